@@ -1,0 +1,77 @@
+# voxtier: `make help` lists the targets. Needs Python >= 3.11 and a Rust toolchain, nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
+PY_DIRS := python tests benches
+
+.PHONY: help setup demo test lint format bench fuzz soak constraints clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'voxtier needs Python >= 3.11: make PYTHON=python3.12'; exit 2; }
+	@command -v cargo >/dev/null || { echo 'voxtier needs a Rust toolchain (cargo) on the PATH: https://rustup.rs'; exit 2; }
+	@echo '[set-up] virtual environment in .venv'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# What the demo needs: the frames room and its tools.
+.venv/.base: $(BIN)/uv pyproject.toml constraints.txt
+	@echo '[set-up] packages: frames, dicom'
+	@$(BIN)/python tests/requirements.py frames dicom | $(INSTALL) --group dev --requirement -
+	@touch $@
+
+# What the whole test suite needs: every room (torch is about 3 GB).
+.venv/.full: .venv/.base
+	@echo '[set-up] packages: every room (torch among them; minutes when not cached)'
+	@$(BIN)/python tests/requirements.py all | $(INSTALL) --group test --requirement -
+	@touch $@
+
+.venv/.built: .venv/.base $(RUST_SOURCES)
+	@echo '[set-up] Rust core (release build)'
+	@env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH maturin develop --quiet --release --uv
+	@touch $@
+
+setup: .venv/.built .venv/.full ## everything that tests and benches need, in .venv
+
+demo: .venv/.built ## the main job on real files, in about a minute
+	@$(BIN)/python benches/demo.py
+
+test: setup lint ## everything that must hold: Rust, Python, lints, stubs, README
+	cargo test --quiet
+	$(BIN)/python -m pytest -q -m 'not soak' --durations=15
+
+lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python -- -D warnings
+	$(BIN)/ruff check $(PY_DIRS)
+	$(BIN)/ruff format --check $(PY_DIRS)
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases
+
+format: setup ## rewrite Rust and Python into the one style
+	cargo fmt
+	$(BIN)/ruff check --fix --quiet $(PY_DIRS) || true
+	$(BIN)/ruff format $(PY_DIRS)
+
+bench: setup ## every journey against its rivals: JSON and one HTML report in benches/results
+	$(BIN)/python -m benches $(BENCH)
+
+fuzz: ## coverage-guided fuzzing of the parsers (FUZZ_SECONDS=60 each; needs nightly and cargo-fuzz)
+	cd rust/fuzz && for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=$${FUZZ_SECONDS:-60}; done
+
+soak: setup ## long runs: kill -9 by the hundred, mixed load for minutes
+	$(BIN)/python -m pytest -q -m soak --timeout 7200
+
+constraints: $(BIN)/uv ## renew the pinned versions
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group dev --group test pyproject.toml -o constraints.txt
+
+clean: ## forget everything that was built
+	rm -rf .venv target dist benches/results demo-out

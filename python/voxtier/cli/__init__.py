@@ -1,0 +1,88 @@
+"""The command line: ``voxtier COMMAND``. One file a command group, loaded only when its command runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from voxtier import __version__
+from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
+
+EXIT_OK = 0
+EXIT_FINDINGS = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 3
+EXIT_BACKEND = 4
+
+# name -> (module, one line for the overview). The module is imported when the command runs.
+_COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported on use, so that help stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="voxtier")
+def cli() -> None:
+    """Find any frame, slice or training tensor of a medical image at once, and checked.
+
+    Exit codes: 0 ok, 1 findings, 2 usage or configuration, 3 partial, 4 backend down,
+    130 and 143 interrupted.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; errors become one line on stderr and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (ConfigError, MissingExtraError) as error:
+        code = _fail(error, EXIT_USAGE)
+    except BackendError as error:
+        code = _fail(error, EXIT_BACKEND)
+    except VoxtierError as error:
+        code = _fail(error, EXIT_FINDINGS)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # `voxtier ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_OK
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _fail(error: VoxtierError, code: int) -> int:
+    click.echo(f"voxtier: {error}", err=True)
+    return code
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise click.exceptions.Exit(143)

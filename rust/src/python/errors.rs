@@ -1,0 +1,24 @@
+//! The one conversion of [`Error`] into the exception classes that `voxtier.errors` defines.
+
+use pyo3::prelude::*;
+
+use crate::error::{Error, ErrorKind};
+
+pyo3::import_exception!(voxtier.errors, FormatError);
+pyo3::import_exception!(voxtier.errors, SourceError);
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let kind = error.kind.name();
+        if error.kind.is_environment() {
+            SourceError::new_err((kind, error.offset, error.detail, error.errno))
+        } else {
+            FormatError::new_err((kind, error.offset, error.detail))
+        }
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let names: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
+    module.add("ERROR_KINDS", names)
+}
