@@ -17,9 +17,7 @@ def requirements(extra: str) -> set[str]:
     found = set()
     for line in extras[extra]:
         inner = re.fullmatch(r"voxtier\[([\w,]+)\]", line)
-        found |= (
-            set().union(*(requirements(name) for name in inner[1].split(","))) if inner else {line}
-        )
+        found |= set().union(*(requirements(name) for name in inner[1].split(","))) if inner else {line}
     return found
 
 

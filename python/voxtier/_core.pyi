@@ -1,46 +1,110 @@
 """The Rust core. Written by hand, checked against the binary by `mypy.stubtest`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable
 from os import PathLike
-from typing import Final, Literal, NamedTuple, final
+from typing import Final, Literal, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from voxtier.errors import FormatError, SourceError
+from voxtier.frames.table import Source
 
 __version__: Final[str]
 DEBUG_BUILD: Final[bool]
 ERROR_KINDS: Final[list[str]]
 PARSER_VERSION: Final[int]
 
-Verify = Literal["none", "ends", "all"]
+_Verify: TypeAlias = Literal["none", "ends", "all"]
+
+# frames
+
+def read_table(source: Source, *, verify: _Verify = "ends") -> FrameTable:
+    """Read the frame table of one SOP Instance.
+
+    Parameters
+    ----------
+    source : path, bytes-like, int or RangedSource
+        A path, the file's content, an open file descriptor, or a ranged reader.
+    verify : {"ends", "all", "none"}
+        How far an offset table is held against the file. ``"all"`` walks every fragment; ``"ends"`` checks
+        the first and the last entry, so that the ranges of a Basic Offset Table are spans which may hold
+        item headers (`read_frame` strips them); ``"none"`` checks counts only, for measurements.
+
+    Returns
+    -------
+    FrameTable
+        A data set without pixels gives a table of status ``no_pixels``; that is no error.
+
+    Raises
+    ------
+    FormatError
+        The file is refused: `kind` and `offset` say why and where.
+    SourceError
+        It could not be read, or changed meanwhile.
+
+    Notes
+    -----
+    Offsets follow PS3.5 A.4 and 8, PS3.3 C.7.6.3.1.8; the container PS3.10 7.
+    """
+
+def read_frame(source: Source, table: FrameTable, index: int) -> bytes:
+    """Read the bytes of one frame: fragments joined, item headers stripped.
+
+    Parameters
+    ----------
+    source : path, bytes-like, int or RangedSource
+        The file that `table` describes.
+    table : FrameTable
+        Its table.
+    index : int
+        Frame, counted from 0; negative from the end.
+
+    Raises
+    ------
+    SourceError
+        ``changed_during_read``: the file is not the one that `table` describes.
+    FormatError
+        ``truncated_frame``: the frame reaches past the end of a cut file.
+    IndexError
+        No such frame.
+    """
 
 @final
 class FrameTable:
-    """Everything needed to fetch any frame of one SOP Instance. Frozen, picklable, hashable by value."""
+    """Everything that is needed to fetch any frame of one SOP Instance. Frozen; pickles; equal by value.
+
+    Byte ranges are half-open ``[start, end)``, absolute in the file (in the inflated data set where
+    `offsets_in` is ``inflated``). A frame is one or more fragments.
+    """
 
     @property
-    def status(self) -> str: ...  # ok | truncated | no_pixels
+    def status(self) -> Literal["ok", "truncated", "no_pixels"]: ...
     @property
-    def kind(self) -> str: ...  # native | encapsulated | video | none
+    def kind(self) -> Literal["native", "encapsulated", "video", "none"]: ...
     @property
-    def method(self) -> str: ...
+    def method(self) -> str:
+        """What told which bytes make which frame: ``native``, ``bot``, ``eot``, ``start_markers``..."""
     @property
-    def verified(self) -> str: ...
+    def verified(self) -> Literal["none", "ends", "all"]: ...
     @property
-    def offsets_in(self) -> str: ...  # file | inflated
+    def offsets_in(self) -> Literal["file", "inflated"]: ...
     @property
     def transfer_syntax_uid(self) -> str: ...
     @property
-    def number_of_frames(self) -> int: ...  # declared; video keeps N while len(table) == 1
-    def __len__(self) -> int: ...  # frames that can be addressed
+    def number_of_frames(self) -> int:
+        """As declared; a video keeps its number here while ``len(table)`` is 1."""
     @property
     def fragment_count(self) -> int: ...
     @property
-    def truncated_from(self) -> int | None: ...
+    def truncated_from(self) -> int | None:
+        """First frame that is not wholly in the file."""
     @property
-    def notes(self) -> tuple[str, ...]: ...
+    def notes(self) -> tuple[str, ...]:
+        """Oddities that were accepted, by name."""
     @property
-    def pixel_data_pos(self) -> int | None: ...  # offset of the pixel *tag*
+    def pixel_data_pos(self) -> int | None:
+        """Offset of the pixel element's *tag*."""
     @property
     def rows(self) -> int: ...
     @property
@@ -58,19 +122,44 @@ class FrameTable:
     @property
     def study_instance_uid(self) -> str: ...
     @property
-    def size(self) -> int: ...  # fingerprint: bytes of the file
+    def size(self) -> int:
+        """Bytes of the file that the table describes: with `mtime_ns` its fingerprint."""
     @property
-    def mtime_ns(self) -> int | None: ...  # fingerprint: modification time
+    def mtime_ns(self) -> int | None: ...
     @property
-    def offsets(self) -> NDArray[np.uint64]: ...  # fragment payload offsets, frame order
+    def holds_spans(self) -> bool:
+        """Whether a range may hold item headers: a Basic Offset Table that was not held against a walk."""
     @property
-    def lengths(self) -> NDArray[np.uint64]: ...
+    def offsets(self) -> NDArray[np.uint64]:
+        """Offset of each fragment's payload, in frame order; a read-only view."""
     @property
-    def frame_first(self) -> NDArray[np.uint32]: ...  # len N+1: first fragment of each frame
-    def ranges(self, index: int) -> list[tuple[int, int]]: ...  # half-open [start, end)
-    def bit_offset(self, index: int) -> int: ...
+    def lengths(self) -> NDArray[np.uint64]:
+        """Length of each fragment's payload in bytes; a read-only view."""
     @property
-    def packed(self) -> bytes: ...  # reference/cache.md section 4, the bytea of the store
-    def to_bytes(self) -> bytes: ...  # self-contained record: attributes + packed
+    def frame_first(self) -> NDArray[np.uint32]:
+        """First fragment of each frame, shape ``(frames + 1,)``; a read-only view."""
+    @property
+    def packed(self) -> bytes:
+        """The layout in the compact encoding that memory and Postgres hold; empty without pixels."""
+    def ranges(self, index: int) -> list[tuple[int, int]]:
+        """Payload ranges of a frame, one for each fragment."""
+    def bit_offset(self, index: int) -> int:
+        """Bit of the first byte at which a native frame begins (Bits Allocated 1, PS3.5 8.2)."""
+    def to_bytes(self) -> bytes:
+        """Encode as one record with checksum and version; `from_bytes` is its inverse."""
     @staticmethod
-    def from_bytes(record: bytes) -> FrameTable: ...
+    def from_bytes(record: bytes) -> FrameTable:
+        """Decode a record; raises `FormatError` (``bad_table``) for any damage."""
+    def __len__(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class TableReader:
+    """Iterator behind `voxtier.frames.read_tables`."""
+
+    def __new__(cls, paths: Iterable[str | PathLike[str]], *, threads: int, verify: _Verify) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(
+        self,
+    ) -> tuple[str | PathLike[str], FrameTable | None, FormatError | SourceError | None]: ...

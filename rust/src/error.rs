@@ -2,83 +2,63 @@
 
 use std::fmt;
 
+use crate::names::closed_list;
+
 /// Result of every fallible function of the core.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Declares [`ErrorKind`] together with the stable names that users, rows and JSON carry.
-macro_rules! error_kinds {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)?) => {
-        /// The closed list of reasons for which the core refuses an input.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum ErrorKind { $($(#[$doc])* $variant),+ }
-
-        impl ErrorKind {
-            /// Every kind, in declaration order.
-            pub const ALL: &'static [ErrorKind] = &[$(ErrorKind::$variant),+];
-
-            /// The stable `snake_case` name.
-            pub const fn name(self) -> &'static str {
-                match self { $(ErrorKind::$variant => $name),+ }
-            }
-        }
-    };
-}
-
-error_kinds! {
-    /// Zero bytes.
-    Empty = "empty",
-    /// Neither a DICOM Part 10 file nor a bare data set.
-    NotDicom = "not_dicom",
-    /// The file ends inside the File Meta Information (PS3.10 7.1).
-    TruncatedMeta = "truncated_meta",
-    /// The file ends inside an element header or an unterminated sequence.
-    TruncatedHeader = "truncated_header",
-    /// A declared length reaches past the end of the file or of the enclosing item.
-    ValuePastEnd = "value_past_end",
-    /// Something else than an Item or a delimiter stands where an Item must (PS3.5 7.5).
-    BadItemTag = "bad_item_tag",
-    /// Sequences nested deeper than the cap.
-    NestingTooDeep = "nesting_too_deep",
-    /// The deflated data set does not inflate (PS3.5 A.5).
-    BadDeflate = "bad_deflate",
-    /// Rows, Columns or Bits Allocated is absent or zero beside native pixels.
-    MissingImageAttributes = "missing_image_attributes",
-    /// Encapsulated Pixel Data does not begin with an Item (PS3.5 A.4).
-    NoBotItem = "no_bot_item",
-    /// The Basic Offset Table reaches past the end of the file.
-    TruncatedBot = "truncated_bot",
-    /// A fragment of undefined length (PS3.5 A.4 demands explicit lengths).
-    UndefinedFragmentLength = "undefined_fragment_length",
-    /// More fragments than frames and nothing that says which belongs to which.
-    AmbiguousFragments = "ambiguous_fragments",
-    /// Fewer fragments than frames.
-    FewerFragmentsThanFrames = "fewer_fragments_than_frames",
-    /// Number of Frames far beyond what the Pixel Data can hold.
-    FramesExceedPixelData = "frames_exceed_pixel_data",
-    /// The operating system or a reader refused or failed.
-    IoError = "io_error",
-    /// A cap on work or memory was reached.
-    LimitExceeded = "limit_exceeded",
-    /// Size or modification time changed while the file was read, or since it was indexed.
-    ChangedDuringRead = "changed_during_read",
-    /// A packed table that does not decode (version, checksum, length or bounds).
-    BadTable = "bad_table",
-    /// A frame that lies, wholly or in part, past the end of a truncated file.
-    TruncatedFrame = "truncated_frame",
-    /// An argument outside its domain.
-    InvalidArgument = "invalid_argument",
+closed_list! {
+    /// The closed list of reasons for which the core refuses an input.
+    pub enum ErrorKind {
+        /// Zero bytes.
+        Empty = "empty",
+        /// Neither a DICOM Part 10 file nor a bare data set.
+        NotDicom = "not_dicom",
+        /// The file ends inside the File Meta Information (PS3.10 7.1).
+        TruncatedMeta = "truncated_meta",
+        /// The file ends inside an element header or an unterminated sequence.
+        TruncatedHeader = "truncated_header",
+        /// A declared length reaches past the end of the file or of the enclosing item.
+        ValuePastEnd = "value_past_end",
+        /// Something else than an Item or a delimiter stands where an Item must (PS3.5 7.5).
+        BadItemTag = "bad_item_tag",
+        /// Sequences nested deeper than the cap.
+        NestingTooDeep = "nesting_too_deep",
+        /// The deflated data set does not inflate (PS3.5 A.5).
+        BadDeflate = "bad_deflate",
+        /// Rows, Columns or Bits Allocated is absent or zero beside native pixels.
+        MissingImageAttributes = "missing_image_attributes",
+        /// Encapsulated Pixel Data does not begin with an Item (PS3.5 A.4).
+        NoBotItem = "no_bot_item",
+        /// The Basic Offset Table reaches past the end of the file.
+        TruncatedBot = "truncated_bot",
+        /// A fragment of undefined length (PS3.5 A.4 demands explicit lengths).
+        UndefinedFragmentLength = "undefined_fragment_length",
+        /// More fragments than frames and nothing that says which belongs to which.
+        AmbiguousFragments = "ambiguous_fragments",
+        /// Fewer fragments than frames.
+        FewerFragmentsThanFrames = "fewer_fragments_than_frames",
+        /// Number of Frames far beyond what the Pixel Data can hold.
+        FramesExceedPixelData = "frames_exceed_pixel_data",
+        /// The operating system or a reader refused or failed.
+        IoError = "io_error",
+        /// A cap on work or memory was reached.
+        LimitExceeded = "limit_exceeded",
+        /// Size or modification time changed while the file was read, or since it was indexed.
+        ChangedDuringRead = "changed_during_read",
+        /// A packed table that does not decode (version, checksum, length or bounds).
+        BadTable = "bad_table",
+        /// A frame that lies, wholly or in part, past the end of a truncated file.
+        TruncatedFrame = "truncated_frame",
+        /// An argument outside its domain.
+        InvalidArgument = "invalid_argument",
+    }
 }
 
 impl ErrorKind {
     /// Whether the surroundings failed rather than the content: such a file may be fine next time.
     pub const fn is_environment(self) -> bool {
         matches!(self, Self::IoError | Self::ChangedDuringRead)
-    }
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

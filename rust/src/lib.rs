@@ -12,7 +12,15 @@
 
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 
+mod names;
+
+pub mod bulk;
+pub mod dicom;
 pub mod error;
+pub mod frame_table;
+pub mod packed;
+pub mod record;
+pub mod source;
 
 #[cfg(feature = "python")]
 mod python;

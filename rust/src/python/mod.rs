@@ -1,8 +1,23 @@
 //! The bindings: convert, release the GIL, call, wrap. The only folder that imports pyo3.
 
 mod errors;
+mod frame_table;
+mod sources;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// A path as `str`, `bytes` or `os.PathLike`, as file systems name it.
+fn path_of(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    match object.cast::<PyBytes>() {
+        Ok(bytes) => Ok(PathBuf::from(OsStr::from_bytes(bytes.as_bytes()))),
+        Err(_) => object.extract(),
+    }
+}
 
 /// `voxtier._core`: see `python/voxtier/_core.pyi` for the documented surface.
 #[pymodule]
@@ -10,5 +25,5 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     errors::register(module)?;
-    Ok(())
+    frame_table::register(module)
 }

@@ -1,0 +1,82 @@
+"""Reading frame tables and frames from files: the computed tier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from typing import Literal, NamedTuple, TypeAlias
+
+from voxtier._core import FrameTable, TableReader, read_frame, read_table
+from voxtier.errors import FormatError, SourceError
+
+__all__ = [
+    "FrameTable",
+    "RangedSource",
+    "Source",
+    "TableResult",
+    "Verify",
+    "read_frame",
+    "read_table",
+    "read_tables",
+]
+
+Verify: TypeAlias = Literal["none", "ends", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class RangedSource:
+    """Bytes behind a ``pread``-like callable: an object in a store, a member of an archive.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(offset, length) -> bytes``: exactly `length` bytes from `offset`. An exception it raises
+        becomes the cause of a `SourceError`.
+    size : int
+        Size of the whole object in bytes.
+    """
+
+    read: Callable[[int, int], bytes]
+    size: int
+
+
+Source: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | int | RangedSource
+
+
+class TableResult(NamedTuple):
+    """What came of one file of a bulk read: exactly one of `table` and `error` is not None."""
+
+    path: str | PathLike[str]
+    table: FrameTable | None
+    error: FormatError | SourceError | None
+
+
+def read_tables(
+    paths: Iterable[str | PathLike[str]], *, threads: int = 16, verify: Verify = "ends"
+) -> Iterator[TableResult]:
+    """Read the frame tables of many files, in order of completion, in bounded memory.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Consumed as results are taken, never far ahead; a generator over 10^6 files is fine.
+    threads : int
+        Reads in flight. Files on cold storage want 16 to 32 whatever the number of cores.
+    verify : {"none", "ends", "all"}
+        How far an offset table is held against the file, see `read_table`.
+
+    Yields
+    ------
+    TableResult
+        One for each path. A file that is refused or cannot be read is a row with `error`, never an
+        exception.
+
+    Examples
+    --------
+    >>> from voxtier.frames import read_tables
+    >>> [result.error.kind for result in read_tables(["/no/such/file"])]
+    ['io_error']
+    """
+    for path, table, error in TableReader(paths, threads=threads, verify=verify):
+        yield TableResult(path, table, error)

@@ -1,0 +1,181 @@
+//! The container around a data set: preamble, File Meta Information, transfer syntax (PS3.10 7).
+
+use super::element::{Element, Encoding, sniff};
+use super::notes::{Note, Notes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Window;
+
+/// Where the data set begins and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// First byte of the data set.
+    pub dataset: u64,
+    /// How its elements are written: as found, which is not always as declared.
+    pub encoding: Encoding,
+    /// Transfer Syntax UID, guessed where none is declared (a note says so).
+    pub transfer_syntax_uid: String,
+    /// Whether the file begins with a preamble of 128 bytes.
+    pub has_preamble: bool,
+}
+
+/// Finds the data set. Accepts files without preamble, without meta information, or with neither.
+pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
+    let size = window.size();
+    if size == 0 {
+        return Err(Error::new(ErrorKind::Empty, "0 bytes"));
+    }
+    let (start, has_preamble) = first_element(window, notes)?;
+    let at_start = window.array::<8>(start)?;
+    let is_meta = at_start.is_some_and(|[a, b, ..]| [a, b] == [2, 0]);
+    let (dataset, declared) = if is_meta { read_meta(window, start, notes)? } else { (start, String::new()) };
+    if dataset >= size {
+        notes.add(Note::no_dataset);
+    }
+    let rest = size.saturating_sub(dataset);
+    let found = if is_deflated(&declared) { None } else { sniff(window.peek(dataset, 8)?, rest) };
+    if !is_meta && !has_preamble && found.is_none() {
+        return Err(Error::at(
+            ErrorKind::NotDicom,
+            dataset,
+            "no DICM prefix and no data element at the start",
+        ));
+    }
+    let transfer_syntax_uid = if declared.is_empty() { guess(found, notes) } else { declared };
+    let expected = encoding_of(&transfer_syntax_uid);
+    let encoding = found.unwrap_or(expected);
+    if encoding.explicit != expected.explicit {
+        notes.add(Note::vr_mode_differs_from_ts);
+    }
+    if encoding.big_endian != expected.big_endian {
+        notes.add(Note::endianness_differs_from_ts);
+    }
+    Ok(Container { dataset, encoding, transfer_syntax_uid, has_preamble })
+}
+
+/// Offset of the first element, and whether a preamble precedes it.
+fn first_element(window: &mut Window<'_>, notes: &mut Notes) -> Result<(u64, bool)> {
+    let size = window.size();
+    let at_zero = sniff(window.peek(0, 8)?, size).is_some();
+    if window.peek(128, 4)? == b"DICM" {
+        let after = window.peek(132, 8)?;
+        let meta_follows = after.starts_with(&[2, 0]);
+        let something_follows = meta_follows || sniff(after, size.saturating_sub(132)).is_some();
+        // Pixels or text may spell DICM at 128 in a file without preamble.
+        if meta_follows || (something_follows && !begins_a_dataset(window)?) || !at_zero {
+            return Ok((132, true));
+        }
+        notes.add(Note::dicm_inside_data);
+    }
+    if window.peek(0, 4)? == b"DICM" {
+        notes.add(Note::dicm_without_preamble);
+        return Ok((4, false));
+    }
+    notes.add(Note::no_preamble);
+    Ok((0, false))
+}
+
+/// Whether the first bytes are an element of the groups that files without preamble begin with.
+fn begins_a_dataset(window: &mut Window<'_>) -> Result<bool> {
+    Ok(matches!(window.peek(0, 2)?, [2 | 8, 0] | [0, 8]))
+}
+
+/// Walks group 0002, never trusting its declared length; returns the first byte after it and the
+/// Transfer Syntax UID.
+fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(u64, String)> {
+    let first = window.peek(start, 6)?;
+    let explicit = first.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase));
+    if !explicit {
+        notes.add(Note::implicit_group2);
+    }
+    let encoding = Encoding { explicit, big_endian: false };
+    let mut position = start;
+    let mut declared_end = None;
+    let mut transfer_syntax_uid = String::new();
+    loop {
+        let bytes = window.peek(position, 8)?;
+        if bytes.is_empty() || !bytes.starts_with(&[2, 0]) {
+            break;
+        }
+        let element = Element::read(window, position, encoding, notes)?;
+        let Some((element, end)) =
+            element.and_then(|e| Some((e, e.end()?))).filter(|(_, end)| *end <= window.size())
+        else {
+            let detail = "the file ends inside its File Meta Information";
+            return Err(Error::at(ErrorKind::TruncatedMeta, position, detail));
+        };
+        match element.tag.0 {
+            0x0002_0000 if element.length == 4 => {
+                let length = window.array(element.value)?.map_or(0, u32::from_le_bytes);
+                declared_end = Some(end.saturating_add(u64::from(length)));
+            }
+            0x0002_0010 if element.length <= 64 => {
+                let value = window.peek(element.value, element.length as usize)?;
+                let value =
+                    value.iter().map(|&byte| char::from(byte)).filter(|c| c.is_ascii_digit() || *c == '.');
+                transfer_syntax_uid = value.collect();
+            }
+            _ => {}
+        }
+        position = end;
+    }
+    if declared_end.is_some_and(|declared| declared != position) {
+        notes.add(Note::wrong_group_length);
+    }
+    Ok((position, transfer_syntax_uid))
+}
+
+fn guess(found: Option<Encoding>, notes: &mut Notes) -> String {
+    let (note, uid) = match found {
+        Some(Encoding { explicit: true, big_endian: false }) => {
+            (Note::ts_guessed_explicit_le, "1.2.840.10008.1.2.1")
+        }
+        Some(Encoding { big_endian: true, .. }) => (Note::ts_guessed_explicit_be, "1.2.840.10008.1.2.2"),
+        _ => (Note::ts_guessed_implicit_le, "1.2.840.10008.1.2"),
+    };
+    if found.is_some() {
+        notes.add(note);
+    }
+    uid.to_owned()
+}
+
+/// How a transfer syntax writes its elements; unknown ones are explicit little endian (PS3.5 A.4).
+fn encoding_of(transfer_syntax_uid: &str) -> Encoding {
+    match transfer_syntax_uid {
+        // GE's private syntax differs from Implicit VR Little Endian in its pixels only.
+        "1.2.840.10008.1.2" | "1.2.840.113619.5.2" => Encoding::IMPLICIT_LE,
+        "1.2.840.10008.1.2.2" => Encoding { explicit: true, big_endian: true },
+        _ => Encoding::EXPLICIT_LE,
+    }
+}
+
+/// Whether everything after group 0002 is one deflate stream (PS3.5 A.5; JPIP variants A.7, A.9).
+pub fn is_deflated(transfer_syntax_uid: &str) -> bool {
+    matches!(
+        transfer_syntax_uid,
+        "1.2.840.10008.1.2.1.99" | "1.2.840.10008.1.2.4.95" | "1.2.840.10008.1.2.4.205"
+    )
+}
+
+/// Whether the pixels are one stream for all frames (PS3.5 8.2.5 to 8.2.8).
+pub fn is_video(transfer_syntax_uid: &str) -> bool {
+    let Some(rest) = transfer_syntax_uid.strip_prefix("1.2.840.10008.1.2.4.") else { return false };
+    let number = rest.strip_suffix(".1").unwrap_or(rest);
+    matches!(number, "100" | "101" | "102" | "103" | "104" | "105" | "106" | "107" | "108")
+}
+
+/// Whether fragments carry no image marker: RLE, encapsulated uncompressed, deflated image frame.
+pub fn has_no_markers(transfer_syntax_uid: &str) -> bool {
+    matches!(transfer_syntax_uid, "1.2.840.10008.1.2.5" | "1.2.840.10008.1.2.1.98" | "1.2.840.10008.1.2.8.1")
+}
+
+/// Whether the standard stores pixels of this transfer syntax natively (PS3.5 A.1 to A.3, A.5).
+pub fn is_native(transfer_syntax_uid: &str) -> bool {
+    matches!(
+        transfer_syntax_uid,
+        "1.2.840.10008.1.2"
+            | "1.2.840.10008.1.2.1"
+            | "1.2.840.10008.1.2.1.99"
+            | "1.2.840.10008.1.2.2"
+            | "1.2.840.113619.5.2"
+    )
+}

@@ -1,0 +1,373 @@
+//! The one compact encoding of a [`Layout`]: the same bytes in memory, in Postgres and in a snapshot.
+//!
+//! Little endian; a header of 32 bytes, then sections padded to 8. Any alignment will do on reading.
+//!
+//! | offset | type | field |
+//! |---|---|---|
+//! | 0 | u8 | version, 1 |
+//! | 1 | u8 | form: see [`Form`] |
+//! | 2 | u8 | flags |
+//! | 3 | u8 | reserved for the form, 0 |
+//! | 4 | u32 | CRC-32C of the whole table with this field 0 |
+//! | 8, 12 | u32 | items, frames |
+//! | 16 | u64 | offset of the first Item tag; native: of the first pixel byte |
+//! | 24 | u64 | first byte after the last item; AFFINE: stride in bits |
+//!
+//! Contiguous item i has its payload at `[tag_i + 8, tag_(i+1))`. With [`FLAG_MAP`] a section of
+//! `frames + 1` u32 follows: the first item of each frame, and the number of items.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame_table::{Items, Layout, Native};
+use crate::names::closed_list;
+
+const VERSION: u8 = 1;
+/// Bytes before the first section.
+pub const HEADER: usize = 32;
+const CRC_AT: usize = 4;
+/// Items between two absolute positions of the U32CKPT form.
+const CHECKPOINT: usize = 256;
+/// More items than any file that the parser accepts.
+const MOST_ITEMS: u32 = crate::dicom::fragments::MOST_FRAGMENTS as u32;
+
+/// Native pixels: no item headers.
+pub const FLAG_NATIVE: u8 = 2;
+/// All items belong to frame 0.
+pub const FLAG_ONE_FRAME: u8 = 4;
+/// A fragment map follows.
+pub const FLAG_MAP: u8 = 8;
+/// RAW lengths are u64.
+pub const FLAG_WIDE: u8 = 64;
+
+closed_list! {
+    /// How item positions are written; the code in the table is the order here plus 1.
+    pub enum Form {
+        /// Equal strides, no section at all.
+        Affine = "affine",
+        /// Reserved: frames of reference with 64 items a block.
+        For64 = "for64",
+        /// Reserved: Elias-Fano.
+        EliasFano = "elias_fano",
+        /// u64 tag, u32 (or u64) length for each item: gaps, overlaps, any order.
+        Raw = "raw",
+        /// u64 tag of every 256th item, u32 length of each: contiguous items, decodable in SQL.
+        Checkpoints = "checkpoints",
+    }
+}
+
+/// Encodes a layout in the smallest form that SQL can decode; empty for [`Layout::Empty`].
+pub fn encode(layout: &Layout) -> Vec<u8> {
+    let mut table = match layout {
+        Layout::Empty => return Vec::new(),
+        Layout::Native(native) => {
+            let frames = native.frames;
+            header(Form::Affine, FLAG_NATIVE, frames, frames, native.base, native.frame_bits)
+        }
+        Layout::Items(items) => encode_items(items),
+    };
+    let crc = crc32c::crc32c(&table);
+    if let Some(field) = table.get_mut(CRC_AT..CRC_AT + 4) {
+        field.copy_from_slice(&crc.to_le_bytes());
+    }
+    table
+}
+
+fn header(form: Form, flags: u8, items: u32, frames: u32, base: u64, end: u64) -> Vec<u8> {
+    let mut table = vec![VERSION, form as u8 + 1, flags, 0, 0, 0, 0, 0];
+    table.extend(items.to_le_bytes());
+    table.extend(frames.to_le_bytes());
+    table.extend(base.to_le_bytes());
+    table.extend(end.to_le_bytes());
+    table
+}
+
+fn encode_items(items: &Items) -> Vec<u8> {
+    let count = items.offsets.len() as u32;
+    let frames = items.frames() as u32;
+    let base = items.offsets.first().map_or(0, |first| first - 8);
+    let ends =
+        || items.offsets.iter().zip(&items.lengths).map(|(offset, length)| offset.saturating_add(*length));
+    let end = ends().next_back().unwrap_or(base);
+    let contiguous =
+        ends().zip(items.offsets.iter().skip(1)).all(|(end, &next)| end.checked_add(8) == Some(next));
+    let narrow = items.lengths.iter().all(|&length| length <= u64::from(u32::MAX));
+    let length = items.lengths.first().copied().unwrap_or(0);
+    let map_flag = match &items.frame_first {
+        None => 0,
+        Some(_) if frames == 1 => FLAG_ONE_FRAME,
+        Some(_) => FLAG_MAP,
+    };
+    let mut table = if contiguous && items.lengths.iter().all(|&other| other == length) {
+        header(Form::Affine, map_flag, count, frames, base, (length + 8).saturating_mul(8))
+    } else if contiguous && narrow {
+        let mut table = header(Form::Checkpoints, map_flag, count, frames, base, end);
+        for offset in items.offsets.iter().step_by(CHECKPOINT) {
+            table.extend((offset - 8).to_le_bytes());
+        }
+        push_lengths(&mut table, &items.lengths, false);
+        table
+    } else {
+        let wide = if narrow { 0 } else { FLAG_WIDE };
+        let mut table = header(Form::Raw, map_flag | wide, count, frames, base, end);
+        for offset in &items.offsets {
+            table.extend((offset - 8).to_le_bytes());
+        }
+        push_lengths(&mut table, &items.lengths, !narrow);
+        table
+    };
+    if let Some(first) = items.frame_first.as_ref().filter(|_| map_flag == FLAG_MAP) {
+        first.iter().for_each(|index| table.extend(index.to_le_bytes()));
+        pad(&mut table);
+    }
+    table
+}
+
+fn push_lengths(table: &mut Vec<u8>, lengths: &[u64], wide: bool) {
+    for &length in lengths {
+        if wide { table.extend(length.to_le_bytes()) } else { table.extend((length as u32).to_le_bytes()) }
+    }
+    pad(table);
+}
+
+fn pad(table: &mut Vec<u8>) {
+    table.resize(table.len().next_multiple_of(8), 0);
+}
+
+/// Decodes a table and checks it: version, checksum, exact length, order, and that all lies below `limit`.
+///
+/// # Errors
+/// `bad_table` for anything that [`encode`] would not have written.
+pub fn decode(table: &[u8], limit: u64) -> Result<Layout> {
+    if table.is_empty() {
+        return Ok(Layout::Empty);
+    }
+    let Some(fields) = table.first_chunk::<HEADER>() else { return Err(bad("shorter than its header")) };
+    let [version, form, flags, reserved, ..] = *fields;
+    let [_, stored_crc, items, frames] = words(fields);
+    let (base, end) = (long_at(fields, 16), long_at(fields, 24));
+    if version != VERSION || reserved != 0 {
+        return Err(bad("of another version"));
+    }
+    if crc_without_field(table) != stored_crc {
+        return Err(bad("damaged (checksum)"));
+    }
+    let form = form.checked_sub(1).and_then(Form::from_code).ok_or_else(|| bad("of an unknown form"))?;
+    if flags & FLAG_NATIVE != 0 {
+        return decode_native(table, form, flags, (items, frames), (base, end));
+    }
+    if items > MOST_ITEMS {
+        return Err(bad("of too many items"));
+    }
+    let mut sections = Sections { rest: table.get(HEADER..).unwrap_or_default() };
+    let (offsets, lengths) = match form {
+        Form::Affine => affine(items as usize, base, end)?,
+        Form::Checkpoints => checkpoints(&mut sections, items as usize, end)?,
+        Form::Raw => raw(&mut sections, items as usize, flags & FLAG_WIDE != 0)?,
+        Form::For64 | Form::EliasFano => return Err(bad("of a form that this version does not read")),
+    };
+    let frame_first = match flags & !FLAG_WIDE {
+        0 if items == frames => None,
+        FLAG_ONE_FRAME if frames == 1 => Some(vec![0, items]),
+        FLAG_MAP => Some(fragment_map(&mut sections, frames, items)?),
+        _ => return Err(bad("of inconsistent flags or counts")),
+    };
+    let inside = offsets
+        .iter()
+        .zip(&lengths)
+        .all(|(&offset, &length)| offset.checked_add(length).is_some_and(|end| end <= limit));
+    if !sections.rest.is_empty() || !inside {
+        return Err(bad("longer than its sections, or beyond the end of the file"));
+    }
+    Ok(Layout::Items(Items { offsets, lengths, frame_first }))
+}
+
+fn bad(what: &str) -> Error {
+    Error::new(ErrorKind::BadTable, format!("the packed frame table is {what}"))
+}
+
+fn crc_without_field(table: &[u8]) -> u32 {
+    let (before, rest) = table.split_at(CRC_AT.min(table.len()));
+    let crc = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
+    crc32c::crc32c_append(crc, rest.get(4..).unwrap_or_default())
+}
+
+fn words(fields: &[u8; HEADER]) -> [u32; 4] {
+    let mut words = fields.as_chunks::<4>().0.iter().map(|chunk| u32::from_le_bytes(*chunk));
+    std::array::from_fn(|_| words.next().unwrap_or(0))
+}
+
+fn long_at(fields: &[u8; HEADER], at: usize) -> u64 {
+    fields.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn decode_native(
+    table: &[u8],
+    form: Form,
+    flags: u8,
+    (items, frames): (u32, u32),
+    (base, frame_bits): (u64, u64),
+) -> Result<Layout> {
+    let consistent = form == Form::Affine && flags == FLAG_NATIVE && items == frames && table.len() == HEADER;
+    if !consistent || frame_bits == 0 || frames == 0 {
+        return Err(bad("not what native frames are written as"));
+    }
+    Ok(Layout::Native(Native { base, frame_bits, frames }))
+}
+
+/// The sections after the header, taken one by one.
+struct Sections<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Sections<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
+        let (section, rest) =
+            self.rest.split_at_checked(length).ok_or_else(|| bad("shorter than its sections"))?;
+        self.rest = rest;
+        Ok(section)
+    }
+
+    fn longs(&mut self, count: usize) -> Result<impl Iterator<Item = u64> + use<'a>> {
+        Ok(self.take(count * 8)?.as_chunks().0.iter().map(|chunk| u64::from_le_bytes(*chunk)))
+    }
+
+    /// u32 values and the padding after them.
+    fn words(&mut self, count: usize) -> Result<impl Iterator<Item = u32> + use<'a>> {
+        let section = self.take((count * 4).next_multiple_of(8))?;
+        Ok(section.as_chunks().0.iter().take(count).map(|chunk| u32::from_le_bytes(*chunk)))
+    }
+}
+
+type Positions = (Vec<u64>, Vec<u64>);
+
+fn affine(count: usize, base: u64, stride_bits: u64) -> Result<Positions> {
+    let stride = stride_bits / 8;
+    let length = stride
+        .checked_sub(8)
+        .filter(|_| stride_bits.is_multiple_of(8))
+        .ok_or_else(|| bad("of a bad stride"))?;
+    let last = stride.checked_mul(count as u64).and_then(|span| span.checked_add(base));
+    last.ok_or_else(|| bad("beyond 64 bits"))?;
+    let offsets = (0..count as u64).map(|index| base + index * stride + 8).collect();
+    Ok((offsets, vec![length; count]))
+}
+
+fn checkpoints(sections: &mut Sections<'_>, count: usize, end: u64) -> Result<Positions> {
+    let starts: Vec<u64> = sections.longs(count.div_ceil(CHECKPOINT))?.collect();
+    let lengths: Vec<u64> = sections.words(count)?.map(u64::from).collect();
+    let mut position = starts.first().copied().unwrap_or(end);
+    let mut offsets = Vec::with_capacity(count);
+    let mut starts = starts.into_iter();
+    for block in lengths.chunks(CHECKPOINT) {
+        if starts.next() != Some(position) {
+            return Err(bad("of checkpoints that disagree with its lengths"));
+        }
+        for length in block {
+            let payload = position.checked_add(8).ok_or_else(|| bad("beyond 64 bits"))?;
+            offsets.push(payload);
+            position = payload.checked_add(*length).ok_or_else(|| bad("beyond 64 bits"))?;
+        }
+    }
+    if position != end {
+        return Err(bad("of lengths that do not add up"));
+    }
+    Ok((offsets, lengths))
+}
+
+fn raw(sections: &mut Sections<'_>, count: usize, wide: bool) -> Result<Positions> {
+    let tags: Vec<u64> = sections.longs(count)?.collect();
+    let lengths =
+        if wide { sections.longs(count)?.collect() } else { sections.words(count)?.map(u64::from).collect() };
+    let offsets = tags.into_iter().map(|tag| tag.checked_add(8)).collect::<Option<Vec<u64>>>();
+    Ok((offsets.ok_or_else(|| bad("beyond 64 bits"))?, lengths))
+}
+
+fn fragment_map(sections: &mut Sections<'_>, frames: u32, items: u32) -> Result<Vec<u32>> {
+    let count = (frames as usize).checked_add(1).ok_or_else(|| bad("of too many frames"))?;
+    let first: Vec<u32> = sections.words(count)?.collect();
+    let ascending = first.iter().zip(first.iter().skip(1)).all(|(a, b)| a < b);
+    if !ascending || first.first() != Some(&0) || first.last() != Some(&items) {
+        return Err(bad("of a fragment map that does not ascend"));
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn native_golden() {
+        let layout = Layout::Native(Native { base: 1352, frame_bits: 524_288 * 8, frames: 3 });
+        let golden = "010102009e843e55030000000300000048050000000000000000400000000000";
+        assert_eq!(hex(&encode(&layout)), golden);
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_refused() {
+        let items = Items {
+            offsets: vec![1008, 1116, 1324],
+            lengths: vec![100, 200, 7],
+            frame_first: Some(vec![0, 2, 3]),
+        };
+        let table = encode(&Layout::Items(items));
+        for bit in 0..table.len() * 8 {
+            let mut damaged = table.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&damaged, u64::MAX).unwrap_err().kind, ErrorKind::BadTable);
+        }
+        for length in 1..table.len() {
+            assert_eq!(decode(&table[..length], u64::MAX).unwrap_err().kind, ErrorKind::BadTable);
+        }
+    }
+
+    #[test]
+    fn beyond_the_file_is_refused() {
+        let items = Items { offsets: vec![8, 116], lengths: vec![100, 200], frame_first: None };
+        let table = encode(&Layout::Items(items));
+        assert!(decode(&table, 316).is_ok());
+        assert_eq!(decode(&table, 315).unwrap_err().kind, ErrorKind::BadTable);
+    }
+
+    proptest! {
+        #[test]
+        fn items_come_back(
+            base in 8_u64..1 << 40,
+            lengths in prop::collection::vec((0_u64..5000, 0_u64..3), 1..700),
+            wide in any::<bool>(),
+            cuts in prop::collection::btree_set(1_u32..700, 0..20),
+        ) {
+            let mut offsets = Vec::new();
+            let mut position = base;
+            for (length, gap) in &lengths {
+                position += 8 + gap / 2 * 40;
+                offsets.push(position);
+                position += length;
+            }
+            let mut lengths: Vec<u64> = lengths.into_iter().map(|(length, _)| length).collect();
+            if wide { *lengths.last_mut().unwrap() += 1 << 33; }
+            let count = lengths.len() as u32;
+            let first: Vec<u32> = [0].into_iter().chain(cuts.into_iter().filter(|&cut| cut < count)).chain([count]).collect();
+            let identity = first.len() == lengths.len() + 1;
+            let frame_first = (!identity).then_some(first);
+            let layout = Layout::Items(Items { offsets, lengths, frame_first });
+            prop_assert_eq!(decode(&encode(&layout), u64::MAX).unwrap(), layout);
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_decoded(mut table in prop::collection::vec(any::<u8>(), 0..400), form in 1_u8..6) {
+            if table.len() >= HEADER {
+                let flags = table[2] & 0x4E;
+                table[..4].copy_from_slice(&[VERSION, form, flags, 0]);
+                let crc = crc_without_field(&table).to_le_bytes();
+                table[4..8].copy_from_slice(&crc);
+            }
+            let _ = decode(&table, 1 << 32);
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! `FrameTable`, `read_table`, `read_frame` and the bulk reader.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use numpy::ndarray::ArrayView1;
+use numpy::{Element, PyArray1, PyArrayMethods};
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyIterator, PyTuple, PyType};
+
+use super::sources::with_source;
+use crate::bulk::{Bulk, Job, Outcome};
+use crate::dicom::{self, PARSER_VERSION};
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame_table::{FrameTable, Items, Layout, Verify};
+use crate::record;
+use crate::source::Buffer;
+
+/// Paths in one batch at most; the first batches are smaller, so that few files still use many threads.
+const BATCH: usize = 32;
+
+#[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
+pub struct PyFrameTable {
+    pub(super) table: FrameTable,
+    /// Arrays that the table does not hold itself (native frames, identity maps), made on first use.
+    items: OnceLock<Items>,
+    first: OnceLock<Vec<u32>>,
+}
+
+impl From<FrameTable> for PyFrameTable {
+    fn from(table: FrameTable) -> Self {
+        Self { table, items: OnceLock::new(), first: OnceLock::new() }
+    }
+}
+
+impl PyFrameTable {
+    fn items(&self) -> Result<&Items> {
+        if let Layout::Items(items) = &self.table.layout {
+            return Ok(items);
+        }
+        let items = self.table.to_items()?.into_owned();
+        Ok(self.items.get_or_init(|| items))
+    }
+
+    fn index(&self, index: isize) -> PyResult<usize> {
+        let frames = self.table.frames();
+        let positive = if index < 0 { index.checked_add_unsigned(frames) } else { Some(index) };
+        positive
+            .and_then(|index| usize::try_from(index).ok())
+            .filter(|&index| index < frames)
+            .ok_or_else(|| PyIndexError::new_err(format!("frame {index} of {frames}, counted from 0")))
+    }
+}
+
+/// A read-only numpy view on memory that `owner` keeps alive.
+fn view<'py, T: Element>(owner: Bound<'py, PyAny>, values: &[T]) -> Bound<'py, PyArray1<T>> {
+    // SAFETY: the values belong to a frozen class and never move or change while `owner` lives.
+    let array = unsafe { PyArray1::borrow_from_array(&ArrayView1::from(values), owner) };
+    array.readwrite().make_nonwriteable();
+    array
+}
+
+#[pymethods]
+impl PyFrameTable {
+    #[getter]
+    fn status(&self) -> &'static str {
+        self.table.status.name()
+    }
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.table.kind.name()
+    }
+    #[getter]
+    fn method(&self) -> &'static str {
+        self.table.method.name()
+    }
+    #[getter]
+    fn verified(&self) -> &'static str {
+        self.table.verified.name()
+    }
+    #[getter]
+    fn offsets_in(&self) -> &'static str {
+        self.table.offsets_in.name()
+    }
+    #[getter]
+    fn transfer_syntax_uid(&self) -> &str {
+        &self.table.transfer_syntax_uid
+    }
+    #[getter]
+    fn number_of_frames(&self) -> u32 {
+        self.table.image.number_of_frames
+    }
+    #[getter]
+    fn fragment_count(&self) -> usize {
+        self.table.fragments()
+    }
+    #[getter]
+    fn truncated_from(&self) -> Option<u32> {
+        self.table.truncated_from
+    }
+    #[getter]
+    fn notes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.table.notes.names().collect::<Vec<_>>())
+    }
+    #[getter]
+    fn pixel_data_pos(&self) -> Option<u64> {
+        self.table.pixel_data_pos
+    }
+    #[getter]
+    fn rows(&self) -> u32 {
+        self.table.image.rows
+    }
+    #[getter]
+    fn columns(&self) -> u32 {
+        self.table.image.columns
+    }
+    #[getter]
+    fn samples_per_pixel(&self) -> u16 {
+        self.table.image.samples_per_pixel
+    }
+    #[getter]
+    fn bits_allocated(&self) -> u16 {
+        self.table.image.bits_allocated
+    }
+    #[getter]
+    fn photometric_interpretation(&self) -> &str {
+        &self.table.image.photometric_interpretation
+    }
+    #[getter]
+    fn sop_instance_uid(&self) -> &str {
+        &self.table.image.sop_instance_uid
+    }
+    #[getter]
+    fn series_instance_uid(&self) -> &str {
+        &self.table.image.series_instance_uid
+    }
+    #[getter]
+    fn study_instance_uid(&self) -> &str {
+        &self.table.image.study_instance_uid
+    }
+    #[getter]
+    fn size(&self) -> u64 {
+        self.table.fingerprint.size
+    }
+    #[getter]
+    fn mtime_ns(&self) -> Option<i64> {
+        self.table.fingerprint.mtime_ns
+    }
+    #[getter]
+    fn holds_spans(&self) -> bool {
+        self.table.holds_spans()
+    }
+    #[getter]
+    fn offsets<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        Ok(view(slf.clone().into_any(), &slf.get().items()?.offsets))
+    }
+    #[getter]
+    fn lengths<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        Ok(view(slf.clone().into_any(), &slf.get().items()?.lengths))
+    }
+    #[getter]
+    fn frame_first<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let this = slf.get();
+        let items = this.items()?;
+        let identity = || (0..=items.frames() as u32).collect();
+        let first = items.frame_first.as_ref().unwrap_or_else(|| this.first.get_or_init(identity));
+        Ok(view(slf.clone().into_any(), first))
+    }
+    #[getter]
+    fn packed<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &crate::packed::encode(&self.table.layout))
+    }
+
+    fn ranges(&self, index: isize) -> PyResult<Vec<(u64, u64)>> {
+        Ok(self.table.ranges(self.index(index)?).collect())
+    }
+
+    fn bit_offset(&self, index: isize) -> PyResult<u8> {
+        Ok(self.table.bit_offset(self.index(index)?))
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &record::encode(&self.table))
+    }
+
+    #[staticmethod]
+    fn from_bytes(record: &[u8]) -> Result<Self> {
+        Ok(record::decode(record)?.into())
+    }
+
+    fn __len__(&self) -> usize {
+        self.table.frames()
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        let decode = PyType::new::<Self>(slf.py()).getattr("from_bytes")?;
+        Ok((decode, (slf.get().to_bytes(slf.py()),)))
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast::<Self>().is_ok_and(|other| self.table == other.get().table)
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        record::encode(&self.table).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self) -> String {
+        let table = &self.table;
+        format!(
+            "FrameTable(status='{}', kind='{}', method='{}', verified='{}', frames={}, fragments={})",
+            table.status,
+            table.kind,
+            table.method,
+            table.verified,
+            table.frames(),
+            table.fragments()
+        )
+    }
+}
+
+fn parse_verify(verify: &str) -> PyResult<Verify> {
+    Verify::from_name(verify)
+        .ok_or_else(|| PyValueError::new_err(format!("verify is 'none', 'ends' or 'all', not '{verify}'")))
+}
+
+#[pyfunction]
+#[pyo3(signature = (source, *, verify="ends"))]
+fn read_table(source: &Bound<'_, PyAny>, verify: &str) -> PyResult<PyFrameTable> {
+    let verify = parse_verify(verify)?;
+    let table = with_source(source, |source| dicom::read_table(source, verify, &mut Buffer::default()))?;
+    Ok(table.into())
+}
+
+#[pyfunction]
+fn read_frame<'py>(
+    source: &Bound<'py, PyAny>,
+    table: &Bound<'py, PyFrameTable>,
+    index: isize,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let index = table.get().index(index)?;
+    let table = &table.get().table;
+    let bytes = with_source(source, |source| dicom::read_frame(source, table, index))?;
+    Ok(PyBytes::new(source.py(), &bytes))
+}
+
+/// An iterator over `(path, table, error)`, in order of completion.
+#[pyclass(frozen, module = "voxtier._core", name = "TableReader")]
+struct TableReader {
+    state: Mutex<ReaderState>,
+    bulk: Mutex<Option<Bulk>>,
+    threads: usize,
+}
+
+struct ReaderState {
+    paths: Option<Py<PyIterator>>,
+    /// The caller's own objects, until their outcome is handed out.
+    pending: HashMap<u64, Py<PyAny>>,
+    ready: VecDeque<Outcome>,
+    submitted: u64,
+    /// Paths handed to the threads whose outcome has not come back.
+    in_flight: usize,
+}
+
+type Row = (Py<PyAny>, Option<PyFrameTable>, Option<Py<PyAny>>);
+
+#[pymethods]
+impl TableReader {
+    #[new]
+    #[pyo3(signature = (paths, *, threads, verify))]
+    fn new(paths: &Bound<'_, PyAny>, threads: usize, verify: &str) -> PyResult<Self> {
+        if threads == 0 || threads > 1024 {
+            return Err(PyValueError::new_err(format!("threads must be 1 to 1024, not {threads}")));
+        }
+        let bulk = Bulk::start(threads, threads * 4, parse_verify(verify)?).map_err(Error::from)?;
+        let state = ReaderState {
+            paths: Some(paths.try_iter()?.unbind()),
+            pending: HashMap::new(),
+            ready: VecDeque::new(),
+            submitted: 0,
+            in_flight: 0,
+        };
+        Ok(Self { state: Mutex::new(state), bulk: Mutex::new(Some(bulk)), threads })
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Row>> {
+        let Ok(mut state) = self.state.try_lock() else {
+            return Err(PyValueError::new_err("the reader is already in use by another thread"));
+        };
+        let mut guard = self.bulk.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bulk) = guard.as_ref() else { return Ok(None) };
+        state.fill(py, bulk, self.threads)?;
+        while state.ready.is_empty() && state.in_flight > 0 {
+            let Some(outcomes) = py.detach(|| bulk.wait()) else { break };
+            state.in_flight = state.in_flight.saturating_sub(outcomes.len());
+            state.ready.extend(outcomes);
+        }
+        let Some((id, outcome)) = state.ready.pop_front() else {
+            let finished = guard.take();
+            py.detach(|| drop(finished));
+            return Ok(None);
+        };
+        let path = state.pending.remove(&id).unwrap_or_else(|| py.None());
+        Ok(Some(match outcome {
+            Ok(table) => (path, Some(table.into()), None),
+            Err(error) => (path, None, Some(PyErr::from(error).into_value(py).into_any())),
+        }))
+    }
+}
+
+impl ReaderState {
+    /// Keeps the threads busy without reading far ahead in the caller's iterator.
+    fn fill(&mut self, py: Python<'_>, bulk: &Bulk, threads: usize) -> PyResult<()> {
+        while self.in_flight < threads * BATCH && self.paths.is_some() {
+            let wanted = (self.in_flight / threads).clamp(1, BATCH);
+            let batch = self.next_batch(py, wanted)?;
+            if batch.is_empty() {
+                break;
+            }
+            self.in_flight += batch.len();
+            if !py.detach(|| bulk.submit(batch)) {
+                let error = Error::new(ErrorKind::IoError, "the reading threads are gone (forked process?)");
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn next_batch(&mut self, py: Python<'_>, wanted: usize) -> PyResult<Vec<Job>> {
+        let mut batch = Vec::with_capacity(wanted);
+        while batch.len() < wanted {
+            let Some(paths) = &self.paths else { break };
+            let Some(path) = paths.bind(py).clone().next().transpose()? else {
+                self.paths = None;
+                break;
+            };
+            let id = self.submitted;
+            self.submitted += 1;
+            match super::path_of(&path) {
+                Ok(file) => batch.push((id, file)),
+                Err(error) => {
+                    let detail = format!("not a path: {error}");
+                    self.ready.push_back((id, Err(Error::new(ErrorKind::InvalidArgument, detail))));
+                }
+            }
+            self.pending.insert(id, path.unbind());
+        }
+        Ok(batch)
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("PARSER_VERSION", PARSER_VERSION)?;
+    module.add_class::<PyFrameTable>()?;
+    module.add_class::<TableReader>()?;
+    module.add_function(wrap_pyfunction!(read_table, module)?)?;
+    module.add_function(wrap_pyfunction!(read_frame, module)?)
+}
