@@ -297,13 +297,23 @@ pub struct Window<'s> {
     start: u64,
     length: usize,
     step: usize,
+    reads: u32,
 }
 
 impl<'s> Window<'s> {
     /// A window that has read nothing yet.
     pub fn new(source: &'s dyn Source, buffer: &'s mut Buffer) -> Self {
         let size = source.size();
-        Self { source, memory: source.memory(), buffer, size, start: 0, length: 0, step: FIRST_READ }
+        Self {
+            source,
+            memory: source.memory(),
+            buffer,
+            size,
+            start: 0,
+            length: 0,
+            step: FIRST_READ,
+            reads: 0,
+        }
     }
 
     /// The source behind.
@@ -314,6 +324,11 @@ impl<'s> Window<'s> {
     /// Size of the source in bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Number of reads so far.
+    pub fn reads(&self) -> u32 {
+        self.reads
     }
 
     /// Up to `length` bytes at `offset`; fewer only where the source ends.
@@ -331,6 +346,17 @@ impl<'s> Window<'s> {
         let from = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.length);
         let to = from.saturating_add(length).min(self.length);
         Ok(self.buffer.bytes().get(from..to).unwrap_or_default())
+    }
+
+    /// What is at hand from `offset` on without another read; may be empty.
+    #[inline]
+    pub fn at_hand(&self, offset: u64) -> &[u8] {
+        let (bytes, start) = match self.memory {
+            Some(memory) => (memory, 0),
+            None => (self.buffer.bytes().get(..self.length).unwrap_or_default(), self.start),
+        };
+        let within = offset.checked_sub(start).and_then(|within| usize::try_from(within).ok());
+        within.and_then(|within| bytes.get(within..)).unwrap_or_default()
     }
 
     /// Exactly `length` bytes at `offset`, or `None` where the source ends before.
@@ -365,6 +391,7 @@ impl<'s> Window<'s> {
         let wanted = wanted.min(usize::try_from(self.size - start).unwrap_or(usize::MAX));
         let target = self.buffer.at_least(wanted).get_mut(..wanted).unwrap_or_default();
         self.length = 0;
+        self.reads += 1;
         let count = self.source.read_at(start, target)?;
         if count < wanted {
             self.source.check_unchanged()?;

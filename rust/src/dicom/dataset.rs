@@ -1,6 +1,6 @@
 //! The walk over a data set up to its pixels: element by element, never by search, without recursion.
 
-use super::element::{Element, Encoding, Tag, UNDEFINED};
+use super::element::{Element, Encoding, Tag, UNDEFINED, hop};
 use super::notes::{Note, Notes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Window;
@@ -62,7 +62,11 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
     header.attributes.samples_per_pixel = 1;
     let mut position = start;
     let mut previous = Tag(0);
-    while let Some(element) = next_element(window, position, encoding, notes)? {
+    loop {
+        if encoding == Encoding::EXPLICIT_LE {
+            position += hop(window.at_hand(position), &mut previous, is_of_interest) as u64;
+        }
+        let Some(element) = next_element(window, position, encoding, notes)? else { return Ok(header) };
         let Element { tag, value, length, .. } = element;
         if tag <= previous && tag.group() != 0xFFFE {
             notes.add(Note::tags_not_ascending);
@@ -90,7 +94,13 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
             }
         };
     }
-    Ok(header)
+}
+
+/// The tags that [`walk`] and [`read_attribute`] look at.
+#[inline]
+fn is_of_interest(tag: Tag) -> bool {
+    matches!(tag.0, 0x0008_0018 | 0x0020_000D | 0x0020_000E)
+        || matches!(tag.group(), 0x0028 | 0x7FE0 | 0xFFFE)
 }
 
 /// The next top-level element, or `None` at the end of the data set.

@@ -134,18 +134,68 @@ enum VrForm {
     NotAVr,
 }
 
+const SHORT_VRS: [&[u8; 2]; 21] = [
+    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL",
+    b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
+];
+const LONG_VRS: [&[u8; 2]; 13] =
+    [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"];
+
+/// The form of every pair of upper case letters: headers are most of what is parsed.
+#[allow(clippy::indexing_slicing)] // evaluated at compile time
+const FORMS: [[VrForm; 26]; 26] = {
+    let mut forms = [[VrForm::Unknown; 26]; 26];
+    let mut index = 0;
+    while index < SHORT_VRS.len() {
+        let [a, b] = *SHORT_VRS[index];
+        forms[(a - b'A') as usize][(b - b'A') as usize] = VrForm::Short;
+        index += 1;
+    }
+    index = 0;
+    while index < LONG_VRS.len() {
+        let [a, b] = *LONG_VRS[index];
+        forms[(a - b'A') as usize][(b - b'A') as usize] = VrForm::Long;
+        index += 1;
+    }
+    forms
+};
+
 impl VrForm {
     #[inline]
-    fn of(vr: [u8; 2]) -> Self {
-        match &vr {
-            b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FL" | b"FD" | b"IS" | b"LO" | b"LT"
-            | b"PN" | b"SH" | b"SL" | b"SS" | b"ST" | b"TM" | b"UI" | b"UL" | b"US" => Self::Short,
-            b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"OW" | b"SQ" | b"SV" | b"UC" | b"UN" | b"UR" | b"UT"
-            | b"UV" => Self::Long,
-            [a, b] if a.is_ascii_uppercase() && b.is_ascii_uppercase() => Self::Unknown,
-            b"??" | b"  " | b"--" => Self::Unknown,
-            _ => Self::NotAVr,
+    fn of([a, b]: [u8; 2]) -> Self {
+        let row = FORMS.get(usize::from(a.wrapping_sub(b'A')));
+        match row.and_then(|row| row.get(usize::from(b.wrapping_sub(b'A')))) {
+            Some(form) => *form,
+            None if matches!(&[a, b], b"??" | b"  " | b"--") => Self::Unknown,
+            None => Self::NotAVr,
         }
+    }
+}
+
+/// Hops over elements that concern nobody, as far as `bytes` reach: explicit little endian, known VR,
+/// defined length, in ascending order, and not `of_interest`. Returns the bytes hopped over.
+#[inline]
+pub fn hop(bytes: &[u8], previous: &mut Tag, of_interest: impl Fn(Tag) -> bool) -> usize {
+    let mut at = 0;
+    loop {
+        let Some(&[a, b, c, d, v, w, x, y, rest @ ..]) =
+            bytes.get(at..).and_then(|rest| rest.first_chunk::<12>())
+        else {
+            return at;
+        };
+        let tag = Encoding::EXPLICIT_LE.tag([a, b, c, d]);
+        let size = match VrForm::of([v, w]) {
+            VrForm::Short => 8 + usize::from(u16::from_le_bytes([x, y])),
+            VrForm::Long => 12_usize.saturating_add(u32::from_le_bytes(rest) as usize),
+            VrForm::Unknown | VrForm::NotAVr => return at,
+        };
+        let next = at.saturating_add(size);
+        // An undefined length reaches past any buffer, so it stops here too.
+        if next > bytes.len() || tag <= *previous || of_interest(tag) {
+            return at;
+        }
+        *previous = tag;
+        at = next;
     }
 }
 

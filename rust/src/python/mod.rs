@@ -25,5 +25,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     errors::register(module)?;
-    frame_table::register(module)
+    frame_table::register(module)?;
+    // The stub has no `__all__`: what it declares is what there is.
+    module.delattr("__all__")
 }
