@@ -150,6 +150,32 @@ class FrameTable:
     @staticmethod
     def from_bytes(record: bytes) -> FrameTable:
         """Decode a record; raises `FormatError` (``bad_table``) for any damage."""
+    @staticmethod
+    def from_parts(
+        packed: bytes | None,
+        *,
+        status: str,
+        kind: str,
+        method: str,
+        verified: str,
+        offsets_in: str,
+        truncated_from: int | None,
+        notes: list[str] | None,
+        transfer_syntax_uid: str | None,
+        number_of_frames: int | None,
+        rows: int | None,
+        columns: int | None,
+        samples_per_pixel: int | None,
+        bits_allocated: int | None,
+        photometric_interpretation: str | None,
+        pixel_data_pos: int | None,
+        sop_instance_uid: str | None,
+        series_instance_uid: str | None,
+        study_instance_uid: str | None,
+        size: int,
+        mtime_ns: int | None,
+    ) -> FrameTable:
+        """Rebuild a table from the columns of its row in the store; checks `packed`, see `from_bytes`."""
     def __len__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -163,3 +189,46 @@ class TableReader:
     def __next__(
         self,
     ) -> tuple[str | PathLike[str], FrameTable | None, FormatError | SourceError | None]: ...
+
+STAGING_COLUMNS: Final[list[str]]
+"""Columns of the rows that `Indexer.read` writes, in their order."""
+
+def file_key(source: str, path: str | bytes | PathLike[str]) -> bytes:
+    """Return the 16-byte key of a file: BLAKE2b-128 of the source's name, a NUL and the path."""
+
+@final
+class Indexer:
+    """A pool of threads that reads frame tables and writes them as rows for ``COPY ... (FORMAT binary)``.
+
+    Parameters
+    ----------
+    source : str
+        Name of the source that the rows belong to; part of each key.
+    threads : int
+        Reads in flight.
+    verify : {"all", "ends", "none"}
+        See `read_table`.
+    """
+
+    def __new__(cls, source: str, *, threads: int, verify: _Verify) -> Self: ...
+    def read(
+        self, paths: list[str], known: list[tuple[int, int] | None]
+    ) -> tuple[bytes, list[tuple[str, str, int, int | None, str | None, str | None]]]:
+        """Read a batch of files.
+
+        Parameters
+        ----------
+        paths : list of str
+            The files; no path twice.
+        known : list of (size, mtime_ns) or None
+            Fingerprint of a row that needs no second look, for each path.
+
+        Returns
+        -------
+        rows : bytes
+            One row for each file that was read, without COPY's header and trailer.
+        reports : list of tuple
+            ``(path, status, frames, truncated_from, error_kind, error)`` for each path, in order of
+            completion. Beside the statuses of rows: ``unchanged``, and ``refused`` for a path that
+            cannot be stored.
+        """

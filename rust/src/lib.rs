@@ -18,6 +18,7 @@ pub mod bulk;
 pub mod dicom;
 pub mod error;
 pub mod frame_table;
+pub mod index;
 pub mod packed;
 pub mod record;
 pub mod source;

@@ -16,6 +16,11 @@ macro_rules! notes {
             pub const fn name(self) -> &'static str {
                 match self { $(Note::$name => stringify!($name)),+ }
             }
+
+            /// The note of that name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|note| note.name() == name)
+            }
         }
     };
 }

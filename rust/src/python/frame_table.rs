@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use numpy::ndarray::ArrayView1;
@@ -11,12 +12,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyTuple, PyType};
 
 use super::sources::with_source;
-use crate::bulk::{Bulk, Job, Outcome};
+use crate::bulk::Bulk;
+use crate::dicom::dataset::Attributes;
+use crate::dicom::notes::Note;
 use crate::dicom::{self, PARSER_VERSION};
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame_table::{FrameTable, Items, Layout, Verify};
-use crate::record;
-use crate::source::Buffer;
+use crate::frame_table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Status, Verified, Verify};
+use crate::source::{Buffer, FileSource, Fingerprint};
+use crate::{packed, record};
 
 /// Paths in one batch at most; the first batches are smaller, so that few files still use many threads.
 const BATCH: usize = 32;
@@ -170,7 +173,7 @@ impl PyFrameTable {
     }
     #[getter]
     fn packed<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &crate::packed::encode(&self.table.layout))
+        PyBytes::new(py, &packed::encode(&self.table.layout))
     }
 
     fn ranges(&self, index: isize) -> PyResult<Vec<(u64, u64)>> {
@@ -188,6 +191,67 @@ impl PyFrameTable {
     #[staticmethod]
     fn from_bytes(record: &[u8]) -> Result<Self> {
         Ok(record::decode(record)?.into())
+    }
+
+    /// Rebuilds a table from the columns of its row in the store.
+    #[staticmethod]
+    #[allow(clippy::too_many_arguments)] // one for each column, by keyword
+    #[pyo3(signature = (packed, *, status, kind, method, verified, offsets_in, truncated_from, notes,
+        transfer_syntax_uid, number_of_frames, rows, columns, samples_per_pixel, bits_allocated,
+        photometric_interpretation, pixel_data_pos, sop_instance_uid, series_instance_uid,
+        study_instance_uid, size, mtime_ns))]
+    fn from_parts(
+        packed: Option<&[u8]>,
+        status: &str,
+        kind: &str,
+        method: &str,
+        verified: &str,
+        offsets_in: &str,
+        truncated_from: Option<u32>,
+        notes: Option<Vec<String>>,
+        transfer_syntax_uid: Option<String>,
+        number_of_frames: Option<u32>,
+        rows: Option<u32>,
+        columns: Option<u32>,
+        samples_per_pixel: Option<u16>,
+        bits_allocated: Option<u16>,
+        photometric_interpretation: Option<String>,
+        pixel_data_pos: Option<u64>,
+        sop_instance_uid: Option<String>,
+        series_instance_uid: Option<String>,
+        study_instance_uid: Option<String>,
+        size: u64,
+        mtime_ns: Option<i64>,
+    ) -> PyResult<Self> {
+        let unknown = |name: &str| PyValueError::new_err(format!("'{name}' is not in the closed list"));
+        let notes = notes.unwrap_or_default();
+        let notes = notes.iter().map(|name| Note::from_name(name).ok_or_else(|| unknown(name)));
+        let mut table = FrameTable {
+            status: Status::from_name(status).ok_or_else(|| unknown(status))?,
+            kind: Kind::from_name(kind).ok_or_else(|| unknown(kind))?,
+            method: Method::from_name(method).ok_or_else(|| unknown(method))?,
+            verified: Verified::from_name(verified).ok_or_else(|| unknown(verified))?,
+            offsets_in: OffsetsIn::from_name(offsets_in).ok_or_else(|| unknown(offsets_in))?,
+            truncated_from,
+            notes: notes.collect::<PyResult<_>>()?,
+            transfer_syntax_uid: transfer_syntax_uid.unwrap_or_default(),
+            image: Attributes {
+                sop_instance_uid: sop_instance_uid.unwrap_or_default(),
+                study_instance_uid: study_instance_uid.unwrap_or_default(),
+                series_instance_uid: series_instance_uid.unwrap_or_default(),
+                photometric_interpretation: photometric_interpretation.unwrap_or_default(),
+                rows: rows.unwrap_or(0),
+                columns: columns.unwrap_or(0),
+                samples_per_pixel: samples_per_pixel.unwrap_or(1),
+                bits_allocated: bits_allocated.unwrap_or(0),
+                number_of_frames: number_of_frames.unwrap_or(1),
+            },
+            pixel_data_pos,
+            fingerprint: Fingerprint { size, mtime_ns },
+            layout: Layout::Empty,
+        };
+        table.layout = packed::decode(packed.unwrap_or_default(), table.limit())?;
+        Ok(table.into())
     }
 
     fn __len__(&self) -> usize {
@@ -223,7 +287,7 @@ impl PyFrameTable {
     }
 }
 
-fn parse_verify(verify: &str) -> PyResult<Verify> {
+pub(super) fn parse_verify(verify: &str) -> PyResult<Verify> {
     Verify::from_name(verify)
         .ok_or_else(|| PyValueError::new_err(format!("verify is 'none', 'ends' or 'all', not '{verify}'")))
 }
@@ -248,11 +312,15 @@ fn read_frame<'py>(
     Ok(PyBytes::new(source.py(), &bytes))
 }
 
+/// A file and the number by which its path object is kept.
+type Job = (u64, PathBuf);
+type Outcome = (u64, Result<FrameTable>);
+
 /// An iterator over `(path, table, error)`, in order of completion.
 #[pyclass(frozen, module = "voxtier._core", name = "TableReader")]
 struct TableReader {
     state: Mutex<ReaderState>,
-    bulk: Mutex<Option<Bulk>>,
+    bulk: Mutex<Option<Bulk<Job, Outcome>>>,
     threads: usize,
 }
 
@@ -276,7 +344,13 @@ impl TableReader {
         if threads == 0 || threads > 1024 {
             return Err(PyValueError::new_err(format!("threads must be 1 to 1024, not {threads}")));
         }
-        let bulk = Bulk::start(threads, threads * 4, parse_verify(verify)?).map_err(Error::from)?;
+        let verify = parse_verify(verify)?;
+        let read = move |path: &PathBuf, buffer: &mut Buffer| {
+            dicom::read_table(&FileSource::open(path)?, verify, buffer)
+        };
+        let bulk =
+            Bulk::start(threads, threads * 4, move |(id, path): Job, buffer| (id, read(&path, buffer)));
+        let bulk = bulk.map_err(Error::from)?;
         let state = ReaderState {
             paths: Some(paths.try_iter()?.unbind()),
             pending: HashMap::new(),
@@ -318,7 +392,7 @@ impl TableReader {
 
 impl ReaderState {
     /// Keeps the threads busy without reading far ahead in the caller's iterator.
-    fn fill(&mut self, py: Python<'_>, bulk: &Bulk, threads: usize) -> PyResult<()> {
+    fn fill(&mut self, py: Python<'_>, bulk: &Bulk<Job, Outcome>, threads: usize) -> PyResult<()> {
         while self.in_flight < threads * BATCH && self.paths.is_some() {
             let wanted = (self.in_flight / threads).clamp(1, BATCH);
             let batch = self.next_batch(py, wanted)?;

@@ -1,0 +1,126 @@
+//! `Indexer`: batches of paths in, rows for COPY and a report out.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use super::frame_table::parse_verify;
+use super::path_of;
+use crate::bulk::Bulk;
+use crate::error::Error;
+use crate::index::{COLUMNS, Indexed, Job, index_path};
+use crate::source::Fingerprint;
+
+/// Files in one job of the pool.
+const CHUNK: usize = 32;
+
+#[pyclass(frozen, module = "voxtier._core", name = "Indexer")]
+struct Indexer {
+    bulk: Mutex<Bulk<Job, (u32, Indexed)>>,
+    threads: usize,
+}
+
+/// Rows for COPY, and what came of each path by its number.
+type Batch = (Vec<u8>, Vec<(u32, Indexed)>);
+/// Size and modification time of a row that needs no second look.
+type Known = Option<(u64, i64)>;
+/// Path, outcome, frames, first cut frame, error kind, error detail.
+type Report = (Py<PyAny>, &'static str, usize, Option<u32>, Option<&'static str>, Option<String>);
+
+#[pymethods]
+impl Indexer {
+    #[new]
+    #[pyo3(signature = (source, *, threads, verify))]
+    fn new(source: String, threads: usize, verify: &str) -> PyResult<Self> {
+        if threads == 0 || threads > 1024 {
+            return Err(PyValueError::new_err(format!("threads must be 1 to 1024, not {threads}")));
+        }
+        let verify = parse_verify(verify)?;
+        let bulk = Bulk::start(threads, threads * 4, move |job: Job, buffer| {
+            (job.id, index_path(&source, &job.path, job.known, verify, buffer))
+        });
+        Ok(Self { bulk: Mutex::new(bulk.map_err(Error::from)?), threads })
+    }
+
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        paths: &Bound<'py, PyList>,
+        known: Vec<Known>,
+    ) -> PyResult<(Bound<'py, PyBytes>, Vec<Report>)> {
+        if known.len() != paths.len() {
+            return Err(PyValueError::new_err("paths and known must be of one length"));
+        }
+        let files = paths.iter().map(|path| path_of(&path)).collect::<PyResult<Vec<PathBuf>>>()?;
+        let (rows, outcomes) = py.detach(|| self.read_all(files, known)).map_err(PyRuntimeError::new_err)?;
+        let reports = outcomes
+            .into_iter()
+            .map(|(id, indexed)| Ok(report(paths.get_item(id as usize)?.unbind(), indexed)));
+        Ok((PyBytes::new(py, &rows), reports.collect::<PyResult<_>>()?))
+    }
+}
+
+impl Indexer {
+    /// Runs a batch through the pool; the rows are joined, the outcomes come in order of completion.
+    fn read_all(&self, files: Vec<PathBuf>, known: Vec<Known>) -> Result<Batch, &'static str> {
+        let bulk = self.bulk.lock().map_err(|_| "the indexer failed before")?;
+        let expected = files.len();
+        let mut outcomes = Vec::with_capacity(expected);
+        let mut rows = Vec::new();
+        let chunk = (expected / (self.threads * 4)).clamp(1, CHUNK);
+        let mut jobs = files.into_iter().zip(known).zip(0_u32..).map(|((path, known), id)| {
+            let known = known.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
+            Job { id, path, known }
+        });
+        let mut in_flight = 0;
+        loop {
+            while in_flight < self.threads * 2 {
+                let batch: Vec<Job> = jobs.by_ref().take(chunk).collect();
+                if batch.is_empty() {
+                    break;
+                }
+                in_flight += 1;
+                if !bulk.submit(batch) {
+                    return Err("the reading threads are gone (forked process?)");
+                }
+            }
+            if in_flight == 0 {
+                return Ok((rows, outcomes));
+            }
+            for (id, mut indexed) in bulk.wait().ok_or("the reading threads are gone (forked process?)")? {
+                if let Indexed::Row { row, .. } = &mut indexed {
+                    rows.append(row);
+                }
+                outcomes.push((id, indexed));
+            }
+            in_flight -= 1;
+        }
+    }
+}
+
+fn report(path: Py<PyAny>, indexed: Indexed) -> Report {
+    match indexed {
+        Indexed::Unchanged => (path, "unchanged", 0, None, None, None),
+        Indexed::Refused(error) => (path, "refused", 0, None, Some(error.kind.name()), Some(error.detail)),
+        Indexed::Row { found, .. } => {
+            let kind = found.error.as_ref().map(|error| error.kind.name());
+            let text = found.error.as_ref().map(Error::to_string);
+            (path, found.status, found.frames, found.truncated_from, kind, text)
+        }
+    }
+}
+
+#[pyfunction]
+fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    use std::os::unix::ffi::OsStrExt;
+    Ok(PyBytes::new(py, &crate::index::key(source, path_of(path)?.as_os_str().as_bytes())))
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("STAGING_COLUMNS", COLUMNS.to_vec())?;
+    module.add_class::<Indexer>()?;
+    module.add_function(wrap_pyfunction!(file_key, module)?)
+}
