@@ -94,9 +94,15 @@ impl From<std::io::Error> for Error {
             kind: ErrorKind::IoError,
             offset: None,
             errno: error.raw_os_error(),
-            detail: error.to_string(),
+            detail: words_of(&error),
         }
     }
+}
+
+/// The operating system's words, without the number that [`Error::errno`] carries.
+fn words_of(error: &std::io::Error) -> String {
+    let words = error.to_string();
+    words.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Prints ` at byte N` or nothing.

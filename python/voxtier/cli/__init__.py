@@ -21,7 +21,11 @@ EXIT_PARTIAL = 3
 EXIT_BACKEND = 4
 
 # name -> (module, one line for the overview). The module is imported when the command runs.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "table": ("voxtier.cli.frames", "the frame table of each file, without a database"),
+    "frame": ("voxtier.cli.frames", "the bytes of one frame"),
+    "explain": ("voxtier.cli.frames", "one page about one file"),
+}
 
 
 class _LazyGroup(click.Group):
@@ -39,9 +43,8 @@ class _LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if _COMMANDS:
-            with formatter.section("Commands"):
-                formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
