@@ -90,12 +90,7 @@ impl Error {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        Self {
-            kind: ErrorKind::IoError,
-            offset: None,
-            errno: error.raw_os_error(),
-            detail: words_of(&error),
-        }
+        Self { kind: ErrorKind::IoError, offset: None, errno: error.raw_os_error(), detail: words_of(&error) }
     }
 }
 
