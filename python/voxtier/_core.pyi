@@ -226,7 +226,7 @@ class Indexer:
         Returns
         -------
         rows : bytes
-            A whole stream of COPY BINARY: one row for each file that was read.
+            One row for each file that was read, without COPY's header and trailer.
         reports : list of tuple
             ``(path, status, frames, truncated_from, error_kind, error)`` for each path, in order of
             completion. Beside the statuses of rows: ``unchanged``, and ``refused`` for a path that

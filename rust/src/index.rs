@@ -52,11 +52,6 @@ pub const COLUMNS: [&str; 29] = [
     "frames",
 ];
 
-/// What COPY BINARY wants before the rows: signature, flags, length of an extension.
-pub const COPY_HEADER: [u8; 19] = *b"PGCOPY\n\xFF\r\n\0\0\0\0\0\0\0\0\0";
-/// What COPY BINARY wants after the rows.
-pub const COPY_TRAILER: [u8; 2] = [0xFF, 0xFF];
-
 /// What came of one file.
 pub enum Indexed {
     /// Size and time are those of the row: nothing was read.

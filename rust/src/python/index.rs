@@ -11,7 +11,7 @@ use super::frame_table::parse_verify;
 use super::path_of;
 use crate::bulk::Bulk;
 use crate::error::Error;
-use crate::index::{COLUMNS, COPY_HEADER, COPY_TRAILER, Indexed, Job, index_path};
+use crate::index::{COLUMNS, Indexed, Job, index_path};
 use crate::source::Fingerprint;
 
 /// Files in one job of the pool.
@@ -69,7 +69,7 @@ impl Indexer {
         let bulk = self.bulk.lock().map_err(|_| "the indexer failed before")?;
         let expected = files.len();
         let mut outcomes = Vec::with_capacity(expected);
-        let mut rows = COPY_HEADER.to_vec();
+        let mut rows = Vec::new();
         let chunk = (expected / (self.threads * 4)).clamp(1, CHUNK);
         let mut jobs = files.into_iter().zip(known).zip(0_u32..).map(|((path, known), id)| {
             let known = known.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
@@ -88,7 +88,6 @@ impl Indexer {
                 }
             }
             if in_flight == 0 {
-                rows.extend(COPY_TRAILER);
                 return Ok((rows, outcomes));
             }
             for (id, mut indexed) in bulk.wait().ok_or("the reading threads are gone (forked process?)")? {
