@@ -22,6 +22,9 @@ EXIT_BACKEND = 4
 
 # name -> (module, one line for the overview). The module is imported when the command runs.
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "index": ("voxtier.cli.index", "index the frames of every DICOM file below a folder"),
+    "summary": ("voxtier.cli.index", "count what is indexed"),
+    "errors": ("voxtier.cli.index", "list the files that were refused, each with its reason"),
     "table": ("voxtier.cli.frames", "the frame table of each file, without a database"),
     "frame": ("voxtier.cli.frames", "the bytes of one frame"),
     "explain": ("voxtier.cli.frames", "one page about one file"),
