@@ -270,7 +270,12 @@ impl FrameTable {
     /// Whether a range may hold item headers between payloads: a Basic Offset Table does not say how many
     /// fragments a frame has, and this one was not held against a walk.
     pub fn holds_spans(&self) -> bool {
-        self.method == Method::Bot && self.verified != Verified::All
+        self.method == Method::Bot && self.is_unwalked()
+    }
+
+    /// Whether the fragments are as a table of the file says, not as a walk found them.
+    pub fn is_unwalked(&self) -> bool {
+        matches!(self.layout, Layout::Items(_)) && self.verified != Verified::All
     }
 
     /// Offsets and lengths of all fragments and the first fragment of each frame, materialised.

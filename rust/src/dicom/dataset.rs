@@ -68,10 +68,12 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
         }
         let Some(element) = next_element(window, position, encoding, notes)? else { return Ok(header) };
         let Element { tag, value, length, .. } = element;
-        if tag <= previous && tag.group() != 0xFFFE {
-            notes.add(Note::tags_not_ascending);
+        if tag.group() != 0xFFFE {
+            if tag <= previous {
+                notes.add(Note::tags_not_ascending);
+            }
+            previous = tag;
         }
-        previous = tag;
         match tag.0 {
             0x7FE0_0008..=0x7FE0_0010 => {
                 header.pixels = Some(element);

@@ -91,8 +91,7 @@ fn look(
     notes: &mut Notes,
 ) -> Result<Found> {
     let Some(bytes) = headers.at(*position)? else {
-        notes.add(Note::no_sequence_delimiter);
-        return Ok(Found::End);
+        return realign(headers, position, encoding, fragments, notes, Note::no_sequence_delimiter);
     };
     let [a, b, c, d, w, x, y, z] = bytes;
     let length = encoding.u32([w, x, y, z]);
@@ -112,7 +111,7 @@ fn look(
             notes.add(Note::no_sequence_delimiter);
             Ok(Found::End)
         }
-        _ => realign(headers, position, encoding, fragments, notes),
+        _ => realign(headers, position, encoding, fragments, notes, Note::bad_fragment_tag),
     }
 }
 
@@ -124,6 +123,7 @@ fn realign(
     encoding: Encoding,
     fragments: &mut Fragments,
     notes: &mut Notes,
+    otherwise: Note,
 ) -> Result<Found> {
     let last_length = fragments.lengths.last().copied().unwrap_or(0);
     let last_is_odd = last_length % 2 == 1;
@@ -142,7 +142,7 @@ fn realign(
         *position = candidate;
         return Ok(if tag == Tag::ITEM && length != UNDEFINED { Found::Item { length } } else { Found::End });
     }
-    notes.add(Note::bad_fragment_tag);
+    notes.add(otherwise);
     Ok(Found::End)
 }
 

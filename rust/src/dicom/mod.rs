@@ -108,11 +108,12 @@ fn is_encapsulated(
     }
     let begins_with_item =
         window.array(pixels.value)?.is_some_and(|tag| container.encoding.tag(tag) == Tag::ITEM);
-    notes.add(if begins_with_item {
-        Note::encapsulated_with_defined_length
-    } else {
-        Note::native_in_encapsulated_ts
-    });
+    // A private transfer syntax may well be native: only the standard's own are known not to be.
+    if begins_with_item {
+        notes.add(Note::encapsulated_with_defined_length);
+    } else if container.transfer_syntax_uid.starts_with("1.2.840.10008.1.2.") {
+        notes.add(Note::native_in_encapsulated_ts);
+    }
     Ok(begins_with_item)
 }
 
@@ -266,9 +267,9 @@ pub fn read_frame(source: &dyn Source, table: &FrameTable, index: usize) -> Resu
     for (start, end) in table.ranges(index) {
         let bytes = match table.offsets_in {
             OffsetsIn::Inflated => inflate_frame(source, start, end)?,
-            OffsetsIn::File if table.holds_spans() => match strip_span(source, start, end)? {
+            OffsetsIn::File if table.is_unwalked() => match strip_span(source, start, end)? {
                 Some(bytes) => bytes,
-                // Both ends of the table were right, this entry is not: walk, and read by the walk.
+                // The table was not held against every Item, and this entry is wrong: walk, read by the walk.
                 None => {
                     let walked = read_table(source, Verify::All, &mut Buffer::default())?;
                     return read_frame(source, &walked, index);

@@ -58,20 +58,18 @@ fn bits_of_frame(image: &Attributes, pixels: &Element, frames: u32, notes: &mut 
         0x7FE0_0009 => 64,
         _ => u64::from(image.bits_allocated),
     };
-    let cells = u64::from(image.rows)
-        .checked_mul(u64::from(image.columns))
-        .and_then(|cells| cells.checked_mul(bits))
-        .filter(|&cells| cells > 0);
-    let Some(cells) = cells else {
-        let detail = format!(
-            "Rows {}, Columns {}, Bits Allocated {bits}: a native frame has no size",
-            image.rows, image.columns
-        );
+    let (rows, columns) = (u64::from(image.rows), u64::from(image.columns));
+    if rows == 0 || columns == 0 || bits == 0 {
+        let detail =
+            format!("Rows {rows}, Columns {columns}, Bits Allocated {bits}: a native frame has no size");
         return Err(Error::at(ErrorKind::MissingImageAttributes, pixels.position, detail));
-    };
+    }
     let with = |samples: u64| {
-        cells.checked_mul(samples).ok_or_else(|| {
-            let detail = format!("{} x {} x {samples} samples overflow", image.rows, image.columns);
+        let product =
+            rows.checked_mul(columns).and_then(|cells| cells.checked_mul(bits)?.checked_mul(samples));
+        product.ok_or_else(|| {
+            let detail =
+                format!("{rows} x {columns} pixels of {samples} x {bits} bits: no frame is that large");
             Error::at(ErrorKind::LimitExceeded, pixels.position, detail)
         })
     };

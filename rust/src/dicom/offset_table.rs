@@ -3,7 +3,7 @@
 
 use super::dataset::{Header, Place};
 use super::element::{Encoding, Tag};
-use super::fragments::Fragments;
+use super::fragments::{Fragments, MOST_FRAGMENTS};
 use super::notes::{Note, Notes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame_table::{Items, Method, Verify};
@@ -73,6 +73,9 @@ pub fn candidates(
 ) -> Result<Vec<OffsetTable>> {
     let frames = header.attributes.number_of_frames;
     let mut tables = Vec::new();
+    if frames as usize > MOST_FRAGMENTS {
+        return Ok(tables); // more than any walk may find: nothing could confirm such a table
+    }
     let has_basic = item.value.1 > 0;
     if let Some(place) = header.extended_offsets {
         if has_basic {

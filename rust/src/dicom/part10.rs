@@ -40,7 +40,7 @@ pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
             "no DICM prefix and no data element at the start",
         ));
     }
-    let transfer_syntax_uid = if declared.is_empty() { guess(found, notes) } else { declared };
+    let transfer_syntax_uid = if declared.is_empty() && rest > 0 { guess(found, notes) } else { declared };
     let expected = encoding_of(&transfer_syntax_uid);
     let encoding = found.unwrap_or(expected);
     if encoding.explicit != expected.explicit {
@@ -132,9 +132,7 @@ fn guess(found: Option<Encoding>, notes: &mut Notes) -> String {
         Some(Encoding { big_endian: true, .. }) => (Note::ts_guessed_explicit_be, "1.2.840.10008.1.2.2"),
         _ => (Note::ts_guessed_implicit_le, "1.2.840.10008.1.2"),
     };
-    if found.is_some() {
-        notes.add(note);
-    }
+    notes.add(note);
     uid.to_owned()
 }
 
