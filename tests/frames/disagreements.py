@@ -1,0 +1,69 @@
+"""Where pydicom is no oracle, and the clause or fact that says so: one entry a case or file."""
+
+from __future__ import annotations
+
+FRAME_IN_FRAGMENTS = "PS3.5 A.4: a frame may span fragments, a fragment never holds two frames"
+TABLE_OF_FRAMES = "PS3.5 A.4: N entries, one a frame, each the place of an Item tag, the first one 0"
+EXTENDED_TABLE = "PS3.3 C.7.6.3.1.8: one entry a frame, each the place of an Item tag"
+DAMAGED = "the delimiter is missing or broken; pydicom drops the whole element and with it every whole frame"
+VIDEO = "PS3.5 8.2.5 and following: one bit stream for all frames, in any number of fragments"
+
+CASES = {
+    "n28_dicm_inside_data": "PS3.10 7.1: the prefix follows a preamble; here it lies inside a value",
+    "n41_unknown_vr": "PS3.5 Table 7.1-1: every VR outside Table 7.1-2 has a 32-bit length, unknown ones too",
+    "n22_truncated_native": "pydicom hands out the frames that are cut off as short or empty bytes",
+    "n46_item_delim_in_place_of_seq_delim": "pydicom reads past the delimiter to the end of the file",
+    "e44_vr_un_encapsulated": "PS3.5 6.2.2: UN of undefined length is a sequence, but never as Pixel Data",
+    "e06_nobot_multifrag_j2k": f"{FRAME_IN_FRAGMENTS}; pydicom looks for EOI in mid-codestream",
+    "e35_jxl_nobot_multifrag": f"{FRAME_IN_FRAGMENTS}; JPEG XL has no EOI marker to look for",
+    "e45_eoi_in_mid_fragment": f"{FRAME_IN_FRAGMENTS}; an EOI at a fragment's end need not end the frame",
+    "e07_nobot_multifrag_rle_ambiguous": f"{FRAME_IN_FRAGMENTS}; pydicom takes all for one frame of three",
+    "e12_eot_lengths_unpadded": "pydicom leaves the pad byte out, voxtier gives the Item's whole value",
+    "e13_eot_wrong_count": EXTENDED_TABLE,
+    "e14_eot_bogus_offsets": EXTENDED_TABLE,
+    "e15_eot_without_lengths": f"{EXTENDED_TABLE}; the Items hold the lengths that the table lacks",
+    "e17_bot_per_fragment": TABLE_OF_FRAMES,
+    "e18_bot_biased_by_bot_item": TABLE_OF_FRAMES,
+    "e19_bot_out_of_order": f"{TABLE_OF_FRAMES}; nothing demands that frames lie in their order",
+    "e20_bot_all_zero": TABLE_OF_FRAMES,
+    "e21_bot_too_short_table": TABLE_OF_FRAMES,
+    "e46_bot_len_not_multiple_4": f"{TABLE_OF_FRAMES}; three entries are there, two bytes are left over",
+    "e23_no_delimiter": DAMAGED,
+    "e25_zeros_instead_of_delimiter": DAMAGED,
+    "e26_truncated_last_fragment": DAMAGED,
+    "e28_trailing_empty_fragment": "an empty fragment after N whole frames is no frame N + 1",
+    "e42_more_fragments_1extra_nonempty": "three whole images for two frames: pydicom gives three",
+    "e47_no_bot_item_first_is_frame": "PS3.5 A.4: the first Item is the table; no frame follows it",
+    "e32_video_3frag_100f": VIDEO,
+    "e33_video_frag_mpeg_01": VIDEO,
+    "x_dicm_without_preamble": "no standard; GDCM and DCMTK read it as well",
+    "x_big_endian_in_little_endian_ts": "no standard; the tags show the byte order",
+    "x_seq_delim_in_place_of_item_delim": "pydicom reads past the delimiter to the end of the file",
+    "x_stray_delimiter": "PS3.5 7.5: a delimiter outside a sequence closes nothing; pydicom stops there",
+    "x_ybr422_stored_as_3_samples": "PS3.3 C.7.6.3.1.2: two samples a pixel, yet this value holds three",
+    "x_number_of_frames_is_junk": "pydicom hands the text on; no integer, so one frame",
+    "x_number_of_frames_negative": "no image has -3 frames",
+    "x_short_pixel_data": "pydicom hands out the frame that is not there as empty bytes",
+    "x_65535_squared": "pydicom hands out the frame that is not there as 64 bytes",
+    "x_bits_allocated_zero": "a frame of no bits has no bytes",
+    "x_jxl_box_start": f"{FRAME_IN_FRAGMENTS}; JPEG XL has no EOI marker to look for",
+    "x_jp2_box_start": f"{FRAME_IN_FRAGMENTS}; pydicom looks for EOI in mid-codestream",
+    "x_rle_trailing_empty": "an empty fragment after N whole frames belongs to none",
+    "x_eot_multifrag_lengths_of_frames": f"{EXTENDED_TABLE}, and one fragment a frame",
+    "x_eot_length_too_long": f"{EXTENDED_TABLE}; the length reaches over the next Item",
+    "x_eot_wrong_bot_right": EXTENDED_TABLE,
+    "x_bot_multifrag_out_of_order": f"{TABLE_OF_FRAMES}; nothing demands that frames lie in their order",
+    "x_bot_past_end": TABLE_OF_FRAMES,
+    "x_encapsulated_with_defined_length": "the value begins with Items although its length is defined",
+    "x_leica_items_1_early": "an Item stands one byte before its place; pydicom stops there",
+    "x_leica_items_2_early": "an Item stands two bytes before its place; pydicom stops there",
+    "x_leica_items_3_early": "an Item stands three bytes before its place; pydicom stops there",
+}
+
+# File of pydicom's test set -> what voxtier answers, and why that is not pydicom's answer.
+FILES = {
+    "MR_truncated.dcm": ("truncated", "pydicom hands out the cut frame as if it were whole"),
+    "badVR.dcm": ("ok", "Number of Frames is '1A', no integer, so one frame; pydicom hands the text on"),
+    "meta_missing_tsyntax.dcm": ("missing_image_attributes", "pixels without Rows or Columns"),
+    "nested_priv_SQ.dcm": ("missing_image_attributes", "pixels without Rows or Columns"),
+}
