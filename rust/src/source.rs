@@ -54,6 +54,11 @@ pub trait Source {
         false
     }
 
+    /// The source for several threads, and how many readers it has been given; `None` for one.
+    fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
+        None
+    }
+
     /// Fails with `changed_during_read` when the source is no longer what [`Source::fingerprint`] said.
     fn check_unchanged(&self) -> Result<()> {
         Ok(())
@@ -91,6 +96,7 @@ impl Source for Bytes<'_> {
 pub struct FileSource<Fd: AsFd = OwnedFd> {
     fd: Fd,
     fingerprint: Fingerprint,
+    readers: usize,
 }
 
 impl FileSource<OwnedFd> {
@@ -106,7 +112,13 @@ impl<Fd: AsFd> FileSource<Fd> {
     /// Wraps an open descriptor of a regular file.
     pub fn new(fd: Fd) -> Result<Self> {
         let fingerprint = fingerprint_of(fd.as_fd())?;
-        Ok(Self { fd, fingerprint })
+        Ok(Self { fd, fingerprint, readers: 1 })
+    }
+
+    /// Lets long walks use this many threads: right where one file is waited for, not where many are read.
+    pub fn with_readers(mut self, readers: usize) -> Self {
+        self.readers = readers;
+        self
     }
 
     /// The open descriptor.
@@ -115,7 +127,7 @@ impl<Fd: AsFd> FileSource<Fd> {
     }
 }
 
-impl<Fd: AsFd> Source for FileSource<Fd> {
+impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
     fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -152,6 +164,10 @@ impl<Fd: AsFd> Source for FileSource<Fd> {
         let mut buffers = [rustix::io::IoSliceMut::new(buffer)];
         let flags = rustix::io::ReadWriteFlags::NOWAIT;
         rustix::io::preadv2(&self.fd, &mut buffers, offset, flags).is_ok_and(|count| count == wanted)
+    }
+
+    fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
+        (self.readers > 1).then_some((self, self.readers))
     }
 
     fn check_unchanged(&self) -> Result<()> {

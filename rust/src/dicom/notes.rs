@@ -51,6 +51,11 @@ impl Notes {
         self.0 |= 1 << note as u8;
     }
 
+    /// Adds all notes of another set.
+    pub fn join(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
     /// Whether the note is in the set.
     pub fn has(self, note: Note) -> bool {
         self.0 & (1 << note as u8) != 0

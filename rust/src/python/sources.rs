@@ -12,6 +12,9 @@ use pyo3::types::{PyBytes, PyInt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Bytes, FileSource, Fingerprint, RangedSource, Source};
 
+/// More threads than this only wait for one another in the page cache.
+const MOST_READERS: usize = 4;
+
 /// Calls `work` with the source that `object` stands for, without the GIL where nothing of Python is touched.
 pub fn with_source<R: Send>(
     object: &Bound<'_, PyAny>,
@@ -29,13 +32,13 @@ pub fn with_source<R: Send>(
         }
         // SAFETY: the caller lends an open descriptor for the call; a closed one is an EBADF, not a danger.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        return Ok(py.detach(|| work(&FileSource::new(fd)?))?);
+        return Ok(py.detach(|| work(&FileSource::new(fd)?.with_readers(readers())))?);
     }
     if let (Ok(read), Ok(size)) = (object.getattr("read"), object.getattr("size")) {
         return with_reader(&read, size.extract()?, work);
     }
     if let Ok(path) = object.extract::<PathBuf>() {
-        return Ok(py.detach(|| work(&FileSource::open(&path)?))?);
+        return Ok(py.detach(|| work(&FileSource::open(&path)?.with_readers(readers())))?);
     }
     let Ok(buffer) = PyBuffer::<u8>::get(object) else {
         let kind = object.get_type().name()?;
@@ -51,6 +54,11 @@ pub fn with_source<R: Send>(
     let cells =
         unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<Cell<u8>>(), buffer.item_count()) };
     Ok(work(&Cells(cells))?)
+}
+
+/// Readers of one file that somebody waits for.
+fn readers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST_READERS)
 }
 
 fn with_reader<R>(
