@@ -1,0 +1,298 @@
+"""The lifecycle of the embedded server: one folder, one server, any number of users.
+
+Three files are locked with ``flock``, so that the kernel frees them when a process is killed:
+
+``start.lock``
+    Exclusive, for milliseconds: whoever makes, starts or stops the server, comes or leaves.
+``use.lock``
+    Shared, by each process that uses the server. Only under ``start.lock`` does anybody try to take it
+    exclusively; who succeeds knows that nobody is left, and stops the server.
+``server.lock``
+    Exclusive, inherited by the server's own processes: held exactly as long as one of them lives, whatever
+    a stale ``postmaster.pid`` or a number given to another process may say.
+
+The last user stops the server when it leaves. Was the last one killed, the keeper notices within two seconds
+and stops it; was the keeper killed too, the server waits for the next user, who finds it and is its last.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxtier.embedded.locks import release, take
+from voxtier.embedded.postmaster import Postmaster, users_of
+from voxtier.embedded.start import START_WITHIN, explain_failure, start_server
+from voxtier.errors import BackendError, ConfigError, MissingExtraError
+
+STOP_WITHIN = 60.0
+_servers: dict[Path, EmbeddedServer] = {}
+
+
+def default_home() -> Path:
+    """Return voxtier's folder: ``VOXTIER_HOME``, else the user's data folder."""
+    if home := os.environ.get("VOXTIER_HOME"):
+        return Path(home).expanduser().absolute()
+    try:
+        from platformdirs import user_data_path
+    except ImportError:
+        raise MissingExtraError("platformdirs", "frames") from None
+    return user_data_path("voxtier")
+
+
+def embedded_server(home: Path | None = None) -> EmbeddedServer:
+    """Return this process' one object for the server of a home folder (default: `default_home`)."""
+    home = default_home() if home is None else home.absolute()
+    return _servers.setdefault(home, EmbeddedServer(home))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """What is known of an embedded server without starting it."""
+
+    folder: Path
+    running: bool
+    pid: int | None
+    version: str | None
+    socket_folder: str | None
+    users: tuple[int, ...]
+    kept: bool
+    bytes_on_disk: int
+
+
+class EmbeddedServer:
+    """A PostgreSQL server in a folder of the user's, shared by processes; see the module for the locks.
+
+    Parameters
+    ----------
+    home : Path
+        voxtier's folder; the server keeps its own in ``home / "postgres"``.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "postgres"
+        self._postmaster = Postmaster(self.folder / "data")
+        self._threads = threading.RLock()
+        self._users = 0
+        self._use_lock: int | None = None
+
+    def attach(self) -> None:
+        """Count this process among the users, and start the server if it does not run.
+
+        Raises
+        ------
+        BackendError
+            It cannot be started here; the message names the cause and the ways out.
+        """
+        with self._threads:
+            if self._users == 0:
+                with self._coming_or_leaving(START_WITHIN + 30):
+                    self._bring_up()
+                    self._use_lock = take(self.folder / "use.lock", shared=True)
+            self._users += 1
+
+    def detach(self) -> None:
+        """Leave; the last user of the last process stops the server."""
+        with self._threads:
+            if self._users > 0:
+                self._users -= 1
+                if self._users == 0:
+                    self._leave()
+
+    def ensure_running(self) -> None:
+        """Start the server again if it was killed under its users: microseconds if not."""
+        probe = take(self.folder / "server.lock", shared=True)
+        if probe is not None:
+            release(probe)
+            with self._threads, self._coming_or_leaving(START_WITHIN + 30):
+                self._bring_up()
+
+    def conninfo(self) -> str:
+        """Return the connection string of the running server."""
+        folder = (self._postmaster.socket_folder() or "").replace("\\", "\\\\").replace("'", "\\'")
+        return f"host='{folder}' port=5432 user=voxtier dbname=postgres"
+
+    def keep(self) -> None:
+        """Start the server and keep it running when its last user leaves, until `stop`."""
+        self.attach()
+        try:
+            (self.folder / "keep").touch()
+        finally:
+            self.detach()
+
+    def stop(self, *, force: bool = False) -> bool:
+        """Stop the server; return whether it ran.
+
+        Parameters
+        ----------
+        force : bool
+            Also when other processes use it; they start it again with their next question.
+
+        Raises
+        ------
+        ConfigError
+            It is in use and ``force`` is not given.
+        """
+        if not self.folder.is_dir():
+            return False
+        with self._threads, self._coming_or_leaving(STOP_WITHIN):
+            alone = take(self.folder / "use.lock")
+            if alone is None and not force:
+                pids = ", ".join(map(str, users_of(self.folder / "use.lock"))) or "unknown"
+                raise ConfigError(f"the server is in use (processes {pids}): --force ends their sessions")
+            try:
+                ran = self._postmaster.pid() is not None
+                self._shut_down()
+                (self.folder / "keep").unlink(missing_ok=True)
+            finally:
+                release(alone)
+        return ran
+
+    def status(self) -> ServerStatus:
+        """Return what can be said without starting anything."""
+        pid = self._postmaster.pid()
+        version = self.folder / "data" / "PG_VERSION"
+        return ServerStatus(
+            folder=self.folder,
+            running=pid is not None and self._postmaster.accepts(),
+            pid=pid,
+            version=version.read_text().strip() if version.is_file() else None,
+            socket_folder=self._postmaster.socket_folder() if pid is not None else None,
+            users=users_of(self.folder / "use.lock"),
+            kept=pid is not None and (self.folder / "keep").exists(),
+            bytes_on_disk=_bytes_below(self.folder),
+        )
+
+    def explain_failure(self) -> str:
+        """Return why connections are lost: a full disk, the log's last complaint; '' if nothing is known."""
+        return explain_failure(self.folder)
+
+    def _bring_up(self) -> None:
+        """Return when the server accepts connections; the caller holds ``start.lock``."""
+        deadline = time.monotonic() + START_WITHIN
+        while time.monotonic() < deadline:
+            free = take(self.folder / "server.lock")
+            if free is not None:
+                try:
+                    # Somebody may have started it by hand, without the lock.
+                    if self._postmaster.pid() is None:
+                        start_server(self.folder, free)
+                    return
+                except BackendError:
+                    raise
+                except OSError as error:
+                    raise self._unusable(error) from error
+                finally:
+                    release(free, inherited=True)
+            if self._postmaster.accepts():
+                return
+            self._postmaster.end_orphans()
+            time.sleep(0.005)
+        raise BackendError(
+            f"the server of {self.folder} does not answer, yet a process of its lives (on another host?): "
+            "`voxtier db stop --force`, or set VOXTIER_HOME to a folder on a local disk; "
+            f"see {self.folder}/server.log"
+        )
+
+    def _leave(self) -> None:
+        use_lock, self._use_lock = self._use_lock, None
+        # Where that fails, the keeper stops the server later.
+        with contextlib.suppress(BackendError, OSError), self._coming_or_leaving(5.0):
+            release(use_lock)
+            alone = take(self.folder / "use.lock")
+            if alone is not None and not (self.folder / "keep").exists():
+                self._shut_down()
+            release(alone)
+        release(use_lock)
+
+    def _shut_down(self) -> None:
+        """Stop the server and wait for its last process; the caller holds ``start.lock``."""
+        pid = self._postmaster.pid()
+        if pid is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)  # fast: sessions end, everything is flushed
+        deadline = time.monotonic() + STOP_WITHIN
+        while time.monotonic() < deadline:
+            free = take(self.folder / "server.lock", shared=True)
+            if free is not None:
+                return release(free)
+            time.sleep(0.002)
+        raise BackendError(
+            f"the server of {self.folder} did not stop in {STOP_WITHIN:.0f} s; see {self.folder}/server.log"
+        )
+
+    @contextlib.contextmanager
+    def _coming_or_leaving(self, timeout: float) -> Iterator[None]:
+        lock = self._wait_for_start_lock(timeout)
+        try:
+            yield
+        finally:
+            release(lock)
+
+    def _wait_for_start_lock(self, timeout: float) -> int:
+        deadline, pause = time.monotonic() + timeout, 0.001
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while (lock := take(self.folder / "start.lock")) is None:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.02)
+            else:
+                return lock
+        except OSError as error:
+            raise self._unusable(error) from error
+        raise BackendError(
+            f"another process has been starting or stopping the server of {self.folder} for {timeout:.0f} s: "
+            f"see {self.folder}/server.log, or set VOXTIER_DSN to a server of your own"
+        )
+
+    def _unusable(self, error: OSError) -> BackendError:
+        if error.errno == errno.ENOSPC:
+            remedy = "free some space, or set VOXTIER_HOME to a folder on another disk"
+        else:
+            remedy = "set VOXTIER_HOME to a local folder of your own, or VOXTIER_DSN to a PostgreSQL server"
+        return BackendError(f"{self.folder} cannot hold the database: {error.strerror or error}; {remedy}")
+
+    def _forget_after_fork(self) -> None:
+        self._threads = threading.RLock()
+        self._users = 0
+        self._use_lock = None
+
+    def _leave_at_exit(self) -> None:
+        with self._threads:
+            if self._users:
+                self._users = 0
+                self._leave()
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(parent) / name).lstat().st_blocks * 512
+    return total
+
+
+def _after_fork_in_child() -> None:
+    for server in list(_servers.values()):
+        server._forget_after_fork()
+
+
+@atexit.register
+def _leave_all() -> None:
+    for server in list(_servers.values()):
+        server._leave_at_exit()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

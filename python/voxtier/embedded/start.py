@@ -1,0 +1,169 @@
+"""Making the database folder and starting the server in it; the caller holds ``start.lock``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from voxtier.embedded import keeper
+from voxtier.embedded.postmaster import SOCKET_NAME
+from voxtier.embedded.programs import Account, Programs, find_account, find_programs
+from voxtier.errors import BackendError
+
+START_WITHIN = 120.0  # seconds; the replay of a long log is the slow case
+_COMPLAINTS = ("ERROR:", "FATAL:", "PANIC:")
+_LONGEST_SOCKET = 100  # the kernel takes 107 bytes
+_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "port": "5432",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "dynamic_shared_memory_type": "mmap",  # containers give /dev/shm 64 MB
+    "huge_pages": "off",
+    "jit": "off",  # it costs more than our statements take
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_logical_replication_workers": "0",
+    "checkpoint_timeout": "15min",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # Statements and details may name files, and file names may name patients.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+}
+
+
+def start_server(folder: Path, server_lock: int) -> None:
+    """Start the server of ``folder / "data"``, which is made if need be, and wait until it is ready.
+
+    Parameters
+    ----------
+    folder : Path
+        The server's own folder.
+    server_lock : int
+        Descriptor of the lock that the server's processes inherit.
+
+    Raises
+    ------
+    BackendError
+        It does not start; the message names the cause and the ways out.
+    OSError
+        The folder cannot be used.
+    """
+    data = folder / "data"
+    version = data / "PG_VERSION"
+    programs = find_programs(int(version.read_text()) if version.is_file() else None)
+    account = find_account(programs, folder)
+    if not version.is_file():
+        _initialise(folder, programs, account, server_lock)
+    # The lock is free, so whatever these say is of a run that has ended.
+    (data / "postmaster.pid").unlink(missing_ok=True)
+    (folder / "keep").unlink(missing_ok=True)
+    settings = _SETTINGS | {"unix_socket_directories": str(_make_socket_folder(folder, account))}
+    if programs.major >= 18:
+        settings["io_method"] = "sync"  # no extra processes
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    python = sys.executable or shutil.which("python3") or "python3"
+    keep = [python, "-I", "-S", keeper.__file__, str(folder), str(server_lock)]
+    with subprocess.Popen(
+        [*keep, *account.prefix, programs.postgres, "-D", str(data), *options],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=_environment(), pass_fds=[server_lock], start_new_session=True,
+    ) as start:  # fmt: skip
+        assert start.stdout is not None
+        answered, _, _ = select.select([start.stdout], [], [], START_WITHIN)
+        if not answered:
+            raise BackendError(
+                f"the server of {folder} is not ready after {START_WITHIN:.0f} s (it may be replaying its "
+                f"log: try again later); see {folder}/server.log"
+            )
+        if start.stdout.readline() != b"ready\n":
+            cause = explain_failure(folder) or f"see {folder}/server.log"
+            raise BackendError(f"the server of {folder} did not start: {cause}")
+
+
+def explain_failure(folder: Path) -> str:
+    """Return why the server failed: a full disk, or its log's last complaint; '' when nothing is known."""
+    log = folder / "server.log"
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < 32 << 20:
+            return f"the disk of {folder} is full: free some space, or set VOXTIER_HOME to another disk"
+        lines = log.read_text(errors="replace").splitlines()
+        complaints = [line for line in lines if any(level in line for level in _COMPLAINTS)]
+        if any("No space left on device" in line for line in complaints[-3:]):
+            return f"the disk of {folder} was full: free some space, then try again"
+        if complaints:
+            return f"{complaints[-1].partition('] ')[2] or complaints[-1]} (see {log})"
+    return ""
+
+
+def _initialise(folder: Path, programs: Programs, account: Account, server_lock: int) -> None:
+    """Make the database folder beside its place and move it there whole."""
+    unfinished = folder / "data.tmp"
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(mode=0o700)
+    if account.uid != os.geteuid():
+        os.chown(unfinished, account.uid, account.gid)
+    options = ["-U", "voxtier", "-A", "trust", "-E", "UTF8", "--locale=C", "--data-checksums"]
+    if programs.major >= 17:
+        options.append("--sync-method=syncfs")
+    # The lock goes along: should this process be killed, nobody touches the folder before initdb ends.
+    made = subprocess.run(
+        [*account.prefix, programs.initdb, "-D", str(unfinished), *options],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        env=_environment(), pass_fds=[server_lock], start_new_session=True, check=False,
+    )  # fmt: skip
+    if made.returncode != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if "No space left on device" in made.stderr + made.stdout:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        complaints = [line for line in made.stderr.splitlines() if "error:" in line or "FATAL" in line]
+        raise BackendError(
+            f"the database folder {folder} could not be made: {(complaints or ['no reason given'])[0]}; set "
+            "VOXTIER_HOME to a local folder, or VOXTIER_DSN to a PostgreSQL server of your own"
+        )
+    unfinished.rename(folder / "data")
+    parent = os.open(folder, os.O_RDONLY)
+    os.fsync(parent)
+    os.close(parent)
+
+
+def _make_socket_folder(folder: Path, account: Account) -> Path:
+    """Return a private folder for the socket whose path the kernel and PostgreSQL's settings take."""
+    name = f"voxtier-{account.uid}-{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    parents = [Path(p) for p in (runtime, tempfile.gettempdir(), "/tmp") if p and Path(p).is_dir()]
+    choices = [folder / "socket", *(parent / name for parent in parents)]
+    for choice in choices:
+        # A comma or a quote would split PostgreSQL's list of folders.
+        awkward = any(mark in str(choice) for mark in ',"')
+        if awkward or len(os.fsencode(choice / SOCKET_NAME)) > _LONGEST_SOCKET:
+            continue
+        with contextlib.suppress(FileExistsError):
+            choice.mkdir(mode=0o700)
+            if account.uid != os.geteuid():
+                os.chown(choice, account.uid, account.gid)
+        found = choice.lstat()
+        if found.st_uid == account.uid and found.st_mode & 0o170077 == 0o040000:
+            return choice
+    raise BackendError(
+        f"no private folder with a short path for the socket (tried {', '.join(map(str, choices))}): set "
+        "VOXTIER_HOME to a shorter path"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Return what the server's programs need of the environment: nothing that changes their behaviour."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+    return kept | {"LC_ALL": "C"}
