@@ -1,0 +1,64 @@
+"""The schema of the frame index: numbered SQL files, each applied once, together with its number."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from voxtier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxtier.postgres import Connection
+
+_LOCK = 0x766F_7874_6965_72  # "voxtier": one process migrates, the others wait
+_VERSIONS = """
+CREATE SCHEMA IF NOT EXISTS voxtier;
+CREATE TABLE IF NOT EXISTS voxtier.schema_version (
+    version int PRIMARY KEY,
+    name text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+def scripts() -> list[tuple[int, str, str]]:
+    """Return number, name and text of every migration, in order."""
+    found = [file for file in files(__package__).iterdir() if file.name.endswith(".sql")]
+    numbered = [(int(file.name.partition("_")[0]), file.name, file) for file in found]
+    return [(number, name, file.read_text(encoding="utf-8")) for number, name, file in sorted(numbered)]
+
+
+def current_version(connection: Connection) -> int:
+    """Return the number of the last migration that this database has, 0 for none."""
+    with connection.cursor() as cursor:
+        if cursor.execute("SELECT to_regclass('voxtier.schema_version')").fetchone() == (None,):
+            return 0
+        row = cursor.execute("SELECT coalesce(max(version), 0) FROM voxtier.schema_version").fetchone()
+        return int(row[0]) if row else 0
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database to the newest schema; does nothing when it has it, and then needs no rights.
+
+    Raises
+    ------
+    ConfigError
+        The database is newer than this package.
+    """
+    newest = max(number for number, _, _ in scripts())
+    version = current_version(connection)
+    if version < newest:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute(_VERSIONS)
+            version = current_version(connection)
+            for number, name, text in scripts():
+                if number > version:
+                    connection.execute(text.encode())
+                    connection.execute(
+                        "INSERT INTO voxtier.schema_version (version, name) VALUES (%s, %s)", (number, name)
+                    )
+    if version > newest:
+        raise ConfigError(
+            f"the database has schema version {version}, this voxtier knows {newest}: upgrade voxtier"
+        )

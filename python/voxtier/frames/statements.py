@@ -1,0 +1,140 @@
+"""The statements of the frame index. Names come from the constants of `rows` alone; values are bound."""
+
+from __future__ import annotations
+
+from voxtier.frames.rows import STAGING_COLUMNS, STORED_COLUMNS
+
+_staged = ", ".join(STAGING_COLUMNS)
+# An enumeration is read as its label.
+_stored = ", ".join(
+    f"f.{name}::text" if "." in STAGING_COLUMNS[name] else f"f.{name}" for name in STORED_COLUMNS
+)
+
+ADD_SOURCE = """
+INSERT INTO voxtier.source (name)
+SELECT %(name)s WHERE NOT EXISTS (SELECT FROM voxtier.source WHERE name = %(name)s)
+ON CONFLICT DO NOTHING
+"""
+
+# A crash may lose the last batches: the next run writes them again.
+STAGE = f"""
+SET LOCAL synchronous_commit = off;
+SET LOCAL client_min_messages = warning;
+SET LOCAL work_mem = '64MB';
+CREATE TEMP TABLE IF NOT EXISTS voxtier_staging (
+    {", ".join(f"{name} {type_}" for name, type_ in STAGING_COLUMNS.items())}
+) ON COMMIT DELETE ROWS
+"""
+
+COPY = f"COPY pg_temp.voxtier_staging ({_staged}) FROM STDIN (FORMAT binary)"
+
+# Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts.
+MERGE = f"""
+WITH merged AS (
+    INSERT INTO voxtier.file AS f (source_id, inserted_at, {_staged})
+    SELECT DISTINCT ON (key)
+        (SELECT source_id FROM voxtier.source WHERE name = %(source)s), clock_timestamp(), {_staged}
+    FROM pg_temp.voxtier_staging
+    ORDER BY key, ctid DESC
+    ON CONFLICT (key) DO UPDATE SET
+        ({_staged}) = ROW({", ".join(f"excluded.{name}" for name in STAGING_COLUMNS)}),
+        inserted_at = CASE
+            WHEN (f.size, f.mtime_ns, f.etag)
+                IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.etag)
+            THEN excluded.inserted_at ELSE f.inserted_at END
+    WHERE %(force)s
+        OR (f.size, f.mtime_ns, f.etag, f.parser_version, f.status, f.verified, f.error_kind)
+        IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.etag, excluded.parser_version,
+            excluded.status, excluded.verified, excluded.error_kind)
+    RETURNING xmax = 0 AS is_new
+)
+SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM merged
+"""
+
+KNOWN = """
+SELECT given.number, f.path, f.size, f.mtime_ns, f.etag, f.parser_version, f.status::text, f.error_kind
+FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
+JOIN voxtier.file AS f USING (key)
+"""
+
+GET = f"SELECT f.path, {_stored} FROM voxtier.file AS f WHERE f.key = %s"
+
+GET_MANY = f"""
+SELECT given.number, f.path, {_stored}
+FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
+JOIN voxtier.file AS f USING (key)
+"""
+
+_BY_UID = f"""
+SELECT source.name, f.path, {_stored}
+FROM voxtier.file AS f JOIN voxtier.source USING (source_id)
+WHERE hashtextextended(f.COLUMN, 0) = hashtextextended(%(uid)s, 0) AND f.COLUMN = %(uid)s
+    AND (%(source)s::text IS NULL OR source.name = %(source)s)
+ORDER BY f.path, source.name
+"""
+BY_SOP_INSTANCE = _BY_UID.replace("COLUMN", "sop_instance_uid")
+BY_SERIES = _BY_UID.replace("COLUMN", "series_instance_uid")
+
+SOURCES = "SELECT name FROM voxtier.source ORDER BY name"
+
+SUMMARY = """
+SELECT
+    CASE grouping(status, kind, transfer_syntax_uid, method)
+        WHEN 7 THEN 'status' WHEN 11 THEN 'kind' WHEN 13 THEN 'transfer_syntax_uid' WHEN 14 THEN 'method'
+        ELSE '' END,
+    coalesce(status::text, kind::text, transfer_syntax_uid, method::text, ''),
+    count(*), coalesce(sum(frame_count), 0)::bigint, coalesce(sum(size), 0)::bigint,
+    coalesce(sum(octet_length(frames)), 0)::bigint
+FROM voxtier.file
+WHERE source_id = (SELECT source_id FROM voxtier.source WHERE name = %s)
+GROUP BY GROUPING SETS ((), (status), (kind), (transfer_syntax_uid), (method))
+ORDER BY 1, 3 DESC, 2
+"""
+
+ERRORS = """
+SELECT f.path, f.error_kind, f.error_offset, f.error_detail FROM voxtier.file AS f
+WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+    AND f.error_kind IS NOT NULL AND f.path > %(after)s
+ORDER BY f.path LIMIT %(limit)s
+"""
+
+PATHS = """
+SELECT f.key, f.path FROM voxtier.file AS f
+WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+    AND f.key > %(after)s::uuid
+    AND (%(under)s::text[] IS NULL OR EXISTS (
+        SELECT FROM unnest(%(under)s::text[]) AS root
+        WHERE f.path = root OR starts_with(f.path, rtrim(root, '/') || '/')))
+ORDER BY f.key LIMIT %(limit)s
+"""
+
+# Rows of statistics are made at the first touch, in the order of the keys, so that flushes never deadlock.
+TOUCH = """
+WITH given AS (
+    SELECT key, sum(n)::bigint AS n, max(at) AS at
+    FROM unnest(%s::uuid[], %s::bigint[], %s::timestamptz[]) AS given (key, n, at)
+    GROUP BY key
+)
+INSERT INTO voxtier.file_stats AS s (key, last_used_at, access_count)
+SELECT key, least(given.at, clock_timestamp()), n FROM given
+WHERE EXISTS (SELECT FROM voxtier.file AS f WHERE f.key = given.key)
+ORDER BY key
+ON CONFLICT (key) DO UPDATE SET
+    access_count = s.access_count + excluded.access_count,
+    last_used_at = greatest(s.last_used_at, excluded.last_used_at)
+RETURNING key
+"""
+
+DELETE = """
+WITH locked AS (
+    SELECT f.key FROM voxtier.file AS f
+    JOIN unnest(%s::uuid[], %s::text[]) AS given (key, path) USING (key)
+    WHERE f.path = given.path
+    ORDER BY f.key FOR UPDATE OF f
+), gone AS (
+    DELETE FROM voxtier.file AS f USING locked WHERE f.key = locked.key RETURNING f.key
+), swept AS (
+    DELETE FROM voxtier.file_stats AS s USING gone WHERE s.key = gone.key
+)
+SELECT count(*) FROM gone
+"""

@@ -1,0 +1,306 @@
+"""The one door to PostgreSQL: which server, a pool of connections, credentials that expire, retries.
+
+Without a name (``dsn``, ``VOXTIER_DSN``) the database is voxtier's own server, see `voxtier.embedded`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+# Before this module's own exit hook: the pools close first, then the server stops.
+from voxtier.embedded import EmbeddedServer, embedded_server
+from voxtier.errors import BackendError, ConfigError, MissingExtraError
+
+try:
+    import psycopg
+    import psycopg_pool
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError as error:
+    raise MissingExtraError("psycopg", "frames") from error
+
+T = TypeVar("T")
+
+ATTEMPTS = 6  # of work that a passing failure stopped: about six seconds in all
+_log = logging.getLogger(__name__)
+# The pool's own warnings name the connection; what matters of them reaches the caller as an exception.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+
+# Failures that pass: lost connections (08), conflicts between transactions (40), a server that is stopping
+# or starting (57P01 to 57P03), too many connections.
+_PASSING = ("08", "40", "57P01", "57P02", "57P03", "53300")
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_inherited: list[object] = []
+
+
+class Connection(psycopg.Connection[Any]):
+    """A pooled connection that knows when it last worked."""
+
+    worked_at: float = 0.0
+
+
+class Database:
+    """A PostgreSQL database and the connections to it; safe to share between threads and to fork.
+
+    Parameters
+    ----------
+    dsn : str, callable or None
+        ``postgresql://...`` or ``key=value ...``; a callable is asked for each new connection. None:
+        ``VOXTIER_DSN``, and without that the embedded server.
+    credentials : callable or None
+        Returns connection parameters, such as ``{"user": ..., "password": token}``, for each new
+        connection: tokens may expire. While it fails, open connections go on working.
+    max_size : int
+        Connections at most; further threads wait for one.
+    timeout : float
+        Seconds to wait for a connection.
+    max_lifetime : float
+        Seconds after which a connection is replaced; keep it below the life of a token.
+    on_open : callable or None
+        Called with the first connection, before any other work.
+
+    Raises
+    ------
+    ConfigError
+        `dsn` is no connection string.
+    """
+
+    def __init__(
+        self,
+        dsn: str | Callable[[], str] | None = None,
+        *,
+        credentials: Callable[[], Mapping[str, Any]] | None = None,
+        max_size: int = 16,
+        timeout: float = 30.0,
+        max_lifetime: float = 45 * 60.0,
+        on_open: Callable[[Connection], None] | None = None,
+    ) -> None:
+        dsn = dsn or os.environ.get("VOXTIER_DSN") or None
+        if isinstance(dsn, str):
+            _check_dsn(dsn)
+        self._dsn = dsn
+        self._credentials = credentials
+        self._sizes: dict[str, Any] = {
+            "min_size": 1, "max_size": max_size, "timeout": timeout, "max_lifetime": max_lifetime
+        }  # fmt: skip
+        self.on_open = on_open
+        self._pool: psycopg_pool.ConnectionPool[Connection] | None = None
+        self._server: EmbeddedServer | None = None
+        self._opening = threading.Lock()
+        _databases.add(self)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this is voxtier's own server."""
+        return self._dsn is None
+
+    def describe(self) -> str:
+        """Return the database in words that hold no secret."""
+        if self._dsn is None:
+            return f"the embedded server in {self._embedded().folder}"
+        parts = _parsed(self._dsn() if callable(self._dsn) else self._dsn)
+        place = ":".join(str(parts[name]) for name in ("host", "port") if parts.get(name))
+        return f"{place or 'the local socket'}, database {parts.get('dbname') or 'by default'}"
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lend a connection in autocommit mode.
+
+        Raises
+        ------
+        BackendError
+            There is none to be had; the message says why and what to do.
+        """
+        pool = self._pool or self._open()
+        try:
+            connection = pool.getconn()
+        except psycopg_pool.PoolTimeout as error:
+            raise BackendError(
+                f"no connection to {self.describe()} within {pool.timeout:g} s: {self._why(None)}"
+            ) from error
+        try:
+            yield connection
+            connection.worked_at = time.monotonic()
+        finally:
+            pool.putconn(connection)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Do idempotent work on a connection, again when a passing failure stopped it.
+
+        Passing: serialization failures and deadlocks, a lost connection, a server that restarts.
+
+        Raises
+        ------
+        BackendError
+            It failed for good, or ``ATTEMPTS`` times.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self.connection() as connection:
+                    return work(connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if attempt == ATTEMPTS or not _passes(error):
+                    raise self.explained(error) from error
+                _log.info("attempt %d of %d failed (%s), trying again", attempt, ATTEMPTS, _state(error))
+                self._discard_dead()
+            except psycopg.Error as error:
+                raise self.explained(error) from error
+            time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def explained(self, error: psycopg.Error) -> BackendError | ConfigError:
+        """Return an exception that says what failed, why, and what to do."""
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return ConfigError(f"the database role may not do that: {error.diag.message_primary}")
+        return BackendError(f"{self.describe()}: {self._why(error)}")
+
+    def close(self) -> None:
+        """Close all connections and leave the embedded server."""
+        with self._opening:
+            pool, self._pool = self._pool, None
+            server, self._server = self._server, None
+        if pool is not None:
+            pool.close()
+        if server is not None:
+            server.detach()
+
+    def _open(self) -> psycopg_pool.ConnectionPool[Connection]:
+        with self._opening:
+            if self._pool is not None:
+                return self._pool
+            if self._dsn is None:
+                server = self._embedded()
+                server.attach()
+                self._server = server
+            try:
+                self._try_out()
+            except BaseException:
+                if self._server is not None:
+                    self._server.detach()
+                    self._server = None
+                raise
+            self._pool = psycopg_pool.ConnectionPool(
+                self._conninfo, kwargs=self._parameters, connection_class=Connection, check=_check,
+                name="voxtier", open=True, **self._sizes,
+            )  # fmt: skip
+            return self._pool
+
+    def _try_out(self) -> None:
+        """Connect once outside the pool, which would try for long and keep the reason to itself."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with Connection.connect(self._conninfo(), **self._parameters()) as connection:
+                    _warn_of_plain_text(connection)
+                    if self.on_open is not None:
+                        self.on_open(connection)
+                return
+            except psycopg.Error as error:
+                # Right after a crash the server is up, but not yet ready.
+                if not isinstance(error, psycopg.errors.CannotConnectNow) or time.monotonic() > deadline:
+                    raise self.explained(error) from error
+                time.sleep(0.05)
+
+    def _embedded(self) -> EmbeddedServer:
+        return self._server or embedded_server()
+
+    def _conninfo(self) -> str:
+        if self._server is not None:
+            self._server.ensure_running()
+            return self._server.conninfo()
+        assert self._dsn is not None
+        return self._dsn() if callable(self._dsn) else self._dsn
+
+    def _parameters(self) -> dict[str, Any]:
+        given = dict(self._credentials()) if self._credentials is not None else {}
+        return {"application_name": "voxtier", "connect_timeout": 15, "autocommit": True, **given}
+
+    def _discard_dead(self) -> None:
+        """Look at every idle connection: when one is lost, most are."""
+        if (pool := self._pool) is not None:
+            with contextlib.suppress(psycopg.Error, psycopg_pool.PoolClosed):
+                pool.check()
+
+    def _why(self, error: psycopg.Error | None) -> str:
+        """Say why and what to do, without the details of PostgreSQL's message: they may quote values."""
+        said = error.diag.message_primary if error is not None else None
+        if isinstance(error, psycopg.errors.DiskFull):
+            return f"{said}; free some space on the database's disk, then try again"
+        if said is None or (error is not None and _passes(error)):  # the connection was lost, or never made
+            known = self._server.explain_failure() if self._server is not None else ""
+            if known:
+                return known
+            if said is None and type(error) is psycopg.OperationalError:
+                said = str(error).strip().splitlines()[0]
+        remedy = (
+            "`voxtier doctor` tells more" if self.is_embedded else "check the server, --dsn or VOXTIER_DSN"
+        )
+        return (
+            f"{said or (type(error).__name__ if error else 'all are in use or none can be made')}; {remedy}"
+        )
+
+    def _forget_after_fork(self) -> None:
+        # The parent's connections stay the parent's: neither used nor closed, which would end its sessions.
+        _inherited.append(self._pool)
+        self._pool = None
+        self._server = None
+        self._opening = threading.Lock()
+
+
+def _check_dsn(dsn: str) -> None:
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # libpq's own message quotes what it was given, and that may be the password.
+        raise ConfigError(
+            "--dsn or VOXTIER_DSN is no connection string: write postgresql://user@host:5432/database or "
+            "'host=... dbname=...'"
+        ) from None
+
+
+def _parsed(dsn: str) -> Mapping[str, Any]:
+    _check_dsn(dsn)
+    return conninfo_to_dict(dsn)
+
+
+def _check(connection: Connection) -> None:
+    """Look whether a connection still works, unless it did within the last second."""
+    if time.monotonic() - connection.worked_at > 1.0:
+        psycopg_pool.ConnectionPool.check_connection(connection)
+
+
+def _passes(error: psycopg.Error) -> bool:
+    return error.sqlstate is None or error.sqlstate.startswith(_PASSING)
+
+
+def _state(error: psycopg.Error) -> str:
+    return error.sqlstate or type(error).__name__
+
+
+def _warn_of_plain_text(connection: Connection) -> None:
+    host = connection.info.host
+    local = not host or host.startswith("/") or host in {"localhost", "127.0.0.1", "::1"}
+    if not local and not connection.pgconn.ssl_in_use:
+        _log.warning("the connection to the database is not encrypted: add sslmode=verify-full to the DSN")
+
+
+def _after_fork_in_child() -> None:
+    for database in list(_databases):
+        database._forget_after_fork()
+
+
+@atexit.register
+def _close_all() -> None:
+    for database in list(_databases):
+        database.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
