@@ -22,32 +22,32 @@ const LONGEST_DETAIL: usize = 500;
 /// The columns of [`Row`] in their order: the contract with the staging table of the store.
 pub const COLUMNS: [&str; 29] = [
     "key",
-    "size",
-    "mtime_ns",
-    "pixel_data_pos",
-    "error_offset",
+    "path",
+    "parser_version",
+    "etag",
     "status",
     "kind",
     "method",
     "verified",
     "offsets_in",
     "truncated_from",
+    "notes",
+    "transfer_syntax_uid",
     "number_of_frames",
     "frame_count",
     "rows",
     "columns",
     "samples_per_pixel",
     "bits_allocated",
-    "parser_version",
-    "path",
-    "etag",
-    "transfer_syntax_uid",
     "photometric_interpretation",
+    "pixel_data_pos",
     "sop_instance_uid",
     "series_instance_uid",
     "study_instance_uid",
-    "notes",
+    "size",
+    "mtime_ns",
     "error_kind",
+    "error_offset",
     "error_detail",
     "frames",
 ];
@@ -163,37 +163,37 @@ fn write_row(
     };
     let image = error.is_none().then_some(&table.image);
     let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
-    let text = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
     let notes: Vec<&str> = table.notes.names().collect();
     let frames = packed::encode(&table.layout);
 
     let mut row = Row::new();
     row.bytes(Some(&key));
-    row.long(fingerprint.map(|fingerprint| fingerprint.size.cast_signed()));
-    row.long(fingerprint.and_then(|fingerprint| fingerprint.mtime_ns));
-    row.long(table.pixel_data_pos.map(u64::cast_signed));
-    row.long(error.and_then(|error| error.offset).map(u64::cast_signed));
+    row.bytes(Some(path.as_bytes()));
+    row.bytes(Some(&PARSER_VERSION.to_be_bytes()));
+    row.bytes(None);
     for name in [status, kind, table.method.name(), table.verified.name(), table.offsets_in.name()] {
         row.bytes(Some(name.as_bytes()));
     }
     row.int(table.truncated_from.map(number));
+    row.texts(&notes);
+    row.text(&table.transfer_syntax_uid);
     row.int(image.map(|image| number(image.number_of_frames)));
     row.int(Some(i32::try_from(table.frames()).unwrap_or(i32::MAX)));
     row.int(image.map(|image| number(image.rows)));
     row.int(image.map(|image| number(image.columns)));
     row.int(image.map(|image| i32::from(image.samples_per_pixel)));
     row.int(image.map(|image| i32::from(image.bits_allocated)));
-    row.bytes(Some(&PARSER_VERSION.to_be_bytes()));
-    row.bytes(Some(path.as_bytes()));
-    row.bytes(None);
-    row.text(text(&table.transfer_syntax_uid));
-    row.text(image.and_then(|image| text(&image.photometric_interpretation)));
-    row.text(image.and_then(|image| text(&image.sop_instance_uid)));
-    row.text(image.and_then(|image| text(&image.series_instance_uid)));
-    row.text(image.and_then(|image| text(&image.study_instance_uid)));
-    row.texts(&notes);
-    row.text(error.map(|error| error.kind.name().to_owned()));
-    row.text(error.map(|error| error.detail.replace('\0', " ").chars().take(LONGEST_DETAIL).collect()));
+    row.text(&table.image.photometric_interpretation);
+    row.long(table.pixel_data_pos.map(u64::cast_signed));
+    row.text(&table.image.sop_instance_uid);
+    row.text(&table.image.series_instance_uid);
+    row.text(&table.image.study_instance_uid);
+    row.long(fingerprint.map(|fingerprint| fingerprint.size.cast_signed()));
+    row.long(fingerprint.and_then(|fingerprint| fingerprint.mtime_ns));
+    row.text(error.map_or("", |error| error.kind.name()));
+    row.long(error.and_then(|error| error.offset).map(u64::cast_signed));
+    let detail = error.map(|error| error.detail.replace('\0', " ").chars().take(LONGEST_DETAIL).collect());
+    row.text(detail.unwrap_or(String::new()).as_str());
     row.bytes(Some(frames.as_slice()).filter(|frames| !frames.is_empty()));
     row.bytes
 }
@@ -229,8 +229,9 @@ impl Row {
         self.bytes(value.map(i32::to_be_bytes).as_ref().map(<[u8; 4]>::as_slice));
     }
 
-    fn text(&mut self, value: Option<String>) {
-        self.bytes(value.as_ref().map(String::as_bytes));
+    /// Absent text is NULL, never empty.
+    fn text(&mut self, value: &str) {
+        self.bytes(Some(value.as_bytes()).filter(|value| !value.is_empty()));
     }
 
     /// `text[]`: one dimension from 1, no NULLs, elements of type 25; NULL where there is none.

@@ -84,6 +84,7 @@ class Known(NamedTuple):
     parser_version: int
     status: str
     error_kind: str | None
+    frame_count: int
 
 
 class Refusal(NamedTuple):

@@ -52,7 +52,8 @@ SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM m
 """
 
 KNOWN = """
-SELECT given.number, f.path, f.size, f.mtime_ns, f.etag, f.parser_version, f.status::text, f.error_kind
+SELECT given.number, f.path, f.size, f.mtime_ns, f.etag, f.parser_version, f.status::text, f.error_kind,
+    f.frame_count
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """

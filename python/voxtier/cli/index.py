@@ -1,0 +1,217 @@
+"""``voxtier index | summary | errors``: the index of a source, made and looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from voxtier.cli import EXIT_FINDINGS, EXIT_PARTIAL
+from voxtier.cli.frames import PATHS, given_paths
+from voxtier.cli.options import DSN, SOURCE, open_store
+from voxtier.cli.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from voxtier.frames.index import FileReport
+    from voxtier.frames.store import Summary, Tally
+
+_MEANING = {
+    "ok": "every frame can be read",
+    "unchanged": "indexed before, same size and time: not read again",
+    "truncated": "the file is cut: the frames before the cut can be read",
+    "no_pixels": "reports, plans and the like: nothing to read",
+    "ambiguous": "nobody can say which fragment belongs to which frame: refused",
+    "error": "refused or unreadable: see `voxtier errors`; tried again on the next run",
+    "refused": "the path itself cannot be stored",
+}
+
+
+@click.command()
+@PATHS
+@SOURCE
+@DSN
+@click.option("--ext", "extension", default=".dcm", show_default=True, help="Take files that end so.")
+@click.option("--all-files", is_flag=True, help="Take every file, whatever its name.")
+@click.option("--threads", default=16, show_default=True, type=click.IntRange(1, 1024), help="Reads in flight.")
+@click.option("--force", is_flag=True, help="Read every file again, also unchanged ones.")
+@click.option("--prune", is_flag=True, help="Forget indexed files below PATH that are gone.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each file, then a summary.")
+def index(
+    paths: tuple[str, ...],
+    source: str,
+    dsn: str | None,
+    extension: str,
+    all_files: bool,
+    threads: int,
+    force: bool,
+    prune: bool,
+    as_json: bool,
+) -> int:
+    """Index the frames of every DICOM file below PATH (a file, a folder, or - for paths on stdin).
+
+    Run it again and only new and changed files are read. A file that is refused is a row of its own, with
+    its reason. Exit code 0, or 3 when some files were refused.
+    """
+    from voxtier.frames.index import FileIndexer, index_files
+    from voxtier.frames.paths import iter_files
+
+    wanted = None if all_files else extension
+    roots = [path if path == "-" else os.path.abspath(path) for path in paths]  # noqa: PTH100
+    files = iter_files(map(os.path.abspath, given_paths(roots)), extension=wanted)
+    counts: Counter[str] = Counter()
+    frames = pruned = 0
+    started = time.monotonic()
+    with open_store(dsn) as store:
+        indexer = FileIndexer(store, source=source, threads=threads, force=force)
+        progress = Progress("files")
+        with _counting(progress, roots, wanted):
+            for reports in index_files(indexer, files):
+                counts.update(report.status for report in reports)
+                frames += sum(report.frames for report in reports)
+                progress.advance(len(reports), _trouble(counts))
+                if as_json:
+                    _print_reports(reports)
+        progress.close()
+        if prune:
+            under = [root for root in roots if root != "-"]
+            pruned = store.prune(source, under=under, force=force)
+        place = store.database.describe()
+    seconds = time.monotonic() - started
+    if as_json:
+        summary = {"statuses": dict(counts), "num_frames": frames, "pruned": pruned, "seconds": round(seconds, 3)}
+        click.echo(json.dumps({"summary": summary}))
+    else:
+        click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
+        if not counts and not all_files and "-" not in roots:
+            click.echo(f"no file ends in {extension}: --all-files takes every file", err=True)
+    return EXIT_PARTIAL if counts["error"] + counts["ambiguous"] + counts["refused"] else 0
+
+
+@contextlib.contextmanager
+def _counting(progress: Progress, roots: list[str], extension: str | None) -> Iterator[None]:
+    """Count the files in the background, for the time left, where somebody watches."""
+    if not sys.stderr.isatty() or "-" in roots:
+        yield
+        return
+    stop = threading.Event()
+
+    def count() -> None:
+        from voxtier.frames.paths import iter_files
+
+        total = 0
+        for total, _ in enumerate(iter_files(roots, extension=extension), 1):  # noqa: B007
+            if stop.is_set():
+                return
+        progress.total = total
+
+    threading.Thread(target=count, daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _trouble(counts: Counter[str]) -> str:
+    failed = counts["error"] + counts["ambiguous"] + counts["refused"]
+    return f", {failed:,} refused" if failed else ""
+
+
+def _print_reports(reports: list[FileReport]) -> None:
+    for report in reports:
+        click.echo(json.dumps({"path": report.path, **report.as_status()}))
+
+
+def _run_summary(
+    counts: Counter[str], frames: int, pruned: int, seconds: float, source: str, place: str
+) -> str:
+    total = counts.total()
+    rate = total / seconds if seconds > 0 else 0.0
+    lines = [
+        f"{total:,} files, {frames:,} frames in {duration(seconds)} ({rate:,.0f} files/s)",
+        f"source {source}, {place}",
+    ]
+    lines += [f"  {status:<10}{counts[status]:>12,}  {_MEANING[status]}" for status in _MEANING if counts[status]]
+    if pruned:
+        lines.append(f"  {'pruned':<10}{pruned:>12,}  gone from disk, forgotten")
+    return "\n".join(lines)
+
+
+@click.command()
+@SOURCE
+@DSN
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def summary(source: str, dsn: str | None, as_json: bool) -> int:
+    """Count the files, frames and bytes of a source by status, kind, transfer syntax and method."""
+    with open_store(dsn) as store:
+        found = store.summary(source)
+        others = [name for name in store.sources() if name != source]
+    if as_json:
+        click.echo(json.dumps({"source": source, **_summary_json(found)}))
+        return 0
+    click.echo(f"source {source}: {_tally(found.total)}")
+    for title, tallies in (
+        ("status", found.by_status),
+        ("stored as", found.by_kind),
+        ("transfer syntax", found.by_transfer_syntax_uid),
+        ("found by", found.by_method),
+    ):
+        click.echo(f"\n{title}")
+        for name, tally in tallies.items():
+            click.echo(f"  {_named(title, name):<58}{tally.files:>12,} files {tally.frames:>14,} frames")
+    if others:
+        click.echo(f"\nother sources: {', '.join(others)}")
+    return 0
+
+
+def _named(title: str, name: str) -> str:
+    from voxtier.frames.explain import transfer_syntax_name
+
+    if title == "transfer syntax":
+        return f"{name} {transfer_syntax_name(name)}" if name else "(none)"
+    return name or "(none)"
+
+
+def _tally(tally: Tally) -> str:
+    each = tally.table_bytes / tally.frames if tally.frames else 0.0
+    return (
+        f"{tally.files:,} files, {tally.frames:,} frames, {tally.file_bytes / 1e9:,.2f} GB indexed by "
+        f"{tally.table_bytes:,} bytes of tables ({each:.1f} a frame)"
+    )
+
+
+def _summary_json(found: Summary) -> dict[str, object]:
+    return {
+        "total": found.total._asdict(),
+        "by_status": {name: tally._asdict() for name, tally in found.by_status.items()},
+        "by_kind": {name: tally._asdict() for name, tally in found.by_kind.items()},
+        "by_transfer_syntax_uid": {
+            name: tally._asdict() for name, tally in found.by_transfer_syntax_uid.items()
+        },
+        "by_method": {name: tally._asdict() for name, tally in found.by_method.items()},
+    }
+
+
+@click.command()
+@SOURCE
+@DSN
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def errors(source: str, dsn: str | None, as_json: bool) -> int:
+    """List the files that were refused, each with its reason. Exit code 1 when there are any."""
+    count = 0
+    with open_store(dsn) as store:
+        for error in store.errors(source):
+            count += 1
+            if as_json:
+                click.echo(json.dumps(error._asdict()))
+            else:
+                place = "" if error.offset is None else f" at byte {error.offset:,}"
+                click.echo(f"{error.path}\n    {error.kind}{place}: {error.detail}")
+    return EXIT_FINDINGS if count else 0

@@ -1,0 +1,32 @@
+"""Options and openings that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from voxtier.frames.store import FrameStore
+
+SOURCE = click.option(
+    "--source", default="default", show_default=True, help="Name under which the files are indexed."
+)
+DSN = click.option(
+    "--dsn",
+    envvar="VOXTIER_DSN",
+    help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
+)
+
+
+def open_store(dsn: str | None) -> FrameStore:
+    """Open the frame index, or say which extra is missing."""
+    from voxtier.errors import MissingExtraError
+
+    try:
+        from voxtier.frames.store import FrameStore
+    except ModuleNotFoundError as error:
+        if error.name not in ("psycopg", "psycopg_pool", "platformdirs"):
+            raise
+        raise MissingExtraError(error.name, "frames") from error
+    return FrameStore(dsn)
