@@ -40,7 +40,9 @@ _MEANING = {
 @DSN
 @click.option("--ext", "extension", default=".dcm", show_default=True, help="Take files that end so.")
 @click.option("--all-files", is_flag=True, help="Take every file, whatever its name.")
-@click.option("--threads", default=16, show_default=True, type=click.IntRange(1, 1024), help="Reads in flight.")
+@click.option(
+    "--threads", default=16, show_default=True, type=click.IntRange(1, 1024), help="Reads in flight."
+)
 @click.option("--force", is_flag=True, help="Read every file again, also unchanged ones.")
 @click.option("--prune", is_flag=True, help="Forget indexed files below PATH that are gone.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each file, then a summary.")
@@ -86,7 +88,12 @@ def index(
         place = store.database.describe()
     seconds = time.monotonic() - started
     if as_json:
-        summary = {"statuses": dict(counts), "num_frames": frames, "pruned": pruned, "seconds": round(seconds, 3)}
+        summary = {
+            "statuses": dict(counts),
+            "num_frames": frames,
+            "pruned": pruned,
+            "seconds": round(seconds, 3),
+        }
         click.echo(json.dumps({"summary": summary}))
     else:
         click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
@@ -138,7 +145,9 @@ def _run_summary(
         f"{total:,} files, {frames:,} frames in {duration(seconds)} ({rate:,.0f} files/s)",
         f"source {source}, {place}",
     ]
-    lines += [f"  {status:<10}{counts[status]:>12,}  {_MEANING[status]}" for status in _MEANING if counts[status]]
+    lines += [
+        f"  {status:<10}{counts[status]:>12,}  {_MEANING[status]}" for status in _MEANING if counts[status]
+    ]
     if pruned:
         lines.append(f"  {'pruned':<10}{pruned:>12,}  gone from disk, forgotten")
     return "\n".join(lines)

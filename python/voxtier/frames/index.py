@@ -50,7 +50,7 @@ class FileReport(NamedTuple):
     error: str | None
 
     def as_status(self) -> dict[str, str | int]:
-        """Return the status object of the published index job: ``cached``, ``skipped``, ``partial``, ``error``."""
+        """Return the origin's status object: ``cached``, ``skipped``, ``partial`` or ``error``."""
         match self.status:
             case "ok":
                 return {"status": "cached", "num_frames": self.frames}
