@@ -109,9 +109,7 @@ class EmbeddedServer:
 
     def ensure_running(self) -> None:
         """Start the server again if it was killed under its users: microseconds if not."""
-        probe = take(self.folder / "server.lock", shared=True)
-        if probe is not None:
-            release(probe)
+        if self._postmaster.pid() is None:
             with self._threads, self._coming_or_leaving(START_WITHIN + 30):
                 self._bring_up()
 

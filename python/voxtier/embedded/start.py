@@ -19,7 +19,7 @@ from voxtier.embedded.programs import Account, Programs, find_account, find_prog
 from voxtier.errors import BackendError
 
 START_WITHIN = 120.0  # seconds; the replay of a long log is the slow case
-_COMPLAINTS = ("ERROR:", "FATAL:", "PANIC:")
+_CALM = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")
 _LONGEST_SOCKET = 100  # the kernel takes 107 bytes
 _SETTINGS = {
     "listen_addresses": "",
@@ -99,7 +99,7 @@ def explain_failure(folder: Path) -> str:
         if shutil.disk_usage(folder).free < 32 << 20:
             return f"the disk of {folder} is full: free some space, or set VOXTIER_HOME to another disk"
         lines = log.read_text(errors="replace").splitlines()
-        complaints = [line for line in lines if any(level in line for level in _COMPLAINTS)]
+        complaints = [line for line in lines if not any(level in line for level in _CALM)]
         if any("No space left on device" in line for line in complaints[-3:]):
             return f"the disk of {folder} was full: free some space, then try again"
         if complaints:

@@ -1,0 +1,42 @@
+"""What every room's tests share: one embedded PostgreSQL server, and a fresh database in it for each test."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Connection string of an embedded server in a folder of its own; no test sees the user's."""
+    from voxtier.embedded import EmbeddedServer
+
+    with tempfile.TemporaryDirectory(prefix="voxtier-tests-") as home:
+        server = EmbeddedServer(Path(home))
+        server.attach()
+        yield server.conninfo()
+        server.detach()
+
+
+@pytest.fixture
+def dsn(postgres: str) -> Iterator[str]:
+    """Connection string of an empty database, dropped after the test."""
+    import psycopg
+
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        yield psycopg.conninfo.make_conninfo(postgres, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(autouse=True)
+def _no_database_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("VOXTIER_DSN", raising=False)
+    monkeypatch.setenv("VOXTIER_HOME", str(tmp_path / "voxtier-home"))
