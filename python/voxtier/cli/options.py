@@ -17,6 +17,16 @@ DSN = click.option(
     envvar="VOXTIER_DSN",
     help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
 )
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def in_bytes(count: float) -> str:
+    """Return a number of bytes for people: ``1.3 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def open_store(dsn: str | None) -> FrameStore:

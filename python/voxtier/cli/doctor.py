@@ -1,0 +1,169 @@
+"""``voxtier doctor``: what an installation has, lacks, and how fast its database answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from voxtier import __version__
+from voxtier.cli import EXIT_BACKEND, EXIT_FINDINGS
+from voxtier.cli.options import AS_JSON, DSN, in_bytes
+from voxtier.errors import BackendError, ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from voxtier.postgres import Connection, Database
+
+_LOW_DISK = 1 << 30
+_FEW_FILES = 1024
+# What each extra brings, to tell which rooms are furnished.
+_EXTRAS = {
+    "frames": ("psycopg", "psycopg-pool", "platformdirs"),
+    "dicom": ("pydicom",),
+    "volumes": ("tiledb", "nibabel"),
+    "tensors": ("torch", "monai"),
+    "spark": ("pyspark", "pyarrow"),
+    "databricks": ("databricks-sdk",),
+}
+_INDEX = """
+SELECT source.name, count(f.key), count(f.error_kind), coalesce(sum(f.frame_count), 0)
+FROM voxtier.source LEFT JOIN voxtier.file AS f USING (source_id)
+GROUP BY 1 ORDER BY 1
+"""
+
+
+class Finding(NamedTuple):
+    """One line of the report; `verdict` is ``ok``, ``note``, ``wrong`` or ``down``."""
+
+    topic: str
+    verdict: str
+    text: str
+
+
+@click.command()
+@DSN
+@AS_JSON
+def doctor(*, dsn: str | None, as_json: bool) -> int:
+    """Check the installation, its limits and its database.
+
+    Starts voxtier's own database for the moment if no --dsn names another. Exit code 0 if all is well, 1 if
+    something is wrong, 4 if the database cannot be reached.
+    """
+    verdicts = set()
+    for finding in _findings(dsn):
+        verdicts.add(finding.verdict)
+        if as_json:
+            click.echo(json.dumps(finding._asdict()))
+        else:
+            mark = {"ok": "ok   ", "note": "note ", "wrong": "WRONG", "down": "DOWN "}[finding.verdict]
+            click.echo(f"{mark} {finding.topic:<11} {finding.text}")
+    return EXIT_BACKEND if "down" in verdicts else EXIT_FINDINGS if "wrong" in verdicts else 0
+
+
+def _findings(dsn: str | None) -> Iterator[Finding]:
+    machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    yield Finding("voxtier", "ok", f"{__version__}, {machine}, {os.cpu_count()} processors")
+    yield from _extras()
+    yield _open_files()
+    if dsn is None:
+        yield from _own_server()
+    yield from _database(dsn)
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, packages in _EXTRAS.items():
+        found = {name: version for name in packages if (version := _version(name))}
+        listed = ", ".join(f"{name} {version}" for name, version in found.items())
+        if len(found) == len(packages):
+            yield Finding(extra, "ok", listed)
+        else:
+            missing = ", ".join(name for name in packages if name not in found)
+            verdict = "wrong" if extra == "frames" else "note"
+            yield Finding(extra, verdict, f"without {missing}: pip install 'voxtier[{extra}]'")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    advice = f": raise it (ulimit -n {min(hard, 65536)})" if soft < _FEW_FILES else ""
+    return Finding("limits", "note" if advice else "ok", f"{soft} open files, at most {hard}{advice}")
+
+
+def _own_server() -> Iterator[Finding]:
+    from voxtier.embedded import embedded_server
+    from voxtier.embedded.programs import find_account, find_programs
+
+    try:
+        folder = embedded_server().folder
+        existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+        free = shutil.disk_usage(existing).free
+        verdict = "note" if free < _LOW_DISK else "ok"
+        yield Finding("disk", verdict, f"{in_bytes(free)} free for {folder}")
+        version = folder / "data" / "PG_VERSION"
+        programs = find_programs(int(version.read_text()) if version.is_file() else None)
+        way = find_account(programs, existing).prefix[:1]
+        runs = {(): "as you", ("unshare",): "in a user namespace", ("setpriv",): "as another account"}[way]
+        yield Finding("postgresql", "ok", f"{programs.version} in {programs.folder}, runs {runs}")
+        found = embedded_server().status()
+        state = f"running, process {found.pid}" if found.running else "not running, started when needed"
+        yield Finding("server", "ok", f"{state}, {in_bytes(found.bytes_on_disk)} in {folder}")
+    except (BackendError, MissingExtraError) as error:
+        yield Finding("postgresql", "down", str(error))
+
+
+def _database(dsn: str | None) -> Iterator[Finding]:
+    try:
+        from voxtier.frames.store import FrameStore
+    except MissingExtraError as error:
+        yield Finding("database", "down", str(error))
+        return
+    started = time.perf_counter()
+    try:
+        with FrameStore(dsn) as store:
+            version = _ask(store.database, "SELECT current_setting('server_version')")
+            opened = time.perf_counter() - started
+            text = f"{store.database.describe()}: PostgreSQL {version}, opened in {opened * 1e3:.0f} ms"
+            yield Finding("database", "ok", text)
+            round_trip = min(_timed(lambda: _ask(store.database, "SELECT 1")) for _ in range(20))
+            verdict = "note" if round_trip > 0.01 else "ok"
+            yield Finding("round trip", verdict, f"{round_trip * 1e6:.0f} µs for a question and its answer")
+            schema = _ask(store.database, "SELECT max(version) FROM voxtier.schema_version")
+            may_write = _ask(store.database, "SELECT has_table_privilege('voxtier.file', 'INSERT, UPDATE')")
+            rights = "may write" if may_write else "may only read"
+            yield Finding("schema", "ok", f"version {schema}, this role {rights}")
+            for name, files, errors, frames in store.database.run(_index):
+                text = f"{name}: {files:,} files, {errors:,} of them refused, {frames:,} frames"
+                yield Finding("index", "ok", text)
+    except BackendError as error:
+        yield Finding("database", "down", str(error))
+    except ConfigError as error:
+        yield Finding("database", "wrong", str(error))
+
+
+def _index(connection: Connection) -> list[tuple[str, int, int, int]]:
+    return connection.execute(_INDEX.encode()).fetchall()
+
+
+def _ask(database: Database, question: str) -> object:
+    [answer] = database.run(lambda connection: connection.execute(question.encode()).fetchone()) or [None]
+    return answer
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
