@@ -1,0 +1,46 @@
+"""Run journeys, write their JSON, draw the report: ``python -m benches [JOURNEY ...] [--quick]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from benches.measure import RESULTS, machine
+from benches.report import write_report
+
+JOURNEYS = ["small_files", "slides", "functional_groups", "pydicom_files", "tables"]
+
+
+def main() -> int:
+    """Run the journeys that were asked for."""
+    options = argparse.ArgumentParser(prog="python -m benches", description=__doc__)
+    options.add_argument("journeys", nargs="*", metavar="JOURNEY", help=f"some of: {', '.join(JOURNEYS)}")
+    options.add_argument("--quick", action="store_true", help="small sizes, about a minute in all")
+    options.add_argument("--rounds", type=int, default=5, help="laps of every way (the best one counts)")
+    options.add_argument("--folder", type=Path, help="where files are made (a real disk; removed at the end)")
+    chosen = options.parse_args()
+    unknown = set(chosen.journeys) - set(JOURNEYS)
+    if unknown:
+        options.error(f"no such journey: {', '.join(sorted(unknown))}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    for name in chosen.journeys or JOURNEYS:
+        with tempfile.TemporaryDirectory(prefix="voxtier-bench-", dir=chosen.folder or "/var/tmp") as folder:
+            races = importlib.import_module(f"benches.{name}").run(
+                Path(folder), quick=chosen.quick, rounds=chosen.rounds
+            )
+        content = {"machine": machine(), "quick": chosen.quick, "races": [asdict(race) for race in races]}
+        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    report = write_report(RESULTS, JOURNEYS)
+    print(f"\n{time.perf_counter() - started:.0f} s; report: {report}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

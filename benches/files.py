@@ -1,0 +1,100 @@
+"""The files that the journeys read: made with the tests' own builder, on disk, of honest sizes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from builders import (
+    EXPLICIT_LE,
+    JPEG,
+    SEQUENCE_END,
+    Element,
+    Items,
+    dicom,
+    element,
+    image,
+    item_header,
+    pattern,
+)
+
+
+def ct_header() -> list[Element]:
+    """About 4.3 KB of attributes before the pixels, as a CT slice has them."""
+    attributes = image(rows=512, columns=512, bits=16)
+    history = Items(
+        [[element("Modality", "CT"), Element(0x0008103E, "LO", "a step of the scan")]] * 12, undefined=True
+    )
+    more = [
+        Element(0x00080008, "CS", "ORIGINAL\\PRIMARY\\AXIAL"),
+        Element(0x00081140, "SQ", history),
+        *(Element(0x00180000 + number, "DS", "1.0000000") for number in range(0x50, 0xC0)),
+        Element(0x00280030, "DS", "0.7\\0.7 "),
+        Element(0x00291010, "OB", pattern(1200)),
+    ]
+    return sorted([*attributes, *more], key=lambda each: each.tag)
+
+
+def ct_files(folder: Path, count: int) -> list[Path]:
+    """``count`` CT slices of 512 KB."""
+    folder.mkdir()
+    header = dicom([*ct_header(), element("PixelData", b"", "OW")]).content[:-4]
+    content = header + struct.pack("<I", 524_288) + os.urandom(524_288)
+    paths = [folder / f"slice-{number:05}.dcm" for number in range(count)]
+    for path in paths:
+        path.write_bytes(content)
+    return paths
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An encapsulated file of many frames, one fragment each."""
+
+    path: Path
+    frames: int
+    first_item: int  # offset of the first Item tag after the Basic Offset Table
+
+
+def slide(path: Path, frames: int, mean: int, table: str) -> Slide:
+    """Write a slide whose frames are around ``mean`` bytes; ``table`` is none, bot or eot."""
+    lengths = [mean - mean // 4 + (number * 7919) % (mean // 2) & ~1 for number in range(frames)]
+    offsets, position = [], 0
+    for length in lengths:
+        offsets.append(position)
+        position += 8 + length
+    extended = []
+    if table == "eot":
+        extended = [
+            element("ExtendedOffsetTable", tuple(offsets)),
+            element("ExtendedOffsetTableLengths", tuple(lengths)),
+        ]
+    basic = struct.pack(f"<{frames}I", *offsets) if table == "bot" else b""
+    attributes = image(rows=256, columns=256, samples=3, photometric="YBR_FULL_422", planar=0, frames=frames)
+    opening = Element(0x7FE00010, "OB", item_header(len(basic)) + basic, 0xFFFFFFFF)
+    head = dicom([*attributes, *extended, opening], JPEG).content
+    noise = os.urandom(mean * 2).replace(b"\xff", b"\0")
+    with path.open("wb") as file:
+        file.write(head)
+        for length in lengths:
+            file.write(item_header(length) + b"\xff\xd8" + noise[: length - 4] + b"\xff\xd9")
+        file.write(item_header(0, "<", SEQUENCE_END))
+    return Slide(path, frames, len(head))
+
+
+def functional_groups(path: Path, count: int, *, undefined: bool) -> Path:
+    """Write an enhanced multi-frame object: ``count`` items of per-frame attributes (PS3.3 C.7.6.16)."""
+    position = Items(
+        [[Element(0x00200032, "DS", "0\\0\\1"), Element(0x00200037, "DS", "1\\0\\0\\0\\1\\0 ")]],
+        undefined=undefined,
+    )
+    content = Items([[Element(0x00209057, "UL", 7)]], undefined=undefined)
+    group = [Element(0x00209111, "SQ", content), Element(0x00209113, "SQ", position)]
+    groups = element("PerFrameFunctionalGroups", Items([group] * count, undefined=undefined))
+    elements = [*image(frames=count), groups, element("PixelData", pattern(16) * count, "OW")]
+    path.write_bytes(dicom(elements, EXPLICIT_LE).content)
+    return path

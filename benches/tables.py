@@ -1,0 +1,109 @@
+"""Journey: what becomes of a table: packed, unpacked, asked for a frame; and what it weighs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from pathlib import Path
+
+from benches.files import slide
+from benches.measure import Goal, Result, Way, race, timed
+from voxtier.frames import FrameTable, read_frame, read_table
+
+LOOK_UPS = 10_000
+
+
+def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+    """Hold a table of many frames against the row-per-frame lists that others keep."""
+    made = slide(folder / "slide.dcm", 10_000 if quick else 100_000, 10_000, "none")
+    table = read_table(made.path, verify="all")
+    return [unpacking(table, rounds), asking(table, rounds), reading(made.path, table, rounds)]
+
+
+def rows_of(table: FrameTable) -> list[dict[str, int]]:
+    """One dict a frame, as the predecessor keeps them."""
+    return [
+        {"frame_number": index, "start_pos": start, "end_pos": end - 1}
+        for index in range(len(table))
+        for start, end in table.ranges(index)
+    ]
+
+
+def unpacking(table: FrameTable, rounds: int) -> Result:
+    rows, record = rows_of(table), table.to_bytes()
+    as_json, as_pickle = json.dumps(rows), pickle.dumps(rows)
+    frames = len(table)
+    result = Result(
+        "tables",
+        f"A stored table of {frames:,} frames, made ready to serve",
+        "From the bytes that a store holds to something that answers for any frame; the checksum is tested.",
+        "table",
+        1,
+    )
+    result.facts += [
+        f"Bytes a frame: packed {len(table.packed) / frames:.2f}, whole record {len(record) / frames:.2f}, "
+        f"pickled rows {len(as_pickle) / frames:.0f}, JSON {len(as_json) / frames:.0f}.",
+    ]
+    assert FrameTable.from_bytes(record) == table
+    ways = [
+        Way("voxtier FrameTable.from_bytes", timed(lambda: len(FrameTable.from_bytes(record))), "voxtier"),
+        Way("rows from pickle", timed(lambda: len(pickle.loads(as_pickle)))),
+        Way("rows from JSON", timed(lambda: len(json.loads(as_json)))),
+    ]
+    return race(
+        result, ways, [Goal("voxtier FrameTable.from_bytes", "rows from JSON", 20)], rounds=max(rounds, 5)
+    )
+
+
+def asking(table: FrameTable, rounds: int) -> Result:
+    rows = rows_of(table)
+    chosen = random.Random(3).choices(range(len(table)), k=LOOK_UPS)
+    result = Result(
+        "tables",
+        f"{LOOK_UPS:,} frames asked of a table in memory",
+        "The byte ranges of one frame after the other, at random.",
+        "frame",
+        LOOK_UPS,
+    )
+    ways = [
+        Way(
+            "voxtier FrameTable.ranges",
+            timed(lambda: sum(table.ranges(index)[0][0] for index in chosen)),
+            "voxtier",
+        ),
+        Way("list of dicts", timed(lambda: sum(rows[index]["start_pos"] for index in chosen))),
+    ]
+    return race(result, ways, [], rounds=max(rounds, 5))
+
+
+def reading(path: Path, table: FrameTable, rounds: int) -> Result:
+    chosen = random.Random(4).sample(range(len(table)), 500)
+    lengths = table.lengths
+    result = Result(
+        "tables",
+        "500 frames of a slide read by path, at random",
+        "Each call opens the file, holds its size and time against the table, reads, and closes.",
+        "frame",
+        len(chosen),
+    )
+
+    def bare() -> int:
+        total = 0
+        for index in chosen:
+            start, end = table.ranges(index)[0]
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                total += len(file.read(end - start))
+        return total
+
+    ways = [
+        Way(
+            "voxtier read_frame",
+            timed(lambda: sum(len(read_frame(path, table, index)) for index in chosen)),
+            "voxtier",
+        ),
+        Way("Python open, seek, read", timed(bare), "floor", "no check whether the file has changed"),
+    ]
+    assert sum(int(lengths[index]) for index in chosen) == bare()
+    return race(result, ways, [], rounds=max(rounds, 5))
