@@ -61,7 +61,13 @@ format: setup ## rewrite Rust and Python into the one style
 	$(BIN)/ruff check --fix --quiet $(PY_DIRS) || true
 	$(BIN)/ruff format $(PY_DIRS)
 
-bench: setup ## every journey against its rivals: JSON and one HTML report in benches/results
+# Rivals of the benchmarks.
+.venv/.bench: .venv/.full
+	@echo '[set-up] packages: rivals of the benchmarks'
+	@$(INSTALL) --group bench
+	@touch $@
+
+bench: setup .venv/.bench ## every journey against its rivals: JSON and one HTML report in benches/results
 	$(BIN)/python -m benches $(BENCH)
 
 fuzz: ## coverage-guided fuzzing of the parsers (FUZZ_SECONDS=60 each; needs nightly and cargo-fuzz)
@@ -71,7 +77,7 @@ soak: setup ## long runs: kill -9 by the hundred, mixed load for minutes
 	$(BIN)/python -m pytest -q -m soak --timeout 7200
 
 constraints: $(BIN)/uv ## renew the pinned versions
-	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group dev --group test pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group bench --group dev --group test pyproject.toml -o constraints.txt
 
 clean: ## forget everything that was built
 	rm -rf .venv target dist benches/results demo-out
