@@ -69,8 +69,7 @@ fn walk_mapped(path: &str, start: u64) -> Outcome<(f64, usize)> {
     let file = File::open(path)?;
     let size = usize::try_from(file.metadata()?.len())?;
     // SAFETY: a fresh private read-only mapping of the whole file, which the benchmark made and nobody cuts.
-    let address =
-        unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, &file, 0) }?;
+    let address = unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, &file, 0) }?;
     // SAFETY: the mapping is `size` bytes long and lives until `munmap` below.
     let bytes = unsafe { std::slice::from_raw_parts(address.cast::<u8>(), size) };
     let (mut position, mut count) = (usize::try_from(start)?, 0);
