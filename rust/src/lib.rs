@@ -22,6 +22,9 @@ pub mod index;
 pub mod packed;
 pub mod record;
 pub mod source;
+pub mod cpu;
+pub mod priority;
+pub mod top_n;
 
 #[cfg(feature = "python")]
 mod python;
