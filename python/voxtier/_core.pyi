@@ -1,6 +1,6 @@
 """The Rust core. Written by hand, checked against the binary by `mypy.stubtest`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Final, Literal, Self, TypeAlias, final
 
@@ -232,3 +232,31 @@ class Indexer:
             completion. Beside the statuses of rows: ``unchanged``, and ``refused`` for a path that
             cannot be stored.
         """
+
+# frames: priority and memory
+
+def score_many(
+    last_used: NDArray[np.int64],
+    inserted: NDArray[np.int64],
+    count: NDArray[np.int64],
+    *,
+    now: int,
+    weights: tuple[float, float, float],
+    half_lives: tuple[float, float],
+    out: NDArray[np.float64],
+) -> tuple[int, int]:
+    """Scores into `out`; times in µs, half-lives in s. Returns (times after `now`, worst of them in µs)."""
+
+def top_n(
+    last_used: NDArray[np.int64],
+    inserted: NDArray[np.int64],
+    count: NDArray[np.int64],
+    *,
+    n: int,
+    now: int,
+    weights: tuple[float, float, float],
+    half_lives: tuple[float, float],
+    ids: NDArray[np.int64] | None = None,
+    names: Sequence[str] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Row numbers and scores of the `n` best, best first; ties by `ids` or `names`, then by row."""

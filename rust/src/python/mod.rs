@@ -8,6 +8,7 @@ mod sources;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+mod priority;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -30,4 +31,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     index::register(module)?;
     // The stub has no `__all__`: what it declares is what there is.
     module.delattr("__all__")
+    priority::register(module)?;
+    Ok(())
 }

@@ -1,0 +1,459 @@
+"""Which files deserve memory: scores, exact top-N, bands and labels, and the same formula as SQL.
+
+The formula is written once, in the Rust core. This file checks what people pass, converts times, and
+renders the formula as SQL for *pre-selection*: the database narrows millions of rows down, the core
+scores and orders what is left, because the last bits of two maths libraries differ.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from voxtier import _core
+
+__all__ = [
+    "HALF_LIVES",
+    "WEIGHTS",
+    "CachePriorityScorer",
+    "ClockSkewWarning",
+    "band",
+    "label",
+    "score_many",
+    "score_sql",
+    "top_n",
+]
+
+#: Weights of the three terms.
+WEIGHTS: Mapping[str, float] = {"last_used": 0.5, "inserted": 0.2, "access_count": 0.3}
+#: True half-lives, in hours.
+HALF_LIVES: Mapping[str, float] = {"last_used": 24.0, "inserted": 168.0}
+
+Band = Literal["critical", "high", "medium", "low"]
+Label = Literal["frequent_recent", "recent", "fresh", "frequent_stale", "cold"]
+Moment: TypeAlias = datetime | np.datetime64 | int
+
+_NULL = np.iinfo(np.int64).min
+_SKEW_TOLERATED_US = 300_000_000
+_FREQUENT = 9
+
+
+class ClockSkewWarning(UserWarning):
+    """Times lie more than five minutes in the future: a clock is wrong. Their age counts as 0."""
+
+
+class PriorityRows(Protocol):
+    """Where ranked rows come from; the store implements it."""
+
+    def get_preload_priority_list(self, uc_table_name: str, limit: int = 10_000) -> list[dict[str, Any]]:
+        """Rows of the best `limit` files, best first."""
+
+
+def score_many(
+    last_used: ArrayLike,
+    inserted: ArrayLike,
+    count: ArrayLike,
+    *,
+    now: Moment | None = None,
+    weights: Mapping[str, float] | None = None,
+    half_lives: Mapping[str, float] | None = None,
+    out: NDArray[np.float64] | None = None,
+    assume_utc: bool = False,
+) -> NDArray[np.float64]:
+    """Score of every file.
+
+    Parameters
+    ----------
+    last_used, inserted : array_like, shape (N,)
+        ``datetime64``, int64 microseconds since 1970 UTC, or aware datetimes; NaT, None and the
+        smallest int64 are NULL and have recency 0.
+    count : array_like of int, shape (N,)
+        Accesses, >= 0.
+    now : datetime, numpy.datetime64 or int, optional
+        The one moment for the whole batch; the clock's by default.
+    weights, half_lives : mapping, optional
+        Merged over `WEIGHTS` and `HALF_LIVES` (hours).
+    out : ndarray of float64, shape (N,), optional
+        Written and returned.
+    assume_utc : bool
+        Take naive datetimes as UTC instead of refusing them.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+
+    Raises
+    ------
+    ValueError
+        Negative or fractional counts, weights < 0, half-lives <= 0, columns that differ in length; names
+        the first bad index.
+    TypeError
+        Naive datetimes without `assume_utc`.
+    """
+    columns = _columns(last_used, inserted, count, assume_utc=assume_utc)
+    if out is None:
+        out = np.empty(len(columns[2]), np.float64)
+    options = _options(now, weights, half_lives, assume_utc=assume_utc)
+    clamped, worst = _core.score_many(*columns, out=out, **options)
+    _warn_of_skew(clamped, worst)
+    return out
+
+
+def top_n(
+    last_used: ArrayLike,
+    inserted: ArrayLike,
+    count: ArrayLike,
+    *,
+    n: int,
+    now: Moment | None = None,
+    ids: ArrayLike | Sequence[str] | None = None,
+    sizes: ArrayLike | None = None,
+    budget: int | None = None,
+    weights: Mapping[str, float] | None = None,
+    half_lives: Mapping[str, float] | None = None,
+    assume_utc: bool = False,
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Ids and scores of the `n` best files, best first: exactly those of a full stable sort.
+
+    Parameters
+    ----------
+    last_used, inserted, count, now, weights, half_lives, assume_utc
+        As for `score_many`.
+    n : int
+        At most so many; clipped to the number of rows.
+    ids : array_like of int64 or sequence of str, optional
+        What to return, and what decides among equal scores (ascending; text by code points). Row
+        numbers by default.
+    sizes : array_like of int, optional
+        Bytes of each file's entry; needed with `budget`.
+    budget : int, optional
+        Walk the order from the best on and keep what still fits; a misfit is skipped, never the end.
+
+    Returns
+    -------
+    ids : ndarray
+    scores : ndarray of float64
+    """
+    columns = _columns(last_used, inserted, count, assume_utc=assume_utc)
+    options = _options(now, weights, half_lives, assume_utc=assume_utc)
+    if n < 0:
+        raise ValueError(f"n = {n}: must be >= 0")
+    table, order = _ids(ids)
+    if (sizes is None) != (budget is None):
+        raise ValueError("sizes and budget go together")
+    if sizes is None or budget is None:
+        rows, scores = _core.top_n(*columns, n=n, **order, **options)
+    else:
+        rows, scores = _fill(columns, n, order, options, _integers("sizes", sizes), budget)
+    for times in columns[:2]:
+        chosen = times[rows]
+        late = chosen[chosen > options["now"]]
+        if len(late):
+            _warn_of_skew(len(late), int(late.max()) - options["now"])
+    return (rows if table is None else table[rows]), scores
+
+
+def score_sql(
+    *,
+    stats: str = "s",
+    file: str = "f",
+    now: str = "%(now)s",
+    weights: Mapping[str, float] | None = None,
+    half_lives: Mapping[str, float] | None = None,
+) -> str:
+    """Render the score as a PostgreSQL expression, for pre-selection.
+
+    Parameters
+    ----------
+    stats, file : str
+        Table aliases of the access statistics and of the files.
+    now : str
+        Expression of type float8: seconds since 1970 UTC.
+
+    Returns
+    -------
+    str
+        Total for every timestamp (NULL, infinity, 4713 BC): the exponent is clamped, because ``power``
+        raises an *error* on underflow, and ``date_part`` is float8 where ``EXTRACT`` is numeric and 20
+        times slower. Order by it ``DESC NULLS LAST``, then by the path ``COLLATE "C"``.
+    """
+    w, h = _merged(weights, half_lives)
+
+    def term(weight: float, column: str, half_life: float) -> str:
+        age = f"(date_part('epoch',{column})-{now})/{half_life!r}::float8"
+        power = f"power(2::float8,greatest(-1000,least(0,{age})))"
+        return f"CASE WHEN {column} IS NULL THEN 0::float8 ELSE {weight!r}::float8*{power} END"
+
+    return (
+        f"({term(w[0], f'{stats}.last_used_at', h[0])}+{term(w[1], f'{file}.inserted_at', h[1])}"
+        f"+{w[2]!r}::float8*log(1+coalesce({stats}.access_count,0)::float8))"
+    )
+
+
+def band(score: float) -> Band:
+    """Band of a score by the published limits: > 1, [0.3, 1], [0.1, 0.3), below.
+
+    A band says where the *sum* lies, not why: a count of nine alone keeps a file in ``high`` for ever.
+    See `label`.
+    """
+    if score > 1.0:
+        return "critical"
+    if score >= 0.3:
+        return "high"
+    return "medium" if score >= 0.1 else "low"
+
+
+def label(recency_used: float, recency_inserted: float, count: int, *, used: bool) -> Label:
+    """Why a file ranks where it does, from the terms of its score; the first that matches.
+
+    Parameters
+    ----------
+    recency_used, recency_inserted : float
+        ``2^(-age / half_life)``, in [0, 1].
+    count : int
+        Accesses.
+    used : bool
+        Whether there is a last use at all.
+    """
+    if recency_used >= 0.5:
+        return "frequent_recent" if count >= _FREQUENT else "recent"
+    if not used and recency_inserted >= 0.5:
+        return "fresh"
+    return "frequent_stale" if count >= _FREQUENT else "cold"
+
+
+class CachePriorityScorer:
+    """Scores single files and fetches the preload list; the predecessor's class, with true half-lives.
+
+    Parameters
+    ----------
+    lb_utils : PriorityRows, optional
+        The store that `get_preload_list` asks.
+    weights, half_lives : mapping, optional
+        Merged over `WEIGHTS` and `HALF_LIVES` (hours).
+    """
+
+    def __init__(
+        self,
+        lb_utils: PriorityRows | None = None,
+        weights: Mapping[str, float] | None = None,
+        half_lives: Mapping[str, float] | None = None,
+    ) -> None:
+        _merged(weights, half_lives)
+        self.lb_utils = lb_utils
+        self.weights = {**WEIGHTS, **(weights or {})}
+        self.half_lives = {**HALF_LIVES, **(half_lives or {})}
+
+    def score(
+        self,
+        last_used_at: datetime | None,
+        inserted_at: datetime | None,
+        access_count: int | None,
+        now: datetime | None = None,
+    ) -> float:
+        """Score of one file. Naive datetimes are UTC; None counts as never or 0; negatives count as 0."""
+        return float(self._each(last_used_at, inserted_at, access_count, now)[0])
+
+    def explain(
+        self,
+        last_used_at: datetime | None,
+        inserted_at: datetime | None,
+        access_count: int | None,
+        now: datetime | None = None,
+    ) -> tuple[float, Band, Label]:
+        """Score, band (of the sum) and label (of the terms) of one file."""
+        now = now or datetime.now(UTC)
+        score = self.score(last_used_at, inserted_at, access_count, now)
+        terms = []
+        for name, moment in (("last_used", last_used_at), ("inserted", inserted_at)):
+            only = CachePriorityScorer(
+                weights={key: float(key == name) for key in WEIGHTS}, half_lives=self.half_lives
+            )
+            terms.append(float(only._each(moment, moment, 0, now)[0]))
+        count = max(access_count or 0, 0)
+        return score, band(score), label(terms[0], terms[1], count, used=last_used_at is not None)
+
+    def get_preload_list(self, uc_table_name: str, limit: int = 10_000) -> list[dict[str, Any]]:
+        """Rows of the best `limit` files of a source, best first, as the store ranks them."""
+        if self.lb_utils is None:
+            raise ValueError("CachePriorityScorer was made without lb_utils: there is no store to ask")
+        return self.lb_utils.get_preload_priority_list(uc_table_name, limit)
+
+    def _each(
+        self,
+        last_used_at: datetime | None,
+        inserted_at: datetime | None,
+        access_count: int | None,
+        now: datetime | None,
+    ) -> NDArray[np.float64]:
+        return score_many(
+            [last_used_at],
+            [inserted_at],
+            [max(access_count or 0, 0)],
+            now=now,
+            weights=self.weights,
+            half_lives=self.half_lives,
+            assume_utc=True,
+        )
+
+
+Columns: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _columns(used: ArrayLike, inserted: ArrayLike, count: ArrayLike, *, assume_utc: bool) -> Columns:
+    return (
+        _times("last_used", used, assume_utc=assume_utc),
+        _times("inserted", inserted, assume_utc=assume_utc),
+        _integers("access_count", count),
+    )
+
+
+def _options(
+    now: Moment | None,
+    weights: Mapping[str, float] | None,
+    half_lives: Mapping[str, float] | None,
+    *,
+    assume_utc: bool,
+) -> dict[str, Any]:
+    w, h = _merged(weights, half_lives)
+    moment = datetime.now(UTC) if now is None else now
+    return {"now": _microseconds("now", moment, assume_utc=assume_utc), "weights": w, "half_lives": h}
+
+
+def _merged(
+    weights: Mapping[str, float] | None, half_lives: Mapping[str, float] | None
+) -> tuple[tuple[float, float, float], tuple[float, float]]:
+    """Weights and half-lives in seconds, checked."""
+    w = {**WEIGHTS, **(weights or {})}
+    h = {**HALF_LIVES, **(half_lives or {})}
+    for given, known, what in ((w, WEIGHTS, "weight"), (h, HALF_LIVES, "half-life")):
+        for name, value in given.items():
+            if name not in known:
+                raise ValueError(f"{what} {name!r}: must be one of {', '.join(known)}")
+            if not math.isfinite(value) or value < 0 or (what == "half-life" and value == 0):
+                raise ValueError(
+                    f"{what} {name} = {value}: must be finite and {'> 0' if h is given else '>= 0'}"
+                )
+    return (
+        (float(w["last_used"]), float(w["inserted"]), float(w["access_count"])),
+        (h["last_used"] * 3600.0, h["inserted"] * 3600.0),
+    )
+
+
+def _times(name: str, values: ArrayLike, *, assume_utc: bool) -> NDArray[np.int64]:
+    array = values if isinstance(values, np.ndarray) else _array(values)
+    if array.dtype.kind == "M":
+        exact = array.astype("datetime64[us]")
+        coarse = exact.astype(array.dtype)
+        wrong = np.flatnonzero((coarse != array) & ~np.isnat(array))
+        # A finer unit loses digits, which is fine; a coarser one may overflow, which is not.
+        if len(wrong) and np.timedelta64(1, "us") / np.timedelta64(1, np.datetime_data(array.dtype)[0]) < 1:
+            raise ValueError(f"{name}[{wrong[0]}] = {array[wrong[0]]}: outside the range of microseconds")
+        return np.ascontiguousarray(exact).view(np.int64)
+    if array.dtype.kind in "iu":
+        return _integers(name, array)
+    if array.dtype.kind == "O" or array.size == 0:
+        moments = (
+            _NULL if moment is None else _microseconds(f"{name}[{row}]", moment, assume_utc=assume_utc)
+            for row, moment in enumerate(array.tolist())
+        )
+        return np.fromiter(moments, np.int64, array.size)
+    raise ValueError(f"{name} is {array.dtype}: must be datetime64, int64 microseconds or aware datetimes")
+
+
+def _array(values: ArrayLike) -> NDArray[Any]:
+    """As an array, without numpy's silent reading of datetimes as local wall time."""
+    items = list(values) if isinstance(values, Sequence) else values
+    if isinstance(items, list) and any(item is None or isinstance(item, datetime) for item in items):
+        boxed = np.empty(len(items), object)
+        boxed[:] = items
+        return boxed
+    return np.asarray(items)
+
+
+def _microseconds(name: str, moment: Moment, *, assume_utc: bool) -> int:
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            if not assume_utc:
+                raise TypeError(f"{name} is a naive datetime: pass an aware one, or assume_utc=True")
+            moment = moment.replace(tzinfo=UTC)
+        age = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        return (age.days * 86_400 + age.seconds) * 1_000_000 + age.microseconds
+    if isinstance(moment, np.datetime64):
+        return int(moment.astype("datetime64[us]").astype(np.int64))
+    if isinstance(moment, bool) or not isinstance(moment, int | np.integer):
+        raise TypeError(f"{name} is {type(moment).__name__}: must be a datetime, datetime64 or microseconds")
+    return int(moment)
+
+
+def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has {array.ndim} dimensions: must be one column")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        row = int(np.argmax(array > np.iinfo(np.int64).max))
+        raise ValueError(f"{name}[{row}] = {array[row]}: must be below 2^63")
+    if array.dtype.kind not in "iu" and array.size:
+        raise ValueError(f"{name}[0] is {array.dtype}: must be an integer")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _ids(ids: ArrayLike | Sequence[str] | None) -> tuple[NDArray[Any] | None, dict[str, Any]]:
+    if ids is None:
+        return None, {}
+    table = np.asarray(ids)
+    if table.dtype.kind in "iu":
+        table = _integers("ids", table)
+        return table, {"ids": table}
+    names = table.tolist()
+    for row, name in enumerate(names):
+        if not isinstance(name, str):
+            raise ValueError(f"ids[{row}] is {type(name).__name__}: must be int64 or str")
+    return table, {"names": names}
+
+
+def _fill(
+    columns: Columns,
+    n: int,
+    order: dict[str, Any],
+    options: dict[str, Any],
+    sizes: NDArray[np.int64],
+    budget: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Best first, whatever fits, at most n; asks for a longer prefix of the order while it may matter."""
+    rows_total = len(columns[2])
+    if len(sizes) != rows_total:
+        raise ValueError(f"sizes holds {len(sizes)} values for {rows_total} rows")
+    if rows_total and sizes.min() < 0:
+        row = int(np.argmax(sizes < 0))
+        raise ValueError(f"sizes[{row}] = {sizes[row]}: must be >= 0")
+    if budget < 0:
+        raise ValueError(f"budget = {budget}: must be >= 0")
+    smallest = int(sizes.min()) if rows_total else 0
+    reach = min(n, rows_total)
+    while True:
+        rows, scores = _core.top_n(*columns, n=reach, **order, **options)
+        left, kept = budget, []
+        for position, size in enumerate(sizes[rows].tolist()):
+            if len(kept) < n and size <= left:
+                left -= size
+                kept.append(position)
+        if len(kept) == min(n, rows_total) or reach == rows_total or left < smallest:
+            return rows[kept], scores[kept]
+        reach = min(reach * 4, rows_total)
+
+
+def _warn_of_skew(clamped: int, worst_us: int) -> None:
+    if clamped and worst_us > _SKEW_TOLERATED_US:
+        warnings.warn(
+            f"clock_skew_clamped: {clamped} times lie in the future, by up to {worst_us / 1e6:.0f} s; "
+            "their age counts as 0. Check the clocks.",
+            ClockSkewWarning,
+            stacklevel=3,
+        )
