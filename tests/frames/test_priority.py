@@ -85,7 +85,7 @@ rows = st.lists(st.tuples(times, times, st.integers(0, 2**63 - 1)), max_size=40)
 @given(rows)
 def test_score_is_the_formula(table):
     used, inserted, count = (
-        np.array(column, np.int64) for column in (zip(*table) if table else ((), (), ()))
+        np.array(column, np.int64) for column in (zip(*table, strict=True) if table else ((), (), ()))
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", priority.ClockSkewWarning)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -38,6 +39,7 @@ HALF_LIVES: Mapping[str, float] = {"last_used": 24.0, "inserted": 168.0}
 Band = Literal["critical", "high", "medium", "low"]
 Label = Literal["frequent_recent", "recent", "fresh", "frequent_stale", "cold"]
 Moment: TypeAlias = datetime | np.datetime64 | int
+Times: TypeAlias = ArrayLike | Sequence[datetime | None]
 
 _NULL = np.iinfo(np.int64).min
 _SKEW_TOLERATED_US = 300_000_000
@@ -56,8 +58,8 @@ class PriorityRows(Protocol):
 
 
 def score_many(
-    last_used: ArrayLike,
-    inserted: ArrayLike,
+    last_used: Times,
+    inserted: Times,
     count: ArrayLike,
     *,
     now: Moment | None = None,
@@ -96,18 +98,25 @@ def score_many(
     TypeError
         Naive datetimes without `assume_utc`.
     """
-    columns = _columns(last_used, inserted, count, assume_utc=assume_utc)
+    batch = _batch(last_used, inserted, count, now, weights, half_lives, assume_utc=assume_utc)
     if out is None:
-        out = np.empty(len(columns[2]), np.float64)
-    options = _options(now, weights, half_lives, assume_utc=assume_utc)
-    clamped, worst = _core.score_many(*columns, out=out, **options)
+        out = np.empty(len(batch.count), np.float64)
+    clamped, worst = _core.score_many(
+        batch.last_used,
+        batch.inserted,
+        batch.count,
+        now=batch.now,
+        weights=batch.weights,
+        half_lives=batch.half_lives,
+        out=out,
+    )
     _warn_of_skew(clamped, worst)
     return out
 
 
 def top_n(
-    last_used: ArrayLike,
-    inserted: ArrayLike,
+    last_used: Times,
+    inserted: Times,
     count: ArrayLike,
     *,
     n: int,
@@ -140,22 +149,21 @@ def top_n(
     ids : ndarray
     scores : ndarray of float64
     """
-    columns = _columns(last_used, inserted, count, assume_utc=assume_utc)
-    options = _options(now, weights, half_lives, assume_utc=assume_utc)
+    batch = _batch(last_used, inserted, count, now, weights, half_lives, assume_utc=assume_utc)
     if n < 0:
         raise ValueError(f"n = {n}: must be >= 0")
-    table, order = _ids(ids)
+    table, tie = _ids(ids)
     if (sizes is None) != (budget is None):
         raise ValueError("sizes and budget go together")
     if sizes is None or budget is None:
-        rows, scores = _core.top_n(*columns, n=n, **order, **options)
+        rows, scores = batch.best(n, tie)
     else:
-        rows, scores = _fill(columns, n, order, options, _integers("sizes", sizes), budget)
-    for times in columns[:2]:
+        rows, scores = _fill(batch, n, tie, _integers("sizes", sizes), budget)
+    for times in (batch.last_used, batch.inserted):
         chosen = times[rows]
-        late = chosen[chosen > options["now"]]
+        late = chosen[chosen > batch.now]
         if len(late):
-            _warn_of_skew(len(late), int(late.max()) - options["now"])
+            _warn_of_skew(len(late), int(late.max()) - batch.now)
     return (rows if table is None else table[rows]), scores
 
 
@@ -303,27 +311,59 @@ class CachePriorityScorer:
         )
 
 
-Columns: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What the core takes: checked columns, one moment, one formula."""
+
+    last_used: NDArray[np.int64]
+    inserted: NDArray[np.int64]
+    count: NDArray[np.int64]
+    now: int
+    weights: tuple[float, float, float]
+    half_lives: tuple[float, float]
+
+    def best(self, n: int, tie: _Tie) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        return _core.top_n(
+            self.last_used,
+            self.inserted,
+            self.count,
+            n=n,
+            now=self.now,
+            weights=self.weights,
+            half_lives=self.half_lives,
+            ids=tie.ids,
+            names=tie.names,
+        )
 
 
-def _columns(used: ArrayLike, inserted: ArrayLike, count: ArrayLike, *, assume_utc: bool) -> Columns:
-    return (
-        _times("last_used", used, assume_utc=assume_utc),
-        _times("inserted", inserted, assume_utc=assume_utc),
-        _integers("access_count", count),
-    )
+@dataclass(frozen=True, slots=True)
+class _Tie:
+    """What decides among equal scores: ids, names, or nothing but the row."""
+
+    ids: NDArray[np.int64] | None = None
+    names: list[str] | None = None
 
 
-def _options(
+def _batch(
+    last_used: Times,
+    inserted: Times,
+    count: ArrayLike,
     now: Moment | None,
     weights: Mapping[str, float] | None,
     half_lives: Mapping[str, float] | None,
     *,
     assume_utc: bool,
-) -> dict[str, Any]:
+) -> _Batch:
     w, h = _merged(weights, half_lives)
     moment = datetime.now(UTC) if now is None else now
-    return {"now": _microseconds("now", moment, assume_utc=assume_utc), "weights": w, "half_lives": h}
+    return _Batch(
+        _times("last_used", last_used, assume_utc=assume_utc),
+        _times("inserted", inserted, assume_utc=assume_utc),
+        _integers("access_count", count),
+        _microseconds("now", moment, assume_utc=assume_utc),
+        w,
+        h,
+    )
 
 
 def _merged(
@@ -346,15 +386,15 @@ def _merged(
     )
 
 
-def _times(name: str, values: ArrayLike, *, assume_utc: bool) -> NDArray[np.int64]:
+def _times(name: str, values: Times, *, assume_utc: bool) -> NDArray[np.int64]:
     array = values if isinstance(values, np.ndarray) else _array(values)
     if array.dtype.kind == "M":
         exact = array.astype("datetime64[us]")
-        coarse = exact.astype(array.dtype)
-        wrong = np.flatnonzero((coarse != array) & ~np.isnat(array))
         # A finer unit loses digits, which is fine; a coarser one may overflow, which is not.
-        if len(wrong) and np.timedelta64(1, "us") / np.timedelta64(1, np.datetime_data(array.dtype)[0]) < 1:
-            raise ValueError(f"{name}[{wrong[0]}] = {array[wrong[0]]}: outside the range of microseconds")
+        if np.datetime_data(array.dtype)[0] not in ("ns", "ps", "fs", "as"):
+            wrong = np.flatnonzero((exact.astype(array.dtype) != array) & ~np.isnat(array))
+            if len(wrong):
+                raise ValueError(f"{name}[{wrong[0]}] = {array[wrong[0]]}: outside the range of microseconds")
         return np.ascontiguousarray(exact).view(np.int64)
     if array.dtype.kind in "iu":
         return _integers(name, array)
@@ -367,7 +407,7 @@ def _times(name: str, values: ArrayLike, *, assume_utc: bool) -> NDArray[np.int6
     raise ValueError(f"{name} is {array.dtype}: must be datetime64, int64 microseconds or aware datetimes")
 
 
-def _array(values: ArrayLike) -> NDArray[Any]:
+def _array(values: Times) -> NDArray[Any]:
     """As an array, without numpy's silent reading of datetimes as local wall time."""
     items = list(values) if isinstance(values, Sequence) else values
     if isinstance(items, list) and any(item is None or isinstance(item, datetime) for item in items):
@@ -404,49 +444,45 @@ def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
     return np.ascontiguousarray(array, np.int64)
 
 
-def _ids(ids: ArrayLike | Sequence[str] | None) -> tuple[NDArray[Any] | None, dict[str, Any]]:
+def _ids(ids: ArrayLike | Sequence[str] | None) -> tuple[NDArray[Any] | None, _Tie]:
     if ids is None:
-        return None, {}
+        return None, _Tie()
     table = np.asarray(ids)
     if table.dtype.kind in "iu":
         table = _integers("ids", table)
-        return table, {"ids": table}
+        return table, _Tie(ids=table)
     names = table.tolist()
     for row, name in enumerate(names):
         if not isinstance(name, str):
             raise ValueError(f"ids[{row}] is {type(name).__name__}: must be int64 or str")
-    return table, {"names": names}
+    return table, _Tie(names=names)
 
 
 def _fill(
-    columns: Columns,
-    n: int,
-    order: dict[str, Any],
-    options: dict[str, Any],
-    sizes: NDArray[np.int64],
-    budget: int,
+    batch: _Batch, n: int, tie: _Tie, sizes: NDArray[np.int64], budget: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Best first, whatever fits, at most n; asks for a longer prefix of the order while it may matter."""
-    rows_total = len(columns[2])
-    if len(sizes) != rows_total:
-        raise ValueError(f"sizes holds {len(sizes)} values for {rows_total} rows")
-    if rows_total and sizes.min() < 0:
+    total = len(batch.count)
+    if len(sizes) != total:
+        raise ValueError(f"sizes holds {len(sizes)} values for {total} rows")
+    if total and sizes.min() < 0:
         row = int(np.argmax(sizes < 0))
         raise ValueError(f"sizes[{row}] = {sizes[row]}: must be >= 0")
     if budget < 0:
         raise ValueError(f"budget = {budget}: must be >= 0")
-    smallest = int(sizes.min()) if rows_total else 0
-    reach = min(n, rows_total)
+    smallest = int(sizes.min()) if total else 0
+    reach = min(n, total)
     while True:
-        rows, scores = _core.top_n(*columns, n=reach, **order, **options)
-        left, kept = budget, []
+        rows, scores = batch.best(reach, tie)
+        left = budget
+        kept: list[int] = []
         for position, size in enumerate(sizes[rows].tolist()):
             if len(kept) < n and size <= left:
                 left -= size
                 kept.append(position)
-        if len(kept) == min(n, rows_total) or reach == rows_total or left < smallest:
+        if len(kept) == min(n, total) or reach == total or left < smallest:
             return rows[kept], scores[kept]
-        reach = min(reach * 4, rows_total)
+        reach = min(reach * 4, total)
 
 
 def _warn_of_skew(clamped: int, worst_us: int) -> None:
