@@ -23,6 +23,7 @@ pub mod packed;
 pub mod record;
 pub mod source;
 pub mod cpu;
+pub mod lru;
 pub mod priority;
 pub mod top_n;
 

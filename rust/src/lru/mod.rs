@@ -1,0 +1,486 @@
+//! The bookkeeping of tier 1: which entries stay within a budget of bytes.
+//!
+//! One least-recently-used list a class, slots in a slab, an index of 32-bit slot numbers. No clock, no
+//! lock, no Python: the time comes in, the lock is around it ([`crate::frame_cache`]).
+//!
+//! Invariants, checked by [`Lru::validate`] under test after every operation:
+//! - `used` is the sum of the entries' weights and of the pending accesses, and never exceeds `budget`,
+//!   not even within an operation: first evict, then insert.
+//! - The accesses of a key are in one place until they are drained: its slot, or else [`Pending`].
+
+mod accounts;
+mod slab;
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+pub use accounts::{Access, Cause, Class, Counters, Evicted, EvictionLog, Pending};
+use slab::Slab;
+pub use slab::{KEY_CAP, META_CAP, NIL, Record, Slot};
+
+/// How a record shall be stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Put {
+    /// Its class; a scan never demotes an entry that is there.
+    pub class: Class,
+    /// The last access that the database knows of (µs), 0 if none.
+    pub used_at: i64,
+    /// Set for preloading: enter as the *oldest* entry, evict nothing, leave live entries alone, and
+    /// keep `used` below this.
+    pub preload_limit: Option<u64>,
+}
+
+/// What became of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is in.
+    Yes,
+    /// Larger than one entry may be; an old value of that key is gone.
+    Oversize,
+    /// No room that it may take.
+    NoRoom,
+    /// A preloaded record met a live entry, which won.
+    Exists,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// A bulk reader (a training epoch): neither promotes nor counts.
+    pub scan: bool,
+    /// Microseconds since 1970.
+    pub now: i64,
+}
+
+/// An entry on its way out.
+struct Removed {
+    record: Box<[u8]>,
+    key_len: usize,
+    accesses: Option<(u32, i64)>,
+}
+
+/// A weighted least-recently-used set of records.
+pub struct Lru {
+    slab: Slab,
+    index: HashTable<u32>,
+    hasher: RandomState,
+    budget: u64,
+    max_entry_fraction: f64,
+    debounce_us: i64,
+    entries_bytes: u64,
+    class_bytes: [u64; 3],
+    dirty: usize,
+    counters: Counters,
+    log: EvictionLog,
+    pending: Pending,
+}
+
+impl Lru {
+    /// Accounted bytes of an entry beside its record: the slot, and what the allocator takes.
+    pub const OVERHEAD: u64 = size_of::<Slot>() as u64 + 16;
+
+    /// An empty set. `debounce_us`: accesses closer together count once.
+    pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: i64) -> Self {
+        Self {
+            slab: Slab::default(),
+            index: HashTable::new(),
+            hasher: RandomState::default(),
+            budget,
+            max_entry_fraction,
+            debounce_us,
+            entries_bytes: 0,
+            class_bytes: [0; 3],
+            dirty: 0,
+            counters: Counters::default(),
+            log: EvictionLog::default(),
+            pending: Pending::default(),
+        }
+    }
+
+    /// Bytes that may be used.
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// Bytes that are used: records, overhead, pending accesses.
+    pub fn used(&self) -> u64 {
+        self.entries_bytes + self.pending.bytes()
+    }
+
+    /// Entries.
+    pub fn len(&self) -> usize {
+        self.slab.live()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of the entries of one class.
+    pub fn class_bytes(&self, class: Class) -> u64 {
+        self.class_bytes.get(class as usize).copied().unwrap_or_default()
+    }
+
+    /// Entries and departed keys with accesses to drain.
+    pub fn dirty(&self) -> usize {
+        self.dirty + self.pending.len()
+    }
+
+    /// Accounted bytes of the accesses of departed entries.
+    pub fn pending_bytes(&self) -> u64 {
+        self.pending.bytes()
+    }
+
+    /// Counters since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The log of evictions.
+    pub fn log(&mut self) -> &mut EvictionLog {
+        &mut self.log
+    }
+
+    /// The weight of a record of so many bytes.
+    pub fn weight(bytes: usize) -> u64 {
+        bytes as u64 + Self::OVERHEAD
+    }
+
+    /// The entry of a key, as a look-up: counts, promotes.
+    #[inline]
+    pub fn get(&mut self, key: &[u8], request: Request) -> Option<&Slot> {
+        let Some(id) = self.find(key) else {
+            self.counters.misses += 1;
+            return None;
+        };
+        self.hit(id, request);
+        Some(self.slab.slot(id))
+    }
+
+    /// The entry of a key, without any trace.
+    pub fn peek(&self, key: &[u8]) -> Option<&Slot> {
+        self.find(key).map(|id| self.slab.slot(id))
+    }
+
+    /// A number for [`Lru::touch`]: valid until the entry leaves, never that of another key.
+    pub fn id(&self, key: &[u8]) -> Option<u64> {
+        self.find(key).map(|id| self.public_id(id))
+    }
+
+    /// Look-ups of many ids; those of departed entries are misses. Returns the hits.
+    pub fn touch(&mut self, ids: &[u64], request: Request) -> usize {
+        const AHEAD: usize = 8;
+        let mut hits = 0;
+        for (position, &id) in ids.iter().enumerate() {
+            if let Some(&soon) = ids.get(position + AHEAD) {
+                self.slab.prefetch(soon as u32);
+            }
+            if self.slab.checked(id as u32, (id >> 32) as u32).is_some() {
+                self.hit(id as u32, request);
+                hits += 1;
+            }
+        }
+        self.counters.misses += (ids.len() - hits) as u64;
+        hits
+    }
+
+    /// Stores a record under its key, replacing an older one.
+    pub fn put(&mut self, record: Record, put: Put) -> Stored {
+        let weight = Self::weight(record.bytes.len());
+        let old = self.find(record.key());
+        if old.is_some() && put.preload_limit.is_some() {
+            return Stored::Exists;
+        }
+        let class = match old.map(|id| self.slab.slot(id).class()) {
+            Some(existing) if put.class == Class::Scan => existing,
+            _ => put.class,
+        };
+        let used_at = old.map_or(0, |id| self.slab.slot(id).used_at).max(put.used_at);
+        let carried = match old {
+            Some(id) => self.remove_slot(id, Cause::Replaced).accesses,
+            None => self.pending.take(record.key()),
+        };
+        let verdict = self.admit(weight, class, put.preload_limit);
+        if verdict != Stored::Yes {
+            self.stash(record.key(), carried);
+            return verdict;
+        }
+        let hash = self.hash(record.key());
+        let Some(id) = self.slab.add(record, hash, class, put.preload_limit.is_some()) else {
+            return Stored::NoRoom;
+        };
+        let slab = &self.slab;
+        self.index.insert_unique(spread(hash), id, |&id| spread(slab.slot(id).hash));
+        self.grow(class, weight);
+        let slot = self.slab.slot_mut(id);
+        slot.used_at = used_at;
+        if let Some((count, last)) = carried {
+            slot.delta = count;
+            slot.used_at = slot.used_at.max(last);
+            self.dirty += usize::from(slot.set_dirty(true));
+        }
+        Stored::Yes
+    }
+
+    /// Removes a key; true if it was there. Its accesses stay to be drained.
+    pub fn invalidate(&mut self, key: &[u8]) -> bool {
+        let found = self.find(key);
+        if let Some(id) = found {
+            self.evict(id, Cause::Invalidated);
+        }
+        found.is_some()
+    }
+
+    /// Moves the budget towards `target`, evicting at most `most` entries; true when it is reached.
+    pub fn resize_step(&mut self, target: u64, most: usize) -> bool {
+        for _ in 0..most {
+            if self.used() <= target {
+                break;
+            }
+            let pinned = self.slab.oldest(Class::Pinned);
+            match self.victim().or((pinned != NIL).then_some(pinned)) {
+                Some(id) => self.evict(id, Cause::Resize),
+                None => {
+                    let lost = self.pending.drain();
+                    self.counters.access_dropped +=
+                        lost.iter().map(|lost| u64::from(lost.count)).sum::<u64>();
+                }
+            }
+        }
+        self.budget = target.max(self.used());
+        self.budget == target
+    }
+
+    /// Moves accesses of the slots numbered `from..from + most` to `out`; the next `from`, `None` at the end.
+    pub fn drain_step(&mut self, from: u32, most: u32, out: &mut Vec<Access>) -> Option<u32> {
+        if from == 0 {
+            out.extend(self.pending.drain());
+        }
+        let end = from.saturating_add(most);
+        for id in from..end.min(self.slab.len() as u32) {
+            if let Some(slot) = self.slab.live_slot(id).filter(|slot| slot.is_dirty()) {
+                out.push(Access { key: slot.key().into(), count: slot.delta, used_at: slot.used_at });
+                slot.delta = 0;
+                slot.set_dirty(false);
+                self.dirty -= 1;
+            }
+        }
+        ((end as usize) < self.slab.len()).then_some(end)
+    }
+
+    /// Takes back drained accesses that could not be written.
+    pub fn restore(&mut self, accesses: &[Access]) {
+        for access in accesses {
+            if let Some(id) = self.find(&access.key) {
+                let slot = self.slab.slot_mut(id);
+                slot.delta = slot.delta.saturating_add(access.count);
+                slot.used_at = slot.used_at.max(access.used_at);
+                self.dirty += usize::from(slot.set_dirty(true));
+            } else {
+                let weight = access.key.len() as u64 + Pending::OVERHEAD;
+                self.make_room(weight);
+                self.stash(&access.key, Some((access.count, access.used_at)));
+            }
+        }
+    }
+
+    /// For a forked child: keeps the entries, forgets every access and eviction, which are the parent's.
+    pub fn forget_accesses(&mut self) {
+        self.pending.drain();
+        self.log.drain();
+        self.dirty = 0;
+        for id in 0..self.slab.len() as u32 {
+            if let Some(slot) = self.slab.live_slot(id) {
+                slot.delta = 0;
+                slot.set_dirty(false);
+            }
+        }
+    }
+
+    /// Keys from the most to the least recently used, class by class (normal, scan, pinned).
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        [Class::Normal, Class::Scan, Class::Pinned].into_iter().flat_map(|class| {
+            let first = self.slab.newest(class);
+            std::iter::successors((first != NIL).then_some(first), |&id| {
+                let older = self.slab.slot(id).older;
+                (older != NIL).then_some(older)
+            })
+            .map(|id| self.slab.slot(id).key())
+        })
+    }
+
+    #[inline]
+    fn find(&self, key: &[u8]) -> Option<u32> {
+        let hash = self.hash(key);
+        let same = |&id: &u32| {
+            let slot = self.slab.slot(id);
+            slot.hash == hash && slot.key() == key
+        };
+        self.index.find(spread(hash), same).copied()
+    }
+
+    #[inline]
+    fn hash(&self, key: &[u8]) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        let hash = hasher.finish();
+        (hash ^ hash >> 32) as u32
+    }
+
+    fn public_id(&self, id: u32) -> u64 {
+        u64::from(self.slab.slot(id).generation) << 32 | u64::from(id)
+    }
+
+    #[inline]
+    fn hit(&mut self, id: u32, request: Request) {
+        self.counters.hits += 1;
+        if request.scan {
+            return;
+        }
+        match self.slab.slot(id).class() {
+            Class::Normal => self.slab.promote(id, Class::Normal),
+            Class::Scan => {
+                let weight = Self::weight(self.slab.slot(id).record.len());
+                self.shrink(Class::Scan, weight);
+                self.slab.promote(id, Class::Normal);
+                self.grow(Class::Normal, weight);
+            }
+            Class::Pinned => {}
+        }
+        let slot = self.slab.slot_mut(id);
+        // A distance, not an age: after the clock went back, an old `used_at` must not mute the file.
+        if request.now.abs_diff(slot.used_at) > self.debounce_us.unsigned_abs() {
+            slot.delta = slot.delta.saturating_add(1);
+            slot.used_at = request.now;
+        }
+        slot.used_at = slot.used_at.max(request.now);
+        self.dirty += usize::from(slot.set_dirty(true));
+    }
+
+    /// Whether an entry of that weight may enter, after evicting what must go for it.
+    fn admit(&mut self, weight: u64, class: Class, preload_limit: Option<u64>) -> Stored {
+        if weight as f64 > self.max_entry_fraction * self.budget as f64 {
+            self.counters.rejected_oversize += 1;
+            return Stored::Oversize;
+        }
+        if let Some(limit) = preload_limit {
+            let fits = self.used() + weight <= limit.min(self.budget);
+            return if fits { Stored::Yes } else { Stored::NoRoom };
+        }
+        let pinned = self.class_bytes(Class::Pinned);
+        let refused = match class {
+            Class::Scan if self.used() + weight > self.budget => &mut self.counters.rejected_scan,
+            Class::Pinned if pinned + weight > self.budget / 2 => &mut self.counters.rejected_pinned,
+            _ if pinned + self.pending.bytes() + weight > self.budget => &mut self.counters.rejected_pinned,
+            _ if self.make_room(weight) => return Stored::Yes,
+            _ => &mut self.counters.rejected_pinned,
+        };
+        *refused += 1;
+        Stored::NoRoom
+    }
+
+    fn make_room(&mut self, weight: u64) -> bool {
+        while self.used() + weight > self.budget {
+            match self.victim() {
+                Some(id) => self.evict(id, Cause::Capacity),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn victim(&self) -> Option<u32> {
+        [Class::Scan, Class::Normal].map(|class| self.slab.oldest(class)).into_iter().find(|&id| id != NIL)
+    }
+
+    fn evict(&mut self, id: u32, cause: Cause) {
+        let removed = self.remove_slot(id, cause);
+        let key = removed.record.get(..removed.key_len).unwrap_or_default();
+        self.stash(key, removed.accesses);
+    }
+
+    /// Takes an entry out of every list and sum; its accesses are the caller's now.
+    fn remove_slot(&mut self, id: u32, cause: Cause) -> Removed {
+        let slot = self.slab.slot(id);
+        let (class, weight, hash) = (slot.class(), Self::weight(slot.record.len()), slot.hash);
+        let key_len = slot.key().len();
+        let accesses = slot.is_dirty().then_some((slot.delta, slot.used_at));
+        self.log.push(Evicted { id: self.public_id(id), weight, cause, class });
+        if let Some(count) = self.counters.evicted.get_mut(cause as usize) {
+            *count += 1;
+        }
+        self.dirty -= usize::from(accesses.is_some());
+        if let Ok(entry) = self.index.find_entry(spread(hash), |&other| other == id) {
+            entry.remove();
+        }
+        self.shrink(class, weight);
+        Removed { record: self.slab.take(id), key_len, accesses }
+    }
+
+    /// Keeps accesses of a key that is not live; beyond an eighth of the budget they are counted as dropped.
+    fn stash(&mut self, key: &[u8], accesses: Option<(u32, i64)>) {
+        let Some((count, used_at)) = accesses else { return };
+        let room = self.budget.saturating_sub(self.entries_bytes);
+        if !self.pending.add(key, count, used_at, room.min(self.budget / 8)) {
+            self.counters.access_dropped += u64::from(count);
+        }
+    }
+
+    fn grow(&mut self, class: Class, weight: u64) {
+        self.entries_bytes += weight;
+        if let Some(bytes) = self.class_bytes.get_mut(class as usize) {
+            *bytes += weight;
+        }
+    }
+
+    fn shrink(&mut self, class: Class, weight: u64) {
+        self.entries_bytes -= weight;
+        if let Some(bytes) = self.class_bytes.get_mut(class as usize) {
+            *bytes -= weight;
+        }
+    }
+}
+
+impl Lru {
+    /// Checks every invariant; for tests and fuzzing, linear in the number of entries.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold.
+    pub fn validate(&self) -> Result<(), String> {
+        let check = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+        let (mut live, mut dirty, mut bytes) = (0, 0, 0);
+        for class in [Class::Normal, Class::Scan, Class::Pinned] {
+            let (mut older, mut id, mut class_bytes) = (NIL, self.slab.oldest(class), 0);
+            while id != NIL {
+                let slot = self.slab.slot(id);
+                check(slot.older == older, "links do not mirror each other")?;
+                check(slot.class() == class, "slot in the list of another class")?;
+                check(self.find(slot.key()) == Some(id), "index and slot disagree")?;
+                class_bytes += Self::weight(slot.record.len());
+                dirty += usize::from(slot.is_dirty());
+                live += 1;
+                check(live <= self.slab.len(), "cycle in a list")?;
+                (older, id) = (id, slot.newer);
+            }
+            check(self.slab.newest(class) == older, "newest is not the end of its list")?;
+            check(self.class_bytes(class) == class_bytes, "bytes of a class")?;
+            bytes += class_bytes;
+        }
+        check(live == self.slab.live() && live == self.index.len(), "number of entries")?;
+        check(dirty == self.dirty, "number of dirty entries")?;
+        check(bytes == self.entries_bytes && self.pending.weight_is_sum(), "sum of weights")?;
+        check(self.used() <= self.budget, "used exceeds the budget")
+    }
+}
+
+/// A slot keeps 32 bits of the hash; the index wants its entropy in the low and in the high bits.
+#[inline]
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests;

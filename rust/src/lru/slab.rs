@@ -1,0 +1,291 @@
+//! Slots in one growing array, linked by 32-bit indices: no pointer chasing through the allocator.
+
+use super::accounts::Class;
+
+/// The index that means "none".
+pub const NIL: u32 = u32::MAX;
+/// Longest key in bytes; a path of the operating system is shorter.
+pub const KEY_CAP: usize = (1 << 13) - 1;
+/// Longest meta part of a record in bytes.
+pub const META_CAP: usize = (1 << 16) - 1;
+
+const DIRTY: u32 = 1 << 31;
+
+/// One entry. 48 bytes: at a million one-frame entries, every byte here is a megabyte.
+pub struct Slot {
+    /// Key, meta and value, in this order.
+    pub record: Box<[u8]>,
+    /// Towards the least recently used.
+    pub older: u32,
+    /// Towards the most recently used; in a free slot, the next free one.
+    pub newer: u32,
+    /// Of the key: spares most comparisons, and the key's bytes when the index grows.
+    pub hash: u32,
+    /// Key length (13 bits), meta length (16), class (2), dirty (1): see the accessors.
+    shape: u32,
+    /// Last access, microseconds since 1970; 0 = not known.
+    pub used_at: i64,
+    /// Accesses that were not drained yet.
+    pub delta: u32,
+    /// Counts the tenants of this slot, so that an id of a former one is found out.
+    pub generation: u32,
+}
+
+impl Slot {
+    /// The key's bytes.
+    pub fn key(&self) -> &[u8] {
+        self.record.get(..self.key_len()).unwrap_or_default()
+    }
+
+    /// What the caller keeps beside the value.
+    pub fn meta(&self) -> &[u8] {
+        self.record.get(self.key_len()..self.value_at()).unwrap_or_default()
+    }
+
+    /// The cached bytes.
+    pub fn value(&self) -> &[u8] {
+        self.record.get(self.value_at()..).unwrap_or_default()
+    }
+
+    fn key_len(&self) -> usize {
+        (self.shape & 0x1fff) as usize
+    }
+
+    fn value_at(&self) -> usize {
+        self.key_len() + (self.shape >> 13 & 0xffff) as usize
+    }
+
+    /// Which list the slot is in.
+    pub fn class(&self) -> Class {
+        match self.shape >> 29 & 3 {
+            0 => Class::Normal,
+            1 => Class::Scan,
+            _ => Class::Pinned,
+        }
+    }
+
+    fn set_class(&mut self, class: Class) {
+        self.shape = self.shape & !(3 << 29) | (class as u32) << 29;
+    }
+
+    /// Whether there is an access to drain.
+    pub fn is_dirty(&self) -> bool {
+        self.shape & DIRTY != 0
+    }
+
+    /// Marks or clears; true if that changed anything.
+    pub fn set_dirty(&mut self, dirty: bool) -> bool {
+        let changed = self.is_dirty() != dirty;
+        self.shape = if dirty { self.shape | DIRTY } else { self.shape & !DIRTY };
+        changed
+    }
+}
+
+/// A record about to be stored: made outside the lock, moved in.
+pub struct Record {
+    pub(super) bytes: Box<[u8]>,
+    key_len: u32,
+    meta_len: u32,
+}
+
+impl Record {
+    /// `None` if key or meta exceed their caps.
+    pub fn new(key: &[u8], meta: &[u8], value: &[u8]) -> Option<Self> {
+        if key.len() > KEY_CAP || meta.len() > META_CAP {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(key.len() + meta.len() + value.len());
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(meta);
+        bytes.extend_from_slice(value);
+        Some(Self { bytes: bytes.into_boxed_slice(), key_len: key.len() as u32, meta_len: meta.len() as u32 })
+    }
+
+    /// The key's bytes.
+    pub fn key(&self) -> &[u8] {
+        self.bytes.get(..self.key_len as usize).unwrap_or_default()
+    }
+}
+
+/// Both ends of one linked list of slots.
+#[derive(Clone, Copy)]
+struct List {
+    oldest: u32,
+    newest: u32,
+}
+
+/// The slots and their lists, one a class.
+pub struct Slab {
+    slots: Vec<Slot>,
+    free: u32,
+    lists: [List; 3],
+    live: usize,
+}
+
+impl Default for Slab {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: NIL, lists: [List { oldest: NIL, newest: NIL }; 3], live: 0 }
+    }
+}
+
+// Links, list ends and ids from the index always name slots of this array: `Lru::validate` checks it
+// after every operation under test, and nothing from outside reaches these functions unchecked.
+#[allow(clippy::indexing_slicing)]
+impl Slab {
+    /// Slots in use.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Slots that exist, free ones included: ids are below this.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The slot of an id that the index or a list gave.
+    #[inline]
+    pub fn slot(&self, id: u32) -> &Slot {
+        &self.slots[id as usize]
+    }
+
+    /// The slot of an id that the index or a list gave.
+    #[inline]
+    pub fn slot_mut(&mut self, id: u32) -> &mut Slot {
+        &mut self.slots[id as usize]
+    }
+
+    /// The slot of an id from outside, if it is live and of that generation.
+    #[inline]
+    pub fn checked(&self, id: u32, generation: u32) -> Option<&Slot> {
+        self.slots.get(id as usize).filter(|slot| slot.generation == generation && !slot.record.is_empty())
+    }
+
+    /// The slot of any number below [`Slab::len`], if it is live.
+    pub fn live_slot(&mut self, id: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(id as usize).filter(|slot| !slot.record.is_empty())
+    }
+
+    /// Asks the processor for a slot that will be needed soon.
+    #[inline]
+    pub fn prefetch(&self, id: u32) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(slot) = self.slots.get(id as usize) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch of any address is harmless; this one is a live reference.
+            unsafe { _mm_prefetch((&raw const *slot).cast(), _MM_HINT_T0) };
+        }
+    }
+
+    /// Least recently used slot of a class, or [`NIL`].
+    pub fn oldest(&self, class: Class) -> u32 {
+        self.lists[class as usize].oldest
+    }
+
+    /// Most recently used slot of a class, or [`NIL`].
+    pub fn newest(&self, class: Class) -> u32 {
+        self.lists[class as usize].newest
+    }
+
+    /// A slot for the record, newest of its class; `None` when 2^32 - 1 slots exist.
+    pub fn add(&mut self, record: Record, hash: u32, class: Class, oldest: bool) -> Option<u32> {
+        let shape = record.key_len | record.meta_len << 13 | (class as u32) << 29;
+        let id = if self.free == NIL {
+            let id = u32::try_from(self.slots.len()).ok().filter(|&id| id != NIL)?;
+            let (older, newer) = (NIL, NIL);
+            self.slots.push(Slot {
+                record: record.bytes,
+                older,
+                newer,
+                hash,
+                shape,
+                used_at: 0,
+                delta: 0,
+                generation: 0,
+            });
+            id
+        } else {
+            let id = self.free;
+            let slot = &mut self.slots[id as usize];
+            self.free = slot.newer;
+            slot.record = record.bytes;
+            slot.hash = hash;
+            slot.shape = shape;
+            id
+        };
+        self.live += 1;
+        if oldest {
+            self.link_oldest(id, class)
+        } else {
+            self.link_newest(id, class)
+        }
+        Some(id)
+    }
+
+    /// Frees the slot and hands out its record.
+    pub fn take(&mut self, id: u32) -> Box<[u8]> {
+        self.unlink(id);
+        let slot = &mut self.slots[id as usize];
+        slot.used_at = 0;
+        slot.delta = 0;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.newer = self.free;
+        self.free = id;
+        self.live -= 1;
+        std::mem::take(&mut slot.record)
+    }
+
+    /// Makes the slot the newest of `class`.
+    #[inline]
+    pub fn promote(&mut self, id: u32, class: Class) {
+        if self.lists[class as usize].newest == id {
+            return;
+        }
+        self.unlink(id);
+        self.slots[id as usize].set_class(class);
+        self.link_newest(id, class);
+    }
+
+    fn link_newest(&mut self, id: u32, class: Class) {
+        let list = &mut self.lists[class as usize];
+        let before = std::mem::replace(&mut list.newest, id);
+        if before == NIL {
+            list.oldest = id;
+        } else {
+            self.slots[before as usize].newer = id;
+        }
+        let slot = &mut self.slots[id as usize];
+        slot.older = before;
+        slot.newer = NIL;
+    }
+
+    fn link_oldest(&mut self, id: u32, class: Class) {
+        let list = &mut self.lists[class as usize];
+        let after = std::mem::replace(&mut list.oldest, id);
+        if after == NIL {
+            list.newest = id;
+        } else {
+            self.slots[after as usize].older = id;
+        }
+        let slot = &mut self.slots[id as usize];
+        slot.newer = after;
+        slot.older = NIL;
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Slot { older, newer, .. } = self.slots[id as usize];
+        let class = self.slots[id as usize].class();
+        let list = &mut self.lists[class as usize];
+        if older == NIL {
+            list.oldest = newer;
+        }
+        if newer == NIL {
+            list.newest = older;
+        }
+        if older != NIL {
+            self.slots[older as usize].newer = newer;
+        }
+        if newer != NIL {
+            self.slots[newer as usize].older = older;
+        }
+    }
+}
