@@ -117,8 +117,8 @@ impl Pending {
         self.bytes
     }
 
-    /// Keys.
-    pub fn len(&self) -> usize {
+    /// Number of keys.
+    pub fn keys(&self) -> usize {
         self.map.len()
     }
 

@@ -126,7 +126,7 @@ impl Lru {
 
     /// Entries and departed keys with accesses to drain.
     pub fn dirty(&self) -> usize {
-        self.dirty + self.pending.len()
+        self.dirty + self.pending.keys()
     }
 
     /// Accounted bytes of the accesses of departed entries.
