@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Final, Literal, Self, TypeAlias, final
-from collections.abc import Sequence
-from typing import Final, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray

@@ -15,16 +15,15 @@
 mod names;
 
 pub mod bulk;
+pub mod cpu;
 pub mod dicom;
 pub mod error;
 pub mod frame_table;
-pub mod index;
+pub mod lru;
 pub mod packed;
+pub mod priority;
 pub mod record;
 pub mod source;
-pub mod cpu;
-pub mod lru;
-pub mod priority;
 pub mod top_n;
 
 #[cfg(feature = "python")]

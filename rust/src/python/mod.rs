@@ -2,13 +2,12 @@
 
 mod errors;
 mod frame_table;
-mod index;
+mod priority;
 mod sources;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-mod priority;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -28,9 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     errors::register(module)?;
     frame_table::register(module)?;
-    index::register(module)?;
+    priority::register(module)?;
     // The stub has no `__all__`: what it declares is what there is.
     module.delattr("__all__")
-    priority::register(module)?;
-    Ok(())
 }
