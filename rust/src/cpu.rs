@@ -18,12 +18,21 @@ impl Cpu {
         {
             Self {
                 avx2: is_x86_feature_detected!("avx2"),
-                bmi2: is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("avx2"),
+                bmi2: is_x86_feature_detected!("bmi2") && !has_slow_pdep(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
         Self::default()
     }
+}
+
+/// AMD before Zen 3 (family 19h) runs `pdep` as microcode, slower than the portable select.
+#[cfg(target_arch = "x86_64")]
+fn has_slow_pdep() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    let version = std::arch::x86_64::__cpuid(1).eax;
+    let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
+    vendor.ecx.to_le_bytes() == *b"cAMD" && family < 0x19
 }
 
 /// What to use: what the machine has, unless the environment variable `VOXTIER_CPU` says `baseline`.

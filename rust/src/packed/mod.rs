@@ -7,7 +7,7 @@
 //! | 0 | u8 | version, 1 |
 //! | 1 | u8 | form: see [`Form`] |
 //! | 2 | u8 | flags |
-//! | 3 | u8 | reserved for the form, 0 |
+//! | 3 | u8 | low bits of the Elias-Fano form, else 0 |
 //! | 4 | u32 | CRC-32C of the whole table with this field 0 |
 //! | 8, 12 | u32 | items, frames |
 //! | 16 | u64 | offset of the first Item tag; native: of the first pixel byte |
@@ -20,15 +20,26 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::frame_table::{Items, Layout, Native};
 use crate::names::closed_list;
 
+use compact::Borders;
+
+mod bits;
+mod compact;
+mod look_up;
+
+pub use look_up::Table;
+
 const VERSION: u8 = 1;
 /// Bytes before the first section.
 pub const HEADER: usize = 32;
+const LOW_AT: usize = 3;
 const CRC_AT: usize = 4;
 /// Items between two absolute positions of the U32CKPT form.
 const CHECKPOINT: usize = 256;
 /// More items than any file that the parser accepts.
 const MOST_ITEMS: u32 = crate::dicom::fragments::MOST_FRAGMENTS as u32;
 
+/// Borders are stored as halves.
+pub const FLAG_HALVED: u8 = 1;
 /// Native pixels: no item headers.
 pub const FLAG_NATIVE: u8 = 2;
 /// All items belong to frame 0.
@@ -43,9 +54,9 @@ closed_list! {
     pub enum Form {
         /// Equal strides, no section at all.
         Affine = "affine",
-        /// Reserved: frames of reference with 64 items a block.
+        /// Frames of reference with 64 items a block, for memory.
         For64 = "for64",
-        /// Reserved: Elias-Fano.
+        /// Elias-Fano, for memory.
         EliasFano = "elias_fano",
         /// u64 tag, u32 (or u64) length for each item: gaps, overlaps, any order.
         Raw = "raw",
@@ -56,13 +67,22 @@ closed_list! {
 
 /// Encodes a layout in the smallest form that SQL can decode; empty for [`Layout::Empty`].
 pub fn encode(layout: &Layout) -> Vec<u8> {
+    encode_as(layout, false)
+}
+
+/// Encodes a layout in the smallest form, for memory; empty for [`Layout::Empty`].
+pub fn encode_compact(layout: &Layout) -> Vec<u8> {
+    encode_as(layout, true)
+}
+
+fn encode_as(layout: &Layout, compact: bool) -> Vec<u8> {
     let mut table = match layout {
         Layout::Empty => return Vec::new(),
         Layout::Native(native) => {
             let frames = native.frames;
             header(Form::Affine, FLAG_NATIVE, frames, frames, native.base, native.frame_bits)
         }
-        Layout::Items(items) => encode_items(items),
+        Layout::Items(items) => encode_items(items, compact),
     };
     let crc = crc32c::crc32c(&table);
     if let Some(field) = table.get_mut(CRC_AT..CRC_AT + 4) {
@@ -80,7 +100,7 @@ fn header(form: Form, flags: u8, items: u32, frames: u32, base: u64, end: u64) -
     table
 }
 
-fn encode_items(items: &Items) -> Vec<u8> {
+fn encode_items(items: &Items, compact: bool) -> Vec<u8> {
     let count = items.offsets.len() as u32;
     let frames = items.frames() as u32;
     let base = items.offsets.first().map_or(0, |first| first - 8);
@@ -98,6 +118,13 @@ fn encode_items(items: &Items) -> Vec<u8> {
     };
     let mut table = if contiguous && items.lengths.iter().all(|&other| other == length) {
         header(Form::Affine, map_flag, count, frames, base, (length + 8).saturating_mul(8))
+    } else if let Some(coded) = (compact && contiguous).then(|| compact::encode(items, base, end)).flatten() {
+        let mut table = header(coded.form, coded.flags | map_flag, count, frames, base, end);
+        if let Some(low) = table.get_mut(LOW_AT) {
+            *low = coded.low;
+        }
+        table.extend(coded.sections);
+        table
     } else if contiguous && narrow {
         let mut table = header(Form::Checkpoints, map_flag, count, frames, base, end);
         for offset in items.offsets.iter().step_by(CHECKPOINT) {
@@ -141,10 +168,10 @@ pub fn decode(table: &[u8], limit: u64) -> Result<Layout> {
         return Ok(Layout::Empty);
     }
     let Some(fields) = table.first_chunk::<HEADER>() else { return Err(bad("shorter than its header")) };
-    let [version, form, flags, reserved, ..] = *fields;
+    let [version, form, flags, low, ..] = *fields;
     let [_, stored_crc, items, frames] = words(fields);
     let (base, end) = (long_at(fields, 16), long_at(fields, 24));
-    if version != VERSION || reserved != 0 {
+    if version != VERSION || (low != 0 && form != Form::EliasFano as u8 + 1) {
         return Err(bad("of another version"));
     }
     if crc_without_field(table) != stored_crc {
@@ -162,9 +189,16 @@ pub fn decode(table: &[u8], limit: u64) -> Result<Layout> {
         Form::Affine => affine(items as usize, base, end)?,
         Form::Checkpoints => checkpoints(&mut sections, items as usize, end)?,
         Form::Raw => raw(&mut sections, items as usize, flags & FLAG_WIDE != 0)?,
-        Form::For64 | Form::EliasFano => return Err(bad("of a form that this version does not read")),
+        Form::For64 | Form::EliasFano => {
+            compact_positions(&mut sections, form, flags, low, items as usize, base, end)?
+        }
     };
-    let frame_first = match flags & !FLAG_WIDE {
+    let own_flag = match form {
+        Form::Raw => FLAG_WIDE,
+        Form::For64 | Form::EliasFano => FLAG_HALVED,
+        Form::Affine | Form::Checkpoints => 0,
+    };
+    let frame_first = match flags & !own_flag {
         0 if items == frames => None,
         FLAG_ONE_FRAME if frames == 1 => Some(vec![0, items]),
         FLAG_MAP => Some(fragment_map(&mut sections, frames, items)?),
@@ -251,6 +285,35 @@ fn affine(count: usize, base: u64, stride_bits: u64) -> Result<Positions> {
     Ok((offsets, vec![length; count]))
 }
 
+fn compact_positions(
+    sections: &mut Sections<'_>,
+    form: Form,
+    flags: u8,
+    low: u8,
+    items: usize,
+    base: u64,
+    end: u64,
+) -> Result<Positions> {
+    let unit = if flags & FLAG_HALVED != 0 { 2 } else { 1 };
+    let span = end.checked_sub(base).filter(|span| span.is_multiple_of(unit));
+    let span = span.ok_or_else(|| bad("of an end that does not fit its start"))? / unit;
+    let cut = match form {
+        Form::EliasFano => Borders::elias_fano(sections.rest, items, span, low),
+        _ if unit == 2 => Borders::for64(sections.rest, items),
+        _ => None,
+    };
+    let (borders, rest) = cut.ok_or_else(|| bad("shorter than its sections"))?;
+    sections.rest = rest;
+    let borders = borders.all(items, span)?;
+    let (mut offsets, mut lengths) = (Vec::with_capacity(items), Vec::with_capacity(items));
+    for (start, next) in borders.iter().zip(borders.iter().skip(1)) {
+        // Below `end`, which is a u64.
+        offsets.push(base + start * unit + 8);
+        lengths.push(((next - start) * unit).checked_sub(8).ok_or_else(|| bad("of items below 8 bytes"))?);
+    }
+    Ok((offsets, lengths))
+}
+
 fn checkpoints(sections: &mut Sections<'_>, count: usize, end: u64) -> Result<Positions> {
     let starts: Vec<u64> = sections.longs(count.div_ceil(CHECKPOINT))?.collect();
     let lengths: Vec<u64> = sections.words(count)?.map(u64::from).collect();
@@ -309,15 +372,62 @@ mod tests {
     }
 
     #[test]
+    fn elias_fano_golden() {
+        let offsets = vec![1008, 1116, 1324, 1338];
+        let lengths = vec![100, 200, 6, 86];
+        let layout = Layout::Items(Items { offsets, lengths, frame_first: None });
+        let golden = "01030105554cdc240400000004000000e8030000000000009005000000000000\
+                      00000000000000004505000000000000c0fa420100000000";
+        let Layout::Items(items) = &layout else { panic!() };
+        let coded = compact::encode(items, 1000, 1424).unwrap();
+        let as_fano = if coded.form == Form::EliasFano { encode_compact(&layout) } else { Vec::new() };
+        assert_eq!(hex(&as_fano), golden);
+        assert_eq!(decode(&as_fano, 1424).unwrap(), layout);
+        assert!(decode(&as_fano, 1423).is_err());
+    }
+
+    /// Every form: even and odd lengths, equal and wild ones, small and large tables, with and without a map.
+    fn examples() -> Vec<Layout> {
+        let mut examples = Vec::new();
+        for (count, base, step, spread) in [
+            (3, 1000, 100, 100),
+            (70, 20, 8, 1),
+            (600, 1 << 33, 2000, 7),
+            (9, 8, 70_000, 1 << 25),
+            (300, 90, 3, 977),
+        ] {
+            for frame_first in [None, Some(vec![0, count as u32]), Some(vec![0, 1, count as u32])] {
+                let lengths: Vec<u64> = (0..count).map(|i| step + i * i * 7919 % spread * 2).collect();
+                let mut position = base;
+                let offsets = lengths.iter().map(|length| {
+                    position += 8 + length;
+                    position - length
+                });
+                examples.push(Layout::Items(Items { offsets: offsets.collect(), lengths, frame_first }));
+            }
+        }
+        examples
+    }
+
+    #[test]
     fn any_flipped_bit_and_any_cut_is_refused() {
-        let items = Items {
-            offsets: vec![1008, 1116, 1324],
-            lengths: vec![100, 200, 7],
-            frame_first: Some(vec![0, 2, 3]),
-        };
-        let table = encode(&Layout::Items(items));
+        let forms: std::collections::BTreeSet<u8> =
+            examples().iter().flat_map(|layout| [encode(layout)[1], encode_compact(layout)[1]]).collect();
+        assert_eq!(forms, [1, 2, 3, 5].into());
+        for layout in examples() {
+            for table in
+                [encode(&layout), encode_compact(&layout)].into_iter().filter(|table| table.len() < 300)
+            {
+                any_damage_is_refused(&table);
+            }
+        }
+        let gap = Items { offsets: vec![1008, 1124], lengths: vec![100, 7], frame_first: None };
+        any_damage_is_refused(&encode_compact(&Layout::Items(gap)));
+    }
+
+    fn any_damage_is_refused(table: &[u8]) {
         for bit in 0..table.len() * 8 {
-            let mut damaged = table.clone();
+            let mut damaged = table.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&damaged, u64::MAX).unwrap_err().kind, ErrorKind::BadTable);
         }
@@ -332,6 +442,30 @@ mod tests {
         let table = encode(&Layout::Items(items));
         assert!(decode(&table, 316).is_ok());
         assert_eq!(decode(&table, 315).unwrap_err().kind, ErrorKind::BadTable);
+    }
+
+    fn look_up_agrees(table: &[u8], layout: &Layout) {
+        let whole = crate::frame_table::FrameTable {
+            offsets_in: crate::frame_table::OffsetsIn::Inflated,
+            layout: layout.clone(),
+            ..Default::default()
+        };
+        let view = Table::trusted(table).unwrap();
+        assert_eq!(view.frames(), whole.frames());
+        for frame in 0..=whole.frames() {
+            assert!(view.ranges(frame, u64::MAX).eq(whole.ranges(frame)), "frame {frame}");
+        }
+    }
+
+    #[test]
+    fn every_form_is_looked_up_as_it_is_decoded() {
+        let native = Layout::Native(Native { base: 77, frame_bits: 1001, frames: 40 });
+        for layout in examples().into_iter().chain([native]) {
+            for table in [encode(&layout), encode_compact(&layout)] {
+                assert_eq!(decode(&table, u64::MAX).unwrap(), layout);
+                look_up_agrees(&table, &layout);
+            }
+        }
     }
 
     proptest! {
@@ -356,18 +490,28 @@ mod tests {
             let identity = first.len() == lengths.len() + 1;
             let frame_first = (!identity).then_some(first);
             let layout = Layout::Items(Items { offsets, lengths, frame_first });
-            prop_assert_eq!(decode(&encode(&layout), u64::MAX).unwrap(), layout);
+            for table in [encode(&layout), encode_compact(&layout)] {
+                look_up_agrees(&table, &decode(&table, u64::MAX).unwrap());
+                prop_assert_eq!(&decode(&table, u64::MAX).unwrap(), &layout);
+            }
         }
 
         #[test]
         fn any_bytes_are_refused_or_decoded(mut table in prop::collection::vec(any::<u8>(), 0..400), form in 1_u8..6) {
             if table.len() >= HEADER {
-                let flags = table[2] & 0x4E;
-                table[..4].copy_from_slice(&[VERSION, form, flags, 0]);
+                let (flags, low) = (table[2] & 0x4F, if form == 3 { table[3] % 9 } else { 0 });
+                table[..4].copy_from_slice(&[VERSION, form, flags, low]);
                 let crc = crc_without_field(&table).to_le_bytes();
                 table[4..8].copy_from_slice(&crc);
             }
-            let _ = decode(&table, 1 << 32);
+            let layout = decode(&table, 1 << 32);
+            match (Table::trusted(&table), layout) {
+                (_, Ok(layout)) if !table.is_empty() => look_up_agrees(&table, &layout),
+                (Some(view), _) => (0..view.frames().min(99)).for_each(|frame| {
+                    view.ranges(frame, 1 << 32).take(99).for_each(drop);
+                }),
+                _ => {}
+            }
         }
     }
 }
