@@ -216,7 +216,9 @@ impl Pair {
             Op::Invalidate { key } => {
                 let at = self.model.at(key);
                 assert_eq!(self.lru.invalidate(&[key]), at.is_some());
-                at.map(|at| self.model.remove(at));
+                if let Some(at) = at {
+                    self.model.remove(at);
+                }
             }
             Op::Touch { keys } => {
                 let mut ids: Vec<u64> = keys.iter().filter_map(|&key| self.lru.id(&[key])).collect();
