@@ -19,6 +19,7 @@ pub mod cpu;
 pub mod dicom;
 pub mod error;
 pub mod frame_table;
+pub mod index;
 pub mod lru;
 pub mod packed;
 pub mod priority;

@@ -13,4 +13,3 @@ from voxtier.frames.table import (
 )
 
 __all__ = ["FrameTable", "RangedSource", "TableResult", "read_frame", "read_table", "read_tables"]
-"""Byte ranges of every frame of every DICOM file: kept in memory, in Postgres, or computed."""

@@ -2,6 +2,7 @@
 
 mod errors;
 mod frame_table;
+mod index;
 mod priority;
 mod sources;
 
@@ -27,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     errors::register(module)?;
     frame_table::register(module)?;
+    index::register(module)?;
     priority::register(module)?;
     // The stub has no `__all__`: what it declares is what there is.
     module.delattr("__all__")
