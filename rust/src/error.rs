@@ -50,7 +50,9 @@ closed_list! {
         BadTable = "bad_table",
         /// A frame that lies, wholly or in part, past the end of a truncated file.
         TruncatedFrame = "truncated_frame",
-        /// An argument outside its domain.
+        /// One range was asked of a frame that lies in several fragments.
+    FragmentedFrame = "fragmented_frame",
+    /// An argument outside its domain.
         InvalidArgument = "invalid_argument",
     }
 }

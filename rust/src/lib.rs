@@ -15,9 +15,12 @@
 mod names;
 
 pub mod bulk;
+pub mod cached_table;
 pub mod cpu;
 pub mod dicom;
 pub mod error;
+pub mod fork_lock;
+pub mod frame_cache;
 pub mod frame_table;
 pub mod index;
 pub mod lru;

@@ -261,6 +261,21 @@ fn checked_lengths(tables: &[OffsetTable], method: Method, items: &Items, notes:
 /// `truncated_frame` for a frame past the end of a cut file; `changed_during_read` where the source is not
 /// what the table describes.
 pub fn read_frame(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Vec<u8>> {
+    match read_by_table(source, table, index)? {
+        Some(bytes) => Ok(bytes),
+        // The table was not held against every Item, and this entry is wrong: walk, read by the walk.
+        None => {
+            let walked = read_table(source, Verify::All, &mut Buffer::default())?;
+            read_frame(source, &walked, index)
+        }
+    }
+}
+
+/// The same, but `None` where the table turns out to be wrong: it was not held against every Item.
+///
+/// # Errors
+/// As [`read_frame`].
+pub fn read_by_table(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Option<Vec<u8>>> {
     table.check_describes(source)?;
     table.check_readable(index)?;
     let mut out = Vec::new();
@@ -269,11 +284,7 @@ pub fn read_frame(source: &dyn Source, table: &FrameTable, index: usize) -> Resu
             OffsetsIn::Inflated => inflate_frame(source, start, end)?,
             OffsetsIn::File if table.is_unwalked() => match strip_span(source, start, end)? {
                 Some(bytes) => bytes,
-                // The table was not held against every Item, and this entry is wrong: walk, read by the walk.
-                None => {
-                    let walked = read_table(source, Verify::All, &mut Buffer::default())?;
-                    return read_frame(source, &walked, index);
-                }
+                None => return Ok(None),
             },
             OffsetsIn::File => {
                 let length = usize::try_from(end - start).unwrap_or(usize::MAX);
@@ -282,7 +293,7 @@ pub fn read_frame(source: &dyn Source, table: &FrameTable, index: usize) -> Resu
         };
         if out.is_empty() { out = bytes } else { out.extend(bytes) }
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 fn inflate_frame(source: &dyn Source, start: u64, end: u64) -> Result<Vec<u8>> {

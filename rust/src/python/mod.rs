@@ -1,5 +1,6 @@
 //! The bindings: convert, release the GIL, call, wrap. The only folder that imports pyo3.
 
+mod cache;
 mod errors;
 mod frame_table;
 mod index;
@@ -26,6 +27,7 @@ fn path_of(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+    cache::register(module)?;
     errors::register(module)?;
     frame_table::register(module)?;
     index::register(module)?;

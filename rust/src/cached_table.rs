@@ -1,0 +1,245 @@
+//! What memory keeps of a frame table: its compact layout, and beside it what reading a frame needs.
+//!
+//! UIDs and notes stay in the index. A CT slice takes some 60 bytes here, a row of Python dicts 800.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame_table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Status, Verified};
+use crate::lru::{KEY_CAP, META_CAP, Record};
+use crate::packed::{self, Table};
+
+const HAS_CODES: u8 = 1;
+const HAS_CUT: u8 = 2;
+const HAS_PIXELS: u8 = 4;
+const HAS_TIME: u8 = 8;
+const HAS_IMAGE: u8 = 16;
+const HAS_ETAG: u8 = 32;
+const HAS_SIZE: u8 = 64;
+/// The transfer syntax begins as all of the standard do, which is not written then.
+const STANDARD_SYNTAX: u8 = 128;
+const SYNTAX_ROOT: &str = "1.2.840.10008.1.2";
+
+/// A record of the cache: key, what stands beside the layout, layout.
+///
+/// # Errors
+/// `invalid_argument` for an empty or overlong key, an overlong etag, and for more frames than one table holds.
+pub fn record(key: &str, table: &FrameTable, etag: Option<&str>) -> Result<Record> {
+    if key.is_empty() || key.len() > KEY_CAP {
+        let detail = format!("a key of {} bytes: must be 1 to {KEY_CAP}", key.len());
+        return Err(Error::new(ErrorKind::InvalidArgument, detail));
+    }
+    let meta = encode_meta(table, etag);
+    Record::new(key.as_bytes(), &meta, &packed::encode_compact(&table.layout)).ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidArgument,
+            format!("{} bytes beside the table, at most {META_CAP}", meta.len()),
+        )
+    })
+}
+
+fn encode_meta(table: &FrameTable, etag: Option<&str>) -> Vec<u8> {
+    let image = &table.image;
+    let suffix = table.transfer_syntax_uid.strip_prefix(SYNTAX_ROOT);
+    let plain = (table.status, table.method, table.verified, table.offsets_in)
+        == (Status::NoPixels, Method::None, Verified::None, OffsetsIn::File);
+    let mut flags = if suffix.is_some() { STANDARD_SYNTAX } else { 0 };
+    for (flag, present) in [
+        (HAS_CODES, !plain || table.kind != Kind::None),
+        (HAS_CUT, table.truncated_from.is_some()),
+        (HAS_PIXELS, table.pixel_data_pos.is_some()),
+        (HAS_TIME, table.fingerprint.mtime_ns.is_some()),
+        (HAS_IMAGE, image.rows | image.columns | image.number_of_frames != 0),
+        (HAS_ETAG, etag.is_some()),
+        (HAS_SIZE, table.fingerprint.size != 0),
+    ] {
+        flags |= if present { flag } else { 0 };
+    }
+    let mut meta = vec![flags];
+    push_text(&mut meta, suffix.unwrap_or(&table.transfer_syntax_uid));
+    if flags & HAS_CODES != 0 {
+        meta.extend([table.status as u8 | (table.kind as u8) << 2 | (table.offsets_in as u8) << 4]);
+        meta.extend([table.method as u8 | (table.verified as u8) << 4]);
+    }
+    if flags & HAS_IMAGE != 0 {
+        let numbers = [image.rows, image.columns, image.number_of_frames];
+        let small = [image.samples_per_pixel, image.bits_allocated].map(u32::from);
+        numbers.into_iter().chain(small).for_each(|number| push_number(&mut meta, number.into()));
+        push_text(&mut meta, &image.photometric_interpretation);
+    }
+    let optional = [
+        table.truncated_from.map(u64::from),
+        table.pixel_data_pos,
+        (table.fingerprint.size != 0).then_some(table.fingerprint.size),
+    ];
+    optional.into_iter().flatten().for_each(|number| push_number(&mut meta, number));
+    if let Some(time) = table.fingerprint.mtime_ns {
+        meta.extend(time.to_le_bytes());
+    }
+    if let Some(etag) = etag {
+        push_text(&mut meta, etag);
+    }
+    meta
+}
+
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 128 {
+        out.push(number as u8 | 128);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    push_number(out, text.len() as u64);
+    out.extend(text.as_bytes());
+}
+
+/// What stands beside the layout; the table's own layout is empty. `None` for bytes that [`record`] did not write.
+pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
+    let mut fields = Fields(meta);
+    let flags = fields.byte()?;
+    let mut table = FrameTable::default();
+    let syntax = fields.text()?;
+    table.transfer_syntax_uid =
+        if flags & STANDARD_SYNTAX != 0 { format!("{SYNTAX_ROOT}{syntax}") } else { syntax.to_owned() };
+    if flags & HAS_CODES != 0 {
+        let (first, second) = (fields.byte()?, fields.byte()?);
+        table.status = Status::from_code(first & 3)?;
+        table.kind = Kind::from_code(first >> 2 & 3)?;
+        table.offsets_in = OffsetsIn::from_code(first >> 4)?;
+        table.method = Method::from_code(second & 15)?;
+        table.verified = Verified::from_code(second >> 4)?;
+    }
+    if flags & HAS_IMAGE != 0 {
+        let image = &mut table.image;
+        image.rows = u32::try_from(fields.number()?).ok()?;
+        image.columns = u32::try_from(fields.number()?).ok()?;
+        image.number_of_frames = u32::try_from(fields.number()?).ok()?;
+        image.samples_per_pixel = u16::try_from(fields.number()?).ok()?;
+        image.bits_allocated = u16::try_from(fields.number()?).ok()?;
+        image.photometric_interpretation = fields.text()?.to_owned();
+    }
+    if flags & HAS_CUT != 0 {
+        table.truncated_from = Some(u32::try_from(fields.number()?).ok()?);
+    }
+    if flags & HAS_PIXELS != 0 {
+        table.pixel_data_pos = Some(fields.number()?);
+    }
+    if flags & HAS_SIZE != 0 {
+        table.fingerprint.size = fields.number()?;
+    }
+    if flags & HAS_TIME != 0 {
+        table.fingerprint.mtime_ns = Some(i64::from_le_bytes(fields.array()?));
+    }
+    let etag = if flags & HAS_ETAG != 0 { Some(fields.text()?.to_owned()) } else { None };
+    Some((table, etag))
+}
+
+/// The whole table of a record.
+pub fn whole(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
+    let (mut table, _) = decode_meta(meta)?;
+    table.layout = packed::decode(value, u64::MAX).ok()?;
+    Some(table)
+}
+
+/// A table of some frames of a record, in the order asked: found one by one, nothing else is decoded.
+///
+/// # Errors
+/// The position in `frames` of the first that does not exist.
+pub fn excerpt(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<std::result::Result<FrameTable, usize>> {
+    let (mut table, _) = decode_meta(meta)?;
+    let (limit, cut) = (table.limit(), table.truncated_from.take());
+    let Some(view) = Table::trusted(value) else { return Some(Err(0)) };
+    let mut items = Items { frame_first: Some(vec![0]), ..Items::default() };
+    for (position, &frame) in frames.iter().enumerate() {
+        if frame as usize >= view.frames() {
+            return Some(Err(position));
+        }
+        if cut.is_some_and(|cut| frame >= cut) {
+            table.truncated_from.get_or_insert(position as u32);
+        }
+        for (start, end) in view.ranges(frame as usize, limit) {
+            items.offsets.push(start);
+            items.lengths.push(end.saturating_sub(start));
+        }
+        items.frame_first.get_or_insert_default().push(items.offsets.len() as u32);
+    }
+    table.layout = Layout::Items(items);
+    Some(Ok(table))
+}
+
+/// Fields taken one by one.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 127) << shift;
+            if byte < 128 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dicom::dataset::Attributes;
+    use crate::source::Fingerprint;
+
+    #[test]
+    fn meta_comes_back_and_is_small() {
+        let table = FrameTable {
+            status: Status::Truncated,
+            kind: Kind::Video,
+            method: Method::VideoStream,
+            verified: Verified::All,
+            offsets_in: OffsetsIn::Inflated,
+            truncated_from: Some(300),
+            transfer_syntax_uid: "1.2.840.10008.1.2.4.90".into(),
+            image: Attributes {
+                rows: 512,
+                columns: 65_535,
+                number_of_frames: u32::MAX,
+                samples_per_pixel: 3,
+                bits_allocated: 16,
+                photometric_interpretation: "YBR_FULL_422".into(),
+                ..Attributes::default()
+            },
+            pixel_data_pos: Some(1 << 40),
+            fingerprint: Fingerprint { size: u64::MAX, mtime_ns: Some(-5) },
+            ..FrameTable::default()
+        };
+        for etag in [None, Some("\"abc\"")] {
+            let (back, tag) = decode_meta(&encode_meta(&table, etag)).unwrap();
+            assert_eq!((back, tag.as_deref()), (table.clone(), etag));
+        }
+        let private = FrameTable { transfer_syntax_uid: "1.3.46".into(), ..FrameTable::default() };
+        let meta = encode_meta(&private, None);
+        assert_eq!(decode_meta(&meta).unwrap().0, private);
+        assert!(meta.len() < 10);
+        (0..meta.len()).for_each(|cut| assert!(decode_meta(&meta[..cut]).is_none()));
+    }
+}

@@ -1,0 +1,411 @@
+//! `FrameCache`: convert, take the mutex for less than a microsecond, wrap. No Python object lives inside.
+
+use std::sync::MutexGuard;
+
+use numpy::{PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::frame_table::PyFrameTable;
+use super::sources::with_source;
+use crate::cached_table;
+use crate::error::{Error, ErrorKind};
+use crate::frame_cache::{FrameCache, class_of, look_up, read_frames, request};
+use crate::frame_table::{FrameTable, Items, Layout};
+use crate::lru::{Access, Class, Lru, Put, Slot, Stored};
+use crate::packed::Table;
+
+#[pyclass(frozen, subclass, weakref, module = "voxtier._core", name = "FrameCache")]
+struct PyFrameCache {
+    cache: FrameCache,
+}
+
+type Arrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
+
+impl PyFrameCache {
+    /// The mutex. Waits without the GIL: a holder never needs it, but a waiter with it stops every thread.
+    #[inline]
+    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Lru> {
+        loop {
+            if let Some(guard) = self.cache.lru.try_lock() {
+                return guard;
+            }
+            py.detach(|| drop(self.cache.lru.lock()));
+        }
+    }
+
+    fn store(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        table: &FrameTable,
+        etag: Option<&str>,
+        put: Put,
+    ) -> PyResult<Stored> {
+        let record = cached_table::record(key, table, etag)?;
+        Ok(self.lock(py).put(record, put))
+    }
+}
+
+fn parse_class(klass: &str) -> PyResult<Class> {
+    class_of(klass)
+        .ok_or_else(|| PyValueError::new_err(format!("klass is 'normal', 'scan' or 'pinned', not {klass:?}")))
+}
+
+fn no_frame(frame: impl std::fmt::Display, slot: &Slot) -> PyErr {
+    let frames = Table::trusted(slot.value()).map_or(0, |view| view.frames());
+    PyIndexError::new_err(format!("frame {frame} of {frames}, counted from 0"))
+}
+
+fn limit_of(slot: &Slot) -> u64 {
+    cached_table::decode_meta(slot.meta()).map_or(u64::MAX, |(table, _)| match table.limit() {
+        0 => u64::MAX,
+        limit => limit,
+    })
+}
+
+/// Offset and length of a frame that is one range.
+#[inline]
+fn locate(slot: &Slot, frame: i64) -> PyResult<(u64, u64)> {
+    let index = usize::try_from(frame).unwrap_or(usize::MAX);
+    let Some(view) = Table::trusted(slot.value()).filter(|view| index < view.frames()) else {
+        return Err(no_frame(frame, slot));
+    };
+    if let Some(native) = view.native() {
+        let (start, end) = native.range(index as u64, limit_of(slot));
+        return Ok((start, end - start));
+    }
+    let items = view.items_of(index);
+    if items.len() != 1 {
+        let detail = format!("frame {frame} lies in {} fragments: ask for its ranges", items.len());
+        return Err(Error::new(ErrorKind::FragmentedFrame, detail).into());
+    }
+    view.item(items.start).ok_or_else(|| no_frame(frame, slot))
+}
+
+#[pymethods]
+impl PyFrameCache {
+    #[new]
+    #[pyo3(signature = (budget_bytes, *, policy="lru", max_entry_fraction=0.25, debounce_seconds=600.0))]
+    fn new(
+        budget_bytes: i64,
+        policy: &str,
+        max_entry_fraction: f64,
+        debounce_seconds: f64,
+    ) -> PyResult<Self> {
+        let Ok(budget) = u64::try_from(budget_bytes) else {
+            return Err(PyValueError::new_err(format!("budget_bytes = {budget_bytes}: must be >= 0")));
+        };
+        if policy != "lru" {
+            return Err(PyValueError::new_err(format!("policy = {policy:?}: only 'lru' is built in")));
+        }
+        if !(max_entry_fraction > 0.0 && max_entry_fraction <= 1.0) {
+            return Err(PyValueError::new_err(format!(
+                "max_entry_fraction = {max_entry_fraction}: in (0, 1]"
+            )));
+        }
+        if !(0.0..=1e9).contains(&debounce_seconds) {
+            return Err(PyValueError::new_err(format!("debounce_seconds = {debounce_seconds}: 0 to 1e9")));
+        }
+        let debounce_us = (debounce_seconds * 1e6) as i64;
+        Ok(Self { cache: FrameCache::new(budget, max_entry_fraction, debounce_us) })
+    }
+
+    #[pyo3(signature = (key, *, scan=false))]
+    fn touch(&self, py: Python<'_>, key: &str, scan: bool) -> bool {
+        let request = request(scan);
+        self.lock(py).get(key.as_bytes(), request).is_some()
+    }
+
+    #[pyo3(signature = (key, frame, *, scan=false))]
+    fn locate(&self, py: Python<'_>, key: &str, frame: i64, scan: bool) -> PyResult<Option<(u64, u64)>> {
+        let request = request(scan);
+        self.lock(py).get(key.as_bytes(), request).map(|slot| locate(slot, frame)).transpose()
+    }
+
+    #[pyo3(signature = (key, frames, *, scan=false))]
+    fn locate_many<'py>(
+        &self,
+        py: Python<'py>,
+        key: &str,
+        frames: PyReadonlyArray1<'py, i64>,
+        scan: bool,
+    ) -> PyResult<Option<Arrays<'py>>> {
+        let frames = frames.as_slice()?;
+        let request = request(scan);
+        let mut guard = self.lock(py);
+        let Some(slot) = guard.get(key.as_bytes(), request) else { return Ok(None) };
+        let (mut offsets, mut lengths) = (Vec::with_capacity(frames.len()), Vec::with_capacity(frames.len()));
+        for &frame in frames {
+            let (offset, length) = locate(slot, frame)?;
+            offsets.push(offset.cast_signed());
+            lengths.push(length.cast_signed());
+        }
+        drop(guard);
+        Ok(Some((PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, lengths))))
+    }
+
+    #[pyo3(signature = (key, frame, *, scan=false))]
+    fn ranges(&self, py: Python<'_>, key: &str, frame: i64, scan: bool) -> PyResult<Option<Vec<(u64, u64)>>> {
+        let request = request(scan);
+        let mut guard = self.lock(py);
+        let Some(slot) = guard.get(key.as_bytes(), request) else { return Ok(None) };
+        let index = usize::try_from(frame).unwrap_or(usize::MAX);
+        match Table::trusted(slot.value()).filter(|view| index < view.frames()) {
+            Some(view) => Ok(Some(view.ranges(index, limit_of(slot)).collect())),
+            None => Err(no_frame(frame, slot)),
+        }
+    }
+
+    fn table(&self, py: Python<'_>, key: &str) -> Option<PyFrameTable> {
+        let guard = self.lock(py);
+        let slot = guard.peek(key.as_bytes())?;
+        let (meta, value) = (slot.meta().to_vec(), slot.value().to_vec());
+        drop(guard);
+        py.detach(|| cached_table::whole(&meta, &value)).map(Into::into)
+    }
+
+    fn etag(&self, py: Python<'_>, key: &str) -> Option<String> {
+        cached_table::decode_meta(self.lock(py).peek(key.as_bytes())?.meta())?.1
+    }
+
+    /// Frames read from `source` by the table of `key`; None when the key is absent.
+    #[pyo3(signature = (key, source, frames, *, scan=false))]
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        key: &str,
+        source: &Bound<'py, PyAny>,
+        frames: Vec<u32>,
+        scan: bool,
+    ) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
+        let request = request(scan);
+        let mut guard = self.lock(py);
+        let found = look_up(&mut guard, key, &frames, request);
+        drop(guard);
+        match found {
+            None => Ok(None),
+            Some(Err(position)) => {
+                let frame = frames.get(position).copied().unwrap_or_default();
+                Err(PyIndexError::new_err(format!("frame {frame}, counted from 0, is not in the file")))
+            }
+            Some(Ok(table)) => {
+                let read = with_source(source, |source| read_frames(source, &table))?;
+                Ok(Some(read.iter().map(|bytes| PyBytes::new(py, bytes)).collect()))
+            }
+        }
+    }
+
+    #[pyo3(signature = (key, offsets, lengths, *, ts_uid="", pixel_data_pos=None, etag=None, klass="normal"))]
+    #[allow(clippy::too_many_arguments)] // mirrors the Python signature
+    fn put(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        offsets: PyReadonlyArray1<'_, u64>,
+        lengths: PyReadonlyArray1<'_, u64>,
+        ts_uid: &str,
+        pixel_data_pos: Option<u64>,
+        etag: Option<&str>,
+        klass: &str,
+    ) -> PyResult<bool> {
+        let (offsets, lengths) = (offsets.as_slice()?.to_vec(), lengths.as_slice()?.to_vec());
+        if offsets.len() != lengths.len() {
+            let detail = format!("{} offsets and {} lengths", offsets.len(), lengths.len());
+            return Err(PyValueError::new_err(detail));
+        }
+        let outside = |(&offset, &length): (&u64, &u64)| offset < 8 || offset.checked_add(length).is_none();
+        if let Some(index) = offsets.iter().zip(&lengths).position(outside) {
+            return Err(PyValueError::new_err(format!("range {index} lies outside of any file")));
+        }
+        let table = FrameTable {
+            transfer_syntax_uid: ts_uid.to_owned(),
+            pixel_data_pos,
+            layout: Layout::Items(Items { offsets, lengths, frame_first: None }),
+            ..FrameTable::default()
+        };
+        let put = Put { class: parse_class(klass)?, ..Put::default() };
+        Ok(self.store(py, key, &table, etag, put)? == Stored::Yes)
+    }
+
+    #[pyo3(signature = (key, table, *, etag=None, klass="normal", last_used_us=0))]
+    fn put_table(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        table: &Bound<'_, PyFrameTable>,
+        etag: Option<&str>,
+        klass: &str,
+        last_used_us: i64,
+    ) -> PyResult<bool> {
+        let put = Put { class: parse_class(klass)?, used_at: last_used_us, preload_limit: None };
+        Ok(self.store(py, key, &table.get().table, etag, put)? == Stored::Yes)
+    }
+
+    #[pyo3(signature = (key, table, *, limit, etag=None, last_used_us=0))]
+    fn preload_table(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        table: &Bound<'_, PyFrameTable>,
+        limit: u64,
+        etag: Option<&str>,
+        last_used_us: i64,
+    ) -> PyResult<&'static str> {
+        let put = Put { class: Class::Normal, used_at: last_used_us, preload_limit: Some(limit) };
+        Ok(match self.store(py, key, &table.get().table, etag, put)? {
+            Stored::Yes => "stored",
+            Stored::Oversize => "oversize",
+            Stored::NoRoom => "no_room",
+            Stored::Exists => "exists",
+        })
+    }
+
+    fn key_id(&self, py: Python<'_>, key: &str) -> Option<u64> {
+        self.lock(py).id(key.as_bytes())
+    }
+
+    #[pyo3(signature = (ids, *, scan=false))]
+    fn touch_many(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, u64>, scan: bool) -> PyResult<usize> {
+        let ids = ids.as_slice()?;
+        let request = request(scan);
+        if ids.len() <= 256 {
+            return Ok(self.lock(py).touch(ids, request));
+        }
+        Ok(py.detach(|| ids.chunks(256).map(|slice| self.cache.lru.lock().touch(slice, request)).sum()))
+    }
+
+    fn invalidate(&self, py: Python<'_>, key: &str) -> bool {
+        self.lock(py).invalidate(key.as_bytes())
+    }
+
+    fn resize(&self, py: Python<'_>, budget_bytes: i64) -> PyResult<()> {
+        let Ok(budget) = u64::try_from(budget_bytes) else {
+            return Err(PyValueError::new_err(format!("budget_bytes = {budget_bytes}: must be >= 0")));
+        };
+        py.detach(|| self.cache.resize(budget));
+        Ok(())
+    }
+
+    fn drain_access<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> (Vec<String>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>) {
+        let drained = py.detach(|| self.cache.drain());
+        let counts = PyArray1::from_iter(py, drained.iter().map(|access| i64::from(access.count)));
+        let times = PyArray1::from_iter(py, drained.iter().map(|access| access.used_at));
+        let keys = drained.iter().map(|access| String::from_utf8_lossy(&access.key).into_owned());
+        (keys.collect(), counts, times)
+    }
+
+    fn restore_access(
+        &self,
+        py: Python<'_>,
+        keys: Vec<String>,
+        counts: Vec<u32>,
+        times: Vec<i64>,
+    ) -> PyResult<()> {
+        if keys.len() != counts.len() || keys.len() != times.len() {
+            return Err(PyValueError::new_err("keys, counts and times differ in length"));
+        }
+        let rows = keys.into_iter().zip(counts).zip(times);
+        let accesses: Vec<Access> = rows
+            .map(|((key, count), used_at)| Access { key: key.into_bytes().into(), count, used_at })
+            .collect();
+        py.detach(|| self.cache.restore(&accesses));
+        Ok(())
+    }
+
+    #[allow(clippy::type_complexity)] // four arrays and a number, named in the stub
+    fn drain_evicted<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> (
+        Bound<'py, PyArray1<u64>>,
+        Bound<'py, PyArray1<u64>>,
+        Bound<'py, PyArray1<u8>>,
+        Bound<'py, PyArray1<u8>>,
+        u64,
+    ) {
+        let (lines, overflow) = self.lock(py).log().drain();
+        (
+            PyArray1::from_iter(py, lines.iter().map(|line| line.id)),
+            PyArray1::from_iter(py, lines.iter().map(|line| line.weight)),
+            PyArray1::from_iter(py, lines.iter().map(|line| line.cause as u8)),
+            PyArray1::from_iter(py, lines.iter().map(|line| line.class as u8)),
+            overflow,
+        )
+    }
+
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let guard = self.lock(py);
+        let counters = guard.counters();
+        let numbers = [
+            ("budget", guard.budget()),
+            ("used", guard.used()),
+            ("entries", guard.len() as u64),
+            ("hits", counters.hits),
+            ("misses", counters.misses),
+            ("rejected_oversize", counters.rejected_oversize),
+            ("rejected_scan", counters.rejected_scan),
+            ("rejected_pinned", counters.rejected_pinned),
+            ("access_dropped", counters.access_dropped),
+            ("dirty", guard.dirty() as u64),
+            ("pending_bytes", guard.pending_bytes()),
+            ("pinned_bytes", guard.class_bytes(Class::Pinned)),
+            ("scan_bytes", guard.class_bytes(Class::Scan)),
+        ];
+        drop(guard);
+        let stats = PyDict::new(py);
+        for (name, number) in numbers {
+            stats.set_item(name, number)?;
+        }
+        let evicted = PyDict::new(py);
+        for (name, number) in ["capacity", "replaced", "invalidated", "resize"].iter().zip(counters.evicted) {
+            evicted.set_item(name, number)?;
+        }
+        stats.set_item("evicted", evicted)?;
+        Ok(stats)
+    }
+
+    /// Raises if an invariant does not hold; linear, for tests.
+    fn validate(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock(py).validate().map_err(PyValueError::new_err)
+    }
+
+    /// Keys, most recently used first, class by class.
+    fn keys(&self, py: Python<'_>) -> Vec<String> {
+        self.lock(py).keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    fn __contains__(&self, py: Python<'_>, key: &str) -> bool {
+        self.lock(py).peek(key.as_bytes()).is_some()
+    }
+
+    fn __len__(&self, py: Python<'_>) -> usize {
+        self.lock(py).len()
+    }
+
+    /// Before `fork`: takes the mutex.
+    fn _before_fork(&self, py: Python<'_>) {
+        py.detach(|| self.cache.lru.hold());
+    }
+
+    /// After `fork`, in the parent: frees it.
+    fn _after_fork_in_parent(&self) {
+        // SAFETY: `os.register_at_fork` calls it on the thread that called `_before_fork`.
+        unsafe { self.cache.lru.release() };
+    }
+
+    /// After `fork`, in the child: a new mutex; accesses and evictions are the parent's to report.
+    fn _after_fork_in_child(&self) {
+        // SAFETY: `os.register_at_fork` calls it in the child, before any other thread exists there.
+        unsafe { self.cache.lru.reset_in_child() };
+        self.cache.lru.lock().forget_accesses();
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyFrameCache>()
+}
