@@ -16,6 +16,7 @@ mod names;
 
 pub mod bulk;
 pub mod cached_table;
+pub mod copy_rows;
 pub mod cpu;
 pub mod dicom;
 pub mod error;

@@ -317,7 +317,12 @@ impl Lru {
         let hash = self.hash(key);
         let same = |&id: &u32| {
             let slot = self.slab.slot(id);
-            slot.hash == hash && slot.key() == key
+            // The neighbours will be relinked: their cache misses shall overlap that of the key.
+            slot.hash == hash && {
+                self.slab.prefetch(slot.older);
+                self.slab.prefetch(slot.newer);
+                slot.key() == key
+            }
         };
         self.index.find(spread(hash), same).copied()
     }

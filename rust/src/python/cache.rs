@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyDict};
 use super::frame_table::PyFrameTable;
 use super::sources::with_source;
 use crate::cached_table;
+use crate::copy_rows;
 use crate::error::{Error, ErrorKind};
 use crate::frame_cache::{FrameCache, class_of, look_up, read_frames, request};
 use crate::frame_table::{FrameTable, Items, Layout};
@@ -262,6 +263,28 @@ impl PyFrameCache {
         })
     }
 
+    /// Stores the rows of a preload query, best first; returns (stored, skipped, damaged).
+    fn preload_copy(&self, py: Python<'_>, rows: &[u8], limit: u64) -> PyResult<(u64, u64, u64)> {
+        let counts = py.detach(|| {
+            let (mut rest, mut counts) = (rows, [0; 3]);
+            while let Some(row) = copy_rows::next_row(&mut rest)? {
+                let place = match row {
+                    Err(_) => 2,
+                    Ok(row) => {
+                        let put =
+                            Put { class: Class::Normal, used_at: row.used_at, preload_limit: Some(limit) };
+                        usize::from(self.cache.lru.lock().put(row.record, put) != Stored::Yes)
+                    }
+                };
+                if let Some(count) = counts.get_mut(place) {
+                    *count += 1;
+                }
+            }
+            Ok::<[u64; 3], Error>(counts)
+        })?;
+        Ok(counts.into())
+    }
+
     fn key_id(&self, py: Python<'_>, key: &str) -> Option<u64> {
         self.lock(py).id(key.as_bytes())
     }
@@ -407,5 +430,6 @@ impl PyFrameCache {
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("PRELOAD_COLUMNS", copy_rows::COLUMNS.to_vec())?;
     module.add_class::<PyFrameCache>()
 }
