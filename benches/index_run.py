@@ -1,0 +1,169 @@
+"""Journey: a folder of many small files into the embedded PostgreSQL, again, and tables back out of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pydicom
+
+from benches.files import ct_header, slide
+from benches.measure import Goal, Lap, Result, Way, race, timed
+from builders import dicom, element
+from voxtier.frames.store import FrameStore
+from voxtier.frames.table import TableResult
+
+# A process of its own, so that its peak of memory is its own; the server runs already.
+RUN = """
+import glob, json, resource, sys, time
+from voxtier.frames.index import FileIndexer, index_files
+from voxtier.frames.paths import iter_files
+from voxtier.frames.store import FrameStore
+start = time.perf_counter()
+with FrameStore() as store:
+    indexer = FileIndexer(store, source=sys.argv[2])
+    found = sum(len(reports) for reports in index_files(indexer, iter_files([sys.argv[1]])))
+    seconds = time.perf_counter() - start
+print(seconds, found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+SAMPLE = 1_000  # files that the slow way reads; its time is scaled
+
+
+def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+    """Index, index again, fetch."""
+    os.environ["VOXTIER_HOME"] = str(folder / "home")
+    os.environ.pop("VOXTIER_DSN", None)
+    paths = small_files(folder / "images", 10_000 if quick else 100_000)
+    with FrameStore() as store:
+        store.sources()
+        dsn = _dsn(store)
+        laps = min(rounds, 3)
+        return [indexing(folder / "images", paths, dsn, laps), fetching(folder, store, dsn, quick, rounds)]
+
+
+def small_files(folder: Path, count: int) -> list[Path]:
+    """``count`` slices with the header of a CT and 4 KB of pixels, a thousand in a folder."""
+    header = dicom([*ct_header(), element("PixelData", b"", "OW")]).content
+    content = header[:-4] + (4096).to_bytes(4, "little") + bytes(4096)
+    paths = []
+    for number in range(count):
+        path = folder / f"{number // 1000:03}" / f"{number:06}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        paths.append(path)
+    return paths
+
+
+def _dsn(store: FrameStore) -> str:
+    with store.database.connection() as connection:
+        info = connection.info
+        return f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}"
+
+
+def indexing(images: Path, paths: list[Path], dsn: str, rounds: int) -> Result:
+    """First run, second run, and the pattern of one question and one row at a time."""
+    sources = (f"lap{number}" for number in itertools.count())
+    last = ""
+    peaks: list[int] = []
+
+    def child(source: str) -> Lap:
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, str(images), source], capture_output=True, text=True, check=True
+        )
+        seconds, found, peak = done.stdout.split()
+        peaks.append(int(peak))
+        return float(seconds), int(found)
+
+    def first() -> Lap:
+        nonlocal last
+        last = next(sources)
+        return child(last)
+
+    def one_by_one() -> Lap:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("DROP TABLE IF EXISTS frame_rows")
+            connection.execute("CREATE TABLE frame_rows (path text, frame int, first bigint, last bigint)")
+            connection.execute("CREATE UNIQUE INDEX ON frame_rows (path, frame)")
+            start = time.perf_counter()
+            for path in paths[:SAMPLE]:
+                if not connection.execute("SELECT 1 FROM frame_rows WHERE path = %s", [str(path)]).fetchall():
+                    dataset = pydicom.dcmread(path, stop_before_pixels=True)
+                    length = dataset.Rows * dataset.Columns * 2
+                    row = (str(path), 0, 0, length)
+                    connection.execute("INSERT INTO frame_rows VALUES (%s, %s, %s, %s)", row)
+            seconds = time.perf_counter() - start
+        return seconds * len(paths) / SAMPLE, len(paths)
+
+    result = Result(
+        "index_run",
+        f"{len(paths):,} small files indexed into PostgreSQL",
+        "Walk the folder, ask what is known, read headers, write rows; the embedded server runs already.",
+        "file",
+        len(paths),
+    )
+    scaled = f"pydicom, one SELECT and one INSERT a file; {SAMPLE:,} files, scaled"
+    ways = [
+        Way("voxtier, first run", first, "voxtier"),
+        Way("voxtier, run again: nothing changed", lambda: child(last), "voxtier"),
+        Way("one file at a time", one_by_one, note=scaled),
+    ]
+    race(result, ways, [Goal("voxtier, first run", "one file at a time", 10)], rounds=rounds)
+    best = min(way["best"] for way in result.ways if way["name"] == "voxtier, first run")
+    result.facts += [
+        f"First run: {len(paths) / best:,.0f} files/s (goal 20,000), "
+        f"{'met' if len(paths) / best >= 20_000 else 'MISSED'}.",
+        f"Peak memory of the indexing process: {max(peaks) / 1024:.0f} MiB (goal under 200 MiB).",
+    ]
+    return result
+
+
+def fetching(folder: Path, store: FrameStore, dsn: str, quick: bool, rounds: int) -> Result:
+    """Whole tables out of the store, against a row for each frame."""
+    shapes = (1_000, 20_000 if quick else 100_000)
+    made = [slide(folder / f"{frames}.dcm", frames, 400, "none") for frames in shapes]
+    outcomes = [TableResult(str(each.path), read_table(each.path, verify="all"), None) for each in made]
+    store.upsert("slides", outcomes)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE rows (path text, frame int, first bigint, last bigint)")
+        for _, table, _ in outcomes:
+            assert table is not None
+            spans = [(str(len(table)), i, *table.ranges(i)[0]) for i in range(len(table))]
+            with connection.cursor().copy("COPY rows FROM STDIN") as copy:
+                for span in spans:
+                    copy.write_row(span)
+        connection.execute("CREATE UNIQUE INDEX ON rows (path, frame)")
+        connection.execute("VACUUM ANALYZE rows")
+
+        def packed(path: Path) -> Callable[[], int]:
+            return lambda: len(store.get("slides", str(path)) or ())  # type: ignore[arg-type]
+
+        def rows(frames: int) -> Callable[[], int]:
+            query = "SELECT frame, first, last FROM rows WHERE path = %s ORDER BY frame"
+            return lambda: len(connection.execute(query, [str(frames)], prepare=True).fetchall())
+
+        few, many = made
+        result = Result(
+            "index_run",
+            f"The whole table of a slide of {many.frames:,} frames out of PostgreSQL",
+            "One row with a packed table, against a row for each frame. Ready to serve any frame.",
+            "frame",
+            many.frames,
+        )
+        small = timed(packed(few.path))
+        small_ms = min(small()[0] for _ in range(50)) * 1e3
+        bytes_each = len(outcomes[-1].table.packed) / len(outcomes[-1].table)  # type: ignore[union-attr,arg-type]
+        result.facts += [
+            f"A table of {few.frames:,} frames: {small_ms:.3f} ms.",
+            f"Packed in PostgreSQL: {bytes_each:.2f} bytes a frame (goal 5).",
+        ]
+        ways = [
+            Way("voxtier FrameStore.get", timed(packed(many.path)), "voxtier"),
+            Way("a row for each frame", timed(rows(many.frames))),
+        ]
+        return race(result, ways, [Goal("voxtier FrameStore.get", "a row for each frame", 20)], rounds=rounds)
