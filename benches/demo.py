@@ -1,0 +1,198 @@
+"""The main job on real files (`make demo`): index, look, read frames back, and compare, beside pydicom.
+
+Input are the DICOM files that pydicom ships and a slide of 50,000 frames without any offset table. Works
+offline, in a folder of its own that is removed at the end; the database is voxtier's embedded one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
+
+import pydicom  # noqa: E402
+from pydicom.data import get_testdata_files  # noqa: E402
+from pydicom.encaps import get_frame  # noqa: E402
+
+from benches.files import Slide, slide  # noqa: E402
+from benches.slides import with_pydicom  # noqa: E402
+from oracles import pydicom_truth  # noqa: E402
+from voxtier.frames import FrameTable, read_frame, read_table, read_tables  # noqa: E402
+
+SLIDE_FRAMES = 50_000
+SOURCE = "demo"
+VOXTIER = [sys.executable, "-m", "voxtier"]
+BOLD, DIM, GOOD, PLAIN = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.stdout.isatty() else ("",) * 4
+
+
+def main() -> None:
+    """Tell the story in its order."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="voxtier-demo-") as name:
+        folder = Path(name)
+        os.environ["VOXTIER_HOME"] = str(folder / "home")
+        os.environ.pop("VOXTIER_DSN", None)
+        files = sorted({Path(path) for path in get_testdata_files() if Path(path).is_file()})
+        heading("The input")
+        made, seconds = timed(lambda: slide(folder / "slide.dcm", SLIDE_FRAMES, 4_000, "none"))
+        say(f"{len(files)} files that ship with pydicom: odd, broken, and some that are no DICOM at all")
+        megabytes = made.path.stat().st_size / 1e6
+        say(f"a slide of {SLIDE_FRAMES:,} frames, {megabytes:.0f} MB, without offset table ({seconds:.1f} s)")
+        listing = folder / "paths.txt"
+        listing.write_text("\n".join(map(str, [*files, made.path])))
+        try:
+            with_database(files, made, listing)
+        finally:
+            subprocess.run([*VOXTIER, "db", "stop"], capture_output=True)
+        beside_pydicom(files, made)
+    print(f"\n{BOLD}Done{PLAIN} in {time.perf_counter() - started:.0f} s. Everything it made is gone again.")
+    print("Next:  voxtier index YOUR-FOLDER  ·  voxtier explain FILE  ·  voxtier frame FILE 1 -o frame.bin")
+
+
+def with_database(files: list[Path], made: Slide, listing: Path) -> None:
+    """Index into the embedded database, show what it knows, and read every frame back through it."""
+    heading("The index, in a Postgres server that voxtier runs for you")
+    command(["index", "--all-files", "--source", SOURCE, "-"], listing)
+    say("Again: what has not changed is not read again.")
+    command(["index", "--all-files", "--source", SOURCE, "-"], listing)
+    command(["summary", "--source", SOURCE])
+
+    from voxtier.frames.store import FrameStore
+
+    with FrameStore() as store:
+        heading("Refused, each with its reason")
+        reasons = defaultdict(list)
+        for error in store.errors(SOURCE):
+            reasons[error.kind].append(Path(error.path).name)
+        for kind, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+            shown = ", ".join(sorted(set(names))[:5]) + (", ..." if len(set(names)) > 5 else "")
+            say(f"{kind:<26}{len(names):>3}  {DIM}{shown}{PLAIN}")
+        heading("Frames, read back through the index")
+        read_back(store, files, made)
+        preload(store)
+
+
+def read_back(store: Any, files: list[Path], made: Slide) -> None:
+    """Compare every frame that pydicom can cut out of its own files, and a sample of the slide."""
+    compared = unread = 0
+    tables = store.get_many(SOURCE, list(map(str, files)))
+    for path, table in zip(files, tables, strict=True):
+        if not isinstance(table, FrameTable) or len(table) == 0 or table.status != "ok":
+            continue
+        try:
+            truth = pydicom_truth(path.read_bytes())
+        except Exception:  # pydicom's refusals have no common root
+            truth = None
+        if truth is None:
+            unread += 1
+            continue
+        frames = [read_frame(path, table, index) for index in range(len(table))]
+        if frames != truth.frames:
+            raise SystemExit(f"{path.name}: a frame differs from pydicom's")
+        compared += len(frames)
+    alone = f" ({unread} more files that pydicom cannot cut)" if unread else ""
+    say(f"{compared} frames of pydicom's files: {GOOD}every byte equal{PLAIN}{alone}")
+    table = store.get(SOURCE, str(made.path))
+    chosen = random.Random(1).sample(range(made.frames), 500)
+    content = made.path.read_bytes()
+    for index in chosen:
+        start, end = table.ranges(index)[0]
+        frame = read_frame(made.path, table, index)
+        if frame != content[start:end] or not (frame.startswith(b"\xff\xd8") and frame.endswith(b"\xff\xd9")):
+            raise SystemExit(f"frame {index} of the slide is not what was written")
+    say(f"{len(chosen)} frames of the slide, at random: {GOOD}every byte equal{PLAIN}")
+    say(f"The slide's table: {len(table.packed) / made.frames:.1f} bytes a frame in the database")
+
+
+def preload(store: Any) -> None:
+    """Which tables a server would load first: comes with the memory tier."""
+
+
+def beside_pydicom(files: list[Path], made: Slide) -> None:
+    """Best of three, in turns, on this machine."""
+    heading("Beside pydicom")
+    readable = [path for path in files if pydicom_reads(path)]
+    value = pydicom.dcmread(made.path).PixelData
+    table = read_table(made.path)
+    indices = random.Random(2).sample(range(made.frames), 5)
+    races: list[tuple[str, Callable[[], Any], Callable[[], Any], int]] = [
+        (
+            f"table of {len(readable)} files",
+            lambda: list(read_tables(readable)),
+            lambda: [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in readable],
+            1,
+        ),
+        (
+            "table of the slide",
+            lambda: read_table(made.path),
+            lambda: with_pydicom(made.path),
+            1,
+        ),
+        (
+            "one frame of the slide (voxtier: indexed)",
+            lambda: [read_frame(made.path, table, index) for index in indices],
+            lambda: [get_frame(value, index, number_of_frames=SLIDE_FRAMES) for index in indices],
+            len(indices),
+        ),
+    ]
+    say(f"{'':<40}{'voxtier':>12}{'pydicom':>12}")
+    for title, ours, theirs, amount in races:
+        laps = [(timed(ours)[1], timed(theirs)[1]) for _ in range(3)]
+        mine, other = (min(column) / amount for column in zip(*laps, strict=True))
+        say(f"{title:<40}{mine * 1e3:>9.3f} ms{other * 1e3:>9.2f} ms   {BOLD}{other / mine:,.0f}x{PLAIN}")
+    held = f"{len(value) / 1e6:.0f} MB"
+    say(f"{DIM}For its frames pydicom holds all {held} in memory, voxtier reads the file.{PLAIN}")
+    say(f"{DIM}More journeys, rivals and floors: make bench{PLAIN}")
+
+
+def pydicom_reads(path: Path) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return "Rows" in pydicom.dcmread(path, stop_before_pixels=True)
+        except Exception:
+            return False
+
+
+def command(arguments: list[str], listing: Path | None = None) -> None:
+    """Run the command line as a user would, and show it."""
+    shown = " ".join(arguments) + (" < paths.txt" if listing else "")
+    print(f"\n  {BOLD}$ voxtier {shown}{PLAIN}", flush=True)
+    with open(listing or os.devnull, "rb") as paths:
+        done = subprocess.run([*VOXTIER, *arguments], stdin=paths, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 3):
+        raise SystemExit(f"voxtier {shown}: exit code {done.returncode}")
+    width = shutil.get_terminal_size().columns - 4
+    for line in done.stdout.splitlines():
+        print(f"  {line[:width]}" if sys.stdout.isatty() else f"  {line}")
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = time.perf_counter()
+        answer = work()
+        return answer, time.perf_counter() - start
+
+
+def heading(words: str) -> None:
+    print(f"\n{BOLD}{words}{PLAIN}", flush=True)
+
+
+def say(words: str) -> None:
+    print(f"  {words}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
