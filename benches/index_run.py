@@ -16,6 +16,7 @@ import pydicom
 from benches.files import ct_header, slide
 from benches.measure import Goal, Lap, Result, Way, race, timed
 from builders import dicom, element
+from voxtier.frames import read_table
 from voxtier.frames.store import FrameStore
 from voxtier.frames.table import TableResult
 
@@ -24,6 +25,7 @@ RUN = """
 import glob, json, resource, sys, time
 from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.paths import iter_files
+from voxtier.frames import read_table
 from voxtier.frames.store import FrameStore
 start = time.perf_counter()
 with FrameStore() as store:
