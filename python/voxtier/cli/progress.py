@@ -59,7 +59,9 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as people do: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Write seconds as people do: ``0.4 s``, ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
