@@ -140,14 +140,20 @@ fn encapsulated(
     }
     table.kind = if is_video { Kind::Video } else { Kind::Encapsulated };
     if verify != Verify::All {
-        for candidate in &tables {
-            if let Some(items) = candidate.check_ends(source, item.base, encoding, verify, notes)? {
-                table.method = candidate.method;
-                table.verified = if verify == Verify::Ends { Verified::Ends } else { Verified::None };
-                table.layout = Layout::Items(items);
-                table.set_status(None);
-                return Ok(());
+        let mut believed = None;
+        for (index, candidate) in tables.iter().enumerate() {
+            if let Some(end) = candidate.check_ends(source, item.base, encoding, verify, notes)? {
+                believed = Some((index, end));
+                break;
             }
+        }
+        if let Some((index, end)) = believed {
+            let believed = tables.swap_remove(index);
+            table.method = believed.method;
+            table.verified = if verify == Verify::Ends { Verified::Ends } else { Verified::None };
+            table.layout = Layout::Items(believed.into_items(end));
+            table.set_status(None);
+            return Ok(());
         }
     }
     walk_and_group(source, item.base, &tables, is_video, encoding, notes, table)
@@ -240,7 +246,7 @@ fn checked_lengths(tables: &[OffsetTable], method: Method, items: &Items, notes:
     if items.frame_first.is_some() {
         return Method::EotOffsetsOnly;
     }
-    match LengthsAgree::of(declared, &items.lengths) {
+    match LengthsAgree::of(declared.iter().copied(), items.lengths.iter().copied()) {
         LengthsAgree::Exactly => method,
         LengthsAgree::WithoutPadding => {
             notes.add(Note::eot_length_excludes_padding);

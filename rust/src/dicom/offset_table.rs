@@ -103,6 +103,7 @@ fn extended(
     frames: u32,
 ) -> Result<Option<OffsetTable>> {
     let Some(offsets) = read_u64s(source, offsets, frames)? else { return Ok(None) };
+    // Collected in place: `into_iter` of a Vec gives its memory on.
     let tags: Option<Vec<u64>> = offsets.into_iter().map(|offset| base.checked_add(offset)).collect();
     let lengths = match lengths {
         Some(place) => read_u64s(source, place, frames)?,
@@ -117,8 +118,14 @@ fn read_u64s(source: &dyn Source, (position, length): Place, frames: u32) -> Res
     if u64::from(length) != u64::from(frames) * 8 || position + u64::from(length) > source.size() {
         return Ok(None);
     }
-    let bytes = read_exact(source, position, length as usize)?;
-    Ok(Some(bytes.as_chunks().0.iter().map(|&chunk| u64::from_le_bytes(chunk)).collect()))
+    let mut values = vec![0_u64; frames as usize];
+    // SAFETY: any bytes are u64s, and the slice covers exactly the memory of `values`.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len() * 8) };
+    if source.read_at(position, bytes)? < bytes.len() {
+        return Err(Error::at(ErrorKind::IoError, position, "the offset table could not be read whole"));
+    }
+    values.iter_mut().for_each(|value| *value = u64::from_le(*value));
+    Ok(Some(values))
 }
 
 fn basic(
@@ -156,8 +163,9 @@ impl OffsetTable {
         (high > 0).then_some(Self { method: self.method, tags, lengths: None })
     }
 
-    /// Checks both ends only. The frames of a BOT come back as spans, which may hold item headers.
-    /// `None` means that a full walk has to decide.
+    /// Checks both ends only, and returns the first byte after the last frame; [`OffsetTable::into_items`] then
+    /// makes the frames, those of a BOT as spans which may hold item headers. `None` means that a full walk
+    /// has to decide.
     pub fn check_ends(
         &self,
         source: &dyn Source,
@@ -165,7 +173,7 @@ impl OffsetTable {
         encoding: Encoding,
         verify: Verify,
         notes: &mut Notes,
-    ) -> Result<Option<Items>> {
+    ) -> Result<Option<u64>> {
         let ascending =
             self.tags.iter().zip(self.tags.iter().skip(1)).all(|(a, b)| a.saturating_add(8) <= *b);
         let (Some(&first), Some(&last)) = (self.tags.first(), self.tags.last()) else { return Ok(None) };
@@ -177,17 +185,33 @@ impl OffsetTable {
         }
         let several = self.method == Method::Bot;
         let Some(end) = end_of_frame(source, last, several, encoding)? else { return Ok(None) };
-        let ends = self.tags.iter().skip(1).copied().chain([end]);
-        let lengths: Vec<u64> = self.tags.iter().zip(ends).map(|(tag, end)| end - tag - 8).collect();
-        if let Some(declared) = &self.lengths {
-            match LengthsAgree::of(declared, &lengths) {
-                LengthsAgree::Exactly => {}
-                LengthsAgree::WithoutPadding => notes.add(Note::eot_length_excludes_padding),
-                LengthsAgree::No { .. } => return Ok(None),
-            }
+        match self.lengths_agree(end) {
+            LengthsAgree::Exactly => {}
+            LengthsAgree::WithoutPadding => notes.add(Note::eot_length_excludes_padding),
+            LengthsAgree::No { .. } => return Ok(None),
         }
-        let offsets = self.tags.iter().map(|tag| tag + 8).collect();
-        Ok(Some(Items { offsets, lengths, frame_first: None }))
+        Ok(Some(end))
+    }
+
+    /// Holds declared lengths, where there are any, against the distances between the entries.
+    fn lengths_agree(&self, end: u64) -> LengthsAgree {
+        let Some(declared) = &self.lengths else { return LengthsAgree::Exactly };
+        let ends = self.tags.iter().skip(1).copied().chain([end]);
+        LengthsAgree::of(declared.iter().copied(), self.tags.iter().zip(ends).map(|(tag, end)| end - tag - 8))
+    }
+
+    /// The frames of a table whose ends were found right; `end` is the first byte after the last frame.
+    pub fn into_items(self, end: u64) -> Items {
+        // A slide has 10^5 entries: the memory of the table becomes the memory of the items.
+        let mut lengths = self.lengths.unwrap_or_else(|| vec![0; self.tags.len()]);
+        let mut offsets = self.tags;
+        let ends = offsets.iter().skip(1).copied().chain([end]);
+        lengths
+            .iter_mut()
+            .zip(offsets.iter().zip(ends))
+            .for_each(|(length, (tag, end))| *length = end - tag - 8);
+        offsets.iter_mut().for_each(|offset| *offset += 8);
+        Items { offsets, lengths, frame_first: None }
     }
 
     /// Checks every entry against a walk and returns the fragments of each frame, as ranges in file order.
@@ -216,10 +240,10 @@ impl OffsetTable {
     fn tiles_fit(&self, fragments: &Fragments, ranges: &[(u32, u32)]) -> bool {
         let length =
             |start: u32| fragments.lengths.get(start as usize).map_or(0, |&length| u64::from(length));
-        let items: Vec<u64> = ranges.iter().map(|&(start, _)| length(start)).collect();
+        let items = ranges.iter().map(|&(start, _)| length(start));
         let one_each = ranges.iter().all(|(start, end)| start + 1 == *end);
         let declared = self.lengths.as_deref().unwrap_or_default();
-        one_each && !matches!(LengthsAgree::of(declared, &items), LengthsAgree::No { .. })
+        one_each && !matches!(LengthsAgree::of(declared.iter().copied(), items), LengthsAgree::No { .. })
     }
 }
 
@@ -238,9 +262,9 @@ pub enum LengthsAgree {
 
 impl LengthsAgree {
     /// Compares frame by frame.
-    pub fn of(declared: &[u64], items: &[u64]) -> Self {
+    pub fn of(declared: impl Iterator<Item = u64>, items: impl Iterator<Item = u64>) -> Self {
         let mut verdict = Self::Exactly;
-        for (&declared, &item) in declared.iter().zip(items) {
+        for (declared, item) in declared.zip(items) {
             if declared == item {
                 continue;
             }
