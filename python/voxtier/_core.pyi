@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import Final, Literal, Self, TypeAlias, final
+from typing import Any, Final, Literal, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -260,3 +260,117 @@ def top_n(
     names: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Row numbers and scores of the `n` best, best first; ties by `ids` or `names`, then by row."""
+
+PRELOAD_COLUMNS: Final[list[str]]
+"""Columns of the rows that `FrameCache.preload_copy` takes, in their order."""
+
+class FrameCache:
+    """The bookkeeping of `voxtier.frames.FrameCache`: see there. Keys are 1 to 8191 bytes of UTF-8."""
+
+    def __new__(
+        cls,
+        budget_bytes: int,
+        *,
+        policy: str = "lru",
+        max_entry_fraction: float = 0.25,
+        debounce_seconds: float = 600.0,
+    ) -> Self: ...
+    def touch(self, key: str, *, scan: bool = False) -> bool:
+        """Look up a key and nothing else: an access."""
+    def locate(self, key: str, frame: int, *, scan: bool = False) -> tuple[int, int] | None:
+        """Offset and length of a frame; None when the key is absent.
+
+        Raises
+        ------
+        IndexError
+            No such frame.
+        FormatError
+            ``fragmented_frame``: it lies in several fragments, see `ranges`.
+        """
+    def locate_many(
+        self, key: str, frames: NDArray[np.int64], *, scan: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Offsets and lengths of many frames of one key, by one look-up."""
+    def ranges(self, key: str, frame: int, *, scan: bool = False) -> list[tuple[int, int]] | None:
+        """Payload ranges ``[start, end)`` of a frame, one for each fragment."""
+    def table(self, key: str) -> FrameTable | None:
+        """Return the whole table, without a trace; UIDs and notes are not kept in memory."""
+    def etag(self, key: str) -> str | None: ...
+    def read(
+        self, key: str, source: Source, frames: Sequence[int], *, scan: bool = False
+    ) -> list[bytes] | None:
+        """Read frames from `source` by the table of `key`; None when the key is absent.
+
+        Raises
+        ------
+        SourceError
+            ``changed_during_read``: the source is not the one that the table describes.
+        FormatError
+            ``truncated_frame``; ``bad_table``: the file's own offset table is wrong, the file wants a walk.
+        IndexError
+            No such frame.
+        """
+    def put(
+        self,
+        key: str,
+        offsets: NDArray[np.uint64],
+        lengths: NDArray[np.uint64],
+        *,
+        ts_uid: str = "",
+        pixel_data_pos: int | None = None,
+        etag: str | None = None,
+        klass: Literal["normal", "scan", "pinned"] = "normal",
+    ) -> bool:
+        """Store one range a frame; False when the entry is refused (too large, no room for its class)."""
+    def put_table(
+        self,
+        key: str,
+        table: FrameTable,
+        *,
+        etag: str | None = None,
+        klass: Literal["normal", "scan", "pinned"] = "normal",
+        last_used_us: int = 0,
+    ) -> bool:
+        """Store a table; False when it is refused.
+
+        Parameters
+        ----------
+        klass : {"normal", "scan", "pinned"}
+            ``scan`` enters free space only and leaves first; ``pinned`` never leaves, up to half the budget.
+        last_used_us : int
+            Last access that the database knows of, µs since 1970: it takes part in the debouncing.
+        """
+    def preload_table(
+        self, key: str, table: FrameTable, *, limit: int, etag: str | None = None, last_used_us: int = 0
+    ) -> Literal["stored", "oversize", "no_room", "exists"]:
+        """Store as the oldest entry, evicting nothing, up to `limit` used bytes; live entries win."""
+    def preload_copy(self, rows: bytes, limit: int) -> tuple[int, int, int]:
+        """Store rows of binary COPY, best first; returns (stored, skipped, damaged)."""
+    def key_id(self, key: str) -> int | None:
+        """Return a number for `touch_many`: valid until the entry leaves, never that of another key."""
+    def touch_many(self, ids: NDArray[np.uint64], *, scan: bool = False) -> int:
+        """Look up many ids; returns the hits."""
+    def invalidate(self, key: str) -> bool: ...
+    def resize(self, budget_bytes: int) -> None:
+        """Change the budget; what no longer fits has left on return."""
+    def drain_access(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+        """Take all accesses: keys, how many more count, the last of each in µs."""
+    def restore_access(self, keys: Sequence[str], counts: Sequence[int], times: Sequence[int]) -> None:
+        """Give back accesses that could not be written."""
+    def drain_evicted(
+        self,
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint8], int]:
+        """Take the log of evictions: ids, weights, causes, classes, and how many lines were lost.
+
+        Causes: 0 capacity, 1 replaced, 2 invalidated, 3 resize. Classes: 0 normal, 1 scan, 2 pinned.
+        """
+    def counters(self) -> dict[str, Any]: ...
+    def validate(self) -> None:
+        """Raise if an invariant does not hold; linear in the number of entries."""
+    def keys(self) -> list[str]:
+        """All keys, most recently used first, class by class."""
+    def __contains__(self, key: str, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def _before_fork(self) -> None: ...
+    def _after_fork_in_parent(self) -> None: ...
+    def _after_fork_in_child(self) -> None: ...

@@ -6,7 +6,7 @@ from voxtier.frames.rows import STAGING_COLUMNS, STORED_COLUMNS
 
 _staged = ", ".join(STAGING_COLUMNS)
 # An enumeration is read as its label.
-_stored = ", ".join(
+stored_columns = ", ".join(
     f"f.{name}::text" if "." in STAGING_COLUMNS[name] else f"f.{name}" for name in STORED_COLUMNS
 )
 
@@ -58,16 +58,16 @@ FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """
 
-GET = f"SELECT f.path, {_stored} FROM voxtier.file AS f WHERE f.key = %s"
+GET = f"SELECT f.path, {stored_columns} FROM voxtier.file AS f WHERE f.key = %s"
 
 GET_MANY = f"""
-SELECT given.number, f.path, {_stored}
+SELECT given.number, f.path, {stored_columns}
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """
 
 _BY_UID = f"""
-SELECT source.name, f.path, {_stored}
+SELECT source.name, f.path, {stored_columns}
 FROM voxtier.file AS f JOIN voxtier.source USING (source_id)
 WHERE hashtextextended(f.COLUMN, 0) = hashtextextended(%(uid)s, 0) AND f.COLUMN = %(uid)s
     AND (%(source)s::text IS NULL OR source.name = %(source)s)
