@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from voxtier import _core
 from voxtier._core import FrameTable
@@ -100,7 +100,7 @@ class FrameCache(_core.FrameCache):
             else:
                 self._counts["load_waits"] += 1
         if not mine:
-            return flight.wait()
+            return cast(FrameTable, flight.wait())
         start = time.perf_counter_ns()
         try:
             table = loader(key)

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 __all__ = ["OpenFiles"]
 
@@ -69,7 +70,7 @@ class OpenFiles:
                 self._open.move_to_end(path)
                 return file
         try:
-            status: os.stat_result | None = os.stat(path)
+            status: os.stat_result | None = Path(path).stat()
         except OSError:
             status = None
         with self._lock:

@@ -39,7 +39,7 @@ class Preload:
 
     @property
     def ready(self) -> bool:
-        """Whether there is nothing to wait for: done, cancelled or failed. For health checks; never blocks."""
+        """Whether there is nothing to wait for: done, cancelled or failed. Never blocks."""
         return self._progress["state"] not in ("idle", "running")
 
     def progress(self) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def ranked_files(
         _, band, label = scorer.explain(used[row], inserted[row], counts[row], now)
         table = stored(rows[row][7:]) if with_tables else None
         files.append(
-            RankedFile(*rows[row][:7], score, band, label, table if isinstance(table, FrameTable) else None)
+            RankedFile._make(
+                (*rows[row][:7], score, band, label, table if isinstance(table, FrameTable) else None)
+            )
         )
     return files
 
@@ -127,7 +129,7 @@ def _frame_dicts(table: FrameTable) -> list[dict[str, int | None]]:
 def preload_rows(
     store: FrameStore, source: str, limit: int, *, now: datetime | None = None, batch: int = 1 << 20
 ) -> Generator[bytes]:
-    """Stream the best `limit` files, best first, as rows for `FrameCache.preload_copy`: one statement, one pass.
+    """Stream the best `limit` files, best first, as rows for `FrameCache.preload_copy`: one statement.
 
     Yields
     ------
@@ -147,20 +149,22 @@ def preload_rows(
         f'ORDER BY {priority.score_sql(now=f"{moment!r}::float8")} DESC NULLS LAST, f.path COLLATE "C" '
         f"LIMIT {int(limit)}) TO STDOUT (FORMAT binary)"
     )
-    with store.database.connection() as connection, connection.cursor() as cursor:
-        with cursor.copy(query.encode()) as copy:
-            rows: list[bytes] = []
-            size, first = 0, True
-            for message in copy:
-                row = bytes(message)
-                if first:
-                    row, first = row[_COPY_HEAD:], False
-                rows.append(row)
-                size += len(row)
-                if size >= batch:
-                    yield b"".join(rows)
-                    rows, size = [], 0
-            yield b"".join(rows)
+    with (
+        store.database.connection() as connection,
+        connection.cursor() as cursor,
+        cursor.copy(query.encode()) as copy,
+    ):
+        rows: list[bytes] = []
+        size, head = 0, _COPY_HEAD
+        for message in copy:
+            row = bytes(message)[head:]
+            head = 0
+            rows.append(row)
+            size += len(row)
+            if size >= batch:
+                yield b"".join(rows)
+                rows, size = [], 0
+        yield b"".join(rows)
 
 
 def _preload_column(name: str) -> str:

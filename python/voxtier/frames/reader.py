@@ -33,6 +33,7 @@ _UID = re.compile(r"[0-9.]{1,64}\Z")
 _ATTEMPTS = 3
 _DATABASE_PAUSE = 5.0
 _MOST_UIDS = 100_000
+_COUNTS = ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
 
 
 class FrameReader:
@@ -87,10 +88,7 @@ class FrameReader:
     def _start_fresh(self) -> None:
         self._lock = threading.Lock()
         self._database_back_at = 0.0
-        self._counts = {
-            name: 0
-            for name in ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
-        }
+        self._counts = dict.fromkeys(_COUNTS, 0)
 
     def frame(self, name: str, index: int, *, scan: bool = False) -> bytes:
         """Read one frame: fragments joined, item headers stripped.
@@ -193,7 +191,7 @@ class FrameReader:
         return self._books.flush()
 
     def stats(self) -> dict[str, Any]:
-        """What was asked, which tier answered, how full memory is, and whether the database answers."""
+        """Return what was asked, which tier answered, how full memory is, whether the database answers."""
         with self._lock:
             counts = dict(self._counts)
             degraded = time.monotonic() < self._database_back_at
