@@ -141,19 +141,23 @@ pub fn whole(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
     Some(table)
 }
 
+/// What [`excerpt`] gives.
+pub type Excerpt = std::result::Result<FrameTable, (usize, FrameTable)>;
+
 /// A table of some frames of a record, in the order asked: found one by one, nothing else is decoded.
 ///
 /// # Errors
-/// The position in `frames` of the first that does not exist.
-pub fn excerpt(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<std::result::Result<FrameTable, usize>> {
+/// The position in `frames` of the first that does not exist, and the table without its layout: whether the
+/// file still is the one that it describes must be asked first.
+pub fn excerpt(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<Excerpt> {
     let (mut table, _) = decode_meta(meta)?;
     let (limit, cut) = (table.limit(), table.truncated_from.take());
-    let Some(view) = Table::trusted(value) else { return Some(Err(0)) };
+    let view = Table::trusted(value);
     let mut items = Items { frame_first: Some(vec![0]), ..Items::default() };
     for (position, &frame) in frames.iter().enumerate() {
-        if frame as usize >= view.frames() {
-            return Some(Err(position));
-        }
+        let Some(view) = view.filter(|view| (frame as usize) < view.frames()) else {
+            return Some(Err((position, table)));
+        };
         if cut.is_some_and(|cut| frame >= cut) {
             table.truncated_from.get_or_insert(position as u32);
         }

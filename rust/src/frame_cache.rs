@@ -1,6 +1,6 @@
 //! Tier 1: frame tables in memory, shared by threads, and the reading of frames by them.
 
-use crate::cached_table::{self, excerpt};
+use crate::cached_table::{self, Excerpt, excerpt};
 use crate::dicom;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork_lock::ForkLock;
@@ -70,10 +70,7 @@ impl FrameCache {
     }
 }
 
-/// What a look-up for reading gives: a table of just the frames asked for.
-pub type Excerpt = std::result::Result<FrameTable, usize>;
-
-/// Looks up `frames` of a key; `None` when the key is absent, `Err(position)` when a frame does not exist.
+/// Looks up `frames` of a key; `None` when the key is absent, `Err` when a frame does not exist.
 pub fn look_up(lru: &mut Lru, key: &str, frames: &[u32], request: Request) -> Option<Excerpt> {
     let slot = lru.get(key.as_bytes(), request)?;
     excerpt(slot.meta(), slot.value(), frames)

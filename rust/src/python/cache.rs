@@ -187,7 +187,8 @@ impl PyFrameCache {
         drop(guard);
         match found {
             None => Ok(None),
-            Some(Err(position)) => {
+            Some(Err((position, table))) => {
+                with_source(source, |source| table.check_describes(source))?;
                 let frame = frames.get(position).copied().unwrap_or_default();
                 Err(PyIndexError::new_err(format!("frame {frame}, counted from 0, is not in the file")))
             }
