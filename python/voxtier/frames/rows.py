@@ -131,6 +131,8 @@ class Upserted(NamedTuple):
 
 def path_fault(path: str) -> str | None:
     """Say why a path cannot be a row of the index, or None."""
+    if not path:
+        return "the path is empty"
     try:
         length = len(path.encode())
     except UnicodeEncodeError:
@@ -174,5 +176,5 @@ def stored(row: Sequence[Any]) -> FrameTable | Refusal | None:
         return Refusal(error, attributes["size"], attributes["mtime_ns"])
     try:
         return FrameTable.from_parts(packed, **attributes)
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: a number that the column takes and the table not
         return None

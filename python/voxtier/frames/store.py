@@ -125,6 +125,7 @@ class FrameStore:
         force : bool
             Also write rows that say of a file what the index says already.
         """
+        _check_source(source)
         inserted = updated = unchanged = 0
         refused: list[tuple[str, str]] = []
         for batch in _batches(outcomes, BATCH):
@@ -163,7 +164,8 @@ class FrameStore:
 
         The caller compares the fingerprint (`size`, `mtime_ns`) with the file's.
         """
-        rows = self._rows(statements.GET, (_Key(_core.file_key(source, path)),))
+        [key] = _file_keys(source, [path])
+        rows = self._rows(statements.GET, (_Key(key),))
         return stored(rows[0][1:]) if rows and rows[0][0] == path else None
 
     def get_many(self, source: str, paths: Sequence[str]) -> list[FrameTable | Refusal | None]:
@@ -225,7 +227,7 @@ class FrameStore:
         """Forget files and their statistics; return how many were known."""
         deleted = 0
         for start in range(0, len(paths), BATCH):
-            wanted = list(paths[start : start + BATCH])
+            wanted = [path for path in paths[start : start + BATCH] if path_fault(path) is None]
             [(count,)] = self._rows(statements.DELETE, (_file_keys(source, wanted), wanted))
             deleted += count
         return deleted
@@ -358,6 +360,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _file_keys(source: str, paths: Iterable[str]) -> _Keys:
+    _check_source(source)
     return _Keys(_core.file_key(source, path) for path in paths)
 
 
