@@ -17,7 +17,7 @@ from voxtier.frames import FrameTable, RangedSource, read_frame, read_table
 
 NOTES_WITHOUT_A_CASE: dict[str, str] = {}
 ENVIRONMENT = {"io_error", "limit_exceeded", "changed_during_read", "invalid_argument"}
-BEYOND_THE_PARSER = {"bad_table", "truncated_frame"}
+BEYOND_THE_PARSER = {"bad_table", "fragmented_frame", "truncated_frame"}
 
 
 def check_attributes(case: Case, table: FrameTable) -> None:
