@@ -80,7 +80,7 @@ def with_database(files: list[Path], made: Slide, listing: Path) -> None:
             say(f"{kind:<26}{len(names):>3}  {DIM}{shown}{PLAIN}")
         heading("Frames, read back through the index")
         read_back(store, files, made)
-        preload(store)
+        preload(store, made)
 
 
 def read_back(store: Any, files: list[Path], made: Slide) -> None:
@@ -115,8 +115,31 @@ def read_back(store: Any, files: list[Path], made: Slide) -> None:
     say(f"The slide's table: {len(table.packed) / made.frames:.1f} bytes a frame in the database")
 
 
-def preload(store: Any) -> None:
-    """Which tables a server would load first: comes with the memory tier."""
+def preload(store: Any, made: Slide) -> None:
+    """Use some files, see who ranks first, and start a reader whose memory is filled in that order."""
+    from voxtier.frames import FrameReader
+    from voxtier.frames.ranking import ranked_files
+
+    heading("What a server would load into memory at its start")
+    with FrameReader(store, SOURCE) as reader:
+        for index in (0, 1, SLIDE_FRAMES - 1):
+            reader.frame(str(made.path), index)
+        reader.flush()
+    best = ranked_files(store, SOURCE, limit=1000)
+    say(f"{'score':>6}  {'label':<10} {'table':>9}  file")
+    for row in best[:5]:
+        say(f"{row.score:6.3f}  {row.label:<10} {row.table_bytes:>7,} B  {Path(row.path).name}")
+    say(f"... and {len(best) - 5} more of equal rank: the slide leads because it was used a moment ago")
+    with FrameReader(store, SOURCE, budget_bytes=1 << 20) as reader:
+        reader.preload.start()
+        reader.preload.wait(30)
+        frame = reader.frame(str(made.path), 4711)
+        stats = reader.stats()
+    cache = stats["cache"]
+    used, budget = cache["used"], cache["budget"]
+    tier = "memory, no question to the database" if stats["tier1"] else "the database"
+    say(f"preloaded {cache['entries']} tables, {used:,} of {budget:,} bytes; frame 4,712 came from {tier}")
+    say(f"and is {len(frame):,} bytes long")
 
 
 def beside_pydicom(files: list[Path], made: Slide) -> None:
