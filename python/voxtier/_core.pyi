@@ -14,6 +14,10 @@ __version__: Final[str]
 DEBUG_BUILD: Final[bool]
 ERROR_KINDS: Final[list[str]]
 PARSER_VERSION: Final[int]
+NOTES: Final[list[str]]
+"""Oddities that are accepted and reported, in their order."""
+METHODS: Final[list[str]]
+"""What told which bytes make which frame."""
 
 _Verify: TypeAlias = Literal["none", "ends", "all"]
 
@@ -193,6 +197,15 @@ class TableReader:
 STAGING_COLUMNS: Final[list[str]]
 """Columns of the rows that `Indexer.read` writes, in their order."""
 
+MAX_PATH_BYTES: Final[int]
+"""Longest path that the index takes: entries of the B-tree of refused files end at 2704 bytes."""
+
+def path_fault(path: str | bytes | PathLike[str]) -> str | None:
+    """Say why a path cannot be a row of the index (not UTF-8, a NUL, too long), or None."""
+
+def refused_status(kind: str) -> str:
+    """Return the status, ``ambiguous`` or ``error``, of a file that was refused for a reason of this kind."""
+
 def file_key(source: str, path: str | bytes | PathLike[str]) -> bytes:
     """Return the 16-byte key of a file: BLAKE2b-128 of the source's name, a NUL and the path."""
 
@@ -214,7 +227,7 @@ class Indexer:
     def read(
         self, paths: list[str], known: list[tuple[int, int] | None]
     ) -> tuple[bytes, list[tuple[str, str, int, int | None, str | None, str | None]]]:
-        """Read a batch of files.
+        """Read a batch of files, or as many of its first ones as make 16 MiB of rows or take a second.
 
         Parameters
         ----------
@@ -228,9 +241,9 @@ class Indexer:
         rows : bytes
             One row for each file that was read, without COPY's header and trailer.
         reports : list of tuple
-            ``(path, status, frames, truncated_from, error_kind, error)`` for each path, in order of
-            completion. Beside the statuses of rows: ``unchanged``, and ``refused`` for a path that
-            cannot be stored.
+            ``(path, status, frames, truncated_from, error_kind, error)`` for each of the first
+            ``len(reports)`` paths, in order of completion. Beside the statuses of rows: ``unchanged``, and
+            ``refused`` for a path that cannot be a row: not storable, or a folder.
         """
 
 # frames: priority and memory

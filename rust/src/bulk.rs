@@ -1,6 +1,7 @@
 //! Many files at once: blocking threads keep enough reads in flight for cold storage, whatever the number
 //! of cores, and results come back as they are ready.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -36,7 +37,9 @@ impl<J: Send + 'static, O: Send + 'static> Bulk<J, O> {
                     loop {
                         let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(batch): Result<Vec<J>, _> = next else { return };
-                        let outcomes = batch.into_iter().map(|job| work(job, &mut buffer)).collect();
+                        let work = || batch.into_iter().map(|job| work(job, &mut buffer)).collect();
+                        // A bug must not let the caller wait for ever: an empty answer says that one was met.
+                        let outcomes = catch_unwind(AssertUnwindSafe(work)).unwrap_or_default();
                         if sender.send(outcomes).is_err() {
                             return;
                         }
@@ -53,10 +56,11 @@ impl<J: Send + 'static, O: Send + 'static> Bulk<J, O> {
         self.is_ours() && self.jobs.as_ref().is_some_and(|jobs| jobs.send(batch).is_ok())
     }
 
-    /// Waits for the next batch of outcomes; `None` once all readers are gone.
+    /// Waits for the next batch of outcomes; `None` when a reader failed or all are gone.
     pub fn wait(&self) -> Option<Vec<O>> {
         let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_ours() { outcomes.recv().ok() } else { None }
+        let outcomes = if self.is_ours() { outcomes.recv().ok() } else { None };
+        outcomes.filter(|outcomes| !outcomes.is_empty())
     }
 }
 
@@ -74,5 +78,19 @@ impl<J, O> Drop for Bulk<J, O> {
                 let _ = thread.join();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_reader_ends_the_wait() {
+        let bulk = Bulk::start(2, 2, |job: i32, _: &mut Buffer| 10 / job).unwrap();
+        assert!(bulk.submit(vec![5]));
+        assert_eq!(bulk.wait(), Some(vec![2]));
+        assert!(bulk.submit(vec![0]));
+        assert_eq!(bulk.wait(), None);
     }
 }

@@ -63,7 +63,7 @@ pub enum Indexed {
         /// What was found.
         found: Found,
     },
-    /// The path cannot be a row at all.
+    /// The path cannot be a row at all: it cannot be stored, or it is a folder.
     Refused(Error),
 }
 
@@ -108,6 +108,12 @@ pub fn index_path(
         fingerprint = Some(file.fingerprint());
         dicom::read_table(&file, verify, buffer)
     });
+    if let Err(error) = &outcome
+        && fingerprint.is_none()
+        && path.is_dir()
+    {
+        return Indexed::Refused(error.clone());
+    }
     let row = write_row(key(source, name.as_bytes()), name, fingerprint, &outcome);
     let found = match outcome {
         Ok(table) => Found {
@@ -117,14 +123,14 @@ pub fn index_path(
             error: None,
         },
         Err(error) => {
-            Found { status: refused_status(&error), frames: 0, truncated_from: None, error: Some(error) }
+            Found { status: refused_status(error.kind), frames: 0, truncated_from: None, error: Some(error) }
         }
     };
     Indexed::Row { row, found }
 }
 
 /// A path that the database can hold: UTF-8, without NUL, not longer than an index entry.
-fn storable(path: &OsStr) -> Result<&str> {
+pub fn storable(path: &OsStr) -> Result<&str> {
     let refuse = |detail: String| Error::new(ErrorKind::InvalidArgument, detail);
     let length = path.len();
     if length == 0 || length > LONGEST_PATH {
@@ -139,8 +145,8 @@ fn storable(path: &OsStr) -> Result<&str> {
 }
 
 /// Refused grouping is a status of its own: the file is sound, but nobody can say which fragment is whose.
-pub fn refused_status(error: &Error) -> &'static str {
-    match error.kind {
+pub fn refused_status(kind: ErrorKind) -> &'static str {
+    match kind {
         ErrorKind::AmbiguousFragments | ErrorKind::FewerFragmentsThanFrames => "ambiguous",
         _ => "error",
     }
@@ -159,7 +165,7 @@ fn write_row(
     };
     let (status, kind) = match error {
         None => (table.status.name(), table.kind.name()),
-        Some(error) => (refused_status(error), "error"),
+        Some(error) => (refused_status(error.kind), "error"),
     };
     let image = error.is_none().then_some(&table.image);
     let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);

@@ -6,13 +6,14 @@ over any number of paths, with the database writing one batch while the next is 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
-from voxtier._core import PARSER_VERSION, Indexer
+from voxtier._core import PARSER_VERSION, Indexer, path_fault
 from voxtier.frames.rows import Known
 from voxtier.frames.store import FrameStore
 from voxtier.frames.table import Verify
@@ -20,7 +21,7 @@ from voxtier.frames.table import Verify
 __all__ = ["BATCH_SIZE", "FileIndexer", "FileReport", "index_files"]
 
 BATCH_SIZE = 5000
-# Batches that wait for the database while the next one is read: bounds memory, hides latency.
+# Parts of batches that wait for the database while the next one is read: bounds memory, hides latency.
 _PENDING = 2
 
 
@@ -33,9 +34,10 @@ class FileReport(NamedTuple):
         The file.
     status : str
         The status of its row (``ok``, ``truncated``, ``no_pixels``, ``ambiguous``, ``error``), or
-        ``unchanged`` when the row is true already, or ``refused`` when the path cannot be a row.
+        ``unchanged`` when the row is true already, or ``refused`` when the path cannot be a row: it
+        cannot be stored, or it is a folder.
     frames : int
-        Frames that can be addressed; 0 when unchanged.
+        Frames that can be addressed.
     truncated_from : int or None
         First frame that is not wholly in the file.
     error_kind, error : str or None
@@ -103,24 +105,37 @@ class FileIndexer:
 
     def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
         """Index one batch: ask what is known, read what is new or changed, write it, report on each path."""
-        rows, reports = self.read(list(dict.fromkeys(paths)))
-        self.write(rows)
+        reports: list[FileReport] = []
+        for rows, part in self.read(paths):
+            self.write(rows)
+            reports += part
         return reports
 
-    def read(self, paths: list[str]) -> tuple[bytes, list[FileReport]]:
-        """Read what is new or changed; returns the rows to write and a report on each path."""
-        known = [None] * len(paths) if self.force else self.store.known(self.source, paths)
-        frames = {path: row.frame_count for path, row in zip(paths, known, strict=True) if row}
-        rows, reports = self._indexer.read(paths, [_settled(row) for row in known])
-        return rows, [
-            FileReport(*report)
-            if report[1] != "unchanged"
-            else FileReport(report[0], "unchanged", frames[report[0]], None, None, None)
-            for report in reports
+    def read(self, paths: Iterable[str]) -> Iterator[tuple[bytes, list[FileReport]]]:
+        """Read what is new or changed; yield rows to write and reports, in parts of bounded size and time."""
+        faults = {path: path_fault(path) for path in map(os.fspath, paths)}
+        refused = [
+            FileReport(path, "refused", 0, None, "invalid_argument", fault)
+            for path, fault in faults.items()
+            if fault
         ]
+        if refused:
+            yield b"", refused
+        wanted = [path for path, fault in faults.items() if not fault]
+        known = [None] * len(wanted) if self.force else self.store.known(self.source, wanted)
+        frames = {path: row.frame_count for path, row in zip(wanted, known, strict=True) if row}
+        fingerprints = [_settled(row) for row in known]
+        while wanted:
+            rows, found = self._indexer.read(wanted, fingerprints)
+            reports = map(FileReport._make, found)
+            yield rows, [
+                report._replace(frames=frames[report.path]) if report.status == "unchanged" else report
+                for report in reports
+            ]
+            wanted, fingerprints = wanted[len(found) :], fingerprints[len(found) :]
 
     def write(self, rows: bytes) -> None:
-        """Write the rows of one batch, all or none of them."""
+        """Write the rows of one part, all or none of them."""
         if rows:
             self.store.upsert_rows(self.source, rows, force=self.force)
 
@@ -146,12 +161,12 @@ def index_files(
     paths : iterable of str
         Consumed batch by batch.
     batch_size : int
-        Files in one transaction.
+        Files in one transaction at most.
 
     Yields
     ------
     list of FileReport
-        The reports of one batch, after its rows have been committed. Whatever ends the run early (an
+        The reports of one transaction, after its rows have been committed. Whatever ends the run early (an
         exception, Ctrl-C), what was yielded is in the database, and the next run does the rest.
     """
     iterator = iter(paths)
@@ -159,12 +174,12 @@ def index_files(
     with ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer:
         try:
             while batch := list(islice(iterator, batch_size)):
-                rows, reports = indexer.read(list(dict.fromkeys(batch)))
-                pending.append((writer.submit(indexer.write, rows), reports))
-                while len(pending) > _PENDING or (pending and pending[0][0].done()):
-                    written, done = pending.popleft()
-                    written.result()
-                    yield done
+                for rows, reports in indexer.read(batch):
+                    pending.append((writer.submit(indexer.write, rows), reports))
+                    while len(pending) > _PENDING or (pending and pending[0][0].done()):
+                        written, done = pending.popleft()
+                        written.result()
+                        yield done
             while pending:
                 written, done = pending.popleft()
                 written.result()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 __all__ = ["iter_files", "matches"]
+
+# Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
+_SORTED = 10_000
 
 
 def matches(path: str, extension: str | None) -> bool:
@@ -27,8 +31,8 @@ def iter_files(paths: Iterable[str], *, extension: str | None = ".dcm") -> Itera
     Yields
     ------
     str
-        Paths, beginning as the given ones do. What is no regular file is yielded too when it was named:
-        reading it says why not.
+        Paths, beginning as the given ones do. What is no file that can be read (a FIFO, a broken link, a
+        folder that may not be entered) is yielded too: reading it says why not.
     """
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
@@ -41,16 +45,23 @@ def _walk(root: str, extension: str | None) -> Iterator[str]:
     folders = [root]
     while folders:
         folder = folders.pop()
+        deeper: list[str] = []
         try:
             with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                while chunk := sorted(islice(entries, _SORTED), key=lambda entry: entry.name):
+                    for entry in chunk:
+                        if _is_folder(entry):
+                            if not entry.is_symlink():
+                                deeper.append(entry.path)
+                        elif matches(entry.name, extension):
+                            yield entry.path
         except OSError:
-            yield folder  # reading it as a file reports the folder and the reason as a row
-            continue
-        deeper = []
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                deeper.append(entry.path)
-            elif matches(entry.name, extension):
-                yield entry.path
+            yield folder  # reading it as a file reports the folder and the reason
         folders.extend(reversed(deeper))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, a file system that fails: reading it says so
+        return False

@@ -12,7 +12,6 @@ from voxtier._core import FrameTable
 from voxtier.errors import FormatError, SourceError
 
 _LONGEST_DETAIL = 500
-MAX_PATH_BYTES = 2600  # the index of refused files is a B-tree, whose entries end at 2704 bytes
 
 # The columns of a batch, in the order and of the types in which `_core` writes them for COPY ... (FORMAT
 # binary); an enumeration travels as its label, absent text (a UID, for instance) as NULL.
@@ -54,8 +53,7 @@ _ATTRIBUTES = tuple(
 )
 STORED_COLUMNS = (*_VERDICT, *_ATTRIBUTES)
 
-# Refusals of the grouping: the file is readable, its frames are not told apart (reference: PS3.5 A.4).
-_AMBIGUOUS = frozenset({"ambiguous_fragments", "fewer_fragments_than_frames"})
+MAX_PATH_BYTES = _core.MAX_PATH_BYTES
 _ENVIRONMENT = frozenset({"io_error", "changed_during_read"})
 
 
@@ -129,19 +127,6 @@ class Upserted(NamedTuple):
     refused: tuple[tuple[str, str], ...] = ()
 
 
-def path_fault(path: str) -> str | None:
-    """Say why a path cannot be a row of the index, or None."""
-    if not path:
-        return "the path is empty"
-    try:
-        length = len(path.encode())
-    except UnicodeEncodeError:
-        return "the path is not UTF-8"
-    if length > MAX_PATH_BYTES:
-        return f"the path has {length} bytes, more than {MAX_PATH_BYTES}"
-    return "the path holds a NUL" if "\0" in path else None
-
-
 def staging_row(source: str, path: str, outcome: Outcome) -> tuple[Any, ...]:
     """Return the values of a batch's row, in the order of `STAGING_COLUMNS`."""
     table, error = outcome.table, outcome.error
@@ -152,10 +137,10 @@ def staging_row(source: str, path: str, outcome: Outcome) -> tuple[Any, ...]:
         values |= {"frame_count": len(table), "notes": list(table.notes), "frames": table.packed}
     else:
         assert error is not None
-        status = "ambiguous" if error.kind in _AMBIGUOUS else "error"
         values |= {
-            "status": status, "kind": "error", "method": "none", "verified": "none", "offsets_in": "file",
-            "frame_count": 0, "error_kind": error.kind, "error_offset": error.offset,
+            "status": _core.refused_status(error.kind), "kind": "error", "method": "none",
+            "verified": "none", "offsets_in": "file", "frame_count": 0,
+            "error_kind": error.kind, "error_offset": error.offset,
             "error_detail": error.detail.replace("\0", " ")[:_LONGEST_DETAIL],
         }  # fmt: skip
     return tuple(None if values.get(name) in ("", b"", []) else values.get(name) for name in STAGING_COLUMNS)

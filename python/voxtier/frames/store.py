@@ -30,7 +30,6 @@ from voxtier.frames.rows import (
     StoredError,
     StoredTable,
     Upserted,
-    path_fault,
     staging_row,
     stored,
 )
@@ -130,7 +129,7 @@ class FrameStore:
         refused: list[tuple[str, str]] = []
         for batch in _batches(outcomes, BATCH):
             paths = [os.fspath(outcome.path) for outcome in batch]
-            faults = [path_fault(path) for path in paths]
+            faults = [_core.path_fault(path) for path in paths]
             refused += [(path, fault) for path, fault in zip(paths, faults, strict=True) if fault]
             rows = [
                 staging_row(source, path, outcome)

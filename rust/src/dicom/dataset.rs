@@ -263,7 +263,7 @@ fn read_attribute(
         0x0020_000E => to.series_instance_uid = uid(window, element)?,
         0x0028_0002 => to.samples_per_pixel = short(window, element, encoding)?.max(1),
         0x0028_0004 => {
-            to.photometric_interpretation = text(window, element)?;
+            to.photometric_interpretation = code(window, element)?;
             to.photometric_interpretation
                 .retain(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_' || c == ' ');
         }
@@ -294,6 +294,16 @@ fn uid(window: &mut Window<'_>, element: &Element) -> Result<String> {
         uid.clear();
     }
     Ok(uid)
+}
+
+/// A Code String (PS3.5 6.2): what is none is dropped, for it could be anything, a name or a NUL.
+fn code(window: &mut Window<'_>, element: &Element) -> Result<String> {
+    let mut code = text(window, element)?;
+    let allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b" _".contains(&byte);
+    if code.len() > 16 || !code.bytes().all(allowed) {
+        code.clear();
+    }
+    Ok(code)
 }
 
 /// US, or UL where a writer used it.

@@ -373,7 +373,7 @@ impl TableReader {
         let Some(bulk) = guard.as_ref() else { return Ok(None) };
         state.fill(py, bulk, self.threads)?;
         while state.ready.is_empty() && state.in_flight > 0 {
-            let Some(outcomes) = py.detach(|| bulk.wait()) else { break };
+            let Some(outcomes) = py.detach(|| bulk.wait()) else { return Err(readers_gone()) };
             state.in_flight = state.in_flight.saturating_sub(outcomes.len());
             state.ready.extend(outcomes);
         }
@@ -401,8 +401,7 @@ impl ReaderState {
             }
             self.in_flight += batch.len();
             if !py.detach(|| bulk.submit(batch)) {
-                let error = Error::new(ErrorKind::IoError, "the reading threads are gone (forked process?)");
-                return Err(error.into());
+                return Err(readers_gone());
             }
         }
         Ok(())
@@ -431,8 +430,15 @@ impl ReaderState {
     }
 }
 
+/// Results would be missing: better an exception than a bulk read that ends early.
+fn readers_gone() -> PyErr {
+    Error::new(ErrorKind::IoError, "the reading threads are gone (forked process?)").into()
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PARSER_VERSION", PARSER_VERSION)?;
+    module.add("NOTES", Note::ALL.iter().map(|note| note.name()).collect::<Vec<_>>())?;
+    module.add("METHODS", Method::ALL.iter().map(|method| method.name()).collect::<Vec<_>>())?;
     module.add_class::<PyFrameTable>()?;
     module.add_class::<TableReader>()?;
     module.add_function(wrap_pyfunction!(read_table, module)?)?;

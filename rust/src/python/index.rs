@@ -2,20 +2,25 @@
 
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyList, PyString};
 
 use super::frame_table::parse_verify;
 use super::path_of;
 use crate::bulk::Bulk;
-use crate::error::Error;
-use crate::index::{COLUMNS, Indexed, Job, index_path};
+use crate::error::{Error, ErrorKind};
+use crate::index::{COLUMNS, Indexed, Job, LONGEST_PATH, index_path, refused_status, storable};
 use crate::source::Fingerprint;
 
 /// Files in one job of the pool.
-const CHUNK: usize = 32;
+const CHUNK: usize = 8;
+/// Bytes of rows after which a batch is handed back in parts: 5,000 slides make a gigabyte of rows.
+const MOST_BYTES: usize = 16 << 20;
+/// Time after which it is: on slow storage, people want to see progress and Ctrl-C to work.
+const LONGEST: Duration = Duration::from_secs(1);
 
 #[pyclass(frozen, module = "voxtier._core", name = "Indexer")]
 struct Indexer {
@@ -64,7 +69,8 @@ impl Indexer {
 }
 
 impl Indexer {
-    /// Runs a batch through the pool; the rows are joined, the outcomes come in order of completion.
+    /// Runs a batch through the pool, or as much of its beginning as the limits allow; the rows are joined,
+    /// the outcomes come in order of completion.
     fn read_all(&self, files: Vec<PathBuf>, known: Vec<Known>) -> Result<Batch, &'static str> {
         let bulk = self.bulk.lock().map_err(|_| "the indexer failed before")?;
         let expected = files.len();
@@ -75,9 +81,10 @@ impl Indexer {
             let known = known.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
             Job { id, path, known }
         });
+        let began = Instant::now();
         let mut in_flight = 0;
         loop {
-            while in_flight < self.threads * 2 {
+            while in_flight < self.threads * 2 && rows.len() < MOST_BYTES && began.elapsed() < LONGEST {
                 let batch: Vec<Job> = jobs.by_ref().take(chunk).collect();
                 if batch.is_empty() {
                     break;
@@ -113,6 +120,22 @@ fn report(path: Py<PyAny>, indexed: Indexed) -> Report {
     }
 }
 
+/// Why a path cannot be a row of the index, or nothing.
+#[pyfunction]
+fn path_fault(path: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    if path.extract::<&str>().is_err() && path.is_instance_of::<PyString>() {
+        return Ok(Some("a path that is not UTF-8 cannot be stored".to_owned()));
+    }
+    Ok(storable(path_of(path)?.as_os_str()).err().map(|error| error.detail))
+}
+
+/// The status of a row whose file was refused for a reason of this kind.
+#[pyfunction(name = "refused_status")]
+fn status_of_kind(kind: &str) -> PyResult<&'static str> {
+    let kind = ErrorKind::from_name(kind);
+    kind.map(refused_status).ok_or_else(|| PyValueError::new_err("not one of ERROR_KINDS"))
+}
+
 #[pyfunction]
 fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     use std::os::unix::ffi::OsStrExt;
@@ -121,6 +144,9 @@ fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyR
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("STAGING_COLUMNS", COLUMNS.to_vec())?;
+    module.add("MAX_PATH_BYTES", LONGEST_PATH)?;
     module.add_class::<Indexer>()?;
+    module.add_function(wrap_pyfunction!(path_fault, module)?)?;
+    module.add_function(wrap_pyfunction!(status_of_kind, module)?)?;
     module.add_function(wrap_pyfunction!(file_key, module)?)
 }
