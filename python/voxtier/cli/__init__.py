@@ -6,8 +6,9 @@ import importlib
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -47,6 +48,13 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `voxtier ... | head`: the reader has seen enough
+            forget_stdout()
+            return EXIT_OK
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
@@ -65,33 +73,36 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; errors become one line on stderr and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a path need not be text, nor a terminal show all of it
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (ConfigError, MissingExtraError) as error:
-        code = _fail(error, EXIT_USAGE)
+        code = _fail(str(error), EXIT_USAGE)
     except BackendError as error:
-        code = _fail(error, EXIT_BACKEND)
+        code = _fail(str(error), EXIT_BACKEND)
     except VoxtierError as error:
-        code = _fail(error, EXIT_FINDINGS)
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:  # `voxtier ... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_OK
+        code = _fail(str(error), EXIT_FINDINGS)
+    except OSError as error:
+        code = _fail(f"{error.filename or 'output'}: {error.strerror}", EXIT_PARTIAL)
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 
-def _fail(error: VoxtierError, code: int) -> int:
-    click.echo(f"voxtier: {error}", err=True)
+def forget_stdout() -> None:
+    """Send what is still to be said to nobody: the reader of the pipe has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"voxtier: {message}", err=True)
     return code
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise click.exceptions.Exit(143)
+    sys.exit(143)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxtier._core import refused_status
 from voxtier.cli import EXIT_FINDINGS
+from voxtier.cli.options import on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.table import TableResult
@@ -21,16 +25,22 @@ PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 def given_paths(paths: Iterable[str]) -> Iterator[str]:
     """Yield the paths of the command line; ``-`` stands for paths on stdin, one a line."""
     for path in paths:
-        if path == "-":
-            yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
-        else:
+        if path != "-":
             yield path
+        elif sys.stdin is None:
+            raise click.UsageError("- reads paths from stdin, which is closed")
+        else:
+            for line in sys.stdin.buffer:  # bytes: a path need not be text
+                if name := line.rstrip(b"\r\n"):
+                    yield os.fsdecode(name)
 
 
 @click.command()
 @PATHS
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with every range.")
-@click.option("--threads", default=16, show_default=True, type=click.IntRange(1, 1024))
+@click.option(
+    "--threads", default=16, show_default=True, type=click.IntRange(1, 1024), help="Reads in flight."
+)
 def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
     """Print the frame table of each file, without a database.
 
@@ -54,10 +64,10 @@ def _as_json(result: TableResult) -> dict[str, Any]:
     row: dict[str, Any] = {"path": str(path)}
     if table is None:
         assert error is not None
+        row |= {"status": refused_status(error.kind), "kind": "error"}
+        row |= dict.fromkeys(("transfer_syntax_uid", "number_of_frames", "offsets_in", "method", "verified"))
         refusal = {"kind": error.kind, "offset": error.offset, "detail": error.detail}
-        status = "ambiguous" if error.kind in _GROUPING else "error"
-        empty = dict.fromkeys(("transfer_syntax_uid", "number_of_frames", "offsets_in", "method", "verified"))
-        return row | {"status": status, "kind": "error", **empty, "notes": [], "frames": [], "error": refusal}
+        return row | {"notes": [], "frames": [], "error": refusal}
     frames = [[[start, end - start] for start, end in table.ranges(i)] for i in range(len(table))]
     return row | {
         "status": table.status,
@@ -73,13 +83,11 @@ def _as_json(result: TableResult) -> dict[str, Any]:
     }
 
 
-_GROUPING = ("ambiguous_fragments", "fewer_fragments_than_frames")
-
-
 def _as_line(result: TableResult) -> str:
-    path, table, error = result
+    path, table, error = on_one_line(str(result.path)), result.table, result.error
     if table is None:
-        return f"{'error':<10} {'':<13}{'':>9}  {path}: {error}"
+        assert error is not None
+        return f"{refused_status(error.kind):<10} {'':<13}{'':>9}  {path}: {error}"
     notes = f"  [{', '.join(table.notes)}]" if table.notes else ""
     return f"{table.status:<10} {table.kind:<13}{len(table):>9,}  {path}  {table.method}{notes}"
 
@@ -91,29 +99,61 @@ def _as_line(result: TableResult) -> str:
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here, not to stdout."
 )
 def frame(path: str, number: int, output: Path | None) -> int:
-    """Write the bytes of frame NUMBER (from 1) of a file: fragments joined, item headers stripped."""
+    """Write the bytes of frame NUMBER (from 1) of a file: fragments joined, item headers stripped.
+
+    The file named by -o is written whole or not at all. Exit code 1 when PATH is refused or the frame lies
+    behind the end of a cut file, 2 when there is no such frame.
+    """
+    from voxtier.errors import FormatError, SourceError
     from voxtier.frames.table import read_frame, read_table
 
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a frame is not for terminals: name a file with -o, or pipe the output")
-    frame_table = read_table(path)
-    if number > len(frame_table):
-        count = len(frame_table)
-        holds = "no frame" if count == 0 else "1 frame" if count == 1 else f"{count:,} frames"
-        raise click.UsageError(f"{path} holds {holds}")
-    content = read_frame(path, frame_table, number - 1)
+    try:
+        frame_table = read_table(path)
+        if number > len(frame_table):
+            count = len(frame_table)
+            holds = "no frame" if count == 0 else "1 frame" if count == 1 else f"{count:,} frames"
+            raise click.UsageError(f"{on_one_line(path)} holds {holds}")
+        content = read_frame(path, frame_table, number - 1)
+    except (FormatError, SourceError) as error:
+        click.echo(f"voxtier: {on_one_line(path)}: {error}", err=True)
+        return EXIT_FINDINGS
     if output is None:
         sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
     else:
-        output.write_bytes(content)
-        click.echo(f"{len(content):,} bytes of frame {number} in {output}", err=True)
+        _write_whole(output, content, source=path)
+        click.echo(f"{len(content):,} bytes of frame {number:,} in {on_one_line(str(output))}", err=True)
     return 0
+
+
+def _write_whole(output: Path, content: bytes, *, source: str) -> None:
+    target = output.resolve()
+    if target.exists():
+        if target.samefile(source):
+            raise click.UsageError("-o names the file that is read, which voxtier never writes")
+        if not target.is_file():  # a pipe or a device, which must not be replaced
+            target.write_bytes(content)
+            return
+    unfinished = target.with_name(f".voxtier-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(output)  # what the user named, not ours
+        raise
 
 
 @click.command()
 @click.argument("path")
 def explain(path: str) -> int:
-    """Explain one file on one page: how its frames are stored, which table was believed, what is odd."""
+    """Explain one file on one page: how its frames are stored, which table was believed, what is odd.
+
+    Exit code 1 when the file is refused; the page then says why and where.
+    """
     from voxtier.errors import FormatError, SourceError
     from voxtier.frames.explain import explain as page
     from voxtier.frames.explain import explain_refusal
@@ -122,7 +162,7 @@ def explain(path: str) -> int:
     try:
         frame_table = read_table(path, verify="all")
     except (FormatError, SourceError) as error:
-        click.echo(explain_refusal(path, error))
+        click.echo(explain_refusal(on_one_line(path), error))
         return EXIT_FINDINGS
-    click.echo(page(path, frame_table))
+    click.echo(page(on_one_line(path), frame_table))
     return 0

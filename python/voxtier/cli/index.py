@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli import EXIT_FINDINGS, EXIT_PARTIAL
+from voxtier.cli import EXIT_FINDINGS, EXIT_PARTIAL, forget_stdout
 from voxtier.cli.frames import PATHS, given_paths
-from voxtier.cli.options import DSN, SOURCE, open_store
+from voxtier.cli.options import DSN, SOURCE, on_one_line, open_store
 from voxtier.cli.progress import Progress, duration
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ _MEANING = {
     "no_pixels": "reports, plans and the like: nothing to read",
     "ambiguous": "nobody can say which fragment belongs to which frame: refused",
     "error": "refused or unreadable: see `voxtier errors`; tried again on the next run",
-    "refused": "the path itself cannot be stored",
+    "refused": "the path cannot be stored, or is a folder that cannot be read",
 }
+_REFUSED_SHOWN = 20
 
 
 @click.command()
@@ -60,46 +61,68 @@ def index(
     """Index the frames of every DICOM file below PATH (a file, a folder, or - for paths on stdin).
 
     Run it again and only new and changed files are read. A file that is refused is a row of its own, with
-    its reason. Exit code 0, or 3 when some files were refused.
+    its reason: see `voxtier errors`. Interrupt it at any time: what was read is kept, the next run does the
+    rest. Exit code 0, or 3 when some files were refused.
     """
     from voxtier.frames.index import FileIndexer, index_files
     from voxtier.frames.paths import iter_files
 
     wanted = None if all_files else extension
-    roots = [path if path == "-" else os.path.abspath(path) for path in paths]  # noqa: PTH100
-    files = iter_files(map(os.path.abspath, given_paths(roots)), extension=wanted)
+    roots = _roots(paths, prune=prune)
+    walked = [root for root in roots if not prune or os.path.lexists(root)]
+    files = iter_files(map(os.path.abspath, given_paths(walked)), extension=wanted)
     counts: Counter[str] = Counter()
     frames = pruned = 0
     started = time.monotonic()
     with open_store(dsn) as store:
         indexer = FileIndexer(store, source=source, threads=threads, force=force)
         progress = Progress("files")
-        with _counting(progress, roots, wanted):
-            for reports in index_files(indexer, files):
-                counts.update(report.status for report in reports)
-                frames += sum(report.frames for report in reports)
-                progress.advance(len(reports), _trouble(counts))
-                if as_json:
-                    _print_reports(reports)
-        progress.close()
+        try:
+            with _counting(progress, roots, wanted):
+                for reports in index_files(indexer, files):
+                    counts.update(report.status for report in reports)
+                    frames += sum(report.frames for report in reports)
+                    progress.advance(len(reports), _trouble(counts))
+                    _tell(reports, counts, as_json=as_json)
+        except BrokenPipeError:
+            forget_stdout()
+            return EXIT_PARTIAL
+        except (KeyboardInterrupt, SystemExit):
+            click.echo("\ninterrupted: what was read is kept, run again for the rest", err=True)
+            raise
+        finally:
+            progress.close()
         if prune:
             under = [root for root in roots if root != "-"]
             pruned = store.prune(source, under=under, force=force)
         place = store.database.describe()
     seconds = time.monotonic() - started
     if as_json:
-        summary = {
-            "statuses": dict(counts),
-            "num_frames": frames,
-            "pruned": pruned,
-            "seconds": round(seconds, 3),
-        }
-        click.echo(json.dumps({"summary": summary}))
+        run = {"statuses": dict(counts), "num_frames": frames, "pruned": pruned, "seconds": round(seconds, 3)}
+        click.echo(json.dumps({"summary": run}))
     else:
         click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
         if not counts and not all_files and "-" not in roots:
             click.echo(f"no file ends in {extension}: --all-files takes every file", err=True)
-    return EXIT_PARTIAL if counts["error"] + counts["ambiguous"] + counts["refused"] else 0
+    return EXIT_PARTIAL if _refused(counts) else 0
+
+
+def _roots(paths: tuple[str, ...], *, prune: bool) -> list[str]:
+    """Return absolute paths; a missing one is a slip of the pen, unless what was below it is to be pruned."""
+    roots = [path if path == "-" else os.path.abspath(path) for path in paths]  # noqa: PTH100
+    if prune:
+        if "-" in roots:
+            raise click.UsageError("--prune forgets what is gone below a PATH: name one instead of -")
+        return roots
+    for given, root in zip(paths, roots, strict=True):
+        try:
+            if root != "-":
+                os.lstat(root)
+        except (FileNotFoundError, NotADirectoryError):
+            raise click.UsageError(f"there is no {on_one_line(given)}") from None
+        except OSError:  # reading it says more
+            continue
+    return roots
 
 
 @contextlib.contextmanager
@@ -126,14 +149,25 @@ def _counting(progress: Progress, roots: list[str], extension: str | None) -> It
         stop.set()
 
 
+def _refused(counts: Counter[str]) -> int:
+    return counts["error"] + counts["ambiguous"] + counts["refused"]
+
+
 def _trouble(counts: Counter[str]) -> str:
-    failed = counts["error"] + counts["ambiguous"] + counts["refused"]
+    failed = _refused(counts)
     return f", {failed:,} refused" if failed else ""
 
 
-def _print_reports(reports: list[FileReport]) -> None:
-    for report in reports:
-        click.echo(json.dumps({"path": report.path, **report.as_status()}))
+def _tell(reports: list[FileReport], counts: Counter[str], *, as_json: bool) -> None:
+    """Print the reports as JSON, or only what `voxtier errors` will not know, the first of them."""
+    if as_json:
+        for report in reports:
+            click.echo(json.dumps({"path": report.path, **report.as_status()}))
+        return
+    refused = [report for report in reports if report.status == "refused"]
+    room = _REFUSED_SHOWN - (counts["refused"] - len(refused))
+    for report in refused[: max(room, 0)]:
+        click.echo(f"refused: {on_one_line(report.path)}: {report.error}", err=True)
 
 
 def _run_summary(
@@ -222,5 +256,5 @@ def errors(source: str, dsn: str | None, as_json: bool) -> int:
                 click.echo(json.dumps(error._asdict()))
             else:
                 place = "" if error.offset is None else f" at byte {error.offset:,}"
-                click.echo(f"{error.path}\n    {error.kind}{place}: {error.detail}")
+                click.echo(f"{on_one_line(error.path)}\n    {error.kind}{place}: {error.detail}")
     return EXIT_FINDINGS if count else 0

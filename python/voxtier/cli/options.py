@@ -9,9 +9,19 @@ import click
 if TYPE_CHECKING:
     from voxtier.frames.store import FrameStore
 
+
+def _utf8(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("the name is not UTF-8") from None
+    return name
+
+
 SOURCE = click.option(
-    "--source", default="default", show_default=True, help="Name under which the files are indexed."
-)
+    "--source", default="default", show_default=True, callback=_utf8,
+    help="Name under which the files are indexed.",
+)  # fmt: skip
 DSN = click.option(
     "--dsn",
     envvar="VOXTIER_DSN",
@@ -29,14 +39,24 @@ def in_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def on_one_line(text: str) -> str:
+    """Return text, such as a path, with what breaks a line or speaks to a terminal escaped as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def open_store(dsn: str | None) -> FrameStore:
     """Open the frame index, or say which extra is missing."""
     from voxtier.errors import MissingExtraError
 
     try:
         from voxtier.frames.store import FrameStore
-    except ModuleNotFoundError as error:
-        if error.name not in ("psycopg", "psycopg_pool", "platformdirs"):
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        package = error.name or "psycopg"  # psycopg without libpq names nothing
+        if package.partition(".")[0] not in ("psycopg", "psycopg_pool", "platformdirs"):
             raise
-        raise MissingExtraError(error.name, "frames") from error
+        raise MissingExtraError(package, "frames") from error
     return FrameStore(dsn)
