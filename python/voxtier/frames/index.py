@@ -127,11 +127,8 @@ class FileIndexer:
         fingerprints = [_settled(row) for row in known]
         while wanted:
             rows, found = self._indexer.read(wanted, fingerprints)
-            reports = map(FileReport._make, found)
-            yield rows, [
-                report._replace(frames=frames[report.path]) if report.status == "unchanged" else report
-                for report in reports
-            ]
+            reports = [FileReport._make(report) for report in found]
+            yield rows, [r._replace(frames=frames[r.path]) if r.status == "unchanged" else r for r in reports]
             wanted, fingerprints = wanted[len(found) :], fingerprints[len(found) :]
 
     def write(self, rows: bytes) -> None:
