@@ -14,7 +14,16 @@ from pathlib import Path
 from benches.measure import RESULTS, machine
 from benches.report import write_report
 
-JOURNEYS = ["small_files", "slides", "functional_groups", "pydicom_files", "tables", "index_run"]
+JOURNEYS = [
+    "small_files",
+    "slides",
+    "functional_groups",
+    "pydicom_files",
+    "tables",
+    "index_run",
+    "memory",
+    "ranking",
+]
 
 
 def main() -> int:

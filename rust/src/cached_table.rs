@@ -53,7 +53,8 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>) -> Vec<u8> {
     ] {
         flags |= if present { flag } else { 0 };
     }
-    let mut meta = vec![flags];
+    let mut meta = Vec::with_capacity(96);
+    meta.push(flags);
     push_text(&mut meta, suffix.unwrap_or(&table.transfer_syntax_uid));
     if flags & HAS_CODES != 0 {
         meta.extend([table.status as u8 | (table.kind as u8) << 2 | (table.offsets_in as u8) << 4]);

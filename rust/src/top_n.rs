@@ -10,8 +10,11 @@ use crate::cpu::{Cpu, cpu};
 use crate::error::Result;
 use crate::priority::{Columns, Formula, NULL_TIME, check_now, invalid, rank};
 
-/// Rows that are scored exactly to guess the threshold.
-const SAMPLE: usize = 65_536;
+/// Rows below which all are scored.
+const FEW: usize = 65_536;
+/// Rows that are scored exactly to guess the threshold: of each so many one, within limits.
+const SAMPLE_OF: usize = 128;
+const SAMPLE_LIMITS: (usize, usize) = (4096, 65_536);
 /// Rows whose bounds are computed together: 8 KiB of bounds stay in the first-level cache.
 const BLOCK: usize = 1024;
 /// Rows that share one "is any bound high enough" answer.
@@ -58,7 +61,7 @@ fn top_n_on(
     };
     let n = n.min(columns.len());
     let weights = formula.w_used + formula.w_inserted + formula.w_count;
-    let mut kept = if columns.len() <= SAMPLE || n > columns.len() / 4 || weights > WEIGHT_CAP {
+    let mut kept = if columns.len() <= FEW || n > columns.len() / 4 || weights > WEIGHT_CAP {
         columns.check_counts()?;
         (0..rows).map(|row| (columns.score(formula, row as usize, now), row)).collect()
     } else {
@@ -94,12 +97,13 @@ fn candidates(cpu: Cpu, formula: &Formula, columns: &Columns, now: i64, n: usize
     }
 }
 
-/// One row of each of `SAMPLE` equal stretches, at a place that no regular pattern can meet.
+/// One row of each of many equal stretches, at a place that no regular pattern can meet.
 fn sample_rows(rows: usize) -> impl Iterator<Item = usize> {
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
-    (0..SAMPLE.min(rows)).map(move |stretch| {
-        let begin = stretch * rows / SAMPLE;
-        let end = (stretch + 1) * rows / SAMPLE;
+    let sample = (rows / SAMPLE_OF).clamp(SAMPLE_LIMITS.0, SAMPLE_LIMITS.1);
+    (0..sample).map(move |stretch| {
+        let begin = stretch * rows / sample;
+        let end = (stretch + 1) * rows / sample;
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         begin + (state >> 33) as usize % (end - begin).max(1)
     })

@@ -92,7 +92,8 @@ fn encode_as(layout: &Layout, compact: bool) -> Vec<u8> {
 }
 
 fn header(form: Form, flags: u8, items: u32, frames: u32, base: u64, end: u64) -> Vec<u8> {
-    let mut table = vec![VERSION, form as u8 + 1, flags, 0, 0, 0, 0, 0];
+    let mut table = Vec::with_capacity(HEADER);
+    table.extend([VERSION, form as u8 + 1, flags, 0, 0, 0, 0, 0]);
     table.extend(items.to_le_bytes());
     table.extend(frames.to_le_bytes());
     table.extend(base.to_le_bytes());
