@@ -71,7 +71,10 @@ bench: setup .venv/.bench ## every journey against its rivals: JSON and one HTML
 	$(BIN)/python -m benches $(BENCH)
 
 fuzz: ## coverage-guided fuzzing of the parsers (FUZZ_SECONDS=60 each; needs nightly and cargo-fuzz)
-	cd rust/fuzz && for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=$${FUZZ_SECONDS:-60}; done
+	@cargo +nightly fuzz --version >/dev/null || { echo 'needs: rustup toolchain install nightly; cargo install cargo-fuzz'; exit 2; }
+	@PYTHONPATH=tests $$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON)) rust/fuzz/seed.py
+	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \
+	  cargo +nightly fuzz run --fuzz-dir rust/fuzz $$target -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=16384; done
 
 soak: setup ## long runs: kill -9 by the hundred, mixed load for minutes
 	$(BIN)/python -m pytest -q -m soak --timeout 7200

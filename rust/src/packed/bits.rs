@@ -48,9 +48,10 @@ pub fn word(section: &[u8], index: usize) -> u64 {
 }
 
 /// `width` <= 57 bits from bit `at` on; sections end on whole words, so that a read of 8 bytes suffices.
+/// A larger width stands in no table that was checked, and gives 0.
 #[inline(always)]
 pub fn bits(section: &[u8], at: usize, width: u32) -> u64 {
-    if width == 0 {
+    if width == 0 || width > 57 {
         return 0;
     }
     let (index, shift) = (at / 64, at % 64);

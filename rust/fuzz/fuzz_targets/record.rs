@@ -1,0 +1,23 @@
+//! Any bytes as a record of a table, its checksum made right: refused, or written back as it was.
+
+#![no_main]
+
+use _core::cached_table::decode_meta;
+use _core::record::{decode, encode};
+use libfuzzer_sys::fuzz_target;
+
+const MAGIC: usize = 4;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = decode_meta(bytes);
+    let mut record = bytes.to_vec();
+    if record.len() < MAGIC + 4 {
+        return;
+    }
+    let crc =
+        crc32c::crc32c_append(crc32c::crc32c(&[&record[..MAGIC], &[0; 4]].concat()), &record[MAGIC + 4..]);
+    record[MAGIC..MAGIC + 4].copy_from_slice(&crc.to_le_bytes());
+    let Ok(table) = decode(&record) else { return };
+    let again = encode(&table);
+    assert_eq!(decode(&again).as_ref(), Ok(&table));
+});
