@@ -387,3 +387,15 @@ class FrameCache:
     def _before_fork(self) -> None: ...
     def _after_fork_in_parent(self) -> None: ...
     def _after_fork_in_child(self) -> None: ...
+
+def simulate(
+    keys: NDArray[np.uint32],
+    weights: NDArray[np.uint32],
+    scans: NDArray[np.bool_],
+    policy: str,
+    budgets: list[int],
+) -> list[tuple[int, int]]:
+    """Replay a trace; returns hits (of all, of those that are no scan) for each budget.
+
+    Keys are numbered densely from 0; policies are ``lru``, ``scan_aware``, ``fifo``, ``belady``.
+    """

@@ -28,6 +28,7 @@ pub mod lru;
 pub mod packed;
 pub mod priority;
 pub mod record;
+pub mod replay;
 pub mod source;
 pub mod top_n;
 

@@ -29,6 +29,9 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "table": ("voxtier.cli.frames", "the frame table of each file, without a database"),
     "frame": ("voxtier.cli.frames", "the bytes of one frame"),
     "explain": ("voxtier.cli.frames", "one page about one file"),
+    "priority": ("voxtier.cli.cache", "which files deserve memory, and why"),
+    "preload": ("voxtier.cli.cache", "what a preload would hold in memory"),
+    "cache": ("voxtier.cli.cache", "replay a trace of requests under budgets and policies"),
     "doctor": ("voxtier.cli.doctor", "check the installation, its limits and its database"),
     "db": ("voxtier.cli.db", "start, stop and look at voxtier's own database server"),
 }

@@ -16,6 +16,7 @@ use crate::frame_cache::{FrameCache, class_of, look_up, read_frames, request};
 use crate::frame_table::{FrameTable, Items, Layout};
 use crate::lru::{Access, Class, Lru, Put, Slot, Stored};
 use crate::packed::Table;
+use crate::replay::{self, Policy};
 
 #[pyclass(frozen, subclass, weakref, module = "voxtier._core", name = "FrameCache")]
 struct PyFrameCache {
@@ -430,7 +431,38 @@ impl PyFrameCache {
     }
 }
 
+/// Hits (of all, of those that are no scan) of a trace, for each budget.
+#[pyfunction]
+fn simulate(
+    py: Python<'_>,
+    keys: PyReadonlyArray1<'_, u32>,
+    weights: PyReadonlyArray1<'_, u32>,
+    scans: PyReadonlyArray1<'_, bool>,
+    policy: &str,
+    budgets: Vec<u64>,
+) -> PyResult<Vec<(u64, u64)>> {
+    let (keys, weights, scans) = (keys.as_slice()?, weights.as_slice()?, scans.as_slice()?);
+    let Some(policy) = Policy::from_name(policy) else {
+        let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
+        return Err(PyValueError::new_err(format!("policy {policy:?}: one of {}", names.join(", "))));
+    };
+    if keys.len() != weights.len() || keys.len() != scans.len() {
+        return Err(PyValueError::new_err("keys, weights and scans differ in length"));
+    }
+    if keys.iter().any(|&key| key as usize >= keys.len()) {
+        return Err(PyValueError::new_err("keys must be numbered densely from 0"));
+    }
+    let rows = keys.iter().zip(weights).zip(scans);
+    let trace: Vec<replay::Access> =
+        rows.map(|((&key, &weight), &scan)| replay::Access { key, weight, scan }).collect();
+    Ok(py.detach(|| {
+        let hits = budgets.iter().map(|&budget| replay::replay(&trace, policy, budget));
+        hits.map(|hits| (hits.all, hits.clinical)).collect()
+    }))
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PRELOAD_COLUMNS", copy_rows::COLUMNS.to_vec())?;
+    module.add_function(wrap_pyfunction!(simulate, module)?)?;
     module.add_class::<PyFrameCache>()
 }

@@ -1,0 +1,186 @@
+"""``voxtier priority | preload | cache simulate``: what memory would hold, and what that would bring."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxtier.cli.options import DSN, SOURCE, open_store
+from voxtier.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from voxtier.frames.ranking import RankedFile
+
+_UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_POLICIES = ("lru", "scan_aware", "fifo", "belady")
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """Bytes as people write them: 2GiB, 500MB, 4096."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", value)
+        if match is None or match[2].upper() not in _UNITS:
+            self.fail(f"{value!r} is no size: write 2GiB, 500MB or a number of bytes", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+@click.command()
+@SOURCE
+@DSN
+@click.option("--limit", default=500, show_default=True, type=click.IntRange(0), help="Files at most.")
+@click.option("--budget", type=Size(), help="Draw a line where so much memory is full.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_json: bool) -> None:
+    """List the files that deserve memory most, best first.
+
+    The band says where the score lies (critical > 1, high >= 0.3, medium >= 0.1, low); the label says why:
+    frequent_recent, recent, fresh (new and unread), frequent_stale, cold.
+    """
+    from voxtier.frames.ranking import ranked_files
+
+    with open_store(dsn) as store:
+        files = ranked_files(store, source, limit)
+    if as_json:
+        for file in files:
+            click.echo(json.dumps(_as_json(file)))
+        return
+    if not files:
+        click.echo(f"source {source!r} holds no file with frames: run `voxtier index` first", err=True)
+        return
+    click.echo("  rank   score  band      label            frames  accesses  table  path")
+    filled, cut = 0, False
+    for rank, file in enumerate(files, 1):
+        # What memory takes beside the table: key, slot, attributes; the compact form is never larger.
+        filled += file.table_bytes + len(file.path.encode()) + 110
+        if budget is not None and filled > budget and not cut:
+            click.echo(f"  {'-' * 20} {_human(budget)} are full here {'-' * 20}")
+            cut = True
+        click.echo(
+            f"{rank:6}  {file.score:6.3f}  {file.band:8}  {file.label:15}  {file.frame_count:6}  "
+            f"{file.access_count:8}  {_human(file.table_bytes):>5}  {file.path}"
+        )
+    click.echo("\nscores: " + _sparkline([file.score for file in files]) + "  best to last")
+
+
+@click.command()
+@SOURCE
+@DSN
+@click.option("--budget", default="2GiB", show_default=True, type=Size(), help="Memory for frame tables.")
+@click.option("--limit", default=1_000_000, show_default=True, type=click.IntRange(0), help="Files at most.")
+@click.option("--dry-run", is_flag=True, help="Accepted for clarity: this command never serves anything.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool, as_json: bool) -> None:
+    """Try out a preload: how many files a memory budget would hold, and how long the start would take.
+
+    The tables are really read and really put into a cache of this process, which then ends; a service
+    does the same when it starts.
+    """
+    from voxtier.frames.cache import FrameCache
+    from voxtier.frames.preload import Preload
+
+    with open_store(dsn) as store:
+        cache = FrameCache(budget)
+        run, start = Preload(cache, store, source), time.perf_counter()
+        run.start(limit=limit)
+        while not run.wait(0.2):
+            if sys.stderr.isatty():
+                click.echo(f"\r{run.progress()['loaded']:,} tables", nl=False, err=True)
+        seconds = time.perf_counter() - start
+    progress, used = run.progress(), cache.counters()["used"]
+    if progress["state"] == "failed":
+        raise BackendError(progress["error"])
+    found = {**progress, "bytes": used, "budget": budget, "seconds": round(seconds, 3)}
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(
+        f"{progress['loaded']:,} tables in {_human(used)} of {_human(budget)} after {seconds:.2f} s; "
+        f"{progress['skipped']:,} did not fit, {progress['damaged']:,} are damaged"
+    )
+
+
+@click.group()
+def cache() -> None:
+    """Look at what memory would bring."""
+
+
+@cache.command()
+@click.argument("trace", type=click.File("r"))
+@click.option("--budgets", required=True, help="Sizes, separated by commas: 64MiB,256MiB,1GiB.")
+@click.option("--policy", "policies", multiple=True, type=click.Choice(_POLICIES), help="Default: all.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def simulate(trace: Iterable[str], budgets: str, policies: tuple[str, ...], as_json: bool) -> None:
+    """Replay TRACE (- for stdin): the hit ratio of each policy at each budget.
+
+    A line of a trace is ``KEY BYTES`` or ``KEY BYTES scan``, separated by a tab or the last blanks. The
+    policy of the cache is scan_aware; belady knows the future and is the bound that nobody reaches.
+    """
+    from voxtier._core import simulate as replay
+
+    sizes = [Size().convert(size, None, None) for size in budgets.split(",")]
+    keys, weights, scans = _read_trace(trace)
+    for policy in policies or _POLICIES:
+        for size, (hits, clinical) in zip(sizes, replay(keys, weights, scans, policy, sizes), strict=True):
+            ratio = hits / max(len(keys), 1)
+            rest = clinical / max(int((~scans).sum()), 1)
+            if as_json:
+                row = {"policy": policy, "budget": size, "requests": len(keys), "hit_ratio": ratio}
+                click.echo(json.dumps({**row, "hit_ratio_without_scans": rest}))
+            else:
+                bar = "#" * round(ratio * 40)
+                click.echo(f"{policy:10} {_human(size):>9}  {ratio:6.1%}  (no scans {rest:6.1%})  {bar}")
+
+
+def _read_trace(lines: Iterable[str]) -> tuple[Any, Any, Any]:
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    keys, weights, scans = [], [], []
+    for number, (key, weight, scan) in enumerate(_parsed(lines), 1):
+        if weight >= 1 << 32:
+            raise ConfigError(f"line {number} of the trace: {weight} bytes are no frame table")
+        keys.append(numbers.setdefault(key, len(numbers)))
+        weights.append(weight)
+        scans.append(scan)
+    return np.array(keys, np.uint32), np.array(weights, np.uint32), np.array(scans, np.bool_)
+
+
+def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, int, bool]]:
+    for number, line in enumerate(lines, 1):
+        match = re.fullmatch(r"(.+?)\s+([0-9]+)(\s+scan)?\s*", line)
+        if match is None:
+            raise ConfigError(f"line {number} of the trace is not `KEY BYTES` or `KEY BYTES scan`")
+        yield match[1], int(match[2]), match[3] is not None
+
+
+def _as_json(file: RankedFile) -> dict[str, Any]:
+    row = file._asdict()
+    del row["table"]
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+
+
+def _human(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def _sparkline(values: list[float]) -> str:
+    step = max(len(values) // 60, 1)
+    top = max(values) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[min(int(value / top * 7.99), 7)] for value in values[::step])

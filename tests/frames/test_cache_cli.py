@@ -1,0 +1,86 @@
+"""`voxtier priority | preload | cache simulate`, run as people run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders import dicom, element, image, pattern
+from voxtier import _core
+from voxtier.frames import read_tables
+from voxtier.frames.store import FrameStore
+
+
+def voxtier(*arguments: str, dsn: str = "", stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "voxtier", *arguments],
+        env={**os.environ, "VOXTIER_DSN": dsn},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def indexed(dsn: str, tmp_path: Path) -> str:
+    paths = []
+    for number in range(4):
+        path = tmp_path / f"{number}.dcm"
+        pixels = element("PixelData", pattern(32, number))
+        path.write_bytes(dicom([*image(frames=2), pixels]).content)
+        paths.append(str(path))
+    with FrameStore(dsn) as store:
+        store.upsert("default", read_tables(paths))
+    return dsn
+
+
+def test_priority_lists_scores_and_the_cut(indexed: str) -> None:
+    done = voxtier("priority", "--budget", "300", dsn=indexed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(".dcm") == 4
+    assert "fresh" in done.stdout
+    assert "300 B are full here" in done.stdout
+    rows = [json.loads(line) for line in voxtier("priority", "--json", dsn=indexed).stdout.splitlines()]
+    assert [row["label"] for row in rows] == ["fresh"] * 4
+    assert rows[0]["score"] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_preload_says_what_would_fit(indexed: str) -> None:
+    done = voxtier("preload", "--budget", "1MiB", "--dry-run", "--json", dsn=indexed)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["state"], found["loaded"], found["damaged"]) == ("done", 4, 0)
+    assert 0 < found["bytes"] < 2000
+    assert voxtier("preload", "--budget", "many", dsn=indexed).returncode == 2
+    assert voxtier("preload", dsn="host=127.0.0.1 port=1 connect_timeout=1").returncode == 4
+
+
+def test_simulate_replays_a_trace() -> None:
+    trace = "".join(f"file {number % 10} 100 scan\n" for number in range(200))
+    done = voxtier("cache", "simulate", "-", "--budgets", "500,2kB", "--json", stdin=trace)
+    assert done.returncode == 0, done.stderr
+    ratios = {
+        (row["policy"], row["budget"]): row["hit_ratio"] for row in map(json.loads, done.stdout.splitlines())
+    }
+    assert ratios["lru", 500] == 0
+    assert ratios["scan_aware", 500] == pytest.approx(0.475)
+    assert ratios["lru", 2000] == ratios["belady", 2000] == pytest.approx(0.95)
+    assert voxtier("cache", "simulate", "-", "--budgets", "1", stdin="nonsense\n").returncode == 2
+    assert "#" in voxtier("cache", "simulate", "-", "--budgets", "2kB", stdin=trace).stdout
+
+
+def test_simulate_refuses_what_it_cannot_replay() -> None:
+    keys, scans = np.array([0, 1], np.uint32), np.zeros(2, np.bool_)
+    with pytest.raises(ValueError, match="policy"):
+        _core.simulate(keys, keys, scans, "magic", [1])
+    with pytest.raises(ValueError, match="length"):
+        _core.simulate(keys, keys, scans[:1], "lru", [1])
+    with pytest.raises(ValueError, match="densely"):
+        _core.simulate(np.array([9, 1], np.uint32), keys, scans, "lru", [1])

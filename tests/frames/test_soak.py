@@ -1,0 +1,120 @@
+"""Ten minutes of mixed load: within the budget, every byte compared, a restart that is warm in seconds."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import dicom, element, image, pattern
+from voxtier import _core
+from voxtier.frames import read_table
+from voxtier.frames.reader import FrameReader
+from voxtier.frames.store import FrameStore
+from voxtier.frames.table import TableResult
+
+SECONDS = float(os.environ.get("VOXTIER_SOAK_SECONDS", "600"))
+FILES = int(os.environ.get("VOXTIER_SOAK_FILES", "100000"))
+CONTENTS = 200
+BUDGET = 6 << 20
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def write_files(folder: Path) -> tuple[list[str], list[list[bytes]]]:
+    """Many names of a few contents (hard links): 100,000 files in seconds."""
+    frames: list[list[bytes]] = []
+    originals = []
+    for number in range(CONTENTS):
+        count = random.Random(number).choice([1, 1, 3, 30, 300])
+        path = folder / f"original{number}"
+        pixels = pattern(16 * count, number)
+        path.write_bytes(dicom([*image(frames=count), element("PixelData", pixels)]).content)
+        frames.append([pixels[16 * at : 16 * at + 16] for at in range(count)])
+        originals.append(path)
+    paths = []
+    for number in range(FILES):
+        path = folder / f"{number:06}.dcm"
+        os.link(originals[number % CONTENTS], path)
+        paths.append(str(path))
+    return paths, frames
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_mixed_load(tmp_path: Path, dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    paths, frames = write_files(tmp_path)
+    with FrameStore(dsn) as store:
+        tables = [read_table(path, verify="all") for path in paths[:CONTENTS]]
+        store.upsert("s", (TableResult(path, tables[at % CONTENTS], None) for at, path in enumerate(paths)))
+        wrong: list[str] = []
+        over = [0]
+
+        def load(reader: FrameReader, kind: int, until: float, asked: list[int]) -> None:
+            dice = random.Random(kind + int(until * 1000))
+            cursor = dice.randrange(FILES)
+            while time.monotonic() < until:
+                match kind % 3:
+                    case 0:  # a viewer: a series, then another
+                        cursor = (
+                            int(FILES * dice.paretovariate(1.2)) % FILES
+                            if dice.random() < 0.02
+                            else cursor + 1
+                        )
+                    case 1:  # a slide: many frames of one file
+                        cursor = cursor if dice.random() < 0.97 else int(dice.paretovariate(0.6)) % FILES
+                    case _:  # training: everything once, in order
+                        cursor += 1
+                at = cursor % FILES
+                truth = frames[at % CONTENTS]
+                index = dice.randrange(len(truth))
+                if reader.frame(paths[at], index, scan=kind % 3 == 2) != truth[index]:
+                    wrong.append(paths[at])
+                asked[0] += 1
+                counters = reader.cache.counters()
+                over[0] = max(over[0], counters["used"] - counters["budget"])
+
+        def drive(reader: FrameReader, seconds: float) -> tuple[int, float]:
+            asked = [[0] for _ in range(6)]
+            before = reader.stats()
+            until = time.monotonic() + seconds
+            threads = [
+                threading.Thread(target=load, args=(reader, kind, until, asked[kind])) for kind in range(6)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            after = reader.stats()
+            requests = after["requests"] - before["requests"]
+            return requests, (after["tier1"] - before["tier1"]) / max(requests, 1)
+
+        figures: dict[str, Any] = {}
+        with FrameReader(store, "s", budget_bytes=BUDGET, flush_seconds=5) as reader:
+            _, cold = drive(reader, SECONDS * 0.05)
+            start = resident()
+            requests, ratio = drive(reader, SECONDS * 0.85)
+            figures |= {"requests": requests, "hit_ratio": ratio, "cold": cold}
+            figures |= {"grown": resident() - start, "stats": reader.stats()}
+            reader.cache.validate()
+        began = time.monotonic()
+        with FrameReader(store, "s", budget_bytes=BUDGET) as reader:
+            reader.preload.start()
+            assert reader.preload.wait(120)
+            figures["preload_seconds"] = time.monotonic() - began
+            figures["ratio_after_restart"] = drive(reader, SECONDS * 0.05)[1]
+    with capsys.disabled():
+        print(figures)
+    assert wrong == []
+    assert over[0] <= 0
+    assert figures["stats"]["tier3"] == 0
+    assert figures["stats"]["cache"]["access_dropped"] == 0
+    assert figures["ratio_after_restart"] >= 0.8 * figures["hit_ratio"]
+    assert _core.DEBUG_BUILD is False
