@@ -169,6 +169,10 @@ class FrameCache(_core.FrameCache):
         flight.land(None)
         return put
 
+    def is_primed(self, series: str) -> bool:
+        """Whether `prime` has loaded that series before."""
+        return series in self._primed
+
     def invalidate(self, key: str) -> bool:
         """Forget a key; a load of it that is under way is handed out, but not kept."""
         with self._lock:
@@ -177,7 +181,7 @@ class FrameCache(_core.FrameCache):
             return super().invalidate(key)
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start, of one moment: see reference section "Statistics" in the README."""
+        """Return the counters since the start: look-ups, evictions by cause, refusals by reason, loads."""
         with self._lock:
             return {**self.counters(), **self._counts}
 

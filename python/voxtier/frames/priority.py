@@ -288,10 +288,21 @@ class CachePriorityScorer:
         return score, band(score), label(terms[0], terms[1], count, used=last_used_at is not None)
 
     def get_preload_list(self, uc_table_name: str, limit: int = 10_000) -> list[dict[str, Any]]:
-        """Rows of the best `limit` files of a source, best first, as the store ranks them."""
+        """Return the rows of the best `limit` files of a source, best first.
+
+        The store ranks with the default formula; with other weights or half-lives its rows are scored and
+        ordered anew.
+        """
         if self.lb_utils is None:
             raise ValueError("CachePriorityScorer was made without lb_utils: there is no store to ask")
-        return self.lb_utils.get_preload_priority_list(uc_table_name, limit)
+        rows = self.lb_utils.get_preload_priority_list(uc_table_name, limit)
+        if (self.weights, self.half_lives) != (dict(WEIGHTS), dict(HALF_LIVES)):
+            now = datetime.now(UTC)
+            for row in rows:
+                times = row["last_used_at"], row["inserted_at"]
+                row["priority_score"] = self.score(*times, row["access_count"], now)
+            rows.sort(key=lambda row: (-row["priority_score"], row["filename"]))
+        return rows
 
     def _each(
         self,

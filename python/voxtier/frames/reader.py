@@ -23,6 +23,7 @@ from voxtier.frames.bookkeeping import Bookkeeper
 from voxtier.frames.cache import Class, FrameCache
 from voxtier.frames.files import OpenFiles
 from voxtier.frames.preload import Preload
+from voxtier.frames.ranking import preload_priority_list
 from voxtier.frames.rows import Refusal
 from voxtier.frames.store import FrameStore
 from voxtier.frames.table import TableResult, Verify
@@ -186,6 +187,12 @@ class FrameReader:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads(), lambda: self.frames(name, indices, scan=scan))
 
+    def get_preload_priority_list(self, limit: int = 10_000) -> list[dict[str, Any]]:
+        """Return the predecessor's rows of the best `limit` files: see `preload_priority_list`."""
+        if self.store is None:
+            return []
+        return preload_priority_list(self.store, self.source, limit)
+
     def flush(self) -> int:
         """Write the accesses that are not in the index yet; return how many files they concern."""
         return self._books.flush()
@@ -230,12 +237,27 @@ class FrameReader:
             stored = self._ask_store(path, fd)
             if stored is not None:
                 tier[0] = "tier2"
+                if klass != "scan":
+                    self._prime(path, stored.series_instance_uid)
                 return stored
             tier[0] = "tier3"
             return self._compute(path, fd, self.verify)
 
         table = self.cache.load(path, loader, klass=klass)
         return tier[0], table
+
+    def _prime(self, path: str, series: str) -> None:
+        """Take the rest of the series along: whoever reads one slice reads the next."""
+        if self.store is None or not series or self.cache.is_primed(series):
+            return
+        try:
+            found = {row.path: row.table for row in self.store.by_series(series, self.source)}
+        except BackendError:
+            self._count("store_errors")
+            return
+        found.pop(path, None)
+        following = [other for other in found if other > path] + [other for other in found if other < path]
+        self.cache.prime(series, following, lambda wanted: found)
 
     def _rebuild(self, path: str, fd: int, klass: Class) -> None:
         self.cache.invalidate(path)

@@ -222,6 +222,12 @@ class FrameStore:
         known = {key.bytes for (key,) in touched}
         return [key for key in keys if key not in known]
 
+    def get_preload_priority_list(self, uc_table_name: str, limit: int = 10_000) -> list[dict[str, Any]]:
+        """Return the predecessor's rows of the best `limit` files of a source, best first."""
+        from voxtier.frames.ranking import preload_priority_list
+
+        return preload_priority_list(self, uc_table_name, limit)
+
     def delete(self, source: str, paths: Sequence[str]) -> int:
         """Forget files and their statistics; return how many were known."""
         deleted = 0
