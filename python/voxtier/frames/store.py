@@ -232,7 +232,7 @@ class FrameStore:
         """Forget files and their statistics; return how many were known."""
         deleted = 0
         for start in range(0, len(paths), BATCH):
-            wanted = [path for path in paths[start : start + BATCH] if path_fault(path) is None]
+            wanted = [path for path in paths[start : start + BATCH] if _core.path_fault(path) is None]
             [(count,)] = self._rows(statements.DELETE, (_file_keys(source, wanted), wanted))
             deleted += count
         return deleted
