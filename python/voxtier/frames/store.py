@@ -18,7 +18,7 @@ from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
 from voxtier import _core
-from voxtier._core import FrameTable
+from voxtier._core import FrameTable, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames import statements
 from voxtier.frames.migrations import migrate
@@ -129,7 +129,7 @@ class FrameStore:
         refused: list[tuple[str, str]] = []
         for batch in _batches(outcomes, BATCH):
             paths = [os.fspath(outcome.path) for outcome in batch]
-            faults = [_core.path_fault(path) for path in paths]
+            faults = [path_fault(path) for path in paths]
             refused += [(path, fault) for path, fault in zip(paths, faults, strict=True) if fault]
             rows = [
                 staging_row(source, path, outcome)
