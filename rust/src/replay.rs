@@ -114,7 +114,7 @@ mod tests {
         for access in trace {
             let (key, scan) = (access.key.to_le_bytes(), access.scan && hints);
             if lru.get(&key, Request { scan, now: 0 }).is_none() {
-                let record = Record::new(&key, b"", &vec![0; 101 - 64 - 4]).unwrap();
+                let record = Record::new(&key, b"", &[0; 101 - 64 - 4]).unwrap();
                 let class = if scan { Class::Scan } else { Class::Normal };
                 let stored = lru.put(record, Put { class, ..Put::default() });
                 assert!(scan || stored == Stored::Yes);
