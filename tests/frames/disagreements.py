@@ -6,6 +6,7 @@ FRAME_IN_FRAGMENTS = "PS3.5 A.4: a frame may span fragments, a fragment never ho
 TABLE_OF_FRAMES = "PS3.5 A.4: N entries, one a frame, each the place of an Item tag, the first one 0"
 EXTENDED_TABLE = "PS3.3 C.7.6.3.1.8: one entry a frame, each the place of an Item tag"
 DAMAGED = "the delimiter is missing or broken; pydicom drops the whole element and with it every whole frame"
+CUT = "the file ends early; pydicom drops the whole element and with it every frame that is whole"
 VIDEO = "PS3.5 8.2.5 and following: one bit stream for all frames, in any number of fragments"
 
 CASES = {
@@ -58,6 +59,19 @@ CASES = {
     "x_leica_items_1_early": "an Item stands one byte before its place; pydicom stops there",
     "x_leica_items_2_early": "an Item stands two bytes before its place; pydicom stops there",
     "x_leica_items_3_early": "an Item stands three bytes before its place; pydicom stops there",
+    "x_cut_bot_in_frame_1": CUT,
+    "x_cut_bot_in_frame_2": CUT,
+    "x_cut_bot_between_items": CUT,
+    "x_cut_bot_in_an_item_header": CUT,
+    "x_cut_bot_never_finished_download": CUT,
+    "x_cut_eot_in_frame_1": CUT,
+    "x_cut_bot_multifrag_in_frame_2": CUT,
+    "x_cut_bot_multifrag_in_frame_0": CUT,
+    "x_cut_rle_in_frame_1": CUT,
+    "x_cut_before_the_last_fragment": CUT,
+    "x_astray_in_mid_frame": DAMAGED,
+    "x_astray_after_the_image": DAMAGED,
+    "x_next_element_in_place_of_delimiter": DAMAGED,
 }
 
 # File of pydicom's test set -> what voxtier answers, and why that is not pydicom's answer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from voxtier._core import ERROR_KINDS
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, RangedSource, read_frame, read_table
 
-NOTES_WITHOUT_A_CASE: dict[str, str] = {}
+NOTES = Path(__file__).parents[2] / "rust" / "src" / "dicom" / "notes.rs"
 ENVIRONMENT = {"io_error", "limit_exceeded", "changed_during_read", "invalid_argument"}
 BEYOND_THE_PARSER = {"bad_table", "fragmented_frame", "truncated_frame"}
 
@@ -166,6 +167,14 @@ def test_wrong_in_the_middle_is_found_when_read(tables: dict[str, Any], verify: 
 
 def test_tick_list_is_complete() -> None:
     assert len({case.name for case in LISTED}) == 114
+
+
+def test_every_note_has_a_case() -> None:
+    closed_list = NOTES.read_text().split("\nnotes! {")[1].split("}")[0]
+    declared = set(re.findall(r"\w+", closed_list))
+    noted = set().union(*(case.notes for case in [*CASES, *SPARSE]))
+    assert len(declared) > 40
+    assert noted == declared
 
 
 def test_every_refusal_of_the_parser_has_a_case() -> None:

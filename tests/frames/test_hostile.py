@@ -203,12 +203,12 @@ class TestBombs:
     def test_deflate_bomb(self, tmp_path: Path) -> None:
         """2 GiB of zeros in 2 MB: refused or read, in any case without holding them."""
         deflater = zlib.compressobj(9, wbits=-15)
-        body = [deflater.compress(b"".join(each.encode(EXPLICIT_LE) for each in image()))]
-        header = Element(0x7FE00010, "OW", b"", 2**31).header(EXPLICIT_LE)
-        body.append(deflater.compress(header))
-        chunk = bytes(2**24)
-        body += [deflater.compress(chunk) for _ in range(2**31 // len(chunk))]
-        body.append(deflater.flush())
+        pixels = Element(0x7FE00010, "OW", b"", 2**31)
+        start = deflater.compress(encode(image()) + pixels.header(EXPLICIT_LE))
+        start += deflater.flush(zlib.Z_FULL_FLUSH)
+        # A flushed block stands for itself, so that one of 16 MiB can be repeated.
+        block = deflater.compress(bytes(2**24)) + deflater.flush(zlib.Z_FULL_FLUSH)
+        body = [start, *[block] * 2**7, deflater.flush()]
         path = tmp_path / "bomb.dcm"
         path.write_bytes(bytes(128) + b"DICM" + file_meta(DEFLATED_LE) + b"".join(body))
         script = """

@@ -112,5 +112,21 @@ def test_mutants(shard: int) -> None:
     assert len(seen) >= 13, "the mutants must reach most of the refusals"
 
 
+def test_no_depth_of_verification_gives_other_bytes() -> None:
+    """What the quick look serves of a damaged file, the whole walk serves too, or it refuses the file."""
+    for seed in range(MUTANTS_A_SHARD):
+        content = mutant(seed)
+        try:
+            quick, whole = read_table(content, verify="ends"), read_table(content, verify="all")
+        except FormatError:
+            continue
+        assert len(quick) == len(whole)
+        if quick.truncated_from is not None or whole.truncated_from is not None:
+            assert quick.truncated_from == whole.truncated_from
+        readable = len(whole) if whole.truncated_from is None else whole.truncated_from
+        for index in range(min(readable, 50)):
+            assert read_frame(content, quick, index) == read_frame(content, whole, index), f"mutant({seed})"
+
+
 def test_mutants_repeat() -> None:
     assert [mutant(seed) for seed in range(50)] == [mutant(seed) for seed in range(50)]

@@ -12,6 +12,8 @@ pub const UNDEFINED: u32 = u32::MAX;
 pub struct Tag(pub u32);
 
 impl Tag {
+    /// Pixel Data (7FE0,0010).
+    pub const PIXEL_DATA: Tag = Tag(0x7FE0_0010);
     /// Item (FFFE,E000).
     pub const ITEM: Tag = Tag(0xFFFE_E000);
     /// Item Delimitation Item (FFFE,E00D).

@@ -24,8 +24,26 @@ pub struct Fragments {
     pub tags: Vec<u64>,
     /// Length of each payload, clipped to the file.
     pub lengths: Vec<u32>,
-    /// The last fragment declares more than the file holds.
-    pub is_cut: bool,
+    /// What ended the walk.
+    pub ending: Ending,
+    /// Where the walk ended: no Item from here on.
+    pub end: u64,
+}
+
+/// What ended a walk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// The Sequence Delimitation Item.
+    #[default]
+    Delimiter,
+    /// The file, or zeros (a download that was never finished), where an Item or the delimiter should be.
+    EndOfFile,
+    /// The file, in the middle of the last fragment.
+    Cut,
+    /// Another element, in place of the delimiter.
+    NextElement,
+    /// Bytes that are nothing.
+    Astray,
 }
 
 impl Fragments {
@@ -39,6 +57,11 @@ impl Fragments {
         self.tags.is_empty()
     }
 
+    /// Where fragments may be missing: from here to the end of the whole file, of which this one is a part.
+    pub fn lost_from(&self) -> Option<u64> {
+        matches!(self.ending, Ending::EndOfFile | Ending::Cut).then_some(self.end)
+    }
+
     fn push(&mut self, tag: u64, length: u32) -> Result<()> {
         self.check_room(1, tag)?;
         self.tags.push(tag);
@@ -50,7 +73,7 @@ impl Fragments {
         self.check_room(other.len(), other.tags.first().copied().unwrap_or(0))?;
         self.tags.extend(other.tags);
         self.lengths.extend(other.lengths);
-        self.is_cut = other.is_cut;
+        (self.ending, self.end) = (other.ending, other.end);
         Ok(())
     }
 
@@ -71,7 +94,7 @@ impl Fragments {
 /// What stands at a place where an Item is expected.
 enum Found {
     Item { length: u32 },
-    End,
+    End(Ending),
 }
 
 /// Why a stretch of the walk ended.
@@ -215,7 +238,10 @@ impl<'s> Walker<'s> {
         let mut count = 0;
         while position < limit.position && count < limit.count {
             let length = match look(&mut self.headers, &mut position, self.encoding, fragments, notes)? {
-                Found::End => return Ok(Stop::End),
+                Found::End(ending) => {
+                    (fragments.ending, fragments.end) = (ending, position);
+                    return Ok(Stop::End);
+                }
                 Found::Item { length } => length,
             };
             let payload = position + 8;
@@ -227,7 +253,7 @@ impl<'s> Walker<'s> {
             }
             if clipped < length {
                 notes.add(Note::last_fragment_truncated);
-                fragments.is_cut = true;
+                (fragments.ending, fragments.end) = (Ending::Cut, self.size);
                 return Ok(Stop::End);
             }
             position = payload + u64::from(length);
@@ -246,7 +272,7 @@ fn look(
     notes: &mut Notes,
 ) -> Result<Found> {
     let Some(bytes) = headers.at(*position)? else {
-        return realign(headers, position, encoding, fragments, notes, Note::no_sequence_delimiter);
+        return realign(headers, position, encoding, fragments, notes, Ending::EndOfFile);
     };
     let [a, b, c, d, w, x, y, z] = bytes;
     let length = encoding.u32([w, x, y, z]);
@@ -260,13 +286,17 @@ fn look(
             if length != 0 {
                 notes.add(Note::seq_delim_nonzero_length);
             }
-            Ok(Found::End)
+            Ok(Found::End(Ending::Delimiter))
         }
         Tag(0) => {
             notes.add(Note::no_sequence_delimiter);
-            Ok(Found::End)
+            Ok(Found::End(Ending::EndOfFile))
         }
-        _ => realign(headers, position, encoding, fragments, notes, Note::bad_fragment_tag),
+        tag => {
+            let otherwise =
+                if is_element(tag, [w, x], encoding) { Ending::NextElement } else { Ending::Astray };
+            realign(headers, position, encoding, fragments, notes, otherwise)
+        }
     }
 }
 
@@ -278,7 +308,7 @@ fn realign(
     encoding: Encoding,
     fragments: &mut Fragments,
     notes: &mut Notes,
-    otherwise: Note,
+    otherwise: Ending,
 ) -> Result<Found> {
     let last_length = fragments.lengths.last().copied().unwrap_or(0);
     let last_is_odd = last_length % 2 == 1;
@@ -295,10 +325,19 @@ fn realign(
         }
         notes.add(Note::bad_fragment_tag);
         *position = candidate;
-        return Ok(if tag == Tag::ITEM && length != UNDEFINED { Found::Item { length } } else { Found::End });
+        let is_item = tag == Tag::ITEM && length != UNDEFINED;
+        return Ok(if is_item { Found::Item { length } } else { Found::End(Ending::Delimiter) });
     }
-    notes.add(otherwise);
-    Ok(Found::End)
+    let no_delimiter = otherwise == Ending::EndOfFile;
+    notes.add(if no_delimiter { Note::no_sequence_delimiter } else { Note::bad_fragment_tag });
+    Ok(Found::End(otherwise))
+}
+
+/// Whether these are the first bytes of an element that may follow Pixel Data (PS3.10 7.2, PS3.5 7.1).
+fn is_element(tag: Tag, vr: [u8; 2], encoding: Encoding) -> bool {
+    tag > Tag::PIXEL_DATA
+        && tag.group() != 0xFFFE
+        && (!encoding.explicit || vr.iter().all(u8::is_ascii_uppercase))
 }
 
 /// Reads item headers: from memory, one by one while they are resident or far apart, else by streaming.

@@ -1,6 +1,6 @@
 //! Which fragments make which frame, when no table says so: the rules in their order, then refusal.
 
-use super::fragments::Fragments;
+use super::fragments::{Ending, Fragments};
 use super::notes::{Note, Notes};
 use super::part10;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +27,7 @@ pub fn group(
         notes.add(Note::trailing_empty_fragment);
     }
     if used == frames {
+        check_one_each(source, fragments, frames, transfer_syntax_uid)?;
         return Ok(((0..frames).map(|index| (index, index + 1)).collect(), Method::OneFragmentPerFrame));
     }
     if used > frames && !part10::has_no_markers(transfer_syntax_uid) {
@@ -40,9 +41,44 @@ pub fn group(
     Err(refusal(fragments, frames))
 }
 
+/// As many fragments as frames are one each, since no fragment holds two frames (PS3.5 A.4). That argument
+/// needs all of them: where the walk did not end at the delimiter, each must begin an image if the first does.
+fn check_one_each(
+    source: &dyn Source,
+    fragments: &Fragments,
+    frames: u32,
+    transfer_syntax_uid: &str,
+) -> Result<()> {
+    let trusted = fragments.ending == Ending::Delimiter || part10::has_no_markers(transfer_syntax_uid);
+    if trusted || !starts_image(source, fragments, 0)? {
+        return Ok(());
+    }
+    for index in 1..frames as usize {
+        let is_empty = fragments.payload(index).is_none_or(|(_, length)| length == 0);
+        if !is_empty && !starts_image(source, fragments, index)? {
+            return Err(refusal(fragments, frames));
+        }
+    }
+    Ok(())
+}
+
+/// Whether fragments may be missing after the last one although the file goes on: something else than an
+/// Item or the delimiter stands there, and the last fragment does not end an image.
+pub fn may_lack_fragments(source: &dyn Source, fragments: &Fragments, method: Method) -> Result<bool> {
+    let knows_lengths = matches!(method, Method::OneFragmentPerFrame | Method::Eot | Method::Tiff);
+    let last = fragments.lengths.iter().rposition(|&length| length > 0);
+    Ok(match last {
+        Some(last) if fragments.ending == Ending::Astray && !knows_lengths => {
+            !ends_image(source, fragments, last)?
+        }
+        _ => false,
+    })
+}
+
 /// The number of fragments without the empty ones at the end, never fewer than `frames` (fo-dicom GH-1586).
 fn without_trailing_empty(fragments: &Fragments, frames: u32) -> u32 {
-    let empty = fragments.lengths.iter().rev().take_while(|&&length| length == 0).count();
+    let is_empty = |length: &u32| *length == 0 && fragments.ending != Ending::Cut;
+    let empty = fragments.lengths.iter().rev().take_while(|length| is_empty(length)).count();
     let count = fragments.len();
     u32::try_from(count.saturating_sub(empty).max(count.min(frames as usize))).unwrap_or(u32::MAX)
 }
@@ -127,8 +163,11 @@ fn refusal(fragments: &Fragments, frames: u32) -> Error {
 }
 
 /// Lays the fragments out in frame order. Empty fragments vanish from frames that hold others; a frame of
-/// one empty fragment stays. Returns the first frame that is cut, too.
-pub fn lay_out(fragments: &Fragments, ranges: &[FragmentRange]) -> (Items, Option<u32>) {
+/// one empty fragment stays, and a frame that is lost becomes one. Returns the first frame that is cut, too.
+pub fn lay_out(fragments: &Fragments, ranges: &[FragmentRange], may_lack: bool) -> (Items, Option<u32>) {
+    let count = u32::try_from(fragments.len()).unwrap_or(u32::MAX);
+    let is_lost = |&(start, _): &FragmentRange| start >= count;
+    let last_is_cut = fragments.ending == Ending::Cut || may_lack || ranges.iter().any(is_lost);
     let mut items = Items::default();
     let mut first = Vec::with_capacity(ranges.len() + 1);
     let mut cut = None;
@@ -142,8 +181,12 @@ pub fn lay_out(fragments: &Fragments, ranges: &[FragmentRange]) -> (Items, Optio
             items.offsets.push(offset);
             items.lengths.push(u64::from(length));
         }
-        if fragments.is_cut && (start as usize..end as usize).contains(&last) {
-            cut = u32::try_from(frame).ok();
+        if is_lost(&(start, end)) {
+            items.offsets.push(fragments.end);
+            items.lengths.push(0);
+        }
+        if is_lost(&(start, end)) || (last_is_cut && (start as usize..end as usize).contains(&last)) {
+            cut = cut.or(u32::try_from(frame).ok());
         }
     }
     first.push(items.offsets.len() as u32);

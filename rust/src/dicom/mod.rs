@@ -201,8 +201,9 @@ fn walk_and_group(
         let frames = table.image.number_of_frames;
         grouping::group(source, &fragments, frames, &table.transfer_syntax_uid, notes)?
     };
-    let (items, cut) = grouping::lay_out(&fragments, &ranges);
-    table.method = checked_lengths(tables, method, &items, notes);
+    let may_lack = grouping::may_lack_fragments(source, &fragments, method)?;
+    let (items, cut) = grouping::lay_out(&fragments, &ranges, may_lack);
+    table.method = checked_lengths(tables, method, &items, cut, notes);
     table.layout = Layout::Items(items);
     table.set_status(cut);
     Ok(())
@@ -239,14 +240,22 @@ fn reject(tables: &[OffsetTable], notes: &mut Notes) {
 }
 
 /// Lengths that a table declares are only checked: what is served are the items' own.
-fn checked_lengths(tables: &[OffsetTable], method: Method, items: &Items, notes: &mut Notes) -> Method {
+fn checked_lengths(
+    tables: &[OffsetTable],
+    method: Method,
+    items: &Items,
+    cut: Option<u32>,
+    notes: &mut Notes,
+) -> Method {
     let declared =
         tables.iter().find(|table| table.method == method).and_then(|table| table.lengths.as_ref());
     let (Some(declared), Method::Eot) = (declared, method) else { return method };
     if items.frame_first.is_some() {
         return Method::EotOffsetsOnly;
     }
-    match LengthsAgree::of(declared.iter().copied(), items.lengths.iter().copied()) {
+    let whole = cut.map_or(usize::MAX, |cut| cut as usize);
+    let lengths = items.lengths.iter().copied().take(whole);
+    match LengthsAgree::of(declared.iter().copied().take(whole), lengths) {
         LengthsAgree::Exactly => method,
         LengthsAgree::WithoutPadding => {
             notes.add(Note::eot_length_excludes_padding);

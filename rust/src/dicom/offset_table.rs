@@ -215,24 +215,29 @@ impl OffsetTable {
     }
 
     /// Checks every entry against a walk and returns the fragments of each frame, as ranges in file order.
+    /// In a file that was cut, entries beyond the cut are frames that are lost: empty ranges after the last.
     pub fn match_all(&self, fragments: &Fragments, notes: &mut Notes) -> Option<Vec<(u32, u32)>> {
+        let count = u32::try_from(fragments.len()).ok()?;
+        let lost_from = fragments.lost_from().filter(|_| self.method != Method::Tiff);
         let mut starts = Vec::with_capacity(self.tags.len());
         for tag in &self.tags {
-            starts.push(u32::try_from(fragments.tags.binary_search(tag).ok()?).ok()?);
+            starts.push(match fragments.tags.binary_search(tag) {
+                Ok(index) => u32::try_from(index).ok()?,
+                Err(_) if lost_from.is_some_and(|from| *tag >= from) => count,
+                Err(_) => return None,
+            });
         }
-        let mut sorted = starts.clone();
+        let mut sorted: Vec<u32> = starts.iter().copied().filter(|&start| start < count).collect();
         sorted.sort_unstable();
         let distinct = sorted.iter().zip(sorted.iter().skip(1)).all(|(a, b)| a < b);
         if !distinct || sorted.first() != Some(&0) {
             return None;
         }
-        if sorted != starts {
+        if !starts.is_sorted() {
             notes.add(Note::table_not_ascending);
         }
-        sorted.push(u32::try_from(fragments.len()).ok()?);
         let end = |start: u32| sorted.get(sorted.partition_point(|&other| other <= start)).copied();
-        let ranges =
-            starts.into_iter().map(|start| Some((start, end(start)?))).collect::<Option<Vec<_>>>()?;
+        let ranges: Vec<_> = starts.into_iter().map(|start| (start, end(start).unwrap_or(count))).collect();
         (self.method != Method::Tiff || self.tiles_fit(fragments, &ranges)).then_some(ranges)
     }
 
