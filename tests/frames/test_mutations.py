@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -92,10 +93,10 @@ def check_inside(content: bytes, table: FrameTable) -> None:
     assert all(first < second for first, second in pairwise(firsts))
 
 
-@pytest.mark.parametrize("shard", range(5))
-def test_mutants(shard: int) -> None:
+def run(seeds: range) -> set[str]:
+    """Read every mutant at both depths; return the kinds of refusal that were seen."""
     seen = set()
-    for seed in range(shard * MUTANTS_A_SHARD, (shard + 1) * MUTANTS_A_SHARD):
+    for seed in seeds:
         content = mutant(seed)
         for verify in ("all", "ends"):
             try:
@@ -109,7 +110,20 @@ def test_mutants(shard: int) -> None:
             except BaseException as other:
                 other.add_note(f"mutant({seed}), verify={verify!r}")
                 raise
+    return seen
+
+
+@pytest.mark.parametrize("shard", range(5))
+def test_mutants(shard: int) -> None:
+    seen = run(range(shard * MUTANTS_A_SHARD, (shard + 1) * MUTANTS_A_SHARD))
     assert len(seen) >= 13, "the mutants must reach most of the refusals"
+
+
+@pytest.mark.soak
+def test_millions_of_mutants() -> None:
+    """Other seeds on every run; a failure names its seed."""
+    first = time.time_ns()
+    run(range(first, first + 3_000_000))
 
 
 def test_no_depth_of_verification_gives_other_bytes() -> None:
