@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -29,8 +30,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
         evicting(count, rounds),
         touching(count, rounds),
         threads(count, rounds),
-        weights(folder, 100_000 if quick else 1_000_000),
-        tables(quick),
+        weights(100_000 if quick else 1_000_000),
     ]
 
 
@@ -328,8 +328,8 @@ def rss() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def weights(folder: Path, count: int) -> Result:
-    """Resident bytes an entry; the race's "seconds" are bytes here."""
+def weights(count: int) -> Result:
+    """Weigh an entry in resident bytes: the race's "seconds" are bytes here."""
     result = Result(
         JOURNEY,
         f"Bytes of memory an entry, {count:,} files of one frame",
@@ -345,11 +345,11 @@ def weights(folder: Path, count: int) -> Result:
     goals = [Goal("voxtier", "cachebox, empty values", 1 / 0.85), Goal("voxtier", "the origin's dicts", 5)]
     result = race(result, ways, goals, rounds=1)
     result.facts.append("bytes an entry: " + ", ".join(f"{w['name']} {w['best']:.0f}" for w in result.ways))
-    result.facts.append(churn(folder))
+    result.facts += [churn(), *tables()]
     return result
 
 
-def churn(_: Path, inserts: int = 3_000_000) -> str:
+def churn(inserts: int = 3_000_000) -> str:
     """Resident over accounted bytes after mixed sizes came and went."""
     script = f"""
 import json, random, numpy as np
@@ -373,10 +373,8 @@ print((rss() - before) / cache.counters()["used"], json.dumps(1))
     return f"resident / accounted after {inserts:,} inserts of mixed sizes: {ratio:.2f} (goal <= 1.25)"
 
 
-def tables(quick: bool) -> Result:
-    """Bytes a frame of packed tables, against the origin's dicts."""
-    import sys
-
+def tables() -> list[str]:
+    """Weigh packed tables by the frame, against the origin's dicts."""
     dice = np.random.default_rng(4)
     sets = {
         "native": np.full(500, 524_288),
@@ -387,7 +385,7 @@ def tables(quick: bool) -> Result:
         "WSI 512": dice.lognormal(10.6, 0.7, 20_000),
         "WSI, 100 frames": dice.lognormal(9.3, 0.6, 100),
     }
-    result = Result(JOURNEY, "Bytes a frame in memory", "Accounted, with header, without key.", "frame", 1)
+    facts = []
     for name, values in sets.items():
         lengths = (values.astype(np.uint64) // np.uint64(2)) * np.uint64(2)
         offsets = np.cumsum(lengths + np.uint64(8)) - lengths + np.uint64(1000)
@@ -404,11 +402,8 @@ def tables(quick: bool) -> Result:
         found = cache.locate_many("k", np.arange(len(lengths)))
         assert found is not None
         assert np.array_equal(found[0], offsets.astype(np.int64))
-        result.facts.append(f"{name}: {packed:.2f} B/frame, dicts {dicts:.0f} ({dicts / packed:.0f}x)")
-    from benches.measure import say
-
-    say(result)
-    return result
+        facts.append(f"{name}: {packed:.2f} bytes a frame, dicts {dicts:.0f} ({dicts / packed:.0f}x)")
+    return facts
 
 
 if __name__ == "__main__":
