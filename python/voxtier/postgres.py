@@ -124,7 +124,7 @@ class Database:
             connection = pool.getconn()
         except psycopg_pool.PoolTimeout as error:
             raise BackendError(
-                f"no connection to {self.describe()} within {pool.timeout:g} s: {self._why(None)}"
+                f"no connection to {self.describe()} within {pool.timeout:g} s: {self._why_none()}"
             ) from error
         try:
             yield connection
@@ -150,10 +150,10 @@ class Database:
                 if attempt == ATTEMPTS or not _passes(error):
                     raise self.explained(error) from error
                 _log.info("attempt %d of %d failed (%s), trying again", attempt, ATTEMPTS, _state(error))
-                self._discard_dead()
             except psycopg.Error as error:
                 raise self.explained(error) from error
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
+            self._recover()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def explained(self, error: psycopg.Error) -> BackendError | ConfigError:
@@ -217,35 +217,43 @@ class Database:
             self._server.ensure_running()
             return self._server.conninfo()
         assert self._dsn is not None
-        return self._dsn() if callable(self._dsn) else self._dsn
+        return _asked(self._dsn, "connection string") if callable(self._dsn) else self._dsn
 
     def _parameters(self) -> dict[str, Any]:
-        given = dict(self._credentials()) if self._credentials is not None else {}
+        given = _asked(self._credentials, "credentials") if self._credentials is not None else {}
         return {"application_name": "voxtier", "connect_timeout": 15, "autocommit": True, **given}
 
-    def _discard_dead(self) -> None:
-        """Look at every idle connection: when one is lost, most are."""
+    def _recover(self) -> None:
+        """See to a server that was killed, and look at every idle connection: if one is lost, most are."""
+        if self._server is not None:
+            self._server.ensure_running()  # else the pool finds out, and waits a second before it asks again
         if (pool := self._pool) is not None:
             with contextlib.suppress(psycopg.Error, psycopg_pool.PoolClosed):
                 pool.check()
 
-    def _why(self, error: psycopg.Error | None) -> str:
+    def _why_none(self) -> str:
+        """Say why the pool has no connection to lend: it knows that it failed, but not why."""
+        try:
+            Connection.connect(self._conninfo(), **self._parameters()).close()
+        except psycopg.Error as error:
+            return self._why(error)
+        except BackendError as error:
+            return str(error)
+        return f"all {self._sizes['max_size']} are in use: raise max_size, or the timeout"
+
+    def _why(self, error: psycopg.Error) -> str:
         """Say why and what to do, without the details of PostgreSQL's message: they may quote values."""
-        said = error.diag.message_primary if error is not None else None
+        said = error.diag.message_primary
         if isinstance(error, psycopg.errors.DiskFull):
             return f"{said}; free some space on the database's disk, then try again"
-        if said is None or (error is not None and _passes(error)):  # the connection was lost, or never made
+        if said is None or _passes(error):  # the connection was lost, or never made
             known = self._server.explain_failure() if self._server is not None else ""
             if known:
                 return known
             if said is None and type(error) is psycopg.OperationalError:
                 said = str(error).strip().splitlines()[0]
-        remedy = (
-            "`voxtier doctor` tells more" if self.is_embedded else "check the server, --dsn or VOXTIER_DSN"
-        )
-        return (
-            f"{said or (type(error).__name__ if error else 'all are in use or none can be made')}; {remedy}"
-        )
+        remedy = "`voxtier doctor` tells more" if self.is_embedded else "check the server, --dsn, VOXTIER_DSN"
+        return f"{said or type(error).__name__}; {remedy}"
 
     def _forget_after_fork(self) -> None:
         # The parent's connections stay the parent's: neither used nor closed, which would end its sessions.
@@ -269,6 +277,13 @@ def _check_dsn(dsn: str) -> None:
 def _parsed(dsn: str) -> Mapping[str, Any]:
     _check_dsn(dsn)
     return conninfo_to_dict(dsn)
+
+
+def _asked(callable_: Callable[[], T], what: str) -> T:
+    try:
+        return callable_()
+    except Exception as error:
+        raise BackendError(f"the {what} of the database cannot be had: {type(error).__name__}") from error
 
 
 def _check(connection: Connection) -> None:
