@@ -70,6 +70,13 @@ class TestDb:
         assert "VOXTIER_HOME" in failed.stderr
         assert "Traceback" not in failed.stderr
 
+    def test_grants(self) -> None:
+        printed = voxtier("db", "grants", "reader", "viewer").stdout.splitlines()
+        assert printed
+        assert all(line.startswith("GRANT ") and line.endswith(' TO "viewer";') for line in printed)
+        refused = voxtier("db", "grants", "builder", 'x"; DROP SCHEMA voxtier; --')
+        assert (refused.returncode, refused.stdout) == (2, "")
+
     def test_help(self) -> None:
         text = voxtier("db", "--help").stdout
         for word in ("start", "stop", "status", "path", "VOXTIER_HOME"):

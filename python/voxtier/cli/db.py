@@ -1,4 +1,4 @@
-"""``voxtier db start | stop | status | path``: voxtier's own database server."""
+"""``voxtier db``: voxtier's own database server, and the rights of others on theirs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from voxtier.cli.options import AS_JSON, in_bytes
 
 if TYPE_CHECKING:
     from voxtier.embedded import EmbeddedServer
+    from voxtier.frames.roles import Duty
 
 
 @click.group()
@@ -73,6 +74,20 @@ def status(*, as_json: bool) -> int:
 def path() -> None:
     """Print the server's folder; delete it, while the server is stopped, to begin anew."""
     sys.stdout.buffer.write(os.fsencode(_server().folder) + b"\n")
+
+
+@db.command()
+@click.argument("duty", type=click.Choice(["reader", "builder"]))
+@click.argument("role")
+def grants(duty: Duty, role: str) -> None:
+    """Print the SQL that lets ROLE read the index, or build it; pipe it into psql.
+
+    A reader finds frames and counts accesses; a builder also writes and prunes. Whoever opens a database
+    first owns the index and needs neither.
+    """
+    from voxtier.frames.roles import grants
+
+    click.echo("\n".join(grants(role, duty)))
 
 
 def _server() -> EmbeddedServer:
