@@ -1,0 +1,56 @@
+"""Room 2: radiology volumes in TileDB, the right patient's voxels at the speed of the bare tiles.
+
+>>> from voxtier.volumes import RadiObject, Volume, configure  # doctest: +SKIP
+>>> radi = RadiObject.from_niftis("cohort", images={"T1w": "scans/*_T1w.nii.gz"})  # doctest: +SKIP
+>>> radi.T1w.iloc[0].axial(77)  # doctest: +SKIP
+"""
+
+from voxtier.volumes.collection import VolumeCollection
+from voxtier.volumes.config import (
+    CompressionConfig,
+    Compressor,
+    Config,
+    IOConfig,
+    OrientationConfig,
+    ReadConfig,
+    S3Config,
+    SliceOrientation,
+    TileConfig,
+    WriteConfig,
+    configure,
+    configured,
+    get_config,
+    reset_config,
+)
+from voxtier.volumes.ingest import IngestError
+from voxtier.volumes.query import CollectionQuery, Query
+from voxtier.volumes.radi_object import RadiObject
+from voxtier.volumes.streaming import StreamingWriter
+from voxtier.volumes.tables import Dataframe, Table
+from voxtier.volumes.volume import Volume
+
+__all__ = [
+    "CollectionQuery",
+    "CompressionConfig",
+    "Compressor",
+    "Config",
+    "Dataframe",
+    "IOConfig",
+    "IngestError",
+    "OrientationConfig",
+    "Query",
+    "RadiObject",
+    "ReadConfig",
+    "S3Config",
+    "SliceOrientation",
+    "StreamingWriter",
+    "Table",
+    "TileConfig",
+    "Volume",
+    "VolumeCollection",
+    "WriteConfig",
+    "configure",
+    "configured",
+    "get_config",
+    "reset_config",
+]

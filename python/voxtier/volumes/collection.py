@@ -1,0 +1,537 @@
+"""Volumes of one series across subjects, found by id; views share the rows of their root and nothing leaks."""
+
+from __future__ import annotations
+
+import ast
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError, FormatError, NotFoundError
+from voxtier.volumes import engine, voxels
+from voxtier.volumes.engine import Session, Uri, as_uri
+from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs, jobs_of, nifti_content, write_volumes
+from voxtier.volumes.selection import ILoc, Index, Loc
+from voxtier.volumes.sources import Images, Source, grouped_sources, refuse_duplicates
+from voxtier.volumes.store import Change, Snapshot, Store
+from voxtier.volumes.tables import Dataframe, Table, rows_table
+from voxtier.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from voxtier.volumes.datasets import VolumeCollectionDataset
+    from voxtier.volumes.query import CollectionQuery
+
+
+class Rows:
+    """The rows of one collection as of one commit, read once and shared by all its views."""
+
+    def __init__(self, uri: str, store: Store, snapshot: Snapshot) -> None:
+        self.uri, self.store, self.snapshot = uri, store, snapshot
+        self._lock = threading.Lock()
+        self._table: Table | None = None
+        self._addresses: list[str] | None = None
+        self.reads = 0
+
+    def __getstate__(self) -> tuple[str, Store, Snapshot]:
+        return self.uri, self.store, self.snapshot
+
+    def __setstate__(self, state: tuple[str, Store, Snapshot]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    @property
+    def table(self) -> Table:
+        """All rows, in the order of their keys."""
+        with self._lock:
+            if self._table is None:
+                session = self.store.session
+                self._table = Dataframe(f"{self.uri}/obs", session, timestamp=self.snapshot.commit).read_all()
+                self.reads += 1
+            return self._table
+
+    def address(self, row: int) -> str:
+        """Return the address of the array of a row: by the name in the row, never by position."""
+        if "voxtier_array" in self.table:
+            return f"{self.uri}/volumes/{self.table['voxtier_array'][row]}"
+        if self._addresses is None:
+            self._addresses = self._by_own_ids()
+        return self._addresses[row]
+
+    def _by_own_ids(self) -> list[str]:
+        """Map the arrays of a RadiObject store by the id in each array: its folders follow the ingest's order."""
+        session = self.store.session
+        found: dict[str, str] = {}
+        for name in engine.subfolders(f"{self.uri}/volumes", session):
+            if name.startswith("__"):
+                continue
+            uri = f"{self.uri}/volumes/{name}"
+            own = voxels.open_array(uri, session).meta.get("obs_id")
+            if own is None or str(own) in found:
+                raise FormatError(
+                    "bad_table", None,
+                    f"{uri} {'states no obs_id' if own is None else f'claims {own!r} as {found[str(own)]} does'}:"
+                    " whose volume it is cannot be told",
+                )  # fmt: skip
+            found[str(own)] = uri
+        missing = [str(i) for i in self.table["obs_id"] if str(i) not in found]
+        if missing:
+            raise NotFoundError(f"{self.uri}: no array for {', '.join(missing[:5])}")
+        return [found[str(obs_id)] for obs_id in self.table["obs_id"]]
+
+
+class VolumeCollection:
+    """Volumes of one series, found by ``obs_id``; a selection is a view that sees nothing else.
+
+    Parameters
+    ----------
+    uri : path or URI
+        A collection that stands alone, or one inside a `RadiObject`.
+    ctx : optional
+        See `Volume`.
+    """
+
+    def __init__(self, uri: Uri, ctx: object = None) -> None:
+        address, session = as_uri(uri), Session.of(ctx)
+        store = Store.of_collection(address, session)
+        self._setup(Rows(address, store, store.snapshot()), None, None)
+
+    def _setup(self, rows: Rows, chosen: tuple[int, ...] | None, name: str | None) -> None:
+        self._rows, self._chosen, self._name = rows, chosen, name
+        self._index: Index | None = None
+
+    @classmethod
+    def _view(cls, rows: Rows, chosen: Sequence[int] | None, name: str | None) -> VolumeCollection:
+        view = cls.__new__(cls)
+        view._setup(rows, None if chosen is None else tuple(chosen), name)
+        return view
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        ids = None if self._chosen is None else self.obs_ids
+        return _restore, (self._rows, ids, self._name)
+
+    # -- what is in it ----------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        """Address of the stored collection (that of the root, for a view)."""
+        return self._rows.uri
+
+    @property
+    def is_view(self) -> bool:
+        """Whether this is a selection of a stored collection."""
+        return self._chosen is not None
+
+    @property
+    def _positions(self) -> Sequence[int]:
+        return range(len(self._rows.table)) if self._chosen is None else self._chosen
+
+    @property
+    def name(self) -> str | None:
+        """Name of the collection."""
+        if self._name is None:
+            found = engine.group_meta(self.uri, self._rows.store.session).get("name")
+            self._name = None if found is None else str(found)
+        return self._name
+
+    @property
+    def obs_ids(self) -> list[str]:
+        """Observation ids, in the order of this view."""
+        column = self._rows.table["obs_id"]
+        return [str(column[row]) for row in self._positions]
+
+    @property
+    def obs_subject_ids(self) -> list[str]:
+        """Subject of each volume, in the order of this view."""
+        column = self._rows.table["obs_subject_id"]
+        return [str(column[row]) for row in self._positions]
+
+    @property
+    def index(self) -> Index:
+        """Observation ids by place."""
+        if self._index is None:
+            self._index = Index(self.obs_ids)
+        return self._index
+
+    @property
+    def table(self) -> Table:
+        """The rows of this view, in memory."""
+        table = self._rows.table.take(list(self._positions))
+        return table.select([name for name in table.columns if not name.startswith("voxtier_")])
+
+    @property
+    def obs(self) -> ObservationTable:
+        """The observation table of this view."""
+        return ObservationTable(self)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __iter__(self) -> Iterator[Volume]:
+        return (self._volume(place) for place in range(len(self)))
+
+    def _volume(self, place: int) -> Volume:
+        row = self._positions[place]
+        session = self._rows.store.session
+        return Volume(self._rows.address(row), session, expected_obs_id=str(self._rows.table["obs_id"][row]))
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Shape of every volume; None when they differ."""
+        shapes = set(self._shapes())
+        return shapes.pop() if len(shapes) == 1 else None
+
+    def _shapes(self) -> Iterator[tuple[int, ...]]:
+        if "voxtier_array" in self._rows.table and "dimensions" in self._rows.table:
+            column = self._rows.table["dimensions"]
+            return (tuple(ast.literal_eval(str(column[row]))) for row in self._positions)
+        return (volume.shape for volume in self)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all volumes have one shape."""
+        return self.shape is not None
+
+    def __repr__(self) -> str:
+        shape = self.shape
+        parts = [repr(self.name)] if self.name else []
+        parts += [f"{len(self)} volumes", f"shape={'x'.join(map(str, shape)) if shape else 'mixed'}"]
+        return f"VolumeCollection({', '.join([*parts, *(['view'] if self.is_view else [])])})"
+
+    # -- selections -------------------------------------------------------------------------------
+
+    def _select(self, places: Sequence[int]) -> VolumeCollection:
+        positions = self._positions
+        return self._view(self._rows, [positions[place] for place in places], self._name)
+
+    @property
+    def iloc(self) -> ILoc[Volume, VolumeCollection]:
+        """Select by position: an integer gives a `Volume`; a slice, list or mask a view, order and duplicates kept."""
+        return ILoc(len(self), self._volume, self._select)
+
+    @property
+    def loc(self) -> Loc[Volume, VolumeCollection]:
+        """Select by observation id; an id outside this view is a KeyError."""
+        return Loc(self.index, self._volume, self._select)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str) or (isinstance(key, list) and key and isinstance(key[0], str)):
+            return self.loc[key]
+        return self.iloc[key]
+
+    def __contains__(self, obs_id: object) -> bool:
+        return obs_id in self.index
+
+    def sel(self, *, subject: str | Sequence[str]) -> VolumeCollection:
+        """Return the volumes of one subject or of several, in the order asked for."""
+        wanted = [subject] if isinstance(subject, str) else list(subject)
+        places: dict[str, list[int]] = {}
+        for place, owner in enumerate(self.obs_subject_ids):
+            places.setdefault(owner, []).append(place)
+        missing = [name for name in wanted if name not in places]
+        if missing:
+            raise KeyError(f"subject {missing[0]!r} is not in this collection")
+        return self._select([place for name in wanted for place in places[name]])
+
+    def groupby_subject(self) -> Iterator[tuple[str, VolumeCollection]]:
+        """Yield each subject with its volumes."""
+        for subject in dict.fromkeys(self.obs_subject_ids):
+            yield subject, self.sel(subject=subject)
+
+    def filter(self, expr: str) -> VolumeCollection:
+        """Return the volumes whose row satisfies an expression (see `voxtier.volumes.filters`)."""
+        return self._select([int(place) for place in np.flatnonzero(self.table.matching(expr))])
+
+    def head(self, n: int = 5) -> VolumeCollection:
+        """Return the first volumes."""
+        return self._select(range(len(self))[: max(0, n)])
+
+    def tail(self, n: int = 5) -> VolumeCollection:
+        """Return the last volumes."""
+        return self._select(range(len(self))[max(0, len(self) - n) :])
+
+    def sample(self, n: int = 5, seed: int | None = None) -> VolumeCollection:
+        """Return random volumes, each at most once."""
+        picked = np.random.default_rng(seed).permutation(len(self))[: max(0, n)]
+        return self._select([int(place) for place in picked])
+
+    def copy(self) -> VolumeCollection:
+        """Return another object for the same selection."""
+        return self._view(self._rows, self._chosen, self._name)
+
+    # -- work -------------------------------------------------------------------------------------
+
+    def lazy(self) -> CollectionQuery:
+        """Return a query: transforms are noted now and run volume by volume when results are asked for."""
+        from voxtier.volumes.query import CollectionQuery
+
+        return CollectionQuery(self)
+
+    def map(self, fn: Callable[..., NDArray[Any]]) -> CollectionQuery:
+        """Return a query that applies ``fn(voxels)`` or ``fn(voxels, row)``."""
+        return self.lazy().map(fn)
+
+    def materialize(self, uri: Uri, name: str | None = None, ctx: object = None) -> VolumeCollection:
+        """Write the volumes of this view, and only them, to a new collection."""
+        return self.lazy().materialize(uri, name=name, ctx=ctx)
+
+    write = materialize
+
+    def to_dataset(
+        self,
+        patch_size: tuple[int, ...] | None = None,
+        labels: object = None,
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        **options: Any,
+    ) -> VolumeCollectionDataset:
+        """Return a map-style dataset for torch (see `voxtier.volumes.datasets`)."""
+        from voxtier.volumes.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset
+
+        mode = LoadingMode.PATCH if patch_size is not None else LoadingMode.FULL_VOLUME
+        config = DatasetConfig(loading_mode=mode, patch_size=patch_size, **options)
+        return VolumeCollectionDataset(self, config, labels=labels, transform=transform)
+
+    def validate(self) -> None:
+        """Check every volume of this view: the array opens, holds the id of its row, and has its shape.
+
+        Raises
+        ------
+        FormatError
+            Names the first volume that does not.
+        """
+        refuse_duplicates(self._rows.table["obs_id"])
+        for volume, shape in zip(self, list(self._shapes()), strict=True):
+            if volume.shape != shape:
+                raise FormatError("bad_table", None, f"{volume.uri}: shape {volume.shape}, its row says {shape}")
+
+    def refresh(self) -> None:
+        """See what was committed since this object was opened; not for views."""
+        if self.is_view:
+            raise TypeError("a view keeps what it selected: refresh the root and select again")
+        store = self._rows.store
+        self._setup(Rows(self.uri, store, store.snapshot()), None, self._name)
+
+    # -- growth -----------------------------------------------------------------------------------
+
+    def append(
+        self,
+        niftis: Images | None = None,
+        dicom_dirs: Sequence[tuple[Any, str]] | None = None,
+        reorient: bool | None = None,  # noqa: FBT001
+        progress: bool = False,  # noqa: FBT001, FBT002
+        *,
+        on_error: OnError = "raise",
+    ) -> None:
+        """Add volumes: all of them become visible together, or none.
+
+        Parameters
+        ----------
+        niftis : pairs (path, subject), folder or glob
+            NIfTI files.
+        dicom_dirs : pairs (folder, subject)
+            DICOM series; give one of the two.
+        reorient : bool, optional
+            Flip and permute to the configured target.
+        progress : bool
+            Report on stderr.
+        on_error : {"raise", "skip"}
+            Whether one bad image refuses all.
+        """
+        if self.is_view:
+            raise TypeError("a view cannot grow: append to the root, or materialize the view first")
+        if (niftis is None) == (dicom_dirs is None):
+            raise ConfigError("give either niftis or dicom_dirs")
+        name = self.name or "volumes"
+        jobs = collection_jobs(name, niftis, dicom_dirs, reorient)
+        store = self._rows.store
+        folder = self.uri.rsplit("/", 1)[-1]
+        with store.writing() as change:
+            if store.kind == "radi_object":
+                from voxtier.volumes.radi_object import add_subjects
+
+                add_subjects(change, [job.subject for job in jobs], None)
+            add_volumes(change, folder, name, jobs, on_error=on_error, progress=progress)
+        self.refresh()
+
+    @classmethod
+    def from_niftis(
+        cls,
+        uri: Uri,
+        niftis: Images,
+        reorient: bool | None = None,  # noqa: FBT001
+        validate_dimensions: bool = True,  # noqa: FBT001, FBT002
+        valid_subject_ids: set[str] | None = None,
+        name: str | None = None,
+        ctx: object = None,
+        progress: bool = False,  # noqa: FBT001, FBT002
+        *,
+        on_error: OnError = "raise",
+    ) -> VolumeCollection:
+        """Create a collection that stands alone from NIfTI files (see `append` for the forms)."""
+        return cls._create(
+            uri, collection_jobs(name, niftis, None, reorient), name, valid_subject_ids, ctx,
+            same_shape=validate_dimensions, on_error=on_error, progress=progress,
+        )  # fmt: skip
+
+    @classmethod
+    def from_dicoms(
+        cls,
+        uri: Uri,
+        dicom_dirs: Sequence[tuple[Any, str]],
+        reorient: bool | None = None,  # noqa: FBT001
+        validate_dimensions: bool = True,  # noqa: FBT001, FBT002
+        valid_subject_ids: set[str] | None = None,
+        name: str | None = None,
+        ctx: object = None,
+        progress: bool = False,  # noqa: FBT001, FBT002
+        *,
+        on_error: OnError = "raise",
+        on_gap: OnGap = "error",
+    ) -> VolumeCollection:
+        """Create a collection that stands alone from folders of DICOM series."""
+        return cls._create(
+            uri, collection_jobs(name, None, dicom_dirs, reorient, on_gap), name, valid_subject_ids, ctx,
+            same_shape=validate_dimensions, on_error=on_error, progress=progress,
+        )  # fmt: skip
+
+    @classmethod
+    def _create(
+        cls, uri: Uri, jobs: list[Job], name: str | None, valid: set[str] | None, ctx: object,
+        *, same_shape: bool, on_error: OnError, progress: bool,
+    ) -> VolumeCollection:  # fmt: skip
+        if not jobs:
+            raise ConfigError("there is no image to ingest")
+        foreign = sorted({job.subject for job in jobs} - valid) if valid is not None else []
+        if foreign:
+            raise ConfigError(f"subjects that are not allowed here: {', '.join(foreign[:5])}")
+        store = Store(as_uri(uri), Session.of(ctx), "collection")
+        if store.exists():
+            raise ConfigError(f"{store.root} already exists: append() to it")
+        with store.writing(new=True) as change:
+            add_volumes(
+                change, "", name or "", jobs, on_error=on_error, progress=progress, same_shape=same_shape
+            )
+        return cls(store.root, store.session)
+
+
+def _restore(rows: Rows, ids: list[str] | None, name: str | None) -> VolumeCollection:
+    chosen = None
+    if ids is not None:
+        index = Index([str(obs_id) for obs_id in rows.table["obs_id"]])
+        chosen = [index.get_index(obs_id) for obs_id in ids]
+    return VolumeCollection._view(rows, chosen, name)
+
+
+class ObservationTable:
+    """The rows of a collection (or of its view); ``read`` gives them in the order of the view."""
+
+    def __init__(self, collection: VolumeCollection) -> None:
+        self._collection = collection
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns beside the keys."""
+        return [name for name in self._collection.table.columns if name not in ("obs_subject_id", "obs_id")]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (keys not counted)."""
+        return len(self), len(self.columns)
+
+    def __len__(self) -> int:
+        return len(self._collection)
+
+    def __repr__(self) -> str:
+        return f"ObservationTable({len(self)} rows: {', '.join(self._collection.table.columns)})"
+
+    def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
+        """Return rows (those that satisfy ``value_filter``) with the keys and all or some columns."""
+        table = self._collection.table
+        if value_filter is not None:
+            table = table.take(np.flatnonzero(table.matching(value_filter)))
+        return table if columns is None else table.select(["obs_subject_id", "obs_id", *columns])
+
+    def update(self, df: object) -> None:
+        """Change values of rows by key, as one commit."""
+        self._write(lambda table: table.update(df))
+
+    def _write(self, change_table: Callable[[Dataframe], None]) -> None:
+        collection = self._collection
+        if collection.is_view:
+            raise TypeError("a view cannot change rows: use the root")
+        store = collection._rows.store
+        with store.writing() as change:
+            change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.stamp))
+        collection.refresh()
+
+
+def collection_jobs(
+    name: str | None,
+    niftis: Images | None,
+    dicom_dirs: Sequence[tuple[Any, str]] | None,
+    reorient: bool | None,
+    on_gap: OnGap = "error",
+) -> list[Job]:
+    """Return the jobs of one collection."""
+    if niftis is not None:
+        sources: list[Source] = grouped_sources(niftis, name)
+        return jobs_of(sources, lambda path: nifti_content(path, reorient=reorient), options=(reorient,))
+    groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap)
+    return [job for jobs in groups.values() for job in jobs]
+
+
+def add_volumes(
+    change: Change,
+    folder: str,
+    name: str,
+    jobs: Sequence[Job],
+    *,
+    on_error: OnError = "raise",
+    progress: bool = False,
+    same_shape: bool = False,
+) -> list[str]:
+    """Write volumes and their rows into a collection (made when it is new); returns the ids that will be visible."""
+    store, session = change.store, change.store.session
+    uri = store.collection_uri(folder)
+    obs_uri, group = f"{uri}/obs", f"{uri}/volumes"
+    fresh = engine.object_kind(obs_uri, session) is None
+    present = Table({}) if fresh else change.table(obs_uri).read_all()
+    known = [] if fresh else [str(obs_id) for obs_id in present["obs_id"]]
+    refuse_duplicates([job.obs_id for job in jobs], known)
+    if store.kind == "radi_object":
+        engine.create_group(f"{store.root}/collections", {}, session)
+    if fresh:
+        engine.create_group(uri, {"name": name}, session)
+    engine.create_group(group, {}, session)
+    outcomes = write_volumes(jobs, group, session, on_error=on_error, progress=progress)
+    rows = [outcome.row for outcome in outcomes if outcome.status != "error"]
+    shapes = {row["dimensions"] for row in rows} | ({str(d) for d in present["dimensions"]} if "dimensions" in present else set())
+    if same_shape and len(shapes) > 1:
+        raise ConfigError(f"the volumes differ in shape: {', '.join(sorted(shapes)[:5])}; validate_dimensions=False allows it")
+    _add_rows(change, obs_uri, rows, present, fresh=fresh)
+    meta: dict[str, Any] = {"n_volumes": len(known) + len(rows), "name": name}
+    if len(shapes) == 1:
+        meta |= dict(zip(("x_dim", "y_dim", "z_dim"), ast.literal_eval(next(iter(shapes))), strict=False))
+    change.members[group] = [row["voxtier_array"] for row in rows]
+    known_members = {} if fresh else engine.group_members(uri, session)
+    engine.write_group(uri, session, meta=meta, add=[n for n in ("volumes", "obs") if n not in known_members])
+    if store.kind == "radi_object":
+        change.members.setdefault(f"{store.root}/collections", []).append(folder)
+    return [row["obs_id"] for row in rows]
+
+
+def _add_rows(change: Change, obs_uri: str, rows: list[dict[str, Any]], present: Table, *, fresh: bool) -> None:
+    table = rows_table(rows)
+    session = change.store.session
+    if fresh:
+        Dataframe.create(obs_uri, {name: table[name].dtype for name in table.columns if name not in ("obs_subject_id", "obs_id")}, session)
+    else:
+        stored = Dataframe(obs_uri, session)
+        known = set(stored.dtypes) | {"obs_subject_id", "obs_id", "voxtier_array"}
+        new = [name for name in table.columns if name not in known]
+        for name in new:
+            stored.add_attribute(name, table[name].dtype)
+        if new:  # rows that exist are written again, so that they hold a missing value there and not a zero
+            table = rows_table([*present.rows(), *rows])
+    change.rows(obs_uri, table)

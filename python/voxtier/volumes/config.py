@@ -1,0 +1,362 @@
+"""The options of this room: frozen values, one process-wide snapshot, overridable for one context.
+
+Write options (tiles, compression, orientation) shape arrays that are created later; read and S3 options shape
+every read. Nothing here touches TileDB: `engine` translates these values into its keys.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from typing import Any
+
+from voxtier.errors import ConfigError
+
+__all__ = [
+    "CompressionConfig",
+    "Compressor",
+    "Config",
+    "IOConfig",
+    "OrientationConfig",
+    "ReadConfig",
+    "S3Config",
+    "SliceOrientation",
+    "TileConfig",
+    "WriteConfig",
+    "configure",
+    "configured",
+    "get_config",
+    "reset_config",
+]
+
+
+class SliceOrientation(str, Enum):
+    """Which reads the tiles of a new volume serve best."""
+
+    AXIAL = "axial"
+    SAGITTAL = "sagittal"
+    CORONAL = "coronal"
+    ISOTROPIC = "isotropic"
+
+
+class Compressor(str, Enum):
+    """Compressor of the voxels of a new volume."""
+
+    ZSTD = "zstd"
+    LZ4 = "lz4"
+    GZIP = "gzip"
+    NONE = "none"
+
+
+_MAX_LEVEL = {Compressor.ZSTD: 22, Compressor.LZ4: 16, Compressor.GZIP: 9, Compressor.NONE: 0}
+
+
+def _check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be an integer, got {value!r}")
+    if value < low or (high is not None and value > high):
+        bounds = f">= {low}" if high is None else f"{low} to {high}"
+        raise ConfigError(f"{name} must be {bounds}, got {value}")
+
+
+def _as_enum(kind: type[Enum], name: str, value: object) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(str(member.value) for member in kind)
+        raise ConfigError(f"{name} must be one of {choices}, got {value!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class TileConfig:
+    """Extents of the tiles of a new volume, in voxels; None means: as the orientation wants it.
+
+    Parameters
+    ----------
+    orientation : SliceOrientation
+        Planes that become one tile each, or cubes of 64 for ``ISOTROPIC``.
+    x, y, z : int or None
+        Explicit extents (>= 1); ``TileConfig(x=32, y=32, z=32, orientation="isotropic")`` suits patches.
+    t : int
+        Extent along time of a 4-D volume (>= 1).
+    """
+
+    orientation: SliceOrientation = SliceOrientation.AXIAL
+    x: int | None = None
+    y: int | None = None
+    z: int | None = None
+    t: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "orientation", _as_enum(SliceOrientation, "orientation", self.orientation)
+        )
+        for name in ("x", "y", "z", "t"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_integer(f"tile extent {name}", value, 1)
+
+    def extents_for_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the tile extents (x, y, z[, t]) for a volume of this shape.
+
+        Examples
+        --------
+        >>> TileConfig(orientation=SliceOrientation.SAGITTAL).extents_for_shape((240, 240, 155))
+        (1, 240, 155)
+        """
+        if len(shape) not in (3, 4):
+            raise ConfigError(f"a volume has 3 or 4 dimensions, got the shape {tuple(shape)}")
+        sx, sy, sz = (int(size) for size in shape[:3])
+        automatic = {
+            SliceOrientation.AXIAL: (sx, sy, 1),
+            SliceOrientation.SAGITTAL: (1, sy, sz),
+            SliceOrientation.CORONAL: (sx, 1, sz),
+            SliceOrientation.ISOTROPIC: (64, 64, 64),
+        }[self.orientation]
+        chosen = tuple(
+            given or auto for given, auto in zip((self.x, self.y, self.z), automatic, strict=True)
+        )
+        return (*chosen, self.t) if len(shape) == 4 else chosen
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionConfig:
+    """Compressor and level; a level past the compressor's own range is clamped to its end (gzip 22 -> 9)."""
+
+    algorithm: Compressor = Compressor.ZSTD
+    level: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "algorithm", _as_enum(Compressor, "algorithm", self.algorithm))
+        _check_integer("compression level", self.level, -1, 22)
+        object.__setattr__(self, "level", min(self.level, _MAX_LEVEL[self.algorithm]))
+
+
+@dataclass(frozen=True, slots=True)
+class OrientationConfig:
+    """What happens to the axes of an image when it is ingested.
+
+    Parameters
+    ----------
+    canonical_target : str
+        Axis codes that ``reorient`` aims at: ``RAS``, ``LAS`` or ``LPS``.
+    reorient_on_load : bool
+        Flip and permute to the target when nothing else is asked for.
+    store_original_affine : bool
+        Keep the file's own affine in the metadata of a reoriented volume.
+    """
+
+    canonical_target: str = "RAS"
+    reorient_on_load: bool = False
+    store_original_affine: bool = True
+
+    def __post_init__(self) -> None:
+        if self.canonical_target not in ("RAS", "LAS", "LPS"):
+            raise ConfigError(
+                f"canonical_target must be RAS, LAS or LPS, got {self.canonical_target!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """Memory and threads.
+
+    Parameters
+    ----------
+    memory_budget_mb : int
+        Bytes that decoded blocks and reads in flight may hold in this process (>= 64).
+    concurrency : int
+        Threads that decode and that TileDB may use (1 to 64).
+    max_workers : int
+        Volumes that are ingested at the same time (1 to 32).
+    tile_cache_size_mb : int
+        Cap of the decoded blocks within the budget; 0 switches the cache off, else >= 10.
+    """
+
+    memory_budget_mb: int = 1024
+    concurrency: int = 4
+    max_workers: int = 4
+    tile_cache_size_mb: int = 512
+
+    def __post_init__(self) -> None:
+        _check_integer("memory_budget_mb", self.memory_budget_mb, 64)
+        _check_integer("concurrency", self.concurrency, 1, 64)
+        _check_integer("max_workers", self.max_workers, 1, 32)
+        if self.tile_cache_size_mb != 0:
+            _check_integer("tile_cache_size_mb", self.tile_cache_size_mb, 10)
+
+
+IOConfig = ReadConfig
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """How ``s3://`` addresses are reached.
+
+    Parameters
+    ----------
+    region : str
+        Region that requests are signed for.
+    endpoint : str or None
+        Address of another server than AWS, with its scheme: ``http://127.0.0.1:8333``.
+    use_virtual_addressing : bool
+        Bucket in the host name; switch off for most servers that are not AWS.
+    max_parallel_ops : int
+        Requests in flight for one read or write (>= 1).
+    multipart_part_size_mb : int
+        Size of one part of an upload (>= 5).
+    include_credentials : bool
+        Sign with the credentials of the environment, of ``profile`` or of the machine's role.
+    anonymous : bool
+        Do not sign at all (public buckets).
+    profile : str or None
+        Section of the shared credentials file.
+    timeout : float
+        Seconds before one request is given up (> 0).
+    """
+
+    region: str = "us-east-1"
+    endpoint: str | None = None
+    use_virtual_addressing: bool = True
+    max_parallel_ops: int = 8
+    multipart_part_size_mb: int = 50
+    include_credentials: bool = True
+    anonymous: bool = False
+    profile: str | None = None
+    timeout: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.region:
+            raise ConfigError("region must not be empty")
+        _check_integer("max_parallel_ops", self.max_parallel_ops, 1)
+        _check_integer("multipart_part_size_mb", self.multipart_part_size_mb, 5)
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout must be > 0 seconds, got {self.timeout}")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """What is fixed when an array is created."""
+
+    tile: TileConfig = field(default_factory=TileConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    orientation: OrientationConfig = field(default_factory=OrientationConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One frozen snapshot of all options."""
+
+    write: WriteConfig = field(default_factory=WriteConfig)
+    read: ReadConfig = field(default_factory=ReadConfig)
+    s3: S3Config = field(default_factory=S3Config)
+
+    @property
+    def tile(self) -> TileConfig:
+        """Tiles of new volumes (``write.tile``)."""
+        return self.write.tile
+
+    @property
+    def compression(self) -> CompressionConfig:
+        """Compression of new volumes (``write.compression``)."""
+        return self.write.compression
+
+    @property
+    def orientation(self) -> OrientationConfig:
+        """Axes of ingested images (``write.orientation``)."""
+        return self.write.orientation
+
+    @property
+    def io(self) -> ReadConfig:
+        """Memory and threads (``read``)."""
+        return self.read
+
+
+_DEFAULT = Config()
+_process_config = _DEFAULT
+_context_config: contextvars.ContextVar[Config | None] = contextvars.ContextVar(
+    "voxtier_volumes", default=None
+)
+_lock = threading.Lock()
+
+
+def get_config() -> Config:
+    """Return the snapshot in force: that of the enclosing `configured` block, else the process's."""
+    return _context_config.get() or _process_config
+
+
+def configure(**options: Any) -> None:
+    """Change some options for the whole process (or the enclosing `configured` block); the rest stays.
+
+    Parameters
+    ----------
+    write, read, s3 : WriteConfig, ReadConfig, S3Config
+        Whole groups.
+    tile, compression, orientation, io : TileConfig, CompressionConfig, OrientationConfig, ReadConfig
+        Single parts: ``write.tile``, ``write.compression``, ``write.orientation`` and ``read``.
+
+    Raises
+    ------
+    TypeError
+        For a keyword that does not exist, or a value of the wrong class.
+    """
+    global _process_config
+    with _lock:
+        changed = _merge(get_config(), options)
+        if _context_config.get() is None:
+            _process_config = changed
+        else:
+            _context_config.set(changed)
+
+
+@contextmanager
+def configured(**options: Any) -> Iterator[Config]:
+    """Like `configure`, for the body of a ``with`` statement in this thread or task only."""
+    token = _context_config.set(_merge(get_config(), options))
+    try:
+        yield get_config()
+    finally:
+        _context_config.reset(token)
+
+
+def reset_config() -> None:
+    """Return to the defaults."""
+    global _process_config
+    with _lock:
+        _process_config = _DEFAULT
+        if _context_config.get() is not None:
+            _context_config.set(_DEFAULT)
+
+
+_PARTS: dict[str, type[Any]] = {
+    "write": WriteConfig,
+    "read": ReadConfig,
+    "s3": S3Config,
+    "tile": TileConfig,
+    "compression": CompressionConfig,
+    "orientation": OrientationConfig,
+    "io": ReadConfig,
+}
+
+
+def _merge(base: Config, options: dict[str, Any]) -> Config:
+    for name, value in options.items():
+        if name not in _PARTS:
+            raise TypeError(f"configure() has no option {name!r}; it knows {', '.join(_PARTS)}")
+        if not isinstance(value, _PARTS[name]):
+            raise TypeError(f"{name}= takes a {_PARTS[name].__name__}, got {type(value).__name__}")
+    if "io" in options and "read" in options:
+        raise TypeError("io= and read= are the same option: give one")
+    write_parts = {item.name for item in fields(WriteConfig)}
+    write = replace(
+        options.get("write", base.write), **{k: v for k, v in options.items() if k in write_parts}
+    )
+    return Config(
+        write=write,
+        read=options.get("read", options.get("io", base.read)),
+        s3=options.get("s3", base.s3),
+    )

@@ -1,0 +1,331 @@
+"""TileDB's contexts, groups and files: the first of the three doors to TileDB (`voxels`, `tables`).
+
+A context owns threads, and threads do not survive a fork; so contexts and open arrays are kept per process,
+and a forked child drops what it inherited without closing it (closing would wait for threads that are gone).
+"""
+
+from __future__ import annotations
+
+import configparser
+import errno
+import hashlib
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
+from voxtier.volumes.config import Config, S3Config, get_config
+
+try:
+    import tiledb
+except ImportError as error:
+    from voxtier.errors import MissingExtraError
+
+    raise MissingExtraError("tiledb", "volumes") from error
+
+Uri: TypeAlias = str | os.PathLike[str]
+
+_MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What it takes to reach a store: the options and TileDB keys on top. Picklable; owns nothing.
+
+    Every object of this room carries one, so that a worker that was spawned (and has the default
+    configuration) still reaches the same endpoint with the same threads.
+    """
+
+    config: Config
+    keys: tuple[tuple[str, str], ...] = ()
+
+    @staticmethod
+    def of(ctx: object = None) -> Session:
+        """Return the session for a ``ctx=`` argument: None, a mapping of keys, a Config or a Ctx of TileDB."""
+        if isinstance(ctx, Session):
+            return ctx
+        if ctx is None:
+            return Session(get_config())
+        if isinstance(ctx, tiledb.Ctx):
+            ctx = ctx.config()
+        chosen = ctx.dict() if isinstance(ctx, tiledb.Config) else ctx
+        if not isinstance(chosen, Mapping):
+            raise ConfigError(
+                "ctx must be a tiledb.Ctx, a tiledb.Config or a mapping of TileDB keys,"
+                f" got {type(ctx).__name__}"
+            )
+        defaults = _default_keys()
+        unknown = sorted(set(chosen) - set(defaults))
+        if unknown:
+            raise ConfigError(
+                f"TileDB {'.'.join(map(str, tiledb.libtiledb.version()))} knows no key {unknown[0]!r}"
+            )
+        changed = {key: str(value) for key, value in chosen.items() if str(value) != defaults[key]}
+        return Session(get_config(), tuple(sorted(changed.items())))
+
+    def context(self) -> tiledb.Ctx:
+        """Return this process's context for these options (one for all objects that share them)."""
+        state = _state()
+        credentials = _credentials(self.config.s3)
+        key = (self.config.read.concurrency, self.config.s3, self.keys, credentials)
+        with state.lock:
+            if key not in state.contexts:
+                state.contexts[key] = tiledb.Ctx(tiledb.Config(self._tiledb_keys(dict(credentials))))
+                state.contexts_built += 1
+            return state.contexts[key]
+
+    def credentials(self) -> dict[str, str]:
+        """Return the TileDB keys that sign requests now (empty: the machine's role, or none)."""
+        return dict(_credentials(self.config.s3))
+
+    def _tiledb_keys(self, credentials: dict[str, str]) -> dict[str, str]:
+        read, s3 = self.config.read, self.config.s3
+        keys = {
+            "sm.mem.malloc_trim": "false",
+            "sm.compute_concurrency_level": str(read.concurrency),
+            "sm.io_concurrency_level": str(read.concurrency),
+            "vfs.s3.region": s3.region,
+            "vfs.s3.use_virtual_addressing": str(s3.use_virtual_addressing).lower(),
+            "vfs.s3.max_parallel_ops": str(s3.max_parallel_ops),
+            "vfs.s3.multipart_part_size": str(s3.multipart_part_size_mb * _MB),
+            "vfs.s3.request_timeout_ms": str(int(s3.timeout * 1000)),
+            "vfs.s3.no_sign_request": str(s3.anonymous or not s3.include_credentials).lower(),
+        }
+        if s3.endpoint is not None:
+            scheme, separator, host = s3.endpoint.partition("://")
+            keys["vfs.s3.endpoint_override"] = host if separator else s3.endpoint
+            keys["vfs.s3.scheme"] = scheme if separator else "https"
+        keys |= credentials
+        keys |= dict(self.keys)
+        unknown = sorted(set(keys) - set(_default_keys()))
+        if unknown:
+            raise ConfigError(f"this TileDB knows no key {unknown[0]!r}: install another version")
+        return keys
+
+
+def _default_keys() -> dict[str, str]:
+    defaults: dict[str, str] = tiledb.Config().dict()
+    return defaults
+
+
+def _credentials(s3: S3Config) -> tuple[tuple[str, str], ...]:
+    """Return the keys that sign requests; part of the context's key, so a rotation makes a new context."""
+    if s3.anonymous or not s3.include_credentials:
+        return ()
+    if s3.profile is None:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        found = {name.lower(): os.environ.get(name, "") for name in names}
+    else:
+        path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+        parser = configparser.ConfigParser()
+        parser.read(path.expanduser())
+        if not parser.has_section(s3.profile):
+            raise ConfigError(f"no profile {s3.profile!r} in {path}")
+        found = dict(parser[s3.profile])
+    # without explicit keys TileDB asks the machine's role and refreshes by itself
+    return tuple(
+        (f"vfs.s3.{name}", found[name])
+        for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+        if found.get(name)
+    )
+
+
+class _ProcessState:
+    """What belongs to one process: its contexts and its open arrays."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.contexts: dict[object, tiledb.Ctx] = {}
+        self.contexts_built = 0
+
+
+_current = _ProcessState()
+_inherited: list[_ProcessState] = []
+
+
+def _state() -> _ProcessState:
+    return _current
+
+
+def _after_fork() -> None:
+    global _current
+    _inherited.append(_current)  # kept alive for ever: its destructors would wait for dead threads
+    _current = _ProcessState()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def contexts_built() -> int:
+    """Return how many contexts this process has built (a context costs 16 ms and a set of threads)."""
+    return _state().contexts_built
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn TileDB's errors into voxtier's; ``what`` names the action and the place."""
+    try:
+        yield
+    except tiledb.TileDBError as error:
+        raise _translate(what, str(error)) from None
+    except PermissionError as error:
+        raise SourceError("io_error", None, f"{what}: permission denied", error.errno) from None
+
+
+_MISSING = re.compile(r"does not exist|not found|NoSuchKey|NoSuchBucket|not an array|No such file", re.I)
+_REMOTE = re.compile(
+    r"HTTP response code: 4\d\d|HTTP Response Code: -?\d+|Access ?Denied|InvalidAccessKeyId"
+    r"|SignatureDoesNotMatch|curlCode|resolve host|timeout|credentials|Network",
+    re.I,
+)
+
+
+def _translate(what: str, text: str) -> Exception:
+    brief = re.sub(r"\s+", " ", text)
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        secret = os.environ.get(name)
+        if secret:
+            brief = brief.replace(secret, "[hidden]")
+    if re.search(r"No space left|ENOSPC", brief):
+        return SourceError("io_error", None, f"{what}: the disk is full", errno.ENOSPC)
+    if re.search(r"Permission denied|Read-only file system", brief):
+        return SourceError("io_error", None, f"{what}: permission denied", errno.EACCES)
+    if "S3" in brief and _REMOTE.search(brief):
+        return BackendError(f"{what}: the object store refused or did not answer: {brief}")
+    if _MISSING.search(brief):
+        return NotFoundError(f"{what}: {brief}")
+    return FormatError("bad_table", None, f"{what}: {brief}")
+
+
+def as_uri(path: Uri) -> str:
+    """Return a store's address as text without a trailing slash; ``file://`` becomes a plain path."""
+    uri = os.fspath(path)
+    if not isinstance(uri, str) or not uri:
+        raise ConfigError(f"a store's address must be a non-empty path or URI, got {path!r}")
+    uri = uri.removeprefix("file://")
+    if not is_remote(uri):
+        uri = str(Path(uri).expanduser().absolute())
+    return uri.rstrip("/") or "/"
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether the address names an object store rather than a local folder."""
+    return "://" in uri
+
+
+def array_name(obs_id: str, *content: object) -> str:
+    """Return a folder name for one array: readable, unique for the id and the content that it is given."""
+    digest = hashlib.blake2b("\0".join((obs_id, *map(str, content))).encode(), digest_size=8).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", obs_id)[:48].strip(".-") or "volume"
+    return f"{readable}-{digest}"
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return a name that may become a folder, or refuse it."""
+    if not name or name in (".", "..") or re.search(r"[/\\\0]", name) or name.startswith("__"):
+        raise ConfigError(
+            f"{kind} {name!r} cannot name a folder: no slashes, not empty, not starting with '__'"
+        )
+    return name
+
+
+def object_kind(uri: str, session: Session) -> str | None:
+    """Return ``"array"``, ``"group"`` or None for what lies at the address."""
+    with translated(f"look at {uri}"):
+        found = tiledb.object_type(uri, ctx=session.context())
+    return str(found) if found else None
+
+
+def create_group(uri: str, meta: Mapping[str, Any], session: Session) -> None:
+    """Create a group with its first metadata."""
+    with translated(f"create the group {uri}"):
+        if tiledb.object_type(uri, ctx=session.context()) is None:
+            tiledb.Group.create(uri, ctx=session.context())
+    if meta:
+        write_group(uri, session, meta=meta)
+
+
+def group_meta(uri: str, session: Session) -> dict[str, Any]:
+    """Return the metadata of a group."""
+    with translated(f"open the group {uri}"), tiledb.Group(uri, "r", ctx=session.context()) as group:
+        return dict(group.meta)
+
+
+def group_members(uri: str, session: Session) -> dict[str, str]:
+    """Return the members of a group: name -> address."""
+    with translated(f"list the group {uri}"), tiledb.Group(uri, "r", ctx=session.context()) as group:
+        return {member.name or member.uri.rsplit("/", 1)[-1]: as_uri(member.uri) for member in group}
+
+
+def write_group(
+    uri: str,
+    session: Session,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    add: Iterable[str] = (),
+    remove: Iterable[str] = (),
+) -> None:
+    """Change metadata and members (folders inside the group, by name) in one write."""
+    with translated(f"write the group {uri}"), tiledb.Group(uri, "w", ctx=session.context()) as group:
+        for name in remove:
+            group.remove(name)
+        for name in add:
+            group.add(name, name=name, relative=True)
+        for key, value in (meta or {}).items():
+            group.meta[key] = value
+
+
+def subfolders(uri: str, session: Session) -> list[str]:
+    """Return the names of the folders below an address."""
+    if not is_remote(uri):
+        path = Path(uri)
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+    vfs = tiledb.VFS(ctx=session.context())
+    with translated(f"list {uri}"):
+        return sorted({as_uri(entry).rsplit("/", 1)[-1] for entry in vfs.ls(uri)})
+
+
+def remove_tree(uri: str, session: Session) -> None:
+    """Remove whatever lies at the address; nothing there is fine."""
+    if not is_remote(uri):
+        shutil.rmtree(uri, ignore_errors=True)
+        return
+    vfs = tiledb.VFS(ctx=session.context())
+    with translated(f"remove {uri}"):
+        if vfs.is_dir(uri):
+            vfs.remove_dir(uri)
+
+
+def replace_tree(fresh: str, uri: str, session: Session) -> None:
+    """Put the finished store ``fresh`` in the place of ``uri``; locally two renames, remotely a move."""
+    if is_remote(uri):
+        remove_tree(uri, session)
+        with translated(f"move {fresh} to {uri}"):
+            tiledb.VFS(ctx=session.context()).move_dir(fresh, uri)
+        return
+    old = f"{uri}.old-{os.getpid()}-{time.monotonic_ns()}"
+    if Path(uri).exists():
+        Path(uri).rename(old)
+    Path(fresh).rename(uri)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def stored_bytes(uri: str, session: Session) -> int:
+    """Return the bytes that everything below the address occupies."""
+    if not is_remote(uri):
+        return sum(
+            (Path(folder) / name).stat().st_size
+            for folder, _, names in os.walk(uri)
+            for name in names
+        )
+    vfs = tiledb.VFS(ctx=session.context())
+    with translated(f"measure {uri}"):
+        return int(vfs.dir_size(uri))

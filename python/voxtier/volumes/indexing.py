@@ -1,0 +1,100 @@
+"""numpy's basic indexing, translated into what an array has to read."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Item: TypeAlias = "int | slice | EllipsisType | None"
+Key: TypeAlias = "Item | tuple[Item, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """One key, resolved against a shape.
+
+    Parameters
+    ----------
+    region : tuple
+        Per axis start, count and step > 0: what is read.
+    finish : tuple
+        Index into the result of that read: 0 drops an axis, a reversed slice turns it, None adds one.
+    """
+
+    region: tuple[tuple[int, int, int], ...]
+    finish: tuple[Any, ...]
+
+    def apply(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Finish a read: the result has no negative strides (torch refuses them)."""
+        result = cells[self.finish]
+        if any(stride < 0 for stride in result.strides):
+            result = result.copy(order="K")
+        return result
+
+
+def select(key: Key, shape: tuple[int, ...]) -> Selection:
+    """Resolve ints, slices with any step, ``...`` and ``None``, as numpy does.
+
+    Raises
+    ------
+    IndexError
+        For an index outside its axis, or too many of them; the message names the axis.
+    TypeError
+        For arrays and lists: read the box that holds them, then index the result.
+    """
+    items = key if isinstance(key, tuple) else (key,)
+    region: list[tuple[int, int, int]] = []
+    finish: list[Any] = []
+    for item in _expanded(items, len(shape)):
+        if item is None:
+            finish.append(None)
+            continue
+        axis = len(region)
+        if isinstance(item, slice):
+            part, turn = _slice(item, shape[axis])
+            region.append(part)
+            finish.append(slice(None, None, -1) if turn else slice(None))
+        else:
+            region.append((_integer(item, axis, shape[axis]), 1, 1))
+            finish.append(0)
+    return Selection(tuple(region), tuple(finish))
+
+
+def _expanded(items: tuple[Item, ...], ndim: int) -> list[Item]:
+    given = sum(item is not None and item is not Ellipsis for item in items)
+    if given > ndim:
+        raise IndexError(f"{given} indices for a volume of {ndim} dimensions")
+    places = [place for place, item in enumerate(items) if item is Ellipsis]
+    if len(places) > 1:
+        raise IndexError("an index can hold one ellipsis ('...')")
+    missing: list[Item] = [slice(None)] * (ndim - given)
+    if not places:
+        return [*items, *missing]
+    return [*items[: places[0]], *missing, *items[places[0] + 1 :]]
+
+
+def _integer(item: object, axis: int, size: int) -> int:
+    if isinstance(item, (bool, np.bool_, np.ndarray, list)) and not (
+        isinstance(item, np.ndarray) and item.ndim == 0 and item.dtype.kind in "iu"
+    ):
+        raise TypeError("volumes take integers, slices, '...' and None; index the result for anything else")
+    try:
+        index = operator.index(item)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"an index must be an integer or a slice, not {type(item).__name__}") from None
+    if not -size <= index < size:
+        raise IndexError(f"index {index} is outside axis {axis} ('{'xyzt'[axis]}') of {size} voxels")
+    return index % size
+
+
+def _slice(item: slice, size: int) -> tuple[tuple[int, int, int], bool]:
+    start, stop, step = item.indices(size)
+    count = len(range(start, stop, step))
+    if step > 0 or count == 0:
+        return (start if count else 0, count, max(step, 1)), False
+    return (start + (count - 1) * step, count, -step), True

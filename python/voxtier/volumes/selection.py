@@ -1,0 +1,112 @@
+"""Positions and names: what ``iloc``, ``loc`` and ``index`` have in common."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+One = TypeVar("One")
+Many = TypeVar("Many")
+
+
+class Index:
+    """Ordered names, found by name in constant time; ``&``, ``|`` and ``-`` combine them, order kept."""
+
+    __slots__ = ("_places", "keys")
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+        self._places: dict[str, int] = {}
+        for place, key in enumerate(self.keys):
+            self._places.setdefault(key, place)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Index) and other.keys == self.keys
+
+    def __hash__(self) -> int:
+        return hash(self.keys)
+
+    def __repr__(self) -> str:
+        return f"Index({list(self.keys)})"
+
+    def get_index(self, key: str) -> int:
+        """Return the first place of a name."""
+        if key not in self._places:
+            raise KeyError(f"{key!r} is not here ({len(self)} entries)")
+        return self._places[key]
+
+    def get_key(self, place: int) -> str:
+        """Return the name at a place."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"place {place} is outside 0 to {len(self) - 1}")
+        return self.keys[place]
+
+    def __and__(self, other: Index) -> Index:
+        return Index([key for key in self.keys if key in other])
+
+    def __or__(self, other: Index) -> Index:
+        return Index([*self.keys, *(key for key in other.keys if key not in self)])
+
+    def __sub__(self, other: Index) -> Index:
+        return Index([key for key in self.keys if key not in other])
+
+
+def place(key: object, count: int) -> int:
+    """Return an integer as a place in 0..count-1; negatives count from the end."""
+    index = operator.index(key)  # type: ignore[arg-type]
+    if not -count <= index < count:
+        raise IndexError(f"position {index} is outside {count} entries")
+    return index % count
+
+
+def places(key: Any, count: int) -> list[int]:
+    """Return the places of a slice, a list (order and duplicates kept) or a boolean mask."""
+    if isinstance(key, slice):
+        return list(range(*key.indices(count)))
+    array = np.asarray(key)
+    if array.dtype == np.bool_:
+        if array.shape != (count,):
+            raise IndexError(f"a mask of shape {array.shape} for {count} entries")
+        return [int(found) for found in np.flatnonzero(array)]
+    if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
+        raise TypeError("iloc takes an integer, a slice, a list of integers or a boolean mask")
+    return [place(item, count) for item in array.tolist()]
+
+
+class ILoc(Generic[One, Many]):
+    """Selection by position."""
+
+    def __init__(self, count: int, one: Callable[[int], One], many: Callable[[list[int]], Many]) -> None:
+        self._count, self._one, self._many = count, one, many
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_)):
+            return self._one(place(key, self._count))
+        return self._many(places(key, self._count))
+
+
+class Loc(Generic[One, Many]):
+    """Selection by name; a name that is not here (or filtered out) is a KeyError."""
+
+    def __init__(self, index: Index, one: Callable[[int], One], many: Callable[[list[int]], Many]) -> None:
+        self._index, self._one, self._many = index, one, many
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self._one(self._index.get_index(key))
+        names = list(key)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("loc takes an id or a list of ids")
+        return self._many([self._index.get_index(name) for name in names])

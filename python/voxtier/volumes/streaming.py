@@ -1,0 +1,107 @@
+"""Volumes written one by one, as a model or a scanner yields them; visible when the writer closes without an error."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError
+from voxtier.volumes import geometry
+from voxtier.volumes.collection import VolumeCollection, add_volumes
+from voxtier.volumes.engine import Session, Uri, as_uri
+from voxtier.volumes.geometry import OrientationInfo
+from voxtier.volumes.ingest import Content, Job, Outcome, write_volumes
+from voxtier.volumes.sources import refuse_duplicates
+from voxtier.volumes.store import Change, Store
+
+
+class StreamingWriter:
+    """Write a new collection volume by volume; memory holds one of them.
+
+    Parameters
+    ----------
+    uri : path or URI
+        Place of the new collection.
+    shape : tuple of int, optional
+        Refuse volumes of another shape.
+    obs_schema : mapping, optional
+        Accepted for the origin's sake; columns follow from the attributes.
+    name : str, optional
+        Name of the collection.
+    ctx : optional
+        See `Volume`.
+
+    Examples
+    --------
+    >>> with StreamingWriter("masks") as writer:  # doctest: +SKIP
+    ...     writer.write_volume(mask, "sub-1_seg", "sub-1", model="v3")
+    """
+
+    def __init__(
+        self,
+        uri: Uri,
+        shape: tuple[int, ...] | None = None,
+        obs_schema: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        ctx: object = None,
+    ) -> None:
+        self._store = Store(as_uri(uri), Session.of(ctx), "collection")
+        self._shape, self._name = shape, name or ""
+        self._stack = ExitStack()
+        self._change: Change | None = None
+        self._jobs: list[Job] = []
+        self._run = uuid.uuid4().hex
+
+    def __enter__(self) -> Self:
+        if self._store.exists():
+            raise ConfigError(f"{self._store.root} already exists: append() to it")
+        self._change = self._stack.enter_context(self._store.writing(new=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        change, self._change = self._change, None
+        with self._stack:
+            if kind is None and change is not None:
+                add_volumes(change, "", self._name, self._jobs)
+            elif error is not None:
+                self._stack.pop_all().__exit__(kind, error, trace)
+
+    def write_volume(
+        self, data: NDArray[Any], obs_id: str, obs_subject_id: str, *, affine: object = None, **attrs: Any
+    ) -> None:
+        """Write one volume (x, y, z[, t]) with the columns of its row."""
+        if self._change is None:
+            raise ConfigError("write inside the 'with' block of the writer")
+        if self._shape is not None and tuple(data.shape) != tuple(self._shape):
+            raise ConfigError(f"{obs_id}: shape {data.shape}, this writer takes {self._shape}")
+        refuse_duplicates([obs_id], [job.obs_id for job in self._jobs])
+        meta: dict[str, Any] = {}
+        if affine is not None:
+            matrix = geometry.checked_affine(affine, obs_id)
+            meta = geometry.to_meta(OrientationInfo(geometry.axcodes(matrix), matrix, "identity", "header"))
+        content = Content(data, meta, {"dimensions": str(tuple(data.shape))})
+        job = Job(obs_id, obs_subject_id, lambda: content, (self._run,), obs_id, dict(attrs))
+        written: list[Outcome] = write_volumes([job], f"{self._store.root}/volumes", self._store.session)
+        # closing finds the array finished and only lists it: the voxels need not stay in memory
+        self._jobs.append(Job(obs_id, obs_subject_id, _gone, (self._run,), obs_id, dict(attrs)))
+        assert written[0].status != "error"
+
+    def write_batch(self, volumes: Iterable[tuple[NDArray[Any], str, str, Mapping[str, Any]]]) -> None:
+        """Write several (voxels, obs_id, obs_subject_id, attributes)."""
+        for data, obs_id, subject, attrs in volumes:
+            self.write_volume(data, obs_id, subject, **attrs)
+
+    def close(self) -> VolumeCollection:
+        """Return the finished collection."""
+        return VolumeCollection(self._store.root, self._store.session)
+
+
+def _gone() -> Content:
+    raise ConfigError("a volume that was written has disappeared before the writer closed")

@@ -1,0 +1,417 @@
+"""Dense voxel arrays: creation, reads, fragments. The second door to TileDB.
+
+A volume is a stock TileDB array with one attribute, ``voxels``. Its dimensions are stored so that the thin axis
+of a tile varies slowest (cells of one slice then lie together); the names of the dimensions say which is which,
+and this module alone translates between that order and the order (x, y, z[, t]) of everything above it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import tiledb
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError, FormatError, NotFoundError
+from voxtier.volumes import direct
+from voxtier.volumes.config import (
+    CompressionConfig,
+    Compressor,
+    SliceOrientation,
+    TileConfig,
+    WriteConfig,
+)
+from voxtier.volumes.engine import Session, is_remote, object_kind, translated
+
+ATTRIBUTE: Final = "voxels"
+AXES: Final = "xyzt"
+
+_STORED_ORDER: Final = {
+    SliceOrientation.AXIAL: "zyx",
+    SliceOrientation.ISOTROPIC: "zyx",
+    SliceOrientation.SAGITTAL: "xzy",
+    SliceOrientation.CORONAL: "yzx",
+}
+# TileDB has no such cells: kept in the next wider type, given back as they came
+_STORED_AS: Final = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(np.bool_): np.dtype(np.uint8)}
+_SETTLED_NS: Final = 2_000_000_000  # a folder's time stamp may repeat within the clock tick of its file system
+_OPEN_ARRAYS: Final = 128  # each may hold one file descriptor
+
+Region = tuple[tuple[int, int, int], ...]  # per axis: start, count, step (> 0)
+
+
+def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of a volume as integers, or refuse it."""
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) not in (3, 4) or any(size < 1 for size in sizes):
+        raise ConfigError(f"a volume has 3 or 4 dimensions of at least 1 voxel, got the shape {sizes}")
+    if any(size > 2**31 - 2 for size in sizes):
+        raise ConfigError(f"a dimension of {max(sizes)} voxels does not fit the int32 coordinates")
+    return sizes
+
+
+def stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of the cells on disk (little-endian), or refuse the type by name."""
+    native = dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype
+    native = _STORED_AS.get(native, native)
+    if native.kind not in "iufc" or native.itemsize > 8 or native == np.dtype(np.complex128):
+        raise ConfigError(f"voxels of type {dtype} cannot be stored: use integers, float16 to float64 or complex64")
+    return native
+
+
+def create_array(
+    uri: str,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    write: WriteConfig,
+    session: Session,
+) -> None:
+    """Create an empty array with the tiles and the compression of ``write``."""
+    sizes = dict(zip(AXES, checked_shape(shape), strict=False))
+    extents = dict(zip(AXES, _extents(tuple(sizes.values()), write), strict=False))
+    order = ("t" if "t" in sizes else "") + _STORED_ORDER[write.tile.orientation]
+    cell = stored_dtype(dtype)
+    if object_kind(uri, session) is not None:
+        raise ConfigError(f"{uri} already exists: choose another place or remove it first")
+    ctx = session.context()
+    with translated(f"create the volume {uri}"):
+        domain = tiledb.Domain(
+            *(
+                tiledb.Dim(name=name, domain=(0, sizes[name] - 1), tile=extents[name], dtype=np.int32, ctx=ctx)
+                for name in order
+            ),
+            ctx=ctx,
+        )
+        filters = tiledb.FilterList(_filters(write.compression, cell), ctx=ctx)
+        attribute = tiledb.Attr(name=ATTRIBUTE, dtype=cell, filters=filters, ctx=ctx)
+        schema = tiledb.ArraySchema(domain=domain, attrs=[attribute], sparse=False, ctx=ctx)
+        tiledb.Array.create(uri, schema, ctx=ctx)
+
+
+def _extents(shape: tuple[int, ...], write: WriteConfig) -> tuple[int, ...]:
+    tile: TileConfig = write.tile
+    extents = list(min(e, s) for e, s in zip(tile.extents_for_shape(shape), shape, strict=True))
+    if write.compression.algorithm is Compressor.NONE:
+        # edge tiles are stored whole: without compression a shorter extent saves up to 40 % of the file
+        explicit = (tile.x, tile.y, tile.z, tile.t)
+        for axis, size in enumerate(shape):
+            if explicit[axis] is None:
+                tiles = -(-size // extents[axis])
+                extents[axis] = -(-size // tiles)
+    return tuple(extents)
+
+
+def _filters(compression: CompressionConfig, cell: np.dtype[Any]) -> list[tiledb.Filter]:
+    algorithm, level = compression.algorithm, compression.level
+    if algorithm is Compressor.NONE:
+        return []
+    compressor = {
+        Compressor.ZSTD: tiledb.ZstdFilter,
+        Compressor.LZ4: tiledb.LZ4Filter,
+        Compressor.GZIP: tiledb.GzipFilter,
+    }[algorithm]
+    shuffle = [tiledb.ByteShuffleFilter()] if cell.itemsize > 1 else []
+    return [*shuffle, compressor(level=level)]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an array is stored. ``order[d]`` is the API axis of stored dimension ``d``."""
+
+    shape: tuple[int, ...]  # x, y, z[, t]
+    order: tuple[int, ...]
+    extents: tuple[int, ...]  # stored order
+    cell: np.dtype[Any]
+    filters: tuple[str, ...]
+    chunk_bytes: int
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape in stored order."""
+        return tuple(self.shape[axis] for axis in self.order)
+
+    @property
+    def api_extents(self) -> tuple[int, ...]:
+        """Tile extents as x, y, z[, t]."""
+        return tuple(self.extents[self.order.index(axis)] for axis in range(len(self.order)))
+
+
+def _layout(uri: str, schema: tiledb.ArraySchema) -> Layout:
+    domain = schema.domain
+    dimensions = [domain.dim(index) for index in range(domain.ndim)]
+    names = [dimension.name for dimension in dimensions]
+    if schema.sparse or sorted(names) not in (sorted("xyz"), sorted("xyzt")) or not schema.has_attr(ATTRIBUTE):
+        raise FormatError(
+            "bad_table", None, f"{uri} is no volume: dimensions {names}, wanted x, y, z[, t] and '{ATTRIBUTE}'"
+        )
+    if any(int(dimension.domain[0]) != 0 for dimension in dimensions):
+        raise FormatError("bad_table", None, f"{uri}: the dimensions of a volume start at 0")
+    sizes = {dimension.name: int(dimension.domain[1]) + 1 for dimension in dimensions}
+    attribute = schema.attr(ATTRIBUTE)
+    plain = schema.cell_order == "row-major" and schema.tile_order == "row-major" and schema.nattr == 1
+    return Layout(
+        shape=tuple(sizes[name] for name in AXES[: len(names)]),
+        order=tuple(AXES.index(name) for name in names),
+        extents=tuple(int(dimension.tile) for dimension in dimensions),
+        cell=np.dtype(attribute.dtype),
+        filters=tuple(type(item).__name__ for item in attribute.filters) if plain else ("not-plain",),
+        chunk_bytes=int(attribute.filters.chunksize),
+    )
+
+
+def write_all(
+    uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], session: Session
+) -> None:
+    """Write the whole array in one fragment; the metadata becomes visible after the voxels."""
+    ctx = session.context()
+    with translated(f"write the volume {uri}"), tiledb.open(uri, "w", ctx=ctx) as array:
+        order = tuple(AXES.index(array.domain.dim(i).name) for i in range(array.ndim))
+        cells = np.ascontiguousarray(voxels.transpose(order), dtype=array.attr(ATTRIBUTE).dtype)
+        array[:] = cells
+        for key, value in meta.items():
+            array.meta[key] = value
+    forget(uri)
+
+
+def write_region(uri: str, start: Sequence[int], voxels: NDArray[Any], session: Session) -> None:
+    """Write a box whose first voxel is ``start`` (x, y, z[, t]): one more fragment."""
+    ctx = session.context()
+    with translated(f"write the volume {uri}"), tiledb.open(uri, "w", ctx=ctx) as array:
+        order = tuple(AXES.index(array.domain.dim(i).name) for i in range(array.ndim))
+        cells = np.ascontiguousarray(voxels.transpose(order), dtype=array.attr(ATTRIBUTE).dtype)
+        box = tuple(slice(start[axis], start[axis] + voxels.shape[axis]) for axis in order)
+        array[box] = cells
+    forget(uri)
+
+
+def write_meta(uri: str, meta: Mapping[str, Any], session: Session) -> None:
+    """Change metadata of an array."""
+    with translated(f"write metadata of {uri}"), tiledb.open(uri, "w", ctx=session.context()) as array:
+        for key, value in meta.items():
+            array.meta[key] = value
+    forget(uri)
+
+
+class VoxelArray:
+    """One array, opened once in this process: its layout, its metadata and its reads."""
+
+    def __init__(self, uri: str, session: Session) -> None:
+        self.uri = uri
+        self.session = session
+        self.stamp = _Stamp.take(uri)
+        with translated(f"open the volume {uri}"):
+            self._handle = tiledb.open(uri, "r", ctx=session.context())
+            self.layout = _layout(uri, self._handle.schema)
+            self.meta: dict[str, Any] = dict(self._handle.meta)
+            self.domain = self._handle.nonempty_domain()
+        self._tiles = direct.open_tiles(uri, self.layout, self.domain)
+        if self._tiles is not None:
+            self._handle = None  # one descriptor less, and a reader that holds up no vacuum
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether reads decode the tiles themselves."""
+        return self._tiles is not None
+
+    def read(self, region: Region) -> NDArray[Any]:
+        """Return the voxels of a region (API order), of the stored type, without negative strides."""
+        order = self.layout.order
+        stored = tuple(region[axis] for axis in order)
+        if any(count == 0 for _, count, _ in stored):
+            cells = np.empty(tuple(count for _, count, _ in stored), self.layout.cell)
+        elif self._tiles is not None:
+            cells = self._tiles.read(stored, self.session.config.read)
+        else:
+            cells = self._read_through_tiledb(stored)
+        return cells.transpose(np.argsort(order))
+
+    def _read_through_tiledb(self, stored: Region) -> NDArray[Any]:
+        box = tuple(slice(start, start + (count - 1) * step + 1) for start, count, step in stored)
+        with translated(f"read the volume {self.uri}"):
+            if self._handle is None:
+                self._handle = tiledb.open(self.uri, "r", ctx=self.session.context())
+            cells = cast(NDArray[Any], self._handle[box])
+        if isinstance(cells, Mapping):
+            cells = cells[ATTRIBUTE]
+        if any(step != 1 for _, _, step in stored):
+            cells = np.ascontiguousarray(cells[tuple(slice(None, None, step) for _, _, step in stored)])
+        return cells
+
+    def read_patches(
+        self, starts: NDArray[np.int64], size: tuple[int, ...], fill: float
+    ) -> NDArray[Any]:
+        """Return boxes of one size, (N, *size) in API order; outside the volume lies ``fill``."""
+        order = self.layout.order
+        stored_starts = np.ascontiguousarray(starts[:, list(order)])
+        stored_size = tuple(size[axis] for axis in order)
+        if self._tiles is not None:
+            out = self._tiles.read_patches(stored_starts, stored_size, fill, self.session.config.read)
+        else:
+            out = np.full((len(starts), *stored_size), fill, self.layout.cell)
+            shape = self.layout.stored_shape
+            for patch, corner in zip(out, stored_starts, strict=True):
+                low = [max(0, int(s)) for s in corner]
+                high = [min(n, int(s) + c) for s, c, n in zip(corner, stored_size, shape, strict=True)]
+                if all(h > l for l, h in zip(low, high, strict=True)):
+                    inside = self._read_through_tiledb(
+                        tuple((l, h - l, 1) for l, h in zip(low, high, strict=True))
+                    )
+                    patch[
+                        tuple(slice(l - int(s), h - int(s)) for l, h, s in zip(low, high, corner, strict=True))
+                    ] = inside
+        return out.transpose(0, *(1 + axis for axis in np.argsort(order)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """The state of an array's folder, cheap enough to compare before every read."""
+
+    times: tuple[int, int]
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+    taken: int
+
+    @staticmethod
+    def take(uri: str) -> _Stamp | None:
+        if is_remote(uri):
+            return None
+        try:
+            return _Stamp(_times(uri), _names(uri), time.time_ns())
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"there is no volume at {uri}") from None
+
+    def still_holds(self, uri: str) -> bool:
+        try:
+            if _times(uri) != self.times:
+                return False
+            settled = self.taken - max(self.times) > _SETTLED_NS
+            return settled or _names(uri) == self.names
+        except OSError:
+            return False
+
+
+def _times(uri: str) -> tuple[int, int]:
+    return os.stat(f"{uri}/__commits").st_mtime_ns, os.stat(f"{uri}/__meta").st_mtime_ns
+
+
+def _names(uri: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(sorted(os.listdir(f"{uri}/__commits"))), tuple(sorted(os.listdir(f"{uri}/__meta")))
+
+
+_open: OrderedDict[tuple[str, Session], VoxelArray] = OrderedDict()
+_open_lock = threading.Lock()
+_inherited: list[object] = []
+
+
+def _after_fork() -> None:
+    global _open, _open_lock
+    _inherited.append(_open)  # never closed here: see engine
+    _open, _open_lock = OrderedDict(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_array(uri: str, session: Session) -> VoxelArray:
+    """Return the open array of this process, opened again when a local array has changed on disk.
+
+    A remote array keeps the state in which it was opened (one request a read) until `forget` is called.
+    """
+    key = (uri, session)
+    with _open_lock:
+        array = _open.get(key)
+        if array is not None:
+            _open.move_to_end(key)
+    if array is not None and (array.stamp is None or array.stamp.still_holds(uri)):
+        if array.stamp is not None and time.time_ns() - array.stamp.taken > _SETTLED_NS:
+            object.__setattr__(array.stamp, "taken", time.time_ns())
+        return array
+    array = VoxelArray(uri, session)
+    with _open_lock:
+        _open[key] = array
+        while len(_open) > _OPEN_ARRAYS:
+            _open.popitem(last=False)
+    return array
+
+
+def forget(uri: str) -> None:
+    """Drop this process's open handles of an array, so that the next read sees what is there now."""
+    with _open_lock:
+        for key in [key for key in _open if key[0] == uri]:
+            del _open[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One write of an array: its name, the milliseconds it spans, its bytes and the box that it covers."""
+
+    name: str
+    first_ms: int
+    last_ms: int
+    bytes: int
+    box: tuple[tuple[int, int], ...]  # x, y, z[, t], inclusive
+    to_vacuum: bool
+
+
+def fragments(uri: str, session: Session) -> list[Fragment]:
+    """List the fragments of an array, those that consolidation has replaced included."""
+    ctx = session.context()
+    with translated(f"list the fragments of {uri}"):
+        order = open_array(uri, session).layout.order
+        found = tiledb.array_fragments(uri, ctx=ctx)
+        live = [_fragment(uri, f.uri, f.timestamp_range, f.nonempty_domain, order, False, session) for f in found]
+        dead = [
+            Fragment(gone.rsplit("/", 1)[-1], 0, 0, 0, (), True) for gone in found.to_vacuum
+        ]
+    return live + dead
+
+
+def _fragment(
+    uri: str, fragment_uri: str, span: Any, box: Any, order: tuple[int, ...], dead: bool, session: Session
+) -> Fragment:
+    name = fragment_uri.rsplit("/", 1)[-1]
+    folder = f"{uri}/__fragments/{name}"
+    size = 0 if is_remote(uri) else sum(entry.stat().st_size for entry in Path(folder).iterdir())
+    by_axis = tuple((int(box[order.index(a)][0]), int(box[order.index(a)][1])) for a in range(len(order)))
+    return Fragment(name, int(span[0]), int(span[1]), size, by_axis, dead)
+
+
+def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> None:
+    """Merge all fragments into one and remove what it replaces, in the order that is safe at every step.
+
+    Fragments are merged and vacuumed first; only then are the small files (fragment metadata, commits, array
+    metadata) merged and vacuumed, so that no list of commits ever names a fragment that is gone. ``memory_mb``
+    bounds the buffers and defaults to the memory budget.
+    """
+    budget = (memory_mb or session.config.read.memory_budget_mb) << 20
+    _merge(uri, session, ("fragments",), {"sm.mem.total_budget": str(budget)})
+    _merge(uri, session, ("fragment_meta", "commits", "array_meta"), {})
+    forget(uri)
+
+
+def _merge(uri: str, session: Session, modes: tuple[str, ...], keys: dict[str, str]) -> None:
+    ctx = session.context()
+    for step in (tiledb.consolidate, tiledb.vacuum):
+        for mode in modes:
+            config = tiledb.Config(
+                {**ctx.config().dict(), **keys, "sm.consolidation.mode": mode, "sm.vacuum.mode": mode}
+            )
+            with translated(f"{step.__name__} the {mode} of {uri}"):
+                step(uri, config=config, ctx=ctx)
+
+
+def vacuum(uri: str, session: Session) -> None:
+    """Remove what earlier consolidations have replaced."""
+    ctx = session.context()
+    for mode in ("fragments", "fragment_meta", "commits", "array_meta"):
+        config = tiledb.Config({**ctx.config().dict(), "sm.vacuum.mode": mode})
+        with translated(f"vacuum the {mode} of {uri}"):
+            tiledb.vacuum(uri, config=config, ctx=ctx)
+    forget(uri)
