@@ -399,3 +399,73 @@ def simulate(
 
     Keys are numbered densely from 0; policies are ``lru``, ``scan_aware``, ``fifo``, ``belady``.
     """
+
+# volumes
+
+@final
+class TileFile:
+    """The tiles of one fragment of one dense TileDB array (format 22), decoded without TileDB.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The fragment's ``a0.tdb``.
+    shape, extents : sequence of int
+        Of the array and of its tiles, in stored order; 1 to 4 dimensions.
+    cell : int
+        Bytes of a cell: 1, 2, 4 or 8.
+    filters : sequence of str
+        Optional ``"byteshuffle"``, then optional ``"zstd"``, ``"lz4"`` or ``"gzip"``.
+
+    Raises
+    ------
+    FormatError
+        ``bad_tile`` with the byte offset, when the file does not consist of exactly these tiles.
+    SourceError
+        When the file cannot be read.
+    """
+
+    def __new__(
+        cls,
+        path: str | PathLike[str],
+        shape: Sequence[int],
+        extents: Sequence[int],
+        cell: int,
+        filters: Sequence[str],
+    ) -> TileFile: ...
+    @property
+    def chunks(self) -> int:
+        """Number of chunks, the units of decoding."""
+
+    def read(
+        self,
+        ranges: Sequence[tuple[int, int, int]],
+        out: NDArray[np.uint8],
+        *,
+        threads: int = 1,
+        keep: bool = True,
+    ) -> None:
+        """Read a selection: (start, count, step > 0) for each dimension, into the bytes of ``out``."""
+
+    def read_patches(
+        self,
+        starts: NDArray[np.int64],
+        size: Sequence[int],
+        out: NDArray[np.uint8],
+        *,
+        threads: int = 1,
+        keep: bool = True,
+    ) -> None:
+        """Read boxes of one size (flattened corners, may lie outside); cells outside keep what ``out`` held."""
+
+def set_tile_budget(bytes: int) -> None:
+    """Set the bytes that decoded chunks may hold in this process; 0 switches the cache off."""
+
+def clear_tile_cache() -> None:
+    """Forget all decoded chunks and counters of this process."""
+
+def tile_stats() -> dict[str, int]:
+    """Return the counters of the decoded cache of this process."""
+
+def gunzip_range(path: str | PathLike[str], offset: int, count: int) -> NDArray[np.uint8]:
+    """Inflate a gzip file and return the bytes ``offset..offset + count``, fewer when it ends before."""

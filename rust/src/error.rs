@@ -52,6 +52,8 @@ closed_list! {
         TruncatedFrame = "truncated_frame",
         /// One range was asked of a frame that lies in several fragments.
     FragmentedFrame = "fragmented_frame",
+    /// A TileDB tile file whose framing, filters or lengths do not hold together.
+    BadTile = "bad_tile",
     /// An argument outside its domain.
         InvalidArgument = "invalid_argument",
     }

@@ -30,6 +30,7 @@ pub mod priority;
 pub mod record;
 pub mod replay;
 pub mod source;
+pub mod tiles;
 pub mod top_n;
 
 #[cfg(feature = "python")]

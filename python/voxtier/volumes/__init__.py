@@ -22,6 +22,7 @@ from voxtier.volumes.config import (
     get_config,
     reset_config,
 )
+from voxtier.volumes.direct import cache_stats, clear_cache
 from voxtier.volumes.ingest import IngestError
 from voxtier.volumes.query import CollectionQuery, Query
 from voxtier.volumes.radi_object import RadiObject
@@ -49,6 +50,8 @@ __all__ = [
     "Volume",
     "VolumeCollection",
     "WriteConfig",
+    "cache_stats",
+    "clear_cache",
     "configure",
     "configured",
     "get_config",

@@ -208,11 +208,11 @@ class VoxelArray:
         self.session = session
         self.stamp = _Stamp.take(uri)
         with translated(f"open the volume {uri}"):
-            self._handle = tiledb.open(uri, "r", ctx=session.context())
+            self._handle: Any = tiledb.open(uri, "r", ctx=session.context())
             self.layout = _layout(uri, self._handle.schema)
             self.meta: dict[str, Any] = dict(self._handle.meta)
             self.domain = self._handle.nonempty_domain()
-        self._tiles = direct.open_tiles(uri, self.layout, self.domain)
+        self._tiles: direct.DirectTiles | None = direct.open_tiles(uri, self.layout, self.domain)
         if self._tiles is not None:
             self._handle = None  # one descriptor less, and a reader that holds up no vacuum
 
@@ -253,7 +253,9 @@ class VoxelArray:
         stored_starts = np.ascontiguousarray(starts[:, list(order)])
         stored_size = tuple(size[axis] for axis in order)
         if self._tiles is not None:
-            out = self._tiles.read_patches(stored_starts, stored_size, fill, self.session.config.read)
+            out = self._tiles.read_patches(
+                stored_starts, stored_size, fill, self.layout.stored_shape, self.session.config.read
+            )
         else:
             out = np.full((len(starts), *stored_size), fill, self.layout.cell)
             shape = self.layout.stored_shape

@@ -6,6 +6,7 @@ mod frame_table;
 mod index;
 mod priority;
 mod sources;
+mod tiles;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -32,6 +33,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     frame_table::register(module)?;
     index::register(module)?;
     priority::register(module)?;
+    tiles::register(module)?;
     // The stub has no `__all__`: what it declares is what there is.
     module.delattr("__all__")
 }

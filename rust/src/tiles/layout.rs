@@ -1,0 +1,301 @@
+//! Which cells of which tile a read wants, and where they go.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Most dimensions of an array that is read here.
+pub const MAX_DIMS: usize = 4;
+
+/// What is wanted along one dimension: `start, start + step, ...`, `count` of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// First index (inclusive).
+    pub start: u64,
+    /// How many; 0 reads nothing.
+    pub count: u64,
+    /// Distance; >= 1.
+    pub step: u64,
+}
+
+/// A dense array cut into tiles, row-major both.
+#[derive(Clone, Debug)]
+pub struct Grid {
+    shape: Vec<u64>,
+    extents: Vec<u64>,
+    counts: Vec<u64>,
+    tile_cells: u64,
+    cells: u64,
+}
+
+impl Grid {
+    /// A grid of 1 to [`MAX_DIMS`] dimensions, each >= 1, whose padded size fits memory arithmetic.
+    pub fn new(shape: &[u64], extents: &[u64]) -> Result<Self> {
+        let sane = (1..=MAX_DIMS).contains(&shape.len())
+            && shape.len() == extents.len()
+            && shape.iter().zip(extents).all(|(&size, &extent)| size >= 1 && extent >= 1);
+        if !sane {
+            return Err(refused(format!("shape {shape:?} with tile extents {extents:?}")));
+        }
+        let counts: Vec<u64> = shape.iter().zip(extents).map(|(size, extent)| size.div_ceil(*extent)).collect();
+        let product = |numbers: &[u64]| numbers.iter().try_fold(1_u64, |all, &one| all.checked_mul(one));
+        let sizes = (product(extents), product(&counts), product(shape));
+        let (Some(tile_cells), Some(tiles), Some(cells)) = sizes else {
+            return Err(refused(format!("shape {shape:?} is too large")));
+        };
+        if tile_cells.checked_mul(tiles).is_none_or(|all| all > 1 << 60) {
+            return Err(refused(format!("shape {shape:?} is too large")));
+        }
+        Ok(Self { shape: shape.to_vec(), extents: extents.to_vec(), counts, tile_cells, cells })
+    }
+
+    /// Cells of the whole array.
+    pub fn cells(&self) -> u64 {
+        self.cells
+    }
+
+    /// Dimensions.
+    pub fn dims(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Cells of one tile, padding included.
+    pub fn tile_cells(&self) -> u64 {
+        self.tile_cells
+    }
+
+    /// Number of tiles.
+    pub fn tiles(&self) -> u64 {
+        self.counts.iter().product()
+    }
+
+    /// Length along a dimension.
+    pub fn size(&self, dim: usize) -> u64 {
+        self.shape.get(dim).copied().unwrap_or(0)
+    }
+
+    /// Checks a selection and returns how many cells it has.
+    pub fn check(&self, wanted: &[Range]) -> Result<u64> {
+        if wanted.len() != self.dims() {
+            return Err(refused(format!("{} ranges for {} dimensions", wanted.len(), self.dims())));
+        }
+        let mut cells = 1_u64;
+        for (range, &size) in wanted.iter().zip(&self.shape) {
+            let last = range.count.saturating_sub(1).checked_mul(range.step).and_then(|reach| reach.checked_add(range.start));
+            if range.step == 0 || range.count > size || last.is_none_or(|last| last >= size && range.count > 0) {
+                return Err(refused(format!("{range:?} in a dimension of {size}")));
+            }
+            cells = cells.saturating_mul(range.count);
+        }
+        Ok(cells)
+    }
+
+    /// Appends a placement for every tile that holds a wanted cell.
+    ///
+    /// `wanted` has passed [`Grid::check`]; `strides` are those of the output in cells, `base` its first cell.
+    pub fn place(&self, wanted: &[Range], strides: &[u64], base: u64, placements: &mut Vec<Placement>) {
+        let partial = Placement { tile: 0, base, axes: [Axis::default(); MAX_DIMS], dims: self.dims() };
+        if wanted.iter().all(|range| range.count > 0) {
+            self.place_dim(0, wanted, strides, partial, placements);
+        }
+    }
+
+    fn place_dim(&self, dim: usize, wanted: &[Range], strides: &[u64], partial: Placement, all: &mut Vec<Placement>) {
+        let parts = (self.extents.get(dim), self.counts.get(dim), wanted.get(dim), strides.get(dim));
+        let (Some(&extent), Some(&count), Some(range), Some(&stride)) = parts else {
+            all.push(partial.collapsed());
+            return;
+        };
+        let last = range.start + (range.count - 1) * range.step;
+        for tile in range.start / extent..=last / extent {
+            let low = tile * extent;
+            let skipped = low.saturating_sub(range.start).div_ceil(range.step);
+            let first = range.start + skipped * range.step;
+            let end = (low + extent).min(last + 1);
+            if first >= end {
+                continue; // the step jumps over this tile
+            }
+            let mut next = partial;
+            next.tile = partial.tile * count + tile;
+            next.base = partial.base + skipped * stride;
+            if let Some(axis) = next.axes.get_mut(dim) {
+                *axis = Axis {
+                    extent,
+                    low: first - low,
+                    count: (end - first).div_ceil(range.step),
+                    step: range.step,
+                    stride,
+                };
+            }
+            self.place_dim(dim + 1, wanted, strides, next, all);
+        }
+    }
+}
+
+fn refused(detail: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, detail)
+}
+
+/// One dimension of a placement.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Axis {
+    extent: u64,
+    low: u64,
+    count: u64,
+    step: u64,
+    stride: u64,
+}
+
+/// The wanted cells of one tile and their places in the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    /// Row-major number of the tile.
+    pub tile: u64,
+    base: u64,
+    axes: [Axis; MAX_DIMS],
+    dims: usize,
+}
+
+/// Consecutive cells of a tile: `count` from `cell`, `step` apart, to `out` onwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First cell within the tile.
+    pub cell: u64,
+    /// Number of cells.
+    pub count: u64,
+    /// Distance between them in the tile.
+    pub step: u64,
+    /// First cell of the output.
+    pub out: u64,
+}
+
+impl Placement {
+    /// Joins dimensions that are contiguous in tile and output alike, so that runs get long.
+    fn collapsed(mut self) -> Self {
+        while self.dims > 1 {
+            let (outer, inner) = (self.axis(self.dims - 2), self.axis(self.dims - 1));
+            let whole = inner.count == inner.extent && inner.step == 1 && inner.stride == 1;
+            if !(whole && outer.step == 1 && outer.stride == inner.extent) {
+                break;
+            }
+            let joined = Axis {
+                extent: outer.extent * inner.extent,
+                low: outer.low * inner.extent,
+                count: outer.count * inner.extent,
+                step: 1,
+                stride: 1,
+            };
+            self.dims -= 1;
+            if let Some(slot) = self.axes.get_mut(self.dims - 1) {
+                *slot = joined;
+            }
+        }
+        self
+    }
+
+    fn axis(&self, dim: usize) -> Axis {
+        self.axes.get(dim).copied().unwrap_or_default()
+    }
+
+    /// The runs that lie in the cells `begin..end` of the tile, in ascending order.
+    pub fn runs(&self, begin: u64, end: u64) -> Runs {
+        let mut weights = [1; MAX_DIMS];
+        let mut weight = self.axis(self.dims - 1).extent;
+        for dim in (0..self.dims - 1).rev() {
+            if let Some(slot) = weights.get_mut(dim) {
+                *slot = weight;
+            }
+            weight *= self.axis(dim).extent;
+        }
+        let rows = (0..self.dims - 1).map(|dim| self.axis(dim).count).product();
+        let mut runs =
+            Runs { placement: *self, weights, index: [0; MAX_DIMS], left: rows, cell: 0, out: 0, begin, end };
+        runs.skip_to(begin, rows);
+        runs
+    }
+}
+
+/// Iterator of [`Placement::runs`]: an odometer over the rows (all dimensions but the last).
+pub struct Runs {
+    placement: Placement,
+    weights: [u64; MAX_DIMS],
+    index: [u64; MAX_DIMS],
+    left: u64,
+    cell: u64,
+    out: u64,
+    begin: u64,
+    end: u64,
+}
+
+impl Runs {
+    /// Starts at the first row that reaches to `begin` or beyond.
+    fn skip_to(&mut self, begin: u64, rows: u64) {
+        let last = self.placement.axis(self.placement.dims - 1);
+        let reach = (last.count - 1) * last.step;
+        let (mut low, mut high) = (0, rows);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            self.set_row(middle, last.low);
+            if self.cell + reach >= begin { high = middle } else { low = middle + 1 }
+        }
+        self.set_row(low, last.low);
+        self.left = rows - low;
+    }
+
+    fn set_row(&mut self, number: u64, low: u64) {
+        (self.cell, self.out) = (low, self.placement.base);
+        let mut rest = number;
+        for dim in (0..self.placement.dims - 1).rev() {
+            let axis = self.placement.axis(dim);
+            let index = rest % axis.count;
+            rest /= axis.count;
+            self.cell += (axis.low + index * axis.step) * self.weights.get(dim).copied().unwrap_or(0);
+            self.out += index * axis.stride;
+            if let Some(slot) = self.index.get_mut(dim) {
+                *slot = index;
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        self.left -= 1;
+        for dim in (0..self.placement.dims - 1).rev() {
+            let axis = self.placement.axis(dim);
+            let (Some(slot), Some(weight)) = (self.index.get_mut(dim), self.weights.get(dim)) else { return };
+            *slot += 1;
+            self.cell += axis.step * weight;
+            self.out += axis.stride;
+            if *slot < axis.count {
+                return;
+            }
+            self.cell -= axis.count * axis.step * weight;
+            self.out -= axis.count * axis.stride;
+            *slot = 0;
+        }
+    }
+}
+
+impl Iterator for Runs {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let last = self.placement.axis(self.placement.dims - 1);
+        while self.left > 0 {
+            let (cell, out) = (self.cell, self.out);
+            if cell >= self.end {
+                return None;
+            }
+            self.advance();
+            let (mut skip, mut stop) = (0, last.count);
+            if cell < self.begin {
+                skip = (self.begin - cell).div_ceil(last.step);
+            }
+            if cell + last.count * last.step > self.end {
+                stop = (self.end - cell).div_ceil(last.step).min(last.count);
+            }
+            if skip < stop {
+                let first = cell + skip * last.step;
+                return Some(Run { cell: first, count: stop - skip, step: last.step, out: out + skip });
+            }
+        }
+        None
+    }
+}
