@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
@@ -48,6 +49,7 @@ class Volume:
         self.uri = as_uri(uri)
         self._session = Session.of(ctx)
         self._expected = expected_obs_id
+        self._opened: weakref.ref[VoxelArray] | None = None  # the open arrays are few and shared, see voxels
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.uri, self._session, self._expected)
@@ -60,6 +62,9 @@ class Volume:
 
     @property
     def _array(self) -> VoxelArray:
+        opened = None if self._opened is None else self._opened()
+        if opened is not None and voxels.is_current(opened):
+            return opened
         array = voxels.open_array(self.uri, self._session)
         if self._expected is not None and array.meta.get("obs_id") != self._expected:
             raise FormatError(
@@ -67,6 +72,7 @@ class Volume:
                 f"{self.uri} holds {array.meta.get('obs_id')!r}, not {self._expected!r}: the store was changed"
                 " by something else; run `voxtier volume verify`",
             )  # fmt: skip
+        self._opened = weakref.ref(array)
         return array
 
     # -- facts ----------------------------------------------------------------------------------
@@ -340,6 +346,8 @@ class Volume:
         from voxtier.volumes.nifti import write_nifti
 
         target = Path(path)
+        if target.suffix not in (".nii", ".gz"):
+            target = target.with_name(target.name + ".nii")
         if compression and target.suffix != ".gz":
             target = target.with_name(target.name + ".gz")
         meta = self._array.meta

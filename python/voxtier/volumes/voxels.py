@@ -206,12 +206,16 @@ class VoxelArray:
     def __init__(self, uri: str, session: Session) -> None:
         self.uri = uri
         self.session = session
+        self.pid = os.getpid()
+        self.forgotten = False
         self.stamp = _Stamp.take(uri)
         with translated(f"open the volume {uri}"):
             self._handle: Any = tiledb.open(uri, "r", ctx=session.context())
             self.layout = _layout(uri, self._handle.schema)
             self.meta: dict[str, Any] = dict(self._handle.meta)
             self.domain = self._handle.nonempty_domain()
+        order = self.layout.order
+        self._back = tuple(order.index(axis) for axis in range(len(order)))
         self._tiles: direct.DirectTiles | None = direct.open_tiles(uri, self.layout, self.domain)
         if self._tiles is not None:
             self._handle = None  # one descriptor less, and a reader that holds up no vacuum
@@ -223,15 +227,14 @@ class VoxelArray:
 
     def read(self, region: Region) -> NDArray[Any]:
         """Return the voxels of a region (API order), of the stored type, without negative strides."""
-        order = self.layout.order
-        stored = tuple(region[axis] for axis in order)
-        if any(count == 0 for _, count, _ in stored):
+        stored = tuple([region[axis] for axis in self.layout.order])
+        if any([count == 0 for _, count, _ in stored]):
             cells = np.empty(tuple(count for _, count, _ in stored), self.layout.cell)
         elif self._tiles is not None:
             cells = self._tiles.read(stored, self.session.config.read)
         else:
             cells = self._read_through_tiledb(stored)
-        return cells.transpose(np.argsort(order))
+        return cells.transpose(self._back)
 
     def _read_through_tiledb(self, stored: Region) -> NDArray[Any]:
         box = tuple(slice(start, start + (count - 1) * step + 1) for start, count, step in stored)
@@ -269,12 +272,16 @@ class VoxelArray:
                     patch[
                         tuple(slice(l - int(s), h - int(s)) for l, h, s in zip(low, high, corner, strict=True))
                     ] = inside
-        return out.transpose(0, *(1 + axis for axis in np.argsort(order)))
+        return out.transpose(0, *(1 + axis for axis in self._back))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Stamp:
-    """The state of an array's folder, cheap enough to compare before every read."""
+    """The state of an array's folder, cheap enough to compare before every read.
+
+    A folder whose times were young when they were noted may have changed again within the same tick of its file
+    system's clock: then the names of its entries decide.
+    """
 
     times: tuple[int, int]
     names: tuple[tuple[str, ...], tuple[str, ...]]
@@ -293,8 +300,13 @@ class _Stamp:
         try:
             if _times(uri) != self.times:
                 return False
-            settled = self.taken - max(self.times) > _SETTLED_NS
-            return settled or _names(uri) == self.names
+            if self.taken - max(self.times) > _SETTLED_NS:
+                return True
+            now = time.time_ns()
+            if _names(uri) != self.names:
+                return False
+            self.taken = now
+            return True
         except OSError:
             return False
 
@@ -331,9 +343,7 @@ def open_array(uri: str, session: Session) -> VoxelArray:
         array = _open.get(key)
         if array is not None:
             _open.move_to_end(key)
-    if array is not None and (array.stamp is None or array.stamp.still_holds(uri)):
-        if array.stamp is not None and time.time_ns() - array.stamp.taken > _SETTLED_NS:
-            object.__setattr__(array.stamp, "taken", time.time_ns())
+    if array is not None and is_current(array):
         return array
     array = VoxelArray(uri, session)
     with _open_lock:
@@ -343,11 +353,21 @@ def open_array(uri: str, session: Session) -> VoxelArray:
     return array
 
 
+def is_current(array: VoxelArray) -> bool:
+    """Return whether an open array belongs to this process and still shows what is on disk."""
+    if array.pid != os.getpid():
+        return False
+    stamp = array.stamp
+    if stamp is None:
+        return not array.forgotten
+    return not array.forgotten and stamp.still_holds(array.uri)
+
+
 def forget(uri: str) -> None:
     """Drop this process's open handles of an array, so that the next read sees what is there now."""
     with _open_lock:
         for key in [key for key in _open if key[0] == uri]:
-            del _open[key]
+            _open.pop(key).forgotten = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ pub struct Placement {
     dims: usize,
 }
 
-/// Consecutive cells of a tile: `count` from `cell`, `step` apart, to `out` onwards.
+/// Rows of cells of a tile: in each, `count` from `cell`, `step` apart, go to `out` onwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// First cell within the tile.
@@ -165,6 +165,12 @@ pub struct Run {
     pub step: u64,
     /// First cell of the output.
     pub out: u64,
+    /// Number of rows of this form; >= 1.
+    pub rows: u64,
+    /// Cells from row to row in the tile.
+    pub row_cells: u64,
+    /// Cells from row to row in the output.
+    pub row_out: u64,
 }
 
 impl Placement {
@@ -273,17 +279,45 @@ impl Runs {
     }
 }
 
+impl Runs {
+    /// Rows from the current one that lie wholly in `begin..end` and differ only in the innermost index.
+    fn block(&self, reach: u64) -> (u64, u64, u64) {
+        let Some(dim) = self.placement.dims.checked_sub(2) else { return (1, 0, 0) };
+        let axis = self.placement.axis(dim);
+        let stride = axis.step * self.weights.get(dim).copied().unwrap_or(0);
+        let left = axis.count - self.index.get(dim).copied().unwrap_or(0);
+        let end_of_row = self.cell + reach + 1;
+        if self.cell < self.begin || end_of_row > self.end || stride == 0 {
+            return (1, 0, 0);
+        }
+        (left.min((self.end - end_of_row) / stride + 1), stride, axis.stride)
+    }
+
+    /// Advances over rows that differ only in the innermost index.
+    fn advance_by(&mut self, rows: u64, row_cells: u64, row_out: u64) {
+        if let Some(slot) = self.placement.dims.checked_sub(2).and_then(|dim| self.index.get_mut(dim)) {
+            *slot += rows - 1;
+        }
+        self.cell += (rows - 1) * row_cells;
+        self.out += (rows - 1) * row_out;
+        self.left -= rows - 1;
+        self.advance();
+    }
+}
+
 impl Iterator for Runs {
     type Item = Run;
 
     fn next(&mut self) -> Option<Run> {
         let last = self.placement.axis(self.placement.dims - 1);
+        let reach = (last.count - 1) * last.step;
         while self.left > 0 {
             let (cell, out) = (self.cell, self.out);
             if cell >= self.end {
                 return None;
             }
-            self.advance();
+            let (rows, row_cells, row_out) = self.block(reach);
+            self.advance_by(rows, row_cells, row_out);
             let (mut skip, mut stop) = (0, last.count);
             if cell < self.begin {
                 skip = (self.begin - cell).div_ceil(last.step);
@@ -293,9 +327,81 @@ impl Iterator for Runs {
             }
             if skip < stop {
                 let first = cell + skip * last.step;
-                return Some(Run { cell: first, count: stop - skip, step: last.step, out: out + skip });
+                let (count, step, out) = (stop - skip, last.step, out + skip);
+                return Some(Run { cell: first, count, step, out, rows, row_cells, row_out });
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every wanted cell, by brute force: (tile, cell in tile) -> place in the output.
+    fn naive(shape: &[u64], extents: &[u64], wanted: &[Range]) -> Vec<(u64, u64, u64)> {
+        let total: u64 = wanted.iter().map(|range| range.count).product();
+        let mut found: Vec<_> = (0..total)
+            .map(|out| {
+                let (mut rest, mut tile, mut cell, mut tiles, mut cells) = (out, 0, 0, 1, 1);
+                for dim in (0..shape.len()).rev() {
+                    let index = wanted[dim].start + rest % wanted[dim].count * wanted[dim].step;
+                    rest /= wanted[dim].count;
+                    tile += index / extents[dim] * tiles;
+                    cell += index % extents[dim] * cells;
+                    tiles *= shape[dim].div_ceil(extents[dim]);
+                    cells *= extents[dim];
+                }
+                (tile, cell, out)
+            })
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn dims() -> impl Strategy<Value = Vec<(u64, u64, Range)>> {
+        let one = (1_u64..9, 1_u64..10, any::<(u64, u64, u64)>()).prop_map(|(size, extent, (a, b, c))| {
+            let start = a % size;
+            let step = 1 + c % 4;
+            (size, extent, Range { start, count: 1 + b % ((size - start - 1) / step + 1), step })
+        });
+        prop::collection::vec(one, 1..=4)
+    }
+
+    proptest! {
+        #[test]
+        fn every_wanted_cell_is_placed_once_whatever_the_chunks(dims in dims(), chunk in 1_u64..40) {
+            let shape: Vec<u64> = dims.iter().map(|d| d.0).collect();
+            let extents: Vec<u64> = dims.iter().map(|d| d.1).collect();
+            let wanted: Vec<Range> = dims.iter().map(|d| d.2).collect();
+            let grid = Grid::new(&shape, &extents).unwrap();
+            grid.check(&wanted).unwrap();
+            let mut strides = vec![1; dims.len()];
+            for dim in (1..dims.len()).rev() {
+                strides[dim - 1] = strides[dim] * wanted[dim].count;
+            }
+            let mut placements = Vec::new();
+            grid.place(&wanted, &strides, 0, &mut placements);
+            let mut found = Vec::new();
+            for placement in &placements {
+                let mut begin = 0;
+                while begin < grid.tile_cells() {
+                    for run in placement.runs(begin, begin + chunk) {
+                        for row in 0..run.rows {
+                            for k in 0..run.count {
+                                let cell = run.cell + row * run.row_cells + k * run.step;
+                                prop_assert!(cell >= begin && cell < begin + chunk);
+                                found.push((placement.tile, cell, run.out + row * run.row_out + k));
+                            }
+                        }
+                    }
+                    begin += chunk;
+                }
+            }
+            found.sort_unstable();
+            prop_assert_eq!(found, naive(&shape, &extents, &wanted));
+        }
     }
 }

@@ -13,7 +13,7 @@ use blake2::{Blake2b, Digest};
 use super::cache::{Cache, Found, Key};
 use super::codec::Pipeline;
 use super::framing::{Chunk, ChunkIndex, bad};
-use super::layout::{Grid, Placement, Range};
+use super::layout::{Grid, Placement, Range, Run};
 use super::pool::process;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -138,14 +138,16 @@ impl TileFile {
         let found = cache.look_up(needs.iter().map(|need| self.key(need)), effort.keep);
         let mut missing = Vec::with_capacity(needs.len());
         let mut flying = Vec::new();
+        let mut hits = Vec::new();
         for (need, found) in needs.iter().zip(found) {
             match found {
-                Found::Cells(cells) => self.scatter(need, &placements, &cells, &target),
+                Found::Cells(cells) => hits.push((*need, cells)),
                 Found::Decode => missing.push(*need),
                 Found::Flying => flying.push(*need),
             }
         }
         let flights = effort.keep.then(|| Flights::new(cache, missing.iter().map(|need| self.key(need)).collect()));
+        self.scatter_all(&hits, &placements, &target, effort.threads)?;
         self.decode_all(&missing, &placements, &target, effort, flights.as_ref())?;
         drop(flights);
         for need in &flying {
@@ -298,32 +300,43 @@ impl TileFile {
         let cell = self.cell as u64;
         let (low, count) = (need.chunk.start / cell, u64::from(need.chunk.original) / cell);
         let run = placement.runs(low, low + count).next()?;
-        (run.cell == low && run.count == count && run.step == 1).then_some(run.out)
+        (run.cell == low && run.count == count && run.step == 1 && run.rows == 1).then_some(run.out)
     }
 
     fn scatter(&self, need: &Need, placements: &[Placement], cells: &[u8], target: &Target) {
-        let cell = self.cell;
-        let low = need.chunk.start / cell as u64;
-        let high = low + u64::from(need.chunk.original) / cell as u64;
+        let cell = self.cell as u64;
+        let low = need.chunk.start / cell;
+        let high = low + u64::from(need.chunk.original) / cell;
         for placement in self.wanted(need, placements) {
             for run in placement.runs(low, high) {
-                let from = (run.cell - low) as usize * cell;
-                // SAFETY: runs of one call never overlap in the output (see Target).
-                let Some(out) = (unsafe { target.slice(run.out, run.count, cell) }) else { return };
-                if run.step == 1 {
-                    if let Some(part) = cells.get(from..from + out.len()) {
-                        out.copy_from_slice(part);
-                    }
-                } else {
-                    let steps = cells.get(from..).unwrap_or_default().chunks(run.step as usize * cell);
-                    for (place, part) in out.chunks_exact_mut(cell).zip(steps) {
-                        if let Some(part) = part.get(..cell) {
-                            place.copy_from_slice(part);
-                        }
-                    }
-                }
+                // SAFETY: placements of one call never overlap in the output (see Target).
+                unsafe { target.copy(&run, cells, low, self.cell) };
             }
         }
+    }
+
+    /// Scatters chunks that were found decoded, in parallel where that pays.
+    fn scatter_all(&self, hits: &[(Need, Arc<Vec<u8>>)], placements: &[Placement], target: &Target, threads: usize) -> Result<()> {
+        let bytes: usize = hits.iter().map(|(_, cells)| cells.len()).sum();
+        let work = |part: &[(Need, Arc<Vec<u8>>)]| {
+            for (need, cells) in part {
+                self.scatter(need, placements, cells, target);
+            }
+        };
+        if threads < 2 || (bytes as u64) < 4 * WORTH_HELP {
+            work(hits);
+            return Ok(());
+        }
+        let work = &work;
+        let mut parts = hits.chunks(hits.len().div_ceil(threads).max(1));
+        let mine = parts.next().unwrap_or_default();
+        process().pool(threads)?.in_place_scope(|scope| {
+            for part in parts {
+                scope.spawn(move |_| work(part));
+            }
+            work(mine);
+        });
+        Ok(())
     }
 }
 
@@ -396,6 +409,39 @@ impl Target {
         }
         // SAFETY: inside the output (checked above), not aliased (by contract).
         Some(unsafe { std::slice::from_raw_parts_mut(self.start.add(place as usize * cell), count as usize * cell) })
+    }
+
+    /// Copies the rows of a run from the cells of a chunk that begins with cell `low` of its tile.
+    ///
+    /// A run that reaches past the chunk or past the output copies nothing; neither exists for a checked selection.
+    ///
+    /// # Safety
+    ///
+    /// No slice of the run's cells in the output may exist at the same time.
+    unsafe fn copy(&self, run: &Run, cells: &[u8], low: u64, cell: usize) {
+        let end_out = run.out + (run.rows - 1) * run.row_out + run.count;
+        let end_cell = run.cell - low + (run.rows - 1) * run.row_cells + (run.count - 1) * run.step + 1;
+        if end_out > self.cells || end_cell * cell as u64 > cells.len() as u64 {
+            return;
+        }
+        let (from, to) = ((run.cell - low) as usize * cell, run.out as usize * cell);
+        let (row_cells, row_out) = (run.row_cells as usize * cell, run.row_out as usize * cell);
+        let (count, step) = (run.count as usize, run.step as usize * cell);
+        for row in 0..run.rows as usize {
+            // SAFETY: every byte that is touched lies before `end_cell` and `end_out`, which were checked against
+            // both buffers; the output is not aliased (by contract) and distinct from the chunk.
+            unsafe {
+                let source = cells.as_ptr().add(from + row * row_cells);
+                let place = self.start.add(to + row * row_out);
+                if run.step == 1 {
+                    std::ptr::copy_nonoverlapping(source, place, count * cell);
+                } else {
+                    for k in 0..count {
+                        std::ptr::copy_nonoverlapping(source.add(k * step), place.add(k * cell), cell);
+                    }
+                }
+            }
+        }
     }
 }
 
