@@ -74,12 +74,12 @@ def closest_axes(affine: Affine) -> tuple[tuple[int, int], ...]:
     """
     left, _, right = np.linalg.svd(affine[:3, :3] / spacing(affine))
     rotation = left @ right
-    found: list[tuple[int, int]] = []
-    for axis in range(3):
-        free = [world for world in range(3) if world not in [used for used, _ in found]]
+    found: dict[int, tuple[int, int]] = {}
+    for axis in sorted(range(3), key=lambda a: -float(np.abs(rotation[:, a]).max())):  # the clearest axis chooses first
+        free = [world for world in range(3) if world not in [used for used, _ in found.values()]]
         world = max(free, key=lambda w: abs(rotation[w, axis]))
-        found.append((world, -1 if rotation[world, axis] < 0 else 1))
-    return tuple(found)
+        found[axis] = (world, -1 if rotation[world, axis] < 0 else 1)
+    return tuple(found[axis] for axis in range(3))
 
 
 def axcodes(affine: Affine) -> str:

@@ -11,6 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// No deflate stream yields more than this many bytes for one of its own (1032 by the format's limit).
 const MAX_RATIO: u64 = 1032;
 
+/// Bytes after the wanted ones that are inflated to reach the checksum.
+const MAX_TAIL: u64 = 4 << 20;
+
 /// Inflates `path` and returns the bytes `offset..offset + count`, fewer when the stream ends before.
 ///
 /// Memory is reserved by what the file's size makes possible, never by `count` alone.
@@ -27,7 +30,9 @@ pub fn gunzip_range(path: &Path, offset: u64, count: u64) -> Result<Vec<u8>> {
     bytes
         .try_reserve_exact(plausible)
         .map_err(|_| Error::new(ErrorKind::LimitExceeded, format!("no memory for {plausible} bytes of voxels")))?;
-    stream.take(count).read_to_end(&mut bytes).map_err(|error| refused(path, &error))?;
+    (&mut stream).take(count).read_to_end(&mut bytes).map_err(|error| refused(path, &error))?;
+    // the checksum stands at the end of the stream: go there, unless much else lies between
+    std::io::copy(&mut stream.take(MAX_TAIL), &mut std::io::sink()).map_err(|error| refused(path, &error))?;
     Ok(bytes)
 }
 

@@ -1,0 +1,144 @@
+"""torch, MONAI and TorchIO: the only door of this room to them, each imported inside the function that needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from voxtier.errors import ConfigError, MissingExtraError
+from voxtier.volumes.collection import VolumeCollection
+from voxtier.volumes.datasets import (
+    DatasetConfig,
+    GridPatchDataset,
+    LoadingMode,
+    SegmentationDataset,
+    Transform,
+    VolumeCollectionDataset,
+)
+from voxtier.volumes.sampling import EpochSampler
+from voxtier.volumes.volume import Volume
+
+Collections = VolumeCollection | Sequence[VolumeCollection]
+
+
+def _torch() -> Any:
+    try:
+        import torch.utils.data
+    except ImportError:
+        raise MissingExtraError("torch", "tensors") from None
+    return sys.modules["torch"]
+
+
+def data_loader(
+    dataset: Any, *, batch_size: int = 1, shuffle: bool = False, num_workers: int = 0, seed: int = 0,
+    rank: int = 0, world_size: int = 1, start_method: str | None = None, **options: Any,
+) -> Any:  # fmt: skip
+    """Return a torch DataLoader whose epochs differ, also in persistent workers.
+
+    Parameters
+    ----------
+    dataset : VolumeCollectionDataset or GridPatchDataset
+        What to load.
+    batch_size, shuffle, num_workers : int, bool, int
+        As in torch.
+    seed, rank, world_size : int
+        See `sampling.EpochSampler`, which is the loader's ``sampler`` (call its ``set_epoch`` to resume).
+    start_method : {"fork", "spawn", "forkserver"}, optional
+        How workers start.
+    **options
+        Further arguments of the DataLoader.
+    """
+    torch = _torch()
+    sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    if start_method is not None and num_workers > 0:
+        options["multiprocessing_context"] = start_method
+    chosen = None if isinstance(dataset, GridPatchDataset) else sampler
+    return torch.utils.data.DataLoader(
+        dataset, batch_size=batch_size, sampler=chosen, num_workers=num_workers, **options
+    )
+
+
+def create_training_dataloader(
+    collections: Collections,
+    patch_size: tuple[int, int, int] | None = None,
+    *,
+    labels: object = None,
+    transform: Transform | None = None,
+    patches_per_volume: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """Return a shuffled loader of random patches (or whole volumes)."""
+    config = DatasetConfig(
+        LoadingMode.PATCH if patch_size else LoadingMode.FULL_VOLUME, patch_size, patches_per_volume, seed=seed
+    )
+    dataset = VolumeCollectionDataset(collections, config, labels, transform)
+    return data_loader(dataset, shuffle=True, seed=seed, **options)
+
+
+def create_validation_dataloader(
+    collections: Collections, *, labels: object = None, transform: Transform | None = None, **options: Any
+) -> Any:
+    """Return a loader of whole volumes in order."""
+    return data_loader(VolumeCollectionDataset(collections, None, labels, transform), **options)
+
+
+def create_inference_dataloader(
+    volume: Volume, patch_size: tuple[int, int, int], stride: tuple[int, int, int] | None = None, **options: Any
+) -> Any:
+    """Return a loader of the grid of patches of one volume."""
+    return data_loader(GridPatchDataset(volume, patch_size, stride), **options)
+
+
+def create_segmentation_dataloader(
+    image: Collections,
+    mask: VolumeCollection,
+    config: DatasetConfig | None = None,
+    *,
+    transform: Transform | None = None,
+    **options: Any,
+) -> Any:
+    """Return a shuffled loader of images with their masks."""
+    return data_loader(SegmentationDataset(image, mask, config, transform), shuffle=True, **options)
+
+
+def create_distributed_dataloader(dataset: Any, *, rank: int, world_size: int, **options: Any) -> Any:
+    """Return the loader of one rank: ranks are disjoint, their union is complete."""
+    return data_loader(dataset, shuffle=True, rank=rank, world_size=world_size, **options)
+
+
+class ToMetaTensor:
+    """Transform: ``image`` and ``mask`` become MONAI MetaTensors with the patch's RAS affine. Picklable."""
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the item with tensors."""
+        try:
+            from monai.data.meta_tensor import MetaTensor
+        except ImportError:
+            raise MissingExtraError("monai", "tensors") from None
+        torch = _torch()
+        found = dict(sample)
+        for key in ("image", "mask"):
+            if key in found:
+                tensor = torch.from_numpy(found[key])
+                affine = sample.get("affine")
+                found[key] = MetaTensor(tensor, affine=None if affine is None else torch.from_numpy(affine))
+        return found
+
+
+def as_torchio_subject(sample: dict[str, Any]) -> Any:
+    """Return a TorchIO Subject: ``image`` a ScalarImage (C, x, y, z), ``mask`` a LabelMap, both with the affine."""
+    try:
+        import torchio
+    except ImportError:
+        raise ConfigError("torchio is not installed: pip install torchio") from None
+    torch = _torch()
+    kinds = {"image": torchio.ScalarImage, "mask": torchio.LabelMap}
+    images = {
+        key: kind(tensor=torch.from_numpy(sample[key]), affine=sample.get("affine"))
+        for key, kind in kinds.items()
+        if key in sample
+    }
+    rest = {key: sample[key] for key in ("obs_id", "obs_subject_id", "label", "location") if key in sample}
+    return torchio.Subject(**images, **rest)

@@ -1,0 +1,233 @@
+"""Where patches begin. Random numbers are counter-based: (seed, epoch, index) alone decide, whoever draws them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError
+from voxtier.volumes.volume import Volume
+
+Start = tuple[int, ...]
+
+
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the random numbers of one item: the same in any worker, rank and order."""
+    return np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), epoch], counter=[0, 0, 0, index]))
+
+
+def random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Start:
+    """Return a random first voxel; along an axis that is shorter than the patch, the volume is centred in it."""
+    starts = []
+    for length, want in zip(shape, size, strict=True):
+        room = length - want
+        starts.append(int(rng.integers(0, room + 1)) if room >= 0 else -(-room // 2))
+    return tuple(starts)
+
+
+def start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Start:
+    """Return the first voxel of a patch around a voxel, moved into the volume where that is possible."""
+    starts = []
+    for centre, length, want in zip(voxel, shape, size, strict=True):
+        room = length - want
+        starts.append(min(max(int(centre) - want // 2, 0), room) if room >= 0 else -(-room // 2))
+    return tuple(starts)
+
+
+class Sampler(Protocol):
+    """Chooses the first voxel of a patch."""
+
+    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+        """Return the first voxel (x, y, z) of a patch of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSampler:
+    """Every place is equally likely."""
+
+    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+        """See `Sampler`."""
+        return random_start(volume.shape[:3], size, rng)
+
+
+_BLOCK = 16
+
+
+@dataclass(slots=True)
+class ForegroundSampler:
+    """A foreground voxel of the mask is the centre with probability ``p_pos``, else any place.
+
+    The mask is counted once per process, in blocks of 16 voxels cubed (8 bytes a block instead of the 24 bytes a
+    voxel of a list of coordinates); a draw picks a block by its count, then reads that block alone.
+
+    Parameters
+    ----------
+    p_pos : float
+        0 to 1.
+    label : int or None
+        One class of the mask; None means any voxel that is not 0.
+    """
+
+    p_pos: float = 0.5
+    label: int | None = None
+    _counts: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p_pos <= 1:
+            raise ConfigError(f"p_pos must be 0 to 1, got {self.p_pos}")
+
+    def __getstate__(self) -> tuple[float, int | None]:
+        return self.p_pos, self.label
+
+    def __setstate__(self, state: tuple[float, int | None]) -> None:
+        self.p_pos, self.label = state
+        self._counts = {}
+
+    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+        """See `Sampler`."""
+        if mask is None:
+            raise ConfigError("foreground patches need a mask")
+        if rng.random() >= self.p_pos:
+            return random_start(volume.shape[:3], size, rng)
+        if mask.uri not in self._counts:
+            self._counts[mask.uri] = self._block_counts(mask)
+        counts = self._counts[mask.uri]
+        total = int(counts.sum())
+        if total == 0:
+            return random_start(volume.shape[:3], size, rng)
+        drawn = int(rng.integers(total))
+        cumulative = np.cumsum(counts.ravel())
+        block = int(np.searchsorted(cumulative, drawn, side="right"))
+        corner = np.array(np.unravel_index(block, counts.shape)) * _BLOCK
+        inside = self._is_foreground(mask.read(tuple(slice(int(c), int(c) + _BLOCK) for c in corner), raw=True))
+        places = np.argwhere(inside)
+        before = int(cumulative[block - 1]) if block else 0
+        return start_around(places[drawn - before] + corner, volume.shape[:3], size)
+
+    def _is_foreground(self, voxels: NDArray[Any]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = voxels != 0 if self.label is None else voxels == self.label
+        return found
+
+    def _block_counts(self, mask: Volume) -> NDArray[np.int64]:
+        x, y, z = mask.shape[:3]
+        counts = np.zeros([-(-n // _BLOCK) for n in (x, y, z)], np.int64)
+        for slab in range(counts.shape[2]):  # one slab in memory at a time
+            inside = self._is_foreground(mask.read((..., slice(slab * _BLOCK, (slab + 1) * _BLOCK)), raw=True))
+            padded = np.zeros((counts.shape[0] * _BLOCK, counts.shape[1] * _BLOCK, inside.shape[2]), bool)
+            padded[:x, :y] = inside
+            counts[:, :, slab] = padded.reshape(counts.shape[0], _BLOCK, counts.shape[1], _BLOCK, -1).sum(axis=(1, 3, 4))
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSampler:
+    """The centre is drawn by a probability map of the volume's shape (any scale, >= 0)."""
+
+    weights: NDArray[Any]
+
+    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+        """See `Sampler`."""
+        if self.weights.shape != volume.shape[:3]:
+            raise ConfigError(f"a map of shape {self.weights.shape} for a volume of {volume.shape[:3]}")
+        cumulative = np.cumsum(self.weights.ravel(), dtype=np.float64)
+        if not cumulative[-1] > 0 or not np.isfinite(cumulative[-1]):
+            raise ConfigError("the weights must be finite and not all 0")
+        place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+        return start_around(np.unravel_index(place, self.weights.shape), volume.shape[:3], size)
+
+
+def grid_starts(shape: Sequence[int], size: Sequence[int], stride: Sequence[int] | None = None) -> list[Start]:
+    """Return first voxels of patches that cover every voxel; the last of an axis is moved in, not cut."""
+    steps = tuple(size if stride is None else stride)
+    if any(not 1 <= step <= want for step, want in zip(steps, size, strict=True)):
+        raise ConfigError(f"strides {steps} must be 1 up to the patch {tuple(size)}: else voxels are left out")
+    axes = []
+    for length, want, step in zip(shape, size, steps, strict=True):
+        room = max(length - want, 0)
+        axes.append(sorted({*range(0, room, step), room}))
+    return list(itertools.product(*axes))
+
+
+class GridAggregator:
+    """Put patches back into a volume; overlaps are averaged.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (x, y, z) of the volume.
+    channels : int, optional
+        Leading channel axis of the patches; 0 means none.
+    """
+
+    def __init__(self, shape: Sequence[int], channels: int = 0) -> None:
+        lead = (channels,) if channels else ()
+        self._sum = np.zeros((*lead, *shape), np.float64)
+        self._count = np.zeros(tuple(shape), np.int32)
+
+    def add(self, patch: NDArray[Any], start: Sequence[int]) -> None:
+        """Add one patch; what lies outside the volume is dropped."""
+        outer, inner = [], []
+        for begin, want, length in zip(start, patch.shape[-3:], self._count.shape, strict=True):
+            low, high = max(begin, 0), min(begin + want, length)
+            outer.append(slice(low, high))
+            inner.append(slice(low - begin, high - begin))
+        self._sum[(..., *outer)] += patch[(..., *inner)]
+        self._count[tuple(outer)] += 1
+
+    def result(self) -> NDArray[np.float64]:
+        """Return the volume; refuses one with voxels that no patch covered."""
+        if (self._count == 0).any():
+            raise ConfigError(f"{int((self._count == 0).sum())} voxels were covered by no patch")
+        found: NDArray[np.float64] = self._sum / self._count
+        return found
+
+
+class EpochSampler:
+    """Indices for a DataLoader, shuffled anew each epoch, split over ranks; they carry the epoch to the workers.
+
+    A worker that persists keeps its copy of the dataset and never hears of `set_epoch`; so the epoch travels in
+    the index: ``epoch * len(dataset) + item``, which the datasets of this room take apart.
+
+    Parameters
+    ----------
+    length : int
+        Items of the dataset.
+    shuffle : bool
+        Draw a new order each epoch.
+    seed : int
+        Of the order.
+    rank, world_size : int
+        This process's part: ranks are disjoint and their union is complete.
+    """
+
+    def __init__(
+        self, length: int, *, shuffle: bool = True, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} of {world_size}")
+        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._fixed = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Fix the epoch of the next pass; without it each pass is the next epoch."""
+        self.epoch, self._fixed = epoch, True
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.length, self.world_size))
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = self.epoch
+        if not self._fixed:
+            self.epoch += 1
+        self._fixed = False
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = generator(self.seed, epoch, 2**62).permutation(self.length)
+        return iter([epoch * self.length + int(item) for item in order[self.rank :: self.world_size]])

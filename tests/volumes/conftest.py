@@ -1,0 +1,16 @@
+"""Every test starts from the default configuration and an empty decoded cache."""
+
+import pytest
+
+pytest.importorskip("tiledb")
+
+from voxtier.volumes import clear_cache, reset_config
+
+
+@pytest.fixture(autouse=True)
+def defaults():
+    reset_config()
+    clear_cache()
+    yield
+    reset_config()
+    clear_cache()

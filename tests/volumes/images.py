@@ -1,0 +1,113 @@
+"""Images and stores made from a few arguments: NIfTI files whose voxels encode whose they are, DICOM series."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import tiledb
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+
+def code_of(subject: str, series: str = "") -> int:
+    """Return a number that tells subject and series, for their voxels."""
+    return zlib.crc32(f"{subject}/{series}".encode()) % 30_000
+
+
+def nifti(path: Path, subject: str, series: str = "", shape=(5, 6, 7), dtype=np.int16, affine=None) -> Path:
+    """Write an image whose every voxel is ``code_of(subject, series)``."""
+    voxels = np.full(shape, code_of(subject, series), dtype)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 2.0, 3.0, 1.0]) if affine is None else affine), path)
+    return path
+
+
+def pairs(folder: Path, subjects, series: str = "T1w", **options) -> list[tuple[Path, str]]:
+    """Write one image per subject, in this order."""
+    folder.mkdir(exist_ok=True)
+    return [
+        (nifti(folder / f"{number:03d}_{series}.nii", subject, series, **options), subject)
+        for number, subject in enumerate(subjects)
+    ]
+
+
+def slice_dataset(
+    position, orientation=(1, 0, 0, 0, 1, 0), spacing=(0.5, 0.8), *, series="1.2.3", pixels=None, number=1, **tags
+) -> Dataset:
+    """Return one CT slice; ``pixels`` (rows, columns) are stored numbers."""
+    pixels = np.full((4, 3), number, np.int16) if pixels is None else pixels
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.SOPClassUID = CTImageStorage
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.SeriesInstanceUID, dataset.FrameOfReferenceUID = series, "1.2.9"
+    dataset.Modality, dataset.InstanceNumber = "CT", number
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = list(position), list(orientation)
+    dataset.PixelSpacing = list(spacing)
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def series(folder: Path, positions, *args, names=None, **tags) -> Path:
+    """Write a series: one file per position, in this file order; pixels hold the number of the file (from 1)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, position in enumerate(positions, 1):
+        dataset = slice_dataset(position, *args, number=number, **tags)
+        name = f"{number:03d}.dcm" if names is None else names[number - 1]
+        pydicom.dcmwrite(folder / name, dataset, enforce_file_format=True)
+    return folder
+
+
+def old_store(root: Path, order, names=("T1w",), key="tile_orientation") -> Path:
+    """Write a store as RadiObject 0.1.1 does: arrays 0, 1, 2... in ingest order, rows in the order of TileDB's keys."""
+    tiledb.Group.create(str(root))
+    keys = [tiledb.Dim(name=name, dtype="ascii") for name in ("obs_subject_id", "obs_id")]
+    empty = tiledb.ArraySchema(domain=tiledb.Domain(*keys), attrs=[tiledb.Attr("sex", "U1")], sparse=True)
+    tiledb.Array.create(str(root / "obs_meta"), empty)
+    ids = np.array(order, dtype=object)
+    with tiledb.open(str(root / "obs_meta"), "w") as array:
+        array[ids, ids] = {"sex": np.array(["F"] * len(order), "U1")}
+    tiledb.Group.create(str(root / "collections"))
+    for name in names:
+        base = root / "collections" / name
+        tiledb.Group.create(str(base))
+        tiledb.Group.create(str(base / "volumes"))
+        schema = tiledb.ArraySchema(domain=tiledb.Domain(*keys), attrs=[tiledb.Attr("series_type", "U32")], sparse=True)
+        tiledb.Array.create(str(base / "obs"), schema)
+        obs_ids = np.array([f"{subject}_{name}" for subject in order], dtype=object)
+        with tiledb.open(str(base / "obs"), "w") as array:
+            array[ids, obs_ids] = {"series_type": np.array([name] * len(order), "U32")}
+        for place, subject in enumerate(order):
+            uri = str(base / "volumes" / str(place))
+            dims = [tiledb.Dim(name=d, domain=(0, 3), tile=4, dtype=np.int32) for d in "xyz"]
+            tiledb.Array.create(
+                uri, tiledb.ArraySchema(domain=tiledb.Domain(*dims), attrs=[tiledb.Attr("voxels", "int16")])
+            )
+            with tiledb.open(uri, "w") as array:
+                array[:] = np.full((4, 4, 4), code_of(subject, name), np.int16)
+                array.meta["obs_id"], array.meta[key] = f"{subject}_{name}", "axial"
+            with tiledb.Group(str(base / "volumes"), "w") as group:
+                group.add(uri, name=str(place))
+        with tiledb.Group(str(base), "w") as group:
+            group.meta["n_volumes"], group.meta["name"] = len(order), name
+            group.add(str(base / "volumes"), name="volumes")
+            group.add(str(base / "obs"), name="obs")
+        with tiledb.Group(str(root / "collections"), "w") as group:
+            group.add(str(base), name=name)
+    with tiledb.Group(str(root), "w") as group:
+        group.meta["subject_count"], group.meta["n_collections"] = len(order), len(names)
+        group.add(str(root / "obs_meta"), name="obs_meta")
+        group.add(str(root / "collections"), name="collections")
+    return root

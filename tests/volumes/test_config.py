@@ -1,0 +1,154 @@
+"""Options: frozen, validated, unknown ones refused, each with its effect."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from voxtier.errors import ConfigError
+from voxtier.volumes import (
+    CompressionConfig,
+    Compressor,
+    IOConfig,
+    OrientationConfig,
+    ReadConfig,
+    S3Config,
+    SliceOrientation,
+    TileConfig,
+    Volume,
+    WriteConfig,
+    cache_stats,
+    configure,
+    configured,
+    get_config,
+    reset_config,
+)
+from voxtier.volumes.engine import Session
+
+
+def test_a_partial_update_keeps_the_rest():
+    configure(io=IOConfig(concurrency=7), s3=S3Config(region="x"))
+    configure(tile=TileConfig(orientation="coronal"))
+    configure(compression=CompressionConfig(level=9))
+    found = get_config()
+    assert (found.io.concurrency, found.s3.region, found.tile.orientation, found.compression.level) == (7, "x", "coronal", 9)
+    configure(write=WriteConfig())
+    assert get_config().compression.level == 3
+    assert get_config().read.concurrency == 7
+    reset_config()
+    assert get_config().read.concurrency == 4
+
+
+def test_values_are_frozen_and_unknown_options_refused():
+    with pytest.raises(AttributeError):
+        get_config().tile.x = 3
+    with pytest.raises(TypeError, match="no option 'tiles'"):
+        configure(tiles=TileConfig())
+    with pytest.raises(TypeError):
+        TileConfig(w=3)
+    with pytest.raises(TypeError, match="takes a TileConfig"):
+        configure(tile={"x": 3})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TileConfig(x=0),
+        lambda: TileConfig(orientation="oblique"),
+        lambda: ReadConfig(memory_budget_mb=63),
+        lambda: ReadConfig(concurrency=65),
+        lambda: ReadConfig(max_workers=0),
+        lambda: ReadConfig(tile_cache_size_mb=9),
+        lambda: S3Config(multipart_part_size_mb=4),
+        lambda: S3Config(timeout=0),
+        lambda: CompressionConfig(level=23),
+        lambda: CompressionConfig(algorithm="brotli"),
+        lambda: OrientationConfig(canonical_target="RSA"),
+        lambda: TileConfig().extents_for_shape((3, 4)),
+    ],
+)
+def test_bounds(make):
+    with pytest.raises(ValueError):
+        make()
+
+
+@pytest.mark.parametrize(("algorithm", "highest"), [("zstd", 22), ("lz4", 16), ("gzip", 9), ("none", 0)])
+def test_levels_are_clamped_at_every_entry_point(algorithm, highest):
+    configure(compression=CompressionConfig(algorithm, 22))
+    assert get_config().compression.level == highest
+    configure(write=WriteConfig(compression=CompressionConfig(algorithm, 22)))
+    assert get_config().write.compression.level == highest
+
+
+def test_extents_with_explicit_parts_and_time():
+    assert TileConfig(x=32, orientation="isotropic", t=2).extents_for_shape((100, 100, 100, 9)) == (32, 64, 64, 2)
+
+
+def test_a_block_reaches_its_thread_alone():
+    seen = []
+    with configured(io=ReadConfig(concurrency=9)):
+        other = threading.Thread(target=lambda: seen.append(get_config().io.concurrency))
+        other.start()
+        other.join()
+        assert get_config().io.concurrency == 9
+        configure(io=ReadConfig(concurrency=10))
+        assert get_config().io.concurrency == 10
+    assert seen == [4]
+    assert get_config().io.concurrency == 4
+
+
+def test_each_key_of_tiledb_exists_and_unknown_ones_are_refused():
+    keys = Session.of(None).context().config().dict()
+    assert keys["sm.mem.malloc_trim"] == "false"
+    assert keys["sm.compute_concurrency_level"] == "4"
+    with pytest.raises(ConfigError, match="sm.tile_cache_size"):
+        Session.of({"sm.tile_cache_size": "10"})
+
+
+def test_orientation_and_compressor_shape_the_array(tmp_path):
+    data = np.zeros((20, 30, 40), np.int16)
+    for orientation, extents in [("axial", (20, 30, 1)), ("sagittal", (1, 30, 40)), ("coronal", (20, 1, 40)), ("isotropic", (20, 30, 40))]:
+        configure(tile=TileConfig(orientation=orientation))
+        volume = Volume.from_numpy(tmp_path / orientation, data)
+        assert volume.tile_extents == extents
+        assert volume.tile_orientation is SliceOrientation(orientation)
+    configure(compression=CompressionConfig(Compressor.NONE))
+    assert Volume.from_numpy(tmp_path / "none", data)._array.layout.filters == ()
+
+
+def test_without_compression_edge_tiles_waste_little(tmp_path):
+    configure(tile=TileConfig("isotropic"), compression=CompressionConfig("none"))
+    data = np.zeros((120, 120, 78), np.uint8)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    assert volume.stored_bytes() <= 1.05 * data.nbytes
+    assert np.array_equal(volume.to_numpy(), data)
+
+
+def test_the_budget_bounds_the_decoded_cache_and_zero_switches_it_off(tmp_path):
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 1000, (160, 160, 160)).astype(np.int32)
+    configure(tile=TileConfig("isotropic", 32, 32, 32), io=ReadConfig(memory_budget_mb=64, tile_cache_size_mb=10))
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    for _ in range(60):
+        start = rng.integers(0, 96, 3)
+        box = tuple(slice(s, s + 64) for s in start)
+        assert np.array_equal(volume[box], data[box])
+        assert cache_stats()["bytes_held"] <= cache_stats()["budget"] == 10 << 20
+    stats = cache_stats()
+    assert stats["evictions"] > 0
+    assert stats["hits"] > 0
+    assert stats["misses"] > 0
+    configure(io=ReadConfig(tile_cache_size_mb=0))
+    again = Volume(tmp_path / "v")
+    before = cache_stats()["bytes_decoded"]
+    _ = again[:64, :64, :64], again[:64, :64, :64]
+    assert cache_stats()["bytes_held"] == 0
+    assert cache_stats()["bytes_decoded"] - before == 2 * 64**3 * 4
+
+
+def test_a_full_read_does_not_push_out_what_is_cached(tmp_path):
+    volume = Volume.from_numpy(tmp_path / "v", np.arange(64**3, dtype=np.int32).reshape(64, 64, 64))
+    volume.axial(3)
+    held = cache_stats()["bytes_held"]
+    volume.to_numpy()
+    assert cache_stats()["bytes_held"] == held > 0

@@ -1,0 +1,157 @@
+"""10,000 random index expressions give what numpy gives, over all types and 4-D; the errors are numpy's too."""
+
+import numpy as np
+import pytest
+
+from voxtier.errors import ConfigError
+from voxtier.volumes import TileConfig, Volume, configure
+
+DTYPES = ["u1", "i2", "u2", "i4", "f4", "f8", "f2", "bool", "i8", "c8", ">i2", ">f4"]
+
+
+def random_key(rng, shape):
+    items = []
+    for size in shape[: rng.integers(0, len(shape) + 1)]:
+        kind = rng.random()
+        if kind < 0.3:
+            items.append(rng.choice([int, np.int16, np.int64])(rng.integers(-size, size)))
+        elif kind < 0.4:
+            items.append(slice(None))
+        else:
+            ends = [None if rng.random() < 0.2 else int(rng.integers(-size - 3, size + 3)) for _ in range(2)]
+            items.append(slice(*ends, rng.choice([None, 1, 2, 3, 7, -1, -2, -5])))
+    if rng.random() < 0.3:
+        items.insert(int(rng.integers(0, len(items) + 1)), Ellipsis)
+    if rng.random() < 0.1:
+        items.insert(int(rng.integers(0, len(items) + 1)), None)
+    return tuple(items) if len(items) != 1 or rng.random() < 0.5 else items[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_expressions(tmp_path, dtype):
+    rng = np.random.default_rng(DTYPES.index(dtype))
+    for number, shape in enumerate([(13, 9, 11), (7, 5, 6, 4), (1, 8, 9)]):
+        configure(tile=TileConfig(rng.choice(["axial", "sagittal", "coronal", "isotropic"]), x=rng.choice([None, 4])))
+        data = (rng.normal(size=shape) * 100).astype(dtype)
+        volume = Volume.from_numpy(tmp_path / str(number), data)
+        assert volume.dtype == data.dtype.newbyteorder("=")
+        assert np.array_equal(np.asarray(volume), data)
+        for _ in range(280):
+            key = random_key(rng, shape)
+            try:
+                wanted = data[key]
+            except IndexError:  # an ellipsis before it shifted an index to a shorter axis
+                with pytest.raises(IndexError):
+                    volume[key]
+                continue
+            got = volume[key]
+            assert got.shape == wanted.shape, key
+            assert np.array_equal(got, wanted), key
+            assert all(stride >= 0 for stride in np.asarray(got).strides)
+
+
+@pytest.fixture
+def volume(tmp_path):
+    return Volume.from_numpy(tmp_path / "v", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize("key", [2, -3, (0, 3), (0, 0, 0, 0), (..., 4), (..., 0, ...)])
+def test_index_errors(volume, key):
+    with pytest.raises(IndexError):
+        volume[key]
+
+
+@pytest.mark.parametrize("key", [[0, 1], np.array([0, 1]), "x", 1.0, True, (0, None, [1])])
+def test_what_is_not_basic_indexing(volume, key):
+    with pytest.raises(TypeError):
+        volume[key]
+
+
+def test_the_message_names_the_axis(volume):
+    with pytest.raises(IndexError, match=r"index 9 is outside axis 1 \('y'\) of 3 voxels"):
+        volume[0, 9]
+
+
+def test_planes_drop_exactly_one_axis(tmp_path):
+    data = np.arange(20, dtype=np.int16).reshape(1, 4, 5)
+    volume = Volume.from_numpy(tmp_path / "thin", data)
+    assert volume.axial(0).shape == (1, 4)
+    assert volume.sagittal(0).shape == (4, 5)
+    assert volume.coronal(-1).tolist() == data[:, -1].tolist()
+    with pytest.raises(IndexError, match="4-D"):
+        volume.axial(0, t=0)
+    four = Volume.from_numpy(tmp_path / "four", np.arange(120, dtype=np.int16).reshape(2, 3, 4, 5))
+    assert four.axial(1).shape == (2, 3, 5)
+    assert four.axial(1, t=2).shape == (2, 3)
+    assert four.slice(slice(0, 1), slice(None), slice(2), slice(1, 3)).shape == (1, 3, 2, 2)
+
+
+def test_anatomical_planes_follow_the_affine(tmp_path):
+    data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    affine = np.array([[0, 0, 2.0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])  # axes: A, S, R
+    volume = Volume.from_numpy(tmp_path / "v", data, affine=affine)
+    assert "axes=ASR" in repr(volume)
+    assert np.array_equal(volume.plane("axial", 2), data[:, 2])
+    assert np.array_equal(volume.plane("sagittal", 1), data[:, :, 1])
+    assert np.array_equal(volume.plane("coronal", 0), data[0])
+    with pytest.raises(ConfigError):
+        volume.plane("oblique", 0)
+
+
+def test_crops_in_millimetres(tmp_path):
+    data = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-9, -9, -9]
+    volume = Volume.from_numpy(tmp_path / "v", data, affine=affine)
+    voxels, placed = volume.crop((0, 0, 0), (6, 4, 2))
+    assert np.array_equal(voxels, data[3:7, 4:6, 4:6])
+    assert placed[:3, 3].tolist() == [-3, -1, -1]
+    with pytest.raises(IndexError, match="misses"):
+        volume.crop((500, 0, 0), (2, 2, 2))
+
+
+def test_patches_may_reach_outside(tmp_path):
+    data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    padded = np.pad(data, 6, constant_values=-7)
+    starts = np.array([[-2, 0, 3], [0, 0, 0], [2, 3, 4], [-6, -6, -6], [9, 9, 9]])
+    for patch, start in zip(volume.read_patches(starts, (4, 3, 5), fill=-7), starts, strict=True):
+        wanted = padded[tuple(slice(max(s + 6, 0), max(s + 6, 0) + n) for s, n in zip(start, (4, 3, 5), strict=True))]
+        full = np.full((4, 3, 5), -7)
+        full[tuple(slice(0, n) for n in wanted.shape)] = wanted
+        assert np.array_equal(patch, full)
+    for starts, size in (([[0, 0]], (1, 1, 1)), ([[0, 0, 0]], (1, 1)), ([[0.5, 0, 0]], (1, 1, 1)), ([[0, 0, 0]], (0, 1, 1))):
+        with pytest.raises(ConfigError):
+            volume.read_patches(starts, size)
+
+
+def test_statistics(tmp_path):
+    data = np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    found = volume.get_statistics([5, 99.5, 99.9])
+    assert found["p99.5"] == pytest.approx(np.percentile(data, 99.5))
+    assert found["p99.9"] == pytest.approx(np.percentile(data, 99.9))
+    assert (found["mean"], found["std"]) == pytest.approx((data.mean(), data.std()), rel=1e-4)
+    data[0, 0, 0] = np.nan
+    poisoned = Volume.from_numpy(tmp_path / "n", data)
+    assert poisoned.get_statistics()["nan_count"] == 1
+    assert np.isfinite(poisoned.get_statistics()["mean"])
+    with pytest.raises(ValueError, match="1 voxels are NaN"):
+        poisoned.get_statistics(nan_policy="raise")
+    counts, edges = poisoned.compute_histogram(bins=10)
+    assert (counts.sum(), len(edges)) == (9**3 - 1, 11)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5, 6, 7), (0, 3, 3)])
+def test_shapes_that_are_no_volume(tmp_path, shape):
+    with pytest.raises(ConfigError):
+        Volume.from_numpy(tmp_path / "v", np.zeros(shape, np.int16))
+    with pytest.raises(ConfigError, match="cannot be stored"):
+        Volume.from_numpy(tmp_path / "w", np.zeros((2, 2, 2), np.complex128))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_volume_is_not_overwritten(volume):
+    with pytest.raises(ConfigError, match="already exists"):
+        Volume.from_numpy(volume.uri, np.zeros((2, 2, 2)))
+    assert volume[1, 2, 3] == 23
