@@ -66,10 +66,16 @@ def peers(folder: Path, data: np.ndarray, chunk: tuple[int, ...]) -> dict[str, t
     import zarr
 
     found: dict[str, tuple[Reader, int]] = {}
-    size = lambda path: sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+    size = lambda path: (
+        sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )
     path = folder / "peer.h5"
     with h5py.File(path, "w") as file:
-        file.create_dataset("v", data=data, chunks=chunk, compression="gzip", compression_opts=1, shuffle=True)
+        file.create_dataset(
+            "v", data=data, chunks=chunk, compression="gzip", compression_opts=1, shuffle=True
+        )
     opened = h5py.File(path, "r", rdcc_nbytes=0)["v"]
     found["h5py"] = (lambda key: opened[key], size(path))
     path = folder / "peer.zarr"
@@ -84,7 +90,9 @@ def peers(folder: Path, data: np.ndarray, chunk: tuple[int, ...]) -> dict[str, t
     return found
 
 
-def voxtier_reader(folder: Path, data: np.ndarray, orientation: str, block: int | None = None) -> tuple[Any, float]:
+def voxtier_reader(
+    folder: Path, data: np.ndarray, orientation: str, block: int | None = None
+) -> tuple[Any, float]:
     """Store the volume; return it and the milliseconds of the write."""
     from voxtier.volumes import SliceOrientation, TileConfig, Volume, configure
 
@@ -217,13 +225,17 @@ def patches(folder: Path, data: np.ndarray) -> dict[str, float]:
     found = {}
     configure(read=ReadConfig(tile_cache_size_mb=0, concurrency=2))
     cold = type(volume)(volume.uri)
-    found["cold_single"] = 1e3 / median_ms(lambda: [cold[tuple(slice(a, a + 64) for a in s)] for s in starts], 3) * 64
+    found["cold_single"] = (
+        1e3 / median_ms(lambda: [cold[tuple(slice(a, a + 64) for a in s)] for s in starts], 3) * 64
+    )
     found["cold_fused"] = 1e3 / median_ms(lambda: cold.read_patches(starts, (64, 64, 64)), 3) * 64
     configure(read=ReadConfig(concurrency=2))
     clear_cache()
     warm = type(volume)(volume.uri)
     warm.read_patches(starts, (64, 64, 64))
-    found["decoded_single"] = 1e3 / median_ms(lambda: [warm[tuple(slice(a, a + 64) for a in s)] for s in starts], 3) * 64
+    found["decoded_single"] = (
+        1e3 / median_ms(lambda: [warm[tuple(slice(a, a + 64) for a in s)] for s in starts], 3) * 64
+    )
     found["decoded_fused"] = 1e3 / median_ms(lambda: warm.read_patches(starts, (64, 64, 64)), 3) * 64
     for patch, start in zip(warm.read_patches(starts, (64, 64, 64)), starts, strict=True):
         if not np.array_equal(patch, data[tuple(slice(a, a + 64) for a in start)]):

@@ -35,7 +35,14 @@ def pairs(folder: Path, subjects, series: str = "T1w", **options) -> list[tuple[
 
 
 def slice_dataset(
-    position, orientation=(1, 0, 0, 0, 1, 0), spacing=(0.5, 0.8), *, series="1.2.3", pixels=None, number=1, **tags
+    position,
+    orientation=(1, 0, 0, 0, 1, 0),
+    spacing=(0.5, 0.8),
+    *,
+    series="1.2.3",
+    pixels=None,
+    number=1,
+    **tags,
 ) -> Dataset:
     """Return one CT slice; ``pixels`` (rows, columns) are stored numbers."""
     pixels = np.full((4, 3), number, np.int16) if pixels is None else pixels
@@ -84,7 +91,9 @@ def old_store(root: Path, order, names=("T1w",), key="tile_orientation") -> Path
         base = root / "collections" / name
         tiledb.Group.create(str(base))
         tiledb.Group.create(str(base / "volumes"))
-        schema = tiledb.ArraySchema(domain=tiledb.Domain(*keys), attrs=[tiledb.Attr("series_type", "U32")], sparse=True)
+        schema = tiledb.ArraySchema(
+            domain=tiledb.Domain(*keys), attrs=[tiledb.Attr("series_type", "U32")], sparse=True
+        )
         tiledb.Array.create(str(base / "obs"), schema)
         obs_ids = np.array([f"{subject}_{name}" for subject in order], dtype=object)
         with tiledb.open(str(base / "obs"), "w") as array:

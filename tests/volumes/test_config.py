@@ -31,7 +31,12 @@ def test_a_partial_update_keeps_the_rest():
     configure(tile=TileConfig(orientation="coronal"))
     configure(compression=CompressionConfig(level=9))
     found = get_config()
-    assert (found.io.concurrency, found.s3.region, found.tile.orientation, found.compression.level) == (7, "x", "coronal", 9)
+    assert (found.io.concurrency, found.s3.region, found.tile.orientation, found.compression.level) == (
+        7,
+        "x",
+        "coronal",
+        9,
+    )
     configure(write=WriteConfig())
     assert get_config().compression.level == 3
     assert get_config().read.concurrency == 7
@@ -81,7 +86,12 @@ def test_levels_are_clamped_at_every_entry_point(algorithm, highest):
 
 
 def test_extents_with_explicit_parts_and_time():
-    assert TileConfig(x=32, orientation="isotropic", t=2).extents_for_shape((100, 100, 100, 9)) == (32, 64, 64, 2)
+    assert TileConfig(x=32, orientation="isotropic", t=2).extents_for_shape((100, 100, 100, 9)) == (
+        32,
+        64,
+        64,
+        2,
+    )
 
 
 def test_a_block_reaches_its_thread_alone():
@@ -107,7 +117,12 @@ def test_each_key_of_tiledb_exists_and_unknown_ones_are_refused():
 
 def test_orientation_and_compressor_shape_the_array(tmp_path):
     data = np.zeros((20, 30, 40), np.int16)
-    for orientation, extents in [("axial", (20, 30, 1)), ("sagittal", (1, 30, 40)), ("coronal", (20, 1, 40)), ("isotropic", (20, 30, 40))]:
+    for orientation, extents in [
+        ("axial", (20, 30, 1)),
+        ("sagittal", (1, 30, 40)),
+        ("coronal", (20, 1, 40)),
+        ("isotropic", (20, 30, 40)),
+    ]:
         configure(tile=TileConfig(orientation=orientation))
         volume = Volume.from_numpy(tmp_path / orientation, data)
         assert volume.tile_extents == extents
@@ -127,7 +142,9 @@ def test_without_compression_edge_tiles_waste_little(tmp_path):
 def test_the_budget_bounds_the_decoded_cache_and_zero_switches_it_off(tmp_path):
     rng = np.random.default_rng(0)
     data = rng.integers(0, 1000, (160, 160, 160)).astype(np.int32)
-    configure(tile=TileConfig("isotropic", 32, 32, 32), io=ReadConfig(memory_budget_mb=64, tile_cache_size_mb=10))
+    configure(
+        tile=TileConfig("isotropic", 32, 32, 32), io=ReadConfig(memory_budget_mb=64, tile_cache_size_mb=10)
+    )
     volume = Volume.from_numpy(tmp_path / "v", data)
     for _ in range(60):
         start = rng.integers(0, 96, 3)

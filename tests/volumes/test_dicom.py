@@ -26,7 +26,10 @@ GOLDENS = {
 
 def world(dataset, column, row) -> np.ndarray:
     """PS3.3 C.7.6.2.1.1: the place of a pixel, LPS."""
-    position, cosines = np.array(dataset.ImagePositionPatient, float), np.array(dataset.ImageOrientationPatient, float)
+    position, cosines = (
+        np.array(dataset.ImagePositionPatient, float),
+        np.array(dataset.ImageOrientationPatient, float),
+    )
     between_rows, between_columns = (float(v) for v in dataset.PixelSpacing)
     return position + cosines[:3] * between_columns * column + cosines[3:] * between_rows * row
 
@@ -52,8 +55,12 @@ def test_golden_sagittal(tmp_path):
 
 def test_gantry_tilt_keeps_the_shear_and_says_how_much(tmp_path):
     orientation = (1, 0, 0, 0, np.cos(TILT), -np.sin(TILT))
-    volume = Volume.from_dicom(tmp_path / "v", series(tmp_path / "in", [(0, 0, 5 * k) for k in range(3)], orientation, (1, 1)))
-    np.testing.assert_allclose(volume.affine[:3, :3].T, [[-1, 0, 0], [0, -0.965926, -0.258819], [0, 0, 5]], atol=1e-5)
+    volume = Volume.from_dicom(
+        tmp_path / "v", series(tmp_path / "in", [(0, 0, 5 * k) for k in range(3)], orientation, (1, 1))
+    )
+    np.testing.assert_allclose(
+        volume.affine[:3, :3].T, [[-1, 0, 0], [0, -0.965926, -0.258819], [0, 0, 5]], atol=1e-5
+    )
     assert volume.meta["gantry_tilt_degrees"] == pytest.approx(15.0)
     image = pytest.importorskip("nibabel").load(volume.to_nifti(tmp_path / "t.nii", compression=False))
     assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)
@@ -112,7 +119,8 @@ def test_rescale_to_hounsfield_units_and_pet_by_slice(tmp_path):
 def test_unused_high_bits_are_not_voxels(tmp_path, signed):
     stored = np.array([[5, 0x0FFF], [0x0800, 0x07FF]], np.uint16) | 0xA000
     datasets = [
-        slice_dataset((0, 0, z), pixels=stored, BitsStored=12, HighBit=11, PixelRepresentation=int(signed)) for z in (0, 1)
+        slice_dataset((0, 0, z), pixels=stored, BitsStored=12, HighBit=11, PixelRepresentation=int(signed))
+        for z in (0, 1)
     ]
     for number, dataset in enumerate(datasets):
         pydicom.dcmwrite(tmp_path / f"{number}.dcm", dataset, enforce_file_format=True)
@@ -121,7 +129,9 @@ def test_unused_high_bits_are_not_voxels(tmp_path, signed):
 
 
 def test_spacing_is_that_of_the_positions(tmp_path):
-    folder = series(tmp_path / "in", [(0, 0, 3 * k) for k in range(4)], SliceThickness=5, SpacingBetweenSlices=7)
+    folder = series(
+        tmp_path / "in", [(0, 0, 3 * k) for k in range(4)], SliceThickness=5, SpacingBetweenSlices=7
+    )
     assert Volume.from_dicom(tmp_path / "v", folder).spacing[2] == pytest.approx(3)
 
 
@@ -191,7 +201,14 @@ def test_two_series_are_two_volumes(tmp_path):
 def test_repeated_positions_become_time(tmp_path):
     folder = tmp_path / "in"
     for t in (2, 1, 3):
-        series(folder, [(0, 0, k) for k in range(2)], names=[f"{t}a", f"{t}b"], TemporalPositionIdentifier=t, RescaleSlope=10 * t, RescaleIntercept=0)
+        series(
+            folder,
+            [(0, 0, k) for k in range(2)],
+            names=[f"{t}a", f"{t}b"],
+            TemporalPositionIdentifier=t,
+            RescaleSlope=10 * t,
+            RescaleIntercept=0,
+        )
     volume = Volume.from_dicom(tmp_path / "v", folder)
     assert volume.shape == (3, 4, 2, 3)
     assert volume[0, 0].tolist() == [[10, 20, 30], [20, 40, 60]]
@@ -240,7 +257,9 @@ def test_enhanced_multi_frame(tmp_path):
 
 
 def test_patient_names_and_paths_are_not_stored(tmp_path):
-    folder = series(tmp_path / "in", [(0, 0, 0), (0, 0, 1)], PatientID="SECRET-7", PatientName="Secret^Person")
+    folder = series(
+        tmp_path / "in", [(0, 0, 0), (0, 0, 1)], PatientID="SECRET-7", PatientName="Secret^Person"
+    )
     RadiObject.from_dicoms(tmp_path / "r", [(folder, "p1")])
     stored = b"".join(path.read_bytes() for path in (tmp_path / "r").rglob("*") if path.is_file())
     assert b"SECRET-7" not in stored

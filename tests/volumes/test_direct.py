@@ -9,7 +9,16 @@ import tiledb
 
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
-from voxtier.volumes import CompressionConfig, ReadConfig, TileConfig, Volume, cache_stats, configure, direct, voxels
+from voxtier.volumes import (
+    CompressionConfig,
+    ReadConfig,
+    TileConfig,
+    Volume,
+    cache_stats,
+    configure,
+    direct,
+    voxels,
+)
 from voxtier.volumes.engine import Session
 
 SHAPES = [(37, 70, 65), (5, 4, 3), (20, 9, 33, 4), (1, 1, 1)]
@@ -81,7 +90,10 @@ def test_another_volume_in_the_same_place(tmp_path):
 @pytest.mark.parametrize("change", ["delete", "partial", "foreign_filter", "delta", "column_major"])
 def test_what_it_does_not_know_goes_through_tiledb(tmp_path, change):
     uri = str(tmp_path / "v")
-    filters = {"foreign_filter": [tiledb.BitShuffleFilter()], "delta": [tiledb.DeltaFilter(), tiledb.ZstdFilter()]}
+    filters = {
+        "foreign_filter": [tiledb.BitShuffleFilter()],
+        "delta": [tiledb.DeltaFilter(), tiledb.ZstdFilter()],
+    }
     order = "col-major" if change == "column_major" else "row-major"
     dims = [tiledb.Dim(name=n, domain=(0, 9), tile=5, dtype=np.int32) for n in "zyx"]
     attr = tiledb.Attr("voxels", "int16", filters=filters.get(change))
@@ -129,7 +141,11 @@ def test_hostile_bytes_are_refused_or_harmless(tmp_path, algorithm):
             for at in rng.integers(0, len(bad), rng.integers(1, 4)):
                 bad[at] = rng.integers(256)
         else:
-            at = int(rng.integers(0, min(64, len(bad)))) if rng.random() < 0.5 else int(rng.integers(0, len(bad) - 8))
+            at = (
+                int(rng.integers(0, min(64, len(bad))))
+                if rng.random() < 0.5
+                else int(rng.integers(0, len(bad) - 8))
+            )
             bad[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\1\0\0\0", b"\0\0\0\x80"])
         path = tmp_path / "a0.tdb"
         path.write_bytes(bad)
@@ -157,7 +173,13 @@ def test_lies_about_sizes_allocate_nothing(tmp_path):
     with pytest.raises(FormatError):
         open_core(path, filters=("zstd",)).read([(0, 40, 1)] * 3, np.zeros(128000, np.uint8))
     tiles = open_core(path)
-    for ranges, size in (([(0, 41, 1)] * 3, 41**3), ([(39, 2, 1)] + [(0, 1, 1)] * 2, 2), ([(0, 1, 0)] * 3, 1), ([(0, 1, 1)] * 2, 1), ([(0, 2, 2**63)] * 3, 8)):
+    for ranges, size in (
+        ([(0, 41, 1)] * 3, 41**3),
+        ([(39, 2, 1)] + [(0, 1, 1)] * 2, 2),
+        ([(0, 1, 0)] * 3, 1),
+        ([(0, 1, 1)] * 2, 1),
+        ([(0, 2, 2**63)] * 3, 8),
+    ):
         with pytest.raises(FormatError):
             tiles.read(ranges, np.zeros(size * 2, np.uint8))
     with pytest.raises(FormatError, match="bytes for"):

@@ -26,16 +26,28 @@ def check(collection, series="T1w"):
     """Every way to a volume gives the voxels of the subject that its row names."""
     subjects = collection.obs_subject_ids
     assert collection.obs_ids == [f"{subject}_{series}" for subject in subjects]
-    dataset = VolumeCollectionDataset(collection, labels=lambda obs_id: code_of(obs_id.rsplit("_", 1)[0], series))
-    for place, (obs_id, subject, volume) in enumerate(zip(collection.obs_ids, subjects, collection, strict=True)):
+    dataset = VolumeCollectionDataset(
+        collection, labels=lambda obs_id: code_of(obs_id.rsplit("_", 1)[0], series)
+    )
+    for place, (obs_id, subject, volume) in enumerate(
+        zip(collection.obs_ids, subjects, collection, strict=True)
+    ):
         wanted = code_of(subject, series)
         item = dataset[place]
-        assert {value(v) for v in (volume, collection.loc[obs_id], collection.iloc[place], collection[obs_id])} == {wanted}
-        assert (item["obs_subject_id"], item["label"], int(item["image"].flat[0])) == (subject, wanted, wanted)
+        assert {
+            value(v) for v in (volume, collection.loc[obs_id], collection.iloc[place], collection[obs_id])
+        } == {wanted}
+        assert (item["obs_subject_id"], item["label"], int(item["image"].flat[0])) == (
+            subject,
+            wanted,
+            wanted,
+        )
         assert volume.obs_id == obs_id
 
 
-@pytest.mark.parametrize("order", [["z", "m", "a"], ["a-b", "a", "a_b"], ["b", "B", "10", "9"], ["ü", "u", "日本", "a/b c"]])
+@pytest.mark.parametrize(
+    "order", [["z", "m", "a"], ["a-b", "a", "a_b"], ["b", "B", "10", "9"], ["ü", "u", "日本", "a/b c"]]
+)
 def test_ingest_in_any_order(tmp_path, order):
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", order)})
     check(radi.T1w)
@@ -57,7 +69,14 @@ def test_append_of_an_earlier_id_and_rename(tmp_path):
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8), min_size=1, max_size=5, unique=True))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8),
+        min_size=1,
+        max_size=5,
+        unique=True,
+    )
+)
 def test_any_ids(tmp_path_factory, order):
     folder = tmp_path_factory.mktemp("ids")
     check(VolumeCollection.from_niftis(folder / "c", pairs(folder / "in", order), name="T1w"))
@@ -213,6 +232,9 @@ def test_mixed_shapes_and_names_found_in_files(tmp_path):
     assert set(radi.collection_names) == {"T1w", "FLAIR"}
     assert radi.T1w.shape is None
     assert radi.FLAIR.shape == (4, 4, 4)
-    assert len(RadiObject.from_images(tmp_path / "g", images={"all": str(folder / "*_T1w.nii.gz")}).all_obs_ids) == 2
+    assert (
+        len(RadiObject.from_images(tmp_path / "g", images={"all": str(folder / "*_T1w.nii.gz")}).all_obs_ids)
+        == 2
+    )
     with pytest.raises(ConfigError, match="differ in shape"):
         VolumeCollection.from_niftis(tmp_path / "c", folder, name="x")

@@ -31,7 +31,11 @@ def random_key(rng, shape):
 def test_random_expressions(tmp_path, dtype):
     rng = np.random.default_rng(DTYPES.index(dtype))
     for number, shape in enumerate([(13, 9, 11), (7, 5, 6, 4), (1, 8, 9)]):
-        configure(tile=TileConfig(rng.choice(["axial", "sagittal", "coronal", "isotropic"]), x=rng.choice([None, 4])))
+        configure(
+            tile=TileConfig(
+                rng.choice(["axial", "sagittal", "coronal", "isotropic"]), x=rng.choice([None, 4])
+            )
+        )
         data = (rng.normal(size=shape) * 100).astype(dtype)
         volume = Volume.from_numpy(tmp_path / str(number), data)
         assert volume.dtype == data.dtype.newbyteorder("=")
@@ -116,11 +120,18 @@ def test_patches_may_reach_outside(tmp_path):
     padded = np.pad(data, 6, constant_values=-7)
     starts = np.array([[-2, 0, 3], [0, 0, 0], [2, 3, 4], [-6, -6, -6], [9, 9, 9]])
     for patch, start in zip(volume.read_patches(starts, (4, 3, 5), fill=-7), starts, strict=True):
-        wanted = padded[tuple(slice(max(s + 6, 0), max(s + 6, 0) + n) for s, n in zip(start, (4, 3, 5), strict=True))]
+        wanted = padded[
+            tuple(slice(max(s + 6, 0), max(s + 6, 0) + n) for s, n in zip(start, (4, 3, 5), strict=True))
+        ]
         full = np.full((4, 3, 5), -7)
         full[tuple(slice(0, n) for n in wanted.shape)] = wanted
         assert np.array_equal(patch, full)
-    for starts, size in (([[0, 0]], (1, 1, 1)), ([[0, 0, 0]], (1, 1)), ([[0.5, 0, 0]], (1, 1, 1)), ([[0, 0, 0]], (0, 1, 1))):
+    for starts, size in (
+        ([[0, 0]], (1, 1, 1)),
+        ([[0, 0, 0]], (1, 1)),
+        ([[0.5, 0, 0]], (1, 1, 1)),
+        ([[0, 0, 0]], (0, 1, 1)),
+    ):
         with pytest.raises(ConfigError):
             volume.read_patches(starts, size)
 

@@ -105,7 +105,13 @@ def test_reorient_is_as_closest_canonical(tmp_path):
 
 
 def test_disagreement_is_told_in_millimetres(tmp_path):
-    fields = {"qform_code": 1, "sform_code": 1, "srow_x": [1, 0, 0, 7], "srow_y": [0, 1, 0, 0], "srow_z": [0, 0, 1, 0]}
+    fields = {
+        "qform_code": 1,
+        "sform_code": 1,
+        "srow_x": [1, 0, 0, 7],
+        "srow_y": [0, 1, 0, 0],
+        "srow_z": [0, 0, 1, 0],
+    }
     path = save(header_image(**fields), tmp_path / "a.nii")
     with pytest.warns(UserWarning, match="disagree by up to 7 mm"):
         found = read_header(path).orientation
@@ -117,7 +123,11 @@ def test_disagreement_is_told_in_millimetres(tmp_path):
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_round_trip_of_every_dtype_and_both_endians(tmp_path, dtype, order, suffix):
     rng = np.random.default_rng(5)
-    voxels = (rng.normal(size=(3, 4, 5)) * 50).astype(np.dtype(dtype)) if dtype != "c8" else rng.normal(size=(3, 4, 5)).astype("c8")
+    voxels = (
+        (rng.normal(size=(3, 4, 5)) * 50).astype(np.dtype(dtype))
+        if dtype != "c8"
+        else rng.normal(size=(3, 4, 5)).astype("c8")
+    )
     header = nib.Nifti1Header(endianness=order)
     header.set_data_dtype(np.dtype(dtype))
     image = nib.Nifti1Image(voxels, np.diag([2.0, 3, 4, 1]), header, dtype=np.dtype(dtype))
@@ -128,7 +138,10 @@ def test_round_trip_of_every_dtype_and_both_endians(tmp_path, dtype, order, suff
     back = nib.load(volume.to_nifti(tmp_path / "b"))
     assert np.array_equal(np.asanyarray(back.dataobj), voxels)
     assert np.array_equal(back.affine, nib.load(tmp_path / f"a{suffix}").affine)
-    assert (back.header["sform_code"], back.header["qform_code"]) == (image.header["sform_code"], image.header["qform_code"])
+    assert (back.header["sform_code"], back.header["qform_code"]) == (
+        image.header["sform_code"],
+        image.header["qform_code"],
+    )
 
 
 def scaled(tmp_path, slope, inter, stored=(0, 1, 2, 1000)) -> Volume:
@@ -252,7 +265,11 @@ def test_real_files_that_nibabel_ships(tmp_path):
     checked = 0
     for path in sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")]):
         oracle = nib.load(path)
-        if isinstance(oracle, nib.Cifti2Image) or len([n for n in oracle.shape if n > 1]) > 4 or oracle.get_data_dtype().fields:
+        if (
+            isinstance(oracle, nib.Cifti2Image)
+            or len([n for n in oracle.shape if n > 1]) > 4
+            or oracle.get_data_dtype().fields
+        ):
             continue
         ours = read_nifti(path)
         np.testing.assert_allclose(ours.orientation.affine, oracle.affine, atol=1e-5)
@@ -267,7 +284,11 @@ def test_oblique_affine_survives_a_fresh_header(tmp_path):
     for number in range(30):
         quaternion = rng.normal(size=4)
         affine = np.eye(4)
-        affine[:3, :3] = quat2mat(quaternion / np.linalg.norm(quaternion)) * rng.uniform(0.5, 4, 3) * rng.choice([-1, 1], 3)
+        affine[:3, :3] = (
+            quat2mat(quaternion / np.linalg.norm(quaternion))
+            * rng.uniform(0.5, 4, 3)
+            * rng.choice([-1, 1], 3)
+        )
         affine[:3, 3] = rng.uniform(-100, 100, 3)
         volume = Volume.from_numpy(tmp_path / f"v{number}", np.zeros((3, 4, 5), np.int16), affine=affine)
         back = nib.load(volume.to_nifti(tmp_path / f"{number}.nii", compression=False))

@@ -24,7 +24,8 @@ from .images import pairs
 
 def test_load_a_cohort(tmp_path, capsys):
     images = {
-        name: pairs(tmp_path / name, ["s3", "s1", "s2"], name, shape=(24, 24, 15)) for name in ("T2w", "T1gd", "T1w", "FLAIR")
+        name: pairs(tmp_path / name, ["s3", "s1", "s2"], name, shape=(24, 24, 15))
+        for name in ("T2w", "T1gd", "T1w", "FLAIR")
     }
     RadiObject.from_niftis(str(tmp_path / "brats"), images=images)
     radi = RadiObject(str(tmp_path / "brats"))

@@ -34,6 +34,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("voxtier.cli.cache", "replay a trace of requests under budgets and policies"),
     "doctor": ("voxtier.cli.doctor", "check the installation, its limits and its database"),
     "db": ("voxtier.cli.db", "start, stop and look at voxtier's own database server"),
+    "volume": ("voxtier.cli.volume", "radiology volumes in TileDB: ingest, info, slice, verify, export"),
 }
 
 

@@ -46,6 +46,7 @@ class Rows:
         """All rows, in the order of their keys."""
         with self._lock:
             if self._table is None:
+                self.store.refuse_replaced(self.snapshot)
                 session = self.store.session
                 self._table = Dataframe(f"{self.uri}/obs", session, timestamp=self.snapshot.commit).read_all()
                 self.reads += 1
@@ -303,7 +304,9 @@ class VolumeCollection:
         refuse_duplicates(self._rows.table["obs_id"])
         for volume, shape in zip(self, list(self._shapes()), strict=True):
             if volume.shape != shape:
-                raise FormatError("bad_table", None, f"{volume.uri}: shape {volume.shape}, its row says {shape}")
+                raise FormatError(
+                    "bad_table", None, f"{volume.uri}: shape {volume.shape}, its row says {shape}"
+                )
 
     def refresh(self) -> None:
         """See what was committed since this object was opened; not for views."""
@@ -506,9 +509,13 @@ def add_volumes(
     engine.create_group(group, {}, session)
     outcomes = write_volumes(jobs, group, session, on_error=on_error, progress=progress)
     rows = [outcome.row for outcome in outcomes if outcome.status != "error"]
-    shapes = {row["dimensions"] for row in rows} | ({str(d) for d in present["dimensions"]} if "dimensions" in present else set())
+    shapes = {row["dimensions"] for row in rows} | (
+        {str(d) for d in present["dimensions"]} if "dimensions" in present else set()
+    )
     if same_shape and len(shapes) > 1:
-        raise ConfigError(f"the volumes differ in shape: {', '.join(sorted(shapes)[:5])}; validate_dimensions=False allows it")
+        raise ConfigError(
+            f"the volumes differ in shape: {', '.join(sorted(shapes)[:5])}; validate_dimensions=False allows it"
+        )
     _add_rows(change, obs_uri, rows, present, fresh=fresh)
     meta: dict[str, Any] = {"n_volumes": len(known) + len(rows), "name": name}
     if len(shapes) == 1:
@@ -521,13 +528,19 @@ def add_volumes(
     return [row["obs_id"] for row in rows]
 
 
-def _add_rows(change: Change, obs_uri: str, rows: list[dict[str, Any]], present: Table, *, fresh: bool) -> None:
+def _add_rows(
+    change: Change, obs_uri: str, rows: list[dict[str, Any]], present: Table, *, fresh: bool
+) -> None:
     table = rows_table(rows)
     session = change.store.session
     if fresh:
-        Dataframe.create(obs_uri, {name: table[name].dtype for name in table.columns if name not in ("obs_subject_id", "obs_id")}, session)
+        Dataframe.create(
+            obs_uri,
+            {name: table[name].dtype for name in table.columns if name not in ("obs_subject_id", "obs_id")},
+            session,
+        )
     else:
-        stored = Dataframe(obs_uri, session)
+        stored = Dataframe(obs_uri, session, timestamp=change.stamp)
         known = set(stored.dtypes) | {"obs_subject_id", "obs_id", "voxtier_array"}
         new = [name for name in table.columns if name not in known]
         for name in new:

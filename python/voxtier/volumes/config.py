@@ -92,9 +92,7 @@ class TileConfig:
     t: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "orientation", _as_enum(SliceOrientation, "orientation", self.orientation)
-        )
+        object.__setattr__(self, "orientation", _as_enum(SliceOrientation, "orientation", self.orientation))
         for name in ("x", "y", "z", "t"):
             value = getattr(self, name)
             if value is not None:
@@ -117,9 +115,7 @@ class TileConfig:
             SliceOrientation.CORONAL: (sx, 1, sz),
             SliceOrientation.ISOTROPIC: (64, 64, 64),
         }[self.orientation]
-        chosen = tuple(
-            given or auto for given, auto in zip((self.x, self.y, self.z), automatic, strict=True)
-        )
+        chosen = tuple(given or auto for given, auto in zip((self.x, self.y, self.z), automatic, strict=True))
         return (*chosen, self.t) if len(shape) == 4 else chosen
 
 
@@ -156,9 +152,7 @@ class OrientationConfig:
 
     def __post_init__(self) -> None:
         if self.canonical_target not in ("RAS", "LAS", "LPS"):
-            raise ConfigError(
-                f"canonical_target must be RAS, LAS or LPS, got {self.canonical_target!r}"
-            )
+            raise ConfigError(f"canonical_target must be RAS, LAS or LPS, got {self.canonical_target!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,9 @@ class VolumeCollectionDataset:
         if affine is not None:
             sample["affine"] = geometry.shifted(affine, start)
         if self._masks is not None:
-            sample["mask"] = _signed(np.ascontiguousarray(self._read(self._masks[place], start, size, z)[None]))
+            sample["mask"] = _signed(
+                np.ascontiguousarray(self._read(self._masks[place], start, size, z)[None])
+            )
         if self._labels is not None:
             sample["label"] = self._labels[self.obs_ids[place]]
         return sample
@@ -256,7 +258,11 @@ def _take_share() -> None:
 
 
 def _signed(mask: NDArray[Any]) -> NDArray[Any]:
-    return mask.astype({"u2": np.int32, "u4": np.int64}[mask.dtype.str[1:]]) if mask.dtype.str[1:] in ("u2", "u4") else mask
+    return (
+        mask.astype({"u2": np.int32, "u4": np.int64}[mask.dtype.str[1:]])
+        if mask.dtype.str[1:] in ("u2", "u4")
+        else mask
+    )
 
 
 def _matched(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volume]:
@@ -264,7 +270,9 @@ def _matched(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volu
     places: dict[str, int] = {}
     for place, subject in enumerate(collection.obs_subject_ids):
         if subject in places and subject in subjects:
-            raise ConfigError(f"collection {collection.name!r} has several volumes of {subject!r}: select one first")
+            raise ConfigError(
+                f"collection {collection.name!r} has several volumes of {subject!r}: select one first"
+            )
         places[subject] = place
     missing = [subject for subject in subjects if subject not in places]
     if missing:
@@ -275,12 +283,16 @@ def _matched(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volu
 def _refuse_misplaced(first: Volume, other: Volume) -> None:
     if first.shape[:3] != other.shape[:3]:
         raise FormatError(
-            "invalid_argument", None, f"{other.obs_id} has shape {other.shape}, {first.obs_id} has {first.shape}"
+            "invalid_argument",
+            None,
+            f"{other.obs_id} has shape {other.shape}, {first.obs_id} has {first.shape}",
         )
     here, there = first.affine, other.affine
     if here is not None and there is not None and not np.allclose(here, there, atol=1e-3):
         error = geometry.corner_error(here, there, first.shape)
-        raise FormatError("invalid_argument", None, f"{other.obs_id} lies up to {error:.3g} mm beside {first.obs_id}")
+        raise FormatError(
+            "invalid_argument", None, f"{other.obs_id} lies up to {error:.3g} mm beside {first.obs_id}"
+        )
 
 
 def _labels(labels: object, collection: VolumeCollection) -> dict[str, Any] | None:

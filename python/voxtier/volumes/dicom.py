@@ -103,7 +103,9 @@ def find_series(path: str | PathLike[str]) -> list[list[Slice]]:
                 slices[item.group].append(item)
     if not slices:
         raise NotFoundError(f"no DICOM image with a position in the patient in {folder}")
-    return [sorted(group, key=_distance) for _, group in sorted(slices.items(), key=lambda pair: str(pair[0]))]
+    return [
+        sorted(group, key=_distance) for _, group in sorted(slices.items(), key=lambda pair: str(pair[0]))
+    ]
 
 
 def _slices_of(file: Path) -> Iterable[Slice]:
@@ -127,7 +129,11 @@ def _slices_of(file: Path) -> Iterable[Slice]:
 
 def _classic(file: Path, header: Any) -> Slice:
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise FormatError("invalid_argument", None, f"{file.name}: several frames without functional groups have no positions")
+        raise FormatError(
+            "invalid_argument",
+            None,
+            f"{file.name}: several frames without functional groups have no positions",
+        )
     return _slice(file, None, header, header, header, header, header)
 
 
@@ -136,7 +142,9 @@ def _enhanced(file: Path, header: Any) -> list[Slice]:
     frames = header.get("PerFrameFunctionalGroupsSequence") or []
     if len(frames) != int(header.get("NumberOfFrames", 1) or 1):
         raise FormatError(
-            "invalid_argument", None, f"{file.name}: {len(frames)} functional groups for {header.get('NumberOfFrames')} frames"
+            "invalid_argument",
+            None,
+            f"{file.name}: {len(frames)} functional groups for {header.get('NumberOfFrames')} frames",
         )
 
     def macro(frame: Any, name: str) -> Any:
@@ -161,7 +169,14 @@ def _first(dataset: Any, name: str) -> Any:
 
 
 def _slice(
-    file: Path, frame: int | None, header: Any, place: Any, turn: Any, measures: Any, values: Any, content: Any = None
+    file: Path,
+    frame: int | None,
+    header: Any,
+    place: Any,
+    turn: Any,
+    measures: Any,
+    values: Any,
+    content: Any = None,
 ) -> Slice:
     where = file.name if frame is None else f"{file.name}, frame {frame + 1}"
     content = header if content is None else content
@@ -173,7 +188,9 @@ def _slice(
     if int(header.get("SamplesPerPixel", 1)) != 1:
         raise FormatError("invalid_argument", None, f"{where}: colour images are not volumes")
     if _first(header, "ModalityLUTSequence") is not None:
-        raise FormatError("invalid_argument", None, f"{where}: a Modality LUT is not supported; only rescale is")
+        raise FormatError(
+            "invalid_argument", None, f"{where}: a Modality LUT is not supported; only rescale is"
+        )
     splitting = {}
     for name in _SPLITTING:
         value = content.get(name, header.get(name) if frame is None else None)
@@ -207,7 +224,9 @@ def _numbers(dataset: Any, name: str, count: int, where: str) -> tuple[float, ..
     except (TypeError, ValueError):
         raise FormatError("invalid_argument", None, f"{where}: {name} is missing or no numbers") from None
     if len(values) != count or not np.isfinite(values).all():
-        raise FormatError("invalid_argument", None, f"{where}: {name} needs {count} finite numbers, has {values}")
+        raise FormatError(
+            "invalid_argument", None, f"{where}: {name} needs {count} finite numbers, has {values}"
+        )
     return values
 
 
@@ -224,7 +243,9 @@ def _directions(cosines: tuple[float, ...], where: str) -> tuple[float, ...]:
     lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     if max(abs(length - 1) for length in lengths) > 1e-3 or abs(float(row @ column)) > 1e-3:
         raise FormatError(
-            "invalid_argument", None, f"{where}: Image Orientation {cosines} is not two orthogonal unit vectors"
+            "invalid_argument",
+            None,
+            f"{where}: Image Orientation {cosines} is not two orthogonal unit vectors",
         )
     return tuple(float(v) for v in (*(row / lengths[0]), *(column / lengths[1])))
 
@@ -326,7 +347,9 @@ def _checked_steps(stack: list[Slice], name: str, on_gap: OnGap) -> _Steps:
     in_plane = np.linalg.norm(drift - np.outer(drift @ normal, normal), axis=1)
     if in_plane.max() > 0.1:
         raise FormatError(
-            "invalid_argument", None, f"{name}: slice {int(in_plane.argmax()) + 1} lies {in_plane.max():.3g} mm beside the line of the others"
+            "invalid_argument",
+            None,
+            f"{name}: slice {int(in_plane.argmax()) + 1} lies {in_plane.max():.3g} mm beside the line of the others",
         )
     return _Steps(step, tuple(range(count)) if on_gap == "keep" else slots, missing)
 
@@ -350,9 +373,7 @@ def _affine(stack: list[Slice], steps: _Steps, name: str) -> tuple[Affine, dict[
     return checked_affine(LPS_TO_RAS @ lps, name), notes
 
 
-def _pixels(
-    stacks: list[list[Slice]], steps: _Steps, name: str
-) -> tuple[NDArray[Any], dict[str, Any]]:
+def _pixels(stacks: list[list[Slice]], steps: _Steps, name: str) -> tuple[NDArray[Any], dict[str, Any]]:
     everything = [item for stack in stacks for item in stack]
     rows, columns = everything[0].size
     scales = {(item.slope, item.intercept) for item in everything}
@@ -369,7 +390,11 @@ def _pixels(
         low, high = min(low, high), max(low, high)
         candidates = [raw[0].dtype] if (slope, inter) == (1.0, 0.0) else [np.dtype("i2"), np.dtype("i4")]
         dtype = next((c for c in candidates if np.iinfo(c).min <= low and high <= np.iinfo(c).max), dtype)
-    fill = 0 if not steps.missing else min(float(item.min()) * s.slope + s.intercept for item, s in zip(raw, everything, strict=True))
+    fill = (
+        0
+        if not steps.missing
+        else min(float(item.min()) * s.slope + s.intercept for item, s in zip(raw, everything, strict=True))
+    )
     stored = np.full((len(stacks), depth, rows, columns), fill, dtype)
     per = len(stacks[0])
     for index, (pixels, item) in enumerate(zip(raw, everything, strict=True)):
@@ -399,7 +424,9 @@ class _Frames:
         pixels = self._pixels if item.frame is None or self._pixels.ndim == 2 else self._pixels[item.frame]
         if pixels.shape != item.size:
             raise FormatError(
-                "invalid_argument", None, f"{item.path.name}: pixels of shape {pixels.shape}, Rows and Columns say {item.size}"
+                "invalid_argument",
+                None,
+                f"{item.path.name}: pixels of shape {pixels.shape}, Rows and Columns say {item.size}",
             )
         return pixels
 
@@ -412,14 +439,20 @@ def _decoded(path: Path) -> NDArray[Any]:
             dataset = pydicom.dcmread(path)
             pixels: NDArray[Any] = dataset.pixel_array
     except Exception as error:  # pydicom names the missing decoder in its own words
-        raise FormatError("invalid_argument", None, f"{path.name}: pixels cannot be decoded: {error}") from None
+        raise FormatError(
+            "invalid_argument", None, f"{path.name}: pixels cannot be decoded: {error}"
+        ) from None
     if pixels.dtype.kind not in "iu":
         return pixels
     allocated = pixels.dtype.itemsize * 8
     stored = int(dataset.get("BitsStored", allocated))
     high = int(dataset.get("HighBit", stored - 1))
     if not 0 < stored <= high + 1 <= allocated:
-        raise FormatError("invalid_argument", None, f"{path.name}: Bits Stored {stored} and High Bit {high} in {allocated} bits")
+        raise FormatError(
+            "invalid_argument",
+            None,
+            f"{path.name}: Bits Stored {stored} and High Bit {high} in {allocated} bits",
+        )
     if stored == allocated:
         return pixels
     # overlay bits above, and pixels that do not start at bit 0: shift up to the sign bit, then back down

@@ -91,7 +91,12 @@ class DirectTiles:
         return out
 
     def read_patches(
-        self, starts: NDArray[np.int64], size: tuple[int, ...], fill: float, shape: tuple[int, ...], read: ReadConfig
+        self,
+        starts: NDArray[np.int64],
+        size: tuple[int, ...],
+        fill: float,
+        shape: tuple[int, ...],
+        read: ReadConfig,
     ) -> NDArray[Any]:
         """Return (N, *size); cells outside the array are ``fill``."""
         apply_budget(read)

@@ -107,7 +107,8 @@ class Session:
         unknown = sorted(set(keys) - set(_default_keys()))
         if unknown:
             raise ConfigError(f"this TileDB knows no key {unknown[0]!r}: install another version")
-        return keys
+        # of tiledb-py, not of TileDB: its default takes 10 MB for each column of a table that is read
+        return keys | {"py.init_buffer_bytes": str(_MB // 4)}
 
 
 def _default_keys() -> dict[str, str]:
@@ -322,9 +323,7 @@ def stored_bytes(uri: str, session: Session) -> int:
     """Return the bytes that everything below the address occupies."""
     if not is_remote(uri):
         return sum(
-            (Path(folder) / name).stat().st_size
-            for folder, _, names in os.walk(uri)
-            for name in names
+            (Path(folder) / name).stat().st_size for folder, _, names in os.walk(uri) for name in names
         )
     vfs = tiledb.VFS(ctx=session.context())
     with translated(f"measure {uri}"):

@@ -93,7 +93,9 @@ class _Filter:
             return inside if isinstance(op, ast.In) else ~inside & _present(column)
         if type(op) not in _COMPARE:
             raise self.refuse("use ==, !=, <, <=, >, >=, in")
-        sides = [self.column(side) if isinstance(side, ast.Name) else self.constant(side) for side in (left, right)]
+        sides = [
+            self.column(side) if isinstance(side, ast.Name) else self.constant(side) for side in (left, right)
+        ]
         if not any(isinstance(side, np.ndarray) for side in sides):
             raise self.refuse("a comparison names at least one column")
         return self.compared(_COMPARE[type(op)], sides[0], sides[1])

@@ -75,7 +75,9 @@ def closest_axes(affine: Affine) -> tuple[tuple[int, int], ...]:
     left, _, right = np.linalg.svd(affine[:3, :3] / spacing(affine))
     rotation = left @ right
     found: dict[int, tuple[int, int]] = {}
-    for axis in sorted(range(3), key=lambda a: -float(np.abs(rotation[:, a]).max())):  # the clearest axis chooses first
+    for axis in sorted(
+        range(3), key=lambda a: -float(np.abs(rotation[:, a]).max())
+    ):  # the clearest axis chooses first
         free = [world for world in range(3) if world not in [used for used, _ in found.values()]]
         world = max(free, key=lambda w: abs(rotation[w, axis]))
         found[axis] = (world, -1 if rotation[world, axis] < 0 else 1)
@@ -87,9 +89,7 @@ def axcodes(affine: Affine) -> str:
     return "".join(_CODES[world][sign > 0] for world, sign in closest_axes(affine))
 
 
-def reorient(
-    voxels: NDArray[Any], affine: Affine, target: str = "RAS"
-) -> tuple[NDArray[Any], Affine]:
+def reorient(voxels: NDArray[Any], affine: Affine, target: str = "RAS") -> tuple[NDArray[Any], Affine]:
     """Flip and permute the axes so that they grow towards ``target``; no voxel is resampled.
 
     Returns

@@ -92,7 +92,11 @@ def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) ->
 
 
 def dicom_content(
-    path: str | PathLike[str], *, reorient: bool | None = None, on_gap: OnGap = "error", series: str | None = None
+    path: str | PathLike[str],
+    *,
+    reorient: bool | None = None,
+    on_gap: OnGap = "error",
+    series: str | None = None,
 ) -> Content:
     """Read the one series of a folder (or the named one) into what is stored of it."""
     from voxtier.volumes.dicom import read_series
@@ -100,12 +104,18 @@ def dicom_content(
     images = [item for item in read_series(path, on_gap=on_gap) if series in (None, item.series_instance_uid)]
     if len(images) != 1:
         uids = ", ".join(item.series_instance_uid for item in images)
-        raise ConfigError(f"{path} holds {len(images)} volumes ({uids}): ingest them as a collection, or name one series")
+        raise ConfigError(
+            f"{path} holds {len(images)} volumes ({uids}): ingest them as a collection, or name one series"
+        )
     return _dicom(images[0], reorient)
 
 
 def dicom_jobs(
-    pairs: Iterable[tuple[Any, str]], collection: str | None, *, reorient: bool | None, on_gap: OnGap = "error"
+    pairs: Iterable[tuple[Any, str]],
+    collection: str | None,
+    *,
+    reorient: bool | None,
+    on_gap: OnGap = "error",
 ) -> dict[str, list[Job]]:
     """Return the jobs of DICOM folders: one volume for each series, collected by modality unless a name is given."""
     from voxtier.volumes.dicom import assemble, find_series
@@ -115,7 +125,9 @@ def dicom_jobs(
         path = Path(folder)
         taken: dict[str, int] = {}
         for slices in find_series(path):
-            name = engine.checked_name("collection", collection or str(slices[0].header.get("Modality", "")) or "unknown")
+            name = engine.checked_name(
+                "collection", collection or str(slices[0].header.get("Modality", "")) or "unknown"
+            )
             taken[name] = taken.get(name, 0) + 1
             suffix = f"_acq-{taken[name]}" if taken[name] > 1 else ""
             jobs.setdefault(name, []).append(
@@ -133,15 +145,26 @@ def _dicom(image: Any, reorient: bool | None) -> Content:
 
 
 def _content(
-    image: NDArray[Any], orientation: OrientationInfo, meta: dict[str, Any], row: dict[str, Any], reorient: bool | None
+    image: NDArray[Any],
+    orientation: OrientationInfo,
+    meta: dict[str, Any],
+    row: dict[str, Any],
+    reorient: bool | None,
 ) -> Content:
     options = get_config().orientation
-    if (options.reorient_on_load if reorient is None else reorient) and orientation.axcodes != options.canonical_target:
+    if (
+        options.reorient_on_load if reorient is None else reorient
+    ) and orientation.axcodes != options.canonical_target:
         if options.store_original_affine:
             meta["original_affine"] = geometry.to_json(orientation.affine)
         image, affine = geometry.reorient(image, orientation.affine, options.canonical_target)
-        orientation = OrientationInfo(geometry.axcodes(affine), affine, orientation.source, orientation.confidence)
-    if (meta.get("nifti_scl_slope", "1.0"), meta.get("nifti_scl_inter", "0.0")) != ("1.0", "0.0") and image.dtype.kind in "iu":
+        orientation = OrientationInfo(
+            geometry.axcodes(affine), affine, orientation.source, orientation.confidence
+        )
+    if (meta.get("nifti_scl_slope", "1.0"), meta.get("nifti_scl_inter", "0.0")) != (
+        "1.0",
+        "0.0",
+    ) and image.dtype.kind in "iu":
         meta |= {"stored_min": int(image.min()), "stored_max": int(image.max())}
     meta |= geometry.to_meta(orientation)
     row = {
@@ -217,7 +240,13 @@ def _write_one(job: Job, group: str, session: Session, config: Config) -> Outcom
             row, status = _taken_over(uri, job, session), "resumed"
             if row is None:
                 row, status = _written(uri, job, session, config), "written"
-        row = {**row, **job.extra, "obs_subject_id": job.subject, "obs_id": job.obs_id, "voxtier_array": folder}
+        row = {
+            **row,
+            **job.extra,
+            "obs_subject_id": job.subject,
+            "obs_id": job.obs_id,
+            "voxtier_array": folder,
+        }
         return Outcome(job.obs_id, job.label, status, "", row, folder, time.monotonic() - started)
     except (VoxtierError, OSError, MemoryError) as error:
         return Outcome(job.obs_id, job.label, "error", str(error), {}, folder, time.monotonic() - started)
@@ -264,7 +293,11 @@ def _verify_corners(uri: str, image: NDArray[Any], session: Session) -> None:
         found = array.read(tuple((index, 1, 1) for index in corner)).reshape(())
         wanted = image[corner].astype(array.layout.cell)
         if found.tobytes() != np.asarray(wanted).tobytes():
-            raise FormatError("changed_during_read", None, f"{uri}: the voxel {corner} read back differs from what was written")
+            raise FormatError(
+                "changed_during_read",
+                None,
+                f"{uri}: the voxel {corner} read back differs from what was written",
+            )
 
 
 def jobs_of(
@@ -284,7 +317,10 @@ def jobs_of(
             lambda path=source.path: load(path),  # type: ignore[misc]
             (*file_fingerprint(source.path), *options),
             str(source.path),
-            {"series_type": series_of(source.path), **({"source_path": str(source.path.absolute())} if keep_paths else {})},
+            {
+                "series_type": series_of(source.path),
+                **({"source_path": str(source.path.absolute())} if keep_paths else {}),
+            },
         )
         for source in sources
     ]

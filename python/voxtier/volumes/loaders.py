@@ -71,7 +71,10 @@ def create_training_dataloader(
 ) -> Any:
     """Return a shuffled loader of random patches (or whole volumes)."""
     config = DatasetConfig(
-        LoadingMode.PATCH if patch_size else LoadingMode.FULL_VOLUME, patch_size, patches_per_volume, seed=seed
+        LoadingMode.PATCH if patch_size else LoadingMode.FULL_VOLUME,
+        patch_size,
+        patches_per_volume,
+        seed=seed,
     )
     dataset = VolumeCollectionDataset(collections, config, labels, transform)
     return data_loader(dataset, shuffle=True, seed=seed, **options)
@@ -85,7 +88,10 @@ def create_validation_dataloader(
 
 
 def create_inference_dataloader(
-    volume: Volume, patch_size: tuple[int, int, int], stride: tuple[int, int, int] | None = None, **options: Any
+    volume: Volume,
+    patch_size: tuple[int, int, int],
+    stride: tuple[int, int, int] | None = None,
+    **options: Any,
 ) -> Any:
     """Return a loader of the grid of patches of one volume."""
     return data_loader(GridPatchDataset(volume, patch_size, stride), **options)

@@ -45,7 +45,9 @@ def _local(root: str, timeout: float) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise SourceError("io_error", None, f"{root} cannot be written: {error.strerror}", error.errno) from None
+        raise SourceError(
+            "io_error", None, f"{root} cannot be written: {error.strerror}", error.errno
+        ) from None
     try:
         deadline = time.monotonic() + timeout
         pause = 0.002
@@ -56,7 +58,9 @@ def _local(root: str, timeout: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     holder = os.pread(descriptor, 200, 0).decode(errors="replace")
-                    raise BackendError(f"{root} is being written by {holder or 'another process'}; gave up after {timeout:g} s") from None
+                    raise BackendError(
+                        f"{root} is being written by {holder or 'another process'}; gave up after {timeout:g} s"
+                    ) from None
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.1)
         os.ftruncate(descriptor, 0)
@@ -72,7 +76,9 @@ def _remote(root: str, session: Session, timeout: float) -> Iterator[None]:
     mine = uuid.uuid4().hex
     deadline = time.monotonic() + timeout
     while True:
-        body = json.dumps({"owner": mine, "host": socket.gethostname(), "pid": os.getpid(), "until": time.time() + _EXPIRY})
+        body = json.dumps(
+            {"owner": mine, "host": socket.gethostname(), "pid": os.getpid(), "until": time.time() + _EXPIRY}
+        )
         try:
             store.put(_REMOTE_NAME, body.encode(), mode="create")
             break
@@ -120,6 +126,10 @@ def _bucket(root: str, session: Session) -> tuple[Any, type[Exception]]:
     if s3.anonymous:
         options["skip_signature"] = True
     options |= {key.removeprefix("vfs.s3."): value for key, value in session.credentials().items()}
-    names = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key", "aws_session_token": "session_token"}
+    names = {
+        "aws_access_key_id": "access_key_id",
+        "aws_secret_access_key": "secret_access_key",
+        "aws_session_token": "session_token",
+    }
     options = {names.get(key, key): value for key, value in options.items()}
     return S3Store(bucket, prefix=prefix, **options), AlreadyExistsError

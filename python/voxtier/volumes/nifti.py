@@ -124,7 +124,14 @@ def parse_header(raw: bytes, what: str) -> Header:
         raise FormatError("value_past_end", 108, f"{what}: vox_offset {start} (a single file has >= {least})")
     slope, inter = _scaling(fields, what)
     return Header(
-        raw[: fields.dtype.itemsize], fields, shape, dtype, int(start), _orientation(fields, shape, what), slope, inter
+        raw[: fields.dtype.itemsize],
+        fields,
+        shape,
+        dtype,
+        int(start),
+        _orientation(fields, shape, what),
+        slope,
+        inter,
     )
 
 
@@ -139,11 +146,17 @@ def _fields(raw: bytes, what: str) -> np.void:
             fields = np.frombuffer(raw[: kind.itemsize], kind)[0]
             if int(fields["sizeof_hdr"]) == kind.itemsize:
                 if bytes(fields["magic"]).rstrip(b"\0") in (b"ni1", b"ni2"):
-                    raise FormatError("invalid_argument", 344, f"{what}: a .hdr/.img pair; join it into one .nii")
+                    raise FormatError(
+                        "invalid_argument", 344, f"{what}: a .hdr/.img pair; join it into one .nii"
+                    )
                 if bytes(fields["magic"]).rstrip(b"\0") not in [magic.rstrip(b"\0") for magic in magics]:
-                    raise FormatError("invalid_argument", 344, f"{what}: no NIfTI magic (Analyze 7.5 has no world)")
+                    raise FormatError(
+                        "invalid_argument", 344, f"{what}: no NIfTI magic (Analyze 7.5 has no world)"
+                    )
                 return fields
-    raise FormatError("invalid_argument", 0, f"{what}: neither NIfTI-1 nor NIfTI-2 (sizeof_hdr is not 348 or 540)")
+    raise FormatError(
+        "invalid_argument", 0, f"{what}: neither NIfTI-1 nor NIfTI-2 (sizeof_hdr is not 348 or 540)"
+    )
 
 
 def _shape(fields: np.void, what: str) -> tuple[int, ...]:
@@ -156,7 +169,9 @@ def _shape(fields: np.void, what: str) -> tuple[int, ...]:
     while len(sizes) > 4 and sizes[-1] == 1:
         sizes.pop()
     if len(sizes) > 4:
-        raise FormatError("invalid_argument", 40, f"{what}: {len(sizes)} dimensions {sizes}; 3 or 4 are stored")
+        raise FormatError(
+            "invalid_argument", 40, f"{what}: {len(sizes)} dimensions {sizes}; 3 or 4 are stored"
+        )
     if len(sizes) == 4 and sizes[3] == 1 and dim[0] > 4:
         sizes.pop()
     return tuple(sizes + [1] * (3 - len(sizes)))
@@ -177,7 +192,9 @@ def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> Orientat
     scale = np.diag([factor, factor, factor, 1.0])
     sform = qform = None
     if int(fields["sform_code"]) > 0:
-        sform = checked_affine(scale @ np.vstack([fields["srow"].astype(np.float64), [0, 0, 0, 1]]), f"{what}, sform")
+        sform = checked_affine(
+            scale @ np.vstack([fields["srow"].astype(np.float64), [0, 0, 0, 1]]), f"{what}, sform"
+        )
     if int(fields["qform_code"]) > 0:
         try:
             qform = scale @ quaternion_affine(fields, what)
@@ -189,7 +206,8 @@ def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> Orientat
             error = corner_error(sform, qform, shape)
             if error > 0.1:
                 warnings.warn(
-                    f"{what}: sform and qform disagree by up to {error:.3g} mm; the sform is used", stacklevel=2
+                    f"{what}: sform and qform disagree by up to {error:.3g} mm; the sform is used",
+                    stacklevel=2,
                 )
         return OrientationInfo(axcodes(sform), sform, "nifti_sform", "header")
     if qform is not None:
@@ -417,14 +435,17 @@ def _put_affine(fields: NDArray[Any], affine: Affine, *, tilted: bool) -> None:
 def _quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (b, c, d) of a rotation with a >= 0, from the eigenvector that fits best (Bar-Itzhack)."""
     (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = rotation.T
-    symmetric = np.array(
-        [
-            [xx - yy - zz, 0, 0, 0],
-            [yx + xy, yy - xx - zz, 0, 0],
-            [zx + xz, zy + yz, zz - xx - yy, 0],
-            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
-        ]
-    ) / 3.0
+    symmetric = (
+        np.array(
+            [
+                [xx - yy - zz, 0, 0, 0],
+                [yx + xy, yy - xx - zz, 0, 0],
+                [zx + xz, zy + yz, zz - xx - yy, 0],
+                [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+            ]
+        )
+        / 3.0
+    )
     values, vectors = np.linalg.eigh(symmetric)
     b, c, d, a = vectors[:, np.argmax(values)]
     sign = -1.0 if a < 0 else 1.0

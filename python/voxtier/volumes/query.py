@@ -67,7 +67,9 @@ def copy_jobs(collection: VolumeCollection, fns: Sequence[Transform]) -> list[Jo
             return Content(image, meta, {"dimensions": str(image.shape)})
 
         extra.pop("dimensions", None)
-        jobs.append(Job(row["obs_id"], row["obs_subject_id"], load, (volume.uri, repr(fns)), volume.uri, extra))
+        jobs.append(
+            Job(row["obs_id"], row["obs_subject_id"], load, (volume.uri, repr(fns)), volume.uri, extra)
+        )
     return jobs
 
 
@@ -132,14 +134,18 @@ class CollectionQuery:
         if store.exists():
             raise ConfigError(f"{store.root} already exists")
         with store.writing(new=True) as change:
-            add_volumes(change, "", name or self._collection.name or "", copy_jobs(self._collection, self._fns))
+            add_volumes(
+                change, "", name or self._collection.name or "", copy_jobs(self._collection, self._fns)
+            )
         return VolumeCollection(store.root, store.session)
 
 
 class Query:
     """A view of a cohort and the transforms that its volumes shall go through."""
 
-    def __init__(self, radi: RadiObject, fns: tuple[Transform, ...] = (), within: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, radi: RadiObject, fns: tuple[Transform, ...] = (), within: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self._radi, self._fns, self._within = radi, fns, within
 
     def __repr__(self) -> str:
@@ -177,7 +183,9 @@ class Query:
 
     def count(self) -> QueryCount:
         """Return how many subjects and volumes the query touches."""
-        return QueryCount(len(self._radi), {name: len(self.collection(name)) for name in self._radi.collection_names})
+        return QueryCount(
+            len(self._radi), {name: len(self.collection(name)) for name in self._radi.collection_names}
+        )
 
     def iter_volumes(self, collection_name: str | None = None) -> Iterator[Volume]:
         """Yield the volumes of one collection, or of all."""
@@ -190,7 +198,9 @@ class Query:
         subjects = self._radi.obs_subject_ids
         for start in range(0, len(subjects), batch_size):
             part = Query(self._radi.loc[subjects[start : start + batch_size]], self._fns, self._within)
-            batches = {name: list(part.collection(name).iter_batches(10**9)) for name in self._radi.collection_names}
+            batches = {
+                name: list(part.collection(name).iter_batches(10**9)) for name in self._radi.collection_names
+            }
             yield {name: found[0] for name, found in batches.items() if found}
 
     def to_numpy_stack(self, collection_name: str) -> NDArray[Any]:

@@ -45,12 +45,16 @@ class RadiObject:
         store = Store(as_uri(uri), Session.of(ctx), "radi_object")
         self._setup(_Cohort(store, store.snapshot()), None, None)
 
-    def _setup(self, cohort: _Cohort, subjects: tuple[str, ...] | None, names: tuple[str, ...] | None) -> None:
+    def _setup(
+        self, cohort: _Cohort, subjects: tuple[str, ...] | None, names: tuple[str, ...] | None
+    ) -> None:
         self._cohort, self._subjects, self._names = cohort, subjects, names
         self._index: Index | None = None
 
     @classmethod
-    def _view(cls, cohort: _Cohort, subjects: Iterable[str] | None, names: Iterable[str] | None) -> RadiObject:
+    def _view(
+        cls, cohort: _Cohort, subjects: Iterable[str] | None, names: Iterable[str] | None
+    ) -> RadiObject:
         view = cls.__new__(cls)
         view._setup(
             cohort, None if subjects is None else tuple(subjects), None if names is None else tuple(names)
@@ -156,7 +160,9 @@ class RadiObject:
         for name in self.collection_names:
             found = self.collection(name)
             shape = found.shape
-            lines.append(f"  {name}: {len(found)} volumes, shape {'x'.join(map(str, shape)) if shape else 'mixed'}")
+            lines.append(
+                f"  {name}: {len(found)} volumes, shape {'x'.join(map(str, shape)) if shape else 'mixed'}"
+            )
         table = self.obs_meta.read()
         for column in [c for c in table.columns if c not in ("obs_subject_id", "obs_id")]:
             values, counts = np.unique(np.ma.compressed(table[column]).astype(str), return_counts=True)
@@ -252,7 +258,11 @@ class RadiObject:
             collection = self.collection(name)
             strangers = sorted(set(collection.obs_subject_ids) - known)
             if strangers:
-                raise FormatError("bad_table", None, f"collection {name!r} holds subjects without a row: {', '.join(strangers[:5])}")
+                raise FormatError(
+                    "bad_table",
+                    None,
+                    f"collection {name!r} holds subjects without a row: {', '.join(strangers[:5])}",
+                )
             collection.validate()
 
     def repair(self, *, dry_run: bool = False) -> list[str]:
@@ -270,7 +280,9 @@ class RadiObject:
                     continue
                 used = set(change.table(f"{base}/{folder}/obs").read_all()["voxtier_array"])
                 arrays = engine.subfolders(f"{base}/{folder}/volumes", session)
-                orphans += [f"{base}/{folder}/volumes/{a}" for a in arrays if a not in used and not a.startswith("__")]
+                orphans += [
+                    f"{base}/{folder}/volumes/{a}" for a in arrays if a not in used and not a.startswith("__")
+                ]
             if not dry_run:
                 for uri in orphans:
                     engine.remove_tree(uri, session)
@@ -296,7 +308,13 @@ class RadiObject:
         jobs = _jobs(niftis, dicom_dirs, images, collection_name, reorient)
         store = self._cohort.store
         with store.writing() as change:
-            _grow(change, jobs, None if obs_meta is None else as_table(obs_meta), on_error=on_error, progress=progress)
+            _grow(
+                change,
+                jobs,
+                None if obs_meta is None else as_table(obs_meta),
+                on_error=on_error,
+                progress=progress,
+            )
         self.refresh()
 
     def rename_collection(self, old_name: str, new_name: str) -> None:
@@ -369,7 +387,9 @@ class RadiObject:
         jobs = _jobs(niftis if image_dir is None else image_dir, None, images, collection_name, reorient)
         if validate_alignment:
             _refuse_misaligned(jobs)
-        return cls._create(uri, jobs, obs_meta, ctx, overwrite=overwrite, on_error=on_error, progress=progress)
+        return cls._create(
+            uri, jobs, obs_meta, ctx, overwrite=overwrite, on_error=on_error, progress=progress
+        )
 
     from_images = from_niftis
 
@@ -390,11 +410,17 @@ class RadiObject:
     ) -> RadiObject:
         """Create a store from folders of DICOM series: each series a volume, collected by modality."""
         jobs = dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap)
-        return cls._create(uri, jobs, obs_meta, ctx, overwrite=overwrite, on_error=on_error, progress=progress)
+        return cls._create(
+            uri, jobs, obs_meta, ctx, overwrite=overwrite, on_error=on_error, progress=progress
+        )
 
     @classmethod
     def from_collections(
-        cls, uri: Uri, collections: Mapping[str, VolumeCollection], obs_meta: object = None, ctx: object = None
+        cls,
+        uri: Uri,
+        collections: Mapping[str, VolumeCollection],
+        obs_meta: object = None,
+        ctx: object = None,
     ) -> RadiObject:
         """Create a store from collections (or views of them), copying their volumes."""
         from voxtier.volumes.query import copy_jobs
@@ -415,7 +441,9 @@ class RadiObject:
         if engine.object_kind(target, session) is not None and (overwrite or store.exists()):
             if not overwrite:
                 raise ConfigError(f"{target} already exists: append() to it, or overwrite=True")
-            fresh = f"{target}.new-{hashlib.blake2b(target.encode(), digest_size=4).hexdigest()}-{os.getpid()}"
+            fresh = (
+                f"{target}.new-{hashlib.blake2b(target.encode(), digest_size=4).hexdigest()}-{os.getpid()}"
+            )
             store, replaces = Store(fresh, session, "radi_object"), True
         subjects = None if obs_meta is None else as_table(obs_meta)
         try:
@@ -440,7 +468,10 @@ class _Cohort:
     @property
     def subject_table(self) -> Table:
         if self._subjects is None:
-            frame = Dataframe(f"{self.store.root}/obs_meta", self.store.session, timestamp=self.snapshot.commit)
+            self.store.refuse_replaced(self.snapshot)
+            frame = Dataframe(
+                f"{self.store.root}/obs_meta", self.store.session, timestamp=self.snapshot.commit
+            )
             self._subjects = frame.read_all()
         return self._subjects
 
@@ -517,7 +548,9 @@ def _jobs(
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")
     if dicom_dirs is not None:
         return dicom_jobs(dicom_dirs, collection_name, reorient=reorient)
-    sources: list[Source] = named_sources(images) if images is not None else grouped_sources(niftis or (), collection_name)
+    sources: list[Source] = (
+        named_sources(images) if images is not None else grouped_sources(niftis or (), collection_name)
+    )
     groups: dict[str, list[Source]] = {}
     for source in sources:
         groups.setdefault(source.collection, []).append(source)
@@ -536,7 +569,12 @@ def _refuse_misaligned(jobs: Mapping[str, Sequence[Job]]) -> None:
 
 
 def _grow(
-    change: Change, jobs: Mapping[str, Sequence[Job]], subjects: Table | None, *, on_error: OnError, progress: bool
+    change: Change,
+    jobs: Mapping[str, Sequence[Job]],
+    subjects: Table | None,
+    *,
+    on_error: OnError,
+    progress: bool,
 ) -> None:
     """Write subjects and volumes of several collections into one change."""
     store = change.store
@@ -572,7 +610,9 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
     rows = [{**given.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in known]
     if fresh:
         columns = rows_table(rows)
-        schema = {name: columns[name].dtype for name in columns.columns if name not in ("obs_subject_id", "obs_id")}
+        schema = {
+            name: columns[name].dtype for name in columns.columns if name not in ("obs_subject_id", "obs_id")
+        }
         Dataframe.create(uri, schema, session)
         engine.write_group(store.root, session, add=["obs_meta", "collections"])
     elif rows:
@@ -591,5 +631,3 @@ def _subject_rows(table: Table) -> Iterator[dict[str, Any]]:
     if len(set(subjects)) != len(subjects):
         raise ConfigError("obs_meta has two rows for one subject")
     return table.rows()
-
-

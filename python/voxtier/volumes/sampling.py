@@ -42,7 +42,9 @@ def start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]
 class Sampler(Protocol):
     """Chooses the first voxel of a patch."""
 
-    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+    def start(
+        self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
+    ) -> Start:
         """Return the first voxel (x, y, z) of a patch of this size."""
 
 
@@ -50,7 +52,9 @@ class Sampler(Protocol):
 class RandomSampler:
     """Every place is equally likely."""
 
-    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+    def start(
+        self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
+    ) -> Start:
         """See `Sampler`."""
         return random_start(volume.shape[:3], size, rng)
 
@@ -88,7 +92,9 @@ class ForegroundSampler:
         self.p_pos, self.label = state
         self._counts = {}
 
-    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+    def start(
+        self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
+    ) -> Start:
         """See `Sampler`."""
         if mask is None:
             raise ConfigError("foreground patches need a mask")
@@ -104,7 +110,9 @@ class ForegroundSampler:
         cumulative = np.cumsum(counts.ravel())
         block = int(np.searchsorted(cumulative, drawn, side="right"))
         corner = np.array(np.unravel_index(block, counts.shape)) * _BLOCK
-        inside = self._is_foreground(mask.read(tuple(slice(int(c), int(c) + _BLOCK) for c in corner), raw=True))
+        inside = self._is_foreground(
+            mask.read(tuple(slice(int(c), int(c) + _BLOCK) for c in corner), raw=True)
+        )
         places = np.argwhere(inside)
         before = int(cumulative[block - 1]) if block else 0
         return start_around(places[drawn - before] + corner, volume.shape[:3], size)
@@ -117,10 +125,14 @@ class ForegroundSampler:
         x, y, z = mask.shape[:3]
         counts = np.zeros([-(-n // _BLOCK) for n in (x, y, z)], np.int64)
         for slab in range(counts.shape[2]):  # one slab in memory at a time
-            inside = self._is_foreground(mask.read((..., slice(slab * _BLOCK, (slab + 1) * _BLOCK)), raw=True))
+            inside = self._is_foreground(
+                mask.read((..., slice(slab * _BLOCK, (slab + 1) * _BLOCK)), raw=True)
+            )
             padded = np.zeros((counts.shape[0] * _BLOCK, counts.shape[1] * _BLOCK, inside.shape[2]), bool)
             padded[:x, :y] = inside
-            counts[:, :, slab] = padded.reshape(counts.shape[0], _BLOCK, counts.shape[1], _BLOCK, -1).sum(axis=(1, 3, 4))
+            counts[:, :, slab] = padded.reshape(counts.shape[0], _BLOCK, counts.shape[1], _BLOCK, -1).sum(
+                axis=(1, 3, 4)
+            )
         return counts
 
 
@@ -130,7 +142,9 @@ class WeightedSampler:
 
     weights: NDArray[Any]
 
-    def start(self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator) -> Start:
+    def start(
+        self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
+    ) -> Start:
         """See `Sampler`."""
         if self.weights.shape != volume.shape[:3]:
             raise ConfigError(f"a map of shape {self.weights.shape} for a volume of {volume.shape[:3]}")
@@ -141,11 +155,15 @@ class WeightedSampler:
         return start_around(np.unravel_index(place, self.weights.shape), volume.shape[:3], size)
 
 
-def grid_starts(shape: Sequence[int], size: Sequence[int], stride: Sequence[int] | None = None) -> list[Start]:
+def grid_starts(
+    shape: Sequence[int], size: Sequence[int], stride: Sequence[int] | None = None
+) -> list[Start]:
     """Return first voxels of patches that cover every voxel; the last of an axis is moved in, not cut."""
     steps = tuple(size if stride is None else stride)
     if any(not 1 <= step <= want for step, want in zip(steps, size, strict=True)):
-        raise ConfigError(f"strides {steps} must be 1 up to the patch {tuple(size)}: else voxels are left out")
+        raise ConfigError(
+            f"strides {steps} must be 1 up to the patch {tuple(size)}: else voxels are left out"
+        )
     axes = []
     for length, want, step in zip(shape, size, steps, strict=True):
         room = max(length - want, 0)

@@ -55,7 +55,10 @@ def series_of(path: Path) -> str:
             if part in spellings:
                 return series
     joined = "_".join(parts)
-    return next((series for series, words in _SERIES.items() for word in words if "_" in word and word in joined), "unknown")
+    return next(
+        (series for series, words in _SERIES.items() for word in words if "_" in word and word in joined),
+        "unknown",
+    )
 
 
 def _stem(path: Path) -> str:
@@ -69,7 +72,9 @@ def pairs_of(images: Images) -> list[tuple[Path, str]]:
         if any(sign in text for sign in "*?["):
             found = sorted(Path(name) for name in glob.glob(text, recursive=True))
         elif Path(text).is_dir():
-            found = sorted(p for p in Path(text).iterdir() if re.search(r"\.nii(\.gz)?$", p.name, re.IGNORECASE))
+            found = sorted(
+                p for p in Path(text).iterdir() if re.search(r"\.nii(\.gz)?$", p.name, re.IGNORECASE)
+            )
         elif Path(text).is_file():
             found = [Path(text)]
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -69,7 +70,9 @@ class Store:
                 " repeat it (finished volumes are taken over) or use overwrite=True"
             )
         if written_by_us and str(meta["voxtier_format"]) != FORMAT:
-            raise ConfigError(f"{self.root} has the format {meta['voxtier_format']}, this voxtier reads {FORMAT}")
+            raise ConfigError(
+                f"{self.root} has the format {meta['voxtier_format']}, this voxtier reads {FORMAT}"
+            )
         if self.kind == "collection":
             names: dict[str, str] = {}
         elif written_by_us:
@@ -78,6 +81,15 @@ class Store:
             members = engine.group_members(f"{self.root}/collections", self.session)
             names = {name: uri.rsplit("/", 1)[-1] for name, uri in members.items()}
         return Snapshot(int(meta["voxtier_commit"]) if written_by_us else None, names, meta)
+
+    def refuse_replaced(self, snapshot: Snapshot) -> None:
+        """Refuse to read rows of a store that was replaced (overwritten) since the snapshot was taken."""
+        identity = snapshot.meta.get("voxtier_store")
+        if (
+            identity is not None
+            and engine.group_meta(self.root, self.session).get("voxtier_store") != identity
+        ):
+            raise NotFoundError(f"{self.root} was replaced since it was opened: open it again")
 
     def collection_uri(self, folder: str) -> str:
         """Return the address of a collection."""
@@ -91,12 +103,23 @@ class Store:
             return False
         return True
 
+    def _begun(self) -> bool:
+        """Return whether an earlier, unfinished ingest has made the root already."""
+        try:
+            return "voxtier_format" in engine.group_meta(self.root, self.session)
+        except NotFoundError:
+            return False
+
     @contextmanager
     def writing(self, *, new: bool = False) -> Iterator[Change]:
         """Collect one change under the writer's lock; leaving the block without an error commits it."""
         with only_writer(self.root, self.session):
-            if new:
-                engine.create_group(self.root, {"voxtier_format": FORMAT, "voxtier_kind": self.kind}, self.session)
+            if new and not self._begun():
+                engine.create_group(
+                    self.root,
+                    {"voxtier_format": FORMAT, "voxtier_kind": self.kind, "voxtier_store": uuid.uuid4().hex},
+                    self.session,
+                )
             try:
                 before = self.snapshot()
             except NotFoundError:

@@ -77,7 +77,12 @@ class Table:
         return pd.DataFrame(
             {
                 name: (
-                    pd.Series([None if m else v for v, m in zip(column.data, np.ma.getmaskarray(column), strict=True)])
+                    pd.Series(
+                        [
+                            None if m else v
+                            for v, m in zip(column.data, np.ma.getmaskarray(column), strict=True)
+                        ]
+                    )
                     if isinstance(column, np.ma.MaskedArray)
                     else column
                 )
@@ -124,12 +129,20 @@ def _column(name: str, values: Any) -> Column:
     missing = np.array([_is_missing(item) for item in items], dtype=bool)
     present = [item for item, gone in zip(items, missing, strict=True) if not gone]
     if not present:
-        return np.ma.MaskedArray(np.array([""] * len(items), dtype=object), mask=missing) if items else np.array([], dtype=object)
+        return (
+            np.ma.MaskedArray(np.array([""] * len(items), dtype=object), mask=missing)
+            if items
+            else np.array([], dtype=object)
+        )
     plain = np.array(present)
     if plain.dtype.kind not in "biufMU" or plain.ndim != 1 or len({isinstance(p, str) for p in present}) > 1:
-        raise ConfigError(f"column {name!r} mixes types or holds {type(present[0]).__name__}: use numbers, text or dates")
+        raise ConfigError(
+            f"column {name!r} mixes types or holds {type(present[0]).__name__}: use numbers, text or dates"
+        )
     if plain.dtype.kind == "U":
-        full = np.array(["" if gone else str(item) for item, gone in zip(items, missing, strict=True)], dtype=object)
+        full = np.array(
+            ["" if gone else str(item) for item, gone in zip(items, missing, strict=True)], dtype=object
+        )
     else:
         full = np.zeros(len(items), plain.dtype)
         full[~missing] = plain
@@ -182,7 +195,9 @@ class Dataframe:
     def columns(self) -> list[str]:
         """Names of the columns beside the keys."""
         schema = self._schema
-        return [schema.attr(i).name for i in range(schema.nattr) if not schema.attr(i).name.startswith("voxtier_")]
+        return [
+            schema.attr(i).name for i in range(schema.nattr) if not schema.attr(i).name.startswith("voxtier_")
+        ]
 
     @property
     def all_columns(self) -> list[str]:
@@ -194,7 +209,8 @@ class Dataframe:
         """Types of the columns; text is ``object``."""
         schema = self._schema
         return {
-            name: np.dtype(object) if schema.attr(name).isvar else schema.attr(name).dtype for name in self.columns
+            name: np.dtype(object) if schema.attr(name).isvar else schema.attr(name).dtype
+            for name in self.columns
         }
 
     @property
@@ -274,12 +290,18 @@ class Dataframe:
         if object_kind(target, session) is not None:
             raise ConfigError(f"{target} already exists")
         context = session.context()
-        attributes = [_attribute(name, np.dtype(kind), context) for name, kind in schema.items() if name not in keys]
+        attributes = [
+            _attribute(name, np.dtype(kind), context) for name, kind in schema.items() if name not in keys
+        ]
         attributes.append(_attribute(_NULLS, np.dtype(object), context))
         with translated(f"create the table {target}"):
-            domain = tiledb.Domain(*(tiledb.Dim(name=k, dtype="ascii", ctx=context) for k in keys), ctx=context)
+            domain = tiledb.Domain(
+                *(tiledb.Dim(name=k, dtype="ascii", ctx=context) for k in keys), ctx=context
+            )
             tiledb.Array.create(
-                target, tiledb.ArraySchema(domain=domain, attrs=attributes, sparse=True, ctx=context), ctx=context
+                target,
+                tiledb.ArraySchema(domain=domain, attrs=attributes, sparse=True, ctx=context),
+                ctx=context,
             )
         return cls(target, session)
 
@@ -349,6 +371,10 @@ class Dataframe:
         context = self._session.context()
         with translated(f"add a column to {self.uri}"):
             evolution = tiledb.ArraySchemaEvolution(context)
+            if (
+                self._timestamp is not None
+            ):  # a reader as of that time stamp looks for a schema that is no younger
+                evolution.timestamp(self._timestamp)
             evolution.add_attribute(_attribute(name, dtype, context))
             evolution.array_evolve(self.uri)
 
@@ -401,7 +427,7 @@ def _text(value: Any) -> str:
 def _attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     if not name or "\0" in name or "\n" in name or name in INDEX_COLUMNS:
         raise ConfigError(f"{name!r} cannot name a column")
-    filters_ = tiledb.FilterList([tiledb.ZstdFilter(level=3)], ctx=context)
+    filters_ = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
     if dtype.kind in "OUS":
         return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters_, ctx=context)
     if dtype.kind == "M":

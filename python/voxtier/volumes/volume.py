@@ -159,7 +159,9 @@ class Volume:
         if self.obs_id is not None:
             parts.append(f"obs_id={self.obs_id!r}")
         if found is not None and not found.is_canonical:
-            parts.append(f"axes={found.axcodes} (axial() is the array's z plane; plane('axial', i) follows the patient)")
+            parts.append(
+                f"axes={found.axcodes} (axial() is the array's z plane; plane('axial', i) follows the patient)"
+            )
         return f"Volume({', '.join(parts)})"
 
     # -- reads ----------------------------------------------------------------------------------
@@ -227,7 +229,9 @@ class Volume:
             raise ConfigError(f"a plane is axial, sagittal or coronal, got {name!r}")
         affine = self.affine
         if affine is None:
-            raise ConfigError(f"{self.uri} does not know how it lies in the patient: use axial(), sagittal(), coronal()")
+            raise ConfigError(
+                f"{self.uri} does not know how it lies in the patient: use axial(), sagittal(), coronal()"
+            )
         world = [axis for axis, _ in geometry.closest_axes(affine)]
         return self._plane(world.index(_PLANE_AXIS[name]), index, t)
 
@@ -268,7 +272,9 @@ class Volume:
         ndim = len(array.layout.shape)
         corners = np.asarray(starts)
         if corners.ndim != 2 or corners.shape[1] != ndim or corners.dtype.kind not in "iu":
-            raise ConfigError(f"starts must be integers of shape (N, {ndim}), got {corners.dtype} {corners.shape}")
+            raise ConfigError(
+                f"starts must be integers of shape (N, {ndim}), got {corners.dtype} {corners.shape}"
+            )
         box = tuple(int(count) for count in size)
         if len(box) != ndim or any(count < 1 for count in box):
             raise ConfigError(f"a patch of this volume has {ndim} sizes >= 1, got {box}")
@@ -384,7 +390,10 @@ class Volume:
         meta = array.meta
         voxels.write_region(self.uri, corner, cells, self._session)
         if "stored_min" in meta:  # the type that scaled reads give depends on it
-            low, high = min(int(meta["stored_min"]), int(cells.min())), max(int(meta["stored_max"]), int(cells.max()))
+            low, high = (
+                min(int(meta["stored_min"]), int(cells.min())),
+                max(int(meta["stored_max"]), int(cells.max())),
+            )
             voxels.write_meta(self.uri, {"stored_min": low, "stored_max": high}, self._session)
 
     def fragments(self) -> list[Fragment]:
@@ -417,9 +426,7 @@ class Volume:
         return volume
 
     @classmethod
-    def create(
-        cls, uri: Uri, shape: tuple[int, ...], dtype: Any = np.float32, ctx: object = None
-    ) -> Volume:
+    def create(cls, uri: Uri, shape: tuple[int, ...], dtype: Any = np.float32, ctx: object = None) -> Volume:
         """Create a volume without voxels (reads give TileDB's fill value until they are written)."""
         session = Session.of(ctx)
         write, target = get_config().write, as_uri(uri)
@@ -442,9 +449,7 @@ class Volume:
         meta: dict[str, Any] = {}
         if affine is not None:
             matrix = geometry.checked_affine(affine, "affine=")
-            meta = geometry.to_meta(
-                OrientationInfo(geometry.axcodes(matrix), matrix, "identity", "header")
-            )
+            meta = geometry.to_meta(OrientationInfo(geometry.axcodes(matrix), matrix, "identity", "header"))
         if obs_id is not None:
             meta["obs_id"] = obs_id
         return cls._store(as_uri(uri), voxels_in, meta, Session.of(ctx))
@@ -514,7 +519,9 @@ class _Scaling:
 
     __slots__ = ("dtype", "inter", "slope")
 
-    def __init__(self, slope: float, inter: float, stored: np.dtype[Any], ends: tuple[int, int] | None) -> None:
+    def __init__(
+        self, slope: float, inter: float, stored: np.dtype[Any], ends: tuple[int, int] | None
+    ) -> None:
         self.slope, self.inter, self.dtype = slope, inter, stored
         if self.is_identity:
             return
@@ -547,5 +554,7 @@ class _Scaling:
         if self.dtype.kind in "iu":
             wide = cells.astype(np.int64) * int(self.slope) + int(self.inter)
             return wide.astype(self.dtype)
-        scaled: NDArray[Any] = cells.astype(self.dtype) * self.dtype.type(self.slope) + self.dtype.type(self.inter)
+        scaled: NDArray[Any] = cells.astype(self.dtype) * self.dtype.type(self.slope) + self.dtype.type(
+            self.inter
+        )
         return scaled

@@ -42,7 +42,9 @@ _STORED_ORDER: Final = {
 }
 # TileDB has no such cells: kept in the next wider type, given back as they came
 _STORED_AS: Final = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(np.bool_): np.dtype(np.uint8)}
-_SETTLED_NS: Final = 2_000_000_000  # a folder's time stamp may repeat within the clock tick of its file system
+_SETTLED_NS: Final = (
+    2_000_000_000  # a folder's time stamp may repeat within the clock tick of its file system
+)
 _OPEN_ARRAYS: Final = 128  # each may hold one file descriptor
 
 Region = tuple[tuple[int, int, int], ...]  # per axis: start, count, step (> 0)
@@ -63,7 +65,9 @@ def stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     native = dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype
     native = _STORED_AS.get(native, native)
     if native.kind not in "iufc" or native.itemsize > 8 or native == np.dtype(np.complex128):
-        raise ConfigError(f"voxels of type {dtype} cannot be stored: use integers, float16 to float64 or complex64")
+        raise ConfigError(
+            f"voxels of type {dtype} cannot be stored: use integers, float16 to float64 or complex64"
+        )
     return native
 
 
@@ -85,12 +89,14 @@ def create_array(
     with translated(f"create the volume {uri}"):
         domain = tiledb.Domain(
             *(
-                tiledb.Dim(name=name, domain=(0, sizes[name] - 1), tile=extents[name], dtype=np.int32, ctx=ctx)
+                tiledb.Dim(
+                    name=name, domain=(0, sizes[name] - 1), tile=extents[name], dtype=np.int32, ctx=ctx
+                )
                 for name in order
             ),
             ctx=ctx,
         )
-        filters = tiledb.FilterList(_filters(write.compression, cell), ctx=ctx)
+        filters = tiledb.FilterList(_filters(write.compression, cell, ctx), ctx=ctx)
         attribute = tiledb.Attr(name=ATTRIBUTE, dtype=cell, filters=filters, ctx=ctx)
         schema = tiledb.ArraySchema(domain=domain, attrs=[attribute], sparse=False, ctx=ctx)
         tiledb.Array.create(uri, schema, ctx=ctx)
@@ -109,7 +115,7 @@ def _extents(shape: tuple[int, ...], write: WriteConfig) -> tuple[int, ...]:
     return tuple(extents)
 
 
-def _filters(compression: CompressionConfig, cell: np.dtype[Any]) -> list[tiledb.Filter]:
+def _filters(compression: CompressionConfig, cell: np.dtype[Any], ctx: tiledb.Ctx) -> list[tiledb.Filter]:
     algorithm, level = compression.algorithm, compression.level
     if algorithm is Compressor.NONE:
         return []
@@ -118,8 +124,8 @@ def _filters(compression: CompressionConfig, cell: np.dtype[Any]) -> list[tiledb
         Compressor.LZ4: tiledb.LZ4Filter,
         Compressor.GZIP: tiledb.GzipFilter,
     }[algorithm]
-    shuffle = [tiledb.ByteShuffleFilter()] if cell.itemsize > 1 else []
-    return [*shuffle, compressor(level=level)]
+    shuffle = [tiledb.ByteShuffleFilter(ctx=ctx)] if cell.itemsize > 1 else []
+    return [*shuffle, compressor(level=level, ctx=ctx)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +154,15 @@ def _layout(uri: str, schema: tiledb.ArraySchema) -> Layout:
     domain = schema.domain
     dimensions = [domain.dim(index) for index in range(domain.ndim)]
     names = [dimension.name for dimension in dimensions]
-    if schema.sparse or sorted(names) not in (sorted("xyz"), sorted("xyzt")) or not schema.has_attr(ATTRIBUTE):
+    if (
+        schema.sparse
+        or sorted(names) not in (sorted("xyz"), sorted("xyzt"))
+        or not schema.has_attr(ATTRIBUTE)
+    ):
         raise FormatError(
-            "bad_table", None, f"{uri} is no volume: dimensions {names}, wanted x, y, z[, t] and '{ATTRIBUTE}'"
+            "bad_table",
+            None,
+            f"{uri} is no volume: dimensions {names}, wanted x, y, z[, t] and '{ATTRIBUTE}'",
         )
     if any(int(dimension.domain[0]) != 0 for dimension in dimensions):
         raise FormatError("bad_table", None, f"{uri}: the dimensions of a volume start at 0")
@@ -167,9 +179,7 @@ def _layout(uri: str, schema: tiledb.ArraySchema) -> Layout:
     )
 
 
-def write_all(
-    uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], session: Session
-) -> None:
+def write_all(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], session: Session) -> None:
     """Write the whole array in one fragment; the metadata becomes visible after the voxels."""
     ctx = session.context()
     with translated(f"write the volume {uri}"), tiledb.open(uri, "w", ctx=ctx) as array:
@@ -248,9 +258,7 @@ class VoxelArray:
             cells = np.ascontiguousarray(cells[tuple(slice(None, None, step) for _, _, step in stored)])
         return cells
 
-    def read_patches(
-        self, starts: NDArray[np.int64], size: tuple[int, ...], fill: float
-    ) -> NDArray[Any]:
+    def read_patches(self, starts: NDArray[np.int64], size: tuple[int, ...], fill: float) -> NDArray[Any]:
         """Return boxes of one size, (N, *size) in API order; outside the volume lies ``fill``."""
         order = self.layout.order
         stored_starts = np.ascontiguousarray(starts[:, list(order)])
@@ -270,7 +278,9 @@ class VoxelArray:
                         tuple((l, h - l, 1) for l, h in zip(low, high, strict=True))
                     )
                     patch[
-                        tuple(slice(l - int(s), h - int(s)) for l, h, s in zip(low, high, corner, strict=True))
+                        tuple(
+                            slice(l - int(s), h - int(s)) for l, h, s in zip(low, high, corner, strict=True)
+                        )
                     ] = inside
         return out.transpose(0, *(1 + axis for axis in self._back))
 
@@ -388,10 +398,10 @@ def fragments(uri: str, session: Session) -> list[Fragment]:
     with translated(f"list the fragments of {uri}"):
         order = open_array(uri, session).layout.order
         found = tiledb.array_fragments(uri, ctx=ctx)
-        live = [_fragment(uri, f.uri, f.timestamp_range, f.nonempty_domain, order, False, session) for f in found]
-        dead = [
-            Fragment(gone.rsplit("/", 1)[-1], 0, 0, 0, (), True) for gone in found.to_vacuum
+        live = [
+            _fragment(uri, f.uri, f.timestamp_range, f.nonempty_domain, order, False, session) for f in found
         ]
+        dead = [Fragment(gone.rsplit("/", 1)[-1], 0, 0, 0, (), True) for gone in found.to_vacuum]
     return live + dead
 
 

@@ -1,0 +1,78 @@
+"""Pictures of volumes without a plotting library: tile layouts as text, slices as PNG."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError
+from voxtier.volumes.volume import Volume
+
+_WIDTH, _HEIGHT = 32, 12
+
+
+def tile_map(volume: Volume) -> str:
+    """Return the tiles of the three planes as text, with what one read of each plane decodes."""
+    shape, extents = volume.shape[:3], volume.tile_extents[:3]
+    tiles = [-(-n // e) for n, e in zip(shape, extents, strict=True)]
+    lines = []
+    for name, across, down, fixed in (("axial", 0, 1, 2), ("sagittal", 1, 2, 0), ("coronal", 0, 2, 1)):
+        touched = tiles[across] * tiles[down]
+        share = touched * float(np.prod(extents)) / (shape[across] * shape[down])
+        lines.append(
+            f"{name:8s} {'xyz'[across]} by {'xyz'[down]}: {touched} of {int(np.prod(tiles))} tiles,"
+            f" {extents[fixed]} planes thick ({share:.1f} cells in the tiles for each one wanted)"
+        )
+        lines += ["  " + row for row in _grid(shape[across], shape[down], extents[across], extents[down])]
+    return "\n".join(lines)
+
+
+def _grid(width: int, height: int, step_x: int, step_y: int) -> list[str]:
+    columns, rows = _cuts(width, step_x, _WIDTH), _cuts(height, step_y, _HEIGHT // 2)
+    line = "".join("+" if x in columns else "-" for x in range(_WIDTH + 1))
+    body = "".join("|" if x in columns else " " for x in range(_WIDTH + 1))
+    return [line if y in rows else body for y in range(_HEIGHT // 2 + 1)]
+
+
+def _cuts(size: int, step: int, cells: int) -> set[int]:
+    return {round(cut * cells / size) for cut in range(0, size, step)} | {cells}
+
+
+def grey(plane: NDArray[Any], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """Return a plane as 8-bit grey, first axis to the right, second upwards.
+
+    Parameters
+    ----------
+    plane : numpy.ndarray
+        (across, up).
+    window : (float, float), optional
+        Centre and width; by default the 1st to the 99th percentile.
+    """
+    if plane.ndim != 2:
+        raise ConfigError("a picture needs a plane: choose a time point of a 4-D volume")
+    finite = plane[np.isfinite(plane)]
+    if window is not None:
+        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
+    elif finite.size:
+        low, high = (float(value) for value in np.percentile(finite, (1, 99)))
+    else:
+        low, high = 0.0, 1.0
+    scaled = (np.nan_to_num(plane.astype(np.float64)) - low) / max(high - low, 1e-12)
+    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8).T[::-1]
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """Return an 8-bit grey PNG (ISO/IEC 15948) of (height, width)."""
+    height, width = picture.shape
+    rows = np.hstack([np.zeros((height, 1), np.uint8), picture])  # filter type 0 before each row
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    content = zlib.compress(rows.tobytes(), 6)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")

@@ -1,0 +1,98 @@
+"""The command line: what it prints, writes and exits with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from .images import code_of, pairs, series
+
+
+def run(*arguments, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "voxtier", "volume", *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "in").mkdir()
+    for path, subject in pairs(folder / "raw", ["b", "a"], shape=(20, 24, 28)):
+        path.rename(folder / "in" / f"{subject}_T1w.nii")
+    run("ingest", folder / "r", folder / "in")
+    return folder
+
+
+def test_ingest_info_and_stats(store):
+    assert "2 subjects, 1 collections: [T1w]" in run("info", store / "r").stdout
+    rows = [json.loads(line) for line in run("info", store / "r", "--json").stdout.splitlines()]
+    assert [row["obs_id"] for row in rows] == ["a_T1w", "b_T1w"]
+    assert rows[0]["shape"] == "20x24x28"
+    drawn = run("info", store / "r", "--obs", "a_T1w").stdout
+    assert "1 of 28 tiles" in drawn
+    assert "28 of 28 tiles" in drawn
+    assert "+--" in drawn
+    found = json.loads(run("stats", store / "r", "--obs", "b_T1w", "--json").stdout)
+    assert found["mean"] == code_of("b", "T1w")
+
+
+def test_a_slice_is_a_png_of_the_plane(store):
+    output = store / "s.png"
+    run("slice", store / "r", output, "--obs", "a_T1w", "--plane", "coronal", "--index", 3)
+    content = output.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(content[16:20], "big") == 20
+    assert int.from_bytes(content[20:24], "big") == 28
+    assert "outside" in run("slice", store / "r", output, "--obs", "a_T1w", "--index", 99, code=2).stderr
+
+
+def test_exit_codes(store, tmp_path):
+    run("info", tmp_path / "none", code=1)
+    run("slice", store / "r", tmp_path / "x.png", code=2)
+    run("info", store / "r", "--obs", "zzz", code=1)
+    run("ingest", store / "r", store / "in", code=2)
+    run("frobnicate", code=2)
+    run("verify", store / "r")
+    (tmp_path / "bad_T1w.nii").write_bytes(b"no")
+    (tmp_path / "good_T1w.nii").write_bytes((store / "in/a_T1w.nii").read_bytes())
+    run("ingest", tmp_path / "n", tmp_path / "bad_T1w.nii", tmp_path / "good_T1w.nii", code=1)
+    assert "would ingest" in run("ingest", tmp_path / "m", tmp_path / "good_T1w.nii", "--dry-run").stdout
+    assert not (tmp_path / "m").exists()
+    run(
+        "ingest", tmp_path / "m", tmp_path / "bad_T1w.nii", tmp_path / "good_T1w.nii", "--skip-errors", code=3
+    )
+
+
+def test_verify_finds_a_damaged_volume(store, tmp_path):
+    run("ingest", tmp_path / "r", store / "in")
+    victim = next(Path(tmp_path / "r").rglob("a0.tdb"))
+    victim = next(p for p in Path(tmp_path / "r").glob("collections/T1w/volumes/a_*/__fragments/*/a0.tdb"))
+    content = bytearray(victim.read_bytes())
+    content[40:60] = b"\xff" * 20
+    victim.write_bytes(content)
+    found = run("verify", tmp_path / "r", "--json", code=1)
+    assert [json.loads(line)["status"] for line in found.stdout.splitlines()].count("bad") == 1
+
+
+def test_export_consolidate_and_dicom(store, tmp_path):
+    run("export", store / "r", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_T1w.nii.gz", "b_T1w.nii.gz"]
+    image = nib.load(tmp_path / "out/a_T1w.nii.gz")
+    assert (np.asarray(image.dataobj) == code_of("a", "T1w")).all()
+    assert "merged=False" in run("consolidate", store / "r").stdout
+    run("vacuum", store / "r")
+    series(tmp_path / "p7", [(0, 0, k) for k in range(3)])
+    run("ingest", tmp_path / "d", tmp_path / "p7")
+    assert "p7_CT" in run("info", tmp_path / "d", "--json").stdout
+    assert (
+        json.loads(run("bench", tmp_path / "d", "--obs", "p7_CT", "--repeats", 2, "--json").stdout)["axial"]
+        > 0
+    )
