@@ -2,7 +2,7 @@
 
 `python -m benches.volumes [--quick]` prints one JSON object. RadiObject 0.1.1 runs in its own interpreter, named by
 VOXTIER_RADIOBJECT_PYTHON (a virtual environment with `radiobject==0.1.1`); without it its rows are left out.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def peers(folder: Path, data: np.ndarray, chunk: tuple[int, ...]) -> dict[str, t
     import zarr
 
     found: dict[str, tuple[Reader, int]] = {}
-    size = lambda path: (
+    size = lambda path: (  # noqa: E731
         sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
         if path.is_dir()
         else path.stat().st_size
@@ -85,7 +85,7 @@ def peers(folder: Path, data: np.ndarray, chunk: tuple[int, ...]) -> dict[str, t
     found["tensorstore"] = (lambda key: store[key].read().result(), size(path))
     path = folder / "peer.b2nd"
     blosc = blosc2.asarray(np.ascontiguousarray(data), urlpath=str(path), mode="w", chunks=chunk,
-                           cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE]})  # fmt: skip
+                           cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3, "filters": [blosc2.Filter.SHUFFLE]})  # fmt: skip  # noqa: E501
     found["blosc2"] = (lambda key: blosc[key], size(path))
     return found
 

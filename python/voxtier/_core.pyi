@@ -456,9 +456,12 @@ class TileFile:
         threads: int = 1,
         keep: bool = True,
     ) -> None:
-        """Read boxes of one size (flattened corners, may lie outside); cells outside keep what ``out`` held."""
+        """Read boxes of one size (flattened corners, may lie outside).
 
-def set_tile_budget(bytes: int) -> None:
+        Cells outside keep what ``out`` held.
+        """
+
+def set_tile_budget(budget: int) -> None:
     """Set the bytes that decoded chunks may hold in this process; 0 switches the cache off."""
 
 def clear_tile_cache() -> None:

@@ -1,4 +1,7 @@
-"""Images and stores made from a few arguments: NIfTI files whose voxels encode whose they are, DICOM series."""
+"""Images and stores made from a few arguments.
+
+NIfTI files whose voxels encode whose they are, DICOM series.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,10 @@ def slice_dataset(
 
 
 def series(folder: Path, positions, *args, names=None, **tags) -> Path:
-    """Write a series: one file per position, in this file order; pixels hold the number of the file (from 1)."""
+    """Write a series: one file per position, in this file order.
+
+    Pixels hold the number of the file (from 1).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number, position in enumerate(positions, 1):
         dataset = slice_dataset(position, *args, number=number, **tags)
@@ -78,7 +84,10 @@ def series(folder: Path, positions, *args, names=None, **tags) -> Path:
 
 
 def old_store(root: Path, order, names=("T1w",), key="tile_orientation") -> Path:
-    """Write a store as RadiObject 0.1.1 does: arrays 0, 1, 2... in ingest order, rows in the order of TileDB's keys."""
+    """Write a store as RadiObject 0.1.1 does: arrays 0, 1, 2...
+
+    In ingest order, rows in the order of TileDB's keys.
+    """
     tiledb.Group.create(str(root))
     keys = [tiledb.Dim(name=name, dtype="ascii") for name in ("obs_subject_id", "obs_id")]
     empty = tiledb.ArraySchema(domain=tiledb.Domain(*keys), attrs=[tiledb.Attr("sex", "U1")], sparse=True)

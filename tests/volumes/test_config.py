@@ -111,7 +111,7 @@ def test_each_key_of_tiledb_exists_and_unknown_ones_are_refused():
     keys = Session.of(None).context().config().dict()
     assert keys["sm.mem.malloc_trim"] == "false"
     assert keys["sm.compute_concurrency_level"] == "4"
-    with pytest.raises(ConfigError, match="sm.tile_cache_size"):
+    with pytest.raises(ConfigError, match="sm.tile_cache_size"):  # noqa: RUF043
         Session.of({"sm.tile_cache_size": "10"})
 
 

@@ -1,4 +1,7 @@
-"""DICOM series: order, affine and Hounsfield units by goldens and by the standard's formula for every pixel."""
+"""DICOM series: order.
+
+Affine and Hounsfield units by goldens and by the standard's formula for every pixel.
+"""
 
 import numpy as np
 import pydicom
@@ -45,7 +48,10 @@ def test_goldens(tmp_path, case):
 
 
 def test_golden_sagittal(tmp_path):
-    """Positions 10, 7, 4 along a normal that points to -x: ascending projection keeps the order of the files."""
+    """Positions 10, 7, 4 along a normal that points to -x.
+
+    Ascending projection keeps the order of the files.
+    """
     orientation, positions, _, affine, codes = GOLDENS["sagittal"]
     volume = Volume.from_dicom(tmp_path / "v", series(tmp_path / "in", positions, orientation))
     np.testing.assert_allclose(volume.affine[:3], affine, atol=1e-6)
@@ -83,7 +89,7 @@ def test_every_pixel_lies_where_the_standard_says(tmp_path):
             pixels = rng.integers(-1000, 1000, (3, 4)).astype(np.int16)
             position = [float(f"{v:.9g}") for v in origin + k * step * normal]
             dataset = slice_dataset(
-                position, [float(f"{v:.9g}") for v in orientation], [float(f"{v:.9g}") for v in spacing], pixels=pixels, number=int(rng.integers(99)),
+                position, [float(f"{v:.9g}") for v in orientation], [float(f"{v:.9g}") for v in spacing], pixels=pixels, number=int(rng.integers(99)),  # noqa: E501
                 SliceThickness=step * 3, SpacingBetweenSlices=step / 2,
             )  # fmt: skip
             pydicom.dcmwrite(folder / f"{name}.dcm", dataset, enforce_file_format=True)

@@ -39,8 +39,8 @@ def test_same_cells_as_tiledb(tmp_path, monkeypatch, algorithm, orientation):
     for dtype in ("u1", "i2", "u4", "f4", "f8"):
         for shape in SHAPES:
             configure(
-                tile=TileConfig(orientation, y=rng.choice([None, 7])), compression=CompressionConfig(algorithm),
-                io=ReadConfig(concurrency=int(rng.choice([1, 3])), tile_cache_size_mb=int(rng.choice([0, 10]))),
+                tile=TileConfig(orientation, y=rng.choice([None, 7])), compression=CompressionConfig(algorithm),  # noqa: E501
+                io=ReadConfig(concurrency=int(rng.choice([1, 3])), tile_cache_size_mb=int(rng.choice([0, 10]))),  # noqa: E501
             )  # fmt: skip
             uri = tmp_path / "v"
             Volume.from_numpy(uri, (rng.normal(size=shape) * 60).astype(dtype))

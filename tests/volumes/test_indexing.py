@@ -1,4 +1,7 @@
-"""10,000 random index expressions give what numpy gives, over all types and 4-D; the errors are numpy's too."""
+"""10,000 random index expressions give what numpy gives, over all types and 4-D.
+
+The errors are numpy's too.
+"""
 
 import numpy as np
 import pytest

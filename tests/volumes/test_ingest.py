@@ -17,8 +17,8 @@ import pytest
 
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
 from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection
-from voxtier.volumes.locks import only_writer
 from voxtier.volumes.engine import Session
+from voxtier.volumes.locks import only_writer
 
 from .images import code_of, nifti, pairs
 from .test_identity import check
@@ -203,7 +203,7 @@ def test_four_processes_append(tmp_path):
 
 def test_a_second_writer_is_told_who_writes(tmp_path):
     session = Session.of(None)
-    with (
+    with (  # noqa: SIM117
         only_writer(str(tmp_path / "r"), session),
         pytest.raises(BackendError, match=f"process {os.getpid()}"),
     ):
@@ -282,8 +282,10 @@ def test_a_full_disk_in_mid_ingest(tmp_path):
     )
     RadiObject.from_niftis(tmp_path / "r", niftis=[(tmp_path / "in/000_T1w.nii", "a")], collection_name="T1w")
     code = (
-        "import resource, signal, sys\nfrom voxtier.errors import VoxtierError\nfrom voxtier.volumes import RadiObject\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))\n"
+        "import resource, signal, sys\nfrom voxtier.errors import VoxtierError\nfrom"
+        " voxtier.volumes import RadiObject\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE,"
+        " (300000, 300000))\n"
         "try:\n    RadiObject(sys.argv[1]).append(niftis=[(sys.argv[2], 'b')], collection_name='T1w')\n"
         "except VoxtierError as error:\n    print('refused')\n"
     )
@@ -305,7 +307,7 @@ def test_streaming_writer(tmp_path):
             )
         with pytest.raises(ConfigError, match="takes"):
             writer.write_volume(np.zeros((1, 1, 1)), "q_seg", "q")
-        with pytest.raises(ConfigError, match="same observation|already"):
+        with pytest.raises(ConfigError, match="same observation|already"):  # noqa: RUF043
             writer.write_volume(np.zeros((3, 4, 5)), "a_seg", "a")
         with pytest.raises(NotFoundError):
             VolumeCollection(tmp_path / "c")

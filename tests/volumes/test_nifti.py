@@ -1,4 +1,7 @@
-"""NIfTI geometry and numbers: goldens of the standard, nibabel as the oracle over generated headers, lying headers."""
+"""NIfTI geometry and numbers.
+
+Goldens of the standard, nibabel as the oracle over generated headers, lying headers.
+"""
 
 import gzip
 import shutil
@@ -39,12 +42,12 @@ GOLDENS = {
         [[-2, 0, 0, 90], [0, 3, 0, -126], [0, 0, 4, -72]], "LAS", "header",
     ),
     "quaternion_cyclic": (
-        {"pixdim": [1, 2, 3, 4, 1, 1, 1, 1], "quatern_b": 0.5, "quatern_c": 0.5, "quatern_d": 0.5, "qform_code": 1},
+        {"pixdim": [1, 2, 3, 4, 1, 1, 1, 1], "quatern_b": 0.5, "quatern_c": 0.5, "quatern_d": 0.5, "qform_code": 1},  # noqa: E501
         [[0, 0, 4, 0], [2, 0, 0, 0], [0, 3, 0, 0]], "ASR", "header",
     ),
-    "no_codes": ({"pixdim": [1, 2, 3, 4, 1, 1, 1, 1]}, [[-2, 0, 0, 3], [0, 3, 0, -6], [0, 0, 4, -10]], "LAS", "unknown"),
+    "no_codes": ({"pixdim": [1, 2, 3, 4, 1, 1, 1, 1]}, [[-2, 0, 0, 3], [0, 3, 0, -6], [0, 0, 4, -10]], "LAS", "unknown"),  # noqa: E501
     "qfac_zero_means_one": (
-        {"pixdim": [0, 2, 3, 4, 1, 1, 1, 1], "quatern_b": 0.5, "quatern_c": 0.5, "quatern_d": 0.5, "qform_code": 1},
+        {"pixdim": [0, 2, 3, 4, 1, 1, 1, 1], "quatern_b": 0.5, "quatern_c": 0.5, "quatern_d": 0.5, "qform_code": 1},  # noqa: E501
         [[0, 0, 4, 0], [2, 0, 0, 0], [0, 3, 0, 0]], "ASR", "header",
     ),
 }  # fmt: skip
@@ -69,7 +72,7 @@ def random_fields(rng) -> dict:
     return {
         "pixdim": [rng.choice([-1, 0, 1]), *rng.uniform(0.3, 5, 3), 1.5, 1, 1, 1],
         "quatern_b": quaternion[1], "quatern_c": quaternion[2], "quatern_d": quaternion[3],
-        "qoffset_x": rng.uniform(-200, 200), "qoffset_y": rng.uniform(-200, 200), "qoffset_z": rng.uniform(-200, 200),
+        "qoffset_x": rng.uniform(-200, 200), "qoffset_y": rng.uniform(-200, 200), "qoffset_z": rng.uniform(-200, 200),  # noqa: E501
         "qform_code": rng.choice([0, 1, 2]), "sform_code": rng.choice([0, 0, 1, 3]),
         "srow_x": sform[0], "srow_y": sform[1], "srow_z": sform[2],
     }  # fmt: skip

@@ -89,7 +89,10 @@ def test_volumes_of_each_orientation(tmp_path):
 
 
 def test_compression_table(tmp_path):
-    """The printed sizes: 3382.6, 3396.8, 3128.4 and 3143.7 KB without the byte shuffle, which makes ours smaller."""
+    """The printed sizes: 3382.6, 3396.8, 3128.4 and 3143.7 KB without the byte shuffle.
+
+    Which makes ours smaller.
+    """
     test_data = np.random.default_rng(1).normal(size=(120, 120, 60)).astype(np.float32)
     sizes = {}
     for compressor in [Compressor.NONE, Compressor.LZ4, Compressor.ZSTD, Compressor.GZIP]:

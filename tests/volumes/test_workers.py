@@ -1,4 +1,7 @@
-"""DataLoader workers under fork, spawn and forkserver: no hang, equal bytes, different epochs, disjoint ranks."""
+"""DataLoader workers under fork, spawn and forkserver.
+
+No hang, equal bytes, different epochs, disjoint ranks.
+"""
 
 import os
 import signal
@@ -8,14 +11,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from voxtier.errors import FormatError
-from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure
-from voxtier.volumes.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset
-from voxtier.volumes.loaders import create_distributed_dataloader, create_training_dataloader, data_loader
+from voxtier.errors import FormatError  # noqa: E402
+from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure  # noqa: E402
+from voxtier.volumes.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
+from voxtier.volumes.loaders import create_distributed_dataloader, create_training_dataloader, data_loader  # noqa: E402
 
-from .images import nifti
+from .images import nifti  # noqa: E402
 
-# other tests of this process use TileDB's default context, which makes tiledb-py warn at every fork; Python 3.12 warns too
+# other tests of this process use TileDB's default context, which makes tiledb-py warn at every fork; Python
+# 3.12 warns too
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create 4 worker",
     "ignore:TileDB is a multithreading library",

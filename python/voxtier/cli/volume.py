@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from voxtier.errors import ConfigError, NotFoundError, VoxtierError
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
+    from voxtier.volumes.ingest import OnError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object a line, for machines")
 _OBS = click.option("--obs", "obs_id", help="observation of a store (not needed for a single volume)")
@@ -96,8 +98,9 @@ def _one(uri: str, obs_id: str | None) -> Volume:
 @click.option("--dry-run", is_flag=True, help="say what would be ingested, write nothing")
 @_JSON
 def ingest(
-    uri: str, sources: tuple[str, ...], collection: str | None, subject: str | None, orientation: str, compression: str,
-    level: int, reorient: bool | None, append: bool, overwrite: bool, skip_errors: bool, dry_run: bool, as_json: bool,
+    uri: str, sources: tuple[str, ...], collection: str | None, subject: str | None, orientation: str, compression: str,  # noqa: E501
+    level: int, reorient: bool | None, append: bool, overwrite: bool, skip_errors: bool, dry_run: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Ingest NIfTI files, folders or globs of them, or folders of DICOM series, into the store URI.
 
@@ -105,7 +108,14 @@ def ingest(
     voxtier volume ingest cohort scans/*_T1w.nii.gz scans/*_FLAIR.nii.gz
     voxtier volume ingest cohort --append dicom/patient-7
     """
-    from voxtier.volumes import CompressionConfig, RadiObject, TileConfig, configured
+    from voxtier.volumes import (
+        CompressionConfig,
+        Compressor,
+        RadiObject,
+        SliceOrientation,
+        TileConfig,
+        configured,
+    )
     from voxtier.volumes.sources import pairs_of
 
     niftis: list[tuple[Any, str]] = []
@@ -127,14 +137,17 @@ def ingest(
         return
     named = [(path, _subject(path, name, collection)) for path, name in niftis]
     before = 0
-    with configured(tile=TileConfig(orientation), compression=CompressionConfig(compression, level)):
-        on_error = "skip" if skip_errors else "raise"
+    with configured(
+        tile=TileConfig(SliceOrientation(orientation)),
+        compression=CompressionConfig(Compressor(compression), level),
+    ):
+        on_error: OnError = "skip" if skip_errors else "raise"
         started = time.monotonic()
         if append:
             radi = RadiObject(uri)
             before = len(radi.all_obs_ids)
             radi.append(
-                niftis=named or None, dicom_dirs=folders or None, reorient=reorient, collection_name=collection,
+                niftis=named or None, dicom_dirs=folders or None, reorient=reorient, collection_name=collection,  # noqa: E501
                 progress=True, on_error=on_error,
             )  # fmt: skip
         elif folders:
@@ -342,7 +355,7 @@ def verify(uri: str, repair: bool, as_json: bool) -> None:
 @_OBS
 def export(uri: str, output: Path, obs_id: str | None) -> None:
     """Write one volume as NIfTI, or all volumes of a store into a folder."""
-    if obs_id is not None or not output.suffix == "":
+    if obs_id is not None or not output.suffix == "":  # noqa: SIM201
         click.echo(_one(uri, obs_id).to_nifti(output, compression=output.suffix != ".nii"))
         return
     output.mkdir(parents=True, exist_ok=True)
@@ -365,8 +378,8 @@ def bench(uri: str, obs_id: str | None, repeats: int, as_json: bool) -> None:
     chosen = _one(uri, obs_id)
     x, y, z = (size // 2 for size in chosen.shape[:3])
     cube = tuple(slice(max(0, c - 32), c + 32) for c in (x, y, z))
-    reads = {
-        "axial": lambda: chosen.axial(z), "sagittal": lambda: chosen.sagittal(x), "coronal": lambda: chosen.coronal(y),
+    reads: dict[str, Callable[[], Any]] = {
+        "axial": lambda: chosen.axial(z), "sagittal": lambda: chosen.sagittal(x), "coronal": lambda: chosen.coronal(y),  # noqa: E501
         "cube": lambda: chosen[cube], "full": lambda: chosen.to_numpy(),
     }  # fmt: skip
     row: dict[str, Any] = {}

@@ -1,10 +1,13 @@
-"""Volumes of one series across subjects, found by id; views share the rows of their root and nothing leaks."""
+"""Volumes of one series across subjects, found by id.
+
+Views share the rows of their root and nothing leaks.
+"""
 
 from __future__ import annotations
 
 import ast
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +64,10 @@ class Rows:
         return self._addresses[row]
 
     def _by_own_ids(self) -> list[str]:
-        """Map the arrays of a RadiObject store by the id in each array: its folders follow the ingest's order."""
+        """Map the arrays of a RadiObject store by the id in each array.
+
+        Its folders follow the ingest's order.
+        """
         session = self.store.session
         found: dict[str, str] = {}
         for name in engine.subfolders(f"{self.uri}/volumes", session):
@@ -72,7 +78,8 @@ class Rows:
             if own is None or str(own) in found:
                 raise FormatError(
                     "bad_table", None,
-                    f"{uri} {'states no obs_id' if own is None else f'claims {own!r} as {found[str(own)]} does'}:"
+                    f"{uri}"
+                        f" {'states no obs_id' if own is None else f'claims {own!r} as {found[str(own)]} does'}:"  # noqa: E501
                     " whose volume it is cannot be told",
                 )  # fmt: skip
             found[str(own)] = uri
@@ -208,7 +215,10 @@ class VolumeCollection:
 
     @property
     def iloc(self) -> ILoc[Volume, VolumeCollection]:
-        """Select by position: an integer gives a `Volume`; a slice, list or mask a view, order and duplicates kept."""
+        """Select by position: an integer gives a `Volume`.
+
+        A slice, list or mask a view, order and duplicates kept.
+        """
         return ILoc(len(self), self._volume, self._select)
 
     @property
@@ -281,7 +291,7 @@ class VolumeCollection:
 
     def to_dataset(
         self,
-        patch_size: tuple[int, ...] | None = None,
+        patch_size: tuple[int, int, int] | None = None,
         labels: object = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
         **options: Any,
@@ -473,7 +483,7 @@ def collection_jobs(
     name: str | None,
     niftis: Images | None,
     dicom_dirs: Sequence[tuple[Any, str]] | None,
-    reorient: bool | None,
+    reorient: bool | None,  # noqa: FBT001
     on_gap: OnGap = "error",
 ) -> list[Job]:
     """Return the jobs of one collection."""
@@ -494,7 +504,10 @@ def add_volumes(
     progress: bool = False,
     same_shape: bool = False,
 ) -> list[str]:
-    """Write volumes and their rows into a collection (made when it is new); returns the ids that will be visible."""
+    """Write volumes and their rows into a collection (made when it is new).
+
+    Returns the ids that will be visible.
+    """
     store, session = change.store, change.store.session
     uri = store.collection_uri(folder)
     obs_uri, group = f"{uri}/obs", f"{uri}/volumes"
@@ -514,7 +527,8 @@ def add_volumes(
     )
     if same_shape and len(shapes) > 1:
         raise ConfigError(
-            f"the volumes differ in shape: {', '.join(sorted(shapes)[:5])}; validate_dimensions=False allows it"
+            f"the volumes differ in shape: {', '.join(sorted(shapes)[:5])}; validate_dimensions=False"
+            " allows it"
         )
     _add_rows(change, obs_uri, rows, present, fresh=fresh)
     meta: dict[str, Any] = {"n_volumes": len(known) + len(rows), "name": name}

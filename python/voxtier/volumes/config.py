@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-class SliceOrientation(str, Enum):
+class SliceOrientation(str, Enum):  # noqa: UP042 -- prints as the origin's does
     """Which reads the tiles of a new volume serve best."""
 
     AXIAL = "axial"
@@ -43,7 +43,7 @@ class SliceOrientation(str, Enum):
     ISOTROPIC = "isotropic"
 
 
-class Compressor(str, Enum):
+class Compressor(str, Enum):  # noqa: UP042
     """Compressor of the voxels of a new volume."""
 
     ZSTD = "zstd"

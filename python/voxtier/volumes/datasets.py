@@ -25,7 +25,7 @@ from voxtier.volumes.volume import Volume
 Transform = Callable[[dict[str, Any]], Any]
 
 
-class LoadingMode(str, Enum):
+class LoadingMode(str, Enum):  # noqa: UP042 -- prints as the origin's does
     """What one item holds."""
 
     FULL_VOLUME = "full_volume"
@@ -65,7 +65,7 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loading_mode", LoadingMode(self.loading_mode))
-        if self.loading_mode is LoadingMode.PATCH:
+        if self.loading_mode is LoadingMode.PATCH:  # noqa: SIM102
             if self.patch_size is None or len(self.patch_size) != 3 or min(self.patch_size) < 1:
                 raise ConfigError(f"patches need patch_size=(x, y, z), each >= 1, got {self.patch_size}")
         if self.patches_per_volume < 1:
@@ -82,7 +82,8 @@ class VolumeCollectionDataset:
     config : DatasetConfig, optional
         See there.
     labels : str, mapping, table or callable, optional
-        Column of the rows, obs_id -> label, a table with ``obs_id`` and one more column, or a function of obs_id.
+        Column of the rows, obs_id -> label, a table with ``obs_id`` and one more column, or a function of
+        obs_id.
     transform : callable, optional
         Applied to the item (MONAI dictionary transforms work).
     mask : VolumeCollection, optional
@@ -138,7 +139,7 @@ class VolumeCollectionDataset:
         epoch, item = self.epoch, int(index)
         if item >= count:  # the epoch travels in the index, see EpochSampler
             epoch, item = divmod(item, count)
-        if item < -count or item < 0 and index >= 0:
+        if item < -count or (item < 0 and index >= 0):
             raise IndexError(index)
         if item < 0:
             item += count
@@ -170,7 +171,7 @@ class VolumeCollectionDataset:
     ) -> dict[str, Any]:
         image = np.stack([self._read(volumes[place], start, size, z) for volumes in self._channels])
         sample: dict[str, Any] = {
-            "image": image if self.config.dtype is None else image.astype(self.config.dtype, copy=False),
+            "image": np.ascontiguousarray(image, dtype=self.config.dtype),
             "idx": place,
             "obs_id": self.obs_ids[place],
             "obs_subject_id": self.obs_subject_ids[place],
@@ -196,7 +197,8 @@ class VolumeCollectionDataset:
             return volume.to_numpy()
         if volume.ndim == 4:
             start, size = (*start, 0), (*size, volume.shape[3])
-        return volume.read_patches(np.array([start]), size, fill=self.config.fill)[0]
+        patches: NDArray[Any] = volume.read_patches(np.array([start]), size, fill=self.config.fill)
+        return np.asarray(patches[0])
 
 
 class SegmentationDataset(VolumeCollectionDataset):
@@ -238,7 +240,7 @@ class GridPatchDataset:
         start = self.starts[index]
         image = self.volume.read_patches(np.array([start]), self.patch_size, fill=self.fill)
         sample: dict[str, Any] = {
-            "image": image if self.dtype is None else image.astype(self.dtype, copy=False),
+            "image": np.ascontiguousarray(image, dtype=self.dtype),
             "idx": index,
             "patch_start": np.array(start, dtype=np.int64),
             "location": np.array([*start, *(s + n for s, n in zip(start, self.patch_size, strict=True))]),

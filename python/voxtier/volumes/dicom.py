@@ -1,6 +1,7 @@
 """DICOM series -> volume: grouped, ordered along the slice normal, checked, in Hounsfield units where CT.
 
-Positions and orientations come from Image Position and Orientation (Patient) alone (PS3.3 C.7.6.2); file names,
+Positions and orientations come from Image Position and Orientation (Patient) alone (PS3.3 C.7.6.2); file
+names,
 Instance Number, Slice Thickness and Spacing Between Slices never order or space slices. Enhanced multi-frame
 objects are read through their functional groups (PS3.3 C.7.6.16).
 """
@@ -304,7 +305,8 @@ def _split(slices: list[Slice], name: str) -> tuple[list[list[Slice]], str | Non
             return [stacks[value] for value in sorted(stacks)], tag
     raise FormatError(
         "invalid_argument", None,
-        f"{name}: {len(slices)} slices at {len(places)} positions, and no tag of {', '.join(_SPLITTING)} tells them apart",
+        f"{name}: {len(slices)} slices at {len(places)} positions, and no tag of"
+            f" {', '.join(_SPLITTING)} tells them apart",
     )  # fmt: skip
 
 
@@ -349,7 +351,8 @@ def _checked_steps(stack: list[Slice], name: str, on_gap: OnGap) -> _Steps:
         raise FormatError(
             "invalid_argument",
             None,
-            f"{name}: slice {int(in_plane.argmax()) + 1} lies {in_plane.max():.3g} mm beside the line of the others",
+            f"{name}: slice {int(in_plane.argmax()) + 1} lies {in_plane.max():.3g} mm beside the line of"
+            " the others",
         )
     return _Steps(step, tuple(range(count)) if on_gap == "keep" else slots, missing)
 
@@ -382,13 +385,15 @@ def _pixels(stacks: list[list[Slice]], steps: _Steps, name: str) -> tuple[NDArra
     frames = _Frames()
     raw = [frames.read(item) for item in everything]
     integral = all(slope.is_integer() and inter.is_integer() for slope, inter in scales)
-    dtype = np.dtype(np.float32)
+    dtype: np.dtype[Any] = np.dtype(np.float32)
     if len(scales) == 1 and integral and raw[0].dtype.kind in "iu":
         (slope, inter) = next(iter(scales))
         low = int(min(int(item.min()) for item in raw) * slope + inter)
         high = int(max(int(item.max()) for item in raw) * slope + inter)
         low, high = min(low, high), max(low, high)
-        candidates = [raw[0].dtype] if (slope, inter) == (1.0, 0.0) else [np.dtype("i2"), np.dtype("i4")]
+        candidates: list[np.dtype[Any]] = (
+            [raw[0].dtype] if (slope, inter) == (1.0, 0.0) else [np.dtype("i2"), np.dtype("i4")]
+        )
         dtype = next((c for c in candidates if np.iinfo(c).min <= low and high <= np.iinfo(c).max), dtype)
     fill = (
         0
@@ -456,4 +461,5 @@ def _decoded(path: Path) -> NDArray[Any]:
     if stored == allocated:
         return pixels
     # overlay bits above, and pixels that do not start at bit 0: shift up to the sign bit, then back down
-    return np.right_shift(np.left_shift(pixels, allocated - 1 - high), allocated - stored)
+    moved: NDArray[Any] = np.right_shift(np.left_shift(pixels, allocated - 1 - high), allocated - stored)
+    return moved

@@ -59,11 +59,14 @@ def open_tiles(uri: str, layout: Layout, domain: Any) -> DirectTiles | None:
 
 
 def _only_fragment(uri: str) -> Path | None:
-    """Return the tile file of an array with one committed write and nothing consolidated, deleted or ignored."""
+    """Return the tile file of an array with one committed write and nothing consolidated.
+
+    Deleted or ignored.
+    """
     try:
-        commits = os.listdir(f"{uri}/__commits")
-        fragments = os.listdir(f"{uri}/__fragments")
-        schemas = [name for name in os.listdir(f"{uri}/__schema") if not name.startswith("__enum")]
+        commits = os.listdir(f"{uri}/__commits")  # noqa: PTH208
+        fragments = os.listdir(f"{uri}/__fragments")  # noqa: PTH208
+        schemas = [name for name in os.listdir(f"{uri}/__schema") if not name.startswith("__enum")]  # noqa: PTH208
     except OSError:
         return None
     if len(commits) != 1 or len(fragments) != 1 or len(schemas) != 1:
@@ -114,7 +117,10 @@ class DirectTiles:
 
 
 def apply_budget(read: ReadConfig) -> None:
-    """Give the core its byte budget when it changed: the cache's cap, within what the reads in flight leave."""
+    """Give the core its byte budget when it changed.
+
+    The cache's cap, within what the reads in flight leave.
+    """
     global _applied
     share = _shares()
     if _applied is not None and _applied[1] is read and _applied[0] == os.getpid() and _applied[2] == share:
@@ -139,7 +145,10 @@ def share_budget(workers: int) -> None:
 
 
 def cache_stats() -> dict[str, int]:
-    """Return the true counters of this process: hits, misses, bytes_read, bytes_decoded, evictions, bytes_held."""
+    """Return the true counters of this process.
+
+    Hits, misses, bytes_read, bytes_decoded, evictions, bytes_held.
+    """
     return _core.tile_stats()
 
 

@@ -48,7 +48,10 @@ class Session:
 
     @staticmethod
     def of(ctx: object = None) -> Session:
-        """Return the session for a ``ctx=`` argument: None, a mapping of keys, a Config or a Ctx of TileDB."""
+        """Return the session for a ``ctx=`` argument.
+
+        None, a mapping of keys, a Config or a Ctx of TileDB.
+        """
         if isinstance(ctx, Session):
             return ctx
         if ctx is None:

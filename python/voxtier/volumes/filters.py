@@ -1,6 +1,7 @@
 """The one filter grammar: comparisons, ``in``, ``and``, ``or``, ``not`` over columns of a table.
 
-``"age > 40 and sex == 'F'"``, ``"site in ['A', 'B'] and not excluded"``. Parsed, never evaluated as Python; a row
+``"age > 40 and sex == 'F'"``, ``"site in ['A', 'B'] and not"
+    " excluded"``. Parsed, never evaluated as Python; a row
 whose value is missing satisfies no comparison.
 """
 

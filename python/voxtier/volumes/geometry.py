@@ -70,7 +70,8 @@ def spacing(affine: Affine) -> NDArray[np.float64]:
 def closest_axes(affine: Affine) -> tuple[tuple[int, int], ...]:
     """Return for i, j, k the world axis that each follows most (0 R, 1 A, 2 S) and its sign.
 
-    Judged on the rotation that is nearest to the affine (shears and zooms removed), each world axis used once.
+    Judged on the rotation that is nearest to the affine (shears and zooms removed), each world axis used
+    once.
     """
     left, _, right = np.linalg.svd(affine[:3, :3] / spacing(affine))
     rotation = left @ right

@@ -31,7 +31,7 @@ class Selection:
 
     def apply(self, cells: NDArray[Any]) -> NDArray[Any]:
         """Finish a read: the result has no negative strides (torch refuses them)."""
-        result = cells[self.finish]
+        result: NDArray[Any] = cells[self.finish]
         if any(stride < 0 for stride in result.strides):
             result = result.copy(order="K")
         return result

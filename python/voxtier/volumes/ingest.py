@@ -1,6 +1,7 @@
 """From files to arrays: read, check, write, verify; several volumes at once, each resumable.
 
-An array's name is drawn from the observation, the file's fingerprint and the write options, and its metadata (the
+An array's name is drawn from the observation, the file's fingerprint and the write options, and its
+metadata (the
 last thing written) holds its row: an ingest that was cut off takes over what it finds finished.
 """
 
@@ -117,7 +118,10 @@ def dicom_jobs(
     reorient: bool | None,
     on_gap: OnGap = "error",
 ) -> dict[str, list[Job]]:
-    """Return the jobs of DICOM folders: one volume for each series, collected by modality unless a name is given."""
+    """Return the jobs of DICOM folders.
+
+    One volume for each series, collected by modality unless a name is given.
+    """
     from voxtier.volumes.dicom import assemble, find_series
 
     jobs: dict[str, list[Job]] = {}
@@ -140,7 +144,7 @@ def dicom_jobs(
     return jobs
 
 
-def _dicom(image: Any, reorient: bool | None) -> Content:
+def _dicom(image: Any, reorient: bool | None) -> Content:  # noqa: FBT001
     return _content(image.voxels, image.orientation, dict(image.meta), image.row, reorient)
 
 
@@ -149,7 +153,7 @@ def _content(
     orientation: OrientationInfo,
     meta: dict[str, Any],
     row: dict[str, Any],
-    reorient: bool | None,
+    reorient: bool | None,  # noqa: FBT001
 ) -> Content:
     options = get_config().orientation
     if (

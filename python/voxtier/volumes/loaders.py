@@ -1,4 +1,7 @@
-"""torch, MONAI and TorchIO: the only door of this room to them, each imported inside the function that needs it."""
+"""torch, MONAI and TorchIO.
+
+The only door of this room to them, each imported inside the function that needs it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ Collections = VolumeCollection | Sequence[VolumeCollection]
 
 def _torch() -> Any:
     try:
-        import torch.utils.data
+        import torch.utils.data  # noqa: F401 -- loads it; handed out untyped below
     except ImportError:
         raise MissingExtraError("torch", "tensors") from None
     return sys.modules["torch"]
@@ -134,13 +137,16 @@ class ToMetaTensor:
 
 
 def as_torchio_subject(sample: dict[str, Any]) -> Any:
-    """Return a TorchIO Subject: ``image`` a ScalarImage (C, x, y, z), ``mask`` a LabelMap, both with the affine."""
+    """Return a TorchIO Subject.
+
+    ``image`` a ScalarImage (C, x, y, z), ``mask`` a LabelMap, both with the affine.
+    """
     try:
         import torchio
     except ImportError:
         raise ConfigError("torchio is not installed: pip install torchio") from None
     torch = _torch()
-    kinds = {"image": torchio.ScalarImage, "mask": torchio.LabelMap}
+    kinds: dict[str, Any] = {"image": torchio.ScalarImage, "mask": torchio.LabelMap}
     images = {
         key: kind(tensor=torch.from_numpy(sample[key]), affine=sample.get("affine"))
         for key, kind in kinds.items()

@@ -59,7 +59,8 @@ def _local(root: str, timeout: float) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     holder = os.pread(descriptor, 200, 0).decode(errors="replace")
                     raise BackendError(
-                        f"{root} is being written by {holder or 'another process'}; gave up after {timeout:g} s"
+                        f"{root} is being written by {holder or 'another process'}; gave up after"
+                        f" {timeout:g} s"
                     ) from None
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.1)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ def parse_header(raw: bytes, what: str) -> Header:
     if code not in _DTYPES:
         name = _OTHER_DTYPES.get(code, "unknown")
         raise FormatError("invalid_argument", 70, f"{what}: voxels of NIfTI datatype {code} ({name})")
-    order = fields.dtype["sizeof_hdr"].byteorder
+    order = cast(Literal["<", ">", "="], fields.dtype["sizeof_hdr"].byteorder)
     dtype = np.dtype(_DTYPES[code]).newbyteorder(order if order != "=" else "<")
     start = float(fields["vox_offset"])
     least = 352 if fields.dtype.itemsize == 348 else 544
@@ -138,12 +138,13 @@ def parse_header(raw: bytes, what: str) -> Header:
 def _fields(raw: bytes, what: str) -> np.void:
     if len(raw) < 348:
         raise FormatError("truncated_header", len(raw), f"{what}: {len(raw)} bytes, a NIfTI header has 348")
+    orders: tuple[Literal["<", ">"], ...] = ("<", ">")
     for layout, magics in ((_NIFTI1, (b"n+1",)), (_NIFTI2, (b"n+2\0\r\n\x1a\n", b"n+2"))):
-        for order in "<>":
+        for order in orders:
             kind = layout.newbyteorder(order)
             if len(raw) < kind.itemsize:
                 continue
-            fields = np.frombuffer(raw[: kind.itemsize], kind)[0]
+            fields: np.void = np.frombuffer(raw[: kind.itemsize], kind)[0]
             if int(fields["sizeof_hdr"]) == kind.itemsize:
                 if bytes(fields["magic"]).rstrip(b"\0") in (b"ni1", b"ni2"):
                     raise FormatError(

@@ -1,4 +1,7 @@
-"""Lazy work on views: transforms run one volume at a time, so that memory holds a volume or two, never a cohort."""
+"""Lazy work on views: transforms run one volume at a time, so that memory holds a volume or two.
+
+Never a cohort.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ def _transformed(fns: Sequence[Transform], voxels: NDArray[Any], row: dict[str, 
 
 
 def copy_jobs(collection: VolumeCollection, fns: Sequence[Transform]) -> list[Job]:
-    """Return the jobs that copy the volumes of a view; without transforms the stored numbers are copied as they are."""
+    """Return the jobs that copy the volumes of a view.
+
+    Without transforms the stored numbers are copied as they are.
+    """
     jobs = []
     for volume, row in zip(collection, collection.table.rows(), strict=True):
         extra = {name: value for name, value in row.items() if name not in ("obs_id", "obs_subject_id")}
@@ -164,7 +170,10 @@ class Query:
         return Query(self._radi.sel(subject=list(ids)), self._fns, self._within)
 
     def filter_collection(self, collection_name: str, expr: str) -> Query:
-        """Keep the volumes of one collection whose row satisfies an expression, and the subjects that have one."""
+        """Keep the volumes of one collection whose row satisfies an expression.
+
+        And the subjects that have one.
+        """
         found = set(self._radi.collection(collection_name).filter(expr).obs_subject_ids)
         kept = [subject for subject in self._radi.obs_subject_ids if subject in found]
         return Query(self._radi.loc[kept], self._fns, (*self._within, (collection_name, expr)))

@@ -266,7 +266,10 @@ class RadiObject:
             collection.validate()
 
     def repair(self, *, dry_run: bool = False) -> list[str]:
-        """Remove arrays and collections that no commit refers to (left by a killed ingest); returns their addresses."""
+        """Remove arrays and collections that no commit refers to (left by a killed ingest).
+
+        Returns their addresses.
+        """
         self._only_root("repair")
         store, session = self._cohort.store, self._cohort.store.session
         orphans: list[str] = []
@@ -542,7 +545,7 @@ def _jobs(
     dicom_dirs: Sequence[tuple[Any, str]] | None,
     images: Mapping[str, Images] | None,
     collection_name: str | None,
-    reorient: bool | None,
+    reorient: bool | None,  # noqa: FBT001
 ) -> dict[str, list[Job]]:
     if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")

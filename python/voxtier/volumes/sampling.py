@@ -1,4 +1,7 @@
-"""Where patches begin. Random numbers are counter-based: (seed, epoch, index) alone decide, whoever draws them."""
+"""Where patches begin. Random numbers are counter-based.
+
+(seed, epoch, index) alone decide, whoever draws them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Start:
-    """Return a random first voxel; along an axis that is shorter than the patch, the volume is centred in it."""
+    """Return a random first voxel.
+
+    Along an axis that is shorter than the patch, the volume is centred in it.
+    """
     starts = []
     for length, want in zip(shape, size, strict=True):
         room = length - want
@@ -66,7 +72,8 @@ _BLOCK = 16
 class ForegroundSampler:
     """A foreground voxel of the mask is the centre with probability ``p_pos``, else any place.
 
-    The mask is counted once per process, in blocks of 16 voxels cubed (8 bytes a block instead of the 24 bytes a
+    The mask is counted once per process, in blocks of 16 voxels cubed (8 bytes a block instead of the 24
+    bytes a
     voxel of a list of coordinates); a draw picks a block by its count, then reads that block alone.
 
     Parameters
@@ -152,7 +159,8 @@ class WeightedSampler:
         if not cumulative[-1] > 0 or not np.isfinite(cumulative[-1]):
             raise ConfigError("the weights must be finite and not all 0")
         place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-        return start_around(np.unravel_index(place, self.weights.shape), volume.shape[:3], size)
+        voxel = [int(index) for index in np.unravel_index(place, self.weights.shape)]
+        return start_around(voxel, volume.shape[:3], size)
 
 
 def grid_starts(
@@ -189,12 +197,14 @@ class GridAggregator:
 
     def add(self, patch: NDArray[Any], start: Sequence[int]) -> None:
         """Add one patch; what lies outside the volume is dropped."""
-        outer, inner = [], []
+        outer: list[slice] = []
+        inner: list[slice] = []
         for begin, want, length in zip(start, patch.shape[-3:], self._count.shape, strict=True):
             low, high = max(begin, 0), min(begin + want, length)
             outer.append(slice(low, high))
             inner.append(slice(low - begin, high - begin))
-        self._sum[(..., *outer)] += patch[(..., *inner)]
+        lead = (slice(None),) * (patch.ndim - 3)
+        self._sum[(*lead, *outer)] += patch[(*lead, *inner)]
         self._count[tuple(outer)] += 1
 
     def result(self) -> NDArray[np.float64]:
@@ -206,9 +216,12 @@ class GridAggregator:
 
 
 class EpochSampler:
-    """Indices for a DataLoader, shuffled anew each epoch, split over ranks; they carry the epoch to the workers.
+    """Indices for a DataLoader, shuffled anew each epoch, split over ranks.
 
-    A worker that persists keeps its copy of the dataset and never hears of `set_epoch`; so the epoch travels in
+    They carry the epoch to the workers.
+
+    A worker that persists keeps its copy of the dataset and never hears of `set_epoch`; so the epoch
+    travels in
     the index: ``epoch * len(dataset) + item``, which the datasets of this room take apart.
 
     Parameters

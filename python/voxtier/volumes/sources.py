@@ -70,7 +70,7 @@ def pairs_of(images: Images) -> list[tuple[Path, str]]:
     if isinstance(images, (str, os.PathLike)):
         text = os.fspath(images)
         if any(sign in text for sign in "*?["):
-            found = sorted(Path(name) for name in glob.glob(text, recursive=True))
+            found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207
         elif Path(text).is_dir():
             found = sorted(
                 p for p in Path(text).iterdir() if re.search(r"\.nii(\.gz)?$", p.name, re.IGNORECASE)

@@ -1,9 +1,11 @@
 """What is visible in a store, and how a change becomes visible: all of it at once, or not at all.
 
-Every table is read *as of* one time stamp, the last commit, which lies in the metadata of the store's root group
+Every table is read *as of* one time stamp, the last commit, which lies in the metadata of the store's root
+group
 together with the list of collections. A writer, under the lock, writes voxel arrays (under names that nobody
 looks for yet), then rows with a later time stamp, and at last the new commit: one small object. A writer that
-dies before leaves rows from the future, which the next writer removes, and arrays without a row, which `repair`
+dies before leaves rows from the future, which the next writer removes, and arrays without a row, which
+`repair`
 removes or a repeated ingest takes over.
 """
 
@@ -128,7 +130,8 @@ class Store:
                 before = Snapshot(0, {}, {})
             if before.commit is None:
                 raise ConfigError(
-                    f"{self.root} was written by RadiObject: voxtier reads it, but writes only into its own stores"
+                    f"{self.root} was written by RadiObject: voxtier reads it, but writes only into its"
+                    " own stores"
                     " (materialize it first)"
                 )
             stamp = max(time.time_ns() // 1_000_000, before.commit + 1)

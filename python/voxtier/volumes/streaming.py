@@ -1,4 +1,7 @@
-"""Volumes written one by one, as a model or a scanner yields them; visible when the writer closes without an error."""
+"""Volumes written one by one, as a model or a scanner yields them.
+
+Visible when the writer closes without an error.
+"""
 
 from __future__ import annotations
 

@@ -135,6 +135,8 @@ def _column(name: str, values: Any) -> Column:
             else np.array([], dtype=object)
         )
     plain = np.array(present)
+    if plain.dtype.kind == "f" and all(isinstance(item, int) for item in present):
+        plain = np.array(present, dtype=np.uint64)  # numpy makes floats of integers on both sides of 2**63
     if plain.dtype.kind not in "biufMU" or plain.ndim != 1 or len({isinstance(p, str) for p in present}) > 1:
         raise ConfigError(
             f"column {name!r} mixes types or holds {type(present[0]).__name__}: use numbers, text or dates"
@@ -355,7 +357,10 @@ class Dataframe:
         return int(gone.sum())
 
     def add_column(self, name: str, dtype: Any, values: object = None) -> None:
-        """Add a column; rows that exist hold a missing value unless ``values`` (one per row, in key order) are given."""
+        """Add a column; rows that exist hold a missing value unless ``values`` (one per row.
+
+        In key order) are given.
+        """
         if name in self.all_columns:
             raise ConfigError(f"{self.uri} already has a column {name!r}")
         rows = list(self.read_all().rows())
@@ -367,7 +372,10 @@ class Dataframe:
             self.write_rows(rows_table(rows))
 
     def add_attribute(self, name: str, dtype: np.dtype[Any]) -> None:
-        """Add a column to the schema alone; rows that exist read as zero or empty there until written again."""
+        """Add a column to the schema alone.
+
+        Rows that exist read as zero or empty there until written again.
+        """
         context = self._session.context()
         with translated(f"add a column to {self.uri}"):
             evolution = tiledb.ArraySchemaEvolution(context)

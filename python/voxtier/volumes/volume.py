@@ -69,7 +69,8 @@ class Volume:
         if self._expected is not None and array.meta.get("obs_id") != self._expected:
             raise FormatError(
                 "bad_table", None,
-                f"{self.uri} holds {array.meta.get('obs_id')!r}, not {self._expected!r}: the store was changed"
+                f"{self.uri} holds {array.meta.get('obs_id')!r}, not {self._expected!r}: the store was"
+                    " changed"
                 " by something else; run `voxtier volume verify`",
             )  # fmt: skip
         self._opened = weakref.ref(array)
@@ -160,7 +161,8 @@ class Volume:
             parts.append(f"obs_id={self.obs_id!r}")
         if found is not None and not found.is_canonical:
             parts.append(
-                f"axes={found.axcodes} (axial() is the array's z plane; plane('axial', i) follows the patient)"
+                f"axes={found.axcodes} (axial() is the array's z plane; plane('axial', i) follows the"
+                " patient)"
             )
         return f"Volume({', '.join(parts)})"
 
@@ -409,7 +411,10 @@ class Volume:
         voxels.vacuum(self.uri, self._session)
 
     def refresh(self) -> None:
-        """Forget the open handle: the next read sees what is there now (local volumes notice by themselves)."""
+        """Forget the open handle.
+
+        The next read sees what is there now (local volumes notice by themselves).
+        """
         voxels.forget(self.uri)
 
     def stored_bytes(self) -> int:

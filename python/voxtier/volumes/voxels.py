@@ -1,7 +1,9 @@
 """Dense voxel arrays: creation, reads, fragments. The second door to TileDB.
 
-A volume is a stock TileDB array with one attribute, ``voxels``. Its dimensions are stored so that the thin axis
-of a tile varies slowest (cells of one slice then lie together); the names of the dimensions say which is which,
+A volume is a stock TileDB array with one attribute, ``voxels``. Its dimensions are stored so that the thin
+axis
+of a tile varies slowest (cells of one slice then lie together); the names of the dimensions say which is
+which,
 and this module alone translates between that order and the order (x, y, z[, t]) of everything above it.
 """
 
@@ -41,7 +43,10 @@ _STORED_ORDER: Final = {
     SliceOrientation.CORONAL: "yzx",
 }
 # TileDB has no such cells: kept in the next wider type, given back as they came
-_STORED_AS: Final = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(np.bool_): np.dtype(np.uint8)}
+_STORED_AS: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
+    np.dtype(np.float16): np.dtype(np.float32),
+    np.dtype(np.bool_): np.dtype(np.uint8),
+}
 _SETTLED_NS: Final = (
     2_000_000_000  # a folder's time stamp may repeat within the clock tick of its file system
 )
@@ -62,7 +67,7 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 def stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type of the cells on disk (little-endian), or refuse the type by name."""
-    native = dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype
+    native: np.dtype[Any] = dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype
     native = _STORED_AS.get(native, native)
     if native.kind not in "iufc" or native.itemsize > 8 or native == np.dtype(np.complex128):
         raise ConfigError(
@@ -104,7 +109,7 @@ def create_array(
 
 def _extents(shape: tuple[int, ...], write: WriteConfig) -> tuple[int, ...]:
     tile: TileConfig = write.tile
-    extents = list(min(e, s) for e, s in zip(tile.extents_for_shape(shape), shape, strict=True))
+    extents = list(min(e, s) for e, s in zip(tile.extents_for_shape(shape), shape, strict=True))  # noqa: C400
     if write.compression.algorithm is Compressor.NONE:
         # edge tiles are stored whole: without compression a shorter extent saves up to 40 % of the file
         explicit = (tile.x, tile.y, tile.z, tile.t)
@@ -238,7 +243,7 @@ class VoxelArray:
     def read(self, region: Region) -> NDArray[Any]:
         """Return the voxels of a region (API order), of the stored type, without negative strides."""
         stored = tuple([region[axis] for axis in self.layout.order])
-        if any([count == 0 for _, count, _ in stored]):
+        if any([count == 0 for _, count, _ in stored]):  # noqa: C419
             cells = np.empty(tuple(count for _, count, _ in stored), self.layout.cell)
         elif self._tiles is not None:
             cells = self._tiles.read(stored, self.session.config.read)
@@ -273,13 +278,14 @@ class VoxelArray:
             for patch, corner in zip(out, stored_starts, strict=True):
                 low = [max(0, int(s)) for s in corner]
                 high = [min(n, int(s) + c) for s, c, n in zip(corner, stored_size, shape, strict=True)]
-                if all(h > l for l, h in zip(low, high, strict=True)):
+                if all(hi > lo for lo, hi in zip(low, high, strict=True)):
                     inside = self._read_through_tiledb(
-                        tuple((l, h - l, 1) for l, h in zip(low, high, strict=True))
+                        tuple((lo, hi - lo, 1) for lo, hi in zip(low, high, strict=True))
                     )
                     patch[
                         tuple(
-                            slice(l - int(s), h - int(s)) for l, h, s in zip(low, high, corner, strict=True)
+                            slice(lo - int(s), hi - int(s))
+                            for lo, hi, s in zip(low, high, corner, strict=True)
                         )
                     ] = inside
         return out.transpose(0, *(1 + axis for axis in self._back))
@@ -289,7 +295,8 @@ class VoxelArray:
 class _Stamp:
     """The state of an array's folder, cheap enough to compare before every read.
 
-    A folder whose times were young when they were noted may have changed again within the same tick of its file
+    A folder whose times were young when they were noted may have changed again within the same tick of its
+    file
     system's clock: then the names of its entries decide.
     """
 
@@ -322,11 +329,11 @@ class _Stamp:
 
 
 def _times(uri: str) -> tuple[int, int]:
-    return os.stat(f"{uri}/__commits").st_mtime_ns, os.stat(f"{uri}/__meta").st_mtime_ns
+    return os.stat(f"{uri}/__commits").st_mtime_ns, os.stat(f"{uri}/__meta").st_mtime_ns  # noqa: PTH116
 
 
 def _names(uri: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(sorted(os.listdir(f"{uri}/__commits"))), tuple(sorted(os.listdir(f"{uri}/__meta")))
+    return tuple(sorted(os.listdir(f"{uri}/__commits"))), tuple(sorted(os.listdir(f"{uri}/__meta")))  # noqa: PTH208
 
 
 _open: OrderedDict[tuple[str, Session], VoxelArray] = OrderedDict()
@@ -398,28 +405,31 @@ def fragments(uri: str, session: Session) -> list[Fragment]:
     with translated(f"list the fragments of {uri}"):
         order = open_array(uri, session).layout.order
         found = tiledb.array_fragments(uri, ctx=ctx)
-        live = [
-            _fragment(uri, f.uri, f.timestamp_range, f.nonempty_domain, order, False, session) for f in found
-        ]
-        dead = [Fragment(gone.rsplit("/", 1)[-1], 0, 0, 0, (), True) for gone in found.to_vacuum]
+        live = [_fragment(uri, f.uri, f.timestamp_range, f.nonempty_domain, order) for f in found]
+        dead = [Fragment(gone.rsplit("/", 1)[-1], 0, 0, 0, (), to_vacuum=True) for gone in found.to_vacuum]
     return live + dead
 
 
 def _fragment(
-    uri: str, fragment_uri: str, span: Any, box: Any, order: tuple[int, ...], dead: bool, session: Session
+    uri: str,
+    fragment_uri: str,
+    span: Any,
+    box: Any,
+    order: tuple[int, ...],
 ) -> Fragment:
     name = fragment_uri.rsplit("/", 1)[-1]
     folder = f"{uri}/__fragments/{name}"
     size = 0 if is_remote(uri) else sum(entry.stat().st_size for entry in Path(folder).iterdir())
     by_axis = tuple((int(box[order.index(a)][0]), int(box[order.index(a)][1])) for a in range(len(order)))
-    return Fragment(name, int(span[0]), int(span[1]), size, by_axis, dead)
+    return Fragment(name, int(span[0]), int(span[1]), size, by_axis, to_vacuum=False)
 
 
 def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> None:
     """Merge all fragments into one and remove what it replaces, in the order that is safe at every step.
 
     Fragments are merged and vacuumed first; only then are the small files (fragment metadata, commits, array
-    metadata) merged and vacuumed, so that no list of commits ever names a fragment that is gone. ``memory_mb``
+    metadata) merged and vacuumed, so that no list of commits ever names a fragment that is gone.
+    ``memory_mb``
     bounds the buffers and defaults to the memory budget.
     """
     budget = (memory_mb or session.config.read.memory_budget_mb) << 20

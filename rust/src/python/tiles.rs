@@ -29,8 +29,9 @@ impl TileFile {
         cell: u32,
         filters: Vec<String>,
     ) -> PyResult<Self> {
-        let pipeline = Pipeline::from_names(&filters)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, format!("filters {filters:?} are not read directly")))?;
+        let pipeline = Pipeline::from_names(&filters).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, format!("filters {filters:?} are not read directly"))
+        })?;
         let reader = py.detach(|| Reader::open(&path, Grid::new(&shape, &extents)?, cell, pipeline))?;
         Ok(Self { reader })
     }
@@ -76,8 +77,8 @@ impl TileFile {
 
 /// Sets the bytes that decoded chunks may hold in this process; 0 switches the cache off.
 #[pyfunction]
-fn set_tile_budget(py: Python<'_>, bytes: u64) {
-    py.detach(|| process().cache.set_budget(bytes));
+fn set_tile_budget(py: Python<'_>, budget: u64) {
+    py.detach(|| process().cache.set_budget(budget));
 }
 
 /// Forgets all decoded chunks and counters.

@@ -236,7 +236,10 @@ mod tests {
         let cache = Arc::new(Cache::new(1 << 20));
         cache.look_up([key(1)].into_iter(), true);
         assert!(matches!(cache.look_up([key(1)].into_iter(), true)[..], [Found::Flying]));
-        let waiting = { let cache = Arc::clone(&cache); std::thread::spawn(move || cache.wait(key(1)).map(|c| c.len())) };
+        let waiting = {
+            let cache = Arc::clone(&cache);
+            std::thread::spawn(move || cache.wait(key(1)).map(|c| c.len()))
+        };
         cache.land(key(1), Some(cells(3)));
         assert_eq!(waiting.join().unwrap(), Some(3));
     }

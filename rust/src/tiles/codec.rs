@@ -47,7 +47,8 @@ impl Pipeline {
     ///
     /// `at` is the chunk's offset, for messages.
     pub fn decode(self, stored: &[u8], metadata: usize, cell: usize, at: u64, out: &mut [u8]) -> Result<()> {
-        let (notes, body) = stored.split_at_checked(metadata).ok_or_else(|| bad(at, "metadata past the chunk"))?;
+        let (notes, body) =
+            stored.split_at_checked(metadata).ok_or_else(|| bad(at, "metadata past the chunk"))?;
         match (self.shuffled, self.compressor) {
             (false, Compressor::None) => copy(body, out, at),
             (true, Compressor::None) => {
@@ -66,14 +67,19 @@ impl Pipeline {
     }
 
     fn decode_shuffled(self, notes: &[u8], body: &[u8], cell: usize, at: u64, out: &mut [u8]) -> Result<()> {
-        let sizes: Vec<u32> = notes.chunks_exact(4).filter_map(|b| b.try_into().ok().map(u32::from_le_bytes)).collect();
+        let sizes: Vec<u32> =
+            notes.chunks_exact(4).filter_map(|b| b.try_into().ok().map(u32::from_le_bytes)).collect();
         let &[1, 1, 8, head, original, tail] = sizes.as_slice() else {
-            return Err(bad(at, format!("filter metadata {sizes:?} is not that of a shuffled, compressed chunk")));
+            return Err(bad(
+                at,
+                format!("filter metadata {sizes:?} is not that of a shuffled, compressed chunk"),
+            ));
         };
         if u64::from(head) + u64::from(tail) != body.len() as u64 || original as usize != out.len() {
             return Err(bad(at, format!("parts of {head} and {tail} bytes in a chunk of {}", body.len())));
         }
-        let (head, tail) = body.split_at_checked(head as usize).ok_or_else(|| bad(at, "shuffle header past the chunk"))?;
+        let (head, tail) =
+            body.split_at_checked(head as usize).ok_or_else(|| bad(at, "shuffle header past the chunk"))?;
         let mut parts = [0_u8; 8];
         self.decompress(head, &mut parts, at)?;
         expect(&parts, &[1, original], at)?;
@@ -101,7 +107,9 @@ impl Pipeline {
         };
         match written {
             Ok(count) if count == out.len() => Ok(()),
-            Ok(count) => Err(bad(at, format!("the chunk decodes to {count} bytes, its header says {}", out.len()))),
+            Ok(count) => {
+                Err(bad(at, format!("the chunk decodes to {count} bytes, its header says {}", out.len())))
+            }
             Err(error) => Err(bad(at, format!("the chunk does not decode: {error}"))),
         }
     }
@@ -130,7 +138,11 @@ fn length(bytes: &[u8]) -> Result<u32> {
 fn expect(notes: &[u8], wanted: &[u32], at: u64) -> Result<()> {
     let same = notes.len() == wanted.len() * 4
         && notes.chunks_exact(4).zip(wanted).all(|(bytes, number)| bytes == number.to_le_bytes());
-    if same { Ok(()) } else { Err(bad(at, format!("filter metadata {notes:?}, wanted the numbers {wanted:?}"))) }
+    if same {
+        Ok(())
+    } else {
+        Err(bad(at, format!("filter metadata {notes:?}, wanted the numbers {wanted:?}")))
+    }
 }
 
 fn same_length(body: &[u8], out: &[u8], at: u64) -> Result<()> {
@@ -159,7 +171,9 @@ pub fn unshuffle(planes: &[u8], cell: usize, out: &mut [u8]) {
             }
         }
         4 => {
-            if let (Some(a), Some(b), Some(c), Some(d)) = (parts.next(), parts.next(), parts.next(), parts.next()) {
+            if let (Some(a), Some(b), Some(c), Some(d)) =
+                (parts.next(), parts.next(), parts.next(), parts.next())
+            {
                 interleave_4([a, b, c, d], out);
             }
         }
@@ -229,8 +243,10 @@ mod tests {
         for cell in [1, 2, 4, 8] {
             for cells in [0, 1, 15, 16, 17, 100] {
                 let plain: Vec<u8> = (0..cell * cells).map(|n| (n * 37 % 251) as u8).collect();
-                let planes: Vec<u8> =
-                    (0..cell).flat_map(|s| (0..cells).map(move |c| c * cell + s)).map(|at| plain[at]).collect();
+                let planes: Vec<u8> = (0..cell)
+                    .flat_map(|s| (0..cells).map(move |c| c * cell + s))
+                    .map(|at| plain[at])
+                    .collect();
                 let mut out = vec![0; plain.len()];
                 unshuffle(&planes, cell, &mut out);
                 assert_eq!(out, plain, "{cell} bytes, {cells} cells");
@@ -244,6 +260,9 @@ mod tests {
         assert_eq!(Pipeline::from_names(&["byteshuffle", "zstd"]), Some(zstd));
         assert_eq!(Pipeline::from_names(&["zstd", "byteshuffle"]), None);
         assert_eq!(Pipeline::from_names(&["delta"]), None);
-        assert_eq!(Pipeline::from_names::<&str>(&[]), Some(Pipeline { shuffled: false, compressor: Compressor::None }));
+        assert_eq!(
+            Pipeline::from_names::<&str>(&[]),
+            Some(Pipeline { shuffled: false, compressor: Compressor::None })
+        );
     }
 }

@@ -84,7 +84,10 @@ impl ChunkIndex {
             start += u64::from(original);
             at = chunk.offset + chunk.stored();
             if start > tile_bytes || at > window.size {
-                return Err(bad(at, format!("a tile of more than {tile_bytes} bytes, or past the end of the file")));
+                return Err(bad(
+                    at,
+                    format!("a tile of more than {tile_bytes} bytes, or past the end of the file"),
+                ));
             }
             self.chunks.push(chunk);
         }

@@ -21,15 +21,16 @@ pub fn gunzip_range(path: &Path, offset: u64, count: u64) -> Result<Vec<u8>> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut stream = MultiGzDecoder::new(BufReader::with_capacity(256 << 10, file));
-    let skipped = std::io::copy(&mut (&mut stream).take(offset), &mut std::io::sink()).map_err(|e| refused(path, &e))?;
+    let skipped = std::io::copy(&mut (&mut stream).take(offset), &mut std::io::sink())
+        .map_err(|e| refused(path, &e))?;
     let mut bytes = Vec::new();
     if skipped < offset {
         return Ok(bytes);
     }
     let plausible = usize::try_from(count.min(size.saturating_mul(MAX_RATIO))).unwrap_or(usize::MAX);
-    bytes
-        .try_reserve_exact(plausible)
-        .map_err(|_| Error::new(ErrorKind::LimitExceeded, format!("no memory for {plausible} bytes of voxels")))?;
+    bytes.try_reserve_exact(plausible).map_err(|_| {
+        Error::new(ErrorKind::LimitExceeded, format!("no memory for {plausible} bytes of voxels"))
+    })?;
     (&mut stream).take(count).read_to_end(&mut bytes).map_err(|error| refused(path, &error))?;
     // the checksum stands at the end of the stream: go there, unless much else lies between
     std::io::copy(&mut stream.take(MAX_TAIL), &mut std::io::sink()).map_err(|error| refused(path, &error))?;

@@ -35,7 +35,8 @@ impl Grid {
         if !sane {
             return Err(refused(format!("shape {shape:?} with tile extents {extents:?}")));
         }
-        let counts: Vec<u64> = shape.iter().zip(extents).map(|(size, extent)| size.div_ceil(*extent)).collect();
+        let counts: Vec<u64> =
+            shape.iter().zip(extents).map(|(size, extent)| size.div_ceil(*extent)).collect();
         let product = |numbers: &[u64]| numbers.iter().try_fold(1_u64, |all, &one| all.checked_mul(one));
         let sizes = (product(extents), product(&counts), product(shape));
         let (Some(tile_cells), Some(tiles), Some(cells)) = sizes else {
@@ -79,8 +80,15 @@ impl Grid {
         }
         let mut cells = 1_u64;
         for (range, &size) in wanted.iter().zip(&self.shape) {
-            let last = range.count.saturating_sub(1).checked_mul(range.step).and_then(|reach| reach.checked_add(range.start));
-            if range.step == 0 || range.count > size || last.is_none_or(|last| last >= size && range.count > 0) {
+            let last = range
+                .count
+                .saturating_sub(1)
+                .checked_mul(range.step)
+                .and_then(|reach| reach.checked_add(range.start));
+            if range.step == 0
+                || range.count > size
+                || last.is_none_or(|last| last >= size && range.count > 0)
+            {
                 return Err(refused(format!("{range:?} in a dimension of {size}")));
             }
             cells = cells.saturating_mul(range.count);
@@ -98,7 +106,14 @@ impl Grid {
         }
     }
 
-    fn place_dim(&self, dim: usize, wanted: &[Range], strides: &[u64], partial: Placement, all: &mut Vec<Placement>) {
+    fn place_dim(
+        &self,
+        dim: usize,
+        wanted: &[Range],
+        strides: &[u64],
+        partial: Placement,
+        all: &mut Vec<Placement>,
+    ) {
         let parts = (self.extents.get(dim), self.counts.get(dim), wanted.get(dim), strides.get(dim));
         let (Some(&extent), Some(&count), Some(range), Some(&stride)) = parts else {
             all.push(partial.collapsed());

@@ -64,10 +64,18 @@ impl TileFile {
         let index = ChunkIndex::scan(&file, state.len(), grid.tiles(), tile_bytes, cell)?;
         let mut digest = Blake2b::<U16>::new();
         digest.update(path.as_os_str().as_encoded_bytes());
-        for number in [state.len(), state.ino(), state.dev(), state.mtime() as u64, state.mtime_nsec() as u64] {
+        for number in [state.len(), state.ino(), state.dev(), state.mtime() as u64, state.mtime_nsec() as u64]
+        {
             digest.update(number.to_le_bytes());
         }
-        Ok(Self { file, identity: u128::from_le_bytes(digest.finalize().into()), index, grid, cell: cell as usize, pipeline })
+        Ok(Self {
+            file,
+            identity: u128::from_le_bytes(digest.finalize().into()),
+            index,
+            grid,
+            cell: cell as usize,
+            pipeline,
+        })
     }
 
     /// The layout that the file was opened with.
@@ -100,7 +108,10 @@ impl TileFile {
     pub fn read_patches(&self, starts: &[i64], size: &[u64], out: &mut [u8], effort: Effort) -> Result<()> {
         let dims = self.grid.dims();
         if size.len() != dims || !starts.len().is_multiple_of(dims) {
-            return Err(Error::new(ErrorKind::InvalidArgument, format!("patches of {size:?} in {dims} dimensions")));
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("patches of {size:?} in {dims} dimensions"),
+            ));
         }
         let each = size.iter().try_fold(1_u64, |all, &one| all.checked_mul(one)).unwrap_or(u64::MAX);
         self.expect_length(out, each.saturating_mul((starts.len() / dims) as u64))?;
@@ -111,7 +122,9 @@ impl TileFile {
             let mut base = number as u64 * each;
             for (dim, ((&start, &count), &step)) in corner.iter().zip(size).zip(&steps).enumerate() {
                 let range = inside(start, count, self.grid.size(dim));
-                base += range.start.saturating_add_signed(start.saturating_neg()) * step * u64::from(range.count > 0);
+                base += range.start.saturating_add_signed(start.saturating_neg())
+                    * step
+                    * u64::from(range.count > 0);
                 if let Some(slot) = wanted.get_mut(dim) {
                     *slot = range;
                 }
@@ -127,7 +140,10 @@ impl TileFile {
         if cells.checked_mul(self.cell as u64) == Some(out.len() as u64) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::InvalidArgument, format!("{} bytes for {cells} cells of {}", out.len(), self.cell)))
+        Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("{} bytes for {cells} cells of {}", out.len(), self.cell),
+        ))
     }
 
     fn run(&self, mut placements: Vec<Placement>, out: &mut [u8], effort: Effort) -> Result<()> {
@@ -146,14 +162,17 @@ impl TileFile {
                 Found::Flying => flying.push(*need),
             }
         }
-        let flights = effort.keep.then(|| Flights::new(cache, missing.iter().map(|need| self.key(need)).collect()));
+        let flights =
+            effort.keep.then(|| Flights::new(cache, missing.iter().map(|need| self.key(need)).collect()));
         self.scatter_all(&hits, &placements, &target, effort.threads)?;
         self.decode_all(&missing, &placements, &target, effort, flights.as_ref())?;
         drop(flights);
         for need in &flying {
             match cache.wait(self.key(need)) {
                 Some(cells) => self.scatter(need, &placements, &cells, &target),
-                None => self.decode_all(&[*need], &placements, &target, Effort { threads: 1, keep: false }, None)?,
+                None => {
+                    self.decode_all(&[*need], &placements, &target, Effort { threads: 1, keep: false }, None)?
+                }
             }
         }
         Ok(())
@@ -174,7 +193,12 @@ impl TileFile {
             for (number, chunk) in (begin..).zip(chunks) {
                 let (low, high) = (chunk.start / cell, (chunk.start + u64::from(chunk.original)) / cell);
                 if same_tile.iter().any(|placement| placement.runs(low, high).next().is_some()) {
-                    needs.push(Need { number, chunk: *chunk, first: first as u32, count: same_tile.len() as u32 });
+                    needs.push(Need {
+                        number,
+                        chunk: *chunk,
+                        first: first as u32,
+                        count: same_tile.len() as u32,
+                    });
                 }
             }
             first += same_tile.len();
@@ -198,11 +222,7 @@ impl TileFile {
         process().cache.count(stored, decoded);
         let threads = if decoded < WORTH_HELP { 1 } else { effort.threads.max(1) };
         let goal = (stored / (threads as u64 * 2)).min(TASK_BYTES);
-        let tasks: Vec<&[Need]> = if threads == 1 {
-            tasks(needs, TASK_BYTES)
-        } else {
-            tasks(needs, goal)
-        };
+        let tasks: Vec<&[Need]> = if threads == 1 { tasks(needs, TASK_BYTES) } else { tasks(needs, goal) };
         let work = |task: &[Need]| self.decode_task(task, placements, target, flights);
         if threads == 1 || tasks.len() < 2 {
             return tasks.into_iter().try_for_each(work);
@@ -275,7 +295,9 @@ impl TileFile {
         if let Some(place) = self.straight(need, placements) {
             // SAFETY: `straight` found the chunk's cells to be one run of this placement, so no other task
             // writes there (see Target); the length is that of the run.
-            if let Some(out) = unsafe { target.slice(place, u64::from(original) / self.cell as u64, self.cell) } {
+            if let Some(out) =
+                unsafe { target.slice(place, u64::from(original) / self.cell as u64, self.cell) }
+            {
                 return decode(out);
             }
         }
@@ -283,7 +305,8 @@ impl TileFile {
             if buffer.len() < original as usize {
                 buffer.resize(original as usize, 0);
             }
-            let cells = buffer.get_mut(..original as usize).ok_or_else(|| bad(offset, "no memory for a chunk"))?;
+            let cells =
+                buffer.get_mut(..original as usize).ok_or_else(|| bad(offset, "no memory for a chunk"))?;
             decode(cells)?;
             self.scatter(need, placements, cells, target);
             Ok(())
@@ -316,7 +339,13 @@ impl TileFile {
     }
 
     /// Scatters chunks that were found decoded, in parallel where that pays.
-    fn scatter_all(&self, hits: &[(Need, Arc<Vec<u8>>)], placements: &[Placement], target: &Target, threads: usize) -> Result<()> {
+    fn scatter_all(
+        &self,
+        hits: &[(Need, Arc<Vec<u8>>)],
+        placements: &[Placement],
+        target: &Target,
+        threads: usize,
+    ) -> Result<()> {
         let bytes: usize = hits.iter().map(|(_, cells)| cells.len()).sum();
         let work = |part: &[(Need, Arc<Vec<u8>>)]| {
             for (need, cells) in part {
@@ -408,7 +437,9 @@ impl Target {
             return None;
         }
         // SAFETY: inside the output (checked above), not aliased (by contract).
-        Some(unsafe { std::slice::from_raw_parts_mut(self.start.add(place as usize * cell), count as usize * cell) })
+        Some(unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(place as usize * cell), count as usize * cell)
+        })
     }
 
     /// Copies the rows of a run from the cells of a chunk that begins with cell `low` of its tile.

@@ -1,0 +1,115 @@
+"""Observation tables: types with missing values, updates of shuffled subsets, one filter grammar."""
+
+import numpy as np
+import pytest
+
+from voxtier.errors import ConfigError, NotFoundError
+from voxtier.volumes import Dataframe, Table
+
+COLUMNS = {
+    "i1": np.array([1, -2, 3, 4], np.int8), "u2": np.array([1, 2, 3, 65535], np.uint16),
+    "i8": [1, None, -(2**60), 4], "f4": np.array([1.5, 2, 3, 4], np.float32), "f8": [1.0, float("nan"), 3.0, 4.0],  # noqa: E501
+    "b": [True, None, False, True], "text": ["a", "", None, "ü\n日"], "only_null": [None] * 4,
+    "day": np.array(["2020-01-01", "2021-05-06", "2022-01-01", "1999-12-31"], "M8[ns]"), "u8": np.array([0, 1, 2, 2**63], np.uint64),  # noqa: E501
+    "i4": np.arange(4, dtype=np.int32), "fixed": np.array(["x", "yy", "zzz", ""], "U3"),
+}  # fmt: skip
+KEYS = {"obs_subject_id": ["z", "m", "a", "ü"], "obs_id": ["z1", "m1", "a1", "ü1"]}
+
+
+def rows_by_key(frame):
+    return {row["obs_id"]: row for row in frame.read().rows()}
+
+
+def expected():
+    found = {}
+    for place, key in enumerate(KEYS["obs_id"]):
+        row = {}
+        for name, values in COLUMNS.items():
+            value = values[place]
+            value = (
+                value.item()
+                if isinstance(value, np.generic) and not isinstance(value, np.datetime64)
+                else value
+            )
+            row[name] = None if value is None or value != value else value
+        found[key] = row
+    return found
+
+
+def test_twelve_types_with_missing_values(tmp_path):
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, **COLUMNS})
+    assert frame.shape == (4, 12)
+    for key, wanted in expected().items():
+        row = rows_by_key(frame)[key]
+        assert {name: row[name] for name in COLUMNS} == wanted
+
+
+def test_updates_of_shuffled_subsets_keep_the_rest(tmp_path):
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, **COLUMNS})
+    frame.update(
+        {"obs_subject_id": ["ü", "m"], "obs_id": ["ü1", "m1"], "i8": [77, 88], "text": [None, "new"]}
+    )
+    wanted = expected()
+    wanted["ü1"] |= {"i8": 77, "text": None}
+    wanted["m1"] |= {"i8": 88, "text": "new"}
+    for key, row in rows_by_key(frame).items():
+        assert {name: row[name] for name in COLUMNS} == wanted[key]
+    with pytest.raises(NotFoundError):
+        frame.update({"obs_subject_id": ["q"], "obs_id": ["q"], "i8": [1]})
+    with pytest.raises(ConfigError, match="no column"):
+        frame.update({"obs_subject_id": ["z"], "obs_id": ["z1"], "nope": [1]})
+    frame.add_column("score", np.float64, [1.0, None, 2.0, 3.0])
+    assert [row["score"] for row in frame.read().rows()].count(None) == 1
+    assert frame.delete("i8 == 77") == 1
+    assert len(frame) == 3
+
+
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("age > 40", ["b", "c"]), ("age > 40 and sex == 'F'", ["c"]), ("not (age > 40)", ["a", "d"]),
+        ("sex in ['F', 'X'] or age < 20", ["a", "c"]), ("40 < age <= 60", ["b"]), ("age != 50", ["a", "c"]),
+        ("sex not in ['F']", ["b"]), ("ok", ["a", "d"]), ("age > -1.5e3", ["a", "b", "c"]),
+    ],
+)  # fmt: skip
+def test_filters(expression, wanted):
+    table = Table(
+        {
+            "id": np.array(["a", "b", "c", "d"], object),
+            "age": np.ma.MaskedArray([10, 50, 70, 0], mask=[0, 0, 0, 1]),
+            "sex": np.ma.MaskedArray(np.array(["F", "M", "F", ""], object), mask=[0, 0, 0, 1]),
+            "ok": np.array([True, False, False, True]),
+        }
+    )
+    assert table.take(np.flatnonzero(table.matching(expression)))["id"].tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "agee > 3",
+        "age > 'x'",
+        "__import__('os')",
+        "age > 3 +",
+        "age",
+        "3 > 2",
+        "age > [1]",
+        "x" * 20_000,
+        "(" * 500,
+        "age in 3",
+    ],
+)
+def test_what_is_no_filter_is_refused(expression):
+    with pytest.raises(ConfigError):
+        Table({"age": np.array([1, 2])}).matching(expression)
+
+
+def test_what_cannot_be_a_column(tmp_path):
+    for bad in ([1, "a"], [object()], [[1], [2]]):
+        with pytest.raises(ConfigError):
+            Dataframe.from_pandas(
+                tmp_path / "t",
+                {"obs_subject_id": ["a", "b"][: len(bad)], "obs_id": ["a", "b"][: len(bad)], "c": bad},
+            )
+    with pytest.raises(ConfigError, match="differ in length"):
+        Dataframe.from_pandas(tmp_path / "u", {"obs_subject_id": ["a"], "obs_id": ["a", "b"]})
