@@ -19,6 +19,7 @@ from voxtier.volumes.engine import Session, Uri, as_uri, object_kind, translated
 
 INDEX_COLUMNS: Final = ("obs_subject_id", "obs_id")
 _NULLS: Final = "voxtier_nulls"  # names of the missing columns of a row, separated by newlines
+_DELETED: Final = "\n"  # in place of names: the row is gone (one write, where TileDB's deletes need several)
 _LATEST: Final = 2**63 - 1
 
 Column = NDArray[Any] | np.ma.MaskedArray[Any, Any]
@@ -266,7 +267,11 @@ class Dataframe:
                     plain = np.array([_text(value) for value in plain], dtype=object)
                 named[name] = plain
         if _NULLS in named:
-            lists = [set(text.split("\n")) for text in named.pop(_NULLS)]
+            marks = named.pop(_NULLS)
+            kept = np.flatnonzero(marks != _DELETED)
+            if len(kept) < len(marks):
+                named = {name: column[kept] for name, column in named.items()}
+            lists = [set(text.split("\n")) for text in marks[kept]]
             for name in [name for name in named if any(name in missing for missing in lists)]:
                 named[name] = np.ma.MaskedArray(named[name], mask=[name in missing for missing in lists])
         return Table(named)
@@ -349,12 +354,10 @@ class Dataframe:
     def delete(self, expression: str) -> int:
         """Delete the rows that satisfy a filter expression; returns how many."""
         table = self.read_all()
-        gone = table.matching(expression)
-        keys = self.index_columns
-        with translated(f"delete from {self.uri}"), self._open("d") as array:
-            for row in table.take(np.flatnonzero(gone)).rows():
-                array.query(cond=" and ".join(f"{key} == {row[key]!r}" for key in keys)).submit()
-        return int(gone.sum())
+        gone = np.flatnonzero(table.matching(expression))
+        if len(gone):
+            self.write_rows(table.take(gone), deleted=True)
+        return len(gone)
 
     def add_column(self, name: str, dtype: Any, values: object = None) -> None:
         """Add a column; rows that exist hold a missing value unless ``values`` (one per row.
@@ -386,8 +389,8 @@ class Dataframe:
             evolution.add_attribute(_attribute(name, dtype, context))
             evolution.array_evolve(self.uri)
 
-    def write_rows(self, table: Table, *, timestamp: int | None = None) -> None:
-        """Write rows (new ones, or whole new values of old ones) as one commit."""
+    def write_rows(self, table: Table, *, timestamp: int | None = None, deleted: bool = False) -> None:
+        """Write rows (new ones, whole new values of old ones, or their deletion) as one commit."""
         schema = self._schema
         keys = self.index_columns
         coordinates = [np.array([str(v).encode() for v in table[key]], dtype=object) for key in keys]
@@ -410,9 +413,13 @@ class Dataframe:
             for row in np.flatnonzero(mask):
                 nulls[int(row)].append(attribute.name)
         if schema.has_attr(_NULLS):
-            cells[_NULLS] = np.array(["\n".join(names) for names in nulls], dtype=object)
-        elif any(nulls):
-            raise ConfigError(f"{self.uri} was not written by voxtier and cannot hold missing values")
+            cells[_NULLS] = np.array(
+                [_DELETED if deleted else "\n".join(names) for names in nulls], dtype=object
+            )
+        elif deleted or any(nulls):
+            raise ConfigError(
+                f"{self.uri} was not written by voxtier and cannot hold missing values or deletions"
+            )
         with translated(f"write the table {self.uri}"), self._open("w", timestamp) as array:
             array[tuple(coordinates) if len(coordinates) > 1 else coordinates[0]] = cells
 
