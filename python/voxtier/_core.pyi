@@ -472,3 +472,98 @@ def tile_stats() -> dict[str, int]:
 
 def gunzip_range(path: str | PathLike[str], offset: int, count: int) -> NDArray[np.uint8]:
     """Inflate a gzip file and return the bytes ``offset..offset + count``, fewer when it ends before."""
+
+# tensors
+
+TENSOR_STATES: Final[list[str]]
+ALLOWED_GLOBALS: Final[list[str]]
+
+@final
+class TensorReport:
+    """Everything learnt about one torch file without torch and without unpickling."""
+
+    @property
+    def state(self) -> str:
+        """One of ``TENSOR_STATES``."""
+
+    @property
+    def record(self) -> str | None:
+        """Record that the finding concerns, or ``header``, ``directory``, ``end``."""
+
+    @property
+    def offset(self) -> int | None:
+        """Absolute byte offset of the evidence."""
+
+    @property
+    def detail(self) -> str:
+        """What was found and what would have been right; empty when the file is plainly ok."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def records(self) -> list[tuple[str, int, int]]:
+        """Name, bytes and recorded CRC-32 of every record."""
+
+    @property
+    def refused_globals(self) -> list[str]:
+        """Globals of the pickle that ``torch.load(weights_only=True)`` refuses."""
+
+    @property
+    def tensors(self) -> list[tuple[str, str, list[int], str]]:
+        """Key path, dtype, shape and record of every tensor below the root."""
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the contents, free of key order and archive layout; 32 hexadecimal digits."""
+
+def verify_tensor_file(
+    path: str | PathLike[str], *, crc: bool = True, content: bool = False, digest: bool = False
+) -> TensorReport:
+    """Check structure, pickle opcodes and tensor bounds of one file, and what else is asked for.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that ``torch.save`` wrote.
+    crc : bool
+        Compare the CRC-32 of every record (of ``data.pkl`` it always is).
+    content : bool
+        Report floating-point tensors that are constant, NaN or infinite.
+    digest : bool
+        Compute `TensorReport.digest`.
+
+    Returns
+    -------
+    TensorReport
+        A file that cannot be read is a state (``io_error``, ``unknown``), never an exception.
+    """
+
+@final
+class TensorSweep:
+    """Check many files with several threads; iterate over ``(index, report)`` as they finish.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        The files.
+    crc, content, digest : bool
+        As for `verify_tensor_file`.
+    threads : int
+        Files in flight, 1 to 64; at least 4 keep a cold disk busy.
+    """
+
+    def __new__(
+        cls,
+        paths: Sequence[str | PathLike[str]],
+        *,
+        crc: bool = True,
+        content: bool = False,
+        digest: bool = False,
+        threads: int = 4,
+    ) -> TensorSweep: ...
+    def __iter__(self) -> TensorSweep: ...
+    def __next__(self) -> tuple[int, TensorReport]: ...
+    def stop(self) -> None:
+        """Begin no further file."""

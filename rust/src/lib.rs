@@ -27,6 +27,7 @@ pub mod index;
 pub mod lru;
 pub mod packed;
 pub mod priority;
+pub mod ptfile;
 pub mod record;
 pub mod replay;
 pub mod source;

@@ -7,6 +7,7 @@ mod index;
 mod priority;
 mod sources;
 mod tiles;
+mod tensors;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -34,6 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     index::register(module)?;
     priority::register(module)?;
     tiles::register(module)?;
+    tensors::register(module)?;
     // The stub has no `__all__`: what it declares is what there is.
     module.delattr("__all__")
 }
