@@ -272,12 +272,11 @@ def test_a_record_beyond_4_gib_uses_zip64(tmp_path: Path) -> None:
     config.save.compute_crc32 = False
     try:
         storage = torch.UntypedStorage(size)  # never touched: zero pages of the kernel
-        torch.save(
-            {"a": torch.tensor([], dtype=torch.uint8).set_(storage, 0, (size,)), "b": torch.ones(7)}, path
-        )
+        large = torch.tensor([], dtype=torch.uint8).set_(storage, 0, (size,))
+        torch.save({"a": large, "b": torch.ones(7)}, path)
+        del storage, large
     finally:
         config.save.compute_crc32 = True
-        del storage, large
     report = _core.verify_tensor_file(path, crc=False)
     path.unlink()
     assert (report.state, report.detail[:7]) == ("ok_no_crc", "written")

@@ -35,6 +35,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("voxtier.cli.doctor", "check the installation, its limits and its database"),
     "db": ("voxtier.cli.db", "start, stop and look at voxtier's own database server"),
     "volume": ("voxtier.cli.volume", "radiology volumes in TileDB: ingest, info, slice, verify, export"),
+    "tensors": ("voxtier.cli.tensors", "a MONAI PersistentDataset cache: generate, verify, map, keep"),
 }
 
 

@@ -1,0 +1,213 @@
+"""``voxtier tensors verify`` and ``voxtier tensors map``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxtier.tensors.config import Config
+    from voxtier.tensors.verifier import FileState, Listing
+
+
+@click.command("verify")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--config", type=click.Path(path_type=Path), help="Check the cache of this configuration.")
+@click.option("--fix", is_flag=True, help="Move bad files to quarantine. Without it nothing is changed.")
+@click.option(
+    "--delete", is_flag=True, help="With --fix: delete instead, where the source is known to exist."
+)
+@click.option("--force", is_flag=True, help="Act even when suspiciously many files are bad.")
+@click.option("--max-bad", default=1000, show_default=True, help="Refuse to touch more files than this.")
+@click.option(
+    "-w", "--workers", type=click.IntRange(1, 64), help="Files in flight. Default: 2 a processor, >= 4."
+)
+@click.option("--quick", is_flag=True, help="Structure, opcodes and manifest only; payloads are not read.")
+@click.option("--sample", type=click.FloatRange(0, 1), help="Check this share in full, the rest quickly.")
+@click.option("--seed", default=0, show_default=True, help="Draws the sample.")
+@click.option("--since-last", is_flag=True, help="Skip files that the manifest saw right and unchanged.")
+@click.option("--content", is_flag=True, help="Also report constant, NaN and infinite volumes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file on stdout.")
+def verify_command(
+    folders: tuple[Path, ...],
+    config: Path | None,
+    fix: bool,
+    delete: bool,
+    force: bool,
+    max_bad: int,
+    workers: int | None,
+    quick: bool,
+    sample: float | None,
+    seed: int,
+    since_last: bool,
+    content: bool,
+    as_json: bool,
+) -> int:
+    """Check every .pt file below FOLDERS, or the cache of a configuration.
+
+    Structure, pickle opcodes, tensor bounds and the CRC-32 of every record, without torch: nothing is
+    unpickled, so nothing in a file can run. Exit code 0: all right, 1: findings, 3: some files could not
+    be read (which says nothing about them: --fix leaves them alone).
+    """
+    from voxtier.tensors import verifier as room
+
+    if delete and not fix:
+        raise click.UsageError("--delete needs --fix")
+    if quick and sample is not None:
+        raise click.UsageError("--quick and --sample exclude each other")
+    roots, orphans, remake = _subjects(folders, config)
+    code = EXIT_OK
+    for root in roots:
+        listing = room.list_cache(root)
+        for lmdb in listing.lmdb:
+            click.echo(f"note: {lmdb} is an LMDB cache, which is not checked", err=True)
+        states = _sweep(
+            listing,
+            as_json=as_json,
+            verify=lambda listing: room.verify(
+                listing,
+                mode="quick" if quick else "full",
+                sample=sample,
+                seed=seed,
+                since_last=since_last,
+                content=content,
+                threads=workers,
+                orphans=orphans,
+            ),
+        )
+        if not as_json:
+            _summary(root, states)
+        code = max(code, _code(states))
+        if fix:
+            for result in room.fix(
+                listing.root, states, delete=delete, can_be_remade=remake, force=force, max_bad=max_bad
+            ):
+                click.echo(result.as_json() if as_json else f"{result.action}: {result.path} {result.detail}")
+        elif any(state.state in room.FIXABLE for state in states) and not as_json:
+            click.echo("nothing was changed; --fix moves the bad files to quarantine", err=True)
+    return code
+
+
+def _subjects(
+    folders: tuple[Path, ...], config_path: Path | None
+) -> tuple[list[Path], frozenset[str], Callable[[Path], bool]]:
+    """What to check, the names that nobody asks for, and whether a file's source is known to exist."""
+    if config_path is None:
+        if not folders:
+            raise click.UsageError("name a cache folder, or a configuration with --config")
+        return list(folders), frozenset(), _manifest_remake
+    from voxtier.tensors.config import load_config
+    from voxtier.tensors.folders import item_folder
+    from voxtier.tensors.keys import item_key, missing_keys, raw_path, read_volume_names
+
+    config = load_config(config_path)
+    _log_to(config)
+    folder = item_folder(config)
+    roots = [*folders] or [folder]
+    names: list[str] = []
+    with contextlib.suppress(ConfigError):  # the lists are needed for orphans and sources only
+        names = read_volume_names(config.subsets)
+    volume_of = {item_key(name): name for name in names}
+
+    def remake(path: Path) -> bool:
+        name = volume_of.get(path.stem)
+        return name is not None and raw_path(config.img_dir, name, config.dir_structure).is_file()
+
+    orphans = frozenset(missing_keys(names, folder).orphans) if names else frozenset[str]()
+    return roots, orphans, remake
+
+
+def _manifest_remake(path: Path) -> bool:
+    from voxtier.tensors.manifest import Manifest
+
+    source = Manifest(path.parent).read().get(path.stem, {}).get("source")
+    return isinstance(source, dict) and isinstance(source.get("path"), str) and Path(source["path"]).is_file()
+
+
+def _log_to(config: Config) -> None:
+    """Log to ``cache_verification.log`` where the log folder exists; verify makes no folders."""
+    if config.logs_dir.is_dir():
+        logging.basicConfig(
+            filename=config.logs_dir / "cache_verification.log",
+            level=logging.INFO,
+            format="%(asctime)s %(levelname)s %(message)s",
+        )
+
+
+def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], object]) -> list[FileState]:
+    from voxtier.tensors import verifier as room
+    from voxtier.tensors.manifest import Manifest
+    from voxtier.tensors.progress import Progress
+
+    log = logging.getLogger("voxtier.tensors.verify")
+    log.addHandler(logging.NullHandler())  # without a log folder there is no log
+    states: list[FileState] = []
+    learnt: dict[Path, list[dict[str, object]]] = {}
+    progress = Progress(len(listing.files), "verified", quiet=as_json)
+    for state in verify(listing):  # type: ignore[attr-defined]
+        states.append(state)
+        progress.advance(state.size)
+        if as_json:
+            click.echo(state.as_json())
+        elif state.state not in room.FINE or state.detail.startswith("intact, but not"):
+            place = f" ({state.record})" if state.record else ""
+            click.echo(f"{state.state}{place}: {state.path}: {state.detail}")
+        if state.state not in room.FINE:
+            log.warning("%s %s %s: %s", state.state, state.record or "-", state.path, state.detail)
+        if state.checked == "full":
+            path = Path(state.path)
+            row = {"key": path.stem, "state": state.state, "size": state.size, "mtime_ns": state.mtime_ns}
+            learnt.setdefault(path.parent, []).append(row)
+    progress.close()
+    for folder, rows in learnt.items():
+        manifest = Manifest(folder)
+        if manifest.exists():
+            with contextlib.suppress(OSError):  # a read-only cache is verified all the same
+                manifest.record(rows)
+    return states
+
+
+def _summary(root: Path, states: list[FileState]) -> None:
+    counts = Counter(state.state for state in states)
+    text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files"
+    click.echo(f"{root}: {text}")
+
+
+def _code(states: list[FileState]) -> int:
+    from voxtier.tensors.verifier import FINE, INFORMATIVE, UNDECIDED
+
+    found = {state.state for state in states} - FINE - INFORMATIVE
+    if found - UNDECIDED:
+        return EXIT_FINDINGS
+    return EXIT_PARTIAL if found else EXIT_OK
+
+
+@click.command("map")
+@click.option("--csv-path", required=True, multiple=True, help="CSV with a column VolumeName; repeatable.")
+@click.option(
+    "--output-path", default="hash_to_volume_map.json", show_default=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--legacy-hex", is_flag=True, help="64-digit keys, as the predecessor wrote them. They name no file."
+)
+@click.option("--redact", is_flag=True, help="Number the volumes instead of naming them.")
+def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, redact: bool) -> None:
+    """Write {file name: VolumeName} as JSON.
+
+    The map re-identifies the files, so it is readable by its owner only.
+    """
+    from voxtier.tensors.keys import read_volume_names
+    from voxtier.tensors.mapping import hash_to_volume, write_map
+
+    names = read_volume_names(csv_path)
+    write_map(output_path, hash_to_volume(names, legacy=legacy_hex, redact=redact))
+    click.echo(f"{output_path}: {len(names)} volumes", err=True)

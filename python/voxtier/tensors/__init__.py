@@ -1,0 +1,52 @@
+"""Room 3: the MONAI ``PersistentDataset`` cache, generated, verified and mapped.
+
+>>> from voxtier import tensors
+>>> tensors.item_key("train_1_a_1.nii.gz")
+'a688fe64537c110e725a890a41ac3dde'
+
+What needs torch and MONAI (`HealingPersistentDataset`, `build_transforms`, ...) is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from voxtier.tensors.config import Config, load_config
+from voxtier.tensors.keys import item_key, stable_hash, volume_hash
+from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.mapping import hash_to_volume, write_map
+from voxtier.tensors.verifier import FileState, fix, list_cache, verify
+
+if TYPE_CHECKING:
+    from voxtier.tensors.pipeline import build_transforms, cache_params_text, directory_hash
+
+__all__ = [
+    "Config",
+    "FileState",
+    "Manifest",
+    "build_transforms",
+    "cache_params_text",
+    "directory_hash",
+    "fix",
+    "hash_to_volume",
+    "item_key",
+    "list_cache",
+    "load_config",
+    "stable_hash",
+    "verify",
+    "volume_hash",
+    "write_map",
+]
+
+_HEAVY = {
+    "build_transforms": "pipeline",
+    "cache_params_text": "pipeline",
+    "directory_hash": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HEAVY:
+        return getattr(importlib.import_module(f"voxtier.tensors.{_HEAVY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

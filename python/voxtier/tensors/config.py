@@ -1,0 +1,238 @@
+"""The configuration file: YAML with ``${VARIABLES}`` and the predecessor's keys, checked first."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from voxtier.errors import ConfigError, MissingExtraError
+
+__all__ = ["Config", "Downloads", "ImageProcessing", "load_config"]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64", "int16", "int32", "uint8")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_NEEDED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProcessing:
+    """What the transforms are built from; every field is part of the directory hash."""
+
+    target_spacing: tuple[float, ...]
+    """Millimetres along the three axes."""
+    target_shape_dhw: tuple[int, ...]
+    """Voxels; applied to the axes (x, y, z) of the array, as the predecessor did."""
+    clip_hu_min: float
+    clip_hu_max: float
+    orientation_axcodes: str
+    scale_b_min: float
+    scale_b_max: float
+    torch_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Downloads:
+    """Where volumes that are not on disk come from."""
+
+    repo_id: str
+    max_workers: int
+    revision: str
+    token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The checked configuration; paths are absolute."""
+
+    path: Path
+    img_dir: Path
+    cache_dir: Path
+    data_dir: Path
+    logs_dir: Path
+    dir_structure: str
+    """``nested`` or ``flat``."""
+    subsets: tuple[Path, ...]
+    """CSV files with a column ``VolumeName``."""
+    processing: ImageProcessing
+    downloads: Downloads
+
+
+def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None) -> Config:
+    """Read and check a configuration file.
+
+    Parameters
+    ----------
+    path : path-like
+        YAML. A ``.env`` beside it or in a folder above it supplies variables that the environment lacks.
+    environment : mapping, optional
+        Stands in for ``os.environ``.
+
+    Raises
+    ------
+    voxtier.ConfigError
+        The file is absent or no YAML, a variable is unset, a key is missing or of the wrong kind. The
+        message names the key.
+    """
+    path = Path(path).absolute()
+    variables = {**_dotenv(path.parent), **(os.environ if environment is None else environment)}
+    tree = _expand(_read_yaml(path), variables, path)
+    keys = _Keys(path, tree)
+
+    base = keys.folder("paths.base_project_dir", default=path.parent)
+    data_dir = keys.folder("paths.data_dir", base=base)
+    structure = keys.text("paths.dir_structure", default="nested")
+    if structure not in ("nested", "flat"):
+        raise keys.wrong("paths.dir_structure", "must be 'nested' or 'flat'")
+    dtype = keys.text("torch_dtype", default="float32").removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise keys.wrong("torch_dtype", f"must be one of {', '.join(DTYPES)}")
+    axcodes = keys.text("image_processing.orientation_axcodes", default="LPS")
+    if len(axcodes) != 3 or not all(set(axcodes) & set(pair) for pair in ("LR", "AP", "SI")):
+        raise keys.wrong("image_processing.orientation_axcodes", "must name each axis once, such as 'LPS'")
+    processing = ImageProcessing(
+        target_spacing=keys.numbers("image_processing.target_spacing"),
+        target_shape_dhw=keys.counts("image_processing.target_shape_dhw"),
+        clip_hu_min=keys.number("image_processing.clip_hu_min", default=-1000),
+        clip_hu_max=keys.number("image_processing.clip_hu_max", default=1000),
+        orientation_axcodes=axcodes,
+        scale_b_min=keys.number("image_processing.scale_b_min", default=0.0),
+        scale_b_max=keys.number("image_processing.scale_b_max", default=1.0),
+        torch_dtype=dtype,
+    )
+    if processing.clip_hu_min >= processing.clip_hu_max:
+        raise keys.wrong("image_processing.clip_hu_min", "must be below clip_hu_max")
+    return Config(
+        path=path,
+        img_dir=keys.folder("paths.img_dir", base=base),
+        cache_dir=keys.folder("paths.cache_dir", base=base),
+        data_dir=data_dir,
+        logs_dir=keys.folder("paths.logs_dir", base=base, default="logs"),
+        dir_structure=structure,
+        subsets=keys.subsets(data_dir),
+        processing=processing,
+        downloads=Downloads(
+            repo_id=keys.text("downloads.repo_id", default="ibrahimhamamci/CT-RATE"),
+            max_workers=keys.count("downloads.max_workers", default=8),
+            revision=keys.text("downloads.revision", default="main"),
+            token=keys.text("downloads.hf_token", default="")
+            or variables.get("HF_TOKEN")
+            or variables.get("HUGGING_FACE_HUB_TOKEN")
+            or None,
+        ),
+    )
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError("pyyaml", "tensors") from None
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name a configuration with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+
+
+def _dotenv(folder: Path) -> dict[str, str]:
+    """Variables of the nearest ``.env``."""
+    for parent in (folder, *folder.parents):
+        candidate = parent / ".env"
+        if candidate.is_file():
+            try:
+                from dotenv import dotenv_values
+            except ImportError:
+                raise MissingExtraError("python-dotenv", "tensors") from None
+            return {key: value for key, value in dotenv_values(candidate).items() if value is not None}
+    return {}
+
+
+def _expand(node: Any, variables: Mapping[str, str], path: Path) -> Any:
+    if isinstance(node, dict):
+        return {key: _expand(value, variables, path) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_expand(value, variables, path) for value in node]
+    if not isinstance(node, str):
+        return node
+
+    def value_of(match: re.Match[str]) -> str:
+        if match[1] not in variables:
+            raise ConfigError(f"{path}: ${{{match[1]}}} is not set: export it or write it into a .env file")
+        return variables[match[1]]
+
+    return _VARIABLE.sub(value_of, node)
+
+
+class _Keys:
+    """Typed access by dotted name, with errors that name the key."""
+
+    def __init__(self, path: Path, tree: Any) -> None:
+        self._path = path
+        self._tree = tree
+
+    def wrong(self, name: str, what: str) -> ConfigError:
+        return ConfigError(f"{self._path}: {name} {what}, found {self._find(name, None)!r}")
+
+    def _find(self, name: str, default: Any) -> Any:
+        node = self._tree
+        for part in name.split("."):
+            if not isinstance(node, dict) or node.get(part) is None:
+                if default is _NEEDED:
+                    raise ConfigError(f"{self._path}: {name} is missing")
+                return default
+            node = node[part]
+        return node
+
+    def text(self, name: str, default: Any = _NEEDED) -> str:
+        value = self._find(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, "must be text")
+        return value
+
+    def folder(self, name: str, *, base: Path | None = None, default: Any = _NEEDED) -> Path:
+        text = str(self.text(name, default if default is _NEEDED else str(default)))
+        return Path(os.path.abspath((base or self._path.parent) / Path(text).expanduser()))  # noqa: PTH100
+
+    def number(self, name: str, default: Any = _NEEDED) -> float:
+        value = self._find(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise self.wrong(name, "must be a number")
+        return value
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        values = self._find(name, _NEEDED)
+        if (
+            not isinstance(values, list)
+            or len(values) != 3
+            or not all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
+        ):
+            raise self.wrong(name, "must be three positive numbers")
+        return tuple(values)
+
+    def counts(self, name: str) -> tuple[int, ...]:
+        values = self.numbers(name)
+        if not all(isinstance(value, int) for value in values):
+            raise self.wrong(name, "must be three positive integers")
+        return tuple(int(value) for value in values)
+
+    def count(self, name: str, default: int) -> int:
+        value = self._find(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self.wrong(name, "must be a positive integer")
+        return value
+
+    def subsets(self, data_dir: Path) -> tuple[Path, ...]:
+        subsets = self._find("paths.data_subsets", _NEEDED)
+        if not isinstance(subsets, dict) or not subsets:
+            raise self.wrong("paths.data_subsets", "must map names (train, valid) to CSV files")
+        for name, value in subsets.items():
+            if not isinstance(value, str):
+                raise self.wrong(f"paths.data_subsets.{name}", "must be the path of a CSV file")
+        return tuple(data_dir / value for value in subsets.values())

@@ -1,0 +1,63 @@
+"""Which folder of the cache belongs to a configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxtier.errors import MissingExtraError
+from voxtier.tensors.durable import write_text
+
+if TYPE_CHECKING:
+    from voxtier.tensors.config import Config
+
+__all__ = ["item_folder"]
+
+
+def item_folder(config: Config) -> Path:
+    """Return ``<cache_dir>/<directory hash>``; nothing is created.
+
+    The hash needs MONAI, which takes seconds to import; a folder that `generate` has made remembers it, so
+    that `verify` starts at once.
+
+    Raises
+    ------
+    voxtier.MissingExtraError
+        MONAI is not installed, and the hash is not remembered.
+    """
+    remembered = _memory(config)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return config.cache_dir / str(json.loads(remembered.read_text())[_question(config)])
+    try:
+        from voxtier.tensors.pipeline import build_transforms, directory_hash
+    except ImportError as error:
+        raise MissingExtraError(error.name or "monai", "tensors") from None
+    return config.cache_dir / directory_hash(build_transforms(config.processing))
+
+
+def remember_folder(config: Config, folder: Path) -> None:
+    """Note the folder of a configuration for the next start."""
+    path = _memory(config)
+    known = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = dict(json.loads(path.read_text()))
+    if known.get(_question(config)) != folder.name:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(known | {_question(config): folder.name}, indent=1))
+
+
+def _memory(config: Config) -> Path:
+    return config.cache_dir / ".voxtier" / "folders.json"
+
+
+def _question(config: Config) -> str:
+    """Everything that the hash depends on: the parameters (an int is not its float) and MONAI's version."""
+    try:
+        monai = version("monai")
+    except PackageNotFoundError:
+        monai = "none"
+    return json.dumps([monai, asdict(config.processing)], sort_keys=True)

@@ -1,0 +1,180 @@
+"""Names: volumes in CSV files, their paths on disk and on the hub, their keys in the cache."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxtier.errors import ConfigError
+
+__all__ = [
+    "Expected",
+    "hub_path",
+    "item_key",
+    "legacy_hex",
+    "missing_keys",
+    "raw_path",
+    "read_volume_names",
+    "stable_hash",
+    "volume_hash",
+]
+
+COLUMN = "VolumeName"
+_HEX_NAME = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{64})\.pt")
+
+
+def item_key(volume_name: str) -> str:
+    """Return the name, without ``.pt``, of a volume's file: md5 of the name as 32 hexadecimal digits."""
+    return hashlib.md5(str(volume_name).encode(), usedforsecurity=False).hexdigest()
+
+
+def volume_hash(item: dict[str, Any]) -> bytes:
+    """``hash_func`` for a `PersistentDataset` of items ``{"image": path, "volume_name": str}``.
+
+    Only the volume's name counts, so a cache survives a move of the images.
+    """
+    return item_key(item["volume_name"]).encode("ascii")
+
+
+def stable_hash(item: object) -> bytes:
+    """``hash_func`` that does not depend on object identity, path roots or versions of Python and NumPy.
+
+    MONAI's default pickles the item: the same text held once or twice, a ``Path`` instead of a ``str``, or a
+    newer NumPy change the name. Here a path counts by its last two parts, a number by its value, a dict
+    without regard to order; the first byte of the hashed text is a version.
+
+    Returns
+    -------
+    bytes
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    TypeError
+        The item holds something that has no stable text, such as an open file.
+    """
+    return hashlib.sha256(("1" + _stable_text(item)).encode()).hexdigest().encode("ascii")
+
+
+def _stable_text(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return f"={value}"
+    if hasattr(value, "tolist"):  # a NumPy scalar or array, a tensor
+        return _stable_text(value.tolist())
+    if isinstance(value, int | float):
+        return f"n{value!r}" if value != int(value) else f"n{int(value)}"
+    if isinstance(value, bytes):
+        return f"b{value.hex()}"
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value).replace("\\", "/")
+        tail = "/".join(text.rstrip("/").split("/")[-2:]) if "/" in text else text
+        return f"s{len(tail)}:{tail}"
+    if isinstance(value, dict):
+        parts = sorted(f"{_stable_text(k)}>{_stable_text(v)}" for k, v in value.items())
+        return "{" + ",".join(parts) + "}"
+    if isinstance(value, set | frozenset):
+        return "(" + ",".join(sorted(map(_stable_text, value))) + ")"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_stable_text, value)) + "]"
+    raise TypeError(f"an item of type {type(value).__name__} has no stable text: give your own hash_func")
+
+
+def legacy_hex(key: str) -> str:
+    """Return the 64-digit key that the predecessor's map wrote: the hexadecimal form of the key's digits."""
+    return key.encode("ascii").hex()
+
+
+def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return the distinct volume names of CSV files, in order of appearance.
+
+    Raises
+    ------
+    voxtier.ConfigError
+        A file is absent, is no text, or lacks the column ``VolumeName``.
+    """
+    names: dict[str, None] = {}
+    for path in paths:
+        try:
+            with Path(path).open(encoding="utf-8-sig", newline="") as stream:
+                rows = csv.DictReader(stream)
+                if COLUMN not in (rows.fieldnames or ()):
+                    found = ", ".join(rows.fieldnames or ()) or "nothing"
+                    raise ConfigError(f"{path}: needs a column {COLUMN}, found {found}")
+                for row in rows:
+                    name = (row[COLUMN] or "").strip()
+                    if name:
+                        names[_checked(name, path, rows.line_num)] = None
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return list(names)
+
+
+def _checked(name: str, path: object, line: int) -> str:
+    if "/" in name or "\\" in name or "\0" in name or name in (".", "..") or len(name) > 255:
+        raise ConfigError(f"{path}, line {line}: {name!r} is no file name")
+    return name
+
+
+def _stem(volume_name: str) -> str:
+    return volume_name.removesuffix(".gz").removesuffix(".nii")
+
+
+def raw_path(base: Path, volume_name: str, structure: str) -> Path:
+    """Return where a volume lies below the image folder.
+
+    ``nested``: ``train_1_a_1.nii.gz`` -> ``train_1/train_1_a/train_1_a_1.nii.gz``; a name with fewer than
+    three parts lies directly in the folder. ``flat``: ``train_1_a_1__transformed.nii.gz``.
+    """
+    stem = _stem(volume_name)
+    if structure == "flat":
+        return base / f"{stem}__transformed.nii.gz"
+    if structure != "nested":
+        raise ConfigError(f"dir_structure must be 'nested' or 'flat', found {structure!r}")
+    parts = stem.split("_")
+    if len(parts) < 3:
+        return base / f"{stem}.nii.gz"
+    return base / "_".join(parts[:2]) / "_".join(parts[:3]) / f"{stem}.nii.gz"
+
+
+def hub_path(volume_name: str) -> str:
+    """Return the path of a volume inside the CT-RATE repository."""
+    stem = _stem(volume_name)
+    parts = stem.split("_")
+    if len(parts) < 3:
+        return f"dataset/{parts[0]}/{stem}.nii.gz"
+    return f"dataset/{parts[0]}_fixed/{'_'.join(parts[:2])}/{'_'.join(parts[:3])}/{stem}.nii.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the CSV files ask for, held against one cache folder."""
+
+    names: list[str]
+    keys: list[str]
+    missing: list[str]
+    """Volume names without a file."""
+    orphans: list[str]
+    """File names that no volume asks for."""
+    ambiguous: list[str]
+    """Volumes that are listed with and without ``.nii.gz``: two keys for one image."""
+
+
+def missing_keys(names: Sequence[str], folder: Path) -> Expected:
+    """Compare names with one listing of the cache folder; an absent folder holds nothing."""
+    keys = [item_key(name) for name in names]
+    try:
+        present = set(os.listdir(folder))  # noqa: PTH208 (a Path an entry costs more than the hash)
+    except FileNotFoundError:
+        present = set()
+    wanted = {f"{key}.pt" for key in keys}
+    missing = [name for name, key in zip(names, keys, strict=True) if f"{key}.pt" not in present]
+    orphans = sorted(name for name in present - wanted if _HEX_NAME.fullmatch(name))
+    stems: dict[str, str] = {}
+    ambiguous = [name for name in names if stems.setdefault(_stem(name), name) != name]
+    return Expected(list(names), keys, missing, orphans, ambiguous)

@@ -1,0 +1,149 @@
+"""The MONAI transforms of a configuration, and the hash of their parameters that names a cache folder.
+
+The hash is the predecessor's, byte for byte: caches that it made are found again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    EnsureTyped,
+    LoadImaged,
+    MapTransform,
+    Orientationd,
+    Resized,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+
+if TYPE_CHECKING:
+    from voxtier.tensors.config import ImageProcessing
+
+__all__ = ["KeyCleanerD", "build_transforms", "cache_params_text", "directory_hash", "transform_params"]
+
+KEPT = ("image", "image_meta_dict")
+_SKIPPED = frozenset(["f", "g", "R", "lazy", "backend", "end_pending", "progress", "VERSION"])
+
+
+class KeyCleanerD(MapTransform):  # type: ignore[misc]  # (MONAI is untyped)
+    """Keep the named keys of an item, in the order in which they are named.
+
+    The class name is part of every directory hash: it stays.
+    """
+
+    def __init__(self, keys_to_keep: tuple[str, ...]) -> None:
+        super().__init__(keys=keys_to_keep, allow_missing_keys=True)
+        self.keys_to_keep = tuple(keys_to_keep)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Return a new dict of the kept keys."""
+        return {key: item[key] for key in self.keys_to_keep if key in item}
+
+
+def build_transforms(processing: ImageProcessing) -> Compose:
+    """Return the deterministic part of the pipeline; all of it is cached."""
+    with _quiet_construction():
+        return _compose(processing)
+
+
+@contextlib.contextmanager
+def _quiet_construction() -> Iterator[None]:
+    """Silence what constructing says and nobody can act on.
+
+    LoadImaged tries every DICOM reader and reports the one that lacks a codec; Orientationd announces a
+    default that was changed long ago (and that we must not pass: it is part of the hash).
+    """
+    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader", category=UserWarning)
+            warnings.filterwarnings("ignore", message=".*Orientationd.*labels", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compose(processing: ImageProcessing) -> Compose:
+    keys = ["image"]
+    return Compose(
+        [
+            LoadImaged(keys=keys, image_only=False, ensure_channel_first=True, reader="NibabelReader"),
+            Orientationd(keys=keys, axcodes=processing.orientation_axcodes),
+            Spacingd(keys=keys, pixdim=np.array(processing.target_spacing), mode="bilinear"),
+            ScaleIntensityRanged(
+                keys=keys,
+                a_min=processing.clip_hu_min,
+                a_max=processing.clip_hu_max,
+                b_min=processing.scale_b_min,
+                b_max=processing.scale_b_max,
+                clip=True,
+            ),
+            Resized(
+                keys=keys, spatial_size=processing.target_shape_dhw, mode="trilinear", anti_aliasing=True
+            ),
+            EnsureTyped(keys=keys, dtype=getattr(torch, processing.torch_dtype)),
+            KeyCleanerD(KEPT),
+        ]
+    )
+
+
+def transform_params(transforms: object) -> Any:
+    """Return the public parameters of transforms as a tree of plain and a few known values."""
+    if isinstance(transforms, list | tuple):
+        return [transform_params(item) for item in transforms]
+    class_text = str(transforms.__class__)
+    if "monai.transforms" not in class_text and "monai.data" not in class_text:
+        return transforms
+    params: dict[str, Any] = {"class": type(transforms).__name__}
+    for name, value in inspect.getmembers(transforms):
+        if not (
+            name.startswith("_") or name in _SKIPPED or inspect.ismethod(value) or inspect.isfunction(value)
+        ):
+            params[name] = transform_params(value)
+    return params
+
+
+def directory_hash(transforms: object) -> str:
+    """Return the name of the cache folder of these transforms, 32 hexadecimal digits.
+
+    Raises
+    ------
+    TypeError
+        A parameter has no text, for instance a lambda.
+    """
+    once = json.dumps(transform_params(transforms), sort_keys=True, default=_plain)
+    # The predecessor encoded the text a second time; the folders carry that hash.
+    return hashlib.md5(json.dumps(once).encode(), usedforsecurity=False).hexdigest()
+
+
+def cache_params_text(transforms: object) -> str:
+    """Return the content of ``cache_params.json``."""
+    return json.dumps(transform_params(transforms), indent=4, default=_plain)
+
+
+def _plain(value: object) -> Any:
+    if type(value).__name__ == "KeyCleanerD":
+        return {"class": "KeyCleanerD", "keys_to_keep": sorted(value.keys_to_keep)}  # type: ignore[attr-defined]
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, Path | torch.dtype):
+        return str(value)
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.random.RandomState):
+        return "np.random.RandomState object"
+    raise TypeError(f"a transform parameter of type {type(value).__name__} cannot be part of a cache key")

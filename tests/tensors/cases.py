@@ -1,0 +1,78 @@
+"""Caches, configurations and command lines for the tests of this room."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def run_cli(
+    *arguments: object, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "voxtier", "tensors", *map(str, arguments)]
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=250,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def fill_cache(folder: Path, healthy: Path, count: int) -> list[Path]:
+    """Copy a healthy file under `count` names of the predecessor."""
+    from voxtier.tensors import item_key
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = healthy.read_bytes()
+    paths = [folder / f"{item_key(f'train_{n}_a_1.nii.gz')}.pt" for n in range(1, count + 1)]
+    for path in paths:
+        path.write_bytes(content)
+    return paths
+
+
+CONFIG = """\
+paths:
+  img_dir: ${IMG_DIR}
+  base_project_dir: ${BASE}
+  cache_dir: ${BASE}/cache
+  data_dir: ${BASE}/data
+  dir_structure: nested
+  data_subsets: {train: train.csv, valid: valid.csv}
+torch_dtype: float32
+image_processing:
+  target_spacing: [1.5, 1.5, 3.0]
+  target_shape_dhw: [16, 32, 32]
+  clip_hu_min: -1000
+  clip_hu_max: 1000
+  orientation_axcodes: LPS
+  scale_b_min: -1.0
+  scale_b_max: 1.0
+downloads: {repo_id: some/CT-RATE, max_workers: 2}
+workflow: {mode: feature_based}
+"""
+
+
+def write_project(base: Path, train: list[str], valid: list[str] = [], config: str = CONFIG) -> Path:  # noqa: B006
+    """Lay out a project folder; return the path of its configuration."""
+    (base / "configs").mkdir(parents=True)
+    (base / "data").mkdir()
+    (base / "images").mkdir()
+    (base / ".env").write_text(f"IMG_DIR={base}/images\nBASE={base}\n")
+    for name, volumes in (("train", train), ("valid", valid)):
+        text = "VolumeName,Label\n" + "".join(f"{volume},0\n" for volume in volumes)
+        (base / "data" / f"{name}.csv").write_text(text)
+    path = base / "configs" / "config.yaml"
+    path.write_text(config)
+    return path
