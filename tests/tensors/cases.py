@@ -76,3 +76,29 @@ def write_project(base: Path, train: list[str], valid: list[str] = [], config: s
     path = base / "configs" / "config.yaml"
     path.write_text(config)
     return path
+
+
+def nifti_bytes(seed: int, shape: tuple[int, ...] = (24, 20, 12)) -> bytes:
+    """A gzipped NIfTI volume with an oblique-free affine and values of a CT."""
+    import gzip
+
+    import nibabel
+    import numpy as np
+
+    values = np.random.default_rng(seed).integers(-1200, 1200, shape).astype(np.int16)
+    image = nibabel.Nifti1Image(values, np.diag([-1.4, -1.4, 2.8, 1.0]))
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+
+
+def put_raw(base: Path, name: str, seed: int = 0, **options: Any) -> Path:
+    """Lay a volume where the configuration looks for it."""
+    from voxtier.tensors.keys import raw_path
+
+    path = raw_path(base / "images", name, "nested")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(nifti_bytes(seed, **options))
+    return path
+
+
+def names_of(count: int, split: str = "train") -> list[str]:
+    return [f"{split}_{number}_a_1.nii.gz" for number in range(1, count + 1)]

@@ -170,8 +170,10 @@ def missing_keys(names: Sequence[str], folder: Path) -> Expected:
     keys = [item_key(name) for name in names]
     try:
         present = set(os.listdir(folder))  # noqa: PTH208 (a Path an entry costs more than the hash)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         present = set()
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
     wanted = {f"{key}.pt" for key in keys}
     missing = [name for name, key in zip(names, keys, strict=True) if f"{key}.pt" not in present]
     orphans = sorted(name for name in present - wanted if _HEX_NAME.fullmatch(name))

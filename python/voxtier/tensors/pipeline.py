@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +55,11 @@ class KeyCleanerD(MapTransform):  # type: ignore[misc]  # (MONAI is untyped)
 
 def build_transforms(processing: ImageProcessing) -> Compose:
     """Return the deterministic part of the pipeline; all of it is cached."""
-    with _quiet_construction():
+    with _one_at_a_time, _quiet_construction():
         return _compose(processing)
+
+
+_one_at_a_time = threading.Lock()  # warning filters belong to the whole process
 
 
 @contextlib.contextmanager

@@ -1,0 +1,185 @@
+"""``voxtier tensors generate`` and ``voxtier tensors plan``."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxtier.cli import EXIT_OK
+from voxtier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxtier.tensors.generate import Generator
+    from voxtier.tensors.plan import Plan
+
+
+class _Bytes(click.ParamType[int]):
+    """``500GB``, ``1.5 TiB``, ``1000``."""
+
+    name = "size"
+    _units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}  # noqa: RUF012 (never changed)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
+        if not match:
+            self.fail(f"{value!r} is no size such as 500GB", param, ctx)
+        base = 1024 if match[3] else 1000
+        return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+
+
+SIZE = _Bytes()
+
+
+def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--shard-id", default=0, show_default=True, help="Which share, from 0."),
+        click.option("--num-shards", default=1, show_default=True, help="Share the list; no downloads."),
+        click.option("--batch-size", type=click.IntRange(1), default=100, show_default=True,
+                     help="Most downloaded raw files on disk at once."),
+        click.option("--num-workers", type=click.IntRange(1, 512), default=8, show_default=True,
+                     help="Most volumes at once; fewer when memory is short."),
+        click.option("--config", type=click.Path(path_type=Path), default="configs/config.yaml"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("generate")
+@_shared
+@click.option("--clean-local-raw-files", is_flag=True,
+              help="Remove your own raw files too, once their tensors are verified.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would be done (the command `plan`).")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask. Required when nobody can answer.")
+@click.option("--min-free", type=SIZE, default="1GiB", show_default=True, help="Disk space that stays free.")
+@click.option("--max-raw-bytes", type=SIZE, help="Most bytes of downloaded raw files at once.")
+@click.option("--until-full", is_flag=True, help="Start although the disk cannot hold everything.")
+@click.option("--json", "as_json", is_flag=True, help="Plan, progress and result as lines of JSON.")
+def generate_command(
+    config: Path,
+    num_workers: int,
+    batch_size: int,
+    num_shards: int,
+    shard_id: int,
+    clean_local_raw_files: bool,
+    dry_run: bool,
+    yes: bool,
+    min_free: int,
+    max_raw_bytes: int | None,
+    until_full: bool,
+    as_json: bool,
+) -> int:
+    """Make every tensor that the CSV files ask for and the cache lacks.
+
+    Downloads what is not on disk, resumes what was interrupted, shares the work with other runs of the same
+    configuration. A first Ctrl-C finishes the current volumes, a second stops at once.
+
+    Exit code 0: all there, 2: configuration, 3: some failed, 4: the hub is down, 130/143: interrupted.
+    """
+    from voxtier.tensors.config import load_config
+    from voxtier.tensors.generate import Generator, Options
+    from voxtier.tensors.progress import Progress
+
+    options = Options(
+        workers=num_workers,
+        batch_size=batch_size,
+        clean_raw=clean_local_raw_files,
+        num_shards=num_shards,
+        shard_id=shard_id,
+        min_free=min_free,
+        max_raw_bytes=max_raw_bytes,
+        until_full=until_full,
+    )
+    generator = Generator(load_config(config), options)
+    plan = generator.plan()
+    _show_plan(plan, as_json=as_json)
+    if dry_run:
+        return EXIT_OK
+    if not yes and plan.names:
+        if not sys.stdin.isatty():
+            raise ConfigError("nobody can answer the question whether to go on: repeat with --yes")
+        click.confirm("Go on?", abort=True, err=True)
+    progress = Progress(
+        len(plan.names), "made", machine=as_json, stream=sys.stdout if as_json else sys.stderr
+    )
+    generator.on_item = progress.advance
+    received = _listen(generator)
+    outcome = generator.run(plan)
+    progress.close()
+    for name, reason in outcome.failed.items():
+        row = {"volume": name, "failed": reason}
+        click.echo(json.dumps(row) if as_json else f"failed: {name}: {reason}", err=not as_json)
+    result = {
+        "made": outcome.made,
+        "elsewhere": outcome.elsewhere,
+        "failed": len(outcome.failed),
+        "raws_removed": outcome.raws_removed,
+    }
+    if as_json:
+        click.echo(json.dumps({"result": result, "stop_reason": outcome.stop_reason}))
+    else:
+        click.echo(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.items()), err=True)
+        if outcome.stop_reason:
+            click.echo(f"stopped: {outcome.stop_reason}", err=True)
+    return 128 + received[0] if received else outcome.exit_code()
+
+
+def _listen(generator: Generator) -> list[int]:
+    """Let the first SIGINT or SIGTERM end the run after the current items, the second at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if received:
+            generator.abort.set()
+        else:
+            click.echo("\nfinishing the current volumes; once more to stop at once", err=True)
+        received.append(number)
+        generator.stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    return received
+
+
+@click.command("plan")
+@_shared
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def plan_command(
+    config: Path, num_workers: int, batch_size: int, num_shards: int, shard_id: int, as_json: bool
+) -> None:
+    """Say what generate would do, and change nothing."""
+    from voxtier.tensors.config import load_config
+    from voxtier.tensors.generate import Generator, Options
+
+    options = Options(workers=num_workers, batch_size=batch_size, num_shards=num_shards, shard_id=shard_id)
+    _show_plan(Generator(load_config(config), options).plan(), as_json=as_json)
+
+
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    from voxtier.tensors.progress import format_bytes, format_seconds
+
+    if as_json:
+        click.echo(plan.as_json())
+        return
+    for warning in plan.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(
+        f"cache        {plan.folder}\n"
+        f"volumes      {plan.required} asked for, {plan.present} present, {plan.missing} missing"
+        f" ({plan.local_raws} on disk, {plan.to_download} to download, {plan.unavailable} unavailable)\n"
+        f"orphans      {plan.orphans}\n"
+        f"download     {format_bytes(plan.download_bytes)}\n"
+        f"output       {format_bytes(plan.output_bytes)}, at most {format_bytes(plan.peak_disk_bytes)} with"
+        f" raw files; {format_bytes(plan.free_disk_bytes)} free\n"
+        f"time         about {format_seconds(plan.seconds)} with {plan.workers} workers",
+        err=True,
+    )

@@ -1,0 +1,53 @@
+"""What decides the numbers in a file beyond the directory hash, and what changed when it differs.
+
+The hash, which must stay the predecessor's, sees neither the reader nor the versions nor the source's bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from voxtier.tensors.config import Config
+
+__all__ = ["differences", "fingerprint"]
+
+READER = {"reader": "NibabelReader", "image_only": False, "ensure_channel_first": True}
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """Return everything that decides the numbers: parameters, reader, versions."""
+    versions = {}
+    for package in ("monai", "torch", "nibabel", "numpy", "scipy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    # Through JSON, so that it compares equal to what the manifest gives back.
+    return dict(json.loads(json.dumps({**asdict(config.processing), **READER, "versions": versions})))
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return the differences of two trees of JSON, one line each: ``path: old -> new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys(), key=str):
+            below = f"{path}.{key}" if path else str(key)
+            lines += differences(old.get(key, "absent"), new.get(key, "absent"), below)
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        if all(not isinstance(item, dict | list) for item in [*old, *new]):
+            return [] if _same(old, new) else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+        lines = []
+        for index, (left, right) in enumerate(zip(old, new, strict=True)):
+            name = left.get("class", index) if isinstance(left, dict) else index
+            lines += differences(left, right, f"{path}[{name}]")
+        return lines
+    return [] if _same(old, new) else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+def _same(old: Any, new: Any) -> bool:
+    return json.dumps(old) == json.dumps(new)  # 1 is not 1.0 here: the hash tells them apart; NaN is NaN

@@ -1,0 +1,150 @@
+"""One volume into one tensor file: transforms, write aside, check, appear. Runs in worker processes.
+
+A worker returns a small status, never a tensor: nothing large crosses a process boundary.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import time
+import warnings
+from enum import Enum
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import nibabel  # noqa: F401 (imported before the workers fork, not in each of them)
+import numpy as np
+import torch
+from monai.data import set_track_meta
+from monai.transforms import reset_ops_id
+from monai.utils import convert_to_tensor
+
+from voxtier import _core
+from voxtier.tensors.durable import write_file
+from voxtier.tensors.pipeline import build_transforms
+
+if TYPE_CHECKING:
+    from voxtier.tensors.config import ImageProcessing
+
+__all__ = ["make_tensor", "plain", "save_checked", "serve"]
+
+
+class NotIntactError(OSError):
+    """What was just written does not read back right: the disk or the memory is bad."""
+
+
+def plain(value: Any) -> Any:
+    """Return a value whose pickle needs no class but torch's: enums become text, views become tensors."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, torch.Tensor):
+        value = value.as_tensor() if hasattr(value, "as_tensor") else value
+        value = value.detach().cpu().contiguous()
+        # torch saves the whole storage of a view.
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole else value.clone()
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def save_checked(value: Any, final: Path, *, replace: bool = False, **options: Any) -> None:
+    """Save with torch; the file appears under ``final`` only after it was read back and found right.
+
+    Raises
+    ------
+    OSError
+        The disk is full, the folder is read-only, or the file is not intact. Nothing is left behind.
+    """
+
+    def write(stream: BinaryIO) -> None:
+        try:
+            torch.save(value, stream, **options)
+        except RuntimeError as error:  # torch hides the system's error behind its own
+            cause = error.__cause__ or error.__context__
+            if isinstance(cause, OSError):
+                raise cause from None
+            free = os.fstatvfs(stream.fileno())
+            if free.f_bavail * free.f_frsize < (1 << 20):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from None
+            raise
+        stream.flush()
+        report = _core.verify_tensor_file(stream.name if isinstance(stream.name, str) else _name(stream))
+        if report.state not in ("ok", "ok_no_crc", "not_weights_only"):
+            raise NotIntactError(errno.EIO, f"not intact after writing: {report.state}: {report.detail}")
+
+    write_file(final, write, replace=replace)
+
+
+def _name(stream: BinaryIO) -> str:
+    return f"/proc/self/fd/{stream.fileno()}"
+
+
+def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> dict[str, Any]:
+    """Transform one volume and write its file; return what the manifest keeps."""
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        item = transforms({"image": raw, "volume_name": volume})
+        reset_ops_id(item)
+        converted = plain(convert_to_tensor(item, convert_numeric=False, track_meta=False))
+    save_checked(converted, final)
+    report = _core.verify_tensor_file(final, crc=False)
+    del item, converted
+    gc.collect()
+    return {
+        "size": report.size,
+        "mtime_ns": report.mtime_ns,
+        "records": {name: crc for name, _, crc in report.records},
+        "tensors": [[path, dtype, shape] for path, dtype, shape, _ in report.tensors if path == "image"],
+        "seconds": round(time.monotonic() - started, 3),
+        "state": "ok",
+    }
+
+
+def serve(connection: Connection, processing: ImageProcessing) -> None:
+    """Answer requests ``(raw, volume, final)`` with ``("done", facts)`` or ``("failed", text, errno)``.
+
+    Ends when the other side closes, so an orphaned worker finishes its file and leaves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a running item is finished
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    set_track_meta(True)
+    transforms = build_transforms(processing)
+    connection.send(("ready", os.getpid(), None))
+    while True:
+        try:
+            raw, volume, final = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer: tuple[str, Any, Any] = ("done", make_tensor(transforms, raw, volume, final), None)
+        except MemoryError:
+            answer = ("failed", "out of memory", errno.ENOMEM)
+        except Exception as error:
+            answer = (
+                "failed",
+                f"{type(error).__name__}: {_first_line(error)}",
+                getattr(error, "errno", None),
+            )
+        try:
+            connection.send(answer)
+        except OSError:
+            return
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the innermost cause in one line: MONAI wraps every error in 'applying transform ...'."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
