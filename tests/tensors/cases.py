@@ -26,6 +26,18 @@ def run_cli(
     )
 
 
+def run_here(*arguments: object) -> Any:
+    """Run a command that imports MONAI in this process, where that is done; `stdout` and `exit_code`."""
+    from click.testing import CliRunner
+
+    from voxtier.cli.tensors import tensors
+
+    result = CliRunner().invoke(tensors, [str(argument) for argument in arguments], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
 def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 

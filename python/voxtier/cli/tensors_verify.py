@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -104,7 +104,7 @@ def _subjects(
     if config_path is None:
         if not folders:
             raise click.UsageError("name a cache folder, or a configuration with --config")
-        return list(folders), frozenset(), _manifest_remake
+        return list(folders), frozenset(), manifest_remake()
     from voxtier.tensors.config import load_config
     from voxtier.tensors.folders import item_folder
     from voxtier.tensors.keys import item_key, missing_keys, raw_path, read_volume_names
@@ -117,20 +117,33 @@ def _subjects(
     with contextlib.suppress(ConfigError):  # the lists are needed for orphans and sources only
         names = read_volume_names(config.subsets)
     volume_of = {item_key(name): name for name in names}
+    by_manifest = manifest_remake()
 
     def remake(path: Path) -> bool:
         name = volume_of.get(path.stem)
-        return name is not None and raw_path(config.img_dir, name, config.dir_structure).is_file()
+        on_disk = name is not None and raw_path(config.img_dir, name, config.dir_structure).is_file()
+        return on_disk or by_manifest(path)
 
     orphans = frozenset(missing_keys(names, folder).orphans) if names else frozenset[str]()
     return roots, orphans, remake
 
 
-def _manifest_remake(path: Path) -> bool:
+def manifest_remake() -> Callable[[Path], bool]:
+    """Return whether, by the manifest, the source of a file lies on disk or in a repository."""
     from voxtier.tensors.manifest import Manifest
 
-    source = Manifest(path.parent).read().get(path.stem, {}).get("source")
-    return isinstance(source, dict) and isinstance(source.get("path"), str) and Path(source["path"]).is_file()
+    known: dict[Path, dict[str, dict[str, Any]]] = {}
+
+    def can_be_remade(path: Path) -> bool:
+        if path.parent not in known:
+            known[path.parent] = Manifest(path.parent).read()
+        source = known[path.parent].get(path.stem, {}).get("source")
+        if not isinstance(source, dict):
+            return False
+        on_hub = all(isinstance(source.get(name), str) for name in ("repo", "commit", "hub_path"))
+        return on_hub or (isinstance(source.get("path"), str) and Path(source["path"]).is_file())
+
+    return can_be_remade
 
 
 def _log_to(config: Config) -> None:

@@ -19,11 +19,13 @@ from voxtier.tensors.mapping import hash_to_volume, write_map
 from voxtier.tensors.verifier import FileState, fix, list_cache, verify
 
 if TYPE_CHECKING:
+    from voxtier.tensors.dataset import HealingPersistentDataset
     from voxtier.tensors.pipeline import build_transforms, cache_params_text, directory_hash
 
 __all__ = [
     "Config",
     "FileState",
+    "HealingPersistentDataset",
     "Manifest",
     "build_transforms",
     "cache_params_text",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _HEAVY = {
+    "HealingPersistentDataset": "dataset",
     "build_transforms": "pipeline",
     "cache_params_text": "pipeline",
     "directory_hash": "pipeline",

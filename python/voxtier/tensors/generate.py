@@ -200,8 +200,8 @@ class Generator:
         needed = plan.peak_disk_bytes + self.options.min_free
         if plan.names and not self.options.until_full and needed > plan.free_disk_bytes:
             raise ConfigError(
-                f"{plan.folder}: needs {plan.peak_disk_bytes:,} bytes with {self.options.min_free:,} kept free,"
-                f" but the disk has {plan.free_disk_bytes:,}; --until-full starts all the same and stops in time"
+                f"{plan.folder}: needs {plan.peak_disk_bytes:,} bytes with {self.options.min_free:,} kept"
+                f" free, but the disk has {plan.free_disk_bytes:,}; --until-full starts and stops in time"
             )
 
     def _prepare_folder(self) -> None:

@@ -11,81 +11,24 @@ import os
 import signal
 import time
 import warnings
-from enum import Enum
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import nibabel  # noqa: F401 (imported before the workers fork, not in each of them)
-import numpy as np
 import torch
 from monai.data import set_track_meta
 from monai.transforms import reset_ops_id
 from monai.utils import convert_to_tensor
 
 from voxtier import _core
-from voxtier.tensors.durable import write_file
 from voxtier.tensors.pipeline import build_transforms
+from voxtier.tensors.saving import plain, save_checked
 
 if TYPE_CHECKING:
     from voxtier.tensors.config import ImageProcessing
 
-__all__ = ["make_tensor", "plain", "save_checked", "serve"]
-
-
-class NotIntactError(OSError):
-    """What was just written does not read back right: the disk or the memory is bad."""
-
-
-def plain(value: Any) -> Any:
-    """Return a value whose pickle needs no class but torch's: enums become text, views become tensors."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, torch.Tensor):
-        value = value.as_tensor() if hasattr(value, "as_tensor") else value
-        value = value.detach().cpu().contiguous()
-        # torch saves the whole storage of a view.
-        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-        return value if whole else value.clone()
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else value
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
-def save_checked(value: Any, final: Path, *, replace: bool = False, **options: Any) -> None:
-    """Save with torch; the file appears under ``final`` only after it was read back and found right.
-
-    Raises
-    ------
-    OSError
-        The disk is full, the folder is read-only, or the file is not intact. Nothing is left behind.
-    """
-
-    def write(stream: BinaryIO) -> None:
-        try:
-            torch.save(value, stream, **options)
-        except RuntimeError as error:  # torch hides the system's error behind its own
-            cause = error.__cause__ or error.__context__
-            if isinstance(cause, OSError):
-                raise cause from None
-            free = os.fstatvfs(stream.fileno())
-            if free.f_bavail * free.f_frsize < (1 << 20):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from None
-            raise
-        stream.flush()
-        report = _core.verify_tensor_file(stream.name if isinstance(stream.name, str) else _name(stream))
-        if report.state not in ("ok", "ok_no_crc", "not_weights_only"):
-            raise NotIntactError(errno.EIO, f"not intact after writing: {report.state}: {report.detail}")
-
-    write_file(final, write, replace=replace)
-
-
-def _name(stream: BinaryIO) -> str:
-    return f"/proc/self/fd/{stream.fileno()}"
+__all__ = ["make_tensor", "serve"]
 
 
 def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""Build a manifest for a cache that anybody made, or rebuild one that was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.verifier import FINE, FileState, list_cache, verify
+
+__all__ = ["adopt", "explain"]
+
+
+def adopt(
+    root: Path,
+    *,
+    volumes: dict[str, str] | None = None,
+    sources: dict[str, Path] | None = None,
+    fingerprint: dict[str, Any] | None = None,
+    threads: int | None = None,
+) -> Iterator[FileState]:
+    """Check every file in full and record what it is; yields the states.
+
+    Parameters
+    ----------
+    root : Path
+        A cache folder, or the folder of cache folders.
+    volumes : dict, optional
+        Volume names by key.
+    sources : dict, optional
+        Raw files by key.
+    fingerprint : dict, optional
+        Recorded for files without one. Give it only when the files are known to be made that way.
+    """
+    volumes, sources = volumes or {}, sources or {}
+    batches: dict[Path, list[dict[str, Any]]] = {}
+    for state in verify(list_cache(root), digest=True, threads=threads):
+        yield state
+        if state.report is None:
+            continue
+        path = Path(state.path)
+        row: dict[str, Any] = {
+            "key": path.stem,
+            "size": state.size,
+            "mtime_ns": state.mtime_ns,
+            "state": state.state,
+        }
+        if state.state in FINE:
+            row["records"] = {name: crc for name, _, crc in state.report.records}
+            row["digest"] = state.report.digest
+            row["tensors"] = [[t[0], t[1], t[2]] for t in state.report.tensors if t[0] in ("", "image")]
+        if path.stem in volumes:
+            row["volume"] = volumes[path.stem]
+        if path.stem in sources:
+            row["source"] = {"path": str(sources[path.stem])}
+        if fingerprint is not None:
+            row["fingerprint"] = fingerprint
+        batches.setdefault(path.parent, []).append(row)
+        if len(batches[path.parent]) >= 1000:
+            Manifest(path.parent).record(batches.pop(path.parent))
+    for folder, rows in batches.items():
+        manifest = Manifest(folder)
+        manifest.record(rows)
+        manifest.compact()
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A file that would be made differently today."""
+
+    key: str
+    volume: str | None
+    reasons: list[str]
+
+
+def explain(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
+    """Yield the files whose fingerprint or source differs from today's, with every difference."""
+    from voxtier.tensors.fingerprint import differences
+
+    for key, entry in sorted(Manifest(folder).read().items()):
+        reasons = []
+        if isinstance(entry.get("fingerprint"), dict):
+            reasons += differences(entry["fingerprint"], current)
+        source = entry.get("source")
+        if isinstance(source, dict) and "mtime_ns" in source:
+            try:
+                found = Path(source["path"]).stat()
+            except OSError:
+                found = None
+            if found is not None and (found.st_size, found.st_mtime_ns) != (
+                source["size"],
+                source["mtime_ns"],
+            ):
+                reasons.append(f"source: {source['path']} changed since")
+        if reasons:
+            yield Stale(key, entry.get("volume"), reasons)

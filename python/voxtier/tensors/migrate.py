@@ -1,0 +1,164 @@
+"""Caches of other MONAI versions and other places, carried over: nothing is recomputed, nothing is lost.
+
+Every step returns its moves first; `carry_out` renames. A name that is taken is never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from voxtier import _core
+from voxtier.errors import ConfigError
+from voxtier.tensors.durable import sync_folder
+from voxtier.tensors.fingerprint import differences
+from voxtier.tensors.manifest import Entry, Manifest
+
+__all__ = [
+    "Move",
+    "carry_out",
+    "folder_moves",
+    "make_safe",
+    "monai_key",
+    "parameter_differences",
+    "rename_moves",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One rename."""
+
+    old: Path
+    new: Path
+
+
+def monai_key(item: Any, algorithm: Literal["md5", "sha256"], *, as_json: bool = False) -> str:
+    """Return the name that MONAI's default gives an item: md5 up to 1.6.0, sha256 from 1.6.1.
+
+    The pickle is Python's own of this very object: the same text held once or twice gives two names.
+    """
+    from monai.data.utils import sorted_dict
+
+    if as_json:
+        encoded = json.dumps(item, sort_keys=True).encode()
+    else:
+        encoded = pickle.dumps(sorted_dict(item), protocol=pickle.HIGHEST_PROTOCOL)
+    return hashlib.new(algorithm, encoded, usedforsecurity=False).hexdigest()
+
+
+def rename_moves(
+    folder: Path,
+    items: Iterable[Any],
+    old_key: Callable[[Any], str],
+    new_key: Callable[[Any], str],
+    *,
+    suffix: str = "",
+) -> list[Move]:
+    """Return the renames that turn the old names of items into new ones; absent files are left out.
+
+    Parameters
+    ----------
+    folder : Path
+        The cache folder.
+    items : iterable
+        The dataset's items, as they are *now*.
+    old_key, new_key : callable
+        From an item to its name without suffix.
+    suffix : str
+        The transform hash that `PersistentDataset` appends.
+    """
+    moves = []
+    for item in items:
+        old = folder / f"{old_key(item)}{suffix}.pt"
+        new = folder / f"{new_key(item)}{suffix}.pt"
+        if old != new and old.is_file():
+            moves.append(Move(old, new))
+    return moves
+
+
+def folder_moves(old: Path, new: Path) -> list[Move]:
+    """Return the renames that carry every tensor of one cache folder to another."""
+    if not old.is_dir():
+        raise ConfigError(f"{old}: no such cache folder")
+    return [Move(path, new / path.name) for path in sorted(old.glob("*.pt"))]
+
+
+def parameter_differences(old: Path, new: Path) -> list[str]:
+    """Return what two ``cache_params.json`` differ in, one line a parameter."""
+    return differences(_params(old), _params(new))
+
+
+def _params(folder: Path) -> Any:
+    path = folder / "cache_params.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
+    """Rename; yields each move with ``moved``, or why it was left."""
+    folders = set()
+    known: dict[Path, dict[str, Entry]] = {}
+    learnt: dict[Path, list[Entry]] = {}
+    try:
+        for move in moves:
+            if move.new.exists():
+                yield move, "left: the new name is taken"
+                continue
+            try:
+                move.new.parent.mkdir(parents=True, exist_ok=True)
+                move.old.rename(move.new)
+            except OSError as error:
+                yield move, f"left: {error.strerror}"
+                continue
+            folders |= {move.old.parent, move.new.parent}
+            if move.old.parent not in known:
+                known[move.old.parent] = Manifest(move.old.parent).read()
+            entry = known[move.old.parent].get(move.old.stem)
+            if entry is not None:
+                learnt.setdefault(move.new.parent, []).append({**entry, "key": move.new.stem})
+            yield move, "moved"
+    finally:
+        for folder in folders:
+            sync_folder(folder)
+        for folder, entries in learnt.items():
+            Manifest(folder).record(entries)
+
+
+def make_safe(path: Path) -> str:
+    """Rewrite a file that ``weights_only=True`` refuses, so that every MONAI version loads it.
+
+    Only files whose refused pieces are harmless (arrays, dtypes, trace keys) are touched, and nothing in
+    them is run. The new file is checked before it replaces the old one.
+
+    Returns
+    -------
+    str
+        ``converted``, ``fine`` (nothing to do), or why it was left.
+    """
+    report = _core.verify_tensor_file(path)
+    if report.state.startswith("ok"):
+        return "fine"
+    if report.state != "not_weights_only":
+        return f"left: {report.state}: {report.detail}"
+    from voxtier.tensors.saving import load_safely, plain, save_checked
+
+    try:
+        value = _arrays_to_tensors(plain(load_safely(path)))
+        save_checked(value, path, replace=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, TypeError) as error:
+        return f"left: {str(error).splitlines()[0]}"
+    return "converted"
+
+
+def _arrays_to_tensors(value: Any) -> Any:
+    from monai.utils import convert_to_tensor
+
+    return convert_to_tensor(value, convert_numeric=False, track_meta=False)

@@ -1,0 +1,106 @@
+"""Saving and loading of one file with torch: crash-safe, checked, and without running what it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from voxtier import _core
+from voxtier.tensors.durable import write_file
+
+__all__ = ["NotIntactError", "load_safely", "plain", "save_checked"]
+
+
+class NotIntactError(OSError):
+    """What was just written does not read back right: the disk or the memory is bad."""
+
+
+def plain(value: Any) -> Any:
+    """Return a value whose pickle needs no class but torch's: enums become text, views become tensors."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, torch.Tensor):
+        value = value.as_tensor() if hasattr(value, "as_tensor") else value
+        value = value.detach().cpu().contiguous()
+        # torch saves the whole storage of a view.
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole else value.clone()
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def save_checked(value: Any, final: Path, *, replace: bool = False, **options: Any) -> None:
+    """Save with torch; the file appears under ``final`` only after it was read back and found right.
+
+    Raises
+    ------
+    OSError
+        The disk is full, the folder is read-only, or the file is not intact. Nothing is left behind.
+    """
+
+    def write(stream: BinaryIO) -> None:
+        try:
+            torch.save(value, stream, **options)
+        except RuntimeError as error:  # torch hides the system's error behind its own
+            cause = error.__cause__ or error.__context__
+            if isinstance(cause, OSError):
+                raise cause from None
+            free = os.fstatvfs(stream.fileno())
+            if free.f_bavail * free.f_frsize < (1 << 20):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from None
+            raise
+        stream.flush()
+        report = _core.verify_tensor_file(stream.name if isinstance(stream.name, str) else _name(stream))
+        if report.state not in ("ok", "ok_no_crc", "not_weights_only"):
+            raise NotIntactError(errno.EIO, f"not intact after writing: {report.state}: {report.detail}")
+
+    write_file(final, write, replace=replace)
+
+
+def _name(stream: BinaryIO) -> str:
+    return f"/proc/self/fd/{stream.fileno()}"
+
+
+def load_safely(path: Path, *, weights_only: bool = True, mmap: bool | None = None) -> Any:
+    """Load what `torch.load` loads, and what a MONAI MetaTensor with its metadata needs beside it.
+
+    Nothing but the harmless pieces is added to the list of allowed globals, and only for this call.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        The file names something that might run.
+    """
+    options: dict[str, Any] = {} if mmap is None else {"mmap": mmap}
+    if not weights_only:
+        return torch.load(path, weights_only=False, **options)
+    with torch.serialization.safe_globals(_inert_globals()):
+        return torch.load(path, weights_only=True, **options)
+
+
+def _inert_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Return what `TensorReport` calls ``not_weights_only``: arrays, their dtypes, trace keys."""
+    from numpy._core import multiarray
+
+    found: list[Any] = [np.ndarray, np.dtype, slice]
+    for old in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        found += [(multiarray._reconstruct, f"{old}._reconstruct"), (multiarray.scalar, f"{old}.scalar")]
+    found += [kind for name, kind in vars(np.dtypes).items() if name.endswith("DType")]
+    with contextlib.suppress(ImportError):
+        from monai.utils.enums import MetaKeys, SpaceKeys, TraceKeys
+
+        found += [MetaKeys, SpaceKeys, TraceKeys]
+    return found

@@ -1,0 +1,207 @@
+"""Where the space is, and how to get it back without losing what cannot be made again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxtier.errors import ConfigError
+from voxtier.tensors.durable import claim_is_live, temporary_is_live
+from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.verifier import QUARANTINE, Listing, list_cache
+
+__all__ = ["Garbage", "cache_folders", "duplicates", "evictions", "find_garbage", "remove", "usage"]
+
+OLD = 3600.0
+"""Seconds after which a part of a download counts as left behind."""
+
+
+def cache_folders(root: Path) -> Iterator[dict[str, Any]]:
+    """Yield every cache folder below ``root``: files, bytes, last use, and its parameters where known."""
+    listing = list_cache(root)
+    folders: dict[Path, list[os.stat_result]] = {}
+    for path in listing.files:
+        with contextlib.suppress(OSError):
+            folders.setdefault(path.parent, []).append(path.stat())
+    for folder, found in sorted(folders.items()):
+        yield {
+            "folder": str(folder),
+            "files": len(found),
+            "bytes": sum(item.st_size for item in found),
+            "newest": max(item.st_mtime for item in found),
+            "last_used": max(max(item.st_atime, item.st_mtime) for item in found),
+            "parameters": _summary(folder),
+        }
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """Return the parameters that people ask for, of ``cache_params.json``."""
+    try:
+        tree = json.loads((folder / "cache_params.json").read_text())
+        steps = {step.get("class"): step for step in tree["transforms"] if isinstance(step, dict)}
+        return {
+            "spacing": steps["Spacingd"]["spacing_transform"]["pixdim"],
+            "shape": steps["Resized"]["resizer"]["spatial_size"],
+            "axcodes": steps["Orientationd"]["ornt_transform"]["axcodes"],
+            "scale": [
+                steps["ScaleIntensityRanged"]["scaler"][name] for name in ("a_min", "a_max", "b_min", "b_max")
+            ],
+            "dtype": (steps["EnsureTyped"].get("dtype") or [None])[0],
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return {}
+
+
+def usage(root: Path) -> dict[str, int]:
+    """Return bytes by kind: tensors, temporaries, quarantine, manifests, other."""
+    totals = {"tensors": 0, "temporaries": 0, "quarantine": 0, "manifests": 0, "other": 0}
+    listing = list_cache(root)
+    tensors, temporaries = set(listing.files), set(listing.temporaries)
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder) / name
+            kind = "other"
+            if path in tensors:
+                kind = "tensors"
+            elif path in temporaries:
+                kind = "temporaries"
+            elif QUARANTINE in path.relative_to(root).parts:
+                kind = QUARANTINE
+            elif ".voxtier" in path.parts:
+                kind = "manifests"
+            with contextlib.suppress(OSError):
+                totals[kind] += path.lstat().st_size
+    return totals
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """One file that may go."""
+
+    path: Path
+    reason: str
+    size: int
+
+
+def find_garbage(
+    root: Path, *, wanted: frozenset[str] = frozenset(), images: Path | None = None
+) -> Iterator[Garbage]:
+    """Yield what no living process and no list needs.
+
+    Parameters
+    ----------
+    root : Path
+        A cache folder, or the folder of cache folders.
+    wanted : frozenset of str
+        File names that the lists ask for; when given, other tensors are orphans.
+    images : Path, optional
+        The image folder: unfinished downloads older than an hour.
+    """
+    listing = list_cache(root)
+    for path in listing.temporaries:
+        if not temporary_is_live(path):
+            yield from _garbage(path, "temporary of a dead run")
+    for path in _hidden(root, ".claim"):
+        if not claim_is_live(path):
+            yield from _garbage(path, "claim of a dead run")
+    if wanted:
+        for path in listing.files:
+            if path.name not in wanted and path not in listing.gds_markers:
+                yield from _garbage(path, "orphan: no list asks for it")
+    if images is not None and images.is_dir():
+        for ending in (".part", ".part.json"):
+            for path in _hidden(images, ending):
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > OLD:
+                        yield from _garbage(path, "unfinished download")
+
+
+def _hidden(root: Path, ending: str) -> Iterator[Path]:
+    for folder, _, names in os.walk(root):
+        yield from (
+            Path(folder) / name for name in sorted(names) if name.startswith(".") and name.endswith(ending)
+        )
+
+
+def _garbage(path: Path, reason: str) -> Iterator[Garbage]:
+    with contextlib.suppress(OSError):
+        yield Garbage(path, reason, path.stat().st_size)
+
+
+def remove(garbage: Garbage) -> str:
+    """Remove one file; return ``removed`` or why not."""
+    try:
+        garbage.path.unlink()
+    except OSError as error:
+        return f"left: {error.strerror}"
+    return "removed"
+
+
+def evictions(
+    listing: Listing,
+    budget: int,
+    *,
+    keep: frozenset[str] = frozenset(),
+    can_be_remade: Callable[[Path], bool],
+    force: bool = False,
+) -> list[Garbage]:
+    """Return the least recently used files that must go for the rest to fit into ``budget`` bytes.
+
+    Parameters
+    ----------
+    listing : Listing
+        From `list_cache`.
+    budget : int
+        Bytes that may stay.
+    keep : frozenset of str
+        File names of the current lists; these are never evicted. Neither are pinned entries.
+    can_be_remade : callable
+        Whether a file's source is known to exist.
+    force : bool
+        Evict files that cannot be made again, too.
+
+    Raises
+    ------
+    voxtier.ConfigError
+        What may go is not enough.
+    """
+    candidates = []
+    total = 0
+    pinned: dict[Path, set[str]] = {}
+    for path in listing.files:
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            total += found.st_size
+            if path.parent not in pinned:
+                entries = Manifest(path.parent).read()
+                pinned[path.parent] = {key for key, entry in entries.items() if entry.get("pinned")}
+            if path.name not in keep and path.stem not in pinned[path.parent]:
+                candidates.append((max(found.st_atime, found.st_mtime), path, found.st_size))
+    chosen: list[Garbage] = []
+    for _, path, size in sorted(candidates):
+        if total <= budget:
+            break
+        if force or can_be_remade(path):
+            chosen.append(Garbage(path, "least recently used", size))
+            total -= size
+    if total > budget:
+        raise ConfigError(
+            f"{listing.root}: {total:,} bytes would stay, more than {budget:,}: the rest is wanted, pinned,"
+            " or cannot be made again (--force evicts the last)"
+        )
+    return chosen
+
+
+def duplicates(entries: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Return groups of keys whose contents are equal, by the manifest's digests."""
+    groups: dict[str, list[str]] = {}
+    for key, entry in entries.items():
+        if isinstance(entry.get("digest"), str):
+            groups.setdefault(entry["digest"], []).append(key)
+    return sorted(sorted(group) for group in groups.values() if len(group) > 1)

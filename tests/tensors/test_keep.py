@@ -1,0 +1,287 @@
+"""Manifest, adoption, migration, space: dry by default, and nothing that cannot be made again goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from monai.data import PersistentDataset
+from monai.transforms import Compose, Transform
+
+from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, run_here, write_project
+from tensors.damage import MATRIX
+from voxtier import _core
+from voxtier.errors import ConfigError
+from voxtier.tensors import Manifest, durable, item_key, list_cache, load_config, verify
+from voxtier.tensors.adoption import adopt, explain
+from voxtier.tensors.fingerprint import differences, fingerprint
+from voxtier.tensors.folders import item_folder, remember_folder
+from voxtier.tensors.migrate import carry_out, folder_moves, make_safe, monai_key, rename_moves
+from voxtier.tensors.space import duplicates, evictions, find_garbage, usage
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+class Refuse(Transform):
+    def __call__(self, _: object) -> object:
+        raise AssertionError("recomputed")
+
+
+def test_b11_a_deleted_manifest_is_restored_by_adopt(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    paths = fill_cache(cache, healthy, 4)
+    assert {state.state for state in adopt(cache, volumes={paths[0].stem: "train_1_a_1.nii.gz"})} == {"ok"}
+    first = Manifest(cache).read()
+    assert first[paths[0].stem]["volume"] == "train_1_a_1.nii.gz"
+    assert first[paths[0].stem]["tensors"] == [["image", "float32", [1, 32, 32, 32]]]
+    shutil.rmtree(tmp_path / ".voxtier")
+    list(adopt(cache, volumes={paths[0].stem: "train_1_a_1.nii.gz"}))
+    strip = [{k: v for k, v in entry.items() if k != "at"} for entry in first.values()]
+    assert [
+        {k: v for k, v in entry.items() if k != "at"} for entry in Manifest(cache).read().values()
+    ] == strip
+
+
+def test_the_manifest_survives_set_data(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    fill_cache(cache, healthy, 2)
+    list(adopt(cache))
+    PersistentDataset([1], Compose([Refuse()]), cache).set_data([2])
+    assert list(cache.iterdir()) == []
+    assert len(Manifest(cache).read()) == 2
+
+
+def test_segments_of_finished_processes_are_joined(tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    for number in range(3):
+        Manifest(cache).record([{"key": "a", "n": number}, {"key": f"b{number}"}])
+    Manifest(cache).forget(["b1"])
+    manifest = Manifest(cache)
+    before = manifest.read()
+    manifest.compact()
+    assert len(list(manifest.path.iterdir())) == 1
+    assert Manifest(cache).read() == before
+    assert before["a"]["n"] == 2
+    assert "b1" not in before
+
+
+def test_every_generation_of_names_is_migrated_without_recomputing(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(FIXTURES / "monai-1.5.2", folder)
+    known = json.loads((folder / "facts.json").read_text())
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(known["items"]))
+    dry = run_here("migrate", folder, "--items", items)
+    assert (dry.return_value, dry.stdout.count("would move")) == (0, 10)
+    assert run_here("migrate", folder, "--items", items, "--apply").return_value == 0
+    stock = PersistentDataset(known["items"], Compose([Refuse()]), folder)
+    assert [float(torch.as_tensor(item["image"]).double().sum()) for item in stock] == known["sums"]
+
+
+def test_a_moved_prefix(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(FIXTURES / "monai-1.6.1", folder)
+    known = json.loads((folder / "facts.json").read_text())
+    moved = [{**item, "image": item["image"].replace("raw/", "/new/place/")} for item in known["items"]]
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(moved))
+    options = ["--from", "sha256", "--old-prefix", "raw/", "--new-prefix", "/new/place/", "--apply"]
+    done = run_here("migrate", folder, "--items", items, *options)
+    assert done.return_value == 0
+    assert "10 moved" in done.stdout
+    stock = PersistentDataset(moved, Compose([Refuse()]), folder)
+    assert [float(torch.as_tensor(item["image"]).double().sum()) for item in stock] == known["sums"]
+
+
+def test_files_of_1_5_0_are_made_safe_for_stock_monai(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(FIXTURES / "monai-1.5.0", folder)
+    known = json.loads((folder / "facts.json").read_text())
+    dry = run_here("migrate", folder, "--make-safe")
+    assert dry.stdout.count("would be converted") == 10
+    done = run_here("migrate", folder, "--make-safe", "--apply")
+    assert (done.return_value, done.stdout.count("converted")) == (0, 10)
+    assert {state.state for state in verify(list_cache(folder))} == {"ok"}
+
+    def md5(item: object) -> bytes:
+        return monai_key(item, "md5").encode()
+
+    stock = PersistentDataset(known["items"], Compose([Refuse()]), folder, hash_func=md5)
+    assert [float(item["image"].double().sum()) for item in stock] == known["sums"]
+    assert make_safe(next(folder.glob("*.pt"))) == "fine"
+
+
+def test_make_safe_leaves_what_may_run(tmp_path: Path) -> None:
+    torch.save({"x": os.path.join}, tmp_path / "a.pt")
+    before = (tmp_path / "a.pt").read_bytes()
+    assert make_safe(tmp_path / "a.pt").startswith("left: unsafe_globals")
+    assert (tmp_path / "a.pt").read_bytes() == before
+
+
+def test_a_taken_name_is_never_overwritten(healthy: Path, tmp_path: Path) -> None:
+    paths = fill_cache(tmp_path / "old", healthy, 3)
+    taken = tmp_path / "new" / paths[1].name
+    taken.parent.mkdir()
+    taken.write_bytes(b"mine")
+    Manifest(tmp_path / "old").record([{"key": paths[0].stem, "volume": "v"}])
+    results = [result for _, result in carry_out(folder_moves(tmp_path / "old", tmp_path / "new"))]
+    assert sorted(results) == ["left: the new name is taken", "moved", "moved"]
+    assert taken.read_bytes() == b"mine"
+    assert Manifest(tmp_path / "new").read()[paths[0].stem]["volume"] == "v"
+    assert rename_moves(tmp_path / "new", [1], str, str) == []
+    with pytest.raises(ConfigError):
+        folder_moves(tmp_path / "absent", tmp_path / "new")
+
+
+def test_parameter_differences_are_named() -> None:
+    old = {"transforms": [{"class": "Spacingd", "pixdim": [1.0, 1.0, float("nan")]}, {"class": "X", "b": 1}]}
+    new = {
+        "transforms": [{"class": "Spacingd", "pixdim": [1.0, 2.0, float("nan")]}, {"class": "X", "b": 1.0}]
+    }
+    assert differences(old, new) == [
+        "transforms[Spacingd].pixdim: [1.0, 1.0, NaN] -> [1.0, 2.0, NaN]",
+        "transforms[X].b: 1 -> 1.0",
+    ]
+    assert differences(old, old) == []
+
+
+def test_b13_a_stale_file_is_explained(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(2))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    files = fill_cache(folder, healthy, 2)
+    today = fingerprint(config)
+    raw = put_raw(tmp_path / "p", names_of(1)[0])
+    source = {"path": str(raw), "size": raw.stat().st_size, "mtime_ns": raw.stat().st_mtime_ns}
+    rows_ = [{"key": file.stem, "fingerprint": today, "source": source} for file in files]
+    Manifest(folder).record(rows_)
+    assert list(explain(folder, today)) == []
+    Manifest(folder).record([{"key": files[0].stem, "fingerprint": {**today, "reader": "ITKReader"}}])
+    raw.write_bytes(b"another volume")
+    found = {stale.key: stale.reasons for stale in explain(folder, today)}
+    assert found[files[0].stem][0] == 'reader: "ITKReader" -> "NibabelReader"'
+    assert all("changed since" in reasons[-1] for reasons in found.values())
+    done = run_cli("explain", "--config", path, "--json")
+    assert (done.returncode, len(rows(done.stdout))) == (1, 2)
+
+
+def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(2))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    files = fill_cache(folder, healthy, 3)
+    dead = folder / f".x.pt.{durable.boot_id()}-999999999-1.tmp"
+    dead.write_bytes(b"half")
+    alive = folder / f".y.pt.{durable.boot_id()}-{os.getpid()}-1.tmp"
+    alive.write_bytes(b"half")
+    claim = durable.Claim.take(files[0])
+    assert claim is not None
+    stale = durable.Claim.path_for(files[1])
+    stale.write_text(json.dumps({"pid": 999_999_999, "host": os.uname().nodename, "boot": durable.boot_id()}))
+    os.utime(stale, (1, 1))
+    part = config.img_dir / ".train_9_a_1.nii.gz.part"
+    part.write_bytes(b"half")
+    os.utime(part, (1, 1))
+    fresh = config.img_dir / ".train_8_a_1.nii.gz.part"
+    fresh.write_bytes(b"half")
+    expected = {str(dead), str(stale), str(part), str(files[2])}
+    dry = run_cli("gc", "--config", path, "--json")
+    assert {row["path"] for row in rows(dry.stdout)} == expected
+    assert all(Path(name).exists() for name in expected)
+    assert run_cli("gc", "--config", path, "--apply").returncode == 0
+    assert not any(Path(name).exists() for name in expected)
+    assert alive.exists()
+    assert fresh.exists()
+    assert claim.path.exists()
+    assert not list(find_garbage(folder))
+    claim.release()
+
+
+def test_eviction_refuses_what_cannot_be_made_again(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    paths = fill_cache(cache, healthy, 6)
+    size = healthy.stat().st_size
+    for age, path in enumerate(paths):
+        os.utime(path, (1_000_000 + age, 1_000_000 + age))
+    raw = tmp_path / "raw"
+    raw.write_bytes(b"")
+    hub = {"repo": "a/b", "commit": "1" * 40, "hub_path": "x"}
+    Manifest(cache).record(
+        [
+            {"key": path.stem, "source": {"path": str(raw)} if n % 2 else hub}
+            for n, path in enumerate(paths[:4])
+        ]
+        + [{"key": paths[0].stem, "pinned": True}]
+    )
+    done = run_cli("evict", cache, "--budget", 4 * size, "--json")
+    assert [row["path"] for row in rows(done.stdout)] == [str(paths[1]), str(paths[2])]
+    assert all(path.exists() for path in paths)
+    refused = run_cli("evict", cache, "--budget", "1kB", "--apply")
+    assert (refused.returncode, "--force" in refused.stderr) == (2, True)
+    assert all(path.exists() for path in paths)
+    assert run_cli("evict", cache, "--budget", 4 * size, "--apply").returncode == 0
+    assert [path.exists() for path in paths] == [True, False, False, True, True, True]
+    listing = list_cache(cache)
+    keep = frozenset(path.name for path in paths)
+    with pytest.raises(ConfigError):
+        evictions(listing, 0, keep=keep, can_be_remade=lambda _: True, force=True)
+
+
+def test_ls_du_and_duplicates(healthy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    for name, params in (
+        ("a" * 32, {"transforms": [{"class": "X", "v": 1}]}),
+        ("b" * 32, {"transforms": []}),
+    ):
+        fill_cache(root / name, healthy, 2)
+        (root / name / "cache_params.json").write_text(json.dumps(params))
+    broken = next((root / ("a" * 32)).glob("*.pt"))
+    broken.write_bytes(MATRIX["cut to 50 %"][0](broken.read_bytes()))
+    assert run_cli("verify", root, "--fix", "--force").returncode == 1
+    listed = rows(run_cli("ls", root, "--json").stdout)
+    assert [(Path(row["folder"]).name, row["files"]) for row in listed] == [("a" * 32, 1), ("b" * 32, 2)]
+    totals = json.loads(run_cli("du", root, "--json").stdout)
+    assert totals["tensors"] == 3 * healthy.stat().st_size
+    assert totals["quarantine"] > healthy.stat().st_size / 3
+    assert usage(root) == totals
+    list(adopt(root))
+    entries = Manifest(root / ("b" * 32)).read()
+    assert duplicates(entries) == [sorted(entries)]
+    assert run_cli("adopt", root / ("b" * 32), "--duplicates").stdout.startswith("2 ok\nequal: ")
+
+
+def test_adopt_with_a_configuration(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(2))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    fill_cache(folder, healthy, 2)
+    raw = put_raw(tmp_path / "p", names_of(1)[0])
+    assert run_cli("adopt", "--config", path, "--same-pipeline").returncode == 0
+    entry = Manifest(folder).read()[item_key(names_of(1)[0])]
+    assert (entry["volume"], entry["source"]["path"]) == (names_of(1)[0], str(raw))
+    assert entry["fingerprint"] == fingerprint(config)
+    assert run_cli("explain", "--config", path).returncode == 0
+
+
+def test_a_crash_leaves_no_partial_file(tmp_path: Path) -> None:
+    def fail(stream: object) -> None:
+        stream.write(b"half")  # type: ignore[attr-defined]
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError):
+        durable.write_file(tmp_path / "a", fail)
+    assert list(tmp_path.iterdir()) == []
+    assert durable.write_file(tmp_path / "a", lambda s: None, replace=False)
+    assert not durable.write_file(tmp_path / "a", lambda s: None, replace=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_stubs_of_the_core_name_their_states() -> None:
+    assert {"ok", "bad_crc", "io_error"} <= set(_core.TENSOR_STATES)
