@@ -71,6 +71,12 @@ class HubServer:
         class Answerer(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def handle(self) -> None:
+                try:
+                    super().handle()
+                except ConnectionError:  # a killed client
+                    self.close_connection = True
+
             def log_message(self, *_: object) -> None:
                 pass
 

@@ -80,7 +80,7 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
 @click.command("migrate")
 @click.argument("folder", type=_FOLDER)
 @click.option("--items", type=click.Path(path_type=Path, exists=True),
-              help="JSON list of the dataset's items: rename md5 names (to MONAI 1.6.0) to sha256.")  # fmt: skip
+              help="JSON list of the items: rename md5 names (to MONAI 1.6.0) to sha256.")  # fmt: skip
 @click.option("--old-prefix", help="With --items: the path prefix that the items had when they were cached.")
 @click.option("--new-prefix", help="With --items: what stands there now.")
 @click.option("--from", "old", type=click.Choice(["md5", "sha256"]), default="md5", show_default=True)

@@ -56,9 +56,12 @@ class Crew:
         What they build their transforms from.
     """
 
+    start_method = "forkserver"
+
     def __init__(self, size: int, processing: ImageProcessing) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["voxtier.tensors.worker"])
+        context = multiprocessing.get_context(self.start_method)
+        context.set_forkserver_preload(["voxtier.tensors.worker"])
+        self._context = context
         self._processing = processing
         self._members: list[_Member] = []
         self.size = size
@@ -116,6 +119,8 @@ class Crew:
 
     def _bury(self, member: _Member) -> None:
         self._members.remove(member)
+        with contextlib.suppress(OSError):
+            member.connection.send(None)
         member.connection.close()
         member.process.join(5)
 
@@ -137,6 +142,9 @@ class Crew:
         for member in members:
             if kill:
                 member.process.kill()
+            else:
+                with contextlib.suppress(OSError):
+                    member.connection.send(None)
             member.connection.close()
         for member in members:
             member.process.join(None if not kill else 5)

@@ -56,7 +56,7 @@ def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> dict[st
 def serve(connection: Connection, processing: ImageProcessing) -> None:
     """Answer requests ``(raw, volume, final)`` with ``("done", facts)`` or ``("failed", text, errno)``.
 
-    Ends when the other side closes, so an orphaned worker finishes its file and leaves.
+    Ends on None, or when the other side is gone: an orphaned worker finishes its file and leaves.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a running item is finished
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -66,9 +66,12 @@ def serve(connection: Connection, processing: ImageProcessing) -> None:
     connection.send(("ready", os.getpid(), None))
     while True:
         try:
-            raw, volume, final = connection.recv()
+            request = connection.recv()
         except (EOFError, OSError):
             return
+        if request is None:
+            return
+        raw, volume, final = request
         try:
             answer: tuple[str, Any, Any] = ("done", make_tensor(transforms, raw, volume, final), None)
         except MemoryError:
