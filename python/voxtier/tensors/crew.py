@@ -59,7 +59,7 @@ class Crew:
     start_method = "forkserver"
 
     def __init__(self, size: int, processing: ImageProcessing) -> None:
-        context = multiprocessing.get_context(self.start_method)
+        context: Any = multiprocessing.get_context(self.start_method)
         context.set_forkserver_preload(["voxtier.tensors.worker"])
         self._context = context
         self._processing = processing

@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Claim", "claim_is_live", "sync_folder", "temporary_is_live", "write_file", "write_text"]
+__all__ = [
+    "Claim",
+    "claim_is_live",
+    "fill_file",
+    "sync_folder",
+    "temporary_is_live",
+    "write_file",
+    "write_text",
+]
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{8})-(?P<pid>\d+)-(?P<serial>\d+)\.(?:tmp|part)")
 """``.<final name>.<boot>-<pid>-<serial>.tmp``: hidden, and never ends in ``.pt``."""
@@ -103,13 +111,24 @@ def write_file(
     OSError
         Including a full disk; no temporary file stays behind.
     """
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("r+b") as stream:
+            write(stream)
+
+    return fill_file(final, fill, mode=mode, replace=replace)
+
+
+def fill_file(final: Path, fill: Callable[[Path], None], *, mode: int = 0o666, replace: bool = True) -> bool:
+    """Do as `write_file` does, for a writer that wants a path: ``fill`` gets that of an empty file."""
     temporary = temporary_path(final)
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "w+b") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            fill(temporary)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         won = _appear(temporary, final, replace=replace)
     except BaseException:
         with contextlib.suppress(OSError):
