@@ -6,8 +6,8 @@ mod frame_table;
 mod index;
 mod priority;
 mod sources;
-mod tiles;
 mod tensors;
+mod tiles;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
