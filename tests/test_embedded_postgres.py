@@ -462,26 +462,26 @@ class TestRoot:
         with pytest.raises(BackendError, match=r"root.*VOXTIER_HOME.*VOXTIER_DSN"):
             EmbeddedServer(tmp_path / "private").attach()
 
-    def test_as_an_ordinary_user(self, tmp_path: Path) -> None:
-        """The same in a process without privileges: no prefix, files of its own."""
-        nobody = pwd.getpwnam("nobody")
-        home = Path(f"/tmp/voxtier-test-user-{os.getpid()}")
+    @pytest.mark.parametrize("uid", [65534, 54321], ids=["nobody", "without-a-name"])
+    def test_as_an_ordinary_user(self, uid: int) -> None:
+        """Without privileges files are one's own; `docker run --user 54321` has not even a name."""
+        home = Path(f"/tmp/voxtier-test-user-{uid}-{os.getpid()}")
         home.mkdir()
-        os.chown(home, nobody.pw_uid, nobody.pw_gid)
+        os.chown(home, uid, uid)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        as_nobody: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        as_user: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": []}
         try:
             for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
                 with contextlib.suppress(OSError):
                     process = subprocess.run(
                         [python, "-c", USER, str(home)], stdin=subprocess.DEVNULL, capture_output=True,
-                        text=True, cwd="/", env=environment, check=False, **as_nobody,
+                        text=True, cwd="/", env=environment, check=False, **as_user,
                     )  # fmt: skip
                     break
             else:
                 pytest.skip("no Python of this version that an ordinary account may run")
             assert process.stdout == "42\n", process.stderr
-            assert {path.stat().st_uid for path in home.rglob("*")} == {nobody.pw_uid}
+            assert {path.stat().st_uid for path in home.rglob("*")} == {uid}
         finally:
             shutil.rmtree(home)
 
