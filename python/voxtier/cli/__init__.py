@@ -38,6 +38,16 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "tensors": ("voxtier.cli.tensors", "a MONAI PersistentDataset cache: generate, verify, map, keep"),
 }
 
+# What the rooms need beyond voxtier itself, by the names under which it is imported.
+_EXTRAS = {
+    **dict.fromkeys(("psycopg", "psycopg_pool", "platformdirs"), "frames"),
+    **dict.fromkeys(("tiledb", "nibabel"), "volumes"),
+    **dict.fromkeys(("torch", "monai", "huggingface_hub", "yaml"), "tensors"),
+    **dict.fromkeys(("pyspark", "pyarrow"), "spark"),
+    "pydicom": "dicom",
+    "databricks": "databricks",
+}
+
 
 class _LazyGroup(click.Group):
     """A group whose commands live in modules that are imported on use, so that help stays instant."""
@@ -90,6 +100,11 @@ def main() -> NoReturn:
         code = error.exit_code
     except (ConfigError, MissingExtraError) as error:
         code = _fail(str(error), EXIT_USAGE)
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        code = _fail(str(MissingExtraError(package, _EXTRAS[package])), EXIT_USAGE)
     except BackendError as error:
         code = _fail(str(error), EXIT_BACKEND)
     except VoxtierError as error:

@@ -47,16 +47,7 @@ def on_one_line(text: str) -> str:
 
 
 def open_store(dsn: str | None) -> FrameStore:
-    """Open the frame index, or say which extra is missing."""
-    from voxtier.errors import MissingExtraError
+    """Open the frame index."""
+    from voxtier.frames.store import FrameStore
 
-    try:
-        from voxtier.frames.store import FrameStore
-    except MissingExtraError:
-        raise
-    except ImportError as error:
-        package = error.name or "psycopg"  # psycopg without libpq names nothing
-        if package.partition(".")[0] not in ("psycopg", "psycopg_pool", "platformdirs"):
-            raise
-        raise MissingExtraError(package, "frames") from error
     return FrameStore(dsn)

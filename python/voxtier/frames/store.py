@@ -191,6 +191,7 @@ class FrameStore:
 
     def summary(self, source: str) -> Summary:
         """Return how many files, frames and bytes a source holds, in all and by its closed lists."""
+        _check_source(source)
         by: dict[str, dict[str, Tally]] = {name: {} for name in ("", *Summary._fields[1:])}
         for field, value, *tally in self._rows(statements.SUMMARY, (source,)):
             by[f"by_{field}" if field else ""][value] = Tally(*tally)
@@ -198,6 +199,7 @@ class FrameStore:
 
     def errors(self, source: str) -> Iterator[StoredError]:
         """Iterate over the files without a table, in the order of their paths."""
+        _check_source(source)
         after = ""
         while page := self._rows(statements.ERRORS, {"source": source, "after": after, "limit": BATCH}):
             for path, kind, offset, detail in page:
