@@ -78,13 +78,12 @@ def native(
     before: Sequence[Element] = (),
     after: Sequence[Element] = (),
     file: dict[str, Any] | None = None,
-    found: bool = True,
     **outcome: Any,
 ) -> Case:
     """A native image of ``frames`` frames, each ``frame_bytes`` long.
 
     ``declared`` is NumberOfFrames as written; ``before`` and ``after`` are elements around the pixels;
-    ``file`` goes to `builders.dicom`; ``found=False`` leaves the transfer syntax to ``outcome``.
+    ``file`` goes to `builders.dicom`.
     """
     stored = b"".join(pattern(frame_bytes, seed) for seed in range(frames)) if value is None else value
     elements = [
@@ -108,10 +107,9 @@ def native(
             stored[start - layout.value : end - layout.value] for start, end in spans if end <= end_of_file
         ),
         "offsets_in": "inflated" if syntax.deflated else "file",
+        "transfer_syntax_uid": syntax.uid,
         "pixel_tag": layout.pixel_tag,
     }
-    if found:
-        expected["transfer_syntax_uid"] = syntax.uid
     return make(name, layout, **(expected | outcome))
 
 
