@@ -20,9 +20,9 @@ DOORS = {
     "psycopg_pool": {"postgres.py", "frames/store.py"},
     "pyspark": {"frames/spark.py"},
     "databricks": {"frames/lakebase.py"},
-    "tiledb": {"volumes/config.py", "volumes/volume.py", "volumes/collection.py"},
-    "torch": {"tensors/generate.py", "tensors/dataset.py"},
-    "monai": {"tensors/generate.py", "tensors/dataset.py"},
+    "tiledb": {"volumes/engine.py", "volumes/tables.py", "volumes/voxels.py"},
+    "torch": {"tensors/generate.py", "tensors/dataset.py", "volumes/loaders.py"},
+    "monai": {"tensors/generate.py", "tensors/dataset.py", "volumes/loaders.py"},
     "huggingface_hub": {"tensors/hub.py"},
 }
 # Never while voxtier or its command line is imported: seconds each.
