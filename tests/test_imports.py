@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "python" / "voxtier"
 RUST = Path(__file__).parents[1] / "rust" / "src"
 ROOMS = {"frames", "volumes", "tensors"}
 
+# What runs a user's transforms and hands out tensors.
+TRAINING = {f"tensors/{name}.py" for name in ("dataset", "pipeline", "saving", "worker")}
 # One door per foreign system: which files may import it, at any depth.
 DOORS = {
     "psycopg": {"postgres.py", "frames/store.py"},
@@ -21,8 +23,8 @@ DOORS = {
     "pyspark": {"frames/spark.py"},
     "databricks": {"frames/lakebase.py"},
     "tiledb": {"volumes/engine.py", "volumes/tables.py", "volumes/voxels.py"},
-    "torch": {"tensors/generate.py", "tensors/dataset.py", "volumes/loaders.py"},
-    "monai": {"tensors/generate.py", "tensors/dataset.py", "volumes/loaders.py"},
+    "torch": {*TRAINING, "volumes/loaders.py"},
+    "monai": {*TRAINING, "tensors/migrate.py", "volumes/loaders.py"},
     "huggingface_hub": {"tensors/hub.py"},
 }
 # Never while voxtier or its command line is imported: seconds each.
@@ -93,7 +95,7 @@ def code_of(path: Path) -> str:
     return "\n".join(line.split("//")[0] for line in path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("module", ["voxtier", "voxtier.cli", "voxtier.frames"])
+@pytest.mark.parametrize("module", ["voxtier", "voxtier.cli", "voxtier.frames", "voxtier.tensors"])
 def test_import_is_light(module: str) -> None:
     script = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from voxtier.frames import FrameTable, RangedSource, read_frame, read_table
 
 NOTES = Path(__file__).parents[2] / "rust" / "src" / "dicom" / "notes.rs"
 ENVIRONMENT = {"io_error", "limit_exceeded", "changed_during_read", "invalid_argument"}
-BEYOND_THE_PARSER = {"bad_table", "fragmented_frame", "truncated_frame"}
+BEYOND_THE_PARSER = {"bad_table", "bad_tile", "fragmented_frame", "truncated_frame"}
 
 
 def check_attributes(case: Case, table: FrameTable) -> None:
