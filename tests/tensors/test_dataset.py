@@ -143,6 +143,14 @@ def test_b4_a_cache_of_another_version_is_kept_without_raws(version: str, tmp_pa
     assert len(before) == 10
 
 
+def test_reading_an_old_file_leaves_torch_s_list_as_it_was(tmp_path: Path) -> None:
+    """torch.serialization.safe_globals forgets on exit what MONAI had registered before."""
+    folder, known = facts("1.5.0", tmp_path)
+    before = set(torch.serialization.get_safe_globals())
+    HealingPersistentDataset(known["items"], Compose([Refuse()]), folder, hash_func=md5)[0]
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
 def test_stock_monai_loses_the_same_cache(tmp_path: Path) -> None:
     """The reason for all this: should MONAI learn to keep it, we want to know."""
     folder, known = facts("1.5.0", tmp_path)

@@ -10,18 +10,18 @@ import click
 _COMMANDS = {
     "generate": (
         "voxtier.cli.tensors_generate",
-        "Make every tensor that the CSV files ask for and the cache lacks.",
+        "make every tensor that the CSV files ask for and the cache lacks",
     ),
-    "plan": ("voxtier.cli.tensors_generate", "Say what generate would do: counts, bytes, peak disk, time."),
-    "verify": ("voxtier.cli.tensors_verify", "Check every file; with --fix, quarantine the bad ones."),
-    "map": ("voxtier.cli.tensors_verify", "Write which file is which volume."),
-    "adopt": ("voxtier.cli.tensors_keep", "Build or rebuild the manifest of a cache made by anyone."),
-    "migrate": ("voxtier.cli.tensors_keep", "Rename or convert a cache of another MONAI version."),
-    "explain": ("voxtier.cli.tensors_keep", "Say why a file is stale, or what two caches differ in."),
-    "ls": ("voxtier.cli.tensors_keep", "List cache folders with their parameters."),
-    "du": ("voxtier.cli.tensors_keep", "Say where the space is."),
-    "gc": ("voxtier.cli.tensors_keep", "Remove orphans, temporaries of dead runs, dead claims."),
-    "evict": ("voxtier.cli.tensors_keep", "Shrink a cache to a budget."),
+    "plan": ("voxtier.cli.tensors_generate", "say what generate would do: counts, bytes, peak disk, time"),
+    "verify": ("voxtier.cli.tensors_verify", "check every file; with --fix, quarantine the bad ones"),
+    "map": ("voxtier.cli.tensors_verify", "write which file is which volume"),
+    "adopt": ("voxtier.cli.tensors_keep", "build or rebuild the manifest of a cache made by anyone"),
+    "migrate": ("voxtier.cli.tensors_keep", "rename or convert a cache of another MONAI version"),
+    "explain": ("voxtier.cli.tensors_keep", "say why a file is stale, or what two caches differ in"),
+    "ls": ("voxtier.cli.tensors_keep", "list cache folders with their parameters"),
+    "du": ("voxtier.cli.tensors_keep", "say where the space is"),
+    "gc": ("voxtier.cli.tensors_keep", "remove orphans, temporaries of dead runs, dead claims"),
+    "evict": ("voxtier.cli.tensors_keep", "shrink a cache to a budget"),
 }
 
 

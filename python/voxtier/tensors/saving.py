@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -79,8 +81,17 @@ def load_safely(path: Path, *, weights_only: bool = True, mmap: bool | None = No
     options: dict[str, Any] = {} if mmap is None else {"mmap": mmap}
     if not weights_only:
         return torch.load(path, weights_only=False, **options)
-    with torch.serialization.safe_globals(_inert_globals()):
+    try:
         return torch.load(path, weights_only=True, **options)
+    except UnpicklingError:
+        # torch removes on exit what it was given, also what was there before; threads share the list.
+        with _one_at_a_time:
+            known = torch.serialization.get_safe_globals()
+            with torch.serialization.safe_globals([item for item in _inert_globals() if item not in known]):
+                return torch.load(path, weights_only=True, **options)
+
+
+_one_at_a_time = threading.Lock()
 
 
 def _inert_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
