@@ -357,3 +357,15 @@ def test_rows_are_json_and_errors_pickle(tmp_path):
         RadiObject(tmp_path / "nowhere")
     with pytest.raises((NotFoundError, IngestError, SourceError)):
         VolumeCollection.from_niftis(tmp_path / "e", [(tmp_path / "missing.nii", "a")])
+
+
+def test_metadata_that_a_killed_writer_left_empty(tmp_path):
+    """TileDB creates a metadata file and then fills it; found by the kill test above."""
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
+    for place in ("__meta", "collections/__meta", "collections/T1w/__meta"):
+        (tmp_path / "r" / place).mkdir(exist_ok=True)
+        (tmp_path / "r" / place / "__9999999999999_9999999999999_63e4c84f32832d80fef8e1a5bd8b0d8b").touch()
+    check(RadiObject(tmp_path / "r").T1w)
+    radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
+    check(RadiObject(tmp_path / "r").T1w)
+    assert len(radi) == 3

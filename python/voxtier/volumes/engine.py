@@ -322,6 +322,31 @@ def replace_tree(fresh: str, uri: str, session: Session) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_torn(root: str) -> None:
+    """Remove what a killed writer left half made in a local store: metadata and schemas of 0 bytes.
+
+    TileDB creates such a file, then writes it; a file that stays empty makes the whole group unreadable. Only
+    for the holder of the writer's lock: in another writer's hands the file is about to be filled.
+    """
+    if is_remote(root) or not Path(root).is_dir():
+        return
+    collections = Path(root) / "collections"
+    bases = [Path(root), collections]
+    if collections.is_dir():
+        bases += [
+            entry for entry in collections.iterdir() if entry.is_dir() and not entry.name.startswith("__")
+        ]
+    tables = [base / name for base in bases for name in ("obs", "obs_meta")]
+    for place in [*bases, *(base / "volumes" for base in bases), *tables]:
+        for kind in ("__meta", "__group", "__schema"):
+            for file in (place / kind).iterdir() if (place / kind).is_dir() else ():
+                if file.is_file() and file.stat().st_size == 0:
+                    file.unlink()
+    for table in tables:  # made, but without a schema: it holds nothing
+        if table.is_dir() and not any(f.is_file() for f in (table / "__schema").glob("*")):
+            shutil.rmtree(table)
+
+
 def stored_bytes(uri: str, session: Session) -> int:
     """Return the bytes that everything below the address occupies."""
     if not is_remote(uri):

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -259,8 +260,11 @@ def _write_one(job: Job, group: str, session: Session, config: Config) -> Outcom
 def _taken_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:
     """Return the row of an array that an earlier, unfinished ingest completed; remove an incomplete one."""
     if engine.is_remote(uri) or Path(uri).exists():
-        if engine.object_kind(uri, session) == "array":
-            meta = voxels.open_array(uri, session).meta
+        meta: dict[str, Any] = {}
+        with suppress(VoxtierError):  # an array that does not open was cut off
+            if engine.object_kind(uri, session) == "array":
+                meta = voxels.open_array(uri, session).meta
+        if meta:
             if meta.get("obs_id") == job.obs_id and "voxtier_row" in meta:
                 row: dict[str, Any] = json.loads(str(meta["voxtier_row"]))
                 return row

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from voxtier.errors import ConfigError, NotFoundError
+from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
 from voxtier.volumes import engine
 from voxtier.volumes.engine import Session
 from voxtier.volumes.locks import only_writer
@@ -64,7 +64,7 @@ class Store:
         NotFoundError
             When there is no store, or an ingest that was cut off before its first commit.
         """
-        meta = engine.group_meta(self.root, self.session)
+        meta = self._meta()
         written_by_us = "voxtier_format" in meta
         if written_by_us and "voxtier_commit" not in meta:
             raise NotFoundError(
@@ -83,6 +83,17 @@ class Store:
             members = engine.group_members(f"{self.root}/collections", self.session)
             names = {name: uri.rsplit("/", 1)[-1] for name, uri in members.items()}
         return Snapshot(int(meta["voxtier_commit"]) if written_by_us else None, names, meta)
+
+    def _meta(self) -> dict[str, Any]:
+        """Read the root's metadata; a file that a writer made but did not fill is waited for, or removed."""
+        for pause in (0.01, 0.05, 0.2):
+            try:
+                return engine.group_meta(self.root, self.session)
+            except FormatError:
+                time.sleep(pause)
+        with suppress(BackendError, SourceError), only_writer(self.root, self.session, timeout=0):
+            engine.remove_torn(self.root)  # nobody is writing: it was killed
+        return engine.group_meta(self.root, self.session)
 
     def refuse_replaced(self, snapshot: Snapshot) -> None:
         """Refuse to read rows of a store that was replaced (overwritten) since the snapshot was taken."""
@@ -116,6 +127,7 @@ class Store:
     def writing(self, *, new: bool = False) -> Iterator[Change]:
         """Collect one change under the writer's lock; leaving the block without an error commits it."""
         with only_writer(self.root, self.session):
+            engine.remove_torn(self.root)
             if new and not self._begun():
                 engine.create_group(
                     self.root,

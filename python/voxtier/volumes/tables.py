@@ -444,7 +444,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _ascii(key: str) -> str:
-    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways and then finds no duplicates."""
+    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, and duplicates survive."""
     return quote(
         key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
     )
