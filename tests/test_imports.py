@@ -20,8 +20,8 @@ TRAINING = {f"tensors/{name}.py" for name in ("dataset", "pipeline", "saving", "
 DOORS = {
     "psycopg": {"postgres.py", "frames/store.py"},
     "psycopg_pool": {"postgres.py", "frames/store.py"},
-    "pyspark": {"frames/spark.py"},
-    "databricks": {"frames/lakebase.py"},
+    "pyspark": {"frames/spark.py", "frames/spark_task.py"},
+    "databricks": {"frames/lakebase/credentials.py"},
     "tiledb": {"volumes/engine.py", "volumes/tables.py", "volumes/voxels.py"},
     "torch": {*TRAINING, "volumes/loaders.py"},
     "monai": {*TRAINING, "tensors/migrate.py", "volumes/loaders.py"},

@@ -23,7 +23,8 @@ from voxtier.errors import BackendError, ConfigError, MissingExtraError
 try:
     import psycopg
     import psycopg_pool
-    from psycopg.conninfo import conninfo_to_dict
+    from psycopg import sql
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
 except ImportError as error:
     raise MissingExtraError("psycopg", "frames") from error
 
@@ -261,6 +262,18 @@ class Database:
         self._pool = None
         self._server = None
         self._opening = threading.Lock()
+
+
+def without_secrets(dsn: str) -> tuple[str, dict[str, str]]:
+    """Split a connection string into one that may be shown, and the passwords that it held."""
+    parts = {name: str(value) for name, value in _parsed(dsn).items() if value is not None}
+    secrets = {str(name): parts.pop(name) for name in ("password", "sslpassword") if name in parts}
+    return make_conninfo(**parts), secrets
+
+
+def identifier(*parts: str) -> str:
+    """Quote a name of SQL; the caller has checked that its parts are plain identifiers."""
+    return sql.Identifier(*parts).as_string(None)
 
 
 def _check_dsn(dsn: str) -> None:

@@ -31,9 +31,12 @@ COPY = f"COPY pg_temp.voxtier_staging ({_staged}) FROM STDIN (FORMAT binary)"
 # Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts.
 MERGE = f"""
 WITH merged AS (
-    INSERT INTO voxtier.file AS f (source_id, inserted_at, {_staged})
+    INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_staged})
     SELECT DISTINCT ON (key)
-        (SELECT source_id FROM voxtier.source WHERE name = %(source)s), clock_timestamp(), {_staged}
+        (SELECT source_id FROM voxtier.source WHERE name = %(source)s), clock_timestamp(),
+        CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
+            (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path) END,
+        {_staged}
     FROM pg_temp.voxtier_staging
     ORDER BY key, ctid DESC
     ON CONFLICT (key) DO UPDATE SET
@@ -136,6 +139,8 @@ WITH locked AS (
     DELETE FROM voxtier.file AS f USING locked WHERE f.key = locked.key RETURNING f.key
 ), swept AS (
     DELETE FROM voxtier.file_stats AS s USING gone WHERE s.key = gone.key
+), unclaimed AS (
+    DELETE FROM voxtier.claim AS c USING gone WHERE c.key = gone.key
 )
 SELECT count(*) FROM gone
 """

@@ -1,0 +1,152 @@
+"""The published Lakebase interface over the frame index: any PostgreSQL, or a Databricks Lakebase instance.
+
+``frames``      byte ranges, inserted, asked, touched, ranked
+``instances``   paths of SOP Instances, measurements
+``groups``      who may see which rows
+``credentials`` Databricks: addresses and short-lived credentials
+``origin``      import of a table with a row per frame
+``grants``      a script of rights for three roles
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from voxtier.errors import ConfigError
+from voxtier.frames.lakebase.credentials import DatabricksCredentials
+from voxtier.frames.lakebase.frames import FrameMethods
+from voxtier.frames.lakebase.grants import grant_script
+from voxtier.frames.lakebase.groups import GroupMethods
+from voxtier.frames.lakebase.instances import InstanceMethods
+from voxtier.frames.lakebase.origin import ImportReport, import_dicom_frames
+from voxtier.frames.names import TableName, check_identifier
+from voxtier.frames.store import FrameStore
+from voxtier.postgres import Database, identifier
+
+__all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "grant_script", "import_dicom_frames"]
+
+
+class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
+    """The frame index by the published names; safe to share between threads.
+
+    Parameters
+    ----------
+    instance_name : str
+        Lakebase instance or autoscaling project, when this is Databricks.
+    capacity : str
+        Size of an instance that is created.
+    user : str or None
+        Role of the database; None: who the workspace token belongs to.
+    app_sp_id : str or None
+        Service principal to log in as, instead of `user`.
+    create_instance : bool
+        Create the instance when there is none. It costs money from then on.
+    min_connections, max_connections : int
+        The pool opens connections when they are needed, at most `max_connections`; further threads wait.
+    uc_table_name : str or None
+        ``catalog.schema.table`` that methods mean when they are not told. Its catalog is the database where
+        the connection names none.
+    min_cu, max_cu : float or None
+        Limits of an autoscaling project that is created.
+    branch_name : str or None
+        Branch of an autoscaling project.
+    dsn : str or None
+        Any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks (`host`, or its environment), then the
+        embedded server.
+    host, token : str or None
+        Databricks workspace and access token.
+    credentials : callable or None
+        Returns connection parameters for each new connection, beside `dsn`.
+
+    Raises
+    ------
+    ConfigError
+        A name that is no plain identifier, or no connection string.
+    """
+
+    def __init__(
+        self,
+        instance_name: str = "pixels-lakebase",
+        capacity: str = "CU_1",
+        user: str | None = None,
+        app_sp_id: str | None = None,
+        create_instance: bool = False,  # noqa: FBT001, FBT002 - the published order
+        min_connections: int = 8,
+        max_connections: int = 64,
+        uc_table_name: str | None = None,
+        min_cu: float | None = None,
+        max_cu: float | None = None,
+        branch_name: str | None = None,
+        *,
+        dsn: str | None = None,
+        host: str | None = None,
+        token: str | None = None,
+        credentials: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
+        if not 0 <= min_connections <= max_connections or max_connections < 1:
+            raise ConfigError(
+                f"min_connections={min_connections}, max_connections={max_connections}: 0 <= min <= max"
+            )
+        catalog = TableName.parse(uc_table_name).catalog if uc_table_name else None
+        self.host, self.token = host, token
+        dsn = dsn or os.environ.get("VOXTIER_DSN") or None
+        if dsn is None and credentials is None and (host or is_databricks()):
+            size = {"min_cu": min_cu, "max_cu": max_cu} if min_cu or max_cu else {"capacity": capacity}
+            credentials = DatabricksCredentials(
+                instance_name, host=host, token=token, user=app_sp_id or user, database=catalog,
+                branch_name=branch_name, create=size if create_instance else None,
+            )  # fmt: skip
+        place = dsn if dsn is not None or credentials is None else (lambda: "")
+        store = FrameStore(Database(place, credentials=credentials, max_size=max_connections))
+        super().__init__(store, uc_table_name)
+
+    def __enter__(self) -> LakebaseUtils:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.store.close()
+
+    def execute_query(self, query: str, params: Any = None) -> int:
+        """Execute one statement with bound parameters; return the rows that it concerned.
+
+        It may be sent again when a passing failure stopped it, so it should be idempotent.
+        """
+        return self.count(query, params)
+
+    def execute_and_fetch_query(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """Execute one question with bound parameters; return its rows."""
+        return self.rows(query, params)
+
+    def create_frames_view(self, uc_table_name: str | None = None, table: str = "dicom_frames") -> str:
+        """Create the view ``schema.table`` with a row per frame, for readers who ask by SQL; return its name.
+
+        The schema is that of ``catalog.schema.table``, or ``public``.
+
+        Raises
+        ------
+        BackendError
+            Something else has that name, the table that was imported for instance: rename it first.
+        """
+        source = self.source(uc_table_name, table)
+        schema = TableName.parse(source.partition(":")[0]).schema or "public"
+        name = identifier(schema, check_identifier(table))
+        # The name of a source consists of plain identifiers and dots: it needs no escaping.
+        view = f"SELECT * FROM voxtier.dicom_frames WHERE uc_table_name = '{source}'"
+        self.run(
+            lambda connection: connection.execute(
+                f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}".encode()
+            )
+        )
+        self.run(lambda connection: connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}".encode()))
+        return f"{schema}.{table}"
+
+
+def is_databricks() -> bool:
+    """Return whether the environment names a Databricks workspace."""
+    return bool(os.environ.get("DATABRICKS_HOST") or os.environ.get("DATABRICKS_RUNTIME_VERSION"))

@@ -1,0 +1,280 @@
+"""Databricks: where a Lakebase instance is, and short-lived credentials for it (the one door to its SDK)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
+
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+
+__all__ = ["DatabricksCredentials", "row_filter_groups", "workspace_groups"]
+
+_log = logging.getLogger(__name__)
+REUSE_FOR = 60.0  # seconds for which a burst of new connections shares one credential
+_RETRIES_WITHIN = 20  # seconds for which the SDK repeats a failing request: a pool waits 30
+
+
+class _Token(NamedTuple):
+    value: str
+    asked_at: float
+    expires_at: float
+
+
+class DatabricksCredentials:
+    """Parameters for new connections to a Lakebase instance; hand it to `voxtier.postgres.Database`.
+
+    Parameters
+    ----------
+    instance_name : str
+        Database instance, or autoscaling project.
+    host, token : str or None
+        Workspace and access token; None: as the SDK finds them (environment, profile, notebook).
+    user : str or None
+        Role of the database; None: who the token belongs to.
+    database : str or None
+        Name of the database; None: ``databricks_postgres``.
+    branch_name : str or None
+        Branch of an autoscaling project; None: an instance is looked for first, then the project's
+        ``production`` branch.
+    create : dict or None
+        Make the instance when it does not exist: ``capacity`` of an instance, or ``min_cu`` and ``max_cu`` of
+        a project.
+
+    Notes
+    -----
+    Every call gives a credential that is at most a minute old, so that one that was withdrawn heals by itself
+    and connections are renewed long before the hour of a token is over. While Databricks does not answer, the
+    last credential serves as long as it lives; open connections do not notice.
+    """
+
+    def __init__(
+        self,
+        instance_name: str,
+        *,
+        host: str | None = None,
+        token: str | None = None,
+        user: str | None = None,
+        database: str | None = None,
+        branch_name: str | None = None,
+        create: dict[str, Any] | None = None,
+    ) -> None:
+        self.instance_name = instance_name
+        self._host, self._token = host, token
+        self._user, self._database = user, database
+        self._branch, self._create = branch_name, create
+        self._lock = threading.Lock()
+        self._place: dict[str, str] | None = None
+        self._ask: Callable[[], tuple[str | None, float | None]] | None = None
+        self._last: _Token | None = None
+
+    def __call__(self) -> dict[str, str]:
+        """Return ``host``, ``dbname``, ``user``, ``password`` and ``sslmode``.
+
+        Raises
+        ------
+        BackendError
+            Databricks cannot be reached, or refuses, and no credential is left that lives.
+        NotFoundError
+            It has no such instance.
+        """
+        with self._lock:
+            if self._place is None:
+                self._place = self._guarded(self._find)
+            token = self._last
+            if token is None or time.time() - token.asked_at > REUSE_FOR or token.expires_at <= time.time():
+                token = self._renewed(token)
+            return {**self._place, "password": token.value, "sslmode": "require"}
+
+    def _renewed(self, last: _Token | None) -> _Token:
+        asked_at = time.time()
+        try:
+            value, expires_at = self._guarded(self._ask or _unknown)
+            if not value:
+                raise BackendError(f"Databricks gave no credential for {self.instance_name}")
+        except VoxtierError:
+            if last is None or last.expires_at <= time.time():
+                raise
+            _log.warning("no new database credential from Databricks: the last one serves while it lives")
+            return last
+        self._last = _Token(value, asked_at, expires_at or asked_at + 3600)
+        return self._last
+
+    def _guarded(self, ask: Callable[[], Any]) -> Any:
+        from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
+        from databricks.sdk.errors.base import DatabricksError
+
+        try:
+            return ask()
+        except NotFound as error:
+            raise NotFoundError(f"Databricks knows no Lakebase instance {self.instance_name!r}") from error
+        except (Unauthenticated, PermissionDenied) as error:
+            raise BackendError(
+                f"Databricks refuses access to {self.instance_name!r}: renew the workspace token "
+                "(DATABRICKS_TOKEN) or ask for the right to use the instance"
+            ) from error
+        except (DatabricksError, OSError, TimeoutError) as error:
+            raise BackendError(
+                f"Databricks does not answer about {self.instance_name!r} ({type(error).__name__}): "
+                "check DATABRICKS_HOST and the network"
+            ) from error
+
+    def _find(self) -> dict[str, str]:
+        from databricks.sdk.errors import NotFound
+
+        client = client_of(self._host, self._token)
+        host = None
+        if self._branch is None and "min_cu" not in (self._create or {}):
+            try:
+                host = self._find_instance(client)
+            except NotFound:
+                if self._create is not None:
+                    raise
+        if host is None:
+            host = self._find_project(client)
+        return {
+            "host": host,
+            "dbname": self._database or "databricks_postgres",
+            "user": self._user or client.current_user.me().user_name or "",
+        }
+
+    def _find_instance(self, client: WorkspaceClient) -> str:
+        from databricks.sdk.errors import NotFound
+        from databricks.sdk.service.database import DatabaseInstance
+
+        name = self.instance_name
+        try:
+            instance = client.database.get_database_instance(name)
+        except NotFound:
+            if self._create is None:
+                raise
+            _log.warning("creating the Lakebase instance %s", name)
+            wanted = DatabaseInstance(name=name, capacity=self._create.get("capacity"))
+            instance = client.database.create_database_instance_and_wait(wanted)
+
+        self._ask = functools.partial(_instance_credential, client, name)
+        return instance.read_write_dns or self._not_ready()
+
+    def _find_project(self, client: WorkspaceClient) -> str:
+        from databricks.sdk.errors import NotFound
+        from databricks.sdk.service import postgres
+
+        project = f"projects/{self.instance_name}"
+        branch = f"{project}/branches/{self._branch or 'production'}"
+        try:
+            endpoints = list(client.postgres.list_endpoints(branch))
+        except NotFound:
+            if self._create is None:
+                raise
+            _log.warning("creating the Lakebase project %s", self.instance_name)
+            limits = postgres.ProjectDefaultEndpointSettings(
+                autoscaling_limit_min_cu=self._create.get("min_cu"),
+                autoscaling_limit_max_cu=self._create.get("max_cu"),
+            )
+            spec = postgres.ProjectSpec(display_name=self.instance_name, default_endpoint_settings=limits)
+            client.postgres.create_project(postgres.Project(spec=spec), self.instance_name).wait()
+            endpoints = list(client.postgres.list_endpoints(branch))
+        writable = postgres.EndpointType.ENDPOINT_TYPE_READ_WRITE
+        for endpoint in endpoints:
+            status = endpoint.status
+            if status and status.endpoint_type == writable and status.hosts and status.hosts.host:
+                self._ask = functools.partial(_endpoint_credential, client, endpoint.name or "")
+                return status.hosts.host
+        return self._not_ready()
+
+    def _not_ready(self) -> str:
+        raise BackendError(
+            f"the Lakebase instance {self.instance_name!r} has no address: is it starting or stopped?"
+        )
+
+
+def client_of(host: str | None, token: str | None) -> WorkspaceClient:
+    """Return a client of a workspace that does not wait for ever.
+
+    Raises
+    ------
+    MissingExtraError
+        databricks-sdk is not installed.
+    ConfigError
+        There is no workspace or no credential to be found.
+    """
+    try:
+        from databricks.sdk import WorkspaceClient
+        from databricks.sdk.core import Config
+    except ImportError as error:
+        raise MissingExtraError("databricks-sdk", "databricks") from error
+    given: dict[str, Any] = {name: value for name, value in (("host", host), ("token", token)) if value}
+    try:
+        config = Config(**given, retry_timeout_seconds=_RETRIES_WITHIN, http_timeout_seconds=15)
+        return WorkspaceClient(config=config)
+    except ValueError as error:
+        raise ConfigError(
+            "Databricks: no workspace or no credential; set DATABRICKS_HOST and DATABRICKS_TOKEN, or use "
+            "host= and token="
+        ) from error
+
+
+def workspace_groups(client: WorkspaceClient) -> dict[str, list[str]]:
+    """Return the groups of every user of a workspace, by user name."""
+    return {
+        user.user_name: sorted(group.display for group in user.groups or [] if group.display)
+        for user in client.users.list(attributes="userName,groups")
+        if user.user_name
+    }
+
+
+def row_filter_groups(client: WorkspaceClient, table: str) -> list[str] | None:
+    """Return the groups that a table's row filter in Unity Catalog lets in; None when it has no filter.
+
+    Raises
+    ------
+    ConfigError
+        The filter is more than a question of membership, which groups cannot express.
+    """
+    row_filter = client.tables.get(table).row_filter
+    if row_filter is None:
+        return None
+    body = client.functions.get(row_filter.function_name).routine_definition or ""
+    groups = list(_members(body))
+    if not groups:
+        raise ConfigError(
+            f"the row filter {row_filter.function_name} of {table} is not a plain question of membership "
+            "(is_account_group_member('a') OR ...): set the groups with upsert_access_rule"
+        )
+    return groups
+
+
+_MEMBER = re.compile(
+    r"\s*(?:is_account_group_member|is_member)\s*\(\s*'((?:[^'\\]|'')*)'\s*\)\s*", re.IGNORECASE
+)
+
+
+def _members(body: str) -> Iterator[str]:
+    text = re.sub(r"^\s*return\b", "", body.strip().rstrip(";"), flags=re.IGNORECASE)
+    terms = re.split(r"\bor\b(?=(?:[^']*'[^']*')*[^']*$)", text, flags=re.IGNORECASE)
+    matched = [_MEMBER.fullmatch(term) for term in terms]
+    if all(matched):
+        yield from (term[1].replace("''", "'") for term in matched if term)
+
+
+def _instance_credential(client: WorkspaceClient, name: str) -> tuple[str | None, float | None]:
+    found = client.database.generate_database_credential(instance_names=[name])
+    expires = found.expiration_time
+    return found.token, datetime.fromisoformat(expires).timestamp() if expires else None
+
+
+def _endpoint_credential(client: WorkspaceClient, name: str) -> tuple[str | None, float | None]:
+    found = client.postgres.generate_database_credential(endpoint=name)
+    return found.token, float(found.expire_time.ToSeconds()) if found.expire_time else None
+
+
+def _unknown() -> tuple[None, None]:
+    return None, None

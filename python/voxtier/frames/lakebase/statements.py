@@ -1,0 +1,143 @@
+"""The statements of the Lakebase interface. Values are bound; `voxtier.shows` asks who may see a row."""
+
+from __future__ import annotations
+
+from voxtier.frames.rows import STAGING_COLUMNS, STORED_COLUMNS
+
+_stored = ", ".join(
+    f"f.{name}::text" if "." in STAGING_COLUMNS[name] else f"f.{name}" for name in STORED_COLUMNS
+)
+_SOURCE_ID = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
+
+SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
+
+TABLES = f"""
+SELECT f.path, {_stored} FROM voxtier.file AS f
+WHERE f.key = ANY(%(keys)s) AND voxtier.shows(f.allowed_groups)
+"""
+
+CLAIMED_FRAMES = """
+SELECT c.path, c.transfer_syntax_uid, s.frame, s.start_pos, s.end_pos, s.pixel_data_pos
+FROM voxtier.claim AS c JOIN voxtier.claimed_frame AS s USING (key)
+WHERE c.key = ANY(%(keys)s) AND voxtier.shows(c.allowed_groups)
+ORDER BY c.key, s.frame
+"""
+
+CLAIM = f"""
+INSERT INTO voxtier.claim AS c (key, source_id, path, inserted_at, transfer_syntax_uid, sop_instance_uid,
+    series_instance_uid, study_instance_uid, num_frames, allowed_groups)
+SELECT key, {_SOURCE_ID}, path, clock_timestamp(), syntax, sop, series, study, frames,
+    coalesce(%(groups)s::text[], voxtier.groups_by_rule({_SOURCE_ID}, path))
+FROM unnest(%(keys)s::uuid[], %(paths)s::text[], %(syntaxes)s::text[], %(sops)s::text[], %(series)s::text[],
+    %(studies)s::text[], %(frames)s::int[]) AS given (key, path, syntax, sop, series, study, frames)
+ORDER BY key
+ON CONFLICT (key) DO UPDATE SET
+    transfer_syntax_uid = coalesce(excluded.transfer_syntax_uid, c.transfer_syntax_uid),
+    sop_instance_uid = coalesce(excluded.sop_instance_uid, c.sop_instance_uid),
+    series_instance_uid = coalesce(excluded.series_instance_uid, c.series_instance_uid),
+    study_instance_uid = coalesce(excluded.study_instance_uid, c.study_instance_uid),
+    num_frames = coalesce(excluded.num_frames, c.num_frames),
+    allowed_groups = coalesce(excluded.allowed_groups, c.allowed_groups)
+"""
+
+CLAIM_FRAMES = """
+INSERT INTO voxtier.claimed_frame AS s (key, frame, start_pos, end_pos, pixel_data_pos)
+SELECT %(key)s, frame, start_pos, end_pos, pixel_data_pos
+FROM unnest(%(frames)s::int[], %(starts)s::bigint[], %(ends)s::bigint[], %(pixels)s::bigint[])
+    AS given (frame, start_pos, end_pos, pixel_data_pos)
+ORDER BY frame
+ON CONFLICT (key, frame) DO UPDATE SET
+    (start_pos, end_pos, pixel_data_pos) = ROW(excluded.start_pos, excluded.end_pos, excluded.pixel_data_pos)
+"""
+
+TOUCH = """
+INSERT INTO voxtier.file_stats AS s (key, last_used_at, access_count)
+SELECT key, clock_timestamp(), 1 FROM (
+    SELECT f.key FROM voxtier.file AS f WHERE f.key = ANY(%(keys)s) AND voxtier.shows(f.allowed_groups)
+    UNION
+    SELECT c.key FROM voxtier.claim AS c WHERE c.key = ANY(%(keys)s) AND voxtier.shows(c.allowed_groups)
+) AS seen
+ORDER BY key
+ON CONFLICT (key) DO UPDATE SET
+    access_count = s.access_count + 1, last_used_at = greatest(s.last_used_at, excluded.last_used_at)
+RETURNING key
+"""
+
+# The formula is rendered by `voxtier.frames.priority`; it narrows down, the core decides.
+PRIORITY = f"""
+SELECT f.path, s.last_used_at, f.inserted_at, coalesce(s.access_count, 0), {_stored}
+FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
+WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND f.frames IS NOT NULL
+    AND f.offsets_in = 'file' AND voxtier.shows(f.allowed_groups)
+ORDER BY SCORE DESC NULLS LAST, f.path COLLATE "C"
+LIMIT %(limit)s
+"""
+
+# What the index has read itself comes before what others say of the same file.
+_INSTANCES = f"""
+SELECT * FROM (
+    SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.frame_count
+    FROM voxtier.file AS f
+    WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND voxtier.shows(f.allowed_groups)
+        AND {{of_file}}
+    UNION ALL
+    SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.num_frames
+    FROM voxtier.claim AS f
+    WHERE f.source_id = {_SOURCE_ID} AND voxtier.shows(f.allowed_groups)
+        AND NOT EXISTS (SELECT FROM voxtier.file AS g WHERE g.key = f.key AND g.error_kind IS NULL)
+        AND {{of_file}}
+) AS instance
+"""
+_same = "hashtextextended(f.{0}, 0) = hashtextextended(%({1})s, 0) AND f.{0} = %({1})s".format
+_IS_INSTANCE = (
+    _same("sop_instance_uid", "sop")
+    + " AND (%(study)s::text IS NULL OR f.study_instance_uid = %(study)s)"
+    + " AND (%(series)s::text IS NULL OR f.series_instance_uid = %(series)s)"
+)
+_IS_SERIES = (
+    _same("series_instance_uid", "series")
+    + " AND (%(study)s::text IS NULL OR f.study_instance_uid = %(study)s)"
+)
+INSTANCE = _INSTANCES.format(of_file=_IS_INSTANCE) + "ORDER BY path"
+SERIES = _INSTANCES.format(of_file=_IS_SERIES) + "ORDER BY path"
+BY_PATH = _INSTANCES.format(of_file="f.key = ANY(%(keys)s)") + "ORDER BY path"
+RECENT = (
+    _INSTANCES.format(of_file="f.sop_instance_uid IS NOT NULL")
+    + "LEFT JOIN voxtier.file_stats AS s USING (key) "
+    + "ORDER BY s.last_used_at DESC NULLS LAST, path LIMIT %(limit)s"
+)
+
+ADD_METRIC = "INSERT INTO voxtier.metric (source, metrics) VALUES (%s, %s::jsonb)"
+LATEST_METRICS = """
+SELECT m.source, m.recorded_at, m.metrics FROM voxtier.metric AS m
+WHERE %(source)s::text IS NULL OR m.source = %(source)s
+ORDER BY m.metric_id DESC LIMIT %(limit)s
+"""
+
+USER_GROUPS = "SELECT groups FROM voxtier.user_groups WHERE user_name = %s"
+SYNC_USER_GROUPS = """
+WITH given AS (SELECT * FROM jsonb_each(%(users)s::jsonb)),
+gone AS (DELETE FROM voxtier.user_groups AS u WHERE NOT EXISTS (SELECT FROM given WHERE key = u.user_name))
+INSERT INTO voxtier.user_groups (user_name, groups, synced_at)
+SELECT key, ARRAY(SELECT jsonb_array_elements_text(value)), clock_timestamp() FROM given
+ON CONFLICT (user_name) DO UPDATE SET groups = excluded.groups, synced_at = excluded.synced_at
+"""
+
+ADD_RULE = f"""
+INSERT INTO voxtier.access_rule (source_id, path_prefix, allowed_groups)
+VALUES ({_SOURCE_ID}, %(prefix)s, %(groups)s)
+ON CONFLICT (source_id, path_prefix) DO UPDATE SET allowed_groups = excluded.allowed_groups
+"""
+RULES = f"""
+SELECT path_prefix, allowed_groups FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID}
+ORDER BY path_prefix
+"""
+DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID}"
+APPLY_RULES = tuple(
+    f"""
+UPDATE voxtier.{table} AS f SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path)
+WHERE f.source_id = {_SOURCE_ID} AND starts_with(f.path, %(prefix)s)
+    AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path)
+"""
+    for table in ("file", "claim")
+)

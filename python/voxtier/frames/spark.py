@@ -1,0 +1,306 @@
+"""The index job on Spark: a transformer that indexes the files of a column of paths.
+
+`BOTCacheBuilder` does in Spark tasks what `voxtier.frames.index` does on one machine: known fingerprints are
+asked in batches, what is new or changed is read by threads without the GIL, rows are upserted in batches. It
+works on batch and streaming frames, in classic Spark and over Spark Connect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from voxtier.errors import ConfigError, MissingExtraError
+from voxtier.frames.index import BATCH_SIZE
+from voxtier.frames.names import TableName
+from voxtier.frames.spark_task import IndexTask, Place, Work, load_provider
+from voxtier.frames.table import Verify
+
+try:
+    import pyarrow  # type: ignore[import-untyped]  # noqa: F401 - the workers need it
+    from pyspark.ml import Transformer
+    from pyspark.ml.param import Param, Params, TypeConverters
+    from pyspark.ml.param.shared import HasInputCol, HasOutputCol
+    from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import functions as F  # noqa: N812 - the field's name for it
+    from pyspark.sql.types import StringType, StructField, StructType
+except ImportError as error:
+    raise MissingExtraError((error.name or "pyspark").partition(".")[0], "spark") from error
+
+__all__ = ["BOTCacheBuilder", "local_session"]
+
+OLDEST_JAVA = 17
+
+
+class BOTCacheBuilder(
+    Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable["BOTCacheBuilder"], DefaultParamsWritable
+):
+    """Indexes the frames of the files whose paths a column holds, and reports on each in another column.
+
+    Parameters
+    ----------
+    uc_table_name : str
+        ``catalog.schema.table`` of the catalogue of files; the source under which they are indexed.
+    lakebase_instance_name : str
+        Databricks Lakebase instance; used when no other database is named and this is Databricks.
+    inputCol, outputCol : str
+        Columns of the paths (text) and of the statuses (JSON text).
+    skip_existing : bool
+        Skip files whose row is true: same size and time, same parser. False reads every file again.
+    filter_extension : str or None
+        What paths end in, case-insensitive; a column ``extension`` is filtered by it beforehand. None takes
+        all.
+    host, token : str or None
+        Databricks workspace and access token; without them the worker's own environment is asked.
+    dsn : str or None
+        Any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks, then (Spark in local mode) the
+        embedded server.
+    credentials : str, callable or None
+        ``package.module:function``, or that function: returns connection parameters for each new connection
+        of a worker, such as ``{"user": ..., "password": ...}``.
+    threads : int
+        Files read at once by each Python worker.
+    batch_size : int
+        Files in one transaction, at most; Spark hands over ``spark.sql.execution.arrow.maxRecordsPerBatch``.
+    partitions : int or None
+        Repartition the rows first. None keeps the partitions of the input.
+    verify : {"all", "ends"}
+        How far offset tables are held against the files.
+
+    Notes
+    -----
+    The statuses are those of the published job: ``cached``, ``skipped`` (``already_cached``, ``not_dcm``,
+    ``empty_path``, ``no_pixels``), ``partial`` and ``error``. A bad file is a status, never the end of the
+    job; a database out of reach stops the task, which Spark repeats: nothing is recorded as done that is
+    not. Everything is idempotent, so that retried tasks and replayed batches change nothing.
+
+    Neither the closure nor a saved builder holds a password or token: they travel in the session's
+    configuration, under a key that Spark redacts. ``credentials`` avoids even that.
+    """
+
+    uc_table_name: Param[str] = Param(
+        Params._dummy(), "uc_table_name", "source of the rows", TypeConverters.toString
+    )
+    lakebase_instance_name: Param[str] = Param(
+        Params._dummy(), "lakebase_instance_name", "Databricks Lakebase instance", TypeConverters.toString
+    )
+    skip_existing: Param[bool] = Param(
+        Params._dummy(), "skip_existing", "skip files whose row is true", TypeConverters.toBoolean
+    )
+    filter_extension: Param[str] = Param(
+        Params._dummy(), "filter_extension", "what paths end in; empty for all", TypeConverters.toString
+    )
+    host: Param[str] = Param(Params._dummy(), "host", "Databricks workspace", TypeConverters.toString)
+    dsn: Param[str] = Param(Params._dummy(), "dsn", "PostgreSQL, without password", TypeConverters.toString)
+    credentials: Param[str] = Param(
+        Params._dummy(), "credentials", "package.module:function", TypeConverters.toString
+    )
+    threads: Param[int] = Param(
+        Params._dummy(), "threads", "files read at once by a worker", TypeConverters.toInt
+    )
+    batch_size: Param[int] = Param(
+        Params._dummy(), "batch_size", "files in one transaction", TypeConverters.toInt
+    )
+    partitions: Param[int] = Param(
+        Params._dummy(), "partitions", "repartition first; 0 keeps the input's", TypeConverters.toInt
+    )
+    verify: Param[str] = Param(
+        Params._dummy(), "verify", "how far tables are checked", TypeConverters.toString
+    )
+
+    def __init__(
+        self,
+        uc_table_name: str = "",
+        lakebase_instance_name: str = "pixels-lakebase",
+        inputCol: str = "local_path",  # noqa: N803 - the published name
+        outputCol: str = "bot_cache_status",  # noqa: N803
+        skip_existing: bool = True,  # noqa: FBT001, FBT002 - the published order
+        filter_extension: str | None = ".dcm",
+        host: str | None = None,
+        token: str | None = None,
+        *,
+        dsn: str | None = None,
+        credentials: str | Callable[[], Mapping[str, Any]] | None = None,
+        threads: int = 16,
+        batch_size: int = BATCH_SIZE,
+        partitions: int | None = None,
+        verify: Verify = "all",
+    ) -> None:
+        super().__init__()
+        self._secrets: dict[str, str] = {"token": token} if token else {}
+        if dsn is not None:
+            from voxtier.postgres import without_secrets
+
+            dsn, secrets = without_secrets(dsn)
+            self._secrets |= secrets
+        if verify not in ("all", "ends"):
+            raise ConfigError(f"verify={verify!r}: must be 'all' or 'ends'")
+        for name, number, least in (
+            ("threads", threads, 1),
+            ("batch_size", batch_size, 1),
+            ("partitions", partitions or 0, 0),
+        ):
+            if number < least:
+                raise ConfigError(f"{name}={number}: must be at least {least}")
+        given: dict[str, Any] = {
+            "uc_table_name": uc_table_name, "lakebase_instance_name": lakebase_instance_name,
+            "inputCol": inputCol, "outputCol": outputCol, "skip_existing": skip_existing,
+            "filter_extension": filter_extension or "", "host": host or "", "dsn": dsn or "",
+            "credentials": _name_of(credentials), "threads": threads, "batch_size": batch_size,
+            "partitions": partitions or 0, "verify": verify,
+        }  # fmt: skip
+        self._set(**given)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_secrets": {}}
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        task = self._task(dataset.sparkSession)
+        frame = self._filtered(dataset)
+        if partitions := self.getOrDefault(self.partitions):
+            frame = frame.repartition(partitions)
+        kept = [field for field in frame.schema.fields if field.name != task.output_column]
+        schema = StructType([*kept, StructField(task.output_column, StringType())])
+        return frame.mapInArrow(task, schema)
+
+    def _task(self, session: SparkSession) -> IndexTask:
+        source = TableName.parse(self.getOrDefault(self.uc_table_name))
+        work = Work(
+            source=str(source),
+            extension=self.getOrDefault(self.filter_extension) or None,
+            force=not self.getOrDefault(self.skip_existing),
+            threads=self.getOrDefault(self.threads),
+            batch_size=self.getOrDefault(self.batch_size),
+            verify=cast(Verify, self.getOrDefault(self.verify)),
+        )
+        return IndexTask(self._place(session, source), work, self.getInputCol(), self.getOutputCol())
+
+    def _filtered(self, dataset: DataFrame) -> DataFrame:
+        types = {field.name: field.dataType for field in dataset.schema.fields}
+        column = self.getInputCol()
+        if column not in types:
+            raise ConfigError(f"there is no column {column!r}: set inputCol to one of {', '.join(types)}")
+        if not isinstance(types[column], StringType):
+            raise ConfigError(f"the column {column!r} is {types[column].simpleString()}: paths are text")
+        extension = self.getOrDefault(self.filter_extension)
+        if extension and isinstance(types.get("extension"), StringType):
+            bare = extension.lower().removeprefix(".")
+            return dataset.filter(F.lower(F.ltrim(F.col("extension"), F.lit("."))) == bare)
+        return dataset
+
+    def _place(self, session: SparkSession, source: TableName) -> Place:
+        secrets = dict(self._secrets)
+        credentials = self.getOrDefault(self.credentials) or None
+        dsn, host = self.getOrDefault(self.dsn), self.getOrDefault(self.host)
+        if not dsn and not (host or secrets) and (found := os.environ.get("VOXTIER_DSN")):
+            from voxtier.postgres import without_secrets
+
+            dsn, secrets = without_secrets(found)
+        secret = self._hand_over(session, secrets) if secrets and credentials is None else None
+        if dsn:
+            return Place(dsn=dsn, credentials=credentials, secret=secret)
+        if (
+            host
+            or secrets
+            or os.environ.get("DATABRICKS_HOST")
+            or os.environ.get("DATABRICKS_RUNTIME_VERSION")
+        ):
+            instance = self.getOrDefault(self.lakebase_instance_name)
+            return Place(
+                instance=instance, host=host or os.environ.get("DATABRICKS_HOST"), database=source.catalog,
+                credentials=credentials, secret=secret,
+            )  # fmt: skip
+        if credentials is not None:
+            return Place(credentials=credentials)
+        if not (session.conf.get("spark.master", "") or "").startswith("local"):
+            raise ConfigError(
+                "name the database with dsn= or VOXTIER_DSN: the embedded server serves one machine, and "
+                "this Spark is not in local mode"
+            )
+        from voxtier.embedded import default_home
+
+        return Place(home=str(default_home()))
+
+    def _hand_over(self, session: SparkSession, secrets: Mapping[str, str]) -> str:
+        """Put secrets where tasks find them and closures, plans, checkpoints and logs do not hold them."""
+        key = f"spark.voxtier.secret.{self.uid}"
+        session.conf.set(key, json.dumps(secrets, sort_keys=True))
+        return key
+
+
+def local_session(
+    *, cores: int = 2, app_name: str = "voxtier", conf: Mapping[str, str] | None = None
+) -> SparkSession:
+    """Start, or get, a Spark session on this machine whose workers run this very Python.
+
+    Parameters
+    ----------
+    cores : int
+        Tasks at once.
+    app_name : str
+        Name of the application.
+    conf : mapping or None
+        Further settings of Spark.
+
+    Raises
+    ------
+    ConfigError
+        There is no Java, or none that Spark runs on.
+    """
+    _check_java()
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    builder = SparkSession.builder.master(f"local[{cores}]").appName(app_name)
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.sql.shuffle.partitions": str(cores),
+        "spark.sql.session.timeZone": "UTC",
+    }
+    for key, value in {**settings, **(conf or {})}.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def _check_java() -> None:
+    remedy = (
+        f"install Java {OLDEST_JAVA} or newer (Debian: apt install openjdk-17-jre-headless) and set "
+        "JAVA_HOME to it"
+    )
+    home = os.environ.get("JAVA_HOME")
+    program = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    try:
+        said = subprocess.run(
+            [program or "java", "-version"], capture_output=True, text=True, timeout=60, check=True
+        ).stderr
+    except (OSError, subprocess.SubprocessError) as error:
+        where = f"JAVA_HOME={home}" if home else "the PATH"
+        raise ConfigError(f"Spark needs Java, and {where} has none that runs: {remedy}") from error
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    if found and int(found[1]) < OLDEST_JAVA:
+        raise ConfigError(f"Spark needs Java {OLDEST_JAVA}, {program} is Java {found[1]}: {remedy}")
+
+
+def _name_of(provider: str | Callable[[], Mapping[str, Any]] | None) -> str:
+    """Name a function so that a worker can import it; a closure might hold a secret."""
+    if provider is None:
+        return ""
+    if isinstance(provider, str):
+        load_provider(provider)
+        return provider
+    name = f"{getattr(provider, '__module__', '')}:{getattr(provider, '__qualname__', '')}"
+    if "<" in name or "." in name.partition(":")[2] or name.startswith("__main__:"):
+        raise ConfigError(
+            f"credentials={name}: workers must be able to import it: a function at the top of a module"
+        )
+    load_provider(name)
+    return name
