@@ -22,6 +22,7 @@ from voxtier.frames.store import FrameStore
 COLUMNS = [
     "filename", "frame", "start_pos", "end_pos", "pixel_data_pos", "uc_table_name", "transfer_syntax_uid",
     "inserted_at", "last_used_at", "access_count", "allowed_groups", "fragment_count",
+    "verified",
 ]  # fmt: skip
 TABLES = [case for case in CASES if not case.error]
 
@@ -79,7 +80,7 @@ class TestColumns:
             "filename": "/held", "frame": 1, "start_pos": pixels + 16, "end_pos": pixels + 31,
             "pixel_data_pos": pixels - 12, "uc_table_name": "cat.schema.table",
             "transfer_syntax_uid": "1.2.840.10008.1.2.1", "last_used_at": used, "access_count": 5,
-            "allowed_groups": None, "fragment_count": 1,
+            "allowed_groups": None, "fragment_count": 1, "verified": table.verified,
         }  # fmt: skip
 
     def test_a_file_is_found_by_index(self, view: tuple[FrameStore, psycopg.Connection]) -> None:

@@ -1,7 +1,7 @@
 """Where is the frame in the file? Byte ranges of every frame of every DICOM file, checked and kept.
 
-Byte ranges are half-open ``[start, end)``; frames count from 0 here and from 1 on the command line. Names that
-need a database, Spark or Databricks are imported on first use, so that ``import voxtier.frames`` stays light.
+Byte ranges are half-open ``[start, end)``; frames count from 0 here and from 1 on the command line. Names
+that need a database, Spark or Databricks are imported on first use, so that this import stays light.
 """
 
 import importlib

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from voxtier._core import PARSER_VERSION, PRELOAD_COLUMNS, FrameTable
 from voxtier.frames import priority
+from voxtier.frames.ranges import frame_ranges
 from voxtier.frames.rows import STORED_COLUMNS, stored
 from voxtier.frames.statements import stored_columns
 from voxtier.frames.store import FrameStore
@@ -22,10 +23,12 @@ _RANKED = """
 SELECT f.path, f.frame_count, f.transfer_syntax_uid, s.last_used_at, f.inserted_at,
     coalesce(s.access_count, 0), coalesce(octet_length(f.frames), 0){more}
 FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
-WHERE f.frame_count > 0
+WHERE f.frame_count > 0 AND ((SELECT voxtier.sees_all()) OR voxtier.may_see(f.allowed_groups))
     AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
 ORDER BY {score} DESC NULLS LAST, f.path COLLATE "C" LIMIT %(limit)s
 """
+
+Ask = Callable[[str, Any], list[Any]]
 
 _TEXT = {"path", "etag", "transfer_syntax_uid", "photometric_interpretation"}
 _LABELS = {"status", "kind", "method", "verified", "offsets_in"}
@@ -56,6 +59,7 @@ def ranked_files(
     weights: Mapping[str, float] | None = None,
     half_lives: Mapping[str, float] | None = None,
     with_tables: bool = False,
+    ask: Ask | None = None,
 ) -> list[RankedFile]:
     """Return the best `limit` files of a source, best first, ties by path.
 
@@ -69,7 +73,7 @@ def ranked_files(
         more=f", {stored_columns}" if with_tables else "",
     )
     parameters = {"source": source, "now": now.timestamp(), "limit": limit + _MARGIN}
-    rows = store._rows(query, parameters)
+    rows = (ask or store._rows)(query, parameters)
     if not rows:
         return []
     names, _, _, used, inserted, counts, *_ = (list(column) for column in zip(*rows, strict=True))
@@ -91,10 +95,12 @@ def ranked_files(
     return files
 
 
-def preload_priority_list(store: FrameStore, source: str, limit: int = 10_000) -> list[dict[str, Any]]:
+def preload_priority_list(
+    store: FrameStore, source: str, limit: int = 10_000, *, ask: Ask | None = None
+) -> list[dict[str, Any]]:
     """Return the predecessor's rows of the best `limit` files, each with the ranges of its frames.
 
-    ``frame_number`` counts from 0, ``end_pos`` is inclusive.
+    `ask` puts the question to the database instead of the store: for a user in some groups, for instance.
     """
     return [
         {
@@ -105,25 +111,10 @@ def preload_priority_list(store: FrameStore, source: str, limit: int = 10_000) -
             "inserted_at": file.inserted_at,
             "access_count": file.access_count,
             "priority_score": file.score,
-            "frames": [] if file.table is None else _frame_dicts(file.table),
+            "frames": [] if file.table is None else frame_ranges(file.table),
         }
-        for file in ranked_files(store, source, limit, with_tables=True)
+        for file in ranked_files(store, source, limit, with_tables=True, ask=ask)
     ]
-
-
-def _frame_dicts(table: FrameTable) -> list[dict[str, int | None]]:
-    frames = []
-    for number in range(len(table)):
-        ranges = table.ranges(number)
-        frames.append(
-            {
-                "frame_number": number,
-                "start_pos": ranges[0][0],
-                "end_pos": ranges[-1][1] - 1,
-                "pixel_data_pos": table.pixel_data_pos,
-            }
-        )
-    return frames
 
 
 def preload_rows(

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from voxtier import _core
+from voxtier._core import path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.lakebase import statements
 from voxtier.frames.names import TableName, check_identifier, local_path
-from voxtier.frames.rows import path_fault
 from voxtier.frames.statements import ADD_SOURCE
 from voxtier.frames.store import FrameStore
 from voxtier.postgres import Connection

@@ -226,7 +226,7 @@ def workspace_groups(client: WorkspaceClient) -> dict[str, list[str]]:
     """Return the groups of every user of a workspace, by user name."""
     return {
         user.user_name: sorted(group.display for group in user.groups or [] if group.display)
-        for user in client.users.list(attributes="userName,groups")
+        for user in client.users.list(attributes="id,userName,groups")
         if user.user_name
     }
 

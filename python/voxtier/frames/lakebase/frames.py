@@ -18,8 +18,8 @@ from voxtier.frames.lakebase.backend import (
     keys_of,
 )
 from voxtier.frames.names import local_path
-from voxtier.frames.priority import score_sql, top_n
 from voxtier.frames.ranges import frame_range, frame_ranges, readable_frames
+from voxtier.frames.ranking import preload_priority_list
 from voxtier.frames.rows import stored
 from voxtier.postgres import Connection
 
@@ -210,8 +210,6 @@ class FrameMethods(Backend):
         limit: int = 10_000,
         *,
         user_groups: Groups = None,
-        weights: Mapping[str, float] | None = None,
-        half_lives: Mapping[str, float] | None = None,
     ) -> list[dict[str, Any]]:
         """Return the files that deserve memory most, best first, among those that the index has read.
 
@@ -221,26 +219,12 @@ class FrameMethods(Backend):
             ``filename``, ``frame_count``, ``transfer_syntax_uid``, ``last_used_at``, ``inserted_at``,
             ``access_count``, ``priority_score`` and ``frames``, see `voxtier.frames.ranges.frame_ranges`.
         """
-        source = self.source(uc_table_name)
-        score = score_sql(now="date_part('epoch', now())", weights=weights, half_lives=half_lives)
-        # The last bits of two maths libraries differ: a few more are fetched, the core decides.
-        rows = self.rows(
-            statements.PRIORITY.replace("SCORE", score),
-            {"source": source, "limit": max(limit, 0) + 64},
-            user_groups,
+        return preload_priority_list(
+            self.store,
+            self.source(uc_table_name),
+            max(limit, 0),
+            ask=lambda query, parameters: self.rows(query, parameters, user_groups),
         )
-        found = [(row, table) for row in rows if isinstance(table := stored(row[4:]), FrameTable)]
-        paths, used, inserted, counts = ([row[column] for row, _ in found] for column in range(4))
-        if not found:
-            return []
-        order, scores = top_n(
-            used, inserted, counts, n=max(limit, 0), ids=paths, weights=weights, half_lives=half_lives
-        )
-        by_path = {row[0]: (row, table) for row, table in found}
-        return [
-            _priority_row(*by_path[str(path)], float(score))
-            for path, score in zip(order, scores, strict=True)
-        ]
 
     def _known(
         self, filenames: Sequence[str], uc_table_name: str | None, table: str, groups: Groups
@@ -310,17 +294,3 @@ def _checked(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | 
 def _with_syntax(table: FrameTable) -> list[Range]:
     syntax = {"transfer_syntax_uid": table.transfer_syntax_uid} if table.transfer_syntax_uid else {}
     return [{**found, **syntax} for found in frame_ranges(table)]
-
-
-def _priority_row(row: Sequence[Any], table: FrameTable, score: float) -> dict[str, Any]:
-    frames = frame_ranges(table)
-    return {
-        "filename": row[0],
-        "frame_count": len(frames),
-        "transfer_syntax_uid": table.transfer_syntax_uid or None,
-        "last_used_at": row[1],
-        "inserted_at": row[2],
-        "access_count": row[3],
-        "priority_score": score,
-        "frames": frames,
-    }

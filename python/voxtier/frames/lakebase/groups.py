@@ -1,7 +1,7 @@
 """Who may see which rows: groups of users, rules by path, and what Databricks says of both.
 
 Row security binds every role but the owner (and superusers); for these, and for all, the methods ask
-`voxtier.shows` themselves whenever they are told the groups of a user.
+themselves whenever they are told the groups of a user.
 """
 
 from __future__ import annotations

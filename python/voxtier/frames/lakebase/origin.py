@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from voxtier._core import FrameTable
+from voxtier._core import FrameTable, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.index import FileIndexer
 from voxtier.frames.lakebase.backend import keys_of
 from voxtier.frames.lakebase.frames import FrameMethods
 from voxtier.frames.names import TableName, local_path
 from voxtier.frames.ranges import frame_ranges
-from voxtier.frames.rows import path_fault
 from voxtier.postgres import Connection, Database, identifier
 
 __all__ = ["ImportReport", "import_dicom_frames"]

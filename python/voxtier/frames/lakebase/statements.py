@@ -1,25 +1,26 @@
-"""The statements of the Lakebase interface. Values are bound; `voxtier.shows` asks who may see a row."""
+"""The statements of the Lakebase interface; values are bound."""
 
 from __future__ import annotations
 
-from voxtier.frames.rows import STAGING_COLUMNS, STORED_COLUMNS
+from voxtier.frames.statements import stored_columns
 
-_stored = ", ".join(
-    f"f.{name}::text" if "." in STAGING_COLUMNS[name] else f"f.{name}" for name in STORED_COLUMNS
+# Who may see a row: asked here too, because row security does not bind the owner.
+_SEES_F, _SEES_C = (
+    f"((SELECT voxtier.sees_all()) OR voxtier.may_see({table}.allowed_groups))" for table in ("f", "c")
 )
 _SOURCE_ID = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
 
 SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
 
 TABLES = f"""
-SELECT f.path, {_stored} FROM voxtier.file AS f
-WHERE f.key = ANY(%(keys)s) AND voxtier.shows(f.allowed_groups)
+SELECT f.path, {stored_columns} FROM voxtier.file AS f
+WHERE f.key = ANY(%(keys)s) AND {_SEES_F}
 """
 
-CLAIMED_FRAMES = """
+CLAIMED_FRAMES = f"""
 SELECT c.path, c.transfer_syntax_uid, s.frame, s.start_pos, s.end_pos, s.pixel_data_pos
 FROM voxtier.claim AS c JOIN voxtier.claimed_frame AS s USING (key)
-WHERE c.key = ANY(%(keys)s) AND voxtier.shows(c.allowed_groups)
+WHERE c.key = ANY(%(keys)s) AND {_SEES_C}
 ORDER BY c.key, s.frame
 """
 
@@ -50,12 +51,12 @@ ON CONFLICT (key, frame) DO UPDATE SET
     (start_pos, end_pos, pixel_data_pos) = ROW(excluded.start_pos, excluded.end_pos, excluded.pixel_data_pos)
 """
 
-TOUCH = """
+TOUCH = f"""
 INSERT INTO voxtier.file_stats AS s (key, last_used_at, access_count)
 SELECT key, clock_timestamp(), 1 FROM (
-    SELECT f.key FROM voxtier.file AS f WHERE f.key = ANY(%(keys)s) AND voxtier.shows(f.allowed_groups)
+    SELECT f.key FROM voxtier.file AS f WHERE f.key = ANY(%(keys)s) AND {_SEES_F}
     UNION
-    SELECT c.key FROM voxtier.claim AS c WHERE c.key = ANY(%(keys)s) AND voxtier.shows(c.allowed_groups)
+    SELECT c.key FROM voxtier.claim AS c WHERE c.key = ANY(%(keys)s) AND {_SEES_C}
 ) AS seen
 ORDER BY key
 ON CONFLICT (key) DO UPDATE SET
@@ -63,27 +64,17 @@ ON CONFLICT (key) DO UPDATE SET
 RETURNING key
 """
 
-# The formula is rendered by `voxtier.frames.priority`; it narrows down, the core decides.
-PRIORITY = f"""
-SELECT f.path, s.last_used_at, f.inserted_at, coalesce(s.access_count, 0), {_stored}
-FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
-WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND f.frames IS NOT NULL
-    AND f.offsets_in = 'file' AND voxtier.shows(f.allowed_groups)
-ORDER BY SCORE DESC NULLS LAST, f.path COLLATE "C"
-LIMIT %(limit)s
-"""
-
 # What the index has read itself comes before what others say of the same file.
 _INSTANCES = f"""
 SELECT * FROM (
     SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.frame_count
     FROM voxtier.file AS f
-    WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND voxtier.shows(f.allowed_groups)
+    WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND {_SEES_F}
         AND {{of_file}}
     UNION ALL
     SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.num_frames
     FROM voxtier.claim AS f
-    WHERE f.source_id = {_SOURCE_ID} AND voxtier.shows(f.allowed_groups)
+    WHERE f.source_id = {_SOURCE_ID} AND {_SEES_F}
         AND NOT EXISTS (SELECT FROM voxtier.file AS g WHERE g.key = f.key AND g.error_kind IS NULL)
         AND {{of_file}}
 ) AS instance
