@@ -293,11 +293,11 @@ impl TileFile {
             return Ok(());
         }
         if let Some(place) = self.straight(need, placements) {
+            let run = u64::from(original) / self.cell as u64;
             // SAFETY: `straight` found the chunk's cells to be one run of this placement, so no other task
             // writes there (see Target); the length is that of the run.
-            if let Some(out) =
-                unsafe { target.slice(place, u64::from(original) / self.cell as u64, self.cell) }
-            {
+            let out = unsafe { target.slice(place, run, self.cell) };
+            if let Some(out) = out {
                 return decode(out);
             }
         }
