@@ -444,7 +444,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _ascii(key: str) -> str:
-    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, and duplicates survive."""  # noqa: E501
+    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways: duplicates survive."""
     return quote(
         key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
     )
