@@ -20,6 +20,7 @@ from voxtier import _core
 from voxtier.errors import BackendError, ConfigError, FormatError, SourceError
 from voxtier.frames import FrameTable, TableResult, read_table, read_tables
 from voxtier.frames import store as store_module
+from voxtier.frames.index import FileIndexer
 from voxtier.frames.rows import MAX_PATH_BYTES, STAGING_COLUMNS, Known, Refusal
 from voxtier.frames.store import FrameStore
 
@@ -81,15 +82,14 @@ class TestRoundTrip:
 
     def test_every_case_written_by_the_core(self, store: FrameStore, case_files: dict[str, Case]) -> None:
         paths = list(case_files)
-        rows, _ = _core.Indexer("core", threads=2, verify="all").read(paths, [None] * len(paths))
+        rows = b"".join(rows for rows, _ in FileIndexer(store, source="core", threads=2).read(paths))
         assert store.upsert_rows("core", rows) == (len(CASES), 0, 0, ())
         results = {str(r.path): r for r in read_tables(case_files, verify="all")}
         self.check(store, "core", results)
 
     def test_both_write_the_same_rows(self, store: FrameStore, dsn: str, case_files: dict[str, Case]) -> None:
         paths = [path for path, case in case_files.items() if not case.error]
-        rows, _ = _core.Indexer("core", threads=2, verify="all").read(paths, [None] * len(paths))
-        store.upsert_rows("core", rows)
+        FileIndexer(store, source="core", threads=2).index_batch(paths)
         store.upsert("python", read_tables(paths, verify="all"))
         names = ", ".join(name for name in STAGING_COLUMNS if name != "key")
         of_source = f"""SELECT {names} FROM voxtier.file JOIN voxtier.source USING (source_id)
