@@ -293,6 +293,12 @@ class TestTable:
         os.rename(odd, piped)
         assert [os.fsencode(r["path"]) for r in voxtier("table", "--json", "-", stdin=piped).rows] == [piped]
 
+    def test_a_terminal_that_cannot_show_all_of_it(self, tmp_path: Path) -> None:
+        (tmp_path / "影像.dcm").write_bytes(native())
+        done = finish(start("table", tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"}))
+        assert done.code == OK
+        assert r"\u5f71\u50cf.dcm" in done.out
+
 
 class TestFrame:
     def test_to_stdout(self, voxtier: Cli, folder: Path) -> None:
@@ -789,7 +795,7 @@ class TestProgress:
 
     def test_a_run_on_a_terminal(self, tmp_path: Path, dsn: str) -> None:
         """The files are counted beside the run; results stay alone on stdout."""
-        linked(tmp_path / "many", 2000)
+        linked(tmp_path / "many", 15_000)
         ours, theirs = os.openpty()
         process = start("index", tmp_path / "many", "--dsn", dsn, "--json", stderr=theirs)
         os.close(theirs)
@@ -798,8 +804,11 @@ class TestProgress:
             while part := os.read(ours, 65536):
                 seen += part
         os.close(ours)
-        assert (done.code, len(done.rows)) == (OK, 2001)
+        assert (done.code, len(done.rows)) == (OK, 15_001)
+        assert b"files/s" not in seen
+        assert b" files, " in seen
         assert b"\n" not in seen
+        assert seen.split(b"\r")[-2].strip() == b"", "wiped at the end"
 
     @pytest.mark.parametrize(
         ("seconds", "text"),
