@@ -69,7 +69,10 @@ def hammer(base: Path, kills: int, seed: int = 11) -> None:
                     assert _core.verify_tensor_file(final, crc=False).state in ("ok", "io_error")
                 time.sleep(0.01)
             if not finished:
-                os.killpg(pid, signal.SIGKILL)
+                try:
+                    os.killpg(pid, signal.SIGKILL)
+                except ProcessLookupError:  # so early that it leads no group yet
+                    os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 killed += 1
             present = sorted(folder.glob("*.pt"))
