@@ -129,7 +129,7 @@ def _race(spark: Any, store: FrameStore, dsn: str, folder: Path, paths: list[str
     best = {way["name"]: way["best"] for way in result.ways}
     overhead = best["voxtier on Spark"] / best["voxtier without Spark"]
     result.facts += [
-        f"On Spark: {len(paths) / best['voxtier on Spark']:,.0f} files/s; the engine takes {overhead:.2f}x "
+        f"On Spark {len(paths) / best['voxtier on Spark']:,.0f} files/s: the engine takes {overhead:.2f}x "
         "the time of the plain driver.",
         f"Peak memory of a Python worker: {max(peaks):.0f} MiB (goal under {RAM} MiB, "
         f"{'met' if max(peaks) < RAM else 'MISSED'}).",

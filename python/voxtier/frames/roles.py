@@ -1,6 +1,7 @@
 """What a database role needs to read or to build the index, as statements for its owner to run.
 
-The owner of the schema, who opens the index first, needs no more. Nothing here is run by voxtier itself.
+The owner of the schema, who opens the index first, needs the right to create it. Nothing here is run by
+voxtier itself.
 """
 
 from __future__ import annotations
@@ -12,44 +13,75 @@ from voxtier.errors import ConfigError
 
 Duty = Literal["reader", "builder"]
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+# Names of people and services, as Databricks makes roles of them, beside plain identifiers.
+_ROLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}")
 
 
 def checked_identifier(name: str) -> str:
-    """Return a name quoted for SQL.
+    """Return the name of a role or database quoted for SQL.
 
     Raises
     ------
     ConfigError
-        It is not one of letters, digits and underscores, of at most 63.
+        It is not one of letters, digits and ``_.@+-``, of at most 63.
     """
-    if not _IDENTIFIER.fullmatch(name):
-        raise ConfigError(
-            f"{name[:80]!r} is no name for SQL: 1 to 63 letters, digits and underscores, no digit first"
-        )
+    if not _ROLE.fullmatch(name):
+        raise ConfigError(f"{name[:80]!r} is no name for SQL: 1 to 63 letters, digits and _.@+-, ASCII")
     return f'"{name}"'
 
 
 def grants(role: str, duty: Duty) -> list[str]:
-    """Return the statements that give a role its rights.
+    """Return the statements that give a role its rights; to run them again does no harm.
 
     Parameters
     ----------
     role : str
         An existing role.
     duty : {"reader", "builder"}
-        A reader finds frames and counts accesses; a builder also writes and prunes rows.
+        A reader finds frames, of its groups where rows have any, and counts accesses; a builder also writes
+        and prunes rows, whatever their groups.
     """
     name = checked_identifier(role)
     statements = [
         f"GRANT USAGE ON SCHEMA voxtier TO {name};",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA voxtier TO {name};",
         f"GRANT INSERT, UPDATE ON voxtier.file_stats TO {name};",
+        f"GRANT INSERT ON voxtier.metric TO {name};",
     ]
     if duty == "builder":
         statements += [
             f"GRANT INSERT ON voxtier.source TO {name};",
-            f"GRANT INSERT, UPDATE, DELETE ON voxtier.file TO {name};",
+            f"GRANT INSERT, UPDATE, DELETE ON voxtier.file, voxtier.claim, voxtier.claimed_frame TO {name};",
             f"GRANT DELETE ON voxtier.file_stats TO {name};",
         ]
+        # A policy for each builder, by its name: PostgreSQL has no way to add a role to one.
+        policy = checked_identifier(f"all_for_{role}"[:63])
+        for table in ("file", "claim"):
+            statements += [
+                f"DROP POLICY IF EXISTS {policy} ON voxtier.{table};",
+                f"CREATE POLICY {policy} ON voxtier.{table} TO {name} USING (true) WITH CHECK (true);",
+            ]
     return statements
+
+
+def grant_script(owner: str, builder: str, reader: str, *, database: str) -> str:
+    """Return the script for three existing roles: who makes the schema, who indexes, who reads.
+
+    Parameters
+    ----------
+    owner, builder, reader : str
+        The roles. The owner opens the index once, which makes the schema, before the rest can be run.
+    database : str
+        Name of the database.
+    """
+    right = f"GRANT CREATE ON DATABASE {checked_identifier(database)} TO {checked_identifier(owner)};"
+    return "\n".join(
+        (
+            "-- as the owner of the database",
+            right,
+            f"-- as {owner}, after any command of voxtier has made the schema; again after an upgrade",
+            *grants(builder, "builder"),
+            *grants(reader, "reader"),
+            "",
+        )
+    )

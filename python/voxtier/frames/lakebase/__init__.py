@@ -5,7 +5,6 @@
 ``groups``      who may see which rows
 ``credentials`` Databricks: addresses and short-lived credentials
 ``origin``      import of a table with a row per frame
-``grants``      a script of rights for three roles
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any
 from voxtier.errors import ConfigError
 from voxtier.frames.lakebase.credentials import DatabricksCredentials
 from voxtier.frames.lakebase.frames import FrameMethods
-from voxtier.frames.lakebase.grants import grant_script
 from voxtier.frames.lakebase.groups import GroupMethods
 from voxtier.frames.lakebase.instances import InstanceMethods
 from voxtier.frames.lakebase.origin import ImportReport, import_dicom_frames
@@ -25,7 +23,7 @@ from voxtier.frames.names import TableName, check_identifier
 from voxtier.frames.store import FrameStore
 from voxtier.postgres import Database, identifier
 
-__all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "grant_script", "import_dicom_frames"]
+__all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "import_dicom_frames"]
 
 
 class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
