@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 # Before this module's own exit hook: the pools close first, then the server stops.
 from voxtier.embedded import EmbeddedServer, embedded_server
-from voxtier.errors import BackendError, ConfigError, MissingExtraError
+from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
 
 try:
     import psycopg
@@ -295,6 +295,8 @@ def _parsed(dsn: str) -> Mapping[str, Any]:
 def _asked(callable_: Callable[[], T], what: str) -> T:
     try:
         return callable_()
+    except VoxtierError:  # says what is wrong, and holds no secret
+        raise
     except Exception as error:
         raise BackendError(f"the {what} of the database cannot be had: {type(error).__name__}") from error
 

@@ -278,7 +278,7 @@ def test_a_dead_database_stops_the_task_and_says_why(spark: Any, tmp_path: Path)
 
 def test_credentials_are_functions_that_workers_can_import() -> None:
     with pytest.raises(ConfigError, match="able to import"):
-        BOTCacheBuilder(TABLE, credentials=dict)
+        BOTCacheBuilder(TABLE, credentials=lambda: {"user": "me"})
     with pytest.raises(ConfigError, match=r"package\.module:function"):
         BOTCacheBuilder(TABLE, credentials="no.such.module:function")
     builder = BOTCacheBuilder(TABLE, credentials=os.getcwd)  # type: ignore[arg-type]

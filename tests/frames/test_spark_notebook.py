@@ -79,8 +79,8 @@ def test_the_flow(notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path) ->
 def test_a_run_killed_in_mid_batch_is_finished_by_the_next(
     notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path
 ) -> None:
-    paths = write_files(tmp_path / "files", 600)
-    for start in range(0, len(paths), 100):  # six batches
+    paths = write_files(tmp_path / "files", 400)
+    for start in range(0, len(paths), 100):  # four batches
         rows = [(start + i, path, "dcm") for i, path in enumerate(paths[start : start + 100])]
         frame = spark.createDataFrame(rows, notebook.CATALOGUE).coalesce(1)
         frame.write.mode("append").parquet(str(tmp_path / "catalogue"))
@@ -90,20 +90,20 @@ def test_a_run_killed_in_mid_batch_is_finished_by_the_next(
     )
     try:
         deadline = time.monotonic() + 200
-        while not 150 <= (done := rows_of(dsn)) < 600:
+        while not 100 <= (done := rows_of(dsn)) < 400:
             assert time.monotonic() < deadline, f"{done} rows"
             assert first.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    assert rows_of(dsn) < 600
+    assert rows_of(dsn) < 400
 
     second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert second.returncode == 0, second.stderr[-3000:]
     said = json.loads(second.stdout.splitlines()[-1])
     assert said["added"] == 0
-    assert (len(said["summary"]), said["errors"]) == (1 + (said["summary"][0]["count"] < 600), [])
+    assert (len(said["summary"]), said["errors"]) == (1 + (said["summary"][0]["count"] < 400), [])
     rows = spark.read.parquet(str(tmp_path / "results")).collect()
     assert sorted(row.local_path for row in rows) == paths  # each path once
     assert {row.local_path: json.loads(row.bot_cache_status)["num_frames"] for row in rows} == {

@@ -112,7 +112,9 @@ class IndexTask:
     def _status(self, path: str | None, done: Mapping[str, Status]) -> Status:
         if path is None:
             return {"status": "skipped", "reason": "empty_path"}
-        return done.get(path) or {"status": "skipped", "reason": "not_dcm"}
+        if not matches(path, self.work.extension):
+            return {"status": "skipped", "reason": "not_dcm"}
+        return done[path]
 
     def _index(self, paths: list[str]) -> list[FileReport]:
         return _indexer(self.place, self.work).index_batch(paths)
