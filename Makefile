@@ -45,7 +45,9 @@ demo: .venv/.built ## the main job on real files, in about a minute
 
 test: setup lint ## everything that must hold: Rust, Python, lints, stubs, README
 	cargo test --quiet
-	$(BIN)/python -m pytest -q -m 'not soak' --durations=15
+	$(BIN)/python -m pytest -q -m 'not soak' --durations=10 --ignore tests/tensors --ignore tests/volumes
+	$(BIN)/python -m pytest -q -m 'not soak' --durations=5 tests/tensors # a process each: torch, TileDB and
+	$(BIN)/python -m pytest -q -m 'not soak' --durations=5 tests/volumes # a JVM beside forks trouble one another
 
 lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest
 	cargo fmt --check
