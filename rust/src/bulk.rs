@@ -56,6 +56,13 @@ impl<J: Send + 'static, O: Send + 'static> Bulk<J, O> {
         self.is_ours() && self.jobs.as_ref().is_some_and(|jobs| jobs.send(batch).is_ok())
     }
 
+    /// The next batch of outcomes, if one is ready.
+    pub fn poll(&self) -> Option<Vec<O>> {
+        let outcomes = self.outcomes.try_lock().ok()?;
+        let outcomes = if self.is_ours() { outcomes.try_recv().ok() } else { None };
+        outcomes.filter(|outcomes| !outcomes.is_empty())
+    }
+
     /// Waits for the next batch of outcomes; `None` when a reader failed or all are gone.
     pub fn wait(&self) -> Option<Vec<O>> {
         let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -100,8 +100,10 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
     let flags = fields.byte()?;
     let mut table = FrameTable::default();
     let syntax = fields.text()?;
-    table.transfer_syntax_uid =
-        if flags & STANDARD_SYNTAX != 0 { format!("{SYNTAX_ROOT}{syntax}") } else { syntax.to_owned() };
+    if flags & STANDARD_SYNTAX != 0 {
+        table.transfer_syntax_uid.try_push_str(SYNTAX_ROOT).ok()?;
+    }
+    table.transfer_syntax_uid.try_push_str(syntax).ok()?;
     if flags & HAS_CODES != 0 {
         let (first, second) = (fields.byte()?, fields.byte()?);
         table.status = Status::from_code(first & 3)?;
@@ -117,7 +119,7 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
         image.number_of_frames = u32::try_from(fields.number()?).ok()?;
         image.samples_per_pixel = u16::try_from(fields.number()?).ok()?;
         image.bits_allocated = u16::try_from(fields.number()?).ok()?;
-        image.photometric_interpretation = fields.text()?.to_owned();
+        image.photometric_interpretation.try_push_str(fields.text()?).ok()?;
     }
     if flags & HAS_CUT != 0 {
         table.truncated_from = Some(u32::try_from(fields.number()?).ok()?);
@@ -223,14 +225,14 @@ mod tests {
             verified: Verified::All,
             offsets_in: OffsetsIn::Inflated,
             truncated_from: Some(300),
-            transfer_syntax_uid: "1.2.840.10008.1.2.4.90".into(),
+            transfer_syntax_uid: "1.2.840.10008.1.2.4.90".try_into().unwrap(),
             image: Attributes {
                 rows: 512,
                 columns: 65_535,
                 number_of_frames: u32::MAX,
                 samples_per_pixel: 3,
                 bits_allocated: 16,
-                photometric_interpretation: "YBR_FULL_422".into(),
+                photometric_interpretation: "YBR_FULL_422".try_into().unwrap(),
                 ..Attributes::default()
             },
             pixel_data_pos: Some(1 << 40),
@@ -241,7 +243,8 @@ mod tests {
             let (back, tag) = decode_meta(&encode_meta(&table, etag)).unwrap();
             assert_eq!((back, tag.as_deref()), (table.clone(), etag));
         }
-        let private = FrameTable { transfer_syntax_uid: "1.3.46".into(), ..FrameTable::default() };
+        let private =
+            FrameTable { transfer_syntax_uid: "1.3.46".try_into().unwrap(), ..FrameTable::default() };
         let meta = encode_meta(&private, None);
         assert_eq!(decode_meta(&meta).unwrap().0, private);
         assert!(meta.len() < 10);

@@ -1,5 +1,7 @@
 //! Rows of Postgres's binary COPY, as the preload query of the store sends them, turned into cache records.
 
+use arrayvec::ArrayString;
+
 use crate::cached_table;
 use crate::dicom::dataset::Attributes;
 use crate::error::{Error, ErrorKind, Result};
@@ -94,14 +96,14 @@ fn preloaded(fields: [Option<&[u8]>; COLUMNS.len()]) -> Result<Preloaded> {
         verified: Verified::from_name(text(verified)?).ok_or_else(|| bad("a check"))?,
         offsets_in: OffsetsIn::from_name(text(offsets_in)?).ok_or_else(|| bad("what offsets count in"))?,
         truncated_from: cut.map(|cut| small(Some(cut))).transpose()?,
-        transfer_syntax_uid: text(syntax)?.to_owned(),
+        transfer_syntax_uid: short(syntax)?,
         image: Attributes {
             rows: small(rows)?,
             columns: small(columns)?,
             number_of_frames: small(declared)?,
             samples_per_pixel: tiny(samples)?,
             bits_allocated: tiny(bits)?,
-            photometric_interpretation: text(photometric)?.to_owned(),
+            photometric_interpretation: short(photometric)?,
             ..Attributes::default()
         },
         pixel_data_pos: pixels.map(|place| unsigned(Some(place))).transpose()?,
@@ -112,6 +114,10 @@ fn preloaded(fields: [Option<&[u8]>; COLUMNS.len()]) -> Result<Preloaded> {
     let etag = etag.map(|etag| text(Some(etag))).transpose()?;
     let record = cached_table::record(text(path)?, &table, etag)?;
     Ok(Preloaded { record, used_at: used_at.unwrap_or(0) })
+}
+
+fn short<const N: usize>(field: Option<&[u8]>) -> Result<ArrayString<N>> {
+    ArrayString::from(text(field)?).map_err(|_| bad("a text too long for its kind"))
 }
 
 fn text(field: Option<&[u8]>) -> Result<&str> {

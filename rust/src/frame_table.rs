@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::dicom::dataset::Attributes;
+use crate::dicom::dataset::{Attributes, Uid};
 use crate::dicom::notes::Notes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::names::closed_list;
@@ -117,7 +117,7 @@ pub struct FrameTable {
     /// Accepted oddities.
     pub notes: Notes,
     /// As declared, or as guessed (a note says so).
-    pub transfer_syntax_uid: String,
+    pub transfer_syntax_uid: Uid,
     /// What the data set says about its image; `number_of_frames` as declared.
     pub image: Attributes,
     /// Offset of the pixel element's tag.
@@ -202,7 +202,7 @@ impl Default for FrameTable {
             offsets_in: OffsetsIn::File,
             truncated_from: None,
             notes: Notes::default(),
-            transfer_syntax_uid: String::new(),
+            transfer_syntax_uid: Uid::new(),
             image: Attributes::default(),
             pixel_data_pos: None,
             fingerprint: Fingerprint::default(),

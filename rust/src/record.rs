@@ -1,5 +1,7 @@
 //! A [`FrameTable`] as one self-contained string of bytes: for pickles, queues and snapshot files.
 
+use arrayvec::ArrayString;
+
 use crate::dicom::PARSER_VERSION;
 use crate::dicom::dataset::Attributes;
 use crate::dicom::notes::Notes;
@@ -37,15 +39,14 @@ pub fn encode(table: &FrameTable) -> Vec<u8> {
     out.extend(image.samples_per_pixel.to_le_bytes());
     out.extend(image.bits_allocated.to_le_bytes());
     for text in [
-        &table.transfer_syntax_uid,
+        table.transfer_syntax_uid.as_str(),
         &image.sop_instance_uid,
         &image.series_instance_uid,
         &image.study_instance_uid,
         &image.photometric_interpretation,
     ] {
-        let bytes = text.as_bytes().get(..text.len().min(255)).unwrap_or_default();
-        out.push(bytes.len() as u8);
-        out.extend(bytes);
+        out.push(text.len() as u8); // 64 at most
+        out.extend(text.as_bytes());
     }
     out.extend(packed::encode(&table.layout));
     let crc = crc32c::crc32c(&out);
@@ -132,11 +133,12 @@ impl Fields<'_> {
         Ok((is_some == 1).then_some(value))
     }
 
-    fn text(&mut self) -> Result<String> {
+    fn text<const N: usize>(&mut self) -> Result<ArrayString<N>> {
         let [length] = self.array()?;
         let (bytes, rest) =
             self.rest.split_at_checked(usize::from(length)).ok_or_else(|| bad("too short"))?;
         self.rest = rest;
-        String::from_utf8(bytes.to_vec()).map_err(|_| bad("of text that is not UTF-8"))
+        let text = std::str::from_utf8(bytes).map_err(|_| bad("of text that is not UTF-8"))?;
+        ArrayString::from(text).map_err(|_| bad("of a text too long for its kind"))
     }
 }

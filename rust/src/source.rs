@@ -280,6 +280,8 @@ pub fn read_array<const N: usize>(source: &dyn Source, offset: u64) -> Result<Op
 #[derive(Default)]
 pub struct Buffer {
     pages: Vec<Page>,
+    /// Whether the first bytes of the last file that was read into here lay in the page cache.
+    last_was_resident: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -405,10 +407,14 @@ impl<'s> Window<'s> {
         let within = usize::try_from(offset - start).unwrap_or(0);
         let wanted = self.step.max(within.saturating_add(length));
         let wanted = wanted.min(usize::try_from(self.size - start).unwrap_or(usize::MAX));
-        let target = self.buffer.at_least(wanted).get_mut(..wanted).unwrap_or_default();
         self.length = 0;
         self.reads += 1;
-        let count = self.source.read_at(start, target)?;
+        let count = if self.reads == 1 {
+            self.first_read(start, wanted)?
+        } else {
+            let target = self.buffer.at_least(wanted).get_mut(..wanted).unwrap_or_default();
+            self.source.read_at(start, target)?
+        };
         if count < wanted {
             self.source.check_unchanged()?;
             return Err(Error::at(
@@ -420,6 +426,27 @@ impl<'s> Window<'s> {
         self.start = start;
         self.length = count;
         Ok(())
+    }
+
+    /// The first read of a file. Without advice the kernel reads far ahead of it, which slow storage feels;
+    /// in the page cache the advice is a system call for nothing. The thread's file before this one tells.
+    fn first_read(&mut self, start: u64, wanted: usize) -> Result<usize> {
+        let expected = self.buffer.last_was_resident;
+        if !expected {
+            self.source.advise(Access::Random);
+        }
+        let target = self.buffer.at_least(wanted).get_mut(..wanted).unwrap_or_default();
+        let resident = self.source.read_resident(start, target);
+        let count = if resident {
+            wanted
+        } else {
+            if expected {
+                self.source.advise(Access::Random);
+            }
+            self.source.read_at(start, target)?
+        };
+        self.buffer.last_was_resident = resident;
+        Ok(count)
     }
 }
 

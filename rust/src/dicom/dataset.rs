@@ -1,5 +1,7 @@
 //! The walk over a data set up to its pixels: element by element, never by search, without recursion.
 
+use arrayvec::ArrayString;
+
 use super::element::{Element, Encoding, Tag, UNDEFINED, hop};
 use super::notes::{Note, Notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,17 +12,22 @@ const DEEPEST: usize = 256;
 /// Text values that we read are short by their VR (UI 64, CS 16, IS 12); more is not what it claims.
 const LONGEST_TEXT: u32 = 128;
 
+/// A UID (PS3.5 9.1). Texts lie in their table: an allocation for each would be felt in bulk reads.
+pub type Uid = ArrayString<64>;
+/// A Code String (PS3.5 6.2).
+pub type Code = ArrayString<16>;
+
 /// What the data set says about its image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// (0008,0018)
-    pub sop_instance_uid: String,
+    pub sop_instance_uid: Uid,
     /// (0020,000D)
-    pub study_instance_uid: String,
+    pub study_instance_uid: Uid,
     /// (0020,000E)
-    pub series_instance_uid: String,
+    pub series_instance_uid: Uid,
     /// (0028,0004), upper case letters, digits and underscores only.
-    pub photometric_interpretation: String,
+    pub photometric_interpretation: Code,
     /// (0028,0010), 0 where absent.
     pub rows: u32,
     /// (0028,0011), 0 where absent.
@@ -50,6 +57,7 @@ pub struct Header {
 }
 
 /// One open sequence or item of undefined length; those of defined length are skipped whole.
+#[derive(Clone, Copy)]
 enum Level {
     Sequence(Encoding),
     Item(Encoding),
@@ -64,7 +72,7 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
     let mut previous = Tag(0);
     loop {
         if encoding == Encoding::EXPLICIT_LE {
-            position += hop(window.at_hand(position), &mut previous, is_of_interest) as u64;
+            position += hop(window.at_hand(position), &mut previous, next_of_interest) as u64;
         }
         let Some(element) = next_element(window, position, encoding, notes)? else { return Ok(header) };
         let Element { tag, value, length, .. } = element;
@@ -98,11 +106,23 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
     }
 }
 
-/// The tags that [`walk`] and [`read_attribute`] look at.
+/// The first tag from `tag` on that [`walk`] or [`read_attribute`] looks at.
 #[inline]
-fn is_of_interest(tag: Tag) -> bool {
-    matches!(tag.0, 0x0008_0018 | 0x0020_000D | 0x0020_000E)
-        || matches!(tag.group(), 0x0028 | 0x7FE0 | 0xFFFE)
+fn next_of_interest(tag: Tag) -> Tag {
+    const OF_INTEREST: [u32; 11] = [
+        0x0008_0018,
+        0x0020_000D,
+        0x0020_000E,
+        0x0028_0002,
+        0x0028_0004,
+        0x0028_0008,
+        0x0028_0010,
+        0x0028_0011,
+        0x0028_0100,
+        0x0028_7FE0,
+        0x7FE0_0000,
+    ];
+    Tag(OF_INTEREST.into_iter().find(|&next| next >= tag.0).unwrap_or(tag.0))
 }
 
 /// The next top-level element, or `None` at the end of the data set.
@@ -144,7 +164,10 @@ fn skip_undefined(
 ) -> Result<u64> {
     let mut levels = vec![Level::Sequence(inside(window, element, encoding, notes)?)];
     let mut position = element.value;
-    while let Some(level) = levels.last() {
+    while let Some(level) = {
+        position += hop_nested(window.at_hand(position), &mut levels) as u64;
+        levels.last()
+    } {
         position = match *level {
             Level::Sequence(encoding) => step_in_sequence(window, position, encoding, &mut levels, notes)?,
             Level::Item(encoding) => step_in_item(window, position, encoding, &mut levels, notes)?,
@@ -182,6 +205,46 @@ fn inside(
             Ok(encoding)
         }
     }
+}
+
+/// Hops over items and what is in them, as far as `bytes` reach: explicit little endian, known VR, defined
+/// length, delimiters where they belong. Returns the bytes hopped over; `levels` is where that leads.
+fn hop_nested(bytes: &[u8], levels: &mut Vec<Level>) -> usize {
+    let mut at: usize = 0;
+    while let Some(&level) = levels.last()
+        && let Some(&[a, b, c, d, length @ ..]) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>())
+    {
+        let tag = Encoding::EXPLICIT_LE.tag([a, b, c, d]);
+        let size = match (level, tag) {
+            (Level::Sequence(Encoding::EXPLICIT_LE), Tag::ITEM) if length == [0xFF; 4] => {
+                if levels.len() >= DEEPEST {
+                    return at;
+                }
+                levels.push(Level::Item(Encoding::EXPLICIT_LE));
+                8
+            }
+            (Level::Sequence(Encoding::EXPLICIT_LE), Tag::ITEM) => {
+                8_usize.saturating_add(u32::from_le_bytes(length) as usize)
+            }
+            (Level::Sequence(Encoding::EXPLICIT_LE), Tag::SEQUENCE_DELIMITATION)
+            | (Level::Item(Encoding::EXPLICIT_LE), Tag::ITEM_DELIMITATION) => {
+                levels.pop();
+                8
+            }
+            (Level::Item(Encoding::EXPLICIT_LE), _) => {
+                match hop(bytes.get(at..).unwrap_or_default(), &mut Tag(0), |_| Tag::ITEM) {
+                    0 => return at,
+                    size => size,
+                }
+            }
+            _ => return at,
+        };
+        match at.checked_add(size) {
+            Some(next) if next <= bytes.len() => at = next,
+            _ => return at,
+        }
+    }
+    at
 }
 
 #[inline]
@@ -262,12 +325,8 @@ fn read_attribute(
         0x0020_000D => to.study_instance_uid = uid(window, element)?,
         0x0020_000E => to.series_instance_uid = uid(window, element)?,
         0x0028_0002 => to.samples_per_pixel = short(window, element, encoding)?.max(1),
-        0x0028_0004 => {
-            to.photometric_interpretation = code(window, element)?;
-            to.photometric_interpretation
-                .retain(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_' || c == ' ');
-        }
-        0x0028_0008 => to.number_of_frames = number_of_frames(&text(window, element)?, element, notes),
+        0x0028_0004 => to.photometric_interpretation = code(window, element)?,
+        0x0028_0008 => to.number_of_frames = number_of_frames(text(window, element)?, element, notes),
         0x0028_0010 => to.rows = number(window, element, encoding)?,
         0x0028_0011 => to.columns = number(window, element, encoding)?,
         0x0028_0100 => to.bits_allocated = short(window, element, encoding)?,
@@ -278,32 +337,33 @@ fn read_attribute(
 }
 
 /// A text value without its padding; empty where it is longer than any value of its kind.
-fn text(window: &mut Window<'_>, element: &Element) -> Result<String> {
+fn text<'w>(window: &'w mut Window<'_>, element: &Element) -> Result<&'w [u8]> {
     if element.length > LONGEST_TEXT {
-        return Ok(String::new());
+        return Ok(&[]);
     }
-    let bytes = window.peek(element.value, element.length as usize)?;
-    let padding = |c: char| c == ' ' || c == '\0';
-    Ok(String::from_utf8_lossy(bytes).trim_matches(padding).to_owned())
+    let mut bytes = window.peek(element.value, element.length as usize)?;
+    while let [b' ' | 0, rest @ ..] | [rest @ .., b' ' | 0] = bytes {
+        bytes = rest;
+    }
+    Ok(bytes)
 }
 
-/// A UID (PS3.5 9.1): what is not digits and dots up to 64 characters is no UID and is dropped.
-fn uid(window: &mut Window<'_>, element: &Element) -> Result<String> {
-    let mut uid = text(window, element)?;
-    if uid.len() > 64 || !uid.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        uid.clear();
-    }
-    Ok(uid)
+/// What is not digits and dots up to 64 characters is no UID and is dropped.
+fn uid(window: &mut Window<'_>, element: &Element) -> Result<Uid> {
+    let bytes = text(window, element)?;
+    Ok(only(bytes, |byte| byte.is_ascii_digit() || byte == b'.'))
 }
 
-/// A Code String (PS3.5 6.2): what is none is dropped, for it could be anything, a name or a NUL.
-fn code(window: &mut Window<'_>, element: &Element) -> Result<String> {
-    let mut code = text(window, element)?;
-    let allowed = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b" _".contains(&byte);
-    if code.len() > 16 || !code.bytes().all(allowed) {
-        code.clear();
-    }
-    Ok(code)
+/// What is no Code String is dropped, for it could be anything, a name or a NUL.
+fn code(window: &mut Window<'_>, element: &Element) -> Result<Code> {
+    let bytes = text(window, element)?;
+    Ok(only(bytes, |byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b" _".contains(&byte)))
+}
+
+/// The text, if it is short enough and made of nothing but what is allowed.
+fn only<const N: usize>(bytes: &[u8], allowed: impl Fn(u8) -> bool) -> ArrayString<N> {
+    let text = std::str::from_utf8(bytes).ok().filter(|text| text.bytes().all(allowed));
+    text.and_then(|text| ArrayString::from(text).ok()).unwrap_or_default()
 }
 
 /// US, or UL where a writer used it.
@@ -326,7 +386,7 @@ fn short(window: &mut Window<'_>, element: &Element, encoding: Encoding) -> Resu
 }
 
 /// Number of Frames is text (IS, PS3.5 6.2): padded by spaces or NUL, possibly signed.
-fn number_of_frames(text: &str, element: &Element, notes: &mut Notes) -> u32 {
+fn number_of_frames(text: &[u8], element: &Element, notes: &mut Notes) -> u32 {
     if text.is_empty() {
         notes.add(if element.length > LONGEST_TEXT {
             Note::bad_number_of_frames
@@ -335,12 +395,12 @@ fn number_of_frames(text: &str, element: &Element, notes: &mut Notes) -> u32 {
         });
         return 1;
     }
-    match text.parse::<u32>() {
-        Ok(0) => {
+    match std::str::from_utf8(text).map(str::parse::<u32>) {
+        Ok(Ok(0)) => {
             notes.add(Note::number_of_frames_zero);
             1
         }
-        Ok(number) if i32::try_from(number).is_ok() => number,
+        Ok(Ok(number)) if i32::try_from(number).is_ok() => number,
         _ => {
             notes.add(Note::bad_number_of_frames);
             1

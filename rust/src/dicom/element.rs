@@ -143,62 +143,65 @@ const SHORT_VRS: [&[u8; 2]; 21] = [
 const LONG_VRS: [&[u8; 2]; 13] =
     [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"];
 
-/// The form of every pair of upper case letters: headers are most of what is parsed.
+/// The form of every pair of upper case letters, by the low five bits of each: headers are most of what is
+/// parsed.
 #[allow(clippy::indexing_slicing)] // evaluated at compile time
-const FORMS: [[VrForm; 26]; 26] = {
-    let mut forms = [[VrForm::Unknown; 26]; 26];
+const FORMS: [VrForm; 1024] = {
+    let mut forms = [VrForm::NotAVr; 1024];
     let mut index = 0;
+    while index < 26 * 26 {
+        forms[form_of([b'A' + (index / 26) as u8, b'A' + (index % 26) as u8])] = VrForm::Unknown;
+        index += 1;
+    }
+    index = 0;
     while index < SHORT_VRS.len() {
-        let [a, b] = *SHORT_VRS[index];
-        forms[(a - b'A') as usize][(b - b'A') as usize] = VrForm::Short;
+        forms[form_of(*SHORT_VRS[index])] = VrForm::Short;
         index += 1;
     }
     index = 0;
     while index < LONG_VRS.len() {
-        let [a, b] = *LONG_VRS[index];
-        forms[(a - b'A') as usize][(b - b'A') as usize] = VrForm::Long;
+        forms[form_of(*LONG_VRS[index])] = VrForm::Long;
         index += 1;
     }
     forms
 };
 
+const fn form_of([a, b]: [u8; 2]) -> usize {
+    ((a & 31) as usize) << 5 | (b & 31) as usize
+}
+
 impl VrForm {
     #[inline]
     fn of([a, b]: [u8; 2]) -> Self {
-        let row = FORMS.get(usize::from(a.wrapping_sub(b'A')));
-        match row.and_then(|row| row.get(usize::from(b.wrapping_sub(b'A')))) {
-            Some(form) => *form,
-            None if matches!(&[a, b], b"??" | b"  " | b"--") => Self::Unknown,
-            None => Self::NotAVr,
+        // The upper three bits of a capital letter are 010.
+        let capitals = ((a ^ 0x40) | (b ^ 0x40)) & 0xE0 == 0;
+        match FORMS.get(form_of([a, b])) {
+            Some(form) if capitals => *form,
+            _ if matches!(&[a, b], b"??" | b"  " | b"--") => Self::Unknown,
+            _ => Self::NotAVr,
         }
     }
 }
 
 /// Hops over elements that concern nobody, as far as `bytes` reach: explicit little endian, known VR,
-/// defined length, in ascending order, and not `of_interest`. Returns the bytes hopped over.
+/// defined length, in ascending order, and before the `next_of_interest`. Returns the bytes hopped over.
 #[inline]
-pub fn hop(bytes: &[u8], previous: &mut Tag, of_interest: impl Fn(Tag) -> bool) -> usize {
-    let mut at = 0;
-    loop {
-        let Some(&[a, b, c, d, v, w, x, y, rest @ ..]) =
-            bytes.get(at..).and_then(|rest| rest.first_chunk::<12>())
-        else {
-            return at;
-        };
+pub fn hop(bytes: &[u8], previous: &mut Tag, next_of_interest: impl Fn(Tag) -> Tag) -> usize {
+    let interest = next_of_interest(Tag(previous.0.saturating_add(1)));
+    let mut rest = bytes;
+    while let Some(&[a, b, c, d, v, w, x, y, long @ ..]) = rest.first_chunk::<12>() {
         let tag = Encoding::EXPLICIT_LE.tag([a, b, c, d]);
         let size = match VrForm::of([v, w]) {
             VrForm::Short => 8 + usize::from(u16::from_le_bytes([x, y])),
-            VrForm::Long => 12_usize.saturating_add(u32::from_le_bytes(rest) as usize),
-            VrForm::Unknown | VrForm::NotAVr => return at,
+            VrForm::Long => 12_usize.saturating_add(u32::from_le_bytes(long) as usize),
+            VrForm::Unknown | VrForm::NotAVr => break,
         };
-        let next = at.saturating_add(size);
         // An undefined length reaches past any buffer, so it stops here too.
-        if next > bytes.len() || tag <= *previous || of_interest(tag) {
-            return at;
-        }
+        let Some(next) = rest.get(size..).filter(|_| tag > *previous && tag < interest) else { break };
         *previous = tag;
-        at = next;
+        rest = next;
     }
+    bytes.len() - rest.len()
 }
 
 /// Guesses the encoding of a data set from its first element; `None` where it looks like no data set.

@@ -34,7 +34,6 @@ pub const PARSER_VERSION: u16 = 1;
 /// # Errors
 /// Every kind of [`crate::ErrorKind`] that the parser has; absence of pixels is no error.
 pub fn read_table(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
-    source.advise(Access::Random);
     let mut notes = Notes::default();
     let mut window = Window::new(source, buffer);
     let container = part10::open(&mut window, &mut notes)?;
@@ -68,13 +67,14 @@ fn read_dataset(
 ) -> Result<FrameTable> {
     let header = dataset::walk(window, start, container.encoding, notes)?;
     let mut table = FrameTable {
-        transfer_syntax_uid: container.transfer_syntax_uid.clone(),
+        transfer_syntax_uid: container.transfer_syntax_uid,
         image: header.attributes.clone(),
         pixel_data_pos: header.pixels.map(|pixels| pixels.position),
         ..FrameTable::default()
     };
     let Some(pixels) = header.pixels else { return Ok(table) };
     if is_encapsulated(window, &pixels, container, notes)? {
+        window.source().advise(Access::Random);
         encapsulated(window.source(), &header, &pixels, container, verify, notes, &mut table)?;
     } else {
         let (layout, cut) = native::lay_out(&header, &pixels, window.size(), notes)?;

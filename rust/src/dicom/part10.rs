@@ -1,5 +1,6 @@
 //! The container around a data set: preamble, File Meta Information, transfer syntax (PS3.10 7).
 
+use super::dataset::Uid;
 use super::element::{Element, Encoding, sniff};
 use super::notes::{Note, Notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +14,7 @@ pub struct Container {
     /// How its elements are written: as found, which is not always as declared.
     pub encoding: Encoding,
     /// Transfer Syntax UID, guessed where none is declared (a note says so).
-    pub transfer_syntax_uid: String,
+    pub transfer_syntax_uid: Uid,
     /// Whether the file begins with a preamble of 128 bytes.
     pub has_preamble: bool,
 }
@@ -27,7 +28,7 @@ pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
     let (start, has_preamble) = first_element(window, notes)?;
     let at_start = window.array::<8>(start)?;
     let is_meta = at_start.is_some_and(|[a, b, ..]| [a, b] == [2, 0]);
-    let (dataset, declared) = if is_meta { read_meta(window, start, notes)? } else { (start, String::new()) };
+    let (dataset, declared) = if is_meta { read_meta(window, start, notes)? } else { (start, Uid::new()) };
     if dataset >= size {
         notes.add(Note::no_dataset);
     }
@@ -81,7 +82,7 @@ fn begins_a_dataset(window: &mut Window<'_>) -> Result<bool> {
 
 /// Walks group 0002, never trusting its declared length; returns the first byte after it and the
 /// Transfer Syntax UID.
-fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(u64, String)> {
+fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(u64, Uid)> {
     let first = window.peek(start, 6)?;
     let explicit = first.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase));
     if !explicit {
@@ -90,7 +91,7 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(
     let encoding = Encoding { explicit, big_endian: false };
     let mut position = start;
     let mut declared_end = None;
-    let mut transfer_syntax_uid = String::new();
+    let mut transfer_syntax_uid = Uid::new();
     loop {
         let bytes = window.peek(position, 8)?;
         if bytes.is_empty() || !bytes.starts_with(&[2, 0]) {
@@ -110,9 +111,10 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(
             }
             0x0002_0010 if element.length <= 64 => {
                 let value = window.peek(element.value, element.length as usize)?;
-                let value =
-                    value.iter().map(|&byte| char::from(byte)).filter(|c| c.is_ascii_digit() || *c == '.');
-                transfer_syntax_uid = value.collect();
+                transfer_syntax_uid.clear();
+                for &byte in value.iter().filter(|&&byte| byte.is_ascii_digit() || byte == b'.') {
+                    let _ = transfer_syntax_uid.try_push(char::from(byte)); // at most 64, as asked above
+                }
             }
             _ => {}
         }
@@ -124,7 +126,7 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(
     Ok((position, transfer_syntax_uid))
 }
 
-fn guess(found: Option<Encoding>, notes: &mut Notes) -> String {
+fn guess(found: Option<Encoding>, notes: &mut Notes) -> Uid {
     let (note, uid) = match found {
         Some(Encoding { explicit: true, big_endian: false }) => {
             (Note::ts_guessed_explicit_le, "1.2.840.10008.1.2.1")
@@ -133,7 +135,7 @@ fn guess(found: Option<Encoding>, notes: &mut Notes) -> String {
         _ => (Note::ts_guessed_implicit_le, "1.2.840.10008.1.2"),
     };
     notes.add(note);
-    uid.to_owned()
+    Uid::from(uid).unwrap_or_default()
 }
 
 /// How a transfer syntax writes its elements; unknown ones are explicit little endian (PS3.5 A.4).

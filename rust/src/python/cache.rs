@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::frame_table::PyFrameTable;
+use super::frame_table::{PyFrameTable, short};
 use super::sources::with_source;
 use crate::cached_table;
 use crate::copy_rows;
@@ -223,7 +223,7 @@ impl PyFrameCache {
             return Err(PyValueError::new_err(format!("range {index} lies outside of any file")));
         }
         let table = FrameTable {
-            transfer_syntax_uid: ts_uid.to_owned(),
+            transfer_syntax_uid: short(Some(ts_uid))?,
             pixel_data_pos,
             layout: Layout::Items(Items { offsets, lengths, frame_first: None }),
             ..FrameTable::default()

@@ -4,7 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
+use arrayvec::ArrayString;
 use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyIndexError, PyValueError};
@@ -21,8 +23,13 @@ use crate::frame_table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Sta
 use crate::source::{Buffer, FileSource, Fingerprint};
 use crate::{packed, record};
 
-/// Paths in one batch at most; the first batches are smaller, so that few files still use many threads.
-const BATCH: usize = 32;
+/// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so
+/// these go in large batches; slides and cold storage go one by one, and no table waits for others.
+const BATCH_TIME: Duration = Duration::from_micros(500);
+/// Batches for each thread: one is read while the others wait.
+const SHARE: usize = 3;
+/// Paths handed out at most, for their tables may all be large.
+const MOST_AHEAD: usize = 512;
 
 #[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
 pub struct PyFrameTable {
@@ -209,17 +216,17 @@ impl PyFrameTable {
         offsets_in: &str,
         truncated_from: Option<u32>,
         notes: Option<Vec<String>>,
-        transfer_syntax_uid: Option<String>,
+        transfer_syntax_uid: Option<&str>,
         number_of_frames: Option<u32>,
         rows: Option<u32>,
         columns: Option<u32>,
         samples_per_pixel: Option<u16>,
         bits_allocated: Option<u16>,
-        photometric_interpretation: Option<String>,
+        photometric_interpretation: Option<&str>,
         pixel_data_pos: Option<u64>,
-        sop_instance_uid: Option<String>,
-        series_instance_uid: Option<String>,
-        study_instance_uid: Option<String>,
+        sop_instance_uid: Option<&str>,
+        series_instance_uid: Option<&str>,
+        study_instance_uid: Option<&str>,
         size: u64,
         mtime_ns: Option<i64>,
     ) -> PyResult<Self> {
@@ -234,12 +241,12 @@ impl PyFrameTable {
             offsets_in: OffsetsIn::from_name(offsets_in).ok_or_else(|| unknown(offsets_in))?,
             truncated_from,
             notes: notes.collect::<PyResult<_>>()?,
-            transfer_syntax_uid: transfer_syntax_uid.unwrap_or_default(),
+            transfer_syntax_uid: short(transfer_syntax_uid)?,
             image: Attributes {
-                sop_instance_uid: sop_instance_uid.unwrap_or_default(),
-                study_instance_uid: study_instance_uid.unwrap_or_default(),
-                series_instance_uid: series_instance_uid.unwrap_or_default(),
-                photometric_interpretation: photometric_interpretation.unwrap_or_default(),
+                sop_instance_uid: short(sop_instance_uid)?,
+                study_instance_uid: short(study_instance_uid)?,
+                series_instance_uid: short(series_instance_uid)?,
+                photometric_interpretation: short(photometric_interpretation)?,
                 rows: rows.unwrap_or(0),
                 columns: columns.unwrap_or(0),
                 samples_per_pixel: samples_per_pixel.unwrap_or(1),
@@ -287,6 +294,14 @@ impl PyFrameTable {
     }
 }
 
+/// A text of a row, if it is one that the parser could have written there.
+pub(super) fn short<const N: usize>(text: Option<&str>) -> PyResult<ArrayString<N>> {
+    let text = text.unwrap_or_default();
+    ArrayString::from(text).map_err(|_| {
+        PyValueError::new_err(format!("{text:.80?} is longer than the {N} characters of its kind"))
+    })
+}
+
 pub(super) fn parse_verify(verify: &str) -> PyResult<Verify> {
     Verify::from_name(verify)
         .ok_or_else(|| PyValueError::new_err(format!("verify is 'none', 'ends' or 'all', not '{verify}'")))
@@ -312,26 +327,28 @@ fn read_frame<'py>(
     Ok(PyBytes::new(source.py(), &bytes))
 }
 
-/// A file and the number by which its path object is kept.
-type Job = (u64, PathBuf);
-type Outcome = (u64, Result<FrameTable>);
+/// Paths and the number by which the caller's own objects are kept; the outcomes come in the same order.
+type Job = (u64, Vec<PathBuf>);
+type Outcomes = (u64, Vec<Result<FrameTable>>, Duration);
 
-/// An iterator over `(path, table, error)`, in order of completion.
+/// An iterator over `(path, table, error)`: batch by batch in order of completion.
 #[pyclass(frozen, module = "voxtier._core", name = "TableReader")]
 struct TableReader {
     state: Mutex<ReaderState>,
-    bulk: Mutex<Option<Bulk<Job, Outcome>>>,
+    bulk: Mutex<Option<Bulk<Job, Outcomes>>>,
     threads: usize,
 }
 
 struct ReaderState {
     paths: Option<Py<PyIterator>>,
     /// The caller's own objects, until their outcome is handed out.
-    pending: HashMap<u64, Py<PyAny>>,
-    ready: VecDeque<Outcome>,
+    pending: HashMap<u64, Vec<Py<PyAny>>>,
+    ready: VecDeque<(Py<PyAny>, Result<FrameTable>)>,
     submitted: u64,
     /// Paths handed to the threads whose outcome has not come back.
     in_flight: usize,
+    /// Paths in the next batch.
+    batch: usize,
 }
 
 type Row = (Py<PyAny>, Option<PyFrameTable>, Option<Py<PyAny>>);
@@ -348,8 +365,11 @@ impl TableReader {
         let read = move |path: &PathBuf, buffer: &mut Buffer| {
             dicom::read_table(&FileSource::open(path)?, verify, buffer)
         };
-        let bulk =
-            Bulk::start(threads, threads * 4, move |(id, path): Job, buffer| (id, read(&path, buffer)));
+        let bulk = Bulk::start(threads, threads * SHARE, move |(number, paths): Job, buffer| {
+            let begin = Instant::now();
+            let outcomes = paths.iter().map(|path| read(path, buffer)).collect();
+            (number, outcomes, begin.elapsed())
+        });
         let bulk = bulk.map_err(Error::from)?;
         let state = ReaderState {
             paths: Some(paths.try_iter()?.unbind()),
@@ -357,6 +377,7 @@ impl TableReader {
             ready: VecDeque::new(),
             submitted: 0,
             in_flight: 0,
+            batch: 1,
         };
         Ok(Self { state: Mutex::new(state), bulk: Mutex::new(Some(bulk)), threads })
     }
@@ -373,16 +394,15 @@ impl TableReader {
         let Some(bulk) = guard.as_ref() else { return Ok(None) };
         state.fill(py, bulk, self.threads)?;
         while state.ready.is_empty() && state.in_flight > 0 {
-            let Some(outcomes) = py.detach(|| bulk.wait()) else { return Err(readers_gone()) };
-            state.in_flight = state.in_flight.saturating_sub(outcomes.len());
-            state.ready.extend(outcomes);
+            let Some(batches) = py.detach(|| bulk.wait()) else { return Err(readers_gone()) };
+            state.take(batches, self.threads);
+            state.fill(py, bulk, self.threads)?;
         }
-        let Some((id, outcome)) = state.ready.pop_front() else {
+        let Some((path, outcome)) = state.ready.pop_front() else {
             let finished = guard.take();
             py.detach(|| drop(finished));
             return Ok(None);
         };
-        let path = state.pending.remove(&id).unwrap_or_else(|| py.None());
         Ok(Some(match outcome {
             Ok(table) => (path, Some(table.into()), None),
             Err(error) => (path, None, Some(PyErr::from(error).into_value(py).into_any())),
@@ -391,42 +411,63 @@ impl TableReader {
 }
 
 impl ReaderState {
-    /// Keeps the threads busy without reading far ahead in the caller's iterator.
-    fn fill(&mut self, py: Python<'_>, bulk: &Bulk<Job, Outcome>, threads: usize) -> PyResult<()> {
-        while self.in_flight < threads * BATCH && self.paths.is_some() {
-            let wanted = (self.in_flight / threads).clamp(1, BATCH);
-            let batch = self.next_batch(py, wanted)?;
-            if batch.is_empty() {
+    /// Keeps the threads busy without reading far ahead in the caller's iterator, and without waiting for a
+    /// slow one while there is something to hand out.
+    fn fill(&mut self, py: Python<'_>, bulk: &Bulk<Job, Outcomes>, threads: usize) -> PyResult<()> {
+        while self.in_flight < self.batch * threads * SHARE && self.ready.len() < self.batch {
+            if self.paths.is_none() {
                 break;
             }
-            self.in_flight += batch.len();
-            if !py.detach(|| bulk.submit(batch)) {
+            let (objects, files) = self.next_batch(py, self.batch)?;
+            if files.is_empty() {
+                continue;
+            }
+            self.in_flight += files.len();
+            self.submitted += 1;
+            self.pending.insert(self.submitted, objects);
+            if !py.detach(|| bulk.submit(vec![(self.submitted, files)])) {
                 return Err(readers_gone());
+            }
+            if let Some(batches) = bulk.poll() {
+                self.take(batches, threads);
             }
         }
         Ok(())
     }
 
-    fn next_batch(&mut self, py: Python<'_>, wanted: usize) -> PyResult<Vec<Job>> {
-        let mut batch = Vec::with_capacity(wanted);
-        while batch.len() < wanted {
+    fn take(&mut self, batches: Vec<Outcomes>, threads: usize) {
+        for (number, outcomes, elapsed) in batches {
+            let objects = self.pending.remove(&number).unwrap_or_default();
+            self.in_flight = self.in_flight.saturating_sub(objects.len());
+            let pace = elapsed.as_nanos() as usize / objects.len().max(1);
+            let wanted = BATCH_TIME.as_nanos() as usize / pace.max(1);
+            let most = (MOST_AHEAD / (threads * SHARE)).max(1);
+            self.batch = wanted.clamp(1, (self.batch * 2).min(most));
+            self.ready.extend(objects.into_iter().zip(outcomes));
+        }
+    }
+
+    fn next_batch(&mut self, py: Python<'_>, wanted: usize) -> PyResult<(Vec<Py<PyAny>>, Vec<PathBuf>)> {
+        let (mut objects, mut files) = (Vec::with_capacity(wanted), Vec::with_capacity(wanted));
+        for _ in 0..wanted {
             let Some(paths) = &self.paths else { break };
             let Some(path) = paths.bind(py).clone().next().transpose()? else {
                 self.paths = None;
                 break;
             };
-            let id = self.submitted;
-            self.submitted += 1;
             match super::path_of(&path) {
-                Ok(file) => batch.push((id, file)),
+                Ok(file) => {
+                    files.push(file);
+                    objects.push(path.unbind());
+                }
                 Err(error) => {
                     let detail = format!("not a path: {error}");
-                    self.ready.push_back((id, Err(Error::new(ErrorKind::InvalidArgument, detail))));
+                    let error = Error::new(ErrorKind::InvalidArgument, detail);
+                    self.ready.push_back((path.unbind(), Err(error)));
                 }
             }
-            self.pending.insert(id, path.unbind());
         }
-        Ok(batch)
+        Ok((objects, files))
     }
 }
 
