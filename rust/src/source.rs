@@ -1,7 +1,7 @@
 //! Positional reads: files, bytes in memory and ranged readers behind one trait, and the aligned window
 //! through which headers are parsed.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Advice, FileType, Mode, OFlags};
@@ -56,6 +56,12 @@ pub trait Source {
 
     /// The source for several threads, and how many readers it has been given; `None` for one.
     fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
+        None
+    }
+
+    /// The same file opened once more, for a thread of its own: threads that share one descriptor contend for
+    /// its reference count, which costs as much as the small reads themselves.
+    fn reopened(&self) -> Option<FileSource> {
         None
     }
 
@@ -168,6 +174,12 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
 
     fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
         (self.readers > 1).then_some((self, self.readers))
+    }
+
+    fn reopened(&self) -> Option<FileSource> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_fd().as_raw_fd());
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        Some(FileSource { fd, fingerprint: self.fingerprint, readers: 1 })
     }
 
     fn check_unchanged(&self) -> Result<()> {

@@ -143,7 +143,7 @@ fn together(
 ) -> Result<Stop> {
     let froms = std::iter::once(position).chain(starts.iter().copied());
     let tos = starts.iter().copied().chain([u64::MAX]);
-    let run = move |from, to| {
+    let run = move |source: &dyn Source, from, to| {
         let (mut found, mut notes) = (Fragments::default(), Notes::default());
         let limit = Limit { position: to, count: usize::MAX };
         let stop = Walker::new(source, encoding, Pace::Stream).run(from, limit, &mut found, &mut notes);
@@ -152,9 +152,16 @@ fn together(
     std::thread::scope(|scope| {
         let mut stretches = froms.zip(tos);
         let first = stretches.next();
-        let others: Vec<_> = stretches.map(|(from, to)| (from, scope.spawn(move || run(from, to)))).collect();
+        let spawn = |(from, to)| {
+            let own = move || match source.reopened() {
+                Some(own) => run(&own, from, to),
+                None => run(source, from, to),
+            };
+            (from, scope.spawn(own))
+        };
+        let others: Vec<_> = stretches.map(spawn).collect();
         let mut reached = position;
-        let first = first.map(|(from, to)| (from, run(from, to)));
+        let first = first.map(|(from, to)| (from, run(source, from, to)));
         let joined = others.into_iter().map_while(|(from, thread)| Some((from, thread.join().ok()?)));
         for (from, (stop, found, found_notes)) in first.into_iter().chain(joined) {
             if from != reached {
