@@ -180,7 +180,7 @@ pub fn decode(table: &[u8], limit: u64) -> Result<Layout> {
     }
     let form = form.checked_sub(1).and_then(Form::from_code).ok_or_else(|| bad("of an unknown form"))?;
     if flags & FLAG_NATIVE != 0 {
-        return decode_native(table, form, flags, (items, frames), (base, end));
+        return decode_native(table, form, flags, (items, frames), (base, end), limit);
     }
     if items > MOST_ITEMS {
         return Err(bad("of too many items"));
@@ -240,10 +240,15 @@ fn decode_native(
     flags: u8,
     (items, frames): (u32, u32),
     (base, frame_bits): (u64, u64),
+    limit: u64,
 ) -> Result<Layout> {
     let consistent = form == Form::Affine && flags == FLAG_NATIVE && items == frames && table.len() == HEADER;
     if !consistent || frame_bits == 0 || frames == 0 {
         return Err(bad("not what native frames are written as"));
+    }
+    // Frames of a cut file may reach past its end (they are marked), their beginning may not.
+    if base > limit {
+        return Err(bad("beyond the end of the file"));
     }
     Ok(Layout::Native(Native { base, frame_bits, frames }))
 }
