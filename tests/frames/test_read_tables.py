@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,23 @@ def test_paths_are_taken_only_as_needed(tmp_path: Path) -> None:
         assert next(results).error is None
     assert taken < 100_000
     del results
+
+
+def test_slow_generator_does_not_hold_results_back(tmp_path: Path) -> None:
+    """Paths that trickle in, as from a listing over the network: each answer comes one or two paths later."""
+    path = tmp_path / "image.dcm"
+    path.write_bytes(dicom([*image(), element("PixelData", pattern(16))]).content)
+    taken = 0
+
+    def trickle() -> Iterator[Path]:
+        nonlocal taken
+        for taken in range(1, 41):
+            time.sleep(0.01)
+            yield path
+
+    lags = [taken - index for index, _ in enumerate(read_tables(trickle(), threads=2))]
+    assert len(lags) == 40
+    assert statistics.median(lags) <= 4
 
 
 def test_generator_that_raises_ends_the_bulk_with_its_error(tmp_path: Path) -> None:

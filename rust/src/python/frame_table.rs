@@ -414,8 +414,10 @@ impl ReaderState {
     /// Keeps the threads busy without reading far ahead in the caller's iterator, and without waiting for a
     /// slow one while there is something to hand out.
     fn fill(&mut self, py: Python<'_>, bulk: &Bulk<Job, Outcomes>, threads: usize) -> PyResult<()> {
+        let begin = Instant::now();
         while self.in_flight < self.batch * threads * SHARE && self.ready.len() < self.batch {
-            if self.paths.is_none() {
+            let slow = begin.elapsed() > BATCH_TIME;
+            if self.paths.is_none() || (slow && !self.ready.is_empty()) {
                 break;
             }
             let (objects, files) = self.next_batch(py, self.batch)?;
@@ -449,7 +451,11 @@ impl ReaderState {
 
     fn next_batch(&mut self, py: Python<'_>, wanted: usize) -> PyResult<(Vec<Py<PyAny>>, Vec<PathBuf>)> {
         let (mut objects, mut files) = (Vec::with_capacity(wanted), Vec::with_capacity(wanted));
-        for _ in 0..wanted {
+        let begin = Instant::now();
+        for taken in 0..wanted {
+            if taken > 0 && begin.elapsed() > BATCH_TIME {
+                break;
+            }
             let Some(paths) = &self.paths else { break };
             let Some(path) = paths.bind(py).clone().next().transpose()? else {
                 self.paths = None;
