@@ -131,7 +131,8 @@ def test_slow_generator_does_not_hold_results_back(tmp_path: Path) -> None:
 
     def trickle() -> Iterator[Path]:
         nonlocal taken
-        for taken in range(1, 41):
+        while taken < 40:
+            taken += 1
             time.sleep(0.01)
             yield path
 
