@@ -2,8 +2,10 @@
 //!
 //! UIDs and notes stay in the index. A CT slice takes some 60 bytes here, a row of Python dicts 800.
 
+use std::cell::RefCell;
+
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame_table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Status, Verified};
+use crate::frame_table::{FrameTable, Items, Kind, Layout, LayoutView, Method, OffsetsIn, Status, Verified};
 use crate::lru::{KEY_CAP, META_CAP, Record};
 use crate::packed::{self, Table};
 
@@ -18,27 +20,52 @@ const HAS_SIZE: u8 = 64;
 const STANDARD_SYNTAX: u8 = 128;
 const SYNTAX_ROOT: &str = "1.2.840.10008.1.2";
 
+thread_local! {
+    /// What stands beside the layout, and the layout: written here first, so that a record is one allocation.
+    static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+/// A larger scratch is not kept.
+const SCRATCH_KEPT: usize = 1 << 16;
+
 /// A record of the cache: key, what stands beside the layout, layout.
 ///
 /// # Errors
 /// `invalid_argument` for an empty or overlong key, an overlong etag, and for more frames than one table holds.
 pub fn record(key: &str, table: &FrameTable, etag: Option<&str>) -> Result<Record> {
+    record_of(key, table, table.layout.view(), etag)
+}
+
+/// As [`record`], for a layout that belongs to somebody else; that of `table` is not looked at.
+///
+/// # Errors
+/// As [`record`].
+pub fn record_of(
+    key: &str,
+    table: &FrameTable,
+    layout: LayoutView<'_>,
+    etag: Option<&str>,
+) -> Result<Record> {
+    let refused = |detail| Error::new(ErrorKind::InvalidArgument, detail);
     if key.is_empty() || key.len() > KEY_CAP {
-        let detail = format!("a key of {} bytes: must be 1 to {KEY_CAP}", key.len());
-        return Err(Error::new(ErrorKind::InvalidArgument, detail));
+        return Err(refused(format!("a key of {} bytes: must be 1 to {KEY_CAP}", key.len())));
     }
-    let meta = encode_meta(table, etag);
-    Record::new(key.as_bytes(), &meta, &packed::encode_compact(&table.layout)).ok_or_else(|| {
-        Error::new(
-            ErrorKind::InvalidArgument,
-            format!("{} bytes beside the table, at most {META_CAP}", meta.len()),
-        )
+    SCRATCH.with_borrow_mut(|(meta, packed)| {
+        meta.clear();
+        encode_meta(table, etag, meta);
+        packed::encode_compact(layout, packed);
+        let record = Record::new(key.as_bytes(), meta, packed)
+            .ok_or_else(|| refused(format!("{} bytes beside the table, at most {META_CAP}", meta.len())));
+        if meta.capacity() + packed.capacity() > SCRATCH_KEPT {
+            (*meta, *packed) = (Vec::new(), Vec::new());
+        }
+        record
     })
 }
 
-fn encode_meta(table: &FrameTable, etag: Option<&str>) -> Vec<u8> {
+fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
     let image = &table.image;
-    let suffix = table.transfer_syntax_uid.strip_prefix(SYNTAX_ROOT);
+    let syntax = table.transfer_syntax_uid.as_str();
+    let suffix = syntax.strip_prefix(SYNTAX_ROOT);
     let plain = (table.status, table.method, table.verified, table.offsets_in)
         == (Status::NoPixels, Method::None, Verified::None, OffsetsIn::File);
     let mut flags = if suffix.is_some() { STANDARD_SYNTAX } else { 0 };
@@ -53,32 +80,30 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>) -> Vec<u8> {
     ] {
         flags |= if present { flag } else { 0 };
     }
-    let mut meta = Vec::with_capacity(96);
     meta.push(flags);
-    push_text(&mut meta, suffix.unwrap_or(&table.transfer_syntax_uid));
+    push_text(meta, suffix.unwrap_or(syntax));
     if flags & HAS_CODES != 0 {
-        meta.extend([table.status as u8 | (table.kind as u8) << 2 | (table.offsets_in as u8) << 4]);
-        meta.extend([table.method as u8 | (table.verified as u8) << 4]);
+        meta.push(table.status as u8 | (table.kind as u8) << 2 | (table.offsets_in as u8) << 4);
+        meta.push(table.method as u8 | (table.verified as u8) << 4);
     }
     if flags & HAS_IMAGE != 0 {
         let numbers = [image.rows, image.columns, image.number_of_frames];
         let small = [image.samples_per_pixel, image.bits_allocated].map(u32::from);
-        numbers.into_iter().chain(small).for_each(|number| push_number(&mut meta, number.into()));
-        push_text(&mut meta, &image.photometric_interpretation);
+        numbers.into_iter().chain(small).for_each(|number| push_number(meta, number.into()));
+        push_text(meta, &image.photometric_interpretation);
     }
     let optional = [
         table.truncated_from.map(u64::from),
         table.pixel_data_pos,
         (table.fingerprint.size != 0).then_some(table.fingerprint.size),
     ];
-    optional.into_iter().flatten().for_each(|number| push_number(&mut meta, number));
+    optional.into_iter().flatten().for_each(|number| push_number(meta, number));
     if let Some(time) = table.fingerprint.mtime_ns {
         meta.extend(time.to_le_bytes());
     }
     if let Some(etag) = etag {
-        push_text(&mut meta, etag);
+        push_text(meta, etag);
     }
-    meta
 }
 
 fn push_number(out: &mut Vec<u8>, mut number: u64) {
@@ -135,6 +160,31 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
     }
     let etag = if flags & HAS_ETAG != 0 { Some(fields.text()?.to_owned()) } else { None };
     Some((table, etag))
+}
+
+/// The end of what the table's ranges may reach, as [`FrameTable::limit`]; nothing else is decoded.
+pub fn limit(meta: &[u8]) -> Option<u64> {
+    let mut fields = Fields(meta);
+    let flags = fields.byte()?;
+    fields.text()?;
+    if flags & HAS_CODES != 0 {
+        let (first, _) = (fields.byte()?, fields.byte()?);
+        if OffsetsIn::from_code(first >> 4)? == OffsetsIn::Inflated {
+            return Some(u64::MAX);
+        }
+    }
+    if flags & HAS_IMAGE != 0 {
+        for _ in 0..5 {
+            fields.number()?;
+        }
+        fields.text()?;
+    }
+    for flag in [HAS_CUT, HAS_PIXELS] {
+        if flags & flag != 0 {
+            fields.number()?;
+        }
+    }
+    if flags & HAS_SIZE != 0 { fields.number() } else { Some(0) }
 }
 
 /// The whole table of a record.
@@ -239,8 +289,15 @@ mod tests {
             fingerprint: Fingerprint { size: u64::MAX, mtime_ns: Some(-5) },
             ..FrameTable::default()
         };
-        for etag in [None, Some("\"abc\"")] {
-            let (back, tag) = decode_meta(&encode_meta(&table, etag)).unwrap();
+        let encode_meta = |table: &FrameTable, etag| {
+            let mut meta = Vec::new();
+            super::encode_meta(table, etag, &mut meta);
+            assert_eq!(limit(&meta), Some(table.limit()));
+            meta
+        };
+        let in_file = FrameTable { offsets_in: OffsetsIn::File, ..table.clone() };
+        for (table, etag) in [(&table, None), (&table, Some("\"abc\"")), (&in_file, None)] {
+            let (back, tag) = decode_meta(&encode_meta(table, etag)).unwrap();
             assert_eq!((back, tag.as_deref()), (table.clone(), etag));
         }
         let private =

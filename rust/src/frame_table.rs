@@ -162,10 +162,55 @@ pub struct Items {
     pub frame_first: Option<Vec<u32>>,
 }
 
-impl Items {
+/// A [`Layout`] whose arrays belong to somebody else.
+#[derive(Clone, Copy)]
+pub enum LayoutView<'a> {
+    /// See [`Layout::Empty`].
+    Empty,
+    /// See [`Layout::Native`].
+    Native(Native),
+    /// See [`Layout::Items`].
+    Items(ItemsView<'a>),
+}
+
+/// [`Items`] whose arrays belong to somebody else.
+#[derive(Clone, Copy)]
+pub struct ItemsView<'a> {
+    /// See [`Items::offsets`].
+    pub offsets: &'a [u64],
+    /// See [`Items::lengths`].
+    pub lengths: &'a [u64],
+    /// See [`Items::frame_first`].
+    pub frame_first: Option<&'a [u32]>,
+}
+
+impl ItemsView<'_> {
     /// Number of frames.
     pub fn frames(&self) -> usize {
-        self.frame_first.as_ref().map_or(self.offsets.len(), |first| first.len().saturating_sub(1))
+        self.frame_first.map_or(self.offsets.len(), |first| first.len().saturating_sub(1))
+    }
+}
+
+impl Layout {
+    /// The same, borrowed.
+    pub fn view(&self) -> LayoutView<'_> {
+        match self {
+            Self::Empty => LayoutView::Empty,
+            Self::Native(native) => LayoutView::Native(*native),
+            Self::Items(items) => LayoutView::Items(items.view()),
+        }
+    }
+}
+
+impl Items {
+    /// The same, borrowed.
+    pub fn view(&self) -> ItemsView<'_> {
+        ItemsView { offsets: &self.offsets, lengths: &self.lengths, frame_first: self.frame_first.as_deref() }
+    }
+
+    /// Number of frames.
+    pub fn frames(&self) -> usize {
+        self.view().frames()
     }
 
     /// The fragments of a frame, as indices.

@@ -9,14 +9,17 @@
 //! - The accesses of a key are in one place until they are drained: its slot, or else [`Pending`].
 
 mod accounts;
+mod bytes;
+mod index;
 mod slab;
 
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 
 pub use accounts::{Access, Cause, Class, Counters, Evicted, EvictionLog, Pending};
+use bytes::Bytes;
+use index::Index;
 use slab::Slab;
 pub use slab::{KEY_CAP, META_CAP, NIL, Record, Slot};
 
@@ -56,7 +59,7 @@ pub struct Request {
 
 /// An entry on its way out.
 struct Removed {
-    record: Box<[u8]>,
+    record: Bytes,
     key_len: usize,
     accesses: Option<(u32, i64)>,
 }
@@ -64,7 +67,7 @@ struct Removed {
 /// A weighted least-recently-used set of records.
 pub struct Lru {
     slab: Slab,
-    index: HashTable<u32>,
+    index: Index,
     hasher: RandomState,
     budget: u64,
     max_entry_fraction: f64,
@@ -78,14 +81,14 @@ pub struct Lru {
 }
 
 impl Lru {
-    /// Accounted bytes of an entry beside its record: the slot, and what the allocator takes.
-    pub const OVERHEAD: u64 = size_of::<Slot>() as u64 + 16;
+    /// Accounted bytes of an entry beside its record: the slot, its bucket, and what the allocator takes.
+    pub const OVERHEAD: u64 = size_of::<Slot>() as u64 + 24;
 
     /// An empty set. `debounce_us`: accesses closer together count once.
     pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: i64) -> Self {
         Self {
             slab: Slab::default(),
-            index: HashTable::new(),
+            index: Index::default(),
             hasher: RandomState::default(),
             budget,
             max_entry_fraction,
@@ -190,7 +193,8 @@ impl Lru {
     /// Stores a record under its key, replacing an older one.
     pub fn put(&mut self, record: Record, put: Put) -> Stored {
         let weight = Self::weight(record.bytes.len());
-        let old = self.find(record.key());
+        let hash = self.hash(record.key());
+        let old = self.find_hashed(hash, record.key());
         if old.is_some() && put.preload_limit.is_some() {
             return Stored::Exists;
         }
@@ -208,12 +212,10 @@ impl Lru {
             self.stash(record.key(), carried);
             return verdict;
         }
-        let hash = self.hash(record.key());
-        let Some(id) = self.slab.add(record, hash, class, put.preload_limit.is_some()) else {
+        let Some(id) = self.slab.add(record, class, put.preload_limit.is_some()) else {
             return Stored::NoRoom;
         };
-        let slab = &self.slab;
-        self.index.insert_unique(spread(hash), id, |&id| spread(slab.slot(id).hash));
+        self.index.insert(hash, id);
         self.grow(class, weight);
         let slot = self.slab.slot_mut(id);
         slot.used_at = used_at;
@@ -314,17 +316,18 @@ impl Lru {
 
     #[inline]
     fn find(&self, key: &[u8]) -> Option<u32> {
-        let hash = self.hash(key);
-        let same = |&id: &u32| {
+        self.find_hashed(self.hash(key), key)
+    }
+
+    #[inline]
+    fn find_hashed(&self, hash: u32, key: &[u8]) -> Option<u32> {
+        self.index.find(hash, |id| {
             let slot = self.slab.slot(id);
             // The neighbours will be relinked: their cache misses shall overlap that of the key.
-            slot.hash == hash && {
-                self.slab.prefetch(slot.older);
-                self.slab.prefetch(slot.newer);
-                slot.key() == key
-            }
-        };
-        self.index.find(spread(hash), same).copied()
+            self.slab.prefetch(slot.older);
+            self.slab.prefetch(slot.newer);
+            slot.key() == key
+        })
     }
 
     #[inline]
@@ -403,14 +406,15 @@ impl Lru {
 
     fn evict(&mut self, id: u32, cause: Cause) {
         let removed = self.remove_slot(id, cause);
-        let key = removed.record.get(..removed.key_len).unwrap_or_default();
+        let key = removed.record.as_slice().get(..removed.key_len).unwrap_or_default();
         self.stash(key, removed.accesses);
     }
 
     /// Takes an entry out of every list and sum; its accesses are the caller's now.
     fn remove_slot(&mut self, id: u32, cause: Cause) -> Removed {
         let slot = self.slab.slot(id);
-        let (class, weight, hash) = (slot.class(), Self::weight(slot.record.len()), slot.hash);
+        let (class, weight) = (slot.class(), Self::weight(slot.record.len()));
+        let hash = self.hash(slot.key());
         let key_len = slot.key().len();
         let accesses = slot.is_dirty().then_some((slot.delta, slot.used_at));
         self.log.push(Evicted { id: self.public_id(id), weight, cause, class });
@@ -418,9 +422,7 @@ impl Lru {
             *count += 1;
         }
         self.dirty -= usize::from(accesses.is_some());
-        if let Ok(entry) = self.index.find_entry(spread(hash), |&other| other == id) {
-            entry.remove();
-        }
+        self.index.remove(hash, id);
         self.shrink(class, weight);
         Removed { record: self.slab.take(id), key_len, accesses }
     }
@@ -479,12 +481,6 @@ impl Lru {
         check(bytes == self.entries_bytes && self.pending.weight_is_sum(), "sum of weights")?;
         check(self.used() <= self.budget, "used exceeds the budget")
     }
-}
-
-/// A slot keeps 32 bits of the hash; the index wants its entropy in the low and in the high bits.
-#[inline]
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]

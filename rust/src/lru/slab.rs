@@ -1,6 +1,7 @@
 //! Slots in one growing array, linked by 32-bit indices: no pointer chasing through the allocator.
 
 use super::accounts::Class;
+use super::bytes::Bytes;
 
 /// The index that means "none".
 pub const NIL: u32 = u32::MAX;
@@ -11,16 +12,14 @@ pub const META_CAP: usize = (1 << 16) - 1;
 
 const DIRTY: u32 = 1 << 31;
 
-/// One entry. 48 bytes: at a million one-frame entries, every byte here is a megabyte.
+/// One entry. 40 bytes: at a million one-frame entries, every byte here is a megabyte.
 pub struct Slot {
-    /// Key, meta and value, in this order.
-    pub record: Box<[u8]>,
+    /// Key, meta and value, in this order; empty in a free slot.
+    pub record: Bytes,
     /// Towards the least recently used.
     pub older: u32,
     /// Towards the most recently used; in a free slot, the next free one.
     pub newer: u32,
-    /// Of the key: spares most comparisons, and the key's bytes when the index grows.
-    pub hash: u32,
     /// Key length (13 bits), meta length (16), class (2), dirty (1): see the accessors.
     shape: u32,
     /// Last access, microseconds since 1970; 0 = not known.
@@ -34,17 +33,17 @@ pub struct Slot {
 impl Slot {
     /// The key's bytes.
     pub fn key(&self) -> &[u8] {
-        self.record.get(..self.key_len()).unwrap_or_default()
+        self.record.as_slice().get(..self.key_len()).unwrap_or_default()
     }
 
     /// What the caller keeps beside the value.
     pub fn meta(&self) -> &[u8] {
-        self.record.get(self.key_len()..self.value_at()).unwrap_or_default()
+        self.record.as_slice().get(self.key_len()..self.value_at()).unwrap_or_default()
     }
 
     /// The cached bytes.
     pub fn value(&self) -> &[u8] {
-        self.record.get(self.value_at()..).unwrap_or_default()
+        self.record.as_slice().get(self.value_at()..).unwrap_or_default()
     }
 
     fn key_len(&self) -> usize {
@@ -83,13 +82,13 @@ impl Slot {
 
 /// A record about to be stored: made outside the lock, moved in.
 pub struct Record {
-    pub(super) bytes: Box<[u8]>,
+    pub(super) bytes: Bytes,
     key_len: u32,
     meta_len: u32,
 }
 
 impl Record {
-    /// `None` if key or meta exceed their caps.
+    /// `None` if key or meta exceed their caps, or all of it 4 GiB.
     pub fn new(key: &[u8], meta: &[u8], value: &[u8]) -> Option<Self> {
         if key.len() > KEY_CAP || meta.len() > META_CAP {
             return None;
@@ -98,12 +97,13 @@ impl Record {
         bytes.extend_from_slice(key);
         bytes.extend_from_slice(meta);
         bytes.extend_from_slice(value);
-        Some(Self { bytes: bytes.into_boxed_slice(), key_len: key.len() as u32, meta_len: meta.len() as u32 })
+        let bytes = Bytes::new(bytes.into_boxed_slice())?;
+        Some(Self { bytes, key_len: key.len() as u32, meta_len: meta.len() as u32 })
     }
 
     /// The key's bytes.
     pub fn key(&self) -> &[u8] {
-        self.bytes.get(..self.key_len as usize).unwrap_or_default()
+        self.bytes.as_slice().get(..self.key_len as usize).unwrap_or_default()
     }
 }
 
@@ -187,7 +187,7 @@ impl Slab {
     }
 
     /// A slot for the record, newest of its class; `None` when 2^32 - 1 slots exist.
-    pub fn add(&mut self, record: Record, hash: u32, class: Class, oldest: bool) -> Option<u32> {
+    pub fn add(&mut self, record: Record, class: Class, oldest: bool) -> Option<u32> {
         let shape = record.key_len | record.meta_len << 13 | (class as u32) << 29;
         let id = if self.free == NIL {
             let id = u32::try_from(self.slots.len()).ok().filter(|&id| id != NIL)?;
@@ -196,7 +196,6 @@ impl Slab {
                 record: record.bytes,
                 older,
                 newer,
-                hash,
                 shape,
                 used_at: 0,
                 delta: 0,
@@ -208,7 +207,6 @@ impl Slab {
             let slot = &mut self.slots[id as usize];
             self.free = slot.newer;
             slot.record = record.bytes;
-            slot.hash = hash;
             slot.shape = shape;
             id
         };
@@ -222,7 +220,7 @@ impl Slab {
     }
 
     /// Frees the slot and hands out its record.
-    pub fn take(&mut self, id: u32) -> Box<[u8]> {
+    pub fn take(&mut self, id: u32) -> Bytes {
         self.unlink(id);
         let slot = &mut self.slots[id as usize];
         slot.used_at = 0;

@@ -385,6 +385,6 @@ fn a_forked_child_keeps_entries_and_forgets_accesses() {
 }
 
 #[test]
-fn slot_is_48_bytes() {
-    assert_eq!(size_of::<Slot>(), 48);
+fn slot_is_40_bytes() {
+    assert_eq!(size_of::<Slot>(), 40);
 }

@@ -4,7 +4,7 @@
 //! items exist). Nothing needs decoding to find one item.
 
 use crate::error::Result;
-use crate::frame_table::Items;
+use crate::frame_table::ItemsView;
 
 use super::bits::{BitWriter, bits, select_pair, word};
 use super::{FLAG_HALVED, Form, bad};
@@ -25,7 +25,7 @@ pub(super) struct Coded {
 }
 
 /// The smaller of both forms; `None` for borders that neither can hold.
-pub(super) fn encode(items: &Items, base: u64, end: u64) -> Option<Coded> {
+pub(super) fn encode(items: ItemsView<'_>, base: u64, end: u64) -> Option<Coded> {
     let mut borders: Vec<u64> = items.offsets.iter().map(|offset| offset - 8 - base).collect();
     borders.push(end - base);
     let halved = borders.iter().all(|border| border.is_multiple_of(2));

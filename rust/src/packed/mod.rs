@@ -17,7 +17,7 @@
 //! `frames + 1` u32 follows: the first item of each frame, and the number of items.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame_table::{Items, Layout, Native};
+use crate::frame_table::{Items, ItemsView, Layout, LayoutView, Native};
 use crate::names::closed_list;
 
 use compact::Borders;
@@ -67,86 +67,81 @@ closed_list! {
 
 /// Encodes a layout in the smallest form that SQL can decode; empty for [`Layout::Empty`].
 pub fn encode(layout: &Layout) -> Vec<u8> {
-    encode_as(layout, false)
-}
-
-/// Encodes a layout in the smallest form, for memory; empty for [`Layout::Empty`].
-pub fn encode_compact(layout: &Layout) -> Vec<u8> {
-    encode_as(layout, true)
-}
-
-fn encode_as(layout: &Layout, compact: bool) -> Vec<u8> {
-    let mut table = match layout {
-        Layout::Empty => return Vec::new(),
-        Layout::Native(native) => {
-            let frames = native.frames;
-            header(Form::Affine, FLAG_NATIVE, frames, frames, native.base, native.frame_bits)
-        }
-        Layout::Items(items) => encode_items(items, compact),
-    };
-    let crc = crc32c::crc32c(&table);
-    if let Some(field) = table.get_mut(CRC_AT..CRC_AT + 4) {
-        field.copy_from_slice(&crc.to_le_bytes());
-    }
+    let mut table = Vec::with_capacity(HEADER);
+    encode_as(layout.view(), false, &mut table);
     table
 }
 
-fn header(form: Form, flags: u8, items: u32, frames: u32, base: u64, end: u64) -> Vec<u8> {
-    let mut table = Vec::with_capacity(HEADER);
+/// Encodes a layout in the smallest form, for memory, into `table`, which is cleared before.
+pub fn encode_compact(layout: LayoutView<'_>, table: &mut Vec<u8>) {
+    table.clear();
+    encode_as(layout, true, table);
+}
+
+fn encode_as(layout: LayoutView<'_>, compact: bool, table: &mut Vec<u8>) {
+    match layout {
+        LayoutView::Empty => return,
+        LayoutView::Native(Native { base, frame_bits, frames }) => {
+            header(table, Form::Affine, FLAG_NATIVE, frames, frames, base, frame_bits);
+        }
+        LayoutView::Items(items) => encode_items(items, compact, table),
+    }
+    let crc = crc32c::crc32c(table);
+    if let Some(field) = table.get_mut(CRC_AT..CRC_AT + 4) {
+        field.copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn header(table: &mut Vec<u8>, form: Form, flags: u8, items: u32, frames: u32, base: u64, end: u64) {
     table.extend([VERSION, form as u8 + 1, flags, 0, 0, 0, 0, 0]);
     table.extend(items.to_le_bytes());
     table.extend(frames.to_le_bytes());
     table.extend(base.to_le_bytes());
     table.extend(end.to_le_bytes());
-    table
 }
 
-fn encode_items(items: &Items, compact: bool) -> Vec<u8> {
+fn encode_items(items: ItemsView<'_>, compact: bool, table: &mut Vec<u8>) {
     let count = items.offsets.len() as u32;
     let frames = items.frames() as u32;
     let base = items.offsets.first().map_or(0, |first| first - 8);
     let ends =
-        || items.offsets.iter().zip(&items.lengths).map(|(offset, length)| offset.saturating_add(*length));
+        || items.offsets.iter().zip(items.lengths).map(|(offset, length)| offset.saturating_add(*length));
     let end = ends().next_back().unwrap_or(base);
     let contiguous =
         ends().zip(items.offsets.iter().skip(1)).all(|(end, &next)| end.checked_add(8) == Some(next));
     let narrow = items.lengths.iter().all(|&length| length <= u64::from(u32::MAX));
     let length = items.lengths.first().copied().unwrap_or(0);
-    let map_flag = match &items.frame_first {
+    let map_flag = match items.frame_first {
         None => 0,
         Some(_) if frames == 1 => FLAG_ONE_FRAME,
         Some(_) => FLAG_MAP,
     };
-    let mut table = if contiguous && items.lengths.iter().all(|&other| other == length) {
-        header(Form::Affine, map_flag, count, frames, base, (length + 8).saturating_mul(8))
+    if contiguous && items.lengths.iter().all(|&other| other == length) {
+        header(table, Form::Affine, map_flag, count, frames, base, (length + 8).saturating_mul(8));
     } else if let Some(coded) = (compact && contiguous).then(|| compact::encode(items, base, end)).flatten() {
-        let mut table = header(coded.form, coded.flags | map_flag, count, frames, base, end);
+        header(table, coded.form, coded.flags | map_flag, count, frames, base, end);
         if let Some(low) = table.get_mut(LOW_AT) {
             *low = coded.low;
         }
         table.extend(coded.sections);
-        table
     } else if contiguous && narrow {
-        let mut table = header(Form::Checkpoints, map_flag, count, frames, base, end);
+        header(table, Form::Checkpoints, map_flag, count, frames, base, end);
         for offset in items.offsets.iter().step_by(CHECKPOINT) {
             table.extend((offset - 8).to_le_bytes());
         }
-        push_lengths(&mut table, &items.lengths, false);
-        table
+        push_lengths(table, items.lengths, false);
     } else {
         let wide = if narrow { 0 } else { FLAG_WIDE };
-        let mut table = header(Form::Raw, map_flag | wide, count, frames, base, end);
-        for offset in &items.offsets {
+        header(table, Form::Raw, map_flag | wide, count, frames, base, end);
+        for offset in items.offsets {
             table.extend((offset - 8).to_le_bytes());
         }
-        push_lengths(&mut table, &items.lengths, !narrow);
-        table
-    };
-    if let Some(first) = items.frame_first.as_ref().filter(|_| map_flag == FLAG_MAP) {
-        first.iter().for_each(|index| table.extend(index.to_le_bytes()));
-        pad(&mut table);
+        push_lengths(table, items.lengths, !narrow);
     }
-    table
+    if let Some(first) = items.frame_first.filter(|_| map_flag == FLAG_MAP) {
+        first.iter().for_each(|index| table.extend(index.to_le_bytes()));
+        pad(table);
+    }
 }
 
 fn push_lengths(table: &mut Vec<u8>, lengths: &[u64], wide: bool) {
@@ -366,6 +361,12 @@ mod tests {
 
     use super::*;
 
+    fn encode_compact(layout: &Layout) -> Vec<u8> {
+        let mut table = vec![9; 3];
+        super::encode_compact(layout.view(), &mut table);
+        table
+    }
+
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -385,7 +386,7 @@ mod tests {
         let golden = "01030105554cdc240400000004000000e8030000000000009005000000000000\
                       00000000000000004505000000000000c0fa420100000000";
         let Layout::Items(items) = &layout else { panic!() };
-        let coded = compact::encode(items, 1000, 1424).unwrap();
+        let coded = compact::encode(items.view(), 1000, 1424).unwrap();
         let as_fano = if coded.form == Form::EliasFano { encode_compact(&layout) } else { Vec::new() };
         assert_eq!(hex(&as_fano), golden);
         assert_eq!(decode(&as_fano, 1424).unwrap(), layout);

@@ -1,8 +1,6 @@
 //! `FrameCache`: convert, take the mutex for less than a microsecond, wrap. No Python object lives inside.
 
-use std::sync::MutexGuard;
-
-use numpy::{PyArray1, PyReadonlyArray1};
+use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -12,8 +10,9 @@ use super::sources::with_source;
 use crate::cached_table;
 use crate::copy_rows;
 use crate::error::{Error, ErrorKind};
+use crate::fork_lock::Guard;
 use crate::frame_cache::{FrameCache, class_of, look_up, read_frames, request};
-use crate::frame_table::{FrameTable, Items, Layout};
+use crate::frame_table::{FrameTable, ItemsView, LayoutView};
 use crate::lru::{Access, Class, Lru, Put, Slot, Stored};
 use crate::packed::Table;
 use crate::replay::{self, Policy};
@@ -28,7 +27,7 @@ type Arrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
 impl PyFrameCache {
     /// The mutex. Waits without the GIL: a holder never needs it, but a waiter with it stops every thread.
     #[inline]
-    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Lru> {
+    fn lock(&self, py: Python<'_>) -> Guard<'_, Lru> {
         loop {
             if let Some(guard) = self.cache.lru.try_lock() {
                 return guard;
@@ -61,10 +60,7 @@ fn no_frame(frame: impl std::fmt::Display, slot: &Slot) -> PyErr {
 }
 
 fn limit_of(slot: &Slot) -> u64 {
-    cached_table::decode_meta(slot.meta()).map_or(u64::MAX, |(table, _)| match table.limit() {
-        0 => u64::MAX,
-        limit => limit,
-    })
+    cached_table::limit(slot.meta()).filter(|&limit| limit != 0).unwrap_or(u64::MAX)
 }
 
 /// Offset and length of a frame that is one range.
@@ -206,30 +202,30 @@ impl PyFrameCache {
         &self,
         py: Python<'_>,
         key: &str,
-        offsets: PyReadonlyArray1<'_, u64>,
-        lengths: PyReadonlyArray1<'_, u64>,
+        offsets: &Bound<'_, PyArray1<u64>>,
+        lengths: &Bound<'_, PyArray1<u64>>,
         ts_uid: &str,
         pixel_data_pos: Option<u64>,
         etag: Option<&str>,
         klass: &str,
     ) -> PyResult<bool> {
-        let (offsets, lengths) = (offsets.as_slice()?.to_vec(), lengths.as_slice()?.to_vec());
+        // SAFETY: both are read before the GIL is given up, so that no Python code writes to them meanwhile;
+        // numpy's own registry of borrows would be a third of the price of a put.
+        let (offsets, lengths) = unsafe { (offsets.as_slice()?, lengths.as_slice()?) };
         if offsets.len() != lengths.len() {
             let detail = format!("{} offsets and {} lengths", offsets.len(), lengths.len());
             return Err(PyValueError::new_err(detail));
         }
         let outside = |(&offset, &length): (&u64, &u64)| offset < 8 || offset.checked_add(length).is_none();
-        if let Some(index) = offsets.iter().zip(&lengths).position(outside) {
+        if let Some(index) = offsets.iter().zip(lengths).position(outside) {
             return Err(PyValueError::new_err(format!("range {index} lies outside of any file")));
         }
-        let table = FrameTable {
-            transfer_syntax_uid: short(Some(ts_uid))?,
-            pixel_data_pos,
-            layout: Layout::Items(Items { offsets, lengths, frame_first: None }),
-            ..FrameTable::default()
-        };
+        let transfer_syntax_uid = short(Some(ts_uid))?;
+        let table = FrameTable { transfer_syntax_uid, pixel_data_pos, ..FrameTable::default() };
+        let layout = LayoutView::Items(ItemsView { offsets, lengths, frame_first: None });
         let put = Put { class: parse_class(klass)?, ..Put::default() };
-        Ok(self.store(py, key, &table, etag, put)? == Stored::Yes)
+        let record = cached_table::record_of(key, &table, layout, etag)?;
+        Ok(self.lock(py).put(record, put) == Stored::Yes)
     }
 
     #[pyo3(signature = (key, table, *, etag=None, klass="normal", last_used_us=0))]
@@ -423,10 +419,11 @@ impl PyFrameCache {
         unsafe { self.cache.lru.release() };
     }
 
-    /// After `fork`, in the child: a new mutex; accesses and evictions are the parent's to report.
+    /// After `fork`, in the child: frees its copy; accesses and evictions are the parent's to report.
     fn _after_fork_in_child(&self) {
-        // SAFETY: `os.register_at_fork` calls it in the child, before any other thread exists there.
-        unsafe { self.cache.lru.reset_in_child() };
+        // SAFETY: `os.register_at_fork` calls it in the child, on the copy of the thread that called
+        // `_before_fork`.
+        unsafe { self.cache.lru.release() };
         self.cache.lru.lock().forget_accesses();
     }
 }
