@@ -359,6 +359,17 @@ class FrameCache:
         """Store as the oldest entry, evicting nothing, up to `limit` used bytes; live entries win."""
     def preload_copy(self, rows: bytes, limit: int) -> tuple[int, int, int]:
         """Store rows of binary COPY, best first; returns (stored, skipped, damaged)."""
+    def put_packed_many(
+        self,
+        keys: Sequence[str],
+        tables: Sequence[bytes],
+        *,
+        klass: Literal["normal", "scan", "pinned"] = "normal",
+    ) -> tuple[int, int, int]:
+        """Store tables that `FrameTable.to_bytes` wrote, each checked; returns (stored, refused, damaged).
+
+        A damaged table, or a key that cannot be one, is counted, and the others are stored.
+        """
     def key_id(self, key: str) -> int | None:
         """Return a number for `touch_many`: valid until the entry leaves, never that of another key."""
     def touch_many(self, ids: NDArray[np.uint64], *, scan: bool = False) -> int:

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fork_lock::ForkLock;
 use crate::frame_table::{FrameTable, Layout, OffsetsIn};
 use crate::lru::{Access, Class, Lru, Put, Request, Stored};
+use crate::record;
 use crate::source::{Source, read_exact};
 
 /// Entries or slots that one hold of the mutex may pass over: others wait for microseconds, not for all.
@@ -47,6 +48,24 @@ impl FrameCache {
     pub fn put(&self, key: &str, table: &FrameTable, etag: Option<&str>, put: Put) -> Result<Stored> {
         let record = cached_table::record(key, table, etag)?;
         Ok(self.lru.lock().put(record, put))
+    }
+
+    /// Stores tables in the form of [`record::encode`]: how many are in, were refused, are damaged.
+    pub fn put_packed_many<'a>(
+        &self,
+        tables: impl Iterator<Item = (&'a String, &'a [u8])>,
+        put: Put,
+    ) -> (u64, u64, u64) {
+        let (mut stored, mut refused, mut damaged) = (0, 0, 0);
+        for (key, bytes) in tables {
+            let made = record::decode(bytes).and_then(|table| cached_table::record(key, &table, None));
+            match made.map(|record| self.lru.lock().put(record, put)) {
+                Ok(Stored::Yes) => stored += 1,
+                Ok(_) => refused += 1,
+                Err(_) => damaged += 1,
+            }
+        }
+        (stored, refused, damaged)
     }
 
     /// Moves the budget in steps between which others get the mutex; `used` stays within it throughout.

@@ -399,3 +399,19 @@ def test_fork_in_mid_use() -> None:
         for thread in threads:
             thread.join()
     assert "kept" in cache.drain_access()[0]
+
+
+def test_put_packed_many_stores_the_good_and_counts_the_rest() -> None:
+    cache = FrameCache(1 << 20)
+    good = a_table(3).to_bytes()
+    damaged = bytearray(good)
+    damaged[-3] ^= 4
+    assert cache.put_packed_many(["a", "b", ""], [good, bytes(damaged), good]) == (1, 0, 2)
+    assert cache.keys() == ["a"]
+    assert cache.table("a").ranges(2) == a_table(3).ranges(2)  # type: ignore[union-attr]
+    assert FrameCache(10).put_packed_many(["a"], [good]) == (0, 1, 0)
+    with pytest.raises(ValueError, match="2 keys and 1 tables"):
+        cache.put_packed_many(["a", "b"], [good])
+    with pytest.raises(ValueError, match="klass"):
+        cache.put_packed_many([], [], klass="wild")  # type: ignore[arg-type]
+    cache.validate()

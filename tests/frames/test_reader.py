@@ -19,6 +19,7 @@ from frames.cases import CASES
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
 from voxtier.frames import read_frame, read_table, read_tables
+from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.priority import CachePriorityScorer, score_many
 from voxtier.frames.ranking import preload_priority_list, preload_rows, ranked_files
 from voxtier.frames.reader import FrameReader
@@ -116,7 +117,59 @@ def test_tiers_promotion_and_write_back(tmp_path: Path, store: FrameStore) -> No
         with pytest.raises(NotFoundError):
             second.frame("2.25.999999", 0)
     [file] = ranked_files(store, "s")
-    assert (file.access_count, file.label) == (2, "recent")
+    # The second reader learns from the index that the file was read a moment ago.
+    assert (file.access_count, file.label) == (1, "recent")
+
+
+def test_one_file_under_many_spellings_is_one_row_and_one_entry(
+    tmp_path: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = files(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    spellings = ["00000.dcm", "./00000.dcm", f"{tmp_path}//00000.dcm", f"{tmp_path}/x/../00000.dcm", path]
+    with FrameReader(store, "s") as reader:
+        for spelling in spellings:
+            assert reader.frame(spelling, 1) == frame_of(1)
+        assert reader.cache.keys() == [path]
+        with pytest.raises(ValueError, match="null"):
+            reader.frame("00000.dcm\0", 1)
+    assert [file.path for file in ranked_files(store, "s")] == [path]
+    for reports in index_files(FileIndexer(store, source="s"), spellings):
+        assert [(report.path, report.status) for report in reports] == [(path, "unchanged")]
+
+
+def test_a_file_that_comes_back_from_the_index_soon_counts_once(tmp_path: Path, store: FrameStore) -> None:
+    paths = files(tmp_path, 2)
+    store.upsert("s", read_tables(paths))
+    with FrameReader(store, "s") as reader:
+        for _ in range(3):
+            reader.frame(paths[0], 0)
+            reader.flush()
+            reader.cache.invalidate(paths[0])
+    counts = {file.path: file.access_count for file in ranked_files(store, "s")}
+    assert counts == {paths[0]: 1, paths[1]: 0}
+
+
+def test_a_last_access_at_infinity_harms_neither_reading_nor_preload(
+    tmp_path: Path, store: FrameStore, dsn: str
+) -> None:
+    import psycopg
+
+    paths = files(tmp_path, 3)
+    store.upsert("s", read_tables(paths))
+    store.touch([_core.file_key("s", path) for path in paths], [1] * 3, [datetime.now(UTC)] * 3)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for path, time_ in zip(paths, ["infinity", "-infinity", "294276-12-31"], strict=True):
+            key = _core.file_key("s", path).hex()
+            connection.execute(
+                "UPDATE voxtier.file_stats SET last_used_at = %s WHERE key = %s::uuid", (time_, key)
+            )
+    with FrameReader(store, "s") as reader:
+        assert [reader.frame(path, 1) for path in paths] == [frame_of(1, 3, n) for n in range(3)]
+        assert reader.stats()["store_errors"] == 0
+        reader.preload.start()
+        assert reader.preload.wait(30)
+        assert reader.preload.progress()["state"] == "done"
 
 
 @pytest.mark.parametrize("how", ["in_place", "renamed"])
@@ -144,14 +197,14 @@ def test_a_changed_file_is_rebuilt_once_and_never_mixed(how: str, tmp_path: Path
 def test_one_flight_a_file(tmp_path: Path, store: FrameStore) -> None:
     [path] = files(tmp_path, 1)
     asked: list[str] = []
-    get = store.get
+    recall = store.recall
 
     def slow(source: str, path: str) -> Any:
         asked.append(path)
         time.sleep(0.2)
-        return get(source, path)
+        return recall(source, path)
 
-    store.get = slow  # type: ignore[method-assign]
+    store.recall = slow  # type: ignore[method-assign]
     with FrameReader(store, "s") as reader, ThreadPoolExecutor(16) as pool:
         assert set(pool.map(lambda _: reader.frame(path, 2), range(64))) == {frame_of(2)}
     assert asked == [path]

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from voxtier import _core
 from voxtier._core import FrameTable
@@ -19,6 +19,16 @@ __all__ = ["Class", "FrameCache"]
 Class = Literal["normal", "scan", "pinned"]
 
 _MOST_PRIMED = 65_536
+
+
+class Recalled(NamedTuple):
+    """A table that a loader found in the index, and its last access there (µs since 1970, 0 if none)."""
+
+    table: FrameTable
+    last_used_us: int
+
+
+Loader = Callable[[str], FrameTable | Recalled]
 
 
 class FrameCache(_core.FrameCache):
@@ -58,12 +68,23 @@ class FrameCache(_core.FrameCache):
     def get_or_load(
         self,
         key: str,
-        loader: Callable[[str], FrameTable],
+        loader: Loader,
         *,
         etag: str | None = None,
         klass: Class = "normal",
     ) -> FrameTable:
         """Return the table of `key`, from memory or by one call of `loader`, however many threads ask.
+
+        Parameters
+        ----------
+        key : str
+            What `loader` is called with.
+        loader : callable
+            Returns a `FrameTable`, or a `Recalled`, whose last access takes part in the debouncing.
+        etag : str or None
+            Kept beside the table.
+        klass : {"normal", "scan", "pinned"}
+            As for `put_table`.
 
         Raises
         ------
@@ -84,7 +105,7 @@ class FrameCache(_core.FrameCache):
     def load(
         self,
         key: str,
-        loader: Callable[[str], FrameTable],
+        loader: Loader,
         *,
         etag: str | None = None,
         klass: Class = "normal",
@@ -103,19 +124,20 @@ class FrameCache(_core.FrameCache):
             return cast(FrameTable, flight.wait())
         start = time.perf_counter_ns()
         try:
-            table = loader(key)
+            loaded = loader(key)
         except BaseException as error:
             with self._lock:
                 self._flights.pop(key, None)
                 self._counts["load_errors"] += 1
             flight.fail(error)
             raise
+        table, last_used = loaded if isinstance(loaded, Recalled) else (loaded, 0)
         with self._lock:
             self._flights.pop(key, None)
             self._counts["loads"] += 1
             self._counts["load_ns"] += time.perf_counter_ns() - start
             if not flight.stale:
-                self.put_table(key, table, etag=etag, klass=klass)
+                self.put_table(key, table, etag=etag, klass=klass, last_used_us=last_used)
         flight.land(table)
         return table
 

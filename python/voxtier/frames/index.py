@@ -14,6 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from voxtier._core import PARSER_VERSION, Indexer, path_fault
+from voxtier.frames.paths import absolute
 from voxtier.frames.rows import Known
 from voxtier.frames.store import FrameStore
 from voxtier.frames.table import Verify
@@ -156,7 +157,7 @@ def index_files(
     indexer : FileIndexer
         Does the work.
     paths : iterable of str
-        Consumed batch by batch.
+        Consumed batch by batch; each is made absolute, so that a file has one row however it is named.
     batch_size : int
         Files in one transaction at most.
 
@@ -166,7 +167,7 @@ def index_files(
         The reports of one transaction, after its rows have been committed. Whatever ends the run early (an
         exception, Ctrl-C), what was yielded is in the database, and the next run does the rest.
     """
-    iterator = iter(paths)
+    iterator = map(absolute, paths)
     pending: deque[tuple[Future[None], list[FileReport]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer:
         try:

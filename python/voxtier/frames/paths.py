@@ -1,4 +1,4 @@
-"""Which files to look at: folders walked, lists streamed, extensions matched."""
+"""Which files to look at, and under which name: folders walked, extensions matched, paths made absolute."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-__all__ = ["iter_files", "matches"]
+__all__ = ["absolute", "iter_files", "matches"]
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return the one spelling under which a file is indexed: absolute, links and case as they are."""
+    name = os.fspath(path)
+    # Neither is a file, and both are refused later: "" would become a folder, and CPython before 3.11.5 cuts
+    # at NUL.
+    return name if not name or "\0" in name else os.path.abspath(name)  # noqa: PTH100 - once for each of 10^8 files
 
 
 def matches(path: str, extension: str | None) -> bool:

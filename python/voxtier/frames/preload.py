@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from voxtier.errors import VoxtierError
 from voxtier.frames.cache import FrameCache
 from voxtier.frames.ranking import preload_rows
 from voxtier.frames.store import FrameStore
@@ -105,9 +104,9 @@ class Preload:
                     if loaded == 0 and self._is_full(room):
                         rows.close()
                         break
-        except (VoxtierError, OSError) as error:
+        except Exception as error:  # nobody waits for this thread: whatever it was, `progress` tells
             state = "failed"
-            self._progress["error"] = str(error)
+            self._progress["error"] = str(error) or type(error).__name__
         finally:
             self._progress["state"] = state
             if on_done is not None:

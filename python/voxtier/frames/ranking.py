@@ -10,7 +10,7 @@ from voxtier._core import PARSER_VERSION, PRELOAD_COLUMNS, FrameTable
 from voxtier.frames import priority
 from voxtier.frames.ranges import frame_ranges
 from voxtier.frames.rows import STORED_COLUMNS, stored
-from voxtier.frames.statements import stored_columns
+from voxtier.frames.statements import LAST_USED_US, stored_columns
 from voxtier.frames.store import FrameStore
 
 __all__ = ["RankedFile", "preload_priority_list", "preload_rows", "ranked_files"]
@@ -163,7 +163,7 @@ def _batches(copy: Iterable[Any], batch: int) -> Generator[bytes]:
 
 def _preload_column(name: str) -> str:
     if name == "last_used_us":
-        return "(date_part('epoch', s.last_used_at) * 1e6)::int8"
+        return LAST_USED_US
     if name == "frames" or name in _TEXT:
         return f"f.{name}"
     return f"f.{name}::{'text' if name in _LABELS else 'int8'}"

@@ -20,9 +20,11 @@ from typing import Any
 from voxtier._core import FrameTable, read_frame, read_table
 from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
 from voxtier.frames.bookkeeping import Bookkeeper
-from voxtier.frames.cache import Class, FrameCache
+from voxtier.frames.cache import Class, FrameCache, Recalled
 from voxtier.frames.files import OpenFiles
+from voxtier.frames.paths import absolute
 from voxtier.frames.preload import Preload
+from voxtier.frames.published import Publisher, readers_folder
 from voxtier.frames.ranking import preload_priority_list
 from voxtier.frames.rows import Refusal
 from voxtier.frames.store import FrameStore
@@ -56,6 +58,9 @@ class FrameReader:
         How often accesses are written to the index; what a crash loses at most.
     verify : {"ends", "all", "none"}
         How far a computed table is held against its file.
+    publish : bool
+        Write what `stats` returns to a small file in voxtier's folder every two seconds, for
+        ``voxtier top`` and ``voxtier cache stats``.
 
     Notes
     -----
@@ -73,6 +78,7 @@ class FrameReader:
         open_files: int = 256,
         flush_seconds: float = 60.0,
         verify: Verify = "ends",
+        publish: bool = True,
     ) -> None:
         self.store = store
         self.source = source
@@ -81,6 +87,7 @@ class FrameReader:
         self.preload = Preload(self.cache, store, source)
         self._files = OpenFiles(open_files)
         self._books = Bookkeeper(self.cache, store, source, flush_seconds)
+        self._publisher = Publisher(readers_folder() if publish else None, source, self.stats)
         self._uids: OrderedDict[str, str] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
         self._start_fresh()
@@ -97,7 +104,7 @@ class FrameReader:
         Parameters
         ----------
         name : str
-            Path or SOP Instance UID.
+            Path or SOP Instance UID. What could be either, such as a file named ``1.2``, is a UID.
         index : int
             Frame, counted from 0.
         scan : bool
@@ -133,6 +140,7 @@ class FrameReader:
                             self._count("uncached")
                             read = [read_frame(fd, table, index) for index in wanted]
                     self._books.wake()
+                    self._publisher.wake()
                     self._count("requests", tier)
                     return read
                 except SourceError as error:
@@ -159,9 +167,9 @@ class FrameReader:
             return self._load(path, fd, "normal")[1]
 
     def path_of(self, name: str) -> str:
-        """Return the path of a SOP Instance UID through the index; a path is returned as it is."""
+        """Return the path of a SOP Instance UID through the index; a path is made absolute, as indexed."""
         if not _UID.match(name):
-            return name
+            return absolute(name)
         with self._lock:
             if (path := self._uids.get(name)) is not None:
                 self._uids.move_to_end(name)
@@ -213,6 +221,7 @@ class FrameReader:
 
     def close(self) -> None:
         """Stop the threads, write the accesses, close the files. The store stays the caller's."""
+        self._publisher.close()
         self.preload.cancel()
         self._books.close()
         self._files.close()
@@ -233,13 +242,13 @@ class FrameReader:
         """Table of a file that memory does not hold; one flight, however many threads ask."""
         tier = ["tier1"]
 
-        def loader(_: str) -> FrameTable:
-            stored = self._ask_store(path, fd)
-            if stored is not None:
+        def loader(_: str) -> FrameTable | Recalled:
+            recalled = self._ask_store(path, fd)
+            if recalled is not None:
                 tier[0] = "tier2"
                 if klass != "scan":
-                    self._prime(path, stored.series_instance_uid)
-                return stored
+                    self._prime(path, recalled.table.series_instance_uid)
+                return recalled
             tier[0] = "tier3"
             return self._compute(path, fd, self.verify)
 
@@ -263,24 +272,25 @@ class FrameReader:
         self.cache.invalidate(path)
         self.cache.load(path, lambda _: self._compute(path, fd, "all"), klass=klass)
 
-    def _ask_store(self, path: str, fd: int) -> FrameTable | None:
+    def _ask_store(self, path: str, fd: int) -> Recalled | None:
         if self.store is None or time.monotonic() < self._database_back_at:
             return None
         try:
-            found = self.store.get(self.source, path)
+            row = self.store.recall(self.source, path)
         except BackendError:
             self._count("store_errors")
             self._database_back_at = time.monotonic() + _DATABASE_PAUSE
             return None
-        if found is None:
+        if row is None:
             return None
+        found, last_used = row
         status = os.fstat(fd)
         if (found.size, found.mtime_ns) != (status.st_size, status.st_mtime_ns):
             self._count("stale_misses")
             return None
         if isinstance(found, Refusal):
             raise found.error
-        return found
+        return Recalled(found, last_used)
 
     def _compute(self, path: str, fd: int, verify: Verify) -> FrameTable:
         table = read_table(fd, verify=verify)
@@ -303,6 +313,7 @@ class FrameReader:
         self._pool = None
         self._files.after_fork()
         self._books.after_fork()
+        self._publisher.after_fork()
         self.preload.after_fork()
 
 

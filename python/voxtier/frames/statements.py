@@ -63,6 +63,19 @@ JOIN voxtier.file AS f USING (key)
 
 GET = f"SELECT f.path, {stored_columns} FROM voxtier.file AS f WHERE f.key = %s"
 
+# The last access in µs since 1970. Infinity is no time, and the last years that Postgres knows fit no int8.
+LAST_USED_US = (
+    "CASE WHEN isfinite(s.last_used_at) "
+    "THEN least(date_part('epoch', s.last_used_at) * 1e6, 9e18)::int8 END"
+)
+
+# What a reader keeps in memory: the table, and the last access, so that a file that comes back soon after it
+# left counts once.
+RECALL = f"""
+SELECT f.path, coalesce({LAST_USED_US}, 0), {stored_columns}
+FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key) WHERE f.key = %s
+"""
+
 GET_MANY = f"""
 SELECT given.number, f.path, {stored_columns}
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)

@@ -167,6 +167,13 @@ class FrameStore:
         rows = self._rows(statements.GET, (_Key(key),))
         return stored(rows[0][1:]) if rows and rows[0][0] == path else None
 
+    def recall(self, source: str, path: str) -> tuple[FrameTable | Refusal, int] | None:
+        """Return what `get` would, and the last access in µs since 1970 (0 if none)."""
+        [key] = _file_keys(source, [path])
+        rows = self._rows(statements.RECALL, (_Key(key),))
+        found = stored(rows[0][2:]) if rows and rows[0][0] == path else None
+        return None if found is None else (found, rows[0][1])
+
     def get_many(self, source: str, paths: Sequence[str]) -> list[FrameTable | Refusal | None]:
         """Return for each path what `get` would, in one question per `BATCH` paths."""
         found: list[FrameTable | Refusal | None] = [None] * len(paths)

@@ -3,6 +3,7 @@
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::frame_table::{PyFrameTable, short};
@@ -281,6 +282,23 @@ impl PyFrameCache {
             Ok::<[u64; 3], Error>(counts)
         })?;
         Ok(counts.into())
+    }
+
+    /// Stores tables that `FrameTable.to_bytes` wrote; returns (stored, refused, damaged).
+    #[pyo3(signature = (keys, tables, *, klass="normal"))]
+    fn put_packed_many(
+        &self,
+        py: Python<'_>,
+        keys: Vec<String>,
+        tables: Vec<PyBackedBytes>,
+        klass: &str,
+    ) -> PyResult<(u64, u64, u64)> {
+        if keys.len() != tables.len() {
+            let detail = format!("{} keys and {} tables", keys.len(), tables.len());
+            return Err(PyValueError::new_err(detail));
+        }
+        let put = Put { class: parse_class(klass)?, ..Put::default() };
+        Ok(py.detach(|| self.cache.put_packed_many(keys.iter().zip(tables.iter().map(|table| &**table)), put)))
     }
 
     fn key_id(&self, py: Python<'_>, key: &str) -> Option<u64> {
