@@ -115,7 +115,9 @@ def chart(race: dict[str, Any]) -> str:
     """One line a way: a dot at the best lap, a thin bar to the median, and what that means."""
     times = [way[key] for way in race["ways"] for key in ("best", "median") if way["best"]]
     if not times:  # facts without a race, or a race that nobody finished
-        return "".join(f"<p>{html.escape(way['name'] + ': ' + (way['trouble'] or ''))}</p>" for way in race["ways"])
+        return "".join(
+            f"<p>{html.escape(way['name'] + ': ' + (way['trouble'] or ''))}</p>" for way in race["ways"]
+        )
     low = math.floor(math.log10(min(times)))
     high = max(math.ceil(math.log10(max(times)) + 0.02), low + 1)
     height = ROW * len(race["ways"]) + 30

@@ -1,4 +1,4 @@
-"""``voxtier priority | preload | cache simulate``: what memory would hold, and what that would bring."""
+"""``voxtier priority | preload | cache stats | cache simulate``: what memory would hold, and what that would bring."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.options import DSN, SOURCE, open_store
+from voxtier.cli.readers import stats
 from voxtier.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool
 
 @click.group()
 def cache() -> None:
-    """Look at what memory would bring."""
+    """Look at what memory brings, and at what it would bring."""
+
+
+cache.add_command(stats)
 
 
 @cache.command()

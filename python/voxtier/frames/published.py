@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ INTERVAL = 2.0
 SILENT_AFTER = 15.0
 _NAME = re.compile(r"([1-9][0-9]{0,9})-([0-9]{1,9})\.json\Z")
 _LARGEST = 1 << 16
+_NUMBERS = ("requests", "tier1", "tier2", "tier3", "degraded")
 _numbers = itertools.count()
 
 
@@ -41,6 +43,8 @@ class Published(NamedTuple):
 
     Attributes
     ----------
+    name : str
+        Of its file: other readers have other names.
     pid : int
         Its process.
     age : float
@@ -50,6 +54,7 @@ class Published(NamedTuple):
         `FrameReader.stats` returns them.
     """
 
+    name: str
     pid: int
     age: float
     content: dict[str, Any]
@@ -69,7 +74,8 @@ class Publisher:
     """
 
     def __init__(self, folder: Path | None, source: str, stats: Callable[[], dict[str, Any]]) -> None:
-        self.folder, self.source, self._stats = folder, source, stats
+        # Weakly: a reader that nobody closes must not live for ever because its thread runs.
+        self.folder, self.source, self._stats = folder, source, weakref.WeakMethod(stats)
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -104,19 +110,22 @@ class Publisher:
         return self.folder / f"{os.getpid()}-{self._number}.json"
 
     def _run(self) -> None:
-        while True:
+        while stats := self._stats():
             try:
-                self._write()
+                self._write(stats())
             except OSError:  # no room, no permission: nobody looks on, and frames are served all the same
                 self._closed.wait(30)
+            del stats
             if self._closed.wait(INTERVAL):
                 return
+        with suppress(OSError):
+            self._path().unlink(missing_ok=True)
 
-    def _write(self) -> None:
+    def _write(self, stats: dict[str, Any]) -> None:
         path = self._path()
         content = {
             "source": self.source, "program": Path(sys.argv[0] or "python").name, "started": self._started,
-            "written": time.time(), "stats": self._stats(),
+            "written": time.time(), "stats": stats,
         }  # fmt: skip
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
@@ -142,30 +151,43 @@ def published(folder: Path) -> Iterator[Published]:
         match = _NAME.match(name)
         assert match is not None
         pid, path = int(match[1]), folder / name
-        if not _is_alive(pid):
+        try:
+            written = path.stat().st_mtime
+        except OSError:
+            continue
+        if not _is_alive(pid, written):
             with suppress(OSError):
                 path.unlink()
-            continue
-        content = _read(path)
-        if content is not None:
-            yield Published(pid, max(time.time() - content["written"], 0.0), content)
+        elif content := _read(path):
+            yield Published(name, pid, max(time.time() - content["written"], 0.0), content)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """What a reader of this version wrote; anything else is None."""
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(_LARGEST))
-        written = isinstance(content["written"], float) and isinstance(content["stats"]["cache"], dict)
+        stats = content["stats"]
+        numbers = [content["written"], content["started"], *(stats[name] for name in _NUMBERS)]
+        numbers += [stats["cache"][name] for name in ("used", "budget", "dirty")] + [stats["preload"]["seen"]]
+        texts = [content["source"], content["program"], stats["preload"]["state"]]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return content if written else None
+    true = all(isinstance(number, int | float) for number in numbers) and all(
+        isinstance(text, str) for text in texts
+    )
+    return content if true else None
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, written: float) -> bool:
+    """Whether the process that wrote at that time may still run: its number may be another's by now."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (PermissionError, OverflowError):
+    except PermissionError:
         pass
-    return True
+    try:
+        return Path(f"/proc/{pid}").stat().st_ctime <= written + 1
+    except OSError:
+        return True

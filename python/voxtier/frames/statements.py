@@ -65,8 +65,7 @@ GET = f"SELECT f.path, {stored_columns} FROM voxtier.file AS f WHERE f.key = %s"
 
 # The last access in µs since 1970. Infinity is no time, and the last years that Postgres knows fit no int8.
 LAST_USED_US = (
-    "CASE WHEN isfinite(s.last_used_at) "
-    "THEN least(date_part('epoch', s.last_used_at) * 1e6, 9e18)::int8 END"
+    "CASE WHEN isfinite(s.last_used_at) THEN least(date_part('epoch', s.last_used_at) * 1e6, 9e18)::int8 END"
 )
 
 # What a reader keeps in memory: the table, and the last access, so that a file that comes back soon after it

@@ -1,0 +1,160 @@
+"""`voxtier cache stats` and `voxtier top`: what running readers say of themselves."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import dicom, element, image, pattern
+from voxtier.frames.published import published, readers_folder
+from voxtier.frames.reader import FrameReader
+
+
+def voxtier(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "voxtier", *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom([*image(frames=2), element("PixelData", pattern(32))]).content)
+    return str(path)
+
+
+def wait_for(count: int, requests: int = 0) -> list[Any]:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        found = list(published(readers_folder()))
+        if len(found) == count and all(r.content["stats"]["requests"] >= requests for r in found):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(found)
+
+
+def test_a_reader_is_seen_from_its_first_request_until_it_closes(path: str) -> None:
+    with (
+        FrameReader(None, "archive", budget_bytes=1 << 20) as reader,
+        FrameReader(None, publish=False) as dumb,
+    ):
+        assert list(published(readers_folder())) == []
+        for _ in range(4):
+            reader.frame(path, 1)
+            dumb.frame(path, 1)
+        [seen] = wait_for(1, 4)
+        assert (seen.pid, seen.content["source"]) == (os.getpid(), "archive")
+        assert readers_folder().stat().st_mode & 0o077 == 0
+        shown = voxtier("cache", "stats")
+        assert shown.returncode == 0, shown.stderr
+        row = shown.stdout.splitlines()[1].split()
+        assert row[:3] == [str(os.getpid()), "archive", "4"]
+        assert row[4:7] == ["75.0%", "0.0%", "25.0%"]
+        assert row[-1] == "ready"
+        [line] = voxtier("cache", "stats", "--json").stdout.splitlines()
+        assert json.loads(line)["stats"]["cache"]["entries"] == 1
+        pages = voxtier("top", "--count", "2", "--interval", "0.1")
+        assert pages.returncode == 0, pages.stderr
+        assert pages.stdout.count("archive") == 2
+        assert "\x1b" not in pages.stdout
+        assert len(voxtier("top", "--count", "2", "--interval", "0.1", "--json").stdout.splitlines()) == 2
+    assert list(published(readers_folder())) == []
+    nobody = voxtier("cache", "stats")
+    assert (nobody.returncode, nobody.stdout) == (0, "")
+    assert "no reader runs" in nobody.stderr
+
+
+def test_a_reader_that_nobody_closes_goes_with_its_last_reference(path: str) -> None:
+    reader = FrameReader(None)
+    reader.frame(path, 0)
+    wait_for(1)
+    del reader
+    gc.collect()
+    wait_for(0)
+
+
+def _serve(path: str) -> None:
+    FrameReader(None, "killed").frame(path, 0)
+    reader = FrameReader(None, "killed")
+    reader.frame(path, 0)
+    time.sleep(60)
+
+
+def test_what_a_killed_process_left_is_swept_and_damage_is_passed_over(path: str) -> None:
+    child = multiprocessing.get_context("spawn").Process(target=_serve, args=(path,))
+    child.start()
+    wait_for(1)
+    child.kill()
+    child.join()
+    assert list(published(readers_folder())) == []
+    assert os.listdir(readers_folder()) == []
+    good = {"source": "s", "program": "p", "started": 1.0, "written": 1.0}
+    stats = {"requests": 1, "tier1": 1, "tier2": 0, "tier3": 0, "degraded": False}
+    stats |= {"cache": {"used": 1, "budget": 2, "dirty": 0}, "preload": {"seen": 0, "state": "idle"}}
+    for number, text in enumerate(
+        ["", "{", "[]", json.dumps(good), json.dumps({**good, "stats": {**stats, "tier1": "x"}}), "\0" * 99]
+    ):
+        (readers_folder() / f"{os.getpid()}-{number}.json").write_text(text)
+    (readers_folder() / "0-1.json").write_text("no process has this number")
+    (readers_folder() / "99999999999-1.json").write_text("too long a number")
+    (readers_folder() / "notes.json").write_text("{}")
+    assert voxtier("cache", "stats").returncode == 0
+    assert list(published(readers_folder())) == []
+    silent = {**good, "source": "\x1b[2J", "stats": {**stats, "degraded": True}}
+    (readers_folder() / f"{os.getpid()}-9.json").write_text(json.dumps(silent))
+    shown = voxtier("cache", "stats").stdout
+    assert "\x1b" not in shown
+    assert "silent" in shown
+    assert "no database" in shown
+    assert (readers_folder() / "notes.json").exists()
+
+
+def test_a_number_that_another_process_bears_by_now_is_not_the_reader(path: str) -> None:
+    with FrameReader(None) as reader:
+        reader.frame(path, 0)
+        wait_for(1)
+        [name] = os.listdir(readers_folder())
+        old = readers_folder() / name.replace("-", "-7")
+        old.write_bytes((readers_folder() / name).read_bytes())
+        os.utime(old, (1, 1))
+        wait_for(1)
+        assert not old.exists()
+
+
+def test_a_folder_that_cannot_be_written_harms_nobody(path: str, tmp_path: Path) -> None:
+    (tmp_path / "voxtier-home").write_text("a file")
+    with FrameReader(None) as reader:
+        assert reader.frame(path, 0)
+        time.sleep(0.2)
+        assert reader.frame(path, 1)
+    assert voxtier("cache", "stats").returncode in (0, 3)
+
+
+def test_a_forked_child_has_a_file_of_its_own(path: str) -> None:
+    with FrameReader(None) as reader:
+        reader.frame(path, 0)
+        wait_for(1)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                reader.frame(path, 1)
+                os.write(write, b"x" if len(wait_for(2)) == 2 else b"-")
+                reader.close()
+            finally:
+                os._exit(0)
+        os.close(write)
+        assert os.read(read, 1) == b"x"
+        os.close(read)
+        os.waitpid(pid, 0)
+        [left] = wait_for(1)
+        assert left.pid == os.getpid()
