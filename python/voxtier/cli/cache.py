@@ -1,4 +1,4 @@
-"""``voxtier priority | preload | cache stats | cache simulate``: what memory would hold, and what that would bring."""
+"""``voxtier priority | preload | cache``: what memory holds, or would hold, and what that brings."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ HOME = click.option(
 def stats(home: Path | None, as_json: bool) -> None:
     """Show what each running reader answered, from which tier, and how full its memory is.
 
-    A FrameReader publishes itself every two seconds in voxtier's folder (VOXTIER_HOME), unless it was made with
-    publish=False. Of its requests, `memory` says how many found their table there, `index` how many asked
-    PostgreSQL, `file` how many had to read the file's headers. `to write` are files whose accesses the index
-    does not know yet. The state is `ready`, or `preload 40 %`, `no database` (memory and files go on serving),
-    `silent 60 s` (stopped, or hanging).
+    A FrameReader publishes itself every two seconds in voxtier's folder (VOXTIER_HOME), unless it was
+    made with publish=False. Of its requests, `memory` says how many found their table there, `index` how
+    many asked PostgreSQL, `file` how many had to read the file's headers. `to write` are files whose
+    accesses the index does not know yet. The state is `ready`, or `preload 12,000` (files so far),
+    `no database` (memory and files go on serving), `silent 60 s` (stopped, or hanging).
     """
     found = _readers(home)
     if as_json:
@@ -91,8 +91,8 @@ def _nobody(home: Path | None) -> str:
 
     folder = readers_folder() if home is None else home / "readers"
     return (
-        f"no reader runs that publishes itself in {folder}: one does from its first request on; one of another "
-        "user, or with another VOXTIER_HOME, is found with --home"
+        f"no reader runs that publishes itself in {folder}: one does from its first request on; one of "
+        "another user, or with another VOXTIER_HOME, is found with --home"
     )
 
 

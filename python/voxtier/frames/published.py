@@ -144,7 +144,7 @@ def published(folder: Path) -> Iterator[Published]:
     Files of processes that are no more are removed; what is no such file is passed over.
     """
     try:
-        names = sorted(name for name in os.listdir(folder) if _NAME.match(name))
+        names = sorted(path.name for path in folder.iterdir() if _NAME.match(path.name))
     except FileNotFoundError:
         return
     for name in names:
@@ -163,7 +163,7 @@ def published(folder: Path) -> Iterator[Published]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a reader of this version wrote; anything else is None."""
+    """Return what a reader of this version wrote; None for anything else."""
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(_LARGEST))
