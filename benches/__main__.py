@@ -23,6 +23,7 @@ JOURNEYS = [
     "index_run",
     "memory",
     "ranking",
+    "replay",
     "spark_job",
 ]
 

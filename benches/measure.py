@@ -63,6 +63,10 @@ class Result:
     goals: list[dict[str, Any]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
+    def demand(self, text: str, shown: str, *, met: bool) -> None:
+        """Add a goal that is no ratio of two ways of this race."""
+        self.goals.append({"text": text, "shown": shown, "met": met})
+
 
 def timed(work: Callable[[], Any], before: Callable[[], object] | None = None) -> Callable[[], Lap]:
     """Make a lap of a function of this process; ``before`` runs outside of the time."""

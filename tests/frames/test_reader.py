@@ -19,6 +19,7 @@ from frames.cases import CASES
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
 from voxtier.frames import read_frame, read_table, read_tables
+from voxtier.frames import store as store_module
 from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.priority import CachePriorityScorer, score_many
 from voxtier.frames.ranking import preload_priority_list, preload_rows, ranked_files
@@ -199,10 +200,10 @@ def test_one_flight_a_file(tmp_path: Path, store: FrameStore) -> None:
     asked: list[str] = []
     recall = store.recall
 
-    def slow(source: str, path: str) -> Any:
+    def slow(source: str, path: str, **options: Any) -> Any:
         asked.append(path)
         time.sleep(0.2)
-        return recall(source, path)
+        return recall(source, path, **options)
 
     store.recall = slow  # type: ignore[method-assign]
     with FrameReader(store, "s") as reader, ThreadPoolExecutor(16) as pool:
@@ -276,6 +277,39 @@ def test_the_first_slice_brings_its_series(tmp_path: Path, store: FrameStore) ->
     with FrameReader(store, "s") as training:
         training.frame(paths[0], 0, scan=True)
         assert len(training.cache) == 1
+
+
+def test_a_series_costs_one_round_trip_and_brings_no_more_than_it_may(
+    tmp_path: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = files(tmp_path, 30)
+    store.upsert("s", read_tables(paths))
+    store.upsert("other", read_tables(paths))
+    asked: list[bool] = []
+    recall = store.recall
+
+    def counted(source: str, path: str, *, with_series: bool = False) -> Any:
+        asked.append(with_series)
+        return recall(source, path, with_series=with_series)
+
+    monkeypatch.setattr(store, "recall", counted)
+    with FrameReader(store, "s") as reader:
+        for path in paths[20:] + paths[:20]:
+            reader.frame(path, 0)
+        assert asked == [True]
+        reader.cache.invalidate(paths[3])
+        reader.frame(paths[3], 0)
+        assert asked == [True, False]
+        reader.cache.clock = lambda: time.monotonic() + 61
+        reader.cache.invalidate(paths[4])
+        reader.frame(paths[4], 0)
+        assert asked == [True, False, True]
+    monkeypatch.setattr(store_module, "_MOST_NEIGHBOURS", 4)
+    assert [row[0] for row in recall("s", paths[27], with_series=True)] == [*paths[27:], *paths[:2]]
+    bytes_of_one = len(read_table(paths[0]).packed)
+    monkeypatch.setattr(store_module, "_MOST_NEIGHBOUR_BYTES", 3 * bytes_of_one)
+    assert [row[0] for row in recall("s", paths[5], with_series=True)] == paths[5:9]
+    assert recall("s", "/unknown", with_series=True) == recall("s", "/unknown") == []
 
 
 def test_access_counts_files_not_frames(tmp_path: Path, store: FrameStore) -> None:

@@ -21,6 +21,7 @@ from voxtier.frames.table import TableResult
 SECONDS = float(os.environ.get("VOXTIER_SOAK_SECONDS", "600"))
 FILES = int(os.environ.get("VOXTIER_SOAK_FILES", "100000"))
 CONTENTS = 200
+SERIES = 0x0020000E
 # Below it the process's own megabytes outweigh the tables: resident memory says nothing then.
 WEIGHED = 32 << 20
 
@@ -32,13 +33,16 @@ def resident() -> int:
 def content(number: int) -> tuple[bytes, list[bytes]]:
     """A file and its frames: single slices, volumes, and slides whose tiles differ in length."""
     count = (1, 1, 30, 300, 3000)[number % 5]
+    attributes = [each for each in image(frames=count) if each.tag != SERIES]
     if count < 300:
         pixels = pattern(16 * count, number)
+        attributes.append(element("SeriesInstanceUID", f"2.25.{1000 + number}"))
+        attributes.sort(key=lambda each: each.tag)
         frames = [pixels[16 * at : 16 * at + 16] for at in range(count)]
-        return dicom([*image(frames=count), element("PixelData", pixels)]).content, frames
+        return dicom([*attributes, element("PixelData", pixels)]).content, frames
     dice = random.Random(number)
     frames = [jpeg(dice.randrange(10, 60) * 2, at + number) for at in range(count)]
-    return dicom([*image(frames=count), element("PixelData", Fragments(frames), "OB")], JPEG).content, frames
+    return dicom([*attributes, element("PixelData", Fragments(frames), "OB")], JPEG).content, frames
 
 
 def write_files(folder: Path) -> tuple[list[str], list[list[bytes]]]:

@@ -19,6 +19,8 @@ __all__ = ["Class", "FrameCache"]
 Class = Literal["normal", "scan", "pinned"]
 
 _MOST_PRIMED = 65_536
+# A series whose files miss again so much later has been evicted: it is worth another batch.
+_PRIMED_SECONDS = 60.0
 
 
 class Recalled(NamedTuple):
@@ -29,6 +31,10 @@ class Recalled(NamedTuple):
 
 
 Loader = Callable[[str], FrameTable | Recalled]
+
+
+def _recalled(loaded: FrameTable | Recalled) -> Recalled:
+    return loaded if isinstance(loaded, Recalled) else Recalled(loaded, 0)
 
 
 class FrameCache(_core.FrameCache):
@@ -51,6 +57,9 @@ class FrameCache(_core.FrameCache):
     forgets the accesses, which its parent writes.
     """
 
+    #: Seconds that never go back; another clock serves replays.
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+
     def __init__(
         self,
         budget_bytes: int,
@@ -61,7 +70,7 @@ class FrameCache(_core.FrameCache):
     ) -> None:
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
-        self._primed: OrderedDict[str, None] = OrderedDict()
+        self._primed: OrderedDict[str, float] = OrderedDict()
         self._counts = {"loads": 0, "load_errors": 0, "load_waits": 0, "load_ns": 0, "primed": 0}
         _caches.add(self)
 
@@ -131,7 +140,7 @@ class FrameCache(_core.FrameCache):
                 self._counts["load_errors"] += 1
             flight.fail(error)
             raise
-        table, last_used = loaded if isinstance(loaded, Recalled) else (loaded, 0)
+        table, last_used = _recalled(loaded)
         with self._lock:
             self._flights.pop(key, None)
             self._counts["loads"] += 1
@@ -145,11 +154,11 @@ class FrameCache(_core.FrameCache):
         self,
         series: str,
         keys: Sequence[str],
-        batch_loader: Callable[[list[str]], Mapping[str, FrameTable]],
+        batch_loader: Callable[[list[str]], Mapping[str, FrameTable | Recalled]],
         *,
         first: str | None = None,
     ) -> int:
-        """Load the tables of a series in one batch, at its first miss; later calls do nothing.
+        """Load the tables of a series in one batch, at its first miss; calls in the next minute do nothing.
 
         A load, not an access. At most half the budget is filled, from the key `first` on.
 
@@ -160,7 +169,7 @@ class FrameCache(_core.FrameCache):
         """
         mark = f"\0series\0{series}"
         with self._lock:
-            if series in self._primed:
+            if self.is_primed(series):
                 return 0
             flight = self._flights.get(mark)
             mine = flight is None
@@ -176,7 +185,8 @@ class FrameCache(_core.FrameCache):
             put, limit = 0, self.counters()["used"] + self.counters()["budget"] // 2
             for key in wanted:
                 if key in tables and self.counters()["used"] < limit:
-                    put += self.put_table(key, tables[key])
+                    table, last_used = _recalled(tables[key])
+                    put += self.put_table(key, table, last_used_us=last_used)
         except BaseException as error:
             with self._lock:
                 self._flights.pop(mark, None)
@@ -184,16 +194,20 @@ class FrameCache(_core.FrameCache):
             raise
         with self._lock:
             self._flights.pop(mark, None)
-            self._primed[series] = None
-            if len(self._primed) > _MOST_PRIMED:
+            now = self.clock()
+            for mark_of in (series, *tables):
+                self._primed[mark_of] = now
+                self._primed.move_to_end(mark_of)
+            while len(self._primed) > _MOST_PRIMED:
                 self._primed.popitem(last=False)
             self._counts["primed"] += put
         flight.land(None)
         return put
 
     def is_primed(self, series: str) -> bool:
-        """Whether `prime` has loaded that series before."""
-        return series in self._primed
+        """Whether `prime` has loaded that series, or that key, within the last minute."""
+        primed = self._primed.get(series)
+        return primed is not None and self.clock() - primed < _PRIMED_SECONDS
 
     def invalidate(self, key: str) -> bool:
         """Forget a key; a load of it that is under way is handed out, but not kept."""

@@ -97,6 +97,7 @@ class FrameReader:
         self._lock = threading.Lock()
         self._database_back_at = 0.0
         self._counts = dict.fromkeys(_COUNTS, 0)
+        self._asked_folders: set[str] = set()
 
     def frame(self, name: str, index: int, *, scan: bool = False) -> bytes:
         """Read one frame: fragments joined, item headers stripped.
@@ -243,11 +244,9 @@ class FrameReader:
         tier = ["tier1"]
 
         def loader(_: str) -> FrameTable | Recalled:
-            recalled = self._ask_store(path, fd)
+            recalled = self._ask_store(path, fd, with_series=klass != "scan")
             if recalled is not None:
                 tier[0] = "tier2"
-                if klass != "scan":
-                    self._prime(path, recalled.table.series_instance_uid)
                 return recalled
             tier[0] = "tier3"
             return self._compute(path, fd, self.verify)
@@ -255,41 +254,42 @@ class FrameReader:
         table = self.cache.load(path, loader, klass=klass)
         return tier[0], table
 
-    def _prime(self, path: str, series: str) -> None:
-        """Take the rest of the series along: whoever reads one slice reads the next."""
-        if self.store is None or not series or self.cache.is_primed(series):
-            return
-        try:
-            found = {row.path: row.table for row in self.store.by_series(series, self.source)}
-        except BackendError:
-            self._count("store_errors")
-            return
-        found.pop(path, None)
-        following = [other for other in found if other > path] + [other for other in found if other < path]
-        self.cache.prime(series, following, lambda wanted: found)
-
     def _rebuild(self, path: str, fd: int, klass: Class) -> None:
         self.cache.invalidate(path)
         self.cache.load(path, lambda _: self._compute(path, fd, "all"), klass=klass)
 
-    def _ask_store(self, path: str, fd: int) -> Recalled | None:
+    def _ask_store(self, path: str, fd: int, *, with_series: bool) -> Recalled | None:
         if self.store is None or time.monotonic() < self._database_back_at:
             return None
+        # Whoever reads one slice reads the next: the rest of the series comes along. Not with a file that
+        # came along a moment ago and is gone again, nor for each of those that a viewer asks for at once.
+        folder = os.path.dirname(path)  # noqa: PTH120 - on the way of every miss
+        with_series = with_series and folder not in self._asked_folders and not self.cache.is_primed(path)
         try:
-            row = self.store.recall(self.source, path)
+            if with_series:
+                self._asked_folders.add(folder)
+            rows = self.store.recall(self.source, path, with_series=with_series)
         except BackendError:
             self._count("store_errors")
             self._database_back_at = time.monotonic() + _DATABASE_PAUSE
             return None
-        if row is None:
+        finally:
+            if with_series:
+                self._asked_folders.discard(folder)
+        if not rows:
             return None
-        found, last_used = row
+        [(_, found, last_used), *others] = rows
         status = os.fstat(fd)
         if (found.size, found.mtime_ns) != (status.st_size, status.st_mtime_ns):
             self._count("stale_misses")
             return None
         if isinstance(found, Refusal):
             raise found.error
+        if others:
+            tables = {
+                name: Recalled(table, at) for name, table, at in others if isinstance(table, FrameTable)
+            }
+            self.cache.prime(folder, list(tables), lambda wanted: tables)
         return Recalled(found, last_used)
 
     def _compute(self, path: str, fd: int, verify: Verify) -> FrameTable:

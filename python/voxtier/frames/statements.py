@@ -75,6 +75,27 @@ SELECT f.path, coalesce({LAST_USED_US}, 0), {stored_columns}
 FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key) WHERE f.key = %s
 """
 
+# The same, and after it the other files of the series, those behind it in the order of paths first: at most
+# so many, and so many bytes of tables.
+RECALL_SERIES = f"""
+WITH asked AS (SELECT key, source_id, path, series_instance_uid FROM voxtier.file WHERE key = %(key)s),
+others AS (
+    SELECT f.key, f.path <= asked.path AS before,
+        sum(octet_length(f.frames)) OVER (ORDER BY f.path <= asked.path, f.path) AS bytes
+    FROM asked JOIN voxtier.file AS f ON f.source_id = asked.source_id AND f.key <> asked.key
+        AND hashtextextended(f.series_instance_uid, 0) = hashtextextended(asked.series_instance_uid, 0)
+        AND f.series_instance_uid = asked.series_instance_uid
+    WHERE f.frame_count > 0
+    ORDER BY f.path <= asked.path, f.path LIMIT %(most)s
+), wanted AS (
+    SELECT key, 0 AS place FROM asked
+    UNION ALL SELECT key, CASE WHEN before THEN 2 ELSE 1 END FROM others WHERE bytes <= %(bytes)s
+)
+SELECT f.path, coalesce({LAST_USED_US}, 0), {stored_columns}
+FROM wanted JOIN voxtier.file AS f USING (key) LEFT JOIN voxtier.file_stats AS s USING (key)
+ORDER BY place, f.path
+"""
+
 GET_MANY = f"""
 SELECT given.number, f.path, {stored_columns}
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
