@@ -32,7 +32,7 @@ def resident() -> int:
 
 def content(number: int) -> tuple[bytes, list[bytes]]:
     """A file and its frames: single slices, volumes, and slides whose tiles differ in length."""
-    count = (1, 1, 30, 300, 3000)[number % 5]
+    count = (1, 1, 30, 300, 5000)[number % 5]
     attributes = [each for each in image(frames=count) if each.tag != SERIES]
     if count < 300:
         pixels = pattern(16 * count, number)
