@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 from collections.abc import Callable
 from enum import Enum
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from voxtier import _core
-from voxtier.tensors.durable import fill_file
+from voxtier.tensors.durable import EagerFile, write_file
 
 __all__ = ["NotIntactError", "load_safely", "plain", "save_checked"]
 
@@ -53,19 +52,23 @@ def save_checked(value: Any, final: Path, *, replace: bool = False, **options: A
         The disk is full, the folder is read-only, or the file is not intact. Nothing is left behind.
     """
 
-    def fill(temporary: Path) -> None:
+    def write(stream: EagerFile) -> None:
         try:
-            torch.save(value, temporary, **options)  # by path: through a Python stream it takes twice as long
-        except RuntimeError as error:  # torch hides the system's error behind its own
-            free = os.statvfs(temporary.parent)
-            if free.f_bavail * free.f_frsize < (1 << 20):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final)) from None
-            raise OSError(errno.EIO, f"torch could not write: {str(error).splitlines()[0]}") from error
-        report = _core.verify_tensor_file(temporary)
+            torch.save(value, stream, **options)
+        except (OSError, RuntimeError) as error:  # torch hides the system's error behind its own
+            refusal = stream.error or OSError(errno.EIO, f"torch could not write: {_first_line(error)}")
+            raise OSError(refusal.errno, refusal.strerror, str(final)) from error
+
+    def check(written: Path) -> None:
+        report = _core.verify_tensor_file(written)
         if report.state not in ("ok", "ok_no_crc", "not_weights_only"):
             raise NotIntactError(errno.EIO, f"not intact after writing: {report.state}: {report.detail}")
 
-    fill_file(final, fill, replace=replace)
+    write_file(final, write, check=check, replace=replace)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def load_safely(path: Path, *, weights_only: bool = True, mmap: bool | None = None) -> Any:
