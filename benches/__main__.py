@@ -25,6 +25,7 @@ JOURNEYS = [
     "ranking",
     "replay",
     "spark_job",
+    "tensors",
 ]
 
 
