@@ -514,6 +514,10 @@ class TensorReport:
     @property
     def mtime_ns(self) -> int: ...
     @property
+    def ctime_ns(self) -> int:
+        """Time of the inode's last change, which no program can set back."""
+
+    @property
     def records(self) -> list[tuple[str, int, int]]:
         """Name, bytes and recorded CRC-32 of every record."""
 

@@ -10,7 +10,18 @@ from pathlib import Path
 from frames.cases import CASES
 
 CORPUS = Path(__file__).parent / "corpus"
+TORCH_FILES = Path(__file__).parents[2] / "tests" / "tensors" / "fixtures"
 LARGEST = 8_000
+WHOLE_FILE, PICKLE = b"\0", b"\1"
+
+# What torch.save writes for {"image": torch.ones(4, 4), "size": torch.Size([4])}, and what it never writes.
+PICKLES = {
+    "tensor": b"\x80\x02}q\x00(X\x05\0\0\0imageq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02((X\x07\0\0\0"
+    b"storageq\x03ctorch\nFloatStorage\nq\x04X\x01\0\0\x000q\x05X\x03\0\0\0cpuq\x06K\x10tq\x07QK\0K\x04K\x04\x86q\x08K\x04"
+    b"K\x01\x86q\t\x89ccollections\nOrderedDict\nq\n)Rq\x0btq\x0cRq\rX\x04\0\0\0sizectorch\nSize\n(K\x04t\x85Ru.",
+    "evil": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x02ls\x85R.",
+    "instance": b"(X\x02\0\0\0lsiposix\nsystem\n.",
+}
 
 
 def main() -> None:
@@ -18,6 +29,11 @@ def main() -> None:
     small = [case for case in CASES if len(case.content) <= LARGEST]
     for case in small:
         write("parse", case.name, case.content)
+    for path in TORCH_FILES.rglob("*.pt"):
+        if path.stat().st_size <= LARGEST:
+            write("ptfile", f"{path.parent.name}-{path.stem}", WHOLE_FILE + path.read_bytes())
+    for name, program in PICKLES.items():
+        write("ptfile", name, PICKLE + program)
     try:
         from voxtier.frames import read_table
     except ImportError:

@@ -227,7 +227,14 @@ mod tests {
 
     fn tensor(offset: i64, shape: &[i64], stride: &[i64]) -> Tensor {
         let storage = Storage { class: "torch.FloatStorage".into(), key: "0".into(), numel: 12 };
-        Tensor { storage, dtype: None, offset, shape: shape.into(), stride: stride.into(), extra: vec![] }
+        Tensor {
+            storage: storage.into(),
+            dtype: None,
+            offset,
+            shape: shape.into(),
+            stride: stride.into(),
+            extra: vec![],
+        }
     }
 
     #[test]

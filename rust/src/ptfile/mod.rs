@@ -16,8 +16,8 @@ mod payload;
 mod pickle;
 mod sweep;
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use archive::Archive;
@@ -81,7 +81,7 @@ pub struct Finding {
     pub state: State,
     /// Record name without the archive's root, or `header`, `directory`, `end`.
     pub record: Option<String>,
-    /// Absolute byte offset of the evidence.
+    /// Absolute byte offset of the evidence, within the file.
     pub offset: Option<u64>,
     /// What was found, and what would have been right.
     pub detail: String,
@@ -132,6 +132,8 @@ pub struct Report {
     pub size: u64,
     /// Modification time in nanoseconds since 1970, where the file could be opened.
     pub mtime_ns: i64,
+    /// The same of the inode's last change, which no program can set back.
+    pub ctime_ns: i64,
     /// Name, size and recorded CRC-32 of every record, as far as the structure was read.
     pub records: Vec<(String, u64, u32)>,
     /// Globals of the pickle that `weights_only=True` refuses.
@@ -148,6 +150,7 @@ impl Report {
             finding: None,
             size: 0,
             mtime_ns: 0,
+            ctime_ns: 0,
             records: Vec::new(),
             refused_globals: Vec::new(),
             tensors: Vec::new(),
@@ -165,6 +168,10 @@ impl Report {
 pub fn verify_file(path: &Path, checks: Checks, buffer: &mut Buffer) -> Report {
     let mut report = Report::empty();
     report.finding = verify_into(path, checks, buffer, &mut report).unwrap_or_else(Some);
+    if let Some(finding) = &mut report.finding {
+        let size = report.size;
+        finding.offset = finding.offset.filter(|&at| at <= size); // not where a damaged offset points to
+    }
     report
 }
 
@@ -174,13 +181,16 @@ fn verify_into(
     buffer: &mut Buffer,
     report: &mut Report,
 ) -> Checked<Option<Finding>> {
-    let file = File::open(path)?;
+    // Opening a pipe that nobody writes to would wait for ever.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let before = file.metadata()?;
     if !before.is_file() {
         return Err(Finding::new(State::Unknown, "not a regular file"));
     }
     report.size = before.len();
     report.mtime_ns = modified(&before);
+    report.ctime_ns = nanoseconds(before.ctime(), before.ctime_nsec());
     let verdict = verify_open(&file, before.len(), checks, buffer, report);
     let after = file.metadata()?;
     if after.len() != before.len() || modified(&after) != modified(&before) {
@@ -189,8 +199,12 @@ fn verify_into(
     verdict
 }
 
-fn modified(metadata: &std::fs::Metadata) -> i64 {
-    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+fn modified(metadata: &Metadata) -> i64 {
+    nanoseconds(metadata.mtime(), metadata.mtime_nsec())
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
 fn verify_open(
@@ -254,7 +268,7 @@ fn best_of_intact(
     let unsafe_names: Vec<&str> =
         refused.iter().map(String::as_str).filter(|name| !globals::is_inert(name)).collect();
     if !unsafe_names.is_empty() {
-        let detail = format!("loading would import and may run {}", unsafe_names.join(", "));
+        let detail = format!("loading would import and may run {}", some_of(&unsafe_names));
         return Some(Finding {
             record: Some("data.pkl".into()),
             ..Finding::new(State::UnsafeGlobals, detail)
@@ -265,11 +279,12 @@ fn best_of_intact(
         return Some(Finding::of(State::CompressedStorage, &record.name, record.payload, detail));
     }
     if !refused.is_empty() || !graph.refused_opcodes.is_empty() {
-        let mut reasons = refused.to_vec();
-        reasons.extend(graph.refused_opcodes.iter().map(|name| format!("opcode {name}")));
+        let opcodes: Vec<String> =
+            graph.refused_opcodes.iter().map(|name| format!("opcode {name}")).collect();
+        let reasons: Vec<&str> = opcodes.iter().chain(refused).map(String::as_str).collect();
         let detail = format!(
             "weights_only=True refuses {}: MONAI >= 1.5.1 would delete and recompute it",
-            reasons.join(", ")
+            some_of(&reasons)
         );
         return Some(Finding {
             record: Some("data.pkl".into()),
@@ -286,4 +301,13 @@ fn best_of_intact(
     (!has_crc).then(|| {
         Finding::new(State::OkNoCrc, "written with compute_crc32=False: payload damage cannot be seen")
     })
+}
+
+/// The first of many names: a hostile file has room for a hundred thousand.
+fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<&str> = names.iter().copied().take(SHOWN).collect();
+    let more = names.len() - shown.len();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{rest}", shown.join(", "))
 }

@@ -188,7 +188,7 @@ impl Plausible {
     const FEWEST: u64 = 64;
 
     fn of(storage: &Storage) -> Option<Self> {
-        let kind = match storage.class.as_str() {
+        let kind = match &*storage.class {
             "torch.HalfStorage" => Float::F16,
             "torch.BFloat16Storage" => Float::Bf16,
             "torch.FloatStorage" => Float::F32,

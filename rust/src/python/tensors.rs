@@ -45,6 +45,11 @@ impl TensorReport {
     }
 
     #[getter]
+    fn ctime_ns(&self) -> i64 {
+        self.0.ctime_ns
+    }
+
+    #[getter]
     fn records(&self) -> Vec<(String, u64, u32)> {
         self.0.records.clone()
     }

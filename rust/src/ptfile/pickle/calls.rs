@@ -1,0 +1,136 @@
+//! Globals, calls and persistent ids: where a pickle's values become storages and tensors.
+
+use std::rc::Rc;
+
+use super::machine::{Machine, Refused, Step};
+use super::{Id, MAX_AXES, MAX_NAME, Storage, Tensor, Value, globals};
+
+impl Machine<'_> {
+    pub(super) fn global(&mut self, module: &str, name: &str) -> Step<()> {
+        let full = format!("{}.{name}", globals::modern_module(module));
+        let shared = match self.globals.get(full.as_str()) {
+            Some(known) => Rc::clone(known),
+            None => {
+                self.grow(full.len() / 32)?;
+                let new: Rc<str> = full.into();
+                self.globals.insert(Rc::clone(&new));
+                new
+            }
+        };
+        self.push(Value::Global(shared))
+    }
+
+    pub(super) fn object(&mut self, callable: Id, arguments: Vec<Id>) -> Step<()> {
+        let mut parts = vec![callable];
+        parts.extend(arguments);
+        self.push(Value::Object(parts))
+    }
+
+    pub(super) fn build(&mut self, state: Id) -> Step<()> {
+        let id = self.top()?;
+        match self.values.get_mut(id) {
+            Some(Value::Object(parts)) => parts.push(state),
+            Some(Value::Tensor(tensor)) => tensor.extra.push(state),
+            Some(_) => {} // an OrderedDict's attributes
+            None => return Err(Refused::Malformed("sets the state of nothing")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn call(&self, callable: Id, arguments: Id) -> Value {
+        let opaque = || Value::Object(vec![callable, arguments]);
+        let (Value::Global(name), Value::Tuple(items)) = (self.value(callable), self.value(arguments)) else {
+            return opaque();
+        };
+        match &**name {
+            "collections.OrderedDict" if items.is_empty() => Value::Dict(Vec::new()),
+            "torch._tensor._rebuild_from_type_v2" => {
+                let [function, class, inner, state] = items.as_slice() else { return opaque() };
+                match (self.value(*function), self.value(*inner)) {
+                    (Value::Global(function), Value::Tuple(inner)) if is_rebuild(function) => {
+                        self.tensor(inner).map_or_else(opaque, |tensor| {
+                            Value::Tensor(Box::new(Tensor { extra: vec![*class, *state], ..tensor }))
+                        })
+                    }
+                    _ => opaque(),
+                }
+            }
+            "torch._utils._rebuild_parameter" => match items.first().map(|&id| self.value(id)) {
+                Some(tensor @ Value::Tensor(_)) => tensor.clone(),
+                _ => opaque(),
+            },
+            function if is_rebuild(function) => {
+                self.tensor(items).map_or_else(opaque, |tensor| Value::Tensor(Box::new(tensor)))
+            }
+            _ => opaque(),
+        }
+    }
+
+    fn tensor(&self, items: &[Id]) -> Option<Tensor> {
+        let mut items = items.iter().map(|&id| self.value(id));
+        let (Value::Storage(storage), Value::Int(offset)) = (items.next()?, items.next()?) else {
+            return None;
+        };
+        let (shape, stride) = (self.integers(items.next()?)?, self.integers(items.next()?)?);
+        let dtype = items.nth(2).and_then(|value| match value {
+            Value::Global(name) if globals::item_size(name).is_some() => Some(Rc::clone(name)),
+            _ => None,
+        });
+        Some(Tensor { storage: Rc::clone(storage), dtype, offset: *offset, shape, stride, extra: Vec::new() })
+    }
+
+    /// A tuple or list of integers, or the call that a pickled `torch.Size` is.
+    fn integers(&self, value: &Value) -> Option<Vec<i64>> {
+        let arguments = match value {
+            Value::Object(parts) => match self.value(*parts.get(1)?) {
+                Value::Tuple(outer) => self.value(*outer.first()?),
+                _ => return None,
+            },
+            plain => plain,
+        };
+        let (Value::Tuple(items) | Value::List(items)) = arguments else { return None };
+        if items.len() > MAX_AXES {
+            return None;
+        }
+        let integer = |&id: &Id| match self.value(id) {
+            Value::Int(number) => Some(*number),
+            _ => None,
+        };
+        items.iter().map(integer).collect()
+    }
+
+    /// `('storage', class, key, location, numel)`, the one persistent id that torch writes.
+    pub(super) fn persistent(&mut self, id: Id) -> Step<()> {
+        let broken = Refused::Malformed("refers to a storage in a way that torch does not write");
+        let Value::Tuple(items) = self.value(id) else { return Err(broken) };
+        let [tag, class, key, _, numel] = items.as_slice() else { return Err(broken) };
+        let (Value::Global(class), Value::Int(numel)) = (self.value(*class), self.value(*numel)) else {
+            return Err(broken);
+        };
+        let Ok(numel) = u64::try_from(*numel) else { return Err(broken) };
+        if self.as_name(*tag)? != "storage" || class.len() > MAX_NAME {
+            return Err(broken);
+        }
+        let key = self.as_name(*key)?;
+        let storage = match self.storages.get(&key) {
+            Some(known) if known.class != *class || known.numel != numel => {
+                return Err(Refused::Malformed("describes one storage in two ways"));
+            }
+            Some(known) => Rc::clone(known),
+            None => {
+                let new = Rc::new(Storage { class: Rc::clone(class), key: key.clone(), numel });
+                self.grow(key.len() / 32)?;
+                self.storages.insert(key, Rc::clone(&new));
+                new
+            }
+        };
+        self.push(Value::Storage(storage))
+    }
+}
+
+/// The calls whose first arguments are storage, offset, shape, stride.
+fn is_rebuild(function: &str) -> bool {
+    function
+        .strip_prefix("torch._utils._rebuild_")
+        .is_some_and(|rest| matches!(rest, "tensor" | "tensor_v2" | "tensor_v3" | "qtensor"))
+}
