@@ -14,7 +14,7 @@ import torch
 
 from tensors.cases import fill_cache, rows, run_cli, write_project
 from tensors.damage import MATRIX
-from voxtier.tensors import Manifest, durable, item_key
+from voxtier.tensors import Manifest, claims, durable, item_key
 from voxtier.tensors.verifier import fix, list_cache, verify
 
 
@@ -124,7 +124,7 @@ def test_a_claimed_file_and_a_changed_file_are_left(healthy: Path, tmp_path: Pat
     damage(paths[1], "bit flip in tensor")
     states = list(verify(list_cache(cache)))
     paths[1].write_bytes(healthy.read_bytes())
-    claim = durable.Claim.take(paths[0])
+    claim = claims.Claim.take(paths[0])
     assert claim is not None
     assert {result.action for result in fix(cache, states)} == {"left"}
     claim.release()

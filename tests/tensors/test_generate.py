@@ -28,10 +28,11 @@ from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, build_transforms, item_key, load_config, volume_hash
 from voxtier.tensors.folders import item_folder, remember_folder
 from voxtier.tensors.generate import Generator, Options, Outcome
-from voxtier.tensors.hub import Hub, part_paths
+from voxtier.tensors.hub import Hub
 from voxtier.tensors.keys import hub_path, raw_path
 from voxtier.tensors.plan import nifti_voxels, shard
 from voxtier.tensors.resources import affordable_workers, available_memory
+from voxtier.tensors.transfer import part_paths
 
 
 @pytest.fixture
@@ -344,20 +345,20 @@ def test_four_processes_share_sixteen_items_without_repeating_one(tmp_path: Path
 
 
 def test_a_claim_of_the_dead_is_taken_over(tmp_path: Path) -> None:
-    from voxtier.tensors import durable
+    from voxtier.tensors import claims, durable
 
     project = Project(tmp_path / "p", names_of(1))
     put_raw(project.base, project.names[0])
     project.folder.mkdir(parents=True)
-    path = durable.Claim.path_for(project.final(project.names[0]))
+    path = claims.Claim.path_for(project.final(project.names[0]))
     holder = {"pid": 999_999_999, "host": os.uname().nodename, "boot": durable.boot_id()}
     path.write_text(json.dumps(holder))
     assert project.run().made == 1
     assert not path.exists()
     path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "boot": "00000000"}))
-    assert durable.Claim.take(project.final(project.names[0])) is None
+    assert claims.Claim.take(project.final(project.names[0])) is None
     os.utime(path, (1, 1))  # no heartbeat for decades
-    assert durable.Claim.take(project.final(project.names[0])) is not None
+    assert claims.Claim.take(project.final(project.names[0])) is not None
 
 
 def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(server: HubServer, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from tensors.hub_server import Fault, HubServer
 from voxtier.errors import BackendError, ConfigError, NotFoundError
-from voxtier.tensors.hub import Hub, StoppedError, WrongContentError, part_paths
+from voxtier.tensors.hub import Hub, StoppedError, WrongContentError
+from voxtier.tensors.transfer import part_paths
 
 PATH = "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"
 CONTENT = random.Random(1).randbytes(700_001)

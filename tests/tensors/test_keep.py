@@ -16,7 +16,7 @@ from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, run_here
 from tensors.damage import MATRIX
 from voxtier import _core
 from voxtier.errors import ConfigError
-from voxtier.tensors import Manifest, durable, item_key, list_cache, load_config, verify
+from voxtier.tensors import Manifest, claims, durable, item_key, list_cache, load_config, verify
 from voxtier.tensors.adoption import adopt, explain
 from voxtier.tensors.fingerprint import differences, fingerprint
 from voxtier.tensors.folders import item_folder, remember_folder
@@ -182,9 +182,9 @@ def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
     dead.write_bytes(b"half")
     alive = folder / f".y.pt.{durable.boot_id()}-{os.getpid()}-1.tmp"
     alive.write_bytes(b"half")
-    claim = durable.Claim.take(files[0])
+    claim = claims.Claim.take(files[0])
     assert claim is not None
-    stale = durable.Claim.path_for(files[1])
+    stale = claims.Claim.path_for(files[1])
     stale.write_text(json.dumps({"pid": 999_999_999, "host": os.uname().nodename, "boot": durable.boot_id()}))
     os.utime(stale, (1, 1))
     part = config.img_dir / ".train_9_a_1.nii.gz.part"

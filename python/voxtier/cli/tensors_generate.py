@@ -86,7 +86,8 @@ def generate_command(
     Exit code 0: all there, 2: configuration, 3: some failed, 4: the hub is down, 130/143: interrupted.
     """
     from voxtier.tensors.config import load_config
-    from voxtier.tensors.generate import Generator, Options
+    from voxtier.tensors.generate import Generator
+    from voxtier.tensors.outcome import Options
     from voxtier.tensors.progress import Progress
 
     options = Options(
@@ -158,7 +159,8 @@ def plan_command(
 ) -> None:
     """Say what generate would do, and change nothing."""
     from voxtier.tensors.config import load_config
-    from voxtier.tensors.generate import Generator, Options
+    from voxtier.tensors.generate import Generator
+    from voxtier.tensors.outcome import Options
 
     options = Options(workers=num_workers, batch_size=batch_size, num_shards=num_shards, shard_id=shard_id)
     _show_plan(Generator(load_config(config), options).plan(), as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -64,6 +65,8 @@ class Crew:
         self._context = context
         self._processing = processing
         self._members: list[_Member] = []
+        self._bell, self._cord = context.Pipe(duplex=False)
+        self._cord_in_hand = threading.Lock()
         self.size = size
 
     def _start(self) -> None:
@@ -93,10 +96,20 @@ class Crew:
         with contextlib.suppress(OSError):  # a death is seen by `poll`
             member.connection.send((task.raw, task.volume, task.final))
 
+    def wake(self) -> None:
+        """Let `poll` return at once; from any thread."""
+        with self._cord_in_hand, contextlib.suppress(OSError):  # a closed crew sleeps on
+            if not self._bell.poll():
+                self._cord.send(None)
+
     def poll(self, seconds: float) -> Iterable[Event]:
-        """Return what happened within that time."""
+        """Return what happened within that time, or before somebody called `wake`."""
         events = []
-        for connection in wait([member.connection for member in self._members], timeout=seconds):
+        ready = wait([self._bell, *(member.connection for member in self._members)], timeout=seconds)
+        if self._bell in ready:
+            ready.remove(self._bell)
+            self._bell.recv()
+        for connection in ready:
             member = next(m for m in self._members if m.connection is connection)
             try:
                 kind, payload, number = member.connection.recv()
@@ -138,6 +151,9 @@ class Crew:
 
     def close(self, *, kill: bool = False) -> None:
         """Send everyone home; with ``kill`` at once, else after their current items."""
+        with self._cord_in_hand:
+            self._cord.close()
+            self._bell.close()
         members, self._members = self._members, []
         for member in members:
             if kill:

@@ -19,7 +19,7 @@ from monai.utils import convert_to_tensor, look_up_option
 
 from voxtier import _core
 from voxtier.errors import SourceError
-from voxtier.tensors.durable import Claim
+from voxtier.tensors.claims import Claim
 from voxtier.tensors.saving import load_safely, save_checked
 
 __all__ = ["HealingPersistentDataset"]

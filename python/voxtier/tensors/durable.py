@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and claims that let several processes share work.
+"""Files that appear whole or not at all.
 
 A reader of a final name never sees a partial file: content goes to a temporary name in the *same* folder,
 is flushed to the disk, and is then linked or renamed. After a kill the temporary name is left; it carries
@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "Claim",
+    "STALE_AFTER",
     "EagerFile",
-    "claim_is_live",
+    "boot_id",
+    "process_is_alive",
     "sync_folder",
     "temporary_is_live",
+    "temporary_path",
     "write_file",
     "write_text",
 ]
@@ -34,7 +33,7 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{8})-(?P<pid>\d+)-(?P<
 """``.<final name>.<boot>-<pid>-<serial>.tmp``: hidden, and never ends in ``.pt``."""
 
 STALE_AFTER = 120.0
-"""Seconds without a heartbeat after which a claim of another machine is free to take."""
+"""Seconds of silence after which a file or claim of another machine counts as left by the dead."""
 
 WRITE_STEP = 1 << 20
 """Bytes that are written before the disk is told to take them."""
@@ -191,130 +190,3 @@ def _appear(temporary: Path, final: Path, *, replace: bool) -> bool:
 def write_text(final: Path, text: str, *, mode: int = 0o666) -> None:
     """Write a small text file that appears as a whole."""
     write_file(final, lambda stream: stream.write(text.encode()), mode=mode)
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a claim."""
-
-    pid: int
-    host: str
-    boot: str
-
-
-class Claim:
-    """The right to make one file, held by one process among many.
-
-    An exclusive file beside the final name, whose modification time is the heartbeat. ``flock`` is not
-    used: network file systems ignore it. A claim whose process is dead on this machine, or that has been
-    silent for two minutes on another, may be taken over.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> claim = Claim.take(folder / "a.pt")
-    >>> Claim.take(folder / "a.pt") is None  # held, and alive
-    True
-    >>> claim.release()
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @staticmethod
-    def path_for(final: Path) -> Path:
-        """Return the claim's name: ``.<final name>.claim``."""
-        return final.with_name(f".{final.name}.claim")
-
-    @classmethod
-    def take(cls, final: Path) -> Claim | None:
-        """Take the claim on ``final``; None when another process holds it and lives."""
-        path = cls.path_for(final)
-        for _ in range(2):
-            if cls._create(path):
-                return cls(path)
-            if claim_is_live(path):
-                return None
-            cls._remove_stale(path)
-        return None
-
-    @staticmethod
-    def _create(path: Path) -> bool:
-        """Create the claim exclusively: written aside, then linked, so that none is ever half-written."""
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "boot": boot_id()}
-        aside = temporary_path(path)
-        aside.write_text(json.dumps(holder))
-        try:
-            os.link(aside, path)
-        except FileExistsError:
-            return False
-        except OSError:
-            try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileExistsError:
-                return False
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(json.dumps(holder))
-        finally:
-            aside.unlink()
-        return True
-
-    @staticmethod
-    def _remove_stale(path: Path) -> None:
-        """Move a dead claim away first: of several processes that find it, one rename succeeds."""
-        grave = temporary_path(path)
-        try:
-            path.rename(grave)
-        except FileNotFoundError:
-            return
-        if claim_is_live(grave):  # another process took it over between our look and our rename
-            with contextlib.suppress(OSError):
-                os.link(grave, path)
-        grave.unlink()
-
-    def beat(self) -> None:
-        """Show that the holder lives."""
-        with contextlib.suppress(OSError):
-            os.utime(self.path)
-
-    def release(self) -> None:
-        """Give the claim up."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Beat in the background, and release at the end, come what may."""
-        done = threading.Event()
-
-        def keep_beating() -> None:
-            while not done.wait(STALE_AFTER / 6):
-                self.beat()
-
-        thread = threading.Thread(target=keep_beating, name="voxtier-claim", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            self.release()
-
-
-def claim_is_live(path: Path) -> bool:
-    """Whether the claim file exists and its holder may be alive."""
-    try:
-        age = time.time() - path.stat().st_mtime
-        raw = json.loads(path.read_text())
-        holder = Holder(int(raw["pid"]), str(raw["host"]), str(raw["boot"]))
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError):
-        try:
-            return time.time() - path.stat().st_mtime < STALE_AFTER
-        except OSError:
-            return False
-    if holder.boot == boot_id() and holder.host == socket.gethostname():
-        return process_is_alive(holder.pid)
-    return age < STALE_AFTER

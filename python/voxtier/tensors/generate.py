@@ -14,20 +14,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxtier import _core
 from voxtier.errors import BackendError, ConfigError, NotFoundError, VoxtierError
+from voxtier.tensors.claims import Claim
 from voxtier.tensors.crew import Crew, Event, Task
-from voxtier.tensors.durable import Claim, write_text
+from voxtier.tensors.durable import write_text
 from voxtier.tensors.fingerprint import fingerprint
 from voxtier.tensors.folders import remember_folder
 from voxtier.tensors.hub import Hub, StoppedError
 from voxtier.tensors.keys import item_key, raw_path, read_volume_names
 from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.outcome import DEFAULTS, Options, Outcome
 from voxtier.tensors.plan import Plan, make_plan, nifti_voxels, output_size, shard
+from voxtier.tensors.raws import RawFiles
 from voxtier.tensors.resources import (
     BYTES_PER_VOXEL,
     TYPICAL_VOXELS,
@@ -50,47 +51,6 @@ HUB_IS_DOWN_AFTER = 5
 """Failed downloads in a row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to run."""
-
-    workers: int = 8
-    batch_size: int = 100
-    clean_raw: bool = False
-    """Also remove raw files that the user put there, once their tensors are verified."""
-    num_shards: int = 1
-    shard_id: int = 0
-    min_free: int = 1 << 30
-    """Bytes that stay free on the disk."""
-    max_raw_bytes: int | None = None
-    """Most bytes of downloaded raw files at once."""
-    until_full: bool = False
-    """Start although the disk cannot hold everything."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run did."""
-
-    made: int = 0
-    elsewhere: int = 0
-    """Made by another process meanwhile."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Volume name to reason."""
-    unavailable: int = 0
-    raws_removed: int = 0
-    workers: int = 0
-    stopped: bool = False
-    stop_reason: str = ""
-    hub_down: bool = False
-
-    def exit_code(self) -> int:
-        """0 all there, 3 partial, 4 the hub is down."""
-        if self.hub_down:
-            return 4
-        return 3 if self.failed or self.unavailable or self.stop_reason else 0
-
-
 class Generator:
     """One run over one configuration.
 
@@ -109,7 +69,7 @@ class Generator:
     def __init__(
         self,
         config: Config,
-        options: Options = Options(),
+        options: Options = DEFAULTS,
         *,
         hub: Hub | None = None,
         on_item: Callable[[int], None] = lambda _: None,
@@ -158,7 +118,7 @@ class Generator:
         self.folder = Path(plan.folder)
         self._prepare_folder()
         self.manifest = Manifest(self.folder)
-        self._known = self.manifest.read()
+        self._raws = RawFiles(self.config, self.folder, self.manifest)
         self._fingerprint = fingerprint(self.config)
         self._remote = plan.remote
         self.outcome.unavailable = plan.unavailable
@@ -172,7 +132,9 @@ class Generator:
         heart.start()
         try:
             self._remember_unavailable(plan)
-            self._clean_leftovers()
+            self.outcome.raws_removed += self._raws.clean_leftovers(
+                self._all_names(), also_foreign=self.options.clean_raw
+            )
             with ThreadPoolExecutor(self.config.downloads.max_workers, "voxtier-download") as downloads:
                 try:
                     self._loop(plan, crew, downloads)
@@ -236,56 +198,11 @@ class Generator:
             rows.append(
                 {"key": key, "volume": name, "unavailable": {"reason": "404", "commit": self.hub.commit}}
             )
-        self._record(rows)
+        self._raws.record(rows)
 
     def _all_names(self) -> list[str]:
         names = read_volume_names(self.config.subsets)
         return shard(names, self.options.num_shards, self.options.shard_id)
-
-    def _clean_leftovers(self) -> None:
-        """Remove raw files whose tensors are there: ours of an interrupted run, or all with the flag."""
-        for name in self._all_names():
-            key = item_key(name)
-            final = self.folder / f"{key}.pt"
-            ours = bool((self._known.get(key, {}).get("raw") or {}).get("ours"))
-            if not (ours or self.options.clean_raw) or not final.exists():
-                continue
-            raw = raw_path(self.config.img_dir, name, self.config.dir_structure)
-            if raw.is_file():
-                self._clean(Task(name, raw, final), ours=ours)
-            elif ours:
-                self._record([{"key": key, "raw": None}])
-
-    def _clean(self, task: Task, *, ours: bool) -> None:
-        """Remove a raw file, only after its tensor was found right: structure and every CRC."""
-        report = _core.verify_tensor_file(task.final)
-        if report.state not in ("ok", "ok_trailing"):
-            log.error(
-                "%s: its tensor is %s (%s); the raw file stays", task.volume, report.state, report.detail
-            )
-            return
-        try:
-            task.raw.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("%s: could not be removed: %s", task.raw, error)
-            return
-        self.outcome.raws_removed += 1
-        for folder in task.raw.parents:
-            if folder == self.config.img_dir or self.config.img_dir not in folder.parents:
-                break
-            try:
-                folder.rmdir()  # refuses unless empty
-            except OSError:
-                break
-        if ours:
-            self._record([{"key": task.final.stem, "raw": None}])
-
-    def _record(self, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            try:
-                self.manifest.record(rows)
-            except OSError as error:
-                log.warning("the manifest cannot be written, and is not needed: %s", error)
 
     def _loop(self, plan: Plan, crew: Crew, downloads: ThreadPoolExecutor) -> None:
         waiting = deque(plan.names)
@@ -360,9 +277,10 @@ class Generator:
                 self._fail(name, "the hub is down")
             else:
                 self._raw_bytes[final.stem] = size
-                self._record([{"key": final.stem, "volume": name, "raw": {"path": str(raw), "ours": True}}])
-                self._known.setdefault(final.stem, {})["raw"] = {"path": str(raw), "ours": True}
-                self._fetching[downloads.submit(self.hub.fetch, remote, raw)] = task
+                self._raws.expect(task)
+                future = downloads.submit(self.hub.fetch, remote, raw)
+                self._fetching[future] = task
+                future.add_done_callback(lambda _: crew.wake())
 
     def _disk_allows(self, crew: Crew) -> bool:
         under_way = (len(self._ready) + len(self._fetching) + crew.busy + 1) * output_size(self.config)
@@ -395,7 +313,7 @@ class Generator:
             except NotFoundError as error:
                 missing_log.warning("%s: %s", name, error)
                 reason = {"reason": "404", "commit": self.hub.commit if self.hub else ""}
-                self._record([{"key": task.final.stem, "volume": name, "unavailable": reason}])
+                self._raws.record([{"key": task.final.stem, "volume": name, "unavailable": reason}])
                 self._fail(name, str(error))
             except ConfigError as error:
                 self._fail(name, str(error))
@@ -440,17 +358,16 @@ class Generator:
                 self._halt(f"the disk of {self.folder} is full")
             return
         self.outcome.made += 1
-        ours = bool((self._known.get(key, {}).get("raw") or {}).get("ours"))
         row = {
             "key": key,
             "volume": task.volume,
             "fingerprint": self._fingerprint,
             "source": self._source(task),
         }
-        self._record([{**row, "created": time.time(), **event.facts}])
+        self._raws.record([{**row, "created": time.time(), **event.facts}])
         log.info("%s: made %s in %s s", task.volume, task.final.name, event.facts.get("seconds"))
-        if ours or self.options.clean_raw:
-            self._clean(task, ours=ours)
+        if self.options.clean_raw or self._raws.is_ours(key):
+            self.outcome.raws_removed += self._raws.clean(task)
         self._release(key)
         self.on_item(int(event.facts.get("size", 0)))
 

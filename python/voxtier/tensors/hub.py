@@ -7,10 +7,7 @@ into its cache first (twice the disk), starts over after a kill, and accepts wro
 from __future__ import annotations
 
 import contextlib
-import email.message
-import hashlib
 import http.client
-import json
 import os
 import random
 import threading
@@ -18,17 +15,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
-from voxtier.tensors.durable import sync_folder
+from voxtier.tensors.claims import Claim
+from voxtier.tensors.transfer import CHUNK, RemoteFile, Transfer
 
-__all__ = ["Hub", "RemoteFile", "StoppedError", "part_paths"]
+__all__ = ["Hub", "RemoteFile", "StoppedError"]
 
-CHUNK = 1 << 20
 TIMEOUT = 30.0
 ATTEMPTS = 6
 LONGEST_WAIT = 300.0
@@ -42,22 +38,6 @@ class StoppedError(VoxtierError):
 
 class WrongContentError(VoxtierError):
     """The hub delivered bytes that are not the file's, several times."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """One file of the repository at the pinned revision."""
-
-    path: str
-    size: int
-    sha256: str | None
-    """For LFS files; others carry ``git_oid``."""
-    git_oid: str | None
-
-
-class _Digest(Protocol):
-    def update(self, content: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
 
 
 class Hub:
@@ -215,13 +195,30 @@ class Hub:
         if self.offline:
             raise BackendError("HF_HUB_OFFLINE is set: nothing is downloaded")
         final.parent.mkdir(parents=True, exist_ok=True)
-        transfer = _Transfer(remote, final, self.commit)
-        try:
-            self._persist(transfer, on_bytes)
-        finally:
-            transfer.pause()
+        claim = self._claim(final)
+        if claim is None:
+            return
+        with claim.held():
+            transfer = Transfer(remote, final, self.commit)
+            try:
+                self._persist(transfer, on_bytes)
+            finally:
+                transfer.pause()
 
-    def _persist(self, transfer: _Transfer, on_bytes: Callable[[int], None]) -> None:
+    def _claim(self, final: Path) -> Claim | None:
+        """Wait for the right to fetch; None when another run, perhaps for another cache, has fetched it.
+
+        Two that write one part would each find its own bytes right, and the file wrong.
+        """
+        claim = Claim.take(final)
+        while claim is None:
+            self._sleep(0.2)
+            if final.exists():
+                return None
+            claim = Claim.take(final)
+        return claim
+
+    def _persist(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
         """Repeat requests until the file is there or hope is lost."""
         remote = transfer.remote
         last = "no attempt"
@@ -256,7 +253,7 @@ class Hub:
             self._sleep(wait)
         raise BackendError(f"{remote.path}: gave up after {ATTEMPTS} attempts: {last}")
 
-    def _continue(self, transfer: _Transfer, on_bytes: Callable[[int], None]) -> None:
+    def _continue(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
         """One request: the rest of the file, or all of it when the server cannot continue."""
         if transfer.position == transfer.remote.size:
             return
@@ -281,123 +278,6 @@ class Hub:
                     raise StoppedError(f"stopped at {transfer.position} of {transfer.remote.size} bytes")
         if transfer.position < transfer.remote.size:
             raise ConnectionResetError(f"ended at {transfer.position} of {transfer.remote.size} bytes")
-
-
-def part_paths(final: Path) -> tuple[Path, Path]:
-    """Return the names of an unfinished transfer and of what identifies it."""
-    part = final.with_name(f".{final.name}.part")
-    return part, part.with_name(part.name + ".json")
-
-
-class _Transfer:
-    """One file on its way: the part, its identity, and the checksum of what is there."""
-
-    def __init__(self, remote: RemoteFile, final: Path, commit: str) -> None:
-        self.remote = remote
-        self.disk_error: OSError | None = None
-        self.etag: str | None = None
-        self.position = 0
-        self._final = final
-        self._part, self._sidecar = part_paths(final)
-        self._identity = {"commit": commit, "size": remote.size, "content": remote.sha256 or remote.git_oid}
-        self._digest: _Digest = self._new_digest()
-        self._stream: IO[bytes] | None = None
-        self._resume()
-
-    def _new_digest(self) -> _Digest:
-        if self.remote.sha256 is not None:
-            return hashlib.sha256()
-        digest = hashlib.sha1(usedforsecurity=False)
-        digest.update(f"blob {self.remote.size}\0".encode())  # a git object's name covers its header
-        return digest
-
-    def _resume(self) -> None:
-        try:
-            known = json.loads(self._sidecar.read_text())
-            if {key: known.get(key) for key in self._identity} != self._identity:
-                raise ValueError("another version of the file")
-            with self._part.open("rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    self._digest.update(chunk)
-                    self.position += len(chunk)
-            if self.position > self.remote.size:
-                raise ValueError("longer than the file")
-            self.etag = known.get("etag")
-        except (OSError, ValueError, AttributeError):
-            self.restart()
-
-    def restart(self) -> None:
-        """Forget what was fetched."""
-        self._close()
-        for path in (self._part, self._sidecar):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-        self._digest = self._new_digest()
-        self.position = 0
-        self.etag = None
-
-    def begin(self, status: int, headers: email.message.Message) -> None:
-        """Prepare for a body: behind what is there when the server continues, else from the start."""
-        if status == 206:
-            start = (headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
-            if start != str(self.position):
-                self.restart()
-                raise ConnectionError("the server continued at another place")
-        elif self.position:
-            self.restart()
-        self.etag = headers.get("ETag") if not (headers.get("ETag") or "W/").startswith("W/") else None
-        try:
-            if self.position == 0:
-                self._sidecar.write_text(json.dumps({**self._identity, "etag": self.etag}))
-            self._close()
-            self._stream = self._part.open("ab")
-        except OSError as error:
-            self.disk_error = error
-            raise
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        if self.position + len(chunk) > self.remote.size:
-            self.restart()
-            raise ConnectionError("the server sent more bytes than the file has")
-        assert self._stream is not None
-        try:
-            self._stream.write(chunk)
-        except OSError as error:
-            self.disk_error = error
-            raise
-        self._digest.update(chunk)
-        self.position += len(chunk)
-
-    def pause(self) -> None:
-        """Put what was fetched on the disk."""
-        self._close()
-
-    def _close(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            try:
-                stream.close()
-            except OSError as error:
-                self.disk_error = error
-
-    def finish(self) -> bool:
-        """Check, and let the file appear; False when the bytes are wrong (everything is forgotten then)."""
-        expected = self.remote.sha256 or self.remote.git_oid
-        if expected is not None and self._digest.hexdigest() != expected:
-            self.restart()
-            return False
-        if self.remote.size == 0:
-            self._part.touch()
-        self._close()
-        if self.disk_error is not None:
-            raise self.disk_error
-        with self._part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self._part.replace(self._final)
-        sync_folder(self._final.parent)
-        self._sidecar.unlink(missing_ok=True)
-        return True
 
 
 class _KeepSecretsAtHome(urllib.request.HTTPRedirectHandler):
