@@ -221,6 +221,11 @@ def test_b16_the_second_recomputation_is_a_warning(compute: Compute, tmp_path: P
     assert dataset.recomputed[path.name] == 2
 
 
+def test_a_bare_function_first_is_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="caches the raw item"):
+        HealingPersistentDataset([{"n": 1}], Compose([lambda item: item]), tmp_path / "c")
+
+
 def test_set_data_keeps_the_files(compute: Compute, tmp_path: Path) -> None:
     dataset = healing(compute, tmp_path / "c", 2)
     dataset[0]

@@ -199,6 +199,24 @@ def test_since_last_skips_what_is_unchanged(healthy: Path, tmp_path: Path) -> No
     assert done.returncode == 1
 
 
+def test_a_time_that_was_set_back_does_not_hide_a_change(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (path,) = fill_cache(cache, healthy, 1)
+    before = path.stat()
+    Manifest(cache).record([{"key": path.stem}])
+    assert run_cli("verify", cache).returncode == 0
+    damage(path, "bit flip in tensor")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert run_cli("verify", cache, "--since-last").returncode == 1
+
+
+def test_files_without_a_tensor_are_remarked(tmp_path: Path) -> None:
+    torch.save({"image": "/data/ct.nii.gz"}, tmp_path / "a.pt")
+    done = run_cli("verify", tmp_path)
+    assert (done.returncode, "1 files hold no tensor" in done.stderr) == (0, True)
+
+
 def test_a_sample_is_seeded(healthy: Path, tmp_path: Path) -> None:
     fill_cache(tmp_path, healthy, 40)
 
@@ -222,7 +240,7 @@ def test_a_corrupt_manifest_is_no_obstacle(healthy: Path, tmp_path: Path) -> Non
     manifest = Manifest(path.parent)
     manifest.record([{"key": path.stem, "volume": "a"}])
     (segment,) = manifest.path.glob("*.jsonl")
-    segment.write_bytes(b"\xff\xfe{\n[1]\n" + segment.read_bytes() + b'{"key": "tor')
+    segment.write_bytes(b"\xff\xfe{\n[1]\n" + b"[" * 200_000 + b"\n" + segment.read_bytes() + b'{"key": "tor')
     assert Manifest(path.parent).read()[path.stem]["volume"] == "a"
     assert run_cli("verify", path.parent, "--since-last").returncode == 0
 

@@ -385,6 +385,44 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(server: HubSe
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_full_disk_of_images_is_a_reason_to_stop(server: HubServer, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs privileges")
+    try:
+        config = CONFIG.replace("img_dir: ${IMG_DIR}", f"img_dir: {disk}/images")
+        project = Project(tmp_path / "p", names_of(4), server, config=config)
+        for number, name in enumerate(project.names):
+            server.files[hub_path(name)] = nifti_bytes(number, shape=(60, 60, 30))
+        outcome = project.run()
+        assert (outcome.made, "is full" in outcome.stop_reason, outcome.exit_code()) == (0, True, 3)
+        assert list(disk.rglob("*.nii.gz")) == []  # a part that was told to stop is continued another time
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_d13_tensors_do_not_travel_through_shared_memory(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(3))
+    for number, name in enumerate(project.names):
+        put_raw(project.base, name, number)
+    script = (
+        "mount -t tmpfs -o size=16k tmpfs /dev/shm && exec"
+        f" {sys.executable} -m voxtier tensors generate --config {project.path} --yes --num-workers 2"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("a file system of one's own needs privileges")
+    assert done.returncode == 0, done.stderr
+    assert len(list(project.folder.glob("*.pt"))) == 3
+
+
 def test_d9_peak_disk_and_max_raw_bytes(server: HubServer, tmp_path: Path) -> None:
     project = Project(tmp_path / "p", names_of(8), server)
     for number, name in enumerate(project.names):

@@ -222,6 +222,54 @@ def test_d7_a_killed_download_leaves_no_final_name_and_is_continued(
     assert "Range" in bodies(server)[-1]
 
 
+def test_two_runs_that_share_a_folder_fetch_a_file_once(server: HubServer, tmp_path: Path) -> None:
+    """Each for its own cache, so that no claim on a tensor keeps them apart."""
+    server.seconds_per_chunk = 0.02
+    script = (
+        "import sys; from pathlib import Path; from voxtier.tensors.hub import Hub\n"
+        f"hub = Hub('some/CT-RATE', endpoint={server.endpoint!r})\n"
+        f"hub.fetch(hub.look_up([{PATH!r}])[{PATH!r}], Path({str(tmp_path / 'a.nii.gz')!r}))"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+    assert [running.wait() for running in runs] == [0, 0, 0]
+    assert (tmp_path / "a.nii.gz").read_bytes() == CONTENT
+    assert len(bodies(server)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_a_part_that_another_wrote_to_never_appears(server: HubServer, tmp_path: Path) -> None:
+    part, _ = part_paths(tmp_path / "a.nii.gz")
+    hub = connect(server)
+    spoilt = []
+
+    def spoil(_: int) -> None:
+        if not spoilt and part.exists():
+            with part.open("ab") as stream:
+                spoilt.append(stream.write(b"another"))
+
+    hub.fetch(hub.look_up([PATH])[PATH], tmp_path / "a.nii.gz", on_bytes=spoil)
+    assert spoilt
+    assert (tmp_path / "a.nii.gz").read_bytes() == CONTENT
+
+
+def test_a_full_disk_leaves_nothing_behind(server: HubServer, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs privileges")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            fetch(server, disk)
+        assert list(disk.iterdir()) == []
+        (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize))
+        with pytest.raises(OSError, match="No space left"):
+            fetch(server, disk)
+        assert [path.name for path in disk.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_the_real_client_agrees_with_this_server(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from voxtier.tensors.adoption import adopt, explain
 from voxtier.tensors.fingerprint import differences, fingerprint
 from voxtier.tensors.folders import item_folder, remember_folder
 from voxtier.tensors.migrate import carry_out, folder_moves, make_safe, monai_key, rename_moves
-from voxtier.tensors.space import duplicates, evictions, find_garbage, usage
+from voxtier.tensors.space import duplicates, evictions, find_garbage, remove, usage
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -203,6 +204,54 @@ def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
     assert claim.path.exists()
     assert not list(find_garbage(folder))
     claim.release()
+
+
+def test_gc_removes_folders_of_nothing_and_leftovers_of_the_hub(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(1))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    fill_cache(folder, healthy, 1)
+    dead = config.cache_dir / ("0" * 32)
+    patient = config.img_dir / "train_7" / "train_7_a"
+    client = config.img_dir / ".cache" / "huggingface" / "download"
+    young = config.cache_dir / ("1" * 32)
+    for made in (dead, patient, client, young):
+        made.mkdir(parents=True)
+    (dead / "cache_params.json").write_text("{}")
+    leftover = client / "train_7.nii.gz.incomplete"
+    mine = config.img_dir / "mine.incomplete"
+    for file in (leftover, mine):
+        file.write_bytes(b"half")
+    for old in (dead, patient, patient.parent, leftover, mine):
+        os.utime(old, (1, 1))
+    expected = [dead / "cache_params.json", dead, leftover, patient, patient.parent]
+    found = list(find_garbage(config.cache_dir, images=config.img_dir))
+    assert [garbage.path for garbage in found] == expected
+    assert {remove(garbage) for garbage in found} == {"removed"}
+    assert young.exists()
+    assert mine.exists()
+    assert folder.exists()
+
+
+def test_a_claim_that_was_taken_over_is_not_released_by_the_sleeper(tmp_path: Path) -> None:
+    claim = claims.Claim.take(tmp_path / "a.pt")
+    assert claim is not None
+    claim.path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "boot": "00000000"}))
+    claim.release()
+    assert claim.path.exists()
+
+
+def test_a_claim_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    claim = claims.Claim.take(tmp_path / "a.pt")
+    assert claim is not None
+    assert claims.Claim.take(tmp_path / "a.pt") is None
+    claim.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_eviction_refuses_what_cannot_be_made_again(healthy: Path, tmp_path: Path) -> None:

@@ -37,15 +37,15 @@ SMALL = ((16, 32, 32), (1.5, 1.5, 3.0))
 LARGE = ((128, 256, 256), (0.75, 0.75, 1.5))
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (processing(*SMALL, (-1.0, 1.0)), "17e95ace6fb8b3620cedcb3aaf6a1f1d"),
-        (processing(*SMALL, (-1, 1)), "a2e2f962ab61c0e965959873ce5d2cce"),
-        (processing(*LARGE, (-1.0, 1.0)), "0bc58549041336377d0bae56dd124b3e"),
-        (processing(*LARGE, (-1.0, 1.0), "float16"), "73dc765f10b27e6e791b007ea25908fd"),
-    ],
-)
+VECTORS = [
+    (processing(*SMALL, (-1.0, 1.0)), "17e95ace6fb8b3620cedcb3aaf6a1f1d"),
+    (processing(*SMALL, (-1, 1)), "a2e2f962ab61c0e965959873ce5d2cce"),
+    (processing(*LARGE, (-1.0, 1.0)), "0bc58549041336377d0bae56dd124b3e"),
+    (processing(*LARGE, (-1.0, 1.0), "float16"), "73dc765f10b27e6e791b007ea25908fd"),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), VECTORS)
 def test_directory_hash_vectors(settings: ImageProcessing, expected: str) -> None:
     assert directory_hash(build_transforms(settings)) == expected
 

@@ -317,6 +317,14 @@ def test_digest_ignores_order_and_layout_but_no_number(tmp_path: Path) -> None:
     assert len(set(digests)) == 3
 
 
+def test_a_pipe_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    (tmp_path / "b.pt").symlink_to("/dev/zero")
+    for name in ("a.pt", "b.pt"):
+        report = _core.verify_tensor_file(tmp_path / name)
+        assert (report.state, report.detail) == ("unknown", "not a regular file")
+
+
 def test_a_sweep_reports_every_file_once_and_stops_when_told(healthy: Path, tmp_path: Path) -> None:
     paths = []
     for number in range(50):

@@ -245,7 +245,9 @@ def du_command(folder: Path, as_json: bool) -> None:
 @_apply
 @_json
 def gc_command(folder: Path | None, config: Path | None, apply: bool, as_json: bool) -> int:
-    """Remove temporaries and claims of dead runs; with --config also orphans and unfinished downloads."""
+    """Remove temporaries and claims of dead runs, and empty folders; with --config also orphans and
+    unfinished downloads of `generate` and of the hub's client.
+    """
     from voxtier.tensors.space import find_garbage
 
     wanted: frozenset[str] = frozenset()

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 @click.option("--quick", is_flag=True, help="Structure, opcodes and manifest only; payloads are not read.")
 @click.option("--sample", type=click.FloatRange(0, 1), help="Check this share in full, the rest quickly.")
 @click.option("--seed", default=0, show_default=True, help="Draws the sample.")
-@click.option("--since-last", is_flag=True, help="Skip files that the manifest saw right and unchanged.")
+@click.option(
+    "--since-last",
+    is_flag=True,
+    help="Skip files that the manifest saw right and that were not touched since (rotten bits stay unseen).",
+)
 @click.option("--content", is_flag=True, help="Also report constant, NaN and infinite volumes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file on stdout.")
 def verify_command(
@@ -179,6 +183,8 @@ def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], objec
         if state.checked == "full":
             path = Path(state.path)
             row = {"key": path.stem, "state": state.state, "size": state.size, "mtime_ns": state.mtime_ns}
+            if state.report is not None:
+                row["ctime_ns"] = state.report.ctime_ns
             learnt.setdefault(path.parent, []).append(row)
     progress.close()
     for folder, rows in learnt.items():
@@ -193,6 +199,15 @@ def _summary(root: Path, states: list[FileState]) -> None:
     counts = Counter(state.state for state in states)
     text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files"
     click.echo(f"{root}: {text}")
+    raw = sum(
+        state.state == "ok" and state.report is not None and not state.report.tensors for state in states
+    )
+    if raw:
+        click.echo(
+            f"note: {raw} files hold no tensor: MONAI caches the raw item when the first transform is a bare"
+            " function; wrap it in monai.transforms.Lambda",
+            err=True,
+        )
 
 
 def _code(states: list[FileState]) -> int:

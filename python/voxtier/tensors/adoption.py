@@ -45,6 +45,7 @@ def adopt(
             "key": path.stem,
             "size": state.size,
             "mtime_ns": state.mtime_ns,
+            "ctime_ns": state.report.ctime_ns,
             "state": state.state,
         }
         if state.state in FINE:

@@ -122,7 +122,7 @@ class Claim:
 
     def release(self) -> None:
         """Give the claim up, unless another took it over while this machine slept."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             if _holder(self.path) == _myself():
                 self.path.unlink()
 
@@ -152,7 +152,7 @@ def claim_is_live(path: Path) -> bool:
         holder = _holder(path)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         try:
             return time.time() - path.stat().st_mtime < STALE_AFTER
         except OSError:

@@ -15,6 +15,7 @@ from typing import Any
 
 from monai.data import PersistentDataset
 from monai.data.utils import SUPPORTED_PICKLE_MOD
+from monai.transforms import RandomizableTrait, Transform
 from monai.utils import convert_to_tensor, look_up_option
 
 from voxtier import _core
@@ -67,9 +68,17 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         super().__init__(*args, **kwargs)
         self.track_meta: bool = own.get("track_meta", getattr(self, "track_meta", False))
         self.weights_only: bool = own.get("weights_only", getattr(self, "weights_only", True))
+        first = next(iter(getattr(self.transform, "transforms", ())), None)
+        if first is not None and not isinstance(first, Transform | RandomizableTrait):
+            name = getattr(first, "__name__", first)
+            warnings.warn(
+                f"the first transform, {name!r}, is no monai Transform: MONAI caches the raw item and repeats"
+                " every transform at each access; wrap it in monai.transforms.Lambda",
+                stacklevel=2,
+            )
         self.check = check
         self.recomputed: Counter[str] = Counter()
-        self._checked: dict[str, tuple[int, int]] = {}
+        self._checked: dict[str, tuple[int, int, int]] = {}
 
     def set_data(self, data: Sequence[Any]) -> None:
         """Use other items; cached files of the old ones stay (`voxtier tensors gc` finds orphans)."""
@@ -107,7 +116,7 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             before = path.stat()
         except FileNotFoundError:
             return "absent", None
-        print_ = (before.st_size, before.st_mtime_ns)
+        print_ = (before.st_size, before.st_mtime_ns, before.st_ctime_ns)
         full = self.check == "full" and self._checked.get(path.name) != print_
         report = _core.verify_tensor_file(path, crc=full)
         if report.state in _UNDECIDED:

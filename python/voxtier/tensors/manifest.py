@@ -21,8 +21,8 @@ from voxtier.tensors.durable import boot_id, process_is_alive, write_text
 __all__ = ["Entry", "Manifest"]
 
 Entry: TypeAlias = dict[str, Any]
-"""One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, records, digest, tensors,
-versions, created, verified, state, pinned."""
+"""One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
+tensors, versions, created, verified, state, pinned."""
 
 
 class Manifest:
@@ -70,7 +70,7 @@ class Manifest:
             for raw in content.splitlines():
                 try:
                     line = json.loads(raw)
-                except ValueError:
+                except (ValueError, RecursionError):
                     self.skipped_lines += 1
                     continue
                 if isinstance(line, dict) and isinstance(line.get("key"), str):

@@ -164,10 +164,12 @@ def _ask_hub(
     if not absent or hub is None:
         return {}, set(absent), []
     try:
+        commit = hub.commit
         refused = {
             name
             for name in absent
-            if (known.get(item_key(name), {}).get("unavailable") or {}).get("commit") == hub.commit
+            if isinstance(known_lack := known.get(item_key(name), {}).get("unavailable"), dict)
+            and known_lack.get("commit") == commit
         }
         ask = [name for name in absent if name not in refused]
         files = hub.look_up(map(hub_path, ask))

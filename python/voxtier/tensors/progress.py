@@ -55,6 +55,7 @@ class Progress:
         self.total = total
         self.done = 0
         self.bytes = 0
+        self._said: int | None = None
         self._verb = verb
         self._machine = machine
         self._quiet = quiet
@@ -80,11 +81,13 @@ class Progress:
     def close(self) -> None:
         """Show the final count."""
         if not self._quiet and self.total:
-            self._show()
+            if self._said != self.done:
+                self._show()
             if self._tty:
                 print(file=self._stream)
 
     def _show(self) -> None:
+        self._said = self.done
         elapsed = max(time.monotonic() - self._start, 1e-6)
         left = self.seconds_left()
         if self._machine:

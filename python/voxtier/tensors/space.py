@@ -20,7 +20,7 @@ from voxtier.tensors.verifier import QUARANTINE, Listing, list_cache
 __all__ = ["Garbage", "cache_folders", "duplicates", "evictions", "find_garbage", "remove", "usage"]
 
 OLD = 3600.0
-"""Seconds after which a part of a download counts as left behind."""
+"""Seconds after which a part of a download, or an empty folder, counts as left behind."""
 
 
 def cache_folders(root: Path) -> Iterator[dict[str, Any]]:
@@ -83,7 +83,7 @@ def usage(root: Path) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """One file that may go."""
+    """One file, or empty folder, that may go."""
 
     path: Path
     reason: str
@@ -93,7 +93,7 @@ class Garbage:
 def find_garbage(
     root: Path, *, wanted: frozenset[str] = frozenset(), images: Path | None = None
 ) -> Iterator[Garbage]:
-    """Yield what no living process and no list needs.
+    """Yield what no living process and no list needs, folders after what lies in them.
 
     Parameters
     ----------
@@ -102,43 +102,75 @@ def find_garbage(
     wanted : frozenset of str
         File names that the lists ask for; when given, other tensors are orphans.
     images : Path, optional
-        The image folder: unfinished downloads older than an hour.
+        The image folder: unfinished downloads older than an hour, of `generate` and of the hub's own client.
     """
     listing = list_cache(root)
     for path in listing.temporaries:
         if not temporary_is_live(path):
             yield from _garbage(path, "temporary of a dead run")
-    for path in _hidden(root, ".claim"):
-        if not claim_is_live(path):
-            yield from _garbage(path, "claim of a dead run")
+    yield from _dead_claims(root)
     if wanted:
         for path in listing.files:
             if path.name not in wanted and path not in listing.gds_markers:
                 yield from _garbage(path, "orphan: no list asks for it")
+    yield from _dead_folders(root)
     if images is not None and images.is_dir():
-        for ending in (".part", ".part.json"):
-            for path in _hidden(images, ending):
-                with contextlib.suppress(OSError):
-                    if time.time() - path.stat().st_mtime > OLD:
-                        yield from _garbage(path, "unfinished download")
+        yield from _dead_claims(images)
+        for path in _files(images):
+            ours = path.name.startswith(".") and path.name.endswith((".part", ".part.json"))
+            if (ours or (path.suffix == ".incomplete" and _HUB_CLIENT in path.parts)) and _is_old(path):
+                yield from _garbage(path, "unfinished download")
+        yield from _dead_folders(images)
 
 
-def _hidden(root: Path, ending: str) -> Iterator[Path]:
+_HUB_CLIENT = "huggingface"
+"""A folder of that name, in ``.cache``, is where `huggingface_hub` keeps parts of downloads into a folder."""
+
+
+def _files(root: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(root):
-        yield from (
-            Path(folder) / name for name in sorted(names) if name.startswith(".") and name.endswith(ending)
-        )
+        yield from (Path(folder) / name for name in sorted(names))
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > OLD
+    except OSError:
+        return False
+
+
+def _dead_claims(root: Path) -> Iterator[Garbage]:
+    for path in _files(root):
+        if path.name.startswith(".") and path.name.endswith(".claim") and not claim_is_live(path):
+            yield from _garbage(path, "claim of a dead run")
+
+
+def _dead_folders(root: Path) -> Iterator[Garbage]:
+    """Yield folders that have long been empty, or hold the parameters of a cache and nothing else."""
+    empty: set[Path] = set()
+    for name, folders, names in os.walk(root, topdown=False):
+        folder = Path(name)
+        if folder == root or folder.is_symlink() or not _is_old(folder):
+            continue
+        if set(names) <= {"cache_params.json"} and all(folder / below in empty for below in folders):
+            empty.add(folder)
+            if names:
+                yield from _garbage(folder / names[0], "parameters of an empty cache")
+            yield Garbage(folder, "empty folder", 0)
 
 
 def _garbage(path: Path, reason: str) -> Iterator[Garbage]:
     with contextlib.suppress(OSError):
-        yield Garbage(path, reason, path.stat().st_size)
+        yield Garbage(path, reason, path.lstat().st_size)
 
 
 def remove(garbage: Garbage) -> str:
-    """Remove one file; return ``removed`` or why not."""
+    """Remove one file, or a folder that is empty; return ``removed`` or why not."""
     try:
-        garbage.path.unlink()
+        if garbage.path.is_dir() and not garbage.path.is_symlink():
+            garbage.path.rmdir()
+        else:
+            garbage.path.unlink()
     except OSError as error:
         return f"left: {error.strerror}"
     return "removed"

@@ -75,7 +75,7 @@ class Transfer:
             if self.position > self.remote.size:
                 raise ValueError("longer than the file")
             self.etag = known.get("etag")
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             self.restart()
 
     def restart(self) -> None:

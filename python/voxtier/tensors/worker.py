@@ -46,6 +46,7 @@ def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> dict[st
     return {
         "size": report.size,
         "mtime_ns": report.mtime_ns,
+        "ctime_ns": report.ctime_ns,
         "records": {name: crc for name, _, crc in report.records},
         "tensors": [[path, dtype, shape] for path, dtype, shape, _ in report.tensors if path == "image"],
         "seconds": round(time.monotonic() - started, 3),
