@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from voxtier.volumes import Volume
+
 from .images import code_of, pairs, series
 
 
@@ -80,6 +82,17 @@ def test_verify_finds_a_damaged_volume(store, tmp_path):
     victim.write_bytes(content)
     found = run("verify", tmp_path / "r", "--json", code=1)
     assert [json.loads(line)["status"] for line in found.stdout.splitlines()].count("bad") == 1
+
+
+def test_replicas_are_shown_verified_and_renewed(store, tmp_path):
+    run("ingest", tmp_path / "r", store / "in", "--replica", "sagittal", "--replica", "coronal")
+    rows = [json.loads(line) for line in run("info", tmp_path / "r", "--json").stdout.splitlines()]
+    assert rows[0]["replicas"] == "sagittal, coronal"
+    Volume(rows[0]["uri"] + "/replica-sagittal").update((0, 0, 0), np.ones((2, 2, 2), np.int16))
+    found = run("verify", tmp_path / "r", code=1)
+    assert "replica sagittal is stale" in found.stdout
+    run("verify", tmp_path / "r", "--repair")
+    run("verify", tmp_path / "r")
 
 
 def test_export_consolidate_and_dicom(store, tmp_path):

@@ -84,6 +84,13 @@ def _one(uri: str, obs_id: str | None) -> Volume:
     show_default=True,
 )
 @click.option(
+    "--replica",
+    "replicas",
+    multiple=True,
+    type=click.Choice(["axial", "sagittal", "coronal", "isotropic"]),
+    help="store the voxels in this tiling too, for fast reads of other planes (may be repeated)",
+)
+@click.option(
     "--compression", type=click.Choice(["zstd", "lz4", "gzip", "none"]), default="zstd", show_default=True
 )
 @click.option("--level", default=3, show_default=True, help="compression level")
@@ -98,9 +105,9 @@ def _one(uri: str, obs_id: str | None) -> Volume:
 @click.option("--dry-run", is_flag=True, help="say what would be ingested, write nothing")
 @_JSON
 def ingest(
-    uri: str, sources: tuple[str, ...], collection: str | None, subject: str | None, orientation: str, compression: str,  # noqa: E501
-    level: int, reorient: bool | None, append: bool, overwrite: bool, skip_errors: bool, dry_run: bool,
-    as_json: bool,
+    uri: str, sources: tuple[str, ...], collection: str | None, subject: str | None, orientation: str,
+    replicas: tuple[str, ...], compression: str, level: int, reorient: bool | None, append: bool,
+    overwrite: bool, skip_errors: bool, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Ingest NIfTI files, folders or globs of them, or folders of DICOM series, into the store URI.
 
@@ -138,7 +145,9 @@ def ingest(
     named = [(path, _subject(path, name, collection)) for path, name in niftis]
     before = 0
     with configured(
-        tile=TileConfig(SliceOrientation(orientation)),
+        tile=TileConfig(
+            SliceOrientation(orientation), replicas=tuple(SliceOrientation(name) for name in replicas)
+        ),
         compression=CompressionConfig(Compressor(compression), level),
     ):
         on_error: OnError = "skip" if skip_errors else "raise"
@@ -233,6 +242,7 @@ def _facts(found: Volume) -> dict[str, Any]:
         "axes": None if orientation is None else orientation.axcodes,
         "axes_from": None if orientation is None else f"{orientation.source} ({orientation.confidence})",
         "tiles": "x".join(map(str, found.tile_extents)),
+        "replicas": ", ".join(found.replicas) or None,
         "fragments": len(found.fragments()),
         "stored_bytes": stored,
         "ratio": round(raw / max(stored, 1), 2),
@@ -326,7 +336,8 @@ def vacuum(uri: str, obs_id: str | None) -> None:
 @_JSON
 def verify(uri: str, repair: bool, as_json: bool) -> None:
     """Read every volume and check that it is the one that its row names; exit code 1 when one is not."""
-    from voxtier.volumes import RadiObject
+    from voxtier.volumes import RadiObject, replicas
+    from voxtier.volumes.engine import Session
 
     store = _opened(uri)
     findings = 0
@@ -335,6 +346,13 @@ def verify(uri: str, repair: bool, as_json: bool) -> None:
         try:
             chosen.to_numpy(raw=True)
             row["obs_id"] = chosen.obs_id
+            troubles = replicas.differing(chosen.uri, Session.of(None))
+            if troubles and repair:
+                chosen.replicate()
+                row["renewed"] = "; ".join(troubles)
+            elif troubles:
+                findings += 1
+                row |= {"status": "bad", "detail": "; ".join(troubles)}
         except VoxtierError as error:
             findings += 1
             row |= {"status": "bad", "detail": str(error)}

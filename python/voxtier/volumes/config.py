@@ -83,6 +83,9 @@ class TileConfig:
         Explicit extents (>= 1); ``TileConfig(x=32, y=32, z=32, orientation="isotropic")`` suits patches.
     t : int
         Extent along time of a 4-D volume (>= 1).
+    replicas : sequence of SliceOrientation
+        Further tilings that are stored beside it: each costs the volume's bytes again, and a read takes the
+        tiling that decodes least.
     """
 
     orientation: SliceOrientation = SliceOrientation.AXIAL
@@ -90,6 +93,7 @@ class TileConfig:
     y: int | None = None
     z: int | None = None
     t: int = 1
+    replicas: tuple[SliceOrientation, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orientation", _as_enum(SliceOrientation, "orientation", self.orientation))
@@ -97,6 +101,10 @@ class TileConfig:
             value = getattr(self, name)
             if value is not None:
                 _check_integer(f"tile extent {name}", value, 1)
+        replicas = tuple(_as_enum(SliceOrientation, "each of replicas", value) for value in self.replicas)
+        if len({self.orientation, *replicas}) <= len(replicas):
+            raise ConfigError(f"replicas must differ from one another and from {self.orientation.value!r}")
+        object.__setattr__(self, "replicas", replicas)
 
     def extents_for_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the tile extents (x, y, z[, t]) for a volume of this shape.

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
 Transform = Callable[..., NDArray[Any]]
 
-_OWN_META = ("obs_id", "tile_orientation", "voxtier_row", "voxtier_dtype", "slice_orientation")
+_OWN_META = (
+    "obs_id",
+    "tile_orientation",
+    "voxtier_row",
+    "voxtier_dtype",
+    "slice_orientation",
+    "voxtier_replicas",
+)
 
 
 @dataclass(frozen=True, slots=True)

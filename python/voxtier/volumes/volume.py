@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes import engine, geometry, voxels
+from voxtier.volumes import engine, geometry, replicas, voxels
 from voxtier.volumes.config import SliceOrientation, WriteConfig, get_config
 from voxtier.volumes.engine import Session, Uri, as_uri
 from voxtier.volumes.geometry import Affine, OrientationInfo
@@ -127,6 +127,11 @@ class Volume:
     def tile_extents(self) -> tuple[int, ...]:
         """Voxels of one tile along x, y, z[, t]."""
         return self._array.layout.api_extents
+
+    @property
+    def replicas(self) -> list[str]:
+        """Orientations of the further tilings that hold the same voxels now (see `TileConfig.replicas`)."""
+        return list(replicas.current(self._array))
 
     @property
     def orientation_info(self) -> OrientationInfo | None:
@@ -390,7 +395,7 @@ class Volume:
             return
         cells = values.astype(_kept_dtype(array))
         meta = array.meta
-        voxels.write_region(self.uri, corner, cells, self._session)
+        replicas.write_region(self.uri, corner, cells, self._session)
         if "stored_min" in meta:  # the type that scaled reads give depends on it
             low, high = (
                 min(int(meta["stored_min"]), int(cells.min())),
@@ -398,13 +403,23 @@ class Volume:
             )
             voxels.write_meta(self.uri, {"stored_min": low, "stored_max": high}, self._session)
 
+    def replicate(self, *orientations: SliceOrientation | str) -> list[str]:
+        """Store the voxels in further tilings too, and renew replicas that are stale.
+
+        Returns the orientations that were written.
+        """
+        added = [SliceOrientation(orientation) for orientation in orientations]
+        if self.tile_orientation in added:
+            raise ConfigError(f"the tiles of {self.uri} are {self.tile_orientation.value} already")
+        return replicas.renew(self.uri, self._session, add=added)
+
     def fragments(self) -> list[Fragment]:
         """List the fragments (one per write) of the array."""
         return voxels.fragments(self.uri, self._session)
 
     def consolidate(self, *, memory_mb: int | None = None) -> None:
         """Merge the fragments into one and remove what it replaces, in the order that is safe."""
-        voxels.consolidate(self.uri, self._session, memory_mb=memory_mb)
+        replicas.consolidate(self.uri, self._session, memory_mb=memory_mb)
 
     def vacuum(self) -> None:
         """Remove what earlier consolidations have replaced."""
@@ -494,12 +509,7 @@ class Volume:
     @classmethod
     def _store(cls, uri: str, image: NDArray[Any], meta: dict[str, Any], session: Session) -> Volume:
         write = get_config().write
-        voxels.create_array(uri, image.shape, image.dtype, write, session)
-        try:
-            voxels.write_all(uri, image, {**_write_meta(write, image.dtype), **meta}, session)
-        except BaseException:
-            engine.remove_tree(uri, session)
-            raise
+        replicas.write_volume(uri, image, {**_write_meta(write, image.dtype), **meta}, write, session)
         return cls(uri, session)
 
 

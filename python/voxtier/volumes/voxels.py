@@ -9,11 +9,13 @@ and this module alone translates between that order and the order (x, y, z[, t])
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -22,7 +24,7 @@ import numpy as np
 import tiledb
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError, NotFoundError
+from voxtier.errors import ConfigError, FormatError, NotFoundError, VoxtierError
 from voxtier.volumes import direct
 from voxtier.volumes.config import (
     CompressionConfig,
@@ -35,6 +37,7 @@ from voxtier.volumes.engine import Session, is_remote, object_kind, translated
 
 ATTRIBUTE: Final = "voxels"
 AXES: Final = "xyzt"
+META_KEY: Final = "voxtier_replicas"  # see `replicas`
 
 _STORED_ORDER: Final = {
     SliceOrientation.AXIAL: "zyx",
@@ -154,6 +157,25 @@ class Layout:
         """Tile extents as x, y, z[, t]."""
         return tuple(self.extents[self.order.index(axis)] for axis in range(len(self.order)))
 
+    def decoded_cells(self, region: Region) -> int:
+        """Return about how many cells a read of this region (API order) decodes.
+
+        Whole tiles; along the first dimension in which a tile is thick, only the chunks that are touched.
+        """
+        cells, rest, whole = 1, math.prod(self.extents), False
+        for extent, axis in zip(self.extents, self.order, strict=True):
+            start, count, step = region[axis]
+            last = start + (count - 1) * step
+            tiles = min(last // extent - start // extent + 1, count)
+            rest //= extent
+            along = tiles * extent
+            if not whole and tiles == 1:
+                planes = max(1, self.chunk_bytes // max(1, self.cell.itemsize * rest))
+                along = min(extent, last - start + planes)
+            whole = whole or extent > 1
+            cells *= along
+        return cells
+
 
 def _layout(uri: str, schema: tiledb.ArraySchema) -> Layout:
     domain = schema.domain
@@ -234,6 +256,7 @@ class VoxelArray:
         self._tiles: direct.DirectTiles | None = direct.open_tiles(uri, self.layout, self.domain)
         if self._tiles is not None:
             self._handle = None  # one descriptor less, and a reader that holds up no vacuum
+        self._replicas: tuple[VoxelArray, ...] | None = None if META_KEY in self.meta else ()
 
     @property
     def is_direct(self) -> bool:
@@ -242,6 +265,22 @@ class VoxelArray:
 
     def read(self, region: Region) -> NDArray[Any]:
         """Return the voxels of a region (API order), of the stored type, without negative strides."""
+        chosen = self if self._replicas == () else self._cheapest(region)
+        if chosen is not self:
+            with suppress(VoxtierError):  # a replica that fails is no loss: the volume itself answers
+                return chosen.own_cells(region)
+        return self.own_cells(region)
+
+    def _cheapest(self, region: Region) -> VoxelArray:
+        """Return the tiling that decodes the fewest cells for this region: this one, or a replica."""
+        if self._replicas is None:
+            from voxtier.volumes.replicas import current
+
+            self._replicas = tuple(current(self).values())
+        return min((self, *self._replicas), key=lambda array: array.layout.decoded_cells(region))
+
+    def own_cells(self, region: Region) -> NDArray[Any]:
+        """Return the voxels of a region from this array's own tiles."""
         stored = tuple([region[axis] for axis in self.layout.order])
         if any([count == 0 for _, count, _ in stored]):  # noqa: C419
             cells = np.empty(tuple(count for _, count, _ in stored), self.layout.cell)
@@ -265,6 +304,12 @@ class VoxelArray:
 
     def read_patches(self, starts: NDArray[np.int64], size: tuple[int, ...], fill: float) -> NDArray[Any]:
         """Return boxes of one size, (N, *size) in API order; outside the volume lies ``fill``."""
+        if self._replicas != () and len(starts):
+            box = zip(starts[0], size, self.layout.shape, strict=True)
+            chosen = self._cheapest(tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box))
+            if chosen is not self:
+                with suppress(VoxtierError):
+                    return chosen.read_patches(starts, size, fill)
         order = self.layout.order
         stored_starts = np.ascontiguousarray(starts[:, list(order)])
         stored_size = tuple(size[axis] for axis in order)
