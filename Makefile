@@ -67,6 +67,8 @@ format: setup ## rewrite Rust and Python into the one style
 .venv/.bench: .venv/.full
 	@echo '[set-up] packages: rivals of the benchmarks'
 	@$(INSTALL) --group bench
+	@$(BIN)/uv venv --quiet --clear .venv/radiobject # its pins differ from ours, so it has a place of its own
+	@$(BIN)/uv pip install --quiet --python .venv/radiobject/bin/python radiobject==0.1.1
 	@touch $@
 
 bench: setup .venv/.bench ## every journey against its rivals: JSON and one HTML report in benches/results

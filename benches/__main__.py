@@ -26,6 +26,9 @@ JOURNEYS = [
     "replay",
     "spark_job",
     "tensors",
+    "volume_reads",
+    "volume_writes",
+    "volume_s3",
 ]
 
 

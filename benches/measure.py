@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(os.environ.get("VOXTIER_BENCH_RESULTS", ROOT / "benches" / "results"))
 
-Lap = tuple[float, Any]  # seconds, answer
+Lap = tuple[float, Any]  # seconds (or what the race counts), answer
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class Goal:
 
     def __str__(self) -> str:
         if self.at_least < 1:
-            return f"{self.faster} takes <= {1 / self.at_least:.2g}x the time of {self.slower}"
-        return f"{self.slower} takes >= {self.at_least:g}x the time of {self.faster}"
+            return f"{self.faster} takes <= {1 / self.at_least:.3g}x of {self.slower}"
+        if self.at_least < 2:
+            return f"{self.faster} takes <= {1 / self.at_least:.2g}x of {self.slower}"
+        return f"{self.slower} takes >= {self.at_least:g}x of {self.faster}"
 
     def shown(self, ratio: float) -> str:
         """Say the ratio as the goal's sentence has it."""
-        return f"{1 / ratio:.2f}x" if self.at_least < 1 else f"{ratio:.1f}x"
+        return f"{1 / ratio:.2f}x" if self.at_least < 2 else f"{ratio:.1f}x"
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Result:
     ways: list[dict[str, Any]] = field(default_factory=list)
     goals: list[dict[str, Any]] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    quantity: str = "seconds"  # or "bytes", "requests": less is better in all of them
 
     def demand(self, text: str, shown: str, *, met: bool) -> None:
         """Add a goal that is no ratio of two ways of this race."""
@@ -165,6 +168,10 @@ def say(result: Result) -> None:
         if way["best"] is None:
             print(f"  {way['name']:<44} -- {way['trouble']}", file=sys.stderr)
             continue
+        if result.quantity != "seconds":
+            ratio = f"{way['best'] / ours:9.2f}x" if ours else ""
+            print(f"  {way['name']:<44} {way['best']:14,.1f} {result.quantity} {ratio}", file=sys.stderr)
+            continue
         rate = result.amount / way["best"]
         against = f"{way['best'] / ours:9.2f}x" if ours else ""
         print(
@@ -190,7 +197,21 @@ def machine() -> dict[str, str]:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = {}
-    for name in ("voxtier", "pydicom", "highdicom", "wsidicom", "dicomsdl", "pydcm", "numpy"):
+    for name in (
+        "voxtier",
+        "pydicom",
+        "highdicom",
+        "wsidicom",
+        "dicomsdl",
+        "pydcm",
+        "numpy",
+        "tiledb",
+        "zarr",
+        "tensorstore",
+        "h5py",
+        "blosc2",
+        "nibabel",
+    ):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -86,10 +86,14 @@ def grouped(races: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
 
 
 def headline(race: dict[str, Any]) -> tuple[float, str] | None:
-    """How many times faster than pydicom, where both have a time."""
+    """How many times faster than pydicom or RadiObject, where both have a time."""
     ours = next((way for way in race["ways"] if way["role"] == "voxtier" and way["best"]), None)
-    pydicom = next((way for way in race["ways"] if way["name"].startswith("pydicom ") and way["best"]), None)
-    return (pydicom["best"] / ours["best"], pydicom["name"]) if ours and pydicom else None
+    known = [
+        way for way in race["ways"] if way["name"].startswith(("pydicom ", "RadiObject ")) and way["best"]
+    ]
+    if not ours or not known or race.get("quantity", "seconds") != "seconds":
+        return None
+    return known[0]["best"] / ours["best"], known[0]["name"]
 
 
 def card(race: dict[str, Any]) -> str:
@@ -131,7 +135,7 @@ def chart(race: dict[str, Any]) -> str:
         x = place(10.0**decade)
         parts += [
             line("rule", x, x, 4, height - 22),
-            text("dim", x, height - 6, duration(10.0**decade), "middle"),
+            text("dim", x, height - 6, shown(10.0**decade, race), "middle"),
         ]
     for index, way in enumerate(race["ways"]):
         y = 4 + ROW * index + ROW / 2
@@ -148,7 +152,7 @@ def chart(race: dict[str, Any]) -> str:
             line("rule", LEFT, best, y, y),
             line(way["role"], best, median, y, y),
             f'<circle class="{way["role"]}" cx="{best:.1f}" cy="{y}" r="5.5" stroke-width="2"/>',
-            text("time", WIDTH - RIGHT + 26, y + 4.5, duration(way["best"])),
+            text("time", WIDTH - RIGHT + 26, y + 4.5, shown(way["best"], race)),
             text("dim", WIDTH - 4, y + 4.5, f"{way['best'] / ours:,.2f}×" if ours else "", "end"),
             "</g>",
         ]
@@ -161,6 +165,17 @@ def line(name: str, x1: float, x2: float, y1: float, y2: float) -> str:
 
 def text(name: str, x: float, y: float, words: str, anchor: str = "start") -> str:
     return f'<text class="{name}" x="{x:.1f}" y="{y}" text-anchor="{anchor}">{html.escape(words)}</text>'
+
+
+def shown(amount: float, race: dict[str, Any]) -> str:
+    """Return a time, or what else the race counts, with its unit."""
+    quantity = race.get("quantity", "seconds")
+    if quantity == "bytes":
+        return next(f"{amount / size:.3g} {unit}" for size, unit in BYTES if amount >= size or size == 1)
+    return duration(amount) if quantity == "seconds" else f"{amount:.3g}"
+
+
+BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
 def duration(seconds: float) -> str:
