@@ -29,6 +29,7 @@ def test_consolidation_leaves_one_fragment_and_the_same_voxels(tmp_path):
     assert volume.fragments()[0].box == ((0, 11), (0, 9), (0, 7))
     assert np.array_equal(reader.to_numpy(), data)
     assert np.array_equal(volume.axial(3), data[:, :, 3])
+    assert volume._array.is_direct  # a merged list of commits would send every later read through TileDB
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["fragments", "fragment_meta", "commits"])))

@@ -473,13 +473,16 @@ def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> 
     """Merge all fragments into one and remove what it replaces, in the order that is safe at every step.
 
     Fragments are merged and vacuumed first; only then are the small files (fragment metadata, commits, array
-    metadata) merged and vacuumed, so that no list of commits ever names a fragment that is gone.
+    metadata) merged and vacuumed, so that no list of commits ever names a fragment that is gone. Commits are
+    merged only where several fragments remain: the plain commit of a single one is what direct reads ask for.
     ``memory_mb``
     bounds the buffers and defaults to the memory budget.
     """
     budget = (memory_mb or session.config.read.memory_budget_mb) << 20
     _merge(uri, session, ("fragments",), {"sm.mem.total_budget": str(budget)})
-    _merge(uri, session, ("fragment_meta", "commits", "array_meta"), {})
+    with translated(f"list the fragments of {uri}"):
+        several = len(tiledb.array_fragments(uri, ctx=session.context())) > 1
+    _merge(uri, session, ("fragment_meta", *(["commits"] if several else []), "array_meta"), {})
     forget(uri)
 
 
