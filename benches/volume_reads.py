@@ -296,7 +296,7 @@ def patches_race(folder: Path, data: np.ndarray, rival: Rival | None, rounds: in
             Way("RadiObject 0.1.1", lambda: rival.lap("read", folder / "ct_radiobject", keys=calls), rounds=2)
         )
     result = Result(
-        "volume_reads", "48 patches of 64 cubed, int16", "Random places in one volume.", "patch", len(keys)
+        "volume_reads", "48 patches of 64 cubed, int16", "Random places in one volume.", "cube", len(keys)
     )
     goals = [
         Goal("voxtier, cold, one call", "RadiObject 0.1.1", 6),

@@ -1,4 +1,4 @@
-"""A real S3 server (seaweedfs) for the tests, behind a proxy that counts requests."""
+"""A real S3 server (seaweedfs) for the tests, behind a proxy that counts requests and can fail them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 KEY, SECRET = "voxtier-key", "voxtier-secret-8a7b"
+NEXT_KEY, NEXT_SECRET = "voxtier-next", "voxtier-secret-3c1d"
 
 
 def free_port() -> int:
@@ -56,6 +57,14 @@ class CountingProxy:
         """Request lines since the last `forget`."""
         return self._log.read_bytes()[self._start :].splitlines()
 
+    def fail(self, count: int, status: int = 503, code: str = "SlowDown") -> None:
+        """Answer the next requests with an error; status 0 means: never answer them."""
+        (self._log.parent / "faults").write_text(f"{count} {status} {code}" if count else "")
+
+    def deny(self, key: str = "") -> None:
+        """Refuse what is signed with an access key, as a server does when it has expired."""
+        (self._log.parent / "denied").write_text(key)
+
     def close(self) -> None:
         """End the process."""
         self._process.terminate()
@@ -71,17 +80,60 @@ def serve(target: int, log: Path) -> None:
         while True:
             client, _ = listener.accept()
             server = socket.create_connection(("127.0.0.1", target))
-            threading.Thread(target=pump, args=(client, server, sink), daemon=True).start()
-            threading.Thread(target=pump, args=(server, client, None), daemon=True).start()
+            faults = Faults(log.parent)
+            threading.Thread(target=pump, args=(client, server, sink, faults), daemon=True).start()
+            threading.Thread(target=pump, args=(server, client), daemon=True).start()
 
 
-def pump(source: socket.socket, sink: socket.socket, log) -> None:
+REQUEST = re.compile(rb"^(?:GET|PUT|HEAD|POST|DELETE) [^\r\n]* HTTP/1", re.M)
+SCOPE = re.compile(rb"Credential=([^/]+)/\d+/([^/]+)/")
+
+
+class Faults:
+    """What the tests have ordered, by files beside the log."""
+
+    lock = threading.Lock()
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def answer(self, block: bytes) -> bytes | None:
+        """Return the answer to a request that shall fail; empty means: none, for ever."""
+        with self.lock:
+            denied, faults = self._folder / "denied", self._folder / "faults"
+            scope = SCOPE.search(block)
+            if denied.exists() and scope and scope[1].decode() == denied.read_text():
+                return response(400, "ExpiredToken")
+            if not faults.exists() or not faults.read_text():
+                return None
+            count, status, code = faults.read_text().split()
+            faults.write_text(f"{int(count) - 1} {status} {code}" if int(count) > 1 else "")
+            return response(int(status), code) if int(status) else b""
+
+
+def response(status: int, code: str) -> bytes:
+    """Return an error as S3 words it."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>ordered by a test</Message></Error>"
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Connection: close\r\n\r\n{body}".encode()
+
+
+def pump(source: socket.socket, sink: socket.socket, log=None, faults=None) -> None:
     """Forward one direction until it ends."""
     try:
         while block := source.recv(1 << 16):
-            if log is not None:
-                for line in re.findall(rb"^(?:GET|PUT|HEAD|POST|DELETE) [^\r\n]* HTTP/1", block, re.M):
-                    log.write(line + b"\n")
+            lines = [] if log is None else REQUEST.findall(block)
+            for line in lines:
+                scope = SCOPE.search(block)
+                log.write(line + (b" " + b" ".join(scope.groups()) if scope else b" unsigned") + b"\n")
+            failing = faults.answer(block) if lines else None
+            if failing is not None:
+                source.sendall(failing)
+                if failing:
+                    source.shutdown(socket.SHUT_WR)
+                while source.recv(1 << 16):  # its body; a hanging request ends when the client gives up
+                    pass
+                return
             sink.sendall(block)
     except OSError:
         pass
@@ -106,12 +158,12 @@ class Server:
         weed = Path(sys.executable).with_name("weed")
         self._folder = folder
         config = folder / "s3.json"
-        identity = {
-            "name": "t",
-            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-            "actions": ["Admin", "Read", "Write", "List"],
-        }
-        config.write_text(json.dumps({"identities": [identity]}))
+        keys = [{"accessKey": KEY, "secretKey": SECRET}, {"accessKey": NEXT_KEY, "secretKey": NEXT_SECRET}]
+        identities = [
+            {"name": "t", "credentials": keys, "actions": ["Admin", "Read", "Write", "List"]},
+            {"name": "anonymous", "actions": ["Read:public", "List:public"]},
+        ]
+        config.write_text(json.dumps({"identities": identities}))
         ports = [free_port() for _ in range(4)]
         self.port = ports[3]
         self._log = (folder / "log").open("w")

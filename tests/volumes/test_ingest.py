@@ -369,3 +369,48 @@ def test_metadata_that_a_killed_writer_left_empty(tmp_path):
     radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
     check(RadiObject(tmp_path / "r").T1w)
     assert len(radi) == 3
+
+
+def test_repair_of_a_collection_that_stands_alone(tmp_path):
+    found = VolumeCollection.from_niftis(tmp_path / "c", pairs(tmp_path / "in", ["b", "a"]))
+    broken = pairs(tmp_path / "more", ["d", "c"])
+    broken[0][0].write_bytes(b"nothing")
+    with pytest.raises(IngestError):
+        found.append(niftis=broken)
+    assert [Path(uri).name[:2] for uri in found.repair(dry_run=True)] == ["c_"]
+    with only_writer(found.uri, Session.of(None)), pytest.raises(BackendError, match="is being written by"):
+        found.repair()
+    assert len(found.repair()) == 1
+    assert found.repair() == []
+    check(VolumeCollection(tmp_path / "c"))
+    with pytest.raises(TypeError, match="repair the store"):
+        found.head(1).repair()
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in2", ["a"])})
+    with pytest.raises(TypeError, match="repair the store"):
+        VolumeCollection(radi.T1w.uri).repair()
+
+
+def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_path):
+    """The lock file that it waited for went away with the old store."""
+    import threading
+
+    from voxtier.volumes import engine
+
+    RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
+    RadiObject.from_niftis(tmp_path / "new", images={"T1w": pairs(tmp_path / "in2", ["b"])})
+    session, waiting = Session.of(None), threading.Event()
+    old = RadiObject(tmp_path / "r")
+
+    def append():
+        waiting.set()
+        old.append(images={"T1w": pairs(tmp_path / "in3", ["c"])})
+
+    writer = threading.Thread(target=append)
+    with only_writer(str(tmp_path / "r"), session):
+        writer.start()
+        waiting.wait()
+        time.sleep(0.2)
+        engine.replace_tree(str(tmp_path / "new"), str(tmp_path / "r"), session)
+    writer.join(30)
+    assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
+    check(RadiObject(tmp_path / "r").T1w)

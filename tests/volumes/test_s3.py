@@ -8,12 +8,23 @@ import pytest
 pytest.importorskip("obstore")
 
 from voxtier.errors import BackendError, NotFoundError, VoxtierError
-from voxtier.volumes import IngestError, RadiObject, S3Config, Volume, configure
+from voxtier.volumes import (
+    CompressionConfig,
+    IngestError,
+    RadiObject,
+    S3Config,
+    TileConfig,
+    Volume,
+    configure,
+    get_config,
+    remote_lock,
+)
 from voxtier.volumes.engine import Session
 from voxtier.volumes.locks import only_writer
+from voxtier.volumes.remote_lock import RemoteLock
 
 from .images import pairs
-from .s3_server import KEY, SECRET, Server
+from .s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, Server
 from .test_identity import check
 
 
@@ -39,6 +50,9 @@ def reachable(server, monkeypatch):
         )
     )
     server.proxy.forget()
+    yield
+    server.proxy.fail(0)
+    server.proxy.deny()
 
 
 def gets(server):
@@ -115,3 +129,195 @@ def test_eight_threads(server):
     with ThreadPoolExecutor(8) as pool:
         for z, plane in enumerate(pool.map(volume.axial, range(30))):
             assert np.array_equal(plane, data[:, :, z])
+
+
+def test_the_notebook_on_s3(server, tmp_path):
+    names = ("T2w", "T1gd", "T1w", "FLAIR")
+    images = {name: pairs(tmp_path / name, ["s3", "s1", "s2"], name, shape=(24, 24, 15)) for name in names}
+    RadiObject.from_niftis("s3://vox/brats", images=images)
+    radi = RadiObject("s3://vox/brats")
+    assert str(radi) == "RadiObject(3 subjects, 4 collections: [T2w, T1gd, T1w, FLAIR])"
+    assert radi.FLAIR.iloc[0].shape == (24, 24, 15)
+    data = np.random.default_rng(0).normal(size=(48, 44, 31)).astype(np.float32)
+    for orientation in ("axial", "sagittal", "isotropic"):
+        configure(tile=TileConfig(orientation))
+        volume = Volume.from_numpy(f"s3://vox/notebook/{orientation}", data)
+        assert np.array_equal(volume.axial(9), data[:, :, 9])
+        assert np.array_equal(volume.sagittal(9), data[9])
+
+
+def test_replicas_on_s3(server):
+    configure(tile=TileConfig("axial", replicas=["sagittal"]))
+    data = np.random.default_rng(0).integers(0, 999, (30, 20, 10)).astype(np.int16)
+    volume = Volume.from_numpy("s3://vox/replicas", data)
+    assert volume.replicas == ["sagittal"]
+    assert np.array_equal(volume.sagittal(3), data[3])
+    server.proxy.forget()
+    assert np.array_equal(volume.sagittal(17), data[17])
+    assert all(b"replica-sagittal" in line for line in gets(server))
+    assert len(server.proxy.requests) <= 1
+    volume.update((0, 0, 0), np.full((4, 4, 4), 7, np.int16))
+    data[:4, :4, :4] = 7
+    assert volume.replicas == ["sagittal"]
+    assert np.array_equal(volume.sagittal(0), data[0])
+
+
+def change_s3(**changes):
+    from dataclasses import replace
+
+    configure(s3=replace(get_config().s3, **changes))
+
+
+def test_anonymous_reads_of_a_public_bucket(server, monkeypatch):
+    server._make_bucket("public")
+    data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    Volume.from_numpy("s3://public/v", data)
+    Volume.from_numpy("s3://vox/private", data)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    change_s3(anonymous=True)
+    server.proxy.forget()
+    assert np.array_equal(Volume("s3://public/v").to_numpy(), data)
+    assert {line.rsplit(b" ", 1)[1] for line in server.proxy.requests} == {b"unsigned"}
+    with pytest.raises(VoxtierError):
+        Volume("s3://vox/private").to_numpy()
+    with pytest.raises(VoxtierError):
+        Volume.from_numpy("s3://public/written", data)
+
+
+def test_part_size_and_region_are_those_of_the_options(server):
+    data = np.random.default_rng(0).integers(0, 2**15, (400, 400, 80)).astype(np.int16)  # 25.6 MB
+    counts = {}
+    for size in (5, 10):
+        change_s3(multipart_part_size_mb=size, max_parallel_ops=2, region="eu-north-1")
+        configure(compression=CompressionConfig("none"))
+        server.proxy.forget()
+        Volume.from_numpy(f"s3://vox/parts{size}", data)
+        parts = [line for line in server.proxy.requests if b"a0.tdb?partNumber=" in line]
+        assert all(line.endswith(b" eu-north-1") for line in parts)
+        counts[size] = len(parts)
+    assert counts == {5: -(-data.nbytes // (5 << 20)), 10: -(-data.nbytes // (10 << 20))}
+    assert np.array_equal(Volume("s3://vox/parts5").axial(71), data[:, :, 71])
+
+
+def test_a_busy_server_is_asked_again_but_not_for_ever(server, tmp_path):
+    data = np.random.default_rng(0).integers(0, 999, (20, 20, 10)).astype(np.int16)
+    server.proxy.fail(3)
+    volume = Volume.from_numpy("s3://vox/busy", data)
+    server.proxy.fail(3)
+    assert np.array_equal(Volume("s3://vox/busy").to_numpy(), data)
+    radi = RadiObject.from_niftis("s3://vox/busy-cohort", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
+    server.proxy.fail(3)
+    radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
+    check(RadiObject("s3://vox/busy-cohort").T1w)
+    change_s3(timeout=1.0)
+    radi = RadiObject("s3://vox/busy-cohort")
+    for status in (503, 0):  # TileDB asks a hundred times where the code is SlowDown: minutes, but an end too
+        server.proxy.fail(10**6, status, "ServiceUnavailable")
+        started = time.monotonic()
+        with pytest.raises(BackendError):
+            Volume("s3://vox/busy").to_numpy()
+        with pytest.raises(BackendError):
+            radi.append(images={"T1w": pairs(tmp_path / "never", ["d"])})
+        assert time.monotonic() - started < 60
+        server.proxy.fail(0)
+    assert np.array_equal(volume.to_numpy(), data)
+    assert set(RadiObject("s3://vox/busy-cohort")) == {"a", "b", "c"}
+
+
+def test_credentials_that_expire_are_replaced_by_their_successors(server, monkeypatch, tmp_path):
+    data = np.random.default_rng(0).integers(0, 999, (60, 60, 40)).astype(np.int16)
+    volume = Volume.from_numpy("s3://vox/expiring", data)
+    radi = RadiObject.from_niftis(
+        "s3://vox/expiring-cohort", images={"T1w": pairs(tmp_path / "in", ["b", "a"])}
+    )
+    assert np.array_equal(volume.axial(0), data[:, :, 0])
+    server.proxy.deny(KEY)
+    with pytest.raises(BackendError, match=r"refused or did not answer"):
+        Volume("s3://vox/expiring-cohort/none").to_numpy()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", NEXT_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", NEXT_SECRET)
+    assert np.array_equal(volume.to_numpy(), data)  # opened with the old key
+    radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
+    check(radi.T1w)
+
+
+def test_credentials_from_a_profile(server, monkeypatch, tmp_path):
+    data = np.zeros((3, 3, 3), np.int16)
+    Volume.from_numpy("s3://vox/profile", data)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    file.write_text(f"[scan]\naws_access_key_id={NEXT_KEY}\naws_secret_access_key={NEXT_SECRET}\n")
+    change_s3(profile="scan")
+    server.proxy.forget()
+    assert np.array_equal(Volume("s3://vox/profile").to_numpy(), data)
+    assert all(NEXT_KEY.encode() in line for line in server.proxy.requests)
+
+
+def test_a_dead_writers_lock_is_taken_over_by_one(server, monkeypatch):
+    """Twelve writers at an expired lock, again and again: never two inside."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    session = Session.of(None)
+    inside, most, done = [], [], []
+
+    def write(number):
+        with only_writer("s3://vox/contended", session, timeout=60) as confirm:
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.01)
+            confirm()
+            inside.remove(number)
+            done.append(number)
+
+    monkeypatch.setattr(remote_lock, "_PAUSE", 0.01)
+    for _ in range(3):
+        dead = RemoteLock("s3://vox/contended", session)
+        dead.acquire(5)
+        with dead._lock:
+            dead._put({"e_tag": dead._etag}, lifetime=0.1)  # killed: nothing renews it
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(write, range(12)))
+        with pytest.raises(BackendError, match="took the lock over"):
+            dead.confirm()
+    assert max(most) == 1
+    assert len(done) == 36
+
+
+def test_a_take_over_that_comes_second_fails(server):
+    """Both saw the lock expired; the slower one must not remove the quicker one's."""
+    session = Session.of(None)
+    dead, quick, slow = (RemoteLock("s3://vox/second", session) for _ in range(3))
+    dead.acquire(1)
+    dead.release()
+    seen = slow._look()
+    quick.acquire(1)
+    assert not slow._put({"e_tag": seen[1]})
+    quick.confirm()
+    with pytest.raises(BackendError, match="is being written by process"):
+        slow.acquire(0.2)
+
+
+def test_a_lock_is_renewed_while_a_writer_works(server, monkeypatch):
+    monkeypatch.setattr(remote_lock, "_RENEWAL", 0.1)
+    monkeypatch.setattr(remote_lock, "_EXPIRY", 1.0)
+    session = Session.of(None)
+    with only_writer("s3://vox/renewed", session):  # noqa: SIM117
+        with (
+            pytest.raises(BackendError, match="is being written by"),
+            only_writer("s3://vox/renewed", session, timeout=2.5),
+        ):
+            pass
+
+
+def test_a_change_whose_lock_was_lost_stays_invisible(server, tmp_path):
+    radi = RadiObject.from_niftis("s3://vox/lost", images={"T1w": pairs(tmp_path / "in", ["a"])})
+    session = Session.of(None)
+    thief = RemoteLock("s3://vox/lost", session)
+    store = radi._cohort.store
+    with pytest.raises(BackendError, match="took the lock over"), store.writing() as change:
+        change.meta["subject_count"] = 99
+        thief._put("overwrite")
+    assert RadiObject("s3://vox/lost")._cohort.snapshot.commit == radi._cohort.snapshot.commit

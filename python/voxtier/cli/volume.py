@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier.errors import ConfigError, NotFoundError, VoxtierError
+from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError, VoxtierError
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
@@ -336,7 +336,7 @@ def vacuum(uri: str, obs_id: str | None) -> None:
 @_JSON
 def verify(uri: str, repair: bool, as_json: bool) -> None:
     """Read every volume and check that it is the one that its row names; exit code 1 when one is not."""
-    from voxtier.volumes import RadiObject, replicas
+    from voxtier.volumes import RadiObject, Volume, replicas
     from voxtier.volumes.engine import Session
 
     store = _opened(uri)
@@ -358,10 +358,17 @@ def verify(uri: str, repair: bool, as_json: bool) -> None:
             row |= {"status": "bad", "detail": str(error)}
         if as_json or row["status"] != "ok":
             _emit(row, as_json=as_json)
-    if isinstance(store, RadiObject) and (store.uri or "") and "://" not in (store.uri or ""):
-        for orphan in store.repair(dry_run=not repair):
-            findings += not repair
-            _emit({"uri": orphan, "status": "removed" if repair else "orphan"}, as_json=as_json)
+    whole = isinstance(store, RadiObject) or (not isinstance(store, Volume) and store.stands_alone)
+    try:
+        orphans = store.repair(dry_run=not repair) if whole and not isinstance(store, Volume) else []
+    except (BackendError, SourceError, ConfigError) as error:
+        if repair:
+            raise
+        click.echo(f"left-over arrays were not looked for: {error}", err=True)
+        orphans = []
+    for orphan in orphans:
+        findings += not repair
+        _emit({"uri": orphan, "status": "removed" if repair else "orphan"}, as_json=as_json)
     click.echo(f"{findings} findings", err=True)
     if findings:
         raise click.exceptions.Exit(1)

@@ -132,6 +132,11 @@ class VolumeCollection:
         return self._chosen is not None
 
     @property
+    def stands_alone(self) -> bool:
+        """Whether this collection is a store of its own, not a part of a `RadiObject`."""
+        return not self.is_view and self._rows.store.kind == "collection"
+
+    @property
     def _positions(self) -> Sequence[int]:
         return range(len(self._rows.table)) if self._chosen is None else self._chosen
 
@@ -317,6 +322,18 @@ class VolumeCollection:
                 raise FormatError(
                     "bad_table", None, f"{volume.uri}: shape {volume.shape}, its row says {shape}"
                 )
+
+    def repair(self, *, dry_run: bool = False) -> list[str]:
+        """Remove arrays that no commit refers to (left by a killed ingest) from a collection of its own.
+
+        Returns their addresses. A store that somebody is writing is refused.
+        """
+        store = self._rows.store
+        if not self.stands_alone:
+            raise TypeError("repair the store: a view, or a collection inside a RadiObject, is a part of it")
+        orphans = store.repair(dry_run=dry_run)
+        self.refresh()
+        return orphans
 
     def refresh(self) -> None:
         """See what was committed since this object was opened; not for views."""

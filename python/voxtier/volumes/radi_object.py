@@ -14,6 +14,7 @@ from voxtier.volumes import engine
 from voxtier.volumes.collection import Rows, VolumeCollection, add_volumes
 from voxtier.volumes.engine import Session, Uri, as_uri, checked_name
 from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs, jobs_of, nifti_content
+from voxtier.volumes.locks import only_writer
 from voxtier.volumes.selection import ILoc, Index, Loc
 from voxtier.volumes.sources import Images, Source, grouped_sources, named_sources, refuse_duplicates
 from voxtier.volumes.store import Change, Snapshot, Store
@@ -268,27 +269,10 @@ class RadiObject:
     def repair(self, *, dry_run: bool = False) -> list[str]:
         """Remove arrays and collections that no commit refers to (left by a killed ingest).
 
-        Returns their addresses.
+        Returns their addresses. A store that somebody is writing is refused.
         """
         self._only_root("repair")
-        store, session = self._cohort.store, self._cohort.store.session
-        orphans: list[str] = []
-        with store.writing() as change:
-            base = f"{store.root}/collections"
-            for folder in engine.subfolders(base, session):
-                if folder.startswith("__"):
-                    continue
-                if folder not in change.collections.values():
-                    orphans.append(f"{base}/{folder}")
-                    continue
-                used = set(change.table(f"{base}/{folder}/obs").read_all()["voxtier_array"])
-                arrays = engine.subfolders(f"{base}/{folder}/volumes", session)
-                orphans += [
-                    f"{base}/{folder}/volumes/{a}" for a in arrays if a not in used and not a.startswith("__")
-                ]
-            if not dry_run:
-                for uri in orphans:
-                    engine.remove_tree(uri, session)
+        orphans = self._cohort.store.repair(dry_run=dry_run)
         self.refresh()
         return orphans
 
@@ -453,7 +437,8 @@ class RadiObject:
             with store.writing(new=True) as change:
                 _grow(change, jobs, subjects, on_error=on_error, progress=progress)
             if replaces:
-                engine.replace_tree(store.root, target, session)
+                with only_writer(target, session):  # nobody appends to what is being replaced
+                    engine.replace_tree(store.root, target, session)
         finally:
             if replaces:
                 engine.remove_tree(store.root, session)

@@ -1,12 +1,10 @@
 """What is visible in a store, and how a change becomes visible: all of it at once, or not at all.
 
 Every table is read *as of* one time stamp, the last commit, which lies in the metadata of the store's root
-group
-together with the list of collections. A writer, under the lock, writes voxel arrays (under names that nobody
-looks for yet), then rows with a later time stamp, and at last the new commit: one small object. A writer that
-dies before leaves rows from the future, which the next writer removes, and arrays without a row, which
-`repair`
-removes or a repeated ingest takes over.
+group together with the list of collections. A writer, under the lock, writes voxel arrays (under names that
+nobody looks for yet), then rows with a later time stamp, and at last the new commit: one small object. A
+writer that dies before leaves rows from the future, which the next writer removes, and arrays without a row,
+which `repair` removes or a repeated ingest takes over.
 """
 
 from __future__ import annotations
@@ -108,6 +106,16 @@ class Store:
         """Return the address of a collection."""
         return f"{self.root}/collections/{folder}" if self.kind == "radi_object" else self.root
 
+    def _own_snapshot(self) -> Snapshot:
+        """Read what is visible now, of a store that voxtier may change."""
+        found = self.snapshot()
+        if found.commit is None:
+            raise ConfigError(
+                f"{self.root} was written by RadiObject: voxtier reads it, but writes only into its own stores"
+                " (materialize it first)"
+            )
+        return found
+
     def exists(self) -> bool:
         """Return whether a finished store lies here."""
         try:
@@ -123,10 +131,25 @@ class Store:
         except NotFoundError:
             return False
 
+    def repair(self, *, dry_run: bool) -> list[str]:
+        """Remove what no commit refers to; returns the addresses.
+
+        Raises
+        ------
+        BackendError
+            When somebody is writing: what is being written cannot be told from what was left.
+        """
+        with only_writer(self.root, self.session, timeout=0):
+            before = self._own_snapshot()
+            orphans = list(Change(self, before, 0, dict(before.collections)).orphans())
+            for uri in [] if dry_run else orphans:
+                engine.remove_tree(uri, self.session)
+        return orphans
+
     @contextmanager
     def writing(self, *, new: bool = False) -> Iterator[Change]:
         """Collect one change under the writer's lock; leaving the block without an error commits it."""
-        with only_writer(self.root, self.session):
+        with only_writer(self.root, self.session) as confirm:
             engine.remove_torn(self.root)
             if new and not self._begun():
                 engine.create_group(
@@ -135,21 +158,16 @@ class Store:
                     self.session,
                 )
             try:
-                before = self.snapshot()
+                before = self._own_snapshot()
             except NotFoundError:
                 if not new:
                     raise
                 before = Snapshot(0, {}, {})
-            if before.commit is None:
-                raise ConfigError(
-                    f"{self.root} was written by RadiObject: voxtier reads it, but writes only into its"
-                    " own stores"
-                    " (materialize it first)"
-                )
-            stamp = max(time.time_ns() // 1_000_000, before.commit + 1)
+            stamp = max(time.time_ns() // 1_000_000, (before.commit or 0) + 1)
             change = Change(self, before, stamp, dict(before.collections))
             change.forget_unfinished()
             yield change
+            confirm()
             change.commit()
 
 
@@ -187,6 +205,23 @@ class Change:
         for uri in self.tables():
             if engine.object_kind(uri, self.store.session) == "array":
                 Dataframe(uri, self.store.session).forget_after(commit)
+
+    def orphans(self) -> Iterator[str]:
+        """Yield the addresses of arrays and collections that the last commit does not know."""
+        root, session = self.store.root, self.store.session
+        folders = [""]
+        if self.store.kind == "radi_object":
+            base = f"{root}/collections"
+            folders = list(self.collections.values())
+            for folder in engine.subfolders(base, session):
+                if not folder.startswith("__") and folder not in folders:
+                    yield f"{base}/{folder}"
+        for folder in folders:
+            uri = self.store.collection_uri(folder)
+            used = set(self.table(f"{uri}/obs").read_all()["voxtier_array"])
+            for array in engine.subfolders(f"{uri}/volumes", session):
+                if array not in used and not array.startswith("__"):
+                    yield f"{uri}/volumes/{array}"
 
     def commit(self) -> None:
         """Make the change visible: one write of the root's metadata."""

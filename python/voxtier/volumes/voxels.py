@@ -246,6 +246,7 @@ class VoxelArray:
         self.pid = os.getpid()
         self.forgotten = False
         self.stamp = _Stamp.take(uri)
+        self.credentials = session.credentials() if is_remote(uri) else {}
         with translated(f"open the volume {uri}"):
             self._handle: Any = tiledb.open(uri, "r", ctx=session.context())
             self.layout = _layout(uri, self._handle.schema)
@@ -420,8 +421,8 @@ def is_current(array: VoxelArray) -> bool:
     if array.pid != os.getpid():
         return False
     stamp = array.stamp
-    if stamp is None:
-        return not array.forgotten
+    if stamp is None:  # remote: credentials that were replaced need a new handle, the old ones may expire
+        return not array.forgotten and array.credentials == array.session.credentials()
     return not array.forgotten and stamp.still_holds(array.uri)
 
 

@@ -1,0 +1,181 @@
+"""The writer's lock of a store on S3: one small object, changed by conditional puts only.
+
+Whoever finds it free, or left behind by a writer that died, puts its own name there on condition that the
+object is still the one that it saw (``If-None-Match``, ``If-Match``): of any number that try, one succeeds. A
+writer renews its lock while it works, and asks before it commits whether it still holds it. A released lock
+stays as an object that anyone may take, as a delete cannot be made conditional.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, Final
+
+from voxtier.errors import BackendError, MissingExtraError
+from voxtier.volumes.engine import Session
+
+LOCK_NAME: Final = "__voxtier_lock.json"
+_EXPIRY: Final = 600.0  # seconds without a renewal after which a writer counts as dead
+_RENEWAL: Final = 120.0
+_RETRIES: Final = 5
+_PAUSE: Final = 0.2
+
+
+class RemoteLock:
+    """One writer's claim to a store.
+
+    Parameters
+    ----------
+    root : str
+        ``s3://`` address of the store.
+    session : Session
+        How it is reached; credentials are asked for anew at every request, as they may expire meanwhile.
+    """
+
+    def __init__(self, root: str, session: Session) -> None:
+        self.root, self._session = root, session
+        self._owner = uuid.uuid4().hex
+        self._etag: str | None = None
+        self._lock = threading.Lock()
+
+    def acquire(self, timeout: float) -> None:
+        """Take the lock, waiting for a living writer up to ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = self._look()
+            if found is None:
+                if self._put("create"):
+                    return
+            elif float(found[0].get("until", 0)) < time.time():
+                if self._put({"e_tag": found[1]}):
+                    return
+            elif time.monotonic() > deadline:
+                raise BackendError(
+                    f"{self.root} is being written by {_named(found[0])}; gave up after {timeout:g} s."
+                    f" If that writer is dead, wait until the lock expires, or remove {LOCK_NAME}"
+                )
+            else:
+                time.sleep(_PAUSE)
+
+    def renew(self) -> None:
+        """Say that this writer lives."""
+        with self._lock:
+            if self._etag is not None and not self._put({"e_tag": self._etag}):
+                self._etag = None
+
+    def confirm(self) -> None:
+        """Refuse to go on when another writer has taken the lock over."""
+        self.renew()
+        if self._etag is None:
+            raise BackendError(
+                f"{self.root}: another writer took the lock over, as this one did not answer for"
+                f" {_EXPIRY:g} s; nothing of this change is visible, repeat it"
+            )
+
+    def release(self) -> None:
+        """Leave the lock to anyone; one that cannot be released expires by itself."""
+        with self._lock, suppress(BackendError):
+            if self._etag is not None:
+                self._put({"e_tag": self._etag}, lifetime=-1.0)
+                self._etag = None
+
+    def _look(self) -> tuple[dict[str, Any], str] | None:
+        store = _bucket(self.root, self._session)
+        try:
+            found = store.get(LOCK_NAME)
+            content, etag = bytes(found.bytes()), str(found.meta["e_tag"])
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise _refused(self.root, error) from None
+        try:
+            held: dict[str, Any] = json.loads(content)
+            float(held["until"])
+        except (ValueError, KeyError, TypeError):
+            raise BackendError(f"{self.root}/{LOCK_NAME} is no lock of voxtier: remove it") from None
+        return held, etag
+
+    def _put(self, mode: Any, lifetime: float = _EXPIRY) -> bool:
+        """Put this writer's name there; False when somebody else was quicker."""
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        body = {
+            "owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(),
+            "until": time.time() + lifetime, "put": uuid.uuid4().hex,
+        }  # fmt: skip
+        try:
+            done = _bucket(self.root, self._session).put(LOCK_NAME, json.dumps(body).encode(), mode=mode)
+        except (AlreadyExistsError, PreconditionError):
+            found = self._look()  # a put that was repeated, as its answer got lost, finds itself there
+            if found is None or found[0].get("owner") != self._owner:
+                return False
+            self._etag = found[1]
+        except Exception as error:
+            raise _refused(self.root, error) from None
+        else:
+            self._etag = str(done["e_tag"])
+        return True
+
+
+@contextmanager
+def held(root: str, session: Session, timeout: float) -> Iterator[RemoteLock]:
+    """Hold the lock of a store, renewed in the background."""
+    lock = RemoteLock(root, session)
+    lock.acquire(timeout)
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(_RENEWAL):
+            with suppress(BackendError):  # the next renewal, or `confirm`, will tell
+                lock.renew()
+
+    threading.Thread(target=keep, name="voxtier-lock", daemon=True).start()
+    try:
+        yield lock
+    finally:
+        ended.set()
+        lock.release()
+
+
+def _named(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('pid')} on {holder.get('host')}"
+
+
+def _refused(root: str, error: Exception) -> BackendError:
+    status = "timed out" if "timed out" in str(error) else type(error).__name__
+    return BackendError(f"{root}: the object store refused the writer's lock or did not answer: {status}")
+
+
+def _bucket(root: str, session: Session) -> Any:
+    try:
+        from obstore.store import S3Store
+    except ImportError:
+        raise MissingExtraError("obstore", "volumes") from None
+    s3 = session.config.s3
+    bucket, _, prefix = root.removeprefix("s3://").partition("/")
+    client: Any = {"timeout": timedelta(seconds=s3.timeout)}
+    options: dict[str, Any] = {
+        "region": s3.region,
+        "virtual_hosted_style_request": s3.use_virtual_addressing,
+        "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRIES * s3.timeout)},
+    }
+    if s3.endpoint is not None:
+        options["endpoint"] = s3.endpoint if "://" in s3.endpoint else f"https://{s3.endpoint}"
+        client["allow_http"] = options["endpoint"].startswith("http://")
+    if s3.anonymous or not s3.include_credentials:
+        options["skip_signature"] = True
+    names = {
+        "vfs.s3.aws_access_key_id": "access_key_id",
+        "vfs.s3.aws_secret_access_key": "secret_access_key",
+        "vfs.s3.aws_session_token": "session_token",
+    }
+    options |= {names[key]: value for key, value in session.credentials().items() if key in names}
+    return S3Store(bucket, prefix=prefix, client_options=client, **options)

@@ -1,0 +1,73 @@
+"""Budgets bound what they say: resident memory of reads and of an ingest, in processes of their own."""
+
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+
+READS = """
+import sys, resource
+import numpy as np
+from voxtier.volumes import ReadConfig, Volume, cache_stats, configure
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+uri, cap = sys.argv[1], int(sys.argv[2])
+configure(read=ReadConfig(memory_budget_mb=64, tile_cache_size_mb=cap, concurrency=2))
+volume = Volume(uri)
+rng = np.random.default_rng(0)
+corners = rng.integers(0, np.array(volume.shape) - 48, (1000, 3))
+for corner in corners[:20]:
+    volume[tuple(slice(int(c), int(c) + 48) for c in corner)]
+base, most = resident() - cache_stats()["bytes_held"] / 2**20, 0
+for corner in corners:
+    volume[tuple(slice(int(c), int(c) + 48) for c in corner)]
+    most = max(most, resident())
+stats = cache_stats()
+assert stats["bytes_held"] <= min(cap, 64) * 2**20, stats
+assert cap == 0 or stats["evictions"] > 0, stats
+print(base, most)
+"""
+
+
+def run(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [float(part) for part in done.stdout.split()]
+
+
+def test_a_thousand_cubes_stay_within_the_budget(tmp_path):
+    from voxtier.volumes import TileConfig, Volume, configure
+
+    configure(tile=TileConfig("isotropic", 32, 32, 32))
+    data = np.random.default_rng(0).integers(0, 4000, (320, 320, 256)).astype(np.int32)  # 105 MB decoded
+    Volume.from_numpy(tmp_path / "v", data)
+    for cap in (0, 10, 40):
+        base, most = run(READS, tmp_path / "v", cap)
+        assert most <= 1.1 * (base + 64), (cap, base, most)
+        assert most <= base + cap + 24, (cap, base, most)  # one cube, two threads' buffers, the allocator
+
+
+INGEST = """
+import resource, sys
+from pathlib import Path
+import voxtier.volumes as v
+v.configure(read=v.ReadConfig(max_workers=int(sys.argv[2]), concurrency=2))
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+v.RadiObject.from_niftis(sys.argv[1] + "/r" + sys.argv[2], images={"CT": sys.argv[1] + "/in"})
+print(base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_an_ingest_holds_a_volume_or_two_for_each_worker(tmp_path):
+    (tmp_path / "in").mkdir()
+    voxels = np.random.default_rng(0).integers(0, 4000, (200, 200, 200)).astype(np.int16)
+    size = voxels.nbytes / 2**20
+    for number in range(12):
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / f"s{number:02d}_CT.nii")
+    for workers in (1, 2):
+        base, most = run(INGEST, tmp_path, workers)
+        assert most - base < (3.5 * workers + 1) * size + 60, (workers, base, most, size)
+        assert most - base < 12 * size  # not the cohort
