@@ -6,21 +6,23 @@ Views share the rows of their root and nothing leaks.
 from __future__ import annotations
 
 import ast
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError, NotFoundError
-from voxtier.volumes import engine, voxels
+from voxtier.errors import ConfigError, FormatError
+from voxtier.volumes import engine
 from voxtier.volumes.engine import Session, Uri, as_uri
-from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs, jobs_of, nifti_content, write_volumes
-from voxtier.volumes.selection import ILoc, Index, Loc
-from voxtier.volumes.sources import Images, Source, grouped_sources, refuse_duplicates
-from voxtier.volumes.store import Change, Snapshot, Store
-from voxtier.volumes.tables import Dataframe, Table, rows_table
+from voxtier.volumes.growth import add_subjects, add_volumes, collection_jobs
+from voxtier.volumes.ingest import Job, OnError, OnGap
+from voxtier.volumes.observations import ObservationTable
+from voxtier.volumes.rows import Rows
+from voxtier.volumes.selection import ILoc, Index, Loc, Sliceable
+from voxtier.volumes.sources import Images, refuse_duplicates
+from voxtier.volumes.store import Store
+from voxtier.volumes.tables import Table
 from voxtier.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -28,68 +30,7 @@ if TYPE_CHECKING:
     from voxtier.volumes.query import CollectionQuery
 
 
-class Rows:
-    """The rows of one collection as of one commit, read once and shared by all its views."""
-
-    def __init__(self, uri: str, store: Store, snapshot: Snapshot) -> None:
-        self.uri, self.store, self.snapshot = uri, store, snapshot
-        self._lock = threading.Lock()
-        self._table: Table | None = None
-        self._addresses: list[str] | None = None
-        self.reads = 0
-
-    def __getstate__(self) -> tuple[str, Store, Snapshot]:
-        return self.uri, self.store, self.snapshot
-
-    def __setstate__(self, state: tuple[str, Store, Snapshot]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
-
-    @property
-    def table(self) -> Table:
-        """All rows, in the order of their keys."""
-        with self._lock:
-            if self._table is None:
-                self.store.refuse_replaced(self.snapshot)
-                session = self.store.session
-                self._table = Dataframe(f"{self.uri}/obs", session, timestamp=self.snapshot.commit).read_all()
-                self.reads += 1
-            return self._table
-
-    def address(self, row: int) -> str:
-        """Return the address of the array of a row: by the name in the row, never by position."""
-        if "voxtier_array" in self.table:
-            return f"{self.uri}/volumes/{self.table['voxtier_array'][row]}"
-        if self._addresses is None:
-            self._addresses = self._by_own_ids()
-        return self._addresses[row]
-
-    def _by_own_ids(self) -> list[str]:
-        """Map the arrays of a RadiObject store by the id in each array.
-
-        Its folders follow the ingest's order.
-        """
-        session = self.store.session
-        found: dict[str, str] = {}
-        for name in engine.subfolders(f"{self.uri}/volumes", session):
-            if name.startswith("__"):
-                continue
-            uri = f"{self.uri}/volumes/{name}"
-            own = voxels.open_array(uri, session).meta.get("obs_id")
-            if own is None or str(own) in found:
-                raise FormatError(
-                    "bad_table", None,
-                    f"{uri}"
-                        f" {'states no obs_id' if own is None else f'claims {own!r} as {found[str(own)]} does'}:"  # noqa: E501
-                    " whose volume it is cannot be told",
-                )  # fmt: skip
-            found[str(own)] = uri
-        missing = [str(i) for i in self.table["obs_id"] if str(i) not in found]
-        if missing:
-            raise NotFoundError(f"{self.uri}: no array for {', '.join(missing[:5])}")
-        return [found[str(obs_id)] for obs_id in self.table["obs_id"]]
-
-
-class VolumeCollection:
+class VolumeCollection(Sliceable):
     """Volumes of one series, found by ``obs_id``; a selection is a view that sees nothing else.
 
     Parameters
@@ -259,19 +200,6 @@ class VolumeCollection:
         """Return the volumes whose row satisfies an expression (see `voxtier.volumes.filters`)."""
         return self._select([int(place) for place in np.flatnonzero(self.table.matching(expr))])
 
-    def head(self, n: int = 5) -> VolumeCollection:
-        """Return the first volumes."""
-        return self._select(range(len(self))[: max(0, n)])
-
-    def tail(self, n: int = 5) -> VolumeCollection:
-        """Return the last volumes."""
-        return self._select(range(len(self))[max(0, len(self) - n) :])
-
-    def sample(self, n: int = 5, seed: int | None = None) -> VolumeCollection:
-        """Return random volumes, each at most once."""
-        picked = np.random.default_rng(seed).permutation(len(self))[: max(0, n)]
-        return self._select([int(place) for place in picked])
-
     def copy(self) -> VolumeCollection:
         """Return another object for the same selection."""
         return self._view(self._rows, self._chosen, self._name)
@@ -378,8 +306,6 @@ class VolumeCollection:
         folder = self.uri.rsplit("/", 1)[-1]
         with store.writing() as change:
             if store.kind == "radi_object":
-                from voxtier.volumes.radi_object import add_subjects
-
                 add_subjects(change, [job.subject for job in jobs], None)
             add_volumes(change, folder, name, jobs, on_error=on_error, progress=progress)
         self.refresh()
@@ -451,131 +377,3 @@ def _restore(rows: Rows, ids: list[str] | None, name: str | None) -> VolumeColle
         index = Index([str(obs_id) for obs_id in rows.table["obs_id"]])
         chosen = [index.get_index(obs_id) for obs_id in ids]
     return VolumeCollection._view(rows, chosen, name)
-
-
-class ObservationTable:
-    """The rows of a collection (or of its view); ``read`` gives them in the order of the view."""
-
-    def __init__(self, collection: VolumeCollection) -> None:
-        self._collection = collection
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns beside the keys."""
-        return [name for name in self._collection.table.columns if name not in ("obs_subject_id", "obs_id")]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns (keys not counted)."""
-        return len(self), len(self.columns)
-
-    def __len__(self) -> int:
-        return len(self._collection)
-
-    def __repr__(self) -> str:
-        return f"ObservationTable({len(self)} rows: {', '.join(self._collection.table.columns)})"
-
-    def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
-        """Return rows (those that satisfy ``value_filter``) with the keys and all or some columns."""
-        table = self._collection.table
-        if value_filter is not None:
-            table = table.take(np.flatnonzero(table.matching(value_filter)))
-        return table if columns is None else table.select(["obs_subject_id", "obs_id", *columns])
-
-    def update(self, df: object) -> None:
-        """Change values of rows by key, as one commit."""
-        self._write(lambda table: table.update(df))
-
-    def _write(self, change_table: Callable[[Dataframe], None]) -> None:
-        collection = self._collection
-        if collection.is_view:
-            raise TypeError("a view cannot change rows: use the root")
-        store = collection._rows.store
-        with store.writing() as change:
-            change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.stamp))
-        collection.refresh()
-
-
-def collection_jobs(
-    name: str | None,
-    niftis: Images | None,
-    dicom_dirs: Sequence[tuple[Any, str]] | None,
-    reorient: bool | None,  # noqa: FBT001
-    on_gap: OnGap = "error",
-) -> list[Job]:
-    """Return the jobs of one collection."""
-    if niftis is not None:
-        sources: list[Source] = grouped_sources(niftis, name)
-        return jobs_of(sources, lambda path: nifti_content(path, reorient=reorient), options=(reorient,))
-    groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap)
-    return [job for jobs in groups.values() for job in jobs]
-
-
-def add_volumes(
-    change: Change,
-    folder: str,
-    name: str,
-    jobs: Sequence[Job],
-    *,
-    on_error: OnError = "raise",
-    progress: bool = False,
-    same_shape: bool = False,
-) -> list[str]:
-    """Write volumes and their rows into a collection (made when it is new).
-
-    Returns the ids that will be visible.
-    """
-    store, session = change.store, change.store.session
-    uri = store.collection_uri(folder)
-    obs_uri, group = f"{uri}/obs", f"{uri}/volumes"
-    fresh = engine.object_kind(obs_uri, session) is None
-    present = Table({}) if fresh else change.table(obs_uri).read_all()
-    known = [] if fresh else [str(obs_id) for obs_id in present["obs_id"]]
-    refuse_duplicates([job.obs_id for job in jobs], known)
-    if store.kind == "radi_object":
-        engine.create_group(f"{store.root}/collections", {}, session)
-    if fresh:
-        engine.create_group(uri, {"name": name}, session)
-    engine.create_group(group, {}, session)
-    outcomes = write_volumes(jobs, group, session, on_error=on_error, progress=progress)
-    rows = [outcome.row for outcome in outcomes if outcome.status != "error"]
-    shapes = {row["dimensions"] for row in rows} | (
-        {str(d) for d in present["dimensions"]} if "dimensions" in present else set()
-    )
-    if same_shape and len(shapes) > 1:
-        raise ConfigError(
-            f"the volumes differ in shape: {', '.join(sorted(shapes)[:5])}; validate_dimensions=False"
-            " allows it"
-        )
-    _add_rows(change, obs_uri, rows, present, fresh=fresh)
-    meta: dict[str, Any] = {"n_volumes": len(known) + len(rows), "name": name}
-    if len(shapes) == 1:
-        meta |= dict(zip(("x_dim", "y_dim", "z_dim"), ast.literal_eval(next(iter(shapes))), strict=False))
-    change.members[group] = [row["voxtier_array"] for row in rows]
-    known_members = {} if fresh else engine.group_members(uri, session)
-    engine.write_group(uri, session, meta=meta, add=[n for n in ("volumes", "obs") if n not in known_members])
-    if store.kind == "radi_object":
-        change.members.setdefault(f"{store.root}/collections", []).append(folder)
-    return [row["obs_id"] for row in rows]
-
-
-def _add_rows(
-    change: Change, obs_uri: str, rows: list[dict[str, Any]], present: Table, *, fresh: bool
-) -> None:
-    table = rows_table(rows)
-    session = change.store.session
-    if fresh:
-        Dataframe.create(
-            obs_uri,
-            {name: table[name].dtype for name in table.columns if name not in ("obs_subject_id", "obs_id")},
-            session,
-        )
-    else:
-        stored = Dataframe(obs_uri, session, timestamp=change.stamp)
-        known = set(stored.dtypes) | {"obs_subject_id", "obs_id", "voxtier_array"}
-        new = [name for name in table.columns if name not in known]
-        for name in new:
-            stored.add_attribute(name, table[name].dtype)
-        if new:  # rows that exist are written again, so that they hold a missing value there and not a zero
-            table = rows_table([*present.rows(), *rows])
-    change.rows(obs_uri, table)

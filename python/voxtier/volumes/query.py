@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.collection import VolumeCollection, add_volumes
+from voxtier.volumes.collection import VolumeCollection
 from voxtier.volumes.engine import Session, Uri, as_uri
+from voxtier.volumes.growth import add_volumes
 from voxtier.volumes.ingest import Content, Job
 from voxtier.volumes.store import Store
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes import engine
-from voxtier.volumes.collection import Rows, VolumeCollection, add_volumes
+from voxtier.volumes.collection import VolumeCollection
 from voxtier.volumes.engine import Session, Uri, as_uri, checked_name
-from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs, jobs_of, nifti_content
-from voxtier.volumes.locks import only_writer
-from voxtier.volumes.selection import ILoc, Index, Loc
-from voxtier.volumes.sources import Images, Source, grouped_sources, named_sources, refuse_duplicates
-from voxtier.volumes.store import Change, Snapshot, Store
-from voxtier.volumes.tables import Dataframe, Table, as_table, rows_table
+from voxtier.volumes.growth import cohort_jobs, create_cohort, grow, refuse_misaligned
+from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs
+from voxtier.volumes.observations import SubjectTable
+from voxtier.volumes.rows import Cohort
+from voxtier.volumes.selection import ILoc, Index, Loc, Sliceable
+from voxtier.volumes.sources import Images, refuse_duplicates
+from voxtier.volumes.store import Snapshot, Store
+from voxtier.volumes.tables import as_table
 
 if TYPE_CHECKING:
     from voxtier.volumes.query import Query
     from voxtier.volumes.volume import Volume
 
 
-class RadiObject:
+class RadiObject(Sliceable):
     """Subjects and their volumes; a selection is a view, and a view's collections hold only its subjects.
 
     Parameters
@@ -44,18 +43,14 @@ class RadiObject:
 
     def __init__(self, uri: Uri, ctx: object = None) -> None:
         store = Store(as_uri(uri), Session.of(ctx), "radi_object")
-        self._setup(_Cohort(store, store.snapshot()), None, None)
+        self._setup(Cohort(store, store.snapshot()), None, None)
 
-    def _setup(
-        self, cohort: _Cohort, subjects: tuple[str, ...] | None, names: tuple[str, ...] | None
-    ) -> None:
+    def _setup(self, cohort: Cohort, subjects: tuple[str, ...] | None, names: tuple[str, ...] | None) -> None:
         self._cohort, self._subjects, self._names = cohort, subjects, names
         self._index: Index | None = None
 
     @classmethod
-    def _view(
-        cls, cohort: _Cohort, subjects: Iterable[str] | None, names: Iterable[str] | None
-    ) -> RadiObject:
+    def _view(cls, cohort: Cohort, subjects: Iterable[str] | None, names: Iterable[str] | None) -> RadiObject:
         view = cls.__new__(cls)
         view._setup(
             cohort, None if subjects is None else tuple(subjects), None if names is None else tuple(names)
@@ -201,19 +196,6 @@ class RadiObject:
         """Return the subjects whose row satisfies an expression (see `voxtier.volumes.filters`)."""
         return self._select([int(place) for place in np.flatnonzero(self.obs_meta.read().matching(expr))])
 
-    def head(self, n: int = 5) -> RadiObject:
-        """Return the first subjects."""
-        return self._select(range(len(self))[: max(0, n)])
-
-    def tail(self, n: int = 5) -> RadiObject:
-        """Return the last subjects."""
-        return self._select(range(len(self))[max(0, len(self) - n) :])
-
-    def sample(self, n: int = 5, seed: int | None = None) -> RadiObject:
-        """Return random subjects, each at most once."""
-        picked = np.random.default_rng(seed).permutation(len(self))[: max(0, n)]
-        return self._select([int(place) for place in picked])
-
     def select_collections(self, names: Sequence[str]) -> RadiObject:
         """Return a view with some of the collections."""
         missing = [name for name in names if name not in self.collection_names]
@@ -231,7 +213,7 @@ class RadiObject:
         """See what was committed since this object was opened; not for views."""
         self._only_root("refresh")
         store = self._cohort.store
-        self._setup(_Cohort(store, store.snapshot()), None, None)
+        self._setup(Cohort(store, store.snapshot()), None, None)
 
     def _only_root(self, verb: str) -> None:
         if self.is_view:
@@ -292,10 +274,10 @@ class RadiObject:
     ) -> None:
         """Add subjects and volumes, over any number of collections: all become visible together, or none."""
         self._only_root("append to")
-        jobs = _jobs(niftis, dicom_dirs, images, collection_name, reorient)
+        jobs = cohort_jobs(niftis, dicom_dirs, images, collection_name, reorient)
         store = self._cohort.store
         with store.writing() as change:
-            _grow(
+            grow(
                 change,
                 jobs,
                 None if obs_meta is None else as_table(obs_meta),
@@ -371,9 +353,11 @@ class RadiObject:
         given = [value for value in (niftis, image_dir, images) if value is not None]
         if len(given) != 1:
             raise ConfigError("give exactly one of niftis, image_dir and images")
-        jobs = _jobs(niftis if image_dir is None else image_dir, None, images, collection_name, reorient)
+        jobs = cohort_jobs(
+            niftis if image_dir is None else image_dir, None, images, collection_name, reorient
+        )
         if validate_alignment:
-            _refuse_misaligned(jobs)
+            refuse_misaligned(jobs)
         return cls._create(
             uri, jobs, obs_meta, ctx, overwrite=overwrite, on_error=on_error, progress=progress
         )
@@ -420,202 +404,15 @@ class RadiObject:
         cls, uri: Uri, jobs: Mapping[str, Sequence[Job]], obs_meta: object, ctx: object,
         *, overwrite: bool, on_error: OnError, progress: bool,
     ) -> RadiObject:  # fmt: skip
-        if not any(jobs.values()):
-            raise ConfigError("there is no image to ingest")
-        session, target = Session.of(ctx), as_uri(uri)
-        store = Store(target, session, "radi_object")
-        replaces = False
-        if engine.object_kind(target, session) is not None and (overwrite or store.exists()):
-            if not overwrite:
-                raise ConfigError(f"{target} already exists: append() to it, or overwrite=True")
-            fresh = (
-                f"{target}.new-{hashlib.blake2b(target.encode(), digest_size=4).hexdigest()}-{os.getpid()}"
-            )
-            store, replaces = Store(fresh, session, "radi_object"), True
+        target, session = as_uri(uri), Session.of(ctx)
         subjects = None if obs_meta is None else as_table(obs_meta)
-        try:
-            with store.writing(new=True) as change:
-                _grow(change, jobs, subjects, on_error=on_error, progress=progress)
-            if replaces:
-                with only_writer(target, session):  # nobody appends to what is being replaced
-                    engine.replace_tree(store.root, target, session)
-        finally:
-            if replaces:
-                engine.remove_tree(store.root, session)
+        create_cohort(
+            target, session, jobs, subjects, overwrite=overwrite, on_error=on_error, progress=progress
+        )
         return cls(target, session)
-
-
-class _Cohort:
-    """What all views of one opened store share: subjects and rows as of one commit, each read once."""
-
-    def __init__(self, store: Store, snapshot: Snapshot) -> None:
-        self.store, self.snapshot = store, snapshot
-        self._subjects: Table | None = None
-        self._rows: dict[str, Rows] = {}
-
-    @property
-    def subject_table(self) -> Table:
-        if self._subjects is None:
-            self.store.refuse_replaced(self.snapshot)
-            frame = Dataframe(
-                f"{self.store.root}/obs_meta", self.store.session, timestamp=self.snapshot.commit
-            )
-            self._subjects = frame.read_all()
-        return self._subjects
-
-    @property
-    def subjects(self) -> list[str]:
-        return [str(subject) for subject in self.subject_table["obs_subject_id"]]
-
-    def rows(self, name: str) -> Rows:
-        if name not in self._rows:
-            uri = self.store.collection_uri(self.snapshot.collections[name])
-            self._rows.setdefault(name, Rows(uri, self.store, self.snapshot))
-        return self._rows[name]
 
 
 def _restore(
     store: Store, snapshot: Snapshot, subjects: tuple[str, ...] | None, names: tuple[str, ...] | None
 ) -> RadiObject:
-    return RadiObject._view(_Cohort(store, snapshot), subjects, names)
-
-
-class SubjectTable:
-    """The table of the subjects of a view."""
-
-    def __init__(self, radi: RadiObject) -> None:
-        self._radi = radi
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns beside the keys."""
-        return [name for name in self.read().columns if name not in ("obs_subject_id", "obs_id")]
-
-    def __len__(self) -> int:
-        return len(self._radi)
-
-    def __repr__(self) -> str:
-        return f"SubjectTable({len(self)} rows: {', '.join(self.read().columns)})"
-
-    def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
-        """Return the rows in the order of the view."""
-        table = self._radi._cohort.subject_table
-        places = Index([str(subject) for subject in table["obs_subject_id"]])
-        table = table.take([places.get_index(subject) for subject in self._radi.index])
-        if value_filter is not None:
-            table = table.take(np.flatnonzero(table.matching(value_filter)))
-        return table if columns is None else table.select(["obs_subject_id", *columns])
-
-    def update(self, df: object) -> None:
-        """Change values of subjects (matched by ``obs_subject_id``), as one commit."""
-        changes = as_table(df)
-        if "obs_id" not in changes:
-            changes = Table({**{n: changes[n] for n in changes.columns}, "obs_id": changes["obs_subject_id"]})
-        self._write(lambda frame: frame.update(changes))
-
-    def add_column(self, name: str, dtype: Any, values: object = None) -> None:
-        """Add a column, as one commit; ``values`` are one per subject, in the order of the root."""
-        self._write(lambda frame: frame.add_column(name, dtype, values))
-
-    def _write(self, change_table: Callable[[Dataframe], None]) -> None:
-        self._radi._only_root("change rows of")
-        store = self._radi._cohort.store
-        with store.writing() as change:
-            change_table(Dataframe(f"{store.root}/obs_meta", store.session, timestamp=change.stamp))
-        self._radi.refresh()
-
-
-def _jobs(
-    niftis: Images | None,
-    dicom_dirs: Sequence[tuple[Any, str]] | None,
-    images: Mapping[str, Images] | None,
-    collection_name: str | None,
-    reorient: bool | None,  # noqa: FBT001
-) -> dict[str, list[Job]]:
-    if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
-        raise ConfigError("give exactly one of niftis, dicom_dirs and images")
-    if dicom_dirs is not None:
-        return dicom_jobs(dicom_dirs, collection_name, reorient=reorient)
-    sources: list[Source] = (
-        named_sources(images) if images is not None else grouped_sources(niftis or (), collection_name)
-    )
-    groups: dict[str, list[Source]] = {}
-    for source in sources:
-        groups.setdefault(source.collection, []).append(source)
-    return {
-        name: jobs_of(found, lambda path: nifti_content(path, reorient=reorient), options=(reorient,))
-        for name, found in groups.items()
-    }
-
-
-def _refuse_misaligned(jobs: Mapping[str, Sequence[Job]]) -> None:
-    everyone = {job.subject for found in jobs.values() for job in found}
-    for name, found in jobs.items():
-        missing = sorted(everyone - {job.subject for job in found})
-        if missing:
-            raise ConfigError(f"collection {name!r} lacks the subjects {', '.join(missing[:5])}")
-
-
-def _grow(
-    change: Change,
-    jobs: Mapping[str, Sequence[Job]],
-    subjects: Table | None,
-    *,
-    on_error: OnError,
-    progress: bool,
-) -> None:
-    """Write subjects and volumes of several collections into one change."""
-    store = change.store
-    present = [
-        str(obs_id)
-        for folder in change.collections.values()
-        for obs_id in change.table(f"{store.collection_uri(folder)}/obs").read_all()["obs_id"]
-    ]
-    refuse_duplicates([job.obs_id for found in jobs.values() for job in found], present)
-    visible: set[str] = set()
-    for name, found in jobs.items():
-        if not found:
-            continue
-        folder = change.collections.get(name, checked_name("collection", name))
-        written = add_volumes(change, folder, name, found, on_error=on_error, progress=progress)
-        owner = {job.obs_id: job.subject for job in found}
-        visible |= {owner[obs_id] for obs_id in written}
-        change.collections[name] = folder
-    add_subjects(change, sorted(visible), subjects)
-
-
-def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -> None:
-    """Write the rows of subjects that are new, with the columns that ``table`` has for them."""
-    store, session = change.store, change.store.session
-    uri = f"{store.root}/obs_meta"
-    given = {} if table is None else {str(row["obs_subject_id"]): row for row in _subject_rows(table)}
-    unknown = sorted(set(subjects) - set(given)) if table is not None else []
-    fresh = engine.object_kind(uri, session) is None
-    known = set() if fresh else {str(s) for s in change.table(uri).read_all()["obs_subject_id"]}
-    if set(unknown) - known:
-        raise ConfigError(f"obs_meta has no row for {', '.join(sorted(set(unknown) - known)[:5])}")
-    wanted = list(dict.fromkeys([*subjects, *given]))
-    rows = [{**given.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in known]
-    if fresh:
-        columns = rows_table(rows)
-        schema = {
-            name: columns[name].dtype for name in columns.columns if name not in ("obs_subject_id", "obs_id")
-        }
-        Dataframe.create(uri, schema, session)
-        engine.write_group(store.root, session, add=["obs_meta", "collections"])
-    elif rows:
-        extra = set(rows_table(rows).columns) - set(Dataframe(uri, session).all_columns)
-        if extra:
-            raise ConfigError(f"obs_meta has no column {sorted(extra)[0]!r}: obs_meta.add_column() first")
-    if rows:
-        change.rows(uri, rows_table(rows))
-    change.meta["subject_count"] = len(known) + len(rows)
-
-
-def _subject_rows(table: Table) -> Iterator[dict[str, Any]]:
-    if "obs_subject_id" not in table:
-        raise ConfigError("obs_meta needs a column 'obs_subject_id'")
-    subjects = [str(subject) for subject in table["obs_subject_id"]]
-    if len(set(subjects)) != len(subjects):
-        raise ConfigError("obs_meta has two rows for one subject")
-    return table.rows()
+    return RadiObject._view(Cohort(store, snapshot), subjects, names)

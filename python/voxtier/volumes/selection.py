@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
@@ -95,6 +95,29 @@ class ILoc(Generic[One, Many]):
         if isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_)):
             return self._one(place(key, self._count))
         return self._many(places(key, self._count))
+
+
+class Sliceable:
+    """The first, the last and some random entries of a view, for whatever can select by place."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def _select(self, places: Sequence[int]) -> Self:
+        raise NotImplementedError
+
+    def head(self, n: int = 5) -> Self:
+        """Return the first entries."""
+        return self._select(range(len(self))[: max(0, n)])
+
+    def tail(self, n: int = 5) -> Self:
+        """Return the last entries."""
+        return self._select(range(len(self))[max(0, len(self) - n) :])
+
+    def sample(self, n: int = 5, seed: int | None = None) -> Self:
+        """Return random entries, each at most once."""
+        picked = np.random.default_rng(seed).permutation(len(self))[: max(0, n)]
+        return self._select([int(place) for place in picked])
 
 
 class Loc(Generic[One, Many]):

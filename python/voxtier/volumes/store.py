@@ -111,8 +111,8 @@ class Store:
         found = self.snapshot()
         if found.commit is None:
             raise ConfigError(
-                f"{self.root} was written by RadiObject: voxtier reads it, but writes only into its own stores"
-                " (materialize it first)"
+                f"{self.root} was written by RadiObject: voxtier reads it, but writes only into its own"
+                " stores (materialize it first)"
             )
         return found
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
-from voxtier.volumes.collection import VolumeCollection, add_volumes
+from voxtier.volumes.collection import VolumeCollection
 from voxtier.volumes.engine import Session, Uri, as_uri
 from voxtier.volumes.geometry import OrientationInfo
+from voxtier.volumes.growth import add_volumes
 from voxtier.volumes.ingest import Content, Job, Outcome, write_volumes
 from voxtier.volumes.sources import refuse_duplicates
 from voxtier.volumes.store import Change, Store
