@@ -1,0 +1,67 @@
+"""What the commands of ``voxtier volume`` share: opening what an address names, printing rows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxtier.errors import ConfigError, NotFoundError
+
+if TYPE_CHECKING:
+    from voxtier.volumes import RadiObject, Volume, VolumeCollection
+
+JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object a line, for machines")
+OBS = click.option("--obs", "obs_id", help="observation of a store (not needed for a single volume)")
+
+
+def emit(row: dict[str, Any], *, as_json: bool) -> None:
+    """Print one row, for people or for machines."""
+    if as_json:
+        click.echo(json.dumps(row, default=str))
+    else:
+        click.echo("  ".join(f"{key}={value}" for key, value in row.items()))
+
+
+def opened(uri: str) -> Volume | VolumeCollection | RadiObject:
+    """Open whatever lies at an address."""
+    from voxtier.volumes import RadiObject, Volume, VolumeCollection
+    from voxtier.volumes.engine import Session, as_uri, group_members, object_kind
+
+    address, session = as_uri(uri), Session.of(None)
+    kind = object_kind(address, session)
+    if kind == "array":
+        return Volume.open(address)
+    if kind is None:
+        raise NotFoundError(f"there is no store at {uri}")
+    return (
+        RadiObject(address) if "collections" in group_members(address, session) else VolumeCollection(address)
+    )
+
+
+def volumes_of(store: Volume | VolumeCollection | RadiObject) -> list[Volume]:
+    """Return every volume of a store."""
+    from voxtier.volumes import RadiObject, Volume
+
+    if isinstance(store, Volume):
+        return [store]
+    if isinstance(store, RadiObject):
+        return [volume for name in store.collection_names for volume in store.collection(name)]
+    return list(store)
+
+
+def one_volume(uri: str, obs_id: str | None) -> Volume:
+    """Return a single volume, or the one that --obs names."""
+    from voxtier.volumes import RadiObject, Volume
+
+    store = opened(uri)
+    if isinstance(store, Volume):
+        return store
+    if obs_id is None:
+        raise ConfigError(f"{uri} holds several volumes: choose one with --obs")
+    try:
+        found: Volume = store.get_volume(obs_id) if isinstance(store, RadiObject) else store.loc[obs_id]
+    except KeyError as error:
+        raise NotFoundError(str(error.args[0])) from None
+    return found
