@@ -53,6 +53,9 @@ def test_a_slice_is_a_png_of_the_plane(store):
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(content[16:20], "big") == 20
     assert int.from_bytes(content[20:24], "big") == 28
+    run("slice", store / "r", output, "--obs", "a_T1w", "--plane", "coronal", "--mm")
+    content = output.read_bytes()  # voxels of 1 by 3 mm
+    assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (20, 84)
     assert "outside" in run("slice", store / "r", output, "--obs", "a_T1w", "--index", 99, code=2).stderr
 
 
@@ -88,6 +91,9 @@ def test_replicas_are_shown_verified_and_renewed(store, tmp_path):
     run("ingest", tmp_path / "r", store / "in", "--replica", "sagittal", "--replica", "coronal")
     rows = [json.loads(line) for line in run("info", tmp_path / "r", "--json").stdout.splitlines()]
     assert rows[0]["replicas"] == "sagittal, coronal"
+    drawn = run("info", tmp_path / "r", "--obs", "a_T1w").stdout
+    assert "1 of 20 tiles, 1 planes thick (1.0 cells" in drawn
+    assert "of the replica coronal" in drawn
     Volume(rows[0]["uri"] + "/replica-sagittal").update((0, 0, 0), np.ones((2, 2, 2), np.int16))
     found = run("verify", tmp_path / "r", code=1)
     assert "replica sagittal is stale" in found.stdout

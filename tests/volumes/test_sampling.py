@@ -119,3 +119,59 @@ def test_monai_and_torchio(tmp_path):
     subject = as_torchio_subject(plain)
     assert subject.image.spatial_shape == (8, 8, 8)
     assert np.allclose(subject.mask.affine, plain["affine"])
+
+
+def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(tmp_path, monkeypatch):
+    from voxtier.volumes import foreground
+
+    rng = np.random.default_rng(0)
+    truth = (rng.random((37, 20, 50)) < 0.1).astype(np.uint8) * rng.integers(
+        1, 5, (37, 20, 50), dtype=np.uint8
+    )
+    import nibabel as nib
+
+    nib.save(nib.Nifti1Image(truth, np.eye(4)), tmp_path / "m.nii")
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"seg": [(tmp_path / "m.nii", "a")]})
+    mask = radi.seg.iloc[0]
+
+    def naive(label):
+        inside = truth != 0 if label is None else truth == label
+        places = np.argwhere(inside) // foreground.BLOCK
+        counts = np.zeros((3, 2, 4), np.int64)
+        np.add.at(counts, tuple(places.T), 1)
+        return counts
+
+    reads = []
+    read = Volume.read
+    monkeypatch.setattr(Volume, "read", lambda self, *key, **kw: reads.append(key) or read(self, *key, **kw))
+    for label in (None, 1, 4, 7):
+        assert np.array_equal(ForegroundSampler(1.0, label)._block_counts(mask), naive(label))
+    assert reads == []
+    truth[3:9, 3:9, 3:9] = 4
+    mask.update((3, 3, 3), truth[3:9, 3:9, 3:9])
+    for label in (None, 1, 4, 0):
+        assert np.array_equal(ForegroundSampler(1.0, label)._block_counts(mask), naive(label))
+    assert reads
+
+
+@pytest.mark.parametrize("spoilt", ["", "{}", '{"of": 1, "labels": [1], "counts": "AAAA"}', "[]", "\x00"])
+def test_a_spoilt_note_is_no_note(tmp_path, spoilt):
+    from voxtier.volumes import foreground
+    from voxtier.volumes.engine import Session
+
+    volume = Volume.from_numpy(tmp_path / "v", np.ones((5, 6, 7), np.uint8))
+    meta = {foreground.META_KEY: spoilt}
+    assert foreground.noted(volume.uri, meta, volume.shape, None, Session.of(None)) is None
+
+
+def test_images_that_are_no_segmentations_are_not_counted(tmp_path):
+    from voxtier.volumes import foreground
+
+    rng, shape = np.random.default_rng(0), (33, 33, 33)
+    others = [rng.integers(0, 200, shape).astype(np.int16), rng.normal(size=shape), -np.ones(shape, np.int8)]
+    others += [np.full(shape, 300, np.int16), np.zeros(shape, np.uint8), np.ones((33, 33, 33, 2), np.uint8)]
+    for image in [*others, np.ones((4, 4, 4), np.uint8)]:
+        assert foreground._labels(image) == []
+    labels = np.zeros(shape, np.int16)
+    labels[3, 4, 5:7] = 2, 255
+    assert foreground._labels(labels) == [2, 255]

@@ -76,6 +76,7 @@ def _facts(found: Volume) -> dict[str, Any]:
 )
 @click.option("--time", "t", type=int, help="time point of a 4-D volume")
 @click.option("--window", nargs=2, type=float, help="centre and width of the grey values")
+@click.option("--mm", is_flag=True, help="stretch the picture so that its pixels are square in millimetres")
 def slice_(
     uri: str,
     output: Path,
@@ -84,13 +85,14 @@ def slice_(
     index: int | None,
     t: int | None,
     window: tuple[float, float] | None,
+    mm: bool,
 ) -> None:
     """Write one plane of a volume as a PNG picture.
 
     \b
     voxtier volume slice cohort middle.png --obs sub-1_T1w --plane coronal
     """
-    from voxtier.volumes.drawing import grey, png
+    from voxtier.volumes.drawing import grey, png, stretched
 
     chosen = one_volume(uri, obs_id)
     axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
@@ -99,7 +101,11 @@ def slice_(
         cells = getattr(chosen, plane)(place, t if t is not None or chosen.ndim == 3 else 0)
     except IndexError as error:
         raise ConfigError(str(error)) from None
-    output.write_bytes(png(grey(cells, window or None)))
+    picture = grey(cells, window or None)
+    if mm and chosen.spacing is not None:
+        across, up = (step for d, step in enumerate(chosen.spacing[:3]) if d != axis)
+        picture = stretched(picture, across, up)
+    output.write_bytes(png(picture))
     click.echo(f"{output}: {plane} plane {place} of {chosen.obs_id or uri}", err=True)
 
 

@@ -17,15 +17,16 @@ _WIDTH, _HEIGHT = 32, 12
 
 def tile_map(volume: Volume) -> str:
     """Return the tiles of the three planes as text, with what one read of each plane decodes."""
-    shape, extents = volume.shape[:3], volume.tile_extents[:3]
-    tiles = [-(-n // e) for n, e in zip(shape, extents, strict=True)]
-    lines = []
+    shape, lines = volume.shape[:3], []
     for name, across, down, fixed in (("axial", 0, 1, 2), ("sagittal", 1, 2, 0), ("coronal", 0, 2, 1)):
+        extents, replica = volume.tiling_of_plane(fixed)
+        tiles = [-(-n // e) for n, e in zip(shape, extents, strict=True)]
         touched = tiles[across] * tiles[down]
         share = touched * float(np.prod(extents)) / (shape[across] * shape[down])
         lines.append(
             f"{name:8s} {'xyz'[across]} by {'xyz'[down]}: {touched} of {int(np.prod(tiles))} tiles,"
             f" {extents[fixed]} planes thick ({share:.1f} cells in the tiles for each one wanted)"
+            + (f", of the replica {replica}" if replica else "")
         )
         lines += ["  " + row for row in _grid(shape[across], shape[down], extents[across], extents[down])]
     return "\n".join(lines)
@@ -63,6 +64,18 @@ def grey(plane: NDArray[Any], window: tuple[float, float] | None = None) -> NDAr
         low, high = 0.0, 1.0
     scaled = (np.nan_to_num(plane.astype(np.float64)) - low) / max(high - low, 1e-12)
     return (np.clip(scaled, 0, 1) * 255).astype(np.uint8).T[::-1]
+
+
+def stretched(picture: NDArray[np.uint8], across: float, up: float) -> NDArray[np.uint8]:
+    """Return a picture whose pixels are square, of voxels that are ``across`` by ``up`` mm (nearest ones)."""
+    height, width = picture.shape
+    fine = min(across, up)
+    rows = np.arange(max(1, round(height * up / fine))) * fine / up
+    columns = np.arange(max(1, round(width * across / fine))) * fine / across
+    rows = np.minimum(rows.astype(int), height - 1)
+    columns = np.minimum(columns.astype(int), width - 1)
+    square: NDArray[np.uint8] = picture[rows[:, None], columns]
+    return square
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError, VoxtierError
-from voxtier.volumes import engine, geometry, replicas, voxels
+from voxtier.volumes import engine, foreground, geometry, replicas, voxels
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.engine import Session
 from voxtier.volumes.geometry import OrientationInfo
@@ -286,6 +286,7 @@ def _written(uri: str, job: Job, session: Session, config: Config) -> dict[str, 
         meta["voxtier_dtype"] = image.dtype.newbyteorder("=").str
     try:
         replicas.write_volume(uri, image, meta, config.write, session)
+        foreground.note(uri, image, session)
         _verify_corners(uri, image, session)
     except BaseException:
         engine.remove_tree(uri, session)

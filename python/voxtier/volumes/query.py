@@ -33,6 +33,7 @@ _OWN_META = (
     "voxtier_dtype",
     "slice_orientation",
     "voxtier_replicas",
+    "voxtier_foreground",
 )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
+from voxtier.volumes import foreground
 from voxtier.volumes.volume import Volume
 
 Start = tuple[int, ...]
@@ -65,16 +66,15 @@ class RandomSampler:
         return random_start(volume.shape[:3], size, rng)
 
 
-_BLOCK = 16
+_BLOCK = foreground.BLOCK
 
 
 @dataclass(slots=True)
 class ForegroundSampler:
     """A foreground voxel of the mask is the centre with probability ``p_pos``, else any place.
 
-    The mask is counted once per process, in blocks of 16 voxels cubed (8 bytes a block instead of the 24
-    bytes a
-    voxel of a list of coordinates); a draw picks a block by its count, then reads that block alone.
+    The mask's classes are counted in blocks of 16 voxels cubed when it is ingested (see `foreground`), else
+    once per process; a draw picks a block by its count, then reads that block alone.
 
     Parameters
     ----------
@@ -129,18 +129,15 @@ class ForegroundSampler:
         return found
 
     def _block_counts(self, mask: Volume) -> NDArray[np.int64]:
-        x, y, z = mask.shape[:3]
-        counts = np.zeros([-(-n // _BLOCK) for n in (x, y, z)], np.int64)
-        for slab in range(counts.shape[2]):  # one slab in memory at a time
-            inside = self._is_foreground(
-                mask.read((..., slice(slab * _BLOCK, (slab + 1) * _BLOCK)), raw=True)
-            )
-            padded = np.zeros((counts.shape[0] * _BLOCK, counts.shape[1] * _BLOCK, inside.shape[2]), bool)
-            padded[:x, :y] = inside
-            counts[:, :, slab] = padded.reshape(counts.shape[0], _BLOCK, counts.shape[1], _BLOCK, -1).sum(
-                axis=(1, 3, 4)
-            )
-        return counts
+        if self.label != 0:
+            counts = foreground.noted(mask.uri, mask.meta, mask.shape, self.label, mask.session)
+            if counts is not None:
+                return counts
+        slabs = [  # one slab in memory at a time
+            foreground.block_counts(self._is_foreground(mask.read((..., slice(z, z + _BLOCK)), raw=True)))
+            for z in range(0, mask.shape[2], _BLOCK)
+        ]
+        return np.concatenate(slabs, axis=2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,11 @@ class Volume:
         self._expected = expected_obs_id
         self._opened: weakref.ref[VoxelArray] | None = None  # the open arrays are few and shared, see voxels
 
+    @property
+    def session(self) -> Session:
+        """How the volume is reached."""
+        return self._session
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.uri, self._session, self._expected)
 
@@ -127,6 +132,14 @@ class Volume:
     def tile_extents(self) -> tuple[int, ...]:
         """Voxels of one tile along x, y, z[, t]."""
         return self._array.layout.api_extents
+
+    def tiling_of_plane(self, axis: int) -> tuple[tuple[int, ...], str | None]:
+        """Return the tile extents (x, y, z) that answer a plane across an axis, and whose replica it is."""
+        array = self._array
+        sizes = enumerate(array.layout.shape)
+        chosen = array.cheapest(tuple((0, 1, 1) if d in (axis, 3) else (0, size, 1) for d, size in sizes))
+        name = None if chosen is array else chosen.uri.rpartition("replica-")[2]
+        return chosen.layout.api_extents[:3], name
 
     @property
     def replicas(self) -> list[str]:

@@ -266,13 +266,13 @@ class VoxelArray:
 
     def read(self, region: Region) -> NDArray[Any]:
         """Return the voxels of a region (API order), of the stored type, without negative strides."""
-        chosen = self if self._replicas == () else self._cheapest(region)
+        chosen = self if self._replicas == () else self.cheapest(region)
         if chosen is not self:
             with suppress(VoxtierError):  # a replica that fails is no loss: the volume itself answers
                 return chosen.own_cells(region)
         return self.own_cells(region)
 
-    def _cheapest(self, region: Region) -> VoxelArray:
+    def cheapest(self, region: Region) -> VoxelArray:
         """Return the tiling that decodes the fewest cells for this region: this one, or a replica."""
         if self._replicas is None:
             from voxtier.volumes.replicas import current
@@ -307,7 +307,7 @@ class VoxelArray:
         """Return boxes of one size, (N, *size) in API order; outside the volume lies ``fill``."""
         if self._replicas != () and len(starts):
             box = zip(starts[0], size, self.layout.shape, strict=True)
-            chosen = self._cheapest(tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box))
+            chosen = self.cheapest(tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box))
             if chosen is not self:
                 with suppress(VoxtierError):
                     return chosen.read_patches(starts, size, fill)
