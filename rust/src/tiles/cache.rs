@@ -4,7 +4,9 @@
 //! process, and true.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::scatter::Block;
 
 /// Identity of a chunk: the state of the file that holds it, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +42,7 @@ pub struct Stats {
 }
 
 struct Entry {
-    cells: Arc<Vec<u8>>,
+    cells: Block,
     marked: bool,
 }
 
@@ -62,7 +64,7 @@ pub struct Cache {
 /// What a lookup found.
 pub enum Found {
     /// The decoded cells.
-    Cells(Arc<Vec<u8>>),
+    Cells(Block),
     /// The caller decodes, and then lands it.
     Decode,
     /// Another thread is decoding it: ask again with [`Cache::wait`].
@@ -122,7 +124,7 @@ impl Cache {
             if let Some(entry) = state.entries.get_mut(&key) {
                 entry.marked = true;
                 state.stats.hits += 1;
-                return Found::Cells(Arc::clone(&entry.cells));
+                return Found::Cells(entry.cells.clone());
             }
             if fly && !state.flying.insert(key) {
                 return Found::Flying;
@@ -134,7 +136,7 @@ impl Cache {
     }
 
     /// Ends a flight; with cells, keeps them when they fit.
-    pub fn land(&self, key: Key, cells: Option<Arc<Vec<u8>>>) {
+    pub fn land(&self, key: Key, cells: Option<Block>) {
         let mut state = self.lock();
         state.flying.remove(&key);
         if let Some(cells) = cells {
@@ -145,12 +147,12 @@ impl Cache {
     }
 
     /// Waits until a flight has ended; None when it brought nothing that was kept.
-    pub fn wait(&self, key: Key) -> Option<Arc<Vec<u8>>> {
+    pub fn wait(&self, key: Key) -> Option<Block> {
         let mut state = self.lock();
         while state.flying.contains(&key) {
             state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let found = state.entries.get(&key).map(|entry| Arc::clone(&entry.cells));
+        let found = state.entries.get(&key).map(|entry| entry.cells.clone());
         match found {
             Some(_) => state.stats.hits += 1,
             None => state.stats.misses += 1,
@@ -160,7 +162,7 @@ impl Cache {
 }
 
 impl State {
-    fn insert(&mut self, key: Key, cells: Arc<Vec<u8>>) {
+    fn insert(&mut self, key: Key, cells: Block) {
         let weight = weight(&cells);
         if weight > self.stats.budget || self.entries.contains_key(&key) {
             return;
@@ -187,20 +189,22 @@ impl State {
     }
 }
 
-fn weight(cells: &Arc<Vec<u8>>) -> u64 {
-    cells.capacity() as u64 + OVERHEAD
+fn weight(cells: &Block) -> u64 {
+    cells.held() + OVERHEAD
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn key(chunk: u32) -> Key {
         Key { file: 7, chunk }
     }
 
-    fn cells(count: usize) -> Arc<Vec<u8>> {
-        Arc::new(vec![0; count])
+    fn cells(count: usize) -> Block {
+        Block::Plain(Arc::new(vec![0; count]))
     }
 
     #[test]
@@ -238,7 +242,7 @@ mod tests {
         assert!(matches!(cache.look_up([key(1)].into_iter(), true)[..], [Found::Flying]));
         let waiting = {
             let cache = Arc::clone(&cache);
-            std::thread::spawn(move || cache.wait(key(1)).map(|c| c.len()))
+            std::thread::spawn(move || cache.wait(key(1)).map(|c| c.held()))
         };
         cache.land(key(1), Some(cells(3)));
         assert_eq!(waiting.join().unwrap(), Some(3));

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::Read;
 
 use super::framing::bad;
+use super::scatter::Cells;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The compressor of a pipeline.
@@ -43,39 +44,72 @@ impl Pipeline {
         names.next().is_none().then_some(Self { shuffled, compressor })
     }
 
-    /// Decodes one chunk into `out`, which is exactly as long as the chunk's header promises.
+    /// Decodes one chunk of `original` bytes and gives its cells to `take`.
     ///
     /// `at` is the chunk's offset, for messages.
-    pub fn decode(self, stored: &[u8], metadata: usize, cell: usize, at: u64, out: &mut [u8]) -> Result<()> {
+    pub fn decode<T>(
+        self,
+        stored: &[u8],
+        metadata: usize,
+        original: usize,
+        cell: usize,
+        at: u64,
+        take: impl FnOnce(Cells<'_>) -> T,
+    ) -> Result<T> {
+        let brief = stored.len() <= BRIEF && self.compressor != Compressor::None;
+        if brief && let Some(value) = self.seen_constant(stored, metadata, original, cell) {
+            return Ok(take(Cells::Constant(value, original)));
+        }
         let (notes, body) =
             stored.split_at_checked(metadata).ok_or_else(|| bad(at, "metadata past the chunk"))?;
-        match (self.shuffled, self.compressor) {
-            (false, Compressor::None) => copy(body, out, at),
-            (true, Compressor::None) => {
-                expect(notes, &[1, length(out)?], at)?;
-                same_length(body, out, at)?;
-                unshuffle(body, cell, out);
-                Ok(())
-            }
-            (false, _) => {
-                let compressed = length(body)?;
-                expect(notes, &[0, 1, length(out)?, compressed], at)?;
-                self.decompress(body, out, at)
-            }
-            (true, _) => self.decode_shuffled(notes, body, cell, at, out),
+        if self.compressor == Compressor::None {
+            let wanted: &[u32] = if self.shuffled { &[1, length(original)?] } else { &[] };
+            expect(notes, wanted, at)?;
+            same_length(body, original, at)?;
+            return Ok(take(self.form(body)));
         }
+        let body = if self.shuffled {
+            self.after_shuffle_header(notes, body, original, at)?
+        } else {
+            expect(notes, &[0, 1, length(original)?, length(body.len())?], at)?;
+            body
+        };
+        with_scratch(original, |bytes| {
+            self.decompress(body, bytes, at)?;
+            let cells = self.form(bytes);
+            match cells.constant(cell).filter(|_| brief) {
+                Some(value) => {
+                    self.note_constant(stored, metadata, original, cell, value);
+                    Ok(take(Cells::Constant(value, original)))
+                }
+                None => Ok(take(cells)),
+            }
+        })
     }
 
-    fn decode_shuffled(self, notes: &[u8], body: &[u8], cell: usize, at: u64, out: &mut [u8]) -> Result<()> {
-        let sizes: Vec<u32> =
-            notes.chunks_exact(4).filter_map(|b| b.try_into().ok().map(u32::from_le_bytes)).collect();
-        let &[1, 1, 8, head, original, tail] = sizes.as_slice() else {
+    fn form(self, bytes: &[u8]) -> Cells<'_> {
+        if self.shuffled { Cells::Planes(bytes) } else { Cells::Plain(bytes) }
+    }
+
+    /// The compressed cells that follow the shuffle's own small header.
+    fn after_shuffle_header<'a>(
+        self,
+        notes: &[u8],
+        body: &'a [u8],
+        expected: usize,
+        at: u64,
+    ) -> Result<&'a [u8]> {
+        let mut sizes = [0_u32; 6];
+        for (slot, bytes) in sizes.iter_mut().zip(notes.chunks_exact(4)) {
+            *slot = bytes.try_into().map_or(0, u32::from_le_bytes);
+        }
+        let ([1, 1, 8, head, original, tail], 24) = (sizes, notes.len()) else {
             return Err(bad(
                 at,
-                format!("filter metadata {sizes:?} is not that of a shuffled, compressed chunk"),
+                format!("filter metadata {notes:?} is not that of a shuffled, compressed chunk"),
             ));
         };
-        if u64::from(head) + u64::from(tail) != body.len() as u64 || original as usize != out.len() {
+        if u64::from(head) + u64::from(tail) != body.len() as u64 || original as usize != expected {
             return Err(bad(at, format!("parts of {head} and {tail} bytes in a chunk of {}", body.len())));
         }
         let (head, tail) =
@@ -83,16 +117,26 @@ impl Pipeline {
         let mut parts = [0_u8; 8];
         self.decompress(head, &mut parts, at)?;
         expect(&parts, &[1, original], at)?;
-        with_scratch(out.len(), |shuffled| {
-            self.decompress(tail, shuffled, at)?;
-            unshuffle(shuffled, cell, out);
-            Ok(())
+        Ok(tail)
+    }
+
+    fn seen_constant(self, stored: &[u8], metadata: usize, original: usize, cell: usize) -> Option<[u8; 8]> {
+        CONSTANTS.with_borrow(|seen| {
+            let same = |one: &&Seen| one.stored == stored && one.place == (self, metadata, original, cell);
+            seen.iter().find(same).map(|one| one.value)
         })
+    }
+
+    fn note_constant(self, stored: &[u8], metadata: usize, original: usize, cell: usize, value: [u8; 8]) {
+        CONSTANTS.with_borrow_mut(|seen| {
+            seen.truncate(MOST_CONSTANTS - 1);
+            seen.insert(0, Seen { stored: stored.to_vec(), place: (self, metadata, original, cell), value });
+        });
     }
 
     fn decompress(self, body: &[u8], out: &mut [u8], at: u64) -> Result<()> {
         let written = match self.compressor {
-            Compressor::None => return copy(body, out, at),
+            Compressor::None => return Err(bad(at, "nothing is compressed here")),
             Compressor::Zstd => ZSTD.with_borrow_mut(|slot| {
                 if slot.is_none() {
                     *slot = Some(zstd::bulk::Decompressor::new()?);
@@ -115,7 +159,20 @@ impl Pipeline {
     }
 }
 
+/// Chunks of no more stored bytes may be background: the cells of one value.
+const BRIEF: usize = 128;
+/// Backgrounds that a thread remembers.
+const MOST_CONSTANTS: usize = 4;
+
+/// A brief chunk that was decoded to cells of one value. The same bytes decode to the same cells.
+struct Seen {
+    stored: Vec<u8>,
+    place: (Pipeline, usize, usize, usize),
+    value: [u8; 8],
+}
+
 thread_local! {
+    static CONSTANTS: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
     static ZSTD: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -131,8 +188,8 @@ fn with_scratch<T>(count: usize, work: impl FnOnce(&mut [u8]) -> Result<T>) -> R
     })
 }
 
-fn length(bytes: &[u8]) -> Result<u32> {
-    u32::try_from(bytes.len()).map_err(|_| Error::new(ErrorKind::LimitExceeded, "a chunk of 4 GiB"))
+fn length(bytes: usize) -> Result<u32> {
+    u32::try_from(bytes).map_err(|_| Error::new(ErrorKind::LimitExceeded, "a chunk of 4 GiB"))
 }
 
 fn expect(notes: &[u8], wanted: &[u32], at: u64) -> Result<()> {
@@ -145,114 +202,16 @@ fn expect(notes: &[u8], wanted: &[u32], at: u64) -> Result<()> {
     }
 }
 
-fn same_length(body: &[u8], out: &[u8], at: u64) -> Result<()> {
-    if body.len() == out.len() {
+fn same_length(body: &[u8], original: usize, at: u64) -> Result<()> {
+    if body.len() == original {
         return Ok(());
     }
-    Err(bad(at, format!("a chunk of {} bytes, its header says {}", body.len(), out.len())))
-}
-
-fn copy(body: &[u8], out: &mut [u8], at: u64) -> Result<()> {
-    same_length(body, out, at)?;
-    out.copy_from_slice(body);
-    Ok(())
-}
-
-/// Puts the bytes of equal significance, which lie together in `planes`, back into cells.
-///
-/// Both have one length; bytes past the last whole cell stay where they are.
-pub fn unshuffle(planes: &[u8], cell: usize, out: &mut [u8]) {
-    let cells = out.len() / cell.max(1);
-    let mut parts = planes.chunks_exact(cells.max(1));
-    match cell {
-        2 => {
-            if let (Some(a), Some(b)) = (parts.next(), parts.next()) {
-                interleave_2(a, b, out);
-            }
-        }
-        4 => {
-            if let (Some(a), Some(b), Some(c), Some(d)) =
-                (parts.next(), parts.next(), parts.next(), parts.next())
-            {
-                interleave_4([a, b, c, d], out);
-            }
-        }
-        _ => {
-            for (significance, plane) in parts.take(cell).enumerate() {
-                for (target, &byte) in out.iter_mut().skip(significance).step_by(cell.max(1)).zip(plane) {
-                    *target = byte;
-                }
-            }
-        }
-    }
-    let whole = cells * cell.max(1);
-    if let (Some(rest), Some(target)) = (planes.get(whole..), out.get_mut(whole..)) {
-        target.copy_from_slice(rest);
-    }
-}
-
-fn interleave_2(a: &[u8], b: &[u8], out: &mut [u8]) {
-    for ((pair, &a), &b) in out.chunks_exact_mut(2).zip(a).zip(b) {
-        pair.copy_from_slice(&[a, b]);
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn interleave_4(planes: [&[u8]; 4], out: &mut [u8]) {
-    interleave_4_rest(planes, out);
-}
-
-// The compiler finds this form for two planes by itself (37 GB/s), for four it does not (12 instead of 45).
-#[cfg(target_arch = "x86_64")]
-fn interleave_4([a, b, c, d]: [&[u8]; 4], out: &mut [u8]) {
-    use std::arch::x86_64::{
-        __m128i, _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi8, _mm_unpackhi_epi16, _mm_unpacklo_epi8,
-        _mm_unpacklo_epi16,
-    };
-    let (blocks, rest) = out.as_chunks_mut::<64>();
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let ((c, c_rest), (d, d_rest)) = (c.as_chunks::<16>(), d.as_chunks::<16>());
-    for ((((block, a), b), c), d) in blocks.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-        // SAFETY: SSE2 is part of x86_64; each load has 16 bytes and the four stores fill the 64 of the block.
-        unsafe {
-            let [a, b, c, d] = [a, b, c, d].map(|plane| _mm_loadu_si128(plane.as_ptr().cast()));
-            let (ab_low, ab_high) = (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b));
-            let (cd_low, cd_high) = (_mm_unpacklo_epi8(c, d), _mm_unpackhi_epi8(c, d));
-            let place = block.as_mut_ptr().cast::<__m128i>();
-            _mm_storeu_si128(place, _mm_unpacklo_epi16(ab_low, cd_low));
-            _mm_storeu_si128(place.add(1), _mm_unpackhi_epi16(ab_low, cd_low));
-            _mm_storeu_si128(place.add(2), _mm_unpacklo_epi16(ab_high, cd_high));
-            _mm_storeu_si128(place.add(3), _mm_unpackhi_epi16(ab_high, cd_high));
-        }
-    }
-    interleave_4_rest([a_rest, b_rest, c_rest, d_rest], rest);
-}
-
-fn interleave_4_rest([a, b, c, d]: [&[u8]; 4], out: &mut [u8]) {
-    for ((((quad, &a), &b), &c), &d) in out.chunks_exact_mut(4).zip(a).zip(b).zip(c).zip(d) {
-        quad.copy_from_slice(&[a, b, c, d]);
-    }
+    Err(bad(at, format!("a chunk of {} bytes, its header says {original}", body.len())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn unshuffle_is_the_inverse_of_the_definition() {
-        for cell in [1, 2, 4, 8] {
-            for cells in [0, 1, 15, 16, 17, 100] {
-                let plain: Vec<u8> = (0..cell * cells).map(|n| (n * 37 % 251) as u8).collect();
-                let planes: Vec<u8> = (0..cell)
-                    .flat_map(|s| (0..cells).map(move |c| c * cell + s))
-                    .map(|at| plain[at])
-                    .collect();
-                let mut out = vec![0; plain.len()];
-                unshuffle(&planes, cell, &mut out);
-                assert_eq!(out, plain, "{cell} bytes, {cells} cells");
-            }
-        }
-    }
 
     #[test]
     fn names_map_to_pipelines_or_to_none() {

@@ -226,10 +226,9 @@ impl Placement {
             }
             weight *= self.axis(dim).extent;
         }
-        let rows = (0..self.dims - 1).map(|dim| self.axis(dim).count).product();
         let mut runs =
-            Runs { placement: *self, weights, index: [0; MAX_DIMS], left: rows, cell: 0, out: 0, begin, end };
-        runs.skip_to(begin, rows);
+            Runs { placement: *self, weights, index: [0; MAX_DIMS], left: 0, cell: 0, out: 0, begin, end };
+        runs.skip_to(begin);
         runs
     }
 }
@@ -248,32 +247,47 @@ pub struct Runs {
 
 impl Runs {
     /// Starts at the first row that reaches to `begin` or beyond.
-    fn skip_to(&mut self, begin: u64, rows: u64) {
-        let last = self.placement.axis(self.placement.dims - 1);
-        let reach = (last.count - 1) * last.step;
-        let (mut low, mut high) = (0, rows);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            self.set_row(middle, last.low);
-            if self.cell + reach >= begin { high = middle } else { low = middle + 1 }
-        }
-        self.set_row(low, last.low);
-        self.left = rows - low;
-    }
-
-    fn set_row(&mut self, number: u64, low: u64) {
-        (self.cell, self.out) = (low, self.placement.base);
-        let mut rest = number;
-        for dim in (0..self.placement.dims - 1).rev() {
+    ///
+    /// Cells ascend from row to row; so, from the outermost dimension inwards, the smallest index is taken with
+    /// which the rest can still reach it.
+    fn skip_to(&mut self, begin: u64) {
+        let Placement { base, dims, .. } = self.placement;
+        let row = self.placement.axis(dims - 1);
+        (self.cell, self.out) = (row.low, base);
+        let (mut rows, mut inner) = (1, (row.count - 1) * row.step);
+        for dim in 0..dims - 1 {
             let axis = self.placement.axis(dim);
-            let index = rest % axis.count;
-            rest /= axis.count;
-            self.cell += (axis.low + index * axis.step) * self.weights.get(dim).copied().unwrap_or(0);
-            self.out += index * axis.stride;
-            if let Some(slot) = self.index.get_mut(dim) {
-                *slot = index;
+            let weight = self.weight(dim);
+            rows *= axis.count;
+            self.cell += axis.low * weight;
+            inner += (axis.count - 1) * axis.step * weight;
+        }
+        let (mut missing, mut number) = (begin.saturating_sub(self.cell), 0);
+        for dim in 0..dims - 1 {
+            let axis = self.placement.axis(dim);
+            let unit = axis.step * self.weight(dim);
+            inner -= (axis.count - 1) * unit;
+            number *= axis.count;
+            if missing > inner {
+                let index = (missing - inner).div_ceil(unit);
+                if index >= axis.count {
+                    self.left = 0;
+                    return;
+                }
+                missing = missing.saturating_sub(index * unit);
+                number += index;
+                self.cell += index * unit;
+                self.out += index * axis.stride;
+                if let Some(slot) = self.index.get_mut(dim) {
+                    *slot = index;
+                }
             }
         }
+        self.left = if missing > inner { 0 } else { rows - number };
+    }
+
+    fn weight(&self, dim: usize) -> u64 {
+        self.weights.get(dim).copied().unwrap_or(0)
     }
 
     fn advance(&mut self) {

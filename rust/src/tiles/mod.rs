@@ -8,7 +8,7 @@
 //!
 //! A chunk holds at most 64 KiB of consecutive cells and decodes alone, so a read touches only the chunks
 //! that hold cells it asked for: [`framing`] finds them, [`codec`] undoes their filters, [`layout`] says which
-//! cells go where, [`reader`] does it in parallel, [`cache`] keeps what was decoded.
+//! cells go where, [`scatter`] puts them there, [`reader`] does it in parallel, [`cache`] keeps what was decoded.
 //!
 //! The caller vouches for shape, extents and filters (they come from TileDB's schema); every byte of the file
 //! is hostile.
@@ -20,3 +20,4 @@ pub mod inflate;
 pub mod layout;
 pub mod pool;
 pub mod reader;
+pub mod scatter;

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,16 +12,21 @@ use blake2::{Blake2b, Digest};
 use super::cache::{Cache, Found, Key};
 use super::codec::Pipeline;
 use super::framing::{Chunk, ChunkIndex, bad};
-use super::layout::{Grid, Placement, Range, Run};
+use super::layout::{Grid, Placement, Range};
 use super::pool::process;
+use super::scatter::{Block, Cells, Target};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Chunks that lie this close in the file are read together.
 const COALESCE_GAP: u64 = 4 << 10;
 /// Stored bytes that one task reads and decodes at most (one chunk always).
 const TASK_BYTES: u64 = 512 << 10;
+/// A stored byte takes as long to decode as this many decoded ones take to be written.
+const WEIGHT: u64 = 8;
 /// Decoded bytes below which helpers cost more than they bring.
 const WORTH_HELP: u64 = 160 << 10;
+/// The same for bytes that only need to be copied.
+const COPY_WORTH_HELP: u64 = 16 << 20;
 
 /// How a read may use the machine.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +154,7 @@ impl TileFile {
         placements.sort_by_key(|placement| placement.tile);
         let needs = self.needs(&placements)?;
         let cache = &process().cache;
-        let target = Target { start: out.as_mut_ptr(), cells: (out.len() / self.cell) as u64 };
+        let target = Target::new(out, self.cell);
         let found = cache.look_up(needs.iter().map(|need| self.key(need)), effort.keep);
         let mut missing = Vec::with_capacity(needs.len());
         let mut flying = Vec::new();
@@ -169,7 +173,7 @@ impl TileFile {
         drop(flights);
         for need in &flying {
             match cache.wait(self.key(need)) {
-                Some(cells) => self.scatter(need, &placements, &cells, &target),
+                Some(block) => self.scatter(need, &placements, block.cells(), &target),
                 None => {
                     self.decode_all(&[*need], &placements, &target, Effort { threads: 1, keep: false }, None)?
                 }
@@ -221,8 +225,8 @@ impl TileFile {
         let stored: u64 = needs.iter().map(|need| need.chunk.stored()).sum();
         process().cache.count(stored, decoded);
         let threads = if decoded < WORTH_HELP { 1 } else { effort.threads.max(1) };
-        let goal = (stored / (threads as u64 * 2)).min(TASK_BYTES);
-        let tasks: Vec<&[Need]> = if threads == 1 { tasks(needs, TASK_BYTES) } else { tasks(needs, goal) };
+        let share = if threads == 1 { u64::MAX } else { (decoded + WEIGHT * stored) / (threads as u64 * 8) };
+        let tasks = tasks(needs, share);
         let work = |task: &[Need]| self.decode_task(task, placements, target, flights);
         if threads == 1 || tasks.len() < 2 {
             return tasks.into_iter().try_for_each(work);
@@ -284,32 +288,14 @@ impl TileFile {
         flights: Option<&Flights<'_>>,
     ) -> Result<()> {
         let Chunk { offset, metadata, original, .. } = need.chunk;
-        let decode = |out: &mut [u8]| self.pipeline.decode(stored, metadata as usize, self.cell, offset, out);
-        if let Some(flights) = flights {
-            let mut cells = vec![0; original as usize];
-            decode(&mut cells)?;
-            self.scatter(need, placements, &cells, target);
-            flights.land(self.key(need), cells);
-            return Ok(());
-        }
-        if let Some(place) = self.straight(need, placements) {
-            let run = u64::from(original) / self.cell as u64;
-            // SAFETY: `straight` found the chunk's cells to be one run of this placement, so no other task
-            // writes there (see Target); the length is that of the run.
-            let out = unsafe { target.slice(place, run, self.cell) };
-            if let Some(out) = out {
-                return decode(out);
+        self.pipeline.decode(stored, metadata as usize, original as usize, self.cell, offset, |cells| {
+            if let Some(flights) = flights {
+                let block = cells.to_block(self.cell);
+                self.scatter(need, placements, block.cells(), target);
+                flights.land(self.key(need), block);
+            } else {
+                self.scatter(need, placements, cells, target);
             }
-        }
-        CELLS.with_borrow_mut(|buffer| {
-            if buffer.len() < original as usize {
-                buffer.resize(original as usize, 0);
-            }
-            let cells =
-                buffer.get_mut(..original as usize).ok_or_else(|| bad(offset, "no memory for a chunk"))?;
-            decode(cells)?;
-            self.scatter(need, placements, cells, target);
-            Ok(())
         })
     }
 
@@ -317,23 +303,14 @@ impl TileFile {
         placements.get(need.first as usize..(need.first + need.count) as usize).unwrap_or_default()
     }
 
-    /// Place in the output of a chunk that is wanted whole, in one piece, by one placement.
-    fn straight(&self, need: &Need, placements: &[Placement]) -> Option<u64> {
-        let [placement] = self.wanted(need, placements) else { return None };
-        let cell = self.cell as u64;
-        let (low, count) = (need.chunk.start / cell, u64::from(need.chunk.original) / cell);
-        let run = placement.runs(low, low + count).next()?;
-        (run.cell == low && run.count == count && run.step == 1 && run.rows == 1).then_some(run.out)
-    }
-
-    fn scatter(&self, need: &Need, placements: &[Placement], cells: &[u8], target: &Target) {
+    fn scatter(&self, need: &Need, placements: &[Placement], cells: Cells<'_>, target: &Target) {
         let cell = self.cell as u64;
         let low = need.chunk.start / cell;
         let high = low + u64::from(need.chunk.original) / cell;
         for placement in self.wanted(need, placements) {
             for run in placement.runs(low, high) {
                 // SAFETY: placements of one call never overlap in the output (see Target).
-                unsafe { target.copy(&run, cells, low, self.cell) };
+                unsafe { target.copy(&run, cells, low) };
             }
         }
     }
@@ -341,18 +318,18 @@ impl TileFile {
     /// Scatters chunks that were found decoded, in parallel where that pays.
     fn scatter_all(
         &self,
-        hits: &[(Need, Arc<Vec<u8>>)],
+        hits: &[(Need, Block)],
         placements: &[Placement],
         target: &Target,
         threads: usize,
     ) -> Result<()> {
-        let bytes: usize = hits.iter().map(|(_, cells)| cells.len()).sum();
-        let work = |part: &[(Need, Arc<Vec<u8>>)]| {
-            for (need, cells) in part {
-                self.scatter(need, placements, cells, target);
+        let bytes: usize = hits.iter().map(|(_, block)| block.cells().len()).sum();
+        let work = |part: &[(Need, Block)]| {
+            for (need, block) in part {
+                self.scatter(need, placements, block.cells(), target);
             }
         };
-        if threads < 2 || (bytes as u64) < 4 * WORTH_HELP {
+        if threads < 2 || (bytes as u64) < COPY_WORTH_HELP {
             work(hits);
             return Ok(());
         }
@@ -371,19 +348,19 @@ impl TileFile {
 
 thread_local! {
     static STORED: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
-    static CELLS: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// Groups needs that lie close together into tasks of about `goal` stored bytes.
-fn tasks(needs: &[Need], goal: u64) -> Vec<&[Need]> {
-    let mut bytes = 0;
+/// Groups needs that lie close together into tasks of about `share` of the work, which [`TASK_BYTES`] bounds.
+fn tasks(needs: &[Need], share: u64) -> Vec<&[Need]> {
+    let (mut bytes, mut work) = (0, 0);
     needs
         .chunk_by(|a, b| {
             bytes += a.chunk.stored();
+            work += u64::from(a.chunk.original) + WEIGHT * a.chunk.stored();
             let gap = b.chunk.offset.saturating_sub(a.chunk.offset + a.chunk.stored());
-            let together = gap <= COALESCE_GAP && bytes + b.chunk.stored() <= goal;
+            let together = gap <= COALESCE_GAP && bytes + b.chunk.stored() <= TASK_BYTES && work < share;
             if !together {
-                bytes = 0;
+                (bytes, work) = (0, 0);
             }
             together
         })
@@ -411,71 +388,6 @@ fn inside(start: i64, count: u64, size: u64) -> Range {
     Range { start: begin, count: end.saturating_sub(begin), step: 1 }
 }
 
-/// The output, written by several threads at once.
-///
-/// Invariant: the placements of one call cover disjoint cells of the output (tiles partition a selection,
-/// patches have their own slots), and each chunk is handled by one thread; so no cell is written twice.
-struct Target {
-    start: *mut u8,
-    cells: u64,
-}
-
-// SAFETY: the pointer comes from a `&mut [u8]` that outlives the call, and the invariant above keeps writes apart.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
-impl Target {
-    /// The bytes of `count` cells from `place`; None when they do not lie inside the output.
-    ///
-    /// # Safety
-    ///
-    /// No other slice of these cells may exist at the same time.
-    #[allow(clippy::mut_from_ref)] // the invariant of the type
-    unsafe fn slice(&self, place: u64, count: u64, cell: usize) -> Option<&mut [u8]> {
-        if place.checked_add(count)? > self.cells {
-            return None;
-        }
-        // SAFETY: inside the output (checked above), not aliased (by contract).
-        Some(unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(place as usize * cell), count as usize * cell)
-        })
-    }
-
-    /// Copies the rows of a run from the cells of a chunk that begins with cell `low` of its tile.
-    ///
-    /// A run that reaches past the chunk or past the output copies nothing; neither exists for a checked selection.
-    ///
-    /// # Safety
-    ///
-    /// No slice of the run's cells in the output may exist at the same time.
-    unsafe fn copy(&self, run: &Run, cells: &[u8], low: u64, cell: usize) {
-        let end_out = run.out + (run.rows - 1) * run.row_out + run.count;
-        let end_cell = run.cell - low + (run.rows - 1) * run.row_cells + (run.count - 1) * run.step + 1;
-        if end_out > self.cells || end_cell * cell as u64 > cells.len() as u64 {
-            return;
-        }
-        let (from, to) = ((run.cell - low) as usize * cell, run.out as usize * cell);
-        let (row_cells, row_out) = (run.row_cells as usize * cell, run.row_out as usize * cell);
-        let (count, step) = (run.count as usize, run.step as usize * cell);
-        for row in 0..run.rows as usize {
-            // SAFETY: every byte that is touched lies before `end_cell` and `end_out`, which were checked against
-            // both buffers; the output is not aliased (by contract) and distinct from the chunk.
-            unsafe {
-                let source = cells.as_ptr().add(from + row * row_cells);
-                let place = self.start.add(to + row * row_out);
-                if run.step == 1 {
-                    std::ptr::copy_nonoverlapping(source, place, count * cell);
-                } else {
-                    for k in 0..count {
-                        std::ptr::copy_nonoverlapping(source.add(k * step), place.add(k * cell), cell);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// Chunks that this call has promised to decode; an error or a panic on the way releases those who wait.
 struct Flights<'a> {
     cache: &'a Cache,
@@ -487,9 +399,9 @@ impl<'a> Flights<'a> {
         Self { cache, open: Mutex::new(keys) }
     }
 
-    fn land(&self, key: Key, cells: Vec<u8>) {
+    fn land(&self, key: Key, block: Block) {
         self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
-        self.cache.land(key, Some(Arc::new(cells)));
+        self.cache.land(key, Some(block));
     }
 }
 
