@@ -291,7 +291,7 @@ mod tests {
         };
         let encode_meta = |table: &FrameTable, etag| {
             let mut meta = Vec::new();
-            super::encode_meta(table, etag, &mut meta);
+            encode_meta(table, etag, &mut meta);
             assert_eq!(limit(&meta), Some(table.limit()));
             meta
         };

@@ -298,7 +298,8 @@ impl PyFrameCache {
             return Err(PyValueError::new_err(detail));
         }
         let put = Put { class: parse_class(klass)?, ..Put::default() };
-        Ok(py.detach(|| self.cache.put_packed_many(keys.iter().zip(tables.iter().map(|table| &**table)), put)))
+        Ok(py
+            .detach(|| self.cache.put_packed_many(keys.iter().zip(tables.iter().map(|table| &**table)), put)))
     }
 
     fn key_id(&self, py: Python<'_>, key: &str) -> Option<u64> {
