@@ -43,7 +43,7 @@ def races(folder: Path, server: Server, endpoint: str) -> list[Result]:
     np.save(folder / "s3.npy", data)
     slices = list(range(0, 60, 6))
     pairs = []
-    for number in range(3):
+    for number in range(10):
         path = folder / f"s{number}_CT.nii.gz"
         nib.save(nib.Nifti1Image(data + number, np.eye(4)), path)
         pairs.append((str(path), f"s{number}"))
@@ -124,7 +124,7 @@ def races(folder: Path, server: Server, endpoint: str) -> list[Result]:
         ], [Goal("voxtier", "one GET a slice", 1.0)])
     )  # fmt: skip
     results.append(
-        one("Ingest three files into a cohort on S3", "file", 3, [
+        one("Ingest ten files into a cohort on S3", "file", 10, [
             Way("voxtier", counted(ingest), "voxtier"),
             *radiobject("ingest", "s3://bench/radi-cohort", pairs=pairs),
         ], [])

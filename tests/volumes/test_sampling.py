@@ -175,3 +175,37 @@ def test_images_that_are_no_segmentations_are_not_counted(tmp_path):
     labels = np.zeros(shape, np.int16)
     labels[3, 4, 5:7] = 2, 255
     assert foreground._labels(labels) == [2, 255]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchio_puts_our_patches_back_into_the_volume(tmp_path):
+    torchio, torch = pytest.importorskip("torchio"), pytest.importorskip("torch")
+    data = np.random.default_rng(0).normal(size=(24, 20, 16)).astype(np.float32)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    subject = torchio.Subject(image=torchio.ScalarImage(tensor=torch.from_numpy(data[None])))
+    aggregator = torchio.GridAggregator(torchio.GridSampler(subject, (8, 10, 8), 4), overlap_mode="average")
+    for item in GridPatchDataset(volume, (8, 10, 8), (4, 6, 4)):
+        aggregator.add_batch(torch.from_numpy(item["image"][None]), torch.from_numpy(item["location"][None]))
+    assert np.allclose(aggregator.get_output_tensor()[0].numpy(), data, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_foreground_shares_are_those_of_monai(tmp_path):
+    """The centre of a patch is foreground as often as with RandCropByPosNegLabeld at the same ratio."""
+    transforms = pytest.importorskip("monai.transforms")
+    import nibabel as nib
+
+    mask = np.zeros((40, 36, 30), np.uint8)
+    mask[10:20, 12:20, 10:16] = 1
+    nib.save(nib.Nifti1Image(mask, np.diag([1.0, 2, 3, 1])), tmp_path / "m.nii")
+    image = nifti(tmp_path / "i.nii", "a", shape=mask.shape)
+    images = {"CT": [(image, "a")], "seg": [(tmp_path / "m.nii", "a")]}
+    radi = RadiObject.from_niftis(tmp_path / "r", images=images)
+    count = 400
+    config = DatasetConfig(LoadingMode.PATCH, (9, 9, 9), count, ForegroundSampler(p_pos=0.75))
+    ours = np.mean([item["mask"][0, 4, 4, 4] > 0 for item in SegmentationDataset(radi.CT, radi.seg, config)])
+    crop = transforms.RandCropByPosNegLabeld(("mask",), "mask", (9, 9, 9), pos=3, neg=1, num_samples=count)
+    crop.set_random_state(0)
+    theirs = np.mean([np.asarray(item["mask"])[0, 4, 4, 4] > 0 for item in crop({"mask": mask[None]})])
+    assert abs(ours - theirs) < 0.1
+    assert abs(ours - 0.75) < 0.1
