@@ -172,7 +172,9 @@ def shown(amount: float, race: dict[str, Any]) -> str:
     quantity = race.get("quantity", "seconds")
     if quantity == "bytes":
         return next(f"{amount / size:.3g} {unit}" for size, unit in BYTES if amount >= size or size == 1)
-    return duration(amount) if quantity == "seconds" else f"{amount:.3g}"
+    if quantity == "seconds":
+        return duration(amount)
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"
 
 
 BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
