@@ -93,11 +93,7 @@ impl Record {
         if key.len() > KEY_CAP || meta.len() > META_CAP {
             return None;
         }
-        let mut bytes = Vec::with_capacity(key.len() + meta.len() + value.len());
-        bytes.extend_from_slice(key);
-        bytes.extend_from_slice(meta);
-        bytes.extend_from_slice(value);
-        let bytes = Bytes::new(bytes.into_boxed_slice())?;
+        let bytes = Bytes::concat([key, meta, value])?;
         Some(Self { bytes, key_len: key.len() as u32, meta_len: meta.len() as u32 })
     }
 
