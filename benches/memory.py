@@ -48,6 +48,11 @@ def filled(keys: list[str], budget: int = 1 << 40, frames: int = 1) -> FrameCach
     return cache
 
 
+def probe_table(key: str) -> Any:
+    """Return a table as a loader hands it over."""
+    return filled([key]).table(key)
+
+
 class LockedDict:
     """The shape of many a service: an OrderedDict behind a lock."""
 
@@ -234,6 +239,17 @@ def evicting(count: int, rounds: int) -> Result:
         count,
     )
     ways = [Way("voxtier FrameCache.put", timed(ours, swap), "voxtier")]
+    table = probe_table(first[0])
+    made = filled(first, budget=probe * count)
+    other = [second, first]
+
+    def of_a_table() -> int:
+        put = made.put_table
+        for key in other[0]:
+            put(key, table)
+        return count
+
+    ways.append(Way("voxtier FrameCache.put_table", timed(of_a_table, other.reverse), "voxtier"))
     ways += [Way(name, timed(theirs(put))) for name, (_, put) in rivals(first, count).items()]
     goals = [
         Goal("voxtier FrameCache.put", "cachebox.LRUCache", 0.77),

@@ -289,7 +289,7 @@ mod tests {
             fingerprint: Fingerprint { size: u64::MAX, mtime_ns: Some(-5) },
             ..FrameTable::default()
         };
-        let encode_meta = |table: &FrameTable, etag| {
+        let encoded = |table: &FrameTable, etag| {
             let mut meta = Vec::new();
             encode_meta(table, etag, &mut meta);
             assert_eq!(limit(&meta), Some(table.limit()));
@@ -297,12 +297,12 @@ mod tests {
         };
         let in_file = FrameTable { offsets_in: OffsetsIn::File, ..table.clone() };
         for (table, etag) in [(&table, None), (&table, Some("\"abc\"")), (&in_file, None)] {
-            let (back, tag) = decode_meta(&encode_meta(table, etag)).unwrap();
+            let (back, tag) = decode_meta(&encoded(table, etag)).unwrap();
             assert_eq!((back, tag.as_deref()), (table.clone(), etag));
         }
         let private =
             FrameTable { transfer_syntax_uid: "1.3.46".try_into().unwrap(), ..FrameTable::default() };
-        let meta = encode_meta(&private, None);
+        let meta = encoded(&private, None);
         assert_eq!(decode_meta(&meta).unwrap().0, private);
         assert!(meta.len() < 10);
         (0..meta.len()).for_each(|cut| assert!(decode_meta(&meta[..cut]).is_none()));

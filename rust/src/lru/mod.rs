@@ -175,11 +175,15 @@ impl Lru {
 
     /// Look-ups of many ids; those of departed entries are misses. Returns the hits.
     pub fn touch(&mut self, ids: &[u64], request: Request) -> usize {
-        const AHEAD: usize = 8;
+        const AHEAD: usize = 12;
+        const NEIGHBOURS_AHEAD: usize = 5;
         let mut hits = 0;
         for (position, &id) in ids.iter().enumerate() {
             if let Some(&soon) = ids.get(position + AHEAD) {
                 self.slab.prefetch(soon as u32);
+            }
+            if let Some(&next) = ids.get(position + NEIGHBOURS_AHEAD) {
+                self.slab.prefetch_neighbours(next as u32);
             }
             if self.slab.checked(id as u32, (id >> 32) as u32).is_some() {
                 self.hit(id as u32, request);

@@ -172,6 +172,15 @@ impl Slab {
         }
     }
 
+    /// Asks the processor for the slots that will be relinked when this one is promoted.
+    #[inline]
+    pub fn prefetch_neighbours(&self, id: u32) {
+        if let Some(slot) = self.slots.get(id as usize) {
+            self.prefetch(slot.older);
+            self.prefetch(slot.newer);
+        }
+    }
+
     /// Least recently used slot of a class, or [`NIL`].
     pub fn oldest(&self, class: Class) -> u32 {
         self.lists[class as usize].oldest
