@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiledb
 
-from voxtier.volumes import TileConfig, Volume, configure
+from voxtier.volumes import TileConfig, Volume, configure, direct
 
 
 def updated(tmp_path, name="v"):
@@ -48,3 +48,16 @@ def test_other_tools_orders_are_readable_too(tmp_path, order):
 
 def test_bulk_write_is_one_fragment(tmp_path):
     assert len(Volume.from_numpy(tmp_path / "v", np.zeros((30, 30, 30))).fragments()) == 1
+
+
+def test_a_consolidated_commit_counts_only_when_it_lists_the_one_fragment(tmp_path):
+    data = np.arange(12 * 10 * 8, dtype=np.int16).reshape(12, 10, 8)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    config = tiledb.Config({"sm.consolidation.mode": "commits", "sm.vacuum.mode": "commits"})
+    tiledb.consolidate(volume.uri, config=config)
+    tiledb.vacuum(volume.uri, config=config)
+    (commit,) = (tmp_path / "v" / "__commits").iterdir()
+    assert commit.suffix == ".con" and volume._array.is_direct
+    assert np.array_equal(volume.to_numpy(), data)
+    commit.write_bytes(commit.read_bytes() + b"__commits/__1_1_0123456789abcdef0123456789abcdef_22.wrt\n")
+    assert direct._only_fragment(volume.uri) is None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 Item: TypeAlias = "int | slice | EllipsisType | None"
 Key: TypeAlias = "Item | tuple[Item, ...]"
 
+_WHOLE: Final = slice(None)
+_TURNED: Final = slice(None, None, -1)
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """One key, resolved against a shape.
+
+class Selection(NamedTuple):
+    """One key, resolved against a shape (on the path of every read: a tuple, not a dataclass).
 
     Parameters
     ----------
@@ -24,17 +26,19 @@ class Selection:
         Per axis start, count and step > 0: what is read.
     finish : tuple
         Index into the result of that read: 0 drops an axis, a reversed slice turns it, None adds one.
+        Empty when nothing is to be done.
+    turned : bool
+        Whether ``finish`` reverses an axis.
     """
 
     region: tuple[tuple[int, int, int], ...]
     finish: tuple[Any, ...]
+    turned: bool
 
     def apply(self, cells: NDArray[Any]) -> NDArray[Any]:
         """Finish a read: the result has no negative strides (torch refuses them)."""
-        result: NDArray[Any] = cells[self.finish]
-        if any(stride < 0 for stride in result.strides):
-            result = result.copy(order="K")
-        return result
+        result: NDArray[Any] = cells[self.finish] if self.finish else cells
+        return result.copy(order="K") if self.turned else result
 
 
 def select(key: Key, shape: tuple[int, ...]) -> Selection:
@@ -47,25 +51,31 @@ def select(key: Key, shape: tuple[int, ...]) -> Selection:
     TypeError
         For arrays and lists: read the box that holds them, then index the result.
     """
-    items = key if isinstance(key, tuple) else (key,)
+    items: Sequence[Item] = key if isinstance(key, tuple) else (key,)
+    if len(items) != len(shape) or any([item is None or item is Ellipsis for item in items]):  # noqa: C419
+        items = _expanded(items, len(shape))
     region: list[tuple[int, int, int]] = []
     finish: list[Any] = []
-    for item in _expanded(items, len(shape)):
+    plain, turned = True, False
+    for item in items:
         if item is None:
             finish.append(None)
+            plain = False
             continue
         axis = len(region)
         if isinstance(item, slice):
             part, turn = _slice(item, shape[axis])
             region.append(part)
-            finish.append(slice(None, None, -1) if turn else slice(None))
+            finish.append(_TURNED if turn else _WHOLE)
+            turned = turned or turn
         else:
             region.append((_integer(item, axis, shape[axis]), 1, 1))
             finish.append(0)
-    return Selection(tuple(region), tuple(finish))
+            plain = False
+    return Selection(tuple(region), () if plain and not turned else tuple(finish), turned)
 
 
-def _expanded(items: tuple[Item, ...], ndim: int) -> list[Item]:
+def _expanded(items: Sequence[Item], ndim: int) -> list[Item]:
     given = sum(item is not None and item is not Ellipsis for item in items)
     if given > ndim:
         raise IndexError(f"{given} indices for a volume of {ndim} dimensions")
@@ -79,6 +89,8 @@ def _expanded(items: tuple[Item, ...], ndim: int) -> list[Item]:
 
 
 def _integer(item: object, axis: int, size: int) -> int:
+    if type(item) is int and 0 <= item < size:
+        return item
     if isinstance(item, (bool, np.bool_, np.ndarray, list)) and not (
         isinstance(item, np.ndarray) and item.ndim == 0 and item.dtype.kind in "iu"
     ):
@@ -94,7 +106,7 @@ def _integer(item: object, axis: int, size: int) -> int:
 
 def _slice(item: slice, size: int) -> tuple[tuple[int, int, int], bool]:
     start, stop, step = item.indices(size)
-    count = len(range(start, stop, step))
+    count = max(0, stop - start) if step == 1 else len(range(start, stop, step))
     if step > 0 or count == 0:
         return (start if count else 0, count, max(step, 1)), False
     return (start + (count - 1) * step, count, -step), True

@@ -101,13 +101,12 @@ class Volume:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the numbers that reads give (after scaling)."""
-        array = self._array
-        return _Scaling.of(array.meta, _kept_dtype(array)).dtype
+        return self._array.scaling.dtype
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
         """Type of the stored numbers (what ``raw=True`` gives)."""
-        return _kept_dtype(self._array)
+        return self._array.kept
 
     @property
     def obs_id(self) -> str | None:
@@ -190,11 +189,7 @@ class Volume:
         """Return ``self[key]``, or the stored numbers for ``raw=True``."""
         array = self._array
         selection = select(key, array.layout.shape)
-        cells = selection.apply(array.read(selection.region))
-        kept = _kept_dtype(array)
-        if cells.dtype != kept:
-            cells = cells.astype(kept)
-        return cells if raw else _Scaling.of(array.meta, kept).apply(cells)
+        return array.finished(selection.apply(array.read(selection.region)), raw=raw)
 
     def __getitem__(self, key: Key) -> NDArray[Any]:
         return self.read(key)
@@ -298,11 +293,7 @@ class Volume:
         box = tuple(int(count) for count in size)
         if len(box) != ndim or any(count < 1 for count in box):
             raise ConfigError(f"a patch of this volume has {ndim} sizes >= 1, got {box}")
-        cells = array.read_patches(corners.astype(np.int64), box, fill)
-        kept = _kept_dtype(array)
-        if cells.dtype != kept:
-            cells = cells.astype(kept)
-        return cells if raw else _Scaling.of(array.meta, kept).apply(cells)
+        return array.finished(array.read_patches(corners.astype(np.int64), box, fill), raw=raw)
 
     # -- numbers --------------------------------------------------------------------------------
 
@@ -402,11 +393,11 @@ class Volume:
             raise ConfigError(f"start and values need {len(shape)} dimensions")
         if any(s < 0 or s + n > size for s, n, size in zip(corner, values.shape, shape, strict=True)):
             raise IndexError(f"the box {corner} + {values.shape} does not lie inside {shape}")
-        if not np.can_cast(values.dtype, _kept_dtype(array), "same_kind"):
-            raise ConfigError(f"{values.dtype} does not fit the stored {_kept_dtype(array)} without loss")
+        if not np.can_cast(values.dtype, array.kept, "same_kind"):
+            raise ConfigError(f"{values.dtype} does not fit the stored {array.kept} without loss")
         if not values.size:
             return
-        cells = values.astype(_kept_dtype(array))
+        cells = values.astype(array.kept)
         meta = array.meta
         replicas.write_region(self.uri, corner, cells, self._session)
         if "stored_min" in meta:  # the type that scaled reads give depends on it
@@ -535,54 +526,3 @@ def _write_meta(write: WriteConfig, dtype: np.dtype[Any]) -> dict[str, str]:
     if voxels.stored_dtype(dtype) != dtype.newbyteorder("<"):
         meta["voxtier_dtype"] = dtype.newbyteorder("=").str
     return meta
-
-
-def _kept_dtype(array: VoxelArray) -> np.dtype[Any]:
-    kept = array.meta.get("voxtier_dtype")
-    return array.layout.cell if kept is None else np.dtype(str(kept))
-
-
-class _Scaling:
-    """Stored number -> physical number: slope * stored + inter."""
-
-    __slots__ = ("dtype", "inter", "slope")
-
-    def __init__(
-        self, slope: float, inter: float, stored: np.dtype[Any], ends: tuple[int, int] | None
-    ) -> None:
-        self.slope, self.inter, self.dtype = slope, inter, stored
-        if self.is_identity:
-            return
-        if stored.kind in "iu" and slope.is_integer() and inter.is_integer():
-            bounds = ends or (int(np.iinfo(stored).min), int(np.iinfo(stored).max))
-            low, high = sorted(int(slope) * end + int(inter) for end in bounds)
-            for name in (stored.str, "i2", "i4", "i8"):
-                fits = np.iinfo(name)
-                if np.dtype(name).itemsize >= stored.itemsize and fits.min <= low and high <= fits.max:
-                    self.dtype = np.dtype(name)
-                    return
-        self.dtype = np.dtype(np.float64 if stored == np.float64 else np.float32)
-
-    @property
-    def is_identity(self) -> bool:
-        return self.slope == 1.0 and self.inter == 0.0
-
-    @classmethod
-    def of(cls, meta: dict[str, Any], stored: np.dtype[Any]) -> _Scaling:
-        ends = None
-        if "stored_min" in meta and "stored_max" in meta:
-            ends = int(meta["stored_min"]), int(meta["stored_max"])
-        return cls(
-            float(meta.get("nifti_scl_slope", 1.0)), float(meta.get("nifti_scl_inter", 0.0)), stored, ends
-        )
-
-    def apply(self, cells: NDArray[Any]) -> NDArray[Any]:
-        if self.is_identity:
-            return cells
-        if self.dtype.kind in "iu":
-            wide = cells.astype(np.int64) * int(self.slope) + int(self.inter)
-            return wide.astype(self.dtype)
-        scaled: NDArray[Any] = cells.astype(self.dtype) * self.dtype.type(self.slope) + self.dtype.type(
-            self.inter
-        )
-        return scaled

@@ -34,6 +34,7 @@ from voxtier.volumes.config import (
     WriteConfig,
 )
 from voxtier.volumes.engine import Session, is_remote, object_kind, translated
+from voxtier.volumes.scaling import Scaling, kept_dtype
 
 ATTRIBUTE: Final = "voxels"
 AXES: Final = "xyzt"
@@ -252,12 +253,20 @@ class VoxelArray:
             self.layout = _layout(uri, self._handle.schema)
             self.meta: dict[str, Any] = dict(self._handle.meta)
             self.domain = self._handle.nonempty_domain()
+        self.kept = kept_dtype(self.meta, self.layout.cell)  # what reads give before scaling
+        self.scaling = Scaling.of(self.meta, self.kept)
         order = self.layout.order
         self._back = tuple(order.index(axis) for axis in range(len(order)))
         self._tiles: direct.DirectTiles | None = direct.open_tiles(uri, self.layout, self.domain)
         if self._tiles is not None:
             self._handle = None  # one descriptor less, and a reader that holds up no vacuum
         self._replicas: tuple[VoxelArray, ...] | None = None if META_KEY in self.meta else ()
+
+    def finished(self, cells: NDArray[Any], *, raw: bool) -> NDArray[Any]:
+        """Return cells that were read in the type that was ingested, or scaled."""
+        if cells.dtype is not self.kept and cells.dtype != self.kept:
+            cells = cells.astype(self.kept)
+        return cells if raw or self.scaling.is_identity else self.scaling.apply(cells)
 
     @property
     def is_direct(self) -> bool:
@@ -349,13 +358,15 @@ class _Stamp:
     times: tuple[int, int]
     names: tuple[tuple[str, ...], tuple[str, ...]]
     taken: int
+    settled: bool
 
     @staticmethod
     def take(uri: str) -> _Stamp | None:
         if is_remote(uri):
             return None
         try:
-            return _Stamp(_times(uri), _names(uri), time.time_ns())
+            times, names, now = _times(uri), _names(uri), time.time_ns()
+            return _Stamp(times, names, now, now - max(times) > _SETTLED_NS)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"there is no volume at {uri}") from None
 
@@ -363,12 +374,12 @@ class _Stamp:
         try:
             if _times(uri) != self.times:
                 return False
-            if self.taken - max(self.times) > _SETTLED_NS:
+            if self.settled:
                 return True
             now = time.time_ns()
             if _names(uri) != self.names:
                 return False
-            self.taken = now
+            self.taken, self.settled = now, now - max(self.times) > _SETTLED_NS
             return True
         except OSError:
             return False

@@ -1,0 +1,60 @@
+"""From stored numbers to physical ones, and the type that each has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def kept_dtype(meta: Mapping[str, Any], cell: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type that was ingested: that of the cells, unless TileDB has no such cells."""
+    kept = meta.get("voxtier_dtype")
+    return cell if kept is None else np.dtype(str(kept))
+
+
+class Scaling:
+    """Stored number -> physical number: slope * stored + inter."""
+
+    __slots__ = ("dtype", "inter", "is_identity", "slope")
+
+    def __init__(
+        self, slope: float, inter: float, stored: np.dtype[Any], ends: tuple[int, int] | None
+    ) -> None:
+        self.slope, self.inter, self.dtype = slope, inter, stored
+        self.is_identity = slope == 1.0 and inter == 0.0
+        if self.is_identity:
+            return
+        if stored.kind in "iu" and slope.is_integer() and inter.is_integer():
+            bounds = ends or (int(np.iinfo(stored).min), int(np.iinfo(stored).max))
+            low, high = sorted(int(slope) * end + int(inter) for end in bounds)
+            for name in (stored.str, "i2", "i4", "i8"):
+                fits = np.iinfo(name)
+                if np.dtype(name).itemsize >= stored.itemsize and fits.min <= low and high <= fits.max:
+                    self.dtype = np.dtype(name)
+                    return
+        self.dtype = np.dtype(np.float64 if stored == np.float64 else np.float32)
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], stored: np.dtype[Any]) -> Scaling:
+        """Return the scaling that an array's metadata states."""
+        ends = None
+        if "stored_min" in meta and "stored_max" in meta:
+            ends = int(meta["stored_min"]), int(meta["stored_max"])
+        return cls(
+            float(meta.get("nifti_scl_slope", 1.0)), float(meta.get("nifti_scl_inter", 0.0)), stored, ends
+        )
+
+    def apply(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Return physical numbers."""
+        if self.is_identity:
+            return cells
+        if self.dtype.kind in "iu":
+            wide = cells.astype(np.int64) * int(self.slope) + int(self.inter)
+            return wide.astype(self.dtype)
+        scaled: NDArray[Any] = cells.astype(self.dtype) * self.dtype.type(self.slope) + self.dtype.type(
+            self.inter
+        )
+        return scaled
