@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
+
 use super::scatter::Block;
 
 /// Identity of a chunk: the state of the file that holds it, and its number.
@@ -48,9 +50,9 @@ struct Entry {
 
 #[derive(Default)]
 struct State {
-    entries: HashMap<Key, Entry>,
+    entries: HashMap<Key, Entry, RandomState>,
     queue: VecDeque<Key>,
-    flying: HashSet<Key>,
+    flying: HashSet<Key, RandomState>,
     stats: Stats,
 }
 
@@ -101,7 +103,7 @@ impl Cache {
     pub fn clear(&self) {
         let mut state = self.lock();
         let budget = state.stats.budget;
-        (state.entries, state.queue) = (HashMap::new(), VecDeque::new());
+        (state.entries, state.queue) = (HashMap::default(), VecDeque::new());
         state.stats = Stats { budget, ..Stats::default() };
     }
 
@@ -197,6 +199,7 @@ fn weight(cells: &Block) -> u64 {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::scatter::Lines;
     use super::*;
 
     fn key(chunk: u32) -> Key {
@@ -204,15 +207,15 @@ mod tests {
     }
 
     fn cells(count: usize) -> Block {
-        Block::Plain(Arc::new(vec![0; count]))
+        Block::Plain(Arc::new(Lines::zeroed(count)))
     }
 
     #[test]
     fn never_holds_more_than_the_budget_and_counts_truly() {
-        let cache = Cache::new(10 * (100 + OVERHEAD));
+        let cache = Cache::new(10 * (128 + OVERHEAD));
         for chunk in 0..50 {
             assert!(matches!(cache.look_up([key(chunk)].into_iter(), true)[..], [Found::Decode]));
-            cache.land(key(chunk), Some(cells(100)));
+            cache.land(key(chunk), Some(cells(128)));
             assert!(cache.stats().bytes_held <= cache.stats().budget);
         }
         let stats = cache.stats();
@@ -223,14 +226,14 @@ mod tests {
 
     #[test]
     fn a_hit_survives_one_eviction() {
-        let cache = Cache::new(2 * (10 + OVERHEAD));
+        let cache = Cache::new(2 * (64 + OVERHEAD));
         for chunk in 0..2 {
             cache.look_up([key(chunk)].into_iter(), true);
-            cache.land(key(chunk), Some(cells(10)));
+            cache.land(key(chunk), Some(cells(64)));
         }
         cache.look_up([key(0)].into_iter(), true);
         cache.look_up([key(2)].into_iter(), true);
-        cache.land(key(2), Some(cells(10)));
+        cache.land(key(2), Some(cells(64)));
         assert!(matches!(cache.look_up([key(0)].into_iter(), true)[..], [Found::Cells(_)]));
         assert!(matches!(cache.look_up([key(1)].into_iter(), false)[..], [Found::Decode]));
     }
@@ -245,6 +248,6 @@ mod tests {
             std::thread::spawn(move || cache.wait(key(1)).map(|c| c.held()))
         };
         cache.land(key(1), Some(cells(3)));
-        assert_eq!(waiting.join().unwrap(), Some(3));
+        assert_eq!(waiting.join().unwrap(), Some(64));
     }
 }

@@ -169,7 +169,7 @@ pub struct Placement {
     dims: usize,
 }
 
-/// Rows of cells of a tile: in each, `count` from `cell`, `step` apart, go to `out` onwards.
+/// Planes of rows of cells of a tile: in each row, `count` from `cell`, `step` apart, go to `out` onwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// First cell within the tile.
@@ -186,6 +186,28 @@ pub struct Run {
     pub row_cells: u64,
     /// Cells from row to row in the output.
     pub row_out: u64,
+    /// Number of planes of such rows; >= 1.
+    pub planes: u64,
+    /// Cells from plane to plane in the tile.
+    pub plane_cells: u64,
+    /// Cells from plane to plane in the output.
+    pub plane_out: u64,
+}
+
+impl Run {
+    /// One cell to the first place.
+    pub const ONE: Self = Self {
+        cell: 0,
+        count: 1,
+        step: 1,
+        out: 0,
+        rows: 1,
+        row_cells: 0,
+        row_out: 0,
+        planes: 1,
+        plane_cells: 0,
+        plane_out: 0,
+    };
 }
 
 impl Placement {
@@ -309,27 +331,47 @@ impl Runs {
 }
 
 impl Runs {
-    /// Rows from the current one that lie wholly in `begin..end` and differ only in the innermost index.
-    fn block(&self, reach: u64) -> (u64, u64, u64) {
-        let Some(dim) = self.placement.dims.checked_sub(2) else { return (1, 0, 0) };
-        let axis = self.placement.axis(dim);
-        let stride = axis.step * self.weights.get(dim).copied().unwrap_or(0);
-        let left = axis.count - self.index.get(dim).copied().unwrap_or(0);
+    /// Rows, and planes of all their rows, that lie wholly in `begin..end` from the current row onwards, as a run
+    /// whose cells are still to be counted.
+    fn block(&self, reach: u64) -> Run {
+        let mut run = Run { cell: self.cell, out: self.out, ..Run::ONE };
         let end_of_row = self.cell + reach + 1;
-        if self.cell < self.begin || end_of_row > self.end || stride == 0 {
-            return (1, 0, 0);
+        let Some(dim) = self.placement.dims.checked_sub(2) else { return run };
+        if self.cell < self.begin || end_of_row > self.end {
+            return run;
         }
-        (left.min((self.end - end_of_row) / stride + 1), stride, axis.stride)
+        let rows = self.alike(dim, end_of_row);
+        (run.rows, run.row_cells, run.row_out) = rows;
+        let Some(outer) = dim.checked_sub(1) else { return run };
+        let end_of_plane = end_of_row + (rows.0 - 1) * rows.1;
+        if rows.0 == self.placement.axis(dim).count && end_of_plane <= self.end {
+            (run.planes, run.plane_cells, run.plane_out) = self.alike(outer, end_of_plane);
+        }
+        run
     }
 
-    /// Advances over rows that differ only in the innermost index.
-    fn advance_by(&mut self, rows: u64, row_cells: u64, row_out: u64) {
-        if let Some(slot) = self.placement.dims.checked_sub(2).and_then(|dim| self.index.get_mut(dim)) {
-            *slot += rows - 1;
+    /// How many steps along a dimension, this one included, end before `end` when this one does at `end_of_one`;
+    /// and what a step is in the tile and in the output.
+    fn alike(&self, dim: usize, end_of_one: u64) -> (u64, u64, u64) {
+        let axis = self.placement.axis(dim);
+        let stride = axis.step * self.weight(dim);
+        let left = axis.count - self.index.get(dim).copied().unwrap_or(0);
+        (left.min((self.end - end_of_one) / stride.max(1) + 1), stride, axis.stride)
+    }
+
+    /// Advances over the rows of a block.
+    fn advance_over(&mut self, run: &Run) {
+        let dims = self.placement.dims;
+        for (back, steps, cells, out) in
+            [(2, run.rows, run.row_cells, run.row_out), (3, run.planes, run.plane_cells, run.plane_out)]
+        {
+            if let Some(slot) = dims.checked_sub(back).and_then(|dim| self.index.get_mut(dim)) {
+                *slot += steps - 1;
+            }
+            self.cell += (steps - 1) * cells;
+            self.out += (steps - 1) * out;
         }
-        self.cell += (rows - 1) * row_cells;
-        self.out += (rows - 1) * row_out;
-        self.left -= rows - 1;
+        self.left -= run.rows * run.planes - 1;
         self.advance();
     }
 }
@@ -341,23 +383,23 @@ impl Iterator for Runs {
         let last = self.placement.axis(self.placement.dims - 1);
         let reach = (last.count - 1) * last.step;
         while self.left > 0 {
-            let (cell, out) = (self.cell, self.out);
-            if cell >= self.end {
+            if self.cell >= self.end {
                 return None;
             }
-            let (rows, row_cells, row_out) = self.block(reach);
-            self.advance_by(rows, row_cells, row_out);
+            let mut run = self.block(reach);
+            self.advance_over(&run);
             let (mut skip, mut stop) = (0, last.count);
-            if cell < self.begin {
-                skip = (self.begin - cell).div_ceil(last.step);
+            if run.cell < self.begin {
+                skip = (self.begin - run.cell).div_ceil(last.step);
             }
-            if cell + last.count * last.step > self.end {
-                stop = (self.end - cell).div_ceil(last.step).min(last.count);
+            if run.cell + last.count * last.step > self.end {
+                stop = (self.end - run.cell).div_ceil(last.step).min(last.count);
             }
             if skip < stop {
-                let first = cell + skip * last.step;
-                let (count, step, out) = (stop - skip, last.step, out + skip);
-                return Some(Run { cell: first, count, step, out, rows, row_cells, row_out });
+                run.cell += skip * last.step;
+                run.out += skip;
+                (run.count, run.step) = (stop - skip, last.step);
+                return Some(run);
             }
         }
         None
@@ -418,11 +460,12 @@ mod tests {
                 let mut begin = 0;
                 while begin < grid.tile_cells() {
                     for run in placement.runs(begin, begin + chunk) {
-                        for row in 0..run.rows {
-                            for k in 0..run.count {
-                                let cell = run.cell + row * run.row_cells + k * run.step;
+                        for (plane, row) in (0..run.planes).flat_map(|p| (0..run.rows).map(move |r| (p, r))) {
+                            let cell = run.cell + plane * run.plane_cells + row * run.row_cells;
+                            let out = run.out + plane * run.plane_out + row * run.row_out;
+                            for (cell, out) in (0..run.count).map(|k| (cell + k * run.step, out + k)) {
                                 prop_assert!(cell >= begin && cell < begin + chunk);
-                                found.push((placement.tile, cell, run.out + row * run.row_out + k));
+                                found.push((placement.tile, cell, out));
                             }
                         }
                     }

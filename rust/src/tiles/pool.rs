@@ -4,7 +4,7 @@
 //! (never dropped: its destructors would wait for threads that are gone) and makes its own.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -58,5 +58,36 @@ impl Process {
         let pool = Arc::new(pool);
         pools.insert(helpers, Arc::clone(&pool));
         Ok(pool)
+    }
+
+    /// Does `work` for every task, by `threads` threads that each take the next one; the first refusal ends it.
+    pub fn share<T: Sync>(
+        &self,
+        tasks: &[T],
+        threads: usize,
+        work: impl Fn(&T) -> Result<()> + Sync,
+    ) -> Result<()> {
+        if threads < 2 || tasks.len() < 2 {
+            return tasks.iter().try_for_each(work);
+        }
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let refused = Mutex::new(None);
+        let drain = || {
+            while !failed.load(Ordering::Relaxed) {
+                let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                if let Err(refusal) = work(task) {
+                    failed.store(true, Ordering::Relaxed);
+                    refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
+                }
+            }
+        };
+        let drain = &drain;
+        self.pool(threads)?.in_place_scope(|scope| {
+            for _ in 1..threads.min(tasks.len()) {
+                scope.spawn(move |_| drain());
+            }
+            drain();
+        });
+        refused.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }

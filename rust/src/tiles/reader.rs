@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
@@ -25,8 +24,8 @@ const TASK_BYTES: u64 = 512 << 10;
 const WEIGHT: u64 = 8;
 /// Decoded bytes below which helpers cost more than they bring.
 const WORTH_HELP: u64 = 160 << 10;
-/// The same for bytes that only need to be copied.
-const COPY_WORTH_HELP: u64 = 16 << 20;
+/// Bytes of the output below which the same holds for decoded chunks, which only need to be copied.
+const COPY_WORTH_HELP: u64 = 4 << 20;
 
 /// How a read may use the machine.
 #[derive(Clone, Copy, Debug)]
@@ -227,29 +226,7 @@ impl TileFile {
         let threads = if decoded < WORTH_HELP { 1 } else { effort.threads.max(1) };
         let share = if threads == 1 { u64::MAX } else { (decoded + WEIGHT * stored) / (threads as u64 * 8) };
         let tasks = tasks(needs, share);
-        let work = |task: &[Need]| self.decode_task(task, placements, target, flights);
-        if threads == 1 || tasks.len() < 2 {
-            return tasks.into_iter().try_for_each(work);
-        }
-        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let error = Mutex::new(None);
-        let drain = || {
-            while !failed.load(Ordering::Relaxed) {
-                let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                if let Err(refusal) = work(task) {
-                    failed.store(true, Ordering::Relaxed);
-                    error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(refusal);
-                }
-            }
-        };
-        let drain = &drain;
-        process().pool(threads)?.in_place_scope(|scope| {
-            for _ in 1..threads.min(tasks.len()) {
-                scope.spawn(move |_| drain());
-            }
-            drain();
-        });
-        error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+        process().share(&tasks, threads, |task| self.decode_task(task, placements, target, flights))
     }
 
     fn decode_task(
@@ -323,26 +300,14 @@ impl TileFile {
         target: &Target,
         threads: usize,
     ) -> Result<()> {
-        let bytes: usize = hits.iter().map(|(_, block)| block.cells().len()).sum();
-        let work = |part: &[(Need, Block)]| {
-            for (need, block) in part {
+        let threads = if target.bytes() < COPY_WORTH_HELP { 1 } else { threads.max(1) };
+        let parts: Vec<_> = hits.chunks(hits.len().div_ceil(threads * 8).max(1)).collect();
+        process().share(&parts, threads, |part| {
+            for (need, block) in *part {
                 self.scatter(need, placements, block.cells(), target);
             }
-        };
-        if threads < 2 || (bytes as u64) < COPY_WORTH_HELP {
-            work(hits);
-            return Ok(());
-        }
-        let work = &work;
-        let mut parts = hits.chunks(hits.len().div_ceil(threads).max(1));
-        let mine = parts.next().unwrap_or_default();
-        process().pool(threads)?.in_place_scope(|scope| {
-            for part in parts {
-                scope.spawn(move |_| work(part));
-            }
-            work(mine);
-        });
-        Ok(())
+            Ok(())
+        })
     }
 }
 

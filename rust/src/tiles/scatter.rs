@@ -19,7 +19,7 @@ pub enum Cells<'a> {
 #[derive(Clone, Debug)]
 pub enum Block {
     /// Cell after cell.
-    Plain(Arc<Vec<u8>>),
+    Plain(Arc<Lines>),
     /// So many bytes of cells that all begin like this.
     Constant([u8; 8], usize),
 }
@@ -28,7 +28,7 @@ impl Block {
     /// Bytes of memory that the cells take.
     pub fn held(&self) -> u64 {
         match self {
-            Self::Plain(cells) => cells.capacity() as u64,
+            Self::Plain(cells) => cells.lines.capacity() as u64 * 64,
             Self::Constant(..) => 0,
         }
     }
@@ -36,9 +36,38 @@ impl Block {
     /// The cells, to copy from.
     pub fn cells(&self) -> Cells<'_> {
         match self {
-            Self::Plain(cells) => Cells::Plain(cells),
+            Self::Plain(cells) => Cells::Plain(cells.bytes()),
             Self::Constant(value, bytes) => Cells::Constant(*value, *bytes),
         }
+    }
+}
+
+/// Bytes that begin on a cache line: rows of a block then cross no line that they need not cross.
+#[derive(Debug)]
+pub struct Lines {
+    lines: Vec<Line>,
+    count: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Lines {
+    /// So many bytes, all 0.
+    pub fn zeroed(count: usize) -> Self {
+        Self { lines: vec![Line([0; 64]); count.div_ceil(64)], count }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `lines` holds `count` bytes or more, all initialised, without gaps between lines.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.count) }
+    }
+
+    /// The bytes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.count) }
     }
 }
 
@@ -79,18 +108,15 @@ impl Cells<'_> {
 
     /// A copy to keep.
     pub fn to_block(self, cell: usize) -> Block {
-        match self {
-            Self::Plain(bytes) => Block::Plain(Arc::new(bytes.to_vec())),
-            Self::Constant(value, bytes) => Block::Constant(value, bytes),
-            Self::Planes(bytes) => {
-                let mut plain = vec![0; bytes.len()];
-                let count = (bytes.len() / cell) as u64;
-                let all = Run { cell: 0, count, step: 1, out: 0, rows: 1, row_cells: 0, row_out: 0 };
-                // SAFETY: the only view of a buffer that this function owns.
-                unsafe { Target::new(&mut plain, cell).copy(&all, self, 0) };
-                Block::Plain(Arc::new(plain))
-            }
+        if let Self::Constant(value, bytes) = self {
+            return Block::Constant(value, bytes);
         }
+        let mut plain = Lines::zeroed(self.len());
+        let count = (self.len() / cell) as u64;
+        let all = Run { count, ..Run::ONE };
+        // SAFETY: the only view of a buffer that this function owns.
+        unsafe { Target::new(plain.bytes_mut(), cell).copy(&all, self, 0) };
+        Block::Plain(Arc::new(plain))
     }
 }
 
@@ -115,6 +141,11 @@ impl Target {
         Self { start: out.as_mut_ptr(), cells: (out.len() / cell.max(1)) as u64, cell }
     }
 
+    /// Bytes of the output.
+    pub fn bytes(&self) -> u64 {
+        self.cells * self.cell as u64
+    }
+
     /// Copies the rows of a run from a chunk that begins with cell `low` of its tile.
     ///
     /// A run that reaches past the chunk or past the output copies nothing; neither exists for a checked
@@ -124,8 +155,12 @@ impl Target {
     ///
     /// The output lives, and no slice of the run's cells in it exists at the same time.
     pub unsafe fn copy(&self, run: &Run, cells: Cells<'_>, low: u64) {
-        let end_out = run.out + (run.rows - 1) * run.row_out + run.count;
-        let end_cell = run.cell - low + (run.rows - 1) * run.row_cells + (run.count - 1) * run.step + 1;
+        let end_out = run.out + (run.planes - 1) * run.plane_out + (run.rows - 1) * run.row_out + run.count;
+        let end_cell = run.cell - low
+            + (run.planes - 1) * run.plane_cells
+            + (run.rows - 1) * run.row_cells
+            + (run.count - 1) * run.step
+            + 1;
         if end_out > self.cells || end_cell > (cells.len() / self.cell) as u64 {
             return;
         }
@@ -133,10 +168,10 @@ impl Target {
         // output; the output is not aliased (by contract) and distinct from the chunk.
         unsafe {
             match self.cell {
-                1 => self.rows::<1>(run, cells, low),
-                2 => self.rows::<2>(run, cells, low),
-                4 => self.rows::<4>(run, cells, low),
-                8 => self.rows::<8>(run, cells, low),
+                1 => self.planes::<1>(run, cells, low),
+                2 => self.planes::<2>(run, cells, low),
+                4 => self.planes::<4>(run, cells, low),
+                8 => self.planes::<8>(run, cells, low),
                 _ => {}
             }
         }
@@ -145,12 +180,23 @@ impl Target {
     /// # Safety
     ///
     /// The cells of the run lie inside chunk and output, and N is the size of a cell.
-    unsafe fn rows<const N: usize>(&self, run: &Run, cells: Cells<'_>, low: u64) {
-        let (count, step, first) = (run.count as usize, run.step as usize, (run.cell - low) as usize);
+    unsafe fn planes<const N: usize>(&self, run: &Run, cells: Cells<'_>, low: u64) {
+        for plane in 0..run.planes {
+            let first = run.cell - low + plane * run.plane_cells;
+            // SAFETY: by contract.
+            unsafe { self.rows::<N>(run, cells, first as usize, run.out + plane * run.plane_out) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The rows of one plane, from cell `first` of the chunk to cell `out`, lie inside both.
+    unsafe fn rows<const N: usize>(&self, run: &Run, cells: Cells<'_>, first: usize, out: u64) {
+        let (count, step) = (run.count as usize, run.step as usize);
         let (row_from, row_place) = (run.row_cells as usize, run.row_out as usize * N);
         // SAFETY: by contract: each offset is that of a cell of the chunk or of the output.
         unsafe {
-            let place = self.start.add(run.out as usize * N);
+            let place = self.start.add(out as usize * N);
             let each = |row: &mut dyn FnMut(usize, *mut u8)| {
                 (0..run.rows as usize).for_each(|k| row(first + k * row_from, place.add(k * row_place)));
             };
@@ -359,21 +405,24 @@ mod tests {
         ) {
             let cell = 1_usize << shift;
             let (row_cells, row_out) = (count * step, count + 3);
-            let cells = skip + rows * row_cells;
-            let (plain, planes) = forms(cell, cells as usize, value);
-            let run = Run { cell: 5 + skip, count, step, out: 2, rows, row_cells, row_out };
-            let mut wanted = vec![9; (2 + rows * row_out) as usize * cell];
-            for row in 0..rows {
+            let cells = skip + rows * row_cells + 2;
+            let (plain, apart) = forms(cell, cells as usize, value);
+            let (planes, plane_cells, plane_out) = (1 + rows % 2, 2, rows * row_out);
+            let run =
+                Run { cell: 5 + skip, count, step, out: 2, rows, row_cells, row_out, planes, plane_cells, plane_out };
+            let mut wanted = vec![9; (2 + planes * plane_out) as usize * cell];
+            for (plane, row) in (0..planes).flat_map(|p| (0..rows).map(move |r| (p, r))) {
                 for k in 0..count {
-                    let (to, from) = ((2 + row * row_out + k) as usize, (skip + row * row_cells + k * step) as usize);
+                    let (to, from) = (2 + plane * plane_out + row * row_out + k, skip + plane * plane_cells + row * row_cells + k * step);
+                    let (to, from) = (to as usize, from as usize);
                     wanted[to * cell..(to + 1) * cell].copy_from_slice(&plain[from * cell..(from + 1) * cell]);
                 }
             }
-            let constant = Cells::Planes(&planes).constant(cell);
+            let constant = Cells::Planes(&apart).constant(cell);
             prop_assert_eq!(constant, Cells::Plain(&plain).constant(cell));
             prop_assert!(constant.is_some() || value.is_none());
-            let block = Cells::Planes(&planes).to_block(cell);
-            let mut all = vec![Cells::Plain(&plain), Cells::Planes(&planes), block.cells()];
+            let block = Cells::Planes(&apart).to_block(cell);
+            let mut all = vec![Cells::Plain(&plain), Cells::Planes(&apart), block.cells()];
             all.extend(constant.map(|value| Cells::Constant(value, plain.len())));
             for form in all {
                 let mut out = vec![9; wanted.len()];
