@@ -5,6 +5,7 @@ Needs the standard library alone. Tables and records are seeded too where voxtie
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 from frames.cases import CASES
@@ -34,6 +35,8 @@ def main() -> None:
             write("ptfile", f"{path.parent.name}-{path.stem}", WHOLE_FILE + path.read_bytes())
     for name, program in PICKLES.items():
         write("ptfile", name, PICKLE + program)
+    for number in range(64):  # the target builds the file of a few numbers: shape, extents, filters, ranges
+        write("tiles", str(number), random.Random(number).randbytes(12 + number))
     try:
         from voxtier.frames import read_table
     except ImportError:
