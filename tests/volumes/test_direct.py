@@ -43,7 +43,9 @@ def test_same_cells_as_tiledb(tmp_path, monkeypatch, algorithm, orientation):
                 io=ReadConfig(concurrency=int(rng.choice([1, 3])), tile_cache_size_mb=int(rng.choice([0, 10]))),  # noqa: E501
             )  # fmt: skip
             uri = tmp_path / "v"
-            Volume.from_numpy(uri, (rng.normal(size=shape) * 60).astype(dtype))
+            data = (rng.normal(size=shape) * 60).astype(dtype)
+            data[:, shape[1] // 3 :, shape[2] // 2 :] = data[0, 0, 0]  # background, whole tiles of it
+            Volume.from_numpy(uri, data)
             ours, oracle = voxels.VoxelArray(str(uri), Session.of(None)), through_tiledb(uri, monkeypatch)
             assert ours.is_direct
             for _ in range(8):
