@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from voxtier.cli import EXIT_OK
+from voxtier.cli.tensors_options import AS_JSON, SIZE, volume_list
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,41 +20,8 @@ if TYPE_CHECKING:
     from voxtier.tensors.plan import Plan
 
 
-class _Bytes(click.ParamType[int]):
-    """``500GB``, ``1.5 TiB``, ``1000``."""
-
-    name = "size"
-    _units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}  # noqa: RUF012 (never changed)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
-        if not match:
-            self.fail(f"{value!r} is no size such as 500GB", param, ctx)
-        base = 1024 if match[3] else 1000
-        return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
-
-
-SIZE = _Bytes()
-
-
-def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--shard-id", default=0, show_default=True, help="Which share, from 0."),
-        click.option("--num-shards", default=1, show_default=True, help="Share the list; no downloads."),
-        click.option("--batch-size", type=click.IntRange(1), default=100, show_default=True,
-                     help="Most downloaded raw files on disk at once."),
-        click.option("--num-workers", type=click.IntRange(1, 512), default=8, show_default=True,
-                     help="Most volumes at once; fewer when memory is short."),
-        click.option("--config", type=click.Path(path_type=Path), default="configs/config.yaml"),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
 @click.command("generate")
-@_shared
+@volume_list
 @click.option("--clean-local-raw-files", is_flag=True,
               help="Remove your own raw files too, once their tensors are verified.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would be done (the command `plan`).")
@@ -152,8 +118,8 @@ def _listen(generator: Generator) -> list[int]:
 
 
 @click.command("plan")
-@_shared
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@volume_list
+@AS_JSON
 def plan_command(
     config: Path, num_workers: int, batch_size: int, num_shards: int, shard_id: int, as_json: bool
 ) -> None:

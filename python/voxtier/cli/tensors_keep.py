@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.tensors_generate import SIZE
+from voxtier.cli.tensors_options import APPLY, AS_JSON, FOLDER, SIZE, config_option
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
     from voxtier.tensors.config import Config
     from voxtier.tensors.migrate import Move
     from voxtier.tensors.space import Garbage
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-_apply = click.option("--apply", is_flag=True, help="Do it. Without it only the plan is shown.")
 
 
 def _load(path: Path) -> tuple[Config, Path, dict[str, str], dict[str, Path]]:
@@ -38,10 +34,8 @@ def _load(path: Path) -> tuple[Config, Path, dict[str, str], dict[str, Path]]:
 
 
 @click.command("adopt")
-@click.argument("folder", type=_FOLDER, required=False)
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="Take folder, volume names and sources from it."
-)
+@click.argument("folder", type=FOLDER, required=False)
+@config_option("Take folder, volume names and sources from it.")
 @click.option("--same-pipeline", is_flag=True, help="The files were made with today's reader and versions.")
 @click.option("--duplicates", is_flag=True, help="Also report files of equal content.")
 def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool, duplicates: bool) -> int:
@@ -78,7 +72,7 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
 
 
 @click.command("migrate")
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=FOLDER)
 @click.option("--items", type=click.Path(path_type=Path, exists=True),
               help="JSON list of the items: rename md5 names (to MONAI 1.6.0) to sha256.")  # fmt: skip
 @click.option("--old-prefix", help="With --items: the path prefix that the items had when they were cached.")
@@ -86,9 +80,9 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
 @click.option("--from", "old", type=click.Choice(["md5", "sha256"]), default="md5", show_default=True)
 @click.option("--to", "new", type=click.Choice(["md5", "sha256"]), default="sha256", show_default=True)
 @click.option("--transform-hash", default="", help="Suffix of the names, when hash_transform was used.")
-@click.option("--into", type=_FOLDER, help="Carry all tensors into this folder (another directory hash).")
+@click.option("--into", type=FOLDER, help="Carry all tensors into this folder (another directory hash).")
 @click.option("--make-safe", is_flag=True, help="Rewrite files that weights_only=True refuses (MONAI 1.5.0).")
-@_apply
+@APPLY
 def migrate_command(
     folder: Path,
     items: Path | None,
@@ -178,8 +172,8 @@ def _make_safe(folder: Path, *, apply: bool) -> int:
 
 
 @click.command("explain")
-@click.option("--config", type=click.Path(path_type=Path), required=True)
-@_json
+@config_option("Its parameters and versions are today's.", required=True)
+@AS_JSON
 def explain_command(config: Path, as_json: bool) -> int:
     """Say which files would be made differently today, and why.
 
@@ -198,8 +192,8 @@ def explain_command(config: Path, as_json: bool) -> int:
 
 
 @click.command("ls")
-@click.argument("folder", type=_FOLDER)
-@_json
+@click.argument("folder", type=FOLDER)
+@AS_JSON
 def ls_command(folder: Path, as_json: bool) -> None:
     """List cache folders: files, size, last use, parameters; of several, what they differ in."""
     from voxtier.tensors.migrate import parameter_differences
@@ -224,8 +218,8 @@ def ls_command(folder: Path, as_json: bool) -> None:
 
 
 @click.command("du")
-@click.argument("folder", type=_FOLDER)
-@_json
+@click.argument("folder", type=FOLDER)
+@AS_JSON
 def du_command(folder: Path, as_json: bool) -> None:
     """Say where the space is."""
     from voxtier.tensors.progress import format_bytes
@@ -240,10 +234,10 @@ def du_command(folder: Path, as_json: bool) -> None:
 
 
 @click.command("gc")
-@click.argument("folder", type=_FOLDER, required=False)
-@click.option("--config", type=click.Path(path_type=Path), help="Also find orphans and unfinished downloads.")
-@_apply
-@_json
+@click.argument("folder", type=FOLDER, required=False)
+@config_option("Also find orphans and unfinished downloads.")
+@APPLY
+@AS_JSON
 def gc_command(folder: Path | None, config: Path | None, apply: bool, as_json: bool) -> int:
     """Remove temporaries and claims of dead runs, and empty folders; with --config also orphans and
     unfinished downloads of `generate` and of the hub's client.
@@ -263,22 +257,22 @@ def gc_command(folder: Path | None, config: Path | None, apply: bool, as_json: b
 
 
 @click.command("evict")
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=FOLDER)
 @click.option("--budget", type=SIZE, required=True, help="What may stay, such as 500GB.")
-@click.option("--config", type=click.Path(path_type=Path), help="Never evict what its lists ask for.")
+@config_option("Never evict what its lists ask for.")
 @click.option("--force", is_flag=True, help="Also evict what cannot be made again.")
-@_apply
-@_json
+@APPLY
+@AS_JSON
 def evict_command(
     folder: Path, budget: int, config: Path | None, force: bool, apply: bool, as_json: bool
 ) -> int:
     """Shrink a cache to a budget: the least recently used files go first, and only if they can be remade."""
-    from voxtier.cli.tensors_verify import manifest_remake
+    from voxtier.tensors.manifest import known_sources
     from voxtier.tensors.space import evictions
     from voxtier.tensors.verifier import list_cache
 
     keep: frozenset[str] = frozenset()
-    remake: Callable[[Path], bool] = manifest_remake()
+    remake: Callable[[Path], bool] = known_sources()
     if config is not None:
         _, _, volumes, _ = _load(config)
         keep = frozenset(f"{key}.pt" for key in volumes)

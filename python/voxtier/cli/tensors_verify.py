@@ -7,11 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.tensors_options import AS_JSON, config_option
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("verify")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--config", type=click.Path(path_type=Path), help="Check the cache of this configuration.")
+@config_option("Check the cache of this configuration.")
 @click.option("--fix", is_flag=True, help="Move bad files to quarantine. Without it nothing is changed.")
 @click.option(
     "--delete", is_flag=True, help="With --fix: delete instead, where the source is known to exist."
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     help="Skip files that the manifest saw right and that were not touched since (rotten bits stay unseen).",
 )
 @click.option("--content", is_flag=True, help="Also report constant, NaN and infinite volumes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a file on stdout.")
+@AS_JSON
 def verify_command(
     folders: tuple[Path, ...],
     config: Path | None,
@@ -105,10 +106,12 @@ def _subjects(
     folders: tuple[Path, ...], config_path: Path | None
 ) -> tuple[list[Path], frozenset[str], Callable[[Path], bool]]:
     """What to check, the names that nobody asks for, and whether a file's source is known to exist."""
+    from voxtier.tensors.manifest import known_sources
+
     if config_path is None:
         if not folders:
             raise click.UsageError("name a cache folder, or a configuration with --config")
-        return list(folders), frozenset(), manifest_remake()
+        return list(folders), frozenset(), known_sources()
     from voxtier.tensors.config import load_config
     from voxtier.tensors.folders import item_folder
     from voxtier.tensors.keys import item_key, missing_keys, raw_path, read_volume_names
@@ -121,7 +124,7 @@ def _subjects(
     with contextlib.suppress(ConfigError):  # the lists are needed for orphans and sources only
         names = read_volume_names(config.subsets)
     volume_of = {item_key(name): name for name in names}
-    by_manifest = manifest_remake()
+    by_manifest = known_sources()
 
     def remake(path: Path) -> bool:
         name = volume_of.get(path.stem)
@@ -130,24 +133,6 @@ def _subjects(
 
     orphans = frozenset(missing_keys(names, folder).orphans) if names else frozenset[str]()
     return roots, orphans, remake
-
-
-def manifest_remake() -> Callable[[Path], bool]:
-    """Return whether, by the manifest, the source of a file lies on disk or in a repository."""
-    from voxtier.tensors.manifest import Manifest
-
-    known: dict[Path, dict[str, dict[str, Any]]] = {}
-
-    def can_be_remade(path: Path) -> bool:
-        if path.parent not in known:
-            known[path.parent] = Manifest(path.parent).read()
-        source = known[path.parent].get(path.stem, {}).get("source")
-        if not isinstance(source, dict):
-            return False
-        on_hub = all(isinstance(source.get(name), str) for name in ("repo", "commit", "hub_path"))
-        return on_hub or (isinstance(source.get("path"), str) and Path(source["path"]).is_file())
-
-    return can_be_remade
 
 
 def _log_to(config: Config) -> None:

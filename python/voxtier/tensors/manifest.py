@@ -12,13 +12,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from voxtier.tensors.durable import boot_id, process_is_alive, write_text
 
-__all__ = ["Entry", "Manifest"]
+__all__ = ["Entry", "Manifest", "known_sources"]
 
 Entry: TypeAlias = dict[str, Any]
 """One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
@@ -129,3 +129,19 @@ def _is_in_use(segment: Path) -> bool:
     if boot == boot_id() and parts[0] == socket.gethostname():
         return int(parts[1]) != os.getpid() and process_is_alive(int(parts[1]))
     return time.time() - segment.stat().st_mtime < 86_400
+
+
+def known_sources() -> Callable[[Path], bool]:
+    """Return whether, by the manifest, the source of a file lies on disk or in a repository."""
+    known: dict[Path, dict[str, dict[str, Any]]] = {}
+
+    def can_be_remade(path: Path) -> bool:
+        if path.parent not in known:
+            known[path.parent] = Manifest(path.parent).read()
+        source = known[path.parent].get(path.stem, {}).get("source")
+        if not isinstance(source, dict):
+            return False
+        on_hub = all(isinstance(source.get(name), str) for name in ("repo", "commit", "hub_path"))
+        return on_hub or (isinstance(source.get("path"), str) and Path(source["path"]).is_file())
+
+    return can_be_remade

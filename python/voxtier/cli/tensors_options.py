@@ -1,0 +1,57 @@
+"""Options that several ``voxtier tensors`` commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from voxtier.cli.options import AS_JSON
+
+__all__ = ["APPLY", "AS_JSON", "FOLDER", "SIZE", "config_option", "volume_list"]
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+APPLY = click.option("--apply", is_flag=True, help="Do it. Without it only the plan is shown.")
+
+
+def config_option(why: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option --config with what it is good for here."""
+    return click.option("--config", type=click.Path(path_type=Path), required=required, help=why)
+
+
+class _Bytes(click.ParamType[int]):
+    """``500GB``, ``1.5 TiB``, ``1000``."""
+
+    name = "size"
+    _units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}  # noqa: RUF012 (never changed)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
+        if not match:
+            self.fail(f"{value!r} is no size such as 500GB", param, ctx)
+        base = 1024 if match[3] else 1000
+        return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+
+
+SIZE = _Bytes()
+
+
+def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which volumes are asked for, and how many at once."""
+    for option in (
+        click.option("--shard-id", default=0, show_default=True, help="Which share, from 0."),
+        click.option("--num-shards", default=1, show_default=True, help="Share the list; no downloads."),
+        click.option("--batch-size", type=click.IntRange(1), default=100, show_default=True,
+                     help="Most downloaded raw files on disk at once."),
+        click.option("--num-workers", type=click.IntRange(1, 512), default=8, show_default=True,
+                     help="Most volumes at once; fewer when memory is short."),
+        click.option("--config", type=click.Path(path_type=Path), default="configs/config.yaml",
+                     show_default=True, help="Lists, folders and image processing."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
