@@ -217,6 +217,24 @@ def test_files_without_a_tensor_are_remarked(tmp_path: Path) -> None:
     assert (done.returncode, "1 files hold no tensor" in done.stderr) == (0, True)
 
 
+def test_names_do_not_speak_to_the_terminal(healthy: Path, tmp_path: Path) -> None:
+    (tmp_path / "\x1b[2Jgone\nok.pt").write_bytes(b"")
+    done = run_cli("verify", tmp_path)
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[2Jgone\\nok.pt" in done.stdout
+
+
+def test_folders_deeper_than_the_stack(healthy: Path, tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["d"] * 1200)
+    subprocess.run(["mkdir", "-p", str(folder)], check=True)  # Python's own recurses
+    (folder / "a.pt").write_bytes(healthy.read_bytes())
+    try:
+        assert [state.state for state in verify(list_cache(tmp_path))] == ["ok"]
+    finally:
+        subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
+
+
 def test_a_sample_is_seeded(healthy: Path, tmp_path: Path) -> None:
     fill_cache(tmp_path, healthy, 40)
 

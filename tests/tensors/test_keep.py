@@ -242,6 +242,23 @@ def test_a_claim_that_was_taken_over_is_not_released_by_the_sleeper(tmp_path: Pa
     assert claim.path.exists()
 
 
+def test_a_number_that_another_process_has_now_holds_no_claim(tmp_path: Path) -> None:
+    """After a kill, or in a container that was started anew, the claim's number is somebody else's."""
+    path = claims.Claim.path_for(tmp_path / "a.pt")
+    holder = {"pid": os.getpid(), "host": os.uname().nodename, "boot": durable.boot_id(), "started": "1"}
+    path.write_text(json.dumps(holder))
+    claim = claims.Claim.take(tmp_path / "a.pt")
+    assert claim is not None
+    assert claims.claim_is_live(claim.path)
+    claim.release()
+
+
+def test_sizes_that_are_none(tmp_path: Path) -> None:
+    for size in ("1.2.3GB", "many", "", "-1"):
+        done = run_cli("evict", tmp_path, "--budget", size)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
 def test_a_claim_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no hard links")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli import EXIT_OK
-from voxtier.cli.tensors_options import AS_JSON, SIZE, volume_list
+from voxtier.cli.tensors_options import AS_JSON, SIZE, say, volume_list
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def generate_command(
     progress.close()
     for name, reason in outcome.failed.items():
         row = {"volume": name, "failed": reason}
-        click.echo(json.dumps(row) if as_json else f"failed: {name}: {reason}", err=not as_json)
+        say(json.dumps(row) if as_json else f"failed: {name}: {reason}", err=not as_json)
     result = {
         "made": outcome.made,
         "elsewhere": outcome.elsewhere,
@@ -92,11 +92,11 @@ def generate_command(
         "raws_removed": outcome.raws_removed,
     }
     if as_json:
-        click.echo(json.dumps({"result": result, "stop_reason": outcome.stop_reason}))
+        say(json.dumps({"result": result, "stop_reason": outcome.stop_reason}))
     else:
-        click.echo(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.items()), err=True)
+        say(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.items()), err=True)
         if outcome.stop_reason:
-            click.echo(f"stopped: {outcome.stop_reason}", err=True)
+            say(f"stopped: {outcome.stop_reason}", err=True)
     return 128 + received[0] if received else outcome.exit_code()
 
 
@@ -136,10 +136,10 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
     from voxtier.tensors.progress import format_bytes, format_seconds
 
     if as_json:
-        click.echo(plan.as_json())
+        say(plan.as_json())
         return
     for warning in plan.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     click.echo(
         f"cache        {plan.folder}\n"
         f"volumes      {plan.required} asked for, {plan.present} present, {plan.missing} missing"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.tensors_options import APPLY, AS_JSON, FOLDER, SIZE, config_option
+from voxtier.cli.tensors_options import APPLY, AS_JSON, FOLDER, SIZE, config_option, say
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
     for state in adopt(folder, volumes=volumes, sources=raws, fingerprint=today):
         counts[state.state] += 1
         if state.state not in FINE:
-            click.echo(f"{state.state}: {state.path}: {state.detail}")
-    click.echo(", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files")
+            say(f"{state.state}: {state.path}: {state.detail}")
+    say(", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files")
     if duplicates:
         for group in equal(Manifest(folder).read()):
-            click.echo("equal: " + " ".join(group))
+            say("equal: " + " ".join(group))
     return EXIT_OK if counts.keys() <= FINE else EXIT_FINDINGS
 
 
@@ -104,22 +104,22 @@ def migrate_command(
         return _make_safe(folder, apply=apply)
     if into is not None:
         for line in room.parameter_differences(folder, into) if (into / "cache_params.json").exists() else []:
-            click.echo(f"differs: {line}")
+            say(f"differs: {line}")
         moves = room.folder_moves(folder, into)
     else:
         assert items is not None
         moves = _item_moves(folder, items, old_prefix, new_prefix, old, new, transform_hash)
     if not apply:
         for move in moves:
-            click.echo(f"would move {move.old.name} -> {move.new}")
-        click.echo(f"{len(moves)} files; --apply renames them", err=True)
+            say(f"would move {move.old.name} -> {move.new}")
+        say(f"{len(moves)} files; --apply renames them", err=True)
         return EXIT_OK
     counts: Counter[str] = Counter()
     for move, result in room.carry_out(moves):
         counts[result] += 1
         if result != "moved":
-            click.echo(f"{move.old}: {result}")
-    click.echo(f"{counts['moved']} moved, {counts.total() - counts['moved']} left")
+            say(f"{move.old}: {result}")
+    say(f"{counts['moved']} moved, {counts.total() - counts['moved']} left")
     return EXIT_OK if counts.total() == counts["moved"] else EXIT_PARTIAL
 
 
@@ -165,9 +165,9 @@ def _make_safe(folder: Path, *, apply: bool) -> int:
             continue
         result = make_safe(Path(state.path)) if apply else "would be converted"
         left += result.startswith("left")
-        click.echo(f"{state.path}: {result}")
+        say(f"{state.path}: {result}")
     if not apply:
-        click.echo("--apply converts them", err=True)
+        say("--apply converts them", err=True)
     return EXIT_PARTIAL if left else EXIT_OK
 
 
@@ -187,7 +187,7 @@ def explain_command(config: Path, as_json: bool) -> int:
     for found in explain(folder, fingerprint(settings)):
         stale += 1
         row = {"key": found.key, "volume": found.volume, "reasons": found.reasons}
-        click.echo(json.dumps(row) if as_json else f"{found.key}: {'; '.join(found.reasons)}")
+        say(json.dumps(row) if as_json else f"{found.key}: {'; '.join(found.reasons)}")
     return EXIT_FINDINGS if stale else EXIT_OK
 
 
@@ -203,18 +203,16 @@ def ls_command(folder: Path, as_json: bool) -> None:
     found = list(cache_folders(folder))
     for row in found:
         if as_json:
-            click.echo(json.dumps(row))
+            say(json.dumps(row))
             continue
         used = time.strftime("%Y-%m-%d", time.localtime(row["last_used"]))
         parameters = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
-        click.echo(
-            f"{row['folder']}: {row['files']} files, {format_bytes(row['bytes'])}, used {used}; {parameters}"
-        )
+        say(f"{row['folder']}: {row['files']} files, {format_bytes(row['bytes'])}, used {used}; {parameters}")
     if not as_json:
         known = [Path(row["folder"]) for row in found if row["parameters"]]
         for other in known[1:]:
             for line in parameter_differences(known[0], other):
-                click.echo(f"  {known[0].name} -> {other.name}: {line}")
+                say(f"  {known[0].name} -> {other.name}: {line}")
 
 
 @click.command("du")
@@ -227,10 +225,10 @@ def du_command(folder: Path, as_json: bool) -> None:
 
     totals = usage(folder)
     if as_json:
-        click.echo(json.dumps(totals))
+        say(json.dumps(totals))
         return
     for kind, size in totals.items():
-        click.echo(f"{kind:12} {format_bytes(size)}")
+        say(f"{kind:12} {format_bytes(size)}")
 
 
 @click.command("gc")
@@ -290,7 +288,7 @@ def _remove_all(garbage: list[Garbage], *, apply: bool, as_json: bool) -> int:
         left += result.startswith("left")
         total += item.size
         row = {"path": str(item.path), "reason": item.reason, "size": item.size, "result": result}
-        click.echo(json.dumps(row) if as_json else f"{result}: {item.path} ({item.reason})")
+        say(json.dumps(row) if as_json else f"{result}: {item.path} ({item.reason})")
     hint = "" if apply or not garbage else "; --apply removes them"
-    click.echo(f"{len(garbage)} files, {format_bytes(total)}{hint}", err=True)
+    say(f"{len(garbage)} files, {format_bytes(total)}{hint}", err=True)
     return EXIT_PARTIAL if left else EXIT_OK

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from voxtier.cli.options import AS_JSON
+from voxtier.cli.options import AS_JSON, on_one_line
 
-__all__ = ["APPLY", "AS_JSON", "FOLDER", "SIZE", "config_option", "volume_list"]
+__all__ = ["APPLY", "AS_JSON", "FOLDER", "SIZE", "config_option", "say", "volume_list"]
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 APPLY = click.option("--apply", is_flag=True, help="Do it. Without it only the plan is shown.")
@@ -20,6 +20,11 @@ APPLY = click.option("--apply", is_flag=True, help="Do it. Without it only the p
 def config_option(why: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option --config with what it is good for here."""
     return click.option("--config", type=click.Path(path_type=Path), required=required, help=why)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print one line: names of files, records and volumes are others' text, and may speak to a terminal."""
+    click.echo(on_one_line(line), err=err)
 
 
 class _Bytes(click.ParamType[int]):
@@ -31,7 +36,7 @@ class _Bytes(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
         if not match:
             self.fail(f"{value!r} is no size such as 500GB", param, ctx)
         base = 1024 if match[3] else 1000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.tensors_options import AS_JSON, config_option
+from voxtier.cli.tensors_options import AS_JSON, config_option, say
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def verify_command(
     for root in roots:
         listing = room.list_cache(root)
         for lmdb in listing.lmdb:
-            click.echo(f"note: {lmdb} is an LMDB cache, which is not checked", err=True)
+            say(f"note: {lmdb} is an LMDB cache, which is not checked", err=True)
         states = _sweep(
             listing,
             as_json=as_json,
@@ -96,9 +96,9 @@ def verify_command(
             for result in room.fix(
                 listing.root, states, delete=delete, can_be_remade=remake, force=force, max_bad=max_bad
             ):
-                click.echo(result.as_json() if as_json else f"{result.action}: {result.path} {result.detail}")
+                say(result.as_json() if as_json else f"{result.action}: {result.path} {result.detail}")
         elif any(state.state in room.FIXABLE for state in states) and not as_json:
-            click.echo("nothing was changed; --fix moves the bad files to quarantine", err=True)
+            say("nothing was changed; --fix moves the bad files to quarantine", err=True)
     return code
 
 
@@ -159,10 +159,10 @@ def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], objec
         states.append(state)
         progress.advance(state.size)
         if as_json:
-            click.echo(state.as_json())
+            say(state.as_json())
         elif state.state not in room.FINE or state.detail.startswith("intact, but not"):
             place = f" ({state.record})" if state.record else ""
-            click.echo(f"{state.state}{place}: {state.path}: {state.detail}")
+            say(f"{state.state}{place}: {state.path}: {state.detail}")
         if state.state not in room.FINE:
             log.warning("%s %s %s: %s", state.state, state.record or "-", state.path, state.detail)
         if state.checked == "full":
@@ -183,12 +183,12 @@ def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], objec
 def _summary(root: Path, states: list[FileState]) -> None:
     counts = Counter(state.state for state in states)
     text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files"
-    click.echo(f"{root}: {text}")
+    say(f"{root}: {text}")
     raw = sum(
         state.state == "ok" and state.report is not None and not state.report.tensors for state in states
     )
     if raw:
-        click.echo(
+        say(
             f"note: {raw} files hold no tensor: MONAI caches the raw item when the first transform is a bare"
             " function; wrap it in monai.transforms.Lambda",
             err=True,
@@ -223,4 +223,4 @@ def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, 
 
     names = read_volume_names(csv_path)
     write_map(output_path, hash_to_volume(names, legacy=legacy_hex, redact=redact))
-    click.echo(f"{output_path}: {len(names)} volumes", err=True)
+    say(f"{output_path}: {len(names)} volumes", err=True)

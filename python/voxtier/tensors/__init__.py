@@ -4,7 +4,7 @@
 >>> tensors.item_key("train_1_a_1.nii.gz")
 'a688fe64537c110e725a890a41ac3dde'
 
-What needs torch and MONAI (`HealingPersistentDataset`, `build_transforms`, ...) is imported on first use.
+Everything is imported on first use, so that `voxtier tensors verify` starts at once and without torch.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from voxtier.tensors.config import Config, load_config
-from voxtier.tensors.keys import item_key, stable_hash, volume_hash
-from voxtier.tensors.manifest import Manifest
-from voxtier.tensors.mapping import hash_to_volume, write_map
-from voxtier.tensors.verifier import FileState, fix, list_cache, verify
-
 if TYPE_CHECKING:
+    from voxtier.tensors.config import Config, load_config
     from voxtier.tensors.dataset import HealingPersistentDataset
+    from voxtier.tensors.keys import item_key, stable_hash, volume_hash
+    from voxtier.tensors.manifest import Manifest
+    from voxtier.tensors.mapping import hash_to_volume, write_map
     from voxtier.tensors.pipeline import build_transforms, cache_params_text, directory_hash
+    from voxtier.tensors.verifier import FileState, fix, list_cache, verify
 
 __all__ = [
     "Config",
@@ -41,15 +40,19 @@ __all__ = [
     "write_map",
 ]
 
-_HEAVY = {
-    "HealingPersistentDataset": "dataset",
-    "build_transforms": "pipeline",
-    "cache_params_text": "pipeline",
-    "directory_hash": "pipeline",
+_HOMES = {
+    "config": ("Config", "load_config"),
+    "dataset": ("HealingPersistentDataset",),
+    "keys": ("item_key", "stable_hash", "volume_hash"),
+    "manifest": ("Manifest",),
+    "mapping": ("hash_to_volume", "write_map"),
+    "pipeline": ("build_transforms", "cache_params_text", "directory_hash"),
+    "verifier": ("FileState", "fix", "list_cache", "verify"),
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HEAVY:
-        return getattr(importlib.import_module(f"voxtier.tensors.{_HEAVY[name]}"), name)
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(f"voxtier.tensors.{_HOME_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,15 +24,24 @@ class Holder:
     pid: int
     host: str
     boot: str
+    started: str = ""
+    """When the process was started, in the kernel's ticks: numbers of processes are used again."""
 
 
 def _myself() -> Holder:
-    return Holder(os.getpid(), socket.gethostname(), boot_id())
+    return Holder(os.getpid(), socket.gethostname(), boot_id(), _started(os.getpid()))
+
+
+def _started(pid: int) -> str:
+    try:  # the 22nd field; the second is a name in parentheses, which may hold anything
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _holder(path: Path) -> Holder:
     raw = json.loads(path.read_text())
-    return Holder(int(raw["pid"]), str(raw["host"]), str(raw["boot"]))
+    return Holder(int(raw["pid"]), str(raw["host"]), str(raw["boot"]), str(raw.get("started", "")))
 
 
 class Claim:
@@ -122,7 +131,7 @@ class Claim:
 
     def release(self) -> None:
         """Give the claim up, unless another took it over while this machine slept."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             if _holder(self.path) == _myself():
                 self.path.unlink()
 
@@ -152,11 +161,11 @@ def claim_is_live(path: Path) -> bool:
         holder = _holder(path)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         try:
             return time.time() - path.stat().st_mtime < STALE_AFTER
         except OSError:
             return False
     if holder.boot == boot_id() and holder.host == socket.gethostname():
-        return process_is_alive(holder.pid)
+        return process_is_alive(holder.pid) and holder.started in ("", _started(holder.pid))
     return age < STALE_AFTER

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -109,12 +110,12 @@ def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
     learnt: dict[Path, list[Entry]] = {}
     try:
         for move in moves:
-            if move.new.exists():
-                yield move, "left: the new name is taken"
-                continue
             try:
                 move.new.parent.mkdir(parents=True, exist_ok=True)
-                move.old.rename(move.new)
+                _rename(move)
+            except FileExistsError:
+                yield move, "left: the new name is taken"
+                continue
             except OSError as error:
                 yield move, f"left: {error.strerror}"
                 continue
@@ -130,6 +131,20 @@ def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
             sync_folder(folder)
         for folder, entries in learnt.items():
             Manifest(folder).record(entries)
+
+
+def _rename(move: Move) -> None:
+    """Rename without replacing, whoever else is at work."""
+    try:
+        os.link(move.old, move.new, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, or another one
+        if move.new.exists():
+            raise FileExistsError(move.new) from None
+        move.old.rename(move.new)
+    else:
+        move.old.unlink()
 
 
 def make_safe(path: Path) -> str:

@@ -26,6 +26,8 @@ __all__ = ["Plan", "make_plan", "nifti_voxels", "output_size"]
 
 SECONDS_PER_VOXEL = 18.7 / TYPICAL_VOXELS
 """One thread of the stock transforms, for an estimate before anything was measured."""
+MOST_VOXELS_PER_BYTE = 1032
+"""What DEFLATE can unpack from a byte."""
 OVERHEAD = 24_000
 """Bytes of metadata and structure beside the image, 8 to 40 KB."""
 ITEM_SIZES = {"float64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "uint8": 1}
@@ -78,7 +80,8 @@ def nifti_voxels(path: Path) -> int | None:
     for order in "<>":
         if len(header) == 56 and struct.unpack_from(f"{order}i", header)[0] == 348:
             axes = [int(axis) for axis in struct.unpack_from(f"{order}8h", header, 40)]
-            return math.prod(max(1, axis) for axis in axes[1 : 1 + min(max(axes[0], 0), 7)])
+            voxels = math.prod(max(1, axis) for axis in axes[1 : 1 + min(max(axes[0], 0), 7)])
+            return min(voxels, MOST_VOXELS_PER_BYTE * path.stat().st_size)  # whatever the header claims
     return None
 
 

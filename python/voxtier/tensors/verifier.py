@@ -83,11 +83,15 @@ def list_cache(root: str | os.PathLike[str]) -> Listing:
         return listing
     if not root.is_dir():
         raise ConfigError(f"{root}: no such cache folder")
-    _walk(root, listing)
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        waiting += reversed([folder / name for name in _list_folder(folder, listing)])
     return listing
 
 
-def _walk(folder: Path, listing: Listing) -> None:
+def _list_folder(folder: Path, listing: Listing) -> list[str]:
+    """Add what one folder holds, and return the names of the folders to look into."""
     names: list[str] = []
     folders: list[str] = []
     try:
@@ -96,7 +100,7 @@ def _walk(folder: Path, listing: Listing) -> None:
                 (folders if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
     except OSError as error:
         listing.unreadable.append(FileState(str(folder), "io_error", detail=f"folder: {error.strerror}"))
-        return
+        return []
     if "monai_cache.lmdb" in names or "monai_cache.lmdb" in folders:
         listing.lmdb.append(folder / "monai_cache.lmdb")
     text = f"{folder}{os.sep}"
@@ -110,9 +114,8 @@ def _walk(folder: Path, listing: Listing) -> None:
             listing.files.append(Path(text + name))
             if name in metadata:
                 listing.gds_markers.add(listing.files[-1])
-    for name in sorted(folders):
-        if name != QUARANTINE and not name.startswith(".") and name != "monai_cache.lmdb":
-            _walk(folder / name, listing)
+    own = (QUARANTINE, "monai_cache.lmdb")
+    return sorted(name for name in folders if name not in own and not name.startswith("."))
 
 
 Mode = Literal["quick", "full"]
