@@ -1,6 +1,7 @@
 //! A mutex for holds of microseconds that survives `fork`: the forking thread holds it across it.
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -50,7 +51,11 @@ impl<T> ForkLock<T> {
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         // No `then_some`: it would make a guard in any case, and drop it, which frees the mutex of another.
-        if self.busy.swap(true, Ordering::Acquire) { None } else { Some(Guard { lock: self }) }
+        if self.busy.swap(true, Ordering::Acquire) {
+            None
+        } else {
+            Some(Guard { lock: self, value: PhantomData })
+        }
     }
 
     #[cold]
@@ -85,6 +90,8 @@ impl<T> ForkLock<T> {
 /// The held mutex; dropping it frees it.
 pub struct Guard<'a, T> {
     lock: &'a ForkLock<T>,
+    /// A guard may be shared by threads only where the value may.
+    value: PhantomData<&'a mut T>,
 }
 
 impl<T> Deref for Guard<'_, T> {

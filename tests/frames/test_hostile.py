@@ -431,7 +431,9 @@ for _ in range(300):
         kinds.add(refused.kind)
 stop.set()
 thread.join()
-allowed = {"ok", "changed_during_read", "fewer_fragments_than_frames", "io_error"}
+# The second row: the writer stood still during a whole read, of a file that really lacks frames.
+allowed = {"ok", "changed_during_read", "io_error",
+           "fewer_fragments_than_frames", "ambiguous_fragments"}
 assert kinds <= allowed, kinds
 assert kinds != {"ok"}, "the race was never met"
 """

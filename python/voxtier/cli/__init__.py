@@ -31,7 +31,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("voxtier.cli.frames", "one page about one file"),
     "priority": ("voxtier.cli.cache", "which files deserve memory, and why"),
     "preload": ("voxtier.cli.cache", "what a preload would hold in memory"),
-    "cache": ("voxtier.cli.cache", "what running readers hold; replay a trace under budgets and policies"),
+    "cache": ("voxtier.cli.cache", "memory of the running readers; replay a trace under budgets"),
     "top": ("voxtier.cli.readers", "watch the running readers: requests a second, tiers, memory"),
     "doctor": ("voxtier.cli.doctor", "check the installation, its limits and its database"),
     "db": ("voxtier.cli.db", "start, stop and look at voxtier's own database server"),

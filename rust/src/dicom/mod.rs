@@ -34,6 +34,15 @@ pub const PARSER_VERSION: u16 = 1;
 /// # Errors
 /// Every kind of [`crate::ErrorKind`] that the parser has; absence of pixels is no error.
 pub fn read_table(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
+    let read = read_source(source, verify, buffer);
+    if read.as_ref().is_err_and(|error| !error.kind.is_environment()) {
+        // A file that is being written is not to be called malformed.
+        source.check_unchanged()?;
+    }
+    read
+}
+
+fn read_source(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
     let mut notes = Notes::default();
     let mut window = Window::new(source, buffer);
     let container = part10::open(&mut window, &mut notes)?;
