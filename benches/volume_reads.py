@@ -13,7 +13,7 @@ import numpy as np
 
 from benches.measure import Goal, Lap, Result, Way, race, timed
 from benches.radiobject_rival import PYTHON, Rival
-from benches.volumes import ct, mri, peers, tiledb_reader
+from benches.volume_rivals import ct, mri, peers, tiledb_reader
 from voxtier.volumes import ReadConfig, SliceOrientation, TileConfig, Volume, clear_cache, configured
 
 Key = tuple[Any, ...]

@@ -13,7 +13,7 @@ import numpy as np
 from benches.measure import Goal, Lap, Result, Way, race, timed
 from benches.radiobject_rival import Rival
 from benches.volume_reads import EVERY, naive_store, naive_tiledb, reads, rival_process, stored, tile_of
-from benches.volumes import ct, mri, peers, tiledb_reader
+from benches.volume_rivals import ct, mri, peers, tiledb_reader
 from voxtier.volumes import CompressionConfig, Compressor, RadiObject, TileConfig, Volume, configured
 
 SUBJECTS = 20
