@@ -207,6 +207,7 @@ def test_d7_a_killed_download_leaves_no_final_name_and_is_continued(
     script = (
         "import sys; from pathlib import Path; from voxtier.tensors.hub import Hub\n"
         f"hub = Hub('some/CT-RATE', endpoint={server.endpoint!r})\n"
+        "print(flush=True); input()\n"  # all start together, however long an import takes
         f"hub.fetch(hub.look_up([{PATH!r}])[{PATH!r}], Path({str(tmp_path / 'a.nii.gz')!r}))"
     )
     running = subprocess.Popen([sys.executable, "-c", script])
@@ -228,10 +229,22 @@ def test_two_runs_that_share_a_folder_fetch_a_file_once(server: HubServer, tmp_p
     script = (
         "import sys; from pathlib import Path; from voxtier.tensors.hub import Hub\n"
         f"hub = Hub('some/CT-RATE', endpoint={server.endpoint!r})\n"
+        "print(flush=True); input()\n"  # all start together, however long an import takes
         f"hub.fetch(hub.look_up([{PATH!r}])[{PATH!r}], Path({str(tmp_path / 'a.nii.gz')!r}))"
     )
-    runs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+    pipe = subprocess.PIPE
+    runs = [subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) for _ in range(3)]
+    for running in runs:
+        assert running.stdout is not None
+        running.stdout.readline()
+    for running in runs:
+        assert running.stdin is not None
+        running.stdin.write(b"\n")
+        running.stdin.close()
     assert [running.wait() for running in runs] == [0, 0, 0]
+    for running in runs:
+        assert running.stdout is not None
+        running.stdout.close()
     assert (tmp_path / "a.nii.gz").read_bytes() == CONTENT
     assert len(bodies(server)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]

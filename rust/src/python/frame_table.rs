@@ -26,6 +26,8 @@ use crate::{packed, record};
 /// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so
 /// these go in large batches; slides and cold storage go one by one, and no table waits for others.
 const BATCH_TIME: Duration = Duration::from_micros(500);
+/// Paths of the first batches of all threads: few files still use many threads.
+const FIRST_BATCHES: usize = 16;
 /// Batches for each thread: one is read while the others wait.
 const SHARE: usize = 3;
 /// Paths handed out at most, for their tables may all be large.
@@ -377,7 +379,7 @@ impl TableReader {
             ready: VecDeque::new(),
             submitted: 0,
             in_flight: 0,
-            batch: 1,
+            batch: (FIRST_BATCHES / threads).max(1),
         };
         Ok(Self { state: Mutex::new(state), bulk: Mutex::new(Some(bulk)), threads })
     }
@@ -444,7 +446,8 @@ impl ReaderState {
             let pace = elapsed.as_nanos() as usize / objects.len().max(1);
             let wanted = BATCH_TIME.as_nanos() as usize / pace.max(1);
             let most = (MOST_AHEAD / (threads * SHARE)).max(1);
-            self.batch = wanted.clamp(1, (self.batch * 2).min(most));
+            // One slow file says little about the next.
+            self.batch = wanted.clamp((self.batch / 2).max(1), (self.batch * 2).min(most).max(1));
             self.ready.extend(objects.into_iter().zip(outcomes));
         }
     }

@@ -28,7 +28,7 @@ impl Block {
     /// Bytes of memory that the cells take.
     pub fn held(&self) -> u64 {
         match self {
-            Self::Plain(cells) => cells.lines.capacity() as u64 * 64,
+            Self::Plain(cells) => cells.bytes.capacity() as u64,
             Self::Constant(..) => 0,
         }
     }
@@ -42,32 +42,32 @@ impl Block {
     }
 }
 
-/// Bytes that begin on a cache line: rows of a block then cross no line that they need not cross.
+/// Bytes that begin on a cache line: rows of a block then cross no line that they need not cross. Aligned
+/// by hand: among blocks that come and go, glibc's aligned allocation holds twice the memory.
 #[derive(Debug)]
 pub struct Lines {
-    lines: Vec<Line>,
+    bytes: Vec<u8>,
+    start: usize,
     count: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+const LINE: usize = 64;
 
 impl Lines {
     /// So many bytes, all 0.
     pub fn zeroed(count: usize) -> Self {
-        Self { lines: vec![Line([0; 64]); count.div_ceil(64)], count }
+        let bytes = vec![0; count + LINE - 1];
+        let start = bytes.as_ptr().align_offset(LINE).min(LINE - 1);
+        Self { bytes, start, count }
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `lines` holds `count` bytes or more, all initialised, without gaps between lines.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.count) }
+        self.bytes.get(self.start..self.start + self.count).unwrap_or_default()
     }
 
     /// The bytes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.count) }
+        self.bytes.get_mut(self.start..self.start + self.count).unwrap_or_default()
     }
 }
 
