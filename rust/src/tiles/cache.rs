@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn never_holds_more_than_the_budget_and_counts_truly() {
-        let cache = Cache::new(10 * (128 + OVERHEAD));
+        let cache = Cache::new(10 * weight(&cells(128)));
         for chunk in 0..50 {
             assert!(matches!(cache.look_up([key(chunk)].into_iter(), true)[..], [Found::Decode]));
             cache.land(key(chunk), Some(cells(128)));
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_hit_survives_one_eviction() {
-        let cache = Cache::new(2 * (64 + OVERHEAD));
+        let cache = Cache::new(2 * weight(&cells(64)));
         for chunk in 0..2 {
             cache.look_up([key(chunk)].into_iter(), true);
             cache.land(key(chunk), Some(cells(64)));
@@ -248,6 +248,6 @@ mod tests {
             std::thread::spawn(move || cache.wait(key(1)).map(|c| c.held()))
         };
         cache.land(key(1), Some(cells(3)));
-        assert_eq!(waiting.join().unwrap(), Some(64));
+        assert_eq!(waiting.join().unwrap(), Some(cells(3).held()));
     }
 }
