@@ -200,23 +200,26 @@ def test_a_part_that_cannot_be_continued_is_fetched_anew(
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
 
 
+def fetching(server: HubServer, folder: Path, *, after: str = "") -> str:
+    """A program that fetches the file into *folder*; *after* is what it does first, its imports done."""
+    return (
+        "import sys; from pathlib import Path; from voxtier.tensors.hub import Hub\n"
+        f"hub = Hub('some/CT-RATE', endpoint={server.endpoint!r})\n"
+        f"{after}\n"
+        f"hub.fetch(hub.look_up([{PATH!r}])[{PATH!r}], Path({str(folder / 'a.nii.gz')!r}))"
+    )
+
+
 def test_d7_a_killed_download_leaves_no_final_name_and_is_continued(
     server: HubServer, tmp_path: Path
 ) -> None:
     server.seconds_per_chunk = 0.05
-    script = (
-        "import sys; from pathlib import Path; from voxtier.tensors.hub import Hub\n"
-        f"hub = Hub('some/CT-RATE', endpoint={server.endpoint!r})\n"
-        "print(flush=True); input()\n"  # all start together, however long an import takes
-        f"hub.fetch(hub.look_up([{PATH!r}])[{PATH!r}], Path({str(tmp_path / 'a.nii.gz')!r}))"
-    )
-    running = subprocess.Popen([sys.executable, "-c", script])
+    running = subprocess.Popen([sys.executable, "-c", fetching(server, tmp_path)])
     part, _ = part_paths(tmp_path / "a.nii.gz")
-    deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size > 100_000) and time.monotonic() < deadline:
+    while running.poll() is None and not (part.exists() and part.stat().st_size > 100_000):
         time.sleep(0.01)
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
+    running.kill()
+    assert running.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert not (tmp_path / "a.nii.gz").exists()
     server.seconds_per_chunk = 0
     assert fetch(server, tmp_path).read_bytes() == CONTENT
@@ -226,14 +229,9 @@ def test_d7_a_killed_download_leaves_no_final_name_and_is_continued(
 def test_two_runs_that_share_a_folder_fetch_a_file_once(server: HubServer, tmp_path: Path) -> None:
     """Each for its own cache, so that no claim on a tensor keeps them apart."""
     server.seconds_per_chunk = 0.02
-    script = (
-        "import sys; from pathlib import Path; from voxtier.tensors.hub import Hub\n"
-        f"hub = Hub('some/CT-RATE', endpoint={server.endpoint!r})\n"
-        "print(flush=True); input()\n"  # all start together, however long an import takes
-        f"hub.fetch(hub.look_up([{PATH!r}])[{PATH!r}], Path({str(tmp_path / 'a.nii.gz')!r}))"
-    )
+    together = fetching(server, tmp_path, after="print(flush=True); input()")
     pipe = subprocess.PIPE
-    runs = [subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) for _ in range(3)]
+    runs = [subprocess.Popen([sys.executable, "-c", together], stdin=pipe, stdout=pipe) for _ in range(3)]
     for running in runs:
         assert running.stdout is not None
         running.stdout.readline()
