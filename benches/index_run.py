@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pydicom
@@ -44,7 +45,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
     paths = small_files(folder / "images", 10_000 if quick else 100_000)
     with FrameStore() as store:
         store.sources()
-        dsn = _dsn(store)
+        dsn = dsn_of(store)
         laps = min(rounds, 3)
         return [indexing(folder / "images", paths, dsn, laps), fetching(folder, store, dsn, quick, rounds)]
 
@@ -62,10 +63,27 @@ def small_files(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def _dsn(store: FrameStore) -> str:
+def dsn_of(store: FrameStore) -> str:
+    """How another process, or another library, reaches the store's database."""
     with store.database.connection() as connection:
         info = connection.info
         return f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}"
+
+
+def make_frame_rows(connection: psycopg.Connection[Any]) -> None:
+    """Make the table of the published pattern, empty: a row for every frame."""
+    connection.execute("DROP TABLE IF EXISTS frame_rows")
+    connection.execute("CREATE TABLE frame_rows (path text, frame int, first bigint, last bigint)")
+    connection.execute("CREATE UNIQUE INDEX ON frame_rows (path, frame)")
+
+
+def rows_one_by_one(connection: psycopg.Connection[Any], paths: Iterable[str]) -> None:
+    """Index by the published pattern: for each file one SELECT, one read by pydicom, one INSERT a frame."""
+    for path in paths:
+        if not connection.execute("SELECT 1 FROM frame_rows WHERE path = %s", [path]).fetchone():
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            row = (path, 0, 0, dataset.Rows * dataset.Columns * 2)
+            connection.execute("INSERT INTO frame_rows VALUES (%s, %s, %s, %s)", row)
 
 
 def indexing(images: Path, paths: list[Path], dsn: str, rounds: int) -> Result:
@@ -89,16 +107,9 @@ def indexing(images: Path, paths: list[Path], dsn: str, rounds: int) -> Result:
 
     def one_by_one() -> Lap:
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS frame_rows")
-            connection.execute("CREATE TABLE frame_rows (path text, frame int, first bigint, last bigint)")
-            connection.execute("CREATE UNIQUE INDEX ON frame_rows (path, frame)")
+            make_frame_rows(connection)
             start = time.perf_counter()
-            for path in paths[:SAMPLE]:
-                if not connection.execute("SELECT 1 FROM frame_rows WHERE path = %s", [str(path)]).fetchall():
-                    dataset = pydicom.dcmread(path, stop_before_pixels=True)
-                    length = dataset.Rows * dataset.Columns * 2
-                    row = (str(path), 0, 0, length)
-                    connection.execute("INSERT INTO frame_rows VALUES (%s, %s, %s, %s)", row)
+            rows_one_by_one(connection, map(str, paths[:SAMPLE]))
             seconds = time.perf_counter() - start
         return seconds * len(paths) / SAMPLE, len(paths)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import psycopg
 
-from benches.index_run import _dsn, small_files
+from benches.index_run import dsn_of, make_frame_rows, rows_one_by_one, small_files
 from benches.measure import Goal, Lap, Result, Way, machine, race
 from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.spark import BOTCacheBuilder, local_session
@@ -36,23 +36,17 @@ RAM = 300  # MiB that a Python worker may hold
 
 
 class RowAtATime:
-    """The published job's pattern: for each file one SELECT, one read, one INSERT a frame."""
+    """The published job's pattern in a task."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow
-        import pydicom
 
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             for batch in batches:
-                for path in batch.column("local_path").to_pylist():
-                    if connection.execute("SELECT 1 FROM frame_rows WHERE path = %s", [path]).fetchone():
-                        continue
-                    dataset = pydicom.dcmread(path, stop_before_pixels=True)
-                    row = (path, 0, 0, dataset.Rows * dataset.Columns * 2)
-                    connection.execute("INSERT INTO frame_rows VALUES (%s, %s, %s, %s)", row)
+                rows_one_by_one(connection, batch.column("local_path").to_pylist())
                 yield pyarrow.RecordBatch.from_arrays([batch.column("local_path")], names=["local_path"])
 
 
@@ -65,7 +59,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
         store.sources()
         spark = local_session(conf={"spark.log.level": "ERROR", "spark.local.dir": str(folder)})
         try:
-            return [_race(spark, store, _dsn(store), folder, paths, min(rounds, 3))]
+            return [_race(spark, store, dsn_of(store), folder, paths, min(rounds, 3))]
         finally:
             spark.stop()
 
@@ -100,9 +94,7 @@ def _race(spark: Any, store: FrameStore, dsn: str, folder: Path, paths: list[str
 
     def row_at_a_time() -> Lap:
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS frame_rows")
-            connection.execute("CREATE TABLE frame_rows (path text, frame int, first bigint, last bigint)")
-            connection.execute("CREATE UNIQUE INDEX ON frame_rows (path, frame)")
+            make_frame_rows(connection)
             frame = spark.read.parquet(catalogue).limit(SAMPLE).repartition(PARTITIONS)
             start = time.perf_counter()
             found = frame.mapInArrow(RowAtATime(dsn), "local_path string").count()

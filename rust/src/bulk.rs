@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::source::Buffer;
+use crate::window::Buffer;
 
 /// A pool of readers that lives as long as one bulk read. Jobs go in and outcomes come out in batches.
 pub struct Bulk<J, O> {

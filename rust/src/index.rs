@@ -12,7 +12,8 @@ use crate::dicom::{self, PARSER_VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame_table::{FrameTable, Verify};
 use crate::packed;
-use crate::source::{self, Buffer, FileSource, Fingerprint, Source};
+use crate::source::{self, FileSource, Fingerprint, Source};
+use crate::window::Buffer;
 
 /// Longest path that a b-tree of the database takes, with room for the rest of its entry.
 pub const LONGEST_PATH: usize = 2600;

@@ -33,6 +33,7 @@ pub mod replay;
 pub mod source;
 pub mod tiles;
 pub mod top_n;
+pub mod window;
 
 #[cfg(feature = "python")]
 mod python;

@@ -4,7 +4,8 @@
 
 use _core::dicom::{read_frame, read_table};
 use _core::frame_table::{FrameTable, OffsetsIn, Verify};
-use _core::source::{Buffer, Bytes, Fingerprint, Source};
+use _core::source::{Bytes, Fingerprint, Source};
+use _core::window::Buffer;
 use libfuzzer_sys::fuzz_target;
 
 /// The same bytes as a source that is not memory, so that windows and buffers are on the way.

@@ -5,7 +5,7 @@ use arrayvec::ArrayString;
 use super::element::{Element, Encoding, Tag, UNDEFINED, hop};
 use super::notes::{Note, Notes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::Window;
+use crate::window::Window;
 
 /// Sequences may nest this deep; the deepest seen in the wild is below 20.
 const DEEPEST: usize = 256;

@@ -2,7 +2,7 @@
 
 use super::notes::{Note, Notes};
 use crate::error::Result;
-use crate::source::Window;
+use crate::window::Window;
 
 /// `FFFFFFFF`: the value goes on until its delimiter (PS3.5 7.5).
 pub const UNDEFINED: u32 = u32::MAX;

@@ -1,21 +1,16 @@
-//! The walk over the fragments of encapsulated Pixel Data (PS3.5 A.4), at the pace that the storage allows.
+//! The fragments of encapsulated Pixel Data (PS3.5 A.4), and one reader's walk over a stretch of them.
 
 use super::element::{Encoding, Tag, UNDEFINED};
 use super::notes::{Note, Notes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Access, Buffer, Source};
+use crate::source::{Source, read_array};
+use crate::window::Buffer;
 
 /// 12 bytes each while they are walked: 8 Mi fragments are 100 MB, ten times the largest slide we know.
 pub const MOST_FRAGMENTS: usize = 8 << 20;
-/// After so many items the distance between them is known well enough to choose how to read.
-const SAMPLE: usize = 16;
-/// Items closer than this are cheaper to stream over than to visit one by one on cold storage.
-const STREAM_BELOW: u64 = 128 * 1024;
 const STREAM_CHUNK: usize = 4 << 20;
-/// Items left from which several readers are worth their start.
-const PARALLEL_FROM: u64 = 20_000;
-/// Items in a row that make a guessed beginning credible.
-const CHAIN: usize = 8;
+/// Headers taken for resident after one that was: to ask each time makes a read an eighth dearer.
+const TRUSTED: u32 = 15;
 
 /// The fragments in file order, the Basic Offset Table's item not among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +64,8 @@ impl Fragments {
         Ok(())
     }
 
-    fn append(&mut self, other: Self) -> Result<()> {
+    /// Appends the next stretch, and its ending.
+    pub fn append(&mut self, other: Self) -> Result<()> {
         self.check_room(other.len(), other.tags.first().copied().unwrap_or(0))?;
         self.tags.extend(other.tags);
         self.lengths.extend(other.lengths);
@@ -98,148 +94,50 @@ enum Found {
 }
 
 /// Why a stretch of the walk ended.
-enum Stop {
+pub enum Stop {
     /// The delimiter, or where the items stop.
     End,
     /// The next item begins here, at or after the limit.
     At(u64),
 }
 
-/// Walks from `base` (the first byte after the BOT item) to the delimiter or to where the items stop.
-pub fn walk(source: &dyn Source, base: u64, encoding: Encoding, notes: &mut Notes) -> Result<Fragments> {
-    let mut fragments = Fragments::default();
-    let mut walker = Walker::new(source, encoding, Pace::Single);
-    let sample = Limit { position: u64::MAX, count: SAMPLE };
-    let Stop::At(mut position) = walker.run(base, sample, &mut fragments, notes)? else {
-        return Ok(fragments);
-    };
-    let mean = (position - base) / SAMPLE as u64;
-    if mean < STREAM_BELOW {
-        source.advise(Access::Sequential);
-        walker.pace = Pace::Stream;
-        let rest = (source.size() - position) / mean.max(8);
-        if let Some((file, readers)) = source.shared().filter(|_| rest >= PARALLEL_FROM) {
-            let starts = split(source, position, mean, readers, encoding)?;
-            match together(file, position, &starts, encoding, &mut fragments, notes)? {
-                Stop::End => return Ok(fragments),
-                Stop::At(next) => position = next,
-            }
-        }
-    }
-    walker.run(position, Limit::NONE, &mut fragments, notes)?;
-    Ok(fragments)
-}
-
-/// Walks stretches of one file at once. Where an item begins in the middle of a file is a guess, and the
-/// stretch before it proves or refutes it: only if that one ends exactly there is the next one joined, and
-/// then it is what a walk from the beginning would have found. Returns how far the joined stretches reach.
-fn together(
-    source: &(dyn Source + Sync),
-    position: u64,
-    starts: &[u64],
-    encoding: Encoding,
-    fragments: &mut Fragments,
-    notes: &mut Notes,
-) -> Result<Stop> {
-    let froms = std::iter::once(position).chain(starts.iter().copied());
-    let tos = starts.iter().copied().chain([u64::MAX]);
-    let run = move |source: &dyn Source, from, to| {
-        let (mut found, mut notes) = (Fragments::default(), Notes::default());
-        let limit = Limit { position: to, count: usize::MAX };
-        let stop = Walker::new(source, encoding, Pace::Stream).run(from, limit, &mut found, &mut notes);
-        (stop, found, notes)
-    };
-    std::thread::scope(|scope| {
-        let mut stretches = froms.zip(tos);
-        let first = stretches.next();
-        let spawn = |(from, to)| {
-            let own = move || match source.reopened() {
-                Some(own) => run(&own, from, to),
-                None => run(source, from, to),
-            };
-            (from, scope.spawn(own))
-        };
-        let others: Vec<_> = stretches.map(spawn).collect();
-        let mut reached = position;
-        let first = first.map(|(from, to)| (from, run(source, from, to)));
-        let joined = others.into_iter().map_while(|(from, thread)| Some((from, thread.join().ok()?)));
-        for (from, (stop, found, found_notes)) in first.into_iter().chain(joined) {
-            if from != reached {
-                break;
-            }
-            fragments.append(found)?;
-            notes.join(found_notes);
-            match stop? {
-                Stop::End => return Ok(Stop::End),
-                Stop::At(next) => reached = next,
-            }
-        }
-        Ok(Stop::At(reached))
-    })
-}
-
-/// Guesses where items begin near the bounds of `readers` equal stretches.
-fn split(source: &dyn Source, from: u64, mean: u64, readers: usize, encoding: Encoding) -> Result<Vec<u64>> {
-    let mut starts = Vec::new();
-    let length = (source.size() - from) / readers as u64;
-    let mut bytes = vec![0; usize::try_from(mean * 4).unwrap_or(0).clamp(4096, 1 << 20)];
-    for stretch in 1..readers as u64 {
-        let near = from + length * stretch;
-        // Cold storage is read in one pass: jumping about it would only cost.
-        if !source.read_resident(near, &mut [0]) {
-            return Ok(Vec::new());
-        }
-        let count = source.read_at(near, &mut bytes)?;
-        let window = bytes.get(..count).unwrap_or_default();
-        let tags = window.windows(4).zip(near..).filter(|(tag, _)| *tag == [0xFE, 0xFF, 0x00, 0xE0]);
-        for (_, position) in tags {
-            if begins_a_chain(source, position, encoding)? {
-                starts.push(position);
-                break;
-            }
-        }
-    }
-    Ok(starts)
-}
-
-/// Whether several items follow one another from here: payloads may hold the four bytes of a tag by chance.
-fn begins_a_chain(source: &dyn Source, position: u64, encoding: Encoding) -> Result<bool> {
-    let mut found = Fragments::default();
-    let limit = Limit { position: u64::MAX, count: CHAIN };
-    let stop =
-        Walker::new(source, encoding, Pace::Single).run(position, limit, &mut found, &mut Notes::default());
-    match stop {
-        Ok(_) => Ok(found.len() == CHAIN),
-        Err(error) if error.kind.is_environment() => Err(error),
-        Err(_) => Ok(false),
-    }
-}
-
 /// Where a stretch ends: before an item at or after `position`, or after `count` items.
 #[derive(Clone, Copy)]
-struct Limit {
-    position: u64,
-    count: usize,
+pub struct Limit {
+    /// Where.
+    pub position: u64,
+    /// How many.
+    pub count: usize,
 }
 
 impl Limit {
-    const NONE: Limit = Limit { position: u64::MAX, count: usize::MAX };
+    /// No end before the items'.
+    pub const NONE: Limit = Limit { position: u64::MAX, count: usize::MAX };
 }
 
 /// One reader on its way from item to item.
-struct Walker<'s> {
+pub struct Walker<'s> {
     headers: Headers<'s>,
     encoding: Encoding,
     size: u64,
-    pace: Pace,
+    /// How it reads from now on.
+    pub pace: Pace,
 }
 
 impl<'s> Walker<'s> {
-    fn new(source: &'s dyn Source, encoding: Encoding, pace: Pace) -> Self {
+    /// A reader at the beginning.
+    pub fn new(source: &'s dyn Source, encoding: Encoding, pace: Pace) -> Self {
         Self { headers: Headers::new(source), encoding, size: source.size(), pace }
     }
 
-    fn run(&mut self, from: u64, limit: Limit, fragments: &mut Fragments, notes: &mut Notes) -> Result<Stop> {
+    /// Appends the fragments from `from` on, up to the limit.
+    pub fn run(
+        &mut self,
+        from: u64,
+        limit: Limit,
+        fragments: &mut Fragments,
+        notes: &mut Notes,
+    ) -> Result<Stop> {
         self.headers.pace = self.pace;
         let mut position = from;
         let mut count = 0;
@@ -355,10 +253,13 @@ struct Headers<'s> {
     chunk: Buffer,
     chunk_start: u64,
     chunk_length: usize,
+    /// How many of the next headers are read without asking whether they are resident.
+    trusted: u32,
 }
 
+/// How headers are read from a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Pace {
+pub enum Pace {
     /// Eight bytes each, whatever the storage.
     Single,
     /// Eight bytes each while resident; megabytes at a time where not.
@@ -368,7 +269,8 @@ enum Pace {
 impl<'s> Headers<'s> {
     fn new(source: &'s dyn Source) -> Self {
         let memory = source.memory();
-        Self { source, memory, pace: Pace::Single, chunk: Buffer::default(), chunk_start: 0, chunk_length: 0 }
+        let chunk = Buffer::default();
+        Self { source, memory, pace: Pace::Single, chunk, chunk_start: 0, chunk_length: 0, trusted: 0 }
     }
 
     fn at(&mut self, position: u64) -> Result<Option<[u8; 8]>> {
@@ -378,14 +280,19 @@ impl<'s> Headers<'s> {
         if self.pace == Pace::Stream {
             return self.streamed(position);
         }
-        crate::source::read_array(self.source, position)
+        read_array(self.source, position)
     }
 
     fn streamed(&mut self, position: u64) -> Result<Option<[u8; 8]>> {
         let chunk_end = self.chunk_start + self.chunk_length as u64;
         if position < self.chunk_start || position + 8 > chunk_end {
+            if self.trusted > 0 {
+                self.trusted -= 1;
+                return read_array(self.source, position);
+            }
             let mut bytes = [0; 8];
             if self.source.read_resident(position, &mut bytes) {
+                self.trusted = TRUSTED;
                 return Ok(Some(bytes));
             }
             let start = position & !4095;
@@ -397,70 +304,5 @@ impl<'s> Headers<'s> {
         let within = usize::try_from(position - self.chunk_start).unwrap_or(usize::MAX);
         let chunk = self.chunk.bytes().get(..self.chunk_length).unwrap_or_default();
         Ok(chunk.get(within..).and_then(|rest| rest.first_chunk().copied()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::source::FileSource;
-
-    fn item(payload: &[u8]) -> Vec<u8> {
-        [&[0xFE, 0xFF, 0x00, 0xE0], (payload.len() as u32).to_le_bytes().as_slice(), payload].concat()
-    }
-
-    /// A payload that is itself a chain of items: the guess in the middle of a file falls for it.
-    fn decoy(links: usize) -> Vec<u8> {
-        item(b"ab").repeat(links)
-    }
-
-    fn walk_both(bytes: &[u8], readers: usize) -> ((Fragments, Notes), (Fragments, Notes)) {
-        let name = format!("voxtier-walk-{}-{:?}", std::process::id(), std::thread::current().id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        let walked = |readers| {
-            let file = FileSource::open(&path).unwrap().with_readers(readers);
-            let mut notes = Notes::default();
-            (walk(&file, 0, Encoding::EXPLICIT_LE, &mut notes).unwrap(), notes)
-        };
-        let both = (walked(1), walked(readers));
-        std::fs::remove_file(&path).unwrap();
-        both
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        #[test]
-        fn several_readers_find_what_one_finds(
-            readers in 2_usize..6,
-            plain in 1_usize..60,
-            links in 0_usize..40,
-            every in 1_usize..5,
-            damage in prop::option::of((0_usize..25_000, 0_usize..8)),
-        ) {
-            let mut bytes = Vec::new();
-            for index in 0..25_000 {
-                let payload = if index % every == 0 { decoy(links) } else { vec![index as u8; plain * 2] };
-                let mut item = item(&payload);
-                if let Some((_, byte)) = damage.filter(|(at, _)| *at == index) {
-                    item[byte] ^= 0x55;
-                }
-                bytes.extend(item);
-            }
-            let (one, several) = walk_both(&bytes, readers);
-            prop_assert_eq!(one, several);
-        }
-    }
-
-    #[test]
-    fn a_decoy_at_every_guess_is_refuted() {
-        let huge = item(&decoy(100_000));
-        let small = item(b"abcdef").repeat(30_000);
-        let bytes = [small.clone(), huge, small].concat();
-        let (one, several) = walk_both(&bytes, 4);
-        assert_eq!(one.0.len(), 60_001);
-        assert_eq!(one, several);
     }
 }

@@ -3,7 +3,8 @@
 use flate2::{Decompress, FlushDecompress, Status};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Buffer, Fingerprint, Source, Window};
+use crate::source::{Fingerprint, Source};
+use crate::window::{Buffer, Window};
 
 /// Inflated bytes that are kept for the parser: headers end long before.
 const MOST_KEPT: usize = 64 << 20;

@@ -15,6 +15,7 @@ pub mod notes;
 pub mod offset_table;
 pub mod part10;
 pub mod tiff;
+pub mod walk;
 
 use dataset::Header;
 use element::{Element, Encoding, Tag, UNDEFINED};
@@ -24,7 +25,8 @@ use part10::Container;
 
 use crate::error::Result;
 use crate::frame_table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Verified, Verify};
-use crate::source::{Access, Buffer, Source, Window};
+use crate::source::{Access, Source};
+use crate::window::{Buffer, Window};
 
 /// Parser version: stored with every row, so that a better parser re-reads what an older one wrote.
 pub const PARSER_VERSION: u16 = 1;
@@ -193,7 +195,7 @@ fn walk_and_group(
     notes: &mut Notes,
     table: &mut FrameTable,
 ) -> Result<()> {
-    let fragments = fragments::walk(source, base, encoding, notes)?;
+    let fragments = walk::walk(source, base, encoding, notes)?;
     table.verified = Verified::All;
     if fragments.is_empty() {
         notes.add(Note::no_fragments);

@@ -4,7 +4,7 @@ use super::dataset::Uid;
 use super::element::{Element, Encoding, sniff};
 use super::notes::{Note, Notes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::Window;
+use crate::window::Window;
 
 /// Where the data set begins and how it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ mod frame_table;
 mod index;
 mod priority;
 mod sources;
+mod table_reader;
 mod tensors;
 mod tiles;
 
@@ -34,6 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     frame_table::register(module)?;
     index::register(module)?;
     priority::register(module)?;
+    table_reader::register(module)?;
     tiles::register(module)?;
     tensors::register(module)?;
     // The stub has no `__all__`: what it declares is what there is.

@@ -1,0 +1,188 @@
+//! The bulk reader: many files, their tables handed out as they come.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyIterator;
+
+use super::frame_table::{PyFrameTable, parse_verify};
+use crate::bulk::Bulk;
+use crate::dicom;
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame_table::FrameTable;
+use crate::source::FileSource;
+use crate::window::Buffer;
+
+/// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so
+/// these go in large batches; slides and cold storage go one by one, and no table waits for others.
+const BATCH_TIME: Duration = Duration::from_micros(500);
+/// Paths of the first batches of all threads: few files still use many threads.
+const FIRST_BATCHES: usize = 16;
+/// Batches for each thread: one is read while the others wait.
+const SHARE: usize = 3;
+/// Paths handed out at most, for their tables may all be large.
+const MOST_AHEAD: usize = 512;
+
+/// Paths and the number by which the caller's own objects are kept; the outcomes come in the same order.
+type Job = (u64, Vec<PathBuf>);
+type Outcomes = (u64, Vec<Result<FrameTable>>, Duration);
+
+/// An iterator over `(path, table, error)`: batch by batch in order of completion.
+#[pyclass(frozen, module = "voxtier._core", name = "TableReader")]
+struct TableReader {
+    state: Mutex<ReaderState>,
+    bulk: Mutex<Option<Bulk<Job, Outcomes>>>,
+    threads: usize,
+}
+
+struct ReaderState {
+    paths: Option<Py<PyIterator>>,
+    /// The caller's own objects, until their outcome is handed out.
+    pending: HashMap<u64, Vec<Py<PyAny>>>,
+    ready: VecDeque<(Py<PyAny>, Result<FrameTable>)>,
+    submitted: u64,
+    /// Paths handed to the threads whose outcome has not come back.
+    in_flight: usize,
+    /// Paths in the next batch.
+    batch: usize,
+}
+
+type Row = (Py<PyAny>, Option<PyFrameTable>, Option<Py<PyAny>>);
+
+#[pymethods]
+impl TableReader {
+    #[new]
+    #[pyo3(signature = (paths, *, threads, verify))]
+    fn new(paths: &Bound<'_, PyAny>, threads: usize, verify: &str) -> PyResult<Self> {
+        if threads == 0 || threads > 1024 {
+            return Err(PyValueError::new_err(format!("threads must be 1 to 1024, not {threads}")));
+        }
+        let verify = parse_verify(verify)?;
+        let read = move |path: &PathBuf, buffer: &mut Buffer| {
+            dicom::read_table(&FileSource::open(path)?, verify, buffer)
+        };
+        let bulk = Bulk::start(threads, threads * SHARE, move |(number, paths): Job, buffer| {
+            let begin = Instant::now();
+            let outcomes = paths.iter().map(|path| read(path, buffer)).collect();
+            (number, outcomes, begin.elapsed())
+        });
+        let bulk = bulk.map_err(Error::from)?;
+        let state = ReaderState {
+            paths: Some(paths.try_iter()?.unbind()),
+            pending: HashMap::new(),
+            ready: VecDeque::new(),
+            submitted: 0,
+            in_flight: 0,
+            batch: (FIRST_BATCHES / threads).max(1),
+        };
+        Ok(Self { state: Mutex::new(state), bulk: Mutex::new(Some(bulk)), threads })
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Row>> {
+        let Ok(mut state) = self.state.try_lock() else {
+            return Err(PyValueError::new_err("the reader is already in use by another thread"));
+        };
+        let mut guard = self.bulk.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bulk) = guard.as_ref() else { return Ok(None) };
+        state.fill(py, bulk, self.threads)?;
+        while state.ready.is_empty() && state.in_flight > 0 {
+            let Some(batches) = py.detach(|| bulk.wait()) else { return Err(readers_gone()) };
+            state.take(batches, self.threads);
+            state.fill(py, bulk, self.threads)?;
+        }
+        let Some((path, outcome)) = state.ready.pop_front() else {
+            let finished = guard.take();
+            py.detach(|| drop(finished));
+            return Ok(None);
+        };
+        Ok(Some(match outcome {
+            Ok(table) => (path, Some(table.into()), None),
+            Err(error) => (path, None, Some(PyErr::from(error).into_value(py).into_any())),
+        }))
+    }
+}
+
+impl ReaderState {
+    /// Keeps the threads busy without reading far ahead in the caller's iterator, and without waiting for a
+    /// slow one while there is something to hand out.
+    fn fill(&mut self, py: Python<'_>, bulk: &Bulk<Job, Outcomes>, threads: usize) -> PyResult<()> {
+        let begin = Instant::now();
+        while self.in_flight < self.batch * threads * SHARE && self.ready.len() < self.batch {
+            let slow = begin.elapsed() > BATCH_TIME;
+            if self.paths.is_none() || (slow && !self.ready.is_empty()) {
+                break;
+            }
+            let (objects, files) = self.next_batch(py, self.batch)?;
+            if files.is_empty() {
+                continue;
+            }
+            self.in_flight += files.len();
+            self.submitted += 1;
+            self.pending.insert(self.submitted, objects);
+            if !py.detach(|| bulk.submit(vec![(self.submitted, files)])) {
+                return Err(readers_gone());
+            }
+            if let Some(batches) = bulk.poll() {
+                self.take(batches, threads);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, batches: Vec<Outcomes>, threads: usize) {
+        for (number, outcomes, elapsed) in batches {
+            let objects = self.pending.remove(&number).unwrap_or_default();
+            self.in_flight = self.in_flight.saturating_sub(objects.len());
+            let pace = elapsed.as_nanos() as usize / objects.len().max(1);
+            let wanted = BATCH_TIME.as_nanos() as usize / pace.max(1);
+            let most = (MOST_AHEAD / (threads * SHARE)).max(1);
+            // One slow file says little about the next.
+            self.batch = wanted.clamp((self.batch / 2).max(1), (self.batch * 2).min(most).max(1));
+            self.ready.extend(objects.into_iter().zip(outcomes));
+        }
+    }
+
+    fn next_batch(&mut self, py: Python<'_>, wanted: usize) -> PyResult<(Vec<Py<PyAny>>, Vec<PathBuf>)> {
+        let (mut objects, mut files) = (Vec::with_capacity(wanted), Vec::with_capacity(wanted));
+        let begin = Instant::now();
+        for taken in 0..wanted {
+            if taken > 0 && begin.elapsed() > BATCH_TIME {
+                break;
+            }
+            let Some(paths) = &self.paths else { break };
+            let Some(path) = paths.bind(py).clone().next().transpose()? else {
+                self.paths = None;
+                break;
+            };
+            match super::path_of(&path) {
+                Ok(file) => {
+                    files.push(file);
+                    objects.push(path.unbind());
+                }
+                Err(error) => {
+                    let detail = format!("not a path: {error}");
+                    let error = Error::new(ErrorKind::InvalidArgument, detail);
+                    self.ready.push_back((path.unbind(), Err(error)));
+                }
+            }
+        }
+        Ok((objects, files))
+    }
+}
+
+/// Results would be missing: better an exception than a bulk read that ends early.
+fn readers_gone() -> PyErr {
+    Error::new(ErrorKind::IoError, "the reading threads are gone (forked process?)").into()
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<TableReader>()
+}
