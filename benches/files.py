@@ -83,6 +83,8 @@ def slide(path: Path, frames: int, mean: int, table: str) -> Slide:
         for length in lengths:
             file.write(item_header(length) + b"\xff\xd8" + noise[: length - 4] + b"\xff\xd9")
         file.write(item_header(0, "<", SEQUENCE_END))
+        file.flush()
+        os.fsync(file.fileno())  # a gigabyte on its way to the disk would slow who reads first
     return Slide(path, frames, len(head))
 
 
