@@ -14,14 +14,15 @@ from voxtier.frames import read_table, read_tables
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
-    """All of them, one lap each; the answer is how many have pixels."""
-    paths = sorted(
+    """All of them, ten times over in a lap; the answer is how many have pixels."""
+    found = sorted(
         path for path in map(Path, get_testdata_files()) if path.is_file() and has_pixels_for_both(path)
     )
+    paths = found * 10  # once takes a millisecond, in which the processor's caches still hold the rival's work
     result = Result(
         "pydicom_files",
         "The test files of pydicom",
-        "Files that both read; the tests compare offsets and bytes of every frame of every one of them.",
+        f"{len(found)} files that both read; the tests compare offsets and bytes of every frame of every one of them.",
         "file",
         len(paths),
     )
