@@ -132,12 +132,21 @@ def guarded(postgres: str) -> Iterator[str]:
         connection.execute(f"CREATE ROLE \"{ROLE}\" LOGIN PASSWORD 'first'")
         connection.execute(f'CREATE DATABASE frames OWNER "{ROLE}" TEMPLATE template0')
         connection.execute("SELECT pg_reload_conf()")
-        time.sleep(0.3)
+        while lets_in_without_password(postgres):
+            time.sleep(0.02)
         yield postgres
         connection.execute("DROP DATABASE frames WITH (FORCE)")
         connection.execute(f'DROP ROLE "{ROLE}"')
         rules.write_text(before)
         connection.execute("SELECT pg_reload_conf()")
+
+
+def lets_in_without_password(server: str) -> bool:
+    try:
+        psycopg.connect(server, user=ROLE, dbname="frames").close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @pytest.fixture

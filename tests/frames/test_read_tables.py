@@ -124,7 +124,8 @@ def test_paths_are_taken_only_as_needed(tmp_path: Path) -> None:
 
 
 def test_slow_generator_does_not_hold_results_back(tmp_path: Path) -> None:
-    """Paths that trickle in, as from a listing over the network: each answer comes one or two paths later."""
+    """Paths that trickle in, as from a listing over the network: an answer comes a path or two later, some
+    more on a busy machine, not when the batch of all of them is full."""
     path = tmp_path / "image.dcm"
     path.write_bytes(dicom([*image(), element("PixelData", pattern(16))]).content)
     taken = 0
@@ -133,12 +134,12 @@ def test_slow_generator_does_not_hold_results_back(tmp_path: Path) -> None:
         nonlocal taken
         while taken < 40:
             taken += 1
-            time.sleep(0.01)
+            time.sleep(0.02)
             yield path
 
     lags = [taken - index for index, _ in enumerate(read_tables(trickle(), threads=2))]
     assert len(lags) == 40
-    assert statistics.median(lags) <= 4
+    assert statistics.median(lags) <= 8
 
 
 def test_generator_that_raises_ends_the_bulk_with_its_error(tmp_path: Path) -> None:
