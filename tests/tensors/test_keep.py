@@ -18,10 +18,13 @@ from tensors.damage import MATRIX
 from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, claims, durable, item_key, list_cache, load_config, verify
-from voxtier.tensors.adoption import adopt, explain
+from voxtier.tensors.adoption import Stale, adopt, explain
 from voxtier.tensors.fingerprint import differences, fingerprint
 from voxtier.tensors.folders import item_folder, remember_folder
+from voxtier.tensors.manifest import known_sources
 from voxtier.tensors.migrate import carry_out, folder_moves, make_safe, monai_key, rename_moves
+from voxtier.tensors.plan import make_plan
+from voxtier.tensors.raws import RawFiles
 from voxtier.tensors.space import duplicates, evictions, find_garbage, remove, usage
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -70,6 +73,71 @@ def test_segments_of_finished_processes_are_joined(tmp_path: Path) -> None:
     assert Manifest(cache).read() == before
     assert before["a"]["n"] == 2
     assert "b1" not in before
+
+
+def test_runs_that_end_together_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two joiners would write a file without what only the other has read, and remove the rest."""
+    cache = tmp_path / "c"
+    for number in range(3):
+        Manifest(cache).record([{"key": f"a{number}"}])
+    manifest = Manifest(cache)
+    segments = sorted(manifest.path.iterdir())
+    claim = claims.Claim.take(manifest.path / "joined.jsonl")
+    assert claim is not None
+    manifest.compact()
+    assert sorted(path for path in manifest.path.iterdir() if path != claim.path) == segments
+    claim.release()
+    join = Manifest._join
+
+    def join_late(reader: Manifest, segments: list[Path]) -> dict[str, dict[str, object]]:
+        if reader is manifest:
+            Manifest(cache).compact()  # between the list of files and their contents
+        return join(reader, segments)
+
+    monkeypatch.setattr(Manifest, "_join", join_late)
+    assert sorted(manifest.read()) == ["a0", "a1", "a2"]
+    assert [path.name for path in manifest.path.iterdir()] == ["joined.jsonl"]
+
+
+STRANGE = [
+    {"state": ["ok"], "mtime_ns": 1},
+    {"mtime_ns": "x", "state": "ok"},
+    {"size": 10**400},
+    {"seconds": float("inf")},
+    {"at": "now"},
+    {"at": None},
+    {"digest": [1]},
+    {"source": {"mtime_ns": 1}},
+    {"source": {"mtime_ns": 1, "size": 1, "path": 5}},
+    {"source": {"mtime_ns": 1, "size": 1, "path": "a\0b"}},
+    {"raw": 5},
+    {"unavailable": "yes"},
+    {"records": []},
+    {"fingerprint": "old"},
+]
+
+
+@pytest.mark.parametrize("part", STRANGE, ids=str)
+def test_a_manifest_that_says_strange_things_is_no_obstacle(
+    part: dict[str, object], healthy: Path, tmp_path: Path
+) -> None:
+    path = write_project(tmp_path / "p", names_of(2))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    (file,) = fill_cache(folder, healthy, 1)
+    manifest = Manifest(folder)
+    manifest.path.mkdir(parents=True)
+    (manifest.path / "x-y-\u00b2-3.jsonl").write_text("{}\n")
+    (manifest.path / "x.jsonl").write_text(json.dumps({"key": file.stem, "at": 1, **part}) + "\n")
+    listing = list_cache(folder)
+    assert [state.state for state in verify(listing, since_last=True)] == ["ok"]
+    assert list(explain(folder, {})) in ([], [Stale(file.stem, None, [])])
+    assert duplicates(manifest.read()) == []
+    with pytest.raises(ConfigError, match="cannot be made again"):
+        evictions(listing, 0, can_be_remade=known_sources())
+    assert make_plan(config).missing == 1
+    assert RawFiles(config, folder, manifest).clean_leftovers(names_of(2), also_foreign=False) == 0
+    manifest.compact()
 
 
 def test_every_generation_of_names_is_migrated_without_recomputing(tmp_path: Path) -> None:
@@ -251,6 +319,17 @@ def test_a_number_that_another_process_has_now_holds_no_claim(tmp_path: Path) ->
     assert claim is not None
     assert claims.claim_is_live(claim.path)
     claim.release()
+
+
+@pytest.mark.parametrize("pid", [10**30, 0, -1])
+def test_a_number_that_no_process_can_have_is_dead(pid: int, tmp_path: Path) -> None:
+    temporary = tmp_path / f".x.pt.{durable.boot_id()}-{abs(pid)}-1.tmp"
+    temporary.write_bytes(b"half")
+    claim = claims.Claim.path_for(tmp_path / "a.pt")
+    claim.write_text(json.dumps({"pid": pid, "host": os.uname().nodename, "boot": durable.boot_id()}))
+    found = {garbage.path for garbage in find_garbage(tmp_path)}
+    assert claim in found
+    assert (temporary in found) == (abs(pid) != 1)
 
 
 def test_sizes_that_are_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,18 +83,14 @@ def explain(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
 
     for key, entry in sorted(Manifest(folder).read().items()):
         reasons = []
-        if isinstance(entry.get("fingerprint"), dict):
+        if entry.get("fingerprint") is not None:
             reasons += differences(entry["fingerprint"], current)
-        source = entry.get("source")
-        if isinstance(source, dict) and "mtime_ns" in source:
-            try:
+        source = entry.get("source") or {}
+        made_of = (source.get("size"), source.get("mtime_ns"))
+        if source.get("path") is not None and None not in made_of:
+            with contextlib.suppress(OSError, ValueError):  # gone, or no path at all
                 found = Path(source["path"]).stat()
-            except OSError:
-                found = None
-            if found is not None and (found.st_size, found.st_mtime_ns) != (
-                source["size"],
-                source["mtime_ns"],
-            ):
-                reasons.append(f"source: {source['path']} changed since")
+                if (found.st_size, found.st_mtime_ns) != made_of:
+                    reasons.append(f"source: {source['path']} changed since")
         if reasons:
             yield Stale(key, entry.get("volume"), reasons)

@@ -58,9 +58,11 @@ def temporary_path(final: Path) -> Path:
 
 def process_is_alive(pid: int) -> bool:
     """Whether a process of that number exists on this machine."""
+    if pid <= 0:  # which name groups, not a process
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -55,7 +55,7 @@ def _summary(folder: Path) -> dict[str, Any]:
             ],
             "dtype": (steps["EnsureTyped"].get("dtype") or [None])[0],
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return {}
 
 
@@ -74,7 +74,7 @@ def usage(root: Path) -> dict[str, int]:
                 kind = "temporaries"
             elif QUARANTINE in path.relative_to(root).parts:
                 kind = QUARANTINE
-            elif ".voxtier" in path.parts:
+            elif ".voxtier" in path.relative_to(root).parts:
                 kind = "manifests"
             with contextlib.suppress(OSError):
                 totals[kind] += path.lstat().st_size
@@ -235,6 +235,6 @@ def duplicates(entries: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Return groups of keys whose contents are equal, by the manifest's digests."""
     groups: dict[str, list[str]] = {}
     for key, entry in entries.items():
-        if isinstance(entry.get("digest"), str):
+        if entry.get("digest") is not None:
             groups.setdefault(entry["digest"], []).append(key)
     return sorted(sorted(group) for group in groups.values() if len(group) > 1)

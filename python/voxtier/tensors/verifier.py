@@ -245,7 +245,7 @@ class _Manifests:
         values = {name: getattr(state, name) for name in state.__slots__} | {"checked": checked}
         entry = self.entry(path)
         recorded = entry.get("records")
-        if state.state in ("ok", "ok_no_crc") and isinstance(recorded, dict) and state.report is not None:
+        if state.state in ("ok", "ok_no_crc") and recorded is not None and state.report is not None:
             found = {name: crc for name, _, crc in state.report.records}
             if found != recorded and entry.get("size") is not None:
                 values["detail"] = "intact, but not the file that the manifest knows: another wrote it"
