@@ -26,11 +26,13 @@ from tensors.hub_server import Fault, HubServer
 from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, build_transforms, item_key, load_config, volume_hash
+from voxtier.tensors.crew import Task
 from voxtier.tensors.folders import item_folder, remember_folder
 from voxtier.tensors.generate import Generator, Options, Outcome
 from voxtier.tensors.hub import Hub
 from voxtier.tensors.keys import hub_path, raw_path
 from voxtier.tensors.plan import nifti_voxels, shard
+from voxtier.tensors.raws import RawFiles
 from voxtier.tensors.resources import affordable_workers, available_memory
 from voxtier.tensors.transfer import part_paths
 
@@ -229,6 +231,41 @@ def test_d8_an_interrupted_run_is_cleaned_by_the_next(server: HubServer, tmp_pat
     Manifest(project.folder).record([{"key": item_key(first), "raw": {"path": str(raw), "ours": True}}])
     assert project.run().raws_removed == 1
     assert list((project.base / "images").iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["given up", "interrupted"])
+def test_a_file_of_the_user_in_the_place_of_a_failed_download_stays(
+    part: bool, server: HubServer, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "p", names_of(1), server)
+    (name,) = project.names
+    if part:  # a run that was killed leaves this
+        task = Task(name, project.raw(name), project.final(name))
+        size = len(server.files[hub_path(name)])
+        RawFiles(project.config, project.folder, Manifest(project.folder)).expect(task, size)
+        task.raw.parent.mkdir(parents=True)
+        part_paths(task.raw)[0].write_bytes(b"half")
+    else:
+        server.faults[hub_path(name)] = [Fault("corrupt", at=1)] * 3
+        assert project.run().exit_code() == 3
+    mine = put_raw(project.base, name, 7)
+    outcome = project.run()
+    assert (outcome.made, outcome.raws_removed, mine.exists()) == (1, 0, True)
+    assert project.run().raws_removed == 0
+    assert mine.exists()
+
+
+def test_a_damaged_raw_file_is_that_volumes_failure_alone(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(2))
+    for number, name in enumerate(project.names):
+        put_raw(project.base, name, number)
+    damaged = project.raw(project.names[0])
+    content = bytearray(damaged.read_bytes())
+    content[10:14] = b"\xff" * 4
+    damaged.write_bytes(content)
+    assert nifti_voxels(damaged) is None
+    outcome = project.run()
+    assert (outcome.made, list(outcome.failed)) == (1, [project.names[0]])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -137,6 +137,8 @@ def test_refusals_are_configuration_errors_without_the_token(server: HubServer, 
     assert fetch(server, tmp_path, token="hf_right").read_bytes() == CONTENT
     with pytest.raises(ConfigError, match="none/such"):
         Hub("none/such", endpoint=server.endpoint, token="hf_right").look_up([PATH])
+    with pytest.raises(ConfigError, match="repo_id"):  # at once: no repetition mends it
+        Hub("not/a/name", endpoint=server.endpoint, pause=1000).look_up([PATH])
     with pytest.raises(ConfigError, match="revision"):
         Hub("some/CT-RATE", "v9", endpoint=server.endpoint, token="hf_right").look_up([PATH])
 

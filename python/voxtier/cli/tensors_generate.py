@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -97,6 +98,10 @@ def generate_command(
         say(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.items()), err=True)
         if outcome.stop_reason:
             say(f"stopped: {outcome.stop_reason}", err=True)
+    if generator.abort.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + received[0])  # an ordinary exit waits for downloads, and these for a silent server
     return 128 + received[0] if received else outcome.exit_code()
 
 

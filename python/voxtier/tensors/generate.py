@@ -79,7 +79,7 @@ class Generator:
         self.stop = threading.Event()
         """Set: current items are finished, nothing new is begun."""
         self.abort = threading.Event()
-        """Set: workers are killed; what they were writing never appears."""
+        """Set: workers are killed, downloads not waited for; what they were writing never appears."""
         self.outcome = Outcome()
         downloads = config.downloads
         if hub is None and options.num_shards == 1:
@@ -135,12 +135,13 @@ class Generator:
             self.outcome.raws_removed += self._raws.clean_leftovers(
                 self._all_names(), also_foreign=self.options.clean_raw
             )
-            with ThreadPoolExecutor(self.config.downloads.max_workers, "voxtier-download") as downloads:
-                try:
-                    self._loop(plan, crew, downloads)
-                finally:
-                    if not self._finished:
-                        self.stop.set()
+            downloads = ThreadPoolExecutor(self.config.downloads.max_workers, "voxtier-download")
+            try:
+                self._loop(plan, crew, downloads)
+            finally:
+                if not self._finished:
+                    self.stop.set()
+                downloads.shutdown(wait=not self.abort.is_set(), cancel_futures=True)
             status = "completed" if self.outcome.exit_code() == 0 and not self.stop.is_set() else "failed"
         except BaseException:
             status = "failed"
@@ -277,7 +278,7 @@ class Generator:
                 self._fail(name, "the hub is down")
             else:
                 self._raw_bytes[final.stem] = size
-                self._raws.expect(task)
+                self._raws.expect(task, size)
                 future = downloads.submit(self.hub.fetch, remote, raw)
                 self._fetching[future] = task
                 future.add_done_callback(lambda _: crew.wake())
@@ -310,28 +311,26 @@ class Generator:
                 future.result()
             except StoppedError:
                 self._release(task.final.stem)
-            except NotFoundError as error:
-                missing_log.warning("%s: %s", name, error)
-                reason = {"reason": "404", "commit": self.hub.commit if self.hub else ""}
-                self._raws.record([{"key": task.final.stem, "volume": name, "unavailable": reason}])
-                self._fail(name, str(error))
-            except ConfigError as error:
-                self._fail(name, str(error))
-                self._halt(str(error))
-            except BackendError as error:
-                missing_log.warning("%s: %s", name, error)
-                self._failures_in_a_row += 1
-                if self._failures_in_a_row >= HUB_IS_DOWN_AFTER:
-                    self.outcome.hub_down = True
-                self._fail(name, str(error))
             except (VoxtierError, OSError) as error:
-                missing_log.warning("%s: %s", name, error)
-                self._fail(name, f"download: {error}")
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    self._halt(f"the disk of {self.config.img_dir} is full")
+                self._download_failed(task, error)
             else:
                 self._failures_in_a_row = 0
                 self._ready.append(task)
+
+    def _download_failed(self, task: Task, error: Exception) -> None:
+        self._raws.disown(task)
+        missing_log.warning("%s: %s", task.volume, error)
+        self._fail(task.volume, f"download: {error}")
+        if isinstance(error, NotFoundError):
+            reason = {"reason": "404", "commit": self.hub.commit if self.hub else ""}
+            self._raws.record([{"key": task.final.stem, "volume": task.volume, "unavailable": reason}])
+        elif isinstance(error, ConfigError):
+            self._halt(str(error))
+        elif isinstance(error, BackendError):
+            self._failures_in_a_row += 1
+            self.outcome.hub_down |= self._failures_in_a_row >= HUB_IS_DOWN_AFTER
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._halt(f"the disk of {self.config.img_dir} is full")
 
     def _dispatch(self, crew: Crew) -> None:
         while self._ready and crew.has_room() and not self.stop.is_set():
@@ -366,7 +365,7 @@ class Generator:
         }
         self._raws.record([{**row, "created": time.time(), **event.facts}])
         log.info("%s: made %s in %s s", task.volume, task.final.name, event.facts.get("seconds"))
-        if self.options.clean_raw or self._raws.is_ours(key):
+        if self.options.clean_raw or self._raws.is_ours(task):
             self.outcome.raws_removed += self._raws.clean(task)
         self._release(key)
         self.on_item(int(event.facts.get("size", 0)))

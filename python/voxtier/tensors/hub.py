@@ -136,6 +136,8 @@ class Hub:
                 errors.RepositoryNotFoundError
             ) as error:  # the hub says 401 for a repository one may not see
                 raise ConfigError(f"{self._where()}: {_reason(error)}{self._advice()}") from None
+            except errors.HFValidationError as error:
+                raise ConfigError(f"downloads.repo_id: {_reason(error)}") from None
             except errors.RevisionNotFoundError:
                 raise ConfigError(f"{self._where()}: no such revision") from None
             except errors.HfHubHTTPError as error:
@@ -194,6 +196,8 @@ class Hub:
         """
         if self.offline:
             raise BackendError("HF_HUB_OFFLINE is set: nothing is downloaded")
+        if self._stop.is_set():
+            raise StoppedError("stopped before it began")
         final.parent.mkdir(parents=True, exist_ok=True)
         claim = self._claim(final)
         if claim is None:

@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 import struct
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,13 +76,14 @@ def nifti_voxels(path: Path) -> int | None:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             header = stream.read(56)
-    except (OSError, EOFError):
+        size = path.stat().st_size
+    except (OSError, EOFError, zlib.error):  # the last for a damaged gzip file
         return None
     for order in "<>":
         if len(header) == 56 and struct.unpack_from(f"{order}i", header)[0] == 348:
             axes = [int(axis) for axis in struct.unpack_from(f"{order}8h", header, 40)]
             voxels = math.prod(max(1, axis) for axis in axes[1 : 1 + min(max(axes[0], 0), 7)])
-            return min(voxels, MOST_VOXELS_PER_BYTE * path.stat().st_size)  # whatever the header claims
+            return min(voxels, MOST_VOXELS_PER_BYTE * size)  # whatever the header claims
     return None
 
 
@@ -171,8 +173,7 @@ def _ask_hub(
         refused = {
             name
             for name in absent
-            if isinstance(known_lack := known.get(item_key(name), {}).get("unavailable"), dict)
-            and known_lack.get("commit") == commit
+            if (known.get(item_key(name), {}).get("unavailable") or {}).get("commit") == commit
         }
         ask = [name for name in absent if name not in refused]
         files = hub.look_up(map(hub_path, ask))
@@ -205,7 +206,7 @@ def _warnings(config: Config, expected: Expected) -> list[str]:
 
 def _seconds_per_item(folder: Path, voxels: list[int]) -> float:
     entries = Manifest(folder).read().values()
-    measured = [float(e["seconds"]) for e in entries if isinstance(e.get("seconds"), int | float)]
+    measured = [float(entry["seconds"]) for entry in entries if entry.get("seconds") is not None]
     if measured:
         return statistics.median(measured[-1000:])
     return SECONDS_PER_VOXEL * (statistics.mean(voxels) if voxels else TYPICAL_VOXELS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from voxtier import _core
 from voxtier.tensors.crew import Task
 from voxtier.tensors.keys import item_key, raw_path
+from voxtier.tensors.transfer import part_paths
 
 if TYPE_CHECKING:
     from voxtier.tensors.config import Config
@@ -39,14 +40,26 @@ class RawFiles:
         self._manifest = manifest
         self._known = manifest.read()
 
-    def is_ours(self, key: str) -> bool:
-        """Whether a run has downloaded the raw file of that item."""
-        raw = self._known.get(key, {}).get("raw")
-        return isinstance(raw, dict) and bool(raw.get("ours"))
+    def is_ours(self, task: Task) -> bool:
+        """Whether a run has downloaded this raw file; what the user put in its place meanwhile is not ours."""
+        raw = self._known.get(task.final.stem, {}).get("raw") or {}
+        if not raw.get("ours") or part_paths(task.raw)[0].exists():  # no download has come to its end
+            return False
+        try:
+            size = task.raw.stat().st_size
+        except OSError:
+            return True
+        return size == raw.get("size", size)
 
-    def expect(self, task: Task) -> None:
-        """Note, before its download begins, that a raw file will be ours to remove."""
-        raw = {"path": str(task.raw), "ours": True}
+    def expect(self, task: Task, size: int) -> None:
+        """Note, before its download begins, that a raw file of that size will be ours to remove."""
+        self._note(task, {"path": str(task.raw), "size": size, "ours": True})
+
+    def disown(self, task: Task) -> None:
+        """Note that the download came to nothing: a file that appears there later is the user's."""
+        self._note(task, None)
+
+    def _note(self, task: Task, raw: dict[str, Any] | None) -> None:
         self.record([{"key": task.final.stem, "volume": task.volume, "raw": raw}])
         self._known.setdefault(task.final.stem, {})["raw"] = raw
 
@@ -63,15 +76,17 @@ class RawFiles:
         removed = 0
         for name in names:
             key = item_key(name)
-            final = self._folder / f"{key}.pt"
-            ours = self.is_ours(key)
-            if not (ours or also_foreign) or not final.exists():
-                continue
+            if not also_foreign and not self._known.get(key, {}).get("raw"):
+                continue  # the most of them, without a look at the disk
             raw = raw_path(self._config.img_dir, name, self._config.dir_structure)
+            task = Task(name, raw, self._folder / f"{key}.pt")
+            ours = self.is_ours(task)
+            if not (ours or also_foreign) or not task.final.exists():
+                continue
             if raw.is_file():
-                removed += self.clean(Task(name, raw, final))
+                removed += self.clean(task)
             elif ours:
-                self.record([{"key": key, "raw": None}])
+                self.disown(task)
         return removed
 
     def clean(self, task: Task) -> int:
@@ -94,6 +109,6 @@ class RawFiles:
                 folder.rmdir()  # refuses unless empty
             except OSError:
                 break
-        if self.is_ours(task.final.stem):
-            self.record([{"key": task.final.stem, "raw": None}])
+        if self.is_ours(task):
+            self.disown(task)
         return 1
