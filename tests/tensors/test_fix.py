@@ -14,7 +14,8 @@ import torch
 
 from tensors.cases import fill_cache, rows, run_cli, write_project
 from tensors.damage import MATRIX
-from voxtier.tensors import Manifest, claims, durable, item_key
+from voxtier.tensors import Manifest, claims, durable, item_key, load_config
+from voxtier.tensors.folders import item_folder, remember_folder
 from voxtier.tensors.verifier import fix, list_cache, verify
 
 
@@ -184,6 +185,7 @@ def test_gds_markers_lmdb_and_temporaries_are_no_damage(healthy: Path, tmp_path:
         "ok",
     ]
     assert "LMDB" in done.stderr
+    assert "verified 4/4" in run_cli("verify", cache).stderr  # what was left is no file of the cache
 
 
 def test_since_last_skips_what_is_unchanged(healthy: Path, tmp_path: Path) -> None:
@@ -223,6 +225,27 @@ def test_names_do_not_speak_to_the_terminal(healthy: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     assert "\x1b" not in done.stdout
     assert "\\x1b[2Jgone\\nok.pt" in done.stdout
+
+
+def test_a_log_holds_one_line_a_file_and_every_move(healthy: Path, tmp_path: Path) -> None:
+    config = write_project(tmp_path / "p", ["train_1_a_1.nii.gz"])
+    loaded = load_config(config, environment={})
+    remember_folder(loaded, item_folder(loaded))
+    cache = tmp_path / "cache"
+    fill_cache(cache, healthy, 6)
+    (cache / "\x1b[2Jgone\nok.pt").write_bytes(b"")
+    logs = tmp_path / "p" / "logs"
+    logs.mkdir()
+    log = logs / "cache_verification.log"
+    assert run_cli("verify", cache, "--config", config, "--fix").returncode == 1
+    first, second = log.read_text().splitlines()
+    assert "truncated - " in first
+    assert "\\x1b[2Jgone\\nok.pt" in first
+    assert "quarantined: " in second
+    log.unlink()
+    log.mkdir()
+    unlogged = run_cli("verify", cache, "--config", config)
+    assert (unlogged.returncode, "note: no log" in unlogged.stderr) == (0, True)
 
 
 def test_folders_deeper_than_the_stack(healthy: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from voxtier.text import on_one_line as on_one_line
+
 if TYPE_CHECKING:
     from voxtier.frames.store import FrameStore
 
@@ -37,13 +39,6 @@ def in_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def on_one_line(text: str) -> str:
-    """Return text, such as a path, with what breaks a line or speaks to a terminal escaped as in Python."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_store(dsn: str | None) -> FrameStore:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from voxtier.cli.options import AS_JSON, on_one_line
+from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.options import AS_JSON
+from voxtier.text import on_one_line
 
-__all__ = ["APPLY", "AS_JSON", "FOLDER", "SIZE", "config_option", "say", "volume_list"]
+__all__ = ["APPLY", "AS_JSON", "FOLDER", "SIZE", "config_option", "exit_code", "say", "volume_list"]
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 APPLY = click.option("--apply", is_flag=True, help="Do it. Without it only the plan is shown.")
@@ -25,6 +27,16 @@ def config_option(why: str, *, required: bool = False) -> Callable[[Callable[...
 def say(line: str, *, err: bool = False) -> None:
     """Print one line: names of files, records and volumes are others' text, and may speak to a terminal."""
     click.echo(on_one_line(line), err=err)
+
+
+def exit_code(states: Iterable[str]) -> int:
+    """Return what the states of files come to: findings, or files that could not be read, or neither."""
+    from voxtier.tensors.verifier import FINE, INFORMATIVE, UNDECIDED
+
+    found = set(states) - FINE - INFORMATIVE
+    if found - UNDECIDED:
+        return EXIT_FINDINGS
+    return EXIT_PARTIAL if found else EXIT_OK
 
 
 class _Bytes(click.ParamType[int]):

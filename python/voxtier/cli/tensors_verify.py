@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.tensors_options import AS_JSON, config_option, say
+from voxtier.cli import EXIT_OK
+from voxtier.cli.tensors_options import AS_JSON, config_option, exit_code, say
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
     from voxtier.tensors.config import Config
     from voxtier.tensors.verifier import FileState, Listing
+
+
+log = logging.getLogger("voxtier.tensors.verify")
+log.addHandler(logging.NullHandler())  # without a log folder there is no log
 
 
 @click.command("verify")
@@ -91,11 +95,12 @@ def verify_command(
         )
         if not as_json:
             _summary(root, states)
-        code = max(code, _code(states))
+        code = max(code, exit_code(state.state for state in states))
         if fix:
             for result in room.fix(
                 listing.root, states, delete=delete, can_be_remade=remake, force=force, max_bad=max_bad
             ):
+                log.warning("%s: %s %s", result.action, result.path, result.moved_to or result.detail)
                 say(result.as_json() if as_json else f"{result.action}: {result.path} {result.detail}")
         elif any(state.state in room.FIXABLE for state in states) and not as_json:
             say("nothing was changed; --fix moves the bad files to quarantine", err=True)
@@ -138,11 +143,12 @@ def _subjects(
 def _log_to(config: Config) -> None:
     """Log to ``cache_verification.log`` where the log folder exists; verify makes no folders."""
     if config.logs_dir.is_dir():
-        logging.basicConfig(
-            filename=config.logs_dir / "cache_verification.log",
-            level=logging.INFO,
-            format="%(asctime)s %(levelname)s %(message)s",
-        )
+        from voxtier.tensors.runlog import open_log
+
+        try:
+            open_log(log, config.logs_dir / "cache_verification.log")
+        except OSError as error:
+            say(f"note: no log: {error}", err=True)
 
 
 def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], object]) -> list[FileState]:
@@ -150,14 +156,13 @@ def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], objec
     from voxtier.tensors.manifest import Manifest
     from voxtier.tensors.progress import Progress
 
-    log = logging.getLogger("voxtier.tensors.verify")
-    log.addHandler(logging.NullHandler())  # without a log folder there is no log
     states: list[FileState] = []
     learnt: dict[Path, list[dict[str, object]]] = {}
     progress = Progress(len(listing.files), "verified", quiet=as_json)
     for state in verify(listing):  # type: ignore[attr-defined]
         states.append(state)
-        progress.advance(state.size)
+        if state.checked:
+            progress.advance(state.size)
         if as_json:
             say(state.as_json())
         elif state.state not in room.FINE or state.detail.startswith("intact, but not"):
@@ -193,15 +198,6 @@ def _summary(root: Path, states: list[FileState]) -> None:
             " function; wrap it in monai.transforms.Lambda",
             err=True,
         )
-
-
-def _code(states: list[FileState]) -> int:
-    from voxtier.tensors.verifier import FINE, INFORMATIVE, UNDECIDED
-
-    found = {state.state for state in states} - FINE - INFORMATIVE
-    if found - UNDECIDED:
-        return EXIT_FINDINGS
-    return EXIT_PARTIAL if found else EXIT_OK
 
 
 @click.command("map")

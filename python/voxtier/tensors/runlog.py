@@ -13,12 +13,35 @@ from typing import IO, TYPE_CHECKING
 
 from voxtier.tensors.durable import write_text
 from voxtier.tensors.resources import available_memory, resident_bytes
+from voxtier.text import on_one_line
 
 if TYPE_CHECKING:
     from voxtier.tensors.crew import Crew
     from voxtier.tensors.plan import Plan
 
-__all__ = ["RunLog"]
+__all__ = ["RunLog", "open_log"]
+
+
+class _OneLine(logging.Formatter):
+    """A line a record, whatever the names in it hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return on_one_line(super().format(record))
+
+
+def open_log(logger: logging.Logger, path: Path, level: int = logging.INFO) -> logging.Handler:
+    """Append what a logger says to a file.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setLevel(level)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    return handler
 
 
 class RunLog:
@@ -53,7 +76,6 @@ class RunLog:
     def _open(self) -> None:
         everything = logging.getLogger("voxtier.tensors")
         everything.setLevel(logging.INFO)
-        everything.propagate = False
         for logger, name, level in (
             (everything, "generate_cache.log", logging.INFO),
             (everything, "generate_cache_errors.log", logging.ERROR),
@@ -63,11 +85,7 @@ class RunLog:
                 logging.WARNING,
             ),
         ):
-            handler = logging.FileHandler(self._folder / name, encoding="utf-8")
-            handler.setLevel(level)
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-            logger.addHandler(handler)
-            self._handlers.append((logger, handler))
+            self._handlers.append((logger, open_log(logger, self._folder / name, level)))
         if not faulthandler.is_enabled():
             self._fatal = (self._folder / "generate_cache_fatal.log").open("a", encoding="utf-8")
             faulthandler.enable(self._fatal)
