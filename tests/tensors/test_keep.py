@@ -239,6 +239,8 @@ def test_b13_a_stale_file_is_explained(healthy: Path, tmp_path: Path) -> None:
     assert all("changed since" in reasons[-1] for reasons in found.values())
     done = run_cli("explain", "--config", path, "--json")
     assert (done.returncode, len(rows(done.stdout))) == (1, 2)
+    files[0].unlink()
+    assert [stale.key for stale in explain(folder, today)] == [files[1].stem]
 
 
 def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
@@ -246,7 +248,8 @@ def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
     config = load_config(path, environment={})
     folder = item_folder(config)
     remember_folder(config, folder)
-    files = fill_cache(folder, healthy, 3)
+    files = fill_cache(folder, healthy, 4)
+    Manifest(folder).record([{"key": files[2].stem, "source": {"path": str(path)}}])
     dead = folder / f".x.pt.{durable.boot_id()}-999999999-1.tmp"
     dead.write_bytes(b"half")
     alive = folder / f".y.pt.{durable.boot_id()}-{os.getpid()}-1.tmp"
@@ -263,10 +266,15 @@ def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
     fresh.write_bytes(b"half")
     expected = {str(dead), str(stale), str(part), str(files[2])}
     dry = run_cli("gc", "--config", path, "--json")
-    assert {row["path"] for row in rows(dry.stdout)} == expected
+    results = {row["path"]: row["result"] for row in rows(dry.stdout)}
+    assert results.pop(str(files[3])).startswith("kept: nothing says that it can be made again")
+    assert results == dict.fromkeys(expected, "would be removed")
     assert all(Path(name).exists() for name in expected)
-    assert run_cli("gc", "--config", path, "--apply").returncode == 0
+    assert run_cli("gc", "--config", path, "--apply").returncode == 3
     assert not any(Path(name).exists() for name in expected)
+    assert files[3].exists()
+    assert run_cli("gc", "--config", path, "--apply", "--force").returncode == 0
+    assert not files[3].exists()
     assert alive.exists()
     assert fresh.exists()
     assert claim.path.exists()
@@ -401,6 +409,13 @@ def test_ls_du_and_duplicates(healthy: Path, tmp_path: Path) -> None:
     entries = Manifest(root / ("b" * 32)).read()
     assert duplicates(entries) == [sorted(entries)]
     assert run_cli("adopt", root / ("b" * 32), "--duplicates").stdout.startswith("2 ok\nequal: ")
+    first = next((root / ("b" * 32)).glob("*.pt"))
+    first.unlink()
+    assert "equal" not in run_cli("adopt", root, "--duplicates").stdout
+    (root / ("b" * 32) / f".x.pt.{durable.boot_id()}-999999999-1.tmp").write_bytes(b"half")
+    assert run_cli("adopt", root).returncode == 0, "what a dead run left is no damage"
+    (root / ("a" * 32) / "cache_params.json").write_text("[" * 100_000)
+    assert [row["parameters"] for row in rows(run_cli("ls", root, "--json").stdout)] == [{}, {}]
 
 
 def test_adopt_with_a_configuration(healthy: Path, tmp_path: Path) -> None:

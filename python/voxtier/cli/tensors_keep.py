@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.tensors_options import APPLY, AS_JSON, FOLDER, SIZE, config_option, say
+from voxtier.cli.tensors_options import APPLY, AS_JSON, FOLDER, SIZE, config_option, exit_code, say
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,15 +60,20 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
     counts: Counter[str] = Counter()
+    present: dict[Path, set[str]] = {}
     for state in adopt(folder, volumes=volumes, sources=raws, fingerprint=today):
         counts[state.state] += 1
+        path = Path(state.path)
+        present.setdefault(path.parent, set()).add(path.stem)
         if state.state not in FINE:
             say(f"{state.state}: {state.path}: {state.detail}")
     say(", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files")
     if duplicates:
-        for group in equal(Manifest(folder).read()):
-            say("equal: " + " ".join(group))
-    return EXIT_OK if counts.keys() <= FINE else EXIT_FINDINGS
+        for parent, keys in sorted(present.items()):
+            known = Manifest(parent).read()
+            for group in equal({key: known[key] for key in keys & known.keys()}):
+                say("equal: " + " ".join(group))
+    return exit_code(counts)
 
 
 @click.command("migrate")
@@ -130,7 +135,7 @@ def _item_moves(
 
     try:
         items = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no JSON: {error}") from None
     if not isinstance(items, list):
         raise ConfigError(f"{path}: must hold a list of items")
@@ -234,12 +239,17 @@ def du_command(folder: Path, as_json: bool) -> None:
 @click.command("gc")
 @click.argument("folder", type=FOLDER, required=False)
 @config_option("Also find orphans and unfinished downloads.")
+@click.option("--force", is_flag=True, help="Also remove orphans that cannot be made again.")
 @APPLY
 @AS_JSON
-def gc_command(folder: Path | None, config: Path | None, apply: bool, as_json: bool) -> int:
+def gc_command(folder: Path | None, config: Path | None, force: bool, apply: bool, as_json: bool) -> int:
     """Remove temporaries and claims of dead runs, and empty folders; with --config also orphans and
     unfinished downloads of `generate` and of the hub's client.
+
+    An orphan is a tensor that no list of the configuration asks for. It is kept where nothing says that it
+    can be made again: the lists may be the wrong ones.
     """
+    from voxtier.tensors.manifest import known_sources
     from voxtier.tensors.space import find_garbage
 
     wanted: frozenset[str] = frozenset()
@@ -251,7 +261,8 @@ def gc_command(folder: Path | None, config: Path | None, apply: bool, as_json: b
         images = settings.img_dir
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
-    return _remove_all(list(find_garbage(folder, wanted=wanted, images=images)), apply=apply, as_json=as_json)
+    found = find_garbage(folder, wanted=wanted, can_be_remade=known_sources(), images=images)
+    return _remove_all(list(found), force=force, apply=apply, as_json=as_json)
 
 
 @click.command("evict")
@@ -275,20 +286,24 @@ def evict_command(
         _, _, volumes, _ = _load(config)
         keep = frozenset(f"{key}.pt" for key in volumes)
     chosen = evictions(list_cache(folder), budget, keep=keep, can_be_remade=remake, force=force)
-    return _remove_all(chosen, apply=apply, as_json=as_json)
+    return _remove_all(chosen, force=force, apply=apply, as_json=as_json)
 
 
-def _remove_all(garbage: list[Garbage], *, apply: bool, as_json: bool) -> int:
+def _remove_all(garbage: list[Garbage], *, force: bool, apply: bool, as_json: bool) -> int:
     from voxtier.tensors.progress import format_bytes
     from voxtier.tensors.space import remove
 
-    total = left = 0
+    total = count = 0
     for item in garbage:
-        result = remove(item) if apply else "would be removed"
-        left += result.startswith("left")
-        total += item.size
+        if item.precious and not force:
+            result = "kept: nothing says that it can be made again (--force removes it)"
+        else:
+            result = remove(item) if apply else "would be removed"
+        if not result.startswith(("kept", "left")):
+            count += 1
+            total += item.size
         row = {"path": str(item.path), "reason": item.reason, "size": item.size, "result": result}
         say(json.dumps(row) if as_json else f"{result}: {item.path} ({item.reason})")
-    hint = "" if apply or not garbage else "; --apply removes them"
-    say(f"{len(garbage)} files, {format_bytes(total)}{hint}", err=True)
-    return EXIT_PARTIAL if left else EXIT_OK
+    hint = "" if apply or not count else "; --apply removes them"
+    say(f"{count} files, {format_bytes(total)}{hint}", err=True)
+    return EXIT_PARTIAL if apply and count < len(garbage) else EXIT_OK

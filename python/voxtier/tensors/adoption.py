@@ -82,6 +82,8 @@ def explain(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
     from voxtier.tensors.fingerprint import differences
 
     for key, entry in sorted(Manifest(folder).read().items()):
+        if not (folder / f"{key}.pt").is_file():  # evicted, for instance
+            continue
         reasons = []
         if entry.get("fingerprint") is not None:
             reasons += differences(entry["fingerprint"], current)

@@ -92,7 +92,10 @@ def folder_moves(old: Path, new: Path) -> list[Move]:
 
 def parameter_differences(old: Path, new: Path) -> list[str]:
     """Return what two ``cache_params.json`` differ in, one line a parameter."""
-    return differences(_params(old), _params(new))
+    try:
+        return differences(_params(old), _params(new))
+    except RecursionError:
+        raise ConfigError(f"{old}, {new}: the parameters are nested too deeply") from None
 
 
 def _params(folder: Path) -> Any:

@@ -88,10 +88,16 @@ class Garbage:
     path: Path
     reason: str
     size: int
+    precious: bool = False
+    """Nothing says that it can be made again, so that it goes only by force."""
 
 
 def find_garbage(
-    root: Path, *, wanted: frozenset[str] = frozenset(), images: Path | None = None
+    root: Path,
+    *,
+    wanted: frozenset[str] = frozenset(),
+    can_be_remade: Callable[[Path], bool] = lambda _: False,
+    images: Path | None = None,
 ) -> Iterator[Garbage]:
     """Yield what no living process and no list needs, folders after what lies in them.
 
@@ -101,6 +107,8 @@ def find_garbage(
         A cache folder, or the folder of cache folders.
     wanted : frozenset of str
         File names that the lists ask for; when given, other tensors are orphans.
+    can_be_remade : callable
+        Whether a file's source is known to exist; orphans of which it is not are precious.
     images : Path, optional
         The image folder: unfinished downloads older than an hour, of `generate` and of the hub's own client.
     """
@@ -112,7 +120,7 @@ def find_garbage(
     if wanted:
         for path in listing.files:
             if path.name not in wanted and path not in listing.gds_markers:
-                yield from _garbage(path, "orphan: no list asks for it")
+                yield from _garbage(path, "orphan: no list asks for it", precious=not can_be_remade(path))
     yield from _dead_folders(root)
     if images is not None and images.is_dir():
         yield from _dead_claims(images)
@@ -159,9 +167,9 @@ def _dead_folders(root: Path) -> Iterator[Garbage]:
             yield Garbage(folder, "empty folder", 0)
 
 
-def _garbage(path: Path, reason: str) -> Iterator[Garbage]:
+def _garbage(path: Path, reason: str, *, precious: bool = False) -> Iterator[Garbage]:
     with contextlib.suppress(OSError):
-        yield Garbage(path, reason, path.lstat().st_size)
+        yield Garbage(path, reason, path.lstat().st_size, precious)
 
 
 def remove(garbage: Garbage) -> str:
