@@ -104,6 +104,9 @@ def test_stable_hash_ignores_what_is_no_content() -> None:
     different = [{"image": text, "label": 2}, {"image": text}, [text, 1], {"image": text + "x", "label": 1}]
     assert stable_hash(item) not in {stable_hash(other) for other in different}
     assert stable_hash(["ab", "c"]) != stable_hash(["a", "bc"])
+    assert stable_hash({"x": float("nan")}) == stable_hash({"x": np.float32("nan")}) != stable_hash({"x": 0})
+    assert stable_hash(float("inf")) != stable_hash(float("-inf"))
+    assert stable_hash(2**80) == stable_hash(float(2**80))
     with pytest.raises(TypeError, match="hash_func"):
         stable_hash({"image": object()})
 
@@ -151,6 +154,15 @@ def test_the_token_stays_out_of_texts(tmp_path: Path) -> None:
     config = load_config(path, environment={"HF_TOKEN": "hf_secret"})
     assert config.downloads.token == "hf_secret"
     assert "hf_secret" not in repr(config)
+    for wrong in (
+        CONFIG.replace("downloads: {", "downloads: {hf_token: [hf_secret], "),
+        CONFIG + "extra:\n  hf_token: hf_secret: oh\n",
+        CONFIG + "extra: 'hf_secret\n",
+    ):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError) as caught:
+            load_config(path, environment={})
+        assert "hf_secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -165,16 +177,39 @@ def test_the_token_stays_out_of_texts(tmp_path: Path) -> None:
         ("  target_spacing: [1.5, 1.5, 3.0]\n", "", "image_processing.target_spacing"),
         ("clip_hu_min: -1000", "clip_hu_min: 2000", "image_processing.clip_hu_min"),
         ("clip_hu_min: -1000", "clip_hu_min: low", "image_processing.clip_hu_min"),
+        ("clip_hu_min: -1000", "clip_hu_min: -.inf", "image_processing.clip_hu_min"),
+        ("[1.5, 1.5, 3.0]", "[1.5, .inf, 3.0]", "image_processing.target_spacing"),
         ("axcodes: LPS", "axcodes: LRS", "image_processing.orientation_axcodes"),
         ("{train: train.csv, valid: valid.csv}", "train.csv", "paths.data_subsets"),
         ("max_workers: 2", "max_workers: 0", "downloads.max_workers"),
         ("paths:", "paths: [", "not YAML"),
+        ("paths:", "loop: &loop [*loop]\npaths:", "holds itself"),
+        ("paths:", f"deep: {'[' * 3000}\npaths:", "nested too deeply"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_a_wrong_configuration_names_the_key(old: str, new: str, named: str, tmp_path: Path) -> None:
     path = write_project(tmp_path / "p", [], config=CONFIG.replace(old, new, 1))
     with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
         load_config(path, environment={})
+
+
+def test_a_dotenv_that_is_no_text(tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", [])
+    (tmp_path / "p" / ".env").write_bytes(b"BASE=\xff\xfe")
+    with pytest.raises(ConfigError, match=r"\.env: cannot be read"):
+        load_config(path, environment={})
+
+
+def test_a_remembered_folder_leads_nowhere_else(tmp_path: Path) -> None:
+    config = load_config(write_project(tmp_path / "p", []), environment={})
+    remember_folder(config, tmp_path / "elsewhere" / ".." / "..")
+    assert item_folder(config).parent == config.cache_dir
+    assert item_folder(config).name == "17e95ace6fb8b3620cedcb3aaf6a1f1d"
+    for text in ("[" * 100_000, "[1]", '"x"'):
+        (config.cache_dir / ".voxtier" / "folders.json").write_text(text)
+        assert item_folder(config).name == "17e95ace6fb8b3620cedcb3aaf6a1f1d"
+        remember_folder(config, item_folder(config))
 
 
 def test_the_folder_is_remembered_without_monai(tmp_path: Path) -> None:
@@ -204,6 +239,9 @@ def test_csv_names_are_distinct_and_checked(tmp_path: Path) -> None:
         read_volume_names([two])
     two.write_text("VolumeName\n../../etc/passwd\n")
     with pytest.raises(ConfigError, match="line 2"):
+        read_volume_names([two])
+    two.write_text(f"VolumeName\n{'é' * 120}\n")  # 240 bytes, and more as a path
+    with pytest.raises(ConfigError, match="no file name"):
         read_volume_names([two])
     two.write_bytes(b"\x00\xff\xfe")
     with pytest.raises(ConfigError):

@@ -79,8 +79,10 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     """
     path = Path(path).absolute()
     variables = {**_dotenv(path.parent), **(os.environ if environment is None else environment)}
-    tree = _expand(_read_yaml(path), variables, path)
-    keys = _Keys(path, tree)
+    try:
+        keys = _Keys(path, _expand(_read_yaml(path), variables, path))
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply, or holds itself") from None
 
     base = keys.folder("paths.base_project_dir", default=path.parent)
     data_dir = keys.folder("paths.data_dir", base=base)
@@ -137,8 +139,10 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: no such file; name a configuration with --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    except yaml.YAMLError as error:  # whose text would quote the line, which may hold the token
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{path}: not YAML{place}: {getattr(error, 'problem', 'unreadable')}") from None
 
 
 def _dotenv(folder: Path) -> dict[str, str]:
@@ -150,7 +154,11 @@ def _dotenv(folder: Path) -> dict[str, str]:
                 from dotenv import dotenv_values
             except ImportError:
                 raise MissingExtraError("python-dotenv", "tensors") from None
-            return {key: value for key, value in dotenv_values(candidate).items() if value is not None}
+            try:
+                found = dotenv_values(candidate)
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{candidate}: cannot be read: {error}") from None
+            return {key: value for key, value in found.items() if value is not None}
     return {}
 
 
@@ -170,6 +178,10 @@ def _expand(node: Any, variables: Mapping[str, str], path: Path) -> Any:
     return _VARIABLE.sub(value_of, node)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+
+
 class _Keys:
     """Typed access by dotted name, with errors that name the key."""
 
@@ -178,7 +190,8 @@ class _Keys:
         self._tree = tree
 
     def wrong(self, name: str, what: str) -> ConfigError:
-        return ConfigError(f"{self._path}: {name} {what}, found {self._find(name, None)!r}")
+        found = "something else" if name.endswith("token") else repr(self._find(name, None))
+        return ConfigError(f"{self._path}: {name} {what}, found {found}")
 
     def _find(self, name: str, default: Any) -> Any:
         node = self._tree
@@ -202,16 +215,17 @@ class _Keys:
 
     def number(self, name: str, default: Any = _NEEDED) -> float:
         value = self._find(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            raise self.wrong(name, "must be a number")
-        return value
+        if not _is_number(value):
+            raise self.wrong(name, "must be a finite number")
+        number: float = value
+        return number
 
     def numbers(self, name: str) -> tuple[float, ...]:
         values = self._find(name, _NEEDED)
         if (
             not isinstance(values, list)
             or len(values) != 3
-            or not all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in values)
+            or not all(_is_number(value) and value > 0 for value in values)
         ):
             raise self.wrong(name, "must be three positive numbers")
         return tuple(values)

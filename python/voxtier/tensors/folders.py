@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,9 @@ from voxtier.tensors.durable import write_text
 if TYPE_CHECKING:
     from voxtier.tensors.config import Config
 
-__all__ = ["item_folder"]
+__all__ = ["item_folder", "remember_folder"]
+
+_HASH = re.compile("[0-9a-f]{32}")
 
 
 def item_folder(config: Config) -> Path:
@@ -30,8 +33,10 @@ def item_folder(config: Config) -> Path:
         MONAI is not installed, and the hash is not remembered.
     """
     remembered = _memory(config)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return config.cache_dir / str(json.loads(remembered.read_text())[_question(config)])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        name = json.loads(remembered.read_text())[_question(config)]
+        if _HASH.fullmatch(name):  # and not a path to somewhere else
+            return config.cache_dir / str(name)
     try:
         from voxtier.tensors.pipeline import build_transforms, directory_hash
     except ImportError as error:
@@ -43,7 +48,7 @@ def remember_folder(config: Config, folder: Path) -> None:
     """Note the folder of a configuration for the next start."""
     path = _memory(config)
     known = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         known = dict(json.loads(path.read_text()))
     if known.get(_question(config)) != folder.name:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -67,8 +67,10 @@ def _stable_text(value: object) -> str:
         return f"={value}"
     if hasattr(value, "tolist"):  # a NumPy scalar or array, a tensor
         return _stable_text(value.tolist())
+    if isinstance(value, float) and not value.is_integer():  # NaN and infinity among them
+        return f"n{value!r}"
     if isinstance(value, int | float):
-        return f"n{value!r}" if value != int(value) else f"n{int(value)}"
+        return f"n{int(value)}"
     if isinstance(value, bytes):
         return f"b{value.hex()}"
     if isinstance(value, str | os.PathLike):
@@ -116,7 +118,8 @@ def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 def _checked(name: str, path: object, line: int) -> str:
-    if "/" in name or "\\" in name or "\0" in name or name in (".", "..") or len(name) > 255:
+    longest = f"{_stem(name)}__transformed.nii.gz"
+    if "/" in name or "\\" in name or "\0" in name or name in (".", "..") or len(os.fsencode(longest)) > 255:
         raise ConfigError(f"{path}, line {line}: {name!r} is no file name")
     return name
 
