@@ -283,7 +283,7 @@ def test_b5_four_ranks_and_sixteen_items_are_sixteen_runs(compute: Compute, tmp_
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(120)
+        rank.join()
         assert rank.exitcode == 0
     assert compute.calls() == 16
 

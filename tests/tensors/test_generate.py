@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,8 @@ class Project:
     def cli(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return run_cli("generate", "--config", self.path, "--min-free", "0", *arguments, env=self.env)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "voxtier", "tensors", "generate", "--config", str(self.path)]
+    def start(self, *arguments: str, program: tuple[str, str] = ("-m", "voxtier")) -> subprocess.Popen[str]:
+        command = [sys.executable, *program, "tensors", "generate", "--config", str(self.path)]
         return subprocess.Popen(
             [*command, "--yes", "--min-free", "0", *arguments],
             env={**os.environ, **self.env},
@@ -96,17 +96,20 @@ class Project:
             start_new_session=True,
         )
 
-    def wait_for_files(self, count: int) -> None:
-        deadline = time.monotonic() + 120
-        while len(list(self.folder.glob("*.pt"))) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def wait_for_a_file(self, running: subprocess.Popen[str]) -> None:
+        wait_until(running, lambda: any(self.folder.glob("*.pt")))
 
     def assert_sound(self) -> None:
         for path in self.folder.glob("*.pt"):
             assert _core.verify_tensor_file(path).state == "ok"
         leftovers = [p.name for p in self.folder.iterdir() if p.name.startswith(".")]
         assert leftovers == []
+
+
+def wait_until(running: subprocess.Popen[str], fact: Callable[[], bool]) -> None:
+    while not fact():
+        assert running.poll() is None, f"it ended too early: {running.communicate()[1]}"
+        time.sleep(0.01)
 
 
 class Never(Transform):
@@ -274,9 +277,9 @@ def test_d6_a_signal_ends_the_run_after_the_current_items(
 ) -> None:
     project = Project(tmp_path / "p", names_of(60), server)
     running = project.start("--num-workers", "2")
-    project.wait_for_files(1)
+    project.wait_for_a_file(running)
     running.send_signal(number)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate()
     assert running.returncode == code, errors
     made = len(list(project.folder.glob("*.pt")))
     assert 1 <= made < 60
@@ -288,14 +291,30 @@ def test_d6_a_signal_ends_the_run_after_the_current_items(
 def test_a_second_signal_kills_and_leaves_no_partial_file(server: HubServer, tmp_path: Path) -> None:
     project = Project(tmp_path / "p", names_of(40), server)
     running = project.start("--num-workers", "2")
-    project.wait_for_files(1)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)
-    running.communicate(timeout=60)
-    assert running.returncode == 130
+    project.wait_for_a_file(running)
+    interrupt_twice(running)
     for path in project.folder.glob("*.pt"):
         assert _core.verify_tensor_file(path).state == "ok"
+
+
+def interrupt_twice(running: subprocess.Popen[str]) -> None:
+    """As a terminal does, to the whole group; the second only when the first was heard."""
+    assert running.stderr is not None
+    os.killpg(running.pid, signal.SIGINT)
+    while "once more" not in (line := running.stderr.readline()):
+        assert line, "it ended without a word"
+    os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate()
+    assert running.returncode == 130, errors
+
+
+def test_a_second_signal_does_not_wait_for_a_silent_server(server: HubServer, tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(3), server)
+    server.seconds_per_chunk = 100_000
+    patient = "from voxtier.tensors import hub; hub.TIMEOUT = 100_000; from voxtier.cli import main; main()"
+    running = project.start(program=("-c", patient))
+    wait_until(running, lambda: any(project.config.img_dir.rglob("*.part")))
+    interrupt_twice(running)
 
 
 def test_a_killed_worker_halves_the_crew_and_repeats_its_item_alone(
@@ -479,8 +498,10 @@ def test_d9_peak_disk_and_max_raw_bytes(server: HubServer, tmp_path: Path) -> No
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    outcome = project.run(max_raw_bytes=2 * largest)
-    over.set()
+    try:
+        outcome = project.run(max_raw_bytes=2 * largest)
+    finally:
+        over.set()
     watcher.join()
     assert outcome.made == 8
     assert largest <= peak[0] <= 2 * largest * 1.05
@@ -517,8 +538,10 @@ def test_d14_the_status_file_is_valid_at_every_moment(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    project.run()
-    over.set()
+    try:
+        project.run()
+    finally:
+        over.set()
     reader.join()
     assert len(seen) > 10
     assert set(seen) <= {"started", "running", "completed"}
@@ -605,9 +628,7 @@ def test_an_unfinished_download_of_a_killed_run_is_continued(server: HubServer, 
     server.seconds_per_chunk = 0.1
     running = project.start()
     part, _ = part_paths(project.raw(name))
-    deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size > 60_000) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(running, lambda: part.exists() and part.stat().st_size > 60_000)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     assert not project.raw(name).exists()

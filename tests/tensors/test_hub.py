@@ -169,10 +169,12 @@ def test_stop_keeps_the_part_and_the_next_run_continues(server: HubServer, tmp_p
     stop = threading.Event()
     hub = connect(server, stop=stop)
     entry = hub.look_up([PATH])[PATH]
-    server.faults[PATH] = [Fault("slow", seconds=0.03)]
-    threading.Timer(0.1, stop.set).start()
     with pytest.raises(StoppedError):
-        hub.fetch(entry, tmp_path / "a.nii.gz")
+        hub.fetch(entry, tmp_path / "a.nii.gz", on_bytes=lambda _: stop.set())
+    requests = len(server.requests)
+    with pytest.raises(StoppedError):
+        hub.fetch(entry, tmp_path / "b.nii.gz")
+    assert len(server.requests) == requests
     assert not (tmp_path / "a.nii.gz").exists()
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert "Range" in bodies(server)[1]

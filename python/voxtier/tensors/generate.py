@@ -306,7 +306,6 @@ class Generator:
         )
         for future in done:
             task = self._fetching.pop(future)
-            name = task.volume
             try:
                 future.result()
             except StoppedError:

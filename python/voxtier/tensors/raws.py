@@ -41,7 +41,7 @@ class RawFiles:
         self._known = manifest.read()
 
     def is_ours(self, task: Task) -> bool:
-        """Whether a run has downloaded this raw file; what the user put in its place meanwhile is not ours."""
+        """Whether a run has downloaded this raw file; what the user put in its place since is not ours."""
         raw = self._known.get(task.final.stem, {}).get("raw") or {}
         if not raw.get("ours") or part_paths(task.raw)[0].exists():  # no download has come to its end
             return False
@@ -49,7 +49,7 @@ class RawFiles:
             size = task.raw.stat().st_size
         except OSError:
             return True
-        return size == raw.get("size", size)
+        return bool(size == raw.get("size", size))
 
     def expect(self, task: Task, size: int) -> None:
         """Note, before its download begins, that a raw file of that size will be ours to remove."""
