@@ -109,12 +109,15 @@ def test_wrong_bytes_of_the_right_length_are_refused_for_good(server: HubServer,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hub_that_stays_down(server: HubServer, tmp_path: Path) -> None:
+def test_a_hub_that_stays_down(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = connect(server)
     entry = hub.look_up([PATH])[PATH]
     server.faults[PATH] = [Fault("status", at=503)] * 99
+    slept: list[float] = []
+    monkeypatch.setattr(hub, "_sleep", slept.append)
     with pytest.raises(BackendError, match="503"):
         hub.fetch(entry, tmp_path / "a")
+    assert len(slept) == len(bodies(server)) - 1, "nobody waits after the last attempt"
     server.api_faults = [Fault("status", at=500)] * 99
     with pytest.raises(BackendError, match="500"):
         connect(server).commit  # noqa: B018

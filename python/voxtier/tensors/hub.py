@@ -129,7 +129,7 @@ class Hub:
 
         if self.offline:
             raise BackendError("HF_HUB_OFFLINE is set: nothing is downloaded")
-        for wait in self._waits():
+        for left, wait in self._waits():
             try:
                 return question()
             except (
@@ -156,7 +156,8 @@ class Hub:
                 ).__module__.startswith("httpx"):
                     raise
                 last = f"{type(error).__name__}: {error}"
-            self._sleep(wait)
+            if left:
+                self._sleep(wait)
         raise BackendError(f"{self._where()}: {last}")
 
     def _where(self) -> str:
@@ -165,9 +166,11 @@ class Hub:
     def _advice(self) -> str:
         return "" if self._token else "; no token was given: set HF_TOKEN or downloads.hf_token"
 
-    def _waits(self) -> Iterator[float]:
+    def _waits(self) -> Iterator[tuple[int, float]]:
+        """Yield for every attempt how many are left, and the seconds before the next."""
         for attempt in range(ATTEMPTS):
-            yield min(60.0, self._pause * 2**attempt * random.uniform(0.8, 1.2))
+            seconds = self._pause * 2**attempt * random.uniform(0.8, 1.2)
+            yield ATTEMPTS - 1 - attempt, min(60.0, seconds)
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(min(seconds, LONGEST_WAIT)):
@@ -227,7 +230,7 @@ class Hub:
         remote = transfer.remote
         last = "no attempt"
         wrong = 0
-        for wait in self._waits():
+        for left, wait in self._waits():
             try:
                 self._continue(transfer, on_bytes)
                 if transfer.finish():
@@ -254,7 +257,8 @@ class Hub:
                 last = f"{type(error).__name__}: {error}"
             except http.client.HTTPException as error:
                 last = f"{type(error).__name__}: {error}"
-            self._sleep(wait)
+            if left:
+                self._sleep(wait)
         raise BackendError(f"{remote.path}: gave up after {ATTEMPTS} attempts: {last}")
 
     def _continue(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
