@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from monai.transforms import Compose, Transform
 from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli, write_project
 from tensors.hub_server import Fault, HubServer
 from voxtier import _core
+from voxtier.cli.tensors_generate import _listen
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, build_transforms, item_key, load_config, volume_hash
 from voxtier.tensors.crew import Task
@@ -306,6 +308,24 @@ def interrupt_twice(running: subprocess.Popen[str]) -> None:
     os.killpg(running.pid, signal.SIGINT)
     _, errors = running.communicate()
     assert running.returncode == 130, errors
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_waits_for_no_lock() -> None:
+    """One that comes while the first is being answered finds this thread inside the event's own lock."""
+    run: Any = SimpleNamespace(stop=threading.Event(), abort=threading.Event())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        received = _listen(run)
+        with run.stop._cond:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        assert run.abort.wait(50)
+        assert run.stop.is_set()
+        assert received == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_second_signal_does_not_wait_for_a_silent_server(server: HubServer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -106,17 +107,26 @@ def generate_command(
 
 
 def _listen(generator: Generator) -> list[int]:
-    """Let the first SIGINT or SIGTERM end the run after the current items, the second at once."""
+    """Let the first SIGINT or SIGTERM end the run after the current items, the second at once.
+
+    A signal may come while this thread holds the lock of an event, or of stderr, and would wait for it for
+    ever: the handler only writes a byte, and another thread does the rest.
+    """
     received: list[int] = []
+    ear, mouth = os.pipe()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if received:
-            generator.abort.set()
-        else:
-            click.echo("\nfinishing the current volumes; once more to stop at once", err=True)
         received.append(number)
-        generator.stop.set()
+        os.write(mouth, b"!")
 
+    def obey() -> None:
+        os.read(ear, 1)
+        click.echo("\nfinishing the current volumes; once more to stop at once", err=True)
+        generator.stop.set()
+        os.read(ear, 1)
+        generator.abort.set()
+
+    threading.Thread(target=obey, name="voxtier-signals", daemon=True).start()
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     return received
