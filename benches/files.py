@@ -78,7 +78,8 @@ def slide(path: Path, frames: int, mean: int, table: str) -> Slide:
     opening = Element(0x7FE00010, "OB", item_header(len(basic)) + basic, 0xFFFFFFFF)
     head = dicom([*attributes, *extended, opening], JPEG).content
     noise = os.urandom(mean * 2).replace(b"\xff", b"\0")
-    # In the blocks of a copy or a download: how a file was written decides how finely the page cache holds it.
+    # In the blocks of a copy or a download: how a file was written decides how finely the page cache
+    # holds it.
     with path.open("wb", 1 << 20) as file:
         file.write(head)
         for length in lengths:

@@ -18,11 +18,12 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
     found = sorted(
         path for path in map(Path, get_testdata_files()) if path.is_file() and has_pixels_for_both(path)
     )
-    paths = found * 10  # once takes a millisecond, in which the processor's caches still hold the rival's work
+    # Once takes a millisecond, in which the processor's caches still hold the rival's work.
+    paths = found * 10
     result = Result(
         "pydicom_files",
         "The test files of pydicom",
-        f"{len(found)} files that both read; the tests compare offsets and bytes of every frame of every one of them.",
+        f"{len(found)} files that both read; the tests compare offsets and bytes of all their frames.",
         "file",
         len(paths),
     )
