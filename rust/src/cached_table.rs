@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::frame_table::{FrameTable, Items, Kind, Layout, LayoutView, Method, OffsetsIn, Status, Verified};
 use crate::lru::{KEY_CAP, META_CAP, Record};
 use crate::packed::{self, Table};
+use crate::varint;
 
 const HAS_CODES: u8 = 1;
 const HAS_CUT: u8 = 2;
@@ -52,7 +53,7 @@ pub fn record_of(
     SCRATCH.with_borrow_mut(|(meta, packed)| {
         meta.clear();
         encode_meta(table, etag, meta);
-        packed::encode_compact(layout, packed);
+        packed::encode_brief(layout, packed);
         let record = Record::new(key.as_bytes(), meta, packed)
             .ok_or_else(|| refused(format!("{} bytes beside the table, at most {META_CAP}", meta.len())));
         if meta.capacity() + packed.capacity() > SCRATCH_KEPT {
@@ -89,7 +90,7 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
     if flags & HAS_IMAGE != 0 {
         let numbers = [image.rows, image.columns, image.number_of_frames];
         let small = [image.samples_per_pixel, image.bits_allocated].map(u32::from);
-        numbers.into_iter().chain(small).for_each(|number| push_number(meta, number.into()));
+        numbers.into_iter().chain(small).for_each(|number| varint::push(meta, number.into()));
         push_text(meta, &image.photometric_interpretation);
     }
     let optional = [
@@ -97,7 +98,7 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
         table.pixel_data_pos,
         (table.fingerprint.size != 0).then_some(table.fingerprint.size),
     ];
-    optional.into_iter().flatten().for_each(|number| push_number(meta, number));
+    optional.into_iter().flatten().for_each(|number| varint::push(meta, number));
     if let Some(time) = table.fingerprint.mtime_ns {
         meta.extend(time.to_le_bytes());
     }
@@ -106,16 +107,8 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
     }
 }
 
-fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 128 {
-        out.push(number as u8 | 128);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 fn push_text(out: &mut Vec<u8>, text: &str) {
-    push_number(out, text.len() as u64);
+    varint::push(out, text.len() as u64);
     out.extend(text.as_bytes());
 }
 
@@ -190,7 +183,7 @@ pub fn limit(meta: &[u8]) -> Option<u64> {
 /// The whole table of a record.
 pub fn whole(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
     let (mut table, _) = decode_meta(meta)?;
-    table.layout = packed::decode(value, u64::MAX).ok()?;
+    table.layout = packed::decode_brief(value).ok()?;
     Some(table)
 }
 
@@ -241,15 +234,7 @@ impl<'a> Fields<'a> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 127) << shift;
-            if byte < 128 {
-                return Some(number);
-            }
-        }
-        None
+        varint::take(&mut self.0)
     }
 
     fn text(&mut self) -> Option<&'a str> {

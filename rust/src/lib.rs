@@ -33,6 +33,7 @@ pub mod replay;
 pub mod source;
 pub mod tiles;
 pub mod top_n;
+mod varint;
 pub mod window;
 
 #[cfg(feature = "python")]

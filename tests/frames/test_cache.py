@@ -42,7 +42,7 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         probe = FrameCache(10_000)
-        put(probe, "k00")
+        assert probe.put("k00", u64(1 << 22), u64(100))
         self.weight = probe.counters()["used"]
         self.room = 6
         self.cache = FrameCache(self.weight * self.room, max_entry_fraction=1.0, debounce_seconds=0.0)
@@ -50,7 +50,7 @@ class Model(RuleBasedStateMachine):
 
     keys = st.integers(0, 15).map(lambda number: f"k{number:02}")
 
-    @rule(key=keys, base=st.integers(8, 10**9))
+    @rule(key=keys, base=st.integers(1 << 22, 1 << 28))
     def put(self, key: str, base: int) -> None:
         assert self.cache.put(key, u64(base), u64(100))
         self.model.pop(key, None)

@@ -1,12 +1,12 @@
 //! One frame of a packed table, found without decoding the table.
 
 use super::compact::Borders;
-use super::{CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form, HEADER};
-use super::{long_at, words};
+use super::head::Head;
+use super::{CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form};
 use crate::frame_table::Native;
 
-/// A view on a table that [`super::decode`] has accepted once. On any other bytes its answers are `None`
-/// or wrong, but never a panic: memory is trusted, files and databases are not.
+/// A view on a table that [`super::encode_brief`] wrote. On any other bytes its answers are `None` or wrong,
+/// but never a panic: memory is trusted, files and databases are not.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
     items: usize,
@@ -28,17 +28,19 @@ enum Places<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Reads the header.
+    /// Reads the head.
     #[inline]
     pub fn trusted(table: &'a [u8]) -> Option<Self> {
-        let fields = table.first_chunk::<HEADER>()?;
-        let [_, form, flags, low, ..] = *fields;
-        let [_, _, items, frames] = words(fields);
-        let (items, frames) = (items as usize, frames as usize);
-        let (base, end) = (long_at(fields, 16), long_at(fields, 24));
-        let rest = table.get(HEADER..)?;
+        let (head, sections) = Head::read_brief(table)?;
+        Self::new(head, sections)
+    }
+
+    #[inline]
+    pub(super) fn new(head: Head, rest: &'a [u8]) -> Option<Self> {
+        let Head { form, flags, low, base, end, .. } = head;
+        let (items, frames) = (head.items as usize, head.frames as usize);
         let unit = if flags & FLAG_HALVED != 0 { 2 } else { 1 };
-        let (places, rest) = match Form::from_code(form.checked_sub(1)?)? {
+        let (places, rest) = match form {
             Form::Affine if flags & FLAG_NATIVE != 0 => (Places::Native { frame_bits: end }, rest),
             Form::Affine => (Places::Affine { stride: end / 8 }, rest),
             Form::EliasFano => {
