@@ -37,7 +37,7 @@ pub fn request(scan: bool) -> Request {
 
 impl FrameCache {
     /// See [`Lru::new`].
-    pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: i64) -> Self {
+    pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: u64) -> Self {
         Self { lru: ForkLock::new(Lru::new(budget, max_entry_fraction, debounce_us)) }
     }
 

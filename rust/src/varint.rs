@@ -10,16 +10,17 @@ pub fn push(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Takes a number off `rest`; `None` where it is cut or longer than ten bytes. Bits beyond 64 are lost.
-#[inline]
+#[inline(always)]
 pub fn take(rest: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
+    let (mut number, mut shift) = (0, 0);
+    while shift < 64 {
         let (&byte, after) = rest.split_first()?;
         *rest = after;
         number |= u64::from(byte & 127) << shift;
         if byte < 128 {
             return Some(number);
         }
+        shift += 7;
     }
     None
 }

@@ -71,7 +71,7 @@ pub struct Lru {
     hasher: RandomState,
     budget: u64,
     max_entry_fraction: f64,
-    debounce_us: i64,
+    debounce_us: u64,
     entries_bytes: u64,
     class_bytes: [u64; 3],
     dirty: usize,
@@ -85,7 +85,7 @@ impl Lru {
     pub const OVERHEAD: u64 = size_of::<Slot>() as u64 + 24;
 
     /// An empty set. `debounce_us`: accesses closer together count once.
-    pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: i64) -> Self {
+    pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: u64) -> Self {
         Self {
             slab: Slab::default(),
             index: Index::default(),
@@ -159,7 +159,10 @@ impl Lru {
             self.counters.misses += 1;
             return None;
         };
-        self.hit(id, request);
+        self.counters.hits += 1;
+        if !request.scan {
+            self.access(id, request.now);
+        }
         Some(self.slab.slot(id))
     }
 
@@ -186,10 +189,13 @@ impl Lru {
                 self.slab.prefetch_neighbours(next as u32);
             }
             if self.slab.checked(id as u32, (id >> 32) as u32).is_some() {
-                self.hit(id as u32, request);
                 hits += 1;
+                if !request.scan {
+                    self.access(id as u32, request.now);
+                }
             }
         }
+        self.counters.hits += hits as u64;
         self.counters.misses += (ids.len() - hits) as u64;
         hits
     }
@@ -346,12 +352,9 @@ impl Lru {
         u64::from(self.slab.slot(id).generation) << 32 | u64::from(id)
     }
 
-    #[inline]
-    fn hit(&mut self, id: u32, request: Request) {
-        self.counters.hits += 1;
-        if request.scan {
-            return;
-        }
+    /// Promotes and counts.
+    #[inline(always)]
+    fn access(&mut self, id: u32, now: i64) {
         match self.slab.slot(id).class() {
             Class::Normal => self.slab.promote(id, Class::Normal),
             Class::Scan => {
@@ -364,11 +367,11 @@ impl Lru {
         }
         let slot = self.slab.slot_mut(id);
         // A distance, not an age: after the clock went back, an old `used_at` must not mute the file.
-        if request.now.abs_diff(slot.used_at) > self.debounce_us.unsigned_abs() {
+        if now.abs_diff(slot.used_at) > self.debounce_us {
             slot.delta = slot.delta.saturating_add(1);
-            slot.used_at = request.now;
+            slot.used_at = now;
         }
-        slot.used_at = slot.used_at.max(request.now);
+        slot.used_at = slot.used_at.max(now);
         self.dirty += usize::from(slot.set_dirty(true));
     }
 
@@ -410,6 +413,8 @@ impl Lru {
 
     fn evict(&mut self, id: u32, cause: Cause) {
         let removed = self.remove_slot(id, cause);
+        // Who needs room for one needs it for the next: its key shall be here by then.
+        self.slab.prefetch_key(self.slab.oldest(Class::Normal));
         let key = removed.record.as_slice().get(..removed.key_len).unwrap_or_default();
         self.stash(key, removed.accesses);
     }

@@ -161,15 +161,10 @@ impl Slab {
         self.slots.get_mut(id as usize).filter(|slot| !slot.record.is_empty())
     }
 
-    /// Asks the processor for a slot that will be needed soon.
+    /// Asks the processor for a slot that will be needed soon; any number will do.
     #[inline]
     pub fn prefetch(&self, id: u32) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(slot) = self.slots.get(id as usize) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch of any address is harmless; this one is a live reference.
-            unsafe { _mm_prefetch((&raw const *slot).cast(), _MM_HINT_T0) };
-        }
+        prefetch(self.slots.as_ptr().wrapping_add(id as usize).cast());
     }
 
     /// Asks the processor for the slots that will be relinked when this one is promoted.
@@ -178,6 +173,16 @@ impl Slab {
         if let Some(slot) = self.slots.get(id as usize) {
             self.prefetch(slot.older);
             self.prefetch(slot.newer);
+        }
+    }
+
+    /// Asks the processor for the key of a slot.
+    #[inline]
+    pub fn prefetch_key(&self, id: u32) {
+        if let Some(slot) = self.slots.get(id as usize) {
+            let key = slot.record.as_slice().as_ptr();
+            prefetch(key);
+            prefetch(key.wrapping_add(64));
         }
     }
 
@@ -238,7 +243,7 @@ impl Slab {
     }
 
     /// Makes the slot the newest of `class`.
-    #[inline]
+    #[inline(always)]
     pub fn promote(&mut self, id: u32, class: Class) {
         if self.lists[class as usize].newest == id {
             return;
@@ -291,4 +296,16 @@ impl Slab {
             self.slots[newer as usize].older = older;
         }
     }
+}
+
+#[inline]
+fn prefetch(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: it reads nothing; of an address that is not there the processor makes nothing.
+        unsafe { _mm_prefetch(place.cast(), _MM_HINT_T0) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }

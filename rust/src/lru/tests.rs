@@ -150,7 +150,7 @@ struct Pair {
 impl Pair {
     fn new(budget: u64) -> Self {
         let model = Model { budget, ..Model::default() };
-        Self { lru: Lru::new(budget, 0.5, DEBOUNCE), model, drained: BTreeMap::new(), now: 1_000_000 }
+        Self { lru: Lru::new(budget, 0.5, DEBOUNCE as u64), model, drained: BTreeMap::new(), now: 1_000_000 }
     }
 
     fn database_says(&self, key: u8) -> i64 {
@@ -289,7 +289,7 @@ fn record(key: &str, size: usize) -> Record {
 }
 
 fn filled(keys: &[&str]) -> Lru {
-    let mut lru = Lru::new(100_000, 0.5, DEBOUNCE);
+    let mut lru = Lru::new(100_000, 0.5, DEBOUNCE as u64);
     for key in keys {
         assert_eq!(lru.put(record(key, 100), Put::default()), Stored::Yes);
     }

@@ -35,7 +35,7 @@ impl<'a> Table<'a> {
         Self::new(head, sections)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(head: Head, rest: &'a [u8]) -> Option<Self> {
         let Head { form, flags, low, base, end, .. } = head;
         let (items, frames) = (head.items as usize, head.frames as usize);

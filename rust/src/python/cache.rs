@@ -1,6 +1,6 @@
 //! `FrameCache`: convert, take the mutex for less than a microsecond, wrap. No Python object lives inside.
 
-use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
+use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -17,6 +17,9 @@ use crate::frame_table::{FrameTable, ItemsView, LayoutView};
 use crate::lru::{Access, Class, Lru, Put, Slot, Stored};
 use crate::packed::Table;
 use crate::replay::{self, Policy};
+
+/// Touches that are not worth giving up the GIL, and for which others wait for the mutex.
+const TOUCHED_WITH_GIL: usize = 256;
 
 #[pyclass(frozen, subclass, weakref, module = "voxtier._core", name = "FrameCache")]
 struct PyFrameCache {
@@ -107,7 +110,7 @@ impl PyFrameCache {
         if !(0.0..=1e9).contains(&debounce_seconds) {
             return Err(PyValueError::new_err(format!("debounce_seconds = {debounce_seconds}: 0 to 1e9")));
         }
-        let debounce_us = (debounce_seconds * 1e6) as i64;
+        let debounce_us = (debounce_seconds * 1e6) as u64;
         Ok(Self { cache: FrameCache::new(budget, max_entry_fraction, debounce_us) })
     }
 
@@ -307,13 +310,18 @@ impl PyFrameCache {
     }
 
     #[pyo3(signature = (ids, *, scan=false))]
-    fn touch_many(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, u64>, scan: bool) -> PyResult<usize> {
-        let ids = ids.as_slice()?;
+    fn touch_many(&self, py: Python<'_>, ids: &Bound<'_, PyArray1<u64>>, scan: bool) -> PyResult<usize> {
         let request = request(scan);
-        if ids.len() <= 256 {
-            return Ok(self.lock(py).touch(ids, request));
+        if ids.len() <= TOUCHED_WITH_GIL {
+            let mut guard = self.lock(py);
+            // SAFETY: looked at once the GIL and the mutex are held, and read before the GIL is given up, so
+            // that no Python code writes to it meanwhile.
+            return Ok(guard.touch(unsafe { ids.as_slice()? }, request));
         }
-        Ok(py.detach(|| ids.chunks(256).map(|slice| self.cache.lru.lock().touch(slice, request)).sum()))
+        let ids = ids.try_readonly()?;
+        let ids = ids.as_slice()?;
+        let slices = ids.chunks(TOUCHED_WITH_GIL);
+        Ok(py.detach(|| slices.map(|slice| self.cache.lru.lock().touch(slice, request)).sum()))
     }
 
     fn invalidate(&self, py: Python<'_>, key: &str) -> bool {
