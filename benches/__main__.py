@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benches.measure import RESULTS, machine
+from benches.measure import RESULTS, Result, machine
 from benches.report import write_report
 
 JOURNEYS = [
@@ -32,6 +32,15 @@ JOURNEYS = [
 ]
 
 
+def verdicts(found: list[Result]) -> None:
+    """Print every goal of this run once more, one a line: reached or not, and the number."""
+    goals = [(race, goal) for race in found for goal in race.goals]
+    print(f"\n{sum(goal['met'] for _, goal in goals)} of {len(goals)} goals reached", file=sys.stderr)
+    for race, goal in goals:
+        mark = "reached" if goal["met"] else "MISSED "
+        print(f"  {mark} {race.title}: {goal['text']}: {goal['shown']}", file=sys.stderr)
+
+
 def main() -> int:
     """Run the journeys that were asked for."""
     options = argparse.ArgumentParser(prog="python -m benches", description=__doc__)
@@ -45,13 +54,16 @@ def main() -> int:
         options.error(f"no such journey: {', '.join(sorted(unknown))}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    found: list[Result] = []
     for name in chosen.journeys or JOURNEYS:
         with tempfile.TemporaryDirectory(prefix="voxtier-bench-", dir=chosen.folder or "/var/tmp") as folder:
             races = importlib.import_module(f"benches.{name}").run(
                 Path(folder), quick=chosen.quick, rounds=chosen.rounds
             )
+        found += races
         content = {"machine": machine(), "quick": chosen.quick, "races": [asdict(race) for race in races]}
         (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    verdicts(found)
     report = write_report(RESULTS, JOURNEYS)
     print(f"\n{time.perf_counter() - started:.0f} s; report: {report}", file=sys.stderr)
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import random
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -15,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benches.measure import Goal, Result, Way, elsewhere, race, timed
-from voxtier.frames import FrameCache
+from benches.entries import filled, paths_of
+from benches.measure import Goal, Result, Way, race, timed
+from benches.weights import weights
 
 JOURNEY = "memory"
 
@@ -30,22 +30,8 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
         evicting(count, rounds),
         touching(count, rounds),
         threads(count, rounds),
-        weights(100_000 if quick else 1_000_000),
+        *weights(quick=quick),
     ]
-
-
-def paths_of(count: int) -> list[str]:
-    """Paths of 64 characters, as archives have them."""
-    return [f"/Volumes/archive/pixels/study{i // 500:06d}/s{i // 50:06d}/{i:010d}.dcm" for i in range(count)]
-
-
-def filled(keys: list[str], budget: int = 1 << 40, frames: int = 1) -> FrameCache:
-    cache = FrameCache(budget)
-    offsets = 1352 + np.arange(frames, dtype=np.uint64) * 1008
-    lengths = np.full(frames, 1000, np.uint64)
-    for key in keys:
-        cache.put(key, offsets, lengths, ts_uid="1.2.840.10008.1.2.4.90", pixel_data_pos=1330)
-    return cache
 
 
 def probe_table(key: str) -> Any:
@@ -306,120 +292,6 @@ def threads(count: int, rounds: int) -> Result:
         Way("voxtier, 1 thread", timed(several(1)), "voxtier"),
     ]
     return race(result, ways, [Goal("voxtier, 4 threads", "voxtier, 1 thread", 0.5)], rounds=max(rounds, 5))
-
-
-_RSS = """
-import gc, json, sys, time
-from benches.memory import paths_of, filled, rss
-kind, count = sys.argv[1], int(sys.argv[2])
-keys = None
-if kind == "cachebox":
-    import cachebox
-    cache = cachebox.LRUCache(count)
-if kind == "origin":
-    from collections import OrderedDict
-    cache = OrderedDict()
-if kind == "voxtier":
-    cache = filled([])
-    import numpy as np
-    offsets, lengths = np.array([1352], np.uint64), np.array([1000], np.uint64)
-gc.collect()
-before = rss()
-for i in range(count):
-    key = f"/Volumes/archive/pixels/study{i // 500:06d}/s{i // 50:06d}/{i:010d}.dcm"
-    if kind == "voxtier":
-        cache.put(key, offsets, lengths, ts_uid="1.2.840.10008.1.2.4.90", pixel_data_pos=1330)
-    elif kind == "cachebox":
-        cache.insert(key, None)
-    else:
-        row = {"frame_number": i - i, "start_pos": 1352 + i, "end_pos": 2351 + i, "pixel_data_pos": 1330 + i}
-        cache[(key, "c.s.t")] = {"frames": {0: row}, "ts": "1.2.840.10008.1.2.4.90", "last_used": time.time()}
-grown = rss() - before
-print(grown / count, json.dumps(count))
-"""
-
-
-def rss() -> int:
-    """Resident bytes of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
-def weights(count: int) -> Result:
-    """Weigh an entry in resident bytes: the race's "seconds" are bytes here."""
-    result = Result(
-        JOURNEY,
-        f"Bytes of memory an entry, {count:,} files of one frame",
-        "Resident memory; times are bytes an entry in this race. cachebox holds keys and no value at all.",
-        "entry",
-        1,
-    )
-    ways = [
-        Way("voxtier", elsewhere(["voxtier", str(count)], _RSS), "voxtier"),
-        Way("cachebox, empty values", elsewhere(["cachebox", str(count)], _RSS)),
-        Way("the origin's dicts", elsewhere(["origin", str(count)], _RSS)),
-    ]
-    goals = [Goal("voxtier", "cachebox, empty values", 1 / 0.85), Goal("voxtier", "the origin's dicts", 5)]
-    result = race(result, ways, goals, rounds=1)
-    result.facts.append("bytes an entry: " + ", ".join(f"{w['name']} {w['best']:.0f}" for w in result.ways))
-    result.facts += [churn(), *tables()]
-    return result
-
-
-def churn(inserts: int = 3_000_000) -> str:
-    """Resident over accounted bytes after mixed sizes came and went."""
-    script = f"""
-import json, random, numpy as np
-from benches.memory import rss
-from voxtier.frames import FrameCache
-dice = np.random.default_rng(1)
-cache = FrameCache(200 << 20)
-shapes = []
-for n in (1, 1, 1, 30, 100, 400, 3000):
-    lengths = dice.integers(400, 4000, n).astype(np.uint64)
-    shapes.append((np.cumsum(lengths + np.uint64(8)) - lengths + np.uint64(1000), lengths))
-before = rss()
-order = dice.integers(0, len(shapes), {inserts})
-keys = dice.integers(0, 3_000_000, {inserts})
-for key, shape in zip(keys.tolist(), order.tolist()):
-    offsets, lengths = shapes[shape]
-    cache.put(f"/Volumes/archive/pixels/dicom/{{key:024d}}.dcm", offsets, lengths)
-print((rss() - before) / cache.counters()["used"], json.dumps(1))
-"""
-    ratio, _answer = elsewhere([], script)()
-    return f"resident / accounted after {inserts:,} inserts of mixed sizes: {ratio:.2f} (goal <= 1.25)"
-
-
-def tables() -> list[str]:
-    """Weigh packed tables by the frame, against the origin's dicts."""
-    dice = np.random.default_rng(4)
-    sets = {
-        "native": np.full(500, 524_288),
-        "JPEG-LS CT": dice.normal(180_000, 9000, 500),
-        "RLE ultrasound": dice.normal(300_000, 30_000, 300),
-        "JPEG ultrasound": dice.normal(60_000, 5000, 300),
-        "WSI 256": dice.lognormal(9.3, 0.6, 20_000),
-        "WSI 512": dice.lognormal(10.6, 0.7, 20_000),
-        "WSI, 100 frames": dice.lognormal(9.3, 0.6, 100),
-    }
-    facts = []
-    for name, values in sets.items():
-        lengths = (values.astype(np.uint64) // np.uint64(2)) * np.uint64(2)
-        offsets = np.cumsum(lengths + np.uint64(8)) - lengths + np.uint64(1000)
-        cache = FrameCache(1 << 40)
-        cache.put("k", offsets, lengths)
-        packed = (cache.counters()["used"] - 64 - 1 - 2) / len(lengths)
-        rows = [
-            {"frame_number": i, "start_pos": int(o), "end_pos": int(o + n), "pixel_data_pos": 1 << 30}
-            for i, (o, n) in enumerate(zip(offsets.tolist()[:100], lengths.tolist()[:100], strict=True))
-        ]
-        dicts = sum(
-            sys.getsizeof(row) + sum(sys.getsizeof(v) for v in row.values()) + 8 for row in rows
-        ) / len(rows)
-        found = cache.locate_many("k", np.arange(len(lengths)))
-        assert found is not None
-        assert np.array_equal(found[0], offsets.astype(np.int64))
-        facts.append(f"{name}: {packed:.2f} bytes a frame, dicts {dicts:.0f} ({dicts / packed:.0f}x)")
-    return facts
 
 
 if __name__ == "__main__":
