@@ -24,6 +24,7 @@ from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.priority import CachePriorityScorer, score_many
 from voxtier.frames.ranking import preload_priority_list, preload_rows, ranked_files
 from voxtier.frames.reader import FrameReader
+from voxtier.frames.roles import grants
 from voxtier.frames.store import FrameStore
 
 
@@ -234,6 +235,35 @@ def test_database_down_degrades_and_comes_back(tmp_path: Path, dsn: str) -> None
         reader.flush()
         reader.flush()
         assert {file.path for file in ranked_files(store, "s")} == set(paths[:2])
+
+
+def test_a_role_that_may_not_write_tables_still_counts_accesses(
+    tmp_path: Path, store: FrameStore, dsn: str, postgres: str
+) -> None:
+    import psycopg
+
+    def ask(conninfo: str, *statements: str) -> None:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    indexed, foreign, later = files(tmp_path, 3)
+    store.upsert("s", read_tables([indexed]))
+    ask(postgres, "CREATE ROLE onlooker LOGIN")
+    try:
+        ask(dsn, *grants("onlooker", "reader"))
+        with FrameStore(psycopg.conninfo.make_conninfo(dsn, user="onlooker")) as theirs:
+            with FrameReader(theirs, "s") as reader:
+                assert reader.frame(foreign, 0) == frame_of(0, seed=1)
+                reader.flush()
+                assert reader.frame(indexed, 0) == frame_of(0, seed=0)
+                assert reader.frame(later, 0) == frame_of(0, seed=2)
+            stats = reader.stats()
+        assert (stats["flush_errors"], stats["flushed"], stats["written_back"]) == (1, 1, 0)
+        assert [(file.path, file.access_count) for file in ranked_files(store, "s")] == [(indexed, 1)]
+    finally:
+        ask(dsn, "DROP OWNED BY onlooker")
+        ask(postgres, "DROP ROLE onlooker")
 
 
 def test_two_readers_flush_the_same_files_and_nothing_is_lost(tmp_path: Path, store: FrameStore) -> None:

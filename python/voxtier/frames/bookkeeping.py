@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
 from voxtier import _core
-from voxtier.errors import BackendError
+from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.cache import FrameCache
 from voxtier.frames.store import FrameStore
 from voxtier.frames.table import TableResult
@@ -25,12 +26,14 @@ class Bookkeeper:
     """Writes accesses every `seconds` and when many wait, and computed tables soon.
 
     A batch that fails goes back to the cache's pending accesses, so that nothing is lost but by a crash,
-    and then at most `seconds` of it. A batch whose commit was not confirmed may count twice.
+    and then at most `seconds` of it. A batch whose commit was not confirmed may count twice. Where the role
+    may not write tables, those computed here stay in memory alone.
     """
 
     def __init__(self, cache: FrameCache, store: FrameStore | None, source: str, seconds: float) -> None:
         self.cache, self.store, self.source, self.seconds = cache, store, source, seconds
         self._closed = False
+        self._may_write = True
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -53,7 +56,7 @@ class Bookkeeper:
 
     def write_back(self, result: TableResult) -> None:
         """Take a computed table to be written to the index."""
-        if self.store is not None:
+        if self.store is not None and self._may_write:
             self._tables.append(result)
             self._work.set()
 
@@ -80,15 +83,14 @@ class Bookkeeper:
         self.flush()
 
     def _run(self) -> None:
-        waited = 0.0
         step = min(self.seconds, 1.0)
+        due = time.monotonic() + self.seconds
         while not self._closed:
             called = self._work.wait(step)
             self._work.clear()
-            waited += step
-            if waited >= self.seconds or self.cache.counters()["dirty"] >= _DIRTY_AT_MOST:
-                waited = 0.0
+            if time.monotonic() >= due or self.cache.counters()["dirty"] >= _DIRTY_AT_MOST:
                 self.flush()
+                due = time.monotonic() + self.seconds
             elif called:
                 with self._flushing:
                     self._write_tables()
@@ -106,6 +108,9 @@ class Bookkeeper:
         except BackendError:
             self._counts["flush_errors"] += 1
             self._tables.extendleft(reversed(results))
+        except ConfigError:
+            self._counts["flush_errors"] += 1
+            self._may_write = False
 
     def _write_accesses(self) -> int:
         assert self.store is not None
@@ -116,7 +121,7 @@ class Bookkeeper:
             at = [_EPOCH + timedelta(microseconds=time) for time in times[part].tolist()]
             try:
                 unknown = self.store.touch(ids, counts[part].tolist(), at)
-            except BackendError:
+            except (BackendError, ConfigError):
                 self._counts["flush_errors"] += 1
                 rest = slice(start, None)
                 self.cache.restore_access(keys[rest], counts[rest].tolist(), times[rest].tolist())

@@ -114,4 +114,4 @@ class Preload:
 
     def _is_full(self, room: int) -> bool:
         """Not even a table of one frame would fit: the rest of the stream cannot help."""
-        return bool(self.cache.counters()["used"] + 160 > room)
+        return bool(self.cache.counters()["used"] + 96 > room)
