@@ -78,7 +78,7 @@ impl Head {
     }
 
     /// The head and the sections behind a brief head.
-    #[inline]
+    #[inline(always)]
     pub fn read_brief(table: &[u8]) -> Option<(Self, &[u8])> {
         let (&first, mut rest) = table.split_first()?;
         let form = Form::from_code(first >> 4 & 7)?;

@@ -29,7 +29,7 @@ enum Places<'a> {
 
 impl<'a> Table<'a> {
     /// Reads the head.
-    #[inline]
+    #[inline(always)]
     pub fn trusted(table: &'a [u8]) -> Option<Self> {
         let (head, sections) = Head::read_brief(table)?;
         Self::new(head, sections)
@@ -84,7 +84,7 @@ impl<'a> Table<'a> {
     }
 
     /// The items of a frame; empty for a frame that does not exist.
-    #[inline]
+    #[inline(always)]
     pub fn items_of(&self, frame: usize) -> std::ops::Range<usize> {
         if frame >= self.frames {
             return 0..0;
@@ -100,7 +100,7 @@ impl<'a> Table<'a> {
     }
 
     /// Payload of an item, as offset and length.
-    #[inline]
+    #[inline(always)]
     pub fn item(&self, index: usize) -> Option<(u64, u64)> {
         if index >= self.items {
             return None;

@@ -14,7 +14,7 @@
 //! | 24 | u64 | first byte after the last item; AFFINE: stride in bits |
 //!
 //! In memory, where most tables are of one frame and nobody else writes, the head is brief: form and flags
-//! in one byte, then what the form needs of the other fields as [`crate::varint`]s, 6 to 16 bytes in all.
+//! in one byte, then what the form needs of the other fields as varints (`varint.rs`), 6 to 16 bytes in all.
 //!
 //! Contiguous item i has its payload at `[tag_i + 8, tag_(i+1))`. With [`FLAG_MAP`] a section of
 //! `frames + 1` u32 follows: the first item of each frame, and the number of items.
