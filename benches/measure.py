@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +52,14 @@ class Goal:
         return f"{1 / ratio:.2f}x" if self.at_least < 2 else f"{ratio:.1f}x"
 
 
+@dataclass(frozen=True)
+class Limit:
+    """An absolute goal: one unit of work by ``way`` takes at most so many seconds (or bytes, or requests)."""
+
+    way: str
+    at_most: float
+
+
 @dataclass
 class Result:
     """What came of a race."""
@@ -66,9 +74,20 @@ class Result:
     facts: list[str] = field(default_factory=list)
     quantity: str = "seconds"  # or "bytes", "requests": less is better in all of them
 
+    def hold(self, limit: Limit, best: float) -> None:
+        """Note how the best lap of a way keeps to a limit."""
+        each = best / self.amount
+        shown = milliseconds if self.quantity == "seconds" else "{:,.4g}".format
+        text = f"{limit.way} takes <= {shown(limit.at_most)} a {self.unit}"
+        self.demand(text, shown(each), met=each <= limit.at_most)
+
     def demand(self, text: str, shown: str, *, met: bool) -> None:
         """Add a goal that is no ratio of two ways of this race."""
         self.goals.append({"text": text, "shown": shown, "met": met})
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
 
 
 def timed(work: Callable[[], Any], before: Callable[[], object] | None = None) -> Callable[[], Lap]:
@@ -105,7 +124,7 @@ def elsewhere(
 def race(
     result: Result,
     ways: list[Way],
-    goals: list[Goal],
+    goals: Sequence[Goal | Limit],
     *,
     rounds: int,
     same: Callable[[Any], Any] = lambda answer: answer,
@@ -152,7 +171,10 @@ def race(
         )
     best = {way["name"]: way["best"] for way in result.ways}
     for goal in goals:
-        if best.get(goal.faster) and best.get(goal.slower):
+        if isinstance(goal, Limit):
+            if best.get(goal.way):
+                result.hold(goal, best[goal.way])
+        elif best.get(goal.faster) and best.get(goal.slower):
             ratio = best[goal.slower] / best[goal.faster]
             outcome = {"ratio": ratio, "shown": goal.shown(ratio), "met": ratio >= goal.at_least}
             result.goals.append(asdict(goal) | {"text": str(goal)} | outcome)

@@ -29,8 +29,8 @@ def key_of(parts):
 def answer(parts):
     return [zlib.crc32(np.ascontiguousarray(part).tobytes()) for part in parts]
 
-def run(what, uri, orientation="axial", source=None, keys=(), pairs=(), endpoint=None):
-    configure(tile=TileConfig(orientation=SliceOrientation(orientation)))
+def run(what, uri, orientation="axial", tile=(), source=None, keys=(), pairs=(), endpoint=None):
+    configure(tile=TileConfig(orientation=SliceOrientation(orientation), **dict(zip("xyz", tile))))
     if endpoint:
         configure(s3=S3Config(endpoint=endpoint, use_virtual_addressing=False))
     if what == "store":
@@ -56,6 +56,12 @@ def run(what, uri, orientation="axial", source=None, keys=(), pairs=(), endpoint
         start = time.perf_counter()
         RadiObject.from_niftis(uri, images={"CT": [tuple(pair) for pair in pairs]})
         return time.perf_counter() - start, len(pairs)
+    if what == "iloc":
+        radi = opened.get(uri) or opened.setdefault(uri, RadiObject(uri))
+        start = time.perf_counter()
+        volumes = [radi.CT.iloc[place] for place in keys]
+        seconds = time.perf_counter() - start
+        return seconds, answer([volume.to_numpy() for volume in volumes])
 
 out = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever it prints goes to the terminal

@@ -11,10 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from benches.measure import Goal, Lap, Result, Way, race, timed
+from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
 from benches.radiobject_rival import PYTHON, Rival
 from benches.volume_rivals import ct, mri, peers, tiledb_reader
-from voxtier.volumes import ReadConfig, SliceOrientation, TileConfig, Volume, clear_cache, configured
+from voxtier.volumes import (
+    RadiObject,
+    ReadConfig,
+    SliceOrientation,
+    TileConfig,
+    Volume,
+    clear_cache,
+    configured,
+)
 
 Key = tuple[Any, ...]
 EVERY = slice(None)
@@ -42,6 +50,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
         results.append(decoded_race(folder, head, rounds))
         results.append(threads_race(folder, head, rounds))
         results.append(patches_race(folder, ct(), rival, rounds))
+        results.append(iloc_race(folder, rival, rounds))
     return results
 
 
@@ -120,15 +129,17 @@ def tiling_races(
     others["TileDB-Py, as in its tutorials"] = naive_tiledb(naive_store(place / "naive", data, extents))
     if tiling == "axial":
         others |= plain_files(place, data)
-    native = rival is not None and tiling != "iso32"
-    if native:
+    if rival is not None:
         np.save(place / "data.npy", data)
-        rival.lap("store", place / "radiobject", orientation=tiling, source=place / "data.npy")
+        like_ours = (
+            {"orientation": "isotropic", "tile": extents} if tiling == "iso32" else {"orientation": tiling}
+        )
+        rival.lap("store", place / "radiobject", source=place / "data.npy", **like_ours)
 
     def one(title: str, keys: list[Key], calls: list[Any], goals: list[Goal]) -> Result:
         ways = [Way(OURS, reads(volume.__getitem__, keys), OURS)]
         ways += [Way(name, reads(read, keys)) for name, read in others.items()]
-        if native:
+        if rival is not None:
             ways.append(
                 Way("RadiObject 0.1.1", lambda: rival.lap("read", place / "radiobject", keys=calls), rounds=3)
             )
@@ -151,6 +162,7 @@ def tiling_races(
         keys = [tuple(slice(c, c + CUBE) for c in corner) for corner in corners]
         calls = [("box", [[c, c + CUBE] for c in corner]) for corner in corners]
         goals = [Goal(OURS, name, 1 / 0.7) for name in ("h5py", "tensorstore", "blosc2")]
+        goals += [Goal(OURS, "RadiObject 0.1.1", 7)] if tiling == "iso32" else []
         results.append(one(f"Cubes of 64, cold, tiles {size(extents)}", keys, calls, goals))
     goals = [Goal(OURS, name, 1 / 0.7) for name in ("h5py", "tensorstore", "blosc2")]
     results.append(one(f"The whole volume, tiles {size(extents)}", [(EVERY,) * 3], [("full", None)], goals))
@@ -220,14 +232,26 @@ def decoded_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
     clear_cache()
     volume[key]
     crop = np.ascontiguousarray(data[key])
+    by_rows = np.ascontiguousarray(data.T)  # as it is stored: runs of 64 voxels along x
     result = Result(
-        "volume_reads", "A cube of 64, decoded before", "From the decoded cache.", "read", 20,
-    )  # fmt: skip
+        "volume_reads",
+        "A cube of 64, decoded before",
+        "From the decoded cache: tiles of 32 cubed, rows of 16 and 32 voxels. A cube that lies elsewhere is"
+        " copied row by row, at best (second floor); one that lies by itself in one piece (first floor).",
+        "read",
+        20,
+    )
     ways = [
         Way(OURS, reads(volume.__getitem__, [key] * 20), OURS),
         Way("memcpy of the cube", reads(lambda _: crop.copy(), [key] * 20), "floor"),
+        Way(
+            "the cube copied out of the volume in memory",
+            reads(lambda k: by_rows[k[::-1]].copy().T, [key] * 20),
+            "floor",
+        ),
     ]
-    return race(result, ways, [Goal(OURS, "memcpy of the cube", 0.5)], rounds=rounds)
+    goals = [Goal(OURS, way.name, 0.5) for way in ways[1:]]
+    return race(result, ways, goals, rounds=rounds)
 
 
 def threads_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
@@ -301,5 +325,36 @@ def patches_race(folder: Path, data: np.ndarray, rival: Rival | None, rounds: in
     goals = [
         Goal("voxtier, cold, one call", "RadiObject 0.1.1", 6),
         Goal("voxtier, decoded, one call", "RadiObject 0.1.1", 20),
+        Limit("voxtier, cold, one call", 1 / 600),
+        Limit("voxtier, decoded, one call", 1 / 2000),
     ]
     return race(result, ways, goals, rounds=rounds)
+
+
+def iloc_race(folder: Path, rival: Rival | None, rounds: int) -> Result:
+    """Volumes of an open cohort, by position."""
+    import nibabel as nib
+
+    pairs = []
+    for number in range(20):
+        path = folder / f"i{number:02d}_CT.nii"
+        nib.save(nib.Nifti1Image(np.full((8, 8, 8), number, np.int16), np.eye(4)), path)
+        pairs.append((str(path), f"i{number:02d}"))
+    RadiObject.from_niftis(folder / "iloc", images={"CT": pairs})
+    radi, places = RadiObject(folder / "iloc"), list(range(len(pairs)))
+    lap = timed(lambda: [radi.CT.iloc[place] for place in places])
+
+    def checked() -> Lap:
+        seconds, volumes = lap()
+        return seconds, digests([volume.to_numpy() for volume in volumes])
+
+    ways = [Way(OURS, checked, OURS)]
+    if rival is not None:
+        rival.lap("ingest", folder / "iloc_radiobject", pairs=pairs)
+        ways.append(
+            Way("RadiObject 0.1.1", lambda: rival.lap("iloc", folder / "iloc_radiobject", keys=places))
+        )
+    result = Result(
+        "volume_reads", "A volume of an open cohort", "`radi.CT.iloc[i]`, warm.", "volume", len(places)
+    )
+    return race(result, ways, [Limit(OURS, 50e-6)], rounds=rounds)
