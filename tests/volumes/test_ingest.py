@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
-from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection
+from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection, growth
 from voxtier.volumes.engine import Session
+from voxtier.volumes.growth import cohort_jobs, grow
 from voxtier.volumes.locks import only_writer
+from voxtier.volumes.store import Change
 
 from .images import code_of, nifti, pairs
 from .test_identity import check
@@ -392,10 +395,6 @@ def test_repair_of_a_collection_that_stands_alone(tmp_path):
 
 def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_path):
     """The lock file that it waited for went away with the old store."""
-    import threading
-
-    from voxtier.volumes import engine
-
     RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     RadiObject.from_niftis(tmp_path / "new", images={"T1w": pairs(tmp_path / "in2", ["b"])})
     session, waiting = Session.of(None), threading.Event()
@@ -410,7 +409,95 @@ def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_pa
         writer.start()
         waiting.wait()
         time.sleep(0.2)
-        engine.replace_tree(str(tmp_path / "new"), str(tmp_path / "r"), session)
+        (tmp_path / "r").rename(tmp_path / "old")
+        (tmp_path / "new").rename(tmp_path / "r")
     writer.join(30)
     assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
     check(RadiObject(tmp_path / "r").T1w)
+
+
+def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path):
+    old = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
+    new, more = pairs(tmp_path / "in2", ["b"]), pairs(tmp_path / "in3", ["c"])
+    writer = threading.Thread(target=lambda: old.append(images={"T1w": more}))
+    store, jobs = old._cohort.store, cohort_jobs(None, None, {"T1w": new}, None, None)
+    with store.writing(overwrite=True) as change:
+        writer.start()
+        time.sleep(0.2)
+        grow(change, jobs, None, on_error="raise", progress=False)
+    writer.join(30)
+    assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
+    check(RadiObject(tmp_path / "r").T1w)
+
+
+@pytest.mark.parametrize("where", ["before the commit", "after it"])
+def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(tmp_path, monkeypatch, where):
+    """Whatever it left behind hides nothing, shows nothing, and goes with the next overwrite."""
+    root, images = tmp_path / "r", {"T1w": pairs(tmp_path / "in", ["b", "a"])}
+    RadiObject.from_niftis(root, images=images, obs_meta={"obs_subject_id": ["a", "b"], "age": [1, 2]})
+    other = {"T1w": pairs(tmp_path / "two", ["q"]), "T2w": pairs(tmp_path / "two", ["q"], "T2w")}
+    original = growth.add_subjects
+
+    def dies(*arguments):
+        if where == "before the commit":
+            original(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *((growth, "add_subjects") if where == "before the commit" else (Change, "remove")), dies
+        )
+        with pytest.raises(KeyboardInterrupt):
+            RadiObject.from_niftis(root, images=other, overwrite=True)
+    radi = RadiObject(root)
+    if where == "before the commit":
+        assert (radi.collection_names, list(radi), radi.obs_meta.columns) == (("T1w",), ["a", "b"], ["age"])
+        radi.append(images={"T2w": pairs(tmp_path / "in", ["a"], "T2w")})  # the name of what was left behind
+        assert radi.T2w.obs_subject_ids == ["a"]
+    else:
+        assert (radi.collection_names, list(radi), radi.obs_meta.columns) == (("T1w", "T2w"), ["q"], [])
+        radi.rename_collection("T1w", "x")
+        radi.rename_collection("T2w", "y")
+        radi.append(images={"T1w": pairs(tmp_path / "in3", ["c"])})  # the name of what was replaced
+        assert radi.T1w.obs_subject_ids == ["c"]
+        radi.rename_collection("y", "T2w")
+    check(radi.T1w)
+    RadiObject.from_niftis(root, images=images, overwrite=True)
+    found = RadiObject(root)
+    assert (found.collection_names, list(found)) == (("T1w",), ["a", "b"])
+    check(found.T1w)
+    assert found.repair(dry_run=True) == []
+    visible = [path.name for path in (root / "collections").iterdir() if not path.name.startswith("__")]
+    assert (len(visible), len(list(root.glob("obs_meta*")))) == (1, 1)
+
+
+def test_overwrite_of_what_voxtier_did_not_write_is_refused(tmp_path):
+    images = {"T1w": pairs(tmp_path / "in", ["a"])}
+    Volume.from_numpy(tmp_path / "v", np.zeros((3, 3, 3), np.int16))
+    VolumeCollection.from_niftis(tmp_path / "c", images["T1w"])
+    with pytest.raises(ConfigError, match="did not write"):
+        RadiObject.from_niftis(tmp_path / "v", images=images, overwrite=True)
+    with pytest.raises(ConfigError, match="holds a collection"):
+        RadiObject.from_niftis(tmp_path / "c", images=images, overwrite=True)
+    with pytest.raises(ConfigError, match="holds a collection"):
+        RadiObject(tmp_path / "c")
+    assert Volume(tmp_path / "v").shape == (3, 3, 3)
+    assert VolumeCollection(tmp_path / "c").obs_subject_ids == ["a"]
+
+
+def test_a_new_collection_takes_no_folder_of_a_renamed_one(tmp_path):
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
+    radi.rename_collection("T1w", "before")
+    radi.append(images={"T1w": pairs(tmp_path / "two", ["b"])})
+    assert (radi.before.obs_subject_ids, radi.T1w.obs_subject_ids) == (["a"], ["b"])
+    check(radi.T1w)
+    assert radi.repair(dry_run=True) == []
+
+
+def test_a_subject_whose_only_image_was_refused_is_not_added(tmp_path):
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
+    more = pairs(tmp_path / "more", ["c", "b"])
+    more[0][0].write_bytes(b"nothing")
+    VolumeCollection(radi.T1w.uri).append(more, on_error="skip")
+    radi.refresh()
+    assert list(radi) == radi.T1w.obs_subject_ids == ["a", "b"]

@@ -19,9 +19,10 @@ from voxtier.volumes import (
     get_config,
     remote_lock,
 )
-from voxtier.volumes.engine import Session
+from voxtier.volumes.engine import Session, stored_bytes
 from voxtier.volumes.locks import only_writer
 from voxtier.volumes.remote_lock import RemoteLock
+from voxtier.volumes.store import Change
 
 from .images import pairs
 from .s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, Server
@@ -83,6 +84,26 @@ def test_a_cohort_on_s3(server, tmp_path):
     radi.append(images={"T1w": pairs(tmp_path / "more", ["0"])})
     check(RadiObject("s3://vox/cohort").T1w)
     assert len(RadiObject("s3://vox/cohort")) == 4
+
+
+def test_an_overwrite_on_s3_shows_the_old_store_or_the_new_one(server, tmp_path, monkeypatch):
+    where, images = "s3://vox/overwritten", {"T1w": pairs(tmp_path / "in", ["b", "a"])}
+    old = RadiObject.from_niftis(where, images=images)
+    other = {"T1w": pairs(tmp_path / "two", ["q"])}
+    with monkeypatch.context() as patch:
+        patch.setattr(Change, "commit", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            RadiObject.from_niftis(where, images=other, overwrite=True)
+    check(RadiObject(where).T1w)
+    assert list(RadiObject(where)) == list(old) == ["a", "b"]
+    RadiObject.from_niftis(where, images=other, overwrite=True)
+    new = RadiObject(where)
+    assert list(new) == ["q"]
+    check(new.T1w)
+    replaced = new.repair(dry_run=True)  # this server keeps the folders of objects that are gone
+    assert [stored_bytes(uri, Session.of(None)) for uri in replaced] == [0] * len(replaced)
+    with pytest.raises(NotFoundError, match="was replaced"):
+        len(old.T1w)
 
 
 def test_updates_and_consolidation(server):

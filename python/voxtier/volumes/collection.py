@@ -305,9 +305,10 @@ class VolumeCollection(Sliceable):
         store = self._rows.store
         folder = self.uri.rsplit("/", 1)[-1]
         with store.writing() as change:
+            written = set(add_volumes(change, folder, name, jobs, on_error=on_error, progress=progress))
             if store.kind == "radi_object":
-                add_subjects(change, [job.subject for job in jobs], None)
-            add_volumes(change, folder, name, jobs, on_error=on_error, progress=progress)
+                subjects = sorted({job.subject for job in jobs if job.obs_id in written})
+                add_subjects(change, subjects, None)
         self.refresh()
 
     @classmethod

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -308,20 +307,6 @@ def remove_tree(uri: str, session: Session) -> None:
             vfs.remove_dir(uri)
 
 
-def replace_tree(fresh: str, uri: str, session: Session) -> None:
-    """Put the finished store ``fresh`` in the place of ``uri``; locally two renames, remotely a move."""
-    if is_remote(uri):
-        remove_tree(uri, session)
-        with translated(f"move {fresh} to {uri}"):
-            tiledb.VFS(ctx=session.context()).move_dir(fresh, uri)
-        return
-    old = f"{uri}.old-{os.getpid()}-{time.monotonic_ns()}"
-    if Path(uri).exists():
-        Path(uri).rename(old)
-    Path(fresh).rename(uri)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def remove_torn(root: str) -> None:
     """Remove what a killed writer left half made in a local store: metadata and schemas of 0 bytes.
 
@@ -336,7 +321,7 @@ def remove_torn(root: str) -> None:
         bases += [
             entry for entry in collections.iterdir() if entry.is_dir() and not entry.name.startswith("__")
         ]
-    tables = [base / name for base in bases for name in ("obs", "obs_meta")]
+    tables = [*(base / "obs" for base in bases), *Path(root).glob("obs_meta*")]
     for place in [*bases, *(base / "volumes" for base in bases), *tables]:
         for kind in ("__meta", "__group", "__schema"):
             for file in (place / kind).iterdir() if (place / kind).is_dir() else ():

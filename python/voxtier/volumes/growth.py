@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from voxtier.errors import ConfigError
 from voxtier.volumes import engine
-from voxtier.volumes.engine import Session, checked_name
+from voxtier.volumes.engine import Session
 from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs, jobs_of, nifti_content, write_volumes
-from voxtier.volumes.locks import only_writer
 from voxtier.volumes.sources import Images, Source, grouped_sources, named_sources, refuse_duplicates
 from voxtier.volumes.store import Change, Store
 from voxtier.volumes.tables import Dataframe, Table, rows_table
@@ -74,21 +71,13 @@ def create_cohort(
     if not any(jobs.values()):
         raise ConfigError("there is no image to ingest")
     store = Store(target, session, "radi_object")
-    replaces = False
-    if engine.object_kind(target, session) is not None and (overwrite or store.exists()):
-        if not overwrite:
-            raise ConfigError(f"{target} already exists: append() to it, or overwrite=True")
-        fresh = f"{target}.new-{hashlib.blake2b(target.encode(), digest_size=4).hexdigest()}-{os.getpid()}"
-        store, replaces = Store(fresh, session, "radi_object"), True
-    try:
-        with store.writing(new=True) as change:
-            grow(change, jobs, subjects, on_error=on_error, progress=progress)
-        if replaces:
-            with only_writer(target, session):  # nobody appends to what is being replaced
-                engine.replace_tree(store.root, target, session)
-    finally:
-        if replaces:
-            engine.remove_tree(store.root, session)
+    kind = engine.object_kind(target, session)
+    if kind is not None and (kind != "group" or not store.begun()):
+        raise ConfigError(f"{target} holds something that voxtier did not write: choose another place")
+    if kind is not None and store.exists() and not overwrite:
+        raise ConfigError(f"{target} already exists: append() to it, or overwrite=True")
+    with store.writing(new=True, overwrite=overwrite) as change:
+        grow(change, jobs, subjects, on_error=on_error, progress=progress)
 
 
 def grow(
@@ -111,7 +100,7 @@ def grow(
     for name, found in jobs.items():
         if not found:
             continue
-        folder = change.collections.get(name, checked_name("collection", name))
+        folder = change.folder(name)
         written = add_volumes(change, folder, name, found, on_error=on_error, progress=progress)
         owner = {job.obs_id: job.subject for job in found}
         visible |= {owner[obs_id] for obs_id in written}
@@ -192,7 +181,7 @@ def _add_rows(
 def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -> None:
     """Write the rows of subjects that are new, with the columns that ``table`` has for them."""
     store, session = change.store, change.store.session
-    uri = f"{store.root}/obs_meta"
+    uri = f"{store.root}/{change.subjects}"
     given = {} if table is None else {str(row["obs_subject_id"]): row for row in _subject_rows(table)}
     unknown = sorted(set(subjects) - set(given)) if table is not None else []
     fresh = engine.object_kind(uri, session) is None
@@ -207,7 +196,9 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
             name: columns[name].dtype for name in columns.columns if name not in ("obs_subject_id", "obs_id")
         }
         Dataframe.create(uri, schema, session)
-        engine.write_group(store.root, session, add=["obs_meta", "collections"])
+        present = engine.group_members(store.root, session)
+        wanted_members = [name for name in (change.subjects, "collections") if name not in present]
+        engine.write_group(store.root, session, add=wanted_members)
     elif rows:
         extra = set(rows_table(rows).columns) - set(Dataframe(uri, session).all_columns)
         if extra:

@@ -99,5 +99,5 @@ class SubjectTable:
         self._radi._only_root("change rows of")
         store = self._radi._cohort.store
         with store.writing() as change:
-            change_table(Dataframe(f"{store.root}/obs_meta", store.session, timestamp=change.stamp))
+            change_table(Dataframe(f"{store.root}/{change.subjects}", store.session, timestamp=change.stamp))
         self._radi.refresh()

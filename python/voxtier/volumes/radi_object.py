@@ -341,7 +341,7 @@ class RadiObject(Sliceable):
         progress : bool
             Report on stderr.
         overwrite : bool
-            Replace a store that exists, once the new one is complete.
+            Replace a store that exists: whatever happens, readers find the old one or the whole new one.
         on_error : {"raise", "skip"}
             Whether one bad image refuses all.
 

@@ -84,9 +84,8 @@ class Cohort:
         """The rows of all subjects."""
         if self._subjects is None:
             self.store.refuse_replaced(self.snapshot)
-            frame = Dataframe(
-                f"{self.store.root}/obs_meta", self.store.session, timestamp=self.snapshot.commit
-            )
+            uri = f"{self.store.root}/{self.snapshot.subjects}"
+            frame = Dataframe(uri, self.store.session, timestamp=self.snapshot.commit)
             self._subjects = frame.read_all()
         return self._subjects
 

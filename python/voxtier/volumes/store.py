@@ -4,7 +4,8 @@ Every table is read *as of* one time stamp, the last commit, which lies in the m
 group together with the list of collections. A writer, under the lock, writes voxel arrays (under names that
 nobody looks for yet), then rows with a later time stamp, and at last the new commit: one small object. A
 writer that dies before leaves rows from the future, which the next writer removes, and arrays without a row,
-which `repair` removes or a repeated ingest takes over.
+which `repair` removes or a repeated ingest takes over. Overwriting a store is such a change too: the new
+tables and collections lie beside the old ones, in folders of other names, until the commit names them.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Final
 
-from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
+from voxtier.errors import (
+    BackendError,
+    ConfigError,
+    FormatError,
+    NotFoundError,
+    SourceError,
+    VoxtierError,
+)
 from voxtier.volumes import engine
-from voxtier.volumes.engine import Session
+from voxtier.volumes.engine import Session, checked_name
 from voxtier.volumes.locks import only_writer
 from voxtier.volumes.tables import Dataframe, Table
 
 FORMAT: Final = "1"
+_SUBJECTS: Final = "obs_meta"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,11 @@ class Snapshot:
     commit: int | None
     collections: Mapping[str, str]  # name -> folder below ``collections``
     meta: Mapping[str, Any]
+
+    @property
+    def subjects(self) -> str:
+        """Folder of the table of subjects."""
+        return checked_name("table", str(self.meta.get("voxtier_subjects", _SUBJECTS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,8 @@ class Store:
         """
         meta = self._meta()
         written_by_us = "voxtier_format" in meta
+        if str(meta.get("voxtier_kind", self.kind)) != self.kind:
+            raise ConfigError(f"{self.root} holds a {meta['voxtier_kind']}: open it as that")
         if written_by_us and "voxtier_commit" not in meta:
             raise NotFoundError(
                 f"{self.root}: the ingest was cut off before its first commit;"
@@ -76,7 +93,8 @@ class Store:
         if self.kind == "collection":
             names: dict[str, str] = {}
         elif written_by_us:
-            names = json.loads(str(meta["voxtier_collections"]))
+            listed = json.loads(str(meta["voxtier_collections"]))
+            names = {name: checked_name("collection", str(folder)) for name, folder in listed.items()}
         else:
             members = engine.group_members(f"{self.root}/collections", self.session)
             names = {name: uri.rsplit("/", 1)[-1] for name, uri in members.items()}
@@ -124,7 +142,7 @@ class Store:
             return False
         return True
 
-    def _begun(self) -> bool:
+    def begun(self) -> bool:
         """Return whether an earlier, unfinished ingest has made the root already."""
         try:
             return "voxtier_format" in engine.group_meta(self.root, self.session)
@@ -141,17 +159,21 @@ class Store:
         """
         with only_writer(self.root, self.session, timeout=0):
             before = self._own_snapshot()
-            orphans = list(Change(self, before, 0, dict(before.collections)).orphans())
-            for uri in [] if dry_run else orphans:
-                engine.remove_tree(uri, self.session)
+            change = Change(self, before, 0, dict(before.collections))
+            orphans = list(change.orphans())
+            if not dry_run:
+                change.remove(orphans)
         return orphans
 
     @contextmanager
-    def writing(self, *, new: bool = False) -> Iterator[Change]:
-        """Collect one change under the writer's lock; leaving the block without an error commits it."""
+    def writing(self, *, new: bool = False, overwrite: bool = False) -> Iterator[Change]:
+        """Collect one change under the writer's lock; leaving the block without an error commits it.
+
+        With ``overwrite`` the change begins without collections, and what it replaces is removed afterwards.
+        """
         with only_writer(self.root, self.session) as confirm:
             engine.remove_torn(self.root)
-            if new and not self._begun():
+            if new and not self.begun():
                 engine.create_group(
                     self.root,
                     {"voxtier_format": FORMAT, "voxtier_kind": self.kind, "voxtier_store": uuid.uuid4().hex},
@@ -164,11 +186,20 @@ class Store:
                     raise
                 before = Snapshot(0, {}, {})
             stamp = max(time.time_ns() // 1_000_000, (before.commit or 0) + 1)
-            change = Change(self, before, stamp, dict(before.collections))
+            change = Change(self, before, stamp, dict(before.collections), subjects=before.subjects)
             change.forget_unfinished()
+            if overwrite:
+                change.start_over()
             yield change
             confirm()
             change.commit()
+            if overwrite:
+                with suppress(
+                    VoxtierError
+                ):  # the change is made: what cannot be removed now, `repair` removes
+                    after = self.snapshot()
+                    replaced = Change(self, after, 0, dict(after.collections), subjects=after.subjects)
+                    replaced.remove(list(replaced.orphans()))
 
 
 @dataclass(slots=True)
@@ -181,6 +212,24 @@ class Change:
     collections: dict[str, str]
     meta: dict[str, Any] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)  # group -> folders to list in it
+    subjects: str = _SUBJECTS  # folder of their table
+
+    def start_over(self) -> None:
+        """Begin an empty store, under names that the visible one does not use."""
+        self.collections = {}
+        if self.before.commit:
+            self.subjects = f"{_SUBJECTS}-{self.before.commit}"
+            self.meta |= {"voxtier_store": uuid.uuid4().hex, "voxtier_subjects": self.subjects}
+
+    def folder(self, name: str) -> str:
+        """Return the folder of a collection; a new one gets a name that no visible collection has."""
+        if name in self.collections:
+            return self.collections[name]
+        taken = {*self.collections.values(), *self.before.collections.values()}
+        folder = checked_name("collection", name)
+        while folder in taken:
+            folder += f"-{self.before.commit}"
+        return folder
 
     def rows(self, table_uri: str, rows: Table) -> None:
         """Write rows that become visible with the commit."""
@@ -191,20 +240,27 @@ class Change:
         """Return a table as the last commit left it."""
         return Dataframe(uri, self.store.session, timestamp=self.before.commit)
 
-    def tables(self) -> list[str]:
-        """Return every table of the store, those of collections that are not visible yet included."""
+    def tables(self) -> dict[str, bool]:
+        """Return every table of the store, and whether it is visible."""
         root, session = self.store.root, self.store.session
         if self.store.kind == "collection":
-            return [f"{root}/obs"]
-        folders = engine.subfolders(f"{root}/collections", session)
-        return [f"{root}/obs_meta", *(f"{root}/collections/{name}/obs" for name in folders)]
+            return {f"{root}/obs": True}
+        seen = set(self.before.collections.values())
+        return {f"{root}/{name}": name == self.before.subjects for name in self._tables_of_subjects()} | {
+            f"{root}/collections/{name}/obs": name in seen
+            for name in engine.subfolders(f"{root}/collections", session)
+        }
+
+    def _tables_of_subjects(self) -> list[str]:
+        names = engine.subfolders(self.store.root, self.store.session)
+        return [name for name in names if name == _SUBJECTS or name.startswith(f"{_SUBJECTS}-")]
 
     def forget_unfinished(self) -> None:
-        """Remove rows that a writer left behind without committing them."""
+        """Remove rows that a writer left behind without committing them, and those of what was replaced."""
         commit = self.before.commit or 0
-        for uri in self.tables():
+        for uri, visible in self.tables().items():
             if engine.object_kind(uri, self.store.session) == "array":
-                Dataframe(uri, self.store.session).forget_after(commit)
+                Dataframe(uri, self.store.session).forget_after(commit if visible else 0)
 
     def orphans(self) -> Iterator[str]:
         """Yield the addresses of arrays and collections that the last commit does not know."""
@@ -213,6 +269,9 @@ class Change:
         if self.store.kind == "radi_object":
             base = f"{root}/collections"
             folders = list(self.collections.values())
+            yield from (
+                f"{root}/{name}" for name in self._tables_of_subjects() if name != self.before.subjects
+            )
             for folder in engine.subfolders(base, session):
                 if not folder.startswith("__") and folder not in folders:
                     yield f"{base}/{folder}"
@@ -222,6 +281,18 @@ class Change:
             for array in engine.subfolders(f"{uri}/volumes", session):
                 if array not in used and not array.startswith("__"):
                     yield f"{uri}/volumes/{array}"
+
+    def remove(self, uris: Iterable[str]) -> None:
+        """Remove arrays and collections, from their groups first."""
+        session = self.store.session
+        for group, inside in groupby(sorted(uris), lambda uri: uri.rpartition("/")[0]):
+            gone = list(inside)
+            known = engine.group_members(group, session)
+            listed = [name for uri in gone if (name := uri.rpartition("/")[2]) in known]
+            if listed:
+                engine.write_group(group, session, remove=listed)
+            for uri in gone:
+                engine.remove_tree(uri, session)
 
     def commit(self) -> None:
         """Make the change visible: one write of the root's metadata."""
