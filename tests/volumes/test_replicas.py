@@ -9,7 +9,16 @@ import pytest
 import tiledb
 
 from voxtier.errors import ConfigError
-from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure, replicas, voxels
+from voxtier.volumes import (
+    CompressionConfig,
+    RadiObject,
+    ReadConfig,
+    TileConfig,
+    Volume,
+    configure,
+    replicas,
+    voxels,
+)
 from voxtier.volumes.engine import Session
 
 from .images import pairs
@@ -189,3 +198,14 @@ def test_an_ingest_killed_between_replicas_is_repeated(tmp_path):
     check(radi.T1w)
     assert [volume.replicas for volume in radi.T1w] == [["sagittal", "coronal"]] * 2
     assert voxels.open_array(radi.T1w.iloc[0].uri, Session.of(None)).meta["obs_id"] == "a_T1w"
+
+
+def test_a_replica_is_compressed_as_its_volume_whatever_the_options_say_later(tmp_path):
+    configure(tile=TileConfig("axial"), compression=CompressionConfig("gzip", 7))
+    volume = Volume.from_numpy(tmp_path / "v", np.zeros((9, 8, 7, 6), np.int16))
+    configure(tile=TileConfig("axial", t=3), compression=CompressionConfig("none"))
+    volume.replicate("sagittal")
+    with tiledb.open(f"{volume.uri}/replica-sagittal") as replica, tiledb.open(volume.uri) as array:
+        assert replica.attr("voxels").filters == array.attr("voxels").filters
+        assert replica.attr("voxels").filters[1].level == 7
+        assert replica.domain.dim("t").tile == array.domain.dim("t").tile == 1

@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from voxtier.errors import VoxtierError
 from voxtier.volumes import engine, voxels
-from voxtier.volumes.config import SliceOrientation, TileConfig, WriteConfig, get_config
+from voxtier.volumes.config import SliceOrientation, WriteConfig
 from voxtier.volumes.engine import Session
 from voxtier.volumes.voxels import META_KEY, VoxelArray
 
@@ -74,7 +73,7 @@ def write_volume(
     try:
         voxels.write_all(uri, image, {} if names else meta, session)
         for name in names:
-            _write(uri, name, image, write, session)
+            _write(uri, name, image, session)
         if names:
             voxels.write_meta(uri, {**meta, META_KEY: _noted(uri, names, session)}, session)
     except BaseException:
@@ -82,11 +81,10 @@ def write_volume(
         raise
 
 
-def _write(uri: str, orientation: str, image: NDArray[Any], write: WriteConfig, session: Session) -> None:
+def _write(uri: str, orientation: str, image: NDArray[Any], session: Session) -> None:
     place = address(uri, orientation)
     engine.remove_tree(place, session)
-    tile = TileConfig(SliceOrientation(orientation), t=write.tile.t)
-    voxels.create_array(place, image.shape, image.dtype, replace(write, tile=tile), session)
+    voxels.create_like(place, uri, SliceOrientation(orientation), session)
     voxels.write_all(place, image, {"tile_orientation": orientation}, session)
 
 
@@ -107,9 +105,8 @@ def renew(uri: str, session: Session, *, add: Sequence[SliceOrientation] = ()) -
         return []
     before = engine.subfolders(f"{uri}/__fragments", session)
     image = array.read(tuple((0, size, 1) for size in array.layout.shape))
-    write = get_config().write
     for name in missing:
-        _write(uri, name, image, write, session)
+        _write(uri, name, image, session)
     if engine.subfolders(f"{uri}/__fragments", session) == before:
         voxels.write_meta(uri, {META_KEY: _noted(uri, kept, session)}, session)
     return missing

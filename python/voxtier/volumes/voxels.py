@@ -88,10 +88,31 @@ def create_array(
     session: Session,
 ) -> None:
     """Create an empty array with the tiles and the compression of ``write``."""
-    sizes = dict(zip(AXES, checked_shape(shape), strict=False))
-    extents = dict(zip(AXES, _extents(tuple(sizes.values()), write), strict=False))
-    order = ("t" if "t" in sizes else "") + _STORED_ORDER[write.tile.orientation]
     cell = stored_dtype(dtype)
+    filters = _filters(write.compression, cell, session.context())
+    _create(uri, checked_shape(shape), cell, write.tile, filters, session)
+
+
+def create_like(uri: str, model: str, orientation: SliceOrientation, session: Session) -> None:
+    """Create an empty array for the voxels of another one, compressed as they are there, in other tiles."""
+    with translated(f"open the volume {model}"):
+        schema = tiledb.ArraySchema.load(model, ctx=session.context())
+    layout = _layout(model, schema)
+    tile = TileConfig(orientation, t=(*layout.api_extents, 1)[3])
+    _create(uri, layout.shape, layout.cell, tile, list(schema.attr(ATTRIBUTE).filters), session)
+
+
+def _create(
+    uri: str,
+    shape: tuple[int, ...],
+    cell: np.dtype[Any],
+    tile: TileConfig,
+    filter_list: list[tiledb.Filter],
+    session: Session,
+) -> None:
+    sizes = dict(zip(AXES, shape, strict=False))
+    extents = dict(zip(AXES, _extents(shape, tile, compressed=bool(filter_list)), strict=False))
+    order = ("t" if "t" in sizes else "") + _STORED_ORDER[tile.orientation]
     if object_kind(uri, session) is not None:
         raise ConfigError(f"{uri} already exists: choose another place or remove it first")
     ctx = session.context()
@@ -105,16 +126,15 @@ def create_array(
             ),
             ctx=ctx,
         )
-        filters = tiledb.FilterList(_filters(write.compression, cell, ctx), ctx=ctx)
+        filters = tiledb.FilterList(filter_list, ctx=ctx)
         attribute = tiledb.Attr(name=ATTRIBUTE, dtype=cell, filters=filters, ctx=ctx)
         schema = tiledb.ArraySchema(domain=domain, attrs=[attribute], sparse=False, ctx=ctx)
         tiledb.Array.create(uri, schema, ctx=ctx)
 
 
-def _extents(shape: tuple[int, ...], write: WriteConfig) -> tuple[int, ...]:
-    tile: TileConfig = write.tile
+def _extents(shape: tuple[int, ...], tile: TileConfig, *, compressed: bool) -> tuple[int, ...]:
     extents = list(min(e, s) for e, s in zip(tile.extents_for_shape(shape), shape, strict=True))  # noqa: C400
-    if write.compression.algorithm is Compressor.NONE:
+    if not compressed:
         # edge tiles are stored whole: without compression a shorter extent saves up to 40 % of the file
         explicit = (tile.x, tile.y, tile.z, tile.t)
         for axis, size in enumerate(shape):
