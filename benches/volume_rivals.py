@@ -11,14 +11,14 @@ import numpy as np
 SHAPE = (240, 240, 155)
 
 
-def mri() -> np.ndarray:
+def mri(*, whole: bool = True) -> np.ndarray:
     """Return a float32 head: smooth tissue with noise inside an ellipsoid, zero outside."""
     rng = np.random.default_rng(7)
     grid = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in SHAPE), indexing="ij")
     radius = sum((axis / 0.75) ** 2 for axis in grid)
     tissue = 400 + 200 * np.sin(6 * grid[0]) * np.cos(5 * grid[1]) + 80 * grid[2]
     noisy = tissue + rng.normal(0, 20, SHAPE)
-    return np.where(radius < 1, np.round(noisy), 0).astype(np.float32)
+    return np.where(radius < 1, np.round(noisy) if whole else noisy, 0).astype(np.float32)
 
 
 def ct() -> np.ndarray:

@@ -24,7 +24,8 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
     head, body = mri(), ct()
     with rival_process() as rival:
         return [
-            write_race(folder, head, rival, 2 if quick else 3),
+            write_race(folder, head, "whole numbers", rival, 2 if quick else 5),
+            write_race(folder, mri(whole=False), "fractions", rival, 2 if quick else 5),
             bytes_race(folder, head, "head, float32"),
             bytes_race(folder, body, "body, int16"),
             ingest_race(folder, body, rival, 4 if quick else SUBJECTS, 1 if quick else 2),
@@ -59,7 +60,7 @@ def each_time_new(fresh: Fresh, work: Callable[[Path], Any]) -> Callable[[], Lap
     return done
 
 
-def write_race(folder: Path, data: np.ndarray, rival: Rival | None, rounds: int) -> Result:
+def write_race(folder: Path, data: np.ndarray, content: str, rival: Rival | None, rounds: int) -> Result:
     """One volume from memory to disk."""
     import blosc2
     import h5py
@@ -75,6 +76,8 @@ def write_race(folder: Path, data: np.ndarray, rival: Rival | None, rounds: int)
         blosc2.asarray(data, urlpath=str(place), mode="w", chunks=(240, 240, 1), cparams=zstd)
         place.rename(place.with_suffix(".done"))
 
+    folder = folder / f"write {content}"
+    folder.mkdir()
     np.save(folder / "write.npy", data)
     number = iter(range(10**6))
 
@@ -106,7 +109,8 @@ def write_race(folder: Path, data: np.ndarray, rival: Rival | None, rounds: int)
     ]
     if rival is not None:
         ways.append(Way("RadiObject 0.1.1", radiobject))
-    result = Result("volume_writes", "Write a volume of 35.7 MB", "Axial tiles, from memory.", "volume", 1)
+    title = f"Write a volume of 35.7 MB, float32, {content}"
+    result = Result("volume_writes", title, "Axial tiles, from memory.", "volume", 1)
     return race(result, ways, [Goal("voxtier", "RadiObject 0.1.1", 1 / 0.8)], rounds=rounds)
 
 

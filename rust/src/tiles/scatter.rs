@@ -275,7 +275,7 @@ unsafe fn copy(from: *const u8, place: *mut u8, count: usize) {
                 block(count - 16, 16);
             }
             32..=512 => {
-                for at in (0..count - 31).step_by(32) {
+                for at in (0..count - 32).step_by(32) {
                     block(at, 32);
                 }
                 block(count - 32, 32);
