@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from nibabel.quaternions import quat2mat
 
+from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes import Volume
 from voxtier.volumes.geometry import axcodes
@@ -252,6 +253,30 @@ def test_truncated_files(tmp_path, keep):
             read_nifti(path)
     with pytest.raises(SourceError, match="no file"):
         read_nifti(tmp_path / "missing.nii")
+
+
+@pytest.mark.parametrize("offset", [0, 16, 352, 353, 999])
+def test_inflated_ranges_are_those_of_gzip(tmp_path, offset):
+    """One member, several, more or fewer bytes than are asked for: whichever decoder it takes."""
+    whole = np.random.default_rng(0).integers(0, 9, 50_000).astype(np.uint8).tobytes()
+    streams = {
+        "one": gzip.compress(whole),
+        "two": gzip.compress(whole[:20_000]) + gzip.compress(whole[20_000:]),
+        "empty member": gzip.compress(whole) + gzip.compress(b""),
+    }
+    for name, packed in streams.items():
+        path = tmp_path / f"{name}.gz"
+        path.write_bytes(packed)
+        for count in (0, 1, len(whole) - offset, len(whole) - offset - 7, len(whole), 2**40):
+            found = _core.gunzip_range(path, offset, count)
+            assert found.tobytes() == whole[offset : offset + count], (name, count)
+            assert found.flags.aligned
+    damaged = bytearray(streams["one"])
+    damaged[-6] ^= 1  # in the checksum: the bytes before it are all right
+    for packed in (bytes(damaged), streams["one"] + b"garbage", streams["one"][:-1], b"", b"\x1f\x8b"):
+        path.write_bytes(packed)
+        with pytest.raises(FormatError, match="damaged or cut off"):
+            _core.gunzip_range(path, offset, len(whole) - offset)
 
 
 def test_a_bit_flip_in_the_gzip_stream_is_found(tmp_path):

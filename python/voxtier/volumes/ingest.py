@@ -214,9 +214,11 @@ def write_volumes(
     workers = min(config.read.max_workers, max(1, len(jobs)))
     started = time.monotonic()
     outcomes: list[Outcome] = []
+    # on an object store one listing answers for all volumes what costs five requests for each
+    listed = frozenset(engine.subfolders(group, session)) if engine.is_remote(group) else None
     with ThreadPoolExecutor(workers, thread_name_prefix="voxtier-ingest") as pool:
         # submitted here, so that the workers see the caller's configuration
-        for outcome in pool.map(lambda job: _write_one(job, group, session, config), jobs):
+        for outcome in pool.map(lambda job: _write_one(job, group, listed, session, config), jobs):
             outcomes.append(outcome)
             if progress:
                 _report(outcomes, len(jobs), started)
@@ -233,7 +235,9 @@ def _report(outcomes: Sequence[Outcome], total: int, started: float) -> None:
     sys.stderr.flush()
 
 
-def _write_one(job: Job, group: str, session: Session, config: Config) -> Outcome:
+def _write_one(
+    job: Job, group: str, listed: frozenset[str] | None, session: Session, config: Config
+) -> Outcome:
     from voxtier.volumes.config import configured
 
     started = time.monotonic()
@@ -242,7 +246,9 @@ def _write_one(job: Job, group: str, session: Session, config: Config) -> Outcom
     uri = f"{group}/{folder}"
     try:
         with configured(write=config.write, read=config.read, s3=config.s3):
-            row, status = _taken_over(uri, job, session), "resumed"
+            row, status = None, "resumed"
+            if Path(uri).exists() if listed is None else folder in listed:
+                row = _taken_over(uri, job, session)
             if row is None:
                 row, status = _written(uri, job, session, config), "written"
         row = {
@@ -259,17 +265,16 @@ def _write_one(job: Job, group: str, session: Session, config: Config) -> Outcom
 
 def _taken_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:
     """Return the row of an array that an earlier, unfinished ingest completed; remove an incomplete one."""
-    if engine.is_remote(uri) or Path(uri).exists():
-        meta: dict[str, Any] = {}
-        with suppress(VoxtierError):  # an array that does not open was cut off
-            if engine.object_kind(uri, session) == "array":
-                meta = voxels.open_array(uri, session).meta
-        if meta:
-            if meta.get("obs_id") == job.obs_id and "voxtier_row" in meta:
-                row: dict[str, Any] = json.loads(str(meta["voxtier_row"]))
-                return row
-            voxels.forget(uri)
-        engine.remove_tree(uri, session)
+    meta: dict[str, Any] = {}
+    with suppress(VoxtierError):  # an array that does not open was cut off
+        if engine.object_kind(uri, session) == "array":
+            meta = voxels.open_array(uri, session).meta
+    if meta:
+        if meta.get("obs_id") == job.obs_id and "voxtier_row" in meta:
+            row: dict[str, Any] = json.loads(str(meta["voxtier_row"]))
+            return row
+        voxels.forget(uri)
+    engine.remove_tree(uri, session)
     return None
 
 
@@ -285,7 +290,7 @@ def _written(uri: str, job: Job, session: Session, config: Config) -> dict[str, 
     if voxels.stored_dtype(image.dtype) != image.dtype.newbyteorder("<"):
         meta["voxtier_dtype"] = image.dtype.newbyteorder("=").str
     try:
-        replicas.write_volume(uri, image, meta, config.write, session)
+        replicas.write_volume(uri, image, meta, config.write, session, free=True)
         foreground.note(uri, image, session)
         _verify_corners(uri, image, session)
     except BaseException:

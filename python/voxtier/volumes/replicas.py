@@ -65,10 +65,16 @@ def current(array: VoxelArray) -> dict[str, VoxelArray]:
 
 
 def write_volume(
-    uri: str, image: NDArray[Any], meta: Mapping[str, Any], write: WriteConfig, session: Session
+    uri: str,
+    image: NDArray[Any],
+    meta: Mapping[str, Any],
+    write: WriteConfig,
+    session: Session,
+    *,
+    free: bool = False,
 ) -> None:
     """Create a volume with the replicas that ``write`` asks for; its metadata is the last thing written."""
-    voxels.create_array(uri, image.shape, image.dtype, write, session)
+    voxels.create_array(uri, image.shape, image.dtype, write, session, free=free)
     names = [orientation.value for orientation in write.tile.replicas]
     try:
         voxels.write_all(uri, image, {} if names else meta, session)

@@ -86,11 +86,13 @@ def create_array(
     dtype: np.dtype[Any],
     write: WriteConfig,
     session: Session,
+    *,
+    free: bool = False,
 ) -> None:
-    """Create an empty array with the tiles and the compression of ``write``."""
+    """Create an empty array with the tiles and the compression of ``write``; ``free``: nothing lies there."""
     cell = stored_dtype(dtype)
     filters = _filters(write.compression, cell, session.context())
-    _create(uri, checked_shape(shape), cell, write.tile, filters, session)
+    _create(uri, checked_shape(shape), cell, write.tile, filters, session, free=free)
 
 
 def create_like(uri: str, model: str, orientation: SliceOrientation, session: Session) -> None:
@@ -109,11 +111,13 @@ def _create(
     tile: TileConfig,
     filter_list: list[tiledb.Filter],
     session: Session,
+    *,
+    free: bool = False,
 ) -> None:
     sizes = dict(zip(AXES, shape, strict=False))
     extents = dict(zip(AXES, _extents(shape, tile, compressed=bool(filter_list)), strict=False))
     order = ("t" if "t" in sizes else "") + _STORED_ORDER[tile.orientation]
-    if object_kind(uri, session) is not None:
+    if not free and object_kind(uri, session) is not None:
         raise ConfigError(f"{uri} already exists: choose another place or remove it first")
     ctx = session.context()
     with translated(f"create the volume {uri}"):

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PySlice};
 
 use crate::error::{Error, ErrorKind};
 use crate::tiles::codec::Pipeline;
@@ -110,8 +110,13 @@ fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// Inflates a gzip file and returns the bytes `offset..offset + count`, fewer when it ends before.
 #[pyfunction]
 fn gunzip_range(py: Python<'_>, path: PathBuf, offset: u64, count: u64) -> PyResult<Bound<'_, PyArray1<u8>>> {
-    let bytes = py.detach(|| crate::tiles::inflate::gunzip_range(&path, offset, count))?;
-    Ok(bytes.into_pyarray(py))
+    let found = py.detach(|| crate::tiles::inflate::gunzip_range(&path, offset, count))?;
+    let bytes = found.bytes.into_pyarray(py);
+    if found.skip == 0 {
+        return Ok(bytes);
+    }
+    let wanted = bytes.get_item(PySlice::new(py, found.skip as isize, isize::MAX, 1))?;
+    Ok(wanted.cast_into()?)
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
