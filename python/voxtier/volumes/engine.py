@@ -32,6 +32,7 @@ except ImportError as error:
 Uri: TypeAlias = str | os.PathLike[str]
 
 _MB = 1 << 20
+_PARTS = "vfs.s3.use_multipart_upload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,15 @@ class Session:
                 state.contexts[key] = tiledb.Ctx(tiledb.Config(self._tiledb_keys(dict(credentials))))
                 state.contexts_built += 1
             return state.contexts[key]
+
+    def for_small(self, uri: str, amount: int) -> Session:
+        """Return the session that puts objects of at most so many bytes in one request each.
+
+        TileDB sends anything, however small, as an upload of parts: four requests instead of two.
+        """
+        if not is_remote(uri) or amount > self.config.s3.multipart_part_size_mb * _MB:
+            return self
+        return Session(self.config, tuple(sorted({**dict(self.keys), _PARTS: "false"}.items())))
 
     def credentials(self) -> dict[str, str]:
         """Return the TileDB keys that sign requests now (empty: the machine's role, or none)."""
@@ -249,6 +259,7 @@ def object_kind(uri: str, session: Session) -> str | None:
 
 def create_group(uri: str, meta: Mapping[str, Any], session: Session) -> None:
     """Create a group with its first metadata."""
+    session = session.for_small(uri, 0)
     with translated(f"create the group {uri}"):
         if tiledb.object_type(uri, ctx=session.context()) is None:
             tiledb.Group.create(uri, ctx=session.context())
@@ -277,6 +288,7 @@ def write_group(
     remove: Iterable[str] = (),
 ) -> None:
     """Change metadata and members (folders inside the group, by name) in one write."""
+    session = session.for_small(uri, sum(len(str(value)) for value in (meta or {}).values()))
     with translated(f"write the group {uri}"), tiledb.Group(uri, "w", ctx=session.context()) as group:
         for name in remove:
             group.remove(name)

@@ -22,6 +22,7 @@ INDEX_COLUMNS: Final = ("obs_subject_id", "obs_id")
 _NULLS: Final = "voxtier_nulls"  # names of the missing columns of a row, separated by newlines
 _DELETED: Final = "\n"  # in place of names: the row is gone (one write, where TileDB's deletes need several)
 _LATEST: Final = 2**63 - 1
+_LONG_CELL: Final = 4096  # bytes; more than a cell of most columns has
 
 Column = NDArray[Any] | np.ma.MaskedArray[Any, Any]
 
@@ -180,9 +181,10 @@ class Dataframe:
         self._session = Session.of(ctx)
         self._timestamp = timestamp
 
-    def _open(self, mode: str = "r", timestamp: int | None = None) -> Any:
+    def _open(self, mode: str = "r", timestamp: int | None = None, amount: int = 1 << 40) -> Any:
         stamp = timestamp if timestamp is not None else self._timestamp
-        return tiledb.open(self.uri, mode, ctx=self._session.context(), timestamp=stamp)
+        context = self._session.for_small(self.uri, amount).context()
+        return tiledb.open(self.uri, mode, ctx=context, timestamp=stamp)
 
     @property
     def _schema(self) -> Any:
@@ -428,7 +430,8 @@ class Dataframe:
             raise ConfigError(
                 f"{self.uri} was not written by voxtier and cannot hold missing values or deletions"
             )
-        with translated(f"write the table {self.uri}"), self._open("w", timestamp) as array:
+        amount = len(table) * _LONG_CELL
+        with translated(f"write the table {self.uri}"), self._open("w", timestamp, amount) as array:
             array[tuple(coordinates) if len(coordinates) > 1 else coordinates[0]] = cells
 
     def forget_after(self, timestamp: int) -> None:

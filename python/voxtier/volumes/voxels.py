@@ -91,7 +91,7 @@ def create_array(
 ) -> None:
     """Create an empty array with the tiles and the compression of ``write``; ``free``: nothing lies there."""
     cell = stored_dtype(dtype)
-    filters = _filters(write.compression, cell, session.context())
+    filters = _filters(write.compression, cell, session.for_small(uri, 0).context())
     _create(uri, checked_shape(shape), cell, write.tile, filters, session, free=free)
 
 
@@ -119,7 +119,7 @@ def _create(
     order = ("t" if "t" in sizes else "") + _STORED_ORDER[tile.orientation]
     if not free and object_kind(uri, session) is not None:
         raise ConfigError(f"{uri} already exists: choose another place or remove it first")
-    ctx = session.context()
+    ctx = session.for_small(uri, 0).context()
     with translated(f"create the volume {uri}"):
         domain = tiledb.Domain(
             *(
@@ -233,7 +233,7 @@ def _layout(uri: str, schema: tiledb.ArraySchema) -> Layout:
 
 def write_all(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], session: Session) -> None:
     """Write the whole array in one fragment; the metadata becomes visible after the voxels."""
-    ctx = session.context()
+    ctx = session.for_small(uri, 2 * voxels.nbytes + (1 << 20)).context()
     with translated(f"write the volume {uri}"), tiledb.open(uri, "w", ctx=ctx) as array:
         order = tuple(AXES.index(array.domain.dim(i).name) for i in range(array.ndim))
         cells = np.ascontiguousarray(voxels.transpose(order), dtype=array.attr(ATTRIBUTE).dtype)
