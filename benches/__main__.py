@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benches.measure import RESULTS, Result, machine
+from benches.measure import RESULTS, Result, machine, say
 from benches.report import write_report
 
 JOURNEYS = [
@@ -57,9 +57,11 @@ def main() -> int:
     found: list[Result] = []
     for name in chosen.journeys or JOURNEYS:
         with tempfile.TemporaryDirectory(prefix="voxtier-bench-", dir=chosen.folder or "/var/tmp") as folder:
-            races = importlib.import_module(f"benches.{name}").run(
-                Path(folder), quick=chosen.quick, rounds=chosen.rounds
-            )
+            races: list[Result] = []
+            journey = importlib.import_module(f"benches.{name}")
+            for race in journey.run(Path(folder), quick=chosen.quick, rounds=chosen.rounds):
+                say(race)
+                races.append(race)
         found += races
         content = {"machine": machine(), "quick": chosen.quick, "races": [asdict(race) for race in races]}
         (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -18,10 +19,9 @@ print(time.perf_counter() - start, json.dumps(frames))
 """
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Items of defined length, which may be jumped over, and of undefined length, which must be walked."""
     count = 4_000 if quick else 20_000
-    results = []
     for undefined, at_least in ((False, 10), (True, 350)):
         path = functional_groups(folder / "enhanced.dcm", count, undefined=undefined)
         assert read_frame(path, read_table(path), count - 1) == pydicom.dcmread(path).PixelData[-16:]
@@ -45,5 +45,4 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
             ),
         ]
         goals = [Goal("voxtier", "pydicom stop_before_pixels", at_least)]
-        results.append(race(result, ways, goals, rounds=rounds))
-    return results
+        yield race(result, ways, goals, rounds=rounds)

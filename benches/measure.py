@@ -178,7 +178,6 @@ def race(
             ratio = best[goal.slower] / best[goal.faster]
             outcome = {"ratio": ratio, "shown": goal.shown(ratio), "met": ratio >= goal.at_least}
             result.goals.append(asdict(goal) | {"text": str(goal)} | outcome)
-    say(result)
     return result
 
 

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,12 @@ from benches.weights import weights
 JOURNEY = "memory"
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Every race of tier 1; sizes follow the reference."""
     count = 20_000 if quick else 100_000
-    return [
-        look_ups(count, rounds),
-        locating(count, rounds),
-        evicting(count, rounds),
-        touching(count, rounds),
-        threads(count, rounds),
-        *weights(quick=quick),
-    ]
+    for measured in (look_ups, locating, evicting, touching, threads):
+        yield measured(count, rounds)
+    yield from weights(quick=quick)
 
 
 def probe_table(key: str) -> Any:

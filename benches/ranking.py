@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,24 @@ NULL = np.iinfo(np.int64).min
 DAY = 86_400_000_000
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Rank in memory, rank in SQL, preload, flush."""
     from voxtier.embedded import EmbeddedServer
 
     rows = 1_000_000 if quick else 10_000_000
-    results = [best_of_many(rows, rounds), without_avx2(rows, rounds)]
+    yield best_of_many(rows, rounds)
+    yield without_avx2(rows, rounds)
     server = EmbeddedServer(folder / "postgres")
     server.attach()
     try:
         with FrameStore(server.conninfo()) as store:
             files = 20_000 if quick else 100_000
             fill(folder, store, files)
-            results += [sql_scores(store, files, rounds), preloading(store, files, rounds)]
-            results += [flushing(store, files, files // 20, rounds)]
+            yield sql_scores(store, files, rounds)
+            yield preloading(store, files, rounds)
+            yield flushing(store, files, files // 20, rounds)
     finally:
         server.detach()
-    return results
 
 
 def columns(rows: int) -> tuple[Any, Any, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benches.measure import Result, say
+from benches.measure import Result
 from benches.traces import HOUR, Trace, mixed, statistics_at, viewer
 from voxtier._core import simulate
 from voxtier.frames import FrameCache, FrameTable, read_table, top_n
@@ -17,15 +18,14 @@ JOURNEY = "replay"
 WEIGHT = 200  # bytes of an entry: a path of 64 characters, one frame
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Replay everything; no times are taken, so that rounds do not matter."""
     del rounds
     days, studies = (8, 10) if quick else (30, 40)
     trace = viewer(days, studies)
-    found = [policies(trace, mixed(days, studies)), priming(trace, folder), restarts(trace, folder, days)]
-    for result in found:
-        say(result)
-    return found
+    yield policies(trace, mixed(days, studies))
+    yield priming(trace, folder)
+    yield restarts(trace, folder, days)
 
 
 def ratio(trace: Trace, policy: str, budget: int) -> tuple[float, float]:

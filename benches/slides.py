@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,17 @@ print(time.perf_counter() - start, json.dumps([frames, None]))
 """
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Both slides, three tables each; the walk also out of the page cache."""
     shapes = [(20_000, 10_000), (400, 520_000)] if quick else [(100_000, 10_000), (2_000, 520_000)]
-    results = []
     for frames, mean in shapes:
         for table in TABLES:
             made = slide(folder / f"{table}.dcm", frames, mean, table)
             check(made)
-            results.append(warm(made, mean, table, rounds))
+            yield warm(made, mean, table, rounds)
             if table == "none":
-                results.append(cold(made, mean, min(rounds, 3)))
+                yield cold(made, mean, min(rounds, 3))
             made.path.unlink()
-    return results
 
 
 def check(made: Slide) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pydicom
@@ -43,13 +43,14 @@ print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Warm with one and two threads, cold with many."""
     paths = ct_files(folder / "ct", 1_000 if quick else 4_000)
     listing = folder / "paths.txt"
     listing.write_text("\n".join(map(str, paths)))
     check(paths[0])
-    return [warm(paths, listing, rounds, quick), cold(paths, listing, min(rounds, 3))]
+    yield warm(paths, listing, rounds, quick)
+    yield cold(paths, listing, min(rounds, 3))
 
 
 def check(path: Path) -> None:

@@ -22,7 +22,7 @@ import psutil
 import psycopg
 
 from benches.index_run import dsn_of, make_frame_rows, rows_one_by_one, small_files
-from benches.measure import Goal, Lap, Result, Way, machine, race
+from benches.measure import Goal, Lap, Result, Way, machine, race, say
 from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.spark import BOTCacheBuilder, local_session
 from voxtier.frames.store import FrameStore
@@ -50,7 +50,7 @@ class RowAtATime:
                 yield pyarrow.RecordBatch.from_arrays([batch.column("local_path")], names=["local_path"])
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Race the engine with the plain driver and with the published pattern."""
     os.environ["VOXTIER_HOME"] = str(folder / "home")
     os.environ.pop("VOXTIER_DSN", None)
@@ -59,7 +59,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
         store.sources()
         spark = local_session(conf={"spark.log.level": "ERROR", "spark.local.dir": str(folder)})
         try:
-            return [_race(spark, store, dsn_of(store), folder, paths, min(rounds, 3))]
+            yield _race(spark, store, dsn_of(store), folder, paths, min(rounds, 3))
         finally:
             spark.stop()
 
@@ -145,7 +145,10 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="voxtier-bench-", dir="/var/tmp") as folder:
-        races = run(Path(folder), quick=chosen.quick, rounds=chosen.rounds)
+        races = []
+        for each in run(Path(folder), quick=chosen.quick, rounds=chosen.rounds):
+            say(each)
+            races.append(each)
     print(json.dumps({"machine": machine(), "races": [asdict(each) for each in races]}, indent=1))
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from benches.files import slide
@@ -14,11 +15,13 @@ from voxtier.frames import FrameTable, read_frame, read_table
 LOOK_UPS = 10_000
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Hold a table of many frames against the row-per-frame lists that others keep."""
     made = slide(folder / "slide.dcm", 10_000 if quick else 100_000, 10_000, "none")
     table = read_table(made.path, verify="all")
-    return [unpacking(table, rounds), asking(table, rounds), reading(made.path, table, rounds)]
+    yield unpacking(table, rounds)
+    yield asking(table, rounds)
+    yield reading(made.path, table, rounds)
 
 
 def rows_of(table: FrameTable) -> list[dict[str, int]]:

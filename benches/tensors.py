@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,28 +23,21 @@ TORCH_LOAD = "torch.load, 2 processes"
 MONAI_MOVE = "MONAI PersistentDataset, TMPDIR on tmpfs, not flushed"
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Verify (warm, cold, structure), start-up, missing analysis, writes, and the pipeline of generate."""
     large = large_files(folder / "large", 24 if quick else 80)
-    results = [
-        warm(large, rounds),
-        cold(large, min(rounds, 3)),
-    ]
+    yield warm(large, rounds)
+    yield cold(large, min(rounds, 3))
     shutil.rmtree(folder / "large")
-    results += [
-        structure(folder / "small", 2_000 if quick else 8_000, rounds),
-        start_up(folder / "empty", 2 * rounds),
-        missing(folder / "missing", 20_000 if quick else 100_000, rounds),
-        writes(folder / "writes", 2 * rounds),
-    ]
+    yield structure(folder / "small", 2_000 if quick else 8_000, rounds)
+    yield start_up(folder / "empty", 2 * rounds)
+    yield missing(folder / "missing", 20_000 if quick else 100_000, rounds)
+    yield writes(folder / "writes", 2 * rounds)
     for seconds, story in (
         (0.04, "The hub is slow: downloads take four times as long as transforms."),
         (0.011, "The hub is as fast as the transforms: the hardest case to overlap."),
     ):
-        results.append(
-            pipeline(folder / f"pipeline{seconds}", 8 if quick else 16, seconds, story, min(rounds, 3))
-        )
-    return results
+        yield pipeline(folder / f"pipeline{seconds}", 8 if quick else 16, seconds, story, min(rounds, 3))
 
 
 def large_files(folder: Path, count: int) -> list[str]:

@@ -36,22 +36,20 @@ PLANES: dict[str, Callable[[int], Key]] = {
 }
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Every race; a rival that gives other voxels has no time."""
     head = mri()
     rounds = 3 if quick else max(rounds, 7)
-    results = []
     with rival_process() as rival:
         for tiling in ("axial", "sagittal", "coronal", "isotropic", "iso32"):
             place = folder / tiling
             place.mkdir()
-            results += tiling_races(place, head, tiling, rival, rounds)
-        results.append(replica_race(folder, head, rounds))
-        results.append(decoded_race(folder, head, rounds))
-        results.append(threads_race(folder, head, rounds))
-        results.append(patches_race(folder, ct(), rival, rounds))
-        results.append(iloc_race(folder, rival, rounds))
-    return results
+            yield from tiling_races(place, head, tiling, rival, rounds)
+        yield replica_race(folder, head, rounds)
+        yield decoded_race(folder, head, rounds)
+        yield threads_race(folder, head, rounds)
+        yield patches_race(folder, ct(), rival, rounds)
+        yield iloc_race(folder, rival, rounds)
 
 
 @contextmanager

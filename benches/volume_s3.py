@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from volumes.s3_server import KEY, SECRET, Server
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Count requests; times are left out, as a server on the same machine has no latency."""
     place = folder / "weed"
     place.mkdir()
@@ -29,7 +29,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
         server.wait_for_first_put("bench")
         endpoint = f"http://127.0.0.1:{server.proxy.port}"
         configure(s3=S3Config(endpoint=endpoint, use_virtual_addressing=False, multipart_part_size_mb=5))
-        return races(folder, server, endpoint)
+        yield from races(folder, server, endpoint)
     finally:
         server.stop()
 

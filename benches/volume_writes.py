@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,17 @@ from voxtier.volumes import CompressionConfig, Compressor, RadiObject, TileConfi
 SUBJECTS = 20
 
 
-def run(folder: Path, *, quick: bool, rounds: int) -> list[Result]:
+def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Every race."""
     head, body = mri(), ct()
     with rival_process() as rival:
-        return [
-            write_race(folder, head, "whole numbers", rival, 2 if quick else 5),
-            write_race(folder, mri(whole=False), "fractions", rival, 2 if quick else 5),
-            bytes_race(folder, head, "head, float32"),
-            bytes_race(folder, body, "body, int16"),
-            ingest_race(folder, body, rival, 4 if quick else SUBJECTS, 1 if quick else 2),
-            tiny_race(folder, rival, 50 if quick else 500),
-            fragments_race(folder, head, 3 if quick else 5),
-        ]
+        yield write_race(folder, head, "whole numbers", rival, 2 if quick else 5)
+        yield write_race(folder, mri(whole=False), "fractions", rival, 2 if quick else 5)
+        yield bytes_race(folder, head, "head, float32")
+        yield bytes_race(folder, body, "body, int16")
+        yield ingest_race(folder, body, rival, 4 if quick else SUBJECTS, 1 if quick else 2)
+        yield tiny_race(folder, rival, 50 if quick else 500)
+        yield fragments_race(folder, head, 3 if quick else 5)
 
 
 class Fresh:

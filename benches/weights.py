@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benches.measure import Goal, Result, Way, elsewhere, race, say
+from benches.measure import Goal, Result, Way, elsewhere, race
 from voxtier.frames import FrameCache
 
 JOURNEY = "memory"
@@ -112,7 +112,6 @@ def frames() -> Result:
             met=ratios[nearest] >= least,
         )  # fmt: skip
         result.facts += [f"{name}, {count:,} frames: {ours[name]:.2f}, {ratios[name]:.0f}x" for name in ours]
-    say(result)
     return result
 
 
@@ -172,5 +171,4 @@ def churn(inserts: int) -> Result:
     ratio, evictions = elsewhere([str(inserts)], _CHURN)()
     result.demand("resident <= 1.25 of what is accounted", f"{ratio:.3f}", met=ratio <= 1.25)
     result.facts.append(f"{evictions:,} evictions")
-    say(result)
     return result
