@@ -12,7 +12,7 @@ const SAMPLE: usize = 16;
 /// Items closer than this are cheaper to stream over than to visit one by one on cold storage.
 const STREAM_BELOW: u64 = 128 * 1024;
 /// Items left from which several readers are worth their start.
-const PARALLEL_FROM: u64 = 20_000;
+const PARALLEL_FROM: u64 = 4_000;
 /// Items in a row that make a guessed beginning credible.
 const CHAIN: usize = 8;
 
