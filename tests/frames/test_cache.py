@@ -325,6 +325,18 @@ def test_priming_loads_a_series_once() -> None:
     assert cache.prime("other", ["x"], loader) == 1
 
 
+def test_marks_of_series_that_have_expired_are_forgotten() -> None:
+    """Each holds a path: in ten minutes of a viewer's load they outweighed the tables of small files."""
+    cache, now = FrameCache(100_000), 0.0
+    cache.clock = lambda: now  # type: ignore[method-assign]
+    for number in range(50):
+        keys = [f"{number}/{slice_}" for slice_ in range(100)]
+        cache.prime(str(number), keys, lambda wanted: dict.fromkeys(wanted, a_table()))
+        assert cache.is_primed(keys[-1])
+        now += 30
+    assert len(cache._primed) == 2 * 101
+
+
 def test_threads_never_see_a_wrong_answer_and_the_budget_holds() -> None:
     cache = FrameCache(40_000, debounce_seconds=0.0)
     stop = time.monotonic() + 3
