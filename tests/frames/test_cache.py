@@ -326,7 +326,7 @@ def test_priming_loads_a_series_once() -> None:
 
 
 def test_marks_of_series_that_have_expired_are_forgotten() -> None:
-    """Each holds a path: in ten minutes of a viewer's load they outweighed the tables of small files."""
+    """Each holds a path, which no budget counts."""
     cache, now = FrameCache(100_000), 0.0
     cache.clock = lambda: now  # type: ignore[method-assign]
     for number in range(50):

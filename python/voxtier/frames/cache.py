@@ -198,7 +198,7 @@ class FrameCache(_core.FrameCache):
             for mark_of in (series, *tables):
                 self._primed[mark_of] = now
                 self._primed.move_to_end(mark_of)
-            # What has expired is worth no memory: a file's path and place here weigh more than its table.
+            # An expired mark says nothing any more, and holds a path.
             gone = now - _PRIMED_SECONDS
             while len(self._primed) > _MOST_PRIMED or next(iter(self._primed.values())) <= gone:
                 self._primed.popitem(last=False)
