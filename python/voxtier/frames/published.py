@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -25,7 +24,7 @@ __all__ = ["Published", "Publisher", "published", "readers_folder"]
 INTERVAL = 2.0
 #: A living process that has written nothing for so long is stopped, or hangs.
 SILENT_AFTER = 15.0
-_NAME = re.compile(r"([1-9][0-9]{0,9})-([0-9]{1,9})\.json\Z")
+_NAME = re.compile(r"([1-9][0-9]{0,9})-[0-9]{1,9}\.json(\.part)?\Z")
 _LARGEST = 1 << 16
 _NUMBERS = ("requests", "tier1", "tier2", "tier3", "degraded")
 _numbers = itertools.count()
@@ -128,13 +127,13 @@ class Publisher:
             "written": time.time(), "stats": stats,
         }  # fmt: skip
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
+        # Named after its process, so that what is left by one that is killed here can be told and swept.
+        part = path.with_name(f"{path.name}.part")
         try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(content, file)
-            Path(temporary).replace(path)
+            part.write_text(json.dumps(content), encoding="utf-8")
+            part.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
 
 
@@ -158,7 +157,7 @@ def published(folder: Path) -> Iterator[Published]:
         if not _is_alive(pid, written):
             with suppress(OSError):
                 path.unlink()
-        elif content := _read(path):
+        elif match[2] is None and (content := _read(path)):
             yield Published(name, pid, max(time.time() - content["written"], 0.0), content)
 
 
