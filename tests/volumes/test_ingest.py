@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import tiledb
 
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
 from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection, growth
@@ -43,6 +44,39 @@ def test_a_bad_file_first_mid_or_last_refuses_all_and_a_retry_works(tmp_path, ba
     assert len(radi) == 5
     with pytest.raises(ConfigError, match="overwrite=True"):
         RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_root_whose_maker_was_killed_at_once_is_taken_over(tmp_path, torn, overwrite):
+    images = pairs(tmp_path / "in", ["b", "a"])
+    tiledb.Group.create(str(tmp_path / "r"))
+    if torn:
+        (tmp_path / "r" / "__meta" / "__1_1_0123456789abcdef0123456789abcdef").touch()
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images}, overwrite=overwrite)
+    check(radi.T1w)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_somebody_else_made_is_not_written_into(tmp_path, overwrite):
+    images = pairs(tmp_path / "in", ["b", "a"])
+    for name in ("named", "filled", "array"):
+        root = str(tmp_path / name)
+        if name == "array":
+            tiledb.from_numpy(root, np.zeros(3)).close()
+        else:
+            tiledb.Group.create(root)
+        if name == "filled":
+            tiledb.Group.create(f"{root}/inner")
+        if name == "named":
+            with tiledb.Group(root, "w") as group:
+                group.meta["owner"] = "somebody"
+        before = sorted(tmp_path.joinpath(name).rglob("*"))
+        with pytest.raises(ConfigError, match="voxtier did not write"):
+            RadiObject.from_niftis(root, images={"T1w": images}, overwrite=overwrite)
+        with pytest.raises(ConfigError, match="voxtier did not write"):
+            VolumeCollection.from_niftis(root, images)
+        assert sorted(tmp_path.joinpath(name).rglob("*")) == before
 
 
 def test_bad_append_leaves_the_store_as_it_was(tmp_path):

@@ -363,8 +363,6 @@ class VolumeCollection(Sliceable):
         if foreign:
             raise ConfigError(f"subjects that are not allowed here: {', '.join(foreign[:5])}")
         store = Store(as_uri(uri), Session.of(ctx), "collection")
-        if store.exists():
-            raise ConfigError(f"{store.root} already exists: append() to it")
         with store.writing(new=True) as change:
             add_volumes(
                 change, "", name or "", jobs, on_error=on_error, progress=progress, same_shape=same_shape

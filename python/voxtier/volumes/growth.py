@@ -70,13 +70,7 @@ def create_cohort(
     """Write a new store; one that is there is replaced on request, once the new one is complete."""
     if not any(jobs.values()):
         raise ConfigError("there is no image to ingest")
-    store = Store(target, session, "radi_object")
-    kind = engine.object_kind(target, session)
-    if kind is not None and (kind != "group" or not store.begun()):
-        raise ConfigError(f"{target} holds something that voxtier did not write: choose another place")
-    if kind is not None and store.exists() and not overwrite:
-        raise ConfigError(f"{target} already exists: append() to it, or overwrite=True")
-    with store.writing(new=True, overwrite=overwrite) as change:
+    with Store(target, session, "radi_object").writing(new=True, overwrite=overwrite) as change:
         grow(change, jobs, subjects, on_error=on_error, progress=progress)
 
 

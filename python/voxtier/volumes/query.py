@@ -146,8 +146,6 @@ class CollectionQuery:
         if not len(self):
             raise ConfigError("there is no volume to materialize")
         store = Store(as_uri(uri), Session.of(ctx), "collection")
-        if store.exists():
-            raise ConfigError(f"{store.root} already exists")
         with store.writing(new=True) as change:
             add_volumes(
                 change, "", name or self._collection.name or "", copy_jobs(self._collection, self._fns)

@@ -142,12 +142,31 @@ class Store:
             return False
         return True
 
-    def begun(self) -> bool:
-        """Return whether an earlier, unfinished ingest has made the root already."""
+    def _begun(self) -> bool:
+        """Return whether an ingest has made the root already, be it one that was cut off."""
         try:
-            return "voxtier_format" in engine.group_meta(self.root, self.session)
+            return "voxtier_format" in self._meta()
         except NotFoundError:
             return False
+
+    def _is_bare(self) -> bool:
+        """Return whether the root is a group that holds nothing: its maker was killed before it said more."""
+        return (
+            not self._meta()
+            and not engine.group_members(self.root, self.session)
+            and all(name.startswith("__") for name in engine.subfolders(self.root, self.session))
+        )
+
+    def _refuse_occupied(self, *, overwrite: bool) -> None:
+        """Refuse to begin a store where something else lies, or a finished one unless it may be replaced."""
+        kind = engine.object_kind(self.root, self.session)
+        if kind is None:
+            return
+        if kind != "group" or not (self._begun() or self._is_bare()):
+            raise ConfigError(f"{self.root} holds something that voxtier did not write: choose another place")
+        if not overwrite and self.exists():
+            way = ", or overwrite=True" if self.kind == "radi_object" else ""
+            raise ConfigError(f"{self.root} already exists: append() to it{way}")
 
     def repair(self, *, dry_run: bool) -> list[str]:
         """Remove what no commit refers to; returns the addresses.
@@ -169,16 +188,25 @@ class Store:
     def writing(self, *, new: bool = False, overwrite: bool = False) -> Iterator[Change]:
         """Collect one change under the writer's lock; leaving the block without an error commits it.
 
-        With ``overwrite`` the change begins without collections, and what it replaces is removed afterwards.
+        A ``new`` store is begun, or taken over where its first ingest was cut off. With ``overwrite`` the
+        change begins without collections, and what it replaces is removed afterwards.
         """
+        if new:
+            self._refuse_occupied(overwrite=overwrite)  # before a lock is left in somebody else's folder
         with only_writer(self.root, self.session) as confirm:
             engine.remove_torn(self.root)
-            if new and not self.begun():
-                engine.create_group(
-                    self.root,
-                    {"voxtier_format": FORMAT, "voxtier_kind": self.kind, "voxtier_store": uuid.uuid4().hex},
-                    self.session,
-                )
+            if new:
+                self._refuse_occupied(overwrite=overwrite)
+                if not self._begun():
+                    engine.create_group(
+                        self.root,
+                        {
+                            "voxtier_format": FORMAT,
+                            "voxtier_kind": self.kind,
+                            "voxtier_store": uuid.uuid4().hex,
+                        },
+                        self.session,
+                    )
             try:
                 before = self._own_snapshot()
             except NotFoundError:

@@ -62,8 +62,6 @@ class StreamingWriter:
         self._run = uuid.uuid4().hex
 
     def __enter__(self) -> Self:
-        if self._store.exists():
-            raise ConfigError(f"{self._store.root} already exists: append() to it")
         self._change = self._stack.enter_context(self._store.writing(new=True))
         return self
 
