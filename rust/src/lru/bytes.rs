@@ -4,10 +4,10 @@
 //! process, each would hold back a page that is otherwise free: a third of the budget again. Hence they lie
 //! in the heap of an allocator that nothing else here uses.
 
-use std::alloc::{GlobalAlloc, Layout};
+use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::{self, NonNull};
 
-use mimalloc::MiMalloc;
+use libmimalloc_sys::{mi_free, mi_good_size, mi_malloc};
 
 /// As `Box<[u8]>`, below 4 GiB. Packed, so that a slot has no gaps: its fields are copied, never borrowed.
 #[repr(C, packed(4))]
@@ -26,10 +26,12 @@ impl Bytes {
     pub fn concat(parts: [&[u8]; 3]) -> Option<Self> {
         let length =
             parts.iter().try_fold(0_u32, |sum, part| sum.checked_add(u32::try_from(part.len()).ok()?))?;
-        let Some(layout) = layout(length) else { return Some(Self::default()) };
-        // SAFETY: the layout is not of size 0.
-        let Some(start) = NonNull::new(unsafe { MiMalloc.alloc(layout) }) else {
-            std::alloc::handle_alloc_error(layout);
+        if length == 0 {
+            return Some(Self::default());
+        }
+        // SAFETY: any size may be asked for.
+        let Some(start) = NonNull::new(unsafe { mi_malloc(length as usize) }.cast::<u8>()) else {
+            handle_alloc_error(Layout::array::<u8>(length as usize).ok()?);
         };
         let mut at = start.as_ptr();
         for part in parts {
@@ -40,6 +42,13 @@ impl Bytes {
             };
         }
         Some(Self { start, length })
+    }
+
+    /// What the heap takes for so many bytes: its sizes are a sixteenth to a quarter apart.
+    #[inline]
+    pub fn taken(length: usize) -> u64 {
+        // SAFETY: a function of its argument.
+        unsafe { mi_good_size(length) as u64 }
     }
 
     /// Number of bytes.
@@ -71,16 +80,11 @@ impl Default for Bytes {
 
 impl Drop for Bytes {
     fn drop(&mut self) {
-        if let Some(layout) = layout(self.length) {
-            // SAFETY: allocated by `concat` with this layout, and freed once.
-            unsafe { MiMalloc.dealloc(self.start.as_ptr(), layout) };
+        if !self.is_empty() {
+            // SAFETY: allocated by `concat`, and freed once.
+            unsafe { mi_free(self.start.as_ptr().cast()) };
         }
     }
-}
-
-/// `None` for no bytes.
-fn layout(length: u32) -> Option<Layout> {
-    Layout::array::<u8>(length as usize).ok().filter(|layout| layout.size() != 0)
 }
 
 #[cfg(test)]
@@ -99,5 +103,16 @@ mod tests {
             );
         }
         assert!(Bytes::default().as_slice().is_empty());
+    }
+
+    #[test]
+    fn tells_what_the_heap_takes() {
+        // Of larger blocks the heap may hold more address space than it touches.
+        for length in (1..2_000).chain([4_095, 14_000, 14_400, 70_000, 500_000]) {
+            let bytes = Bytes::concat([&vec![1; length], b"", b""]).unwrap();
+            // SAFETY: a block of that heap, still held.
+            let usable = unsafe { libmimalloc_sys::mi_usable_size(bytes.start.as_ptr().cast()) };
+            assert_eq!(Bytes::taken(length), usable as u64, "{length}");
+        }
     }
 }

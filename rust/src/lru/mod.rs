@@ -81,7 +81,7 @@ pub struct Lru {
 }
 
 impl Lru {
-    /// Accounted bytes of an entry beside its record: the slot, its bucket, and what the allocator takes.
+    /// Accounted bytes of an entry beside its record: the slot, and its bucket in an index that is half full.
     pub const OVERHEAD: u64 = size_of::<Slot>() as u64 + 24;
 
     /// An empty set. `debounce_us`: accesses closer together count once.
@@ -147,9 +147,9 @@ impl Lru {
         &mut self.log
     }
 
-    /// The weight of a record of so many bytes.
+    /// The weight of a record of so many bytes: what the heap takes for it, since that is what the budget buys.
     pub fn weight(bytes: usize) -> u64 {
-        bytes as u64 + Self::OVERHEAD
+        Bytes::taken(bytes) + Self::OVERHEAD
     }
 
     /// The entry of a key, as a look-up: counts, promotes.
