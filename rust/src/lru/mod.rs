@@ -8,10 +8,14 @@
 //!   not even within an operation: first evict, then insert.
 //! - The accesses of a key are in one place until they are drained: its slot, or else [`Pending`].
 
+mod accesses;
 mod accounts;
 mod bytes;
 mod index;
 mod slab;
+#[cfg(test)]
+mod tests;
+mod validate;
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -266,52 +270,6 @@ impl Lru {
         self.budget == target
     }
 
-    /// Moves accesses of the slots numbered `from..from + most` to `out`; the next `from`, `None` at the end.
-    pub fn drain_step(&mut self, from: u32, most: u32, out: &mut Vec<Access>) -> Option<u32> {
-        if from == 0 {
-            out.extend(self.pending.drain());
-        }
-        let end = from.saturating_add(most);
-        for id in from..end.min(self.slab.len() as u32) {
-            if let Some(slot) = self.slab.live_slot(id).filter(|slot| slot.is_dirty()) {
-                out.push(Access { key: slot.key().into(), count: slot.delta, used_at: slot.used_at });
-                slot.delta = 0;
-                slot.set_dirty(false);
-                self.dirty -= 1;
-            }
-        }
-        ((end as usize) < self.slab.len()).then_some(end)
-    }
-
-    /// Takes back drained accesses that could not be written.
-    pub fn restore(&mut self, accesses: &[Access]) {
-        for access in accesses {
-            if let Some(id) = self.find(&access.key) {
-                let slot = self.slab.slot_mut(id);
-                slot.delta = slot.delta.saturating_add(access.count);
-                slot.used_at = slot.used_at.max(access.used_at);
-                self.dirty += usize::from(slot.set_dirty(true));
-            } else {
-                let weight = access.key.len() as u64 + Pending::OVERHEAD;
-                self.make_room(weight);
-                self.stash(&access.key, Some((access.count, access.used_at)));
-            }
-        }
-    }
-
-    /// For a forked child: keeps the entries, forgets every access and eviction, which are the parent's.
-    pub fn forget_accesses(&mut self) {
-        self.pending.drain();
-        self.log.drain();
-        self.dirty = 0;
-        for id in 0..self.slab.len() as u32 {
-            if let Some(slot) = self.slab.live_slot(id) {
-                slot.delta = 0;
-                slot.set_dirty(false);
-            }
-        }
-    }
-
     /// Keys from the most to the least recently used, class by class (normal, scan, pinned).
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
         [Class::Normal, Class::Scan, Class::Pinned].into_iter().flat_map(|class| {
@@ -350,29 +308,6 @@ impl Lru {
 
     fn public_id(&self, id: u32) -> u64 {
         u64::from(self.slab.slot(id).generation) << 32 | u64::from(id)
-    }
-
-    /// Promotes and counts.
-    #[inline(always)]
-    fn access(&mut self, id: u32, now: i64) {
-        match self.slab.slot(id).class() {
-            Class::Normal => self.slab.promote(id, Class::Normal),
-            Class::Scan => {
-                let weight = Self::weight(self.slab.slot(id).record.len());
-                self.shrink(Class::Scan, weight);
-                self.slab.promote(id, Class::Normal);
-                self.grow(Class::Normal, weight);
-            }
-            Class::Pinned => {}
-        }
-        let slot = self.slab.slot_mut(id);
-        // A distance, not an age: after the clock went back, an old `used_at` must not mute the file.
-        if now.abs_diff(slot.used_at) > self.debounce_us {
-            slot.delta = slot.delta.saturating_add(1);
-            slot.used_at = now;
-        }
-        slot.used_at = slot.used_at.max(now);
-        self.dirty += usize::from(slot.set_dirty(true));
     }
 
     /// Whether an entry of that weight may enter, after evicting what must go for it.
@@ -436,15 +371,6 @@ impl Lru {
         Removed { record: self.slab.take(id), key_len, accesses }
     }
 
-    /// Keeps accesses of a key that is not live; beyond an eighth of the budget they are counted as dropped.
-    fn stash(&mut self, key: &[u8], accesses: Option<(u32, i64)>) {
-        let Some((count, used_at)) = accesses else { return };
-        let room = self.budget.saturating_sub(self.entries_bytes);
-        if !self.pending.add(key, count, used_at, room.min(self.budget / 8)) {
-            self.counters.access_dropped += u64::from(count);
-        }
-    }
-
     fn grow(&mut self, class: Class, weight: u64) {
         self.entries_bytes += weight;
         if let Some(bytes) = self.class_bytes.get_mut(class as usize) {
@@ -459,38 +385,3 @@ impl Lru {
         }
     }
 }
-
-impl Lru {
-    /// Checks every invariant; for tests and fuzzing, linear in the number of entries.
-    ///
-    /// # Errors
-    /// The first invariant that does not hold.
-    pub fn validate(&self) -> Result<(), String> {
-        let check = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-        let (mut live, mut dirty, mut bytes) = (0, 0, 0);
-        for class in [Class::Normal, Class::Scan, Class::Pinned] {
-            let (mut older, mut id, mut class_bytes) = (NIL, self.slab.oldest(class), 0);
-            while id != NIL {
-                let slot = self.slab.slot(id);
-                check(slot.older == older, "links do not mirror each other")?;
-                check(slot.class() == class, "slot in the list of another class")?;
-                check(self.find(slot.key()) == Some(id), "index and slot disagree")?;
-                class_bytes += Self::weight(slot.record.len());
-                dirty += usize::from(slot.is_dirty());
-                live += 1;
-                check(live <= self.slab.len(), "cycle in a list")?;
-                (older, id) = (id, slot.newer);
-            }
-            check(self.slab.newest(class) == older, "newest is not the end of its list")?;
-            check(self.class_bytes(class) == class_bytes, "bytes of a class")?;
-            bytes += class_bytes;
-        }
-        check(live == self.slab.live() && live == self.index.len(), "number of entries")?;
-        check(dirty == self.dirty, "number of dirty entries")?;
-        check(bytes == self.entries_bytes && self.pending.weight_is_sum(), "sum of weights")?;
-        check(self.used() <= self.budget, "used exceeds the budget")
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::frame_table::ItemsView;
 
 use super::bits::{BitWriter, bits, select_pair, word};
-use super::{FLAG_HALVED, Form, bad};
+use super::{FLAG_HALVED, Form, bad, pad};
 
 /// Values between two select positions of the Elias-Fano form.
 const SAMPLE: usize = 256;
@@ -61,7 +61,7 @@ fn elias_fano(borders: &[u64], halved: bool) -> Option<Coded> {
         *upper.get_mut(place / 64)? |= 1 << (place % 64);
         lower.push(border & ((1 << low) - 1), low);
     }
-    super::pad(&mut sections);
+    pad(&mut sections);
     upper.iter().for_each(|word| sections.extend(word.to_le_bytes()));
     lower.finish(&mut sections);
     let flags = if halved { FLAG_HALVED } else { 0 };
@@ -86,7 +86,7 @@ fn frames_of_reference(borders: &[u64]) -> Option<Coded> {
         heads.extend(u32::try_from(residuals.len()).ok()?.to_le_bytes());
         block.iter().for_each(|length| residuals.push(length - least, width));
     }
-    super::pad(&mut heads);
+    pad(&mut heads);
     residuals.finish(&mut heads);
     Some(Coded { form: Form::For64, flags: FLAG_HALVED, low: 0, sections: heads })
 }
