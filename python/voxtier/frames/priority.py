@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voxtier import _core
+from voxtier.frames.columns import Moment, Tie, Times, ids_of, integers, microseconds, times_of
 
 __all__ = [
     "HALF_LIVES",
@@ -38,10 +39,6 @@ HALF_LIVES: Mapping[str, float] = {"last_used": 24.0, "inserted": 168.0}
 
 Band = Literal["critical", "high", "medium", "low"]
 Label = Literal["frequent_recent", "recent", "fresh", "frequent_stale", "cold"]
-Moment: TypeAlias = datetime | np.datetime64 | int
-Times: TypeAlias = ArrayLike | Sequence[datetime | None]
-
-_NULL = np.iinfo(np.int64).min
 _SKEW_TOLERATED_US = 300_000_000
 _FREQUENT = 9
 
@@ -152,13 +149,13 @@ def top_n(
     batch = _batch(last_used, inserted, count, now, weights, half_lives, assume_utc=assume_utc)
     if n < 0:
         raise ValueError(f"n = {n}: must be >= 0")
-    table, tie = _ids(ids)
+    table, tie = ids_of(ids)
     if (sizes is None) != (budget is None):
         raise ValueError("sizes and budget go together")
     if sizes is None or budget is None:
         rows, scores = batch.best(n, tie)
     else:
-        rows, scores = _fill(batch, n, tie, _integers("sizes", sizes), budget)
+        rows, scores = _fill(batch, n, tie, integers("sizes", sizes), budget)
     for times in (batch.last_used, batch.inserted):
         chosen = times[rows]
         late = chosen[chosen > batch.now]
@@ -333,7 +330,7 @@ class _Batch:
     weights: tuple[float, float, float]
     half_lives: tuple[float, float]
 
-    def best(self, n: int, tie: _Tie) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def best(self, n: int, tie: Tie) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         return _core.top_n(
             self.last_used,
             self.inserted,
@@ -345,14 +342,6 @@ class _Batch:
             ids=tie.ids,
             names=tie.names,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Tie:
-    """What decides among equal scores: ids, names, or nothing but the row."""
-
-    ids: NDArray[np.int64] | None = None
-    names: list[str] | None = None
 
 
 def _batch(
@@ -368,10 +357,10 @@ def _batch(
     w, h = _merged(weights, half_lives)
     moment = datetime.now(UTC) if now is None else now
     return _Batch(
-        _times("last_used", last_used, assume_utc=assume_utc),
-        _times("inserted", inserted, assume_utc=assume_utc),
-        _integers("access_count", count),
-        _microseconds("now", moment, assume_utc=assume_utc),
+        times_of("last_used", last_used, assume_utc=assume_utc),
+        times_of("inserted", inserted, assume_utc=assume_utc),
+        integers("access_count", count),
+        microseconds("now", moment, assume_utc=assume_utc),
         w,
         h,
     )
@@ -397,80 +386,8 @@ def _merged(
     )
 
 
-def _times(name: str, values: Times, *, assume_utc: bool) -> NDArray[np.int64]:
-    array = values if isinstance(values, np.ndarray) else _array(values)
-    if array.dtype.kind == "M":
-        exact = array.astype("datetime64[us]")
-        # A finer unit loses digits, which is fine; a coarser one may overflow, which is not.
-        if np.datetime_data(array.dtype)[0] not in ("ns", "ps", "fs", "as"):
-            wrong = np.flatnonzero((exact.astype(array.dtype) != array) & ~np.isnat(array))
-            if len(wrong):
-                raise ValueError(f"{name}[{wrong[0]}] = {array[wrong[0]]}: outside the range of microseconds")
-        return np.ascontiguousarray(exact).view(np.int64)
-    if array.dtype.kind in "iu":
-        return _integers(name, array)
-    if array.dtype.kind == "O" or array.size == 0:
-        moments = (
-            _NULL if moment is None else _microseconds(f"{name}[{row}]", moment, assume_utc=assume_utc)
-            for row, moment in enumerate(array.tolist())
-        )
-        return np.fromiter(moments, np.int64, array.size)
-    raise ValueError(f"{name} is {array.dtype}: must be datetime64, int64 microseconds or aware datetimes")
-
-
-def _array(values: Times) -> NDArray[Any]:
-    """As an array, without numpy's silent reading of datetimes as local wall time."""
-    items = list(values) if isinstance(values, Sequence) else values
-    if isinstance(items, list) and any(item is None or isinstance(item, datetime) for item in items):
-        boxed = np.empty(len(items), object)
-        boxed[:] = items
-        return boxed
-    return np.asarray(items)
-
-
-def _microseconds(name: str, moment: Moment, *, assume_utc: bool) -> int:
-    if isinstance(moment, datetime):
-        if moment.tzinfo is None:
-            if not assume_utc:
-                raise TypeError(f"{name} is a naive datetime: pass an aware one, or assume_utc=True")
-            moment = moment.replace(tzinfo=UTC)
-        age = moment - datetime(1970, 1, 1, tzinfo=UTC)
-        return (age.days * 86_400 + age.seconds) * 1_000_000 + age.microseconds
-    if isinstance(moment, np.datetime64):
-        return int(moment.astype("datetime64[us]").astype(np.int64))
-    if isinstance(moment, bool) or not isinstance(moment, int | np.integer):
-        raise TypeError(f"{name} is {type(moment).__name__}: must be a datetime, datetime64 or microseconds")
-    return int(moment)
-
-
-def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has {array.ndim} dimensions: must be one column")
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        row = int(np.argmax(array > np.iinfo(np.int64).max))
-        raise ValueError(f"{name}[{row}] = {array[row]}: must be below 2^63")
-    if array.dtype.kind not in "iu" and array.size:
-        raise ValueError(f"{name}[0] is {array.dtype}: must be an integer")
-    return np.ascontiguousarray(array, np.int64)
-
-
-def _ids(ids: ArrayLike | Sequence[str] | None) -> tuple[NDArray[Any] | None, _Tie]:
-    if ids is None:
-        return None, _Tie()
-    table = np.asarray(ids)
-    if table.dtype.kind in "iu":
-        table = _integers("ids", table)
-        return table, _Tie(ids=table)
-    names = table.tolist()
-    for row, name in enumerate(names):
-        if not isinstance(name, str):
-            raise ValueError(f"ids[{row}] is {type(name).__name__}: must be int64 or str")
-    return table, _Tie(names=names)
-
-
 def _fill(
-    batch: _Batch, n: int, tie: _Tie, sizes: NDArray[np.int64], budget: int
+    batch: _Batch, n: int, tie: Tie, sizes: NDArray[np.int64], budget: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Best first, whatever fits, at most n; asks for a longer prefix of the order while it may matter."""
     total = len(batch.count)

@@ -13,14 +13,12 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
-from psycopg.abc import AdaptContext
-from psycopg.adapt import Buffer, Dumper
-from psycopg.pq import Format
 
 from voxtier import _core
 from voxtier._core import FrameTable, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames import statements
+from voxtier.frames.keys import Key, Keys
 from voxtier.frames.migrations import migrate
 from voxtier.frames.rows import (
     STAGING_COLUMNS,
@@ -38,7 +36,6 @@ from voxtier.postgres import Connection, Database
 T = TypeVar("T")
 
 BATCH = 5000  # files in one statement
-_UUID, _UUID_ARRAY = 2950, 2951  # object identifiers of types
 _LONGEST_SOURCE = 300
 # Files, and bytes of their tables, that come with the first one of a series.
 _MOST_NEIGHBOURS, _MOST_NEIGHBOUR_BYTES = 2000, 16 << 20
@@ -166,7 +163,7 @@ class FrameStore:
         The caller compares the fingerprint (`size`, `mtime_ns`) with the file's.
         """
         [key] = _file_keys(source, [path])
-        rows = self._rows(statements.GET, (_Key(key),))
+        rows = self._rows(statements.GET, (Key(key),))
         return stored(rows[0][1:]) if rows and rows[0][0] == path else None
 
     def recall(
@@ -186,10 +183,10 @@ class FrameStore:
         """
         [key] = _file_keys(source, [path])
         if with_series:
-            limits = {"key": _Key(key), "most": _MOST_NEIGHBOURS, "bytes": _MOST_NEIGHBOUR_BYTES}
+            limits = {"key": Key(key), "most": _MOST_NEIGHBOURS, "bytes": _MOST_NEIGHBOUR_BYTES}
             rows = self._rows(statements.RECALL_SERIES, limits)
         else:
-            rows = self._rows(statements.RECALL, (_Key(key),))
+            rows = self._rows(statements.RECALL, (Key(key),))
         if not rows or rows[0][0] != path:
             return []
         found = [(name, stored(row), used) for name, used, *row in rows]
@@ -250,7 +247,7 @@ class FrameStore:
         last_used : sequence of datetime
             With time zones; the future counts as now.
         """
-        touched = self._rows(statements.TOUCH, (_Keys(keys), list(counts), list(last_used)))
+        touched = self._rows(statements.TOUCH, (Keys(keys), list(counts), list(last_used)))
         known = {key.bytes for (key,) in touched}
         return [key for key in keys if key not in known]
 
@@ -317,11 +314,11 @@ class FrameStore:
 
     def _paths(self, source: str, under: Sequence[str]) -> Iterator[str]:
         question = {
-            "source": source, "under": list(under) or None, "limit": 2 * BATCH, "after": _Key(bytes(16))
+            "source": source, "under": list(under) or None, "limit": 2 * BATCH, "after": Key(bytes(16))
         }  # fmt: skip
         while page := self._rows(statements.PATHS, question):
             yield from (path for _, path in page)
-            question["after"] = _Key(page[-1][0].bytes)
+            question["after"] = Key(page[-1][0].bytes)
 
     def _upsert(self, source: str, feed: Callable[[psycopg.Copy], None], *, force: bool) -> Upserted:
         _check_source(source)
@@ -354,51 +351,15 @@ class FrameStore:
         return self.database.run(work)
 
 
-class _Key(bytes):
-    """A uuid as its 16 bytes."""
-
-
-class _Keys(list[bytes]):
-    """An array of uuid as 16 bytes each; 20 times faster to send than UUID objects."""
-
-
-class _KeyDumper(Dumper):
-    format = Format.BINARY
-
-    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
-        super().__init__(cls, context)
-        self.oid = _UUID  # not of the class: registering it would take over every uuid of the program
-
-    def dump(self, obj: _Key) -> Buffer:
-        return bytes(obj)
-
-
-class _KeysDumper(Dumper):
-    format = Format.BINARY
-
-    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
-        super().__init__(cls, context)
-        self.oid = _UUID_ARRAY
-
-    def dump(self, obj: _Keys) -> Buffer:
-        # Dimensions, null flag, type of the elements (uuid), length, lower bound; then length and value each.
-        head = b"".join(n.to_bytes(4, "big") for n in (1, 0, _UUID, len(obj), 1))
-        return head + b"".join([b"\0\0\0\x10" + key for key in obj])
-
-
-psycopg.adapters.register_dumper(_Key, _KeyDumper)
-psycopg.adapters.register_dumper(_Keys, _KeysDumper)
-
-
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
-def _file_keys(source: str, paths: Iterable[str]) -> _Keys:
+def _file_keys(source: str, paths: Iterable[str]) -> Keys:
     _check_source(source)
-    return _Keys(_core.file_key(source, path) for path in paths)
+    return Keys(_core.file_key(source, path) for path in paths)
 
 
 def _check_source(source: str) -> None:

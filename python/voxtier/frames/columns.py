@@ -1,0 +1,100 @@
+"""What people pass as columns of times, counts and names, checked and converted for the core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Moment: TypeAlias = datetime | np.datetime64 | int
+Times: TypeAlias = ArrayLike | Sequence[datetime | None]
+
+_NULL = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """What decides among equal scores: ids, names, or nothing but the row."""
+
+    ids: NDArray[np.int64] | None = None
+    names: list[str] | None = None
+
+
+def times_of(name: str, values: Times, *, assume_utc: bool) -> NDArray[np.int64]:
+    """Convert to microseconds since 1970 UTC; the smallest int64 is NULL."""
+    array = values if isinstance(values, np.ndarray) else _boxed(values)
+    if array.dtype.kind == "M":
+        exact = array.astype("datetime64[us]")
+        # A finer unit loses digits, which is fine; a coarser one may overflow, which is not.
+        if np.datetime_data(array.dtype)[0] not in ("ns", "ps", "fs", "as"):
+            wrong = np.flatnonzero((exact.astype(array.dtype) != array) & ~np.isnat(array))
+            if len(wrong):
+                raise ValueError(f"{name}[{wrong[0]}] = {array[wrong[0]]}: outside the range of microseconds")
+        return np.ascontiguousarray(exact).view(np.int64)
+    if array.dtype.kind in "iu":
+        return integers(name, array)
+    if array.dtype.kind == "O" or array.size == 0:
+        moments = (
+            _NULL if moment is None else microseconds(f"{name}[{row}]", moment, assume_utc=assume_utc)
+            for row, moment in enumerate(array.tolist())
+        )
+        return np.fromiter(moments, np.int64, array.size)
+    raise ValueError(f"{name} is {array.dtype}: must be datetime64, int64 microseconds or aware datetimes")
+
+
+def _boxed(values: Times) -> NDArray[Any]:
+    """As an array, without numpy's silent reading of datetimes as local wall time."""
+    items = list(values) if isinstance(values, Sequence) else values
+    if isinstance(items, list) and any(item is None or isinstance(item, datetime) for item in items):
+        boxed = np.empty(len(items), object)
+        boxed[:] = items
+        return boxed
+    return np.asarray(items)
+
+
+def microseconds(name: str, moment: Moment, *, assume_utc: bool) -> int:
+    """Convert one moment to microseconds since 1970 UTC."""
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            if not assume_utc:
+                raise TypeError(f"{name} is a naive datetime: pass an aware one, or assume_utc=True")
+            moment = moment.replace(tzinfo=UTC)
+        age = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        return (age.days * 86_400 + age.seconds) * 1_000_000 + age.microseconds
+    if isinstance(moment, np.datetime64):
+        return int(moment.astype("datetime64[us]").astype(np.int64))
+    if isinstance(moment, bool) or not isinstance(moment, int | np.integer):
+        raise TypeError(f"{name} is {type(moment).__name__}: must be a datetime, datetime64 or microseconds")
+    return int(moment)
+
+
+def integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    """Return one column of whole numbers, or refuse what is none."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has {array.ndim} dimensions: must be one column")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        row = int(np.argmax(array > np.iinfo(np.int64).max))
+        raise ValueError(f"{name}[{row}] = {array[row]}: must be below 2^63")
+    if array.dtype.kind not in "iu" and array.size:
+        raise ValueError(f"{name}[0] is {array.dtype}: must be an integer")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def ids_of(ids: ArrayLike | Sequence[str] | None) -> tuple[NDArray[Any] | None, Tie]:
+    """Return the column to take the best rows from (None: row numbers), and what decides among equals."""
+    if ids is None:
+        return None, Tie()
+    table = np.asarray(ids)
+    if table.dtype.kind in "iu":
+        table = integers("ids", table)
+        return table, Tie(ids=table)
+    names = table.tolist()
+    for row, name in enumerate(names):
+        if not isinstance(name, str):
+            raise ValueError(f"ids[{row}] is {type(name).__name__}: must be int64 or str")
+    return table, Tie(names=names)
