@@ -208,6 +208,19 @@ def test_a_taken_name_is_never_overwritten(healthy: Path, tmp_path: Path) -> Non
         folder_moves(tmp_path / "absent", tmp_path / "new")
 
 
+def test_a_run_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_path: Path) -> None:
+    linked, pointed = fill_cache(tmp_path / "old", healthy, 2)
+    new = tmp_path / "new"
+    new.mkdir()
+    os.link(linked, new / linked.name)
+    (new / pointed.name).symlink_to(pointed)  # the one copy must not go
+    results = {move.old: result for move, result in carry_out(folder_moves(tmp_path / "old", new))}
+    assert results == {linked: "moved", pointed: "left: the new name is taken"}
+    assert not linked.exists()
+    assert pointed.exists()
+    assert (new / linked.name).is_file()
+
+
 def test_parameter_differences_are_named() -> None:
     old = {"transforms": [{"class": "Spacingd", "pixdim": [1.0, 1.0, float("nan")]}, {"class": "X", "b": 1}]}
     new = {

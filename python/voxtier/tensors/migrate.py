@@ -141,13 +141,15 @@ def _rename(move: Move) -> None:
     try:
         os.link(move.old, move.new, follow_symlinks=False)
     except FileExistsError:
-        raise
+        # Two names of one file: an earlier run was killed between its two steps.
+        if not os.path.samestat(move.old.lstat(), move.new.lstat()):
+            raise
     except OSError:  # a file system without hard links, or another one
         if move.new.exists():
             raise FileExistsError(move.new) from None
         move.old.rename(move.new)
-    else:
-        move.old.unlink()
+        return
+    move.old.unlink(missing_ok=True)
 
 
 def make_safe(path: Path) -> str:
