@@ -370,6 +370,8 @@ class FrameCache:
 
         A damaged table, or a key that cannot be one, is counted, and the others are stored.
         """
+    def packed_bytes(self, key: str) -> int | None:
+        """Return the bytes of a key's packed table, without its key, its slot and what the heap rounds up."""
     def key_id(self, key: str) -> int | None:
         """Return a number for `touch_many`: valid until the entry leaves, never that of another key."""
     def touch_many(self, ids: NDArray[np.uint64], *, scan: bool = False) -> int:

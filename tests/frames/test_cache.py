@@ -215,6 +215,8 @@ def test_touch_many_and_ids() -> None:
     assert cache.touch_many(array[::-1].copy()) == 999
     assert cache.keys()[:2] == ["k0", "k1"]
     assert cache.key_id("absent") is None
+    assert cache.packed_bytes("absent") is None
+    assert 0 < (cache.packed_bytes("k0") or 0) < cache.counters()["used"] / 1000
 
 
 def test_evictions_are_logged() -> None:

@@ -305,6 +305,10 @@ impl PyFrameCache {
             .detach(|| self.cache.put_packed_many(keys.iter().zip(tables.iter().map(|table| &**table)), put)))
     }
 
+    fn packed_bytes(&self, py: Python<'_>, key: &str) -> Option<usize> {
+        Some(self.lock(py).peek(key.as_bytes())?.value().len())
+    }
+
     fn key_id(&self, py: Python<'_>, key: &str) -> Option<u64> {
         self.lock(py).id(key.as_bytes())
     }
