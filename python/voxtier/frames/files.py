@@ -6,8 +6,6 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["OpenFiles"]
@@ -28,16 +26,7 @@ class OpenFiles:
     def __init__(self, cap: int = 256) -> None:
         self.cap = cap
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, _File] = OrderedDict()
-
-    @contextmanager
-    def borrow(self, path: str) -> Iterator[int]:
-        """Lend a descriptor of the file that now bears the name."""
-        file = self._take(path)
-        try:
-            yield file.fd
-        finally:
-            self._give_back(file)
+        self._open: OrderedDict[str, OpenFile] = OrderedDict()
 
     def forget(self, path: str) -> None:
         """Close the descriptor of a path as soon as nobody uses it."""
@@ -61,7 +50,11 @@ class OpenFiles:
         for file in self._open.values():
             file.users = 0
 
-    def _take(self, path: str) -> _File:
+    def take(self, path: str) -> OpenFile:
+        """Lend a descriptor of the file that now bears the name; to be given back, whatever happens.
+
+        No context manager: that would be a sixth of the time of a request.
+        """
         now = time.monotonic()
         with self._lock:
             file = self._open.get(path)
@@ -84,7 +77,7 @@ class OpenFiles:
                 self._retire(self._open.pop(path))
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         opened = os.fstat(fd)
-        file = _File(fd, (opened.st_dev, opened.st_ino), now)
+        file = OpenFile(fd, (opened.st_dev, opened.st_ino), now)
         with self._lock:
             if path in self._open:
                 self._retire(self._open.pop(path))
@@ -93,19 +86,22 @@ class OpenFiles:
                 self._retire(self._open.popitem(last=False)[1])
         return file
 
-    def _give_back(self, file: _File) -> None:
+    def give_back(self, file: OpenFile) -> None:
+        """End a loan."""
         with self._lock:
             file.users -= 1
             if file.retired and file.users == 0:
                 os.close(file.fd)
 
-    def _retire(self, file: _File) -> None:
+    def _retire(self, file: OpenFile) -> None:
         file.retired = True
         if file.users == 0:
             os.close(file.fd)
 
 
-class _File:
+class OpenFile:
+    """An open file: its descriptor, and how many borrow it."""
+
     __slots__ = ("checked", "fd", "inode", "retired", "users")
 
     def __init__(self, fd: int, inode: tuple[int, int], checked: float) -> None:

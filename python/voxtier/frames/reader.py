@@ -126,46 +126,54 @@ class FrameReader:
         """Read frames of one file in the order asked; neighbours take one read."""
         path = self.path_of(name)
         wanted = list(indices)
-        if any(index < 0 for index in wanted):
+        if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
-        klass: Class = "scan" if scan else "normal"
-        tier = "tier1"
-        for attempt in range(_ATTEMPTS):
-            with self._borrowed(path) as fd:
-                try:
-                    read = self.cache.read(path, fd, wanted, scan=scan)
-                    if read is None:
-                        tier, table = self._load(path, fd, klass)
-                        read = self.cache.read(path, fd, wanted, scan=scan)
-                        if read is None:
-                            self._count("uncached")
-                            read = [read_frame(fd, table, index) for index in wanted]
-                    self._books.wake()
-                    self._publisher.wake()
-                    self._count("requests", tier)
-                    return read
-                except SourceError as error:
-                    if error.kind != "changed_during_read" or attempt == _ATTEMPTS - 1:
-                        raise
-                    self._count("stale_misses")
-                    self._files.forget(path)
-                    self.cache.invalidate(path)
-                except FormatError as error:
-                    # The file's own offset table is wrong somewhere in the middle: hold it against a walk.
-                    if error.kind != "bad_table" or attempt == _ATTEMPTS - 1:
-                        raise
-                    self._rebuild(path, fd, klass)
+        for left in reversed(range(_ATTEMPTS)):
+            file = self._files.take(path)
+            try:
+                return self._read(path, file.fd, wanted, "scan" if scan else "normal")
+            except SourceError as error:
+                if error.kind != "changed_during_read" or not left:
+                    raise
+                self._count("stale_misses")
+                self._files.forget(path)
+                self.cache.invalidate(path)
+            except FormatError as error:
+                # The file's own offset table is wrong somewhere in the middle: hold it against a walk.
+                if error.kind != "bad_table" or not left:
+                    raise
+                self._rebuild(path, file.fd, "scan" if scan else "normal")
+            finally:
+                self._files.give_back(file)
         raise AssertionError("the last attempt returns or raises")
+
+    def _read(self, path: str, fd: int, wanted: list[int], klass: Class) -> list[bytes]:
+        scan = klass == "scan"
+        tier = "tier1"
+        read = self.cache.read(path, fd, wanted, scan=scan)
+        if read is None:
+            tier, table = self._load(path, fd, klass)
+            read = self.cache.read(path, fd, wanted, scan=scan)
+            if read is None:
+                self._count("uncached")
+                read = [read_frame(fd, table, index) for index in wanted]
+        self._books.wake()
+        self._publisher.wake()
+        self._count("requests", tier)
+        return read
 
     def table(self, name: str) -> FrameTable:
         """Return the frame table of a file, from the nearest tier."""
         path = self.path_of(name)
-        with self._borrowed(path) as fd:
+        file = self._files.take(path)
+        try:
             table = self.cache.table(path)
-            status = os.fstat(fd)
+            status = os.fstat(file.fd)
             if table is not None and (table.size, table.mtime_ns) == (status.st_size, status.st_mtime_ns):
                 return table
-            return self._load(path, fd, "normal")[1]
+            return self._load(path, file.fd, "normal")[1]
+        finally:
+            self._files.give_back(file)
 
     def path_of(self, name: str) -> str:
         """Return the path of a SOP Instance UID through the index; a path is made absolute, as indexed."""
@@ -235,9 +243,6 @@ class FrameReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _borrowed(self, path: str) -> Any:
-        return self._files.borrow(path)
 
     def _load(self, path: str, fd: int, klass: Class) -> tuple[str, FrameTable]:
         """Table of a file that memory does not hold; one flight, however many threads ask."""
