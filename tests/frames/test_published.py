@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> str:
 
 
 def wait_for(count: int, requests: int = 0) -> list[Any]:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         found = list(published(readers_folder()))
         if len(found) == count and all(r.content["stats"]["requests"] >= requests for r in found):
@@ -126,13 +126,31 @@ def test_what_a_killed_process_left_is_swept_and_damage_is_passed_over(path: str
 def test_a_number_that_another_process_bears_by_now_is_not_the_reader(path: str) -> None:
     with FrameReader(None) as reader:
         reader.frame(path, 0)
-        wait_for(1)
-        [name] = os.listdir(readers_folder())
-        old = readers_folder() / name.replace("-", "-7")
-        old.write_bytes((readers_folder() / name).read_bytes())
+        [seen] = wait_for(1)
+        old = readers_folder() / seen.name.replace("-", "-7")
+        old.write_bytes((readers_folder() / seen.name).read_bytes())
         os.utime(old, (1, 1))
         wait_for(1)
         assert not old.exists()
+
+
+def test_a_reader_that_nobody_has_looked_at_before_is_seen(path: str) -> None:
+    """However long it runs: the times that /proc shows of a process are those of the first look at it."""
+    with FrameReader(None) as reader:
+        reader.frame(path, 0)
+        [seen] = wait_for(1)
+    other = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    try:
+        told = readers_folder() / f"{other.pid}-0.json"
+        told.write_text(json.dumps(seen.content))
+        time.sleep(1.5)
+        [again] = published(readers_folder())
+        assert (again.pid, again.content) == (other.pid, seen.content)
+        os.utime(told, (1, 1))
+        assert list(published(readers_folder())) == []
+        assert not told.exists()
+    finally:
+        other.communicate()
 
 
 def test_a_folder_that_cannot_be_written_harms_nobody(path: str, tmp_path: Path) -> None:

@@ -186,7 +186,18 @@ def _is_alive(pid: int, written: float) -> bool:
         return False
     except PermissionError:
         pass
+    started = _started(pid)
+    return started is None or started <= written + 1
+
+
+def _started(pid: int) -> float | None:
+    """Return when a process began (s since 1970), None where the system does not tell.
+
+    Not the times of ``/proc/PID``: they are those of the first look at it.
+    """
     try:
-        return Path(f"/proc/{pid}").stat().st_ctime <= written + 1
-    except OSError:
-        return True
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
