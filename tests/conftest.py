@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("voxtier", deadline=None)  # a busy machine is no defect
+# A busy machine is no defect.
+settings.register_profile("voxtier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("voxtier")
 
 _numbers = itertools.count()

@@ -147,7 +147,10 @@ class TestDecoding:
         store.upsert("s", [TableResult("/spans", read_table(content, verify="ends"), None)])
         assert {count for *_, count in frames_of(connection, "/spans")} == {None}
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=150,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
     @given(st.data())
     def test_packed_tables_of_any_shape(
         self, view: tuple[FrameStore, psycopg.Connection], data: st.DataObject
