@@ -248,21 +248,27 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
     assert not errors, errors[0]
 
 
+def wait_for_waiters(cache: FrameCache, count: int) -> None:
+    """Within a loader: return when so many others wait for what it loads."""
+    deadline = time.monotonic() + 60
+    while cache.stats()["load_waits"] < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_one_load_for_all_threads() -> None:
     cache, loads, table = FrameCache(1 << 20), [], a_table()
-    gate = threading.Event()
 
     def loader(key: str) -> FrameTable:
         loads.append(key)
-        gate.wait(10)
+        wait_for_waiters(cache, 15)
         return table
 
-    threading.Timer(0.2, gate.set).start()
     in_threads(16, lambda _: cache.get_or_load("k", loader))
     assert loads == ["k"]
     stats = cache.stats()
@@ -270,10 +276,10 @@ def test_one_load_for_all_threads() -> None:
 
 
 def test_a_loader_that_raises_tells_all_and_leaves_nothing() -> None:
-    cache, gate, seen = FrameCache(1 << 20), threading.Event(), []
+    cache, seen = FrameCache(1 << 20), []
 
     def loader(key: str) -> FrameTable:
-        gate.wait(10)
+        wait_for_waiters(cache, 7)
         raise KeyboardInterrupt
 
     def ask(_: int) -> None:
@@ -282,7 +288,6 @@ def test_a_loader_that_raises_tells_all_and_leaves_nothing() -> None:
         except KeyboardInterrupt:
             seen.append(1)
 
-    threading.Timer(0.2, gate.set).start()
     in_threads(8, ask)
     assert len(seen) == 8
     assert cache.get_or_load("k", lambda _: a_table()).kind == "native"
@@ -398,7 +403,7 @@ def test_fork_in_mid_use() -> None:
                 )
                 cache.validate()
                 os._exit(0 if good else 1)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:

@@ -189,7 +189,7 @@ def test_a_failed_refresh_leaves_live_connections_alone(
     monkeypatch.setattr(credentials, "REUSE_FOR", 0.0)
     monkeypatch.setattr(credentials, "_RETRIES_WITHIN", 1)
     given = DatabricksCredentials("pixels-lakebase", host=lakebase.url, token=TOKEN, database="frames")
-    database = Database(lambda: "", credentials=given, max_size=3, timeout=3)
+    database = Database(lambda: "", credentials=given, max_size=3)
     with FrameStore(database) as store:
         store.sources()
         lakebase.broken = 500

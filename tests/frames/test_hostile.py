@@ -31,6 +31,7 @@ from builders import (
 )
 from frames.cases import CASES
 from frames.sources import Store
+from peak import PEAK_KIB
 from voxtier._core import ERROR_KINDS
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames import RangedSource, read_frame, read_table, read_tables
@@ -56,12 +57,13 @@ def kind_of(content: bytes) -> str:
 def peak_kib(script: str, *arguments: str) -> int:
     """Peak memory that a script takes beyond the import of voxtier, in a process of its own."""
     whole = f"""
-import resource, sys
+import sys
 from voxtier.frames import read_table, read_frame
 from voxtier.errors import VoxtierError
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{PEAK_KIB}
+before = peak_kib()
 {script}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kib() - before)
 """
     done = subprocess.run([sys.executable, "-c", whole, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ from frames.cases import CASES
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
 from voxtier.frames import read_frame, read_table, read_tables
+from voxtier.frames import reader as reader_module
 from voxtier.frames import store as store_module
 from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.priority import CachePriorityScorer, score_many
@@ -212,9 +213,12 @@ def test_one_flight_a_file(tmp_path: Path, store: FrameStore) -> None:
     assert asked == [path]
 
 
-def test_database_down_degrades_and_comes_back(tmp_path: Path, dsn: str) -> None:
+def test_database_down_degrades_and_comes_back(
+    tmp_path: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import psycopg
 
+    monkeypatch.setattr(reader_module, "_DATABASE_PAUSE", 1000.0)  # no stall makes it ask again
     paths = files(tmp_path, 3)
     with FrameReader(FrameStore("host=127.0.0.1 port=1 dbname=x connect_timeout=1"), "s") as reader:
         for path in paths:
