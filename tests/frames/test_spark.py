@@ -328,6 +328,8 @@ def test_missing_pyspark() -> None:
 CONNECT = """
 import json, os, sys
 os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # whatever the name of this machine may be
+os.environ["SPARK_TESTING"] = "1"  # any free port instead of 15002
 from pyspark.sql import SparkSession
 from voxtier.frames import BOTCacheBuilder
 dsn, folder, *paths = sys.argv[1:]

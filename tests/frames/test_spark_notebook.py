@@ -76,6 +76,16 @@ def test_the_flow(notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path) ->
         assert (len(best), len(best[0].frames), best[0].access_count) == (3, frames_of(paths[4]), 1)
 
 
+# Once there are rows, writers wait for whoever holds the lock: no stall lets the run end before it is killed.
+HOLD_THE_SECOND_BATCH = """
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF EXISTS (SELECT FROM voxtier.file) THEN PERFORM pg_advisory_xact_lock_shared(4711); END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER hold BEFORE INSERT ON voxtier.file FOR EACH STATEMENT EXECUTE FUNCTION hold();
+"""
+
+
 def test_a_run_killed_in_mid_batch_is_finished_by_the_next(
     notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path
 ) -> None:
@@ -85,19 +95,24 @@ def test_a_run_killed_in_mid_batch_is_finished_by_the_next(
         frame = spark.createDataFrame(rows, notebook.CATALOGUE).coalesce(1)
         frame.write.mode("append").parquet(str(tmp_path / "catalogue"))
     command = [sys.executable, SCRIPT, "--files", tmp_path / "files", "--work", tmp_path, "--dsn", dsn]
-    first = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 200
-        while not 100 <= (done := rows_of(dsn)) < 400:
-            assert time.monotonic() < deadline, f"{done} rows"
-            assert first.poll() is None, "it ended before it could be killed"
-            time.sleep(0.01)
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    assert rows_of(dsn) < 400
+    with FrameStore(dsn) as store:
+        store.sources()
+    with psycopg.connect(dsn, autocommit=True) as holding:
+        holding.execute(HOLD_THE_SECOND_BATCH)
+        holding.execute("SELECT pg_advisory_lock(4711)")
+        first = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            deadline = time.monotonic() + 200
+            while (done := rows_of(dsn)) < 100:
+                assert time.monotonic() < deadline, f"{done} rows"
+                assert first.poll() is None, "it ended before it could be killed"
+                time.sleep(0.01)
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+        assert rows_of(dsn) == 100
 
     second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert second.returncode == 0, second.stderr[-3000:]
@@ -117,8 +132,6 @@ def test_a_run_killed_in_mid_batch_is_finished_by_the_next(
 
 def rows_of(dsn: str) -> int:
     with psycopg.connect(dsn) as connection:
-        if connection.execute("SELECT to_regclass('voxtier.file')").fetchone() == (None,):
-            return 0
         row = connection.execute("SELECT count(*) FROM voxtier.file").fetchone()
         return int(row[0]) if row else 0
 
