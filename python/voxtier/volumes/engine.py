@@ -33,6 +33,7 @@ Uri: TypeAlias = str | os.PathLike[str]
 
 _MB = 1 << 20
 _PARTS = "vfs.s3.use_multipart_upload"
+_SERIAL = {"sm.compute_concurrency_level": "1", "sm.io_concurrency_level": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,19 @@ class Session:
         if not is_remote(uri) or amount > self.config.s3.multipart_part_size_mb * _MB:
             return self
         return Session(self.config, tuple(sorted({**dict(self.keys), _PARTS: "false"}.items())))
+
+    def serial(self) -> Session:
+        """Return the session whose TileDB has one thread: for small work, and for callers that are threads.
+
+        For every tile TileDB makes as many compressors as it has threads; and to hand small pieces from
+        thread to thread takes it longer than the pieces do.
+        """
+        return Session(self.config, tuple(sorted({**_SERIAL, **dict(self.keys)}.items())))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no key of the user's changes what TileDB writes."""
+        return set(self.keys) <= set(_SERIAL.items())
 
     def credentials(self) -> dict[str, str]:
         """Return the TileDB keys that sign requests now (empty: the machine's role, or none)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from voxtier.volumes.geometry import OrientationInfo
 
 OnError = Literal["raise", "skip"]
 OnGap = Literal["error", "keep", "fill"]
+
+_SMALL: Final = 1 << 20  # bytes of an image that one thread writes sooner than several
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,8 @@ def write_volumes(
     outcomes: list[Outcome] = []
     # on an object store one listing answers for all volumes what costs five requests for each
     listed = frozenset(engine.subfolders(group, session)) if engine.is_remote(group) else None
+    if listed is None and workers >= _cores():
+        session = session.serial()  # the workers alone keep every core busy
     with ThreadPoolExecutor(workers, thread_name_prefix="voxtier-ingest") as pool:
         # submitted here, so that the workers see the caller's configuration
         for outcome in pool.map(lambda job: _write_one(job, group, listed, session, config), jobs):
@@ -226,6 +231,10 @@ def write_volumes(
     if failures and (on_error == "raise" or len(failures) == len(outcomes)):
         raise IngestError(failures)
     return outcomes
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _report(outcomes: Sequence[Outcome], total: int, started: float) -> None:
@@ -281,6 +290,8 @@ def _taken_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:
 def _written(uri: str, job: Job, session: Session, config: Config) -> dict[str, Any]:
     content = job.load()
     image = content.voxels
+    if image.nbytes <= _SMALL and not engine.is_remote(uri):
+        session = session.serial()
     meta = {
         "tile_orientation": config.write.tile.orientation.value,
         **content.meta,

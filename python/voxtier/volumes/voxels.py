@@ -25,7 +25,7 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError, NotFoundError, VoxtierError
-from voxtier.volumes import direct
+from voxtier.volumes import direct, schemas
 from voxtier.volumes.config import (
     CompressionConfig,
     Compressor,
@@ -90,9 +90,15 @@ def create_array(
     free: bool = False,
 ) -> None:
     """Create an empty array with the tiles and the compression of ``write``; ``free``: nothing lies there."""
-    cell = stored_dtype(dtype)
+    cell, sizes = stored_dtype(dtype), checked_shape(shape)
+    kind = (sizes, cell.str, write.tile, write.compression)
+    plain = free and session.is_plain and not is_remote(uri)
+    if plain and schemas.create_another(kind, uri):
+        return
     filters = _filters(write.compression, cell, session.for_small(uri, 0).context())
-    _create(uri, checked_shape(shape), cell, write.tile, filters, session, free=free)
+    _create(uri, sizes, cell, write.tile, filters, session, free=free)
+    if plain:
+        schemas.remember(kind, uri)
 
 
 def create_like(uri: str, model: str, orientation: SliceOrientation, session: Session) -> None:

@@ -1,0 +1,72 @@
+"""Empty arrays by the hundred: a schema that TileDB wrote once serves every local array of the same kind.
+
+Creating an array takes TileDB some 3 ms, in which it makes eight folders and one small file whose bytes
+depend on the schema alone. For the second array of a kind and all after it, this process makes the folders
+itself and writes the bytes of the first, in TileDB's order and as durably: the schema last, and flushed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Final
+
+from voxtier.errors import ConfigError, SourceError
+
+# what `tiledb.Array.create` makes, in its order
+_FOLDERS: Final = (
+    "__schema",
+    "__schema/__enumerations",
+    "__commits",
+    "__fragments",
+    "__meta",
+    "__fragment_meta",
+    "__labels",
+)
+_MOST: Final = 64  # kinds that are remembered; a schema of voxels has some 200 bytes
+
+_known: dict[Hashable, bytes] = {}
+
+
+def remember(kind: Hashable, uri: str) -> None:
+    """Keep the schema of an array that TileDB has just created."""
+    files = [entry for entry in Path(uri, "__schema").iterdir() if entry.is_file()]
+    if len(files) == 1:
+        if len(_known) >= _MOST:
+            _known.clear()
+        _known[kind] = files[0].read_bytes()
+
+
+def create_another(kind: Hashable, uri: str) -> bool:
+    """Create an empty array of a kind that is known; return whether it is.
+
+    Raises
+    ------
+    ConfigError
+        When an array lies there.
+    SourceError
+        When the file system refuses.
+    """
+    schema = _known.get(kind)
+    if schema is None:
+        return False
+    place = Path(uri)
+    now = time.time_ns() // 1_000_000
+    try:
+        place.mkdir(0o755, parents=True, exist_ok=True)
+        for folder in _FOLDERS:
+            (place / folder).mkdir(0o755)
+        name = place / "__schema" / f"__{now}_{now}_{uuid.uuid4().hex}"
+        with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+            file.write(schema)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise ConfigError(f"{uri} already exists: choose another place or remove it first") from None
+    except OSError as error:
+        what = f"create the volume {uri}: {error.strerror}"
+        raise SourceError("io_error", None, what, error.errno) from None
+    return True
