@@ -53,13 +53,12 @@ def create_another(kind: Hashable, uri: str) -> bool:
     schema = _known.get(kind)
     if schema is None:
         return False
-    place = Path(uri)
     now = time.time_ns() // 1_000_000
     try:
-        place.mkdir(0o755, parents=True, exist_ok=True)
+        Path(uri).mkdir(0o755, parents=True, exist_ok=True)
         for folder in _FOLDERS:
-            (place / folder).mkdir(0o755)
-        name = place / "__schema" / f"__{now}_{now}_{uuid.uuid4().hex}"
+            os.mkdir(f"{uri}/{folder}", 0o755)  # noqa: PTH102 -- a Path costs as much as the folder
+        name = f"{uri}/__schema/__{now}_{now}_{uuid.uuid4().hex}"
         with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
             file.write(schema)
             file.flush()
