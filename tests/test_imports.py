@@ -18,7 +18,7 @@ ROOMS = {"frames", "volumes", "tensors"}
 TRAINING = {f"tensors/{name}.py" for name in ("dataset", "pipeline", "saving", "worker")}
 # One door per foreign system: which files may import it, at any depth.
 DOORS = {
-    "psycopg": {"postgres.py", "frames/store.py"},
+    "psycopg": {"postgres.py", "frames/store.py", "frames/keys.py"},
     "psycopg_pool": {"postgres.py", "frames/store.py"},
     "pyspark": {"frames/spark.py", "frames/spark_task.py"},
     "databricks": {"frames/lakebase/credentials.py"},
