@@ -162,6 +162,7 @@ def test_a_folder_that_cannot_be_written_harms_nobody(path: str, tmp_path: Path)
     assert voxtier("cache", "stats").returncode in (0, 3)
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_a_file_of_its_own(path: str) -> None:
     with FrameReader(None) as reader:
         reader.frame(path, 0)

@@ -500,6 +500,7 @@ def test_the_event_loop_never_waits(tmp_path: Path) -> None:
     asyncio.run(ask())
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_reader_works_in_a_forked_child(tmp_path: Path, store: FrameStore) -> None:
     paths = files(tmp_path, 2)
     with FrameReader(store, "s") as reader:
