@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes import engine
 from voxtier.volumes.engine import Session, Uri, as_uri
 from voxtier.volumes.growth import add_subjects, add_volumes, collection_jobs
 from voxtier.volumes.ingest import Job, OnError, OnGap
@@ -85,7 +84,7 @@ class VolumeCollection(Sliceable):
     def name(self) -> str | None:
         """Name of the collection."""
         if self._name is None:
-            found = engine.group_meta(self.uri, self._rows.store.session).get("name")
+            found = self._rows.store.meta_of(self.uri).get("name")
             self._name = None if found is None else str(found)
         return self._name
 

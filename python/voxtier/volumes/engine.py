@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ except ImportError as error:
 Uri: TypeAlias = str | os.PathLike[str]
 
 _MB = 1 << 20
+LATEST = 2**63 - 1  # reads as of then see everything, also what a machine wrote whose clock is ahead
+GONE = ".gone-"  # begins the names of local folders that are being removed
 _PARTS = "vfs.s3.use_multipart_upload"
 _SERIAL = {"sm.compute_concurrency_level": "1", "sm.io_concurrency_level": "1"}
 
@@ -281,15 +284,23 @@ def create_group(uri: str, meta: Mapping[str, Any], session: Session) -> None:
         write_group(uri, session, meta=meta)
 
 
+def _group(uri: str, mode: str, session: Session, stamp: int | None) -> Any:
+    context = session.context()
+    config = context.config()
+    if stamp is not None:
+        config["sm.group.timestamp_end"] = str(stamp)
+    return tiledb.Group(uri, mode, config, context)
+
+
 def group_meta(uri: str, session: Session) -> dict[str, Any]:
     """Return the metadata of a group."""
-    with translated(f"open the group {uri}"), tiledb.Group(uri, "r", ctx=session.context()) as group:
+    with translated(f"open the group {uri}"), _group(uri, "r", session, LATEST) as group:
         return dict(group.meta)
 
 
 def group_members(uri: str, session: Session) -> dict[str, str]:
     """Return the members of a group: name -> address."""
-    with translated(f"list the group {uri}"), tiledb.Group(uri, "r", ctx=session.context()) as group:
+    with translated(f"list the group {uri}"), _group(uri, "r", session, LATEST) as group:
         return {member.name or member.uri.rsplit("/", 1)[-1]: as_uri(member.uri) for member in group}
 
 
@@ -300,10 +311,14 @@ def write_group(
     meta: Mapping[str, Any] | None = None,
     add: Iterable[str] = (),
     remove: Iterable[str] = (),
+    stamp: int | None = None,
 ) -> None:
-    """Change metadata and members (folders inside the group, by name) in one write."""
+    """Change metadata and members (folders inside the group, by name) in one write.
+
+    Of two values the one with the later time stamp (milliseconds, by default of this machine's clock) counts.
+    """
     session = session.for_small(uri, sum(len(str(value)) for value in (meta or {}).values()))
-    with translated(f"write the group {uri}"), tiledb.Group(uri, "w", ctx=session.context()) as group:
+    with translated(f"write the group {uri}"), _group(uri, "w", session, stamp) as group:
         for name in remove:
             group.remove(name)
         for name in add:
@@ -313,7 +328,7 @@ def write_group(
 
 
 def subfolders(uri: str, session: Session) -> list[str]:
-    """Return the names of the folders below an address."""
+    """Return the names of the folders below an address (on an object store, also of the objects there)."""
     if not is_remote(uri):
         path = Path(uri)
         return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
@@ -323,9 +338,19 @@ def subfolders(uri: str, session: Session) -> list[str]:
 
 
 def remove_tree(uri: str, session: Session) -> None:
-    """Remove whatever lies at the address; nothing there is fine."""
+    """Remove whatever lies at the address; nothing there is fine.
+
+    A local folder takes another name first: who is killed meanwhile leaves no half of it behind that looks
+    like the whole.
+    """
     if not is_remote(uri):
-        shutil.rmtree(uri, ignore_errors=True)
+        path = Path(uri)
+        gone = path.with_name(f"{GONE}{uuid.uuid4().hex}")
+        try:
+            path.rename(gone)
+        except OSError:
+            gone = path
+        shutil.rmtree(gone, ignore_errors=True)
         return
     vfs = tiledb.VFS(ctx=session.context())
     with translated(f"remove {uri}"):
@@ -333,29 +358,13 @@ def remove_tree(uri: str, session: Session) -> None:
             vfs.remove_dir(uri)
 
 
-def remove_torn(root: str) -> None:
-    """Remove what a killed writer left half made in a local store: metadata and schemas of 0 bytes.
-
-    TileDB creates such a file, then writes it; a file that stays empty makes the whole group unreadable. Only
-    for the holder of the writer's lock: in another writer's hands the file is about to be filled.
-    """
-    if is_remote(root) or not Path(root).is_dir():
-        return
-    collections = Path(root) / "collections"
-    bases = [Path(root), collections]
-    if collections.is_dir():
-        bases += [
-            entry for entry in collections.iterdir() if entry.is_dir() and not entry.name.startswith("__")
-        ]
-    tables = [*(base / "obs" for base in bases), *Path(root).glob("obs_meta*")]
-    for place in [*bases, *(base / "volumes" for base in bases), *tables]:
-        for kind in ("__meta", "__group", "__schema"):
-            for file in (place / kind).iterdir() if (place / kind).is_dir() else ():
-                if file.is_file() and file.stat().st_size == 0:
-                    file.unlink()
-    for table in tables:  # made, but without a schema: it holds nothing
-        if table.is_dir() and not any(f.is_file() for f in (table / "__schema").glob("*")):
-            shutil.rmtree(table)
+def remove_file(uri: str, session: Session) -> None:
+    """Remove one file or object."""
+    with translated(f"remove {uri}"):
+        if is_remote(uri):
+            tiledb.VFS(ctx=session.context()).remove_file(uri)
+        else:
+            Path(uri).unlink()
 
 
 def stored_bytes(uri: str, session: Session) -> int:

@@ -165,9 +165,8 @@ def _add_rows(
         stored = Dataframe(obs_uri, session, timestamp=change.stamp)
         known = set(stored.dtypes) | {"obs_subject_id", "obs_id", "voxtier_array"}
         new = [name for name in table.columns if name not in known]
-        for name in new:
-            stored.add_attribute(name, table[name].dtype)
         if new:  # rows that exist are written again, so that they hold a missing value there and not a zero
+            stored.add_attributes({name: table[name].dtype for name in new})
             table = rows_table([*present.rows(), *rows])
     change.rows(obs_uri, table)
 

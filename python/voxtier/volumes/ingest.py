@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError, VoxtierError
-from voxtier.volumes import engine, foreground, geometry, replicas, voxels
+from voxtier.volumes import engine, foreground, geometry, mending, replicas, voxels
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.engine import Session
 from voxtier.volumes.geometry import OrientationInfo
@@ -273,18 +273,39 @@ def _write_one(
 
 
 def _taken_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:
-    """Return the row of an array that an earlier, unfinished ingest completed; remove an incomplete one."""
-    meta: dict[str, Any] = {}
+    """Return the row of an array that an earlier, unfinished ingest completed; remove an incomplete one.
+
+    One whose removal was cut off may hold its metadata and no voxels: both its ends have to be there.
+    """
+    found: voxels.VoxelArray | None = None
     with suppress(VoxtierError):  # an array that does not open was cut off
-        if engine.object_kind(uri, session) == "array":
-            meta = voxels.open_array(uri, session).meta
-    if meta:
-        if meta.get("obs_id") == job.obs_id and "voxtier_row" in meta:
-            row: dict[str, Any] = json.loads(str(meta["voxtier_row"]))
+        torn = not engine.is_remote(uri) and mending.torn_below(Path(uri, "__meta"))
+        if not torn and engine.object_kind(uri, session) == "array":
+            found = voxels.VoxelArray(uri, session)
+    if found is not None:
+        if found.meta.get("obs_id") == job.obs_id and "voxtier_row" in found.meta and _is_whole(found):
+            row: dict[str, Any] = json.loads(str(found.meta["voxtier_row"]))
             return row
         voxels.forget(uri)
     engine.remove_tree(uri, session)
     return None
+
+
+def _is_whole(array: voxels.VoxelArray) -> bool:
+    """Return whether all cells of an array were written, and both its ends can still be read."""
+    every = tuple((0, size - 1) for size in array.layout.stored_shape)
+    if array.domain is None or tuple((int(low), int(high)) for low, high in array.domain) != every:
+        return False
+    with suppress(VoxtierError):
+        for corner in _corners(array):
+            array.own_cells(corner)
+        return True
+    return False
+
+
+def _corners(array: voxels.VoxelArray) -> tuple[voxels.Region, voxels.Region]:
+    shape = array.layout.shape
+    return tuple((0, 1, 1) for _ in shape), tuple((size - 1, 1, 1) for size in shape)
 
 
 def _written(uri: str, job: Job, session: Session, config: Config) -> dict[str, Any]:
@@ -313,8 +334,9 @@ def _written(uri: str, job: Job, session: Session, config: Config) -> dict[str, 
 def _verify_corners(uri: str, image: NDArray[Any], session: Session) -> None:
     """Read the first and the last voxel back: the array is open-able, of this shape, and holds this image."""
     array = voxels.VoxelArray(uri, session)
-    for corner in ((0,) * image.ndim, tuple(size - 1 for size in image.shape)):
-        found = array.read(tuple((index, 1, 1) for index in corner)).reshape(())
+    for region in _corners(array):
+        corner = tuple(start for start, _, _ in region)
+        found = array.read(region).reshape(())
         wanted = image[corner].astype(array.layout.cell)
         if found.tobytes() != np.asarray(wanted).tobytes():
             raise FormatError(

@@ -56,8 +56,9 @@ def _local(root: str, timeout: float) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_file(descriptor, path):
                     break
-                os.close(descriptor)  # the store was replaced while this waited: its lock is another file
+                replaced = descriptor  # the store was, while this waited: its lock is another file
                 descriptor = _lock_file(path)
+                os.close(replaced)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     holder = os.pread(descriptor, 200, 0).decode(errors="replace")

@@ -6,6 +6,7 @@ Never a cohort.
 from __future__ import annotations
 
 import inspect
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,10 @@ def copy_jobs(collection: VolumeCollection, fns: Sequence[Transform]) -> list[Jo
 
     Without transforms the stored numbers are copied as they are.
     """
+    snapshot = collection._rows.snapshot
+    state = (snapshot.meta.get("voxtier_store"), snapshot.commit)
+    # what transforms do cannot be told from their names: what they left unfinished is made anew
+    made_by = uuid.uuid4().hex if fns else None
     jobs = []
     for volume, row in zip(collection, collection.table.rows(), strict=True):
         extra = {name: value for name, value in row.items() if name not in ("obs_id", "obs_subject_id")}
@@ -82,9 +87,8 @@ def copy_jobs(collection: VolumeCollection, fns: Sequence[Transform]) -> list[Jo
             return Content(image, meta, {"dimensions": str(image.shape)})
 
         extra.pop("dimensions", None)
-        jobs.append(
-            Job(row["obs_id"], row["obs_subject_id"], load, (volume.uri, repr(fns)), volume.uri, extra)
-        )
+        fingerprint = (volume.uri, *state, made_by)
+        jobs.append(Job(row["obs_id"], row["obs_subject_id"], load, fingerprint, volume.uri, extra))
     return jobs
 
 

@@ -32,8 +32,9 @@ class Rows:
         with self._lock:
             if self._table is None:
                 self.store.refuse_replaced(self.snapshot)
-                session = self.store.session
-                self._table = Dataframe(f"{self.uri}/obs", session, timestamp=self.snapshot.commit).read_all()
+                commit, session = self.snapshot.commit, self.store.session
+                frame = Dataframe(f"{self.uri}/obs", session, timestamp=commit)
+                self._table = self.store.patiently(frame.read_all)
                 self.reads += 1
             return self._table
 
@@ -86,7 +87,7 @@ class Cohort:
             self.store.refuse_replaced(self.snapshot)
             uri = f"{self.store.root}/{self.snapshot.subjects}"
             frame = Dataframe(uri, self.store.session, timestamp=self.snapshot.commit)
-            self._subjects = frame.read_all()
+            self._subjects = self.store.patiently(frame.read_all)
         return self._subjects
 
     @property

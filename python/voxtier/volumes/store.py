@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from voxtier.errors import (
     BackendError,
@@ -27,13 +27,16 @@ from voxtier.errors import (
     SourceError,
     VoxtierError,
 )
-from voxtier.volumes import engine
+from voxtier.volumes import engine, mending
 from voxtier.volumes.engine import Session, checked_name
 from voxtier.volumes.locks import only_writer
 from voxtier.volumes.tables import Dataframe, Table
 
 FORMAT: Final = "1"
 _SUBJECTS: Final = "obs_meta"
+_PATIENCE: Final = 30.0  # seconds; a writer needs microseconds, unless its machine stops it there
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,9 @@ class Store:
         root, _, folder = parent.rpartition("/")
         if folder == "collections" and root:
             with suppress(NotFoundError):
-                if "voxtier_format" in engine.group_meta(root, session):
-                    return Store(root, session, "radi_object")
+                around = Store(root, session, "radi_object")
+                if "voxtier_format" in around._meta():
+                    return around
         return Store(uri, session, "collection")
 
     def snapshot(self) -> Snapshot:
@@ -81,7 +85,7 @@ class Store:
         written_by_us = "voxtier_format" in meta
         if str(meta.get("voxtier_kind", self.kind)) != self.kind:
             raise ConfigError(f"{self.root} holds a {meta['voxtier_kind']}: open it as that")
-        if written_by_us and "voxtier_commit" not in meta:
+        if "voxtier_commit" not in meta and (written_by_us or self._is_bare(meta)):
             raise NotFoundError(
                 f"{self.root}: the ingest was cut off before its first commit;"
                 " repeat it (finished volumes are taken over) or use overwrite=True"
@@ -100,24 +104,39 @@ class Store:
             names = {name: uri.rsplit("/", 1)[-1] for name, uri in members.items()}
         return Snapshot(int(meta["voxtier_commit"]) if written_by_us else None, names, meta)
 
-    def _meta(self) -> dict[str, Any]:
-        """Read the root's metadata; a file that a writer made but did not fill is waited for, or removed."""
-        for pause in (0.01, 0.05, 0.2):
+    def patiently(self, read: Callable[[], _Found]) -> _Found:
+        """Read; what a living writer is about to finish is waited for, what a dead one began is removed."""
+        deadline = time.monotonic() + _PATIENCE
+        pause = 0.01
+        while True:
             try:
-                return engine.group_meta(self.root, self.session)
-            except FormatError:
-                time.sleep(pause)
-        with suppress(BackendError, SourceError), only_writer(self.root, self.session, timeout=0):
-            engine.remove_torn(self.root)  # nobody is writing: it was killed
-        return engine.group_meta(self.root, self.session)
+                return read()
+            except (FormatError, NotFoundError):
+                if engine.is_remote(self.root) or time.monotonic() > deadline:
+                    raise
+                if not mending.torn_files(self.root):
+                    return read()  # finished, or removed, since
+            try:
+                with only_writer(self.root, self.session, timeout=0):
+                    mending.remove_torn(self.root)  # nobody is writing: it was killed
+            except BackendError:
+                pass  # somebody is
+            except SourceError:  # a reader that may not write cannot tell, and cannot help
+                deadline = min(deadline, time.monotonic() + 1)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def meta_of(self, uri: str) -> dict[str, Any]:
+        """Read the metadata of a group of this store."""
+        return self.patiently(lambda: engine.group_meta(uri, self.session))
+
+    def _meta(self) -> dict[str, Any]:
+        return self.meta_of(self.root)
 
     def refuse_replaced(self, snapshot: Snapshot) -> None:
         """Refuse to read rows of a store that was replaced (overwritten) since the snapshot was taken."""
         identity = snapshot.meta.get("voxtier_store")
-        if (
-            identity is not None
-            and engine.group_meta(self.root, self.session).get("voxtier_store") != identity
-        ):
+        if identity is not None and self._meta().get("voxtier_store") != identity:
             raise NotFoundError(f"{self.root} was replaced since it was opened: open it again")
 
     def collection_uri(self, folder: str) -> str:
@@ -149,10 +168,10 @@ class Store:
         except NotFoundError:
             return False
 
-    def _is_bare(self) -> bool:
+    def _is_bare(self, meta: Mapping[str, Any]) -> bool:
         """Return whether the root is a group that holds nothing: its maker was killed before it said more."""
         return (
-            not self._meta()
+            not meta
             and not engine.group_members(self.root, self.session)
             and all(name.startswith("__") for name in engine.subfolders(self.root, self.session))
         )
@@ -162,7 +181,7 @@ class Store:
         kind = engine.object_kind(self.root, self.session)
         if kind is None:
             return
-        if kind != "group" or not (self._begun() or self._is_bare()):
+        if kind != "group" or not (self._begun() or self._is_bare(self._meta())):
             raise ConfigError(f"{self.root} holds something that voxtier did not write: choose another place")
         if not overwrite and self.exists():
             way = ", or overwrite=True" if self.kind == "radi_object" else ""
@@ -177,6 +196,7 @@ class Store:
             When somebody is writing: what is being written cannot be told from what was left.
         """
         with only_writer(self.root, self.session, timeout=0):
+            mending.remove_torn(self.root)
             before = self._own_snapshot()
             change = Change(self, before, 0, dict(before.collections))
             orphans = list(change.orphans())
@@ -194,7 +214,7 @@ class Store:
         if new:
             self._refuse_occupied(overwrite=overwrite)  # before a lock is left in somebody else's folder
         with only_writer(self.root, self.session) as confirm:
-            engine.remove_torn(self.root)
+            mending.remove_torn(self.root)
             if new:
                 self._refuse_occupied(overwrite=overwrite)
                 if not self._begun():
@@ -284,11 +304,15 @@ class Change:
         return [name for name in names if name == _SUBJECTS or name.startswith(f"{_SUBJECTS}-")]
 
     def forget_unfinished(self) -> None:
-        """Remove rows that a writer left behind without committing them, and those of what was replaced."""
-        commit = self.before.commit or 0
+        """Remove what a writer left of tables without committing it, and tables that no commit names."""
         for uri, visible in self.tables().items():
-            if engine.object_kind(uri, self.store.session) == "array":
-                Dataframe(uri, self.store.session).forget_after(commit if visible else 0)
+            if engine.object_kind(uri, self.store.session) != "array":
+                continue
+            commit = (self.before.commit or 0) if visible else 0
+            if commit or engine.is_remote(uri):  # some servers keep the folders of objects that are gone
+                Dataframe(uri, self.store.session).forget_after(commit)
+            else:
+                engine.remove_tree(uri, self.store.session)
 
     def orphans(self) -> Iterator[str]:
         """Yield the addresses of arrays and collections that the last commit does not know."""
@@ -333,4 +357,5 @@ class Change:
             meta["voxtier_collections"] = json.dumps(self.collections)
             meta["n_collections"] = len(self.collections)
         meta["voxtier_commit"] = self.stamp
-        engine.write_group(self.store.root, session, meta=meta)
+        # a clock that was set back, or is another machine's, must not put this before an earlier commit
+        engine.write_group(self.store.root, session, meta=meta, stamp=self.stamp)

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes import filters
-from voxtier.volumes.engine import Session, Uri, as_uri, object_kind, translated
+from voxtier.volumes.engine import LATEST, Session, Uri, as_uri, object_kind, translated
+from voxtier.volumes.mending import forget_schemas_after
 
 INDEX_COLUMNS: Final = ("obs_subject_id", "obs_id")
 _NULLS: Final = "voxtier_nulls"  # names of the missing columns of a row, separated by newlines
 _DELETED: Final = "\n"  # in place of names: the row is gone (one write, where TileDB's deletes need several)
-_LATEST: Final = 2**63 - 1
 _LONG_CELL: Final = 4096  # bytes; more than a cell of most columns has
 
 Column = NDArray[Any] | np.ma.MaskedArray[Any, Any]
@@ -373,15 +373,15 @@ class Dataframe:
         if name in self.all_columns:
             raise ConfigError(f"{self.uri} already has a column {name!r}")
         rows = list(self.read_all().rows())
-        self.add_attribute(name, np.dtype(dtype))
+        self.add_attributes({name: np.dtype(dtype)})
         given = [None] * len(rows) if values is None else list(as_table({name: values}).rows())
         for row, value in zip(rows, given, strict=True):
             row[name] = value[name] if isinstance(value, dict) else value
         if rows:
             self.write_rows(rows_table(rows))
 
-    def add_attribute(self, name: str, dtype: np.dtype[Any]) -> None:
-        """Add a column to the schema alone.
+    def add_attributes(self, columns: Mapping[str, np.dtype[Any]]) -> None:
+        """Add columns to the schema alone, all in one step: of two with one time stamp, only one counts.
 
         Rows that exist read as zero or empty there until written again.
         """
@@ -392,7 +392,8 @@ class Dataframe:
                 self._timestamp is not None
             ):  # a reader as of that time stamp looks for a schema that is no younger
                 evolution.timestamp(self._timestamp)
-            evolution.add_attribute(_attribute(name, dtype, context))
+            for name, dtype in columns.items():
+                evolution.add_attribute(_attribute(name, dtype, context))
             evolution.array_evolve(self.uri)
 
     def write_rows(self, table: Table, *, timestamp: int | None = None, deleted: bool = False) -> None:
@@ -435,9 +436,10 @@ class Dataframe:
             array[tuple(coordinates) if len(coordinates) > 1 else coordinates[0]] = cells
 
     def forget_after(self, timestamp: int) -> None:
-        """Remove what was written after a time stamp (an unfinished change)."""
+        """Remove the rows and the columns that were written after a time stamp (an unfinished change)."""
         with translated(f"roll back {self.uri}"):
-            tiledb.Array.delete_fragments(self.uri, timestamp + 1, _LATEST, ctx=self._session.context())
+            tiledb.Array.delete_fragments(self.uri, timestamp + 1, LATEST, ctx=self._session.context())
+        forget_schemas_after(self.uri, timestamp, self._session)
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:

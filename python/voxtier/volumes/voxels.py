@@ -33,7 +33,8 @@ from voxtier.volumes.config import (
     TileConfig,
     WriteConfig,
 )
-from voxtier.volumes.engine import Session, is_remote, object_kind, translated
+from voxtier.volumes.engine import LATEST, Session, is_remote, object_kind, translated
+from voxtier.volumes.mending import mend_volume
 from voxtier.volumes.scaling import Scaling, kept_dtype
 
 ATTRIBUTE: Final = "voxels"
@@ -268,6 +269,11 @@ def write_meta(uri: str, meta: Mapping[str, Any], session: Session) -> None:
     forget(uri)
 
 
+def _opened(uri: str, session: Session) -> Any:
+    """Open an array as of the end of time: the clock of who wrote it may be ahead of this machine's."""
+    return tiledb.open(uri, "r", ctx=session.context(), timestamp=LATEST)
+
+
 class VoxelArray:
     """One array, opened once in this process: its layout, its metadata and its reads."""
 
@@ -276,13 +282,15 @@ class VoxelArray:
         self.session = session
         self.pid = os.getpid()
         self.forgotten = False
-        self.stamp = _Stamp.take(uri)
         self.credentials = session.credentials() if is_remote(uri) else {}
-        with translated(f"open the volume {uri}"):
-            self._handle: Any = tiledb.open(uri, "r", ctx=session.context())
-            self.layout = _layout(uri, self._handle.schema)
-            self.meta: dict[str, Any] = dict(self._handle.meta)
-            self.domain = self._handle.nonempty_domain()
+        self._handle: Any = None
+        try:
+            self._open()
+        except FormatError:
+            if is_remote(uri):
+                raise
+            mend_volume(uri)
+            self._open()
         self.kept = kept_dtype(self.meta, self.layout.cell)  # what reads give before scaling
         self.scaling = Scaling.of(self.meta, self.kept)
         order = self.layout.order
@@ -291,6 +299,14 @@ class VoxelArray:
         if self._tiles is not None:
             self._handle = None  # one descriptor less, and a reader that holds up no vacuum
         self._replicas: tuple[VoxelArray, ...] | None = None if META_KEY in self.meta else ()
+
+    def _open(self) -> None:
+        self.stamp = _Stamp.take(self.uri)
+        with translated(f"open the volume {self.uri}"):
+            self._handle = _opened(self.uri, self.session)
+            self.layout = _layout(self.uri, self._handle.schema)
+            self.meta: dict[str, Any] = dict(self._handle.meta)
+            self.domain = self._handle.nonempty_domain()
 
     def finished(self, cells: NDArray[Any], *, raw: bool) -> NDArray[Any]:
         """Return cells that were read in the type that was ingested, or scaled."""
@@ -334,7 +350,7 @@ class VoxelArray:
         box = tuple(slice(start, start + (count - 1) * step + 1) for start, count, step in stored)
         with translated(f"read the volume {self.uri}"):
             if self._handle is None:
-                self._handle = tiledb.open(self.uri, "r", ctx=self.session.context())
+                self._handle = _opened(self.uri, self.session)
             cells = cast(NDArray[Any], self._handle[box])
         if isinstance(cells, Mapping):
             cells = cells[ATTRIBUTE]
@@ -520,6 +536,7 @@ def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> 
     ``memory_mb``
     bounds the buffers and defaults to the memory budget.
     """
+    mend_volume(uri)
     budget = (memory_mb or session.config.read.memory_budget_mb) << 20
     _merge(uri, session, ("fragments",), {"sm.mem.total_budget": str(budget)})
     with translated(f"list the fragments of {uri}"):
