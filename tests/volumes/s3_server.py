@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 KEY, SECRET = "voxtier-key", "voxtier-secret-8a7b"
@@ -42,7 +43,7 @@ class CountingProxy:
     def __init__(self, target: int, log: Path) -> None:
         self._log = log
         log.touch()
-        self._start = 0
+        self._start = self._orders = 0
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(target), str(log)], stdout=subprocess.PIPE, text=True
         )
@@ -59,11 +60,18 @@ class CountingProxy:
 
     def fail(self, count: int, status: int = 503, code: str = "SlowDown") -> None:
         """Answer the next requests with an error; status 0 means: never answer them."""
-        (self._log.parent / "faults").write_text(f"{count} {status} {code}" if count else "")
+        self._orders += 1
+        self._order("faults", f"{self._orders} {count} {status} {code}")
 
     def deny(self, key: str = "") -> None:
         """Refuse what is signed with an access key, as a server does when it has expired."""
-        (self._log.parent / "denied").write_text(key)
+        self._order("denied", key)
+
+    def _order(self, name: str, text: str) -> None:
+        """Replace an order as a whole: the proxy reads it at any moment, and never writes it."""
+        written = self._log.with_name(f"{name}.new")
+        written.write_text(text)
+        written.replace(self._log.with_name(name))
 
     def close(self) -> None:
         """End the process."""
@@ -76,11 +84,15 @@ def serve(target: int, log: Path) -> None:
     """Accept and forward until terminated."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
+    faults = Faults(log.parent)
     with log.open("ab", buffering=0) as sink:
         while True:
             client, _ = listener.accept()
-            server = socket.create_connection(("127.0.0.1", target))
-            faults = Faults(log.parent)
+            try:
+                server = socket.create_connection(("127.0.0.1", target))
+            except OSError:
+                client.close()
+                continue
             threading.Thread(target=pump, args=(client, server, sink, faults), daemon=True).start()
             threading.Thread(target=pump, args=(server, client), daemon=True).start()
 
@@ -90,25 +102,35 @@ SCOPE = re.compile(rb"Credential=([^/]+)/\d+/([^/]+)/")
 
 
 class Faults:
-    """What the tests have ordered, by files beside the log."""
-
-    lock = threading.Lock()
+    """What the tests have ordered, by files beside the log; how much of it was done is kept here."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        self._order, self._left = "", 0
 
     def answer(self, block: bytes) -> bytes | None:
         """Return the answer to a request that shall fail; empty means: none, for ever."""
-        with self.lock:
-            denied, faults = self._folder / "denied", self._folder / "faults"
-            scope = SCOPE.search(block)
-            if denied.exists() and scope and scope[1].decode() == denied.read_text():
-                return response(400, "ExpiredToken")
-            if not faults.exists() or not faults.read_text():
+        denied, faults = (self._read(name) for name in ("denied", "faults"))
+        scope = SCOPE.search(block)
+        if denied and scope and scope[1].decode() == denied:
+            return response(400, "ExpiredToken")
+        if not faults:
+            return None
+        order, count, status, code = faults.split()
+        with self._lock:
+            if order != self._order:
+                self._order, self._left = order, int(count)
+            self._left -= 1
+            if self._left < 0:
                 return None
-            count, status, code = faults.read_text().split()
-            faults.write_text(f"{int(count) - 1} {status} {code}" if int(count) > 1 else "")
-            return response(int(status), code) if int(status) else b""
+        return response(int(status), code) if int(status) else b""
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self._folder / name).read_text()
+        except FileNotFoundError:
+            return ""
 
 
 def response(status: int, code: str) -> bytes:
@@ -151,6 +173,26 @@ def with_suppressed_close(end: socket.socket) -> None:
     end.close()
 
 
+def started(folder: Path, bucket: str) -> Server:
+    """Return a server that takes puts; a port that somebody else took meanwhile is a reason to try others."""
+    for attempt in range(5):
+        place = folder / str(attempt)
+        place.mkdir()
+        server = Server(place)
+        try:
+            server.wait_for_first_put(bucket)
+        except BaseException:
+            ended = server.has_ended
+            log = (place / "log").read_text()
+            server.stop()
+            if not ended or attempt == 4:
+                raise
+            print(log[-2000:], file=sys.stderr)
+        else:
+            return server
+    raise AssertionError
+
+
 class Server:
     """One seaweedfs process with one bucket's worth of signed access."""
 
@@ -175,7 +217,7 @@ class Server:
         )  # fmt: skip
         self.proxy = CountingProxy(self.port, folder / "requests")
 
-    def wait_for_first_put(self, bucket: str, seconds: float = 40) -> None:
+    def wait_for_first_put(self, bucket: str, seconds: float = 200) -> None:
         """Wait until a put works: an open port does not mean that volumes can be assigned."""
         from obstore.store import S3Store
 
@@ -185,13 +227,14 @@ class Server:
                 client = S3Store(
                     bucket, endpoint=f"http://127.0.0.1:{self.port}", access_key_id=KEY, secret_access_key=SECRET,  # noqa: E501
                     region="us-east-1", virtual_hosted_style_request=False,
-                    client_options={"allow_http": True}, retry_config={"max_retries": 0},
+                    client_options={"allow_http": True, "timeout": timedelta(seconds=5)},
+                    retry_config={"max_retries": 0},
                 )  # fmt: skip
                 self._make_bucket(bucket)
                 client.put("ready", b"1")
                 return
             except Exception:
-                if time.monotonic() > deadline or self._process.poll() is not None:
+                if time.monotonic() > deadline or self.has_ended:
                     raise
                 time.sleep(0.3)
 
@@ -210,6 +253,11 @@ class Server:
         )  # fmt: skip
         if not vfs.is_bucket(f"s3://{bucket}"):
             vfs.create_bucket(f"s3://{bucket}")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
 
     def stop(self) -> None:
         """End the process that this object started."""

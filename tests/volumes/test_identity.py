@@ -68,7 +68,11 @@ def test_append_of_an_earlier_id_and_rename(tmp_path):
     assert value(RadiObject(tmp_path / "r").get_volume("0_anat")) == code_of("0", "T1w")
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8),

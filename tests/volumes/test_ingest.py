@@ -18,7 +18,7 @@ import pytest
 import tiledb
 
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
-from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection, growth
+from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection, growth, locks
 from voxtier.volumes.engine import Session
 from voxtier.volumes.growth import cohort_jobs, grow
 from voxtier.volumes.locks import only_writer
@@ -427,39 +427,48 @@ def test_repair_of_a_collection_that_stands_alone(tmp_path):
         VolumeCollection(radi.T1w.uri).repair()
 
 
-def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_path):
+@pytest.fixture
+def waits(monkeypatch):
+    """Set once a writer has found the lock in another's hands."""
+    found = threading.Event()
+
+    class Clock:
+        monotonic = staticmethod(time.monotonic)
+
+        def sleep(self, seconds):
+            found.set()
+            time.sleep(seconds)
+
+    monkeypatch.setattr(locks, "time", Clock())
+    return found
+
+
+def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_path, waits):
     """The lock file that it waited for went away with the old store."""
     RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     RadiObject.from_niftis(tmp_path / "new", images={"T1w": pairs(tmp_path / "in2", ["b"])})
-    session, waiting = Session.of(None), threading.Event()
-    old = RadiObject(tmp_path / "r")
-
-    def append():
-        waiting.set()
-        old.append(images={"T1w": pairs(tmp_path / "in3", ["c"])})
-
-    writer = threading.Thread(target=append)
-    with only_writer(str(tmp_path / "r"), session):
+    old, more = RadiObject(tmp_path / "r"), pairs(tmp_path / "in3", ["c"])
+    writer = threading.Thread(target=lambda: old.append(images={"T1w": more}))
+    with only_writer(str(tmp_path / "r"), Session.of(None)):
         writer.start()
-        waiting.wait()
-        time.sleep(0.2)
+        assert waits.wait(200)
         (tmp_path / "r").rename(tmp_path / "old")
         (tmp_path / "new").rename(tmp_path / "r")
-    writer.join(30)
+    writer.join(200)
     assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
     check(RadiObject(tmp_path / "r").T1w)
 
 
-def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path):
+def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path, waits):
     old = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     new, more = pairs(tmp_path / "in2", ["b"]), pairs(tmp_path / "in3", ["c"])
     writer = threading.Thread(target=lambda: old.append(images={"T1w": more}))
     store, jobs = old._cohort.store, cohort_jobs(None, None, {"T1w": new}, None, None)
     with store.writing(overwrite=True) as change:
         writer.start()
-        time.sleep(0.2)
+        assert waits.wait(200)
         grow(change, jobs, None, on_error="raise", progress=False)
-    writer.join(30)
+    writer.join(200)
     assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
     check(RadiObject(tmp_path / "r").T1w)
 
