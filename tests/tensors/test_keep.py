@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -277,6 +279,7 @@ def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
     os.utime(part, (1, 1))
     fresh = config.img_dir / ".train_8_a_1.nii.gz.part"
     fresh.write_bytes(b"half")
+    os.utime(fresh, (time.time() + 3600,) * 2)  # fresh however long this test takes
     expected = {str(dead), str(stale), str(part), str(files[2])}
     dry = run_cli("gc", "--config", path, "--json")
     results = {row["path"]: row["result"] for row in rows(dry.stdout)}
@@ -351,6 +354,24 @@ def test_a_number_that_no_process_can_have_is_dead(pid: int, tmp_path: Path) -> 
     found = {garbage.path for garbage in find_garbage(tmp_path)}
     assert claim in found
     assert (temporary in found) == (abs(pid) != 1)
+
+
+def test_a_process_that_ended_is_dead_before_anybody_asks_for_its_exit_code(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    pid = ended.pid
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        os.kill(pid, 0)
+        assert not durable.process_is_alive(pid)
+        path = claims.Claim.path_for(tmp_path / "a.pt")
+        path.write_text(json.dumps({"pid": pid, "host": os.uname().nodename, "boot": durable.boot_id()}))
+        assert not claims.claim_is_live(path)
+        temporary = tmp_path / f".x.pt.{durable.boot_id()}-{pid}-1.tmp"
+        temporary.write_bytes(b"half")
+        assert {garbage.path for garbage in find_garbage(tmp_path)} == {path, temporary}
+    finally:
+        ended.wait()
+    assert durable.process_is_alive(os.getpid())
 
 
 def test_sizes_that_are_none(tmp_path: Path) -> None:

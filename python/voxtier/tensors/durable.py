@@ -57,7 +57,10 @@ def temporary_path(final: Path) -> Path:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether a process of that number exists on this machine."""
+    """Whether a process of that number exists on this machine, and has not ended.
+
+    One that ended stays for as long as nobody asks for its exit code, in some containers for ever.
+    """
     if pid <= 0:  # which name groups, not a process
         return False
     try:
@@ -65,8 +68,12 @@ def process_is_alive(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
+        pass
+    try:  # the state follows the name in parentheses, which may hold anything
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
         return True
-    return True
+    return state not in "ZX"
 
 
 def temporary_is_live(path: Path, *, now: float | None = None) -> bool:
