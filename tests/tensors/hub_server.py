@@ -45,6 +45,8 @@ class HubServer:
         self.commit = COMMIT
         self.seconds_per_chunk = 0.0
         self.chunk = 1 << 16
+        self.held: set[str] = set()  # bodies whose last chunk waits for `release`
+        self.release = threading.Event()
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # method, host + path, headers
         self.sent: Counter[str] = Counter()
         server = ThreadingHTTPServer(("127.0.0.1", 0), self._answerer())
@@ -63,6 +65,7 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -198,6 +201,8 @@ class HubServer:
                         self.wfile.flush()
                         self.connection.close()
                         return None
+                    if path in hub.held and at + hub.chunk >= len(rest):
+                        hub.release.wait()
                     time.sleep(fault.seconds if fault.kind == "slow" else hub.seconds_per_chunk)
                     try:
                         self.wfile.write(chunk)

@@ -25,6 +25,9 @@ from voxtier.tensors import HealingPersistentDataset
 from voxtier.tensors.migrate import monai_key
 from voxtier.tensors.pipeline import _quiet_construction
 
+# Python 3.12 warns at a fork beside threads, such as numpy's
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 

@@ -220,7 +220,7 @@ def fetching(server: HubServer, folder: Path, *, after: str = "") -> str:
 def test_d7_a_killed_download_leaves_no_final_name_and_is_continued(
     server: HubServer, tmp_path: Path
 ) -> None:
-    server.seconds_per_chunk = 0.05
+    server.held.add(PATH)
     running = subprocess.Popen([sys.executable, "-c", fetching(server, tmp_path)])
     part, _ = part_paths(tmp_path / "a.nii.gz")
     while running.poll() is None and not (part.exists() and part.stat().st_size > 100_000):
@@ -228,7 +228,7 @@ def test_d7_a_killed_download_leaves_no_final_name_and_is_continued(
     running.kill()
     assert running.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert not (tmp_path / "a.nii.gz").exists()
-    server.seconds_per_chunk = 0
+    server.release.set()
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert "Range" in bodies(server)[-1]
 

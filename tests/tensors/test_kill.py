@@ -22,6 +22,9 @@ from voxtier.tensors.hub import Hub
 from voxtier.tensors.keys import hub_path
 from voxtier.tensors.space import find_garbage, remove
 
+# this process has threads (a server's, numpy's); its children run no code of theirs
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
 
 def run_once(config_path: Path, endpoint: str) -> int:
     """The real coordinator, with workers forked from this warm process instead of a cold server."""
