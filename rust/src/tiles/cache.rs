@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::scatter::Block;
+use super::cells::Block;
 
 /// Identity of a chunk: the state of the file that holds it, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -199,7 +199,7 @@ fn weight(cells: &Block) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::scatter::Lines;
+    use super::super::cells::Lines;
     use super::*;
 
     fn key(chunk: u32) -> Key {

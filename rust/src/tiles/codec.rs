@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::io::Read;
 
+use super::cells::Cells;
 use super::framing::bad;
-use super::scatter::Cells;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The compressor of a pipeline.

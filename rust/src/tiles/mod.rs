@@ -6,18 +6,22 @@
 //! chunk  = u32 original, u32 filtered, u32 metadata length, metadata, filtered bytes
 //! ```
 //!
-//! A chunk holds at most 64 KiB of consecutive cells and decodes alone, so a read touches only the chunks
-//! that hold cells it asked for: [`framing`] finds them, [`codec`] undoes their filters, [`layout`] says which
-//! cells go where, [`scatter`] puts them there, [`reader`] does it in parallel, [`cache`] keeps what was decoded.
+//! A chunk holds 64 KiB of consecutive cells or a whole tile and decodes alone, so a read touches only the chunks
+//! that hold cells it asked for: [`framing`] finds them, [`codec`] undoes their filters, [`layout`] and [`runs`] say
+//! which cells go where, [`scatter`] puts them there, [`reader`] does it in parallel, [`cache`] keeps what was
+//! decoded, as [`cells`].
 //!
 //! The caller vouches for shape, extents and filters (they come from TileDB's schema); every byte of the file
 //! is hostile.
 
 pub mod cache;
+pub mod cells;
 pub mod codec;
 pub mod framing;
 pub mod inflate;
 pub mod layout;
 pub mod pool;
 pub mod reader;
+mod rows;
+pub mod runs;
 pub mod scatter;

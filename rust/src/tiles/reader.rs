@@ -9,11 +9,13 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 
 use super::cache::{Cache, Found, Key};
+use super::cells::{Block, Cells};
 use super::codec::Pipeline;
 use super::framing::{Chunk, ChunkIndex, bad};
-use super::layout::{Grid, Placement, Range};
+use super::layout::{Grid, Range};
 use super::pool::process;
-use super::scatter::{Block, Cells, Target};
+use super::runs::Placement;
+use super::scatter::{Part, Target};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Chunks that lie this close in the file are read together.
@@ -281,15 +283,24 @@ impl TileFile {
     }
 
     fn scatter(&self, need: &Need, placements: &[Placement], cells: Cells<'_>, target: &Target) {
+        for part in self.parts(need, placements, cells) {
+            // SAFETY: placements of one call never overlap in the output (see Target).
+            unsafe { target.copy(&part.run, part.cells, part.low) };
+        }
+    }
+
+    /// What is wanted of a chunk.
+    fn parts<'a>(
+        &self,
+        need: &Need,
+        placements: &'a [Placement],
+        cells: Cells<'a>,
+    ) -> impl Iterator<Item = Part<'a>> {
         let cell = self.cell as u64;
         let low = need.chunk.start / cell;
         let high = low + u64::from(need.chunk.original) / cell;
-        for placement in self.wanted(need, placements) {
-            for run in placement.runs(low, high) {
-                // SAFETY: placements of one call never overlap in the output (see Target).
-                unsafe { target.copy(&run, cells, low) };
-            }
-        }
+        let runs = self.wanted(need, placements).iter().flat_map(move |all| all.runs(low, high));
+        runs.map(move |run| Part { run, cells, low })
     }
 
     /// Scatters chunks that were found decoded, in parallel where that pays.
@@ -301,11 +312,15 @@ impl TileFile {
         threads: usize,
     ) -> Result<()> {
         let threads = if target.bytes() < COPY_WORTH_HELP { 1 } else { threads.max(1) };
-        let parts: Vec<_> = hits.chunks(hits.len().div_ceil(threads * 8).max(1)).collect();
-        process().share(&parts, threads, |part| {
-            for (need, block) in *part {
-                self.scatter(need, placements, block.cells(), target);
+        let shares = if threads == 1 { 1 } else { threads * 8 };
+        let shares: Vec<_> = hits.chunks(hits.len().div_ceil(shares).max(1)).collect();
+        process().share(&shares, threads, |share| {
+            let mut parts = Vec::with_capacity(share.len());
+            for (need, block) in *share {
+                parts.extend(self.parts(need, placements, block.cells()));
             }
+            // SAFETY: placements of one call never overlap in the output (see Target).
+            unsafe { target.copy_all(&mut parts) };
             Ok(())
         })
     }

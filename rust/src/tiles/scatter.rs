@@ -1,122 +1,33 @@
-//! From a decoded chunk to the output, without a copy in between.
+//! From decoded chunks to the output, without a copy in between.
 
-use std::sync::Arc;
+use arrayvec::ArrayVec;
 
-use super::layout::Run;
+use super::cells::Cells;
+use super::rows::{Column, copy_rows, fill, interleave, pick};
+use super::runs::Run;
 
-/// The cells of a chunk in one of the forms in which decoding leaves them.
-#[derive(Clone, Copy, Debug)]
-pub enum Cells<'a> {
-    /// Cell after cell.
-    Plain(&'a [u8]),
-    /// The first bytes of all cells, then all second bytes, and so on: what a byte shuffle makes.
-    Planes(&'a [u8]),
-    /// So many bytes of cells that all begin like this.
-    Constant([u8; 8], usize),
+/// Most runs whose rows are copied side by side.
+const MOST_BESIDE: usize = 8;
+
+/// A run, and the chunk that it is copied from.
+pub struct Part<'a> {
+    /// Which cells go where.
+    pub run: Run,
+    /// The chunk.
+    pub cells: Cells<'a>,
+    /// The first cell of the chunk within its tile.
+    pub low: u64,
 }
 
-/// A decoded chunk that is kept; background takes no memory.
-#[derive(Clone, Debug)]
-pub enum Block {
-    /// Cell after cell.
-    Plain(Arc<Lines>),
-    /// So many bytes of cells that all begin like this.
-    Constant([u8; 8], usize),
-}
-
-impl Block {
-    /// Bytes of memory that the cells take.
-    pub fn held(&self) -> u64 {
-        match self {
-            Self::Plain(cells) => cells.bytes.capacity() as u64,
-            Self::Constant(..) => 0,
-        }
-    }
-
-    /// The cells, to copy from.
-    pub fn cells(&self) -> Cells<'_> {
-        match self {
-            Self::Plain(cells) => Cells::Plain(cells.bytes()),
-            Self::Constant(value, bytes) => Cells::Constant(*value, *bytes),
-        }
-    }
-}
-
-/// Bytes that begin on a cache line: rows of a block then cross no line that they need not cross. Aligned
-/// by hand: among blocks that come and go, glibc's aligned allocation holds twice the memory.
-#[derive(Debug)]
-pub struct Lines {
-    bytes: Vec<u8>,
-    start: usize,
-    count: usize,
-}
-
-const LINE: usize = 64;
-
-impl Lines {
-    /// So many bytes, all 0.
-    pub fn zeroed(count: usize) -> Self {
-        let bytes = vec![0; count + LINE - 1];
-        let start = bytes.as_ptr().align_offset(LINE).min(LINE - 1);
-        Self { bytes, start, count }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(self.start..self.start + self.count).unwrap_or_default()
-    }
-
-    /// The bytes.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start..self.start + self.count).unwrap_or_default()
-    }
-}
-
-impl Cells<'_> {
-    /// Bytes of cells.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Plain(bytes) | Self::Planes(bytes) => bytes.len(),
-            Self::Constant(_, bytes) => *bytes,
-        }
-    }
-
-    /// Whether there is no cell.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The value of all cells of `cell` (1, 2, 4 or 8) bytes, where they have but one.
-    pub fn constant(&self, cell: usize) -> Option<[u8; 8]> {
-        let mut value = [0; 8];
-        match self {
-            Self::Plain(bytes) => {
-                value.get_mut(..cell)?.copy_from_slice(bytes.get(..cell)?);
-                (bytes.get(cell..) == bytes.get(..bytes.len() - cell)).then_some(value)
-            }
-            Self::Planes(bytes) => {
-                for (slot, plane) in value.iter_mut().zip(bytes.chunks_exact((bytes.len() / cell).max(1))) {
-                    *slot = *plane.first()?;
-                    if plane.get(1..) != plane.get(..plane.len() - 1) {
-                        return None;
-                    }
-                }
-                Some(value)
-            }
-            Self::Constant(value, _) => Some(*value),
-        }
-    }
-
-    /// A copy to keep.
-    pub fn to_block(self, cell: usize) -> Block {
-        if let Self::Constant(value, bytes) = self {
-            return Block::Constant(value, bytes);
-        }
-        let mut plain = Lines::zeroed(self.len());
-        let count = (self.len() / cell) as u64;
-        let all = Run { count, ..Run::ONE };
-        // SAFETY: the only view of a buffer that this function owns.
-        unsafe { Target::new(plain.bytes_mut(), cell).copy(&all, self, 0) };
-        Block::Plain(Arc::new(plain))
+impl Part<'_> {
+    /// Whether the rows of `next` go where those of this part end.
+    fn is_beside(&self, next: &Part<'_>) -> bool {
+        let rows = |run: &Run| (run.rows, run.row_out, run.planes, run.plane_out);
+        let plain = |part: &Part<'_>| matches!(part.cells, Cells::Plain(_)) && part.run.step == 1;
+        self.run.out + self.run.count == next.run.out
+            && rows(&self.run) == rows(&next.run)
+            && plain(self)
+            && plain(next)
     }
 }
 
@@ -155,17 +66,11 @@ impl Target {
     ///
     /// The output lives, and no slice of the run's cells in it exists at the same time.
     pub unsafe fn copy(&self, run: &Run, cells: Cells<'_>, low: u64) {
-        let end_out = run.out + (run.planes - 1) * run.plane_out + (run.rows - 1) * run.row_out + run.count;
-        let end_cell = run.cell - low
-            + (run.planes - 1) * run.plane_cells
-            + (run.rows - 1) * run.row_cells
-            + (run.count - 1) * run.step
-            + 1;
-        if end_out > self.cells || end_cell > (cells.len() / self.cell) as u64 {
+        if !self.holds(run, cells, low) {
             return;
         }
-        // SAFETY: the run's cells lie before `end_cell` and `end_out`, which were checked against chunk and
-        // output; the output is not aliased (by contract) and distinct from the chunk.
+        // SAFETY: the run's cells lie inside chunk and output; the output is not aliased (by contract) and
+        // distinct from the chunk.
         unsafe {
             match self.cell {
                 1 => self.planes::<1>(run, cells, low),
@@ -175,6 +80,61 @@ impl Target {
                 _ => {}
             }
         }
+    }
+
+    /// Copies parts as [`Target::copy`] does, in the order of the output.
+    ///
+    /// Rows of neighbouring tiles are short; put together row by row they are written as one, which takes a
+    /// sixth less time than tile by tile.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Target::copy`].
+    pub unsafe fn copy_all(&self, parts: &mut [Part<'_>]) {
+        parts.sort_unstable_by_key(|part| part.run.out);
+        for group in parts.chunk_by(Part::is_beside).flat_map(|group| group.chunks(MOST_BESIDE)) {
+            match group {
+                [one] => {
+                    // SAFETY: by contract.
+                    unsafe { self.copy(&one.run, one.cells, one.low) };
+                }
+                several if several.iter().all(|part| self.holds(&part.run, part.cells, part.low)) => {
+                    // SAFETY: the parts lie inside chunks and output, and beside one another.
+                    unsafe { self.copy_beside(several) };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The parts are plain, lie inside their chunks and the output, and each is beside the next.
+    unsafe fn copy_beside(&self, parts: &[Part<'_>]) {
+        let Some(Part { run: first, .. }) = parts.first() else { return };
+        let bytes = |cells: u64| cells as usize * self.cell;
+        for plane in 0..first.planes {
+            let columns = parts.iter().filter_map(|Part { run, cells, low }| {
+                let Cells::Plain(chunk) = cells else { return None };
+                let from = chunk.as_ptr().wrapping_add(bytes(run.cell - low + plane * run.plane_cells));
+                Some(Column { from, count: bytes(run.count), row_from: bytes(run.row_cells) })
+            });
+            let mut columns: ArrayVec<Column, MOST_BESIDE> = columns.take(MOST_BESIDE).collect();
+            let place = self.start.wrapping_add(bytes(first.out + plane * first.plane_out));
+            // SAFETY: by contract; each offset is that of a cell of its chunk or of the output.
+            unsafe { copy_rows(&mut columns, place, bytes(first.row_out), first.rows as usize) };
+        }
+    }
+
+    /// Whether all cells of a run lie inside the chunk and the output.
+    fn holds(&self, run: &Run, cells: Cells<'_>, low: u64) -> bool {
+        let end_out = run.out + (run.planes - 1) * run.plane_out + (run.rows - 1) * run.row_out + run.count;
+        let end_cell = run.cell - low
+            + (run.planes - 1) * run.plane_cells
+            + (run.rows - 1) * run.row_cells
+            + (run.count - 1) * run.step
+            + 1;
+        end_out <= self.cells && end_cell <= (cells.len() / self.cell) as u64
     }
 
     /// # Safety
@@ -203,7 +163,8 @@ impl Target {
             match cells {
                 Cells::Plain(bytes) if step == 1 => {
                     let from = bytes.as_ptr().add(first * N);
-                    copy_rows(from, row_from * N, place, row_place, count * N, run.rows as usize);
+                    let mut column = [Column { from, count: count * N, row_from: row_from * N }];
+                    copy_rows(&mut column, place, row_place, run.rows as usize);
                 }
                 Cells::Plain(bytes) => {
                     each(&mut |from, place| pick::<N>(bytes.as_ptr().add(from * N), step, place, count));
@@ -217,168 +178,6 @@ impl Target {
                 Cells::Constant(value, _) => each(&mut |_, place| fill::<N>(value, place, count)),
             }
         }
-    }
-}
-
-/// Copies rows of `count` bytes.
-///
-/// # Safety
-///
-/// Both have `rows` such rows, as far apart as said, and do not overlap.
-unsafe fn copy_rows(
-    mut from: *const u8,
-    row_from: usize,
-    mut place: *mut u8,
-    row_place: usize,
-    count: usize,
-    rows: usize,
-) {
-    for _ in 0..rows {
-        // SAFETY: by contract; the addresses after the last row are never used.
-        unsafe { copy(from, place, count) };
-        (from, place) = (from.wrapping_add(row_from), place.wrapping_add(row_place));
-    }
-}
-
-/// Copies some bytes; most rows are short, and for them a call of memcpy costs more than its work.
-///
-/// # Safety
-///
-/// Both have `count` bytes and do not overlap.
-#[inline(always)]
-unsafe fn copy(from: *const u8, place: *mut u8, count: usize) {
-    // SAFETY: each block lies inside the `count` bytes; the last one may repeat bytes of the one before.
-    unsafe {
-        let block = |at: usize, size: usize| match size {
-            32 => place
-                .add(at)
-                .cast::<[u8; 32]>()
-                .write_unaligned(from.add(at).cast::<[u8; 32]>().read_unaligned()),
-            16 => place
-                .add(at)
-                .cast::<[u8; 16]>()
-                .write_unaligned(from.add(at).cast::<[u8; 16]>().read_unaligned()),
-            8 => place
-                .add(at)
-                .cast::<[u8; 8]>()
-                .write_unaligned(from.add(at).cast::<[u8; 8]>().read_unaligned()),
-            _ => std::ptr::copy_nonoverlapping(from.add(at), place.add(at), size),
-        };
-        match count {
-            0..8 => (0..count).for_each(|at| *place.add(at) = *from.add(at)),
-            8..16 => {
-                block(0, 8);
-                block(count - 8, 8);
-            }
-            16..32 => {
-                block(0, 16);
-                block(count - 16, 16);
-            }
-            32..=512 => {
-                for at in (0..count - 32).step_by(32) {
-                    block(at, 32);
-                }
-                block(count - 32, 32);
-            }
-            _ => block(0, count),
-        }
-    }
-}
-
-/// Copies cells that lie `step` apart.
-///
-/// # Safety
-///
-/// `from` has `(count - 1) * step + 1` cells of N bytes, `place` `count`; they do not overlap.
-unsafe fn pick<const N: usize>(from: *const u8, step: usize, place: *mut u8, count: usize) {
-    for k in 0..count {
-        // SAFETY: by contract.
-        unsafe { place.cast::<[u8; N]>().add(k).write(from.cast::<[u8; N]>().add(k * step).read()) };
-    }
-}
-
-/// Writes one value into `count` cells.
-///
-/// # Safety
-///
-/// `place` has `count` cells of N bytes.
-unsafe fn fill<const N: usize>(value: [u8; 8], place: *mut u8, count: usize) {
-    let one: [u8; N] = std::array::from_fn(|at| value.get(at).copied().unwrap_or(0));
-    // SAFETY: by contract; `[u8; N]` needs no alignment.
-    unsafe {
-        if one.iter().all(|byte| *byte == value[0]) {
-            std::ptr::write_bytes(place, value[0], count * N);
-        } else {
-            (0..count).for_each(|k| place.cast::<[u8; N]>().add(k).write(one));
-        }
-    }
-}
-
-/// Puts `count` cells, `step` apart, together from planes of `length` cells each.
-///
-/// # Safety
-///
-/// `planes` begins in the first plane, `(count - 1) * step + 1` cells or more before its end; the N - 1 other
-/// planes follow it; `place` has `count` cells.
-unsafe fn interleave<const N: usize>(
-    planes: *const u8,
-    length: usize,
-    step: usize,
-    place: *mut u8,
-    count: usize,
-) {
-    // SAFETY: by contract; a block of sixteen cells is taken only where there are sixteen, and the last one may
-    // repeat cells of the one before.
-    unsafe {
-        if N == 1 && step == 1 {
-            return copy(planes, place, count);
-        }
-        if cfg!(target_arch = "x86_64") && matches!(N, 2 | 4) && step == 1 && count >= 16 {
-            for at in (0..count - 15).step_by(16) {
-                sixteen::<N>(planes.add(at), length, place.add(at * N));
-            }
-            return sixteen::<N>(planes.add(count - 16), length, place.add((count - 16) * N));
-        }
-        for k in 0..count {
-            for part in 0..N {
-                *place.add(k * N + part) = *planes.add(part * length + k * step);
-            }
-        }
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn sixteen<const N: usize>(_: *const u8, _: usize, _: *mut u8) {}
-
-/// Sixteen cells of 2 or 4 bytes.
-///
-/// # Safety
-///
-/// Each plane has sixteen bytes here, `place` sixteen cells.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-unsafe fn sixteen<const N: usize>(planes: *const u8, length: usize, place: *mut u8) {
-    use std::arch::x86_64::{
-        __m128i, _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi8, _mm_unpackhi_epi16, _mm_unpacklo_epi8,
-        _mm_unpacklo_epi16,
-    };
-    // SAFETY: SSE2 is part of x86_64; loads and stores lie inside by contract.
-    unsafe {
-        let plane = |part: usize| _mm_loadu_si128(planes.add(part * length).cast());
-        let place = place.cast::<__m128i>();
-        let (a, b) = (plane(0), plane(1));
-        let (ab_low, ab_high) = (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b));
-        if N == 2 {
-            _mm_storeu_si128(place, ab_low);
-            _mm_storeu_si128(place.add(1), ab_high);
-            return;
-        }
-        let (c, d) = (plane(2), plane(3));
-        let (cd_low, cd_high) = (_mm_unpacklo_epi8(c, d), _mm_unpackhi_epi8(c, d));
-        _mm_storeu_si128(place, _mm_unpacklo_epi16(ab_low, cd_low));
-        _mm_storeu_si128(place.add(1), _mm_unpackhi_epi16(ab_low, cd_low));
-        _mm_storeu_si128(place.add(2), _mm_unpacklo_epi16(ab_high, cd_high));
-        _mm_storeu_si128(place.add(3), _mm_unpackhi_epi16(ab_high, cd_high));
     }
 }
 
@@ -433,6 +232,52 @@ mod tests {
                 // SAFETY: as above.
                 unsafe { Target::new(&mut short, cell).copy(&run, form, 5) };
                 prop_assert!(short.iter().all(|byte| *byte == 9), "a run past the output wrote");
+            }
+        }
+    }
+
+    proptest! {
+        /// Columns of an output, from chunks of their own; some cut short, some of other forms.
+        #[test]
+        fn parts_together_give_what_they_give_one_by_one(
+            shift in 0_u32..4, counts in prop::collection::vec((1_u64..70, 0_u8..8), 1..12),
+            rows in 1_u64..5, planes in 1_u64..4, missing in 0_u64..12,
+        ) {
+            let cell = 1_usize << shift;
+            let width: u64 = counts.iter().map(|(count, _)| count).sum::<u64>() + 2;
+            let chunks: Vec<(Vec<u8>, Vec<u8>)> =
+                counts.iter().map(|(count, _)| forms(cell, (planes * rows * (count + 1) + 3) as usize, None)).collect();
+            let mut at = 1;
+            let mut parts: Vec<Part<'_>> = Vec::new();
+            for ((count, form), (plain, apart)) in counts.iter().zip(&chunks) {
+                let (cell_low, row_cells) = (7, count + 1);
+                let run = Run {
+                    cell: cell_low + 3, count: *count, step: 1, out: at, rows, row_cells, row_out: width,
+                    planes, plane_cells: rows * row_cells, plane_out: rows * width,
+                };
+                let cells = match form {
+                    0 => Cells::Planes(apart),
+                    1 => Cells::Constant([5; 8], plain.len()),
+                    2 => Cells::Plain(&plain[..plain.len() - (missing as usize * cell).min(plain.len())]),
+                    _ => Cells::Plain(plain),
+                };
+                at += count;
+                parts.push(Part { run, cells, low: cell_low });
+            }
+            let mut wanted = vec![9; (planes * rows * width) as usize * cell];
+            for part in &parts {
+                // SAFETY: `wanted` is not touched meanwhile.
+                unsafe { Target::new(&mut wanted, cell).copy(&part.run, part.cells, part.low) };
+            }
+            parts.reverse();
+            let whole = parts.iter().all(|part| Target::new(&mut wanted.clone(), cell).holds(&part.run, part.cells, part.low));
+            let mut out = vec![9; wanted.len()];
+            // SAFETY: `out` is not touched meanwhile.
+            unsafe { Target::new(&mut out, cell).copy_all(&mut parts) };
+            if whole {
+                prop_assert_eq!(&out, &wanted);
+            } else {
+                prop_assert!(out.iter().zip(&wanted).all(|(one, other)| one == other || *one == 9));
             }
         }
     }

@@ -1,0 +1,268 @@
+//! The wanted cells of one tile, as rows that lie evenly in the tile and in the output.
+
+use super::layout::MAX_DIMS;
+
+/// One dimension of a placement.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Axis {
+    /// Cells of the tile along it.
+    pub extent: u64,
+    /// First wanted one.
+    pub low: u64,
+    /// How many are wanted; >= 1.
+    pub count: u64,
+    /// Distance between them.
+    pub step: u64,
+    /// Distance between them in the output, in cells.
+    pub stride: u64,
+}
+
+/// The wanted cells of one tile and their places in the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    /// Row-major number of the tile.
+    pub tile: u64,
+    /// Place of the first wanted cell in the output.
+    pub base: u64,
+    /// The first `dims` of them count.
+    pub axes: [Axis; MAX_DIMS],
+    /// Dimensions; >= 1.
+    pub dims: usize,
+}
+
+/// Planes of rows of cells of a tile: in each row, `count` from `cell`, `step` apart, go to `out` onwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First cell within the tile.
+    pub cell: u64,
+    /// Number of cells.
+    pub count: u64,
+    /// Distance between them in the tile.
+    pub step: u64,
+    /// First cell of the output.
+    pub out: u64,
+    /// Number of rows of this form; >= 1.
+    pub rows: u64,
+    /// Cells from row to row in the tile.
+    pub row_cells: u64,
+    /// Cells from row to row in the output.
+    pub row_out: u64,
+    /// Number of planes of such rows; >= 1.
+    pub planes: u64,
+    /// Cells from plane to plane in the tile.
+    pub plane_cells: u64,
+    /// Cells from plane to plane in the output.
+    pub plane_out: u64,
+}
+
+impl Run {
+    /// One cell to the first place.
+    pub const ONE: Self = Self {
+        cell: 0,
+        count: 1,
+        step: 1,
+        out: 0,
+        rows: 1,
+        row_cells: 0,
+        row_out: 0,
+        planes: 1,
+        plane_cells: 0,
+        plane_out: 0,
+    };
+}
+
+impl Placement {
+    /// Joins dimensions that are contiguous in tile and output alike, so that runs get long.
+    pub fn collapsed(mut self) -> Self {
+        while self.dims > 1 {
+            let (outer, inner) = (self.axis(self.dims - 2), self.axis(self.dims - 1));
+            let whole = inner.count == inner.extent && inner.step == 1 && inner.stride == 1;
+            if !(whole && outer.step == 1 && outer.stride == inner.extent) {
+                break;
+            }
+            let joined = Axis {
+                extent: outer.extent * inner.extent,
+                low: outer.low * inner.extent,
+                count: outer.count * inner.extent,
+                step: 1,
+                stride: 1,
+            };
+            self.dims -= 1;
+            if let Some(slot) = self.axes.get_mut(self.dims - 1) {
+                *slot = joined;
+            }
+        }
+        self
+    }
+
+    fn axis(&self, dim: usize) -> Axis {
+        self.axes.get(dim).copied().unwrap_or_default()
+    }
+
+    /// The runs that lie in the cells `begin..end` of the tile, in ascending order.
+    pub fn runs(&self, begin: u64, end: u64) -> Runs {
+        let mut weights = [1; MAX_DIMS];
+        let mut weight = self.axis(self.dims - 1).extent;
+        for dim in (0..self.dims - 1).rev() {
+            if let Some(slot) = weights.get_mut(dim) {
+                *slot = weight;
+            }
+            weight *= self.axis(dim).extent;
+        }
+        let mut runs =
+            Runs { placement: *self, weights, index: [0; MAX_DIMS], left: 0, cell: 0, out: 0, begin, end };
+        runs.skip_to(begin);
+        runs
+    }
+}
+
+/// Iterator of [`Placement::runs`]: an odometer over the rows (all dimensions but the last).
+pub struct Runs {
+    placement: Placement,
+    weights: [u64; MAX_DIMS],
+    index: [u64; MAX_DIMS],
+    left: u64,
+    cell: u64,
+    out: u64,
+    begin: u64,
+    end: u64,
+}
+
+impl Runs {
+    /// Starts at the first row that reaches to `begin` or beyond.
+    ///
+    /// Cells ascend from row to row; so, from the outermost dimension inwards, the smallest index is taken with
+    /// which the rest can still reach it.
+    fn skip_to(&mut self, begin: u64) {
+        let Placement { base, dims, .. } = self.placement;
+        let row = self.placement.axis(dims - 1);
+        (self.cell, self.out) = (row.low, base);
+        let (mut rows, mut inner) = (1, (row.count - 1) * row.step);
+        for dim in 0..dims - 1 {
+            let axis = self.placement.axis(dim);
+            let weight = self.weight(dim);
+            rows *= axis.count;
+            self.cell += axis.low * weight;
+            inner += (axis.count - 1) * axis.step * weight;
+        }
+        let (mut missing, mut number) = (begin.saturating_sub(self.cell), 0);
+        for dim in 0..dims - 1 {
+            let axis = self.placement.axis(dim);
+            let unit = axis.step * self.weight(dim);
+            inner -= (axis.count - 1) * unit;
+            number *= axis.count;
+            if missing > inner {
+                let index = (missing - inner).div_ceil(unit);
+                if index >= axis.count {
+                    self.left = 0;
+                    return;
+                }
+                missing = missing.saturating_sub(index * unit);
+                number += index;
+                self.cell += index * unit;
+                self.out += index * axis.stride;
+                if let Some(slot) = self.index.get_mut(dim) {
+                    *slot = index;
+                }
+            }
+        }
+        self.left = if missing > inner { 0 } else { rows - number };
+    }
+
+    fn weight(&self, dim: usize) -> u64 {
+        self.weights.get(dim).copied().unwrap_or(0)
+    }
+
+    fn advance(&mut self) {
+        self.left -= 1;
+        for dim in (0..self.placement.dims - 1).rev() {
+            let axis = self.placement.axis(dim);
+            let (Some(slot), Some(weight)) = (self.index.get_mut(dim), self.weights.get(dim)) else { return };
+            *slot += 1;
+            self.cell += axis.step * weight;
+            self.out += axis.stride;
+            if *slot < axis.count {
+                return;
+            }
+            self.cell -= axis.count * axis.step * weight;
+            self.out -= axis.count * axis.stride;
+            *slot = 0;
+        }
+    }
+}
+
+impl Runs {
+    /// Rows, and planes of all their rows, that lie wholly in `begin..end` from the current row onwards, as a run
+    /// whose cells are still to be counted.
+    fn block(&self, reach: u64) -> Run {
+        let mut run = Run { cell: self.cell, out: self.out, ..Run::ONE };
+        let end_of_row = self.cell + reach + 1;
+        let Some(dim) = self.placement.dims.checked_sub(2) else { return run };
+        if self.cell < self.begin || end_of_row > self.end {
+            return run;
+        }
+        let rows = self.alike(dim, end_of_row);
+        (run.rows, run.row_cells, run.row_out) = rows;
+        let Some(outer) = dim.checked_sub(1) else { return run };
+        let end_of_plane = end_of_row + (rows.0 - 1) * rows.1;
+        if rows.0 == self.placement.axis(dim).count && end_of_plane <= self.end {
+            (run.planes, run.plane_cells, run.plane_out) = self.alike(outer, end_of_plane);
+        }
+        run
+    }
+
+    /// How many steps along a dimension, this one included, end before `end` when this one does at `end_of_one`;
+    /// and what a step is in the tile and in the output.
+    fn alike(&self, dim: usize, end_of_one: u64) -> (u64, u64, u64) {
+        let axis = self.placement.axis(dim);
+        let stride = axis.step * self.weight(dim);
+        let left = axis.count - self.index.get(dim).copied().unwrap_or(0);
+        (left.min((self.end - end_of_one) / stride.max(1) + 1), stride, axis.stride)
+    }
+
+    /// Advances over the rows of a block.
+    fn advance_over(&mut self, run: &Run) {
+        let dims = self.placement.dims;
+        for (back, steps, cells, out) in
+            [(2, run.rows, run.row_cells, run.row_out), (3, run.planes, run.plane_cells, run.plane_out)]
+        {
+            if let Some(slot) = dims.checked_sub(back).and_then(|dim| self.index.get_mut(dim)) {
+                *slot += steps - 1;
+            }
+            self.cell += (steps - 1) * cells;
+            self.out += (steps - 1) * out;
+        }
+        self.left -= run.rows * run.planes - 1;
+        self.advance();
+    }
+}
+
+impl Iterator for Runs {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let last = self.placement.axis(self.placement.dims - 1);
+        let reach = (last.count - 1) * last.step;
+        while self.left > 0 {
+            if self.cell >= self.end {
+                return None;
+            }
+            let mut run = self.block(reach);
+            self.advance_over(&run);
+            let (mut skip, mut stop) = (0, last.count);
+            if run.cell < self.begin {
+                skip = (self.begin - run.cell).div_ceil(last.step);
+            }
+            if run.cell + last.count * last.step > self.end {
+                stop = (self.end - run.cell).div_ceil(last.step).min(last.count);
+            }
+            if skip < stop {
+                run.cell += skip * last.step;
+                run.out += skip;
+                (run.count, run.step) = (stop - skip, last.step);
+                return Some(run);
+            }
+        }
+        None
+    }
+}
