@@ -67,6 +67,31 @@ def make(tmp_path, shape=(40, 40, 40), **tile) -> tuple[Volume, np.ndarray]:
     return Volume.from_numpy(tmp_path / "v", data), data
 
 
+@pytest.mark.parametrize(("asked", "cut"), [(0, 2 * 32 * 32 * 70), (1 << 10, 64 << 10), (1 << 20, 64 << 10)])
+def test_chunks_of_another_size_that_somebody_asked_for(tmp_path, monkeypatch, asked, cut):
+    shape, extents = (70, 64, 33), (70, 32, 32)
+    data = np.random.default_rng(1).integers(0, 900, shape).astype(np.int16)
+    dims = [
+        tiledb.Dim(name=name, domain=(0, size - 1), tile=extent, dtype=np.int32)
+        for name, size, extent in zip("zyx", shape, extents, strict=True)
+    ]
+    filters = tiledb.FilterList([tiledb.ByteShuffleFilter(), tiledb.ZstdFilter(3)], chunksize=asked)
+    attributes = [tiledb.Attr("voxels", dtype=data.dtype, filters=filters)]
+    tiledb.Array.create(str(tmp_path / "v"), tiledb.ArraySchema(tiledb.Domain(*dims), attributes))
+    with tiledb.open(str(tmp_path / "v"), "w") as array:
+        array[:] = data
+    ours = voxels.VoxelArray(str(tmp_path / "v"), Session.of(None))
+    assert ours.is_direct
+    assert ours.layout.chunk_bytes == cut
+    tile = 2 * int(np.prod(extents))
+    (path,) = (tmp_path / "v").glob("__fragments/*/a0.tdb")
+    found = _core.TileFile(str(path), list(shape), list(extents), 2, ["byteshuffle", "zstd"]).chunks
+    assert found == 4 * -(-tile // cut)
+    oracle = through_tiledb(tmp_path / "v", monkeypatch)
+    for region in (((3, 20, 1), (9, 25, 2), (0, 70, 1)), ((0, 33, 1), (7, 1, 1), (60, 10, 1))):
+        assert np.array_equal(ours.read(region), oracle.read(region))
+
+
 def test_a_rewrite_never_serves_old_voxels(tmp_path):
     volume, data = make(tmp_path)
     for round_ in range(8):

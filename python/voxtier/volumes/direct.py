@@ -23,7 +23,7 @@ from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.engine import is_remote
 
 if TYPE_CHECKING:
-    from voxtier.volumes.voxels import Layout, Region
+    from voxtier.volumes.layout import Layout, Region
 
 _FORMAT: Final = "_22"
 _FILTERS: Final = {

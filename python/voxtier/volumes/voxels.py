@@ -1,10 +1,8 @@
 """Dense voxel arrays: creation, reads, fragments. The second door to TileDB.
 
 A volume is a stock TileDB array with one attribute, ``voxels``. Its dimensions are stored so that the thin
-axis
-of a tile varies slowest (cells of one slice then lie together); the names of the dimensions say which is
-which,
-and this module alone translates between that order and the order (x, y, z[, t]) of everything above it.
+axis of a tile varies slowest (cells of one slice then lie together); the names of the dimensions say which
+is which, and this module alone translates between that order and the order (x, y, z[, t]) above it.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +21,7 @@ import numpy as np
 import tiledb
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError, NotFoundError, VoxtierError
+from voxtier.errors import ConfigError, FormatError, VoxtierError
 from voxtier.volumes import direct, schemas
 from voxtier.volumes.config import (
     CompressionConfig,
@@ -34,8 +31,10 @@ from voxtier.volumes.config import (
     WriteConfig,
 )
 from voxtier.volumes.engine import LATEST, Session, is_remote, object_kind, translated
+from voxtier.volumes.layout import CHUNK_BYTES, Layout, Region
 from voxtier.volumes.mending import mend_volume
 from voxtier.volumes.scaling import Scaling, kept_dtype
+from voxtier.volumes.stamps import Stamp
 
 ATTRIBUTE: Final = "voxels"
 AXES: Final = "xyzt"
@@ -52,12 +51,7 @@ _STORED_AS: Final[dict[np.dtype[Any], np.dtype[Any]]] = {
     np.dtype(np.float16): np.dtype(np.float32),
     np.dtype(np.bool_): np.dtype(np.uint8),
 }
-_SETTLED_NS: Final = (
-    2_000_000_000  # a folder's time stamp may repeat within the clock tick of its file system
-)
 _OPEN_ARRAYS: Final = 128  # each may hold one file descriptor
-
-Region = tuple[tuple[int, int, int], ...]  # per axis: start, count, step (> 0)
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -168,47 +162,6 @@ def _filters(compression: CompressionConfig, cell: np.dtype[Any], ctx: tiledb.Ct
     return [*shuffle, compressor(level=level, ctx=ctx)]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How an array is stored. ``order[d]`` is the API axis of stored dimension ``d``."""
-
-    shape: tuple[int, ...]  # x, y, z[, t]
-    order: tuple[int, ...]
-    extents: tuple[int, ...]  # stored order
-    cell: np.dtype[Any]
-    filters: tuple[str, ...]
-    chunk_bytes: int
-
-    @property
-    def stored_shape(self) -> tuple[int, ...]:
-        """Shape in stored order."""
-        return tuple(self.shape[axis] for axis in self.order)
-
-    @property
-    def api_extents(self) -> tuple[int, ...]:
-        """Tile extents as x, y, z[, t]."""
-        return tuple(self.extents[self.order.index(axis)] for axis in range(len(self.order)))
-
-    def decoded_cells(self, region: Region) -> int:
-        """Return about how many cells a read of this region (API order) decodes.
-
-        Whole tiles; along the first dimension in which a tile is thick, only the chunks that are touched.
-        """
-        cells, rest, whole = 1, math.prod(self.extents), False
-        for extent, axis in zip(self.extents, self.order, strict=True):
-            start, count, step = region[axis]
-            last = start + (count - 1) * step
-            tiles = min(last // extent - start // extent + 1, count)
-            rest //= extent
-            along = tiles * extent
-            if not whole and tiles == 1:
-                planes = max(1, self.chunk_bytes // max(1, self.cell.itemsize * rest))
-                along = min(extent, last - start + planes)
-            whole = whole or extent > 1
-            cells *= along
-        return cells
-
-
 def _layout(uri: str, schema: tiledb.ArraySchema) -> Layout:
     domain = schema.domain
     dimensions = [domain.dim(index) for index in range(domain.ndim)]
@@ -228,13 +181,15 @@ def _layout(uri: str, schema: tiledb.ArraySchema) -> Layout:
     sizes = {dimension.name: int(dimension.domain[1]) + 1 for dimension in dimensions}
     attribute = schema.attr(ATTRIBUTE)
     plain = schema.cell_order == "row-major" and schema.tile_order == "row-major" and schema.nattr == 1
+    extents = tuple(int(dimension.tile) for dimension in dimensions)
+    cell = np.dtype(attribute.dtype)
     return Layout(
         shape=tuple(sizes[name] for name in AXES[: len(names)]),
         order=tuple(AXES.index(name) for name in names),
-        extents=tuple(int(dimension.tile) for dimension in dimensions),
-        cell=np.dtype(attribute.dtype),
+        extents=extents,
+        cell=cell,
         filters=tuple(type(item).__name__ for item in attribute.filters) if plain else ("not-plain",),
-        chunk_bytes=int(attribute.filters.chunksize),
+        chunk_bytes=CHUNK_BYTES if attribute.filters.chunksize else math.prod(extents) * cell.itemsize,
     )
 
 
@@ -301,7 +256,7 @@ class VoxelArray:
         self._replicas: tuple[VoxelArray, ...] | None = None if META_KEY in self.meta else ()
 
     def _open(self) -> None:
-        self.stamp = _Stamp.take(self.uri)
+        self.stamp = Stamp.take(self.uri)
         with translated(f"open the volume {self.uri}"):
             self._handle = _opened(self.uri, self.session)
             self.layout = _layout(self.uri, self._handle.schema)
@@ -390,53 +345,6 @@ class VoxelArray:
                         )
                     ] = inside
         return out.transpose(0, *(1 + axis for axis in self._back))
-
-
-@dataclass(slots=True)
-class _Stamp:
-    """The state of an array's folder, cheap enough to compare before every read.
-
-    A folder whose times were young when they were noted may have changed again within the same tick of its
-    file
-    system's clock: then the names of its entries decide.
-    """
-
-    times: tuple[int, int]
-    names: tuple[tuple[str, ...], tuple[str, ...]]
-    taken: int
-    settled: bool
-
-    @staticmethod
-    def take(uri: str) -> _Stamp | None:
-        if is_remote(uri):
-            return None
-        try:
-            times, names, now = _times(uri), _names(uri), time.time_ns()
-            return _Stamp(times, names, now, now - max(times) > _SETTLED_NS)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(f"there is no volume at {uri}") from None
-
-    def still_holds(self, uri: str) -> bool:
-        try:
-            if _times(uri) != self.times:
-                return False
-            if self.settled:
-                return True
-            now = time.time_ns()
-            if _names(uri) != self.names:
-                return False
-            self.taken, self.settled = now, now - max(self.times) > _SETTLED_NS
-            return True
-        except OSError:
-            return False
-
-
-def _times(uri: str) -> tuple[int, int]:
-    return os.stat(f"{uri}/__commits").st_mtime_ns, os.stat(f"{uri}/__meta").st_mtime_ns  # noqa: PTH116
-
-
-def _names(uri: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(sorted(os.listdir(f"{uri}/__commits"))), tuple(sorted(os.listdir(f"{uri}/__meta")))  # noqa: PTH208
 
 
 _open: OrderedDict[tuple[str, Session], VoxelArray] = OrderedDict()
