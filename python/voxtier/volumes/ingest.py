@@ -28,6 +28,7 @@ from voxtier.volumes import engine, foreground, geometry, mending, replicas, vox
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.engine import Session
 from voxtier.volumes.geometry import OrientationInfo
+from voxtier.volumes.layout import Region
 
 OnError = Literal["raise", "skip"]
 OnGap = Literal["error", "keep", "fill"]
@@ -303,7 +304,7 @@ def _is_whole(array: voxels.VoxelArray) -> bool:
     return False
 
 
-def _corners(array: voxels.VoxelArray) -> tuple[voxels.Region, voxels.Region]:
+def _corners(array: voxels.VoxelArray) -> tuple[Region, Region]:
     shape = array.layout.shape
     return tuple((0, 1, 1) for _ in shape), tuple((size - 1, 1, 1) for size in shape)
 
