@@ -17,13 +17,16 @@ import pydicom
 from benches.files import ct_header, slide
 from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
 from builders import dicom, element
+from peak import PEAK_KIB
 from voxtier.frames import read_table
 from voxtier.frames.store import FrameStore
 from voxtier.frames.table import TableResult
 
 # A process of its own, so that its peak of memory is its own; the server runs already.
-RUN = """
-import glob, json, resource, sys, time
+RUN = (
+    PEAK_KIB
+    + """
+import sys, time
 from voxtier.frames.index import FileIndexer, index_files
 from voxtier.frames.paths import iter_files
 from voxtier.frames import read_table
@@ -33,8 +36,9 @@ with FrameStore() as store:
     indexer = FileIndexer(store, source=sys.argv[2])
     found = sum(len(reports) for reports in index_files(indexer, iter_files([sys.argv[1]])))
     seconds = time.perf_counter() - start
-print(seconds, found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(seconds, found, peak_kib())
 """
+)
 SAMPLE = 1_000  # files that the slow way reads; its time is scaled
 
 

@@ -23,6 +23,7 @@ from benches.measure import (
     race,
     timed,
 )
+from peak import PEAK_KIB
 from voxtier.frames import read_frame, read_table, read_tables
 
 Answer = list[int]  # files, sum of Rows: enough to know that every header was really read
@@ -34,13 +35,16 @@ start = time.perf_counter()
 rows = [dicomsdl.open_file(path, 0x7FDFFFFF).Rows for path in paths]
 print(time.perf_counter() - start, json.dumps([len(rows), sum(rows)]))
 """
-PEAK = """
-import itertools, resource, sys
+PEAK = (
+    PEAK_KIB
+    + """
+import itertools, sys
 from voxtier.frames import read_tables
 paths = open(sys.argv[1]).read().split()
 count = sum(1 for _ in read_tables(itertools.islice(itertools.cycle(paths), int(sys.argv[2]))))
-print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(count, peak_kib() // 1024)
 """
+)
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:

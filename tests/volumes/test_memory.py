@@ -6,8 +6,10 @@ import sys
 import nibabel as nib
 import numpy as np
 
+from peak import PEAK_KIB
+
 READS = """
-import sys, resource
+import sys
 import numpy as np
 from voxtier.volumes import ReadConfig, Volume, cache_stats, configure
 def resident():
@@ -50,15 +52,18 @@ def test_a_thousand_cubes_stay_within_the_budget(tmp_path):
         assert most <= base + cap + 24, (cap, base, most)  # one cube, two threads' buffers, the allocator
 
 
-INGEST = """
-import resource, sys
+INGEST = (
+    PEAK_KIB
+    + """
+import sys
 from pathlib import Path
 import voxtier.volumes as v
 v.configure(read=v.ReadConfig(max_workers=int(sys.argv[2]), concurrency=2))
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+base = peak_kib() / 1024
 v.RadiObject.from_niftis(sys.argv[1] + "/r" + sys.argv[2], images={"CT": sys.argv[1] + "/in"})
-print(base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(base, peak_kib() / 1024)
 """
+)
 
 
 def test_an_ingest_holds_a_volume_or_two_for_each_worker(tmp_path):
