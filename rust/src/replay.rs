@@ -104,17 +104,25 @@ mod tests {
     use super::*;
     use crate::lru::{Class, Lru, Put, Record, Request, Stored};
 
+    const VALUE: [u8; 33] = [0; 33];
+
+    /// Of every entry: a key of four bytes and the value.
+    fn weight() -> u64 {
+        Lru::weight(4 + VALUE.len())
+    }
+
     fn trace() -> impl Strategy<Value = Vec<Access>> {
-        let access = (0..30_u32, any::<bool>()).prop_map(|(key, scan)| Access { key, weight: 101, scan });
+        let weight = weight() as u32;
+        let access = (0..30_u32, any::<bool>()).prop_map(move |(key, scan)| Access { key, weight, scan });
         prop::collection::vec(access, 0..300)
     }
 
     fn by_the_cache(trace: &[Access], entries: u64, hints: bool) -> u64 {
-        let mut lru = Lru::new(entries * 101, 1.0, 0);
+        let mut lru = Lru::new(entries * weight(), 1.0, 0);
         for access in trace {
             let (key, scan) = (access.key.to_le_bytes(), access.scan && hints);
             if lru.get(&key, Request { scan, now: 0 }).is_none() {
-                let record = Record::new(&key, b"", &[0; 101 - 64 - 4]).unwrap();
+                let record = Record::new(&key, b"", &VALUE).unwrap();
                 let class = if scan { Class::Scan } else { Class::Normal };
                 let stored = lru.put(record, Put { class, ..Put::default() });
                 assert!(scan || stored == Stored::Yes);
@@ -128,15 +136,15 @@ mod tests {
     proptest! {
         #[test]
         fn replay_is_what_the_cache_does(trace in trace(), entries in 1..20_u64) {
-            prop_assert_eq!(replay(&trace, Policy::Lru, entries * 101).all, by_the_cache(&trace, entries, false));
-            prop_assert_eq!(replay(&trace, Policy::ScanAware, entries * 101).all, by_the_cache(&trace, entries, true));
+            prop_assert_eq!(replay(&trace, Policy::Lru, entries * weight()).all, by_the_cache(&trace, entries, false));
+            prop_assert_eq!(replay(&trace, Policy::ScanAware, entries * weight()).all, by_the_cache(&trace, entries, true));
         }
 
         #[test]
         fn nobody_beats_the_future(trace in trace(), entries in 1..20_u64) {
-            let best = replay(&trace, Policy::Belady, entries * 101).all;
+            let best = replay(&trace, Policy::Belady, entries * weight()).all;
             for policy in [Policy::Lru, Policy::Fifo] {
-                prop_assert!(replay(&trace, policy, entries * 101).all <= best);
+                prop_assert!(replay(&trace, policy, entries * weight()).all <= best);
             }
         }
     }
