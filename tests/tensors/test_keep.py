@@ -17,7 +17,7 @@ from monai.transforms import Compose, Transform
 
 from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, run_here, write_project
 from tensors.damage import MATRIX
-from voxtier import _core
+from voxtier import _core, processes
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, claims, durable, item_key, list_cache, load_config, verify
 from voxtier.tensors.adoption import Stale, adopt, explain
@@ -362,7 +362,7 @@ def test_a_process_that_ended_is_dead_before_anybody_asks_for_its_exit_code(tmp_
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         os.kill(pid, 0)
-        assert not durable.process_is_alive(pid)
+        assert not processes.is_alive(pid)
         path = claims.Claim.path_for(tmp_path / "a.pt")
         path.write_text(json.dumps({"pid": pid, "host": os.uname().nodename, "boot": durable.boot_id()}))
         assert not claims.claim_is_live(path)
@@ -371,7 +371,7 @@ def test_a_process_that_ended_is_dead_before_anybody_asks_for_its_exit_code(tmp_
         assert {garbage.path for garbage in find_garbage(tmp_path)} == {path, temporary}
     finally:
         ended.wait()
-    assert durable.process_is_alive(os.getpid())
+    assert processes.is_alive(os.getpid())
 
 
 def test_sizes_that_are_none(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from voxtier.processes import is_alive, started_at
+
 __all__ = ["Published", "Publisher", "published", "readers_folder"]
 
 INTERVAL = 2.0
@@ -154,7 +156,9 @@ def published(folder: Path) -> Iterator[Published]:
             written = path.stat().st_mtime
         except OSError:
             continue
-        if not _is_alive(pid, written):
+        began = started_at(pid)
+        # A process that began later bears the number of the one that wrote.
+        if not is_alive(pid) or (began is not None and began > written + 1):
             with suppress(OSError):
                 path.unlink()
         elif match[2] is None and (content := _read(path)):
@@ -176,28 +180,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         isinstance(text, str) for text in texts
     )
     return content if true else None
-
-
-def _is_alive(pid: int, written: float) -> bool:
-    """Whether the process that wrote at that time may still run: its number may be another's by now."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    started = _started(pid)
-    return started is None or started <= written + 1
-
-
-def _started(pid: int) -> float | None:
-    """Return when a process began (s since 1970), None where the system does not tell.
-
-    Not the times of ``/proc/PID``: they are those of the first look at it.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
-    except (OSError, ValueError, IndexError, AttributeError):
-        return None

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voxtier.tensors.durable import STALE_AFTER, boot_id, process_is_alive, temporary_path
+from voxtier.processes import is_alive, started
+from voxtier.tensors.durable import STALE_AFTER, boot_id, temporary_path
 
 __all__ = ["Claim", "claim_is_live"]
 
@@ -29,14 +30,7 @@ class Holder:
 
 
 def _myself() -> Holder:
-    return Holder(os.getpid(), socket.gethostname(), boot_id(), _started(os.getpid()))
-
-
-def _started(pid: int) -> str:
-    try:  # the 22nd field; the second is a name in parentheses, which may hold anything
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    return Holder(os.getpid(), socket.gethostname(), boot_id(), started(os.getpid()))
 
 
 def _holder(path: Path) -> Holder:
@@ -167,5 +161,5 @@ def claim_is_live(path: Path) -> bool:
         except OSError:
             return False
     if holder.boot == boot_id() and holder.host == socket.gethostname():
-        return process_is_alive(holder.pid) and holder.started in ("", _started(holder.pid))
+        return is_alive(holder.pid) and holder.started in ("", started(holder.pid))
     return age < STALE_AFTER

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from voxtier.processes import is_alive
+
 __all__ = [
     "STALE_AFTER",
     "EagerFile",
     "boot_id",
-    "process_is_alive",
     "sync_folder",
     "temporary_is_live",
     "temporary_path",
@@ -56,31 +57,11 @@ def temporary_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.{boot_id()}-{os.getpid()}-{next(_serial)}.tmp")
 
 
-def process_is_alive(pid: int) -> bool:
-    """Whether a process of that number exists on this machine, and has not ended.
-
-    One that ended stays for as long as nobody asks for its exit code, in some containers for ever.
-    """
-    if pid <= 0:  # which name groups, not a process
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    try:  # the state follows the name in parentheses, which may hold anything
-        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return True
-    return state not in "ZX"
-
-
 def temporary_is_live(path: Path, *, now: float | None = None) -> bool:
     """Whether the writer may still be at work: its process lives, or the file is young and foreign."""
     match = TEMPORARY.fullmatch(path.name)
     if match and match["boot"] == boot_id():
-        return process_is_alive(int(match["pid"]))
+        return is_alive(int(match["pid"]))
     try:
         return (now or time.time()) - path.stat().st_mtime < STALE_AFTER
     except OSError:

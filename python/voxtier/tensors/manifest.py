@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from voxtier.processes import is_alive
 from voxtier.tensors.claims import Claim
-from voxtier.tensors.durable import boot_id, process_is_alive, write_text
+from voxtier.tensors.durable import boot_id, write_text
 
 __all__ = ["Entry", "Manifest", "known_sources"]
 
@@ -159,7 +160,7 @@ def _is_in_use(segment: Path) -> bool:
     if len(parts) != 3 or not parts[1].isdecimal():
         return False
     if boot == boot_id() and parts[0] == socket.gethostname():
-        return int(parts[1]) != os.getpid() and process_is_alive(int(parts[1]))
+        return int(parts[1]) != os.getpid() and is_alive(int(parts[1]))
     try:
         return time.time() - segment.stat().st_mtime < 86_400
     except OSError:  # joined by another machine
