@@ -19,6 +19,7 @@ from voxtier.volumes.engine import GONE, Session, is_remote, remove_file, subfol
 # how a file of metadata, members or a schema begins: version, stored bytes, plain bytes, type, cell size,
 # encryption, bytes of the filters that follow (TileDB format, "generic tile")
 _TILE_HEADER: Final = struct.Struct("<IQQBQBI")
+_KNOWN: Final = 22  # the latest format that is judged: nothing goes that may mean something else
 _STAMPED: Final = re.compile(r"__(\d+)_\d+_[0-9a-f]+")  # a schema's name: from, to (ms), a random number
 _ABANDONED: Final = 10.0  # seconds; a file that was begun is finished within microseconds, or never
 
@@ -50,7 +51,7 @@ def torn_below(folder: Path) -> list[Path]:
     """Return the files in a folder of TileDB's that end before they should."""
     try:
         return [file for file in folder.iterdir() if not file.suffix and file.is_file() and _is_torn(file)]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
 
 
@@ -59,12 +60,12 @@ def _is_torn(file: Path) -> bool:
         with file.open("rb") as stream:
             header = stream.read(_TILE_HEADER.size)
             size = os.fstat(stream.fileno()).st_size
-    except FileNotFoundError:
+    except OSError:  # gone, or not ours to judge
         return False
     if len(header) < _TILE_HEADER.size:
         return True
-    _, stored, _, _, _, _, filters = _TILE_HEADER.unpack(header)
-    return size < _TILE_HEADER.size + int(filters) + int(stored)
+    version, stored, _, _, _, _, filters = _TILE_HEADER.unpack(header)
+    return version <= _KNOWN and size < _TILE_HEADER.size + int(filters) + int(stored)
 
 
 def mend_volume(uri: str) -> None:
