@@ -28,7 +28,7 @@ DAY = 86_400_000_000
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     """Rank in memory, rank in SQL, preload, flush."""
-    from voxtier.embedded import EmbeddedServer
+    from voxtier.postgres.embedded import EmbeddedServer
 
     rows = 1_000_000 if quick else 10_000_000
     yield best_of_many(rows, rounds)

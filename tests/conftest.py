@@ -20,7 +20,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """Connection string of an embedded server in a folder of its own; no test sees the user's."""
-    from voxtier.embedded import EmbeddedServer
+    from voxtier.postgres.embedded import EmbeddedServer
 
     with tempfile.TemporaryDirectory(prefix="voxtier-tests-") as home:
         server = EmbeddedServer(Path(home))

@@ -26,11 +26,11 @@ from voxtier import _core
 from voxtier.cli import _COMMANDS, main
 from voxtier.cli.options import on_one_line
 from voxtier.cli.progress import Progress, duration
-from voxtier.embedded import EmbeddedServer
 from voxtier.frames import FrameTable, read_table
 from voxtier.frames import explain as explain_module
 from voxtier.frames.explain import explain
 from voxtier.frames.store import FrameStore
+from voxtier.postgres.embedded import EmbeddedServer
 
 OK, FINDINGS, USAGE, PARTIAL, DOWN = range(5)
 TABLE_KEYS = (

@@ -18,8 +18,8 @@ ROOMS = {"frames", "volumes", "tensors"}
 TRAINING = {f"tensors/{name}.py" for name in ("dataset", "pipeline", "saving", "worker")}
 # One door per foreign system: which files may import it, at any depth.
 DOORS = {
-    "psycopg": {"postgres.py", "frames/store.py", "frames/keys.py"},
-    "psycopg_pool": {"postgres.py", "frames/store.py"},
+    "psycopg": {"postgres/database.py", "frames/store.py", "frames/keys.py"},
+    "psycopg_pool": {"postgres/database.py", "frames/store.py"},
     "pyspark": {"frames/spark.py", "frames/spark_task.py"},
     "databricks": {"frames/lakebase/credentials.py"},
     "tiledb": {"volumes/engine.py", "volumes/tables.py", "volumes/voxels.py"},

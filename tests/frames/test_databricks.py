@@ -25,7 +25,7 @@ from voxtier.frames.lakebase import DatabricksCredentials, LakebaseUtils, creden
 from voxtier.frames.lakebase.credentials import _members
 from voxtier.frames.spark import BOTCacheBuilder
 from voxtier.frames.store import FrameStore
-from voxtier.postgres import Database
+from voxtier.postgres.database import Database
 
 TABLE = "frames.pixels.object_catalog"
 ROLE = "sp@example.org"

@@ -21,15 +21,15 @@ import pytest
 
 from frames.cases import CASES
 from voxtier import _core
-from voxtier.embedded import EmbeddedServer, embedded_server
-from voxtier.embedded import start as start_module
-from voxtier.embedded.programs import Programs, _folders, _inspect
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameTable, TableResult, read_table
 from voxtier.frames.migrations import current_version, migrate, scripts
 from voxtier.frames.roles import grants
 from voxtier.frames.store import FrameStore
-from voxtier.postgres import Database, _warn_of_plain_text
+from voxtier.postgres.database import Database, _warn_of_plain_text
+from voxtier.postgres.embedded import EmbeddedServer, embedded_server
+from voxtier.postgres.embedded import start as start_module
+from voxtier.postgres.embedded.programs import Programs, _folders, _inspect
 
 NOW = datetime.now(UTC)
 TABLE = read_table(next(case for case in CASES if case.name == "e04_bot_multifrag").content, verify="all")

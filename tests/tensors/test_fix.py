@@ -14,7 +14,8 @@ import torch
 
 from tensors.cases import fill_cache, rows, run_cli, write_project
 from tensors.damage import MATRIX
-from voxtier.tensors import Manifest, claims, durable, item_key, load_config
+from voxtier.system import durable
+from voxtier.tensors import Manifest, claims, item_key, load_config
 from voxtier.tensors.folders import item_folder, remember_folder
 from voxtier.tensors.verifier import fix, list_cache, verify
 

@@ -433,7 +433,8 @@ def test_four_processes_share_sixteen_items_without_repeating_one(tmp_path: Path
 
 
 def test_a_claim_of_the_dead_is_taken_over(tmp_path: Path) -> None:
-    from voxtier.tensors import claims, durable
+    from voxtier.system import durable
+    from voxtier.tensors import claims
 
     project = Project(tmp_path / "p", names_of(1))
     put_raw(project.base, project.names[0])

@@ -17,9 +17,10 @@ from monai.transforms import Compose, Transform
 
 from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, run_here, write_project
 from tensors.damage import MATRIX
-from voxtier import _core, processes
+from voxtier import _core
 from voxtier.errors import ConfigError
-from voxtier.tensors import Manifest, claims, durable, item_key, list_cache, load_config, verify
+from voxtier.system import durable, processes
+from voxtier.tensors import Manifest, claims, item_key, list_cache, load_config, verify
 from voxtier.tensors.adoption import Stale, adopt, explain
 from voxtier.tensors.fingerprint import differences, fingerprint
 from voxtier.tensors.folders import item_folder, remember_folder

@@ -13,8 +13,8 @@ from voxtier.cli import EXIT_FINDINGS
 from voxtier.cli.options import AS_JSON, in_bytes
 
 if TYPE_CHECKING:
-    from voxtier.embedded import EmbeddedServer
     from voxtier.frames.roles import Duty
+    from voxtier.postgres.embedded import EmbeddedServer
 
 
 @click.group()
@@ -91,6 +91,6 @@ def grants(duty: Duty, role: str) -> None:
 
 
 def _server() -> EmbeddedServer:
-    from voxtier.embedded import embedded_server
+    from voxtier.postgres.embedded import embedded_server
 
     return embedded_server()

@@ -20,7 +20,7 @@ from voxtier.cli.options import AS_JSON, DSN, in_bytes
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from voxtier.postgres import Connection, Database
+    from voxtier.postgres.database import Connection, Database
 
 _LOW_DISK = 1 << 30
 _FEW_FILES = 1024
@@ -104,8 +104,8 @@ def _open_files() -> Finding:
 
 
 def _own_server() -> Iterator[Finding]:
-    from voxtier.embedded import embedded_server
-    from voxtier.embedded.programs import find_account, find_programs
+    from voxtier.postgres.embedded import embedded_server
+    from voxtier.postgres.embedded.programs import find_account, find_programs
 
     try:
         folder = embedded_server().folder

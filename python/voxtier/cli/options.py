@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.text import on_one_line as on_one_line
+from voxtier.system.text import on_one_line as on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.store import FrameStore

@@ -11,7 +11,7 @@ import click
 
 from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import AS_JSON
-from voxtier.text import on_one_line
+from voxtier.system.text import on_one_line
 
 __all__ = ["APPLY", "AS_JSON", "FOLDER", "SIZE", "config_option", "exit_code", "say", "volume_list"]
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from voxtier.processes import is_alive, started_at
+from voxtier.system.processes import is_alive, started_at
 
 __all__ = ["Published", "Publisher", "published", "readers_folder"]
 
@@ -34,7 +34,7 @@ _numbers = itertools.count()
 
 def readers_folder() -> Path:
     """Return where readers publish: ``readers`` in voxtier's folder (``VOXTIER_HOME``)."""
-    from voxtier.embedded import default_home
+    from voxtier.postgres.embedded import default_home
 
     return default_home() / "readers"
 

@@ -137,7 +137,7 @@ class BOTCacheBuilder(
         super().__init__()
         self._secrets: dict[str, str] = {"token": token} if token else {}
         if dsn is not None:
-            from voxtier.postgres import without_secrets
+            from voxtier.postgres.database import without_secrets
 
             dsn, secrets = without_secrets(dsn)
             self._secrets |= secrets
@@ -201,7 +201,7 @@ class BOTCacheBuilder(
         credentials = self.getOrDefault(self.credentials) or None
         dsn, host = self.getOrDefault(self.dsn), self.getOrDefault(self.host)
         if not dsn and not (host or secrets) and (found := os.environ.get("VOXTIER_DSN")):
-            from voxtier.postgres import without_secrets
+            from voxtier.postgres.database import without_secrets
 
             dsn, secrets = without_secrets(found)
         secret = self._hand_over(session, secrets) if secrets and credentials is None else None
@@ -225,7 +225,7 @@ class BOTCacheBuilder(
                 "name the database with dsn= or VOXTIER_DSN: the embedded server serves one machine, and "
                 "this Spark is not in local mode"
             )
-        from voxtier.embedded import default_home
+        from voxtier.postgres.embedded import default_home
 
         return Place(home=str(default_home()))
 

@@ -153,7 +153,7 @@ def _secret(place: Place) -> str:
 def open_store(place: Place, secret: Mapping[str, str]) -> Any:
     """Open the frame index of a place with what `secret` adds to it."""
     from voxtier.frames.store import FrameStore
-    from voxtier.postgres import Database
+    from voxtier.postgres.database import Database
 
     provider: Callable[[], Mapping[str, Any]] | None = (
         load_provider(place.credentials) if place.credentials else None

@@ -31,7 +31,7 @@ from voxtier.frames.rows import (
     staging_row,
     stored,
 )
-from voxtier.postgres import Connection, Database
+from voxtier.postgres.database import Connection, Database
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voxtier.processes import is_alive, started
-from voxtier.tensors.durable import STALE_AFTER, boot_id, temporary_path
+from voxtier.system.durable import STALE_AFTER, boot_id, temporary_path
+from voxtier.system.processes import is_alive, started
 
 __all__ = ["Claim", "claim_is_live"]
 

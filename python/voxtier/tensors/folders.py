@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxtier.errors import MissingExtraError
-from voxtier.tensors.durable import write_text
+from voxtier.system.durable import write_text
 
 if TYPE_CHECKING:
     from voxtier.tensors.config import Config

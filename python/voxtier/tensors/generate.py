@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxtier.errors import BackendError, ConfigError, NotFoundError, VoxtierError
+from voxtier.system.durable import write_text
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.crew import Crew, Event, Task
-from voxtier.tensors.durable import write_text
 from voxtier.tensors.fingerprint import fingerprint
 from voxtier.tensors.folders import remember_folder
 from voxtier.tensors.hub import Hub, StoppedError

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from voxtier.processes import is_alive
+from voxtier.system.durable import boot_id, write_text
+from voxtier.system.processes import is_alive
 from voxtier.tensors.claims import Claim
-from voxtier.tensors.durable import boot_id, write_text
 
 __all__ = ["Entry", "Manifest", "known_sources"]
 

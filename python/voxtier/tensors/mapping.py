@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from voxtier.errors import ConfigError
-from voxtier.tensors.durable import write_text
+from voxtier.system.durable import write_text
 from voxtier.tensors.keys import item_key, legacy_hex
 
 __all__ = ["hash_to_volume", "write_map"]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from voxtier import _core
 from voxtier.errors import ConfigError
-from voxtier.tensors.durable import sync_folder
+from voxtier.system.durable import sync_folder
 from voxtier.tensors.fingerprint import differences
 from voxtier.tensors.manifest import Entry, Manifest
 

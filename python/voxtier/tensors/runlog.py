@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from voxtier.tensors.durable import write_text
+from voxtier.system.durable import write_text
+from voxtier.system.text import on_one_line
 from voxtier.tensors.resources import available_memory, resident_bytes
-from voxtier.text import on_one_line
 
 if TYPE_CHECKING:
     from voxtier.tensors.crew import Crew

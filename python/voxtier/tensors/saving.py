@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from voxtier import _core
-from voxtier.tensors.durable import EagerFile, write_file
+from voxtier.system.durable import EagerFile, write_file
 
 __all__ = ["NotIntactError", "load_safely", "plain", "save_checked"]
 

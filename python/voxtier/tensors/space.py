@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError
+from voxtier.system.durable import temporary_is_live
 from voxtier.tensors.claims import claim_is_live
-from voxtier.tensors.durable import temporary_is_live
 from voxtier.tensors.manifest import Manifest
 from voxtier.tensors.verifier import QUARANTINE, Listing, list_cache
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from voxtier.tensors.durable import sync_folder
+from voxtier.system.durable import sync_folder
 
 __all__ = ["CHUNK", "RemoteFile", "Transfer", "part_paths"]
 

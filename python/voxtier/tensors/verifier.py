@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from voxtier import _core
 from voxtier.errors import ConfigError, VoxtierError
+from voxtier.system.durable import TEMPORARY, sync_folder, temporary_is_live, write_text
 from voxtier.tensors.claims import Claim, claim_is_live
-from voxtier.tensors.durable import TEMPORARY, sync_folder, temporary_is_live, write_text
 from voxtier.tensors.manifest import Manifest
 
 __all__ = ["FileState", "FixResult", "Listing", "fix", "list_cache", "verify"]

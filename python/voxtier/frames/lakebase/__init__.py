@@ -21,7 +21,7 @@ from voxtier.frames.lakebase.instances import InstanceMethods
 from voxtier.frames.lakebase.origin import ImportReport, import_dicom_frames
 from voxtier.frames.names import TableName, check_identifier
 from voxtier.frames.store import FrameStore
-from voxtier.postgres import Database, identifier
+from voxtier.postgres.database import Database, identifier
 
 __all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "import_dicom_frames"]
 

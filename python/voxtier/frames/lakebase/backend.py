@@ -13,7 +13,7 @@ from voxtier.frames.lakebase import statements
 from voxtier.frames.names import TableName, check_identifier, local_path
 from voxtier.frames.statements import ADD_SOURCE
 from voxtier.frames.store import FrameStore
-from voxtier.postgres import Connection
+from voxtier.postgres.database import Connection
 
 T = TypeVar("T")
 Groups = Sequence[str] | None

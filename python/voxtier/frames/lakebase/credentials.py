@@ -30,7 +30,7 @@ class _Token(NamedTuple):
 
 
 class DatabricksCredentials:
-    """Parameters for new connections to a Lakebase instance; hand it to `voxtier.postgres.Database`.
+    """Parameters for new connections to a Lakebase instance; hand it to `voxtier.postgres.database.Database`.
 
     Parameters
     ----------

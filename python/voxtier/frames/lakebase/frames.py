@@ -21,7 +21,7 @@ from voxtier.frames.names import local_path
 from voxtier.frames.ranges import frame_range, frame_ranges, readable_frames
 from voxtier.frames.ranking import preload_priority_list
 from voxtier.frames.rows import stored
-from voxtier.postgres import Connection
+from voxtier.postgres.database import Connection
 
 Range = dict[str, Any]
 _POSITIONS = ("start_pos", "end_pos", "pixel_data_pos")

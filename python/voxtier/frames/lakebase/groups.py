@@ -15,7 +15,7 @@ from voxtier.frames.lakebase import statements
 from voxtier.frames.lakebase.backend import Backend, add_source, allowed
 from voxtier.frames.lakebase.credentials import client_of, row_filter_groups, workspace_groups
 from voxtier.frames.names import local_path
-from voxtier.postgres import Connection
+from voxtier.postgres.database import Connection
 
 
 class GroupMethods(Backend):

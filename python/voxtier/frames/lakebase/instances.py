@@ -10,7 +10,7 @@ from voxtier.errors import ConfigError
 from voxtier.frames.lakebase import statements
 from voxtier.frames.lakebase.backend import Backend, Groups, add_source, allowed, checked_path, keys_of
 from voxtier.frames.lakebase.frames import claim_parameters
-from voxtier.postgres import Connection
+from voxtier.postgres.database import Connection
 
 Instance = dict[str, Any]
 

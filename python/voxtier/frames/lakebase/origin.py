@@ -14,7 +14,7 @@ from voxtier.frames.lakebase.backend import keys_of
 from voxtier.frames.lakebase.frames import FrameMethods
 from voxtier.frames.names import TableName, local_path
 from voxtier.frames.ranges import frame_ranges
-from voxtier.postgres import Connection, Database, identifier
+from voxtier.postgres.database import Connection, Database, identifier
 
 __all__ = ["ImportReport", "import_dicom_frames"]
 

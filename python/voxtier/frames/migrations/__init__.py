@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.postgres import Connection
+    from voxtier.postgres.database import Connection
 
 _LOCK = 0x766F_7874_6965_72  # "voxtier": one process migrates, the others wait
 _VERSIONS = """

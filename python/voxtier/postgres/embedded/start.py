@@ -13,10 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from voxtier.embedded import keeper
-from voxtier.embedded.postmaster import SOCKET_NAME
-from voxtier.embedded.programs import Account, Programs, find_account, find_programs
 from voxtier.errors import BackendError
+from voxtier.postgres.embedded import keeper
+from voxtier.postgres.embedded.postmaster import SOCKET_NAME
+from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
 
 START_WITHIN = 120.0  # seconds; the replay of a long log is the slow case
 _CALM = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voxtier.processes import is_alive
+from voxtier.system.processes import is_alive
 
 __all__ = [
     "STALE_AFTER",

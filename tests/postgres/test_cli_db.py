@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from voxtier.embedded import EmbeddedServer
+from voxtier.postgres.embedded import EmbeddedServer
 
 
 def voxtier(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,6 @@ of the user, and is stopped when the last of them leaves, even when that one was
     The server's parent process; stops it when nobody is left.
 """
 
-from voxtier.embedded.server import EmbeddedServer, ServerStatus, default_home, embedded_server
+from voxtier.postgres.embedded.server import EmbeddedServer, ServerStatus, default_home, embedded_server
 
 __all__ = ["EmbeddedServer", "ServerStatus", "default_home", "embedded_server"]

@@ -19,18 +19,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from voxtier.embedded import EmbeddedServer
-from voxtier.embedded import programs as programs_module
-from voxtier.embedded.keeper import try_lock
-from voxtier.embedded.programs import Account, find_account, find_programs
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
+from voxtier.postgres.embedded import EmbeddedServer
+from voxtier.postgres.embedded import programs as programs_module
+from voxtier.postgres.embedded.keeper import try_lock
+from voxtier.postgres.embedded.programs import Account, find_account, find_programs
 
 # Uses the server of the home in argv[1]: answers one question, then waits until its stdin ends.
 USER = """
 import sys
 from pathlib import Path
 import psycopg
-from voxtier.embedded import embedded_server
+from voxtier.postgres.embedded import embedded_server
 server = embedded_server(Path(sys.argv[1]))
 server.attach()
 with psycopg.connect(server.conninfo()) as connection:
@@ -42,7 +42,7 @@ with psycopg.connect(server.conninfo()) as connection:
 MAKER = """
 import subprocess, sys, time
 from pathlib import Path
-from voxtier.embedded import embedded_server
+from voxtier.postgres.embedded import embedded_server
 run = subprocess.run
 def run_and_say(command, **options):
     if any("initdb" in str(part) for part in command):
@@ -174,7 +174,7 @@ class TestLife:
             import sys, random, time
             from pathlib import Path
             import psycopg
-            from voxtier.embedded import embedded_server
+            from voxtier.postgres.embedded import embedded_server
             server = embedded_server(Path(sys.argv[1]))
             for _ in range(6):
                 server.attach()
@@ -222,7 +222,7 @@ class TestLife:
             import os, sys
             from pathlib import Path
             import psycopg
-            from voxtier.embedded import embedded_server
+            from voxtier.postgres.embedded import embedded_server
             server = embedded_server(Path(sys.argv[1]))
             server.attach()
             if os.fork() == 0:  # keeps its stderr open until it ends
@@ -534,7 +534,7 @@ class TestRoot:
         server.detach()
 
     def test_a_disk_that_fills_up(self, small_disk: Path) -> None:
-        from voxtier.postgres import Database
+        from voxtier.postgres.database import Database
 
         server = EmbeddedServer(small_disk)
         server.attach()

@@ -1,6 +1,6 @@
 """The one door to PostgreSQL: which server, a pool of connections, credentials that expire, retries.
 
-Without a name (``dsn``, ``VOXTIER_DSN``) the database is voxtier's own server, see `voxtier.embedded`.
+Without a name (``dsn``, ``VOXTIER_DSN``) the database is voxtier's own server: `voxtier.postgres.embedded`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-# Before this module's own exit hook: the pools close first, then the server stops.
-from voxtier.embedded import EmbeddedServer, embedded_server
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
+
+# Before this module's own exit hook: the pools close first, then the server stops.
+from voxtier.postgres.embedded import EmbeddedServer, embedded_server
 
 try:
     import psycopg

@@ -7,7 +7,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from voxtier.embedded.keeper import try_lock
+from voxtier.postgres.embedded.keeper import try_lock
 
 _held: set[int] = set()
 

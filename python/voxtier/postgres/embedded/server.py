@@ -28,10 +28,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxtier.embedded.locks import release, take
-from voxtier.embedded.postmaster import Postmaster, users_of
-from voxtier.embedded.start import START_WITHIN, explain_failure, start_server
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
+from voxtier.postgres.embedded.locks import release, take
+from voxtier.postgres.embedded.postmaster import Postmaster, users_of
+from voxtier.postgres.embedded.start import START_WITHIN, explain_failure, start_server
 
 STOP_WITHIN = 60.0
 _servers: dict[Path, EmbeddedServer] = {}

@@ -1,0 +1,1 @@
+"""What every room needs of the machine: processes, files that appear whole, text for terminals."""
