@@ -23,7 +23,8 @@ import pytest
 from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, jpeg, pattern
 from peak import PEAK_KIB
 from voxtier import _core
-from voxtier.cli import _COMMANDS, main
+from voxtier.cli import main
+from voxtier.cli.commands import _COMMANDS
 from voxtier.cli.options import on_one_line
 from voxtier.cli.progress import Progress, duration
 from voxtier.frames import FrameTable, read_table

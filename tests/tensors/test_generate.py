@@ -25,7 +25,7 @@ from monai.transforms import Compose, Transform
 from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli, write_project
 from tensors.hub_server import Fault, HubServer
 from voxtier import _core
-from voxtier.cli.tensors_generate import _listen
+from voxtier.cli.tensors.generate import _listen
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, build_transforms, item_key, load_config, resources, volume_hash
 from voxtier.tensors.crew import Task

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli import EXIT_FINDINGS
+from voxtier.cli.exit_codes import EXIT_FINDINGS
 from voxtier.cli.options import AS_JSON, in_bytes
 
 if TYPE_CHECKING:

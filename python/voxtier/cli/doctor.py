@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from voxtier import __version__
-from voxtier.cli import EXIT_BACKEND, EXIT_FINDINGS
+from voxtier.cli.exit_codes import EXIT_BACKEND, EXIT_FINDINGS
 from voxtier.cli.options import AS_JSON, DSN, in_bytes
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
 

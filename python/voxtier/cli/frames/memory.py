@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxtier.cli.frames.readers import stats
 from voxtier.cli.options import DSN, SOURCE, open_store
-from voxtier.cli.readers import stats
 from voxtier.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier._core import refused_status
-from voxtier.cli import EXIT_FINDINGS
+from voxtier.cli.exit_codes import EXIT_FINDINGS
 from voxtier.cli.options import on_one_line
 
 if TYPE_CHECKING:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from voxtier.volumes.volume import Volume
 
 _WIDTH, _HEIGHT = 32, 12
 

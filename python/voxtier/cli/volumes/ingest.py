@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier.cli.volume_opening import JSON, emit
+from voxtier.cli.volumes.stores import JSON, emit
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli import EXIT_FINDINGS, EXIT_PARTIAL, forget_stdout
-from voxtier.cli.frames import PATHS, given_paths
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_PARTIAL, forget_stdout
+from voxtier.cli.frames.files import PATHS, given_paths
 from voxtier.cli.options import DSN, SOURCE, on_one_line, open_store
 from voxtier.cli.progress import Progress, duration
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from voxtier.cli.volume_ingest import ingest
-from voxtier.cli.volume_keep import consolidate, vacuum, verify
-from voxtier.cli.volume_look import bench, export, info, slice_, stats
+from voxtier.cli.volumes.ingest import ingest
+from voxtier.cli.volumes.look import bench, export, info, slice_, stats
+from voxtier.cli.volumes.maintain import consolidate, vacuum, verify
 
 
 @click.group()

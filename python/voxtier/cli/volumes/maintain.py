@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from voxtier.cli.volume_opening import JSON, OBS, emit, one_volume, opened, volumes_of
+from voxtier.cli.volumes.stores import JSON, OBS, emit, one_volume, opened, volumes_of
 from voxtier.errors import BackendError, ConfigError, SourceError, VoxtierError
 
 

@@ -9,19 +9,19 @@ import click
 # name -> (module, one line). A command's module is imported when it runs, so that verify starts at once.
 _COMMANDS = {
     "generate": (
-        "voxtier.cli.tensors_generate",
+        "voxtier.cli.tensors.generate",
         "make every tensor that the CSV files ask for and the cache lacks",
     ),
-    "plan": ("voxtier.cli.tensors_generate", "say what generate would do: counts, bytes, peak disk, time"),
-    "verify": ("voxtier.cli.tensors_verify", "check every file; with --fix, quarantine the bad ones"),
-    "map": ("voxtier.cli.tensors_verify", "write which file is which volume"),
-    "adopt": ("voxtier.cli.tensors_keep", "build or rebuild the manifest of a cache made by anyone"),
-    "migrate": ("voxtier.cli.tensors_keep", "rename or convert a cache of another MONAI version"),
-    "explain": ("voxtier.cli.tensors_keep", "say why a file is stale, or what two caches differ in"),
-    "ls": ("voxtier.cli.tensors_keep", "list cache folders with their parameters"),
-    "du": ("voxtier.cli.tensors_keep", "say where the space is"),
-    "gc": ("voxtier.cli.tensors_keep", "remove orphans, temporaries of dead runs, dead claims"),
-    "evict": ("voxtier.cli.tensors_keep", "shrink a cache to a budget"),
+    "plan": ("voxtier.cli.tensors.generate", "say what generate would do: counts, bytes, peak disk, time"),
+    "verify": ("voxtier.cli.tensors.verify", "check every file; with --fix, quarantine the bad ones"),
+    "map": ("voxtier.cli.tensors.verify", "write which file is which volume"),
+    "adopt": ("voxtier.cli.tensors.keep", "build or rebuild the manifest of a cache made by anyone"),
+    "migrate": ("voxtier.cli.tensors.keep", "rename or convert a cache of another MONAI version"),
+    "explain": ("voxtier.cli.tensors.keep", "say why a file is stale, or what two caches differ in"),
+    "ls": ("voxtier.cli.tensors.keep", "list cache folders with their parameters"),
+    "du": ("voxtier.cli.tensors.keep", "say where the space is"),
+    "gc": ("voxtier.cli.tensors.keep", "remove orphans, temporaries of dead runs, dead claims"),
+    "evict": ("voxtier.cli.tensors.keep", "shrink a cache to a budget"),
 }
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli import EXIT_OK
-from voxtier.cli.tensors_options import AS_JSON, config_option, exit_code, say
+from voxtier.cli.exit_codes import EXIT_OK
+from voxtier.cli.tensors.options import AS_JSON, config_option, exit_code, say
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:

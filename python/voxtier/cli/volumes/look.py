@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier.cli.volume_opening import JSON, OBS, emit, one_volume, opened, volumes_of
+from voxtier.cli.volumes.stores import JSON, OBS, emit, one_volume, opened, volumes_of
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @JSON
 def info(uri: str, obs_id: str | None, as_json: bool) -> None:
     """Say what a store or a volume holds; for a volume, draw its tiles."""
+    from voxtier.cli.volumes.drawing import tile_map
     from voxtier.volumes import Volume
-    from voxtier.volumes.drawing import tile_map
 
     store = opened(uri)
     if obs_id is None and not isinstance(store, Volume):
@@ -92,7 +92,7 @@ def slice_(
     \b
     voxtier volume slice cohort middle.png --obs sub-1_T1w --plane coronal
     """
-    from voxtier.volumes.drawing import grey, png, stretched
+    from voxtier.cli.volumes.drawing import grey, png, stretched
 
     chosen = one_volume(uri, obs_id)
     axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from voxtier.cli import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import AS_JSON
 from voxtier.system.text import on_one_line
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli import EXIT_OK
-from voxtier.cli.tensors_options import AS_JSON, SIZE, say, volume_list
+from voxtier.cli.exit_codes import EXIT_OK
+from voxtier.cli.tensors.options import AS_JSON, SIZE, say, volume_list
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,0 +1,16 @@
+"""Exit codes of every command (DESIGN, *Errors*), and how a command ends when its reader has left."""
+
+from __future__ import annotations
+
+import os
+
+EXIT_OK = 0
+EXIT_FINDINGS = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 3
+EXIT_BACKEND = 4
+
+
+def forget_stdout() -> None:
+    """Send what is still to be said to nobody: the reader of the pipe has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,1 @@
+"""Commands of the frames room: index, look up, rank, watch."""
