@@ -68,7 +68,7 @@ def with_database(files: list[Path], made: Slide, listing: Path) -> None:
     command(["index", "--all-files", "--source", SOURCE, "-"], listing)
     command(["summary", "--source", SOURCE])
 
-    from voxtier.frames.store import FrameStore
+    from voxtier.frames.store.store import FrameStore
 
     with FrameStore() as store:
         heading("Refused, each with its reason")
@@ -118,7 +118,7 @@ def read_back(store: Any, files: list[Path], made: Slide) -> None:
 def preload(store: Any, made: Slide) -> None:
     """Use some files, see who ranks first, and start a reader whose memory is filled in that order."""
     from voxtier.frames import FrameReader
-    from voxtier.frames.ranking import ranked_files
+    from voxtier.frames.memory.ranking import ranked_files
 
     heading("What a server would load into memory at its start")
     with FrameReader(store, SOURCE) as reader:

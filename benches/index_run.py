@@ -19,7 +19,7 @@ from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
 from builders import dicom, element
 from peak import PEAK_KIB
 from voxtier.frames import read_table
-from voxtier.frames.store import FrameStore
+from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult
 
 # A process of its own, so that its peak of memory is its own; the server runs already.
@@ -27,10 +27,10 @@ RUN = (
     PEAK_KIB
     + """
 import sys, time
-from voxtier.frames.index import FileIndexer, index_files
-from voxtier.frames.paths import iter_files
+from voxtier.frames.indexing.run import FileIndexer, index_files
+from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames import read_table
-from voxtier.frames.store import FrameStore
+from voxtier.frames.store.store import FrameStore
 start = time.perf_counter()
 with FrameStore() as store:
     indexer = FileIndexer(store, source=sys.argv[2])

@@ -23,9 +23,9 @@ import psycopg
 
 from benches.index_run import dsn_of, make_frame_rows, rows_one_by_one, small_files
 from benches.measure import Goal, Lap, Result, Way, machine, race, say
-from voxtier.frames.index import FileIndexer, index_files
-from voxtier.frames.spark import BOTCacheBuilder, local_session
-from voxtier.frames.store import FrameStore
+from voxtier.frames.databricks.spark import BOTCacheBuilder, local_session
+from voxtier.frames.indexing.run import FileIndexer, index_files
+from voxtier.frames.store.store import FrameStore
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxtier.frames import BOTCacheBuilder, CachePriorityScorer, LakebaseUtils
-from voxtier.frames.paths import iter_files
-from voxtier.frames.spark import local_session
+from voxtier.frames.databricks.spark import local_session
+from voxtier.frames.indexing.paths import iter_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -30,7 +30,7 @@ from voxtier.cli.progress import Progress, duration
 from voxtier.frames import FrameTable, read_table
 from voxtier.frames import explain as explain_module
 from voxtier.frames.explain import explain
-from voxtier.frames.store import FrameStore
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.embedded import EmbeddedServer
 
 OK, FINDINGS, USAGE, PARTIAL, DOWN = range(5)
@@ -566,7 +566,7 @@ class TestIndex:
         (folder / "deep").chmod(0)
         script = (
             "import json, sys\nfrom voxtier.frames import read_tables\n"
-            "from voxtier.frames.paths import iter_files\n"
+            "from voxtier.frames.indexing.paths import iter_files\n"
             "for result in read_tables(iter_files(sys.argv[1:])):\n"
             "    print(json.dumps([str(result.path), getattr(result.error, 'errno', None)]))"
         )

@@ -18,10 +18,10 @@ ROOMS = {"frames", "volumes", "tensors"}
 TRAINING = {f"tensors/{name}.py" for name in ("dataset", "pipeline", "saving", "worker")}
 # One door per foreign system: which files may import it, at any depth.
 DOORS = {
-    "psycopg": {"postgres/database.py", "frames/store.py", "frames/keys.py"},
-    "psycopg_pool": {"postgres/database.py", "frames/store.py"},
-    "pyspark": {"frames/spark.py", "frames/spark_task.py"},
-    "databricks": {"frames/lakebase/credentials.py"},
+    "psycopg": {"postgres/database.py", "frames/store/store.py", "frames/store/uuids.py"},
+    "psycopg_pool": {"postgres/database.py", "frames/store/store.py"},
+    "pyspark": {"frames/databricks/spark.py", "frames/databricks/spark_task.py"},
+    "databricks": {"frames/databricks/lakebase/credentials.py"},
     "tiledb": {"volumes/engine.py", "volumes/tables.py", "volumes/voxels.py"},
     "torch": {*TRAINING, "volumes/loaders.py"},
     "monai": {*TRAINING, "tensors/migrate.py", "volumes/loaders.py"},

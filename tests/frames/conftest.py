@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
     """Spark in local mode, its workers run by this Python."""
-    from voxtier.frames.spark import local_session
+    from voxtier.frames.databricks.spark import local_session
 
     session = local_session(conf={"spark.log.level": "ERROR", "spark.python.worker.idleTimeoutSeconds": "0"})
     yield session

@@ -14,7 +14,7 @@ import pytest
 from builders import dicom, element, image, pattern
 from voxtier import _core
 from voxtier.frames import read_tables
-from voxtier.frames.store import FrameStore
+from voxtier.frames.store.store import FrameStore
 
 
 def voxtier(*arguments: str, dsn: str = "", stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -20,11 +20,12 @@ import pytest
 
 from frames.catalogue import frames_of, native, write_files
 from voxtier.errors import BackendError, ConfigError, NotFoundError
-from voxtier.frames.index import FileIndexer
-from voxtier.frames.lakebase import DatabricksCredentials, LakebaseUtils, credentials
-from voxtier.frames.lakebase.credentials import _members
-from voxtier.frames.spark import BOTCacheBuilder
-from voxtier.frames.store import FrameStore
+from voxtier.frames.databricks.lakebase import credentials
+from voxtier.frames.databricks.lakebase.credentials import _members
+from voxtier.frames.databricks.spark import BOTCacheBuilder
+from voxtier.frames.indexing.run import FileIndexer
+from voxtier.frames.lakebase import DatabricksCredentials, LakebaseUtils
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.database import Database
 
 TABLE = "frames.pixels.object_catalog"

@@ -19,10 +19,10 @@ from frames.cases import CASES, Case
 from voxtier import _core
 from voxtier.errors import BackendError
 from voxtier.frames import FrameTable, read_frame, read_table
-from voxtier.frames.index import FileIndexer, FileReport, index_files
-from voxtier.frames.paths import iter_files
-from voxtier.frames.rows import MAX_PATH_BYTES, Refusal
-from voxtier.frames.store import FrameStore
+from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.indexing.run import FileIndexer, FileReport, index_files
+from voxtier.frames.store.row import MAX_PATH_BYTES, Refusal
+from voxtier.frames.store.store import FrameStore
 
 
 @pytest.fixture
@@ -472,7 +472,7 @@ class TestWalk:
         assert list(iter_files(named)) == named
 
     def test_a_large_folder_is_taken_in_parts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("voxtier.frames.paths._SORTED", 7)
+        monkeypatch.setattr("voxtier.frames.indexing.paths._SORTED", 7)
         for number in range(50):
             (tmp_path / f"{number}.dcm").touch()
             (tmp_path / f"folder{number}").mkdir()

@@ -20,9 +20,9 @@ from voxtier.frames import (
     read_frame,
     read_table,
 )
-from voxtier.frames.index import FileIndexer
-from voxtier.frames.lakebase import ImportReport, import_dicom_frames
-from voxtier.frames.roles import grant_script
+from voxtier.frames.databricks.lakebase import ImportReport, import_dicom_frames
+from voxtier.frames.indexing.run import FileIndexer
+from voxtier.frames.store.grants import grant_script
 
 TABLE = "main.pixels.object_catalog"
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxtier.frames import priority
-from voxtier.frames.priority import CachePriorityScorer, band, label, score_many, top_n
+from voxtier.frames.memory import priority
+from voxtier.frames.memory.priority import CachePriorityScorer, band, label, score_many, top_n
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NULL = np.iinfo(np.int64).min
@@ -120,7 +120,7 @@ def test_text_ids_break_ties_by_code_point():
 
 def test_portable_body_gives_the_same_rows():
     code = (
-        "import numpy as np; from voxtier.frames.priority import top_n\n"
+        "import numpy as np; from voxtier.frames.memory.priority import top_n\n"
         "rng = np.random.default_rng(1); n = 80_000; now = 10**15\n"
         "t = now - rng.integers(0, 10**13, (2, n)); c = rng.integers(0, 99, n)\n"
         "rows, scores = top_n(t[0], t[1], c, n=999, now=now)\n"

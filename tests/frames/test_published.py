@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from builders import dicom, element, image, pattern
-from voxtier.frames.published import published, readers_folder
-from voxtier.frames.reader import FrameReader
+from voxtier.frames.serving.reader import FrameReader
+from voxtier.frames.serving.status_files import published, readers_folder
 
 
 def voxtier(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -19,14 +19,14 @@ from frames.cases import CASES
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
 from voxtier.frames import read_frame, read_table, read_tables
-from voxtier.frames import reader as reader_module
-from voxtier.frames import store as store_module
-from voxtier.frames.index import FileIndexer, index_files
-from voxtier.frames.priority import CachePriorityScorer, score_many
-from voxtier.frames.ranking import preload_priority_list, preload_rows, ranked_files
-from voxtier.frames.reader import FrameReader
-from voxtier.frames.roles import grants
-from voxtier.frames.store import FrameStore
+from voxtier.frames.indexing.run import FileIndexer, index_files
+from voxtier.frames.memory.priority import CachePriorityScorer, score_many
+from voxtier.frames.memory.ranking import preload_priority_list, preload_rows, ranked_files
+from voxtier.frames.serving import reader as reader_module
+from voxtier.frames.serving.reader import FrameReader
+from voxtier.frames.store import store as store_module
+from voxtier.frames.store.grants import grants
+from voxtier.frames.store.store import FrameStore
 
 
 @pytest.fixture
@@ -441,7 +441,7 @@ def test_priority_list_has_the_predecessors_rows(tmp_path: Path, store: FrameSto
 def test_sql_score_is_the_cores_score_for_any_timestamp(dsn: str) -> None:
     import psycopg
 
-    from voxtier.frames.priority import score_sql
+    from voxtier.frames.memory.priority import score_sql
 
     now = datetime(2026, 3, 1, tzinfo=UTC)
     times = ["'-infinity'", "'infinity'", "'4713-01-01 BC'", "'90000-01-01'", "NULL"]

@@ -14,8 +14,8 @@ import pytest
 from builders import JPEG, Fragments, dicom, element, image, jpeg, pattern
 from voxtier import _core
 from voxtier.frames import FrameCache, read_table
-from voxtier.frames.reader import FrameReader
-from voxtier.frames.store import FrameStore
+from voxtier.frames.serving.reader import FrameReader
+from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult
 
 SECONDS = float(os.environ.get("VOXTIER_SOAK_SECONDS", "600"))

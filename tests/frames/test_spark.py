@@ -19,9 +19,9 @@ from pyspark.errors import PythonException
 
 from frames.catalogue import fragmented, frames_of, native, without_pixels, write_files
 from voxtier.errors import ConfigError
-from voxtier.frames.index import FileIndexer
-from voxtier.frames.spark import BOTCacheBuilder, local_session
-from voxtier.frames.store import FrameStore
+from voxtier.frames.databricks.spark import BOTCacheBuilder, local_session
+from voxtier.frames.indexing.run import FileIndexer
+from voxtier.frames.store.store import FrameStore
 
 TABLE = "main.pixels.object_catalog"
 

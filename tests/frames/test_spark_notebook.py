@@ -18,9 +18,9 @@ import pytest
 
 from frames.catalogue import frames_of, without_pixels, write_files
 from voxtier.frames import LakebaseUtils
-from voxtier.frames.index import FileIndexer
-from voxtier.frames.spark import BOTCacheBuilder
-from voxtier.frames.store import FrameStore
+from voxtier.frames.databricks.spark import BOTCacheBuilder
+from voxtier.frames.indexing.run import FileIndexer
+from voxtier.frames.store.store import FrameStore
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "spark_ingest.py"
 SOURCE = "main.pixels.object_catalog"

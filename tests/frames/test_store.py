@@ -20,10 +20,10 @@ from frames.cases import CASES, SPARSE, Case
 from voxtier import _core
 from voxtier.errors import BackendError, ConfigError, FormatError, SourceError
 from voxtier.frames import FrameTable, TableResult, read_table, read_tables
-from voxtier.frames import store as store_module
-from voxtier.frames.index import FileIndexer
-from voxtier.frames.rows import MAX_PATH_BYTES, STAGING_COLUMNS, Known, Refusal
-from voxtier.frames.store import FrameStore
+from voxtier.frames.indexing.run import FileIndexer
+from voxtier.frames.store import store as store_module
+from voxtier.frames.store.row import MAX_PATH_BYTES, STAGING_COLUMNS, Known, Refusal
+from voxtier.frames.store.store import FrameStore
 
 NOW = datetime.now(UTC)
 

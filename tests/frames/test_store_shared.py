@@ -23,9 +23,9 @@ from frames.cases import CASES
 from voxtier import _core
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameTable, TableResult, read_table
-from voxtier.frames.migrations import current_version, migrate, scripts
-from voxtier.frames.roles import grants
-from voxtier.frames.store import FrameStore
+from voxtier.frames.store.grants import grants
+from voxtier.frames.store.migrations import current_version, migrate, scripts
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.database import Database, _warn_of_plain_text
 from voxtier.postgres.embedded import EmbeddedServer, embedded_server
 from voxtier.postgres.embedded import start as start_module
@@ -40,7 +40,7 @@ import random, sys
 from datetime import UTC, datetime
 from voxtier import _core
 from voxtier.frames import TableResult, read_table
-from voxtier.frames.store import FrameStore
+from voxtier.frames.store.store import FrameStore
 dsn, content, seed = sys.argv[1], open(sys.argv[2], "rb").read(), int(sys.argv[3])
 numbers = random.Random(seed)
 table = read_table(content, verify="all")
@@ -101,7 +101,7 @@ class TestProcesses:
         endless = """
             import sys
             from voxtier.frames import TableResult, read_table
-            from voxtier.frames.store import FrameStore
+            from voxtier.frames.store.store import FrameStore
             table = read_table(open(sys.argv[2], "rb").read(), verify="all")
             with FrameStore(sys.argv[1]) as store:
                 for batch in range(10_000):
@@ -126,7 +126,7 @@ class TestProcesses:
         forking = """
             import os, sys
             from voxtier.frames import TableResult
-            from voxtier.frames.store import FrameStore
+            from voxtier.frames.store.store import FrameStore
             store = FrameStore(sys.argv[1])
             question = b"SELECT pg_backend_pid()"
             mine = store.database.run(lambda c: c.execute(question).fetchone())
@@ -332,7 +332,7 @@ class TestEmbedded:
 
     def test_a_program_that_ends_without_closing(self) -> None:
         forgetful = """
-            from voxtier.frames.store import FrameStore
+            from voxtier.frames.store.store import FrameStore
             store = FrameStore()
             print(store.sources())
         """

@@ -16,7 +16,7 @@ from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from frames.cases import CASES, SPARSE, Case
 from voxtier import _core
 from voxtier.frames import FrameTable, TableResult, read_table, read_tables
-from voxtier.frames.store import FrameStore
+from voxtier.frames.store.store import FrameStore
 
 # Of the origin's table, in its order, and one that says how many fragments the span holds.
 COLUMNS = [

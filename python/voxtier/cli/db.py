@@ -13,7 +13,7 @@ from voxtier.cli.exit_codes import EXIT_FINDINGS
 from voxtier.cli.options import AS_JSON, in_bytes
 
 if TYPE_CHECKING:
-    from voxtier.frames.roles import Duty
+    from voxtier.frames.store.grants import Duty
     from voxtier.postgres.embedded import EmbeddedServer
 
 
@@ -85,7 +85,7 @@ def grants(duty: Duty, role: str) -> None:
     A reader finds frames and counts accesses; a builder also writes and prunes. Whoever opens a database
     first owns the index and needs neither.
     """
-    from voxtier.frames.roles import grants
+    from voxtier.frames.store.grants import grants
 
     click.echo("\n".join(grants(role, duty)))
 

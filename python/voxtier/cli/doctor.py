@@ -127,7 +127,7 @@ def _own_server() -> Iterator[Finding]:
 
 def _database(dsn: str | None) -> Iterator[Finding]:
     try:
-        from voxtier.frames.store import FrameStore
+        from voxtier.frames.store.store import FrameStore
     except MissingExtraError as error:
         yield Finding("database", "down", str(error))
         return

@@ -9,7 +9,7 @@ import click
 from voxtier.system.text import on_one_line as on_one_line
 
 if TYPE_CHECKING:
-    from voxtier.frames.store import FrameStore
+    from voxtier.frames.store.store import FrameStore
 
 
 def _utf8(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
@@ -43,6 +43,6 @@ def in_bytes(count: float) -> str:
 
 def open_store(dsn: str | None) -> FrameStore:
     """Open the frame index."""
-    from voxtier.frames.store import FrameStore
+    from voxtier.frames.store.store import FrameStore
 
     return FrameStore(dsn)

@@ -7,9 +7,8 @@ that need a database, Spark or Databricks are imported on first use, so that thi
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from voxtier.frames.cache import FrameCache
-from voxtier.frames.priority import CachePriorityScorer, score_many, top_n
-from voxtier.frames.ranges import compute_bot_from_local_path
+from voxtier.frames.memory.cache import FrameCache
+from voxtier.frames.memory.priority import CachePriorityScorer, score_many, top_n
 from voxtier.frames.table import (
     FrameTable,
     RangedSource,
@@ -20,20 +19,26 @@ from voxtier.frames.table import (
 )
 
 if TYPE_CHECKING:
-    from voxtier.frames.lakebase import LakebaseUtils
-    from voxtier.frames.reader import FrameReader
-    from voxtier.frames.spark import BOTCacheBuilder
+    from voxtier.frames.databricks.frame_dicts import compute_bot_from_local_path
+    from voxtier.frames.databricks.lakebase import LakebaseUtils
+    from voxtier.frames.databricks.spark import BOTCacheBuilder
+    from voxtier.frames.indexing.run import FileIndexer, index_files
+    from voxtier.frames.serving.reader import FrameReader
+    from voxtier.frames.store.store import FrameStore
 
 __all__ = [
     "BOTCacheBuilder",
     "CachePriorityScorer",
+    "FileIndexer",
     "FrameCache",
     "FrameReader",
+    "FrameStore",
     "FrameTable",
     "LakebaseUtils",
     "RangedSource",
     "TableResult",
     "compute_bot_from_local_path",
+    "index_files",
     "read_frame",
     "read_table",
     "read_tables",
@@ -42,9 +47,13 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = {
-    "BOTCacheBuilder": "voxtier.frames.spark",
-    "FrameReader": "voxtier.frames.reader",
-    "LakebaseUtils": "voxtier.frames.lakebase",
+    "BOTCacheBuilder": "voxtier.frames.databricks.spark",
+    "FileIndexer": "voxtier.frames.indexing.run",
+    "FrameReader": "voxtier.frames.serving.reader",
+    "FrameStore": "voxtier.frames.store.store",
+    "LakebaseUtils": "voxtier.frames.databricks.lakebase",
+    "compute_bot_from_local_path": "voxtier.frames.databricks.frame_dicts",
+    "index_files": "voxtier.frames.indexing.run",
 }
 
 

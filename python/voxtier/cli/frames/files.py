@@ -48,7 +48,7 @@ def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
     table is held against the file. With --json, frames is a list of frames, each a list of
     [offset, length] in payload bytes. Exit code 1 when a file is refused.
     """
-    from voxtier.frames.paths import iter_files
+    from voxtier.frames.indexing.paths import iter_files
     from voxtier.frames.table import read_tables
 
     refused = 0

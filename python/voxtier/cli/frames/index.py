@@ -20,8 +20,8 @@ from voxtier.cli.options import DSN, SOURCE, on_one_line, open_store
 from voxtier.cli.progress import Progress, duration
 
 if TYPE_CHECKING:
-    from voxtier.frames.index import FileReport
-    from voxtier.frames.store import Summary, Tally
+    from voxtier.frames.indexing.run import FileReport
+    from voxtier.frames.store.store import Summary, Tally
 
 _MEANING = {
     "ok": "every frame can be read",
@@ -64,8 +64,8 @@ def index(
     its reason: see `voxtier errors`. Interrupt it at any time: what was read is kept, the next run does the
     rest. Exit code 0, or 3 when some files were refused.
     """
-    from voxtier.frames.index import FileIndexer, index_files
-    from voxtier.frames.paths import iter_files
+    from voxtier.frames.indexing.paths import iter_files
+    from voxtier.frames.indexing.run import FileIndexer, index_files
 
     wanted = None if all_files else extension
     roots = _roots(paths, prune=prune)
@@ -134,7 +134,7 @@ def _counting(progress: Progress, roots: list[str], extension: str | None) -> It
     stop = threading.Event()
 
     def count() -> None:
-        from voxtier.frames.paths import iter_files
+        from voxtier.frames.indexing.paths import iter_files
 
         total = 0
         for total, _ in enumerate(iter_files(roots, extension=extension), 1):  # noqa: B007

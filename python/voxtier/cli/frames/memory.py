@@ -17,7 +17,7 @@ from voxtier.cli.options import DSN, SOURCE, open_store
 from voxtier.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.frames.ranking import RankedFile
+    from voxtier.frames.memory.ranking import RankedFile
 
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _POLICIES = ("lru", "scan_aware", "fifo", "belady")
@@ -50,7 +50,7 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
     The band says where the score lies (critical > 1, high >= 0.3, medium >= 0.1, low); the label says why:
     frequent_recent, recent, fresh (new and unread), frequent_stale, cold.
     """
-    from voxtier.frames.ranking import ranked_files
+    from voxtier.frames.memory.ranking import ranked_files
 
     with open_store(dsn) as store:
         files = ranked_files(store, source, limit)
@@ -89,8 +89,8 @@ def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool
     The tables are really read and really put into a cache of this process, which then ends; a service
     does the same when it starts.
     """
-    from voxtier.frames.cache import FrameCache
-    from voxtier.frames.preload import Preload
+    from voxtier.frames.memory.cache import FrameCache
+    from voxtier.frames.memory.preload import Preload
 
     with open_store(dsn) as store:
         cache = FrameCache(budget)

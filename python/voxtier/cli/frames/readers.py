@@ -13,7 +13,7 @@ import click
 from voxtier.cli.options import AS_JSON, on_one_line
 
 if TYPE_CHECKING:
-    from voxtier.frames.published import Published
+    from voxtier.frames.serving.status_files import Published
 
 _HEAD = (
     f"{'pid':>8}  {'source':<14}{'requests':>13}{'/s':>9}{'memory':>9}{'index':>7}{'file':>7}  "
@@ -81,13 +81,13 @@ def _older(before: Published | None, reader: Published) -> Published:
 
 
 def _readers(home: Path | None) -> list[Published]:
-    from voxtier.frames.published import published, readers_folder
+    from voxtier.frames.serving.status_files import published, readers_folder
 
     return list(published(readers_folder() if home is None else home / "readers"))
 
 
 def _nobody(home: Path | None) -> str:
-    from voxtier.frames.published import readers_folder
+    from voxtier.frames.serving.status_files import readers_folder
 
     folder = readers_folder() if home is None else home / "readers"
     return (
@@ -132,7 +132,7 @@ def _rate(reader: Published, before: Published | None) -> str:
 
 
 def _state(reader: Published) -> str:
-    from voxtier.frames.published import SILENT_AFTER
+    from voxtier.frames.serving.status_files import SILENT_AFTER
 
     stats: dict[str, Any] = reader.content["stats"]
     preload = stats["preload"]

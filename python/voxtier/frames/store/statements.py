@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voxtier.frames.rows import STAGING_COLUMNS, STORED_COLUMNS
+from voxtier.frames.store.row import STAGING_COLUMNS, STORED_COLUMNS
 
 _staged = ", ".join(STAGING_COLUMNS)
 # An enumeration is read as its label.

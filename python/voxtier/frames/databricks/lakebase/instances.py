@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from voxtier.errors import ConfigError
-from voxtier.frames.lakebase import statements
-from voxtier.frames.lakebase.backend import Backend, Groups, add_source, allowed, checked_path, keys_of
-from voxtier.frames.lakebase.frames import claim_parameters
+from voxtier.frames.databricks.lakebase import statements
+from voxtier.frames.databricks.lakebase.backend import (
+    Backend,
+    Groups,
+    add_source,
+    allowed,
+    checked_path,
+    keys_of,
+)
+from voxtier.frames.databricks.lakebase.frames import claim_parameters
 from voxtier.postgres.database import Connection
 
 Instance = dict[str, Any]

@@ -14,9 +14,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from voxtier._core import PARSER_VERSION, Indexer, path_fault
-from voxtier.frames.paths import absolute
-from voxtier.frames.rows import Known
-from voxtier.frames.store import FrameStore
+from voxtier.frames.indexing.paths import absolute
+from voxtier.frames.store.row import Known
+from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import Verify
 
 __all__ = ["BATCH_SIZE", "FileIndexer", "FileReport", "index_files"]

@@ -1,6 +1,6 @@
 """What a Spark task does with its rows: the same batches as the local index run, one store per Python worker.
 
-Kept apart from `voxtier.frames.spark`, so that workers need not load pyspark.ml.
+Kept apart from `voxtier.frames.databricks.spark`, so that workers need not load pyspark.ml.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from voxtier.errors import ConfigError
-from voxtier.frames.names import local_path
-from voxtier.frames.paths import matches
+from voxtier.frames.databricks.table_names import local_path
+from voxtier.frames.indexing.paths import matches
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
-    from voxtier.frames.index import FileIndexer, FileReport
+    from voxtier.frames.indexing.run import FileIndexer, FileReport
     from voxtier.frames.table import Verify
 
 Status = Mapping[str, str | int]
@@ -126,7 +126,7 @@ def _indexer(place: Place, work: Work) -> FileIndexer:
     key = (place, work, secret)
     with _opening:
         if key not in _indexers:
-            from voxtier.frames.index import FileIndexer
+            from voxtier.frames.indexing.run import FileIndexer
 
             while len(_indexers) >= 4:
                 _indexers.pop(next(iter(_indexers))).store.close()
@@ -152,14 +152,14 @@ def _secret(place: Place) -> str:
 
 def open_store(place: Place, secret: Mapping[str, str]) -> Any:
     """Open the frame index of a place with what `secret` adds to it."""
-    from voxtier.frames.store import FrameStore
+    from voxtier.frames.store.store import FrameStore
     from voxtier.postgres.database import Database
 
     provider: Callable[[], Mapping[str, Any]] | None = (
         load_provider(place.credentials) if place.credentials else None
     )
     if place.instance is not None:
-        from voxtier.frames.lakebase import DatabricksCredentials
+        from voxtier.frames.databricks.lakebase import DatabricksCredentials
 
         found = provider or DatabricksCredentials(
             place.instance, host=place.host, token=secret.get("token"), database=place.database

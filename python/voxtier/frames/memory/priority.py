@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voxtier import _core
-from voxtier.frames.columns import Moment, Tie, Times, ids_of, integers, microseconds, times_of
+from voxtier.frames.memory.columns import Moment, Tie, Times, ids_of, integers, microseconds, times_of
 
 __all__ = [
     "HALF_LIVES",

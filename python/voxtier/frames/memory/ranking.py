@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from voxtier._core import PARSER_VERSION, PRELOAD_COLUMNS, FrameTable
-from voxtier.frames import priority
-from voxtier.frames.ranges import frame_ranges
-from voxtier.frames.rows import STORED_COLUMNS, stored
-from voxtier.frames.statements import LAST_USED_US, stored_columns
-from voxtier.frames.store import FrameStore
+from voxtier.frames.databricks.frame_dicts import frame_ranges
+from voxtier.frames.memory import priority
+from voxtier.frames.store.row import STORED_COLUMNS, stored
+from voxtier.frames.store.statements import LAST_USED_US, stored_columns
+from voxtier.frames.store.store import FrameStore
 
 __all__ = ["RankedFile", "preload_priority_list", "preload_rows", "ranked_files"]
 

@@ -17,10 +17,9 @@ import psycopg
 from voxtier import _core
 from voxtier._core import FrameTable, path_fault
 from voxtier.errors import ConfigError
-from voxtier.frames import statements
-from voxtier.frames.keys import Key, Keys
-from voxtier.frames.migrations import migrate
-from voxtier.frames.rows import (
+from voxtier.frames.store import statements
+from voxtier.frames.store.migrations import migrate
+from voxtier.frames.store.row import (
     STAGING_COLUMNS,
     Known,
     Outcome,
@@ -31,6 +30,7 @@ from voxtier.frames.rows import (
     staging_row,
     stored,
 )
+from voxtier.frames.store.uuids import Key, Keys
 from voxtier.postgres.database import Connection, Database
 
 T = TypeVar("T")
@@ -253,7 +253,7 @@ class FrameStore:
 
     def get_preload_priority_list(self, uc_table_name: str, limit: int = 10_000) -> list[dict[str, Any]]:
         """Return the predecessor's rows of the best `limit` files of a source, best first."""
-        from voxtier.frames.ranking import preload_priority_list
+        from voxtier.frames.memory.ranking import preload_priority_list
 
         return preload_priority_list(self, uc_table_name, limit)
 

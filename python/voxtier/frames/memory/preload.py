@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from voxtier.frames.cache import FrameCache
-from voxtier.frames.ranking import preload_rows
-from voxtier.frames.store import FrameStore
+from voxtier.frames.memory.cache import FrameCache
+from voxtier.frames.memory.ranking import preload_rows
+from voxtier.frames.store.store import FrameStore
 
 __all__ = ["Preload"]
 

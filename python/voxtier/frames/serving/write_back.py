@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from voxtier import _core
 from voxtier.errors import BackendError, ConfigError
-from voxtier.frames.cache import FrameCache
-from voxtier.frames.store import FrameStore
+from voxtier.frames.memory.cache import FrameCache
+from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult
 
 __all__ = ["Bookkeeper"]

@@ -19,15 +19,15 @@ from typing import Any
 
 from voxtier._core import FrameTable, read_frame, read_table
 from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
-from voxtier.frames.bookkeeping import Bookkeeper
-from voxtier.frames.cache import Class, FrameCache, Recalled
-from voxtier.frames.files import OpenFiles
-from voxtier.frames.paths import absolute
-from voxtier.frames.preload import Preload
-from voxtier.frames.published import Publisher, readers_folder
-from voxtier.frames.ranking import preload_priority_list
-from voxtier.frames.rows import Refusal
-from voxtier.frames.store import FrameStore
+from voxtier.frames.indexing.paths import absolute
+from voxtier.frames.memory.cache import Class, FrameCache, Recalled
+from voxtier.frames.memory.preload import Preload
+from voxtier.frames.memory.ranking import preload_priority_list
+from voxtier.frames.serving.open_files import OpenFiles
+from voxtier.frames.serving.status_files import Publisher, readers_folder
+from voxtier.frames.serving.write_back import Bookkeeper
+from voxtier.frames.store.row import Refusal
+from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult, Verify
 
 __all__ = ["FrameReader"]

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from voxtier._core import FrameTable, path_fault
 from voxtier.errors import ConfigError
-from voxtier.frames.index import FileIndexer
-from voxtier.frames.lakebase.backend import keys_of
-from voxtier.frames.lakebase.frames import FrameMethods
-from voxtier.frames.names import TableName, local_path
-from voxtier.frames.ranges import frame_ranges
+from voxtier.frames.databricks.frame_dicts import frame_ranges
+from voxtier.frames.databricks.lakebase.backend import keys_of
+from voxtier.frames.databricks.lakebase.frames import FrameMethods
+from voxtier.frames.databricks.table_names import TableName, local_path
+from voxtier.frames.indexing.run import FileIndexer
 from voxtier.postgres.database import Connection, Database, identifier
 
 __all__ = ["ImportReport", "import_dicom_frames"]

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from voxtier.errors import ConfigError
-from voxtier.frames.lakebase.credentials import DatabricksCredentials
-from voxtier.frames.lakebase.frames import FrameMethods
-from voxtier.frames.lakebase.groups import GroupMethods
-from voxtier.frames.lakebase.instances import InstanceMethods
-from voxtier.frames.lakebase.origin import ImportReport, import_dicom_frames
-from voxtier.frames.names import TableName, check_identifier
-from voxtier.frames.store import FrameStore
+from voxtier.frames.databricks.lakebase.credentials import DatabricksCredentials
+from voxtier.frames.databricks.lakebase.frames import FrameMethods
+from voxtier.frames.databricks.lakebase.groups import GroupMethods
+from voxtier.frames.databricks.lakebase.import_rows import ImportReport, import_dicom_frames
+from voxtier.frames.databricks.lakebase.instances import InstanceMethods
+from voxtier.frames.databricks.table_names import TableName, check_identifier
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.database import Database, identifier
 
 __all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "import_dicom_frames"]

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from voxtier.errors import ConfigError
-from voxtier.frames.lakebase import statements
-from voxtier.frames.lakebase.backend import Backend, add_source, allowed
-from voxtier.frames.lakebase.credentials import client_of, row_filter_groups, workspace_groups
-from voxtier.frames.names import local_path
+from voxtier.frames.databricks.lakebase import statements
+from voxtier.frames.databricks.lakebase.backend import Backend, add_source, allowed
+from voxtier.frames.databricks.lakebase.credentials import client_of, row_filter_groups, workspace_groups
+from voxtier.frames.databricks.table_names import local_path
 from voxtier.postgres.database import Connection
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voxtier.frames.statements import stored_columns
+from voxtier.frames.store.statements import stored_columns
 
 # Who may see a row: asked here too, because row security does not bind the owner.
 _SEES_F, _SEES_C = (

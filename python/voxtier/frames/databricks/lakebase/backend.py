@@ -9,10 +9,10 @@ from uuid import UUID
 from voxtier import _core
 from voxtier._core import path_fault
 from voxtier.errors import ConfigError
-from voxtier.frames.lakebase import statements
-from voxtier.frames.names import TableName, check_identifier, local_path
-from voxtier.frames.statements import ADD_SOURCE
-from voxtier.frames.store import FrameStore
+from voxtier.frames.databricks.lakebase import statements
+from voxtier.frames.databricks.table_names import TableName, check_identifier, local_path
+from voxtier.frames.store.statements import ADD_SOURCE
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.database import Connection
 
 T = TypeVar("T")

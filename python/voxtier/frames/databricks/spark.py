@@ -1,8 +1,8 @@
 """The index job on Spark: a transformer that indexes the files of a column of paths.
 
-`BOTCacheBuilder` does in Spark tasks what `voxtier.frames.index` does on one machine: known fingerprints are
-asked in batches, what is new or changed is read by threads without the GIL, rows are upserted in batches. It
-works on batch and streaming frames, in classic Spark and over Spark Connect.
+`BOTCacheBuilder` does in Spark tasks what `voxtier.frames.indexing.run` does on one machine: known
+fingerprints are asked in batches, what is new or changed is read by threads without the GIL, rows are
+upserted in batches. It works on batch and streaming frames, in classic Spark and over Spark Connect.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from voxtier.errors import ConfigError, MissingExtraError
-from voxtier.frames.index import BATCH_SIZE
-from voxtier.frames.names import TableName
-from voxtier.frames.spark_task import IndexTask, Place, Work, load_provider
+from voxtier.frames.databricks.spark_task import IndexTask, Place, Work, load_provider
+from voxtier.frames.databricks.table_names import TableName
+from voxtier.frames.indexing.run import BATCH_SIZE
 from voxtier.frames.table import Verify
 
 try:

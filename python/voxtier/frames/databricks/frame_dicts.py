@@ -6,7 +6,7 @@ from typing import Any
 
 from voxtier._core import FrameTable
 from voxtier.errors import FormatError
-from voxtier.frames.names import local_path
+from voxtier.frames.databricks.table_names import local_path
 from voxtier.frames.table import read_table
 
 __all__ = ["compute_bot_from_local_path", "frame_range", "frame_ranges", "readable_frames"]

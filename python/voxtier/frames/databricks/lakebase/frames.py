@@ -7,8 +7,9 @@ from typing import Any
 
 from voxtier._core import FrameTable
 from voxtier.errors import ConfigError
-from voxtier.frames.lakebase import statements
-from voxtier.frames.lakebase.backend import (
+from voxtier.frames.databricks.frame_dicts import frame_range, frame_ranges, readable_frames
+from voxtier.frames.databricks.lakebase import statements
+from voxtier.frames.databricks.lakebase.backend import (
     FRAMES_TABLE,
     Backend,
     Groups,
@@ -17,10 +18,9 @@ from voxtier.frames.lakebase.backend import (
     checked_path,
     keys_of,
 )
-from voxtier.frames.names import local_path
-from voxtier.frames.ranges import frame_range, frame_ranges, readable_frames
-from voxtier.frames.ranking import preload_priority_list
-from voxtier.frames.rows import stored
+from voxtier.frames.databricks.table_names import local_path
+from voxtier.frames.memory.ranking import preload_priority_list
+from voxtier.frames.store.row import stored
 from voxtier.postgres.database import Connection
 
 Range = dict[str, Any]
@@ -217,7 +217,7 @@ class FrameMethods(Backend):
         -------
         list of dict
             ``filename``, ``frame_count``, ``transfer_syntax_uid``, ``last_used_at``, ``inserted_at``,
-            ``access_count``, ``priority_score`` and ``frames``, see `voxtier.frames.ranges.frame_ranges`.
+            ``access_count``, ``priority_score`` and ``frames``, see `frame_dicts.frame_ranges`.
         """
         return preload_priority_list(
             self.store,

@@ -1,0 +1,1 @@
+"""The published names of the origin (Spark, Lakebase). Nothing imports this folder."""

@@ -1,0 +1,1 @@
+"""Which files are new or changed; they are read and written to the store."""

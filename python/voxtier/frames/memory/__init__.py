@@ -1,0 +1,1 @@
+"""What stays in memory: the cache, the score of a file, the preload."""

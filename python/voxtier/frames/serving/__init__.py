@@ -1,0 +1,1 @@
+"""A request for a frame: memory, Postgres, then the file."""
