@@ -22,9 +22,9 @@ DOORS = {
     "psycopg_pool": {"postgres/database.py", "frames/store/store.py"},
     "pyspark": {"frames/databricks/spark.py", "frames/databricks/spark_task.py"},
     "databricks": {"frames/databricks/lakebase/credentials.py"},
-    "tiledb": {"volumes/engine.py", "volumes/tables.py", "volumes/voxels.py"},
-    "torch": {*TRAINING, "volumes/loaders.py"},
-    "monai": {*TRAINING, "tensors/migrate.py", "volumes/loaders.py"},
+    "tiledb": {"volumes/tiledb/session.py", "volumes/tiledb/tables.py", "volumes/tiledb/arrays.py"},
+    "torch": {*TRAINING, "volumes/training/loaders.py"},
+    "monai": {*TRAINING, "tensors/migrate.py", "volumes/training/loaders.py"},
     "huggingface_hub": {"tensors/hub.py"},
 }
 # Never while voxtier or its command line is imported: seconds each.

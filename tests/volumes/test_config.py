@@ -23,7 +23,7 @@ from voxtier.volumes import (
     get_config,
     reset_config,
 )
-from voxtier.volumes.engine import Session
+from voxtier.volumes.tiledb.session import Session
 
 
 def test_a_partial_update_keeps_the_rest():

@@ -23,15 +23,15 @@ from voxtier.volumes import (
     VolumeCollection,
     clear_cache,
     configure,
-    engine,
-    mending,
-    schemas,
-    tables,
-    voxels,
 )
-from voxtier.volumes import store as stores
-from voxtier.volumes.engine import Session
-from voxtier.volumes.locks import only_writer
+from voxtier.volumes.store import commits as stores
+from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb import tables
+from voxtier.volumes.tiledb.format import recovery as mending
+from voxtier.volumes.tiledb.format import schema_copies as schemas
+from voxtier.volumes.tiledb.session import Session
 
 from .images import code_of, pairs, series
 from .test_identity import check

@@ -11,7 +11,7 @@ from pydicom.sequence import Sequence
 
 from voxtier.errors import ConfigError, FormatError, NotFoundError
 from voxtier.volumes import RadiObject, Volume
-from voxtier.volumes.dicom import read_series
+from voxtier.volumes.formats.dicom import read_series
 
 from .images import series, slice_dataset
 

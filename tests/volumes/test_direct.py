@@ -9,17 +9,10 @@ import tiledb
 
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
-from voxtier.volumes import (
-    CompressionConfig,
-    ReadConfig,
-    TileConfig,
-    Volume,
-    cache_stats,
-    configure,
-    direct,
-    voxels,
-)
-from voxtier.volumes.engine import Session
+from voxtier.volumes import CompressionConfig, ReadConfig, TileConfig, Volume, cache_stats, configure
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb.format import direct
+from voxtier.volumes.tiledb.session import Session
 
 SHAPES = [(37, 70, 65), (5, 4, 3), (20, 9, 33, 4), (1, 1, 1)]
 

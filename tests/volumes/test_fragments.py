@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiledb
 
-from voxtier.volumes import TileConfig, Volume, configure, direct
+from voxtier.volumes import TileConfig, Volume, configure
+from voxtier.volumes.tiledb.format import direct
 
 
 def updated(tmp_path, name="v"):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import RadiObject, Volume, VolumeCollection
-from voxtier.volumes.datasets import VolumeCollectionDataset
-from voxtier.volumes.engine import contexts_built
-from voxtier.volumes.rows import Rows
+from voxtier.volumes.cohort.snapshot_rows import Rows
+from voxtier.volumes.tiledb.session import contexts_built
+from voxtier.volumes.training.datasets import VolumeCollectionDataset
 
 from .images import code_of, nifti, old_store, pairs
 

@@ -18,11 +18,13 @@ import pytest
 import tiledb
 
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
-from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection, growth, locks
-from voxtier.volumes.engine import Session
-from voxtier.volumes.growth import cohort_jobs, grow
-from voxtier.volumes.locks import only_writer
-from voxtier.volumes.store import Change
+from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection
+from voxtier.volumes.store import append as growth
+from voxtier.volumes.store import locks
+from voxtier.volumes.store.append import cohort_jobs, grow
+from voxtier.volumes.store.commits import Change
+from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.tiledb.session import Session
 
 from .images import code_of, nifti, pairs
 from .test_identity import check
@@ -115,7 +117,7 @@ def test_overwrite_replaces_once_complete(tmp_path):
 
 
 def test_finished_arrays_are_taken_over(tmp_path, monkeypatch):
-    from voxtier.volumes import ingest
+    from voxtier.volumes.store import ingest
 
     images = pairs(tmp_path / "in", ["c", "b", "a"])
     images[2][0].write_bytes(b"bad")

@@ -16,8 +16,8 @@ from nibabel.quaternions import quat2mat
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes import Volume
+from voxtier.volumes.formats.nifti import read_header, read_nifti, write_nifti
 from voxtier.volumes.geometry import axcodes
-from voxtier.volumes.nifti import read_header, read_nifti, write_nifti
 
 
 def header_image(shape=(4, 5, 6), **fields) -> nib.Nifti1Image:

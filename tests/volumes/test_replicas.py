@@ -9,17 +9,10 @@ import pytest
 import tiledb
 
 from voxtier.errors import ConfigError
-from voxtier.volumes import (
-    CompressionConfig,
-    RadiObject,
-    ReadConfig,
-    TileConfig,
-    Volume,
-    configure,
-    replicas,
-    voxels,
-)
-from voxtier.volumes.engine import Session
+from voxtier.volumes import CompressionConfig, RadiObject, ReadConfig, TileConfig, Volume, configure
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import replicas
+from voxtier.volumes.tiledb.session import Session
 
 from .images import pairs
 from .test_identity import check

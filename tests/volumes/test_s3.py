@@ -17,12 +17,12 @@ from voxtier.volumes import (
     Volume,
     configure,
     get_config,
-    remote_lock,
 )
-from voxtier.volumes.engine import Session, stored_bytes
-from voxtier.volumes.locks import only_writer
-from voxtier.volumes.remote_lock import RemoteLock
-from voxtier.volumes.store import Change
+from voxtier.volumes.store import s3_lock as remote_lock
+from voxtier.volumes.store.commits import Change
+from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.store.s3_lock import RemoteLock
+from voxtier.volumes.tiledb.session import Session, stored_bytes
 
 from .images import pairs
 from .s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, started

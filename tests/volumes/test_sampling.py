@@ -5,14 +5,14 @@ import pytest
 
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import RadiObject, Volume
-from voxtier.volumes.datasets import (
+from voxtier.volumes.training.datasets import (
     DatasetConfig,
     GridPatchDataset,
     LoadingMode,
     SegmentationDataset,
     VolumeCollectionDataset,
 )
-from voxtier.volumes.sampling import (
+from voxtier.volumes.training.sampling import (
     ForegroundSampler,
     GridAggregator,
     WeightedSampler,
@@ -106,7 +106,7 @@ def test_slices_labels_and_channels(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_monai_and_torchio(tmp_path):
     monai = pytest.importorskip("monai.transforms")
-    from voxtier.volumes.loaders import ToMetaTensor, as_torchio_subject
+    from voxtier.volumes.training.loaders import ToMetaTensor, as_torchio_subject
 
     radi, _ = segmented(tmp_path)
     transform = monai.Compose([ToMetaTensor(), monai.RandFlipd(("image", "mask"), prob=1.0, spatial_axis=0)])
@@ -122,7 +122,7 @@ def test_monai_and_torchio(tmp_path):
 
 
 def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(tmp_path, monkeypatch):
-    from voxtier.volumes import foreground
+    from voxtier.volumes.store import foreground
 
     rng = np.random.default_rng(0)
     truth = (rng.random((37, 20, 50)) < 0.1).astype(np.uint8) * rng.integers(
@@ -156,8 +156,8 @@ def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(tmp_path,
 
 @pytest.mark.parametrize("spoilt", ["", "{}", '{"of": 1, "labels": [1], "counts": "AAAA"}', "[]", "\x00"])
 def test_a_spoilt_note_is_no_note(tmp_path, spoilt):
-    from voxtier.volumes import foreground
-    from voxtier.volumes.engine import Session
+    from voxtier.volumes.store import foreground
+    from voxtier.volumes.tiledb.session import Session
 
     volume = Volume.from_numpy(tmp_path / "v", np.ones((5, 6, 7), np.uint8))
     meta = {foreground.META_KEY: spoilt}
@@ -165,7 +165,7 @@ def test_a_spoilt_note_is_no_note(tmp_path, spoilt):
 
 
 def test_images_that_are_no_segmentations_are_not_counted(tmp_path):
-    from voxtier.volumes import foreground
+    from voxtier.volumes.store import foreground
 
     rng, shape = np.random.default_rng(0), (33, 33, 33)
     others = [rng.integers(0, 200, shape).astype(np.int16), rng.normal(size=shape), -np.ones(shape, np.int8)]

@@ -18,10 +18,10 @@ from voxtier.volumes import (
     Volume,
     configured,
     get_config,
-    replicas,
-    schemas,
 )
-from voxtier.volumes.engine import Session
+from voxtier.volumes.tiledb import replicas
+from voxtier.volumes.tiledb.format import schema_copies as schemas
+from voxtier.volumes.tiledb.session import Session
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,12 @@ torch = pytest.importorskip("torch")
 
 from voxtier.errors import FormatError  # noqa: E402
 from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure  # noqa: E402
-from voxtier.volumes.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
-from voxtier.volumes.loaders import create_distributed_dataloader, create_training_dataloader, data_loader  # noqa: E402
+from voxtier.volumes.training.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
+from voxtier.volumes.training.loaders import (  # noqa: E402
+    create_distributed_dataloader,
+    create_training_dataloader,
+    data_loader,
+)
 
 from .images import nifti  # noqa: E402
 

@@ -5,7 +5,10 @@
 >>> radi.T1w.iloc[0].axial(77)  # doctest: +SKIP
 """
 
-from voxtier.volumes.collection import VolumeCollection
+from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.cohort.query import CollectionQuery, Query
+from voxtier.volumes.cohort.radi_object import RadiObject
+from voxtier.volumes.cohort.streaming import StreamingWriter
 from voxtier.volumes.config import (
     CompressionConfig,
     Compressor,
@@ -22,12 +25,9 @@ from voxtier.volumes.config import (
     get_config,
     reset_config,
 )
-from voxtier.volumes.direct import cache_stats, clear_cache
-from voxtier.volumes.ingest import IngestError
-from voxtier.volumes.query import CollectionQuery, Query
-from voxtier.volumes.radi_object import RadiObject
-from voxtier.volumes.streaming import StreamingWriter
-from voxtier.volumes.tables import Dataframe, Table
+from voxtier.volumes.store.ingest import IngestError
+from voxtier.volumes.tiledb.format.direct import cache_stats, clear_cache
+from voxtier.volumes.tiledb.tables import Dataframe, Table
 from voxtier.volumes.volume import Volume
 
 __all__ = [

@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes import engine, geometry, replicas, voxels
+from voxtier.volumes import geometry
 from voxtier.volumes.config import SliceOrientation, WriteConfig, get_config
-from voxtier.volumes.engine import Session, Uri, as_uri
 from voxtier.volumes.geometry import Affine, OrientationInfo
 from voxtier.volumes.indexing import Key, select
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import replicas
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 if TYPE_CHECKING:
-    from voxtier.volumes.voxels import Fragment, VoxelArray
+    from voxtier.volumes.tiledb.arrays import Fragment, VoxelArray
 
 Plane = Literal["axial", "sagittal", "coronal"]
 _PLANE_AXIS = {"axial": 2, "sagittal": 0, "coronal": 1}
@@ -360,7 +363,7 @@ class Volume:
         pathlib.Path
             The file that was written.
         """
-        from voxtier.volumes.nifti import write_nifti
+        from voxtier.volumes.formats.nifti import write_nifti
 
         target = Path(path)
         if target.suffix not in (".nii", ".gz"):
@@ -487,7 +490,7 @@ class Volume:
         reorient: bool | None = None,  # noqa: FBT001
     ) -> Volume:
         """Store a NIfTI file: stored numbers, scaling pair, affine and header."""
-        from voxtier.volumes.ingest import nifti_content
+        from voxtier.volumes.store.ingest import nifti_content
 
         content = nifti_content(nifti_path, reorient=reorient)
         return cls._store(as_uri(uri), content.voxels, content.meta, Session.of(ctx))
@@ -504,7 +507,7 @@ class Volume:
         on_gap: Literal["error", "keep", "fill"] = "error",
     ) -> Volume:
         """Store the one DICOM series of a folder (or one enhanced multi-frame file)."""
-        from voxtier.volumes.ingest import dicom_content
+        from voxtier.volumes.store.ingest import dicom_content
 
         content = dicom_content(dicom_dir, reorient=reorient, on_gap=on_gap)
         image = content.voxels if dtype is None else content.voxels.astype(dtype)

@@ -12,7 +12,7 @@ from voxtier.cli.volumes.stores import JSON, emit
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.volumes.ingest import OnError
+    from voxtier.volumes.store.ingest import OnError
 
 
 @click.command()
@@ -66,7 +66,7 @@ def ingest(
         TileConfig,
         configured,
     )
-    from voxtier.volumes.sources import pairs_of
+    from voxtier.volumes.formats.sources import pairs_of
 
     niftis: list[tuple[Any, str]] = []
     folders: list[tuple[Any, str]] = []
@@ -138,7 +138,7 @@ def ingest(
 
 def _subject(path: Any, stem: str, collection: str | None) -> str:
     """Return the subject: the stem without the part that states its series."""
-    from voxtier.volumes.sources import series_of
+    from voxtier.volumes.formats.sources import series_of
 
     head, separator, tail = stem.rpartition("_")
     return head if separator and head and series_of(Path(tail)) != "unknown" and not collection else stem

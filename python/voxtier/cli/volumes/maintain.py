@@ -44,8 +44,9 @@ def vacuum(uri: str, obs_id: str | None) -> None:
 @JSON
 def verify(uri: str, repair: bool, as_json: bool) -> None:
     """Read every volume and check that it is the one that its row names; exit code 1 when one is not."""
-    from voxtier.volumes import RadiObject, Volume, replicas
-    from voxtier.volumes.engine import Session
+    from voxtier.volumes import RadiObject, Volume
+    from voxtier.volumes.tiledb import replicas
+    from voxtier.volumes.tiledb.session import Session
 
     store = opened(uri)
     findings = 0

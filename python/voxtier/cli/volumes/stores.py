@@ -27,7 +27,7 @@ def emit(row: dict[str, Any], *, as_json: bool) -> None:
 def opened(uri: str) -> Volume | VolumeCollection | RadiObject:
     """Open whatever lies at an address."""
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
-    from voxtier.volumes.engine import Session, as_uri, group_members, object_kind
+    from voxtier.volumes.tiledb.session import Session, as_uri, group_members, object_kind
 
     address, session = as_uri(uri), Session.of(None)
     kind = object_kind(address, session)

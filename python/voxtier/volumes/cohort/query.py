@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.collection import VolumeCollection
-from voxtier.volumes.engine import Session, Uri, as_uri
-from voxtier.volumes.growth import add_volumes
-from voxtier.volumes.ingest import Content, Job
-from voxtier.volumes.store import Store
+from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.store.append import add_volumes
+from voxtier.volumes.store.commits import Store
+from voxtier.volumes.store.ingest import Content, Job
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 if TYPE_CHECKING:
-    from voxtier.volumes.radi_object import RadiObject
+    from voxtier.volumes.cohort.radi_object import RadiObject
     from voxtier.volumes.volume import Volume
 
 Transform = Callable[..., NDArray[Any]]
@@ -229,7 +229,7 @@ class Query:
 
     def materialize(self, uri: Uri, ctx: object = None) -> RadiObject:
         """Write the transformed volumes and their subjects to a new store, a few volumes at a time."""
-        from voxtier.volumes.radi_object import RadiObject
+        from voxtier.volumes.cohort.radi_object import RadiObject
 
         queries = {name: self.collection(name) for name in self._radi.collection_names}
         jobs = {name: copy_jobs(query._collection, self._fns) for name, query in queries.items()}

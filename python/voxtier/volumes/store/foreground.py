@@ -17,8 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.volumes import engine, voxels
-from voxtier.volumes.engine import Session
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb.session import Session
 
 BLOCK: Final = 16
 META_KEY: Final = "voxtier_foreground"

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import VoxtierError
-from voxtier.volumes import engine, voxels
 from voxtier.volumes.config import SliceOrientation, WriteConfig
-from voxtier.volumes.engine import Session
-from voxtier.volumes.voxels import META_KEY, VoxelArray
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb.arrays import META_KEY, VoxelArray
+from voxtier.volumes.tiledb.session import Session
 
 _PREFIX: Final = "replica-"
 

@@ -24,11 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError, VoxtierError
-from voxtier.volumes import engine, foreground, geometry, mending, replicas, voxels
+from voxtier.volumes import geometry
 from voxtier.volumes.config import Config, get_config
-from voxtier.volumes.engine import Session
 from voxtier.volumes.geometry import OrientationInfo
-from voxtier.volumes.layout import Region
+from voxtier.volumes.store import foreground
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import replicas
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb.format import recovery as mending
+from voxtier.volumes.tiledb.layout import Region
+from voxtier.volumes.tiledb.session import Session
 
 OnError = Literal["raise", "skip"]
 OnGap = Literal["error", "keep", "fill"]
@@ -91,7 +96,7 @@ class IngestError(FormatError):
 
 def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) -> Content:
     """Read a NIfTI file into what is stored of it."""
-    from voxtier.volumes.nifti import read_nifti
+    from voxtier.volumes.formats.nifti import read_nifti
 
     image = read_nifti(path)
     return _content(image.voxels, image.orientation, dict(image.meta), image.row, reorient)
@@ -105,7 +110,7 @@ def dicom_content(
     series: str | None = None,
 ) -> Content:
     """Read the one series of a folder (or the named one) into what is stored of it."""
-    from voxtier.volumes.dicom import read_series
+    from voxtier.volumes.formats.dicom import read_series
 
     images = [item for item in read_series(path, on_gap=on_gap) if series in (None, item.series_instance_uid)]
     if len(images) != 1:
@@ -127,7 +132,7 @@ def dicom_jobs(
 
     One volume for each series, collected by modality unless a name is given.
     """
-    from voxtier.volumes.dicom import assemble, find_series
+    from voxtier.volumes.formats.dicom import assemble, find_series
 
     jobs: dict[str, list[Job]] = {}
     for folder, subject in pairs:
@@ -355,7 +360,7 @@ def jobs_of(
     options: tuple[object, ...] = (),
 ) -> list[Job]:
     """Return the jobs of some sources (see `sources.Source`)."""
-    from voxtier.volumes.sources import series_of
+    from voxtier.volumes.formats.sources import series_of
 
     return [
         Job(

@@ -22,7 +22,6 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError, VoxtierError
-from voxtier.volumes import direct, schemas
 from voxtier.volumes.config import (
     CompressionConfig,
     Compressor,
@@ -30,11 +29,13 @@ from voxtier.volumes.config import (
     TileConfig,
     WriteConfig,
 )
-from voxtier.volumes.engine import LATEST, Session, is_remote, object_kind, translated
-from voxtier.volumes.layout import CHUNK_BYTES, Layout, Region
-from voxtier.volumes.mending import mend_volume
-from voxtier.volumes.scaling import Scaling, kept_dtype
-from voxtier.volumes.stamps import Stamp
+from voxtier.volumes.tiledb.format import direct
+from voxtier.volumes.tiledb.format import schema_copies as schemas
+from voxtier.volumes.tiledb.format.freshness import Stamp
+from voxtier.volumes.tiledb.format.recovery import mend_volume
+from voxtier.volumes.tiledb.layout import CHUNK_BYTES, Layout, Region
+from voxtier.volumes.tiledb.scaling import Scaling, kept_dtype
+from voxtier.volumes.tiledb.session import LATEST, Session, is_remote, object_kind, translated
 
 ATTRIBUTE: Final = "voxels"
 AXES: Final = "xyzt"
@@ -285,7 +286,7 @@ class VoxelArray:
     def cheapest(self, region: Region) -> VoxelArray:
         """Return the tiling that decodes the fewest cells for this region: this one, or a replica."""
         if self._replicas is None:
-            from voxtier.volumes.replicas import current
+            from voxtier.volumes.tiledb.replicas import current
 
             self._replicas = tuple(current(self).values())
         return min((self, *self._replicas), key=lambda array: array.layout.decoded_cells(region))

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
-from voxtier.volumes.collection import VolumeCollection
-from voxtier.volumes.engine import Session, Uri, as_uri
+from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.formats.sources import refuse_duplicates
 from voxtier.volumes.geometry import OrientationInfo
-from voxtier.volumes.growth import add_volumes
-from voxtier.volumes.ingest import Content, Job, Outcome, write_volumes
-from voxtier.volumes.sources import refuse_duplicates
-from voxtier.volumes.store import Change, Store
+from voxtier.volumes.store.append import add_volumes
+from voxtier.volumes.store.commits import Change, Store
+from voxtier.volumes.store.ingest import Content, Job, Outcome, write_volumes
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 
 class StreamingWriter:

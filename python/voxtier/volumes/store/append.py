@@ -7,12 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from voxtier.errors import ConfigError
-from voxtier.volumes import engine
-from voxtier.volumes.engine import Session
-from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs, jobs_of, nifti_content, write_volumes
-from voxtier.volumes.sources import Images, Source, grouped_sources, named_sources, refuse_duplicates
-from voxtier.volumes.store import Change, Store
-from voxtier.volumes.tables import Dataframe, Table, rows_table
+from voxtier.volumes.formats.sources import Images, Source, grouped_sources, named_sources, refuse_duplicates
+from voxtier.volumes.store.commits import Change, Store
+from voxtier.volumes.store.ingest import (
+    Job,
+    OnError,
+    OnGap,
+    dicom_jobs,
+    jobs_of,
+    nifti_content,
+    write_volumes,
+)
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb.session import Session
+from voxtier.volumes.tiledb.tables import Dataframe, Table, rows_table
 
 
 def collection_jobs(

@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from voxtier.errors import BackendError, MissingExtraError
-from voxtier.volumes.engine import Session
+from voxtier.volumes.tiledb.session import Session
 
 LOCK_NAME: Final = "__voxtier_lock.json"
 _EXPIRY: Final = 600.0  # seconds without a renewal after which a writer counts as dead

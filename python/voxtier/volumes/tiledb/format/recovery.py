@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from voxtier.volumes.engine import GONE, Session, is_remote, remove_file, subfolders, translated
+from voxtier.volumes.tiledb.session import GONE, Session, is_remote, remove_file, subfolders, translated
 
 # how a file of metadata, members or a schema begins: version, stored bytes, plain bytes, type, cell size,
 # encryption, bytes of the filters that follow (TileDB format, "generic tile")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.volumes import foreground
+from voxtier.volumes.store import foreground
 from voxtier.volumes.volume import Volume
 
 Start = tuple[int, ...]

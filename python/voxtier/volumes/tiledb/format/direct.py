@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes.config import ReadConfig
-from voxtier.volumes.engine import is_remote
+from voxtier.volumes.tiledb.session import is_remote
 
 if TYPE_CHECKING:
-    from voxtier.volumes.layout import Layout, Region
+    from voxtier.volumes.tiledb.layout import Layout, Region
 
 _FORMAT: Final = "_22"
 _FILTERS: Final = {

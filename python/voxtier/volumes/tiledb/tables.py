@@ -15,9 +15,9 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, NotFoundError
-from voxtier.volumes import filters
-from voxtier.volumes.engine import LATEST, Session, Uri, as_uri, object_kind, translated
-from voxtier.volumes.mending import forget_schemas_after
+from voxtier.volumes.tiledb import filters
+from voxtier.volumes.tiledb.format.recovery import forget_schemas_after
+from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, object_kind, translated
 
 INDEX_COLUMNS: Final = ("obs_subject_id", "obs_id")
 _NULLS: Final = "voxtier_nulls"  # names of the missing columns of a row, separated by newlines
@@ -243,7 +243,7 @@ class Dataframe:
         columns : sequence of str, optional
             Some columns only.
         value_filter : str, optional
-            Filter expression, see `voxtier.volumes.filters`.
+            Filter expression, see `voxtier.volumes.tiledb.filters`.
         include_index : bool
             Give the key columns too.
         """

@@ -27,10 +27,11 @@ from voxtier.errors import (
     SourceError,
     VoxtierError,
 )
-from voxtier.volumes import engine, mending
-from voxtier.volumes.engine import Session, checked_name
-from voxtier.volumes.locks import only_writer
-from voxtier.volumes.tables import Dataframe, Table
+from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb.format import recovery as mending
+from voxtier.volumes.tiledb.session import Session, checked_name
+from voxtier.volumes.tiledb.tables import Dataframe, Table
 
 FORMAT: Final = "1"
 _SUBJECTS: Final = "obs_meta"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from voxtier.errors import ConfigError, MissingExtraError
-from voxtier.volumes.collection import VolumeCollection
-from voxtier.volumes.datasets import (
+from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.training.datasets import (
     DatasetConfig,
     GridPatchDataset,
     LoadingMode,
@@ -19,7 +19,7 @@ from voxtier.volumes.datasets import (
     Transform,
     VolumeCollectionDataset,
 )
-from voxtier.volumes.sampling import EpochSampler
+from voxtier.volumes.training.sampling import EpochSampler
 from voxtier.volumes.volume import Volume
 
 Collections = VolumeCollection | Sequence[VolumeCollection]

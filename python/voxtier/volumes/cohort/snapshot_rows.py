@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 
 from voxtier.errors import FormatError, NotFoundError
-from voxtier.volumes import engine, voxels
-from voxtier.volumes.store import Snapshot, Store
-from voxtier.volumes.tables import Dataframe, Table
+from voxtier.volumes.store.commits import Snapshot, Store
+from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import session as engine
+from voxtier.volumes.tiledb.tables import Dataframe, Table
 
 
 class Rows:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes import direct, geometry
-from voxtier.volumes.collection import VolumeCollection
-from voxtier.volumes.sampling import RandomSampler, Sampler, generator, grid_starts
-from voxtier.volumes.tables import as_table
+from voxtier.volumes import geometry
+from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.tiledb.format import direct
+from voxtier.volumes.tiledb.tables import as_table
+from voxtier.volumes.training.sampling import RandomSampler, Sampler, generator, grid_starts
 from voxtier.volumes.volume import Volume
 
 Transform = Callable[[dict[str, Any]], Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from voxtier.errors import NotFoundError
-from voxtier.volumes.engine import is_remote
+from voxtier.volumes.tiledb.session import is_remote
 
 _SETTLED_NS: Final = 2_000_000_000  # a folder's time stamp may repeat within a clock tick of its file system
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from voxtier.volumes.selection import Index
-from voxtier.volumes.tables import Dataframe, Table, as_table
+from voxtier.volumes.cohort.selection import Index
+from voxtier.volumes.tiledb.tables import Dataframe, Table, as_table
 
 if TYPE_CHECKING:
-    from voxtier.volumes.collection import VolumeCollection
-    from voxtier.volumes.radi_object import RadiObject
+    from voxtier.volumes.cohort.collection import VolumeCollection
+    from voxtier.volumes.cohort.radi_object import RadiObject
 
 
 class ObservationTable:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes.collection import VolumeCollection
-from voxtier.volumes.engine import Session, Uri, as_uri, checked_name
-from voxtier.volumes.growth import cohort_jobs, create_cohort, grow, refuse_misaligned
-from voxtier.volumes.ingest import Job, OnError, OnGap, dicom_jobs
-from voxtier.volumes.observations import SubjectTable
-from voxtier.volumes.rows import Cohort
-from voxtier.volumes.selection import ILoc, Index, Loc, Sliceable
-from voxtier.volumes.sources import Images, refuse_duplicates
-from voxtier.volumes.store import Snapshot, Store
-from voxtier.volumes.tables import as_table
+from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.cohort.observations import SubjectTable
+from voxtier.volumes.cohort.selection import ILoc, Index, Loc, Sliceable
+from voxtier.volumes.cohort.snapshot_rows import Cohort
+from voxtier.volumes.formats.sources import Images, refuse_duplicates
+from voxtier.volumes.store.append import cohort_jobs, create_cohort, grow, refuse_misaligned
+from voxtier.volumes.store.commits import Snapshot, Store
+from voxtier.volumes.store.ingest import Job, OnError, OnGap, dicom_jobs
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri, checked_name
+from voxtier.volumes.tiledb.tables import as_table
 
 if TYPE_CHECKING:
-    from voxtier.volumes.query import Query
+    from voxtier.volumes.cohort.query import Query
     from voxtier.volumes.volume import Volume
 
 
@@ -193,7 +193,7 @@ class RadiObject(Sliceable):
         return found
 
     def filter(self, expr: str) -> RadiObject:
-        """Return the subjects whose row satisfies an expression (see `voxtier.volumes.filters`)."""
+        """Return the subjects whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
         return self._select([int(place) for place in np.flatnonzero(self.obs_meta.read().matching(expr))])
 
     def select_collections(self, names: Sequence[str]) -> RadiObject:
@@ -223,7 +223,7 @@ class RadiObject(Sliceable):
 
     def lazy(self) -> Query:
         """Return a query: transforms are noted now and run volume by volume when results are asked for."""
-        from voxtier.volumes.query import Query
+        from voxtier.volumes.cohort.query import Query
 
         return Query(self)
 
@@ -394,7 +394,7 @@ class RadiObject(Sliceable):
         ctx: object = None,
     ) -> RadiObject:
         """Create a store from collections (or views of them), copying their volumes."""
-        from voxtier.volumes.query import copy_jobs
+        from voxtier.volumes.cohort.query import copy_jobs
 
         jobs = {checked_name("collection", name): copy_jobs(found, ()) for name, found in collections.items()}
         return cls._create(uri, jobs, obs_meta, ctx, overwrite=False, on_error="raise", progress=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from voxtier.errors import ConfigError, NotFoundError
-from voxtier.volumes.engine import checked_name
+from voxtier.volumes.tiledb.session import checked_name
 
 Path_: TypeAlias = str | os.PathLike[str]
 Pairs: TypeAlias = Sequence[tuple[Path_, str]]

@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes.engine import Session, Uri, as_uri
-from voxtier.volumes.growth import add_subjects, add_volumes, collection_jobs
-from voxtier.volumes.ingest import Job, OnError, OnGap
-from voxtier.volumes.observations import ObservationTable
-from voxtier.volumes.rows import Rows
-from voxtier.volumes.selection import ILoc, Index, Loc, Sliceable
-from voxtier.volumes.sources import Images, refuse_duplicates
-from voxtier.volumes.store import Store
-from voxtier.volumes.tables import Table
+from voxtier.volumes.cohort.observations import ObservationTable
+from voxtier.volumes.cohort.selection import ILoc, Index, Loc, Sliceable
+from voxtier.volumes.cohort.snapshot_rows import Rows
+from voxtier.volumes.formats.sources import Images, refuse_duplicates
+from voxtier.volumes.store.append import add_subjects, add_volumes, collection_jobs
+from voxtier.volumes.store.commits import Store
+from voxtier.volumes.store.ingest import Job, OnError, OnGap
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri
+from voxtier.volumes.tiledb.tables import Table
 from voxtier.volumes.volume import Volume
 
 if TYPE_CHECKING:
-    from voxtier.volumes.datasets import VolumeCollectionDataset
-    from voxtier.volumes.query import CollectionQuery
+    from voxtier.volumes.cohort.query import CollectionQuery
+    from voxtier.volumes.training.datasets import VolumeCollectionDataset
 
 
 class VolumeCollection(Sliceable):
@@ -196,7 +196,7 @@ class VolumeCollection(Sliceable):
             yield subject, self.sel(subject=subject)
 
     def filter(self, expr: str) -> VolumeCollection:
-        """Return the volumes whose row satisfies an expression (see `voxtier.volumes.filters`)."""
+        """Return the volumes whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
         return self._select([int(place) for place in np.flatnonzero(self.table.matching(expr))])
 
     def copy(self) -> VolumeCollection:
@@ -207,7 +207,7 @@ class VolumeCollection(Sliceable):
 
     def lazy(self) -> CollectionQuery:
         """Return a query: transforms are noted now and run volume by volume when results are asked for."""
-        from voxtier.volumes.query import CollectionQuery
+        from voxtier.volumes.cohort.query import CollectionQuery
 
         return CollectionQuery(self)
 
@@ -228,8 +228,8 @@ class VolumeCollection(Sliceable):
         transform: Callable[[dict[str, Any]], Any] | None = None,
         **options: Any,
     ) -> VolumeCollectionDataset:
-        """Return a map-style dataset for torch (see `voxtier.volumes.datasets`)."""
-        from voxtier.volumes.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset
+        """Return a map-style dataset for torch (see `voxtier.volumes.training.datasets`)."""
+        from voxtier.volumes.training.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset
 
         mode = LoadingMode.PATCH if patch_size is not None else LoadingMode.FULL_VOLUME
         config = DatasetConfig(loading_mode=mode, patch_size=patch_size, **options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from voxtier.errors import BackendError, SourceError
-from voxtier.volumes.engine import Session, is_remote
+from voxtier.volumes.tiledb.session import Session, is_remote
 
 LOCK_NAME: Final = ".voxtier.lock"
 
@@ -29,7 +29,7 @@ def only_writer(root: str, session: Session, *, timeout: float = 300.0) -> Itera
         When the other writer does not finish in time; the message names it.
     """
     if is_remote(root):
-        from voxtier.volumes.remote_lock import held
+        from voxtier.volumes.store.s3_lock import held
 
         with held(root, session, timeout) as lock:
             yield lock.confirm

@@ -1,0 +1,1 @@
+"""Many subjects: collections, observations, queries."""

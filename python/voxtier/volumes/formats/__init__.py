@@ -1,0 +1,1 @@
+"""What comes in: NIfTI files and DICOM series, read and checked."""

@@ -1,0 +1,1 @@
+"""All or nothing: commits, locks, ingest and append."""

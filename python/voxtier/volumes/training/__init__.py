@@ -1,0 +1,1 @@
+"""Patches and volumes for torch, MONAI and TorchIO. Nothing imports this folder."""
