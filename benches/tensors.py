@@ -198,7 +198,7 @@ def start_up(folder: Path, rounds: int) -> Result:
 
 
 def missing(folder: Path, count: int, rounds: int) -> Result:
-    from voxtier.tensors.keys import item_key, missing_keys
+    from voxtier.tensors.identity.keys import item_key, missing_keys
 
     folder.mkdir()
     names = [f"train_{number}_a_1.nii.gz" for number in range(count)]
@@ -298,9 +298,9 @@ def pipeline(folder: Path, count: int, pause: float, story: str, rounds: int) ->
     from tensors.cases import names_of, nifti_bytes, put_raw, write_project
     from tensors.hub_server import HubServer
     from voxtier.tensors import load_config
-    from voxtier.tensors.generate import Generator, Options
-    from voxtier.tensors.hub import Hub
-    from voxtier.tensors.keys import hub_path, raw_path
+    from voxtier.tensors.identity.keys import hub_path, raw_path
+    from voxtier.tensors.making.hub import Hub
+    from voxtier.tensors.making.run import Generator, Options
 
     folder.mkdir()
     names = names_of(count)

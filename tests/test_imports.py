@@ -15,7 +15,12 @@ RUST = Path(__file__).parents[1] / "rust" / "src"
 ROOMS = {"frames", "volumes", "tensors"}
 
 # What runs a user's transforms and hands out tensors.
-TRAINING = {f"tensors/{name}.py" for name in ("dataset", "pipeline", "saving", "worker")}
+TRAINING = {
+    "tensors/dataset.py",
+    "tensors/identity/pipeline.py",
+    "tensors/saving.py",
+    "tensors/making/worker.py",
+}
 # One door per foreign system: which files may import it, at any depth.
 DOORS = {
     "psycopg": {"postgres/database.py", "frames/store/store.py", "frames/store/uuids.py"},
@@ -24,8 +29,8 @@ DOORS = {
     "databricks": {"frames/databricks/lakebase/credentials.py"},
     "tiledb": {"volumes/tiledb/session.py", "volumes/tiledb/tables.py", "volumes/tiledb/arrays.py"},
     "torch": {*TRAINING, "volumes/training/loaders.py"},
-    "monai": {*TRAINING, "tensors/migrate.py", "volumes/training/loaders.py"},
-    "huggingface_hub": {"tensors/hub.py"},
+    "monai": {*TRAINING, "tensors/keeping/migrate.py", "volumes/training/loaders.py"},
+    "huggingface_hub": {"tensors/making/hub.py"},
 }
 # Never while voxtier or its command line is imported: seconds each.
 HEAVY = ("torch", "monai", "tiledb", "pyspark", "databricks", "huggingface_hub")

@@ -20,11 +20,10 @@ import pytest
 
 from frames.catalogue import frames_of, native, write_files
 from voxtier.errors import BackendError, ConfigError, NotFoundError
-from voxtier.frames.databricks.lakebase import credentials
+from voxtier.frames.databricks.lakebase import DatabricksCredentials, LakebaseUtils, credentials
 from voxtier.frames.databricks.lakebase.credentials import _members
 from voxtier.frames.databricks.spark import BOTCacheBuilder
 from voxtier.frames.indexing.run import FileIndexer
-from voxtier.frames.lakebase import DatabricksCredentials, LakebaseUtils
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.database import Database
 

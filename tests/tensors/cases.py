@@ -104,7 +104,7 @@ def nifti_bytes(seed: int, shape: tuple[int, ...] = (24, 20, 12)) -> bytes:
 
 def put_raw(base: Path, name: str, seed: int = 0, **options: Any) -> Path:
     """Lay a volume where the configuration looks for it."""
-    from voxtier.tensors.keys import raw_path
+    from voxtier.tensors.identity.keys import raw_path
 
     path = raw_path(base / "images", name, "nested")
     path.parent.mkdir(parents=True, exist_ok=True)

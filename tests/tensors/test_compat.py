@@ -14,7 +14,7 @@ import pytest
 
 from tensors.cases import names_of, put_raw, write_project
 from voxtier.tensors import load_config
-from voxtier.tensors.generate import Generator, Options
+from voxtier.tensors.making.run import Generator, Options
 
 READER = """
 import hashlib, json, sys, warnings
@@ -37,7 +37,7 @@ print(json.dumps([float(item["image"].double().sum()) for item in dataset]))
 HASHES = """
 import json
 from voxtier.tensors import directory_hash
-from voxtier.tensors.pipeline import build_transforms
+from voxtier.tensors.identity.pipeline import build_transforms
 from tensors.test_keys_config import VECTORS
 print(json.dumps([directory_hash(build_transforms(settings)) for settings, _ in VECTORS]))
 """

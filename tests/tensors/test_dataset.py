@@ -22,8 +22,8 @@ from monai.transforms import Compose, LoadImaged, RandScaleIntensityd, Spacingd,
 from tensors.damage import MATRIX
 from voxtier.errors import SourceError
 from voxtier.tensors import HealingPersistentDataset
-from voxtier.tensors.migrate import monai_key
-from voxtier.tensors.pipeline import _quiet_construction
+from voxtier.tensors.identity.pipeline import _quiet_construction
+from voxtier.tensors.keeping.migrate import monai_key
 
 # Python 3.12 warns at a fork beside threads, such as numpy's
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

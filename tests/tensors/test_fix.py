@@ -16,8 +16,8 @@ from tensors.cases import fill_cache, rows, run_cli, write_project
 from tensors.damage import MATRIX
 from voxtier.system import durable
 from voxtier.tensors import Manifest, claims, item_key, load_config
-from voxtier.tensors.folders import item_folder, remember_folder
-from voxtier.tensors.verifier import fix, list_cache, verify
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.keeping.verify import fix, list_cache, verify
 
 
 def damage(path: Path, case: str) -> None:
@@ -143,7 +143,7 @@ def test_d4_verify_executes_nothing_and_leaves_torch_alone(tmp_path: Path) -> No
 
     torch.save({"x": Evil()}, tmp_path / "evil.pt")
     script = (
-        "import sys; from voxtier.tensors.verifier import verify, list_cache\n"
+        "import sys; from voxtier.tensors.keeping.verify import verify, list_cache\n"
         f"states = [s.state for s in verify(list_cache({str(tmp_path)!r}))]\n"
         "print(states, 'torch' in sys.modules, 'monai' in sys.modules)"
     )

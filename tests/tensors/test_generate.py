@@ -27,16 +27,17 @@ from tensors.hub_server import Fault, HubServer
 from voxtier import _core
 from voxtier.cli.tensors.generate import _listen
 from voxtier.errors import ConfigError
-from voxtier.tensors import Manifest, build_transforms, item_key, load_config, resources, volume_hash
-from voxtier.tensors.crew import Task
-from voxtier.tensors.folders import item_folder, remember_folder
-from voxtier.tensors.generate import Generator, Options, Outcome
-from voxtier.tensors.hub import Hub
-from voxtier.tensors.keys import hub_path, raw_path
-from voxtier.tensors.plan import nifti_voxels, shard
-from voxtier.tensors.raws import RawFiles
-from voxtier.tensors.resources import affordable_workers, available_memory
-from voxtier.tensors.transfer import part_paths
+from voxtier.tensors import Manifest, build_transforms, item_key, load_config, volume_hash
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.identity.keys import hub_path, raw_path
+from voxtier.tensors.making import resources
+from voxtier.tensors.making.download import part_paths
+from voxtier.tensors.making.hub import Hub
+from voxtier.tensors.making.plan import nifti_voxels, shard
+from voxtier.tensors.making.raw_files import RawFiles
+from voxtier.tensors.making.resources import affordable_workers, available_memory
+from voxtier.tensors.making.run import Generator, Options, Outcome
+from voxtier.tensors.making.worker_pool import Task
 
 
 @pytest.fixture
@@ -343,7 +344,7 @@ def test_a_signal_waits_for_no_lock() -> None:
 def test_a_second_signal_does_not_wait_for_a_silent_server(server: HubServer, tmp_path: Path) -> None:
     project = Project(tmp_path / "p", names_of(3), server)
     server.seconds_per_chunk = 100_000
-    patient = "from voxtier.tensors import hub; hub.TIMEOUT = 100_000; from voxtier.cli import main; main()"
+    patient = "from voxtier.tensors.making import hub; hub.TIMEOUT = 100_000; from voxtier.cli import main; main()"
     running = project.start(program=("-c", patient))
     wait_until(running, lambda: any(project.config.img_dir.rglob("*.part")))
     interrupt_twice(running)
@@ -549,7 +550,7 @@ def test_d12_the_order_of_keys_is_the_same_under_any_hash_seed(tmp_path: Path) -
     orders = set()
     for seed in ("1", "2"):
         script = (
-            "from voxtier.tensors.pipeline import KeyCleanerD, KEPT\n"
+            "from voxtier.tensors.identity.pipeline import KeyCleanerD, KEPT\n"
             "print(list(KeyCleanerD(KEPT)({'x': 0, 'image_meta_dict': 1, 'image': 2})))"
         )
         env = {**os.environ, "PYTHONHASHSEED": seed}

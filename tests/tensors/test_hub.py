@@ -17,8 +17,8 @@ import pytest
 
 from tensors.hub_server import Fault, HubServer
 from voxtier.errors import BackendError, ConfigError, NotFoundError
-from voxtier.tensors.hub import Hub, StoppedError, WrongContentError
-from voxtier.tensors.transfer import part_paths
+from voxtier.tensors.making.download import part_paths
+from voxtier.tensors.making.hub import Hub, StoppedError, WrongContentError
 
 PATH = "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"
 CONTENT = random.Random(1).randbytes(700_001)
@@ -210,7 +210,7 @@ def test_a_part_that_cannot_be_continued_is_fetched_anew(
 def fetching(server: HubServer, folder: Path, *, after: str = "") -> str:
     """A program that fetches the file into *folder*; *after* is what it does first, its imports done."""
     return (
-        "import sys; from pathlib import Path; from voxtier.tensors.hub import Hub\n"
+        "import sys; from pathlib import Path; from voxtier.tensors.making.hub import Hub\n"
         f"hub = Hub('some/CT-RATE', endpoint={server.endpoint!r})\n"
         f"{after}\n"
         f"hub.fetch(hub.look_up([{PATH!r}])[{PATH!r}], Path({str(folder / 'a.nii.gz')!r}))"

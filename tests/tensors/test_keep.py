@@ -21,14 +21,14 @@ from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.system import durable, processes
 from voxtier.tensors import Manifest, claims, item_key, list_cache, load_config, verify
-from voxtier.tensors.adoption import Stale, adopt, explain
-from voxtier.tensors.fingerprint import differences, fingerprint
-from voxtier.tensors.folders import item_folder, remember_folder
+from voxtier.tensors.identity.fingerprint import differences, fingerprint
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.keeping.adopt import Stale, adopt, explain
+from voxtier.tensors.keeping.disk_usage import duplicates, evictions, find_garbage, remove, usage
+from voxtier.tensors.keeping.migrate import carry_out, folder_moves, make_safe, monai_key, rename_moves
+from voxtier.tensors.making.plan import make_plan
+from voxtier.tensors.making.raw_files import RawFiles
 from voxtier.tensors.manifest import known_sources
-from voxtier.tensors.migrate import carry_out, folder_moves, make_safe, monai_key, rename_moves
-from voxtier.tensors.plan import make_plan
-from voxtier.tensors.raws import RawFiles
-from voxtier.tensors.space import duplicates, evictions, find_garbage, remove, usage
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -24,9 +24,9 @@ from voxtier.tensors import (
     load_config,
     stable_hash,
 )
-from voxtier.tensors.config import ImageProcessing
-from voxtier.tensors.folders import item_folder, remember_folder
-from voxtier.tensors.keys import hub_path, missing_keys, raw_path, read_volume_names
+from voxtier.tensors.identity.config import ImageProcessing
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.identity.keys import hub_path, missing_keys, raw_path, read_volume_names
 
 
 def processing(shape, spacing, b, dtype="float32") -> ImageProcessing:
@@ -219,8 +219,8 @@ def test_the_folder_is_remembered_without_monai(tmp_path: Path) -> None:
     assert folder == config.cache_dir / "17e95ace6fb8b3620cedcb3aaf6a1f1d"
     remember_folder(config, folder)
     script = (
-        "import sys; from voxtier.tensors.config import load_config\n"
-        "from voxtier.tensors.folders import item_folder\n"
+        "import sys; from voxtier.tensors.identity.config import load_config\n"
+        "from voxtier.tensors.identity.folders import item_folder\n"
         f"print(item_folder(load_config({str(path)!r})).name, 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

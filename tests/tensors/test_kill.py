@@ -15,12 +15,12 @@ from tensors.cases import names_of, nifti_bytes, write_project
 from tensors.hub_server import HubServer
 from voxtier import _core
 from voxtier.tensors import Manifest, item_key, load_config
-from voxtier.tensors.crew import Crew
-from voxtier.tensors.folders import item_folder, remember_folder
-from voxtier.tensors.generate import Generator, Options
-from voxtier.tensors.hub import Hub
-from voxtier.tensors.keys import hub_path
-from voxtier.tensors.space import find_garbage, remove
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.identity.keys import hub_path
+from voxtier.tensors.keeping.disk_usage import find_garbage, remove
+from voxtier.tensors.making.hub import Hub
+from voxtier.tensors.making.run import Generator, Options
+from voxtier.tensors.making.worker_pool import Crew
 
 # this process has threads (a server's, numpy's); its children run no code of theirs
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -97,7 +97,7 @@ def hammer(base: Path, kills: int, seed: int = 11) -> None:
 
 @pytest.fixture(autouse=True)
 def warm(monkeypatch: pytest.MonkeyPatch) -> None:
-    import voxtier.tensors.worker  # noqa: F401
+    import voxtier.tensors.making.worker  # noqa: F401
 
     monkeypatch.setattr(Crew, "start_method", "fork")
 

@@ -10,8 +10,8 @@ import re
 
 import pytest
 
-from voxtier.tensors import progress
-from voxtier.tensors.progress import Progress, format_bytes, format_seconds
+from voxtier.tensors.making import progress
+from voxtier.tensors.making.progress import Progress, format_bytes, format_seconds
 
 
 class Clock:

@@ -13,13 +13,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config, load_config
     from voxtier.tensors.dataset import HealingPersistentDataset
-    from voxtier.tensors.keys import item_key, stable_hash, volume_hash
+    from voxtier.tensors.identity.config import Config, load_config
+    from voxtier.tensors.identity.keys import item_key, stable_hash, volume_hash
+    from voxtier.tensors.identity.mapping import hash_to_volume, write_map
+    from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text, directory_hash
+    from voxtier.tensors.keeping.verify import FileState, fix, list_cache, verify
     from voxtier.tensors.manifest import Manifest
-    from voxtier.tensors.mapping import hash_to_volume, write_map
-    from voxtier.tensors.pipeline import build_transforms, cache_params_text, directory_hash
-    from voxtier.tensors.verifier import FileState, fix, list_cache, verify
 
 __all__ = [
     "Config",
@@ -41,13 +41,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": ("Config", "load_config"),
     "dataset": ("HealingPersistentDataset",),
-    "keys": ("item_key", "stable_hash", "volume_hash"),
+    "identity.config": ("Config", "load_config"),
+    "identity.keys": ("item_key", "stable_hash", "volume_hash"),
+    "identity.mapping": ("hash_to_volume", "write_map"),
+    "identity.pipeline": ("build_transforms", "cache_params_text", "directory_hash"),
+    "keeping.verify": ("FileState", "fix", "list_cache", "verify"),
     "manifest": ("Manifest",),
-    "mapping": ("hash_to_volume", "write_map"),
-    "pipeline": ("build_transforms", "cache_params_text", "directory_hash"),
-    "verifier": ("FileState", "fix", "list_cache", "verify"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -18,8 +18,8 @@ from voxtier.cli.tensors.options import AS_JSON, SIZE, say, volume_list
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.tensors.generate import Generator
-    from voxtier.tensors.plan import Plan
+    from voxtier.tensors.making.plan import Plan
+    from voxtier.tensors.making.run import Generator
 
 
 @click.command("generate")
@@ -53,10 +53,10 @@ def generate_command(
 
     Exit code 0: all there, 2: configuration, 3: some failed, 4: the hub is down, 130/143: interrupted.
     """
-    from voxtier.tensors.config import load_config
-    from voxtier.tensors.generate import Generator
-    from voxtier.tensors.outcome import Options
-    from voxtier.tensors.progress import Progress
+    from voxtier.tensors.identity.config import load_config
+    from voxtier.tensors.making.outcome import Options
+    from voxtier.tensors.making.progress import Progress
+    from voxtier.tensors.making.run import Generator
 
     options = Options(
         workers=num_workers,
@@ -139,16 +139,16 @@ def plan_command(
     config: Path, num_workers: int, batch_size: int, num_shards: int, shard_id: int, as_json: bool
 ) -> None:
     """Say what generate would do, and change nothing."""
-    from voxtier.tensors.config import load_config
-    from voxtier.tensors.generate import Generator
-    from voxtier.tensors.outcome import Options
+    from voxtier.tensors.identity.config import load_config
+    from voxtier.tensors.making.outcome import Options
+    from voxtier.tensors.making.run import Generator
 
     options = Options(workers=num_workers, batch_size=batch_size, num_shards=num_shards, shard_id=shard_id)
     _show_plan(Generator(load_config(config), options).plan(), as_json=as_json)
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:
-    from voxtier.tensors.progress import format_bytes, format_seconds
+    from voxtier.tensors.making.progress import format_bytes, format_seconds
 
     if as_json:
         say(plan.as_json())

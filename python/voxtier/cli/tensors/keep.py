@@ -16,16 +16,16 @@ from voxtier.cli.tensors.options import APPLY, AS_JSON, FOLDER, SIZE, config_opt
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config
-    from voxtier.tensors.migrate import Move
-    from voxtier.tensors.space import Garbage
+    from voxtier.tensors.identity.config import Config
+    from voxtier.tensors.keeping.disk_usage import Garbage
+    from voxtier.tensors.keeping.migrate import Move
 
 
 def _load(path: Path) -> tuple[Config, Path, dict[str, str], dict[str, Path]]:
     """Return the configuration, its cache folder, and volumes and raw files by key."""
-    from voxtier.tensors.config import load_config
-    from voxtier.tensors.folders import item_folder
-    from voxtier.tensors.keys import item_key, raw_path, read_volume_names
+    from voxtier.tensors.identity.config import load_config
+    from voxtier.tensors.identity.folders import item_folder
+    from voxtier.tensors.identity.keys import item_key, raw_path, read_volume_names
 
     config = load_config(path)
     volumes = {item_key(name): name for name in read_volume_names(config.subsets)}
@@ -43,11 +43,11 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
 
     The manifest (in .voxtier beside the cache folder) makes --since-last, --quick, explain and evict work.
     """
-    from voxtier.tensors.adoption import adopt
-    from voxtier.tensors.fingerprint import fingerprint
+    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.keeping.adopt import adopt
+    from voxtier.tensors.keeping.disk_usage import duplicates as equal
+    from voxtier.tensors.keeping.verify import FINE
     from voxtier.tensors.manifest import Manifest
-    from voxtier.tensors.space import duplicates as equal
-    from voxtier.tensors.verifier import FINE
 
     volumes: dict[str, str] = {}
     raws: dict[str, Path] = {}
@@ -101,7 +101,7 @@ def migrate_command(
     apply: bool,
 ) -> int:
     """Carry a cache over to another MONAI version, place or directory hash; nothing is recomputed."""
-    from voxtier.tensors import migrate as room
+    from voxtier.tensors.keeping import migrate as room
 
     if sum(map(bool, (items, into, make_safe))) != 1:
         raise click.UsageError("choose one of --items, --into, --make-safe")
@@ -131,7 +131,7 @@ def migrate_command(
 def _item_moves(
     folder: Path, path: Path, old_prefix: str | None, new_prefix: str | None, old: str, new: str, suffix: str
 ) -> list[Move]:
-    from voxtier.tensors.migrate import monai_key, rename_moves
+    from voxtier.tensors.keeping.migrate import monai_key, rename_moves
 
     try:
         items = json.loads(path.read_text())
@@ -161,8 +161,8 @@ def _item_moves(
 
 
 def _make_safe(folder: Path, *, apply: bool) -> int:
-    from voxtier.tensors.migrate import make_safe
-    from voxtier.tensors.verifier import list_cache, verify
+    from voxtier.tensors.keeping.migrate import make_safe
+    from voxtier.tensors.keeping.verify import list_cache, verify
 
     left = 0
     for state in verify(list_cache(folder), mode="quick"):
@@ -184,8 +184,8 @@ def explain_command(config: Path, as_json: bool) -> int:
 
     The directory hash sees neither the reader nor versions nor the source's bytes; the manifest does.
     """
-    from voxtier.tensors.adoption import explain
-    from voxtier.tensors.fingerprint import fingerprint
+    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.keeping.adopt import explain
 
     settings, folder, _, _ = _load(config)
     stale = 0
@@ -201,9 +201,9 @@ def explain_command(config: Path, as_json: bool) -> int:
 @AS_JSON
 def ls_command(folder: Path, as_json: bool) -> None:
     """List cache folders: files, size, last use, parameters; of several, what they differ in."""
-    from voxtier.tensors.migrate import parameter_differences
-    from voxtier.tensors.progress import format_bytes
-    from voxtier.tensors.space import cache_folders
+    from voxtier.tensors.keeping.disk_usage import cache_folders
+    from voxtier.tensors.keeping.migrate import parameter_differences
+    from voxtier.tensors.making.progress import format_bytes
 
     found = list(cache_folders(folder))
     for row in found:
@@ -225,8 +225,8 @@ def ls_command(folder: Path, as_json: bool) -> None:
 @AS_JSON
 def du_command(folder: Path, as_json: bool) -> None:
     """Say where the space is."""
-    from voxtier.tensors.progress import format_bytes
-    from voxtier.tensors.space import usage
+    from voxtier.tensors.keeping.disk_usage import usage
+    from voxtier.tensors.making.progress import format_bytes
 
     totals = usage(folder)
     if as_json:
@@ -249,8 +249,8 @@ def gc_command(folder: Path | None, config: Path | None, force: bool, apply: boo
     An orphan is a tensor that no list of the configuration asks for. It is kept where nothing says that it
     can be made again: the lists may be the wrong ones.
     """
+    from voxtier.tensors.keeping.disk_usage import find_garbage
     from voxtier.tensors.manifest import known_sources
-    from voxtier.tensors.space import find_garbage
 
     wanted: frozenset[str] = frozenset()
     images = None
@@ -276,9 +276,9 @@ def evict_command(
     folder: Path, budget: int, config: Path | None, force: bool, apply: bool, as_json: bool
 ) -> int:
     """Shrink a cache to a budget: the least recently used files go first, and only if they can be remade."""
+    from voxtier.tensors.keeping.disk_usage import evictions
+    from voxtier.tensors.keeping.verify import list_cache
     from voxtier.tensors.manifest import known_sources
-    from voxtier.tensors.space import evictions
-    from voxtier.tensors.verifier import list_cache
 
     keep: frozenset[str] = frozenset()
     remake: Callable[[Path], bool] = known_sources()
@@ -290,8 +290,8 @@ def evict_command(
 
 
 def _remove_all(garbage: list[Garbage], *, force: bool, apply: bool, as_json: bool) -> int:
-    from voxtier.tensors.progress import format_bytes
-    from voxtier.tensors.space import remove
+    from voxtier.tensors.keeping.disk_usage import remove
+    from voxtier.tensors.making.progress import format_bytes
 
     total = count = 0
     for item in garbage:

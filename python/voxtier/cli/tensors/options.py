@@ -31,7 +31,7 @@ def say(line: str, *, err: bool = False) -> None:
 
 def exit_code(states: Iterable[str]) -> int:
     """Return what the states of files come to: findings, or files that could not be read, or neither."""
-    from voxtier.tensors.verifier import FINE, INFORMATIVE, UNDECIDED
+    from voxtier.tensors.keeping.verify import FINE, INFORMATIVE, UNDECIDED
 
     found = set(states) - FINE - INFORMATIVE
     if found - UNDECIDED:

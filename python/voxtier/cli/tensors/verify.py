@@ -16,8 +16,8 @@ from voxtier.cli.tensors.options import AS_JSON, config_option, exit_code, say
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config
-    from voxtier.tensors.verifier import FileState, Listing
+    from voxtier.tensors.identity.config import Config
+    from voxtier.tensors.keeping.verify import FileState, Listing
 
 
 log = logging.getLogger("voxtier.tensors.verify")
@@ -67,7 +67,7 @@ def verify_command(
     unpickled, so nothing in a file can run. Exit code 0: all right, 1: findings, 3: some files could not
     be read (which says nothing about them: --fix leaves them alone).
     """
-    from voxtier.tensors import verifier as room
+    from voxtier.tensors.keeping import verify as room
 
     if delete and not fix:
         raise click.UsageError("--delete needs --fix")
@@ -117,9 +117,9 @@ def _subjects(
         if not folders:
             raise click.UsageError("name a cache folder, or a configuration with --config")
         return list(folders), frozenset(), known_sources()
-    from voxtier.tensors.config import load_config
-    from voxtier.tensors.folders import item_folder
-    from voxtier.tensors.keys import item_key, missing_keys, raw_path, read_volume_names
+    from voxtier.tensors.identity.config import load_config
+    from voxtier.tensors.identity.folders import item_folder
+    from voxtier.tensors.identity.keys import item_key, missing_keys, raw_path, read_volume_names
 
     config = load_config(config_path)
     _log_to(config)
@@ -143,7 +143,7 @@ def _subjects(
 def _log_to(config: Config) -> None:
     """Log to ``cache_verification.log`` where the log folder exists; verify makes no folders."""
     if config.logs_dir.is_dir():
-        from voxtier.tensors.runlog import open_log
+        from voxtier.tensors.making.runlog import open_log
 
         try:
             open_log(log, config.logs_dir / "cache_verification.log")
@@ -152,9 +152,9 @@ def _log_to(config: Config) -> None:
 
 
 def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], object]) -> list[FileState]:
-    from voxtier.tensors import verifier as room
+    from voxtier.tensors.keeping import verify as room
+    from voxtier.tensors.making.progress import Progress
     from voxtier.tensors.manifest import Manifest
-    from voxtier.tensors.progress import Progress
 
     states: list[FileState] = []
     learnt: dict[Path, list[dict[str, object]]] = {}
@@ -214,8 +214,8 @@ def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, 
 
     The map re-identifies the files, so it is readable by its owner only.
     """
-    from voxtier.tensors.keys import read_volume_names
-    from voxtier.tensors.mapping import hash_to_volume, write_map
+    from voxtier.tensors.identity.keys import read_volume_names
+    from voxtier.tensors.identity.mapping import hash_to_volume, write_map
 
     names = read_volume_names(csv_path)
     write_map(output_path, hash_to_volume(names, legacy=legacy_hex, redact=redact))

@@ -13,11 +13,11 @@ from typing import IO, TYPE_CHECKING
 
 from voxtier.system.durable import write_text
 from voxtier.system.text import on_one_line
-from voxtier.tensors.resources import available_memory, resident_bytes
+from voxtier.tensors.making.resources import available_memory, resident_bytes
 
 if TYPE_CHECKING:
-    from voxtier.tensors.crew import Crew
-    from voxtier.tensors.plan import Plan
+    from voxtier.tensors.making.plan import Plan
+    from voxtier.tensors.making.worker_pool import Crew
 
 __all__ = ["RunLog", "open_log"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import ImageProcessing
+    from voxtier.tensors.identity.config import ImageProcessing
 
 __all__ = ["Crew", "Event", "Task"]
 
@@ -61,7 +61,7 @@ class Crew:
 
     def __init__(self, size: int, processing: ImageProcessing) -> None:
         context: Any = multiprocessing.get_context(self.start_method)
-        context.set_forkserver_preload(["voxtier.tensors.worker"])
+        context.set_forkserver_preload(["voxtier.tensors.making.worker"])
         self._context = context
         self._processing = processing
         self._members: list[_Member] = []
@@ -167,7 +167,7 @@ class Crew:
 
 
 def _serve(connection: Connection, processing: ImageProcessing) -> None:
-    from voxtier.tensors.worker import serve  # torch and MONAI, which the coordinator does without
+    from voxtier.tensors.making.worker import serve  # torch and MONAI, which the coordinator does without
 
     serve(connection, processing)
 

@@ -14,8 +14,8 @@ from typing import Any
 from voxtier.errors import ConfigError
 from voxtier.system.durable import temporary_is_live
 from voxtier.tensors.claims import claim_is_live
+from voxtier.tensors.keeping.verify import QUARANTINE, Listing, list_cache
 from voxtier.tensors.manifest import Manifest
-from voxtier.tensors.verifier import QUARANTINE, Listing, list_cache
 
 __all__ = ["Garbage", "cache_folders", "duplicates", "evictions", "find_garbage", "remove", "usage"]
 

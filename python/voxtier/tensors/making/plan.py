@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxtier.errors import BackendError, ConfigError
-from voxtier.tensors.folders import item_folder
-from voxtier.tensors.hub import Hub, RemoteFile
-from voxtier.tensors.keys import hub_path, item_key, missing_keys, raw_path, read_volume_names
+from voxtier.tensors.identity.folders import item_folder
+from voxtier.tensors.identity.keys import hub_path, item_key, missing_keys, raw_path, read_volume_names
+from voxtier.tensors.making.hub import Hub, RemoteFile
+from voxtier.tensors.making.resources import TYPICAL_VOXELS, affordable_workers, free_disk
 from voxtier.tensors.manifest import Manifest
-from voxtier.tensors.resources import TYPICAL_VOXELS, affordable_workers, free_disk
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config
-    from voxtier.tensors.keys import Expected
+    from voxtier.tensors.identity.config import Config
+    from voxtier.tensors.identity.keys import Expected
 
 __all__ = ["Plan", "make_plan", "nifti_voxels", "output_size"]
 

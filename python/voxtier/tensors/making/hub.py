@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
 from voxtier.tensors.claims import Claim
-from voxtier.tensors.transfer import CHUNK, RemoteFile, Transfer
+from voxtier.tensors.making.download import CHUNK, RemoteFile, Transfer
 
 __all__ = ["Hub", "RemoteFile", "StoppedError"]
 

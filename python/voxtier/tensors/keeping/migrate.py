@@ -17,7 +17,7 @@ from typing import Any, Literal
 from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.system.durable import sync_folder
-from voxtier.tensors.fingerprint import differences
+from voxtier.tensors.identity.fingerprint import differences
 from voxtier.tensors.manifest import Entry, Manifest
 
 __all__ = [

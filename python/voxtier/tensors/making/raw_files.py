@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxtier import _core
-from voxtier.tensors.crew import Task
-from voxtier.tensors.keys import item_key, raw_path
-from voxtier.tensors.transfer import part_paths
+from voxtier.tensors.identity.keys import item_key, raw_path
+from voxtier.tensors.making.download import part_paths
+from voxtier.tensors.making.worker_pool import Task
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config
+    from voxtier.tensors.identity.config import Config
     from voxtier.tensors.manifest import Manifest
 
 __all__ = ["RawFiles"]
 
-log = logging.getLogger("voxtier.tensors.generate")
+log = logging.getLogger("voxtier.tensors.making.run")
 
 
 class RawFiles:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxtier.tensors.keeping.verify import FINE, FileState, list_cache, verify
 from voxtier.tensors.manifest import Manifest
-from voxtier.tensors.verifier import FINE, FileState, list_cache, verify
 
 __all__ = ["adopt", "explain"]
 
@@ -79,7 +79,7 @@ class Stale:
 
 def explain(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
     """Yield the files whose fingerprint or source differs from today's, with every difference."""
-    from voxtier.tensors.fingerprint import differences
+    from voxtier.tensors.identity.fingerprint import differences
 
     for key, entry in sorted(Manifest(folder).read().items()):
         if not (folder / f"{key}.pt").is_file():  # evicted, for instance

@@ -22,11 +22,11 @@ from monai.transforms import reset_ops_id
 from monai.utils import convert_to_tensor
 
 from voxtier import _core
-from voxtier.tensors.pipeline import build_transforms
+from voxtier.tensors.identity.pipeline import build_transforms
 from voxtier.tensors.saving import plain, save_checked
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import ImageProcessing
+    from voxtier.tensors.identity.config import ImageProcessing
 
 __all__ = ["make_tensor", "serve"]
 

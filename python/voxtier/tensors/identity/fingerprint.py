@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config
+    from voxtier.tensors.identity.config import Config
 
 __all__ = ["differences", "fingerprint"]
 

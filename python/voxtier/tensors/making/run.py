@@ -20,29 +20,29 @@ from typing import TYPE_CHECKING, Any
 from voxtier.errors import BackendError, ConfigError, NotFoundError, VoxtierError
 from voxtier.system.durable import write_text
 from voxtier.tensors.claims import Claim
-from voxtier.tensors.crew import Crew, Event, Task
-from voxtier.tensors.fingerprint import fingerprint
-from voxtier.tensors.folders import remember_folder
-from voxtier.tensors.hub import Hub, StoppedError
-from voxtier.tensors.keys import item_key, raw_path, read_volume_names
-from voxtier.tensors.manifest import Manifest
-from voxtier.tensors.outcome import DEFAULTS, Options, Outcome
-from voxtier.tensors.plan import Plan, make_plan, nifti_voxels, output_size, shard
-from voxtier.tensors.raws import RawFiles
-from voxtier.tensors.resources import (
+from voxtier.tensors.identity.fingerprint import fingerprint
+from voxtier.tensors.identity.folders import remember_folder
+from voxtier.tensors.identity.keys import item_key, raw_path, read_volume_names
+from voxtier.tensors.making.hub import Hub, StoppedError
+from voxtier.tensors.making.outcome import DEFAULTS, Options, Outcome
+from voxtier.tensors.making.plan import Plan, make_plan, nifti_voxels, output_size, shard
+from voxtier.tensors.making.raw_files import RawFiles
+from voxtier.tensors.making.resources import (
     BYTES_PER_VOXEL,
     TYPICAL_VOXELS,
     available_memory,
     free_disk,
 )
-from voxtier.tensors.runlog import RunLog
+from voxtier.tensors.making.runlog import RunLog
+from voxtier.tensors.making.worker_pool import Crew, Event, Task
+from voxtier.tensors.manifest import Manifest
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config
+    from voxtier.tensors.identity.config import Config
 
 __all__ = ["Generator", "Options", "Outcome"]
 
-log = logging.getLogger("voxtier.tensors.generate")
+log = logging.getLogger("voxtier.tensors.making.run")
 missing_log = logging.getLogger("voxtier.tensors.missing")
 
 DEATHS_PER_ITEM = 2
@@ -172,7 +172,7 @@ class Generator:
             self.folder.mkdir(parents=True, exist_ok=True)
             params = self.folder / "cache_params.json"
             if not params.exists():  # else MONAI is not needed in this process
-                from voxtier.tensors.pipeline import build_transforms, cache_params_text
+                from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 
                 write_text(params, cache_params_text(build_transforms(self.config.processing)))
             remember_folder(self.config, self.folder)

@@ -14,7 +14,7 @@ from voxtier.errors import MissingExtraError
 from voxtier.system.durable import write_text
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import Config
+    from voxtier.tensors.identity.config import Config
 
 __all__ = ["item_folder", "remember_folder"]
 
@@ -38,7 +38,7 @@ def item_folder(config: Config) -> Path:
         if _HASH.fullmatch(name):  # and not a path to somewhere else
             return config.cache_dir / str(name)
     try:
-        from voxtier.tensors.pipeline import build_transforms, directory_hash
+        from voxtier.tensors.identity.pipeline import build_transforms, directory_hash
     except ImportError as error:
         raise MissingExtraError(error.name or "monai", "tensors") from None
     return config.cache_dir / directory_hash(build_transforms(config.processing))

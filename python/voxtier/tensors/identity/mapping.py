@@ -12,7 +12,7 @@ from pathlib import Path
 
 from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
-from voxtier.tensors.keys import item_key, legacy_hex
+from voxtier.tensors.identity.keys import item_key, legacy_hex
 
 __all__ = ["hash_to_volume", "write_map"]
 

@@ -30,7 +30,7 @@ from monai.transforms import (
 )
 
 if TYPE_CHECKING:
-    from voxtier.tensors.config import ImageProcessing
+    from voxtier.tensors.identity.config import ImageProcessing
 
 __all__ = ["KeyCleanerD", "build_transforms", "cache_params_text", "directory_hash", "transform_params"]
 

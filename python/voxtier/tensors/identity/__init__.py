@@ -1,0 +1,1 @@
+"""What decides the name of a file: configuration, keys, transforms."""

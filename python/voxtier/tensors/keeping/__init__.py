@@ -1,0 +1,1 @@
+"""A cache is verified, adopted, migrated and kept small."""

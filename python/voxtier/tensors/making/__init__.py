@@ -1,0 +1,1 @@
+"""Missing tensors are made: plan, download, workers, run."""
