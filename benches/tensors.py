@@ -296,7 +296,7 @@ def pipeline(folder: Path, count: int, pause: float, story: str, rounds: int) ->
     """Wall time of generate against each of its stages alone."""
     sys.path.insert(0, str(ROOT / "tests"))
     from tensors.cases import names_of, nifti_bytes, put_raw, write_project
-    from tensors.hub_server import HubServer
+    from tensors.making.hub_server import HubServer
     from voxtier.tensors import load_config
     from voxtier.tensors.identity.keys import hub_path, raw_path
     from voxtier.tensors.making.hub import Hub

@@ -16,7 +16,7 @@ from benches.volume_reads import digests, tile_of
 from voxtier.volumes import RadiObject, S3Config, Volume, configure, configured
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from volumes.s3_server import KEY, SECRET, Server
+from volumes.store.s3_server import KEY, SECRET, Server
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:

@@ -412,7 +412,7 @@ class TestExplain:
         assert all(explain_module._NOTES.values())
 
     def test_every_case_can_be_explained(self) -> None:
-        from frames.cases import CASES
+        from frames.dicom.cases import CASES
 
         seen: set[str] = set()
         for case in CASES:

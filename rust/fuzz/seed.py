@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from frames.cases import CASES
+from frames.dicom.cases import CASES
 
 CORPUS = Path(__file__).parent / "corpus"
 TORCH_FILES = Path(__file__).parents[2] / "tests" / "tensors" / "fixtures"

@@ -19,7 +19,7 @@ from monai.data import DataLoader, MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, LoadImaged, RandScaleIntensityd, Spacingd, Transform
 
-from tensors.damage import MATRIX
+from tensors.keeping.damage import MATRIX
 from voxtier.errors import SourceError
 from voxtier.tensors import HealingPersistentDataset
 from voxtier.tensors.identity.pipeline import _quiet_construction

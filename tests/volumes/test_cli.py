@@ -9,9 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from volumes.images import code_of, pairs, series
 from voxtier.volumes import Volume
-
-from .images import code_of, pairs, series
 
 
 def run(*arguments, code=0):

@@ -1,0 +1,210 @@
+"""Samplers and items: coverage, foreground, padding, alignment, MONAI and TorchIO."""
+
+import numpy as np
+import pytest
+
+from volumes.images import nifti, pairs
+from voxtier.errors import ConfigError, FormatError
+from voxtier.volumes import RadiObject, Volume
+from voxtier.volumes.training.datasets import (
+    DatasetConfig,
+    GridPatchDataset,
+    LoadingMode,
+    SegmentationDataset,
+    VolumeCollectionDataset,
+)
+from voxtier.volumes.training.sampling import (
+    ForegroundSampler,
+    GridAggregator,
+    WeightedSampler,
+    generator,
+    grid_starts,
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride"),
+    [((20, 17, 9), (8, 8, 8), None), ((20, 17, 9), (8, 8, 8), (4, 5, 8)), ((3, 3, 3), (8, 8, 8), None)],
+)
+def test_a_grid_covers_every_voxel_and_goes_back(tmp_path, shape, size, stride):
+    data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    dataset = GridPatchDataset(volume, size, stride)
+    whole = GridAggregator(shape, channels=1)
+    for item in dataset:
+        whole.add(item["image"], item["patch_start"])
+    assert np.allclose(whole.result()[0], data)
+    with pytest.raises(ConfigError):
+        grid_starts(shape, size, (9, 9, 9))
+    with pytest.raises(ConfigError, match="covered by no patch"):
+        GridAggregator(shape).result()
+
+
+def segmented(tmp_path, shape=(40, 36, 30), affine=None):
+    mask_file = tmp_path / "m.nii"
+    import nibabel as nib
+
+    mask = np.zeros(shape, np.uint16)
+    mask[30:33, 2:4, 20:22] = 2
+    nib.save(nib.Nifti1Image(mask, np.diag([1.0, 2, 3, 1]) if affine is None else affine), mask_file)
+    image = nifti(tmp_path / "i.nii", "a", shape=shape)
+    return RadiObject.from_niftis(
+        tmp_path / "r", images={"CT": [(image, "a")], "seg": [(mask_file, "a")]}
+    ), mask
+
+
+def test_foreground_patches_hold_foreground_in_equal_shares(tmp_path):
+    radi, mask = segmented(tmp_path)
+    config = DatasetConfig(LoadingMode.PATCH, (8, 8, 8), 60, ForegroundSampler(p_pos=1.0, label=2))
+    items = list(SegmentationDataset(radi.CT, radi.seg, config))
+    assert all((item["mask"] == 2).any() for item in items)
+    assert len({tuple(item["patch_start"]) for item in items}) > 5
+    for item in items[:5]:
+        box = tuple(slice(int(s), int(s) + 8) for s in item["patch_start"])
+        assert np.array_equal(item["mask"][0], mask[box])
+        assert item["image"].shape == (1, 8, 8, 8)
+        assert item["image"].flags.c_contiguous
+        assert item["image"].flags.writeable
+        assert item["affine"][:3, 3].tolist() == [b.start * s for b, s in zip(box, (1, 2, 3), strict=True)]
+
+
+def test_weighted_and_small_volumes(tmp_path):
+    volume = Volume.from_numpy(tmp_path / "v", np.ones((5, 6, 7), np.int16))
+    weights = np.zeros((5, 6, 7))
+    weights[4, 5, 6] = 1
+    assert WeightedSampler(weights).start(volume, None, (1, 1, 1), generator(0, 0, 0)) == (4, 5, 6)
+    collection = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])}).T1w
+    item = VolumeCollectionDataset(collection, DatasetConfig(LoadingMode.PATCH, (9, 6, 7), fill=-5))[0]
+    assert item["patch_start"].tolist() == [-2, 0, 0]
+    assert (item["image"][0, :2] == -5).all()
+    assert (item["image"][0, 2:7] == item["image"][0, 2, 0, 0]).all()
+
+
+def test_a_mask_beside_its_image_is_refused_at_construction(tmp_path):
+    radi, _ = segmented(tmp_path, affine=np.array([[1.0, 0, 0, 5], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]))
+    with pytest.raises(FormatError, match="5 mm beside"):
+        SegmentationDataset(radi.CT, radi.seg)
+
+
+def test_slices_labels_and_channels(tmp_path):
+    images = {name: pairs(tmp_path / name, ["b", "a"], name) for name in ("T1w", "T2w")}
+    radi = RadiObject.from_niftis(tmp_path / "r", images=images)
+    dataset = VolumeCollectionDataset(
+        [radi.T1w, radi.T2w.iloc[::-1]], DatasetConfig("slice_2d"), labels={"a_T1w": 1, "b_T1w": 0}
+    )
+    assert len(dataset) == 14
+    assert dataset[13]["image"].shape == (2, 5, 6)
+    assert (dataset[13]["label"], dataset[0]["label"]) == (0, 1)
+    assert dataset[0]["image"][1, 0, 0] == radi.get_volume("a_T2w")[0, 0, 0]
+    with pytest.raises(ConfigError, match="no label for b_T1w"):
+        VolumeCollectionDataset(radi.T1w, labels={"a_T1w": 1})
+    with pytest.raises(ConfigError, match="lacks the subjects"):
+        VolumeCollectionDataset([radi.T1w, radi.T2w.iloc[:1]])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_monai_and_torchio(tmp_path):
+    monai = pytest.importorskip("monai.transforms")
+    from voxtier.volumes.training.loaders import ToMetaTensor, as_torchio_subject
+
+    radi, _ = segmented(tmp_path)
+    transform = monai.Compose([ToMetaTensor(), monai.RandFlipd(("image", "mask"), prob=1.0, spatial_axis=0)])
+    item = SegmentationDataset(radi.CT, radi.seg, DatasetConfig("patch", (8, 8, 8)), transform)[0]
+    plain = SegmentationDataset(radi.CT, radi.seg, DatasetConfig("patch", (8, 8, 8)))[0]
+    assert np.allclose(np.asarray(item["image"])[:, ::-1], plain["image"])
+    meta = ToMetaTensor()(dict(plain))["image"]
+    assert np.allclose(np.asarray(meta.affine), plain["affine"])
+    pytest.importorskip("torchio")
+    subject = as_torchio_subject(plain)
+    assert subject.image.spatial_shape == (8, 8, 8)
+    assert np.allclose(subject.mask.affine, plain["affine"])
+
+
+def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(tmp_path, monkeypatch):
+    from voxtier.volumes.store import foreground
+
+    rng = np.random.default_rng(0)
+    truth = (rng.random((37, 20, 50)) < 0.1).astype(np.uint8) * rng.integers(
+        1, 5, (37, 20, 50), dtype=np.uint8
+    )
+    import nibabel as nib
+
+    nib.save(nib.Nifti1Image(truth, np.eye(4)), tmp_path / "m.nii")
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"seg": [(tmp_path / "m.nii", "a")]})
+    mask = radi.seg.iloc[0]
+
+    def naive(label):
+        inside = truth != 0 if label is None else truth == label
+        places = np.argwhere(inside) // foreground.BLOCK
+        counts = np.zeros((3, 2, 4), np.int64)
+        np.add.at(counts, tuple(places.T), 1)
+        return counts
+
+    reads = []
+    read = Volume.read
+    monkeypatch.setattr(Volume, "read", lambda self, *key, **kw: reads.append(key) or read(self, *key, **kw))
+    for label in (None, 1, 4, 7):
+        assert np.array_equal(ForegroundSampler(1.0, label)._block_counts(mask), naive(label))
+    assert reads == []
+    truth[3:9, 3:9, 3:9] = 4
+    mask.update((3, 3, 3), truth[3:9, 3:9, 3:9])
+    for label in (None, 1, 4, 0):
+        assert np.array_equal(ForegroundSampler(1.0, label)._block_counts(mask), naive(label))
+    assert reads
+
+
+@pytest.mark.parametrize("spoilt", ["", "{}", '{"of": 1, "labels": [1], "counts": "AAAA"}', "[]", "\x00"])
+def test_a_spoilt_note_is_no_note(tmp_path, spoilt):
+    from voxtier.volumes.store import foreground
+    from voxtier.volumes.tiledb.session import Session
+
+    volume = Volume.from_numpy(tmp_path / "v", np.ones((5, 6, 7), np.uint8))
+    meta = {foreground.META_KEY: spoilt}
+    assert foreground.noted(volume.uri, meta, volume.shape, None, Session.of(None)) is None
+
+
+def test_images_that_are_no_segmentations_are_not_counted(tmp_path):
+    from voxtier.volumes.store import foreground
+
+    rng, shape = np.random.default_rng(0), (33, 33, 33)
+    others = [rng.integers(0, 200, shape).astype(np.int16), rng.normal(size=shape), -np.ones(shape, np.int8)]
+    others += [np.full(shape, 300, np.int16), np.zeros(shape, np.uint8), np.ones((33, 33, 33, 2), np.uint8)]
+    for image in [*others, np.ones((4, 4, 4), np.uint8)]:
+        assert foreground._labels(image) == []
+    labels = np.zeros(shape, np.int16)
+    labels[3, 4, 5:7] = 2, 255
+    assert foreground._labels(labels) == [2, 255]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchio_puts_our_patches_back_into_the_volume(tmp_path):
+    torchio, torch = pytest.importorskip("torchio"), pytest.importorskip("torch")
+    data = np.random.default_rng(0).normal(size=(24, 20, 16)).astype(np.float32)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    subject = torchio.Subject(image=torchio.ScalarImage(tensor=torch.from_numpy(data[None])))
+    aggregator = torchio.GridAggregator(torchio.GridSampler(subject, (8, 10, 8), 4), overlap_mode="average")
+    for item in GridPatchDataset(volume, (8, 10, 8), (4, 6, 4)):
+        aggregator.add_batch(torch.from_numpy(item["image"][None]), torch.from_numpy(item["location"][None]))
+    assert np.allclose(aggregator.get_output_tensor()[0].numpy(), data, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_foreground_shares_are_those_of_monai(tmp_path):
+    """The centre of a patch is foreground as often as with RandCropByPosNegLabeld at the same ratio."""
+    transforms = pytest.importorskip("monai.transforms")
+    import nibabel as nib
+
+    mask = np.zeros((40, 36, 30), np.uint8)
+    mask[10:20, 12:20, 10:16] = 1
+    nib.save(nib.Nifti1Image(mask, np.diag([1.0, 2, 3, 1])), tmp_path / "m.nii")
+    image = nifti(tmp_path / "i.nii", "a", shape=mask.shape)
+    images = {"CT": [(image, "a")], "seg": [(tmp_path / "m.nii", "a")]}
+    radi = RadiObject.from_niftis(tmp_path / "r", images=images)
+    count = 400
+    config = DatasetConfig(LoadingMode.PATCH, (9, 9, 9), count, ForegroundSampler(p_pos=0.75))
+    ours = np.mean([item["mask"][0, 4, 4, 4] > 0 for item in SegmentationDataset(radi.CT, radi.seg, config)])
+    crop = transforms.RandCropByPosNegLabeld(("mask",), "mask", (9, 9, 9), pos=3, neg=1, num_samples=count)
+    crop.set_random_state(0)
+    theirs = np.mean([np.asarray(item["mask"])[0, 4, 4, 4] > 0 for item in crop({"mask": mask[None]})])
+    assert abs(ours - theirs) < 0.1
+    assert abs(ours - 0.75) < 0.1

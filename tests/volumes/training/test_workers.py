@@ -1,0 +1,177 @@
+"""DataLoader workers under fork, spawn and forkserver.
+
+No hang, equal bytes, different epochs, disjoint ranks.
+"""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from volumes.images import nifti  # noqa: E402
+from voxtier.errors import FormatError  # noqa: E402
+from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure  # noqa: E402
+from voxtier.volumes.training.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
+from voxtier.volumes.training.loaders import (  # noqa: E402
+    create_distributed_dataloader,
+    create_training_dataloader,
+    data_loader,
+)
+
+# other tests of this process use TileDB's default context, which makes tiledb-py warn at every fork; Python
+# 3.12 warns too
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create 4 worker",
+    "ignore:TileDB is a multithreading library",
+    "ignore:.*multi-threaded.*fork:DeprecationWarning",
+)
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    configure(tile=TileConfig("isotropic", 16, 16, 16), io=ReadConfig(concurrency=2))
+    images = []
+    rng = np.random.default_rng(0)
+    import nibabel as nib
+
+    for subject in "dbca":
+        path = nifti(tmp_path / f"{subject}.nii", subject)
+        voxels = rng.integers(0, 1000, (40, 36, 30)).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+        images.append((path, subject))
+    return RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
+
+
+def patches(collection, **options):
+    return VolumeCollectionDataset(collection, DatasetConfig(LoadingMode.PATCH, (16, 16, 16), 3, **options))
+
+
+def keep(items):
+    """Collate: the items as they are (a module-level function, so that spawn can find it)."""
+    return items
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.timeout(240)
+def test_every_way_to_start_workers(cohort, workers, method, persistent):
+    if workers == 0 and (persistent or method != "fork"):
+        pytest.skip("no worker to start")
+    if workers == 4 and method != "fork" and persistent:
+        pytest.skip("covered by one worker: each of these starts takes seconds")
+    dataset = patches(cohort.T1w)
+    expected = [dataset[i] for i in range(len(dataset))]  # the parent has read: its threads and handles exist
+    loader = data_loader(
+        dataset, batch_size=2, num_workers=workers, start_method=method if workers else None, collate_fn=keep,
+        **({"persistent_workers": persistent} if workers else {}),
+    )  # fmt: skip
+    first = [item for batch in loader for item in batch]
+    assert [item["obs_id"] for item in first] == [item["obs_id"] for item in expected]
+    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, expected, strict=True))
+    second = [item for batch in loader for item in batch]
+    starts = [tuple(item["patch_start"]) for item in second]
+    assert starts != [tuple(item["patch_start"]) for item in first]
+    dataset.set_epoch(1)
+    assert starts == [tuple(dataset[i]["patch_start"]) for i in range(len(dataset))]
+
+
+def read_in_child(volume, wanted, queue):
+    queue.put(np.array_equal(volume.to_numpy(), wanted) and np.array_equal(volume.axial(3), wanted[:, :, 3]))
+
+
+@pytest.mark.parametrize("direct", ["0", "1"])
+@pytest.mark.timeout(240)
+def test_a_forked_child_reads_after_its_parent(tmp_path, direct, monkeypatch):
+    monkeypatch.setenv("VOXTIER_DIRECT", direct)
+    data = np.random.default_rng(0).integers(0, 99, (50, 60, 70)).astype(np.int16)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    assert np.array_equal(volume.to_numpy(), data)
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=read_in_child, args=(volume, data, queue)) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert [queue.get(timeout=200) for _ in children] == [True] * 3
+    for child in children:
+        child.join(20)
+        assert child.exitcode == 0
+    assert np.array_equal(volume.to_numpy(), data)
+
+
+def test_the_same_seed_gives_the_same_patches_whatever_the_workers(cohort):
+    def starts(workers, seed):
+        loader = create_training_dataloader(
+            cohort.T1w,
+            (16, 16, 16),
+            patches_per_volume=2,
+            seed=seed,
+            num_workers=workers,
+            collate_fn=keep,
+            batch_size=3,
+        )
+        return [[(i["obs_id"], *i["patch_start"]) for batch in loader for i in batch] for _ in range(2)]
+
+    assert starts(0, 1) == starts(2, 1)
+    assert starts(0, 1) != starts(0, 2)
+    one, two = starts(0, 1)
+    assert one != two
+
+
+def test_ranks_are_disjoint_and_complete(cohort):
+    dataset = patches(cohort.T1w)
+    seen = []
+    for rank in range(3):
+        loader = create_distributed_dataloader(dataset, rank=rank, world_size=3, collate_fn=keep)
+        seen.append({(i["obs_id"], *i["patch_start"]) for batch in loader for i in batch})
+    assert sum(map(len, seen)) == len(set().union(*seen)) == len(dataset)
+
+
+class Raises:
+    """A transform that meets a bad volume."""
+
+    def __call__(self, sample):
+        raise FormatError("bad_tile", 7, "on purpose")
+
+
+class Dies:
+    """A transform whose process is killed."""
+
+    def __call__(self, sample):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_exceptions_keep_their_type_and_text(cohort):
+    dataset = VolumeCollectionDataset(cohort.T1w, transform=Raises())
+    with pytest.raises(Exception, match="on purpose"):
+        next(iter(data_loader(dataset, num_workers=1, collate_fn=keep)))
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_worker_does_not_hang(cohort):
+    dataset = VolumeCollectionDataset(cohort.T1w, transform=Dies())
+    with pytest.raises(RuntimeError, match="worker"):
+        next(iter(data_loader(dataset, num_workers=1, collate_fn=keep)))
+
+
+def budget_of(_):
+    from voxtier.volumes import cache_stats
+
+    return cache_stats()["budget"]
+
+
+class Budget:
+    """A transform that tells the cache's budget in this process."""
+
+    def __call__(self, sample):
+        return budget_of(sample)
+
+
+def test_workers_share_the_budget(cohort):
+    dataset = VolumeCollectionDataset(cohort.T1w, transform=Budget())
+    assert set(data_loader(dataset, num_workers=2, collate_fn=lambda items: items[0])) == {(512 << 20) // 2}
