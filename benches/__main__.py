@@ -14,22 +14,23 @@ from pathlib import Path
 from benches.measure import RESULTS, Result, machine, say
 from benches.report import write_report
 
-JOURNEYS = [
-    "small_files",
-    "slides",
-    "functional_groups",
-    "pydicom_files",
-    "tables",
-    "index_run",
-    "memory",
-    "ranking",
-    "replay",
-    "spark_job",
-    "tensors",
-    "volume_reads",
-    "volume_writes",
-    "volume_s3",
-]
+# name -> module below benches.journeys
+JOURNEYS = {
+    "small_files": "dicom.small_files",
+    "slides": "dicom.slides",
+    "functional_groups": "dicom.functional_groups",
+    "pydicom_files": "dicom.pydicom_files",
+    "tables": "frames.tables",
+    "index_run": "frames.index_run",
+    "memory": "frames.memory",
+    "ranking": "frames.ranking",
+    "replay": "frames.replay",
+    "spark_job": "frames.spark_job",
+    "tensors": "tensors",
+    "volume_reads": "volumes.reads",
+    "volume_writes": "volumes.writes",
+    "volume_s3": "volumes.s3",
+}
 
 
 def verdicts(found: list[Result]) -> None:
@@ -58,7 +59,7 @@ def main() -> int:
     for name in chosen.journeys or JOURNEYS:
         with tempfile.TemporaryDirectory(prefix="voxtier-bench-", dir=chosen.folder or "/var/tmp") as folder:
             races: list[Result] = []
-            journey = importlib.import_module(f"benches.{name}")
+            journey = importlib.import_module(f"benches.journeys.{JOURNEYS[name]}")
             for race in journey.run(Path(folder), quick=chosen.quick, rounds=chosen.rounds):
                 say(race)
                 races.append(race)
@@ -66,7 +67,7 @@ def main() -> int:
         content = {"machine": machine(), "quick": chosen.quick, "races": [asdict(race) for race in races]}
         (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     verdicts(found)
-    report = write_report(RESULTS, JOURNEYS)
+    report = write_report(RESULTS, list(JOURNEYS))
     print(f"\n{time.perf_counter() - started:.0f} s; report: {report}", file=sys.stderr)
     return 0
 

@@ -25,8 +25,8 @@ import pydicom  # noqa: E402
 from pydicom.data import get_testdata_files  # noqa: E402
 from pydicom.encaps import get_frame  # noqa: E402
 
-from benches.files import Slide, slide  # noqa: E402
-from benches.slides import with_pydicom  # noqa: E402
+from benches.inputs.files import Slide, slide  # noqa: E402
+from benches.journeys.dicom.slides import with_pydicom  # noqa: E402
 from oracles import pydicom_truth  # noqa: E402
 from voxtier.frames import FrameTable, read_frame, read_table, read_tables  # noqa: E402
 

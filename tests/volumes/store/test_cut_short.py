@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from volumes.cohort.test_identity import check
 
+from volumes.cohort.test_identity import check
 from volumes.images import code_of, pairs, series
 from voxtier.errors import FormatError, NotFoundError
 from voxtier.volumes import (

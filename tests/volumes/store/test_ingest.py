@@ -16,8 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tiledb
-from volumes.cohort.test_identity import check
 
+from volumes.cohort.test_identity import check
 from volumes.images import code_of, nifti, pairs
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
 from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection

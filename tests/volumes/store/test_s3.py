@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("obstore")
 
 from volumes.cohort.test_identity import check
-
 from volumes.images import pairs
 from volumes.store.s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, started
 from voxtier.errors import BackendError, NotFoundError, VoxtierError

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import tiledb
-from volumes.cohort.test_identity import check
 
+from volumes.cohort.test_identity import check
 from volumes.images import pairs
 from voxtier.errors import ConfigError
 from voxtier.volumes import CompressionConfig, RadiObject, ReadConfig, TileConfig, Volume, configure

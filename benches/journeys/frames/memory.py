@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benches.entries import filled, paths_of
+from benches.inputs.entries import filled, paths_of
+from benches.journeys.frames.weights import weights
 from benches.measure import Goal, Result, Way, race, timed
-from benches.weights import weights
 
 JOURNEY = "memory"
 

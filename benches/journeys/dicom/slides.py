@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 from pydicom.encaps import generate_fragments, parse_basic_offsets, parse_fragments
 
-from benches.files import Slide, slide
+from benches.inputs.files import Slide, slide
 from benches.measure import Goal, Lap, Result, Way, dropped_from_cache, elsewhere, floor_binary, race, timed
 from voxtier.frames import read_frame, read_table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pydicom
 
-from benches.files import ct_files
+from benches.inputs.files import ct_files
 from benches.measure import (
     ROOT,
     Goal,

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pydicom
 
-from benches.files import ct_header, slide
+from benches.inputs.files import ct_header, slide
 from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
 from builders import dicom, element
 from peak import PEAK_KIB

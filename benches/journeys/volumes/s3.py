@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from benches.journeys.volumes.reads import digests, tile_of
 from benches.measure import Goal, Lap, Result, Way, race
-from benches.radiobject_rival import PYTHON, Rival
-from benches.volume_reads import digests, tile_of
+from benches.rivals.radiobject import PYTHON, Rival
 from voxtier.volumes import RadiObject, S3Config, Volume, configure, configured
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
 from volumes.store.s3_server import KEY, SECRET, Server
 
 

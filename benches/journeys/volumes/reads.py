@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
-from benches.radiobject_rival import PYTHON, Rival
-from benches.volume_rivals import ct, mri, peers, tiledb_reader
+from benches.rivals.radiobject import PYTHON, Rival
+from benches.rivals.volume_formats import ct, mri, peers, tiledb_reader
 from voxtier.volumes import (
     RadiObject,
     ReadConfig,

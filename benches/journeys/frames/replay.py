@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from benches.inputs.traces import HOUR, Trace, mixed, statistics_at, viewer
 from benches.measure import Result
-from benches.traces import HOUR, Trace, mixed, statistics_at, viewer
 from voxtier._core import simulate
 from voxtier.frames import FrameCache, FrameTable, read_table, top_n
 
@@ -177,7 +177,7 @@ def paths(trace: Trace) -> list[str]:
 
 def one_frame(folder: Path) -> tuple[FrameTable, int]:
     """Return a real table of one frame, and what an entry with it weighs."""
-    from benches.files import ct_files
+    from benches.inputs.files import ct_files
 
     if not (folder / "ct").exists():
         ct_files(folder / "ct", 1)

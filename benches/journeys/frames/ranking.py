@@ -105,7 +105,7 @@ def best_of_many(rows: int, rounds: int) -> Result:
 _BASELINE = """
 import json, os, sys, time
 os.environ["VOXTIER_CPU"] = "baseline"
-from benches.ranking import NOW, columns
+from benches.journeys.frames.ranking import NOW, columns
 from voxtier.frames import top_n
 rows = int(sys.argv[1])
 given = columns(rows)
@@ -147,7 +147,7 @@ def _top(scores: Any, n: int) -> list[int]:
 
 def fill(folder: Path, store: FrameStore, files: int) -> None:
     """Index one real table under many paths, with statistics of a year."""
-    from benches.files import slide
+    from benches.inputs.files import slide
 
     made = slide(folder / "slide.dcm", 50, 10_000, "none")
     table = read_table(made.path, verify="all")

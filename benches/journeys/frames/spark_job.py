@@ -1,6 +1,6 @@
 """Journey: a catalogue of small files indexed by Spark tasks, by the plain driver, and one row at a time.
 
-python -m benches.spark_job [--quick]        prints one JSON object
+python -m benches.journeys.frames.spark_job [--quick]        prints one JSON object
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import psycopg
 
-from benches.index_run import dsn_of, make_frame_rows, rows_one_by_one, small_files
+from benches.journeys.frames.index_run import dsn_of, make_frame_rows, rows_one_by_one, small_files
 from benches.measure import Goal, Lap, Result, Way, machine, race, say
 from voxtier.frames.databricks.spark import BOTCacheBuilder, local_session
 from voxtier.frames.indexing.run import FileIndexer, index_files

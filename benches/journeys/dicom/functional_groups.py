@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pydicom
 
-from benches.files import functional_groups
+from benches.inputs.files import functional_groups
 from benches.measure import Goal, Result, Way, elsewhere, race, timed
 from voxtier.frames import read_frame, read_table
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from benches.files import slide
+from benches.inputs.files import slide
 from benches.measure import Goal, Result, Way, race, timed
 from voxtier.frames import FrameTable, read_frame, read_table
 

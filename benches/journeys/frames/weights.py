@@ -20,7 +20,7 @@ def weights(*, quick: bool) -> list[Result]:
 
 _ENTRIES = """
 import gc, json, sys, time
-from benches.entries import filled, rss
+from benches.inputs.entries import filled, rss
 kind, count = sys.argv[1], int(sys.argv[2])
 if kind == "cachebox":
     import cachebox
@@ -142,7 +142,7 @@ def dicts(offsets: list[int], lengths: list[int]) -> float:
 _CHURN = """
 import json, sys
 import numpy as np
-from benches.entries import rss
+from benches.inputs.entries import rss
 from voxtier.frames import FrameCache
 dice = np.random.default_rng(1)
 cache = FrameCache(200 << 20)

@@ -10,10 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from benches.journeys.volumes.reads import (
+    EVERY,
+    naive_store,
+    naive_tiledb,
+    reads,
+    rival_process,
+    stored,
+    tile_of,
+)
 from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
-from benches.radiobject_rival import Rival
-from benches.volume_reads import EVERY, naive_store, naive_tiledb, reads, rival_process, stored, tile_of
-from benches.volume_rivals import ct, mri, peers, tiledb_reader
+from benches.rivals.radiobject import Rival
+from benches.rivals.volume_formats import ct, mri, peers, tiledb_reader
 from voxtier.volumes import CompressionConfig, Compressor, RadiObject, TileConfig, Volume, configured
 
 SUBJECTS = 20

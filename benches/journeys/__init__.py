@@ -1,0 +1,1 @@
+"""One file a journey: what is measured, against whom, with which goals."""

@@ -1,0 +1,1 @@
+"""How fast tables come out of DICOM files."""

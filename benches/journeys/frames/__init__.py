@@ -1,0 +1,1 @@
+"""How fast the three tiers answer, fill and rank."""

@@ -1,0 +1,1 @@
+"""How fast volumes are read and written."""
