@@ -32,11 +32,11 @@ def main() -> None:
         write("parse", case.name, case.content)
     for path in TORCH_FILES.rglob("*.pt"):
         if path.stat().st_size <= LARGEST:
-            write("ptfile", f"{path.parent.name}-{path.stem}", WHOLE_FILE + path.read_bytes())
+            write("torch_file", f"{path.parent.name}-{path.stem}", WHOLE_FILE + path.read_bytes())
     for name, program in PICKLES.items():
-        write("ptfile", name, PICKLE + program)
+        write("torch_file", name, PICKLE + program)
     for number in range(64):  # the target builds the file of a few numbers: shape, extents, filters, ranges
-        write("tiles", str(number), random.Random(number).randbytes(12 + number))
+        write("tiledb", str(number), random.Random(number).randbytes(12 + number))
     try:
         from voxtier.frames import read_table
     except ImportError:

@@ -12,31 +12,13 @@
 
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 
-mod names;
-
-pub mod bulk;
-pub mod cached_table;
-pub mod copy_rows;
-pub mod cpu;
+pub mod base;
 pub mod dicom;
-pub mod error;
-pub mod fork_lock;
-pub mod frame_cache;
-pub mod frame_table;
-pub mod index;
-pub mod lru;
-pub mod packed;
-pub mod priority;
-pub mod ptfile;
-pub mod record;
-pub mod replay;
-pub mod source;
-pub mod tiles;
-pub mod top_n;
-mod varint;
-pub mod window;
+pub mod frames;
+pub mod tiledb;
+pub mod torch_file;
 
 #[cfg(feature = "python")]
 mod python;
 
-pub use error::{Error, ErrorKind, Result};
+pub use base::error::{Error, ErrorKind, Result};

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
-use _core::lru::{Class, Lru, Put, Record, Request, Stored};
+use _core::frames::lru::{Class, Lru, Put, Record, Request, Stored};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut lru = Lru::new(3000, 0.5, 10);

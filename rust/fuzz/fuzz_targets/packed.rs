@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use _core::frame_table::{FrameTable, Layout};
-use _core::packed::{self, Table};
+use _core::frames::table::{FrameTable, Layout};
+use _core::frames::packed::{self, Table};
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT: u64 = 1 << 40;

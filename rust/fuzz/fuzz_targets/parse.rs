@@ -3,9 +3,9 @@
 #![no_main]
 
 use _core::dicom::{read_frame, read_table};
-use _core::frame_table::{FrameTable, OffsetsIn, Verify};
-use _core::source::{Bytes, Fingerprint, Source};
-use _core::window::Buffer;
+use _core::frames::table::{FrameTable, OffsetsIn, Verify};
+use _core::base::source::{Bytes, Fingerprint, Source};
+use _core::base::window::Buffer;
 use libfuzzer_sys::fuzz_target;
 
 /// The same bytes as a source that is not memory, so that windows and buffers are on the way.

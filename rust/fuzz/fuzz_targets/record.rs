@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use _core::cached_table::decode_meta;
-use _core::record::{decode, encode};
+use _core::frames::cached::decode_meta;
+use _core::frames::record::{decode, encode};
 use libfuzzer_sys::fuzz_target;
 
 const MAGIC: usize = 4;

@@ -3,9 +3,9 @@
 use arrayvec::ArrayString;
 
 use super::element::{Element, Encoding, Tag, UNDEFINED, hop};
-use super::notes::{Note, Notes};
-use crate::error::{Error, ErrorKind, Result};
-use crate::window::Window;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::window::Window;
+use crate::frames::notes::{Note, Notes};
 
 /// Sequences may nest this deep; the deepest seen in the wild is below 20.
 const DEEPEST: usize = 256;

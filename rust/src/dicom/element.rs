@@ -1,8 +1,8 @@
 //! Data element headers (PS3.5 7.1): tag, value representation, length.
 
-use super::notes::{Note, Notes};
-use crate::error::Result;
-use crate::window::Window;
+use crate::base::error::Result;
+use crate::base::window::Window;
+use crate::frames::notes::{Note, Notes};
 
 /// `FFFFFFFF`: the value goes on until its delimiter (PS3.5 7.5).
 pub const UNDEFINED: u32 = u32::MAX;

@@ -2,9 +2,9 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Fingerprint, Source};
-use crate::window::{Buffer, Window};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Fingerprint, Source};
+use crate::base::window::{Buffer, Window};
 
 /// Inflated bytes that are kept for the parser: headers end long before.
 const MOST_KEPT: usize = 64 << 20;

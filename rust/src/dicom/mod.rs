@@ -7,26 +7,22 @@
 
 pub mod dataset;
 pub mod element;
-pub mod fragments;
-pub mod grouping;
+pub mod encapsulated;
 pub mod inflate;
 pub mod native;
-pub mod notes;
-pub mod offset_table;
 pub mod part10;
-pub mod tiff;
-pub mod walk;
 
+use crate::frames::notes::{Note, Notes};
 use dataset::Header;
 use element::{Element, Encoding, Tag, UNDEFINED};
-use notes::{Note, Notes};
-use offset_table::{LengthsAgree, OffsetTable};
+use encapsulated::offset_table::{self, LengthsAgree, OffsetTable};
+use encapsulated::{fragments, grouping, tiff, walk};
 use part10::Container;
 
-use crate::error::Result;
-use crate::frame_table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Verified, Verify};
-use crate::source::{Access, Source};
-use crate::window::{Buffer, Window};
+use crate::base::error::Result;
+use crate::base::source::{Access, Source};
+use crate::base::window::{Buffer, Window};
+use crate::frames::table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Verified, Verify};
 
 /// Parser version: stored with every row, so that a better parser re-reads what an older one wrote.
 pub const PARSER_VERSION: u16 = 1;
@@ -314,7 +310,7 @@ pub fn read_by_table(source: &dyn Source, table: &FrameTable, index: usize) -> R
             },
             OffsetsIn::File => {
                 let length = usize::try_from(end - start).unwrap_or(usize::MAX);
-                crate::source::read_exact(source, start, length)?
+                crate::base::source::read_exact(source, start, length)?
             }
         };
         if out.is_empty() { out = bytes } else { out.extend(bytes) }
@@ -334,7 +330,7 @@ fn inflate_frame(source: &dyn Source, start: u64, end: u64) -> Result<Vec<u8>> {
 fn strip_span(source: &dyn Source, start: u64, end: u64) -> Result<Option<Vec<u8>>> {
     let Some(first) = start.checked_sub(8) else { return Ok(None) };
     let length = usize::try_from(end - first).unwrap_or(usize::MAX);
-    let mut bytes = crate::source::read_exact(source, first, length)?;
+    let mut bytes = crate::base::source::read_exact(source, first, length)?;
     let item = |at: usize| match bytes.get(at..)?.first_chunk::<8>()? {
         [0xFE, 0xFF, 0x00, 0xE0, length @ ..] => usize::try_from(u32::from_le_bytes(*length)).ok(),
         _ => None,

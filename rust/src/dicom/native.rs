@@ -2,9 +2,9 @@
 
 use super::dataset::{Attributes, Header};
 use super::element::Element;
-use super::notes::{Note, Notes};
-use crate::error::{Error, ErrorKind, Result};
-use crate::frame_table::{Layout, Native};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::frames::notes::{Note, Notes};
+use crate::frames::table::{Layout, Native};
 
 /// Frames beyond this number must be plausible for the size of the value.
 const FRAMES_BEFORE_DOUBT: u64 = 4096;

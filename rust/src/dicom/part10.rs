@@ -2,9 +2,9 @@
 
 use super::dataset::Uid;
 use super::element::{Element, Encoding, sniff};
-use super::notes::{Note, Notes};
-use crate::error::{Error, ErrorKind, Result};
-use crate::window::Window;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::window::Window;
+use crate::frames::notes::{Note, Notes};
 
 /// Where the data set begins and how it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,15 +8,15 @@ use pyo3::types::{PyBytes, PyDict};
 
 use super::frame_table::{PyFrameTable, short};
 use super::sources::with_source;
-use crate::cached_table;
-use crate::copy_rows;
-use crate::error::{Error, ErrorKind};
-use crate::fork_lock::Guard;
-use crate::frame_cache::{FrameCache, class_of, look_up, read_frames, request};
-use crate::frame_table::{FrameTable, ItemsView, LayoutView};
-use crate::lru::{Access, Class, Lru, Put, Slot, Stored};
-use crate::packed::Table;
-use crate::replay::{self, Policy};
+use crate::base::error::{Error, ErrorKind};
+use crate::base::fork_lock::Guard;
+use crate::frames::cache::{FrameCache, class_of, look_up, read_frames, request};
+use crate::frames::cached;
+use crate::frames::copy_rows;
+use crate::frames::lru::{Access, Class, Lru, Put, Slot, Stored};
+use crate::frames::packed::Table;
+use crate::frames::replay::{self, Policy};
+use crate::frames::table::{FrameTable, ItemsView, LayoutView};
 
 /// Touches that are not worth giving up the GIL, and for which others wait for the mutex.
 const TOUCHED_WITH_GIL: usize = 256;
@@ -48,7 +48,7 @@ impl PyFrameCache {
         etag: Option<&str>,
         put: Put,
     ) -> PyResult<Stored> {
-        let record = cached_table::record(key, table, etag)?;
+        let record = cached::record(key, table, etag)?;
         Ok(self.lock(py).put(record, put))
     }
 }
@@ -64,7 +64,7 @@ fn no_frame(frame: impl std::fmt::Display, slot: &Slot) -> PyErr {
 }
 
 fn limit_of(slot: &Slot) -> u64 {
-    cached_table::limit(slot.meta()).filter(|&limit| limit != 0).unwrap_or(u64::MAX)
+    cached::limit(slot.meta()).filter(|&limit| limit != 0).unwrap_or(u64::MAX)
 }
 
 /// Offset and length of a frame that is one range.
@@ -165,11 +165,11 @@ impl PyFrameCache {
         let slot = guard.peek(key.as_bytes())?;
         let (meta, value) = (slot.meta().to_vec(), slot.value().to_vec());
         drop(guard);
-        py.detach(|| cached_table::whole(&meta, &value)).map(Into::into)
+        py.detach(|| cached::whole(&meta, &value)).map(Into::into)
     }
 
     fn etag(&self, py: Python<'_>, key: &str) -> Option<String> {
-        cached_table::decode_meta(self.lock(py).peek(key.as_bytes())?.meta())?.1
+        cached::decode_meta(self.lock(py).peek(key.as_bytes())?.meta())?.1
     }
 
     /// Frames read from `source` by the table of `key`; None when the key is absent.
@@ -228,7 +228,7 @@ impl PyFrameCache {
         let table = FrameTable { transfer_syntax_uid, pixel_data_pos, ..FrameTable::default() };
         let layout = LayoutView::Items(ItemsView { offsets, lengths, frame_first: None });
         let put = Put { class: parse_class(klass)?, ..Put::default() };
-        let record = cached_table::record_of(key, &table, layout, etag)?;
+        let record = cached::record_of(key, &table, layout, etag)?;
         Ok(self.lock(py).put(record, put) == Stored::Yes)
     }
 

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-use crate::error::{Error, ErrorKind};
+use crate::base::error::{Error, ErrorKind};
 
 pyo3::import_exception!(voxtier.errors, FormatError);
 pyo3::import_exception!(voxtier.errors, SourceError);

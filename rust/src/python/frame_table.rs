@@ -11,14 +11,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use super::sources::with_source;
+use crate::base::error::Result;
+use crate::base::source::Fingerprint;
+use crate::base::window::Buffer;
 use crate::dicom::dataset::Attributes;
-use crate::dicom::notes::Note;
 use crate::dicom::{self, PARSER_VERSION};
-use crate::error::Result;
-use crate::frame_table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Status, Verified, Verify};
-use crate::source::Fingerprint;
-use crate::window::Buffer;
-use crate::{packed, record};
+use crate::frames::notes::Note;
+use crate::frames::table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Status, Verified, Verify};
+use crate::frames::{packed, record};
 
 #[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
 pub struct PyFrameTable {

@@ -10,10 +10,10 @@ use pyo3::types::{PyBytes, PyList, PyString};
 
 use super::frame_table::parse_verify;
 use super::path_of;
-use crate::bulk::Bulk;
-use crate::error::{Error, ErrorKind};
-use crate::index::{COLUMNS, Indexed, Job, LONGEST_PATH, index_path, refused_status, storable};
-use crate::source::Fingerprint;
+use crate::base::error::{Error, ErrorKind};
+use crate::base::parallel_read::Bulk;
+use crate::base::source::Fingerprint;
+use crate::frames::index::{COLUMNS, Indexed, Job, LONGEST_PATH, index_path, refused_status, storable};
 
 /// Files in one job of the pool.
 const CHUNK: usize = 8;
@@ -139,7 +139,7 @@ fn status_of_kind(kind: &str) -> PyResult<&'static str> {
 #[pyfunction]
 fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     use std::os::unix::ffi::OsStrExt;
-    Ok(PyBytes::new(py, &crate::index::key(source, path_of(path)?.as_os_str().as_bytes())))
+    Ok(PyBytes::new(py, &crate::frames::index::key(source, path_of(path)?.as_os_str().as_bytes())))
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -7,8 +7,8 @@ mod index;
 mod priority;
 mod sources;
 mod table_reader;
-mod tensors;
-mod tiles;
+mod tiledb;
+mod torch_file;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -36,8 +36,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     index::register(module)?;
     priority::register(module)?;
     table_reader::register(module)?;
-    tiles::register(module)?;
-    tensors::register(module)?;
+    tiledb::register(module)?;
+    torch_file::register(module)?;
     // The stub has no `__all__`: what it declares is what there is.
     module.delattr("__all__")
 }

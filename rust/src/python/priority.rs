@@ -6,8 +6,8 @@ use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 
-use crate::priority::{self, Columns, Formula};
-use crate::top_n::top_n as best;
+use crate::frames::priority::top_n::top_n as best;
+use crate::frames::priority::{self, Columns, Formula};
 
 type Times<'py> = PyReadonlyArray1<'py, i64>;
 

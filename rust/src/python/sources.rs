@@ -10,8 +10,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Bytes, FileSource, Fingerprint, RangedSource, Source};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Bytes, FileSource, Fingerprint, RangedSource, Source};
 
 /// More threads than this only wait for one another in the page cache.
 const MOST_READERS: usize = 4;

@@ -10,12 +10,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyIterator;
 
 use super::frame_table::{PyFrameTable, parse_verify};
-use crate::bulk::Bulk;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::parallel_read::Bulk;
+use crate::base::source::FileSource;
+use crate::base::window::Buffer;
 use crate::dicom;
-use crate::error::{Error, ErrorKind, Result};
-use crate::frame_table::FrameTable;
-use crate::source::FileSource;
-use crate::window::Buffer;
+use crate::frames::table::FrameTable;
 
 /// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so
 /// these go in large batches; slides and cold storage go one by one, and no table waits for others.

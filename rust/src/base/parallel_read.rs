@@ -1,0 +1,103 @@
+//! Many files at once: blocking threads keep enough reads in flight for cold storage, whatever the number
+//! of cores, and results come back as they are ready.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::base::window::Buffer;
+
+/// A pool of readers that lives as long as one bulk read. Jobs go in and outcomes come out in batches.
+pub struct Bulk<J, O> {
+    jobs: Option<SyncSender<Vec<J>>>,
+    outcomes: Mutex<Receiver<Vec<O>>>,
+    threads: Vec<JoinHandle<()>>,
+    /// A forked child inherits the object but not the threads.
+    pid: u32,
+}
+
+impl<J: Send + 'static, O: Send + 'static> Bulk<J, O> {
+    /// Starts `threads` readers, each with a buffer of its own; `queue` batches may wait before
+    /// [`Bulk::submit`] blocks.
+    pub fn start<W>(threads: usize, queue: usize, work: W) -> std::io::Result<Self>
+    where
+        W: Fn(J, &mut Buffer) -> O + Send + Sync + 'static,
+    {
+        let (jobs, receiver) = sync_channel(queue);
+        let (sender, outcomes) = channel();
+        let shared = Arc::new((Mutex::new(receiver), work));
+        let threads = (0..threads.max(1))
+            .map(|_| {
+                let (shared, sender) = (Arc::clone(&shared), sender.clone());
+                let builder = std::thread::Builder::new().name("voxtier-read".to_owned());
+                builder.spawn(move || {
+                    let (receiver, work) = &*shared;
+                    let mut buffer = Buffer::default();
+                    loop {
+                        let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok(batch): Result<Vec<J>, _> = next else { return };
+                        let work = || batch.into_iter().map(|job| work(job, &mut buffer)).collect();
+                        // A bug must not let the caller wait for ever: an empty answer says that one was met.
+                        let outcomes = catch_unwind(AssertUnwindSafe(work)).unwrap_or_default();
+                        if sender.send(outcomes).is_err() {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let (jobs, outcomes) = (Some(jobs), Mutex::new(outcomes));
+        Ok(Self { jobs, outcomes, threads, pid: std::process::id() })
+    }
+
+    /// Hands over a batch; waits while the queue is full. `false` once all readers are gone.
+    pub fn submit(&self, batch: Vec<J>) -> bool {
+        self.is_ours() && self.jobs.as_ref().is_some_and(|jobs| jobs.send(batch).is_ok())
+    }
+
+    /// The next batch of outcomes, if one is ready.
+    pub fn poll(&self) -> Option<Vec<O>> {
+        let outcomes = self.outcomes.try_lock().ok()?;
+        let outcomes = if self.is_ours() { outcomes.try_recv().ok() } else { None };
+        outcomes.filter(|outcomes| !outcomes.is_empty())
+    }
+
+    /// Waits for the next batch of outcomes; `None` when a reader failed or all are gone.
+    pub fn wait(&self) -> Option<Vec<O>> {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = if self.is_ours() { outcomes.recv().ok() } else { None };
+        outcomes.filter(|outcomes| !outcomes.is_empty())
+    }
+}
+
+impl<J, O> Bulk<J, O> {
+    fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
+    }
+}
+
+impl<J, O> Drop for Bulk<J, O> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            if self.pid == std::process::id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_reader_ends_the_wait() {
+        let bulk = Bulk::start(2, 2, |job: i32, _: &mut Buffer| 10 / job).unwrap();
+        assert!(bulk.submit(vec![5]));
+        assert_eq!(bulk.wait(), Some(vec![2]));
+        assert!(bulk.submit(vec![0]));
+        assert_eq!(bulk.wait(), None);
+    }
+}

@@ -1,0 +1,296 @@
+//! Positional reads: files, bytes in memory and ranged readers behind one trait.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Advice, FileType, Mode, OFlags};
+
+use crate::base::error::{Error, ErrorKind, Result};
+
+/// How a file is about to be read; passed on to the kernel where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Scattered small reads: no read-ahead.
+    Random,
+    /// One pass: as much read-ahead as the kernel likes.
+    Sequential,
+}
+
+/// State of the bytes that a table describes; a mismatch makes the table worthless.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time in nanoseconds since 1970, where the source has one.
+    pub mtime_ns: Option<i64>,
+}
+
+/// Anything that can be read at an offset.
+pub trait Source {
+    /// Size and modification time, taken when the source was opened.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the source.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+
+    /// The whole source, where it lies in memory anyway.
+    fn memory(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Tells the kernel how the source is about to be read.
+    fn advise(&self, _access: Access) {}
+
+    /// Fills `buffer` if that needs no waiting for storage; `false` says that it does, or might.
+    fn read_resident(&self, _offset: u64, _buffer: &mut [u8]) -> bool {
+        false
+    }
+
+    /// The source for several threads, and how many readers it has been given; `None` for one.
+    fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
+        None
+    }
+
+    /// The same file opened once more, for a thread of its own: threads that share one descriptor contend for
+    /// its reference count, which costs as much as the small reads themselves.
+    fn reopened(&self) -> Option<FileSource> {
+        None
+    }
+
+    /// Fails with `changed_during_read` when the source is no longer what [`Source::fingerprint`] said.
+    fn check_unchanged(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Size in bytes.
+    fn size(&self) -> u64 {
+        self.fingerprint().size
+    }
+}
+
+/// Bytes in memory.
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl Source for Bytes<'_> {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { size: self.0.len() as u64, mtime_ns: None }
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|start| self.0.get(start..)).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..count), rest.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        Ok(count)
+    }
+
+    fn memory(&self) -> Option<&[u8]> {
+        Some(self.0)
+    }
+}
+
+/// A regular file, read by `pread`: never mapped, because a file of others may shrink under a map.
+pub struct FileSource<Fd: AsFd = OwnedFd> {
+    fd: Fd,
+    fingerprint: Fingerprint,
+    readers: usize,
+}
+
+impl FileSource<OwnedFd> {
+    /// Opens a regular file; a FIFO, device or folder is refused without waiting on it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(os_error)?;
+        Self::new(fd)
+    }
+}
+
+impl<Fd: AsFd> FileSource<Fd> {
+    /// Wraps an open descriptor of a regular file.
+    pub fn new(fd: Fd) -> Result<Self> {
+        let fingerprint = fingerprint_of(fd.as_fd())?;
+        Ok(Self { fd, fingerprint, readers: 1 })
+    }
+
+    /// Lets long walks use this many threads: right where one file is waited for, not where many are read.
+    pub fn with_readers(mut self, readers: usize) -> Self {
+        self.readers = readers;
+        self
+    }
+
+    /// The open descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
+    fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let position = offset.saturating_add(filled as u64);
+            match rustix::io::pread(&self.fd, rest, position) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    let mut error = os_error(errno);
+                    error.offset = Some(position);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    fn advise(&self, access: Access) {
+        let advice = match access {
+            Access::Random => Advice::Random,
+            Access::Sequential => Advice::Sequential,
+        };
+        // Advice is only advice: file systems without it read just as well.
+        let _ = rustix::fs::fadvise(&self.fd, 0, None, advice);
+    }
+
+    fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        let wanted = buffer.len();
+        let mut buffers = [rustix::io::IoSliceMut::new(buffer)];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(&self.fd, &mut buffers, offset, flags).is_ok_and(|count| count == wanted)
+    }
+
+    fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
+        (self.readers > 1).then_some((self, self.readers))
+    }
+
+    fn reopened(&self) -> Option<FileSource> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_fd().as_raw_fd());
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        Some(FileSource { fd, fingerprint: self.fingerprint, readers: 1 })
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        let now = fingerprint_of(self.fd.as_fd())?;
+        if now == self.fingerprint {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::ChangedDuringRead,
+            format!(
+                "{} bytes became {} bytes, or the file was written again",
+                self.fingerprint.size, now.size
+            ),
+        ))
+    }
+}
+
+/// Size and modification time of the file at a path, without opening it; refuses all but regular files.
+pub fn fingerprint_at(path: &Path) -> Result<Fingerprint> {
+    fingerprint_from(&rustix::fs::stat(path).map_err(os_error)?)
+}
+
+fn fingerprint_of(fd: BorrowedFd<'_>) -> Result<Fingerprint> {
+    fingerprint_from(&rustix::fs::fstat(fd).map_err(os_error)?)
+}
+
+fn fingerprint_from(stat: &rustix::fs::Stat) -> Result<Fingerprint> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::new(ErrorKind::IoError, "not a regular file"));
+    }
+    // libc declares these fields with different widths on different machines.
+    #[allow(clippy::unnecessary_cast)]
+    let mtime_ns =
+        (stat.st_mtime as i64).saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
+    Ok(Fingerprint { size: u64::try_from(stat.st_size).unwrap_or(0), mtime_ns: Some(mtime_ns) })
+}
+
+fn os_error(errno: rustix::io::Errno) -> Error {
+    std::io::Error::from_raw_os_error(errno.raw_os_error()).into()
+}
+
+/// A `pread`-like callable over an object store or any other remote bytes.
+pub struct RangedSource<F> {
+    read: F,
+    size: u64,
+}
+
+impl<F: Fn(u64, usize) -> Result<Vec<u8>>> RangedSource<F> {
+    /// `read(offset, length)` returns exactly `length` bytes, fewer only at the end.
+    pub fn new(read: F, size: u64) -> Self {
+        Self { read, size }
+    }
+}
+
+impl<F: Fn(u64, usize) -> Result<Vec<u8>>> Source for RangedSource<F> {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { size: self.size, mtime_ns: None }
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let length =
+            buffer.len().min(usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX));
+        if length == 0 {
+            return Ok(0);
+        }
+        let bytes = (self.read)(offset, length)?;
+        match buffer.get_mut(..bytes.len()) {
+            Some(to) if bytes.len() == length => to.copy_from_slice(&bytes),
+            _ => {
+                let detail = format!("the reader returned {} of {length} bytes", bytes.len());
+                return Err(Error::at(ErrorKind::IoError, offset, detail));
+            }
+        }
+        Ok(length)
+    }
+}
+
+/// Reads exactly `length` bytes at `offset`, or fails: what is returned was read, never left over.
+pub fn read_exact(source: &dyn Source, offset: u64, length: usize) -> Result<Vec<u8>> {
+    let end = offset.checked_add(length as u64).filter(|&end| end <= source.size());
+    if end.is_none() {
+        return Err(Error::at(ErrorKind::IoError, offset, format!("{length} bytes reach past the end")));
+    }
+    if let Some(bytes) =
+        source.memory().and_then(|all| all.get(usize::try_from(offset).ok()?..)?.get(..length))
+    {
+        return Ok(bytes.to_vec());
+    }
+    let mut bytes = vec![0; length];
+    let count = source.read_at(offset, &mut bytes)?;
+    if count == length {
+        return Ok(bytes);
+    }
+    source.check_unchanged()?;
+    Err(Error::at(ErrorKind::IoError, offset, format!("only {count} of {length} bytes could be read")))
+}
+
+/// Exactly `N` bytes at `offset`, or `None` where the source ends before.
+pub fn read_array<const N: usize>(source: &dyn Source, offset: u64) -> Result<Option<[u8; N]>> {
+    let mut bytes = [0; N];
+    let end = offset.checked_add(N as u64);
+    if end.is_none_or(|end| end > source.size()) || source.read_at(offset, &mut bytes)? < N {
+        return Ok(None);
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_returns_too_little_is_an_error() {
+        let source = RangedSource::new(|_, length| Ok(vec![0; length / 2]), 100);
+        assert_eq!(source.read_at(0, &mut [0; 10]).unwrap_err().kind, ErrorKind::IoError);
+    }
+
+    #[test]
+    fn a_folder_is_refused() {
+        assert_eq!(FileSource::open(Path::new("/")).err().unwrap().kind, ErrorKind::IoError);
+    }
+}

@@ -1,0 +1,308 @@
+//! The fragments of encapsulated Pixel Data (PS3.5 A.4), and one reader's walk over a stretch of them.
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Source, read_array};
+use crate::base::window::Buffer;
+use crate::dicom::element::{Encoding, Tag, UNDEFINED};
+use crate::frames::notes::{Note, Notes};
+
+/// 12 bytes each while they are walked: 8 Mi fragments are 100 MB, ten times the largest slide we know.
+pub const MOST_FRAGMENTS: usize = 8 << 20;
+const STREAM_CHUNK: usize = 4 << 20;
+/// Headers taken for resident after one that was: to ask each time makes a read an eighth dearer.
+const TRUSTED: u32 = 15;
+
+/// The fragments in file order, the Basic Offset Table's item not among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fragments {
+    /// Absolute offset of each Item tag, ascending; the payload begins 8 bytes later.
+    pub tags: Vec<u64>,
+    /// Length of each payload, clipped to the file.
+    pub lengths: Vec<u32>,
+    /// What ended the walk.
+    pub ending: Ending,
+    /// Where the walk ended: no Item from here on.
+    pub end: u64,
+}
+
+/// What ended a walk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// The Sequence Delimitation Item.
+    #[default]
+    Delimiter,
+    /// The file, or zeros (a download that was never finished), where an Item or the delimiter should be.
+    EndOfFile,
+    /// The file, in the middle of the last fragment.
+    Cut,
+    /// Another element, in place of the delimiter.
+    NextElement,
+    /// Bytes that are nothing.
+    Astray,
+}
+
+impl Fragments {
+    /// Number of fragments.
+    pub fn len(&self) -> usize {
+        self.tags.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+    }
+
+    /// Where fragments may be missing: from here to the end of the whole file, of which this one is a part.
+    pub fn lost_from(&self) -> Option<u64> {
+        matches!(self.ending, Ending::EndOfFile | Ending::Cut).then_some(self.end)
+    }
+
+    fn push(&mut self, tag: u64, length: u32) -> Result<()> {
+        self.check_room(1, tag)?;
+        self.tags.push(tag);
+        self.lengths.push(length);
+        Ok(())
+    }
+
+    /// Appends the next stretch, and its ending.
+    pub fn append(&mut self, other: Self) -> Result<()> {
+        self.check_room(other.len(), other.tags.first().copied().unwrap_or(0))?;
+        self.tags.extend(other.tags);
+        self.lengths.extend(other.lengths);
+        (self.ending, self.end) = (other.ending, other.end);
+        Ok(())
+    }
+
+    fn check_room(&self, more: usize, position: u64) -> Result<()> {
+        if self.len() + more <= MOST_FRAGMENTS {
+            return Ok(());
+        }
+        let detail = format!("more than {MOST_FRAGMENTS} fragments");
+        Err(Error::at(ErrorKind::LimitExceeded, position, detail))
+    }
+
+    /// Payload offset and length of a fragment.
+    pub fn payload(&self, index: usize) -> Option<(u64, u32)> {
+        Some((self.tags.get(index)? + 8, *self.lengths.get(index)?))
+    }
+}
+
+/// What stands at a place where an Item is expected.
+enum Found {
+    Item { length: u32 },
+    End(Ending),
+}
+
+/// Why a stretch of the walk ended.
+pub enum Stop {
+    /// The delimiter, or where the items stop.
+    End,
+    /// The next item begins here, at or after the limit.
+    At(u64),
+}
+
+/// Where a stretch ends: before an item at or after `position`, or after `count` items.
+#[derive(Clone, Copy)]
+pub struct Limit {
+    /// Where.
+    pub position: u64,
+    /// How many.
+    pub count: usize,
+}
+
+impl Limit {
+    /// No end before the items'.
+    pub const NONE: Limit = Limit { position: u64::MAX, count: usize::MAX };
+}
+
+/// One reader on its way from item to item.
+pub struct Walker<'s> {
+    headers: Headers<'s>,
+    encoding: Encoding,
+    size: u64,
+    /// How it reads from now on.
+    pub pace: Pace,
+}
+
+impl<'s> Walker<'s> {
+    /// A reader at the beginning.
+    pub fn new(source: &'s dyn Source, encoding: Encoding, pace: Pace) -> Self {
+        Self { headers: Headers::new(source), encoding, size: source.size(), pace }
+    }
+
+    /// Appends the fragments from `from` on, up to the limit.
+    pub fn run(
+        &mut self,
+        from: u64,
+        limit: Limit,
+        fragments: &mut Fragments,
+        notes: &mut Notes,
+    ) -> Result<Stop> {
+        self.headers.pace = self.pace;
+        let mut position = from;
+        let mut count = 0;
+        while position < limit.position && count < limit.count {
+            let length = match look(&mut self.headers, &mut position, self.encoding, fragments, notes)? {
+                Found::End(ending) => {
+                    (fragments.ending, fragments.end) = (ending, position);
+                    return Ok(Stop::End);
+                }
+                Found::Item { length } => length,
+            };
+            let payload = position + 8;
+            let available = self.size - payload;
+            let clipped = u32::try_from(available).map_or(length, |available| length.min(available));
+            fragments.push(position, clipped)?;
+            if length % 2 == 1 {
+                notes.add(Note::odd_fragment_length);
+            }
+            if clipped < length {
+                notes.add(Note::last_fragment_truncated);
+                (fragments.ending, fragments.end) = (Ending::Cut, self.size);
+                return Ok(Stop::End);
+            }
+            position = payload + u64::from(length);
+            count += 1;
+        }
+        Ok(Stop::At(position))
+    }
+}
+
+/// Classifies what stands at `position`, moving it where a writer miscounted by a byte or three.
+fn look(
+    headers: &mut Headers<'_>,
+    position: &mut u64,
+    encoding: Encoding,
+    fragments: &mut Fragments,
+    notes: &mut Notes,
+) -> Result<Found> {
+    let Some(bytes) = headers.at(*position)? else {
+        return realign(headers, position, encoding, fragments, notes, Ending::EndOfFile);
+    };
+    let [a, b, c, d, w, x, y, z] = bytes;
+    let length = encoding.u32([w, x, y, z]);
+    match encoding.tag([a, b, c, d]) {
+        Tag::ITEM if length == UNDEFINED => {
+            let detail = "a fragment has no explicit length (PS3.5 A.4)";
+            Err(Error::at(ErrorKind::UndefinedFragmentLength, *position, detail))
+        }
+        Tag::ITEM => Ok(Found::Item { length }),
+        Tag::SEQUENCE_DELIMITATION => {
+            if length != 0 {
+                notes.add(Note::seq_delim_nonzero_length);
+            }
+            Ok(Found::End(Ending::Delimiter))
+        }
+        Tag(0) => {
+            notes.add(Note::no_sequence_delimiter);
+            Ok(Found::End(Ending::EndOfFile))
+        }
+        tag => {
+            let otherwise =
+                if is_element(tag, [w, x], encoding) { Ending::NextElement } else { Ending::Astray };
+            realign(headers, position, encoding, fragments, notes, otherwise)
+        }
+    }
+}
+
+/// Some writers (Leica) count up to three bytes too many in an Item's length, others forget to count the
+/// pad byte: the next Item then stands a little before or after its place.
+fn realign(
+    headers: &mut Headers<'_>,
+    position: &mut u64,
+    encoding: Encoding,
+    fragments: &mut Fragments,
+    notes: &mut Notes,
+    otherwise: Ending,
+) -> Result<Found> {
+    let last_length = fragments.lengths.last().copied().unwrap_or(0);
+    let last_is_odd = last_length % 2 == 1;
+    for shift in [-1_i64, -2, -3, 1] {
+        let fits = if shift < 0 { i64::from(last_length) >= -shift } else { last_is_odd };
+        let Some(candidate) = position.checked_add_signed(shift).filter(|_| fits) else { continue };
+        let Some([a, b, c, d, w, x, y, z]) = headers.at(candidate)? else { continue };
+        let (tag, length) = (encoding.tag([a, b, c, d]), encoding.u32([w, x, y, z]));
+        if tag != Tag::ITEM && !(tag == Tag::SEQUENCE_DELIMITATION && length == 0) {
+            continue;
+        }
+        if let (Some(last), Ok(shorter)) = (fragments.lengths.last_mut(), u32::try_from(-shift)) {
+            *last -= shorter;
+        }
+        notes.add(Note::bad_fragment_tag);
+        *position = candidate;
+        let is_item = tag == Tag::ITEM && length != UNDEFINED;
+        return Ok(if is_item { Found::Item { length } } else { Found::End(Ending::Delimiter) });
+    }
+    let no_delimiter = otherwise == Ending::EndOfFile;
+    notes.add(if no_delimiter { Note::no_sequence_delimiter } else { Note::bad_fragment_tag });
+    Ok(Found::End(otherwise))
+}
+
+/// Whether these are the first bytes of an element that may follow Pixel Data (PS3.10 7.2, PS3.5 7.1).
+fn is_element(tag: Tag, vr: [u8; 2], encoding: Encoding) -> bool {
+    tag > Tag::PIXEL_DATA
+        && tag.group() != 0xFFFE
+        && (!encoding.explicit || vr.iter().all(u8::is_ascii_uppercase))
+}
+
+/// Reads item headers: from memory, one by one while they are resident or far apart, else by streaming.
+struct Headers<'s> {
+    source: &'s dyn Source,
+    memory: Option<&'s [u8]>,
+    pace: Pace,
+    chunk: Buffer,
+    chunk_start: u64,
+    chunk_length: usize,
+    /// How many of the next headers are read without asking whether they are resident.
+    trusted: u32,
+}
+
+/// How headers are read from a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Eight bytes each, whatever the storage.
+    Single,
+    /// Eight bytes each while resident; megabytes at a time where not.
+    Stream,
+}
+
+impl<'s> Headers<'s> {
+    fn new(source: &'s dyn Source) -> Self {
+        let memory = source.memory();
+        let chunk = Buffer::default();
+        Self { source, memory, pace: Pace::Single, chunk, chunk_start: 0, chunk_length: 0, trusted: 0 }
+    }
+
+    fn at(&mut self, position: u64) -> Result<Option<[u8; 8]>> {
+        if let Some(memory) = self.memory {
+            return Ok(usize::try_from(position).ok().and_then(|p| memory.get(p..)?.first_chunk().copied()));
+        }
+        if self.pace == Pace::Stream {
+            return self.streamed(position);
+        }
+        read_array(self.source, position)
+    }
+
+    fn streamed(&mut self, position: u64) -> Result<Option<[u8; 8]>> {
+        let chunk_end = self.chunk_start + self.chunk_length as u64;
+        if position < self.chunk_start || position + 8 > chunk_end {
+            if self.trusted > 0 {
+                self.trusted -= 1;
+                return read_array(self.source, position);
+            }
+            let mut bytes = [0; 8];
+            if self.source.read_resident(position, &mut bytes) {
+                self.trusted = TRUSTED;
+                return Ok(Some(bytes));
+            }
+            let start = position & !4095;
+            let target = self.chunk.at_least(STREAM_CHUNK);
+            self.chunk_length = 0;
+            self.chunk_length = self.source.read_at(start, target)?;
+            self.chunk_start = start;
+        }
+        let within = usize::try_from(position - self.chunk_start).unwrap_or(usize::MAX);
+        let chunk = self.chunk.bytes().get(..self.chunk_length).unwrap_or_default();
+        Ok(chunk.get(within..).and_then(|rest| rest.first_chunk().copied()))
+    }
+}

@@ -1,0 +1,159 @@
+//! Tier 1: frame tables in memory, shared by threads, and the reading of frames by them.
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::fork_lock::ForkLock;
+use crate::base::source::{Source, read_exact};
+use crate::dicom;
+use crate::frames::cached::{self, Excerpt, excerpt};
+use crate::frames::lru::{Access, Class, Lru, Put, Request, Stored};
+use crate::frames::record;
+use crate::frames::table::{FrameTable, Layout, OffsetsIn};
+
+/// Entries or slots that one hold of the mutex may pass over: others wait for microseconds, not for all.
+const SLICE: usize = 256;
+/// Neighbouring frames are read together up to this many bytes.
+const LONGEST_RUN: u64 = 64 << 20;
+
+/// A byte-budgeted set of frame tables behind one mutex.
+pub struct FrameCache {
+    /// The bookkeeping. Whoever holds it neither waits for anything nor calls back.
+    pub lru: ForkLock<Lru>,
+}
+
+/// Microseconds since 1970, some milliseconds old: a tenth of the price of the exact time.
+pub fn now_us() -> i64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::RealtimeCoarse;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Realtime;
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000)
+}
+
+/// A request of now.
+pub fn request(scan: bool) -> Request {
+    Request { scan, now: if scan { 0 } else { now_us() } }
+}
+
+impl FrameCache {
+    /// See [`Lru::new`].
+    pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: u64) -> Self {
+        Self { lru: ForkLock::new(Lru::new(budget, max_entry_fraction, debounce_us)) }
+    }
+
+    /// Stores a table.
+    ///
+    /// # Errors
+    /// See [`cached::record`].
+    pub fn put(&self, key: &str, table: &FrameTable, etag: Option<&str>, put: Put) -> Result<Stored> {
+        let record = cached::record(key, table, etag)?;
+        Ok(self.lru.lock().put(record, put))
+    }
+
+    /// Stores tables in the form of [`record::encode`]: how many are in, were refused, are damaged.
+    pub fn put_packed_many<'a>(
+        &self,
+        tables: impl Iterator<Item = (&'a String, &'a [u8])>,
+        put: Put,
+    ) -> (u64, u64, u64) {
+        let (mut stored, mut refused, mut damaged) = (0, 0, 0);
+        for (key, bytes) in tables {
+            let made = record::decode(bytes).and_then(|table| cached::record(key, &table, None));
+            match made.map(|record| self.lru.lock().put(record, put)) {
+                Ok(Stored::Yes) => stored += 1,
+                Ok(_) => refused += 1,
+                Err(_) => damaged += 1,
+            }
+        }
+        (stored, refused, damaged)
+    }
+
+    /// Moves the budget in steps between which others get the mutex; `used` stays within it throughout.
+    pub fn resize(&self, budget: u64) {
+        while !self.lru.lock().resize_step(budget, SLICE) {}
+    }
+
+    /// Takes all accesses that were not drained yet.
+    pub fn drain(&self) -> Vec<Access> {
+        let mut out = Vec::new();
+        let mut from = Some(0);
+        while let Some(begin) = from {
+            from = self.lru.lock().drain_step(begin, SLICE as u32, &mut out);
+        }
+        out
+    }
+
+    /// Puts back accesses that could not be written.
+    pub fn restore(&self, accesses: &[Access]) {
+        accesses.chunks(SLICE).for_each(|slice| self.lru.lock().restore(slice));
+    }
+}
+
+/// Looks up `frames` of a key; `None` when the key is absent, `Err` when a frame does not exist.
+pub fn look_up(lru: &mut Lru, key: &str, frames: &[u32], request: Request) -> Option<Excerpt> {
+    let slot = lru.get(key.as_bytes(), request)?;
+    excerpt(slot.meta(), slot.value(), frames)
+}
+
+/// Reads every frame of an excerpt, neighbours with one read.
+///
+/// # Errors
+/// As [`dicom::read_frame`]; `bad_table` where the file's own offset table, on which this one relies, turns
+/// out to be wrong: the file wants a walk.
+pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8>>> {
+    let Layout::Items(items) = &table.layout else { return Ok(Vec::new()) };
+    let single = items.frames() == items.offsets.len();
+    if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || !single {
+        return (0..table.frames()).map(|index| read_one(source, table, index)).collect();
+    }
+    table.check_describes(source)?;
+    let mut out = Vec::with_capacity(items.frames());
+    let ranges: Vec<(u64, u64)> = items.offsets.iter().copied().zip(items.lengths.iter().copied()).collect();
+    let mut rest = ranges.as_slice();
+    while let Some(&(start, first_length)) = rest.first() {
+        let mut end = start.saturating_add(first_length);
+        let mut count = 1;
+        for &(next, length) in rest.iter().skip(1) {
+            // Frames of odd bits share a byte with their neighbour; fragments have an Item header between.
+            let joins = next.checked_sub(end).is_some_and(|gap| gap <= 8) || end.checked_sub(next) == Some(1);
+            if !joins || next.saturating_add(length).saturating_sub(start) > LONGEST_RUN {
+                break;
+            }
+            end = next.saturating_add(length).max(end);
+            count += 1;
+        }
+        let (run, others) = rest.split_at(count);
+        for index in out.len()..out.len() + count {
+            table.check_readable(index)?;
+        }
+        let bytes = read_exact(source, start, usize::try_from(end - start).unwrap_or(usize::MAX))?;
+        if count == 1 {
+            out.push(bytes);
+        } else {
+            out.extend(run.iter().map(|&(offset, length)| {
+                let from = (offset - start) as usize;
+                bytes.get(from..from + length as usize).unwrap_or_default().to_vec()
+            }));
+        }
+        rest = others;
+    }
+    // A change while reading must not pass as an answer.
+    source.check_unchanged()?;
+    Ok(out)
+}
+
+fn read_one(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Vec<u8>> {
+    dicom::read_by_table(source, table, index)?.ok_or_else(|| {
+        Error::new(ErrorKind::BadTable, "the file's offset table does not fit its Items: walk the file")
+    })
+}
+
+/// The class of a name.
+pub fn class_of(name: &str) -> Option<Class> {
+    match name {
+        "normal" => Some(Class::Normal),
+        "scan" => Some(Class::Scan),
+        "pinned" => Some(Class::Pinned),
+        _ => None,
+    }
+}

@@ -1,0 +1,297 @@
+//! What memory keeps of a frame table: its compact layout, and beside it what reading a frame needs.
+//!
+//! UIDs and notes stay in the index. A CT slice takes some 60 bytes here, a row of Python dicts 800.
+
+use std::cell::RefCell;
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::varint;
+use crate::frames::lru::{KEY_CAP, META_CAP, Record};
+use crate::frames::packed::{self, Table};
+use crate::frames::table::{
+    FrameTable, Items, Kind, Layout, LayoutView, Method, OffsetsIn, Status, Verified,
+};
+
+const HAS_CODES: u8 = 1;
+const HAS_CUT: u8 = 2;
+const HAS_PIXELS: u8 = 4;
+const HAS_TIME: u8 = 8;
+const HAS_IMAGE: u8 = 16;
+const HAS_ETAG: u8 = 32;
+const HAS_SIZE: u8 = 64;
+/// The transfer syntax begins as all of the standard do, which is not written then.
+const STANDARD_SYNTAX: u8 = 128;
+const SYNTAX_ROOT: &str = "1.2.840.10008.1.2";
+
+thread_local! {
+    /// What stands beside the layout, and the layout: written here first, so that a record is one allocation.
+    static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+/// A larger scratch is not kept.
+const SCRATCH_KEPT: usize = 1 << 16;
+
+/// A record of the cache: key, what stands beside the layout, layout.
+///
+/// # Errors
+/// `invalid_argument` for an empty or overlong key, an overlong etag, and for more frames than one table holds.
+pub fn record(key: &str, table: &FrameTable, etag: Option<&str>) -> Result<Record> {
+    record_of(key, table, table.layout.view(), etag)
+}
+
+/// As [`record`], for a layout that belongs to somebody else; that of `table` is not looked at.
+///
+/// # Errors
+/// As [`record`].
+pub fn record_of(
+    key: &str,
+    table: &FrameTable,
+    layout: LayoutView<'_>,
+    etag: Option<&str>,
+) -> Result<Record> {
+    let refused = |detail| Error::new(ErrorKind::InvalidArgument, detail);
+    if key.is_empty() || key.len() > KEY_CAP {
+        return Err(refused(format!("a key of {} bytes: must be 1 to {KEY_CAP}", key.len())));
+    }
+    SCRATCH.with_borrow_mut(|(meta, packed)| {
+        meta.clear();
+        encode_meta(table, etag, meta);
+        packed::encode_brief(layout, packed);
+        let record = Record::new(key.as_bytes(), meta, packed)
+            .ok_or_else(|| refused(format!("{} bytes beside the table, at most {META_CAP}", meta.len())));
+        if meta.capacity() + packed.capacity() > SCRATCH_KEPT {
+            (*meta, *packed) = (Vec::new(), Vec::new());
+        }
+        record
+    })
+}
+
+fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
+    let image = &table.image;
+    let syntax = table.transfer_syntax_uid.as_str();
+    let suffix = syntax.strip_prefix(SYNTAX_ROOT);
+    let plain = (table.status, table.method, table.verified, table.offsets_in)
+        == (Status::NoPixels, Method::None, Verified::None, OffsetsIn::File);
+    let mut flags = if suffix.is_some() { STANDARD_SYNTAX } else { 0 };
+    for (flag, present) in [
+        (HAS_CODES, !plain || table.kind != Kind::None),
+        (HAS_CUT, table.truncated_from.is_some()),
+        (HAS_PIXELS, table.pixel_data_pos.is_some()),
+        (HAS_TIME, table.fingerprint.mtime_ns.is_some()),
+        (HAS_IMAGE, image.rows | image.columns | image.number_of_frames != 0),
+        (HAS_ETAG, etag.is_some()),
+        (HAS_SIZE, table.fingerprint.size != 0),
+    ] {
+        flags |= if present { flag } else { 0 };
+    }
+    meta.push(flags);
+    push_text(meta, suffix.unwrap_or(syntax));
+    if flags & HAS_CODES != 0 {
+        meta.push(table.status as u8 | (table.kind as u8) << 2 | (table.offsets_in as u8) << 4);
+        meta.push(table.method as u8 | (table.verified as u8) << 4);
+    }
+    if flags & HAS_IMAGE != 0 {
+        let numbers = [image.rows, image.columns, image.number_of_frames];
+        let small = [image.samples_per_pixel, image.bits_allocated].map(u32::from);
+        numbers.into_iter().chain(small).for_each(|number| varint::push(meta, number.into()));
+        push_text(meta, &image.photometric_interpretation);
+    }
+    let optional = [
+        table.truncated_from.map(u64::from),
+        table.pixel_data_pos,
+        (table.fingerprint.size != 0).then_some(table.fingerprint.size),
+    ];
+    optional.into_iter().flatten().for_each(|number| varint::push(meta, number));
+    if let Some(time) = table.fingerprint.mtime_ns {
+        meta.extend(time.to_le_bytes());
+    }
+    if let Some(etag) = etag {
+        push_text(meta, etag);
+    }
+}
+
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    varint::push(out, text.len() as u64);
+    out.extend(text.as_bytes());
+}
+
+/// What stands beside the layout; the table's own layout is empty. `None` for bytes that [`record`] did not write.
+pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
+    let mut fields = Fields(meta);
+    let flags = fields.byte()?;
+    let mut table = FrameTable::default();
+    let syntax = fields.text()?;
+    if flags & STANDARD_SYNTAX != 0 {
+        table.transfer_syntax_uid.try_push_str(SYNTAX_ROOT).ok()?;
+    }
+    table.transfer_syntax_uid.try_push_str(syntax).ok()?;
+    if flags & HAS_CODES != 0 {
+        let (first, second) = (fields.byte()?, fields.byte()?);
+        table.status = Status::from_code(first & 3)?;
+        table.kind = Kind::from_code(first >> 2 & 3)?;
+        table.offsets_in = OffsetsIn::from_code(first >> 4)?;
+        table.method = Method::from_code(second & 15)?;
+        table.verified = Verified::from_code(second >> 4)?;
+    }
+    if flags & HAS_IMAGE != 0 {
+        let image = &mut table.image;
+        image.rows = u32::try_from(fields.number()?).ok()?;
+        image.columns = u32::try_from(fields.number()?).ok()?;
+        image.number_of_frames = u32::try_from(fields.number()?).ok()?;
+        image.samples_per_pixel = u16::try_from(fields.number()?).ok()?;
+        image.bits_allocated = u16::try_from(fields.number()?).ok()?;
+        image.photometric_interpretation.try_push_str(fields.text()?).ok()?;
+    }
+    if flags & HAS_CUT != 0 {
+        table.truncated_from = Some(u32::try_from(fields.number()?).ok()?);
+    }
+    if flags & HAS_PIXELS != 0 {
+        table.pixel_data_pos = Some(fields.number()?);
+    }
+    if flags & HAS_SIZE != 0 {
+        table.fingerprint.size = fields.number()?;
+    }
+    if flags & HAS_TIME != 0 {
+        table.fingerprint.mtime_ns = Some(i64::from_le_bytes(fields.array()?));
+    }
+    let etag = if flags & HAS_ETAG != 0 { Some(fields.text()?.to_owned()) } else { None };
+    Some((table, etag))
+}
+
+/// The end of what the table's ranges may reach, as [`FrameTable::limit`]; nothing else is decoded.
+pub fn limit(meta: &[u8]) -> Option<u64> {
+    let mut fields = Fields(meta);
+    let flags = fields.byte()?;
+    fields.text()?;
+    if flags & HAS_CODES != 0 {
+        let (first, _) = (fields.byte()?, fields.byte()?);
+        if OffsetsIn::from_code(first >> 4)? == OffsetsIn::Inflated {
+            return Some(u64::MAX);
+        }
+    }
+    if flags & HAS_IMAGE != 0 {
+        for _ in 0..5 {
+            fields.number()?;
+        }
+        fields.text()?;
+    }
+    for flag in [HAS_CUT, HAS_PIXELS] {
+        if flags & flag != 0 {
+            fields.number()?;
+        }
+    }
+    if flags & HAS_SIZE != 0 { fields.number() } else { Some(0) }
+}
+
+/// The whole table of a record.
+pub fn whole(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
+    let (mut table, _) = decode_meta(meta)?;
+    table.layout = packed::decode_brief(value).ok()?;
+    Some(table)
+}
+
+/// What [`excerpt`] gives.
+pub type Excerpt = std::result::Result<FrameTable, (usize, FrameTable)>;
+
+/// A table of some frames of a record, in the order asked: found one by one, nothing else is decoded.
+///
+/// # Errors
+/// The position in `frames` of the first that does not exist, and the table without its layout: whether the
+/// file still is the one that it describes must be asked first.
+pub fn excerpt(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<Excerpt> {
+    let (mut table, _) = decode_meta(meta)?;
+    let (limit, cut) = (table.limit(), table.truncated_from.take());
+    let view = Table::trusted(value);
+    let mut items = Items { frame_first: Some(vec![0]), ..Items::default() };
+    for (position, &frame) in frames.iter().enumerate() {
+        let Some(view) = view.filter(|view| (frame as usize) < view.frames()) else {
+            return Some(Err((position, table)));
+        };
+        if cut.is_some_and(|cut| frame >= cut) {
+            table.truncated_from.get_or_insert(position as u32);
+        }
+        for (start, end) in view.ranges(frame as usize, limit) {
+            items.offsets.push(start);
+            items.lengths.push(end.saturating_sub(start));
+        }
+        items.frame_first.get_or_insert_default().push(items.offsets.len() as u32);
+    }
+    table.layout = Layout::Items(items);
+    Some(Ok(table))
+}
+
+/// Fields taken one by one.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        varint::take(&mut self.0)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::source::Fingerprint;
+    use crate::dicom::dataset::Attributes;
+
+    #[test]
+    fn meta_comes_back_and_is_small() {
+        let table = FrameTable {
+            status: Status::Truncated,
+            kind: Kind::Video,
+            method: Method::VideoStream,
+            verified: Verified::All,
+            offsets_in: OffsetsIn::Inflated,
+            truncated_from: Some(300),
+            transfer_syntax_uid: "1.2.840.10008.1.2.4.90".try_into().unwrap(),
+            image: Attributes {
+                rows: 512,
+                columns: 65_535,
+                number_of_frames: u32::MAX,
+                samples_per_pixel: 3,
+                bits_allocated: 16,
+                photometric_interpretation: "YBR_FULL_422".try_into().unwrap(),
+                ..Attributes::default()
+            },
+            pixel_data_pos: Some(1 << 40),
+            fingerprint: Fingerprint { size: u64::MAX, mtime_ns: Some(-5) },
+            ..FrameTable::default()
+        };
+        let encoded = |table: &FrameTable, etag| {
+            let mut meta = Vec::new();
+            encode_meta(table, etag, &mut meta);
+            assert_eq!(limit(&meta), Some(table.limit()));
+            meta
+        };
+        let in_file = FrameTable { offsets_in: OffsetsIn::File, ..table.clone() };
+        for (table, etag) in [(&table, None), (&table, Some("\"abc\"")), (&in_file, None)] {
+            let (back, tag) = decode_meta(&encoded(table, etag)).unwrap();
+            assert_eq!((back, tag.as_deref()), (table.clone(), etag));
+        }
+        let private =
+            FrameTable { transfer_syntax_uid: "1.3.46".try_into().unwrap(), ..FrameTable::default() };
+        let meta = encoded(&private, None);
+        assert_eq!(decode_meta(&meta).unwrap().0, private);
+        assert!(meta.len() < 10);
+        (0..meta.len()).for_each(|cut| assert!(decode_meta(&meta[..cut]).is_none()));
+    }
+}

@@ -1,0 +1,13 @@
+//! Frame tables: what they hold, how they are packed, stored, ranked and kept in memory.
+
+pub mod cache;
+pub mod cached;
+pub mod copy_rows;
+pub mod index;
+pub mod lru;
+pub mod notes;
+pub mod packed;
+pub mod priority;
+pub mod record;
+pub mod replay;
+pub mod table;

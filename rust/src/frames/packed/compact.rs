@@ -1,0 +1,237 @@
+//! The forms of memory: contiguous items as Elias-Fano or as frames of reference, some 16 bits a frame.
+//!
+//! Both hold the n + 1 borders of n items, relative to the first tag and halved where all are even (odd
+//! items exist). Nothing needs decoding to find one item.
+
+use crate::base::error::Result;
+use crate::frames::table::ItemsView;
+
+use super::bits::{BitWriter, bits, select_pair, word};
+use super::{FLAG_HALVED, Form, bad, pad};
+
+/// Values between two select positions of the Elias-Fano form.
+const SAMPLE: usize = 256;
+/// Items in one block of the frames-of-reference form.
+const BLOCK: usize = 64;
+/// Bytes before the residuals of one block: u48 start, u24 least half-length, u8 width, u32 bit position.
+const BLOCK_HEAD: usize = 14;
+
+/// A form, its flags, its low bits and its sections.
+pub(super) struct Coded {
+    pub form: Form,
+    pub flags: u8,
+    pub low: u8,
+    pub sections: Vec<u8>,
+}
+
+/// The smaller of both forms; `None` for borders that neither can hold.
+pub(super) fn encode(items: ItemsView<'_>, base: u64, end: u64) -> Option<Coded> {
+    let mut borders: Vec<u64> = items.offsets.iter().map(|offset| offset - 8 - base).collect();
+    borders.push(end - base);
+    let halved = borders.iter().all(|border| border.is_multiple_of(2));
+    if halved {
+        borders.iter_mut().for_each(|border| *border /= 2);
+    }
+    let fano = elias_fano(&borders, halved)?;
+    let reference = halved.then(|| frames_of_reference(&borders)).flatten();
+    Some(match reference {
+        // Elias-Fano finds a frame in a third of the time, so that size must be worth it.
+        Some(other) if worth_it(&other, &fano, items.offsets.len()) => other,
+        _ => fano,
+    })
+}
+
+fn worth_it(other: &Coded, fano: &Coded, items: usize) -> bool {
+    let (other, fano) = (other.sections.len(), fano.sections.len());
+    (items <= 512 && other < fano) || other * 2 <= fano
+}
+
+fn elias_fano(borders: &[u64], halved: bool) -> Option<Coded> {
+    let last = *borders.last()?;
+    let low = (last / borders.len() as u64).checked_ilog2().unwrap_or(0);
+    let upper_bits = usize::try_from(last >> low).ok()?.checked_add(borders.len())?;
+    let mut upper = vec![0_u64; upper_bits.div_ceil(64)];
+    let mut lower = BitWriter::default();
+    let mut sections = Vec::new();
+    for (index, &border) in borders.iter().enumerate() {
+        let place = (border >> low) as usize + index;
+        if index.is_multiple_of(SAMPLE) {
+            sections.extend(u32::try_from(place).ok()?.to_le_bytes());
+        }
+        *upper.get_mut(place / 64)? |= 1 << (place % 64);
+        lower.push(border & ((1 << low) - 1), low);
+    }
+    pad(&mut sections);
+    upper.iter().for_each(|word| sections.extend(word.to_le_bytes()));
+    lower.finish(&mut sections);
+    let flags = if halved { FLAG_HALVED } else { 0 };
+    Some(Coded { form: Form::EliasFano, flags, low: low as u8, sections })
+}
+
+fn frames_of_reference(borders: &[u64]) -> Option<Coded> {
+    let lengths: Vec<u64> = borders.iter().zip(borders.iter().skip(1)).map(|(a, b)| b - a).collect();
+    let mut heads = Vec::new();
+    let mut residuals = BitWriter::default();
+    for (block, starts) in lengths.chunks(BLOCK).zip(borders.chunks(BLOCK)) {
+        let start = starts.first().filter(|&&start| start < 1 << 48)?;
+        let least = *block.iter().min()?;
+        let most = *block.iter().max()?;
+        if most >= 1 << 24 {
+            return None;
+        }
+        let width = 64 - (most - least).leading_zeros();
+        heads.extend(start.to_le_bytes().get(..6)?);
+        heads.extend(least.to_le_bytes().get(..3)?);
+        heads.push(width as u8);
+        heads.extend(u32::try_from(residuals.len()).ok()?.to_le_bytes());
+        block.iter().for_each(|length| residuals.push(length - least, width));
+    }
+    pad(&mut heads);
+    residuals.finish(&mut heads);
+    Some(Coded { form: Form::For64, flags: FLAG_HALVED, low: 0, sections: heads })
+}
+
+/// Where the sections of a compact form lie; made from the header alone, so that a look-up costs no scan.
+#[derive(Clone, Copy)]
+pub(super) enum Borders<'a> {
+    /// Select positions, unary upper parts, lower parts of `low` bits.
+    EliasFano { select: &'a [u8], upper: &'a [u8], lower: &'a [u8], low: u32 },
+    /// Block heads and residuals.
+    For64 { heads: &'a [u8], residuals: &'a [u8], items: usize },
+}
+
+impl<'a> Borders<'a> {
+    /// Cuts the sections of `items` items that span `end - base` bytes; the rest of the table comes back.
+    pub fn elias_fano(rest: &'a [u8], items: usize, span: u64, low: u8) -> Option<(Self, &'a [u8])> {
+        let (low, values) = (u32::from(low), items.checked_add(1)?);
+        if low > 57 {
+            return None;
+        }
+        let upper_bits = usize::try_from(span >> low).ok()?.checked_add(values)?;
+        let (select, rest) = rest.split_at_checked((values.div_ceil(SAMPLE) * 4).next_multiple_of(8))?;
+        let (upper, rest) = rest.split_at_checked(upper_bits.div_ceil(64).checked_mul(8)?)?;
+        let lower_bits = values.checked_mul(low as usize)?;
+        let (lower, rest) = rest.split_at_checked(lower_bits.div_ceil(64).checked_mul(8)?)?;
+        Some((Self::EliasFano { select, upper, lower, low }, rest))
+    }
+
+    /// The same for frames of reference, whose residuals end where the last block's end.
+    pub fn for64(rest: &'a [u8], items: usize) -> Option<(Self, &'a [u8])> {
+        let blocks = items.div_ceil(BLOCK);
+        let (heads, rest) = rest.split_at_checked((blocks * BLOCK_HEAD).next_multiple_of(8))?;
+        let residual_bits = match blocks.checked_sub(1) {
+            None => 0,
+            Some(last) => {
+                let head = Head::of(heads, last)?;
+                head.bit_at.checked_add((items - last * BLOCK).checked_mul(head.width as usize)?)?
+            }
+        };
+        let (residuals, rest) = rest.split_at_checked(residual_bits.div_ceil(64).checked_mul(8)?)?;
+        Some((Self::For64 { heads, residuals, items }, rest))
+    }
+
+    /// Both borders of item `index`, in units of the table (halved or not).
+    #[inline]
+    pub fn item(&self, index: usize) -> Option<(u64, u64)> {
+        match *self {
+            Self::EliasFano { select, upper, lower, low } => {
+                let sample = select.get(index / SAMPLE * 4..)?.first_chunk()?;
+                let from = u32::from_le_bytes(*sample) as usize;
+                let (start, end) = select_pair(upper, from, index % SAMPLE)?;
+                let value = |place: usize, index: usize| {
+                    let high = place.checked_sub(index)? as u64;
+                    Some(high << low | bits(lower, index * low as usize, low))
+                };
+                Some((value(start, index)?, value(end, index + 1)?))
+            }
+            Self::For64 { heads, residuals, items } => {
+                if index >= items {
+                    return None;
+                }
+                let head = Head::of(heads, index / BLOCK)?;
+                let mut at = head.bit_at;
+                let mut start = head.start.checked_add(head.least * (index % BLOCK) as u64)?;
+                for _ in 0..index % BLOCK {
+                    start = start.checked_add(bits(residuals, at, head.width))?;
+                    at += head.width as usize;
+                }
+                let length = head.least + bits(residuals, at, head.width);
+                Some((start, start.checked_add(length)?))
+            }
+        }
+    }
+
+    /// All borders, in one pass; refuses what [`encode`] would not have written.
+    pub fn all(&self, items: usize, span: u64) -> Result<Vec<u64>> {
+        let mut borders = Vec::with_capacity(items + 1);
+        match *self {
+            Self::EliasFano { select, upper, lower, low } => {
+                for at in 0..upper.len() / 8 {
+                    let mut rest = word(upper, at);
+                    while rest != 0 {
+                        let (place, index) = (at * 64 + rest.trailing_zeros() as usize, borders.len());
+                        rest &= rest - 1;
+                        let high =
+                            place.checked_sub(index).ok_or_else(|| bad("of unordered borders"))? as u64;
+                        if index.is_multiple_of(SAMPLE) {
+                            let sample = select.get(index / SAMPLE * 4..).and_then(|rest| rest.first_chunk());
+                            if sample.map(|sample| u32::from_le_bytes(*sample) as usize) != Some(place) {
+                                return Err(bad("of wrong select positions"));
+                            }
+                        }
+                        borders.push(high << low | bits(lower, index * low as usize, low));
+                        if borders.len() > items + 1 {
+                            return Err(bad("of too many borders"));
+                        }
+                    }
+                }
+            }
+            Self::For64 { heads, residuals, .. } => {
+                let (mut border, mut at) = (0_u64, 0);
+                for block in 0..items.div_ceil(BLOCK) {
+                    let head = Head::of(heads, block).ok_or_else(|| bad("shorter than its blocks"))?;
+                    if head.start != border || head.bit_at != at || head.width > 24 {
+                        return Err(bad("of blocks that do not join"));
+                    }
+                    for _ in block * BLOCK..items.min((block + 1) * BLOCK) {
+                        borders.push(border);
+                        border += head.least + bits(residuals, at, head.width);
+                        at += head.width as usize;
+                    }
+                }
+                borders.push(border);
+            }
+        }
+        let ascending = borders.iter().zip(borders.iter().skip(1)).all(|(a, b)| a < b);
+        if borders.len() != items + 1
+            || !ascending
+            || borders.first() != Some(&0)
+            || borders.last() != Some(&span)
+        {
+            return Err(bad("of borders that do not ascend from its first to its last byte"));
+        }
+        Ok(borders)
+    }
+}
+
+/// What stands before the residuals of a block.
+struct Head {
+    start: u64,
+    least: u64,
+    width: u32,
+    bit_at: usize,
+}
+
+impl Head {
+    #[inline]
+    fn of(heads: &[u8], block: usize) -> Option<Self> {
+        let bytes = heads.get(block * BLOCK_HEAD..)?.first_chunk::<BLOCK_HEAD>()?;
+        let [a, b, c, d, e, f, g, h, i, width, position @ ..] = *bytes;
+        Some(Self {
+            start: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
+            least: u64::from_le_bytes([g, h, i, 0, 0, 0, 0, 0]),
+            width: u32::from(width),
+            bit_at: u32::from_le_bytes(position) as usize,
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! What stands before the sections of a packed table, in full and in brief.
+
+use super::{FLAG_WIDE, Form, HEADER, VERSION, bad};
+use crate::base::error::Result;
+use crate::base::varint;
+
+const CRC_AT: usize = 4;
+/// The flags that the first byte of a brief head holds as they are; [`FLAG_WIDE`] is its highest bit.
+const LOW_FLAGS: u8 = 15;
+
+/// The form of a table, its counts and its place.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    pub form: Form,
+    pub flags: u8,
+    /// Low bits of the Elias-Fano form, else 0.
+    pub low: u8,
+    pub items: u32,
+    pub frames: u32,
+    /// Offset of the first Item tag; native: of the first pixel byte.
+    pub base: u64,
+    /// First byte after the last item; AFFINE: stride in bits.
+    pub end: u64,
+}
+
+impl Head {
+    /// A whole table with the full head: 32 bytes, with the checksum of everything.
+    pub fn sealed(&self, sections: &[u8]) -> Vec<u8> {
+        let mut table = Vec::with_capacity(HEADER + sections.len());
+        table.extend([VERSION, self.form as u8 + 1, self.flags, self.low, 0, 0, 0, 0]);
+        table.extend(self.items.to_le_bytes());
+        table.extend(self.frames.to_le_bytes());
+        table.extend(self.base.to_le_bytes());
+        table.extend(self.end.to_le_bytes());
+        table.extend(sections);
+        let crc = crc32c::crc32c(&table);
+        if let Some(field) = table.get_mut(CRC_AT..CRC_AT + 4) {
+            field.copy_from_slice(&crc.to_le_bytes());
+        }
+        table
+    }
+
+    /// The head and the sections of a table that [`Head::sealed`] wrote.
+    ///
+    /// # Errors
+    /// `bad_table` for another version or form, and for damage.
+    pub fn unsealed(table: &[u8]) -> Result<(Self, &[u8])> {
+        let Some((fields, sections)) = table.split_first_chunk::<HEADER>() else {
+            return Err(bad("shorter than its header"));
+        };
+        let [version, form, flags, low, ..] = *fields;
+        let mut words = fields.as_chunks::<4>().0.iter().map(|chunk| u32::from_le_bytes(*chunk));
+        let [_, stored_crc, items, frames]: [u32; 4] = std::array::from_fn(|_| words.next().unwrap_or(0));
+        let mut longs = fields.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk));
+        let [_, _, base, end]: [u64; 4] = std::array::from_fn(|_| longs.next().unwrap_or(0));
+        if version != VERSION || (low != 0 && form != Form::EliasFano as u8 + 1) {
+            return Err(bad("of another version"));
+        }
+        if crc_without_field(table) != stored_crc {
+            return Err(bad("damaged (checksum)"));
+        }
+        let form = form.checked_sub(1).and_then(Form::from_code).ok_or_else(|| bad("of an unknown form"))?;
+        Ok((Self { form, flags, low, items, frames, base, end }, sections))
+    }
+
+    /// Appends the brief head: form and flags in a byte, numbers as long as they are large.
+    pub fn write_brief(&self, table: &mut Vec<u8>) {
+        table.push(self.flags & LOW_FLAGS | (self.flags & FLAG_WIDE) << 1 | (self.form as u8) << 4);
+        if self.form == Form::EliasFano {
+            table.push(self.low);
+        }
+        varint::push(table, self.frames.into());
+        if self.items_differ() {
+            varint::push(table, self.items.into());
+        }
+        varint::push(table, self.base);
+        varint::push(table, self.end);
+    }
+
+    /// The head and the sections behind a brief head.
+    #[inline(always)]
+    pub fn read_brief(table: &[u8]) -> Option<(Self, &[u8])> {
+        let (&first, mut rest) = table.split_first()?;
+        let form = Form::from_code(first >> 4 & 7)?;
+        let flags = first & LOW_FLAGS | first >> 1 & FLAG_WIDE;
+        let mut low = 0;
+        if form == Form::EliasFano {
+            (low, rest) = rest.split_first().map(|(&low, rest)| (low, rest))?;
+        }
+        let frames = u32::try_from(varint::take(&mut rest)?).ok()?;
+        let mut head = Self { form, flags, low, items: frames, frames, base: 0, end: 0 };
+        if head.items_differ() {
+            head.items = u32::try_from(varint::take(&mut rest)?).ok()?;
+        }
+        head.base = varint::take(&mut rest)?;
+        head.end = varint::take(&mut rest)?;
+        Some((head, rest))
+    }
+
+    /// Whether there may be more items than frames.
+    fn items_differ(&self) -> bool {
+        self.flags & (super::FLAG_ONE_FRAME | super::FLAG_MAP) != 0
+    }
+}
+
+pub(super) fn crc_without_field(table: &[u8]) -> u32 {
+    let (before, rest) = table.split_at(CRC_AT.min(table.len()));
+    let crc = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
+    crc32c::crc32c_append(crc, rest.get(4..).unwrap_or_default())
+}

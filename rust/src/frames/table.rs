@@ -1,0 +1,381 @@
+//! [`FrameTable`]: everything that is needed to fetch any frame of one SOP Instance.
+
+use std::borrow::Cow;
+
+use crate::base::closed_list::closed_list;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Fingerprint, Source};
+use crate::dicom::dataset::{Attributes, Uid};
+use crate::frames::notes::Notes;
+
+closed_list! {
+    /// Outcome for a file that was not refused.
+    pub enum Status {
+        /// Every frame can be read.
+        Ok = "ok",
+        /// Frames from `truncated_from` on reach past the end of the file.
+        Truncated = "truncated",
+        /// The data set has no pixels (reports, plans, waveforms, DICOMDIR).
+        NoPixels = "no_pixels",
+    }
+}
+
+closed_list! {
+    /// How the pixels are stored.
+    pub enum Kind {
+        /// Uncompressed, frame after frame (PS3.5 8.1).
+        Native = "native",
+        /// Fragments in Items (PS3.5 A.4).
+        Encapsulated = "encapsulated",
+        /// Fragments of one bit stream for all frames (PS3.5 8.2.5).
+        Video = "video",
+        /// No pixels.
+        None = "none",
+    }
+}
+
+closed_list! {
+    /// What told which bytes make which frame.
+    pub enum Method {
+        /// Arithmetic.
+        Native = "native",
+        /// Extended Offset Table with lengths.
+        Eot = "eot",
+        /// Extended Offset Table, its lengths absent or wrong.
+        EotOffsetsOnly = "eot_offsets_only",
+        /// Basic Offset Table.
+        Bot = "bot",
+        /// Tile offsets of the TIFF in the preamble.
+        Tiff = "tiff",
+        /// One frame owns all fragments.
+        SingleFrame = "single_frame",
+        /// As many fragments as frames.
+        OneFragmentPerFrame = "one_fragment_per_frame",
+        /// Fragments that begin with a codec's start marker begin a frame.
+        StartMarkers = "start_markers",
+        /// Fragments that end with an end marker end a frame.
+        EndMarkers = "end_markers",
+        /// One stream.
+        VideoStream = "video_stream",
+        /// Nothing to tell.
+        None = "none",
+    }
+}
+
+closed_list! {
+    /// How far the table was held against the file.
+    pub enum Verified {
+        /// Counts only.
+        None = "none",
+        /// First and last entry.
+        Ends = "ends",
+        /// Every entry.
+        All = "all",
+    }
+}
+
+closed_list! {
+    /// How far a table shall be held against the file.
+    pub enum Verify {
+        /// Counts only; for measurements, never kept.
+        None = "none",
+        /// First and last entry: the request path.
+        Ends = "ends",
+        /// Every entry against a walk: the builder.
+        All = "all",
+    }
+}
+
+closed_list! {
+    /// What the offsets count in.
+    pub enum OffsetsIn {
+        /// The file.
+        File = "file",
+        /// The inflated data set (PS3.5 A.5), counted from its first byte.
+        Inflated = "inflated",
+    }
+}
+
+/// Native frames that are written out as arrays on request, 16 bytes each.
+pub const MOST_NATIVE_ROWS: u32 = 1 << 24;
+
+/// Everything that is needed to fetch any frame of one SOP Instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameTable {
+    /// Outcome.
+    pub status: Status,
+    /// How the pixels are stored.
+    pub kind: Kind,
+    /// What told which bytes make which frame.
+    pub method: Method,
+    /// How far that was checked.
+    pub verified: Verified,
+    /// What the offsets count in.
+    pub offsets_in: OffsetsIn,
+    /// First frame that is not wholly in the file, for [`Status::Truncated`].
+    pub truncated_from: Option<u32>,
+    /// Accepted oddities.
+    pub notes: Notes,
+    /// As declared, or as guessed (a note says so).
+    pub transfer_syntax_uid: Uid,
+    /// What the data set says about its image; `number_of_frames` as declared.
+    pub image: Attributes,
+    /// Offset of the pixel element's tag.
+    pub pixel_data_pos: Option<u64>,
+    /// State of the file that this table describes.
+    pub fingerprint: Fingerprint,
+    /// Where the frames lie.
+    pub layout: Layout,
+}
+
+/// Where the frames lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Nowhere.
+    Empty,
+    /// One after another without gaps, bit by bit.
+    Native(Native),
+    /// In fragments.
+    Items(Items),
+}
+
+/// Native frames: frame i begins `i * frame_bits` bits after `base`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Native {
+    /// Offset of the first pixel byte.
+    pub base: u64,
+    /// Bits of one frame, above zero; not always whole bytes (Bits Allocated 1).
+    pub frame_bits: u64,
+    /// Number of frames.
+    pub frames: u32,
+}
+
+/// Fragments in frame order. `offsets` and `lengths` have one entry a fragment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Items {
+    /// Absolute offset of each payload.
+    pub offsets: Vec<u64>,
+    /// Length of each payload in bytes.
+    pub lengths: Vec<u64>,
+    /// First fragment of each frame, and the number of fragments as last entry: `frames + 1` entries, from 0,
+    /// ascending. `None`: each fragment is a frame.
+    pub frame_first: Option<Vec<u32>>,
+}
+
+/// A [`Layout`] whose arrays belong to somebody else.
+#[derive(Clone, Copy)]
+pub enum LayoutView<'a> {
+    /// See [`Layout::Empty`].
+    Empty,
+    /// See [`Layout::Native`].
+    Native(Native),
+    /// See [`Layout::Items`].
+    Items(ItemsView<'a>),
+}
+
+/// [`Items`] whose arrays belong to somebody else.
+#[derive(Clone, Copy)]
+pub struct ItemsView<'a> {
+    /// See [`Items::offsets`].
+    pub offsets: &'a [u64],
+    /// See [`Items::lengths`].
+    pub lengths: &'a [u64],
+    /// See [`Items::frame_first`].
+    pub frame_first: Option<&'a [u32]>,
+}
+
+impl ItemsView<'_> {
+    /// Number of frames.
+    pub fn frames(&self) -> usize {
+        self.frame_first.map_or(self.offsets.len(), |first| first.len().saturating_sub(1))
+    }
+}
+
+impl Layout {
+    /// The same, borrowed.
+    pub fn view(&self) -> LayoutView<'_> {
+        match self {
+            Self::Empty => LayoutView::Empty,
+            Self::Native(native) => LayoutView::Native(*native),
+            Self::Items(items) => LayoutView::Items(items.view()),
+        }
+    }
+}
+
+impl Items {
+    /// The same, borrowed.
+    pub fn view(&self) -> ItemsView<'_> {
+        ItemsView { offsets: &self.offsets, lengths: &self.lengths, frame_first: self.frame_first.as_deref() }
+    }
+
+    /// Number of frames.
+    pub fn frames(&self) -> usize {
+        self.view().frames()
+    }
+
+    /// The fragments of a frame, as indices.
+    fn fragments_of(&self, frame: usize) -> std::ops::Range<usize> {
+        match &self.frame_first {
+            None if frame < self.offsets.len() => frame..frame + 1,
+            None => 0..0,
+            Some(first) => match (first.get(frame), first.get(frame + 1)) {
+                (Some(&start), Some(&end)) => start as usize..end as usize,
+                _ => 0..0,
+            },
+        }
+    }
+}
+
+impl Native {
+    /// Bytes of a frame, half-open and clipped to `size`: with frames of odd bits neighbours share a byte.
+    pub fn range(&self, frame: u64, size: u64) -> (u64, u64) {
+        let bit = self.frame_bits.saturating_mul(frame);
+        let start = self.base.saturating_add(bit / 8);
+        let end = self.base.saturating_add(bit.saturating_add(self.frame_bits).div_ceil(8));
+        (start.min(size), end.min(size))
+    }
+}
+
+impl Default for FrameTable {
+    /// The table of a data set without pixels.
+    fn default() -> Self {
+        Self {
+            status: Status::NoPixels,
+            kind: Kind::None,
+            method: Method::None,
+            verified: Verified::None,
+            offsets_in: OffsetsIn::File,
+            truncated_from: None,
+            notes: Notes::default(),
+            transfer_syntax_uid: Uid::new(),
+            image: Attributes::default(),
+            pixel_data_pos: None,
+            fingerprint: Fingerprint::default(),
+            layout: Layout::Empty,
+        }
+    }
+}
+
+impl FrameTable {
+    /// Number of frames that can be addressed: Number of Frames, but 1 for a video stream.
+    pub fn frames(&self) -> usize {
+        match &self.layout {
+            Layout::Empty => 0,
+            Layout::Native(native) => native.frames as usize,
+            Layout::Items(items) => items.frames(),
+        }
+    }
+
+    /// Number of fragments; native frames count as one each.
+    pub fn fragments(&self) -> usize {
+        match &self.layout {
+            Layout::Items(items) => items.offsets.len(),
+            _ => self.frames(),
+        }
+    }
+
+    /// The bytes that are limited by the file: its size, or "no limit" for inflated offsets.
+    pub fn limit(&self) -> u64 {
+        match self.offsets_in {
+            OffsetsIn::File => self.fingerprint.size,
+            OffsetsIn::Inflated => u64::MAX,
+        }
+    }
+
+    /// Payload ranges of a frame, half-open `[start, end)`; none for a frame that does not exist.
+    pub fn ranges(&self, frame: usize) -> impl Iterator<Item = (u64, u64)> {
+        let limit = self.limit();
+        let native = match &self.layout {
+            Layout::Native(native) if frame < native.frames as usize => {
+                Some(native.range(frame as u64, limit))
+            }
+            _ => None,
+        };
+        let items = match &self.layout {
+            Layout::Items(items) => Some(items),
+            _ => None,
+        };
+        let fragments = items.into_iter().flat_map(move |items| {
+            items.fragments_of(frame).filter_map(|index| {
+                let start = *items.offsets.get(index)?;
+                Some((start, start.saturating_add(*items.lengths.get(index)?)))
+            })
+        });
+        native.into_iter().chain(fragments)
+    }
+
+    /// Bit of the first byte at which a native frame begins, counted from the least significant.
+    pub fn bit_offset(&self, frame: usize) -> u8 {
+        match &self.layout {
+            Layout::Native(native) => (native.frame_bits.saturating_mul(frame as u64) % 8) as u8,
+            _ => 0,
+        }
+    }
+
+    /// Whether a range may hold item headers between payloads: a Basic Offset Table does not say how many
+    /// fragments a frame has, and this one was not held against a walk.
+    pub fn holds_spans(&self) -> bool {
+        self.method == Method::Bot && self.is_unwalked()
+    }
+
+    /// Whether the fragments are as a table of the file says, not as a walk found them.
+    pub fn is_unwalked(&self) -> bool {
+        matches!(self.layout, Layout::Items(_)) && self.verified != Verified::All
+    }
+
+    /// Offsets and lengths of all fragments and the first fragment of each frame, materialised.
+    ///
+    /// # Errors
+    /// `limit_exceeded` for native frames beyond [`MOST_NATIVE_ROWS`]: their ranges are arithmetic anyway.
+    pub fn to_items(&self) -> Result<Cow<'_, Items>> {
+        match &self.layout {
+            Layout::Items(items) => Ok(Cow::Borrowed(items)),
+            Layout::Empty => Ok(Cow::Owned(Items::default())),
+            Layout::Native(native) if native.frames > MOST_NATIVE_ROWS => {
+                let detail = format!("{} native frames: ask for the ranges of single frames", native.frames);
+                Err(Error::new(ErrorKind::LimitExceeded, detail))
+            }
+            Layout::Native(native) => {
+                let ranges = (0..u64::from(native.frames)).map(|frame| native.range(frame, self.limit()));
+                let (offsets, lengths) = ranges.map(|(start, end)| (start, end - start)).unzip();
+                Ok(Cow::Owned(Items { offsets, lengths, frame_first: None }))
+            }
+        }
+    }
+
+    /// Sets [`Status::Ok`], or [`Status::Truncated`] from the frame that is cut.
+    pub fn set_status(&mut self, cut: Option<u32>) {
+        self.truncated_from = cut;
+        self.status = if cut.is_some() { Status::Truncated } else { Status::Ok };
+    }
+
+    /// Refuses a frame that does not exist or is not wholly in the file.
+    pub fn check_readable(&self, frame: usize) -> Result<()> {
+        if frame >= self.frames() {
+            let detail = format!("frame {frame} (from 0) of {}", self.frames());
+            return Err(Error::new(ErrorKind::InvalidArgument, detail));
+        }
+        match self.truncated_from {
+            Some(from) if frame >= from as usize => {
+                let detail =
+                    format!("frame {frame} (from 0): the file is cut, frames from {from} on are not in it");
+                Err(Error::new(ErrorKind::TruncatedFrame, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a source that is not the file that this table describes.
+    pub fn check_describes(&self, source: &dyn Source) -> Result<()> {
+        let (now, then) = (source.fingerprint(), self.fingerprint);
+        let same_time = now.mtime_ns.zip(then.mtime_ns).is_none_or(|(now, then)| now == then);
+        if now.size == then.size && same_time {
+            return source.check_unchanged();
+        }
+        let detail = format!(
+            "the table describes {} bytes of another time, the file has {}: read its table again",
+            then.size, now.size
+        );
+        Err(Error::new(ErrorKind::ChangedDuringRead, detail))
+    }
+}

@@ -1,0 +1,128 @@
+//! Bindings of the direct tile reader.
+
+use std::path::PathBuf;
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PySlice};
+
+use crate::base::error::{Error, ErrorKind};
+use crate::tiledb::codec::Pipeline;
+use crate::tiledb::layout::{Grid, Range};
+use crate::tiledb::pool::process;
+use crate::tiledb::reader::{Effort, TileFile as Reader};
+
+/// The tiles of one fragment of one dense array.
+#[pyclass(frozen, module = "voxtier._core")]
+pub struct TileFile {
+    reader: Reader,
+}
+
+#[pymethods]
+impl TileFile {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        shape: Vec<u64>,
+        extents: Vec<u64>,
+        cell: u32,
+        filters: Vec<String>,
+    ) -> PyResult<Self> {
+        let pipeline = Pipeline::from_names(&filters).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, format!("filters {filters:?} are not read directly"))
+        })?;
+        let reader = py.detach(|| Reader::open(&path, Grid::new(&shape, &extents)?, cell, pipeline))?;
+        Ok(Self { reader })
+    }
+
+    /// Number of chunks.
+    #[getter]
+    fn chunks(&self) -> usize {
+        self.reader.chunks()
+    }
+
+    #[pyo3(signature = (ranges, out, *, threads=1, keep=true))]
+    fn read(
+        &self,
+        py: Python<'_>,
+        ranges: Vec<(u64, u64, u64)>,
+        mut out: PyReadwriteArray1<'_, u8>,
+        threads: usize,
+        keep: bool,
+    ) -> PyResult<()> {
+        let wanted: Vec<Range> =
+            ranges.into_iter().map(|(start, count, step)| Range { start, count, step }).collect();
+        let bytes = out.as_slice_mut()?;
+        py.detach(|| self.reader.read(&wanted, bytes, Effort { threads, keep }))?;
+        Ok(())
+    }
+
+    #[pyo3(signature = (starts, size, out, *, threads=1, keep=true))]
+    fn read_patches(
+        &self,
+        py: Python<'_>,
+        starts: PyReadonlyArray1<'_, i64>,
+        size: Vec<u64>,
+        mut out: PyReadwriteArray1<'_, u8>,
+        threads: usize,
+        keep: bool,
+    ) -> PyResult<()> {
+        let starts = starts.as_slice()?;
+        let bytes = out.as_slice_mut()?;
+        py.detach(|| self.reader.read_patches(starts, &size, bytes, Effort { threads, keep }))?;
+        Ok(())
+    }
+}
+
+/// Sets the bytes that decoded chunks may hold in this process; 0 switches the cache off.
+#[pyfunction]
+fn set_tile_budget(py: Python<'_>, budget: u64) {
+    py.detach(|| process().cache.set_budget(budget));
+}
+
+/// Forgets all decoded chunks and counters.
+#[pyfunction]
+fn clear_tile_cache(py: Python<'_>) {
+    py.detach(|| process().cache.clear());
+}
+
+/// Counters of the decoded cache of this process.
+#[pyfunction]
+fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let stats = py.detach(|| process().cache.stats());
+    let found = PyDict::new(py);
+    for (name, value) in [
+        ("hits", stats.hits),
+        ("misses", stats.misses),
+        ("bytes_read", stats.bytes_read),
+        ("bytes_decoded", stats.bytes_decoded),
+        ("evictions", stats.evictions),
+        ("bytes_held", stats.bytes_held),
+        ("budget", stats.budget),
+        ("entries", stats.entries),
+    ] {
+        found.set_item(name, value)?;
+    }
+    Ok(found)
+}
+
+/// Inflates a gzip file and returns the bytes `offset..offset + count`, fewer when it ends before.
+#[pyfunction]
+fn gunzip_range(py: Python<'_>, path: PathBuf, offset: u64, count: u64) -> PyResult<Bound<'_, PyArray1<u8>>> {
+    let found = py.detach(|| crate::base::gzip::gunzip_range(&path, offset, count))?;
+    let bytes = found.bytes.into_pyarray(py);
+    if found.skip == 0 {
+        return Ok(bytes);
+    }
+    let wanted = bytes.get_item(PySlice::new(py, found.skip as isize, isize::MAX, 1))?;
+    Ok(wanted.cast_into()?)
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<TileFile>()?;
+    module.add_function(wrap_pyfunction!(set_tile_budget, module)?)?;
+    module.add_function(wrap_pyfunction!(clear_tile_cache, module)?)?;
+    module.add_function(wrap_pyfunction!(tile_stats, module)?)?;
+    module.add_function(wrap_pyfunction!(gunzip_range, module)?)
+}

@@ -1,0 +1,223 @@
+//! Which tiles hold the cells that a read wants, and where in the output those of each go.
+
+use super::runs::{Axis, Placement};
+use crate::base::error::{Error, ErrorKind, Result};
+
+/// Most dimensions of an array that is read here.
+pub const MAX_DIMS: usize = 4;
+
+/// What is wanted along one dimension: `start, start + step, ...`, `count` of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// First index (inclusive).
+    pub start: u64,
+    /// How many; 0 reads nothing.
+    pub count: u64,
+    /// Distance; >= 1.
+    pub step: u64,
+}
+
+/// A dense array cut into tiles, row-major both.
+#[derive(Clone, Debug)]
+pub struct Grid {
+    shape: Vec<u64>,
+    extents: Vec<u64>,
+    counts: Vec<u64>,
+    tile_cells: u64,
+    cells: u64,
+}
+
+impl Grid {
+    /// A grid of 1 to [`MAX_DIMS`] dimensions, each >= 1, whose padded size fits memory arithmetic.
+    pub fn new(shape: &[u64], extents: &[u64]) -> Result<Self> {
+        let sane = (1..=MAX_DIMS).contains(&shape.len())
+            && shape.len() == extents.len()
+            && shape.iter().zip(extents).all(|(&size, &extent)| size >= 1 && extent >= 1);
+        if !sane {
+            return Err(refused(format!("shape {shape:?} with tile extents {extents:?}")));
+        }
+        let counts: Vec<u64> =
+            shape.iter().zip(extents).map(|(size, extent)| size.div_ceil(*extent)).collect();
+        let product = |numbers: &[u64]| numbers.iter().try_fold(1_u64, |all, &one| all.checked_mul(one));
+        let sizes = (product(extents), product(&counts), product(shape));
+        let (Some(tile_cells), Some(tiles), Some(cells)) = sizes else {
+            return Err(refused(format!("shape {shape:?} is too large")));
+        };
+        if tile_cells.checked_mul(tiles).is_none_or(|all| all > 1 << 60) {
+            return Err(refused(format!("shape {shape:?} is too large")));
+        }
+        Ok(Self { shape: shape.to_vec(), extents: extents.to_vec(), counts, tile_cells, cells })
+    }
+
+    /// Cells of the whole array.
+    pub fn cells(&self) -> u64 {
+        self.cells
+    }
+
+    /// Dimensions.
+    pub fn dims(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Cells of one tile, padding included.
+    pub fn tile_cells(&self) -> u64 {
+        self.tile_cells
+    }
+
+    /// Number of tiles.
+    pub fn tiles(&self) -> u64 {
+        self.counts.iter().product()
+    }
+
+    /// Length along a dimension.
+    pub fn size(&self, dim: usize) -> u64 {
+        self.shape.get(dim).copied().unwrap_or(0)
+    }
+
+    /// Checks a selection and returns how many cells it has.
+    pub fn check(&self, wanted: &[Range]) -> Result<u64> {
+        if wanted.len() != self.dims() {
+            return Err(refused(format!("{} ranges for {} dimensions", wanted.len(), self.dims())));
+        }
+        let mut cells = 1_u64;
+        for (range, &size) in wanted.iter().zip(&self.shape) {
+            let last = range
+                .count
+                .saturating_sub(1)
+                .checked_mul(range.step)
+                .and_then(|reach| reach.checked_add(range.start));
+            if range.step == 0
+                || range.count > size
+                || last.is_none_or(|last| last >= size && range.count > 0)
+            {
+                return Err(refused(format!("{range:?} in a dimension of {size}")));
+            }
+            cells = cells.saturating_mul(range.count);
+        }
+        Ok(cells)
+    }
+
+    /// Appends a placement for every tile that holds a wanted cell.
+    ///
+    /// `wanted` has passed [`Grid::check`]; `strides` are those of the output in cells, `base` its first cell.
+    pub fn place(&self, wanted: &[Range], strides: &[u64], base: u64, placements: &mut Vec<Placement>) {
+        let partial = Placement { tile: 0, base, axes: [Axis::default(); MAX_DIMS], dims: self.dims() };
+        if wanted.iter().all(|range| range.count > 0) {
+            self.place_dim(0, wanted, strides, partial, placements);
+        }
+    }
+
+    fn place_dim(
+        &self,
+        dim: usize,
+        wanted: &[Range],
+        strides: &[u64],
+        partial: Placement,
+        all: &mut Vec<Placement>,
+    ) {
+        let parts = (self.extents.get(dim), self.counts.get(dim), wanted.get(dim), strides.get(dim));
+        let (Some(&extent), Some(&count), Some(range), Some(&stride)) = parts else {
+            all.push(partial.collapsed());
+            return;
+        };
+        let last = range.start + (range.count - 1) * range.step;
+        for tile in range.start / extent..=last / extent {
+            let low = tile * extent;
+            let skipped = low.saturating_sub(range.start).div_ceil(range.step);
+            let first = range.start + skipped * range.step;
+            let end = (low + extent).min(last + 1);
+            if first >= end {
+                continue; // the step jumps over this tile
+            }
+            let mut next = partial;
+            next.tile = partial.tile * count + tile;
+            next.base = partial.base + skipped * stride;
+            if let Some(axis) = next.axes.get_mut(dim) {
+                *axis = Axis {
+                    extent,
+                    low: first - low,
+                    count: (end - first).div_ceil(range.step),
+                    step: range.step,
+                    stride,
+                };
+            }
+            self.place_dim(dim + 1, wanted, strides, next, all);
+        }
+    }
+}
+
+fn refused(detail: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every wanted cell, by brute force: (tile, cell in tile) -> place in the output.
+    fn naive(shape: &[u64], extents: &[u64], wanted: &[Range]) -> Vec<(u64, u64, u64)> {
+        let total: u64 = wanted.iter().map(|range| range.count).product();
+        let mut found: Vec<_> = (0..total)
+            .map(|out| {
+                let (mut rest, mut tile, mut cell, mut tiles, mut cells) = (out, 0, 0, 1, 1);
+                for dim in (0..shape.len()).rev() {
+                    let index = wanted[dim].start + rest % wanted[dim].count * wanted[dim].step;
+                    rest /= wanted[dim].count;
+                    tile += index / extents[dim] * tiles;
+                    cell += index % extents[dim] * cells;
+                    tiles *= shape[dim].div_ceil(extents[dim]);
+                    cells *= extents[dim];
+                }
+                (tile, cell, out)
+            })
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn dims() -> impl Strategy<Value = Vec<(u64, u64, Range)>> {
+        let one = (1_u64..9, 1_u64..10, any::<(u64, u64, u64)>()).prop_map(|(size, extent, (a, b, c))| {
+            let start = a % size;
+            let step = 1 + c % 4;
+            (size, extent, Range { start, count: 1 + b % ((size - start - 1) / step + 1), step })
+        });
+        prop::collection::vec(one, 1..=4)
+    }
+
+    proptest! {
+        #[test]
+        fn every_wanted_cell_is_placed_once_whatever_the_chunks(dims in dims(), chunk in 1_u64..40) {
+            let shape: Vec<u64> = dims.iter().map(|d| d.0).collect();
+            let extents: Vec<u64> = dims.iter().map(|d| d.1).collect();
+            let wanted: Vec<Range> = dims.iter().map(|d| d.2).collect();
+            let grid = Grid::new(&shape, &extents).unwrap();
+            grid.check(&wanted).unwrap();
+            let mut strides = vec![1; dims.len()];
+            for dim in (1..dims.len()).rev() {
+                strides[dim - 1] = strides[dim] * wanted[dim].count;
+            }
+            let mut placements = Vec::new();
+            grid.place(&wanted, &strides, 0, &mut placements);
+            let mut found = Vec::new();
+            for placement in &placements {
+                let mut begin = 0;
+                while begin < grid.tile_cells() {
+                    for run in placement.runs(begin, begin + chunk) {
+                        for (plane, row) in (0..run.planes).flat_map(|p| (0..run.rows).map(move |r| (p, r))) {
+                            let cell = run.cell + plane * run.plane_cells + row * run.row_cells;
+                            let out = run.out + plane * run.plane_out + row * run.row_out;
+                            for (cell, out) in (0..run.count).map(|k| (cell + k * run.step, out + k)) {
+                                prop_assert!(cell >= begin && cell < begin + chunk);
+                                found.push((placement.tile, cell, out));
+                            }
+                        }
+                    }
+                    begin += chunk;
+                }
+            }
+            found.sort_unstable();
+            prop_assert_eq!(found, naive(&shape, &extents, &wanted));
+        }
+    }
+}

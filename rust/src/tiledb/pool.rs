@@ -1,0 +1,93 @@
+//! What belongs to one process: a private thread pool and the decoded cache.
+//!
+//! Threads and held locks do not survive a fork, so a child that finds its parent's state leaves it where it is
+//! (never dropped: its destructors would wait for threads that are gone) and makes its own.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::cache::Cache;
+use crate::base::error::{Error, ErrorKind, Result};
+
+/// State of one process.
+pub struct Process {
+    pid: u32,
+    /// Decoded chunks.
+    pub cache: Cache,
+    pools: Mutex<HashMap<usize, Arc<ThreadPool>>>,
+}
+
+static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The state of this process, made on first use.
+pub fn process() -> &'static Process {
+    let pid = std::process::id();
+    loop {
+        let current = CURRENT.load(Ordering::Acquire);
+        // SAFETY: a pointer in CURRENT comes from Box::leak below and is never freed.
+        if let Some(found) = unsafe { current.as_ref() }
+            && found.pid == pid
+        {
+            return found;
+        }
+        let fresh = Box::new(Process { pid, cache: Cache::new(0), pools: Mutex::default() });
+        let fresh = Box::into_raw(fresh);
+        if CURRENT.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: another thread won; `fresh` was never shared.
+            drop(unsafe { Box::from_raw(fresh) });
+        }
+    }
+}
+
+impl Process {
+    /// The private pool of helpers, `threads` - 1 of them (the calling thread works too).
+    pub fn pool(&self, threads: usize) -> Result<Arc<ThreadPool>> {
+        let helpers = threads.saturating_sub(1).max(1);
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = pools.get(&helpers) {
+            return Ok(Arc::clone(found));
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(helpers)
+            .thread_name(|n| format!("voxtier-tiles-{n}"))
+            .build()
+            .map_err(|error| Error::new(ErrorKind::IoError, format!("no threads: {error}")))?;
+        let pool = Arc::new(pool);
+        pools.insert(helpers, Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    /// Does `work` for every task, by `threads` threads that each take the next one; the first refusal ends it.
+    pub fn share<T: Sync>(
+        &self,
+        tasks: &[T],
+        threads: usize,
+        work: impl Fn(&T) -> Result<()> + Sync,
+    ) -> Result<()> {
+        if threads < 2 || tasks.len() < 2 {
+            return tasks.iter().try_for_each(work);
+        }
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let refused = Mutex::new(None);
+        let drain = || {
+            while !failed.load(Ordering::Relaxed) {
+                let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                if let Err(refusal) = work(task) {
+                    failed.store(true, Ordering::Relaxed);
+                    refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
+                }
+            }
+        };
+        let drain = &drain;
+        self.pool(threads)?.in_place_scope(|scope| {
+            for _ in 1..threads.min(tasks.len()) {
+                scope.spawn(move |_| drain());
+            }
+            drain();
+        });
+        refused.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
