@@ -166,7 +166,8 @@ def test_the_planner_counts_what_is_decoded(tmp_path):
 
 KILLED = """
 import sys, os
-from voxtier.volumes import RadiObject, TileConfig, configure, replicas
+from voxtier.volumes import RadiObject, TileConfig, configure
+from voxtier.volumes.tiledb import replicas
 configure(tile=TileConfig("axial", replicas=["sagittal", "coronal"]))
 write, count = replicas._write, [0]
 def dies(*arguments):
