@@ -1,4 +1,4 @@
-"""`voxtier priority | preload | cache simulate`, run as people run them."""
+"""`voxtier priority | preload | cache simulate`: scores, what would fit, and replayed traces."""
 
 from __future__ import annotations
 

@@ -1,0 +1,196 @@
+"""`voxtier index | summary | errors`: which files, which rows, what is printed, which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.running import DOWN, FINDINGS, OK, PARTIAL, USAGE, Cli, native
+
+STATUSES = {"ok": 2, "truncated": 1, "no_pixels": 1, "ambiguous": 1, "error": 1}
+
+
+def test_index_twice_then_errors_and_summary(voxtier: Cli, folder: Path, dsn: str) -> None:
+    first = voxtier("index", folder, "--dsn", dsn)
+    assert first.code == PARTIAL
+    assert "6 files, 6 frames" in first.out or "6 files" in first.out
+    for status, count in STATUSES.items():
+        assert any(line.split()[:2] == [status, str(count)] for line in first.out.splitlines())
+    second = voxtier("index", folder, "--dsn", dsn)
+    assert any(line.split()[:2] == ["unchanged", "4"] for line in second.out.splitlines())
+    assert first.err == second.err == ""
+
+    errors = voxtier("errors", "--dsn", dsn)
+    assert errors.code == FINDINGS
+    assert [Path(line).name for line in errors.out.splitlines()[::2]] == ["ambiguous.dcm", "error.dcm"]
+    rows = voxtier("errors", "--dsn", dsn, "--json").rows
+    assert [tuple(row) for row in rows] == [("path", "kind", "offset", "detail")] * 2
+
+    summary = voxtier("summary", "--dsn", dsn)
+    assert summary.code == OK
+    assert "Explicit VR Little Endian" in summary.out
+    [row] = voxtier("summary", "--dsn", dsn, "--json").rows
+    assert {name: tally["files"] for name, tally in row["by_status"].items()} == STATUSES
+    assert row["total"]["files"] == 6
+
+
+def test_json_is_a_row_a_file_and_a_summary(voxtier: Cli, folder: Path, dsn: str) -> None:
+    done = voxtier("index", folder, "--dsn", dsn, "--json")
+    *rows, last = done.rows
+    assert {Path(row["path"]).name: row["status"] for row in rows} == {
+        "ok.dcm": "cached",
+        "jpeg.dcm": "cached",
+        "truncated.dcm": "partial",
+        "no_pixels.dcm": "skipped",
+        "ambiguous.dcm": "error",
+        "error.dcm": "error",
+    }
+    assert last["summary"]["statuses"] == STATUSES
+    assert list(last) == ["summary"]
+
+
+def test_folders_extensions_named_files_and_lists_select_the_files(
+    voxtier: Cli, folder: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names(*arguments: object, stdin: bytes = b"") -> set[str]:
+        done = voxtier("index", *arguments, "--dsn", dsn, "--json", stdin=stdin)
+        return {row["path"].removeprefix(f"{folder}/") for row in done.rows[:-1]}
+
+    assert "other.txt" not in names(folder)
+    assert "other.txt" in names(folder, "--all-files")
+    assert names(folder, "--ext", ".TXT") == {"other.txt"}
+    assert names(folder / "other.txt") == {"other.txt"}, "whoever names a file means it"
+    monkeypatch.chdir(folder)
+    assert names("deep/../deep") == {"deep/jpeg.dcm"}, "paths are stored whole"
+    assert names("-", stdin=b"ok.dcm\ndeep\n") == {"ok.dcm", "deep/jpeg.dcm"}
+
+
+def test_a_folder_without_dcm_files_hints_at_all_files(voxtier: Cli, tmp_path: Path, dsn: str) -> None:
+    (tmp_path / "IM0001").write_bytes(native())
+    done = voxtier("index", tmp_path, "--dsn", dsn)
+    assert done.code == OK
+    assert "0 files" in done.out
+    assert "--all-files" in done.err
+
+
+def test_a_missing_path_exits_2_and_indexes_nothing(voxtier: Cli, folder: Path, dsn: str) -> None:
+    done = voxtier("index", folder, folder / "typo", "--dsn", dsn)
+    assert done.code == USAGE
+    assert "typo" in done.err
+    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 0
+
+
+def test_prune_drops_rows_of_deleted_files_but_not_of_a_missing_folder(
+    voxtier: Cli, folder: Path, dsn: str
+) -> None:
+    voxtier("index", folder, "--dsn", dsn)
+    shutil.rmtree(folder / "deep")
+    assert voxtier("index", folder, "--dsn", dsn, "--json").rows[-1]["summary"]["pruned"] == 0
+    assert voxtier("index", folder, "--dsn", dsn, "--json", "--prune").rows[-1]["summary"]["pruned"] == 1
+    shutil.rmtree(folder)
+    done = voxtier("index", folder, "--dsn", dsn, "--prune")
+    assert done.code == USAGE
+    assert "mounted" in done.err
+    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 5
+    done = voxtier("index", folder, "--dsn", dsn, "--prune", "--force")
+    assert done.code == OK
+    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 0
+
+
+def test_prune_with_paths_on_stdin_is_refused(voxtier: Cli, folder: Path, dsn: str) -> None:
+    done = voxtier("index", "-", "--prune", "--dsn", dsn, stdin=bytes(folder))
+    assert done.code == USAGE
+    assert "--prune" in done.err
+
+
+def test_sources_are_apart(voxtier: Cli, folder: Path, dsn: str) -> None:
+    voxtier("index", folder, "--dsn", dsn, "--source", "first")
+    voxtier("index", folder / "ok.dcm", "--dsn", dsn, "--source", "second")
+    assert voxtier("errors", "--dsn", dsn, "--source", "second").code == OK
+    assert voxtier("errors", "--dsn", dsn, "--source", "first").code == FINDINGS
+    assert "other sources: first" in voxtier("summary", "--dsn", dsn, "--source", "second").out
+
+
+@pytest.mark.parametrize("source", ["", "line\nbreak", "\udcff", "x" * 301])
+@pytest.mark.parametrize("command", ["index", "summary", "errors"])
+def test_a_source_name_that_is_not_storable_exits_2(
+    voxtier: Cli, folder: Path, dsn: str, command: str, source: str
+) -> None:
+    paths = [folder] if command == "index" else []
+    done = voxtier(command, *paths, "--dsn", dsn, "--source", source)
+    assert done.code == USAGE
+    assert "name" in done.err
+
+
+def test_names_that_postgres_cannot_store_are_refused_and_counted(
+    voxtier: Cli, tmp_path: Path, dsn: str
+) -> None:
+    for number in range(30):
+        with open(os.fsencode(tmp_path) + b"/\xff%d.dcm" % number, "wb") as file:
+            file.write(native())
+    done = voxtier("index", tmp_path, "--dsn", dsn)
+    assert done.code == PARTIAL
+    assert done.err.count("refused: ") == 20
+    assert r"\udcff" in done.err
+    assert any(line.split()[:2] == ["refused", "30"] for line in done.out.splitlines())
+
+
+def test_bad_options_exit_2(voxtier: Cli, folder: Path, dsn: str) -> None:
+    for wrong in (["--threads", "0"], ["--threads", "many"], ["--no-such-option"], []):
+        paths = [folder] if wrong else []
+        assert voxtier("index", *paths, "--dsn", dsn, *wrong).code == USAGE
+    assert voxtier("no-such-command").code == USAGE
+    assert voxtier("index", folder, "--dsn", "not a dsn").code == USAGE
+
+
+@pytest.mark.parametrize("command", ["index", "summary", "errors"])
+def test_a_database_that_is_down_exits_4_in_one_line_without_the_password(
+    voxtier: Cli, folder: Path, command: str
+) -> None:
+    paths = [folder] if command == "index" else []
+    done = voxtier(command, *paths, "--dsn", f"host={folder} dbname=none password=secret")
+    assert done.code == DOWN
+    assert "secret" not in done.err
+    assert done.err.startswith("voxtier: ")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_folder_without_permission_is_an_error_of_that_folder_alone(
+    folder: Path, dsn: str, tmp_path: Path
+) -> None:
+    """Told, not stored; once it may be entered, nothing is left of the trouble."""
+    ordinary = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+    if os.geteuid() == 0:
+        able = subprocess.run([*ordinary, sys.executable, "-c", ""], capture_output=True, check=False)
+        if able.returncode != 0:
+            pytest.skip("permissions do not bind root, and there is no way to be somebody else here")
+    else:
+        ordinary = []
+    for parent in [folder, *folder.parents]:
+        if parent.is_relative_to(tmp_path.parent.parent):
+            parent.chmod(0o755)
+    (folder / "deep").chmod(0)
+    script = (
+        "import json, sys\nfrom voxtier.frames import read_tables\n"
+        "from voxtier.frames.indexing.paths import iter_files\n"
+        "for result in read_tables(iter_files(sys.argv[1:])):\n"
+        "    print(json.dumps([str(result.path), getattr(result.error, 'errno', None)]))"
+    )
+    try:
+        done = subprocess.run(
+            [*ordinary, sys.executable, "-c", script, str(folder)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        (folder / "deep").chmod(0o755)
+    if "PermissionError" in done.stderr or "No module" in done.stderr:
+        pytest.skip("the other account cannot reach this package")
+    rows = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert rows[str(folder / "deep")] == 13
+    assert rows[str(folder / "ok.dcm")] is None

@@ -1,0 +1,81 @@
+"""Help texts: every command teaches, loads nothing heavy, and names an extra that is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.running import OK, USAGE, Cli
+from voxtier.cli.commands import _COMMANDS
+
+
+def test_help_lists_every_command_and_the_exit_codes(voxtier: Cli) -> None:
+    done = voxtier("--help")
+    assert done.code == OK
+    for name, (_, line) in _COMMANDS.items():
+        assert name in done.out
+        assert line in done.out
+    assert "Exit codes" in done.out
+    assert voxtier("--version").out.startswith("voxtier, version ")
+
+
+def test_no_command_prints_the_help_and_exits_2(voxtier: Cli) -> None:
+    done = voxtier()
+    assert done.code == USAGE
+    assert "Commands:" in done.err
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_help_of_a_command_explains_it_and_its_options(voxtier: Cli, name: str) -> None:
+    done = voxtier(name, "--help")
+    assert done.code == OK
+    about, _, options = done.out.partition("Options:")
+    assert len(about.split()) > 10, "says what the command does"
+    for line in options.splitlines():
+        if line.strip().startswith("--"):
+            assert "  " in line.strip() or len(line) > 24, f"an option without a word: {line}"
+
+
+@pytest.mark.parametrize("name", ["", *_COMMANDS])
+def test_help_loads_nothing_heavy(name: str) -> None:
+    heavy = ("numpy", "psycopg", "pydicom", "torch", "monai", "tiledb", "pyspark", "asyncio", "rich")
+    script = (
+        f"import sys; sys.argv = {['voxtier', *([name] if name else []), '--help']!r}\n"
+        "from voxtier.cli import main\n"
+        "try: main()\n"
+        f"finally: print(*[name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"), [("index", "psycopg"), ("summary", "psycopg_pool"), ("errors", "platformdirs")]
+)
+def test_a_missing_extra_is_one_line_that_names_the_remedy(tmp_path: Path, command: str, extra: str) -> None:
+    script = (
+        f"import sys; sys.modules[{extra!r}] = None\n"
+        f"sys.argv = ['voxtier', {command!r}, *{[str(tmp_path)] if command == 'index' else []!r}]\n"
+        "from voxtier.cli import main; main()"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "VOXTIER_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=bare
+    )
+    assert done.returncode == USAGE
+    [line] = done.stderr.splitlines()
+    assert line.startswith("voxtier: ")
+    assert "pip install 'voxtier[frames]'" in line
+
+
+def test_voxtier_table_runs_without_any_extra(folder: Path) -> None:
+    script = (
+        "import sys\nfor name in ('psycopg', 'platformdirs', 'pydicom'): sys.modules[name] = None\n"
+        f"sys.argv = ['voxtier', 'table', {str(folder / 'ok.dcm')!r}]\n"
+        "from voxtier.cli import main; main()"
+    )
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
