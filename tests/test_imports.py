@@ -151,7 +151,7 @@ def test_the_graph_of_the_core_sees_what_it_must() -> None:
 # by `dicom`, and then packed, kept and served by `frames`.
 ROOMS_OF_THE_CORE = {
     "base": (),
-    "dicom": ("base", "frames::table", "frames::notes"),
+    "dicom": ("base", "frames::attributes", "frames::notes", "frames::table"),
     "frames": ("base", "dicom"),
     "tiledb": ("base",),
     "torch_file": ("base",),

@@ -5,40 +5,13 @@ use arrayvec::ArrayString;
 use super::element::{Element, Encoding, Tag, UNDEFINED, hop};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::window::Window;
+use crate::frames::attributes::{Attributes, Code, Uid};
 use crate::frames::notes::{Note, Notes};
 
 /// Sequences may nest this deep; the deepest seen in the wild is below 20.
 const DEEPEST: usize = 256;
 /// Text values that we read are short by their VR (UI 64, CS 16, IS 12); more is not what it claims.
 const LONGEST_TEXT: u32 = 128;
-
-/// A UID (PS3.5 9.1). Texts lie in their table: an allocation for each would be felt in bulk reads.
-pub type Uid = ArrayString<64>;
-/// A Code String (PS3.5 6.2).
-pub type Code = ArrayString<16>;
-
-/// What the data set says about its image.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes {
-    /// (0008,0018)
-    pub sop_instance_uid: Uid,
-    /// (0020,000D)
-    pub study_instance_uid: Uid,
-    /// (0020,000E)
-    pub series_instance_uid: Uid,
-    /// (0028,0004), upper case letters, digits and underscores only.
-    pub photometric_interpretation: Code,
-    /// (0028,0010), 0 where absent.
-    pub rows: u32,
-    /// (0028,0011), 0 where absent.
-    pub columns: u32,
-    /// (0028,0002), 1 where absent.
-    pub samples_per_pixel: u16,
-    /// (0028,0100), 0 where absent.
-    pub bits_allocated: u16,
-    /// (0028,0008), 1 where absent, empty or unusable.
-    pub number_of_frames: u32,
-}
 
 /// A value's place: absolute offset and declared length.
 pub type Place = (u64, u32);

@@ -1,8 +1,9 @@
 //! Frames of native (uncompressed) pixels: pure arithmetic, checked (PS3.5 8.1, 8.2).
 
-use super::dataset::{Attributes, Header};
+use super::dataset::Header;
 use super::element::Element;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::frames::attributes::Attributes;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Layout, Native};
 

@@ -1,9 +1,9 @@
 //! The container around a data set: preamble, File Meta Information, transfer syntax (PS3.10 7).
 
-use super::dataset::Uid;
 use super::element::{Element, Encoding, sniff};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::window::Window;
+use crate::frames::attributes::Uid;
 use crate::frames::notes::{Note, Notes};
 
 /// Where the data set begins and how it is written.

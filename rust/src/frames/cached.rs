@@ -251,7 +251,7 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
     use crate::base::source::Fingerprint;
-    use crate::dicom::dataset::Attributes;
+    use crate::frames::attributes::Attributes;
 
     #[test]
     fn meta_comes_back_and_is_small() {

@@ -4,7 +4,7 @@ use arrayvec::ArrayString;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Fingerprint;
-use crate::dicom::dataset::Attributes;
+use crate::frames::attributes::Attributes;
 use crate::frames::cached;
 use crate::frames::lru::Record;
 use crate::frames::packed;

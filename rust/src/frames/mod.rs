@@ -1,5 +1,6 @@
 //! Frame tables: what they hold, how they are packed, stored, ranked and kept in memory.
 
+pub mod attributes;
 pub mod cache;
 pub mod cached;
 pub mod copy_rows;

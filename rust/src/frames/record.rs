@@ -5,7 +5,7 @@ use arrayvec::ArrayString;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Fingerprint;
 use crate::dicom::PARSER_VERSION;
-use crate::dicom::dataset::Attributes;
+use crate::frames::attributes::Attributes;
 use crate::frames::notes::Notes;
 use crate::frames::packed;
 use crate::frames::table::{FrameTable, Kind, Method, OffsetsIn, Status, Verified};

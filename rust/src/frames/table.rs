@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::base::closed_list::closed_list;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Fingerprint, Source};
-use crate::dicom::dataset::{Attributes, Uid};
+use crate::frames::attributes::{Attributes, Uid};
 use crate::frames::notes::Notes;
 
 closed_list! {
