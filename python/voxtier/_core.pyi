@@ -13,6 +13,8 @@ from voxtier.frames.table import Source
 __version__: Final[str]
 DEBUG_BUILD: Final[bool]
 ERROR_KINDS: Final[list[str]]
+ENVIRONMENT_KINDS: Final[list[str]]
+"""Those of `ERROR_KINDS` that become a `SourceError`: not the content failed, but the surroundings."""
 PARSER_VERSION: Final[int]
 NOTES: Final[list[str]]
 """Oddities that are accepted and reported, in their order."""

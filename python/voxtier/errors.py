@@ -6,15 +6,46 @@ wrong, where (byte offset, tag, frame, path) and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
+    "ENVIRONMENT_KINDS",
+    "VOLUME_KINDS",
     "BackendError",
+    "CircuitOpenError",
     "ConfigError",
     "FormatError",
+    "IngestError",
     "MissingExtraError",
     "NotFoundError",
+    "NotIntactError",
     "SourceError",
+    "StoppedError",
     "VoxtierError",
+    "WrongContentError",
+    "error_of",
 ]
+
+ENVIRONMENT_KINDS = frozenset({"io_error", "changed_during_read"})
+"""Kinds of `SourceError`: the surroundings failed, not the content, and the next try may succeed."""
+
+VOLUME_KINDS = (
+    "images_refused",
+    "bad_header",
+    "bad_geometry",
+    "unsupported_image",
+    "undecodable_pixels",
+    "not_a_volume",
+    "store_changed",
+)
+"""Kinds of the `FormatError` of volumes, beside those of the core.
+
+``images_refused`` of an ingest, ``bad_header`` a field that is missing or outside its domain,
+``bad_geometry`` voxels on no regular grid, ``unsupported_image`` a valid image of a sort that is not
+stored (colour, Modality LUT, five dimensions), ``undecodable_pixels`` pixel data that cannot be decoded,
+``not_a_volume`` a TileDB object of another shape, ``store_changed`` a store whose parts contradict each
+other because something else than voxtier wrote to it.
+"""
 
 
 class VoxtierError(Exception):
@@ -27,7 +58,7 @@ class FormatError(VoxtierError, ValueError):
     Parameters
     ----------
     kind : str
-        One of ``voxtier._core.ERROR_KINDS``; stable, made for code to compare.
+        One of ``voxtier._core.ERROR_KINDS`` or of `VOLUME_KINDS`; stable, made for code to compare.
     offset : int or None
         Absolute byte offset that the refusal concerns.
     detail : str
@@ -51,7 +82,7 @@ class SourceError(VoxtierError, OSError):
     Parameters
     ----------
     kind : str
-        ``"io_error"`` or ``"changed_during_read"``.
+        One of `ENVIRONMENT_KINDS`.
     offset : int or None
         Absolute byte offset of the failed read, where known.
     detail : str
@@ -68,6 +99,25 @@ class SourceError(VoxtierError, OSError):
         self.offset = offset
         self.detail = detail
         self.errno = errno
+
+    @classmethod
+    def from_os(cls, error: OSError, what: object = None) -> SourceError:
+        """Return the error that stands for a refusal of the operating system; its number is kept.
+
+        Parameters
+        ----------
+        error : OSError
+            The refusal.
+        what : object
+            The path or the action that was refused, put before the system's words.
+
+        Returns
+        -------
+        SourceError
+            Of kind ``"io_error"``.
+        """
+        words = error.strerror or str(error) or type(error).__name__
+        return cls("io_error", None, words if what is None else f"{what}: {words}", error.errno)
 
     def __reduce__(self) -> tuple[type[SourceError], tuple[str, int | None, str, int | None]]:
         return type(self), (self.kind, self.offset, self.detail, self.errno)
@@ -99,3 +149,58 @@ class MissingExtraError(VoxtierError, ImportError):
 
     def __str__(self) -> str:
         return f"{self.package} is not installed: pip install 'voxtier[{self.extra}]'"
+
+
+class IngestError(FormatError):
+    """Some images of an ingest were refused; nothing of it became visible.
+
+    Parameters
+    ----------
+    failures : sequence of (str, str)
+        File and reason.
+    """
+
+    def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
+        lines = "; ".join(f"{name}: {reason}" for name, reason in failures[:5])
+        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+        super().__init__("images_refused", None, f"{len(failures)} image(s) refused: {lines}{more}")
+        self.failures = list(failures)
+
+    def __reduce__(self) -> tuple[type[IngestError], tuple[list[tuple[str, str]]]]:
+        return type(self), (self.failures,)
+
+
+class NotIntactError(VoxtierError, OSError):
+    """A file that was just written does not read back right: the disk or the memory is bad."""
+
+
+class WrongContentError(VoxtierError, ValueError):
+    """The hub delivered, several times, bytes that do not match the file's checksum."""
+
+
+class CircuitOpenError(VoxtierError, RuntimeError):
+    """So many files look bad that something else must be wrong; nothing was touched."""
+
+
+class StoppedError(VoxtierError, RuntimeError):
+    """The work was told to stop; what was fetched so far is kept for the next run."""
+
+
+def error_of(kind: str, offset: int | None = None, detail: str = "") -> FormatError | SourceError:
+    """Return the error of a kind: who refused, the content or the surroundings, decides its class.
+
+    Parameters
+    ----------
+    kind : str
+        As stored in an index row or reported by the core.
+    offset : int or None
+        Absolute byte offset, where known.
+    detail : str
+        What was found.
+
+    Returns
+    -------
+    FormatError or SourceError
+        `SourceError` for `ENVIRONMENT_KINDS`.
+    """
+    return (SourceError if kind in ENVIRONMENT_KINDS else FormatError)(kind, offset, detail)

@@ -15,13 +15,10 @@ import numpy as np
 import torch
 
 from voxtier import _core
+from voxtier.errors import NotIntactError
 from voxtier.system.durable import EagerFile, write_file
 
-__all__ = ["NotIntactError", "load_safely", "plain", "save_checked"]
-
-
-class NotIntactError(OSError):
-    """What was just written does not read back right: the disk or the memory is bad."""
+__all__ = ["load_safely", "plain", "save_checked"]
 
 
 def plain(value: Any) -> Any:

@@ -5,6 +5,7 @@
 >>> radi.T1w.iloc[0].axial(77)  # doctest: +SKIP
 """
 
+from voxtier.errors import IngestError
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.cohort.query import CollectionQuery, Query
 from voxtier.volumes.cohort.radi_object import RadiObject
@@ -25,7 +26,6 @@ from voxtier.volumes.config import (
     get_config,
     reset_config,
 )
-from voxtier.volumes.store.ingest import IngestError
 from voxtier.volumes.tiledb.format.direct import cache_stats, clear_cache
 from voxtier.volumes.tiledb.tables import Dataframe, Table
 from voxtier.volumes.volume import Volume

@@ -19,6 +19,9 @@ impl From<Error> for PyErr {
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let names: Vec<&str> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
-    module.add("ERROR_KINDS", names)
+    let names = |wanted: fn(&ErrorKind) -> bool| -> Vec<&str> {
+        ErrorKind::ALL.iter().filter(|kind| wanted(kind)).map(|kind| kind.name()).collect()
+    };
+    module.add("ERROR_KINDS", names(|_| true))?;
+    module.add("ENVIRONMENT_KINDS", names(|kind| kind.is_environment()))
 }

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tensors.making.hub_server import Fault, HubServer
-from voxtier.errors import BackendError, ConfigError, NotFoundError
+from voxtier.errors import BackendError, ConfigError, NotFoundError, StoppedError, WrongContentError
 from voxtier.tensors.making.download import part_paths
-from voxtier.tensors.making.hub import Hub, StoppedError, WrongContentError
+from voxtier.tensors.making.hub import Hub
 
 PATH = "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"
 CONTENT = random.Random(1).randbytes(700_001)

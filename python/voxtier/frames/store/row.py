@@ -9,7 +9,7 @@ from uuid import UUID
 
 from voxtier import _core
 from voxtier._core import FrameTable
-from voxtier.errors import FormatError, SourceError
+from voxtier.errors import FormatError, SourceError, error_of
 
 _LONGEST_DETAIL = 500
 
@@ -54,7 +54,6 @@ _ATTRIBUTES = tuple(
 STORED_COLUMNS = (*_VERDICT, *_ATTRIBUTES)
 
 MAX_PATH_BYTES = _core.MAX_PATH_BYTES
-_ENVIRONMENT = frozenset({"io_error", "changed_during_read"})
 
 
 class Outcome(Protocol):
@@ -156,8 +155,7 @@ def stored(row: Sequence[Any]) -> FrameTable | Refusal | None:
     if parser_version != _core.PARSER_VERSION:
         return None
     if error_kind is not None:
-        refused = SourceError if error_kind in _ENVIRONMENT else FormatError
-        error = refused(error_kind, error_offset, error_detail or "")
+        error = error_of(error_kind, error_offset, error_detail or "")
         return Refusal(error, attributes["size"], attributes["mtime_ns"])
     try:
         return FrameTable.from_parts(packed, **attributes)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxtier import _core
-from voxtier.errors import ConfigError, VoxtierError
+from voxtier.errors import CircuitOpenError, ConfigError
 from voxtier.system.durable import TEMPORARY, sync_folder, temporary_is_live, write_text
 from voxtier.tensors.claims import Claim, claim_is_live
 from voxtier.tensors.manifest import Manifest
@@ -266,10 +266,6 @@ class FixResult:
     def as_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps({key: value for key, value in asdict(self).items() if value not in (None, "")})
-
-
-class CircuitOpenError(VoxtierError):
-    """So many files look bad that something else must be wrong; nothing was touched."""
 
 
 def breaker(states: Iterable[FileState], *, max_bad: int = MAX_BAD) -> str | None:

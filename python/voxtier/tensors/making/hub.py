@@ -19,25 +19,24 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
+from voxtier.errors import (
+    BackendError,
+    ConfigError,
+    MissingExtraError,
+    NotFoundError,
+    StoppedError,
+    WrongContentError,
+)
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.making.download import CHUNK, RemoteFile, Transfer
 
-__all__ = ["Hub", "RemoteFile", "StoppedError"]
+__all__ = ["Hub", "RemoteFile"]
 
 TIMEOUT = 30.0
 ATTEMPTS = 6
 LONGEST_WAIT = 300.0
 
 T = TypeVar("T")
-
-
-class StoppedError(VoxtierError):
-    """The work was told to stop; what was fetched so far is kept for the next run."""
-
-
-class WrongContentError(VoxtierError):
-    """The hub delivered bytes that are not the file's, several times."""
 
 
 class Hub:

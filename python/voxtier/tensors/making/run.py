@@ -17,13 +17,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxtier.errors import BackendError, ConfigError, NotFoundError, VoxtierError
+from voxtier.errors import BackendError, ConfigError, NotFoundError, StoppedError, VoxtierError
 from voxtier.system.durable import write_text
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.identity.fingerprint import fingerprint
 from voxtier.tensors.identity.folders import remember_folder
 from voxtier.tensors.identity.keys import item_key, raw_path, read_volume_names
-from voxtier.tensors.making.hub import Hub, StoppedError
+from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.outcome import DEFAULTS, Options, Outcome
 from voxtier.tensors.making.plan import Plan, make_plan, nifti_voxels, output_size, shard
 from voxtier.tensors.making.raw_files import RawFiles

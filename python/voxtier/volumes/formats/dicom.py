@@ -118,7 +118,7 @@ def _slices_of(file: Path) -> Iterable[Slice]:
     except pydicom.errors.InvalidDicomError:
         return []
     except OSError as error:
-        raise SourceError("io_error", None, f"{file}: {error}", error.errno) from None
+        raise SourceError.from_os(error, file) from None
     except Exception as error:
         raise FormatError("not_dicom", None, f"{file.name}: {error}") from None
     if "Rows" not in header:  # DICOMDIR, structured reports, presentation states

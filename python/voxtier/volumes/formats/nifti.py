@@ -276,7 +276,7 @@ def _opened(source: Path) -> Any:
     except FileNotFoundError as error:
         raise SourceError("io_error", None, f"there is no file {source}", error.errno) from None
     except OSError as error:
-        raise SourceError("io_error", None, f"{source}: {error.strerror}", error.errno) from None
+        raise SourceError.from_os(error, source) from None
 
 
 def read_nifti(path: str | os.PathLike[str]) -> NiftiImage:
@@ -387,7 +387,7 @@ def write_nifti(
                 stream.close()
         partial.replace(target)
     except OSError as error:
-        raise SourceError("io_error", None, f"{target}: {error.strerror}", error.errno) from None
+        raise SourceError.from_os(error, target) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError, VoxtierError
+from voxtier.errors import ConfigError, FormatError, IngestError, VoxtierError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.geometry import OrientationInfo
@@ -73,25 +73,6 @@ class Outcome:
     row: dict[str, Any]
     folder: str
     seconds: float
-
-
-class IngestError(FormatError):
-    """Some images were refused; nothing became visible.
-
-    Parameters
-    ----------
-    failures : list of (str, str)
-        File and reason.
-    """
-
-    def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
-        lines = "; ".join(f"{name}: {reason}" for name, reason in failures[:5])
-        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
-        super().__init__("invalid_argument", None, f"{len(failures)} image(s) refused: {lines}{more}")
-        self.failures = list(failures)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.failures,)
 
 
 def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) -> Content:

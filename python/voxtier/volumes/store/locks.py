@@ -80,9 +80,7 @@ def _lock_file(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise SourceError(
-            "io_error", None, f"{path.parent} cannot be written: {error.strerror}", error.errno
-        ) from None
+        raise SourceError.from_os(error, f"lock the store in {path.parent}") from None
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

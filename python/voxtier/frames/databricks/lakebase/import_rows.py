@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from voxtier._core import FrameTable, path_fault
-from voxtier.errors import ConfigError
+from voxtier.errors import ENVIRONMENT_KINDS, ConfigError
 from voxtier.frames.databricks.frame_dicts import frame_ranges
 from voxtier.frames.databricks.lakebase.backend import keys_of
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
@@ -191,9 +191,7 @@ def _import_rows(
     paths, good = list(by_path), list(by_path.values())
     indexer = FileIndexer(index.store, source=source, threads=threads)
     unreadable = {
-        report.path
-        for report in indexer.index_batch(paths)
-        if report.error_kind in ("io_error", "changed_during_read")
+        report.path for report in indexer.index_batch(paths) if report.error_kind in ENVIRONMENT_KINDS
     }
     tables = dict(zip(paths, index.store.get_many(source, paths), strict=True))
     carried = []

@@ -66,6 +66,5 @@ def create_another(kind: Hashable, uri: str) -> bool:
     except FileExistsError:
         raise ConfigError(f"{uri} already exists: choose another place or remove it first") from None
     except OSError as error:
-        what = f"create the volume {uri}: {error.strerror}"
-        raise SourceError("io_error", None, what, error.errno) from None
+        raise SourceError.from_os(error, f"create the volume {uri}") from None
     return True
