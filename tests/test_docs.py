@@ -1,0 +1,267 @@
+"""The pages of docs/ and DEVELOP.md: every name in them exists, every link resolves, every page has its form."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from builders import RLE, Element, Fragments, dicom, element, image
+from graph import CORE, PACKAGE, ROOT
+from voxtier.frames import read_table
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "DEVELOP.md", *sorted(DOCS.rglob("*.md"))]
+DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+SECTIONS = ["Context", "Choice", "Cost", "Evidence"]
+SOURCES = ("python", "rust/src", "rust/fuzz/fuzz_targets", "rust/examples", "tests", "benches", "examples")
+# A path in a page is meant from one of these folders.
+ROOTS = (ROOT, PACKAGE, CORE)
+FILE_ENDINGS = (".py", ".pyi", ".rs", ".sql", ".md", ".toml")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def code_words(page: Path) -> set[str]:
+    """Return what stands between single backticks, on one line, outside fenced blocks."""
+    return set(re.findall(r"`([^`\n]+)`", prose(page)))
+
+
+@cache
+def source_files() -> list[Path]:
+    found = [path for folder in SOURCES for path in (ROOT / folder).rglob("*")]
+    return [path for path in found if path.suffix in (".py", ".pyi", ".rs", ".sql") and path.is_file()]
+
+
+@cache
+def words() -> frozenset[str]:
+    """Return every identifier of the sources and of the files beside them."""
+    texts = [path.read_text() for path in source_files()]
+    texts += [(ROOT / name).read_text() for name in ("Makefile", "pyproject.toml", "Cargo.toml")]
+    return frozenset(word for text in texts for word in re.findall(r"\w+", text))
+
+
+@cache
+def defined() -> frozenset[str]:
+    """Return every function, class and type that Python, Rust and SQL define or import by name."""
+    found: set[str] = set()
+    for path in source_files():
+        text = path.read_text()
+        if path.suffix in (".py", ".pyi"):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    found.add(node.name)
+                elif isinstance(node, ast.ImportFrom | ast.Import):
+                    found |= {alias.asname or alias.name.rpartition(".")[2] for alias in node.names}
+        else:
+            kinds = r"fn|struct|enum|trait|type|const|static|mod|FUNCTION|TABLE|VIEW|TYPE"
+            found |= set(re.findall(rf"\b(?:{kinds})\s+(?:voxtier\.)?(\w+)", text))
+            found |= set(re.findall(r"^\s+(?:pub )?(\w+)(?:: | = |,$| \{|\()", text, re.MULTILINE))
+    return frozenset(found)
+
+
+def path_exists(written: str) -> bool:
+    return any((root / written).exists() for root in ROOTS)
+
+
+def is_path(word: str) -> bool:
+    """Return whether a word means a file or folder of this tree (and not one of a store or a cache)."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", word):
+        return False
+    if "/" not in word:
+        return word.endswith(FILE_ENDINGS)
+    return any((root / word.split("/")[0]).is_dir() for root in ROOTS)
+
+
+def python_name_exists(dotted: str) -> bool:
+    """Return whether ``voxtier.a.b.Name.method`` is a module of the package, or a name in one."""
+    parts = dotted.split(".")[1:]
+    for count in range(len(parts), -1, -1):
+        place = PACKAGE.joinpath(*parts[:count])
+        files = [place / "__init__.py", place.with_suffix(".py"), place.with_suffix(".pyi")]
+        if file := next((file for file in files if file.is_file()), None):
+            rest, text = parts[count:], file.read_text()
+            return all(re.search(rf"\b{re.escape(part)}\b", text) for part in rest)
+    return False
+
+
+def fault(word: str) -> str | None:
+    """Return why a word of a page names nothing in this tree; None where it does, or is no name."""
+    if is_path(word):
+        known = path_exists(word) or ("/" not in word and any(p.name == word for p in source_files()))
+        return None if known else "no such file"
+    if re.fullmatch(r"make [\w-]+", word):
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return None if word.split()[1] in targets else "no such target of the Makefile"
+    if re.fullmatch(r"voxtier(\.\w+)+(\(\))?", word):
+        name = word.removesuffix("()")
+        in_sql = len(name.split(".")) == 2 and name.split(".")[1] in defined()
+        return None if python_name_exists(name) or in_sql else "no such module or name"
+    if re.fullmatch(r"\w+(::\w+)+(\(\))?", word):
+        parts = word.removesuffix("()").split("::")
+        missing = [part for part in parts if part not in defined() and not _is_module(part)]
+        return f"no {missing[0]} in the core" if missing else None
+    if re.fullmatch(r"(\w+\.)?_*[a-z]\w*\(\)", word):
+        missing = [part for part in word.removesuffix("()").split(".") if part not in defined() | words()]
+        missing += [] if word.removesuffix("()").split(".")[-1] in defined() else [word]
+        return f"nobody defines {missing[0]}" if missing else None
+    if re.fullmatch(r"[A-Z][a-z0-9]+(?:[A-Z]\w*)+(\.\w+)?", word):
+        missing = [part for part in word.split(".") if part not in defined() | words()]
+        return f"nobody defines {missing[0]}" if missing else None
+    if re.fullmatch(r"_*[A-Za-z]\w*_\w+", word):
+        return None if word in words() else "the word occurs in no source"
+    return None
+
+
+def _is_module(name: str) -> bool:
+    return name in ("crate", "super") or any(p.stem == name or p.parent.name == name for p in CORE.rglob("*"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_name_in_backticks_exists(page: Path) -> None:
+    faults = {word: why for word in sorted(code_words(page)) if (why := fault(word))}
+    assert faults == {}
+
+
+def test_names_that_do_not_exist_are_found() -> None:
+    """The rule above must be able to fail, one word of each kind."""
+    gone = ["frames/gone.py", "gone.rs", "make gone", "voxtier.frames.gone", "frames::gone", "gone()"]
+    gone += ["Frame" + "Gone", "test_" + "gone_with_the_wind"]
+    assert [word for word in gone if not fault(word)] == []
+    there = ["frames/table.py", "lib.rs", "make test", "voxtier.frames.FrameReader", "frames::table"]
+    there += ["read_table()", "FrameReader", "test_docs", "1.2.840", "x < 5", "image/jpeg"]
+    assert [word for word in there if fault(word)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "SECURITY.md"], ids=name_of)
+def test_relative_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        other = (page.parent / place).resolve() if place else page
+        assert other.exists(), f"{name_of(page)} links to {target}"
+        assert not anchor or anchor in anchors(other), f"{name_of(page)} links to {target}: no such heading"
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_its_four_sections(page: Path) -> None:
+    text = page.read_text()
+    lines = text.splitlines()
+    assert re.fullmatch(r"# \d{3} .+", lines[0])
+    assert lines[0].split()[1] == page.name[:3]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d · .+", lines[2])
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
+    assert len(lines) <= 30
+    for section in re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]:
+        assert section.strip(), f"{page.name} has an empty section"
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_names_its_evidence(page: Path) -> None:
+    """A test, a bench, or a table of measurements: something that can be run again."""
+    evidence = page.read_text().partition("## Evidence")[2]
+    assert re.search(r"`(tests|benches|rust)/[^`]+`|\]\(\.\./benchmarks\.md", evidence)
+
+
+def test_decisions_are_numbered_and_listed() -> None:
+    numbers = [int(page.name[:3]) for page in DECISIONS]
+    assert numbers == list(range(1, len(numbers) + 1))
+    index = (DOCS / "decisions" / "README.md").read_text()
+    assert re.findall(r"\]\((\d{3}-[\w-]+\.md)\)", index) and sorted(
+        re.findall(r"\]\((\d{3}-[\w-]+\.md)\)", index)
+    ) == [page.name for page in DECISIONS]
+
+
+def test_develop_is_short() -> None:
+    assert len((ROOT / "DEVELOP.md").read_text().splitlines()) <= 80
+
+
+def glossary() -> list[tuple[str, str, str, str]]:
+    """Return the rows of the glossary: word, meaning, file, test."""
+    rows = []
+    for line in (DOCS / "glossary.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and len(cells) == 4 and cells[0] != "word" and set(cells[0]) != {"-"}:
+            rows.append((cells[0], cells[1], cells[2], cells[3]))
+    return rows
+
+
+def plain(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.lower())
+
+
+@pytest.mark.parametrize("row", glossary(), ids=lambda row: row[0])
+def test_a_word_of_the_glossary_names_a_file_and_a_test(row: tuple[str, str, str, str]) -> None:
+    word, meaning, file, test = row
+    assert meaning
+    files, tests = re.findall(r"`([^`]+)`", file), re.findall(r"`([^`]+)`", test)
+    assert files and tests
+    assert all(path_exists(each) for each in [*files, *(each for each in tests if "/" in each)])
+    for each in tests:
+        in_rust = any((root / each).is_file() and each.endswith(".rs") for root in ROOTS)
+        assert each.startswith(("tests/", "test_")) or in_rust, f"{each} is no test"
+        if in_rust:
+            assert "#[test]" in next((r / each).read_text() for r in ROOTS if (r / each).is_file())
+    texts = [path.read_text() for each in files for path in _below(each)]
+    spellings = [plain(spelling) for spelling in word.split(" / ")]
+    assert any(spelling in plain(text) for text in texts for spelling in spellings), f"no {word} in {files}"
+
+
+def _below(written: str) -> list[Path]:
+    place = next(root / written for root in ROOTS if (root / written).exists())
+    return [place] if place.is_file() else [path for path in place.rglob("*") if path in set(source_files())]
+
+
+def hex_example(page: str, name: str) -> str:
+    """Return the digits of an annotated example; each line says where its bytes begin."""
+    block = re.search(rf"^```hex {name}\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None, f"{page} has no example {name}"
+    digits = ""
+    for line in block[1].splitlines():
+        place, shown = line.split("  ")[:2]
+        assert int(place, 16) == len(digits) // 2, f"{name}: {line}"
+        digits += shown.replace(" ", "")
+    return digits
+
+
+def fragments_of_the_example() -> bytes:
+    payloads = [bytes(length) for length in (100, 200, 6, 86)]
+    return dicom([*image(frames=4), element("PixelData", Fragments(payloads), "OB")], RLE).content
+
+
+def native_of_the_example() -> bytes:
+    """Three frames of 512 KiB at byte 1352."""
+    attributes = image(rows=512, columns=512, bits=16, frames=3)
+    bare = len(dicom([*attributes, element("PixelData", b"")]).content)
+    gap = Element(0x00291010, "OB", bytes(1352 - bare - 12))
+    return dicom([*attributes, gap, element("PixelData", bytes(3 * 524_288))]).content
+
+
+def test_examples_of_packed_tables_are_what_the_code_writes() -> None:
+    page = "formats/packed-table.md"
+    fragments = read_table(fragments_of_the_example(), verify="all")
+    assert hex_example(page, "fragments") == fragments.packed.hex()
+    assert hex_example(page, "record") == fragments.to_bytes().hex()
+    assert hex_example(page, "native") == read_table(native_of_the_example()).packed.hex()
+
+
+def test_the_example_of_the_brief_head_is_pinned_in_the_core() -> None:
+    pinned = (CORE / "frames" / "packed" / "tests.rs").read_text()
+    assert f'"{hex_example("formats/packed-table.md", "brief")}"' in pinned
