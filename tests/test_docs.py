@@ -1,4 +1,4 @@
-"""The pages of docs/ and DEVELOP.md: every name in them exists, every link resolves, every page has its form."""
+"""The pages of docs/ and DEVELOP.md: every name exists, every link resolves, every page has its form."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from builders import RLE, Element, Fragments, dicom, element, image
 from graph import CORE, PACKAGE, ROOT
+from voxtier import _core
 from voxtier.frames import read_table
 
 DOCS = ROOT / "docs"
@@ -71,7 +72,9 @@ def defined() -> frozenset[str]:
 
 
 def path_exists(written: str) -> bool:
-    return any((root / written).exists() for root in ROOTS)
+    """Return whether a path is in the tree, or made there and ignored by git."""
+    ignored = (ROOT / ".gitignore").read_text().split()
+    return f"/{written.strip('/')}/" in ignored or any((root / written).exists() for root in ROOTS)
 
 
 def is_path(word: str) -> bool:
@@ -219,7 +222,7 @@ def test_a_word_of_the_glossary_names_a_file_and_a_test(row: tuple[str, str, str
         assert each.startswith(("tests/", "test_")) or in_rust, f"{each} is no test"
         if in_rust:
             assert "#[test]" in next((r / each).read_text() for r in ROOTS if (r / each).is_file())
-    texts = [path.read_text() for each in files for path in _below(each)]
+    texts = [*files, *(path.read_text() for each in files for path in _below(each))]
     spellings = [plain(spelling) for spelling in word.split(" / ")]
     assert any(spelling in plain(text) for text in texts for spelling in spellings), f"no {word} in {files}"
 
@@ -265,3 +268,8 @@ def test_examples_of_packed_tables_are_what_the_code_writes() -> None:
 def test_the_example_of_the_brief_head_is_pinned_in_the_core() -> None:
     pinned = (CORE / "frames" / "packed" / "tests.rs").read_text()
     assert f'"{hex_example("formats/packed-table.md", "brief")}"' in pinned
+
+
+def test_the_states_of_a_torch_file_are_those_of_the_core() -> None:
+    states = (DOCS / "formats" / "torch-file.md").read_text().partition("## States")[2]
+    assert re.findall(r"^\| `(\w+)` \|", states, re.MULTILINE) == _core.TENSOR_STATES
