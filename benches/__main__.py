@@ -34,7 +34,7 @@ JOURNEYS = {
 
 
 def verdicts(found: list[Result]) -> None:
-    """Print every goal of this run once more, one a line: reached or not, and the number."""
+    """Print every goal of this run again, one per line: reached or missed, and the number."""
     goals = [(race, goal) for race in found for goal in race.goals]
     print(f"\n{sum(goal['met'] for _, goal in goals)} of {len(goals)} goals reached", file=sys.stderr)
     for race, goal in goals:

@@ -1,7 +1,7 @@
-"""The main job on real files (`make demo`): index, look, read frames back, and compare, beside pydicom.
+"""The main job on real files (`make demo`): index, summarise, read frames back, compare, next to pydicom.
 
-Input are the DICOM files that pydicom ships and a slide of 50,000 frames without any offset table. Works
-offline, in a folder of its own that is removed at the end; the database is voxtier's embedded one.
+The input is the DICOM files that pydicom ships and a slide of 50,000 frames without an offset table. Works
+offline, in a temporary folder; the database is voxtier's embedded one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BOLD, DIM, GOOD, PLAIN = ("\033[1m", "\033[2m", "\033[32m", "\033[0m") if sys.st
 
 
 def main() -> None:
-    """Tell the story in its order."""
+    """Run the parts in order."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="voxtier-demo-") as name:
         folder = Path(name)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def with_database(files: list[Path], made: Slide, listing: Path) -> None:
-    """Index into the embedded database, show what it knows, and read every frame back through it."""
+    """Index into the embedded database, show its summary, and read every frame back through it."""
     heading("The index, in a Postgres server that voxtier runs for you")
     command(["index", "--all-files", "--source", SOURCE, "-"], listing)
     say("Again: what has not changed is not read again.")
@@ -116,7 +116,7 @@ def read_back(store: Any, files: list[Path], made: Slide) -> None:
 
 
 def preload(store: Any, made: Slide) -> None:
-    """Use some files, see who ranks first, and start a reader whose memory is filled in that order."""
+    """Read some files, list which rank first, and start a reader whose memory is filled in that order."""
     from voxtier.frames import FrameReader
     from voxtier.frames.memory.ranking import ranked_files
 
@@ -143,7 +143,7 @@ def preload(store: Any, made: Slide) -> None:
 
 
 def beside_pydicom(files: list[Path], made: Slide) -> None:
-    """Best of three, in turns, on this machine."""
+    """Race pydicom: best of three, in turns, on this machine."""
     heading("Beside pydicom")
     readable = [path for path in files if pydicom_reads(path)]
     value = pydicom.dcmread(made.path).PixelData
@@ -189,7 +189,7 @@ def pydicom_reads(path: Path) -> bool:
 
 
 def command(arguments: list[str], listing: Path | None = None) -> None:
-    """Run the command line as a user would, and show it."""
+    """Run the command line as a user would, and print it."""
     shown = " ".join(arguments) + (" < paths.txt" if listing else "")
     print(f"\n  {BOLD}$ voxtier {shown}{PLAIN}", flush=True)
     with open(listing or os.devnull, "rb") as paths:

@@ -1,4 +1,4 @@
-"""Races: several ways to one answer, run in turns so that the machine's moods hit all alike."""
+"""Races: several ways to one answer, run in turns, so that load on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Lap = tuple[float, Any]  # seconds (or what the race counts), answer
 
 @dataclass(frozen=True)
 class Way:
-    """One way to the answer: ours, a rival's, or a floor that no reader can go below."""
+    """One way to the answer: voxtier's, a rival's, or a floor that no reader can go below."""
 
     name: str
     lap: Callable[[], Lap]
@@ -48,7 +48,7 @@ class Goal:
         return f"{self.slower} takes >= {self.at_least:g}x of {self.faster}"
 
     def shown(self, ratio: float) -> str:
-        """Say the ratio as the goal's sentence has it."""
+        """Return the ratio as text, in the direction of the goal's sentence."""
         return f"{1 / ratio:.2f}x" if self.at_least < 2 else f"{ratio:.1f}x"
 
 
@@ -75,14 +75,14 @@ class Result:
     quantity: str = "seconds"  # or "bytes", "requests": less is better in all of them
 
     def hold(self, limit: Limit, best: float) -> None:
-        """Note how the best lap of a way keeps to a limit."""
+        """Record whether the best lap of a way keeps within a limit."""
         each = best / self.amount
         shown = milliseconds if self.quantity == "seconds" else "{:,.4g}".format
         text = f"{limit.way} takes <= {shown(limit.at_most)} a {self.unit}"
         self.demand(text, shown(each), met=each <= limit.at_most)
 
     def demand(self, text: str, shown: str, *, met: bool) -> None:
-        """Add a goal that is no ratio of two ways of this race."""
+        """Add a goal that is not a ratio of two ways of this race."""
         self.goals.append({"text": text, "shown": shown, "met": met})
 
 
@@ -91,7 +91,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def timed(work: Callable[[], Any], before: Callable[[], object] | None = None) -> Callable[[], Lap]:
-    """Make a lap of a function of this process; ``before`` runs outside of the time."""
+    """Return a lap that times a function in this process; ``before`` runs untimed."""
 
     def lap() -> Lap:
         if before is not None:
@@ -106,7 +106,7 @@ def timed(work: Callable[[], Any], before: Callable[[], object] | None = None) -
 def elsewhere(
     arguments: list[str], script: str = "", before: Callable[[], object] | None = None
 ) -> Callable[[], Lap]:
-    """Make a lap in another process, which prints its own seconds and its answer: start-up does not count."""
+    """Return a lap in another process, which prints its own seconds and its answer: start-up is not timed."""
     command = [sys.executable, "-c", script, *arguments] if script else arguments
 
     def lap() -> Lap:
@@ -129,7 +129,7 @@ def race(
     rounds: int,
     same: Callable[[Any], Any] = lambda answer: answer,
 ) -> Result:
-    """Run all ways in turns, ``rounds`` times each, and hold their answers against the first way's.
+    """Run all ways in turns, ``rounds`` times each, and compare their answers with the first way's.
 
     A rival that fails or answers otherwise stays in the report with the reason instead of a time;
     voxtier's own ways and the floors must be right.
@@ -207,7 +207,7 @@ def say(result: Result) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Where this ran: enough to judge the figures, nothing that identifies anyone."""
+    """Return processor, cores, system and versions: nothing that identifies anyone."""
     cpu = next(
         (
             line.split(":")[1].strip()
@@ -246,14 +246,14 @@ def machine() -> dict[str, str]:
 
 
 def floor_binary() -> str:
-    """Build the floors: native code (``rust/examples/floor.rs``), as a Python loop would flatter us."""
+    """Build the floors in native code (``rust/examples/floor.rs``): a loop in Python would be no floor."""
     build = ["cargo", "build", "--quiet", "--release", "--example", "floor"]
     subprocess.run(build, cwd=ROOT, check=True)
     return str(ROOT / "target" / "release" / "examples" / "floor")
 
 
 def dropped_from_cache(paths: list[Path]) -> None:
-    """Forget the files' pages, so that the next read goes to storage (a hypervisor may still hold them)."""
+    """Drop the files from the page cache: the next read goes to storage, or to a hypervisor's cache."""
     os.sync()
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""One page for all races: self-contained HTML, charts as inline SVG, no script and nothing fetched."""
+"""One page for all races: self-contained HTML, charts as inline SVG, no script, nothing fetched."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ dt { font-weight:600 } dd { margin:0 }
 
 
 def write_report(results: Path, journeys: list[str]) -> Path:
-    """Draw every journey whose JSON lies in ``results``; return the path of the page."""
+    """Draw every journey whose JSON is in ``results``; return the path of the page."""
     contents = [
         json.loads(path.read_text()) for name in journeys if (path := results / f"{name}.json").exists()
     ]
@@ -78,7 +78,7 @@ def title_of(journey: str) -> str:
 
 
 def grouped(races: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Races by journey, in their order."""
+    """Return the races by journey, in their order."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for race in races:
         groups.setdefault(race["journey"], []).append(race)
@@ -86,7 +86,7 @@ def grouped(races: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]
 
 
 def headline(race: dict[str, Any]) -> tuple[float, str] | None:
-    """How many times faster than pydicom or RadiObject, where both have a time."""
+    """Return how many times faster than pydicom or RadiObject, where both have a time."""
     ours = next((way for way in race["ways"] if way["role"] == "voxtier" and way["best"]), None)
     known = [
         way for way in race["ways"] if way["name"].startswith(("pydicom ", "RadiObject ")) and way["best"]
@@ -116,7 +116,7 @@ def section(race: dict[str, Any]) -> str:
 
 
 def chart(race: dict[str, Any]) -> str:
-    """One line a way: a dot at the best lap, a thin bar to the median, and what that means."""
+    """Draw one line per way: a dot at the best lap, a thin bar to the median, and the number."""
     times = [way[key] for way in race["ways"] for key in ("best", "median") if way["best"]]
     if not times:  # facts without a race, or a race that nobody finished
         return "".join(
@@ -168,7 +168,7 @@ def text(name: str, x: float, y: float, words: str, anchor: str = "start") -> st
 
 
 def shown(amount: float, race: dict[str, Any]) -> str:
-    """Return a time, or what else the race counts, with its unit."""
+    """Return a time, or another quantity that the race counts, with its unit."""
     quantity = race.get("quantity", "seconds")
     if quantity == "bytes":
         return next(f"{amount / size:.3g} {unit}" for size, unit in BYTES if amount >= size or size == 1)
@@ -181,7 +181,7 @@ BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
 def duration(seconds: float) -> str:
-    """Three digits and a unit."""
+    """Return a duration with three digits and a unit."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
         if seconds * factor >= 0.9999:
             return f"{seconds * factor:.3g} {unit}"

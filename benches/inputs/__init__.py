@@ -1,1 +1,1 @@
-"""What the journeys read: files, cache entries, traces."""
+"""What the journeys read: files, cache entries, traces of requests."""

@@ -1,4 +1,4 @@
-"""Entries of tier 1 as the journeys need them: paths as archives have them, and caches full of them."""
+"""Cache entries for the journeys: paths as archives have them, and caches filled with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from voxtier.frames import FrameCache
 
 
 def paths_of(count: int) -> list[str]:
-    """Paths of 64 characters, as archives have them."""
+    """Return paths of 64 characters, as archives have them."""
     return [f"/Volumes/archive/pixels/study{i // 500:06d}/s{i // 50:06d}/{i:010d}.dcm" for i in range(count)]
 
 
@@ -24,5 +24,5 @@ def filled(keys: list[str], budget: int = 1 << 40, frames: int = 1) -> FrameCach
 
 
 def rss() -> int:
-    """Resident bytes of this process."""
+    """Return the resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -1,4 +1,4 @@
-"""The files that the journeys read: made with the tests' own builder, on disk, of honest sizes."""
+"""The DICOM files that the journeys read: made with the tests' builder, on disk, of real sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from builders import (
 
 
 def ct_header() -> list[Element]:
-    """About 4.3 KB of attributes before the pixels, as a CT slice has them."""
+    """Return about 4.3 KB of attributes before the pixels, as a CT slice has them."""
     attributes = image(rows=512, columns=512, bits=16)
     history = Items(
         [[element("Modality", "CT"), Element(0x0008103E, "LO", "a step of the scan")]] * 12, undefined=True
@@ -41,7 +41,7 @@ def ct_header() -> list[Element]:
 
 
 def ct_files(folder: Path, count: int) -> list[Path]:
-    """``count`` CT slices of 512 KB."""
+    """Write ``count`` CT slices of 512 KB; return their paths."""
     folder.mkdir()
     header = dicom([*ct_header(), element("PixelData", b"", "OW")]).content[:-4]
     content = header + struct.pack("<I", 524_288) + os.urandom(524_288)

@@ -1,4 +1,4 @@
-"""Synthetic requests: an archive whose studies are read, again, and compared; training that reads it all."""
+"""Synthetic requests: clinicians who read studies and priors, and training that reads the whole archive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Trace(NamedTuple):
 
 
 def viewer(days: int, studies_a_day: int, seed: int = 0) -> Trace:
-    """Draw what radiologists and clinicians read: new studies with their priors, again, and long after."""
+    """Draw what radiologists and clinicians read: new studies with their priors, repeats, and old ones."""
     dice = np.random.default_rng(seed)
     inserted: list[Any] = []
     series: list[Any] = []
@@ -73,7 +73,7 @@ def viewer(days: int, studies_a_day: int, seed: int = 0) -> Trace:
 
 
 def mixed(days: int, studies_a_day: int, seed: int = 0) -> Trace:
-    """Add training to `viewer`: each night, and through each day, an epoch over all files that there are."""
+    """Add training to `viewer`: each night and each day an epoch over all files of that moment."""
     trace = viewer(days, studies_a_day, seed)
     keys, times = [trace.keys], [trace.times]
     for day in range(1, days):

@@ -1,1 +1,1 @@
-"""One file a journey: what is measured, against whom, with which goals."""
+"""One file per journey: what is measured, against which rivals, with which goals."""

@@ -1,4 +1,4 @@
-"""Journey: a MONAI cache is verified, completed and added to, against torch, MONAI and plain loops."""
+"""Journey: a MONAI cache verified, completed and filled, against torch, MONAI and plain loops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MONAI_MOVE = "MONAI PersistentDataset, TMPDIR on tmpfs, not flushed"
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Verify (warm, cold, structure), start-up, missing analysis, writes, and the pipeline of generate."""
+    """Race verify (warm, cold, structure), start-up, the search for missing files, writes, and generate."""
     large = large_files(folder / "large", 24 if quick else 80)
     yield warm(large, rounds)
     yield cold(large, min(rounds, 3))
@@ -53,7 +53,7 @@ def large_files(folder: Path, count: int) -> list[str]:
 
 
 def torch_load(path: str) -> bool:
-    """Do what the predecessor's verifier does: the file is fine if it loads."""
+    """Verify as the predecessor does: the file is fine if it loads."""
     import torch
 
     return bool(torch.load(path, weights_only=False)["image"].ndim == 4)
@@ -68,7 +68,7 @@ def sweep(paths: list[str], threads: int, **options: Any) -> Callable[[], int]:
 
 
 def read_through(path: str) -> bool:
-    """Read a file from its first byte to its last, and look at none of them."""
+    """Read a file from its first byte to its last and ignore the bytes."""
     space = bytearray(1 << 20)
     descriptor = os.open(path, os.O_RDONLY)
     while os.readv(descriptor, [space]):
@@ -206,7 +206,7 @@ def missing(folder: Path, count: int, rounds: int) -> Result:
         (folder / f"{item_key(name)}.pt").touch()
 
     def path_by_path() -> int:
-        """One Path and one stat an item, as the predecessor does."""
+        """Look for missing files as the predecessor does: one Path and one stat per item."""
         keys = (hashlib.md5(str(name).encode()).hexdigest() for name in names)
         return sum(not (folder / f"{key}.pt").exists() for key in keys)
 
@@ -243,7 +243,7 @@ def writes(folder: Path, rounds: int) -> Result:
             return item
 
     def fresh() -> None:
-        """Leave no dirty page of an earlier lap for this one to wait for."""
+        """Flush the dirty pages of earlier laps, so that this one does not wait for them."""
         for path in folder.iterdir():
             path.unlink()
         os.sync()
@@ -293,7 +293,7 @@ def writes(folder: Path, rounds: int) -> Result:
 
 
 def pipeline(folder: Path, count: int, pause: float, story: str, rounds: int) -> Result:
-    """Wall time of generate against each of its stages alone."""
+    """Race generate against each of its stages alone."""
     sys.path.insert(0, str(ROOT / "tests"))
     from tensors.cases import names_of, nifti_bytes, put_raw, write_project
     from tensors.making.hub_server import HubServer

@@ -1,4 +1,4 @@
-"""RadiObject 0.1.1 in an interpreter of its own, driven by lines of JSON; its times are taken over there.
+"""RadiObject 0.1.1 in an interpreter of its own, driven by lines of JSON; it takes its own times.
 
 ``make bench`` installs it; VOXTIER_RADIOBJECT_PYTHON names another Python that has ``radiobject==0.1.1``.
 Without it, its ways are left out of the races.

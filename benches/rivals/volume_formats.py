@@ -1,4 +1,4 @@
-"""The volumes of the benchmarks, and readers of their rivals over the same voxels."""
+"""The volumes of the benchmarks, and readers of rival formats over the same voxels."""
 
 from __future__ import annotations
 

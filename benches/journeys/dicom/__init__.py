@@ -1,1 +1,1 @@
-"""How fast tables come out of DICOM files."""
+"""How fast frame tables are read from DICOM files."""

@@ -1,4 +1,4 @@
-"""Journey: the tables of enhanced multi-frame objects, whose headers hold one item a frame."""
+"""Journey: the tables of enhanced multi-frame objects, whose headers hold one item per frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ print(time.perf_counter() - start, json.dumps(frames))
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Items of defined length, which may be jumped over, and of undefined length, which must be walked."""
+    """Race items of defined length, which are jumped over, and of undefined length, which must be walked."""
     count = 4_000 if quick else 20_000
     for undefined, at_least in ((False, 10), (True, 350)):
         path = functional_groups(folder / "enhanced.dcm", count, undefined=undefined)

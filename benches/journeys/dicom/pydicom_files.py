@@ -1,4 +1,4 @@
-"""Journey: every DICOM file that pydicom ships, odd and broken ones among them."""
+"""Journey: every DICOM file that pydicom ships, unusual and broken ones included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from voxtier.frames import read_table, read_tables
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """All of them, ten times over in a lap; the answer is how many have pixels."""
+    """Race all of them, ten times per lap; the answer is how many have pixels."""
     found = sorted(
         path for path in map(Path, get_testdata_files()) if path.is_file() and has_pixels_for_both(path)
     )

@@ -1,4 +1,4 @@
-"""Journey: one file of very many frames, with no offset table, a basic one, or an extended one."""
+"""Journey: one file of 8,000 or 100,000 frames, with no offset table, a basic or an extended one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(time.perf_counter() - start, json.dumps([frames, None]))
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Both slides, three tables each; the walk also out of the page cache."""
+    """Race both slides with three tables each; the walk also from storage."""
     shapes = [(20_000, 10_000), (400, 520_000)] if quick else [(100_000, 10_000), (2_000, 520_000)]
     for frames, mean in shapes:
         for table in TABLES:
@@ -42,7 +42,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 def check(made: Slide) -> None:
-    """Frames read through the table are the payloads that pydicom cuts out of the whole value."""
+    """Check that frames read by the table equal the payloads that pydicom cuts out of the whole value."""
     table = read_table(made.path)
     assert len(table) == made.frames
     chosen = set(random.Random(1).sample(range(made.frames), 20))
@@ -64,7 +64,7 @@ def with_voxtier(path: Path, verify: Any = "ends") -> Callable[[], list[int]]:
 
 
 def with_pydicom(path: Path) -> list[int]:
-    """Pydicom at its best: stop at the pixels, then its own walk over the open file, nothing loaded."""
+    """Read with pydicom's fastest way: stop at the pixels, then walk the open file without loading it."""
     with path.open("rb") as file:
         pydicom.dcmread(file, stop_before_pixels=True)
         file.seek(PIXEL_HEADER, io.SEEK_CUR)
@@ -74,7 +74,7 @@ def with_pydicom(path: Path) -> list[int]:
 
 
 def with_pydicom_table(path: Path) -> list[int]:
-    """Take the table as pydicom hands it out: where frames begin, not where they end, nothing checked."""
+    """Read pydicom's offset table: where frames begin, not where they end, nothing checked."""
     with path.open("rb") as file:
         dataset = pydicom.dcmread(file, stop_before_pixels=True)
         file.seek(PIXEL_HEADER, io.SEEK_CUR)
@@ -94,7 +94,7 @@ def with_highdicom(path: Path) -> list[int]:
 
 
 def with_wsidicom(path: Path) -> list[int]:
-    """Wsidicom's own parsers of the three tables, given the place of the pixels."""
+    """Read with wsidicom's parsers of the three tables, given the offset of the pixels."""
     from upath import UPath
     from wsidicom.file.io import WsiDicomReadIO
     from wsidicom.file.io.frame_index.basic import (

@@ -48,7 +48,7 @@ print(count, peak_kib() // 1024)
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Warm with one and two threads, cold with many."""
+    """Race from the page cache with one and two threads, and from storage with many."""
     paths = ct_files(folder / "ct", 1_000 if quick else 4_000)
     listing = folder / "paths.txt"
     listing.write_text("\n".join(map(str, paths)))
@@ -58,7 +58,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 def check(path: Path) -> None:
-    """Hold the frame that the table leads to against pydicom's."""
+    """Compare the frame that the table leads to with pydicom's."""
     table = read_table(path)
     assert read_frame(path, table, 0) == pydicom.dcmread(path).PixelData
 

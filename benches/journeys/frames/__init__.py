@@ -1,1 +1,1 @@
-"""How fast the three tiers answer, fill and rank."""
+"""How fast the three tiers answer, are filled and are ranked."""

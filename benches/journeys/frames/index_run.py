@@ -1,4 +1,4 @@
-"""Journey: a folder of many small files into the embedded PostgreSQL, again, and tables back out of it."""
+"""Journey: many small files indexed into the embedded PostgreSQL, indexed again, and tables fetched."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 def small_files(folder: Path, count: int) -> list[Path]:
-    """``count`` slices with the header of a CT and 4 KB of pixels, a thousand in a folder."""
+    """Write ``count`` slices with a CT header and 4 KB of pixels, a thousand per folder; return the paths."""
     header = dicom([*ct_header(), element("PixelData", b"", "OW")]).content
     content = header[:-4] + (4096).to_bytes(4, "little") + bytes(4096)
     paths = []
@@ -69,21 +69,21 @@ def small_files(folder: Path, count: int) -> list[Path]:
 
 
 def dsn_of(store: FrameStore) -> str:
-    """How another process, or another library, reaches the store's database."""
+    """Return the connection string by which another process or library reaches the store's database."""
     with store.database.connection() as connection:
         info = connection.info
         return f"host={info.host} port={info.port} dbname={info.dbname} user={info.user}"
 
 
 def make_frame_rows(connection: psycopg.Connection[Any]) -> None:
-    """Make the table of the published pattern, empty: a row for every frame."""
+    """Create the empty table of the published pattern: one row per frame."""
     connection.execute("DROP TABLE IF EXISTS frame_rows")
     connection.execute("CREATE TABLE frame_rows (path text, frame int, first bigint, last bigint)")
     connection.execute("CREATE UNIQUE INDEX ON frame_rows (path, frame)")
 
 
 def rows_one_by_one(connection: psycopg.Connection[Any], paths: Iterable[str]) -> None:
-    """Index by the published pattern: for each file one SELECT, one read by pydicom, one INSERT a frame."""
+    """Index by the published pattern: per file one SELECT and one read by pydicom, per frame one INSERT."""
     for path in paths:
         if not connection.execute("SELECT 1 FROM frame_rows WHERE path = %s", [path]).fetchone():
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
@@ -92,7 +92,7 @@ def rows_one_by_one(connection: psycopg.Connection[Any], paths: Iterable[str]) -
 
 
 def indexing(images: Path, paths: list[Path], dsn: str, rounds: int) -> Result:
-    """First run, second run, and the pattern of one question and one row at a time."""
+    """Race the first run, the second run, and the published pattern of one question and one row at a time."""
     sources = (f"lap{number}" for number in itertools.count())
     last = ""
     peaks: list[int] = []
@@ -139,7 +139,7 @@ def indexing(images: Path, paths: list[Path], dsn: str, rounds: int) -> Result:
 
 
 def fetching(folder: Path, store: FrameStore, dsn: str, quick: bool, rounds: int) -> Result:
-    """Whole tables out of the store, against a row for each frame."""
+    """Race fetching whole tables from the store against one row per frame."""
     shapes = (1_000, 20_000 if quick else 100_000)
     made = [slide(folder / f"{frames}.dcm", frames, 400, "none") for frames in shapes]
     outcomes = [TableResult(str(each.path), read_table(each.path, verify="all"), None) for each in made]

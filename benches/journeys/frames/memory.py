@@ -1,4 +1,4 @@
-"""Journey: tier 1 against every cache that installs: look-ups, evictions, many ids, threads, bytes."""
+"""Journey: tier 1 against every installable cache: look-ups, evictions, many ids, threads, bytes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 def probe_table(key: str) -> Any:
-    """Return a table as a loader hands it over."""
+    """Return a table as a loader returns it."""
     return filled([key]).table(key)
 
 
 class LockedDict:
-    """The shape of many a service: an OrderedDict behind a lock."""
+    """What many services use: an OrderedDict behind a lock."""
 
     def __init__(self, cap: int) -> None:
         self.cap, self.lock, self.items = cap, threading.Lock(), OrderedDict[str, Any]()
@@ -56,7 +56,7 @@ class LockedDict:
 
 
 class RowsOfFrames(LockedDict):
-    """The predecessor's shape: dicts of frames by file, hits and misses counted, access time noted."""
+    """The predecessor's cache: dicts of frames by file, hits and misses counted, access time recorded."""
 
     hits = misses = 0
 
@@ -76,7 +76,7 @@ class RowsOfFrames(LockedDict):
 
 
 def rivals(keys: list[str], cap: int) -> dict[str, tuple[Callable[[str], Any], Callable[[str, Any], Any]]]:
-    """Get and put of each rival, filled."""
+    """Return get and put of each rival, filled."""
     import cachebox
     import cachetools
     import lru
@@ -122,7 +122,7 @@ def calls(function: Callable[[Any], Any], keys: list[Any]) -> Callable[[], int]:
 
 
 def hot(keys: list[str], count: int) -> list[str]:
-    """Draw from a working set, as viewers do."""
+    """Draw keys from a working set, as viewers do."""
     return random.Random(1).choices(keys[:1000], k=count)
 
 

@@ -1,4 +1,4 @@
-"""Journey: which files deserve memory: scores of millions, the best thousands, and getting them back."""
+"""Journey: ranking millions of files by score, and loading the best into memory."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ print(min(laps), json.dumps(ids))
 
 
 def without_avx2(rows: int, rounds: int) -> Result:
-    """Run the portable path, as on a machine without AVX2; numpy keeps its own."""
+    """Race the portable path, as on a machine without AVX2; numpy still uses AVX2."""
     given, n = columns(rows), rows // 1000
     result = Result(
         JOURNEY,
@@ -163,7 +163,7 @@ def fill(folder: Path, store: FrameStore, files: int) -> None:
 
 
 def sql_scores(store: FrameStore, files: int, rounds: int) -> Result:
-    """One statement over all rows: our expression, and the form with EXTRACT, which is numeric."""
+    """Race one statement over all rows: voxtier's expression, and the form with EXTRACT, which is numeric."""
     tables = "FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)"
     moment = f"{time.time()}::float8"
     numeric = (
@@ -188,7 +188,7 @@ def sql_scores(store: FrameStore, files: int, rounds: int) -> Result:
 
 
 def preloading(store: FrameStore, files: int, rounds: int) -> Result:
-    """Everything that is indexed, into memory."""
+    """Race loading everything that is indexed into memory."""
 
     def warm() -> int:
         cache = FrameCache(1 << 40)
@@ -228,7 +228,7 @@ def preloading(store: FrameStore, files: int, rounds: int) -> Result:
 
 
 def flushing(store: FrameStore, total: int, files: int, rounds: int) -> Result:
-    """Write accesses of many files, as one batch or one by one; weigh what the database logs for it."""
+    """Race writing accesses of many files in one batch or one by one; count what the database logs for it."""
     every = [_core.file_key("s", f"/archive/study{i // 500}/{i:08d}.dcm") for i in range(0, total, 2)]
     now, dice = datetime.now(UTC), random.Random(5)
     keys: list[bytes] = []
@@ -265,7 +265,7 @@ def flushing(store: FrameStore, total: int, files: int, rounds: int) -> Result:
 
 
 def updates_of(store: FrameStore) -> tuple[int, int]:
-    """HOT updates and all updates of the statistics, as soon as the server has counted them."""
+    """Return HOT updates and all updates of the statistics, once the server has counted them."""
     for _ in range(30):
         [row] = store._rows(
             "SELECT n_tup_hot_upd, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'file_stats'", ()
@@ -277,7 +277,7 @@ def updates_of(store: FrameStore) -> tuple[int, int]:
 
 
 def logged(store: FrameStore, frames: int, files: int = 500) -> float:
-    """Bytes of WAL a file for a second flush of files with so many frames; no page is logged whole then."""
+    """Return bytes of WAL per file of a second flush, which logs no full pages."""
     lengths = np.arange(frames, dtype=np.uint64) % np.uint64(7) * np.uint64(2) + np.uint64(100)
     probe = FrameCache(1 << 30)
     probe.put("t", np.cumsum(lengths + np.uint64(8)) + np.uint64(1000) - lengths, lengths)

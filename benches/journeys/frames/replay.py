@@ -1,4 +1,4 @@
-"""Journey: what the tiers bring on traces: hits by policy, round trips with priming, hits after a restart."""
+"""Journey: traces replayed: hits by policy, round trips with whole series, hits after a restart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHT = 200  # bytes of an entry: a path of 64 characters, one frame
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Replay everything; no times are taken, so that rounds do not matter."""
+    """Replay everything; nothing is timed, so rounds do not matter."""
     del rounds
     days, studies = (8, 10) if quick else (30, 40)
     trace = viewer(days, studies)
@@ -29,14 +29,14 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 def ratio(trace: Trace, policy: str, budget: int) -> tuple[float, float]:
-    """Hits of all requests, and of those that are no scan."""
+    """Return the hit ratios of all requests, and of those that are not scans."""
     weights = np.full(len(trace.keys), WEIGHT, np.uint32)
     [(hits, clinical)] = simulate(trace.keys.astype(np.uint32), weights, trace.scans, policy, [budget])
     return hits / len(trace.keys), clinical / max(int((~trace.scans).sum()), 1)
 
 
 def plain_lru(trace: Trace, budget: int) -> float:
-    """Replay with an OrderedDict: obviously right."""
+    """Replay with an OrderedDict, the oracle."""
     kept: OrderedDict[int, None] = OrderedDict()
     hits = 0
     for key in trace.keys.tolist():
@@ -87,7 +87,7 @@ def policies(trace: Trace, busy: Trace) -> Result:
 
 
 def priming(trace: Trace, folder: Path) -> Result:
-    """Count the questions to the index that the reader would ask."""
+    """Count the questions that the reader would ask the index."""
     table, weight = one_frame(folder)
     names = paths(trace)
     members: dict[int, list[str]] = {}
@@ -128,7 +128,7 @@ def priming(trace: Trace, folder: Path) -> Result:
 
 
 def restarts(trace: Trace, folder: Path, days: int) -> Result:
-    """Hit ratio of the first four hours after a restart, with memory at 15 % of the files."""
+    """Return the hit ratio of the first four hours after a restart, with memory for 15 % of the files."""
     table, weight = one_frame(folder)
     names = paths(trace)
     result = Result(
@@ -170,7 +170,7 @@ def replayed(cache: FrameCache, keys: list[int], names: list[str], table: FrameT
 
 
 def paths(trace: Trace) -> list[str]:
-    """Paths of 64 characters."""
+    """Return paths of 64 characters."""
     series = trace.series.tolist()
     return [f"/Volumes/archive/pixels/viewer/{at:012d}/{number:020d}" for number, at in enumerate(series)]
 

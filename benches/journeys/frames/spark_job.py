@@ -130,7 +130,7 @@ def _race(spark: Any, store: FrameStore, dsn: str, folder: Path, paths: list[str
 
 
 def _worker_peaks() -> Iterator[float]:
-    """Yield the most memory that each living Python worker of Spark has held, in MiB."""
+    """Yield the peak memory of each living Python worker of Spark, in MiB."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
             if any("pyspark.daemon" in part for part in process.cmdline()):

@@ -1,4 +1,4 @@
-"""Journey: what becomes of a table: packed, unpacked, asked for a frame; and what it weighs."""
+"""Journey: a frame table packed, unpacked, asked for a frame; and its size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOK_UPS = 10_000
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Hold a table of many frames against the row-per-frame lists that others keep."""
+    """Race a table of many frames against the row-per-frame lists that others keep."""
     made = slide(folder / "slide.dcm", 10_000 if quick else 100_000, 10_000, "none")
     table = read_table(made.path, verify="all")
     yield unpacking(table, rounds)
@@ -25,7 +25,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 def rows_of(table: FrameTable) -> list[dict[str, int]]:
-    """One dict a frame, as the predecessor keeps them."""
+    """Return one dict per frame, as the predecessor keeps them."""
     return [
         {"frame_number": index, "start_pos": start, "end_pos": end - 1}
         for index in range(len(table))

@@ -1,4 +1,4 @@
-"""What tier 1 weighs: an entry beside those of other caches, a frame beside dicts, what came and went."""
+"""What tier 1 takes in bytes: an entry, a frame, and what remains after entries came and went."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JOURNEY = "memory"
 
 
 def weights(*, quick: bool) -> list[Result]:
-    """Weigh entries, frames, and what is left after many came and went."""
+    """Measure the bytes of entries, of frames, and of a process after many entries came and went."""
     return [entries(100_000 if quick else 1_000_000), frames(), churn(300_000 if quick else 12_000_000)]
 
 
@@ -49,7 +49,7 @@ print(grown / count, json.dumps(count))
 
 
 def entries(count: int) -> Result:
-    """Weigh an entry in resident bytes."""
+    """Measure an entry in resident bytes."""
     result = Result(
         JOURNEY,
         f"Bytes of memory an entry, {count:,} files of one frame",
@@ -68,7 +68,7 @@ def entries(count: int) -> Result:
 
 
 def lengths_of(count: int) -> dict[str, Any]:
-    """Lengths of so many frames, as the kinds of images have them."""
+    """Return the lengths of so many frames, as the kinds of images have them."""
     dice = np.random.default_rng(4)
     return {
         "native": np.full(count, 524_288.0),
@@ -82,7 +82,7 @@ def lengths_of(count: int) -> dict[str, Any]:
 
 
 def frames() -> Result:
-    """Weigh packed tables by the frame, and the origin's dicts of the same frames."""
+    """Measure packed tables in bytes per frame, and the origin's dicts of the same frames."""
     result = Result(
         JOURNEY,
         "Bytes of memory a frame",
@@ -118,7 +118,7 @@ def frames() -> Result:
 
 
 def packed(offsets: Any, lengths: Any) -> tuple[float, float]:
-    """Bytes a frame in memory: of the packed table, and of all that the budget counts."""
+    """Return bytes per frame in memory: of the packed table, and of everything that the budget counts."""
     cache = FrameCache(1 << 40)
     cache.put("k", offsets, lengths)
     found = cache.locate_many("k", np.arange(len(lengths)))
@@ -129,7 +129,7 @@ def packed(offsets: Any, lengths: Any) -> tuple[float, float]:
 
 
 def dicts(offsets: list[int], lengths: list[int]) -> float:
-    """Bytes a frame of a dict of rows; a frame's number is one object, key and value."""
+    """Return bytes per frame of a dict of rows; a frame's number is one object, as key and as value."""
     rows = {
         number: {"frame_number": number, "start_pos": offset, "end_pos": offset + length - 1,
                  "pixel_data_pos": 1 << 30}
@@ -161,7 +161,7 @@ print((rss() - before) / cache.counters()["used"], json.dumps(cache.counters()["
 
 
 def churn(inserts: int) -> Result:
-    """Weigh a process in which entries of mixed sizes came and went."""
+    """Measure a process in which entries of mixed sizes came and went."""
     result = Result(
         JOURNEY,
         f"Resident bytes after {inserts:,} inserts",

@@ -1,4 +1,4 @@
-"""Journey: one volume, read by the slice, the cube, the patch and whole, in every tiling."""
+"""Journey: one volume read by slice, by cube, by patch and whole, in every tiling."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLANES: dict[str, Callable[[int], Key]] = {
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Every race; a rival that gives other voxels has no time."""
+    """Run every race; a rival that returns other voxels gets no time."""
     head = mri()
     rounds = 3 if quick else max(rounds, 7)
     with rival_process() as rival:
@@ -54,7 +54,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 @contextmanager
 def rival_process() -> Iterator[Rival | None]:
-    """Run RadiObject beside, when there is one."""
+    """Start RadiObject in a process of its own, where it is installed."""
     if PYTHON is None:
         yield None
         return
@@ -67,7 +67,7 @@ def digests(arrays: list[np.ndarray]) -> list[int]:
 
 
 def reads(read: Callable[[Key], np.ndarray], keys: list[Key]) -> Callable[[], Lap]:
-    """Make a lap of some reads; the voxels are compared outside of the time."""
+    """Return a lap of some reads; comparing the voxels is not timed."""
     lap = timed(lambda: [read(key) for key in keys])
 
     def checked() -> Lap:
@@ -91,7 +91,7 @@ def tile_of(tiling: str) -> TileConfig:
 
 
 def naive_tiledb(uri: str) -> Callable[[Key], np.ndarray]:
-    """TileDB-Py as its tutorials show it: open, read, close."""
+    """Read with TileDB-Py as its tutorials do: open, read, close."""
     import tiledb
 
     def read(key: Key) -> np.ndarray:
@@ -119,7 +119,7 @@ def naive_store(place: Path, data: np.ndarray, extents: tuple[int, ...]) -> str:
 def tiling_races(
     place: Path, data: np.ndarray, tiling: str, rival: Rival | None, rounds: int
 ) -> list[Result]:
-    """Planes, a cube and the whole in one tiling."""
+    """Race planes, a cube and the whole volume in one tiling."""
     volume = stored(place / "voxtier", data, tile_of(tiling))
     extents = volume.tile_extents
     others = {name: read for name, (read, _) in peers(place, data, extents).items()}
@@ -178,7 +178,7 @@ def size(extents: tuple[int, ...]) -> str:
 
 
 def plain_files(place: Path, data: np.ndarray) -> dict[str, Callable[[Key], np.ndarray]]:
-    """Read both kinds of files with nibabel, and a memory map: what people have without a store."""
+    """Race nibabel on both kinds of files and a memory map: what people use without a store."""
     import nibabel as nib
 
     image = nib.Nifti1Image(data, np.eye(4))
@@ -195,7 +195,7 @@ def plain_files(place: Path, data: np.ndarray) -> dict[str, Callable[[Key], np.n
 
 
 def replica_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
-    """All three planes of one volume: what scrolling in three windows asks for."""
+    """Race all three planes of one volume: what scrolling in three windows reads."""
     keys = [PLANES[plane](i) for plane in PLANES for i in (70, 71)]
     tilings = {
         "voxtier, axial tiles and two replicas": TileConfig(
@@ -224,7 +224,7 @@ def replica_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
 
 
 def again(read: Callable[[], np.ndarray], times: int) -> Callable[[], Lap]:
-    """Make a lap of one read, repeated, its memory used again (new pages cost more than the copy)."""
+    """Return a lap of one read, repeated into the same memory (new pages cost more than the copy)."""
 
     def work() -> np.ndarray:
         for _ in range(times):
@@ -241,7 +241,7 @@ def again(read: Callable[[], np.ndarray], times: int) -> Callable[[], Lap]:
 
 
 def decoded_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
-    """Read the same cube again, from decoded tiles."""
+    """Race reading the same cube again, from decoded tiles."""
     volume = stored(folder / "decoded", data, tile_of("iso32"), ReadConfig(concurrency=2))
     key = tuple(slice(c, c + CUBE) for c in (80, 90, 40))
     clear_cache()
@@ -270,7 +270,7 @@ def decoded_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
 
 
 def threads_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
-    """Cubes at random, from one, two and four threads of Python, each decoding by itself."""
+    """Race cubes at random from one, two and four Python threads, each decoding by itself."""
     rng = np.random.default_rng(3)
     corners = rng.integers(0, np.array(data.shape) - CUBE, (24, 3))
     keys = [tuple(slice(int(c), int(c) + CUBE) for c in corner) for corner in corners]
@@ -301,7 +301,7 @@ def threads_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
 
 
 def patches_race(folder: Path, data: np.ndarray, rival: Rival | None, rounds: int) -> Result:
-    """Training patches of one int16 volume, cold and decoded."""
+    """Race training patches of one int16 volume, cold and decoded."""
     rng = np.random.default_rng(1)
     starts = rng.integers(0, np.array(data.shape) - CUBE, (48, 3))
     keys = [tuple(slice(int(s), int(s) + CUBE) for s in start) for start in starts]
@@ -347,7 +347,7 @@ def patches_race(folder: Path, data: np.ndarray, rival: Rival | None, rounds: in
 
 
 def iloc_race(folder: Path, rival: Rival | None, rounds: int) -> Result:
-    """Volumes of an open cohort, by position."""
+    """Race opening volumes of an open cohort by position."""
     import nibabel as nib
 
     pairs = []

@@ -35,7 +35,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 def races(folder: Path, server: Server, endpoint: str) -> list[Result]:
-    """Warm slices, the first slice, a volume written, a cohort ingested."""
+    """Count the requests of warm slices, the first slice, a volume written and a cohort ingested."""
     import nibabel as nib
     import tiledb
 

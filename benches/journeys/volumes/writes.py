@@ -1,4 +1,4 @@
-"""Journey: volumes on their way in: a write, bytes by compressor, twenty NIfTI files, fragments merged."""
+"""Journey: volumes written: one write, bytes by compressor, twenty NIfTI files, fragments merged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SUBJECTS = 20
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Every race."""
+    """Run every race."""
     head, body = mri(), ct()
     with rival_process() as rival:
         yield write_race(folder, head, "whole numbers", rival, 2 if quick else 5)
@@ -41,10 +41,10 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
 
 
 class Fresh:
-    """A new place for every lap; the one before is removed outside of the time.
+    """A new folder for every lap; removing the one before is not timed.
 
-    Or kept: ext4 gives out no inode that was freed in the last minute, and looks at each of thousands of them
-    before it makes a file.
+    With ``keep`` it stays: ext4 reuses no inode that was freed in the last minute, and looks at each of
+    thousands before it makes a file.
     """
 
     def __init__(self, folder: Path, name: str, *, keep: bool = False) -> None:
@@ -72,7 +72,7 @@ def each_time_new(fresh: Fresh, work: Callable[[Path], Any]) -> Callable[[], Lap
 
 
 def write_race(folder: Path, data: np.ndarray, content: str, rival: Rival | None, rounds: int) -> Result:
-    """One volume from memory to disk."""
+    """Race writing one volume from memory to disk."""
     import blosc2
     import h5py
     import zarr
@@ -126,7 +126,7 @@ def write_race(folder: Path, data: np.ndarray, content: str, rival: Rival | None
 
 
 def bytes_race(folder: Path, data: np.ndarray, content: str) -> Result:
-    """Weigh the volume on disk, by compressor and tiling."""
+    """Measure the bytes of the volume on disk by compressor and tiling."""
     ways = []
     for tiling, algorithm in [
         *[(tiling, Compressor.ZSTD) for tiling in ("axial", "sagittal", "isotropic", "iso32")],
@@ -160,7 +160,7 @@ def bytes_race(folder: Path, data: np.ndarray, content: str) -> Result:
 
 
 def ingest_race(folder: Path, data: np.ndarray, rival: Rival | None, count: int, rounds: int) -> Result:
-    """Twenty compressed NIfTI files into a cohort."""
+    """Race ingesting twenty compressed NIfTI files into a cohort."""
     import nibabel as nib
 
     source = folder / "nifti"
@@ -228,7 +228,7 @@ def ingest_race(folder: Path, data: np.ndarray, rival: Rival | None, count: int,
 
 
 def tiny_race(folder: Path, rival: Rival | None, count: int) -> Result:
-    """Many small volumes: what every volume costs beside its voxels."""
+    """Race many small volumes: what every volume costs in addition to its voxels."""
     import nibabel as nib
 
     source = folder / "tiny"
@@ -263,7 +263,7 @@ def tiny_race(folder: Path, rival: Rival | None, count: int) -> Result:
 
 
 def fragments_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
-    """One write, 155 writes of a plane each, and the same after consolidation."""
+    """Race reads of one write, of 155 writes of a plane each, and of these after consolidation."""
     volumes: dict[str, Volume] = {"one fragment": stored(folder / "whole", data, tile_of("axial"))}
     seconds = {}
     for name in ("155 fragments", "155 fragments, consolidated"):
