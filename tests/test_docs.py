@@ -11,6 +11,7 @@ import pytest
 
 from builders import RLE, Element, Fragments, dicom, element, image
 from graph import CORE, PACKAGE, ROOT
+from test_imports import DOORS, FLOORS
 from voxtier import _core
 from voxtier.frames import read_table
 
@@ -41,7 +42,8 @@ def code_words(page: Path) -> set[str]:
 @cache
 def source_files() -> list[Path]:
     found = [path for folder in SOURCES for path in (ROOT / folder).rglob("*")]
-    return [path for path in found if path.suffix in (".py", ".pyi", ".rs", ".sql") and path.is_file()]
+    kinds = (".py", ".pyi", ".rs", ".sql")
+    return [path for path in found if path.suffix in kinds and path.is_file() and path != Path(__file__)]
 
 
 @cache
@@ -108,8 +110,8 @@ def fault(word: str) -> str | None:
         return None if word.split()[1] in targets else "no such target of the Makefile"
     if re.fullmatch(r"voxtier(\.\w+)+(\(\))?", word):
         name = word.removesuffix("()")
-        in_sql = len(name.split(".")) == 2 and name.split(".")[1] in defined()
-        return None if python_name_exists(name) or in_sql else "no such module or name"
+        in_sql = any(re.search(rf"\b{re.escape(name)}\b", path.read_text()) for path in source_files())
+        return None if python_name_exists(name) or in_sql else "no such module, name or table"
     if re.fullmatch(r"\w+(::\w+)+(\(\))?", word):
         parts = word.removesuffix("()").split("::")
         missing = [part for part in parts if part not in defined() and not _is_module(part)]
@@ -134,6 +136,14 @@ def _is_module(name: str) -> bool:
 def test_every_name_in_backticks_exists(page: Path) -> None:
     faults = {word: why for word in sorted(code_words(page)) if (why := fault(word))}
     assert faults == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_in_a_drawing_exists(page: Path) -> None:
+    """A drawing names files by their path, or by their name where the line before it has the folder."""
+    drawings = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    found = {word for drawing in drawings for word in re.findall(r"[\w./-]+\.(?:py|rs|sql)\b", drawing)}
+    assert {word: why for word in sorted(found) if (why := fault(word))} == {}
 
 
 def test_names_that_do_not_exist_are_found() -> None:
@@ -190,6 +200,30 @@ def test_decisions_are_numbered_and_listed() -> None:
     assert re.findall(r"\]\((\d{3}-[\w-]+\.md)\)", index) and sorted(
         re.findall(r"\]\((\d{3}-[\w-]+\.md)\)", index)
     ) == [page.name for page in DECISIONS]
+
+
+def table(page: str, heading: str) -> dict[str, str]:
+    """Return the second column of the table whose header begins with a word, by its first column."""
+    block = re.search(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", (DOCS / page).read_text(), re.MULTILINE)
+    assert block is not None, f"{page} has no table of {heading}"
+    rows = [line.strip("| \n").split(" | ") for line in block[1].splitlines()]
+    return {row[0]: row[1] for row in rows}
+
+
+def test_the_floors_are_those_that_are_enforced() -> None:
+    written = {
+        room: [set(floor.split(", ")) for floor in floors.split("; ")]
+        for room, floors in table("architecture.md", "room").items()
+    }
+    assert written == FLOORS
+
+
+def test_the_doors_are_those_that_are_enforced() -> None:
+    written = {
+        system: set(re.findall("`([^`]+)`", doors))
+        for system, doors in table("architecture.md", "system").items()
+    }
+    assert written == DOORS | {"pyo3": {"rust/src/python/"}}
 
 
 def test_develop_is_short() -> None:
