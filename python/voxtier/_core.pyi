@@ -417,6 +417,9 @@ def simulate(
 
 # volumes
 
+TILEDB_FORMAT_VERSION: Final[int]
+"""The version of TileDB's on-disk format that is read and written without TileDB (fragments end in ``_22``)."""
+
 @final
 class TileFile:
     """The tiles of one fragment of one dense TileDB array (format 22), decoded without TileDB.

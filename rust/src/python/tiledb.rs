@@ -120,6 +120,7 @@ fn gunzip_range(py: Python<'_>, path: PathBuf, offset: u64, count: u64) -> PyRes
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("TILEDB_FORMAT_VERSION", crate::tiledb::FORMAT_VERSION)?;
     module.add_class::<TileFile>()?;
     module.add_function(wrap_pyfunction!(set_tile_budget, module)?)?;
     module.add_function(wrap_pyfunction!(clear_tile_cache, module)?)?;

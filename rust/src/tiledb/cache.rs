@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::cells::Block;
+use super::blocks::Block;
 
 /// Identity of a chunk: the state of the file that holds it, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,14 +192,14 @@ impl State {
 }
 
 fn weight(cells: &Block) -> u64 {
-    cells.held() + OVERHEAD
+    cells.memory_bytes() + OVERHEAD
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::super::cells::Lines;
+    use super::super::blocks::AlignedBytes;
     use super::*;
 
     fn key(chunk: u32) -> Key {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     fn cells(count: usize) -> Block {
-        Block::Plain(Arc::new(Lines::zeroed(count)))
+        Block::Plain(Arc::new(AlignedBytes::zeroed(count)))
     }
 
     #[test]
@@ -245,9 +245,9 @@ mod tests {
         assert!(matches!(cache.look_up([key(1)].into_iter(), true)[..], [Found::Flying]));
         let waiting = {
             let cache = Arc::clone(&cache);
-            std::thread::spawn(move || cache.wait(key(1)).map(|c| c.held()))
+            std::thread::spawn(move || cache.wait(key(1)).map(|c| c.memory_bytes()))
         };
         cache.land(key(1), Some(cells(3)));
-        assert_eq!(waiting.join().unwrap(), Some(cells(3).held()));
+        assert_eq!(waiting.join().unwrap(), Some(cells(3).memory_bytes()));
     }
 }

@@ -1,79 +1,18 @@
-//! The forms in which the cells of a chunk are held: as decoding leaves them, and as they are kept.
+//! The cells of a decoded chunk, in the form in which decoding leaves them.
 
-use std::sync::Arc;
-
-use super::runs::Run;
-use super::scatter::Target;
-
-/// The cells of a chunk in one of the forms in which decoding leaves them.
+/// The cells of a decoded chunk.
 #[derive(Clone, Copy, Debug)]
 pub enum Cells<'a> {
     /// Cell after cell.
     Plain(&'a [u8]),
     /// The first bytes of all cells, then all second bytes, and so on: what a byte shuffle makes.
     Planes(&'a [u8]),
-    /// So many bytes of cells that all begin like this.
+    /// Cells of one value (its first `cell` bytes count), and their length in bytes.
     Constant([u8; 8], usize),
-}
-
-/// A decoded chunk that is kept; background takes no memory.
-#[derive(Clone, Debug)]
-pub enum Block {
-    /// Cell after cell.
-    Plain(Arc<Lines>),
-    /// So many bytes of cells that all begin like this.
-    Constant([u8; 8], usize),
-}
-
-impl Block {
-    /// Bytes of memory that the cells take.
-    pub fn held(&self) -> u64 {
-        match self {
-            Self::Plain(cells) => cells.bytes.capacity() as u64,
-            Self::Constant(..) => 0,
-        }
-    }
-
-    /// The cells, to copy from.
-    pub fn cells(&self) -> Cells<'_> {
-        match self {
-            Self::Plain(cells) => Cells::Plain(cells.bytes()),
-            Self::Constant(value, bytes) => Cells::Constant(*value, *bytes),
-        }
-    }
-}
-
-/// Bytes that begin on a cache line: rows of a block then cross no line that they need not cross. Aligned
-/// by hand: among blocks that come and go, glibc's aligned allocation holds twice the memory.
-#[derive(Debug)]
-pub struct Lines {
-    bytes: Vec<u8>,
-    start: usize,
-    count: usize,
-}
-
-const LINE: usize = 64;
-
-impl Lines {
-    /// So many bytes, all 0.
-    pub fn zeroed(count: usize) -> Self {
-        let bytes = vec![0; count + LINE - 1];
-        let start = bytes.as_ptr().align_offset(LINE).min(LINE - 1);
-        Self { bytes, start, count }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(self.start..self.start + self.count).unwrap_or_default()
-    }
-
-    /// The bytes.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start..self.start + self.count).unwrap_or_default()
-    }
 }
 
 impl Cells<'_> {
-    /// Bytes of cells.
+    /// Length in bytes.
     pub fn len(&self) -> usize {
         match self {
             Self::Plain(bytes) | Self::Planes(bytes) => bytes.len(),
@@ -86,7 +25,7 @@ impl Cells<'_> {
         self.len() == 0
     }
 
-    /// The value of all cells of `cell` (1, 2, 4 or 8) bytes, where they have but one.
+    /// The one value of all cells, for cells of `cell` (1, 2, 4 or 8) bytes; `None` where cells differ.
     pub fn constant(&self, cell: usize) -> Option<[u8; 8]> {
         let mut value = [0; 8];
         match self {
@@ -105,18 +44,5 @@ impl Cells<'_> {
             }
             Self::Constant(value, _) => Some(*value),
         }
-    }
-
-    /// A copy to keep.
-    pub fn to_block(self, cell: usize) -> Block {
-        if let Self::Constant(value, bytes) = self {
-            return Block::Constant(value, bytes);
-        }
-        let mut plain = Lines::zeroed(self.len());
-        let count = (self.len() / cell) as u64;
-        let all = Run { count, ..Run::ONE };
-        // SAFETY: the only view of a buffer that this function owns.
-        unsafe { Target::new(plain.bytes_mut(), cell).copy(&all, self, 0) };
-        Block::Plain(Arc::new(plain))
     }
 }

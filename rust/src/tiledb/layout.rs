@@ -1,10 +1,7 @@
 //! Which tiles hold the cells that a read wants, and where in the output those of each go.
 
-use super::runs::{Axis, Placement};
+use super::runs::{Axis, MAX_DIMS, Placement};
 use crate::base::error::{Error, ErrorKind, Result};
-
-/// Most dimensions of an array that is read here.
-pub const MAX_DIMS: usize = 4;
 
 /// What is wanted along one dimension: `start, start + step, ...`, `count` of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

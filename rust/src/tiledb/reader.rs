@@ -8,13 +8,14 @@ use std::sync::Mutex;
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 
+use super::blocks::Block;
 use super::cache::{Cache, Found, Key};
-use super::cells::{Block, Cells};
+use super::cells::Cells;
 use super::codec::Pipeline;
 use super::framing::{Chunk, ChunkIndex, bad};
 use super::layout::{Grid, Range};
 use super::pool::process;
-use super::runs::Placement;
+use super::runs::{MAX_DIMS, Placement};
 use super::scatter::{Part, Target};
 use crate::base::error::{Error, ErrorKind, Result};
 
@@ -122,7 +123,7 @@ impl TileFile {
         self.expect_length(out, each.saturating_mul((starts.len() / dims) as u64))?;
         let steps = strides(size.iter().copied());
         let mut placements = Vec::new();
-        let mut wanted = [Range::default(); super::layout::MAX_DIMS];
+        let mut wanted = [Range::default(); MAX_DIMS];
         for (number, corner) in starts.chunks_exact(dims).enumerate() {
             let mut base = number as u64 * each;
             for (dim, ((&start, &count), &step)) in corner.iter().zip(size).zip(&steps).enumerate() {
@@ -269,7 +270,7 @@ impl TileFile {
         let Chunk { offset, metadata, original, .. } = need.chunk;
         self.pipeline.decode(stored, metadata as usize, original as usize, self.cell, offset, |cells| {
             if let Some(flights) = flights {
-                let block = cells.to_block(self.cell);
+                let block = Block::copy_of(cells, self.cell);
                 self.scatter(need, placements, block.cells(), target);
                 flights.land(self.key(need), block);
             } else {

@@ -1,6 +1,7 @@
 //! The wanted cells of one tile, as rows that lie evenly in the tile and in the output.
 
-use super::layout::MAX_DIMS;
+/// Most dimensions of an array that is read here.
+pub const MAX_DIMS: usize = 4;
 
 /// One dimension of a placement.
 #[derive(Clone, Copy, Debug, Default)]

@@ -179,8 +179,10 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::super::blocks::Block;
+    use super::*;
 
     /// The cells of a chunk in its three forms; constant where `value` is given.
     fn forms(cell: usize, cells: usize, value: Option<u8>) -> (Vec<u8>, Vec<u8>) {
@@ -216,7 +218,7 @@ mod tests {
             let constant = Cells::Planes(&apart).constant(cell);
             prop_assert_eq!(constant, Cells::Plain(&plain).constant(cell));
             prop_assert!(constant.is_some() || value.is_none());
-            let block = Cells::Planes(&apart).to_block(cell);
+            let block = Block::copy_of(Cells::Planes(&apart), cell);
             let mut all = vec![Cells::Plain(&plain), Cells::Planes(&apart), block.cells()];
             all.extend(constant.map(|value| Cells::Constant(value, plain.len())));
             for form in all {
