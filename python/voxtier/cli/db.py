@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS
-from voxtier.cli.options import AS_JSON, in_bytes
+from voxtier.cli.options import AS_JSON
+from voxtier.system.text import format_bytes
 
 if TYPE_CHECKING:
     from voxtier.frames.store.grants import Duty
@@ -62,7 +63,7 @@ def status(*, as_json: bool) -> int:
         kept = "until `voxtier db stop`" if found.kept else "until its last user leaves"
         click.echo(f"running   PostgreSQL {found.version}, process {found.pid}, {kept}")
         click.echo(f"used by   {users}")
-        click.echo(f"folder    {found.folder} ({in_bytes(found.bytes_on_disk)})")
+        click.echo(f"folder    {found.folder} ({format_bytes(found.bytes_on_disk)})")
         click.echo(f'look in   psql "{server.conninfo()}"')
     else:
         version = f", PostgreSQL {found.version}" if found.version else ", not yet made"

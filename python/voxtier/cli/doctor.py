@@ -16,8 +16,9 @@ import click
 
 from voxtier import __version__
 from voxtier.cli.exit_codes import EXIT_BACKEND, EXIT_FINDINGS
-from voxtier.cli.options import AS_JSON, DSN, in_bytes
+from voxtier.cli.options import AS_JSON, DSN
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
+from voxtier.system.text import format_bytes
 
 if TYPE_CHECKING:
     from voxtier.postgres.database import Connection, Database
@@ -112,7 +113,7 @@ def _own_server() -> Iterator[Finding]:
         existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
         free = shutil.disk_usage(existing).free
         verdict = "note" if free < _LOW_DISK else "ok"
-        yield Finding("disk", verdict, f"{in_bytes(free)} free for {folder}")
+        yield Finding("disk", verdict, f"{format_bytes(free)} free for {folder}")
         version = folder / "data" / "PG_VERSION"
         programs = find_programs(int(version.read_text()) if version.is_file() else None)
         way = find_account(programs, existing).prefix[:1]
@@ -120,7 +121,7 @@ def _own_server() -> Iterator[Finding]:
         yield Finding("postgresql", "ok", f"{programs.version} in {programs.folder}, runs {runs}")
         found = embedded_server().status()
         state = f"running, process {found.pid}" if found.running else "not running, started when needed"
-        yield Finding("server", "ok", f"{state}, {in_bytes(found.bytes_on_disk)} in {folder}")
+        yield Finding("server", "ok", f"{state}, {format_bytes(found.bytes_on_disk)} in {folder}")
     except (BackendError, MissingExtraError) as error:
         yield Finding("postgresql", "down", str(error))
 

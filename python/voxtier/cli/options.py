@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier.system.text import on_one_line as on_one_line
+from voxtier.errors import ConfigError
+from voxtier.system.text import parse_bytes
 
 if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """A number of bytes as people write it: ``2GiB``, ``500MB``, ``4096``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        try:
+            return value if isinstance(value, int) else parse_bytes(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Size()
 
 
 def _utf8(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
@@ -30,15 +47,6 @@ DSN = click.option(
     help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-
-
-def in_bytes(count: float) -> str:
-    """Return a number of bytes for people: ``1.3 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def open_store(dsn: str | None) -> FrameStore:

@@ -1,8 +1,19 @@
-"""Text of others, made harmless: names of files and volumes may hold anything."""
+"""Text for people: names made harmless, sizes and durations written and read.
+
+Used by every command, by the progress of long work, and for options that take a size.
+"""
 
 from __future__ import annotations
 
-__all__ = ["on_one_line"]
+import re
+
+from voxtier.errors import ConfigError
+
+__all__ = ["format_bytes", "format_duration", "on_one_line", "parse_bytes"]
+
+_DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB")
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]*)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 
 
 def on_one_line(text: str) -> str:
@@ -10,3 +21,41 @@ def on_one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def format_bytes(count: float, *, binary: bool = False) -> str:
+    """Return a number of bytes as ``1.3 GB``, or in powers of 1024 as ``1.2 GiB``."""
+    step, units = (1024, _BINARY_UNITS) if binary else (1000, _DECIMAL_UNITS)
+    power = 0
+    while abs(count) >= step - 0.5 and power < 4:  # 999,960 bytes are 1.0 MB, not 1000 kB
+        count /= step
+        power += 1
+    digits = 1 if power and abs(count) < 99.95 else 0
+    return f"{count:.{digits}f} {units[power]}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds in their two largest units: ``0.4 s``, ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes that people wrote: ``2GiB``, ``500MB``, ``1.5 TiB``, ``4096``.
+
+    Raises
+    ------
+    ConfigError
+        The text is not a size.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a size: write 2GiB, 500MB or a number of bytes")
+    number, prefix, binary = match.groups("")
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))

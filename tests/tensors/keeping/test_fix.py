@@ -186,7 +186,7 @@ def test_gds_markers_lmdb_and_temporaries_are_no_damage(healthy: Path, tmp_path:
         "ok",
     ]
     assert "LMDB" in done.stderr
-    assert "verified 4/4" in run_cli("verify", cache).stderr  # what was left is no file of the cache
+    assert "4 of 4 verified" in run_cli("verify", cache).stderr  # what was left is no file of the cache
 
 
 def test_since_last_skips_what_is_unchanged(healthy: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import click
 
 from voxtier._core import refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS
-from voxtier.cli.options import on_one_line
+from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.table import TableResult

@@ -16,8 +16,9 @@ import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_PARTIAL, forget_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
-from voxtier.cli.options import DSN, SOURCE, on_one_line, open_store
-from voxtier.cli.progress import Progress, duration
+from voxtier.cli.options import DSN, SOURCE, open_store
+from voxtier.system.progress import Progress
+from voxtier.system.text import format_duration, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.indexing.run import FileReport
@@ -76,7 +77,7 @@ def index(
     started = time.monotonic()
     with open_store(dsn) as store:
         indexer = FileIndexer(store, source=source, threads=threads, force=force)
-        progress = Progress("files")
+        progress = Progress("files", transient=True)
         try:
             with _counting(progress, roots, wanted):
                 for reports in index_files(indexer, files):
@@ -176,7 +177,7 @@ def _run_summary(
     total = counts.total()
     rate = total / seconds if seconds > 0 else 0.0
     lines = [
-        f"{total:,} files, {frames:,} frames in {duration(seconds)} ({rate:,.0f} files/s)",
+        f"{total:,} files, {frames:,} frames in {format_duration(seconds)} ({rate:,.0f} files/s)",
         f"source {source}, {place}",
     ]
     lines += [

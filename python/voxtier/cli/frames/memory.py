@@ -8,41 +8,28 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from voxtier.cli.frames.readers import stats
-from voxtier.cli.options import DSN, SOURCE, open_store
+from voxtier.cli.options import DSN, SIZE, SOURCE, open_store
 from voxtier.errors import BackendError, ConfigError
+from voxtier.system.text import format_bytes
 
 if TYPE_CHECKING:
     from voxtier.frames.memory.ranking import RankedFile
 
-_UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_size = partial(format_bytes, binary=True)
 _POLICIES = ("lru", "scan_aware", "fifo", "belady")
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
-    """Bytes as people write them: 2GiB, 500MB, 4096."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", value)
-        if match is None or match[2].upper() not in _UNITS:
-            self.fail(f"{value!r} is no size: write 2GiB, 500MB or a number of bytes", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 @click.command()
 @SOURCE
 @DSN
 @click.option("--limit", default=500, show_default=True, type=click.IntRange(0), help="Files at most.")
-@click.option("--budget", type=Size(), help="Draw a line where so much memory is full.")
+@click.option("--budget", type=SIZE, help="Draw a line where so much memory is full.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_json: bool) -> None:
     """List the files that deserve memory most, best first.
@@ -67,11 +54,11 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
         # What memory takes beside the table: key, slot, attributes; the compact form is never larger.
         filled += file.table_bytes + len(file.path.encode()) + 110
         if budget is not None and filled > budget and not cut:
-            click.echo(f"  {'-' * 20} {_human(budget)} are full here {'-' * 20}")
+            click.echo(f"  {'-' * 20} {_size(budget)} are full here {'-' * 20}")
             cut = True
         click.echo(
             f"{rank:6}  {file.score:6.3f}  {file.band:8}  {file.label:15}  {file.frame_count:6}  "
-            f"{file.access_count:8}  {_human(file.table_bytes):>5}  {file.path}"
+            f"{file.access_count:8}  {_size(file.table_bytes):>5}  {file.path}"
         )
     click.echo("\nscores: " + _sparkline([file.score for file in files]) + "  best to last")
 
@@ -79,7 +66,7 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
 @click.command()
 @SOURCE
 @DSN
-@click.option("--budget", default="2GiB", show_default=True, type=Size(), help="Memory for frame tables.")
+@click.option("--budget", default="2GiB", show_default=True, type=SIZE, help="Memory for frame tables.")
 @click.option("--limit", default=1_000_000, show_default=True, type=click.IntRange(0), help="Files at most.")
 @click.option("--dry-run", is_flag=True, help="Accepted for clarity: this command never serves anything.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -108,7 +95,7 @@ def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool
         click.echo(json.dumps(found))
         return
     click.echo(
-        f"{progress['loaded']:,} tables in {_human(used)} of {_human(budget)} after {seconds:.2f} s; "
+        f"{progress['loaded']:,} tables in {_size(used)} of {_size(budget)} after {seconds:.2f} s; "
         f"{progress['skipped']:,} did not fit, {progress['damaged']:,} are damaged"
     )
 
@@ -134,7 +121,7 @@ def simulate(trace: Iterable[str], budgets: str, policies: tuple[str, ...], as_j
     """
     from voxtier._core import simulate as replay
 
-    sizes = [Size().convert(size, None, None) for size in budgets.split(",")]
+    sizes = [SIZE.convert(size, None, None) for size in budgets.split(",")]
     keys, weights, scans = _read_trace(trace)
     for policy in policies or _POLICIES:
         for size, (hits, clinical) in zip(sizes, replay(keys, weights, scans, policy, sizes), strict=True):
@@ -145,7 +132,7 @@ def simulate(trace: Iterable[str], budgets: str, policies: tuple[str, ...], as_j
                 click.echo(json.dumps({**row, "hit_ratio_without_scans": rest}))
             else:
                 bar = "#" * round(ratio * 40)
-                click.echo(f"{policy:10} {_human(size):>9}  {ratio:6.1%}  (no scans {rest:6.1%})  {bar}")
+                click.echo(f"{policy:10} {_size(size):>9}  {ratio:6.1%}  (no scans {rest:6.1%})  {bar}")
 
 
 def _read_trace(lines: Iterable[str]) -> tuple[Any, Any, Any]:
@@ -174,14 +161,6 @@ def _as_json(file: RankedFile) -> dict[str, Any]:
     row = file._asdict()
     del row["table"]
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-
-
-def _human(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
 def _sparkline(values: list[float]) -> str:

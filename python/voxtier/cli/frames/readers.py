@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier.cli.options import AS_JSON, on_one_line
+from voxtier.cli.options import AS_JSON
+from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.serving.status_files import Published

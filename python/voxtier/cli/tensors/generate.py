@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_OK
-from voxtier.cli.tensors.options import AS_JSON, SIZE, say, volume_list
+from voxtier.cli.options import SIZE
+from voxtier.cli.tensors.options import AS_JSON, say, volume_list
 from voxtier.errors import ConfigError
+from voxtier.system.progress import Progress
+from voxtier.system.text import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from voxtier.tensors.making.plan import Plan
@@ -55,7 +58,6 @@ def generate_command(
     """
     from voxtier.tensors.identity.config import load_config
     from voxtier.tensors.making.outcome import Options
-    from voxtier.tensors.making.progress import Progress
     from voxtier.tensors.making.run import Generator
 
     options = Options(
@@ -78,9 +80,9 @@ def generate_command(
             raise ConfigError("nobody can answer the question whether to go on: repeat with --yes")
         click.confirm("Go on?", abort=True, err=True)
     progress = Progress(
-        len(plan.names), "made", machine=as_json, stream=sys.stdout if as_json else sys.stderr
+        "made", len(plan.names), machine=as_json, stream=sys.stdout if as_json else sys.stderr
     )
-    generator.on_item = progress.advance
+    generator.on_item = lambda size: progress.advance(byte_count=size)
     received = _listen(generator)
     outcome = generator.run(plan)
     progress.close()
@@ -148,8 +150,6 @@ def plan_command(
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:
-    from voxtier.tensors.making.progress import format_bytes, format_seconds
-
     if as_json:
         say(plan.as_json())
         return
@@ -163,6 +163,6 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
         f"download     {format_bytes(plan.download_bytes)}\n"
         f"output       {format_bytes(plan.output_bytes)}, at most {format_bytes(plan.peak_disk_bytes)} with"
         f" raw files; {format_bytes(plan.free_disk_bytes)} free\n"
-        f"time         about {format_seconds(plan.seconds)} with {plan.workers} workers",
+        f"time         about {format_duration(plan.seconds)} with {plan.workers} workers",
         err=True,
     )

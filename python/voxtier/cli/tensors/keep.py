@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.tensors.options import APPLY, AS_JSON, FOLDER, SIZE, config_option, exit_code, say
+from voxtier.cli.options import SIZE
+from voxtier.cli.tensors.options import APPLY, AS_JSON, FOLDER, config_option, exit_code, say
 from voxtier.errors import ConfigError
+from voxtier.system.text import format_bytes
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
@@ -203,7 +205,6 @@ def ls_command(folder: Path, as_json: bool) -> None:
     """List cache folders: files, size, last use, parameters; of several, what they differ in."""
     from voxtier.tensors.keeping.disk_usage import cache_folders
     from voxtier.tensors.keeping.migrate import parameter_differences
-    from voxtier.tensors.making.progress import format_bytes
 
     found = list(cache_folders(folder))
     for row in found:
@@ -226,7 +227,6 @@ def ls_command(folder: Path, as_json: bool) -> None:
 def du_command(folder: Path, as_json: bool) -> None:
     """Say where the space is."""
     from voxtier.tensors.keeping.disk_usage import usage
-    from voxtier.tensors.making.progress import format_bytes
 
     totals = usage(folder)
     if as_json:
@@ -291,7 +291,6 @@ def evict_command(
 
 def _remove_all(garbage: list[Garbage], *, force: bool, apply: bool, as_json: bool) -> int:
     from voxtier.tensors.keeping.disk_usage import remove
-    from voxtier.tensors.making.progress import format_bytes
 
     total = count = 0
     for item in garbage:

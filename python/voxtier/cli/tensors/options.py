@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import AS_JSON
 from voxtier.system.text import on_one_line
 
-__all__ = ["APPLY", "AS_JSON", "FOLDER", "SIZE", "config_option", "exit_code", "say", "volume_list"]
+__all__ = ["APPLY", "AS_JSON", "FOLDER", "config_option", "exit_code", "say", "volume_list"]
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 APPLY = click.option("--apply", is_flag=True, help="Do it. Without it only the plan is shown.")
@@ -37,25 +36,6 @@ def exit_code(states: Iterable[str]) -> int:
     if found - UNDECIDED:
         return EXIT_FINDINGS
     return EXIT_PARTIAL if found else EXIT_OK
-
-
-class _Bytes(click.ParamType[int]):
-    """``500GB``, ``1.5 TiB``, ``1000``."""
-
-    name = "size"
-    _units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}  # noqa: RUF012 (never changed)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
-        if not match:
-            self.fail(f"{value!r} is no size such as 500GB", param, ctx)
-        base = 1024 if match[3] else 1000
-        return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
-
-
-SIZE = _Bytes()
 
 
 def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:

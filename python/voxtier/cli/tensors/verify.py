@@ -14,6 +14,7 @@ import click
 from voxtier.cli.exit_codes import EXIT_OK
 from voxtier.cli.tensors.options import AS_JSON, config_option, exit_code, say
 from voxtier.errors import ConfigError
+from voxtier.system.progress import Progress
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
@@ -153,16 +154,15 @@ def _log_to(config: Config) -> None:
 
 def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], object]) -> list[FileState]:
     from voxtier.tensors.keeping import verify as room
-    from voxtier.tensors.making.progress import Progress
     from voxtier.tensors.manifest import Manifest
 
     states: list[FileState] = []
     learnt: dict[Path, list[dict[str, object]]] = {}
-    progress = Progress(len(listing.files), "verified", quiet=as_json)
+    progress = Progress("verified", len(listing.files), quiet=as_json)
     for state in verify(listing):  # type: ignore[attr-defined]
         states.append(state)
         if state.checked:
-            progress.advance(state.size)
+            progress.advance(byte_count=state.size)
         if as_json:
             say(state.as_json())
         elif state.state not in room.FINE or state.detail.startswith("intact, but not"):

@@ -1,0 +1,78 @@
+"""Names made fit for one line, sizes and durations as people write them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from voxtier.cli.options import SIZE
+from voxtier.errors import ConfigError
+from voxtier.system.text import format_bytes, format_duration, on_one_line, parse_bytes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")],
+)
+def test_duration_names_the_two_largest_units(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/plain/ümläut 影像.dcm", "/plain/ümläut 影像.dcm"),
+        ("a\nb\x1b[2J", r"a\nb\x1b[2J"),
+        ("\udcff", r"\udcff"),
+        ("right‮left", r"right\u202eleft"),
+    ],
+)
+def test_on_one_line_escapes_what_a_terminal_would_obey(text: str, shown: str) -> None:
+    assert on_one_line(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "decimal", "binary"),
+    [
+        (0, "0 B", "0 B"),
+        (999, "999 B", "999 B"),
+        (1000, "1.0 kB", "1000 B"),
+        (999_960, "1.0 MB", "977 KiB"),
+        (1_048_570, "1.0 MB", "1.0 MiB"),
+        (33_554_432, "33.6 MB", "32.0 MiB"),
+        (123_456_789, "123 MB", "118 MiB"),
+        (1.68e12, "1.7 TB", "1.5 TiB"),
+        (2e16, "20000 TB", "18190 TiB"),
+        (-1500, "-1.5 kB", "-1.5 KiB"),
+    ],
+)
+def test_format_bytes_in_both_systems(count: float, decimal: str, binary: str) -> None:
+    assert (format_bytes(count), format_bytes(count, binary=True)) == (decimal, binary)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("4096", 4096),
+        ("2GiB", 2 << 30),
+        ("500MB", 500_000_000),
+        ("500 gb", 500 * 10**9),
+        ("1.5 TiB", 3 << 39),
+        ("10k", 10_000),
+        ("10ki", 10_240),
+        ("7 b", 7),
+        (" 0.5KiB ", 512),
+        ("1.", 1),
+    ],
+)
+def test_parse_bytes_takes_what_people_write(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+    assert SIZE.convert(text, None, None) == count
+
+
+@pytest.mark.parametrize("text", ["", "many", "-1", "1.2.3GB", "5 PB", "10i", "1e9", "\u0661", "9" * 400])
+def test_parse_bytes_refuses_what_is_not_a_size(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a size: write 2GiB"):
+        parse_bytes(text)
+    with pytest.raises(click.BadParameter, match="is not a size: write 2GiB"):
+        SIZE.convert(text, None, None)
