@@ -2,7 +2,8 @@
 
 #![no_main]
 
-use _core::dicom::{read_frame, read_table};
+use _core::dicom::read::read_frame;
+use _core::dicom::read_table;
 use _core::frames::table::{FrameTable, OffsetsIn, Verify};
 use _core::base::source::{Bytes, Fingerprint, Source};
 use _core::base::window::Buffer;

@@ -98,7 +98,7 @@ pub fn look_up(lru: &mut Lru, key: &str, frames: &[u32], request: Request) -> Op
 /// Reads every frame of an excerpt, neighbours with one read.
 ///
 /// # Errors
-/// As [`dicom::read_frame`]; `bad_table` where the file's own offset table, on which this one relies, turns
+/// As [`dicom::read::read_frame`]; `bad_table` where the file's own offset table, on which this one relies, turns
 /// out to be wrong: the file wants a walk.
 pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8>>> {
     let Layout::Items(items) = &table.layout else { return Ok(Vec::new()) };
@@ -143,7 +143,7 @@ pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8
 }
 
 fn read_one(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Vec<u8>> {
-    dicom::read_by_table(source, table, index)?.ok_or_else(|| {
+    dicom::read::read_by_table(source, table, index)?.ok_or_else(|| {
         Error::new(ErrorKind::BadTable, "the file's offset table does not fit its Items: walk the file")
     })
 }

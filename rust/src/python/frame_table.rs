@@ -312,7 +312,7 @@ fn read_frame<'py>(
 ) -> PyResult<Bound<'py, PyBytes>> {
     let index = table.get().index(index)?;
     let table = &table.get().table;
-    let bytes = with_source(source, |source| dicom::read_frame(source, table, index))?;
+    let bytes = with_source(source, |source| dicom::read::read_frame(source, table, index))?;
     Ok(PyBytes::new(source.py(), &bytes))
 }
 

@@ -16,7 +16,7 @@ from voxtier._core import ERROR_KINDS
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, RangedSource, read_frame, read_table
 
-NOTES = Path(__file__).parents[3] / "rust" / "src" / "dicom" / "notes.rs"
+NOTES = Path(__file__).parents[3] / "rust" / "src" / "frames" / "notes.rs"
 ENVIRONMENT = {"io_error", "limit_exceeded", "changed_during_read", "invalid_argument"}
 BEYOND_THE_PARSER = {"bad_table", "bad_tile", "fragmented_frame", "truncated_frame"}
 
