@@ -63,7 +63,7 @@ def sweep(paths: list[str], threads: int, **options: Any) -> Callable[[], int]:
     from voxtier import _core
 
     return lambda: sum(
-        report.state == "ok" for _, report in _core.TensorSweep(paths, threads=threads, **options)
+        report.state == "ok" for _, report in _core.ParallelVerifier(paths, threads=threads, **options)
     )
 
 

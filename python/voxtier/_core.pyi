@@ -563,7 +563,7 @@ def verify_tensor_file(
     """
 
 @final
-class TensorSweep:
+class ParallelVerifier:
     """Check many files with several threads; iterate over ``(index, report)`` as they finish.
 
     Parameters
@@ -584,8 +584,8 @@ class TensorSweep:
         content: bool = False,
         digest: bool = False,
         threads: int = 4,
-    ) -> TensorSweep: ...
-    def __iter__(self) -> TensorSweep: ...
+    ) -> ParallelVerifier: ...
+    def __iter__(self) -> ParallelVerifier: ...
     def __next__(self) -> tuple[int, TensorReport]: ...
     def stop(self) -> None:
         """Begin no further file."""

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use crate::base::window::Buffer;
 
-/// A pool of readers that lives as long as one bulk read. Jobs go in and outcomes come out in batches.
-pub struct Bulk<J, O> {
+/// A pool of readers that lives as long as one reader read. Jobs go in and outcomes come out in batches.
+pub struct ParallelReader<J, O> {
     jobs: Option<SyncSender<Vec<J>>>,
     outcomes: Mutex<Receiver<Vec<O>>>,
     threads: Vec<JoinHandle<()>>,
@@ -17,9 +17,9 @@ pub struct Bulk<J, O> {
     pid: u32,
 }
 
-impl<J: Send + 'static, O: Send + 'static> Bulk<J, O> {
+impl<J: Send + 'static, O: Send + 'static> ParallelReader<J, O> {
     /// Starts `threads` readers, each with a buffer of its own; `queue` batches may wait before
-    /// [`Bulk::submit`] blocks.
+    /// [`ParallelReader::submit`] blocks.
     pub fn start<W>(threads: usize, queue: usize, work: W) -> std::io::Result<Self>
     where
         W: Fn(J, &mut Buffer) -> O + Send + Sync + 'static,
@@ -71,13 +71,13 @@ impl<J: Send + 'static, O: Send + 'static> Bulk<J, O> {
     }
 }
 
-impl<J, O> Bulk<J, O> {
+impl<J, O> ParallelReader<J, O> {
     fn is_ours(&self) -> bool {
         self.pid == std::process::id()
     }
 }
 
-impl<J, O> Drop for Bulk<J, O> {
+impl<J, O> Drop for ParallelReader<J, O> {
     fn drop(&mut self) {
         self.jobs = None;
         for thread in self.threads.drain(..) {
@@ -94,10 +94,10 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_reader_ends_the_wait() {
-        let bulk = Bulk::start(2, 2, |job: i32, _: &mut Buffer| 10 / job).unwrap();
-        assert!(bulk.submit(vec![5]));
-        assert_eq!(bulk.wait(), Some(vec![2]));
-        assert!(bulk.submit(vec![0]));
-        assert_eq!(bulk.wait(), None);
+        let reader = ParallelReader::start(2, 2, |job: i32, _: &mut Buffer| 10 / job).unwrap();
+        assert!(reader.submit(vec![5]));
+        assert_eq!(reader.wait(), Some(vec![2]));
+        assert!(reader.submit(vec![0]));
+        assert_eq!(reader.wait(), None);
     }
 }

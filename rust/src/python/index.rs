@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
 use super::frame_table::parse_verify;
-use super::path_of;
+use super::paths::path_of;
 use crate::base::error::{Error, ErrorKind};
-use crate::base::parallel_read::Bulk;
+use crate::base::parallel_read::ParallelReader;
 use crate::base::source::Fingerprint;
 use crate::frames::index::{COLUMNS, Indexed, Job, LONGEST_PATH, index_path, refused_status, storable};
 
@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 #[pyclass(frozen, module = "voxtier._core", name = "Indexer")]
 struct Indexer {
-    bulk: Mutex<Bulk<Job, (u32, Indexed)>>,
+    reader: Mutex<ParallelReader<Job, (u32, Indexed)>>,
     threads: usize,
 }
 
@@ -44,10 +44,10 @@ impl Indexer {
             return Err(PyValueError::new_err(format!("threads must be 1 to 1024, not {threads}")));
         }
         let verify = parse_verify(verify)?;
-        let bulk = Bulk::start(threads, threads * 4, move |job: Job, buffer| {
+        let reader = ParallelReader::start(threads, threads * 4, move |job: Job, buffer| {
             (job.id, index_path(&source, &job.path, job.known, verify, buffer))
         });
-        Ok(Self { bulk: Mutex::new(bulk.map_err(Error::from)?), threads })
+        Ok(Self { reader: Mutex::new(reader.map_err(Error::from)?), threads })
     }
 
     fn read<'py>(
@@ -72,7 +72,7 @@ impl Indexer {
     /// Runs a batch through the pool, or as much of its beginning as the limits allow; the rows are joined,
     /// the outcomes come in order of completion.
     fn read_all(&self, files: Vec<PathBuf>, known: Vec<Known>) -> Result<Batch, &'static str> {
-        let bulk = self.bulk.lock().map_err(|_| "the indexer failed before")?;
+        let reader = self.reader.lock().map_err(|_| "the indexer failed before")?;
         let expected = files.len();
         let mut outcomes = Vec::with_capacity(expected);
         let mut rows = Vec::new();
@@ -90,14 +90,14 @@ impl Indexer {
                     break;
                 }
                 in_flight += 1;
-                if !bulk.submit(batch) {
+                if !reader.submit(batch) {
                     return Err("the reading threads are gone (forked process?)");
                 }
             }
             if in_flight == 0 {
                 return Ok((rows, outcomes));
             }
-            for (id, mut indexed) in bulk.wait().ok_or("the reading threads are gone (forked process?)")? {
+            for (id, mut indexed) in reader.wait().ok_or("the reading threads are gone (forked process?)")? {
                 if let Indexed::Row { row, .. } = &mut indexed {
                     rows.append(row);
                 }

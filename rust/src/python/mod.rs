@@ -4,26 +4,14 @@ mod cache;
 mod errors;
 mod frame_table;
 mod index;
+mod paths;
 mod priority;
 mod sources;
 mod table_reader;
 mod tiledb;
 mod torch_file;
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
-
-/// A path as `str`, `bytes` or `os.PathLike`, as file systems name it.
-fn path_of(object: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
-    match object.cast::<PyBytes>() {
-        Ok(bytes) => Ok(PathBuf::from(OsStr::from_bytes(bytes.as_bytes()))),
-        Err(_) => object.extract(),
-    }
-}
 
 /// `voxtier._core`: see `python/voxtier/_core.pyi` for the documented surface.
 #[pymodule]

@@ -1,4 +1,4 @@
-//! The bulk reader: many files, their tables handed out as they come.
+//! `TableReader`: many files read in parallel, their tables handed out in order of completion.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -10,8 +10,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyIterator;
 
 use super::frame_table::{PyFrameTable, parse_verify};
+use super::paths::path_of;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::parallel_read::Bulk;
+use crate::base::parallel_read::ParallelReader;
 use crate::base::source::FileSource;
 use crate::base::window::Buffer;
 use crate::dicom;
@@ -35,7 +36,7 @@ type Outcomes = (u64, Vec<Result<FrameTable>>, Duration);
 #[pyclass(frozen, module = "voxtier._core", name = "TableReader")]
 struct TableReader {
     state: Mutex<ReaderState>,
-    bulk: Mutex<Option<Bulk<Job, Outcomes>>>,
+    reader: Mutex<Option<ParallelReader<Job, Outcomes>>>,
     threads: usize,
 }
 
@@ -65,12 +66,12 @@ impl TableReader {
         let read = move |path: &PathBuf, buffer: &mut Buffer| {
             dicom::read_table(&FileSource::open(path)?, verify, buffer)
         };
-        let bulk = Bulk::start(threads, threads * SHARE, move |(number, paths): Job, buffer| {
+        let reader = ParallelReader::start(threads, threads * SHARE, move |(number, paths): Job, buffer| {
             let begin = Instant::now();
             let outcomes = paths.iter().map(|path| read(path, buffer)).collect();
             (number, outcomes, begin.elapsed())
         });
-        let bulk = bulk.map_err(Error::from)?;
+        let reader = reader.map_err(Error::from)?;
         let state = ReaderState {
             paths: Some(paths.try_iter()?.unbind()),
             pending: HashMap::new(),
@@ -79,7 +80,7 @@ impl TableReader {
             in_flight: 0,
             batch: (FIRST_BATCHES / threads).max(1),
         };
-        Ok(Self { state: Mutex::new(state), bulk: Mutex::new(Some(bulk)), threads })
+        Ok(Self { state: Mutex::new(state), reader: Mutex::new(Some(reader)), threads })
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -90,13 +91,13 @@ impl TableReader {
         let Ok(mut state) = self.state.try_lock() else {
             return Err(PyValueError::new_err("the reader is already in use by another thread"));
         };
-        let mut guard = self.bulk.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(bulk) = guard.as_ref() else { return Ok(None) };
-        state.fill(py, bulk, self.threads)?;
+        let mut guard = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reader) = guard.as_ref() else { return Ok(None) };
+        state.fill(py, reader, self.threads)?;
         while state.ready.is_empty() && state.in_flight > 0 {
-            let Some(batches) = py.detach(|| bulk.wait()) else { return Err(readers_gone()) };
+            let Some(batches) = py.detach(|| reader.wait()) else { return Err(readers_gone()) };
             state.take(batches, self.threads);
-            state.fill(py, bulk, self.threads)?;
+            state.fill(py, reader, self.threads)?;
         }
         let Some((path, outcome)) = state.ready.pop_front() else {
             let finished = guard.take();
@@ -113,7 +114,12 @@ impl TableReader {
 impl ReaderState {
     /// Keeps the threads busy without reading far ahead in the caller's iterator, and without waiting for a
     /// slow one while there is something to hand out.
-    fn fill(&mut self, py: Python<'_>, bulk: &Bulk<Job, Outcomes>, threads: usize) -> PyResult<()> {
+    fn fill(
+        &mut self,
+        py: Python<'_>,
+        reader: &ParallelReader<Job, Outcomes>,
+        threads: usize,
+    ) -> PyResult<()> {
         let begin = Instant::now();
         while self.in_flight < self.batch * threads * SHARE && self.ready.len() < self.batch {
             let slow = begin.elapsed() > BATCH_TIME;
@@ -127,10 +133,10 @@ impl ReaderState {
             self.in_flight += files.len();
             self.submitted += 1;
             self.pending.insert(self.submitted, objects);
-            if !py.detach(|| bulk.submit(vec![(self.submitted, files)])) {
+            if !py.detach(|| reader.submit(vec![(self.submitted, files)])) {
                 return Err(readers_gone());
             }
-            if let Some(batches) = bulk.poll() {
+            if let Some(batches) = reader.poll() {
                 self.take(batches, threads);
             }
         }
@@ -162,7 +168,7 @@ impl ReaderState {
                 self.paths = None;
                 break;
             };
-            match super::path_of(&path) {
+            match path_of(&path) {
                 Ok(file) => {
                     files.push(file);
                     objects.push(path.unbind());

@@ -1,11 +1,11 @@
-//! `verify_tensor_file`, `TensorSweep`, `TensorReport`: torch files checked without the GIL.
+//! `verify_tensor_file`, `ParallelVerifier`, `TensorReport`: torch files checked without the GIL.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::torch_file::{ALLOWED_GLOBALS, Buffer, Checks, Report, State, Sweep, SweepNext, verify_file};
+use crate::torch_file::{self, ALLOWED_GLOBALS, Buffer, Checks, Next, Report, State, verify_file};
 use crate::{Error, ErrorKind};
 
 /// Everything learnt about one torch file.
@@ -61,7 +61,7 @@ impl TensorReport {
 
     #[getter]
     fn tensors(&self) -> Vec<(String, String, Vec<i64>, String)> {
-        let row = |t: &crate::torch_file::TensorSummary| {
+        let row = |t: &torch_file::TensorSummary| {
             (t.path.clone(), t.dtype.clone(), t.shape.clone(), t.record.clone())
         };
         self.0.tensors.iter().map(row).collect()
@@ -86,18 +86,18 @@ fn verify_tensor_file(py: Python<'_>, path: PathBuf, crc: bool, content: bool, d
 
 /// Iterator of `(index, report)` in the order in which the files finish.
 #[pyclass(frozen, module = "voxtier._core")]
-struct TensorSweep(Sweep);
+struct ParallelVerifier(torch_file::ParallelVerifier);
 
 #[pymethods]
-impl TensorSweep {
+impl ParallelVerifier {
     #[new]
     #[pyo3(signature = (paths, *, crc=true, content=false, digest=false, threads=4))]
     fn new(paths: Vec<PathBuf>, crc: bool, content: bool, digest: bool, threads: usize) -> PyResult<Self> {
         if threads == 0 {
             return Err(Error::new(ErrorKind::InvalidArgument, "threads must be at least 1").into());
         }
-        let sweep = Sweep::start(paths, Checks { crc, content, digest }, threads).map_err(Error::from)?;
-        Ok(Self(sweep))
+        let checks = Checks { crc, content, digest };
+        Ok(Self(torch_file::ParallelVerifier::start(paths, checks, threads).map_err(Error::from)?))
     }
 
     fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -107,9 +107,9 @@ impl TensorSweep {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<(usize, TensorReport)>> {
         loop {
             match py.detach(|| self.0.next(Duration::from_millis(200))) {
-                SweepNext::Done(index, report) => return Ok(Some((index, TensorReport(*report)))),
-                SweepNext::Waiting => py.check_signals()?,
-                SweepNext::Finished => return Ok(None),
+                Next::Done(index, report) => return Ok(Some((index, TensorReport(*report)))),
+                Next::Waiting => py.check_signals()?,
+                Next::Finished => return Ok(None),
             }
         }
     }
@@ -124,6 +124,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TENSOR_STATES", states)?;
     module.add("ALLOWED_GLOBALS", ALLOWED_GLOBALS.to_vec())?;
     module.add_class::<TensorReport>()?;
-    module.add_class::<TensorSweep>()?;
+    module.add_class::<ParallelVerifier>()?;
     module.add_function(wrap_pyfunction!(verify_tensor_file, module)?)
 }

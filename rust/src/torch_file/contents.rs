@@ -5,26 +5,14 @@ use std::collections::HashMap;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::archive::Archive;
+use super::globals;
 use super::pickle::{Graph, Id, Storage, Tensor, Value};
-use super::{Checked, Finding, globals};
+use super::verdict::{Checked, Finding, TensorSummary};
 
 /// Deepest nesting that summaries and digests follow; the predecessor's files have three levels.
 const MAX_DEPTH: usize = 64;
 /// Most tensors that are listed.
 const MAX_TENSORS: usize = 10_000;
-
-/// One tensor of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSummary {
-    /// Keys and indices from the root, joined by `.`; empty for the root itself.
-    pub path: String,
-    /// Element type as NumPy names it, such as `float32`.
-    pub dtype: String,
-    /// Elements per axis.
-    pub shape: Vec<i64>,
-    /// Record that holds the elements, such as `data/0`.
-    pub record: String,
-}
 
 /// Refuses a storage whose record is missing or of another size, and a tensor that reaches out of its
 /// storage: torch checks neither when it maps a file, and hands out neighbouring bytes.

@@ -9,17 +9,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::payload::Buffer;
-use super::{Checks, Finding, Report, State, verify_file};
+use super::verdict::{Checks, Finding, Report, State};
+use super::verify::verify_file;
 
 /// A running check of a list of files. Dropping it stops the threads after their current files.
-pub struct Sweep {
+pub struct ParallelVerifier {
     results: Mutex<Receiver<(usize, Report)>>,
     next: Arc<AtomicUsize>,
     total: usize,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What [`Sweep::next`] has.
+/// What [`ParallelVerifier::next`] has.
 pub enum Next {
     /// The file of that index is done.
     Done(usize, Box<Report>),
@@ -29,7 +30,7 @@ pub enum Next {
     Finished,
 }
 
-impl Sweep {
+impl ParallelVerifier {
     /// Starts to check `paths` with that many threads (at least one, at most 64).
     ///
     /// # Errors
@@ -84,7 +85,7 @@ impl Sweep {
     }
 }
 
-impl Drop for Sweep {
+impl Drop for ParallelVerifier {
     fn drop(&mut self) {
         self.stop();
         let (_, closed) = sync_channel(0);

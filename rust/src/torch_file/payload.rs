@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::archive::Record;
 use super::pickle::Storage;
-use super::{Checked, Finding, State};
+use super::verdict::{Checked, Finding, State};
 
 /// Scratch space for reads. It begins at a page: on Zen 3 the kernel copies into a buffer at page offset 8
 /// or 16, where large allocations land, at a quarter of the speed.

@@ -325,15 +325,15 @@ def test_a_pipe_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:
         assert (report.state, report.detail) == ("unknown", "not a regular file")
 
 
-def test_a_sweep_reports_every_file_once_and_stops_when_told(healthy: Path, tmp_path: Path) -> None:
+def test_a_parallel_verifier_reports_every_file_once_and_stops_when_told(healthy: Path, tmp_path: Path) -> None:
     paths = []
     for number in range(50):
         paths.append(tmp_path / f"{number}.pt")
         paths[-1].write_bytes(healthy.read_bytes()[: None if number % 5 else -7])
-    seen = {index: report.state for index, report in _core.TensorSweep(paths, threads=3)}
+    seen = {index: report.state for index, report in _core.ParallelVerifier(paths, threads=3)}
     assert sorted(seen) == list(range(50))
     assert [seen[n] == "ok" for n in range(50)] == [n % 5 != 0 for n in range(50)]
-    sweep = _core.TensorSweep(paths * 200, threads=1)
-    next(sweep)
-    sweep.stop()
-    assert sum(1 for _ in sweep) < 9_000
+    verifier = _core.ParallelVerifier(paths * 200, threads=1)
+    next(verifier)
+    verifier.stop()
+    assert sum(1 for _ in verifier) < 9_000

@@ -1,6 +1,6 @@
 """Is every file of a cache right? And if not: quarantine on evidence, never on a failure to look.
 
-The check itself is in Rust (`voxtier._core.TensorSweep`): no torch, no unpickling. `fix` moves files whose
+The check itself is in Rust (`voxtier._core.ParallelVerifier`): no torch, no unpickling. `fix` moves files whose
 *content* proves them bad; a file that could not be read is reported and left alone.
 """
 
@@ -180,13 +180,13 @@ def verify(
             quick.append(path)
     threads = threads or max(4, 2 * (os.cpu_count() or 1))
     for paths, crc in ((full, True), (quick, False)):
-        sweep = _core.TensorSweep(paths, crc=crc, content=content, digest=digest, threads=threads)
+        verifier = _core.ParallelVerifier(paths, crc=crc, content=content, digest=digest, threads=threads)
         try:
-            for index, report in sweep:
+            for index, report in verifier:
                 state = _judge(paths[index], report, listing, shape=shape, orphans=orphans)
                 yield manifests.compare(paths[index], state, checked="full" if crc else "quick")
         finally:
-            sweep.stop()
+            verifier.stop()
 
 
 def _judge(

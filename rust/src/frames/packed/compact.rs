@@ -7,7 +7,7 @@ use crate::base::error::Result;
 use crate::frames::table::ItemsView;
 
 use super::bits::{BitWriter, bits, select_pair, word};
-use super::{FLAG_HALVED, Form, bad, pad};
+use super::form::{FLAG_HALVED, Form, bad, pad};
 
 /// Values between two select positions of the Elias-Fano form.
 const SAMPLE: usize = 256;

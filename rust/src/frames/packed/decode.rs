@@ -4,10 +4,10 @@ use crate::base::error::Result;
 use crate::frames::table::{Items, Layout, Native};
 
 use super::compact::Borders;
-use super::head::Head;
-use super::{
+use super::form::{
     CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form, MOST_ITEMS, bad,
 };
+use super::head::Head;
 
 /// Decodes a table that [`encode`] wrote and checks it: version, checksum, exact length, order, and that all
 /// lies below `limit`.

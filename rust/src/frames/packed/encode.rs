@@ -2,8 +2,9 @@
 
 use crate::frames::table::{ItemsView, Layout, LayoutView, Native};
 
+use super::compact;
+use super::form::{CHECKPOINT, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form, pad};
 use super::head::Head;
-use super::{CHECKPOINT, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form, compact, pad};
 
 /// Encodes a layout in the smallest form that SQL can decode; empty for [`Layout::Empty`].
 pub fn encode(layout: &Layout) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! What stands before the sections of a packed table, in full and in brief.
 
-use super::{FLAG_WIDE, Form, HEADER, VERSION, bad};
+use super::form::{FLAG_MAP, FLAG_ONE_FRAME, FLAG_WIDE, Form, HEADER, VERSION, bad};
 use crate::base::error::Result;
 use crate::base::varint;
 
@@ -99,7 +99,7 @@ impl Head {
 
     /// Whether there may be more items than frames.
     fn items_differ(&self) -> bool {
-        self.flags & (super::FLAG_ONE_FRAME | super::FLAG_MAP) != 0
+        self.flags & (FLAG_ONE_FRAME | FLAG_MAP) != 0
     }
 }
 

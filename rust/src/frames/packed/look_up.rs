@@ -1,8 +1,8 @@
 //! One frame of a packed table, found without decoding the table.
 
 use super::compact::Borders;
+use super::form::{CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form};
 use super::head::Head;
-use super::{CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form};
 use crate::frames::table::Native;
 
 /// A view on a table that [`super::encode_brief`] wrote. On any other bytes its answers are `None` or wrong,

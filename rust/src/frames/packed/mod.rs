@@ -19,13 +19,11 @@
 //! Contiguous item i has its payload at `[tag_i + 8, tag_(i+1))`. With [`FLAG_MAP`] a section of
 //! `frames + 1` u32 follows: the first item of each frame, and the number of items.
 
-use crate::base::closed_list::closed_list;
-use crate::base::error::{Error, ErrorKind};
-
 mod bits;
 mod compact;
 mod decode;
 mod encode;
+mod form;
 mod head;
 mod look_up;
 #[cfg(test)]
@@ -34,46 +32,3 @@ mod tests;
 pub use decode::{decode, decode_brief};
 pub use encode::{encode, encode_brief};
 pub use look_up::Table;
-
-const VERSION: u8 = 1;
-/// Bytes before the first section.
-pub const HEADER: usize = 32;
-/// Items between two absolute positions of the U32CKPT form.
-const CHECKPOINT: usize = 256;
-/// More items than any file that the parser accepts.
-const MOST_ITEMS: u32 = crate::dicom::encapsulated::fragments::MOST_FRAGMENTS as u32;
-
-/// Borders are stored as halves.
-pub const FLAG_HALVED: u8 = 1;
-/// Native pixels: no item headers.
-pub const FLAG_NATIVE: u8 = 2;
-/// All items belong to frame 0.
-pub const FLAG_ONE_FRAME: u8 = 4;
-/// A fragment map follows.
-pub const FLAG_MAP: u8 = 8;
-/// RAW lengths are u64.
-pub const FLAG_WIDE: u8 = 64;
-
-closed_list! {
-    /// How item positions are written; the code in the table is the order here plus 1.
-    pub enum Form {
-        /// Equal strides, no section at all.
-        Affine = "affine",
-        /// Frames of reference with 64 items a block, for memory.
-        For64 = "for64",
-        /// Elias-Fano, for memory.
-        EliasFano = "elias_fano",
-        /// u64 tag, u32 (or u64) length for each item: gaps, overlaps, any order.
-        Raw = "raw",
-        /// u64 tag of every 256th item, u32 length of each: contiguous items, decodable in SQL.
-        Checkpoints = "checkpoints",
-    }
-}
-
-fn pad(table: &mut Vec<u8>) {
-    table.resize(table.len().next_multiple_of(8), 0);
-}
-
-fn bad(what: &str) -> Error {
-    Error::new(ErrorKind::BadTable, format!("the packed frame table is {what}"))
-}

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::encode::coded;
+use super::form::{HEADER, VERSION};
 use super::head::Head;
 use super::*;
 use crate::base::error::{ErrorKind, Result};

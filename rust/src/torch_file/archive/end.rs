@@ -1,6 +1,6 @@
 //! Where the archive ends, and where it says that its directory lies.
 
-use super::super::{Checked, Finding, State};
+use super::super::verdict::{Checked, Finding, State};
 use super::fields::{Fields, LOCAL, Window};
 
 const END: &[u8; 4] = b"PK\x05\x06";

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::super::{Checked, Finding, State};
-use super::Record;
+use super::super::verdict::{Checked, Finding, State};
 use super::end::Directory;
 use super::fields::{Fields, LOCAL, Wide, Window};
+use super::record::Record;
 
 const CENTRAL: &[u8; 4] = b"PK\x01\x02";
 const DESCRIPTOR: &[u8; 4] = b"PK\x07\x08";

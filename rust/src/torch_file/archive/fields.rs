@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::super::{Checked, Finding, State};
+use super::super::verdict::{Checked, Finding, State};
 
 /// The signature of a local header, with which an archive begins.
 pub(super) const LOCAL: &[u8; 4] = b"PK\x03\x04";

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use super::super::globals;
+use super::graph::{Id, MAX_AXES, MAX_NAME, Storage, Tensor, Value};
 use super::machine::{Machine, Refused, Step};
-use super::{Id, MAX_AXES, MAX_NAME, Storage, Tensor, Value, globals};
 
 impl Machine<'_> {
     pub(super) fn global(&mut self, module: &str, name: &str) -> Step<()> {

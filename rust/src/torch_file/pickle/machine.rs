@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::{Id, MAX_NAME, Storage, Value};
+use super::graph::{Id, MAX_NAME, Storage, Value};
 
 pub(super) enum Refused {
     Malformed(&'static str),
@@ -28,6 +28,23 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// A machine before the first opcode, which may hold `most` values.
+    pub fn new(program: &'a [u8], most: usize) -> Self {
+        Self {
+            program,
+            at: 0,
+            values: Vec::new(),
+            weight: 0,
+            most,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            globals: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            storages: HashMap::new(),
+        }
+    }
+
     pub fn take(&mut self, length: usize) -> Step<&'a [u8]> {
         let end = self.at.checked_add(length).ok_or(Refused::Malformed("declares an absurd length"))?;
         let bytes = self.program.get(self.at..end).ok_or(Refused::Malformed("ends inside an opcode"))?;

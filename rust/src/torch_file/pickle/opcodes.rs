@@ -1,7 +1,7 @@
 //! What each opcode does.
 
+use super::graph::{Id, Value};
 use super::machine::{Machine, Refused, Step};
-use super::{Id, Value};
 
 impl Machine<'_> {
     /// Executes one opcode; `Some` is the result of STOP.

@@ -1,0 +1,55 @@
+//! The forms of a packed table: their names, flags and limits, shared by encoder, decoder and look-up.
+
+use crate::base::error::{Error, ErrorKind};
+use crate::dicom::encapsulated::fragments::MOST_FRAGMENTS;
+
+pub(super) const VERSION: u8 = 1;
+/// Bytes before the first section.
+pub const HEADER: usize = 32;
+/// Items between two absolute positions of the U32CKPT form.
+pub(super) const CHECKPOINT: usize = 256;
+/// More items than any file that the parser accepts.
+pub(super) const MOST_ITEMS: u32 = MOST_FRAGMENTS as u32;
+
+/// Borders are stored as halves.
+pub const FLAG_HALVED: u8 = 1;
+/// Native pixels: no item headers.
+pub const FLAG_NATIVE: u8 = 2;
+/// All items belong to frame 0.
+pub const FLAG_ONE_FRAME: u8 = 4;
+/// A fragment map follows.
+pub const FLAG_MAP: u8 = 8;
+/// RAW lengths are u64.
+pub const FLAG_WIDE: u8 = 64;
+
+/// How item positions are written; the code in the table is the order here plus 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Form {
+    /// Equal strides, no section at all.
+    Affine,
+    /// Frames of reference with 64 items a block, for memory.
+    For64,
+    /// Elias-Fano, for memory.
+    EliasFano,
+    /// u64 tag, u32 (or u64) length for each item: gaps, overlaps, any order.
+    Raw,
+    /// u64 tag of every 256th item, u32 length of each: contiguous items, decodable in SQL.
+    Checkpoints,
+}
+
+impl Form {
+    /// The form of a code, which is its order.
+    pub fn from_code(code: u8) -> Option<Self> {
+        const ALL: [Form; 5] = [Form::Affine, Form::For64, Form::EliasFano, Form::Raw, Form::Checkpoints];
+        ALL.get(usize::from(code)).copied()
+    }
+}
+
+pub(super) fn pad(table: &mut Vec<u8>) {
+    table.resize(table.len().next_multiple_of(8), 0);
+}
+
+pub(super) fn bad(what: &str) -> Error {
+    Error::new(ErrorKind::BadTable, format!("the packed frame table is {what}"))
+}

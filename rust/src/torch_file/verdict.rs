@@ -1,0 +1,138 @@
+//! What a check says about one file: a state, the evidence for it, and what was read on the way.
+
+use crate::base::closed_list::closed_list;
+
+closed_list! {
+    /// What is known about one file, from best to worst evidence.
+    pub enum State {
+        /// Everything that was asked for was checked and is right.
+        Ok = "ok",
+        /// Right in structure; its writer stored no CRCs, so payload damage cannot be seen.
+        OkNoCrc = "ok_no_crc",
+        /// Right, with bytes after the archive that every reader ignores.
+        OkTrailing = "ok_trailing",
+        /// Intact, but a record is compressed: `torch.load(mmap=True)` reads it as wrong numbers.
+        CompressedStorage = "compressed_storage",
+        /// Intact, but `torch.load(weights_only=True)` refuses it, so MONAI >= 1.5.1 would delete it.
+        NotWeightsOnly = "not_weights_only",
+        /// Intact, but its numbers are implausible (all equal, NaN, infinite).
+        SuspiciousContent = "suspicious_content",
+        /// The pickle names callables that loading would run.
+        UnsafeGlobals = "unsafe_globals",
+        /// Written by torch < 1.6: not a zip archive.
+        LegacyFormat = "legacy_format",
+        /// The file ends before its archive does.
+        Truncated = "truncated",
+        /// The archive, its pickle or a tensor's bounds contradict themselves.
+        BadStructure = "bad_structure",
+        /// A record's bytes do not match their CRC-32.
+        BadCrc = "bad_crc",
+        /// The operating system refused or failed: says nothing about the file.
+        IoError = "io_error",
+        /// It could not be decided: changed while it was read, or over a cap.
+        Unknown = "unknown",
+    }
+}
+
+/// Why a file is not plainly ok.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The verdict.
+    pub state: State,
+    /// Record name without the archive's root, or `header`, `directory`, `end`.
+    pub record: Option<String>,
+    /// Absolute byte offset of the evidence, within the file.
+    pub offset: Option<u64>,
+    /// What was found, and what would have been right.
+    pub detail: String,
+}
+
+impl Finding {
+    pub(super) fn new(state: State, detail: impl Into<String>) -> Self {
+        Self { state, record: None, offset: None, detail: detail.into() }
+    }
+
+    pub(super) fn of(state: State, record: &str, offset: u64, detail: impl Into<String>) -> Self {
+        Self { state, record: Some(record.to_owned()), offset: Some(offset), detail: detail.into() }
+    }
+
+    pub(super) fn bad(record: &str, offset: u64, detail: impl Into<String>) -> Self {
+        Self::of(State::BadStructure, record, offset, detail)
+    }
+}
+
+impl From<std::io::Error> for Finding {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
+            return Self::new(State::Unknown, "the file shrank while it was read");
+        }
+        Self::new(State::IoError, error.to_string())
+    }
+}
+
+pub(super) type Checked<T> = Result<T, Finding>;
+
+/// What to check beyond structure, opcodes and bounds, which are always checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// CRC-32 of every record (of `data.pkl` it is always checked).
+    pub crc: bool,
+    /// Whether floating-point tensors are constant, NaN or infinite.
+    pub content: bool,
+    /// A digest of the contents that does not depend on key order or on the archive's bytes.
+    pub digest: bool,
+}
+
+/// One tensor of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSummary {
+    /// Keys and indices from the root, joined by `.`; empty for the root itself.
+    pub path: String,
+    /// Element type as NumPy names it, such as `float32`.
+    pub dtype: String,
+    /// Elements per axis.
+    pub shape: Vec<i64>,
+    /// Record that holds the elements, such as `data/0`.
+    pub record: String,
+}
+
+/// Everything learnt about one file.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The verdict and its evidence; `None` when the file is plainly ok.
+    pub finding: Option<Finding>,
+    /// Bytes, where the file could be opened.
+    pub size: u64,
+    /// Modification time in nanoseconds since 1970, where the file could be opened.
+    pub mtime_ns: i64,
+    /// The same of the inode's last change, which no program can set back.
+    pub ctime_ns: i64,
+    /// Name, size and recorded CRC-32 of every record, as far as the structure was read.
+    pub records: Vec<(String, u64, u32)>,
+    /// Globals of the pickle that `weights_only=True` refuses.
+    pub refused_globals: Vec<String>,
+    /// The tensors that are reachable from the root, with their key paths.
+    pub tensors: Vec<TensorSummary>,
+    /// Hexadecimal digest of the contents, when asked for and possible.
+    pub digest: Option<String>,
+}
+
+impl Report {
+    pub(super) fn empty() -> Self {
+        Self {
+            finding: None,
+            size: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            records: Vec::new(),
+            refused_globals: Vec::new(),
+            tensors: Vec::new(),
+            digest: None,
+        }
+    }
+
+    /// The verdict.
+    pub fn state(&self) -> State {
+        self.finding.as_ref().map_or(State::Ok, |finding| finding.state)
+    }
+}

@@ -1,0 +1,158 @@
+//! The check of one file, in the order of the work: archive, pickle, bounds, payloads.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::archive::Archive;
+use super::payload::Buffer;
+use super::verdict::{Checked, Checks, Finding, Report, State};
+use super::{contents, globals, payload, pickle};
+
+/// Checks one file. `buffer` is scratch space, reused from file to file.
+pub fn verify_file(path: &Path, checks: Checks, buffer: &mut Buffer) -> Report {
+    let mut report = Report::empty();
+    report.finding = verify_into(path, checks, buffer, &mut report).unwrap_or_else(Some);
+    if let Some(finding) = &mut report.finding {
+        let size = report.size;
+        finding.offset = finding.offset.filter(|&at| at <= size); // not where a damaged offset points to
+    }
+    report
+}
+
+fn verify_into(
+    path: &Path,
+    checks: Checks,
+    buffer: &mut Buffer,
+    report: &mut Report,
+) -> Checked<Option<Finding>> {
+    // Opening a pipe that nobody writes to would wait for ever.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let before = file.metadata()?;
+    if !before.is_file() {
+        return Err(Finding::new(State::Unknown, "not a regular file"));
+    }
+    report.size = before.len();
+    report.mtime_ns = modified(&before);
+    report.ctime_ns = nanoseconds(before.ctime(), before.ctime_nsec());
+    let verdict = verify_open(&file, before.len(), checks, buffer, report);
+    let after = file.metadata()?;
+    if after.len() != before.len() || modified(&after) != modified(&before) {
+        return Err(Finding::new(State::Unknown, "the file changed while it was read"));
+    }
+    verdict
+}
+
+fn modified(metadata: &Metadata) -> i64 {
+    nanoseconds(metadata.mtime(), metadata.mtime_nsec())
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
+fn verify_open(
+    file: &File,
+    size: u64,
+    checks: Checks,
+    buffer: &mut Buffer,
+    report: &mut Report,
+) -> Checked<Option<Finding>> {
+    let archive = Archive::read(file, size)?;
+    report.records = archive.records.iter().map(|r| (r.name.clone(), r.size, r.crc)).collect();
+    let has_crc = archive.has_crc();
+    if has_crc && !checks.crc {
+        archive.records.iter().try_for_each(|record| record.check_crc(None))?;
+    }
+
+    let pickled = archive.require("data.pkl")?;
+    archive.require("version")?;
+    let program = payload::read_whole(file, pickled, pickle::MAX_LENGTH)?;
+    if has_crc {
+        pickled.check_crc(Some(crc32fast::hash(&program)))?;
+    }
+    let graph = pickle::scan(&program).map_err(|mut finding| {
+        finding.offset = finding.offset.map(|at| at.saturating_add(pickled.payload));
+        finding
+    })?;
+    contents::check_bounds(&graph, &archive)?;
+    report.refused_globals = graph.refused_globals();
+    report.tensors = contents::summaries(&graph);
+
+    let mut suspicious = None;
+    let mut digests = Vec::new();
+    if (checks.crc && has_crc) || checks.content || checks.digest {
+        for record in &archive.records {
+            let storage = if checks.content { graph.storage_of(&record.name) } else { None };
+            let seen = payload::read_record(file, record, buffer, storage, checks.digest)?;
+            if let (true, Some(crc)) = (has_crc, seen.crc) {
+                record.check_crc(Some(crc))?;
+            }
+            if let (Some(complaint), None) = (seen.complaint, &suspicious) {
+                suspicious =
+                    Some(Finding::of(State::SuspiciousContent, &record.name, record.payload, complaint));
+            }
+            digests.push((record.name.as_str(), seen.digest));
+        }
+        if checks.digest {
+            report.digest = contents::digest(&graph, &digests);
+        }
+    }
+    Ok(best_of_intact(&archive, &graph, &report.refused_globals, suspicious, has_crc))
+}
+
+/// The verdict on a file without damage: the most important remark that there is to make.
+fn best_of_intact(
+    archive: &Archive,
+    graph: &pickle::Graph,
+    refused: &[String],
+    suspicious: Option<Finding>,
+    has_crc: bool,
+) -> Option<Finding> {
+    let unsafe_names: Vec<&str> =
+        refused.iter().map(String::as_str).filter(|name| !globals::is_inert(name)).collect();
+    if !unsafe_names.is_empty() {
+        let detail = format!("loading would import and may run {}", some_of(&unsafe_names));
+        return Some(Finding {
+            record: Some("data.pkl".into()),
+            ..Finding::new(State::UnsafeGlobals, detail)
+        });
+    }
+    if let Some(record) = archive.records.iter().find(|record| record.compressed()) {
+        let detail = "the record is compressed: torch.load(mmap=True) reads wrong numbers from it";
+        return Some(Finding::of(State::CompressedStorage, &record.name, record.payload, detail));
+    }
+    if !refused.is_empty() || !graph.refused_opcodes.is_empty() {
+        let opcodes: Vec<String> =
+            graph.refused_opcodes.iter().map(|name| format!("opcode {name}")).collect();
+        let reasons: Vec<&str> = opcodes.iter().chain(refused).map(String::as_str).collect();
+        let detail = format!(
+            "weights_only=True refuses {}: MONAI >= 1.5.1 would delete and recompute it",
+            some_of(&reasons)
+        );
+        return Some(Finding {
+            record: Some("data.pkl".into()),
+            ..Finding::new(State::NotWeightsOnly, detail)
+        });
+    }
+    if suspicious.is_some() {
+        return suspicious;
+    }
+    if archive.trailing > 0 {
+        let detail = format!("{} bytes follow the archive; readers ignore them", archive.trailing);
+        return Some(Finding::new(State::OkTrailing, detail));
+    }
+    (!has_crc).then(|| {
+        Finding::new(State::OkNoCrc, "written with compute_crc32=False: payload damage cannot be seen")
+    })
+}
+
+/// The first of many names: a hostile file has room for a hundred thousand.
+fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<&str> = names.iter().copied().take(SHOWN).collect();
+    let more = names.len() - shown.len();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{rest}", shown.join(", "))
+}
