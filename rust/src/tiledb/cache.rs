@@ -1,16 +1,17 @@
-//! Decoded chunks, kept within a byte budget; one flight per chunk.
+//! The cache of decoded chunks of one process: a byte budget, and one decoder per chunk at a time.
 //!
-//! Second chance: a hit marks an entry, eviction passes a marked entry once. Counters are those of this
-//! process, and true.
+//! Eviction is "second chance": a hit marks an entry, and a marked entry is passed over once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::blocks::Block;
+use super::codec::Cells;
+use super::runs::Run;
+use super::scatter::Target;
 
-/// Identity of a chunk: the state of the file that holds it, and its number.
+/// Identity of a chunk: the state of its file, and its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Digest of path, size, modification time and inode.
@@ -19,28 +20,98 @@ pub struct Key {
     pub chunk: u32,
 }
 
-/// Bookkeeping bytes charged for each entry beside its cells.
+/// Bytes charged for each entry beside its cells, for the maps that hold it.
 pub const OVERHEAD: u64 = 160;
 
-/// Counters since the process began (or the cache was cleared).
+/// Counters since the process began or the cache was cleared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Chunks found decoded.
+    /// Chunks that were in the cache.
     pub hits: u64,
-    /// Chunks that had to be decoded by a read that may use the cache.
+    /// Chunks that were not, although the read may use the cache.
     pub misses: u64,
     /// Bytes read from files.
     pub bytes_read: u64,
     /// Bytes of cells decoded.
     pub bytes_decoded: u64,
-    /// Entries removed for others.
+    /// Entries removed to make room.
     pub evictions: u64,
-    /// Bytes charged now.
+    /// Bytes that all entries are charged with now.
     pub bytes_held: u64,
-    /// Most bytes that may be charged.
+    /// Most bytes that all entries may be charged with.
     pub budget: u64,
-    /// Entries now.
+    /// Number of entries now.
     pub entries: u64,
+}
+
+/// The cells of a decoded chunk in memory of their own; cells of one value take none.
+#[derive(Clone, Debug)]
+pub enum Block {
+    /// Cell after cell.
+    Plain(Arc<AlignedBytes>),
+    /// Cells of one value, as [`Cells::Constant`].
+    Constant([u8; 8], usize),
+}
+
+impl Block {
+    /// Copies cells of `cell` (1, 2, 4 or 8) bytes.
+    pub fn copy_of(cells: Cells<'_>, cell: usize) -> Self {
+        if let Cells::Constant(value, bytes) = cells {
+            return Self::Constant(value, bytes);
+        }
+        let mut plain = AlignedBytes::zeroed(cells.len());
+        let count = (cells.len() / cell) as u64;
+        let all = Run { count, ..Run::ONE };
+        // SAFETY: the only view of a buffer that this function owns.
+        unsafe { Target::new(plain.bytes_mut(), cell).copy(&all, cells, 0) };
+        Self::Plain(Arc::new(plain))
+    }
+
+    /// Bytes of memory that the cells take.
+    pub fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Plain(cells) => cells.bytes.capacity() as u64,
+            Self::Constant(..) => 0,
+        }
+    }
+
+    /// The cells, to copy from.
+    pub fn cells(&self) -> Cells<'_> {
+        match self {
+            Self::Plain(cells) => Cells::Plain(cells.bytes()),
+            Self::Constant(value, bytes) => Cells::Constant(*value, *bytes),
+        }
+    }
+}
+
+/// Bytes that begin on a cache line, so that copying a row touches as few lines as possible.
+///
+/// Aligned by hand: glibc's aligned allocation takes twice the memory when blocks are allocated and freed often.
+#[derive(Debug)]
+pub struct AlignedBytes {
+    bytes: Vec<u8>,
+    start: usize,
+    count: usize,
+}
+
+const LINE: usize = 64;
+
+impl AlignedBytes {
+    /// `count` bytes, all 0.
+    pub fn zeroed(count: usize) -> Self {
+        let bytes = vec![0; count + LINE - 1];
+        let start = bytes.as_ptr().align_offset(LINE).min(LINE - 1);
+        Self { bytes, start, count }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.start..self.start + self.count).unwrap_or_default()
+    }
+
+    /// The bytes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.start..self.start + self.count).unwrap_or_default()
+    }
 }
 
 struct Entry {
@@ -52,7 +123,7 @@ struct Entry {
 struct State {
     entries: HashMap<Key, Entry, RandomState>,
     queue: VecDeque<Key>,
-    flying: HashSet<Key, RandomState>,
+    in_progress: HashSet<Key, RandomState>,
     stats: Stats,
 }
 
@@ -60,33 +131,33 @@ struct State {
 #[derive(Default)]
 pub struct Cache {
     state: Mutex<State>,
-    landed: Condvar,
+    finished: Condvar,
 }
 
-/// What a lookup found.
-pub enum Found {
-    /// The decoded cells.
+/// The answer to a look-up of one chunk.
+pub enum Lookup {
+    /// The chunk is here, decoded.
     Cells(Block),
-    /// The caller decodes, and then lands it.
+    /// The chunk is not here: the caller decodes it and reports with [`Cache::finish`].
     Decode,
-    /// Another thread is decoding it: ask again with [`Cache::wait`].
-    Flying,
+    /// Another thread is decoding the chunk: wait with [`Cache::wait`].
+    InProgress,
 }
 
 impl Cache {
-    /// An empty cache of `budget` bytes; 0 keeps nothing.
+    /// An empty cache of `budget` bytes; a budget of 0 keeps nothing.
     pub fn new(budget: u64) -> Self {
         let cache = Self::default();
         cache.lock().stats.budget = budget;
         cache
     }
 
-    // A panic while the lock is held cannot leave it inconsistent: no invariant spans two statements there.
+    // A poisoned lock is safe to use: no invariant spans two statements under it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the budget; evicts what no longer fits.
+    /// Changes the budget and evicts entries until it holds.
     pub fn set_budget(&self, budget: u64) {
         let mut state = self.lock();
         state.stats.budget = budget;
@@ -99,7 +170,7 @@ impl Cache {
         Stats { entries: state.entries.len() as u64, ..state.stats }
     }
 
-    /// Forgets every entry and every counter.
+    /// Removes every entry and resets every counter.
     pub fn clear(&self) {
         let mut state = self.lock();
         let budget = state.stats.budget;
@@ -107,52 +178,54 @@ impl Cache {
         state.stats = Stats { budget, ..Stats::default() };
     }
 
-    /// Counts work that bypassed or filled the cache.
+    /// Adds bytes read and decoded to the counters.
     pub fn count(&self, bytes_read: u64, bytes_decoded: u64) {
         let mut state = self.lock();
         state.stats.bytes_read += bytes_read;
         state.stats.bytes_decoded += bytes_decoded;
     }
 
-    /// Looks chunks up in one go. With `fly`, the caller becomes responsible for what is [`Found::Decode`].
-    pub fn look_up(&self, keys: impl Iterator<Item = Key>, fly: bool) -> Vec<Found> {
+    /// Looks up many chunks under one lock.
+    ///
+    /// With `claim`, other readers wait for every chunk that is answered with [`Lookup::Decode`].
+    pub fn look_up(&self, keys: impl Iterator<Item = Key>, claim: bool) -> Vec<Lookup> {
         let mut state = self.lock();
         let state = &mut *state;
-        let idle = state.stats.budget == 0;
+        let is_off = state.stats.budget == 0;
         keys.map(|key| {
-            if idle {
-                return Found::Decode;
+            if is_off {
+                return Lookup::Decode;
             }
             if let Some(entry) = state.entries.get_mut(&key) {
                 entry.marked = true;
                 state.stats.hits += 1;
-                return Found::Cells(entry.cells.clone());
+                return Lookup::Cells(entry.cells.clone());
             }
-            if fly && !state.flying.insert(key) {
-                return Found::Flying;
+            if claim && !state.in_progress.insert(key) {
+                return Lookup::InProgress;
             }
             state.stats.misses += 1;
-            Found::Decode
+            Lookup::Decode
         })
         .collect()
     }
 
-    /// Ends a flight; with cells, keeps them when they fit.
-    pub fn land(&self, key: Key, cells: Option<Block>) {
+    /// Ends the claim on a chunk and wakes waiters; keeps its cells when they fit into the budget.
+    pub fn finish(&self, key: Key, cells: Option<Block>) {
         let mut state = self.lock();
-        state.flying.remove(&key);
+        state.in_progress.remove(&key);
         if let Some(cells) = cells {
             state.insert(key, cells);
         }
         drop(state);
-        self.landed.notify_all();
+        self.finished.notify_all();
     }
 
-    /// Waits until a flight has ended; None when it brought nothing that was kept.
+    /// Waits until nobody decodes the chunk; `None` when its cells were not kept.
     pub fn wait(&self, key: Key) -> Option<Block> {
         let mut state = self.lock();
-        while state.flying.contains(&key) {
-            state = self.landed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while state.in_progress.contains(&key) {
+            state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let found = state.entries.get(&key).map(|entry| entry.cells.clone());
         match found {
@@ -175,7 +248,7 @@ impl State {
         self.queue.push_back(key);
     }
 
-    /// Evicts until `room` more bytes fit.
+    /// Evicts entries until `room` more bytes fit.
     fn shrink(&mut self, room: u64) {
         while self.stats.bytes_held + room > self.stats.budget {
             let Some(key) = self.queue.pop_front() else { return };
@@ -197,9 +270,6 @@ fn weight(cells: &Block) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::blocks::AlignedBytes;
     use super::*;
 
     fn key(chunk: u32) -> Key {
@@ -211,11 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn never_holds_more_than_the_budget_and_counts_truly() {
+    fn stays_within_the_budget_and_counts_evictions() {
         let cache = Cache::new(10 * weight(&cells(128)));
         for chunk in 0..50 {
-            assert!(matches!(cache.look_up([key(chunk)].into_iter(), true)[..], [Found::Decode]));
-            cache.land(key(chunk), Some(cells(128)));
+            assert!(matches!(cache.look_up([key(chunk)].into_iter(), true)[..], [Lookup::Decode]));
+            cache.finish(key(chunk), Some(cells(128)));
             assert!(cache.stats().bytes_held <= cache.stats().budget);
         }
         let stats = cache.stats();
@@ -229,25 +299,25 @@ mod tests {
         let cache = Cache::new(2 * weight(&cells(64)));
         for chunk in 0..2 {
             cache.look_up([key(chunk)].into_iter(), true);
-            cache.land(key(chunk), Some(cells(64)));
+            cache.finish(key(chunk), Some(cells(64)));
         }
         cache.look_up([key(0)].into_iter(), true);
         cache.look_up([key(2)].into_iter(), true);
-        cache.land(key(2), Some(cells(64)));
-        assert!(matches!(cache.look_up([key(0)].into_iter(), true)[..], [Found::Cells(_)]));
-        assert!(matches!(cache.look_up([key(1)].into_iter(), false)[..], [Found::Decode]));
+        cache.finish(key(2), Some(cells(64)));
+        assert!(matches!(cache.look_up([key(0)].into_iter(), true)[..], [Lookup::Cells(_)]));
+        assert!(matches!(cache.look_up([key(1)].into_iter(), false)[..], [Lookup::Decode]));
     }
 
     #[test]
     fn a_second_reader_waits_for_the_first() {
         let cache = Arc::new(Cache::new(1 << 20));
         cache.look_up([key(1)].into_iter(), true);
-        assert!(matches!(cache.look_up([key(1)].into_iter(), true)[..], [Found::Flying]));
+        assert!(matches!(cache.look_up([key(1)].into_iter(), true)[..], [Lookup::InProgress]));
         let waiting = {
             let cache = Arc::clone(&cache);
             std::thread::spawn(move || cache.wait(key(1)).map(|c| c.memory_bytes()))
         };
-        cache.land(key(1), Some(cells(3)));
+        cache.finish(key(1), Some(cells(3)));
         assert_eq!(waiting.join().unwrap(), Some(cells(3).memory_bytes()));
     }
 }

@@ -1,16 +1,62 @@
-//! From a chunk's stored bytes back to its cells.
+//! Decodes one chunk: undoes its filters and returns its cells.
 
 use std::cell::RefCell;
 use std::io::Read;
 
-use super::cells::Cells;
 use super::framing::bad;
 use crate::base::error::{Error, ErrorKind, Result};
+
+/// The cells of a decoded chunk.
+#[derive(Clone, Copy, Debug)]
+pub enum Cells<'a> {
+    /// Cell after cell.
+    Plain(&'a [u8]),
+    /// The first bytes of all cells, then all second bytes, and so on: what a byte shuffle makes.
+    Planes(&'a [u8]),
+    /// Cells of one value (its first `cell` bytes count), and their length in bytes.
+    Constant([u8; 8], usize),
+}
+
+impl Cells<'_> {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Plain(bytes) | Self::Planes(bytes) => bytes.len(),
+            Self::Constant(_, bytes) => *bytes,
+        }
+    }
+
+    /// Whether there is no cell.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The one value of all cells, for cells of `cell` (1, 2, 4 or 8) bytes; `None` where cells differ.
+    pub fn constant(&self, cell: usize) -> Option<[u8; 8]> {
+        let mut value = [0; 8];
+        match self {
+            Self::Plain(bytes) => {
+                value.get_mut(..cell)?.copy_from_slice(bytes.get(..cell)?);
+                (bytes.get(cell..) == bytes.get(..bytes.len() - cell)).then_some(value)
+            }
+            Self::Planes(bytes) => {
+                for (slot, plane) in value.iter_mut().zip(bytes.chunks_exact((bytes.len() / cell).max(1))) {
+                    *slot = *plane.first()?;
+                    if plane.get(1..) != plane.get(..plane.len() - 1) {
+                        return None;
+                    }
+                }
+                Some(value)
+            }
+            Self::Constant(value, _) => Some(*value),
+        }
+    }
+}
 
 /// The compressor of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compressor {
-    /// Stored as it is.
+    /// No compression.
     None,
     /// One zstd frame.
     Zstd,
@@ -20,17 +66,17 @@ pub enum Compressor {
     Gzip,
 }
 
-/// A filter pipeline that can be undone: an optional byte shuffle, then an optional compressor.
+/// The filters of an attribute: an optional byte shuffle, then an optional compressor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pipeline {
-    /// Bytes of equal significance lie together before compression.
+    /// Whether bytes of equal significance were put together before compression.
     pub shuffled: bool,
-    /// The compressor that comes last.
+    /// The last filter.
     pub compressor: Compressor,
 }
 
 impl Pipeline {
-    /// The pipeline of some filter names, in order of writing; None for one that is not read here.
+    /// The pipeline of these filter names, in order of writing; `None` for one that this module cannot undo.
     pub fn from_names<S: AsRef<str>>(names: &[S]) -> Option<Self> {
         let mut names = names.iter().map(AsRef::as_ref).peekable();
         let shuffled = names.next_if(|name| *name == "byteshuffle").is_some();
@@ -44,9 +90,13 @@ impl Pipeline {
         names.next().is_none().then_some(Self { shuffled, compressor })
     }
 
-    /// Decodes one chunk of `original` bytes and gives its cells to `take`.
+    /// Decodes one chunk and passes its cells to `take`.
     ///
-    /// `at` is the chunk's offset, for messages.
+    /// `stored` is `metadata` bytes of filter metadata and the filtered bytes; `original` is the length in bytes of
+    /// the cells, `cell` that of one cell; `at` is the chunk's offset in the file, for error messages.
+    ///
+    /// # Errors
+    /// `bad_tile` when metadata, lengths or compressed bytes contradict each other.
     pub fn decode<T>(
         self,
         stored: &[u8],
@@ -56,30 +106,31 @@ impl Pipeline {
         at: u64,
         take: impl FnOnce(Cells<'_>) -> T,
     ) -> Result<T> {
-        let brief = stored.len() <= BRIEF && self.compressor != Compressor::None;
-        if brief && let Some(value) = self.seen_constant(stored, metadata, original, cell) {
+        let is_short = stored.len() <= SHORT && self.compressor != Compressor::None;
+        if is_short && let Some(value) = self.cached_constant(stored, metadata, original, cell) {
             return Ok(take(Cells::Constant(value, original)));
         }
-        let (notes, body) =
-            stored.split_at_checked(metadata).ok_or_else(|| bad(at, "metadata past the chunk"))?;
+        let (filter_metadata, body) = stored
+            .split_at_checked(metadata)
+            .ok_or_else(|| bad(at, "filter metadata reaches past the end of its chunk"))?;
         if self.compressor == Compressor::None {
             let wanted: &[u32] = if self.shuffled { &[1, length(original)?] } else { &[] };
-            expect(notes, wanted, at)?;
+            expect(filter_metadata, wanted, at)?;
             same_length(body, original, at)?;
             return Ok(take(self.form(body)));
         }
         let body = if self.shuffled {
-            self.after_shuffle_header(notes, body, original, at)?
+            self.after_shuffle_header(filter_metadata, body, original, at)?
         } else {
-            expect(notes, &[0, 1, length(original)?, length(body.len())?], at)?;
+            expect(filter_metadata, &[0, 1, length(original)?, length(body.len())?], at)?;
             body
         };
         with_scratch(original, |bytes| {
             self.decompress(body, bytes, at)?;
             let cells = self.form(bytes);
-            match cells.constant(cell).filter(|_| brief) {
+            match cells.constant(cell).filter(|_| is_short) {
                 Some(value) => {
-                    self.note_constant(stored, metadata, original, cell, value);
+                    self.cache_constant(stored, metadata, original, cell, value);
                     Ok(take(Cells::Constant(value, original)))
                 }
                 None => Ok(take(cells)),
@@ -91,52 +142,67 @@ impl Pipeline {
         if self.shuffled { Cells::Planes(bytes) } else { Cells::Plain(bytes) }
     }
 
-    /// The compressed cells that follow the shuffle's own small header.
+    /// Checks the compressed metadata of the shuffle and returns the compressed cells after it.
     fn after_shuffle_header<'a>(
         self,
-        notes: &[u8],
+        filter_metadata: &[u8],
         body: &'a [u8],
         expected: usize,
         at: u64,
     ) -> Result<&'a [u8]> {
         let mut sizes = [0_u32; 6];
-        for (slot, bytes) in sizes.iter_mut().zip(notes.chunks_exact(4)) {
+        for (slot, bytes) in sizes.iter_mut().zip(filter_metadata.chunks_exact(4)) {
             *slot = bytes.try_into().map_or(0, u32::from_le_bytes);
         }
-        let ([1, 1, 8, head, original, tail], 24) = (sizes, notes.len()) else {
+        let ([1, 1, 8, head, original, tail], 24) = (sizes, filter_metadata.len()) else {
             return Err(bad(
                 at,
-                format!("filter metadata {notes:?} is not that of a shuffled, compressed chunk"),
+                format!("filter metadata {filter_metadata:?} does not describe a shuffled, compressed chunk"),
             ));
         };
         if u64::from(head) + u64::from(tail) != body.len() as u64 || original as usize != expected {
-            return Err(bad(at, format!("parts of {head} and {tail} bytes in a chunk of {}", body.len())));
+            return Err(bad(
+                at,
+                format!("parts of {head} and {tail} bytes do not fill a chunk of {} bytes", body.len()),
+            ));
         }
-        let (head, tail) =
-            body.split_at_checked(head as usize).ok_or_else(|| bad(at, "shuffle header past the chunk"))?;
+        let (head, tail) = body
+            .split_at_checked(head as usize)
+            .ok_or_else(|| bad(at, "the shuffle header reaches past the end of its chunk"))?;
         let mut parts = [0_u8; 8];
         self.decompress(head, &mut parts, at)?;
         expect(&parts, &[1, original], at)?;
         Ok(tail)
     }
 
-    fn seen_constant(self, stored: &[u8], metadata: usize, original: usize, cell: usize) -> Option<[u8; 8]> {
+    fn cached_constant(
+        self,
+        stored: &[u8],
+        metadata: usize,
+        original: usize,
+        cell: usize,
+    ) -> Option<[u8; 8]> {
         CONSTANTS.with_borrow(|seen| {
-            let same = |one: &&Seen| one.stored == stored && one.place == (self, metadata, original, cell);
+            let same = |one: &&ConstantChunk| {
+                one.stored == stored && one.context == (self, metadata, original, cell)
+            };
             seen.iter().find(same).map(|one| one.value)
         })
     }
 
-    fn note_constant(self, stored: &[u8], metadata: usize, original: usize, cell: usize, value: [u8; 8]) {
+    fn cache_constant(self, stored: &[u8], metadata: usize, original: usize, cell: usize, value: [u8; 8]) {
         CONSTANTS.with_borrow_mut(|seen| {
             seen.truncate(MOST_CONSTANTS - 1);
-            seen.insert(0, Seen { stored: stored.to_vec(), place: (self, metadata, original, cell), value });
+            seen.insert(
+                0,
+                ConstantChunk { stored: stored.to_vec(), context: (self, metadata, original, cell), value },
+            );
         });
     }
 
     fn decompress(self, body: &[u8], out: &mut [u8], at: u64) -> Result<()> {
         let written = match self.compressor {
-            Compressor::None => return Err(bad(at, "nothing is compressed here")),
+            Compressor::None => return Err(bad(at, "the pipeline has no compressor")),
             Compressor::Zstd => ZSTD.with_borrow_mut(|slot| {
                 if slot.is_none() {
                     *slot = Some(zstd::bulk::Decompressor::new()?);
@@ -159,20 +225,21 @@ impl Pipeline {
     }
 }
 
-/// Chunks of no more stored bytes may be background: the cells of one value.
-const BRIEF: usize = 128;
-/// Backgrounds that a thread remembers.
+/// Only chunks of at most this many stored bytes are checked for cells of one value (background).
+const SHORT: usize = 128;
+/// Constant chunks that a thread remembers.
 const MOST_CONSTANTS: usize = 4;
 
-/// A brief chunk that was decoded to cells of one value. The same bytes decode to the same cells.
-struct Seen {
+/// A short chunk whose cells all have one value: the same stored bytes need not be decoded again.
+struct ConstantChunk {
     stored: Vec<u8>,
-    place: (Pipeline, usize, usize, usize),
+    /// Pipeline, bytes of metadata, bytes of cells, bytes of one cell.
+    context: (Pipeline, usize, usize, usize),
     value: [u8; 8],
 }
 
 thread_local! {
-    static CONSTANTS: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
+    static CONSTANTS: RefCell<Vec<ConstantChunk>> = const { RefCell::new(Vec::new()) };
     static ZSTD: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -184,21 +251,31 @@ fn with_scratch<T>(count: usize, work: impl FnOnce(&mut [u8]) -> Result<T>) -> R
             buffer.resize(count, 0);
         }
         let part = buffer.get_mut(..count);
-        part.map_or_else(|| Err(Error::new(ErrorKind::LimitExceeded, "no scratch memory")), work)
+        part.map_or_else(
+            || {
+                Err(Error::new(
+                    ErrorKind::LimitExceeded,
+                    format!("a chunk of {count} bytes exceeds the scratch memory"),
+                ))
+            },
+            work,
+        )
     })
 }
 
 fn length(bytes: usize) -> Result<u32> {
-    u32::try_from(bytes).map_err(|_| Error::new(ErrorKind::LimitExceeded, "a chunk of 4 GiB"))
+    u32::try_from(bytes).map_err(|_| {
+        Error::new(ErrorKind::LimitExceeded, format!("a chunk of {bytes} bytes: at most 4 GiB can be read"))
+    })
 }
 
-fn expect(notes: &[u8], wanted: &[u32], at: u64) -> Result<()> {
-    let same = notes.len() == wanted.len() * 4
-        && notes.chunks_exact(4).zip(wanted).all(|(bytes, number)| bytes == number.to_le_bytes());
+fn expect(filter_metadata: &[u8], wanted: &[u32], at: u64) -> Result<()> {
+    let same = filter_metadata.len() == wanted.len() * 4
+        && filter_metadata.chunks_exact(4).zip(wanted).all(|(bytes, number)| bytes == number.to_le_bytes());
     if same {
         Ok(())
     } else {
-        Err(bad(at, format!("filter metadata {notes:?}, wanted the numbers {wanted:?}")))
+        Err(bad(at, format!("filter metadata is {filter_metadata:?}, must be the numbers {wanted:?}")))
     }
 }
 
@@ -206,7 +283,7 @@ fn same_length(body: &[u8], original: usize, at: u64) -> Result<()> {
     if body.len() == original {
         return Ok(());
     }
-    Err(bad(at, format!("a chunk of {} bytes, its header says {original}", body.len())))
+    Err(bad(at, format!("the chunk has {} bytes, its header says {original}", body.len())))
 }
 
 #[cfg(test)]

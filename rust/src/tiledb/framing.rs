@@ -1,4 +1,4 @@
-//! Where each chunk lies: found by hopping over the chunk headers once.
+//! Finds where each chunk lies, by hopping over the chunk headers of a file once.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,9 +7,9 @@ use crate::base::error::{Error, ErrorKind, Result};
 
 /// Bytes of a chunk's header: original, filtered and metadata length.
 const CHUNK_HEADER: u64 = 12;
-/// TileDB writes chunks of 64 KiB; larger settings exist, and this bounds what one chunk may allocate.
+/// Largest chunk in bytes: bounds what one chunk may allocate. TileDB writes 64 KiB unless told otherwise.
 pub const MAX_CHUNK: u32 = 16 << 20;
-/// Filter metadata of the pipelines that are read here has 0, 8, 16 or 24 bytes.
+/// Filter metadata of the pipelines in [`super`] takes 0, 8, 16 or 24 bytes.
 const MAX_METADATA: u32 = 24;
 const WINDOW: usize = 64 << 10;
 
@@ -20,11 +20,11 @@ pub struct Chunk {
     pub offset: u64,
     /// Bytes of filter metadata.
     pub metadata: u32,
-    /// Bytes as stored.
+    /// Bytes of the cells as stored.
     pub filtered: u32,
     /// Bytes of cells after decoding; > 0, a multiple of the cell size.
     pub original: u32,
-    /// First byte within its (decoded) tile.
+    /// Offset of its first cell within the decoded tile, in bytes.
     pub start: u64,
 }
 
@@ -35,7 +35,7 @@ impl Chunk {
     }
 }
 
-/// All chunks of a file, grouped by tile.
+/// All chunks of a file, by tile.
 #[derive(Debug)]
 pub struct ChunkIndex {
     chunks: Vec<Chunk>,
@@ -44,16 +44,20 @@ pub struct ChunkIndex {
 }
 
 impl ChunkIndex {
-    /// Hops over the headers of `tiles` tiles of `tile_bytes` decoded bytes each.
+    /// Reads the chunk headers of `tiles` tiles of `tile_bytes` decoded bytes each, with cells of `cell` bytes.
     ///
-    /// Refuses a file whose tiles are not exactly that long or that does not end with the last of them, so an
-    /// index that exists is consistent with the file's size.
+    /// # Errors
+    /// `bad_tile` where a tile has another length or the last tile does not end with the file: the chunks of an
+    /// index always lie inside the file.
     pub fn scan(file: &File, size: u64, tiles: u64, tile_bytes: u64, cell: u32) -> Result<Self> {
         let mut window = Window::new(file, size);
-        // every tile takes at least its own header and one chunk's: a lie about their number allocates nothing
+        // A tile has a header of its own and one chunk at least: a false number of tiles allocates nothing.
         let plausible = size / (8 + CHUNK_HEADER);
         if tiles > plausible {
-            return Err(bad(size, format!("{tiles} tiles cannot lie in {size} bytes")));
+            return Err(bad(
+                size,
+                format!("the schema says {tiles} tiles, too many for a file of {size} bytes"),
+            ));
         }
         let mut index = Self { chunks: Vec::new(), first: vec![0] };
         let mut at = 0_u64;
@@ -61,7 +65,7 @@ impl ChunkIndex {
             at = index.scan_tile(&mut window, at, tile_bytes, cell)?;
         }
         if at != size {
-            return Err(bad(at, format!("the last tile ends here, the file at {size}")));
+            return Err(bad(at, format!("the last tile ends here, the file at byte {size}")));
         }
         Ok(index)
     }
@@ -75,10 +79,16 @@ impl ChunkIndex {
             let filtered = window.u32(at + 4)?;
             let metadata = window.u32(at + 8)?;
             if original == 0 || original > MAX_CHUNK || !original.is_multiple_of(cell) {
-                return Err(bad(at, format!("a chunk of {original} bytes for cells of {cell}")));
+                return Err(bad(
+                    at,
+                    format!("a chunk of {original} bytes is no sequence of cells of {cell} bytes"),
+                ));
             }
             if metadata > MAX_METADATA || filtered > MAX_CHUNK.saturating_mul(2) {
-                return Err(bad(at, format!("a chunk of {filtered} filtered and {metadata} metadata bytes")));
+                return Err(bad(
+                    at,
+                    format!("a chunk declares {filtered} filtered and {metadata} metadata bytes"),
+                ));
             }
             let chunk = Chunk { offset: at + CHUNK_HEADER, metadata, filtered, original, start };
             start += u64::from(original);
@@ -86,21 +96,21 @@ impl ChunkIndex {
             if start > tile_bytes || at > window.size {
                 return Err(bad(
                     at,
-                    format!("a tile of more than {tile_bytes} bytes, or past the end of the file"),
+                    format!("a tile has more than {tile_bytes} bytes or reaches past the end of the file"),
                 ));
             }
             self.chunks.push(chunk);
         }
         if start != tile_bytes {
-            return Err(bad(at, format!("a tile of {start} bytes, its extents say {tile_bytes}")));
+            return Err(bad(at, format!("a tile has {start} bytes, its extents say {tile_bytes}")));
         }
         let end = u32::try_from(self.chunks.len())
-            .map_err(|_| Error::new(ErrorKind::LimitExceeded, "more than 2^32 chunks in one fragment"))?;
+            .map_err(|_| Error::new(ErrorKind::LimitExceeded, "the fragment has more than 2^32 chunks"))?;
         self.first.push(end);
         Ok(at)
     }
 
-    /// Number of the first chunk of a tile, and the tile's chunks.
+    /// The number of a tile's first chunk, and the tile's chunks in order.
     pub fn tile(&self, tile: u64) -> Result<(u32, &[Chunk])> {
         let place = usize::try_from(tile).unwrap_or(usize::MAX);
         let range = self.first.get(place).zip(self.first.get(place.saturating_add(1)));
@@ -109,28 +119,28 @@ impl ChunkIndex {
         chunks.map(|found| (begin, found)).ok_or_else(|| bad(0, format!("there is no tile {tile}")))
     }
 
-    /// The chunk with a number that [`ChunkIndex::tile`] gave.
+    /// The chunk of a number, as [`ChunkIndex::tile`] counts.
     pub fn chunk(&self, number: u32) -> Result<&Chunk> {
         self.chunks.get(number as usize).ok_or_else(|| bad(0, format!("there is no chunk {number}")))
     }
 
-    /// Chunks in the file.
+    /// Number of chunks in the file.
     pub fn len(&self) -> usize {
         self.chunks.len()
     }
 
-    /// Whether the file holds no chunk.
+    /// Whether the file has no chunk.
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 }
 
-/// A refusal of the file at an offset.
+/// An error about the file at an offset.
 pub(super) fn bad(at: u64, detail: impl Into<String>) -> Error {
     Error::at(ErrorKind::BadTile, at, detail)
 }
 
-/// Small reads through a buffer that moves forward.
+/// Serves small reads from a buffer that moves forward through the file.
 struct Window<'a> {
     file: &'a File,
     size: u64,
@@ -145,10 +155,10 @@ impl<'a> Window<'a> {
 
     fn get<const N: usize>(&mut self, at: u64) -> Result<[u8; N]> {
         if at.checked_add(N as u64).is_none_or(|end| end > self.size) {
-            return Err(bad(at, format!("the file ends at {}", self.size)));
+            return Err(bad(at, format!("{N} bytes are missing: the file ends at byte {}", self.size)));
         }
         if self.cached(at, N).is_none() {
-            // headers of compressed tiles lie tens of KiB apart: read a little, not the voxels between them
+            // Headers of compressed tiles lie tens of KiB apart: read a little, not the voxels between them.
             let ahead = if at < self.start + 2 * WINDOW as u64 { WINDOW } else { 4 << 10 };
             let wanted = usize::try_from(self.size - at).unwrap_or(usize::MAX).min(ahead);
             self.bytes.resize(wanted, 0);

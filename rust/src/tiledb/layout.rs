@@ -1,20 +1,20 @@
-//! Which tiles hold the cells that a read wants, and where in the output those of each go.
+//! Which tiles hold the cells of a selection, and where in the output the cells of each tile go.
 
 use super::runs::{Axis, MAX_DIMS, Placement};
 use crate::base::error::{Error, ErrorKind, Result};
 
-/// What is wanted along one dimension: `start, start + step, ...`, `count` of them.
+/// Selected indices of one dimension: `count` of `start, start + step, ...`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
     /// First index (inclusive).
     pub start: u64,
-    /// How many; 0 reads nothing.
+    /// Number of indices; 0 selects nothing.
     pub count: u64,
-    /// Distance; >= 1.
+    /// Distance between them; >= 1.
     pub step: u64,
 }
 
-/// A dense array cut into tiles, row-major both.
+/// A dense array cut into tiles; cells and tiles are row-major.
 #[derive(Clone, Debug)]
 pub struct Grid {
     shape: Vec<u64>,
@@ -25,38 +25,43 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// A grid of 1 to [`MAX_DIMS`] dimensions, each >= 1, whose padded size fits memory arithmetic.
+    /// A grid of 1 to [`MAX_DIMS`] dimensions.
+    ///
+    /// # Errors
+    /// `invalid_argument` for a length or extent of 0, or an array whose padded size exceeds 2^60 cells.
     pub fn new(shape: &[u64], extents: &[u64]) -> Result<Self> {
         let sane = (1..=MAX_DIMS).contains(&shape.len())
             && shape.len() == extents.len()
             && shape.iter().zip(extents).all(|(&size, &extent)| size >= 1 && extent >= 1);
         if !sane {
-            return Err(refused(format!("shape {shape:?} with tile extents {extents:?}")));
+            return Err(invalid(format!(
+                "shape {shape:?} with tile extents {extents:?}: 1 to {MAX_DIMS} dimensions, each >= 1"
+            )));
         }
         let counts: Vec<u64> =
             shape.iter().zip(extents).map(|(size, extent)| size.div_ceil(*extent)).collect();
         let product = |numbers: &[u64]| numbers.iter().try_fold(1_u64, |all, &one| all.checked_mul(one));
         let sizes = (product(extents), product(&counts), product(shape));
         let (Some(tile_cells), Some(tiles), Some(cells)) = sizes else {
-            return Err(refused(format!("shape {shape:?} is too large")));
+            return Err(invalid(format!("shape {shape:?} is too large")));
         };
         if tile_cells.checked_mul(tiles).is_none_or(|all| all > 1 << 60) {
-            return Err(refused(format!("shape {shape:?} is too large")));
+            return Err(invalid(format!("shape {shape:?} is too large")));
         }
         Ok(Self { shape: shape.to_vec(), extents: extents.to_vec(), counts, tile_cells, cells })
     }
 
-    /// Cells of the whole array.
+    /// Number of cells of the array.
     pub fn cells(&self) -> u64 {
         self.cells
     }
 
-    /// Dimensions.
+    /// Number of dimensions.
     pub fn dims(&self) -> usize {
         self.shape.len()
     }
 
-    /// Cells of one tile, padding included.
+    /// Number of cells of one tile, padding included.
     pub fn tile_cells(&self) -> u64 {
         self.tile_cells
     }
@@ -71,13 +76,20 @@ impl Grid {
         self.shape.get(dim).copied().unwrap_or(0)
     }
 
-    /// Checks a selection and returns how many cells it has.
-    pub fn check(&self, wanted: &[Range]) -> Result<u64> {
-        if wanted.len() != self.dims() {
-            return Err(refused(format!("{} ranges for {} dimensions", wanted.len(), self.dims())));
+    /// Checks a selection and returns its number of cells.
+    ///
+    /// # Errors
+    /// `invalid_argument` for another number of dimensions, a step of 0, or an index outside the array.
+    pub fn check(&self, selection: &[Range]) -> Result<u64> {
+        if selection.len() != self.dims() {
+            return Err(invalid(format!(
+                "{} ranges for an array of {} dimensions",
+                selection.len(),
+                self.dims()
+            )));
         }
         let mut cells = 1_u64;
-        for (range, &size) in wanted.iter().zip(&self.shape) {
+        for (range, &size) in selection.iter().zip(&self.shape) {
             let last = range
                 .count
                 .saturating_sub(1)
@@ -87,32 +99,32 @@ impl Grid {
                 || range.count > size
                 || last.is_none_or(|last| last >= size && range.count > 0)
             {
-                return Err(refused(format!("{range:?} in a dimension of {size}")));
+                return Err(invalid(format!("{range:?} reaches out of a dimension of {size} cells")));
             }
             cells = cells.saturating_mul(range.count);
         }
         Ok(cells)
     }
 
-    /// Appends a placement for every tile that holds a wanted cell.
+    /// Appends a placement for every tile that holds a selected cell.
     ///
-    /// `wanted` has passed [`Grid::check`]; `strides` are those of the output in cells, `base` its first cell.
-    pub fn place(&self, wanted: &[Range], strides: &[u64], base: u64, placements: &mut Vec<Placement>) {
+    /// The selection has passed [`Grid::check`]; `strides` are those of the output in cells, `base` is its first cell.
+    pub fn place(&self, selection: &[Range], strides: &[u64], base: u64, placements: &mut Vec<Placement>) {
         let partial = Placement { tile: 0, base, axes: [Axis::default(); MAX_DIMS], dims: self.dims() };
-        if wanted.iter().all(|range| range.count > 0) {
-            self.place_dim(0, wanted, strides, partial, placements);
+        if selection.iter().all(|range| range.count > 0) {
+            self.place_dim(0, selection, strides, partial, placements);
         }
     }
 
     fn place_dim(
         &self,
         dim: usize,
-        wanted: &[Range],
+        selection: &[Range],
         strides: &[u64],
         partial: Placement,
         all: &mut Vec<Placement>,
     ) {
-        let parts = (self.extents.get(dim), self.counts.get(dim), wanted.get(dim), strides.get(dim));
+        let parts = (self.extents.get(dim), self.counts.get(dim), selection.get(dim), strides.get(dim));
         let (Some(&extent), Some(&count), Some(range), Some(&stride)) = parts else {
             all.push(partial.collapsed());
             return;
@@ -124,7 +136,7 @@ impl Grid {
             let first = range.start + skipped * range.step;
             let end = (low + extent).min(last + 1);
             if first >= end {
-                continue; // the step jumps over this tile
+                continue; // the step skips this tile
             }
             let mut next = partial;
             next.tile = partial.tile * count + tile;
@@ -138,12 +150,12 @@ impl Grid {
                     stride,
                 };
             }
-            self.place_dim(dim + 1, wanted, strides, next, all);
+            self.place_dim(dim + 1, selection, strides, next, all);
         }
     }
 }
 
-fn refused(detail: String) -> Error {
+fn invalid(detail: String) -> Error {
     Error::new(ErrorKind::InvalidArgument, detail)
 }
 
@@ -152,15 +164,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Every wanted cell, by brute force: (tile, cell in tile) -> place in the output.
-    fn naive(shape: &[u64], extents: &[u64], wanted: &[Range]) -> Vec<(u64, u64, u64)> {
-        let total: u64 = wanted.iter().map(|range| range.count).product();
+    /// Every selected cell, one by one: tile, cell in the tile, place in the output.
+    fn naive(shape: &[u64], extents: &[u64], selection: &[Range]) -> Vec<(u64, u64, u64)> {
+        let total: u64 = selection.iter().map(|range| range.count).product();
         let mut found: Vec<_> = (0..total)
             .map(|out| {
                 let (mut rest, mut tile, mut cell, mut tiles, mut cells) = (out, 0, 0, 1, 1);
                 for dim in (0..shape.len()).rev() {
-                    let index = wanted[dim].start + rest % wanted[dim].count * wanted[dim].step;
-                    rest /= wanted[dim].count;
+                    let index = selection[dim].start + rest % selection[dim].count * selection[dim].step;
+                    rest /= selection[dim].count;
                     tile += index / extents[dim] * tiles;
                     cell += index % extents[dim] * cells;
                     tiles *= shape[dim].div_ceil(extents[dim]);
@@ -184,18 +196,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_wanted_cell_is_placed_once_whatever_the_chunks(dims in dims(), chunk in 1_u64..40) {
+        fn every_selected_cell_is_placed_once_for_any_length_of_chunks(dims in dims(), chunk in 1_u64..40) {
             let shape: Vec<u64> = dims.iter().map(|d| d.0).collect();
             let extents: Vec<u64> = dims.iter().map(|d| d.1).collect();
-            let wanted: Vec<Range> = dims.iter().map(|d| d.2).collect();
+            let selection: Vec<Range> = dims.iter().map(|d| d.2).collect();
             let grid = Grid::new(&shape, &extents).unwrap();
-            grid.check(&wanted).unwrap();
+            grid.check(&selection).unwrap();
             let mut strides = vec![1; dims.len()];
             for dim in (1..dims.len()).rev() {
-                strides[dim - 1] = strides[dim] * wanted[dim].count;
+                strides[dim - 1] = strides[dim] * selection[dim].count;
             }
             let mut placements = Vec::new();
-            grid.place(&wanted, &strides, 0, &mut placements);
+            grid.place(&selection, &strides, 0, &mut placements);
             let mut found = Vec::new();
             for placement in &placements {
                 let mut begin = 0;
@@ -214,7 +226,7 @@ mod tests {
                 }
             }
             found.sort_unstable();
-            prop_assert_eq!(found, naive(&shape, &extents, &wanted));
+            prop_assert_eq!(found, naive(&shape, &extents, &selection));
         }
     }
 }

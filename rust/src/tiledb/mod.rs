@@ -39,13 +39,11 @@
 //! # The way of a read
 //!
 //! [`reader`] opens the file; [`framing`] finds its chunks by hopping over their headers once. For each read
-//! [`layout`] says which tiles hold wanted cells, [`runs`] which stretches of a chunk they are, [`cache`] which
-//! chunks are decoded already. [`codec`] decodes the others as [`cells`], [`scatter`] copies them to the output,
-//! [`blocks`] keep them for the cache, [`pool`] shares the work among threads. Every byte of the file is hostile.
+//! [`layout`] says which tiles hold cells of the selection, [`runs`] which stretches of a chunk they are, and [`cache`]
+//! which chunks are decoded already. [`codec`] decodes the others, [`scatter`] copies cells to the output by the
+//! loops of `rows`, [`pool`] distributes the work among threads. Every byte of the file is hostile.
 
-pub mod blocks;
 pub mod cache;
-pub mod cells;
 pub mod codec;
 pub mod framing;
 pub mod layout;

@@ -1,7 +1,7 @@
-//! What belongs to one process: a private thread pool and the decoded cache.
+//! The state of one process: its thread pools and its cache of decoded chunks.
 //!
-//! Threads and held locks do not survive a fork, so a child that finds its parent's state leaves it where it is
-//! (never dropped: its destructors would wait for threads that are gone) and makes its own.
+//! Threads and locks do not survive a fork. A child that finds its parent's state makes its own and never drops the
+//! parent's, whose destructors would wait for threads that do not exist in the child.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -12,17 +12,17 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::cache::Cache;
 use crate::base::error::{Error, ErrorKind, Result};
 
-/// State of one process.
+/// The state of one process.
 pub struct Process {
     pid: u32,
-    /// Decoded chunks.
+    /// The cache of decoded chunks.
     pub cache: Cache,
     pools: Mutex<HashMap<usize, Arc<ThreadPool>>>,
 }
 
 static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The state of this process, made on first use.
+/// The state of this process, created on first use.
 pub fn process() -> &'static Process {
     let pid = std::process::id();
     loop {
@@ -43,8 +43,8 @@ pub fn process() -> &'static Process {
 }
 
 impl Process {
-    /// The private pool of helpers, `threads` - 1 of them (the calling thread works too).
-    pub fn pool(&self, threads: usize) -> Result<Arc<ThreadPool>> {
+    /// A pool of `threads` - 1 helpers, as the calling thread works too.
+    fn pool(&self, threads: usize) -> Result<Arc<ThreadPool>> {
         let helpers = threads.saturating_sub(1).max(1);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = pools.get(&helpers) {
@@ -54,14 +54,19 @@ impl Process {
             .num_threads(helpers)
             .thread_name(|n| format!("voxtier-tiles-{n}"))
             .build()
-            .map_err(|error| Error::new(ErrorKind::IoError, format!("no threads: {error}")))?;
+            .map_err(|error| {
+                Error::new(ErrorKind::IoError, format!("cannot start {helpers} threads: {error}"))
+            })?;
         let pool = Arc::new(pool);
         pools.insert(helpers, Arc::clone(&pool));
         Ok(pool)
     }
 
-    /// Does `work` for every task, by `threads` threads that each take the next one; the first refusal ends it.
-    pub fn share<T: Sync>(
+    /// Runs `work` on every task with `threads` threads, each taking the next one; stops at the first error.
+    ///
+    /// # Errors
+    /// The first error of `work`, or `io_error` when threads cannot be started.
+    pub fn run<T: Sync>(
         &self,
         tasks: &[T],
         threads: usize,
@@ -71,13 +76,13 @@ impl Process {
             return tasks.iter().try_for_each(work);
         }
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let refused = Mutex::new(None);
+        let first_error = Mutex::new(None);
         let drain = || {
             while !failed.load(Ordering::Relaxed) {
                 let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                if let Err(refusal) = work(task) {
+                if let Err(error) = work(task) {
                     failed.store(true, Ordering::Relaxed);
-                    refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refusal);
+                    first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 }
             }
         };
@@ -88,6 +93,6 @@ impl Process {
             }
             drain();
         });
-        refused.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        first_error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }

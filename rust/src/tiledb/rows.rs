@@ -1,9 +1,9 @@
-//! Rows of cells, copied: the innermost loops, on bare addresses.
+//! The innermost loops of copying cells, on raw addresses.
 
-/// A column of rows that are copied: where the current one lies, its bytes, and the way to the next.
+/// A column of rows to copy.
 #[derive(Clone, Copy)]
 pub(super) struct Column {
-    /// Address of the row.
+    /// Address of the current row.
     pub from: *const u8,
     /// Bytes of a row.
     pub count: usize,
@@ -11,12 +11,12 @@ pub(super) struct Column {
     pub row_from: usize,
 }
 
-/// Copies `rows` rows, each put together from the columns' rows, to `place` and every `row_place` bytes after it.
+/// Copies `rows` rows to `place`, `row_place` bytes apart; each is the columns' rows side by side.
 ///
 /// # Safety
 ///
-/// Each column has as many rows; the output has them too, each as long as all columns' rows together; they do
-/// not overlap.
+/// Each column has `rows` rows. The output has room for as many, each as long as all columns' rows together. Columns
+/// and output do not overlap.
 pub(super) unsafe fn copy_rows(columns: &mut [Column], place: *mut u8, row_place: usize, rows: usize) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -54,7 +54,7 @@ unsafe fn copy_rows_inline(columns: &mut [Column], mut place: *mut u8, row_place
     }
 }
 
-/// Copies some bytes; most rows are short, and for them a call of memcpy costs more than its work.
+/// Copies bytes. Most rows are short: calling memcpy for them costs more than the copy.
 ///
 /// # Safety
 ///
@@ -128,7 +128,7 @@ pub(super) unsafe fn fill<const N: usize>(value: [u8; 8], place: *mut u8, count:
     }
 }
 
-/// Puts `count` cells, `step` apart, together from planes of `length` cells each.
+/// Assembles `count` cells, `step` apart, from N planes of `length` bytes each.
 ///
 /// # Safety
 ///
@@ -164,11 +164,11 @@ pub(super) unsafe fn interleave<const N: usize>(
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn sixteen<const N: usize>(_: *const u8, _: usize, _: *mut u8) {}
 
-/// Sixteen cells of 2 or 4 bytes.
+/// Assembles sixteen cells of 2 or 4 bytes.
 ///
 /// # Safety
 ///
-/// Each plane has sixteen bytes here, `place` sixteen cells.
+/// Each plane has sixteen bytes from `planes` on, `place` sixteen cells.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 unsafe fn sixteen<const N: usize>(planes: *const u8, length: usize, place: *mut u8) {

@@ -1,4 +1,4 @@
-//! The wanted cells of one tile, as rows that lie evenly in the tile and in the output.
+//! The selected cells of one tile, as rows at even distances in the tile and in the output.
 
 /// Most dimensions of an array that is read here.
 pub const MAX_DIMS: usize = 4;
@@ -6,43 +6,43 @@ pub const MAX_DIMS: usize = 4;
 /// One dimension of a placement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Axis {
-    /// Cells of the tile along it.
+    /// Cells of the tile along it, padding included.
     pub extent: u64,
-    /// First wanted one.
+    /// First selected cell.
     pub low: u64,
-    /// How many are wanted; >= 1.
+    /// Number of selected cells; >= 1.
     pub count: u64,
-    /// Distance between them.
+    /// Distance between them in the tile.
     pub step: u64,
     /// Distance between them in the output, in cells.
     pub stride: u64,
 }
 
-/// The wanted cells of one tile and their places in the output.
+/// The selected cells of one tile and their places in the output.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement {
     /// Row-major number of the tile.
     pub tile: u64,
-    /// Place of the first wanted cell in the output.
+    /// Place of the first selected cell in the output.
     pub base: u64,
-    /// The first `dims` of them count.
+    /// One for each dimension; only the first `dims` are used.
     pub axes: [Axis; MAX_DIMS],
-    /// Dimensions; >= 1.
+    /// Number of dimensions; >= 1.
     pub dims: usize,
 }
 
-/// Planes of rows of cells of a tile: in each row, `count` from `cell`, `step` apart, go to `out` onwards.
+/// Rows of cells, and planes of such rows: in each row, `count` cells `step` apart go to consecutive places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// First cell within the tile.
+    /// First cell of the first row, within the tile.
     pub cell: u64,
-    /// Number of cells.
+    /// Number of cells of a row.
     pub count: u64,
     /// Distance between them in the tile.
     pub step: u64,
-    /// First cell of the output.
+    /// Place of the first cell in the output.
     pub out: u64,
-    /// Number of rows of this form; >= 1.
+    /// Number of rows; >= 1.
     pub rows: u64,
     /// Cells from row to row in the tile.
     pub row_cells: u64,
@@ -57,7 +57,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// One cell to the first place.
+    /// A run of the first cell, to the first place.
     pub const ONE: Self = Self {
         cell: 0,
         count: 1,
@@ -73,7 +73,7 @@ impl Run {
 }
 
 impl Placement {
-    /// Joins dimensions that are contiguous in tile and output alike, so that runs get long.
+    /// Joins dimensions that are contiguous in tile and output, to get longer runs.
     pub fn collapsed(mut self) -> Self {
         while self.dims > 1 {
             let (outer, inner) = (self.axis(self.dims - 2), self.axis(self.dims - 1));
@@ -100,7 +100,7 @@ impl Placement {
         self.axes.get(dim).copied().unwrap_or_default()
     }
 
-    /// The runs that lie in the cells `begin..end` of the tile, in ascending order.
+    /// The runs within the cells `begin..end` of the tile, in ascending order.
     pub fn runs(&self, begin: u64, end: u64) -> Runs {
         let mut weights = [1; MAX_DIMS];
         let mut weight = self.axis(self.dims - 1).extent;
@@ -117,7 +117,7 @@ impl Placement {
     }
 }
 
-/// Iterator of [`Placement::runs`]: an odometer over the rows (all dimensions but the last).
+/// The iterator of [`Placement::runs`]: counts through the rows, i.e. all dimensions but the last.
 pub struct Runs {
     placement: Placement,
     weights: [u64; MAX_DIMS],
@@ -130,10 +130,10 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Starts at the first row that reaches to `begin` or beyond.
+    /// Moves to the first row that ends at `begin` or beyond.
     ///
-    /// Cells ascend from row to row; so, from the outermost dimension inwards, the smallest index is taken with
-    /// which the rest can still reach it.
+    /// Cells ascend from row to row. So, from the outermost dimension inwards, it takes the smallest index from which
+    /// the remaining dimensions can still reach `begin`.
     fn skip_to(&mut self, begin: u64) {
         let Placement { base, dims, .. } = self.placement;
         let row = self.placement.axis(dims - 1);
@@ -193,8 +193,9 @@ impl Runs {
 }
 
 impl Runs {
-    /// Rows, and planes of all their rows, that lie wholly in `begin..end` from the current row onwards, as a run
-    /// whose cells are still to be counted.
+    /// The rows from the current one on (and planes, where all their rows are) that lie wholly in `begin..end`.
+    ///
+    /// The caller fills in `count` and `step`.
     fn block(&self, reach: u64) -> Run {
         let mut run = Run { cell: self.cell, out: self.out, ..Run::ONE };
         let end_of_row = self.cell + reach + 1;
@@ -202,26 +203,26 @@ impl Runs {
         if self.cell < self.begin || end_of_row > self.end {
             return run;
         }
-        let rows = self.alike(dim, end_of_row);
+        let rows = self.steps_within(dim, end_of_row);
         (run.rows, run.row_cells, run.row_out) = rows;
         let Some(outer) = dim.checked_sub(1) else { return run };
         let end_of_plane = end_of_row + (rows.0 - 1) * rows.1;
         if rows.0 == self.placement.axis(dim).count && end_of_plane <= self.end {
-            (run.planes, run.plane_cells, run.plane_out) = self.alike(outer, end_of_plane);
+            (run.planes, run.plane_cells, run.plane_out) = self.steps_within(outer, end_of_plane);
         }
         run
     }
 
-    /// How many steps along a dimension, this one included, end before `end` when this one does at `end_of_one`;
-    /// and what a step is in the tile and in the output.
-    fn alike(&self, dim: usize, end_of_one: u64) -> (u64, u64, u64) {
+    /// How many steps along a dimension end before `end`, when the current one ends at `end_of_one`; and the length
+    /// of a step in the tile and in the output, in cells.
+    fn steps_within(&self, dim: usize, end_of_one: u64) -> (u64, u64, u64) {
         let axis = self.placement.axis(dim);
         let stride = axis.step * self.weight(dim);
         let left = axis.count - self.index.get(dim).copied().unwrap_or(0);
         (left.min((self.end - end_of_one) / stride.max(1) + 1), stride, axis.stride)
     }
 
-    /// Advances over the rows of a block.
+    /// Advances over the rows of a run.
     fn advance_over(&mut self, run: &Run) {
         let dims = self.placement.dims;
         for (back, steps, cells, out) in

@@ -1,17 +1,17 @@
-//! From decoded chunks to the output, without a copy in between.
+//! Copies cells from decoded chunks straight to the output.
 
 use arrayvec::ArrayVec;
 
-use super::cells::Cells;
+use super::codec::Cells;
 use super::rows::{Column, copy_rows, fill, interleave, pick};
 use super::runs::Run;
 
-/// Most runs whose rows are copied side by side.
+/// Runs whose rows are copied side by side at most.
 const MOST_BESIDE: usize = 8;
 
-/// A run, and the chunk that it is copied from.
+/// A run and the chunk that holds its cells.
 pub struct Part<'a> {
-    /// Which cells go where.
+    /// Which cells of the tile go where.
     pub run: Run,
     /// The chunk.
     pub cells: Cells<'a>,
@@ -20,7 +20,7 @@ pub struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Whether the rows of `next` go where those of this part end.
+    /// Whether each row of `next` begins in the output where a row of this part ends.
     fn is_beside(&self, next: &Part<'_>) -> bool {
         let rows = |run: &Run| (run.rows, run.row_out, run.planes, run.plane_out);
         let plain = |part: &Part<'_>| matches!(part.cells, Cells::Plain(_)) && part.run.step == 1;
@@ -47,26 +47,25 @@ unsafe impl Send for Target {}
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// An output of cells of `cell` (1, 2, 4 or 8) bytes; it must outlive what is made here.
+    /// An output of cells of `cell` (1, 2, 4 or 8) bytes; `out` must outlive the target.
     pub fn new(out: &mut [u8], cell: usize) -> Self {
         Self { start: out.as_mut_ptr(), cells: (out.len() / cell.max(1)) as u64, cell }
     }
 
-    /// Bytes of the output.
+    /// Length of the output in bytes.
     pub fn bytes(&self) -> u64 {
         self.cells * self.cell as u64
     }
 
-    /// Copies the rows of a run from a chunk that begins with cell `low` of its tile.
+    /// Copies a run from a chunk that begins with cell `low` of its tile.
     ///
-    /// A run that reaches past the chunk or past the output copies nothing; neither exists for a checked
-    /// selection.
+    /// Copies nothing where the run reaches past the chunk or the output; a checked selection has no such run.
     ///
     /// # Safety
     ///
     /// The output lives, and no slice of the run's cells in it exists at the same time.
     pub unsafe fn copy(&self, run: &Run, cells: Cells<'_>, low: u64) {
-        if !self.holds(run, cells, low) {
+        if !self.contains(run, cells, low) {
             return;
         }
         // SAFETY: the run's cells lie inside chunk and output; the output is not aliased (by contract) and
@@ -82,10 +81,9 @@ impl Target {
         }
     }
 
-    /// Copies parts as [`Target::copy`] does, in the order of the output.
+    /// Copies many parts, as [`Target::copy`] does, in the order of the output.
     ///
-    /// Rows of neighbouring tiles are short; put together row by row they are written as one, which takes a
-    /// sixth less time than tile by tile.
+    /// Rows of neighbouring tiles are short: writing them side by side takes a sixth less time than tile by tile.
     ///
     /// # Safety
     ///
@@ -93,7 +91,7 @@ impl Target {
     pub unsafe fn copy_all(&self, parts: &mut [Part<'_>]) {
         parts.sort_unstable_by_key(|part| part.run.out);
         for group in parts.chunk_by(Part::is_beside).flat_map(|group| group.chunks(MOST_BESIDE)) {
-            if group.len() > 1 && group.iter().all(|part| self.holds(&part.run, part.cells, part.low)) {
+            if group.len() > 1 && group.iter().all(|part| self.contains(&part.run, part.cells, part.low)) {
                 // SAFETY: the parts lie inside chunks and output, and beside one another.
                 unsafe { self.copy_beside(group) };
             } else {
@@ -122,8 +120,8 @@ impl Target {
         }
     }
 
-    /// Whether all cells of a run lie inside the chunk and the output.
-    fn holds(&self, run: &Run, cells: Cells<'_>, low: u64) -> bool {
+    /// Whether all cells of a run lie inside chunk and output.
+    fn contains(&self, run: &Run, cells: Cells<'_>, low: u64) -> bool {
         let end_out = run.out + (run.planes - 1) * run.plane_out + (run.rows - 1) * run.row_out + run.count;
         let end_cell = run.cell - low
             + (run.planes - 1) * run.plane_cells
@@ -181,10 +179,10 @@ impl Target {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::blocks::Block;
+    use super::super::cache::Block;
     use super::*;
 
-    /// The cells of a chunk in its three forms; constant where `value` is given.
+    /// The cells of a chunk as plain bytes and as planes; all of one value where `value` is given.
     fn forms(cell: usize, cells: usize, value: Option<u8>) -> (Vec<u8>, Vec<u8>) {
         let plain: Vec<u8> = (0..cell * cells)
             .map(|n| value.map_or((n * 37 % 251) as u8, |value| value ^ (n % cell) as u8))
@@ -196,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_form_gives_the_cells_of_the_definition(
+        fn every_form_copies_the_cells_that_the_run_defines(
             shift in 0_u32..4, count in 1_u64..700, step in 1_u64..4, rows in 1_u64..4, skip in 0_u64..20,
             value in any::<Option<u8>>(),
         ) {
@@ -229,15 +227,15 @@ mod tests {
                 let mut short = vec![9; wanted.len() - 4 * cell];
                 // SAFETY: as above.
                 unsafe { Target::new(&mut short, cell).copy(&run, form, 5) };
-                prop_assert!(short.iter().all(|byte| *byte == 9), "a run past the output wrote");
+                prop_assert!(short.iter().all(|byte| *byte == 9), "a run past the output was copied");
             }
         }
     }
 
     proptest! {
-        /// Columns of an output, from chunks of their own; some cut short, some of other forms.
+        /// Columns of an output from different chunks: some cut short, some in other forms.
         #[test]
-        fn parts_together_give_what_they_give_one_by_one(
+        fn parts_copied_together_equal_parts_copied_one_by_one(
             shift in 0_u32..4, counts in prop::collection::vec((1_u64..70, 0_u8..8), 1..12),
             rows in 1_u64..5, planes in 1_u64..4, missing in 0_u64..12,
         ) {
