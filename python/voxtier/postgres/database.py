@@ -20,6 +20,7 @@ from voxtier.errors import BackendError, ConfigError, MissingExtraError, Voxtier
 
 # Before this module's own exit hook: the pools close first, then the server stops.
 from voxtier.postgres.embedded import EmbeddedServer, embedded_server
+from voxtier.system.fork import abandon, after_fork_in_child
 
 try:
     import psycopg
@@ -40,7 +41,6 @@ logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 # or starting (57P01 to 57P03), too many connections.
 _PASSING = ("08", "40", "57P01", "57P02", "57P03", "53300")
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_inherited: list[object] = []
 
 
 class Connection(psycopg.Connection[Any]):
@@ -98,6 +98,7 @@ class Database:
         self._server: EmbeddedServer | None = None
         self._opening = threading.Lock()
         _databases.add(self)
+        after_fork_in_child(self._forget_after_fork)
 
     @property
     def is_embedded(self) -> bool:
@@ -259,7 +260,7 @@ class Database:
 
     def _forget_after_fork(self) -> None:
         # The parent's connections stay the parent's: neither used nor closed, which would end its sessions.
-        _inherited.append(self._pool)
+        abandon(self._pool)
         self._pool = None
         self._server = None
         self._opening = threading.Lock()
@@ -323,15 +324,7 @@ def _warn_of_plain_text(connection: Connection) -> None:
         _log.warning("the connection to the database is not encrypted: add sslmode=verify-full to the DSN")
 
 
-def _after_fork_in_child() -> None:
-    for database in list(_databases):
-        database._forget_after_fork()
-
-
 @atexit.register
 def _close_all() -> None:
     for database in list(_databases):
         database.close()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -364,6 +364,8 @@ class TestEmbedded:
     def test_a_server_that_cannot_start_again(self) -> None:
         with FrameStore() as store:
             store.upsert("s", results(1))
+            # Commits do not wait for the disk: a server that is killed may forget its last moment.
+            store.database.run(lambda connection: connection.execute("CHECKPOINT"))
             folder = embedded_server().folder
             control = folder / "data" / "global" / "pg_control"
             pid = embedded_server().status().pid

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 from voxtier import _core
 from voxtier._core import FrameTable
+from voxtier.system.fork import at_fork
 
 __all__ = ["Class", "FrameCache"]
 
@@ -72,7 +71,11 @@ class FrameCache(_core.FrameCache):
         self._flights: dict[str, _Flight] = {}
         self._primed: OrderedDict[str, float] = OrderedDict()
         self._counts = {"loads": 0, "load_errors": 0, "load_waits": 0, "load_ns": 0, "primed": 0}
-        _caches.add(self)
+        at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._in_child,
+        )
 
     def get_or_load(
         self,
@@ -252,29 +255,3 @@ class _Flight:
         if self._error is not None:
             raise self._error
         return self._table
-
-
-_caches: weakref.WeakSet[FrameCache] = weakref.WeakSet()
-_held: list[FrameCache] = []
-
-
-def _before_fork() -> None:
-    _held[:] = list(_caches)
-    for cache in _held:
-        cache._before_fork()
-
-
-def _after_in_parent() -> None:
-    for cache in _held:
-        cache._after_fork_in_parent()
-    _held.clear()
-
-
-def _after_in_child() -> None:
-    for cache in _held:
-        cache._in_child()
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -11,7 +11,6 @@ import os
 import re
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from voxtier.frames.serving.write_back import Bookkeeper
 from voxtier.frames.store.row import Refusal
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult, Verify
+from voxtier.system.fork import after_fork_in_child
 
 __all__ = ["FrameReader"]
 
@@ -91,7 +91,7 @@ class FrameReader:
         self._uids: OrderedDict[str, str] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
         self._start_fresh()
-        _readers.add(self)
+        after_fork_in_child(self._in_child)
 
     def _start_fresh(self) -> None:
         self._lock = threading.Lock()
@@ -320,15 +320,3 @@ class FrameReader:
         self._books.after_fork()
         self._publisher.after_fork()
         self.preload.after_fork()
-
-
-_readers: weakref.WeakSet[FrameReader] = weakref.WeakSet()
-
-
-def _after_in_child() -> None:
-    for reader in list(_readers):
-        reader._in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_in_child)

@@ -32,6 +32,7 @@ from voxtier.errors import BackendError, ConfigError, MissingExtraError
 from voxtier.postgres.embedded.locks import release, take
 from voxtier.postgres.embedded.postmaster import Postmaster, users_of
 from voxtier.postgres.embedded.start import START_WITHIN, explain_failure, start_server
+from voxtier.system.fork import after_fork_in_child
 
 STOP_WITHIN = 60.0
 _servers: dict[Path, EmbeddedServer] = {}
@@ -83,6 +84,7 @@ class EmbeddedServer:
         self._threads = threading.RLock()
         self._users = 0
         self._use_lock: int | None = None
+        after_fork_in_child(self._forget_after_fork)
 
     def attach(self) -> None:
         """Count this process among the users, and start the server if it does not run.
@@ -282,15 +284,7 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
-def _after_fork_in_child() -> None:
-    for server in list(_servers.values()):
-        server._forget_after_fork()
-
-
 @atexit.register
 def _leave_all() -> None:
     for server in list(_servers.values()):
         server._leave_at_exit()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
