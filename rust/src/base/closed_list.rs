@@ -1,6 +1,6 @@
-//! Closed lists with stable names: what rows, JSON and Python carry, and how it is written in one byte.
+//! Closed lists: enums whose members have a stable name (for rows, JSON and Python) and a code of one byte.
 
-/// Declares an enum whose variants have a stable name and a stable one-byte code (their order).
+/// Declares an enum whose members have a stable name and a stable one-byte code, their order.
 macro_rules! closed_list {
     ($(#[$outer:meta])* pub enum $list:ident { $($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
         $(#[$outer])*

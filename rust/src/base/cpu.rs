@@ -1,18 +1,18 @@
-//! Which instruction sets the machine has, asked once; `VOXTIER_CPU=baseline` forces the portable paths.
+//! The instruction sets of this machine, detected once; `VOXTIER_CPU=baseline` forces the portable paths.
 
 use std::sync::OnceLock;
 
-/// The instruction sets that a second, faster body of a function is compiled for.
+/// The instruction sets that faster variants of functions are compiled for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
     /// 256-bit integer vectors.
     pub avx2: bool,
-    /// `pdep`, `tzcnt`: select in one instruction (microcoded, and slower than portable, before Zen 3).
+    /// `pdep` and `tzcnt`: select in one instruction.
     pub bmi2: bool,
 }
 
 impl Cpu {
-    /// What this machine has.
+    /// Detects what this machine has and runs fast.
     pub fn detected() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -35,7 +35,7 @@ fn has_slow_pdep() -> bool {
     vendor.ecx.to_le_bytes() == *b"cAMD" && family < 0x19
 }
 
-/// What to use: what the machine has, unless the environment variable `VOXTIER_CPU` says `baseline`.
+/// The instruction sets to use: those of the machine, or none with `VOXTIER_CPU=baseline` in the environment.
 pub fn cpu() -> Cpu {
     static CPU: OnceLock<Cpu> = OnceLock::new();
     *CPU.get_or_init(|| match std::env::var_os("VOXTIER_CPU") {

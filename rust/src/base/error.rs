@@ -1,4 +1,4 @@
-//! The one error type of the core: what was refused, where, and why.
+//! The one error type of the core: kind, place and cause of a refusal.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::base::closed_list::closed_list;
 pub type Result<T> = std::result::Result<T, Error>;
 
 closed_list! {
-    /// The closed list of reasons for which the core refuses an input.
+    /// Why the core refuses an input; the names are stable.
     pub enum ErrorKind {
         /// Zero bytes.
         Empty = "empty",
@@ -50,38 +50,38 @@ closed_list! {
         BadTable = "bad_table",
         /// A frame that lies, wholly or in part, past the end of a truncated file.
         TruncatedFrame = "truncated_frame",
-        /// One range was asked of a frame that lies in several fragments.
-    FragmentedFrame = "fragmented_frame",
-    /// A TileDB tile file whose framing, filters or lengths do not hold together.
-    BadTile = "bad_tile",
-    /// An argument outside its domain.
+        /// One range was requested of a frame that lies in several fragments.
+        FragmentedFrame = "fragmented_frame",
+        /// A TileDB tile file whose framing, filters or lengths contradict each other.
+        BadTile = "bad_tile",
+        /// An argument outside its domain.
         InvalidArgument = "invalid_argument",
     }
 }
 
 impl ErrorKind {
-    /// Whether the surroundings failed rather than the content: such a file may be fine next time.
+    /// Whether the environment failed, not the content: another try may succeed.
     pub const fn is_environment(self) -> bool {
         matches!(self, Self::IoError | Self::ChangedDuringRead)
     }
 }
 
-/// A refusal: its kind, the byte offset it concerns where there is one, and a sentence for people.
+/// A refusal: its kind, its byte offset where there is one, and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}{}: {detail}", Place(.offset))]
 pub struct Error {
-    /// What class of refusal this is.
+    /// Class of the refusal.
     pub kind: ErrorKind,
     /// Absolute byte offset (in the inflated data set for deflated files).
     pub offset: Option<u64>,
-    /// What was found and what would have been right. Never holds values of patient attributes.
+    /// What was found and what would be right. Never holds values of patient attributes.
     pub detail: String,
     /// The operating system's error number, for [`ErrorKind::IoError`].
     pub errno: Option<i32>,
 }
 
 impl Error {
-    /// A refusal that concerns the input as a whole.
+    /// A refusal without a place.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self { kind, offset: None, detail: detail.into(), errno: None }
     }
@@ -94,14 +94,19 @@ impl Error {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        Self { kind: ErrorKind::IoError, offset: None, errno: error.raw_os_error(), detail: words_of(&error) }
+        Self {
+            kind: ErrorKind::IoError,
+            offset: None,
+            errno: error.raw_os_error(),
+            detail: message_of(&error),
+        }
     }
 }
 
-/// The operating system's words, without the number that [`Error::errno`] carries.
-fn words_of(error: &std::io::Error) -> String {
-    let words = error.to_string();
-    words.split(" (os error").next().unwrap_or_default().to_owned()
+/// The operating system's message, without the number that [`Error::errno`] holds.
+fn message_of(error: &std::io::Error) -> String {
+    let message = error.to_string();
+    message.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Prints ` at byte N` or nothing.

@@ -1,4 +1,4 @@
-//! A mutex for holds of microseconds that survives `fork`: the forking thread holds it across it.
+//! A mutex for critical sections of microseconds that survives `fork`: the forking thread takes it before.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -10,17 +10,17 @@ use std::time::Duration;
 /// Rounds of spinning, then of yielding, before a waiter sleeps.
 const SPINS: u32 = 64;
 const YIELDS: u32 = 16;
-/// Longest sleep of a waiter: what it may lose when the holder was descheduled.
+/// Longest sleep of a waiter: the time it may lose after the holder freed the mutex.
 const LONGEST_SLEEP: Duration = Duration::from_micros(500);
 
-/// A mutex around `T`: one atomic exchange to take it, a plain store to free it.
+/// A mutex around `T`: an atomic exchange takes it, a plain store frees it.
 ///
-/// The mutex of the standard library pays a second exchange to wake waiters, which is a tenth of a look-up.
-/// Nobody holds this one for longer than some hundred entries, so that waiters spin, yield, and then sleep
-/// for ever longer, as others may not run at all while the holder waits for a processor.
+/// The mutex of the standard library needs a second exchange to wake waiters: a tenth of the time of a look-up.
+/// This one is held for at most some hundred entries, so waiters spin, then yield, then sleep for growing times,
+/// as the holder may itself be waiting for a processor.
 ///
-/// A child forked while another thread held the mutex would wait for ever for a thread that it does not
-/// have: hence [`ForkLock::hold`] before a fork and [`ForkLock::release`] after it, in both processes.
+/// A child that is forked while another thread holds the mutex would wait for ever, as that thread does not exist
+/// in the child. Call [`ForkLock::hold`] before a fork and [`ForkLock::release`] after it, in both processes.
 pub struct ForkLock<T> {
     busy: AtomicBool,
     value: UnsafeCell<T>,
@@ -50,7 +50,7 @@ impl<T> ForkLock<T> {
     /// The mutex, if it is free.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        // No `then_some`: it would make a guard in any case, and drop it, which frees the mutex of another.
+        // `then_some` would construct and drop a guard in any case, which frees another thread's mutex.
         if self.busy.swap(true, Ordering::Acquire) {
             None
         } else {
@@ -60,7 +60,7 @@ impl<T> ForkLock<T> {
 
     #[cold]
     fn wait(&self, round: u32) {
-        // Reading alone until it is free: exchanges would take the cache line from the holder.
+        // Only loads until the mutex is free: exchanges would take the cache line from the holder.
         for _ in 0..SPINS {
             if !self.busy.load(Ordering::Relaxed) {
                 return;
@@ -73,24 +73,24 @@ impl<T> ForkLock<T> {
         }
     }
 
-    /// Before the fork: takes the mutex and keeps it.
+    /// Takes the mutex and keeps it: for the moment before a fork.
     pub fn hold(&self) {
         std::mem::forget(self.lock());
     }
 
-    /// After the fork, in the parent and in the child: frees the mutex.
+    /// Frees the mutex: for the moment after a fork, in parent and child.
     ///
     /// # Safety
-    /// Only by the thread that called [`ForkLock::hold`], or its copy in the child.
+    /// Only for the thread that called [`ForkLock::hold`], or its copy in the child.
     pub unsafe fn release(&self) {
         self.busy.store(false, Ordering::Release);
     }
 }
 
-/// The held mutex; dropping it frees it.
+/// Access to the value; dropping the guard frees the mutex.
 pub struct Guard<'a, T> {
     lock: &'a ForkLock<T>,
-    /// A guard may be shared by threads only where the value may.
+    /// Lets threads share a guard only where they may share the value.
     value: PhantomData<&'a mut T>,
 }
 
@@ -99,7 +99,7 @@ impl<T> Deref for Guard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: `busy` was taken for this guard, so that nobody else reaches the value.
+        // SAFETY: `busy` was set for this guard, so nobody else reaches the value.
         unsafe { &*self.lock.value.get() }
     }
 }

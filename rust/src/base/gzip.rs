@@ -1,4 +1,4 @@
-//! A byte range of a gzip file, for images that are read once: inflated without a Python loop.
+//! Inflates a byte range of a gzip file: images that are read once, from first to last byte.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -13,29 +13,32 @@ use libdeflate_sys::{
 
 use crate::base::error::{Error, ErrorKind, Result};
 
-/// No deflate stream yields more than this many bytes for one of its own (1032 by the format's limit).
+/// Largest ratio of inflated to stored bytes that deflate can reach.
 const MAX_RATIO: u64 = 1032;
 
-/// Bytes after the wanted ones that are inflated to reach the checksum.
+/// Bytes after the requested ones that are inflated at most, to reach the checksum.
 const MAX_TAIL: u64 = 4 << 20;
 
-/// Longest file that is read as a whole, to be inflated in one go (twice as fast as piece by piece).
+/// Longest file that is inflated in one call, which is twice as fast as piece by piece.
 const MAX_AT_ONCE: u64 = 64 << 20;
 
-/// Where voxels must begin for their memory to be aligned.
+/// Alignment in bytes that voxels need in memory.
 const ALIGNED: u64 = 16;
 
-/// Bytes that were inflated; the wanted ones follow `skip` others.
+/// Inflated bytes; the requested ones come after the first `skip`.
 pub struct Inflated {
-    /// All of them.
+    /// All inflated bytes.
     pub bytes: Vec<u8>,
-    /// Bytes before the wanted ones; a multiple of 16.
+    /// Number of bytes before the requested ones; a multiple of 16.
     pub skip: usize,
 }
 
-/// Inflates `path` and returns the bytes `offset..offset + count`, fewer when the stream ends before.
+/// Inflates the bytes `offset..offset + count` of a file, fewer when the stream ends before.
 ///
-/// Memory is reserved by what the file's size makes possible, never by `count` alone.
+/// Reserves no more memory than a file of this size can inflate to, whatever `count` is.
+///
+/// # Errors
+/// `bad_deflate` for a damaged stream, `limit_exceeded` where memory is short, `io_error`.
 pub fn gunzip_range(path: &Path, offset: u64, count: u64) -> Result<Inflated> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
@@ -47,12 +50,12 @@ pub fn gunzip_range(path: &Path, offset: u64, count: u64) -> Result<Inflated> {
     {
         return Ok(Inflated { bytes, skip: offset as usize });
     }
-    // another length than expected, several members, or damage: the stream tells which
+    // Another length than expected, several members, or damage: the stream tells which.
     let bytes = piece_by_piece(path, File::open(path)?, size, offset, count)?;
     Ok(Inflated { bytes, skip: 0 })
 }
 
-/// Inflates a file of one member that yields exactly `wanted` bytes; None for any other.
+/// Inflates a file of one member that holds exactly `wanted` bytes; `None` for any other.
 fn at_once(file: &mut File, wanted: u64) -> Result<Option<Vec<u8>>> {
     let mut packed = Vec::new();
     file.take(MAX_AT_ONCE + 1).read_to_end(&mut packed)?;
@@ -62,7 +65,7 @@ fn at_once(file: &mut File, wanted: u64) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     };
     let (mut taken, mut written) = (0_usize, 0_usize);
-    // SAFETY: both buffers live and have the lengths that are said; the decoder is this thread's alone.
+    // SAFETY: both buffers live and have the given lengths; no other thread has the decoder.
     let outcome = unsafe {
         libdeflate_gzip_decompress_ex(
             decoder.0.as_ptr(),
@@ -77,7 +80,7 @@ fn at_once(file: &mut File, wanted: u64) -> Result<Option<Vec<u8>>> {
     if outcome != libdeflate_result_LIBDEFLATE_SUCCESS || (taken, written) != (packed.len(), wanted) {
         return Ok(None);
     }
-    // SAFETY: so many bytes were reserved, and written.
+    // SAFETY: `wanted` bytes were reserved and written.
     unsafe { bytes.set_len(wanted) };
     Ok(Some(bytes))
 }
@@ -86,14 +89,14 @@ struct Decoder(NonNull<libdeflate_decompressor>);
 
 impl Decoder {
     fn new() -> Option<Self> {
-        // SAFETY: takes nothing; gives null or a decoder that `drop` frees.
+        // SAFETY: returns null or a decoder, which `drop` frees.
         NonNull::new(unsafe { libdeflate_alloc_decompressor() }).map(Self)
     }
 }
 
 impl Drop for Decoder {
     fn drop(&mut self) {
-        // SAFETY: came from `libdeflate_alloc_decompressor`, and is freed once.
+        // SAFETY: from `libdeflate_alloc_decompressor`, and freed once.
         unsafe { libdeflate_free_decompressor(self.0.as_ptr()) };
     }
 }
@@ -101,22 +104,25 @@ impl Drop for Decoder {
 fn piece_by_piece(path: &Path, file: File, size: u64, offset: u64, count: u64) -> Result<Vec<u8>> {
     let mut stream = MultiGzDecoder::new(BufReader::with_capacity(256 << 10, file));
     let skipped = std::io::copy(&mut (&mut stream).take(offset), &mut std::io::sink())
-        .map_err(|e| refused(path, &e))?;
+        .map_err(|error| damaged(path, &error))?;
     let mut bytes = Vec::new();
     if skipped < offset {
         return Ok(bytes);
     }
     let plausible = usize::try_from(count.min(size.saturating_mul(MAX_RATIO))).unwrap_or(usize::MAX);
     bytes.try_reserve_exact(plausible).map_err(|_| {
-        Error::new(ErrorKind::LimitExceeded, format!("no memory for {plausible} bytes of voxels"))
+        Error::new(ErrorKind::LimitExceeded, format!("cannot allocate {plausible} bytes for voxels"))
     })?;
-    (&mut stream).take(count).read_to_end(&mut bytes).map_err(|error| refused(path, &error))?;
-    // the checksum stands at the end of the stream: go there, unless much else lies between
-    std::io::copy(&mut stream.take(MAX_TAIL), &mut std::io::sink()).map_err(|error| refused(path, &error))?;
+    (&mut stream).take(count).read_to_end(&mut bytes).map_err(|error| damaged(path, &error))?;
+    // Inflate on to the checksum at the end of the stream, unless it is far away.
+    std::io::copy(&mut stream.take(MAX_TAIL), &mut std::io::sink()).map_err(|error| damaged(path, &error))?;
     Ok(bytes)
 }
 
-fn refused(path: &Path, error: &std::io::Error) -> Error {
+fn damaged(path: &Path, error: &std::io::Error) -> Error {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Error::new(ErrorKind::BadDeflate, format!("{name}: the gzip stream is damaged or cut off: {error}"))
+    Error::new(
+        ErrorKind::BadDeflate,
+        format!("{name}: the gzip stream is damaged or cut off ({error}): copy the file again"),
+    )
 }

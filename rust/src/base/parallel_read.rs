@@ -1,5 +1,4 @@
-//! Many files at once: blocking threads keep enough reads in flight for cold storage, whatever the number
-//! of cores, and results come back as they are ready.
+//! Reads many files in parallel, by blocking threads: cold storage needs more reads in flight than there are cores.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -8,7 +7,7 @@ use std::thread::JoinHandle;
 
 use crate::base::window::Buffer;
 
-/// A pool of readers that lives as long as one reader read. Jobs go in and outcomes come out in batches.
+/// A pool of reading threads for one list of files. Jobs go in and outcomes come out in batches.
 pub struct ParallelReader<J, O> {
     jobs: Option<SyncSender<Vec<J>>>,
     outcomes: Mutex<Receiver<Vec<O>>>,
@@ -18,8 +17,11 @@ pub struct ParallelReader<J, O> {
 }
 
 impl<J: Send + 'static, O: Send + 'static> ParallelReader<J, O> {
-    /// Starts `threads` readers, each with a buffer of its own; `queue` batches may wait before
+    /// Starts `threads` threads that run `work`, each with a buffer of its own; `queue` batches may wait before
     /// [`ParallelReader::submit`] blocks.
+    ///
+    /// # Errors
+    /// The operating system's, when it does not grant the threads.
     pub fn start<W>(threads: usize, queue: usize, work: W) -> std::io::Result<Self>
     where
         W: Fn(J, &mut Buffer) -> O + Send + Sync + 'static,
@@ -38,7 +40,7 @@ impl<J: Send + 'static, O: Send + 'static> ParallelReader<J, O> {
                         let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(batch): Result<Vec<J>, _> = next else { return };
                         let work = || batch.into_iter().map(|job| work(job, &mut buffer)).collect();
-                        // A bug must not let the caller wait for ever: an empty answer says that one was met.
+                        // After a panic the caller must not wait for ever: an empty batch reports it.
                         let outcomes = catch_unwind(AssertUnwindSafe(work)).unwrap_or_default();
                         if sender.send(outcomes).is_err() {
                             return;
@@ -51,19 +53,19 @@ impl<J: Send + 'static, O: Send + 'static> ParallelReader<J, O> {
         Ok(Self { jobs, outcomes, threads, pid: std::process::id() })
     }
 
-    /// Hands over a batch; waits while the queue is full. `false` once all readers are gone.
+    /// Queues a batch, waiting while the queue is full; `false` once all threads are gone.
     pub fn submit(&self, batch: Vec<J>) -> bool {
         self.is_ours() && self.jobs.as_ref().is_some_and(|jobs| jobs.send(batch).is_ok())
     }
 
-    /// The next batch of outcomes, if one is ready.
+    /// Returns the next batch of outcomes if one is ready.
     pub fn poll(&self) -> Option<Vec<O>> {
         let outcomes = self.outcomes.try_lock().ok()?;
         let outcomes = if self.is_ours() { outcomes.try_recv().ok() } else { None };
         outcomes.filter(|outcomes| !outcomes.is_empty())
     }
 
-    /// Waits for the next batch of outcomes; `None` when a reader failed or all are gone.
+    /// Waits for the next batch of outcomes; `None` when a thread failed or all are gone.
     pub fn wait(&self) -> Option<Vec<O>> {
         let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         let outcomes = if self.is_ours() { outcomes.recv().ok() } else { None };

@@ -1,4 +1,4 @@
-//! Positional reads: files, bytes in memory and ranged readers behind one trait.
+//! Reads at an offset, from files, bytes in memory and ranged readers alike.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -7,16 +7,16 @@ use rustix::fs::{Advice, FileType, Mode, OFlags};
 
 use crate::base::error::{Error, ErrorKind, Result};
 
-/// How a file is about to be read; passed on to the kernel where there is one.
+/// How a file is about to be read: advice to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Scattered small reads: no read-ahead.
     Random,
-    /// One pass: as much read-ahead as the kernel likes.
+    /// One pass from front to back: much read-ahead.
     Sequential,
 }
 
-/// State of the bytes that a table describes; a mismatch makes the table worthless.
+/// State of the bytes that a table describes; after a mismatch the table must not be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// Size in bytes.
@@ -30,10 +30,10 @@ pub trait Source {
     /// Size and modification time, taken when the source was opened.
     fn fingerprint(&self) -> Fingerprint;
 
-    /// Reads up to `buffer.len()` bytes at `offset`; fewer only at the end of the source.
+    /// Reads up to `buffer.len()` bytes at `offset` and returns their number; fewer only at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 
-    /// The whole source, where it lies in memory anyway.
+    /// All bytes, where the source lies in memory.
     fn memory(&self) -> Option<&[u8]> {
         None
     }
@@ -41,23 +41,23 @@ pub trait Source {
     /// Tells the kernel how the source is about to be read.
     fn advise(&self, _access: Access) {}
 
-    /// Fills `buffer` if that needs no waiting for storage; `false` says that it does, or might.
+    /// Fills `buffer` unless that may wait for storage; `false` where it may.
     fn read_resident(&self, _offset: u64, _buffer: &mut [u8]) -> bool {
         false
     }
 
-    /// The source for several threads, and how many readers it has been given; `None` for one.
+    /// The source for several threads and their number; `None` where one thread reads it.
     fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
         None
     }
 
-    /// The same file opened once more, for a thread of its own: threads that share one descriptor contend for
-    /// its reference count, which costs as much as the small reads themselves.
+    /// Opens the same file once more, for another thread: threads that share a descriptor contend for its reference
+    /// count, which costs as much as the small reads themselves.
     fn reopened(&self) -> Option<FileSource> {
         None
     }
 
-    /// Fails with `changed_during_read` when the source is no longer what [`Source::fingerprint`] said.
+    /// Fails with `changed_during_read` when the source no longer has its [`Source::fingerprint`].
     fn check_unchanged(&self) -> Result<()> {
         Ok(())
     }
@@ -90,7 +90,7 @@ impl Source for Bytes<'_> {
     }
 }
 
-/// A regular file, read by `pread`: never mapped, because a file of others may shrink under a map.
+/// A regular file, read by `pread`. Never mapped: reading a map of a file that shrank kills the process.
 pub struct FileSource<Fd: AsFd = OwnedFd> {
     fd: Fd,
     fingerprint: Fingerprint,
@@ -113,7 +113,7 @@ impl<Fd: AsFd> FileSource<Fd> {
         Ok(Self { fd, fingerprint, readers: 1 })
     }
 
-    /// Lets long walks use this many threads: right where one file is waited for, not where many are read.
+    /// Lets long walks use this many threads: for one file, not where many files are read in parallel.
     pub fn with_readers(mut self, readers: usize) -> Self {
         self.readers = readers;
         self
@@ -153,7 +153,7 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
             Access::Random => Advice::Random,
             Access::Sequential => Advice::Sequential,
         };
-        // Advice is only advice: file systems without it read just as well.
+        // File systems that take no advice are read all the same.
         let _ = rustix::fs::fadvise(&self.fd, 0, None, advice);
     }
 
@@ -182,14 +182,17 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
         Err(Error::new(
             ErrorKind::ChangedDuringRead,
             format!(
-                "{} bytes became {} bytes, or the file was written again",
+                "the file had {} bytes, now {}, or was written again: read its table again",
                 self.fingerprint.size, now.size
             ),
         ))
     }
 }
 
-/// Size and modification time of the file at a path, without opening it; refuses all but regular files.
+/// Size and modification time of the regular file at a path, without opening it.
+///
+/// # Errors
+/// `io_error`, for what is no regular file too.
 pub fn fingerprint_at(path: &Path) -> Result<Fingerprint> {
     fingerprint_from(&rustix::fs::stat(path).map_err(os_error)?)
 }
@@ -213,7 +216,7 @@ fn os_error(errno: rustix::io::Errno) -> Error {
     std::io::Error::from_raw_os_error(errno.raw_os_error()).into()
 }
 
-/// A `pread`-like callable over an object store or any other remote bytes.
+/// Bytes behind a function that reads ranges: an object store, or any other remote.
 pub struct RangedSource<F> {
     read: F,
     size: u64,
@@ -241,7 +244,7 @@ impl<F: Fn(u64, usize) -> Result<Vec<u8>>> Source for RangedSource<F> {
         match buffer.get_mut(..bytes.len()) {
             Some(to) if bytes.len() == length => to.copy_from_slice(&bytes),
             _ => {
-                let detail = format!("the reader returned {} of {length} bytes", bytes.len());
+                let detail = format!("the ranged reader returned {} of {length} bytes", bytes.len());
                 return Err(Error::at(ErrorKind::IoError, offset, detail));
             }
         }
@@ -249,11 +252,15 @@ impl<F: Fn(u64, usize) -> Result<Vec<u8>>> Source for RangedSource<F> {
     }
 }
 
-/// Reads exactly `length` bytes at `offset`, or fails: what is returned was read, never left over.
+/// Reads exactly `length` bytes at `offset`, or fails.
 pub fn read_exact(source: &dyn Source, offset: u64, length: usize) -> Result<Vec<u8>> {
     let end = offset.checked_add(length as u64).filter(|&end| end <= source.size());
     if end.is_none() {
-        return Err(Error::at(ErrorKind::IoError, offset, format!("{length} bytes reach past the end")));
+        return Err(Error::at(
+            ErrorKind::IoError,
+            offset,
+            format!("{length} bytes reach past the end of {} bytes", source.size()),
+        ));
     }
     if let Some(bytes) =
         source.memory().and_then(|all| all.get(usize::try_from(offset).ok()?..)?.get(..length))
@@ -269,7 +276,7 @@ pub fn read_exact(source: &dyn Source, offset: u64, length: usize) -> Result<Vec
     Err(Error::at(ErrorKind::IoError, offset, format!("only {count} of {length} bytes could be read")))
 }
 
-/// Exactly `N` bytes at `offset`, or `None` where the source ends before.
+/// Reads exactly `N` bytes at `offset`; `None` where the source ends before.
 pub fn read_array<const N: usize>(source: &dyn Source, offset: u64) -> Result<Option<[u8; N]>> {
     let mut bytes = [0; N];
     let end = offset.checked_add(N as u64);

@@ -1,4 +1,4 @@
-//! Numbers as long as they are large: seven bits a byte, lowest first, the last byte below 128.
+//! Numbers in as few bytes as they need: seven bits a byte, lowest first, the last byte below 128.
 
 /// Appends a number.
 pub fn push(out: &mut Vec<u8>, mut number: u64) {
@@ -9,7 +9,7 @@ pub fn push(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// Takes a number off `rest`; `None` where it is cut or longer than ten bytes. Bits beyond 64 are lost.
+/// Takes a number off the front of `rest`; `None` where it is cut or longer than ten bytes. Bits beyond 64 are lost.
 #[inline(always)]
 pub fn take(rest: &mut &[u8]) -> Option<u64> {
     let (mut number, mut shift) = (0, 0);

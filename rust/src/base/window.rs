@@ -1,21 +1,23 @@
-//! The aligned window through which headers are parsed, and its buffer.
+//! A moving view on a source through which headers are parsed, and its page-aligned buffer.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Access, Source};
 
-/// Bytes of the first read of a file: holds the whole header of a usual CT slice (4.3 KB) in one call.
+/// Bytes of the first read of a file: enough for the header of a usual CT slice (4.3 KB).
 pub const FIRST_READ: usize = 8 * 1024;
 const PAGE: usize = 4096;
-/// Step of the window while a header is read on without a jump.
+/// Bytes of the second read, where it goes on without a jump; later ones take [`LARGEST_STEP`].
 const SEQUENTIAL_STEP: usize = 64 * 1024;
 const LARGEST_STEP: usize = 256 * 1024;
 
-/// A page-aligned buffer, kept from file to file. Reads into a buffer that begins a few bytes into a page
-/// are several times slower on some processors, and large `Vec`s begin there.
+/// A page-aligned buffer, reused from file to file.
+///
+/// On some processors reads into a buffer that begins a few bytes into a page, as large `Vec`s do, are several times
+/// slower.
 #[derive(Default)]
 pub struct Buffer {
     pages: Vec<Page>,
-    /// Whether the first bytes of the last file that was read into here lay in the page cache.
+    /// Whether the first bytes of the file before this one were in the page cache.
     last_was_resident: bool,
 }
 
@@ -24,7 +26,7 @@ pub struct Buffer {
 struct Page(#[allow(dead_code)] [u8; PAGE]); // read through the flat view only
 
 impl Buffer {
-    /// At least `length` bytes, aligned to a page.
+    /// Grows to at least `length` bytes and returns all of them, aligned to a page.
     pub fn at_least(&mut self, length: usize) -> &mut [u8] {
         let pages = length.div_ceil(PAGE);
         if self.pages.len() < pages {
@@ -34,14 +36,14 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.pages.as_mut_ptr().cast(), self.pages.len() * PAGE) }
     }
 
-    /// All bytes that were ever asked for.
+    /// All bytes of the buffer.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: as above, with a shared borrow.
         unsafe { std::slice::from_raw_parts(self.pages.as_ptr().cast(), self.pages.len() * PAGE) }
     }
 }
 
-/// A moving, cached view on a source, for parsers that go forward with jumps.
+/// A moving view on a source, for parsers that go forward with jumps.
 pub struct Window<'s> {
     source: &'s dyn Source,
     memory: Option<&'s [u8]>,
@@ -69,7 +71,7 @@ impl<'s> Window<'s> {
         }
     }
 
-    /// The source behind.
+    /// The source.
     pub fn source(&self) -> &'s dyn Source {
         self.source
     }
@@ -84,7 +86,7 @@ impl<'s> Window<'s> {
         self.reads
     }
 
-    /// Up to `length` bytes at `offset`; fewer only where the source ends.
+    /// Returns up to `length` bytes at `offset`; fewer only where the source ends.
     #[inline]
     pub fn peek(&mut self, offset: u64, length: usize) -> Result<&[u8]> {
         if let Some(memory) = self.memory {
@@ -101,7 +103,7 @@ impl<'s> Window<'s> {
         Ok(self.buffer.bytes().get(from..to).unwrap_or_default())
     }
 
-    /// What is at hand from `offset` on without another read; may be empty.
+    /// Returns the bytes from `offset` on that need no further read; may be empty.
     #[inline]
     pub fn at_hand(&self, offset: u64) -> &[u8] {
         let (bytes, start) = match self.memory {
@@ -112,13 +114,13 @@ impl<'s> Window<'s> {
         within.and_then(|within| bytes.get(within..)).unwrap_or_default()
     }
 
-    /// Exactly `length` bytes at `offset`, or `None` where the source ends before.
+    /// Returns exactly `length` bytes at `offset`, or `None` where the source ends before.
     #[inline]
     pub fn exact(&mut self, offset: u64, length: usize) -> Result<Option<&[u8]>> {
         Ok(Some(self.peek(offset, length)?).filter(|bytes| bytes.len() == length))
     }
 
-    /// Exactly `N` bytes at `offset`, or `None` where the source ends before.
+    /// Returns exactly `N` bytes at `offset`, or `None` where the source ends before.
     #[inline]
     pub fn array<const N: usize>(&mut self, offset: u64) -> Result<Option<[u8; N]>> {
         Ok(self.peek(offset, N)?.try_into().ok())
@@ -155,7 +157,7 @@ impl<'s> Window<'s> {
             return Err(Error::at(
                 ErrorKind::IoError,
                 start + count as u64,
-                "the source ended before its size",
+                "the source ended before its declared size",
             ));
         }
         self.start = start;
@@ -163,8 +165,10 @@ impl<'s> Window<'s> {
         Ok(())
     }
 
-    /// The first read of a file. Without advice the kernel reads far ahead of it, which slow storage feels;
-    /// in the page cache the advice is a system call for nothing. The thread's file before this one tells.
+    /// Reads a file's first bytes, with advice to the kernel only where it helps.
+    ///
+    /// Without advice the kernel reads far ahead, which costs time on slow storage; for a file in the page cache the
+    /// advice is a wasted system call. The guess is that this file is like the one before.
     fn first_read(&mut self, start: u64, wanted: usize) -> Result<usize> {
         let expected = self.buffer.last_was_resident;
         if !expected {
