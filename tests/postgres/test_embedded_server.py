@@ -22,8 +22,8 @@ import pytest
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
 from voxtier.postgres.embedded import EmbeddedServer
 from voxtier.postgres.embedded import programs as programs_module
-from voxtier.postgres.embedded.keeper import try_lock
 from voxtier.postgres.embedded.programs import Account, find_account, find_programs
+from voxtier.system.locks import release, take
 
 # Uses the server of the home in argv[1]: answers one question, then waits until its stdin ends.
 USER = """
@@ -122,9 +122,8 @@ def keeper_of(pid: int) -> int:
 
 
 def lock_is_free(home: Path, name: str = "server.lock") -> bool:
-    lock = try_lock(str(home / "postgres" / name))
-    if lock is not None:
-        os.close(lock)
+    lock = take(home / "postgres" / name)
+    release(lock)
     return lock is not None
 
 

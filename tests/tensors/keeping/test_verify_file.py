@@ -325,7 +325,9 @@ def test_a_pipe_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:
         assert (report.state, report.detail) == ("unknown", "not a regular file")
 
 
-def test_a_parallel_verifier_reports_every_file_once_and_stops_when_told(healthy: Path, tmp_path: Path) -> None:
+def test_a_parallel_verifier_reports_every_file_once_and_stops_when_told(
+    healthy: Path, tmp_path: Path
+) -> None:
     paths = []
     for number in range(50):
         paths.append(tmp_path / f"{number}.pt")

@@ -9,11 +9,14 @@ Usage: keeper.py FOLDER SERVER_LOCK_FD COMMAND...; prints ``ready`` when the ser
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import sys
 import time
+
+# By path: importing voxtier would load numpy and the core.
+sys.path.append(f"{os.path.dirname(__file__)}/../../system")  # noqa: PTH120
+from flock import try_flock  # type: ignore[import-not-found]
 
 LOOK_EVERY = 2.0  # seconds
 STOP_WITHIN = 60.0
@@ -29,20 +32,6 @@ def is_ready(folder: str, pid: int) -> bool:
     return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
-def try_lock(path: str, mode: int = fcntl.LOCK_EX) -> int | None:
-    """Take a lock without waiting: its descriptor, or None while somebody else holds it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, mode | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
-
-
 def has_ended(pid: int) -> bool:
     """Reap the server if it has ended."""
     return os.waitpid(pid, os.WNOHANG)[0] == pid
@@ -50,10 +39,10 @@ def has_ended(pid: int) -> bool:
 
 def stop_if_unused(folder: str, pid: int) -> None:
     """Stop the server when nobody uses it, deciding under the lock that whoever comes must take."""
-    coming = try_lock(f"{folder}/start.lock")
+    coming = try_flock(f"{folder}/start.lock")
     if coming is None:
         return
-    using = try_lock(f"{folder}/use.lock")
+    using = try_flock(f"{folder}/use.lock")
     if using is not None and not os.path.exists(f"{folder}/keep"):  # noqa: PTH110
         os.kill(pid, signal.SIGINT)  # fast shutdown: sessions end, everything is flushed
         deadline = time.monotonic() + STOP_WITHIN

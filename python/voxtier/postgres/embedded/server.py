@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
-from voxtier.postgres.embedded.locks import release, take
 from voxtier.postgres.embedded.postmaster import Postmaster, users_of
 from voxtier.postgres.embedded.start import START_WITHIN, explain_failure, start_server
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.locks import hold_lock, release, take
 
 STOP_WITHIN = 60.0
 _servers: dict[Path, EmbeddedServer] = {}
@@ -96,7 +96,7 @@ class EmbeddedServer:
         """
         with self._threads:
             if self._users == 0:
-                with self._coming_or_leaving(START_WITHIN + 30):
+                with self._start_lock(START_WITHIN + 30):
                     self._bring_up()
                     self._use_lock = take(self.folder / "use.lock", shared=True)
             self._users += 1
@@ -112,7 +112,7 @@ class EmbeddedServer:
     def ensure_running(self) -> None:
         """Start the server again if it was killed under its users: microseconds if not."""
         if self._postmaster.pid() is None:
-            with self._threads, self._coming_or_leaving(START_WITHIN + 30):
+            with self._threads, self._start_lock(START_WITHIN + 30):
                 self._bring_up()
 
     def conninfo(self) -> str:
@@ -143,7 +143,7 @@ class EmbeddedServer:
         """
         if not self.folder.is_dir():
             return False
-        with self._threads, self._coming_or_leaving(STOP_WITHIN):
+        with self._threads, self._start_lock(STOP_WITHIN):
             alone = take(self.folder / "use.lock")
             if alone is None and not force:
                 pids = ", ".join(map(str, users_of(self.folder / "use.lock"))) or "unknown"
@@ -205,7 +205,7 @@ class EmbeddedServer:
     def _leave(self) -> None:
         use_lock, self._use_lock = self._use_lock, None
         # Where that fails, the keeper stops the server later.
-        with contextlib.suppress(BackendError, OSError), self._coming_or_leaving(5.0):
+        with contextlib.suppress(BackendError, OSError), self._start_lock(5.0):
             release(use_lock)
             alone = take(self.folder / "use.lock")
             if alone is not None and not (self.folder / "keep").exists():
@@ -231,30 +231,20 @@ class EmbeddedServer:
         )
 
     @contextlib.contextmanager
-    def _coming_or_leaving(self, timeout: float) -> Iterator[None]:
-        lock = self._wait_for_start_lock(timeout)
-        try:
+    def _start_lock(self, timeout: float) -> Iterator[None]:
+        """Hold ``start.lock``, waiting up to ``timeout`` seconds for its holder."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(self.folder / "start.lock", timeout))
+            except TimeoutError as error:
+                raise BackendError(
+                    f"another process has been starting or stopping the server of {self.folder} for "
+                    f"{timeout:.0f} s: see {self.folder}/server.log, or set VOXTIER_DSN to a server of yours"
+                ) from error
+            except OSError as error:
+                raise self._unusable(error) from error
             yield
-        finally:
-            release(lock)
-
-    def _wait_for_start_lock(self, timeout: float) -> int:
-        deadline, pause = time.monotonic() + timeout, 0.001
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            while (lock := take(self.folder / "start.lock")) is None:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.02)
-            else:
-                return lock
-        except OSError as error:
-            raise self._unusable(error) from error
-        raise BackendError(
-            f"another process has been starting or stopping the server of {self.folder} for {timeout:.0f} s: "
-            f"see {self.folder}/server.log, or set VOXTIER_DSN to a server of your own"
-        )
 
     def _unusable(self, error: OSError) -> BackendError:
         if error.errno == errno.ENOSPC:

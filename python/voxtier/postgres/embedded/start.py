@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 from voxtier.errors import BackendError
-from voxtier.postgres.embedded import keeper
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
 
 START_WITHIN = 120.0  # seconds; the replay of a long log is the slow case
+_KEEPER = Path(__file__).with_name("keeper.py")
 _CALM = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")
 _LONGEST_SOCKET = 100  # the kernel takes 107 bytes
 _SETTINGS = {
@@ -74,7 +74,7 @@ def start_server(folder: Path, server_lock: int) -> None:
         settings["io_method"] = "sync"  # no extra processes
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     python = sys.executable or shutil.which("python3") or "python3"
-    keep = [python, "-I", "-S", keeper.__file__, str(folder), str(server_lock)]
+    keep = [python, "-I", "-S", str(_KEEPER), str(folder), str(server_lock)]
     with subprocess.Popen(
         [*keep, *account.prefix, programs.postgres, "-D", str(data), *options],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
