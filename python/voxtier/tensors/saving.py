@@ -1,4 +1,7 @@
-"""Saving and loading of one file with torch: crash-safe, checked, and without running what it holds."""
+"""Save and load one tensor file with torch: crash-safe, verified, and without running what the file names.
+
+Called by the workers of `generate`, by `HealingPersistentDataset` and by ``migrate --make-safe``.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         value = value.as_tensor() if hasattr(value, "as_tensor") else value
         value = value.detach().cpu().contiguous()
-        # torch saves the whole storage of a view.
-        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-        return value if whole else value.clone()
+        # torch would save the storage of a view, not the view.
+        is_view = value.untyped_storage().nbytes() != value.numel() * value.element_size()
+        return value.clone() if is_view else value
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -40,14 +43,34 @@ def plain(value: Any) -> Any:
     return value
 
 
-def save_checked(value: Any, final: Path, *, replace: bool = False, **options: Any) -> None:
-    """Save with torch; the file appears under ``final`` only after it was read back and found right.
+def save_checked(value: Any, final: Path, *, replace: bool = False, **options: Any) -> _core.TensorReport:
+    """Save with torch; the file appears under its final name only after it was read back and is intact.
+
+    Parameters
+    ----------
+    value : object
+        What `torch.save` takes.
+    final : Path
+        The file, in a folder that exists.
+    replace : bool
+        Whether an existing file is replaced; otherwise it stays.
+    **options : object
+        For `torch.save`.
+
+    Returns
+    -------
+    TensorReport
+        The verifier's report on the file that now has the final name. Its ``ctime_ns`` is older than the
+        file's where the file was written by this call: getting a name changes that time.
 
     Raises
     ------
+    NotIntactError
+        What was written does not read back right: the disk or the memory is bad.
     OSError
-        The disk is full, the folder is read-only, or the file is not intact. Nothing is left behind.
+        The disk is full, or the folder is read-only, for instance. Nothing is left behind.
     """
+    reports: list[_core.TensorReport] = []
 
     def write(stream: EagerFile) -> None:
         try:
@@ -59,9 +82,13 @@ def save_checked(value: Any, final: Path, *, replace: bool = False, **options: A
     def check(written: Path) -> None:
         report = _core.verify_tensor_file(written)
         if report.state not in ("ok", "ok_no_crc", "not_weights_only"):
-            raise NotIntactError(errno.EIO, f"not intact after writing: {report.state}: {report.detail}")
+            found = f"not intact after writing: {report.state}: {report.detail}; check disk and memory"
+            raise NotIntactError(errno.EIO, found, str(final))
+        reports.append(report)
 
-    write_file(final, write, check=check, replace=replace)
+    if write_file(final, write, check=check, replace=replace):
+        return reports[0]
+    return _core.verify_tensor_file(final)  # the file that existed
 
 
 def _first_line(error: BaseException) -> str:
@@ -69,14 +96,28 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_safely(path: Path, *, weights_only: bool = True, mmap: bool | None = None) -> Any:
-    """Load what `torch.load` loads, and what a MONAI MetaTensor with its metadata needs beside it.
+    """Load a file as `torch.load` does, also if it holds a MONAI MetaTensor with its metadata.
 
-    Nothing but the harmless pieces is added to the list of allowed globals, and only for this call.
+    The classes of such metadata are harmless; they are allowed for this call only.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    weights_only : bool
+        Off, the file may run code: only for files that were verified.
+    mmap : bool, optional
+        By default torch's own setting.
+
+    Returns
+    -------
+    object
+        What was saved.
 
     Raises
     ------
     pickle.UnpicklingError
-        The file names something that might run.
+        The file names a class or function that might run code.
     """
     options: dict[str, Any] = {} if mmap is None else {"mmap": mmap}
     if not weights_only:
@@ -84,18 +125,19 @@ def load_safely(path: Path, *, weights_only: bool = True, mmap: bool | None = No
     try:
         return torch.load(path, weights_only=True, **options)
     except UnpicklingError:
-        # torch removes on exit what it was given, also what was there before; threads share the list.
-        with _one_at_a_time:
-            known = torch.serialization.get_safe_globals()
-            with torch.serialization.safe_globals([item for item in _inert_globals() if item not in known]):
+        # On exit torch removes every class that it was given, also those that were allowed before.
+        with _safe_globals_lock:
+            allowed = torch.serialization.get_safe_globals()
+            added = [each for each in _harmless_globals() if each not in allowed]
+            with torch.serialization.safe_globals(added):
                 return torch.load(path, weights_only=True, **options)
 
 
-_one_at_a_time = threading.Lock()
+_safe_globals_lock = threading.Lock()  # the list belongs to the process
 
 
-def _inert_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """Return what `TensorReport` calls ``not_weights_only``: arrays, their dtypes, trace keys."""
+def _harmless_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Return the classes that the state ``not_weights_only`` stands for: arrays, dtypes, trace keys."""
     from numpy._core import multiarray
 
     found: list[Any] = [np.ndarray, np.dtype, slice]

@@ -26,8 +26,8 @@ from voxtier.tensors.identity.folders import item_folder, remember_folder
 from voxtier.tensors.keeping.adopt import Stale, adopt, explain
 from voxtier.tensors.keeping.disk_usage import duplicates, evictions, find_garbage, remove, usage
 from voxtier.tensors.keeping.migrate import carry_out, folder_moves, make_safe, monai_key, rename_moves
+from voxtier.tensors.making.ledger import Ledger
 from voxtier.tensors.making.plan import make_plan
-from voxtier.tensors.making.raw_files import RawFiles
 from voxtier.tensors.manifest import known_sources
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -139,7 +139,9 @@ def test_a_manifest_that_says_strange_things_is_no_obstacle(
     with pytest.raises(ConfigError, match="cannot be made again"):
         evictions(listing, 0, can_be_remade=known_sources())
     assert make_plan(config).missing == 1
-    assert RawFiles(config, folder, manifest).clean_leftovers(names_of(2), also_foreign=False) == 0
+    ledger = Ledger(config, folder)
+    ledger.clean_leftovers(names_of(2))
+    assert ledger.result.raw_files_removed == 0
     manifest.compact()
 
 

@@ -20,7 +20,7 @@ from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.keeping.disk_usage import find_garbage, remove
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.run import Generator, Options
-from voxtier.tensors.making.worker_pool import Crew
+from voxtier.tensors.making.worker_pool import WorkerPool
 
 # this process has threads (a server's, numpy's); its children run no code of theirs
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -30,9 +30,9 @@ def run_once(config_path: Path, endpoint: str) -> int:
     """The real coordinator, with workers forked from this warm process instead of a cold server."""
     config = load_config(config_path, environment={})
     generator = Generator(config, Options(workers=2, min_free=0), hub=Hub("some/CT-RATE", endpoint=endpoint))
-    outcome = generator.run(generator.plan())
-    assert not outcome.failed, outcome.failed
-    return outcome.made
+    result = generator.run(generator.plan())
+    assert not result.failed, result.failed
+    return result.made
 
 
 def start(config_path: Path, endpoint: str) -> int:
@@ -99,7 +99,7 @@ def hammer(base: Path, kills: int, seed: int = 11) -> None:
 def warm(monkeypatch: pytest.MonkeyPatch) -> None:
     import voxtier.tensors.making.worker  # noqa: F401
 
-    monkeypatch.setattr(Crew, "start_method", "fork")
+    monkeypatch.setattr(WorkerPool, "start_method", "fork")
 
 
 def test_twenty_kills(tmp_path: Path) -> None:

@@ -57,8 +57,7 @@ def generate_command(
     Exit code 0: all there, 2: configuration, 3: some failed, 4: the hub is down, 130/143: interrupted.
     """
     from voxtier.tensors.identity.config import load_config
-    from voxtier.tensors.making.outcome import Options
-    from voxtier.tensors.making.run import Generator
+    from voxtier.tensors.making.run import Generator, Options
 
     options = Options(
         workers=num_workers,
@@ -84,51 +83,56 @@ def generate_command(
     )
     generator.on_item = lambda size: progress.advance(byte_count=size)
     received = _listen(generator)
-    outcome = generator.run(plan)
+    result = generator.run(plan)
     progress.close()
-    for name, reason in outcome.failed.items():
+    for name, reason in result.failed.items():
         row = {"volume": name, "failed": reason}
         say(json.dumps(row) if as_json else f"failed: {name}: {reason}", err=not as_json)
-    result = {
-        "made": outcome.made,
-        "elsewhere": outcome.elsewhere,
-        "failed": len(outcome.failed),
-        "raws_removed": outcome.raws_removed,
+    counts = {
+        "made": result.made,
+        "made_by_others": result.made_by_others,
+        "failed": len(result.failed),
+        "raw_files_removed": result.raw_files_removed,
     }
     if as_json:
-        say(json.dumps({"result": result, "stop_reason": outcome.stop_reason}))
+        say(json.dumps({"result": counts, "stop_reason": result.stop_reason}))
     else:
-        say(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.items()), err=True)
-        if outcome.stop_reason:
-            say(f"stopped: {outcome.stop_reason}", err=True)
+        say(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()), err=True)
+        if result.stop_reason:
+            say(f"stopped: {result.stop_reason}", err=True)
     if generator.abort.is_set():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + received[0])  # an ordinary exit waits for downloads, and these for a silent server
-    return 128 + received[0] if received else outcome.exit_code()
+    return 128 + received[0] if received else result.exit_code()
 
 
 def _listen(generator: Generator) -> list[int]:
-    """Let the first SIGINT or SIGTERM end the run after the current items, the second at once.
+    """Let the first SIGINT or SIGTERM end the run after the current volumes, the second at once.
 
-    A signal may come while this thread holds the lock of an event, or of stderr, and would wait for it for
-    ever: the handler only writes a byte, and another thread does the rest.
+    A signal may come while this thread holds the lock of an event or of stderr, and a handler that wants the
+    lock would wait for ever. So the handler only writes a byte to a pipe, and another thread reads it.
+
+    Returns
+    -------
+    list of int
+        The numbers of the signals so far; it grows.
     """
     received: list[int] = []
-    ear, mouth = os.pipe()
+    read_end, write_end = os.pipe()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        os.write(mouth, b"!")
+        os.write(write_end, b"!")
 
-    def obey() -> None:
-        os.read(ear, 1)
+    def stop_and_abort() -> None:
+        os.read(read_end, 1)
         click.echo("\nfinishing the current volumes; once more to stop at once", err=True)
         generator.stop.set()
-        os.read(ear, 1)
+        os.read(read_end, 1)
         generator.abort.set()
 
-    threading.Thread(target=obey, name="voxtier-signals", daemon=True).start()
+    threading.Thread(target=stop_and_abort, name="voxtier-signals", daemon=True).start()
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     return received
@@ -142,8 +146,7 @@ def plan_command(
 ) -> None:
     """Say what generate would do, and change nothing."""
     from voxtier.tensors.identity.config import load_config
-    from voxtier.tensors.making.outcome import Options
-    from voxtier.tensors.making.run import Generator
+    from voxtier.tensors.making.run import Generator, Options
 
     options = Options(workers=num_workers, batch_size=batch_size, num_shards=num_shards, shard_id=shard_id)
     _show_plan(Generator(load_config(config), options).plan(), as_json=as_json)
@@ -158,7 +161,7 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
     click.echo(
         f"cache        {plan.folder}\n"
         f"volumes      {plan.required} asked for, {plan.present} present, {plan.missing} missing"
-        f" ({plan.local_raws} on disk, {plan.to_download} to download, {plan.unavailable} unavailable)\n"
+        f" ({plan.local_raw_files} on disk, {plan.to_download} to download, {plan.unavailable} unavailable)\n"
         f"orphans      {plan.orphans}\n"
         f"download     {format_bytes(plan.download_bytes)}\n"
         f"output       {format_bytes(plan.output_bytes)}, at most {format_bytes(plan.peak_disk_bytes)} with"

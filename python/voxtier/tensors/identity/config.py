@@ -73,7 +73,7 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
 
     Raises
     ------
-    voxtier.ConfigError
+    ConfigError
         The file is absent or no YAML, a variable is unset, a key is missing or of the wrong kind. The
         message names the key.
     """

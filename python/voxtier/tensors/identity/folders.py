@@ -29,7 +29,7 @@ def item_folder(config: Config) -> Path:
 
     Raises
     ------
-    voxtier.MissingExtraError
+    MissingExtraError
         MONAI is not installed, and the hash is not remembered.
     """
     remembered = _memory(config)

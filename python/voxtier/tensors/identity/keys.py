@@ -97,7 +97,7 @@ def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 
     Raises
     ------
-    voxtier.ConfigError
+    ConfigError
         A file is absent, is no text, or lacks the column ``VolumeName``.
     """
     names: dict[str, None] = {}

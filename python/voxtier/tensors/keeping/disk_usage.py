@@ -209,7 +209,7 @@ def evictions(
 
     Raises
     ------
-    voxtier.ConfigError
+    ConfigError
         What may go is not enough.
     """
     candidates = []

@@ -73,7 +73,7 @@ def list_cache(root: str | os.PathLike[str]) -> Listing:
 
     Raises
     ------
-    voxtier.ConfigError
+    ConfigError
         The folder does not exist. (It is never created here.)
     """
     root = Path(os.path.abspath(root))  # noqa: PTH100 (resolve() would follow links out of the cache)

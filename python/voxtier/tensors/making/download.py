@@ -1,4 +1,7 @@
-"""One file on its way from the hub: kept across kills, and checked before it appears."""
+"""Downloads of raw files: a `Transfer` is one file, kept across kills and checked before it appears.
+
+hub.py drives a transfer; run.py starts and collects several of them at once through `Downloads`.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,33 @@ import email.message
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from voxtier.system.durable import sync_folder
 
-__all__ = ["CHUNK", "RemoteFile", "Transfer", "part_paths"]
+if TYPE_CHECKING:
+    from voxtier.tensors.making.worker_pool import Task
+
+__all__ = ["CHUNK", "Downloads", "RemoteFile", "Transfer", "part_paths"]
 
 CHUNK = 1 << 20
-"""Bytes at a time."""
+"""Bytes that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of the repository at the pinned revision."""
+    """One file of the repository at the pinned commit."""
 
     path: str
     size: int
     sha256: str | None
-    """For LFS files; others carry ``git_oid``."""
+    """Of LFS files; None for others, which ``git_oid`` identifies."""
     git_oid: str | None
+    """SHA-1 of the git object: of its header ``blob <size>\\0`` and the content."""
 
 
 class _Digest(Protocol):
@@ -36,19 +45,41 @@ class _Digest(Protocol):
 
 
 def part_paths(final: Path) -> tuple[Path, Path]:
-    """Return the names of an unfinished transfer and of what identifies it."""
+    """Return the paths of an unfinished transfer and of the JSON file that identifies its content."""
     part = final.with_name(f".{final.name}.part")
     return part, part.with_name(part.name + ".json")
 
 
 class Transfer:
-    """One file on its way: the part, its identity, and the checksum of what is there."""
+    """One file on its way: the part on disk, its identity, and the checksum of the bytes so far.
+
+    Parameters
+    ----------
+    remote : RemoteFile
+        The file.
+    final : Path
+        Where it appears. A part that lies beside it is continued if it belongs to this very file.
+    commit : str
+        The commit of ``remote``.
+
+    Attributes
+    ----------
+    position : int
+        Bytes that were fetched.
+    etag : str or None
+        Strong validator of the body (RFC 9110, 8.8.3), for ``If-Range``.
+    disk_error : OSError or None
+        The first refusal of the disk, to be told from errors of the network.
+    wrong_contents : int
+        How often the complete file had another checksum.
+    """
 
     def __init__(self, remote: RemoteFile, final: Path, commit: str) -> None:
         self.remote = remote
         self.disk_error: OSError | None = None
         self.etag: str | None = None
         self.position = 0
+        self.wrong_contents = 0
         self._final = final
         self._part, self._sidecar = part_paths(final)
         self._identity = {"commit": commit, "size": remote.size, "content": remote.sha256 or remote.git_oid}
@@ -60,13 +91,13 @@ class Transfer:
         if self.remote.sha256 is not None:
             return hashlib.sha256()
         digest = hashlib.sha1(usedforsecurity=False)
-        digest.update(f"blob {self.remote.size}\0".encode())  # a git object's name covers its header
+        digest.update(f"blob {self.remote.size}\0".encode())  # the header of a git object
         return digest
 
     def _resume(self) -> None:
         try:
-            known = json.loads(self._sidecar.read_text())
-            if {key: known.get(key) for key in self._identity} != self._identity:
+            identity = json.loads(self._sidecar.read_text())
+            if {key: identity.get(key) for key in self._identity} != self._identity:
                 raise ValueError("another version of the file")
             with self._part.open("rb") as stream:
                 while chunk := stream.read(CHUNK):
@@ -74,12 +105,12 @@ class Transfer:
                     self.position += len(chunk)
             if self.position > self.remote.size:
                 raise ValueError("longer than the file")
-            self.etag = known.get("etag")
+            self.etag = identity.get("etag")
         except (OSError, ValueError, AttributeError, RecursionError):
             self.restart()
 
     def restart(self) -> None:
-        """Forget what was fetched."""
+        """Remove the part: the next request fetches the whole file."""
         self._close()
         for path in (self._part, self._sidecar):
             with contextlib.suppress(FileNotFoundError):
@@ -89,7 +120,7 @@ class Transfer:
         self.etag = None
 
     def begin(self, status: int, headers: email.message.Message) -> None:
-        """Prepare for a body: behind what is there when the server continues, else from the start."""
+        """Prepare for the body of a response: a 206 continues the part, any other begins anew."""
         if status == 206:
             start = (headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
             if start != str(self.position):
@@ -108,7 +139,7 @@ class Transfer:
             raise
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+        """Append bytes to the part."""
         if self.position + len(chunk) > self.remote.size:
             self.restart()
             raise ConnectionError("the server sent more bytes than the file has")
@@ -122,7 +153,7 @@ class Transfer:
         self.position += len(chunk)
 
     def pause(self) -> None:
-        """Put what was fetched on the disk."""
+        """Close the part, so that its bytes reach the disk."""
         self._close()
 
     def _close(self) -> None:
@@ -134,22 +165,60 @@ class Transfer:
                 self.disk_error = error
 
     def finish(self) -> bool:
-        """Check, and let the file appear; False when the bytes are wrong (everything is forgotten then)."""
+        """Let the file appear if its bytes are right; else remove the part and return False."""
         expected = self.remote.sha256 or self.remote.git_oid
         if expected is not None and self._digest.hexdigest() != expected:
-            self.restart()
-            return False
+            return self._refuse_content()
         if self.remote.size == 0:
             self._part.touch()
         self._close()
         if self.disk_error is not None:
             raise self.disk_error
         with self._part.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size != self.remote.size:  # somebody else appended, or began anew
-                self.restart()
-                return False
+            if os.fstat(stream.fileno()).st_size != self.remote.size:  # another process wrote to it
+                return self._refuse_content()
             os.fsync(stream.fileno())
         self._part.replace(self._final)
         sync_folder(self._final.parent)
         self._sidecar.unlink(missing_ok=True)
         return True
+
+    def _refuse_content(self) -> bool:
+        self.wrong_contents += 1
+        self.restart()
+        return False
+
+
+class Downloads:
+    """Downloads that run in threads, each for one task.
+
+    Parameters
+    ----------
+    threads : int
+        The most downloads at once.
+    on_end : callable
+        Called in the thread of a download when it has ended.
+    """
+
+    def __init__(self, threads: int, *, on_end: Callable[[], None]) -> None:
+        self._executor = ThreadPoolExecutor(threads, "voxtier-download")
+        self._on_end = on_end
+        self._tasks: dict[Future[None], Task] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, task: Task, fetch: Callable[[], None]) -> None:
+        """Run ``fetch`` in a thread, now or when one is free."""
+        future = self._executor.submit(fetch)
+        self._tasks[future] = task
+        future.add_done_callback(lambda _: self._on_end())
+
+    def collect(self) -> Iterator[tuple[Task, BaseException | None]]:
+        """Yield the tasks whose downloads have ended, each once, with the error if there was one."""
+        for future in [each for each in self._tasks if each.done()]:
+            yield self._tasks.pop(future), future.exception()
+
+    def close(self, *, wait: bool) -> None:
+        """Begin no further download; with ``wait`` return only when the running ones have ended."""
+        self._executor.shutdown(wait=wait, cancel_futures=True)

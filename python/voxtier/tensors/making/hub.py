@@ -1,7 +1,8 @@
-"""Volumes from a Hugging Face dataset: a pinned revision, resumable, checked against the hub's own sha256.
+"""`Hub`: files of a Hugging Face dataset at one commit, resumable and checked against the hub's checksums.
 
-Metadata comes through `huggingface_hub`. The bodies are fetched here, because the client puts each file
-into its cache first (twice the disk), starts over after a kill, and accepts wrong bytes of the right length.
+plan.py looks files up, the threads of download.py fetch them. Metadata comes through `huggingface_hub`. The
+bodies are fetched here, because that client puts each file into its cache first (twice the disk), starts
+over after a kill, and accepts wrong bytes of the right length.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -29,12 +29,15 @@ from voxtier.errors import (
 )
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.making.download import CHUNK, RemoteFile, Transfer
+from voxtier.tensors.making.policies import PassingFaultError, RetryPolicy
+from voxtier.tensors.manifest import Entry
 
 __all__ = ["Hub", "RemoteFile"]
 
 TIMEOUT = 30.0
-ATTEMPTS = 6
-LONGEST_WAIT = 300.0
+"""Seconds without a byte after which a request has failed."""
+WRONG_CONTENTS = 3
+"""Downloads with a wrong checksum after which a file is given up."""
 
 T = TypeVar("T")
 
@@ -47,7 +50,7 @@ class Hub:
     repo_id : str
         ``owner/name``.
     revision : str
-        Branch, tag or commit; resolved to a commit on first use.
+        Branch, tag or commit; resolved to a commit once.
     token : str, optional
         Sent to the hub only, never to the host that it redirects to, and never logged.
     endpoint : str, optional
@@ -55,7 +58,12 @@ class Hub:
     pause : float
         Seconds before the first repetition; doubled each time.
     stop : threading.Event, optional
-        Ends waiting and fetching early.
+        Set it to end pauses and transfers early.
+
+    Raises
+    ------
+    MissingExtraError
+        `huggingface_hub` is not installed.
     """
 
     def __init__(
@@ -77,12 +85,12 @@ class Hub:
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         self.offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         self._token = token
-        self._pause = pause
+        self._retries = RetryPolicy(pause)
         self._stop = stop or threading.Event()
         self._api = huggingface_hub.HfApi(endpoint=self.endpoint, token=token or False)
         self._commit: str | None = None
         self._lock = threading.Lock()
-        self._opener = urllib.request.build_opener(_KeepSecretsAtHome)
+        self._opener = urllib.request.build_opener(_RedirectWithoutToken)
 
     @property
     def commit(self) -> str:
@@ -93,18 +101,18 @@ class Hub:
                     lambda: self._api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision)
                 )
                 if not found.sha:
-                    raise BackendError(f"{self.endpoint}: names no commit for {self.repo_id}@{self.revision}")
+                    raise BackendError(f"{self._where()}: the hub names no commit")
                 self._commit = str(found.sha)
             return self._commit
 
     def look_up(self, paths: Iterable[str]) -> dict[str, RemoteFile]:
-        """Return size and checksum of those paths that the repository has.
+        """Return size and checksum of the paths that the repository has, by path.
 
         Raises
         ------
-        voxtier.BackendError
+        BackendError
             The hub cannot be reached, or refuses.
-        voxtier.ConfigError
+        ConfigError
             No such repository or revision, or no permission.
         """
         wanted = list(paths)
@@ -122,82 +130,92 @@ class Hub:
     def _paths_info(self, batch: list[str], commit: str) -> Any:
         return self._api.get_paths_info(self.repo_id, batch, revision=commit, repo_type="dataset")
 
+    def source(self, remote: RemoteFile) -> Entry:
+        """Return where a file comes from, for the manifest."""
+        return {
+            "repo": self.repo_id,
+            "commit": self.commit,
+            "sha256": remote.sha256,
+            "hub_path": remote.path,
+        }
+
     def _ask(self, question: Callable[[], T]) -> T:
-        """Ask through the client; its many errors become ours, and passing ones are asked again."""
+        """Ask through the client, again while a fault may pass; its errors become ours."""
         from huggingface_hub import errors
 
-        if self.offline:
-            raise BackendError("HF_HUB_OFFLINE is set: nothing is downloaded")
-        for left, wait in self._waits():
+        def ask_once() -> T:
             try:
                 return question()
-            except (
-                errors.RepositoryNotFoundError
-            ) as error:  # the hub says 401 for a repository one may not see
-                raise ConfigError(f"{self._where()}: {_reason(error)}{self._advice()}") from None
+            except errors.RepositoryNotFoundError as error:  # also for one that the token may not see
+                raise ConfigError(f"{self._where()}: {_first_line(error)}{self._token_hint()}") from None
             except errors.HFValidationError as error:
-                raise ConfigError(f"downloads.repo_id: {_reason(error)}") from None
+                raise ConfigError(f"downloads.repo_id: {_first_line(error)}") from None
             except errors.RevisionNotFoundError:
-                raise ConfigError(f"{self._where()}: no such revision") from None
+                raise ConfigError(f"{self._where()}: no such revision; set downloads.revision") from None
             except errors.HfHubHTTPError as error:
                 status = getattr(error.response, "status_code", 0)
                 if status in (401, 403):
-                    raise ConfigError(f"{self._where()}: HTTP {status}{self._advice()}") from None
+                    raise ConfigError(f"{self._where()}: HTTP {status}{self._token_hint()}") from None
                 if status not in (408, 429) and status < 500:
-                    raise BackendError(f"{self._where()}: HTTP {status}: {_reason(error)}") from None
-                last = f"HTTP {status}"
-                wait = max(wait, _retry_after(dict(error.response.headers)))
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                last = f"{type(error).__name__}: {error}"
-            except Exception as error:  # the transport differs by version (requests, httpx): by its module
-                if type(error).__module__.split(".")[0] not in ("requests", "urllib3") and not type(
-                    error
-                ).__module__.startswith("httpx"):
+                    raise BackendError(f"{self._where()}: HTTP {status}: {_first_line(error)}") from None
+                raise PassingFaultError(
+                    f"HTTP {status}", _retry_after(dict(error.response.headers))
+                ) from None
+            except Exception as error:
+                if not isinstance(error, OSError | ValueError) and not _is_of_transport(error):
                     raise
-                last = f"{type(error).__name__}: {error}"
-            if left:
-                self._sleep(wait)
-        raise BackendError(f"{self._where()}: {last}")
+                raise PassingFaultError(f"{type(error).__name__}: {error}") from None
+
+        self._refuse_offline()
+        return self._retries.repeat(ask_once, self._sleep, where=self._where())
+
+    def _refuse_offline(self) -> None:
+        if self.offline:
+            raise BackendError("HF_HUB_OFFLINE is set: nothing is downloaded; unset it, or lay the files out")
 
     def _where(self) -> str:
         return f"{self.endpoint}/datasets/{self.repo_id}@{self.revision}"
 
-    def _advice(self) -> str:
+    def _token_hint(self) -> str:
         return "" if self._token else "; no token was given: set HF_TOKEN or downloads.hf_token"
 
-    def _waits(self) -> Iterator[tuple[int, float]]:
-        """Yield for every attempt how many are left, and the seconds before the next."""
-        for attempt in range(ATTEMPTS):
-            seconds = self._pause * 2**attempt * random.uniform(0.8, 1.2)
-            yield ATTEMPTS - 1 - attempt, min(60.0, seconds)
-
     def _sleep(self, seconds: float) -> None:
-        if self._stop.wait(min(seconds, LONGEST_WAIT)):
+        if self._stop.wait(seconds):
             raise StoppedError("stopped while waiting for the hub")
 
     def fetch(
         self, remote: RemoteFile, final: Path, *, on_bytes: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Fetch a file to ``final``, which appears whole and checked, or not at all.
+        """Fetch a file, which appears under its final name whole and checked, or not at all.
 
-        An interrupted transfer is kept as ``.<name>.part`` and continued by the next call, of this or of a
-        later process.
+        An interrupted transfer is kept as ``.<name>.part`` and continued by the next call, also of a later
+        process.
+
+        Parameters
+        ----------
+        remote : RemoteFile
+            From `look_up`.
+        final : Path
+            Where the file appears; its folder is made.
+        on_bytes : callable
+            Called with the number of bytes each time some have arrived.
 
         Raises
         ------
-        voxtier.NotFoundError
-            The hub does not have it (404).
-        voxtier.ConfigError
+        NotFoundError
+            The hub does not have the file (404).
+        ConfigError
             401 or 403.
-        voxtier.BackendError
-            The hub cannot be reached, or fails again and again.
+        BackendError
+            The hub cannot be reached, or has failed too often.
         WrongContentError
-            The bytes do not match the hub's checksum, several times.
+            The bytes did not match the hub's checksum, several times.
+        StoppedError
+            The event ``stop`` of the hub was set.
         OSError
             The disk is full, for instance; the part is removed then.
         """
-        if self.offline:
-            raise BackendError("HF_HUB_OFFLINE is set: nothing is downloaded")
+        self._refuse_offline()
         if self._stop.is_set():
             raise StoppedError("stopped before it began")
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -207,14 +225,16 @@ class Hub:
         with claim.held():
             transfer = Transfer(remote, final, self.commit)
             try:
-                self._persist(transfer, on_bytes)
+                self._retries.repeat(
+                    lambda: self._fetch_once(transfer, on_bytes), self._sleep, where=remote.path
+                )
             finally:
                 transfer.pause()
 
     def _claim(self, final: Path) -> Claim | None:
-        """Wait for the right to fetch; None when another run, perhaps for another cache, has fetched it.
+        """Wait for the right to fetch; None when another run, also for another cache, has fetched the file.
 
-        Two that write one part would each find its own bytes right, and the file wrong.
+        If two wrote to one part, each would find its own bytes right, and the file would be wrong.
         """
         claim = Claim.take(final)
         while claim is None:
@@ -224,44 +244,34 @@ class Hub:
             claim = Claim.take(final)
         return claim
 
-    def _persist(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
-        """Repeat requests until the file is there or hope is lost."""
-        remote = transfer.remote
-        last = "no attempt"
-        wrong = 0
-        for left, wait in self._waits():
-            try:
-                self._continue(transfer, on_bytes)
-                if transfer.finish():
-                    return
-                wrong += 1
-                last = "the bytes do not match the hub's checksum"
-                if wrong == 3:
-                    raise WrongContentError(f"{remote.path}: {last}, three times")
-                continue
-            except urllib.error.HTTPError as error:
-                error.close()
-                if error.code in (401, 403):
-                    raise ConfigError(f"{remote.path}: HTTP {error.code}{self._advice()}") from None
-                if error.code == 404:
-                    raise NotFoundError(f"{remote.path}: the hub does not have it (404)") from None
-                if error.code == 416:
-                    transfer.restart()
-                last = f"HTTP {error.code}"
-                wait = max(wait, _retry_after(dict(error.headers)))
-            except OSError as error:
-                if transfer.disk_error is not None:
-                    transfer.restart()
-                    raise transfer.disk_error from None
-                last = f"{type(error).__name__}: {error}"
-            except http.client.HTTPException as error:
-                last = f"{type(error).__name__}: {error}"
-            if left:
-                self._sleep(wait)
-        raise BackendError(f"{remote.path}: gave up after {ATTEMPTS} attempts: {last}")
+    def _fetch_once(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
+        """Fetch what is missing, and let the file appear if its checksum is right."""
+        path = transfer.remote.path
+        try:
+            self._request_rest(transfer, on_bytes)
+            if transfer.finish():
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in (401, 403):
+                raise ConfigError(f"{path}: HTTP {error.code}{self._token_hint()}") from None
+            if error.code == 404:
+                raise NotFoundError(f"{path}: the hub does not have it (404)") from None
+            if error.code == 416:  # the part does not fit the file
+                transfer.restart()
+            raise PassingFaultError(f"HTTP {error.code}", _retry_after(dict(error.headers))) from None
+        except (OSError, http.client.HTTPException) as error:
+            if transfer.disk_error is not None:
+                transfer.restart()
+                raise transfer.disk_error from None
+            raise PassingFaultError(f"{type(error).__name__}: {error}") from None
+        reason = "the bytes do not match the hub's checksum"
+        if transfer.wrong_contents == WRONG_CONTENTS:
+            raise WrongContentError(f"{path}: {reason}, {WRONG_CONTENTS} times")
+        raise PassingFaultError(reason)
 
-    def _continue(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
-        """One request: the rest of the file, or all of it when the server cannot continue."""
+    def _request_rest(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
+        """Make one request: for the rest of the file, or for all of it when the server cannot continue."""
         if transfer.position == transfer.remote.size:
             return
         url = f"{self.endpoint}/datasets/{self.repo_id}/resolve/{self.commit}/" + urllib.parse.quote(
@@ -287,8 +297,8 @@ class Hub:
             raise ConnectionResetError(f"ended at {transfer.position} of {transfer.remote.size} bytes")
 
 
-class _KeepSecretsAtHome(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but sends the token to no other host."""
+class _RedirectWithoutToken(urllib.request.HTTPRedirectHandler):
+    """Follows redirects; only the first host gets the token."""
 
     def redirect_request(
         self,
@@ -309,7 +319,7 @@ class _KeepSecretsAtHome(urllib.request.HTTPRedirectHandler):
 
 
 def _retry_after(headers: dict[str, str]) -> float:
-    """Return the seconds that the server asks for; a date is not worth parsing."""
+    """Return the seconds that the server asks for (RFC 9110, 10.2.3); 0 for a date."""
     for name, value in headers.items():
         if name.lower() == "retry-after":
             with contextlib.suppress(ValueError):
@@ -317,5 +327,11 @@ def _retry_after(headers: dict[str, str]) -> float:
     return 0.0
 
 
-def _reason(error: Exception) -> str:
+def _is_of_transport(error: Exception) -> bool:
+    """Whether the client's transport raised it: requests or httpx by version, so compared by module."""
+    module = type(error).__module__
+    return module.split(".")[0] in ("requests", "urllib3", "http") or module.startswith("httpx")
+
+
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,8 +1,12 @@
-"""What `generate` would do: counts, bytes, peak disk, time. Nothing is changed by asking."""
+"""The plan of a run: counts, bytes, peak disk and time. `make_plan` changes nothing.
+
+``voxtier tensors plan`` prints it; `Generator.run` carries it out.
+"""
 
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 import statistics
@@ -10,39 +14,39 @@ import struct
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from voxtier.errors import BackendError, ConfigError
 from voxtier.tensors.identity.folders import item_folder
 from voxtier.tensors.identity.keys import hub_path, item_key, missing_keys, raw_path, read_volume_names
 from voxtier.tensors.making.hub import Hub, RemoteFile
 from voxtier.tensors.making.resources import TYPICAL_VOXELS, affordable_workers, free_disk
-from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.manifest import Entry, Manifest
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
     from voxtier.tensors.identity.keys import Expected
 
-__all__ = ["Plan", "make_plan", "nifti_voxels", "output_size"]
+__all__ = ["Plan", "make_plan", "nifti_voxels", "output_size", "shard"]
 
 SECONDS_PER_VOXEL = 18.7 / TYPICAL_VOXELS
-"""One thread of the stock transforms, for an estimate before anything was measured."""
+"""One thread of the stock transforms: the estimate until the manifest holds measured times."""
 MOST_VOXELS_PER_BYTE = 1032
-"""What DEFLATE can unpack from a byte."""
+"""The most bytes that DEFLATE unpacks from one byte (RFC 1951: 258 from two bits)."""
 OVERHEAD = 24_000
-"""Bytes of metadata and structure beside the image, 8 to 40 KB."""
+"""Bytes of metadata and structure beside the image: 8 to 40 KB."""
 ITEM_SIZES = {"float64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "uint8": 1}
 
 
 @dataclass(slots=True)
 class Plan:
-    """The work, counted."""
+    """The work of a run, counted."""
 
     folder: str
     required: int
     present: int
     missing: int
-    local_raws: int
+    local_raw_files: int
     to_download: int
     unavailable: int
     orphans: int
@@ -52,21 +56,26 @@ class Plan:
     free_disk_bytes: int
     workers: int
     seconds: float
+    hub_down: bool = False
+    """The hub was asked and gave no answer."""
     warnings: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list, repr=False)
     """The volumes to make, in order."""
+    all_names: list[str] = field(default_factory=list, repr=False)
+    """The volumes of the lists, or of the shard."""
+    unavailable_names: list[str] = field(default_factory=list, repr=False)
+    """The volumes that are neither on disk nor on the hub."""
     remote: dict[str, RemoteFile] = field(default_factory=dict, repr=False)
-    """What the hub says about those that are not on disk, by volume name."""
+    """Size and checksum of the volumes that are not on disk but on the hub, by volume name."""
 
     def as_json(self) -> str:
-        """Return one line of JSON without the lists."""
-        row = asdict(self)
-        del row["names"], row["remote"]
-        return json.dumps(row)
+        """Return one line of JSON without the lists of volumes."""
+        left_out = ("names", "all_names", "unavailable_names", "remote")
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in left_out})
 
 
 def output_size(config: Config) -> int:
-    """Return the bytes of one tensor file, but for a few kilobytes."""
+    """Return the bytes of one tensor file, within a few kilobytes."""
     voxels = math.prod(config.processing.target_shape_dhw)
     return voxels * ITEM_SIZES[config.processing.torch_dtype] + OVERHEAD
 
@@ -83,20 +92,34 @@ def nifti_voxels(path: Path) -> int | None:
         if len(header) == 56 and struct.unpack_from(f"{order}i", header)[0] == 348:
             axes = [int(axis) for axis in struct.unpack_from(f"{order}8h", header, 40)]
             voxels = math.prod(max(1, axis) for axis in axes[1 : 1 + min(max(axes[0], 0), 7)])
-            return min(voxels, MOST_VOXELS_PER_BYTE * size)  # whatever the header claims
+            return min(voxels, MOST_VOXELS_PER_BYTE * size)  # the header may claim anything
     return None
 
 
 def shard(names: list[str], count: int, index: int) -> list[str]:
-    """Return the contiguous share ``index`` of ``count``; the shares are disjoint and complete.
+    """Return one contiguous share of a list; the shares are disjoint, and together they are the list.
+
+    Parameters
+    ----------
+    names : list of str
+        The whole list.
+    count : int
+        Number of shares, at least 1.
+    index : int
+        Which share, from 0.
+
+    Returns
+    -------
+    list of str
+        The names of that share, in order.
 
     Raises
     ------
-    voxtier.ConfigError
+    ConfigError
         ``index`` is not in ``[0, count)``.
     """
     if count < 1 or not 0 <= index < count:
-        raise ConfigError(f"shard {index} of {count}: the shard id counts from 0 to num-shards - 1")
+        raise ConfigError(f"shard {index} of {count}: choose a shard id from 0 to num-shards - 1")
     return names[len(names) * index // count : len(names) * (index + 1) // count]
 
 
@@ -118,36 +141,54 @@ def make_plan(
     workers : int
         The most volumes at once.
     num_shards, shard_id : int
-        With more than one shard, volumes that are not on disk are left out.
+        How many shares the list has, and which is planned. With more than one, volumes that are not on disk
+        are left out.
     batch_size : int
         The most raw files on disk at once.
     hub : Hub, optional
-        Asked for the sizes of volumes that are not on disk; without it these are counted as unavailable.
+        Asked for the sizes of volumes that are not on disk; without it these count as unavailable.
+
+    Returns
+    -------
+    Plan
+        For `Generator.run`.
 
     Raises
     ------
-    voxtier.ConfigError
+    ConfigError
         The lists cannot be read, or the hub refuses.
     """
     names = shard(read_volume_names(config.subsets), num_shards, shard_id)
     folder = item_folder(config)
     expected = missing_keys(names, folder)
-    raws = {name: raw_path(config.img_dir, name, config.dir_structure) for name in expected.missing}
-    local = [name for name in expected.missing if raws[name].is_file()]
-    absent = [name for name in expected.missing if not raws[name].is_file()]
-    remote, unavailable, warnings = _ask_hub(hub, absent, Manifest(folder).read())
-    warnings += _warnings(config, expected)
-    todo = [name for name in expected.missing if name not in unavailable]
-    voxels = [count for name in local[:32] if (count := nifti_voxels(raws[name])) is not None]
-    crew = affordable_workers(workers, max(voxels, default=None))
+    raw_files = {name: raw_path(config.img_dir, name, config.dir_structure) for name in expected.missing}
+    local = {name for name, path in raw_files.items() if path.is_file()}
+    absent = [name for name in expected.missing if name not in local]
+    warnings = _warnings(config, expected)
+    remote: dict[str, RemoteFile] = {}
+    hub_down = False
+    if absent and hub is not None:
+        try:
+            remote = _ask_hub(hub, absent, Manifest(folder).read())
+        except BackendError as error:
+            hub_down = True
+            warnings.insert(0, f"{len(absent)} volumes are not on disk, and the hub does not help: {error}")
+    todo = [name for name in expected.missing if name in local or name in remote]
+    voxels = [
+        count
+        for path in itertools.islice((raw_files[name] for name in expected.missing if name in local), 32)
+        if (count := nifti_voxels(path)) is not None
+    ]
+    affordable = affordable_workers(workers, max(voxels, default=None))
     output = output_size(config)
     sizes = sorted((file.size for file in remote.values()), reverse=True)
+    unavailable = [name for name in absent if name not in remote]
     return Plan(
         folder=str(folder),
         required=len(names),
         present=len(names) - len(expected.missing),
         missing=len(expected.missing),
-        local_raws=len(local),
+        local_raw_files=len(local),
         to_download=len(remote),
         unavailable=len(unavailable),
         orphans=len(expected.orphans) if num_shards == 1 else 0,
@@ -155,32 +196,28 @@ def make_plan(
         output_bytes=output * len(todo),
         peak_disk_bytes=output * len(todo) + sum(sizes[:batch_size]),
         free_disk_bytes=free_disk(config.cache_dir),
-        workers=crew,
-        seconds=round(len(todo) * _seconds_per_item(folder, voxels) / crew, 1),
+        workers=affordable,
+        seconds=round(len(todo) * _seconds_per_item(folder, voxels) / affordable, 1),
+        hub_down=hub_down,
         warnings=warnings,
         names=todo,
+        all_names=names,
+        unavailable_names=unavailable,
         remote=remote,
     )
 
 
-def _ask_hub(
-    hub: Hub | None, absent: list[str], known: dict[str, dict[str, Any]]
-) -> tuple[dict[str, RemoteFile], set[str], list[str]]:
-    if not absent or hub is None:
-        return {}, set(absent), []
-    try:
-        commit = hub.commit
-        refused = {
-            name
-            for name in absent
-            if (known.get(item_key(name), {}).get("unavailable") or {}).get("commit") == commit
-        }
-        ask = [name for name in absent if name not in refused]
-        files = hub.look_up(map(hub_path, ask))
-    except BackendError as error:
-        return {}, set(absent), [f"{len(absent)} volumes are not on disk, and the hub is no help: {error}"]
-    remote = {name: files[hub_path(name)] for name in ask if hub_path(name) in files}
-    return remote, set(absent) - remote.keys(), []
+def _ask_hub(hub: Hub, absent: list[str], entries: dict[str, Entry]) -> dict[str, RemoteFile]:
+    """Look the volumes up, but for those that the manifest knows to be missing at this commit."""
+    commit = hub.commit
+
+    def is_missing(name: str) -> bool:
+        noted = entries.get(item_key(name), {}).get("unavailable") or {}
+        return bool(noted.get("commit") == commit)
+
+    paths = {name: hub_path(name) for name in absent if not is_missing(name)}
+    files = hub.look_up(paths.values())
+    return {name: files[path] for name, path in paths.items() if path in files}
 
 
 def _warnings(config: Config, expected: Expected) -> list[str]:

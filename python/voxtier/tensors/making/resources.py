@@ -1,25 +1,33 @@
-"""What this machine has left: memory (also inside a container), disk, and who uses it."""
+"""Free memory (also inside a container) and free disk space, and what fits into them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["affordable_workers", "available_memory", "free_disk", "resident_bytes"]
+__all__ = [
+    "TYPICAL_VOXELS",
+    "affordable_workers",
+    "available_memory",
+    "free_disk",
+    "has_memory_for",
+    "resident_bytes",
+]
 
 BYTES_PER_VOXEL = 51
 """Peak memory of the pipeline per input voxel (3.2 GB for 512 x 512 x 240), measured with MONAI 1.6.1."""
 WORKER_BASE = 400 << 20
-"""What a worker holds before its first volume: torch and MONAI."""
+"""Memory of a worker before its first volume: torch and MONAI."""
 TYPICAL_VOXELS = 512 * 512 * 240
+"""A chest CT, for volumes whose header is not on disk yet."""
 RESERVE = 512 << 20
+"""Memory that the workers leave to others."""
 
 
 def available_memory() -> int:
-    """Return bytes that new processes may use: the kernel's estimate, or what the cgroup leaves if less."""
-    candidates = [_meminfo_available(), *_cgroup_room()]
-    known = [value for value in candidates if value is not None]
-    return min(known) if known else 4 << 30
+    """Return the bytes that new processes may use: what the kernel estimates, or the cgroup has left."""
+    estimates = [_meminfo_available(), *_cgroup_available()]
+    return min((value for value in estimates if value is not None), default=4 << 30)
 
 
 def _meminfo_available() -> int | None:
@@ -32,8 +40,8 @@ def _meminfo_available() -> int | None:
     return None
 
 
-def _cgroup_room(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    room = []
+def _cgroup_available(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    available = []
     for limit_name, used_name in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -43,12 +51,12 @@ def _cgroup_room(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
             used = int((root / used_name).read_text())
         except (OSError, ValueError):  # "max" means no limit
             continue
-        room.append(max(0, limit - used))
-    return room
+        available.append(max(0, limit - used))
+    return available
 
 
 def affordable_workers(asked: int, voxels: int | None) -> int:
-    """Return how many volumes of that size fit into memory at once, at least one and at most ``asked``.
+    """Return how many volumes of that size fit into memory at once.
 
     Parameters
     ----------
@@ -61,12 +69,17 @@ def affordable_workers(asked: int, voxels: int | None) -> int:
     return max(1, min(asked, (available_memory() - RESERVE) // peak))
 
 
+def has_memory_for(voxels: int | None) -> bool:
+    """Whether one more volume of that size fits into memory now; None for a typical chest CT."""
+    return available_memory() >= BYTES_PER_VOXEL * (voxels or TYPICAL_VOXELS)
+
+
 def free_disk(path: Path) -> int:
     """Return free bytes of the file system that holds ``path`` or its nearest existing parent."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    state = os.statvfs(path)
+    return state.f_bavail * state.f_frsize
 
 
 def resident_bytes(pid: int | None = None) -> int:

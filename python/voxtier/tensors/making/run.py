@@ -1,54 +1,82 @@
-"""Make every tensor that the lists ask for and the cache lacks, and lose nothing on the way.
+"""`Generator`: make every tensor that the lists ask for and the cache lacks, and lose nothing on the way.
 
-Download, transform and cleaning overlap. The coordinator is one thread; downloads run in a few more, the
-transforms in worker processes. Each item is claimed first, so several runs share one list of work.
+The journey of one tensor, file by file:
+
+1. plan.py lists the volumes without a tensor file; hub.py gives the size of those that are not on disk.
+2. run.py takes the next volume when policies.py (`DiskPolicy`) lets it begin.
+3. ledger.py claims it, so that several runs may share one list. A volume that another process has claimed
+   is asked for again later.
+4. download.py fetches the raw file, if it is not on disk, through hub.py in a thread. ledger.py has recorded
+   before that the file is ours to remove.
+5. run.py hands the volume to worker_pool.py as soon as a worker is idle and the memory suffices.
+6. worker.py transforms it in a process of its own; saving.py writes the file, verifies it and lets it
+   appear. The report goes back through the pool.
+7. run.py hears the report and passes it to ledger.py, which appends it to the manifest, removes a raw file
+   that is ours and releases the claim.
+
+A failure leaves this way at step 4 or 6: policies.py (`HubPolicy`, `DeathPolicy`) says whether the volume is
+tried again and whether the run goes on; ledger.py counts the volume as failed and releases the claim.
+
+The loop is one thread. Downloads, transforms and cleaning of different volumes overlap.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from voxtier.errors import BackendError, ConfigError, NotFoundError, StoppedError, VoxtierError
-from voxtier.system.durable import write_text
-from voxtier.tensors.claims import Claim
-from voxtier.tensors.identity.fingerprint import fingerprint
+from voxtier.errors import ConfigError, StoppedError, VoxtierError
 from voxtier.tensors.identity.folders import remember_folder
-from voxtier.tensors.identity.keys import item_key, raw_path, read_volume_names
+from voxtier.tensors.making.download import Downloads
 from voxtier.tensors.making.hub import Hub
-from voxtier.tensors.making.outcome import DEFAULTS, Options, Outcome
-from voxtier.tensors.making.plan import Plan, make_plan, nifti_voxels, output_size, shard
-from voxtier.tensors.making.raw_files import RawFiles
-from voxtier.tensors.making.resources import (
-    BYTES_PER_VOXEL,
-    TYPICAL_VOXELS,
-    available_memory,
-    free_disk,
-)
+from voxtier.tensors.making.ledger import Ledger, RunResult
+from voxtier.tensors.making.plan import Plan, make_plan, nifti_voxels, output_size
+from voxtier.tensors.making.policies import DeathPolicy, DiskPolicy, HubPolicy, is_disk_full
+from voxtier.tensors.making.resources import free_disk, has_memory_for
 from voxtier.tensors.making.runlog import RunLog
-from voxtier.tensors.making.worker_pool import Crew, Event, Task
-from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.making.worker_pool import Event, Task, WorkerPool
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
+    from voxtier.tensors.making.download import RemoteFile
 
-__all__ = ["Generator", "Options", "Outcome"]
+__all__ = ["Generator", "Options", "RunResult"]
 
 log = logging.getLogger("voxtier.tensors.making.run")
-missing_log = logging.getLogger("voxtier.tensors.missing")
 
-DEATHS_PER_ITEM = 2
-"""A volume that kills this many workers is recorded as failed."""
-HUB_IS_DOWN_AFTER = 5
-"""Failed downloads in a row."""
+POLL_SECONDS = 0.05
+"""The longest that the loop sleeps while work is under way: `stop` and `abort` are seen that late."""
+HELD_SECONDS = 0.2
+"""Between two questions whether other processes have finished the volumes that they claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run."""
+
+    workers: int = 8
+    batch_size: int = 100
+    """Most downloaded raw files on disk at once."""
+    clean_raw: bool = False
+    """Also remove raw files that the user put there, once their tensors are verified."""
+    num_shards: int = 1
+    shard_id: int = 0
+    min_free: int = 1 << 30
+    """Bytes that stay free on the disk."""
+    max_raw_bytes: int | None = None
+    """Most bytes of downloaded raw files at once."""
+    until_full: bool = False
+    """Start although the disk cannot hold everything."""
+
+
+DEFAULTS = Options()
 
 
 class Generator:
@@ -62,8 +90,17 @@ class Generator:
         How to run.
     hub : Hub, optional
         Where absent volumes come from; by default the configuration's repository (none with shards).
-    on_item : callable, optional
-        Called after each item with the bytes written.
+    on_item : callable
+        Called with the bytes written (0 for none) when a volume is made, has failed, or was made by others.
+
+    Attributes
+    ----------
+    stop : threading.Event
+        Set it to finish the current volumes and begin no other.
+    abort : threading.Event
+        Set it to kill the workers and not to wait for downloads; no partial file appears.
+    result : RunResult
+        What the run has done so far.
     """
 
     def __init__(
@@ -77,22 +114,13 @@ class Generator:
         self.config = config
         self.options = options
         self.stop = threading.Event()
-        """Set: current items are finished, nothing new is begun."""
         self.abort = threading.Event()
-        """Set: workers are killed, downloads not waited for; what they were writing never appears."""
-        self.outcome = Outcome()
-        downloads = config.downloads
+        self.result = RunResult()
         if hub is None and options.num_shards == 1:
-            hub = Hub(downloads.repo_id, downloads.revision, token=downloads.token, stop=self.stop)
+            source = config.downloads
+            hub = Hub(source.repo_id, source.revision, token=source.token, stop=self.stop)
         self.hub = hub
         self.on_item = on_item
-        self._claims: dict[str, Claim] = {}
-        self._ready: deque[Task] = deque()
-        self._fetching: dict[Future[None], Task] = {}
-        self._deaths: dict[str, int] = {}
-        self._raw_bytes: dict[str, int] = {}
-        self._failures_in_a_row = 0
-        self._finished = False
 
     def plan(self) -> Plan:
         """Return what `run` would do."""
@@ -106,288 +134,186 @@ class Generator:
             hub=self.hub,
         )
 
-    def run(self, plan: Plan) -> Outcome:
-        """Do it.
+    def run(self, plan: Plan) -> RunResult:
+        """Carry out a plan.
 
         Raises
         ------
-        voxtier.ConfigError
+        ConfigError
             The disk cannot hold the result, or the cache folder cannot be written.
         """
-        self._refuse_if_too_large(plan)
-        self.folder = Path(plan.folder)
-        self._prepare_folder()
-        self.manifest = Manifest(self.folder)
-        self._raws = RawFiles(self.config, self.folder, self.manifest)
-        self._fingerprint = fingerprint(self.config)
-        self._remote = plan.remote
-        self.outcome.unavailable = plan.unavailable
-        self.outcome.hub_down = any("the hub is no help" in warning for warning in plan.warnings)
-        self._runlog = RunLog(self.config.logs_dir, plan, self.options.batch_size)
+        config, options = self.config, self.options
+        disk = DiskPolicy(options.min_free, output_size(config), options.max_raw_bytes)
+        shortage = disk.shortage(plan.peak_disk_bytes, plan.free_disk_bytes)
+        if plan.names and shortage and not options.until_full:
+            raise ConfigError(f"{plan.folder}: {shortage}")
+        folder = Path(plan.folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            remember_folder(config, folder)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
+        ledger = Ledger(config, folder, clean_raw=options.clean_raw, on_settled=self.on_item)
+        result = self.result = ledger.result
+        result.unavailable, result.hub_down = plan.unavailable, plan.hub_down
+        runlog = RunLog(config.logs_dir, plan, options.batch_size)
         for warning in plan.warnings:
             log.warning(warning)
-        crew = Crew(min(plan.workers, max(1, len(plan.names))), self.config.processing)
-        heart = threading.Thread(target=self._beat, name="voxtier-claims", daemon=True)
-        self._done = threading.Event()
-        heart.start()
+        status = "failed"
         try:
-            self._remember_unavailable(plan)
-            self.outcome.raws_removed += self._raws.clean_leftovers(
-                self._all_names(), also_foreign=self.options.clean_raw
-            )
-            downloads = ThreadPoolExecutor(self.config.downloads.max_workers, "voxtier-download")
-            try:
-                self._loop(plan, crew, downloads)
-            finally:
-                if not self._finished:
-                    self.stop.set()
-                downloads.shutdown(wait=not self.abort.is_set(), cancel_futures=True)
-            status = "completed" if self.outcome.exit_code() == 0 and not self.stop.is_set() else "failed"
+            with ledger:
+                if plan.unavailable_names and self.hub is not None and not plan.hub_down:
+                    ledger.record_unavailable(plan.unavailable_names, self.hub.commit)
+                ledger.clean_leftovers(plan.all_names)
+                _Loop(self, plan, ledger, disk).run(runlog)
+            if result.exit_code() == 0 and not self.stop.is_set():
+                status = "completed"
+        finally:
+            result.stopped = self.stop.is_set()
+            runlog.finish(status, result)
+        return result
+
+
+class _Loop:
+    """Moves volumes from one step to the next until all are settled or the run is stopped."""
+
+    def __init__(self, generator: Generator, plan: Plan, ledger: Ledger, disk: DiskPolicy) -> None:
+        config = generator.config
+        self._hub = generator.hub
+        self._stop = generator.stop
+        self._abort = generator.abort
+        self._folder = Path(plan.folder)
+        self._remote = plan.remote
+        self._ledger = ledger
+        self._pool = WorkerPool(min(plan.workers, max(1, len(plan.names))), config.processing, self._folder)
+        self._downloads = Downloads(config.downloads.max_workers, on_end=self._pool.wake)
+        self._batch_size = generator.options.batch_size
+        self._download_threads = config.downloads.max_workers
+        self._disk = disk
+        self._hub_policy = HubPolicy(config.img_dir, down=plan.hub_down)
+        self._deaths = DeathPolicy()
+        self._waiting = deque(plan.names)
+        self._held: deque[str] = deque()
+        """Volumes that other processes have claimed."""
+        self._ready: deque[Task] = deque()
+        """Claimed volumes whose raw files are on disk."""
+
+    def run(self, runlog: RunLog) -> None:
+        """Work until every volume is settled, or until `stop` or `abort` is set."""
+        try:
+            self._work(runlog)
         except BaseException:
-            status = "failed"
-            self.abort.set()
+            self._abort.set()
             raise
         finally:
-            crew.close(kill=self.abort.is_set())
-            self._done.set()
-            for key in list(self._claims):
-                self._release(key)
-            self.outcome.workers = crew.size
-            self.outcome.stopped = self.stop.is_set()
-            self._runlog.finish(status, self.outcome.made, len(self.outcome.failed), crew.size)
-            with contextlib.suppress(OSError):
-                self.manifest.compact()
-        return self.outcome
+            self._pool.close(kill=self._abort.is_set())
+            self._ledger.result.workers = self._pool.size
 
-    def _refuse_if_too_large(self, plan: Plan) -> None:
-        needed = plan.peak_disk_bytes + self.options.min_free
-        if plan.names and not self.options.until_full and needed > plan.free_disk_bytes:
-            raise ConfigError(
-                f"{plan.folder}: needs {plan.peak_disk_bytes:,} bytes with {self.options.min_free:,} kept"
-                f" free, but the disk has {plan.free_disk_bytes:,}; --until-full starts and stops in time"
-            )
-
-    def _prepare_folder(self) -> None:
+    def _work(self, runlog: RunLog) -> None:
+        finished = False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            params = self.folder / "cache_params.json"
-            if not params.exists():  # else MONAI is not needed in this process
-                from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
-
-                write_text(params, cache_params_text(build_transforms(self.config.processing)))
-            remember_folder(self.config, self.folder)
-        except OSError as error:
-            raise ConfigError(f"{self.folder}: cannot be written: {error.strerror}") from None
-
-    def _beat(self) -> None:
-        while not self._done.wait(15):
-            for claim in list(self._claims.values()):
-                claim.beat()
-
-    def _remember_unavailable(self, plan: Plan) -> None:
-        """Note what the pinned revision lacks, so that the next run does not ask again."""
-        if self.hub is None or self.outcome.hub_down or not plan.unavailable:
-            return
-        todo = set(plan.names)
-        rows = []
-        for name in self._all_names():
-            key = item_key(name)
-            if name in todo or (self.folder / f"{key}.pt").exists():
-                continue
-            missing_log.warning("%s: not on disk and not in the repository", name)
-            self.outcome.failed.setdefault(name, "not on disk and not in the repository")
-            rows.append(
-                {"key": key, "volume": name, "unavailable": {"reason": "404", "commit": self.hub.commit}}
-            )
-        self._raws.record(rows)
-
-    def _all_names(self) -> list[str]:
-        names = read_volume_names(self.config.subsets)
-        return shard(names, self.options.num_shards, self.options.shard_id)
-
-    def _loop(self, plan: Plan, crew: Crew, downloads: ThreadPoolExecutor) -> None:
-        waiting = deque(plan.names)
-        deferred: deque[str] = deque()
-        while True:
-            if self.abort.is_set():
-                return
-            if not self.stop.is_set():
-                self._begin(waiting, deferred, crew, downloads)
-            self._collect_downloads(0.0)
-            self._dispatch(crew)
-            for event in crew.poll(0.05 if crew.busy else 0.0):
-                self._finish(event, crew)
-            self._runlog.show("running", self.outcome.made, len(self.outcome.failed), crew)
-            if crew.busy or self._fetching or self._ready:
-                if self.stop.is_set() and not crew.busy and not self._fetching:
+            while not (finished or self._abort.is_set()):
+                if not self._stop.is_set():
+                    self._begin_volumes()
+                self._collect_downloads()
+                self._submit_ready()
+                for event in self._pool.poll(POLL_SECONDS if self._is_working() else 0.0):
+                    self._settle(event)
+                runlog.show(self._ledger.result, self._pool)
+                if self._is_working():
+                    continue
+                if self._stop.is_set():
                     return
-                if not crew.busy and self._fetching:
-                    self._collect_downloads(0.05)
-                continue
-            if self.stop.is_set():
-                return
-            if waiting:
-                continue
-            if not deferred:
-                self._finished = True
-                return
-            time.sleep(0.2)  # only items of other processes are left
-            waiting, deferred = deferred, deque()
+                if not (self._ready or self._waiting or self._held):
+                    finished = True
+                elif not (self._ready or self._waiting):
+                    time.sleep(HELD_SECONDS)
+                    self._waiting, self._held = self._held, deque()
+        finally:
+            if not finished:
+                self._stop.set()
+            self._downloads.close(wait=not self._abort.is_set())
 
-    def _begin(
-        self, waiting: deque[str], deferred: deque[str], crew: Crew, downloads: ThreadPoolExecutor
-    ) -> None:
-        """Claim and start as many items as the bounds allow."""
-        bound = min(self.options.batch_size, 2 * crew.size + self.config.downloads.max_workers)
-        while waiting and len(self._ready) + len(self._fetching) < bound:
-            if not self._disk_allows(crew):
-                return
-            name = waiting[0]
-            final = self.folder / f"{item_key(name)}.pt"
-            raw = raw_path(self.config.img_dir, name, self.config.dir_structure)
-            remote = self._remote.get(name)
-            size = remote.size if remote is not None else 0
-            limit = self.options.max_raw_bytes
-            if limit is not None and self._raw_bytes and sum(self._raw_bytes.values()) + size > limit:
-                return
-            waiting.popleft()
-            if final.exists():
-                self.outcome.elsewhere += 1
-                self.on_item(0)
-                continue
-            try:
-                claim = Claim.take(final)
-            except OSError as error:
-                self._fail(name, f"the cache folder cannot be written: {error}")
-                continue
-            if claim is None:
-                deferred.append(name)
-                continue
-            self._claims[final.stem] = claim
-            if final.exists():  # it appeared between the look and the claim
-                self._release(final.stem)
-                self.outcome.elsewhere += 1
-                self.on_item(0)
-                continue
-            task = Task(name, raw, final)
-            if raw.is_file():
-                self._ready.append(task)
-            elif remote is None or self.hub is None:
-                self._fail(name, "not on disk, and nowhere to download it from")
-            elif self.outcome.hub_down:
-                self._fail(name, "the hub is down")
-            else:
-                self._raw_bytes[final.stem] = size
-                self._raws.expect(task, size)
-                future = downloads.submit(self.hub.fetch, remote, raw)
-                self._fetching[future] = task
-                future.add_done_callback(lambda _: crew.wake())
+    def _is_working(self) -> bool:
+        return self._pool.busy > 0 or len(self._downloads) > 0
 
-    def _disk_allows(self, crew: Crew) -> bool:
-        under_way = (len(self._ready) + len(self._fetching) + crew.busy + 1) * output_size(self.config)
-        if free_disk(self.folder) - under_way >= self.options.min_free:
-            return True
-        if not (self._ready or self._fetching or crew.busy):
-            self._halt(
-                f"less than {self.options.min_free:,} bytes would stay free on the disk of {self.folder}"
+    def _begin_volumes(self) -> None:
+        """Claim volumes, and start downloads, until the bounds are reached."""
+        bound = min(self._batch_size, 2 * self._pool.size + self._download_threads)
+        while self._waiting and len(self._ready) + len(self._downloads) < bound:
+            remote = self._remote.get(self._waiting[0])
+            decision = self._disk.decide(
+                free=free_disk(self._folder),
+                under_way=len(self._ready) + len(self._downloads) + self._pool.busy,
+                raw_bytes=self._ledger.raw_bytes,
+                download_bytes=0 if remote is None else remote.size,
             )
-        return False
+            if decision == "stop":
+                room = f"{self._disk.min_free:,} bytes"
+                self._stop_run(f"less than {room} would stay free on the disk of {self._folder}")
+            if decision != "begin":
+                return
+            self._begin(self._ledger.task(self._waiting.popleft()), remote)
 
-    def _halt(self, reason: str) -> None:
-        log.error("stopping: %s", reason)
-        self.outcome.stop_reason = reason
-        self.stop.set()
+    def _begin(self, task: Task, remote: RemoteFile | None) -> None:
+        state = self._ledger.claim(task)
+        if state == "held":
+            self._held.append(task.volume)
+        elif state == "settled":
+            return
+        elif task.raw.is_file():
+            self._ready.append(task)
+        elif remote is None or self._hub is None:
+            self._ledger.fail(task, "not on disk, and no repository to download it from")
+        elif self._hub_policy.down:
+            self._ledger.fail(task, "the hub is down")
+        else:
+            self._ledger.begin_download(task, remote.size, self._hub.source(remote))
+            self._downloads.start(task, partial(self._hub.fetch, remote, task.raw))
 
-    def _collect_downloads(self, seconds: float) -> None:
-        done, _ = (
-            wait(self._fetching, timeout=seconds, return_when="FIRST_COMPLETED")
-            if self._fetching
-            else ((), ())
-        )
-        for future in done:
-            task = self._fetching.pop(future)
-            try:
-                future.result()
-            except StoppedError:
-                self._release(task.final.stem)
-            except (VoxtierError, OSError) as error:
-                self._download_failed(task, error)
-            else:
-                self._failures_in_a_row = 0
+    def _collect_downloads(self) -> None:
+        for task, error in self._downloads.collect():
+            if error is None:
+                self._hub_policy.succeeded()
                 self._ready.append(task)
+            elif isinstance(error, StoppedError):
+                self._ledger.release(task)
+            elif isinstance(error, VoxtierError | OSError):
+                self._fail_download(task, error)
+            else:
+                raise error
 
-    def _download_failed(self, task: Task, error: Exception) -> None:
-        self._raws.disown(task)
-        missing_log.warning("%s: %s", task.volume, error)
-        self._fail(task.volume, f"download: {error}")
-        if isinstance(error, NotFoundError):
-            reason = {"reason": "404", "commit": self.hub.commit if self.hub else ""}
-            self._raws.record([{"key": task.final.stem, "volume": task.volume, "unavailable": reason}])
-        elif isinstance(error, ConfigError):
-            self._halt(str(error))
-        elif isinstance(error, BackendError):
-            self._failures_in_a_row += 1
-            self.outcome.hub_down |= self._failures_in_a_row >= HUB_IS_DOWN_AFTER
-        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            self._halt(f"the disk of {self.config.img_dir} is full")
+    def _fail_download(self, task: Task, error: Exception) -> None:
+        failure = self._hub_policy.judge(error)
+        commit = self._hub.commit if failure.is_missing and self._hub is not None else None
+        self._ledger.fail_download(task, str(error), missing_at=commit)
+        self._ledger.result.hub_down = self._hub_policy.down
+        if failure.stop_reason:
+            self._stop_run(failure.stop_reason)
 
-    def _dispatch(self, crew: Crew) -> None:
-        while self._ready and crew.has_room() and not self.stop.is_set():
-            voxels = nifti_voxels(self._ready[0].raw) or TYPICAL_VOXELS
-            if crew.busy and available_memory() < BYTES_PER_VOXEL * voxels:
-                return  # the running ones will give memory back
-            crew.submit(self._ready.popleft())
+    def _submit_ready(self) -> None:
+        while self._ready and self._pool.has_room() and not self._stop.is_set():
+            if self._pool.busy and not has_memory_for(nifti_voxels(self._ready[0].raw)):
+                return  # the volumes in work will give memory back
+            self._pool.submit(self._ready.popleft())
 
-    def _finish(self, event: Event, crew: Crew) -> None:
+    def _settle(self, event: Event) -> None:
         task = event.task
-        key = task.final.stem
-        if event.kind == "died":
-            crew.halve()
-            log.error("%s: %s; going on with %d workers", task.volume, event.reason, crew.size)
-            self._deaths[key] = self._deaths.get(key, 0) + 1
-            if self._deaths[key] < DEATHS_PER_ITEM:
+        if event.kind == "done":
+            self._ledger.made(task, event.facts)
+        elif event.kind == "failed":
+            self._ledger.fail(task, event.reason)
+            if is_disk_full(event.errno):
+                self._stop_run(f"the disk of {self._folder} is full")
+        else:
+            self._pool.shrink(DeathPolicy.next_size(self._pool.size))
+            log.error("%s: %s; going on with %d workers", task.volume, event.reason, self._pool.size)
+            if self._deaths.try_again(task.key):
                 self._ready.appendleft(task)
             else:
-                self._fail(task.volume, event.reason)
-            return
-        if event.kind == "failed":
-            self._fail(task.volume, event.reason)
-            if event.errno in (errno.ENOSPC, errno.EDQUOT):
-                self._halt(f"the disk of {self.folder} is full")
-            return
-        self.outcome.made += 1
-        row = {
-            "key": key,
-            "volume": task.volume,
-            "fingerprint": self._fingerprint,
-            "source": self._source(task),
-        }
-        self._raws.record([{**row, "created": time.time(), **event.facts}])
-        log.info("%s: made %s in %s s", task.volume, task.final.name, event.facts.get("seconds"))
-        if self.options.clean_raw or self._raws.is_ours(task):
-            self.outcome.raws_removed += self._raws.clean(task)
-        self._release(key)
-        self.on_item(int(event.facts.get("size", 0)))
+                self._ledger.fail(task, event.reason)
 
-    def _source(self, task: Task) -> dict[str, Any]:
-        source: dict[str, Any] = {"path": str(task.raw)}
-        with contextlib.suppress(OSError):
-            found = task.raw.stat()
-            source |= {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
-        remote = self._remote.get(task.volume)
-        if remote is not None and self.hub is not None:
-            source |= {"repo": self.hub.repo_id, "commit": self.hub.commit, "sha256": remote.sha256}
-            source["hub_path"] = remote.path
-        return source
-
-    def _fail(self, name: str, reason: str) -> None:
-        self.outcome.failed[name] = reason
-        log.error("%s: %s", name, reason)
-        self._release(item_key(name))
-        self.on_item(0)
-
-    def _release(self, key: str) -> None:
-        self._raw_bytes.pop(key, None)
-        claim = self._claims.pop(key, None)
-        if claim is not None:
-            claim.release()
+    def _stop_run(self, reason: str) -> None:
+        log.error("stopping: %s", reason)
+        self._ledger.result.stop_reason = reason
+        self._stop.set()

@@ -1,4 +1,4 @@
-"""The logs and the status file of `generate`, in the predecessor's places."""
+"""The log files and the status file of `generate`, where the predecessor's scripts wrote them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import faulthandler
 import json
 import logging
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -16,21 +17,36 @@ from voxtier.system.text import on_one_line
 from voxtier.tensors.making.resources import available_memory, resident_bytes
 
 if TYPE_CHECKING:
+    from voxtier.tensors.making.ledger import RunResult
     from voxtier.tensors.making.plan import Plan
-    from voxtier.tensors.making.worker_pool import Crew
+    from voxtier.tensors.making.worker_pool import WorkerPool
 
 __all__ = ["RunLog", "open_log"]
 
 
 class _OneLine(logging.Formatter):
-    """A line a record, whatever the names in it hold."""
+    """Writes each record on one line, whatever the names in it hold."""
 
     def format(self, record: logging.LogRecord) -> str:
         return on_one_line(super().format(record))
 
 
 def open_log(logger: logging.Logger, path: Path, level: int = logging.INFO) -> logging.Handler:
-    """Append what a logger says to a file.
+    """Append the records of a logger to a file.
+
+    Parameters
+    ----------
+    logger : logging.Logger
+        The logger, whose children's records are written too.
+    path : Path
+        The file, in a folder that exists.
+    level : int
+        The lowest level that is written.
+
+    Returns
+    -------
+    logging.Handler
+        For `logging.Logger.removeHandler`.
 
     Raises
     ------
@@ -45,7 +61,9 @@ def open_log(logger: logging.Logger, path: Path, level: int = logging.INFO) -> l
 
 
 class RunLog:
-    """Log files and the atomic ``generate_cache_status.json``; without a log folder the run goes on.
+    """The log files and ``generate_cache_status.json``, which is replaced atomically.
+
+    A log folder that cannot be written is a warning: the run goes on.
 
     Parameters
     ----------
@@ -71,34 +89,50 @@ class RunLog:
         except OSError as error:
             self._usable = False
             logging.getLogger("voxtier.tensors").warning("no logs: %s", error)
-        self._state("started", "plan", 0, 0, 0, [])
+        self._write_status("started", "plan")
 
     def _open(self) -> None:
-        everything = logging.getLogger("voxtier.tensors")
-        everything.setLevel(logging.INFO)
+        room = logging.getLogger("voxtier.tensors")
+        room.setLevel(logging.INFO)
+        missing = logging.getLogger("voxtier.tensors.missing")
         for logger, name, level in (
-            (everything, "generate_cache.log", logging.INFO),
-            (everything, "generate_cache_errors.log", logging.ERROR),
-            (
-                logging.getLogger("voxtier.tensors.missing"),
-                "generate_cache_missing_files.log",
-                logging.WARNING,
-            ),
+            (room, "generate_cache.log", logging.INFO),
+            (room, "generate_cache_errors.log", logging.ERROR),
+            (missing, "generate_cache_missing_files.log", logging.WARNING),
         ):
             self._handlers.append((logger, open_log(logger, self._folder / name, level)))
         if not faulthandler.is_enabled():
             self._fatal = (self._folder / "generate_cache_fatal.log").open("a", encoding="utf-8")
             faulthandler.enable(self._fatal)
 
-    def show(self, status: str, made: int, failed: int, crew: Crew) -> None:
+    def show(self, result: RunResult, pool: WorkerPool) -> None:
         """Update the status file, at most once a second."""
         if time.monotonic() - self._written >= 1.0:
-            self._state(status, "generate", made, failed, crew.size, crew.pids())
+            self._write_status("running", "generate", result, workers=pool.size, pids=pool.pids())
 
-    def _state(self, status: str, stage: str, made: int, failed: int, workers: int, pids: list[int]) -> None:
+    def finish(self, status: str, result: RunResult) -> None:
+        """Write the last status, ``completed`` or ``failed``, and close the logs."""
+        self._write_status(status, "done", result, workers=result.workers)
+        for logger, handler in self._handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        if self._fatal is not None:
+            faulthandler.disable()
+            self._fatal.close()
+
+    def _write_status(
+        self,
+        status: str,
+        stage: str,
+        result: RunResult | None = None,
+        *,
+        workers: int = 0,
+        pids: Iterable[int] = (),
+    ) -> None:
         self._written = time.monotonic()
         if not self._usable:
             return
+        made, failed = (result.made, len(result.failed)) if result else (0, 0)
         row = {
             "timestamp_utc": datetime.now(UTC).isoformat(),
             "status": status,
@@ -113,13 +147,3 @@ class RunLog:
         }
         with contextlib.suppress(OSError):
             write_text(self._folder / "generate_cache_status.json", json.dumps(row, indent=2))
-
-    def finish(self, status: str, made: int, failed: int, workers: int) -> None:
-        """Write the last status and close the logs."""
-        self._state(status, "done", made, failed, workers, [])
-        for logger, handler in self._handlers:
-            logger.removeHandler(handler)
-            handler.close()
-        if self._fatal is not None:
-            faulthandler.disable()
-            self._fatal.close()

@@ -1,10 +1,12 @@
-"""One volume into one tensor file: transforms, write aside, check, appear. Runs in worker processes.
+"""The program of a worker process: it turns one raw file after another into tensor files.
 
-A worker returns a small status, never a tensor: nothing large crosses a process boundary.
+worker_pool.py starts the processes and talks to them. A worker returns a small report, never a tensor:
+nothing large crosses a process boundary.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -15,55 +17,92 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel  # noqa: F401 (imported before the workers fork, not in each of them)
+import nibabel  # noqa: F401 (imported once in the fork server, not in each worker)
 import torch
 from monai.data import set_track_meta
 from monai.transforms import reset_ops_id
 from monai.utils import convert_to_tensor
 
-from voxtier import _core
-from voxtier.tensors.identity.pipeline import build_transforms
+from voxtier.system.durable import write_text
+from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 from voxtier.tensors.saving import plain, save_checked
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
+    from voxtier.tensors.manifest import Entry
 
 __all__ = ["make_tensor", "serve"]
 
 
-def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> dict[str, Any]:
-    """Transform one volume and write its file; return what the manifest keeps."""
+def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
+    """Transform one volume and write its tensor file.
+
+    Parameters
+    ----------
+    transforms : callable
+        From `build_transforms`.
+    raw : Path
+        The NIfTI file.
+    volume : str
+        Its name in the lists.
+    final : Path
+        Where the tensor file appears.
+
+    Returns
+    -------
+    dict
+        For the manifest: the verifier's report on the file, and the ``seconds`` that it took.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    Exception
+        Whatever the transforms raise.
+    """
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         item = transforms({"image": raw, "volume_name": volume})
         reset_ops_id(item)
         converted = plain(convert_to_tensor(item, convert_numeric=False, track_meta=False))
-    save_checked(converted, final)
-    report = _core.verify_tensor_file(final, crc=False)
+    report = save_checked(converted, final)
     del item, converted
     gc.collect()
     return {
         "size": report.size,
         "mtime_ns": report.mtime_ns,
-        "ctime_ns": report.ctime_ns,
+        "ctime_ns": final.stat().st_ctime_ns,
         "records": {name: crc for name, _, crc in report.records},
         "tensors": [[path, dtype, shape] for path, dtype, shape, _ in report.tensors if path == "image"],
         "seconds": round(time.monotonic() - started, 3),
-        "state": "ok",
+        "state": report.state,
     }
 
 
-def serve(connection: Connection, processing: ImageProcessing) -> None:
-    """Answer requests ``(raw, volume, final)`` with ``("done", facts)`` or ``("failed", text, errno)``.
+def serve(connection: Connection, processing: ImageProcessing, folder: Path) -> None:
+    """Answer requests ``(raw, volume, final)`` with ``("done", facts, None)`` or ``("failed", text, errno)``.
 
-    Ends on None, or when the other side is gone: an orphaned worker finishes its file and leaves.
+    Ends on None, or when the other side is gone: an orphaned worker finishes its file and ends.
+
+    Parameters
+    ----------
+    connection : Connection
+        The worker's end of its pipe.
+    processing : ImageProcessing
+        The settings of the transforms.
+    folder : Path
+        The cache folder; gets ``cache_params.json`` if it has none.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a running item is finished
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     set_track_meta(True)
     transforms = build_transforms(processing)
+    params = folder / "cache_params.json"
+    if not params.exists():
+        with contextlib.suppress(OSError):  # a full disk is reported with the first tensor
+            write_text(params, cache_params_text(transforms))
     connection.send(("ready", os.getpid(), None))
     while True:
         try:

@@ -1,4 +1,8 @@
-"""Worker processes that may die: each has its own pipe, so a death is seen at once and costs one item."""
+"""A pool of worker processes that may die: each has a pipe of its own, so a death costs one volume.
+
+run.py submits a `Task` to the pool and polls for `Event` objects; worker.py runs in the processes.
+`concurrent.futures.ProcessPoolExecutor` is not used: one killed worker breaks the whole pool.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
 
-__all__ = ["Crew", "Event", "Task"]
+__all__ = ["Event", "Task", "WorkerPool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,63 +27,77 @@ class Task:
     """One volume to make."""
 
     volume: str
+    """Its name in the lists."""
     raw: Path
+    """Where its raw file lies, or is downloaded to."""
     final: Path
+    """Where its tensor file appears."""
+
+    @property
+    def key(self) -> str:
+        """The name of the tensor file without ``.pt``: the volume's key in manifest and claims."""
+        return self.final.stem
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What became of a task."""
+    """The end of a task in a worker."""
 
     kind: Literal["done", "failed", "died"]
     task: Task
     facts: dict[str, Any]
+    """For ``done``: what `make_tensor` returned."""
     reason: str = ""
     errno: int | None = None
 
 
-class _Member:
+class _Worker:
+    """One process, its pipe and the task that it has."""
+
     def __init__(self, process: BaseProcess, connection: Connection) -> None:
         self.process = process
         self.connection = connection
         self.task: Task | None = None
-        self.ready = False
+        self.has_imported = False
 
 
-class Crew:
-    """A set of workers, started from a server that has imported torch and MONAI once.
+class WorkerPool:
+    """Worker processes, forked from a server process that has imported torch and MONAI once.
 
     Parameters
     ----------
     size : int
-        Workers.
+        The most workers. They are started when `submit` needs them.
     processing : ImageProcessing
-        What they build their transforms from.
+        The settings that they build their transforms from.
+    folder : Path
+        The cache folder, which gets ``cache_params.json`` from the first worker.
     """
 
     start_method = "forkserver"
 
-    def __init__(self, size: int, processing: ImageProcessing) -> None:
+    def __init__(self, size: int, processing: ImageProcessing, folder: Path) -> None:
         context: Any = multiprocessing.get_context(self.start_method)
         context.set_forkserver_preload(["voxtier.tensors.making.worker"])
         self._context = context
-        self._processing = processing
-        self._members: list[_Member] = []
-        self._bell, self._cord = context.Pipe(duplex=False)
-        self._cord_in_hand = threading.Lock()
+        self._arguments = processing, folder
+        self._workers: list[_Worker] = []
+        self._wake_pipe, self._wake_end = context.Pipe(duplex=False)
+        self._wake_lock = threading.Lock()
         self.size = size
 
-    def _start(self) -> None:
+    def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._processing), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
         process.start()
         theirs.close()
-        self._members.append(_Member(process, ours))
+        self._workers.append(_Worker(process, ours))
+        return self._workers[-1]
 
     @property
     def busy(self) -> int:
-        """Tasks in work."""
-        return sum(member.task is not None for member in self._members)
+        """Number of workers that have a task."""
+        return sum(worker.task is not None for worker in self._workers)
 
     def has_room(self) -> bool:
         """Whether `submit` has a worker for another task."""
@@ -87,41 +105,38 @@ class Crew:
 
     def submit(self, task: Task) -> None:
         """Give a task to an idle worker, which is started if need be; `has_room` must hold."""
-        idle = [member for member in self._members if member.task is None]
-        if not idle:
-            self._start()
-            idle = self._members[-1:]
-        member = max(idle, key=lambda candidate: candidate.ready)
-        member.task = task
-        with contextlib.suppress(OSError):  # a death is seen by `poll`
-            member.connection.send((task.raw, task.volume, task.final))
+        idle = [worker for worker in self._workers if worker.task is None] or [self._start()]
+        worker = max(idle, key=lambda candidate: candidate.has_imported)
+        worker.task = task
+        with contextlib.suppress(OSError):  # `poll` sees that the worker is dead
+            worker.connection.send((task.raw, task.volume, task.final))
 
     def wake(self) -> None:
-        """Let `poll` return at once; from any thread."""
-        with self._cord_in_hand, contextlib.suppress(OSError):  # a closed crew sleeps on
-            if not self._bell.poll():
-                self._cord.send(None)
+        """Make `poll` return at once; may be called from any thread."""
+        with self._wake_lock, contextlib.suppress(OSError):  # the pool may be closed
+            if not self._wake_pipe.poll():
+                self._wake_end.send(None)
 
     def poll(self, seconds: float) -> Iterable[Event]:
-        """Return what happened within that time, or before somebody called `wake`."""
+        """Return the tasks that ended, after at most ``seconds``, or as soon as `wake` is called."""
         events = []
-        ready = wait([self._bell, *(member.connection for member in self._members)], timeout=seconds)
-        if self._bell in ready:
-            ready.remove(self._bell)
-            self._bell.recv()
+        ready = wait([self._wake_pipe, *(worker.connection for worker in self._workers)], timeout=seconds)
+        if self._wake_pipe in ready:
+            ready.remove(self._wake_pipe)
+            self._wake_pipe.recv()
         for connection in ready:
-            member = next(m for m in self._members if m.connection is connection)
+            worker = next(each for each in self._workers if each.connection is connection)
             try:
-                kind, payload, number = member.connection.recv()
+                kind, payload, number = worker.connection.recv()
             except (EOFError, OSError):
-                self._bury(member)
-                if member.task is not None:
-                    events.append(Event("died", member.task, {}, _obituary(member.process)))
+                self._remove(worker)
+                if worker.task is not None:
+                    events.append(Event("died", worker.task, {}, _exit_reason(worker.process)))
                 continue
             if kind == "ready":
-                member.ready = True
+                worker.has_imported = True
                 continue
-            task, member.task = member.task, None
+            task, worker.task = worker.task, None
             if task is None:
                 continue
             if kind == "done":
@@ -130,49 +145,49 @@ class Crew:
                 events.append(Event("failed", task, {}, payload, number))
         return events
 
-    def _bury(self, member: _Member) -> None:
-        self._members.remove(member)
+    def _remove(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
         with contextlib.suppress(OSError):
-            member.connection.send(None)
-        member.connection.close()
-        member.process.join(5)
+            worker.connection.send(None)
+        worker.connection.close()
+        worker.process.join(5)
 
-    def halve(self) -> None:
-        """Work with half as many from now on, but with one at least; idle surplus is sent home."""
-        self.size = max(1, self.size // 2)
-        for member in [m for m in self._members if m.task is None]:
-            if len(self._members) <= self.size:
+    def shrink(self, size: int) -> None:
+        """Use at most ``size`` workers from now on; idle surplus ends now, busy surplus is not replaced."""
+        self.size = size
+        for worker in [each for each in self._workers if each.task is None]:
+            if len(self._workers) <= size:
                 break
-            self._bury(member)
+            self._remove(worker)
 
     def pids(self) -> list[int]:
-        """Return the process ids."""
-        return [member.process.pid for member in self._members if member.process.pid is not None]
+        """Return the process ids of the workers."""
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def close(self, *, kill: bool = False) -> None:
-        """Send everyone home; with ``kill`` at once, else after their current items."""
-        with self._cord_in_hand:
-            self._cord.close()
-            self._bell.close()
-        members, self._members = self._members, []
-        for member in members:
+        """End the workers: after their current volumes, or with ``kill`` at once."""
+        with self._wake_lock:
+            self._wake_end.close()
+            self._wake_pipe.close()
+        workers, self._workers = self._workers, []
+        for worker in workers:
             if kill:
-                member.process.kill()
+                worker.process.kill()
             else:
                 with contextlib.suppress(OSError):
-                    member.connection.send(None)
-            member.connection.close()
-        for member in members:
-            member.process.join(None if not kill else 5)
+                    worker.connection.send(None)
+            worker.connection.close()
+        for worker in workers:
+            worker.process.join(5 if kill else None)
 
 
-def _serve(connection: Connection, processing: ImageProcessing) -> None:
-    from voxtier.tensors.making.worker import serve  # torch and MONAI, which the coordinator does without
+def _serve(connection: Connection, processing: ImageProcessing, folder: Path) -> None:
+    from voxtier.tensors.making.worker import serve  # torch and MONAI: the coordinator imports neither
 
-    serve(connection, processing)
+    serve(connection, processing, folder)
 
 
-def _obituary(process: BaseProcess) -> str:
+def _exit_reason(process: BaseProcess) -> str:
     code = process.exitcode
     if code is not None and code < 0:
         hint = ": out of memory?" if code == -9 else ""

@@ -1,0 +1,305 @@
+"""The ledger of a run: claims, raw files and manifest rows of its volumes, and the counts that result.
+
+run.py tells the ledger what happens to a volume: `claim`, then `begin_download` where its raw file is not on
+disk, then `made`, `fail` or `release`. The ledger keeps the claims alive, appends to the manifest, and
+removes raw files that a run has downloaded once their tensors are known to be intact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from voxtier import _core
+from voxtier.tensors.claims import Claim
+from voxtier.tensors.identity.fingerprint import fingerprint
+from voxtier.tensors.identity.keys import item_key, raw_path
+from voxtier.tensors.making.download import part_paths
+from voxtier.tensors.making.worker_pool import Task
+from voxtier.tensors.manifest import Entry, Manifest
+
+if TYPE_CHECKING:
+    from voxtier.tensors.identity.config import Config
+
+__all__ = ["Ledger", "RunResult"]
+
+log = logging.getLogger("voxtier.tensors.making.ledger")
+missing_log = logging.getLogger("voxtier.tensors.missing")
+
+BEAT_SECONDS = 15.0
+"""Between two heartbeats of the claims, which count as dead after two minutes of silence."""
+INTACT = ("ok", "ok_trailing")
+"""States of a tensor file whose raw file may go."""
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run did."""
+
+    made: int = 0
+    made_by_others: int = 0
+    """Volumes whose tensors other processes have made since the plan."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Volume name to reason."""
+    unavailable: int = 0
+    """Volumes that are neither on disk nor on the hub."""
+    raw_files_removed: int = 0
+    workers: int = 0
+    """Size of the worker pool at the end."""
+    stopped: bool = False
+    stop_reason: str = ""
+    """Why the run stopped by itself, such as a full disk."""
+    hub_down: bool = False
+
+    def exit_code(self) -> int:
+        """Return 0 when every tensor is there, 4 when the hub is down, else 3."""
+        if self.hub_down:
+            return 4
+        return 3 if self.failed or self.unavailable or self.stop_reason else 0
+
+
+class Ledger:
+    """The claims, raw files and manifest rows of one run; a context manager that releases all claims.
+
+    Parameters
+    ----------
+    config : Config
+        Names the image folder.
+    folder : Path
+        The cache folder, which exists.
+    clean_raw : bool
+        Also remove raw files that the user put there.
+    on_settled : callable
+        Called with the bytes written (0 for none) when a volume is made, has failed, or was made by others.
+
+    Attributes
+    ----------
+    result : RunResult
+        The counts so far.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        *,
+        clean_raw: bool = False,
+        on_settled: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.result = RunResult()
+        self._config = config
+        self._folder = folder
+        self._clean_raw = clean_raw
+        self._on_settled = on_settled
+        self._fingerprint = fingerprint(config)
+        self._manifest = Manifest(folder)
+        self._entries = self._manifest.read()
+        self._claims: dict[str, Claim] = {}
+        self._downloads: dict[str, tuple[int, Entry]] = {}
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._beat, name="voxtier-claims", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        for key in list(self._claims):
+            self._release(key)
+        with contextlib.suppress(OSError):
+            self._manifest.compact()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            for claim in list(self._claims.values()):
+                claim.beat()
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of raw files that this run downloads, or has downloaded and not yet settled."""
+        return sum(size for size, _ in self._downloads.values())
+
+    def task(self, volume: str) -> Task:
+        """Return a volume with the paths of its raw file and of its tensor file."""
+        raw = raw_path(self._config.img_dir, volume, self._config.dir_structure)
+        return Task(volume, raw, self._folder / f"{item_key(volume)}.pt")
+
+    def claim(self, task: Task) -> Literal["claimed", "held", "settled"]:
+        """Claim a volume for this process.
+
+        Returns
+        -------
+        {"claimed", "held", "settled"}
+            ``held`` when another process has the claim: ask again later. ``settled`` when its tensor exists,
+            or no claim can be written: nothing is left to do.
+        """
+        if not task.final.exists():
+            try:
+                claim = Claim.take(task.final)
+            except OSError as error:
+                self.fail(task, f"the cache folder cannot be written: {error}")
+                return "settled"
+            if claim is None:
+                return "held"
+            self._claims[task.key] = claim
+            if not task.final.exists():  # else it appeared between the first look and the claim
+                return "claimed"
+        self.result.made_by_others += 1
+        self._settle(task.key, 0)
+        return "settled"
+
+    def begin_download(self, task: Task, size: int, source: Entry) -> None:
+        """Record, before a download begins, that its raw file is ours to remove.
+
+        Parameters
+        ----------
+        task : Task
+            A claimed volume.
+        size : int
+            Bytes of the file, by the hub's word.
+        source : dict
+            For the manifest: repository, commit, path and sha256.
+        """
+        self._downloads[task.key] = size, source
+        self._record_raw(task, {"path": str(task.raw), "size": size, "ours": True})
+
+    def fail_download(self, task: Task, reason: str, *, missing_at: str | None = None) -> None:
+        """Count a volume as failed because its raw file cannot be fetched.
+
+        Parameters
+        ----------
+        task : Task
+            A volume whose download was begun.
+        reason : str
+            Why.
+        missing_at : str, optional
+            The commit that lacks the file: later runs do not ask that commit for it.
+        """
+        missing_log.warning("%s: %s", task.volume, reason)
+        self._record_raw(task, None)  # a file that appears there later is the user's
+        if missing_at is not None:
+            self._record([_missing(task, missing_at)])
+        self.fail(task, f"download: {reason}")
+
+    def record_unavailable(self, volumes: Iterable[str], commit: str) -> None:
+        """Count volumes that a commit lacks as failed; later runs do not ask that commit for them."""
+        rows = []
+        for task in map(self.task, volumes):
+            if not task.final.exists():
+                reason = "not on disk and not in the repository"
+                missing_log.warning("%s: %s", task.volume, reason)
+                self.result.failed[task.volume] = reason
+                rows.append(_missing(task, commit))
+        self._record(rows)
+
+    def made(self, task: Task, facts: Entry) -> None:
+        """Record a finished tensor, and remove its raw file where that is ours or the user asked for it.
+
+        Parameters
+        ----------
+        task : Task
+            A claimed volume.
+        facts : dict
+            What `make_tensor` returned: the report on the written file, for the manifest.
+        """
+        row = {"key": task.key, "volume": task.volume, "fingerprint": self._fingerprint}
+        self._record([{**row, "source": self._source(task), "created": time.time(), **facts}])
+        log.info("%s: made %s in %s s", task.volume, task.final.name, facts["seconds"])
+        self.result.made += 1
+        if self._clean_raw or self._is_ours(task):
+            self._remove_raw(task, facts["state"])
+        self._settle(task.key, facts["size"])
+
+    def fail(self, task: Task, reason: str) -> None:
+        """Count a volume as failed."""
+        self.result.failed[task.volume] = reason
+        log.error("%s: %s", task.volume, reason)
+        self._settle(task.key, 0)
+
+    def release(self, task: Task) -> None:
+        """Give up the claim on a volume that was not finished: the next run begins it again."""
+        self._release(task.key)
+
+    def _settle(self, key: str, size: int) -> None:
+        self._release(key)
+        self._on_settled(size)
+
+    def _release(self, key: str) -> None:
+        self._downloads.pop(key, None)
+        claim = self._claims.pop(key, None)
+        if claim is not None:
+            claim.release()
+
+    def clean_leftovers(self, volumes: Iterable[str]) -> None:
+        """Remove raw files whose tensors are intact: those of interrupted runs, or with ``clean_raw`` all."""
+        for task in map(self.task, volumes):
+            if not self._clean_raw and not self._entries.get(task.key, {}).get("raw"):
+                continue  # most volumes: no look at the disk is needed
+            is_ours = self._is_ours(task)
+            if not (is_ours or self._clean_raw) or not task.final.exists():
+                continue
+            if task.raw.is_file():
+                report = _core.verify_tensor_file(task.final)
+                self._remove_raw(task, report.state, report.detail)
+            elif is_ours:
+                self._record_raw(task, None)
+
+    def _is_ours(self, task: Task) -> bool:
+        """Whether a run downloaded the raw file; a file that the user put in its place is not ours."""
+        raw = self._entries.get(task.key, {}).get("raw") or {}
+        if not raw.get("ours") or part_paths(task.raw)[0].exists():  # the download was never finished
+            return False
+        try:
+            size = task.raw.stat().st_size
+        except OSError:
+            return True
+        return bool(size == raw.get("size", size))
+
+    def _remove_raw(self, task: Task, state: str, detail: str = "") -> None:
+        """Remove a raw file and the folders that it leaves empty, if the state of its tensor allows it."""
+        if state not in INTACT:
+            log.error("%s: its tensor is %s (%s); the raw file stays", task.volume, state, detail)
+            return
+        try:
+            task.raw.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: could not be removed: %s", task.raw, error)
+            return
+        self.result.raw_files_removed += 1
+        with contextlib.suppress(OSError):  # a folder that is not empty
+            for folder in task.raw.parents:
+                if self._config.img_dir not in folder.parents:
+                    break
+                folder.rmdir()
+        if self._is_ours(task):
+            self._record_raw(task, None)
+
+    def _source(self, task: Task) -> Entry:
+        source: Entry = {"path": str(task.raw)}
+        with contextlib.suppress(OSError):
+            found = task.raw.stat()
+            source |= {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        _, from_hub = self._downloads.get(task.key, (0, {}))
+        return source | from_hub
+
+    def _record_raw(self, task: Task, raw: dict[str, Any] | None) -> None:
+        self._record([{"key": task.key, "volume": task.volume, "raw": raw}])
+        self._entries.setdefault(task.key, {})["raw"] = raw
+
+    def _record(self, rows: list[Entry]) -> None:
+        """Append to the manifest where it can be written: the cache is valid without it."""
+        if rows:
+            try:
+                self._manifest.record(rows)
+            except OSError as error:
+                log.warning("%s: the manifest cannot be written: %s", self._manifest.path, error)
+
+
+def _missing(task: Task, commit: str) -> Entry:
+    return {"key": task.key, "volume": task.volume, "unavailable": {"reason": "404", "commit": commit}}

@@ -1,0 +1,221 @@
+"""Claims and raw files: which raw file may be removed, who makes a volume, what the manifest learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tensors.cases import names_of, put_raw, rows
+from tensors.making.hub_server import Fault, HubServer
+from tensors.making.project import Project
+from voxtier import _core
+from voxtier.system import durable
+from voxtier.tensors import Manifest, claims, item_key
+from voxtier.tensors.identity.keys import hub_path
+from voxtier.tensors.making.download import part_paths
+from voxtier.tensors.making.ledger import Ledger
+
+FACTS = {"state": "ok", "size": 5, "seconds": 0.1}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Two volumes on disk, no hub."""
+    made = Project(tmp_path / "p", names_of(2))
+    made.put_raw_files()
+    made.folder.mkdir()
+    return made
+
+
+def test_a_volume_is_claimed_once_and_released_at_the_end(project: Project) -> None:
+    with Ledger(project.config, project.folder) as one, Ledger(project.config, project.folder) as two:
+        first, second = map(one.task, project.names)
+        assert one.claim(first) == "claimed"
+        assert two.claim(first) == "held"
+        assert two.claim(second) == "claimed"
+        two.release(second)
+        assert one.claim(second) == "claimed"
+    assert [path.name for path in project.folder.iterdir()] == []
+
+
+def test_a_tensor_that_exists_is_settled_and_counted_for_others(project: Project) -> None:
+    sizes: list[int] = []
+    with Ledger(project.config, project.folder, on_settled=sizes.append) as ledger:
+        task = ledger.task(project.names[0])
+        task.final.write_bytes(b"made by another")
+        assert ledger.claim(task) == "settled"
+        assert (ledger.result.made_by_others, sizes) == (1, [0])
+        assert not claims.Claim.path_for(task.final).exists()
+
+
+def test_a_made_volume_is_recorded_with_its_report_and_source(project: Project) -> None:
+    sizes: list[int] = []
+    with Ledger(project.config, project.folder, on_settled=sizes.append) as ledger:
+        task = ledger.task(project.names[0])
+        assert ledger.claim(task) == "claimed"
+        ledger.made(task, FACTS)
+        assert (ledger.result.made, sizes) == (1, [5])
+    entry = Manifest(project.folder).read()[task.key]
+    assert (entry["volume"], entry["state"], entry["size"]) == (task.volume, "ok", 5)
+    assert (entry["source"]["path"], entry["source"]["size"]) == (str(task.raw), task.raw.stat().st_size)
+    assert task.raw.exists()
+
+
+@pytest.mark.parametrize("state", ["ok", "bad_crc"])
+def test_a_downloaded_raw_file_goes_only_when_its_tensor_is_intact(project: Project, state: str) -> None:
+    with Ledger(project.config, project.folder) as ledger:
+        task = ledger.task(project.names[0])
+        assert ledger.claim(task) == "claimed"
+        ledger.begin_download(task, task.raw.stat().st_size, {"repo": "a/b", "commit": "1" * 40})
+        assert ledger.raw_bytes == task.raw.stat().st_size
+        ledger.made(task, {**FACTS, "state": state})
+        assert ledger.raw_bytes == 0
+        assert ledger.result.raw_files_removed == (state == "ok")
+    assert task.raw.exists() == (state != "ok")
+    entry = Manifest(project.folder).read()[task.key]
+    assert (entry["source"]["repo"], bool(entry["raw"])) == ("a/b", state != "ok")
+
+
+def test_a_failed_download_is_nobody_s_and_a_missing_file_is_remembered(project: Project) -> None:
+    with Ledger(project.config, project.folder) as ledger:
+        task = ledger.task(project.names[0])
+        assert ledger.claim(task) == "claimed"
+        ledger.begin_download(task, 7, {})
+        ledger.fail_download(task, "404", missing_at="1" * 40)
+        assert ledger.result.failed == {task.volume: "download: 404"}
+        ledger.record_unavailable(project.names[1:], "2" * 40)
+        assert list(ledger.result.failed) == project.names
+    entries = Manifest(project.folder).read()
+    commits = [entries[item_key(name)]["unavailable"]["commit"] for name in project.names]
+    assert (commits, entries[task.key]["raw"]) == (["1" * 40, "2" * 40], None)
+
+
+def test_a_manifest_that_cannot_be_written_stops_nothing(project: Project) -> None:
+    (project.folder.parent / ".voxtier" / project.folder.name).write_text("no folder")
+    with Ledger(project.config, project.folder) as ledger:
+        task = ledger.task(project.names[0])
+        assert ledger.claim(task) == "claimed"
+        ledger.made(task, FACTS)
+        assert ledger.result.made == 1
+
+
+def test_a_made_file_is_verified_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from voxtier.tensors.identity.pipeline import build_transforms
+    from voxtier.tensors.making.worker import make_tensor
+
+    verified: list[Path] = []
+    verify = _core.verify_tensor_file
+
+    def count(path: Path, **options: bool) -> _core.TensorReport:
+        verified.append(path)
+        return verify(path, **options)
+
+    monkeypatch.setattr(_core, "verify_tensor_file", count)
+    transforms = build_transforms(project.config.processing)
+    with Ledger(project.config, project.folder, clean_raw=True) as ledger:
+        task = ledger.task(project.names[0])
+        assert ledger.claim(task) == "claimed"
+        ledger.made(task, make_tensor(transforms, task.raw, task.volume, task.final))
+    assert len(verified) == 1
+    assert not task.raw.exists()
+    entry = Manifest(project.folder).read()[task.key]
+    report = verify(task.final)
+    assert report.state == entry["state"] == "ok"
+    for name in ("size", "mtime_ns", "ctime_ns"):
+        assert entry[name] == getattr(report, name)
+    assert entry["records"] == {name: crc for name, _, crc in report.records}
+
+
+def test_a_raw_file_stays_when_its_tensor_is_broken(tmp_path: Path) -> None:
+    """D2: the mere existence of a tensor file proves nothing."""
+    project = Project(tmp_path / "p", names_of(10))
+    raw_files = project.put_raw_files()
+    assert project.run().made == 10
+    assert all(raw.exists() for raw in raw_files), "the user's raw files are untouched without the option"
+    broken = project.final(project.names[4])
+    broken.write_bytes(broken.read_bytes()[:-500])
+    assert project.run(clean_raw=True).raw_files_removed == 9
+    assert [raw.exists() for raw in raw_files] == [number == 4 for number in range(10)]
+
+
+def test_raw_files_of_an_interrupted_run_are_removed_by_the_next(server: HubServer, tmp_path: Path) -> None:
+    """D8: and so are the folders of the patients."""
+    project = Project(tmp_path / "p", names_of(2), server)
+    assert project.run().made == 2
+    first = project.names[0]
+    raw = put_raw(project.base, first, 0)
+    Manifest(project.folder).record([{"key": item_key(first), "raw": {"path": str(raw), "ours": True}}])
+    assert project.run().raw_files_removed == 1
+    assert list((project.base / "images").iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["given up", "interrupted"])
+def test_a_file_of_the_user_in_the_place_of_a_failed_download_stays(
+    part: bool, server: HubServer, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "p", names_of(1), server)
+    (name,) = project.names
+    if part:  # a run that was killed leaves this
+        ledger = Ledger(project.config, project.folder)
+        task = ledger.task(name)
+        ledger.begin_download(task, len(server.files[hub_path(name)]), {})
+        task.raw.parent.mkdir(parents=True)
+        part_paths(task.raw)[0].write_bytes(b"half")
+    else:
+        server.faults[hub_path(name)] = [Fault("corrupt", at=1)] * 3
+        assert project.run().exit_code() == 3
+    mine = put_raw(project.base, name, 7)
+    result = project.run()
+    assert (result.made, result.raw_files_removed, mine.exists()) == (1, 0, True)
+    assert project.run().raw_files_removed == 0
+    assert mine.exists()
+
+
+def test_four_coordinators_share_sixteen_volumes_without_repeating_one(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(16))
+    project.put_raw_files()
+    generators = [project.generator(workers=1) for _ in range(4)]
+    plans = [generator.plan() for generator in generators]
+    threads = [
+        threading.Thread(target=generator.run, args=[plan])
+        for generator, plan in zip(generators, plans, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(generator.result.made for generator in generators) == 16
+    assert sum(generator.result.made_by_others for generator in generators) == 48
+    assert all(generator.result.exit_code() == 0 for generator in generators)
+    project.assert_sound()
+
+
+@pytest.mark.soak
+def test_four_processes_share_sixteen_volumes_without_repeating_one(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(16))
+    project.put_raw_files()
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: project.cli("--yes", "--num-workers", "1", "--json"), range(4)))
+    assert [run.returncode for run in done] == [0] * 4, [run.stderr for run in done]
+    assert sum(rows(run.stdout)[-1]["result"]["made"] for run in done) == 16
+    project.assert_sound()
+
+
+def test_a_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(1))
+    project.put_raw_files()
+    project.folder.mkdir(parents=True)
+    path = claims.Claim.path_for(project.final(project.names[0]))
+    holder = {"pid": 999_999_999, "host": os.uname().nodename, "boot": durable.boot_id()}
+    path.write_text(json.dumps(holder))
+    assert project.run().made == 1
+    assert not path.exists()
+    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "boot": "00000000"}))
+    assert claims.Claim.take(project.final(project.names[0])) is None
+    os.utime(path, (1, 1))  # no heartbeat for decades
+    assert claims.Claim.take(project.final(project.names[0])) is not None

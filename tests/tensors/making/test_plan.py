@@ -1,0 +1,55 @@
+"""The plan: its counts come true, shards are disjoint and complete, sizes are read from headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tensors.cases import names_of, nifti_bytes, put_raw, rows
+from tensors.making.hub_server import HubServer
+from tensors.making.project import Project
+from voxtier.errors import ConfigError
+from voxtier.tensors.identity.keys import hub_path
+from voxtier.tensors.making.plan import nifti_voxels, shard
+
+
+def test_the_run_does_what_the_plan_says(server: HubServer, tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(4), server)
+    del server.files[hub_path(project.names[0])]
+    put_raw(project.base, project.names[1], 1)
+    done = project.cli("--dry-run", "--json")
+    assert done.returncode == 0
+    (plan,) = rows(done.stdout)
+    counts = ("required", "present", "missing", "local_raw_files", "to_download", "unavailable")
+    assert [plan[name] for name in counts] == [4, 0, 4, 1, 2, 1]
+    assert not project.folder.exists()
+    result = project.run()
+    assert (result.made, list(result.failed)) == (3, [project.names[0]])
+    written = sum(path.stat().st_size for path in project.folder.glob("*.pt"))
+    assert abs(written - plan["output_bytes"]) < 0.2 * written
+    assert result.exit_code() == 3
+
+
+def test_shards_are_disjoint_and_complete_and_download_nothing(server: HubServer, tmp_path: Path) -> None:
+    names = names_of(11)
+    parts = [shard(names, 3, index) for index in range(3)]
+    assert [name for part in parts for name in part] == names
+    with pytest.raises(ConfigError):
+        shard(names, 3, 3)
+    project = Project(tmp_path / "p", names_of(4), server)
+    for number in (0, 1, 2):
+        put_raw(project.base, project.names[number], number)
+    project.server = None
+    assert project.run(num_shards=2, shard_id=0).made == 2
+    result = project.run(num_shards=2, shard_id=1)
+    assert (result.made, result.unavailable, result.exit_code()) == (1, 1, 3)
+    assert server.requests == []
+
+
+def test_voxels_are_read_from_the_header(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(1, shape=(5, 6, 7)))
+    assert nifti_voxels(tmp_path / "a.nii.gz") == 210
+    (tmp_path / "b.nii.gz").write_bytes(b"no volume")
+    assert nifti_voxels(tmp_path / "b.nii.gz") is None
+    assert nifti_voxels(tmp_path / "c.nii.gz") is None
