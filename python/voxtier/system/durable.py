@@ -54,7 +54,8 @@ def boot_id() -> str:
 
 def temporary_path(final: Path) -> Path:
     """Return a fresh temporary name beside ``final``."""
-    return final.with_name(f".{final.name}.{boot_id()}-{os.getpid()}-{next(_serial)}.tmp")
+    name = os.fsdecode(os.fsencode(final.name)[:200])  # a file system's names end at 255 bytes
+    return final.with_name(f".{name}.{boot_id()}-{os.getpid()}-{next(_serial)}.tmp")
 
 
 def temporary_is_live(path: Path, *, now: float | None = None) -> bool:
@@ -118,6 +119,7 @@ def write_file(
     check: Callable[[Path], None] = lambda _: None,
     mode: int = 0o666,
     replace: bool = True,
+    sync: bool = True,
 ) -> bool:
     """Let ``write`` fill a file that then appears under ``final`` as a whole.
 
@@ -133,6 +135,8 @@ def write_file(
         Permission bits before the umask.
     replace : bool
         Whether an existing ``final`` is replaced; otherwise it wins.
+    sync : bool
+        Wait until the disk has the file; without, one that is short-lived may be lost by a power cut.
 
     Returns
     -------
@@ -149,13 +153,15 @@ def write_file(
         with EagerFile(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "r+b") as stream:
             write(stream)
             check(temporary)
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
         won = _appear(temporary, final, replace=replace)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(final.parent)
+    if sync:
+        sync_folder(final.parent)
     return won
 
 

@@ -17,6 +17,7 @@ import pytest
 from builders import dicom, element, image, pattern
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.serving.status_files import published, readers_folder
+from voxtier.system.durable import boot_id, temporary_path
 
 
 def voxtier(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -96,8 +97,8 @@ def test_what_a_killed_process_left_is_swept_and_damage_is_passed_over(path: str
     child.kill()
     child.join()
     # Killed between writing and renaming; and a living process that is there just now.
-    (readers_folder() / f"{child.pid}-7.json.part").write_text("{")
-    own = readers_folder() / f"{os.getpid()}-999.json.part"
+    (readers_folder() / f".{child.pid}-7.json.{boot_id()}-{child.pid}-1.tmp").write_text("{")
+    own = temporary_path(readers_folder() / f"{os.getpid()}-999.json")
     own.write_text("{")
     assert list(published(readers_folder())) == []
     assert os.listdir(readers_folder()) == [own.name]

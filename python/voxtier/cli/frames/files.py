@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from voxtier._core import refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS
+from voxtier.system.durable import write_file
 from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
@@ -136,14 +136,10 @@ def _write_whole(output: Path, content: bytes, *, source: str) -> None:
         if not target.is_file():  # a pipe or a device, which must not be replaced
             target.write_bytes(content)
             return
-    unfinished = target.with_name(f".voxtier-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        unfinished.write_bytes(content)
-        unfinished.replace(target)
-    except BaseException as error:
-        unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(output)  # what the user named, not ours
+        write_file(target, lambda file: file.write(content))
+    except OSError as error:
+        error.filename = str(output)  # what the user named, not ours
         raise
 
 

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from voxtier.system.durable import TEMPORARY, temporary_is_live, write_file
+from voxtier.system.home import default_home
 from voxtier.system.processes import is_alive, started_at
 
 __all__ = ["Published", "Publisher", "published", "readers_folder"]
@@ -26,7 +28,7 @@ __all__ = ["Published", "Publisher", "published", "readers_folder"]
 INTERVAL = 2.0
 #: A living process that has written nothing for so long is stopped, or hangs.
 SILENT_AFTER = 15.0
-_NAME = re.compile(r"([1-9][0-9]{0,9})-[0-9]{1,9}\.json(\.part)?\Z")
+_NAME = re.compile(r"([1-9][0-9]{0,9})-[0-9]{1,9}\.json\Z")
 _LARGEST = 1 << 16
 _NUMBERS = ("requests", "tier1", "tier2", "tier3", "degraded")
 _numbers = itertools.count()
@@ -34,8 +36,6 @@ _numbers = itertools.count()
 
 def readers_folder() -> Path:
     """Return where readers publish: ``readers`` in voxtier's folder (``VOXTIER_HOME``)."""
-    from voxtier.postgres.embedded import default_home
-
     return default_home() / "readers"
 
 
@@ -129,14 +129,7 @@ class Publisher:
             "written": time.time(), "stats": stats,
         }  # fmt: skip
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Named after its process, so that what is left by one that is killed here can be told and swept.
-        part = path.with_name(f"{path.name}.part")
-        try:
-            part.write_text(json.dumps(content), encoding="utf-8")
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        write_file(path, lambda file: file.write(json.dumps(content).encode()), sync=False)
 
 
 def published(folder: Path) -> Iterator[Published]:
@@ -145,13 +138,17 @@ def published(folder: Path) -> Iterator[Published]:
     Files of processes that are no more are removed; what is no such file is passed over.
     """
     try:
-        names = sorted(path.name for path in folder.iterdir() if _NAME.match(path.name))
+        paths = sorted(folder.iterdir())
     except FileNotFoundError:
         return
-    for name in names:
-        match = _NAME.match(name)
-        assert match is not None
-        pid, path = int(match[1]), folder / name
+    for path in paths:
+        match = _NAME.match(path.name)
+        if match is None:
+            if TEMPORARY.fullmatch(path.name) and not temporary_is_live(path):
+                with suppress(OSError):
+                    path.unlink()
+            continue
+        pid = int(match[1])
         try:
             written = path.stat().st_mtime
         except OSError:
@@ -161,8 +158,8 @@ def published(folder: Path) -> Iterator[Published]:
         if not is_alive(pid) or (began is not None and began > written + 1):
             with suppress(OSError):
                 path.unlink()
-        elif match[2] is None and (content := _read(path)):
-            yield Published(name, pid, max(time.time() - content["written"], 0.0), content)
+        elif content := _read(path):
+            yield Published(path.name, pid, max(time.time() - content["written"], 0.0), content)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ of the user, and is stopped when the last of them leaves, even when that one was
     The server's parent process; stops it when nobody is left.
 """
 
-from voxtier.postgres.embedded.server import EmbeddedServer, ServerStatus, default_home, embedded_server
+from voxtier.postgres.embedded.server import EmbeddedServer, ServerStatus, embedded_server
+from voxtier.system.home import default_home
 
 __all__ = ["EmbeddedServer", "ServerStatus", "default_home", "embedded_server"]

@@ -28,25 +28,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxtier.errors import BackendError, ConfigError, MissingExtraError
+from voxtier.errors import BackendError, ConfigError
 from voxtier.postgres.embedded.postmaster import Postmaster, users_of
 from voxtier.postgres.embedded.start import START_WITHIN, explain_failure, start_server
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.home import default_home
 from voxtier.system.locks import hold_lock, release, take
 
 STOP_WITHIN = 60.0
 _servers: dict[Path, EmbeddedServer] = {}
-
-
-def default_home() -> Path:
-    """Return voxtier's folder: ``VOXTIER_HOME``, else the user's data folder."""
-    if home := os.environ.get("VOXTIER_HOME"):
-        return Path(home).expanduser().absolute()
-    try:
-        from platformdirs import user_data_path
-    except ImportError:
-        raise MissingExtraError("platformdirs", "frames") from None
-    return user_data_path("voxtier")
 
 
 def embedded_server(home: Path | None = None) -> EmbeddedServer:
