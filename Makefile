@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+# As many test processes as cores, at most four: each may hold torch, TileDB or a JVM.
+PYTEST := $(BIN)/python -m pytest -q -m 'not soak' --numprocesses auto --maxprocesses 4 --dist worksteal --durations=10
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches
 
@@ -45,9 +47,9 @@ demo: .venv/.built ## the main job on real files, in about a minute
 
 test: setup lint ## everything that must hold: Rust, Python, lints, stubs, README
 	cargo test --quiet
-	$(BIN)/python -m pytest -q -m 'not soak' --durations=10 --ignore tests/tensors --ignore tests/volumes
-	$(BIN)/python -m pytest -q -m 'not soak' --durations=5 tests/tensors # a process each: torch, TileDB and
-	$(BIN)/python -m pytest -q -m 'not soak' --durations=5 tests/volumes # a JVM beside forks trouble one another
+	$(PYTEST) --ignore tests/tensors --ignore tests/volumes
+	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process
+	$(PYTEST) tests/volumes # trouble one another when a test forks
 
 lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest
 	cargo fmt --check

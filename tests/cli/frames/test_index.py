@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from accounts import let_others_enter
 from cli.running import DOWN, FINDINGS, OK, PARTIAL, USAGE, Cli, native
 
 STATUSES = {"ok": 2, "truncated": 1, "no_pixels": 1, "ambiguous": 1, "error": 1}
@@ -161,9 +162,7 @@ def test_a_database_that_is_down_exits_4_in_one_line_without_the_password(
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_folder_without_permission_is_an_error_of_that_folder_alone(
-    folder: Path, dsn: str, tmp_path: Path
-) -> None:
+def test_a_folder_without_permission_is_an_error_of_that_folder_alone(folder: Path) -> None:
     """Told, not stored; once it may be entered, nothing is left of the trouble."""
     ordinary = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
     if os.geteuid() == 0:
@@ -172,9 +171,7 @@ def test_a_folder_without_permission_is_an_error_of_that_folder_alone(
             pytest.skip("permissions do not bind root, and there is no way to be somebody else here")
     else:
         ordinary = []
-    for parent in [folder, *folder.parents]:
-        if parent.is_relative_to(tmp_path.parent.parent):
-            parent.chmod(0o755)
+    let_others_enter(folder)
     (folder / "deep").chmod(0)
     script = (
         "import json, sys\nfrom voxtier.frames import read_tables\n"

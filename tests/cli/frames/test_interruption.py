@@ -37,14 +37,12 @@ def in_mid_run(process: subprocess.Popen[bytes], listed: bytes, conninfo: Callab
     assert process.stdin is not None
     process.stdin.write(listed)
     process.stdin.flush()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None
+    while process.poll() is None:
         with contextlib.suppress(psycopg.Error):
             if (count := rows(conninfo())) >= 5000:
                 return count
         time.sleep(0.02)
-    raise AssertionError("no batch was written")
+    raise AssertionError("it ended before a batch was written")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,24 @@
-"""One Spark session for all tests of the room that need one."""
+"""One JVM for all tests of the room: a Spark session that is a Spark Connect server too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a test that starts a JVM take as long as a busy machine needs.
+
+    Its waits end when a child has ended or said something; the limit is for a JVM that hangs.
+    """
+    for item in items:
+        if HERE in item.path.parents and "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +26,20 @@ def spark() -> Iterator[Any]:
     """Spark in local mode, its workers run by this Python."""
     from voxtier.frames.databricks.spark import local_session
 
-    session = local_session(conf={"spark.log.level": "ERROR", "spark.python.worker.idleTimeoutSeconds": "0"})
+    conf = {
+        "spark.log.level": "ERROR",
+        "spark.python.worker.idleTimeoutSeconds": "0",
+        "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": "0",
+    }
+    session = local_session(conf=conf)
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def connect_url(spark: Any) -> str:
+    """Where a Spark Connect client of another process reaches the session's JVM."""
+    service = getattr(spark._jvm, "org.apache.spark.sql.connect.service.SparkConnectService$")
+    return f"sc://127.0.0.1:{getattr(service, 'MODULE$').localPort()}"

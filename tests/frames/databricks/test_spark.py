@@ -326,14 +326,11 @@ def test_missing_pyspark() -> None:
 
 
 CONNECT = """
-import json, os, sys
-os.environ["PYSPARK_PYTHON"] = sys.executable
-os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # whatever the name of this machine may be
-os.environ["SPARK_TESTING"] = "1"  # any free port instead of 15002
+import json, sys
 from pyspark.sql import SparkSession
 from voxtier.frames import BOTCacheBuilder
-dsn, folder, *paths = sys.argv[1:]
-spark = SparkSession.builder.remote("local[2]").getOrCreate()
+url, dsn, folder, *paths = sys.argv[1:]
+spark = SparkSession.builder.remote(url).getOrCreate()
 assert "connect" in type(spark).__module__
 frame = spark.createDataFrame([(path,) for path in paths], "local_path string")
 builder = BOTCacheBuilder("main.pixels.object_catalog", dsn=dsn)
@@ -351,10 +348,10 @@ spark.stop()
 """
 
 
-def test_spark_connect(dsn: str, tmp_path: Path) -> None:
+def test_spark_connect(spark: Any, connect_url: str, dsn: str, tmp_path: Path) -> None:
     paths = write_files(tmp_path / "images", 3)
     done = subprocess.run(
-        [sys.executable, "-c", CONNECT, dsn, str(tmp_path), *paths],
+        [sys.executable, "-c", CONNECT, connect_url, dsn, str(tmp_path), *paths],
         capture_output=True,
         text=True,
         check=False,

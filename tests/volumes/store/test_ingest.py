@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiledb
 
+from accounts import let_others_enter
 from volumes.cohort.test_identity import check
 from volumes.images import code_of, nifti, pairs
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
@@ -299,8 +300,7 @@ def test_a_read_only_folder(tmp_path):
         "try:\n    RadiObject.from_niftis(sys.argv[1], niftis=[(sys.argv[2], 'a')])\n"
         "except (VoxtierError, PermissionError) as error:\n    print(type(error).__name__)\n"
     )
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    let_others_enter(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", code, str(target / "r"), str(image[0][0]), str(tmp_path / "in")],
         capture_output=True,
