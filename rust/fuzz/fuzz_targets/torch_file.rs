@@ -8,7 +8,8 @@ use std::io::{Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use _core::torch_file::{Buffer, Checks, Report, State, verify_file};
+use _core::base::window::Buffer;
+use _core::torch_file::{Checks, Report, State, verify_file};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -56,7 +57,7 @@ fn verify(content: &[u8], checks: Checks) -> Report {
         file.rewind().expect("memory");
         file.write_all(content).expect("memory");
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        verify_file(&path, checks, &mut Buffer::new())
+        verify_file(&path, checks, &mut Buffer::default())
     })
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::torch_file::{self, ALLOWED_GLOBALS, Buffer, Checks, Next, Report, State, verify_file};
+use crate::base::window::Buffer;
+use crate::torch_file::{self, ALLOWED_GLOBALS, Checks, Next, Report, State, verify_file};
 use crate::{Error, ErrorKind};
 
 /// Everything learnt about one torch file.
@@ -81,7 +82,7 @@ impl TensorReport {
 #[pyo3(signature = (path, *, crc=true, content=false, digest=false))]
 fn verify_tensor_file(py: Python<'_>, path: PathBuf, crc: bool, content: bool, digest: bool) -> TensorReport {
     let checks = Checks { crc, content, digest };
-    TensorReport(py.detach(|| verify_file(&path, checks, &mut Buffer::new())))
+    TensorReport(py.detach(|| verify_file(&path, checks, &mut Buffer::default())))
 }
 
 /// Iterator of `(index, report)` in the order in which the files finish.

@@ -1,4 +1,4 @@
-//! What the pickle describes, held against the records: bounds of every tensor, and what a reader gets.
+//! Compares the pickle with the records: bounds of every tensor, a list of tensors, and a digest of all contents.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,14 @@ use super::globals;
 use super::pickle::{Graph, Id, Storage, Tensor, Value};
 use super::verdict::{Checked, Finding, TensorSummary};
 
-/// Deepest nesting that summaries and digests follow; the predecessor's files have three levels.
+/// Deepest nesting that summaries and digests follow; usual files have three levels.
 const MAX_DEPTH: usize = 64;
-/// Most tensors that are listed.
+/// Tensors that are listed at most.
 const MAX_TENSORS: usize = 10_000;
 
-/// Refuses a storage whose record is missing or of another size, and a tensor that reaches out of its
-/// storage: torch checks neither when it maps a file, and hands out neighbouring bytes.
+/// Checks that every storage has a record of its size and that every tensor lies inside its storage.
+///
+/// torch checks neither when it maps a file: it returns the bytes that lie beside.
 pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
     let sizes: HashMap<&str, (u64, u64)> =
         archive.records.iter().map(|r| (r.name.as_str(), (r.size, r.payload))).collect();
@@ -31,7 +32,7 @@ pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
         let Some(item_size) = globals::item_size(&storage.class) else { continue };
         if storage.numel.checked_mul(item_size) != Some(size) {
             let detail = format!(
-                "{} elements of {} need another size than the record's {size} bytes",
+                "{} elements of {} do not take the record's {size} bytes",
                 storage.numel, storage.class
             );
             return Err(Finding::bad(&record, offset, detail));
@@ -39,7 +40,7 @@ pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
     }
     for value in &graph.values {
         if let Value::Tensor(tensor) = value
-            && !fits(tensor)
+            && !is_inside_storage(tensor)
         {
             let record = format!("data/{}", tensor.storage.key);
             let offset = sizes.get(record.as_str()).map_or(0, |&(_, offset)| offset);
@@ -50,7 +51,7 @@ pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
     Ok(())
 }
 
-fn fits(tensor: &Tensor) -> bool {
+fn is_inside_storage(tensor: &Tensor) -> bool {
     let Ok(mut last) = u64::try_from(tensor.offset) else { return false };
     if tensor.shape.len() != tensor.stride.len() || tensor.shape.iter().any(|&length| length < 0) {
         return false;
@@ -77,15 +78,15 @@ fn elements(storage: &Storage, dtype: Option<&str>) -> Option<u64> {
     bytes.checked_div(globals::item_size(dtype)?)
 }
 
-/// The tensors that a reader reaches from the root.
+/// Lists the tensors that are reachable from the root.
 pub(super) fn summaries(graph: &Graph) -> Vec<TensorSummary> {
     let mut found = Vec::new();
     let mut seen = vec![false; graph.values.len()];
-    list(graph, graph.root, String::new(), MAX_DEPTH, &mut seen, &mut found);
+    list_tensors(graph, graph.root, String::new(), MAX_DEPTH, &mut seen, &mut found);
     found
 }
 
-fn list(
+fn list_tensors(
     graph: &Graph,
     id: Id,
     path: String,
@@ -112,39 +113,39 @@ fn list(
                     Value::Int(number) => number.to_string(),
                     _ => "?".to_owned(),
                 };
-                list(graph, value, below(&name), depth - 1, seen, found);
+                list_tensors(graph, value, below(&name), depth - 1, seen, found);
             }
         }
         Value::List(items) | Value::Tuple(items) => {
             for (index, &item) in items.iter().enumerate() {
-                list(graph, item, below(&index.to_string()), depth - 1, seen, found);
+                list_tensors(graph, item, below(&index.to_string()), depth - 1, seen, found);
             }
         }
         _ => {}
     }
 }
 
-/// A digest of what a reader gets: neither the order of keys nor the layout of the archive is in it.
+/// Computes a digest of what a reader gets, whatever the order of keys and the layout of the archive.
 pub(super) fn digest(graph: &Graph, records: &[(&str, Option<u128>)]) -> Option<String> {
     let records: HashMap<&str, u128> =
         records.iter().filter_map(|&(name, digest)| Some((name, digest?))).collect();
-    let mut walk = Walk { graph, records, known: HashMap::new() };
+    let mut walk = Walk { graph, records, digests: HashMap::new() };
     walk.digest(graph.root, MAX_DEPTH).map(|digest| format!("{digest:032x}"))
 }
 
 struct Walk<'a> {
     graph: &'a Graph,
     records: HashMap<&'a str, u128>,
-    /// Finished values, so that a shared one costs once; `None` while in progress, which ends cycles.
-    known: HashMap<Id, Option<u128>>,
+    /// Digests by value, so that a shared value costs once; `None` while in progress, which ends cycles.
+    digests: HashMap<Id, Option<u128>>,
 }
 
 impl Walk<'_> {
     fn digest(&mut self, id: Id, depth: usize) -> Option<u128> {
-        if let Some(known) = self.known.get(&id) {
-            return *known;
+        if let Some(digest) = self.digests.get(&id) {
+            return *digest;
         }
-        self.known.insert(id, None);
+        self.digests.insert(id, None);
         let mut hash = Xxh3::new();
         let depth = depth.checked_sub(1)?;
         match self.graph.get(id) {
@@ -182,7 +183,7 @@ impl Walk<'_> {
             }
         }
         let digest = hash.digest128();
-        self.known.insert(id, Some(digest));
+        self.digests.insert(id, Some(digest));
         Some(digest)
     }
 
@@ -227,13 +228,13 @@ mod tests {
 
     #[test]
     fn bounds_hold_at_the_last_element() {
-        assert!(fits(&tensor(0, &[3, 4], &[4, 1])));
-        assert!(fits(&tensor(11, &[], &[])));
-        assert!(fits(&tensor(0, &[0, 99], &[99, 1])));
-        assert!(!fits(&tensor(1, &[3, 4], &[4, 1])));
-        assert!(!fits(&tensor(12, &[], &[])));
-        assert!(!fits(&tensor(-1, &[1], &[1])));
-        assert!(!fits(&tensor(0, &[2], &[-1])));
-        assert!(!fits(&tensor(0, &[i64::MAX, 2], &[i64::MAX, 1])));
+        assert!(is_inside_storage(&tensor(0, &[3, 4], &[4, 1])));
+        assert!(is_inside_storage(&tensor(11, &[], &[])));
+        assert!(is_inside_storage(&tensor(0, &[0, 99], &[99, 1])));
+        assert!(!is_inside_storage(&tensor(1, &[3, 4], &[4, 1])));
+        assert!(!is_inside_storage(&tensor(12, &[], &[])));
+        assert!(!is_inside_storage(&tensor(-1, &[1], &[1])));
+        assert!(!is_inside_storage(&tensor(0, &[2], &[-1])));
+        assert!(!is_inside_storage(&tensor(0, &[i64::MAX, 2], &[i64::MAX, 1])));
     }
 }

@@ -1,4 +1,4 @@
-//! Which callables a pickle may name.
+//! The globals (callables) that a pickle may name, and the element types that they stand for.
 
 /// What `torch.load(weights_only=True)` accepts without being told (`_get_allowed_globals()`, torch 2.15)
 /// and what `import monai` registers; a test compares both with the installed packages.
@@ -153,8 +153,8 @@ pub const ALLOWED_GLOBALS: &[&str] = &[
     "torch.uint8",
 ];
 
-/// Refused by `weights_only=True` and yet harmless to import and call: what a MONAI MetaTensor with its
-/// metadata, a NumPy array or a path pickles to.
+/// Globals that `weights_only=True` refuses but that are harmless to import and call: those of MONAI MetaTensors with
+/// metadata, of NumPy arrays and of paths.
 const INERT: &[&str] = &[
     "builtins.frozenset",
     "builtins.range",
@@ -177,7 +177,7 @@ pub(super) fn is_allowed(name: &str) -> bool {
     ALLOWED_GLOBALS.binary_search(&name).is_ok()
 }
 
-/// Whether importing and calling the global can do no harm.
+/// Whether importing and calling the global is harmless.
 pub(super) fn is_inert(name: &str) -> bool {
     is_allowed(name)
         || INERT.contains(&name)
@@ -186,8 +186,8 @@ pub(super) fn is_inert(name: &str) -> bool {
             .is_some_and(|class| class.ends_with("DType") && !class.contains('.'))
 }
 
-/// Python 2 module names, which protocol 2 writes and every unpickler maps back.
-pub(super) fn modern_module(module: &str) -> &str {
+/// Translates Python 2's module names, which protocol 2 writes, as every unpickler does.
+pub(super) fn python3_module(module: &str) -> &str {
     match module {
         "__builtin__" => "builtins",
         "copy_reg" => "copyreg",

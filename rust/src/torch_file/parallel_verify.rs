@@ -1,4 +1,4 @@
-//! Many files at once, with threads of our own, results in the order in which they finish.
+//! Checks many files with several threads; results come in the order in which files finish.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::payload::Buffer;
 use super::verdict::{Checks, Finding, Report, State};
 use super::verify::verify_file;
+use crate::base::window::Buffer;
 
-/// A running check of a list of files. Dropping it stops the threads after their current files.
+/// A running check of a list of files. Dropping it stops the threads after their current file.
 pub struct ParallelVerifier {
     results: Mutex<Receiver<(usize, Report)>>,
     next: Arc<AtomicUsize>,
@@ -20,21 +20,21 @@ pub struct ParallelVerifier {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What [`ParallelVerifier::next`] has.
+/// The answer of [`ParallelVerifier::next`].
 pub enum Next {
-    /// The file of that index is done.
+    /// The report on the file of that index.
     Done(usize, Box<Report>),
-    /// Nothing yet.
+    /// No file finished in time.
     Waiting,
-    /// Every file is done.
+    /// Every file was reported.
     Finished,
 }
 
 impl ParallelVerifier {
-    /// Starts to check `paths` with that many threads (at least one, at most 64).
+    /// Starts to check `paths` with `threads` threads, of which 1 to 64 are used.
     ///
     /// # Errors
-    /// The operating system's, when it grants not one thread.
+    /// The operating system's, when it grants no thread at all.
     pub fn start(paths: Vec<PathBuf>, checks: Checks, threads: usize) -> std::io::Result<Self> {
         let (total, next) = (paths.len(), Arc::new(AtomicUsize::new(0)));
         let paths = Arc::new(paths);
@@ -43,7 +43,7 @@ impl ParallelVerifier {
         for _ in 0..threads.clamp(1, 64) {
             let (paths, next, sender) = (Arc::clone(&paths), Arc::clone(&next), sender.clone());
             let work = move || {
-                let mut buffer = Buffer::new();
+                let mut buffer = Buffer::default();
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(path) = paths.get(index) else { break };
@@ -51,9 +51,9 @@ impl ParallelVerifier {
                     let report = catch_unwind(check).unwrap_or_else(|_| {
                         let finding = Finding::new(
                             State::Unknown,
-                            "the verifier failed on this file: a defect of voxtier",
+                            "the verifier failed on this file: please report this defect of voxtier",
                         );
-                        Report { finding: Some(finding), ..Report::empty() }
+                        Report { finding: Some(finding), ..Report::default() }
                     });
                     if sender.send((index, report)).is_err() {
                         break;
@@ -69,7 +69,7 @@ impl ParallelVerifier {
         Ok(Self { results: Mutex::new(receiver), next, total, threads: running })
     }
 
-    /// Waits up to `patience` for the next result.
+    /// Waits up to `patience` for the next report.
     pub fn next(&self, patience: Duration) -> Next {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         match results.recv_timeout(patience) {
@@ -79,7 +79,7 @@ impl ParallelVerifier {
         }
     }
 
-    /// Lets no thread begin another file.
+    /// Stops the threads after their current file.
     pub fn stop(&self) {
         self.next.fetch_max(self.total, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Reading of record payloads: CRC-32, digest and plausibility in one pass.
+//! Reads the payload of a record once: CRC-32, digest and plausibility.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,50 +10,25 @@ use xxhash_rust::xxh3::Xxh3;
 use super::archive::Record;
 use super::pickle::Storage;
 use super::verdict::{Checked, Finding, State};
+use crate::base::window::Buffer;
 
-/// Scratch space for reads. It begins at a page: on Zen 3 the kernel copies into a buffer at page offset 8
-/// or 16, where large allocations land, at a quarter of the speed.
-pub struct Buffer {
-    bytes: Vec<u8>,
-    begin: usize,
-}
+/// Bytes of one read: fits the second-level cache, so that the checksum finds what the kernel just wrote.
+const CHUNK: usize = 256 << 10;
 
-impl Buffer {
-    /// Fits the second-level cache, so that the checksum reads what the kernel has just written there.
-    const LENGTH: usize = 256 << 10;
-    const PAGE: usize = 4096;
-
-    /// Allocates it.
-    pub fn new() -> Self {
-        let bytes = vec![0; Self::LENGTH + Self::PAGE];
-        let begin = bytes.as_ptr().align_offset(Self::PAGE).min(Self::PAGE);
-        Self { bytes, begin }
-    }
-
-    fn space(&mut self) -> &mut [u8] {
-        let end = self.begin.saturating_add(Self::LENGTH);
-        self.bytes.get_mut(self.begin..end).unwrap_or_default()
-    }
-}
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What one pass over a record saw.
-pub(super) struct Seen {
-    /// `None` when the content could not be decompressed by us.
+/// The result of one pass over a record.
+pub(super) struct Payload {
+    /// CRC-32 of the content; `None` for a compression other than DEFLATE.
     pub crc: Option<u32>,
+    /// Digest of the content, when requested.
     pub digest: Option<u128>,
-    pub complaint: Option<String>,
+    /// Why its numbers are implausible.
+    pub implausible: Option<String>,
 }
 
-/// The whole content of a small record, decompressed.
+/// Reads all of a small record and decompresses it.
 pub(super) fn read_whole(file: &File, record: &Record, cap: u64) -> Checked<Vec<u8>> {
     if record.size > cap || record.stored > cap {
-        let detail = format!("{} of {} bytes is over the cap of {cap}", record.name, record.size);
+        let detail = format!("{} of {} bytes exceeds the limit of {cap}", record.name, record.size);
         return Err(Finding::of(State::Unknown, &record.name, record.payload, detail));
     }
     let mut bytes = vec![0; record.stored as usize];
@@ -69,66 +44,63 @@ pub(super) fn read_whole(file: &File, record: &Record, cap: u64) -> Checked<Vec<
     Ok(content)
 }
 
-/// Reads a record once.
+/// Reads a record once. `storage` is given where its numbers are to be judged.
 pub(super) fn read_record(
     file: &File,
     record: &Record,
     buffer: &mut Buffer,
     storage: Option<&Storage>,
     digest: bool,
-) -> Checked<Seen> {
+) -> Checked<Payload> {
     let stored = Span { file, at: record.payload, left: record.stored };
     if !record.compressed() {
-        return Pass::over(stored, record, buffer, storage, digest);
+        return read_pass(stored, record, buffer, storage, digest);
     }
     if !record.deflated() {
-        return Ok(Seen { crc: None, digest: None, complaint: None });
+        return Ok(Payload { crc: None, digest: None, implausible: None });
     }
-    Pass::over(DeflateDecoder::new(stored).take(record.size + 1), record, buffer, storage, digest)
+    read_pass(DeflateDecoder::new(stored).take(record.size + 1), record, buffer, storage, digest)
 }
 
-struct Pass;
-
-impl Pass {
-    fn over(
-        mut source: impl Read,
-        record: &Record,
-        buffer: &mut Buffer,
-        storage: Option<&Storage>,
-        digest: bool,
-    ) -> Checked<Seen> {
-        let mut crc = crc32fast::Hasher::new();
-        let mut hash = digest.then(Xxh3::new);
-        let mut plausible = storage.and_then(Plausible::of);
-        let mut total = 0u64;
-        loop {
-            let filled = fill(&mut source, buffer.space()).map_err(|error| match error.kind() {
-                // The decoder's words; the file's own errors carry the system's number.
-                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
-                    Finding::bad(&record.name, record.payload, "the compressed record does not decompress")
-                }
-                _ => Finding::from(error),
-            })?;
-            let Some(chunk) = buffer.space().get(..filled).filter(|chunk| !chunk.is_empty()) else { break };
-            crc.update(chunk);
-            if let Some(hash) = &mut hash {
-                hash.update(chunk);
+fn read_pass(
+    mut source: impl Read,
+    record: &Record,
+    buffer: &mut Buffer,
+    storage: Option<&Storage>,
+    digest: bool,
+) -> Checked<Payload> {
+    let mut crc = crc32fast::Hasher::new();
+    let mut hash = digest.then(Xxh3::new);
+    let mut watch = storage.and_then(Watch::of);
+    let mut total = 0u64;
+    let space = buffer.at_least(CHUNK).get_mut(..CHUNK).unwrap_or_default();
+    loop {
+        let filled = fill(&mut source, space).map_err(|error| match error.kind() {
+            // These two come from the decoder; errors of the file have the system's number.
+            std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
+                Finding::bad(&record.name, record.payload, "the compressed record does not decompress")
             }
-            if let Some(plausible) = &mut plausible {
-                plausible.look_at(chunk);
-            }
-            total += filled as u64;
+            _ => Finding::from(error),
+        })?;
+        let Some(chunk) = space.get(..filled).filter(|chunk| !chunk.is_empty()) else { break };
+        crc.update(chunk);
+        if let Some(hash) = &mut hash {
+            hash.update(chunk);
         }
-        if total != record.size {
-            let detail = format!("{total} bytes instead of {}", record.size);
-            return Err(Finding::bad(&record.name, record.payload, detail));
+        if let Some(watch) = &mut watch {
+            watch.look_at(chunk);
         }
-        Ok(Seen {
-            crc: Some(crc.finalize()),
-            digest: hash.map(|hash| hash.digest128()),
-            complaint: plausible.and_then(|plausible| plausible.complaint()),
-        })
+        total += filled as u64;
     }
+    if total != record.size {
+        let detail = format!("the content has {total} bytes, its headers say {}", record.size);
+        return Err(Finding::bad(&record.name, record.payload, detail));
+    }
+    Ok(Payload {
+        crc: Some(crc.finalize()),
+        digest: hash.map(|hash| hash.digest128()),
+        implausible: watch.and_then(|watch| watch.reason()),
+    })
 }
 
 /// Reads until `space` is full or the source ends.
@@ -145,7 +117,7 @@ fn fill(source: &mut impl Read, space: &mut [u8]) -> std::io::Result<usize> {
     Ok(filled)
 }
 
-/// A stretch of a file as a reader that needs no seek.
+/// A range of a file, as a reader that needs no seek.
 struct Span<'a> {
     file: &'a File,
     at: u64,
@@ -166,9 +138,10 @@ impl Read for Span<'_> {
     }
 }
 
-/// Watches floating-point elements for what a real volume never is. Integers are masks and counts, whose
-/// constancy means nothing; neither does that of a handful of numbers.
-struct Plausible {
+/// Watches floating-point elements for what no real volume is: constant, NaN or infinite.
+///
+/// Integers are masks and counts, which may be constant, and so may few numbers.
+struct Watch {
     kind: Float,
     first: Option<[u8; 8]>,
     constant: bool,
@@ -184,8 +157,9 @@ enum Float {
     F64,
 }
 
-impl Plausible {
-    const FEWEST: u64 = 64;
+impl Watch {
+    /// Elements from which a storage is watched.
+    const FROM: u64 = 64;
 
     fn of(storage: &Storage) -> Option<Self> {
         let kind = match &*storage.class {
@@ -195,7 +169,7 @@ impl Plausible {
             "torch.DoubleStorage" => Float::F64,
             _ => return None,
         };
-        (storage.numel >= Self::FEWEST).then_some(Self {
+        (storage.numel >= Self::FROM).then_some(Self {
             kind,
             first: None,
             constant: true,
@@ -235,7 +209,8 @@ impl Plausible {
         }
     }
 
-    fn complaint(&self) -> Option<String> {
+    /// Why the elements are implausible.
+    fn reason(&self) -> Option<String> {
         if self.not_a_number > 0 || self.infinite > 0 {
             return Some(format!("{} NaN and {} infinite elements", self.not_a_number, self.infinite));
         }

@@ -1,15 +1,15 @@
-//! What a check says about one file: a state, the evidence for it, and what was read on the way.
+//! The verdict on one file: a state, the evidence for it, and what the check read on the way.
 
 use crate::base::closed_list::closed_list;
 
 closed_list! {
-    /// What is known about one file, from best to worst evidence.
+    /// The state of a file, from best to worst.
     pub enum State {
-        /// Everything that was asked for was checked and is right.
+        /// Every requested check passed.
         Ok = "ok",
-        /// Right in structure; its writer stored no CRCs, so payload damage cannot be seen.
+        /// The structure is right; the writer stored no CRCs, so damage of payloads cannot be seen.
         OkNoCrc = "ok_no_crc",
-        /// Right, with bytes after the archive that every reader ignores.
+        /// Right, but bytes follow the archive, which every reader ignores.
         OkTrailing = "ok_trailing",
         /// Intact, but a record is compressed: `torch.load(mmap=True)` reads it as wrong numbers.
         CompressedStorage = "compressed_storage",
@@ -27,14 +27,14 @@ closed_list! {
         BadStructure = "bad_structure",
         /// A record's bytes do not match their CRC-32.
         BadCrc = "bad_crc",
-        /// The operating system refused or failed: says nothing about the file.
+        /// The operating system failed to read the file, which may be intact.
         IoError = "io_error",
-        /// It could not be decided: changed while it was read, or over a cap.
+        /// No verdict: the file changed while it was read, or exceeds a limit.
         Unknown = "unknown",
     }
 }
 
-/// Why a file is not plainly ok.
+/// Why a file is not [`State::Ok`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The verdict.
@@ -43,7 +43,7 @@ pub struct Finding {
     pub record: Option<String>,
     /// Absolute byte offset of the evidence, within the file.
     pub offset: Option<u64>,
-    /// What was found, and what would have been right.
+    /// What was found, and what would be right.
     pub detail: String,
 }
 
@@ -70,6 +70,7 @@ impl From<std::io::Error> for Finding {
     }
 }
 
+/// The result of a step of a check: what it read, or the finding that ends the check.
 pub(super) type Checked<T> = Result<T, Finding>;
 
 /// What to check beyond structure, opcodes and bounds, which are always checked.
@@ -96,41 +97,28 @@ pub struct TensorSummary {
     pub record: String,
 }
 
-/// Everything learnt about one file.
-#[derive(Clone, Debug)]
+/// The result of a check of one file.
+#[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// The verdict and its evidence; `None` when the file is plainly ok.
+    /// The verdict and its evidence; `None` for [`State::Ok`].
     pub finding: Option<Finding>,
-    /// Bytes, where the file could be opened.
+    /// Size in bytes; 0 where the file could not be opened.
     pub size: u64,
-    /// Modification time in nanoseconds since 1970, where the file could be opened.
+    /// Modification time in nanoseconds since 1970; 0 where the file could not be opened.
     pub mtime_ns: i64,
-    /// The same of the inode's last change, which no program can set back.
+    /// Time of the inode's last change, likewise; no program can set it back.
     pub ctime_ns: i64,
-    /// Name, size and recorded CRC-32 of every record, as far as the structure was read.
+    /// Name, size in bytes and recorded CRC-32 of every record, as far as the structure was read.
     pub records: Vec<(String, u64, u32)>,
     /// Globals of the pickle that `weights_only=True` refuses.
     pub refused_globals: Vec<String>,
-    /// The tensors that are reachable from the root, with their key paths.
+    /// The tensors that are reachable from the root.
     pub tensors: Vec<TensorSummary>,
-    /// Hexadecimal digest of the contents, when asked for and possible.
+    /// Hexadecimal digest of the contents, when requested and possible.
     pub digest: Option<String>,
 }
 
 impl Report {
-    pub(super) fn empty() -> Self {
-        Self {
-            finding: None,
-            size: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            records: Vec::new(),
-            refused_globals: Vec::new(),
-            tensors: Vec::new(),
-            digest: None,
-        }
-    }
-
     /// The verdict.
     pub fn state(&self) -> State {
         self.finding.as_ref().map_or(State::Ok, |finding| finding.state)

@@ -5,17 +5,18 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::archive::Archive;
-use super::payload::Buffer;
 use super::verdict::{Checked, Checks, Finding, Report, State};
 use super::{contents, globals, payload, pickle};
+use crate::base::window::Buffer;
 
-/// Checks one file. `buffer` is scratch space, reused from file to file.
+/// Checks one file. `buffer` is scratch memory, reused from file to file.
 pub fn verify_file(path: &Path, checks: Checks, buffer: &mut Buffer) -> Report {
-    let mut report = Report::empty();
+    let mut report = Report::default();
     report.finding = verify_into(path, checks, buffer, &mut report).unwrap_or_else(Some);
     if let Some(finding) = &mut report.finding {
         let size = report.size;
-        finding.offset = finding.offset.filter(|&at| at <= size); // not where a damaged offset points to
+        // An offset that is itself damaged may point past the end.
+        finding.offset = finding.offset.filter(|&at| at <= size);
     }
     report
 }
@@ -26,7 +27,7 @@ fn verify_into(
     buffer: &mut Buffer,
     report: &mut Report,
 ) -> Checked<Option<Finding>> {
-    // Opening a pipe that nobody writes to would wait for ever.
+    // Without this, opening a pipe that has no writer waits for ever.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let before = file.metadata()?;
@@ -85,25 +86,25 @@ fn verify_open(
     if (checks.crc && has_crc) || checks.content || checks.digest {
         for record in &archive.records {
             let storage = if checks.content { graph.storage_of(&record.name) } else { None };
-            let seen = payload::read_record(file, record, buffer, storage, checks.digest)?;
-            if let (true, Some(crc)) = (has_crc, seen.crc) {
+            let payload = payload::read_record(file, record, buffer, storage, checks.digest)?;
+            if let (true, Some(crc)) = (has_crc, payload.crc) {
                 record.check_crc(Some(crc))?;
             }
-            if let (Some(complaint), None) = (seen.complaint, &suspicious) {
+            if let (Some(reason), None) = (payload.implausible, &suspicious) {
                 suspicious =
-                    Some(Finding::of(State::SuspiciousContent, &record.name, record.payload, complaint));
+                    Some(Finding::of(State::SuspiciousContent, &record.name, record.payload, reason));
             }
-            digests.push((record.name.as_str(), seen.digest));
+            digests.push((record.name.as_str(), payload.digest));
         }
         if checks.digest {
             report.digest = contents::digest(&graph, &digests);
         }
     }
-    Ok(best_of_intact(&archive, &graph, &report.refused_globals, suspicious, has_crc))
+    Ok(verdict_on_intact(&archive, &graph, &report.refused_globals, suspicious, has_crc))
 }
 
-/// The verdict on a file without damage: the most important remark that there is to make.
-fn best_of_intact(
+/// The verdict on a file without damage: its most important peculiarity.
+fn verdict_on_intact(
     archive: &Archive,
     graph: &pickle::Graph,
     refused: &[String],
@@ -113,14 +114,14 @@ fn best_of_intact(
     let unsafe_names: Vec<&str> =
         refused.iter().map(String::as_str).filter(|name| !globals::is_inert(name)).collect();
     if !unsafe_names.is_empty() {
-        let detail = format!("loading would import and may run {}", some_of(&unsafe_names));
+        let detail = format!("loading would import and may run {}", first_of(&unsafe_names));
         return Some(Finding {
             record: Some("data.pkl".into()),
             ..Finding::new(State::UnsafeGlobals, detail)
         });
     }
     if let Some(record) = archive.records.iter().find(|record| record.compressed()) {
-        let detail = "the record is compressed: torch.load(mmap=True) reads wrong numbers from it";
+        let detail = "the record is compressed: torch.load(mmap=True) reads wrong numbers from it, save the file again";
         return Some(Finding::of(State::CompressedStorage, &record.name, record.payload, detail));
     }
     if !refused.is_empty() || !graph.refused_opcodes.is_empty() {
@@ -128,8 +129,8 @@ fn best_of_intact(
             graph.refused_opcodes.iter().map(|name| format!("opcode {name}")).collect();
         let reasons: Vec<&str> = opcodes.iter().chain(refused).map(String::as_str).collect();
         let detail = format!(
-            "weights_only=True refuses {}: MONAI >= 1.5.1 would delete and recompute it",
-            some_of(&reasons)
+            "torch.load(weights_only=True) refuses {}: MONAI >= 1.5.1 would delete the file",
+            first_of(&reasons)
         );
         return Some(Finding {
             record: Some("data.pkl".into()),
@@ -148,8 +149,8 @@ fn best_of_intact(
     })
 }
 
-/// The first of many names: a hostile file has room for a hundred thousand.
-fn some_of(names: &[&str]) -> String {
+/// The first of the names, as a hostile file has room for a hundred thousand.
+fn first_of(names: &[&str]) -> String {
     const SHOWN: usize = 12;
     let shown: Vec<&str> = names.iter().copied().take(SHOWN).collect();
     let more = names.len() - shown.len();

@@ -1,4 +1,4 @@
-//! Where the archive ends, and where it says that its directory lies.
+//! The end records of an archive, which say where its central directory lies.
 
 use super::super::verdict::{Checked, Finding, State};
 use super::fields::{Fields, LOCAL, Window};
@@ -12,16 +12,17 @@ const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19
 const END_LENGTH: u64 = 22;
 const LOCATOR_LENGTH: u64 = 20;
 const END64_LENGTH: u64 = 56;
-/// Readers look for the end record no further back than its longest comment.
+/// How far from its end a file is searched for the end record: the longest comment allows no more.
 const SEARCH: u64 = 65_535 + END_LENGTH + LOCATOR_LENGTH + END64_LENGTH;
 
-/// Where the central directory lies, by the end records.
+/// The place of the central directory, by the end records.
 pub(super) struct Directory {
     pub offset: u64,
     pub length: u64,
     pub entries: u64,
     /// First byte that belongs to the end records.
     pub end: u64,
+    /// Number of bytes after the archive.
     pub trailing: u64,
 }
 
@@ -72,7 +73,7 @@ pub(super) fn find_directory(window: &mut Window<'_>, size: u64) -> Checked<Dire
     }
 }
 
-/// Offset of the last end record, which may be cut.
+/// Finds the offset of the last end record, which may be cut.
 fn find_end(window: &mut Window<'_>, size: u64) -> Checked<Option<u64>> {
     if let Some(at) = size.checked_sub(END_LENGTH) {
         let tail = window.read_back(at, END_LENGTH)?;
@@ -88,10 +89,13 @@ fn find_end(window: &mut Window<'_>, size: u64) -> Checked<Option<u64>> {
 fn explain_missing_end(window: &mut Window<'_>, size: u64) -> Checked<Finding> {
     let head = window.read(0, size.min(LEGACY.len() as u64))?.to_vec();
     if head == LEGACY {
-        return Ok(Finding::new(State::LegacyFormat, "written by torch < 1.6 or with zip serialization off"));
+        return Ok(Finding::new(
+            State::LegacyFormat,
+            "written by torch < 1.6, or without zip serialization: save it again with torch.save",
+        ));
     }
     if !head.starts_with(LOCAL) {
-        return Ok(Finding::bad("header", 0, "not a zip archive: neither its beginning nor its end"));
+        return Ok(Finding::bad("header", 0, "not a zip archive: neither beginning nor end is right"));
     }
     let from = size.saturating_sub(END_LENGTH + LOCATOR_LENGTH);
     let tail = window.read(from, size - from)?;
@@ -99,7 +103,7 @@ fn explain_missing_end(window: &mut Window<'_>, size: u64) -> Checked<Finding> {
         return Ok(Finding::bad("end", from + LOCATOR_LENGTH, "the end record's signature is damaged"));
     }
     if tail.iter().all(|&byte| byte == 0) {
-        return Ok(Finding::bad("end", from, "zeros where the archive should end"));
+        return Ok(Finding::bad("end", from, "zeros stand where the archive must end"));
     }
     Ok(Finding::of(State::Truncated, "end", size, "the file ends before its central directory"))
 }

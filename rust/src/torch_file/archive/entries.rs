@@ -1,4 +1,4 @@
-//! Entries of the central directory, each held against its local header and descriptor.
+//! Entries of the central directory, compared with their local headers and descriptors.
 
 use std::collections::HashSet;
 
@@ -11,12 +11,15 @@ const CENTRAL: &[u8; 4] = b"PK\x01\x02";
 const DESCRIPTOR: &[u8; 4] = b"PK\x07\x08";
 const FLAG_DESCRIPTOR: u16 = 0x0008;
 const FLAG_ENCRYPTED: u16 = 0x0001;
-/// A central directory of a million records; torch writes a handful.
+/// Largest central directory in bytes: room for a million records, where torch writes a handful.
 const MAX_DIRECTORY: u64 = 64 << 20;
 
 pub(super) fn read_directory(window: &mut Window<'_>, directory: &Directory) -> Checked<Vec<Record>> {
     if directory.length > MAX_DIRECTORY {
-        let detail = format!("a central directory of {} bytes is over the cap", directory.length);
+        let detail = format!(
+            "the central directory of {} bytes exceeds the limit of {MAX_DIRECTORY}",
+            directory.length
+        );
         return Err(Finding::new(State::Unknown, detail));
     }
     let bytes = window.read_back(directory.offset, directory.length)?;
@@ -26,7 +29,7 @@ pub(super) fn read_directory(window: &mut Window<'_>, directory: &Directory) -> 
     while !rest.is_empty() {
         let at = directory.offset + (bytes.len() - rest.len()) as u64;
         let (record, length) = read_entry(rest, at)?;
-        // torch finds records without regard to case and takes the first, Python's zipfile the last.
+        // torch compares names without regard to case and takes the first record, Python's zipfile the last.
         if !names.insert(record.name.to_ascii_lowercase()) {
             return Err(Finding::bad("directory", at, format!("two records are named {}", record.name)));
         }
@@ -40,7 +43,7 @@ pub(super) fn read_directory(window: &mut Window<'_>, directory: &Directory) -> 
     Ok(records)
 }
 
-/// One entry of the central directory and its length in bytes.
+/// Reads one entry of the central directory; returns its length in bytes too.
 fn read_entry(bytes: &[u8], at: u64) -> Checked<(Record, usize)> {
     let entry = Fields(bytes);
     let cut = || Finding::bad("directory", at, "the central directory ends inside an entry");
@@ -77,7 +80,7 @@ fn read_entry(bytes: &[u8], at: u64) -> Checked<(Record, usize)> {
     let record = Record {
         name: name.to_owned(),
         header,
-        payload: header, // `read_local` knows better
+        payload: header, // until `read_local` finds it
         stored,
         size,
         crc,
@@ -88,7 +91,9 @@ fn read_entry(bytes: &[u8], at: u64) -> Checked<(Record, usize)> {
     Ok((record, length))
 }
 
-/// Checks the local header and the descriptor of `record`; returns the first byte behind them.
+/// Checks the local header and the descriptor of `record`; returns the first byte after them.
+///
+/// The record must lie in `free_from..limit`.
 pub(super) fn read_local(
     window: &mut Window<'_>,
     record: &mut Record,
@@ -138,11 +143,17 @@ pub(super) fn read_local(
             Err(bad(format!("the local header of {} contradicts the central directory", record.name)))
         };
     }
-    let available = limit.saturating_sub(end).min(24);
-    let descriptor = Fields(window.read(end, available)?);
-    let broken = || Finding::bad("header", end, format!("the data descriptor of {} is damaged", record.name));
+    let (crc, length) = read_descriptor(window, record, end, limit)?;
+    record.descriptor_crc = Some(crc);
+    Ok(end + length)
+}
+
+/// Checks the data descriptor at `at`; returns its CRC-32 and its length in bytes.
+fn read_descriptor(window: &mut Window<'_>, record: &Record, at: u64, limit: u64) -> Checked<(u32, u64)> {
+    let descriptor = Fields(window.read(at, limit.saturating_sub(at).min(24))?);
+    let damaged = || Finding::bad("header", at, format!("the data descriptor of {} is damaged", record.name));
     if !descriptor.0.starts_with(DESCRIPTOR) {
-        return Err(broken());
+        return Err(damaged());
     }
     let narrow = (u64::from(descriptor.u32(8)?), u64::from(descriptor.u32(12)?));
     let length = if narrow == (record.stored, record.size) {
@@ -150,8 +161,7 @@ pub(super) fn read_local(
     } else if (descriptor.u64(8)?, descriptor.u64(16)?) == (record.stored, record.size) {
         24
     } else {
-        return Err(broken());
+        return Err(damaged());
     };
-    record.descriptor_crc = Some(descriptor.u32(4)?);
-    Ok(end + length)
+    Ok((descriptor.u32(4)?, length))
 }

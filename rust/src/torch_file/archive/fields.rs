@@ -1,4 +1,4 @@
-//! Headers as bytes: fields at fixed places, and the stretch of the file that holds them.
+//! Reads headers: little-endian fields at fixed offsets, from a window on the file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,10 +8,11 @@ use super::super::verdict::{Checked, Finding, State};
 /// The signature of a local header, with which an archive begins.
 pub(super) const LOCAL: &[u8; 4] = b"PK\x03\x04";
 
-/// The ZIP64 extra field: the values, in order, that did not fit their 32-bit fields.
+/// The ZIP64 extra field: the values that did not fit their 32-bit fields, in order.
 pub(super) struct Wide<'a>(&'a [u8]);
 
 impl<'a> Wide<'a> {
+    /// Finds it among a record's extra fields.
     pub fn find(mut extra: &'a [u8]) -> Self {
         while let Some((head, rest)) = extra.split_at_checked(4) {
             let fields = Fields(head);
@@ -25,7 +26,7 @@ impl<'a> Wide<'a> {
         Self(&[])
     }
 
-    /// `narrow`, or the next wide value when `narrow` says that it lies here.
+    /// Returns `narrow`, or the next 64-bit value where `narrow` is the mark for one.
     pub fn widen(&mut self, narrow: u32) -> Option<u64> {
         if narrow != u32::MAX {
             return Some(u64::from(narrow));
@@ -36,7 +37,7 @@ impl<'a> Wide<'a> {
     }
 }
 
-/// Little-endian fields at fixed places.
+/// Little-endian fields at fixed offsets.
 pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
@@ -45,7 +46,7 @@ impl Fields<'_> {
             .get(at..)
             .and_then(|rest| rest.first_chunk::<N>())
             .copied()
-            .ok_or_else(|| Finding::new(State::BadStructure, "a header is cut"))
+            .ok_or_else(|| Finding::new(State::BadStructure, "a header ends too early"))
     }
 
     pub fn u16(&self, at: usize) -> Checked<u16> {
@@ -61,7 +62,7 @@ impl Fields<'_> {
     }
 }
 
-/// The last stretch of the file that was read: headers lie close to each other, so few reads suffice.
+/// A window on the file: headers lie close to each other, so few reads suffice.
 pub(super) struct Window<'a> {
     file: &'a File,
     size: u64,
@@ -76,12 +77,12 @@ impl<'a> Window<'a> {
         Self { file, size, start: 0, bytes: Vec::new() }
     }
 
-    /// Bytes `[at, at + length)`; reads ahead.
+    /// Returns bytes `[at, at + length)`; reads ahead.
     pub fn read(&mut self, at: u64, length: u64) -> Checked<&[u8]> {
         self.fetch(at, length, at)
     }
 
-    /// Bytes `[at, at + length)`; reads behind, for a walk from the end.
+    /// Returns bytes `[at, at + length)`; reads what lies before them too, for a walk from the end.
     pub fn read_back(&mut self, at: u64, length: u64) -> Checked<&[u8]> {
         let from = (at + length).saturating_sub(Self::LENGTH).min(at);
         self.fetch(at, length, from)
@@ -91,8 +92,8 @@ impl<'a> Window<'a> {
         let end = at.checked_add(length).filter(|&end| end <= self.size).ok_or_else(|| {
             Finding::of(State::BadStructure, "header", at, "a header reaches past the end of the file")
         })?;
-        let held = self.start + self.bytes.len() as u64;
-        if at < self.start || end > held {
+        let window_end = self.start + self.bytes.len() as u64;
+        if at < self.start || end > window_end {
             let until = end.max((from + Self::LENGTH).min(self.size));
             self.bytes.clear();
             self.bytes.resize((until - from) as usize, 0);

@@ -1,4 +1,4 @@
-//! The ZIP structure of a torch file: end records, central directory, every local header and descriptor.
+//! The ZIP structure of a torch file: end records, central directory, local headers and descriptors.
 
 mod end;
 mod entries;
@@ -13,12 +13,12 @@ use self::fields::Window;
 pub use self::record::Record;
 use super::verdict::{Checked, Finding};
 
-/// The checked structure of a file.
+/// The structure of a file, checked.
 #[derive(Debug)]
 pub struct Archive {
     /// In the order of the central directory.
     pub records: Vec<Record>,
-    /// Bytes behind the archive.
+    /// Number of bytes after the archive.
     pub trailing: u64,
     directory: u64,
 }
@@ -46,16 +46,17 @@ impl Archive {
         Ok(Self { records, trailing: directory.trailing, directory: directory.offset })
     }
 
-    /// Whether the writer computed CRCs at all (`compute_crc32=False` writes zeros everywhere).
+    /// Whether the writer stored CRCs: `compute_crc32=False` writes zeros everywhere.
     pub fn has_crc(&self) -> bool {
         self.records.iter().any(|r| r.crc != 0 || r.descriptor_crc.is_some_and(|crc| crc != 0))
     }
 
+    /// The record of that name.
     pub fn find(&self, name: &str) -> Option<&Record> {
         self.records.iter().find(|record| record.name == name)
     }
 
-    /// The record of that name, which torch cannot load without.
+    /// The record of that name, without which torch cannot load the file.
     pub fn require(&self, name: &str) -> Checked<&Record> {
         self.find(name).ok_or_else(|| {
             Finding::bad("directory", self.directory, format!("the archive has no record {name}"))
@@ -63,7 +64,7 @@ impl Archive {
     }
 }
 
-/// The folder that torch takes as the archive's root: that of the first record, with its slash.
+/// The folder that torch takes as the root of the archive, with its slash: that of the first record.
 fn common_root(records: &[Record]) -> Checked<String> {
     let first = records.first().map_or("", |record| record.name.as_str());
     match first.split_once('/') {

@@ -24,32 +24,32 @@ pub struct Record {
 }
 
 impl Record {
-    /// Not STORED.
+    /// Whether it is compressed, by any method.
     pub fn compressed(&self) -> bool {
         self.method != 0
     }
 
-    /// DEFLATE, the one compression whose content is checked.
+    /// Whether it is compressed by DEFLATE, the only method whose content is checked.
     pub fn deflated(&self) -> bool {
         self.method == 8
     }
 
-    /// Compares the recorded checksums with each other and, where it is known, with that of the payload.
-    pub fn check_crc(&self, seen: Option<u32>) -> Checked<()> {
+    /// Compares the recorded checksums with each other and with that of the payload, where it was computed.
+    pub fn check_crc(&self, computed: Option<u32>) -> Checked<()> {
         let descriptor = self.descriptor_crc.unwrap_or(self.crc);
-        let detail = match seen {
+        let detail = match computed {
             None if descriptor == self.crc => return Ok(()),
             None => {
                 "the central directory and the data descriptor record different CRC-32: one is damaged".into()
             }
-            Some(seen) if seen == self.crc && seen == descriptor => return Ok(()),
-            Some(seen) if seen == descriptor => {
+            Some(computed) if computed == self.crc && computed == descriptor => return Ok(()),
+            Some(computed) if computed == descriptor => {
                 "the central directory's CRC-32 is damaged; the payload is right".into()
             }
-            Some(seen) if seen == self.crc => {
+            Some(computed) if computed == self.crc => {
                 "the data descriptor's CRC-32 is damaged; the payload is right".into()
             }
-            Some(seen) => format!("the payload has CRC-32 {seen:08x}, recorded is {:08x}", self.crc),
+            Some(computed) => format!("the payload has CRC-32 {computed:08x}, recorded is {:08x}", self.crc),
         };
         Err(Finding::of(State::BadCrc, &self.name, self.payload, detail))
     }

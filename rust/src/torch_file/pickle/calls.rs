@@ -1,4 +1,4 @@
-//! Globals, calls and persistent ids: where a pickle's values become storages and tensors.
+//! Globals, calls and persistent ids: how a pickle's values become storages and tensors.
 
 use std::rc::Rc;
 
@@ -8,9 +8,9 @@ use super::machine::{Machine, Refused, Step};
 
 impl Machine<'_> {
     pub(super) fn global(&mut self, module: &str, name: &str) -> Step<()> {
-        let full = format!("{}.{name}", globals::modern_module(module));
+        let full = format!("{}.{name}", globals::python3_module(module));
         let shared = match self.globals.get(full.as_str()) {
-            Some(known) => Rc::clone(known),
+            Some(same) => Rc::clone(same),
             None => {
                 self.grow(full.len() / 32)?;
                 let new: Rc<str> = full.into();
@@ -80,7 +80,7 @@ impl Machine<'_> {
         Some(Tensor { storage: Rc::clone(storage), dtype, offset: *offset, shape, stride, extra: Vec::new() })
     }
 
-    /// A tuple or list of integers, or the call that a pickled `torch.Size` is.
+    /// Integers from a tuple, a list, or the call that a pickled `torch.Size` is.
     fn integers(&self, value: &Value) -> Option<Vec<i64>> {
         let arguments = match value {
             Value::Object(parts) => match self.value(*parts.get(1)?) {
@@ -100,7 +100,7 @@ impl Machine<'_> {
         items.iter().map(integer).collect()
     }
 
-    /// `('storage', class, key, location, numel)`, the one persistent id that torch writes.
+    /// Pushes the storage of `('storage', class, key, location, numel)`, the only persistent id that torch writes.
     pub(super) fn persistent(&mut self, id: Id) -> Step<()> {
         let broken = Refused::Malformed("refers to a storage in a way that torch does not write");
         let Value::Tuple(items) = self.value(id) else { return Err(broken) };
@@ -114,10 +114,10 @@ impl Machine<'_> {
         }
         let key = self.as_name(*key)?;
         let storage = match self.storages.get(&key) {
-            Some(known) if known.class != *class || known.numel != numel => {
-                return Err(Refused::Malformed("describes one storage in two ways"));
+            Some(same) if same.class != *class || same.numel != numel => {
+                return Err(Refused::Malformed("describes one storage in two different ways"));
             }
-            Some(known) => Rc::clone(known),
+            Some(same) => Rc::clone(same),
             None => {
                 let new = Rc::new(Storage { class: Rc::clone(class), key: key.clone(), numel });
                 self.grow(key.len() / 32)?;
@@ -129,7 +129,7 @@ impl Machine<'_> {
     }
 }
 
-/// The calls whose first arguments are storage, offset, shape, stride.
+/// Whether the first arguments of a call are storage, offset, shape and stride.
 fn is_rebuild(function: &str) -> bool {
     function
         .strip_prefix("torch._utils._rebuild_")

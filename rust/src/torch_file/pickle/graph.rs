@@ -1,4 +1,4 @@
-//! What a pickle would build: values that refer to each other by number.
+//! The values that a pickle would build, which refer to each other by number.
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -35,7 +35,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// What it counts for: few bytes of a pickle can repeat long names and shapes through the memo.
+    /// Its share of the limit: few bytes of a pickle can repeat long names and shapes through the memo.
     pub fn weight(&self) -> usize {
         1 + match self {
             Value::Str(text) => text.len() / 32,
@@ -67,11 +67,11 @@ pub struct Tensor {
     pub shape: Vec<i64>,
     /// Elements between neighbours, per axis.
     pub stride: Vec<i64>,
-    /// What a tensor subclass carries beside its numbers.
+    /// What a subclass of tensor holds beside its elements.
     pub extra: Vec<Id>,
 }
 
-/// What a pickle would build.
+/// The values of a pickle.
 #[derive(Debug)]
 pub struct Graph {
     pub values: Vec<Value>,
@@ -92,7 +92,7 @@ impl Graph {
         self.globals.iter().filter(|name| !globals::is_allowed(name)).map(|name| name.to_string()).collect()
     }
 
-    /// The storage that lies in the record of that name.
+    /// The storage of the record of that name.
     pub fn storage_of(&self, record: &str) -> Option<&Storage> {
         self.storages.get(record.strip_prefix("data/")?).map(Rc::as_ref)
     }

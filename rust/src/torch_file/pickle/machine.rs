@@ -1,10 +1,11 @@
-//! The state of the machine, and the small steps that opcodes are made of.
+//! The state of the abstract machine, and the primitives that opcodes are made of.
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::graph::{Id, MAX_NAME, Storage, Value};
 
+/// Why a program is not followed to its end; the text continues "the pickle ...".
 pub(super) enum Refused {
     Malformed(&'static str),
     TooLarge,
@@ -12,17 +13,20 @@ pub(super) enum Refused {
 
 pub(super) type Step<T> = Result<T, Refused>;
 
+/// An abstract pickle machine.
 pub(super) struct Machine<'a> {
     pub program: &'a [u8],
     pub at: usize,
     pub values: Vec<Value>,
+    /// What the machine holds, counted as [`Value::weight`] does.
     pub weight: usize,
-    /// Most that may be held.
+    /// Most that it may hold.
     pub most: usize,
     pub stack: Vec<Id>,
     pub marks: Vec<usize>,
     pub memo: HashMap<u32, Id>,
     pub globals: BTreeSet<Rc<str>>,
+    /// Names of the opcodes that `weights_only=True` refuses.
     pub refused: BTreeSet<&'static str>,
     pub storages: HashMap<String, Rc<Storage>>,
 }
@@ -79,7 +83,7 @@ impl<'a> Machine<'a> {
 
     pub fn text(&mut self, length: usize) -> Step<()> {
         let bytes = self.take(length)?;
-        // Python allows lone surrogates here; they compare like the replacement character.
+        // Python allows lone surrogates here: they become the replacement character.
         self.push(Value::Str(String::from_utf8_lossy(bytes).into_owned()))
     }
 
@@ -108,13 +112,13 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Accounts for what is about to be held.
+    /// Accounts for `weight` more; refuses what exceeds the limit.
     pub fn grow(&mut self, weight: usize) -> Step<()> {
         self.weight = self.weight.saturating_add(weight);
         if self.weight > self.most { Err(Refused::TooLarge) } else { Ok(()) }
     }
 
-    /// Puts a value that exists already on the stack once more.
+    /// Pushes a value that exists already.
     pub fn push_again(&mut self, id: Id) -> Step<()> {
         if self.stack.len() >= self.most {
             return Err(Refused::TooLarge);
@@ -125,7 +129,7 @@ impl<'a> Machine<'a> {
 
     pub fn pop(&mut self) -> Step<Id> {
         if self.marks.last().is_some_and(|&mark| mark >= self.stack.len()) {
-            return Err(Refused::Malformed("takes a value where a mark lies"));
+            return Err(Refused::Malformed("takes a value where there is a mark"));
         }
         self.stack.pop().ok_or(Refused::Malformed("takes a value from an empty stack"))
     }
@@ -143,9 +147,9 @@ impl<'a> Machine<'a> {
     }
 
     pub fn pop_mark(&mut self) -> Step<Vec<Id>> {
-        let mark = self.marks.pop().ok_or(Refused::Malformed("looks for a mark that was never set"))?;
+        let mark = self.marks.pop().ok_or(Refused::Malformed("needs a mark that was never set"))?;
         if mark > self.stack.len() {
-            return Err(Refused::Malformed("looks for a mark that was never set"));
+            return Err(Refused::Malformed("needs a mark that was never set"));
         }
         Ok(self.stack.split_off(mark))
     }
@@ -168,7 +172,7 @@ impl<'a> Machine<'a> {
         self.grow(items.len())?;
         match self.values.get_mut(id) {
             Some(Value::List(list) | Value::Object(list)) => list.extend(items),
-            _ => return Err(Refused::Malformed("appends to something that is no list")),
+            _ => return Err(Refused::Malformed("appends to a value that is no list")),
         }
         Ok(())
     }
@@ -181,7 +185,7 @@ impl<'a> Machine<'a> {
             _ if !rest.is_empty() => return Err(Refused::Malformed("sets a key without a value")),
             Some(Value::Dict(dict)) => dict.extend(pairs.iter().map(|&[key, value]| (key, value))),
             Some(Value::Object(parts)) => parts.extend(items),
-            _ => return Err(Refused::Malformed("sets an item of something that is no dict")),
+            _ => return Err(Refused::Malformed("sets an item of a value that is no dict")),
         }
         Ok(())
     }
@@ -194,7 +198,7 @@ impl<'a> Machine<'a> {
         match self.value(id) {
             Value::Str(text) if text.len() <= MAX_NAME => Ok(text.clone()),
             Value::Bytes(bytes) if bytes.len() <= MAX_NAME => Ok(String::from_utf8_lossy(bytes).into_owned()),
-            _ => Err(Refused::Malformed("uses something as a name that is none")),
+            _ => Err(Refused::Malformed("uses a value as a name that is no text")),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! An abstract pickle machine: it follows every opcode and builds a graph of plain values, but imports
-//! nothing and calls nothing. A `REDUCE` of `torch._utils._rebuild_tensor_v2` becomes a tensor
-//! description, any other call an opaque object.
+//! An abstract pickle machine: follows every opcode and builds a graph of plain values, but imports and calls nothing.
+//!
+//! A `REDUCE` of `torch._utils._rebuild_tensor_v2` becomes the description of a tensor, any other call an opaque object.
 
 mod calls;
 mod graph;
@@ -11,12 +11,12 @@ pub use self::graph::{Graph, Id, Storage, Tensor, Value};
 use self::machine::{Machine, Refused};
 use super::verdict::{Checked, Finding, State};
 
-/// Longest pickle that is read; a file of the predecessor has 8-40 KB.
+/// Longest pickle in bytes that is read; usual ones have 8 to 40 KB.
 pub(super) const MAX_LENGTH: u64 = 64 << 20;
-/// Most that one pickle may build and hold at once, counted in values (see [`Value::weight`]).
+/// Most that one pickle may build, counted as [`Value::weight`] does.
 const MAX_WEIGHT: usize = 2_000_000;
 
-/// Follows `program` to its STOP.
+/// Follows a pickle to its STOP opcode.
 pub(super) fn scan(program: &[u8]) -> Checked<Graph> {
     scan_within(program, MAX_WEIGHT)
 }
@@ -40,7 +40,7 @@ fn scan_within(program: &[u8], most: usize) -> Checked<Graph> {
                 return Err(Finding::bad("data.pkl", start as u64, format!("the pickle {what}")));
             }
             Err(Refused::TooLarge) => {
-                let detail = format!("the pickle builds more than {most} values: over the cap");
+                let detail = format!("the pickle builds more than {most} values, the limit of this check");
                 return Err(Finding::of(State::Unknown, "data.pkl", start as u64, detail));
             }
         }
@@ -53,11 +53,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn os_system_is_named_by_every_road() {
+    fn os_system_is_reported_for_every_opcode_that_names_it() {
         for program in [
             b"\x80\x02cposix\nsystem\nX\x02\0\0\0ls\x85R.".as_slice(),
             b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x02ls\x85R.",
-            b"(S'ls'\nIposix\n", // a line that is no INST
+            b"(S'ls'\nIposix\n", // INT, not INST
             b"(X\x02\0\0\0lsiposix\nsystem\n.",
             b"(cposix\nsystem\nX\x02\0\0\0lso.",
         ] {
@@ -78,9 +78,9 @@ mod tests {
         assert!(scan_within(&wide, 1000).is_err_and(|finding| finding.state == State::Unknown));
     }
 
-    /// Few bytes that would hold gigabytes: each repeats something long or large that lies in the memo.
+    /// Few bytes that would take gigabytes: each step repeats a long or large value of the memo.
     #[test]
-    fn repetition_is_weighed() {
+    fn repetition_counts_towards_the_limit() {
         let axes = [&b"("[..], &[b'K', 1].repeat(MAX_AXES), b"tq\x01"].concat();
         let storage = b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQK\0";
         let tensor =
