@@ -1,21 +1,21 @@
-//! Replays a trace of accesses under a policy and a budget: what would have been a hit.
+//! Replays a trace of accesses under a policy and a budget, and counts the hits it would have had.
 //!
-//! Keys are dense numbers, so that a million accesses take milliseconds and no cache is filled.
+//! Keys are dense numbers and no cache is filled: a million accesses take milliseconds.
 
 use std::collections::BTreeSet;
 
 use crate::base::closed_list::closed_list;
 
 closed_list! {
-    /// What leaves first.
+    /// What is evicted first.
     pub enum Policy {
-        /// Least recently used, deaf to hints.
+        /// The least recently used entry, whoever asks.
         Lru = "lru",
-        /// What the cache does: least recently used, scans into free space only and out first.
+        /// As the cache: entries of scans first, then the least recently used; scans enter into free space only.
         ScanAware = "scan_aware",
-        /// First in, first out.
+        /// The entry that entered first.
         Fifo = "fifo",
-        /// Whatever is needed last: the bound that nobody reaches, as it knows the future.
+        /// The entry that is needed last: the upper bound, as it knows the future.
         Belady = "belady",
     }
 }
@@ -23,24 +23,24 @@ closed_list! {
 /// One request.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
-    /// Which entry, a number below the number of keys.
+    /// Number of the entry, counted from 0.
     pub key: u32,
-    /// Bytes of the entry.
+    /// Weight of the entry in bytes.
     pub weight: u32,
-    /// Whether a bulk reader asks.
+    /// Whether it belongs to a scan.
     pub scan: bool,
 }
 
-/// Hits of a replay.
+/// The hits of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hits {
-    /// Of all requests.
+    /// Among all requests.
     pub all: u64,
-    /// Of the requests that are no scan.
+    /// Among the requests that belong to no scan.
     pub clinical: u64,
 }
 
-/// An entry that is in: where it stands in the order of leaving.
+/// The place of an entry in the order of eviction, smallest first: whether it belongs to no scan, and a rank.
 type Place = (bool, u64);
 
 /// Replays `trace` within `budget` bytes; an entry larger than the budget never enters.
@@ -48,7 +48,6 @@ pub fn replay(trace: &[Access], policy: Policy, budget: u64) -> Hits {
     let keys = trace.iter().map(|access| access.key as usize + 1).max().unwrap_or(0);
     let next = if policy == Policy::Belady { next_uses(trace, keys) } else { Vec::new() };
     let mut places: Vec<Option<(Place, u64)>> = vec![None; keys];
-    // Smallest first out: (is kept, rank).
     let mut order: BTreeSet<(Place, u32)> = BTreeSet::new();
     let (mut used, mut hits) = (0, Hits::default());
     for (now, access) in trace.iter().enumerate() {
@@ -85,7 +84,7 @@ pub fn replay(trace: &[Access], policy: Policy, budget: u64) -> Hits {
     hits
 }
 
-/// For each access the position of the next one to the same key, or the largest number.
+/// For each access the position of the next one to its key, or `u64::MAX`.
 fn next_uses(trace: &[Access], keys: usize) -> Vec<u64> {
     let mut upcoming = vec![u64::MAX; keys];
     let mut next = vec![u64::MAX; trace.len()];
@@ -106,7 +105,7 @@ mod tests {
 
     const VALUE: [u8; 33] = [0; 33];
 
-    /// Of every entry: a key of four bytes and the value.
+    /// The weight of every entry: a key of four bytes and the value.
     fn weight() -> u64 {
         Lru::weight(4 + VALUE.len())
     }
@@ -117,7 +116,7 @@ mod tests {
         prop::collection::vec(access, 0..300)
     }
 
-    fn by_the_cache(trace: &[Access], entries: u64, hints: bool) -> u64 {
+    fn hits_of_cache(trace: &[Access], entries: u64, hints: bool) -> u64 {
         let mut lru = Lru::new(entries * weight(), 1.0, 0);
         for access in trace {
             let (key, scan) = (access.key.to_le_bytes(), access.scan && hints);
@@ -127,7 +126,7 @@ mod tests {
                 let stored = lru.put(record, Put { class, ..Put::default() });
                 assert!(scan || stored == Stored::Yes);
             }
-            // Accesses that wait to be written weigh too; a replay has none.
+            // Accesses that were not drained have a weight too; a replay has none.
             lru.forget_accesses();
         }
         lru.counters().hits
@@ -135,13 +134,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn replay_is_what_the_cache_does(trace in trace(), entries in 1..20_u64) {
-            prop_assert_eq!(replay(&trace, Policy::Lru, entries * weight()).all, by_the_cache(&trace, entries, false));
-            prop_assert_eq!(replay(&trace, Policy::ScanAware, entries * weight()).all, by_the_cache(&trace, entries, true));
+        fn replay_has_the_hits_of_the_cache(trace in trace(), entries in 1..20_u64) {
+            prop_assert_eq!(replay(&trace, Policy::Lru, entries * weight()).all, hits_of_cache(&trace, entries, false));
+            prop_assert_eq!(replay(&trace, Policy::ScanAware, entries * weight()).all, hits_of_cache(&trace, entries, true));
         }
 
         #[test]
-        fn nobody_beats_the_future(trace in trace(), entries in 1..20_u64) {
+        fn no_policy_has_more_hits_than_belady(trace in trace(), entries in 1..20_u64) {
             let best = replay(&trace, Policy::Belady, entries * weight()).all;
             for policy in [Policy::Lru, Policy::Fifo] {
                 prop_assert!(replay(&trace, policy, entries * weight()).all <= best);
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_is_lost_on_lru_and_not_on_scans() {
+    fn a_cyclic_scan_hits_with_scan_aware_and_never_with_lru() {
         let cycle: Vec<Access> =
             (0..10_000).map(|at| Access { key: at % 100, weight: 10, scan: true }).collect();
         assert_eq!(replay(&cycle, Policy::Lru, 250).all, 0);

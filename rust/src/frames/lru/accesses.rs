@@ -1,9 +1,9 @@
-//! Accesses: counted at the slot, kept when it goes, drained to be written, taken back when that failed.
+//! Accesses: counted in the slot, kept when the entry is removed, drained to be written, restored when writing failed.
 
 use super::{Access, Class, Lru, Pending};
 
 impl Lru {
-    /// Promotes and counts.
+    /// Promotes an entry and counts its access.
     #[inline(always)]
     pub(super) fn access(&mut self, id: u32, now: i64) {
         match self.slab.slot(id).class() {
@@ -17,7 +17,7 @@ impl Lru {
             Class::Pinned => {}
         }
         let slot = self.slab.slot_mut(id);
-        // A distance, not an age: after the clock went back, an old `used_at` must not mute the file.
+        // The distance, not the age: after the clock was set back, a future `used_at` must not suppress counting.
         if now.abs_diff(slot.used_at) > self.debounce_us {
             slot.delta = slot.delta.saturating_add(1);
             slot.used_at = now;
@@ -26,7 +26,7 @@ impl Lru {
         self.dirty += usize::from(slot.set_dirty(true));
     }
 
-    /// Moves accesses of the slots numbered `from..from + most` to `out`; the next `from`, `None` at the end.
+    /// Moves the accesses of the slots `from..from + most` to `out`; returns the next `from`, `None` at the end.
     pub fn drain_step(&mut self, from: u32, most: u32, out: &mut Vec<Access>) -> Option<u32> {
         if from == 0 {
             out.extend(self.pending.drain());
@@ -43,7 +43,7 @@ impl Lru {
         ((end as usize) < self.slab.len()).then_some(end)
     }
 
-    /// Takes back drained accesses that could not be written.
+    /// Counts drained accesses again that could not be written.
     pub fn restore(&mut self, accesses: &[Access]) {
         for access in accesses {
             if let Some(id) = self.find(&access.key) {
@@ -54,12 +54,12 @@ impl Lru {
             } else {
                 let weight = access.key.len() as u64 + Pending::OVERHEAD;
                 self.make_room(weight);
-                self.stash(&access.key, Some((access.count, access.used_at)));
+                self.keep_accesses(&access.key, Some((access.count, access.used_at)));
             }
         }
     }
 
-    /// For a forked child: keeps the entries, forgets every access and eviction, which are the parent's.
+    /// Forgets every access and eviction but keeps the entries: for a forked child, whose parent reports them.
     pub fn forget_accesses(&mut self) {
         self.pending.drain();
         self.log.drain();
@@ -72,8 +72,8 @@ impl Lru {
         }
     }
 
-    /// Keeps accesses of a key that is not live; beyond an eighth of the budget they are counted as dropped.
-    pub(super) fn stash(&mut self, key: &[u8], accesses: Option<(u32, i64)>) {
+    /// Keeps the accesses of a key without entry; beyond an eighth of the budget they are dropped and counted so.
+    pub(super) fn keep_accesses(&mut self, key: &[u8], accesses: Option<(u32, i64)>) {
         let Some((count, used_at)) = accesses else { return };
         let room = self.budget.saturating_sub(self.entries_bytes);
         if !self.pending.add(key, count, used_at, room.min(self.budget / 8)) {

@@ -1,5 +1,4 @@
-//! What the cache can account for: classes, causes, counters, the eviction log, accesses that outlive
-//! their entry.
+//! Classes, causes, counters, the log of evictions, and the accesses of removed entries.
 
 use std::collections::VecDeque;
 
@@ -10,24 +9,24 @@ use hashbrown::HashMap;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
-    /// Enters as most recently used, leaves in order of use.
+    /// Enters as most recently used, is evicted in order of use.
     #[default]
     Normal = 0,
-    /// Enters into free space only, is not promoted by scans, leaves first.
+    /// Enters into free space only, is not promoted by scans, is evicted first.
     Scan = 1,
     /// Never evicted; at most half the budget.
     Pinned = 2,
 }
 
-/// Why an entry left.
+/// Why an entry was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
     /// Room was needed.
     Capacity = 0,
-    /// A newer value of the same key came.
+    /// A newer value of its key was stored.
     Replaced = 1,
-    /// Somebody said that it is stale.
+    /// It was invalidated as stale.
     Invalidated = 2,
     /// The budget shrank.
     Resize = 3,
@@ -38,70 +37,70 @@ pub enum Cause {
 pub struct Counters {
     /// Look-ups that found an entry.
     pub hits: u64,
-    /// Look-ups that did not.
+    /// Look-ups that found none.
     pub misses: u64,
-    /// Entries that left, by [`Cause`].
+    /// Entries removed, by [`Cause`].
     pub evicted: [u64; 4],
-    /// Puts refused because one entry may not be that large.
+    /// Puts rejected because one entry may not be that large.
     pub rejected_oversize: u64,
-    /// Scan puts refused because there was no free space.
+    /// Puts of class scan rejected because there was no free space.
     pub rejected_scan: u64,
-    /// Pinned puts refused because half the budget is pinned, and puts that pinned entries left no room for.
+    /// Puts rejected because of pinned entries: more than half the budget, or no room beside them.
     pub rejected_pinned: u64,
-    /// Accesses forgotten because nobody drained them and an eighth of the budget was full of them.
+    /// Accesses dropped because those of removed entries filled an eighth of the budget.
     pub access_dropped: u64,
 }
 
-/// One line of the eviction log.
+/// One entry of the eviction log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Evicted {
+pub struct Eviction {
     /// The id that [`super::Lru::id`] gave for the key.
     pub id: u64,
     /// Bytes that became free.
     pub weight: u64,
-    /// Why.
+    /// Why it was removed.
     pub cause: Cause,
-    /// The class at that time.
+    /// Its class at that time.
     pub class: Class,
 }
 
-/// The last 65 536 evictions and the number of those before.
+/// The last 65 536 evictions, and the number of earlier ones that were lost.
 #[derive(Default)]
 pub struct EvictionLog {
-    ring: VecDeque<Evicted>,
+    ring: VecDeque<Eviction>,
     overflow: u64,
 }
 
 impl EvictionLog {
-    /// Lines that are kept.
+    /// Evictions that are kept.
     pub const CAP: usize = 65_536;
 
-    pub(super) fn push(&mut self, line: Evicted) {
+    pub(super) fn push(&mut self, eviction: Eviction) {
         if self.ring.len() == Self::CAP {
             self.ring.pop_front();
             self.overflow += 1;
         }
-        self.ring.push_back(line);
+        self.ring.push_back(eviction);
     }
 
-    /// Lines since the last drain, and how many were lost before them.
-    pub fn drain(&mut self) -> (Vec<Evicted>, u64) {
+    /// Returns the evictions since the last drain, and how many earlier ones were lost.
+    pub fn drain(&mut self) -> (Vec<Eviction>, u64) {
         (std::mem::take(&mut self.ring).into(), std::mem::take(&mut self.overflow))
     }
 }
 
-/// Accesses of one key that were not written to the database yet.
+/// Accesses of one key that are not in the database yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The key.
     pub key: Box<[u8]>,
-    /// How many more accesses count.
+    /// Number of accesses to add.
     pub count: u32,
-    /// The last of them, microseconds since 1970.
+    /// Time of the last one, microseconds since 1970.
     pub used_at: i64,
 }
 
-/// Accesses of entries that left before they were drained.
+/// Accesses of entries that were removed before they were drained.
 #[derive(Default)]
 pub struct Pending {
     map: HashMap<Box<[u8]>, (u32, i64), RandomState>,
@@ -109,7 +108,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Accounted bytes beside the key: less than an entry's overhead, so that evicting always frees.
+    /// Accounted bytes of a key beside its own: less than the overhead of an entry, so that evicting one frees bytes.
     pub const OVERHEAD: u64 = 56;
 
     /// Accounted bytes.
@@ -122,7 +121,7 @@ impl Pending {
         self.map.len()
     }
 
-    /// Adds to a key, unless that would exceed `cap` bytes: then returns false.
+    /// Adds accesses to a key; returns false where that would exceed `cap` accounted bytes.
     pub(super) fn add(&mut self, key: &[u8], count: u32, used_at: i64, cap: u64) -> bool {
         if let Some((counted, at)) = self.map.get_mut(key) {
             *counted = counted.saturating_add(count);

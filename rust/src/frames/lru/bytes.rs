@@ -1,28 +1,27 @@
-//! Owned bytes in twelve bytes: a boxed slice whose length takes 32 bits, in a heap of its own.
+//! A boxed slice in twelve bytes: its length takes 32 bits. It lies in a heap of its own.
 //!
-//! Records live for hours and come from every thread. Between the buffers of a request, in the heap of the
-//! process, each would hold back a page that is otherwise free: a third of the budget again. Hence they lie
-//! in the heap of an allocator that nothing else here uses.
+//! Records live for hours and are allocated by every thread. In the heap of the process, among the short-lived buffers
+//! of requests, each would keep a page from being freed: a third of the budget on top. Nothing else uses this heap.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::{self, NonNull};
 
 use libmimalloc_sys::{mi_free, mi_good_size, mi_malloc};
 
-/// As `Box<[u8]>`, below 4 GiB. Packed, so that a slot has no gaps: its fields are copied, never borrowed.
+/// As `Box<[u8]>`, below 4 GiB. Packed, so that slots have no gaps; its fields are copied, never borrowed.
 #[repr(C, packed(4))]
 pub struct Bytes {
     start: NonNull<u8>,
     length: u32,
 }
 
-// SAFETY: it owns its bytes, as the box does that it was made of.
+// SAFETY: it owns its bytes, as a box does.
 unsafe impl Send for Bytes {}
-// SAFETY: a shared reference gives shared bytes, and nothing else.
+// SAFETY: a shared reference gives shared bytes only.
 unsafe impl Sync for Bytes {}
 
 impl Bytes {
-    /// The parts, one after another; `None` from 4 GiB on.
+    /// Copies the parts, one after another; `None` from 4 GiB on.
     pub fn concat(parts: [&[u8]; 3]) -> Option<Self> {
         let length =
             parts.iter().try_fold(0_u32, |sum, part| sum.checked_add(u32::try_from(part.len()).ok()?))?;
@@ -35,7 +34,7 @@ impl Bytes {
         };
         let mut at = start.as_ptr();
         for part in parts {
-            // SAFETY: the parts fit one after another into what was allocated, which is no part of them.
+            // SAFETY: the allocation has room for all parts, and none of them lies in it.
             at = unsafe {
                 ptr::copy_nonoverlapping(part.as_ptr(), at, part.len());
                 at.add(part.len())
@@ -44,10 +43,10 @@ impl Bytes {
         Some(Self { start, length })
     }
 
-    /// What the heap takes for so many bytes: its sizes are a sixteenth to a quarter apart.
+    /// The bytes that the heap takes for an allocation of `length`: its size classes are 6 to 25 % apart.
     #[inline]
-    pub fn taken(length: usize) -> u64 {
-        // SAFETY: a function of its argument.
+    pub fn heap_size(length: usize) -> u64 {
+        // SAFETY: computes from its argument alone.
         unsafe { mi_good_size(length) as u64 }
     }
 
@@ -57,7 +56,7 @@ impl Bytes {
         self.length as usize
     }
 
-    /// Whether there is none.
+    /// Whether there is no byte.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.length == 0
@@ -66,8 +65,8 @@ impl Bytes {
     /// The bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: so many bytes were allocated and written, which live as long as `self`; of none, any pointer
-        // that is not null will do.
+        // SAFETY: `length` bytes were allocated and written, and live as long as `self`; for none, any pointer that is
+        // not null is valid.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len()) }
     }
 }
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_what_it_was_given_in_twelve_bytes() {
+    fn concatenates_parts_in_twelve_bytes() {
         assert_eq!(size_of::<Bytes>(), 12);
         for (parts, whole) in [([b"".as_slice(), b"", b""], b"".as_slice()), ([b"ab", b"", b"cde"], b"abcde")]
         {
@@ -106,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_the_heap_takes() {
-        // Of larger blocks the heap may hold more address space than it touches.
+    fn heap_size_is_the_usable_size_of_an_allocation() {
+        // For larger blocks the heap may reserve more address space than it touches.
         for length in (1..2_000).chain([4_095, 14_000, 14_400, 70_000, 500_000]) {
             let bytes = Bytes::concat([&vec![1; length], b"", b""]).unwrap();
-            // SAFETY: a block of that heap, still held.
+            // SAFETY: a block of that heap, not freed yet.
             let usable = unsafe { libmimalloc_sys::mi_usable_size(bytes.start.as_ptr().cast()) };
-            assert_eq!(Bytes::taken(length), usable as u64, "{length}");
+            assert_eq!(Bytes::heap_size(length), usable as u64, "{length}");
         }
     }
 }

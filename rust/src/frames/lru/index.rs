@@ -1,7 +1,7 @@
-//! From a key's hash to its slot: open addressing in one array, so that a look-up costs one cache miss.
+//! A hash table from a key's hash to its slot: open addressing in one array, one cache miss for a look-up.
 //!
-//! A bucket is eight bytes, hash above and slot number below, probed linearly. The hash spares the slots of
-//! other keys, and every slot when the array grows.
+//! A bucket is eight bytes, the hash in the upper half and the slot number in the lower, probed linearly. With the hash
+//! in the bucket, slots of other keys are not read, nor any slot when the array grows.
 
 use super::slab::NIL;
 
@@ -10,7 +10,7 @@ const LEAST: usize = 16;
 
 /// Slot numbers by hash.
 pub struct Index {
-    /// A power of two of them, at most three quarters in use.
+    /// Their number is a power of two; at most three quarters are in use.
     buckets: Vec<u64>,
     live: usize,
 }
@@ -21,15 +21,15 @@ impl Default for Index {
     }
 }
 
-// Positions are masked with the number of buckets less one, a power of two less one.
+// Positions are masked with the number of buckets minus one.
 #[allow(clippy::indexing_slicing)]
 impl Index {
-    /// Slots in the index.
+    /// Number of slots in the index.
     pub fn len(&self) -> usize {
         self.live
     }
 
-    /// The slot under that hash that is the `same`.
+    /// The slot of that hash for which `same` is true.
     #[inline]
     pub fn find(&self, hash: u32, mut same: impl FnMut(u32) -> bool) -> Option<u32> {
         self.position(hash, &mut same).map(|at| self.buckets[at] as u32)
@@ -51,7 +51,7 @@ impl Index {
         self.live -= 1;
         let mask = self.buckets.len() - 1;
         let mut at = hole;
-        // Those behind it move up, unless they would move before the place of their hash: no tombstones.
+        // Later buckets of the run move up, unless that puts them before their home: no tombstones are needed.
         loop {
             at = (at + 1) & mask;
             let bucket = self.buckets[at];
@@ -99,7 +99,7 @@ impl Index {
     }
 }
 
-/// Where a bucket would lie if nothing were in its way, before masking.
+/// The position of a bucket without collisions, before masking.
 fn home(bucket: u64) -> usize {
     (bucket >> 32) as usize
 }
@@ -113,9 +113,9 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Few hashes, so that runs are long, wrap around the end, and hold equal hashes.
+        /// Few hashes, so that runs are long, wrap around the end, and have equal hashes.
         #[test]
-        fn behaves_as_a_map(ops in prop::collection::vec((0..90_u32, any::<bool>()), 0..400)) {
+        fn finds_inserts_and_removes_as_a_map_does(ops in prop::collection::vec((0..90_u32, any::<bool>()), 0..400)) {
             let hash = |id: u32| (id % 7).wrapping_mul(0xffff_fff5);
             let mut index = Index::default();
             let mut model = BTreeMap::new();

@@ -1,12 +1,12 @@
-//! The bookkeeping of tier 1: which entries stay within a budget of bytes.
+//! A least-recently-used set of records within a budget of bytes: what tier 1 keeps.
 //!
-//! One least-recently-used list a class, slots in a slab, an index of 32-bit slot numbers. No clock, no
-//! lock, no Python: the time comes in, the lock is around it ([`crate::frames::cache`]).
+//! Entries are slots of a slab, linked in one list for each class and found by an index of 32-bit slot numbers. The
+//! caller passes the time in and holds a lock ([`crate::frames::cache`]).
 //!
-//! Invariants, checked by [`Lru::validate`] under test after every operation:
-//! - `used` is the sum of the entries' weights and of the pending accesses, and never exceeds `budget`,
-//!   not even within an operation: first evict, then insert.
-//! - The accesses of a key are in one place until they are drained: its slot, or else [`Pending`].
+//! Invariants, checked by [`Lru::validate`] after every operation under test:
+//! - `used` is the sum of the weights of entries and pending accesses. It never exceeds `budget`, not even within an
+//!   operation: eviction comes before insertion.
+//! - Until they are drained, the accesses of a key are counted in one place: its slot, or [`Pending`].
 
 mod accesses;
 mod accounts;
@@ -21,48 +21,48 @@ use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::RandomState;
 
-pub use accounts::{Access, Cause, Class, Counters, Evicted, EvictionLog, Pending};
+pub use accounts::{Access, Cause, Class, Counters, Eviction, EvictionLog, Pending};
 use bytes::Bytes;
 use index::Index;
 use slab::Slab;
 pub use slab::{KEY_CAP, META_CAP, NIL, Record, Slot};
 
-/// How a record shall be stored.
+/// How to store a record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Put {
-    /// Its class; a scan never demotes an entry that is there.
+    /// Its class; a put of class scan never demotes an existing entry.
     pub class: Class,
-    /// The last access that the database knows of (µs), 0 if none.
+    /// Last access according to the database, in microseconds since 1970; 0 for none.
     pub used_at: i64,
-    /// Set for preloading: enter as the *oldest* entry, evict nothing, leave live entries alone, and
-    /// keep `used` below this.
+    /// For preloading: the bytes that may be used. The record enters as the *oldest* entry; nothing is evicted and no
+    /// existing entry is replaced.
     pub preload_limit: Option<u64>,
 }
 
-/// What became of a put.
+/// The outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// It is in.
+    /// The record was stored.
     Yes,
-    /// Larger than one entry may be; an old value of that key is gone.
+    /// The record is larger than one entry may be; an older value of its key was removed.
     Oversize,
-    /// No room that it may take.
+    /// There was no room that a record of its class may take.
     NoRoom,
-    /// A preloaded record met a live entry, which won.
+    /// A record of a preload found an entry of its key, which stays.
     Exists,
 }
 
-/// Who asks.
+/// How a look-up counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// A bulk reader (a training epoch): neither promotes nor counts.
+    /// Whether it belongs to a scan (a training epoch), which neither promotes nor counts.
     pub scan: bool,
     /// Microseconds since 1970.
     pub now: i64,
 }
 
-/// An entry on its way out.
-struct Removed {
+/// An entry that was taken out of the slab, and its accesses that were not drained: count and last time.
+struct Removal {
     record: Bytes,
     key_len: usize,
     accesses: Option<(u32, i64)>,
@@ -85,10 +85,11 @@ pub struct Lru {
 }
 
 impl Lru {
-    /// Accounted bytes of an entry beside its record: the slot, and its bucket in an index that is half full.
+    /// Accounted bytes of an entry beside its record: a slot, and the buckets of an index that is half full.
     pub const OVERHEAD: u64 = size_of::<Slot>() as u64 + 24;
 
-    /// An empty set. `debounce_us`: accesses closer together count once.
+    /// An empty set. An entry takes at most `max_entry_fraction` of the budget; accesses of a key that are less than
+    /// `debounce_us` apart count once.
     pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: u64) -> Self {
         Self {
             slab: Slab::default(),
@@ -106,17 +107,17 @@ impl Lru {
         }
     }
 
-    /// Bytes that may be used.
+    /// Accounted bytes that may be used.
     pub fn budget(&self) -> u64 {
         self.budget
     }
 
-    /// Bytes that are used: records, overhead, pending accesses.
+    /// Accounted bytes in use: records, overhead, pending accesses.
     pub fn used(&self) -> u64 {
         self.entries_bytes + self.pending.bytes()
     }
 
-    /// Entries.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.slab.live()
     }
@@ -126,22 +127,22 @@ impl Lru {
         self.len() == 0
     }
 
-    /// Bytes of the entries of one class.
+    /// Accounted bytes of the entries of one class.
     pub fn class_bytes(&self, class: Class) -> u64 {
         self.class_bytes.get(class as usize).copied().unwrap_or_default()
     }
 
-    /// Entries and departed keys with accesses to drain.
+    /// Number of keys with accesses to drain, whether their entries are here or were removed.
     pub fn dirty(&self) -> usize {
         self.dirty + self.pending.keys()
     }
 
-    /// Accounted bytes of the accesses of departed entries.
+    /// Accounted bytes of the accesses of removed entries.
     pub fn pending_bytes(&self) -> u64 {
         self.pending.bytes()
     }
 
-    /// Counters since the start.
+    /// The counters since the start.
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -151,12 +152,12 @@ impl Lru {
         &mut self.log
     }
 
-    /// The weight of a record of so many bytes: what the heap takes for it, since that is what the budget buys.
+    /// The weight of a record of `bytes` bytes: what the heap takes for it, and the overhead.
     pub fn weight(bytes: usize) -> u64 {
-        Bytes::taken(bytes) + Self::OVERHEAD
+        Bytes::heap_size(bytes) + Self::OVERHEAD
     }
 
-    /// The entry of a key, as a look-up: counts, promotes.
+    /// Looks up the entry of a key: counts the access and promotes the entry.
     #[inline]
     pub fn get(&mut self, key: &[u8], request: Request) -> Option<&Slot> {
         let Some(id) = self.find(key) else {
@@ -170,17 +171,17 @@ impl Lru {
         Some(self.slab.slot(id))
     }
 
-    /// The entry of a key, without any trace.
+    /// Returns the entry of a key without counting or promoting.
     pub fn peek(&self, key: &[u8]) -> Option<&Slot> {
         self.find(key).map(|id| self.slab.slot(id))
     }
 
-    /// A number for [`Lru::touch`]: valid until the entry leaves, never that of another key.
+    /// A number for [`Lru::touch`]: valid until the entry is removed, and never that of another key.
     pub fn id(&self, key: &[u8]) -> Option<u64> {
         self.find(key).map(|id| self.public_id(id))
     }
 
-    /// Look-ups of many ids; those of departed entries are misses. Returns the hits.
+    /// Looks up many ids; those of removed entries are misses. Returns the number of hits.
     pub fn touch(&mut self, ids: &[u64], request: Request) -> usize {
         const AHEAD: usize = 12;
         const NEIGHBOURS_AHEAD: usize = 5;
@@ -192,7 +193,7 @@ impl Lru {
             if let Some(&next) = ids.get(position + NEIGHBOURS_AHEAD) {
                 self.slab.prefetch_neighbours(next as u32);
             }
-            if self.slab.checked(id as u32, (id >> 32) as u32).is_some() {
+            if self.slab.current(id as u32, (id >> 32) as u32).is_some() {
                 hits += 1;
                 if !request.scan {
                     self.access(id as u32, request.now);
@@ -217,14 +218,14 @@ impl Lru {
             _ => put.class,
         };
         let used_at = old.map_or(0, |id| self.slab.slot(id).used_at).max(put.used_at);
-        let carried = match old {
+        let accesses = match old {
             Some(id) => self.remove_slot(id, Cause::Replaced).accesses,
             None => self.pending.take(record.key()),
         };
-        let verdict = self.admit(weight, class, put.preload_limit);
-        if verdict != Stored::Yes {
-            self.stash(record.key(), carried);
-            return verdict;
+        let outcome = self.admit(weight, class, put.preload_limit);
+        if outcome != Stored::Yes {
+            self.keep_accesses(record.key(), accesses);
+            return outcome;
         }
         let Some(id) = self.slab.add(record, class, put.preload_limit.is_some()) else {
             return Stored::NoRoom;
@@ -233,7 +234,7 @@ impl Lru {
         self.grow(class, weight);
         let slot = self.slab.slot_mut(id);
         slot.used_at = used_at;
-        if let Some((count, last)) = carried {
+        if let Some((count, last)) = accesses {
             slot.delta = count;
             slot.used_at = slot.used_at.max(last);
             self.dirty += usize::from(slot.set_dirty(true));
@@ -241,7 +242,7 @@ impl Lru {
         Stored::Yes
     }
 
-    /// Removes a key; true if it was there. Its accesses stay to be drained.
+    /// Removes a key and returns whether it was there; its accesses can still be drained.
     pub fn invalidate(&mut self, key: &[u8]) -> bool {
         let found = self.find(key);
         if let Some(id) = found {
@@ -250,7 +251,7 @@ impl Lru {
         found.is_some()
     }
 
-    /// Moves the budget towards `target`, evicting at most `most` entries; true when it is reached.
+    /// Moves the budget towards `target` by at most `most` evictions; returns whether it is reached.
     pub fn resize_step(&mut self, target: u64, most: usize) -> bool {
         for _ in 0..most {
             if self.used() <= target {
@@ -270,7 +271,7 @@ impl Lru {
         self.budget == target
     }
 
-    /// Keys from the most to the least recently used, class by class (normal, scan, pinned).
+    /// The keys from the most to the least recently used, class by class (normal, scan, pinned).
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
         [Class::Normal, Class::Scan, Class::Pinned].into_iter().flat_map(|class| {
             let first = self.slab.newest(class);
@@ -291,7 +292,7 @@ impl Lru {
     fn find_hashed(&self, hash: u32, key: &[u8]) -> Option<u32> {
         self.index.find(hash, |id| {
             let slot = self.slab.slot(id);
-            // The neighbours will be relinked: their cache misses shall overlap that of the key.
+            // The neighbours will be relinked: fetch them while the key is fetched.
             self.slab.prefetch(slot.older);
             self.slab.prefetch(slot.newer);
             slot.key() == key
@@ -310,7 +311,7 @@ impl Lru {
         u64::from(self.slab.slot(id).generation) << 32 | u64::from(id)
     }
 
-    /// Whether an entry of that weight may enter, after evicting what must go for it.
+    /// Makes room for an entry of that weight, or says why it may not enter.
     fn admit(&mut self, weight: u64, class: Class, preload_limit: Option<u64>) -> Stored {
         if weight as f64 > self.max_entry_fraction * self.budget as f64 {
             self.counters.rejected_oversize += 1;
@@ -321,14 +322,14 @@ impl Lru {
             return if fits { Stored::Yes } else { Stored::NoRoom };
         }
         let pinned = self.class_bytes(Class::Pinned);
-        let refused = match class {
+        let rejections = match class {
             Class::Scan if self.used() + weight > self.budget => &mut self.counters.rejected_scan,
             Class::Pinned if pinned + weight > self.budget / 2 => &mut self.counters.rejected_pinned,
             _ if pinned + self.pending.bytes() + weight > self.budget => &mut self.counters.rejected_pinned,
             _ if self.make_room(weight) => return Stored::Yes,
             _ => &mut self.counters.rejected_pinned,
         };
-        *refused += 1;
+        *rejections += 1;
         Stored::NoRoom
     }
 
@@ -347,28 +348,28 @@ impl Lru {
     }
 
     fn evict(&mut self, id: u32, cause: Cause) {
-        let removed = self.remove_slot(id, cause);
-        // Who needs room for one needs it for the next: its key shall be here by then.
+        let removal = self.remove_slot(id, cause);
+        // More evictions are likely to follow: fetch the next key now.
         self.slab.prefetch_key(self.slab.oldest(Class::Normal));
-        let key = removed.record.as_slice().get(..removed.key_len).unwrap_or_default();
-        self.stash(key, removed.accesses);
+        let key = removal.record.as_slice().get(..removal.key_len).unwrap_or_default();
+        self.keep_accesses(key, removal.accesses);
     }
 
-    /// Takes an entry out of every list and sum; its accesses are the caller's now.
-    fn remove_slot(&mut self, id: u32, cause: Cause) -> Removed {
+    /// Takes an entry out of every list and sum; the caller takes over its accesses.
+    fn remove_slot(&mut self, id: u32, cause: Cause) -> Removal {
         let slot = self.slab.slot(id);
         let (class, weight) = (slot.class(), Self::weight(slot.record.len()));
         let hash = self.hash(slot.key());
         let key_len = slot.key().len();
         let accesses = slot.is_dirty().then_some((slot.delta, slot.used_at));
-        self.log.push(Evicted { id: self.public_id(id), weight, cause, class });
+        self.log.push(Eviction { id: self.public_id(id), weight, cause, class });
         if let Some(count) = self.counters.evicted.get_mut(cause as usize) {
             *count += 1;
         }
         self.dirty -= usize::from(accesses.is_some());
         self.index.remove(hash, id);
         self.shrink(class, weight);
-        Removed { record: self.slab.take(id), key_len, accesses }
+        Removal { record: self.slab.take(id), key_len, accesses }
     }
 
     fn grow(&mut self, class: Class, weight: u64) {

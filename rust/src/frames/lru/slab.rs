@@ -1,32 +1,32 @@
-//! Slots in one growing array, linked by 32-bit indices: no pointer chasing through the allocator.
+//! Slots in one growing array, linked by 32-bit numbers.
 
 use super::accounts::Class;
 use super::bytes::Bytes;
 
-/// The index that means "none".
+/// The slot number that means "none".
 pub const NIL: u32 = u32::MAX;
-/// Longest key in bytes; a path of the operating system is shorter.
+/// Longest key in bytes; paths of the operating system are shorter.
 pub const KEY_CAP: usize = (1 << 13) - 1;
-/// Longest meta part of a record in bytes.
+/// Longest metadata of a record in bytes.
 pub const META_CAP: usize = (1 << 16) - 1;
 
 const DIRTY: u32 = 1 << 31;
 
-/// One entry. 40 bytes: at a million one-frame entries, every byte here is a megabyte.
+/// One entry, in 40 bytes: with a million entries of one frame each, every byte more costs a megabyte.
 pub struct Slot {
-    /// Key, meta and value, in this order; empty in a free slot.
+    /// Key, metadata and value, in this order; empty in a free slot.
     pub record: Bytes,
     /// Towards the least recently used.
     pub older: u32,
     /// Towards the most recently used; in a free slot, the next free one.
     pub newer: u32,
-    /// Key length (13 bits), meta length (16), class (2), dirty (1): see the accessors.
+    /// Length of the key (13 bits), of the metadata (16), class (2), dirty (1).
     shape: u32,
-    /// Last access, microseconds since 1970; 0 = not known.
+    /// Last access, microseconds since 1970; 0 for none.
     pub used_at: i64,
-    /// Accesses that were not drained yet.
+    /// Number of accesses that were not drained yet.
     pub delta: u32,
-    /// Counts the tenants of this slot, so that an id of a former one is found out.
+    /// Counts the entries that this slot had, so that ids of former ones are recognised.
     pub generation: u32,
 }
 
@@ -36,7 +36,7 @@ impl Slot {
         self.record.as_slice().get(..self.key_len()).unwrap_or_default()
     }
 
-    /// What the caller keeps beside the value.
+    /// The metadata that the caller stores beside the value.
     pub fn meta(&self) -> &[u8] {
         self.record.as_slice().get(self.key_len()..self.value_at()).unwrap_or_default()
     }
@@ -54,7 +54,7 @@ impl Slot {
         self.key_len() + (self.shape >> 13 & 0xffff) as usize
     }
 
-    /// Which list the slot is in.
+    /// The class, whose list the slot is in.
     pub fn class(&self) -> Class {
         match self.shape >> 29 & 3 {
             0 => Class::Normal,
@@ -67,12 +67,12 @@ impl Slot {
         self.shape = self.shape & !(3 << 29) | (class as u32) << 29;
     }
 
-    /// Whether there is an access to drain.
+    /// Whether there are accesses to drain.
     pub fn is_dirty(&self) -> bool {
         self.shape & DIRTY != 0
     }
 
-    /// Marks or clears; true if that changed anything.
+    /// Sets or clears the mark of [`Slot::is_dirty`]; returns whether that changed it.
     pub fn set_dirty(&mut self, dirty: bool) -> bool {
         let changed = self.is_dirty() != dirty;
         self.shape = if dirty { self.shape | DIRTY } else { self.shape & !DIRTY };
@@ -80,7 +80,7 @@ impl Slot {
     }
 }
 
-/// A record about to be stored: made outside the lock, moved in.
+/// A record to store: assembled outside the lock, then moved in.
 pub struct Record {
     pub(super) bytes: Bytes,
     key_len: u32,
@@ -88,7 +88,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// `None` if key or meta exceed their caps, or all of it 4 GiB.
+    /// Copies the parts; `None` if key or metadata exceed their caps, or all three 4 GiB.
     pub fn new(key: &[u8], meta: &[u8], value: &[u8]) -> Option<Self> {
         if key.len() > KEY_CAP || meta.len() > META_CAP {
             return None;
@@ -103,14 +103,14 @@ impl Record {
     }
 }
 
-/// Both ends of one linked list of slots.
+/// Both ends of a linked list of slots.
 #[derive(Clone, Copy)]
 struct List {
     oldest: u32,
     newest: u32,
 }
 
-/// The slots and their lists, one a class.
+/// The slots and their lists, one for each class.
 pub struct Slab {
     slots: Vec<Slot>,
     free: u32,
@@ -124,50 +124,50 @@ impl Default for Slab {
     }
 }
 
-// Links, list ends and ids from the index always name slots of this array: `Lru::validate` checks it
-// after every operation under test, and nothing from outside reaches these functions unchecked.
+// Links, ends of lists and ids of the index always are numbers of existing slots, as `Lru::validate` checks after every
+// operation under test. Numbers from outside go through `current` and `live_slot`.
 #[allow(clippy::indexing_slicing)]
 impl Slab {
-    /// Slots in use.
+    /// Number of slots in use.
     pub fn live(&self) -> usize {
         self.live
     }
 
-    /// Slots that exist, free ones included: ids are below this.
+    /// Number of slots, free ones included: ids are below it.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// The slot of an id that the index or a list gave.
+    /// The slot of an id from the index or a list.
     #[inline]
     pub fn slot(&self, id: u32) -> &Slot {
         &self.slots[id as usize]
     }
 
-    /// The slot of an id that the index or a list gave.
+    /// The slot of an id from the index or a list.
     #[inline]
     pub fn slot_mut(&mut self, id: u32) -> &mut Slot {
         &mut self.slots[id as usize]
     }
 
-    /// The slot of an id from outside, if it is live and of that generation.
+    /// The slot of an id from outside, if it is in use by the entry of that generation.
     #[inline]
-    pub fn checked(&self, id: u32, generation: u32) -> Option<&Slot> {
+    pub fn current(&self, id: u32, generation: u32) -> Option<&Slot> {
         self.slots.get(id as usize).filter(|slot| slot.generation == generation && !slot.record.is_empty())
     }
 
-    /// The slot of any number below [`Slab::len`], if it is live.
+    /// The slot of any number, if it is in use.
     pub fn live_slot(&mut self, id: u32) -> Option<&mut Slot> {
         self.slots.get_mut(id as usize).filter(|slot| !slot.record.is_empty())
     }
 
-    /// Asks the processor for a slot that will be needed soon; any number will do.
+    /// Prefetches a slot that will be needed soon; any number is allowed.
     #[inline]
     pub fn prefetch(&self, id: u32) {
         prefetch(self.slots.as_ptr().wrapping_add(id as usize).cast());
     }
 
-    /// Asks the processor for the slots that will be relinked when this one is promoted.
+    /// Prefetches the slots that will be relinked when this one is promoted.
     #[inline]
     pub fn prefetch_neighbours(&self, id: u32) {
         if let Some(slot) = self.slots.get(id as usize) {
@@ -176,7 +176,7 @@ impl Slab {
         }
     }
 
-    /// Asks the processor for the key of a slot.
+    /// Prefetches the key of a slot.
     #[inline]
     pub fn prefetch_key(&self, id: u32) {
         if let Some(slot) = self.slots.get(id as usize) {
@@ -196,7 +196,7 @@ impl Slab {
         self.lists[class as usize].newest
     }
 
-    /// A slot for the record, newest of its class; `None` when 2^32 - 1 slots exist.
+    /// Puts a record into a slot, as the newest or `oldest` of its class; `None` when 2^32 - 1 slots exist.
     pub fn add(&mut self, record: Record, class: Class, oldest: bool) -> Option<u32> {
         let shape = record.key_len | record.meta_len << 13 | (class as u32) << 29;
         let id = if self.free == NIL {
@@ -229,7 +229,7 @@ impl Slab {
         Some(id)
     }
 
-    /// Frees the slot and hands out its record.
+    /// Frees a slot and returns its record.
     pub fn take(&mut self, id: u32) -> Bytes {
         self.unlink(id);
         let slot = &mut self.slots[id as usize];
@@ -303,7 +303,7 @@ fn prefetch(place: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: it reads nothing; of an address that is not there the processor makes nothing.
+        // SAFETY: a prefetch reads nothing, and addresses without memory are ignored.
         unsafe { _mm_prefetch(place.cast(), _MM_HINT_T0) };
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -1,4 +1,4 @@
-//! Random operations against a model that is obviously right: a `Vec` in order of use.
+//! Compares random operations with a model that is simple enough to be right: a `Vec` in order of use.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,11 +55,11 @@ impl Model {
     fn remove(&mut self, at: usize) {
         let entry = self.entries.remove(at);
         if entry.dirty {
-            self.stash(entry.key);
+            self.keep_accesses(entry.key);
         }
     }
 
-    fn stash(&mut self, key: u8) {
+    fn keep_accesses(&mut self, key: u8) {
         let cap = (self.budget / 8).min(self.budget - self.entries_bytes());
         if self.pending_bytes() + 1 + Pending::OVERHEAD <= cap {
             self.pending.insert(key);
@@ -107,7 +107,7 @@ impl Model {
         if stored == Stored::Yes {
             self.entries.push(Entry { key, weight, value, class, dirty });
         } else if dirty {
-            self.stash(key);
+            self.keep_accesses(key);
         }
         stored
     }
@@ -209,7 +209,7 @@ impl Pair {
                     assert_eq!(before, self.lru.keys().map(<[u8]>::to_vec).collect::<Vec<_>>());
                     assert_eq!(stored == Stored::Exists, self.model.at(key).is_some());
                     if stored != Stored::Exists && self.model.pending.remove(&key) {
-                        self.model.stash(key);
+                        self.model.keep_accesses(key);
                     }
                 }
             }
@@ -272,7 +272,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn behaves_as_the_model(budget in 0..4000u64, ops in prop::collection::vec(op(), 1..120)) {
+    fn random_operations_agree_with_the_model(budget in 0..4000u64, ops in prop::collection::vec(op(), 1..120)) {
         let mut pair = Pair::new(budget);
         for op in ops {
             pair.step(op);
@@ -297,7 +297,7 @@ fn filled(keys: &[&str]) -> Lru {
 }
 
 #[test]
-fn replacing_one_key_for_ever_neither_leaks_nor_empties() {
+fn replacing_one_key_many_times_changes_neither_size_nor_number() {
     let mut lru = filled(&["a", "b"]);
     let used = lru.used();
     for _ in 0..1000 {
@@ -308,7 +308,7 @@ fn replacing_one_key_for_ever_neither_leaks_nor_empties() {
 }
 
 #[test]
-fn oversize_evicts_nothing_but_its_own_stale_value() {
+fn an_oversized_record_evicts_only_the_old_value_of_its_key() {
     let mut lru = filled(&["a", "b"]);
     assert_eq!(lru.put(record("a", 60_000), Put::default()), Stored::Oversize);
     assert!(lru.peek(b"a").is_none() && lru.peek(b"b").is_some());
@@ -316,7 +316,7 @@ fn oversize_evicts_nothing_but_its_own_stale_value() {
 }
 
 #[test]
-fn id_of_a_departed_entry_touches_nobody() {
+fn the_id_of_a_removed_entry_touches_no_other() {
     let mut lru = filled(&["a"]);
     let id = lru.id(b"a").unwrap();
     lru.invalidate(b"a");
@@ -352,7 +352,7 @@ fn accesses_survive_replacement_eviction_and_a_failed_flush() {
 }
 
 #[test]
-fn clock_that_went_back_does_not_mute_a_file() {
+fn accesses_count_after_the_clock_was_set_back() {
     let mut lru = filled(&["a"]);
     for now in [1_000_000, 10_000, 10_050, 10_200] {
         lru.get(b"a", Request { scan: false, now });
@@ -363,14 +363,14 @@ fn clock_that_went_back_does_not_mute_a_file() {
 }
 
 #[test]
-fn eviction_log_keeps_the_last_lines_and_counts_the_rest() {
+fn eviction_log_keeps_the_last_evictions_and_counts_the_rest() {
     let mut lru = filled(&["a"]);
     for _ in 0..EvictionLog::CAP + 10 {
         lru.put(record("a", 1), Put::default());
     }
-    let (lines, overflow) = lru.log().drain();
-    assert_eq!((lines.len(), overflow), (EvictionLog::CAP, 10));
-    assert_eq!(lines[0].cause, Cause::Replaced);
+    let (evictions, overflow) = lru.log().drain();
+    assert_eq!((evictions.len(), overflow), (EvictionLog::CAP, 10));
+    assert_eq!(evictions[0].cause, Cause::Replaced);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The invariants, asked of every part.
+//! The check of all invariants.
 
 use super::{Class, Lru, NIL};
 
@@ -6,7 +6,7 @@ impl Lru {
     /// Checks every invariant; for tests and fuzzing, linear in the number of entries.
     ///
     /// # Errors
-    /// The first invariant that does not hold.
+    /// A sentence about the first invariant that does not hold.
     pub fn validate(&self) -> Result<(), String> {
         let check = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
         let (mut live, mut dirty, mut bytes) = (0, 0, 0);

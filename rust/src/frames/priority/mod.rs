@@ -1,8 +1,8 @@
-//! Which files deserve memory: the score of one file, of many, and the exact best N of very many.
+//! The score that ranks files for tier 1: of one file, of many, and the exact best N of very many.
 //!
 //! `score = w_u·R(last_used, h_u) + w_i·R(inserted, h_i) + w_c·log10(1 + n)`, summed left to right, with
-//! `R(t) = 2^(-max(now - t, 0) / h)`: half-lives are true half-lives. A NULL time has recency 0. This
-//! is the one place of the formula; [`top_n`] only bounds it from above to skip most of the work.
+//! `R(t) = 2^(-max(now - t, 0) / h)`, and 0 for a NULL time. The formula is written here only; [`top_n`] computes an
+//! upper bound of it to skip most rows.
 
 pub mod top_n;
 
@@ -13,7 +13,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 /// The time that stands for SQL's NULL and numpy's NaT.
 pub const NULL_TIME: i64 = i64::MIN;
 
-/// Weights and half-lives, checked once.
+/// Checked weights and half-lives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Formula {
     /// Weight of the last use; finite, >= 0.
@@ -35,7 +35,7 @@ impl Default for Formula {
 }
 
 impl Formula {
-    /// Weights (used, inserted, count) and half-lives in seconds (used, inserted).
+    /// Checks weights (used, inserted, count) and half-lives in seconds (used, inserted).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a weight that is negative or not finite and for a half-life that
@@ -61,14 +61,14 @@ impl Formula {
     pub fn score(&self, last_used: i64, inserted: i64, count: i64, now: i64) -> f64 {
         let score = self.w_used * recency(last_used, self.half_used, now)
             + self.w_inserted * recency(inserted, self.half_inserted, now)
-            // `count + 1` in integers would wrap at 2^63 - 1.
+            // In floating point, as the integer `count + 1` would wrap at 2^63 - 1.
             + self.w_count * (count as f64 + 1.0).log10();
         // A weight of -0.0 may give -0.0, which `total_cmp` ranks below +0.0.
         score + 0.0
     }
 }
 
-/// `2^(-age/half)`. Divides: multiplying by 1/half misses the golden values by an ulp.
+/// `2^(-age/half)`. Divides, as multiplying by `1/half` differs from the golden values by an ulp.
 fn recency(time: i64, half: f64, now: i64) -> f64 {
     if time == NULL_TIME {
         return 0.0;
@@ -77,22 +77,22 @@ fn recency(time: i64, half: f64, now: i64) -> f64 {
     (-(age as f64 / half)).exp2()
 }
 
-/// Columns of equal length: one file a row.
+/// Columns of equal length, one row for each file.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns<'a> {
     /// Last use, microseconds since 1970 UTC, or [`NULL_TIME`].
     pub last_used: &'a [i64],
-    /// Insertion, the same unit.
+    /// Insertion, likewise.
     pub inserted: &'a [i64],
-    /// Access counts, >= 0.
+    /// Access count, >= 0.
     pub count: &'a [i64],
 }
 
 impl<'a> Columns<'a> {
-    /// Columns of one length.
+    /// Checks that the columns have equal lengths.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when the lengths differ; names the first row that is not in all.
+    /// [`ErrorKind::InvalidArgument`], naming the first row that is not in all columns.
     pub fn new(last_used: &'a [i64], inserted: &'a [i64], count: &'a [i64]) -> Result<Self> {
         let lengths = [last_used.len(), inserted.len(), count.len()];
         let shortest = lengths.iter().copied().min().unwrap_or(0);
@@ -114,7 +114,7 @@ impl<'a> Columns<'a> {
         self.count.is_empty()
     }
 
-    /// The score of row `row`; negative infinity past the end, which no caller reaches.
+    /// The score of a row; negative infinity past the end.
     pub fn score(&self, formula: &Formula, row: usize, now: i64) -> f64 {
         match (self.last_used.get(row), self.inserted.get(row), self.count.get(row)) {
             (Some(&used), Some(&inserted), Some(&count)) => formula.score(used, inserted, count, now),
@@ -122,8 +122,10 @@ impl<'a> Columns<'a> {
         }
     }
 
+    /// Checks that no access count is negative.
+    ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] naming the first negative access count.
+    /// [`ErrorKind::InvalidArgument`], naming the first row with a negative count.
     pub fn check_counts(&self) -> Result<()> {
         match self.count.iter().position(|&count| count < 0) {
             None => Ok(()),
@@ -135,18 +137,18 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// How far times lie in the future: such an age counts as 0, and somebody's clock is wrong.
+/// Times that lie in the future, whose age counts as 0: a sign of wrong clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skew {
-    /// Times after `now`.
+    /// Number of times after `now`.
     pub clamped: u64,
-    /// The largest distance, in microseconds.
+    /// Largest distance in microseconds.
     pub worst_us: i64,
 }
 
 impl Skew {
     /// Counts `time` if it lies after `now`.
-    pub fn note(&mut self, time: i64, now: i64) {
+    pub fn count(&mut self, time: i64, now: i64) {
         if time > now {
             self.clamped += 1;
             self.worst_us = self.worst_us.max(time.saturating_sub(now));
@@ -154,11 +156,11 @@ impl Skew {
     }
 }
 
-/// Scores of all rows, written to `out`.
+/// Writes the scores of all rows to `out`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`] for a negative count, a NULL `now`, or an `out` of another length; then
-/// nothing is written.
+/// [`ErrorKind::InvalidArgument`] for a negative count, a NULL `now` or an `out` of another length; nothing is written
+/// then.
 pub fn score_many(formula: &Formula, columns: &Columns, now: i64, out: &mut [f64]) -> Result<Skew> {
     check_now(now)?;
     columns.check_counts()?;
@@ -168,21 +170,21 @@ pub fn score_many(formula: &Formula, columns: &Columns, now: i64, out: &mut [f64
     let mut skew = Skew::default();
     let rows = columns.last_used.iter().zip(columns.inserted).zip(columns.count);
     for (((&used, &inserted), &count), score) in rows.zip(out) {
-        skew.note(used, now);
-        skew.note(inserted, now);
+        skew.count(used, now);
+        skew.count(inserted, now);
         *score = formula.score(used, inserted, count, now);
     }
     Ok(skew)
 }
 
-/// Highest score first; equal scores by `tie` (ids ascending).
+/// Orders rows by descending score; equal scores by `tie`, then by row.
 pub fn rank(a: (f64, u32), b: (f64, u32), tie: &impl Fn(u32, u32) -> Ordering) -> Ordering {
     b.0.total_cmp(&a.0).then_with(|| tie(a.1, b.1)).then_with(|| a.1.cmp(&b.1))
 }
 
 pub(crate) fn check_now(now: i64) -> Result<()> {
     if now == NULL_TIME {
-        return Err(invalid("now is NULL".into()));
+        return Err(invalid("now is NULL: pass a time".into()));
     }
     Ok(())
 }
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_first_bad_row() {
+    fn errors_name_the_first_bad_row() {
         let columns = Columns::new(&[0; 3], &[0; 3], &[1, -7, -1]).unwrap();
         let error = score_many(&Formula::default(), &columns, 0, &mut [0.0; 3]).unwrap_err();
         assert!(error.detail.contains("access_count[1] = -7"), "{error}");

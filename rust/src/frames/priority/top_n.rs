@@ -1,8 +1,8 @@
-//! The exact best N of many rows without scoring them all.
+//! The exact best N of many rows without scoring all of them.
 //!
-//! A sample gives a threshold that about N rows reach. A cheap upper bound of the score then discards
-//! almost every row; only the rest are scored exactly. The bound never lies below the score, so the
-//! answer is that of a full stable sort, whatever the sample says: a bad sample only costs time.
+//! A sample gives a threshold that about N rows reach. A cheap upper bound of the score discards almost every row; the
+//! rest are scored exactly. As the bound is never below the score, the result equals that of a full stable sort; a bad
+//! sample only costs time.
 
 use std::cmp::Ordering;
 
@@ -10,18 +10,18 @@ use crate::base::cpu::{Cpu, cpu};
 use crate::base::error::Result;
 use crate::frames::priority::{Columns, Formula, NULL_TIME, check_now, invalid, rank};
 
-/// Rows below which all are scored.
+/// Up to this many rows, all are scored.
 const FEW: usize = 65_536;
-/// Rows that are scored exactly to guess the threshold: of each so many one, within limits.
+/// The sample that gives the threshold: one row of this many, within limits.
 const SAMPLE_OF: usize = 128;
 const SAMPLE_LIMITS: (usize, usize) = (4096, 65_536);
 /// Rows whose bounds are computed together: 8 KiB of bounds stay in the first-level cache.
 const BLOCK: usize = 1024;
-/// Rows that share one "is any bound high enough" answer.
+/// Rows that are tested together for any bound above the threshold.
 const GROUP: usize = 16;
 /// Beyond this age (µs, 35 years) the bound treats all ages alike, which only raises it.
 const AGE_CAP: i64 = 1 << 50;
-/// Counts from here on have no bound: the integer-to-double bit trick is exact below 2^51 only.
+/// Counts from here on have no bound: `small_to_f64` is exact below 2^51 only.
 const COUNT_CAP: i64 = 1 << 51;
 /// 2^52 as bits: `from_bits(TWO_52 | x) - 2^52 == x` for integers below 2^52, without AVX-512.
 const TWO_52: u64 = 0x4330_0000_0000_0000;
@@ -33,7 +33,7 @@ const WEIGHT_CAP: f64 = 1e300;
 /// A row and its score.
 pub type Ranked = (f64, u32);
 
-/// The `n` best rows, best first; equal scores by `tie` (ids ascending), then by row.
+/// Returns the `n` best rows, best first; equal scores by `tie` (usually ids ascending), then by row.
 ///
 /// # Errors
 /// `InvalidArgument` for a negative count, a NULL `now` or more than 2^32 - 1 rows.
@@ -78,7 +78,7 @@ fn top_n_on(
     Ok(kept)
 }
 
-/// At least `n` rows, among them every row that could be one of the `n` best.
+/// Scores at least `n` rows, among them every row that could be one of the `n` best.
 fn candidates(cpu: Cpu, formula: &Formula, columns: &Columns, now: i64, n: usize) -> Result<Vec<Ranked>> {
     let mut sample: Vec<f64> =
         sample_rows(columns.len()).map(|row| columns.score(formula, row, now)).collect();
@@ -97,7 +97,7 @@ fn candidates(cpu: Cpu, formula: &Formula, columns: &Columns, now: i64, n: usize
     }
 }
 
-/// One row of each of many equal stretches, at a place that no regular pattern can meet.
+/// A pseudo-random row of each of many equal stretches, so that no regular pattern distorts the sample.
 fn sample_rows(rows: usize) -> impl Iterator<Item = usize> {
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
     let sample = (rows / SAMPLE_OF).clamp(SAMPLE_LIMITS.0, SAMPLE_LIMITS.1);
@@ -125,7 +125,7 @@ struct Bound {
 impl Bound {
     fn new(formula: &Formula, now: i64, threshold: f64) -> Self {
         let weights = formula.w_used + formula.w_inserted + formula.w_count;
-        // The rounding of the few operations below is some 1e-15; this allowance is far above it.
+        // Far above the rounding of the few operations below, which is about 1e-15.
         let grow = 1.0 + 1e-12;
         let w_count = formula.w_count * std::f64::consts::LOG10_2 * grow;
         Self {
@@ -143,7 +143,7 @@ impl Bound {
         }
     }
 
-    /// Every row whose exact score reaches the threshold, with its score.
+    /// Scores every row whose bound reaches the threshold and returns those whose score does.
     fn filter(&self, cpu: Cpu, formula: &Formula, columns: &Columns, n: usize) -> Result<Vec<Ranked>> {
         let mut kept = Vec::with_capacity(n + n / 4 + 64);
         let mut bounds = [0.0; BLOCK];
@@ -169,7 +169,7 @@ impl Bound {
         Ok(kept)
     }
 
-    /// Writes the bounds of one block; true if a count is negative.
+    /// Writes the bounds of one block; returns whether a count is negative.
     fn block(&self, cpu: Cpu, used: &[i64], inserted: &[i64], count: &[i64], out: &mut [f64; BLOCK]) -> bool {
         #[cfg(target_arch = "x86_64")]
         if cpu.avx2 {
@@ -186,7 +186,7 @@ impl Bound {
         self.block_portable(used, inserted, count, out)
     }
 
-    /// Branch-free, so that the compiler makes vectors of it; compiled once per instruction set.
+    /// Without branches, so that the compiler vectorises it; compiled once for each instruction set.
     #[inline(always)]
     fn block_portable(&self, used: &[i64], inserted: &[i64], count: &[i64], out: &mut [f64; BLOCK]) -> bool {
         let mut signs = 0;
@@ -228,7 +228,7 @@ fn log2_bound(count: i64) -> f64 {
     small_to_f64(fixed as i64)
 }
 
-/// An integer in [0, 2^52) as double, without the conversion that AVX2 lacks.
+/// Converts an integer in [0, 2^52) to double without the conversion instruction, which AVX2 lacks.
 #[inline(always)]
 fn small_to_f64(value: i64) -> f64 {
     f64::from_bits(TWO_52 | value as u64) - f64::from_bits(TWO_52)
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn same_as_a_full_stable_sort_over_many_rows() {
+    fn equals_a_full_stable_sort_over_many_rows() {
         let mut dice = Dice(7);
         let rows = 150_001;
         let age = |dice: &mut Dice, days: u64| NOW - dice.below(days * 86_400_000_000) as i64;
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn sorted_tied_and_skewed_columns() {
+    fn equals_a_full_sort_of_sorted_tied_and_skewed_columns() {
         let rows: i64 = 70_000;
         let zeros = vec![0; rows as usize];
         let tied = Columns::new(&zeros, &zeros, &zeros).unwrap();
