@@ -1,4 +1,4 @@
-//! Bits in little-endian words: packed integers, and the place of the k-th set bit.
+//! Bits in little-endian words: packed integers, and the position of the k-th set bit.
 
 use crate::base::cpu::cpu;
 
@@ -10,12 +10,12 @@ pub struct BitWriter {
 }
 
 impl BitWriter {
-    /// Bits written so far.
+    /// Number of bits written so far.
     pub fn len(&self) -> usize {
         self.bits
     }
 
-    /// Appends the low `width` bits of `value`; `width` <= 64 and no higher bit is set.
+    /// Appends `value` in `width` <= 64 bits; it has no higher bit.
     pub fn push(&mut self, value: u64, width: u32) {
         if width == 0 {
             return;
@@ -40,15 +40,16 @@ impl BitWriter {
     }
 }
 
-/// A word of a section; 0 past its end.
+/// Returns a word of a section; 0 past its end.
 #[inline(always)]
 pub fn word(section: &[u8], index: usize) -> u64 {
     let bytes = section.get(index * 8..).and_then(|rest| rest.first_chunk());
     bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// `width` <= 57 bits from bit `at` on; sections end on whole words, so that a read of 8 bytes suffices.
-/// A larger width stands in no table that was checked, and gives 0.
+/// Returns `width` <= 57 bits from bit `at` on; widths above 57 never pass validation and give 0.
+///
+/// Sections end on whole words, so reading one word and the next is enough.
 #[inline(always)]
 pub fn bits(section: &[u8], at: usize, width: u32) -> u64 {
     if width == 0 || width > 57 {
@@ -60,11 +61,11 @@ pub fn bits(section: &[u8], at: usize, width: u32) -> u64 {
     (low | high) & (u64::MAX >> (64 - width))
 }
 
-/// Places of the set bits number `rank` and `rank + 1`, counted from 0 at bit `from`.
+/// Returns the positions of the set bits number `rank` and `rank + 1`, counted from 0 at bit `from`.
 pub fn select_pair(section: &[u8], from: usize, rank: usize) -> Option<(usize, usize)> {
     #[cfg(target_arch = "x86_64")]
     if cpu().bmi2 {
-        // SAFETY: `bmi2` is set only where the machine was found to have BMI2, and with it BMI1 and POPCNT.
+        // SAFETY: `bmi2` is set only on machines with BMI2, which have BMI1 and POPCNT too.
         return unsafe { select_pair_bmi2(section, from, rank) };
     }
     select_pair_with(section, from, rank, select_portable)
@@ -115,7 +116,7 @@ fn select_pair_with(
     Some((first, index * 64 + current.trailing_zeros() as usize))
 }
 
-/// The place of set bit number `rank` of a word that has more than `rank` of them.
+/// Returns the position of set bit number `rank` of a word that has more than `rank` set bits.
 #[inline(always)]
 fn select_portable(mut word: u64, mut rank: u32) -> u32 {
     let mut place = 0;
@@ -158,7 +159,7 @@ mod tests {
         }
 
         #[test]
-        fn selects_what_a_scan_finds(words in prop::collection::vec(prop_oneof![any::<u64>(), Just(0), Just(1 << 63)], 1..6), from in 0..64_usize) {
+        fn select_agrees_with_a_scan(words in prop::collection::vec(prop_oneof![any::<u64>(), Just(0), Just(1 << 63)], 1..6), from in 0..64_usize) {
             let section: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             let ones: Vec<usize> = (from..words.len() * 64).filter(|&at| words[at / 64] >> (at % 64) & 1 == 1).collect();
             for rank in 0..=ones.len() {

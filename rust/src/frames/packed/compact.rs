@@ -1,7 +1,7 @@
-//! The forms of memory: contiguous items as Elias-Fano or as frames of reference, some 16 bits a frame.
+//! The compact forms for memory, about 16 bits a frame: contiguous items as Elias-Fano or as frames of reference.
 //!
-//! Both hold the n + 1 borders of n items, relative to the first tag and halved where all are even (odd
-//! items exist). Nothing needs decoding to find one item.
+//! Both hold the n + 1 borders of n items, relative to the first tag and divided by 2 where all are even. One item is
+//! found without decoding the others.
 
 use crate::base::error::Result;
 use crate::frames::table::ItemsView;
@@ -13,19 +13,19 @@ use super::form::{FLAG_HALVED, Form, bad, pad};
 const SAMPLE: usize = 256;
 /// Items in one block of the frames-of-reference form.
 const BLOCK: usize = 64;
-/// Bytes before the residuals of one block: u48 start, u24 least half-length, u8 width, u32 bit position.
+/// Bytes of the head of a block: u48 start, u24 least half-length, u8 width of residuals, u32 their bit position.
 const BLOCK_HEAD: usize = 14;
 
-/// A form, its flags, its low bits and its sections.
-pub(super) struct Coded {
+/// Borders in one of the compact forms.
+pub(super) struct Compact {
     pub form: Form,
     pub flags: u8,
     pub low: u8,
     pub sections: Vec<u8>,
 }
 
-/// The smaller of both forms; `None` for borders that neither can hold.
-pub(super) fn encode(items: ItemsView<'_>, base: u64, end: u64) -> Option<Coded> {
+/// Encodes borders in the better of both forms; `None` where neither can hold them.
+pub(super) fn encode(items: ItemsView<'_>, base: u64, end: u64) -> Option<Compact> {
     let mut borders: Vec<u64> = items.offsets.iter().map(|offset| offset - 8 - base).collect();
     borders.push(end - base);
     let halved = borders.iter().all(|border| border.is_multiple_of(2));
@@ -35,18 +35,18 @@ pub(super) fn encode(items: ItemsView<'_>, base: u64, end: u64) -> Option<Coded>
     let fano = elias_fano(&borders, halved)?;
     let reference = halved.then(|| frames_of_reference(&borders)).flatten();
     Some(match reference {
-        // Elias-Fano finds a frame in a third of the time, so that size must be worth it.
-        Some(other) if worth_it(&other, &fano, items.offsets.len()) => other,
+        // Elias-Fano finds a frame in a third of the time: use the other form only where it saves much.
+        Some(other) if saves_much(&other, &fano, items.offsets.len()) => other,
         _ => fano,
     })
 }
 
-fn worth_it(other: &Coded, fano: &Coded, items: usize) -> bool {
+fn saves_much(other: &Compact, fano: &Compact, items: usize) -> bool {
     let (other, fano) = (other.sections.len(), fano.sections.len());
     (items <= 512 && other < fano) || other * 2 <= fano
 }
 
-fn elias_fano(borders: &[u64], halved: bool) -> Option<Coded> {
+fn elias_fano(borders: &[u64], halved: bool) -> Option<Compact> {
     let last = *borders.last()?;
     let low = (last / borders.len() as u64).checked_ilog2().unwrap_or(0);
     let upper_bits = usize::try_from(last >> low).ok()?.checked_add(borders.len())?;
@@ -65,10 +65,10 @@ fn elias_fano(borders: &[u64], halved: bool) -> Option<Coded> {
     upper.iter().for_each(|word| sections.extend(word.to_le_bytes()));
     lower.finish(&mut sections);
     let flags = if halved { FLAG_HALVED } else { 0 };
-    Some(Coded { form: Form::EliasFano, flags, low: low as u8, sections })
+    Some(Compact { form: Form::EliasFano, flags, low: low as u8, sections })
 }
 
-fn frames_of_reference(borders: &[u64]) -> Option<Coded> {
+fn frames_of_reference(borders: &[u64]) -> Option<Compact> {
     let lengths: Vec<u64> = borders.iter().zip(borders.iter().skip(1)).map(|(a, b)| b - a).collect();
     let mut heads = Vec::new();
     let mut residuals = BitWriter::default();
@@ -88,20 +88,20 @@ fn frames_of_reference(borders: &[u64]) -> Option<Coded> {
     }
     pad(&mut heads);
     residuals.finish(&mut heads);
-    Some(Coded { form: Form::For64, flags: FLAG_HALVED, low: 0, sections: heads })
+    Some(Compact { form: Form::For64, flags: FLAG_HALVED, low: 0, sections: heads })
 }
 
-/// Where the sections of a compact form lie; made from the header alone, so that a look-up costs no scan.
+/// The sections of a compact form, found from the head alone: a look-up needs no scan.
 #[derive(Clone, Copy)]
 pub(super) enum Borders<'a> {
-    /// Select positions, unary upper parts, lower parts of `low` bits.
+    /// Select positions, upper parts in unary, lower parts of `low` bits.
     EliasFano { select: &'a [u8], upper: &'a [u8], lower: &'a [u8], low: u32 },
     /// Block heads and residuals.
     For64 { heads: &'a [u8], residuals: &'a [u8], items: usize },
 }
 
 impl<'a> Borders<'a> {
-    /// Cuts the sections of `items` items that span `end - base` bytes; the rest of the table comes back.
+    /// Splits off the sections of `items` items that span `span` units; returns the rest of the table too.
     pub fn elias_fano(rest: &'a [u8], items: usize, span: u64, low: u8) -> Option<(Self, &'a [u8])> {
         let (low, values) = (u32::from(low), items.checked_add(1)?);
         if low > 57 {
@@ -115,14 +115,14 @@ impl<'a> Borders<'a> {
         Some((Self::EliasFano { select, upper, lower, low }, rest))
     }
 
-    /// The same for frames of reference, whose residuals end where the last block's end.
+    /// Splits off the sections of frames of reference; returns the rest of the table too.
     pub fn for64(rest: &'a [u8], items: usize) -> Option<(Self, &'a [u8])> {
         let blocks = items.div_ceil(BLOCK);
         let (heads, rest) = rest.split_at_checked((blocks * BLOCK_HEAD).next_multiple_of(8))?;
         let residual_bits = match blocks.checked_sub(1) {
             None => 0,
             Some(last) => {
-                let head = Head::of(heads, last)?;
+                let head = BlockHead::of(heads, last)?;
                 head.bit_at.checked_add((items - last * BLOCK).checked_mul(head.width as usize)?)?
             }
         };
@@ -130,7 +130,7 @@ impl<'a> Borders<'a> {
         Some((Self::For64 { heads, residuals, items }, rest))
     }
 
-    /// Both borders of item `index`, in units of the table (halved or not).
+    /// Returns both borders of item `index`, in units of the table (1 or 2 bytes).
     #[inline]
     pub fn item(&self, index: usize) -> Option<(u64, u64)> {
         match *self {
@@ -148,7 +148,7 @@ impl<'a> Borders<'a> {
                 if index >= items {
                     return None;
                 }
-                let head = Head::of(heads, index / BLOCK)?;
+                let head = BlockHead::of(heads, index / BLOCK)?;
                 let mut at = head.bit_at;
                 let mut start = head.start.checked_add(head.least * (index % BLOCK) as u64)?;
                 for _ in 0..index % BLOCK {
@@ -161,68 +161,79 @@ impl<'a> Borders<'a> {
         }
     }
 
-    /// All borders, in one pass; refuses what [`encode`] would not have written.
+    /// Decodes all borders in one pass.
+    ///
+    /// # Errors
+    /// `bad_table` for anything that [`encode`] does not write.
     pub fn all(&self, items: usize, span: u64) -> Result<Vec<u64>> {
-        let mut borders = Vec::with_capacity(items + 1);
-        match *self {
+        let borders = match *self {
             Self::EliasFano { select, upper, lower, low } => {
-                for at in 0..upper.len() / 8 {
-                    let mut rest = word(upper, at);
-                    while rest != 0 {
-                        let (place, index) = (at * 64 + rest.trailing_zeros() as usize, borders.len());
-                        rest &= rest - 1;
-                        let high =
-                            place.checked_sub(index).ok_or_else(|| bad("of unordered borders"))? as u64;
-                        if index.is_multiple_of(SAMPLE) {
-                            let sample = select.get(index / SAMPLE * 4..).and_then(|rest| rest.first_chunk());
-                            if sample.map(|sample| u32::from_le_bytes(*sample) as usize) != Some(place) {
-                                return Err(bad("of wrong select positions"));
-                            }
-                        }
-                        borders.push(high << low | bits(lower, index * low as usize, low));
-                        if borders.len() > items + 1 {
-                            return Err(bad("of too many borders"));
-                        }
-                    }
-                }
+                all_of_elias_fano(select, upper, lower, low, items)?
             }
-            Self::For64 { heads, residuals, .. } => {
-                let (mut border, mut at) = (0_u64, 0);
-                for block in 0..items.div_ceil(BLOCK) {
-                    let head = Head::of(heads, block).ok_or_else(|| bad("shorter than its blocks"))?;
-                    if head.start != border || head.bit_at != at || head.width > 24 {
-                        return Err(bad("of blocks that do not join"));
-                    }
-                    for _ in block * BLOCK..items.min((block + 1) * BLOCK) {
-                        borders.push(border);
-                        border += head.least + bits(residuals, at, head.width);
-                        at += head.width as usize;
-                    }
-                }
-                borders.push(border);
-            }
-        }
+            Self::For64 { heads, residuals, .. } => all_of_for64(heads, residuals, items)?,
+        };
         let ascending = borders.iter().zip(borders.iter().skip(1)).all(|(a, b)| a < b);
         if borders.len() != items + 1
             || !ascending
             || borders.first() != Some(&0)
             || borders.last() != Some(&span)
         {
-            return Err(bad("of borders that do not ascend from its first to its last byte"));
+            return Err(bad("has borders that do not ascend from its first to its last byte"));
         }
         Ok(borders)
     }
 }
 
-/// What stands before the residuals of a block.
-struct Head {
+fn all_of_elias_fano(select: &[u8], upper: &[u8], lower: &[u8], low: u32, items: usize) -> Result<Vec<u64>> {
+    let mut borders = Vec::with_capacity(items + 1);
+    for at in 0..upper.len() / 8 {
+        let mut rest = word(upper, at);
+        while rest != 0 {
+            let (place, index) = (at * 64 + rest.trailing_zeros() as usize, borders.len());
+            rest &= rest - 1;
+            let high = place.checked_sub(index).ok_or_else(|| bad("has borders out of order"))? as u64;
+            if index.is_multiple_of(SAMPLE) {
+                let sample = select.get(index / SAMPLE * 4..).and_then(|rest| rest.first_chunk());
+                if sample.map(|sample| u32::from_le_bytes(*sample) as usize) != Some(place) {
+                    return Err(bad("has wrong select positions"));
+                }
+            }
+            borders.push(high << low | bits(lower, index * low as usize, low));
+            if borders.len() > items + 1 {
+                return Err(bad("has too many borders"));
+            }
+        }
+    }
+    Ok(borders)
+}
+
+fn all_of_for64(heads: &[u8], residuals: &[u8], items: usize) -> Result<Vec<u64>> {
+    let mut borders = Vec::with_capacity(items + 1);
+    let (mut border, mut at) = (0_u64, 0);
+    for block in 0..items.div_ceil(BLOCK) {
+        let head = BlockHead::of(heads, block).ok_or_else(|| bad("is shorter than its blocks"))?;
+        if head.start != border || head.bit_at != at || head.width > 24 {
+            return Err(bad("has blocks that do not join"));
+        }
+        for _ in block * BLOCK..items.min((block + 1) * BLOCK) {
+            borders.push(border);
+            border += head.least + bits(residuals, at, head.width);
+            at += head.width as usize;
+        }
+    }
+    borders.push(border);
+    Ok(borders)
+}
+
+/// The head of a block.
+struct BlockHead {
     start: u64,
     least: u64,
     width: u32,
     bit_at: usize,
 }
 
-impl Head {
+impl BlockHead {
     #[inline]
     fn of(heads: &[u8], block: usize) -> Option<Self> {
         let bytes = heads.get(block * BLOCK_HEAD..)?.first_chunk::<BLOCK_HEAD>()?;

@@ -1,4 +1,4 @@
-//! From a layout to the smallest table that holds it.
+//! Encodes a layout in the smallest form that can hold it.
 
 use crate::frames::table::{ItemsView, Layout, LayoutView, Native};
 
@@ -6,21 +6,22 @@ use super::compact;
 use super::form::{CHECKPOINT, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form, pad};
 use super::head::Head;
 
-/// Encodes a layout in the smallest form that SQL can decode; empty for [`Layout::Empty`].
+/// Encodes a layout in the smallest form that SQL can decode; no bytes for [`Layout::Empty`].
 pub fn encode(layout: &Layout) -> Vec<u8> {
-    coded(layout.view(), false).map_or_else(Vec::new, |(head, sections)| head.sealed(&sections))
+    parts(layout.view(), false).map_or_else(Vec::new, |(head, sections)| head.write_full(&sections))
 }
 
-/// Encodes a layout in the smallest form, for memory, into `table`, which is cleared before.
+/// Encodes a layout in the smallest form for memory into `table`, which is cleared first.
 pub fn encode_brief(layout: LayoutView<'_>, table: &mut Vec<u8>) {
     table.clear();
-    if let Some((head, sections)) = coded(layout, true) {
-        head.write_brief(table);
+    if let Some((head, sections)) = parts(layout, true) {
+        head.write_short(table);
         table.extend(sections);
     }
 }
 
-pub(super) fn coded(layout: LayoutView<'_>, compact: bool) -> Option<(Head, Vec<u8>)> {
+/// The head and the sections of a layout; with `compact`, in the forms for memory too.
+pub(super) fn parts(layout: LayoutView<'_>, compact: bool) -> Option<(Head, Vec<u8>)> {
     match layout {
         LayoutView::Empty => None,
         LayoutView::Native(Native { base, frame_bits: end, frames }) => {
@@ -28,11 +29,11 @@ pub(super) fn coded(layout: LayoutView<'_>, compact: bool) -> Option<(Head, Vec<
                 Head { form: Form::Affine, flags: FLAG_NATIVE, low: 0, items: frames, frames, base, end };
             Some((head, Vec::new()))
         }
-        LayoutView::Items(items) => Some(coded_items(items, compact)),
+        LayoutView::Items(items) => Some(parts_of_items(items, compact)),
     }
 }
 
-fn coded_items(items: ItemsView<'_>, compact: bool) -> (Head, Vec<u8>) {
+fn parts_of_items(items: ItemsView<'_>, compact: bool) -> (Head, Vec<u8>) {
     let frames = items.frames() as u32;
     let base = items.offsets.first().map_or(0, |first| first - 8);
     let ends =
@@ -52,9 +53,9 @@ fn coded_items(items: ItemsView<'_>, compact: bool) -> (Head, Vec<u8>) {
     let mut sections = Vec::new();
     if contiguous && items.lengths.iter().all(|&other| other == length) {
         head.end = (length + 8).saturating_mul(8);
-    } else if let Some(coded) = (compact && contiguous).then(|| compact::encode(items, base, end)).flatten() {
-        head = Head { form: coded.form, flags: coded.flags | map_flag, low: coded.low, ..head };
-        sections = coded.sections;
+    } else if let Some(found) = (compact && contiguous).then(|| compact::encode(items, base, end)).flatten() {
+        head = Head { form: found.form, flags: found.flags | map_flag, low: found.low, ..head };
+        sections = found.sections;
     } else if contiguous && narrow {
         head.form = Form::Checkpoints;
         for offset in items.offsets.iter().step_by(CHECKPOINT) {

@@ -1,14 +1,14 @@
-//! What stands before the sections of a packed table, in full and in brief.
+//! The head of a packed table, full and short.
 
 use super::form::{FLAG_MAP, FLAG_ONE_FRAME, FLAG_WIDE, Form, HEADER, VERSION, bad};
 use crate::base::error::Result;
 use crate::base::varint;
 
 const CRC_AT: usize = 4;
-/// The flags that the first byte of a brief head holds as they are; [`FLAG_WIDE`] is its highest bit.
+/// The flags that the first byte of a short head holds as they are; its highest bit is [`FLAG_WIDE`].
 const LOW_FLAGS: u8 = 15;
 
-/// The form of a table, its counts and its place.
+/// The form of a table, its counts and its place in the file.
 #[derive(Clone, Copy)]
 pub(super) struct Head {
     pub form: Form,
@@ -24,8 +24,8 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// A whole table with the full head: 32 bytes, with the checksum of everything.
-    pub fn sealed(&self, sections: &[u8]) -> Vec<u8> {
+    /// Writes a table with the full head: 32 bytes, with the checksum of the whole table.
+    pub fn write_full(&self, sections: &[u8]) -> Vec<u8> {
         let mut table = Vec::with_capacity(HEADER + sections.len());
         table.extend([VERSION, self.form as u8 + 1, self.flags, self.low, 0, 0, 0, 0]);
         table.extend(self.items.to_le_bytes());
@@ -40,31 +40,31 @@ impl Head {
         table
     }
 
-    /// The head and the sections of a table that [`Head::sealed`] wrote.
+    /// Reads a full head; returns the sections too.
     ///
     /// # Errors
-    /// `bad_table` for another version or form, and for damage.
-    pub fn unsealed(table: &[u8]) -> Result<(Self, &[u8])> {
+    /// `bad_table` for another version, an unknown form, or damage.
+    pub fn read_full(table: &[u8]) -> Result<(Self, &[u8])> {
         let Some((fields, sections)) = table.split_first_chunk::<HEADER>() else {
-            return Err(bad("shorter than its header"));
+            return Err(bad("is shorter than its head"));
         };
         let [version, form, flags, low, ..] = *fields;
         let mut words = fields.as_chunks::<4>().0.iter().map(|chunk| u32::from_le_bytes(*chunk));
-        let [_, stored_crc, items, frames]: [u32; 4] = std::array::from_fn(|_| words.next().unwrap_or(0));
+        let [_, crc, items, frames]: [u32; 4] = std::array::from_fn(|_| words.next().unwrap_or(0));
         let mut longs = fields.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk));
         let [_, _, base, end]: [u64; 4] = std::array::from_fn(|_| longs.next().unwrap_or(0));
         if version != VERSION || (low != 0 && form != Form::EliasFano as u8 + 1) {
-            return Err(bad("of another version"));
+            return Err(bad("has another version"));
         }
-        if crc_without_field(table) != stored_crc {
-            return Err(bad("damaged (checksum)"));
+        if checksum(table) != crc {
+            return Err(bad("is damaged (wrong checksum)"));
         }
-        let form = form.checked_sub(1).and_then(Form::from_code).ok_or_else(|| bad("of an unknown form"))?;
+        let form = form.checked_sub(1).and_then(Form::from_code).ok_or_else(|| bad("has an unknown form"))?;
         Ok((Self { form, flags, low, items, frames, base, end }, sections))
     }
 
-    /// Appends the brief head: form and flags in a byte, numbers as long as they are large.
-    pub fn write_brief(&self, table: &mut Vec<u8>) {
+    /// Appends the short head: form and flags in a byte, then varints.
+    pub fn write_short(&self, table: &mut Vec<u8>) {
         table.push(self.flags & LOW_FLAGS | (self.flags & FLAG_WIDE) << 1 | (self.form as u8) << 4);
         if self.form == Form::EliasFano {
             table.push(self.low);
@@ -77,9 +77,9 @@ impl Head {
         varint::push(table, self.end);
     }
 
-    /// The head and the sections behind a brief head.
+    /// Reads a short head; returns the sections too.
     #[inline(always)]
-    pub fn read_brief(table: &[u8]) -> Option<(Self, &[u8])> {
+    pub fn read_short(table: &[u8]) -> Option<(Self, &[u8])> {
         let (&first, mut rest) = table.split_first()?;
         let form = Form::from_code(first >> 4 & 7)?;
         let flags = first & LOW_FLAGS | first >> 1 & FLAG_WIDE;
@@ -103,7 +103,8 @@ impl Head {
     }
 }
 
-pub(super) fn crc_without_field(table: &[u8]) -> u32 {
+/// The CRC-32C of a table with its checksum field 0.
+pub(super) fn checksum(table: &[u8]) -> u32 {
     let (before, rest) = table.split_at(CRC_AT.min(table.len()));
     let crc = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
     crc32c::crc32c_append(crc, rest.get(4..).unwrap_or_default())

@@ -1,12 +1,13 @@
-//! One frame of a packed table, found without decoding the table.
+//! Finds one frame of a packed table without decoding the table.
 
 use super::compact::Borders;
 use super::form::{CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form};
 use super::head::Head;
 use crate::frames::table::Native;
 
-/// A view on a table that [`super::encode_brief`] wrote. On any other bytes its answers are `None` or wrong,
-/// but never a panic: memory is trusted, files and databases are not.
+/// A view on a table in memory, as [`super::encode_brief`] wrote it.
+///
+/// Memory is trusted: on other bytes its answers may be wrong, but it never panics.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
     items: usize,
@@ -31,7 +32,7 @@ impl<'a> Table<'a> {
     /// Reads the head.
     #[inline(always)]
     pub fn trusted(table: &'a [u8]) -> Option<Self> {
-        let (head, sections) = Head::read_brief(table)?;
+        let (head, sections) = Head::read_short(table)?;
         Self::new(head, sections)
     }
 
@@ -73,7 +74,7 @@ impl<'a> Table<'a> {
         self.frames
     }
 
-    /// The parameters of native frames, for which ranges are bits and not items.
+    /// The parameters of native frames, which have no items.
     pub fn native(&self) -> Option<Native> {
         match self.places {
             Places::Native { frame_bits } => {
@@ -83,7 +84,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The items of a frame; empty for a frame that does not exist.
+    /// The numbers of a frame's items; empty for a frame that does not exist.
     #[inline(always)]
     pub fn items_of(&self, frame: usize) -> std::ops::Range<usize> {
         if frame >= self.frames {
@@ -99,7 +100,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Payload of an item, as offset and length.
+    /// The payload of an item, as offset and length.
     #[inline(always)]
     pub fn item(&self, index: usize) -> Option<(u64, u64)> {
         if index >= self.items {

@@ -1,8 +1,8 @@
-//! Goldens, damage, and every form against the layout that it was made of.
+//! Golden tables, damage, and every form compared with the layout that it encodes.
 
 use proptest::prelude::*;
 
-use super::encode::coded;
+use super::encode::parts;
 use super::form::{HEADER, VERSION};
 use super::head::Head;
 use super::*;
@@ -15,10 +15,10 @@ fn encode_brief(layout: &Layout) -> Vec<u8> {
     table
 }
 
-/// The forms of memory under the full head, as a snapshot may have them.
+/// The compact forms with the full head, as a snapshot may have them.
 fn encode_compact(layout: &Layout) -> Vec<u8> {
-    let (head, sections) = coded(layout.view(), true).unwrap();
-    head.sealed(&sections)
+    let (head, sections) = parts(layout.view(), true).unwrap();
+    head.write_full(&sections)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -55,7 +55,8 @@ fn one_frame_takes_less_than_ten_bytes_of_memory() {
     assert_eq!(hex(&encode_brief(&Layout::Empty)), "");
 }
 
-/// Every form: even and odd lengths, equal and wild ones, small and large tables, with and without a map.
+/// Layouts of every form: even and odd lengths, equal and very different ones, few and many items, with and without a
+/// map.
 fn examples() -> Vec<Layout> {
     let mut examples = Vec::new();
     for (count, base, step, spread) in [
@@ -125,7 +126,7 @@ fn look_up_agrees(view: Table<'_>, layout: &Layout) {
 }
 
 #[test]
-fn every_form_is_looked_up_as_it_is_decoded() {
+fn look_up_agrees_with_decoding_for_every_form() {
     let native = Layout::Native(Native { base: 77, frame_bits: 1001, frames: 40 });
     for layout in examples().into_iter().chain([native]) {
         comes_back(&layout);
@@ -135,7 +136,7 @@ fn every_form_is_looked_up_as_it_is_decoded() {
 fn comes_back(layout: &Layout) {
     for table in [encode(layout), encode_compact(layout)] {
         assert_eq!(&decode(&table, u64::MAX).unwrap(), layout);
-        let (head, sections) = Head::unsealed(&table).unwrap();
+        let (head, sections) = Head::read_full(&table).unwrap();
         look_up_agrees(Table::new(head, sections).unwrap(), layout);
     }
     let brief = encode_brief(layout);
@@ -145,7 +146,7 @@ fn comes_back(layout: &Layout) {
 
 proptest! {
     #[test]
-    fn items_come_back(
+    fn any_items_are_decoded_to_themselves(
         base in 8_u64..1 << 40,
         lengths in prop::collection::vec((0_u64..5000, 0_u64..3), 1..700),
         wide in any::<bool>(),
@@ -173,10 +174,10 @@ proptest! {
         if table.len() >= HEADER {
             let (flags, low) = (table[2] & 0x4F, if form == 3 { table[3] % 9 } else { 0 });
             table[..4].copy_from_slice(&[VERSION, form, flags, low]);
-            let crc = head::crc_without_field(&table).to_le_bytes();
+            let crc = head::checksum(&table).to_le_bytes();
             table[4..8].copy_from_slice(&crc);
         }
-        let view = Head::unsealed(&table).ok().and_then(|(head, sections)| Table::new(head, sections));
+        let view = Head::read_full(&table).ok().and_then(|(head, sections)| Table::new(head, sections));
         agree_or_answer_anything(view, decode(&table, 1 << 32));
     }
 
@@ -184,8 +185,8 @@ proptest! {
     fn any_bytes_in_memory_are_refused_or_decoded(table in prop::collection::vec(any::<u8>(), 0..400), form in 0_u8..5) {
         let mut brief = vec![form << 4 | table.first().map_or(0, |byte| byte & 0x8F)];
         brief.extend(table);
-        // A table without sections may have millions of items: right, but slow to walk here.
-        if Head::read_brief(&brief).is_none_or(|(head, _)| head.items < 10_000) {
+        // A table without sections may have millions of items: valid, but too slow to walk here.
+        if Head::read_short(&brief).is_none_or(|(head, _)| head.items < 10_000) {
             agree_or_answer_anything(Table::trusted(&brief), decode_brief(&brief));
         }
     }
