@@ -1,6 +1,6 @@
-"""Write the reference cases as first corpus of the fuzz targets: ``PYTHONPATH=tests python rust/fuzz/seed.py``.
+"""Write the reference cases as the first corpus of the fuzz targets: ``PYTHONPATH=tests python rust/fuzz/seed.py``.
 
-Needs the standard library alone. Tables and records are seeded too where voxtier is installed.
+Needs only the standard library; seeds tables and records too where voxtier is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TORCH_FILES = Path(__file__).parents[2] / "tests" / "tensors" / "fixtures"
 LARGEST = 8_000
 WHOLE_FILE, PICKLE = b"\0", b"\1"
 
-# What torch.save writes for {"image": torch.ones(4, 4), "size": torch.Size([4])}, and what it never writes.
+# What torch.save writes for {"image": torch.ones(4, 4), "size": torch.Size([4])}, and what it does not.
 PICKLES = {
     "tensor": b"\x80\x02}q\x00(X\x05\0\0\0imageq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02((X\x07\0\0\0"
     b"storageq\x03ctorch\nFloatStorage\nq\x04X\x01\0\0\x000q\x05X\x03\0\0\0cpuq\x06K\x10tq\x07QK\0K\x04K\x04\x86q\x08K\x04"
@@ -26,7 +26,7 @@ PICKLES = {
 
 
 def main() -> None:
-    """One file a case."""
+    """Write one file for each case."""
     small = [case for case in CASES if len(case.content) <= LARGEST]
     for case in small:
         write("parse", case.name, case.content)
@@ -35,7 +35,7 @@ def main() -> None:
             write("torch_file", f"{path.parent.name}-{path.stem}", WHOLE_FILE + path.read_bytes())
     for name, program in PICKLES.items():
         write("torch_file", name, PICKLE + program)
-    for number in range(64):  # the target builds the file of a few numbers: shape, extents, filters, ranges
+    for number in range(64):  # the target builds its file from numbers: shape, extents, filters, ranges
         write("tiledb", str(number), random.Random(number).randbytes(12 + number))
     try:
         from voxtier.frames import read_table

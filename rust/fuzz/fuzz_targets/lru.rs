@@ -1,4 +1,4 @@
-//! Any sequence of operations: every invariant of the cache holds after each, and a copy in a map agrees.
+//! Any sequence of operations: every invariant of the LRU holds after each, and its values agree with those of a map.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any bytes as a packed table, their checksum made right: refused, or the same in every reading of it.
+//! Any bytes as a packed table with a right checksum: refused, or decoded and looked up with the same result.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 const LIMIT: u64 = 1 << 40;
 const CRC_AT: usize = 4;
 const ITEMS_AT: usize = 8;
-const MOST_ITEMS: u32 = 1 << 16; // a table without sections may have millions: right, but slow to walk here
+const MOST_ITEMS: u32 = 1 << 16; // a table without sections may have millions: valid, but too slow to walk here
 
 fuzz_target!(|bytes: &[u8]| {
     ask(bytes, &[]);
@@ -42,7 +42,7 @@ fn ranges_of(layout: &Layout) -> Vec<Vec<(u64, u64)>> {
     (0..table.frames().min(1000)).map(|index| table.ranges(index).collect()).collect()
 }
 
-/// Single look-ups give what decoding the whole gives; on bytes that nobody checked, they give anything.
+/// Look-ups agree with decoding; on bytes that nobody validated, they return anything but do not panic.
 fn ask(table: &[u8], expected: &[Vec<(u64, u64)>]) {
     let Some(view) = Table::trusted(table) else { return assert!(expected.is_empty()) };
     for (index, ranges) in expected.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Any bytes as a file: no panic, no range outside of it, and one answer whatever the kind of source.
+//! Any bytes as a DICOM file: no panic, no range outside the file, and the same result from every kind of source.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use _core::base::source::{Bytes, Fingerprint, Source};
 use _core::base::window::Buffer;
 use libfuzzer_sys::fuzz_target;
 
-/// The same bytes as a source that is not memory, so that windows and buffers are on the way.
+/// The same bytes as a source that is not memory, which is read through windows and buffers.
 struct Pieces<'a>(&'a [u8]);
 
 impl Source for Pieces<'_> {

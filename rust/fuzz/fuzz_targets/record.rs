@@ -1,4 +1,4 @@
-//! Any bytes as a record of a table, its checksum made right: refused, or written back as it was.
+//! Any bytes as a record of a table with a right checksum: refused, or decoded and encoded to the same bytes.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! A tile file built from the input, then damaged by the rest of it: read whole, in part and in patches. No panic, no
-//! byte outside of the buffers (the sanitizer sees those), and of an undamaged file exactly the cells that went in.
+//! A tile file that is built from the input and damaged by the rest of it, read whole, in part and in patches.
+//!
+//! No panic and no access outside the buffers (the sanitizer sees those); an undamaged file gives the cells written.
 
 #![no_main]
 
@@ -72,7 +73,7 @@ fuzz_target!(|bytes: &[u8]| {
     let pipeline = Pipeline::from_names(&names).unwrap();
     let grid = || Grid::new(&shape, &extents).unwrap();
     let tile_bytes = grid().tile_cells() as usize * cell;
-    // the cell of tile t at place p holds a value of both, so that a cell from elsewhere is seen
+    // The value of a cell depends on its tile and its place in it, so that a wrong cell is recognised.
     let value = |tile: usize, at: usize| if flat { (at % cell) as u8 } else { (tile * 7 + at * 31) as u8 };
     let mut file = Vec::new();
     for tile in 0..grid().tiles() as usize {
@@ -106,7 +107,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let path: PathBuf = std::env::temp_dir().join(format!("voxtier-fuzz-tiles-{}", std::process::id()));
     std::fs::write(&path, &file).unwrap();
-    process().cache.clear(); // the file is another one at the same place, perhaps in the same tick of the clock
+    process().cache.clear(); // another file has the same path, and perhaps the same modification time
     process().cache.set_budget(1 << 20);
     let reader = match TileFile::open(&path, grid(), cell as u32, pipeline) {
         Ok(reader) => reader,

@@ -1,4 +1,4 @@
-//! Any bytes as a torch file, and as the pickle inside one: a verdict, and the same one however much is checked.
+//! Any bytes as a torch file, and as the pickle in one: a verdict, which does not depend on what else is checked.
 
 #![no_main]
 
@@ -18,31 +18,31 @@ const EVERYTHING: Checks = Checks { crc: true, content: true, digest: true };
 
 thread_local! {
     static MEMORY: RefCell<File> =
-        RefCell::new(memfd_create("ptfile", MemfdFlags::CLOEXEC).expect("memory").into());
+        RefCell::new(memfd_create("torch_file", MemfdFlags::CLOEXEC).expect("memory").into());
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&mode, content)) = bytes.split_first() else { return };
     match mode {
-        0 => look_at(content),
-        _ => look_at(&archive(content)),
+        0 => check(content),
+        _ => check(&archive(content)),
     }
 });
 
-fn look_at(content: &[u8]) {
+fn check(content: &[u8]) {
     let full = verify(content, EVERYTHING);
     let quick = verify(content, Checks::default());
     for report in [&full, &quick] {
         assert!(!matches!(report.state(), State::IoError | State::Unknown), "{:?}", report.finding);
         let offset = report.finding.as_ref().and_then(|finding| finding.offset).unwrap_or(0);
-        assert!(offset <= content.len() as u64, "evidence behind the end of the file");
+        assert!(offset <= content.len() as u64, "an offset past the end of the file");
         for tensor in &report.tensors {
             assert!(report.records.iter().any(|(name, _, _)| *name == tensor.record), "{tensor:?}");
         }
     }
     let intact = [State::Ok, State::OkNoCrc, State::OkTrailing];
     if intact.contains(&full.state()) {
-        assert_eq!(full.state(), quick.state(), "a quick look sees what a full one does not");
+        assert_eq!(full.state(), quick.state(), "the quick check differs from the full one");
         assert!(full.refused_globals.is_empty());
         assert!(full.tensors.iter().all(|tensor| tensor.shape.iter().all(|&length| length >= 0)));
     }
@@ -61,7 +61,7 @@ fn verify(content: &[u8], checks: Checks) -> Report {
     })
 }
 
-/// A torch file without CRCs around a pickle, so that mutations reach the pickle machine.
+/// A torch file without CRCs around a pickle: mutations then reach the pickle machine.
 fn archive(pickle: &[u8]) -> Vec<u8> {
     let records: [(&str, &[u8]); 4] =
         [("data.pkl", pickle), ("version", b"3\n"), ("data/0", &[7; 64]), ("data/1", &[9; 8])];

@@ -2,7 +2,7 @@
 
 macro_rules! notes {
     ($($name:ident),+ $(,)?) => {
-        /// An oddity that does not stop us; the names are stable.
+        /// An oddity that is accepted; the names are stable.
         #[allow(non_camel_case_types, missing_docs)] // the name is the documentation, and users see it as it is
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]

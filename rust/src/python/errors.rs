@@ -1,4 +1,4 @@
-//! The one conversion of [`Error`] into the exception classes that `voxtier.errors` defines.
+//! The only conversion of [`Error`] into the exception classes of `voxtier.errors`.
 
 use pyo3::prelude::*;
 

@@ -1,4 +1,7 @@
-//! The bindings: convert, release the GIL, call, wrap. The only folder that imports pyo3.
+//! The bindings: each function converts, releases the GIL, calls the core, and wraps the result.
+//!
+//! The only folder that imports pyo3. Files are named as in the core; the surface is documented in
+//! `python/voxtier/_core.pyi`.
 
 mod cache;
 mod errors;
@@ -13,7 +16,7 @@ mod torch_file;
 
 use pyo3::prelude::*;
 
-/// `voxtier._core`: see `python/voxtier/_core.pyi` for the documented surface.
+/// The module `voxtier._core`.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -26,6 +29,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     table_reader::register(module)?;
     tiledb::register(module)?;
     torch_file::register(module)?;
-    // The stub has no `__all__`: what it declares is what there is.
+    // The stub declares no `__all__`, so the module must not have one.
     module.delattr("__all__")
 }

@@ -1,4 +1,4 @@
-//! Scores and exact top-N over numpy columns.
+//! `score_many` and `top_n` over numpy columns.
 
 use std::cmp::Ordering;
 
@@ -54,14 +54,14 @@ fn top_n<'py>(
     for length in [ids.map(<[i64]>::len), names.as_ref().map(Vec::len)].into_iter().flatten() {
         if length != columns.len() {
             let rows = columns.len();
-            return Err(priority::invalid(format!("ids holds {length} values for {rows} rows")).into());
+            return Err(priority::invalid(format!("ids has {length} values for {rows} rows")).into());
         }
     }
     let tie = |a: u32, b: u32| -> Ordering {
         let (a, b) = (a as usize, b as usize);
         match (&ids, &names) {
             (Some(ids), _) => ids.get(a).cmp(&ids.get(b)),
-            // Byte order of UTF-8 is code point order: the same as COLLATE "C" and as Python's `<`.
+            // Bytes of UTF-8 sort like code points, as with COLLATE "C" and Python's `<`.
             (None, Some(names)) => names.get(a).map(|name| &**name).cmp(&names.get(b).map(|name| &**name)),
             (None, None) => a.cmp(&b),
         }

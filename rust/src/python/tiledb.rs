@@ -1,4 +1,4 @@
-//! Bindings of the direct tile reader.
+//! `TileFile`, its cache of decoded chunks, and `gunzip_range`.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::tiledb::layout::{Grid, Range};
 use crate::tiledb::pool::process;
 use crate::tiledb::reader::{Effort, TileFile as Reader};
 
-/// The tiles of one fragment of one dense array.
+/// The tiles of one fragment of a dense array.
 #[pyclass(frozen, module = "voxtier._core")]
 pub struct TileFile {
     reader: Reader,
@@ -30,13 +30,16 @@ impl TileFile {
         filters: Vec<String>,
     ) -> PyResult<Self> {
         let pipeline = Pipeline::from_names(&filters).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidArgument, format!("filters {filters:?} are not read directly"))
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("filters {filters:?} cannot be undone here: let TileDB read the array"),
+            )
         })?;
         let reader = py.detach(|| Reader::open(&path, Grid::new(&shape, &extents)?, cell, pipeline))?;
         Ok(Self { reader })
     }
 
-    /// Number of chunks.
+    /// Number of chunks, the units of decoding.
     #[getter]
     fn chunks(&self) -> usize {
         self.reader.chunks()
@@ -75,19 +78,19 @@ impl TileFile {
     }
 }
 
-/// Sets the bytes that decoded chunks may hold in this process; 0 switches the cache off.
+/// Sets the bytes that decoded chunks may take in this process; 0 switches the cache off.
 #[pyfunction]
 fn set_tile_budget(py: Python<'_>, budget: u64) {
     py.detach(|| process().cache.set_budget(budget));
 }
 
-/// Forgets all decoded chunks and counters.
+/// Removes all decoded chunks and resets the counters.
 #[pyfunction]
 fn clear_tile_cache(py: Python<'_>) {
     py.detach(|| process().cache.clear());
 }
 
-/// Counters of the decoded cache of this process.
+/// Returns the counters of this process's cache of decoded chunks.
 #[pyfunction]
 fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let stats = py.detach(|| process().cache.stats());
@@ -107,7 +110,7 @@ fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(found)
 }
 
-/// Inflates a gzip file and returns the bytes `offset..offset + count`, fewer when it ends before.
+/// Inflates the bytes `offset..offset + count` of a gzip file, fewer when it ends before.
 #[pyfunction]
 fn gunzip_range(py: Python<'_>, path: PathBuf, offset: u64, count: u64) -> PyResult<Bound<'_, PyArray1<u8>>> {
     let found = py.detach(|| crate::base::gzip::gunzip_range(&path, offset, count))?;

@@ -1,4 +1,4 @@
-//! `verify_tensor_file`, `ParallelVerifier`, `TensorReport`: torch files checked without the GIL.
+//! `verify_tensor_file`, `ParallelVerifier` and `TensorReport`: checks of torch files without the GIL.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::base::window::Buffer;
 use crate::torch_file::{self, ALLOWED_GLOBALS, Checks, Next, Report, State, verify_file};
 use crate::{Error, ErrorKind};
 
-/// Everything learnt about one torch file.
+/// The result of a check of one torch file.
 #[pyclass(frozen, module = "voxtier._core")]
 struct TensorReport(Report);
 
@@ -85,7 +85,7 @@ fn verify_tensor_file(py: Python<'_>, path: PathBuf, crc: bool, content: bool, d
     TensorReport(py.detach(|| verify_file(&path, checks, &mut Buffer::default())))
 }
 
-/// Iterator of `(index, report)` in the order in which the files finish.
+/// An iterator of `(index, report)` in the order in which files finish.
 #[pyclass(frozen, module = "voxtier._core")]
 struct ParallelVerifier(torch_file::ParallelVerifier);
 
