@@ -1,8 +1,7 @@
-"""The commands of ``voxtier``, each loaded only when it runs, and their errors as exit codes."""
+"""The commands of ``voxtier``, and what their errors become: one line on stderr and an exit code."""
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 from io import TextIOWrapper
@@ -18,26 +17,27 @@ from voxtier.cli.exit_codes import (
     EXIT_OK,
     EXIT_PARTIAL,
     EXIT_USAGE,
-    forget_stdout,
+    discard_stdout,
 )
+from voxtier.cli.lazy_group import LazyGroup
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
 
-# name -> (module, one line for the overview). The module is imported when the command runs.
+# By name: where the command is, and its line in the overview.
 _COMMANDS: dict[str, tuple[str, str]] = {
-    "index": ("voxtier.cli.frames.index", "index the frames of every DICOM file below a folder"),
-    "summary": ("voxtier.cli.frames.index", "count what is indexed"),
-    "errors": ("voxtier.cli.frames.index", "list the files that were refused, each with its reason"),
-    "table": ("voxtier.cli.frames.files", "the frame table of each file, without a database"),
-    "frame": ("voxtier.cli.frames.files", "the bytes of one frame"),
-    "explain": ("voxtier.cli.frames.files", "one page about one file"),
-    "priority": ("voxtier.cli.frames.memory", "which files deserve memory, and why"),
-    "preload": ("voxtier.cli.frames.memory", "what a preload would hold in memory"),
-    "cache": ("voxtier.cli.frames.memory", "memory of the running readers; replay a trace under budgets"),
-    "top": ("voxtier.cli.frames.readers", "watch the running readers: requests a second, tiers, memory"),
-    "doctor": ("voxtier.cli.doctor", "check the installation, its limits and its database"),
-    "db": ("voxtier.cli.db", "start, stop and look at voxtier's own database server"),
-    "volume": ("voxtier.cli.volumes", "radiology volumes in TileDB: ingest, info, slice, verify, export"),
-    "tensors": ("voxtier.cli.tensors", "a MONAI PersistentDataset cache: generate, verify, map, keep"),
+    "index": ("frames.index:index", "index the frames of every DICOM file below a folder"),
+    "summary": ("frames.index:summary", "count what is indexed"),
+    "errors": ("frames.index:errors", "list the files that were refused, each with its reason"),
+    "table": ("frames.files:table", "print the frame table of each file, without a database"),
+    "frame": ("frames.files:frame", "write the bytes of one frame"),
+    "explain": ("frames.files:explain", "explain one file on one page"),
+    "priority": ("frames.memory:priority", "list the files that deserve memory most, and why"),
+    "preload": ("frames.memory:preload", "try out what a preload would hold in memory"),
+    "cache": ("frames.memory:cache", "show the memory of running readers, replay a trace"),
+    "top": ("frames.readers:top", "watch the running readers: requests a second, tiers, memory"),
+    "doctor": ("doctor:doctor", "check the installation, its limits and its database"),
+    "db": ("db:db", "start, stop and inspect voxtier's own database server"),
+    "volume": ("volumes:volume", "ingest, read, verify and export radiology volumes in TileDB"),
+    "tensors": ("tensors:tensors", "make, check and keep a MONAI PersistentDataset cache"),
 }
 
 # What the rooms need beyond voxtier itself, by the names under which it is imported.
@@ -51,36 +51,29 @@ _EXTRAS = {
 }
 
 
-class _LazyGroup(click.Group):
-    """A group whose commands live in modules that are imported on use, so that help stays instant."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(_COMMANDS[cmd_name][0])
-        command = getattr(module, cmd_name.replace("-", "_"))
-        assert isinstance(command, click.Command)
-        return command
-
+class _Cli(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # `voxtier ... | head`: the reader has seen enough
-            forget_stdout()
+            discard_stdout()
             return EXIT_OK
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Cli,
+    package="voxtier.cli",
+    places=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="voxtier")
 def cli() -> None:
     """Find any frame, slice or training tensor of a medical image at once, and checked.
+
+    \b
+    voxtier index /data/dicom
+    voxtier frame /data/dicom/slide.dcm 17 -o tile.jpg
+    voxtier COMMAND --help
 
     Exit codes: 0 ok, 1 findings, 2 usage or configuration, 3 partial, 4 backend down,
     130 and 143 interrupted.

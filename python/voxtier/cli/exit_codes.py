@@ -1,8 +1,17 @@
-"""Exit codes of every command (DESIGN, *Errors*), and how a command ends when its reader has left."""
+"""Exit codes of every command, and how a command ends when the reader of its output has left."""
 
 from __future__ import annotations
 
 import os
+
+__all__ = [
+    "EXIT_BACKEND",
+    "EXIT_FINDINGS",
+    "EXIT_OK",
+    "EXIT_PARTIAL",
+    "EXIT_USAGE",
+    "discard_stdout",
+]
 
 EXIT_OK = 0
 EXIT_FINDINGS = 1
@@ -11,6 +20,6 @@ EXIT_PARTIAL = 3
 EXIT_BACKEND = 4
 
 
-def forget_stdout() -> None:
-    """Send what is still to be said to nobody: the reader of the pipe has left."""
+def discard_stdout() -> None:
+    """Send what is still buffered for stdout to nowhere: the reader of the pipe has left."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_PARTIAL, forget_stdout
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_PARTIAL, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
 from voxtier.cli.options import DSN, SOURCE, open_store
 from voxtier.system.progress import Progress
@@ -86,7 +86,7 @@ def index(
                     progress.advance(len(reports), _trouble(counts))
                     _tell(reports, counts, as_json=as_json)
         except BrokenPipeError:
-            forget_stdout()
+            discard_stdout()
             return EXIT_PARTIAL
         except (KeyboardInterrupt, SystemExit):
             click.echo("\ninterrupted: what was read is kept, run again for the rest", err=True)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_OK
-from voxtier.cli.options import SIZE
-from voxtier.cli.tensors.options import AS_JSON, say, volume_list
+from voxtier.cli.options import AS_JSON, SIZE
+from voxtier.cli.tensors.options import say, volume_list
 from voxtier.errors import ConfigError
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes, format_duration

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON
 from voxtier.system.text import on_one_line
 
-__all__ = ["APPLY", "AS_JSON", "FOLDER", "config_option", "exit_code", "say", "volume_list"]
+if TYPE_CHECKING:
+    from voxtier.tensors.identity.config import Config
+
+__all__ = ["APPLY", "FOLDER", "config_option", "exit_code", "load_cache", "say", "volume_list"]
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 APPLY = click.option("--apply", is_flag=True, help="Do it. Without it only the plan is shown.")
@@ -52,3 +54,15 @@ def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def load_cache(config_path: Path) -> tuple[Config, Path, dict[str, str], dict[str, Path]]:
+    """Return the configuration, its cache folder, and volumes and raw files by key."""
+    from voxtier.tensors.identity.config import load_config
+    from voxtier.tensors.identity.folders import item_folder
+    from voxtier.tensors.identity.keys import item_key, raw_path, read_volume_names
+
+    config = load_config(config_path)
+    volumes = {item_key(name): name for name in read_volume_names(config.subsets)}
+    raws = {key: raw_path(config.img_dir, name, config.dir_structure) for key, name in volumes.items()}
+    return config, item_folder(config), volumes, raws

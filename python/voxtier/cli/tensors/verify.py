@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_OK
-from voxtier.cli.tensors.options import AS_JSON, config_option, exit_code, say
+from voxtier.cli.options import AS_JSON
+from voxtier.cli.tensors.options import config_option, exit_code, say
 from voxtier.errors import ConfigError
 from voxtier.system.progress import Progress
 
@@ -198,25 +199,3 @@ def _summary(root: Path, states: list[FileState]) -> None:
             " function; wrap it in monai.transforms.Lambda",
             err=True,
         )
-
-
-@click.command("map")
-@click.option("--csv-path", required=True, multiple=True, help="CSV with a column VolumeName; repeatable.")
-@click.option(
-    "--output-path", default="hash_to_volume_map.json", show_default=True, type=click.Path(path_type=Path)
-)
-@click.option(
-    "--legacy-hex", is_flag=True, help="64-digit keys, as the predecessor wrote them. They name no file."
-)
-@click.option("--redact", is_flag=True, help="Number the volumes instead of naming them.")
-def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, redact: bool) -> None:
-    """Write {file name: VolumeName} as JSON.
-
-    The map re-identifies the files, so it is readable by its owner only.
-    """
-    from voxtier.tensors.identity.keys import read_volume_names
-    from voxtier.tensors.identity.mapping import hash_to_volume, write_map
-
-    names = read_volume_names(csv_path)
-    write_map(output_path, hash_to_volume(names, legacy=legacy_hex, redact=redact))
-    say(f"{output_path}: {len(names)} volumes", err=True)

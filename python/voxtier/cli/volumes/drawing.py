@@ -14,10 +14,12 @@ from voxtier.errors import ConfigError
 if TYPE_CHECKING:
     from voxtier.volumes.volume import Volume
 
+__all__ = ["draw_tiles", "encode_png", "stretch_to_square", "to_grey"]
+
 _WIDTH, _HEIGHT = 32, 12
 
 
-def tile_map(volume: Volume) -> str:
+def draw_tiles(volume: Volume) -> str:
     """Return the tiles of the three planes as text, with what one read of each plane decodes."""
     shape, lines = volume.shape[:3], []
     for name, across, down, fixed in (("axial", 0, 1, 2), ("sagittal", 1, 2, 0), ("coronal", 0, 2, 1)):
@@ -27,7 +29,7 @@ def tile_map(volume: Volume) -> str:
         share = touched * float(np.prod(extents)) / (shape[across] * shape[down])
         lines.append(
             f"{name:8s} {'xyz'[across]} by {'xyz'[down]}: {touched} of {int(np.prod(tiles))} tiles,"
-            f" {extents[fixed]} planes thick ({share:.1f} cells in the tiles for each one wanted)"
+            f" {extents[fixed]} planes thick ({share:.1f} cells decoded for each one wanted)"
             + (f", of the replica {replica}" if replica else "")
         )
         lines += ["  " + row for row in _grid(shape[across], shape[down], extents[across], extents[down])]
@@ -45,7 +47,7 @@ def _cuts(size: int, step: int, cells: int) -> set[int]:
     return {round(cut * cells / size) for cut in range(0, size, step)} | {cells}
 
 
-def grey(plane: NDArray[Any], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+def to_grey(plane: NDArray[Any], window: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """Return a plane as 8-bit grey, first axis to the right, second upwards.
 
     Parameters
@@ -68,8 +70,8 @@ def grey(plane: NDArray[Any], window: tuple[float, float] | None = None) -> NDAr
     return (np.clip(scaled, 0, 1) * 255).astype(np.uint8).T[::-1]
 
 
-def stretched(picture: NDArray[np.uint8], across: float, up: float) -> NDArray[np.uint8]:
-    """Return a picture whose pixels are square, of voxels that are ``across`` by ``up`` mm (nearest ones)."""
+def stretch_to_square(picture: NDArray[np.uint8], across: float, up: float) -> NDArray[np.uint8]:
+    """Repeat rows and columns so that pixels become square: the voxels measure ``across`` by ``up`` mm."""
     height, width = picture.shape
     fine = min(across, up)
     rows = np.arange(max(1, round(height * up / fine))) * fine / up
@@ -80,7 +82,7 @@ def stretched(picture: NDArray[np.uint8], across: float, up: float) -> NDArray[n
     return square
 
 
-def png(picture: NDArray[np.uint8]) -> bytes:
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
     """Return an 8-bit grey PNG (ISO/IEC 15948) of (height, width)."""
     height, width = picture.shape
     rows = np.hstack([np.zeros((height, 1), np.uint8), picture])  # filter type 0 before each row

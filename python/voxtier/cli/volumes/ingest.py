@@ -3,55 +3,72 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.volumes.stores import JSON, emit
+from voxtier.cli.exit_codes import EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.options import AS_JSON
+from voxtier.cli.volumes.stores import emit
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
     from voxtier.volumes.store.ingest import OnError
 
+_TILINGS = click.Choice(["axial", "sagittal", "coronal", "isotropic"])
+
 
 @click.command()
 @click.argument("uri")
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--collection", help="name of the collection (default: the series that each file name states)")
-@click.option("--subject", help="subject of DICOM folders, when there is one (default: the folder's name)")
+@click.option("--collection", help="Name of the collection. Default: the series that each file name states.")
+@click.option("--subject", help="Subject of DICOM folders, when there is one. Default: the folder's name.")
 @click.option(
-    "--orientation",
-    type=click.Choice(["axial", "sagittal", "coronal", "isotropic"]),
-    default="axial",
-    show_default=True,
+    "--orientation", type=_TILINGS, default="axial", show_default=True, help="Plane that is read fastest."
 )
 @click.option(
     "--replica",
     "replicas",
     multiple=True,
-    type=click.Choice(["axial", "sagittal", "coronal", "isotropic"]),
-    help="store the voxels in this tiling too, for fast reads of other planes (may be repeated)",
+    type=_TILINGS,
+    help="Store the voxels in this tiling too, for fast reads of other planes; repeatable.",
 )
 @click.option(
-    "--compression", type=click.Choice(["zstd", "lz4", "gzip", "none"]), default="zstd", show_default=True
+    "--compression",
+    type=click.Choice(["zstd", "lz4", "gzip", "none"]),
+    default="zstd",
+    show_default=True,
+    help="Compressor of the tiles.",
 )
-@click.option("--level", default=3, show_default=True, help="compression level")
-@click.option("--reorient/--no-reorient", default=None, help="flip and permute the axes to RAS")
-@click.option("--append", is_flag=True, help="add to a store that exists")
-@click.option("--overwrite", is_flag=True, help="replace a store that exists, once the new one is complete")
+@click.option("--level", default=3, show_default=True, help="Compression level.")
+@click.option("--reorient/--no-reorient", default=None, help="Flip and permute the axes to RAS.")
+@click.option("--append", is_flag=True, help="Add to a store that exists.")
+@click.option("--overwrite", is_flag=True, help="Replace a store that exists, once the new one is complete.")
 @click.option(
     "--skip-errors",
     is_flag=True,
-    help="leave out images that are refused (exit code 3) instead of refusing all",
+    help="Leave out images that are refused (exit code 3) instead of refusing all.",
 )
-@click.option("--dry-run", is_flag=True, help="say what would be ingested, write nothing")
-@JSON
+@click.option("--dry-run", is_flag=True, help="Say what would be ingested, write nothing.")
+@AS_JSON
 def ingest(
-    uri: str, sources: tuple[str, ...], collection: str | None, subject: str | None, orientation: str,
-    replicas: tuple[str, ...], compression: str, level: int, reorient: bool | None, append: bool,
-    overwrite: bool, skip_errors: bool, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    uri: str,
+    sources: tuple[str, ...],
+    collection: str | None,
+    subject: str | None,
+    orientation: str,
+    replicas: tuple[str, ...],
+    compression: str,
+    level: int,
+    reorient: bool | None,
+    append: bool,
+    overwrite: bool,
+    skip_errors: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
     """Ingest NIfTI files, folders or globs of them, or folders of DICOM series, into the store URI.
 
     \b
@@ -66,10 +83,53 @@ def ingest(
         TileConfig,
         configured,
     )
+
+    niftis, folders = _sort_sources(sources, subject)
+    named = [(path, name if collection else _subject_of(name)) for path, name in niftis]
+    if dry_run:
+        for path, name in [*named, *folders]:
+            emit({"status": "would ingest", "path": path, "subject": name}, as_json=as_json)
+        return EXIT_OK
+    tile = TileConfig(SliceOrientation(orientation), replicas=tuple(map(SliceOrientation, replicas)))
+    on_error: OnError = "skip" if skip_errors else "raise"
+    before = 0
+    started = time.monotonic()
+    with configured(tile=tile, compression=CompressionConfig(Compressor(compression), level)):
+        if append:
+            radi = RadiObject(uri)
+            before = len(radi.all_obs_ids)
+            radi.append(
+                niftis=named or None,
+                dicom_dirs=folders or None,
+                reorient=reorient,
+                collection_name=collection,
+                progress=True,
+                on_error=on_error,
+            )
+        else:
+            radi = (RadiObject.from_dicoms if folders else RadiObject.from_niftis)(
+                uri,
+                folders or named,
+                reorient=reorient,
+                collection_name=collection,
+                progress=True,
+                overwrite=overwrite,
+                on_error=on_error,
+            )
+    added = len(radi.all_obs_ids) - before
+    seconds = round(time.monotonic() - started, 2)
+    emit({"store": uri, "volumes": added, "subjects": len(radi), "seconds": seconds}, as_json=as_json)
+    return EXIT_PARTIAL if added < len(named) else EXIT_OK
+
+
+def _sort_sources(
+    sources: Iterable[str], subject: str | None
+) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
+    """Return NIfTI files with their stems, and DICOM folders with their subjects; never both."""
     from voxtier.volumes.formats.sources import pairs_of
 
-    niftis: list[tuple[Any, str]] = []
-    folders: list[tuple[Any, str]] = []
+    niftis: list[tuple[Path, str]] = []
+    folders: list[tuple[Path, str]] = []
     for source in sources:
         path = Path(source)
         if path.is_dir() and not any(path.glob("*.nii*")):
@@ -77,68 +137,13 @@ def ingest(
         else:
             niftis += pairs_of(source)
     if niftis and folders:
-        raise ConfigError("ingest NIfTI files and DICOM folders in two calls")
-    for path, name in niftis + folders if dry_run else []:
-        emit(
-            {"status": "would ingest", "path": path, "subject": _subject(path, name, collection)},
-            as_json=as_json,
-        )
-    if dry_run:
-        return
-    named = [(path, _subject(path, name, collection)) for path, name in niftis]
-    before = 0
-    with configured(
-        tile=TileConfig(
-            SliceOrientation(orientation), replicas=tuple(SliceOrientation(name) for name in replicas)
-        ),
-        compression=CompressionConfig(Compressor(compression), level),
-    ):
-        on_error: OnError = "skip" if skip_errors else "raise"
-        started = time.monotonic()
-        if append:
-            radi = RadiObject(uri)
-            before = len(radi.all_obs_ids)
-            radi.append(
-                niftis=named or None, dicom_dirs=folders or None, reorient=reorient, collection_name=collection,  # noqa: E501
-                progress=True, on_error=on_error,
-            )  # fmt: skip
-        elif folders:
-            radi = RadiObject.from_dicoms(
-                uri,
-                folders,
-                reorient=reorient,
-                collection_name=collection,
-                progress=True,
-                overwrite=overwrite,
-                on_error=on_error,
-            )
-        else:
-            radi = RadiObject.from_niftis(
-                uri,
-                named,
-                collection_name=collection,
-                reorient=reorient,
-                progress=True,
-                overwrite=overwrite,
-                on_error=on_error,
-            )
-    added = len(radi.all_obs_ids) - before
-    emit(
-        {
-            "store": uri,
-            "volumes": added,
-            "subjects": len(radi),
-            "seconds": round(time.monotonic() - started, 2),
-        },
-        as_json=as_json,
-    )
-    if added < len(named):
-        raise click.exceptions.Exit(3)
+        raise ConfigError("NIfTI files and DICOM folders cannot be mixed: ingest them in two calls")
+    return niftis, folders
 
 
-def _subject(path: Any, stem: str, collection: str | None) -> str:
-    """Return the subject: the stem without the part that states its series."""
+def _subject_of(stem: str) -> str:
+    """Return the subject of a file: its stem without the part that states its series."""
     from voxtier.volumes.formats.sources import series_of
 
-    head, separator, tail = stem.rpartition("_")
-    return head if separator and head and series_of(Path(tail)) != "unknown" and not collection else stem
+    head, _, tail = stem.rpartition("_")
+    return head if head and series_of(Path(tail)) != "unknown" else stem

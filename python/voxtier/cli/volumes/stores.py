@@ -12,8 +12,9 @@ from voxtier.errors import ConfigError, NotFoundError
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
 
-JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object a line, for machines")
-OBS = click.option("--obs", "obs_id", help="observation of a store (not needed for a single volume)")
+__all__ = ["OBS", "chosen_volumes", "emit", "list_volumes", "open_uri", "open_volume"]
+
+OBS = click.option("--obs", "obs_id", help="Observation of a store; a single volume needs none.")
 
 
 def emit(row: dict[str, Any], *, as_json: bool) -> None:
@@ -24,7 +25,7 @@ def emit(row: dict[str, Any], *, as_json: bool) -> None:
         click.echo("  ".join(f"{key}={value}" for key, value in row.items()))
 
 
-def opened(uri: str) -> Volume | VolumeCollection | RadiObject:
+def open_uri(uri: str) -> Volume | VolumeCollection | RadiObject:
     """Open whatever lies at an address."""
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
     from voxtier.volumes.tiledb.session import Session, as_uri, group_members, object_kind
@@ -40,7 +41,7 @@ def opened(uri: str) -> Volume | VolumeCollection | RadiObject:
     )
 
 
-def volumes_of(store: Volume | VolumeCollection | RadiObject) -> list[Volume]:
+def list_volumes(store: Volume | VolumeCollection | RadiObject) -> list[Volume]:
     """Return every volume of a store."""
     from voxtier.volumes import RadiObject, Volume
 
@@ -51,11 +52,11 @@ def volumes_of(store: Volume | VolumeCollection | RadiObject) -> list[Volume]:
     return list(store)
 
 
-def one_volume(uri: str, obs_id: str | None) -> Volume:
-    """Return a single volume, or the one that --obs names."""
+def open_volume(uri: str, obs_id: str | None) -> Volume:
+    """Return the volume at an address, or the one of a store that --obs names."""
     from voxtier.volumes import RadiObject, Volume
 
-    store = opened(uri)
+    store = open_uri(uri)
     if isinstance(store, Volume):
         return store
     if obs_id is None:
@@ -65,3 +66,8 @@ def one_volume(uri: str, obs_id: str | None) -> Volume:
     except KeyError as error:
         raise NotFoundError(str(error.args[0])) from None
     return found
+
+
+def chosen_volumes(uri: str, obs_id: str | None) -> list[Volume]:
+    """Return the volume that --obs names, or without --obs every volume at an address."""
+    return list_volumes(open_uri(uri)) if obs_id is None else [open_volume(uri, obs_id)]

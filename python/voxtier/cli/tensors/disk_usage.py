@@ -1,0 +1,129 @@
+"""``voxtier tensors ls | du | gc | evict``: what a cache takes on the disk, and what may go."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from voxtier.cli.exit_codes import EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.options import AS_JSON, SIZE
+from voxtier.cli.tensors.options import APPLY, FOLDER, config_option, load_cache, say
+from voxtier.system.text import format_bytes
+
+if TYPE_CHECKING:
+    from voxtier.tensors.keeping.disk_usage import Garbage
+
+
+@click.command("ls")
+@click.argument("folder", type=FOLDER)
+@AS_JSON
+def ls_command(folder: Path, as_json: bool) -> None:
+    """List cache folders: files, size, last use, parameters; of several, what they differ in."""
+    from voxtier.tensors.keeping.disk_usage import cache_folders
+    from voxtier.tensors.keeping.migrate import parameter_differences
+
+    found = list(cache_folders(folder))
+    for row in found:
+        if as_json:
+            say(json.dumps(row))
+            continue
+        used = time.strftime("%Y-%m-%d", time.localtime(row["last_used"]))
+        parameters = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
+        say(f"{row['folder']}: {row['files']} files, {format_bytes(row['bytes'])}, used {used}; {parameters}")
+    if not as_json:
+        known = [Path(row["folder"]) for row in found if row["parameters"]]
+        for other in known[1:]:
+            for line in parameter_differences(known[0], other):
+                say(f"  {known[0].name} -> {other.name}: {line}")
+
+
+@click.command("du")
+@click.argument("folder", type=FOLDER)
+@AS_JSON
+def du_command(folder: Path, as_json: bool) -> None:
+    """Say where the space is."""
+    from voxtier.tensors.keeping.disk_usage import usage
+
+    totals = usage(folder)
+    if as_json:
+        say(json.dumps(totals))
+        return
+    for kind, size in totals.items():
+        say(f"{kind:12} {format_bytes(size)}")
+
+
+@click.command("gc")
+@click.argument("folder", type=FOLDER, required=False)
+@config_option("Also find orphans and unfinished downloads.")
+@click.option("--force", is_flag=True, help="Also remove orphans that cannot be made again.")
+@APPLY
+@AS_JSON
+def gc_command(folder: Path | None, config: Path | None, force: bool, apply: bool, as_json: bool) -> int:
+    """Remove temporaries and claims of dead runs, and empty folders; with --config also orphans and
+    unfinished downloads of `generate` and of the hub's client.
+
+    An orphan is a tensor that no list of the configuration asks for. It is kept where nothing says that it
+    can be made again: the lists may be the wrong ones.
+    """
+    from voxtier.tensors.keeping.disk_usage import find_garbage
+    from voxtier.tensors.manifest import known_sources
+
+    wanted: frozenset[str] = frozenset()
+    images = None
+    if config is not None:
+        settings, own, volumes, _ = load_cache(config)
+        folder = folder or own
+        wanted = frozenset(f"{key}.pt" for key in volumes)
+        images = settings.img_dir
+    if folder is None:
+        raise click.UsageError("name a cache folder, or a configuration with --config")
+    found = find_garbage(folder, wanted=wanted, can_be_remade=known_sources(), images=images)
+    return _remove_all(list(found), force=force, apply=apply, as_json=as_json)
+
+
+@click.command("evict")
+@click.argument("folder", type=FOLDER)
+@click.option("--budget", type=SIZE, required=True, help="What may stay, such as 500GB.")
+@config_option("Never evict what its lists ask for.")
+@click.option("--force", is_flag=True, help="Also evict what cannot be made again.")
+@APPLY
+@AS_JSON
+def evict_command(
+    folder: Path, budget: int, config: Path | None, force: bool, apply: bool, as_json: bool
+) -> int:
+    """Shrink a cache to a budget: the least recently used files go first, and only if they can be remade."""
+    from voxtier.tensors.keeping.disk_usage import evictions
+    from voxtier.tensors.keeping.verify import list_cache
+    from voxtier.tensors.manifest import known_sources
+
+    keep: frozenset[str] = frozenset()
+    remake: Callable[[Path], bool] = known_sources()
+    if config is not None:
+        _, _, volumes, _ = load_cache(config)
+        keep = frozenset(f"{key}.pt" for key in volumes)
+    chosen = evictions(list_cache(folder), budget, keep=keep, can_be_remade=remake, force=force)
+    return _remove_all(chosen, force=force, apply=apply, as_json=as_json)
+
+
+def _remove_all(garbage: list[Garbage], *, force: bool, apply: bool, as_json: bool) -> int:
+    from voxtier.tensors.keeping.disk_usage import remove
+
+    total = count = 0
+    for item in garbage:
+        if item.precious and not force:
+            result = "kept: nothing says that it can be made again (--force removes it)"
+        else:
+            result = remove(item) if apply else "would be removed"
+        if not result.startswith(("kept", "left")):
+            count += 1
+            total += item.size
+        row = {"path": str(item.path), "reason": item.reason, "size": item.size, "result": result}
+        say(json.dumps(row) if as_json else f"{result}: {item.path} ({item.reason})")
+    hint = "" if apply or not count else "; --apply removes them"
+    say(f"{count} files, {format_bytes(total)}{hint}", err=True)
+    return EXIT_PARTIAL if apply and count < len(garbage) else EXIT_OK

@@ -1,0 +1,98 @@
+"""``voxtier tensors adopt | explain | map``: which file is which volume, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
+from voxtier.cli.options import AS_JSON
+from voxtier.cli.tensors.options import FOLDER, config_option, exit_code, load_cache, say
+
+
+@click.command("adopt")
+@click.argument("folder", type=FOLDER, required=False)
+@config_option("Take folder, volume names and sources from it.")
+@click.option("--same-pipeline", is_flag=True, help="The files were made with today's reader and versions.")
+@click.option("--duplicates", is_flag=True, help="Also report files of equal content.")
+def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool, duplicates: bool) -> int:
+    """Check a cache that anybody made, and record what it holds.
+
+    The manifest (in .voxtier beside the cache folder) makes --since-last, --quick, explain and evict work.
+    """
+    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.keeping.adopt import adopt
+    from voxtier.tensors.keeping.disk_usage import duplicates as equal
+    from voxtier.tensors.keeping.verify import FINE
+    from voxtier.tensors.manifest import Manifest
+
+    volumes: dict[str, str] = {}
+    raws: dict[str, Path] = {}
+    today = None
+    if config is not None:
+        settings, own, volumes, raws = load_cache(config)
+        folder = folder or own
+        raws = {key: path for key, path in raws.items() if path.is_file()}
+        today = fingerprint(settings) if same_pipeline else None
+    if folder is None:
+        raise click.UsageError("name a cache folder, or a configuration with --config")
+    counts: Counter[str] = Counter()
+    present: dict[Path, set[str]] = {}
+    for state in adopt(folder, volumes=volumes, sources=raws, fingerprint=today):
+        counts[state.state] += 1
+        path = Path(state.path)
+        present.setdefault(path.parent, set()).add(path.stem)
+        if state.state not in FINE:
+            say(f"{state.state}: {state.path}: {state.detail}")
+    say(", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files")
+    if duplicates:
+        for parent, keys in sorted(present.items()):
+            known = Manifest(parent).read()
+            for group in equal({key: known[key] for key in keys & known.keys()}):
+                say("equal: " + " ".join(group))
+    return exit_code(counts)
+
+
+@click.command("explain")
+@config_option("Its parameters and versions are today's.", required=True)
+@AS_JSON
+def explain_command(config: Path, as_json: bool) -> int:
+    """Say which files would be made differently today, and why.
+
+    The directory hash sees neither the reader nor versions nor the source's bytes; the manifest does.
+    """
+    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.keeping.adopt import explain
+
+    settings, folder, _, _ = load_cache(config)
+    stale = 0
+    for found in explain(folder, fingerprint(settings)):
+        stale += 1
+        row = {"key": found.key, "volume": found.volume, "reasons": found.reasons}
+        say(json.dumps(row) if as_json else f"{found.key}: {'; '.join(found.reasons)}")
+    return EXIT_FINDINGS if stale else EXIT_OK
+
+
+@click.command("map")
+@click.option("--csv-path", required=True, multiple=True, help="CSV with a column VolumeName; repeatable.")
+@click.option(
+    "--output-path", default="hash_to_volume_map.json", show_default=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--legacy-hex", is_flag=True, help="64-digit keys, as the predecessor wrote them. They name no file."
+)
+@click.option("--redact", is_flag=True, help="Number the volumes instead of naming them.")
+def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, redact: bool) -> None:
+    """Write {file name: VolumeName} as JSON.
+
+    The map re-identifies the files, so it is readable by its owner only.
+    """
+    from voxtier.tensors.identity.keys import read_volume_names
+    from voxtier.tensors.identity.mapping import hash_to_volume, write_map
+
+    names = read_volume_names(csv_path)
+    write_map(output_path, hash_to_volume(names, legacy=legacy_hex, redact=redact))
+    say(f"{output_path}: {len(names)} volumes", err=True)

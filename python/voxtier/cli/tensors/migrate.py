@@ -1,0 +1,117 @@
+"""``voxtier tensors migrate``: a cache of another MONAI version, place or directory hash."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from voxtier.cli.exit_codes import EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.tensors.options import APPLY, FOLDER, say
+from voxtier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxtier.tensors.keeping.migrate import Move
+
+
+@click.command("migrate")
+@click.argument("folder", type=FOLDER)
+@click.option("--items", type=click.Path(path_type=Path, exists=True),
+              help="JSON list of the items: rename md5 names (to MONAI 1.6.0) to sha256.")  # fmt: skip
+@click.option("--old-prefix", help="With --items: the path prefix that the items had when they were cached.")
+@click.option("--new-prefix", help="With --items: what stands there now.")
+@click.option("--from", "old", type=click.Choice(["md5", "sha256"]), default="md5", show_default=True)
+@click.option("--to", "new", type=click.Choice(["md5", "sha256"]), default="sha256", show_default=True)
+@click.option("--transform-hash", default="", help="Suffix of the names, when hash_transform was used.")
+@click.option("--into", type=FOLDER, help="Carry all tensors into this folder (another directory hash).")
+@click.option("--make-safe", is_flag=True, help="Rewrite files that weights_only=True refuses (MONAI 1.5.0).")
+@APPLY
+def migrate_command(
+    folder: Path,
+    items: Path | None,
+    old_prefix: str | None,
+    new_prefix: str | None,
+    old: str,
+    new: str,
+    transform_hash: str,
+    into: Path | None,
+    make_safe: bool,
+    apply: bool,
+) -> int:
+    """Carry a cache over to another MONAI version, place or directory hash; nothing is recomputed."""
+    from voxtier.tensors.keeping import migrate as room
+
+    if sum(map(bool, (items, into, make_safe))) != 1:
+        raise click.UsageError("choose one of --items, --into, --make-safe")
+    if make_safe:
+        return _make_safe(folder, apply=apply)
+    if into is not None:
+        for line in room.parameter_differences(folder, into) if (into / "cache_params.json").exists() else []:
+            say(f"differs: {line}")
+        moves = room.folder_moves(folder, into)
+    else:
+        assert items is not None
+        moves = _item_moves(folder, items, old_prefix, new_prefix, old, new, transform_hash)
+    if not apply:
+        for move in moves:
+            say(f"would move {move.old.name} -> {move.new}")
+        say(f"{len(moves)} files; --apply renames them", err=True)
+        return EXIT_OK
+    counts: Counter[str] = Counter()
+    for move, result in room.carry_out(moves):
+        counts[result] += 1
+        if result != "moved":
+            say(f"{move.old}: {result}")
+    say(f"{counts['moved']} moved, {counts.total() - counts['moved']} left")
+    return EXIT_OK if counts.total() == counts["moved"] else EXIT_PARTIAL
+
+
+def _item_moves(
+    folder: Path, path: Path, old_prefix: str | None, new_prefix: str | None, old: str, new: str, suffix: str
+) -> list[Move]:
+    from voxtier.tensors.keeping.migrate import monai_key, rename_moves
+
+    try:
+        items = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: no JSON: {error}") from None
+    if not isinstance(items, list):
+        raise ConfigError(f"{path}: must hold a list of items")
+    if (old_prefix is None) != (new_prefix is None):
+        raise click.UsageError("--old-prefix and --new-prefix belong together")
+
+    def with_prefix(value: object, before: str, after: str) -> object:
+        if isinstance(value, dict):
+            return {key: with_prefix(item, before, after) for key, item in value.items()}
+        if isinstance(value, list):
+            return [with_prefix(item, before, after) for item in value]
+        if isinstance(value, str) and value.startswith(before):
+            return after + value[len(before) :]
+        return value
+
+    def old_key(item: object) -> str:
+        before = (
+            item if old_prefix is None or new_prefix is None else with_prefix(item, new_prefix, old_prefix)
+        )
+        return monai_key(before, old)  # type: ignore[arg-type]
+
+    return list(rename_moves(folder, items, old_key, lambda item: monai_key(item, new), suffix=suffix))  # type: ignore[arg-type]
+
+
+def _make_safe(folder: Path, *, apply: bool) -> int:
+    from voxtier.tensors.keeping.migrate import make_safe
+    from voxtier.tensors.keeping.verify import list_cache, verify
+
+    left = 0
+    for state in verify(list_cache(folder), mode="quick"):
+        if state.state != "not_weights_only":
+            continue
+        result = make_safe(Path(state.path)) if apply else "would be converted"
+        left += result.startswith("left")
+        say(f"{state.path}: {result}")
+    if not apply:
+        say("--apply converts them", err=True)
+    return EXIT_PARTIAL if left else EXIT_OK

@@ -1,0 +1,197 @@
+"""``voxtier volume info | slice | stats | export | bench``: what a store holds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from voxtier.cli.options import AS_JSON
+from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri, open_volume
+from voxtier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from voxtier.volumes import Volume
+
+_CUBE = 64  # voxels along each edge of what `bench` reads
+
+
+@click.command()
+@click.argument("uri")
+@OBS
+@AS_JSON
+def info(uri: str, obs_id: str | None, as_json: bool) -> None:
+    """Describe a store or a volume; for a volume, draw its tiles.
+
+    \b
+    voxtier volume info cohort
+    voxtier volume info cohort --obs sub-1_T1w
+    """
+    from voxtier.cli.volumes.drawing import draw_tiles
+    from voxtier.volumes import Volume
+
+    store = open_uri(uri)
+    if obs_id is None and not isinstance(store, Volume):
+        if as_json:
+            for volume in list_volumes(store):
+                emit(_facts(volume), as_json=True)
+        else:
+            click.echo(store.describe() if hasattr(store, "describe") else repr(store))
+        return
+    volume = open_volume(uri, obs_id)
+    facts = _facts(volume)
+    if as_json:
+        emit(facts, as_json=True)
+        return
+    for key, value in facts.items():
+        click.echo(f"{key:14s} {value}")
+    click.echo()
+    click.echo(draw_tiles(volume))
+
+
+def _facts(volume: Volume) -> dict[str, Any]:
+    orientation = volume.orientation_info
+    stored_bytes = volume.stored_bytes()
+    return {
+        "obs_id": volume.obs_id,
+        "uri": volume.uri,
+        "shape": "x".join(map(str, volume.shape)),
+        "dtype": str(volume.dtype),
+        "stored_dtype": str(volume.stored_dtype),
+        "spacing": volume.spacing,
+        "axes": None if orientation is None else orientation.axcodes,
+        "axes_from": None if orientation is None else f"{orientation.source} ({orientation.confidence})",
+        "tiles": "x".join(map(str, volume.tile_extents)),
+        "replicas": ", ".join(volume.replicas) or None,
+        "fragments": len(volume.fragments()),
+        "stored_bytes": stored_bytes,
+        "ratio": round(volume.size * volume.stored_dtype.itemsize / max(stored_bytes, 1), 2),
+    }
+
+
+@click.command("slice")
+@click.argument("uri")
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@OBS
+@click.option(
+    "--plane",
+    type=click.Choice(["axial", "sagittal", "coronal"]),
+    default="axial",
+    show_default=True,
+    help="Plane to draw.",
+)
+@click.option(
+    "--index", type=int, help="Position along the axis that crosses the plane. Default: the middle."
+)
+@click.option("--time", "time_point", type=int, help="Time point of a 4-D volume.")
+@click.option("--window", nargs=2, type=float, help="Centre and width of the grey values.")
+@click.option("--mm", is_flag=True, help="Stretch the picture so that its pixels are square in millimetres.")
+def slice_(
+    uri: str,
+    output: Path,
+    obs_id: str | None,
+    plane: str,
+    index: int | None,
+    time_point: int | None,
+    window: tuple[float, float] | None,
+    mm: bool,
+) -> None:
+    """Write one plane of a volume as a PNG picture.
+
+    \b
+    voxtier volume slice cohort middle.png --obs sub-1_T1w --plane coronal
+    """
+    from voxtier.cli.volumes.drawing import encode_png, stretch_to_square, to_grey
+
+    volume = open_volume(uri, obs_id)
+    axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    place = volume.shape[axis] // 2 if index is None else index
+    try:
+        voxels = getattr(volume, plane)(
+            place, time_point if time_point is not None or volume.ndim == 3 else 0
+        )
+    except IndexError as error:
+        raise ConfigError(str(error)) from None
+    picture = to_grey(voxels, window or None)
+    if mm and volume.spacing is not None:
+        across, up = (step for d, step in enumerate(volume.spacing[:3]) if d != axis)
+        picture = stretch_to_square(picture, across, up)
+    output.write_bytes(encode_png(picture))
+    click.echo(f"{output}: {plane} plane {place} of {volume.obs_id or uri}", err=True)
+
+
+@click.command()
+@click.argument("uri")
+@OBS
+@AS_JSON
+def stats(uri: str, obs_id: str | None, as_json: bool) -> None:
+    """Compute mean, deviation and percentiles of one volume, or of all.
+
+    \b
+    voxtier volume stats cohort --obs sub-1_T1w
+    """
+    for volume in chosen_volumes(uri, obs_id):
+        numbers = volume.get_statistics([1, 25, 75, 99])
+        emit(
+            {"obs_id": volume.obs_id, **{key: round(value, 4) for key, value in numbers.items()}},
+            as_json=as_json,
+        )
+
+
+@click.command()
+@click.argument("uri")
+@click.argument("output", type=click.Path(path_type=Path))
+@OBS
+def export(uri: str, output: Path, obs_id: str | None) -> None:
+    """Write one volume as a NIfTI file, or all volumes of a store into a folder.
+
+    \b
+    voxtier volume export cohort t1w.nii.gz --obs sub-1_T1w
+    voxtier volume export cohort niftis
+    """
+    if obs_id is not None or output.suffix:
+        click.echo(open_volume(uri, obs_id).to_nifti(output, compression=output.suffix != ".nii"))
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    for volume in list_volumes(open_uri(uri)):
+        name = (volume.obs_id or Path(volume.uri).name).replace("/", "-")
+        click.echo(volume.to_nifti(output / f"{name}.nii.gz"))
+
+
+@click.command()
+@click.argument("uri")
+@OBS
+@click.option("--repeats", default=20, show_default=True, help="Reads of each kind.")
+@AS_JSON
+def bench(uri: str, obs_id: str | None, repeats: int, as_json: bool) -> None:
+    """Time slices, a 64-voxel cube and the whole of one volume (medians, milliseconds).
+
+    \b
+    voxtier volume bench cohort --obs sub-1_T1w
+    """
+    from voxtier.volumes import clear_cache
+
+    volume = open_volume(uri, obs_id)
+    x, y, z = (size // 2 for size in volume.shape[:3])
+    cube = tuple(slice(max(0, centre - _CUBE // 2), centre + _CUBE // 2) for centre in (x, y, z))
+    reads: dict[str, Callable[[], object]] = {
+        "axial": lambda: volume.axial(z),
+        "sagittal": lambda: volume.sagittal(x),
+        "coronal": lambda: volume.coronal(y),
+        "cube": lambda: volume[cube],
+        "full": volume.to_numpy,
+    }
+    row: dict[str, Any] = {"obs_id": volume.obs_id}
+    for name, read in reads.items():
+        times = []
+        for _ in range(repeats if name != "full" else 3):
+            clear_cache()
+            started = time.perf_counter()
+            read()
+            times.append((time.perf_counter() - started) * 1e3)
+        row[name] = round(statistics.median(times), 3)
+    emit(row, as_json=as_json)
