@@ -35,7 +35,7 @@ FLOORS = {
         {"making", "keeping"},
         {"dataset"},
         {"saving", "manifest"},
-        {"claims", "identity"},
+        {"claims", "identity", "states"},
     ],
 }
 # What the whole package may import: these know no room.

@@ -1,10 +1,12 @@
-"""Room 3: the MONAI ``PersistentDataset`` cache, generated, verified and mapped.
+"""The cache of a MONAI ``PersistentDataset``: made, verified, kept and read.
 
 >>> from voxtier import tensors
 >>> tensors.item_key("train_1_a_1.nii.gz")
 'a688fe64537c110e725a890a41ac3dde'
 
-Everything is imported on first use, so that `voxtier tensors verify` starts at once and without torch.
+``identity/`` decides the names of folders and files, ``making/`` makes the files, ``keeping/`` verifies,
+moves and removes them; ``dataset.py`` reads them in training. Names are imported on first use, so that
+``voxtier tensors verify`` starts at once and without torch.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from voxtier.tensors.identity.keys import item_key, stable_hash, volume_hash
     from voxtier.tensors.identity.mapping import hash_to_volume, write_map
     from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text, directory_hash
-    from voxtier.tensors.keeping.verify import FileState, fix, list_cache, verify
+    from voxtier.tensors.keeping.quarantine import fix
+    from voxtier.tensors.keeping.verify import FileState, list_cache, verify
     from voxtier.tensors.manifest import Manifest
 
 __all__ = [
@@ -46,7 +49,8 @@ _HOMES = {
     "identity.keys": ("item_key", "stable_hash", "volume_hash"),
     "identity.mapping": ("hash_to_volume", "write_map"),
     "identity.pipeline": ("build_transforms", "cache_params_text", "directory_hash"),
-    "keeping.verify": ("FileState", "fix", "list_cache", "verify"),
+    "keeping.quarantine": ("fix",),
+    "keeping.verify": ("FileState", "list_cache", "verify"),
     "manifest": ("Manifest",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,4 +1,8 @@
-"""Claims, which let several processes share work: each file is made by one of them."""
+"""`Claim`: the right of one process to make one file, so that several processes share a list of work.
+
+The ledger of `generate`, the downloads, `HealingPersistentDataset` and the joining of manifests take claims;
+`verify --fix` leaves claimed files alone.
+"""
 
 from __future__ import annotations
 
@@ -15,42 +19,49 @@ from pathlib import Path
 from voxtier.system.durable import STALE_AFTER, boot_id, temporary_path
 from voxtier.system.processes import is_alive, started
 
-__all__ = ["Claim", "claim_is_live"]
+__all__ = ["BEAT_SECONDS", "Claim", "claim_is_live"]
+
+BEAT_SECONDS = STALE_AFTER / 8
+"""Between two heartbeats of a claim."""
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a claim."""
+class _Holder:
+    """The process that has a claim."""
 
     pid: int
     host: str
     boot: str
     started: str = ""
-    """When the process was started, in the kernel's ticks: numbers of processes are used again."""
+    """When the process began, in the kernel's ticks: numbers of processes are used again."""
 
 
-def _myself() -> Holder:
-    return Holder(os.getpid(), socket.gethostname(), boot_id(), started(os.getpid()))
+def _this_process() -> _Holder:
+    return _Holder(os.getpid(), socket.gethostname(), boot_id(), started(os.getpid()))
 
 
-def _holder(path: Path) -> Holder:
+def _read_holder(path: Path) -> _Holder:
     raw = json.loads(path.read_text())
-    return Holder(int(raw["pid"]), str(raw["host"]), str(raw["boot"]), str(raw.get("started", "")))
+    return _Holder(int(raw["pid"]), str(raw["host"]), str(raw["boot"]), str(raw.get("started", "")))
+
+
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What `_read_holder` raises beside OSError: another program may have written the file."""
 
 
 class Claim:
-    """The right to make one file, held by one process among many.
+    """The right to make one file: an exclusive file beside the final name.
 
-    An exclusive file beside the final name, whose modification time is the heartbeat. ``flock`` is not
-    used: network file systems ignore it. A claim whose process is dead on this machine, or that has been
-    silent for two minutes on another, may be taken over.
+    The modification time of the claim file is the heartbeat. A claim may be taken over when its process is
+    dead on this machine, or has been silent for two minutes on another. ``flock`` is not used: network file
+    systems ignore it.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> claim = Claim.take(folder / "a.pt")
-    >>> Claim.take(folder / "a.pt") is None  # held, and alive
+    >>> Claim.take(folder / "a.pt") is None  # its process is alive
     True
     >>> claim.release()
     """
@@ -65,7 +76,13 @@ class Claim:
 
     @classmethod
     def take(cls, final: Path) -> Claim | None:
-        """Take the claim on ``final``; None when another process holds it and lives."""
+        """Take the claim on ``final``; None when another live process has it.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written.
+        """
         path = cls.path_for(final)
         for _ in range(2):
             if cls._create(path):
@@ -77,18 +94,18 @@ class Claim:
 
     @staticmethod
     def _create(path: Path) -> bool:
-        """Create the claim exclusively: written aside, then linked, so that none is ever half-written."""
-        aside = temporary_path(path)
+        """Create the claim file, if there is none: written elsewhere and linked, it is never incomplete."""
+        temporary = temporary_path(path)
         try:
-            aside.write_text(json.dumps(asdict(_myself())))
+            temporary.write_text(json.dumps(asdict(_this_process())))
             try:
-                os.link(aside, path)
+                os.link(temporary, path)
             except FileExistsError:
                 return False
             except OSError:  # a file system without hard links
                 return Claim._create_in_place(path)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return True
 
     @staticmethod
@@ -99,7 +116,7 @@ class Claim:
             return False
         try:
             with os.fdopen(descriptor, "w") as stream:
-                stream.write(json.dumps(asdict(_myself())))
+                stream.write(json.dumps(asdict(_this_process())))
         except OSError:
             path.unlink(missing_ok=True)
             raise
@@ -107,35 +124,35 @@ class Claim:
 
     @staticmethod
     def _remove_stale(path: Path) -> None:
-        """Move a dead claim away first: of several processes that find it, one rename succeeds."""
-        grave = temporary_path(path)
+        """Remove a dead claim by a rename, which succeeds in one of the processes that find it dead."""
+        renamed = temporary_path(path)
         try:
-            path.rename(grave)
+            path.rename(renamed)
         except FileNotFoundError:
             return
-        if claim_is_live(grave):  # another process took it over between our look and our rename
+        if claim_is_live(renamed):  # another process took it over after it was found dead
             with contextlib.suppress(OSError):
-                os.link(grave, path)
-        grave.unlink()
+                os.link(renamed, path)
+        renamed.unlink()
 
     def beat(self) -> None:
-        """Show that the holder lives."""
+        """Renew the heartbeat."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
     def release(self) -> None:
-        """Give the claim up, unless another took it over while this machine slept."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            if _holder(self.path) == _myself():
+        """Remove the claim, unless another process took it over while this machine was suspended."""
+        with contextlib.suppress(OSError, *_UNREADABLE):
+            if _read_holder(self.path) == _this_process():
                 self.path.unlink()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Beat in the background, and release at the end, come what may."""
+    def hold(self) -> Iterator[None]:
+        """Renew the heartbeat in a thread, and release the claim at the end."""
         done = threading.Event()
 
         def keep_beating() -> None:
-            while not done.wait(STALE_AFTER / 6):
+            while not done.wait(BEAT_SECONDS):
                 self.beat()
 
         thread = threading.Thread(target=keep_beating, name="voxtier-claim", daemon=True)
@@ -149,13 +166,13 @@ class Claim:
 
 
 def claim_is_live(path: Path) -> bool:
-    """Whether the claim file exists and its holder may be alive."""
+    """Whether the claim file exists and its process may be alive."""
     try:
         age = time.time() - path.stat().st_mtime
-        holder = _holder(path)
+        holder = _read_holder(path)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, *_UNREADABLE):
         try:
             return time.time() - path.stat().st_mtime < STALE_AFTER
         except OSError:

@@ -1,4 +1,4 @@
-"""A drop-in `PersistentDataset` that heals its cache and never destroys it."""
+"""`HealingPersistentDataset`: MONAI's `PersistentDataset` that repairs its cache and never destroys it."""
 
 from __future__ import annotations
 
@@ -19,46 +19,53 @@ from monai.transforms import RandomizableTrait, Transform
 from monai.utils import convert_to_tensor, look_up_option
 
 from voxtier import _core
-from voxtier.errors import SourceError
+from voxtier.errors import ConfigError, SourceError
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.saving import load_safely, save_checked
+from voxtier.tensors.states import LOADABLE, UNREADABLE
 
 __all__ = ["HealingPersistentDataset"]
 
 log = logging.getLogger("voxtier.tensors.dataset")
 
-_LOADABLE = frozenset(["ok", "ok_no_crc", "ok_trailing", "compressed_storage", "not_weights_only"])
-_UNDECIDED = frozenset(["io_error", "unknown"])
+ABSENT = "absent"
 
 
 class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MONAI is untyped)
     """`monai.data.PersistentDataset` with the same files under the same names, and these differences.
 
-    - A file is checked (structure and every CRC) when this process first reads it, and again when it
-      changed. MONAI and torch check neither, and return wrong numbers.
-    - A damaged file is recomputed *first* and replaced then; if recomputing fails, it stays.
+    - A file is verified (structure and every CRC-32) when this process first reads it, and again when it has
+      changed. MONAI and torch verify neither, and return wrong numbers.
+    - A damaged file is replaced after its item was recomputed; if recomputing fails, the file stays.
     - A file of an older MONAI version is loaded, not deleted: the harmless classes of a MetaTensor with
-      metadata are allowed for the call. A file that names anything else is never loaded.
-    - Files appear whole. Of several processes that miss the same item, one computes it, the others wait.
+      metadata are allowed for the call. A file that names any other class is never loaded.
+    - A file appears complete. Of several processes that miss an item, one computes it and the others wait.
     - The first access returns what every later one returns.
     - `set_data` keeps all files.
 
     Parameters
     ----------
-    data, transform, cache_dir, hash_func, ... :
-        As for `PersistentDataset` of the installed version.
+    *args : object
+        As for `PersistentDataset` of the installed version: data, transform, cache_dir, hash_func and so on.
     check : {"full", "structure"}
-        ``structure`` leaves the CRCs out: for a cache that `voxtier tensors verify` watches.
+        ``structure`` leaves the CRCs out: for a cache that ``voxtier tensors verify`` watches.
+    **kwargs : object
+        As for `PersistentDataset`; ``track_meta`` and ``weights_only`` also where that version lacks them.
 
     Attributes
     ----------
     recomputed : collections.Counter
-        How often this process had to replace a file, by file name; a second time is a warning.
+        How often this process had to replace a file, by file name; the second time is a warning.
+
+    Raises
+    ------
+    ConfigError
+        ``check`` is neither of the two.
     """
 
     def __init__(self, *args: Any, check: str = "full", **kwargs: Any) -> None:
         if check not in ("full", "structure"):
-            raise ValueError(f"check must be 'full' or 'structure', found {check!r}")
+            raise ConfigError(f"check must be 'full' or 'structure', found {check!r}")
         accepted = inspect.signature(PersistentDataset.__init__).parameters
         own = {
             name: kwargs.pop(name)
@@ -72,16 +79,17 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         if first is not None and not isinstance(first, Transform | RandomizableTrait):
             name = getattr(first, "__name__", first)
             warnings.warn(
-                f"the first transform, {name!r}, is no monai Transform: MONAI caches the raw item and repeats"
-                " every transform at each access; wrap it in monai.transforms.Lambda",
+                f"the first transform, {name!r}, is not a monai Transform: MONAI caches the raw item and"
+                " repeats every transform at each access; wrap it in monai.transforms.Lambda",
                 stacklevel=2,
             )
         self.check = check
         self.recomputed: Counter[str] = Counter()
-        self._checked: dict[str, tuple[int, int, int]] = {}
+        self._verified: dict[str, tuple[int, int, int]] = {}
+        """By file name, the size and times of the file when its CRCs were found right."""
 
     def set_data(self, data: Sequence[Any]) -> None:
-        """Use other items; cached files of the old ones stay (`voxtier tensors gc` finds orphans)."""
+        """Use other items; files of the old items stay (``voxtier tensors gc`` finds orphans)."""
         self.data = data
 
     def _cachecheck(self, item_transformed: Any) -> Any:
@@ -89,19 +97,16 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             return self._pre_transform(deepcopy(item_transformed))
         name = self.hash_func(item_transformed).decode("utf-8") + self.transform_hash
         path = Path(self.cache_dir) / f"{name}.pt"
-        found, value = self._read(path)
-        if found is None:
-            return value
-        while True:
+        reason, value = self._read(path)
+        while reason is not None:
             claim = self._claim(path)
             if claim is not None:
-                with claim.held():
-                    found, value = self._read(path)  # another process may have made it meanwhile
-                    return value if found is None else self._make(path, item_transformed, found)
+                with claim.hold():
+                    reason, value = self._read(path)  # another process may have made it before the claim
+                    return value if reason is None else self._make(path, item_transformed, reason)
             time.sleep(0.05)
-            found, value = self._read(path)
-            if found is None:
-                return value
+            reason, value = self._read(path)
+        return value
 
     @staticmethod
     def _claim(path: Path) -> Claim | None:
@@ -111,39 +116,36 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             return _NoClaim(path)
 
     def _read(self, path: Path) -> tuple[str | None, Any]:
-        """Return ``(None, value)``, or why there is none."""
+        """Return ``(None, value)``, or why the file gives no value and None."""
         try:
-            before = path.stat()
+            identity = _identity(path)
         except FileNotFoundError:
-            return "absent", None
-        print_ = (before.st_size, before.st_mtime_ns, before.st_ctime_ns)
-        full = self.check == "full" and self._checked.get(path.name) != print_
+            return ABSENT, None
+        full = self.check == "full" and self._verified.get(path.name) != identity
         report = _core.verify_tensor_file(path, crc=full)
-        if report.state in _UNDECIDED:
+        if report.state in UNREADABLE:
             raise SourceError("io_error", None, f"{path}: {report.detail}; the file is left as it is")
-        if report.state not in _LOADABLE:
+        if report.state not in LOADABLE:
             return f"{report.state}: {report.detail}", None
         try:
             mmap = False if report.state == "compressed_storage" else None
             value = load_safely(path, weights_only=self.weights_only, mmap=mmap)
         except FileNotFoundError:
-            return "absent", None
+            return ABSENT, None
         except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            return (
-                f"cannot be loaded: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-                None,
-            )
-        self._checked[path.name] = print_
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return f"cannot be loaded: {first_line}", None
+        self._verified[path.name] = identity
         return None, value
 
     def _make(self, path: Path, item: Any, reason: str) -> Any:
-        damaged = reason != "absent"
-        if damaged:
+        is_damaged = reason != ABSENT
+        if is_damaged:
             self._count(path, reason)
         try:
             computed = self._pre_transform(deepcopy(item))
         except Exception as error:
-            if damaged:
+            if is_damaged:
                 error.add_note(f"voxtier: {path} is {reason}; it could not be recomputed, and is kept")
             raise
         value = convert_to_tensor(computed, convert_numeric=False, track_meta=self.track_meta)
@@ -152,14 +154,17 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             "pickle_protocol": self.pickle_protocol,
         }
         try:
-            save_checked(value, path, replace=damaged, **options)
+            report = save_checked(value, path, replace=is_damaged, **options)
+            size, modified, changed = _identity(path)
         except OSError as error:
             warnings.warn(f"{path} could not be cached: {error}", stacklevel=2)
             return value
-        again, loaded = self._read(path)
-        if again is not None:
+        if report.state in LOADABLE and (size, modified) == (report.size, report.mtime_ns):
+            self._verified[path.name] = size, modified, changed
+        failure, loaded = self._read(path)
+        if failure is not None:
             warnings.warn(
-                f"{path} cannot be read back ({again}): it will be recomputed each time", stacklevel=2
+                f"{path} cannot be read back ({failure}): it will be recomputed each time", stacklevel=2
             )
             return value
         return loaded
@@ -170,13 +175,19 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         if self.recomputed[path.name] == 2:
             warnings.warn(
                 f"{path.name} had to be recomputed again ({reason}): either the disk damages files, or the"
-                " settings save what they cannot load; `voxtier tensors verify` tells",
+                " settings save what they cannot load; `voxtier tensors verify` says which",
                 stacklevel=2,
             )
 
 
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Return size, modification time and time of the inode's last change, which together name a content."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class _NoClaim(Claim):
-    """Stands in where claims cannot be written: everyone computes."""
+    """Used where no claim can be written: every process computes."""
 
     def release(self) -> None:
         """Do nothing."""

@@ -1,8 +1,9 @@
-"""What is known about the files of one cache folder: made from what, when, and found right when.
+"""The manifest of a cache folder: what each file was made from, and when it was found intact.
 
-The manifest is optional (a cache is valid without it) and rebuildable (`adopt`). It lies outside the cache
-folder, because `PersistentDataset.set_data` removes that folder with everything in it. Each process appends
-to a file of its own, so that writing needs no lock on any file system; a torn or damaged line is skipped.
+`generate`, `verify` and `adopt` write it; it is optional (a cache is valid without it) and can be rebuilt by
+`adopt`. It lies outside the cache folder, because `PersistentDataset.set_data` removes that folder with
+everything in it. Each process appends to a file of its own, a segment, so that writing needs no lock on any
+file system; a damaged line is skipped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,13 +21,13 @@ from voxtier.system.durable import boot_id, write_text
 from voxtier.system.processes import is_alive
 from voxtier.tensors.claims import Claim
 
-__all__ = ["Entry", "Manifest", "known_sources"]
+__all__ = ["Entry", "Manifest", "Manifests"]
 
 Entry: TypeAlias = dict[str, Any]
 """One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
 tensors, seconds, created, state, pinned, raw, unavailable."""
 
-_KINDS: dict[str, Any] = {
+_TYPES: dict[str, Any] = {
     **dict.fromkeys(("key", "volume", "state", "digest"), str),
     **dict.fromkeys(("at", "size", "mtime_ns", "ctime_ns", "seconds", "created"), float),
     **dict.fromkeys(("records", "fingerprint"), dict),
@@ -38,7 +39,7 @@ _KINDS: dict[str, Any] = {
     "raw": {"path": str, "size": float},
     "unavailable": {"reason": str, "commit": str},
 }
-"""What the known parts of a line are; ``float`` is any number that fits 64 bits, and all may be null."""
+"""The types of a line's values; ``float`` stands for any number of 64 bits, and each value may be null."""
 
 
 class Manifest:
@@ -54,23 +55,23 @@ class Manifest:
         self.folder = folder
         self.path = folder.parent / ".voxtier" / folder.name
         self.skipped_lines = 0
-        self._own: Path | None = None
+        self._own_segment: Path | None = None
 
     def exists(self) -> bool:
         """Whether anything was ever recorded."""
-        return next(iter(self._segments()), None) is not None
+        return next(self._segments(), None) is not None
 
     def read(self) -> dict[str, Entry]:
-        """Return the newest knowledge per key; the later line adds to and overrides the earlier."""
+        """Return an entry per key; a later line adds to an earlier one and overrides its values."""
         segments = list(self._segments())
         while True:
-            entries = self._join(segments)
-            found = list(self._segments())
-            if set(segments) <= set(found):
+            entries = self._merge(segments)
+            present = list(self._segments())
+            if set(segments) <= set(present):
                 return entries
-            segments = found  # another process joined some of them meanwhile
+            segments = present  # another process has joined some of them meanwhile
 
-    def _join(self, segments: Iterable[Path]) -> dict[str, Entry]:
+    def _merge(self, segments: Iterable[Path]) -> dict[str, Entry]:
         self.skipped_lines = 0
         entries: dict[str, Entry] = {}
         for line in sorted(self._lines(segments), key=lambda line: line.get("at") or 0.0):
@@ -96,59 +97,62 @@ class Manifest:
                     line = json.loads(raw)
                 except (ValueError, RecursionError):
                     line = None
-                if isinstance(line, dict) and line.get("key") is not None and _fits(line, _KINDS):
+                if isinstance(line, dict) and line.get("key") is not None and _has_type(line, _TYPES):
                     yield line
                 else:
                     self.skipped_lines += 1
 
     def record(self, entries: list[Entry]) -> None:
-        """Append knowledge; the lines are on the disk on return.
+        """Append entries; they are on the disk on return.
 
         Raises
         ------
         OSError
             The folder cannot be written. The cache itself does not depend on it.
         """
-        if self._own is None or f"-{os.getpid()}-" not in self._own.name:  # a forked child writes its own
+        # A forked child begins a segment of its own.
+        if self._own_segment is None or f"-{os.getpid()}-" not in self._own_segment.name:
             self.path.mkdir(parents=True, exist_ok=True)
             name = f"{boot_id()}-{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
-            self._own = self.path / name
+            self._own_segment = self.path / name
         now = time.time()
         text = "".join(json.dumps({"at": now, **entry}, separators=(",", ":")) + "\n" for entry in entries)
-        with self._own.open("a", encoding="utf-8") as stream:
+        with self._own_segment.open("a", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
 
     def forget(self, keys: list[str]) -> None:
-        """Append that the files of these keys are gone."""
+        """Record that the files of these keys are gone."""
         self.record([{"key": key, "forgotten": True} for key in keys])
 
     def compact(self) -> None:
-        """Join the segments of finished processes into one file, unless another process is at it."""
+        """Join the segments of processes that have ended, unless another process does so now."""
         target = self.path / "joined.jsonl"
-        if len(self._finished()) < 2 or (claim := Claim.take(target)) is None:
+        if len(self._finished_segments()) < 2 or (claim := Claim.take(target)) is None:
             return
-        with claim.held():
-            finished = self._finished()  # as it is now that nobody else joins
-            entries = self._join(finished)
+        with claim.hold():
+            segments = self._finished_segments()  # another process may have joined some before the claim
+            entries = self._merge(segments)
             lines = (json.dumps(entry, separators=(",", ":")) + "\n" for _, entry in sorted(entries.items()))
             write_text(target, "".join(lines))
-            for segment in finished:
+            for segment in segments:
                 if segment != target:
                     with contextlib.suppress(FileNotFoundError):
                         segment.unlink()
 
-    def _finished(self) -> list[Path]:
+    def _finished_segments(self) -> list[Path]:
         return [segment for segment in self._segments() if not _is_in_use(segment)]
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a part of a line is what its readers take it for: a hand or a disk may have changed it."""
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value of a line has the type that its readers expect: it may have been edited or damaged."""
     if value is None:
         return True
     if isinstance(kind, dict):
-        return isinstance(value, dict) and all(_fits(value.get(name), part) for name, part in kind.items())
+        return isinstance(value, dict) and all(
+            _has_type(value.get(name), part) for name, part in kind.items()
+        )
     if kind is float:
         return isinstance(value, int | float) and -(2**63) <= value < 2**63
     return isinstance(value, kind)
@@ -163,21 +167,25 @@ def _is_in_use(segment: Path) -> bool:
         return int(parts[1]) != os.getpid() and is_alive(int(parts[1]))
     try:
         return time.time() - segment.stat().st_mtime < 86_400
-    except OSError:  # joined by another machine
+    except OSError:  # another machine has joined it
         return True
 
 
-def known_sources() -> Callable[[Path], bool]:
-    """Return whether, by the manifest, the source of a file lies on disk or in a repository."""
-    known: dict[Path, dict[str, dict[str, Any]]] = {}
+class Manifests:
+    """The manifests of several cache folders, each read when a file of its folder is first asked for."""
 
-    def can_be_remade(path: Path) -> bool:
-        if path.parent not in known:
-            known[path.parent] = Manifest(path.parent).read()
-        source = known[path.parent].get(path.stem, {}).get("source")
-        if source is None:
-            return False
-        on_hub = all(source.get(name) for name in ("repo", "commit", "hub_path"))
-        return on_hub or (source.get("path") is not None and Path(source["path"]).is_file())
+    def __init__(self) -> None:
+        self._entries: dict[Path, dict[str, Entry]] = {}
 
-    return can_be_remade
+    def entry(self, path: Path) -> Entry:
+        """Return the entry of a tensor file, empty if there is none."""
+        if path.parent not in self._entries:
+            self._entries[path.parent] = Manifest(path.parent).read()
+        return self._entries[path.parent].get(path.stem, {})
+
+    def has_source(self, path: Path) -> bool:
+        """Whether the file can be made again: its source lies on disk or in a repository."""
+        source = self.entry(path).get("source") or {}
+        if all(source.get(name) for name in ("repo", "commit", "hub_path")):
+            return True
+        return source.get("path") is not None and Path(source["path"]).is_file()

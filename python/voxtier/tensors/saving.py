@@ -21,11 +21,11 @@ from voxtier import _core
 from voxtier.errors import NotIntactError
 from voxtier.system.durable import EagerFile, write_file
 
-__all__ = ["load_safely", "plain", "save_checked"]
+__all__ = ["load_safely", "make_plain", "save_checked"]
 
 
-def plain(value: Any) -> Any:
-    """Return a value whose pickle needs no class but torch's: enums become text, views become tensors."""
+def make_plain(value: Any) -> Any:
+    """Return a value whose pickle names torch's classes only: enums become text, views become tensors."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, torch.Tensor):
@@ -35,9 +35,9 @@ def plain(value: Any) -> Any:
         is_view = value.untyped_storage().nbytes() != value.numel() * value.element_size()
         return value.clone() if is_view else value
     if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
+        return {make_plain(key): make_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else value
+        return type(value)(make_plain(item) for item in value) if type(value) in (list, tuple) else value
     if isinstance(value, np.generic):
         return value.item()
     return value

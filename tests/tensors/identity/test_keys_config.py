@@ -241,7 +241,7 @@ def test_csv_names_are_distinct_and_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="line 2"):
         read_volume_names([two])
     two.write_text(f"VolumeName\n{'é' * 120}\n")  # 240 bytes, and more as a path
-    with pytest.raises(ConfigError, match="no file name"):
+    with pytest.raises(ConfigError, match="cannot be a file name"):
         read_volume_names([two])
     two.write_bytes(b"\x00\xff\xfe")
     with pytest.raises(ConfigError):

@@ -17,7 +17,8 @@ from tensors.keeping.damage import MATRIX
 from voxtier.system import durable
 from voxtier.tensors import Manifest, claims, item_key, load_config
 from voxtier.tensors.identity.folders import item_folder, remember_folder
-from voxtier.tensors.keeping.verify import fix, list_cache, verify
+from voxtier.tensors.keeping.quarantine import fix
+from voxtier.tensors.keeping.verify import list_cache, verify
 
 
 def damage(path: Path, case: str) -> None:

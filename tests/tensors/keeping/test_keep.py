@@ -23,12 +23,24 @@ from voxtier.system import durable, processes
 from voxtier.tensors import Manifest, claims, item_key, list_cache, load_config, verify
 from voxtier.tensors.identity.fingerprint import differences, fingerprint
 from voxtier.tensors.identity.folders import item_folder, remember_folder
-from voxtier.tensors.keeping.adopt import Stale, adopt, explain
-from voxtier.tensors.keeping.disk_usage import duplicates, evictions, find_garbage, remove, usage
-from voxtier.tensors.keeping.migrate import carry_out, folder_moves, make_safe, monai_key, rename_moves
+from voxtier.tensors.keeping.adopt import Stale, adopt, find_stale
+from voxtier.tensors.keeping.disk_usage import (
+    choose_evictions,
+    find_duplicates,
+    find_garbage,
+    measure_usage,
+    remove,
+)
+from voxtier.tensors.keeping.migrate import (
+    carry_out,
+    make_safe,
+    monai_key,
+    plan_folder_moves,
+    plan_renames,
+)
 from voxtier.tensors.making.ledger import Ledger
 from voxtier.tensors.making.plan import make_plan
-from voxtier.tensors.manifest import known_sources
+from voxtier.tensors.manifest import Manifests
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -90,14 +102,14 @@ def test_runs_that_end_together_lose_nothing(tmp_path: Path, monkeypatch: pytest
     manifest.compact()
     assert sorted(path for path in manifest.path.iterdir() if path != claim.path) == segments
     claim.release()
-    join = Manifest._join
+    join = Manifest._merge
 
     def join_late(reader: Manifest, segments: list[Path]) -> dict[str, dict[str, object]]:
         if reader is manifest:
             Manifest(cache).compact()  # between the list of files and their contents
         return join(reader, segments)
 
-    monkeypatch.setattr(Manifest, "_join", join_late)
+    monkeypatch.setattr(Manifest, "_merge", join_late)
     assert sorted(manifest.read()) == ["a0", "a1", "a2"]
     assert [path.name for path in manifest.path.iterdir()] == ["joined.jsonl"]
 
@@ -134,10 +146,10 @@ def test_a_manifest_that_says_strange_things_is_no_obstacle(
     (manifest.path / "x.jsonl").write_text(json.dumps({"key": file.stem, "at": 1, **part}) + "\n")
     listing = list_cache(folder)
     assert [state.state for state in verify(listing, since_last=True)] == ["ok"]
-    assert list(explain(folder, {})) in ([], [Stale(file.stem, None, [])])
-    assert duplicates(manifest.read()) == []
+    assert list(find_stale(folder, {})) in ([], [Stale(file.stem, None, [])])
+    assert find_duplicates(manifest.read()) == []
     with pytest.raises(ConfigError, match="cannot be made again"):
-        evictions(listing, 0, can_be_remade=known_sources())
+        choose_evictions(listing, 0, can_be_remade=Manifests().has_source)
     assert make_plan(config).missing == 1
     ledger = Ledger(config, folder)
     ledger.clean_leftovers(names_of(2))
@@ -204,13 +216,13 @@ def test_a_taken_name_is_never_overwritten(healthy: Path, tmp_path: Path) -> Non
     taken.parent.mkdir()
     taken.write_bytes(b"mine")
     Manifest(tmp_path / "old").record([{"key": paths[0].stem, "volume": "v"}])
-    results = [result for _, result in carry_out(folder_moves(tmp_path / "old", tmp_path / "new"))]
+    results = [result for _, result in carry_out(plan_folder_moves(tmp_path / "old", tmp_path / "new"))]
     assert sorted(results) == ["left: the new name is taken", "moved", "moved"]
     assert taken.read_bytes() == b"mine"
     assert Manifest(tmp_path / "new").read()[paths[0].stem]["volume"] == "v"
-    assert rename_moves(tmp_path / "new", [1], str, str) == []
+    assert plan_renames(tmp_path / "new", [1], str, str) == []
     with pytest.raises(ConfigError):
-        folder_moves(tmp_path / "absent", tmp_path / "new")
+        plan_folder_moves(tmp_path / "absent", tmp_path / "new")
 
 
 def test_a_run_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_path: Path) -> None:
@@ -219,7 +231,7 @@ def test_a_run_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_pat
     new.mkdir()
     os.link(linked, new / linked.name)
     (new / pointed.name).symlink_to(pointed)  # the one copy must not go
-    results = {move.old: result for move, result in carry_out(folder_moves(tmp_path / "old", new))}
+    results = {move.old: result for move, result in carry_out(plan_folder_moves(tmp_path / "old", new))}
     assert results == {linked: "moved", pointed: "left: the new name is taken"}
     assert not linked.exists()
     assert pointed.exists()
@@ -249,16 +261,16 @@ def test_b13_a_stale_file_is_explained(healthy: Path, tmp_path: Path) -> None:
     source = {"path": str(raw), "size": raw.stat().st_size, "mtime_ns": raw.stat().st_mtime_ns}
     rows_ = [{"key": file.stem, "fingerprint": today, "source": source} for file in files]
     Manifest(folder).record(rows_)
-    assert list(explain(folder, today)) == []
+    assert list(find_stale(folder, today)) == []
     Manifest(folder).record([{"key": files[0].stem, "fingerprint": {**today, "reader": "ITKReader"}}])
     raw.write_bytes(b"another volume")
-    found = {stale.key: stale.reasons for stale in explain(folder, today)}
+    found = {stale.key: stale.reasons for stale in find_stale(folder, today)}
     assert found[files[0].stem][0] == 'reader: "ITKReader" -> "NibabelReader"'
     assert all("changed since" in reasons[-1] for reasons in found.values())
     done = run_cli("explain", "--config", path, "--json")
     assert (done.returncode, len(rows(done.stdout))) == (1, 2)
     files[0].unlink()
-    assert [stale.key for stale in explain(folder, today)] == [files[1].stem]
+    assert [stale.key for stale in find_stale(folder, today)] == [files[1].stem]
 
 
 def test_gc_finds_what_nobody_needs(healthy: Path, tmp_path: Path) -> None:
@@ -422,7 +434,7 @@ def test_eviction_refuses_what_cannot_be_made_again(healthy: Path, tmp_path: Pat
     listing = list_cache(cache)
     keep = frozenset(path.name for path in paths)
     with pytest.raises(ConfigError):
-        evictions(listing, 0, keep=keep, can_be_remade=lambda _: True, force=True)
+        choose_evictions(listing, 0, keep=keep, can_be_remade=lambda _: True, force=True)
 
 
 def test_ls_du_and_duplicates(healthy: Path, tmp_path: Path) -> None:
@@ -441,10 +453,10 @@ def test_ls_du_and_duplicates(healthy: Path, tmp_path: Path) -> None:
     totals = json.loads(run_cli("du", root, "--json").stdout)
     assert totals["tensors"] == 3 * healthy.stat().st_size
     assert totals["quarantine"] > healthy.stat().st_size / 3
-    assert usage(root) == totals
+    assert measure_usage(root) == totals
     list(adopt(root))
     entries = Manifest(root / ("b" * 32)).read()
-    assert duplicates(entries) == [sorted(entries)]
+    assert find_duplicates(entries) == [sorted(entries)]
     assert run_cli("adopt", root / ("b" * 32), "--duplicates").stdout.startswith("2 ok\nequal: ")
     first = next((root / ("b" * 32)).glob("*.pt"))
     first.unlink()

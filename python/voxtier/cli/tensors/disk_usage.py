@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 @AS_JSON
 def ls_command(folder: Path, as_json: bool) -> None:
     """List cache folders: files, size, last use, parameters; of several, what they differ in."""
-    from voxtier.tensors.keeping.disk_usage import cache_folders
+    from voxtier.tensors.keeping.disk_usage import list_cache_folders
     from voxtier.tensors.keeping.migrate import parameter_differences
 
-    found = list(cache_folders(folder))
+    found = list(list_cache_folders(folder))
     for row in found:
         if as_json:
             say(json.dumps(row))
@@ -47,9 +46,9 @@ def ls_command(folder: Path, as_json: bool) -> None:
 @AS_JSON
 def du_command(folder: Path, as_json: bool) -> None:
     """Say where the space is."""
-    from voxtier.tensors.keeping.disk_usage import usage
+    from voxtier.tensors.keeping.disk_usage import measure_usage
 
-    totals = usage(folder)
+    totals = measure_usage(folder)
     if as_json:
         say(json.dumps(totals))
         return
@@ -71,7 +70,7 @@ def gc_command(folder: Path | None, config: Path | None, force: bool, apply: boo
     can be made again: the lists may be the wrong ones.
     """
     from voxtier.tensors.keeping.disk_usage import find_garbage
-    from voxtier.tensors.manifest import known_sources
+    from voxtier.tensors.manifest import Manifests
 
     wanted: frozenset[str] = frozenset()
     images = None
@@ -82,7 +81,7 @@ def gc_command(folder: Path | None, config: Path | None, force: bool, apply: boo
         images = settings.img_dir
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
-    found = find_garbage(folder, wanted=wanted, can_be_remade=known_sources(), images=images)
+    found = find_garbage(folder, wanted=wanted, can_be_remade=Manifests().has_source, images=images)
     return _remove_all(list(found), force=force, apply=apply, as_json=as_json)
 
 
@@ -97,16 +96,16 @@ def evict_command(
     folder: Path, budget: int, config: Path | None, force: bool, apply: bool, as_json: bool
 ) -> int:
     """Shrink a cache to a budget: the least recently used files go first, and only if they can be remade."""
-    from voxtier.tensors.keeping.disk_usage import evictions
+    from voxtier.tensors.keeping.disk_usage import choose_evictions
     from voxtier.tensors.keeping.verify import list_cache
-    from voxtier.tensors.manifest import known_sources
+    from voxtier.tensors.manifest import Manifests
 
     keep: frozenset[str] = frozenset()
-    remake: Callable[[Path], bool] = known_sources()
     if config is not None:
         _, _, volumes, _ = load_cache(config)
         keep = frozenset(f"{key}.pt" for key in volumes)
-    chosen = evictions(list_cache(folder), budget, keep=keep, can_be_remade=remake, force=force)
+    listing, has_source = list_cache(folder), Manifests().has_source
+    chosen = choose_evictions(listing, budget, keep=keep, can_be_remade=has_source, force=force)
     return _remove_all(chosen, force=force, apply=apply, as_json=as_json)
 
 

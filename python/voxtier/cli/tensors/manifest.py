@@ -25,23 +25,23 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
     """
     from voxtier.tensors.identity.fingerprint import fingerprint
     from voxtier.tensors.keeping.adopt import adopt
-    from voxtier.tensors.keeping.disk_usage import duplicates as equal
-    from voxtier.tensors.keeping.verify import FINE
+    from voxtier.tensors.keeping.disk_usage import find_duplicates
     from voxtier.tensors.manifest import Manifest
+    from voxtier.tensors.states import FINE
 
     volumes: dict[str, str] = {}
-    raws: dict[str, Path] = {}
+    raw_files: dict[str, Path] = {}
     today = None
     if config is not None:
-        settings, own, volumes, raws = load_cache(config)
+        settings, own, volumes, raw_files = load_cache(config)
         folder = folder or own
-        raws = {key: path for key, path in raws.items() if path.is_file()}
+        raw_files = {key: path for key, path in raw_files.items() if path.is_file()}
         today = fingerprint(settings) if same_pipeline else None
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
     counts: Counter[str] = Counter()
     present: dict[Path, set[str]] = {}
-    for state in adopt(folder, volumes=volumes, sources=raws, fingerprint=today):
+    for state in adopt(folder, volumes=volumes, sources=raw_files, fingerprint=today):
         counts[state.state] += 1
         path = Path(state.path)
         present.setdefault(path.parent, set()).add(path.stem)
@@ -51,7 +51,7 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
     if duplicates:
         for parent, keys in sorted(present.items()):
             known = Manifest(parent).read()
-            for group in equal({key: known[key] for key in keys & known.keys()}):
+            for group in find_duplicates({key: known[key] for key in keys & known.keys()}):
                 say("equal: " + " ".join(group))
     return exit_code(counts)
 
@@ -65,11 +65,11 @@ def explain_command(config: Path, as_json: bool) -> int:
     The directory hash sees neither the reader nor versions nor the source's bytes; the manifest does.
     """
     from voxtier.tensors.identity.fingerprint import fingerprint
-    from voxtier.tensors.keeping.adopt import explain
+    from voxtier.tensors.keeping.adopt import find_stale
 
     settings, folder, _, _ = load_cache(config)
     stale = 0
-    for found in explain(folder, fingerprint(settings)):
+    for found in find_stale(folder, fingerprint(settings)):
         stale += 1
         row = {"key": found.key, "volume": found.volume, "reasons": found.reasons}
         say(json.dumps(row) if as_json else f"{found.key}: {'; '.join(found.reasons)}")

@@ -51,7 +51,7 @@ def migrate_command(
     if into is not None:
         for line in room.parameter_differences(folder, into) if (into / "cache_params.json").exists() else []:
             say(f"differs: {line}")
-        moves = room.folder_moves(folder, into)
+        moves = room.plan_folder_moves(folder, into)
     else:
         assert items is not None
         moves = _item_moves(folder, items, old_prefix, new_prefix, old, new, transform_hash)
@@ -72,7 +72,7 @@ def migrate_command(
 def _item_moves(
     folder: Path, path: Path, old_prefix: str | None, new_prefix: str | None, old: str, new: str, suffix: str
 ) -> list[Move]:
-    from voxtier.tensors.keeping.migrate import monai_key, rename_moves
+    from voxtier.tensors.keeping.migrate import monai_key, plan_renames
 
     try:
         items = json.loads(path.read_text())
@@ -98,7 +98,7 @@ def _item_moves(
         )
         return monai_key(before, old)  # type: ignore[arg-type]
 
-    return list(rename_moves(folder, items, old_key, lambda item: monai_key(item, new), suffix=suffix))  # type: ignore[arg-type]
+    return list(plan_renames(folder, items, old_key, lambda item: monai_key(item, new), suffix=suffix))  # type: ignore[arg-type]
 
 
 def _make_safe(folder: Path, *, apply: bool) -> int:

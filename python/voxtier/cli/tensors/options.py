@@ -32,10 +32,10 @@ def say(line: str, *, err: bool = False) -> None:
 
 def exit_code(states: Iterable[str]) -> int:
     """Return what the states of files come to: findings, or files that could not be read, or neither."""
-    from voxtier.tensors.keeping.verify import FINE, INFORMATIVE, UNDECIDED
+    from voxtier.tensors.states import FINE, NOTED, UNREADABLE
 
-    found = set(states) - FINE - INFORMATIVE
-    if found - UNDECIDED:
+    found = set(states) - FINE - NOTED
+    if found - UNREADABLE:
         return EXIT_FINDINGS
     return EXIT_PARTIAL if found else EXIT_OK
 
@@ -64,5 +64,5 @@ def load_cache(config_path: Path) -> tuple[Config, Path, dict[str, str], dict[st
 
     config = load_config(config_path)
     volumes = {item_key(name): name for name in read_volume_names(config.subsets)}
-    raws = {key: raw_path(config.img_dir, name, config.dir_structure) for key, name in volumes.items()}
-    return config, item_folder(config), volumes, raws
+    raw_files = {key: raw_path(config.img_dir, name, config.dir_structure) for key, name in volumes.items()}
+    return config, item_folder(config), volumes, raw_files

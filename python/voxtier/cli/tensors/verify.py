@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from voxtier.system.progress import Progress
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
-    from voxtier.tensors.keeping.verify import FileState, Listing
+    from voxtier.tensors.keeping.verify import FileState
 
 
 log = logging.getLogger("voxtier.tensors.verify")
@@ -70,6 +70,8 @@ def verify_command(
     be read (which says nothing about them: --fix leaves them alone).
     """
     from voxtier.tensors.keeping import verify as room
+    from voxtier.tensors.keeping.quarantine import fix as move_to_quarantine
+    from voxtier.tensors.states import FIXABLE
 
     if delete and not fix:
         raise click.UsageError("--delete needs --fix")
@@ -81,30 +83,27 @@ def verify_command(
         listing = room.list_cache(root)
         for lmdb in listing.lmdb:
             say(f"note: {lmdb} is an LMDB cache, which is not checked", err=True)
-        states = _sweep(
+        results = room.verify(
             listing,
-            as_json=as_json,
-            verify=lambda listing: room.verify(
-                listing,
-                mode="quick" if quick else "full",
-                sample=sample,
-                seed=seed,
-                since_last=since_last,
-                content=content,
-                threads=workers,
-                orphans=orphans,
-            ),
+            mode="quick" if quick else "full",
+            sample=sample,
+            seed=seed,
+            since_last=since_last,
+            content=content,
+            threads=workers,
+            orphans=orphans,
         )
+        states = _report(results, len(listing.files), as_json=as_json)
         if not as_json:
             _summary(root, states)
         code = max(code, exit_code(state.state for state in states))
         if fix:
-            for result in room.fix(
+            for result in move_to_quarantine(
                 listing.root, states, delete=delete, can_be_remade=remake, force=force, max_bad=max_bad
             ):
                 log.warning("%s: %s %s", result.action, result.path, result.moved_to or result.detail)
                 say(result.as_json() if as_json else f"{result.action}: {result.path} {result.detail}")
-        elif any(state.state in room.FIXABLE for state in states) and not as_json:
+        elif any(state.state in FIXABLE for state in states) and not as_json:
             say("nothing was changed; --fix moves the bad files to quarantine", err=True)
     return code
 
@@ -113,12 +112,13 @@ def _subjects(
     folders: tuple[Path, ...], config_path: Path | None
 ) -> tuple[list[Path], frozenset[str], Callable[[Path], bool]]:
     """What to check, the names that nobody asks for, and whether a file's source is known to exist."""
-    from voxtier.tensors.manifest import known_sources
+    from voxtier.tensors.manifest import Manifests
 
+    has_source = Manifests().has_source
     if config_path is None:
         if not folders:
             raise click.UsageError("name a cache folder, or a configuration with --config")
-        return list(folders), frozenset(), known_sources()
+        return list(folders), frozenset(), has_source
     from voxtier.tensors.identity.config import load_config
     from voxtier.tensors.identity.folders import item_folder
     from voxtier.tensors.identity.keys import item_key, missing_keys, raw_path, read_volume_names
@@ -131,12 +131,11 @@ def _subjects(
     with contextlib.suppress(ConfigError):  # the lists are needed for orphans and sources only
         names = read_volume_names(config.subsets)
     volume_of = {item_key(name): name for name in names}
-    by_manifest = known_sources()
 
     def remake(path: Path) -> bool:
         name = volume_of.get(path.stem)
         on_disk = name is not None and raw_path(config.img_dir, name, config.dir_structure).is_file()
-        return on_disk or by_manifest(path)
+        return on_disk or has_source(path)
 
     orphans = frozenset(missing_keys(names, folder).orphans) if names else frozenset[str]()
     return roots, orphans, remake
@@ -153,36 +152,38 @@ def _log_to(config: Config) -> None:
             say(f"note: no log: {error}", err=True)
 
 
-def _sweep(listing: Listing, *, as_json: bool, verify: Callable[[Listing], object]) -> list[FileState]:
-    from voxtier.tensors.keeping import verify as room
+def _report(results: Iterable[FileState], total: int, *, as_json: bool) -> list[FileState]:
+    """Print, log and record the states of files as they come; return them."""
+    from voxtier.tensors.keeping.verify import OTHER_FILE
     from voxtier.tensors.manifest import Manifest
+    from voxtier.tensors.states import FINE
 
     states: list[FileState] = []
-    learnt: dict[Path, list[dict[str, object]]] = {}
-    progress = Progress("verified", len(listing.files), quiet=as_json)
-    for state in verify(listing):  # type: ignore[attr-defined]
+    rows: dict[Path, list[dict[str, object]]] = {}
+    progress = Progress("verified", total, quiet=as_json)
+    for state in results:
         states.append(state)
         if state.checked:
             progress.advance(byte_count=state.size)
         if as_json:
             say(state.as_json())
-        elif state.state not in room.FINE or state.detail.startswith("intact, but not"):
+        elif state.state not in FINE or state.detail == OTHER_FILE:
             place = f" ({state.record})" if state.record else ""
             say(f"{state.state}{place}: {state.path}: {state.detail}")
-        if state.state not in room.FINE:
+        if state.state not in FINE:
             log.warning("%s %s %s: %s", state.state, state.record or "-", state.path, state.detail)
         if state.checked == "full":
             path = Path(state.path)
             row = {"key": path.stem, "state": state.state, "size": state.size, "mtime_ns": state.mtime_ns}
             if state.report is not None:
                 row["ctime_ns"] = state.report.ctime_ns
-            learnt.setdefault(path.parent, []).append(row)
+            rows.setdefault(path.parent, []).append(row)
     progress.close()
-    for folder, rows in learnt.items():
+    for folder, entries in rows.items():
         manifest = Manifest(folder)
         if manifest.exists():
             with contextlib.suppress(OSError):  # a read-only cache is verified all the same
-                manifest.record(rows)
+                manifest.record(entries)
     return states
 
 

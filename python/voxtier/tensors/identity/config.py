@@ -1,4 +1,4 @@
-"""The configuration file: YAML with ``${VARIABLES}`` and the predecessor's keys, checked first."""
+"""The configuration file: YAML with ``${VARIABLES}`` and the predecessor's keys, checked when it is read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ __all__ = ["Config", "Downloads", "ImageProcessing", "load_config"]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int16", "int32", "uint8")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_NEEDED = object()
+_REQUIRED = object()
+"""Stands for the default of a key that has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageProcessing:
-    """What the transforms are built from; every field is part of the directory hash."""
+    """The settings of the transforms; every field is part of the directory hash."""
 
     target_spacing: tuple[float, ...]
     """Millimetres along the three axes."""
     target_shape_dhw: tuple[int, ...]
-    """Voxels; applied to the axes (x, y, z) of the array, as the predecessor did."""
+    """Voxels along the axes (x, y, z) of the array, in spite of its name: the predecessor's order."""
     clip_hu_min: float
     clip_hu_max: float
     orientation_axcodes: str
@@ -36,7 +37,7 @@ class ImageProcessing:
 
 @dataclass(frozen=True, slots=True)
 class Downloads:
-    """Where volumes that are not on disk come from."""
+    """The Hugging Face dataset of the volumes that are not on disk."""
 
     repo_id: str
     max_workers: int
@@ -69,12 +70,17 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     path : path-like
         YAML. A ``.env`` beside it or in a folder above it supplies variables that the environment lacks.
     environment : mapping, optional
-        Stands in for ``os.environ``.
+        Used instead of ``os.environ``.
+
+    Returns
+    -------
+    Config
+        With absolute paths.
 
     Raises
     ------
     ConfigError
-        The file is absent or no YAML, a variable is unset, a key is missing or of the wrong kind. The
+        The file is absent or not YAML, a variable is unset, a key is missing or has a wrong value. The
         message names the key.
     """
     path = Path(path).absolute()
@@ -88,13 +94,13 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     data_dir = keys.folder("paths.data_dir", base=base)
     structure = keys.text("paths.dir_structure", default="nested")
     if structure not in ("nested", "flat"):
-        raise keys.wrong("paths.dir_structure", "must be 'nested' or 'flat'")
+        raise keys.error("paths.dir_structure", "must be 'nested' or 'flat'")
     dtype = keys.text("torch_dtype", default="float32").removeprefix("torch.")
     if dtype not in DTYPES:
-        raise keys.wrong("torch_dtype", f"must be one of {', '.join(DTYPES)}")
+        raise keys.error("torch_dtype", f"must be one of {', '.join(DTYPES)}")
     axcodes = keys.text("image_processing.orientation_axcodes", default="LPS")
     if len(axcodes) != 3 or not all(set(axcodes) & set(pair) for pair in ("LR", "AP", "SI")):
-        raise keys.wrong("image_processing.orientation_axcodes", "must name each axis once, such as 'LPS'")
+        raise keys.error("image_processing.orientation_axcodes", "must name each axis once, such as 'LPS'")
     processing = ImageProcessing(
         target_spacing=keys.numbers("image_processing.target_spacing"),
         target_shape_dhw=keys.counts("image_processing.target_shape_dhw"),
@@ -106,7 +112,7 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
         torch_dtype=dtype,
     )
     if processing.clip_hu_min >= processing.clip_hu_max:
-        raise keys.wrong("image_processing.clip_hu_min", "must be below clip_hu_max")
+        raise keys.error("image_processing.clip_hu_min", "must be below clip_hu_max")
     return Config(
         path=path,
         img_dir=keys.folder("paths.img_dir", base=base),
@@ -139,14 +145,14 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: no such file; name a configuration with --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:  # whose text would quote the line, which may hold the token
+    except yaml.YAMLError as error:  # its text quotes the line, which may hold the token
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{path}: not YAML{place}: {getattr(error, 'problem', 'unreadable')}") from None
 
 
 def _dotenv(folder: Path) -> dict[str, str]:
-    """Variables of the nearest ``.env``."""
+    """Return the variables of the nearest ``.env``."""
     for parent in (folder, *folder.parents):
         candidate = parent / ".env"
         if candidate.is_file():
@@ -183,13 +189,13 @@ def _is_number(value: Any) -> bool:
 
 
 class _Keys:
-    """Typed access by dotted name, with errors that name the key."""
+    """Typed access to the values of a configuration by dotted name; errors name file and key."""
 
     def __init__(self, path: Path, tree: Any) -> None:
         self._path = path
         self._tree = tree
 
-    def wrong(self, name: str, what: str) -> ConfigError:
+    def error(self, name: str, what: str) -> ConfigError:
         found = "something else" if name.endswith("token") else repr(self._find(name, None))
         return ConfigError(f"{self._path}: {name} {what}, found {found}")
 
@@ -197,56 +203,56 @@ class _Keys:
         node = self._tree
         for part in name.split("."):
             if not isinstance(node, dict) or node.get(part) is None:
-                if default is _NEEDED:
+                if default is _REQUIRED:
                     raise ConfigError(f"{self._path}: {name} is missing")
                 return default
             node = node[part]
         return node
 
-    def text(self, name: str, default: Any = _NEEDED) -> str:
+    def text(self, name: str, default: Any = _REQUIRED) -> str:
         value = self._find(name, default)
         if not isinstance(value, str):
-            raise self.wrong(name, "must be text")
+            raise self.error(name, "must be text")
         return value
 
-    def folder(self, name: str, *, base: Path | None = None, default: Any = _NEEDED) -> Path:
-        text = str(self.text(name, default if default is _NEEDED else str(default)))
+    def folder(self, name: str, *, base: Path | None = None, default: Any = _REQUIRED) -> Path:
+        text = str(self.text(name, default if default is _REQUIRED else str(default)))
         return Path(os.path.abspath((base or self._path.parent) / Path(text).expanduser()))  # noqa: PTH100
 
-    def number(self, name: str, default: Any = _NEEDED) -> float:
+    def number(self, name: str, default: Any = _REQUIRED) -> float:
         value = self._find(name, default)
         if not _is_number(value):
-            raise self.wrong(name, "must be a finite number")
+            raise self.error(name, "must be a finite number")
         number: float = value
         return number
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        values = self._find(name, _NEEDED)
+        values = self._find(name, _REQUIRED)
         if (
             not isinstance(values, list)
             or len(values) != 3
             or not all(_is_number(value) and value > 0 for value in values)
         ):
-            raise self.wrong(name, "must be three positive numbers")
+            raise self.error(name, "must be three positive numbers")
         return tuple(values)
 
     def counts(self, name: str) -> tuple[int, ...]:
         values = self.numbers(name)
         if not all(isinstance(value, int) for value in values):
-            raise self.wrong(name, "must be three positive integers")
+            raise self.error(name, "must be three positive integers")
         return tuple(int(value) for value in values)
 
     def count(self, name: str, default: int) -> int:
         value = self._find(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.wrong(name, "must be a positive integer")
+            raise self.error(name, "must be a positive integer")
         return value
 
     def subsets(self, data_dir: Path) -> tuple[Path, ...]:
-        subsets = self._find("paths.data_subsets", _NEEDED)
+        subsets = self._find("paths.data_subsets", _REQUIRED)
         if not isinstance(subsets, dict) or not subsets:
-            raise self.wrong("paths.data_subsets", "must map names (train, valid) to CSV files")
+            raise self.error("paths.data_subsets", "must map names (train, valid) to CSV files")
         for name, value in subsets.items():
             if not isinstance(value, str):
-                raise self.wrong(f"paths.data_subsets.{name}", "must be the path of a CSV file")
+                raise self.error(f"paths.data_subsets.{name}", "must be the path of a CSV file")
         return tuple(data_dir / value for value in subsets.values())

@@ -1,6 +1,7 @@
-"""What decides the numbers in a file beyond the directory hash, and what changed when it differs.
+"""The fingerprint of a tensor: everything that decides its numbers, of which the directory hash sees a part.
 
-The hash, which must stay the predecessor's, sees neither the reader nor the versions nor the source's bytes.
+The hash stays the predecessor's: it sees neither the reader nor the versions nor the bytes of the source.
+The ledger of `generate` records the fingerprint; ``voxtier tensors explain`` compares it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,25 @@ def fingerprint(config: Config) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    # Through JSON, so that it compares equal to what the manifest gives back.
+    # Through JSON, so that it equals what the manifest returns.
     return dict(json.loads(json.dumps({**asdict(config.processing), **READER, "versions": versions})))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Return the differences of two trees of JSON, one line each: ``path: old -> new``."""
+    """Return the differences of two trees of JSON.
+
+    Parameters
+    ----------
+    old, new : object
+        Values as `json.loads` returns them.
+    path : str
+        The place of the two in a larger tree.
+
+    Returns
+    -------
+    list of str
+        One line per difference: ``path: old -> new``.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted(old.keys() | new.keys(), key=str):

@@ -1,4 +1,4 @@
-"""Which folder of the cache belongs to a configuration."""
+"""The cache folder of a configuration: ``<cache_dir>/<directory hash>``, remembered once it is known."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ _HASH = re.compile("[0-9a-f]{32}")
 def item_folder(config: Config) -> Path:
     """Return ``<cache_dir>/<directory hash>``; nothing is created.
 
-    The hash needs MONAI, which takes seconds to import; a folder that `generate` has made remembers it, so
-    that `verify` starts at once.
+    The hash needs MONAI, which takes seconds to import. `generate` writes it to
+    ``<cache_dir>/.voxtier/folders.json``, so that later commands start at once.
 
     Raises
     ------
     MissingExtraError
         MONAI is not installed, and the hash is not remembered.
     """
-    remembered = _memory(config)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        name = json.loads(remembered.read_text())[_question(config)]
-        if _HASH.fullmatch(name):  # and not a path to somewhere else
+        name = json.loads(_memory_path(config).read_text())[_hash_inputs(config)]
+        if _HASH.fullmatch(name):  # not a path to another place
             return config.cache_dir / str(name)
     try:
         from voxtier.tensors.identity.pipeline import build_transforms, directory_hash
@@ -45,22 +44,22 @@ def item_folder(config: Config) -> Path:
 
 
 def remember_folder(config: Config, folder: Path) -> None:
-    """Note the folder of a configuration for the next start."""
-    path = _memory(config)
-    known = {}
+    """Write down the folder of a configuration for the next command."""
+    path = _memory_path(config)
+    names: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        known = dict(json.loads(path.read_text()))
-    if known.get(_question(config)) != folder.name:
+        names = dict(json.loads(path.read_text()))
+    if names.get(_hash_inputs(config)) != folder.name:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(known | {_question(config): folder.name}, indent=1))
+        write_text(path, json.dumps(names | {_hash_inputs(config): folder.name}, indent=1))
 
 
-def _memory(config: Config) -> Path:
+def _memory_path(config: Config) -> Path:
     return config.cache_dir / ".voxtier" / "folders.json"
 
 
-def _question(config: Config) -> str:
-    """Everything that the hash depends on: the parameters (an int is not its float) and MONAI's version."""
+def _hash_inputs(config: Config) -> str:
+    """Return all that the hash depends on: the parameters (1 is not 1.0 there) and MONAI's version."""
     try:
         monai = version("monai")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Names: volumes in CSV files, their paths on disk and on the hub, their keys in the cache."""
+"""Names of volumes: read from CSV files, and turned into paths on disk and on the hub and into cache keys."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def volume_hash(item: dict[str, Any]) -> bytes:
 def stable_hash(item: object) -> bytes:
     """``hash_func`` that does not depend on object identity, path roots or versions of Python and NumPy.
 
-    MONAI's default pickles the item: the same text held once or twice, a ``Path`` instead of a ``str``, or a
-    newer NumPy change the name. Here a path counts by its last two parts, a number by its value, a dict
-    without regard to order; the first byte of the hashed text is a version.
+    MONAI's default pickles the item: the same text as one shared object or as two objects, a ``Path`` instead
+    of a ``str``, or a newer NumPy change the name. Here a path counts by its last two parts, a number by its
+    value, a dict without its order; the first byte of the hashed text is a version.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def stable_hash(item: object) -> bytes:
     Raises
     ------
     TypeError
-        The item holds something that has no stable text, such as an open file.
+        The item holds an object without a stable text, such as an open file.
     """
     return hashlib.sha256(("1" + _stable_text(item)).encode()).hexdigest().encode("ascii")
 
@@ -98,7 +98,7 @@ def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     Raises
     ------
     ConfigError
-        A file is absent, is no text, or lacks the column ``VolumeName``.
+        A file is absent, is not text, or lacks the column ``VolumeName``.
     """
     names: dict[str, None] = {}
     for path in paths:
@@ -111,17 +111,17 @@ def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
                 for row in rows:
                     name = (row[COLUMN] or "").strip()
                     if name:
-                        names[_checked(name, path, rows.line_num)] = None
+                        _check_name(name, path, rows.line_num)
+                        names[name] = None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from None
     return list(names)
 
 
-def _checked(name: str, path: object, line: int) -> str:
+def _check_name(name: str, path: object, line: int) -> None:
     longest = f"{_stem(name)}__transformed.nii.gz"
-    if "/" in name or "\\" in name or "\0" in name or name in (".", "..") or len(os.fsencode(longest)) > 255:
-        raise ConfigError(f"{path}, line {line}: {name!r} is no file name")
-    return name
+    if {*name} & {"/", "\\", "\0"} or name in (".", "..") or len(os.fsencode(longest)) > 255:
+        raise ConfigError(f"{path}, line {line}: {name!r} cannot be a file name: correct the list")
 
 
 def _stem(volume_name: str) -> str:
@@ -131,8 +131,25 @@ def _stem(volume_name: str) -> str:
 def raw_path(base: Path, volume_name: str, structure: str) -> Path:
     """Return where a volume lies below the image folder.
 
-    ``nested``: ``train_1_a_1.nii.gz`` -> ``train_1/train_1_a/train_1_a_1.nii.gz``; a name with fewer than
-    three parts lies directly in the folder. ``flat``: ``train_1_a_1__transformed.nii.gz``.
+    Parameters
+    ----------
+    base : Path
+        The image folder.
+    volume_name : str
+        With or without ``.nii.gz``.
+    structure : {"nested", "flat"}
+        ``nested``: ``train_1/train_1_a/train_1_a_1.nii.gz``; a name with fewer than three parts lies directly
+        in the folder. ``flat``: ``train_1_a_1__transformed.nii.gz``.
+
+    Returns
+    -------
+    Path
+        The raw file, which need not exist.
+
+    Raises
+    ------
+    ConfigError
+        Another ``structure``.
     """
     stem = _stem(volume_name)
     if structure == "flat":
@@ -156,10 +173,9 @@ def hub_path(volume_name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the CSV files ask for, held against one cache folder."""
+    """The volumes of the CSV files compared with one cache folder."""
 
     names: list[str]
-    keys: list[str]
     missing: list[str]
     """Volume names without a file."""
     orphans: list[str]
@@ -182,4 +198,4 @@ def missing_keys(names: Sequence[str], folder: Path) -> Expected:
     orphans = sorted(name for name in present - wanted if _HEX_NAME.fullmatch(name))
     stems: dict[str, str] = {}
     ambiguous = [name for name in names if stems.setdefault(_stem(name), name) != name]
-    return Expected(list(names), keys, missing, orphans, ambiguous)
+    return Expected(list(names), missing, orphans, ambiguous)

@@ -1,6 +1,6 @@
-"""Which file is which volume: the map from cache keys to volume names.
+"""The map from the keys of cache files to volume names, for ``voxtier tensors map``.
 
-The map undoes the pseudonyms that the file names are, so it is written for its owner alone (mode 0600).
+File names are pseudonyms, and the map undoes them: it is written for its owner alone (mode 0600).
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def hash_to_volume(names: Sequence[str], *, legacy: bool = False, redact: bool =
         Use the 64-digit keys of the predecessor's map, which name no file.
     redact : bool
         Number the volumes instead of naming them.
+
+    Returns
+    -------
+    dict
+        In the order of the names.
     """
     width = len(str(len(names)))
     mapping = {}
@@ -38,7 +43,13 @@ def hash_to_volume(names: Sequence[str], *, legacy: bool = False, redact: bool =
 
 
 def write_map(path: str | os.PathLike[str], mapping: dict[str, str]) -> None:
-    """Write the map as JSON with an indent of 4, readable by its owner only; parent folders are made."""
+    """Write the map as JSON with an indent of 4, readable by its owner only; make its folder.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be written.
+    """
     path = Path(path).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,20 +54,20 @@ class KeyCleanerD(MapTransform):  # type: ignore[misc]  # (MONAI is untyped)
 
 
 def build_transforms(processing: ImageProcessing) -> Compose:
-    """Return the deterministic part of the pipeline; all of it is cached."""
-    with _one_at_a_time, _quiet_construction():
+    """Return the transforms whose result is cached: all of them are deterministic."""
+    with _construction_lock, _quiet_construction():
         return _compose(processing)
 
 
-_one_at_a_time = threading.Lock()  # warning filters belong to the whole process
+_construction_lock = threading.Lock()  # warning filters belong to the whole process
 
 
 @contextlib.contextmanager
 def _quiet_construction() -> Iterator[None]:
-    """Silence what constructing says and nobody can act on.
+    """Silence two warnings of the constructors that no user can act on.
 
-    LoadImaged tries every DICOM reader and reports the one that lacks a codec; Orientationd announces a
-    default that was changed long ago (and that we must not pass: it is part of the hash).
+    LoadImaged tries every DICOM reader and reports the one that lacks a codec. Orientationd announces a new
+    default of ``labels``, which cannot be passed here: it is part of the hash.
     """
     logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
     level = logger.level
@@ -106,7 +106,7 @@ def _compose(processing: ImageProcessing) -> Compose:
 
 
 def transform_params(transforms: object) -> Any:
-    """Return the public parameters of transforms as a tree of plain and a few known values."""
+    """Return the public parameters of transforms as a tree of values that `_json_value` can write."""
     if isinstance(transforms, list | tuple):
         return [transform_params(item) for item in transforms]
     class_text = str(transforms.__class__)
@@ -127,19 +127,19 @@ def directory_hash(transforms: object) -> str:
     Raises
     ------
     TypeError
-        A parameter has no text, for instance a lambda.
+        A parameter cannot be written as JSON, for instance a lambda.
     """
-    once = json.dumps(transform_params(transforms), sort_keys=True, default=_plain)
-    # The predecessor encoded the text a second time; the folders carry that hash.
+    once = json.dumps(transform_params(transforms), sort_keys=True, default=_json_value)
+    # The predecessor encoded the text a second time, and its folders are named by that.
     return hashlib.md5(json.dumps(once).encode(), usedforsecurity=False).hexdigest()
 
 
 def cache_params_text(transforms: object) -> str:
     """Return the content of ``cache_params.json``."""
-    return json.dumps(transform_params(transforms), indent=4, default=_plain)
+    return json.dumps(transform_params(transforms), indent=4, default=_json_value)
 
 
-def _plain(value: object) -> Any:
+def _json_value(value: object) -> Any:
     if type(value).__name__ == "KeyCleanerD":
         return {"class": "KeyCleanerD", "keys_to_keep": sorted(value.keys_to_keep)}  # type: ignore[attr-defined]
     if isinstance(value, type):
@@ -150,4 +150,7 @@ def _plain(value: object) -> Any:
         return value.tolist()
     if isinstance(value, np.random.RandomState):
         return "np.random.RandomState object"
-    raise TypeError(f"a transform parameter of type {type(value).__name__} cannot be part of a cache key")
+    raise TypeError(
+        f"a transform parameter of type {type(value).__name__} cannot be part of a cache key: use a named"
+        " transform instead"
+    )

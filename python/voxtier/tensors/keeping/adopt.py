@@ -1,4 +1,4 @@
-"""Build a manifest for a cache that anybody made, or rebuild one that was lost."""
+"""Record what a cache holds (`adopt`), and find files that would be made differently today (`find_stale`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxtier.tensors.keeping.verify import FINE, FileState, list_cache, verify
-from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.identity.fingerprint import differences
+from voxtier.tensors.keeping.verify import FileState, list_cache, verify
+from voxtier.tensors.manifest import Entry, Manifest
+from voxtier.tensors.states import FINE
 
-__all__ = ["adopt", "explain"]
+__all__ = ["Stale", "adopt", "find_stale"]
 
 
 def adopt(
@@ -22,7 +24,7 @@ def adopt(
     fingerprint: dict[str, Any] | None = None,
     threads: int | None = None,
 ) -> Iterator[FileState]:
-    """Check every file in full and record what it is; yields the states.
+    """Verify every file in full and record what it holds: a manifest for a cache that anybody made.
 
     Parameters
     ----------
@@ -33,16 +35,23 @@ def adopt(
     sources : dict, optional
         Raw files by key.
     fingerprint : dict, optional
-        Recorded for files without one. Give it only when the files are known to be made that way.
+        Recorded for every file. Give it only when the files are known to be made that way.
+    threads : int, optional
+        Files in flight, as for `verify`.
+
+    Yields
+    ------
+    FileState
+        One per file.
     """
     volumes, sources = volumes or {}, sources or {}
-    batches: dict[Path, list[dict[str, Any]]] = {}
+    batches: dict[Path, list[Entry]] = {}
     for state in verify(list_cache(root), digest=True, threads=threads):
         yield state
         if state.report is None:
             continue
         path = Path(state.path)
-        row: dict[str, Any] = {
+        row: Entry = {
             "key": path.stem,
             "size": state.size,
             "mtime_ns": state.mtime_ns,
@@ -52,7 +61,8 @@ def adopt(
         if state.state in FINE:
             row["records"] = {name: crc for name, _, crc in state.report.records}
             row["digest"] = state.report.digest
-            row["tensors"] = [[t[0], t[1], t[2]] for t in state.report.tensors if t[0] in ("", "image")]
+            tensors = state.report.tensors
+            row["tensors"] = [[place, *kind] for place, *kind, _ in tensors if place in ("", "image")]
         if path.stem in volumes:
             row["volume"] = volumes[path.stem]
         if path.stem in sources:
@@ -70,29 +80,27 @@ def adopt(
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A file that would be made differently today."""
+    """A file that would be made differently today, and every difference."""
 
     key: str
     volume: str | None
     reasons: list[str]
 
 
-def explain(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
-    """Yield the files whose fingerprint or source differs from today's, with every difference."""
-    from voxtier.tensors.identity.fingerprint import differences
-
+def find_stale(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
+    """Yield the files whose fingerprint or source differs from today's."""
     for key, entry in sorted(Manifest(folder).read().items()):
-        if not (folder / f"{key}.pt").is_file():  # evicted, for instance
+        if not (folder / f"{key}.pt").is_file():  # it may have been evicted
             continue
         reasons = []
         if entry.get("fingerprint") is not None:
             reasons += differences(entry["fingerprint"], current)
         source = entry.get("source") or {}
-        made_of = (source.get("size"), source.get("mtime_ns"))
-        if source.get("path") is not None and None not in made_of:
-            with contextlib.suppress(OSError, ValueError):  # gone, or no path at all
+        recorded = (source.get("size"), source.get("mtime_ns"))
+        if source.get("path") is not None and None not in recorded:
+            with contextlib.suppress(OSError, ValueError):  # the source is gone, or the text is not a path
                 found = Path(source["path"]).stat()
-                if (found.st_size, found.st_mtime_ns) != made_of:
+                if (found.st_size, found.st_mtime_ns) != recorded:
                     reasons.append(f"source: {source['path']} changed since")
         if reasons:
             yield Stale(key, entry.get("volume"), reasons)

@@ -1,4 +1,7 @@
-"""Where the space is, and how to get it back without losing what cannot be made again."""
+"""Disk usage of caches, and which files may be removed without losing what cannot be made again.
+
+``voxtier tensors ls | du | gc | evict`` call it. Functions that find files never remove them: `remove` does.
+"""
 
 from __future__ import annotations
 
@@ -15,34 +18,44 @@ from voxtier.errors import ConfigError
 from voxtier.system.durable import temporary_is_live
 from voxtier.tensors.claims import claim_is_live
 from voxtier.tensors.keeping.verify import QUARANTINE, Listing, list_cache
-from voxtier.tensors.manifest import Manifest
+from voxtier.tensors.manifest import Entry, Manifests
 
-__all__ = ["Garbage", "cache_folders", "duplicates", "evictions", "find_garbage", "remove", "usage"]
+__all__ = [
+    "Garbage",
+    "choose_evictions",
+    "find_duplicates",
+    "find_garbage",
+    "list_cache_folders",
+    "measure_usage",
+    "remove",
+]
 
 OLD = 3600.0
-"""Seconds after which a part of a download, or an empty folder, counts as left behind."""
+"""Seconds after which a part of a download, or an empty folder, counts as abandoned."""
+_HUB_CLIENT = "huggingface"
+"""The folder in ``.cache`` where `huggingface_hub` keeps parts of downloads into a folder."""
 
 
-def cache_folders(root: Path) -> Iterator[dict[str, Any]]:
-    """Yield every cache folder below ``root``: files, bytes, last use, and its parameters where known."""
+def list_cache_folders(root: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for every cache folder below ``root``: files, bytes, last use, and its parameters."""
     listing = list_cache(root)
     folders: dict[Path, list[os.stat_result]] = {}
     for path in listing.files:
         with contextlib.suppress(OSError):
             folders.setdefault(path.parent, []).append(path.stat())
-    for folder, found in sorted(folders.items()):
+    for folder, files in sorted(folders.items()):
         yield {
             "folder": str(folder),
-            "files": len(found),
-            "bytes": sum(item.st_size for item in found),
-            "newest": max(item.st_mtime for item in found),
-            "last_used": max(max(item.st_atime, item.st_mtime) for item in found),
-            "parameters": _summary(folder),
+            "files": len(files),
+            "bytes": sum(file.st_size for file in files),
+            "newest": max(file.st_mtime for file in files),
+            "last_used": max(max(file.st_atime, file.st_mtime) for file in files),
+            "parameters": _main_parameters(folder),
         }
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    """Return the parameters that people ask for, of ``cache_params.json``."""
+def _main_parameters(folder: Path) -> dict[str, Any]:
+    """Return spacing, shape, orientation, scale and type of ``cache_params.json``, or nothing."""
     try:
         tree = json.loads((folder / "cache_params.json").read_text())
         steps = {step.get("class"): step for step in tree["transforms"] if isinstance(step, dict)}
@@ -59,8 +72,8 @@ def _summary(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def usage(root: Path) -> dict[str, int]:
-    """Return bytes by kind: tensors, temporaries, quarantine, manifests, other."""
+def measure_usage(root: Path) -> dict[str, int]:
+    """Return the bytes of each kind of file: tensors, temporaries, quarantine, manifests, other."""
     totals = {"tensors": 0, "temporaries": 0, "quarantine": 0, "manifests": 0, "other": 0}
     listing = list_cache(root)
     tensors, temporaries = set(listing.files), set(listing.temporaries)
@@ -83,13 +96,14 @@ def usage(root: Path) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """One file, or empty folder, that may go."""
+    """One file, or one empty folder, that may be removed."""
 
     path: Path
     reason: str
     size: int
+    """Bytes."""
     precious: bool = False
-    """Nothing says that it can be made again, so that it goes only by force."""
+    """No source is known from which it could be made again: it is removed with ``--force`` only."""
 
 
 def find_garbage(
@@ -99,18 +113,23 @@ def find_garbage(
     can_be_remade: Callable[[Path], bool] = lambda _: False,
     images: Path | None = None,
 ) -> Iterator[Garbage]:
-    """Yield what no living process and no list needs, folders after what lies in them.
+    """Yield the files and folders that no live process and no list needs.
 
     Parameters
     ----------
     root : Path
         A cache folder, or the folder of cache folders.
     wanted : frozenset of str
-        File names that the lists ask for; when given, other tensors are orphans.
+        File names that the lists ask for; if there are any, other tensors are orphans.
     can_be_remade : callable
-        Whether a file's source is known to exist; orphans of which it is not are precious.
+        Whether a file's source is known to exist; an orphan without a source is precious.
     images : Path, optional
-        The image folder: unfinished downloads older than an hour, of `generate` and of the hub's own client.
+        The image folder, for unfinished downloads older than an hour: of `generate` and of the hub's client.
+
+    Yields
+    ------
+    Garbage
+        A folder comes after its content.
     """
     listing = list_cache(root)
     for path in listing.temporaries:
@@ -129,10 +148,6 @@ def find_garbage(
             if (ours or (path.suffix == ".incomplete" and _HUB_CLIENT in path.parts)) and _is_old(path):
                 yield from _garbage(path, "unfinished download")
         yield from _dead_folders(images)
-
-
-_HUB_CLIENT = "huggingface"
-"""A folder of that name, in ``.cache``, is where `huggingface_hub` keeps parts of downloads into a folder."""
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -154,7 +169,7 @@ def _dead_claims(root: Path) -> Iterator[Garbage]:
 
 
 def _dead_folders(root: Path) -> Iterator[Garbage]:
-    """Yield folders that have long been empty, or hold the parameters of a cache and nothing else."""
+    """Yield folders that have been empty for an hour, or hold the parameters of a cache and nothing else."""
     empty: set[Path] = set()
     for name, folders, names in os.walk(root, topdown=False):
         folder = Path(name)
@@ -184,7 +199,7 @@ def remove(garbage: Garbage) -> str:
     return "removed"
 
 
-def evictions(
+def choose_evictions(
     listing: Listing,
     budget: int,
     *,
@@ -192,7 +207,7 @@ def evictions(
     can_be_remade: Callable[[Path], bool],
     force: bool = False,
 ) -> list[Garbage]:
-    """Return the least recently used files that must go for the rest to fit into ``budget`` bytes.
+    """Return the least recently used files whose removal makes a cache fit into a budget.
 
     Parameters
     ----------
@@ -201,28 +216,30 @@ def evictions(
     budget : int
         Bytes that may stay.
     keep : frozenset of str
-        File names of the current lists; these are never evicted. Neither are pinned entries.
+        File names of the current lists; they are never evicted. Neither are pinned entries.
     can_be_remade : callable
         Whether a file's source is known to exist.
     force : bool
-        Evict files that cannot be made again, too.
+        Also evict files that cannot be made again.
+
+    Returns
+    -------
+    list of Garbage
+        In the order of their last use.
 
     Raises
     ------
     ConfigError
-        What may go is not enough.
+        The files that may be evicted are not enough.
     """
     candidates = []
     total = 0
-    pinned: dict[Path, set[str]] = {}
+    manifests = Manifests()
     for path in listing.files:
         with contextlib.suppress(OSError):
             found = path.stat()
             total += found.st_size
-            if path.parent not in pinned:
-                entries = Manifest(path.parent).read()
-                pinned[path.parent] = {key for key, entry in entries.items() if entry.get("pinned")}
-            if path.name not in keep and path.stem not in pinned[path.parent]:
+            if path.name not in keep and not manifests.entry(path).get("pinned"):
                 candidates.append((max(found.st_atime, found.st_mtime), path, found.st_size))
     chosen: list[Garbage] = []
     for _, path, size in sorted(candidates):
@@ -239,8 +256,8 @@ def evictions(
     return chosen
 
 
-def duplicates(entries: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Return groups of keys whose contents are equal, by the manifest's digests."""
+def find_duplicates(entries: dict[str, Entry]) -> list[list[str]]:
+    """Return groups of keys whose files have the same content, by the digests of the manifest."""
     groups: dict[str, list[str]] = {}
     for key, entry in entries.items():
         if entry.get("digest") is not None:

@@ -1,6 +1,7 @@
-"""Caches of other MONAI versions and other places, carried over: nothing is recomputed, nothing is lost.
+"""Carry a cache over to another MONAI version, another folder or other paths: nothing is recomputed.
 
-Every step returns its moves first; `carry_out` renames. A name that is taken is never overwritten.
+``voxtier tensors migrate`` first plans renames (`plan_renames`, `plan_folder_moves`) and shows them;
+`carry_out` renames, and never overwrites a file. `make_safe` rewrites files that newer versions refuse.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.system.durable import sync_folder
 from voxtier.tensors.identity.fingerprint import differences
-from voxtier.tensors.manifest import Entry, Manifest
+from voxtier.tensors.manifest import Entry, Manifest, Manifests
 
 __all__ = [
     "Move",
     "carry_out",
-    "folder_moves",
     "make_safe",
     "monai_key",
     "parameter_differences",
-    "rename_moves",
+    "plan_folder_moves",
+    "plan_renames",
 ]
 
 
@@ -42,7 +43,20 @@ class Move:
 def monai_key(item: Any, algorithm: Literal["md5", "sha256"], *, as_json: bool = False) -> str:
     """Return the name that MONAI's default gives an item: md5 up to 1.6.0, sha256 from 1.6.1.
 
-    The pickle is Python's own of this very object: the same text held once or twice gives two names.
+    Parameters
+    ----------
+    item : object
+        An item of the dataset. Its pickle is hashed, so the same text as one shared object or as two objects
+        gives two names.
+    algorithm : {"md5", "sha256"}
+        The digest.
+    as_json : bool
+        Hash JSON instead of a pickle, as MONAI's ``json_hashing`` does.
+
+    Returns
+    -------
+    str
+        32 or 64 hexadecimal digits.
     """
     from monai.data.utils import sorted_dict
 
@@ -53,7 +67,7 @@ def monai_key(item: Any, algorithm: Literal["md5", "sha256"], *, as_json: bool =
     return hashlib.new(algorithm, encoded, usedforsecurity=False).hexdigest()
 
 
-def rename_moves(
+def plan_renames(
     folder: Path,
     items: Iterable[Any],
     old_key: Callable[[Any], str],
@@ -61,7 +75,7 @@ def rename_moves(
     *,
     suffix: str = "",
 ) -> list[Move]:
-    """Return the renames that turn the old names of items into new ones; absent files are left out.
+    """Return the renames that turn the old names of items into new ones.
 
     Parameters
     ----------
@@ -73,6 +87,11 @@ def rename_moves(
         From an item to its name without suffix.
     suffix : str
         The transform hash that `PersistentDataset` appends.
+
+    Returns
+    -------
+    list of Move
+        One per item whose file exists under its old name.
     """
     moves = []
     for item in items:
@@ -83,19 +102,19 @@ def rename_moves(
     return moves
 
 
-def folder_moves(old: Path, new: Path) -> list[Move]:
-    """Return the renames that carry every tensor of one cache folder to another."""
+def plan_folder_moves(old: Path, new: Path) -> list[Move]:
+    """Return the renames that carry every tensor file of one cache folder to another."""
     if not old.is_dir():
         raise ConfigError(f"{old}: no such cache folder")
     return [Move(path, new / path.name) for path in sorted(old.glob("*.pt"))]
 
 
 def parameter_differences(old: Path, new: Path) -> list[str]:
-    """Return what two ``cache_params.json`` differ in, one line a parameter."""
+    """Return the differences of the ``cache_params.json`` of two folders, one line per parameter."""
     try:
         return differences(_params(old), _params(new))
     except RecursionError:
-        raise ConfigError(f"{old}, {new}: the parameters are nested too deeply") from None
+        raise ConfigError(f"{old}, {new}: cache_params.json is nested too deeply to compare") from None
 
 
 def _params(folder: Path) -> Any:
@@ -107,10 +126,10 @@ def _params(folder: Path) -> Any:
 
 
 def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
-    """Rename; yields each move with ``moved``, or why it was left."""
+    """Rename files and their manifest entries; yield each move with ``moved``, or with why it was left."""
     folders = set()
-    known: dict[Path, dict[str, Entry]] = {}
-    learnt: dict[Path, list[Entry]] = {}
+    manifests = Manifests()
+    entries: dict[Path, list[Entry]] = {}
     try:
         for move in moves:
             try:
@@ -123,21 +142,18 @@ def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
                 yield move, f"left: {error.strerror}"
                 continue
             folders |= {move.old.parent, move.new.parent}
-            if move.old.parent not in known:
-                known[move.old.parent] = Manifest(move.old.parent).read()
-            entry = known[move.old.parent].get(move.old.stem)
-            if entry is not None:
-                learnt.setdefault(move.new.parent, []).append({**entry, "key": move.new.stem})
+            if entry := manifests.entry(move.old):
+                entries.setdefault(move.new.parent, []).append({**entry, "key": move.new.stem})
             yield move, "moved"
     finally:
         for folder in folders:
             sync_folder(folder)
-        for folder, entries in learnt.items():
-            Manifest(folder).record(entries)
+        for folder, moved in entries.items():
+            Manifest(folder).record(moved)
 
 
 def _rename(move: Move) -> None:
-    """Rename without replacing, whoever else is at work."""
+    """Rename, but never replace a file, whatever other processes do meanwhile."""
     try:
         os.link(move.old, move.new, follow_symlinks=False)
     except FileExistsError:
@@ -155,8 +171,8 @@ def _rename(move: Move) -> None:
 def make_safe(path: Path) -> str:
     """Rewrite a file that ``weights_only=True`` refuses, so that every MONAI version loads it.
 
-    Only files whose refused pieces are harmless (arrays, dtypes, trace keys) are touched, and nothing in
-    them is run. The new file is checked before it replaces the old one.
+    Only files whose refused classes are harmless (arrays, dtypes, trace keys) are touched, and no code of a
+    file is run. The new file is verified before it replaces the old one.
 
     Returns
     -------
@@ -168,10 +184,10 @@ def make_safe(path: Path) -> str:
         return "fine"
     if report.state != "not_weights_only":
         return f"left: {report.state}: {report.detail}"
-    from voxtier.tensors.saving import load_safely, plain, save_checked
+    from voxtier.tensors.saving import load_safely, make_plain, save_checked
 
     try:
-        value = _arrays_to_tensors(plain(load_safely(path)))
+        value = _arrays_to_tensors(make_plain(load_safely(path)))
         save_checked(value, path, replace=True)
     except (pickle.UnpicklingError, OSError, RuntimeError, TypeError) as error:
         return f"left: {str(error).splitlines()[0]}"

@@ -1,7 +1,7 @@
-"""Is every file of a cache right? And if not: quarantine on evidence, never on a failure to look.
+"""Verify the files of a cache: structure, pickle opcodes, CRC-32, and what the manifest says.
 
-The check itself is in Rust (`voxtier._core.ParallelVerifier`): no torch, no unpickling. `fix` moves files whose
-*content* proves them bad; a file that could not be read is reported and left alone.
+The check itself is in Rust (`voxtier._core.ParallelVerifier`): no torch, no unpickling. A file that cannot be
+read gets a state of its own (`voxtier.tensors.states.UNREADABLE`) and is never called damaged.
 """
 
 from __future__ import annotations
@@ -9,45 +9,40 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from voxtier import _core
-from voxtier.errors import CircuitOpenError, ConfigError
-from voxtier.system.durable import TEMPORARY, sync_folder, temporary_is_live, write_text
-from voxtier.tensors.claims import Claim, claim_is_live
-from voxtier.tensors.manifest import Manifest
+from voxtier.errors import ConfigError
+from voxtier.system.durable import TEMPORARY, temporary_is_live
+from voxtier.tensors.manifest import Manifests
+from voxtier.tensors.states import FINE
 
-__all__ = ["FileState", "FixResult", "Listing", "fix", "list_cache", "verify"]
+__all__ = ["OTHER_FILE", "QUARANTINE", "FileState", "Listing", "judge", "list_cache", "verify"]
 
 QUARANTINE = "quarantine"
-FINE = frozenset(["ok", "ok_no_crc", "ok_trailing", "gds_marker"])
-INFORMATIVE = frozenset(["orphan", "leftover_temp"])
-UNDECIDED = frozenset(["io_error", "unknown"])
-FIXABLE = frozenset(["truncated", "bad_structure", "bad_crc", "unsafe_globals"])
-DELETABLE = FIXABLE - {"unsafe_globals"}
-
-MAX_SHARE = 0.20
-"""Above this share of bad files something else is wrong than the files: nothing is touched."""
-MAX_BAD = 1000
+"""The folder in a cache that `voxtier.tensors.keeping.quarantine.fix` moves files to."""
+OTHER_FILE = "intact, but not the file that the manifest knows: another wrote it"
+"""The detail of an intact file that does not have the CRCs of the file that was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """The verdict on one file."""
+    """The state of one file, and the evidence for it."""
 
     path: str
     state: str
     record: str | None = None
+    """The record of the file that the evidence concerns."""
     offset: int | None = None
+    """The absolute byte offset of the evidence."""
     detail: str = ""
     size: int = 0
     mtime_ns: int = 0
     checked: str = ""
-    """``full``, ``quick`` or ``manifest`` (unchanged since it was last found right)."""
+    """``full``, ``quick`` or ``manifest`` (unchanged since it was last found intact)."""
     report: _core.TensorReport | None = field(default=None, repr=False, compare=False)
 
     def as_json(self) -> str:
@@ -58,18 +53,23 @@ class FileState:
 
 @dataclass(slots=True)
 class Listing:
-    """One walk over a cache."""
+    """The files below a cache folder."""
 
     root: Path
     files: list[Path] = field(default_factory=list)
+    """Every ``.pt`` file."""
     temporaries: list[Path] = field(default_factory=list)
+    """Files that a writer has not named yet, or never will."""
     unreadable: list[FileState] = field(default_factory=list)
+    """Folders that could not be listed."""
     gds_markers: set[Path] = field(default_factory=set)
+    """Those of `files` whose tensors lie beside them, as MONAI's GDSDataset writes them."""
     lmdb: list[Path] = field(default_factory=list)
+    """LMDB caches, which are not verified."""
 
 
 def list_cache(root: str | os.PathLike[str]) -> Listing:
-    """List the files of a cache folder and of the folders in it; quarantine and hidden folders are left out.
+    """List the files of a cache folder and of the folders in it, but for quarantine and hidden folders.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def list_cache(root: str | os.PathLike[str]) -> Listing:
 
 
 def _list_folder(folder: Path, listing: Listing) -> list[str]:
-    """Add what one folder holds, and return the names of the folders to look into."""
+    """Add the files of one folder, and return the names of the folders to look into."""
     names: list[str] = []
     folders: list[str] = []
     try:
@@ -114,8 +114,8 @@ def _list_folder(folder: Path, listing: Listing) -> list[str]:
             listing.files.append(Path(text + name))
             if name in metadata:
                 listing.gds_markers.add(listing.files[-1])
-    own = (QUARANTINE, "monai_cache.lmdb")
-    return sorted(name for name in folders if name not in own and not name.startswith("."))
+    left_out = (QUARANTINE, "monai_cache.lmdb")
+    return sorted(name for name in folders if name not in left_out and not name.startswith("."))
 
 
 Mode = Literal["quick", "full"]
@@ -134,7 +134,7 @@ def verify(
     threads: int | None = None,
     orphans: frozenset[str] = frozenset(),
 ) -> Iterator[FileState]:
-    """Check the files of a listing; results come in the order in which they finish.
+    """Check the files of a listing.
 
     Parameters
     ----------
@@ -144,34 +144,42 @@ def verify(
         ``quick`` checks size and time against the manifest, structure and opcodes; ``full`` also the CRC-32
         of every record.
     sample : float, optional
-        Check this share of the files (0 to 1) in full, drawn with ``seed``, the rest quickly.
+        Check this share of the files (0 to 1) in full, the rest quickly.
+    seed : int
+        Draws the sample.
     since_last : bool
-        Skip files that the manifest saw right, and whose size, modification time and time of the inode's last
-        change are still the same. Bits that rot on the disk change none of them: check in full now and then.
+        Skip files that the manifest calls intact, and whose size, modification time and time of the inode's
+        last change are the same. Bits that rot on the disk change none of them: check in full now and then.
     content : bool
         Also report constant, NaN and infinite volumes.
     shape : tuple of int, optional
-        Report files whose first tensor ends in another shape.
+        Report files whose image tensor does not end in this shape.
     digest : bool
         Also compute the content digest.
     threads : int, optional
         Files in flight; by default twice the processors, at least 4 (a cold disk wants several).
     orphans : frozenset of str
         File names that no volume list asks for.
+
+    Yields
+    ------
+    FileState
+        One per file, in the order in which the checks end. Folders that cannot be listed and temporaries of
+        dead writers come first.
     """
     yield from listing.unreadable
     for path in listing.temporaries:
         if not temporary_is_live(path):
             detail = "its writer is dead; `voxtier tensors gc` removes it"
             yield FileState(str(path), "leftover_temp", detail=detail)
-    manifests = _Manifests()
+    manifests = Manifests()
     full: list[Path] = []
     quick: list[Path] = []
     draw = random.Random(seed)
     for path in listing.files:
-        known = manifests.known(path) if since_last else None
-        if known is not None:
-            yield known
+        unchanged = _unchanged_since_last(path, manifests) if since_last else None
+        if unchanged is not None:
+            yield unchanged
         elif mode == "quick" and sample is None:
             quick.append(path)
         elif sample is None or draw.random() < sample:
@@ -183,13 +191,14 @@ def verify(
         verifier = _core.ParallelVerifier(paths, crc=crc, content=content, digest=digest, threads=threads)
         try:
             for index, report in verifier:
-                state = _judge(paths[index], report, listing, shape=shape, orphans=orphans)
-                yield manifests.compare(paths[index], state, checked="full" if crc else "quick")
+                state = judge(paths[index], report, listing, shape=shape, orphans=orphans)
+                state = replace(state, checked="full" if crc else "quick")
+                yield _compare_with_manifest(state, report, manifests)
         finally:
             verifier.stop()
 
 
-def _judge(
+def judge(
     path: Path,
     report: _core.TensorReport,
     listing: Listing,
@@ -197,6 +206,24 @@ def _judge(
     shape: tuple[int, ...] | None = None,
     orphans: frozenset[str] = frozenset(),
 ) -> FileState:
+    """Return the state of a file: the report's, unless its folder or the lists say otherwise.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    report : TensorReport
+        From the core.
+    listing : Listing
+        Knows the markers of a GDSDataset.
+    shape, orphans : tuple of int or None, frozenset of str
+        As for `verify`.
+
+    Returns
+    -------
+    FileState
+        With an empty ``checked``.
+    """
     state, detail = report.state, report.detail
     if path in listing.gds_markers and report.size == 0:
         state, detail = "gds_marker", "empty marker of a GDSDataset, whose tensors lie in the files beside it"
@@ -212,153 +239,27 @@ def _judge(
     )
 
 
-class _Manifests:
-    """The manifests of the folders of a listing, read when first needed."""
-
-    def __init__(self) -> None:
-        self._entries: dict[Path, dict[str, dict[str, Any]]] = {}
-
-    def entry(self, path: Path) -> dict[str, Any]:
-        folder = path.parent
-        if folder not in self._entries:
-            self._entries[folder] = Manifest(folder).read()
-        return self._entries[folder].get(path.stem, {})
-
-    def known(self, path: Path) -> FileState | None:
-        entry = self.entry(path)
-        if entry.get("state") not in FINE or "mtime_ns" not in entry:
-            return None
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        if (found.st_size, found.st_mtime_ns) != (entry.get("size"), entry["mtime_ns"]):
-            return None
-        if entry.get("ctime_ns", found.st_ctime_ns) != found.st_ctime_ns:  # the one time that nobody sets
-            return None
-        return FileState(
-            str(path), entry["state"], size=found.st_size, mtime_ns=found.st_mtime_ns, checked="manifest"
-        )
-
-    def compare(self, path: Path, state: FileState, *, checked: str) -> FileState:
-        """Hold the file against what was recorded when it was made."""
-        values = {name: getattr(state, name) for name in state.__slots__} | {"checked": checked}
-        entry = self.entry(path)
-        recorded = entry.get("records")
-        if state.state in ("ok", "ok_no_crc") and recorded is not None and state.report is not None:
-            found = {name: crc for name, _, crc in state.report.records}
-            if found != recorded and entry.get("size") is not None:
-                values["detail"] = "intact, but not the file that the manifest knows: another wrote it"
-        return FileState(**values)
+def _unchanged_since_last(path: Path, manifests: Manifests) -> FileState | None:
+    entry = manifests.entry(path)
+    if entry.get("state") not in FINE or "mtime_ns" not in entry:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if (found.st_size, found.st_mtime_ns) != (entry.get("size"), entry["mtime_ns"]):
+        return None
+    if entry.get("ctime_ns", found.st_ctime_ns) != found.st_ctime_ns:  # no program can set this time back
+        return None
+    return FileState(
+        str(path), entry["state"], size=found.st_size, mtime_ns=found.st_mtime_ns, checked="manifest"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class FixResult:
-    """What happened to one bad file."""
-
-    path: str
-    state: str
-    action: str
-    """``quarantined``, ``deleted``, ``left`` or ``would_quarantine``, ``would_delete``."""
-    detail: str = ""
-    moved_to: str | None = None
-
-    def as_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps({key: value for key, value in asdict(self).items() if value not in (None, "")})
-
-
-def breaker(states: Iterable[FileState], *, max_bad: int = MAX_BAD) -> str | None:
-    """Return why `fix` refuses these results without ``force``, or None."""
-    bad = total = 0
-    for state in states:
-        if state.state not in INFORMATIVE:
-            total += 1
-            bad += state.state in FIXABLE
-    if bad > max_bad:
-        return f"{bad} bad files, more than {max_bad}"
-    if bad > MAX_SHARE * total:
-        return f"{bad} of {total} files are bad, more than {MAX_SHARE:.0%}"
-    return None
-
-
-def fix(
-    root: Path,
-    states: list[FileState],
-    *,
-    delete: bool = False,
-    can_be_remade: Callable[[Path], bool] = lambda _: False,
-    force: bool = False,
-    max_bad: int = MAX_BAD,
-    run: str | None = None,
-) -> Iterator[FixResult]:
-    """Move bad files to ``<root>/quarantine/<run>/``, each with a reason beside it.
-
-    Parameters
-    ----------
-    root : Path
-        The cache that was listed.
-    states : list of FileState
-        *All* results of a finished `verify`: the breaker needs the healthy ones too.
-    delete : bool
-        Remove truncated and damaged files instead, where ``can_be_remade`` agrees.
-    can_be_remade : callable
-        Whether the source of a file is known to exist.
-    force : bool
-        Act even when the circuit breaker objects.
-
-    Raises
-    ------
-    CircuitOpenError
-        Too large a share looks bad, and ``force`` is off.
-    """
-    objection = breaker(states, max_bad=max_bad)
-    if objection and not force:
-        raise CircuitOpenError(f"{objection}: nothing was touched; look at the disk, then use --force")
-    return _fix(root, states, delete=delete, can_be_remade=can_be_remade, run=run or _run_name())
-
-
-def _run_name() -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.getpid()}"
-
-
-def _fix(
-    root: Path, states: list[FileState], *, delete: bool, can_be_remade: Callable[[Path], bool], run: str
-) -> Iterator[FixResult]:
-    base = root.parent if root.is_file() else root
-    listing = Listing(base)
-    for state in states:
-        if state.state not in FIXABLE:
-            continue
-        path = Path(state.path)
-        if claim_is_live(Claim.path_for(path)):
-            yield FixResult(state.path, state.state, "left", "another process is making this file")
-            continue
-        again = _judge(path, _core.verify_tensor_file(path), listing)
-        if (again.state, again.size, again.mtime_ns) != (state.state, state.size, state.mtime_ns):
-            yield FixResult(state.path, again.state, "left", "the file changed since it was checked")
-            continue
-        try:
-            yield _remove(path, again, base, run, delete=delete and can_be_remade(path), asked=delete)
-        except OSError as error:
-            yield FixResult(state.path, state.state, "left", f"could not be moved: {error}")
-
-
-def _remove(path: Path, state: FileState, base: Path, run: str, *, delete: bool, asked: bool) -> FixResult:
-    if delete and state.state in DELETABLE:
-        path.unlink()
-        sync_folder(path.parent)
-        return FixResult(state.path, state.state, "deleted", state.detail)
-    target = base / QUARANTINE / run / path.relative_to(base)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    reason = json.loads(state.as_json()) | {"moved_from": str(path), "at": time.time(), "run": run}
-    write_text(target.with_name(target.name + ".json"), json.dumps(reason, indent=2))
-    if target.exists():
-        raise FileExistsError(f"{target} exists")
-    path.rename(target)
-    sync_folder(target.parent)
-    sync_folder(path.parent)
-    detail = state.detail
-    if asked and state.state in DELETABLE:
-        detail += "; kept in quarantine because nothing says that it can be made again"
-    return FixResult(state.path, state.state, "quarantined", detail, str(target))
+def _compare_with_manifest(state: FileState, report: _core.TensorReport, manifests: Manifests) -> FileState:
+    entry = manifests.entry(Path(state.path))
+    recorded = entry.get("records")
+    if state.state not in ("ok", "ok_no_crc") or recorded is None or entry.get("size") is None:
+        return state
+    found = {name: crc for name, _, crc in report.records}
+    return state if found == recorded else replace(state, detail=OTHER_FILE)

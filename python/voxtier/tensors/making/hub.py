@@ -222,7 +222,7 @@ class Hub:
         claim = self._claim(final)
         if claim is None:
             return
-        with claim.held():
+        with claim.hold():
             transfer = Transfer(remote, final, self.commit)
             try:
                 self._retries.repeat(

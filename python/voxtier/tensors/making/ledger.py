@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from voxtier import _core
-from voxtier.tensors.claims import Claim
+from voxtier.tensors.claims import BEAT_SECONDS, Claim
 from voxtier.tensors.identity.fingerprint import fingerprint
 from voxtier.tensors.identity.keys import item_key, raw_path
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Entry, Manifest
+from voxtier.tensors.states import INTACT
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
@@ -31,11 +32,6 @@ __all__ = ["Ledger", "RunResult"]
 
 log = logging.getLogger("voxtier.tensors.making.ledger")
 missing_log = logging.getLogger("voxtier.tensors.missing")
-
-BEAT_SECONDS = 15.0
-"""Between two heartbeats of the claims, which count as dead after two minutes of silence."""
-INTACT = ("ok", "ok_trailing")
-"""States of a tensor file whose raw file may go."""
 
 
 @dataclass(slots=True)

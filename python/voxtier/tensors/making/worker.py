@@ -25,7 +25,7 @@ from monai.utils import convert_to_tensor
 
 from voxtier.system.durable import write_text
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
-from voxtier.tensors.saving import plain, save_checked
+from voxtier.tensors.saving import make_plain, save_checked
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
@@ -65,7 +65,7 @@ def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
         warnings.simplefilter("ignore")
         item = transforms({"image": raw, "volume_name": volume})
         reset_ops_id(item)
-        converted = plain(convert_to_tensor(item, convert_numeric=False, track_meta=False))
+        converted = make_plain(convert_to_tensor(item, convert_numeric=False, track_meta=False))
     report = save_checked(converted, final)
     del item, converted
     gc.collect()

@@ -1,0 +1,23 @@
+"""What the state of a tensor file allows: the groups of ``voxtier._core.TENSOR_STATES``.
+
+Making, keeping and `HealingPersistentDataset` decide by these groups, never by the name of a state alone.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DAMAGED", "FINE", "FIXABLE", "INTACT", "LOADABLE", "NOTED", "UNREADABLE"]
+
+INTACT = frozenset({"ok", "ok_trailing"})
+"""Structure and every CRC-32 are right: the raw file may go."""
+FINE = INTACT | {"ok_no_crc", "gds_marker"}
+"""Nothing to report."""
+NOTED = frozenset({"orphan", "leftover_temp"})
+"""Reported, but no finding: the file is not damaged, only not wanted."""
+DAMAGED = frozenset({"truncated", "bad_structure", "bad_crc"})
+"""The content proves that the file is damaged: it may be deleted if it can be made again."""
+FIXABLE = DAMAGED | {"unsafe_globals"}
+"""``verify --fix`` moves these files to quarantine."""
+UNREADABLE = frozenset({"io_error", "unknown"})
+"""The surroundings failed, not the file, as in ``voxtier.errors.ENVIRONMENT_KINDS``: it is left alone."""
+LOADABLE = INTACT | {"ok_no_crc", "compressed_storage", "not_weights_only"}
+"""`load_safely` gives the values that were saved."""
