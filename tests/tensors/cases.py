@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +31,36 @@ def run_cli(
     )
 
 
-def run_here(*arguments: object) -> Any:
-    """Run a command that imports MONAI in this process, where that is done; `stdout` and `exit_code`."""
-    from click.testing import CliRunner
+def fork(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a child of this process, which has imported MONAI and torch: that takes others seconds."""
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    with warnings.catch_warnings():  # Python 3.12 warns of a fork beside threads, such as numpy's
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    return process
 
-    from voxtier.cli.tensors import tensors
 
-    result = CliRunner().invoke(tensors, [str(argument) for argument in arguments], standalone_mode=False)
-    if result.exception is not None:
-        raise result.exception
-    return result
+def become_command(arguments: Sequence[object], env: dict[str, str], stdout: int, stderr: int) -> None:
+    """In a forked child: do what shell and interpreter do for a command, then run it and end."""
+    from voxtier.cli import main
+
+    os.environ.update(env)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.argv = ["voxtier", "tensors", *map(str, arguments)]
+    main()
+
+
+def run_forked(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command that needs MONAI, as `run_cli` does, but in a child of this process."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = fork(become_command, arguments, {}, out.fileno(), errors.fileno())
+        process.join()
+        assert process.exitcode is not None
+        for stream in (out, errors):
+            stream.seek(0)
+        return subprocess.CompletedProcess(arguments, process.exitcode, out.read(), errors.read())
 
 
 def rows(text: str) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def cached(dataset: PersistentDataset, index: int = 0) -> Path:
     return Path(dataset.cache_dir) / f"{pickle_hashing(dataset.data[index]).decode()}.pt"
 
 
-def test_same_files_as_stock(compute: Compute, tmp_path: Path) -> None:
+def test_files_are_those_of_stock_monai(compute: Compute, tmp_path: Path) -> None:
     ours = healing(compute, tmp_path / "c", 3)
     mine = [ours[n] for n in range(3)]
     stock = PersistentDataset(ours.data, Compose([Refuse()]), tmp_path / "c")
@@ -113,7 +113,7 @@ def test_a_damaged_file_stays_when_it_cannot_be_recomputed(
     assert path.read_bytes() == broken
 
 
-def test_what_cannot_be_read_is_an_error_and_no_damage(compute: Compute, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_and_stays(compute: Compute, tmp_path: Path) -> None:
     dataset = healing(compute, tmp_path / "c")
     path = cached(dataset)
     path.mkdir(parents=True)
@@ -133,7 +133,7 @@ def md5(item: Any) -> bytes:
 
 
 @pytest.mark.parametrize("version", ["1.5.0", "1.5.2", "1.6.1"])
-def test_b4_a_cache_of_another_version_is_kept_without_raws(version: str, tmp_path: Path) -> None:
+def test_a_cache_of_another_version_is_kept_without_raw_files(version: str, tmp_path: Path) -> None:
     folder, known = facts(version, tmp_path)
     before = {path.name: path.read_bytes() for path in folder.glob("*.pt")}
     hash_func = pickle_hashing if version == "1.6.1" else md5
@@ -165,7 +165,7 @@ def test_stock_monai_loses_the_same_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.5.0", "1.5.2", "1.6.1"])
-def test_item_hashes_of_each_version(version: str) -> None:
+def test_names_of_items_are_those_of_each_version(version: str) -> None:
     known = json.loads((FIXTURES / f"monai-{version}" / "facts.json").read_text())
     algorithm = "sha256" if version == "1.6.1" else "md5"
     for item, key in [*zip(known["items"], known["keys"], strict=True), *known["shapes"]]:
@@ -177,12 +177,12 @@ def test_item_hashes_of_each_version(version: str) -> None:
     ("index", "key"),
     [(0, "ba5f88a12f1d"), (1, "1f1638955a89"), (2, "19c13b8842e9"), (3, "b2c071d28b34"), (4, "0e49d85b28c7")],
 )
-def test_md5_vectors(index: int, key: str) -> None:
+def test_md5_names_of_items_match_the_vectors(index: int, key: str) -> None:
     item = json.loads((FIXTURES / "monai-1.5.2" / "facts.json").read_text())["shapes"][index][0]
     assert monai_key(item, "md5").startswith(key)
 
 
-def test_b15_a_metatensor_with_metadata_is_computed_once(tmp_path: Path) -> None:
+def test_a_metatensor_with_metadata_is_computed_once(tmp_path: Path) -> None:
     """Stock 1.6.1 with track_meta and weights_only deletes and recomputes every item on every access."""
     nibabel.save(nibabel.Nifti1Image(np.arange(60.0).reshape(5, 4, 3), np.eye(4)), tmp_path / "v.nii.gz")
     journal = Compute(tmp_path / "journal")
@@ -212,7 +212,7 @@ def test_b15_a_metatensor_with_metadata_is_computed_once(tmp_path: Path) -> None
     assert items[2]["image"].applied_operations
 
 
-def test_b16_the_second_recomputation_is_a_warning(compute: Compute, tmp_path: Path) -> None:
+def test_the_second_recomputation_is_a_warning(compute: Compute, tmp_path: Path) -> None:
     dataset = healing(compute, tmp_path / "c")
     dataset[0]
     path = cached(dataset)
@@ -259,7 +259,7 @@ def test_a_random_transform_stays_random(compute: Compute, tmp_path: Path) -> No
     assert compute.calls() == 1
 
 
-def test_no_cache_folder(compute: Compute) -> None:
+def test_without_a_cache_folder_every_access_computes(compute: Compute) -> None:
     dataset = HealingPersistentDataset([{"n": 1}], Compose([compute]), None)
     dataset[0]
     dataset[0]
@@ -280,7 +280,7 @@ def _read_all(folder: Path, journal: Path) -> None:
         assert item["image"].shape == (1, 32, 32, 32)
 
 
-def test_b5_four_ranks_and_sixteen_items_are_sixteen_runs(compute: Compute, tmp_path: Path) -> None:
+def test_four_ranks_compute_sixteen_items_once_each(compute: Compute, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=_read_all, args=(tmp_path / "c", compute.journal)) for _ in range(4)]
     for rank in ranks:

@@ -38,7 +38,7 @@ HASHES = """
 import json
 from voxtier.tensors import directory_hash
 from voxtier.tensors.identity.pipeline import build_transforms
-from tensors.identity.test_keys_config import VECTORS
+from tensors.identity.test_pipeline import VECTORS
 print(json.dumps([directory_hash(build_transforms(settings)) for settings, _ in VECTORS]))
 """
 HASHES_OF_1_5_0 = [

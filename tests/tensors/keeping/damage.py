@@ -6,6 +6,7 @@ import random
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 Damage = Callable[[bytes], bytes]
 
@@ -90,3 +91,7 @@ MATRIX: dict[str, tuple[Damage, set[str], str | None]] = {
     "local crc field": (in_local_header(14), {"ok"}, None),
     "16 bytes appended": (lambda c: c + bytes(range(16)), {"ok_trailing"}, None),
 }
+
+
+def damage_file(path: Path, case: str) -> None:
+    path.write_bytes(MATRIX[case][0](path.read_bytes()))

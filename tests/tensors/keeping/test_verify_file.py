@@ -38,7 +38,7 @@ def same(left: object, right: object) -> bool:
 
 
 @pytest.mark.parametrize("case", MATRIX)
-def test_damage_matrix(case: str, healthy: Path, tmp_path: Path) -> None:
+def test_each_damage_has_its_state(case: str, healthy: Path, tmp_path: Path) -> None:
     damage, states, record = MATRIX[case]
     broken = tmp_path / healthy.name
     broken.write_bytes(damage(healthy.read_bytes()))
@@ -173,7 +173,7 @@ def test_what_weights_only_loads_is_ok(value: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", [np.arange(3), np.float32(1), Path("/a"), slice(1, 2)], ids=lambda v: type(v).__name__
 )
-def test_harmless_but_refused_by_weights_only(value: object, tmp_path: Path) -> None:
+def test_harmless_classes_are_not_weights_only(value: object, tmp_path: Path) -> None:
     save({"v": value}, tmp_path / "a.pt")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "a.pt", weights_only=True)
@@ -198,7 +198,7 @@ def test_files_without_crc_are_not_damaged(tmp_path: Path) -> None:
     assert _core.verify_tensor_file(tmp_path / "a.pt").state == "ok_no_crc"
 
 
-def test_legacy_format(tmp_path: Path) -> None:
+def test_the_legacy_format_is_named(tmp_path: Path) -> None:
     save(torch.ones(3), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     assert _core.verify_tensor_file(tmp_path / "a.pt").state == "legacy_format"
 
@@ -230,7 +230,7 @@ def test_a_file_of_another_zip_writer_is_ok_when_torch_can_load_it(healthy: Path
 
 
 @pytest.mark.parametrize("record", ["data.pkl", "version", "data/0"])
-def test_a_missing_record(record: str, healthy: Path, tmp_path: Path) -> None:
+def test_a_missing_record_is_bad_structure(record: str, healthy: Path, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(rezip(healthy.read_bytes(), **{record: None}))
     report = _core.verify_tensor_file(tmp_path / "a.pt")
     assert report.state == "bad_structure"
@@ -244,7 +244,7 @@ def test_a_record_of_the_wrong_size_which_mmap_reads_silently(healthy: Path, tmp
     assert (report.state, report.record) == ("bad_structure", "data/0")
 
 
-def test_duplicate_names(healthy: Path, tmp_path: Path) -> None:
+def test_duplicate_names_are_bad_structure(healthy: Path, tmp_path: Path) -> None:
     out = BytesIO(healthy.read_bytes())
     with zipfile.ZipFile(out, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(archive.infolist()[0].filename, b"x")
@@ -252,7 +252,7 @@ def test_duplicate_names(healthy: Path, tmp_path: Path) -> None:
     assert "two records" in _core.verify_tensor_file(tmp_path / "a.pt").detail
 
 
-def test_zip64_fields_of_small_records(healthy: Path, tmp_path: Path) -> None:
+def test_zip64_fields_of_small_records_are_read(healthy: Path, tmp_path: Path) -> None:
     out = BytesIO()
     with zipfile.ZipFile(healthy) as old, zipfile.ZipFile(out, "w") as new:
         for entry in old.infolist():
@@ -283,7 +283,7 @@ def test_a_record_beyond_4_gib_uses_zip64(tmp_path: Path) -> None:
     assert {name: length for name, length, _ in report.records}["data/0"] == size
 
 
-def test_what_cannot_be_read_says_nothing_about_the_file(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
     assert _core.verify_tensor_file(tmp_path / "absent.pt").state == "io_error"
     assert _core.verify_tensor_file(tmp_path).state in {"io_error", "unknown"}
 
@@ -300,7 +300,9 @@ def test_what_cannot_be_read_says_nothing_about_the_file(tmp_path: Path) -> None
         (torch.zeros(4, 32, dtype=torch.uint8), "ok"),
     ],
 )
-def test_content(value: torch.Tensor, state: str, tmp_path: Path) -> None:
+def test_constant_nan_and_infinite_volumes_are_reported(
+    value: torch.Tensor, state: str, tmp_path: Path
+) -> None:
     save({"image": value}, tmp_path / "a.pt")
     assert _core.verify_tensor_file(tmp_path / "a.pt", content=True).state == state
     assert _core.verify_tensor_file(tmp_path / "a.pt").state == "ok"
@@ -317,7 +319,7 @@ def test_digest_ignores_order_and_layout_but_no_number(tmp_path: Path) -> None:
     assert len(set(digests)) == 3
 
 
-def test_a_pipe_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_named_pipe_is_reported_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.pt")
     (tmp_path / "b.pt").symlink_to("/dev/zero")
     for name in ("a.pt", "b.pt"):

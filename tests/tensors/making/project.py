@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from tensors.cases import CONFIG, nifti_bytes, put_raw, run_cli, write_project
+from tensors.cases import CONFIG, become_command, fork, nifti_bytes, put_raw, run_cli, write_project
 from tensors.making.hub_server import HubServer
 from voxtier import _core
 from voxtier.tensors import item_key, load_config
@@ -85,7 +85,7 @@ class Project:
         return Running.fork([*self._command(), *arguments], self.env, prepare)
 
     def _command(self) -> list[str]:
-        return ["tensors", "generate", "--config", str(self.path), "--yes", "--min-free", "0"]
+        return ["generate", "--config", str(self.path), "--yes", "--min-free", "0"]
 
     def assert_sound(self) -> None:
         for path in self.folder.glob("*.pt"):
@@ -110,7 +110,7 @@ class Running:
     @classmethod
     def spawn(cls, arguments: list[str], env: dict[str, str]) -> Running:
         process = subprocess.Popen(
-            [sys.executable, "-m", "voxtier", *arguments],
+            [sys.executable, "-m", "voxtier", "tensors", *arguments],
             env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -126,9 +126,7 @@ class Running:
         multiprocessing.set_forkserver_preload(["voxtier.tensors.making.worker"])
         forkserver.ensure_running()
         read_end, write_end = os.pipe()
-        target = (arguments, env, write_end, prepare)
-        process = multiprocessing.get_context("fork").Process(target=_main, args=target)
-        process.start()
+        process = fork(_lead_group, arguments, env, write_end, prepare)
         os.close(write_end)
         assert process.pid is not None
         return cls(process.pid, os.fdopen(read_end), lambda: process.exitcode)
@@ -164,18 +162,9 @@ class Running:
         assert code == 130, errors
 
 
-def _main(arguments: list[str], env: dict[str, str], errors: int, prepare: Callable[[], None]) -> None:
-    """The forked child: what the interpreter and the shell would have done, then the command itself."""
-    from voxtier.cli import main
-
+def _lead_group(arguments: list[str], env: dict[str, str], errors: int, prepare: Callable[[], None]) -> None:
     os.setsid()
-    os.environ.update(env)
-    os.dup2(errors, 2)
-    os.close(errors)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-    sys.argv = ["voxtier", *arguments]
     # The fork server is the parent's child: this process cannot wait for it, and need not.
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
     prepare()
-    main()
+    become_command(arguments, env, os.open(os.devnull, os.O_WRONLY), errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -19,6 +20,7 @@ from tensors.making.hub_server import Fault, HubServer
 from voxtier.errors import BackendError, ConfigError, NotFoundError, StoppedError, WrongContentError
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.hub import Hub
+from voxtier.tensors.making.policies import HubPolicy, PassingFaultError, RetryPolicy
 
 PATH = "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"
 CONTENT = random.Random(1).randbytes(700_001)
@@ -63,7 +65,7 @@ def test_a_file_outside_lfs_is_checked_by_its_git_name(server: HubServer, tmp_pa
     assert len(bodies(server)) == 2
 
 
-def test_an_empty_file(server: HubServer, tmp_path: Path) -> None:
+def test_an_empty_file_is_fetched(server: HubServer, tmp_path: Path) -> None:
     server.files[PATH] = b""
     assert fetch(server, tmp_path).read_bytes() == b""
 
@@ -109,7 +111,9 @@ def test_wrong_bytes_of_the_right_length_are_refused_for_good(server: HubServer,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hub_that_stays_down(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_stays_down_is_a_backend_error(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = connect(server)
     entry = hub.look_up([PATH])[PATH]
     server.faults[PATH] = [Fault("status", at=503)] * 99
@@ -153,7 +157,7 @@ def test_the_token_stays_with_the_hub(server: HubServer, tmp_path: Path) -> None
     assert all("Authorization" not in headers for headers in bodies(server))
 
 
-def test_a_file_that_is_gone(server: HubServer, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_not_found(server: HubServer, tmp_path: Path) -> None:
     hub = connect(server)
     entry = hub.look_up([PATH])[PATH]
     del server.files[PATH]
@@ -161,7 +165,7 @@ def test_a_file_that_is_gone(server: HubServer, tmp_path: Path) -> None:
         hub.fetch(entry, tmp_path / "a")
 
 
-def test_offline(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_nothing_is_requested(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BackendError, match="OFFLINE"):
         connect(server).look_up([PATH])
@@ -217,9 +221,8 @@ def fetching(server: HubServer, folder: Path, *, after: str = "") -> str:
     )
 
 
-def test_d7_a_killed_download_leaves_no_final_name_and_is_continued(
-    server: HubServer, tmp_path: Path
-) -> None:
+def test_a_killed_download_leaves_no_final_name_and_is_continued(server: HubServer, tmp_path: Path) -> None:
+    """D7: the predecessor took the part for the file."""
     server.held.add(PATH)
     running = subprocess.Popen([sys.executable, "-c", fetching(server, tmp_path)])
     part, _ = part_paths(tmp_path / "a.nii.gz")
@@ -305,3 +308,52 @@ def test_the_real_client_agrees_with_this_server(
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).read_bytes() == CONTENT
+
+
+def test_a_request_is_repeated_with_doubled_pauses_and_as_the_server_asks() -> None:
+    retries = RetryPolicy(pause=1.0, attempts=5, longest_pause=3.0, longest_retry_after=100.0)
+    asked = iter([0.0, 0.0, 0.0, 1000.0])
+    pauses: list[float] = []
+
+    def request() -> str:
+        if (retry_after := next(asked, None)) is not None:
+            raise PassingFaultError("HTTP 503", retry_after)
+        return "answer"
+
+    assert retries.repeat(request, pauses.append, where="hub") == "answer"
+    assert pauses == [pytest.approx(1, rel=0.21), pytest.approx(2, rel=0.21), pytest.approx(3, rel=0.21), 100]
+
+
+def test_a_request_is_given_up_after_the_last_attempt_without_a_pause() -> None:
+    pauses: list[float] = []
+
+    def request() -> None:
+        raise PassingFaultError("HTTP 503")
+
+    with pytest.raises(BackendError, match="hub: gave up after 3 attempts: HTTP 503"):
+        RetryPolicy(attempts=3).repeat(request, pauses.append, where="hub")
+    assert len(pauses) == 2
+
+
+def test_a_failed_download_is_missing_fatal_or_that_volume_s_alone(tmp_path: Path) -> None:
+    policy = HubPolicy(tmp_path)
+    assert policy.judge(NotFoundError("404")).is_missing
+    assert policy.judge(ConfigError("401")).stop_reason == "401"
+    assert (
+        policy.judge(OSError(errno.ENOSPC, "No space left")).stop_reason == f"the disk of {tmp_path} is full"
+    )
+    assert policy.judge(WrongContentError("checksum")) == policy.judge(OSError(errno.EIO, "EIO"))
+    assert policy.judge(OSError(errno.EIO, "EIO")).stop_reason == ""
+    assert not policy.down
+
+
+def test_the_hub_is_down_after_five_failures_in_a_row(tmp_path: Path) -> None:
+    policy = HubPolicy(tmp_path)
+    for _ in range(2):
+        for _ in range(4):
+            policy.judge(BackendError("503"))
+        assert not policy.down
+        policy.succeeded()
+    for _ in range(5):
+        assert policy.judge(BackendError("503")).stop_reason == ""
+    assert policy.down

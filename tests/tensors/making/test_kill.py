@@ -102,10 +102,10 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerPool, "start_method", "fork")
 
 
-def test_twenty_kills(tmp_path: Path) -> None:
+def test_twenty_kills_leave_no_partial_file(tmp_path: Path) -> None:
     hammer(tmp_path / "p", 20)
 
 
 @pytest.mark.soak
-def test_a_thousand_kills(tmp_path: Path) -> None:
+def test_a_thousand_kills_leave_no_partial_file(tmp_path: Path) -> None:
     hammer(tmp_path / "p", 1000)

@@ -31,9 +31,6 @@ from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.plan import nifti_voxels
 from voxtier.tensors.making.run import Generator, Options
 
-# Python 3.12 warns of a fork beside threads: this process has a server's and numpy's
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 class Never(Transform):
     """Stands where the transforms would run."""

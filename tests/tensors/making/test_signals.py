@@ -17,9 +17,6 @@ from voxtier import _core
 from voxtier.cli.tensors.generate import _listen
 from voxtier.tensors.identity.keys import hub_path
 
-# Python 3.12 warns of a fork beside threads: this process has a server's and numpy's
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_after_the_current_volumes(

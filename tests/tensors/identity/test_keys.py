@@ -1,0 +1,119 @@
+"""Keys of items, paths of volumes, names in CSV files, and their comparison with a cache folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.data.utils import json_hashing, pickle_hashing
+
+from tensors.cases import fill_cache
+from voxtier.errors import ConfigError
+from voxtier.tensors import item_key, stable_hash
+from voxtier.tensors.identity.keys import hub_path, missing_keys, raw_path, read_volume_names
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train_1_a_1.nii.gz", "a688fe64537c110e725a890a41ac3dde"),
+        ("train_1_a_1", "60b28cef86d5d8bad3e4a1a4790eedec"),
+    ],
+)
+def test_item_key_vectors(name: str, expected: str) -> None:
+    assert item_key(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("item", "sha"),
+    [
+        ({"image": "/data/ct/vol_001.nii.gz", "label": 1}, "2a475ec5f22e"),
+        ("/data/ct/vol_001.nii.gz", "ec6da58e682c"),
+        ({"image": ["/d/a.nii.gz", "/d/b.nii.gz"], "label": [0, 1]}, "c80c34e4ebe1"),
+        (7, "88c41c8c31a3"),
+        ({"b": 1, "a": 2}, "d1200ce1d4ac"),
+    ],
+)
+def test_monai_item_hash_vectors(item: object, sha: str) -> None:
+    assert pickle_hashing(item)[:12].decode() == sha
+
+
+def test_monai_json_hash_vector() -> None:
+    assert json_hashing({"image": "/data/ct/vol_001.nii.gz", "label": 1})[:12] == b"8df28bfd073a"
+
+
+def test_stable_hash_ignores_roots_types_and_order() -> None:
+    text = "/data/ct/vol_001.nii.gz"
+    item = {"image": text, "label": 1}
+    same = [
+        {"label": np.int64(1), "image": Path("/elsewhere/ct/vol_001.nii.gz")},
+        {"image": str(text.encode(), "ascii"), "label": 1.0},
+        {"image": "C:\\x\\ct\\vol_001.nii.gz", "label": 1},
+    ]
+    assert {stable_hash(other) for other in same} == {stable_hash(item)}
+    different = [{"image": text, "label": 2}, {"image": text}, [text, 1], {"image": text + "x", "label": 1}]
+    assert stable_hash(item) not in {stable_hash(other) for other in different}
+    assert stable_hash(["ab", "c"]) != stable_hash(["a", "bc"])
+    assert stable_hash({"x": float("nan")}) == stable_hash({"x": np.float32("nan")}) != stable_hash({"x": 0})
+    assert stable_hash(float("inf")) != stable_hash(float("-inf"))
+    assert stable_hash(2**80) == stable_hash(float(2**80))
+    with pytest.raises(TypeError, match="hash_func"):
+        stable_hash({"image": object()})
+
+
+@pytest.mark.parametrize(
+    ("name", "nested", "flat", "hub"),
+    [
+        (
+            "train_1_a_1.nii.gz",
+            "train_1/train_1_a/train_1_a_1.nii.gz",
+            "train_1_a_1__transformed.nii.gz",
+            "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz",
+        ),
+        (
+            "valid_12_b_2",
+            "valid_12/valid_12_b/valid_12_b_2.nii.gz",
+            "valid_12_b_2__transformed.nii.gz",
+            "dataset/valid_fixed/valid_12/valid_12_b/valid_12_b_2.nii.gz",
+        ),
+        ("x_1.nii.gz", "x_1.nii.gz", "x_1__transformed.nii.gz", "dataset/x/x_1.nii.gz"),
+    ],
+)
+def test_paths_on_disk_and_on_the_hub(name: str, nested: str, flat: str, hub: str) -> None:
+    base = Path("/b")
+    assert raw_path(base, name, "nested") == base / nested
+    assert raw_path(base, name, "flat") == base / flat
+    assert hub_path(name) == hub
+    with pytest.raises(ConfigError):
+        raw_path(base, name, "deep")
+
+
+def test_csv_names_are_distinct_and_checked(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.csv", tmp_path / "2.csv"
+    one.write_text("\ufeffLabel,VolumeName\n0,a.nii.gz\n1,b.nii.gz\n2,a.nii.gz\n3,\n")
+    two.write_text("VolumeName\nb.nii.gz\nc.nii.gz\n")
+    assert read_volume_names([one, two]) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    two.write_text("volumename\nb\n")
+    with pytest.raises(ConfigError, match="VolumeName, found volumename"):
+        read_volume_names([two])
+    two.write_text("VolumeName\n../../etc/passwd\n")
+    with pytest.raises(ConfigError, match="line 2"):
+        read_volume_names([two])
+    two.write_text(f"VolumeName\n{'é' * 120}\n")  # 240 bytes, and more as a path
+    with pytest.raises(ConfigError, match="cannot be a file name"):
+        read_volume_names([two])
+    two.write_bytes(b"\x00\xff\xfe")
+    with pytest.raises(ConfigError):
+        read_volume_names([two])
+
+
+def test_missing_orphaned_and_ambiguous_names_are_told_apart(healthy: Path, tmp_path: Path) -> None:
+    paths = fill_cache(tmp_path / "c", healthy, 3)
+    paths[0].rename(paths[0].with_name(f"{'0' * 32}.pt"))
+    (tmp_path / "c" / "cache_params.json").write_text("{}")
+    found = missing_keys([f"train_{n}_a_1.nii.gz" for n in range(1, 6)] + ["train_2_a_1"], tmp_path / "c")
+    assert found.missing == ["train_1_a_1.nii.gz", "train_4_a_1.nii.gz", "train_5_a_1.nii.gz", "train_2_a_1"]
+    assert found.orphans == [f"{'0' * 32}.pt"]
+    assert found.ambiguous == ["train_2_a_1"]
+    assert len(missing_keys(["a"], tmp_path / "absent").missing) == 1

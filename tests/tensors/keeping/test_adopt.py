@@ -1,0 +1,66 @@
+"""`adopt` records what a cache holds; `explain` finds files that would be made differently today."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, write_project
+from voxtier.tensors import Manifest, item_key, load_config
+from voxtier.tensors.identity.fingerprint import fingerprint
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.keeping.adopt import adopt, find_stale
+
+
+def test_a_deleted_manifest_is_restored_by_adopt(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    paths = fill_cache(cache, healthy, 4)
+    assert {state.state for state in adopt(cache, volumes={paths[0].stem: "train_1_a_1.nii.gz"})} == {"ok"}
+    first = Manifest(cache).read()
+    assert first[paths[0].stem]["volume"] == "train_1_a_1.nii.gz"
+    assert first[paths[0].stem]["tensors"] == [["image", "float32", [1, 32, 32, 32]]]
+    shutil.rmtree(tmp_path / ".voxtier")
+    list(adopt(cache, volumes={paths[0].stem: "train_1_a_1.nii.gz"}))
+    again = Manifest(cache).read()
+
+    def without_time(entries: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+        return {key: {k: v for k, v in entry.items() if k != "at"} for key, entry in entries.items()}
+
+    assert without_time(again) == without_time(first)  # entries come in the order in which files were checked
+
+
+def test_explain_names_what_changed_since_a_file_was_made(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(2))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    files = fill_cache(folder, healthy, 2)
+    today = fingerprint(config)
+    raw = put_raw(tmp_path / "p", names_of(1)[0])
+    source = {"path": str(raw), "size": raw.stat().st_size, "mtime_ns": raw.stat().st_mtime_ns}
+    rows_ = [{"key": file.stem, "fingerprint": today, "source": source} for file in files]
+    Manifest(folder).record(rows_)
+    assert list(find_stale(folder, today)) == []
+    Manifest(folder).record([{"key": files[0].stem, "fingerprint": {**today, "reader": "ITKReader"}}])
+    raw.write_bytes(b"another volume")
+    found = {stale.key: stale.reasons for stale in find_stale(folder, today)}
+    assert found[files[0].stem][0] == 'reader: "ITKReader" -> "NibabelReader"'
+    assert all("changed since" in reasons[-1] for reasons in found.values())
+    done = run_cli("explain", "--config", path, "--json")
+    assert (done.returncode, len(rows(done.stdout))) == (1, 2)
+    files[0].unlink()
+    assert [stale.key for stale in find_stale(folder, today)] == [files[1].stem]
+
+
+def test_adopt_takes_names_and_sources_from_a_configuration(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(2))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    fill_cache(folder, healthy, 2)
+    raw = put_raw(tmp_path / "p", names_of(1)[0])
+    assert run_cli("adopt", "--config", path, "--same-pipeline").returncode == 0
+    entry = Manifest(folder).read()[item_key(names_of(1)[0])]
+    assert (entry["volume"], entry["source"]["path"]) == (names_of(1)[0], str(raw))
+    assert entry["fingerprint"] == fingerprint(config)
+    assert run_cli("explain", "--config", path).returncode == 0

@@ -1,0 +1,159 @@
+"""`ls`, `du`, `gc` and `evict`: dry runs by default; files that cannot be made again stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tensors.cases import fill_cache, names_of, rows, run_cli, write_project
+from tensors.keeping.damage import MATRIX
+from voxtier.errors import ConfigError
+from voxtier.system import durable
+from voxtier.tensors import Manifest, claims, list_cache, load_config
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.keeping.adopt import adopt
+from voxtier.tensors.keeping.disk_usage import (
+    choose_evictions,
+    find_duplicates,
+    find_garbage,
+    measure_usage,
+    remove,
+)
+
+
+def test_gc_removes_dead_files_and_keeps_live_and_precious_ones(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(2))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    files = fill_cache(folder, healthy, 4)
+    Manifest(folder).record([{"key": files[2].stem, "source": {"path": str(path)}}])
+    dead = folder / f".x.pt.{durable.boot_id()}-999999999-1.tmp"
+    dead.write_bytes(b"half")
+    alive = folder / f".y.pt.{durable.boot_id()}-{os.getpid()}-1.tmp"
+    alive.write_bytes(b"half")
+    claim = claims.Claim.take(files[0])
+    assert claim is not None
+    stale = claims.Claim.path_for(files[1])
+    stale.write_text(json.dumps({"pid": 999_999_999, "host": os.uname().nodename, "boot": durable.boot_id()}))
+    os.utime(stale, (1, 1))
+    part = config.img_dir / ".train_9_a_1.nii.gz.part"
+    part.write_bytes(b"half")
+    os.utime(part, (1, 1))
+    fresh = config.img_dir / ".train_8_a_1.nii.gz.part"
+    fresh.write_bytes(b"half")
+    os.utime(fresh, (time.time() + 3600,) * 2)  # fresh however long this test takes
+    expected = {str(dead), str(stale), str(part), str(files[2])}
+    dry = run_cli("gc", "--config", path, "--json")
+    results = {row["path"]: row["result"] for row in rows(dry.stdout)}
+    assert results.pop(str(files[3])).startswith("kept: nothing says that it can be made again")
+    assert results == dict.fromkeys(expected, "would be removed")
+    assert all(Path(name).exists() for name in expected)
+    assert run_cli("gc", "--config", path, "--apply").returncode == 3
+    assert not any(Path(name).exists() for name in expected)
+    assert files[3].exists()
+    assert run_cli("gc", "--config", path, "--apply", "--force").returncode == 0
+    assert not files[3].exists()
+    assert alive.exists()
+    assert fresh.exists()
+    assert claim.path.exists()
+    assert not list(find_garbage(folder))
+    claim.release()
+
+
+def test_gc_removes_empty_folders_and_parts_of_the_hub_client(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(1))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    fill_cache(folder, healthy, 1)
+    dead = config.cache_dir / ("0" * 32)
+    patient = config.img_dir / "train_7" / "train_7_a"
+    client = config.img_dir / ".cache" / "huggingface" / "download"
+    young = config.cache_dir / ("1" * 32)
+    for made in (dead, patient, client, young):
+        made.mkdir(parents=True)
+    (dead / "cache_params.json").write_text("{}")
+    leftover = client / "train_7.nii.gz.incomplete"
+    mine = config.img_dir / "mine.incomplete"
+    for file in (leftover, mine):
+        file.write_bytes(b"half")
+    for old in (dead, patient, patient.parent, leftover, mine):
+        os.utime(old, (1, 1))
+    expected = [dead / "cache_params.json", dead, leftover, patient, patient.parent]
+    found = list(find_garbage(config.cache_dir, images=config.img_dir))
+    assert [garbage.path for garbage in found] == expected
+    assert {remove(garbage) for garbage in found} == {"removed"}
+    assert young.exists()
+    assert mine.exists()
+    assert folder.exists()
+
+
+def test_evict_refuses_a_budget_that_is_not_a_size(tmp_path: Path) -> None:
+    for size in ("1.2.3GB", "many", "", "-1"):
+        done = run_cli("evict", tmp_path, "--budget", size)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+def test_evict_refuses_files_that_cannot_be_made_again(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    paths = fill_cache(cache, healthy, 6)
+    size = healthy.stat().st_size
+    for age, path in enumerate(paths):
+        os.utime(path, (1_000_000 + age, 1_000_000 + age))
+    raw = tmp_path / "raw"
+    raw.write_bytes(b"")
+    hub = {"repo": "a/b", "commit": "1" * 40, "hub_path": "x"}
+    Manifest(cache).record(
+        [
+            {"key": path.stem, "source": {"path": str(raw)} if n % 2 else hub}
+            for n, path in enumerate(paths[:4])
+        ]
+        + [{"key": paths[0].stem, "pinned": True}]
+    )
+    done = run_cli("evict", cache, "--budget", 4 * size, "--json")
+    assert [row["path"] for row in rows(done.stdout)] == [str(paths[1]), str(paths[2])]
+    assert all(path.exists() for path in paths)
+    refused = run_cli("evict", cache, "--budget", "1kB", "--apply")
+    assert (refused.returncode, "--force" in refused.stderr) == (2, True)
+    assert all(path.exists() for path in paths)
+    assert run_cli("evict", cache, "--budget", 4 * size, "--apply").returncode == 0
+    assert [path.exists() for path in paths] == [True, False, False, True, True, True]
+    listing = list_cache(cache)
+    keep = frozenset(path.name for path in paths)
+    with pytest.raises(ConfigError):
+        choose_evictions(listing, 0, keep=keep, can_be_remade=lambda _: True, force=True)
+
+
+def test_ls_du_and_adopt_report_files_bytes_and_duplicates(healthy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    for name, params in (
+        ("a" * 32, {"transforms": [{"class": "X", "v": 1}]}),
+        ("b" * 32, {"transforms": []}),
+    ):
+        fill_cache(root / name, healthy, 2)
+        (root / name / "cache_params.json").write_text(json.dumps(params))
+    broken = next((root / ("a" * 32)).glob("*.pt"))
+    broken.write_bytes(MATRIX["cut to 50 %"][0](broken.read_bytes()))
+    assert run_cli("verify", root, "--fix", "--force").returncode == 1
+    listed = rows(run_cli("ls", root, "--json").stdout)
+    assert [(Path(row["folder"]).name, row["files"]) for row in listed] == [("a" * 32, 1), ("b" * 32, 2)]
+    totals = json.loads(run_cli("du", root, "--json").stdout)
+    assert totals["tensors"] == 3 * healthy.stat().st_size
+    assert totals["quarantine"] > healthy.stat().st_size / 3
+    assert measure_usage(root) == totals
+    list(adopt(root))
+    entries = Manifest(root / ("b" * 32)).read()
+    assert find_duplicates(entries) == [sorted(entries)]
+    assert run_cli("adopt", root / ("b" * 32), "--duplicates").stdout.startswith("2 ok\nequal: ")
+    first = next((root / ("b" * 32)).glob("*.pt"))
+    first.unlink()
+    assert "equal" not in run_cli("adopt", root, "--duplicates").stdout
+    (root / ("b" * 32) / f".x.pt.{durable.boot_id()}-999999999-1.tmp").write_bytes(b"half")
+    assert run_cli("adopt", root).returncode == 0, "what a dead run left is no damage"
+    (root / ("a" * 32) / "cache_params.json").write_text("[" * 100_000)
+    assert [row["parameters"] for row in rows(run_cli("ls", root, "--json").stdout)] == [{}, {}]

@@ -1,0 +1,106 @@
+"""`migrate`: other names, prefixes and folders without recomputing; files made safe for newer versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from monai.data import PersistentDataset
+from monai.transforms import Compose, Transform
+
+from tensors.cases import fill_cache, run_forked
+from voxtier.errors import ConfigError
+from voxtier.tensors import Manifest, list_cache, verify
+from voxtier.tensors.keeping.migrate import carry_out, make_safe, monai_key, plan_folder_moves, plan_renames
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+class Refuse(Transform):
+    def __call__(self, _: object) -> object:
+        raise AssertionError("recomputed")
+
+
+def test_every_generation_of_names_is_migrated_without_recomputing(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(FIXTURES / "monai-1.5.2", folder)
+    known = json.loads((folder / "facts.json").read_text())
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(known["items"]))
+    dry = run_forked("migrate", folder, "--items", items)
+    assert (dry.returncode, dry.stdout.count("would move")) == (0, 10)
+    assert run_forked("migrate", folder, "--items", items, "--apply").returncode == 0
+    stock = PersistentDataset(known["items"], Compose([Refuse()]), folder)
+    assert [float(torch.as_tensor(item["image"]).double().sum()) for item in stock] == known["sums"]
+
+
+def test_items_with_a_moved_prefix_are_renamed(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(FIXTURES / "monai-1.6.1", folder)
+    known = json.loads((folder / "facts.json").read_text())
+    moved = [{**item, "image": item["image"].replace("raw/", "/new/place/")} for item in known["items"]]
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(moved))
+    options = ["--from", "sha256", "--old-prefix", "raw/", "--new-prefix", "/new/place/", "--apply"]
+    done = run_forked("migrate", folder, "--items", items, *options)
+    assert done.returncode == 0
+    assert "10 moved" in done.stdout
+    stock = PersistentDataset(moved, Compose([Refuse()]), folder)
+    assert [float(torch.as_tensor(item["image"]).double().sum()) for item in stock] == known["sums"]
+
+
+def test_files_of_1_5_0_are_made_safe_for_stock_monai(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(FIXTURES / "monai-1.5.0", folder)
+    known = json.loads((folder / "facts.json").read_text())
+    dry = run_forked("migrate", folder, "--make-safe")
+    assert dry.stdout.count("would be converted") == 10
+    done = run_forked("migrate", folder, "--make-safe", "--apply")
+    assert (done.returncode, done.stdout.count("converted")) == (0, 10)
+    assert {state.state for state in verify(list_cache(folder))} == {"ok"}
+
+    def md5(item: object) -> bytes:
+        return monai_key(item, "md5").encode()
+
+    stock = PersistentDataset(known["items"], Compose([Refuse()]), folder, hash_func=md5)
+    assert [float(item["image"].double().sum()) for item in stock] == known["sums"]
+    assert make_safe(next(folder.glob("*.pt"))) == "fine"
+
+
+def test_make_safe_leaves_files_that_may_run_code(tmp_path: Path) -> None:
+    torch.save({"x": os.path.join}, tmp_path / "a.pt")
+    before = (tmp_path / "a.pt").read_bytes()
+    assert make_safe(tmp_path / "a.pt").startswith("left: unsafe_globals")
+    assert (tmp_path / "a.pt").read_bytes() == before
+
+
+def test_a_taken_name_is_never_overwritten(healthy: Path, tmp_path: Path) -> None:
+    paths = fill_cache(tmp_path / "old", healthy, 3)
+    taken = tmp_path / "new" / paths[1].name
+    taken.parent.mkdir()
+    taken.write_bytes(b"mine")
+    Manifest(tmp_path / "old").record([{"key": paths[0].stem, "volume": "v"}])
+    results = [result for _, result in carry_out(plan_folder_moves(tmp_path / "old", tmp_path / "new"))]
+    assert sorted(results) == ["left: the new name is taken", "moved", "moved"]
+    assert taken.read_bytes() == b"mine"
+    assert Manifest(tmp_path / "new").read()[paths[0].stem]["volume"] == "v"
+    assert plan_renames(tmp_path / "new", [1], str, str) == []
+    with pytest.raises(ConfigError):
+        plan_folder_moves(tmp_path / "absent", tmp_path / "new")
+
+
+def test_a_rename_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_path: Path) -> None:
+    linked, pointed = fill_cache(tmp_path / "old", healthy, 2)
+    new = tmp_path / "new"
+    new.mkdir()
+    os.link(linked, new / linked.name)
+    (new / pointed.name).symlink_to(pointed)  # the one copy must not go
+    results = {move.old: result for move, result in carry_out(plan_folder_moves(tmp_path / "old", new))}
+    assert results == {linked: "moved", pointed: "left: the new name is taken"}
+    assert not linked.exists()
+    assert pointed.exists()
+    assert (new / linked.name).is_file()

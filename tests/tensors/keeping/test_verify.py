@@ -1,0 +1,191 @@
+"""`verify`: what it lists, skips, reports and logs; it executes nothing and makes no folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tensors.cases import fill_cache, rows, run_cli, run_forked, write_project
+from tensors.keeping.damage import damage_file
+from voxtier import _core
+from voxtier.system import durable
+from voxtier.tensors import Manifest, list_cache, load_config, states, verify
+from voxtier.tensors.identity.folders import item_folder, remember_folder
+
+
+def test_verify_executes_nothing_and_imports_no_torch(tmp_path: Path) -> None:
+    """D4: the predecessor loaded each file with pickle."""
+    marker = tmp_path / "marker"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {marker}",)
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pt")
+    script = (
+        "import sys; from voxtier.tensors.keeping.verify import verify, list_cache\n"
+        f"found = [s.state for s in verify(list_cache({str(tmp_path)!r}))]\n"
+        "print(found, 'torch' in sys.modules, 'monai' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "['unsafe_globals'] False False"
+    assert run_cli("verify", tmp_path).returncode == 1
+    assert not marker.exists()
+
+
+def test_verify_makes_no_folders(tmp_path: Path) -> None:
+    """D11: also on a fresh clone, where the message says what is missing."""
+    done = run_cli("verify", tmp_path / "absent")
+    assert (done.returncode, "no such cache folder" in done.stderr) == (2, True)
+    config = write_project(tmp_path / "project", ["train_1_a_1.nii.gz"])
+    before = sorted(tmp_path.rglob("*"))
+    done = run_forked("verify", "--config", config)
+    assert done.returncode == 2
+    assert "no such cache folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    assert run_cli("verify", "--config", tmp_path / "none.yaml").returncode == 2
+    assert run_cli("verify").returncode == 2
+
+
+def test_gds_markers_lmdb_and_temporaries_are_no_damage(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    fill_cache(cache, healthy, 3)
+    (cache / "0123.pt").write_bytes(b"")
+    (cache / "0123.pt-image").write_bytes(b"raw")
+    (cache / "0123.pt-image-meta").write_bytes(b"meta")
+    (cache / "monai_cache.lmdb").write_bytes(b"\0" * 100)
+    (cache / f".x.pt.{durable.boot_id()}-999999999-1.tmp").write_bytes(b"half")
+    (cache / f".y.pt.{durable.boot_id()}-{os.getpid()}-1.tmp").write_bytes(b"half")
+    done = run_cli("verify", cache, "--json")
+    assert done.returncode == 0
+    assert sorted(row["state"] for row in rows(done.stdout)) == [
+        "gds_marker",
+        "leftover_temp",
+        "ok",
+        "ok",
+        "ok",
+    ]
+    assert "LMDB" in done.stderr
+    assert "4 of 4 verified" in run_cli("verify", cache).stderr  # what was left is no file of the cache
+
+
+def test_since_last_skips_what_is_unchanged(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    paths = fill_cache(cache, healthy, 5)
+    Manifest(cache).record([{"key": path.stem} for path in paths])
+    assert run_cli("verify", cache).returncode == 0
+    damage_file(paths[2], "bit flip in tensor")
+    done = run_cli("verify", cache, "--since-last", "--json")
+    checked = {row["path"]: row["checked"] for row in rows(done.stdout)}
+    assert checked.pop(str(paths[2])) == "full"
+    assert set(checked.values()) == {"manifest"}
+    assert done.returncode == 1
+
+
+def test_a_time_that_was_set_back_does_not_hide_a_change(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (path,) = fill_cache(cache, healthy, 1)
+    before = path.stat()
+    Manifest(cache).record([{"key": path.stem}])
+    assert run_cli("verify", cache).returncode == 0
+    damage_file(path, "bit flip in tensor")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert run_cli("verify", cache, "--since-last").returncode == 1
+
+
+def test_files_without_a_tensor_are_remarked(tmp_path: Path) -> None:
+    torch.save({"image": "/data/ct.nii.gz"}, tmp_path / "a.pt")
+    done = run_cli("verify", tmp_path)
+    assert (done.returncode, "1 files hold no tensor" in done.stderr) == (0, True)
+
+
+def test_control_characters_in_names_are_escaped(healthy: Path, tmp_path: Path) -> None:
+    (tmp_path / "\x1b[2Jgone\nok.pt").write_bytes(b"")
+    done = run_cli("verify", tmp_path)
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[2Jgone\\nok.pt" in done.stdout
+
+
+def test_the_log_holds_one_line_per_finding_and_per_move(healthy: Path, tmp_path: Path) -> None:
+    config = write_project(tmp_path / "p", ["train_1_a_1.nii.gz"])
+    loaded = load_config(config, environment={})
+    remember_folder(loaded, item_folder(loaded))
+    cache = tmp_path / "cache"
+    fill_cache(cache, healthy, 6)
+    (cache / "\x1b[2Jgone\nok.pt").write_bytes(b"")
+    logs = tmp_path / "p" / "logs"
+    logs.mkdir()
+    log = logs / "cache_verification.log"
+    assert run_cli("verify", cache, "--config", config, "--fix").returncode == 1
+    first, second = log.read_text().splitlines()
+    assert "truncated - " in first
+    assert "\\x1b[2Jgone\\nok.pt" in first
+    assert "quarantined: " in second
+    log.unlink()
+    log.mkdir()
+    unlogged = run_cli("verify", cache, "--config", config)
+    assert (unlogged.returncode, "note: no log" in unlogged.stderr) == (0, True)
+
+
+def test_folders_deeper_than_the_stack_are_listed(healthy: Path, tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["d"] * 1200)
+    subprocess.run(["mkdir", "-p", str(folder)], check=True)  # Python's own recurses
+    (folder / "a.pt").write_bytes(healthy.read_bytes())
+    try:
+        assert [state.state for state in verify(list_cache(tmp_path))] == ["ok"]
+    finally:
+        subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)
+
+
+def test_a_sample_is_seeded(healthy: Path, tmp_path: Path) -> None:
+    fill_cache(tmp_path, healthy, 40)
+
+    def full(seed: int) -> set[str]:
+        states = verify(list_cache(tmp_path), sample=0.5, seed=seed)
+        return {state.path for state in states if state.checked == "full"}
+
+    assert full(1) == full(1) != full(2)
+    assert 5 < len(full(1)) < 35
+
+
+def test_a_replaced_file_is_noticed(healthy: Path, tmp_path: Path) -> None:
+    (path,) = fill_cache(tmp_path / "cache", healthy, 1)
+    Manifest(path.parent).record([{"key": path.stem, "size": 1, "records": {"data/0": 1}}])
+    (state,) = verify(list_cache(path.parent))
+    assert (state.state, "another wrote it" in state.detail) == ("ok", True)
+
+
+def test_an_unexpected_shape_is_reported(healthy: Path, tmp_path: Path) -> None:
+    fill_cache(tmp_path, healthy, 1)
+    assert [s.state for s in verify(list_cache(tmp_path), shape=(32, 32, 32))] == ["ok"]
+    assert [s.state for s in verify(list_cache(tmp_path), shape=(9, 32, 32))] == ["suspicious_content"]
+
+
+def test_verify_with_a_configuration_finds_orphans(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", [f"train_{n}_a_1.nii.gz" for n in (1, 2)])
+    config = load_config(path, environment={})
+    fill_cache(item_folder(config), healthy, 3)
+    (tmp_path / "p" / "logs").mkdir()
+    started = time.time()
+    done = run_forked("verify", "--config", path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert sorted(row["state"] for row in rows(done.stdout)) == ["ok", "ok", "orphan"]
+    log = tmp_path / "p" / "logs" / "cache_verification.log"
+    assert log.stat().st_mtime >= started - 1
+
+
+def test_every_state_of_the_core_has_one_group_or_is_only_reported() -> None:
+    reported = {"compressed_storage", "legacy_format", "not_weights_only", "suspicious_content"}
+    of_listing = {"gds_marker", *states.NOTED}
+    groups = [states.FINE, states.NOTED, states.FIXABLE, states.UNREADABLE, reported]
+    assert sorted(state for group in groups for state in group) == sorted({*_core.TENSOR_STATES, *of_listing})
+    assert states.INTACT < states.LOADABLE
+    assert not states.LOADABLE & (states.FIXABLE | states.UNREADABLE)
