@@ -59,7 +59,7 @@ def torch_load(path: str) -> bool:
     return bool(torch.load(path, weights_only=False)["image"].ndim == 4)
 
 
-def sweep(paths: list[str], threads: int, **options: Any) -> Callable[[], int]:
+def verifier(paths: list[str], threads: int, **options: Any) -> Callable[[], int]:
     from voxtier import _core
 
     return lambda: sum(
@@ -109,8 +109,8 @@ def warm(paths: list[str], rounds: int) -> Result:
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(torch_load, paths[:8]))
         ways = [
-            Way(f"{OURS}, 2 threads", timed(sweep(paths, 2)), "voxtier"),
-            Way(f"{OURS}, 1 thread", timed(sweep(paths, 1)), "voxtier"),
+            Way(f"{OURS}, 2 threads", timed(verifier(paths, 2)), "voxtier"),
+            Way(f"{OURS}, 1 thread", timed(verifier(paths, 1)), "voxtier"),
             Way(TORCH_LOAD, timed(lambda: sum(pool.map(torch_load, paths)))),
             Way("zipfile.testzip", timed(lambda: testzip(paths)), rounds=1),
             Way("read() to the end, 2 threads", timed(read_loop(paths, 2)), "floor"),
@@ -131,8 +131,8 @@ def cold(paths: list[str], rounds: int) -> Result:
         dropped_from_cache([Path(path) for path in paths])
 
     ways = [
-        Way(f"{OURS}, 4 in flight (the default here)", timed(sweep(paths, 4), drop), "voxtier"),
-        Way(f"{OURS}, 1 in flight", timed(sweep(paths, 1), drop), "voxtier"),
+        Way(f"{OURS}, 4 in flight (the default here)", timed(verifier(paths, 4), drop), "voxtier"),
+        Way(f"{OURS}, 1 in flight", timed(verifier(paths, 1), drop), "voxtier"),
         Way("read() to the end, 1 in flight", timed(read_loop(paths, 1), drop), "floor"),
         Way("read() to the end, 4 in flight", timed(read_loop(paths, 4), drop), "floor"),
     ]
@@ -158,7 +158,7 @@ def structure(folder: Path, count: int, rounds: int) -> Result:
         count,
     )
     ways = [
-        Way(f"{OURS}, 2 threads", timed(sweep(paths, 2, crc=False)), "voxtier"),
+        Way(f"{OURS}, 2 threads", timed(verifier(paths, 2, crc=False)), "voxtier"),
         Way("torch.load, 1 process", timed(lambda: sum(map(torch_load, paths))), rounds=1),
         Way("20,000 files/s", lambda: (count / 20_000, count), "floor", "the goal as a time"),
     ]

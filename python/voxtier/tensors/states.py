@@ -1,6 +1,7 @@
 """What the state of a tensor file allows: the groups of ``voxtier._core.TENSOR_STATES``.
 
-`verify` adds three states that only a listing can tell: ``gds_marker``, ``orphan``, ``leftover_temp``. Making, keeping and `HealingPersistentDataset` decide by these groups, never by the name of a state alone.
+`verify` adds three states that only a listing can tell: ``gds_marker``, ``orphan``, ``leftover_temp``.
+Making, keeping and `HealingPersistentDataset` decide by these groups.
 """
 
 from __future__ import annotations

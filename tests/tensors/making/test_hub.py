@@ -339,9 +339,8 @@ def test_a_failed_download_is_missing_fatal_or_that_volume_s_alone(tmp_path: Pat
     policy = HubPolicy(tmp_path)
     assert policy.judge(NotFoundError("404")).is_missing
     assert policy.judge(ConfigError("401")).stop_reason == "401"
-    assert (
-        policy.judge(OSError(errno.ENOSPC, "No space left")).stop_reason == f"the disk of {tmp_path} is full"
-    )
+    full = policy.judge(OSError(errno.ENOSPC, "No space left"))
+    assert full.stop_reason == f"the disk of {tmp_path} is full"
     assert policy.judge(WrongContentError("checksum")) == policy.judge(OSError(errno.EIO, "EIO"))
     assert policy.judge(OSError(errno.EIO, "EIO")).stop_reason == ""
     assert not policy.down

@@ -36,7 +36,7 @@ def test_a_volume_is_claimed_once_and_released_at_the_end(project: Project) -> N
     with Ledger(project.config, project.folder) as one, Ledger(project.config, project.folder) as two:
         first, second = map(one.task, project.names)
         assert one.claim(first) == "claimed"
-        assert two.claim(first) == "held"
+        assert two.claim(first) == "taken"
         assert two.claim(second) == "claimed"
         two.release(second)
         assert one.claim(second) == "claimed"

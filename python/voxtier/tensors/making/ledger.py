@@ -126,13 +126,13 @@ class Ledger:
         raw = raw_path(self._config.img_dir, volume, self._config.dir_structure)
         return Task(volume, raw, self._folder / f"{item_key(volume)}.pt")
 
-    def claim(self, task: Task) -> Literal["claimed", "held", "settled"]:
+    def claim(self, task: Task) -> Literal["claimed", "taken", "settled"]:
         """Claim a volume for this process.
 
         Returns
         -------
-        {"claimed", "held", "settled"}
-            ``held`` when another process has the claim: ask again later. ``settled`` when its tensor exists,
+        {"claimed", "taken", "settled"}
+            ``taken`` when another process has the claim: ask again later. ``settled`` when its tensor exists,
             or no claim can be written: nothing is left to do.
         """
         if not task.final.exists():
@@ -142,7 +142,7 @@ class Ledger:
                 self.fail(task, f"the cache folder cannot be written: {error}")
                 return "settled"
             if claim is None:
-                return "held"
+                return "taken"
             self._claims[task.key] = claim
             if not task.final.exists():  # else it appeared between the first look and the claim
                 return "claimed"

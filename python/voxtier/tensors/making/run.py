@@ -53,8 +53,8 @@ log = logging.getLogger("voxtier.tensors.making.run")
 
 POLL_SECONDS = 0.05
 """The longest that the loop sleeps while work is under way: `stop` and `abort` are seen that late."""
-HELD_SECONDS = 0.2
-"""Between two questions whether other processes have finished the volumes that they claimed."""
+CLAIM_SECONDS = 0.2
+"""Between two attempts to claim volumes that other processes have claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +193,7 @@ class _Loop:
         self._hub_policy = HubPolicy(config.img_dir, down=plan.hub_down)
         self._deaths = DeathPolicy()
         self._waiting = deque(plan.names)
-        self._held: deque[str] = deque()
-        """Volumes that other processes have claimed."""
+        self._claimed_by_others: deque[str] = deque()
         self._ready: deque[Task] = deque()
         """Claimed volumes whose raw files are on disk."""
 
@@ -224,11 +223,11 @@ class _Loop:
                     continue
                 if self._stop.is_set():
                     return
-                if not (self._ready or self._waiting or self._held):
+                if not (self._ready or self._waiting or self._claimed_by_others):
                     finished = True
                 elif not (self._ready or self._waiting):
-                    time.sleep(HELD_SECONDS)
-                    self._waiting, self._held = self._held, deque()
+                    time.sleep(CLAIM_SECONDS)
+                    self._waiting, self._claimed_by_others = self._claimed_by_others, deque()
         finally:
             if not finished:
                 self._stop.set()
@@ -257,8 +256,8 @@ class _Loop:
 
     def _begin(self, task: Task, remote: RemoteFile | None) -> None:
         state = self._ledger.claim(task)
-        if state == "held":
-            self._held.append(task.volume)
+        if state == "taken":
+            self._claimed_by_others.append(task.volume)
         elif state == "settled":
             return
         elif task.raw.is_file():
