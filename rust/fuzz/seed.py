@@ -1,6 +1,7 @@
-"""Write the reference cases as the first corpus of the fuzz targets: ``PYTHONPATH=tests python rust/fuzz/seed.py``.
+"""Write the reference cases as the first corpus of the fuzz targets.
 
-Needs only the standard library; seeds tables and records too where voxtier is installed.
+Run it by ``PYTHONPATH=tests python rust/fuzz/seed.py``. Needs only the standard library; seeds tables and
+records too where voxtier is installed.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def main() -> None:
 
 
 def write(target: str, name: str, content: bytes) -> None:
+    """Write one file of a target's corpus."""
     folder = CORPUS / target
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)

@@ -2,17 +2,23 @@
 //!
 //! # Core concepts
 //!
-//! 1. A [`Source`](base::source::Source) is anything that can be read at an offset: a file, bytes in memory, a remote.
-//! 2. Its [`Fingerprint`](base::source::Fingerprint) is the state of the bytes: what was learnt of other bytes is not used.
-//! 3. A *frame* is one image of a file: one or more *fragments* (PS3.5 A.4), or a range of native pixels (PS3.5 8.1).
+//! 1. A [`Source`](base::source::Source) is anything that can be read at an offset: a file, bytes in memory,
+//!    a remote.
+//! 2. Its [`Fingerprint`](base::source::Fingerprint) is the state of the bytes: what was learnt of other
+//!    bytes is not used.
+//! 3. A *frame* is one image of a file: one or more *fragments* (PS3.5 A.4), or a range of native pixels
+//!    (PS3.5 8.1).
 //! 4. A [`FrameTable`](frames::table::FrameTable) is everything needed to fetch any frame of one file.
-//! 5. A [`Note`](frames::notes::Note) is an oddity of a file that is accepted and reported; anything else is refused.
+//! 5. A [`Note`](frames::notes::Note) is an oddity of a file that is accepted and reported; anything else is
+//!    refused.
 //! 6. A table is *packed* ([`frames::packed`]) into some 16 bits a frame, for memory and for the database.
-//! 7. The [`Lru`](frames::lru::Lru) keeps packed tables within a budget of bytes; [`frames::priority`] says which files
-//!    to load first.
+//! 7. The [`Lru`](frames::lru::Lru) keeps packed tables within a budget of bytes; [`frames::priority`] says
+//!    which files to load first.
 //! 8. A [`TileFile`](tiledb::reader::TileFile) is a volume on disk: tiles of *chunks*, each decoded alone.
-//! 9. A [`Report`](torch_file::Report) is the verdict on a prepared tensor's file, found without unpickling it.
-//! 10. An [`Error`] has a kind from a closed list, a byte offset and a sentence; no input makes the core panic.
+//! 9. A [`Report`](torch_file::Report) is the verdict on a prepared tensor's file, found without unpickling
+//!    it.
+//! 10. An [`Error`] has a kind from a closed list, a byte offset and a sentence; no input makes the core
+//!     panic.
 //!
 //! # The rooms
 //!
@@ -30,8 +36,8 @@
 //!   base/    errors, sources, windows, parallel reads, locks that survive a fork
 //! ```
 //!
-//! A room names only rooms below it; `dicom` fills a table and names the files of `frames` that describe one (`table`,
-//! `attributes`, `notes`). No two files name each other. `tests/test_imports.py` checks both.
+//! A room names only rooms below it; `dicom` fills a table and names the files of `frames` that describe one
+//! (`table`, `attributes`, `notes`). No two files name each other. `tests/test_imports.py` checks both.
 //!
 //! # The way of a file through the core
 //!
@@ -47,9 +53,10 @@
 //!
 //! # Lint policy
 //!
-//! Every byte that comes from a file, a database or a network is hostile. clippy's `unwrap_used`, `expect_used`, `panic`
-//! and `indexing_slicing` are errors: code reaches input through `.get(..)`, does arithmetic on it with `checked_*`, and
-//! never allocates by a declared length alone. An `#[allow]` names the invariant that makes it safe.
+//! Every byte that comes from a file, a database or a network is hostile. clippy's `unwrap_used`,
+//! `expect_used`, `panic` and `indexing_slicing` are errors: code reaches input through `.get(..)`, does
+//! arithmetic on it with `checked_*`, and never allocates by a declared length alone. An `#[allow]` names the
+//! invariant that makes it safe.
 
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 

@@ -1,4 +1,5 @@
-//! Any sequence of operations: every invariant of the LRU holds after each, and its values agree with those of a map.
+//! Any sequence of operations: every invariant of the LRU holds after each, and its values agree with those
+//! of a map.
 
 #![no_main]
 

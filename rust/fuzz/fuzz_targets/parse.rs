@@ -1,4 +1,5 @@
-//! Any bytes as a DICOM file: no panic, no range outside the file, and the same result from every kind of source.
+//! Any bytes as a DICOM file: no panic, no range outside the file, and the same result from every kind of
+//! source.
 
 #![no_main]
 

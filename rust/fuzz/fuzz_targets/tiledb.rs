@@ -1,6 +1,8 @@
-//! A tile file that is built from the input and damaged by the rest of it, read whole, in part and in patches.
+//! A tile file that is built from the input and damaged by the rest of it, read whole, in part and in
+//! patches.
 //!
-//! No panic and no access outside the buffers (the sanitizer sees those); an undamaged file gives the cells written.
+//! No panic and no access outside the buffers (the sanitizer sees those); an undamaged file gives the cells
+//! written.
 
 #![no_main]
 

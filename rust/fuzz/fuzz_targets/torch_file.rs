@@ -1,4 +1,5 @@
-//! Any bytes as a torch file, and as the pickle in one: a verdict, which does not depend on what else is checked.
+//! Any bytes as a torch file, and as the pickle in one: a verdict, which does not depend on what else is
+//! checked.
 
 #![no_main]
 

@@ -15,12 +15,13 @@ const LONGEST_SLEEP: Duration = Duration::from_micros(500);
 
 /// A mutex around `T`: an atomic exchange takes it, a plain store frees it.
 ///
-/// The mutex of the standard library needs a second exchange to wake waiters: a tenth of the time of a look-up.
-/// This one is held for at most some hundred entries, so waiters spin, then yield, then sleep for growing times,
-/// as the holder may itself be waiting for a processor.
+/// The mutex of the standard library needs a second exchange to wake waiters: a tenth of the time of a
+/// look-up. This one is held for at most some hundred entries, so waiters spin, then yield, then sleep for
+/// growing times, as the holder may itself be waiting for a processor.
 ///
-/// A child that is forked while another thread holds the mutex would wait for ever, as that thread does not exist
-/// in the child. Call [`ForkLock::hold`] before a fork and [`ForkLock::release`] after it, in both processes.
+/// A child that is forked while another thread holds the mutex would wait for ever, as that thread does not
+/// exist in the child. Call [`ForkLock::hold`] before a fork and [`ForkLock::release`] after it, in both
+/// processes.
 pub struct ForkLock<T> {
     busy: AtomicBool,
     value: UnsafeCell<T>,

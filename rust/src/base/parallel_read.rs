@@ -1,4 +1,5 @@
-//! Reads many files in parallel, by blocking threads: cold storage needs more reads in flight than there are cores.
+//! Reads many files in parallel, by blocking threads: cold storage needs more reads in flight than there are
+//! cores.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -17,8 +18,8 @@ pub struct ParallelReader<J, O> {
 }
 
 impl<J: Send + 'static, O: Send + 'static> ParallelReader<J, O> {
-    /// Starts `threads` threads that run `work`, each with a buffer of its own; `queue` batches may wait before
-    /// [`ParallelReader::submit`] blocks.
+    /// Starts `threads` threads that run `work`, each with a buffer of its own; `queue` batches may wait
+    /// before [`ParallelReader::submit`] blocks.
     ///
     /// # Errors
     /// The operating system's, when it does not grant the threads.

@@ -51,8 +51,8 @@ pub trait Source {
         None
     }
 
-    /// Opens the same file once more, for another thread: threads that share a descriptor contend for its reference
-    /// count, which costs as much as the small reads themselves.
+    /// Opens the same file once more, for another thread: threads that share a descriptor contend for its
+    /// reference count, which costs as much as the small reads themselves.
     fn reopened(&self) -> Option<FileSource> {
         None
     }

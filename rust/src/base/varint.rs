@@ -9,7 +9,8 @@ pub fn push(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// Takes a number off the front of `rest`; `None` where it is cut or longer than ten bytes. Bits beyond 64 are lost.
+/// Takes a number off the front of `rest`; `None` where it is cut or longer than ten bytes. Bits beyond 64
+/// are lost.
 #[inline(always)]
 pub fn take(rest: &mut &[u8]) -> Option<u64> {
     let (mut number, mut shift) = (0, 0);

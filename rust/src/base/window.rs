@@ -12,8 +12,8 @@ const LARGEST_STEP: usize = 256 * 1024;
 
 /// A page-aligned buffer, reused from file to file.
 ///
-/// On some processors reads into a buffer that begins a few bytes into a page, as large `Vec`s do, are several times
-/// slower.
+/// On some processors reads into a buffer that begins a few bytes into a page, as large `Vec`s do, are
+/// several times slower.
 #[derive(Default)]
 pub struct Buffer {
     pages: Vec<Page>,
@@ -167,8 +167,8 @@ impl<'s> Window<'s> {
 
     /// Reads a file's first bytes, with advice to the kernel only where it helps.
     ///
-    /// Without advice the kernel reads far ahead, which costs time on slow storage; for a file in the page cache the
-    /// advice is a wasted system call. The guess is that this file is like the one before.
+    /// Without advice the kernel reads far ahead, which costs time on slow storage; for a file in the page
+    /// cache the advice is a wasted system call. The guess is that this file is like the one before.
     fn first_read(&mut self, start: u64, wanted: usize) -> Result<usize> {
         let expected = self.buffer.last_was_resident;
         if !expected {

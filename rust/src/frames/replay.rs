@@ -11,7 +11,8 @@ closed_list! {
     pub enum Policy {
         /// The least recently used entry, whoever asks.
         Lru = "lru",
-        /// As the cache: entries of scans first, then the least recently used; scans enter into free space only.
+        /// As the cache: entries of scans first, then the least recently used; scans enter into free space
+        /// only.
         ScanAware = "scan_aware",
         /// The entry that entered first.
         Fifo = "fifo",

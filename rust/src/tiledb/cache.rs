@@ -86,7 +86,8 @@ impl Block {
 
 /// Bytes that begin on a cache line, so that copying a row touches as few lines as possible.
 ///
-/// Aligned by hand: glibc's aligned allocation takes twice the memory when blocks are allocated and freed often.
+/// Aligned by hand: glibc's aligned allocation takes twice the memory when blocks are allocated and freed
+/// often.
 #[derive(Debug)]
 pub struct AlignedBytes {
     bytes: Vec<u8>,

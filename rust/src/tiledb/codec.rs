@@ -92,8 +92,9 @@ impl Pipeline {
 
     /// Decodes one chunk and passes its cells to `take`.
     ///
-    /// `stored` is `metadata` bytes of filter metadata and the filtered bytes; `original` is the length in bytes of
-    /// the cells, `cell` that of one cell; `at` is the chunk's offset in the file, for error messages.
+    /// `stored` is `metadata` bytes of filter metadata and the filtered bytes; `original` is the length in
+    /// bytes of the cells, `cell` that of one cell; `at` is the chunk's offset in the file, for error
+    /// messages.
     ///
     /// # Errors
     /// `bad_tile` when metadata, lengths or compressed bytes contradict each other.

@@ -44,11 +44,12 @@ pub struct ChunkIndex {
 }
 
 impl ChunkIndex {
-    /// Reads the chunk headers of `tiles` tiles of `tile_bytes` decoded bytes each, with cells of `cell` bytes.
+    /// Reads the chunk headers of `tiles` tiles of `tile_bytes` decoded bytes each, with cells of `cell`
+    /// bytes.
     ///
     /// # Errors
-    /// `bad_tile` where a tile has another length or the last tile does not end with the file: the chunks of an
-    /// index always lie inside the file.
+    /// `bad_tile` where a tile has another length or the last tile does not end with the file: the chunks of
+    /// an index always lie inside the file.
     pub fn scan(file: &File, size: u64, tiles: u64, tile_bytes: u64, cell: u32) -> Result<Self> {
         let mut window = Window::new(file, size);
         // A tile has a header of its own and one chunk at least: a false number of tiles allocates nothing.

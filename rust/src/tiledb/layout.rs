@@ -108,7 +108,8 @@ impl Grid {
 
     /// Appends a placement for every tile that holds a selected cell.
     ///
-    /// The selection has passed [`Grid::check`]; `strides` are those of the output in cells, `base` is its first cell.
+    /// The selection has passed [`Grid::check`]; `strides` are those of the output in cells, `base` is its
+    /// first cell.
     pub fn place(&self, selection: &[Range], strides: &[u64], base: u64, placements: &mut Vec<Placement>) {
         let partial = Placement { tile: 0, base, axes: [Axis::default(); MAX_DIMS], dims: self.dims() };
         if selection.iter().all(|range| range.count > 0) {

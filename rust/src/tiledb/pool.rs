@@ -1,7 +1,7 @@
 //! The state of one process: its thread pools and its cache of decoded chunks.
 //!
-//! Threads and locks do not survive a fork. A child that finds its parent's state makes its own and never drops the
-//! parent's, whose destructors would wait for threads that do not exist in the child.
+//! Threads and locks do not survive a fork. A child that finds its parent's state makes its own and never
+//! drops the parent's, whose destructors would wait for threads that do not exist in the child.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};

@@ -57,8 +57,8 @@ impl TileFile {
     /// Opens a file and finds its chunks.
     ///
     /// # Errors
-    /// `invalid_argument` for cells of other than 1, 2, 4 or 8 bytes, `bad_tile` for a file that does not fit grid
-    /// and cell size, `io_error`.
+    /// `invalid_argument` for cells of other than 1, 2, 4 or 8 bytes, `bad_tile` for a file that does not fit
+    /// grid and cell size, `io_error`.
     pub fn open(path: &Path, grid: Grid, cell: u32, pipeline: Pipeline) -> Result<Self> {
         let file = File::open(path)?;
         let state = file.metadata()?;
@@ -88,10 +88,12 @@ impl TileFile {
         self.index.len()
     }
 
-    /// Reads a selection (one range for each dimension) into `out`: row-major, exactly as long as the selection.
+    /// Reads a selection (one range for each dimension) into `out`: row-major, exactly as long as the
+    /// selection.
     ///
     /// # Errors
-    /// `invalid_argument` for a selection outside the array or an output of another length, `bad_tile`, `io_error`.
+    /// `invalid_argument` for a selection outside the array or an output of another length, `bad_tile`,
+    /// `io_error`.
     pub fn read(&self, selection: &[Range], out: &mut [u8], effort: Effort) -> Result<()> {
         let cells = self.grid.check(selection)?;
         self.check_length(out, cells)?;

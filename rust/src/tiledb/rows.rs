@@ -15,8 +15,8 @@ pub(super) struct Column {
 ///
 /// # Safety
 ///
-/// Each column has `rows` rows. The output has room for as many, each as long as all columns' rows together. Columns
-/// and output do not overlap.
+/// Each column has `rows` rows. The output has room for as many, each as long as all columns' rows together.
+/// Columns and output do not overlap.
 pub(super) unsafe fn copy_rows(columns: &mut [Column], place: *mut u8, row_place: usize, rows: usize) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -141,8 +141,8 @@ pub(super) unsafe fn interleave<const N: usize>(
     place: *mut u8,
     count: usize,
 ) {
-    // SAFETY: by contract; a block of sixteen cells is taken only where there are sixteen, and the last one may
-    // repeat cells of the one before.
+    // SAFETY: by contract; a block of sixteen cells is taken only where there are sixteen, and the last one
+    // may repeat cells of the one before.
     unsafe {
         if N == 1 && step == 1 {
             return copy(planes, place, count);

@@ -132,8 +132,8 @@ pub struct Runs {
 impl Runs {
     /// Moves to the first row that ends at `begin` or beyond.
     ///
-    /// Cells ascend from row to row. So, from the outermost dimension inwards, it takes the smallest index from which
-    /// the remaining dimensions can still reach `begin`.
+    /// Cells ascend from row to row. So, from the outermost dimension inwards, it takes the smallest index
+    /// from which the remaining dimensions can still reach `begin`.
     fn skip_to(&mut self, begin: u64) {
         let Placement { base, dims, .. } = self.placement;
         let row = self.placement.axis(dims - 1);
@@ -193,7 +193,8 @@ impl Runs {
 }
 
 impl Runs {
-    /// The rows from the current one on (and planes, where all their rows are) that lie wholly in `begin..end`.
+    /// The rows from the current one on (and planes, where all their rows are) that lie wholly in
+    /// `begin..end`.
     ///
     /// The caller fills in `count` and `step`.
     fn block(&self, reach: u64) -> Run {
@@ -213,8 +214,8 @@ impl Runs {
         run
     }
 
-    /// How many steps along a dimension end before `end`, when the current one ends at `end_of_one`; and the length
-    /// of a step in the tile and in the output, in cells.
+    /// How many steps along a dimension end before `end`, when the current one ends at `end_of_one`; and the
+    /// length of a step in the tile and in the output, in cells.
     fn steps_within(&self, dim: usize, end_of_one: u64) -> (u64, u64, u64) {
         let axis = self.placement.axis(dim);
         let stride = axis.step * self.weight(dim);

@@ -41,7 +41,8 @@ pub struct Target {
     cell: usize,
 }
 
-// SAFETY: the pointer comes from a `&mut [u8]` that outlives the call, and the invariant above keeps writes apart.
+// SAFETY: the pointer comes from a `&mut [u8]` that outlives the call, and the invariant above keeps writes
+// apart.
 unsafe impl Send for Target {}
 // SAFETY: as above.
 unsafe impl Sync for Target {}
@@ -59,7 +60,8 @@ impl Target {
 
     /// Copies a run from a chunk that begins with cell `low` of its tile.
     ///
-    /// Copies nothing where the run reaches past the chunk or the output; a checked selection has no such run.
+    /// Copies nothing where the run reaches past the chunk or the output; a checked selection has no such
+    /// run.
     ///
     /// # Safety
     ///
@@ -83,7 +85,8 @@ impl Target {
 
     /// Copies many parts, as [`Target::copy`] does, in the order of the output.
     ///
-    /// Rows of neighbouring tiles are short: writing them side by side takes a sixth less time than tile by tile.
+    /// Rows of neighbouring tiles are short: writing them side by side takes a sixth less time than tile by
+    /// tile.
     ///
     /// # Safety
     ///

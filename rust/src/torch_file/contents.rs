@@ -1,4 +1,5 @@
-//! Compares the pickle with the records: bounds of every tensor, a list of tensors, and a digest of all contents.
+//! Compares the pickle with the records: bounds of every tensor, a list of tensors, and a digest of all
+//! contents.
 
 use std::collections::HashMap;
 

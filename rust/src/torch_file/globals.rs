@@ -153,8 +153,8 @@ pub const ALLOWED_GLOBALS: &[&str] = &[
     "torch.uint8",
 ];
 
-/// Globals that `weights_only=True` refuses but that are harmless to import and call: those of MONAI MetaTensors with
-/// metadata, of NumPy arrays and of paths.
+/// Globals that `weights_only=True` refuses but that are harmless to import and call: those of MONAI
+/// MetaTensors with metadata, of NumPy arrays and of paths.
 const INERT: &[&str] = &[
     "builtins.frozenset",
     "builtins.range",

@@ -1,1 +1,1 @@
-"""The published names of the origin (Spark, Lakebase). Nothing imports this folder."""
+"""The published names for Spark and Lakebase. No other part of voxtier imports this folder."""

@@ -1,4 +1,4 @@
-"""Frame tables in the published shape: one dictionary a frame, ``end_pos`` inclusive, frames from 0."""
+"""Frame tables as published dictionaries, one a frame: ``end_pos`` inclusive, frames counted from 0."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["compute_bot_from_local_path", "frame_range", "frame_ranges", "readab
 
 
 def compute_bot_from_local_path(path: str) -> dict[str, Any]:
-    """Read the frame table of a file, every entry held against the file.
+    """Read the frame table of a file and compare every entry with the file.
 
     Parameters
     ----------
     path : str
-        The file; a leading ``dbfs:`` is dropped.
+        Path of the file; a leading ``dbfs:`` is dropped.
 
     Returns
     -------
     dict
-        ``transfer_syntax_uid``, ``num_frames`` and ``frames``, see `frame_ranges`.
+        ``transfer_syntax_uid`` (str), ``num_frames`` (int) and ``frames``, see `frame_ranges`.
 
     Raises
     ------
     ValueError
-        The file is refused (`FormatError`), or holds no frame that lies in it as it is.
+        The file is refused (`FormatError`), or none of its frames is a range of its bytes.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     table = read_table(local_path(path), verify="all")
     frames = frame_ranges(table)
@@ -47,27 +47,27 @@ def compute_bot_from_local_path(path: str) -> dict[str, Any]:
 
 
 def readable_frames(table: FrameTable) -> int:
-    """Return how many frames lie wholly in the file as it is: none of a deflated data set."""
+    """Return the number of frames that lie wholly in the file; none of a deflated data set does."""
     if table.offsets_in != "file":
         return 0
     return len(table) if table.truncated_from is None else table.truncated_from
 
 
 def frame_range(table: FrameTable, frame: int) -> dict[str, int]:
-    """Return one frame as ``start_pos``, ``end_pos`` (inclusive) and ``pixel_data_pos`` (of the tag).
+    """Return ``start_pos``, ``end_pos`` (inclusive) and ``pixel_data_pos`` (of the tag) of a frame, in bytes.
 
-    A frame of several fragments is one span that holds their item headers (PS3.5 A.4); ``fragment_count``
-    tells, and is absent for one fragment.
+    A frame of several fragments is one span that includes their item headers (PS3.5 A.4); only then there is
+    a ``fragment_count``.
     """
     ranges = table.ranges(frame)
-    found = {
+    span = {
         "start_pos": min((start for start, _ in ranges), default=0),
         "end_pos": max((end for _, end in ranges), default=0) - 1,
         "pixel_data_pos": table.pixel_data_pos or 0,
     }
-    return found if len(ranges) <= 1 else {**found, "fragment_count": len(ranges)}
+    return span if len(ranges) <= 1 else {**span, "fragment_count": len(ranges)}
 
 
 def frame_ranges(table: FrameTable) -> list[dict[str, int]]:
-    """Return all frames that can be read by byte ranges, each with its ``frame_number`` from 0."""
+    """Return `frame_range` of all `readable_frames`, each with its ``frame_number``."""
     return [{"frame_number": frame, **frame_range(table, frame)} for frame in range(readable_frames(table))]

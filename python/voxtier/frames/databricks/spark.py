@@ -1,8 +1,8 @@
-"""The index job on Spark: a transformer that indexes the files of a column of paths.
+"""The index job on Spark: a transformer that indexes the files whose paths a column holds.
 
-`BOTCacheBuilder` does in Spark tasks what `voxtier.frames.indexing.run` does on one machine: known
-fingerprints are asked in batches, what is new or changed is read by threads without the GIL, rows are
-upserted in batches. It works on batch and streaming frames, in classic Spark and over Spark Connect.
+`BOTCacheBuilder` does in Spark tasks what `voxtier.frames.indexing.run` does on one machine: it looks up
+fingerprints in batches, reads new and changed files by threads without the GIL, and upserts rows in batches.
+It works on batch and streaming frames, in classic Spark and over Spark Connect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from voxtier.errors import ConfigError, MissingExtraError
-from voxtier.frames.databricks.spark_task import IndexTask, Place, Work, load_provider
+from voxtier.frames.databricks.spark_task import Destination, IndexOptions, IndexTask, load_provider
 from voxtier.frames.databricks.table_names import TableName
 from voxtier.frames.indexing.run import BATCH_SIZE
 from voxtier.frames.table import Verify
@@ -30,14 +30,14 @@ try:
     from pyspark.ml.param.shared import HasInputCol, HasOutputCol
     from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql import functions as F  # noqa: N812 - the field's name for it
+    from pyspark.sql import functions as F  # noqa: N812 - the usual name
     from pyspark.sql.types import StringType, StructField, StructType
 except ImportError as error:
     raise MissingExtraError((error.name or "pyspark").partition(".")[0], "spark") from error
 
 __all__ = ["BOTCacheBuilder", "local_session"]
 
-OLDEST_JAVA = 17
+_OLDEST_JAVA = 17
 
 
 class BOTCacheBuilder(
@@ -48,42 +48,49 @@ class BOTCacheBuilder(
     Parameters
     ----------
     uc_table_name : str
-        ``catalog.schema.table`` of the catalogue of files; the source under which they are indexed.
+        ``catalog.schema.table`` of the catalogue of files: the source that they are indexed under.
     lakebase_instance_name : str
-        Databricks Lakebase instance; used when no other database is named and this is Databricks.
+        Databricks Lakebase instance; used on Databricks when no other database is named.
     inputCol, outputCol : str
         Columns of the paths (text) and of the statuses (JSON text).
     skip_existing : bool
-        Skip files whose row is true: same size and time, same parser. False reads every file again.
+        Skip files whose row is up to date: same size, modification time and parser version. False reads every
+        file again.
     filter_extension : str or None
-        What paths end in, case-insensitive; a column ``extension`` is filtered by it beforehand. None takes
-        all.
+        End of the paths to index, in any case; a column ``extension`` is filtered by it first. None for all
+        paths.
     host, token : str or None
-        Databricks workspace and access token; without them the worker's own environment is asked.
+        Databricks workspace and access token; None: as the worker's environment says.
     dsn : str or None
-        Any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks, then (Spark in local mode) the
-        embedded server.
+        Connection string of any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks, then (in local
+        mode) the embedded server.
     credentials : str, callable or None
         ``package.module:function``, or that function: returns connection parameters for each new connection
         of a worker, such as ``{"user": ..., "password": ...}``.
     threads : int
         Files read at once by each Python worker.
     batch_size : int
-        Files in one transaction, at most; Spark hands over ``spark.sql.execution.arrow.maxRecordsPerBatch``.
+        Files in one transaction at most; Spark passes ``spark.sql.execution.arrow.maxRecordsPerBatch`` at a
+        time.
     partitions : int or None
-        Repartition the rows first. None keeps the partitions of the input.
+        Number of partitions to make first; None keeps those of the input.
     verify : {"all", "ends"}
-        How far offset tables are held against the files.
+        How far offset tables are compared with the files.
+
+    Raises
+    ------
+    ConfigError
+        An option is out of range, or `credentials` cannot be imported by workers.
 
     Notes
     -----
     The statuses are those of the published job: ``cached``, ``skipped`` (``already_cached``, ``not_dcm``,
-    ``empty_path``, ``no_pixels``), ``partial`` and ``error``. A bad file is a status, never the end of the
-    job; a database out of reach stops the task, which Spark repeats: nothing is recorded as done that is
-    not. Everything is idempotent, so that retried tasks and replayed batches change nothing.
+    ``empty_path``, ``no_pixels``), ``partial`` and ``error``. A bad file is a status and never ends the job.
+    A database that cannot be reached fails the task, which Spark repeats; repeated tasks and batches have no
+    further effect.
 
-    Neither the closure nor a saved builder holds a password or token: they travel in the session's
-    configuration, under a key that Spark redacts. ``credentials`` avoids even that.
+    Neither the closure nor a saved builder holds a password or token. They are in the session's
+    configuration, under a key that Spark redacts; with ``credentials`` they are not even there.
     """
 
     uc_table_name: Param[str] = Param(
@@ -93,10 +100,10 @@ class BOTCacheBuilder(
         Params._dummy(), "lakebase_instance_name", "Databricks Lakebase instance", TypeConverters.toString
     )
     skip_existing: Param[bool] = Param(
-        Params._dummy(), "skip_existing", "skip files whose row is true", TypeConverters.toBoolean
+        Params._dummy(), "skip_existing", "skip files whose row is up to date", TypeConverters.toBoolean
     )
     filter_extension: Param[str] = Param(
-        Params._dummy(), "filter_extension", "what paths end in; empty for all", TypeConverters.toString
+        Params._dummy(), "filter_extension", "end of the paths; empty for all", TypeConverters.toString
     )
     host: Param[str] = Param(Params._dummy(), "host", "Databricks workspace", TypeConverters.toString)
     dsn: Param[str] = Param(Params._dummy(), "dsn", "PostgreSQL, without password", TypeConverters.toString)
@@ -113,7 +120,7 @@ class BOTCacheBuilder(
         Params._dummy(), "partitions", "repartition first; 0 keeps the input's", TypeConverters.toInt
     )
     verify: Param[str] = Param(
-        Params._dummy(), "verify", "how far tables are checked", TypeConverters.toString
+        Params._dummy(), "verify", "how far tables are compared with files", TypeConverters.toString
     )
 
     def __init__(
@@ -150,30 +157,37 @@ class BOTCacheBuilder(
         ):
             if number < least:
                 raise ConfigError(f"{name}={number}: must be at least {least}")
-        given: dict[str, Any] = {
-            "uc_table_name": uc_table_name, "lakebase_instance_name": lakebase_instance_name,
-            "inputCol": inputCol, "outputCol": outputCol, "skip_existing": skip_existing,
-            "filter_extension": filter_extension or "", "host": host or "", "dsn": dsn or "",
-            "credentials": _name_of(credentials), "threads": threads, "batch_size": batch_size,
-            "partitions": partitions or 0, "verify": verify,
-        }  # fmt: skip
-        self._set(**given)
+        self._set(
+            uc_table_name=uc_table_name,
+            lakebase_instance_name=lakebase_instance_name,
+            inputCol=inputCol,
+            outputCol=outputCol,
+            skip_existing=skip_existing,
+            filter_extension=filter_extension or "",
+            host=host or "",
+            dsn=dsn or "",
+            credentials=_importable_name(credentials),
+            threads=threads,
+            batch_size=batch_size,
+            partitions=partitions or 0,
+            verify=verify,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_secrets": {}}
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         task = self._task(dataset.sparkSession)
-        frame = self._filtered(dataset)
+        frame = self._filter(dataset)
         if partitions := self.getOrDefault(self.partitions):
             frame = frame.repartition(partitions)
-        kept = [field for field in frame.schema.fields if field.name != task.output_column]
-        schema = StructType([*kept, StructField(task.output_column, StringType())])
+        others = [field for field in frame.schema.fields if field.name != task.output_column]
+        schema = StructType([*others, StructField(task.output_column, StringType())])
         return frame.mapInArrow(task, schema)
 
     def _task(self, session: SparkSession) -> IndexTask:
         source = TableName.parse(self.getOrDefault(self.uc_table_name))
-        work = Work(
+        options = IndexOptions(
             source=str(source),
             extension=self.getOrDefault(self.filter_extension) or None,
             force=not self.getOrDefault(self.skip_existing),
@@ -181,32 +195,35 @@ class BOTCacheBuilder(
             batch_size=self.getOrDefault(self.batch_size),
             verify=cast(Verify, self.getOrDefault(self.verify)),
         )
-        return IndexTask(self._place(session, source), work, self.getInputCol(), self.getOutputCol())
+        destination = self._choose_destination(session, source)
+        return IndexTask(destination, options, self.getInputCol(), self.getOutputCol())
 
-    def _filtered(self, dataset: DataFrame) -> DataFrame:
+    def _filter(self, dataset: DataFrame) -> DataFrame:
         types = {field.name: field.dataType for field in dataset.schema.fields}
         column = self.getInputCol()
         if column not in types:
             raise ConfigError(f"there is no column {column!r}: set inputCol to one of {', '.join(types)}")
         if not isinstance(types[column], StringType):
-            raise ConfigError(f"the column {column!r} is {types[column].simpleString()}: paths are text")
+            raise ConfigError(
+                f"the column {column!r} is {types[column].simpleString()}: it must hold paths as text"
+            )
         extension = self.getOrDefault(self.filter_extension)
         if extension and isinstance(types.get("extension"), StringType):
             bare = extension.lower().removeprefix(".")
             return dataset.filter(F.lower(F.ltrim(F.col("extension"), F.lit("."))) == bare)
         return dataset
 
-    def _place(self, session: SparkSession, source: TableName) -> Place:
+    def _choose_destination(self, session: SparkSession, source: TableName) -> Destination:
         secrets = dict(self._secrets)
         credentials = self.getOrDefault(self.credentials) or None
         dsn, host = self.getOrDefault(self.dsn), self.getOrDefault(self.host)
-        if not dsn and not (host or secrets) and (found := os.environ.get("VOXTIER_DSN")):
+        if not dsn and not (host or secrets) and (environment_dsn := os.environ.get("VOXTIER_DSN")):
             from voxtier.postgres.database import without_secrets
 
-            dsn, secrets = without_secrets(found)
-        secret = self._hand_over(session, secrets) if secrets and credentials is None else None
+            dsn, secrets = without_secrets(environment_dsn)
+        secret = self._pass_secrets(session, secrets) if secrets and credentials is None else None
         if dsn:
-            return Place(dsn=dsn, credentials=credentials, secret=secret)
+            return Destination(dsn=dsn, credentials=credentials, secret=secret)
         if (
             host
             or secrets
@@ -214,12 +231,15 @@ class BOTCacheBuilder(
             or os.environ.get("DATABRICKS_RUNTIME_VERSION")
         ):
             instance = self.getOrDefault(self.lakebase_instance_name)
-            return Place(
-                instance=instance, host=host or os.environ.get("DATABRICKS_HOST"), database=source.catalog,
-                credentials=credentials, secret=secret,
-            )  # fmt: skip
+            return Destination(
+                instance=instance,
+                host=host or os.environ.get("DATABRICKS_HOST"),
+                database=source.catalog,
+                credentials=credentials,
+                secret=secret,
+            )
         if credentials is not None:
-            return Place(credentials=credentials)
+            return Destination(credentials=credentials)
         if not (session.conf.get("spark.master", "") or "").startswith("local"):
             raise ConfigError(
                 "name the database with dsn= or VOXTIER_DSN: the embedded server serves one machine, and "
@@ -227,10 +247,10 @@ class BOTCacheBuilder(
             )
         from voxtier.postgres.embedded import default_home
 
-        return Place(home=str(default_home()))
+        return Destination(home=str(default_home()))
 
-    def _hand_over(self, session: SparkSession, secrets: Mapping[str, str]) -> str:
-        """Put secrets where tasks find them and closures, plans, checkpoints and logs do not hold them."""
+    def _pass_secrets(self, session: SparkSession, secrets: Mapping[str, str]) -> str:
+        """Put secrets into the session's configuration, which plans, checkpoints and logs do not hold."""
         key = f"spark.voxtier.secret.{self.uid}"
         session.conf.set(key, json.dumps(secrets, sort_keys=True))
         return key
@@ -239,21 +259,26 @@ class BOTCacheBuilder(
 def local_session(
     *, cores: int = 2, app_name: str = "voxtier", conf: Mapping[str, str] | None = None
 ) -> SparkSession:
-    """Start, or get, a Spark session on this machine whose workers run this very Python.
+    """Return a Spark session on this machine whose workers run this Python, and start it if necessary.
 
     Parameters
     ----------
     cores : int
-        Tasks at once.
+        Tasks that run at once.
     app_name : str
         Name of the application.
     conf : mapping or None
         Further settings of Spark.
 
+    Returns
+    -------
+    SparkSession
+        The session.
+
     Raises
     ------
     ConfigError
-        There is no Java, or none that Spark runs on.
+        Java is missing or too old.
     """
     _check_java()
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -274,25 +299,25 @@ def local_session(
 
 def _check_java() -> None:
     remedy = (
-        f"install Java {OLDEST_JAVA} or newer (Debian: apt install openjdk-17-jre-headless) and set "
+        f"install Java {_OLDEST_JAVA} or newer (Debian: apt install openjdk-17-jre-headless) and set "
         "JAVA_HOME to it"
     )
     home = os.environ.get("JAVA_HOME")
     program = str(Path(home, "bin", "java")) if home else shutil.which("java")
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             [program or "java", "-version"], capture_output=True, text=True, timeout=60, check=True
         ).stderr
     except (OSError, subprocess.SubprocessError) as error:
         where = f"JAVA_HOME={home}" if home else "the PATH"
         raise ConfigError(f"Spark needs Java, and {where} has none that runs: {remedy}") from error
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
-    if found and int(found[1]) < OLDEST_JAVA:
-        raise ConfigError(f"Spark needs Java {OLDEST_JAVA}, {program} is Java {found[1]}: {remedy}")
+    version = re.search(r'version "(?:1\.)?(\d+)', output)
+    if version and int(version[1]) < _OLDEST_JAVA:
+        raise ConfigError(f"Spark needs Java {_OLDEST_JAVA}, {program} is Java {version[1]}: {remedy}")
 
 
-def _name_of(provider: str | Callable[[], Mapping[str, Any]] | None) -> str:
-    """Name a function so that a worker can import it; a closure might hold a secret."""
+def _importable_name(provider: str | Callable[[], Mapping[str, Any]] | None) -> str:
+    """Return the name by which workers import a function; sending a closure might send a secret."""
     if provider is None:
         return ""
     if isinstance(provider, str):
@@ -301,7 +326,7 @@ def _name_of(provider: str | Callable[[], Mapping[str, Any]] | None) -> str:
     name = f"{getattr(provider, '__module__', '')}:{getattr(provider, '__qualname__', '')}"
     if "<" in name or "." in name.partition(":")[2] or name.startswith("__main__:"):
         raise ConfigError(
-            f"credentials={name}: workers must be able to import it: a function at the top of a module"
+            f"credentials={name}: workers must be able to import it, so use a function at the top of a module"
         )
     load_provider(name)
     return name

@@ -1,6 +1,6 @@
-"""What a Spark task does with its rows: the same batches as the local index run, one store per Python worker.
+"""The index job within a Spark task: batches as in the local index run, one store for each Python worker.
 
-Kept apart from `voxtier.frames.databricks.spark`, so that workers need not load pyspark.ml.
+A module of its own, so that workers need not import ``pyspark.ml`` with `voxtier.frames.databricks.spark`.
 """
 
 from __future__ import annotations
@@ -20,37 +20,40 @@ from voxtier.frames.indexing.paths import matches
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
-    from voxtier.frames.indexing.run import FileIndexer, FileReport
+    from voxtier.frames.indexing.run import FileIndexer
     from voxtier.frames.table import Verify
 
 Status = Mapping[str, str | int]
 
-# A worker is reused by the tasks of one application: few places, and few kinds of work.
-_indexers: dict[tuple[Place, Work, str], FileIndexer] = {}
+__all__ = ["Destination", "IndexOptions", "IndexTask", "load_provider", "open_store"]
+
+# A worker serves all tasks of an application, which have few destinations and options.
+_indexers: dict[tuple[Destination, IndexOptions, str], FileIndexer] = {}
+_MOST_INDEXERS = 4
 _opening = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the rows go, without any secret: this travels to the workers, and Spark may log it.
+class Destination:
+    """The database that rows are written to, without secrets: Spark sends it to workers and may log it.
 
     Attributes
     ----------
     dsn : str or None
         Connection string without password.
     instance : str or None
-        Lakebase instance to ask Databricks for, when there is no `dsn`.
+        Lakebase instance, when there is no `dsn`.
     host : str or None
         Databricks workspace.
     database : str or None
-        Database of the instance.
+        Name of the database of the instance.
     credentials : str or None
-        ``package.module:function``, called on the worker for connection parameters.
+        ``package.module:function``, which the worker calls for connection parameters.
     home : str or None
-        Folder of the embedded server, when nothing else is named (local mode only).
+        Folder of the embedded server, when there is no other database (local mode only).
     secret : str or None
-        Key of the session's configuration that holds the password or token; Spark hands it to tasks beside
-        the closure, and redacts it in its logs.
+        Key of the session's configuration that holds the password or token. Spark passes it to tasks beside
+        the closure and redacts it in its logs.
     """
 
     dsn: str | None = None
@@ -63,8 +66,24 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What to do with each path."""
+class IndexOptions:
+    """How files are indexed.
+
+    Attributes
+    ----------
+    source : str
+        Source that the files are indexed under.
+    extension : str or None
+        End of the paths that are indexed; None for all.
+    force : bool
+        Whether unchanged files are read again.
+    threads : int
+        Files read at once.
+    batch_size : int
+        Files in one transaction at most.
+    verify : {"all", "ends"}
+        How far offset tables are compared with files.
+    """
 
     source: str
     extension: str | None
@@ -76,15 +95,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class IndexTask:
-    """Callable for ``mapInArrow``: the batches that come in, each with a column of statuses."""
+    """Function for ``mapInArrow``: indexes the files of each batch and appends a column of statuses."""
 
-    place: Place
-    work: Work
+    destination: Destination
+    options: IndexOptions
     input_column: str
     output_column: str
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Index the files of each batch before it is passed on; memory holds one batch at a time."""
+        """Yield each batch with its statuses once its files are indexed; one batch is in memory at a time."""
         import pyarrow
 
         for batch in batches:
@@ -92,89 +111,93 @@ class IndexTask:
             column = pyarrow.array(
                 [json.dumps(status) for status in self.statuses(paths)], type=pyarrow.string()
             )
-            kept = [name for name in batch.schema.names if name != self.output_column]
+            others = [name for name in batch.schema.names if name != self.output_column]
             yield pyarrow.RecordBatch.from_arrays(
-                [*(batch.column(name) for name in kept), column], names=[*kept, self.output_column]
+                [*(batch.column(name) for name in others), column], names=[*others, self.output_column]
             )
 
     def statuses(self, paths: list[str | None]) -> list[Status]:
         """Return the status of each row; a path that occurs twice is read once."""
-        named = [None if path is None or not path.strip() else local_path(path) for path in paths]
-        wanted = list(
-            dict.fromkeys(path for path in named if path is not None and matches(path, self.work.extension))
-        )
-        done: dict[str, Status] = {}
-        for start in range(0, len(wanted), self.work.batch_size):
-            reports = self._index(wanted[start : start + self.work.batch_size])
-            done.update((report.path, report.as_status()) for report in reports)
-        return [self._status(path, done) for path in named]
+        local = [None if path is None or not path.strip() else local_path(path) for path in paths]
+        extension, size = self.options.extension, self.options.batch_size
+        files = list(dict.fromkeys(path for path in local if path is not None and matches(path, extension)))
+        statuses: dict[str, Status] = {}
+        for start in range(0, len(files), size):
+            reports = _indexer(self.destination, self.options).index_batch(files[start : start + size])
+            statuses.update((report.path, report.as_status()) for report in reports)
+        return [self._status(path, statuses) for path in local]
 
-    def _status(self, path: str | None, done: Mapping[str, Status]) -> Status:
+    def _status(self, path: str | None, statuses: Mapping[str, Status]) -> Status:
         if path is None:
             return {"status": "skipped", "reason": "empty_path"}
-        if not matches(path, self.work.extension):
+        if not matches(path, self.options.extension):
             return {"status": "skipped", "reason": "not_dcm"}
-        return done[path]
-
-    def _index(self, paths: list[str]) -> list[FileReport]:
-        return _indexer(self.place, self.work).index_batch(paths)
+        return statuses[path]
 
 
-def _indexer(place: Place, work: Work) -> FileIndexer:
-    """Return this worker's indexer, which holds its one pool of connections and its reading threads."""
-    secret = _secret(place)
-    key = (place, work, secret)
+def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
+    """Return this worker's indexer, with its one pool of connections and its reading threads."""
+    secret = _secret(destination)
+    key = (destination, options, secret)
     with _opening:
         if key not in _indexers:
             from voxtier.frames.indexing.run import FileIndexer
 
-            while len(_indexers) >= 4:
+            while len(_indexers) >= _MOST_INDEXERS:
                 _indexers.pop(next(iter(_indexers))).store.close()
-            store = open_store(place, json.loads(secret))
+            store = open_store(destination, json.loads(secret))
             _indexers[key] = FileIndexer(
-                store, source=work.source, threads=work.threads, verify=work.verify, force=work.force
+                store,
+                source=options.source,
+                threads=options.threads,
+                verify=options.verify,
+                force=options.force,
             )
         return _indexers[key]
 
 
-def _secret(place: Place) -> str:
+def _secret(destination: Destination) -> str:
     from pyspark import TaskContext
 
     context = TaskContext.get()
-    found = context.getLocalProperty(place.secret) if context is not None and place.secret else None
-    if place.secret and not found:
+    key = destination.secret
+    secret = context.getLocalProperty(key) if context is not None and key else None
+    if key and not secret:
         raise ConfigError(
-            "the task does not know the password that the builder was given: call transform() in the session "
+            "the task has no password, although the builder was given one: call transform() in the session "
             "that runs the query, or use credentials='package.module:function'"
         )
-    return found or "{}"
+    return secret or "{}"
 
 
-def open_store(place: Place, secret: Mapping[str, str]) -> Any:
-    """Open the frame index of a place with what `secret` adds to it."""
+def open_store(destination: Destination, secret: Mapping[str, str]) -> Any:
+    """Open the frame index of a destination; `secret` holds its password or token."""
     from voxtier.frames.store.store import FrameStore
     from voxtier.postgres.database import Database
 
     provider: Callable[[], Mapping[str, Any]] | None = (
-        load_provider(place.credentials) if place.credentials else None
+        load_provider(destination.credentials) if destination.credentials else None
     )
-    if place.instance is not None:
+    if destination.instance is not None:
         from voxtier.frames.databricks.lakebase import DatabricksCredentials
 
-        found = provider or DatabricksCredentials(
-            place.instance, host=place.host, token=secret.get("token"), database=place.database
+        provider = provider or DatabricksCredentials(
+            destination.instance,
+            host=destination.host,
+            token=secret.get("token"),
+            database=destination.database,
         )
-        return FrameStore(Database(lambda: "", credentials=found, max_size=2))
-    if place.home is not None:
-        os.environ.setdefault("VOXTIER_HOME", place.home)
+        return FrameStore(Database(lambda: "", credentials=provider, max_size=2))
+    if destination.home is not None:
+        os.environ.setdefault("VOXTIER_HOME", destination.home)
         return FrameStore(Database(max_size=2))
     if provider is None and secret:
-        return FrameStore(Database(place.dsn, credentials=lambda: secret, max_size=2))
-    return FrameStore(Database(place.dsn or (lambda: ""), credentials=provider, max_size=2))
+        return FrameStore(Database(destination.dsn, credentials=lambda: secret, max_size=2))
+    return FrameStore(Database(destination.dsn or (lambda: ""), credentials=provider, max_size=2))
 
 
 def load_provider(name: str) -> Callable[[], Mapping[str, Any]]:
-    """Import ``package.module:function``.
+    """Import the function that ``package.module:function`` names.
 
     Raises
     ------
@@ -183,9 +206,9 @@ def load_provider(name: str) -> Callable[[], Mapping[str, Any]]:
     """
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        provider = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"credentials={name!r}: write package.module:function ({error})") from error
-    if not callable(found):
-        raise ConfigError(f"credentials={name!r} is not callable")
-    return found  # type: ignore[no-any-return]
+    if not callable(provider):
+        raise ConfigError(f"credentials={name!r} is not callable: name a function")
+    return provider  # type: ignore[no-any-return]

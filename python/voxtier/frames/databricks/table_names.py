@@ -1,4 +1,4 @@
-"""Names that become identifiers of SQL: checked against one pattern before anything is quoted."""
+"""Names of tables in a catalogue, checked before they become identifiers of SQL."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from voxtier.errors import ConfigError
 
-__all__ = ["TableName", "local_path"]
+__all__ = ["TableName", "check_identifier", "local_path"]
 
 _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
 
 
 class TableName(NamedTuple):
-    """``catalog.schema.table``: the catalog is a database, the schema a schema; both may be missing."""
+    """``catalog.schema.table``: database, schema and table; the first two may be missing."""
 
     catalog: str | None
     schema: str | None
@@ -21,12 +21,12 @@ class TableName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> TableName:
-        """Take a name of one to three parts apart; parts may stand in backquotes.
+        """Split a name into its one to three parts, which may be quoted by backquotes.
 
         Raises
         ------
         ConfigError
-            A part is no plain identifier: a letter or ``_``, then up to 62 letters, digits or ``_``.
+            A part is not a letter or ``_`` and then up to 62 letters, digits or ``_``.
         """
         parts = [part.removeprefix("`").removesuffix("`") for part in text.split(".")]
         for part in parts:
@@ -42,14 +42,14 @@ class TableName(NamedTuple):
 
 
 def check_identifier(name: str) -> str:
-    """Return a name that is a plain identifier, and refuse every other."""
+    """Return the name if it is a plain identifier, or raise ConfigError."""
     if not _PART.fullmatch(name):
         raise ConfigError(
-            f"{name[:70]!r} is no identifier: a letter or _, then up to 62 letters, digits or _ (ASCII)"
+            f"{name[:70]!r} is no identifier: use a letter or _, then up to 62 letters, digits or _ (ASCII)"
         )
     return name
 
 
 def local_path(path: str) -> str:
-    """Return a path of a catalogue as the file system knows it: without ``dbfs:``."""
+    """Return a path of a catalogue without its prefix ``dbfs:``, as the file system names it."""
     return path.removeprefix("dbfs:")

@@ -1,4 +1,5 @@
-//! Accesses: counted in the slot, kept when the entry is removed, drained to be written, restored when writing failed.
+//! Accesses: counted in the slot, kept when the entry is removed, drained to be written, restored when
+//! writing failed.
 
 use super::{Access, Class, Lru, Pending};
 
@@ -17,7 +18,8 @@ impl Lru {
             Class::Pinned => {}
         }
         let slot = self.slab.slot_mut(id);
-        // The distance, not the age: after the clock was set back, a future `used_at` must not suppress counting.
+        // The distance, not the age: after the clock was set back, a future `used_at` must not suppress
+        // counting.
         if now.abs_diff(slot.used_at) > self.debounce_us {
             slot.delta = slot.delta.saturating_add(1);
             slot.used_at = now;
@@ -26,7 +28,8 @@ impl Lru {
         self.dirty += usize::from(slot.set_dirty(true));
     }
 
-    /// Moves the accesses of the slots `from..from + most` to `out`; returns the next `from`, `None` at the end.
+    /// Moves the accesses of the slots `from..from + most` to `out`; returns the next `from`, `None` at the
+    /// end.
     pub fn drain_step(&mut self, from: u32, most: u32, out: &mut Vec<Access>) -> Option<u32> {
         if from == 0 {
             out.extend(self.pending.drain());
@@ -59,7 +62,8 @@ impl Lru {
         }
     }
 
-    /// Forgets every access and eviction but keeps the entries: for a forked child, whose parent reports them.
+    /// Forgets every access and eviction but keeps the entries: for a forked child, whose parent reports
+    /// them.
     pub fn forget_accesses(&mut self) {
         self.pending.drain();
         self.log.drain();
@@ -72,7 +76,8 @@ impl Lru {
         }
     }
 
-    /// Keeps the accesses of a key without entry; beyond an eighth of the budget they are dropped and counted so.
+    /// Keeps the accesses of a key without entry; beyond an eighth of the budget they are dropped and counted
+    /// so.
     pub(super) fn keep_accesses(&mut self, key: &[u8], accesses: Option<(u32, i64)>) {
         let Some((count, used_at)) = accesses else { return };
         let room = self.budget.saturating_sub(self.entries_bytes);

@@ -108,7 +108,8 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Accounted bytes of a key beside its own: less than the overhead of an entry, so that evicting one frees bytes.
+    /// Accounted bytes of a key beside its own: less than the overhead of an entry, so that evicting one
+    /// frees bytes.
     pub const OVERHEAD: u64 = 56;
 
     /// Accounted bytes.

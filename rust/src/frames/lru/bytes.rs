@@ -1,7 +1,8 @@
 //! A boxed slice in twelve bytes: its length takes 32 bits. It lies in a heap of its own.
 //!
-//! Records live for hours and are allocated by every thread. In the heap of the process, among the short-lived buffers
-//! of requests, each would keep a page from being freed: a third of the budget on top. Nothing else uses this heap.
+//! Records live for hours and are allocated by every thread. In the heap of the process, among the
+//! short-lived buffers of requests, each would keep a page from being freed: a third of the budget on top.
+//! Nothing else uses this heap.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::{self, NonNull};
@@ -65,8 +66,8 @@ impl Bytes {
     /// The bytes.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `length` bytes were allocated and written, and live as long as `self`; for none, any pointer that is
-        // not null is valid.
+        // SAFETY: `length` bytes were allocated and written, and live as long as `self`; for none, any
+        // pointer that is not null is valid.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len()) }
     }
 }

@@ -1,7 +1,7 @@
 //! A hash table from a key's hash to its slot: open addressing in one array, one cache miss for a look-up.
 //!
-//! A bucket is eight bytes, the hash in the upper half and the slot number in the lower, probed linearly. With the hash
-//! in the bucket, slots of other keys are not read, nor any slot when the array grows.
+//! A bucket is eight bytes, the hash in the upper half and the slot number in the lower, probed linearly.
+//! With the hash in the bucket, slots of other keys are not read, nor any slot when the array grows.
 
 use super::slab::NIL;
 
@@ -51,7 +51,8 @@ impl Index {
         self.live -= 1;
         let mask = self.buckets.len() - 1;
         let mut at = hole;
-        // Later buckets of the run move up, unless that puts them before their home: no tombstones are needed.
+        // Later buckets of the run move up, unless that puts them before their home: no tombstones are
+        // needed.
         loop {
             at = (at + 1) & mask;
             let bucket = self.buckets[at];

@@ -1,11 +1,11 @@
 //! A least-recently-used set of records within a budget of bytes: what tier 1 keeps.
 //!
-//! Entries are slots of a slab, linked in one list for each class and found by an index of 32-bit slot numbers. The
-//! caller passes the time in and holds a lock ([`crate::frames::cache`]).
+//! Entries are slots of a slab, linked in one list for each class and found by an index of 32-bit slot
+//! numbers. The caller passes the time in and holds a lock ([`crate::frames::cache`]).
 //!
 //! Invariants, checked by [`Lru::validate`] after every operation under test:
-//! - `used` is the sum of the weights of entries and pending accesses. It never exceeds `budget`, not even within an
-//!   operation: eviction comes before insertion.
+//! - `used` is the sum of the weights of entries and pending accesses. It never exceeds `budget`, not even
+//!   within an operation: eviction comes before insertion.
 //! - Until they are drained, the accesses of a key are counted in one place: its slot, or [`Pending`].
 
 mod accesses;
@@ -34,8 +34,8 @@ pub struct Put {
     pub class: Class,
     /// Last access according to the database, in microseconds since 1970; 0 for none.
     pub used_at: i64,
-    /// For preloading: the bytes that may be used. The record enters as the *oldest* entry; nothing is evicted and no
-    /// existing entry is replaced.
+    /// For preloading: the bytes that may be used. The record enters as the *oldest* entry; nothing is
+    /// evicted and no existing entry is replaced.
     pub preload_limit: Option<u64>,
 }
 
@@ -88,8 +88,8 @@ impl Lru {
     /// Accounted bytes of an entry beside its record: a slot, and the buckets of an index that is half full.
     pub const OVERHEAD: u64 = size_of::<Slot>() as u64 + 24;
 
-    /// An empty set. An entry takes at most `max_entry_fraction` of the budget; accesses of a key that are less than
-    /// `debounce_us` apart count once.
+    /// An empty set. An entry takes at most `max_entry_fraction` of the budget; accesses of a key that are
+    /// less than `debounce_us` apart count once.
     pub fn new(budget: u64, max_entry_fraction: f64, debounce_us: u64) -> Self {
         Self {
             slab: Slab::default(),

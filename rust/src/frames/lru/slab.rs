@@ -124,8 +124,8 @@ impl Default for Slab {
     }
 }
 
-// Links, ends of lists and ids of the index always are numbers of existing slots, as `Lru::validate` checks after every
-// operation under test. Numbers from outside go through `current` and `live_slot`.
+// Links, ends of lists and ids of the index always are numbers of existing slots, as `Lru::validate` checks
+// after every operation under test. Numbers from outside go through `current` and `live_slot`.
 #[allow(clippy::indexing_slicing)]
 impl Slab {
     /// Number of slots in use.

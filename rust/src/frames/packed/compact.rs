@@ -1,7 +1,8 @@
-//! The compact forms for memory, about 16 bits a frame: contiguous items as Elias-Fano or as frames of reference.
+//! The compact forms for memory, about 16 bits a frame: contiguous items as Elias-Fano or as frames of
+//! reference.
 //!
-//! Both hold the n + 1 borders of n items, relative to the first tag and divided by 2 where all are even. One item is
-//! found without decoding the others.
+//! Both hold the n + 1 borders of n items, relative to the first tag and divided by 2 where all are even. One
+//! item is found without decoding the others.
 
 use crate::base::error::Result;
 use crate::frames::table::ItemsView;
@@ -13,7 +14,8 @@ use super::form::{FLAG_HALVED, Form, bad, pad};
 const SAMPLE: usize = 256;
 /// Items in one block of the frames-of-reference form.
 const BLOCK: usize = 64;
-/// Bytes of the head of a block: u48 start, u24 least half-length, u8 width of residuals, u32 their bit position.
+/// Bytes of the head of a block: u48 start, u24 least half-length, u8 width of residuals, u32 their bit
+/// position.
 const BLOCK_HEAD: usize = 14;
 
 /// Borders in one of the compact forms.

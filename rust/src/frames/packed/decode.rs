@@ -9,8 +9,8 @@ use super::form::{
 };
 use super::head::Head;
 
-/// Decodes a table with the full head. Checks version, checksum, exact length, order, and that all offsets are below
-/// `limit`.
+/// Decodes a table with the full head. Checks version, checksum, exact length, order, and that all offsets
+/// are below `limit`.
 ///
 /// # Errors
 /// `bad_table` for anything that [`encode`](super::encode) does not write.
@@ -25,8 +25,8 @@ pub fn decode(table: &[u8], limit: u64) -> Result<Layout> {
 /// Decodes a table with the short head, as it lies in memory.
 ///
 /// # Errors
-/// `bad_table` for anything that [`encode_brief`](super::encode_brief) does not write. There is no checksum: damage that
-/// leaves a valid table goes unnoticed.
+/// `bad_table` for anything that [`encode_brief`](super::encode_brief) does not write. There is no checksum:
+/// damage that leaves a valid table goes unnoticed.
 pub fn decode_brief(table: &[u8]) -> Result<Layout> {
     if table.is_empty() {
         return Ok(Layout::Empty);

@@ -1,6 +1,8 @@
-//! The encoding of a [`Layout`](crate::frames::table::Layout) in bytes: a head, then sections padded to 8 bytes.
+//! The encoding of a [`Layout`](crate::frames::table::Layout) in bytes: a head, then sections padded to 8
+//! bytes.
 //!
-//! All numbers are little-endian. Tables that leave memory (Postgres, pickles) have the full head of 32 bytes:
+//! All numbers are little-endian. Tables that leave memory (Postgres, pickles) have the full head of 32
+//! bytes:
 //!
 //! | offset | type | field |
 //! |---|---|---|
@@ -13,11 +15,11 @@
 //! | 16 | u64 | offset of the first Item tag; native: of the first pixel byte |
 //! | 24 | u64 | first byte after the last item; AFFINE: stride in bits |
 //!
-//! Tables in memory, most of which have one frame, have a short head of 6 to 16 bytes without checksum: form and flags in
-//! one byte, then the other fields that the form needs as varints (`base::varint`).
+//! Tables in memory, most of which have one frame, have a short head of 6 to 16 bytes without checksum: form
+//! and flags in one byte, then the other fields that the form needs as varints (`base::varint`).
 //!
-//! Contiguous item i has its payload at `[tag_i + 8, tag_(i+1))`. With `FLAG_MAP` a section of `frames + 1` u32 follows:
-//! the first item of each frame, and the number of items.
+//! Contiguous item i has its payload at `[tag_i + 8, tag_(i+1))`. With `FLAG_MAP` a section of `frames + 1`
+//! u32 follows: the first item of each frame, and the number of items.
 
 mod bits;
 mod compact;

@@ -55,8 +55,8 @@ fn one_frame_takes_less_than_ten_bytes_of_memory() {
     assert_eq!(hex(&encode_brief(&Layout::Empty)), "");
 }
 
-/// Layouts of every form: even and odd lengths, equal and very different ones, few and many items, with and without a
-/// map.
+/// Layouts of every form: even and odd lengths, equal and very different ones, few and many items, with and
+/// without a map.
 fn examples() -> Vec<Layout> {
     let mut examples = Vec::new();
     for (count, base, step, spread) in [

@@ -1,8 +1,8 @@
 //! The score that ranks files for tier 1: of one file, of many, and the exact best N of very many.
 //!
 //! `score = w_u·R(last_used, h_u) + w_i·R(inserted, h_i) + w_c·log10(1 + n)`, summed left to right, with
-//! `R(t) = 2^(-max(now - t, 0) / h)`, and 0 for a NULL time. The formula is written here only; [`top_n`] computes an
-//! upper bound of it to skip most rows.
+//! `R(t) = 2^(-max(now - t, 0) / h)`, and 0 for a NULL time. The formula is written here only; [`top_n`]
+//! computes an upper bound of it to skip most rows.
 
 pub mod top_n;
 
@@ -159,8 +159,8 @@ impl Skew {
 /// Writes the scores of all rows to `out`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`] for a negative count, a NULL `now` or an `out` of another length; nothing is written
-/// then.
+/// [`ErrorKind::InvalidArgument`] for a negative count, a NULL `now` or an `out` of another length; nothing
+/// is written then.
 pub fn score_many(formula: &Formula, columns: &Columns, now: i64, out: &mut [f64]) -> Result<Skew> {
     check_now(now)?;
     columns.check_counts()?;

@@ -1,8 +1,8 @@
 //! The exact best N of many rows without scoring all of them.
 //!
-//! A sample gives a threshold that about N rows reach. A cheap upper bound of the score discards almost every row; the
-//! rest are scored exactly. As the bound is never below the score, the result equals that of a full stable sort; a bad
-//! sample only costs time.
+//! A sample gives a threshold that about N rows reach. A cheap upper bound of the score discards almost every
+//! row; the rest are scored exactly. As the bound is never below the score, the result equals that of a full
+//! stable sort; a bad sample only costs time.
 
 use std::cmp::Ordering;
 

@@ -100,7 +100,8 @@ impl Machine<'_> {
         items.iter().map(integer).collect()
     }
 
-    /// Pushes the storage of `('storage', class, key, location, numel)`, the only persistent id that torch writes.
+    /// Pushes the storage of `('storage', class, key, location, numel)`, the only persistent id that torch
+    /// writes.
     pub(super) fn persistent(&mut self, id: Id) -> Step<()> {
         let broken = Refused::Malformed("refers to a storage in a way that torch does not write");
         let Value::Tuple(items) = self.value(id) else { return Err(broken) };

@@ -1,6 +1,8 @@
-//! An abstract pickle machine: follows every opcode and builds a graph of plain values, but imports and calls nothing.
+//! An abstract pickle machine: follows every opcode and builds a graph of plain values, but imports and calls
+//! nothing.
 //!
-//! A `REDUCE` of `torch._utils._rebuild_tensor_v2` becomes the description of a tensor, any other call an opaque object.
+//! A `REDUCE` of `torch._utils._rebuild_tensor_v2` becomes the description of a tensor, any other call an
+//! opaque object.
 
 mod calls;
 mod graph;

@@ -1,10 +1,11 @@
-"""The published Lakebase interface over the frame index: any PostgreSQL, or a Databricks Lakebase instance.
+"""The published Lakebase interface to the frame index, on any PostgreSQL or a Databricks Lakebase instance.
 
-``frames``      byte ranges, inserted, asked, touched, ranked
-``instances``   paths of SOP Instances, measurements
-``groups``      who may see which rows
-``credentials`` Databricks: addresses and short-lived credentials
-``origin``      import of a table with a row per frame
+``frames``      byte ranges: insert, retrieve, count loads, rank
+``instances``   paths of SOP Instances, and metrics
+``groups``      which groups may see which rows
+``credentials`` addresses and short-lived credentials from Databricks
+``import_rows`` import of a table with a row per frame
+``backend``     what these share: transactions, sources, checks of arguments
 """
 
 from __future__ import annotations
@@ -27,41 +28,42 @@ __all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "import_dic
 
 
 class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
-    """The frame index by the published names; safe to share between threads.
+    """The frame index by its published names; threads may share it.
 
     Parameters
     ----------
     instance_name : str
-        Lakebase instance or autoscaling project, when this is Databricks.
+        Lakebase instance or autoscaling project, on Databricks.
     capacity : str
         Size of an instance that is created.
     user : str or None
-        Role of the database; None: who the workspace token belongs to.
+        Role of the database; None: the owner of the workspace token.
     app_sp_id : str or None
         Service principal to log in as, instead of `user`.
     create_instance : bool
-        Create the instance when there is none. It costs money from then on.
+        Create the instance when there is none; from then on it costs money.
     min_connections, max_connections : int
-        The pool opens connections when they are needed, at most `max_connections`; further threads wait.
+        Connections are opened when they are needed, `max_connections` at most; further threads wait.
     uc_table_name : str or None
-        ``catalog.schema.table`` that methods mean when they are not told. Its catalog is the database where
-        the connection names none.
+        ``catalog.schema.table`` for methods that are given none. Its catalog is the database where the
+        connection names none.
     min_cu, max_cu : float or None
         Limits of an autoscaling project that is created.
     branch_name : str or None
         Branch of an autoscaling project.
     dsn : str or None
-        Any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks (`host`, or its environment), then the
-        embedded server.
+        Connection string of any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks (`host`, or its
+        environment), then the embedded server.
     host, token : str or None
         Databricks workspace and access token.
     credentials : callable or None
-        Returns connection parameters for each new connection, beside `dsn`.
+        Returns connection parameters for each new connection, in addition to `dsn`.
 
     Raises
     ------
     ConfigError
-        A name that is no plain identifier, or no connection string.
+        A name is no plain identifier, the numbers of connections contradict each other, or there is no
+        connection string.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
     ) -> None:
         if not 0 <= min_connections <= max_connections or max_connections < 1:
             raise ConfigError(
-                f"min_connections={min_connections}, max_connections={max_connections}: 0 <= min <= max"
+                f"min_connections={min_connections}, max_connections={max_connections}: "
+                "use 0 <= min_connections <= max_connections and max_connections >= 1"
             )
         catalog = TableName.parse(uc_table_name).catalog if uc_table_name else None
         self.host, self.token = host, token
@@ -93,9 +96,14 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         if dsn is None and credentials is None and (host or is_databricks()):
             size = {"min_cu": min_cu, "max_cu": max_cu} if min_cu or max_cu else {"capacity": capacity}
             credentials = DatabricksCredentials(
-                instance_name, host=host, token=token, user=app_sp_id or user, database=catalog,
-                branch_name=branch_name, create=size if create_instance else None,
-            )  # fmt: skip
+                instance_name,
+                host=host,
+                token=token,
+                user=app_sp_id or user,
+                database=catalog,
+                branch_name=branch_name,
+                create=size if create_instance else None,
+            )
         place = dsn if dsn is not None or credentials is None else (lambda: "")
         store = FrameStore(Database(place, credentials=credentials, max_size=max_connections))
         super().__init__(store, uc_table_name)
@@ -111,25 +119,35 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         self.store.close()
 
     def execute_query(self, query: str, params: Any = None) -> int:
-        """Execute one statement with bound parameters; return the rows that it concerned.
+        """Execute one statement with bound parameters; return the number of rows that it changed.
 
-        It may be sent again when a passing failure stopped it, so it should be idempotent.
+        It is sent again after a transient failure, so it should be idempotent.
         """
         return self.count(query, params)
 
     def execute_and_fetch_query(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """Execute one question with bound parameters; return its rows."""
+        """Execute one query with bound parameters; return its rows."""
         return self.rows(query, params)
 
     def create_frames_view(self, uc_table_name: str | None = None, table: str = "dicom_frames") -> str:
-        """Create the view ``schema.table`` with a row per frame, for readers who ask by SQL; return its name.
+        """Create the view ``schema.table`` with a row per frame, for readers who use SQL.
 
-        The schema is that of ``catalog.schema.table``, or ``public``.
+        Parameters
+        ----------
+        uc_table_name : str or None
+            ``catalog.schema.table`` whose frames it shows; its schema, or ``public``, is the view's.
+        table : str
+            Name of the view.
+
+        Returns
+        -------
+        str
+            ``schema.table``.
 
         Raises
         ------
         BackendError
-            Something else has that name, the table that was imported for instance: rename it first.
+            Another relation has that name, such as the imported table: rename that first.
         """
         source = self.source(uc_table_name, table)
         schema = TableName.parse(source.partition(":")[0]).schema or "public"

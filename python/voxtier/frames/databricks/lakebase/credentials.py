@@ -1,4 +1,4 @@
-"""Databricks: where a Lakebase instance is, and short-lived credentials for it (the one door to its SDK)."""
+"""Databricks: addresses of Lakebase instances and short-lived credentials; the only importer of its SDK."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoun
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
-__all__ = ["DatabricksCredentials", "row_filter_groups", "workspace_groups"]
+__all__ = ["DatabricksCredentials", "open_client", "row_filter_groups", "workspace_groups"]
 
 _log = logging.getLogger(__name__)
-REUSE_FOR = 60.0  # seconds for which a burst of new connections shares one credential
-_RETRIES_WITHIN = 20  # seconds for which the SDK repeats a failing request: a pool waits 30
+REUSE_FOR = 60.0  # seconds for which new connections share one credential
+_RETRIES_WITHIN = 20  # seconds for which the SDK repeats a failing request, as a pool waits for 30
 
 
 class _Token(NamedTuple):
@@ -30,30 +30,29 @@ class _Token(NamedTuple):
 
 
 class DatabricksCredentials:
-    """Parameters for new connections to a Lakebase instance; hand it to `voxtier.postgres.database.Database`.
+    """Connection parameters for a Lakebase instance, as `voxtier.postgres.database.Database` calls for them.
 
     Parameters
     ----------
     instance_name : str
-        Database instance, or autoscaling project.
+        Database instance or autoscaling project.
     host, token : str or None
-        Workspace and access token; None: as the SDK finds them (environment, profile, notebook).
+        Databricks workspace and access token; None: as the SDK finds them (environment, profile, notebook).
     user : str or None
-        Role of the database; None: who the token belongs to.
+        Role of the database; None: the owner of the token.
     database : str or None
         Name of the database; None: ``databricks_postgres``.
     branch_name : str or None
-        Branch of an autoscaling project; None: an instance is looked for first, then the project's
-        ``production`` branch.
+        Branch of an autoscaling project; None: an instance of that name, else the project's branch
+        ``production``.
     create : dict or None
-        Make the instance when it does not exist: ``capacity`` of an instance, or ``min_cu`` and ``max_cu`` of
-        a project.
+        Create what does not exist: ``capacity`` of an instance, or ``min_cu`` and ``max_cu`` of a project.
 
     Notes
     -----
-    Every call gives a credential that is at most a minute old, so that one that was withdrawn heals by itself
-    and connections are renewed long before the hour of a token is over. While Databricks does not answer, the
-    last credential serves as long as it lives; open connections do not notice.
+    Every call returns a credential that is at most a minute old: a revoked one is replaced, and new
+    connections never meet the end of a token's hour. While Databricks does not answer, the last credential is
+    used until it expires; open connections are not affected.
     """
 
     def __init__(
@@ -82,33 +81,33 @@ class DatabricksCredentials:
         Raises
         ------
         BackendError
-            Databricks cannot be reached, or refuses, and no credential is left that lives.
+            Databricks does not answer or refuses, and the last credential has expired.
         NotFoundError
-            It has no such instance.
+            Databricks has no such instance.
         """
         with self._lock:
             if self._place is None:
-                self._place = self._guarded(self._find)
+                self._place = self._call(self._find)
             token = self._last
             if token is None or time.time() - token.asked_at > REUSE_FOR or token.expires_at <= time.time():
-                token = self._renewed(token)
+                token = self._renew(token)
             return {**self._place, "password": token.value, "sslmode": "require"}
 
-    def _renewed(self, last: _Token | None) -> _Token:
+    def _renew(self, last: _Token | None) -> _Token:
         asked_at = time.time()
         try:
-            value, expires_at = self._guarded(self._ask or _unknown)
+            value, expires_at = self._call(self._ask or (lambda: (None, None)))
             if not value:
                 raise BackendError(f"Databricks gave no credential for {self.instance_name}")
         except VoxtierError:
             if last is None or last.expires_at <= time.time():
                 raise
-            _log.warning("no new database credential from Databricks: the last one serves while it lives")
+            _log.warning("no new database credential from Databricks: using the last one until it expires")
             return last
         self._last = _Token(value, asked_at, expires_at or asked_at + 3600)
         return self._last
 
-    def _guarded(self, ask: Callable[[], Any]) -> Any:
+    def _call(self, ask: Callable[[], Any]) -> Any:
         from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
         from databricks.sdk.errors.base import DatabricksError
 
@@ -130,7 +129,7 @@ class DatabricksCredentials:
     def _find(self) -> dict[str, str]:
         from databricks.sdk.errors import NotFound
 
-        client = client_of(self._host, self._token)
+        client = open_client(self._host, self._token)
         host = None
         if self._branch is None and "min_cu" not in (self._create or {}):
             try:
@@ -157,9 +156,8 @@ class DatabricksCredentials:
             if self._create is None:
                 raise
             _log.warning("creating the Lakebase instance %s", name)
-            wanted = DatabaseInstance(name=name, capacity=self._create.get("capacity"))
-            instance = client.database.create_database_instance_and_wait(wanted)
-
+            new = DatabaseInstance(name=name, capacity=self._create.get("capacity"))
+            instance = client.database.create_database_instance_and_wait(new)
         self._ask = functools.partial(_instance_credential, client, name)
         return instance.read_write_dns or self._not_ready()
 
@@ -192,28 +190,28 @@ class DatabricksCredentials:
 
     def _not_ready(self) -> str:
         raise BackendError(
-            f"the Lakebase instance {self.instance_name!r} has no address: is it starting or stopped?"
+            f"the Lakebase instance {self.instance_name!r} has no address: start it, or wait until it runs"
         )
 
 
-def client_of(host: str | None, token: str | None) -> WorkspaceClient:
-    """Return a client of a workspace that does not wait for ever.
+def open_client(host: str | None, token: str | None) -> WorkspaceClient:
+    """Return a client of a workspace, with limits on the time of a request.
 
     Raises
     ------
     MissingExtraError
         databricks-sdk is not installed.
     ConfigError
-        There is no workspace or no credential to be found.
+        No workspace or no credential is configured.
     """
     try:
         from databricks.sdk import WorkspaceClient
         from databricks.sdk.core import Config
     except ImportError as error:
         raise MissingExtraError("databricks-sdk", "databricks") from error
-    given: dict[str, Any] = {name: value for name, value in (("host", host), ("token", token)) if value}
+    options: dict[str, Any] = {name: value for name, value in (("host", host), ("token", token)) if value}
     try:
-        config = Config(**given, retry_timeout_seconds=_RETRIES_WITHIN, http_timeout_seconds=15)
+        config = Config(**options, retry_timeout_seconds=_RETRIES_WITHIN, http_timeout_seconds=15)
         return WorkspaceClient(config=config)
     except ValueError as error:
         raise ConfigError(
@@ -232,12 +230,12 @@ def workspace_groups(client: WorkspaceClient) -> dict[str, list[str]]:
 
 
 def row_filter_groups(client: WorkspaceClient, table: str) -> list[str] | None:
-    """Return the groups that a table's row filter in Unity Catalog lets in; None when it has no filter.
+    """Return the groups that pass the row filter of a table in Unity Catalog; None when it has no filter.
 
     Raises
     ------
     ConfigError
-        The filter is more than a question of membership, which groups cannot express.
+        The filter tests more than membership in groups.
     """
     row_filter = client.tables.get(table).row_filter
     if row_filter is None:
@@ -266,15 +264,12 @@ def _members(body: str) -> Iterator[str]:
 
 
 def _instance_credential(client: WorkspaceClient, name: str) -> tuple[str | None, float | None]:
-    found = client.database.generate_database_credential(instance_names=[name])
-    expires = found.expiration_time
-    return found.token, datetime.fromisoformat(expires).timestamp() if expires else None
+    credential = client.database.generate_database_credential(instance_names=[name])
+    expires = credential.expiration_time
+    return credential.token, datetime.fromisoformat(expires).timestamp() if expires else None
 
 
 def _endpoint_credential(client: WorkspaceClient, name: str) -> tuple[str | None, float | None]:
-    found = client.postgres.generate_database_credential(endpoint=name)
-    return found.token, float(found.expire_time.ToSeconds()) if found.expire_time else None
-
-
-def _unknown() -> tuple[None, None]:
-    return None, None
+    credential = client.postgres.generate_database_credential(endpoint=name)
+    expires = credential.expire_time
+    return credential.token, float(expires.ToSeconds()) if expires else None

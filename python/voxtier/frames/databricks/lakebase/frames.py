@@ -1,4 +1,4 @@
-"""Frames of the Lakebase interface: byte ranges of one, all or many files, inserted, touched, ranked."""
+"""Frames of the Lakebase interface: insert and retrieve byte ranges, count loads, rank files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from voxtier.frames.databricks.lakebase.backend import (
     Backend,
     Groups,
     add_source,
-    allowed,
-    checked_path,
+    check_allowed_groups,
+    check_path,
     keys_of,
 )
 from voxtier.frames.databricks.table_names import local_path
@@ -23,17 +23,19 @@ from voxtier.frames.memory.ranking import preload_priority_list
 from voxtier.frames.store.row import stored
 from voxtier.postgres.database import Connection
 
+__all__ = ["FrameMethods", "claim_parameters"]
+
 Range = dict[str, Any]
 _POSITIONS = ("start_pos", "end_pos", "pixel_data_pos")
 _LARGEST = 2**63 - 1
 
 
 class FrameMethods(Backend):
-    """What is known of frames.
+    """Byte ranges of frames.
 
-    A file that the index has read is answered from its verified table. What was inserted by hand or imported
-    without its file answers for the rest, as it was given. ``user_groups`` asks for a user who is in these
-    groups; None asks as the database role. Frames count from 0, ``end_pos`` is inclusive.
+    For files that the index has read, ranges come from their verified tables; for others from the rows that
+    were inserted or imported, unchanged. Frames are counted from 0; positions are bytes, ``end_pos`` is
+    inclusive.
     """
 
     def retrieve_frame_range(
@@ -44,11 +46,28 @@ class FrameMethods(Backend):
         table: str = FRAMES_TABLE,
         user_groups: Groups = None,
     ) -> Range | None:
-        """Return ``start_pos``, ``end_pos`` and ``pixel_data_pos`` of one frame, or None."""
-        tables, claims = self._known([filename], uc_table_name, table, user_groups)
+        """Look up one frame.
+
+        Parameters
+        ----------
+        filename : str
+            Path of the file.
+        frame : int
+            Number of the frame.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        dict or None
+            ``start_pos``, ``end_pos`` and ``pixel_data_pos``; None for an unknown frame.
+        """
+        tables, claims = self._look_up([filename], uc_table_name, table, user_groups)
         if tables:
-            (found,) = tables.values()
-            return frame_range(found, frame) if 0 <= frame < readable_frames(found) else None
+            (read,) = tables.values()
+            return frame_range(read, frame) if 0 <= frame < readable_frames(read) else None
         for claim in claims.get(local_path(filename), []):
             if claim["frame_number"] == frame:
                 return {name: claim[name] for name in _POSITIONS}
@@ -62,21 +81,32 @@ class FrameMethods(Backend):
         table: str = FRAMES_TABLE,
         user_groups: Groups = None,
     ) -> Range | None:
-        """Return the last known frame up to the last of `param_frames`, or None.
+        """Look up the last known frame up to a number.
+
+        Parameters
+        ----------
+        filename : str
+            Path of the file.
+        param_frames : int or iterable of int
+            Numbers of frames; the largest is the limit.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
 
         Returns
         -------
         dict or None
-            ``max_frame_idx`` and ``max_start_pos``.
+            ``max_frame_idx`` and ``max_start_pos``; None where no frame is known.
         """
-        wanted = [param_frames] if isinstance(param_frames, int) else list(param_frames)
-        known = self.retrieve_all_frame_ranges(filename, uc_table_name, table, user_groups) or []
-        below = [found for found in known if found["frame_number"] <= max(wanted, default=-1)]
+        last = param_frames if isinstance(param_frames, int) else max(param_frames, default=-1)
+        ranges = self.retrieve_all_frame_ranges(filename, uc_table_name, table, user_groups) or []
+        below = [each for each in ranges if each["frame_number"] <= last]
         if not below:
             return None
         return {
-            "max_frame_idx": max(found["frame_number"] for found in below),
-            "max_start_pos": max(found["start_pos"] for found in below),
+            "max_frame_idx": max(each["frame_number"] for each in below),
+            "max_start_pos": max(each["start_pos"] for each in below),
         }
 
     def retrieve_all_frame_ranges(
@@ -86,12 +116,25 @@ class FrameMethods(Backend):
         table: str = FRAMES_TABLE,
         user_groups: Groups = None,
     ) -> list[Range] | None:
-        """Return every known frame with its ``frame_number``, in order; None for an unknown file.
+        """Look up all frames of a file.
 
-        Each holds ``transfer_syntax_uid`` where that is known.
+        Parameters
+        ----------
+        filename : str
+            Path of the file.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        list of dict or None
+            In order, each with ``frame_number``, ``start_pos``, ``end_pos``, ``pixel_data_pos``, and
+            ``transfer_syntax_uid`` where it is known; None for an unknown file.
         """
-        found = self.retrieve_frame_ranges_batch([filename], uc_table_name, table, user_groups)
-        return found.get(filename)
+        batch = self.retrieve_frame_ranges_batch([filename], uc_table_name, table, user_groups)
+        return batch.get(filename)
 
     def retrieve_frame_ranges_batch(
         self,
@@ -100,10 +143,25 @@ class FrameMethods(Backend):
         table: str = FRAMES_TABLE,
         user_groups: Groups = None,
     ) -> dict[str, list[Range]]:
-        """Return `retrieve_all_frame_ranges` of many files; unknown ones are left out."""
-        tables, claims = self._known(filenames, uc_table_name, table, user_groups)
-        known = claims | {path: _with_syntax(found) for path, found in tables.items()}
-        return {name: known[local_path(name)] for name in filenames if known.get(local_path(name))}
+        """Look up all frames of many files.
+
+        Parameters
+        ----------
+        filenames : sequence of str
+            Paths of the files.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        dict
+            By file name, `retrieve_all_frame_ranges`; without unknown files.
+        """
+        tables, claims = self._look_up(filenames, uc_table_name, table, user_groups)
+        ranges = claims | {path: _ranges_with_syntax(read) for path, read in tables.items()}
+        return {name: ranges[local_path(name)] for name in filenames if ranges.get(local_path(name))}
 
     def insert_frame_range(
         self,
@@ -117,7 +175,28 @@ class FrameMethods(Backend):
         allowed_groups: Groups = None,
         user_groups: Groups = None,
     ) -> None:
-        """Insert one frame, see `insert_frame_ranges`."""
+        """Insert one frame, as `insert_frame_ranges` does.
+
+        Parameters
+        ----------
+        filename : str
+            Path of the file.
+        frame : int
+            Number of the frame.
+        start_pos, end_pos : int
+            First and last byte.
+        pixel_data_pos : int
+            Offset of the Pixel Data element's tag.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        allowed_groups, user_groups : sequence of str or None
+            See `insert_frame_ranges`.
+
+        Raises
+        ------
+        ConfigError
+            See `insert_frame_ranges`.
+        """
         values = (start_pos, end_pos, pixel_data_pos)
         row = {"frame_number": frame, **dict(zip(_POSITIONS, values, strict=True))}
         self.insert_frame_ranges(
@@ -135,41 +214,46 @@ class FrameMethods(Backend):
         *,
         user_groups: Groups = None,
     ) -> None:
-        """Insert what somebody says of frames; later words about a frame replace earlier ones.
+        """Insert frames of a file without reading it; later ranges of a frame replace earlier ones.
 
         Parameters
         ----------
         filename : str
-            The file.
+            Path of the file.
         frame_ranges : sequence of mapping
-            Each with ``frame_number``, ``start_pos``, ``end_pos`` (inclusive) and ``pixel_data_pos``; empty
-            does nothing.
-        uc_table_name, table : str
-            Where.
+            Each with ``frame_number``, ``start_pos``, ``end_pos`` and ``pixel_data_pos``; an empty one does
+            nothing.
+        uc_table_name : str or None
+            The source; None: that of the constructor.
         transfer_syntax_uid : str or None
-            Of the file, where known.
+            Of the file, where it is known.
+        table : str
+            ``dicom_frames``; another name is a source of its own.
         allowed_groups : sequence of str or None
-            Who may see the rows; None: as the access rules say, without any everyone.
+            Groups that may see the rows; None: as the access rules say, or everyone.
         user_groups : sequence of str or None
-            Groups of the writer, who must be in one of `allowed_groups` where row security binds the role.
+            Groups of the writer; None: `allowed_groups`. Where row security binds the role, the writer must
+            be in one of `allowed_groups`.
 
         Raises
         ------
         ConfigError
-            A position or frame is no possible number; the message names the row.
+            A position or frame is out of range (the message names the row), `allowed_groups` is empty, or the
+            path cannot be indexed.
 
         Notes
         -----
-        Nothing is held against the file: index it instead, and the verified table counts.
+        The ranges are not compared with the file. Index the file instead: its verified table takes
+        precedence.
         """
         if not frame_ranges:
             return
-        source, path = self.source(uc_table_name, table), checked_path(filename)
-        checked = [_checked(row, number) for number, row in enumerate(frame_ranges)]
-        latest = {values[0]: values for values in checked}
+        source, path = self.source(uc_table_name, table), check_path(filename)
+        rows = [_check_row(row, number) for number, row in enumerate(frame_ranges)]
+        latest = {row[0]: row for row in rows}
         frames, starts, ends, pixels = (list(column) for column in zip(*latest.values(), strict=True))
         (key,) = keys_of(source, [path])
-        may_see = allowed(allowed_groups)
+        may_see = check_allowed_groups(allowed_groups)
         claim = claim_parameters(source, [path], groups=may_see, syntaxes=[transfer_syntax_uid])
 
         def work(connection: Connection) -> None:
@@ -180,7 +264,7 @@ class FrameMethods(Backend):
                 {"key": key, "frames": frames, "starts": starts, "ends": ends, "pixels": pixels},
             )
 
-        # The writer of rows for some groups writes as one who is in them, unless it says otherwise.
+        # By default the writer of rows for some groups is a member of them.
         self.run(work, may_see if user_groups is None else user_groups)
 
     def touch_frame_ranges(
@@ -190,7 +274,22 @@ class FrameMethods(Backend):
         table: str = FRAMES_TABLE,
         user_groups: Groups = None,
     ) -> int:
-        """Count one load of a file; return the rows written: one for a known file, else none."""
+        """Count one load of a file.
+
+        Parameters
+        ----------
+        filename : str
+            Path of the file.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        int
+            1, or 0 for an unknown file.
+        """
         return self.touch_frame_ranges_batch([filename], uc_table_name, table, user_groups)
 
     def touch_frame_ranges_batch(
@@ -200,7 +299,22 @@ class FrameMethods(Backend):
         table: str = FRAMES_TABLE,
         user_groups: Groups = None,
     ) -> int:
-        """Count one load of each file; return the rows written."""
+        """Count one load of each file.
+
+        Parameters
+        ----------
+        filenames : sequence of str
+            Paths of the files.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        int
+            Number of known files.
+        """
         keys = keys_of(self.source(uc_table_name, table), filenames)
         return len(self.rows(statements.TOUCH, {"keys": keys}, user_groups))
 
@@ -211,11 +325,21 @@ class FrameMethods(Backend):
         *,
         user_groups: Groups = None,
     ) -> list[dict[str, Any]]:
-        """Return the files that deserve memory most, best first, among those that the index has read.
+        """Rank the files that the index has read by their priority for memory.
+
+        Parameters
+        ----------
+        uc_table_name : str or None
+            The source; None: that of the constructor.
+        limit : int
+            Files to return at most.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
 
         Returns
         -------
         list of dict
+            Best first, each with
             ``filename``, ``frame_count``, ``transfer_syntax_uid``, ``last_used_at``, ``inserted_at``,
             ``access_count``, ``priority_score`` and ``frames``, see `frame_dicts.frame_ranges`.
         """
@@ -226,7 +350,7 @@ class FrameMethods(Backend):
             ask=lambda query, parameters: self.rows(query, parameters, user_groups),
         )
 
-    def _known(
+    def _look_up(
         self, filenames: Sequence[str], uc_table_name: str | None, table: str, groups: Groups
     ) -> tuple[dict[str, FrameTable], dict[str, list[Range]]]:
         source = self.source(uc_table_name, table)
@@ -262,17 +386,41 @@ def claim_parameters(
     studies: Sequence[str | None] = (),
     frames: Sequence[int | None] = (),
 ) -> dict[str, Any]:
-    """Return the parameters of `statements.CLAIM`; what is not given is not known."""
-    nothing = [None] * len(paths)
+    """Return the parameters of `statements.CLAIM`.
+
+    Parameters
+    ----------
+    source : str
+        Source of the files.
+    paths : list of str
+        Their paths.
+    groups : list of str or None
+        Groups that may see the rows.
+    syntaxes, sops, series, studies : sequence of str or None
+        UIDs of transfer syntax, SOP Instance, series and study for each path; empty where unknown.
+    frames : sequence of int or None
+        Number of frames for each path; empty where unknown.
+
+    Returns
+    -------
+    dict
+        Values by the names of the statement's parameters.
+    """
+    unknown = [None] * len(paths)
     return {
-        "source": source, "keys": keys_of(source, paths), "paths": paths, "groups": groups,
-        "syntaxes": list(syntaxes) or nothing, "sops": list(sops) or nothing,
-        "series": list(series) or nothing, "studies": list(studies) or nothing,
-        "frames": list(frames) or nothing,
-    }  # fmt: skip
+        "source": source,
+        "keys": keys_of(source, paths),
+        "paths": paths,
+        "groups": groups,
+        "syntaxes": list(syntaxes) or unknown,
+        "sops": list(sops) or unknown,
+        "series": list(series) or unknown,
+        "studies": list(studies) or unknown,
+        "frames": list(frames) or unknown,
+    }
 
 
-def _checked(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | None]:
+def _check_row(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | None]:
     values = [row.get(name) for name in ("frame_number", "start_pos", "end_pos", "pixel_data_pos")]
     frame, start, end, pixels = values
     numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values[:3])
@@ -285,12 +433,12 @@ def _checked(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | 
     assert isinstance(end, int)
     if not (0 <= frame < 2**31 and 0 <= start <= end + 1 <= _LARGEST and 0 <= (pixels or 0) <= _LARGEST):
         raise ConfigError(
-            f"frame_ranges[{number}]: frame {frame}, [{start}, {end}]: frames count from 0, "
+            f"frame_ranges[{number}]: frame {frame}, [{start}, {end}]: use frames from 0 on, "
             "and start_pos <= end_pos + 1"
         )
     return frame, start, end, pixels
 
 
-def _with_syntax(table: FrameTable) -> list[Range]:
+def _ranges_with_syntax(table: FrameTable) -> list[Range]:
     syntax = {"transfer_syntax_uid": table.transfer_syntax_uid} if table.transfer_syntax_uid else {}
-    return [{**found, **syntax} for found in frame_ranges(table)]
+    return [{**each, **syntax} for each in frame_ranges(table)]

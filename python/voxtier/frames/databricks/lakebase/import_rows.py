@@ -1,4 +1,4 @@
-"""Import of a table with a row per frame: held against the files where they can be read."""
+"""Import of a table with a row per frame; files that can be read are read and take precedence."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from voxtier.postgres.database import Connection, Database, identifier
 
 __all__ = ["ImportReport", "import_dicom_frames"]
 
-_NEEDED = ("filename", "frame", "start_pos", "end_pos")
+_REQUIRED = ("filename", "frame", "start_pos", "end_pos")
 _OPTIONAL = {
-    "pixel_data_pos": "bigint", "uc_table_name": "text", "transfer_syntax_uid": "text",
-    "inserted_at": "timestamptz", "last_used_at": "timestamptz", "access_count": "bigint",
+    "pixel_data_pos": "bigint",
+    "uc_table_name": "text",
+    "transfer_syntax_uid": "text",
+    "inserted_at": "timestamptz",
+    "last_used_at": "timestamptz",
+    "access_count": "bigint",
     "allowed_groups": "text[]",
-}  # fmt: skip
+}
 
 _COLUMNS = (
     "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
@@ -40,8 +44,8 @@ WHERE %(after)s::text IS NULL OR (filename, UC_TABLE_NAME) > (%(after)s, %(sourc
 GROUP BY 1, 2 ORDER BY 1, 2 LIMIT %(limit)s
 """
 
-# Kept as they were; again does no harm. One access of a file had been counted in each row of its frames.
-_CARRY_STATS = """
+# Repeating an import changes nothing. Each row of a frame has the access count of its file.
+_COPY_STATS = """
 INSERT INTO voxtier.file_stats AS s (key, last_used_at, access_count)
 SELECT key, coalesce(at, 'epoch'), n
 FROM unnest(%(keys)s::uuid[], %(used)s::timestamptz[], %(counts)s::bigint[]) AS given (key, at, n)
@@ -51,7 +55,7 @@ ON CONFLICT (key) DO UPDATE SET
     last_used_at = greatest(s.last_used_at, excluded.last_used_at),
     access_count = greatest(s.access_count, excluded.access_count)
 """
-_CARRY_FILES = tuple(
+_COPY_FILES = tuple(
     f"""
 UPDATE voxtier.{table} AS f SET inserted_at = least(f.inserted_at, given.at),
     allowed_groups = coalesce(given.groups::text[], f.allowed_groups)
@@ -78,20 +82,20 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import came to, in files.
+    """The result of an import, in numbers of files.
 
     Attributes
     ----------
     files : int
-        All of them.
+        All files.
     verified : int
-        Read again: the table of the file is in the index.
+        Files that were read: their tables are in the index.
     differing : int
-        Of these, the ones whose imported ranges were not those of the file; the file counts.
+        Those of them whose imported ranges were wrong; the index has the ranges of the file.
     unverified : int
-        Their files cannot be read here; kept as given, never used to read a file, marked ``none``.
+        Files that cannot be read here: their ranges are kept as imported and never used to read a file.
     refused : int
-        The file can be read and is no image whose frames can be told, or the row cannot be one.
+        Files that were read and refused, and rows with an impossible path or range.
     """
 
     files: int = 0
@@ -110,30 +114,30 @@ def import_dicom_frames(
     batch_size: int = 500,
     threads: int = 16,
 ) -> Iterator[ImportReport]:
-    """Import a table with a row per frame, batch by batch; again does no harm and goes on where it can.
+    """Import a table with a row per frame, batch by batch. It may be repeated, after an interruption too.
 
     Parameters
     ----------
     index : LakebaseUtils
         The index to import into.
     table : str
-        The table: ``dicom_frames`` or ``schema.dicom_frames``.
+        Name of the table, or ``schema.table``.
     from_database : Database or None
-        Where it lies; None: in the database of the index.
+        Database of the table; None: that of the index.
     default_source : str or None
-        Source of rows that name no ``uc_table_name``.
+        Source of rows without ``uc_table_name``.
     batch_size, threads : int
-        Files in one batch; files read at once.
+        Files in one batch, and files read at once.
 
     Yields
     ------
     ImportReport
-        The sums so far, after each batch is in the index.
+        The numbers so far, once a batch is in the index.
 
     Raises
     ------
     ConfigError
-        There is no such table, or it lacks a column.
+        There is no such table, it lacks a column, or a row has no source.
     """
     database = from_database or index.store.database
     query = _page_query(database, table, default_source)
@@ -151,21 +155,21 @@ def import_dicom_frames(
 def _page_query(database: Database, table: str, default_source: str | None) -> str:
     name = TableName.parse(table)
     if name.catalog is not None:
-        raise ConfigError(f"{table}: name it as schema.table; the catalog is the database of the connection")
+        raise ConfigError(f"{table}: write schema.table, as the connection names the database")
     quoted = identifier(*(part for part in (name.schema, name.table) if part))
-    found = database.run(lambda connection: connection.execute(_COLUMNS.encode(), (quoted,)).fetchall())
-    columns = {column for (column,) in found}
-    if missing := [column for column in _NEEDED if column not in columns]:
+    rows = database.run(lambda connection: connection.execute(_COLUMNS.encode(), (quoted,)).fetchall())
+    columns = {column for (column,) in rows}
+    if missing := [column for column in _REQUIRED if column not in columns]:
         what = f"it has no column {', '.join(missing)}" if columns else "there is no such table"
         raise ConfigError(f"{table} in {database.describe()} cannot be imported: {what}")
     query = _PAGE.replace("TABLE\n", f"{quoted}\n")
     for column, type_ in _OPTIONAL.items():
-        present = f"{column}::{type_}" if column in columns else f"NULL::{type_}"
+        expression = f"{column}::{type_}" if column in columns else f"NULL::{type_}"
         if column == "uc_table_name":
-            present = f"coalesce({present}, %(default)s::text)"
-        query = query.replace(column.upper(), present)
+            expression = f"coalesce({expression}, %(default)s::text)"
+        query = query.replace(column.upper(), expression)
     if "uc_table_name" not in columns and default_source is None:
-        raise ConfigError(f"{table} does not say whose rows these are: name the source to import them into")
+        raise ConfigError(f"{table} has no column uc_table_name: name the source to import its rows into")
     return query
 
 
@@ -173,9 +177,11 @@ def _page(
     database: Database, query: str, after: _Row | None, default_source: str | None, limit: int
 ) -> list[_Row]:
     parameters = {
-        "after": after and after.filename, "source": after and after.source, "limit": limit,
+        "after": after and after.filename,
+        "source": after and after.source,
+        "limit": limit,
         "default": default_source or "default",
-    }  # fmt: skip
+    }
     rows = database.run(lambda connection: connection.execute(query.encode(), parameters).fetchall())
     return [_Row(*row) for row in rows]
 
@@ -185,7 +191,7 @@ def _import_rows(
 ) -> None:
     source = str(TableName.parse(source))
     total.files += len(rows)
-    # Of two rows whose paths differ by ``dbfs:`` alone, the later counts.
+    # Of two rows whose paths differ only by ``dbfs:``, the later one is imported.
     by_path = {local_path(row.filename): row for row in rows if path_fault(local_path(row.filename)) is None}
     total.refused += len(rows) - len(by_path)
     paths, good = list(by_path), list(by_path.values())
@@ -194,32 +200,32 @@ def _import_rows(
         report.path for report in indexer.index_batch(paths) if report.error_kind in ENVIRONMENT_KINDS
     }
     tables = dict(zip(paths, index.store.get_many(source, paths), strict=True))
-    carried = []
+    imported = []
     for row, path in zip(good, paths, strict=True):
-        found = tables[path]
-        if isinstance(found, FrameTable):
+        read = tables[path]
+        if isinstance(read, FrameTable):
             total.verified += 1
-            total.differing += _differs(row, found)
-        elif path in unreadable and _plausible(row):
+            total.differing += _differs(row, read)
+        elif path in unreadable and _is_plausible(row):
             index.insert_frame_ranges(path, list(_ranges(row)), source, row.syntax)
             total.unverified += 1
         else:
             total.refused += 1
             continue
-        carried.append(row)
-    if carried:
-        index.run(lambda connection: _carry(connection, source, carried))
+        imported.append(row)
+    if imported:
+        index.run(lambda connection: _copy_statistics(connection, source, imported))
 
 
-def _carry(connection: Connection, source: str, rows: list[_Row]) -> None:
+def _copy_statistics(connection: Connection, source: str, rows: list[_Row]) -> None:
     keys = keys_of(source, [row.filename for row in rows])
     used = [row.last_used_at for row in rows]
     stats = {"keys": keys, "used": used, "counts": [max(row.access_count, 0) for row in rows]}
-    connection.execute(_CARRY_STATS.encode(), stats)
-    # An array of arrays must be rectangular: the groups travel as text. No group at all means everyone.
+    connection.execute(_COPY_STATS.encode(), stats)
+    # Arrays of arrays must be rectangular, so groups are passed as text. No group means everyone.
     groups = [_array_text(connection, row.groups) if row.groups else None for row in rows]
     files = {"keys": keys, "inserted": [row.inserted_at for row in rows], "groups": groups}
-    for statement in _CARRY_FILES:
+    for statement in _COPY_FILES:
         connection.execute(statement.encode(), files)
 
 
@@ -233,7 +239,7 @@ def _ranges(row: _Row) -> Iterator[dict[str, Any]]:
         yield {"frame_number": frame, "start_pos": start, "end_pos": end, "pixel_data_pos": pixels}
 
 
-def _plausible(row: _Row) -> bool:
+def _is_plausible(row: _Row) -> bool:
     return all(
         frame >= 0 and 0 <= start <= end + 1
         for frame, start, end in zip(row.frames, row.starts, row.ends, strict=True)
@@ -241,5 +247,5 @@ def _plausible(row: _Row) -> bool:
 
 
 def _differs(row: _Row, table: FrameTable) -> bool:
-    true = [(found["frame_number"], found["start_pos"], found["end_pos"]) for found in frame_ranges(table)]
-    return true != list(zip(row.frames, row.starts, row.ends, strict=True))
+    ranges = [(each["frame_number"], each["start_pos"], each["end_pos"]) for each in frame_ranges(table)]
+    return ranges != list(zip(row.frames, row.starts, row.ends, strict=True))

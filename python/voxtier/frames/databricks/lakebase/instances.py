@@ -1,4 +1,4 @@
-"""Paths of SOP Instances, and measurements: what a server of images asks beside frames."""
+"""Paths of SOP Instances and metrics, for servers of images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from voxtier.frames.databricks.lakebase.backend import (
     Backend,
     Groups,
     add_source,
-    allowed,
-    checked_path,
+    check_allowed_groups,
+    check_path,
     keys_of,
 )
 from voxtier.frames.databricks.lakebase.frames import claim_parameters
 from voxtier.postgres.database import Connection
+
+__all__ = ["InstanceMethods"]
 
 Instance = dict[str, Any]
 
@@ -25,10 +27,10 @@ _COLUMNS = ("local_path", "study_instance_uid", "series_instance_uid", "sop_inst
 
 
 class InstanceMethods(Backend):
-    """Where SOP Instances lie: files that the index has read first, then paths that others have inserted.
+    """Paths of SOP Instances: those of files that the index has read, then those that were inserted.
 
-    Rows are dictionaries with ``local_path``, ``study_instance_uid``, ``series_instance_uid``,
-    ``sop_instance_uid`` and ``num_frames``, in the order of their paths.
+    An instance is a dictionary with ``local_path``, ``study_instance_uid``, ``series_instance_uid``,
+    ``sop_instance_uid`` and ``num_frames``. Lists are sorted by path.
     """
 
     def retrieve_instance_path(
@@ -39,10 +41,27 @@ class InstanceMethods(Backend):
         uc_table_name: str | None = None,
         user_groups: Groups = None,
     ) -> Instance | None:
-        """Return the instance of a triple of UIDs, or None; what is None is not asked."""
+        """Look up an instance by its UIDs.
+
+        Parameters
+        ----------
+        sop_instance_uid : str
+            SOP Instance UID.
+        study_instance_uid, series_instance_uid : str or None
+            UIDs of study and series; None for any.
+        uc_table_name : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        dict or None
+            The instance; None for an unknown one.
+        """
         parameters = {"sop": sop_instance_uid, "study": study_instance_uid, "series": series_instance_uid}
-        found = self._instances(statements.INSTANCE, parameters, uc_table_name, user_groups)
-        return found[0] if found else None
+        instances = self._instances(statements.INSTANCE, parameters, uc_table_name, user_groups)
+        return instances[0] if instances else None
 
     def retrieve_instance_paths_by_series(
         self,
@@ -51,22 +70,69 @@ class InstanceMethods(Backend):
         uc_table_name: str | None = None,
         user_groups: Groups = None,
     ) -> list[Instance]:
-        """Return all instances of a series."""
+        """Look up all instances of a series.
+
+        Parameters
+        ----------
+        series_instance_uid : str
+            UID of the series.
+        study_instance_uid : str or None
+            UID of its study; None for any.
+        uc_table_name : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        list of dict
+            The instances.
+        """
         parameters = {"series": series_instance_uid, "study": study_instance_uid}
         return self._instances(statements.SERIES, parameters, uc_table_name, user_groups)
 
     def retrieve_instance_paths_by_local_paths(
         self, local_paths: Sequence[str], uc_table_name: str | None = None, user_groups: Groups = None
     ) -> dict[str, Instance]:
-        """Return the instances of files by their paths; unknown ones are left out."""
+        """Look up instances by the paths of their files.
+
+        Parameters
+        ----------
+        local_paths : sequence of str
+            Paths of the files.
+        uc_table_name : str or None
+            The source; None: that of the constructor.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        dict
+            Instances by path; without unknown files.
+        """
         parameters = {"keys": keys_of(self.source(uc_table_name), local_paths)}
-        found = self._instances(statements.BY_PATH, parameters, uc_table_name, user_groups)
-        return {row["local_path"]: row for row in found}
+        instances = self._instances(statements.BY_PATH, parameters, uc_table_name, user_groups)
+        return {instance["local_path"]: instance for instance in instances}
 
     def retrieve_instance_paths_for_preload(
         self, uc_table_name: str | None = None, limit: int = 10_000, user_groups: Groups = None
     ) -> list[Instance]:
-        """Return the instances that were used last, then those never used."""
+        """List instances by their last use, the latest first, then those never used.
+
+        Parameters
+        ----------
+        uc_table_name : str or None
+            The source; None: that of the constructor.
+        limit : int
+            Instances to return at most.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        list of dict
+            The instances.
+        """
         return self._instances(statements.RECENT, {"limit": max(limit, 0)}, uc_table_name, user_groups)
 
     def insert_instance_paths_batch(
@@ -76,17 +142,28 @@ class InstanceMethods(Backend):
         allowed_groups: Groups = None,
         user_groups: Groups = None,
     ) -> int:
-        """Insert rows of a catalogue, see the class for their keys; ``local_path`` alone is needed.
+        """Insert instances of a catalogue without reading their files.
+
+        Parameters
+        ----------
+        instances : sequence of mapping
+            See the class for their keys, of which only ``local_path`` is required.
+        uc_table_name : str or None
+            The source; None: that of the constructor.
+        allowed_groups : sequence of str or None
+            Groups that may see the rows; None: as the access rules say, or everyone.
+        user_groups : sequence of str or None
+            Groups of the writer; None: `allowed_groups`.
 
         Returns
         -------
         int
-            Rows written.
+            Number of rows written.
 
         Raises
         ------
         ConfigError
-            A row has no path, or one that cannot be indexed.
+            A row has no path, or one that cannot be indexed; or `allowed_groups` is empty.
         """
         if not instances:
             return 0
@@ -94,8 +171,8 @@ class InstanceMethods(Backend):
         for number, row in enumerate(instances):
             if not row.get("local_path"):
                 raise ConfigError(f"instances[{number}] has no local_path")
-            by_path[checked_path(row["local_path"])] = row
-        source, may_see = self.source(uc_table_name), allowed(allowed_groups)
+            by_path[check_path(row["local_path"])] = row
+        source, may_see = self.source(uc_table_name), check_allowed_groups(allowed_groups)
         parameters = claim_parameters(
             source,
             list(by_path),
@@ -113,7 +190,7 @@ class InstanceMethods(Backend):
         return self.run(work, may_see if user_groups is None else user_groups)
 
     def insert_metrics(self, source: str, metrics: Mapping[str, Any]) -> None:
-        """Record the measurements of a component, any JSON object."""
+        """Record the metrics of a component: any JSON object."""
         self.run(
             lambda connection: connection.execute(
                 statements.ADD_METRIC.encode(), (source, json.dumps(dict(metrics), allow_nan=False))
@@ -121,12 +198,12 @@ class InstanceMethods(Backend):
         )
 
     def get_latest_metrics(self, source: str | None = None, limit: int = 60) -> list[dict[str, Any]]:
-        """Return the last measurements, newest first: ``source``, ``recorded_at``, ``metrics``."""
+        """Return the last metrics, newest first, each with ``source``, ``recorded_at`` and ``metrics``."""
         rows = self.rows(statements.LATEST_METRICS, {"source": source, "limit": max(limit, 0)})
         return [dict(zip(("source", "recorded_at", "metrics"), row, strict=True)) for row in rows]
 
     def _instances(
         self, query: str, parameters: Mapping[str, Any], uc_table_name: str | None, groups: Groups
     ) -> list[Instance]:
-        given = {"source": self.source(uc_table_name), **parameters}
-        return [dict(zip(_COLUMNS, row[1:6], strict=True)) for row in self.rows(query, given, groups)]
+        rows = self.rows(query, {"source": self.source(uc_table_name), **parameters}, groups)
+        return [dict(zip(_COLUMNS, row[1:6], strict=True)) for row in rows]

@@ -1,10 +1,10 @@
-"""The statements of the Lakebase interface; values are bound."""
+"""The SQL of the Lakebase interface; values are bound parameters."""
 
 from __future__ import annotations
 
 from voxtier.frames.store.statements import stored_columns
 
-# Who may see a row: asked here too, because row security does not bind the owner.
+# Which rows a user may see: tested here too, as row security does not bind the owner.
 _SEES_F, _SEES_C = (
     f"((SELECT voxtier.sees_all()) OR voxtier.may_see({table}.allowed_groups))" for table in ("f", "c")
 )
@@ -64,7 +64,7 @@ ON CONFLICT (key) DO UPDATE SET
 RETURNING key
 """
 
-# What the index has read itself comes before what others say of the same file.
+# Files that the index has read take precedence over inserted rows of the same file.
 _INSTANCES = f"""
 SELECT * FROM (
     SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.frame_count
