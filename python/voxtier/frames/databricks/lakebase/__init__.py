@@ -1,6 +1,7 @@
 """The published Lakebase interface to the frame index, on any PostgreSQL or a Databricks Lakebase instance.
 
-``frames``      byte ranges: insert, retrieve, count loads, rank
+``frames``      byte ranges: retrieve, count loads, rank
+``claims``      byte ranges: insert without reading the file
 ``instances``   paths of SOP Instances, and metrics
 ``groups``      which groups may see which rows
 ``credentials`` addresses and short-lived credentials from Databricks

@@ -16,7 +16,7 @@ from voxtier.frames.databricks.lakebase.backend import (
     check_path,
     keys_of,
 )
-from voxtier.frames.databricks.lakebase.frames import claim_parameters
+from voxtier.frames.databricks.lakebase.claims import claim_parameters
 from voxtier.postgres.database import Connection
 
 __all__ = ["InstanceMethods"]

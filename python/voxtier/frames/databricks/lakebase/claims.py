@@ -1,0 +1,196 @@
+"""Rows of files that were not read: frames that are inserted, and the parameters of such rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from voxtier.errors import ConfigError
+from voxtier.frames.databricks.lakebase import statements
+from voxtier.frames.databricks.lakebase.backend import (
+    FRAMES_TABLE,
+    Backend,
+    Groups,
+    add_source,
+    check_allowed_groups,
+    check_path,
+    keys_of,
+)
+from voxtier.postgres.database import Connection
+
+__all__ = ["POSITIONS", "ClaimMethods", "claim_parameters"]
+
+POSITIONS = ("start_pos", "end_pos", "pixel_data_pos")
+_LARGEST = 2**63 - 1
+
+
+class ClaimMethods(Backend):
+    """Insert byte ranges of frames without reading their files."""
+
+    def insert_frame_range(
+        self,
+        filename: str,
+        frame: int,
+        start_pos: int,
+        end_pos: int,
+        pixel_data_pos: int,
+        uc_table_name: str | None = None,
+        table: str = FRAMES_TABLE,
+        allowed_groups: Groups = None,
+        user_groups: Groups = None,
+    ) -> None:
+        """Insert one frame, as `insert_frame_ranges` does.
+
+        Parameters
+        ----------
+        filename : str
+            Path of the file.
+        frame : int
+            Number of the frame.
+        start_pos, end_pos : int
+            First and last byte.
+        pixel_data_pos : int
+            Offset of the Pixel Data element's tag.
+        uc_table_name, table : str or None
+            The source; None: that of the constructor.
+        allowed_groups, user_groups : sequence of str or None
+            See `insert_frame_ranges`.
+
+        Raises
+        ------
+        ConfigError
+            See `insert_frame_ranges`.
+        """
+        values = (start_pos, end_pos, pixel_data_pos)
+        row = {"frame_number": frame, **dict(zip(POSITIONS, values, strict=True))}
+        self.insert_frame_ranges(
+            filename, [row], uc_table_name, None, table, allowed_groups, user_groups=user_groups
+        )
+
+    def insert_frame_ranges(
+        self,
+        filename: str,
+        frame_ranges: Sequence[Mapping[str, Any]],
+        uc_table_name: str | None = None,
+        transfer_syntax_uid: str | None = None,
+        table: str = FRAMES_TABLE,
+        allowed_groups: Groups = None,
+        *,
+        user_groups: Groups = None,
+    ) -> None:
+        """Insert frames of a file without reading it; later ranges of a frame replace earlier ones.
+
+        Parameters
+        ----------
+        filename : str
+            Path of the file.
+        frame_ranges : sequence of mapping
+            Each with ``frame_number``, ``start_pos``, ``end_pos`` and ``pixel_data_pos``; an empty one does
+            nothing.
+        uc_table_name : str or None
+            The source; None: that of the constructor.
+        transfer_syntax_uid : str or None
+            Of the file, where it is known.
+        table : str
+            ``dicom_frames``; another name is a source of its own.
+        allowed_groups : sequence of str or None
+            Groups that may see the rows; None: as the access rules say, or everyone.
+        user_groups : sequence of str or None
+            Groups of the writer; None: `allowed_groups`. Where row security binds the role, the writer must
+            be in one of `allowed_groups`.
+
+        Raises
+        ------
+        ConfigError
+            A position or frame is out of range (the message names the row), `allowed_groups` is empty, or the
+            path cannot be indexed.
+
+        Notes
+        -----
+        The ranges are not compared with the file. Index the file instead: its verified table takes
+        precedence.
+        """
+        if not frame_ranges:
+            return
+        source, path = self.source(uc_table_name, table), check_path(filename)
+        rows = [_check_row(row, number) for number, row in enumerate(frame_ranges)]
+        latest = {row[0]: row for row in rows}
+        frames, starts, ends, pixels = (list(column) for column in zip(*latest.values(), strict=True))
+        (key,) = keys_of(source, [path])
+        may_see = check_allowed_groups(allowed_groups)
+        claim = claim_parameters(source, [path], groups=may_see, syntaxes=[transfer_syntax_uid])
+
+        def work(connection: Connection) -> None:
+            add_source(connection, source)
+            connection.execute(statements.CLAIM.encode(), claim)
+            connection.execute(
+                statements.CLAIM_FRAMES.encode(),
+                {"key": key, "frames": frames, "starts": starts, "ends": ends, "pixels": pixels},
+            )
+
+        # By default the writer of rows for some groups is a member of them.
+        self.run(work, may_see if user_groups is None else user_groups)
+
+
+def claim_parameters(
+    source: str,
+    paths: list[str],
+    *,
+    groups: list[str] | None = None,
+    syntaxes: Sequence[str | None] = (),
+    sops: Sequence[str | None] = (),
+    series: Sequence[str | None] = (),
+    studies: Sequence[str | None] = (),
+    frames: Sequence[int | None] = (),
+) -> dict[str, Any]:
+    """Return the parameters of `statements.CLAIM`.
+
+    Parameters
+    ----------
+    source : str
+        Source of the files.
+    paths : list of str
+        Their paths.
+    groups : list of str or None
+        Groups that may see the rows.
+    syntaxes, sops, series, studies : sequence of str or None
+        UIDs of transfer syntax, SOP Instance, series and study for each path; empty where unknown.
+    frames : sequence of int or None
+        Number of frames for each path; empty where unknown.
+
+    Returns
+    -------
+    dict
+        Values by the names of the statement's parameters.
+    """
+    unknown = [None] * len(paths)
+    return {
+        "source": source,
+        "keys": keys_of(source, paths),
+        "paths": paths,
+        "groups": groups,
+        "syntaxes": list(syntaxes) or unknown,
+        "sops": list(sops) or unknown,
+        "series": list(series) or unknown,
+        "studies": list(studies) or unknown,
+        "frames": list(frames) or unknown,
+    }
+
+
+def _check_row(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | None]:
+    values = [row.get(name) for name in ("frame_number", "start_pos", "end_pos", "pixel_data_pos")]
+    frame, start, end, pixels = values
+    numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values[:3])
+    if not numbers or not (pixels is None or isinstance(pixels, int)):
+        raise ConfigError(
+            f"frame_ranges[{number}]: frame_number, start_pos and end_pos must be whole numbers"
+        )
+    assert isinstance(frame, int)
+    assert isinstance(start, int)
+    assert isinstance(end, int)
+    if not (0 <= frame < 2**31 and 0 <= start <= end + 1 <= _LARGEST and 0 <= (pixels or 0) <= _LARGEST):
+        raise ConfigError(
+            f"frame_ranges[{number}]: frame {frame}, [{start}, {end}]: use frames from 0 on, "
+            "and start_pos <= end_pos + 1"
+        )
+    return frame, start, end, pixels
