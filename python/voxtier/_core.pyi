@@ -418,7 +418,7 @@ def simulate(
 # volumes
 
 TILEDB_FORMAT_VERSION: Final[int]
-"""The version of TileDB's on-disk format that is read and written without TileDB (fragments end in ``_22``)."""
+"""The version of TileDB's on-disk format that is read and written without TileDB: fragments end in it."""
 
 @final
 class TileFile:
@@ -463,7 +463,27 @@ class TileFile:
         threads: int = 1,
         keep: bool = True,
     ) -> None:
-        """Read a selection: (start, count, step > 0) for each dimension, into the bytes of ``out``."""
+        """Read a selection, row-major.
+
+        Parameters
+        ----------
+        ranges : sequence of (int, int, int)
+            First index, number of indices and step (> 0) for each dimension, in stored order.
+        out : ndarray of uint8
+            The bytes of the selection, exactly as many as it has.
+        threads : int
+            Threads that decode, the caller's among them.
+        keep : bool
+            Whether decoded chunks are kept for later reads.
+
+        Raises
+        ------
+        FormatError
+            ``invalid_argument`` for a selection outside the array or an ``out`` of another length;
+            ``bad_tile`` with the byte offset for a damaged chunk.
+        SourceError
+            The file cannot be read.
+        """
 
     def read_patches(
         self,
@@ -474,31 +494,71 @@ class TileFile:
         threads: int = 1,
         keep: bool = True,
     ) -> None:
-        """Read boxes of one size (flattened corners, may lie outside).
+        """Read boxes of one size, each row-major.
 
-        Cells outside keep what ``out`` held.
+        Parameters
+        ----------
+        starts : ndarray of int64
+            First index of each box, box by box, in stored order; boxes may reach outside the array.
+        size : sequence of int
+            Length of the boxes for each dimension.
+        out : ndarray of uint8
+            The bytes of all boxes; those of cells outside the array are not changed.
+        threads, keep
+            As for `read`.
+
+        Raises
+        ------
+        FormatError, SourceError
+            As for `read`.
         """
 
 def set_tile_budget(budget: int) -> None:
-    """Set the bytes that decoded chunks may hold in this process; 0 switches the cache off."""
+    """Set the bytes that decoded chunks may take in this process; 0 switches the cache off."""
 
 def clear_tile_cache() -> None:
-    """Forget all decoded chunks and counters of this process."""
+    """Remove all decoded chunks of this process and reset the counters."""
 
 def tile_stats() -> dict[str, int]:
-    """Return the counters of the decoded cache of this process."""
+    """Return the counters of this process's cache of decoded chunks.
+
+    ``hits``, ``misses``, ``bytes_read``, ``bytes_decoded``, ``evictions``, ``bytes_held``, ``budget`` and
+    ``entries``.
+    """
 
 def gunzip_range(path: str | PathLike[str], offset: int, count: int) -> NDArray[np.uint8]:
-    """Inflate a gzip file and return the bytes ``offset..offset + count``, fewer when it ends before."""
+    """Inflate a part of a gzip file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    offset, count : int
+        First byte and number of bytes, counted in the inflated stream.
+
+    Returns
+    -------
+    ndarray of uint8
+        ``count`` bytes, fewer when the stream ends before; aligned for any type of voxels.
+
+    Raises
+    ------
+    FormatError
+        ``bad_deflate`` for a damaged stream, ``limit_exceeded`` where memory is short.
+    SourceError
+        The file cannot be read.
+    """
 
 # tensors
 
 TENSOR_STATES: Final[list[str]]
+"""The states of a torch file, from best to worst."""
 ALLOWED_GLOBALS: Final[list[str]]
+"""The globals that ``torch.load(weights_only=True)`` accepts, with those that MONAI registers."""
 
 @final
 class TensorReport:
-    """Everything learnt about one torch file without torch and without unpickling."""
+    """The result of a check of one torch file, made without torch and without unpickling."""
 
     @property
     def state(self) -> str:
@@ -514,15 +574,19 @@ class TensorReport:
 
     @property
     def detail(self) -> str:
-        """What was found and what would have been right; empty when the file is plainly ok."""
+        """What was found and what would be right; empty for the state ``ok``."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Size in bytes; 0 where the file could not be opened."""
+
     @property
-    def mtime_ns(self) -> int: ...
+    def mtime_ns(self) -> int:
+        """Modification time in nanoseconds since 1970; 0 where the file could not be opened."""
+
     @property
     def ctime_ns(self) -> int:
-        """Time of the inode's last change, which no program can set back."""
+        """Time of the inode's last change, likewise; no program can set it back."""
 
     @property
     def records(self) -> list[tuple[str, int, int]]:
@@ -538,19 +602,19 @@ class TensorReport:
 
     @property
     def digest(self) -> str | None:
-        """Digest of the contents, free of key order and archive layout; 32 hexadecimal digits."""
+        """Digest of the contents in 32 hexadecimal digits; independent of key order and archive layout."""
 
 def verify_tensor_file(
     path: str | PathLike[str], *, crc: bool = True, content: bool = False, digest: bool = False
 ) -> TensorReport:
-    """Check structure, pickle opcodes and tensor bounds of one file, and what else is asked for.
+    """Check structure, pickle opcodes and tensor bounds of one file, and what else is requested.
 
     Parameters
     ----------
     path : path-like
         A file that ``torch.save`` wrote.
     crc : bool
-        Compare the CRC-32 of every record (of ``data.pkl`` it always is).
+        Compare the CRC-32 of every record; that of ``data.pkl`` is compared in any case.
     content : bool
         Report floating-point tensors that are constant, NaN or infinite.
     digest : bool
@@ -564,7 +628,7 @@ def verify_tensor_file(
 
 @final
 class ParallelVerifier:
-    """Check many files with several threads; iterate over ``(index, report)`` as they finish.
+    """Check many files with several threads; iterate over ``(index, report)`` as files finish.
 
     Parameters
     ----------
@@ -573,7 +637,7 @@ class ParallelVerifier:
     crc, content, digest : bool
         As for `verify_tensor_file`.
     threads : int
-        Files in flight, 1 to 64; at least 4 keep a cold disk busy.
+        Files read at once, 1 to 64; at least 4 keep a cold disk busy.
     """
 
     def __new__(
@@ -588,4 +652,4 @@ class ParallelVerifier:
     def __iter__(self) -> ParallelVerifier: ...
     def __next__(self) -> tuple[int, TensorReport]: ...
     def stop(self) -> None:
-        """Begin no further file."""
+        """Stop after the files that are being read."""
