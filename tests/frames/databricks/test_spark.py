@@ -164,7 +164,7 @@ def test_the_column_of_extensions_filters_first(spark: Any, dsn: str, tmp_path: 
     ("change", "message"),
     [
         ({"inputCol": "path"}, "there is no column 'path': set inputCol to one of local_path, size"),
-        ({"inputCol": "size"}, "the column 'size' is bigint: paths are text"),
+        ({"inputCol": "size"}, "the column 'size' is bigint: it must hold paths as text"),
         ({"uc_table_name": ""}, "no identifier"),
         ({"uc_table_name": 'a.b.c"; DROP TABLE x'}, "no identifier"),
         ({"uc_table_name": "a.b.c.d"}, "write catalog.schema.table"),
@@ -289,18 +289,18 @@ def test_without_a_database_only_local_spark_may_use_the_embedded_server(
     spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builder = BOTCacheBuilder(TABLE)
-    place = builder._task(spark).place
-    assert place.home == os.environ["VOXTIER_HOME"]
-    assert place.secret is None
+    destination = builder._task(spark).destination
+    assert destination.home == os.environ["VOXTIER_HOME"]
+    assert destination.secret is None
 
     cluster = SimpleNamespace(conf={"spark.master": "spark://host:7077"})
     with pytest.raises(ConfigError, match="name the database with dsn= or VOXTIER_DSN"):
         builder._task(cluster)  # type: ignore[arg-type]
     monkeypatch.setenv("VOXTIER_DSN", "postgresql://someone:secret@db.example/index")
-    place = builder._task(spark).place
-    assert place.dsn is not None
-    assert "secret" not in place.dsn
-    assert json.loads(spark.conf.get(place.secret)) == {"password": "secret"}
+    destination = builder._task(spark).destination
+    assert destination.dsn is not None
+    assert "secret" not in destination.dsn
+    assert json.loads(spark.conf.get(destination.secret)) == {"password": "secret"}
 
 
 def test_missing_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
