@@ -46,7 +46,7 @@ def test_db_start_status_path_and_stop_of_one_server(home: Path) -> None:
     stopped = voxtier("db", "stop", home=home)
     assert (stopped.returncode, stopped.stderr) == (0, "stopped\n")
     again = voxtier("db", "stop", home=home)
-    assert (again.returncode, again.stderr) == (0, "it was not running\n")
+    assert (again.returncode, again.stderr) == (0, "not running\n")
     row = json.loads(voxtier("db", "status", "--json", home=home).stdout)
     assert (row["running"], row["pid"], row["dsn"]) == (False, None, None)
 

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from cli.running import OK, USAGE, Cli
-from voxtier.cli.commands import _COMMANDS
+from voxtier.cli.commands import _COMMANDS, cli
+
+
+def walk(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command and group of commands by its full name."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield " ".join((*path, name)), command
+        if isinstance(command, click.Group):
+            yield from walk(command, (*path, name))
+
+
+COMMANDS = dict(walk(cli))
 
 
 def test_help_lists_every_command_and_the_exit_codes(voxtier: Cli) -> None:
@@ -38,6 +55,26 @@ def test_help_of_a_command_explains_it_and_its_options(voxtier: Cli, name: str) 
     for line in options.splitlines():
         if line.strip().startswith("--"):
             assert "  " in line.strip() or len(line) > 24, f"an option without a word: {line}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_one_imperative_sentence_an_example_and_options_in_sentences(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help is not None
+    first, *paragraphs = inspect.cleandoc(command.help).split("\n\n")
+    first = " ".join(first.split())
+    assert first[0].isupper()
+    assert first.endswith(".")
+    assert not first.split()[0].endswith(("s", "ing")), "an imperative, not a description"
+    examples = [line for text in paragraphs if text.startswith("\b") for line in text.split("\n")[1:]]
+    assert examples
+    assert all(f"voxtier {name.split()[0]}" in line for line in examples)
+    assert any(f"voxtier {name}" in line for line in examples)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help is not None, option.name
+            assert option.help[0].isupper() or option.help.startswith("voxtier"), option.help
+            assert option.help.endswith((".", "]")), option.help
 
 
 @pytest.mark.parametrize("name", ["", *_COMMANDS])

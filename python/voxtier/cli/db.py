@@ -1,4 +1,4 @@
-"""``voxtier db``: voxtier's own database server, and the rights of others on theirs."""
+"""``voxtier db``: voxtier's own database server, and the SQL that grants rights on any other."""
 
 from __future__ import annotations
 
@@ -22,58 +22,88 @@ if TYPE_CHECKING:
 def db() -> None:
     """Look after the PostgreSQL server that voxtier runs for you when no --dsn names another.
 
-    Any command starts it when it needs it, and the last one to finish stops it: none of these is ever
-    necessary. It lives in VOXTIER_HOME, by default your data folder, and listens on a private unix socket.
+    \b
+    voxtier db status
+    voxtier db stop
+
+    None of these commands is necessary: any command that needs the server starts it, and the last one to
+    finish stops it. It lives in VOXTIER_HOME, by default your data folder, and listens on a private unix
+    socket.
     """
 
 
 @db.command()
 def start() -> None:
-    """Start the server and keep it running after the last command, until `voxtier db stop`.
+    """Start the server and keep it running until `voxtier db stop`.
+
+    \b
+    voxtier db start
 
     Saves each command the start, a few hundredths of a second.
     """
     server = _server()
     server.keep()
-    click.echo(f"running, and kept running, in {server.folder}", err=True)
+    click.echo(f"running in {server.folder} until `voxtier db stop`", err=True)
 
 
 @db.command()
-@click.option("--force", is_flag=True, help="Also when other processes use it: their questions fail once.")
+@click.option(
+    "--force", is_flag=True, help="Stop it although other processes use it; their current statements fail."
+)
 def stop(*, force: bool) -> None:
-    """Stop the server."""
-    click.echo("stopped" if _server().stop(force=force) else "it was not running", err=True)
+    """Stop the server.
+
+    \b
+    voxtier db stop
+    """
+    click.echo("stopped" if _server().stop(force=force) else "not running", err=True)
 
 
 @db.command()
 @AS_JSON
 def status(*, as_json: bool) -> int:
-    """Say whether the server runs, where, and who uses it. Exit code 0 if it runs, 1 if not."""
+    """Say whether the server runs, where, and who uses it.
+
+    \b
+    voxtier db status --json
+
+    Exit code 0 if it runs, 1 if not.
+    """
     server = _server()
-    found = server.status()
+    current = server.status()
     if as_json:
         row = {
-            "running": found.running, "pid": found.pid, "postgresql": found.version, "kept": found.kept,
-            "users": found.users, "folder": str(found.folder), "bytes_on_disk": found.bytes_on_disk,
-            "dsn": server.conninfo() if found.running else None,
-        }  # fmt: skip
+            "running": current.running,
+            "pid": current.pid,
+            "postgresql": current.version,
+            "kept": current.kept,
+            "users": current.users,
+            "folder": str(current.folder),
+            "bytes_on_disk": current.bytes_on_disk,
+            "dsn": server.conninfo() if current.running else None,
+        }
         click.echo(json.dumps(row))
-    elif found.running:
-        users = ", ".join(map(str, found.users)) or "nobody"
-        kept = "until `voxtier db stop`" if found.kept else "until its last user leaves"
-        click.echo(f"running   PostgreSQL {found.version}, process {found.pid}, {kept}")
+    elif current.running:
+        users = ", ".join(map(str, current.users)) or "nobody"
+        kept = "until `voxtier db stop`" if current.kept else "until its last user leaves"
+        click.echo(f"running   PostgreSQL {current.version}, process {current.pid}, {kept}")
         click.echo(f"used by   {users}")
-        click.echo(f"folder    {found.folder} ({format_bytes(found.bytes_on_disk)})")
-        click.echo(f'look in   psql "{server.conninfo()}"')
+        click.echo(f"folder    {current.folder} ({format_bytes(current.bytes_on_disk)})")
+        click.echo(f'connect   psql "{server.conninfo()}"')
     else:
-        version = f", PostgreSQL {found.version}" if found.version else ", not yet made"
-        click.echo(f"not running: the next command starts it ({found.folder}{version})")
-    return 0 if found.running else EXIT_FINDINGS
+        version = f", PostgreSQL {current.version}" if current.version else ", not yet made"
+        click.echo(f"not running: the next command starts it ({current.folder}{version})")
+    return 0 if current.running else EXIT_FINDINGS
 
 
 @db.command()
 def path() -> None:
-    """Print the server's folder; delete it, while the server is stopped, to begin anew."""
+    """Print the server's folder; delete it, while the server is stopped, to begin anew.
+
+    \b
+    voxtier db stop && rm -r "$(voxtier db path)"
+    voxtier db path
+    """
     sys.stdout.buffer.write(os.fsencode(_server().folder) + b"\n")
 
 
@@ -81,7 +111,10 @@ def path() -> None:
 @click.argument("duty", type=click.Choice(["reader", "builder"]))
 @click.argument("role")
 def grants(duty: Duty, role: str) -> None:
-    """Print the SQL that lets ROLE read the index, or build it; pipe it into psql.
+    """Print the SQL that lets ROLE read the index, or build it.
+
+    \b
+    voxtier db grants reader viewer | psql mydatabase
 
     A reader finds frames and counts accesses; a builder also writes and prunes. Whoever opens a database
     first owns the index and needs neither.

@@ -1,4 +1,4 @@
-"""``voxtier doctor``: what an installation has, lacks, and how fast its database answers."""
+"""``voxtier doctor``: what an installation has and lacks, and how fast its database answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _LOW_DISK = 1 << 30
 _FEW_FILES = 1024
-# What each extra brings, to tell which rooms are furnished.
+# The packages of each extra.
 _EXTRAS = {
     "frames": ("psycopg", "psycopg-pool", "platformdirs"),
     "dicom": ("pydicom",),
@@ -34,7 +34,7 @@ _EXTRAS = {
     "spark": ("pyspark", "pyarrow"),
     "databricks": ("databricks-sdk",),
 }
-_INDEX = """
+_COUNTS = """
 SELECT source.name, count(f.key), count(f.error_kind), coalesce(sum(f.frame_count), 0)
 FROM voxtier.source LEFT JOIN voxtier.file AS f USING (source_id)
 GROUP BY 1 ORDER BY 1
@@ -55,7 +55,11 @@ class Finding(NamedTuple):
 def doctor(*, dsn: str | None, as_json: bool) -> int:
     """Check the installation, its limits and its database.
 
-    Starts voxtier's own database for the moment if no --dsn names another. Exit code 0 if all is well, 1 if
+    \b
+    voxtier doctor
+    voxtier doctor --dsn postgresql://user@host/database
+
+    Without --dsn, voxtier's own database is started and stopped again. Exit code 0 if all is well, 1 if
     something is wrong, 4 if the database cannot be reached.
     """
     verdicts = set()
@@ -81,12 +85,12 @@ def _findings(dsn: str | None) -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for extra, packages in _EXTRAS.items():
-        found = {name: version for name in packages if (version := _version(name))}
-        listed = ", ".join(f"{name} {version}" for name, version in found.items())
-        if len(found) == len(packages):
+        versions = {name: version for name in packages if (version := _version(name))}
+        listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+        if len(versions) == len(packages):
             yield Finding(extra, "ok", listed)
         else:
-            missing = ", ".join(name for name in packages if name not in found)
+            missing = ", ".join(name for name in packages if name not in versions)
             verdict = "wrong" if extra == "frames" else "note"
             yield Finding(extra, verdict, f"without {missing}: pip install 'voxtier[{extra}]'")
 
@@ -117,11 +121,11 @@ def _own_server() -> Iterator[Finding]:
         version = folder / "data" / "PG_VERSION"
         programs = find_programs(int(version.read_text()) if version.is_file() else None)
         way = find_account(programs, existing).prefix[:1]
-        runs = {(): "as you", ("unshare",): "in a user namespace", ("setpriv",): "as another account"}[way]
-        yield Finding("postgresql", "ok", f"{programs.version} in {programs.folder}, runs {runs}")
-        found = embedded_server().status()
-        state = f"running, process {found.pid}" if found.running else "not running, started when needed"
-        yield Finding("server", "ok", f"{state}, {format_bytes(found.bytes_on_disk)} in {folder}")
+        account = {(): "as you", ("unshare",): "in a user namespace", ("setpriv",): "as another account"}[way]
+        yield Finding("postgresql", "ok", f"{programs.version} in {programs.folder}, runs {account}")
+        server = embedded_server().status()
+        state = f"running, process {server.pid}" if server.running else "not running, started when needed"
+        yield Finding("server", "ok", f"{state}, {format_bytes(server.bytes_on_disk)} in {folder}")
     except (BackendError, MissingExtraError) as error:
         yield Finding("postgresql", "down", str(error))
 
@@ -135,18 +139,18 @@ def _database(dsn: str | None) -> Iterator[Finding]:
     started = time.perf_counter()
     try:
         with FrameStore(dsn) as store:
-            version = _ask(store.database, "SELECT current_setting('server_version')")
+            version = _query(store.database, "SELECT current_setting('server_version')")
             opened = time.perf_counter() - started
             text = f"{store.database.describe()}: PostgreSQL {version}, opened in {opened * 1e3:.0f} ms"
             yield Finding("database", "ok", text)
-            round_trip = min(_timed(lambda: _ask(store.database, "SELECT 1")) for _ in range(20))
+            round_trip = min(_seconds(lambda: _query(store.database, "SELECT 1")) for _ in range(20))
             verdict = "note" if round_trip > 0.01 else "ok"
-            yield Finding("round trip", verdict, f"{round_trip * 1e6:.0f} µs for a question and its answer")
-            schema = _ask(store.database, "SELECT max(version) FROM voxtier.schema_version")
-            may_write = _ask(store.database, "SELECT has_table_privilege('voxtier.file', 'INSERT, UPDATE')")
+            yield Finding("round trip", verdict, f"{round_trip * 1e6:.0f} µs for a statement and its answer")
+            schema = _query(store.database, "SELECT max(version) FROM voxtier.schema_version")
+            may_write = _query(store.database, "SELECT has_table_privilege('voxtier.file', 'INSERT, UPDATE')")
             rights = "may write" if may_write else "may only read"
             yield Finding("schema", "ok", f"version {schema}, this role {rights}")
-            for name, files, errors, frames in store.database.run(_index):
+            for name, files, errors, frames in store.database.run(_count):
                 text = f"{name}: {files:,} files, {errors:,} of them refused, {frames:,} frames"
                 yield Finding("index", "ok", text)
     except BackendError as error:
@@ -155,16 +159,16 @@ def _database(dsn: str | None) -> Iterator[Finding]:
         yield Finding("database", "wrong", str(error))
 
 
-def _index(connection: Connection) -> list[tuple[str, int, int, int]]:
-    return connection.execute(_INDEX.encode()).fetchall()
+def _count(connection: Connection) -> list[tuple[str, int, int, int]]:
+    return connection.execute(_COUNTS.encode()).fetchall()
 
 
-def _ask(database: Database, question: str) -> object:
-    [answer] = database.run(lambda connection: connection.execute(question.encode()).fetchone()) or [None]
+def _query(database: Database, statement: str) -> object:
+    [answer] = database.run(lambda connection: connection.execute(statement.encode()).fetchone()) or [None]
     return answer
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

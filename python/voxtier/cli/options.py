@@ -1,4 +1,4 @@
-"""Options and openings that several commands share."""
+"""Options that several commands share, and the opening of the frame index."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from voxtier.system.text import parse_bytes
 
 if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
+
+__all__ = ["AS_JSON", "DSN", "SIZE", "SOURCE", "THREADS", "Size", "open_store"]
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -29,22 +31,32 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs o
 SIZE = Size()
 
 
-def _utf8(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+def _check_utf8(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise click.BadParameter("the name is not UTF-8") from None
+        raise click.BadParameter("the name must be UTF-8") from None
     return name
 
 
 SOURCE = click.option(
-    "--source", default="default", show_default=True, callback=_utf8,
+    "--source",
+    default="default",
+    show_default=True,
+    callback=_check_utf8,
     help="Name under which the files are indexed.",
-)  # fmt: skip
+)
 DSN = click.option(
     "--dsn",
     envvar="VOXTIER_DSN",
     help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
+)
+THREADS = click.option(
+    "--threads",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Files read at once.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 

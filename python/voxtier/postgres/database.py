@@ -91,8 +91,11 @@ class Database:
         self._dsn = dsn
         self._credentials = credentials
         self._sizes: dict[str, Any] = {
-            "min_size": 1, "max_size": max_size, "timeout": timeout, "max_lifetime": max_lifetime
-        }  # fmt: skip
+            "min_size": 1,
+            "max_size": max_size,
+            "timeout": timeout,
+            "max_lifetime": max_lifetime,
+        }
         self.on_open = on_open
         self._pool: psycopg_pool.ConnectionPool[Connection] | None = None
         self._server: EmbeddedServer | None = None
@@ -191,9 +194,14 @@ class Database:
                     self._server = None
                 raise
             self._pool = psycopg_pool.ConnectionPool(
-                self._conninfo, kwargs=self._parameters, connection_class=Connection, check=_check,
-                name="voxtier", open=True, **self._sizes,
-            )  # fmt: skip
+                self._conninfo,
+                kwargs=self._parameters,
+                connection_class=Connection,
+                check=_check,
+                name="voxtier",
+                open=True,
+                **self._sizes,
+            )
             return self._pool
 
     def _try_out(self) -> None:

@@ -1,4 +1,4 @@
-"""``voxtier table | frame | explain``: one file at a time, no database."""
+"""``voxtier table | frame | explain``: what files hold, without a database."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from voxtier._core import refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS
+from voxtier.cli.options import THREADS
 from voxtier.system.durable import write_file
 from voxtier.system.text import on_one_line
 
@@ -23,7 +24,7 @@ PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 
 
 def given_paths(paths: Iterable[str]) -> Iterator[str]:
-    """Yield the paths of the command line; ``-`` stands for paths on stdin, one a line."""
+    """Yield the paths that were given on the command line; ``-`` stands for paths on stdin, one a line."""
     for path in paths:
         if path != "-":
             yield path
@@ -37,15 +38,19 @@ def given_paths(paths: Iterable[str]) -> Iterator[str]:
 
 @click.command()
 @PATHS
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with every range.")
 @click.option(
-    "--threads", default=16, show_default=True, type=click.IntRange(1, 1024), help="Reads in flight."
+    "--json", "as_json", is_flag=True, help="One JSON object a line, with the ranges of all frames."
 )
+@THREADS
 def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
     """Print the frame table of each file, without a database.
 
-    PATH is a file, a folder (walked, every file) or - for paths on stdin. Every entry of every offset
-    table is held against the file. With --json, frames is a list of frames, each a list of
+    \b
+    voxtier table slide.dcm --json
+    find /data -name '*.dcm' | voxtier table -
+
+    PATH is a file, a folder (every file below it) or - for paths on stdin. Every entry of every offset
+    table is checked against the file. With --json, frames is a list of frames, each a list of
     [offset, length] in payload bytes. Exit code 1 when a file is refused.
     """
     from voxtier.frames.indexing.paths import iter_files
@@ -96,19 +101,22 @@ def _as_line(result: TableResult) -> str:
 @click.argument("path")
 @click.argument("number", type=click.IntRange(min=1))
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here, not to stdout."
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of stdout."
 )
 def frame(path: str, number: int, output: Path | None) -> int:
     """Write the bytes of frame NUMBER (from 1) of a file: fragments joined, item headers stripped.
 
-    The file named by -o is written whole or not at all. Exit code 1 when PATH is refused or the frame lies
-    behind the end of a cut file, 2 when there is no such frame.
+    \b
+    voxtier frame slide.dcm 17 -o tile.jpg
+
+    The file named by -o is written completely or not at all. Exit code 1 when PATH is refused or the frame
+    lies behind the end of a truncated file, 2 when there is no such frame.
     """
     from voxtier.errors import FormatError, SourceError
     from voxtier.frames.table import read_frame, read_table
 
     if output is None and sys.stdout.isatty():
-        raise click.UsageError("a frame is not for terminals: name a file with -o, or pipe the output")
+        raise click.UsageError("a frame is binary: name a file with -o, or pipe the output")
     try:
         frame_table = read_table(path)
         if number > len(frame_table):
@@ -123,16 +131,16 @@ def frame(path: str, number: int, output: Path | None) -> int:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
-        _write_whole(output, content, source=path)
+        _write_output(output, content, source=path)
         click.echo(f"{len(content):,} bytes of frame {number:,} in {on_one_line(str(output))}", err=True)
     return 0
 
 
-def _write_whole(output: Path, content: bytes, *, source: str) -> None:
+def _write_output(output: Path, content: bytes, *, source: str) -> None:
     target = output.resolve()
     if target.exists():
         if target.samefile(source):
-            raise click.UsageError("-o names the file that is read, which voxtier never writes")
+            raise click.UsageError("-o names the image itself, which voxtier never writes: name another file")
         if not target.is_file():  # a pipe or a device, which must not be replaced
             target.write_bytes(content)
             return
@@ -146,7 +154,10 @@ def _write_whole(output: Path, content: bytes, *, source: str) -> None:
 @click.command()
 @click.argument("path")
 def explain(path: str) -> int:
-    """Explain one file on one page: how its frames are stored, which table was believed, what is odd.
+    """Explain one file on one page: how its frames are stored, which table was used, what is odd.
+
+    \b
+    voxtier explain slide.dcm
 
     Exit code 1 when the file is refused; the page then says why and where.
     """

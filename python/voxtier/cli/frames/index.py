@@ -1,4 +1,4 @@
-"""``voxtier index | summary | errors``: the index of a source, made and looked at."""
+"""``voxtier index | summary | errors``: make the index of a source, count it, list what was refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_PARTIAL, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
-from voxtier.cli.options import DSN, SOURCE, open_store
+from voxtier.cli.options import AS_JSON, DSN, SOURCE, THREADS, open_store
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_duration, on_one_line
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _MEANING = {
     "ok": "every frame can be read",
     "unchanged": "indexed before, same size and time: not read again",
-    "truncated": "the file is cut: the frames before the cut can be read",
-    "no_pixels": "reports, plans and the like: nothing to read",
-    "ambiguous": "nobody can say which fragment belongs to which frame: refused",
+    "truncated": "the file is cut off: the frames before the cut can be read",
+    "no_pixels": "a report, plan or the like: there are no frames",
+    "ambiguous": "nothing says which fragment belongs to which frame: refused",
     "error": "refused or unreadable: see `voxtier errors`; tried again on the next run",
     "refused": "the path cannot be stored, or is a folder that cannot be read",
 }
@@ -40,14 +40,12 @@ _REFUSED_SHOWN = 20
 @PATHS
 @SOURCE
 @DSN
-@click.option("--ext", "extension", default=".dcm", show_default=True, help="Take files that end so.")
+@click.option("--ext", "extension", default=".dcm", show_default=True, help="Take files whose names end so.")
 @click.option("--all-files", is_flag=True, help="Take every file, whatever its name.")
-@click.option(
-    "--threads", default=16, show_default=True, type=click.IntRange(1, 1024), help="Reads in flight."
-)
-@click.option("--force", is_flag=True, help="Read every file again, also unchanged ones.")
-@click.option("--prune", is_flag=True, help="Forget indexed files below PATH that are gone.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each file, then a summary.")
+@THREADS
+@click.option("--force", is_flag=True, help="Also read unchanged files again.")
+@click.option("--prune", is_flag=True, help="Forget indexed files below PATH that no longer exist.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: each file, then a summary.")
 def index(
     paths: tuple[str, ...],
     source: str,
@@ -61,8 +59,12 @@ def index(
 ) -> int:
     """Index the frames of every DICOM file below PATH (a file, a folder, or - for paths on stdin).
 
-    Run it again and only new and changed files are read. A file that is refused is a row of its own, with
-    its reason: see `voxtier errors`. Interrupt it at any time: what was read is kept, the next run does the
+    \b
+    voxtier index /data/dicom
+    voxtier index /data/dicom --prune
+
+    A second run reads only new and changed files. A refused file is kept in the index with its reason: see
+    `voxtier errors`. A run may be interrupted at any time: what was read is kept, the next run does the
     rest. Exit code 0, or 3 when some files were refused.
     """
     from voxtier.frames.indexing.paths import iter_files
@@ -191,9 +193,13 @@ def _run_summary(
 @click.command()
 @SOURCE
 @DSN
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@AS_JSON
 def summary(source: str, dsn: str | None, as_json: bool) -> int:
-    """Count the files, frames and bytes of a source by status, kind, transfer syntax and method."""
+    """Count the files, frames and bytes of a source by status, kind, transfer syntax and method.
+
+    \b
+    voxtier summary --json
+    """
     with open_store(dsn) as store:
         found = store.summary(source)
         others = [name for name in store.sources() if name != source]
@@ -246,9 +252,15 @@ def _summary_json(found: Summary) -> dict[str, object]:
 @click.command()
 @SOURCE
 @DSN
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@AS_JSON
 def errors(source: str, dsn: str | None, as_json: bool) -> int:
-    """List the files that were refused, each with its reason. Exit code 1 when there are any."""
+    """List the files that were refused, each with its reason.
+
+    \b
+    voxtier errors --json
+
+    Exit code 1 when there are any.
+    """
     count = 0
     with open_store(dsn) as store:
         for error in store.errors(source):

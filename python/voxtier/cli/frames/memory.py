@@ -1,4 +1,4 @@
-"""``voxtier priority | preload | cache``: what memory holds, or would hold, and what that brings."""
+"""``voxtier priority | preload | cache``: what memory should hold, and what that is worth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.frames.readers import stats
-from voxtier.cli.options import DSN, SIZE, SOURCE, open_store
+from voxtier.cli.options import AS_JSON, DSN, SIZE, SOURCE, open_store
 from voxtier.errors import BackendError, ConfigError
 from voxtier.system.text import format_bytes
 
@@ -29,10 +29,13 @@ _POLICIES = ("lru", "scan_aware", "fifo", "belady")
 @SOURCE
 @DSN
 @click.option("--limit", default=500, show_default=True, type=click.IntRange(0), help="Files at most.")
-@click.option("--budget", type=SIZE, help="Draw a line where so much memory is full.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--budget", type=SIZE, help="Draw a line where this much memory is full.")
+@AS_JSON
 def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_json: bool) -> None:
     """List the files that deserve memory most, best first.
+
+    \b
+    voxtier priority --limit 20 --budget 64MiB
 
     The band says where the score lies (critical > 1, high >= 0.3, medium >= 0.1, low); the label says why:
     frequent_recent, recent, fresh (new and unread), frequent_stale, cold.
@@ -68,13 +71,16 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
 @DSN
 @click.option("--budget", default="2GiB", show_default=True, type=SIZE, help="Memory for frame tables.")
 @click.option("--limit", default=1_000_000, show_default=True, type=click.IntRange(0), help="Files at most.")
-@click.option("--dry-run", is_flag=True, help="Accepted for clarity: this command never serves anything.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--dry-run", is_flag=True, help="Accepted for clarity: this command only tries.")
+@AS_JSON
 def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool, as_json: bool) -> None:
     """Try out a preload: how many files a memory budget would hold, and how long the start would take.
 
-    The tables are really read and really put into a cache of this process, which then ends; a service
-    does the same when it starts.
+    \b
+    voxtier preload --budget 2GiB
+
+    The tables are read and put into a cache of this process, which then ends; a service does the same when
+    it starts.
     """
     from voxtier.frames.memory.cache import FrameCache
     from voxtier.frames.memory.preload import Preload
@@ -102,7 +108,12 @@ def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool
 
 @click.group()
 def cache() -> None:
-    """Look at what memory brings, and at what it would bring."""
+    """Show what memory saves, and what another budget would save.
+
+    \b
+    voxtier cache stats
+    voxtier cache simulate trace.txt --budgets 64MiB,1GiB
+    """
 
 
 cache.add_command(stats)
@@ -111,13 +122,22 @@ cache.add_command(stats)
 @cache.command()
 @click.argument("trace", type=click.File("r"))
 @click.option("--budgets", required=True, help="Sizes, separated by commas: 64MiB,256MiB,1GiB.")
-@click.option("--policy", "policies", multiple=True, type=click.Choice(_POLICIES), help="Default: all.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(_POLICIES),
+    help="Policy to replay; repeatable. Default: all.",
+)
+@AS_JSON
 def simulate(trace: Iterable[str], budgets: str, policies: tuple[str, ...], as_json: bool) -> None:
-    """Replay TRACE (- for stdin): the hit ratio of each policy at each budget.
+    """Replay TRACE (- for stdin), and print the hit ratio of each policy at each budget.
+
+    \b
+    voxtier cache simulate trace.txt --budgets 64MiB,256MiB,1GiB
 
     A line of a trace is ``KEY BYTES`` or ``KEY BYTES scan``, separated by a tab or the last blanks. The
-    policy of the cache is scan_aware; belady knows the future and is the bound that nobody reaches.
+    policy of the cache is scan_aware; belady knows the future and is the upper bound.
     """
     from voxtier._core import simulate as replay
 
@@ -142,7 +162,9 @@ def _read_trace(lines: Iterable[str]) -> tuple[Any, Any, Any]:
     keys, weights, scans = [], [], []
     for number, (key, weight, scan) in enumerate(_parsed(lines), 1):
         if weight >= 1 << 32:
-            raise ConfigError(f"line {number} of the trace: {weight} bytes are no frame table")
+            raise ConfigError(
+                f"line {number} of the trace: a frame table has less than 4 GiB, not {weight:,} bytes"
+            )
         keys.append(numbers.setdefault(key, len(numbers)))
         weights.append(weight)
         scans.append(scan)

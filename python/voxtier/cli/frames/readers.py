@@ -1,4 +1,4 @@
-"""``voxtier cache stats | top``: what the readers that run on this machine say of themselves."""
+"""``voxtier cache stats | top``: what the readers that run on this machine report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAD = (
 )
 _BAR = 10
 HOME = click.option(
-    "--home", type=click.Path(path_type=Path), help="voxtier's folder, if not VOXTIER_HOME or the user's."
+    "--home", type=click.Path(path_type=Path), help="Folder of voxtier. Default: VOXTIER_HOME, or the user's."
 )
 
 
@@ -32,9 +32,12 @@ HOME = click.option(
 def stats(home: Path | None, as_json: bool) -> None:
     """Show what each running reader answered, from which tier, and how full its memory is.
 
-    A FrameReader publishes itself every two seconds in voxtier's folder (VOXTIER_HOME), unless it was
+    \b
+    voxtier cache stats --json
+
+    A FrameReader writes its counters every two seconds into voxtier's folder (VOXTIER_HOME), unless it was
     made with publish=False. Of its requests, `memory` says how many found their table there, `index` how
-    many asked PostgreSQL, `file` how many had to read the file's headers. `to write` are files whose
+    many asked PostgreSQL, `file` how many had to read the file's headers. `to write` counts files whose
     accesses the index does not know yet. The state is `ready`, or `preload 12,000` (files so far),
     `no database` (memory and files go on serving), `silent 60 s` (stopped, or hanging).
     """
@@ -49,13 +52,22 @@ def stats(home: Path | None, as_json: bool) -> None:
 
 @click.command()
 @HOME
-@click.option("--interval", default=2.0, show_default=True, type=click.FloatRange(0.1), help="Seconds.")
-@click.option("--count", default=0, type=click.IntRange(0), help="Pages to show; 0: until Ctrl-C.")
+@click.option(
+    "--interval",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds between two pages.",
+)
+@click.option("--count", default=0, type=click.IntRange(0), help="Pages to show; 0 goes on until Ctrl-C.")
 @AS_JSON
 def top(home: Path | None, interval: float, count: int, as_json: bool) -> None:
     """Watch the running readers: requests a second, tiers, memory.
 
-    The columns are those of `voxtier cache stats`. What is no terminal gets page after page, for a log.
+    \b
+    voxtier top --interval 5
+
+    The columns are those of `voxtier cache stats`. Without a terminal, page follows page, as for a log.
     """
     before: dict[str, Published] = {}
     shown = 0

@@ -1,4 +1,4 @@
-"""``voxtier tensors``: the MONAI cache, made, checked and kept."""
+"""``voxtier tensors``: make, check and keep a MONAI cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``voxtier tensors ls | du | gc | evict``: what a cache takes on the disk, and what may go."""
+"""``voxtier tensors ls | du | gc | evict``: what a cache takes on the disk, and what can be removed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 @click.argument("folder", type=FOLDER)
 @AS_JSON
 def ls_command(folder: Path, as_json: bool) -> None:
-    """List cache folders: files, size, last use, parameters; of several, what they differ in."""
+    """List cache folders: files, size, last use, parameters; of several, what they differ in.
+
+    \b
+    voxtier tensors ls /data/cache
+    """
     from voxtier.tensors.keeping.disk_usage import list_cache_folders
     from voxtier.tensors.keeping.migrate import parameter_differences
 
-    found = list(list_cache_folders(folder))
-    for row in found:
+    rows = list(list_cache_folders(folder))
+    for row in rows:
         if as_json:
             say(json.dumps(row))
             continue
@@ -35,17 +39,21 @@ def ls_command(folder: Path, as_json: bool) -> None:
         parameters = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
         say(f"{row['folder']}: {row['files']} files, {format_bytes(row['bytes'])}, used {used}; {parameters}")
     if not as_json:
-        known = [Path(row["folder"]) for row in found if row["parameters"]]
-        for other in known[1:]:
-            for line in parameter_differences(known[0], other):
-                say(f"  {known[0].name} -> {other.name}: {line}")
+        folders = [Path(row["folder"]) for row in rows if row["parameters"]]
+        for other in folders[1:]:
+            for line in parameter_differences(folders[0], other):
+                say(f"  {folders[0].name} -> {other.name}: {line}")
 
 
 @click.command("du")
 @click.argument("folder", type=FOLDER)
 @AS_JSON
 def du_command(folder: Path, as_json: bool) -> None:
-    """Say where the space is."""
+    """Say how many bytes tensors, temporary files, quarantine and the rest take.
+
+    \b
+    voxtier tensors du /data/cache
+    """
     from voxtier.tensors.keeping.disk_usage import measure_usage
 
     totals = measure_usage(folder)
@@ -63,16 +71,20 @@ def du_command(folder: Path, as_json: bool) -> None:
 @APPLY
 @AS_JSON
 def gc_command(folder: Path | None, config: Path | None, force: bool, apply: bool, as_json: bool) -> int:
-    """Remove temporaries and claims of dead runs, and empty folders; with --config also orphans and
-    unfinished downloads of `generate` and of the hub's client.
+    """Remove temporary files and claims of dead runs, and empty folders.
 
-    An orphan is a tensor that no list of the configuration asks for. It is kept where nothing says that it
-    can be made again: the lists may be the wrong ones.
+    \b
+    voxtier tensors gc --config config.yaml
+    voxtier tensors gc --config config.yaml --apply
+
+    With --config also orphans, and unfinished downloads of `generate` and of the hub's client. An orphan is
+    a tensor that no list of the configuration asks for. It is kept unless its source is known to exist: the
+    lists may be the wrong ones.
     """
     from voxtier.tensors.keeping.disk_usage import find_garbage
     from voxtier.tensors.manifest import Manifests
 
-    wanted: frozenset[str] = frozenset()
+    wanted = frozenset[str]()
     images = None
     if config is not None:
         settings, own, volumes, _ = load_cache(config)
@@ -81,13 +93,13 @@ def gc_command(folder: Path | None, config: Path | None, force: bool, apply: boo
         images = settings.img_dir
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
-    found = find_garbage(folder, wanted=wanted, can_be_remade=Manifests().has_source, images=images)
-    return _remove_all(list(found), force=force, apply=apply, as_json=as_json)
+    garbage = find_garbage(folder, wanted=wanted, can_be_remade=Manifests().has_source, images=images)
+    return _remove_all(list(garbage), force=force, apply=apply, as_json=as_json)
 
 
 @click.command("evict")
 @click.argument("folder", type=FOLDER)
-@click.option("--budget", type=SIZE, required=True, help="What may stay, such as 500GB.")
+@click.option("--budget", type=SIZE, required=True, help="Bytes that may stay, such as 500GB.")
 @config_option("Never evict what its lists ask for.")
 @click.option("--force", is_flag=True, help="Also evict what cannot be made again.")
 @APPLY
@@ -95,18 +107,23 @@ def gc_command(folder: Path | None, config: Path | None, force: bool, apply: boo
 def evict_command(
     folder: Path, budget: int, config: Path | None, force: bool, apply: bool, as_json: bool
 ) -> int:
-    """Shrink a cache to a budget: the least recently used files go first, and only if they can be remade."""
+    """Shrink a cache to a budget: the least recently used files go first, and only if they can be remade.
+
+    \b
+    voxtier tensors evict /data/cache --budget 500GB
+    voxtier tensors evict /data/cache --budget 500GB --apply
+    """
     from voxtier.tensors.keeping.disk_usage import choose_evictions
     from voxtier.tensors.keeping.verify import list_cache
     from voxtier.tensors.manifest import Manifests
 
-    keep: frozenset[str] = frozenset()
+    keep = frozenset[str]()
     if config is not None:
         _, _, volumes, _ = load_cache(config)
         keep = frozenset(f"{key}.pt" for key in volumes)
     listing, has_source = list_cache(folder), Manifests().has_source
-    chosen = choose_evictions(listing, budget, keep=keep, can_be_remade=has_source, force=force)
-    return _remove_all(chosen, force=force, apply=apply, as_json=as_json)
+    evicted = choose_evictions(listing, budget, keep=keep, can_be_remade=has_source, force=force)
+    return _remove_all(evicted, force=force, apply=apply, as_json=as_json)
 
 
 def _remove_all(garbage: list[Garbage], *, force: bool, apply: bool, as_json: bool) -> int:
@@ -115,7 +132,7 @@ def _remove_all(garbage: list[Garbage], *, force: bool, apply: bool, as_json: bo
     total = count = 0
     for item in garbage:
         if item.precious and not force:
-            result = "kept: nothing says that it can be made again (--force removes it)"
+            result = "kept: its source is not known to exist (--force removes it)"
         else:
             result = remove(item) if apply else "would be removed"
         if not result.startswith(("kept", "left")):

@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 @click.command("generate")
 @volume_list
-@click.option("--clean-local-raw-files", is_flag=True,
-              help="Remove your own raw files too, once their tensors are verified.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Only say what would be done (the command `plan`).")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask. Required when nobody can answer.")
+@click.option(
+    "--clean-local-raw-files",
+    is_flag=True,
+    help="Also remove your own raw files, once their tensors are verified.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, as the command `plan`.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
 @click.option("--min-free", type=SIZE, default="1GiB", show_default=True, help="Disk space that stays free.")
-@click.option("--max-raw-bytes", type=SIZE, help="Most bytes of downloaded raw files at once.")
+@click.option("--max-raw-bytes", type=SIZE, help="Bytes of downloaded raw files at once, at most.")
 @click.option("--until-full", is_flag=True, help="Start although the disk cannot hold everything.")
-@click.option("--json", "as_json", is_flag=True, help="Plan, progress and result as lines of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Write plan, progress and result as lines of JSON.")
 def generate_command(
     config: Path,
     num_workers: int,
@@ -50,6 +53,9 @@ def generate_command(
     as_json: bool,
 ) -> int:
     """Make every tensor that the CSV files ask for and the cache lacks.
+
+    \b
+    voxtier tensors generate --config config.yaml --num-workers 8
 
     Downloads what is not on disk, resumes what was interrupted, shares the work with other runs of the same
     configuration. A first Ctrl-C finishes the current volumes, a second stops at once.
@@ -76,7 +82,7 @@ def generate_command(
         return EXIT_OK
     if not yes and plan.names:
         if not sys.stdin.isatty():
-            raise ConfigError("nobody can answer the question whether to go on: repeat with --yes")
+            raise ConfigError("stdin is not a terminal, so nobody can confirm the plan: repeat with --yes")
         click.confirm("Go on?", abort=True, err=True)
     progress = Progress(
         "made", len(plan.names), machine=as_json, stream=sys.stdout if as_json else sys.stderr
@@ -144,7 +150,11 @@ def _listen(generator: Generator) -> list[int]:
 def plan_command(
     config: Path, num_workers: int, batch_size: int, num_shards: int, shard_id: int, as_json: bool
 ) -> None:
-    """Say what generate would do, and change nothing."""
+    """Say what generate would do, and change nothing.
+
+    \b
+    voxtier tensors plan --config config.yaml
+    """
     from voxtier.tensors.identity.config import load_config
     from voxtier.tensors.making.run import Generator, Options
 

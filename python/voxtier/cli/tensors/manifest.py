@@ -15,11 +15,16 @@ from voxtier.cli.tensors.options import FOLDER, config_option, exit_code, load_c
 
 @click.command("adopt")
 @click.argument("folder", type=FOLDER, required=False)
-@config_option("Take folder, volume names and sources from it.")
-@click.option("--same-pipeline", is_flag=True, help="The files were made with today's reader and versions.")
+@config_option("Take folder, volume names and sources from this file.")
+@click.option(
+    "--same-pipeline", is_flag=True, help="Say that the files were made with today's reader and versions."
+)
 @click.option("--duplicates", is_flag=True, help="Also report files of equal content.")
 def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool, duplicates: bool) -> int:
     """Check a cache that anybody made, and record what it holds.
+
+    \b
+    voxtier tensors adopt --config config.yaml
 
     The manifest (in .voxtier beside the cache folder) makes --since-last, --quick, explain and evict work.
     """
@@ -40,29 +45,33 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
     counts: Counter[str] = Counter()
-    present: dict[Path, set[str]] = {}
+    keys_of: dict[Path, set[str]] = {}
     for state in adopt(folder, volumes=volumes, sources=raw_files, fingerprint=today):
         counts[state.state] += 1
         path = Path(state.path)
-        present.setdefault(path.parent, set()).add(path.stem)
+        keys_of.setdefault(path.parent, set()).add(path.stem)
         if state.state not in FINE:
             say(f"{state.state}: {state.path}: {state.detail}")
     say(", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files")
     if duplicates:
-        for parent, keys in sorted(present.items()):
-            known = Manifest(parent).read()
-            for group in find_duplicates({key: known[key] for key in keys & known.keys()}):
+        for parent, keys in sorted(keys_of.items()):
+            rows = Manifest(parent).read()
+            for group in find_duplicates({key: rows[key] for key in keys & rows.keys()}):
                 say("equal: " + " ".join(group))
     return exit_code(counts)
 
 
 @click.command("explain")
-@config_option("Its parameters and versions are today's.", required=True)
+@config_option("File with the parameters of today.", required=True)
 @AS_JSON
 def explain_command(config: Path, as_json: bool) -> int:
     """Say which files would be made differently today, and why.
 
-    The directory hash sees neither the reader nor versions nor the source's bytes; the manifest does.
+    \b
+    voxtier tensors explain --config config.yaml
+
+    The directory hash covers neither the reader nor versions nor the source's bytes; the manifest does.
+    Exit code 1 when there are such files.
     """
     from voxtier.tensors.identity.fingerprint import fingerprint
     from voxtier.tensors.keeping.adopt import find_stale
@@ -77,16 +86,25 @@ def explain_command(config: Path, as_json: bool) -> int:
 
 
 @click.command("map")
-@click.option("--csv-path", required=True, multiple=True, help="CSV with a column VolumeName; repeatable.")
 @click.option(
-    "--output-path", default="hash_to_volume_map.json", show_default=True, type=click.Path(path_type=Path)
+    "--csv-path", required=True, multiple=True, help="CSV file with a column VolumeName; repeatable."
 )
 @click.option(
-    "--legacy-hex", is_flag=True, help="64-digit keys, as the predecessor wrote them. They name no file."
+    "--output-path",
+    default="hash_to_volume_map.json",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="File to write.",
+)
+@click.option(
+    "--legacy-hex", is_flag=True, help="Write 64-digit keys, as the predecessor did; they name no file."
 )
 @click.option("--redact", is_flag=True, help="Number the volumes instead of naming them.")
 def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, redact: bool) -> None:
     """Write {file name: VolumeName} as JSON.
+
+    \b
+    voxtier tensors map --csv-path train.csv --output-path map.json
 
     The map re-identifies the files, so it is readable by its owner only.
     """

@@ -19,14 +19,31 @@ if TYPE_CHECKING:
 
 @click.command("migrate")
 @click.argument("folder", type=FOLDER)
-@click.option("--items", type=click.Path(path_type=Path, exists=True),
-              help="JSON list of the items: rename md5 names (to MONAI 1.6.0) to sha256.")  # fmt: skip
-@click.option("--old-prefix", help="With --items: the path prefix that the items had when they were cached.")
-@click.option("--new-prefix", help="With --items: what stands there now.")
-@click.option("--from", "old", type=click.Choice(["md5", "sha256"]), default="md5", show_default=True)
-@click.option("--to", "new", type=click.Choice(["md5", "sha256"]), default="sha256", show_default=True)
+@click.option(
+    "--items",
+    type=click.Path(path_type=Path, exists=True),
+    help="JSON list of the items: rename their md5 names (up to MONAI 1.6.0) to sha256.",
+)
+@click.option("--old-prefix", help="With --items: path prefix that the items had when they were cached.")
+@click.option("--new-prefix", help="With --items: path prefix that they have now.")
+@click.option(
+    "--from",
+    "old",
+    type=click.Choice(["md5", "sha256"]),
+    default="md5",
+    show_default=True,
+    help="Hash of the old names.",
+)
+@click.option(
+    "--to",
+    "new",
+    type=click.Choice(["md5", "sha256"]),
+    default="sha256",
+    show_default=True,
+    help="Hash of the new names.",
+)
 @click.option("--transform-hash", default="", help="Suffix of the names, when hash_transform was used.")
-@click.option("--into", type=FOLDER, help="Carry all tensors into this folder (another directory hash).")
+@click.option("--into", type=FOLDER, help="Move all tensors into this folder (another directory hash).")
 @click.option("--make-safe", is_flag=True, help="Rewrite files that weights_only=True refuses (MONAI 1.5.0).")
 @APPLY
 def migrate_command(
@@ -41,17 +58,23 @@ def migrate_command(
     make_safe: bool,
     apply: bool,
 ) -> int:
-    """Carry a cache over to another MONAI version, place or directory hash; nothing is recomputed."""
-    from voxtier.tensors.keeping import migrate as room
+    """Carry a cache over to another MONAI version, place or directory hash; nothing is recomputed.
+
+    \b
+    voxtier tensors migrate /data/cache/0a1b2c --items items.json --apply
+    voxtier tensors migrate /data/cache/0a1b2c --into /data/cache/3d4e5f --apply
+    voxtier tensors migrate /data/cache/0a1b2c --make-safe --apply
+    """
+    from voxtier.tensors.keeping.migrate import carry_out, parameter_differences, plan_folder_moves
 
     if sum(map(bool, (items, into, make_safe))) != 1:
         raise click.UsageError("choose one of --items, --into, --make-safe")
     if make_safe:
         return _make_safe(folder, apply=apply)
     if into is not None:
-        for line in room.parameter_differences(folder, into) if (into / "cache_params.json").exists() else []:
+        for line in parameter_differences(folder, into) if (into / "cache_params.json").exists() else []:
             say(f"differs: {line}")
-        moves = room.plan_folder_moves(folder, into)
+        moves = plan_folder_moves(folder, into)
     else:
         assert items is not None
         moves = _item_moves(folder, items, old_prefix, new_prefix, old, new, transform_hash)
@@ -61,7 +84,7 @@ def migrate_command(
         say(f"{len(moves)} files; --apply renames them", err=True)
         return EXIT_OK
     counts: Counter[str] = Counter()
-    for move, result in room.carry_out(moves):
+    for move, result in carry_out(moves):
         counts[result] += 1
         if result != "moved":
             say(f"{move.old}: {result}")
@@ -77,9 +100,9 @@ def _item_moves(
     try:
         items = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: no JSON: {error}") from None
+        raise ConfigError(f"{path} is not a JSON file: {error}") from None
     if not isinstance(items, list):
-        raise ConfigError(f"{path}: must hold a list of items")
+        raise ConfigError(f"{path} must hold a JSON list of items")
     if (old_prefix is None) != (new_prefix is None):
         raise click.UsageError("--old-prefix and --new-prefix belong together")
 

@@ -1,4 +1,4 @@
-"""Options that several ``voxtier tensors`` commands share."""
+"""Options, and the reading of a configuration, that several ``voxtier tensors`` commands share."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["APPLY", "FOLDER", "config_option", "exit_code", "load_cache", "say", "volume_list"]
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-APPLY = click.option("--apply", is_flag=True, help="Do it. Without it only the plan is shown.")
+APPLY = click.option("--apply", is_flag=True, help="Do it; without it only the plan is shown.")
 
 
 def config_option(why: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option --config with what it is good for here."""
+    """Return the option --config with what a command uses it for."""
     return click.option("--config", type=click.Path(path_type=Path), required=required, help=why)
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line: names of files, records and volumes are others' text, and may speak to a terminal."""
+    """Print one line, made harmless: names of files, records and volumes may hold anything."""
     click.echo(on_one_line(line), err=err)
 
 
 def exit_code(states: Iterable[str]) -> int:
-    """Return what the states of files come to: findings, or files that could not be read, or neither."""
+    """Return the exit code for the states of files: findings, else files that could not be read, else ok."""
     from voxtier.tensors.states import FINE, NOTED, UNREADABLE
 
     found = set(states) - FINE - NOTED
@@ -43,15 +43,35 @@ def exit_code(states: Iterable[str]) -> int:
 def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which volumes are asked for, and how many at once."""
     for option in (
-        click.option("--shard-id", default=0, show_default=True, help="Which share, from 0."),
-        click.option("--num-shards", default=1, show_default=True, help="Share the list; no downloads."),
-        click.option("--batch-size", type=click.IntRange(1), default=100, show_default=True,
-                     help="Most downloaded raw files on disk at once."),
-        click.option("--num-workers", type=click.IntRange(1, 512), default=8, show_default=True,
-                     help="Most volumes at once; fewer when memory is short."),
-        click.option("--config", type=click.Path(path_type=Path), default="configs/config.yaml",
-                     show_default=True, help="Lists, folders and image processing."),
-    ):  # fmt: skip
+        click.option("--shard-id", default=0, show_default=True, help="Which share of the list, from 0."),
+        click.option(
+            "--num-shards",
+            default=1,
+            show_default=True,
+            help="Number of shares; with more than one nothing is downloaded.",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=100,
+            show_default=True,
+            help="Downloaded raw files on disk at once, at most.",
+        ),
+        click.option(
+            "--num-workers",
+            type=click.IntRange(1, 512),
+            default=8,
+            show_default=True,
+            help="Volumes transformed at once, at most; fewer when memory is short.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            default="configs/config.yaml",
+            show_default=True,
+            help="File with lists, folders and image processing.",
+        ),
+    ):
         command = option(command)
     return command
 

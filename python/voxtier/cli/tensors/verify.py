@@ -1,4 +1,4 @@
-"""``voxtier tensors verify`` and ``voxtier tensors map``."""
+"""``voxtier tensors verify``: check every file of a cache, and quarantine the bad ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
     from voxtier.tensors.keeping.verify import FileState
 
-
 log = logging.getLogger("voxtier.tensors.verify")
 log.addHandler(logging.NullHandler())  # without a log folder there is no log
 
@@ -29,22 +28,24 @@ log.addHandler(logging.NullHandler())  # without a log folder there is no log
 @click.command("verify")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @config_option("Check the cache of this configuration.")
-@click.option("--fix", is_flag=True, help="Move bad files to quarantine. Without it nothing is changed.")
+@click.option("--fix", is_flag=True, help="Move bad files to quarantine; without it nothing is changed.")
 @click.option(
     "--delete", is_flag=True, help="With --fix: delete instead, where the source is known to exist."
 )
 @click.option("--force", is_flag=True, help="Act even when suspiciously many files are bad.")
 @click.option("--max-bad", default=1000, show_default=True, help="Refuse to touch more files than this.")
 @click.option(
-    "-w", "--workers", type=click.IntRange(1, 64), help="Files in flight. Default: 2 a processor, >= 4."
+    "-w", "--workers", type=click.IntRange(1, 64), help="Files read at once. Default: 2 a processor, >= 4."
 )
-@click.option("--quick", is_flag=True, help="Structure, opcodes and manifest only; payloads are not read.")
+@click.option(
+    "--quick", is_flag=True, help="Check structure, opcodes and manifest only; payloads are not read."
+)
 @click.option("--sample", type=click.FloatRange(0, 1), help="Check this share in full, the rest quickly.")
-@click.option("--seed", default=0, show_default=True, help="Draws the sample.")
+@click.option("--seed", default=0, show_default=True, help="Seed that draws the sample.")
 @click.option(
     "--since-last",
     is_flag=True,
-    help="Skip files that the manifest saw right and that were not touched since (rotten bits stay unseen).",
+    help="Skip files that were right and were not touched since; bits that rotted meanwhile stay unseen.",
 )
 @click.option("--content", is_flag=True, help="Also report constant, NaN and infinite volumes.")
 @AS_JSON
@@ -65,25 +66,30 @@ def verify_command(
 ) -> int:
     """Check every .pt file below FOLDERS, or the cache of a configuration.
 
-    Structure, pickle opcodes, tensor bounds and the CRC-32 of every record, without torch: nothing is
-    unpickled, so nothing in a file can run. Exit code 0: all right, 1: findings, 3: some files could not
-    be read (which says nothing about them: --fix leaves them alone).
+    \b
+    voxtier tensors verify /data/cache
+    voxtier tensors verify --config config.yaml --fix
+
+    Checks structure, pickle opcodes, tensor bounds and the CRC-32 of every record, without torch: nothing
+    is unpickled, so nothing in a file can run. Exit code 0: all right, 1: findings, 3: some files could not
+    be read; --fix leaves those alone.
     """
-    from voxtier.tensors.keeping import verify as room
     from voxtier.tensors.keeping.quarantine import fix as move_to_quarantine
+    from voxtier.tensors.keeping.verify import list_cache
+    from voxtier.tensors.keeping.verify import verify as verify_files
     from voxtier.tensors.states import FIXABLE
 
     if delete and not fix:
         raise click.UsageError("--delete needs --fix")
     if quick and sample is not None:
         raise click.UsageError("--quick and --sample exclude each other")
-    roots, orphans, remake = _subjects(folders, config)
+    roots, orphans, can_be_remade = _select(folders, config)
     code = EXIT_OK
     for root in roots:
-        listing = room.list_cache(root)
+        listing = list_cache(root)
         for lmdb in listing.lmdb:
             say(f"note: {lmdb} is an LMDB cache, which is not checked", err=True)
-        results = room.verify(
+        results = verify_files(
             listing,
             mode="quick" if quick else "full",
             sample=sample,
@@ -93,13 +99,14 @@ def verify_command(
             threads=workers,
             orphans=orphans,
         )
-        states = _report(results, len(listing.files), as_json=as_json)
+        states = _report_each(results, len(listing.files), as_json=as_json)
+        _record(states)
         if not as_json:
-            _summary(root, states)
+            _summarize(root, states)
         code = max(code, exit_code(state.state for state in states))
         if fix:
             for result in move_to_quarantine(
-                listing.root, states, delete=delete, can_be_remade=remake, force=force, max_bad=max_bad
+                listing.root, states, delete=delete, can_be_remade=can_be_remade, force=force, max_bad=max_bad
             ):
                 log.warning("%s: %s %s", result.action, result.path, result.moved_to or result.detail)
                 say(result.as_json() if as_json else f"{result.action}: {result.path} {result.detail}")
@@ -108,10 +115,10 @@ def verify_command(
     return code
 
 
-def _subjects(
+def _select(
     folders: tuple[Path, ...], config_path: Path | None
 ) -> tuple[list[Path], frozenset[str], Callable[[Path], bool]]:
-    """What to check, the names that nobody asks for, and whether a file's source is known to exist."""
+    """Return the folders to check, the names that no list asks for, and whether a file can be remade."""
     from voxtier.tensors.manifest import Manifests
 
     has_source = Manifests().has_source
@@ -132,13 +139,13 @@ def _subjects(
         names = read_volume_names(config.subsets)
     volume_of = {item_key(name): name for name in names}
 
-    def remake(path: Path) -> bool:
+    def can_be_remade(path: Path) -> bool:
         name = volume_of.get(path.stem)
         on_disk = name is not None and raw_path(config.img_dir, name, config.dir_structure).is_file()
         return on_disk or has_source(path)
 
     orphans = frozenset(missing_keys(names, folder).orphans) if names else frozenset[str]()
-    return roots, orphans, remake
+    return roots, orphans, can_be_remade
 
 
 def _log_to(config: Config) -> None:
@@ -149,20 +156,18 @@ def _log_to(config: Config) -> None:
         try:
             open_log(log, config.logs_dir / "cache_verification.log")
         except OSError as error:
-            say(f"note: no log: {error}", err=True)
+            say(f"note: cannot write a log: {error}", err=True)
 
 
-def _report(results: Iterable[FileState], total: int, *, as_json: bool) -> list[FileState]:
-    """Print, log and record the states of files as they come; return them."""
+def _report_each(states: Iterable[FileState], total: int, *, as_json: bool) -> list[FileState]:
+    """Print each state that deserves a line as it comes, and return them all."""
     from voxtier.tensors.keeping.verify import OTHER_FILE
-    from voxtier.tensors.manifest import Manifest
     from voxtier.tensors.states import FINE
 
-    states: list[FileState] = []
-    rows: dict[Path, list[dict[str, object]]] = {}
+    seen: list[FileState] = []
     progress = Progress("verified", total, quiet=as_json)
-    for state in results:
-        states.append(state)
+    for state in states:
+        seen.append(state)
         if state.checked:
             progress.advance(byte_count=state.size)
         if as_json:
@@ -172,22 +177,30 @@ def _report(results: Iterable[FileState], total: int, *, as_json: bool) -> list[
             say(f"{state.state}{place}: {state.path}: {state.detail}")
         if state.state not in FINE:
             log.warning("%s %s %s: %s", state.state, state.record or "-", state.path, state.detail)
+    progress.close()
+    return seen
+
+
+def _record(states: Iterable[FileState]) -> None:
+    """Tell the manifests, where there are any, what was checked in full."""
+    from voxtier.tensors.manifest import Manifest
+
+    rows_of: dict[Path, list[dict[str, object]]] = {}
+    for state in states:
         if state.checked == "full":
             path = Path(state.path)
             row = {"key": path.stem, "state": state.state, "size": state.size, "mtime_ns": state.mtime_ns}
             if state.report is not None:
                 row["ctime_ns"] = state.report.ctime_ns
-            rows.setdefault(path.parent, []).append(row)
-    progress.close()
-    for folder, entries in rows.items():
+            rows_of.setdefault(path.parent, []).append(row)
+    for folder, rows in rows_of.items():
         manifest = Manifest(folder)
         if manifest.exists():
             with contextlib.suppress(OSError):  # a read-only cache is verified all the same
-                manifest.record(entries)
-    return states
+                manifest.record(rows)
 
 
-def _summary(root: Path, states: list[FileState]) -> None:
+def _summarize(root: Path, states: list[FileState]) -> None:
     counts = Counter(state.state for state in states)
     text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files"
     say(f"{root}: {text}")

@@ -184,8 +184,10 @@ def _can_run(account: Account, programs: Programs, folder: Path) -> bool:
     try:
         subprocess.run(
             [*account.prefix, "sh", "-c", probe, programs.postgres, str(folder)],
-            capture_output=True, timeout=30, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            timeout=30,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return False
     return True

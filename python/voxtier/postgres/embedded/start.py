@@ -77,9 +77,13 @@ def start_server(folder: Path, server_lock: int) -> None:
     keep = [python, "-I", "-S", str(_KEEPER), str(folder), str(server_lock)]
     with subprocess.Popen(
         [*keep, *account.prefix, programs.postgres, "-D", str(data), *options],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=_environment(), pass_fds=[server_lock], start_new_session=True,
-    ) as start:  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+        pass_fds=[server_lock],
+        start_new_session=True,
+    ) as start:
         assert start.stdout is not None
         answered, _, _ = select.select([start.stdout], [], [], START_WITHIN)
         if not answered:
@@ -121,9 +125,15 @@ def _initialise(folder: Path, programs: Programs, account: Account, server_lock:
     # The lock goes along: should this process be killed, nobody touches the folder before initdb ends.
     made = subprocess.run(
         [*account.prefix, programs.initdb, "-D", str(unfinished), *options],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-        env=_environment(), pass_fds=[server_lock], start_new_session=True, check=False,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=_environment(),
+        pass_fds=[server_lock],
+        start_new_session=True,
+        check=False,
+    )
     if made.returncode != 0:
         shutil.rmtree(unfinished, ignore_errors=True)
         if "No space left on device" in made.stderr + made.stdout:
