@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::Read;
 
-use super::framing::bad;
+use super::framing::bad_tile;
 use crate::base::error::{Error, ErrorKind, Result};
 
 /// The cells of a decoded chunk.
@@ -113,7 +113,7 @@ impl Pipeline {
         }
         let (filter_metadata, body) = stored
             .split_at_checked(metadata)
-            .ok_or_else(|| bad(at, "filter metadata reaches past the end of its chunk"))?;
+            .ok_or_else(|| bad_tile(at, "filter metadata reaches past the end of its chunk"))?;
         if self.compressor == Compressor::None {
             let wanted: &[u32] = if self.shuffled { &[1, length(original)?] } else { &[] };
             expect(filter_metadata, wanted, at)?;
@@ -156,20 +156,20 @@ impl Pipeline {
             *slot = bytes.try_into().map_or(0, u32::from_le_bytes);
         }
         let ([1, 1, 8, head, original, tail], 24) = (sizes, filter_metadata.len()) else {
-            return Err(bad(
+            return Err(bad_tile(
                 at,
                 format!("filter metadata {filter_metadata:?} does not describe a shuffled, compressed chunk"),
             ));
         };
         if u64::from(head) + u64::from(tail) != body.len() as u64 || original as usize != expected {
-            return Err(bad(
+            return Err(bad_tile(
                 at,
                 format!("parts of {head} and {tail} bytes do not fill a chunk of {} bytes", body.len()),
             ));
         }
         let (head, tail) = body
             .split_at_checked(head as usize)
-            .ok_or_else(|| bad(at, "the shuffle header reaches past the end of its chunk"))?;
+            .ok_or_else(|| bad_tile(at, "the shuffle header reaches past the end of its chunk"))?;
         let mut parts = [0_u8; 8];
         self.decompress(head, &mut parts, at)?;
         expect(&parts, &[1, original], at)?;
@@ -203,7 +203,7 @@ impl Pipeline {
 
     fn decompress(self, body: &[u8], out: &mut [u8], at: u64) -> Result<()> {
         let written = match self.compressor {
-            Compressor::None => return Err(bad(at, "the pipeline has no compressor")),
+            Compressor::None => return Err(bad_tile(at, "the pipeline has no compressor")),
             Compressor::Zstd => ZSTD.with_borrow_mut(|slot| {
                 if slot.is_none() {
                     *slot = Some(zstd::bulk::Decompressor::new()?);
@@ -218,10 +218,11 @@ impl Pipeline {
         };
         match written {
             Ok(count) if count == out.len() => Ok(()),
-            Ok(count) => {
-                Err(bad(at, format!("the chunk decodes to {count} bytes, its header says {}", out.len())))
-            }
-            Err(error) => Err(bad(at, format!("the chunk does not decode: {error}"))),
+            Ok(count) => Err(bad_tile(
+                at,
+                format!("the chunk decodes to {count} bytes, its header says {}", out.len()),
+            )),
+            Err(error) => Err(bad_tile(at, format!("the chunk does not decode: {error}"))),
         }
     }
 }
@@ -276,7 +277,7 @@ fn expect(filter_metadata: &[u8], wanted: &[u32], at: u64) -> Result<()> {
     if same {
         Ok(())
     } else {
-        Err(bad(at, format!("filter metadata is {filter_metadata:?}, must be the numbers {wanted:?}")))
+        Err(bad_tile(at, format!("filter metadata is {filter_metadata:?}, must be the numbers {wanted:?}")))
     }
 }
 
@@ -284,7 +285,7 @@ fn same_length(body: &[u8], original: usize, at: u64) -> Result<()> {
     if body.len() == original {
         return Ok(());
     }
-    Err(bad(at, format!("the chunk has {} bytes, its header says {original}", body.len())))
+    Err(bad_tile(at, format!("the chunk has {} bytes, its header says {original}", body.len())))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub struct Chunk {
 
 impl Chunk {
     /// Bytes to read: metadata and filtered bytes.
-    pub fn stored(&self) -> u64 {
+    pub fn stored_bytes(&self) -> u64 {
         u64::from(self.metadata) + u64::from(self.filtered)
     }
 }
@@ -55,7 +55,7 @@ impl ChunkIndex {
         // A tile has a header of its own and one chunk at least: a false number of tiles allocates nothing.
         let plausible = size / (8 + CHUNK_HEADER);
         if tiles > plausible {
-            return Err(bad(
+            return Err(bad_tile(
                 size,
                 format!("the schema says {tiles} tiles, too many for a file of {size} bytes"),
             ));
@@ -66,7 +66,7 @@ impl ChunkIndex {
             at = index.scan_tile(&mut window, at, tile_bytes, cell)?;
         }
         if at != size {
-            return Err(bad(at, format!("the last tile ends here, the file at byte {size}")));
+            return Err(bad_tile(at, format!("the last tile ends here, the file at byte {size}")));
         }
         Ok(index)
     }
@@ -80,22 +80,22 @@ impl ChunkIndex {
             let filtered = window.u32(at + 4)?;
             let metadata = window.u32(at + 8)?;
             if original == 0 || original > MAX_CHUNK || !original.is_multiple_of(cell) {
-                return Err(bad(
+                return Err(bad_tile(
                     at,
                     format!("a chunk of {original} bytes is no sequence of cells of {cell} bytes"),
                 ));
             }
             if metadata > MAX_METADATA || filtered > MAX_CHUNK.saturating_mul(2) {
-                return Err(bad(
+                return Err(bad_tile(
                     at,
                     format!("a chunk declares {filtered} filtered and {metadata} metadata bytes"),
                 ));
             }
             let chunk = Chunk { offset: at + CHUNK_HEADER, metadata, filtered, original, start };
             start += u64::from(original);
-            at = chunk.offset + chunk.stored();
+            at = chunk.offset + chunk.stored_bytes();
             if start > tile_bytes || at > window.size {
-                return Err(bad(
+                return Err(bad_tile(
                     at,
                     format!("a tile has more than {tile_bytes} bytes or reaches past the end of the file"),
                 ));
@@ -103,7 +103,7 @@ impl ChunkIndex {
             self.chunks.push(chunk);
         }
         if start != tile_bytes {
-            return Err(bad(at, format!("a tile has {start} bytes, its extents say {tile_bytes}")));
+            return Err(bad_tile(at, format!("a tile has {start} bytes, its extents say {tile_bytes}")));
         }
         let end = u32::try_from(self.chunks.len())
             .map_err(|_| Error::new(ErrorKind::LimitExceeded, "the fragment has more than 2^32 chunks"))?;
@@ -115,14 +115,14 @@ impl ChunkIndex {
     pub fn tile(&self, tile: u64) -> Result<(u32, &[Chunk])> {
         let place = usize::try_from(tile).unwrap_or(usize::MAX);
         let range = self.first.get(place).zip(self.first.get(place.saturating_add(1)));
-        let (&begin, &end) = range.ok_or_else(|| bad(0, format!("there is no tile {tile}")))?;
+        let (&begin, &end) = range.ok_or_else(|| bad_tile(0, format!("there is no tile {tile}")))?;
         let chunks = self.chunks.get(begin as usize..end as usize);
-        chunks.map(|found| (begin, found)).ok_or_else(|| bad(0, format!("there is no tile {tile}")))
+        chunks.map(|found| (begin, found)).ok_or_else(|| bad_tile(0, format!("there is no tile {tile}")))
     }
 
     /// The chunk of a number, as [`ChunkIndex::tile`] counts.
     pub fn chunk(&self, number: u32) -> Result<&Chunk> {
-        self.chunks.get(number as usize).ok_or_else(|| bad(0, format!("there is no chunk {number}")))
+        self.chunks.get(number as usize).ok_or_else(|| bad_tile(0, format!("there is no chunk {number}")))
     }
 
     /// Number of chunks in the file.
@@ -137,7 +137,7 @@ impl ChunkIndex {
 }
 
 /// An error about the file at an offset.
-pub(super) fn bad(at: u64, detail: impl Into<String>) -> Error {
+pub(super) fn bad_tile(at: u64, detail: impl Into<String>) -> Error {
     Error::at(ErrorKind::BadTile, at, detail)
 }
 
@@ -156,7 +156,7 @@ impl<'a> Window<'a> {
 
     fn get<const N: usize>(&mut self, at: u64) -> Result<[u8; N]> {
         if at.checked_add(N as u64).is_none_or(|end| end > self.size) {
-            return Err(bad(at, format!("{N} bytes are missing: the file ends at byte {}", self.size)));
+            return Err(bad_tile(at, format!("{N} bytes are missing: the file ends at byte {}", self.size)));
         }
         if self.cached(at, N).is_none() {
             // Headers of compressed tiles lie tens of KiB apart: read a little, not the voxels between them.
@@ -167,7 +167,7 @@ impl<'a> Window<'a> {
             self.start = at;
         }
         let found = self.cached(at, N).and_then(|slice| <[u8; N]>::try_from(slice).ok());
-        found.ok_or_else(|| bad(at, "the file ends here"))
+        found.ok_or_else(|| bad_tile(at, "the file ends here"))
     }
 
     fn cached(&self, at: u64, count: usize) -> Option<&[u8]> {

@@ -12,7 +12,7 @@ use blake2::{Blake2b, Digest};
 
 use super::cache::{Block, Cache, Key, Lookup};
 use super::codec::{Cells, Pipeline};
-use super::framing::{Chunk, ChunkIndex, bad};
+use super::framing::{Chunk, ChunkIndex, bad_tile};
 use super::layout::{Grid, Range};
 use super::pool::process;
 use super::runs::{MAX_DIMS, Placement};
@@ -229,7 +229,7 @@ impl Read<'_> {
 
     fn decode_all(&self, needs: &[Need], threads: usize) -> Result<()> {
         let decoded: u64 = needs.iter().map(|need| u64::from(need.chunk.original)).sum();
-        let stored: u64 = needs.iter().map(|need| need.chunk.stored()).sum();
+        let stored: u64 = needs.iter().map(|need| need.chunk.stored_bytes()).sum();
         process().cache.count(stored, decoded);
         let threads = if decoded < PARALLEL_DECODE_FROM { 1 } else { threads.max(1) };
         let work = if threads == 1 {
@@ -246,7 +246,7 @@ impl Read<'_> {
         }
         let (Some(first), Some(last)) = (task.first(), task.last()) else { return Ok(()) };
         let start = first.chunk.offset;
-        let length = usize::try_from(last.chunk.offset + last.chunk.stored() - start)
+        let length = usize::try_from(last.chunk.offset + last.chunk.stored_bytes() - start)
             .map_err(|_| Error::new(ErrorKind::LimitExceeded, "chunks beyond the address space"))?;
         STORED.with_borrow_mut(|buffer| {
             if buffer.len() < length {
@@ -256,8 +256,8 @@ impl Read<'_> {
             self.file.file.read_exact_at(bytes, start)?;
             for need in task {
                 let from = (need.chunk.offset - start) as usize;
-                let stored = bytes.get(from..from + need.chunk.stored() as usize);
-                self.decode(need, stored.ok_or_else(|| bad(need.chunk.offset, "chunks overlap"))?)?;
+                let stored = bytes.get(from..from + need.chunk.stored_bytes() as usize);
+                self.decode(need, stored.ok_or_else(|| bad_tile(need.chunk.offset, "chunks overlap"))?)?;
             }
             Ok(())
         })
@@ -316,10 +316,10 @@ fn group(needs: &[Need], work: u64) -> Vec<&[Need]> {
     let (mut bytes, mut done) = (0, 0);
     needs
         .chunk_by(|a, b| {
-            bytes += a.chunk.stored();
-            done += u64::from(a.chunk.original) + WEIGHT * a.chunk.stored();
-            let gap = b.chunk.offset.saturating_sub(a.chunk.offset + a.chunk.stored());
-            let together = gap <= COALESCE_GAP && bytes + b.chunk.stored() <= TASK_BYTES && done < work;
+            bytes += a.chunk.stored_bytes();
+            done += u64::from(a.chunk.original) + WEIGHT * a.chunk.stored_bytes();
+            let gap = b.chunk.offset.saturating_sub(a.chunk.offset + a.chunk.stored_bytes());
+            let together = gap <= COALESCE_GAP && bytes + b.chunk.stored_bytes() <= TASK_BYTES && done < work;
             if !together {
                 (bytes, done) = (0, 0);
             }

@@ -56,7 +56,7 @@ impl Finding {
         Self { state, record: Some(record.to_owned()), offset: Some(offset), detail: detail.into() }
     }
 
-    pub(super) fn bad(record: &str, offset: u64, detail: impl Into<String>) -> Self {
+    pub(super) fn bad_structure(record: &str, offset: u64, detail: impl Into<String>) -> Self {
         Self::of(State::BadStructure, record, offset, detail)
     }
 }

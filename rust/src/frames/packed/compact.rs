@@ -8,7 +8,7 @@ use crate::base::error::Result;
 use crate::frames::table::ItemsView;
 
 use super::bits::{BitWriter, bits, select_pair, word};
-use super::form::{FLAG_HALVED, Form, bad, pad};
+use super::form::{FLAG_HALVED, Form, bad_table, pad};
 
 /// Values between two select positions of the Elias-Fano form.
 const SAMPLE: usize = 256;
@@ -180,7 +180,7 @@ impl<'a> Borders<'a> {
             || borders.first() != Some(&0)
             || borders.last() != Some(&span)
         {
-            return Err(bad("has borders that do not ascend from its first to its last byte"));
+            return Err(bad_table("has borders that do not ascend from its first to its last byte"));
         }
         Ok(borders)
     }
@@ -193,16 +193,16 @@ fn all_of_elias_fano(select: &[u8], upper: &[u8], lower: &[u8], low: u32, items:
         while rest != 0 {
             let (place, index) = (at * 64 + rest.trailing_zeros() as usize, borders.len());
             rest &= rest - 1;
-            let high = place.checked_sub(index).ok_or_else(|| bad("has borders out of order"))? as u64;
+            let high = place.checked_sub(index).ok_or_else(|| bad_table("has borders out of order"))? as u64;
             if index.is_multiple_of(SAMPLE) {
                 let sample = select.get(index / SAMPLE * 4..).and_then(|rest| rest.first_chunk());
                 if sample.map(|sample| u32::from_le_bytes(*sample) as usize) != Some(place) {
-                    return Err(bad("has wrong select positions"));
+                    return Err(bad_table("has wrong select positions"));
                 }
             }
             borders.push(high << low | bits(lower, index * low as usize, low));
             if borders.len() > items + 1 {
-                return Err(bad("has too many borders"));
+                return Err(bad_table("has too many borders"));
             }
         }
     }
@@ -213,9 +213,9 @@ fn all_of_for64(heads: &[u8], residuals: &[u8], items: usize) -> Result<Vec<u64>
     let mut borders = Vec::with_capacity(items + 1);
     let (mut border, mut at) = (0_u64, 0);
     for block in 0..items.div_ceil(BLOCK) {
-        let head = BlockHead::of(heads, block).ok_or_else(|| bad("is shorter than its blocks"))?;
+        let head = BlockHead::of(heads, block).ok_or_else(|| bad_table("is shorter than its blocks"))?;
         if head.start != border || head.bit_at != at || head.width > 24 {
-            return Err(bad("has blocks that do not join"));
+            return Err(bad_table("has blocks that do not join"));
         }
         for _ in block * BLOCK..items.min((block + 1) * BLOCK) {
             borders.push(border);

@@ -5,7 +5,7 @@ use crate::frames::table::{Items, Layout, Native};
 
 use super::compact::Borders;
 use super::form::{
-    CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form, MOST_ITEMS, bad,
+    CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME, FLAG_WIDE, Form, MOST_ITEMS, bad_table,
 };
 use super::head::Head;
 
@@ -31,7 +31,7 @@ pub fn decode_brief(table: &[u8]) -> Result<Layout> {
     if table.is_empty() {
         return Ok(Layout::Empty);
     }
-    let (head, sections) = Head::read_short(table).ok_or_else(|| bad("is shorter than its head"))?;
+    let (head, sections) = Head::read_short(table).ok_or_else(|| bad_table("is shorter than its head"))?;
     layout_of(head, sections, u64::MAX)
 }
 
@@ -41,7 +41,7 @@ fn layout_of(head: Head, sections: &[u8], limit: u64) -> Result<Layout> {
         return native_of(head, sections, limit);
     }
     if items > MOST_ITEMS {
-        return Err(bad("has too many items"));
+        return Err(bad_table("has too many items"));
     }
     let mut sections = Sections { rest: sections };
     let (offsets, lengths) = match form {
@@ -59,14 +59,14 @@ fn layout_of(head: Head, sections: &[u8], limit: u64) -> Result<Layout> {
         0 if items == frames => None,
         FLAG_ONE_FRAME if frames == 1 => Some(vec![0, items]),
         FLAG_MAP => Some(fragment_map(&mut sections, frames, items)?),
-        _ => return Err(bad("has inconsistent flags or counts")),
+        _ => return Err(bad_table("has inconsistent flags or counts")),
     };
     let inside = offsets
         .iter()
         .zip(&lengths)
         .all(|(&offset, &length)| offset.checked_add(length).is_some_and(|end| end <= limit));
     if !sections.rest.is_empty() || !inside {
-        return Err(bad("is longer than its sections, or reaches past the end of the file"));
+        return Err(bad_table("is longer than its sections, or reaches past the end of the file"));
     }
     Ok(Layout::Items(Items { offsets, lengths, frame_first }))
 }
@@ -75,11 +75,11 @@ fn native_of(head: Head, sections: &[u8], limit: u64) -> Result<Layout> {
     let Head { form, flags, items, frames, base, end: frame_bits, .. } = head;
     let consistent = form == Form::Affine && flags == FLAG_NATIVE && items == frames && sections.is_empty();
     if !consistent || frame_bits == 0 || frames == 0 {
-        return Err(bad("has inconsistent fields for native frames"));
+        return Err(bad_table("has inconsistent fields for native frames"));
     }
     // Frames of a cut file may end past its end (they are marked) but not begin there.
     if base > limit {
-        return Err(bad("begins past the end of the file"));
+        return Err(bad_table("begins past the end of the file"));
     }
     Ok(Layout::Native(Native { base, frame_bits, frames }))
 }
@@ -92,7 +92,7 @@ struct Sections<'a> {
 impl<'a> Sections<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8]> {
         let (section, rest) =
-            self.rest.split_at_checked(length).ok_or_else(|| bad("is shorter than its sections"))?;
+            self.rest.split_at_checked(length).ok_or_else(|| bad_table("is shorter than its sections"))?;
         self.rest = rest;
         Ok(section)
     }
@@ -115,9 +115,9 @@ fn affine(count: usize, base: u64, stride_bits: u64) -> Result<Positions> {
     let length = stride
         .checked_sub(8)
         .filter(|_| stride_bits.is_multiple_of(8))
-        .ok_or_else(|| bad("has a wrong stride"))?;
+        .ok_or_else(|| bad_table("has a wrong stride"))?;
     let last = stride.checked_mul(count as u64).and_then(|span| span.checked_add(base));
-    last.ok_or_else(|| bad("has offsets beyond 64 bits"))?;
+    last.ok_or_else(|| bad_table("has offsets beyond 64 bits"))?;
     let offsets = (0..count as u64).map(|index| base + index * stride + 8).collect();
     Ok((offsets, vec![length; count]))
 }
@@ -127,13 +127,13 @@ fn compact_positions(sections: &mut Sections<'_>, head: Head) -> Result<Position
     let items = head.items as usize;
     let unit = if flags & FLAG_HALVED != 0 { 2 } else { 1 };
     let span = end.checked_sub(base).filter(|span| span.is_multiple_of(unit));
-    let span = span.ok_or_else(|| bad("has an end that does not fit its start"))? / unit;
+    let span = span.ok_or_else(|| bad_table("has an end that does not fit its start"))? / unit;
     let cut = match form {
         Form::EliasFano => Borders::elias_fano(sections.rest, items, span, low),
         _ if unit == 2 => Borders::for64(sections.rest, items),
         _ => None,
     };
-    let (borders, rest) = cut.ok_or_else(|| bad("is shorter than its sections"))?;
+    let (borders, rest) = cut.ok_or_else(|| bad_table("is shorter than its sections"))?;
     sections.rest = rest;
     let borders = borders.all(items, span)?;
     let (mut offsets, mut lengths) = (Vec::with_capacity(items), Vec::with_capacity(items));
@@ -141,7 +141,9 @@ fn compact_positions(sections: &mut Sections<'_>, head: Head) -> Result<Position
         // Below `end`, which is a u64.
         offsets.push(base + start * unit + 8);
         lengths.push(
-            ((next - start) * unit).checked_sub(8).ok_or_else(|| bad("has items of less than 8 bytes"))?,
+            ((next - start) * unit)
+                .checked_sub(8)
+                .ok_or_else(|| bad_table("has items of less than 8 bytes"))?,
         );
     }
     Ok((offsets, lengths))
@@ -155,16 +157,16 @@ fn checkpoints(sections: &mut Sections<'_>, count: usize, end: u64) -> Result<Po
     let mut starts = starts.into_iter();
     for block in lengths.chunks(CHECKPOINT) {
         if starts.next() != Some(position) {
-            return Err(bad("has checkpoints that contradict its lengths"));
+            return Err(bad_table("has checkpoints that contradict its lengths"));
         }
         for length in block {
-            let payload = position.checked_add(8).ok_or_else(|| bad("has offsets beyond 64 bits"))?;
+            let payload = position.checked_add(8).ok_or_else(|| bad_table("has offsets beyond 64 bits"))?;
             offsets.push(payload);
-            position = payload.checked_add(*length).ok_or_else(|| bad("has offsets beyond 64 bits"))?;
+            position = payload.checked_add(*length).ok_or_else(|| bad_table("has offsets beyond 64 bits"))?;
         }
     }
     if position != end {
-        return Err(bad("has lengths that do not add up to its end"));
+        return Err(bad_table("has lengths that do not add up to its end"));
     }
     Ok((offsets, lengths))
 }
@@ -174,15 +176,15 @@ fn raw(sections: &mut Sections<'_>, count: usize, wide: bool) -> Result<Position
     let lengths =
         if wide { sections.longs(count)?.collect() } else { sections.words(count)?.map(u64::from).collect() };
     let offsets = tags.into_iter().map(|tag| tag.checked_add(8)).collect::<Option<Vec<u64>>>();
-    Ok((offsets.ok_or_else(|| bad("has offsets beyond 64 bits"))?, lengths))
+    Ok((offsets.ok_or_else(|| bad_table("has offsets beyond 64 bits"))?, lengths))
 }
 
 fn fragment_map(sections: &mut Sections<'_>, frames: u32, items: u32) -> Result<Vec<u32>> {
-    let count = (frames as usize).checked_add(1).ok_or_else(|| bad("has too many frames"))?;
+    let count = (frames as usize).checked_add(1).ok_or_else(|| bad_table("has too many frames"))?;
     let first: Vec<u32> = sections.words(count)?.collect();
     let ascending = first.iter().zip(first.iter().skip(1)).all(|(a, b)| a < b);
     if !ascending || first.first() != Some(&0) || first.last() != Some(&items) {
-        return Err(bad("has a fragment map that does not ascend"));
+        return Err(bad_table("has a fragment map that does not ascend"));
     }
     Ok(first)
 }

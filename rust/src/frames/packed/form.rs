@@ -52,6 +52,6 @@ pub(super) fn pad(table: &mut Vec<u8>) {
 }
 
 /// An error that continues "the packed frame table ...".
-pub(super) fn bad(what: &str) -> Error {
+pub(super) fn bad_table(what: &str) -> Error {
     Error::new(ErrorKind::BadTable, format!("the packed frame table {what}: read the file's table again"))
 }

@@ -1,6 +1,6 @@
 //! The head of a packed table, full and short.
 
-use super::form::{FLAG_MAP, FLAG_ONE_FRAME, FLAG_WIDE, Form, HEADER, VERSION, bad};
+use super::form::{FLAG_MAP, FLAG_ONE_FRAME, FLAG_WIDE, Form, HEADER, VERSION, bad_table};
 use crate::base::error::Result;
 use crate::base::varint;
 
@@ -46,7 +46,7 @@ impl Head {
     /// `bad_table` for another version, an unknown form, or damage.
     pub fn read_full(table: &[u8]) -> Result<(Self, &[u8])> {
         let Some((fields, sections)) = table.split_first_chunk::<HEADER>() else {
-            return Err(bad("is shorter than its head"));
+            return Err(bad_table("is shorter than its head"));
         };
         let [version, form, flags, low, ..] = *fields;
         let mut words = fields.as_chunks::<4>().0.iter().map(|chunk| u32::from_le_bytes(*chunk));
@@ -54,12 +54,13 @@ impl Head {
         let mut longs = fields.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk));
         let [_, _, base, end]: [u64; 4] = std::array::from_fn(|_| longs.next().unwrap_or(0));
         if version != VERSION || (low != 0 && form != Form::EliasFano as u8 + 1) {
-            return Err(bad("has another version"));
+            return Err(bad_table("has another version"));
         }
         if checksum(table) != crc {
-            return Err(bad("is damaged (wrong checksum)"));
+            return Err(bad_table("is damaged (wrong checksum)"));
         }
-        let form = form.checked_sub(1).and_then(Form::from_code).ok_or_else(|| bad("has an unknown form"))?;
+        let form =
+            form.checked_sub(1).and_then(Form::from_code).ok_or_else(|| bad_table("has an unknown form"))?;
         Ok((Self { form, flags, low, items, frames, base, end }, sections))
     }
 
