@@ -73,7 +73,7 @@ def with_database(files: list[Path], made: Slide, listing: Path) -> None:
     with FrameStore() as store:
         heading("Refused, each with its reason")
         reasons = defaultdict(list)
-        for error in store.errors(SOURCE):
+        for error in store.refused_files(SOURCE):
             reasons[error.kind].append(Path(error.path).name)
         for kind, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
             shown = ", ".join(sorted(set(names))[:5]) + (", ..." if len(set(names)) > 5 else "")

@@ -1,14 +1,13 @@
 """The Rust core. Written by hand, checked against the binary by `mypy.stubtest`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
-from typing import Any, Final, Literal, Self, TypeAlias, final
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import FormatError, SourceError
-from voxtier.frames.table import Source
 
 __version__: Final[str]
 DEBUG_BUILD: Final[bool]
@@ -17,15 +16,24 @@ ENVIRONMENT_KINDS: Final[list[str]]
 """Those of `ERROR_KINDS` that become a `SourceError`: not the content failed, but the surroundings."""
 PARSER_VERSION: Final[int]
 NOTES: Final[list[str]]
-"""Oddities that are accepted and reported, in their order."""
+"""Names of the oddities that are accepted and reported, in their order."""
 METHODS: Final[list[str]]
-"""What told which bytes make which frame."""
+"""Names of the ways to tell which bytes belong to which frame."""
 
 _Verify: TypeAlias = Literal["none", "ends", "all"]
+_Class: TypeAlias = Literal["normal", "scan", "pinned"]
+
+class _RangedSource(Protocol):
+    @property
+    def read(self) -> Callable[[int, int], bytes]: ...
+    @property
+    def size(self) -> int: ...
+
+_Source: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | int | _RangedSource
 
 # frames
 
-def read_table(source: Source, *, verify: _Verify = "ends") -> FrameTable:
+def read_table(source: _Source, *, verify: _Verify = "ends") -> FrameTable:
     """Read the frame table of one SOP Instance.
 
     Parameters
@@ -33,28 +41,28 @@ def read_table(source: Source, *, verify: _Verify = "ends") -> FrameTable:
     source : path, bytes-like, int or RangedSource
         A path, the file's content, an open file descriptor, or a ranged reader.
     verify : {"ends", "all", "none"}
-        How far an offset table is held against the file. ``"all"`` walks every fragment; ``"ends"`` checks
+        How far an offset table is checked against the file. ``"all"`` walks every fragment; ``"ends"`` checks
         the first and the last entry, so that the ranges of a Basic Offset Table are spans which may hold
         item headers (`read_frame` strips them); ``"none"`` checks counts only, for measurements.
 
     Returns
     -------
     FrameTable
-        A data set without pixels gives a table of status ``no_pixels``; that is no error.
+        A data set without pixels gives a table of status ``no_pixels``, not an error.
 
     Raises
     ------
     FormatError
         The file is refused: `kind` and `offset` say why and where.
     SourceError
-        It could not be read, or changed meanwhile.
+        The file could not be read, or changed while it was read.
 
     Notes
     -----
     Offsets follow PS3.5 A.4 and 8, PS3.3 C.7.6.3.1.8; the container PS3.10 7.
     """
 
-def read_frame(source: Source, table: FrameTable, index: int) -> bytes:
+def read_frame(source: _Source, table: FrameTable, index: int) -> bytes:
     """Read the bytes of one frame: fragments joined, item headers stripped.
 
     Parameters
@@ -66,6 +74,11 @@ def read_frame(source: Source, table: FrameTable, index: int) -> bytes:
     index : int
         Frame, counted from 0; negative from the end.
 
+    Returns
+    -------
+    bytes
+        The frame as it is encoded in the file.
+
     Raises
     ------
     SourceError
@@ -73,12 +86,12 @@ def read_frame(source: Source, table: FrameTable, index: int) -> bytes:
     FormatError
         ``truncated_frame``: the frame reaches past the end of a cut file.
     IndexError
-        No such frame.
+        The table has no such frame.
     """
 
 @final
 class FrameTable:
-    """Everything that is needed to fetch any frame of one SOP Instance. Frozen; pickles; equal by value.
+    """Where every frame of one SOP Instance lies in its file. Frozen; pickles; equal by value.
 
     Byte ranges are half-open ``[start, end)``, absolute in the file (in the inflated data set where
     `offsets_in` is ``inflated``). A frame is one or more fragments.
@@ -90,7 +103,7 @@ class FrameTable:
     def kind(self) -> Literal["native", "encapsulated", "video", "none"]: ...
     @property
     def method(self) -> str:
-        """What told which bytes make which frame: ``native``, ``bot``, ``eot``, ``start_markers``..."""
+        """How the frames were told apart: one of `METHODS`, such as ``native``, ``bot`` or ``eot``."""
     @property
     def verified(self) -> Literal["none", "ends", "all"]: ...
     @property
@@ -104,10 +117,10 @@ class FrameTable:
     def fragment_count(self) -> int: ...
     @property
     def truncated_from(self) -> int | None:
-        """First frame that is not wholly in the file."""
+        """First frame that is not completely in the file."""
     @property
     def notes(self) -> tuple[str, ...]:
-        """Oddities that were accepted, by name."""
+        """Names of oddities that were accepted: see `NOTES`."""
     @property
     def pixel_data_pos(self) -> int | None:
         """Offset of the pixel element's *tag*."""
@@ -129,12 +142,12 @@ class FrameTable:
     def study_instance_uid(self) -> str: ...
     @property
     def size(self) -> int:
-        """Bytes of the file that the table describes: with `mtime_ns` its fingerprint."""
+        """Size in bytes of the file that the table describes: with `mtime_ns` its fingerprint."""
     @property
     def mtime_ns(self) -> int | None: ...
     @property
     def holds_spans(self) -> bool:
-        """Whether a range may hold item headers: a Basic Offset Table that was not held against a walk."""
+        """Whether a range may hold item headers: a Basic Offset Table that was not checked against a walk."""
     @property
     def offsets(self) -> NDArray[np.uint64]:
         """Offset of each fragment's payload, in frame order; a read-only view."""
@@ -146,42 +159,22 @@ class FrameTable:
         """First fragment of each frame, shape ``(frames + 1,)``; a read-only view."""
     @property
     def packed(self) -> bytes:
-        """The layout in the compact encoding that memory and Postgres hold; empty without pixels."""
+        """The layout in the compact encoding of the index; empty without pixels."""
     def ranges(self, index: int) -> list[tuple[int, int]]:
         """Payload ranges of a frame, one for each fragment."""
     def bit_offset(self, index: int) -> int:
         """Bit of the first byte at which a native frame begins (Bits Allocated 1, PS3.5 8.2)."""
     def to_bytes(self) -> bytes:
-        """Encode as one record with checksum and version; `from_bytes` is its inverse."""
+        """Encode as one record with checksum and version: see `from_bytes`."""
     @staticmethod
     def from_bytes(record: bytes) -> FrameTable:
-        """Decode a record; raises `FormatError` (``bad_table``) for any damage."""
-    @staticmethod
-    def from_parts(
-        packed: bytes | None,
-        *,
-        status: str,
-        kind: str,
-        method: str,
-        verified: str,
-        offsets_in: str,
-        truncated_from: int | None,
-        notes: list[str] | None,
-        transfer_syntax_uid: str | None,
-        number_of_frames: int | None,
-        rows: int | None,
-        columns: int | None,
-        samples_per_pixel: int | None,
-        bits_allocated: int | None,
-        photometric_interpretation: str | None,
-        pixel_data_pos: int | None,
-        sop_instance_uid: str | None,
-        series_instance_uid: str | None,
-        study_instance_uid: str | None,
-        size: int,
-        mtime_ns: int | None,
-    ) -> FrameTable:
-        """Rebuild a table from the columns of its row in the store; checks `packed`, see `from_bytes`."""
+        """Decode a record of `to_bytes`.
+
+        Raises
+        ------
+        FormatError
+            ``bad_table``: the record is damaged, or of another parser version.
+        """
     def __len__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -196,8 +189,10 @@ class TableReader:
         self,
     ) -> tuple[str | PathLike[str], FrameTable | None, FormatError | SourceError | None]: ...
 
-STAGING_COLUMNS: Final[list[str]]
-"""Columns of the rows that `Indexer.read` writes, in their order."""
+# frames: rows of the index
+
+ROW_COLUMNS: Final[list[tuple[str, str, bool]]]
+"""Columns of a row in their order: name, type in PostgreSQL, whether memory keeps the value."""
 
 MAX_PATH_BYTES: Final[int]
 """Longest path that the index takes: entries of the B-tree of refused files end at 2704 bytes."""
@@ -210,6 +205,72 @@ def refused_status(kind: str) -> str:
 
 def file_key(source: str, path: str | bytes | PathLike[str]) -> bytes:
     """Return the 16-byte key of a file: BLAKE2b-128 of the source's name, a NUL and the path."""
+
+class _Outcome(Protocol):
+    @property
+    def path(self) -> str | PathLike[str]: ...
+    @property
+    def table(self) -> FrameTable | None: ...
+    @property
+    def error(self) -> FormatError | SourceError | None: ...
+
+@final
+class Refusal:
+    """A file that was refused when it was indexed, and the state of the file for which this holds."""
+
+    @property
+    def error(self) -> FormatError | SourceError:
+        """Why it was refused."""
+    @property
+    def size(self) -> int | None:
+        """Size in bytes; None where the file could not be opened."""
+    @property
+    def mtime_ns(self) -> int | None: ...
+
+def encode_rows(
+    source: str, outcomes: Iterable[_Outcome]
+) -> tuple[bytes, list[tuple[str | PathLike[str], str]]]:
+    """Encode what came of reading files as rows of the index.
+
+    Parameters
+    ----------
+    source : str
+        Name of the source that the files belong to; part of each key.
+    outcomes : iterable of TableResult
+        Each with exactly one of `table` and `error`.
+
+    Returns
+    -------
+    rows : bytes
+        One row for each file whose path can be stored, without COPY's header and trailer.
+    refused : list of (path, str)
+        The other paths, each with its fault: see `path_fault`.
+    """
+
+def decode_rows(rows: bytes, *, most: int | None = None) -> list[tuple[str, FrameTable | Refusal, int]]:
+    """Decode rows of the index; NULL means what the attribute is where the data set lacks it.
+
+    Parameters
+    ----------
+    rows : bytes
+        Tuples of binary COPY without its header, or values of type ``record``, one after another. The last
+        access may follow the columns.
+    most : int or None
+        Rows to decode at most.
+
+    Returns
+    -------
+    list of (str, FrameTable or Refusal, int)
+        Path, what the row says of the file, and its last access in µs since 1970 (0 for none). Rows of
+        another parser version and rows that do not decode are left out.
+
+    Raises
+    ------
+    FormatError
+        ``bad_table``: the bytes are not rows.
+    """
+
+# frames: the index run
 
 @final
 class Indexer:
@@ -236,15 +297,15 @@ class Indexer:
         paths : list of str
             The files; no path twice.
         known : list of (size, mtime_ns) or None
-            Fingerprint of a row that needs no second look, for each path.
+            For each path the fingerprint with which its file need not be read again, or None.
 
         Returns
         -------
         rows : bytes
-            One row for each file that was read, without COPY's header and trailer.
+            One row for each file that was read, as `encode_rows` writes them.
         reports : list of tuple
             ``(path, status, frames, truncated_from, error_kind, error)`` for each of the first
-            ``len(reports)`` paths, in order of completion. Beside the statuses of rows: ``unchanged``, and
+            ``len(reports)`` paths, in order of completion. Status is that of the row, ``unchanged``, or
             ``refused`` for a path that cannot be a row: not storable, or a folder.
         """
 
@@ -260,7 +321,28 @@ def score_many(
     half_lives: tuple[float, float],
     out: NDArray[np.float64],
 ) -> tuple[int, int]:
-    """Scores into `out`; times in µs, half-lives in s. Returns (times after `now`, worst of them in µs)."""
+    """Score files: behind `voxtier.frames.score_many`.
+
+    Parameters
+    ----------
+    last_used, inserted : ndarray of int64, shape (N,)
+        µs since 1970; the smallest int64 is NULL.
+    count : ndarray of int64, shape (N,)
+        Accesses.
+    now : int
+        Moment of the scores, µs since 1970.
+    weights : tuple of float
+        Of last use, insertion and accesses.
+    half_lives : tuple of float
+        Of last use and insertion, in seconds.
+    out : ndarray of float64, shape (N,)
+        Written.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Number of times later than `now`, and by how many µs the latest is.
+    """
 
 def top_n(
     last_used: NDArray[np.int64],
@@ -274,13 +356,31 @@ def top_n(
     ids: NDArray[np.int64] | None = None,
     names: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Row numbers and scores of the `n` best, best first; ties by `ids` or `names`, then by row."""
+    """Find the best files: behind `voxtier.frames.top_n`.
 
-PRELOAD_COLUMNS: Final[list[str]]
-"""Columns of the rows that `FrameCache.preload_copy` takes, in their order."""
+    Parameters
+    ----------
+    last_used, inserted, count : ndarray of int64, shape (N,)
+        See `score_many`.
+    n : int
+        Files at most.
+    now : int
+        See `score_many`.
+    weights, half_lives : tuple of float
+        See `score_many`.
+    ids : ndarray of int64, shape (N,), or None
+        Decide among equal scores, ascending.
+    names : sequence of str, length N, or None
+        Decide among equal scores instead, by code points; without either, the row number decides.
+
+    Returns
+    -------
+    tuple of (ndarray of int64, ndarray of float64)
+        Row numbers and scores, best first.
+    """
 
 class FrameCache:
-    """The bookkeeping of `voxtier.frames.FrameCache`: see there. Keys are 1 to 8191 bytes of UTF-8."""
+    """The entries of `voxtier.frames.FrameCache`: see there. Keys are 1 to 8191 bytes of UTF-8."""
 
     def __new__(
         cls,
@@ -291,39 +391,100 @@ class FrameCache:
         debounce_seconds: float = 600.0,
     ) -> Self: ...
     def touch(self, key: str, *, scan: bool = False) -> bool:
-        """Look up a key and nothing else: an access."""
+        """Look up a key; return whether it is there. An access, unless a bulk reader asks (`scan`)."""
     def locate(self, key: str, frame: int, *, scan: bool = False) -> tuple[int, int] | None:
-        """Offset and length of a frame; None when the key is absent.
+        """Return where a frame lies.
+
+        Parameters
+        ----------
+        key : str
+            The file.
+        frame : int
+            Frame, counted from 0.
+        scan : bool
+            See `touch`.
+
+        Returns
+        -------
+        tuple of (int, int) or None
+            Offset and length in bytes; None when the key is absent.
 
         Raises
         ------
         IndexError
-            No such frame.
+            The table has no such frame.
         FormatError
-            ``fragmented_frame``: it lies in several fragments, see `ranges`.
+            ``fragmented_frame``: the frame lies in several fragments, see `ranges`.
         """
     def locate_many(
         self, key: str, frames: NDArray[np.int64], *, scan: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Offsets and lengths of many frames of one key, by one look-up."""
+        """Return where many frames lie, by one look-up.
+
+        Parameters
+        ----------
+        key : str
+            The file.
+        frames : ndarray of int64, shape (N,)
+            Frames, counted from 0.
+        scan : bool
+            See `touch`.
+
+        Returns
+        -------
+        tuple of ndarray of int64, shape (N,), or None
+            Offsets and lengths in bytes; None when the key is absent.
+        """
     def ranges(self, key: str, frame: int, *, scan: bool = False) -> list[tuple[int, int]] | None:
-        """Payload ranges ``[start, end)`` of a frame, one for each fragment."""
+        """Return the payload ranges of a frame.
+
+        Parameters
+        ----------
+        key : str
+            The file.
+        frame : int
+            Frame, counted from 0.
+        scan : bool
+            See `touch`.
+
+        Returns
+        -------
+        list of (int, int) or None
+            Half-open ``[start, end)`` in bytes, one for each fragment; None when the key is absent.
+        """
     def table(self, key: str) -> FrameTable | None:
-        """Return the whole table, without a trace; UIDs and notes are not kept in memory."""
-    def etag(self, key: str) -> str | None: ...
+        """Return the table of a key without its UIDs and notes; does not count as an access."""
+    def etag(self, key: str) -> str | None:
+        """Return what `put_table` was given; does not count as an access."""
     def read(
-        self, key: str, source: Source, frames: Sequence[int], *, scan: bool = False
+        self, key: str, source: _Source, frames: Sequence[int], *, scan: bool = False
     ) -> list[bytes] | None:
-        """Read frames from `source` by the table of `key`; None when the key is absent.
+        """Read frames by the table of a key, neighbours with one read.
+
+        Parameters
+        ----------
+        key : str
+            The file.
+        source : path, bytes-like, int or RangedSource
+            The same file, open: see `read_table`.
+        frames : sequence of int
+            Frames, counted from 0, in any order.
+        scan : bool
+            See `touch`.
+
+        Returns
+        -------
+        list of bytes or None
+            One item per frame; None when the key is absent.
 
         Raises
         ------
         SourceError
             ``changed_during_read``: the source is not the one that the table describes.
         FormatError
-            ``truncated_frame``; ``bad_table``: the file's own offset table is wrong, the file wants a walk.
+            ``truncated_frame``; ``bad_table``: the file's own offset table is wrong, the file must be walked.
         IndexError
-            No such frame.
+            The table has no such frame.
         """
     def put(
         self,
@@ -334,69 +495,161 @@ class FrameCache:
         ts_uid: str = "",
         pixel_data_pos: int | None = None,
         etag: str | None = None,
-        klass: Literal["normal", "scan", "pinned"] = "normal",
+        klass: _Class = "normal",
     ) -> bool:
-        """Store one range a frame; False when the entry is refused (too large, no room for its class)."""
+        """Store a table with one range per frame.
+
+        Parameters
+        ----------
+        key : str
+            The file.
+        offsets, lengths : ndarray of uint64, shape (N,)
+            Range of each frame in bytes.
+        ts_uid : str
+            Transfer Syntax UID.
+        pixel_data_pos : int or None
+            Offset of the pixel element's tag.
+        etag : str or None
+            Kept beside the table: see `etag`.
+        klass : {"normal", "scan", "pinned"}
+            See `put_table`.
+
+        Returns
+        -------
+        bool
+            False when the entry is refused: too large, or no room for its class.
+        """
     def put_table(
         self,
         key: str,
         table: FrameTable,
         *,
         etag: str | None = None,
-        klass: Literal["normal", "scan", "pinned"] = "normal",
+        klass: _Class = "normal",
         last_used_us: int = 0,
     ) -> bool:
-        """Store a table; False when it is refused.
+        """Store a table.
 
         Parameters
         ----------
+        key : str
+            The file.
+        table : FrameTable
+            Its table.
+        etag : str or None
+            Kept beside the table: see `etag`.
         klass : {"normal", "scan", "pinned"}
             ``scan`` enters free space only and leaves first; ``pinned`` never leaves, up to half the budget.
         last_used_us : int
             Last access that the database knows of, µs since 1970: it takes part in the debouncing.
+
+        Returns
+        -------
+        bool
+            False when the entry is refused: too large, or no room for its class.
         """
     def preload_table(
         self, key: str, table: FrameTable, *, limit: int, etag: str | None = None, last_used_us: int = 0
     ) -> Literal["stored", "oversize", "no_room", "exists"]:
-        """Store as the oldest entry, evicting nothing, up to `limit` used bytes; live entries win."""
-    def preload_copy(self, rows: bytes, limit: int) -> tuple[int, int, int]:
-        """Store rows of binary COPY, best first; returns (stored, skipped, damaged)."""
+        """Store a table as the oldest entry. Never evicts, does not replace an entry of the same key.
+
+        Parameters
+        ----------
+        key : str
+            The file.
+        table : FrameTable
+            Its table.
+        limit : int
+            Used bytes of the cache beyond which nothing is stored.
+        etag : str or None
+            Kept beside the table: see `etag`.
+        last_used_us : int
+            See `put_table`.
+
+        Returns
+        -------
+        {"stored", "oversize", "no_room", "exists"}
+            What became of the table.
+        """
+    def put_rows(self, rows: bytes, *, klass: _Class = "normal") -> tuple[list[str], int]:
+        """Store what the index returned for one file: its row first, then those of other files of its series.
+
+        The others are stored where they are absent, until they have filled half the budget.
+
+        Parameters
+        ----------
+        rows : bytes
+            See `decode_rows`; rows without a table are skipped.
+        klass : {"normal", "scan", "pinned"}
+            See `put_table`.
+
+        Returns
+        -------
+        tuple of (list of str, int)
+            Paths of the rows, and how many of those behind the first were stored.
+        """
+    def preload_rows(self, rows: bytes, limit: int) -> tuple[int, int, int]:
+        """Store rows, best first, each as `preload_table` does; returns (stored, skipped, damaged)."""
     def put_packed_many(
         self,
         keys: Sequence[str],
         tables: Sequence[bytes],
         *,
-        klass: Literal["normal", "scan", "pinned"] = "normal",
+        klass: _Class = "normal",
     ) -> tuple[int, int, int]:
-        """Store tables that `FrameTable.to_bytes` wrote, each checked; returns (stored, refused, damaged).
+        """Store tables in the form of `FrameTable.to_bytes`, each checked.
 
-        A damaged table, or a key that cannot be one, is counted, and the others are stored.
+        Parameters
+        ----------
+        keys : sequence of str
+            The files.
+        tables : sequence of bytes
+            A table for each.
+        klass : {"normal", "scan", "pinned"}
+            See `put_table`.
+
+        Returns
+        -------
+        tuple of (int, int, int)
+            Tables that were stored, refused, and damaged (or their key cannot be one).
         """
     def packed_bytes(self, key: str) -> int | None:
-        """Return the bytes of a key's packed table, without its key, its slot and what the heap rounds up."""
+        """Return the size in bytes of a key's packed table, without key, slot and the heap's rounding."""
     def key_id(self, key: str) -> int | None:
-        """Return a number for `touch_many`: valid until the entry leaves, never that of another key."""
+        """Return a number for `touch_many`; once the entry has left, it is never that of another entry."""
     def touch_many(self, ids: NDArray[np.uint64], *, scan: bool = False) -> int:
-        """Look up many ids; returns the hits."""
-    def invalidate(self, key: str) -> bool: ...
+        """Look up many entries by the numbers of `key_id`; return how many are there."""
+    def invalidate(self, key: str) -> bool:
+        """Remove an entry; return whether it was there."""
     def resize(self, budget_bytes: int) -> None:
-        """Change the budget; what no longer fits has left on return."""
+        """Change the budget; entries that no longer fit have left on return."""
     def drain_access(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-        """Take all accesses: keys, how many more count, the last of each in µs."""
+        """Take all accesses: keys, how many accesses to add, the last of each in µs since 1970."""
     def restore_access(self, keys: Sequence[str], counts: Sequence[int], times: Sequence[int]) -> None:
-        """Give back accesses that could not be written."""
+        """Give back accesses that could not be written.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            The files.
+        counts : sequence of int
+            Accesses of each.
+        times : sequence of int
+            Last access of each, µs since 1970.
+        """
     def drain_evicted(
         self,
     ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint8], int]:
-        """Take the log of evictions: ids, weights, causes, classes, and how many lines were lost.
+        """Take the log of evictions: ids, weights in bytes, causes, classes, and how many lines were lost.
 
         Causes: 0 capacity, 1 replaced, 2 invalidated, 3 resize. Classes: 0 normal, 1 scan, 2 pinned.
         """
-    def counters(self) -> dict[str, Any]: ...
+    def counters(self) -> dict[str, Any]:
+        """Return the counters since the start, and the bytes used."""
     def validate(self) -> None:
         """Raise if an invariant does not hold; linear in the number of entries."""
     def keys(self) -> list[str]:
-        """All keys, most recently used first, class by class."""
+        """Return all keys, most recently used first, class by class."""
     def __contains__(self, key: str, /) -> bool: ...
     def __len__(self) -> int: ...
     def _before_fork(self) -> None: ...
@@ -410,9 +663,25 @@ def simulate(
     policy: str,
     budgets: list[int],
 ) -> list[tuple[int, int]]:
-    """Replay a trace; returns hits (of all, of those that are no scan) for each budget.
+    """Replay a trace of accesses against caches of several budgets.
 
-    Keys are numbered densely from 0; policies are ``lru``, ``scan_aware``, ``fifo``, ``belady``.
+    Parameters
+    ----------
+    keys : ndarray of uint32, shape (N,)
+        Key of each access, numbered densely from 0.
+    weights : ndarray of uint32, shape (N,)
+        Bytes of its entry.
+    scans : ndarray of bool, shape (N,)
+        Whether a bulk reader asks.
+    policy : {"lru", "scan_aware", "fifo", "belady"}
+        Which entry leaves first.
+    budgets : list of int
+        Bytes.
+
+    Returns
+    -------
+    list of (int, int)
+        For each budget the hits of all accesses, and of those that are not scans.
     """
 
 # volumes
@@ -504,8 +773,10 @@ class TileFile:
             Length of the boxes for each dimension.
         out : ndarray of uint8
             The bytes of all boxes; those of cells outside the array are not changed.
-        threads, keep
-            As for `read`.
+        threads : int
+            See `read`.
+        keep : bool
+            See `read`.
 
         Raises
         ------

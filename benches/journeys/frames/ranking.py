@@ -174,7 +174,7 @@ def sql_scores(store: FrameStore, files: int, rounds: int) -> Result:
 
     def scored(expression: str) -> Callable[[], int]:
         query = f"SELECT count(*) FROM (SELECT {expression} AS score {tables} OFFSET 0) AS q WHERE score >= 0"
-        return lambda: int(store._rows(query, ())[0][0])
+        return lambda: int(store.query(query, ())[0][0])
 
     result = Result(JOURNEY, f"Scores of {files:,} rows in SQL", "The same join under both.", "row", files)
     ways = [
@@ -193,7 +193,7 @@ def preloading(store: FrameStore, files: int, rounds: int) -> Result:
     def warm() -> int:
         cache = FrameCache(1 << 40)
         for rows in preload_rows(store, "s", files):
-            cache.preload_copy(rows, 1 << 39)
+            cache.preload_rows(rows, 1 << 39)
         return len(cache)
 
     def bare() -> int:
@@ -244,7 +244,7 @@ def flushing(store: FrameStore, total: int, files: int, rounds: int) -> Result:
         return sum(len(store.touch([key], [1], [now])) for key in few)
 
     result = Result(JOURNEY, f"Accesses of {files:,} files flushed", "One statement, sorted.", "file", files)
-    store._rows("SELECT pg_stat_reset() IS NULL", ())
+    store.query("SELECT pg_stat_reset() IS NULL", ())
     result = race(result, [Way("voxtier flush", timed(batch, choose), "voxtier")], [], rounds=max(rounds, 3))
     hot, updates = updates_of(store)
     result.demand(
@@ -267,7 +267,7 @@ def flushing(store: FrameStore, total: int, files: int, rounds: int) -> Result:
 def updates_of(store: FrameStore) -> tuple[int, int]:
     """Return HOT updates and all updates of the statistics, once the server has counted them."""
     for _ in range(30):
-        [row] = store._rows(
+        [row] = store.query(
             "SELECT n_tup_hot_upd, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'file_stats'", ()
         )
         if row[1]:
@@ -294,4 +294,4 @@ def logged(store: FrameStore, frames: int, files: int = 500) -> float:
 
 
 def wal(store: FrameStore) -> float:
-    return float(store._rows("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8", ())[0][0])
+    return float(store.query("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8", ())[0][0])

@@ -11,8 +11,9 @@ import numpy as np
 
 from benches.inputs.traces import HOUR, Trace, mixed, statistics_at, viewer
 from benches.measure import Result
-from voxtier._core import simulate
-from voxtier.frames import FrameCache, FrameTable, read_table, top_n
+from voxtier._core import encode_rows, simulate
+from voxtier.frames import FrameCache, FrameTable, TableResult, read_table, top_n
+from voxtier.frames.memory.cache import Loaded
 
 JOURNEY = "replay"
 WEIGHT = 200  # bytes of an entry: a path of 64 characters, one frame
@@ -90,8 +91,10 @@ def priming(trace: Trace, folder: Path) -> Result:
     """Count the questions that the reader would ask the index."""
     table, weight = one_frame(folder)
     names = paths(trace)
+    rows = {name: encode_rows("s", [TableResult(name, table, None)])[0] for name in names}
+    series_of = dict(zip(names, trace.series.tolist(), strict=True))
     members: dict[int, list[str]] = {}
-    for name, series in zip(names, trace.series.tolist(), strict=True):
+    for name, series in series_of.items():
         members.setdefault(series, []).append(name)
     result = Result(
         JOURNEY,
@@ -113,10 +116,12 @@ def priming(trace: Trace, folder: Path) -> Result:
                     continue
                 now[0] = time / 1e6
                 count += 1
-                series = str(trace.series[key])
-                if primed and not cache.is_primed(series):
-                    cache.prime(series, members[int(series)], lambda wanted: dict.fromkeys(wanted, table))
-                cache.put_table(names[key], table)
+
+                def recall(name: str, cache: FrameCache = cache, primed: bool = primed) -> Loaded:
+                    others = members[series_of[name]] if primed and cache.claim_series(name) else []
+                    return Loaded(table, "tier2", b"".join(rows[each] for each in (name, *others)))
+
+                cache.load(names[key], recall)
             trips.append(count)
         result.demand(
             f"{share:.0%} of the files in memory: >= 50 times fewer with priming",

@@ -8,7 +8,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from voxtier.frames.memory.cache import FrameCache
-from voxtier.frames.memory.priority import CachePriorityScorer, score_many, top_n
+from voxtier.frames.memory.priority import score_many, top_n
+from voxtier.frames.memory.scorer import CachePriorityScorer
 from voxtier.frames.table import (
     FrameTable,
     RangedSource,

@@ -1,4 +1,4 @@
-"""Reading frame tables and frames from files: the computed tier."""
+"""Reads frame tables and frames from files, without an index: tier 3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from voxtier.errors import FormatError, SourceError
 __all__ = [
     "FrameTable",
     "RangedSource",
-    "Source",
     "TableResult",
     "Verify",
     "read_frame",
@@ -27,26 +26,23 @@ Verify: TypeAlias = Literal["none", "ends", "all"]
 
 @dataclass(frozen=True, slots=True)
 class RangedSource:
-    """Bytes behind a ``pread``-like callable: an object in a store, a member of an archive.
+    """Bytes that a function returns by range: an object in a store, a member of an archive.
 
     Parameters
     ----------
     read : callable
-        ``read(offset, length) -> bytes``: exactly `length` bytes from `offset`. An exception it raises
+        ``read(offset, length) -> bytes``: exactly `length` bytes from `offset`. An exception that it raises
         becomes the cause of a `SourceError`.
     size : int
-        Size of the whole object in bytes.
+        Bytes of the whole object.
     """
 
     read: Callable[[int, int], bytes]
     size: int
 
 
-Source: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | int | RangedSource
-
-
 class TableResult(NamedTuple):
-    """What came of one file of a bulk read: exactly one of `table` and `error` is not None."""
+    """Result of reading one file of many: exactly one of `table` and `error` is not None."""
 
     path: str | PathLike[str]
     table: FrameTable | None
@@ -61,11 +57,11 @@ def read_tables(
     Parameters
     ----------
     paths : iterable of path
-        Consumed as results are taken, never far ahead; a generator over 10^6 files is fine.
+        Consumed as results are taken, never far ahead: a generator over 10^6 paths is fine.
     threads : int
         Reads in flight. Files on cold storage want 16 to 32 whatever the number of cores.
     verify : {"none", "ends", "all"}
-        How far an offset table is held against the file, see `read_table`.
+        How far an offset table is checked against the file: see `read_table`.
 
     Yields
     ------
@@ -80,5 +76,5 @@ def read_tables(
     ['io_error']
     """
     rows = TableReader(paths, threads=threads, verify=verify)
-    # Without a line of Python for each file, which would be felt: a small one takes some microseconds.
+    # No per-file Python: a small file costs only a few microseconds.
     return map(partial(tuple.__new__, TableResult), rows)

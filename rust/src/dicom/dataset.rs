@@ -39,8 +39,6 @@ enum Level {
 /// Walks from `start` to the first top-level pixel element or to the end.
 pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut Notes) -> Result<Header> {
     let mut header = Header::default();
-    header.attributes.number_of_frames = 1;
-    header.attributes.samples_per_pixel = 1;
     let mut position = start;
     let mut previous = Tag(0);
     loop {

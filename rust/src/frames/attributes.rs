@@ -7,10 +7,9 @@ pub type Uid = ArrayString<64>;
 /// A Code String (PS3.5 6.2).
 pub type Code = ArrayString<16>;
 
-/// Identity and image attributes of one SOP Instance.
-///
-/// The promises about absent attributes hold for tables that the parser filled, not for the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Identity and image attributes of one SOP Instance. The default holds what each field promises where the
+/// data set, or a column of the index, has no value.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// SOP Instance UID (0008,0018), empty where absent.
     pub sop_instance_uid: Uid,
@@ -30,4 +29,20 @@ pub struct Attributes {
     pub bits_allocated: u16,
     /// Number of Frames (0028,0008), 1 where absent, empty or malformed.
     pub number_of_frames: u32,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Self {
+            sop_instance_uid: Uid::new(),
+            study_instance_uid: Uid::new(),
+            series_instance_uid: Uid::new(),
+            photometric_interpretation: Code::new(),
+            rows: 0,
+            columns: 0,
+            samples_per_pixel: 1,
+            bits_allocated: 0,
+            number_of_frames: 1,
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::dicom;
 use crate::frames::cached::{self, Excerpt, excerpt};
 use crate::frames::lru::{Access, Class, Lru, Put, Request, Stored};
 use crate::frames::record;
+use crate::frames::row::{Row, next_row};
 use crate::frames::table::{FrameTable, Layout, OffsetsIn};
 
 /// Entries or slots that one hold of the mutex may pass over: others wait for microseconds, not for all.
@@ -66,6 +67,57 @@ impl FrameCache {
             }
         }
         (stored, refused, damaged)
+    }
+
+    /// Stores the rows of a look-up: the first as a put of `class`, those behind it (its series) where they
+    /// are absent, until they have filled half the budget. Rows without a table are passed over.
+    ///
+    /// Returns the paths of the rows, and how many of those behind the first were stored.
+    ///
+    /// # Errors
+    /// See [`next_row`] and [`cached::record`].
+    pub fn put_rows(&self, rows: &[u8], class: Class) -> Result<(Vec<String>, u64)> {
+        let (mut rest, mut paths, mut stored, mut room) = (rows, Vec::new(), 0, 0);
+        while let Some(row) = next_row(&mut rest)? {
+            let Ok(Row { path, etag, outcome: Ok(table), used_at, .. }) = row else { continue };
+            let record = cached::record(path, &table, etag)?;
+            let put = Put { class, used_at, preload_limit: None };
+            let mut lru = self.lru.lock();
+            let weight = Lru::weight(record.size());
+            if paths.is_empty() {
+                room = lru.budget() / 2;
+                lru.put(record, put);
+            } else if weight <= room && lru.peek(path.as_bytes()).is_none() {
+                room -= weight;
+                stored += u64::from(lru.put(record, put) == Stored::Yes);
+            }
+            paths.push(path.to_owned());
+        }
+        Ok((paths, stored))
+    }
+
+    /// Stores the rows of a preload, best first, up to `limit` used bytes: see [`Put::preload_limit`].
+    ///
+    /// Returns how many are in, were skipped, hold no table that is of use.
+    ///
+    /// # Errors
+    /// See [`next_row`].
+    pub fn preload_rows(&self, rows: &[u8], limit: u64) -> Result<(u64, u64, u64)> {
+        let (mut rest, mut stored, mut skipped, mut damaged) = (rows, 0, 0, 0);
+        while let Some(row) = next_row(&mut rest)? {
+            let made =
+                row.and_then(|row| Ok((cached::record(row.path, &row.outcome?, row.etag)?, row.used_at)));
+            let Ok((record, used_at)) = made else {
+                damaged += 1;
+                continue;
+            };
+            let put = Put { class: Class::Normal, used_at, preload_limit: Some(limit) };
+            match self.lru.lock().put(record, put) {
+                Stored::Yes => stored += 1,
+                _ => skipped += 1,
+            }
+        }
+        Ok((stored, skipped, damaged))
     }
 
     /// Moves the budget in steps between which others get the mutex; `used` stays within it throughout.

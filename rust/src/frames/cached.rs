@@ -6,6 +6,7 @@ use std::cell::RefCell;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::varint;
+use crate::frames::attributes::Attributes;
 use crate::frames::lru::{KEY_CAP, META_CAP, Record};
 use crate::frames::packed::{self, Table};
 use crate::frames::table::{
@@ -77,7 +78,7 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
         (HAS_CUT, table.truncated_from.is_some()),
         (HAS_PIXELS, table.pixel_data_pos.is_some()),
         (HAS_TIME, table.fingerprint.mtime_ns.is_some()),
-        (HAS_IMAGE, image.rows | image.columns | image.number_of_frames != 0),
+        (HAS_IMAGE, image_part(image) != image_part(&Attributes::default())),
         (HAS_ETAG, etag.is_some()),
         (HAS_SIZE, table.fingerprint.size != 0),
     ] {
@@ -90,10 +91,9 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
         meta.push(table.method as u8 | (table.verified as u8) << 4);
     }
     if flags & HAS_IMAGE != 0 {
-        let numbers = [image.rows, image.columns, image.number_of_frames];
-        let small = [image.samples_per_pixel, image.bits_allocated].map(u32::from);
-        numbers.into_iter().chain(small).for_each(|number| varint::push(meta, number.into()));
-        push_text(meta, &image.photometric_interpretation);
+        let (numbers, photometric_interpretation) = image_part(image);
+        numbers.into_iter().for_each(|number| varint::push(meta, number.into()));
+        push_text(meta, photometric_interpretation);
     }
     let optional = [
         table.truncated_from.map(u64::from),
@@ -107,6 +107,13 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
     if let Some(etag) = etag {
         push_text(meta, etag);
     }
+}
+
+/// What memory keeps of the attributes: rows, columns, frames, samples, bits; photometric interpretation.
+fn image_part(image: &Attributes) -> ([u32; 5], &str) {
+    let [samples, bits] = [image.samples_per_pixel, image.bits_allocated].map(u32::from);
+    let numbers = [image.rows, image.columns, image.number_of_frames, samples, bits];
+    (numbers, &image.photometric_interpretation)
 }
 
 fn push_text(out: &mut Vec<u8>, text: &str) {
@@ -251,7 +258,6 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
     use crate::base::source::Fingerprint;
-    use crate::frames::attributes::Attributes;
 
     #[test]
     fn meta_comes_back_and_is_small() {

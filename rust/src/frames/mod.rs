@@ -3,7 +3,6 @@
 pub mod attributes;
 pub mod cache;
 pub mod cached;
-pub mod copy_rows;
 pub mod index;
 pub mod lru;
 pub mod notes;
@@ -11,4 +10,5 @@ pub mod packed;
 pub mod priority;
 pub mod record;
 pub mod replay;
+pub mod row;
 pub mod table;

@@ -1,18 +1,18 @@
 //! `FrameCache`: convert, take the mutex for less than a microsecond, wrap. No Python object lives inside.
 
+use arrayvec::ArrayString;
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::frame_table::{PyFrameTable, short};
+use super::frame_table::PyFrameTable;
 use super::sources::with_source;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::fork_lock::Guard;
 use crate::frames::cache::{FrameCache, class_of, look_up, read_frames, request};
 use crate::frames::cached;
-use crate::frames::copy_rows;
 use crate::frames::lru::{Access, Class, Lru, Put, Slot, Stored};
 use crate::frames::packed::Table;
 use crate::frames::replay::{self, Policy};
@@ -224,7 +224,8 @@ impl PyFrameCache {
         if let Some(index) = offsets.iter().zip(lengths).position(outside) {
             return Err(PyValueError::new_err(format!("range {index} lies outside of any file")));
         }
-        let transfer_syntax_uid = short(Some(ts_uid))?;
+        let transfer_syntax_uid = ArrayString::from(ts_uid)
+            .map_err(|_| PyValueError::new_err(format!("ts_uid = {ts_uid:.80?}: at most 64 characters")))?;
         let table = FrameTable { transfer_syntax_uid, pixel_data_pos, ..FrameTable::default() };
         let layout = LayoutView::Items(ItemsView { offsets, lengths, frame_first: None });
         let put = Put { class: parse_class(klass)?, ..Put::default() };
@@ -265,26 +266,14 @@ impl PyFrameCache {
         })
     }
 
-    /// Stores the rows of a preload query, best first; returns (stored, skipped, damaged).
-    fn preload_copy(&self, py: Python<'_>, rows: &[u8], limit: u64) -> PyResult<(u64, u64, u64)> {
-        let counts = py.detach(|| {
-            let (mut rest, mut counts) = (rows, [0; 3]);
-            while let Some(row) = copy_rows::next_row(&mut rest)? {
-                let place = match row {
-                    Err(_) => 2,
-                    Ok(row) => {
-                        let put =
-                            Put { class: Class::Normal, used_at: row.used_at, preload_limit: Some(limit) };
-                        usize::from(self.cache.lru.lock().put(row.record, put) != Stored::Yes)
-                    }
-                };
-                if let Some(count) = counts.get_mut(place) {
-                    *count += 1;
-                }
-            }
-            Ok::<[u64; 3], Error>(counts)
-        })?;
-        Ok(counts.into())
+    #[pyo3(signature = (rows, *, klass="normal"))]
+    fn put_rows(&self, py: Python<'_>, rows: &[u8], klass: &str) -> PyResult<(Vec<String>, u64)> {
+        let class = parse_class(klass)?;
+        Ok(py.detach(|| self.cache.put_rows(rows, class))?)
+    }
+
+    fn preload_rows(&self, py: Python<'_>, rows: &[u8], limit: u64) -> PyResult<(u64, u64, u64)> {
+        Ok(py.detach(|| self.cache.preload_rows(rows, limit))?)
     }
 
     /// Stores tables that `FrameTable.to_bytes` wrote; returns (stored, refused, damaged).
@@ -490,7 +479,6 @@ fn simulate(
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("PRELOAD_COLUMNS", copy_rows::COLUMNS.to_vec())?;
     module.add_function(wrap_pyfunction!(simulate, module)?)?;
     module.add_class::<PyFrameCache>()
 }

@@ -3,7 +3,6 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
 
-use arrayvec::ArrayString;
 use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyIndexError, PyValueError};
@@ -12,12 +11,10 @@ use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use super::sources::with_source;
 use crate::base::error::Result;
-use crate::base::source::Fingerprint;
 use crate::base::window::Buffer;
 use crate::dicom::{self, PARSER_VERSION};
-use crate::frames::attributes::Attributes;
 use crate::frames::notes::Note;
-use crate::frames::table::{FrameTable, Items, Kind, Layout, Method, OffsetsIn, Status, Verified, Verify};
+use crate::frames::table::{FrameTable, Items, Layout, Method, Verify};
 use crate::frames::{packed, record};
 
 #[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
@@ -189,67 +186,6 @@ impl PyFrameTable {
         Ok(record::decode(record)?.into())
     }
 
-    /// Rebuilds a table from the columns of its row in the store.
-    #[staticmethod]
-    #[allow(clippy::too_many_arguments)] // one for each column, by keyword
-    #[pyo3(signature = (packed, *, status, kind, method, verified, offsets_in, truncated_from, notes,
-        transfer_syntax_uid, number_of_frames, rows, columns, samples_per_pixel, bits_allocated,
-        photometric_interpretation, pixel_data_pos, sop_instance_uid, series_instance_uid,
-        study_instance_uid, size, mtime_ns))]
-    fn from_parts(
-        packed: Option<&[u8]>,
-        status: &str,
-        kind: &str,
-        method: &str,
-        verified: &str,
-        offsets_in: &str,
-        truncated_from: Option<u32>,
-        notes: Option<Vec<String>>,
-        transfer_syntax_uid: Option<&str>,
-        number_of_frames: Option<u32>,
-        rows: Option<u32>,
-        columns: Option<u32>,
-        samples_per_pixel: Option<u16>,
-        bits_allocated: Option<u16>,
-        photometric_interpretation: Option<&str>,
-        pixel_data_pos: Option<u64>,
-        sop_instance_uid: Option<&str>,
-        series_instance_uid: Option<&str>,
-        study_instance_uid: Option<&str>,
-        size: u64,
-        mtime_ns: Option<i64>,
-    ) -> PyResult<Self> {
-        let unknown = |name: &str| PyValueError::new_err(format!("'{name}' is not in the closed list"));
-        let notes = notes.unwrap_or_default();
-        let notes = notes.iter().map(|name| Note::from_name(name).ok_or_else(|| unknown(name)));
-        let mut table = FrameTable {
-            status: Status::from_name(status).ok_or_else(|| unknown(status))?,
-            kind: Kind::from_name(kind).ok_or_else(|| unknown(kind))?,
-            method: Method::from_name(method).ok_or_else(|| unknown(method))?,
-            verified: Verified::from_name(verified).ok_or_else(|| unknown(verified))?,
-            offsets_in: OffsetsIn::from_name(offsets_in).ok_or_else(|| unknown(offsets_in))?,
-            truncated_from,
-            notes: notes.collect::<PyResult<_>>()?,
-            transfer_syntax_uid: short(transfer_syntax_uid)?,
-            image: Attributes {
-                sop_instance_uid: short(sop_instance_uid)?,
-                study_instance_uid: short(study_instance_uid)?,
-                series_instance_uid: short(series_instance_uid)?,
-                photometric_interpretation: short(photometric_interpretation)?,
-                rows: rows.unwrap_or(0),
-                columns: columns.unwrap_or(0),
-                samples_per_pixel: samples_per_pixel.unwrap_or(1),
-                bits_allocated: bits_allocated.unwrap_or(0),
-                number_of_frames: number_of_frames.unwrap_or(1),
-            },
-            pixel_data_pos,
-            fingerprint: Fingerprint { size, mtime_ns },
-            layout: Layout::Empty,
-        };
-        table.layout = packed::decode(packed.unwrap_or_default(), table.limit())?;
-        Ok(table.into())
-    }
-
     fn __len__(&self) -> usize {
         self.table.frames()
     }
@@ -281,14 +217,6 @@ impl PyFrameTable {
             table.fragments()
         )
     }
-}
-
-/// A text of a row, if it is one that the parser could have written there.
-pub(super) fn short<const N: usize>(text: Option<&str>) -> PyResult<ArrayString<N>> {
-    let text = text.unwrap_or_default();
-    ArrayString::from(text).map_err(|_| {
-        PyValueError::new_err(format!("{text:.80?} is longer than the {N} characters of its kind"))
-    })
 }
 
 pub(super) fn parse_verify(verify: &str) -> PyResult<Verify> {

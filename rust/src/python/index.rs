@@ -1,25 +1,24 @@
-//! `Indexer`: batches of paths in, rows for COPY and a report out.
+//! `Indexer`: reads batches of files, returns rows for COPY and a report on each file.
 
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyList};
 
 use super::frame_table::parse_verify;
-use super::paths::path_of;
-use crate::base::error::{Error, ErrorKind};
+use super::row::storable_path;
+use crate::base::error::Error;
 use crate::base::parallel_read::ParallelReader;
 use crate::base::source::Fingerprint;
-use crate::frames::index::{COLUMNS, Indexed, Job, LONGEST_PATH, index_path, refused_status, storable};
+use crate::frames::index::{Indexed, Job, index_path};
 
 /// Files in one job of the pool.
 const CHUNK: usize = 8;
-/// Bytes of rows after which a batch is handed back in parts: 5,000 slides make a gigabyte of rows.
+/// Bytes of rows after which a part of a batch is returned: 5,000 slides make a gigabyte of rows.
 const MOST_BYTES: usize = 16 << 20;
-/// Time after which it is: on slow storage, people want to see progress and Ctrl-C to work.
+/// Time after which a part is returned: on slow storage, people want to see progress and Ctrl-C to work.
 const LONGEST: Duration = Duration::from_secs(1);
 
 #[pyclass(frozen, module = "voxtier._core", name = "Indexer")]
@@ -30,7 +29,7 @@ struct Indexer {
 
 /// Rows for COPY, and what came of each path by its number.
 type Batch = (Vec<u8>, Vec<(u32, Indexed)>);
-/// Size and modification time of a row that needs no second look.
+/// Size and modification time with which a file need not be read again.
 type Known = Option<(u64, i64)>;
 /// Path, outcome, frames, first cut frame, error kind, error detail.
 type Report = (Py<PyAny>, &'static str, usize, Option<u32>, Option<&'static str>, Option<String>);
@@ -45,7 +44,7 @@ impl Indexer {
         }
         let verify = parse_verify(verify)?;
         let reader = ParallelReader::start(threads, threads * 4, move |job: Job, buffer| {
-            (job.id, index_path(&source, &job.path, job.known, verify, buffer))
+            (job.id, index_path(&source, job, verify, buffer))
         });
         Ok(Self { reader: Mutex::new(reader.map_err(Error::from)?), threads })
     }
@@ -59,8 +58,12 @@ impl Indexer {
         if known.len() != paths.len() {
             return Err(PyValueError::new_err("paths and known must be of one length"));
         }
-        let files = paths.iter().map(|path| path_of(&path)).collect::<PyResult<Vec<PathBuf>>>()?;
-        let (rows, outcomes) = py.detach(|| self.read_all(files, known)).map_err(PyRuntimeError::new_err)?;
+        let jobs = paths.iter().zip(known).zip(0_u32..).map(|((path, known), id)| {
+            let known = known.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
+            Ok(Job { id, path: storable_path(&path)?, known })
+        });
+        let jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
+        let (rows, outcomes) = py.detach(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;
         let reports = outcomes
             .into_iter()
             .map(|(id, indexed)| Ok(report(paths.get_item(id as usize)?.unbind(), indexed)));
@@ -71,16 +74,13 @@ impl Indexer {
 impl Indexer {
     /// Runs a batch through the pool, or as much of its beginning as the limits allow; the rows are joined,
     /// the outcomes come in order of completion.
-    fn read_all(&self, files: Vec<PathBuf>, known: Vec<Known>) -> Result<Batch, &'static str> {
+    fn read_all(&self, jobs: Vec<Job>) -> Result<Batch, &'static str> {
         let reader = self.reader.lock().map_err(|_| "the indexer failed before")?;
-        let expected = files.len();
+        let expected = jobs.len();
         let mut outcomes = Vec::with_capacity(expected);
         let mut rows = Vec::new();
         let chunk = (expected / (self.threads * 4)).clamp(1, CHUNK);
-        let mut jobs = files.into_iter().zip(known).zip(0_u32..).map(|((path, known), id)| {
-            let known = known.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
-            Job { id, path, known }
-        });
+        let mut jobs = jobs.into_iter();
         let began = Instant::now();
         let mut in_flight = 0;
         loop {
@@ -120,33 +120,6 @@ fn report(path: Py<PyAny>, indexed: Indexed) -> Report {
     }
 }
 
-/// Why a path cannot be a row of the index, or nothing.
-#[pyfunction]
-fn path_fault(path: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    if path.extract::<&str>().is_err() && path.is_instance_of::<PyString>() {
-        return Ok(Some("a path that is not UTF-8 cannot be stored".to_owned()));
-    }
-    Ok(storable(path_of(path)?.as_os_str()).err().map(|error| error.detail))
-}
-
-/// The status of a row whose file was refused for a reason of this kind.
-#[pyfunction(name = "refused_status")]
-fn status_of_kind(kind: &str) -> PyResult<&'static str> {
-    let kind = ErrorKind::from_name(kind);
-    kind.map(refused_status).ok_or_else(|| PyValueError::new_err("not one of ERROR_KINDS"))
-}
-
-#[pyfunction]
-fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    use std::os::unix::ffi::OsStrExt;
-    Ok(PyBytes::new(py, &crate::frames::index::key(source, path_of(path)?.as_os_str().as_bytes())))
-}
-
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("STAGING_COLUMNS", COLUMNS.to_vec())?;
-    module.add("MAX_PATH_BYTES", LONGEST_PATH)?;
-    module.add_class::<Indexer>()?;
-    module.add_function(wrap_pyfunction!(path_fault, module)?)?;
-    module.add_function(wrap_pyfunction!(status_of_kind, module)?)?;
-    module.add_function(wrap_pyfunction!(file_key, module)?)
+    module.add_class::<Indexer>()
 }

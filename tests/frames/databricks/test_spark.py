@@ -78,8 +78,8 @@ def test_every_kind_of_row(spark: Any, dsn: str, store: FrameStore, tmp_path: Pa
     for path in (str(odd), at["plain.dcm"], at["parts.dcm"], at["report.dcm"], at["cut.dcm"]):
         assert store.get(TABLE, path) == store.get("local", path)
         assert store.get(TABLE, path) is not None
-    assert {error.path: error.kind for error in store.errors(TABLE)} == {
-        error.path: error.kind for error in store.errors("local")
+    assert {error.path: error.kind for error in store.refused_files(TABLE)} == {
+        error.path: error.kind for error in store.refused_files("local")
     }
 
 

@@ -17,11 +17,11 @@ import pytest
 from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, jpeg, pattern
 from frames.dicom.cases import CASES, Case
 from voxtier import _core
+from voxtier._core import MAX_PATH_BYTES, Refusal
 from voxtier.errors import BackendError
 from voxtier.frames import FrameTable, read_frame, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.indexing.run import FileIndexer, FileReport, index_files
-from voxtier.frames.store.row import MAX_PATH_BYTES, Refusal
 from voxtier.frames.store.store import FrameStore
 
 
@@ -343,7 +343,7 @@ class TestTrouble:
             Path(good).name: ("ok", None),
         }
         assert all(str(tmp_path) not in str(report.error) for report in reports.values())
-        assert {Path(error.path).name for error in store.errors("default")} == set(names) - {"folder"}
+        assert {Path(error.path).name for error in store.refused_files("default")} == set(names) - {"folder"}
 
     @pytest.mark.parametrize(
         "name",

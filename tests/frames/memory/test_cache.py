@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from builders import Element, Fragments, dicom, element, image, pattern
+from voxtier._core import encode_rows
 from voxtier.errors import FormatError
-from voxtier.frames import FrameCache, FrameTable, read_table
+from voxtier.frames import FrameCache, FrameTable, TableResult, read_table
+from voxtier.frames.memory.cache import Loaded
 
 OVERHEAD = 64
 
@@ -310,38 +312,92 @@ def test_invalidate_during_a_load_hands_out_but_does_not_keep() -> None:
     assert "k" not in cache
 
 
-def test_priming_loads_a_series_once() -> None:
-    cache, batches = FrameCache(1 << 20), []
+def rows_of(keys: list[str], *, frames: int = 2) -> bytes:
+    """The answer of the index to a look-up: the row of the first key, then those of its series."""
+    table = a_table(frames)
+    rows, refused = encode_rows("s", [TableResult(key, table, None) for key in keys])
+    assert refused == []
+    return rows
 
-    def loader(keys: list[str]) -> dict[str, FrameTable]:
-        batches.append(keys)
-        return {key: a_table() for key in keys}
 
-    put(cache, "b")
-    assert cache.prime("series", ["a", "b", "c"], loader, first="c") == 2
-    assert cache.prime("series", ["a", "b", "c"], loader) == 0
-    assert batches == [["c", "a"]]
-    assert cache.stats()["primed"] == 2
-    assert len(cache.drain_access()[0]) == 0
+def test_a_load_brings_its_series_once() -> None:
+    cache, claims = FrameCache(1 << 20), []
 
-    def broken(keys: list[str]) -> dict[str, FrameTable]:
+    def loader(key: str) -> Loaded:
+        claims.append(cache.claim_series(key))
+        return Loaded(a_table(), "tier2", rows_of(["s/c", "s/a", "s/b"] if claims[-1] else [key]))
+
+    put(cache, "s/b", frames=7)
+    assert cache.load("s/c", loader) == Loaded(a_table(), "tier2", rows_of(["s/c", "s/a", "s/b"]))
+    assert sorted(cache.keys()) == ["s/a", "s/b", "s/c"]
+    assert cache.ranges("s/b", 6) is not None  # an entry that was there is left alone
+    for key in ("s/c", "s/a", "s/b"):
+        cache.load(key, loader)
+    assert claims == [True, False, False, False]
+    assert cache.stats()["primed"] == 1
+    assert len(cache.drain_access()[0]) == 1  # that of the look-up above
+
+    def broken(key: str) -> Loaded:
+        assert cache.claim_series(key)
         raise OSError
 
     with pytest.raises(OSError):
-        cache.prime("other", ["x"], broken)
-    assert cache.prime("other", ["x"], loader) == 1
+        cache.load("t/x", broken)
+    assert cache.load("t/x", loader).table == a_table()
+    assert claims[-1]
 
 
-def test_marks_of_series_that_have_expired_are_forgotten() -> None:
+def test_one_load_at_a_time_brings_the_series_of_a_folder() -> None:
+    cache, claims = FrameCache(1 << 20), {}
+    first_claimed, others_done = threading.Event(), threading.Event()
+
+    def first(key: str) -> FrameTable:
+        claims[key] = cache.claim_series(key)
+        first_claimed.set()
+        assert others_done.wait(60)
+        return a_table()
+
+    def other(key: str) -> FrameTable:
+        claims[key] = cache.claim_series(key)
+        return a_table()
+
+    thread = threading.Thread(target=cache.load, args=("f/1", first))
+    thread.start()
+    assert first_claimed.wait(60)
+    for key in ("f/2", "g/1"):
+        cache.load(key, other)
+    others_done.set()
+    thread.join()
+    cache.load("f/3", other)
+    assert claims == {"f/1": True, "f/2": False, "g/1": True, "f/3": True}
+
+
+def test_a_series_fills_at_most_half_the_budget() -> None:
+    probe = FrameCache(1 << 20)
+    keys = [f"s/{number:03}" for number in range(100)]
+    probe.load(keys[0], lambda _: Loaded(a_table(), "tier2", rows_of(keys[:1])))
+    weight = probe.counters()["used"]
+    cache = FrameCache(weight * 20)
+    for number in range(15):
+        put(cache, f"old{number}")
+    cache.load(keys[0], lambda _: Loaded(a_table(), "tier2", rows_of(keys)))
+    assert 9 <= cache.stats()["primed"] <= 10
+    assert keys[0] in cache
+    assert cache.keys()[0] == keys[cache.stats()["primed"]]
+    cache.validate()
+
+
+def test_arrivals_that_have_expired_are_forgotten() -> None:
     """Each holds a path, which no budget counts."""
     cache, now = FrameCache(100_000), 0.0
     cache.clock = lambda: now  # type: ignore[method-assign]
     for number in range(50):
         keys = [f"{number}/{slice_}" for slice_ in range(100)]
-        cache.prime(str(number), keys, lambda wanted: dict.fromkeys(wanted, a_table()))
-        assert cache.is_primed(keys[-1])
+        cache.load(keys[0], lambda _, keys=keys: Loaded(a_table(), "tier2", rows_of(keys)))
+        assert not cache.claim_series(keys[-1])
         now += 30
-    assert len(cache._primed) == 2 * 101
+    assert cache.claim_series("0/99")
+    assert len(cache._flights._arrivals) == 2 * 100
 
 
 def test_threads_never_see_a_wrong_answer_and_the_budget_holds() -> None:

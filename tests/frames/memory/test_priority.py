@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxtier.frames.memory import priority
-from voxtier.frames.memory.priority import CachePriorityScorer, band, label, score_many, top_n
+from voxtier.frames.memory.priority import score_many, top_n
+from voxtier.frames.memory.scorer import CachePriorityScorer, band, label
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NULL = np.iinfo(np.int64).min

@@ -19,9 +19,11 @@ from frames.dicom.cases import CASES
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
 from voxtier.frames import read_frame, read_table, read_tables
+from voxtier.frames.databricks.lakebase import LakebaseUtils
 from voxtier.frames.indexing.run import FileIndexer, index_files
-from voxtier.frames.memory.priority import CachePriorityScorer, score_many
-from voxtier.frames.memory.ranking import preload_priority_list, preload_rows, ranked_files
+from voxtier.frames.memory.priority import score_many
+from voxtier.frames.memory.ranking import preload_rows, ranked_files
+from voxtier.frames.memory.scorer import CachePriorityScorer
 from voxtier.frames.serving import reader as reader_module
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.store import store as store_module
@@ -276,7 +278,7 @@ def test_two_readers_flush_the_same_files_and_nothing_is_lost(tmp_path: Path, st
     readers = [FrameReader(store, "s", flush_seconds=0.05) for _ in range(4)]
     for reader in readers:
         reader.cache = type(reader.cache)(1 << 20, debounce_seconds=0.0)
-        reader._books.cache = reader.cache
+        reader._write_back.cache = reader.cache
 
     def work(reader: FrameReader) -> None:
         for _ in range(20):
@@ -339,11 +341,15 @@ def test_a_series_costs_one_round_trip_and_brings_no_more_than_it_may(
         reader.frame(paths[4], 0)
         assert asked == [True, False, True]
     monkeypatch.setattr(store_module, "_MOST_NEIGHBOURS", 4)
-    assert [row[0] for row in recall("s", paths[27], with_series=True)] == [*paths[27:], *paths[:2]]
+
+    def paths_in(recalled: Any) -> list[str]:
+        return [path for path, _, _ in _core.decode_rows(recalled.rows)]
+
+    assert paths_in(recall("s", paths[27], with_series=True)) == [*paths[27:], *paths[:2]]
     bytes_of_one = len(read_table(paths[0]).packed)
     monkeypatch.setattr(store_module, "_MOST_NEIGHBOUR_BYTES", 3 * bytes_of_one)
-    assert [row[0] for row in recall("s", paths[5], with_series=True)] == paths[5:9]
-    assert recall("s", "/unknown", with_series=True) == recall("s", "/unknown") == []
+    assert paths_in(recall("s", paths[5], with_series=True)) == paths[5:9]
+    assert recall("s", "/unknown", with_series=True) is recall("s", "/unknown") is None
 
 
 def test_access_counts_files_not_frames(tmp_path: Path, store: FrameStore) -> None:
@@ -419,10 +425,11 @@ def test_priority_list_has_the_predecessors_rows(tmp_path: Path, store: FrameSto
     paths = files(tmp_path, 3)
     store.upsert("s", read_tables(paths))
     inserted_together(dsn)
-    rows = preload_priority_list(store, "s", 2)
-    same = CachePriorityScorer(store).get_preload_list("s", 2)
+    with LakebaseUtils(dsn=dsn) as lakebase:
+        rows = lakebase.get_preload_priority_list("s", 2)
+        same = CachePriorityScorer(lakebase).get_preload_list("s", 2)
+        doubled = CachePriorityScorer(lakebase, weights={"inserted": 0.4}).get_preload_list("s", 2)
     assert [row["frames"] for row in same] == [row["frames"] for row in rows]
-    doubled = CachePriorityScorer(store, weights={"inserted": 0.4}).get_preload_list("s", 2)
     assert [row["priority_score"] for row in doubled] == pytest.approx([0.4, 0.4], rel=1e-3)
     assert [row["filename"] for row in rows] == paths[:2]
     table = read_table(paths[0])

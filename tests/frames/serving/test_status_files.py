@@ -16,7 +16,7 @@ import pytest
 
 from builders import dicom, element, image, pattern
 from voxtier.frames.serving.reader import FrameReader
-from voxtier.frames.serving.status_files import published, readers_folder
+from voxtier.frames.serving.status_files import read_statuses, readers_folder
 from voxtier.system.durable import boot_id, temporary_path
 
 
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> str:
 def wait_for(count: int, requests: int = 0) -> list[Any]:
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        found = list(published(readers_folder()))
+        found = list(read_statuses(readers_folder()))
         if len(found) == count and all(r.content["stats"]["requests"] >= requests for r in found):
             return found
         time.sleep(0.05)
@@ -48,7 +48,7 @@ def test_a_reader_is_seen_from_its_first_request_until_it_closes(path: str) -> N
         FrameReader(None, "archive", budget_bytes=1 << 20) as reader,
         FrameReader(None, publish=False) as dumb,
     ):
-        assert list(published(readers_folder())) == []
+        assert list(read_statuses(readers_folder())) == []
         for _ in range(4):
             reader.frame(path, 1)
             dumb.frame(path, 1)
@@ -68,7 +68,7 @@ def test_a_reader_is_seen_from_its_first_request_until_it_closes(path: str) -> N
         assert pages.stdout.count("archive") == 2
         assert "\x1b" not in pages.stdout
         assert len(voxtier("top", "--count", "2", "--interval", "0.1", "--json").stdout.splitlines()) == 2
-    assert list(published(readers_folder())) == []
+    assert list(read_statuses(readers_folder())) == []
     nobody = voxtier("cache", "stats")
     assert (nobody.returncode, nobody.stdout) == (0, "")
     assert "no reader runs" in nobody.stderr
@@ -100,7 +100,7 @@ def test_what_a_killed_process_left_is_swept_and_damage_is_passed_over(path: str
     (readers_folder() / f".{child.pid}-7.json.{boot_id()}-{child.pid}-1.tmp").write_text("{")
     own = temporary_path(readers_folder() / f"{os.getpid()}-999.json")
     own.write_text("{")
-    assert list(published(readers_folder())) == []
+    assert list(read_statuses(readers_folder())) == []
     assert os.listdir(readers_folder()) == [own.name]
     own.unlink()
     good = {"source": "s", "program": "p", "started": 1.0, "written": 1.0}
@@ -114,7 +114,7 @@ def test_what_a_killed_process_left_is_swept_and_damage_is_passed_over(path: str
     (readers_folder() / "99999999999-1.json").write_text("too long a number")
     (readers_folder() / "notes.json").write_text("{}")
     assert voxtier("cache", "stats").returncode == 0
-    assert list(published(readers_folder())) == []
+    assert list(read_statuses(readers_folder())) == []
     silent = {**good, "source": "\x1b[2J", "stats": {**stats, "degraded": True}}
     (readers_folder() / f"{os.getpid()}-9.json").write_text(json.dumps(silent))
     shown = voxtier("cache", "stats").stdout
@@ -145,10 +145,10 @@ def test_a_reader_that_nobody_has_looked_at_before_is_seen(path: str) -> None:
         told = readers_folder() / f"{other.pid}-0.json"
         told.write_text(json.dumps(seen.content))
         time.sleep(1.5)
-        [again] = published(readers_folder())
+        [again] = read_statuses(readers_folder())
         assert (again.pid, again.content) == (other.pid, seen.content)
         os.utime(told, (1, 1))
-        assert list(published(readers_folder())) == []
+        assert list(read_statuses(readers_folder())) == []
         assert not told.exists()
     finally:
         other.communicate()

@@ -18,11 +18,12 @@ import pytest
 from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, pattern
 from frames.dicom.cases import CASES, SPARSE, Case
 from voxtier import _core
+from voxtier._core import MAX_PATH_BYTES, Refusal
 from voxtier.errors import BackendError, ConfigError, FormatError, SourceError
 from voxtier.frames import FrameTable, TableResult, read_table, read_tables
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store import store as store_module
-from voxtier.frames.store.row import MAX_PATH_BYTES, STAGING_COLUMNS, Known, Refusal
+from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 
 NOW = datetime.now(UTC)
@@ -67,9 +68,6 @@ def ask(dsn: str, question: str, *values: object) -> list[tuple]:
 
 
 class TestRoundTrip:
-    def test_the_columns_are_those_that_the_core_writes(self) -> None:
-        assert list(STAGING_COLUMNS) == _core.STAGING_COLUMNS
-
     def test_the_key_is_a_hash_that_anybody_can_compute(self) -> None:
         path = "/datä/x.dcm"
         expected = hashlib.blake2b(b"s\xc3\xb6urce\0" + path.encode(), digest_size=16).digest()
@@ -92,17 +90,17 @@ class TestRoundTrip:
         paths = [path for path, case in case_files.items() if not case.error]
         FileIndexer(store, source="core", threads=2).index_batch(paths)
         store.upsert("python", read_tables(paths, verify="all"))
-        names = ", ".join(name for name in STAGING_COLUMNS if name != "key")
+        names = ", ".join(name for name, _, _ in _core.ROW_COLUMNS if name != "key")
         of_source = f"""SELECT {names} FROM voxtier.file JOIN voxtier.source USING (source_id)
             WHERE name = %s ORDER BY path"""
         assert ask(dsn, of_source, "core") == ask(dsn, of_source, "python")
 
     def check(self, store: FrameStore, source: str, results: dict[str, TableResult]) -> None:
         many = store.get_many(source, list(results))
-        known = store.known(source, list(results))
+        known = store.file_states(source, list(results))
         for (path, expected), found, row in zip(results.items(), many, known, strict=True):
             one = store.get(source, path)
-            assert isinstance(row, Known)
+            assert isinstance(row, FileState)
             if expected.table is not None:
                 assert one == found == expected.table
                 assert isinstance(found, FrameTable)
@@ -143,10 +141,10 @@ class TestRoundTrip:
     def test_nothing_is_known(self, store: FrameStore) -> None:
         assert store.get("s", "/x") is None
         assert store.get_many("s", ["/x", "/y"]) == [None, None]
-        assert store.known("s", []) == []
+        assert store.file_states("s", []) == []
         assert store.sources() == []
         assert store.summary("s").total == (0, 0, 0, 0)
-        assert list(store.errors("s")) == []
+        assert list(store.refused_files("s")) == []
         assert store.prune("s") == 0
 
 
@@ -182,7 +180,7 @@ class TestUpsert:
         store.upsert("s", [result("/a", error=FormatError("not_dicom", 0, "x"))])
         assert store.upsert("s", [result("/a")]).updated == 1
         assert isinstance(store.get("s", "/a"), FrameTable)
-        assert list(store.errors("s")) == []
+        assert list(store.refused_files("s")) == []
 
     def test_a_better_verified_table_replaces_the_same_one(self, store: FrameStore) -> None:
         content = next(case for case in CASES if case.name == "e01_bot_1to1").content
@@ -214,8 +212,8 @@ class TestUpsert:
         monkeypatch.setattr(store_module, "BATCH", 7)
         paths = [f"/{n}" for n in range(50)]
         assert store.upsert("s", (result(path) for path in paths)).inserted == 50
-        assert None not in store.known("s", paths)
-        assert store.known("s", ["/x", *paths, "/y"])[0::51] == [None, None]
+        assert None not in store.file_states("s", paths)
+        assert store.file_states("s", ["/x", *paths, "/y"])[0::51] == [None, None]
         assert None not in store.get_many("s", paths)
         assert store.delete("s", paths) == 50
 
@@ -259,7 +257,7 @@ class TestHostile:
         store.upsert("s", [result("/a")])
         assert store.get("s", path) is None
         assert store.get_many("s", [path, "/a"])[0] is None
-        assert store.known("s", [path]) == [None]
+        assert store.file_states("s", [path]) == [None]
         assert store.delete("s", [path]) == 0
 
     def test_paths_that_cannot_be_rows_do_not_fail_their_batch(self, store: FrameStore) -> None:
@@ -274,7 +272,7 @@ class TestHostile:
     def test_an_error_at_the_longest_path(self, store: FrameStore) -> None:
         path = "/" + os.urandom(MAX_PATH_BYTES // 2).hex()[: MAX_PATH_BYTES - 1]
         store.upsert("s", [result(path, error=FormatError("not_dicom", None, "\0" + "x" * 10_000))])
-        [found] = store.errors("s")
+        [found] = store.refused_files("s")
         assert found.path == path
         assert len(found.detail) == 500
 
@@ -292,7 +290,7 @@ class TestHostile:
             lambda: store.upsert(source, [result("/a")]),
             lambda: store.upsert_rows(source, b""),
             lambda: store.get(source, "/a"),
-            lambda: store.known(source, ["/a"]),
+            lambda: store.file_states(source, ["/a"]),
         ):
             with pytest.raises(ConfigError, match="source"):
                 work()
@@ -302,7 +300,7 @@ class TestHostile:
         ask(dsn, "UPDATE voxtier.file SET path = '/b'")
         assert store.get("s", "/a") is None
         assert store.get_many("s", ["/a"]) == [None]
-        assert store.known("s", ["/a"]) == [None]
+        assert store.file_states("s", ["/a"]) == [None]
         assert store.delete("s", ["/a"]) == 0
 
     @pytest.mark.parametrize(
@@ -336,7 +334,7 @@ class TestHostile:
         ask(dsn, "ALTER TABLE voxtier.file ADD CHECK (path NOT LIKE '%JANE%')")
         with pytest.raises(BackendError) as raised:
             store.upsert("s", [result(f"/{secret}.dcm")])
-        store.known("s", [f"/{secret}.dcm"])
+        store.file_states("s", [f"/{secret}.dcm"])
         [(folder,)] = ask(postgres, "SHOW data_directory")
         log = Path(folder).parent / "server.log"
         assert "check constraint" in log.read_text()
@@ -395,7 +393,7 @@ class TestQuestions:
         monkeypatch.setattr(store_module, "BATCH", 4)
         store.upsert("s", read_tables(case_files, verify="all"))
         expected = {path: case.error for path, case in case_files.items() if case.error}
-        found = list(store.errors("s"))
+        found = list(store.refused_files("s"))
         assert [error.path for error in found] == sorted(expected)
         assert {error.path: error.kind for error in found} == expected
         assert all(error.detail for error in found)
@@ -416,7 +414,7 @@ class TestPrune:
         store.touch([_core.file_key("s", files[0])], [1], [NOW])
         for path in files[:2]:
             os.unlink(path)
-        assert sorted(store.vanished("s")) == files[:2]
+        assert sorted(store.missing_files("s")) == files[:2]
         assert store.prune("s") == 2
         assert store.get("s", files[0]) is None
         assert store.get("s", files[2]) is not None
@@ -439,7 +437,7 @@ class TestPrune:
 
     def test_what_cannot_be_looked_at_is_not_gone(self, store: FrameStore, tmp_path: Path) -> None:
         store.upsert("s", [result(f"{tmp_path}/{'x' * 300}/a"), result(f"{tmp_path}/gone")])
-        assert list(store.vanished("s")) == [f"{tmp_path}/gone"]  # ENAMETOOLONG says nothing
+        assert list(store.missing_files("s")) == [f"{tmp_path}/gone"]  # ENAMETOOLONG says nothing
 
     def test_objects_elsewhere(self, store: FrameStore) -> None:
         store.upsert("s", [result("s3://b/1"), result("s3://b/2")])

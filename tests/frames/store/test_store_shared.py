@@ -355,7 +355,7 @@ class TestEmbedded:
                     killer.join()
                     store.upsert("s", results(100, 100 * batch))
             # A crash may lose the last batches that were not yet on disk: the next run heals.
-            known = store.known("s", [f"/{n}" for n in range(batches * 100)])
+            known = store.file_states("s", [f"/{n}" for n in range(batches * 100)])
             assert known[-1] is not None
             missing = [TableResult(f"/{n}", TABLE, None) for n, row in enumerate(known) if row is None]
             assert store.upsert("s", missing).inserted == len(missing)
@@ -448,7 +448,7 @@ class TestRights:
         "name", ['x"; DROP SCHEMA voxtier; --', "röle", "a" * 64, "", "-a", "a b", 'a"b', "a\0", "a\n"]
     )
     def test_names_that_are_no_identifiers(self, name: str) -> None:
-        with pytest.raises(ConfigError, match="no name for SQL"):
+        with pytest.raises(ConfigError, match="not a name for SQL"):
             grants(name, "reader")
 
     def test_who_may_not_make_the_schema_is_told(self, role: str) -> None:
@@ -475,11 +475,11 @@ def test_an_older_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert store.upsert("s", results(10), force=True).updated == 10
         assert store.get("s", "/7") == TABLE
         assert store.get_many("s", ["/7", "/x"]) == [TABLE, None]
-        assert [row is None for row in store.known("s", ["/7", "/x"])] == [False, True]
+        assert [row is None for row in store.file_states("s", ["/7", "/x"])] == [False, True]
         assert len(store.by_sop_instance(TABLE.sop_instance_uid)) == 400
         assert len(store.by_series(TABLE.series_instance_uid, "s")) == 400
         assert store.summary("s").total.files == 400
-        assert list(store.errors("s")) == []
+        assert list(store.refused_files("s")) == []
         assert store.touch([bytes(16), _core.file_key("s", "/7")], [1, 1], [NOW, NOW]) == [bytes(16)]
         assert store.delete("s", ["/7"]) == 1
         assert store.prune("s", force=True) == 399

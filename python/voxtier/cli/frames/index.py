@@ -71,9 +71,9 @@ def index(
     from voxtier.frames.indexing.run import FileIndexer, index_files
 
     wanted = None if all_files else extension
-    roots = _roots(paths, prune=prune)
-    walked = [root for root in roots if not prune or os.path.lexists(root)]
-    files = iter_files(map(os.path.abspath, given_paths(walked)), extension=wanted)
+    _check_roots(paths, prune=prune)
+    walked = [path for path in paths if not prune or os.path.lexists(path)]
+    files = iter_files(given_paths(walked), extension=wanted)
     counts: Counter[str] = Counter()
     frames = pruned = 0
     started = time.monotonic()
@@ -81,7 +81,7 @@ def index(
         indexer = FileIndexer(store, source=source, threads=threads, force=force)
         progress = Progress("files", transient=True)
         try:
-            with _counting(progress, roots, wanted):
+            with _counting(progress, paths, wanted):
                 for reports in index_files(indexer, files):
                     counts.update(report.status for report in reports)
                     frames += sum(report.frames for report in reports)
@@ -96,8 +96,7 @@ def index(
         finally:
             progress.close()
         if prune:
-            under = [root for root in roots if root != "-"]
-            pruned = store.prune(source, under=under, force=force)
+            pruned = store.prune(source, under=[*map(os.path.abspath, paths)], force=force)
         place = store.database.describe()
     seconds = time.monotonic() - started
     if as_json:
@@ -105,33 +104,31 @@ def index(
         click.echo(json.dumps({"summary": run}))
     else:
         click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
-        if not counts and not all_files and "-" not in roots:
+        if not counts and not all_files and "-" not in paths:
             click.echo(f"no file ends in {extension}: --all-files takes every file", err=True)
     return EXIT_PARTIAL if _refused(counts) else 0
 
 
-def _roots(paths: tuple[str, ...], *, prune: bool) -> list[str]:
-    """Return absolute paths; a missing one is a slip of the pen, unless what was below it is to be pruned."""
-    roots = [path if path == "-" else os.path.abspath(path) for path in paths]  # noqa: PTH100
+def _check_roots(paths: tuple[str, ...], *, prune: bool) -> None:
+    """Refuse a path that does not exist, unless the files below it are to be pruned."""
     if prune:
-        if "-" in roots:
+        if "-" in paths:
             raise click.UsageError("--prune forgets what is gone below a PATH: name one instead of -")
-        return roots
-    for given, root in zip(paths, roots, strict=True):
+        return
+    for path in paths:
         try:
-            if root != "-":
-                os.lstat(root)
+            if path != "-":
+                os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise click.UsageError(f"there is no {on_one_line(given)}") from None
-        except OSError:  # reading it says more
+            raise click.UsageError(f"there is no {on_one_line(path)}") from None
+        except OSError:  # reading it gives the reason
             continue
-    return roots
 
 
 @contextlib.contextmanager
-def _counting(progress: Progress, roots: list[str], extension: str | None) -> Iterator[None]:
+def _counting(progress: Progress, paths: tuple[str, ...], extension: str | None) -> Iterator[None]:
     """Count the files in the background, for the time left, where somebody watches."""
-    if not sys.stderr.isatty() or "-" in roots:
+    if not sys.stderr.isatty() or "-" in paths:
         yield
         return
     stop = threading.Event()
@@ -140,7 +137,7 @@ def _counting(progress: Progress, roots: list[str], extension: str | None) -> It
         from voxtier.frames.indexing.paths import iter_files
 
         total = 0
-        for total, _ in enumerate(iter_files(roots, extension=extension), 1):  # noqa: B007
+        for total, _ in enumerate(iter_files(paths, extension=extension), 1):  # noqa: B007
             if stop.is_set():
                 return
         progress.total = total
@@ -263,7 +260,7 @@ def errors(source: str, dsn: str | None, as_json: bool) -> int:
     """
     count = 0
     with open_store(dsn) as store:
-        for error in store.errors(source):
+        for error in store.refused_files(source):
             count += 1
             if as_json:
                 click.echo(json.dumps(error._asdict()))

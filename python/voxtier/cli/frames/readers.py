@@ -14,7 +14,7 @@ from voxtier.cli.options import AS_JSON
 from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
-    from voxtier.frames.serving.status_files import Published
+    from voxtier.frames.serving.status_files import ReaderStatus
 
 _HEAD = (
     f"{'pid':>8}  {'source':<14}{'requests':>13}{'/s':>9}{'memory':>9}{'index':>7}{'file':>7}  "
@@ -69,7 +69,7 @@ def top(home: Path | None, interval: float, count: int, as_json: bool) -> None:
 
     The columns are those of `voxtier cache stats`. Without a terminal, page follows page, as for a log.
     """
-    before: dict[str, Published] = {}
+    before: dict[str, ReaderStatus] = {}
     shown = 0
     while True:
         found = _readers(home)
@@ -89,14 +89,14 @@ def top(home: Path | None, interval: float, count: int, as_json: bool) -> None:
         time.sleep(interval)
 
 
-def _older(before: Published | None, reader: Published) -> Published:
+def _older(before: ReaderStatus | None, reader: ReaderStatus) -> ReaderStatus:
     return reader if before is None or before.content["written"] < reader.content["written"] else before
 
 
-def _readers(home: Path | None) -> list[Published]:
-    from voxtier.frames.serving.status_files import published, readers_folder
+def _readers(home: Path | None) -> list[ReaderStatus]:
+    from voxtier.frames.serving.status_files import read_statuses, readers_folder
 
-    return list(published(readers_folder() if home is None else home / "readers"))
+    return list(read_statuses(readers_folder() if home is None else home / "readers"))
 
 
 def _nobody(home: Path | None) -> str:
@@ -109,16 +109,16 @@ def _nobody(home: Path | None) -> str:
     )
 
 
-def _echo_json(found: list[Published]) -> None:
+def _echo_json(found: list[ReaderStatus]) -> None:
     for reader in found:
         click.echo(json.dumps({"pid": reader.pid, "age": round(reader.age, 3), **reader.content}))
 
 
-def _page(found: list[Published], before: dict[str, Published]) -> list[str]:
+def _page(found: list[ReaderStatus], before: dict[str, ReaderStatus]) -> list[str]:
     return [_HEAD, *(_line(reader, before.get(reader.name)) for reader in found)]
 
 
-def _line(reader: Published, before: Published | None) -> str:
+def _line(reader: ReaderStatus, before: ReaderStatus | None) -> str:
     stats, cache = reader.content["stats"], reader.content["stats"]["cache"]
     requests = max(stats["requests"], 1)
     shares = [f"{stats[tier] / requests:.1%}" for tier in ("tier1", "tier2", "tier3")]
@@ -136,7 +136,7 @@ def _mebibytes(size: int) -> str:
     return f"{size / 2**20:,.0f}" if size >= 100 << 20 else f"{size / 2**20:.1f}"
 
 
-def _rate(reader: Published, before: Published | None) -> str:
+def _rate(reader: ReaderStatus, before: ReaderStatus | None) -> str:
     """Requests a second since the word before, or since the start."""
     requests, since = reader.content["stats"]["requests"], reader.content["started"]
     if before is not None and before.content["written"] < reader.content["written"]:
@@ -144,7 +144,7 @@ def _rate(reader: Published, before: Published | None) -> str:
     return f"{requests / max(reader.content['written'] - since, 0.001):,.0f}"
 
 
-def _state(reader: Published) -> str:
+def _state(reader: ReaderStatus) -> str:
     from voxtier.frames.serving.status_files import SILENT_AFTER
 
     stats: dict[str, Any] = reader.content["stats"]

@@ -1,4 +1,4 @@
-"""Which files to look at, and under which name: folders walked, extensions matched, paths made absolute."""
+"""Finds the files to index: walks folders, matches extensions, makes paths absolute."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SORTED = 10_000
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return the one spelling under which a file is indexed: absolute, links and case as they are."""
+    """Return the path under which a file is indexed: absolute; symbolic links are not resolved."""
     name = os.fspath(path)
-    # Neither is a file, and both are refused later: "" would become a folder, and CPython before 3.11.5 cuts
-    # at NUL.
+    # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before
+    # 3.11.5 cuts at NUL.
     return name if not name or "\0" in name else os.path.abspath(name)  # noqa: PTH100 - once for each of 10^8 files
 
 
 def matches(path: str, extension: str | None) -> bool:
-    """Return whether a path ends in `extension` (case-insensitive); None matches everything."""
+    """Return whether a path ends in an extension, in any case; None matches everything."""
     return extension is None or path.lower().endswith(extension.lower())
 
 
@@ -31,16 +31,16 @@ def iter_files(paths: Iterable[str], *, extension: str | None = ".dcm") -> Itera
     Parameters
     ----------
     paths : iterable of str
-        Folders are walked (links to folders are not followed, so no walk runs in circles); anything else
-        is yielded as it is, whatever its extension: whoever names a file means it.
+        Folders are walked (links to folders are not followed, so no walk runs in circles); any other path
+        is yielded as it is, whatever its extension.
     extension : str or None
-        What files in folders must end in, case-insensitive; None takes every file.
+        End of the names of files in folders, in any case; None takes every file.
 
     Yields
     ------
     str
-        Paths, beginning as the given ones do. What is no file that can be read (a FIFO, a broken link, a
-        folder that may not be entered) is yielded too: reading it says why not.
+        Paths, beginning as the given ones do. A path that cannot be read (a FIFO, a broken link, a folder
+        without permission) is yielded too: reading it gives the reason.
     """
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
@@ -64,12 +64,12 @@ def _walk(root: str, extension: str | None) -> Iterator[str]:
                         elif matches(entry.name, extension):
                             yield entry.path
         except OSError:
-            yield folder  # reading it as a file reports the folder and the reason
+            yield folder  # reading it as a file gives the reason
         folders.extend(reversed(deeper))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, a file system that fails: reading it says so
+    except OSError:  # a link to itself, a failing file system: reading it gives the reason
         return False

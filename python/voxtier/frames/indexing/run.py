@@ -1,7 +1,7 @@
-"""The index run: which files are new or changed, read at full speed, written in batches.
+"""The index run: finds out which files are new or changed, reads them, writes their rows in batches.
 
-`FileIndexer` works on one batch of paths at a time, which is what a Spark task wants; `index_files` drives it
-over any number of paths, with the database writing one batch while the next is read.
+`FileIndexer` indexes one batch of paths at a time, as a Spark task does; `index_files` drives it over any
+number of paths and lets the database write one batch while the next is read.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
-from voxtier._core import PARSER_VERSION, Indexer, path_fault
+from voxtier._core import PARSER_VERSION, Indexer
 from voxtier.frames.indexing.paths import absolute
-from voxtier.frames.store.row import Known
+from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import Verify
 
@@ -27,16 +27,16 @@ _PENDING = 2
 
 
 class FileReport(NamedTuple):
-    """What an index run says of one file.
+    """What an index run did with one file.
 
     Attributes
     ----------
     path : str
         The file.
     status : str
-        The status of its row (``ok``, ``truncated``, ``no_pixels``, ``ambiguous``, ``error``), or
-        ``unchanged`` when the row is true already, or ``refused`` when the path cannot be a row: it
-        cannot be stored, or it is a folder.
+        The status of its row (``ok``, ``truncated``, ``no_pixels``, ``ambiguous``, ``error``); ``unchanged``
+        where the row describes the file already; ``refused`` where the path cannot be a row: it cannot be
+        stored, or it is a folder.
     frames : int
         Frames that can be addressed.
     truncated_from : int or None
@@ -81,13 +81,13 @@ class FileIndexer:
     store : FrameStore
         Where the rows go.
     source : str
-        Name under which the files are indexed.
+        Name of the source that the files belong to.
     threads : int
         Reads in flight.
     verify : {"all", "ends"}
-        How far offset tables are held against the files.
+        How far offset tables are checked against the files: see `read_table`.
     force : bool
-        Read every file again, also those whose rows are true already.
+        Also read files whose rows describe them already.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class FileIndexer:
         self._indexer = Indexer(source, threads=threads, verify=verify)
 
     def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
-        """Index one batch: ask what is known, read what is new or changed, write it, report on each path."""
+        """Index one batch of paths; return a report on each."""
         reports: list[FileReport] = []
         for rows, part in self.read(paths):
             self.write(rows)
@@ -114,23 +114,15 @@ class FileIndexer:
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[bytes, list[FileReport]]]:
         """Read what is new or changed; yield rows to write and reports, in parts of bounded size and time."""
-        faults = {path: path_fault(path) for path in map(os.fspath, paths)}
-        refused = [
-            FileReport(path, "refused", 0, None, "invalid_argument", fault)
-            for path, fault in faults.items()
-            if fault
-        ]
-        if refused:
-            yield b"", refused
-        wanted = [path for path, fault in faults.items() if not fault]
-        known = [None] * len(wanted) if self.force else self.store.known(self.source, wanted)
-        frames = {path: row.frame_count for path, row in zip(wanted, known, strict=True) if row}
-        fingerprints = [_settled(row) for row in known]
+        wanted = list(dict.fromkeys(map(os.fspath, paths)))
+        states = [None] * len(wanted) if self.force else self.store.file_states(self.source, wanted)
+        frames = {path: state.frame_count for path, state in zip(wanted, states, strict=True) if state}
+        fingerprints = [_fingerprint(state) for state in states]
         while wanted:
-            rows, found = self._indexer.read(wanted, fingerprints)
-            reports = [FileReport._make(report) for report in found]
+            rows, done = self._indexer.read(wanted, fingerprints)
+            reports = [FileReport._make(report) for report in done]
             yield rows, [r._replace(frames=frames[r.path]) if r.status == "unchanged" else r for r in reports]
-            wanted, fingerprints = wanted[len(found) :], fingerprints[len(found) :]
+            wanted, fingerprints = wanted[len(done) :], fingerprints[len(done) :]
 
     def write(self, rows: bytes) -> None:
         """Write the rows of one part, all or none of them."""
@@ -138,13 +130,13 @@ class FileIndexer:
             self.store.upsert_rows(self.source, rows, force=self.force)
 
 
-def _settled(row: Known | None) -> tuple[int, int] | None:
-    """Return the fingerprint of a row that needs no second look: complete, and of this parser."""
-    if row is None or row.error_kind is not None or row.parser_version != PARSER_VERSION:
+def _fingerprint(state: FileState | None) -> tuple[int, int] | None:
+    """Return the fingerprint with which a file need not be read again; None where it must be."""
+    if state is None or state.error_kind is not None or state.parser_version != PARSER_VERSION:
         return None
-    if row.size is None or row.mtime_ns is None:
+    if state.size is None or state.mtime_ns is None:
         return None
-    return row.size, row.mtime_ns
+    return state.size, state.mtime_ns
 
 
 def index_files(
@@ -155,7 +147,7 @@ def index_files(
     Parameters
     ----------
     indexer : FileIndexer
-        Does the work.
+        Reads and writes the batches.
     paths : iterable of str
         Consumed batch by batch; each is made absolute, so that a file has one row however it is named.
     batch_size : int
@@ -164,7 +156,7 @@ def index_files(
     Yields
     ------
     list of FileReport
-        The reports of one transaction, after its rows have been committed. Whatever ends the run early (an
+        The reports of one transaction, after its rows have been committed. When the run ends early (an
         exception, Ctrl-C), what was yielded is in the database, and the next run does the rest.
     """
     iterator = map(absolute, paths)

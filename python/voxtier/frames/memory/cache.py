@@ -1,39 +1,44 @@
-"""Tier 1: frame tables in memory within a budget of bytes, loaded once however many ask."""
+"""Tier 1: frame tables in memory within a budget of bytes, each loaded by one thread for all that ask."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from voxtier import _core
 from voxtier._core import FrameTable
+from voxtier.frames.memory.flights import Flights
 from voxtier.system.fork import at_fork
 
-__all__ = ["Class", "FrameCache"]
+__all__ = ["Class", "FrameCache", "Loaded", "Loader", "Tier"]
 
 #: How an entry is treated: see `FrameCache.put_table`.
 Class = Literal["normal", "scan", "pinned"]
-
-_MOST_PRIMED = 65_536
-# A series whose files miss again so much later has been evicted: it is worth another batch.
-_PRIMED_SECONDS = 60.0
+#: Who answered: memory, the index, the file.
+Tier = Literal["tier1", "tier2", "tier3"]
 
 
-class Recalled(NamedTuple):
-    """A table that a loader found in the index, and its last access there (µs since 1970, 0 if none)."""
+class Loaded(NamedTuple):
+    """What a loader found.
+
+    Attributes
+    ----------
+    table : FrameTable
+        The table that was asked for.
+    tier : {"tier1", "tier2", "tier3"}
+        Where; ``tier1`` for the threads that waited for another one.
+    rows : bytes
+        Rows of the index that memory shall keep, that of `table` first; empty: memory keeps `table`.
+    """
 
     table: FrameTable
-    last_used_us: int
+    tier: Tier = "tier3"
+    rows: bytes = b""
 
 
-Loader = Callable[[str], FrameTable | Recalled]
-
-
-def _recalled(loaded: FrameTable | Recalled) -> Recalled:
-    return loaded if isinstance(loaded, Recalled) else Recalled(loaded, 0)
+Loader: TypeAlias = Callable[[str], FrameTable | Loaded]
 
 
 class FrameCache(_core.FrameCache):
@@ -68,8 +73,7 @@ class FrameCache(_core.FrameCache):
         debounce_seconds: float = 600.0,
     ) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[str, _Flight] = {}
-        self._primed: OrderedDict[str, float] = OrderedDict()
+        self._flights = Flights()
         self._counts = {"loads": 0, "load_errors": 0, "load_waits": 0, "load_ns": 0, "primed": 0}
         at_fork(
             before=self._before_fork,
@@ -78,25 +82,25 @@ class FrameCache(_core.FrameCache):
         )
 
     def get_or_load(
-        self,
-        key: str,
-        loader: Loader,
-        *,
-        etag: str | None = None,
-        klass: Class = "normal",
+        self, key: str, loader: Loader, *, etag: str | None = None, klass: Class = "normal"
     ) -> FrameTable:
-        """Return the table of `key`, from memory or by one call of `loader`, however many threads ask.
+        """Return the table of a key, from memory or by one call of a loader, however many threads ask.
 
         Parameters
         ----------
         key : str
-            What `loader` is called with.
+            The loader's argument.
         loader : callable
-            Returns a `FrameTable`, or a `Recalled`, whose last access takes part in the debouncing.
+            Returns a `FrameTable` or a `Loaded`.
         etag : str or None
-            Kept beside the table.
+            Kept beside a table without rows.
         klass : {"normal", "scan", "pinned"}
-            As for `put_table`.
+            See `put_table`.
+
+        Returns
+        -------
+        FrameTable
+            The table, also when memory has no room for it.
 
         Raises
         ------
@@ -110,116 +114,80 @@ class FrameCache(_core.FrameCache):
             table = self.table(key)
             if table is not None:
                 return table
-        table = self.load(key, loader, etag=etag, klass=klass)
+        table = self.load(key, loader, etag=etag, klass=klass).table
         self.touch(key, scan=scan)
         return table
 
-    def load(
-        self,
-        key: str,
-        loader: Loader,
-        *,
-        etag: str | None = None,
-        klass: Class = "normal",
-    ) -> FrameTable:
-        """Call `loader` although the key may be there (its entry is stale), again once for all threads."""
-        with self._lock:
-            flight = self._flights.get(key)
-            mine = flight is None
-            if flight is None:
-                flight = self._flights[key] = _Flight()
-            elif flight.thread == threading.get_ident():
-                raise RuntimeError(f"the loader of {key!r} asks for the key that it is loading")
-            else:
-                self._counts["load_waits"] += 1
-        if not mine:
-            return cast(FrameTable, flight.wait())
-        start = time.perf_counter_ns()
-        try:
-            loaded = loader(key)
-        except BaseException as error:
-            with self._lock:
-                self._flights.pop(key, None)
-                self._counts["load_errors"] += 1
-            flight.fail(error)
-            raise
-        table, last_used = _recalled(loaded)
-        with self._lock:
-            self._flights.pop(key, None)
-            self._counts["loads"] += 1
-            self._counts["load_ns"] += time.perf_counter_ns() - start
-            if not flight.stale:
-                self.put_table(key, table, etag=etag, klass=klass, last_used_us=last_used)
-        flight.land(table)
-        return table
+    def load(self, key: str, loader: Loader, *, etag: str | None = None, klass: Class = "normal") -> Loaded:
+        """Call a loader as `get_or_load` does, without looking into memory: an entry there is stale.
 
-    def prime(
-        self,
-        series: str,
-        keys: Sequence[str],
-        batch_loader: Callable[[list[str]], Mapping[str, FrameTable | Recalled]],
-        *,
-        first: str | None = None,
-    ) -> int:
-        """Load the tables of a series in one batch, at its first miss; calls in the next minute do nothing.
-
-        A load, not an access. At most half the budget is filled, from the key `first` on.
+        Parameters
+        ----------
+        key : str
+            The loader's argument.
+        loader : callable
+            See `get_or_load`.
+        etag : str or None
+            See `get_or_load`.
+        klass : {"normal", "scan", "pinned"}
+            See `put_table`.
 
         Returns
         -------
-        int
-            Tables that were put.
+        Loaded
+            What the loader returned.
+
+        Raises
+        ------
+        RuntimeError, BaseException
+            See `get_or_load`.
         """
-        mark = f"\0series\0{series}"
         with self._lock:
-            if self.is_primed(series):
-                return 0
-            flight = self._flights.get(mark)
-            mine = flight is None
-            if flight is None:
-                flight = self._flights[mark] = _Flight()
-        if not mine:
-            flight.wait()
-            return 0
+            flight, is_mine = self._flights.join(key)
+            self._counts["load_waits"] += not is_mine
+        if not is_mine:
+            return cast(Loaded, flight.wait())._replace(tier="tier1")
+        start = time.perf_counter_ns()
         try:
-            start = keys.index(first) if first in keys else 0
-            wanted = [key for key in [*keys[start:], *keys[:start]] if key not in self]
-            tables = batch_loader(wanted) if wanted else {}
-            put, limit = 0, self.counters()["used"] + self.counters()["budget"] // 2
-            for key in wanted:
-                if key in tables and self.counters()["used"] < limit:
-                    table, last_used = _recalled(tables[key])
-                    put += self.put_table(key, table, last_used_us=last_used)
+            found = loader(key)
+            loaded = found if isinstance(found, Loaded) else Loaded(found)
+            if not flight.is_stale:
+                self._keep(key, loaded, etag, klass)
         except BaseException as error:
             with self._lock:
-                self._flights.pop(mark, None)
+                self._flights.end(key)
+                self._counts["load_errors"] += 1
             flight.fail(error)
             raise
         with self._lock:
-            self._flights.pop(mark, None)
-            now = self.clock()
-            for mark_of in (series, *tables):
-                self._primed[mark_of] = now
-                self._primed.move_to_end(mark_of)
-            # An expired mark says nothing any more, and holds a path.
-            gone = now - _PRIMED_SECONDS
-            while len(self._primed) > _MOST_PRIMED or next(iter(self._primed.values())) <= gone:
-                self._primed.popitem(last=False)
-            self._counts["primed"] += put
-        flight.land(None)
-        return put
+            self._flights.end(key)
+            self._counts["loads"] += 1
+            self._counts["load_ns"] += time.perf_counter_ns() - start
+            if flight.is_stale:
+                super().invalidate(key)
+        flight.land(loaded)
+        return loaded
 
-    def is_primed(self, series: str) -> bool:
-        """Whether `prime` has loaded that series, or that key, within the last minute."""
-        primed = self._primed.get(series)
-        return primed is not None and self.clock() - primed < _PRIMED_SECONDS
+    def claim_series(self, key: str) -> bool:
+        """Within a loader: whether it shall also bring the series of its key. See `Flights.claim_series`."""
+        with self._lock:
+            return self._flights.claim_series(key, self.clock())
 
     def invalidate(self, key: str) -> bool:
         """Forget a key; a load of it that is under way is handed out, but not kept."""
         with self._lock:
-            if flight := self._flights.get(key):
-                flight.stale = True
+            self._flights.mark_stale(key)
             return super().invalidate(key)
+
+    def _keep(self, key: str, loaded: Loaded, etag: str | None, klass: Class) -> None:
+        if not loaded.rows:
+            self.put_table(key, loaded.table, etag=etag, klass=klass)
+            return
+        keys, stored = self.put_rows(loaded.rows, klass=klass)
+        if len(keys) > 1:
+            with self._lock:
+                self._flights.add_arrivals(keys, self.clock())
+                self._counts["primed"] += stored
 
     def stats(self) -> dict[str, Any]:
         """Return the counters since the start: look-ups, evictions by cause, refusals by reason, loads."""
@@ -229,29 +197,4 @@ class FrameCache(_core.FrameCache):
     def _in_child(self) -> None:
         self._after_fork_in_child()
         self._lock = threading.Lock()
-        self._flights = {}
-
-
-class _Flight:
-    """One load that others wait for."""
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
-        self.stale = False
-        self._done = threading.Event()
-        self._table: Any = None
-        self._error: BaseException | None = None
-
-    def land(self, table: FrameTable | None) -> None:
-        self._table = table
-        self._done.set()
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-        self._done.set()
-
-    def wait(self) -> Any:
-        self._done.wait()
-        if self._error is not None:
-            raise self._error
-        return self._table
+        self._flights.end_all()

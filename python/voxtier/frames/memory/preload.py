@@ -1,4 +1,4 @@
-"""The preload: after a start, the best tables of the index into memory, in the background."""
+"""The preload: loads the best tables of the index into memory after a start, in the background."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ __all__ = ["Preload"]
 
 
 class Preload:
-    """Fills a cache by score; at most one run at a time, cancelable, its failure harms nobody.
+    """Fills a cache by score, one run at a time; a run can be cancelled, and its failure only ends it.
 
-    Rows arrive best first and enter at the *old* end of the list, so that the best ends as the newest of
-    them and anything that was read meanwhile stays newer still. It evicts nothing, skips what does not fit,
-    and is no access.
+    Rows arrive best first and enter at the *old* end of the list: the best is the newest of them, and entries
+    that were read meanwhile are newer still. Never evicts, skips tables that do not fit, does not count as an
+    access.
+
+    Parameters
+    ----------
+    cache : FrameCache
+        Where the tables go.
+    store : FrameStore or None
+        The index; None: a run is done at once.
+    source : str
+        Name of the source whose files are loaded.
     """
 
     def __init__(self, cache: FrameCache, store: FrameStore | None, source: str) -> None:
@@ -27,18 +36,16 @@ class Preload:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a child: no thread runs."""
+        """Reset in a child process, where no thread runs."""
         self._lock = threading.Lock()
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
         if self._progress.get("state") in (None, "running"):
-            self._progress = {
-                "state": "idle", "seen": 0, "loaded": 0, "skipped": 0, "damaged": 0, "total": 0, "error": None
-            }  # fmt: skip
+            self._progress = _progress("idle", 0)
 
     @property
     def ready(self) -> bool:
-        """Whether there is nothing to wait for: done, cancelled or failed. Never blocks."""
+        """Whether the run has ended: done, cancelled or failed. Never blocks."""
         return self._progress["state"] not in ("idle", "running")
 
     def progress(self) -> dict[str, Any]:
@@ -48,16 +55,21 @@ class Preload:
     def start(
         self, *, limit: int = 1_000_000, fraction: float = 0.8, on_done: Callable[[], None] | None = None
     ) -> None:
-        """Run in the background.
+        """Begin a run in the background, unless one is under way.
 
         Parameters
         ----------
         limit : int
             Files at most.
         fraction : float
-            Share of the budget to fill.
+            Share of the cache's budget to fill, in (0, 1].
         on_done : callable, optional
-            Called at the end, on the thread, whatever came of it.
+            Called on the thread at the end of the run, also of one that was cancelled or failed.
+
+        Raises
+        ------
+        ValueError
+            `fraction` is not in (0, 1].
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction = {fraction}: must be in (0, 1]")
@@ -65,22 +77,19 @@ class Preload:
             if self._thread is not None and self._thread.is_alive():
                 return
             self._cancel.clear()
-            self._progress = {
-                "state": "running", "seen": 0, "loaded": 0, "skipped": 0, "damaged": 0, "total": limit,
-                "error": None,
-            }  # fmt: skip
+            self._progress = _progress("running", limit)
             self._thread = threading.Thread(
                 target=self._run, args=(limit, fraction, on_done), name="voxtier-preload", daemon=True
             )
             self._thread.start()
 
     def cancel(self) -> None:
-        """Stop a run, soon; what was loaded stays."""
+        """Stop a run and wait for its end; tables that it loaded stay."""
         self._cancel.set()
         self.wait()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end of a run; True when there is none."""
+        """Wait at most `seconds` for the end of a run; return whether no run is under way."""
         if self._thread is not None:
             self._thread.join(seconds)
         return self._thread is None or not self._thread.is_alive()
@@ -92,7 +101,7 @@ class Preload:
                 room = int(self.cache.counters()["budget"] * fraction)
                 rows = preload_rows(self.store, self.source, limit)
                 for batch in rows:
-                    loaded, skipped, damaged = self.cache.preload_copy(batch, room)
+                    loaded, skipped, damaged = self.cache.preload_rows(batch, room)
                     self._progress["seen"] += loaded + skipped + damaged
                     self._progress["loaded"] += loaded
                     self._progress["skipped"] += skipped
@@ -104,7 +113,7 @@ class Preload:
                     if loaded == 0 and self._is_full(room):
                         rows.close()
                         break
-        except Exception as error:  # nobody waits for this thread: whatever it was, `progress` tells
+        except Exception as error:  # `progress` tells: an exception would end in the thread
             state = "failed"
             self._progress["error"] = str(error) or type(error).__name__
         finally:
@@ -113,5 +122,10 @@ class Preload:
                 on_done()
 
     def _is_full(self, room: int) -> bool:
-        """Not even a table of one frame would fit: the rest of the stream cannot help."""
+        """Return whether not even a table of one frame fits."""
         return bool(self.cache.counters()["used"] + 96 > room)
+
+
+def _progress(state: str, total: int) -> dict[str, Any]:
+    counts = dict.fromkeys(("seen", "loaded", "skipped", "damaged"), 0)
+    return {"state": state, **counts, "total": total, "error": None}

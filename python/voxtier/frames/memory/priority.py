@@ -1,8 +1,8 @@
-"""Which files deserve memory: scores, exact top-N, bands and labels, and the same formula as SQL.
+"""Which files deserve memory: scores of many files, the exact best of them, the same formula as SQL.
 
-The formula is written once, in the Rust core. This file checks what people pass, converts times, and
-renders the formula as SQL for *pre-selection*: the database narrows millions of rows down, the core
-scores and orders what is left, because the last bits of two maths libraries differ.
+The formula is written once, in the Rust core. This module checks arguments, converts times, and renders the
+formula as SQL for *pre-selection*: the database narrows millions of rows down, the core scores and orders
+what is left, because the last bits of two maths libraries differ.
 """
 
 from __future__ import annotations
@@ -12,46 +12,34 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voxtier import _core
-from voxtier.frames.memory.columns import Moment, Tie, Times, ids_of, integers, microseconds, times_of
+from voxtier.frames.memory.priority_columns import (
+    Moment,
+    Tie,
+    Times,
+    ids_of,
+    integers,
+    microseconds,
+    times_of,
+)
 
-__all__ = [
-    "HALF_LIVES",
-    "WEIGHTS",
-    "CachePriorityScorer",
-    "ClockSkewWarning",
-    "band",
-    "label",
-    "score_many",
-    "score_sql",
-    "top_n",
-]
+__all__ = ["HALF_LIVES", "WEIGHTS", "ClockSkewWarning", "formula", "score_many", "score_sql", "top_n"]
 
 #: Weights of the three terms.
 WEIGHTS: Mapping[str, float] = {"last_used": 0.5, "inserted": 0.2, "access_count": 0.3}
 #: True half-lives, in hours.
 HALF_LIVES: Mapping[str, float] = {"last_used": 24.0, "inserted": 168.0}
 
-Band = Literal["critical", "high", "medium", "low"]
-Label = Literal["frequent_recent", "recent", "fresh", "frequent_stale", "cold"]
 _SKEW_TOLERATED_US = 300_000_000
-_FREQUENT = 9
 
 
 class ClockSkewWarning(UserWarning):
     """Times lie more than five minutes in the future: a clock is wrong. Their age counts as 0."""
-
-
-class PriorityRows(Protocol):
-    """Where ranked rows come from; the store implements it."""
-
-    def get_preload_priority_list(self, uc_table_name: str, limit: int = 10_000) -> list[dict[str, Any]]:
-        """Rows of the best `limit` files, best first."""
 
 
 def score_many(
@@ -65,7 +53,7 @@ def score_many(
     out: NDArray[np.float64] | None = None,
     assume_utc: bool = False,
 ) -> NDArray[np.float64]:
-    """Score of every file.
+    """Compute the score of every file.
 
     Parameters
     ----------
@@ -75,7 +63,7 @@ def score_many(
     count : array_like of int, shape (N,)
         Accesses, >= 0.
     now : datetime, numpy.datetime64 or int, optional
-        The one moment for the whole batch; the clock's by default.
+        Moment of the scores; the clock's by default.
     weights, half_lives : mapping, optional
         Merged over `WEIGHTS` and `HALF_LIVES` (hours).
     out : ndarray of float64, shape (N,), optional
@@ -86,6 +74,7 @@ def score_many(
     Returns
     -------
     ndarray of float64, shape (N,)
+        `out`, if given.
 
     Raises
     ------
@@ -125,26 +114,41 @@ def top_n(
     half_lives: Mapping[str, float] | None = None,
     assume_utc: bool = False,
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Ids and scores of the `n` best files, best first: exactly those of a full stable sort.
+    """Find the best files, best first: exactly those of a full stable sort.
 
     Parameters
     ----------
-    last_used, inserted, count, now, weights, half_lives, assume_utc
-        As for `score_many`.
+    last_used, inserted, count : array_like, shape (N,)
+        See `score_many`.
     n : int
-        At most so many; clipped to the number of rows.
-    ids : array_like of int64 or sequence of str, optional
-        What to return, and what decides among equal scores (ascending; text by code points). Row
+        Files at most, >= 0.
+    now : datetime, numpy.datetime64 or int, optional
+        See `score_many`.
+    ids : array_like of int64 or sequence of str, shape (N,), optional
+        Names of the rows, returned, and deciding among equal scores (ascending; text by code points). Row
         numbers by default.
-    sizes : array_like of int, optional
+    sizes : array_like of int, shape (N,), optional
         Bytes of each file's entry; needed with `budget`.
     budget : int, optional
-        Walk the order from the best on and keep what still fits; a misfit is skipped, never the end.
+        Bytes: files are taken from the best on while they fit; one that does not fit is skipped.
+    weights, half_lives : mapping, optional
+        See `score_many`.
+    assume_utc : bool
+        See `score_many`.
 
     Returns
     -------
-    ids : ndarray
-    scores : ndarray of float64
+    ids : ndarray, shape (M,)
+        Of the best files, M <= n.
+    scores : ndarray of float64, shape (M,)
+        Their scores.
+
+    Raises
+    ------
+    ValueError
+        As `score_many`; `n` < 0; `sizes` without `budget`, or the other way round.
+    TypeError
+        Naive datetimes without `assume_utc`.
     """
     batch = _batch(last_used, inserted, count, now, weights, half_lives, assume_utc=assume_utc)
     if n < 0:
@@ -180,15 +184,17 @@ def score_sql(
         Table aliases of the access statistics and of the files.
     now : str
         Expression of type float8: seconds since 1970 UTC.
+    weights, half_lives : mapping, optional
+        See `score_many`.
 
     Returns
     -------
     str
         Total for every timestamp (NULL, infinity, 4713 BC): the exponent is clamped, because ``power``
-        raises an *error* on underflow, and ``date_part`` is float8 where ``EXTRACT`` is numeric and 20
-        times slower. Order by it ``DESC NULLS LAST``, then by the path ``COLLATE "C"``.
+        raises an *error* on underflow; ``date_part`` is float8 where ``EXTRACT`` is numeric and 20 times
+        slower. Order by it ``DESC NULLS LAST``, then by the path ``COLLATE "C"``.
     """
-    w, h = _merged(weights, half_lives)
+    w, h = formula(weights, half_lives)
 
     def term(weight: float, column: str, half_life: float) -> str:
         age = f"(date_part('epoch',{column})-{now})/{half_life!r}::float8"
@@ -201,127 +207,9 @@ def score_sql(
     )
 
 
-def band(score: float) -> Band:
-    """Band of a score by the published limits: > 1, [0.3, 1], [0.1, 0.3), below.
-
-    A band says where the *sum* lies, not why: a count of nine alone keeps a file in ``high`` for ever.
-    See `label`.
-    """
-    if score > 1.0:
-        return "critical"
-    if score >= 0.3:
-        return "high"
-    return "medium" if score >= 0.1 else "low"
-
-
-def label(recency_used: float, recency_inserted: float, count: int, *, used: bool) -> Label:
-    """Why a file ranks where it does, from the terms of its score; the first that matches.
-
-    Parameters
-    ----------
-    recency_used, recency_inserted : float
-        ``2^(-age / half_life)``, in [0, 1].
-    count : int
-        Accesses.
-    used : bool
-        Whether there is a last use at all.
-    """
-    if recency_used >= 0.5:
-        return "frequent_recent" if count >= _FREQUENT else "recent"
-    if not used and recency_inserted >= 0.5:
-        return "fresh"
-    return "frequent_stale" if count >= _FREQUENT else "cold"
-
-
-class CachePriorityScorer:
-    """Scores single files and fetches the preload list; the predecessor's class, with true half-lives.
-
-    Parameters
-    ----------
-    lb_utils : PriorityRows, optional
-        The store that `get_preload_list` asks.
-    weights, half_lives : mapping, optional
-        Merged over `WEIGHTS` and `HALF_LIVES` (hours).
-    """
-
-    def __init__(
-        self,
-        lb_utils: PriorityRows | None = None,
-        weights: Mapping[str, float] | None = None,
-        half_lives: Mapping[str, float] | None = None,
-    ) -> None:
-        _merged(weights, half_lives)
-        self.lb_utils = lb_utils
-        self.weights = {**WEIGHTS, **(weights or {})}
-        self.half_lives = {**HALF_LIVES, **(half_lives or {})}
-
-    def score(
-        self,
-        last_used_at: datetime | None,
-        inserted_at: datetime | None,
-        access_count: int | None,
-        now: datetime | None = None,
-    ) -> float:
-        """Score of one file. Naive datetimes are UTC; None counts as never or 0; negatives count as 0."""
-        return float(self._each(last_used_at, inserted_at, access_count, now)[0])
-
-    def explain(
-        self,
-        last_used_at: datetime | None,
-        inserted_at: datetime | None,
-        access_count: int | None,
-        now: datetime | None = None,
-    ) -> tuple[float, Band, Label]:
-        """Score, band (of the sum) and label (of the terms) of one file."""
-        now = now or datetime.now(UTC)
-        score = self.score(last_used_at, inserted_at, access_count, now)
-        terms = []
-        for name, moment in (("last_used", last_used_at), ("inserted", inserted_at)):
-            only = CachePriorityScorer(
-                weights={key: float(key == name) for key in WEIGHTS}, half_lives=self.half_lives
-            )
-            terms.append(float(only._each(moment, moment, 0, now)[0]))
-        count = max(access_count or 0, 0)
-        return score, band(score), label(terms[0], terms[1], count, used=last_used_at is not None)
-
-    def get_preload_list(self, uc_table_name: str, limit: int = 10_000) -> list[dict[str, Any]]:
-        """Return the rows of the best `limit` files of a source, best first.
-
-        The store ranks with the default formula; with other weights or half-lives its rows are scored and
-        ordered anew.
-        """
-        if self.lb_utils is None:
-            raise ValueError("CachePriorityScorer was made without lb_utils: there is no store to ask")
-        rows = self.lb_utils.get_preload_priority_list(uc_table_name, limit)
-        if (self.weights, self.half_lives) != (dict(WEIGHTS), dict(HALF_LIVES)):
-            now = datetime.now(UTC)
-            for row in rows:
-                times = row["last_used_at"], row["inserted_at"]
-                row["priority_score"] = self.score(*times, row["access_count"], now)
-            rows.sort(key=lambda row: (-row["priority_score"], row["filename"]))
-        return rows
-
-    def _each(
-        self,
-        last_used_at: datetime | None,
-        inserted_at: datetime | None,
-        access_count: int | None,
-        now: datetime | None,
-    ) -> NDArray[np.float64]:
-        return score_many(
-            [last_used_at],
-            [inserted_at],
-            [max(access_count or 0, 0)],
-            now=now,
-            weights=self.weights,
-            half_lives=self.half_lives,
-            assume_utc=True,
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What the core takes: checked columns, one moment, one formula."""
+    """Arguments of the core: checked columns, one moment, one formula."""
 
     last_used: NDArray[np.int64]
     inserted: NDArray[np.int64]
@@ -354,7 +242,7 @@ def _batch(
     *,
     assume_utc: bool,
 ) -> _Batch:
-    w, h = _merged(weights, half_lives)
+    w, h = formula(weights, half_lives)
     moment = datetime.now(UTC) if now is None else now
     return _Batch(
         times_of("last_used", last_used, assume_utc=assume_utc),
@@ -366,10 +254,16 @@ def _batch(
     )
 
 
-def _merged(
+def formula(
     weights: Mapping[str, float] | None, half_lives: Mapping[str, float] | None
 ) -> tuple[tuple[float, float, float], tuple[float, float]]:
-    """Weights and half-lives in seconds, checked."""
+    """Merge weights and half-lives over the defaults; return the weights, and the half-lives in seconds.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, a weight < 0 or a half-life <= 0.
+    """
     w = {**WEIGHTS, **(weights or {})}
     h = {**HALF_LIVES, **(half_lives or {})}
     for given, known, what in ((w, WEIGHTS, "weight"), (h, HALF_LIVES, "half-life")):
@@ -389,7 +283,7 @@ def _merged(
 def _fill(
     batch: _Batch, n: int, tie: Tie, sizes: NDArray[np.int64], budget: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Best first, whatever fits, at most n; asks for a longer prefix of the order while it may matter."""
+    """Take at most n files that fit, best first; order a longer prefix while a further file may fit."""
     total = len(batch.count)
     if len(sizes) != total:
         raise ValueError(f"sizes holds {len(sizes)} values for {total} rows")

@@ -1,4 +1,4 @@
-"""Open descriptors that are used again: opening and closing doubles the cost of a read."""
+"""Descriptors that stay open between reads: opening and closing doubles the cost of a read."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pathlib import Path
 
 __all__ = ["OpenFiles"]
 
-# A file may be replaced under its name; the old descriptor would serve the old content for ever.
+# A file may be replaced under its name, and its old descriptor reads the old content.
 _RECHECK_SECONDS = 1.0
 
 
 class OpenFiles:
-    """Descriptors by path, at most `cap` of them idle, each lent to any number of threads.
+    """Open files by path, each lent to any number of threads.
 
     Parameters
     ----------
     cap : int
-        Idle descriptors that stay open; those in use are beyond it.
+        Files that stay open for the next read; beyond it the least recently used is closed as soon as nobody
+        uses it.
     """
 
     def __init__(self, cap: int = 256) -> None:
         self.cap = cap
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, OpenFile] = OrderedDict()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
 
     def forget(self, path: str) -> None:
         """Close the descriptor of a path as soon as nobody uses it."""
@@ -36,7 +37,7 @@ class OpenFiles:
                 self._retire(file)
 
     def close(self) -> None:
-        """Close all that are idle, and the others when they come back."""
+        """Close all files, those in use when they are given back."""
         with self._lock:
             while self._open:
                 self._retire(self._open.popitem()[1])
@@ -45,15 +46,15 @@ class OpenFiles:
         return len(self._open)
 
     def after_fork(self) -> None:
-        """In a child: the descriptors are its own copies and stay good, the lock and the lenders do not."""
+        """Reset in a child process: its copies of the descriptors stay good, the threads are the parent's."""
         self._lock = threading.Lock()
         for file in self._open.values():
             file.users = 0
 
-    def take(self, path: str) -> OpenFile:
-        """Lend a descriptor of the file that now bears the name; to be given back, whatever happens.
+    def take(self, path: str) -> _OpenFile:
+        """Lend an open descriptor of the file that a path names now; call `give_back` whatever happens.
 
-        No context manager: that would be a sixth of the time of a request.
+        Not a context manager, which would take a sixth of the time of a request.
         """
         now = time.monotonic()
         with self._lock:
@@ -77,7 +78,7 @@ class OpenFiles:
                 self._retire(self._open.pop(path))
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         opened = os.fstat(fd)
-        file = OpenFile(fd, (opened.st_dev, opened.st_ino), now)
+        file = _OpenFile(fd, (opened.st_dev, opened.st_ino), now)
         with self._lock:
             if path in self._open:
                 self._retire(self._open.pop(path))
@@ -86,21 +87,21 @@ class OpenFiles:
                 self._retire(self._open.popitem(last=False)[1])
         return file
 
-    def give_back(self, file: OpenFile) -> None:
-        """End a loan."""
+    def give_back(self, file: _OpenFile) -> None:
+        """Return a file that `take` has lent."""
         with self._lock:
             file.users -= 1
             if file.retired and file.users == 0:
                 os.close(file.fd)
 
-    def _retire(self, file: OpenFile) -> None:
+    def _retire(self, file: _OpenFile) -> None:
         file.retired = True
         if file.users == 0:
             os.close(file.fd)
 
 
-class OpenFile:
-    """An open file: its descriptor, and how many borrow it."""
+class _OpenFile:
+    """An open file: its descriptor, its number on its device, and how many threads use it."""
 
     __slots__ = ("checked", "fd", "inode", "retired", "users")
 

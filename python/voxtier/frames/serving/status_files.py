@@ -1,7 +1,7 @@
-"""What running readers say of themselves: one small JSON file each, in voxtier's folder, for people to read.
+"""Status of running readers: one small JSON file each in voxtier's folder, read by ``voxtier top``.
 
-A file is replaced whole every two seconds and goes when its reader closes. That of a process which was killed
-stays until somebody reads the folder. Nothing is shared but these files, so that a reader never waits.
+A reader replaces its file every two seconds and removes it when it closes. The file of a killed process stays
+until somebody reads the folder. Readers share nothing but these files, so that none waits for another.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from voxtier.system.durable import TEMPORARY, temporary_is_live, write_file
 from voxtier.system.home import default_home
 from voxtier.system.processes import is_alive, started_at
 
-__all__ = ["Published", "Publisher", "published", "readers_folder"]
+__all__ = ["INTERVAL", "SILENT_AFTER", "ReaderStatus", "StatusWriter", "read_statuses", "readers_folder"]
 
+#: Seconds between two writes.
 INTERVAL = 2.0
-#: A living process that has written nothing for so long is stopped, or hangs.
+#: Seconds after which a living process that wrote no status counts as stopped or hanging.
 SILENT_AFTER = 15.0
 _NAME = re.compile(r"([1-9][0-9]{0,9})-[0-9]{1,9}\.json\Z")
 _LARGEST = 1 << 16
@@ -35,21 +36,21 @@ _numbers = itertools.count()
 
 
 def readers_folder() -> Path:
-    """Return where readers publish: ``readers`` in voxtier's folder (``VOXTIER_HOME``)."""
+    """Return the folder of the status files: ``readers`` in voxtier's folder (``VOXTIER_HOME``)."""
     return default_home() / "readers"
 
 
-class Published(NamedTuple):
-    """What one reader last said.
+class ReaderStatus(NamedTuple):
+    """The last status that one reader wrote.
 
     Attributes
     ----------
     name : str
-        Of its file: other readers have other names.
+        Name of its file, different for each reader.
     pid : int
         Its process.
     age : float
-        Seconds since then.
+        Seconds since it was written.
     content : dict
         ``source``, ``program``, ``started`` and ``written`` (s since 1970), and ``stats`` as
         `FrameReader.stats` returns them.
@@ -61,26 +62,26 @@ class Published(NamedTuple):
     content: dict[str, Any]
 
 
-class Publisher:
-    """Writes what `stats` returns to a file of its own, on a thread, from the first `wake` on.
+class StatusWriter:
+    """Writes the counters of one reader to its file, on a thread that the first `wake` starts.
 
     Parameters
     ----------
     folder : Path or None
-        Where; None publishes nothing.
+        Folder of the file; None: nothing is written.
     source : str
-        Named in the file.
+        Source of the reader, named in the file.
     stats : callable
-        Returns what shall be told.
+        Bound method of the reader that returns its counters.
     """
 
     def __init__(self, folder: Path | None, source: str, stats: Callable[[], dict[str, Any]]) -> None:
-        # Weakly: a reader that nobody closes must not live for ever because its thread runs.
+        # A weak reference: the thread does not keep a reader alive that nobody closes.
         self.folder, self.source, self._stats = folder, source, weakref.WeakMethod(stats)
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a child: a file of its own, from its first access on; the parent's is left alone."""
+        """Reset in a child process: it writes a file of its own from its first access on."""
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -88,16 +89,16 @@ class Publisher:
         self._number = next(_numbers)
 
     def wake(self) -> None:
-        """Something was asked: see that the thread runs."""
+        """Start the thread, if it does not run: something was read."""
         if self._thread is not None or self.folder is None or self._closed.is_set():
             return
         with self._lock:
             if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(target=self._run, name="voxtier-published", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="voxtier-status", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """Stop, and take the file away."""
+        """Stop the thread and remove the file."""
         self._closed.set()
         with self._lock:
             thread = self._thread
@@ -114,7 +115,7 @@ class Publisher:
         while stats := self._stats():
             try:
                 self._write(stats())
-            except OSError:  # no room, no permission: nobody looks on, and frames are served all the same
+            except OSError:  # no room, no permission: frames are served without a status
                 self._closed.wait(30)
             del stats
             if self._closed.wait(INTERVAL):
@@ -124,18 +125,17 @@ class Publisher:
 
     def _write(self, stats: dict[str, Any]) -> None:
         path = self._path()
-        content = {
-            "source": self.source, "program": Path(sys.argv[0] or "python").name, "started": self._started,
-            "written": time.time(), "stats": stats,
-        }  # fmt: skip
+        program = Path(sys.argv[0] or "python").name
+        content = {"source": self.source, "program": program, "started": self._started, "stats": stats}
+        content["written"] = time.time()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file(path, lambda file: file.write(json.dumps(content).encode()), sync=False)
 
 
-def published(folder: Path) -> Iterator[Published]:
-    """Iterate over what running readers last said, in the order of their processes.
+def read_statuses(folder: Path) -> Iterator[ReaderStatus]:
+    """Iterate over the statuses of running readers, by the names of their files.
 
-    Files of processes that are no more are removed; what is no such file is passed over.
+    Removes the files of processes that have ended; skips files that are no statuses.
     """
     try:
         paths = sorted(folder.iterdir())
@@ -154,16 +154,16 @@ def published(folder: Path) -> Iterator[Published]:
         except OSError:
             continue
         began = started_at(pid)
-        # A process that began later bears the number of the one that wrote.
+        # A process that began later has taken over the number of the one that wrote.
         if not is_alive(pid) or (began is not None and began > written + 1):
             with suppress(OSError):
                 path.unlink()
         elif content := _read(path):
-            yield Published(path.name, pid, max(time.time() - content["written"], 0.0), content)
+            yield ReaderStatus(path.name, pid, max(time.time() - content["written"], 0.0), content)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a reader of this version wrote; None for anything else."""
+    """Return the content of a status file; None for anything that this version does not write."""
     try:
         with path.open("rb") as file:
             content = json.loads(file.read(_LARGEST))
@@ -173,7 +173,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         texts = [content["source"], content["program"], stats["preload"]["state"]]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    true = all(isinstance(number, int | float) for number in numbers) and all(
+    is_status = all(isinstance(number, int | float) for number in numbers) and all(
         isinstance(text, str) for text in texts
     )
-    return content if true else None
+    return content if is_status else None

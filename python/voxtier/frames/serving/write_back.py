@@ -1,4 +1,4 @@
-"""What the reader owes the index: accesses and computed tables, written in batches by one thread."""
+"""Writes accesses and computed tables of a reader to the index, in batches, on one thread."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
-from voxtier import _core
+from voxtier._core import file_key
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult
 
-__all__ = ["Bookkeeper"]
+__all__ = ["WriteBack"]
 
 _BATCH = 5000
 _DIRTY_AT_MOST = 10_000
-# Computed tables that wait for a database that is down; beyond it the oldest are computed again some day.
+# Computed tables that wait while the database is down; beyond it the oldest are dropped and computed again.
 _WAITING_AT_MOST = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Bookkeeper:
-    """Writes accesses every `seconds` and when many wait, and computed tables soon.
+class WriteBack:
+    """Writes accesses every `seconds` and when many wait, computed tables within a second.
 
-    A batch that fails goes back to the cache's pending accesses, so that nothing is lost but by a crash,
-    and then at most `seconds` of it. A batch whose commit was not confirmed may count twice. Where the role
-    may not write tables, those computed here stay in memory alone.
+    Accesses of a batch that fails go back to the cache, so that only a crash loses some, at most those of
+    `seconds`. A batch whose commit was not confirmed may count twice. Where the database role may not write
+    tables, computed tables stay in memory only.
+
+    Parameters
+    ----------
+    cache : FrameCache
+        Counts the accesses.
+    store : FrameStore or None
+        The index; None: nothing is written.
+    source : str
+        Name of the source that the files belong to.
+    seconds : float
+        Between two writes of accesses.
     """
 
     def __init__(self, cache: FrameCache, store: FrameStore | None, source: str, seconds: float) -> None:
@@ -37,7 +48,7 @@ class Bookkeeper:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Start with nothing owed: what there was is the parent's. The thread starts at the next access."""
+        """Reset in a child process: pending tables are the parent's. The next access starts a thread."""
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._work = threading.Event()
@@ -46,22 +57,22 @@ class Bookkeeper:
         self._counts = {"flushed": 0, "flush_errors": 0, "unknown_ids": 0, "written_back": 0}
 
     def wake(self) -> None:
-        """Something was accessed: see that the thread runs."""
+        """Start the thread, if it does not run: something was accessed."""
         if self._thread is not None or self.store is None or self._closed:
             return
         with self._lock:
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="voxtier-books", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="voxtier-write-back", daemon=True)
                 self._thread.start()
 
-    def write_back(self, result: TableResult) -> None:
-        """Take a computed table to be written to the index."""
+    def add_table(self, result: TableResult) -> None:
+        """Add a computed table to those that wait to be written."""
         if self.store is not None and self._may_write:
             self._tables.append(result)
             self._work.set()
 
     def flush(self) -> int:
-        """Write what is owed; return how many files had accesses. A database that fails is no exception."""
+        """Write everything that waits; return the number of files accessed. A database may fail meanwhile."""
         if self.store is None:
             return 0
         with self._flushing:
@@ -69,11 +80,11 @@ class Bookkeeper:
             return self._write_accesses()
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start."""
+        """Return the counters since the start."""
         return dict(self._counts)
 
     def close(self) -> None:
-        """Write what is owed and stop the thread."""
+        """Write everything that waits and stop the thread."""
         with self._lock:
             self._closed = True
             thread = self._thread
@@ -86,12 +97,12 @@ class Bookkeeper:
         step = min(self.seconds, 1.0)
         due = time.monotonic() + self.seconds
         while not self._closed:
-            called = self._work.wait(step)
+            is_called = self._work.wait(step)
             self._work.clear()
             if time.monotonic() >= due or self.cache.counters()["dirty"] >= _DIRTY_AT_MOST:
                 self.flush()
                 due = time.monotonic() + self.seconds
-            elif called:
+            elif is_called:
                 with self._flushing:
                     self._write_tables()
 
@@ -117,15 +128,15 @@ class Bookkeeper:
         keys, counts, times = self.cache.drain_access()
         for start in range(0, len(keys), _BATCH):
             part = slice(start, start + _BATCH)
-            ids = [_core.file_key(self.source, key) for key in keys[part]]
+            keys_of_files = [file_key(self.source, key) for key in keys[part]]
             at = [_EPOCH + timedelta(microseconds=time) for time in times[part].tolist()]
             try:
-                unknown = self.store.touch(ids, counts[part].tolist(), at)
+                unknown = self.store.touch(keys_of_files, counts[part].tolist(), at)
             except (BackendError, ConfigError):
                 self._counts["flush_errors"] += 1
                 rest = slice(start, None)
                 self.cache.restore_access(keys[rest], counts[rest].tolist(), times[rest].tolist())
                 return start
-            self._counts["flushed"] += len(ids) - len(unknown)
+            self._counts["flushed"] += len(keys_of_files) - len(unknown)
             self._counts["unknown_ids"] += len(unknown)
         return len(keys)

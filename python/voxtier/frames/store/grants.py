@@ -1,7 +1,7 @@
-"""What a database role needs to read or to build the index, as statements for its owner to run.
+"""The rights that a database role needs to read or to build the index, as statements.
 
-The owner of the schema, who opens the index first, needs the right to create it. Nothing here is run by
-voxtier itself.
+The owner of the schema runs them; voxtier itself does not. The first to open the index becomes the owner and
+needs the right to create the schema.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from typing import Literal
 
 from voxtier.errors import ConfigError
+
+__all__ = ["Duty", "checked_identifier", "grant_script", "grants"]
 
 Duty = Literal["reader", "builder"]
 
@@ -23,23 +25,23 @@ def checked_identifier(name: str) -> str:
     Raises
     ------
     ConfigError
-        It is not one of letters, digits and ``_.@+-``, of at most 63.
+        The name does not consist of 1 to 63 letters, digits and ``_.@+-``.
     """
     if not _ROLE.fullmatch(name):
-        raise ConfigError(f"{name[:80]!r} is no name for SQL: 1 to 63 letters, digits and _.@+-, ASCII")
+        raise ConfigError(f"{name[:80]!r} is not a name for SQL: use 1 to 63 ASCII letters, digits, _.@+-")
     return f'"{name}"'
 
 
 def grants(role: str, duty: Duty) -> list[str]:
-    """Return the statements that give a role its rights; to run them again does no harm.
+    """Return the statements that give a role its rights; they can be run again.
 
     Parameters
     ----------
     role : str
         An existing role.
     duty : {"reader", "builder"}
-        A reader finds frames, of its groups where rows have any, and counts accesses; a builder also writes
-        and prunes rows, whatever their groups.
+        A reader finds frames (of its groups, where rows have any) and counts accesses; a builder also
+        writes and prunes rows of all groups.
     """
     name = checked_identifier(role)
     statements = [
@@ -65,14 +67,19 @@ def grants(role: str, duty: Duty) -> list[str]:
 
 
 def grant_script(owner: str, builder: str, reader: str, *, database: str) -> str:
-    """Return the script for three existing roles: who makes the schema, who indexes, who reads.
+    """Return the script for three existing roles that create the schema, index files and read the index.
 
     Parameters
     ----------
     owner, builder, reader : str
-        The roles. The owner opens the index once, which makes the schema, before the rest can be run.
+        The roles. The owner opens the index once, which creates the schema, before the rest can be run.
     database : str
         Name of the database.
+
+    Returns
+    -------
+    str
+        SQL with comments.
     """
     right = f"GRANT CREATE ON DATABASE {checked_identifier(database)} TO {checked_identifier(owner)};"
     return "\n".join(

@@ -1,14 +1,19 @@
-"""The statements of the frame index. Names come from the constants of `rows` alone; values are bound."""
+"""The statements of the frame index. Names come from the core's list of columns alone; values are bound."""
 
 from __future__ import annotations
 
-from voxtier.frames.store.row import STAGING_COLUMNS, STORED_COLUMNS
+from voxtier._core import PARSER_VERSION, ROW_COLUMNS
 
-_staged = ", ".join(STAGING_COLUMNS)
-# An enumeration is read as its label.
-stored_columns = ", ".join(
-    f"f.{name}::text" if "." in STAGING_COLUMNS[name] else f"f.{name}" for name in STORED_COLUMNS
+_columns = ", ".join(name for name, _, _ in ROW_COLUMNS)
+
+# The last access in µs since 1970. Infinity has none, and the last years that PostgreSQL knows overflow int8.
+_LAST_USED_US = (
+    "CASE WHEN isfinite(s.last_used_at) THEN least(date_part('epoch', s.last_used_at) * 1e6, 9e18)::int8 END"
 )
+
+# A row for `_core.decode_rows`; the second form adds the last access.
+ROW = f"ROW({', '.join(f'f.{name}' for name, _, _ in ROW_COLUMNS)})"
+_ROW_AND_ACCESS = f"{ROW[:-1]}, {_LAST_USED_US})"
 
 ADD_SOURCE = """
 INSERT INTO voxtier.source (name)
@@ -22,25 +27,25 @@ SET LOCAL synchronous_commit = off;
 SET LOCAL client_min_messages = warning;
 SET LOCAL work_mem = '64MB';
 CREATE TEMP TABLE IF NOT EXISTS voxtier_staging (
-    {", ".join(f"{name} {type_}" for name, type_ in STAGING_COLUMNS.items())}
+    {", ".join(f"{name} {sql_type}" for name, sql_type, _ in ROW_COLUMNS)}
 ) ON COMMIT DELETE ROWS
 """
 
-COPY = f"COPY pg_temp.voxtier_staging ({_staged}) FROM STDIN (FORMAT binary)"
+COPY = f"COPY pg_temp.voxtier_staging ({_columns}) FROM STDIN (FORMAT binary)"
 
 # Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts.
 MERGE = f"""
 WITH merged AS (
-    INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_staged})
+    INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
     SELECT DISTINCT ON (key)
         (SELECT source_id FROM voxtier.source WHERE name = %(source)s), clock_timestamp(),
         CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
             (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path) END,
-        {_staged}
+        {_columns}
     FROM pg_temp.voxtier_staging
     ORDER BY key, ctid DESC
     ON CONFLICT (key) DO UPDATE SET
-        ({_staged}) = ROW({", ".join(f"excluded.{name}" for name in STAGING_COLUMNS)}),
+        ({_columns}) = ROW({", ".join(f"excluded.{name}" for name, _, _ in ROW_COLUMNS)}),
         inserted_at = CASE
             WHEN (f.size, f.mtime_ns, f.etag)
                 IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.etag)
@@ -54,29 +59,22 @@ WITH merged AS (
 SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM merged
 """
 
-KNOWN = """
+FILE_STATES = """
 SELECT given.number, f.path, f.size, f.mtime_ns, f.etag, f.parser_version, f.status::text, f.error_kind,
     f.frame_count
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """
 
-GET = f"SELECT f.path, {stored_columns} FROM voxtier.file AS f WHERE f.key = %s"
+GET = f"SELECT {ROW} FROM voxtier.file AS f WHERE f.key = ANY(%s)"
 
-# The last access in µs since 1970. Infinity is no time, and the last years that Postgres knows fit no int8.
-LAST_USED_US = (
-    "CASE WHEN isfinite(s.last_used_at) THEN least(date_part('epoch', s.last_used_at) * 1e6, 9e18)::int8 END"
-)
-
-# What a reader keeps in memory: the table, and the last access, so that a file that comes back soon after it
-# left counts once.
+# The last access too: a file that comes back into memory soon after it left counts once.
 RECALL = f"""
-SELECT f.path, coalesce({LAST_USED_US}, 0), {stored_columns}
+SELECT {_ROW_AND_ACCESS}
 FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key) WHERE f.key = %s
 """
 
-# The same, and after it the other files of the series, those behind it in the order of paths first: at most
-# so many, and so many bytes of tables.
+# The same, then the other files of its series within two limits, those behind it in the order of paths first.
 RECALL_SERIES = f"""
 WITH asked AS (SELECT key, source_id, path, series_instance_uid FROM voxtier.file WHERE key = %(key)s),
 others AS (
@@ -91,19 +89,13 @@ others AS (
     SELECT key, 0 AS place FROM asked
     UNION ALL SELECT key, CASE WHEN before THEN 2 ELSE 1 END FROM others WHERE bytes <= %(bytes)s
 )
-SELECT f.path, coalesce({LAST_USED_US}, 0), {stored_columns}
+SELECT {_ROW_AND_ACCESS}
 FROM wanted JOIN voxtier.file AS f USING (key) LEFT JOIN voxtier.file_stats AS s USING (key)
 ORDER BY place, f.path
 """
 
-GET_MANY = f"""
-SELECT given.number, f.path, {stored_columns}
-FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
-JOIN voxtier.file AS f USING (key)
-"""
-
 _BY_UID = f"""
-SELECT source.name, f.path, {stored_columns}
+SELECT source.name, {ROW}
 FROM voxtier.file AS f JOIN voxtier.source USING (source_id)
 WHERE hashtextextended(f.COLUMN, 0) = hashtextextended(%(uid)s, 0) AND f.COLUMN = %(uid)s
     AND (%(source)s::text IS NULL OR source.name = %(source)s)
@@ -128,7 +120,7 @@ GROUP BY GROUPING SETS ((), (status), (kind), (transfer_syntax_uid), (method))
 ORDER BY 1, 3 DESC, 2
 """
 
-ERRORS = """
+REFUSED_FILES = """
 SELECT f.path, f.error_kind, f.error_offset, f.error_detail FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
     AND f.error_kind IS NOT NULL AND f.path > %(after)s
@@ -145,7 +137,30 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
 ORDER BY f.key LIMIT %(limit)s
 """
 
-# Rows of statistics are made at the first touch, in the order of the keys, so that flushes never deadlock.
+# The best files of a source by ``score``; its last bits differ from those of the core.
+RANKED = """
+SELECT f.path, f.frame_count, f.transfer_syntax_uid, s.last_used_at, f.inserted_at,
+    coalesce(s.access_count, 0), coalesce(octet_length(f.frames), 0)
+FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
+WHERE f.frame_count > 0 AND ((SELECT voxtier.sees_all()) OR voxtier.may_see(f.allowed_groups))
+    AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+ORDER BY {score} DESC NULLS LAST, f.path COLLATE "C" LIMIT %(limit)s
+"""
+
+SOURCE_ID = "SELECT source_id FROM voxtier.source WHERE name = %s"
+
+# Rows of the best files for memory, NULL where it keeps no value. COPY binds no parameters: what is formatted
+# here are numbers.
+PRELOAD = f"""
+COPY (
+    SELECT {", ".join(f"f.{name}" if kept else "NULL" for name, _, kept in ROW_COLUMNS)}, {_LAST_USED_US}
+    FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
+    WHERE f.frame_count > 0 AND f.source_id = {{source_id:d}} AND f.parser_version = {PARSER_VERSION}
+    ORDER BY {{score}} DESC NULLS LAST, f.path COLLATE "C" LIMIT {{limit:d}}
+) TO STDOUT (FORMAT binary)
+"""
+
+# Statistics are inserted at the first touch, in the order of the keys, so that flushes never deadlock.
 TOUCH = """
 WITH given AS (
     SELECT key, sum(n)::bigint AS n, max(at) AS at

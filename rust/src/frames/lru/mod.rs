@@ -207,7 +207,7 @@ impl Lru {
 
     /// Stores a record under its key, replacing an older one.
     pub fn put(&mut self, record: Record, put: Put) -> Stored {
-        let weight = Self::weight(record.bytes.len());
+        let weight = Self::weight(record.size());
         let hash = self.hash(record.key());
         let old = self.find_hashed(hash, record.key());
         if old.is_some() && put.preload_limit.is_some() {

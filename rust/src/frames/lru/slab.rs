@@ -101,6 +101,11 @@ impl Record {
     pub fn key(&self) -> &[u8] {
         self.bytes.as_slice().get(..self.key_len as usize).unwrap_or_default()
     }
+
+    /// Length of key, meta and value in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// Both ends of a linked list of slots.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from voxtier._core import FrameTable
+from voxtier._core import FrameTable, decode_rows
 from voxtier.frames.databricks.frame_dicts import frame_range, frame_ranges, readable_frames
 from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.lakebase.backend import FRAMES_TABLE, Groups, keys_of
 from voxtier.frames.databricks.lakebase.claims import POSITIONS, ClaimMethods
 from voxtier.frames.databricks.table_names import local_path
-from voxtier.frames.memory.ranking import preload_priority_list
-from voxtier.frames.store.row import stored
+from voxtier.frames.memory.ranking import ranked_files
+from voxtier.frames.store.adapters import fetch
 from voxtier.postgres.database import Connection
 
 __all__ = ["FrameMethods"]
@@ -229,12 +229,27 @@ class FrameMethods(ClaimMethods):
             ``filename``, ``frame_count``, ``transfer_syntax_uid``, ``last_used_at``, ``inserted_at``,
             ``access_count``, ``priority_score`` and ``frames``, see `frame_dicts.frame_ranges`.
         """
-        return preload_priority_list(
+        ranked = ranked_files(
             self.store,
             self.source(uc_table_name),
             max(limit, 0),
-            ask=lambda query, parameters: self.rows(query, parameters, user_groups),
+            query=lambda query, parameters: self.rows(query, parameters, user_groups),
         )
+        paths = [file.path for file in ranked]
+        tables, _ = self._look_up(paths, uc_table_name, FRAMES_TABLE, user_groups)
+        return [
+            {
+                "filename": file.path,
+                "frame_count": file.frame_count,
+                "transfer_syntax_uid": file.transfer_syntax_uid,
+                "last_used_at": file.last_used_at,
+                "inserted_at": file.inserted_at,
+                "access_count": file.access_count,
+                "priority_score": file.score,
+                "frames": frame_ranges(tables[file.path]) if file.path in tables else [],
+            }
+            for file in ranked
+        ]
 
     def _look_up(
         self, filenames: Sequence[str], uc_table_name: str | None, table: str, groups: Groups
@@ -244,13 +259,12 @@ class FrameMethods(ClaimMethods):
         keys = keys_of(source, paths)
 
         def work(connection: Connection) -> tuple[dict[str, FrameTable], list[Any]]:
-            with connection.cursor(binary=True) as cursor:
-                read = cursor.execute(statements.TABLES.encode(), {"keys": keys}).fetchall()
-                decoded = ((path, stored(row)) for path, *row in read if path in paths)
-                tables = {path: table for path, table in decoded if isinstance(table, FrameTable)}
-                if len(tables) == len(paths):
-                    return tables, []
-                return tables, cursor.execute(statements.CLAIMED_FRAMES.encode(), {"keys": keys}).fetchall()
+            rows = b"".join(row for (row,) in fetch(connection, statements.TABLES, {"keys": keys}))
+            decoded = ((path, found) for path, found, _ in decode_rows(rows) if path in paths)
+            tables = {path: found for path, found in decoded if isinstance(found, FrameTable)}
+            if len(tables) == len(paths):
+                return tables, []
+            return tables, fetch(connection, statements.CLAIMED_FRAMES, {"keys": keys})
 
         tables, claimed = self.run(work, groups)
         claims: dict[str, list[Range]] = {}

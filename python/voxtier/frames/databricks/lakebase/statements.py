@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voxtier.frames.store.statements import stored_columns
+from voxtier.frames.store.statements import ROW
 
 # Which rows a user may see: tested here too, as row security does not bind the owner.
 _SEES_F, _SEES_C = (
@@ -13,7 +13,7 @@ _SOURCE_ID = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
 SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
 
 TABLES = f"""
-SELECT f.path, {stored_columns} FROM voxtier.file AS f
+SELECT {ROW} FROM voxtier.file AS f
 WHERE f.key = ANY(%(keys)s) AND {_SEES_F}
 """
 

@@ -1,13 +1,18 @@
-"""Keys of files, 16 bytes each, as PostgreSQL takes a uuid: without an object for each."""
+"""Values in the forms in which PostgreSQL sends and takes them: keys as bytes, whole rows as bytes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 from psycopg.abc import AdaptContext
-from psycopg.adapt import Buffer, Dumper
+from psycopg.adapt import Buffer, Dumper, Loader
 from psycopg.pq import Format
 
-_UUID, _UUID_ARRAY = 2950, 2951  # object identifiers of types
+__all__ = ["Key", "Keys", "fetch"]
+
+# Object identifiers of types.
+_RECORD, _UUID, _UUID_ARRAY = 2249, 2950, 2951
 
 
 class Key(bytes):
@@ -42,5 +47,34 @@ class _KeysDumper(Dumper):
         return head + b"".join([b"\0\0\0\x10" + key for key in obj])
 
 
+class _RowLoader(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
 psycopg.adapters.register_dumper(Key, _KeyDumper)
 psycopg.adapters.register_dumper(Keys, _KeysDumper)
+
+
+def fetch(connection: psycopg.Connection[Any], query: str, parameters: Any) -> list[tuple[Any, ...]]:
+    """Run a query and return its rows; a value ``ROW(...)`` arrives as the bytes that `_core` decodes.
+
+    Parameters
+    ----------
+    connection : psycopg.Connection
+        Prepares the query when it sees it first.
+    query : str
+        One statement with placeholders.
+    parameters : tuple or dict
+        Their values.
+
+    Returns
+    -------
+    list of tuple
+        The rows.
+    """
+    with connection.cursor(binary=True) as cursor:
+        cursor.adapters.register_loader(_RECORD, _RowLoader)
+        return cursor.execute(query.encode(), parameters, prepare=True).fetchall()

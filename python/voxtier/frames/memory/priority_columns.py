@@ -1,4 +1,4 @@
-"""What people pass as columns of times, counts and names, checked and converted for the core."""
+"""Checks columns of times, counts and names, as users pass them, and converts them for the core."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+__all__ = ["Moment", "Tie", "Times", "ids_of", "integers", "microseconds", "times_of"]
+
 Moment: TypeAlias = datetime | np.datetime64 | int
 Times: TypeAlias = ArrayLike | Sequence[datetime | None]
 
@@ -18,18 +20,40 @@ _NULL = np.iinfo(np.int64).min
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """What decides among equal scores: ids, names, or nothing but the row."""
+    """Decides among equal scores: by ids, by names, or by row number where both are None."""
 
     ids: NDArray[np.int64] | None = None
     names: list[str] | None = None
 
 
 def times_of(name: str, values: Times, *, assume_utc: bool) -> NDArray[np.int64]:
-    """Convert to microseconds since 1970 UTC; the smallest int64 is NULL."""
+    """Convert a column of times.
+
+    Parameters
+    ----------
+    name : str
+        Name of the column in messages.
+    values : array_like, shape (N,)
+        ``datetime64``, int64 microseconds since 1970 UTC, or datetimes and None.
+    assume_utc : bool
+        Take naive datetimes as UTC.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        Microseconds since 1970 UTC; the smallest int64 is NULL.
+
+    Raises
+    ------
+    ValueError
+        A time outside the range of microseconds, or a column of another type.
+    TypeError
+        A naive datetime without `assume_utc`.
+    """
     array = values if isinstance(values, np.ndarray) else _boxed(values)
     if array.dtype.kind == "M":
         exact = array.astype("datetime64[us]")
-        # A finer unit loses digits, which is fine; a coarser one may overflow, which is not.
+        # A finer unit may lose digits; a coarser one must not overflow.
         if np.datetime_data(array.dtype)[0] not in ("ns", "ps", "fs", "as"):
             wrong = np.flatnonzero((exact.astype(array.dtype) != array) & ~np.isnat(array))
             if len(wrong):
@@ -47,7 +71,7 @@ def times_of(name: str, values: Times, *, assume_utc: bool) -> NDArray[np.int64]
 
 
 def _boxed(values: Times) -> NDArray[Any]:
-    """As an array, without numpy's silent reading of datetimes as local wall time."""
+    """Return an array; numpy would silently take datetimes as local wall time."""
     items = list(values) if isinstance(values, Sequence) else values
     if isinstance(items, list) and any(item is None or isinstance(item, datetime) for item in items):
         boxed = np.empty(len(items), object)
@@ -57,7 +81,27 @@ def _boxed(values: Times) -> NDArray[Any]:
 
 
 def microseconds(name: str, moment: Moment, *, assume_utc: bool) -> int:
-    """Convert one moment to microseconds since 1970 UTC."""
+    """Convert one moment.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument in messages.
+    moment : datetime, numpy.datetime64 or int
+        An int is microseconds since 1970 UTC.
+    assume_utc : bool
+        Take a naive datetime as UTC.
+
+    Returns
+    -------
+    int
+        Microseconds since 1970 UTC.
+
+    Raises
+    ------
+    TypeError
+        A naive datetime without `assume_utc`, or a value of another type.
+    """
     if isinstance(moment, datetime):
         if moment.tzinfo is None:
             if not assume_utc:
@@ -73,7 +117,13 @@ def microseconds(name: str, moment: Moment, *, assume_utc: bool) -> int:
 
 
 def integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
-    """Return one column of whole numbers, or refuse what is none."""
+    """Return a column as int64, shape (N,).
+
+    Raises
+    ------
+    ValueError
+        The values are not whole numbers below 2^63 in one dimension.
+    """
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} has {array.ndim} dimensions: must be one column")
@@ -86,7 +136,7 @@ def integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
 
 
 def ids_of(ids: ArrayLike | Sequence[str] | None) -> tuple[NDArray[Any] | None, Tie]:
-    """Return the column to take the best rows from (None: row numbers), and what decides among equals."""
+    """Return the names of the rows (None: row numbers), and what decides among equal scores."""
     if ids is None:
         return None, Tie()
     table = np.asarray(ids)

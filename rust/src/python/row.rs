@@ -1,0 +1,127 @@
+//! Rows of the index: encoded for COPY, decoded from what a look-up or a preload returns.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use super::frame_table::PyFrameTable;
+use super::paths::path_of;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::frames::index::{LONGEST_PATH, storable};
+use crate::frames::row::{self, COLUMNS, next_row};
+
+/// A path as the index holds it, or why it cannot.
+pub(super) fn storable_path(path: &Bound<'_, PyAny>) -> PyResult<Result<String>> {
+    if path.extract::<&str>().is_err() && path.is_instance_of::<PyString>() {
+        return Ok(Err(Error::new(ErrorKind::InvalidArgument, "a path that is not UTF-8 cannot be stored")));
+    }
+    Ok(storable(path_of(path)?.as_os_str()).map(str::to_owned))
+}
+
+/// Why a path cannot be a row of the index, or nothing.
+#[pyfunction]
+fn path_fault(path: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    Ok(storable_path(path)?.err().map(|error| error.detail))
+}
+
+fn kind_of(name: &str) -> PyResult<ErrorKind> {
+    ErrorKind::from_name(name).ok_or_else(|| PyValueError::new_err("not one of ERROR_KINDS"))
+}
+
+/// The status of a row whose file was refused for a reason of this kind.
+#[pyfunction]
+fn refused_status(kind: &str) -> PyResult<&'static str> {
+    kind_of(kind).map(row::refused_status)
+}
+
+#[pyfunction]
+fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let path = match path_of(path) {
+        Ok(path) => path.into_os_string().into_encoded_bytes(),
+        // Lone surrogates: no file has such a name, and no row such a key.
+        Err(_) => path.call_method1("encode", ("utf-8", "surrogatepass"))?.extract()?,
+    };
+    Ok(PyBytes::new(py, &row::key(source, &path)))
+}
+
+/// Rows, and the paths that cannot be rows, each with its fault.
+type Encoded<'py> = (Bound<'py, PyBytes>, Vec<(Bound<'py, PyAny>, String)>);
+
+/// Encodes what came of reading files, each with `path`, `table` and `error`.
+#[pyfunction]
+fn encode_rows<'py>(source: &str, outcomes: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> {
+    let py = outcomes.py();
+    let (mut rows, mut refused) = (Vec::new(), Vec::new());
+    for outcome in outcomes.try_iter()? {
+        let outcome = outcome?;
+        let path = outcome.getattr("path")?;
+        let name = match storable_path(&path)? {
+            Ok(name) => name,
+            Err(error) => {
+                refused.push((path, error.detail));
+                continue;
+            }
+        };
+        let table = outcome.getattr("table")?.extract::<Option<Bound<'_, PyFrameTable>>>()?;
+        if let Some(table) = table {
+            let table = &table.get().table;
+            row::encode(source, &name, Some(table.fingerprint), Ok(table), &mut rows);
+        } else {
+            let error = outcome.getattr("error")?;
+            let error = Error {
+                kind: kind_of(error.getattr("kind")?.extract()?)?,
+                offset: error.getattr("offset")?.extract()?,
+                detail: error.getattr("detail")?.extract()?,
+                errno: None,
+            };
+            row::encode(source, &name, None, Err(&error), &mut rows);
+        }
+    }
+    Ok((PyBytes::new(py, &rows), refused))
+}
+
+/// A file that was refused, and the state of the file for which that holds.
+#[pyclass(frozen, get_all, module = "voxtier._core")]
+struct Refusal {
+    error: Py<PyAny>,
+    size: Option<u64>,
+    mtime_ns: Option<i64>,
+}
+
+/// Path, a `FrameTable` or a [`Refusal`], last access.
+type Decoded = (String, Py<PyAny>, i64);
+
+/// Decodes the first `most` rows that are of use.
+#[pyfunction]
+#[pyo3(signature = (rows, *, most=None))]
+fn decode_rows(py: Python<'_>, rows: &[u8], most: Option<usize>) -> PyResult<Vec<Decoded>> {
+    let (mut rest, mut decoded) = (rows, Vec::new());
+    while most.is_none_or(|most| decoded.len() < most)
+        && let Some(row) = next_row(&mut rest)?
+    {
+        let Ok(row) = row else { continue };
+        let found = match row.outcome {
+            Ok(table) => Py::new(py, PyFrameTable::from(table))?.into_any(),
+            Err(error) => {
+                let error = PyErr::from(error).into_value(py).into_any();
+                let size = row.fingerprint.map(|state| state.size);
+                let mtime_ns = row.fingerprint.and_then(|state| state.mtime_ns);
+                Py::new(py, Refusal { error, size, mtime_ns })?.into_any()
+            }
+        };
+        decoded.push((row.path.to_owned(), found, row.used_at));
+    }
+    Ok(decoded)
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let columns: Vec<_> = COLUMNS.iter().map(|each| (each.name, each.sql_type, each.in_memory)).collect();
+    module.add("ROW_COLUMNS", columns)?;
+    module.add("MAX_PATH_BYTES", LONGEST_PATH)?;
+    module.add_class::<Refusal>()?;
+    module.add_function(wrap_pyfunction!(path_fault, module)?)?;
+    module.add_function(wrap_pyfunction!(refused_status, module)?)?;
+    module.add_function(wrap_pyfunction!(file_key, module)?)?;
+    module.add_function(wrap_pyfunction!(encode_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(decode_rows, module)?)
+}
