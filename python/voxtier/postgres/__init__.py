@@ -1,1 +1,1 @@
-"""The door to PostgreSQL: connections and their errors, and a server of voxtier's own."""
+"""PostgreSQL: connections to any server, and a server of voxtier's own for those who run none."""

@@ -1,6 +1,7 @@
-"""The one door to PostgreSQL: which server, a pool of connections, credentials that expire, retries.
+"""Connections to PostgreSQL: which server, a pool of connections, credentials that expire, retries.
 
-Without a name (``dsn``, ``VOXTIER_DSN``) the database is voxtier's own server: `voxtier.postgres.embedded`.
+The store of frame tables uses it. Without ``dsn`` and ``VOXTIER_DSN`` the database is voxtier's own server:
+`voxtier.postgres.embedded`.
 """
 
 from __future__ import annotations
@@ -30,21 +31,24 @@ try:
 except ImportError as error:
     raise MissingExtraError("psycopg", "frames") from error
 
+__all__ = ["Connection", "Database", "quote_identifier", "split_secrets"]
+
 T = TypeVar("T")
 
-ATTEMPTS = 6  # of work that a passing failure stopped: about six seconds in all
+ATTEMPTS = 6
+"""Tries of work that a transient failure stopped: about six seconds in all."""
 _log = logging.getLogger(__name__)
 # The pool's own warnings name the connection; what matters of them reaches the caller as an exception.
 logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
-# Failures that pass: lost connections (08), conflicts between transactions (40), a server that is stopping
-# or starting (57P01 to 57P03), too many connections.
-_PASSING = ("08", "40", "57P01", "57P02", "57P03", "53300")
+# SQLSTATEs of transient failures: lost connections (08), conflicts between transactions (40), a server that
+# is stopping or starting (57P01 to 57P03), too many connections (53300).
+_TRANSIENT = ("08", "40", "57P01", "57P02", "57P03", "53300")
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 class Connection(psycopg.Connection[Any]):
-    """A pooled connection that knows when it last worked."""
+    """A pooled connection and when it last worked, in seconds of the monotonic clock."""
 
     worked_at: float = 0.0
 
@@ -55,24 +59,24 @@ class Database:
     Parameters
     ----------
     dsn : str, callable or None
-        ``postgresql://...`` or ``key=value ...``; a callable is asked for each new connection. None:
-        ``VOXTIER_DSN``, and without that the embedded server.
+        ``postgresql://...`` or ``key=value ...``, or a function that returns it, called for each new
+        connection. None: ``VOXTIER_DSN``, and without that the embedded server.
     credentials : callable or None
         Returns connection parameters, such as ``{"user": ..., "password": token}``, for each new
         connection: tokens may expire. While it fails, open connections go on working.
     max_size : int
-        Connections at most; further threads wait for one.
+        Most connections; further threads wait for one.
     timeout : float
-        Seconds to wait for a connection.
+        Longest wait for a connection, in seconds.
     max_lifetime : float
-        Seconds after which a connection is replaced; keep it below the life of a token.
+        Seconds after which a connection is replaced; keep it below the lifetime of a token.
     on_open : callable or None
         Called with the first connection, before any other work.
 
     Raises
     ------
     ConfigError
-        `dsn` is no connection string.
+        `dsn` is not a connection string.
     """
 
     def __init__(
@@ -109,7 +113,7 @@ class Database:
         return self._dsn is None
 
     def describe(self) -> str:
-        """Return the database in words that hold no secret."""
+        """Return host, port and name of the database, without secrets."""
         if self._dsn is None:
             return f"the embedded server in {self._embedded().folder}"
         parts = _parsed(self._dsn() if callable(self._dsn) else self._dsn)
@@ -123,14 +127,14 @@ class Database:
         Raises
         ------
         BackendError
-            There is none to be had; the message says why and what to do.
+            No connection could be obtained; the message says why and what to do.
         """
         pool = self._pool or self._open()
         try:
             connection = pool.getconn()
         except psycopg_pool.PoolTimeout as error:
             raise BackendError(
-                f"no connection to {self.describe()} within {pool.timeout:g} s: {self._why_none()}"
+                f"no connection to {self.describe()} within {pool.timeout:g} s: {self._explain_empty_pool()}"
             ) from error
         try:
             yield connection
@@ -139,34 +143,30 @@ class Database:
             pool.putconn(connection)
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Do idempotent work on a connection, again when a passing failure stopped it.
+        """Do idempotent work on a connection; repeat it when a transient failure stopped it.
 
-        Passing: serialization failures and deadlocks, a lost connection, a server that restarts.
+        Transient failures: serialization failures, deadlocks, a lost connection, a server that restarts.
 
         Raises
         ------
         BackendError
-            It failed for good, or ``ATTEMPTS`` times.
+            The failure is not transient, or occurred ``ATTEMPTS`` times.
+        ConfigError
+            The database role lacks a privilege.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self.connection() as connection:
                     return work(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if attempt == ATTEMPTS or not _passes(error):
-                    raise self.explained(error) from error
+                if attempt == ATTEMPTS or not _is_transient(error):
+                    raise self._translate(error) from error
                 _log.info("attempt %d of %d failed (%s), trying again", attempt, ATTEMPTS, _state(error))
             except psycopg.Error as error:
-                raise self.explained(error) from error
+                raise self._translate(error) from error
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
             self._recover()
         raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def explained(self, error: psycopg.Error) -> BackendError | ConfigError:
-        """Return an exception that says what failed, why, and what to do."""
-        if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            return ConfigError(f"the database role may not do that: {error.diag.message_primary}")
-        return BackendError(f"{self.describe()}: {self._why(error)}")
 
     def close(self) -> None:
         """Close all connections and leave the embedded server."""
@@ -187,7 +187,7 @@ class Database:
                 server.attach()
                 self._server = server
             try:
-                self._try_out()
+                self._connect_once()
             except BaseException:
                 if self._server is not None:
                     self._server.detach()
@@ -204,8 +204,8 @@ class Database:
             )
             return self._pool
 
-    def _try_out(self) -> None:
-        """Connect once outside the pool, which would try for long and keep the reason to itself."""
+    def _connect_once(self) -> None:
+        """Connect outside the pool, which would retry for long and hide the reason of a failure."""
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -215,9 +215,9 @@ class Database:
                         self.on_open(connection)
                 return
             except psycopg.Error as error:
-                # Right after a crash the server is up, but not yet ready.
+                # After a crash the server runs before it accepts connections.
                 if not isinstance(error, psycopg.errors.CannotConnectNow) or time.monotonic() > deadline:
-                    raise self.explained(error) from error
+                    raise self._translate(error) from error
                 time.sleep(0.05)
 
     def _embedded(self) -> EmbeddedServer:
@@ -228,61 +228,69 @@ class Database:
             self._server.ensure_running()
             return self._server.conninfo()
         assert self._dsn is not None
-        return _asked(self._dsn, "connection string") if callable(self._dsn) else self._dsn
+        return _call(self._dsn, "connection string") if callable(self._dsn) else self._dsn
 
     def _parameters(self) -> dict[str, Any]:
-        given = _asked(self._credentials, "credentials") if self._credentials is not None else {}
+        given = _call(self._credentials, "credentials") if self._credentials is not None else {}
         return {"application_name": "voxtier", "connect_timeout": 15, "autocommit": True, **given}
 
+    def _translate(self, error: psycopg.Error) -> BackendError | ConfigError:
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return ConfigError(
+                f"the database role may not do that: {error.diag.message_primary}; `voxtier db grants` prints"
+                " the SQL that grants it"
+            )
+        return BackendError(f"{self.describe()}: {self._explain(error)}")
+
     def _recover(self) -> None:
-        """See to a server that was killed, and look at every idle connection: if one is lost, most are."""
+        """Restart a server that was killed, and check every idle connection: if one is lost, most are."""
         if self._server is not None:
-            self._server.ensure_running()  # else the pool finds out, and waits a second before it asks again
+            self._server.ensure_running()  # else the pool notices, and waits a second before it reconnects
         if (pool := self._pool) is not None:
             with contextlib.suppress(psycopg.Error, psycopg_pool.PoolClosed):
                 pool.check()
 
-    def _why_none(self) -> str:
-        """Say why the pool has no connection to lend: it knows that it failed, but not why."""
+    def _explain_empty_pool(self) -> str:
+        """Return why the pool has no connection to lend; the pool itself does not keep the reason."""
         try:
             Connection.connect(self._conninfo(), **self._parameters()).close()
         except psycopg.Error as error:
-            return self._why(error)
+            return self._explain(error)
         except BackendError as error:
             return str(error)
         return f"all {self._sizes['max_size']} are in use: raise max_size, or the timeout"
 
-    def _why(self, error: psycopg.Error) -> str:
-        """Say why and what to do, without the details of PostgreSQL's message: they may quote values."""
-        said = error.diag.message_primary
+    def _explain(self, error: psycopg.Error) -> str:
+        """Return cause and remedy, without the details of PostgreSQL's message: they may quote values."""
+        message = error.diag.message_primary
         if isinstance(error, psycopg.errors.DiskFull):
-            return f"{said}; free some space on the database's disk, then try again"
-        if said is None or _passes(error):  # the connection was lost, or never made
-            known = self._server.explain_failure() if self._server is not None else ""
-            if known:
-                return known
-            if said is None and type(error) is psycopg.OperationalError:
-                said = str(error).strip().splitlines()[0]
-        remedy = "`voxtier doctor` tells more" if self.is_embedded else "check the server, --dsn, VOXTIER_DSN"
-        return f"{said or type(error).__name__}; {remedy}"
+            return f"{message}; free some space on the database's disk, then try again"
+        if message is None or _is_transient(error):  # the connection was lost, or never made
+            cause = self._server.explain_failure() if self._server is not None else ""
+            if cause:
+                return cause
+            if message is None and type(error) is psycopg.OperationalError:
+                message = str(error).strip().splitlines()[0]
+        remedy = "run `voxtier doctor`" if self.is_embedded else "check the server, --dsn, VOXTIER_DSN"
+        return f"{message or type(error).__name__}; {remedy}"
 
     def _forget_after_fork(self) -> None:
-        # The parent's connections stay the parent's: neither used nor closed, which would end its sessions.
+        # Neither use the parent's connections nor close them, which would end its sessions.
         abandon(self._pool)
         self._pool = None
         self._server = None
         self._opening = threading.Lock()
 
 
-def without_secrets(dsn: str) -> tuple[str, dict[str, str]]:
-    """Split a connection string into one that may be shown, and the passwords that it held."""
+def split_secrets(dsn: str) -> tuple[str, dict[str, str]]:
+    """Split a connection string into one without secrets, and the passwords that it held, by their names."""
     parts = {name: str(value) for name, value in _parsed(dsn).items() if value is not None}
     secrets = {str(name): parts.pop(name) for name in ("password", "sslpassword") if name in parts}
     return make_conninfo(**parts), secrets
 
 
-def identifier(*parts: str) -> str:
-    """Quote a name of SQL; the caller has checked that its parts are plain identifiers."""
+def quote_identifier(*parts: str) -> str:
+    """Return a name as SQL quotes it; the caller has checked that its parts are plain identifiers."""
     return sql.Identifier(*parts).as_string(None)
 
 
@@ -292,7 +300,7 @@ def _check_dsn(dsn: str) -> None:
     except psycopg.ProgrammingError:
         # libpq's own message quotes what it was given, and that may be the password.
         raise ConfigError(
-            "--dsn or VOXTIER_DSN is no connection string: write postgresql://user@host:5432/database or "
+            "--dsn or VOXTIER_DSN is not a connection string: write postgresql://user@host:5432/database or "
             "'host=... dbname=...'"
         ) from None
 
@@ -302,23 +310,23 @@ def _parsed(dsn: str) -> Mapping[str, Any]:
     return conninfo_to_dict(dsn)
 
 
-def _asked(callable_: Callable[[], T], what: str) -> T:
+def _call(function: Callable[[], T], what: str) -> T:
     try:
-        return callable_()
-    except VoxtierError:  # says what is wrong, and holds no secret
+        return function()
+    except VoxtierError:  # its message holds no secret
         raise
     except Exception as error:
-        raise BackendError(f"the {what} of the database cannot be had: {type(error).__name__}") from error
+        raise BackendError(f"cannot obtain the database {what}: {type(error).__name__}") from error
 
 
 def _check(connection: Connection) -> None:
-    """Look whether a connection still works, unless it did within the last second."""
+    """Check that a connection still works, unless it did within the last second."""
     if time.monotonic() - connection.worked_at > 1.0:
         psycopg_pool.ConnectionPool.check_connection(connection)
 
 
-def _passes(error: psycopg.Error) -> bool:
-    return error.sqlstate is None or error.sqlstate.startswith(_PASSING)
+def _is_transient(error: psycopg.Error) -> bool:
+    return error.sqlstate is None or error.sqlstate.startswith(_TRANSIENT)
 
 
 def _state(error: psycopg.Error) -> str:

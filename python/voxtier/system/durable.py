@@ -184,5 +184,15 @@ def _appear(temporary: Path, final: Path, *, replace: bool) -> bool:
 
 
 def write_text(final: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a small text file that appears as a whole."""
+    """Write a small text file that appears as a whole.
+
+    Parameters
+    ----------
+    final : Path
+        In a folder that exists; an existing file is replaced.
+    text : str
+        Written as UTF-8.
+    mode : int
+        Permission bits before the umask.
+    """
     write_file(final, lambda stream: stream.write(text.encode()), mode=mode)

@@ -256,7 +256,7 @@ class TestCredentials:
             broken.set()
             for _ in range(20):
                 assert isinstance(store.get("s", "/1"), FrameTable)
-        with pytest.raises(BackendError, match=r"credentials .* cannot be had: OSError") as raised:
+        with pytest.raises(BackendError, match=r"cannot obtain the database credentials: OSError") as raised:
             FrameStore(Database(dsn, credentials=credentials)).sources()
         assert isinstance(raised.value.__cause__, OSError)
 

@@ -144,9 +144,9 @@ class BOTCacheBuilder(
         super().__init__()
         self._secrets: dict[str, str] = {"token": token} if token else {}
         if dsn is not None:
-            from voxtier.postgres.database import without_secrets
+            from voxtier.postgres.database import split_secrets
 
-            dsn, secrets = without_secrets(dsn)
+            dsn, secrets = split_secrets(dsn)
             self._secrets |= secrets
         if verify not in ("all", "ends"):
             raise ConfigError(f"verify={verify!r}: must be 'all' or 'ends'")
@@ -218,9 +218,9 @@ class BOTCacheBuilder(
         credentials = self.getOrDefault(self.credentials) or None
         dsn, host = self.getOrDefault(self.dsn), self.getOrDefault(self.host)
         if not dsn and not (host or secrets) and (environment_dsn := os.environ.get("VOXTIER_DSN")):
-            from voxtier.postgres.database import without_secrets
+            from voxtier.postgres.database import split_secrets
 
-            dsn, secrets = without_secrets(environment_dsn)
+            dsn, secrets = split_secrets(environment_dsn)
         secret = self._pass_secrets(session, secrets) if secrets and credentials is None else None
         if dsn:
             return Destination(dsn=dsn, credentials=credentials, secret=secret)

@@ -1,4 +1,4 @@
-"""What runs in a database folder, told by ``postmaster.pid``, ``/proc`` and the socket."""
+"""The server process of a database folder, found by ``postmaster.pid``, ``/proc`` and the socket."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 from pathlib import Path
+
+__all__ = ["SOCKET_NAME", "Postmaster", "users_of"]
 
 SOCKET_NAME = ".s.PGSQL.5432"
 # Lines of postmaster.pid.
@@ -26,17 +28,17 @@ class Postmaster:
         self.data = data
 
     def pid(self) -> int | None:
-        """Return its process number: that of ``postmaster.pid``, if a PostgreSQL in our folder bears it."""
+        """Return the process number of ``postmaster.pid`` if it is that of a PostgreSQL in this folder."""
         line = self._line(_PID)
         pid = int(line) if line is not None and line.isdigit() else None
-        return pid if pid is not None and self._works_here(pid) else None
+        return pid if pid is not None and self._runs_here(pid) else None
 
     def socket_folder(self) -> str | None:
-        """Return the folder of its socket."""
+        """Return the folder of its socket, as ``postmaster.pid`` says."""
         return self._line(_SOCKET_FOLDER)
 
     def accepts(self) -> bool:
-        """Tell whether it accepts connections."""
+        """Return whether it accepts connections."""
         if (self._line(_STATUS) or "").strip() != "ready":
             return False
         with socket.socket(socket.AF_UNIX) as client:
@@ -48,15 +50,15 @@ class Postmaster:
         return True
 
     def end_orphans(self) -> None:
-        """End sessions that outlived a killed server: they hold its memory and would hold up the next."""
+        """End sessions that outlived a killed server: while they hold its memory, no other can start."""
         if self.pid() is not None:
             return
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and self._works_here(int(entry.name)):
+            if entry.name.isdigit() and self._runs_here(int(entry.name)):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(int(entry.name), signal.SIGQUIT)
 
-    def _works_here(self, pid: int) -> bool:
+    def _runs_here(self, pid: int) -> bool:
         try:
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             return name == "postgres" and Path(f"/proc/{pid}/cwd").samefile(self.data)
@@ -72,11 +74,11 @@ class Postmaster:
 
 
 def users_of(lock: Path) -> tuple[int, ...]:
-    """Return the other processes that hold a lock, as far as this system shows them."""
+    """Return the other processes that hold a lock, as far as ``/proc/locks`` shows them."""
     try:
         inode = lock.stat().st_ino
         rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return ()
-    ours = [row for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5].endswith(f":{inode}")]
-    return tuple(sorted({int(row[4]) for row in ours} - {os.getpid()}))
+    held = [row for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5].endswith(f":{inode}")]
+    return tuple(sorted({int(row[4]) for row in held} - {os.getpid()}))

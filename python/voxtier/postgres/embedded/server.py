@@ -1,18 +1,18 @@
 """The lifecycle of the embedded server: one folder, one server, any number of users.
 
-Three files are locked with ``flock``, so that the kernel frees them when a process is killed:
+Three files are locked (`voxtier.system.locks`); the kernel frees the locks of a process that is killed:
 
 ``start.lock``
-    Exclusive, for milliseconds: whoever makes, starts or stops the server, comes or leaves.
+    Exclusive, for milliseconds, by a process that makes, starts or stops the server, attaches or detaches.
 ``use.lock``
-    Shared, by each process that uses the server. Only under ``start.lock`` does anybody try to take it
-    exclusively; who succeeds knows that nobody is left, and stops the server.
+    Shared, by each process that uses the server. Under ``start.lock`` a process may try to take it
+    exclusively; if that succeeds, nobody uses the server, and it is stopped.
 ``server.lock``
-    Exclusive, inherited by the server's own processes: held exactly as long as one of them lives, whatever
-    a stale ``postmaster.pid`` or a number given to another process may say.
+    Exclusive, inherited by the server's processes. It is held as long as one of them lives, even if
+    ``postmaster.pid`` is stale or its number now belongs to another process.
 
-The last user stops the server when it leaves. Was the last one killed, the keeper notices within two seconds
-and stops it; was the keeper killed too, the server waits for the next user, who finds it and is its last.
+The last user stops the server when it detaches. If the last user was killed, the keeper stops the server
+within two seconds. If the keeper was killed too, the server runs until its next user detaches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from voxtier.system.fork import after_fork_in_child
 from voxtier.system.home import default_home
 from voxtier.system.locks import hold_lock, release, take
 
-STOP_WITHIN = 60.0
+__all__ = ["EmbeddedServer", "ServerStatus", "embedded_server"]
+
+STOP_WITHIN = 60.0  # seconds
 _servers: dict[Path, EmbeddedServer] = {}
 
 
@@ -47,7 +49,7 @@ def embedded_server(home: Path | None = None) -> EmbeddedServer:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What is known of an embedded server without starting it."""
+    """The state of an embedded server, read without starting it."""
 
     folder: Path
     running: bool
@@ -60,7 +62,7 @@ class ServerStatus:
 
 
 class EmbeddedServer:
-    """A PostgreSQL server in a folder of the user's, shared by processes; see the module for the locks.
+    """A PostgreSQL server in the user's folder, shared by processes; the module describes the locks.
 
     Parameters
     ----------
@@ -82,28 +84,28 @@ class EmbeddedServer:
         Raises
         ------
         BackendError
-            It cannot be started here; the message names the cause and the ways out.
+            It cannot be started here; the message names cause and remedy.
         """
         with self._threads:
             if self._users == 0:
                 with self._start_lock(START_WITHIN + 30):
-                    self._bring_up()
+                    self._start_if_stopped()
                     self._use_lock = take(self.folder / "use.lock", shared=True)
             self._users += 1
 
     def detach(self) -> None:
-        """Leave; the last user of the last process stops the server."""
+        """Detach; the last user of the last process stops the server."""
         with self._threads:
             if self._users > 0:
                 self._users -= 1
                 if self._users == 0:
-                    self._leave()
+                    self._detach_last()
 
     def ensure_running(self) -> None:
-        """Start the server again if it was killed under its users: microseconds if not."""
+        """Start the server again if it was killed; takes microseconds if it was not."""
         if self._postmaster.pid() is None:
             with self._threads, self._start_lock(START_WITHIN + 30):
-                self._bring_up()
+                self._start_if_stopped()
 
     def conninfo(self) -> str:
         """Return the connection string of the running server."""
@@ -124,7 +126,7 @@ class EmbeddedServer:
         Parameters
         ----------
         force : bool
-            Also when other processes use it; they start it again with their next question.
+            Also when other processes use it; they start it again with their next statement.
 
         Raises
         ------
@@ -134,8 +136,8 @@ class EmbeddedServer:
         if not self.folder.is_dir():
             return False
         with self._threads, self._start_lock(STOP_WITHIN):
-            alone = take(self.folder / "use.lock")
-            if alone is None and not force:
+            unused = take(self.folder / "use.lock")
+            if unused is None and not force:
                 pids = ", ".join(map(str, users_of(self.folder / "use.lock"))) or "unknown"
                 raise ConfigError(f"the server is in use (processes {pids}): --force ends their sessions")
             try:
@@ -143,11 +145,11 @@ class EmbeddedServer:
                 self._shut_down()
                 (self.folder / "keep").unlink(missing_ok=True)
             finally:
-                release(alone)
+                release(unused)
         return ran
 
     def status(self) -> ServerStatus:
-        """Return what can be said without starting anything."""
+        """Return the state of the server; nothing is started."""
         pid = self._postmaster.pid()
         version = self.folder / "data" / "PG_VERSION"
         return ServerStatus(
@@ -162,45 +164,45 @@ class EmbeddedServer:
         )
 
     def explain_failure(self) -> str:
-        """Return why connections are lost: a full disk, the log's last complaint; '' if nothing is known."""
+        """Return why connections are lost: a full disk, or the last error of the log; '' when unknown."""
         return explain_failure(self.folder)
 
-    def _bring_up(self) -> None:
+    def _start_if_stopped(self) -> None:
         """Return when the server accepts connections; the caller holds ``start.lock``."""
         deadline = time.monotonic() + START_WITHIN
         while time.monotonic() < deadline:
-            free = take(self.folder / "server.lock")
-            if free is not None:
+            server_lock = take(self.folder / "server.lock")
+            if server_lock is not None:
                 try:
-                    # Somebody may have started it by hand, without the lock.
+                    # A server that was started by hand does not hold the lock.
                     if self._postmaster.pid() is None:
-                        start_server(self.folder, free)
+                        start_server(self.folder, server_lock)
                     return
                 except BackendError:
                     raise
                 except OSError as error:
                     raise self._unusable(error) from error
                 finally:
-                    release(free, inherited=True)
+                    release(server_lock, inherited=True)
             if self._postmaster.accepts():
                 return
             self._postmaster.end_orphans()
             time.sleep(0.005)
         raise BackendError(
-            f"the server of {self.folder} does not answer, yet a process of its lives (on another host?): "
+            f"the server of {self.folder} does not answer, but a process of it lives (on another host?): run "
             "`voxtier db stop --force`, or set VOXTIER_HOME to a folder on a local disk; "
             f"see {self.folder}/server.log"
         )
 
-    def _leave(self) -> None:
+    def _detach_last(self) -> None:
         use_lock, self._use_lock = self._use_lock, None
-        # Where that fails, the keeper stops the server later.
+        # If this fails, the keeper stops the server later.
         with contextlib.suppress(BackendError, OSError), self._start_lock(5.0):
             release(use_lock)
-            alone = take(self.folder / "use.lock")
-            if alone is not None and not (self.folder / "keep").exists():
+            unused = take(self.folder / "use.lock")
+            if unused is not None and not (self.folder / "keep").exists():
                 self._shut_down()
-            release(alone)
+            release(unused)
         release(use_lock)
 
     def _shut_down(self) -> None:
@@ -212,9 +214,9 @@ class EmbeddedServer:
             os.kill(pid, signal.SIGINT)  # fast: sessions end, everything is flushed
         deadline = time.monotonic() + STOP_WITHIN
         while time.monotonic() < deadline:
-            free = take(self.folder / "server.lock", shared=True)
-            if free is not None:
-                return release(free)
+            server_lock = take(self.folder / "server.lock", shared=True)
+            if server_lock is not None:
+                return release(server_lock)
             time.sleep(0.002)
         raise BackendError(
             f"the server of {self.folder} did not stop in {STOP_WITHIN:.0f} s; see {self.folder}/server.log"
@@ -248,11 +250,11 @@ class EmbeddedServer:
         self._users = 0
         self._use_lock = None
 
-    def _leave_at_exit(self) -> None:
+    def _detach_at_exit(self) -> None:
         with self._threads:
             if self._users:
                 self._users = 0
-                self._leave()
+                self._detach_last()
 
 
 def _bytes_below(folder: Path) -> int:
@@ -265,6 +267,6 @@ def _bytes_below(folder: Path) -> int:
 
 
 @atexit.register
-def _leave_all() -> None:
+def _detach_all() -> None:
     for server in list(_servers.values()):
-        server._leave_at_exit()
+        server._detach_at_exit()

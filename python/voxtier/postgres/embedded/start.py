@@ -1,4 +1,4 @@
-"""Making the database folder and starting the server in it; the caller holds ``start.lock``."""
+"""Make the database folder and start the server in it; the caller holds ``start.lock``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from voxtier.errors import BackendError
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
 
-START_WITHIN = 120.0  # seconds; the replay of a long log is the slow case
+__all__ = ["START_WITHIN", "explain_failure", "start_server"]
+
+START_WITHIN = 120.0  # seconds; replaying a long log takes the longest
 _KEEPER = Path(__file__).with_name("keeper.py")
-_CALM = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")
+_HARMLESS = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")
 _LONGEST_SOCKET = 100  # the kernel takes 107 bytes
 _SETTINGS = {
     "listen_addresses": "",
@@ -44,7 +46,7 @@ _SETTINGS = {
 
 
 def start_server(folder: Path, server_lock: int) -> None:
-    """Start the server of ``folder / "data"``, which is made if need be, and wait until it is ready.
+    """Start the server of ``folder / "data"`` and wait until it is ready; make the folder if it is absent.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def start_server(folder: Path, server_lock: int) -> None:
     account = find_account(programs, folder)
     if not version.is_file():
         _initialise(folder, programs, account, server_lock)
-    # The lock is free, so whatever these say is of a run that has ended.
+    # The lock is free, so these files are of a run that has ended.
     (data / "postmaster.pid").unlink(missing_ok=True)
     (folder / "keep").unlink(missing_ok=True)
     settings = _SETTINGS | {"unix_socket_directories": str(_make_socket_folder(folder, account))}
@@ -74,9 +76,9 @@ def start_server(folder: Path, server_lock: int) -> None:
         settings["io_method"] = "sync"  # no extra processes
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     python = sys.executable or shutil.which("python3") or "python3"
-    keep = [python, "-I", "-S", str(_KEEPER), str(folder), str(server_lock)]
+    keeper = [python, "-I", "-S", str(_KEEPER), str(folder), str(server_lock)]
     with subprocess.Popen(
-        [*keep, *account.prefix, programs.postgres, "-D", str(data), *options],
+        [*keeper, *account.prefix, programs.postgres, "-D", str(data), *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -88,8 +90,8 @@ def start_server(folder: Path, server_lock: int) -> None:
         answered, _, _ = select.select([start.stdout], [], [], START_WITHIN)
         if not answered:
             raise BackendError(
-                f"the server of {folder} is not ready after {START_WITHIN:.0f} s (it may be replaying its "
-                f"log: try again later); see {folder}/server.log"
+                f"the server of {folder} is not ready after {START_WITHIN:.0f} s, perhaps because it replays "
+                f"its log: try again later; see {folder}/server.log"
             )
         if start.stdout.readline() != b"ready\n":
             cause = explain_failure(folder) or f"see {folder}/server.log"
@@ -97,22 +99,22 @@ def start_server(folder: Path, server_lock: int) -> None:
 
 
 def explain_failure(folder: Path) -> str:
-    """Return why the server failed: a full disk, or its log's last complaint; '' when nothing is known."""
+    """Return why the server failed: a full disk, or the last error of its log; '' when unknown."""
     log = folder / "server.log"
     with contextlib.suppress(OSError):
         if shutil.disk_usage(folder).free < 32 << 20:
             return f"the disk of {folder} is full: free some space, or set VOXTIER_HOME to another disk"
         lines = log.read_text(errors="replace").splitlines()
-        complaints = [line for line in lines if not any(level in line for level in _CALM)]
-        if any("No space left on device" in line for line in complaints[-3:]):
+        errors = [line for line in lines if not any(level in line for level in _HARMLESS)]
+        if any("No space left on device" in line for line in errors[-3:]):
             return f"the disk of {folder} was full: free some space, then try again"
-        if complaints:
-            return f"{complaints[-1].partition('] ')[2] or complaints[-1]} (see {log})"
+        if errors:
+            return f"{errors[-1].partition('] ')[2] or errors[-1]} (see {log})"
     return ""
 
 
 def _initialise(folder: Path, programs: Programs, account: Account, server_lock: int) -> None:
-    """Make the database folder beside its place and move it there whole."""
+    """Make the database folder under another name, and rename it when it is complete."""
     unfinished = folder / "data.tmp"
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -122,8 +124,8 @@ def _initialise(folder: Path, programs: Programs, account: Account, server_lock:
     options = ["-U", "voxtier", "-A", "trust", "-E", "UTF8", "--locale=C", "--data-checksums"]
     if programs.major >= 17:
         options.append("--sync-method=syncfs")
-    # The lock goes along: should this process be killed, nobody touches the folder before initdb ends.
-    made = subprocess.run(
+    # initdb inherits the lock: if this process is killed, nobody touches the folder before initdb ends.
+    done = subprocess.run(
         [*account.prefix, programs.initdb, "-D", str(unfinished), *options],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -134,13 +136,13 @@ def _initialise(folder: Path, programs: Programs, account: Account, server_lock:
         start_new_session=True,
         check=False,
     )
-    if made.returncode != 0:
+    if done.returncode != 0:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if "No space left on device" in made.stderr + made.stdout:
+        if "No space left on device" in done.stderr + done.stdout:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        complaints = [line for line in made.stderr.splitlines() if "error:" in line or "FATAL" in line]
+        errors = [line for line in done.stderr.splitlines() if "error:" in line or "FATAL" in line]
         raise BackendError(
-            f"the database folder {folder} could not be made: {(complaints or ['no reason given'])[0]}; set "
+            f"cannot make the database folder {folder}: {(errors or ['no reason given'])[0]}; set "
             "VOXTIER_HOME to a local folder, or VOXTIER_DSN to a PostgreSQL server of your own"
         )
     unfinished.rename(folder / "data")
@@ -156,9 +158,9 @@ def _make_socket_folder(folder: Path, account: Account) -> Path:
     parents = [Path(p) for p in (runtime, tempfile.gettempdir(), "/tmp") if p and Path(p).is_dir()]
     choices = [folder / "socket", *(parent / name for parent in parents)]
     for choice in choices:
-        # A comma or a quote would split PostgreSQL's list of folders.
-        awkward = any(mark in str(choice) for mark in ',"')
-        if awkward or len(os.fsencode(choice / SOCKET_NAME)) > _LONGEST_SOCKET:
+        # PostgreSQL would split its list of folders at a comma or a quote.
+        splits = any(mark in str(choice) for mark in ',"')
+        if splits or len(os.fsencode(choice / SOCKET_NAME)) > _LONGEST_SOCKET:
             continue
         with contextlib.suppress(FileExistsError):
             choice.mkdir(mode=0o700)
@@ -168,12 +170,12 @@ def _make_socket_folder(folder: Path, account: Account) -> Path:
         if found.st_uid == account.uid and found.st_mode & 0o170077 == 0o040000:
             return choice
     raise BackendError(
-        f"no private folder with a short path for the socket (tried {', '.join(map(str, choices))}): set "
-        "VOXTIER_HOME to a shorter path"
+        f"no private folder with a short path can hold the socket (tried {', '.join(map(str, choices))}): "
+        "set VOXTIER_HOME to a shorter path"
     )
 
 
 def _environment() -> dict[str, str]:
-    """Return what the server's programs need of the environment: nothing that changes their behaviour."""
+    """Return the variables that the server's programs need, and none that changes their behaviour."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
     return kept | {"LC_ALL": "C"}

@@ -23,7 +23,7 @@ from voxtier.frames.databricks.lakebase.import_rows import ImportReport, import_
 from voxtier.frames.databricks.lakebase.instances import InstanceMethods
 from voxtier.frames.databricks.table_names import TableName, check_identifier
 from voxtier.frames.store.store import FrameStore
-from voxtier.postgres.database import Database, identifier
+from voxtier.postgres.database import Database, quote_identifier
 
 __all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "import_dicom_frames"]
 
@@ -152,12 +152,12 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         """
         source = self.source(uc_table_name, table)
         schema = TableName.parse(source.partition(":")[0]).schema or "public"
-        name = identifier(schema, check_identifier(table))
+        name = quote_identifier(schema, check_identifier(table))
         # The name of a source consists of plain identifiers and dots: it needs no escaping.
         view = f"SELECT * FROM voxtier.dicom_frames WHERE uc_table_name = '{source}'"
         self.run(
             lambda connection: connection.execute(
-                f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}".encode()
+                f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}".encode()
             )
         )
         self.run(lambda connection: connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}".encode()))

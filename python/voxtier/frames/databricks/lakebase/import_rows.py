@@ -14,7 +14,7 @@ from voxtier.frames.databricks.lakebase.backend import keys_of
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
 from voxtier.frames.databricks.table_names import TableName, local_path
 from voxtier.frames.indexing.run import FileIndexer
-from voxtier.postgres.database import Connection, Database, identifier
+from voxtier.postgres.database import Connection, Database, quote_identifier
 
 __all__ = ["ImportReport", "import_dicom_frames"]
 
@@ -156,7 +156,7 @@ def _page_query(database: Database, table: str, default_source: str | None) -> s
     name = TableName.parse(table)
     if name.catalog is not None:
         raise ConfigError(f"{table}: write schema.table, as the connection names the database")
-    quoted = identifier(*(part for part in (name.schema, name.table) if part))
+    quoted = quote_identifier(*(part for part in (name.schema, name.table) if part))
     rows = database.run(lambda connection: connection.execute(_COLUMNS.encode(), (quoted,)).fetchall())
     columns = {column for (column,) in rows}
     if missing := [column for column in _REQUIRED if column not in columns]:
