@@ -13,7 +13,7 @@ from builders import RLE, Element, Fragments, dicom, element, image
 from graph import CORE, PACKAGE, ROOT
 from test_imports import DOORS, FLOORS
 from voxtier import _core
-from voxtier.frames import read_table
+from voxtier.frames import TableResult, read_table
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "DEVELOP.md", *sorted(DOCS.rglob("*.md"))]
@@ -307,3 +307,15 @@ def test_the_example_of_the_brief_head_is_pinned_in_the_core() -> None:
 def test_the_states_of_a_torch_file_are_those_of_the_core() -> None:
     states = (DOCS / "formats" / "torch-file.md").read_text().partition("## States")[2]
     assert re.findall(r"^\| `(\w+)` \|", states, re.MULTILINE) == _core.TENSOR_STATES
+
+
+def test_the_columns_of_the_row_are_those_of_the_core() -> None:
+    page = (DOCS / "formats" / "index-row.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (yes|no) \|", page, re.MULTILINE)
+    assert [(name, kind, kept == "yes") for name, kind, kept in rows] == _core.ROW_COLUMNS
+
+
+def test_the_example_of_a_row_is_what_the_core_writes() -> None:
+    table = read_table(fragments_of_the_example(), verify="all")
+    rows, _ = _core.encode_rows("demo", [TableResult("/archive/a.dcm", table, None)])
+    assert rows.hex().startswith(hex_example("formats/index-row.md", "row"))
