@@ -35,7 +35,7 @@ class FixResult:
     path: str
     state: str
     action: str
-    """``quarantined``, ``deleted``, ``left`` or ``would_quarantine``, ``would_delete``."""
+    """``quarantined``, ``deleted`` or ``left``."""
     detail: str = ""
     moved_to: str | None = None
 
@@ -66,9 +66,8 @@ def fix(
     can_be_remade: Callable[[Path], bool] = lambda _: False,
     force: bool = False,
     max_bad: int = MAX_BAD,
-    run: str | None = None,
 ) -> Iterator[FixResult]:
-    """Move fixable files to ``<root>/quarantine/<run>/``, each with a JSON file that gives the reason.
+    """Move fixable files to ``<root>/quarantine/<time>-<process>/``, each with the reason as JSON.
 
     A file is verified again right before it is moved, and left if it has changed or is claimed.
 
@@ -86,8 +85,6 @@ def fix(
         Act although the circuit breaker objects.
     max_bad : int
         The most files that are touched without ``force``.
-    run : str, optional
-        Name of the folder in quarantine; by default time and process.
 
     Yields
     ------
@@ -102,17 +99,14 @@ def fix(
     objection = _objection(states, max_bad)
     if objection and not force:
         raise CircuitOpenError(f"{root}: {objection}: nothing was touched; check the disk, then use --force")
-    return _fix(root, states, delete=delete, can_be_remade=can_be_remade, run=run or _run_name())
-
-
-def _run_name() -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.getpid()}"
+    return _fix(root, states, delete=delete, can_be_remade=can_be_remade)
 
 
 def _fix(
-    root: Path, states: list[FileState], *, delete: bool, can_be_remade: Callable[[Path], bool], run: str
+    root: Path, states: list[FileState], *, delete: bool, can_be_remade: Callable[[Path], bool]
 ) -> Iterator[FixResult]:
     base = root.parent if root.is_file() else root
+    run = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.getpid()}"
     listing = Listing(base)
     for state in states:
         if state.state not in FIXABLE:

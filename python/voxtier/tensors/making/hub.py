@@ -132,12 +132,8 @@ class Hub:
 
     def source(self, remote: RemoteFile) -> Entry:
         """Return where a file comes from, for the manifest."""
-        return {
-            "repo": self.repo_id,
-            "commit": self.commit,
-            "sha256": remote.sha256,
-            "hub_path": remote.path,
-        }
+        where = {"repo": self.repo_id, "commit": self.commit, "hub_path": remote.path}
+        return {**where, "sha256": remote.sha256}
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask through the client, again while a fault may pass; its errors become ours."""

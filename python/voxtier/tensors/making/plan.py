@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
     from voxtier.tensors.identity.keys import Expected
 
-__all__ = ["Plan", "make_plan", "nifti_voxels", "output_size", "shard"]
+__all__ = ["DEFAULTS", "Options", "Plan", "make_plan", "nifti_voxels", "output_size", "shard"]
 
 SECONDS_PER_VOXEL = 18.7 / TYPICAL_VOXELS
 """One thread of the stock transforms: the estimate until the manifest holds measured times."""
@@ -36,6 +36,31 @@ MOST_VOXELS_PER_BYTE = 1032
 OVERHEAD = 24_000
 """Bytes of metadata and structure beside the image: 8 to 40 KB."""
 ITEM_SIZES = {"float64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "uint8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to plan and run."""
+
+    workers: int = 8
+    """Most volumes at once; fewer when memory is short."""
+    batch_size: int = 100
+    """Most downloaded raw files on disk at once."""
+    clean_raw: bool = False
+    """Also remove raw files that the user put there, once their tensors are verified."""
+    num_shards: int = 1
+    """Shares of the list. With more than one, volumes that are not on disk are left out."""
+    shard_id: int = 0
+    """The share of this run, from 0."""
+    min_free: int = 1 << 30
+    """Bytes that stay free on the disk."""
+    max_raw_bytes: int | None = None
+    """Most bytes of downloaded raw files at once."""
+    until_full: bool = False
+    """Start although the disk cannot hold everything."""
+
+
+DEFAULTS = Options()
 
 
 @dataclass(slots=True)
@@ -123,28 +148,15 @@ def shard(names: list[str], count: int, index: int) -> list[str]:
     return names[len(names) * index // count : len(names) * (index + 1) // count]
 
 
-def make_plan(
-    config: Config,
-    *,
-    workers: int = 8,
-    num_shards: int = 1,
-    shard_id: int = 0,
-    batch_size: int = 100,
-    hub: Hub | None = None,
-) -> Plan:
+def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = None) -> Plan:
     """Compare what the lists ask for with the cache, the image folder and the hub.
 
     Parameters
     ----------
     config : Config
         From `load_config`.
-    workers : int
-        The most volumes at once.
-    num_shards, shard_id : int
-        How many shares the list has, and which is planned. With more than one, volumes that are not on disk
-        are left out.
-    batch_size : int
-        The most raw files on disk at once.
+    options : Options
+        How it will be run.
     hub : Hub, optional
         Asked for the sizes of volumes that are not on disk; without it these count as unavailable.
 
@@ -158,11 +170,11 @@ def make_plan(
     ConfigError
         The lists cannot be read, or the hub refuses.
     """
-    names = shard(read_volume_names(config.subsets), num_shards, shard_id)
+    names = shard(read_volume_names(config.subsets), options.num_shards, options.shard_id)
     folder = item_folder(config)
     expected = missing_keys(names, folder)
-    raw_files = {name: raw_path(config.img_dir, name, config.dir_structure) for name in expected.missing}
-    local = {name for name, path in raw_files.items() if path.is_file()}
+    paths = ((name, raw_path(config.img_dir, name, config.dir_structure)) for name in expected.missing)
+    local = {name: path for name, path in paths if path.is_file()}
     absent = [name for name in expected.missing if name not in local]
     warnings = _warnings(config, expected)
     remote: dict[str, RemoteFile] = {}
@@ -174,12 +186,9 @@ def make_plan(
             hub_down = True
             warnings.insert(0, f"{len(absent)} volumes are not on disk, and the hub does not help: {error}")
     todo = [name for name in expected.missing if name in local or name in remote]
-    voxels = [
-        count
-        for path in itertools.islice((raw_files[name] for name in expected.missing if name in local), 32)
-        if (count := nifti_voxels(path)) is not None
-    ]
-    affordable = affordable_workers(workers, max(voxels, default=None))
+    headers = map(nifti_voxels, itertools.islice(local.values(), 32))
+    voxels = [count for count in headers if count is not None]
+    affordable = affordable_workers(options.workers, max(voxels, default=None))
     output = output_size(config)
     sizes = sorted((file.size for file in remote.values()), reverse=True)
     unavailable = [name for name in absent if name not in remote]
@@ -191,10 +200,10 @@ def make_plan(
         local_raw_files=len(local),
         to_download=len(remote),
         unavailable=len(unavailable),
-        orphans=len(expected.orphans) if num_shards == 1 else 0,
+        orphans=len(expected.orphans) if options.num_shards == 1 else 0,
         download_bytes=sum(sizes),
         output_bytes=output * len(todo),
-        peak_disk_bytes=output * len(todo) + sum(sizes[:batch_size]),
+        peak_disk_bytes=output * len(todo) + sum(sizes[: options.batch_size]),
         free_disk_bytes=free_disk(config.cache_dir),
         workers=affordable,
         seconds=round(len(todo) * _seconds_per_item(folder, voxels) / affordable, 1),

@@ -27,7 +27,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +36,7 @@ from voxtier.tensors.identity.folders import remember_folder
 from voxtier.tensors.making.download import Downloads
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.ledger import Ledger, RunResult
-from voxtier.tensors.making.plan import Plan, make_plan, nifti_voxels, output_size
+from voxtier.tensors.making.plan import DEFAULTS, Options, Plan, make_plan, nifti_voxels, output_size
 from voxtier.tensors.making.policies import DeathPolicy, DiskPolicy, HubPolicy, is_disk_full
 from voxtier.tensors.making.resources import free_disk, has_memory_for
 from voxtier.tensors.making.runlog import RunLog
@@ -55,28 +54,6 @@ POLL_SECONDS = 0.05
 """The longest that the loop sleeps while work is under way: `stop` and `abort` are seen that late."""
 CLAIM_SECONDS = 0.2
 """Between two attempts to claim volumes that other processes have claimed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to run."""
-
-    workers: int = 8
-    batch_size: int = 100
-    """Most downloaded raw files on disk at once."""
-    clean_raw: bool = False
-    """Also remove raw files that the user put there, once their tensors are verified."""
-    num_shards: int = 1
-    shard_id: int = 0
-    min_free: int = 1 << 30
-    """Bytes that stay free on the disk."""
-    max_raw_bytes: int | None = None
-    """Most bytes of downloaded raw files at once."""
-    until_full: bool = False
-    """Start although the disk cannot hold everything."""
-
-
-DEFAULTS = Options()
 
 
 class Generator:
@@ -124,15 +101,7 @@ class Generator:
 
     def plan(self) -> Plan:
         """Return what `run` would do."""
-        options = self.options
-        return make_plan(
-            self.config,
-            workers=options.workers,
-            num_shards=options.num_shards,
-            shard_id=options.shard_id,
-            batch_size=options.batch_size,
-            hub=self.hub,
-        )
+        return make_plan(self.config, self.options, hub=self.hub)
 
     def run(self, plan: Plan) -> RunResult:
         """Carry out a plan.
