@@ -1,8 +1,8 @@
-//! The floors of the benchmarks: the least that any reader must do, with no parsing at all.
+//! The floors of the benchmarks: the least that any reader has to do, without parsing.
 //!
 //! `floor files LIST THREADS`: open, one read of 8 KiB, close, for every path of a list.
 //! `floor walk FILE START mmap|pread`: touch every Item header from byte START to the delimiter.
-//! Prints the seconds inside the loop and how many files or items there were.
+//! Prints the seconds of the loop and the number of files or items.
 
 use std::error::Error;
 use std::fs::File;
@@ -68,7 +68,7 @@ fn walk_mapped(path: &str, start: u64) -> Outcome<(f64, usize)> {
     let begin = Instant::now();
     let file = File::open(path)?;
     let size = usize::try_from(file.metadata()?.len())?;
-    // SAFETY: a fresh private read-only mapping of the whole file, which the benchmark made and nobody cuts.
+    // SAFETY: a new private read-only mapping of the whole file; the benchmark does not truncate its file.
     let address = unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, &file, 0) }?;
     // SAFETY: the mapping is `size` bytes long and lives until `munmap` below.
     let bytes = unsafe { std::slice::from_raw_parts(address.cast::<u8>(), size) };
@@ -79,7 +79,7 @@ fn walk_mapped(path: &str, start: u64) -> Outcome<(f64, usize)> {
         count += 1;
     }
     let seconds = begin.elapsed().as_secs_f64();
-    // SAFETY: `bytes` is not used any more.
+    // SAFETY: `bytes` is not used after this.
     unsafe { munmap(address, size) }?;
     Ok((seconds, count))
 }

@@ -17,7 +17,7 @@ macro_rules! notes {
                 match self { $(Note::$name => stringify!($name)),+ }
             }
 
-            /// The note of that name.
+            /// The note of a name.
             pub fn from_name(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|note| note.name() == name)
             }
@@ -61,17 +61,17 @@ impl Notes {
         self.0 & (1 << note as u8) != 0
     }
 
-    /// The names, in the order of the closed list.
+    /// The names of its notes, in the order of the closed list.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Note::ALL.iter().filter(move |&&note| self.has(note)).map(|note| note.name())
     }
 
-    /// The bits, for an encoding of the same build.
+    /// The set as bits, in the order of the closed list.
     pub fn bits(self) -> u64 {
         self.0
     }
 
-    /// Back from [`Notes::bits`]; unknown bits are refused.
+    /// The set of these bits; `None` for unknown ones.
     pub fn from_bits(bits: u64) -> Option<Self> {
         (bits >> Note::ALL.len() == 0).then_some(Self(bits))
     }
