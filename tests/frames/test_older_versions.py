@@ -1,0 +1,35 @@
+"""Records and index databases that every released version wrote, read by today's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.stored_frames import read_index, read_records, restore_index, write_index, write_records
+from fixtures.versions import VERSIONS, as_json, thaw
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_records_of_an_older_version_give_its_tables(version: str, tmp_path: Path) -> None:
+    wanted = thaw(version, "records", tmp_path)
+    assert len(wanted) > 30
+    assert as_json(read_records(tmp_path)) == wanted
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_index_of_an_older_version_is_migrated_and_gives_its_rows(
+    version: str, tmp_path: Path, dsn: str
+) -> None:
+    wanted = thaw(version, "index", tmp_path)
+    restore_index(tmp_path, dsn)
+    assert as_json(read_index(dsn)) == wanted
+
+
+def test_todays_records_and_index_hold_what_the_newest_fixtures_hold(tmp_path: Path, dsn: str) -> None:
+    """Else `fixtures/make.py` no longer writes what it is meant to."""
+    (tmp_path / "new").mkdir()
+    write_records(tmp_path / "new")
+    assert as_json(read_records(tmp_path / "new")) == thaw(VERSIONS[-1], "records", tmp_path / "old")
+    write_index(tmp_path / "new", dsn)
+    assert as_json(read_index(dsn)) == thaw(VERSIONS[-1], "index", tmp_path / "old")
