@@ -27,7 +27,7 @@ FLOORS = {
         {"training"},
         {"cohort"},
         {"volume"},
-        {"store"},
+        {"reading", "store"},
         {"tiledb", "formats"},
         {"config", "geometry", "indexing"},
     ],

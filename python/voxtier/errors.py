@@ -35,16 +35,20 @@ VOLUME_KINDS = (
     "bad_geometry",
     "unsupported_image",
     "undecodable_pixels",
+    "bad_values",
     "not_a_volume",
     "store_changed",
+    "store_damaged",
 )
 """Kinds of the `FormatError` of volumes, beside those of the core.
 
 ``images_refused`` of an ingest, ``bad_header`` a field that is missing or outside its domain,
-``bad_geometry`` voxels on no regular grid, ``unsupported_image`` a valid image of a sort that is not
-stored (colour, Modality LUT, five dimensions), ``undecodable_pixels`` pixel data that cannot be decoded,
+``bad_geometry`` voxels on no regular grid or off the grid of their image, ``unsupported_image`` a valid image
+of a sort that is not stored (colour, Modality LUT, five dimensions), ``undecodable_pixels`` pixel data that
+cannot be decoded, ``bad_values`` voxels that are NaN or complex where real numbers are needed,
 ``not_a_volume`` a TileDB object of another shape, ``store_changed`` a store whose parts contradict each
-other because something else than voxtier wrote to it.
+other because something else than voxtier wrote to it, ``store_damaged`` files that TileDB cannot use or that
+read back differently.
 """
 
 

@@ -1,4 +1,4 @@
-"""Room 2: radiology volumes in TileDB, the right patient's voxels at the speed of the bare tiles.
+"""Room 2: where is the slice? Radiology volumes in TileDB, the right patient's voxels at tile speed.
 
 >>> from voxtier.volumes import RadiObject, Volume, configure  # doctest: +SKIP
 >>> radi = RadiObject.from_niftis("cohort", images={"T1w": "scans/*_T1w.nii.gz"})  # doctest: +SKIP
@@ -26,8 +26,9 @@ from voxtier.volumes.config import (
     get_config,
     reset_config,
 )
+from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.format.direct import cache_stats, clear_cache
-from voxtier.volumes.tiledb.tables import Dataframe, Table
+from voxtier.volumes.tiledb.tables import Dataframe
 from voxtier.volumes.volume import Volume
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The options of this room: frozen values, one process-wide snapshot, overridable for one context.
 
 Write options (tiles, compression, orientation) shape arrays that are created later; read and S3 options shape
-every read. Nothing here touches TileDB: `engine` translates these values into its keys.
+every read. Nothing here touches TileDB: `tiledb.session` translates these values into its keys.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _as_enum(kind: type[Enum], name: str, value: object) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class TileConfig:
-    """Extents of the tiles of a new volume, in voxels; None means: as the orientation wants it.
+    """Extents of the tiles of a new volume, in voxels; None takes what suits the orientation.
 
     Parameters
     ----------

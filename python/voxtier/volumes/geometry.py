@@ -1,24 +1,44 @@
 """Where a voxel lies in the patient: affines from index (i, j, k) to world millimetres, RAS+, float64.
 
 World axes point to the patient's Right, Anterior and Superior; DICOM's own (Left, Posterior, Superior) are
-converted on the way in. An affine is refused rather than guessed: never the identity in silence.
+converted on the way in. An affine that cannot be used is refused: the identity never stands in for it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
 
-Affine = NDArray[np.float64]
+__all__ = [
+    "LPS_TO_RAS",
+    "Affine",
+    "OrientationInfo",
+    "affine_meta",
+    "axcodes",
+    "checked_affine",
+    "closest_axes",
+    "corner_error",
+    "crop_affine",
+    "from_meta",
+    "reorient",
+    "spacing",
+    "to_json",
+    "to_meta",
+    "world_box",
+]
 
-LPS_TO_RAS: Final[Affine] = np.diag([-1.0, -1.0, 1.0, 1.0])
-_CODES: Final = (("L", "R"), ("P", "A"), ("I", "S"))
+Affine = NDArray[np.float64]
+"""4 x 4; (x, y, z, 1) = affine @ (i, j, k, 1), in millimetres."""
+
+LPS_TO_RAS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +69,39 @@ class OrientationInfo:
 
 
 def checked_affine(matrix: object, what: str) -> Affine:
-    """Return a 4 x 4 float64 affine, or refuse one that is not finite, not affine or singular."""
+    """Return an affine of an image as float64.
+
+    Raises
+    ------
+    FormatError
+        ``bad_geometry`` when it is not 4 x 4, not finite, not affine or singular; ``what`` names it.
+    """
     affine = np.array(matrix, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise FormatError("invalid_argument", None, f"{what}: the affine must be 4 x 4 finite numbers")
+        raise FormatError("bad_geometry", None, f"{what}: the affine must be 4 x 4 finite numbers")
     if not np.array_equal(affine[3], [0, 0, 0, 1]):
-        raise FormatError("invalid_argument", None, f"{what}: the last row of an affine is 0 0 0 1")
+        raise FormatError("bad_geometry", None, f"{what}: the last row of an affine is 0 0 0 1")
     lengths = spacing(affine)
     if (lengths <= 0).any() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
-        raise FormatError("invalid_argument", None, f"{what}: the affine is singular")
+        raise FormatError("bad_geometry", None, f"{what}: the affine is singular")
     return affine
+
+
+def affine_meta(affine: object, what: str) -> dict[str, str]:
+    """Return the metadata of an affine that a caller gave; empty for None.
+
+    Raises
+    ------
+    ConfigError
+        When the affine cannot be used; ``what`` names it.
+    """
+    if affine is None:
+        return {}
+    try:
+        matrix = checked_affine(affine, what)
+    except FormatError as error:
+        raise ConfigError(error.detail) from None
+    return to_meta(OrientationInfo(axcodes(matrix), matrix, "identity", "header"))
 
 
 def spacing(affine: Affine) -> NDArray[np.float64]:
@@ -70,19 +113,17 @@ def spacing(affine: Affine) -> NDArray[np.float64]:
 def closest_axes(affine: Affine) -> tuple[tuple[int, int], ...]:
     """Return for i, j, k the world axis that each follows most (0 R, 1 A, 2 S) and its sign.
 
-    Judged on the rotation that is nearest to the affine (shears and zooms removed), each world axis used
-    once.
+    Judged on the rotation that is nearest to the affine (shears and zooms removed); the clearest axis chooses
+    first, and each world axis is used once.
     """
     left, _, right = np.linalg.svd(affine[:3, :3] / spacing(affine))
     rotation = left @ right
-    found: dict[int, tuple[int, int]] = {}
-    for axis in sorted(
-        range(3), key=lambda a: -float(np.abs(rotation[:, a]).max())
-    ):  # the clearest axis chooses first
-        free = [world for world in range(3) if world not in [used for used, _ in found.values()]]
+    chosen: dict[int, tuple[int, int]] = {}
+    for axis in sorted(range(3), key=lambda a: -float(np.abs(rotation[:, a]).max())):
+        free = [world for world in range(3) if world not in [used for used, _ in chosen.values()]]
         world = max(free, key=lambda w: abs(rotation[w, axis]))
-        found[axis] = (world, -1 if rotation[world, axis] < 0 else 1)
-    return tuple(found[axis] for axis in range(3))
+        chosen[axis] = (world, -1 if rotation[world, axis] < 0 else 1)
+    return tuple(chosen[axis] for axis in range(3))
 
 
 def axcodes(affine: Affine) -> str:
@@ -91,7 +132,16 @@ def axcodes(affine: Affine) -> str:
 
 
 def reorient(voxels: NDArray[Any], affine: Affine, target: str = "RAS") -> tuple[NDArray[Any], Affine]:
-    """Flip and permute the axes so that they grow towards ``target``; no voxel is resampled.
+    """Flip and permute the axes so that they grow towards a target; no voxel is resampled.
+
+    Parameters
+    ----------
+    voxels : numpy.ndarray
+        (x, y, z[, t]).
+    affine : numpy.ndarray
+        Index to RAS+ millimetres, 4 x 4.
+    target : str
+        Axis codes, such as ``"RAS"``.
 
     Returns
     -------
@@ -105,25 +155,38 @@ def reorient(voxels: NDArray[Any], affine: Affine, target: str = "RAS") -> tuple
     axes = closest_axes(affine)
     order = [next(a for a, (w, _) in enumerate(axes) if w == world) for world in wanted]
     flips = [axes[a][1] != sign for a, sign in zip(order, signs, strict=True)]
-    moved = voxels.transpose(*order, *range(3, voxels.ndim))
+    view = voxels.transpose(*order, *range(3, voxels.ndim))
     step = np.zeros((4, 4))
     step[3, 3] = 1
     for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
         step[old, new] = -1 if flip else 1
         if flip:
             step[old, 3] = voxels.shape[old] - 1
-    moved = moved[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
-    return moved, affine @ step
+    view = view[tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)]
+    return view, affine @ step
 
 
 def corner_error(first: Affine, second: Affine, shape: tuple[int, ...]) -> float:
-    """Return the largest distance in mm between the eight corners of a volume under two affines."""
+    """Return how far two affines are apart.
+
+    Parameters
+    ----------
+    first, second : numpy.ndarray
+        Index to RAS+ millimetres, 4 x 4.
+    shape : tuple of int
+        Voxels of the volume along x, y, z[, t].
+
+    Returns
+    -------
+    float
+        Largest distance in mm between the eight corners of the volume under both.
+    """
     corners = np.array(np.meshgrid(*((0, size - 1) for size in shape[:3]), indexing="ij")).reshape(3, -1)
     homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
     return float(np.sqrt((((first - second) @ homogeneous)[:3] ** 2).sum(axis=0)).max())
 
 
-def shifted(affine: Affine, start: tuple[int, ...]) -> Affine:
+def crop_affine(affine: Affine, start: tuple[int, ...]) -> Affine:
     """Return the affine of a crop whose first voxel is ``start``."""
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ np.asarray(start[:3], dtype=np.float64)
@@ -133,10 +196,26 @@ def shifted(affine: Affine, start: tuple[int, ...]) -> Affine:
 def world_box(
     affine: Affine, shape: tuple[int, ...], centre_mm: object, size_mm: object
 ) -> tuple[slice, slice, slice]:
-    """Return the voxels whose centres cover a box in the world (RAS+ mm), clipped to the volume.
+    """Return the voxels whose centres cover a box in the world, clipped to the volume.
+
+    Parameters
+    ----------
+    affine : numpy.ndarray
+        Index to RAS+ millimetres, 4 x 4.
+    shape : tuple of int
+        Voxels of the volume along x, y, z[, t].
+    centre_mm, size_mm : array_like, (3,)
+        Centre and edges of the box in RAS+ millimetres.
+
+    Returns
+    -------
+    tuple of slice
+        Along x, y, z.
 
     Raises
     ------
+    ConfigError
+        When the centre or the size is not three numbers, or a size is not positive.
     IndexError
         When the box misses the volume.
     """

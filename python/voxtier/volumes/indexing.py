@@ -1,20 +1,22 @@
-"""numpy's basic indexing, translated into what an array has to read."""
+"""numpy's basic indexing, translated into the region that an array has to read."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["Item", "Key", "Selection", "select"]
+
 Item: TypeAlias = "int | slice | EllipsisType | None"
 Key: TypeAlias = "Item | tuple[Item, ...]"
 
-_WHOLE: Final = slice(None)
-_TURNED: Final = slice(None, None, -1)
+_ALL = slice(None)
+_REVERSED = slice(None, None, -1)
 
 
 class Selection(NamedTuple):
@@ -25,20 +27,20 @@ class Selection(NamedTuple):
     region : tuple
         Per axis start, count and step > 0: what is read.
     finish : tuple
-        Index into the result of that read: 0 drops an axis, a reversed slice turns it, None adds one.
+        Index into the result of that read: 0 drops an axis, a reversed slice reverses it, None adds one.
         Empty when nothing is to be done.
-    turned : bool
+    has_reversed : bool
         Whether ``finish`` reverses an axis.
     """
 
     region: tuple[tuple[int, int, int], ...]
     finish: tuple[Any, ...]
-    turned: bool
+    has_reversed: bool
 
     def apply(self, cells: NDArray[Any]) -> NDArray[Any]:
         """Finish a read: the result has no negative strides (torch refuses them)."""
         result: NDArray[Any] = cells[self.finish] if self.finish else cells
-        return result.copy(order="K") if self.turned else result
+        return result.copy(order="K") if self.has_reversed else result
 
 
 def select(key: Key, shape: tuple[int, ...]) -> Selection:
@@ -56,23 +58,23 @@ def select(key: Key, shape: tuple[int, ...]) -> Selection:
         items = _expanded(items, len(shape))
     region: list[tuple[int, int, int]] = []
     finish: list[Any] = []
-    plain, turned = True, False
+    is_plain, has_reversed = True, False
     for item in items:
         if item is None:
             finish.append(None)
-            plain = False
+            is_plain = False
             continue
         axis = len(region)
         if isinstance(item, slice):
-            part, turn = _slice(item, shape[axis])
+            part, is_reversed = _slice(item, shape[axis])
             region.append(part)
-            finish.append(_TURNED if turn else _WHOLE)
-            turned = turned or turn
+            finish.append(_REVERSED if is_reversed else _ALL)
+            has_reversed = has_reversed or is_reversed
         else:
             region.append((_integer(item, axis, shape[axis]), 1, 1))
             finish.append(0)
-            plain = False
-    return Selection(tuple(region), () if plain and not turned else tuple(finish), turned)
+            is_plain = False
+    return Selection(tuple(region), () if is_plain and not has_reversed else tuple(finish), has_reversed)
 
 
 def _expanded(items: Sequence[Item], ndim: int) -> list[Item]:

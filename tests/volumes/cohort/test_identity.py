@@ -9,39 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from volumes.checks import check_identity, first_voxel
 from volumes.images import code_of, nifti, old_store, pairs
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import RadiObject, Volume, VolumeCollection
 from voxtier.volumes.cohort.snapshot_rows import Rows
-from voxtier.volumes.tiledb.session import contexts_built
-from voxtier.volumes.training.datasets import VolumeCollectionDataset
-
-
-def value(volume) -> int:
-    return int(np.asarray(volume[0, 0, 0]))
-
-
-def check(collection, series="T1w"):
-    """Every way to a volume gives the voxels of the subject that its row names."""
-    subjects = collection.obs_subject_ids
-    assert collection.obs_ids == [f"{subject}_{series}" for subject in subjects]
-    dataset = VolumeCollectionDataset(
-        collection, labels=lambda obs_id: code_of(obs_id.rsplit("_", 1)[0], series)
-    )
-    for place, (obs_id, subject, volume) in enumerate(
-        zip(collection.obs_ids, subjects, collection, strict=True)
-    ):
-        wanted = code_of(subject, series)
-        item = dataset[place]
-        assert {
-            value(v) for v in (volume, collection.loc[obs_id], collection.iloc[place], collection[obs_id])
-        } == {wanted}
-        assert (item["obs_subject_id"], item["label"], int(item["image"].flat[0])) == (
-            subject,
-            wanted,
-            wanted,
-        )
-        assert volume.obs_id == obs_id
+from voxtier.volumes.tiledb.session import count_contexts
 
 
 @pytest.mark.parametrize(
@@ -49,22 +22,22 @@ def check(collection, series="T1w"):
 )
 def test_ingest_in_any_order(tmp_path, order):
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", order)})
-    check(radi.T1w)
+    check_identity(radi.T1w)
     assert sorted(radi.obs_subject_ids) == sorted(order)
     for subject in order:
-        assert value(radi.get_volume(f"{subject}_T1w")) == code_of(subject, "T1w")
-        assert value(radi.loc[subject].T1w.iloc[0]) == code_of(subject, "T1w")
+        assert first_voxel(radi.get_volume(f"{subject}_T1w")) == code_of(subject, "T1w")
+        assert first_voxel(radi.loc[subject].T1w.iloc[0]) == code_of(subject, "T1w")
 
 
 def test_append_of_an_earlier_id_and_rename(tmp_path):
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["z", "m", "a"])})
     radi.append(images={"T1w": pairs(tmp_path / "more", ["AAA", "zz", "k"])})
-    check(radi.T1w)
+    check_identity(radi.T1w)
     radi.rename_collection("T1w", "anat")
     assert radi.collection_names == ("anat",)
-    check(RadiObject(tmp_path / "r").anat)
+    check_identity(RadiObject(tmp_path / "r").anat)
     radi.anat.append(niftis=pairs(tmp_path / "third", ["0"]))
-    assert value(RadiObject(tmp_path / "r").get_volume("0_anat")) == code_of("0", "T1w")
+    assert first_voxel(RadiObject(tmp_path / "r").get_volume("0_anat")) == code_of("0", "T1w")
 
 
 @settings(
@@ -82,7 +55,7 @@ def test_append_of_an_earlier_id_and_rename(tmp_path):
 )
 def test_any_ids(tmp_path_factory, order):
     folder = tmp_path_factory.mktemp("ids")
-    check(VolumeCollection.from_niftis(folder / "c", pairs(folder / "in", order), name="T1w"))
+    check_identity(VolumeCollection.from_niftis(folder / "c", pairs(folder / "in", order), name="T1w"))
     shutil.rmtree(folder)
 
 
@@ -90,12 +63,12 @@ def test_any_ids(tmp_path_factory, order):
 def test_stores_of_the_origin_give_the_right_patient(tmp_path, key):
     radi = RadiObject(old_store(tmp_path / "old", ["z", "m", "a", "a-b"], ("T1w", "FLAIR"), key))
     for series in ("T1w", "FLAIR"):
-        check(radi.collection(series), series)
+        check_identity(radi.collection(series), series)
     assert radi.T1w.iloc[0].tile_orientation == "axial"
     assert radi.T1w.shape == (4, 4, 4)
     with pytest.raises(ConfigError, match="materialize it first"):
         radi.append(images={"T1w": pairs(tmp_path / "in", ["q"])})
-    check(radi.materialize(tmp_path / "new").T1w)
+    check_identity(radi.materialize(tmp_path / "new").T1w)
 
 
 def test_an_array_without_an_id_in_an_old_store_is_refused(tmp_path):
@@ -147,7 +120,7 @@ def test_a_view_leaks_through_no_exit(tmp_path, kind):
     assert "2 subjects" in view.describe()
     for series in view.collection_names:
         collection = view.collection(series)
-        check(collection, series)
+        check_identity(collection, series)
         assert set(collection.obs_subject_ids) == inside == set(collection.obs.read()["obs_subject_id"])
         assert len(collection) == len(list(collection)) == 2
         assert {v.obs_id.split("_")[0] for v in collection.lazy().iter_volumes()} == inside
@@ -166,7 +139,7 @@ def test_a_view_leaks_through_no_exit(tmp_path, kind):
             verb()
     copied = view.materialize(tmp_path / f"copy_{kind}")
     assert set(copied) == inside
-    check(copied.T1w)
+    check_identity(copied.T1w)
     assert set(RadiObject(tmp_path / f"copy_{kind}").all_obs_ids) == set(view.all_obs_ids)
 
 
@@ -207,7 +180,7 @@ def test_duplicates_are_refused_before_anything_is_written(tmp_path):
 
 def test_one_context_and_one_reading_of_the_rows(tmp_path):
     radi = cohort(tmp_path)
-    before = contexts_built()
+    before = count_contexts()
     collection = RadiObject(tmp_path / "r").T1w
     for volume in collection:
         volume.axial(0)
@@ -216,7 +189,7 @@ def test_one_context_and_one_reading_of_the_rows(tmp_path):
     assert collection.filter("dimensions != ''")._rows is collection._rows
     assert collection._rows.reads == 1
     assert isinstance(collection._rows, Rows)
-    assert contexts_built() == before
+    assert count_contexts() == before
     assert radi.T1w.iloc[0] == collection.iloc[0]
 
 

@@ -212,17 +212,17 @@ def test_nifti2_and_two_dimensions_and_trailing_ones(tmp_path):
 
 
 LIES = {
-    "dim0": (40, struct.pack("<h", 9), "invalid_argument"),
-    "negative_size": (42, struct.pack("<h", -4), "invalid_argument"),
+    "dim0": (40, struct.pack("<h", 9), "bad_header"),
+    "negative_size": (42, struct.pack("<h", -4), "bad_header"),
     "huge": (42, struct.pack("<hhh", 32767, 32767, 32767), "value_past_end"),
-    "datatype": (70, struct.pack("<h", 128), "invalid_argument"),
+    "datatype": (70, struct.pack("<h", 128), "unsupported_image"),
     "offset_past_end": (108, struct.pack("<f", 1e9), "value_past_end"),
     "offset_nan": (108, struct.pack("<f", np.nan), "value_past_end"),
-    "magic": (344, b"abcd", "invalid_argument"),
-    "pair": (344, b"ni1\0", "invalid_argument"),
-    "quaternion_too_long": (252, struct.pack("<hhfff", 1, 0, 1.0, 1.0, 0.0), "invalid_argument"),
-    "sform_singular": (252, struct.pack("<hh6f", 0, 1, 0, 0, 0, 0, 0, 0) + bytes(48), "invalid_argument"),
-    "sform_nan": (252, struct.pack("<hh6f12f", 0, 1, *[0] * 6, *[np.nan] * 12), "invalid_argument"),
+    "magic": (344, b"abcd", "bad_header"),
+    "pair": (344, b"ni1\0", "unsupported_image"),
+    "quaternion_too_long": (252, struct.pack("<hhfff", 1, 0, 1.0, 1.0, 0.0), "bad_geometry"),
+    "sform_singular": (252, struct.pack("<hh6f", 0, 1, 0, 0, 0, 0, 0, 0) + bytes(48), "bad_geometry"),
+    "sform_nan": (252, struct.pack("<hh6f12f", 0, 1, *[0] * 6, *[np.nan] * 12), "bad_geometry"),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from volumes.cohort.test_identity import check
+from volumes.checks import check_identity
 from volumes.images import code_of, pairs, series
 from voxtier.errors import FormatError, NotFoundError
 from voxtier.volumes import (
@@ -26,13 +26,10 @@ from voxtier.volumes import (
     clear_cache,
     configure,
 )
-from voxtier.volumes.store import commits as stores
+from voxtier.volumes.store import commits, snapshots
 from voxtier.volumes.store.locks import only_writer
-from voxtier.volumes.tiledb import arrays as voxels
-from voxtier.volumes.tiledb import session as engine
-from voxtier.volumes.tiledb import tables
-from voxtier.volumes.tiledb.format import recovery as mending
-from voxtier.volumes.tiledb.format import schema_copies as schemas
+from voxtier.volumes.tiledb import arrays, creation, session, tables
+from voxtier.volumes.tiledb.format import recovery, schema_copies
 from voxtier.volumes.tiledb.session import Session
 
 HEADER = 52  # bytes that TileDB writes of such a file before it writes the rest
@@ -46,11 +43,11 @@ class Steps:
         self.root, self.folder, self.copies = root, folder, []
         folder.mkdir()
         self.keep()
-        translated, rmtree = engine.translated, shutil.rmtree
+        translate_errors, rmtree = session.translate_errors, shutil.rmtree
 
         @contextmanager
         def step(what):
-            with translated(what):
+            with translate_errors(what):
                 yield
             if not what.startswith(READING):
                 self.keep()
@@ -63,17 +60,17 @@ class Steps:
             rmtree(path, *arguments, **options)
             self.keep()
 
-        create_another = schemas.create_another
+        create_from_copy = schema_copies.create_from_copy
 
         def create(kind, uri):
-            made = create_another(kind, uri)
+            made = create_from_copy(kind, uri)
             self.keep()
             return made
 
-        monkeypatch.setattr(schemas, "create_another", create)
-        for module in (engine, tables, voxels):
-            monkeypatch.setattr(module, "translated", step)
-        monkeypatch.setattr(engine.shutil, "rmtree", removal)
+        monkeypatch.setattr(schema_copies, "create_from_copy", create)
+        for module in (session, tables, arrays, creation):
+            monkeypatch.setattr(module, "translate_errors", step)
+        monkeypatch.setattr(session.shutil, "rmtree", removal)
 
     def keep(self):
         copy = self.folder / f"{len(self.copies):03d}"
@@ -173,7 +170,7 @@ def test_a_change_that_is_cut_short_anywhere(tmp_path, monkeypatch, change):
 
 @pytest.mark.parametrize("change", ["update", "set_obs_id", "consolidate"])
 def test_a_volume_whose_change_is_cut_short_anywhere(tmp_path, monkeypatch, change):
-    monkeypatch.setattr(mending, "_ABANDONED", 0.05)
+    monkeypatch.setattr(recovery, "_ABANDONED_SECONDS", 0.05)
     data = np.arange(6 * 7 * 8, dtype=np.int16).reshape(6, 7, 8)
     volume = Volume.from_numpy(tmp_path / "v", data, obs_id="one")
     volume.replicate("sagittal")
@@ -221,10 +218,10 @@ def test_a_streaming_writer_that_is_cut_short_anywhere(tmp_path, monkeypatch):
         except NotFoundError:
             write(state)
             found = VolumeCollection(state)
-        check(found, "seg")
+        check_identity(found, "seg")
         assert found.table["site"].tolist() == ["x", "x"]
         found.repair()
-        check(VolumeCollection(state), "seg")
+        check_identity(VolumeCollection(state), "seg")
 
 
 def test_several_new_columns_are_all_kept(tmp_path):
@@ -261,14 +258,14 @@ def test_a_reader_waits_for_a_writer_that_was_stopped_in_mid_file(tmp_path, monk
             if len(slept) % 7 == 0:
                 file.write_bytes(content)
 
-    monkeypatch.setattr(stores, "time", Clock())
+    monkeypatch.setattr(snapshots, "time", Clock())
     with only_writer(str(tmp_path / "r"), Session.of(None)):
         for length in (0, HEADER, len(content) - 1):
             file.write_bytes(content[:length])
             assert seen(tmp_path / "r") == wanted
         assert len(slept) == 21
         file.write_bytes(content[:HEADER])
-        monkeypatch.setattr(stores, "_PATIENCE", 0)
+        monkeypatch.setattr(snapshots, "_PATIENCE_SECONDS", 0)
         with pytest.raises(FormatError):
             RadiObject(tmp_path / "r")
     assert file.exists()
@@ -278,7 +275,7 @@ def test_what_is_damaged_and_not_cut_short_is_told_at_once(tmp_path, monkeypatch
     create(tmp_path / "r", tmp_path)
     file = newest(tmp_path / "r" / "__meta")
     file.write_bytes(file.read_bytes()[:-8] + b"\xff" * 8)
-    monkeypatch.setattr(stores, "_PATIENCE", 1e9)
+    monkeypatch.setattr(snapshots, "_PATIENCE_SECONDS", 1e9)
     with pytest.raises(FormatError):
         RadiObject(tmp_path / "r")
     assert file.exists()
@@ -298,7 +295,7 @@ def test_a_volume_whose_removal_was_cut_short_is_not_taken_over(tmp_path, gone):
             file.unlink()
     images[2][0].write_bytes(good)
     cohort(tmp_path / "r", images)
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
 
 
 class Add:
@@ -345,7 +342,7 @@ def test_a_commit_counts_whatever_the_clock_says(tmp_path, monkeypatch, ahead):
             return time.time_ns() + (3600 if ahead else -3600) * 10**9
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "time", Clock())
+        patch.setattr(commits, "time", Clock())
         RadiObject(tmp_path / "r").append(images={"T1w": pairs(tmp_path / "c", ["c"])})
     # TileDB itself would have taken that clock's time
     commit, file = RadiObject(tmp_path / "r")._cohort.snapshot.commit, newest(tmp_path / "r" / "__meta")
@@ -354,5 +351,5 @@ def test_a_commit_counts_whatever_the_clock_says(tmp_path, monkeypatch, ahead):
     RadiObject(tmp_path / "r").append(images={"T1w": pairs(tmp_path / "d", ["d"])})
     found = RadiObject(tmp_path / "r")
     assert list(found) == ["a", "c", "d"]
-    check(found.T1w)
+    check_identity(found.T1w)
     assert found.repair() == []

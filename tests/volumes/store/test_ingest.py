@@ -18,14 +18,14 @@ import pytest
 import tiledb
 
 from accounts import let_others_enter
-from volumes.cohort.test_identity import check
+from volumes.checks import check_identity
 from volumes.images import code_of, nifti, pairs
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
 from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection
-from voxtier.volumes.store import append as growth
-from voxtier.volumes.store import locks
-from voxtier.volumes.store.append import cohort_jobs, grow
-from voxtier.volumes.store.commits import Change
+from voxtier.volumes.store import append, locks
+from voxtier.volumes.store.append import add_cohort
+from voxtier.volumes.store.commits import Change, change_store
+from voxtier.volumes.store.jobs import cohort_jobs
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
 
@@ -42,7 +42,7 @@ def test_a_bad_file_first_mid_or_last_refuses_all_and_a_retry_works(tmp_path, ba
         RadiObject(tmp_path / "r")
     images[bad][0].write_bytes(good)
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
-    check(radi.T1w)
+    check_identity(radi.T1w)
     assert len(radi) == 5
     with pytest.raises(ConfigError, match="overwrite=True"):
         RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
@@ -56,7 +56,7 @@ def test_a_root_whose_maker_was_killed_at_once_is_taken_over(tmp_path, torn, ove
     if torn:
         (tmp_path / "r" / "__meta" / "__1_1_0123456789abcdef0123456789abcdef").touch()
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images}, overwrite=overwrite)
-    check(radi.T1w)
+    check_identity(radi.T1w)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -96,8 +96,8 @@ def test_bad_append_leaves_the_store_as_it_was(tmp_path):
     assert radi.repair() == []
     radi.append(images={"T1w": images}, on_error="skip")
     assert set(radi) == {"a", "b", "c"}
-    check(radi.T1w)
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(radi.T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
 
 
 def test_overwrite_replaces_once_complete(tmp_path):
@@ -106,7 +106,7 @@ def test_overwrite_replaces_once_complete(tmp_path):
     broken[0][0].write_bytes(b"x")
     with pytest.raises(IngestError):
         RadiObject.from_niftis(tmp_path / "r", images={"T1w": broken}, overwrite=True)
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
     new = RadiObject.from_niftis(
         tmp_path / "r", images={"T1w": pairs(tmp_path / "two", ["q"])}, overwrite=True
     )
@@ -125,11 +125,11 @@ def test_finished_arrays_are_taken_over(tmp_path, monkeypatch):
         RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
     nifti(images[2][0], "a", "T1w")
     written = []
-    original = ingest._written
+    original = ingest._write
     monkeypatch.setattr(
-        ingest, "_written", lambda uri, job, *rest: written.append(job.subject) or original(uri, job, *rest)
+        ingest, "_write", lambda uri, job, *rest: written.append(job.subject) or original(uri, job, *rest)
     )
-    check(RadiObject.from_niftis(tmp_path / "r", images={"T1w": images}).T1w)
+    check_identity(RadiObject.from_niftis(tmp_path / "r", images={"T1w": images}).T1w)
     assert written == ["a"]
 
 
@@ -211,7 +211,7 @@ def kill_points(tmp_path, mode, count):
         elif len(RadiObject(root / "r")) == 4:
             radi = RadiObject(root / "r")
             radi.append(images={"T1w": images[4:], "copy": images[4:]})
-        check(RadiObject(root / "r").T1w)
+        check_identity(RadiObject(root / "r").T1w)
         assert len(RadiObject(root / "r").collection("copy")) == 8
 
 
@@ -237,7 +237,7 @@ def test_four_processes_append(tmp_path):
     assert len(radi) == 1
     radi.refresh()
     assert sorted(radi) == sorted(subjects)
-    check(radi.T1w)
+    check_identity(radi.T1w)
 
 
 def test_a_second_writer_is_told_who_writes(tmp_path):
@@ -257,7 +257,7 @@ def test_a_reader_keeps_its_snapshot_while_others_write(tmp_path):
     assert reader.collection_names == ("T1w",)
     assert list(reader) == ["a", "b"]
     assert reader.T1w.obs_subject_ids == ["a", "b"]
-    check(reader.T1w)
+    check_identity(reader.T1w)
     reader.refresh()
     assert (list(reader), reader.collection_names) == (["0", "a", "b"], ("T1w", "T2w"))
 
@@ -333,7 +333,7 @@ def test_a_full_disk_in_mid_ingest(tmp_path):
         text=True,
     )
     assert done.stdout.strip() == "refused", done.stderr
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
     assert list(RadiObject(tmp_path / "r")) == ["a"]
 
 
@@ -350,7 +350,7 @@ def test_streaming_writer(tmp_path):
         with pytest.raises(NotFoundError):
             VolumeCollection(tmp_path / "c")
     found = VolumeCollection(tmp_path / "c")
-    check(found, "seg")
+    check_identity(found, "seg")
     assert found.table["dice"].tolist() == [0.5] * 3
     with pytest.raises(RuntimeError), StreamingWriter(tmp_path / "d") as writer:
         writer.write_volume(np.zeros((3, 4, 5)), "a", "a")
@@ -403,9 +403,9 @@ def test_metadata_that_a_killed_writer_left_empty(tmp_path):
     for place in ("__meta", "collections/__meta", "collections/T1w/__meta"):
         (tmp_path / "r" / place).mkdir(exist_ok=True)
         (tmp_path / "r" / place / "__9999999999999_9999999999999_63e4c84f32832d80fef8e1a5bd8b0d8b").touch()
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
     radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
     assert len(radi) == 3
 
 
@@ -420,7 +420,7 @@ def test_repair_of_a_collection_that_stands_alone(tmp_path):
         found.repair()
     assert len(found.repair()) == 1
     assert found.repair() == []
-    check(VolumeCollection(tmp_path / "c"))
+    check_identity(VolumeCollection(tmp_path / "c"))
     with pytest.raises(TypeError, match="repair the store"):
         found.head(1).repair()
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in2", ["a"])})
@@ -457,7 +457,7 @@ def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_pa
         (tmp_path / "new").rename(tmp_path / "r")
     writer.join(200)
     assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
 
 
 def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path, waits):
@@ -465,13 +465,13 @@ def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path, w
     new, more = pairs(tmp_path / "in2", ["b"]), pairs(tmp_path / "in3", ["c"])
     writer = threading.Thread(target=lambda: old.append(images={"T1w": more}))
     store, jobs = old._cohort.store, cohort_jobs(None, None, {"T1w": new}, None, None)
-    with store.writing(overwrite=True) as change:
+    with change_store(store, overwrite=True) as change:
         writer.start()
         assert waits.wait(200)
-        grow(change, jobs, None, on_error="raise", progress=False)
+        add_cohort(change, jobs, None, on_error="raise", progress=False)
     writer.join(200)
     assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
-    check(RadiObject(tmp_path / "r").T1w)
+    check_identity(RadiObject(tmp_path / "r").T1w)
 
 
 @pytest.mark.parametrize("where", ["before the commit", "after it"])
@@ -480,7 +480,7 @@ def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(tmp_path, mo
     root, images = tmp_path / "r", {"T1w": pairs(tmp_path / "in", ["b", "a"])}
     RadiObject.from_niftis(root, images=images, obs_meta={"obs_subject_id": ["a", "b"], "age": [1, 2]})
     other = {"T1w": pairs(tmp_path / "two", ["q"]), "T2w": pairs(tmp_path / "two", ["q"], "T2w")}
-    original = growth.add_subjects
+    original = append.add_subjects
 
     def dies(*arguments):
         if where == "before the commit":
@@ -489,7 +489,7 @@ def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            *((growth, "add_subjects") if where == "before the commit" else (Change, "remove")), dies
+            *((append, "add_subjects") if where == "before the commit" else (Change, "remove")), dies
         )
         with pytest.raises(KeyboardInterrupt):
             RadiObject.from_niftis(root, images=other, overwrite=True)
@@ -505,11 +505,11 @@ def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(tmp_path, mo
         radi.append(images={"T1w": pairs(tmp_path / "in3", ["c"])})  # the name of what was replaced
         assert radi.T1w.obs_subject_ids == ["c"]
         radi.rename_collection("y", "T2w")
-    check(radi.T1w)
+    check_identity(radi.T1w)
     RadiObject.from_niftis(root, images=images, overwrite=True)
     found = RadiObject(root)
     assert (found.collection_names, list(found)) == (("T1w",), ["a", "b"])
-    check(found.T1w)
+    check_identity(found.T1w)
     assert found.repair(dry_run=True) == []
     visible = [path.name for path in (root / "collections").iterdir() if not path.name.startswith("__")]
     assert (len(visible), len(list(root.glob("obs_meta*")))) == (1, 1)
@@ -534,7 +534,7 @@ def test_a_new_collection_takes_no_folder_of_a_renamed_one(tmp_path):
     radi.rename_collection("T1w", "before")
     radi.append(images={"T1w": pairs(tmp_path / "two", ["b"])})
     assert (radi.before.obs_subject_ids, radi.T1w.obs_subject_ids) == (["a"], ["b"])
-    check(radi.T1w)
+    check_identity(radi.T1w)
     assert radi.repair(dry_run=True) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("obstore")
 
-from volumes.cohort.test_identity import check
+from volumes.checks import check_identity
 from volumes.images import pairs
 from volumes.store.s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, started
 from voxtier.errors import BackendError, NotFoundError, VoxtierError
@@ -21,11 +21,11 @@ from voxtier.volumes import (
     configure,
     get_config,
 )
-from voxtier.volumes.store import s3_lock as remote_lock
-from voxtier.volumes.store.commits import Change
+from voxtier.volumes.store import s3_lock
+from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.s3_lock import RemoteLock
-from voxtier.volumes.tiledb.session import Session, stored_bytes
+from voxtier.volumes.tiledb.session import Session, measure_bytes
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def test_a_cohort_on_s3(server, tmp_path):
     with pytest.raises(NotFoundError):
         RadiObject("s3://vox/cohort")
     radi = RadiObject.from_niftis("s3://vox/cohort", images=images)
-    check(radi.T1w)
+    check_identity(radi.T1w)
     radi.append(images={"T1w": pairs(tmp_path / "more", ["0"])})
-    check(RadiObject("s3://vox/cohort").T1w)
+    check_identity(RadiObject("s3://vox/cohort").T1w)
     assert len(RadiObject("s3://vox/cohort")) == 4
 
 
@@ -92,14 +92,14 @@ def test_an_overwrite_on_s3_shows_the_old_store_or_the_new_one(server, tmp_path,
         patch.setattr(Change, "commit", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             RadiObject.from_niftis(where, images=other, overwrite=True)
-    check(RadiObject(where).T1w)
+    check_identity(RadiObject(where).T1w)
     assert list(RadiObject(where)) == list(old) == ["a", "b"]
     RadiObject.from_niftis(where, images=other, overwrite=True)
     new = RadiObject(where)
     assert list(new) == ["q"]
-    check(new.T1w)
+    check_identity(new.T1w)
     replaced = new.repair(dry_run=True)  # this server keeps the folders of objects that are gone
-    assert [stored_bytes(uri, Session.of(None)) for uri in replaced] == [0] * len(replaced)
+    assert [measure_bytes(uri, Session.of(None)) for uri in replaced] == [0] * len(replaced)
     with pytest.raises(NotFoundError, match="was replaced"):
         len(old.T1w)
 
@@ -228,7 +228,7 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(server, tmp_path):
     radi = RadiObject.from_niftis("s3://vox/busy-cohort", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
     server.proxy.fail(3)
     radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
-    check(RadiObject("s3://vox/busy-cohort").T1w)
+    check_identity(RadiObject("s3://vox/busy-cohort").T1w)
     change_s3(timeout=1.0)
     radi = RadiObject("s3://vox/busy-cohort")
     for status in (503, 0):  # TileDB asks a hundred times where the code is SlowDown: minutes, but an end too
@@ -258,7 +258,7 @@ def test_credentials_that_expire_are_replaced_by_their_successors(server, monkey
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", NEXT_SECRET)
     assert np.array_equal(volume.to_numpy(), data)  # opened with the old key
     radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
-    check(radi.T1w)
+    check_identity(radi.T1w)
 
 
 def test_credentials_from_a_profile(server, monkeypatch, tmp_path):
@@ -291,7 +291,7 @@ def test_a_dead_writers_lock_is_taken_over_by_one(server, monkeypatch):
             inside.remove(number)
             done.append(number)
 
-    monkeypatch.setattr(remote_lock, "_PAUSE", 0.01)
+    monkeypatch.setattr(s3_lock, "_PAUSE", 0.01)
     for _ in range(3):
         dead = RemoteLock("s3://vox/contended", session)
         dead.acquire(5)
@@ -311,7 +311,7 @@ def test_a_take_over_that_comes_second_fails(server):
     dead, quick, slow = (RemoteLock("s3://vox/second", session) for _ in range(3))
     dead.acquire(1)
     dead.release()
-    seen = slow._look()
+    seen = slow._read()
     quick.acquire(1)
     assert not slow._put({"e_tag": seen[1]})
     quick.confirm()
@@ -320,13 +320,13 @@ def test_a_take_over_that_comes_second_fails(server):
 
 
 def test_a_lock_is_renewed_while_a_writer_works(server, monkeypatch):
-    monkeypatch.setattr(remote_lock, "_RENEWAL", 0.05)
+    monkeypatch.setattr(s3_lock, "_RENEWAL", 0.05)
     session = Session.of(None)
     other = RemoteLock("s3://vox/renewed", session)
     with only_writer("s3://vox/renewed", session) as confirm:
-        taken, etags = other._look(), set()
+        taken, etags = other._read(), set()
         while len(etags) < 4:
-            held, etag = other._look()
+            held, etag = other._read()
             etags.add(etag)
             assert held["owner"] == taken[0]["owner"]
             time.sleep(0.01)
@@ -341,7 +341,7 @@ def test_a_change_whose_lock_was_lost_stays_invisible(server, tmp_path):
     session = Session.of(None)
     thief = RemoteLock("s3://vox/lost", session)
     store = radi._cohort.store
-    with pytest.raises(BackendError, match="took the lock over"), store.writing() as change:
+    with pytest.raises(BackendError, match="took the lock over"), change_store(store) as change:
         change.meta["subject_count"] = 99
         thief._put("overwrite")
     assert RadiObject("s3://vox/lost")._cohort.snapshot.commit == radi._cohort.snapshot.commit

@@ -10,7 +10,7 @@ import tiledb
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes import CompressionConfig, ReadConfig, TileConfig, Volume, cache_stats, configure
-from voxtier.volumes.tiledb import arrays as voxels
+from voxtier.volumes.tiledb import arrays
 from voxtier.volumes.tiledb.format import direct
 from voxtier.volumes.tiledb.session import Session
 
@@ -19,7 +19,7 @@ SHAPES = [(37, 70, 65), (5, 4, 3), (20, 9, 33, 4), (1, 1, 1)]
 
 def through_tiledb(uri, monkeypatch):
     monkeypatch.setenv("VOXTIER_DIRECT", "0")
-    array = voxels.VoxelArray(str(uri), Session.of(None))
+    array = arrays.VoxelArray(str(uri), Session.of(None))
     monkeypatch.delenv("VOXTIER_DIRECT")
     assert not array.is_direct
     return array
@@ -39,7 +39,7 @@ def test_same_cells_as_tiledb(tmp_path, monkeypatch, algorithm, orientation):
             data = (rng.normal(size=shape) * 60).astype(dtype)
             data[:, shape[1] // 3 :, shape[2] // 2 :] = data[0, 0, 0]  # background, whole tiles of it
             Volume.from_numpy(uri, data)
-            ours, oracle = voxels.VoxelArray(str(uri), Session.of(None)), through_tiledb(uri, monkeypatch)
+            ours, oracle = arrays.VoxelArray(str(uri), Session.of(None)), through_tiledb(uri, monkeypatch)
             assert ours.is_direct
             for _ in range(8):
                 region = []
@@ -73,7 +73,7 @@ def test_chunks_of_another_size_that_somebody_asked_for(tmp_path, monkeypatch, a
     tiledb.Array.create(str(tmp_path / "v"), tiledb.ArraySchema(tiledb.Domain(*dims), attributes))
     with tiledb.open(str(tmp_path / "v"), "w") as array:
         array[:] = data
-    ours = voxels.VoxelArray(str(tmp_path / "v"), Session.of(None))
+    ours = arrays.VoxelArray(str(tmp_path / "v"), Session.of(None))
     assert ours.is_direct
     assert ours.layout.chunk_bytes == cut
     tile = 2 * int(np.prod(extents))
@@ -149,7 +149,7 @@ def open_core(path, shape=(40, 40, 40), filters=("byteshuffle", "zstd")):
 def test_hostile_bytes_are_refused_or_harmless(tmp_path, algorithm):
     volume, data = make(tmp_path, (33, 20, 17), compression=CompressionConfig(algorithm))
     good = tile_file(volume).read_bytes()
-    filters = [direct._FILTERS[name] for name in volume._array.layout.filters]
+    filters = [direct.FILTERS[name] for name in volume._array.layout.filters]
     shape = [17, 20, 33]
     rng = np.random.default_rng(2)
     refused = 0
@@ -210,7 +210,7 @@ def test_a_truncated_fragment_is_left_to_tiledb_which_refuses_it(tmp_path):
     volume, _ = make(tmp_path)
     path = tile_file(volume)
     path.write_bytes(path.read_bytes()[:-10])
-    voxels.forget(volume.uri)
+    arrays.forget(volume.uri)
     with pytest.raises((FormatError, SourceError)):
         volume.to_numpy()
 

@@ -61,4 +61,4 @@ def test_a_consolidated_commit_counts_only_when_it_lists_the_one_fragment(tmp_pa
     assert commit.suffix == ".con" and volume._array.is_direct
     assert np.array_equal(volume.to_numpy(), data)
     commit.write_bytes(commit.read_bytes() + b"__commits/__1_1_0123456789abcdef0123456789abcdef_22.wrt\n")
-    assert direct._only_fragment(volume.uri) is None
+    assert direct._single_fragment(volume.uri) is None

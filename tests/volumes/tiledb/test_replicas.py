@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tiledb
 
-from volumes.cohort.test_identity import check
+from volumes.checks import check_identity
 from volumes.images import pairs
 from voxtier.errors import ConfigError
 from voxtier.volumes import CompressionConfig, RadiObject, ReadConfig, TileConfig, Volume, configure
-from voxtier.volumes.tiledb import arrays as voxels
 from voxtier.volumes.tiledb import replicas
+from voxtier.volumes.tiledb.arrays import open_array
 from voxtier.volumes.tiledb.session import Session
 
 SHAPE = (40, 36, 30)
@@ -30,7 +30,7 @@ def chosen(volume, *key):
     region = tuple(
         (k, 1, 1) if isinstance(k, int) else (0, n, 1) for k, n in zip(key, volume.shape, strict=True)
     )
-    return volume._array.cheapest(region).uri.rpartition("/")[2]
+    return replicas.cheapest(volume._array, region).uri.rpartition("/")[2]
 
 
 def test_each_plane_is_read_from_its_own_tiles(tmp_path):
@@ -75,14 +75,14 @@ def test_any_writer_makes_a_replica_stale(tmp_path):
     assert volume.replicas == []
     assert np.array_equal(volume.sagittal(3), data[3])
     assert np.array_equal(Volume(volume.uri).sagittal(3), data[3])
-    assert replicas.differing(volume.uri, Session.of(None)) == [
+    assert replicas.find_differences(volume.uri, Session.of(None)) == [
         "replica sagittal is stale",
         "replica coronal is stale",
     ]
     assert volume.replicate() == ["sagittal", "coronal"]
     assert chosen(volume, 3, slice(None), slice(None)) == "replica-sagittal"
     assert np.array_equal(volume.sagittal(3), data[3])
-    with tiledb.open(replicas.address(volume.uri, "sagittal"), "w") as array:
+    with tiledb.open(replicas.replica_uri(volume.uri, "sagittal"), "w") as array:
         array[0:1, 0:30, 0:36] = np.zeros((1, 30, 36), np.int16)
     assert Volume(volume.uri).replicas == ["coronal"]
 
@@ -95,11 +95,11 @@ def test_updates_and_consolidation_keep_them_the_same(tmp_path):
         data[step : step + 2, 2:7, 3:9] = 50 + step
         assert volume.replicas == ["sagittal", "coronal"]
         assert np.array_equal(reader.sagittal(step), data[step])
-    assert replicas.differing(volume.uri, Session.of(None)) == []
+    assert replicas.find_differences(volume.uri, Session.of(None)) == []
     volume.consolidate()
     assert volume.replicas == ["sagittal", "coronal"]
     assert np.array_equal(reader.coronal(4), data[:, 4])
-    assert replicas.differing(volume.uri, Session.of(None)) == []
+    assert replicas.find_differences(volume.uri, Session.of(None)) == []
 
 
 def test_a_replica_that_is_damaged_or_gone_is_passed_over(tmp_path):
@@ -113,13 +113,13 @@ def test_a_replica_that_is_damaged_or_gone_is_passed_over(tmp_path):
     volume.refresh()
     assert np.array_equal(volume.sagittal(0), data[0])
     assert volume.replicate() == ["sagittal"]
-    assert replicas.differing(volume.uri, Session.of(None)) == []
+    assert replicas.find_differences(volume.uri, Session.of(None)) == []
 
 
 def test_replicas_of_a_cohort_and_of_an_existing_volume(tmp_path, monkeypatch):
     configure(tile=TileConfig("axial", replicas=["sagittal"]))
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
-    check(radi.T1w)
+    check_identity(radi.T1w)
     assert [volume.replicas for volume in radi.T1w] == [["sagittal"], ["sagittal"]]
     assert radi.repair(dry_run=True) == []
     configure(tile=TileConfig("axial"))
@@ -128,7 +128,7 @@ def test_replicas_of_a_cohort_and_of_an_existing_volume(tmp_path, monkeypatch):
     assert copy.T1w.iloc[0].replicate("coronal") == ["coronal"]
     with pytest.raises(ConfigError, match="axial already"):
         copy.T1w.iloc[0].replicate("axial")
-    check(copy.T1w)
+    check_identity(copy.T1w)
 
 
 def test_configuration_is_checked():
@@ -158,7 +158,7 @@ def test_the_planner_counts_what_is_decoded(tmp_path):
         truth = []
         for array in arrays:
             clear_cache()
-            array.own_cells(region)
+            array.read(region)
             truth.append(cache_stats()["bytes_decoded"])
         best = min(range(4), key=lambda n: arrays[n].layout.decoded_cells(region))
         assert truth[best] <= 1.3 * min(truth), (region, truth)
@@ -188,9 +188,9 @@ def test_an_ingest_killed_between_replicas_is_repeated(tmp_path):
     assert done.returncode == -9
     configure(tile=TileConfig("axial", replicas=["sagittal", "coronal"]))
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
-    check(radi.T1w)
+    check_identity(radi.T1w)
     assert [volume.replicas for volume in radi.T1w] == [["sagittal", "coronal"]] * 2
-    assert voxels.open_array(radi.T1w.iloc[0].uri, Session.of(None)).meta["obs_id"] == "a_T1w"
+    assert open_array(radi.T1w.iloc[0].uri, Session.of(None)).meta["obs_id"] == "a_T1w"
 
 
 def test_a_replica_is_compressed_as_its_volume_whatever_the_options_say_later(tmp_path):

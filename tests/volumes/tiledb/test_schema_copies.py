@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiledb
-from tests.volumes.images import pairs
 
+from volumes.images import pairs
 from voxtier.errors import ConfigError, SourceError
 from voxtier.volumes import (
     CompressionConfig,
@@ -20,13 +20,13 @@ from voxtier.volumes import (
     get_config,
 )
 from voxtier.volumes.tiledb import replicas
-from voxtier.volumes.tiledb.format import schema_copies as schemas
+from voxtier.volumes.tiledb.format import schema_copies
 from voxtier.volumes.tiledb.session import Session
 
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    monkeypatch.setattr(schemas, "_known", {})
+    monkeypatch.setattr(schema_copies, "_schemas", {})
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def by_tiledb(monkeypatch):
 
 def write(uri, image, session=None):
     replicas.write_volume(
-        str(uri), image, {"obs_id": "x"}, get_config().write, session or Session.of(None), free=True
+        str(uri), image, {"obs_id": "x"}, get_config().write, session or Session.of(None), is_free=True
     )
 
 
@@ -138,11 +138,11 @@ def test_what_lies_there_is_not_written_over(tmp_path):
     image = np.ones((4, 4, 4), np.int16)
     write(tmp_path / "0", image)
     with pytest.raises(ConfigError, match="already exists"):
-        schemas.create_another(next(iter(schemas._known)), str(tmp_path / "0"))
+        schema_copies.create_from_copy(next(iter(schema_copies._schemas)), str(tmp_path / "0"))
     assert np.array_equal(Volume(tmp_path / "0").to_numpy(), image)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="already exists"):
-        schemas.create_another(next(iter(schemas._known)), str(tmp_path / "file"))
+        schema_copies.create_from_copy(next(iter(schema_copies._schemas)), str(tmp_path / "file"))
 
 
 def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, monkeypatch):
@@ -153,9 +153,9 @@ def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(schemas.os, "fsync", full)
+        patched.setattr(schema_copies.os, "fsync", full)
         with pytest.raises(SourceError, match="No space left") as caught:
-            schemas.create_another(next(iter(schemas._known)), str(tmp_path / "v"))
+            schema_copies.create_from_copy(next(iter(schema_copies._schemas)), str(tmp_path / "v"))
         assert caught.value.errno == errno.ENOSPC
         with pytest.raises(IngestError, match=r"3 image.*No space left"):
             RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
@@ -165,17 +165,17 @@ def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_few_schemas_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(schemas, "_MOST", 3)
+    monkeypatch.setattr(schema_copies, "_MOST_KINDS", 3)
     for size in range(1, 9):
         write(tmp_path / str(size), np.zeros((size, 2, 2), np.int16))
-        assert 1 <= len(schemas._known) <= 3
+        assert 1 <= len(schema_copies._schemas) <= 3
 
 
 def test_a_serial_session_keeps_the_users_keys(tmp_path):
-    assert Session.of(None).serial().context().config()["sm.compute_concurrency_level"] == "1"
-    assert Session.of(None).serial().is_plain
+    assert Session.of(None).single_threaded().context().config()["sm.compute_concurrency_level"] == "1"
+    assert Session.of(None).single_threaded().is_plain
     mine = Session.of({"sm.compute_concurrency_level": "3", "sm.check_coord_dups": "false"})
-    found = mine.serial().context().config()
+    found = mine.single_threaded().context().config()
     assert (found["sm.compute_concurrency_level"], found["sm.io_concurrency_level"]) == ("3", "1")
     assert found["sm.check_coord_dups"] == "false"
-    assert not mine.serial().is_plain
+    assert not mine.single_threaded().is_plain

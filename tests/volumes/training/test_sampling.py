@@ -160,7 +160,7 @@ def test_a_spoilt_note_is_no_note(tmp_path, spoilt):
 
     volume = Volume.from_numpy(tmp_path / "v", np.ones((5, 6, 7), np.uint8))
     meta = {foreground.META_KEY: spoilt}
-    assert foreground.noted(volume.uri, meta, volume.shape, None, Session.of(None)) is None
+    assert foreground.read_counts(volume.uri, meta, volume.shape, None, Session.of(None)) is None
 
 
 def test_images_that_are_no_segmentations_are_not_counted(tmp_path):

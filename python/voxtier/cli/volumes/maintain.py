@@ -71,7 +71,7 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
         try:
             volume.to_numpy(raw=True)
             row["obs_id"] = volume.obs_id
-            stale = replicas.differing(volume.uri, Session.of(None))
+            stale = replicas.find_differences(volume.uri, Session.of(None))
             if stale and repair:
                 volume.replicate()
                 row["renewed"] = "; ".join(stale)

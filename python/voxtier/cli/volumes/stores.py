@@ -28,16 +28,16 @@ def emit(row: dict[str, Any], *, as_json: bool) -> None:
 def open_uri(uri: str) -> Volume | VolumeCollection | RadiObject:
     """Open whatever lies at an address."""
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
-    from voxtier.volumes.tiledb.session import Session, as_uri, group_members, object_kind
+    from voxtier.volumes.tiledb.session import Session, as_uri, read_kind, read_members
 
     address, session = as_uri(uri), Session.of(None)
-    kind = object_kind(address, session)
+    kind = read_kind(address, session)
     if kind == "array":
         return Volume.open(address)
     if kind is None:
         raise NotFoundError(f"there is no store at {uri}")
     return (
-        RadiObject(address) if "collections" in group_members(address, session) else VolumeCollection(address)
+        RadiObject(address) if "collections" in read_members(address, session) else VolumeCollection(address)
     )
 
 

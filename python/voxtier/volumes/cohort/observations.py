@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+from voxtier.volumes.cohort.cohort_view import CohortView
+from voxtier.volumes.cohort.collection_view import CollectionView
+from voxtier.volumes.store.commits import change_store
+from voxtier.volumes.tiledb.columns import Table, as_table
+from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
 
-from voxtier.volumes.cohort.selection import Index
-from voxtier.volumes.tiledb.tables import Dataframe, Table, as_table
-
-if TYPE_CHECKING:
-    from voxtier.volumes.cohort.collection import VolumeCollection
-    from voxtier.volumes.cohort.radi_object import RadiObject
+__all__ = ["ObservationTable", "SubjectTable"]
 
 
 class ObservationTable:
-    """The rows of a collection (or of its view); ``read`` gives them in the order of the view."""
+    """The rows of a collection (or of its view); ``read`` gives them in the order of the view.
 
-    def __init__(self, collection: VolumeCollection) -> None:
+    Parameters
+    ----------
+    collection : CollectionView
+        Whose rows.
+    """
+
+    def __init__(self, collection: CollectionView) -> None:
         self._collection = collection
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns beside the keys."""
-        return [name for name in self._collection.table.columns if name not in ("obs_subject_id", "obs_id")]
+        return [name for name in self._collection.table.columns if name not in INDEX_COLUMNS]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,8 +46,8 @@ class ObservationTable:
         """Return rows (those that satisfy ``value_filter``) with the keys and all or some columns."""
         table = self._collection.table
         if value_filter is not None:
-            table = table.take(np.flatnonzero(table.matching(value_filter)))
-        return table if columns is None else table.select(["obs_subject_id", "obs_id", *columns])
+            table = table.filter(value_filter)
+        return table if columns is None else table.select([*INDEX_COLUMNS, *columns])
 
     def update(self, df: object) -> None:
         """Change values of rows by key, as one commit."""
@@ -53,21 +58,27 @@ class ObservationTable:
         if collection.is_view:
             raise TypeError("a view cannot change rows: use the root")
         store = collection._rows.store
-        with store.writing() as change:
-            change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.stamp))
+        with change_store(store) as change:
+            change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp))
         collection.refresh()
 
 
 class SubjectTable:
-    """The table of the subjects of a view."""
+    """The table of the subjects of a view.
 
-    def __init__(self, radi: RadiObject) -> None:
+    Parameters
+    ----------
+    radi : CohortView
+        Whose subjects.
+    """
+
+    def __init__(self, radi: CohortView[Any]) -> None:
         self._radi = radi
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns beside the keys."""
-        return [name for name in self.read().columns if name not in ("obs_subject_id", "obs_id")]
+        return [name for name in self.read().columns if name not in INDEX_COLUMNS]
 
     def __len__(self) -> int:
         return len(self._radi)
@@ -77,11 +88,9 @@ class SubjectTable:
 
     def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
         """Return the rows in the order of the view."""
-        table = self._radi._cohort.subject_table
-        places = Index([str(subject) for subject in table["obs_subject_id"]])
-        table = table.take([places.get_index(subject) for subject in self._radi.index])
+        table = self._radi._table
         if value_filter is not None:
-            table = table.take(np.flatnonzero(table.matching(value_filter)))
+            table = table.filter(value_filter)
         return table if columns is None else table.select(["obs_subject_id", *columns])
 
     def update(self, df: object) -> None:
@@ -92,12 +101,23 @@ class SubjectTable:
         self._write(lambda frame: frame.update(changes))
 
     def add_column(self, name: str, dtype: Any, values: object = None) -> None:
-        """Add a column, as one commit; ``values`` are one per subject, in the order of the root."""
+        """Add a column, as one commit.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        dtype : numpy.dtype or what makes one
+            Its type; any text type becomes UTF-8 of any length.
+        values : sequence, optional
+            One value per subject, in the order of the root; by default all are missing.
+        """
         self._write(lambda frame: frame.add_column(name, dtype, values))
 
     def _write(self, change_table: Callable[[Dataframe], None]) -> None:
-        self._radi._only_root("change rows of")
+        self._radi._refuse_view("change rows of")
         store = self._radi._cohort.store
-        with store.writing() as change:
-            change_table(Dataframe(f"{store.root}/{change.subjects}", store.session, timestamp=change.stamp))
+        with change_store(store) as change:
+            uri = f"{store.root}/{change.subjects}"
+            change_table(Dataframe(uri, store.session, timestamp=change.timestamp))
         self._radi.refresh()

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
+
+__all__ = ["ILoc", "Index", "Loc", "Sliceable", "group_places"]
 
 One = TypeVar("One")
 Many = TypeVar("Many")
 
 
 class Index:
-    """Ordered names, found by name in constant time; ``&``, ``|`` and ``-`` combine them, order kept."""
+    """Ordered names, found by name in constant time; ``&``, ``|`` and ``-`` combine them, order kept.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        The names.
+    """
 
     __slots__ = ("_places", "keys")
 
@@ -42,13 +50,25 @@ class Index:
         return f"Index({list(self.keys)})"
 
     def get_index(self, key: str) -> int:
-        """Return the first place of a name."""
+        """Return the first place of a name.
+
+        Raises
+        ------
+        KeyError
+            When the name is not here.
+        """
         if key not in self._places:
             raise KeyError(f"{key!r} is not here ({len(self)} entries)")
         return self._places[key]
 
     def get_key(self, place: int) -> str:
-        """Return the name at a place."""
+        """Return the name at a place.
+
+        Raises
+        ------
+        IndexError
+            When there is no such place.
+        """
         if not 0 <= place < len(self):
             raise IndexError(f"place {place} is outside 0 to {len(self) - 1}")
         return self.keys[place]
@@ -63,7 +83,7 @@ class Index:
         return Index([key for key in self.keys if key not in other])
 
 
-def place(key: object, count: int) -> int:
+def _place(key: object, count: int) -> int:
     """Return an integer as a place in 0..count-1; negatives count from the end."""
     index = operator.index(key)  # type: ignore[arg-type]
     if not -count <= index < count:
@@ -71,7 +91,7 @@ def place(key: object, count: int) -> int:
     return index % count
 
 
-def places(key: Any, count: int) -> list[int]:
+def _places(key: Any, count: int) -> list[int]:
     """Return the places of a slice, a list (order and duplicates kept) or a boolean mask."""
     if isinstance(key, slice):
         return list(range(*key.indices(count)))
@@ -79,22 +99,53 @@ def places(key: Any, count: int) -> list[int]:
     if array.dtype == np.bool_:
         if array.shape != (count,):
             raise IndexError(f"a mask of shape {array.shape} for {count} entries")
-        return [int(found) for found in np.flatnonzero(array)]
+        return [int(place) for place in np.flatnonzero(array)]
     if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
         raise TypeError("iloc takes an integer, a slice, a list of integers or a boolean mask")
-    return [place(item, count) for item in array.tolist()]
+    return [_place(item, count) for item in array.tolist()]
 
 
 class ILoc(Generic[One, Many]):
-    """Selection by position."""
+    """Selection by position.
+
+    Parameters
+    ----------
+    count : int
+        Number of entries.
+    one, many : callable
+        Give the entry at a place, and the view of several places.
+    """
 
     def __init__(self, count: int, one: Callable[[int], One], many: Callable[[list[int]], Many]) -> None:
         self._count, self._one, self._many = count, one, many
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_)):
-            return self._one(place(key, self._count))
-        return self._many(places(key, self._count))
+            return self._one(_place(key, self._count))
+        return self._many(_places(key, self._count))
+
+
+class Loc(Generic[One, Many]):
+    """Selection by name; a name that is not here (or filtered out) is a KeyError.
+
+    Parameters
+    ----------
+    index : Index
+        Names of the entries.
+    one, many : callable
+        Give the entry at a place, and the view of several places.
+    """
+
+    def __init__(self, index: Index, one: Callable[[int], One], many: Callable[[list[int]], Many]) -> None:
+        self._index, self._one, self._many = index, one, many
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self._one(self._index.get_index(key))
+        names = list(key)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("loc takes an id or a list of ids")
+        return self._many([self._index.get_index(name) for name in names])
 
 
 class Sliceable:
@@ -120,16 +171,9 @@ class Sliceable:
         return self._select([int(place) for place in picked])
 
 
-class Loc(Generic[One, Many]):
-    """Selection by name; a name that is not here (or filtered out) is a KeyError."""
-
-    def __init__(self, index: Index, one: Callable[[int], One], many: Callable[[list[int]], Many]) -> None:
-        self._index, self._one, self._many = index, one, many
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            return self._one(self._index.get_index(key))
-        names = list(key)
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("loc takes an id or a list of ids")
-        return self._many([self._index.get_index(name) for name in names])
+def group_places(names: Iterable[str]) -> dict[str, list[int]]:
+    """Return the places of each name."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(str(name), []).append(place)
+    return places

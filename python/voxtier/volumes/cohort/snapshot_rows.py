@@ -5,14 +5,28 @@ from __future__ import annotations
 import threading
 
 from voxtier.errors import FormatError, NotFoundError
-from voxtier.volumes.store.commits import Snapshot, Store
-from voxtier.volumes.tiledb import arrays as voxels
-from voxtier.volumes.tiledb import session as engine
-from voxtier.volumes.tiledb.tables import Dataframe, Table
+from voxtier.volumes.store.snapshots import Snapshot, Store
+from voxtier.volumes.tiledb.arrays import open_array
+from voxtier.volumes.tiledb.columns import Table
+from voxtier.volumes.tiledb.format.folders import is_reserved
+from voxtier.volumes.tiledb.session import list_folders
+from voxtier.volumes.tiledb.tables import Dataframe
+
+__all__ = ["Cohort", "Rows"]
 
 
 class Rows:
-    """The rows of one collection as of one commit, read once and shared by all its views."""
+    """The rows of one collection as of one commit, read once and shared by all its views.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the collection.
+    store : Store
+        The store that it belongs to.
+    snapshot : Snapshot
+        What is visible in it.
+    """
 
     def __init__(self, uri: str, store: Store, snapshot: Snapshot) -> None:
         self.uri, self.store, self.snapshot = uri, store, snapshot
@@ -32,10 +46,7 @@ class Rows:
         """All rows, in the order of their keys."""
         with self._lock:
             if self._table is None:
-                self.store.refuse_replaced(self.snapshot)
-                commit, session = self.snapshot.commit, self.store.session
-                frame = Dataframe(f"{self.uri}/obs", session, timestamp=commit)
-                self._table = self.store.patiently(frame.read_all)
+                self._table = _read_table(f"{self.uri}/obs", self.store, self.snapshot)
                 self.reads += 1
             return self._table
 
@@ -44,37 +55,43 @@ class Rows:
         if "voxtier_array" in self.table:
             return f"{self.uri}/volumes/{self.table['voxtier_array'][row]}"
         if self._addresses is None:
-            self._addresses = self._by_own_ids()
+            self._addresses = self._addresses_by_own_id()
         return self._addresses[row]
 
-    def _by_own_ids(self) -> list[str]:
-        """Map the arrays of a RadiObject store by the id in each array.
-
-        Its folders follow the ingest's order.
-        """
+    def _addresses_by_own_id(self) -> list[str]:
+        """Map the arrays of a RadiObject store by the id in each: its folders follow the ingest's order."""
         session = self.store.session
-        found: dict[str, str] = {}
-        for name in engine.subfolders(f"{self.uri}/volumes", session):
-            if name.startswith("__"):
+        addresses: dict[str, str] = {}
+        for name in list_folders(f"{self.uri}/volumes", session):
+            if is_reserved(name):
                 continue
             uri = f"{self.uri}/volumes/{name}"
-            own = voxels.open_array(uri, session).meta.get("obs_id")
-            if own is None or str(own) in found:
+            obs_id = open_array(uri, session).meta.get("obs_id")
+            if obs_id is None:
+                raise FormatError("store_changed", None, f"{uri} states no obs_id: its patient is unknown")
+            if str(obs_id) in addresses:
                 raise FormatError(
-                    "bad_table", None,
-                    f"{uri}"
-                        f" {'states no obs_id' if own is None else f'claims {own!r} as {found[str(own)]} does'}:"  # noqa: E501
-                    " whose volume it is cannot be told",
-                )  # fmt: skip
-            found[str(own)] = uri
-        missing = [str(i) for i in self.table["obs_id"] if str(i) not in found]
+                    "store_changed",
+                    None,
+                    f"{uri} claims {obs_id!r} as {addresses[str(obs_id)]} does: its patient is unknown",
+                )
+            addresses[str(obs_id)] = uri
+        missing = [str(i) for i in self.table["obs_id"] if str(i) not in addresses]
         if missing:
             raise NotFoundError(f"{self.uri}: no array for {', '.join(missing[:5])}")
-        return [found[str(obs_id)] for obs_id in self.table["obs_id"]]
+        return [addresses[str(obs_id)] for obs_id in self.table["obs_id"]]
 
 
 class Cohort:
-    """What all views of one opened store share: subjects and rows as of one commit, each read once."""
+    """Subjects and rows of one store as of one commit, each read once and shared by all views.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    snapshot : Snapshot
+        What is visible in it.
+    """
 
     def __init__(self, store: Store, snapshot: Snapshot) -> None:
         self.store, self.snapshot = store, snapshot
@@ -85,10 +102,8 @@ class Cohort:
     def subject_table(self) -> Table:
         """The rows of all subjects."""
         if self._subjects is None:
-            self.store.refuse_replaced(self.snapshot)
             uri = f"{self.store.root}/{self.snapshot.subjects}"
-            frame = Dataframe(uri, self.store.session, timestamp=self.snapshot.commit)
-            self._subjects = self.store.patiently(frame.read_all)
+            self._subjects = _read_table(uri, self.store, self.snapshot)
         return self._subjects
 
     @property
@@ -102,3 +117,9 @@ class Cohort:
             uri = self.store.collection_uri(self.snapshot.collections[name])
             self._rows.setdefault(name, Rows(uri, self.store, self.snapshot))
         return self._rows[name]
+
+
+def _read_table(uri: str, store: Store, snapshot: Snapshot) -> Table:
+    store.refuse_replaced(snapshot)
+    frame = Dataframe(uri, store.session, timestamp=snapshot.commit)
+    return store.read_patiently(frame.read_all)

@@ -1,7 +1,4 @@
-"""Volumes written one by one, as a model or a scanner yields them.
-
-Visible when the writer closes without an error.
-"""
+"""Volumes written one by one, as a model or a scanner yields them; visible once the writer closes."""
 
 from __future__ import annotations
 
@@ -16,12 +13,15 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.formats.sources import refuse_duplicates
-from voxtier.volumes.geometry import OrientationInfo
 from voxtier.volumes.store.append import add_volumes
-from voxtier.volumes.store.commits import Change, Store
-from voxtier.volumes.store.ingest import Content, Job, Outcome, write_volumes
+from voxtier.volumes.store.commits import Change, change_store
+from voxtier.volumes.store.ingest import write_volumes
+from voxtier.volumes.store.jobs import Content, Job
+from voxtier.volumes.store.names import refuse_duplicates
+from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
+
+__all__ = ["StreamingWriter"]
 
 
 class StreamingWriter:
@@ -37,8 +37,8 @@ class StreamingWriter:
         Accepted for the origin's sake; columns follow from the attributes.
     name : str, optional
         Name of the collection.
-    ctx : optional
-        See `Volume`.
+    ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+        TileDB keys on top of `configure`.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class StreamingWriter:
         self._run = uuid.uuid4().hex
 
     def __enter__(self) -> Self:
-        self._change = self._stack.enter_context(self._store.writing(new=True))
+        self._change = self._stack.enter_context(change_store(self._store, new=True))
         return self
 
     def __exit__(
@@ -78,22 +78,37 @@ class StreamingWriter:
     def write_volume(
         self, data: NDArray[Any], obs_id: str, obs_subject_id: str, *, affine: object = None, **attrs: Any
     ) -> None:
-        """Write one volume (x, y, z[, t]) with the columns of its row."""
+        """Write one volume.
+
+        Parameters
+        ----------
+        data : numpy.ndarray
+            (x, y, z[, t]).
+        obs_id, obs_subject_id : str
+            Whose volume it is.
+        affine : array_like, (4, 4), optional
+            Index to RAS+ millimetres.
+        **attrs : Any
+            Columns of its row.
+
+        Raises
+        ------
+        ConfigError
+            Outside the ``with`` block, for another shape, and for an observation that was written.
+        IngestError
+            When it cannot be stored.
+        """
         if self._change is None:
             raise ConfigError("write inside the 'with' block of the writer")
         if self._shape is not None and tuple(data.shape) != tuple(self._shape):
             raise ConfigError(f"{obs_id}: shape {data.shape}, this writer takes {self._shape}")
         refuse_duplicates([obs_id], [job.obs_id for job in self._jobs])
-        meta: dict[str, Any] = {}
-        if affine is not None:
-            matrix = geometry.checked_affine(affine, obs_id)
-            meta = geometry.to_meta(OrientationInfo(geometry.axcodes(matrix), matrix, "identity", "header"))
+        meta = geometry.affine_meta(affine, obs_id)
         content = Content(data, meta, {"dimensions": str(tuple(data.shape))})
         job = Job(obs_id, obs_subject_id, lambda: content, (self._run,), obs_id, dict(attrs))
-        written: list[Outcome] = write_volumes([job], f"{self._store.root}/volumes", self._store.session)
-        # closing finds the array finished and only lists it: the voxels need not stay in memory
-        self._jobs.append(Job(obs_id, obs_subject_id, _gone, (self._run,), obs_id, dict(attrs)))
-        assert written[0].status != "error"
+        write_volumes([job], f"{self._store.root}/volumes", self._store.session)
+        # Closing finds the array finished and only lists it: the voxels need not stay in memory.
+        self._jobs.append(Job(obs_id, obs_subject_id, _refuse, (self._run,), obs_id, dict(attrs)))
 
     def write_batch(self, volumes: Iterable[tuple[NDArray[Any], str, str, Mapping[str, Any]]]) -> None:
         """Write several (voxels, obs_id, obs_subject_id, attributes)."""
@@ -105,5 +120,5 @@ class StreamingWriter:
         return VolumeCollection(self._store.root, self._store.session)
 
 
-def _gone() -> Content:
+def _refuse() -> Content:
     raise ConfigError("a volume that was written has disappeared before the writer closed")

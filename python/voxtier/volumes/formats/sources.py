@@ -5,21 +5,25 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from voxtier.errors import ConfigError, NotFoundError
-from voxtier.volumes.tiledb.session import checked_name
 
-Path_: TypeAlias = str | os.PathLike[str]
-Pairs: TypeAlias = Sequence[tuple[Path_, str]]
-Images: TypeAlias = Path_ | Pairs
+__all__ = ["Images", "Pairs", "Source", "grouped_sources", "named_sources", "pairs_of", "series_of"]
 
-# BIDS suffixes and the spellings that scanners and challenges use for them
-_SERIES: Final = {
+_Path: TypeAlias = str | os.PathLike[str]
+
+Pairs: TypeAlias = Sequence[tuple[_Path, str]]
+"""Path and subject of each image."""
+
+Images: TypeAlias = _Path | Pairs
+"""Pairs, a folder, a file or a glob."""
+
+# BIDS suffixes and the spellings that scanners and challenges use for them.
+_SERIES = {
     "T1gd": ("t1gd", "t1ce", "t1c", "t1_gd"),
     "T1w": ("t1w", "t1_mprage", "mprage", "t1"),
     "T2w": ("t2w", "t2"),
@@ -66,22 +70,18 @@ def _stem(path: Path) -> str:
 
 
 def pairs_of(images: Images) -> list[tuple[Path, str]]:
-    """Return (path, subject) for pairs, a folder of NIfTI files or a glob; the subject is the file's stem."""
+    """Return (path, subject) for pairs, a folder of NIfTI files or a glob; the subject is the file's stem.
+
+    Raises
+    ------
+    NotFoundError
+        When there is no such file or folder.
+    ConfigError
+        For pairs without a path or a subject.
+    """
     if isinstance(images, (str, os.PathLike)):
-        text = os.fspath(images)
-        if any(sign in text for sign in "*?["):
-            found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207
-        elif Path(text).is_dir():
-            found = sorted(
-                p for p in Path(text).iterdir() if re.search(r"\.nii(\.gz)?$", p.name, re.IGNORECASE)
-            )
-        elif Path(text).is_file():
-            found = [Path(text)]
-        else:
-            raise NotFoundError(f"there is no file or folder {text}")
-        if not found:
-            raise NotFoundError(f"no NIfTI file matches {text}")
-        return [(path, _stem(path)) for path in found]
+        paths = _paths_of(os.fspath(images))
+        return [(path, _stem(path)) for path in paths]
     pairs = []
     for item in images:
         if isinstance(item, (str, bytes)) or len(item) != 2 or not isinstance(item[1], str) or not item[1]:
@@ -90,32 +90,28 @@ def pairs_of(images: Images) -> list[tuple[Path, str]]:
     return pairs
 
 
+def _paths_of(text: str) -> list[Path]:
+    if any(sign in text for sign in "*?["):
+        paths = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207
+    elif Path(text).is_dir():
+        entries = Path(text).iterdir()
+        paths = sorted(path for path in entries if re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE))
+    elif Path(text).is_file():
+        paths = [Path(text)]
+    else:
+        raise NotFoundError(f"there is no file or folder {text}")
+    if not paths:
+        raise NotFoundError(f"no NIfTI file matches {text}")
+    return paths
+
+
 def named_sources(images: Mapping[str, Images]) -> list[Source]:
     """Return the sources of collections that the caller names."""
     return [
-        Source(path, subject, checked_name("collection", name))
-        for name, group in images.items()
-        for path, subject in pairs_of(group)
+        Source(path, subject, name) for name, group in images.items() for path, subject in pairs_of(group)
     ]
 
 
 def grouped_sources(images: Images, collection: str | None) -> list[Source]:
     """Return the sources of one named collection, or of one collection for each series found in the names."""
-    return [
-        Source(path, subject, checked_name("collection", collection or series_of(path)))
-        for path, subject in pairs_of(images)
-    ]
-
-
-def refuse_duplicates(obs_ids: Iterable[str], present: Iterable[str] = ()) -> None:
-    """Refuse an observation that would exist twice, before anything is written."""
-    counts: dict[str, int] = defaultdict(int)
-    known = set(present)
-    for obs_id in obs_ids:
-        counts[obs_id] += 1
-    twice = sorted(obs_id for obs_id, count in counts.items() if count > 1)
-    if twice:
-        raise ConfigError(f"two images for the same observation: {', '.join(twice[:5])}")
-    again = sorted(known & set(counts))
-    if again:
-        raise ConfigError(f"already in the store: {', '.join(again[:5])}")
+    return [Source(path, subject, collection or series_of(path)) for path, subject in pairs_of(images)]

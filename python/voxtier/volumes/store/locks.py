@@ -8,20 +8,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from voxtier.errors import BackendError, SourceError
+from voxtier.volumes.store.s3_lock import hold_remote_lock
 from voxtier.volumes.tiledb.session import Session, is_remote
 
-LOCK_NAME: Final = ".voxtier.lock"
+__all__ = ["LOCK_NAME", "only_writer"]
+
+LOCK_NAME = ".voxtier.lock"
 
 
 @contextmanager
 def only_writer(root: str, session: Session, *, timeout: float = 300.0) -> Iterator[Callable[[], None]]:
-    """Hold the writer's lock of a store; waits for another writer up to ``timeout`` seconds.
+    """Hold the writer's lock of a store.
 
-    A local lock belongs to the kernel and ends with the process that holds it, also by kill -9. Yields a
-    function that raises when the lock was lost, to be called before anything is made visible.
+    A local lock belongs to the kernel and ends with the process that holds it, also by kill -9.
+
+    Parameters
+    ----------
+    root : str
+        Address of the store.
+    session : Session
+        How it is reached.
+    timeout : float
+        Seconds to wait for another writer.
+
+    Yields
+    ------
+    callable
+        Raises when the lock was lost; to be called before anything is made visible.
 
     Raises
     ------
@@ -29,25 +44,23 @@ def only_writer(root: str, session: Session, *, timeout: float = 300.0) -> Itera
         When the other writer does not finish in time; the message names it.
     """
     if is_remote(root):
-        from voxtier.volumes.store.s3_lock import held
-
-        with held(root, session, timeout) as lock:
+        with hold_remote_lock(root, session, timeout) as lock:
             yield lock.confirm
     else:
-        with _local(root, timeout):
-            yield _never_lost
+        with _hold_local_lock(root, timeout):
+            yield _confirm_local
 
 
-def _never_lost() -> None:
+def _confirm_local() -> None:
     """Do nothing: the kernel takes a local lock from nobody."""
 
 
 @contextmanager
-def _local(root: str, timeout: float) -> Iterator[None]:
+def _hold_local_lock(root: str, timeout: float) -> Iterator[None]:
     import fcntl
 
     path = Path(root) / LOCK_NAME
-    descriptor = _lock_file(path)
+    descriptor = _open_lock_file(path)
     try:
         deadline = time.monotonic() + timeout
         pause = 0.002
@@ -56,8 +69,9 @@ def _local(root: str, timeout: float) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_file(descriptor, path):
                     break
-                replaced = descriptor  # the store was, while this waited: its lock is another file
-                descriptor = _lock_file(path)
+                # The store was replaced while this waited: its lock is another file.
+                replaced = descriptor
+                descriptor = _open_lock_file(path)
                 os.close(replaced)
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -75,12 +89,12 @@ def _local(root: str, timeout: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock_file(path: Path) -> int:
+def _open_lock_file(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise SourceError.from_os(error, f"lock the store in {path.parent}") from None
+        raise SourceError.from_os(error, f"cannot write into {path.parent}") from None
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

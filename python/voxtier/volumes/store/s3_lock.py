@@ -1,9 +1,9 @@
 """The writer's lock of a store on S3: one small object, changed by conditional puts only.
 
-Whoever finds it free, or left behind by a writer that died, puts its own name there on condition that the
-object is still the one that it saw (``If-None-Match``, ``If-Match``): of any number that try, one succeeds. A
-writer renews its lock while it works, and asks before it commits whether it still holds it. A released lock
-stays as an object that anyone may take, as a delete cannot be made conditional.
+A writer that finds the lock free, or expired because its owner died, puts its own name there on condition
+that the object is still the one that it saw (``If-None-Match``, ``If-Match``): of any number that try, one
+succeeds. A writer renews its lock while it works, and asks before it commits whether it still holds it. A
+released lock stays as an object that anyone may take, as a delete cannot be made conditional.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from voxtier.errors import BackendError, MissingExtraError
+from voxtier.volumes.tiledb.format.folders import RESERVED
 from voxtier.volumes.tiledb.session import Session
 
-LOCK_NAME: Final = "__voxtier_lock.json"
-_EXPIRY: Final = 600.0  # seconds without a renewal after which a writer counts as dead
-_RENEWAL: Final = 120.0
-_RETRIES: Final = 5
-_PAUSE: Final = 0.2
+__all__ = ["LOCK_NAME", "RemoteLock", "hold_remote_lock"]
+
+LOCK_NAME = f"{RESERVED}voxtier_lock.json"
+"""A reserved name, so that a root that holds nothing but its lock still counts as empty."""
+
+_EXPIRY = 600.0  # seconds without a renewal after which a writer counts as dead
+_RENEWAL = 120.0
+_RETRIES = 5
+_PAUSE = 0.2
 
 
 class RemoteLock:
@@ -47,32 +52,44 @@ class RemoteLock:
         self._lock = threading.Lock()
 
     def acquire(self, timeout: float) -> None:
-        """Take the lock, waiting for a living writer up to ``timeout`` seconds."""
+        """Take the lock, waiting for a living writer up to ``timeout`` seconds.
+
+        Raises
+        ------
+        BackendError
+            When that writer does not finish in time, or the object store does not answer.
+        """
         deadline = time.monotonic() + timeout
         while True:
-            found = self._look()
-            if found is None:
+            current = self._read()
+            if current is None:
                 if self._put("create"):
                     return
-            elif float(found[0].get("until", 0)) < time.time():
-                if self._put({"e_tag": found[1]}):
+            elif float(current[0].get("until", 0)) < time.time():
+                if self._put({"e_tag": current[1]}):
                     return
             elif time.monotonic() > deadline:
                 raise BackendError(
-                    f"{self.root} is being written by {_named(found[0])}; gave up after {timeout:g} s."
+                    f"{self.root} is being written by {_name(current[0])}; gave up after {timeout:g} s."
                     f" If that writer is dead, wait until the lock expires, or remove {LOCK_NAME}"
                 )
             else:
                 time.sleep(_PAUSE)
 
     def renew(self) -> None:
-        """Say that this writer lives."""
+        """Put the expiry of the lock off."""
         with self._lock:
             if self._etag is not None and not self._put({"e_tag": self._etag}):
                 self._etag = None
 
     def confirm(self) -> None:
-        """Refuse to go on when another writer has taken the lock over."""
+        """Check that this writer still holds the lock.
+
+        Raises
+        ------
+        BackendError
+            When another writer has taken it over.
+        """
         self.renew()
         if self._etag is None:
             raise BackendError(
@@ -87,57 +104,75 @@ class RemoteLock:
                 self._put({"e_tag": self._etag}, lifetime=-1.0)
                 self._etag = None
 
-    def _look(self) -> tuple[dict[str, Any], str] | None:
+    def _read(self) -> tuple[dict[str, Any], str] | None:
         store = _bucket(self.root, self._session)
         try:
-            found = store.get(LOCK_NAME)
-            content, etag = bytes(found.bytes()), str(found.meta["e_tag"])
+            answer = store.get(LOCK_NAME)
+            content, etag = bytes(answer.bytes()), str(answer.meta["e_tag"])
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise _refused(self.root, error) from None
+            raise _refusal(self.root, error) from None
         try:
-            held: dict[str, Any] = json.loads(content)
-            float(held["until"])
+            owner: dict[str, Any] = json.loads(content)
+            float(owner["until"])
         except (ValueError, KeyError, TypeError):
             raise BackendError(f"{self.root}/{LOCK_NAME} is no lock of voxtier: remove it") from None
-        return held, etag
+        return owner, etag
 
     def _put(self, mode: Any, lifetime: float = _EXPIRY) -> bool:
         """Put this writer's name there; False when somebody else was quicker."""
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         body = {
-            "owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(),
-            "until": time.time() + lifetime, "put": uuid.uuid4().hex,
-        }  # fmt: skip
+            "owner": self._owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "until": time.time() + lifetime,
+            "put": uuid.uuid4().hex,
+        }
         try:
-            done = _bucket(self.root, self._session).put(LOCK_NAME, json.dumps(body).encode(), mode=mode)
+            answer = _bucket(self.root, self._session).put(LOCK_NAME, json.dumps(body).encode(), mode=mode)
         except (AlreadyExistsError, PreconditionError):
-            found = self._look()  # a put that was repeated, as its answer got lost, finds itself there
-            if found is None or found[0].get("owner") != self._owner:
+            current = self._read()  # a put that was repeated, as its answer got lost, finds itself there
+            if current is None or current[0].get("owner") != self._owner:
                 return False
-            self._etag = found[1]
+            self._etag = current[1]
         except Exception as error:
-            raise _refused(self.root, error) from None
+            raise _refusal(self.root, error) from None
         else:
-            self._etag = str(done["e_tag"])
+            self._etag = str(answer["e_tag"])
         return True
 
 
 @contextmanager
-def held(root: str, session: Session, timeout: float) -> Iterator[RemoteLock]:
-    """Hold the lock of a store, renewed in the background."""
+def hold_remote_lock(root: str, session: Session, timeout: float) -> Iterator[RemoteLock]:
+    """Hold the lock of a store, renewed in the background.
+
+    Parameters
+    ----------
+    root : str
+        ``s3://`` address of the store.
+    session : Session
+        How it is reached.
+    timeout : float
+        Seconds to wait for a living writer.
+
+    Yields
+    ------
+    RemoteLock
+        To be confirmed before anything is made visible.
+    """
     lock = RemoteLock(root, session)
     lock.acquire(timeout)
     ended = threading.Event()
 
-    def keep() -> None:
+    def renew_until_ended() -> None:
         while not ended.wait(_RENEWAL):
             with suppress(BackendError):  # the next renewal, or `confirm`, will tell
                 lock.renew()
 
-    threading.Thread(target=keep, name="voxtier-lock", daemon=True).start()
+    threading.Thread(target=renew_until_ended, name="voxtier-lock", daemon=True).start()
     try:
         yield lock
     finally:
@@ -145,11 +180,11 @@ def held(root: str, session: Session, timeout: float) -> Iterator[RemoteLock]:
         lock.release()
 
 
-def _named(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid')} on {holder.get('host')}"
+def _name(owner: dict[str, Any]) -> str:
+    return f"process {owner.get('pid')} on {owner.get('host')}"
 
 
-def _refused(root: str, error: Exception) -> BackendError:
+def _refusal(root: str, error: Exception) -> BackendError:
     status = "timed out" if "timed out" in str(error) else type(error).__name__
     return BackendError(f"{root}: the object store refused the writer's lock or did not answer: {status}")
 

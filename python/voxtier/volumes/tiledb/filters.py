@@ -1,8 +1,7 @@
 """The one filter grammar: comparisons, ``in``, ``and``, ``or``, ``not`` over columns of a table.
 
-``"age > 40 and sex == 'F'"``, ``"site in ['A', 'B'] and not"
-    " excluded"``. Parsed, never evaluated as Python; a row
-whose value is missing satisfies no comparison.
+``"age > 40 and sex == 'F'"``, ``"site in ['A', 'B'] and not excluded"``. Parsed, never evaluated as Python; a
+row whose value is missing satisfies no comparison.
 """
 
 from __future__ import annotations
@@ -10,17 +9,19 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 
-Column = NDArray[Any] | np.ma.MaskedArray[Any, Any]
-Mask = NDArray[np.bool_]
+__all__ = ["find_matches"]
 
-_COMPARE: Final[dict[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
+_Column = NDArray[Any] | np.ma.MaskedArray[Any, Any]
+_Mask = NDArray[np.bool_]
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -28,11 +29,25 @@ _COMPARE: Final[dict[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_MAX_LENGTH: Final = 10_000
+_MAX_LENGTH = 10_000
 
 
-def matching(expression: str, columns: Mapping[str, Column], rows: int) -> Mask:
-    """Return which rows satisfy the expression.
+def find_matches(expression: str, columns: Mapping[str, _Column], rows: int) -> _Mask:
+    """Return which rows satisfy an expression.
+
+    Parameters
+    ----------
+    expression : str
+        At most 10,000 characters of the grammar above.
+    columns : mapping
+        Column name -> values.
+    rows : int
+        Length of the columns.
+
+    Returns
+    -------
+    numpy.ndarray of bool, (rows,)
+        True for each row that satisfies it.
 
     Raises
     ------
@@ -51,63 +66,65 @@ def matching(expression: str, columns: Mapping[str, Column], rows: int) -> Mask:
 
 
 class _Filter:
-    def __init__(self, expression: str, columns: Mapping[str, Column], rows: int) -> None:
+    def __init__(self, expression: str, columns: Mapping[str, _Column], rows: int) -> None:
         self.expression, self.columns, self.rows = expression, columns, rows
 
     def refuse(self, why: str) -> ConfigError:
         return ConfigError(f"the filter {self.expression!r}: {why}")
 
-    def mask(self, node: ast.expr) -> Mask:
+    def mask(self, node: ast.expr) -> _Mask:
         if isinstance(node, ast.BoolOp):
             join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-            found = self.mask(node.values[0])
+            result = self.mask(node.values[0])
             for value in node.values[1:]:
-                found = join(found, self.mask(value))
-            return found
+                result = join(result, self.mask(value))
+            return result
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return ~self.mask(node.operand)
         if isinstance(node, ast.Compare):
-            return self.comparison(node)
+            return self.compare_chain(node)
         if isinstance(node, ast.Name):
             column = self.column(node)
             if column.dtype.kind != "b":
                 raise self.refuse(f"column {node.id!r} is not boolean: compare it with something")
-            return _truth(column)
+            return _as_mask(column)
         raise self.refuse("use comparisons, in, and, or, not")
 
-    def comparison(self, node: ast.Compare) -> Mask:
-        found = np.ones(self.rows, bool)
+    def compare_chain(self, node: ast.Compare) -> _Mask:
+        result = np.ones(self.rows, bool)
         left = node.left
         for op, right in zip(node.ops, node.comparators, strict=True):
-            found &= self.compare(left, op, right)
+            result &= self.compare(left, op, right)
             left = right
-        return found
+        return result
 
-    def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Mask:
+    def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Mask:
         if isinstance(op, (ast.In, ast.NotIn)):
-            if not isinstance(right, (ast.List, ast.Tuple, ast.Set)):
-                raise self.refuse("'in' takes a list of values")
-            column = self.column(left)
-            inside = np.zeros(self.rows, bool)
-            for item in right.elts:
-                inside |= self.compared(operator.eq, column, self.constant(item))
-            return inside if isinstance(op, ast.In) else ~inside & _present(column)
-        if type(op) not in _COMPARE:
+            return self.compare_list(left, op, right)
+        if type(op) not in _COMPARISONS:
             raise self.refuse("use ==, !=, <, <=, >, >=, in")
         sides = [
             self.column(side) if isinstance(side, ast.Name) else self.constant(side) for side in (left, right)
         ]
         if not any(isinstance(side, np.ndarray) for side in sides):
             raise self.refuse("a comparison names at least one column")
-        return self.compared(_COMPARE[type(op)], sides[0], sides[1])
+        return self.apply(_COMPARISONS[type(op)], sides[0], sides[1])
 
-    def compared(self, compare: Callable[[Any, Any], Any], left: Any, right: Any) -> Mask:
-        kinds = {"text" if _is_text(side) else "number" for side in (left, right)}
-        if len(kinds) > 1:
+    def compare_list(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Mask:
+        if not isinstance(right, (ast.List, ast.Tuple, ast.Set)):
+            raise self.refuse("'in' takes a list of values")
+        column = self.column(left)
+        inside = np.zeros(self.rows, bool)
+        for item in right.elts:
+            inside |= self.apply(operator.eq, column, self.constant(item))
+        return inside if isinstance(op, ast.In) else ~inside & _present(column)
+
+    def apply(self, compare: Callable[[Any, Any], Any], left: Any, right: Any) -> _Mask:
+        if _is_text(left) != _is_text(right):
             raise self.refuse("text is compared with text, numbers with numbers")
-        return _truth(compare(left, right)) & _present(left) & _present(right)
+        return _as_mask(compare(left, right)) & _present(left) & _present(right)
 
-    def column(self, node: ast.expr) -> Column:
+    def column(self, node: ast.expr) -> _Column:
         if not isinstance(node, ast.Name):
             raise self.refuse("write the column on the left of 'in'")
         if node.id not in self.columns:
@@ -132,9 +149,9 @@ def _is_text(side: Any) -> bool:
     return isinstance(side, str)
 
 
-def _present(side: Any) -> Mask | bool:
+def _present(side: Any) -> _Mask | bool:
     return ~np.ma.getmaskarray(side) if isinstance(side, np.ma.MaskedArray) else True
 
 
-def _truth(values: Any) -> Mask:
+def _as_mask(values: Any) -> _Mask:
     return np.asarray(np.ma.filled(values, fill_value=False), dtype=bool)

@@ -1,9 +1,9 @@
 """The same voxels in a second tiling: written beside the volume, used only while they are surely the same.
 
-A replica is a stock array in a folder of the volume's own (``replica-sagittal``), so that it is moved, copied
-and removed with it. The volume's metadata holds, for each replica, a digest of the names of all fragments of
-both: whoever writes to either of them, with voxtier or without, changes a name, and the replica is passed
-over until it is written again.
+A replica is a stock array in a folder inside the volume's own (``replica-sagittal``), so that it is moved,
+copied and removed with it. The volume's metadata holds, for each replica, a digest of the names of all
+fragments of both: whoever writes to either of them, with voxtier or without, changes a name, and the replica
+is not used until it is written again.
 """
 
 from __future__ import annotations
@@ -12,57 +12,133 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import VoxtierError
 from voxtier.volumes.config import SliceOrientation, WriteConfig
-from voxtier.volumes.tiledb import arrays as voxels
-from voxtier.volumes.tiledb import session as engine
-from voxtier.volumes.tiledb.arrays import META_KEY, VoxelArray
-from voxtier.volumes.tiledb.session import Session
+from voxtier.volumes.tiledb import arrays
+from voxtier.volumes.tiledb.arrays import VoxelArray
+from voxtier.volumes.tiledb.creation import array_meta, create_array, create_like
+from voxtier.volumes.tiledb.format.folders import fragment_names
+from voxtier.volumes.tiledb.layout import Region
+from voxtier.volumes.tiledb.session import Session, remove_tree
 
-_PREFIX: Final = "replica-"
+__all__ = [
+    "META_KEY",
+    "cheapest",
+    "consolidate",
+    "find_differences",
+    "find_replicas",
+    "read",
+    "read_patches",
+    "replica_orientation",
+    "replica_uri",
+    "replicate",
+    "write_region",
+    "write_volume",
+]
+
+META_KEY = "voxtier_replicas"
+_PREFIX = "replica-"
 
 
-def address(uri: str, orientation: str) -> str:
+def replica_uri(uri: str, orientation: str) -> str:
     """Return where a replica of a volume lies."""
     return f"{uri}/{_PREFIX}{orientation}"
 
 
-def digest(uri: str, orientation: str, session: Session) -> str:
+def replica_orientation(uri: str) -> str:
+    """Return the orientation of the replica at an address."""
+    return uri.rpartition(_PREFIX)[2]
+
+
+def _digest(uri: str, orientation: str, session: Session) -> str:
     """Return what changes with every write to the volume or to the replica."""
     names = [
         name
-        for place in (uri, address(uri, orientation))
-        for name in ["|", *engine.subfolders(f"{place}/__fragments", session)]
+        for place in (uri, replica_uri(uri, orientation))
+        for name in ["|", *fragment_names(place, session)]
     ]
     return hashlib.blake2b("\n".join(names).encode(), digest_size=16).hexdigest()
 
 
-def listed(meta: Mapping[str, Any]) -> dict[str, str]:
+def _digests(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return the replicas that the metadata of a volume lists: orientation -> digest."""
     with suppress(ValueError):
-        found = json.loads(str(meta.get(META_KEY, "{}")))
-        if isinstance(found, dict):
-            known = [orientation.value for orientation in SliceOrientation]
-            return {name: str(value) for name, value in found.items() if name in known}
+        listing = json.loads(str(meta.get(META_KEY, "{}")))
+        if isinstance(listing, dict):
+            orientations = [orientation.value for orientation in SliceOrientation]
+            return {name: str(value) for name, value in listing.items() if name in orientations}
     return {}
 
 
-def current(array: VoxelArray) -> dict[str, VoxelArray]:
-    """Open the replicas of a volume that hold the same voxels; the others are passed over."""
+def _write_digests(uri: str, orientations: Sequence[str], meta: Mapping[str, Any], session: Session) -> None:
+    digests = {name: _digest(uri, name, session) for name in orientations}
+    arrays.write_meta(uri, {**meta, META_KEY: json.dumps(digests)}, session)
+
+
+def find_replicas(array: VoxelArray) -> dict[str, VoxelArray]:
+    """Open the replicas of a volume that hold the same voxels; leave out all others."""
     found: dict[str, VoxelArray] = {}
-    for orientation, noted in listed(array.meta).items():
+    for orientation, digest in _digests(array.meta).items():
         with suppress(VoxtierError, OSError):
-            if digest(array.uri, orientation, array.session) != noted:
+            if _digest(array.uri, orientation, array.session) != digest:
                 continue
-            replica = VoxelArray(address(array.uri, orientation), array.session)
+            replica = VoxelArray(replica_uri(array.uri, orientation), array.session)
             if (replica.layout.shape, replica.layout.cell) == (array.layout.shape, array.layout.cell):
                 found[orientation] = replica
     return found
+
+
+def cheapest(array: VoxelArray, region: Region) -> VoxelArray:
+    """Return the tiling that decodes the fewest cells for this region: the volume's own, or a replica's."""
+    if META_KEY not in array.meta:
+        return array
+    if array.replicas is None:
+        array.replicas = tuple(find_replicas(array).values())
+    return min((array, *array.replicas), key=lambda tiling: tiling.layout.decoded_cells(region))
+
+
+def read(array: VoxelArray, region: Region) -> NDArray[Any]:
+    """Return the cells of a region (API order) from the cheapest tiling."""
+    tiling = cheapest(array, region)
+    if tiling is not array:
+        with suppress(VoxtierError):  # a replica that cannot be read costs time only: the volume answers
+            return tiling.read(region)
+    return array.read(region)
+
+
+def read_patches(
+    array: VoxelArray, starts: NDArray[np.int64], size: tuple[int, ...], fill: float
+) -> NDArray[Any]:
+    """Read boxes of one size from the tiling that is cheapest for the first of them.
+
+    Parameters
+    ----------
+    array : VoxelArray
+        The volume.
+    starts : numpy.ndarray of int64, (N, ndim)
+        First voxels; they may be negative or reach past the end.
+    size : tuple of int
+        Voxels of a box along x, y, z[, t].
+    fill : float
+        Value of cells outside the volume.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, *size).
+    """
+    if META_KEY in array.meta and len(starts):
+        box = zip(starts[0], size, array.layout.shape, strict=True)
+        tiling = cheapest(array, tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box))
+        if tiling is not array:
+            with suppress(VoxtierError):
+                return tiling.read_patches(starts, size, fill)
+    return array.read_patches(starts, size, fill)
 
 
 def write_volume(
@@ -72,85 +148,135 @@ def write_volume(
     write: WriteConfig,
     session: Session,
     *,
-    free: bool = False,
+    is_free: bool = False,
 ) -> None:
-    """Create a volume with the replicas that ``write`` asks for; its metadata is the last thing written."""
-    voxels.create_array(uri, image.shape, image.dtype, write, session, free=free)
+    """Create a volume with the replicas that ``write`` asks for; its metadata is the last thing written.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the new volume.
+    image : numpy.ndarray
+        Voxels as they are stored, (x, y, z[, t]).
+    meta : mapping
+        Metadata of the volume.
+    write : WriteConfig
+        Tiles, compression and replicas.
+    session : Session
+        How it is reached.
+    is_free : bool
+        Whether the caller knows that nothing lies at the address.
+    """
+    meta = {**array_meta(write, image.dtype), **meta}
+    create_array(uri, image.shape, image.dtype, write, session, is_free=is_free)
     names = [orientation.value for orientation in write.tile.replicas]
     try:
-        voxels.write_all(uri, image, {} if names else meta, session)
+        arrays.write_voxels(uri, image, {} if names else meta, session)
         for name in names:
             _write(uri, name, image, session)
         if names:
-            voxels.write_meta(uri, {**meta, META_KEY: _noted(uri, names, session)}, session)
+            _write_digests(uri, names, meta, session)
     except BaseException:
-        engine.remove_tree(uri, session)
+        remove_tree(uri, session)
         raise
 
 
 def _write(uri: str, orientation: str, image: NDArray[Any], session: Session) -> None:
-    place = address(uri, orientation)
-    engine.remove_tree(place, session)
-    voxels.create_like(place, uri, SliceOrientation(orientation), session)
-    voxels.write_all(place, image, {"tile_orientation": orientation}, session)
+    place = replica_uri(uri, orientation)
+    remove_tree(place, session)
+    create_like(place, uri, SliceOrientation(orientation), session)
+    arrays.write_voxels(place, image, {"tile_orientation": orientation}, session)
 
 
-def _noted(uri: str, orientations: Sequence[str], session: Session) -> str:
-    return json.dumps({name: digest(uri, name, session) for name in orientations})
-
-
-def renew(uri: str, session: Session, *, add: Sequence[SliceOrientation] = ()) -> list[str]:
-    """Write the replicas again that are no longer the same, and those to add; returns which.
+def replicate(uri: str, session: Session, *, add: Sequence[SliceOrientation] = ()) -> list[str]:
+    """Write replicas that are new, and those again that no longer hold the volume's voxels.
 
     A writer in between leaves a replica that is stale.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the volume.
+    session : Session
+        How it is reached.
+    add : sequence of SliceOrientation
+        Tilings to add.
+
+    Returns
+    -------
+    list of str
+        Orientations that were written.
     """
-    array = voxels.VoxelArray(uri, session)
-    fresh = current(array)
-    kept = list(dict.fromkeys([*listed(array.meta), *(orientation.value for orientation in add)]))
-    missing = [name for name in kept if name not in fresh]
+    array = VoxelArray(uri, session)
+    valid = find_replicas(array)
+    names = list(dict.fromkeys([*_digests(array.meta), *(orientation.value for orientation in add)]))
+    missing = [name for name in names if name not in valid]
     if not missing:
         return []
-    before = engine.subfolders(f"{uri}/__fragments", session)
-    image = array.read(tuple((0, size, 1) for size in array.layout.shape))
+    before = fragment_names(uri, session)
+    image = array.read(_everything(array))
     for name in missing:
         _write(uri, name, image, session)
-    if engine.subfolders(f"{uri}/__fragments", session) == before:
-        voxels.write_meta(uri, {META_KEY: _noted(uri, kept, session)}, session)
+    if fragment_names(uri, session) == before:
+        _write_digests(uri, names, {}, session)
     return missing
 
 
 def write_region(uri: str, start: Sequence[int], cells: NDArray[Any], session: Session) -> None:
-    """Write a box into a volume and into its replicas, which are passed over until all is written."""
-    array = voxels.open_array(uri, session)
-    fresh = list(current(array)) if META_KEY in array.meta else []
-    before = set(engine.subfolders(f"{uri}/__fragments", session)) if fresh else set()
-    voxels.write_region(uri, start, cells, session)
-    if not fresh:
-        return
-    for orientation in fresh:
-        voxels.write_region(address(uri, orientation), start, cells, session)
-    if (
-        len(set(engine.subfolders(f"{uri}/__fragments", session)) - before) == 1
-    ):  # nobody else wrote meanwhile
-        voxels.write_meta(uri, {META_KEY: _noted(uri, fresh, session)}, session)
+    """Write a box into a volume and into its replicas, which are not used until all is written.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the volume.
+    start : sequence of int
+        First voxel along x, y, z[, t].
+    cells : numpy.ndarray
+        Voxels as they are stored, (x, y, z[, t]).
+    session : Session
+        How it is reached.
+    """
+    array = arrays.open_array(uri, session)
+    valid = list(find_replicas(array))
+    before = set(fragment_names(uri, session)) if valid else set()
+    arrays.write_region(uri, start, cells, session)
+    for orientation in valid:
+        arrays.write_region(replica_uri(uri, orientation), start, cells, session)
+    # One new fragment: nobody else wrote meanwhile.
+    if valid and len(set(fragment_names(uri, session)) - before) == 1:
+        _write_digests(uri, valid, {}, session)
 
 
 def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> None:
-    """Merge the fragments of a volume, then write the replicas again that this made stale."""
-    voxels.consolidate(uri, session, memory_mb=memory_mb)
-    if META_KEY in voxels.open_array(uri, session).meta:
-        renew(uri, session)
+    """Merge the fragments of a volume, then write the replicas again that this made stale.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the volume.
+    session : Session
+        How it is reached.
+    memory_mb : int, optional
+        Bound of the buffers in MiB, by default the memory budget.
+    """
+    arrays.consolidate(uri, session, memory_mb=memory_mb)
+    if META_KEY in arrays.open_array(uri, session).meta:
+        replicate(uri, session)
 
 
-def differing(uri: str, session: Session) -> list[str]:
+def find_differences(uri: str, session: Session) -> list[str]:
     """Return what is wrong with the replicas of a volume: stale ones, and ones with other voxels."""
-    array = voxels.open_array(uri, session)
-    wanted, found = listed(array.meta), current(array)
-    troubles = [f"replica {name} is stale" for name in wanted if name not in found]
-    if found:
-        every = tuple((0, size, 1) for size in array.layout.shape)
-        cells = array.own_cells(every)
-        for name, replica in found.items():
-            if not np.array_equal(replica.own_cells(every), cells, equal_nan=cells.dtype.kind in "fc"):
+    array = arrays.open_array(uri, session)
+    valid = find_replicas(array)
+    troubles = [f"replica {name} is stale" for name in _digests(array.meta) if name not in valid]
+    if valid:
+        every = _everything(array)
+        cells = array.read(every)
+        for name, replica in valid.items():
+            if not np.array_equal(replica.read(every), cells, equal_nan=cells.dtype.kind in "fc"):
                 troubles.append(f"replica {name} holds other voxels")
     return troubles
+
+
+def _everything(array: VoxelArray) -> Region:
+    return tuple((0, size, 1) for size in array.layout.shape)

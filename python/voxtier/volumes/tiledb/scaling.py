@@ -8,15 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["Scaling", "ingested_dtype"]
 
-def kept_dtype(meta: Mapping[str, Any], cell: np.dtype[Any]) -> np.dtype[Any]:
+
+def ingested_dtype(meta: Mapping[str, Any], cell: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type that was ingested: that of the cells, unless TileDB has no such cells."""
-    kept = meta.get("voxtier_dtype")
-    return cell if kept is None else np.dtype(str(kept))
+    name = meta.get("voxtier_dtype")
+    return cell if name is None else np.dtype(str(name))
 
 
 class Scaling:
-    """Stored number -> physical number: slope * stored + inter."""
+    """Stored number -> physical number: slope * stored + inter.
+
+    Parameters
+    ----------
+    slope, inter : float
+        As the image's header states them.
+    stored : numpy.dtype
+        Type of the stored numbers.
+    ends : tuple of (int, int), optional
+        Least and greatest stored number, where known; else those of the type.
+    """
 
     __slots__ = ("dtype", "inter", "is_identity", "slope")
 
@@ -31,8 +43,9 @@ class Scaling:
             bounds = ends or (int(np.iinfo(stored).min), int(np.iinfo(stored).max))
             low, high = sorted(int(slope) * end + int(inter) for end in bounds)
             for name in (stored.str, "i2", "i4", "i8"):
-                fits = np.iinfo(name)
-                if np.dtype(name).itemsize >= stored.itemsize and fits.min <= low and high <= fits.max:
+                limits = np.iinfo(name)
+                is_wide = np.dtype(name).itemsize >= stored.itemsize
+                if is_wide and limits.min <= low and high <= limits.max:
                     self.dtype = np.dtype(name)
                     return
         self.dtype = np.dtype(np.float64 if stored == np.float64 else np.float32)
@@ -54,7 +67,6 @@ class Scaling:
         if self.dtype.kind in "iu":
             wide = cells.astype(np.int64) * int(self.slope) + int(self.inter)
             return wide.astype(self.dtype)
-        scaled: NDArray[Any] = cells.astype(self.dtype) * self.dtype.type(self.slope) + self.dtype.type(
-            self.inter
-        )
+        slope, inter = self.dtype.type(self.slope), self.dtype.type(self.inter)
+        scaled: NDArray[Any] = cells.astype(self.dtype) * slope + inter
         return scaled

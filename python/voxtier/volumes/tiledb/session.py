@@ -1,4 +1,4 @@
-"""TileDB's contexts, groups and files: the first of the three doors to TileDB (`voxels`, `tables`).
+"""TileDB's contexts, groups and files: where to connect, with which options, and what lies at an address.
 
 A context owns threads, and threads do not survive a fork; so contexts and open arrays are kept per process,
 and a forked child drops what it inherited without closing it (closing would wait for threads that are gone).
@@ -7,36 +7,51 @@ and a forked child drops what it inherited without closing it (closing would wai
 from __future__ import annotations
 
 import configparser
-import errno
-import hashlib
 import os
-import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
+import tiledb
+
+from voxtier.errors import ConfigError
 from voxtier.volumes.config import Config, S3Config, get_config
+from voxtier.volumes.tiledb.format.messages import translate_errors
 
-try:
-    import tiledb
-except ImportError as error:
-    from voxtier.errors import MissingExtraError
-
-    raise MissingExtraError("tiledb", "volumes") from error
+__all__ = [
+    "LATEST",
+    "REMOVING",
+    "Session",
+    "Uri",
+    "as_uri",
+    "count_contexts",
+    "create_group",
+    "is_remote",
+    "list_folders",
+    "measure_bytes",
+    "read_group_meta",
+    "read_kind",
+    "read_members",
+    "remove_file",
+    "remove_tree",
+    "write_group",
+]
 
 Uri: TypeAlias = str | os.PathLike[str]
 
+LATEST = 2**63 - 1
+"""Time stamp of reads that see everything, also what a machine wrote whose clock is ahead."""
+
+REMOVING = ".gone-"
+"""Begins the names of local folders that are being removed."""
+
 _MB = 1 << 20
-LATEST = 2**63 - 1  # reads as of then see everything, also what a machine wrote whose clock is ahead
-GONE = ".gone-"  # begins the names of local folders that are being removed
-_PARTS = "vfs.s3.use_multipart_upload"
-_SERIAL = {"sm.compute_concurrency_level": "1", "sm.io_concurrency_level": "1"}
+_MULTIPART = "vfs.s3.use_multipart_upload"
+_SINGLE_THREAD = {"sm.compute_concurrency_level": "1", "sm.io_concurrency_level": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +60,13 @@ class Session:
 
     Every object of this room carries one, so that a worker that was spawned (and has the default
     configuration) still reaches the same endpoint with the same threads.
+
+    Parameters
+    ----------
+    config : Config
+        Options of this room.
+    keys : tuple of (str, str)
+        TileDB keys that replace what the options say, sorted.
     """
 
     config: Config
@@ -52,9 +74,12 @@ class Session:
 
     @staticmethod
     def of(ctx: object = None) -> Session:
-        """Return the session for a ``ctx=`` argument.
+        """Return the session for a ``ctx=`` argument: None, a mapping of keys, a Config or a Ctx of TileDB.
 
-        None, a mapping of keys, a Config or a Ctx of TileDB.
+        Raises
+        ------
+        ConfigError
+            For anything else, and for a key that TileDB does not know.
         """
         if isinstance(ctx, Session):
             return ctx
@@ -79,36 +104,36 @@ class Session:
 
     def context(self) -> tiledb.Ctx:
         """Return this process's context for these options (one for all objects that share them)."""
-        state = _state()
         credentials = _credentials(self.config.s3)
         key = (self.config.read.concurrency, self.config.s3, self.keys, credentials)
+        state = _state
         with state.lock:
             if key not in state.contexts:
                 state.contexts[key] = tiledb.Ctx(tiledb.Config(self._tiledb_keys(dict(credentials))))
-                state.contexts_built += 1
+                state.built += 1
             return state.contexts[key]
 
-    def for_small(self, uri: str, amount: int) -> Session:
+    def for_small_writes(self, uri: str, size: int) -> Session:
         """Return the session that puts objects of at most so many bytes in one request each.
 
         TileDB sends anything, however small, as an upload of parts: four requests instead of two.
         """
-        if not is_remote(uri) or amount > self.config.s3.multipart_part_size_mb * _MB:
+        if not is_remote(uri) or size > self.config.s3.multipart_part_size_mb * _MB:
             return self
-        return Session(self.config, tuple(sorted({**dict(self.keys), _PARTS: "false"}.items())))
+        return Session(self.config, tuple(sorted({**dict(self.keys), _MULTIPART: "false"}.items())))
 
-    def serial(self) -> Session:
+    def single_threaded(self) -> Session:
         """Return the session whose TileDB has one thread: for small work, and for callers that are threads.
 
-        For every tile TileDB makes as many compressors as it has threads; and to hand small pieces from
-        thread to thread takes it longer than the pieces do.
+        TileDB makes as many compressors for each tile as it has threads, and handing small pieces from thread
+        to thread takes it longer than the pieces do.
         """
-        return Session(self.config, tuple(sorted({**_SERIAL, **dict(self.keys)}.items())))
+        return Session(self.config, tuple(sorted({**_SINGLE_THREAD, **dict(self.keys)}.items())))
 
     @property
     def is_plain(self) -> bool:
         """Whether no key of the user's changes what TileDB writes."""
-        return set(self.keys) <= set(_SERIAL.items())
+        return set(self.keys) <= set(_SINGLE_THREAD.items())
 
     def credentials(self) -> dict[str, str]:
         """Return the TileDB keys that sign requests now (empty: the machine's role, or none)."""
@@ -136,7 +161,7 @@ class Session:
         unknown = sorted(set(keys) - set(_default_keys()))
         if unknown:
             raise ConfigError(f"this TileDB knows no key {unknown[0]!r}: install another version")
-        # of tiledb-py, not of TileDB: its default takes 10 MB for each column of a table that is read
+        # A key of tiledb-py, not of TileDB: its default takes 10 MB for each column of a table that is read.
         return keys | {"py.init_buffer_bytes": str(_MB // 4)}
 
 
@@ -159,7 +184,7 @@ def _credentials(s3: S3Config) -> tuple[tuple[str, str], ...]:
         if not parser.has_section(s3.profile):
             raise ConfigError(f"no profile {s3.profile!r} in {path}")
         found = dict(parser[s3.profile])
-    # without explicit keys TileDB asks the machine's role and refreshes by itself
+    # Without explicit keys TileDB asks the machine's role and refreshes by itself.
     return tuple(
         (f"vfs.s3.{name}", found[name])
         for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -168,75 +193,40 @@ def _credentials(s3: S3Config) -> tuple[tuple[str, str], ...]:
 
 
 class _ProcessState:
-    """What belongs to one process: its contexts and its open arrays."""
+    """The contexts of one process."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self.lock = threading.RLock()
         self.contexts: dict[object, tiledb.Ctx] = {}
-        self.contexts_built = 0
+        self.built = 0
 
 
-_current = _ProcessState()
+_state = _ProcessState()
 _inherited: list[_ProcessState] = []
 
 
-def _state() -> _ProcessState:
-    return _current
-
-
 def _after_fork() -> None:
-    global _current
-    _inherited.append(_current)  # kept alive for ever: its destructors would wait for dead threads
-    _current = _ProcessState()
+    global _state
+    _inherited.append(_state)  # kept alive for ever: its destructors would wait for dead threads
+    _state = _ProcessState()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def contexts_built() -> int:
+def count_contexts() -> int:
     """Return how many contexts this process has built (a context costs 16 ms and a set of threads)."""
-    return _state().contexts_built
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn TileDB's errors into voxtier's; ``what`` names the action and the place."""
-    try:
-        yield
-    except tiledb.TileDBError as error:
-        raise _translate(what, str(error)) from None
-    except PermissionError as error:
-        raise SourceError("io_error", None, f"{what}: permission denied", error.errno) from None
-
-
-_MISSING = re.compile(r"does not exist|not found|NoSuchKey|NoSuchBucket|not an array|No such file", re.I)
-_REMOTE = re.compile(
-    r"HTTP response code: 4\d\d|HTTP Response Code: -?\d+|Access ?Denied|InvalidAccessKeyId"
-    r"|SignatureDoesNotMatch|curlCode|resolve host|timeout|credentials|Network",
-    re.I,
-)
-
-
-def _translate(what: str, text: str) -> Exception:
-    brief = re.sub(r"\s+", " ", text)
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        secret = os.environ.get(name)
-        if secret:
-            brief = brief.replace(secret, "[hidden]")
-    if re.search(r"No space left|ENOSPC", brief):
-        return SourceError("io_error", None, f"{what}: the disk is full", errno.ENOSPC)
-    if re.search(r"Permission denied|Read-only file system", brief):
-        return SourceError("io_error", None, f"{what}: permission denied", errno.EACCES)
-    if "S3" in brief and _REMOTE.search(brief):
-        return BackendError(f"{what}: the object store refused or did not answer: {brief}")
-    if _MISSING.search(brief):
-        return NotFoundError(f"{what}: {brief}")
-    return FormatError("bad_table", None, f"{what}: {brief}")
+    return _state.built
 
 
 def as_uri(path: Uri) -> str:
-    """Return a store's address as text without a trailing slash; ``file://`` becomes a plain path."""
+    """Return a store's address as text without a trailing slash; ``file://`` becomes a plain path.
+
+    Raises
+    ------
+    ConfigError
+        For anything but a non-empty text or path.
+    """
     uri = os.fspath(path)
     if not isinstance(uri, str) or not uri:
         raise ConfigError(f"a store's address must be a non-empty path or URI, got {path!r}")
@@ -251,56 +241,50 @@ def is_remote(uri: str) -> bool:
     return "://" in uri
 
 
-def array_name(obs_id: str, *content: object) -> str:
-    """Return a folder name for one array: readable, unique for the id and the content that it is given."""
-    digest = hashlib.blake2b("\0".join((obs_id, *map(str, content))).encode(), digest_size=8).hexdigest()
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", obs_id)[:48].strip(".-") or "volume"
-    return f"{readable}-{digest}"
-
-
-def checked_name(kind: str, name: str) -> str:
-    """Return a name that may become a folder, or refuse it."""
-    if not name or name in (".", "..") or re.search(r"[/\\\0]", name) or name.startswith("__"):
-        raise ConfigError(
-            f"{kind} {name!r} cannot name a folder: no slashes, not empty, not starting with '__'"
-        )
-    return name
-
-
-def object_kind(uri: str, session: Session) -> str | None:
+def read_kind(uri: str, session: Session) -> str | None:
     """Return ``"array"``, ``"group"`` or None for what lies at the address."""
-    with translated(f"look at {uri}"):
-        found = tiledb.object_type(uri, ctx=session.context())
-    return str(found) if found else None
+    with translate_errors(f"look at {uri}"):
+        kind = tiledb.object_type(uri, ctx=session.context())
+    return str(kind) if kind else None
 
 
 def create_group(uri: str, meta: Mapping[str, Any], session: Session) -> None:
-    """Create a group with its first metadata."""
-    session = session.for_small(uri, 0)
-    with translated(f"create the group {uri}"):
+    """Create a group if it does not exist, and write its metadata.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the group.
+    meta : mapping
+        Metadata to write; empty writes nothing.
+    session : Session
+        How it is reached.
+    """
+    session = session.for_small_writes(uri, 0)
+    with translate_errors(f"create the group {uri}"):
         if tiledb.object_type(uri, ctx=session.context()) is None:
             tiledb.Group.create(uri, ctx=session.context())
     if meta:
         write_group(uri, session, meta=meta)
 
 
-def _group(uri: str, mode: str, session: Session, stamp: int | None) -> Any:
+def _group(uri: str, mode: str, session: Session, timestamp: int | None) -> Any:
     context = session.context()
     config = context.config()
-    if stamp is not None:
-        config["sm.group.timestamp_end"] = str(stamp)
+    if timestamp is not None:
+        config["sm.group.timestamp_end"] = str(timestamp)
     return tiledb.Group(uri, mode, config, context)
 
 
-def group_meta(uri: str, session: Session) -> dict[str, Any]:
+def read_group_meta(uri: str, session: Session) -> dict[str, Any]:
     """Return the metadata of a group."""
-    with translated(f"open the group {uri}"), _group(uri, "r", session, LATEST) as group:
+    with translate_errors(f"open the group {uri}"), _group(uri, "r", session, LATEST) as group:
         return dict(group.meta)
 
 
-def group_members(uri: str, session: Session) -> dict[str, str]:
+def read_members(uri: str, session: Session) -> dict[str, str]:
     """Return the members of a group: name -> address."""
-    with translated(f"list the group {uri}"), _group(uri, "r", session, LATEST) as group:
+    with translate_errors(f"list the group {uri}"), _group(uri, "r", session, LATEST) as group:
         return {member.name or member.uri.rsplit("/", 1)[-1]: as_uri(member.uri) for member in group}
 
 
@@ -311,14 +295,25 @@ def write_group(
     meta: Mapping[str, Any] | None = None,
     add: Iterable[str] = (),
     remove: Iterable[str] = (),
-    stamp: int | None = None,
+    timestamp: int | None = None,
 ) -> None:
-    """Change metadata and members (folders inside the group, by name) in one write.
+    """Change metadata and members of a group in one write.
 
-    Of two values the one with the later time stamp (milliseconds, by default of this machine's clock) counts.
+    Parameters
+    ----------
+    uri : str
+        Address of the group.
+    session : Session
+        How it is reached.
+    meta : mapping, optional
+        Metadata to set; other keys keep their values.
+    add, remove : iterable of str
+        Names of folders inside the group.
+    timestamp : int, optional
+        Milliseconds since 1970, by default now: of two values of one key the later counts.
     """
-    session = session.for_small(uri, sum(len(str(value)) for value in (meta or {}).values()))
-    with translated(f"write the group {uri}"), _group(uri, "w", session, stamp) as group:
+    session = session.for_small_writes(uri, sum(len(str(value)) for value in (meta or {}).values()))
+    with translate_errors(f"write the group {uri}"), _group(uri, "w", session, timestamp) as group:
         for name in remove:
             group.remove(name)
         for name in add:
@@ -327,52 +322,51 @@ def write_group(
             group.meta[key] = value
 
 
-def subfolders(uri: str, session: Session) -> list[str]:
-    """Return the names of the folders below an address (on an object store, also of the objects there)."""
+def list_folders(uri: str, session: Session) -> list[str]:
+    """Return the sorted names of the folders below an address (on an object store, also of objects there)."""
     if not is_remote(uri):
         path = Path(uri)
         return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
     vfs = tiledb.VFS(ctx=session.context())
-    with translated(f"list {uri}"):
+    with translate_errors(f"list {uri}"):
         return sorted({as_uri(entry).rsplit("/", 1)[-1] for entry in vfs.ls(uri)})
 
 
 def remove_tree(uri: str, session: Session) -> None:
     """Remove whatever lies at the address; nothing there is fine.
 
-    A local folder takes another name first: who is killed meanwhile leaves no half of it behind that looks
-    like the whole.
+    A local folder is renamed first, so that a removal that is killed leaves nothing that looks complete.
     """
     if not is_remote(uri):
         path = Path(uri)
-        gone = path.with_name(f"{GONE}{uuid.uuid4().hex}")
+        renamed = path.with_name(f"{REMOVING}{uuid.uuid4().hex}")
         try:
-            path.rename(gone)
+            path.rename(renamed)
         except OSError:
-            gone = path
-        shutil.rmtree(gone, ignore_errors=True)
+            renamed = path
+        shutil.rmtree(renamed, ignore_errors=True)
         return
     vfs = tiledb.VFS(ctx=session.context())
-    with translated(f"remove {uri}"):
+    with translate_errors(f"remove {uri}"):
         if vfs.is_dir(uri):
             vfs.remove_dir(uri)
 
 
 def remove_file(uri: str, session: Session) -> None:
     """Remove one file or object."""
-    with translated(f"remove {uri}"):
+    with translate_errors(f"remove {uri}"):
         if is_remote(uri):
             tiledb.VFS(ctx=session.context()).remove_file(uri)
         else:
             Path(uri).unlink()
 
 
-def stored_bytes(uri: str, session: Session) -> int:
+def measure_bytes(uri: str, session: Session) -> int:
     """Return the bytes that everything below the address occupies."""
     if not is_remote(uri):
         return sum(
             (Path(folder) / name).stat().st_size for folder, _, names in os.walk(uri) for name in names
         )
     vfs = tiledb.VFS(ctx=session.context())
-    with translated(f"measure {uri}"):
+    with translate_errors(f"measure {uri}"):
         return int(vfs.dir_size(uri))

@@ -1,4 +1,4 @@
-"""Observation tables: sparse TileDB arrays keyed by subject and observation. The third door to TileDB.
+"""Observation tables: sparse TileDB arrays keyed by subject and observation.
 
 TileDB gives rows back in lexicographic order of their keys, whatever the order of writing; so nothing here or
 above ever counts on a position to mean an identity.
@@ -6,8 +6,8 @@ above ever counts on a position to mean an identity.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -15,154 +15,20 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, NotFoundError
-from voxtier.volumes.tiledb import filters
-from voxtier.volumes.tiledb.format.recovery import forget_schemas_after
-from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, object_kind, translated
+from voxtier.volumes.tiledb.columns import Column, Table, as_table, rows_table
+from voxtier.volumes.tiledb.format.messages import translate_errors
+from voxtier.volumes.tiledb.format.recovery import remove_schemas_after
+from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, read_kind
 
-INDEX_COLUMNS: Final = ("obs_subject_id", "obs_id")
-_NULLS: Final = "voxtier_nulls"  # names of the missing columns of a row, separated by newlines
-_DELETED: Final = "\n"  # in place of names: the row is gone (one write, where TileDB's deletes need several)
-_LONG_CELL: Final = 4096  # bytes; more than a cell of most columns has
+__all__ = ["INDEX_COLUMNS", "OWN_PREFIX", "Dataframe"]
 
-Column = NDArray[Any] | np.ma.MaskedArray[Any, Any]
+INDEX_COLUMNS = ("obs_subject_id", "obs_id")
+OWN_PREFIX = "voxtier_"
+"""Begins the names of columns that users do not see."""
 
-
-class Table:
-    """Columns read into memory: ``table["age"]`` is a numpy array, masked where values are missing."""
-
-    def __init__(self, columns: Mapping[str, Column]) -> None:
-        self._columns = dict(columns)
-        self._rows = len(next(iter(self._columns.values()))) if self._columns else 0
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns, the keys first."""
-        return list(self._columns)
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def __getitem__(self, name: str) -> Column:
-        if name not in self._columns:
-            raise KeyError(f"no column {name!r}; there are {', '.join(self._columns)}")
-        return self._columns[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._columns
-
-    def __repr__(self) -> str:
-        return f"Table({len(self)} rows: {', '.join(self._columns)})"
-
-    def take(self, positions: Sequence[int] | NDArray[Any]) -> Table:
-        """Return the rows at these positions, in this order."""
-        picked = np.asarray(positions, dtype=np.intp)
-        return Table({name: column[picked] for name, column in self._columns.items()})
-
-    def select(self, names: Sequence[str]) -> Table:
-        """Return some of the columns."""
-        return Table({name: self[name] for name in names})
-
-    def matching(self, expression: str) -> NDArray[np.bool_]:
-        """Return which rows satisfy a filter expression."""
-        return filters.matching(expression, self._columns, len(self))
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows as dicts of Python values; missing ones are None."""
-        for position in range(len(self)):
-            yield {name: _scalar(column, position) for name, column in self._columns.items()}
-
-    def to_pandas(self) -> Any:
-        """Return a pandas DataFrame (pandas is not installed with voxtier)."""
-        try:
-            import pandas as pd
-        except ImportError:
-            raise ConfigError("pandas is not installed: pip install pandas") from None
-        return pd.DataFrame(
-            {
-                name: (
-                    pd.Series(
-                        [
-                            None if m else v
-                            for v, m in zip(column.data, np.ma.getmaskarray(column), strict=True)
-                        ]
-                    )
-                    if isinstance(column, np.ma.MaskedArray)
-                    else column
-                )
-                for name, column in self._columns.items()
-            }
-        )
-
-
-def _scalar(column: Column, position: int) -> Any:
-    if isinstance(column, np.ma.MaskedArray) and np.ma.getmaskarray(column)[position]:
-        return None
-    value = column[position]
-    return value.item() if isinstance(value, np.generic) and not isinstance(value, np.datetime64) else value
-
-
-def as_table(frame: object) -> Table:
-    """Return a `Table` for a Table, a mapping of columns or a pandas DataFrame."""
-    if isinstance(frame, Table):
-        return frame
-    if isinstance(frame, Mapping):
-        named = {str(name): column for name, column in frame.items()}
-    elif hasattr(frame, "columns") and hasattr(frame, "__getitem__"):
-        named = {str(name): frame[name] for name in frame.columns}
-    else:
-        raise ConfigError(f"a table is a mapping of columns or a DataFrame, got {type(frame).__name__}")
-    columns = {name: _column(name, column) for name, column in named.items()}
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ConfigError(f"the columns differ in length: {lengths}")
-    return Table(columns)
-
-
-def _column(name: str, values: Any) -> Column:
-    """Return a column of one plain type; missing values (None, NaN among objects, NA, NaT) become a mask."""
-    if isinstance(values, np.ma.MaskedArray):
-        return values
-    array = values if isinstance(values, np.ndarray) else None
-    if array is None:
-        items = list(values)
-    elif array.dtype.kind in "biufMU":
-        return array.astype(np.int64).astype("M8[ns]") if array.dtype == np.dtype("M8") else array
-    else:
-        items = array.tolist()
-    missing = np.array([_is_missing(item) for item in items], dtype=bool)
-    present = [item for item, gone in zip(items, missing, strict=True) if not gone]
-    if not present:
-        return (
-            np.ma.MaskedArray(np.array([""] * len(items), dtype=object), mask=missing)
-            if items
-            else np.array([], dtype=object)
-        )
-    plain = np.array(present)
-    if plain.dtype.kind == "f" and all(isinstance(item, int) for item in present):
-        plain = np.array(present, dtype=np.uint64)  # numpy makes floats of integers on both sides of 2**63
-    if plain.dtype.kind not in "biufMU" or plain.ndim != 1 or len({isinstance(p, str) for p in present}) > 1:
-        raise ConfigError(
-            f"column {name!r} mixes types or holds {type(present[0]).__name__}: use numbers, text or dates"
-        )
-    if plain.dtype.kind == "U":
-        full = np.array(
-            ["" if gone else str(item) for item, gone in zip(items, missing, strict=True)], dtype=object
-        )
-    else:
-        full = np.zeros(len(items), plain.dtype)
-        full[~missing] = plain
-    return np.ma.MaskedArray(full, mask=missing) if missing.any() else full
-
-
-def _is_missing(item: Any) -> bool:
-    if item is None:
-        return True
-    if isinstance(item, (str, bytes, bool)):
-        return False
-    try:
-        return bool(item != item)  # NaN and NaT differ from themselves
-    except TypeError:  # pandas.NA has no truth value
-        return True
+_NULLS = "voxtier_nulls"  # names of the missing columns of a row, separated by newlines
+_DELETED = "\n"  # in place of names: the row is gone (one write, where TileDB's deletes need several)
+_LONG_CELL = 4096  # bytes; more than a cell of most columns has
 
 
 class Dataframe:
@@ -172,8 +38,10 @@ class Dataframe:
     ----------
     uri : path or URI
         The sparse array.
-    ctx : optional
-        See `Volume`.
+    ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+        TileDB keys on top of `configure`.
+    timestamp : int, optional
+        Read as of this time (milliseconds since 1970), by default now.
     """
 
     def __init__(self, uri: Uri, ctx: object = None, *, timestamp: int | None = None) -> None:
@@ -181,14 +49,14 @@ class Dataframe:
         self._session = Session.of(ctx)
         self._timestamp = timestamp
 
-    def _open(self, mode: str = "r", timestamp: int | None = None, amount: int = 1 << 40) -> Any:
-        stamp = timestamp if timestamp is not None else self._timestamp
-        context = self._session.for_small(self.uri, amount).context()
-        return tiledb.open(self.uri, mode, ctx=context, timestamp=stamp)
+    def _open(self, mode: str = "r", timestamp: int | None = None, size: int = 1 << 40) -> Any:
+        context = self._session.for_small_writes(self.uri, size).context()
+        asked = timestamp if timestamp is not None else self._timestamp
+        return tiledb.open(self.uri, mode, ctx=context, timestamp=asked)
 
     @property
     def _schema(self) -> Any:
-        with translated(f"open the table {self.uri}"):
+        with translate_errors(f"open the table {self.uri}"):
             return tiledb.ArraySchema.load(self.uri, ctx=self._session.context())
 
     @property
@@ -202,7 +70,7 @@ class Dataframe:
         """Names of the columns beside the keys."""
         schema = self._schema
         return [
-            schema.attr(i).name for i in range(schema.nattr) if not schema.attr(i).name.startswith("voxtier_")
+            schema.attr(i).name for i in range(schema.nattr) if not schema.attr(i).name.startswith(OWN_PREFIX)
         ]
 
     @property
@@ -246,41 +114,44 @@ class Dataframe:
             Filter expression, see `voxtier.volumes.tiledb.filters`.
         include_index : bool
             Give the key columns too.
+
+        Returns
+        -------
+        Table
+            The rows that satisfy the filter.
         """
         table = self.read_all()
         keys = [name for name in INDEX_COLUMNS if name in table]
         if value_filter is not None:
-            table = table.take(np.flatnonzero(table.matching(value_filter)))
-        others = [name for name in table.columns if name not in keys and not name.startswith("voxtier_")]
+            table = table.filter(value_filter)
+        others = [name for name in table.columns if name not in keys and not name.startswith(OWN_PREFIX)]
         wanted = others if columns is None else [name for name in columns if name not in keys]
         return table.select([*(keys if include_index else []), *wanted])
 
     def read_all(self) -> Table:
         """Read every row and column, voxtier's own among them."""
-        with translated(f"read the table {self.uri}"), self._open() as array:
-            found = array[:]
+        with translate_errors(f"read the table {self.uri}"), self._open() as array:
+            cells = array[:]
             keys = [array.domain.dim(i).name for i in range(array.ndim)]
-        named: dict[str, Column] = {
-            name: np.array(
-                [(unquote if _NULLS in found else str)(_text(v)) for v in found[name]], dtype=object
-            )
-            for name in keys
+        decode = unquote if _NULLS in cells else str
+        columns: dict[str, Column] = {
+            name: np.array([decode(_text(value)) for value in cells[name]], dtype=object) for name in keys
         }
-        for name, values in found.items():
-            if name not in named:
+        for name, values in cells.items():
+            if name not in columns:
                 plain = np.asarray(np.ma.getdata(values))
                 if plain.dtype.kind in "SUO":
                     plain = np.array([_text(value) for value in plain], dtype=object)
-                named[name] = plain
-        if _NULLS in named:
-            marks = named.pop(_NULLS)
-            kept = np.flatnonzero(marks != _DELETED)
-            if len(kept) < len(marks):
-                named = {name: column[kept] for name, column in named.items()}
-            lists = [set(text.split("\n")) for text in marks[kept]]
-            for name in [name for name in named if any(name in missing for missing in lists)]:
-                named[name] = np.ma.MaskedArray(named[name], mask=[name in missing for missing in lists])
-        return Table(named)
+                columns[name] = plain
+        if _NULLS in columns:
+            marks = columns.pop(_NULLS)
+            present = np.flatnonzero(marks != _DELETED)
+            if len(present) < len(marks):
+                columns = {name: column[present] for name, column in columns.items()}
+            missing = [set(text.split("\n")) for text in marks[present]]
+            for name in columns.keys() & set().union(*missing):
+                columns[name] = np.ma.MaskedArray(columns[name], mask=[name in names for names in missing])
+        return Table(columns)
 
     @classmethod
     def create(
@@ -294,46 +165,75 @@ class Dataframe:
             Place of the new array.
         schema : mapping
             Column name -> numpy dtype; any text type becomes UTF-8 of any length.
-        ctx : optional
-            See `Volume`.
+        ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+            TileDB keys on top of `configure`.
         keys : sequence of str
             Key columns.
+
+        Returns
+        -------
+        Dataframe
+            The new table.
+
+        Raises
+        ------
+        ConfigError
+            When something lies at the address, and for a column that cannot be stored.
         """
         session, target = Session.of(ctx), as_uri(uri)
-        if object_kind(target, session) is not None:
-            raise ConfigError(f"{target} already exists")
+        if read_kind(target, session) is not None:
+            raise ConfigError(f"{target} already exists: choose another place or remove it first")
         context = session.context()
         attributes = [
             _attribute(name, np.dtype(kind), context) for name, kind in schema.items() if name not in keys
         ]
         attributes.append(_attribute(_NULLS, np.dtype(object), context))
-        with translated(f"create the table {target}"):
-            domain = tiledb.Domain(
-                *(tiledb.Dim(name=k, dtype="ascii", ctx=context) for k in keys), ctx=context
-            )
-            tiledb.Array.create(
-                target,
-                tiledb.ArraySchema(domain=domain, attrs=attributes, sparse=True, ctx=context),
-                ctx=context,
-            )
+        with translate_errors(f"create the table {target}"):
+            dimensions = [tiledb.Dim(name=key, dtype="ascii", ctx=context) for key in keys]
+            domain = tiledb.Domain(*dimensions, ctx=context)
+            created = tiledb.ArraySchema(domain=domain, attrs=attributes, sparse=True, ctx=context)
+            tiledb.Array.create(target, created, ctx=context)
         return cls(target, session)
 
     @classmethod
     def from_pandas(cls, uri: Uri, df: object, ctx: object = None) -> Dataframe:
-        """Create a table from a DataFrame (or mapping) that holds the key columns."""
+        """Create a table from rows in memory.
+
+        Parameters
+        ----------
+        uri : path or URI
+            Place of the new array.
+        df : pandas.DataFrame, Table or mapping
+            Columns, the keys among them.
+        ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+            TileDB keys on top of `configure`.
+
+        Returns
+        -------
+        Dataframe
+            The new table.
+
+        Raises
+        ------
+        ConfigError
+            When a key column is missing, or a column cannot be stored.
+        """
         table = as_table(df)
         missing = [name for name in INDEX_COLUMNS if name not in table]
         if missing:
             raise ConfigError(f"the table lacks the key column {missing[0]!r}")
-        found = cls.create(uri, {n: table[n].dtype for n in table.columns if n not in INDEX_COLUMNS}, ctx)
-        found.write_rows(table)
-        return found
+        schema = {name: table[name].dtype for name in table.columns if name not in INDEX_COLUMNS}
+        created = cls.create(uri, schema, ctx)
+        created.write_rows(table)
+        return created
 
     def update(self, df: object) -> None:
         """Change values of rows that exist, matched by key; columns and rows that are not named stay.
 
         Raises
         ------
+        ConfigError
+            For a table without the key columns, or with a column that this one lacks.
         NotFoundError
             For a key that the table does not hold.
         """
@@ -358,17 +258,28 @@ class Dataframe:
             self.write_rows(rows_table(merged))
 
     def delete(self, expression: str) -> int:
-        """Delete the rows that satisfy a filter expression; returns how many."""
-        table = self.read_all()
-        gone = np.flatnonzero(table.matching(expression))
-        if len(gone):
-            self.write_rows(table.take(gone), deleted=True)
-        return len(gone)
+        """Delete the rows that satisfy a filter expression; return how many."""
+        rows = self.read_all().filter(expression)
+        if len(rows):
+            self.write_rows(rows, is_deletion=True)
+        return len(rows)
 
     def add_column(self, name: str, dtype: Any, values: object = None) -> None:
-        """Add a column; rows that exist hold a missing value unless ``values`` (one per row.
+        """Add a column.
 
-        In key order) are given.
+        Parameters
+        ----------
+        name : str
+            Its name.
+        dtype : numpy.dtype or what makes one
+            Its type; any text type becomes UTF-8 of any length.
+        values : sequence, optional
+            One value per row, in the order of the keys; by default all are missing.
+
+        Raises
+        ------
+        ConfigError
+            When the table has the column, or cannot store it.
         """
         if name in self.all_columns:
             raise ConfigError(f"{self.uri} already has a column {name!r}")
@@ -386,23 +297,37 @@ class Dataframe:
         Rows that exist read as zero or empty there until written again.
         """
         context = self._session.context()
-        with translated(f"add a column to {self.uri}"):
+        with translate_errors(f"add a column to {self.uri}"):
             evolution = tiledb.ArraySchemaEvolution(context)
-            if (
-                self._timestamp is not None
-            ):  # a reader as of that time stamp looks for a schema that is no younger
+            if self._timestamp is not None:
+                # A reader as of this time looks for a schema that is no younger.
                 evolution.timestamp(self._timestamp)
             for name, dtype in columns.items():
                 evolution.add_attribute(_attribute(name, dtype, context))
             evolution.array_evolve(self.uri)
 
-    def write_rows(self, table: Table, *, timestamp: int | None = None, deleted: bool = False) -> None:
-        """Write rows (new ones, whole new values of old ones, or their deletion) as one commit."""
+    def write_rows(self, table: Table, *, timestamp: int | None = None, is_deletion: bool = False) -> None:
+        """Write rows as one commit.
+
+        Parameters
+        ----------
+        table : Table
+            Rows with their keys; a column that it lacks becomes missing in them.
+        timestamp : int, optional
+            Milliseconds since 1970, by default now.
+        is_deletion : bool
+            Delete the rows instead.
+
+        Raises
+        ------
+        ConfigError
+            For a key that is empty or stands in two rows, and for a value that does not fit its column.
+        """
         schema = self._schema
         keys = self.index_columns
-        ours = schema.has_attr(_NULLS)
+        is_own = schema.has_attr(_NULLS)
         coordinates = [
-            np.array([(_ascii(str(v)) if ours else str(v)).encode() for v in table[key]], dtype=object)
+            np.array([(_ascii(str(v)) if is_own else str(v)).encode() for v in table[key]], dtype=object)
             for key in keys
         ]
         if any(b"\0" in value or not value for column in coordinates for value in column):
@@ -423,33 +348,26 @@ class Dataframe:
             cells[attribute.name] = _cells(attribute, column, mask)
             for row in np.flatnonzero(mask):
                 nulls[int(row)].append(attribute.name)
-        if schema.has_attr(_NULLS):
-            cells[_NULLS] = np.array(
-                [_DELETED if deleted else "\n".join(names) for names in nulls], dtype=object
-            )
-        elif deleted or any(nulls):
+        if is_own:
+            marks = [_DELETED if is_deletion else "\n".join(names) for names in nulls]
+            cells[_NULLS] = np.array(marks, dtype=object)
+        elif is_deletion or any(nulls):
             raise ConfigError(
                 f"{self.uri} was not written by voxtier and cannot hold missing values or deletions"
             )
-        amount = len(table) * _LONG_CELL
-        with translated(f"write the table {self.uri}"), self._open("w", timestamp, amount) as array:
+        size = len(table) * _LONG_CELL
+        with translate_errors(f"write the table {self.uri}"), self._open("w", timestamp, size) as array:
             array[tuple(coordinates) if len(coordinates) > 1 else coordinates[0]] = cells
 
-    def forget_after(self, timestamp: int) -> None:
+    def remove_after(self, timestamp: int) -> None:
         """Remove the rows and the columns that were written after a time stamp (an unfinished change)."""
-        with translated(f"roll back {self.uri}"):
+        with translate_errors(f"roll back {self.uri}"):
             tiledb.Array.delete_fragments(self.uri, timestamp + 1, LATEST, ctx=self._session.context())
-        forget_schemas_after(self.uri, timestamp, self._session)
-
-
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table of some rows; a column that a row lacks is missing there."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return as_table({name: [row.get(name) for row in rows] for name in names})
+        remove_schemas_after(self.uri, timestamp, self._session)
 
 
 def _ascii(key: str) -> str:
-    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways: duplicates survive."""
+    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, so duplicates survive."""
     return quote(
         key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
     )
@@ -462,28 +380,26 @@ def _text(value: Any) -> str:
 def _attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     if not name or "\0" in name or "\n" in name or name in INDEX_COLUMNS:
         raise ConfigError(f"{name!r} cannot name a column")
-    filters_ = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
+    filters = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
     if dtype.kind in "OUS":
-        return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters_, ctx=context)
+        return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters, ctx=context)
     if dtype.kind == "M":
         dtype = np.dtype("M8[ns]")
     if dtype.kind not in "biufM" or dtype.itemsize > 8 or dtype == np.float16:
         raise ConfigError(f"column {name!r}: the type {dtype} cannot be stored")
-    return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters_, ctx=context)
+    return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters, ctx=context)
 
 
 def _cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDArray[Any]:
     plain = np.asarray(np.ma.getdata(column))
-    if attribute.isvar or attribute.dtype.kind in "US":
-        text = ["" if gone else str(value) for value, gone in zip(plain, mask, strict=True)]
-        if attribute.isvar:
-            return np.array(text, dtype=object)
-        return np.array(text, dtype=attribute.dtype)
-    if mask.all():
-        return np.zeros(len(plain), attribute.dtype)
-    if plain.dtype.kind in "OUS":
-        raise ConfigError(f"column {attribute.name!r} holds {attribute.dtype}, got text")
     target = attribute.dtype
+    if attribute.isvar or target.kind in "US":
+        text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
+        return np.array(text, dtype=object if attribute.isvar else target)
+    if mask.all():
+        return np.zeros(len(plain), target)
+    if plain.dtype.kind in "OUS":
+        raise ConfigError(f"column {attribute.name!r} holds {target}, got text")
     filled = np.where(mask, np.zeros((), plain.dtype), plain)
     converted: NDArray[Any] = filled.astype(target)
     if plain.dtype.kind in "iub" and target.kind in "iub" and not np.array_equal(converted, filled):

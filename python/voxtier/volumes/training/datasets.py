@@ -1,4 +1,4 @@
-"""Map-style datasets: numpy in, numpy out, no torch needed; picklable, the same items whoever asks for them.
+"""Map-style datasets: numpy in, numpy out, no torch needed; picklable, with the same items in any process.
 
 An item is a dict: ``image`` (C, x, y, z), ``mask``, ``label``, ``idx``, ``obs_id``, ``obs_subject_id``,
 ``patch_start`` and ``affine`` (of the patch). Arrays are contiguous and writable.
@@ -18,12 +18,23 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.tiledb.format import direct
-from voxtier.volumes.tiledb.tables import as_table
+from voxtier.volumes.tiledb.columns import as_table
+from voxtier.volumes.tiledb.format.direct import share_budget
+from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 from voxtier.volumes.training.sampling import RandomSampler, Sampler, generator, grid_starts
 from voxtier.volumes.volume import Volume
 
+__all__ = [
+    "DatasetConfig",
+    "GridPatchDataset",
+    "LoadingMode",
+    "SegmentationDataset",
+    "Transform",
+    "VolumeCollectionDataset",
+]
+
 Transform = Callable[[dict[str, Any]], Any]
+"""Takes an item and gives one."""
 
 
 class LoadingMode(str, Enum):  # noqa: UP042 -- prints as the origin's does
@@ -49,7 +60,7 @@ class DatasetConfig:
     sampler : Sampler
         Where patches begin.
     seed : int
-        Of the places.
+        Of the random numbers.
     fill : float
         Stored number outside a volume that is smaller than the patch.
     dtype : str or None
@@ -66,11 +77,12 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loading_mode", LoadingMode(self.loading_mode))
-        if self.loading_mode is LoadingMode.PATCH:  # noqa: SIM102
-            if self.patch_size is None or len(self.patch_size) != 3 or min(self.patch_size) < 1:
-                raise ConfigError(f"patches need patch_size=(x, y, z), each >= 1, got {self.patch_size}")
+        size = self.patch_size
+        is_patch = size is not None and len(size) == 3 and min(size) >= 1
+        if self.loading_mode is LoadingMode.PATCH and not is_patch:
+            raise ConfigError(f"patches need patch_size=(x, y, z), each >= 1, got {size}")
         if self.patches_per_volume < 1:
-            raise ConfigError("patches_per_volume must be >= 1")
+            raise ConfigError(f"patches_per_volume must be >= 1, got {self.patches_per_volume}")
 
 
 class VolumeCollectionDataset:
@@ -81,7 +93,7 @@ class VolumeCollectionDataset:
     collections : VolumeCollection or sequence of them
         Collections or views; one that is given alone needs no match.
     config : DatasetConfig, optional
-        See there.
+        How volumes become items, by default whole.
     labels : str, mapping, table or callable, optional
         Column of the rows, obs_id -> label, a table with ``obs_id`` and one more column, or a function of
         obs_id.
@@ -89,6 +101,13 @@ class VolumeCollectionDataset:
         Applied to the item (MONAI dictionary transforms work).
     mask : VolumeCollection, optional
         Segmentations, matched by subject and checked for shape and place.
+
+    Raises
+    ------
+    ConfigError
+        When there is no volume, or a subject has no volume, several or no label.
+    FormatError
+        When an image and its mask, or two channels, differ in shape or place.
     """
 
     def __init__(
@@ -108,8 +127,8 @@ class VolumeCollectionDataset:
             raise ConfigError("a dataset needs at least one volume")
         self.obs_ids = images[0].obs_ids
         self.obs_subject_ids = images[0].obs_subject_ids
-        self._channels = [list(images[0])] + [_matched(found, self.obs_subject_ids) for found in images[1:]]
-        self._masks = None if mask is None else _matched(mask, self.obs_subject_ids)
+        self._channels = [list(images[0])] + [_match(other, self.obs_subject_ids) for other in images[1:]]
+        self._masks = None if mask is None else _match(mask, self.obs_subject_ids)
         self._labels = _labels(labels, images[0])
         others = [*self._channels[1:], *([self._masks] if self._masks is not None else [])]
         for volumes in others:
@@ -135,7 +154,7 @@ class VolumeCollectionDataset:
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> Any:
-        _take_share()
+        _share_budget()
         count = len(self)
         epoch, item = self.epoch, int(index)
         if item >= count:  # the epoch travels in the index, see EpochSampler
@@ -180,11 +199,10 @@ class VolumeCollectionDataset:
         }
         affine = self._channels[0][place].affine
         if affine is not None:
-            sample["affine"] = geometry.shifted(affine, start)
+            sample["affine"] = geometry.crop_affine(affine, start)
         if self._masks is not None:
-            sample["mask"] = _signed(
-                np.ascontiguousarray(self._read(self._masks[place], start, size, z)[None])
-            )
+            mask = self._read(self._masks[place], start, size, z)
+            sample["mask"] = _signed(np.ascontiguousarray(mask[None]))
         if self._labels is not None:
             sample["label"] = self._labels[self.obs_ids[place]]
         return sample
@@ -203,7 +221,19 @@ class VolumeCollectionDataset:
 
 
 class SegmentationDataset(VolumeCollectionDataset):
-    """Images with their segmentations: one start for both, shape and place checked at construction."""
+    """Images with their segmentations: one start for both, shape and place checked at construction.
+
+    Parameters
+    ----------
+    image : VolumeCollection or sequence of them
+        The images; several become channels.
+    mask : VolumeCollection
+        Their segmentations, matched by subject.
+    config : DatasetConfig, optional
+        How volumes become items, by default whole.
+    transform : callable, optional
+        Applied to the item.
+    """
 
     def __init__(
         self,
@@ -219,6 +249,19 @@ class GridPatchDataset:
     """Every patch of a regular grid over one volume, for inference.
 
     Items also hold ``location`` (i0, j0, k0, i1, j1, k1), as TorchIO's GridAggregator takes it.
+
+    Parameters
+    ----------
+    volume : Volume
+        The volume.
+    patch_size : tuple of int
+        (x, y, z).
+    stride : tuple of int, optional
+        Voxels from patch to patch, by default the size.
+    fill : float
+        Stored number outside a volume that is smaller than the patch.
+    dtype : str or None
+        Type of ``image``; None keeps the volume's.
     """
 
     def __init__(
@@ -237,7 +280,7 @@ class GridPatchDataset:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        _take_share()
+        _share_budget()
         start = self.starts[index]
         image = self.volume.read_patches(np.array([start]), self.patch_size, fill=self.fill)
         sample: dict[str, Any] = {
@@ -248,27 +291,25 @@ class GridPatchDataset:
         }
         affine = self.volume.affine
         if affine is not None:
-            sample["affine"] = geometry.shifted(affine, start)
+            sample["affine"] = geometry.crop_affine(affine, start)
         return sample
 
 
-def _take_share() -> None:
+def _share_budget() -> None:
     """In a DataLoader's worker: take this worker's part of the byte budget."""
     torch_data = sys.modules.get("torch.utils.data")
     worker = None if torch_data is None else torch_data.get_worker_info()
     if worker is not None:
-        direct.share_budget(worker.num_workers)
+        share_budget(worker.num_workers)
 
 
 def _signed(mask: NDArray[Any]) -> NDArray[Any]:
-    return (
-        mask.astype({"u2": np.int32, "u4": np.int64}[mask.dtype.str[1:]])
-        if mask.dtype.str[1:] in ("u2", "u4")
-        else mask
-    )
+    """Return a mask in a type that torch has in all versions: 16 and 32 bit unsigned become signed."""
+    signed = {"u2": np.int32, "u4": np.int64}.get(mask.dtype.str[1:])
+    return mask if signed is None else mask.astype(signed)
 
 
-def _matched(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volume]:
+def _match(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volume]:
     """Return one volume for each subject, found by subject."""
     places: dict[str, int] = {}
     for place, subject in enumerate(collection.obs_subject_ids):
@@ -286,7 +327,7 @@ def _matched(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volu
 def _refuse_misplaced(first: Volume, other: Volume) -> None:
     if first.shape[:3] != other.shape[:3]:
         raise FormatError(
-            "invalid_argument",
+            "bad_geometry",
             None,
             f"{other.obs_id} has shape {other.shape}, {first.obs_id} has {first.shape}",
         )
@@ -294,7 +335,7 @@ def _refuse_misplaced(first: Volume, other: Volume) -> None:
     if here is not None and there is not None and not np.allclose(here, there, atol=1e-3):
         error = geometry.corner_error(here, there, first.shape)
         raise FormatError(
-            "invalid_argument", None, f"{other.obs_id} lies up to {error:.3g} mm beside {first.obs_id}"
+            "bad_geometry", None, f"{other.obs_id} lies up to {error:.3g} mm beside {first.obs_id}"
         )
 
 
@@ -308,16 +349,16 @@ def _labels(labels: object, collection: VolumeCollection) -> dict[str, Any] | No
         table = collection.table
         if labels not in table:
             raise ConfigError(f"no column {labels!r}; there are {', '.join(table.columns)}")
-        found = dict(zip(ids, [row[labels] for row in table.rows()], strict=True))
+        by_id = dict(zip(ids, [row[labels] for row in table.rows()], strict=True))
     elif isinstance(labels, Mapping) and "obs_id" not in labels:
-        found = {str(key): value for key, value in labels.items()}
+        by_id = {str(key): value for key, value in labels.items()}
     else:
         table = as_table(labels)
-        values = [name for name in table.columns if name not in ("obs_id", "obs_subject_id")]
+        values = [name for name in table.columns if name not in INDEX_COLUMNS]
         if "obs_id" not in table or len(values) != 1:
             raise ConfigError("a table of labels has the columns obs_id and one more")
-        found = {row["obs_id"]: row[values[0]] for row in table.rows()}
-    missing = [obs_id for obs_id in ids if obs_id not in found]
+        by_id = {row["obs_id"]: row[values[0]] for row in table.rows()}
+    missing = [obs_id for obs_id in ids if obs_id not in by_id]
     if missing:
         raise ConfigError(f"no label for {', '.join(missing[:5])}")
-    return {obs_id: found[obs_id] for obs_id in ids}
+    return {obs_id: by_id[obs_id] for obs_id in ids}

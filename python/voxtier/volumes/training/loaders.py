@@ -1,7 +1,4 @@
-"""torch, MONAI and TorchIO.
-
-The only door of this room to them, each imported inside the function that needs it.
-"""
+"""Loaders of torch, tensors of MONAI, subjects of TorchIO; each is imported in the function that needs it."""
 
 from __future__ import annotations
 
@@ -22,7 +19,19 @@ from voxtier.volumes.training.datasets import (
 from voxtier.volumes.training.sampling import EpochSampler
 from voxtier.volumes.volume import Volume
 
+__all__ = [
+    "ToMetaTensor",
+    "as_torchio_subject",
+    "create_distributed_dataloader",
+    "create_inference_dataloader",
+    "create_segmentation_dataloader",
+    "create_training_dataloader",
+    "create_validation_dataloader",
+    "data_loader",
+]
+
 Collections = VolumeCollection | Sequence[VolumeCollection]
+"""One collection, or several that become channels."""
 
 
 def _torch() -> Any:
@@ -34,23 +43,40 @@ def _torch() -> Any:
 
 
 def data_loader(
-    dataset: Any, *, batch_size: int = 1, shuffle: bool = False, num_workers: int = 0, seed: int = 0,
-    rank: int = 0, world_size: int = 1, start_method: str | None = None, **options: Any,
-) -> Any:  # fmt: skip
+    dataset: Any,
+    *,
+    batch_size: int = 1,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    start_method: str | None = None,
+    **options: Any,
+) -> Any:
     """Return a torch DataLoader whose epochs differ, also in persistent workers.
 
     Parameters
     ----------
     dataset : VolumeCollectionDataset or GridPatchDataset
         What to load.
-    batch_size, shuffle, num_workers : int, bool, int
-        As in torch.
+    batch_size : int
+        Items of a batch.
+    shuffle : bool
+        Draw a new order each epoch.
+    num_workers : int
+        Processes that load; 0 loads in this one.
     seed, rank, world_size : int
         See `sampling.EpochSampler`, which is the loader's ``sampler`` (call its ``set_epoch`` to resume).
     start_method : {"fork", "spawn", "forkserver"}, optional
         How workers start.
-    **options
+    **options : Any
         Further arguments of the DataLoader.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        The loader.
     """
     torch = _torch()
     sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
@@ -72,7 +98,30 @@ def create_training_dataloader(
     seed: int = 0,
     **options: Any,
 ) -> Any:
-    """Return a shuffled loader of random patches (or whole volumes)."""
+    """Return a shuffled loader of random patches (or whole volumes).
+
+    Parameters
+    ----------
+    collections : VolumeCollection or sequence of them
+        The images; several become channels.
+    patch_size : tuple of int, optional
+        (x, y, z); by default items are whole volumes.
+    labels : str, mapping, table or callable, optional
+        See `VolumeCollectionDataset`.
+    transform : callable, optional
+        Applied to the item.
+    patches_per_volume : int
+        Items per volume and epoch.
+    seed : int
+        Of the order and of the patches.
+    **options : Any
+        Of `data_loader`.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        The loader.
+    """
     config = DatasetConfig(
         LoadingMode.PATCH if patch_size else LoadingMode.FULL_VOLUME,
         patch_size,
@@ -86,7 +135,24 @@ def create_training_dataloader(
 def create_validation_dataloader(
     collections: Collections, *, labels: object = None, transform: Transform | None = None, **options: Any
 ) -> Any:
-    """Return a loader of whole volumes in order."""
+    """Return a loader of whole volumes in order.
+
+    Parameters
+    ----------
+    collections : VolumeCollection or sequence of them
+        The images; several become channels.
+    labels : str, mapping, table or callable, optional
+        See `VolumeCollectionDataset`.
+    transform : callable, optional
+        Applied to the item.
+    **options : Any
+        Of `data_loader`.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        The loader.
+    """
     return data_loader(VolumeCollectionDataset(collections, None, labels, transform), **options)
 
 
@@ -96,7 +162,24 @@ def create_inference_dataloader(
     stride: tuple[int, int, int] | None = None,
     **options: Any,
 ) -> Any:
-    """Return a loader of the grid of patches of one volume."""
+    """Return a loader of the grid of patches of one volume.
+
+    Parameters
+    ----------
+    volume : Volume
+        The volume.
+    patch_size : tuple of int
+        (x, y, z).
+    stride : tuple of int, optional
+        Voxels from patch to patch, by default the size.
+    **options : Any
+        Of `data_loader`.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        The loader.
+    """
     return data_loader(GridPatchDataset(volume, patch_size, stride), **options)
 
 
@@ -108,12 +191,46 @@ def create_segmentation_dataloader(
     transform: Transform | None = None,
     **options: Any,
 ) -> Any:
-    """Return a shuffled loader of images with their masks."""
+    """Return a shuffled loader of images with their masks.
+
+    Parameters
+    ----------
+    image : VolumeCollection or sequence of them
+        The images; several become channels.
+    mask : VolumeCollection
+        Their segmentations, matched by subject.
+    config : DatasetConfig, optional
+        How volumes become items, by default whole.
+    transform : callable, optional
+        Applied to the item.
+    **options : Any
+        Of `data_loader`.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        The loader.
+    """
     return data_loader(SegmentationDataset(image, mask, config, transform), shuffle=True, **options)
 
 
 def create_distributed_dataloader(dataset: Any, *, rank: int, world_size: int, **options: Any) -> Any:
-    """Return the loader of one rank: ranks are disjoint, their union is complete."""
+    """Return the loader of one rank: ranks are disjoint, their union is complete.
+
+    Parameters
+    ----------
+    dataset : VolumeCollectionDataset
+        What to load.
+    rank, world_size : int
+        This process's part.
+    **options : Any
+        Of `data_loader`.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        The loader.
+    """
     return data_loader(dataset, shuffle=True, rank=rank, world_size=world_size, **options)
 
 
@@ -127,20 +244,17 @@ class ToMetaTensor:
         except ImportError:
             raise MissingExtraError("monai", "tensors") from None
         torch = _torch()
-        found = dict(sample)
+        item = dict(sample)
         for key in ("image", "mask"):
-            if key in found:
-                tensor = torch.from_numpy(found[key])
+            if key in item:
+                tensor = torch.from_numpy(item[key])
                 affine = sample.get("affine")
-                found[key] = MetaTensor(tensor, affine=None if affine is None else torch.from_numpy(affine))
-        return found
+                item[key] = MetaTensor(tensor, affine=None if affine is None else torch.from_numpy(affine))
+        return item
 
 
 def as_torchio_subject(sample: dict[str, Any]) -> Any:
-    """Return a TorchIO Subject.
-
-    ``image`` a ScalarImage (C, x, y, z), ``mask`` a LabelMap, both with the affine.
-    """
+    """Return a TorchIO Subject: ``image`` as ScalarImage (C, x, y, z), ``mask`` as LabelMap, with affines."""
     try:
         import torchio
     except ImportError:

@@ -1,6 +1,7 @@
-"""Where patches begin. Random numbers are counter-based.
+"""Where patches begin.
 
-(seed, epoch, index) alone decide, whoever draws them.
+Random numbers are counter-based (Philox, Salmon et al. 2011): seed, epoch and index alone decide them, in any
+process and any order.
 """
 
 from __future__ import annotations
@@ -14,35 +15,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.store import foreground
+from voxtier.volumes.store.foreground import BLOCK, count_blocks, read_counts
 from voxtier.volumes.volume import Volume
 
+__all__ = [
+    "EpochSampler",
+    "ForegroundSampler",
+    "GridAggregator",
+    "RandomSampler",
+    "Sampler",
+    "Start",
+    "WeightedSampler",
+    "generator",
+    "grid_starts",
+]
+
 Start = tuple[int, ...]
+"""First voxel of a patch along x, y, z; negative where a volume is smaller than its patch."""
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the random numbers of one item: the same in any worker, rank and order."""
+    """Return the random numbers of one item: the same in any worker, rank and order.
+
+    Parameters
+    ----------
+    seed : int
+        Of the training.
+    epoch : int
+        From 0.
+    index : int
+        Of the item in the dataset.
+
+    Returns
+    -------
+    numpy.random.Generator
+        At its start.
+    """
     return np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), epoch], counter=[0, 0, 0, index]))
 
 
-def random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Start:
-    """Return a random first voxel.
-
-    Along an axis that is shorter than the patch, the volume is centred in it.
-    """
+def _random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Start:
+    """Return a random first voxel; a volume that is shorter than the patch is centred in it."""
     starts = []
-    for length, want in zip(shape, size, strict=True):
-        room = length - want
+    for length, wanted in zip(shape, size, strict=True):
+        room = length - wanted
         starts.append(int(rng.integers(0, room + 1)) if room >= 0 else -(-room // 2))
     return tuple(starts)
 
 
-def start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Start:
+def _start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Start:
     """Return the first voxel of a patch around a voxel, moved into the volume where that is possible."""
     starts = []
-    for centre, length, want in zip(voxel, shape, size, strict=True):
-        room = length - want
-        starts.append(min(max(int(centre) - want // 2, 0), room) if room >= 0 else -(-room // 2))
+    for centre, length, wanted in zip(voxel, shape, size, strict=True):
+        room = length - wanted
+        starts.append(min(max(int(centre) - wanted // 2, 0), room) if room >= 0 else -(-room // 2))
     return tuple(starts)
 
 
@@ -52,7 +78,24 @@ class Sampler(Protocol):
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
     ) -> Start:
-        """Return the first voxel (x, y, z) of a patch of this size."""
+        """Return the first voxel of a patch.
+
+        Parameters
+        ----------
+        volume : Volume
+            The image.
+        mask : Volume or None
+            Its segmentation.
+        size : sequence of int
+            Voxels of the patch along x, y, z.
+        rng : numpy.random.Generator
+            Random numbers of the item.
+
+        Returns
+        -------
+        tuple of int
+            Along x, y, z.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +105,33 @@ class RandomSampler:
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
     ) -> Start:
-        """See `Sampler`."""
-        return random_start(volume.shape[:3], size, rng)
+        """Draw the first voxel of a patch, each with one probability.
 
+        Parameters
+        ----------
+        volume : Volume
+            The image.
+        mask : Volume or None
+            Not used.
+        size : sequence of int
+            Voxels of the patch along x, y, z.
+        rng : numpy.random.Generator
+            Random numbers of the item.
 
-_BLOCK = foreground.BLOCK
+        Returns
+        -------
+        tuple of int
+            Along x, y, z.
+        """
+        return _random_start(volume.shape[:3], size, rng)
 
 
 @dataclass(slots=True)
 class ForegroundSampler:
     """A foreground voxel of the mask is the centre with probability ``p_pos``, else any place.
 
-    The mask's classes are counted in blocks of 16 voxels cubed when it is ingested (see `foreground`), else
-    once per process; a draw picks a block by its count, then reads that block alone.
+    The mask's classes are counted in blocks of 16 voxels cubed when it is ingested (see `store.foreground`),
+    else once per process; a draw picks a block by its count, then reads that block alone.
 
     Parameters
     ----------
@@ -102,76 +159,146 @@ class ForegroundSampler:
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
     ) -> Start:
-        """See `Sampler`."""
+        """Draw the first voxel of a patch.
+
+        Parameters
+        ----------
+        volume : Volume
+            The image.
+        mask : Volume or None
+            Its segmentation.
+        size : sequence of int
+            Voxels of the patch along x, y, z.
+        rng : numpy.random.Generator
+            Random numbers of the item.
+
+        Returns
+        -------
+        tuple of int
+            Along x, y, z.
+
+        Raises
+        ------
+        ConfigError
+            Without a mask.
+        """
         if mask is None:
             raise ConfigError("foreground patches need a mask")
         if rng.random() >= self.p_pos:
-            return random_start(volume.shape[:3], size, rng)
+            return _random_start(volume.shape[:3], size, rng)
         if mask.uri not in self._counts:
             self._counts[mask.uri] = self._block_counts(mask)
         counts = self._counts[mask.uri]
         total = int(counts.sum())
         if total == 0:
-            return random_start(volume.shape[:3], size, rng)
+            return _random_start(volume.shape[:3], size, rng)
         drawn = int(rng.integers(total))
         cumulative = np.cumsum(counts.ravel())
         block = int(np.searchsorted(cumulative, drawn, side="right"))
-        corner = np.array(np.unravel_index(block, counts.shape)) * _BLOCK
+        corner = np.array(np.unravel_index(block, counts.shape)) * BLOCK
         inside = self._is_foreground(
-            mask.read(tuple(slice(int(c), int(c) + _BLOCK) for c in corner), raw=True)
+            mask.read(tuple(slice(int(c), int(c) + BLOCK) for c in corner), raw=True)
         )
         places = np.argwhere(inside)
         before = int(cumulative[block - 1]) if block else 0
-        return start_around(places[drawn - before] + corner, volume.shape[:3], size)
+        return _start_around(places[drawn - before] + corner, volume.shape[:3], size)
 
     def _is_foreground(self, voxels: NDArray[Any]) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = voxels != 0 if self.label is None else voxels == self.label
-        return found
+        inside: NDArray[np.bool_] = voxels != 0 if self.label is None else voxels == self.label
+        return inside
 
     def _block_counts(self, mask: Volume) -> NDArray[np.int64]:
         if self.label != 0:
-            counts = foreground.noted(mask.uri, mask.meta, mask.shape, self.label, mask.session)
+            counts = read_counts(mask.uri, mask.meta, mask.shape, self.label, mask.session)
             if counts is not None:
                 return counts
         slabs = [  # one slab in memory at a time
-            foreground.block_counts(self._is_foreground(mask.read((..., slice(z, z + _BLOCK)), raw=True)))
-            for z in range(0, mask.shape[2], _BLOCK)
+            count_blocks(self._is_foreground(mask.read((..., slice(z, z + BLOCK)), raw=True)))
+            for z in range(0, mask.shape[2], BLOCK)
         ]
         return np.concatenate(slabs, axis=2)
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedSampler:
-    """The centre is drawn by a probability map of the volume's shape (any scale, >= 0)."""
+    """The centre is drawn by a probability map.
+
+    Parameters
+    ----------
+    weights : numpy.ndarray
+        Of the volume's shape, any scale, >= 0.
+    """
 
     weights: NDArray[Any]
 
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
     ) -> Start:
-        """See `Sampler`."""
+        """Draw the first voxel of a patch around a voxel of the map.
+
+        Parameters
+        ----------
+        volume : Volume
+            The image.
+        mask : Volume or None
+            Not used.
+        size : sequence of int
+            Voxels of the patch along x, y, z.
+        rng : numpy.random.Generator
+            Random numbers of the item.
+
+        Returns
+        -------
+        tuple of int
+            Along x, y, z.
+
+        Raises
+        ------
+        ConfigError
+            For a map of another shape than the volume's, or without a positive finite sum.
+        """
         if self.weights.shape != volume.shape[:3]:
-            raise ConfigError(f"a map of shape {self.weights.shape} for a volume of {volume.shape[:3]}")
+            raise ConfigError(f"the map has the shape {self.weights.shape}, the volume {volume.shape[:3]}")
         cumulative = np.cumsum(self.weights.ravel(), dtype=np.float64)
         if not cumulative[-1] > 0 or not np.isfinite(cumulative[-1]):
             raise ConfigError("the weights must be finite and not all 0")
         place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
         voxel = [int(index) for index in np.unravel_index(place, self.weights.shape)]
-        return start_around(voxel, volume.shape[:3], size)
+        return _start_around(voxel, volume.shape[:3], size)
 
 
 def grid_starts(
     shape: Sequence[int], size: Sequence[int], stride: Sequence[int] | None = None
 ) -> list[Start]:
-    """Return first voxels of patches that cover every voxel; the last of an axis is moved in, not cut."""
+    """Return first voxels of patches that cover every voxel; the last of an axis is moved in, not cut.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Voxels of the volume along x, y, z.
+    size : sequence of int
+        Voxels of a patch along x, y, z.
+    stride : sequence of int, optional
+        Voxels from patch to patch, by default the size.
+
+    Returns
+    -------
+    list of tuple of int
+        Along x, y, z, z fastest.
+
+    Raises
+    ------
+    ConfigError
+        For a stride below 1 or above the size.
+    """
     steps = tuple(size if stride is None else stride)
-    if any(not 1 <= step <= want for step, want in zip(steps, size, strict=True)):
+    if any(not 1 <= step <= wanted for step, wanted in zip(steps, size, strict=True)):
         raise ConfigError(
             f"strides {steps} must be 1 up to the patch {tuple(size)}: else voxels are left out"
         )
     axes = []
-    for length, want, step in zip(shape, size, steps, strict=True):
-        room = max(length - want, 0)
+    for length, wanted, step in zip(shape, size, steps, strict=True):
+        room = max(length - wanted, 0)
         axes.append(sorted({*range(0, room, step), room}))
     return list(itertools.product(*axes))
 
@@ -196,8 +323,8 @@ class GridAggregator:
         """Add one patch; what lies outside the volume is dropped."""
         outer: list[slice] = []
         inner: list[slice] = []
-        for begin, want, length in zip(start, patch.shape[-3:], self._count.shape, strict=True):
-            low, high = max(begin, 0), min(begin + want, length)
+        for begin, count, length in zip(start, patch.shape[-3:], self._count.shape, strict=True):
+            low, high = max(begin, 0), min(begin + count, length)
             outer.append(slice(low, high))
             inner.append(slice(low - begin, high - begin))
         lead = (slice(None),) * (patch.ndim - 3)
@@ -205,21 +332,24 @@ class GridAggregator:
         self._count[tuple(outer)] += 1
 
     def result(self) -> NDArray[np.float64]:
-        """Return the volume; refuses one with voxels that no patch covered."""
+        """Return the volume.
+
+        Raises
+        ------
+        ConfigError
+            When no patch covered some voxel.
+        """
         if (self._count == 0).any():
             raise ConfigError(f"{int((self._count == 0).sum())} voxels were covered by no patch")
-        found: NDArray[np.float64] = self._sum / self._count
-        return found
+        mean: NDArray[np.float64] = self._sum / self._count
+        return mean
 
 
 class EpochSampler:
-    """Indices for a DataLoader, shuffled anew each epoch, split over ranks.
+    """Indices for a DataLoader, shuffled anew each epoch and split over ranks, which carry the epoch.
 
-    They carry the epoch to the workers.
-
-    A worker that persists keeps its copy of the dataset and never hears of `set_epoch`; so the epoch
-    travels in
-    the index: ``epoch * len(dataset) + item``, which the datasets of this room take apart.
+    A worker that persists keeps its copy of the dataset and never hears of `set_epoch`; so the epoch travels
+    in the index: ``epoch * len(dataset) + item``, which the datasets of this room take apart.
 
     Parameters
     ----------
@@ -231,13 +361,18 @@ class EpochSampler:
         Of the order.
     rank, world_size : int
         This process's part: ranks are disjoint and their union is complete.
+
+    Raises
+    ------
+    ConfigError
+        For a rank that is not below the world size.
     """
 
     def __init__(
         self, length: int, *, shuffle: bool = True, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         if not 0 <= rank < world_size:
-            raise ConfigError(f"rank {rank} of {world_size}")
+            raise ConfigError(f"rank must be 0 to {world_size - 1} of world_size={world_size}, got {rank}")
         self.length, self.shuffle, self.seed = length, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,40 +20,53 @@ from numpy.typing import NDArray
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes.config import ReadConfig
+from voxtier.volumes.tiledb.format import VERSION
+from voxtier.volumes.tiledb.format.folders import COMMITS, FRAGMENTS, SCHEMA
+from voxtier.volumes.tiledb.layout import Layout, Region
 from voxtier.volumes.tiledb.session import is_remote
 
-if TYPE_CHECKING:
-    from voxtier.volumes.tiledb.layout import Layout, Region
+__all__ = ["FILTERS", "DirectTiles", "cache_stats", "clear_cache", "open_tiles", "share_budget"]
 
-_FORMAT: Final = "_22"
-_FILTERS: Final = {
+FILTERS = {
     "ByteShuffleFilter": "byteshuffle",
     "ZstdFilter": "zstd",
     "LZ4Filter": "lz4",
     "GzipFilter": "gzip",
 }
-_SCRATCH_MB: Final = 2  # a thread's buffers: one task's stored bytes and two chunks
-_LINE: Final = 64
-_LONG: Final = 64 << 10
+"""Name of a filter in the core by its class in ``tiledb``."""
 
-_applied: tuple[int, ReadConfig, int] | None = None
-_lock = threading.Lock()
+_TILES = "a0.tdb"  # the first attribute; a volume has no other
+_SCRATCH_MB = 2  # a thread's buffers: one task's stored bytes and two chunks
+_LINE = 64
+_LONG = 64 << 10
 
 
 def open_tiles(uri: str, layout: Layout, domain: Any) -> DirectTiles | None:
-    """Return a reader of the array's tiles, or None where TileDB has to read."""
+    """Open the tiles of an array for decoding in the core.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the array.
+    layout : Layout
+        Its shape, tiles and filters.
+    domain : tuple of (int, int) or None
+        First and last cell that was written along each stored dimension (``nonempty_domain``).
+
+    Returns
+    -------
+    DirectTiles or None
+        None where TileDB has to read.
+    """
     if os.environ.get("VOXTIER_DIRECT") == "0" or is_remote(uri) or layout.cell.kind not in "iuf":
         return None
-    if any(name not in _FILTERS for name in layout.filters):
+    if any(name not in FILTERS for name in layout.filters):
         return None
-    whole = tuple((0, size - 1) for size in layout.stored_shape)
-    if domain is None or tuple((int(low), int(high)) for low, high in domain) != whole:
-        return None
-    path = _only_fragment(uri)
+    path = _single_fragment(uri) if layout.covers(domain) else None
     if path is None:
         return None
     try:
-        filters = [_FILTERS[name] for name in layout.filters]
+        filters = [FILTERS[name] for name in layout.filters]
         tiles = _core.TileFile(
             os.fspath(path), list(layout.stored_shape), list(layout.extents), layout.cell.itemsize, filters
         )
@@ -62,27 +75,27 @@ def open_tiles(uri: str, layout: Layout, domain: Any) -> DirectTiles | None:
     return DirectTiles(tiles, layout.cell)
 
 
-def _only_fragment(uri: str) -> Path | None:
+def _single_fragment(uri: str) -> Path | None:
     """Return the tile file of an array with one committed write and nothing deleted or ignored."""
     try:
-        commits = os.listdir(f"{uri}/__commits")  # noqa: PTH208
-        fragments = os.listdir(f"{uri}/__fragments")  # noqa: PTH208
-        schemas = [name for name in os.listdir(f"{uri}/__schema") if not name.startswith("__enum")]  # noqa: PTH208
+        commits = os.listdir(f"{uri}/{COMMITS}")  # noqa: PTH208
+        fragments = os.listdir(f"{uri}/{FRAGMENTS}")  # noqa: PTH208
+        schemas = [name for name in os.listdir(f"{uri}/{SCHEMA}") if not name.startswith("__enum")]  # noqa: PTH208
         if len(commits) != 1 or len(fragments) != 1 or len(schemas) != 1:
             return None
         name = fragments[0]
-        if not name.endswith(_FORMAT) or not _commits_only(Path(uri, "__commits", commits[0]), name):
+        if not name.endswith(f"_{VERSION}") or not _is_commit_of(name, Path(uri, COMMITS, commits[0])):
             return None
     except OSError:
         return None
-    return Path(uri) / "__fragments" / name / "a0.tdb"
+    return Path(uri, FRAGMENTS, name, _TILES)
 
 
-def _commits_only(commit: Path, fragment: str) -> bool:
+def _is_commit_of(fragment: str, commit: Path) -> bool:
     """Return whether a commit file is that of this fragment, or (consolidated) lists it and nothing else."""
     if commit.suffix != ".con":
         return commit.name == fragment + ".wrt"
-    line = f"__commits/{fragment}.wrt\n".encode()
+    line = f"{COMMITS}/{fragment}.wrt\n".encode()
     with commit.open("rb") as file:
         return file.read(len(line) + 1) == line
 
@@ -97,7 +110,7 @@ class DirectTiles:
 
     def read(self, region: Region, read: ReadConfig) -> NDArray[Any]:
         """Return the cells of a region."""
-        apply_budget(read)
+        _apply_budget(read)
         raw, out = _empty([count for _, count, _ in region], self._cell)
         self._tiles.read(region, raw, threads=read.concurrency, keep=read.tile_cache_size_mb > 0)
         return out
@@ -110,8 +123,27 @@ class DirectTiles:
         shape: tuple[int, ...],
         read: ReadConfig,
     ) -> NDArray[Any]:
-        """Return (N, *size); cells outside the array are ``fill``."""
-        apply_budget(read)
+        """Read boxes of one size.
+
+        Parameters
+        ----------
+        starts : numpy.ndarray of int64, (N, ndim)
+            First cells; they may be negative or reach past the end.
+        size : tuple of int
+            Cells of a box along each stored dimension.
+        fill : float
+            Value of cells outside the array.
+        shape : tuple of int
+            Shape of the array in stored order.
+        read : ReadConfig
+            Threads and memory.
+
+        Returns
+        -------
+        numpy.ndarray
+            (N, *size).
+        """
+        _apply_budget(read)
         raw, out = _empty((len(starts), *size), self._cell)
         outside = ((starts < 0) | (starts + size > shape)).any(axis=1)
         out[outside] = fill
@@ -128,7 +160,7 @@ class DirectTiles:
 def _empty(shape: Sequence[int], cell: np.dtype[Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """Return new memory as bytes and as an array, on a cache line where it is long.
 
-    Rows that cross lines which they need not cross cost a third more time (numpy aligns to 16 bytes).
+    numpy aligns to 16 bytes; rows that cross one cache line more than they need take a third longer to fill.
     """
     count = math.prod(shape) * cell.itemsize
     if count < _LONG:
@@ -140,38 +172,42 @@ def _empty(shape: Sequence[int], cell: np.dtype[Any]) -> tuple[NDArray[np.uint8]
     return raw, raw.view(cell).reshape(shape)
 
 
-def apply_budget(read: ReadConfig) -> None:
-    """Give the core its byte budget when it changed.
+# Process id, options and number of workers that the core's budget was last set for.
+_applied: tuple[int, ReadConfig, int] | None = None
+_workers = 1
+_lock = threading.Lock()
 
-    The cache's cap, within what the reads in flight leave.
-    """
+
+def _apply_budget(read: ReadConfig) -> None:
+    """Give the core its byte budget if it changed: the cache's cap, within what reads in flight leave."""
     global _applied
-    share = _shares()
-    if _applied is not None and _applied[1] is read and _applied[0] == os.getpid() and _applied[2] == share:
+    if (
+        _applied is not None
+        and _applied[1] is read
+        and _applied[0] == os.getpid()
+        and _applied[2] == _workers
+    ):
         return
     with _lock:
         left = read.memory_budget_mb - _SCRATCH_MB * read.concurrency
-        _core.set_tile_budget((max(0, min(read.tile_cache_size_mb, left)) << 20) // share)
-        _applied = (os.getpid(), read, share)
-
-
-_worker_share = 1
-
-
-def _shares() -> int:
-    return _worker_share
+        _core.set_tile_budget((max(0, min(read.tile_cache_size_mb, left)) << 20) // _workers)
+        _applied = (os.getpid(), read, _workers)
 
 
 def share_budget(workers: int) -> None:
     """Tell this process that it is one of so many: each gets its part of the byte budget."""
-    global _worker_share
-    _worker_share = max(1, workers)
+    global _workers
+    _workers = max(1, workers)
 
 
 def cache_stats() -> dict[str, int]:
-    """Return the true counters of this process.
+    """Return the counters of this process's cache of decoded blocks.
 
-    Hits, misses, bytes_read, bytes_decoded, evictions, bytes_held.
+    Returns
+    -------
+    dict
+        ``hits``, ``misses``, ``evictions``, ``entries`` and, in bytes, ``bytes_read``, ``bytes_decoded``,
+        ``bytes_held``, ``budget``.
     """
     return _core.tile_stats()
 

@@ -1,61 +1,83 @@
-"""Whether an array on a local disk is still what was opened."""
+"""Whether a local array is still what was opened: asked before every read, for the price of two ``stat``."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import dataclass
-from typing import Final
 
 from voxtier.errors import NotFoundError
+from voxtier.volumes.tiledb.format.folders import COMMITS, META
 from voxtier.volumes.tiledb.session import is_remote
 
-_SETTLED_NS: Final = 2_000_000_000  # a folder's time stamp may repeat within a clock tick of its file system
+__all__ = ["FolderState"]
+
+# A folder's modification time may repeat within a clock tick of its file system.
+_SETTLED_NS = 2_000_000_000
 
 
 @dataclass(slots=True)
-class Stamp:
-    """The state of an array's folder, cheap enough to compare before every read.
+class FolderState:
+    """Modification times and entries of an array's folders of commits and metadata.
 
-    A folder whose times were young when they were noted may have changed again within the same tick of its
-    file system's clock: then the names of its entries decide.
+    Times that were young when they were read prove nothing: the folder may have changed again within the same
+    tick of its file system's clock. Until they have settled, the names of the entries are compared too.
+
+    Parameters
+    ----------
+    times : tuple of int
+        Modification times of the two folders, in nanoseconds.
+    names : tuple of tuple of str
+        Sorted entries of the two folders.
+    is_settled : bool
+        Whether equal times mean equal entries.
     """
 
     times: tuple[int, int]
     names: tuple[tuple[str, ...], tuple[str, ...]]
-    taken: int
-    settled: bool
+    is_settled: bool
 
     @staticmethod
-    def take(uri: str) -> Stamp | None:
-        """Note the state of a local array; None for a remote one."""
+    def read(uri: str) -> FolderState | None:
+        """Return the state of a local array; None for a remote one.
+
+        Raises
+        ------
+        NotFoundError
+            When there is no array.
+        """
         if is_remote(uri):
             return None
         try:
-            times, names, now = _times(uri), _names(uri), time.time_ns()
-            return Stamp(times, names, now, now - max(times) > _SETTLED_NS)
+            times, names = _times(uri), _names(uri)
+            return FolderState(times, names, _have_settled(times))
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"there is no volume at {uri}") from None
 
-    def still_holds(self, uri: str) -> bool:
-        """Return whether nothing was committed or annotated since."""
+    def is_current(self, uri: str) -> bool:
+        """Return whether the array has had no commit and no new metadata since."""
         try:
             if _times(uri) != self.times:
                 return False
-            if self.settled:
+            if self.is_settled:
                 return True
-            now = time.time_ns()
+            settled = _have_settled(self.times)
             if _names(uri) != self.names:
                 return False
-            self.taken, self.settled = now, now - max(self.times) > _SETTLED_NS
+            self.is_settled = settled
             return True
         except OSError:
             return False
 
 
+def _have_settled(times: tuple[int, int]) -> bool:
+    return time.time_ns() - max(times) > _SETTLED_NS
+
+
+# Plain calls of os: a Path costs as much as the system call.
 def _times(uri: str) -> tuple[int, int]:
-    return os.stat(f"{uri}/__commits").st_mtime_ns, os.stat(f"{uri}/__meta").st_mtime_ns  # noqa: PTH116
+    return os.stat(f"{uri}/{COMMITS}").st_mtime_ns, os.stat(f"{uri}/{META}").st_mtime_ns  # noqa: PTH116
 
 
 def _names(uri: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(sorted(os.listdir(f"{uri}/__commits"))), tuple(sorted(os.listdir(f"{uri}/__meta")))  # noqa: PTH208
+    return tuple(sorted(os.listdir(f"{uri}/{COMMITS}"))), tuple(sorted(os.listdir(f"{uri}/{META}")))  # noqa: PTH208

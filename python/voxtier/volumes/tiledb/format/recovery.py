@@ -1,7 +1,7 @@
-"""What a killed writer leaves half made in a local store: found, waited for while it may live, removed.
+"""Files that a killed writer left incomplete in local groups, tables and volumes: found, and removed.
 
 TileDB creates a file of metadata, members or a schema, writes its header and then the rest; until then nobody
-can open the group or the array that it lies in. Object stores show whole objects only.
+can open the group or the array that it lies in. Object stores show complete objects only.
 """
 
 from __future__ import annotations
@@ -11,80 +11,82 @@ import re
 import shutil
 import struct
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
-from voxtier.volumes.tiledb.session import GONE, Session, is_remote, remove_file, subfolders, translated
+from voxtier.volumes.tiledb.format import VERSION
+from voxtier.volumes.tiledb.format.folders import GROUP, META, SCHEMA
+from voxtier.volumes.tiledb.format.messages import translate_errors
+from voxtier.volumes.tiledb.session import REMOVING, Session, is_remote, list_folders, remove_file
 
-# how a file of metadata, members or a schema begins: version, stored bytes, plain bytes, type, cell size,
-# encryption, bytes of the filters that follow (TileDB format, "generic tile")
-_TILE_HEADER: Final = struct.Struct("<IQQBQBI")
-_KNOWN: Final = 22  # the latest format that is judged: nothing goes that may mean something else
-_STAMPED: Final = re.compile(r"__(\d+)_\d+_[0-9a-f]+")  # a schema's name: from, to (ms), a random number
-_ABANDONED: Final = 10.0  # seconds; a file that was begun is finished within microseconds, or never
+__all__ = [
+    "has_partial_metadata",
+    "partial_files",
+    "recover",
+    "recover_volume",
+    "remove_schemas_after",
+]
 
-
-def _groups_and_tables(root: str) -> tuple[list[Path], list[Path]]:
-    collections = Path(root) / "collections"
-    bases = [Path(root), collections]
-    if collections.is_dir():
-        bases += [
-            entry for entry in collections.iterdir() if entry.is_dir() and not entry.name.startswith("__")
-        ]
-    tables = [*(base / "obs" for base in bases), *Path(root).glob("obs_meta*")]
-    return [*bases, *(base / "volumes" for base in bases)], tables
+# How a file of metadata, members or a schema begins (TileDB's "generic tile"): version, stored bytes,
+# original bytes, type, cell size, encryption, bytes of the filter pipeline. Pipeline and stored bytes follow.
+_HEADER = struct.Struct("<IQQBQBI")
+_SCHEMA_NAME = re.compile(r"__(\d+)_\d+_[0-9a-f]+")  # first and last millisecond, a random number
+_ABANDONED_SECONDS = 10.0  # a file that was begun is finished within microseconds, or never
 
 
-def torn_files(root: str) -> list[Path]:
-    """Return the files of metadata, members and schemas of a local store that end before they should.
+def partial_files(places: Iterable[Path]) -> list[Path]:
+    """Return the files of metadata, members and schemas of local groups and arrays that end too early.
 
-    One of a living writer is about to be filled.
+    One that belongs to a living writer is about to be filled.
     """
-    if is_remote(root) or not Path(root).is_dir():
-        return []
-    groups, tables = _groups_and_tables(root)
-    folders = [place / kind for place in (*groups, *tables) for kind in ("__meta", "__group", "__schema")]
-    return [file for folder in folders for file in torn_below(folder)]
+    return [
+        file for place in places for name in (META, GROUP, SCHEMA) for file in _partial_below(place / name)
+    ]
 
 
-def torn_below(folder: Path) -> list[Path]:
-    """Return the files in a folder of TileDB's that end before they should."""
+def has_partial_metadata(uri: str) -> bool:
+    """Return whether the metadata of a local array holds a file that ends too early."""
+    return bool(_partial_below(Path(uri, META)))
+
+
+def _partial_below(folder: Path) -> list[Path]:
     try:
-        return [file for file in folder.iterdir() if not file.suffix and file.is_file() and _is_torn(file)]
+        return [file for file in folder.iterdir() if not file.suffix and file.is_file() and _is_partial(file)]
     except OSError:
         return []
 
 
-def _is_torn(file: Path) -> bool:
+def _is_partial(file: Path) -> bool:
     try:
         with file.open("rb") as stream:
-            header = stream.read(_TILE_HEADER.size)
+            header = stream.read(_HEADER.size)
             size = os.fstat(stream.fileno()).st_size
     except OSError:  # gone, or not ours to judge
         return False
-    if len(header) < _TILE_HEADER.size:
+    if len(header) < _HEADER.size:
         return True
-    version, stored, _, _, _, _, filters = _TILE_HEADER.unpack(header)
-    return version <= _KNOWN and size < _TILE_HEADER.size + int(filters) + int(stored)
+    version, stored, _, _, _, _, filters = _HEADER.unpack(header)
+    # Files of newer formats are never judged: their header may mean something else.
+    return version <= VERSION and size < _HEADER.size + int(filters) + int(stored)
 
 
-def mend_volume(uri: str) -> None:
+def recover_volume(uri: str) -> None:
     """Wait for metadata of a local volume that is being written; remove what its writer did not finish.
 
-    Volumes have no writer's lock: a file to which nothing is added for some seconds is a dead writer's.
+    Volumes have no writer's lock: a file that has not grown for 10 seconds is taken for a dead writer's.
     """
     if is_remote(uri):
         return
     seen: dict[Path, int] = {}
     since = time.monotonic()
-    while torn := {file: _size(file) for file in torn_below(Path(uri) / "__meta")}:
-        if torn != seen:
-            seen, since = torn, time.monotonic()
-        if time.monotonic() - since < _ABANDONED:
+    while partial := {file: _size(file) for file in _partial_below(Path(uri, META))}:
+        if partial != seen:
+            seen, since = partial, time.monotonic()
+        if time.monotonic() - since < _ABANDONED_SECONDS:
             time.sleep(0.02)
             continue
-        for file in torn:
-            with translated(f"mend {uri}"):
+        for file in partial:
+            with translate_errors(f"remove incomplete metadata of {uri}"):
                 file.unlink(missing_ok=True)
 
 
@@ -95,28 +97,35 @@ def _size(file: Path) -> int:
         return -1
 
 
-def remove_torn(root: str) -> None:
-    """Remove what a killed writer left half made, or half removed, in a local store.
+def recover(groups: Sequence[Path], tables: Sequence[Path]) -> None:
+    """Remove what a killed writer left half made, or half removed, in local groups and tables.
 
     Only for the holder of the writer's lock.
     """
-    if is_remote(root) or not Path(root).is_dir():
-        return
-    for file in torn_files(root):
+    for file in partial_files([*groups, *tables]):
         file.unlink()
-    groups, tables = _groups_and_tables(root)
     for table in tables:  # made, but without a schema: it holds nothing
-        if table.is_dir() and not any(f.is_file() for f in (table / "__schema").glob("*")):
+        if table.is_dir() and not any(file.is_file() for file in (table / SCHEMA).glob("*")):
             shutil.rmtree(table)
-    for gone in [entry for group in groups for entry in group.glob(f"{GONE}*")]:
-        shutil.rmtree(gone, ignore_errors=True)
+    for folder in [entry for group in groups for entry in group.glob(f"{REMOVING}*")]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def forget_schemas_after(uri: str, timestamp: int, session: Session) -> None:
-    """Remove the schemas that a table got after a time stamp; the one that it was made with stays."""
-    folder = f"{uri}/__schema"
-    names = subfolders(folder, session) if is_remote(uri) else os.listdir(folder)  # noqa: PTH208
-    stamps = {name: int(found[1]) for name in names if (found := _STAMPED.fullmatch(name))}
-    for name in sorted(stamps, key=stamps.__getitem__)[1:]:
-        if stamps[name] > timestamp:
+def remove_schemas_after(uri: str, timestamp: int, session: Session) -> None:
+    """Remove the schemas that a table got after a time stamp; the one that it was made with stays.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the table.
+    timestamp : int
+        Milliseconds since 1970.
+    session : Session
+        How it is reached.
+    """
+    folder = f"{uri}/{SCHEMA}"
+    names = list_folders(folder, session) if is_remote(uri) else os.listdir(folder)  # noqa: PTH208
+    times = {name: int(match[1]) for name in names if (match := _SCHEMA_NAME.fullmatch(name))}
+    for name in sorted(times, key=times.__getitem__)[1:]:
+        if times[name] > timestamp:
             remove_file(f"{folder}/{name}", session)

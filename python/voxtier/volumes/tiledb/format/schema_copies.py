@@ -1,8 +1,9 @@
-"""Empty arrays by the hundred: a schema that TileDB wrote once serves every local array of the same kind.
+"""Fast creation of arrays of one kind: the schema file that TileDB wrote for the first serves the others.
 
-Creating an array takes TileDB some 3 ms, in which it makes eight folders and one small file whose bytes
-depend on the schema alone. For the second array of a kind and all after it, this process makes the folders
-itself and writes the bytes of the first, in TileDB's order and as durably: the schema last, and flushed.
+Creating an array takes TileDB some 3 ms, in which it makes seven folders and one small file whose bytes
+depend on the schema alone. For the second local array of a kind and all after it, this process makes the
+folders itself and writes the bytes of the first, in TileDB's order and as durably: the schema last, and
+flushed.
 """
 
 from __future__ import annotations
@@ -12,36 +13,28 @@ import time
 import uuid
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Final
 
 from voxtier.errors import ConfigError, SourceError
+from voxtier.volumes.tiledb.format.folders import ARRAY_FOLDERS, SCHEMA
 
-# what `tiledb.Array.create` makes, in its order
-_FOLDERS: Final = (
-    "__schema",
-    "__schema/__enumerations",
-    "__commits",
-    "__fragments",
-    "__meta",
-    "__fragment_meta",
-    "__labels",
-)
-_MOST: Final = 64  # kinds that are remembered; a schema of voxels has some 200 bytes
+__all__ = ["create_from_copy", "remember"]
 
-_known: dict[Hashable, bytes] = {}
+_MOST_KINDS = 64  # a schema of voxels has some 200 bytes
+
+_schemas: dict[Hashable, bytes] = {}
 
 
 def remember(kind: Hashable, uri: str) -> None:
     """Keep the schema of an array that TileDB has just created."""
-    files = [entry for entry in Path(uri, "__schema").iterdir() if entry.is_file()]
+    files = [entry for entry in Path(uri, SCHEMA).iterdir() if entry.is_file()]
     if len(files) == 1:
-        if len(_known) >= _MOST:
-            _known.clear()
-        _known[kind] = files[0].read_bytes()
+        if len(_schemas) >= _MOST_KINDS:
+            _schemas.clear()
+        _schemas[kind] = files[0].read_bytes()
 
 
-def create_another(kind: Hashable, uri: str) -> bool:
-    """Create an empty array of a kind that is known; return whether it is.
+def create_from_copy(kind: Hashable, uri: str) -> bool:
+    """Create an empty array if its schema is known; return whether it is.
 
     Raises
     ------
@@ -50,15 +43,15 @@ def create_another(kind: Hashable, uri: str) -> bool:
     SourceError
         When the file system refuses.
     """
-    schema = _known.get(kind)
+    schema = _schemas.get(kind)
     if schema is None:
         return False
     now = time.time_ns() // 1_000_000
     try:
         Path(uri).mkdir(0o755, parents=True, exist_ok=True)
-        for folder in _FOLDERS:
+        for folder in ARRAY_FOLDERS:
             os.mkdir(f"{uri}/{folder}", 0o755)  # noqa: PTH102 -- a Path costs as much as the folder
-        name = f"{uri}/__schema/__{now}_{now}_{uuid.uuid4().hex}"
+        name = f"{uri}/{SCHEMA}/__{now}_{now}_{uuid.uuid4().hex}"
         with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
             file.write(schema)
             file.flush()
@@ -66,5 +59,5 @@ def create_another(kind: Hashable, uri: str) -> bool:
     except FileExistsError:
         raise ConfigError(f"{uri} already exists: choose another place or remove it first") from None
     except OSError as error:
-        raise SourceError.from_os(error, f"create the volume {uri}") from None
+        raise SourceError.from_os(error, f"cannot create the volume {uri}") from None
     return True

@@ -1,0 +1,261 @@
+"""The read side of cohorts and their views: a view's collections hold only its subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+
+from voxtier.volumes.cohort.collection_view import CollectionView
+from voxtier.volumes.cohort.selection import ILoc, Index, Loc, Sliceable, group_places
+from voxtier.volumes.cohort.snapshot_rows import Cohort
+from voxtier.volumes.store.append import create_cohort
+from voxtier.volumes.store.ingest import OnError
+from voxtier.volumes.store.jobs import Job
+from voxtier.volumes.store.snapshots import Snapshot, Store
+from voxtier.volumes.tiledb.columns import Table, as_table
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri
+from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+from voxtier.volumes.volume import Volume
+
+__all__ = ["CohortView"]
+
+Collection = TypeVar("Collection", bound=CollectionView)
+
+
+class CohortView(Sliceable, Generic[Collection]):
+    """What can be asked of a `RadiObject` or of a view of it.
+
+    Parameters
+    ----------
+    uri : path or URI
+        Store of this package or of RadiObject.
+    ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+        TileDB keys on top of `configure`.
+    """
+
+    _collection_type: type[Collection]
+
+    def __init__(self, uri: Uri, ctx: object = None) -> None:
+        store = Store(as_uri(uri), Session.of(ctx), "radi_object")
+        self._setup(Cohort(store, store.snapshot()), None, None)
+
+    def _setup(self, cohort: Cohort, subjects: tuple[str, ...] | None, names: tuple[str, ...] | None) -> None:
+        self._cohort, self._subjects, self._names = cohort, subjects, names
+        self._index: Index | None = None
+
+    @classmethod
+    def _view(cls, cohort: Cohort, subjects: Iterable[str] | None, names: Iterable[str] | None) -> Self:
+        view = cls.__new__(cls)
+        view._setup(
+            cohort, None if subjects is None else tuple(subjects), None if names is None else tuple(names)
+        )
+        return view
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cohort = self._cohort
+        return _restore_cohort, (type(self), cohort.store, cohort.snapshot, self._subjects, self._names)
+
+    @classmethod
+    def _create(
+        cls,
+        uri: Uri,
+        jobs: Mapping[str, Sequence[Job]],
+        obs_meta: object,
+        ctx: object,
+        *,
+        overwrite: bool = False,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Self:
+        """Write a new store."""
+        target, session = as_uri(uri), Session.of(ctx)
+        subjects = None if obs_meta is None else as_table(obs_meta)
+        create_cohort(
+            target, session, jobs, subjects, overwrite=overwrite, on_error=on_error, progress=progress
+        )
+        return cls(target, session)
+
+    @property
+    def uri(self) -> str | None:
+        """Address of the store; None for a view."""
+        return None if self.is_view else self._cohort.store.root
+
+    @property
+    def is_view(self) -> bool:
+        """Whether this is a selection."""
+        return self._subjects is not None or self._names is not None
+
+    @property
+    def obs_subject_ids(self) -> list[str]:
+        """Subjects, in the order of this view."""
+        return list(self.index)
+
+    @property
+    def index(self) -> Index:
+        """Subjects by place."""
+        if self._index is None:
+            self._index = Index(self._cohort.subjects if self._subjects is None else self._subjects)
+        return self._index
+
+    @property
+    def _table(self) -> Table:
+        """The rows of the subjects, in the order of this view."""
+        table = self._cohort.subject_table
+        places = Index([str(subject) for subject in table["obs_subject_id"]])
+        return table.take([places.get_index(subject) for subject in self.index])
+
+    @property
+    def collection_names(self) -> tuple[str, ...]:
+        """Names of the collections of this view."""
+        return tuple(self._cohort.snapshot.collections) if self._names is None else self._names
+
+    @property
+    def n_collections(self) -> int:
+        """Number of collections."""
+        return len(self.collection_names)
+
+    @property
+    def all_obs_ids(self) -> list[str]:
+        """Observation ids of every collection of this view."""
+        return [obs_id for name in self.collection_names for obs_id in self.collection(name).obs_ids]
+
+    def collection(self, name: str) -> Collection:
+        """Return a collection, restricted to the subjects of this view.
+
+        Raises
+        ------
+        KeyError
+            For a collection outside this view.
+        """
+        if name not in self.collection_names:
+            raise KeyError(f"no collection {name!r}; there are {', '.join(self.collection_names) or 'none'}")
+        rows = self._cohort.rows(name)
+        if self._subjects is None:
+            return self._collection_type._view(rows, None, name)
+        places = group_places(rows.table["obs_subject_id"])
+        chosen = [place for subject in self._subjects for place in places.get(subject, ())]
+        return self._collection_type._view(rows, chosen, name)
+
+    def __getattr__(self, name: str) -> Collection:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self.collection(name)
+        except KeyError as error:
+            raise AttributeError(str(error.args[0])) from None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.collection_names]
+
+    def get_volume(self, obs_id: str) -> Volume:
+        """Return a volume of this view by its observation id.
+
+        Raises
+        ------
+        KeyError
+            When it is not in this view.
+        """
+        for name in self.collection_names:
+            collection = self.collection(name)
+            if obs_id in collection:
+                volume: Volume = collection.loc[obs_id]
+                return volume
+        raise KeyError(f"{obs_id!r} is not in this {'view' if self.is_view else 'store'}")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.index)
+
+    def __contains__(self, subject: object) -> bool:
+        return subject in self.index
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.collection_names) or "none"
+        kind = type(self).__name__
+        text = f"{kind}({len(self)} subjects, {self.n_collections} collections: [{names}])"
+        return text + (" (view)" if self.is_view else "")
+
+    def describe(self) -> str:
+        """Return a summary for people: collections with shapes, values of columns with few of them."""
+        lines = [f"{self!r}", f"store: {self._cohort.store.root}", ""]
+        for name in self.collection_names:
+            collection = self.collection(name)
+            shape = "x".join(map(str, collection.shape or ())) or "mixed"
+            lines.append(f"  {name}: {len(collection)} volumes, shape {shape}")
+        table = self._table
+        for column in [name for name in table.columns if name not in INDEX_COLUMNS]:
+            values, counts = np.unique(np.ma.compressed(table[column]).astype(str), return_counts=True)
+            if len(values) <= 10:
+                shares = ", ".join(f"{value}: {count}" for value, count in zip(values, counts, strict=True))
+                lines.append(f"  column {column}: {shares}")
+        return "\n".join(lines)
+
+    def _select(self, places: Sequence[int]) -> Self:
+        subjects = self.obs_subject_ids
+        return self._view(self._cohort, [subjects[place] for place in places], self._names)
+
+    @property
+    def iloc(self) -> ILoc[Self, Self]:
+        """Select subjects by position; always a view, order and duplicates kept."""
+        return ILoc(len(self), lambda place: self._select([place]), self._select)
+
+    @property
+    def loc(self) -> Loc[Self, Self]:
+        """Select subjects by id; one outside this view is a KeyError."""
+        return Loc(self.index, lambda place: self._select([place]), self._select)
+
+    def __getitem__(self, key: str | list[str]) -> Self:
+        view: Self = self.loc[key]
+        return view
+
+    def sel(self, *, subject: str | Sequence[str]) -> Self:
+        """Return the view of one subject or of several."""
+        view: Self = self.loc[subject]
+        return view
+
+    def filter(self, expr: str) -> Self:
+        """Return the subjects whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
+        return self._select([int(place) for place in np.flatnonzero(self._table.matching(expr))])
+
+    def select_collections(self, names: Sequence[str]) -> Self:
+        """Return a view with some of the collections.
+
+        Raises
+        ------
+        KeyError
+            For a collection outside this view.
+        """
+        missing = [name for name in names if name not in self.collection_names]
+        if missing:
+            raise KeyError(f"no collection {missing[0]!r}; there are {', '.join(self.collection_names)}")
+        return self._view(self._cohort, self._subjects, names)
+
+    select = select_collections
+
+    def copy(self) -> Self:
+        """Return another object for the same selection."""
+        return self._view(self._cohort, self._subjects, self._names)
+
+    def refresh(self) -> None:
+        """See what was committed since this object was opened; not for views."""
+        self._refuse_view("refresh")
+        store = self._cohort.store
+        self._setup(Cohort(store, store.snapshot()), None, None)
+
+    def _refuse_view(self, verb: str) -> None:
+        if self.is_view:
+            raise TypeError(f"cannot {verb} a view: use the root, or materialize the view first")
+
+
+def _restore_cohort(
+    kind: type[CohortView[Any]],
+    store: Store,
+    snapshot: Snapshot,
+    subjects: tuple[str, ...] | None,
+    names: tuple[str, ...] | None,
+) -> CohortView[Any]:
+    return kind._view(Cohort(store, snapshot), subjects, names)

@@ -1,0 +1,315 @@
+"""What an ingest has to do: one job for each volume, from NIfTI files, DICOM series or voxels in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError
+from voxtier.volumes import geometry
+from voxtier.volumes.config import get_config
+from voxtier.volumes.formats.dicom import DicomImage, OnGap, assemble, find_series, read_series
+from voxtier.volumes.formats.nifti import read_nifti
+from voxtier.volumes.formats.sources import Images, Source, grouped_sources, named_sources, series_of
+from voxtier.volumes.geometry import OrientationInfo
+from voxtier.volumes.store.names import checked_name
+
+__all__ = [
+    "Content",
+    "Job",
+    "OnGap",
+    "cohort_jobs",
+    "collection_jobs",
+    "dicom_content",
+    "dicom_jobs",
+    "nifti_content",
+    "refuse_misaligned",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is stored of one image.
+
+    Parameters
+    ----------
+    voxels : numpy.ndarray
+        As they will be stored, (x, y, z[, t]).
+    meta : dict
+        Metadata of the array.
+    row : dict
+        Columns of its row of observations.
+    """
+
+    voxels: NDArray[Any]
+    meta: dict[str, Any]
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One volume to write.
+
+    Parameters
+    ----------
+    obs_id, subject : str
+        Whose volume it is.
+    load : callable
+        Reads the image.
+    fingerprint : tuple
+        Equal for equal content: an array that a cut-off ingest finished is taken over by its fingerprint.
+    label : str
+        Name of the image in messages.
+    extra : dict
+        Further columns of its row.
+    """
+
+    obs_id: str
+    subject: str
+    load: Callable[[], Content]
+    fingerprint: tuple[object, ...]
+    label: str
+    extra: dict[str, Any]
+
+
+def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) -> Content:
+    """Read a NIfTI file into what is stored of it."""
+    image = read_nifti(path)
+    return _content(image.voxels, image.orientation, dict(image.meta), image.row, reorient=reorient)
+
+
+def dicom_content(
+    path: str | PathLike[str], *, reorient: bool | None = None, on_gap: OnGap = "error"
+) -> Content:
+    """Read the one series of a folder into what is stored of it.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of slices, or one file.
+    reorient : bool, optional
+        Flip and permute to the configured target; by default as configured.
+    on_gap : {"error", "keep", "fill"}
+        What becomes of missing slices.
+
+    Returns
+    -------
+    Content
+        What is stored.
+
+    Raises
+    ------
+    ConfigError
+        When the folder holds several volumes; the message lists them.
+    """
+    images = read_series(path, on_gap=on_gap)
+    if len(images) != 1:
+        uids = ", ".join(image.series_instance_uid for image in images)
+        raise ConfigError(f"{path} holds {len(images)} volumes ({uids}): ingest them as a collection")
+    return _dicom_content(images[0], reorient=reorient)
+
+
+def _dicom_content(image: DicomImage, *, reorient: bool | None) -> Content:
+    return _content(image.voxels, image.orientation, dict(image.meta), image.row, reorient=reorient)
+
+
+def _content(
+    image: NDArray[Any],
+    orientation: OrientationInfo,
+    meta: dict[str, Any],
+    row: dict[str, Any],
+    *,
+    reorient: bool | None,
+) -> Content:
+    options = get_config().orientation
+    wants_target = options.reorient_on_load if reorient is None else reorient
+    if wants_target and orientation.axcodes != options.canonical_target:
+        if options.store_original_affine:
+            meta["original_affine"] = geometry.to_json(orientation.affine)
+        image, affine = geometry.reorient(image, orientation.affine, options.canonical_target)
+        orientation = OrientationInfo(
+            geometry.axcodes(affine), affine, orientation.source, orientation.confidence
+        )
+    scaling = (meta.get("nifti_scl_slope", "1.0"), meta.get("nifti_scl_inter", "0.0"))
+    if scaling != ("1.0", "0.0") and image.dtype.kind in "iu":
+        meta |= {"stored_min": int(image.min()), "stored_max": int(image.max())}
+    meta |= geometry.to_meta(orientation)
+    row = {
+        "voxel_spacing": str(tuple(float(step) for step in geometry.spacing(orientation.affine))),
+        "dimensions": str(tuple(image.shape)),
+        "axcodes": orientation.axcodes,
+        "affine_json": geometry.to_json(orientation.affine),
+        "orientation_source": orientation.source,
+        **row,
+    }
+    return Content(image, meta, row)
+
+
+def collection_jobs(
+    name: str | None,
+    niftis: Images | None,
+    dicom_dirs: Sequence[tuple[Any, str]] | None,
+    reorient: bool | None,  # noqa: FBT001
+    on_gap: OnGap = "error",
+) -> list[Job]:
+    """Return the jobs of one collection.
+
+    Parameters
+    ----------
+    name : str or None
+        Name of the collection; None takes the series that the files state.
+    niftis : pairs (path, subject), folder or glob, optional
+        NIfTI files.
+    dicom_dirs : sequence of (folder, subject), optional
+        DICOM series, where ``niftis`` is None.
+    reorient : bool or None
+        Flip and permute to the configured target; None means as configured.
+    on_gap : {"error", "keep", "fill"}
+        What becomes of missing slices of a DICOM series.
+
+    Returns
+    -------
+    list of Job
+        One for each volume.
+    """
+    if niftis is not None:
+        return _nifti_jobs(grouped_sources(niftis, name), reorient=reorient)
+    groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap)
+    return [job for jobs in groups.values() for job in jobs]
+
+
+def cohort_jobs(
+    niftis: Images | None,
+    dicom_dirs: Sequence[tuple[Any, str]] | None,
+    images: Mapping[str, Images] | None,
+    collection_name: str | None,
+    reorient: bool | None,  # noqa: FBT001
+) -> dict[str, list[Job]]:
+    """Return the jobs of a cohort, from exactly one kind of source.
+
+    Parameters
+    ----------
+    niftis : pairs (path, subject), folder or glob, optional
+        NIfTI files of one collection, or of one for each series that their names state.
+    dicom_dirs : sequence of (folder, subject), optional
+        DICOM series.
+    images : mapping, optional
+        Collection name -> NIfTI files.
+    collection_name : str or None
+        Name for the collection of ``niftis`` or ``dicom_dirs``.
+    reorient : bool or None
+        Flip and permute to the configured target; None means as configured.
+
+    Returns
+    -------
+    dict
+        Collection name -> one job for each volume.
+
+    Raises
+    ------
+    ConfigError
+        When no source is given, or several.
+    """
+    if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
+        raise ConfigError("give exactly one of niftis, dicom_dirs and images")
+    if dicom_dirs is not None:
+        return dicom_jobs(dicom_dirs, collection_name, reorient=reorient)
+    sources = named_sources(images) if images is not None else grouped_sources(niftis or (), collection_name)
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        groups.setdefault(source.collection, []).append(source)
+    return {name: _nifti_jobs(group, reorient=reorient) for name, group in groups.items()}
+
+
+def dicom_jobs(
+    pairs: Iterable[tuple[Any, str]],
+    collection: str | None,
+    *,
+    reorient: bool | None,
+    on_gap: OnGap = "error",
+) -> dict[str, list[Job]]:
+    """Return the jobs of DICOM folders: one volume for each series.
+
+    Parameters
+    ----------
+    pairs : iterable of (folder, subject)
+        Folders of slices.
+    collection : str or None
+        Name of the collection of all; None collects by modality.
+    reorient : bool or None
+        Flip and permute to the configured target; None means as configured.
+    on_gap : {"error", "keep", "fill"}
+        What becomes of missing slices.
+
+    Returns
+    -------
+    dict
+        Collection name -> one job for each volume.
+    """
+    jobs: dict[str, list[Job]] = {}
+    for folder, subject in pairs:
+        path = Path(folder)
+        counts: dict[str, int] = {}
+        for slices in find_series(path):
+            modality = str(slices[0].header.get("Modality", "")) or "unknown"
+            name = checked_name("collection", collection or modality)
+            counts[name] = counts.get(name, 0) + 1
+            suffix = f"_acq-{counts[name]}" if counts[name] > 1 else ""
+            job = Job(
+                obs_id=f"{subject}_{name}{suffix}",
+                subject=subject,
+                load=lambda slices=slices: _dicom_content(assemble(slices, on_gap=on_gap), reorient=reorient),  # type: ignore[misc]
+                fingerprint=(*_file_fingerprint(path), slices[0].group, on_gap, reorient),
+                label=str(path),
+                extra={},
+            )
+            jobs.setdefault(name, []).append(job)
+    return jobs
+
+
+def _nifti_jobs(sources: Sequence[Source], *, reorient: bool | None) -> list[Job]:
+    for source in sources:
+        checked_name("collection", source.collection)
+    return [
+        Job(
+            obs_id=source.obs_id,
+            subject=source.subject,
+            load=lambda path=source.path: nifti_content(path, reorient=reorient),  # type: ignore[misc]
+            fingerprint=(*_file_fingerprint(source.path), reorient),
+            label=str(source.path),
+            extra={"series_type": series_of(source.path)},
+        )
+        for source in sources
+    ]
+
+
+def _file_fingerprint(path: Path) -> tuple[object, ...]:
+    """Return what tells one state of a file (or folder of slices) from another."""
+    if path.is_dir():
+        entries = [entry.stat() for entry in sorted(path.iterdir()) if entry.is_file()]
+        return (str(path.absolute()), len(entries), *(f"{e.st_size}.{e.st_mtime_ns}" for e in entries))
+    try:
+        state = path.stat()
+    except OSError:
+        return (str(path.absolute()), "missing")
+    return str(path.absolute()), state.st_size, state.st_mtime_ns
+
+
+def refuse_misaligned(jobs: Mapping[str, Sequence[Job]]) -> None:
+    """Refuse collections whose subjects differ.
+
+    Raises
+    ------
+    ConfigError
+        Names a collection and the subjects that it lacks.
+    """
+    everyone = {job.subject for group in jobs.values() for job in group}
+    for name, group in jobs.items():
+        missing = sorted(everyone - {job.subject for job in group})
+        if missing:
+            raise ConfigError(f"collection {name!r} lacks the subjects {', '.join(missing[:5])}")

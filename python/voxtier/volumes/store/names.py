@@ -1,0 +1,52 @@
+"""Names in a store: of folders, as the user wrote them or made up, and of observations, each at most once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from voxtier.errors import ConfigError
+from voxtier.volumes.tiledb.format.folders import is_reserved
+
+__all__ = ["array_name", "checked_name", "refuse_duplicates"]
+
+
+def array_name(obs_id: str, *content: object) -> str:
+    """Return a folder name for one array: readable, unique for the id and the content that it is given."""
+    digest = hashlib.blake2b("\0".join((obs_id, *map(str, content))).encode(), digest_size=8).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", obs_id)[:48].strip(".-") or "volume"
+    return f"{readable}-{digest}"
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return a name that may become a folder.
+
+    Raises
+    ------
+    ConfigError
+        When it is empty, holds a slash, or is reserved by TileDB or the file system.
+    """
+    if not name or name in (".", "..") or re.search(r"[/\\\0]", name) or is_reserved(name):
+        raise ConfigError(
+            f"{kind} {name!r} cannot name a folder: no slashes, not empty, not starting with '__'"
+        )
+    return name
+
+
+def refuse_duplicates(obs_ids: Iterable[str], present: Iterable[str] = ()) -> None:
+    """Refuse an observation that would exist twice, before anything is written.
+
+    Raises
+    ------
+    ConfigError
+        Names the observations.
+    """
+    counts = Counter(obs_ids)
+    twice = sorted(obs_id for obs_id, count in counts.items() if count > 1)
+    if twice:
+        raise ConfigError(f"two images for the same observation: {', '.join(twice[:5])}")
+    again = sorted(counts.keys() & set(present))
+    if again:
+        raise ConfigError(f"already in the store: {', '.join(again[:5])}")

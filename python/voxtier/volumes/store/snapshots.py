@@ -1,0 +1,207 @@
+"""What is visible in a store: read as of one commit, which a writer that dies never changes.
+
+Every table is read *as of* one time stamp, the last commit, which lies in the metadata of the store's root
+group together with the list of collections (`commits` writes it).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
+from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.store.names import checked_name
+from voxtier.volumes.tiledb.format.folders import is_reserved
+from voxtier.volumes.tiledb.format.recovery import partial_files, recover
+from voxtier.volumes.tiledb.session import (
+    Session,
+    is_remote,
+    list_folders,
+    read_group_meta,
+    read_members,
+)
+
+__all__ = ["FORMAT", "SUBJECTS", "Snapshot", "Store"]
+
+FORMAT = "1"
+"""Version of the layout of a store."""
+
+SUBJECTS = "obs_meta"
+"""Folder of the table of subjects; an overwritten store has it under this name and a suffix."""
+
+_PATIENCE_SECONDS = 30.0  # a writer needs microseconds, unless its machine stops it there
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a reader sees.
+
+    Parameters
+    ----------
+    commit : int or None
+        Time stamp of the commit (milliseconds since 1970); None for a store that voxtier did not write, whose
+        newest rows count.
+    collections : mapping
+        Collection name -> folder below ``collections``.
+    meta : mapping
+        Metadata of the root group.
+    """
+
+    commit: int | None
+    collections: Mapping[str, str]
+    meta: Mapping[str, Any]
+
+    @property
+    def subjects(self) -> str:
+        """Folder of the table of subjects."""
+        return checked_name("table", str(self.meta.get("voxtier_subjects", SUBJECTS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The root of a store: that of a `RadiObject`, or of a collection that stands alone.
+
+    Parameters
+    ----------
+    root : str
+        Address of its root group.
+    session : Session
+        How it is reached.
+    kind : str
+        ``radi_object`` or ``collection``.
+    """
+
+    root: str
+    session: Session
+    kind: str
+
+    @staticmethod
+    def of_collection(uri: str, session: Session) -> Store:
+        """Return the store that a collection belongs to: the RadiObject around it, else itself."""
+        parent, _, _ = uri.rpartition("/")
+        root, _, folder = parent.rpartition("/")
+        if folder == "collections" and root:
+            with suppress(NotFoundError):
+                around = Store(root, session, "radi_object")
+                if "voxtier_format" in around.meta():
+                    return around
+        return Store(uri, session, "collection")
+
+    def snapshot(self) -> Snapshot:
+        """Read what is visible now.
+
+        Raises
+        ------
+        NotFoundError
+            When there is no store, or an ingest that was cut off before its first commit.
+        ConfigError
+            When the store is of another kind or of a newer format.
+        """
+        meta = self.meta()
+        is_own = "voxtier_format" in meta
+        if str(meta.get("voxtier_kind", self.kind)) != self.kind:
+            raise ConfigError(f"{self.root} holds a {meta['voxtier_kind']}: open it as that")
+        if "voxtier_commit" not in meta and (is_own or self.is_empty(meta)):
+            raise NotFoundError(
+                f"{self.root}: the ingest was cut off before its first commit;"
+                " repeat it (finished volumes are taken over) or use overwrite=True"
+            )
+        if is_own and str(meta["voxtier_format"]) != FORMAT:
+            raise ConfigError(
+                f"{self.root} has the format {meta['voxtier_format']}, this voxtier reads {FORMAT}"
+            )
+        if self.kind == "collection":
+            names: dict[str, str] = {}
+        elif is_own:
+            listed = json.loads(str(meta["voxtier_collections"]))
+            names = {name: checked_name("collection", str(folder)) for name, folder in listed.items()}
+        else:
+            members = read_members(f"{self.root}/collections", self.session)
+            names = {name: uri.rsplit("/", 1)[-1] for name, uri in members.items()}
+        return Snapshot(int(meta["voxtier_commit"]) if is_own else None, names, meta)
+
+    def read_patiently(self, read: Callable[[], _Result]) -> _Result:
+        """Read; wait for what a living writer is about to finish, remove what a dead one began.
+
+        Raises
+        ------
+        FormatError, NotFoundError
+            What ``read`` raises, when no file of the store is incomplete or 30 seconds have passed.
+        """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        pause = 0.01
+        while True:
+            try:
+                return read()
+            except (FormatError, NotFoundError):
+                if is_remote(self.root) or time.monotonic() > deadline:
+                    raise
+                groups, tables = self._local_folders()
+                if not partial_files([*groups, *tables]):
+                    return read()  # finished, or removed, since
+            try:
+                with only_writer(self.root, self.session, timeout=0):
+                    self.recover()  # nobody is writing: it was killed
+            except BackendError:
+                pass  # somebody is
+            except SourceError:  # a reader that may not write cannot tell, and cannot help
+                deadline = min(deadline, time.monotonic() + 1)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def recover(self) -> None:
+        """Remove what a killed writer left incomplete; only for the holder of the writer's lock."""
+        groups, tables = self._local_folders()
+        recover(groups, tables)
+
+    def _local_folders(self) -> tuple[list[Path], list[Path]]:
+        """Return the groups and the tables that a local store may have; none of a remote one."""
+        root = Path(self.root)
+        if is_remote(self.root) or not root.is_dir():
+            return [], []
+        collections = root / "collections"
+        bases = [root, collections]
+        if collections.is_dir():
+            bases += [e for e in collections.iterdir() if e.is_dir() and not is_reserved(e.name)]
+        tables = [*(base / "obs" for base in bases), *root.glob(f"{SUBJECTS}*")]
+        return [*bases, *(base / "volumes" for base in bases)], tables
+
+    def meta_of(self, uri: str) -> dict[str, Any]:
+        """Read the metadata of a group of this store."""
+        return self.read_patiently(lambda: read_group_meta(uri, self.session))
+
+    def meta(self) -> dict[str, Any]:
+        """Read the metadata of the root group."""
+        return self.meta_of(self.root)
+
+    def refuse_replaced(self, snapshot: Snapshot) -> None:
+        """Refuse to read rows of a store that was replaced (overwritten) since the snapshot was taken.
+
+        Raises
+        ------
+        NotFoundError
+            When it was.
+        """
+        identity = snapshot.meta.get("voxtier_store")
+        if identity is not None and self.meta().get("voxtier_store") != identity:
+            raise NotFoundError(f"{self.root} was replaced since it was opened: open it again")
+
+    def collection_uri(self, folder: str) -> str:
+        """Return the address of a collection."""
+        return f"{self.root}/collections/{folder}" if self.kind == "radi_object" else self.root
+
+    def is_empty(self, meta: Mapping[str, Any]) -> bool:
+        """Return whether a root of this metadata holds nothing: its maker was killed before it wrote more."""
+        return (
+            not meta
+            and not read_members(self.root, self.session)
+            and all(is_reserved(name) for name in list_folders(self.root, self.session))
+        )

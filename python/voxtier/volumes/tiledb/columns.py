@@ -1,0 +1,169 @@
+"""Rows in memory: columns of one plain type each, masked where values are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError
+from voxtier.volumes.tiledb.filters import find_matches
+
+__all__ = ["Column", "Table", "as_table", "rows_table"]
+
+Column: TypeAlias = NDArray[Any] | np.ma.MaskedArray[Any, Any]
+
+
+class Table:
+    """Columns read into memory: ``table["age"]`` is a numpy array, masked where values are missing.
+
+    Parameters
+    ----------
+    columns : mapping
+        Column name -> values, all of one length.
+    """
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self._columns = dict(columns)
+        self._rows = len(next(iter(self._columns.values()))) if self._columns else 0
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, the keys first."""
+        return list(self._columns)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self._columns:
+            raise KeyError(f"no column {name!r}; there are {', '.join(self._columns)}")
+        return self._columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+    def __repr__(self) -> str:
+        return f"Table({len(self)} rows: {', '.join(self._columns)})"
+
+    def take(self, positions: Sequence[int] | NDArray[Any]) -> Table:
+        """Return the rows at these positions, in this order."""
+        picked = np.asarray(positions, dtype=np.intp)
+        return Table({name: column[picked] for name, column in self._columns.items()})
+
+    def select(self, names: Sequence[str]) -> Table:
+        """Return some of the columns."""
+        return Table({name: self[name] for name in names})
+
+    def matching(self, expression: str) -> NDArray[np.bool_]:
+        """Return which rows satisfy a filter expression (see `voxtier.volumes.tiledb.filters`)."""
+        return find_matches(expression, self._columns, len(self))
+
+    def filter(self, expression: str) -> Table:
+        """Return the rows that satisfy a filter expression."""
+        return self.take(np.flatnonzero(self.matching(expression)))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows as dicts of Python values; missing ones are None."""
+        for position in range(len(self)):
+            yield {name: _scalar(column, position) for name, column in self._columns.items()}
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame (pandas is not installed with voxtier)."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ConfigError("pandas is not installed: pip install pandas") from None
+        return pd.DataFrame(
+            {
+                name: pd.Series(_objects(column)) if isinstance(column, np.ma.MaskedArray) else column
+                for name, column in self._columns.items()
+            }
+        )
+
+
+def _objects(column: np.ma.MaskedArray[Any, Any]) -> list[Any]:
+    pairs = zip(column.data, np.ma.getmaskarray(column), strict=True)
+    return [None if is_missing else value for value, is_missing in pairs]
+
+
+def _scalar(column: Column, position: int) -> Any:
+    if isinstance(column, np.ma.MaskedArray) and np.ma.getmaskarray(column)[position]:
+        return None
+    value = column[position]
+    return value.item() if isinstance(value, np.generic) and not isinstance(value, np.datetime64) else value
+
+
+def as_table(frame: object) -> Table:
+    """Return a `Table` for a Table, a mapping of columns or a pandas DataFrame.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, for columns of different lengths and for a column of mixed types.
+    """
+    if isinstance(frame, Table):
+        return frame
+    if isinstance(frame, Mapping):
+        named = {str(name): column for name, column in frame.items()}
+    elif hasattr(frame, "columns") and hasattr(frame, "__getitem__"):
+        named = {str(name): frame[name] for name in frame.columns}
+    else:
+        raise ConfigError(f"a table is a mapping of columns or a DataFrame, got {type(frame).__name__}")
+    columns = {name: _column(name, column) for name, column in named.items()}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(f"the columns differ in length: {lengths}")
+    return Table(columns)
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of some rows; a column that a row lacks is missing there."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return as_table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _column(name: str, values: Any) -> Column:
+    """Return a column of one plain type; missing values (None, NaN among objects, NA, NaT) become a mask."""
+    if isinstance(values, np.ma.MaskedArray):
+        return values
+    array = values if isinstance(values, np.ndarray) else None
+    if array is None:
+        items = list(values)
+    elif array.dtype.kind in "biufMU":
+        return array.astype(np.int64).astype("M8[ns]") if array.dtype == np.dtype("M8") else array
+    else:
+        items = array.tolist()
+    if not items:
+        return np.array([], dtype=object)
+    missing = np.array([_is_missing(item) for item in items], dtype=bool)
+    present = [item for item, is_missing in zip(items, missing, strict=True) if not is_missing]
+    if not present:
+        return np.ma.MaskedArray(np.array([""] * len(items), dtype=object), mask=missing)
+    plain = np.array(present)
+    if plain.dtype.kind == "f" and all(isinstance(item, int) for item in present):
+        plain = np.array(present, dtype=np.uint64)  # numpy makes floats of integers on both sides of 2**63
+    if plain.dtype.kind not in "biufMU" or plain.ndim != 1 or len({isinstance(p, str) for p in present}) > 1:
+        raise ConfigError(
+            f"column {name!r} mixes types or holds {type(present[0]).__name__}: use numbers, text or dates"
+        )
+    if plain.dtype.kind == "U":
+        full = np.array([""] * len(items), dtype=object)
+        full[~missing] = [str(item) for item in present]
+    else:
+        full = np.zeros(len(items), plain.dtype)
+        full[~missing] = plain
+    return np.ma.MaskedArray(full, mask=missing) if missing.any() else full
+
+
+def _is_missing(item: Any) -> bool:
+    if item is None:
+        return True
+    if isinstance(item, (str, bytes, bool)):
+        return False
+    try:
+        return bool(item != item)  # NaN and NaT differ from themselves
+    except TypeError:  # pandas.NA has no truth value
+        return True

@@ -1,0 +1,56 @@
+"""The folders of an array or a group: their names, and what can be learned from names alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from voxtier.volumes.tiledb.session import Session, list_folders
+
+__all__ = [
+    "ARRAY_FOLDERS",
+    "COMMITS",
+    "FRAGMENTS",
+    "GROUP",
+    "META",
+    "RESERVED",
+    "SCHEMA",
+    "fragment_bytes",
+    "fragment_names",
+    "is_reserved",
+]
+
+RESERVED = "__"
+"""Begins the names of TileDB's own folders and files, which never name an array or a group."""
+
+SCHEMA = "__schema"
+COMMITS = "__commits"
+FRAGMENTS = "__fragments"
+META = "__meta"
+GROUP = "__group"
+"""Folder of the members of a group."""
+
+ARRAY_FOLDERS = (
+    SCHEMA,
+    f"{SCHEMA}/__enumerations",
+    COMMITS,
+    FRAGMENTS,
+    META,
+    "__fragment_meta",
+    "__labels",
+)
+"""What ``tiledb.Array.create`` makes, in its order."""
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether a name inside a group or an array is TileDB's own."""
+    return name.startswith(RESERVED)
+
+
+def fragment_names(uri: str, session: Session) -> list[str]:
+    """Return the names of the fragments of an array, sorted; every write adds one that is new."""
+    return list_folders(f"{uri}/{FRAGMENTS}", session)
+
+
+def fragment_bytes(uri: str, name: str) -> int:
+    """Return the bytes of the files of a fragment of a local array."""
+    return sum(entry.stat().st_size for entry in Path(uri, FRAGMENTS, name).iterdir())

@@ -1,0 +1,62 @@
+"""TileDB's errors in voxtier's classes, told apart by the words of their messages (they have no codes)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tiledb
+
+from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
+
+__all__ = ["translate_errors"]
+
+_MISSING = re.compile(r"does not exist|not found|NoSuchKey|NoSuchBucket|not an array|No such file", re.I)
+_REMOTE = re.compile(
+    r"HTTP response code: 4\d\d|HTTP Response Code: -?\d+|Access ?Denied|InvalidAccessKeyId"
+    r"|SignatureDoesNotMatch|curlCode|resolve host|timeout|credentials|Network",
+    re.I,
+)
+
+
+@contextmanager
+def translate_errors(what: str) -> Iterator[None]:
+    """Turn TileDB's errors into voxtier's; ``what`` names the action and the place.
+
+    Raises
+    ------
+    SourceError
+        When the disk is full or access is denied.
+    BackendError
+        When an object store refuses or does not answer.
+    NotFoundError
+        When nothing lies at the address.
+    FormatError
+        For anything else: TileDB cannot use what lies there.
+    """
+    try:
+        yield
+    except tiledb.TileDBError as error:
+        raise _translate(what, str(error)) from None
+    except PermissionError as error:
+        raise SourceError.from_os(error, what) from None
+
+
+def _translate(what: str, text: str) -> Exception:
+    brief = re.sub(r"\s+", " ", text)
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        secret = os.environ.get(name)
+        if secret:
+            brief = brief.replace(secret, "[hidden]")
+    if re.search(r"No space left|ENOSPC", brief):
+        return SourceError("io_error", None, f"{what}: the disk is full", errno.ENOSPC)
+    if re.search(r"Permission denied|Read-only file system", brief):
+        return SourceError("io_error", None, f"{what}: permission denied", errno.EACCES)
+    if "S3" in brief and _REMOTE.search(brief):
+        return BackendError(f"{what}: the object store refused or did not answer: {brief}")
+    if _MISSING.search(brief):
+        return NotFoundError(f"{what}: {brief}")
+    return FormatError("store_damaged", None, f"{what}: {brief}")
