@@ -21,8 +21,9 @@ from accounts import let_others_enter
 from volumes.checks import check_identity
 from volumes.images import code_of, nifti, pairs
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
+from voxtier.system import locks
 from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection
-from voxtier.volumes.store import append, locks
+from voxtier.volumes.store import append
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.jobs import cohort_jobs

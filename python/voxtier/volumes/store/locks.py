@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from voxtier.errors import BackendError, SourceError
+from voxtier.system.locks import hold_lock
 from voxtier.volumes.store.s3_lock import hold_remote_lock
 from voxtier.volumes.tiledb.session import Session, is_remote
 
@@ -57,48 +57,23 @@ def _confirm_local() -> None:
 
 @contextmanager
 def _hold_local_lock(root: str, timeout: float) -> Iterator[None]:
-    import fcntl
-
-    path = Path(root) / LOCK_NAME
-    descriptor = _open_lock_file(path)
-    try:
-        deadline = time.monotonic() + timeout
-        pause = 0.002
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_file(descriptor, path):
-                    break
-                # The store was replaced while this waited: its lock is another file.
-                replaced = descriptor
-                descriptor = _open_lock_file(path)
-                os.close(replaced)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.pread(descriptor, 200, 0).decode(errors="replace")
-                    raise BackendError(
-                        f"{root} is being written by {holder or 'another process'}; gave up after"
-                        f" {timeout:g} s"
-                    ) from None
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.1)
+    path = Path(root, LOCK_NAME)
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = stack.enter_context(hold_lock(path, timeout, mode=0o666))
+        except TimeoutError:
+            raise BackendError(
+                f"{root} is being written by {_read_holder(path)}; gave up after {timeout:g} s"
+            ) from None
+        except OSError as error:
+            raise SourceError.from_os(error, f"cannot write into {root}") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _open_lock_file(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise SourceError.from_os(error, f"cannot write into {path.parent}") from None
-
-
-def _is_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
+def _read_holder(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_bytes()[:200].decode(errors="replace") or "another process"
+    return "another process"

@@ -17,6 +17,7 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import FormatError
+from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.volumes.tiledb.format.direct import open_tiles
 from voxtier.volumes.tiledb.format.folders import fragment_bytes
 from voxtier.volumes.tiledb.format.freshness import FolderState
@@ -180,16 +181,15 @@ def _opened(uri: str, session: Session) -> Any:
 
 _open: OrderedDict[tuple[str, Session], VoxelArray] = OrderedDict()
 _open_lock = threading.Lock()
-_inherited: list[object] = []
 
 
 def _after_fork() -> None:
     global _open, _open_lock
-    _inherited.append(_open)  # never closed here: see session
+    abandon(_open)  # never closed here: see session
     _open, _open_lock = OrderedDict(), threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)
 
 
 def open_array(uri: str, session: Session) -> VoxelArray:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import tiledb
 
 from voxtier.errors import ConfigError
+from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.volumes.config import Config, S3Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
 
@@ -202,16 +203,15 @@ class _ProcessState:
 
 
 _state = _ProcessState()
-_inherited: list[_ProcessState] = []
 
 
 def _after_fork() -> None:
     global _state
-    _inherited.append(_state)  # kept alive for ever: its destructors would wait for dead threads
+    abandon(_state)  # its destructors would wait for threads that the child lacks
     _state = _ProcessState()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)
 
 
 def count_contexts() -> int:
