@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
-use _core::frames::lru::{Class, Lru, Put, Record, Request, Stored};
+use _core::frames::lru::{Class, Lru, Put, Record, Request, PutOutcome};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut lru = Lru::new(3000, 0.5, 10);
@@ -21,9 +21,9 @@ fuzz_target!(|bytes: &[u8]| {
                 let preload_limit = (what & 128 != 0).then(|| lru.budget() / 2);
                 let record = Record::new(&[key], &[], &vec![size; usize::from(size)]).expect("short");
                 match lru.put(record, Put { class, used_at: 0, preload_limit }) {
-                    Stored::Yes => drop(last.insert(key, size)),
-                    Stored::Exists => {}
-                    Stored::Oversize | Stored::NoRoom => drop(last.remove(&key)),
+                    PutOutcome::Stored => drop(last.insert(key, size)),
+                    PutOutcome::Exists => {}
+                    PutOutcome::Oversize | PutOutcome::NoRoom => drop(last.remove(&key)),
                 }
             }
             3 | 4 => {

@@ -5,7 +5,7 @@ use crate::base::fork_lock::ForkLock;
 use crate::base::source::{Source, read_exact};
 use crate::dicom;
 use crate::frames::cached::{self, Excerpt, excerpt};
-use crate::frames::lru::{Access, Class, Lru, Put, Request, Stored};
+use crate::frames::lru::{Access, Class, Lru, Put, PutOutcome, Request};
 use crate::frames::record;
 use crate::frames::row::{Row, next_row};
 use crate::frames::table::{FrameTable, Layout, OffsetsIn};
@@ -46,7 +46,7 @@ impl FrameCache {
     ///
     /// # Errors
     /// See [`cached::record`].
-    pub fn put(&self, key: &str, table: &FrameTable, etag: Option<&str>, put: Put) -> Result<Stored> {
+    pub fn put(&self, key: &str, table: &FrameTable, etag: Option<&str>, put: Put) -> Result<PutOutcome> {
         let record = cached::record(key, table, etag)?;
         Ok(self.lru.lock().put(record, put))
     }
@@ -61,7 +61,7 @@ impl FrameCache {
         for (key, bytes) in tables {
             let made = record::decode(bytes).and_then(|table| cached::record(key, &table, None));
             match made.map(|record| self.lru.lock().put(record, put)) {
-                Ok(Stored::Yes) => stored += 1,
+                Ok(PutOutcome::Stored) => stored += 1,
                 Ok(_) => refused += 1,
                 Err(_) => damaged += 1,
             }
@@ -89,7 +89,7 @@ impl FrameCache {
                 lru.put(record, put);
             } else if weight <= room && lru.peek(path.as_bytes()).is_none() {
                 room -= weight;
-                stored += u64::from(lru.put(record, put) == Stored::Yes);
+                stored += u64::from(lru.put(record, put) == PutOutcome::Stored);
             }
             paths.push(path.to_owned());
         }
@@ -113,7 +113,7 @@ impl FrameCache {
             };
             let put = Put { class: Class::Normal, used_at, preload_limit: Some(limit) };
             match self.lru.lock().put(record, put) {
-                Stored::Yes => stored += 1,
+                PutOutcome::Stored => stored += 1,
                 _ => skipped += 1,
             }
         }

@@ -56,7 +56,7 @@ pub fn record_of(
     SCRATCH.with_borrow_mut(|(meta, packed)| {
         meta.clear();
         encode_meta(table, etag, meta);
-        packed::encode_brief(layout, packed);
+        packed::encode_for_memory(layout, packed);
         let record = Record::new(key.as_bytes(), meta, packed)
             .ok_or_else(|| refused(format!("{} bytes beside the table, at most {META_CAP}", meta.len())));
         if meta.capacity() + packed.capacity() > SCRATCH_KEPT {
@@ -192,7 +192,7 @@ pub fn limit(meta: &[u8]) -> Option<u64> {
 /// The whole table of a record.
 pub fn whole(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
     let (mut table, _) = decode_meta(meta)?;
-    table.layout = packed::decode_brief(value).ok()?;
+    table.layout = packed::decode_from_memory(value).ok()?;
     Some(table)
 }
 
@@ -207,7 +207,7 @@ pub type Excerpt = std::result::Result<FrameTable, (usize, FrameTable)>;
 pub fn excerpt(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<Excerpt> {
     let (mut table, _) = decode_meta(meta)?;
     let (limit, cut) = (table.limit(), table.truncated_from.take());
-    let view = Table::trusted(value);
+    let view = Table::from_memory(value);
     let mut items = Items { frame_first: Some(vec![0]), ..Items::default() };
     for (position, &frame) in frames.iter().enumerate() {
         let Some(view) = view.filter(|view| (frame as usize) < view.frames()) else {

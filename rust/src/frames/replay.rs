@@ -102,7 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frames::lru::{Class, Lru, Put, Record, Request, Stored};
+    use crate::frames::lru::{Class, Lru, Put, PutOutcome, Record, Request};
 
     const VALUE: [u8; 33] = [0; 33];
 
@@ -125,7 +125,7 @@ mod tests {
                 let record = Record::new(&key, b"", &VALUE).unwrap();
                 let class = if scan { Class::Scan } else { Class::Normal };
                 let stored = lru.put(record, Put { class, ..Put::default() });
-                assert!(scan || stored == Stored::Yes);
+                assert!(scan || stored == PutOutcome::Stored);
             }
             // Accesses that were not drained have a weight too; a replay has none.
             lru.forget_accesses();

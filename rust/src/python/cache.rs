@@ -13,7 +13,7 @@ use crate::base::error::{Error, ErrorKind};
 use crate::base::fork_lock::Guard;
 use crate::frames::cache::{FrameCache, class_of, look_up, read_frames, request};
 use crate::frames::cached;
-use crate::frames::lru::{Access, Class, Lru, Put, Slot, Stored};
+use crate::frames::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
 use crate::frames::packed::Table;
 use crate::frames::replay::{self, Policy};
 use crate::frames::table::{FrameTable, ItemsView, LayoutView};
@@ -47,7 +47,7 @@ impl PyFrameCache {
         table: &FrameTable,
         etag: Option<&str>,
         put: Put,
-    ) -> PyResult<Stored> {
+    ) -> PyResult<PutOutcome> {
         let record = cached::record(key, table, etag)?;
         Ok(self.lock(py).put(record, put))
     }
@@ -59,7 +59,7 @@ fn parse_class(klass: &str) -> PyResult<Class> {
 }
 
 fn no_frame(frame: impl std::fmt::Display, slot: &Slot) -> PyErr {
-    let frames = Table::trusted(slot.value()).map_or(0, |view| view.frames());
+    let frames = Table::from_memory(slot.value()).map_or(0, |view| view.frames());
     PyIndexError::new_err(format!("frame {frame} of {frames}, counted from 0"))
 }
 
@@ -71,7 +71,7 @@ fn limit_of(slot: &Slot) -> u64 {
 #[inline]
 fn locate(slot: &Slot, frame: i64) -> PyResult<(u64, u64)> {
     let index = usize::try_from(frame).unwrap_or(usize::MAX);
-    let Some(view) = Table::trusted(slot.value()).filter(|view| index < view.frames()) else {
+    let Some(view) = Table::from_memory(slot.value()).filter(|view| index < view.frames()) else {
         return Err(no_frame(frame, slot));
     };
     if let Some(native) = view.native() {
@@ -154,7 +154,7 @@ impl PyFrameCache {
         let mut guard = self.lock(py);
         let Some(slot) = guard.get(key.as_bytes(), request) else { return Ok(None) };
         let index = usize::try_from(frame).unwrap_or(usize::MAX);
-        match Table::trusted(slot.value()).filter(|view| index < view.frames()) {
+        match Table::from_memory(slot.value()).filter(|view| index < view.frames()) {
             Some(view) => Ok(Some(view.ranges(index, limit_of(slot)).collect())),
             None => Err(no_frame(frame, slot)),
         }
@@ -230,7 +230,7 @@ impl PyFrameCache {
         let layout = LayoutView::Items(ItemsView { offsets, lengths, frame_first: None });
         let put = Put { class: parse_class(klass)?, ..Put::default() };
         let record = cached::record_of(key, &table, layout, etag)?;
-        Ok(self.lock(py).put(record, put) == Stored::Yes)
+        Ok(self.lock(py).put(record, put) == PutOutcome::Stored)
     }
 
     #[pyo3(signature = (key, table, *, etag=None, klass="normal", last_used_us=0))]
@@ -244,7 +244,7 @@ impl PyFrameCache {
         last_used_us: i64,
     ) -> PyResult<bool> {
         let put = Put { class: parse_class(klass)?, used_at: last_used_us, preload_limit: None };
-        Ok(self.store(py, key, &table.get().table, etag, put)? == Stored::Yes)
+        Ok(self.store(py, key, &table.get().table, etag, put)? == PutOutcome::Stored)
     }
 
     #[pyo3(signature = (key, table, *, limit, etag=None, last_used_us=0))]
@@ -259,10 +259,10 @@ impl PyFrameCache {
     ) -> PyResult<&'static str> {
         let put = Put { class: Class::Normal, used_at: last_used_us, preload_limit: Some(limit) };
         Ok(match self.store(py, key, &table.get().table, etag, put)? {
-            Stored::Yes => "stored",
-            Stored::Oversize => "oversize",
-            Stored::NoRoom => "no_room",
-            Stored::Exists => "exists",
+            PutOutcome::Stored => "stored",
+            PutOutcome::Oversize => "oversize",
+            PutOutcome::NoRoom => "no_room",
+            PutOutcome::Exists => "exists",
         })
     }
 

@@ -41,9 +41,9 @@ pub struct Put {
 
 /// The outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
+pub enum PutOutcome {
     /// The record was stored.
-    Yes,
+    Stored,
     /// The record is larger than one entry may be; an older value of its key was removed.
     Oversize,
     /// There was no room that a record of its class may take.
@@ -206,12 +206,12 @@ impl Lru {
     }
 
     /// Stores a record under its key, replacing an older one.
-    pub fn put(&mut self, record: Record, put: Put) -> Stored {
+    pub fn put(&mut self, record: Record, put: Put) -> PutOutcome {
         let weight = Self::weight(record.size());
         let hash = self.hash(record.key());
         let old = self.find_hashed(hash, record.key());
         if old.is_some() && put.preload_limit.is_some() {
-            return Stored::Exists;
+            return PutOutcome::Exists;
         }
         let class = match old.map(|id| self.slab.slot(id).class()) {
             Some(existing) if put.class == Class::Scan => existing,
@@ -223,12 +223,12 @@ impl Lru {
             None => self.pending.take(record.key()),
         };
         let outcome = self.admit(weight, class, put.preload_limit);
-        if outcome != Stored::Yes {
+        if outcome != PutOutcome::Stored {
             self.keep_accesses(record.key(), accesses);
             return outcome;
         }
         let Some(id) = self.slab.add(record, class, put.preload_limit.is_some()) else {
-            return Stored::NoRoom;
+            return PutOutcome::NoRoom;
         };
         self.index.insert(hash, id);
         self.grow(class, weight);
@@ -239,7 +239,7 @@ impl Lru {
             slot.used_at = slot.used_at.max(last);
             self.dirty += usize::from(slot.set_dirty(true));
         }
-        Stored::Yes
+        PutOutcome::Stored
     }
 
     /// Removes a key and returns whether it was there; its accesses can still be drained.
@@ -312,25 +312,25 @@ impl Lru {
     }
 
     /// Makes room for an entry of that weight, or says why it may not enter.
-    fn admit(&mut self, weight: u64, class: Class, preload_limit: Option<u64>) -> Stored {
+    fn admit(&mut self, weight: u64, class: Class, preload_limit: Option<u64>) -> PutOutcome {
         if weight as f64 > self.max_entry_fraction * self.budget as f64 {
             self.counters.rejected_oversize += 1;
-            return Stored::Oversize;
+            return PutOutcome::Oversize;
         }
         if let Some(limit) = preload_limit {
             let fits = self.used() + weight <= limit.min(self.budget);
-            return if fits { Stored::Yes } else { Stored::NoRoom };
+            return if fits { PutOutcome::Stored } else { PutOutcome::NoRoom };
         }
         let pinned = self.class_bytes(Class::Pinned);
         let rejections = match class {
             Class::Scan if self.used() + weight > self.budget => &mut self.counters.rejected_scan,
             Class::Pinned if pinned + weight > self.budget / 2 => &mut self.counters.rejected_pinned,
             _ if pinned + self.pending.bytes() + weight > self.budget => &mut self.counters.rejected_pinned,
-            _ if self.make_room(weight) => return Stored::Yes,
+            _ if self.make_room(weight) => return PutOutcome::Stored,
             _ => &mut self.counters.rejected_pinned,
         };
         *rejections += 1;
-        Stored::NoRoom
+        PutOutcome::NoRoom
     }
 
     fn make_room(&mut self, weight: u64) -> bool {

@@ -79,7 +79,7 @@ impl Model {
         self.budget = target.max(self.used());
     }
 
-    fn put(&mut self, key: u8, value: Vec<u8>, mut class: Class) -> Stored {
+    fn put(&mut self, key: u8, value: Vec<u8>, mut class: Class) -> PutOutcome {
         let weight = Lru::weight(5 + value.len());
         let mut dirty = self.pending.remove(&key);
         if let Some(at) = self.at(key) {
@@ -90,21 +90,21 @@ impl Model {
             }
         }
         let stored = if weight * 2 > self.budget {
-            Stored::Oversize
+            PutOutcome::Oversize
         } else if (class == Class::Scan && self.used() + weight > self.budget)
             || (class == Class::Pinned && self.pinned() + weight > self.budget / 2)
             || (self.pinned() + self.pending_bytes() + weight > self.budget)
         {
-            Stored::NoRoom
+            PutOutcome::NoRoom
         } else {
             while self.used() + weight > self.budget
                 && let Some(at) = self.victim()
             {
                 self.remove(at);
             }
-            if self.used() + weight > self.budget { Stored::NoRoom } else { Stored::Yes }
+            if self.used() + weight > self.budget { PutOutcome::NoRoom } else { PutOutcome::Stored }
         };
-        if stored == Stored::Yes {
+        if stored == PutOutcome::Stored {
             self.entries.push(Entry { key, weight, value, class, dirty });
         } else if dirty {
             self.keep_accesses(key);
@@ -201,14 +201,14 @@ impl Pair {
                 let put = Put { class: Class::Normal, used_at, preload_limit: Some(limit) };
                 let stored = self.lru.put(record, put);
                 let weight = Lru::weight(5 + size as usize);
-                if stored == Stored::Yes {
+                if stored == PutOutcome::Stored {
                     assert!(self.lru.used() <= limit && self.model.at(key).is_none());
                     let (value, dirty) = (vec![size; size as usize], self.model.pending.remove(&key));
                     self.model.entries.insert(0, Entry { key, weight, value, class: Class::Normal, dirty });
                 } else {
                     assert_eq!(before, self.lru.keys().map(<[u8]>::to_vec).collect::<Vec<_>>());
-                    assert_eq!(stored == Stored::Exists, self.model.at(key).is_some());
-                    if stored != Stored::Exists && self.model.pending.remove(&key) {
+                    assert_eq!(stored == PutOutcome::Exists, self.model.at(key).is_some());
+                    if stored != PutOutcome::Exists && self.model.pending.remove(&key) {
                         self.model.keep_accesses(key);
                     }
                 }
@@ -291,7 +291,7 @@ fn record(key: &str, size: usize) -> Record {
 fn filled(keys: &[&str]) -> Lru {
     let mut lru = Lru::new(100_000, 0.5, DEBOUNCE as u64);
     for key in keys {
-        assert_eq!(lru.put(record(key, 100), Put::default()), Stored::Yes);
+        assert_eq!(lru.put(record(key, 100), Put::default()), PutOutcome::Stored);
     }
     lru
 }
@@ -310,7 +310,7 @@ fn replacing_one_key_many_times_changes_neither_size_nor_number() {
 #[test]
 fn an_oversized_record_evicts_only_the_old_value_of_its_key() {
     let mut lru = filled(&["a", "b"]);
-    assert_eq!(lru.put(record("a", 60_000), Put::default()), Stored::Oversize);
+    assert_eq!(lru.put(record("a", 60_000), Put::default()), PutOutcome::Oversize);
     assert!(lru.peek(b"a").is_none() && lru.peek(b"b").is_some());
     assert_eq!(lru.counters().rejected_oversize, 1);
 }

@@ -25,9 +25,9 @@ pub fn decode(table: &[u8], limit: u64) -> Result<Layout> {
 /// Decodes a table with the short head, as it lies in memory.
 ///
 /// # Errors
-/// `bad_table` for anything that [`encode_brief`](super::encode_brief) does not write. There is no checksum:
+/// `bad_table` for anything that [`encode_for_memory`](super::encode_for_memory) does not write. There is no checksum:
 /// damage that leaves a valid table goes unnoticed.
-pub fn decode_brief(table: &[u8]) -> Result<Layout> {
+pub fn decode_from_memory(table: &[u8]) -> Result<Layout> {
     if table.is_empty() {
         return Ok(Layout::Empty);
     }

@@ -12,7 +12,7 @@ pub fn encode(layout: &Layout) -> Vec<u8> {
 }
 
 /// Encodes a layout in the smallest form for memory into `table`, which is cleared first.
-pub fn encode_brief(layout: LayoutView<'_>, table: &mut Vec<u8>) {
+pub fn encode_for_memory(layout: LayoutView<'_>, table: &mut Vec<u8>) {
     table.clear();
     if let Some((head, sections)) = parts(layout, true) {
         head.write_short(table);

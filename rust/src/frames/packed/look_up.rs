@@ -5,7 +5,7 @@ use super::form::{CHECKPOINT, FLAG_HALVED, FLAG_MAP, FLAG_NATIVE, FLAG_ONE_FRAME
 use super::head::Head;
 use crate::frames::table::Native;
 
-/// A view on a table in memory, as [`super::encode_brief`] wrote it.
+/// A view on a table in memory, as [`super::encode_for_memory`] wrote it.
 ///
 /// Memory is trusted: on other bytes its answers may be wrong, but it never panics.
 #[derive(Clone, Copy)]
@@ -31,7 +31,7 @@ enum Places<'a> {
 impl<'a> Table<'a> {
     /// Reads the head.
     #[inline(always)]
-    pub fn trusted(table: &'a [u8]) -> Option<Self> {
+    pub fn from_memory(table: &'a [u8]) -> Option<Self> {
         let (head, sections) = Head::read_short(table)?;
         Self::new(head, sections)
     }

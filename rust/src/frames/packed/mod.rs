@@ -31,6 +31,6 @@ mod look_up;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{decode, decode_brief};
-pub use encode::{encode, encode_brief};
+pub use decode::{decode, decode_from_memory};
+pub use encode::{encode, encode_for_memory};
 pub use look_up::Table;

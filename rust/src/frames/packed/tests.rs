@@ -9,9 +9,9 @@ use super::*;
 use crate::base::error::{ErrorKind, Result};
 use crate::frames::table::{Items, Layout, Native};
 
-fn encode_brief(layout: &Layout) -> Vec<u8> {
+fn encode_for_memory(layout: &Layout) -> Vec<u8> {
     let mut table = vec![9; 3];
-    super::encode_brief(layout.view(), &mut table);
+    super::encode_for_memory(layout.view(), &mut table);
     table
 }
 
@@ -43,16 +43,16 @@ fn elias_fano_golden() {
     assert_eq!(hex(&sealed), golden);
     assert_eq!(decode(&sealed, 1424).unwrap(), layout);
     assert!(decode(&sealed, 1423).is_err());
-    assert_eq!(hex(&encode_brief(&layout)), format!("210504e807900b{}", &golden[64..]));
+    assert_eq!(hex(&encode_for_memory(&layout)), format!("210504e807900b{}", &golden[64..]));
 }
 
 #[test]
 fn one_frame_takes_less_than_ten_bytes_of_memory() {
     let native = Layout::Native(Native { base: 1352, frame_bits: 524_288 * 8, frames: 1 });
-    assert_eq!(hex(&encode_brief(&native)), "0201c80a80808002");
+    assert_eq!(hex(&encode_for_memory(&native)), "0201c80a80808002");
     let items = Items { offsets: vec![2006], lengths: vec![300_000], frame_first: None };
-    assert_eq!(hex(&encode_brief(&Layout::Items(items))), "0001ce0fc0be9201");
-    assert_eq!(hex(&encode_brief(&Layout::Empty)), "");
+    assert_eq!(hex(&encode_for_memory(&Layout::Items(items))), "0001ce0fc0be9201");
+    assert_eq!(hex(&encode_for_memory(&Layout::Empty)), "");
 }
 
 /// Layouts of every form: even and odd lengths, equal and very different ones, few and many items, with and
@@ -139,9 +139,9 @@ fn comes_back(layout: &Layout) {
         let (head, sections) = Head::read_full(&table).unwrap();
         look_up_agrees(Table::new(head, sections).unwrap(), layout);
     }
-    let brief = encode_brief(layout);
-    assert_eq!(&decode_brief(&brief).unwrap(), layout);
-    look_up_agrees(Table::trusted(&brief).unwrap(), layout);
+    let short = encode_for_memory(layout);
+    assert_eq!(&decode_from_memory(&short).unwrap(), layout);
+    look_up_agrees(Table::from_memory(&short).unwrap(), layout);
 }
 
 proptest! {
@@ -183,11 +183,11 @@ proptest! {
 
     #[test]
     fn any_bytes_in_memory_are_refused_or_decoded(table in prop::collection::vec(any::<u8>(), 0..400), form in 0_u8..5) {
-        let mut brief = vec![form << 4 | table.first().map_or(0, |byte| byte & 0x8F)];
-        brief.extend(table);
+        let mut short = vec![form << 4 | table.first().map_or(0, |byte| byte & 0x8F)];
+        short.extend(table);
         // A table without sections may have millions of items: valid, but too slow to walk here.
-        if Head::read_short(&brief).is_none_or(|(head, _)| head.items < 10_000) {
-            agree_or_answer_anything(Table::trusted(&brief), decode_brief(&brief));
+        if Head::read_short(&short).is_none_or(|(head, _)| head.items < 10_000) {
+            agree_or_answer_anything(Table::from_memory(&short), decode_from_memory(&short));
         }
     }
 }
