@@ -18,7 +18,7 @@ from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_PARTIAL, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
 from voxtier.cli.options import AS_JSON, DSN, SOURCE, THREADS, open_store
 from voxtier.system.progress import Progress
-from voxtier.system.text import format_duration, on_one_line
+from voxtier.system.text import format_bytes, format_duration, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.indexing.run import FileReport
@@ -81,12 +81,12 @@ def index(
         indexer = FileIndexer(store, source=source, threads=threads, force=force)
         progress = Progress("files", transient=True)
         try:
-            with _counting(progress, paths, wanted):
+            with _count_in_background(progress, paths, wanted):
                 for reports in index_files(indexer, files):
                     counts.update(report.status for report in reports)
                     frames += sum(report.frames for report in reports)
-                    progress.advance(len(reports), _trouble(counts))
-                    _tell(reports, counts, as_json=as_json)
+                    progress.advance(len(reports), _refused_note(counts))
+                    _echo_reports(reports, counts, as_json=as_json)
         except BrokenPipeError:
             discard_stdout()
             return EXIT_PARTIAL
@@ -105,29 +105,29 @@ def index(
     else:
         click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
         if not counts and not all_files and "-" not in paths:
-            click.echo(f"no file ends in {extension}: --all-files takes every file", err=True)
-    return EXIT_PARTIAL if _refused(counts) else 0
+            click.echo(f"no file name ends in {extension}: --all-files takes every file", err=True)
+    return EXIT_PARTIAL if _count_refused(counts) else 0
 
 
 def _check_roots(paths: tuple[str, ...], *, prune: bool) -> None:
     """Refuse a path that does not exist, unless the files below it are to be pruned."""
     if prune:
         if "-" in paths:
-            raise click.UsageError("--prune forgets what is gone below a PATH: name one instead of -")
+            raise click.UsageError("--prune forgets what is gone below a PATH, which cannot be -")
         return
     for path in paths:
         try:
             if path != "-":
                 os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise click.UsageError(f"there is no {on_one_line(path)}") from None
+            raise click.UsageError(f"{on_one_line(path)} does not exist") from None
         except OSError:  # reading it gives the reason
             continue
 
 
 @contextlib.contextmanager
-def _counting(progress: Progress, paths: tuple[str, ...], extension: str | None) -> Iterator[None]:
-    """Count the files in the background, for the time left, where somebody watches."""
+def _count_in_background(progress: Progress, paths: tuple[str, ...], extension: str | None) -> Iterator[None]:
+    """Count the files on another thread, for the time left, if stderr is a terminal."""
     if not sys.stderr.isatty() or "-" in paths:
         yield
         return
@@ -149,17 +149,17 @@ def _counting(progress: Progress, paths: tuple[str, ...], extension: str | None)
         stop.set()
 
 
-def _refused(counts: Counter[str]) -> int:
+def _count_refused(counts: Counter[str]) -> int:
     return counts["error"] + counts["ambiguous"] + counts["refused"]
 
 
-def _trouble(counts: Counter[str]) -> str:
-    failed = _refused(counts)
+def _refused_note(counts: Counter[str]) -> str:
+    failed = _count_refused(counts)
     return f", {failed:,} refused" if failed else ""
 
 
-def _tell(reports: list[FileReport], counts: Counter[str], *, as_json: bool) -> None:
-    """Print the reports as JSON, or only what `voxtier errors` will not know, the first of them."""
+def _echo_reports(reports: list[FileReport], counts: Counter[str], *, as_json: bool) -> None:
+    """Print the reports as JSON, or the first of those that `voxtier errors` cannot list."""
     if as_json:
         for report in reports:
             click.echo(json.dumps({"path": report.path, **report.as_status()}))
@@ -183,7 +183,7 @@ def _run_summary(
         f"  {status:<10}{counts[status]:>12,}  {_MEANING[status]}" for status in _MEANING if counts[status]
     ]
     if pruned:
-        lines.append(f"  {'pruned':<10}{pruned:>12,}  gone from disk, forgotten")
+        lines.append(f"  {'pruned':<10}{pruned:>12,}  no longer on disk, removed from the index")
     return "\n".join(lines)
 
 
@@ -203,7 +203,7 @@ def summary(source: str, dsn: str | None, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"source": source, **_summary_json(found)}))
         return 0
-    click.echo(f"source {source}: {_tally(found.total)}")
+    click.echo(f"source {source}: {_total_line(found.total)}")
     for title, tallies in (
         ("status", found.by_status),
         ("stored as", found.by_kind),
@@ -212,13 +212,13 @@ def summary(source: str, dsn: str | None, as_json: bool) -> int:
     ):
         click.echo(f"\n{title}")
         for name, tally in tallies.items():
-            click.echo(f"  {_named(title, name):<58}{tally.files:>12,} files {tally.frames:>14,} frames")
+            click.echo(f"  {_label(title, name):<58}{tally.files:>12,} files {tally.frames:>14,} frames")
     if others:
         click.echo(f"\nother sources: {', '.join(others)}")
     return 0
 
 
-def _named(title: str, name: str) -> str:
+def _label(title: str, name: str) -> str:
     from voxtier.frames.explain import transfer_syntax_name
 
     if title == "transfer syntax":
@@ -226,23 +226,18 @@ def _named(title: str, name: str) -> str:
     return name or "(none)"
 
 
-def _tally(tally: Tally) -> str:
+def _total_line(tally: Tally) -> str:
     each = tally.table_bytes / tally.frames if tally.frames else 0.0
     return (
-        f"{tally.files:,} files, {tally.frames:,} frames, {tally.file_bytes / 1e9:,.2f} GB indexed by "
-        f"{tally.table_bytes:,} bytes of tables ({each:.1f} a frame)"
+        f"{tally.files:,} files, {tally.frames:,} frames, {format_bytes(tally.file_bytes)} indexed by "
+        f"{format_bytes(tally.table_bytes)} of tables ({each:.1f} bytes a frame)"
     )
 
 
 def _summary_json(found: Summary) -> dict[str, object]:
-    return {
-        "total": found.total._asdict(),
-        "by_status": {name: tally._asdict() for name, tally in found.by_status.items()},
-        "by_kind": {name: tally._asdict() for name, tally in found.by_kind.items()},
-        "by_transfer_syntax_uid": {
-            name: tally._asdict() for name, tally in found.by_transfer_syntax_uid.items()
-        },
-        "by_method": {name: tally._asdict() for name, tally in found.by_method.items()},
+    _, *groups = found._asdict().items()
+    return {"total": found.total._asdict()} | {
+        title: {name: tally._asdict() for name, tally in tallies.items()} for title, tallies in groups
     }
 
 

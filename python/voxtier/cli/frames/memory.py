@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -16,6 +15,7 @@ import click
 from voxtier.cli.frames.readers import stats
 from voxtier.cli.options import AS_JSON, DSN, SIZE, SOURCE, open_store
 from voxtier.errors import BackendError, ConfigError
+from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes
 
 if TYPE_CHECKING:
@@ -89,9 +89,10 @@ def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool
         cache = FrameCache(budget)
         run, start = Preload(cache, store, source), time.perf_counter()
         run.start(limit=limit)
+        shown = Progress("tables", transient=True)
         while not run.wait(0.2):
-            if sys.stderr.isatty():
-                click.echo(f"\r{run.progress()['loaded']:,} tables", nl=False, err=True)
+            shown.advance(run.progress()["loaded"] - shown.count)
+        shown.close()
         seconds = time.perf_counter() - start
     progress, used = run.progress(), cache.counters()["used"]
     if progress["state"] == "failed":
@@ -180,9 +181,10 @@ def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, int, bool]]:
 
 
 def _as_json(file: RankedFile) -> dict[str, Any]:
-    row = file._asdict()
-    del row["table"]
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in file._asdict().items()
+    }
 
 
 def _sparkline(values: list[float]) -> str:

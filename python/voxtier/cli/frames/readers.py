@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.options import AS_JSON
-from voxtier.system.text import on_one_line
+from voxtier.system.text import format_bytes, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.serving.status_files import ReaderStatus
@@ -41,13 +42,13 @@ def stats(home: Path | None, as_json: bool) -> None:
     accesses the index does not know yet. The state is `ready`, or `preload 12,000` (files so far),
     `no database` (memory and files go on serving), `silent 60 s` (stopped, or hanging).
     """
-    found = _readers(home)
+    statuses = _statuses(home)
     if as_json:
-        _echo_json(found)
-    elif not found:
-        click.echo(_nobody(home), err=True)
+        _echo_json(statuses)
+    elif not statuses:
+        click.echo(_no_reader(home), err=True)
     else:
-        click.echo("\n".join(_page(found, {})))
+        click.echo("\n".join(_lines(statuses, {})))
 
 
 @click.command()
@@ -69,78 +70,72 @@ def top(home: Path | None, interval: float, count: int, as_json: bool) -> None:
 
     The columns are those of `voxtier cache stats`. Without a terminal, page follows page, as for a log.
     """
-    before: dict[str, ReaderStatus] = {}
-    shown = 0
-    while True:
-        found = _readers(home)
+    latest: dict[str, ReaderStatus] = {}
+    previous: dict[str, ReaderStatus] = {}
+    for page in itertools.count(1):
+        statuses = _statuses(home)
+        for status in statuses:
+            last = latest.get(status.name)
+            if last is None or last.content["written"] < status.content["written"]:
+                latest[status.name] = status
+                if last is not None:
+                    previous[status.name] = last
         if as_json:
-            _echo_json(found)
+            _echo_json(statuses)
         else:
             clear = "\x1b[H\x1b[J" if sys.stdout.isatty() else ""
-            page = _page(found, before) if found else [_nobody(home)]
-            click.echo(clear + "\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *page, ""]))
-        # A reader that has written nothing new keeps the rate of its last two words.
-        before = {reader.name: reader for reader in found} if not before else {
-            reader.name: _older(before.get(reader.name), reader) for reader in found
-        }  # fmt: skip
-        shown += 1
-        if shown == count:
+            lines = _lines(statuses, previous) if statuses else [_no_reader(home)]
+            click.echo(clear + "\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *lines, ""]))
+        if page == count:
             return
         time.sleep(interval)
 
 
-def _older(before: ReaderStatus | None, reader: ReaderStatus) -> ReaderStatus:
-    return reader if before is None or before.content["written"] < reader.content["written"] else before
-
-
-def _readers(home: Path | None) -> list[ReaderStatus]:
+def _statuses(home: Path | None) -> list[ReaderStatus]:
     from voxtier.frames.serving.status_files import read_statuses, readers_folder
 
     return list(read_statuses(readers_folder() if home is None else home / "readers"))
 
 
-def _nobody(home: Path | None) -> str:
+def _no_reader(home: Path | None) -> str:
     from voxtier.frames.serving.status_files import readers_folder
 
     folder = readers_folder() if home is None else home / "readers"
     return (
-        f"no reader runs that publishes itself in {folder}: one does from its first request on; one of "
-        "another user, or with another VOXTIER_HOME, is found with --home"
+        f"no reader runs that has a status file in {folder}: it writes one from its first request on; use "
+        "--home for readers of another user or with another VOXTIER_HOME"
     )
 
 
-def _echo_json(found: list[ReaderStatus]) -> None:
-    for reader in found:
+def _echo_json(statuses: list[ReaderStatus]) -> None:
+    for reader in statuses:
         click.echo(json.dumps({"pid": reader.pid, "age": round(reader.age, 3), **reader.content}))
 
 
-def _page(found: list[ReaderStatus], before: dict[str, ReaderStatus]) -> list[str]:
-    return [_HEAD, *(_line(reader, before.get(reader.name)) for reader in found)]
+def _lines(statuses: list[ReaderStatus], previous: dict[str, ReaderStatus]) -> list[str]:
+    return [_HEAD, *(_line(reader, previous.get(reader.name)) for reader in statuses)]
 
 
-def _line(reader: ReaderStatus, before: ReaderStatus | None) -> str:
+def _line(reader: ReaderStatus, previous: ReaderStatus | None) -> str:
     stats, cache = reader.content["stats"], reader.content["stats"]["cache"]
     requests = max(stats["requests"], 1)
     shares = [f"{stats[tier] / requests:.1%}" for tier in ("tier1", "tier2", "tier3")]
     full = cache["used"] / max(cache["budget"], 1)
     bar = "#" * round(full * _BAR)
-    memory = f"[{bar:.<{_BAR}}] {_mebibytes(cache['used'])} of {_mebibytes(cache['budget'])} MiB"
+    used, budget = (format_bytes(cache[name], binary=True) for name in ("used", "budget"))
+    memory = f"[{bar:.<{_BAR}}] {used} of {budget}"
     return (
         f"{reader.pid:>8}  {on_one_line(reader.content['source'])[:13]:<14}{stats['requests']:>13,}"
-        f"{_rate(reader, before):>9}{shares[0]:>9}{shares[1]:>7}{shares[2]:>7}  {memory:<34}"
+        f"{_rate(reader, previous):>9}{shares[0]:>9}{shares[1]:>7}{shares[2]:>7}  {memory:<34}"
         f"{cache['dirty']:>9,}  {_state(reader)}"
     )
 
 
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f}" if size >= 100 << 20 else f"{size / 2**20:.1f}"
-
-
-def _rate(reader: ReaderStatus, before: ReaderStatus | None) -> str:
-    """Requests a second since the word before, or since the start."""
+def _rate(reader: ReaderStatus, previous: ReaderStatus | None) -> str:
+    """Return the requests a second since the previous status, or since the start."""
     requests, since = reader.content["stats"]["requests"], reader.content["started"]
-    if before is not None and before.content["written"] < reader.content["written"]:
-        requests, since = requests - before.content["stats"]["requests"], before.content["written"]
+    if previous is not None:
+        requests, since = requests - previous.content["stats"]["requests"], previous.content["written"]
     return f"{requests / max(reader.content['written'] - since, 0.001):,.0f}"
 
 
@@ -149,13 +144,13 @@ def _state(reader: ReaderStatus) -> str:
 
     stats: dict[str, Any] = reader.content["stats"]
     preload = stats["preload"]
-    words = []
+    states = []
     if reader.age > SILENT_AFTER:
-        words.append(f"silent {reader.age:.0f} s")
+        states.append(f"silent {reader.age:.0f} s")
     if stats["degraded"]:
-        words.append("no database")
+        states.append("no database")
     if preload["state"] == "running":
-        words.append(f"preload {preload['seen']:,}")
+        states.append(f"preload {preload['seen']:,}")
     if preload["state"] == "failed":
-        words.append("preload failed")
-    return ", ".join(words) or "ready"
+        states.append("preload failed")
+    return ", ".join(states) or "ready"
