@@ -12,7 +12,7 @@
 //! 5. A [`Note`](frames::notes::Note) is an oddity of a file that is accepted and reported; anything else is
 //!    refused.
 //! 6. A table is *packed* ([`frames::packed`]) into some 16 bits a frame, for memory and for the database.
-//! 7. The [`Lru`](frames::lru::Lru) keeps packed tables within a budget of bytes; [`frames::priority`] says
+//! 7. The [`Lru`](frames::memory::lru::Lru) keeps packed tables within a budget of bytes; [`frames::priority`] says
 //!    which files to load first.
 //! 8. A [`TileFile`](tiledb::reader::TileFile) is a volume on disk: tiles of *chunks*, each decoded alone.
 //! 9. A [`Report`](torch_file::Report) is the verdict on a prepared tensor's file, found without unpickling
@@ -47,7 +47,7 @@
 //!                           information      the pixels       └── dicom::encapsulated ──┘        │
 //!                                                                 offset tables, walk            │
 //!                                                                                                v
-//!   bytes of a frame ── dicom::read ── frames::lru ──────── frames::packed ────────── a row of the index,
+//!   bytes of a frame ── dicom::read ── frames::memory::lru ──────── frames::packed ────────── a row of the index,
 //!                       fstat, pread   budget of bytes      16 bits a frame           a record, memory
 //! ```
 //!

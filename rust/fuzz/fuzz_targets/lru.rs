@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
-use _core::frames::lru::{Class, Lru, Put, Record, Request, PutOutcome};
+use _core::frames::memory::lru::{Class, Lru, Put, Record, Request, PutOutcome};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut lru = Lru::new(3000, 0.5, 10);

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use _core::frames::cached::decode_meta;
+use _core::frames::memory::cached::decode_meta;
 use _core::frames::record::{decode, encode};
 use libfuzzer_sys::fuzz_target;
 

@@ -11,11 +11,11 @@ use super::frame_table::PyFrameTable;
 use super::sources::with_source;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::fork_lock::Guard;
-use crate::frames::cache::{FrameCache, class_of, look_up, read_frames, request};
-use crate::frames::cached;
-use crate::frames::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
+use crate::frames::memory::cache::{FrameCache, class_of, look_up, read_frames, request};
+use crate::frames::memory::cached;
+use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
+use crate::frames::memory::replay::{self, Policy};
 use crate::frames::packed::Table;
-use crate::frames::replay::{self, Policy};
 use crate::frames::table::{FrameTable, ItemsView, LayoutView};
 
 /// Touches that are not worth giving up the GIL, and for which others wait for the mutex.

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::varint;
 use crate::frames::attributes::Attributes;
-use crate::frames::lru::{KEY_CAP, META_CAP, Record};
+use crate::frames::memory::lru::{KEY_CAP, META_CAP, Record};
 use crate::frames::packed::{self, Table};
 use crate::frames::table::{
     FrameTable, Items, Kind, Layout, LayoutView, Method, OffsetsIn, Status, Verified,

@@ -102,7 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frames::lru::{Class, Lru, Put, PutOutcome, Record, Request};
+    use crate::frames::memory::lru::{Class, Lru, Put, PutOutcome, Record, Request};
 
     const VALUE: [u8; 33] = [0; 33];
 

@@ -1,7 +1,7 @@
 //! A least-recently-used set of records within a budget of bytes: what tier 1 keeps.
 //!
 //! Entries are slots of a slab, linked in one list for each class and found by an index of 32-bit slot
-//! numbers. The caller passes the time in and holds a lock ([`crate::frames::cache`]).
+//! numbers. The caller passes the time in and holds a lock ([`crate::frames::memory::cache`]).
 //!
 //! Invariants, checked by [`Lru::validate`] after every operation under test:
 //! - `used` is the sum of the weights of entries and pending accesses. It never exceeds `budget`, not even
