@@ -21,6 +21,7 @@ __all__ = [
     "NotIntactError",
     "SourceError",
     "StoppedError",
+    "TransientError",
     "VoxtierError",
     "WrongContentError",
     "error_of",
@@ -188,6 +189,22 @@ class CircuitOpenError(VoxtierError, RuntimeError):
 
 class StoppedError(VoxtierError, RuntimeError):
     """The work was told to stop; what was fetched so far is kept for the next run."""
+
+
+class TransientError(VoxtierError, RuntimeError):
+    """A request to the hub failed in a way that may pass: it is repeated, and no caller sees this error.
+
+    Parameters
+    ----------
+    reason : str
+        What the server or the network said.
+    retry_after : float
+        Seconds that the server asks to wait.
+    """
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 def error_of(kind: str, offset: int | None = None, detail: str = "") -> FormatError | SourceError:

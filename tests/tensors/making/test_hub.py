@@ -17,10 +17,17 @@ from pathlib import Path
 import pytest
 
 from tensors.making.hub_server import Fault, HubServer
-from voxtier.errors import BackendError, ConfigError, NotFoundError, StoppedError, WrongContentError
+from voxtier.errors import (
+    BackendError,
+    ConfigError,
+    NotFoundError,
+    StoppedError,
+    TransientError,
+    WrongContentError,
+)
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.hub import Hub
-from voxtier.tensors.making.policies import HubPolicy, PassingFaultError, RetryPolicy
+from voxtier.tensors.making.policies import HubPolicy, RetryPolicy
 
 PATH = "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"
 CONTENT = random.Random(1).randbytes(700_001)
@@ -317,7 +324,7 @@ def test_a_request_is_repeated_with_doubled_pauses_and_as_the_server_asks() -> N
 
     def request() -> str:
         if (retry_after := next(asked, None)) is not None:
-            raise PassingFaultError("HTTP 503", retry_after)
+            raise TransientError("HTTP 503", retry_after)
         return "answer"
 
     assert retries.repeat(request, pauses.append, where="hub") == "answer"
@@ -328,7 +335,7 @@ def test_a_request_is_given_up_after_the_last_attempt_without_a_pause() -> None:
     pauses: list[float] = []
 
     def request() -> None:
-        raise PassingFaultError("HTTP 503")
+        raise TransientError("HTTP 503")
 
     with pytest.raises(BackendError, match="hub: gave up after 3 attempts: HTTP 503"):
         RetryPolicy(attempts=3).repeat(request, pauses.append, where="hub")

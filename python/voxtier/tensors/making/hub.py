@@ -25,11 +25,12 @@ from voxtier.errors import (
     MissingExtraError,
     NotFoundError,
     StoppedError,
+    TransientError,
     WrongContentError,
 )
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.making.download import CHUNK, RemoteFile, Transfer
-from voxtier.tensors.making.policies import PassingFaultError, RetryPolicy
+from voxtier.tensors.making.policies import RetryPolicy
 from voxtier.tensors.manifest import Entry
 
 __all__ = ["Hub", "RemoteFile"]
@@ -154,13 +155,11 @@ class Hub:
                     raise ConfigError(f"{self._where()}: HTTP {status}{self._token_hint()}") from None
                 if status not in (408, 429) and status < 500:
                     raise BackendError(f"{self._where()}: HTTP {status}: {_first_line(error)}") from None
-                raise PassingFaultError(
-                    f"HTTP {status}", _retry_after(dict(error.response.headers))
-                ) from None
+                raise TransientError(f"HTTP {status}", _retry_after(dict(error.response.headers))) from None
             except Exception as error:
                 if not isinstance(error, OSError | ValueError) and not _is_of_transport(error):
                     raise
-                raise PassingFaultError(f"{type(error).__name__}: {error}") from None
+                raise TransientError(f"{type(error).__name__}: {error}") from None
 
         self._refuse_offline()
         return self._retries.repeat(ask_once, self._sleep, where=self._where())
@@ -255,16 +254,16 @@ class Hub:
                 raise NotFoundError(f"{path}: the hub does not have it (404)") from None
             if error.code == 416:  # the part does not fit the file
                 transfer.restart()
-            raise PassingFaultError(f"HTTP {error.code}", _retry_after(dict(error.headers))) from None
+            raise TransientError(f"HTTP {error.code}", _retry_after(dict(error.headers))) from None
         except (OSError, http.client.HTTPException) as error:
             if transfer.disk_error is not None:
                 transfer.restart()
                 raise transfer.disk_error from None
-            raise PassingFaultError(f"{type(error).__name__}: {error}") from None
+            raise TransientError(f"{type(error).__name__}: {error}") from None
         reason = "the bytes do not match the hub's checksum"
         if transfer.wrong_contents == WRONG_CONTENTS:
             raise WrongContentError(f"{path}: {reason}, {WRONG_CONTENTS} times")
-        raise PassingFaultError(reason)
+        raise TransientError(reason)
 
     def _request_rest(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
         """Make one request: for the rest of the file, or for all of it when the server cannot continue."""

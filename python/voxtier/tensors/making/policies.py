@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from voxtier.errors import BackendError, ConfigError, NotFoundError
+from voxtier.errors import BackendError, ConfigError, NotFoundError, TransientError
 
 __all__ = [
     "DeathPolicy",
     "DiskPolicy",
     "DownloadFailure",
     "HubPolicy",
-    "PassingFaultError",
     "RetryPolicy",
     "is_disk_full",
 ]
@@ -83,15 +82,6 @@ class DiskPolicy:
         return "begin"
 
 
-class PassingFaultError(Exception):
-    """A request failed in a way that may pass; caught by `RetryPolicy.repeat`, never seen by a user."""
-
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-        """Seconds that the server asks for."""
-
-
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often, and after which pauses, a request is repeated."""
@@ -109,7 +99,7 @@ class RetryPolicy:
         Parameters
         ----------
         request : callable
-            Raises `PassingFaultError` for a fault that may pass.
+            Raises `TransientError` for a fault that may pass.
         sleep : callable
             Gets the seconds of each pause.
         where : str
@@ -128,7 +118,7 @@ class RetryPolicy:
         for attempt in range(1, self.attempts + 1):
             try:
                 return request()
-            except PassingFaultError as fault:
+            except TransientError as fault:
                 reason = str(fault)
                 pause = self.pause * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
                 wait = max(min(self.longest_pause, pause), fault.retry_after)
