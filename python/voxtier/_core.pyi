@@ -548,29 +548,6 @@ class FrameCache:
         bool
             False when the entry is refused: too large, or no room for its class.
         """
-    def preload_table(
-        self, key: str, table: FrameTable, *, limit: int, etag: str | None = None, last_used_us: int = 0
-    ) -> Literal["stored", "oversize", "no_room", "exists"]:
-        """Store a table as the oldest entry. Never evicts, does not replace an entry of the same key.
-
-        Parameters
-        ----------
-        key : str
-            The file.
-        table : FrameTable
-            Its table.
-        limit : int
-            Used bytes of the cache beyond which nothing is stored.
-        etag : str or None
-            Kept beside the table: see `etag`.
-        last_used_us : int
-            See `put_table`.
-
-        Returns
-        -------
-        {"stored", "oversize", "no_room", "exists"}
-            What became of the table.
-        """
     def put_rows(self, rows: bytes, *, klass: _Class = "normal") -> tuple[list[str], int]:
         """Store what the index returned for one file: its row first, then those of other files of its series.
 
@@ -589,7 +566,22 @@ class FrameCache:
             Paths of the rows, and how many of those behind the first were stored.
         """
     def preload_rows(self, rows: bytes, limit: int) -> tuple[int, int, int]:
-        """Store rows, best first, each as `preload_table` does; returns (stored, skipped, damaged)."""
+        """Store rows of the index as the oldest entries, best first.
+
+        Never evicts, does not replace an entry of the same key, does not count as an access.
+
+        Parameters
+        ----------
+        rows : bytes
+            See `decode_rows`.
+        limit : int
+            Used bytes of the cache beyond which nothing is stored.
+
+        Returns
+        -------
+        tuple of (int, int, int)
+            Rows that were stored, skipped (no room, or the entry exists), and damaged or without a table.
+        """
     def put_packed_many(
         self,
         keys: Sequence[str],

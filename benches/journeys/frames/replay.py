@@ -154,7 +154,8 @@ def restarts(trace: Trace, folder: Path, days: int) -> Result:
             best = known[top_n(*columns, n=len(known) // 5, now=moment)[0]]
             warm, cold = FrameCache(budget), FrameCache(budget)
             for key in best.tolist():
-                warm.preload_table(names[key], table, limit=int(budget * 0.8))
+                row, _ = encode_rows("s", [TableResult(names[key], table, None)])
+                warm.preload_rows(row, int(budget * 0.8))
             warm_hits, cold_hits = replayed(warm, chosen, names, table), replayed(cold, chosen, names, table)
             result.demand(
                 f"day {day}, {hour:02}:00: preload >= +8 pp",

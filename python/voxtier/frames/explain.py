@@ -1,4 +1,4 @@
-"""One page for a human: how a file stores its frames, which table was believed and why, what is odd."""
+"""Describes a frame table on one page: how the file stores its frames, which table was used and why."""
 
 from __future__ import annotations
 
@@ -53,36 +53,36 @@ _TRANSFER_SYNTAXES = {
 _METHODS = {
     "native": "native pixels: rows x columns x samples x bits, one frame after another (PS3.5 8.1)",
     "eot": "the Extended Offset Table and its lengths (PS3.3 C.7.6.3.1.8)",
-    "eot_offsets_only": "the Extended Offset Table; its lengths are absent or wrong, the Items' own count",
+    "eot_offsets_only": "the Extended Offset Table; its lengths are absent or wrong: those of the Items",
     "bot": "the Basic Offset Table (PS3.5 A.4)",
-    "tiff": "the tile offsets of the TIFF that shares the file; the DICOM part has no table of its own",
+    "tiff": "the tile offsets of the TIFF that shares the file; the DICOM part has no offset table",
     "single_frame": "one frame: all fragments belong to it (PS3.5 A.4)",
     "one_fragment_per_frame": "as many fragments as frames: one each (PS3.5 A.4)",
     "start_markers": "fragments that begin with the codec's start marker begin a frame",
     "end_markers": "fragments that end with the codec's end marker end a frame",
     "video_stream": "video: all fragments are one stream for all frames (PS3.5 8.2.5)",
-    "none": "nothing to tell: there are no pixels",
+    "none": "there are no pixels",
 }
 
 _VERIFIED = {
-    "all": "every entry was held against the Items of the file",
-    "ends": "the first and the last entry were held against the file",
+    "all": "every entry was checked against the Items of the file",
+    "ends": "the first and the last entry were checked against the file",
     "none": "only the number of entries was checked",
 }
 
 _NOTES = {
     "no_preamble": "the file has no 128-byte preamble (PS3.10 7.1)",
     "dicm_without_preamble": "the DICM prefix stands at byte 0, without a preamble",
-    "dicm_inside_data": "byte 128 spells DICM, but it is data of a file without preamble",
+    "dicm_inside_data": "bytes 128 to 131 are DICM, but they are data of a file without preamble",
     "wrong_group_length": "the File Meta Information declares a wrong length",
     "implicit_group2": "the File Meta Information is written without VRs",
     "no_dataset": "the file ends before its data set begins",
     "ts_guessed_explicit_le": "no transfer syntax is declared: guessed Explicit VR Little Endian",
     "ts_guessed_explicit_be": "no transfer syntax is declared: guessed Explicit VR Big Endian",
     "ts_guessed_implicit_le": "no transfer syntax is declared: guessed Implicit VR Little Endian",
-    "vr_mode_differs_from_ts": "elements are written with (or without) VRs, unlike the transfer syntax says",
-    "endianness_differs_from_ts": "elements have another byte order than the transfer syntax says",
-    "unknown_vr": "a VR that the standard does not know",
+    "vr_mode_differs_from_ts": "elements are written with (or without) VRs, against the transfer syntax",
+    "endianness_differs_from_ts": "elements have another byte order than the transfer syntax",
+    "unknown_vr": "a VR that is not in the standard",
     "implicit_element_in_explicit": "an element without VR among elements with VR",
     "item_delim_instead_of_seq_delim": "an Item delimiter where a Sequence delimiter belongs",
     "seq_delim_instead_of_item_delim": "a Sequence delimiter where an Item delimiter belongs",
@@ -94,7 +94,7 @@ _NOTES = {
     "pixel_data_url": "the pixels lie elsewhere: Pixel Data Provider URL (JPIP)",
     "number_of_frames_empty": "Number of Frames is empty: taken as 1",
     "number_of_frames_zero": "Number of Frames is 0: taken as 1",
-    "bad_number_of_frames": "Number of Frames is no number: taken as 1",
+    "bad_number_of_frames": "Number of Frames is not a number: taken as 1",
     "no_pixel_bytes": "the pixel element is empty",
     "odd_pixel_length": "the pixel value has an odd length (PS3.5 8.1 pads to even)",
     "excess_pixel_data": "the pixel value is longer than its frames",
@@ -105,11 +105,11 @@ _NOTES = {
     "native_in_encapsulated_ts": "native pixels under a compressed transfer syntax",
     "encapsulated_in_native_ts": "encapsulated pixels under an uncompressed transfer syntax",
     "no_fragments": "encapsulated pixels without a fragment",
-    "bot_length_not_multiple_of_4": "the Basic Offset Table's length is no multiple of 4",
-    "bot_wrapped": "the Basic Offset Table counts past 2^32: unwrapped and held against the Items",
+    "bot_length_not_multiple_of_4": "the Basic Offset Table's length is not a multiple of 4",
+    "bot_wrapped": "offsets of the Basic Offset Table pass 2^32: unwrapped and checked against the Items",
     "bot_rejected": "the Basic Offset Table is wrong and was not used",
     "eot_rejected": "the Extended Offset Table is wrong and was not used",
-    "tiff_rejected": "the TIFF's tile offsets do not fit the fragments and were not used",
+    "tiff_rejected": "the TIFF's tile offsets do not match the fragments and were not used",
     "eot_and_bot": "both offset tables are filled; the standard allows one",
     "eot_length_excludes_padding": "the Extended Offset Table counts lengths without the pad byte",
     "eot_length_exceeds_fragment": "the Extended Offset Table declares more than a fragment holds",
@@ -117,7 +117,7 @@ _NOTES = {
     "odd_fragment_length": "a fragment of odd length (PS3.5 A.4 wants even)",
     "no_sequence_delimiter": "the fragments end without their delimiter",
     "seq_delim_nonzero_length": "the delimiter of the fragments declares a length",
-    "bad_fragment_tag": "something else than an Item among the fragments",
+    "bad_fragment_tag": "an element that is not an Item among the fragments",
     "last_fragment_truncated": "the file ends inside the last fragment",
     "trailing_empty_fragment": "empty fragments after the last frame were dropped",
 }
@@ -134,11 +134,11 @@ def explain(path: str, table: FrameTable) -> str:
     Parameters
     ----------
     path : str
-        Shown as it is.
+        Printed in the first line.
     table : FrameTable
         The file's table, read with ``verify="all"``.
     """
-    return "\n".join([path, *_outcome(table), *_frames(table), *_stored(table), *_odd(table)])
+    return "\n".join([path, *_summary(table), *_frames(table), *_packed(table), *_notes(table)])
 
 
 def explain_refusal(path: str, error: FormatError | SourceError) -> str:
@@ -147,7 +147,7 @@ def explain_refusal(path: str, error: FormatError | SourceError) -> str:
     return f"{path}\n\n  refused         {error.kind}{place}\n                  {error.detail}"
 
 
-def _outcome(table: FrameTable) -> Iterator[str]:
+def _summary(table: FrameTable) -> Iterator[str]:
     yield ""
     yield f"  status          {table.status}"
     name = transfer_syntax_name(table.transfer_syntax_uid)
@@ -171,7 +171,7 @@ def _frames(table: FrameTable) -> Iterator[str]:
     yield f"  found by        {_METHODS[table.method]}"
     yield f"  verified        {_VERIFIED[table.verified]}"
     if table.truncated_from is not None:
-        yield f"  cut             from frame {table.truncated_from + 1:,} on, the file does not hold them"
+        yield f"  cut             frames from {table.truncated_from + 1:,} on are not in the file"
     if table.kind != "native":
         yield from _fragment_counts(table)
     shown = min(len(table), 5)
@@ -192,16 +192,16 @@ def _fragment_counts(table: FrameTable) -> Iterator[str]:
         yield f"                  {int(lengths.min()):,} to {int(lengths.max()):,} bytes each"
 
 
-def _stored(table: FrameTable) -> Iterator[str]:
+def _packed(table: FrameTable) -> Iterator[str]:
     packed = len(table.packed)
     if packed:
         yield ""
         yield f"  packed table    {packed:,} bytes, {packed / max(len(table), 1):.1f} a frame"
 
 
-def _odd(table: FrameTable) -> Iterator[str]:
+def _notes(table: FrameTable) -> Iterator[str]:
     if table.notes:
         yield ""
-        yield "  odd, but clear"
+        yield "  accepted oddities"
     for note in table.notes:
         yield f"    {note}: {_NOTES[note]}"

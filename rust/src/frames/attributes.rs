@@ -1,4 +1,4 @@
-//! [`Attributes`]: the part of a data set that a frame table keeps beside the places of its frames.
+//! [`Attributes`]: the attributes of a data set that a frame table keeps.
 
 use arrayvec::ArrayString;
 

@@ -1,4 +1,4 @@
-//! A [`FrameTable`] as one self-contained string of bytes: for pickles, queues and snapshot files.
+//! A [`FrameTable`] as one self-contained record of bytes, for pickles, queues and snapshot files.
 
 use arrayvec::ArrayString;
 
@@ -13,7 +13,7 @@ use crate::frames::table::{FrameTable, Kind, Method, OffsetsIn, Status, Verified
 const MAGIC: [u8; 4] = *b"VXFT";
 const CRC_AT: usize = 4;
 
-/// Encodes: magic, CRC-32C of all with this field 0, parser version, attributes, packed layout.
+/// Writes magic, CRC-32C of the record with this field 0, parser version, attributes, packed layout.
 pub fn encode(table: &FrameTable) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.extend(MAGIC);
@@ -61,35 +61,35 @@ fn push_optional(out: &mut Vec<u8>, value: Option<u64>) {
     out.extend(value.unwrap_or(0).to_le_bytes());
 }
 
-/// Decodes and checks.
+/// Reads a record and checks it.
 ///
 /// # Errors
-/// `bad_table` for another version, a wrong checksum, or anything that [`encode`] would not have written.
+/// `bad_table` for another parser version, a wrong checksum, and bytes that [`encode`] does not write.
 pub fn decode(record: &[u8]) -> Result<FrameTable> {
     let mut fields = Fields { rest: record };
     let magic = fields.array::<4>()?;
     let crc = u32::from_le_bytes(fields.array()?);
     if magic != MAGIC || crc32c::crc32c_append(crc32c::crc32c(&[MAGIC, [0; 4]].concat()), fields.rest) != crc
     {
-        return Err(bad("damaged, or no record at all"));
+        return Err(bad("damaged, or not a record"));
     }
     if fields.array()? != PARSER_VERSION.to_le_bytes() {
         return Err(bad("of another parser version"));
     }
     let [status, kind, method, verified, offsets_in] = fields.array()?;
     let mut table = FrameTable {
-        status: known(Status::from_code(status))?,
-        kind: known(Kind::from_code(kind))?,
-        method: known(Method::from_code(method))?,
-        verified: known(Verified::from_code(verified))?,
-        offsets_in: known(OffsetsIn::from_code(offsets_in))?,
-        truncated_from: fields.optional()?.map(|from| known(u32::try_from(from).ok())).transpose()?,
+        status: member(Status::from_code(status))?,
+        kind: member(Kind::from_code(kind))?,
+        method: member(Method::from_code(method))?,
+        verified: member(Verified::from_code(verified))?,
+        offsets_in: member(OffsetsIn::from_code(offsets_in))?,
+        truncated_from: fields.optional()?.map(|from| member(u32::try_from(from).ok())).transpose()?,
         pixel_data_pos: fields.optional()?,
         ..FrameTable::default()
     };
     let mtime_ns = fields.optional()?.map(u64::cast_signed);
     table.fingerprint = Fingerprint { size: u64::from_le_bytes(fields.array()?), mtime_ns };
-    table.notes = known(Notes::from_bits(u64::from_le_bytes(fields.array()?)))?;
+    table.notes = member(Notes::from_bits(u64::from_le_bytes(fields.array()?)))?;
     table.image = Attributes {
         rows: u32::from_le_bytes(fields.array()?),
         columns: u32::from_le_bytes(fields.array()?),
@@ -111,11 +111,11 @@ fn bad(what: &str) -> Error {
     Error::new(ErrorKind::BadTable, format!("the frame table's record is {what}"))
 }
 
-fn known<T>(value: Option<T>) -> Result<T> {
+fn member<T>(value: Option<T>) -> Result<T> {
     value.ok_or_else(|| bad("of unknown codes"))
 }
 
-/// The fields of a record, taken one by one.
+/// The fields of a record that are not read yet.
 struct Fields<'a> {
     rest: &'a [u8],
 }
@@ -139,6 +139,6 @@ impl Fields<'_> {
             self.rest.split_at_checked(usize::from(length)).ok_or_else(|| bad("too short"))?;
         self.rest = rest;
         let text = std::str::from_utf8(bytes).map_err(|_| bad("of text that is not UTF-8"))?;
-        ArrayString::from(text).map_err(|_| bad("of a text too long for its kind"))
+        ArrayString::from(text).map_err(|_| bad("of a text too long for its attribute"))
     }
 }

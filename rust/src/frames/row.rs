@@ -29,46 +29,46 @@ pub struct Column {
     pub in_memory: bool,
 }
 
-const fn kept(name: &'static str, sql_type: &'static str) -> Column {
+const fn in_memory(name: &'static str, sql_type: &'static str) -> Column {
     Column { name, sql_type, in_memory: true }
 }
 
-const fn stored(name: &'static str, sql_type: &'static str) -> Column {
+const fn in_index(name: &'static str, sql_type: &'static str) -> Column {
     Column { name, sql_type, in_memory: false }
 }
 
 /// The columns in the order of [`encode`] and [`decode`]. When a row is read, one field may follow them: the
 /// last access that the database knows of, int8, µs since 1970.
 pub const COLUMNS: [Column; 29] = [
-    stored("key", "uuid"),
-    kept("path", "text"),
-    kept("parser_version", "int2"),
-    kept("etag", "text"),
-    kept("status", "voxtier.table_status"),
-    kept("kind", "voxtier.pixel_kind"),
-    kept("method", "voxtier.table_method"),
-    kept("verified", "voxtier.table_verified"),
-    kept("offsets_in", "voxtier.offsets_in"),
-    kept("truncated_from", "int4"),
-    stored("notes", "text[]"),
-    kept("transfer_syntax_uid", "text"),
-    kept("number_of_frames", "int4"),
-    stored("frame_count", "int4"),
-    kept("rows", "int4"),
-    kept("columns", "int4"),
-    kept("samples_per_pixel", "int4"),
-    kept("bits_allocated", "int4"),
-    kept("photometric_interpretation", "text"),
-    kept("pixel_data_pos", "int8"),
-    stored("sop_instance_uid", "text"),
-    stored("series_instance_uid", "text"),
-    stored("study_instance_uid", "text"),
-    kept("size", "int8"),
-    kept("mtime_ns", "int8"),
-    stored("error_kind", "text"),
-    stored("error_offset", "int8"),
-    stored("error_detail", "text"),
-    kept("frames", "bytea"),
+    in_index("key", "uuid"),
+    in_memory("path", "text"),
+    in_memory("parser_version", "int2"),
+    in_memory("etag", "text"),
+    in_memory("status", "voxtier.table_status"),
+    in_memory("kind", "voxtier.pixel_kind"),
+    in_memory("method", "voxtier.table_method"),
+    in_memory("verified", "voxtier.table_verified"),
+    in_memory("offsets_in", "voxtier.offsets_in"),
+    in_memory("truncated_from", "int4"),
+    in_index("notes", "text[]"),
+    in_memory("transfer_syntax_uid", "text"),
+    in_memory("number_of_frames", "int4"),
+    in_index("frame_count", "int4"),
+    in_memory("rows", "int4"),
+    in_memory("columns", "int4"),
+    in_memory("samples_per_pixel", "int4"),
+    in_memory("bits_allocated", "int4"),
+    in_memory("photometric_interpretation", "text"),
+    in_memory("pixel_data_pos", "int8"),
+    in_index("sop_instance_uid", "text"),
+    in_index("series_instance_uid", "text"),
+    in_index("study_instance_uid", "text"),
+    in_memory("size", "int8"),
+    in_memory("mtime_ns", "int8"),
+    in_index("error_kind", "text"),
+    in_index("error_offset", "int8"),
+    in_index("error_detail", "text"),
+    in_memory("frames", "bytea"),
 ];
 
 /// A row as it was read.
@@ -291,17 +291,17 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
         Ok(Row { path: text(path)?, etag, fingerprint, outcome, used_at: int(used_at)?.unwrap_or(0) })
     };
     if error_kind.is_some() {
-        let kind = known(ErrorKind::from_name, error_kind)?;
+        let kind = member(ErrorKind::from_name, error_kind)?;
         let detail = text(error_detail)?.to_owned();
         return row(Err(Error { kind, offset: number(error_offset)?, detail, errno: None }));
     }
     let absent = Attributes::default();
     let mut table = FrameTable {
-        status: known(Status::from_name, status)?,
-        kind: known(Kind::from_name, kind)?,
-        method: known(Method::from_name, method)?,
-        verified: known(Verified::from_name, verified)?,
-        offsets_in: known(OffsetsIn::from_name, offsets_in)?,
+        status: member(Status::from_name, status)?,
+        kind: member(Kind::from_name, kind)?,
+        method: member(Method::from_name, method)?,
+        verified: member(Verified::from_name, verified)?,
+        offsets_in: member(OffsetsIn::from_name, offsets_in)?,
         truncated_from: number(truncated_from)?,
         notes: note_set(notes)?,
         transfer_syntax_uid: short(transfer_syntax_uid)?,
@@ -349,8 +349,8 @@ fn short<const N: usize>(field: Option<&[u8]>) -> Result<ArrayString<N>> {
     ArrayString::from(text(field)?).map_err(|_| bad("a text too long for its attribute"))
 }
 
-/// The member of a closed list.
-fn known<T>(from_name: fn(&str) -> Option<T>, field: Option<&[u8]>) -> Result<T> {
+/// The member of a closed list that has this name.
+fn member<T>(from_name: fn(&str) -> Option<T>, field: Option<&[u8]>) -> Result<T> {
     let name = text(field)?;
     from_name(name).ok_or_else(|| bad(&format!("the unknown name {name:.40?}")))
 }
@@ -370,7 +370,7 @@ fn note_set(field: Option<&[u8]>) -> Result<Notes> {
         let length = u32::from_be_bytes(take(&mut array)?) as usize;
         let (name, after) = array.split_at_checked(length).ok_or_else(|| bad("a cut note"))?;
         array = after;
-        notes.add(known(Note::from_name, Some(name))?);
+        notes.add(member(Note::from_name, Some(name))?);
     }
     Ok(notes)
 }

@@ -1,4 +1,4 @@
-//! [`FrameTable`]: everything that is needed to fetch any frame of one SOP Instance.
+//! [`FrameTable`]: where every frame of one SOP Instance lies in its file.
 
 use std::borrow::Cow;
 
@@ -35,35 +35,35 @@ closed_list! {
 }
 
 closed_list! {
-    /// What told which bytes make which frame.
+    /// How the frames were told apart.
     pub enum Method {
-        /// Arithmetic.
+        /// Native pixels: by arithmetic (PS3.5 8.1).
         Native = "native",
-        /// Extended Offset Table with lengths.
+        /// By the Extended Offset Table with its lengths (PS3.3 C.7.6.3.1.8).
         Eot = "eot",
-        /// Extended Offset Table, its lengths absent or wrong.
+        /// By the Extended Offset Table; its lengths are absent or wrong.
         EotOffsetsOnly = "eot_offsets_only",
-        /// Basic Offset Table.
+        /// By the Basic Offset Table (PS3.5 A.4).
         Bot = "bot",
-        /// Tile offsets of the TIFF in the preamble.
+        /// By the tile offsets of the TIFF in the preamble.
         Tiff = "tiff",
-        /// One frame owns all fragments.
+        /// There is one frame, which all fragments belong to.
         SingleFrame = "single_frame",
-        /// As many fragments as frames.
+        /// There are as many fragments as frames.
         OneFragmentPerFrame = "one_fragment_per_frame",
-        /// Fragments that begin with a codec's start marker begin a frame.
+        /// A fragment that begins with a codec's start marker begins a frame.
         StartMarkers = "start_markers",
-        /// Fragments that end with an end marker end a frame.
+        /// A fragment that ends with a codec's end marker ends a frame.
         EndMarkers = "end_markers",
-        /// One stream.
+        /// Video: one stream for all frames (PS3.5 8.2.5).
         VideoStream = "video_stream",
-        /// Nothing to tell.
+        /// There are no pixels.
         None = "none",
     }
 }
 
 closed_list! {
-    /// How far the table was held against the file.
+    /// How far the table was checked against the file.
     pub enum Verified {
         /// Counts only.
         None = "none",
@@ -75,13 +75,13 @@ closed_list! {
 }
 
 closed_list! {
-    /// How far a table shall be held against the file.
+    /// How far a table shall be checked against the file.
     pub enum Verify {
-        /// Counts only; for measurements, never kept.
+        /// Counts only, for measurements; such a table is not stored.
         None = "none",
-        /// First and last entry: the request path.
+        /// First and last entry; used while somebody waits for a frame.
         Ends = "ends",
-        /// Every entry against a walk: the builder.
+        /// Every entry, against a walk over all fragments; used by an index run.
         All = "all",
     }
 }
@@ -96,29 +96,29 @@ closed_list! {
     }
 }
 
-/// Native frames that are written out as arrays on request, 16 bytes each.
+/// Most native frames for which offsets and lengths are computed as arrays, 16 bytes each.
 pub const MOST_NATIVE_ROWS: u32 = 1 << 24;
 
-/// Everything that is needed to fetch any frame of one SOP Instance.
+/// Where every frame of one SOP Instance lies in its file, and the attributes that reading it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameTable {
     /// Outcome.
     pub status: Status,
     /// How the pixels are stored.
     pub kind: Kind,
-    /// What told which bytes make which frame.
+    /// How the frames were told apart.
     pub method: Method,
     /// How far that was checked.
     pub verified: Verified,
     /// What the offsets count in.
     pub offsets_in: OffsetsIn,
-    /// First frame that is not wholly in the file, for [`Status::Truncated`].
+    /// First frame that is not completely in the file, for [`Status::Truncated`].
     pub truncated_from: Option<u32>,
     /// Accepted oddities.
     pub notes: Notes,
     /// As declared, or as guessed (a note says so).
     pub transfer_syntax_uid: Uid,
-    /// What the data set says about its image; `number_of_frames` as declared.
+    /// Attributes of the data set; `number_of_frames` as declared.
     pub image: Attributes,
     /// Offset of the pixel element's tag.
     pub pixel_data_pos: Option<u64>,
@@ -162,7 +162,7 @@ pub struct Items {
     pub frame_first: Option<Vec<u32>>,
 }
 
-/// A [`Layout`] whose arrays belong to somebody else.
+/// A [`Layout`] with borrowed arrays.
 #[derive(Clone, Copy)]
 pub enum LayoutView<'a> {
     /// See [`Layout::Empty`].
@@ -173,7 +173,7 @@ pub enum LayoutView<'a> {
     Items(ItemsView<'a>),
 }
 
-/// [`Items`] whose arrays belong to somebody else.
+/// [`Items`] with borrowed arrays.
 #[derive(Clone, Copy)]
 pub struct ItemsView<'a> {
     /// See [`Items::offsets`].
@@ -274,7 +274,7 @@ impl FrameTable {
         }
     }
 
-    /// The bytes that are limited by the file: its size, or "no limit" for inflated offsets.
+    /// The largest end that a range may have: the size of the file, or no limit for inflated offsets.
     pub fn limit(&self) -> u64 {
         match self.offsets_in {
             OffsetsIn::File => self.fingerprint.size,
@@ -313,20 +313,20 @@ impl FrameTable {
     }
 
     /// Whether a range may hold item headers between payloads: a Basic Offset Table does not say how many
-    /// fragments a frame has, and this one was not held against a walk.
+    /// fragments a frame has, and this one was not checked against a walk.
     pub fn holds_spans(&self) -> bool {
         self.method == Method::Bot && self.is_unwalked()
     }
 
-    /// Whether the fragments are as a table of the file says, not as a walk found them.
+    /// Whether the fragments come from a table in the file that was not checked against a walk.
     pub fn is_unwalked(&self) -> bool {
         matches!(self.layout, Layout::Items(_)) && self.verified != Verified::All
     }
 
-    /// Offsets and lengths of all fragments and the first fragment of each frame, materialised.
+    /// Offsets and lengths of all fragments, and the first fragment of each frame, as arrays.
     ///
     /// # Errors
-    /// `limit_exceeded` for native frames beyond [`MOST_NATIVE_ROWS`]: their ranges are arithmetic anyway.
+    /// `limit_exceeded` for more native frames than [`MOST_NATIVE_ROWS`]; [`Self::ranges`] has no limit.
     pub fn to_items(&self) -> Result<Cow<'_, Items>> {
         match &self.layout {
             Layout::Items(items) => Ok(Cow::Borrowed(items)),
@@ -349,7 +349,7 @@ impl FrameTable {
         self.status = if cut.is_some() { Status::Truncated } else { Status::Ok };
     }
 
-    /// Refuses a frame that does not exist or is not wholly in the file.
+    /// Refuses a frame that does not exist or is not completely in the file.
     pub fn check_readable(&self, frame: usize) -> Result<()> {
         if frame >= self.frames() {
             let detail = format!("frame {frame} (from 0) of {}", self.frames());

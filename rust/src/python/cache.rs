@@ -1,4 +1,5 @@
-//! `FrameCache`: convert, take the mutex for less than a microsecond, wrap. No Python object lives inside.
+//! `FrameCache`: converts arguments, holds the mutex for less than a microsecond, wraps the result. No Python
+//! object is stored inside.
 
 use arrayvec::ArrayString;
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
@@ -18,7 +19,7 @@ use crate::frames::memory::replay::{self, Policy};
 use crate::frames::packed::Table;
 use crate::frames::table::{FrameTable, ItemsView, LayoutView};
 
-/// Touches that are not worth giving up the GIL, and for which others wait for the mutex.
+/// Look-ups that are done with the GIL held, and for which other threads wait for the mutex.
 const TOUCHED_WITH_GIL: usize = 256;
 
 #[pyclass(frozen, subclass, weakref, module = "voxtier._core", name = "FrameCache")]
@@ -29,7 +30,7 @@ struct PyFrameCache {
 type Arrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
 
 impl PyFrameCache {
-    /// The mutex. Waits without the GIL: a holder never needs it, but a waiter with it stops every thread.
+    /// Takes the mutex. Waits without the GIL: a holder never needs it, but a waiter with it stops every thread.
     #[inline]
     fn lock(&self, py: Python<'_>) -> Guard<'_, Lru> {
         loop {
@@ -38,18 +39,6 @@ impl PyFrameCache {
             }
             py.detach(|| drop(self.cache.lru.lock()));
         }
-    }
-
-    fn store(
-        &self,
-        py: Python<'_>,
-        key: &str,
-        table: &FrameTable,
-        etag: Option<&str>,
-        put: Put,
-    ) -> PyResult<PutOutcome> {
-        let record = cached::record(key, table, etag)?;
-        Ok(self.lock(py).put(record, put))
     }
 }
 
@@ -165,14 +154,13 @@ impl PyFrameCache {
         let slot = guard.peek(key.as_bytes())?;
         let (meta, value) = (slot.meta().to_vec(), slot.value().to_vec());
         drop(guard);
-        py.detach(|| cached::whole(&meta, &value)).map(Into::into)
+        py.detach(|| cached::decode(&meta, &value)).map(Into::into)
     }
 
     fn etag(&self, py: Python<'_>, key: &str) -> Option<String> {
         cached::decode_meta(self.lock(py).peek(key.as_bytes())?.meta())?.1
     }
 
-    /// Frames read from `source` by the table of `key`; None when the key is absent.
     #[pyo3(signature = (key, source, frames, *, scan=false))]
     fn read<'py>(
         &self,
@@ -191,7 +179,9 @@ impl PyFrameCache {
             Some(Err((position, table))) => {
                 with_source(source, |source| table.check_describes(source))?;
                 let frame = frames.get(position).copied().unwrap_or_default();
-                Err(PyIndexError::new_err(format!("frame {frame}, counted from 0, is not in the file")))
+                Err(PyIndexError::new_err(format!(
+                    "frame {frame}, counted from 0: the file has no such frame"
+                )))
             }
             Some(Ok(table)) => {
                 let read = with_source(source, |source| read_frames(source, &table))?;
@@ -213,8 +203,8 @@ impl PyFrameCache {
         etag: Option<&str>,
         klass: &str,
     ) -> PyResult<bool> {
-        // SAFETY: both are read before the GIL is given up, so that no Python code writes to them meanwhile;
-        // numpy's own registry of borrows would be a third of the price of a put.
+        // SAFETY: both are read before the GIL is released, so that no Python code writes to them meanwhile.
+        // numpy's own check of borrows would take a third of the time of a put.
         let (offsets, lengths) = unsafe { (offsets.as_slice()?, lengths.as_slice()?) };
         if offsets.len() != lengths.len() {
             let detail = format!("{} offsets and {} lengths", offsets.len(), lengths.len());
@@ -244,26 +234,8 @@ impl PyFrameCache {
         last_used_us: i64,
     ) -> PyResult<bool> {
         let put = Put { class: parse_class(klass)?, used_at: last_used_us, preload_limit: None };
-        Ok(self.store(py, key, &table.get().table, etag, put)? == PutOutcome::Stored)
-    }
-
-    #[pyo3(signature = (key, table, *, limit, etag=None, last_used_us=0))]
-    fn preload_table(
-        &self,
-        py: Python<'_>,
-        key: &str,
-        table: &Bound<'_, PyFrameTable>,
-        limit: u64,
-        etag: Option<&str>,
-        last_used_us: i64,
-    ) -> PyResult<&'static str> {
-        let put = Put { class: Class::Normal, used_at: last_used_us, preload_limit: Some(limit) };
-        Ok(match self.store(py, key, &table.get().table, etag, put)? {
-            PutOutcome::Stored => "stored",
-            PutOutcome::Oversize => "oversize",
-            PutOutcome::NoRoom => "no_room",
-            PutOutcome::Exists => "exists",
-        })
+        let record = cached::record(key, &table.get().table, etag)?;
+        Ok(self.lock(py).put(record, put) == PutOutcome::Stored)
     }
 
     #[pyo3(signature = (rows, *, klass="normal"))]
@@ -276,7 +248,6 @@ impl PyFrameCache {
         Ok(py.detach(|| self.cache.preload_rows(rows, limit))?)
     }
 
-    /// Stores tables that `FrameTable.to_bytes` wrote; returns (stored, refused, damaged).
     #[pyo3(signature = (keys, tables, *, klass="normal"))]
     fn put_packed_many(
         &self,
@@ -307,8 +278,7 @@ impl PyFrameCache {
         let request = request(scan);
         if ids.len() <= TOUCHED_WITH_GIL {
             let mut guard = self.lock(py);
-            // SAFETY: looked at once the GIL and the mutex are held, and read before the GIL is given up, so
-            // that no Python code writes to it meanwhile.
+            // SAFETY: read while the GIL and the mutex are held, so that no Python code writes to it meanwhile.
             return Ok(guard.touch(unsafe { ids.as_slice()? }, request));
         }
         let ids = ids.try_readonly()?;
@@ -410,12 +380,10 @@ impl PyFrameCache {
         Ok(stats)
     }
 
-    /// Raises if an invariant does not hold; linear, for tests.
     fn validate(&self, py: Python<'_>) -> PyResult<()> {
         self.lock(py).validate().map_err(PyValueError::new_err)
     }
 
-    /// Keys, most recently used first, class by class.
     fn keys(&self, py: Python<'_>) -> Vec<String> {
         self.lock(py).keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
@@ -433,13 +401,13 @@ impl PyFrameCache {
         py.detach(|| self.cache.lru.hold());
     }
 
-    /// After `fork`, in the parent: frees it.
+    /// After `fork`, in the parent: releases the mutex.
     fn _after_fork_in_parent(&self) {
         // SAFETY: `os.register_at_fork` calls it on the thread that called `_before_fork`.
         unsafe { self.cache.lru.release() };
     }
 
-    /// After `fork`, in the child: frees its copy; accesses and evictions are the parent's to report.
+    /// After `fork`, in the child: releases its copy of the mutex; the parent reports accesses and evictions.
     fn _after_fork_in_child(&self) {
         // SAFETY: `os.register_at_fork` calls it in the child, on the copy of the thread that called
         // `_before_fork`.
@@ -448,37 +416,6 @@ impl PyFrameCache {
     }
 }
 
-/// Hits (of all, of those that are no scan) of a trace, for each budget.
-#[pyfunction]
-fn simulate(
-    py: Python<'_>,
-    keys: PyReadonlyArray1<'_, u32>,
-    weights: PyReadonlyArray1<'_, u32>,
-    scans: PyReadonlyArray1<'_, bool>,
-    policy: &str,
-    budgets: Vec<u64>,
-) -> PyResult<Vec<(u64, u64)>> {
-    let (keys, weights, scans) = (keys.as_slice()?, weights.as_slice()?, scans.as_slice()?);
-    let Some(policy) = Policy::from_name(policy) else {
-        let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
-        return Err(PyValueError::new_err(format!("policy {policy:?}: one of {}", names.join(", "))));
-    };
-    if keys.len() != weights.len() || keys.len() != scans.len() {
-        return Err(PyValueError::new_err("keys, weights and scans differ in length"));
-    }
-    if keys.iter().any(|&key| key as usize >= keys.len()) {
-        return Err(PyValueError::new_err("keys must be numbered densely from 0"));
-    }
-    let rows = keys.iter().zip(weights).zip(scans);
-    let trace: Vec<replay::Access> =
-        rows.map(|((&key, &weight), &scan)| replay::Access { key, weight, scan }).collect();
-    Ok(py.detach(|| {
-        let hits = budgets.iter().map(|&budget| replay::replay(&trace, policy, budget));
-        hits.map(|hits| (hits.all, hits.clinical)).collect()
-    }))
-}
-
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(simulate, module)?)?;
     module.add_class::<PyFrameCache>()
 }

@@ -20,7 +20,7 @@ use crate::frames::{packed, record};
 #[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
 pub struct PyFrameTable {
     pub(super) table: FrameTable,
-    /// Arrays that the table does not hold itself (native frames, identity maps), made on first use.
+    /// Arrays that are computed on first use: ranges of native frames, identity maps.
     items: OnceLock<Items>,
     first: OnceLock<Vec<u32>>,
 }

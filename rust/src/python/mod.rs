@@ -9,6 +9,7 @@ mod frame_table;
 mod index;
 mod paths;
 mod priority;
+mod replay;
 mod row;
 mod sources;
 mod table_reader;
@@ -27,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     frame_table::register(module)?;
     index::register(module)?;
     priority::register(module)?;
+    replay::register(module)?;
     row::register(module)?;
     table_reader::register(module)?;
     tiledb::register(module)?;

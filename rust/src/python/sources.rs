@@ -1,4 +1,4 @@
-//! What Python calls a source: a path, bytes, a file descriptor, or an object with `read` and `size`.
+//! Sources as Python passes them: a path, bytes, a file descriptor, or an object with `read` and `size`.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::BorrowedFd;
@@ -13,7 +13,7 @@ use pyo3::types::{PyBytes, PyInt};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Bytes, FileSource, Fingerprint, RangedSource, Source};
 
-/// More threads than this only wait for one another in the page cache.
+/// Most threads that read one file: more of them wait for one another in the page cache.
 const MOST_READERS: usize = 4;
 
 /// Calls `work` with the source that `object` stands for, without the GIL where nothing of Python is touched.
@@ -57,7 +57,7 @@ pub fn with_source<R: Send>(
     Ok(work(&Cells(cells))?)
 }
 
-/// Readers of one file that somebody waits for. Asked once: Linux answers from files of /proc, in 25 us.
+/// Threads that read one file. Computed once: Linux reads files of /proc for it, in 25 us.
 fn readers() -> usize {
     static READERS: LazyLock<usize> =
         LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from).min(MOST_READERS));
@@ -90,7 +90,7 @@ fn with_reader<R>(
     })
 }
 
-/// A Python buffer that others may write to while the GIL is free; read cell by cell while it is held.
+/// A Python buffer, read as cells while the GIL is held: other threads may write to it when it is released.
 struct Cells<'a>(&'a [Cell<u8>]);
 
 impl Source for Cells<'_> {

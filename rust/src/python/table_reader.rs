@@ -18,14 +18,14 @@ use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::FrameTable;
 
-/// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so
-/// these go in large batches; slides and cold storage go one by one, and no table waits for others.
+/// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so these
+/// go in large batches; slides and files on cold storage go one by one, and no table waits for others.
 const BATCH_TIME: Duration = Duration::from_micros(500);
 /// Paths of the first batches of all threads: few files still use many threads.
 const FIRST_BATCHES: usize = 16;
 /// Batches for each thread: one is read while the others wait.
 const SHARE: usize = 3;
-/// Paths handed out at most, for their tables may all be large.
+/// Most paths that are read ahead: their tables may all be large.
 const MOST_AHEAD: usize = 512;
 
 /// Paths and the number by which the caller's own objects are kept; the outcomes come in the same order.
@@ -42,11 +42,11 @@ struct TableReader {
 
 struct ReaderState {
     paths: Option<Py<PyIterator>>,
-    /// The caller's own objects, until their outcome is handed out.
+    /// The caller's own objects, until their outcome is returned.
     pending: HashMap<u64, Vec<Py<PyAny>>>,
     ready: VecDeque<(Py<PyAny>, Result<FrameTable>)>,
     submitted: u64,
-    /// Paths handed to the threads whose outcome has not come back.
+    /// Paths that the threads read now.
     in_flight: usize,
     /// Paths in the next batch.
     batch: usize,
@@ -184,7 +184,7 @@ impl ReaderState {
     }
 }
 
-/// Results would be missing: better an exception than a bulk read that ends early.
+/// Raised instead of ending early with results missing.
 fn readers_gone() -> PyErr {
     Error::new(ErrorKind::IoError, "the reading threads are gone (forked process?)").into()
 }

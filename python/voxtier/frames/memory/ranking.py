@@ -118,4 +118,4 @@ def preload_rows(
         Whole rows, about a MiB of them.
     """
     moment = (now or datetime.now(UTC)).timestamp()
-    return store.preload_rows(source, score_sql(now=f"{moment!r}::float8"), limit)
+    return store.best_rows(source, score_sql(now=f"{moment!r}::float8"), limit)

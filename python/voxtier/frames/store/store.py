@@ -30,7 +30,7 @@ BATCH = 5000
 _LONGEST_SOURCE = 300
 # Files, and bytes of their tables, that come with the first one of a series.
 _MOST_NEIGHBOURS, _MOST_NEIGHBOUR_BYTES = 2000, 16 << 20
-# Rows handed out at once by `FrameStore.preload_rows`.
+# Rows handed out at once by `FrameStore.best_rows`.
 _PRELOAD_BYTES = 1 << 20
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of an extension
 _COPY_TRAILER = b"\xff\xff"
@@ -258,7 +258,7 @@ class FrameStore:
         known = {key.bytes for (key,) in touched}
         return [key for key in keys if key not in known]
 
-    def preload_rows(self, source: str, score: str, limit: int) -> Generator[bytes]:
+    def best_rows(self, source: str, score: str, limit: int) -> Generator[bytes]:
         """Stream the best `limit` files of a source, best first, by one statement.
 
         Parameters

@@ -1,27 +1,27 @@
-//! Tier 1: frame tables in memory, shared by threads, and the reading of frames by them.
+//! Tier 1: keeps frame tables in memory, shared by threads, and reads frames by them.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::fork_lock::ForkLock;
 use crate::base::source::{Source, read_exact};
 use crate::dicom;
-use crate::frames::memory::cached::{self, Excerpt, excerpt};
+use crate::frames::memory::cached::{self, Selection};
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Request};
 use crate::frames::record;
 use crate::frames::row::{Row, next_row};
 use crate::frames::table::{FrameTable, Layout, OffsetsIn};
 
-/// Entries or slots that one hold of the mutex may pass over: others wait for microseconds, not for all.
+/// Entries or slots that are passed over while the mutex is held: other threads wait for microseconds.
 const SLICE: usize = 256;
 /// Neighbouring frames are read together up to this many bytes.
 const LONGEST_RUN: u64 = 64 << 20;
 
-/// A byte-budgeted set of frame tables behind one mutex.
+/// Frame tables within a budget of bytes, behind one mutex.
 pub struct FrameCache {
-    /// The bookkeeping. Whoever holds it neither waits for anything nor calls back.
+    /// The entries. A thread that holds the mutex neither waits for anything nor calls Python.
     pub lru: ForkLock<Lru>,
 }
 
-/// Microseconds since 1970, some milliseconds old: a tenth of the price of the exact time.
+/// Microseconds since 1970, some milliseconds old: takes a tenth of the time of the exact clock.
 pub fn now_us() -> i64 {
     #[cfg(target_os = "linux")]
     let clock = rustix::time::ClockId::RealtimeCoarse;
@@ -31,7 +31,7 @@ pub fn now_us() -> i64 {
     now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000)
 }
 
-/// A request of now.
+/// A look-up that happens now.
 pub fn request(scan: bool) -> Request {
     Request { scan, now: if scan { 0 } else { now_us() } }
 }
@@ -42,16 +42,7 @@ impl FrameCache {
         Self { lru: ForkLock::new(Lru::new(budget, max_entry_fraction, debounce_us)) }
     }
 
-    /// Stores a table.
-    ///
-    /// # Errors
-    /// See [`cached::record`].
-    pub fn put(&self, key: &str, table: &FrameTable, etag: Option<&str>, put: Put) -> Result<PutOutcome> {
-        let record = cached::record(key, table, etag)?;
-        Ok(self.lru.lock().put(record, put))
-    }
-
-    /// Stores tables in the form of [`record::encode`]: how many are in, were refused, are damaged.
+    /// Stores tables in the form of [`record::encode`]; returns how many were stored, refused and damaged.
     pub fn put_packed_many<'a>(
         &self,
         tables: impl Iterator<Item = (&'a String, &'a [u8])>,
@@ -120,12 +111,12 @@ impl FrameCache {
         Ok((stored, skipped, damaged))
     }
 
-    /// Moves the budget in steps between which others get the mutex; `used` stays within it throughout.
+    /// Changes the budget in steps, between which other threads get the mutex; `used` never exceeds it.
     pub fn resize(&self, budget: u64) {
         while !self.lru.lock().resize_step(budget, SLICE) {}
     }
 
-    /// Takes all accesses that were not drained yet.
+    /// Takes all accesses since the last call.
     pub fn drain(&self) -> Vec<Access> {
         let mut out = Vec::new();
         let mut from = Some(0);
@@ -142,16 +133,16 @@ impl FrameCache {
 }
 
 /// Looks up `frames` of a key; `None` when the key is absent, `Err` when a frame does not exist.
-pub fn look_up(lru: &mut Lru, key: &str, frames: &[u32], request: Request) -> Option<Excerpt> {
+pub fn look_up(lru: &mut Lru, key: &str, frames: &[u32], request: Request) -> Option<Selection> {
     let slot = lru.get(key.as_bytes(), request)?;
-    excerpt(slot.meta(), slot.value(), frames)
+    cached::select(slot.meta(), slot.value(), frames)
 }
 
-/// Reads every frame of an excerpt, neighbours with one read.
+/// Reads every frame of a selection, neighbours in the file with one read.
 ///
 /// # Errors
-/// As [`dicom::read::read_frame`]; `bad_table` where the file's own offset table, on which this one relies, turns
-/// out to be wrong: the file wants a walk.
+/// As [`dicom::read::read_frame`]; `bad_table` where the file's own offset table, on which this one relies, is
+/// wrong: the file must be walked.
 pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8>>> {
     let Layout::Items(items) = &table.layout else { return Ok(Vec::new()) };
     let single = items.frames() == items.offsets.len();
@@ -189,7 +180,7 @@ pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8
         }
         rest = others;
     }
-    // A change while reading must not pass as an answer.
+    // Bytes of a file that changed while it was read are not returned.
     source.check_unchanged()?;
     Ok(out)
 }
@@ -200,7 +191,7 @@ fn read_one(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Vec
     })
 }
 
-/// The class of a name.
+/// The class that has this name.
 pub fn class_of(name: &str) -> Option<Class> {
     match name {
         "normal" => Some(Class::Normal),

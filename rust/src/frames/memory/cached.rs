@@ -1,6 +1,5 @@
-//! What memory keeps of a frame table: its compact layout, and beside it what reading a frame needs.
-//!
-//! UIDs and notes stay in the index. A CT slice takes some 60 bytes here, a row of Python dicts 800.
+//! The form of a frame table in memory: its compact layout, and beside it the attributes that reading a frame
+//! needs (`meta`). UIDs and notes stay in the index. A CT slice takes some 60 bytes, as Python dicts 800.
 
 use std::cell::RefCell;
 
@@ -20,18 +19,18 @@ const HAS_TIME: u8 = 8;
 const HAS_IMAGE: u8 = 16;
 const HAS_ETAG: u8 = 32;
 const HAS_SIZE: u8 = 64;
-/// The transfer syntax begins as all of the standard do, which is not written then.
+/// The transfer syntax begins with [`SYNTAX_ROOT`], which is left out.
 const STANDARD_SYNTAX: u8 = 128;
 const SYNTAX_ROOT: &str = "1.2.840.10008.1.2";
 
 thread_local! {
-    /// What stands beside the layout, and the layout: written here first, so that a record is one allocation.
+    /// Meta and layout are written here first, so that a record is one allocation.
     static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
-/// A larger scratch is not kept.
+/// Bytes of scratch that are kept for the next record.
 const SCRATCH_KEPT: usize = 1 << 16;
 
-/// A record of the cache: key, what stands beside the layout, layout.
+/// Makes the record of a key: key, meta, layout.
 ///
 /// # Errors
 /// `invalid_argument` for an empty or overlong key, an overlong etag, and for more frames than one table holds.
@@ -39,7 +38,7 @@ pub fn record(key: &str, table: &FrameTable, etag: Option<&str>) -> Result<Recor
     record_of(key, table, table.layout.view(), etag)
 }
 
-/// As [`record`], for a layout that belongs to somebody else; that of `table` is not looked at.
+/// As [`record`], for a borrowed layout; that of `table` is ignored.
 ///
 /// # Errors
 /// As [`record`].
@@ -57,8 +56,9 @@ pub fn record_of(
         meta.clear();
         encode_meta(table, etag, meta);
         packed::encode_for_memory(layout, packed);
-        let record = Record::new(key.as_bytes(), meta, packed)
-            .ok_or_else(|| refused(format!("{} bytes beside the table, at most {META_CAP}", meta.len())));
+        let record = Record::new(key.as_bytes(), meta, packed).ok_or_else(|| {
+            refused(format!("an etag that makes {} bytes of meta: at most {META_CAP}", meta.len()))
+        });
         if meta.capacity() + packed.capacity() > SCRATCH_KEPT {
             (*meta, *packed) = (Vec::new(), Vec::new());
         }
@@ -109,7 +109,7 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
     }
 }
 
-/// What memory keeps of the attributes: rows, columns, frames, samples, bits; photometric interpretation.
+/// The attributes that memory keeps: rows, columns, frames, samples, bits; photometric interpretation.
 fn image_part(image: &Attributes) -> ([u32; 5], &str) {
     let [samples, bits] = [image.samples_per_pixel, image.bits_allocated].map(u32::from);
     let numbers = [image.rows, image.columns, image.number_of_frames, samples, bits];
@@ -121,7 +121,7 @@ fn push_text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
-/// What stands beside the layout; the table's own layout is empty. `None` for bytes that [`record`] did not write.
+/// Reads meta: a table with an empty layout, and its etag. `None` for bytes that [`record`] does not write.
 pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
     let mut fields = Fields(meta);
     let flags = fields.byte()?;
@@ -164,7 +164,7 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
     Some((table, etag))
 }
 
-/// The end of what the table's ranges may reach, as [`FrameTable::limit`]; nothing else is decoded.
+/// Reads [`FrameTable::limit`] alone.
 pub fn limit(meta: &[u8]) -> Option<u64> {
     let mut fields = Fields(meta);
     let flags = fields.byte()?;
@@ -189,22 +189,22 @@ pub fn limit(meta: &[u8]) -> Option<u64> {
     if flags & HAS_SIZE != 0 { fields.number() } else { Some(0) }
 }
 
-/// The whole table of a record.
-pub fn whole(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
+/// Reads the table of a record.
+pub fn decode(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
     let (mut table, _) = decode_meta(meta)?;
     table.layout = packed::decode_from_memory(value).ok()?;
     Some(table)
 }
 
-/// What [`excerpt`] gives.
-pub type Excerpt = std::result::Result<FrameTable, (usize, FrameTable)>;
+/// Result of [`select`].
+pub type Selection = std::result::Result<FrameTable, (usize, FrameTable)>;
 
-/// A table of some frames of a record, in the order asked: found one by one, nothing else is decoded.
+/// Reads a table of some frames of a record, in the order of `frames`; other frames are not decoded.
 ///
 /// # Errors
-/// The position in `frames` of the first that does not exist, and the table without its layout: whether the
-/// file still is the one that it describes must be asked first.
-pub fn excerpt(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<Excerpt> {
+/// The position in `frames` of the first that does not exist, and the table without its layout: the caller
+/// first checks whether the file is still the one that it describes.
+pub fn select(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<Selection> {
     let (mut table, _) = decode_meta(meta)?;
     let (limit, cut) = (table.limit(), table.truncated_from.take());
     let view = Table::from_memory(value);
@@ -226,7 +226,7 @@ pub fn excerpt(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<Excerpt> {
     Some(Ok(table))
 }
 
-/// Fields taken one by one.
+/// The fields of meta that are not read yet.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
