@@ -15,7 +15,6 @@ use crate::base::fork_lock::Guard;
 use crate::frames::memory::cache::{FrameCache, class_of, look_up, read_frames, request};
 use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
-use crate::frames::memory::replay::{self, Policy};
 use crate::frames::packed::Table;
 use crate::frames::table::{FrameTable, ItemsView, LayoutView};
 
