@@ -64,7 +64,7 @@ class _Cli(LazyGroup):
     cls=_Cli,
     package="voxtier.cli",
     places=_COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(__version__, prog_name="voxtier")
 def cli() -> None:

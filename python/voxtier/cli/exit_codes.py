@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = [
-    "EXIT_BACKEND",
-    "EXIT_FINDINGS",
-    "EXIT_OK",
-    "EXIT_PARTIAL",
-    "EXIT_USAGE",
-    "discard_stdout",
-]
+__all__ = ["EXIT_BACKEND", "EXIT_FINDINGS", "EXIT_OK", "EXIT_PARTIAL", "EXIT_USAGE", "discard_stdout"]
 
 EXIT_OK = 0
 EXIT_FINDINGS = 1

@@ -40,24 +40,14 @@ def _check_utf8(_context: click.Context, _parameter: click.Parameter, name: str)
 
 
 SOURCE = click.option(
-    "--source",
-    default="default",
-    show_default=True,
-    callback=_check_utf8,
-    help="Name under which the files are indexed.",
+    "--source", default="default", callback=_check_utf8, help="Name under which the files are indexed."
 )
 DSN = click.option(
     "--dsn",
     envvar="VOXTIER_DSN",
     help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
 )
-THREADS = click.option(
-    "--threads",
-    default=16,
-    show_default=True,
-    type=click.IntRange(1, 1024),
-    help="Files read at once.",
-)
+THREADS = click.option("--threads", default=16, type=click.IntRange(1, 1024), help="Files read at once.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 

@@ -40,7 +40,7 @@ _REFUSED_SHOWN = 20
 @PATHS
 @SOURCE
 @DSN
-@click.option("--ext", "extension", default=".dcm", show_default=True, help="Take files whose names end so.")
+@click.option("--ext", "extension", default=".dcm", help="Take files whose names end so.")
 @click.option("--all-files", is_flag=True, help="Take every file, whatever its name.")
 @THREADS
 @click.option("--force", is_flag=True, help="Also read unchanged files again.")

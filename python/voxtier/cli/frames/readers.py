@@ -53,13 +53,7 @@ def stats(home: Path | None, as_json: bool) -> None:
 
 @click.command()
 @HOME
-@click.option(
-    "--interval",
-    default=2.0,
-    show_default=True,
-    type=click.FloatRange(0.1),
-    help="Seconds between two pages.",
-)
+@click.option("--interval", default=2.0, type=click.FloatRange(0.1), help="Seconds between two pages.")
 @click.option("--count", default=0, type=click.IntRange(0), help="Pages to show; 0 goes on until Ctrl-C.")
 @AS_JSON
 def top(home: Path | None, interval: float, count: int, as_json: bool) -> None:

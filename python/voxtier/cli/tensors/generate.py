@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, as the command `plan`.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
-@click.option("--min-free", type=SIZE, default="1GiB", show_default=True, help="Disk space that stays free.")
+@click.option("--min-free", type=SIZE, default="1GiB", help="Disk space that stays free.")
 @click.option("--max-raw-bytes", type=SIZE, help="Bytes of downloaded raw files at once, at most.")
 @click.option("--until-full", is_flag=True, help="Start although the disk cannot hold everything.")
 @click.option("--json", "as_json", is_flag=True, help="Write plan, progress and result as lines of JSON.")

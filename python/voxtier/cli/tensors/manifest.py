@@ -90,11 +90,7 @@ def explain_command(config: Path, as_json: bool) -> int:
     "--csv-path", required=True, multiple=True, help="CSV file with a column VolumeName; repeatable."
 )
 @click.option(
-    "--output-path",
-    default="hash_to_volume_map.json",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="File to write.",
+    "--output-path", default="hash_to_volume_map.json", type=click.Path(path_type=Path), help="File to write."
 )
 @click.option(
     "--legacy-hex", is_flag=True, help="Write 64-digit keys, as the predecessor did; they name no file."

@@ -27,20 +27,10 @@ if TYPE_CHECKING:
 @click.option("--old-prefix", help="With --items: path prefix that the items had when they were cached.")
 @click.option("--new-prefix", help="With --items: path prefix that they have now.")
 @click.option(
-    "--from",
-    "old",
-    type=click.Choice(["md5", "sha256"]),
-    default="md5",
-    show_default=True,
-    help="Hash of the old names.",
+    "--from", "old", type=click.Choice(["md5", "sha256"]), default="md5", help="Hash of the old names."
 )
 @click.option(
-    "--to",
-    "new",
-    type=click.Choice(["md5", "sha256"]),
-    default="sha256",
-    show_default=True,
-    help="Hash of the new names.",
+    "--to", "new", type=click.Choice(["md5", "sha256"]), default="sha256", help="Hash of the new names."
 )
 @click.option("--transform-hash", default="", help="Suffix of the names, when hash_transform was used.")
 @click.option("--into", type=FOLDER, help="Move all tensors into this folder (another directory hash).")

@@ -43,32 +43,26 @@ def exit_code(states: Iterable[str]) -> int:
 def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which volumes are asked for, and how many at once."""
     for option in (
-        click.option("--shard-id", default=0, show_default=True, help="Which share of the list, from 0."),
+        click.option("--shard-id", default=0, help="Which share of the list, from 0."),
         click.option(
-            "--num-shards",
-            default=1,
-            show_default=True,
-            help="Number of shares; with more than one nothing is downloaded.",
+            "--num-shards", default=1, help="Number of shares; with more than one nothing is downloaded."
         ),
         click.option(
             "--batch-size",
             type=click.IntRange(1),
             default=100,
-            show_default=True,
             help="Downloaded raw files on disk at once, at most.",
         ),
         click.option(
             "--num-workers",
             type=click.IntRange(1, 512),
             default=8,
-            show_default=True,
             help="Volumes transformed at once, at most; fewer when memory is short.",
         ),
         click.option(
             "--config",
             type=click.Path(path_type=Path),
             default="configs/config.yaml",
-            show_default=True,
             help="File with lists, folders and image processing.",
         ),
     ):

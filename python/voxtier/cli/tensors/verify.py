@@ -33,7 +33,7 @@ log.addHandler(logging.NullHandler())  # without a log folder there is no log
     "--delete", is_flag=True, help="With --fix: delete instead, where the source is known to exist."
 )
 @click.option("--force", is_flag=True, help="Act even when suspiciously many files are bad.")
-@click.option("--max-bad", default=1000, show_default=True, help="Refuse to touch more files than this.")
+@click.option("--max-bad", default=1000, help="Refuse to touch more files than this.")
 @click.option(
     "-w", "--workers", type=click.IntRange(1, 64), help="Files read at once. Default: 2 a processor, >= 4."
 )
@@ -41,7 +41,7 @@ log.addHandler(logging.NullHandler())  # without a log folder there is no log
     "--quick", is_flag=True, help="Check structure, opcodes and manifest only; payloads are not read."
 )
 @click.option("--sample", type=click.FloatRange(0, 1), help="Check this share in full, the rest quickly.")
-@click.option("--seed", default=0, show_default=True, help="Seed that draws the sample.")
+@click.option("--seed", default=0, help="Seed that draws the sample.")
 @click.option(
     "--since-last",
     is_flag=True,

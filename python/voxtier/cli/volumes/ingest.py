@@ -25,9 +25,7 @@ _TILINGS = click.Choice(["axial", "sagittal", "coronal", "isotropic"])
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--collection", help="Name of the collection. Default: the series that each file name states.")
 @click.option("--subject", help="Subject of DICOM folders, when there is one. Default: the folder's name.")
-@click.option(
-    "--orientation", type=_TILINGS, default="axial", show_default=True, help="Plane that is read fastest."
-)
+@click.option("--orientation", type=_TILINGS, default="axial", help="Plane that is read fastest.")
 @click.option(
     "--replica",
     "replicas",
@@ -39,10 +37,9 @@ _TILINGS = click.Choice(["axial", "sagittal", "coronal", "isotropic"])
     "--compression",
     type=click.Choice(["zstd", "lz4", "gzip", "none"]),
     default="zstd",
-    show_default=True,
     help="Compressor of the tiles.",
 )
-@click.option("--level", default=3, show_default=True, help="Compression level.")
+@click.option("--level", default=3, help="Compression level.")
 @click.option("--reorient/--no-reorient", default=None, help="Flip and permute the axes to RAS.")
 @click.option("--append", is_flag=True, help="Add to a store that exists.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that exists, once the new one is complete.")

@@ -78,11 +78,7 @@ def _facts(volume: Volume) -> dict[str, Any]:
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @OBS
 @click.option(
-    "--plane",
-    type=click.Choice(["axial", "sagittal", "coronal"]),
-    default="axial",
-    show_default=True,
-    help="Plane to draw.",
+    "--plane", type=click.Choice(["axial", "sagittal", "coronal"]), default="axial", help="Plane to draw."
 )
 @click.option(
     "--index", type=int, help="Position along the axis that crosses the plane. Default: the middle."
@@ -165,7 +161,7 @@ def export(uri: str, output: Path, obs_id: str | None) -> None:
 @click.command()
 @click.argument("uri")
 @OBS
-@click.option("--repeats", default=20, show_default=True, help="Reads of each kind.")
+@click.option("--repeats", default=20, help="Reads of each kind.")
 @AS_JSON
 def bench(uri: str, obs_id: str | None, repeats: int, as_json: bool) -> None:
     """Time slices, a 64-voxel cube and the whole of one volume (medians, milliseconds).
