@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches
 
-.PHONY: help setup demo test lint format bench fuzz soak constraints clean
+.PHONY: help setup demo test lint format bench fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ fuzz: ## coverage-guided fuzzing of the parsers (FUZZ_SECONDS=60 each; needs nig
 
 soak: setup ## long runs: kill -9 by the hundred, mixed load for minutes
 	$(BIN)/python -m pytest -q -m soak --timeout 7200
+
+fixtures: setup ## freeze stores of this version for the tests of later ones: once a release
+	$(BIN)/python tests/fixtures/make.py
 
 constraints: $(BIN)/uv ## renew the pinned versions
 	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group bench --group dev --group test pyproject.toml -o constraints.txt
