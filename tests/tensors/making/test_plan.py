@@ -21,7 +21,7 @@ def test_the_run_does_what_the_plan_says(server: HubServer, tmp_path: Path) -> N
     done = project.cli("--dry-run", "--json")
     assert done.returncode == 0
     (plan,) = rows(done.stdout)
-    counts = ("required", "present", "missing", "local_raw_files", "to_download", "unavailable")
+    counts = ("required", "present", "missing", "local_raws", "to_download", "unavailable")
     assert [plan[name] for name in counts] == [4, 0, 4, 1, 2, 1]
     assert not project.folder.exists()
     result = project.run()

@@ -46,7 +46,7 @@ def test_from_the_hub_to_stock_monai_with_zero_transform_calls(server: HubServer
     plan, *_, result = rows(done.stdout)
     assert (plan["missing"], plan["to_download"]) == (5, 5)
     assert plan["download_bytes"] == sum(map(len, server.files.values()))
-    assert result["result"] == {"made": 5, "made_by_others": 0, "failed": 0, "raw_files_removed": 5}
+    assert result["result"] == {"made": 5, "elsewhere": 0, "failed": 0, "raws_removed": 5}
     project.assert_sound()
     items = [{"image": project.raw(name), "volume_name": name} for name in project.names]
     stock = PersistentDataset(items, Compose([Never()]), project.folder, hash_func=volume_hash)

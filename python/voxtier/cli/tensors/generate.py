@@ -94,11 +94,11 @@ def generate_command(
     for name, reason in result.failed.items():
         row = {"volume": name, "failed": reason}
         say(json.dumps(row) if as_json else f"failed: {name}: {reason}", err=not as_json)
-    counts = {
+    counts = {  # names that scripts of version 0.1 read
         "made": result.made,
-        "made_by_others": result.made_by_others,
+        "elsewhere": result.made_by_others,
         "failed": len(result.failed),
-        "raw_files_removed": result.raw_files_removed,
+        "raws_removed": result.raw_files_removed,
     }
     if as_json:
         say(json.dumps({"result": counts, "stop_reason": result.stop_reason}))

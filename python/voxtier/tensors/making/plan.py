@@ -96,7 +96,9 @@ class Plan:
     def as_json(self) -> str:
         """Return one line of JSON without the lists of volumes."""
         left_out = ("names", "all_names", "unavailable_names", "remote")
-        return json.dumps({name: value for name, value in asdict(self).items() if name not in left_out})
+        row = {name: value for name, value in asdict(self).items() if name not in left_out}
+        row["local_raws"] = row.pop("local_raw_files")  # the key that scripts of version 0.1 read
+        return json.dumps(row)
 
 
 def output_size(config: Config) -> int:
