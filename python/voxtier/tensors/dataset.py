@@ -175,7 +175,7 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         if self.recomputed[path.name] == 2:
             warnings.warn(
                 f"{path.name} had to be recomputed again ({reason}): either the disk damages files, or the"
-                " settings save what they cannot load; `voxtier tensors verify` says which",
+                " settings save what they cannot load; `voxtier tensors verify` shows which",
                 stacklevel=2,
             )
 

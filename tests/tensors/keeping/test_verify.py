@@ -160,7 +160,7 @@ def test_a_replaced_file_is_noticed(healthy: Path, tmp_path: Path) -> None:
     (path,) = fill_cache(tmp_path / "cache", healthy, 1)
     Manifest(path.parent).record([{"key": path.stem, "size": 1, "records": {"data/0": 1}}])
     (state,) = verify(list_cache(path.parent))
-    assert (state.state, "another wrote it" in state.detail) == ("ok", True)
+    assert (state.state, "another program wrote it" in state.detail) == ("ok", True)
 
 
 def test_an_unexpected_shape_is_reported(healthy: Path, tmp_path: Path) -> None:

@@ -64,4 +64,4 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _same(old: Any, new: Any) -> bool:
-    return json.dumps(old) == json.dumps(new)  # 1 is not 1.0 here: the hash tells them apart; NaN is NaN
+    return json.dumps(old) == json.dumps(new)  # 1 differs from 1.0, as in the hash; NaN equals NaN

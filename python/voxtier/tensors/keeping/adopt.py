@@ -24,7 +24,7 @@ def adopt(
     fingerprint: dict[str, Any] | None = None,
     threads: int | None = None,
 ) -> Iterator[FileState]:
-    """Verify every file in full and record what it holds: a manifest for a cache that anybody made.
+    """Verify every file in full and record what it holds: a manifest for a cache of any origin.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Verify the files of a cache: structure, pickle opcodes, CRC-32, and what the manifest says.
+"""Verify the files of a cache: structure, pickle opcodes, CRC-32, and agreement with the manifest.
 
 The check itself is in Rust (`voxtier._core.ParallelVerifier`): no torch, no unpickling. A file that cannot be
 read gets a state of its own (`voxtier.tensors.states.UNREADABLE`) and is never called damaged.
@@ -24,7 +24,7 @@ __all__ = ["OTHER_FILE", "QUARANTINE", "FileState", "Listing", "judge", "list_ca
 
 QUARANTINE = "quarantine"
 """The folder in a cache that `voxtier.tensors.keeping.quarantine.fix` moves files to."""
-OTHER_FILE = "intact, but not the file that the manifest knows: another wrote it"
+OTHER_FILE = "intact, but not the file that the manifest describes: another program wrote it"
 """The detail of an intact file that does not have the CRCs of the file that was made."""
 
 

@@ -120,7 +120,7 @@ class Transfer:
         self.etag = None
 
     def begin(self, status: int, headers: email.message.Message) -> None:
-        """Prepare for the body of a response: a 206 continues the part, any other begins anew."""
+        """Prepare for the body of a response: a 206 continues the part, any other starts again."""
         if status == 206:
             start = (headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
             if start != str(self.position):

@@ -11,11 +11,11 @@ The journey of one tensor, file by file:
 5. run.py hands the volume to worker_pool.py as soon as a worker is idle and the memory suffices.
 6. worker.py transforms it in a process of its own; saving.py writes the file, verifies it and lets it
    appear. The report goes back through the pool.
-7. run.py hears the report and passes it to ledger.py, which appends it to the manifest, removes a raw file
+7. run.py receives the report and passes it to ledger.py, which appends it to the manifest, removes a raw file
    that is ours and releases the claim.
 
-A failure leaves this way at step 4 or 6: policies.py (`HubPolicy`, `DeathPolicy`) says whether the volume is
-tried again and whether the run goes on; ledger.py counts the volume as failed and releases the claim.
+A volume can fail at step 4 or 6: policies.py (`HubPolicy`, `DeathPolicy`) decides whether it is tried again
+and whether the run goes on; ledger.py counts it as failed and releases the claim.
 
 The loop is one thread. Downloads, transforms and cleaning of different volumes overlap.
 """
