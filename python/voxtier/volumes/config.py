@@ -358,7 +358,5 @@ def _merge(base: Config, options: dict[str, Any]) -> Config:
         options.get("write", base.write), **{k: v for k, v in options.items() if k in write_parts}
     )
     return Config(
-        write=write,
-        read=options.get("read", options.get("io", base.read)),
-        s3=options.get("s3", base.s3),
+        write=write, read=options.get("read", options.get("io", base.read)), s3=options.get("s3", base.s3)
     )

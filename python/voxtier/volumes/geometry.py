@@ -47,8 +47,6 @@ class OrientationInfo:
 
     Parameters
     ----------
-    axcodes : str
-        Directions in which i, j and k grow, such as ``"RAS"``.
     affine : numpy.ndarray
         Index to RAS+ millimetres, 4 x 4 float64.
     source : str
@@ -57,10 +55,14 @@ class OrientationInfo:
         ``header``, ``inferred`` or ``unknown`` (the file says nothing).
     """
 
-    axcodes: str
     affine: Affine
     source: str
     confidence: str
+
+    @property
+    def axcodes(self) -> str:
+        """Directions in which i, j and k grow, such as ``"RAS"``."""
+        return axcodes(self.affine)
 
     @property
     def is_canonical(self) -> bool:
@@ -101,7 +103,7 @@ def affine_meta(affine: object, what: str) -> dict[str, str]:
         matrix = checked_affine(affine, what)
     except FormatError as error:
         raise ConfigError(error.detail) from None
-    return to_meta(OrientationInfo(axcodes(matrix), matrix, "identity", "header"))
+    return to_meta(OrientationInfo(matrix, "identity", "header"))
 
 
 def spacing(affine: Affine) -> NDArray[np.float64]:
@@ -244,13 +246,11 @@ def from_meta(meta: dict[str, Any], what: str) -> OrientationInfo | None:
     text = meta.get("orientation_affine")
     if not text:
         return None
-    affine = checked_affine(json.loads(text), what)
-    return OrientationInfo(
-        axcodes(affine),
-        affine,
-        str(meta.get("orientation_source", "identity")),
-        str(meta.get("orientation_confidence", "unknown")),
+    source, confidence = (
+        meta.get("orientation_source", "identity"),
+        meta.get("orientation_confidence", "unknown"),
     )
+    return OrientationInfo(checked_affine(json.loads(text), what), str(source), str(confidence))
 
 
 def to_meta(orientation: OrientationInfo) -> dict[str, str]:

@@ -26,6 +26,7 @@ from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, Vo
 from voxtier.volumes.store import append
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import Change, change_store
+from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import cohort_jobs
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
@@ -469,7 +470,7 @@ def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path, w
     with change_store(store, overwrite=True) as change:
         writer.start()
         assert waits.wait(200)
-        add_cohort(change, jobs, None, on_error="raise", progress=False)
+        add_cohort(change, jobs, None, IngestOptions())
     writer.join(200)
     assert set(RadiObject(tmp_path / "r")) == {"b", "c"}
     check_identity(RadiObject(tmp_path / "r").T1w)

@@ -7,11 +7,13 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
+from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.collection_view import CollectionView
-from voxtier.volumes.cohort.selection import ILoc, Index, Loc, Sliceable, group_places
+from voxtier.volumes.cohort.selection import Index, Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Cohort
-from voxtier.volumes.store.append import create_cohort
-from voxtier.volumes.store.ingest import OnError
+from voxtier.volumes.store.append import add_cohort
+from voxtier.volumes.store.commits import change_store
+from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Snapshot, Store
 from voxtier.volumes.tiledb.columns import Table, as_table
@@ -64,18 +66,18 @@ class CohortView(Sliceable, Generic[Collection]):
         jobs: Mapping[str, Sequence[Job]],
         obs_meta: object,
         ctx: object,
+        options: IngestOptions,
         *,
         overwrite: bool = False,
-        on_error: OnError = "raise",
-        progress: bool = False,
     ) -> Self:
-        """Write a new store."""
-        target, session = as_uri(uri), Session.of(ctx)
+        """Write a new store; one that exists is replaced on request, once the new one is complete."""
+        store = Store(as_uri(uri), Session.of(ctx), "radi_object")
         subjects = None if obs_meta is None else as_table(obs_meta)
-        create_cohort(
-            target, session, jobs, subjects, overwrite=overwrite, on_error=on_error, progress=progress
-        )
-        return cls(target, session)
+        if not any(jobs.values()):
+            raise ConfigError("there is no image to ingest")
+        with change_store(store, new=True, overwrite=overwrite) as change:
+            add_cohort(change, jobs, subjects, options)
+        return cls(store.root, store.session)
 
     @property
     def uri(self) -> str | None:
@@ -164,14 +166,8 @@ class CohortView(Sliceable, Generic[Collection]):
                 return volume
         raise KeyError(f"{obs_id!r} is not in this {'view' if self.is_view else 'store'}")
 
-    def __len__(self) -> int:
-        return len(self.index)
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.index)
-
-    def __contains__(self, subject: object) -> bool:
-        return subject in self.index
 
     def __repr__(self) -> str:
         names = ", ".join(self.collection_names) or "none"
@@ -198,15 +194,8 @@ class CohortView(Sliceable, Generic[Collection]):
         subjects = self.obs_subject_ids
         return self._view(self._cohort, [subjects[place] for place in places], self._names)
 
-    @property
-    def iloc(self) -> ILoc[Self, Self]:
-        """Select subjects by position; always a view, order and duplicates kept."""
-        return ILoc(len(self), lambda place: self._select([place]), self._select)
-
-    @property
-    def loc(self) -> Loc[Self, Self]:
-        """Select subjects by id; one outside this view is a KeyError."""
-        return Loc(self.index, lambda place: self._select([place]), self._select)
+    def _one(self, place: int) -> Self:
+        return self._select([place])
 
     def __getitem__(self, key: str | list[str]) -> Self:
         view: Self = self.loc[key]

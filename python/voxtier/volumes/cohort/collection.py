@@ -14,7 +14,7 @@ from voxtier.volumes.cohort.query import CollectionQuery
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.append import add_subjects, add_volumes
 from voxtier.volumes.store.commits import change_store, repair
-from voxtier.volumes.store.ingest import OnError
+from voxtier.volumes.store.ingest import IngestOptions, OnError
 from voxtier.volumes.store.jobs import Job, OnGap, collection_jobs
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.tiledb.session import Uri
@@ -179,7 +179,7 @@ class VolumeCollection(CollectionView):
         store = self._rows.store
         folder = self.uri.rsplit("/", 1)[-1]
         with change_store(store) as change:
-            written = set(add_volumes(change, folder, name, jobs, on_error=on_error, progress=progress))
+            written = set(add_volumes(change, folder, name, jobs, IngestOptions(on_error, progress)))
             if store.kind == "radi_object":
                 subjects = sorted({job.subject for job in jobs if job.obs_id in written})
                 add_subjects(change, subjects, None)
@@ -229,9 +229,8 @@ class VolumeCollection(CollectionView):
         """
         jobs = collection_jobs(name, niftis, None, reorient)
         _check(jobs, valid_subject_ids)
-        return cls._create(
-            uri, jobs, name, ctx, same_shape=validate_dimensions, on_error=on_error, progress=progress
-        )
+        options = IngestOptions(on_error, progress)
+        return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)
 
     @classmethod
     def from_dicoms(
@@ -280,9 +279,8 @@ class VolumeCollection(CollectionView):
         """
         jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap)
         _check(jobs, valid_subject_ids)
-        return cls._create(
-            uri, jobs, name, ctx, same_shape=validate_dimensions, on_error=on_error, progress=progress
-        )
+        options = IngestOptions(on_error, progress)
+        return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)
 
 
 def _check(jobs: Sequence[Job], valid_subjects: set[str] | None) -> None:

@@ -8,11 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from voxtier.volumes.cohort.selection import ILoc, Index, Loc, Sliceable, group_places
+from voxtier.volumes.cohort.selection import Index, Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Rows
 from voxtier.volumes.store.append import add_volumes
 from voxtier.volumes.store.commits import change_store
-from voxtier.volumes.store.ingest import OnError
+from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.columns import Table
@@ -60,17 +60,14 @@ class CollectionView(Sliceable):
         jobs: Sequence[Job],
         name: str | None,
         ctx: object,
+        options: IngestOptions,
         *,
         same_shape: bool = False,
-        on_error: OnError = "raise",
-        progress: bool = False,
     ) -> Self:
         """Write a new collection that stands alone."""
         store = Store(as_uri(uri), Session.of(ctx), "collection")
         with change_store(store, new=True) as change:
-            add_volumes(
-                change, "", name or "", jobs, on_error=on_error, progress=progress, same_shape=same_shape
-            )
+            add_volumes(change, "", name or "", jobs, options, same_shape=same_shape)
         return cls(store.root, store.session)
 
     @property
@@ -131,9 +128,9 @@ class CollectionView(Sliceable):
         return len(self._positions)
 
     def __iter__(self) -> Iterator[Volume]:
-        return (self._volume(place) for place in range(len(self)))
+        return (self._one(place) for place in range(len(self)))
 
-    def _volume(self, place: int) -> Volume:
+    def _one(self, place: int) -> Volume:
         row = self._positions[place]
         session = self._rows.store.session
         return Volume(self._rows.address(row), session, expected_obs_id=str(self._rows.table["obs_id"][row]))
@@ -165,26 +162,10 @@ class CollectionView(Sliceable):
         positions = self._positions
         return self._view(self._rows, [positions[place] for place in places], self._name)
 
-    @property
-    def iloc(self) -> ILoc[Volume, Self]:
-        """Select by position: an integer gives a `Volume`; a slice, list or mask gives a view.
-
-        Order and duplicates are kept.
-        """
-        return ILoc(len(self), self._volume, self._select)
-
-    @property
-    def loc(self) -> Loc[Volume, Self]:
-        """Select by observation id; an id outside this view is a KeyError."""
-        return Loc(self.index, self._volume, self._select)
-
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str) or (isinstance(key, list) and key and isinstance(key[0], str)):
             return self.loc[key]
         return self.iloc[key]
-
-    def __contains__(self, obs_id: object) -> bool:
-        return obs_id in self.index
 
     def sel(self, *, subject: str | Sequence[str]) -> Self:
         """Return the volumes of one subject or of several, in the order asked for.

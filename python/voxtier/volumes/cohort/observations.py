@@ -14,8 +14,38 @@ from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
 __all__ = ["ObservationTable", "SubjectTable"]
 
 
-class ObservationTable:
-    """The rows of a collection (or of its view); ``read`` gives them in the order of the view.
+class _ViewTable:
+    _keys: tuple[str, ...] = INDEX_COLUMNS
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns beside the keys."""
+        return [name for name in self._table().columns if name not in INDEX_COLUMNS]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (keys not counted)."""
+        return len(self), len(self.columns)
+
+    def __len__(self) -> int:
+        return len(self._table())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} rows: {', '.join(self._table().columns)})"
+
+    def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
+        """Return rows (those that satisfy ``value_filter``) with the keys and all or some columns."""
+        table = self._table()
+        if value_filter is not None:
+            table = table.filter(value_filter)
+        return table if columns is None else table.select([*self._keys, *columns])
+
+
+class ObservationTable(_ViewTable):
+    """The rows of a collection (or of its view), in the order of the view.
 
     Parameters
     ----------
@@ -26,45 +56,28 @@ class ObservationTable:
     def __init__(self, collection: CollectionView) -> None:
         self._collection = collection
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns beside the keys."""
-        return [name for name in self._collection.table.columns if name not in INDEX_COLUMNS]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns (keys not counted)."""
-        return len(self), len(self.columns)
-
-    def __len__(self) -> int:
-        return len(self._collection)
-
-    def __repr__(self) -> str:
-        return f"ObservationTable({len(self)} rows: {', '.join(self._collection.table.columns)})"
-
-    def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
-        """Return rows (those that satisfy ``value_filter``) with the keys and all or some columns."""
-        table = self._collection.table
-        if value_filter is not None:
-            table = table.filter(value_filter)
-        return table if columns is None else table.select([*INDEX_COLUMNS, *columns])
+    def _table(self) -> Table:
+        return self._collection.table
 
     def update(self, df: object) -> None:
-        """Change values of rows by key, as one commit."""
-        self._write(lambda table: table.update(df))
+        """Change values of rows by key, as one commit.
 
-    def _write(self, change_table: Callable[[Dataframe], None]) -> None:
+        Raises
+        ------
+        TypeError
+            For the table of a view.
+        """
         collection = self._collection
         if collection.is_view:
             raise TypeError("a view cannot change rows: use the root")
         store = collection._rows.store
         with change_store(store) as change:
-            change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp))
+            Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp).update(df)
         collection.refresh()
 
 
-class SubjectTable:
-    """The table of the subjects of a view.
+class SubjectTable(_ViewTable):
+    """The rows of the subjects of a view, in the order of the view.
 
     Parameters
     ----------
@@ -72,26 +85,13 @@ class SubjectTable:
         Whose subjects.
     """
 
+    _keys = ("obs_subject_id",)
+
     def __init__(self, radi: CohortView[Any]) -> None:
         self._radi = radi
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns beside the keys."""
-        return [name for name in self.read().columns if name not in INDEX_COLUMNS]
-
-    def __len__(self) -> int:
-        return len(self._radi)
-
-    def __repr__(self) -> str:
-        return f"SubjectTable({len(self)} rows: {', '.join(self.read().columns)})"
-
-    def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
-        """Return the rows in the order of the view."""
-        table = self._radi._table
-        if value_filter is not None:
-            table = table.filter(value_filter)
-        return table if columns is None else table.select(["obs_subject_id", *columns])
+    def _table(self) -> Table:
+        return self._radi._table
 
     def update(self, df: object) -> None:
         """Change values of subjects (matched by ``obs_subject_id``), as one commit."""

@@ -15,6 +15,7 @@ from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store import foreground
+from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.session import Uri
@@ -207,7 +208,8 @@ class CollectionQuery(Generic[Collection]):
         if not len(self):
             raise ConfigError("there is no volume to materialize")
         collection = self._collection
-        return collection._create(uri, copy_jobs(collection, self._fns), name or collection.name, ctx)
+        jobs = copy_jobs(collection, self._fns)
+        return collection._create(uri, jobs, name or collection.name, ctx, IngestOptions())
 
 
 class Query(Generic[Radi]):
@@ -293,4 +295,4 @@ class Query(Generic[Radi]):
         jobs = {
             name: copy_jobs(self.collection(name)._collection, self._fns) for name in radi.collection_names
         }
-        return radi._create(uri, jobs, radi._table, ctx)
+        return radi._create(uri, jobs, radi._table, ctx, IngestOptions())

@@ -13,7 +13,7 @@ from voxtier.volumes.cohort.query import Query, copy_jobs
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import change_store, repair
-from voxtier.volumes.store.ingest import OnError
+from voxtier.volumes.store.ingest import IngestOptions, OnError
 from voxtier.volumes.store.jobs import OnGap, cohort_jobs, dicom_jobs, refuse_misaligned
 from voxtier.volumes.store.names import checked_name, refuse_duplicates
 from voxtier.volumes.tiledb.columns import as_table
@@ -132,7 +132,7 @@ class RadiObject(CohortView[VolumeCollection]):
         jobs = cohort_jobs(niftis, dicom_dirs, images, collection_name, reorient)
         subjects = None if obs_meta is None else as_table(obs_meta)
         with change_store(self._cohort.store) as change:
-            add_cohort(change, jobs, subjects, on_error=on_error, progress=progress)
+            add_cohort(change, jobs, subjects, IngestOptions(on_error, progress))
         self.refresh()
 
     def rename_collection(self, old_name: str, new_name: str) -> None:
@@ -220,9 +220,7 @@ class RadiObject(CohortView[VolumeCollection]):
         )
         if validate_alignment:
             refuse_misaligned(jobs)
-        return cls._create(
-            uri, jobs, obs_meta, ctx, overwrite=overwrite, on_error=on_error, progress=progress
-        )
+        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
 
     from_images = from_niftis
 
@@ -272,9 +270,7 @@ class RadiObject(CohortView[VolumeCollection]):
             The new store.
         """
         jobs = dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap)
-        return cls._create(
-            uri, jobs, obs_meta, ctx, overwrite=overwrite, on_error=on_error, progress=progress
-        )
+        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
 
     @classmethod
     def from_collections(
@@ -303,4 +299,4 @@ class RadiObject(CohortView[VolumeCollection]):
             The new store.
         """
         jobs = {checked_name("collection", name): copy_jobs(view, ()) for name, view in collections.items()}
-        return cls._create(uri, jobs, obs_meta, ctx)
+        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions())

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
 __all__ = ["ILoc", "Index", "Loc", "Sliceable", "group_places"]
-
-One = TypeVar("One")
-Many = TypeVar("Many")
 
 
 class Index:
@@ -105,7 +102,7 @@ def _places(key: Any, count: int) -> list[int]:
     return [_place(item, count) for item in array.tolist()]
 
 
-class ILoc(Generic[One, Many]):
+class ILoc:
     """Selection by position.
 
     Parameters
@@ -116,7 +113,7 @@ class ILoc(Generic[One, Many]):
         Give the entry at a place, and the view of several places.
     """
 
-    def __init__(self, count: int, one: Callable[[int], One], many: Callable[[list[int]], Many]) -> None:
+    def __init__(self, count: int, one: Callable[[int], Any], many: Callable[[list[int]], Any]) -> None:
         self._count, self._one, self._many = count, one, many
 
     def __getitem__(self, key: Any) -> Any:
@@ -125,7 +122,7 @@ class ILoc(Generic[One, Many]):
         return self._many(_places(key, self._count))
 
 
-class Loc(Generic[One, Many]):
+class Loc:
     """Selection by name; a name that is not here (or filtered out) is a KeyError.
 
     Parameters
@@ -136,7 +133,7 @@ class Loc(Generic[One, Many]):
         Give the entry at a place, and the view of several places.
     """
 
-    def __init__(self, index: Index, one: Callable[[int], One], many: Callable[[list[int]], Many]) -> None:
+    def __init__(self, index: Index, one: Callable[[int], Any], many: Callable[[list[int]], Any]) -> None:
         self._index, self._one, self._many = index, one, many
 
     def __getitem__(self, key: Any) -> Any:
@@ -149,13 +146,34 @@ class Loc(Generic[One, Many]):
 
 
 class Sliceable:
-    """The first, the last and some random entries of a view, for whatever can select by place."""
+    """Selection by place and by name, for whatever has an index."""
 
-    def __len__(self) -> int:
+    @property
+    def index(self) -> Index:
+        """Names by place."""
+        raise NotImplementedError
+
+    def _one(self, place: int) -> Any:
         raise NotImplementedError
 
     def _select(self, places: Sequence[int]) -> Self:
         raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.index
+
+    @property
+    def iloc(self) -> ILoc:
+        """Select by position: an integer, or a slice, list or mask for a view (order is kept)."""
+        return ILoc(len(self), self._one, self._select)
+
+    @property
+    def loc(self) -> Loc:
+        """Select by id, or by several for a view; an id outside this view is a KeyError."""
+        return Loc(self.index, self._one, self._select)
 
     def head(self, n: int = 5) -> Self:
         """Return the first entries."""

@@ -15,7 +15,7 @@ from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.store.append import add_volumes
 from voxtier.volumes.store.commits import Change, change_store
-from voxtier.volumes.store.ingest import write_volumes
+from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
@@ -71,7 +71,7 @@ class StreamingWriter:
         change, self._change = self._change, None
         with self._stack:
             if kind is None and change is not None:
-                add_volumes(change, "", self._name, self._jobs)
+                add_volumes(change, "", self._name, self._jobs, IngestOptions())
             elif error is not None:
                 self._stack.pop_all().__exit__(kind, error, trace)
 
@@ -106,7 +106,7 @@ class StreamingWriter:
         meta = geometry.affine_meta(affine, obs_id)
         content = Content(data, meta, {"dimensions": str(tuple(data.shape))})
         job = Job(obs_id, obs_subject_id, lambda: content, (self._run,), obs_id, dict(attrs))
-        write_volumes([job], f"{self._store.root}/volumes", self._store.session)
+        write_volumes([job], f"{self._store.root}/volumes", self._store.session, IngestOptions())
         # Closing finds the array finished and only lists it: the voxels need not stay in memory.
         self._jobs.append(Job(obs_id, obs_subject_id, _refuse, (self._run,), obs_id, dict(attrs)))
 

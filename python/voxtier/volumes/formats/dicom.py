@@ -17,9 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import FormatError
-from voxtier.volumes.formats.dicom_slices import SPLITTING, Slice, find_series, import_pydicom
-from voxtier.volumes.geometry import LPS_TO_RAS, Affine, OrientationInfo, axcodes, checked_affine
+from voxtier.volumes.formats.dicom_slices import SPLITTING, Slice, find_series, import_pydicom, refusal
+from voxtier.volumes.geometry import LPS_TO_RAS, Affine, OrientationInfo, checked_affine
 
 __all__ = ["DicomImage", "OnGap", "assemble", "find_series", "read_series"]
 
@@ -87,11 +86,11 @@ def assemble(slices: list[Slice], *, on_gap: OnGap = "error") -> DicomImage:
     stacks, tag = _split(slices, name)
     steps = [_steps(stack, name, on_gap) for stack in stacks]
     if any(step.slots != steps[0].slots for step in steps):
-        raise FormatError("bad_geometry", None, f"{name}: its time points lie at different positions")
+        raise refusal("bad_geometry", name, "its time points lie at different positions")
     affine, meta = _affine(stacks[0], steps[0], name)
     image, pixel_meta = _pixels(stacks, steps[0])
     is_stated = len(stacks[0]) > 1 and not steps[0].missing
-    orientation = OrientationInfo(axcodes(affine), affine, "dicom_iop", "header" if is_stated else "inferred")
+    orientation = OrientationInfo(affine, "dicom_iop", "header" if is_stated else "inferred")
     meta |= pixel_meta | {"series_instance_uid": first.group[0]}
     if tag is not None:
         meta["time_tag"] = tag
@@ -128,10 +127,10 @@ def _split(slices: list[Slice], name: str) -> tuple[list[list[Slice]], str | Non
         )
         if has_all and is_apart and len(stacks) == repeats:
             return [stacks[value] for value in sorted(stacks)], tag
-    raise FormatError(
+    raise refusal(
         "bad_geometry",
-        None,
-        f"{name}: {len(slices)} slices at {len(positions)} positions, and no tag of {', '.join(SPLITTING)}"
+        name,
+        f"{len(slices)} slices at {len(positions)} positions, and no tag of {', '.join(SPLITTING)}"
         " tells them apart",
     )
 
@@ -151,10 +150,10 @@ def _steps(stack: list[Slice], name: str, on_gap: OnGap) -> _Steps:
     if missing and on_gap == "error":
         spacing = float(np.median(np.diff([item.distance for item in stack])))
         gaps = [f"{b - a - 1} after slice {i + 1}" for i, (a, b) in enumerate(pairwise(slots)) if b - a > 1]
-        raise FormatError(
+        raise refusal(
             "bad_geometry",
-            None,
-            f"{name}: missing slices ({'; '.join(gaps)}, spacing {spacing:.4g} mm);"
+            name,
+            f"missing slices ({'; '.join(gaps)}, spacing {spacing:.4g} mm);"
             " on_gap='fill' inserts empty slices, 'keep' closes the gap",
         )
     positions = np.array([item.position for item in stack])
@@ -163,11 +162,10 @@ def _steps(stack: list[Slice], name: str, on_gap: OnGap) -> _Steps:
     normal = stack[0].normal
     in_plane = np.linalg.norm(drift - np.outer(drift @ normal, normal), axis=1)
     if in_plane.max() > 0.1:
-        raise FormatError(
+        raise refusal(
             "bad_geometry",
-            None,
-            f"{name}: slice {int(in_plane.argmax()) + 1} lies {in_plane.max():.3g} mm beside the line of"
-            " the others",
+            name,
+            f"slice {int(in_plane.argmax()) + 1} lies {in_plane.max():.3g} mm beside the line of the others",
         )
     return _Steps(step, tuple(range(len(stack))) if on_gap == "keep" else slots, missing)
 
@@ -181,10 +179,10 @@ def _slots(stack: list[Slice], name: str) -> tuple[int, ...]:
     is_odd = np.abs(distances - multiples * median) > np.maximum(tolerance, 0.01 * multiples * median)
     if is_odd.any():
         at = int(np.argmax(is_odd))
-        raise FormatError(
+        raise refusal(
             "bad_geometry",
-            None,
-            f"{name}: irregular spacing: {distances[at]:.4g} mm after slice {at + 1} of {len(stack)},"
+            name,
+            f"irregular spacing: {distances[at]:.4g} mm after slice {at + 1} of {len(stack)},"
             f" the median is {median:.4g} mm (tolerance {tolerance:.3g})",
         )
     return (0, *(int(slot) for slot in np.cumsum(multiples)))
@@ -268,10 +266,10 @@ class _Frames:
             self._path, self._pixels = item.path, _decode(item.path)
         pixels = self._pixels if item.frame is None or self._pixels.ndim == 2 else self._pixels[item.frame]
         if pixels.shape != item.size:
-            raise FormatError(
+            raise refusal(
                 "undecodable_pixels",
-                None,
-                f"{item.path.name}: pixels of shape {pixels.shape}, Rows and Columns say {item.size}",
+                item.path.name,
+                f"pixels of shape {pixels.shape}, Rows and Columns say {item.size}",
             )
         return pixels
 
@@ -284,19 +282,15 @@ def _decode(path: Path) -> NDArray[Any]:
             dataset = pydicom.dcmread(path)
             pixels: NDArray[Any] = dataset.pixel_array
     except Exception as error:  # pydicom names the missing decoder in its own words
-        raise FormatError(
-            "undecodable_pixels", None, f"{path.name}: pixels cannot be decoded: {error}"
-        ) from None
+        raise refusal("undecodable_pixels", path.name, f"pixels cannot be decoded: {error}") from None
     if pixels.dtype.kind not in "iu":
         return pixels
     allocated = pixels.dtype.itemsize * 8
     stored = int(dataset.get("BitsStored", allocated))
     high = int(dataset.get("HighBit", stored - 1))
     if not 0 < stored <= high + 1 <= allocated:
-        raise FormatError(
-            "bad_header",
-            None,
-            f"{path.name}: Bits Stored {stored} and High Bit {high} in {allocated} bits",
+        raise refusal(
+            "bad_header", path.name, f"Bits Stored {stored} and High Bit {high} in {allocated} bits"
         )
     if stored == allocated:
         return pixels

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from voxtier.errors import FormatError, MissingExtraError, NotFoundError, SourceError
 
-__all__ = ["SPLITTING", "Slice", "find_series", "import_pydicom"]
+__all__ = ["SPLITTING", "Slice", "find_series", "import_pydicom", "refusal"]
 
 SPLITTING = (
     "TemporalPositionIdentifier",
@@ -87,6 +87,26 @@ class Slice:
     def distance(self) -> float:
         """Projection of the position on the normal, in mm: orders the slices of a volume."""
         return float(self.normal @ np.array(self.position))
+
+
+def refusal(kind: str, where: str, why: str) -> FormatError:
+    """Return the error for a slice or a series that cannot be stored.
+
+    Parameters
+    ----------
+    kind : str
+        Of `VOLUME_KINDS` or of the core.
+    where : str
+        Which slice or series.
+    why : str
+        What is wrong with it.
+
+    Returns
+    -------
+    FormatError
+        To be raised.
+    """
+    return FormatError(kind, None, f"{where}: {why}")
 
 
 class _Datasets(NamedTuple):
@@ -157,7 +177,7 @@ def _slices_of(file: Path) -> Iterable[Slice]:
     except OSError as error:
         raise SourceError.from_os(error, file) from None
     except Exception as error:
-        raise FormatError("not_dicom", None, f"{file.name}: {error}") from None
+        raise refusal("not_dicom", file.name, f"{error}") from None
     if "Rows" not in header:  # DICOMDIR, structured reports, presentation states
         return []
     if "SharedFunctionalGroupsSequence" in header or "PerFrameFunctionalGroupsSequence" in header:
@@ -167,10 +187,8 @@ def _slices_of(file: Path) -> Iterable[Slice]:
 
 def _classic(file: Path, header: Any) -> Slice:
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise FormatError(
-            "unsupported_image",
-            None,
-            f"{file.name}: several frames without functional groups have no positions",
+        raise refusal(
+            "unsupported_image", file.name, "several frames without functional groups have no positions"
         )
     return _slice(file, None, header, _Datasets(header, header, header, header, header))
 
@@ -179,10 +197,10 @@ def _enhanced(file: Path, header: Any) -> list[Slice]:
     shared = _first(header, "SharedFunctionalGroupsSequence")
     frames = header.get("PerFrameFunctionalGroupsSequence") or []
     if len(frames) != int(header.get("NumberOfFrames", 1) or 1):
-        raise FormatError(
+        raise refusal(
             "bad_header",
-            None,
-            f"{file.name}: {len(frames)} functional groups for {header.get('NumberOfFrames')} frames",
+            file.name,
+            f"{len(frames)} functional groups for {header.get('NumberOfFrames')} frames",
         )
     names = (
         "PlanePositionSequence",
@@ -213,10 +231,8 @@ def _slice(file: Path, frame: int | None, header: Any, datasets: _Datasets) -> S
     orientation = _directions(_numbers(datasets.orientation, "ImageOrientationPatient", 6, where), where)
     between_rows, between_columns = _numbers(datasets.measures, "PixelSpacing", 2, where)
     if min(between_rows, between_columns) <= 0:
-        raise FormatError(
-            "bad_header",
-            None,
-            f"{where}: Pixel Spacing {(between_rows, between_columns)} must be positive",
+        raise refusal(
+            "bad_header", where, f"Pixel Spacing {(between_rows, between_columns)} must be positive"
         )
     _check_is_stored(header, where)
     through = datasets.measures.get("SpacingBetweenSlices") or datasets.measures.get("SliceThickness")
@@ -249,11 +265,9 @@ def _slice(file: Path, frame: int | None, header: Any, datasets: _Datasets) -> S
 
 def _check_is_stored(header: Any, where: str) -> None:
     if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise FormatError("unsupported_image", None, f"{where}: colour images are not volumes")
+        raise refusal("unsupported_image", where, "colour images are not volumes")
     if _first(header, "ModalityLUTSequence") is not None:
-        raise FormatError(
-            "unsupported_image", None, f"{where}: a Modality LUT is not supported; only rescale is"
-        )
+        raise refusal("unsupported_image", where, "a Modality LUT is not supported; only rescale is")
 
 
 def _splitting(content: Any, header: Any) -> dict[str, float]:
@@ -270,9 +284,9 @@ def _numbers(dataset: Any, name: str, count: int, where: str) -> tuple[float, ..
     try:
         values = tuple(float(value) for value in dataset.get(name))
     except (TypeError, ValueError):
-        raise FormatError("bad_header", None, f"{where}: {name} is missing or no numbers") from None
+        raise refusal("bad_header", where, f"{name} is missing or no numbers") from None
     if len(values) != count or not np.isfinite(values).all():
-        raise FormatError("bad_header", None, f"{where}: {name} needs {count} finite numbers, has {values}")
+        raise refusal("bad_header", where, f"{name} needs {count} finite numbers, has {values}")
     return values
 
 
@@ -280,7 +294,7 @@ def _number(dataset: Any, name: str, default: float, where: str) -> float:
     text = dataset.get(name)
     value = default if text in (None, "") else float(text)
     if not np.isfinite(value) or (name == "RescaleSlope" and value == 0):
-        raise FormatError("bad_header", None, f"{where}: {name} is {value}")
+        raise refusal("bad_header", where, f"{name} is {value}")
     return value
 
 
@@ -288,9 +302,7 @@ def _directions(cosines: tuple[float, ...], where: str) -> tuple[float, ...]:
     row, column = np.array(cosines[:3]), np.array(cosines[3:])
     lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     if max(abs(length - 1) for length in lengths) > 1e-3 or abs(float(row @ column)) > 1e-3:
-        raise FormatError(
-            "bad_geometry",
-            None,
-            f"{where}: Image Orientation {cosines} is not two orthogonal unit vectors",
+        raise refusal(
+            "bad_geometry", where, f"Image Orientation {cosines} is not two orthogonal unit vectors"
         )
     return tuple(float(v) for v in (*(row / lengths[0]), *(column / lengths[1])))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import FormatError
-from voxtier.volumes.geometry import Affine, OrientationInfo, axcodes, checked_affine, corner_error
+from voxtier.volumes.geometry import Affine, OrientationInfo, checked_affine, corner_error
 
 __all__ = ["BYTES", "SPATIAL_UNITS", "Header", "least_offset", "new_fields", "parse_fields", "parse_header"]
 
@@ -40,20 +40,9 @@ _NIFTI2 = _struct(
     " xyzt_units:i4 intent_code:i4 intent_name:S16 dim_info:u1 unused_str:S15"
 )
 _MAGIC1, _MAGIC2 = b"n+1", b"n+2\0\r\n\x1a\n"
-_DTYPES = {
-    2: "u1",
-    4: "i2",
-    8: "i4",
-    16: "f4",
-    32: "c8",
-    64: "f8",
-    256: "i1",
-    512: "u2",
-    768: "u4",
-    1024: "i8",
-    1280: "u8",
-}
-_UNSUPPORTED_DTYPES = {
+_INTEGERS = {2: "u1", 4: "i2", 8: "i4", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_DTYPES = _INTEGERS | {16: "f4", 32: "c8", 64: "f8"}
+_REFUSED = {
     1: "1-bit",
     128: "RGB24",
     1536: "float128",
@@ -61,6 +50,7 @@ _UNSUPPORTED_DTYPES = {
     2048: "complex256",
     2304: "RGBA32",
 }
+
 SPATIAL_UNITS = {1: (1000.0, "m"), 2: (1.0, "mm"), 3: (0.001, "um")}
 """Millimetres and name by the lower three bits of ``xyzt_units``."""
 
@@ -119,7 +109,7 @@ def parse_header(raw: bytes, what: str) -> Header:
     shape = _shape(fields, what)
     code = int(fields["datatype"])
     if code not in _DTYPES:
-        name = _UNSUPPORTED_DTYPES.get(code, "unknown")
+        name = _REFUSED.get(code, "unknown")
         raise FormatError(
             "unsupported_image", 70, f"{what}: voxels of NIfTI datatype {code} ({name}) are not stored"
         )
@@ -212,15 +202,14 @@ def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> Orientat
                     f"{what}: sform and qform disagree by up to {error:.3g} mm; the sform is used",
                     stacklevel=2,
                 )
-        return OrientationInfo(axcodes(sform), sform, "nifti_sform", "header")
+        return OrientationInfo(sform, "nifti_sform", "header")
     if qform is not None:
-        return OrientationInfo(axcodes(qform), qform, "nifti_qform", "header")
+        return OrientationInfo(qform, "nifti_qform", "header")
     zooms = np.abs(fields["pixdim"][1:4].astype(np.float64)) * factor
     zooms[zooms == 0] = 1.0
     base = np.diag([-zooms[0], zooms[1], zooms[2], 1.0])
     base[:3, 3] = -base[:3, :3] @ ((np.array(shape[:3]) - 1) / 2)
-    base = checked_affine(base, f"{what}, pixdim")
-    return OrientationInfo(axcodes(base), base, "nifti_base", "unknown")
+    return OrientationInfo(checked_affine(base, f"{what}, pixdim"), "nifti_base", "unknown")
 
 
 def _quaternion_affine(fields: np.void, what: str) -> Affine:

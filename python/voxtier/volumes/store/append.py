@@ -7,65 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.store.commits import Change, change_store
-from voxtier.volumes.store.ingest import OnError, write_volumes
+from voxtier.volumes.store.commits import Change
+from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.names import refuse_duplicates
-from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.columns import Table, rows_table
-from voxtier.volumes.tiledb.session import Session, create_group, read_kind, read_members, write_group
+from voxtier.volumes.tiledb.session import create_group, read_kind, read_members, write_group
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
 
-__all__ = ["add_cohort", "add_subjects", "add_volumes", "create_cohort"]
-
-
-def create_cohort(
-    uri: str,
-    session: Session,
-    jobs: Mapping[str, Sequence[Job]],
-    subjects: Table | None,
-    *,
-    overwrite: bool,
-    on_error: OnError,
-    progress: bool,
-) -> None:
-    """Write a new store; one that exists is replaced on request, once the new one is complete.
-
-    Parameters
-    ----------
-    uri : str
-        Address of the store.
-    session : Session
-        How it is reached.
-    jobs : mapping
-        Collection name -> volumes.
-    subjects : Table or None
-        Rows of the subjects, with a column ``obs_subject_id``.
-    overwrite : bool
-        Replace a store that exists.
-    on_error : {"raise", "skip"}
-        Whether one bad image refuses all.
-    progress : bool
-        Report on stderr.
-
-    Raises
-    ------
-    ConfigError
-        When there is no image, or something else lies at the address.
-    """
-    if not any(jobs.values()):
-        raise ConfigError("there is no image to ingest")
-    with change_store(Store(uri, session, "radi_object"), new=True, overwrite=overwrite) as change:
-        add_cohort(change, jobs, subjects, on_error=on_error, progress=progress)
+__all__ = ["add_cohort", "add_subjects", "add_volumes"]
 
 
 def add_cohort(
-    change: Change,
-    jobs: Mapping[str, Sequence[Job]],
-    subjects: Table | None,
-    *,
-    on_error: OnError,
-    progress: bool,
+    change: Change, jobs: Mapping[str, Sequence[Job]], subjects: Table | None, options: IngestOptions
 ) -> None:
     """Write subjects and volumes of several collections into one change.
 
@@ -77,10 +31,8 @@ def add_cohort(
         Collection name -> volumes.
     subjects : Table or None
         Rows of the subjects, with a column ``obs_subject_id``.
-    on_error : {"raise", "skip"}
-        Whether one bad image refuses all.
-    progress : bool
-        Report on stderr.
+    options : IngestOptions
+        What bad images do, and whether to report.
     """
     store = change.store
     present = [
@@ -94,7 +46,7 @@ def add_cohort(
         if not group:
             continue
         folder = change.folder_of(name)
-        written = add_volumes(change, folder, name, group, on_error=on_error, progress=progress)
+        written = add_volumes(change, folder, name, group, options)
         owner = {job.obs_id: job.subject for job in group}
         visible |= {owner[obs_id] for obs_id in written}
         change.collections[name] = folder
@@ -106,9 +58,8 @@ def add_volumes(
     folder: str,
     name: str,
     jobs: Sequence[Job],
+    options: IngestOptions,
     *,
-    on_error: OnError = "raise",
-    progress: bool = False,
     same_shape: bool = False,
 ) -> list[str]:
     """Write volumes and their rows into a collection, which is created if it is new.
@@ -121,10 +72,8 @@ def add_volumes(
         Of the collection.
     jobs : sequence of Job
         The volumes.
-    on_error : {"raise", "skip"}
-        Whether one bad image refuses all.
-    progress : bool
-        Report on stderr.
+    options : IngestOptions
+        What bad images do, and whether to report.
     same_shape : bool
         Refuse volumes of different shapes.
 
@@ -150,7 +99,7 @@ def add_volumes(
     if is_new:
         create_group(uri, {"name": name}, session)
     create_group(group, {}, session)
-    outcomes = write_volumes(jobs, group, session, on_error=on_error, progress=progress)
+    outcomes = write_volumes(jobs, group, session, options)
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
     shapes = {row["dimensions"] for row in rows}
     if "dimensions" in present:

@@ -31,11 +31,27 @@ from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.replicas import write_volume
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind, remove_tree
 
-__all__ = ["OnError", "Outcome", "write_volumes"]
+__all__ = ["IngestOptions", "OnError", "Outcome", "write_volumes"]
 
 OnError = Literal["raise", "skip"]
 
 _SMALL = 1 << 20  # bytes of an image that one thread writes sooner than several
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """How images are ingested.
+
+    Parameters
+    ----------
+    on_error : {"raise", "skip"}
+        Whether one bad image refuses all.
+    progress : bool
+        Report on stderr.
+    """
+
+    on_error: OnError = "raise"
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +73,7 @@ class Outcome:
     detail: str = ""
 
 
-def write_volumes(
-    jobs: Sequence[Job],
-    group: str,
-    session: Session,
-    *,
-    on_error: OnError = "raise",
-    progress: bool = False,
-) -> list[Outcome]:
+def write_volumes(jobs: Sequence[Job], group: str, session: Session, options: IngestOptions) -> list[Outcome]:
     """Write the arrays of some jobs below a group, several at a time; nothing becomes visible here.
 
     Parameters
@@ -75,10 +84,8 @@ def write_volumes(
         Address of the group that will hold them.
     session : Session
         How it is reached.
-    on_error : {"raise", "skip"}
-        Whether one bad image refuses all.
-    progress : bool
-        Report on stderr.
+    options : IngestOptions
+        What bad images do, and whether to report.
 
     Returns
     -------
@@ -88,8 +95,7 @@ def write_volumes(
     Raises
     ------
     IngestError
-        With ``on_error="raise"``, after every job was tried: the user sees all bad files at once. Also when
-        every image was refused.
+        Lists all bad images, after every job was tried; when bad images are skipped, only if all are bad.
     """
     config = get_config()
     workers = min(config.read.max_workers, max(1, len(jobs)))
@@ -98,7 +104,7 @@ def write_volumes(
     listed = frozenset(list_folders(group, session)) if is_remote(group) else None
     if listed is None and workers >= _cores():
         session = session.single_threaded()  # the workers alone keep every core busy
-    reports = Progress("volumes", len(jobs), quiet=not progress)
+    reports = Progress("volumes", len(jobs), quiet=not options.progress)
     failures: list[tuple[str, str]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="voxtier-ingest") as pool:
         # Submitted here, so that the workers see the caller's configuration.
@@ -108,7 +114,7 @@ def write_volumes(
                 failures.append((outcome.label, outcome.detail))
             reports.advance(note=f", {len(failures)} refused")
     reports.close(f", {len(failures)} refused")
-    if failures and (on_error == "raise" or len(failures) == len(outcomes)):
+    if failures and (options.on_error == "raise" or len(failures) == len(outcomes)):
         raise IngestError(failures)
     return outcomes
 

@@ -132,9 +132,7 @@ def _content(
         if options.store_original_affine:
             meta["original_affine"] = geometry.to_json(orientation.affine)
         image, affine = geometry.reorient(image, orientation.affine, options.canonical_target)
-        orientation = OrientationInfo(
-            geometry.axcodes(affine), affine, orientation.source, orientation.confidence
-        )
+        orientation = OrientationInfo(affine, orientation.source, orientation.confidence)
     scaling = (meta.get("nifti_scl_slope", "1.0"), meta.get("nifti_scl_inter", "0.0"))
     if scaling != ("1.0", "0.0") and image.dtype.kind in "iu":
         meta |= {"stored_min": int(image.min()), "stored_max": int(image.max())}

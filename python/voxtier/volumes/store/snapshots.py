@@ -19,13 +19,7 @@ from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.names import checked_name
 from voxtier.volumes.tiledb.format.folders import is_reserved
 from voxtier.volumes.tiledb.format.recovery import partial_files, recover
-from voxtier.volumes.tiledb.session import (
-    Session,
-    is_remote,
-    list_folders,
-    read_group_meta,
-    read_members,
-)
+from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_group_meta, read_members
 
 __all__ = ["FORMAT", "SUBJECTS", "Snapshot", "Store"]
 

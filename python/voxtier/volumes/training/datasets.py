@@ -327,9 +327,7 @@ def _match(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volume
 def _refuse_misplaced(first: Volume, other: Volume) -> None:
     if first.shape[:3] != other.shape[:3]:
         raise FormatError(
-            "bad_geometry",
-            None,
-            f"{other.obs_id} has shape {other.shape}, {first.obs_id} has {first.shape}",
+            "bad_geometry", None, f"{other.obs_id} has shape {other.shape}, {first.obs_id} has {first.shape}"
         )
     here, there = first.affine, other.affine
     if here is not None and there is not None and not np.allclose(here, there, atol=1e-3):

@@ -27,12 +27,7 @@ from voxtier.volumes.tiledb.session import is_remote
 
 __all__ = ["FILTERS", "DirectTiles", "cache_stats", "clear_cache", "open_tiles", "share_budget"]
 
-FILTERS = {
-    "ByteShuffleFilter": "byteshuffle",
-    "ZstdFilter": "zstd",
-    "LZ4Filter": "lz4",
-    "GzipFilter": "gzip",
-}
+FILTERS = {"ByteShuffleFilter": "byteshuffle", "ZstdFilter": "zstd", "LZ4Filter": "lz4", "GzipFilter": "gzip"}
 """Name of a filter in the core by its class in ``tiledb``."""
 
 _TILES = "a0.tdb"  # the first attribute; a volume has no other
@@ -148,11 +143,7 @@ class DirectTiles:
         outside = ((starts < 0) | (starts + size > shape)).any(axis=1)
         out[outside] = fill
         self._tiles.read_patches(
-            starts.reshape(-1),
-            list(size),
-            raw,
-            threads=read.concurrency,
-            keep=read.tile_cache_size_mb > 0,
+            starts.reshape(-1), list(size), raw, threads=read.concurrency, keep=read.tile_cache_size_mb > 0
         )
         return out
 

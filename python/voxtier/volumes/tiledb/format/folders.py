@@ -29,15 +29,7 @@ META = "__meta"
 GROUP = "__group"
 """Folder of the members of a group."""
 
-ARRAY_FOLDERS = (
-    SCHEMA,
-    f"{SCHEMA}/__enumerations",
-    COMMITS,
-    FRAGMENTS,
-    META,
-    "__fragment_meta",
-    "__labels",
-)
+ARRAY_FOLDERS = (SCHEMA, f"{SCHEMA}/__enumerations", COMMITS, FRAGMENTS, META, "__fragment_meta", "__labels")
 """What ``tiledb.Array.create`` makes, in its order."""
 
 
