@@ -14,6 +14,8 @@ from graph import CORE, PACKAGE, ROOT
 from test_imports import DOORS, FLOORS
 from voxtier import _core
 from voxtier.frames import TableResult, read_table
+from voxtier.tensors import manifest
+from voxtier.tensors.states import FIXABLE
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "DEVELOP.md", *sorted(DOCS.rglob("*.md"))]
@@ -306,7 +308,17 @@ def test_the_example_of_the_brief_head_is_pinned_in_the_core() -> None:
 
 def test_the_states_of_a_torch_file_are_those_of_the_core() -> None:
     states = (DOCS / "formats" / "torch-file.md").read_text().partition("## States")[2]
-    assert re.findall(r"^\| `(\w+)` \|", states, re.MULTILINE) == _core.TENSOR_STATES
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ?(\w*) ?\|$", states, re.MULTILINE)
+    assert [state for state, _ in rows] == _core.TENSOR_STATES
+    assert {state for state, action in rows if action == "moves"} == FIXABLE
+
+
+def test_every_field_of_a_manifest_is_described() -> None:
+    page = (DOCS / "formats" / "manifest.md").read_text().partition("## Lines")[2]
+    described = {
+        name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"\w+", row)
+    }
+    assert set(manifest._TYPES) | {"forgotten", "pinned"} == described
 
 
 def test_the_columns_of_the_row_are_those_of_the_core() -> None:
