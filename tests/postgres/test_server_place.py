@@ -1,0 +1,123 @@
+"""Where the embedded server lives: awkward paths, folders that cannot hold it, disks too full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from postgres.servers import answer, leave, lock_is_free, user
+from voxtier.errors import BackendError, MissingExtraError
+from voxtier.postgres.embedded import EmbeddedServer
+from voxtier.postgres.embedded import programs as programs_module
+
+
+def modes(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mode, path.stat().st_uid) for path in (folder, *folder.parents)}
+
+
+def test_a_long_path_gets_a_short_socket(tmp_path: Path, fresh_folder: Path) -> None:
+    home = tmp_path / ("deep" * 20) / ("folder" * 10)
+    shutil.copytree(fresh_folder, home, ignore=shutil.ignore_patterns("socket"))
+    with user(home) as other:
+        folder = Path(EmbeddedServer(home).status().socket_folder or "")
+        assert len(str(folder)) < 90
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        leave(other)
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("name", ["with space", "quo'te", 'dou"ble', "com,ma", "$HOME `x` \\ü"])
+def test_a_home_with_special_characters_in_its_name_works(
+    tmp_path: Path, fresh_folder: Path, name: str
+) -> None:
+    shutil.copytree(fresh_folder, tmp_path / name, ignore=shutil.ignore_patterns("socket"))
+    with user(tmp_path / name) as other:
+        leave(other)
+    assert lock_is_free(tmp_path / name)
+
+
+def test_no_other_folder_changes_its_mode_or_owner(tmp_path: Path) -> None:
+    parent = tmp_path / "private"
+    parent.mkdir(mode=0o700)
+    before, accounts = modes(parent), Path("/etc/passwd").read_bytes()
+    server = EmbeddedServer(parent / "home")
+    server.attach()
+    assert answer(server) == 42
+    server.detach()
+    assert modes(parent) == before
+    assert Path("/etc/passwd").read_bytes() == accounts
+    for path in (parent / "home").rglob("*"):
+        assert path.stat().st_uid == os.geteuid()
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+def test_the_server_listens_on_its_socket_alone(home: Path) -> None:
+    with user(home):
+        server = EmbeddedServer(home)
+        with psycopg.connect(server.conninfo()) as connection:
+            names = ("listen_addresses", "fsync", "unix_socket_permissions")
+            found = [connection.execute("SELECT current_setting(%s)", [n]).fetchone() for n in names]
+        assert found == [("",), ("on",), ("0700",)]
+        assert stat.S_IMODE(Path(server.status().socket_folder or "").stat().st_mode) == 0o700
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    with pytest.raises(BackendError, match=r"cannot hold the database.*VOXTIER_HOME"):
+        EmbeddedServer(tmp_path / "home").attach()
+
+
+def test_without_postgresql_the_missing_extra_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs_module, "_folders", lambda: [home])
+    with pytest.raises(MissingExtraError, match=r"voxtier\[frames\]"):
+        EmbeddedServer(home).attach()
+
+
+def test_a_broken_database_folder_names_the_file_and_the_log(home: Path) -> None:
+    (home / "postgres" / "data" / "global" / "pg_control").unlink()
+    with pytest.raises(BackendError, match=r"did not start: .*pg_control.*server\.log"):
+        EmbeddedServer(home).attach()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=72m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_disk_too_full_for_initdb_is_named_and_a_later_start_works(small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(60 << 20))
+    server = EmbeddedServer(small_disk / "home")
+    with pytest.raises(BackendError, match="No space left on device; free some space"):
+        server.attach()
+    (small_disk / "filler").unlink()
+    server.attach()
+    assert answer(server) == 42
+    server.detach()
+
+
+def test_a_disk_that_fills_up_fails_the_statement_and_the_server_recovers(small_disk: Path) -> None:
+    from voxtier.postgres.database import Database
+
+    server = EmbeddedServer(small_disk)
+    server.attach()
+    database = Database(server.conninfo())
+    fill = b"CREATE TABLE filler AS SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 200000) i"
+    with pytest.raises(BackendError, match="space"):
+        database.run(lambda connection: connection.execute(fill))
+    database.close()
+    server.ensure_running()
+    assert answer(server) == 42
+    server.detach()
