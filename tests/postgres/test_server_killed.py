@@ -21,7 +21,7 @@ from pathlib import Path
 from voxtier.postgres.embedded import embedded_server
 run = subprocess.run
 def run_and_say(command, **options):
-    if any("initdb" in str(part) for part in command):
+    if any(str(part).endswith("/initdb") for part in command):
         print("making", flush=True)
     return run(command, **options)
 def never(*_):
