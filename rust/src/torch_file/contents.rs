@@ -24,7 +24,7 @@ pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
     for storage in graph.storages.values() {
         let record = format!("data/{}", storage.key);
         let Some(&(size, offset)) = sizes.get(record.as_str()) else {
-            return Err(Finding::bad_structure(
+            return Err(Finding::damage(
                 "data.pkl",
                 0,
                 format!("the pickle refers to {record}, which is missing"),
@@ -36,7 +36,7 @@ pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
                 "{} elements of {} do not take the record's {size} bytes",
                 storage.numel, storage.class
             );
-            return Err(Finding::bad_structure(&record, offset, detail));
+            return Err(Finding::damage(&record, offset, detail));
         }
     }
     for value in &graph.values {
@@ -46,7 +46,7 @@ pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
             let record = format!("data/{}", tensor.storage.key);
             let offset = sizes.get(record.as_str()).map_or(0, |&(_, offset)| offset);
             let detail = format!("a tensor of shape {:?} reaches out of its storage", tensor.shape);
-            return Err(Finding::bad_structure(&record, offset, detail));
+            return Err(Finding::damage(&record, offset, detail));
         }
     }
     Ok(())

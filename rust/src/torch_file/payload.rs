@@ -39,7 +39,7 @@ pub(super) fn read_whole(file: &File, record: &Record, cap: u64) -> Checked<Vec<
     let mut content = Vec::new();
     let decoded = DeflateDecoder::new(bytes.as_slice()).take(record.size + 1).read_to_end(&mut content);
     if !record.deflated() || decoded.is_err() || content.len() as u64 != record.size {
-        return Err(Finding::bad_structure(
+        return Err(Finding::damage(
             &record.name,
             record.payload,
             "the compressed record does not decompress",
@@ -81,11 +81,9 @@ fn read_pass(
     loop {
         let filled = fill(&mut source, space).map_err(|error| match error.kind() {
             // These two come from the decoder; errors of the file have the system's number.
-            std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => Finding::bad_structure(
-                &record.name,
-                record.payload,
-                "the compressed record does not decompress",
-            ),
+            std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
+                Finding::damage(&record.name, record.payload, "the compressed record does not decompress")
+            }
             _ => Finding::from(error),
         })?;
         let Some(chunk) = space.get(..filled).filter(|chunk| !chunk.is_empty()) else { break };
@@ -100,7 +98,7 @@ fn read_pass(
     }
     if total != record.size {
         let detail = format!("the content has {total} bytes, its headers say {}", record.size);
-        return Err(Finding::bad_structure(&record.name, record.payload, detail));
+        return Err(Finding::damage(&record.name, record.payload, detail));
     }
     Ok(Payload {
         crc: Some(crc.finalize()),

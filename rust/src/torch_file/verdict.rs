@@ -48,15 +48,18 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// A finding without a place.
     pub(super) fn new(state: State, detail: impl Into<String>) -> Self {
         Self { state, record: None, offset: None, detail: detail.into() }
     }
 
+    /// A finding at a byte offset, about a record.
     pub(super) fn of(state: State, record: &str, offset: u64, detail: impl Into<String>) -> Self {
         Self { state, record: Some(record.to_owned()), offset: Some(offset), detail: detail.into() }
     }
 
-    pub(super) fn bad_structure(record: &str, offset: u64, detail: impl Into<String>) -> Self {
+    /// A finding of [`State::BadStructure`].
+    pub(super) fn damage(record: &str, offset: u64, detail: impl Into<String>) -> Self {
         Self::of(State::BadStructure, record, offset, detail)
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn find_directory(window: &mut Window<'_>, size: u64) -> Checked<Dire
         (u64::from(record.u16(10)?), u64::from(record.u32(12)?), u64::from(record.u32(16)?));
     let comment = u64::from(record.u16(20)?);
     if record.u16(4)? != 0 || record.u16(6)? != 0 {
-        return Err(Finding::bad_structure("end", at, "the archive claims to span several disks"));
+        return Err(Finding::damage("end", at, "the archive claims to span several disks"));
     }
     let after = at + END_LENGTH;
     let rest = size.saturating_sub(after);
@@ -56,13 +56,13 @@ pub(super) fn find_directory(window: &mut Window<'_>, size: u64) -> Checked<Dire
             && agrees(length, wide.length, 0xFFFF_FFFF)
             && agrees(offset, wide.offset, 0xFFFF_FFFF))
         {
-            return Err(Finding::bad_structure("end", at, "the end record and its ZIP64 twin disagree"));
+            return Err(Finding::damage("end", at, "the end record and its ZIP64 twin disagree"));
         }
         directory = Directory { trailing: directory.trailing, ..wide };
     }
     match directory.offset.checked_add(directory.length) {
         Some(end) if end == directory.end => Ok(directory),
-        _ => Err(Finding::bad_structure(
+        _ => Err(Finding::damage(
             "end",
             at,
             format!(
@@ -95,23 +95,15 @@ fn explain_missing_end(window: &mut Window<'_>, size: u64) -> Checked<Finding> {
         ));
     }
     if !head.starts_with(LOCAL) {
-        return Ok(Finding::bad_structure(
-            "header",
-            0,
-            "not a zip archive: neither beginning nor end is right",
-        ));
+        return Ok(Finding::damage("header", 0, "not a zip archive: neither beginning nor end is right"));
     }
     let from = size.saturating_sub(END_LENGTH + LOCATOR_LENGTH);
     let tail = window.read(from, size - from)?;
     if tail.starts_with(LOCATOR) {
-        return Ok(Finding::bad_structure(
-            "end",
-            from + LOCATOR_LENGTH,
-            "the end record's signature is damaged",
-        ));
+        return Ok(Finding::damage("end", from + LOCATOR_LENGTH, "the end record's signature is damaged"));
     }
     if tail.iter().all(|&byte| byte == 0) {
-        return Ok(Finding::bad_structure("end", from, "zeros stand where the archive must end"));
+        return Ok(Finding::damage("end", from, "zeros stand where the archive must end"));
     }
     Ok(Finding::of(State::Truncated, "end", size, "the file ends before its central directory"))
 }
@@ -123,29 +115,21 @@ fn read_end64(window: &mut Window<'_>, end: u64) -> Checked<Option<Directory>> {
         return Ok(None);
     }
     if locator.u32(4)? != 0 || locator.u32(16)? > 1 {
-        return Err(Finding::bad_structure("end", at, "the ZIP64 locator claims several disks"));
+        return Err(Finding::damage("end", at, "the ZIP64 locator claims several disks"));
     }
     let place = locator.u64(8)?;
     if place.checked_add(END64_LENGTH).is_none_or(|after| after != at) {
-        return Err(Finding::bad_structure(
-            "end",
-            at,
-            "the ZIP64 locator does not point at the record before it",
-        ));
+        return Err(Finding::damage("end", at, "the ZIP64 locator does not point at the record before it"));
     }
     let record = Fields(window.read_back(place, END64_LENGTH)?);
     if !record.0.starts_with(END64) {
-        return Err(Finding::bad_structure("end", place, "the ZIP64 end record's signature is damaged"));
+        return Err(Finding::damage("end", place, "the ZIP64 end record's signature is damaged"));
     }
     if record.u64(4)? != END64_LENGTH - 12 || record.u32(16)? != 0 || record.u32(20)? != 0 {
-        return Err(Finding::bad_structure("end", place, "the ZIP64 end record is damaged"));
+        return Err(Finding::damage("end", place, "the ZIP64 end record is damaged"));
     }
     if record.u64(24)? != record.u64(32)? {
-        return Err(Finding::bad_structure(
-            "end",
-            place,
-            "the ZIP64 end record counts its entries in two ways",
-        ));
+        return Err(Finding::damage("end", place, "the ZIP64 end record counts its entries in two ways"));
     }
     Ok(Some(Directory {
         entries: record.u64(32)?,

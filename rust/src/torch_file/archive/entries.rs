@@ -31,18 +31,14 @@ pub(super) fn read_directory(window: &mut Window<'_>, directory: &Directory) -> 
         let (record, length) = read_entry(rest, at)?;
         // torch compares names without regard to case and takes the first record, Python's zipfile the last.
         if !names.insert(record.name.to_ascii_lowercase()) {
-            return Err(Finding::bad_structure(
-                "directory",
-                at,
-                format!("two records are named {}", record.name),
-            ));
+            return Err(Finding::damage("directory", at, format!("two records are named {}", record.name)));
         }
         records.push(record);
         rest = rest.get(length..).unwrap_or_default();
     }
     if records.len() as u64 != directory.entries {
         let detail = format!("{} records, the end record says {}", records.len(), directory.entries);
-        return Err(Finding::bad_structure("directory", directory.offset, detail));
+        return Err(Finding::damage("directory", directory.offset, detail));
     }
     Ok(records)
 }
@@ -50,9 +46,9 @@ pub(super) fn read_directory(window: &mut Window<'_>, directory: &Directory) -> 
 /// Reads one entry of the central directory; returns its length in bytes too.
 fn read_entry(bytes: &[u8], at: u64) -> Checked<(Record, usize)> {
     let entry = Fields(bytes);
-    let cut = || Finding::bad_structure("directory", at, "the central directory ends inside an entry");
+    let cut = || Finding::damage("directory", at, "the central directory ends inside an entry");
     if !bytes.starts_with(CENTRAL) {
-        return Err(Finding::bad_structure("directory", at, "an entry's signature is damaged"));
+        return Err(Finding::damage("directory", at, "an entry's signature is damaged"));
     }
     let (flags, method, crc) = (entry.u16(8)?, entry.u16(10)?, entry.u32(16)?);
     let name_end = 46 + usize::from(entry.u16(28)?);
@@ -60,34 +56,26 @@ fn read_entry(bytes: &[u8], at: u64) -> Checked<(Record, usize)> {
     let length = extra_end + usize::from(entry.u16(32)?);
     let name = bytes.get(46..name_end).ok_or_else(cut)?;
     let name = std::str::from_utf8(name)
-        .map_err(|_| Finding::bad_structure("directory", at, "a record's name is not UTF-8"))?;
+        .map_err(|_| Finding::damage("directory", at, "a record's name is not UTF-8"))?;
     let extra = bytes.get(name_end..extra_end).ok_or_else(cut)?;
     if bytes.len() < length {
         return Err(cut());
     }
     if entry.u16(34)? != 0 {
-        return Err(Finding::bad_structure(
-            "directory",
-            at,
-            format!("record {name} claims to lie on another disk"),
-        ));
+        return Err(Finding::damage("directory", at, format!("record {name} claims to lie on another disk")));
     }
     if flags & FLAG_ENCRYPTED != 0 {
-        return Err(Finding::bad_structure("directory", at, format!("record {name} is marked as encrypted")));
+        return Err(Finding::damage("directory", at, format!("record {name} is marked as encrypted")));
     }
     let mut wide = Wide::find(extra);
     let size = wide.widen(entry.u32(24)?);
     let stored = wide.widen(entry.u32(20)?);
     let header = wide.widen(entry.u32(42)?);
     let (Some(size), Some(stored), Some(header)) = (size, stored, header) else {
-        return Err(Finding::bad_structure("directory", at, format!("record {name} lacks its ZIP64 sizes")));
+        return Err(Finding::damage("directory", at, format!("record {name} lacks its ZIP64 sizes")));
     };
     if method == 0 && size != stored {
-        return Err(Finding::bad_structure(
-            "directory",
-            at,
-            format!("record {name} is stored but has two sizes"),
-        ));
+        return Err(Finding::damage("directory", at, format!("record {name} is stored but has two sizes")));
     }
     let record = Record {
         name: name.to_owned(),
@@ -113,7 +101,7 @@ pub(super) fn read_local(
     limit: u64,
 ) -> Checked<u64> {
     let at = record.header;
-    let bad = |detail: String| Finding::bad_structure("header", at, detail);
+    let bad = |detail: String| Finding::damage("header", at, detail);
     if at < free_from {
         return Err(bad(format!("record {} overlaps the one before it", record.name)));
     }
@@ -164,7 +152,7 @@ pub(super) fn read_local(
 fn read_descriptor(window: &mut Window<'_>, record: &Record, at: u64, limit: u64) -> Checked<(u32, u64)> {
     let descriptor = Fields(window.read(at, limit.saturating_sub(at).min(24))?);
     let damaged =
-        || Finding::bad_structure("header", at, format!("the data descriptor of {} is damaged", record.name));
+        || Finding::damage("header", at, format!("the data descriptor of {} is damaged", record.name));
     if !descriptor.0.starts_with(DESCRIPTOR) {
         return Err(damaged());
     }

@@ -59,7 +59,7 @@ impl Archive {
     /// The record of that name, without which torch cannot load the file.
     pub fn require(&self, name: &str) -> Checked<&Record> {
         self.find(name).ok_or_else(|| {
-            Finding::bad_structure("directory", self.directory, format!("the archive has no record {name}"))
+            Finding::damage("directory", self.directory, format!("the archive has no record {name}"))
         })
     }
 }
@@ -69,10 +69,6 @@ fn common_root(records: &[Record]) -> Checked<String> {
     let first = records.first().map_or("", |record| record.name.as_str());
     match first.split_once('/') {
         Some((root, _)) if !root.is_empty() => Ok(format!("{root}/")),
-        _ => Err(Finding::bad_structure(
-            "directory",
-            0,
-            "the archive has no root folder: not written by torch",
-        )),
+        _ => Err(Finding::damage("directory", 0, "the archive has no root folder: not written by torch")),
     }
 }

@@ -39,7 +39,7 @@ fn scan_within(program: &[u8], most: usize) -> Checked<Graph> {
             }
             Ok(None) => {}
             Err(Refused::Malformed(what)) => {
-                return Err(Finding::bad_structure("data.pkl", start as u64, format!("the pickle {what}")));
+                return Err(Finding::damage("data.pkl", start as u64, format!("the pickle {what}")));
             }
             Err(Refused::TooLarge) => {
                 let detail = format!("the pickle builds more than {most} values, the limit of this check");
