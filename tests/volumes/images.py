@@ -1,17 +1,17 @@
-"""Images and stores made from a few arguments.
-
-NIfTI files whose voxels encode whose they are, DICOM series.
-"""
+"""Images and stores made from a few arguments: NIfTI files whose voxels tell their subject, DICOM series."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import tiledb
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -21,14 +21,23 @@ def code_of(subject: str, series: str = "") -> int:
     return zlib.crc32(f"{subject}/{series}".encode()) % 30_000
 
 
-def nifti(path: Path, subject: str, series: str = "", shape=(5, 6, 7), dtype=np.int16, affine=None) -> Path:
+def nifti(
+    path: Path,
+    subject: str,
+    series: str = "",
+    shape: tuple[int, ...] = (5, 6, 7),
+    dtype: Any = np.int16,
+    affine: Any = None,
+) -> Path:
     """Write an image whose every voxel is ``code_of(subject, series)``."""
     voxels = np.full(shape, code_of(subject, series), dtype)
     nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 2.0, 3.0, 1.0]) if affine is None else affine), path)
     return path
 
 
-def pairs(folder: Path, subjects, series: str = "T1w", **options) -> list[tuple[Path, str]]:
+def pairs(
+    folder: Path, subjects: Sequence[str], series: str = "T1w", **options: Any
+) -> list[tuple[Path, str]]:
     """Write one image per subject, in this order."""
     folder.mkdir(exist_ok=True)
     return [
@@ -38,14 +47,14 @@ def pairs(folder: Path, subjects, series: str = "T1w", **options) -> list[tuple[
 
 
 def slice_dataset(
-    position,
-    orientation=(1, 0, 0, 0, 1, 0),
-    spacing=(0.5, 0.8),
+    position: Any,
+    orientation: str = (1, 0, 0, 0, 1, 0),
+    spacing: Any = (0.5, 0.8),
     *,
-    series="1.2.3",
-    pixels=None,
-    number=1,
-    **tags,
+    series: str = "1.2.3",
+    pixels: NDArray[Any] | None = None,
+    number: int = 1,
+    **tags: Any,
 ) -> Dataset:
     """Return one CT slice; ``pixels`` (rows, columns) are stored numbers."""
     pixels = np.full((4, 3), number, np.int16) if pixels is None else pixels
@@ -70,11 +79,10 @@ def slice_dataset(
     return dataset
 
 
-def series(folder: Path, positions, *args, names=None, **tags) -> Path:
-    """Write a series: one file per position, in this file order.
-
-    Pixels hold the number of the file (from 1).
-    """
+def series(
+    folder: Path, positions: Sequence[Any], *args: Any, names: Sequence[str] | None = None, **tags: Any
+) -> Path:
+    """Write a series: one file per position, in this order; pixels hold the number of the file (from 1)."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, position in enumerate(positions, 1):
         dataset = slice_dataset(position, *args, number=number, **tags)
@@ -83,11 +91,10 @@ def series(folder: Path, positions, *args, names=None, **tags) -> Path:
     return folder
 
 
-def old_store(root: Path, order, names=("T1w",), key="tile_orientation") -> Path:
-    """Write a store as RadiObject 0.1.1 does: arrays 0, 1, 2...
-
-    In ingest order, rows in the order of TileDB's keys.
-    """
+def old_store(
+    root: Path, order: Sequence[str], names: Sequence[str] = ("T1w",), key: str = "tile_orientation"
+) -> Path:
+    """Write a store as RadiObject 0.1.1 does: arrays 0, 1, 2... in ingest order, rows in order of keys."""
     tiledb.Group.create(str(root))
     keys = [tiledb.Dim(name=name, dtype="ascii") for name in ("obs_subject_id", "obs_id")]
     empty = tiledb.ArraySchema(domain=tiledb.Domain(*keys), attrs=[tiledb.Attr("sex", "U1")], sparse=True)

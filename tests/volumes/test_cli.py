@@ -1,9 +1,12 @@
 """The command line: what it prints, writes and exits with."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +16,7 @@ from volumes.images import code_of, pairs, series
 from voxtier.volumes import Volume
 
 
-def run(*arguments, code=0):
+def run(*arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "voxtier", "volume", *map(str, arguments)], capture_output=True, text=True
     )
@@ -23,7 +26,7 @@ def run(*arguments, code=0):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "in").mkdir()
     for path, subject in pairs(folder / "raw", ["b", "a"], shape=(20, 24, 28)):
@@ -32,7 +35,7 @@ def store(tmp_path_factory):
     return folder
 
 
-def test_ingest_info_and_stats(store):
+def test_ingest_info_and_stats_name_every_volume(store: Path) -> None:
     assert "2 subjects, 1 collections: [T1w]" in run("info", store / "r").stdout
     rows = [json.loads(line) for line in run("info", store / "r", "--json").stdout.splitlines()]
     assert [row["obs_id"] for row in rows] == ["a_T1w", "b_T1w"]
@@ -45,7 +48,7 @@ def test_ingest_info_and_stats(store):
     assert found["mean"] == code_of("b", "T1w")
 
 
-def test_a_slice_is_a_png_of_the_plane(store):
+def test_a_slice_is_a_png_of_the_plane(store: Path) -> None:
     output = store / "s.png"
     run("slice", store / "r", output, "--obs", "a_T1w", "--plane", "coronal", "--index", 3)
     content = output.read_bytes()
@@ -58,7 +61,7 @@ def test_a_slice_is_a_png_of_the_plane(store):
     assert "outside" in run("slice", store / "r", output, "--obs", "a_T1w", "--index", 99, code=2).stderr
 
 
-def test_exit_codes(store, tmp_path):
+def test_exit_codes(store: Path, tmp_path: Path) -> None:
     run("info", tmp_path / "none", code=1)
     run("slice", store / "r", tmp_path / "x.png", code=2)
     run("info", store / "r", "--obs", "zzz", code=1)
@@ -75,7 +78,7 @@ def test_exit_codes(store, tmp_path):
     )
 
 
-def test_verify_finds_a_damaged_volume(store, tmp_path):
+def test_verify_finds_a_damaged_volume(store: Path, tmp_path: Path) -> None:
     run("ingest", tmp_path / "r", store / "in")
     victim = next(Path(tmp_path / "r").rglob("a0.tdb"))
     victim = next(p for p in Path(tmp_path / "r").glob("collections/T1w/volumes/a_*/__fragments/*/a0.tdb"))
@@ -86,7 +89,7 @@ def test_verify_finds_a_damaged_volume(store, tmp_path):
     assert [json.loads(line)["status"] for line in found.stdout.splitlines()].count("bad") == 1
 
 
-def test_replicas_are_shown_verified_and_renewed(store, tmp_path):
+def test_replicas_are_shown_verified_and_renewed(store: Path, tmp_path: Path) -> None:
     run("ingest", tmp_path / "r", store / "in", "--replica", "sagittal", "--replica", "coronal")
     rows = [json.loads(line) for line in run("info", tmp_path / "r", "--json").stdout.splitlines()]
     assert rows[0]["replicas"] == "sagittal, coronal"
@@ -100,7 +103,9 @@ def test_replicas_are_shown_verified_and_renewed(store, tmp_path):
     run("verify", tmp_path / "r")
 
 
-def test_export_consolidate_and_dicom(store, tmp_path):
+def test_export_consolidate_and_dicom_ingest_give_files_fragments_and_volumes(
+    store: Path, tmp_path: Path
+) -> None:
     run("export", store / "r", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_T1w.nii.gz", "b_T1w.nii.gz"]
     image = nib.load(tmp_path / "out/a_T1w.nii.gz")

@@ -1,6 +1,10 @@
 """Options: frozen, validated, unknown ones refused, each with its effect."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +30,7 @@ from voxtier.volumes import (
 from voxtier.volumes.tiledb.session import Session
 
 
-def test_a_partial_update_keeps_the_rest():
+def test_a_partial_update_keeps_the_rest() -> None:
     configure(io=IOConfig(concurrency=7), s3=S3Config(region="x"))
     configure(tile=TileConfig(orientation="coronal"))
     configure(compression=CompressionConfig(level=9))
@@ -44,7 +48,7 @@ def test_a_partial_update_keeps_the_rest():
     assert get_config().read.concurrency == 4
 
 
-def test_values_are_frozen_and_unknown_options_refused():
+def test_values_are_frozen_and_unknown_options_refused() -> None:
     with pytest.raises(AttributeError):
         get_config().tile.x = 3
     with pytest.raises(TypeError, match="no option 'tiles'"):
@@ -72,20 +76,20 @@ def test_values_are_frozen_and_unknown_options_refused():
         lambda: TileConfig().extents_for_shape((3, 4)),
     ],
 )
-def test_bounds(make):
+def test_values_outside_their_bounds_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError):
         make()
 
 
 @pytest.mark.parametrize(("algorithm", "highest"), [("zstd", 22), ("lz4", 16), ("gzip", 9), ("none", 0)])
-def test_levels_are_clamped_at_every_entry_point(algorithm, highest):
+def test_levels_are_clamped_at_every_entry_point(algorithm: str, highest: int) -> None:
     configure(compression=CompressionConfig(algorithm, 22))
     assert get_config().compression.level == highest
     configure(write=WriteConfig(compression=CompressionConfig(algorithm, 22)))
     assert get_config().write.compression.level == highest
 
 
-def test_extents_with_explicit_parts_and_time():
+def test_explicit_extents_and_time_replace_those_of_the_orientation() -> None:
     assert TileConfig(x=32, orientation="isotropic", t=2).extents_for_shape((100, 100, 100, 9)) == (
         32,
         64,
@@ -94,7 +98,7 @@ def test_extents_with_explicit_parts_and_time():
     )
 
 
-def test_a_block_reaches_its_thread_alone():
+def test_a_block_reaches_its_thread_alone() -> None:
     seen = []
     with configured(io=ReadConfig(concurrency=9)):
         other = threading.Thread(target=lambda: seen.append(get_config().io.concurrency))
@@ -107,7 +111,7 @@ def test_a_block_reaches_its_thread_alone():
     assert get_config().io.concurrency == 4
 
 
-def test_each_key_of_tiledb_exists_and_unknown_ones_are_refused():
+def test_each_key_of_tiledb_exists_and_unknown_ones_are_refused() -> None:
     keys = Session.of(None).context().config().dict()
     assert keys["sm.mem.malloc_trim"] == "false"
     assert keys["sm.compute_concurrency_level"] == "4"
@@ -115,7 +119,7 @@ def test_each_key_of_tiledb_exists_and_unknown_ones_are_refused():
         Session.of({"sm.tile_cache_size": "10"})
 
 
-def test_orientation_and_compressor_shape_the_array(tmp_path):
+def test_orientation_and_compressor_shape_the_array(tmp_path: Path) -> None:
     data = np.zeros((20, 30, 40), np.int16)
     for orientation, extents in [
         ("axial", (20, 30, 1)),
@@ -131,7 +135,7 @@ def test_orientation_and_compressor_shape_the_array(tmp_path):
     assert Volume.from_numpy(tmp_path / "none", data)._array.layout.filters == ()
 
 
-def test_without_compression_edge_tiles_waste_little(tmp_path):
+def test_without_compression_edge_tiles_waste_little(tmp_path: Path) -> None:
     configure(tile=TileConfig("isotropic"), compression=CompressionConfig("none"))
     data = np.zeros((120, 120, 78), np.uint8)
     volume = Volume.from_numpy(tmp_path / "v", data)
@@ -139,7 +143,7 @@ def test_without_compression_edge_tiles_waste_little(tmp_path):
     assert np.array_equal(volume.to_numpy(), data)
 
 
-def test_the_budget_bounds_the_decoded_cache_and_zero_switches_it_off(tmp_path):
+def test_the_budget_bounds_the_decoded_cache_and_zero_switches_it_off(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = rng.integers(0, 1000, (160, 160, 160)).astype(np.int32)
     configure(
@@ -163,7 +167,7 @@ def test_the_budget_bounds_the_decoded_cache_and_zero_switches_it_off(tmp_path):
     assert cache_stats()["bytes_decoded"] - before == 2 * 64**3 * 4
 
 
-def test_a_full_read_does_not_push_out_what_is_cached(tmp_path):
+def test_a_full_read_does_not_push_out_what_is_cached(tmp_path: Path) -> None:
     volume = Volume.from_numpy(tmp_path / "v", np.arange(64**3, dtype=np.int32).reshape(64, 64, 64))
     volume.axial(3)
     held = cache_stats()["bytes_held"]

@@ -1,7 +1,9 @@
-"""10,000 random index expressions give what numpy gives, over all types and 4-D.
+"""10,000 random index expressions give what numpy gives, errors too, over all types and in 4-D."""
 
-The errors are numpy's too.
-"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from voxtier.volumes import TileConfig, Volume, configure
 DTYPES = ["u1", "i2", "u2", "i4", "f4", "f8", "f2", "bool", "i8", "c8", ">i2", ">f4"]
 
 
-def random_key(rng, shape):
+def random_key(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
     items = []
     for size in shape[: rng.integers(0, len(shape) + 1)]:
         kind = rng.random()
@@ -31,7 +33,7 @@ def random_key(rng, shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_random_expressions(tmp_path, dtype):
+def test_random_index_expressions_give_what_numpy_gives(tmp_path: Path, dtype: str) -> None:
     rng = np.random.default_rng(DTYPES.index(dtype))
     for number, shape in enumerate([(13, 9, 11), (7, 5, 6, 4), (1, 8, 9)]):
         configure(
@@ -58,28 +60,28 @@ def test_random_expressions(tmp_path, dtype):
 
 
 @pytest.fixture
-def volume(tmp_path):
+def volume(tmp_path: Path) -> Volume:
     return Volume.from_numpy(tmp_path / "v", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
 
 
 @pytest.mark.parametrize("key", [2, -3, (0, 3), (0, 0, 0, 0), (..., 4), (..., 0, ...)])
-def test_index_errors(volume, key):
+def test_indices_outside_the_shape_raise_index_error(volume: Volume, key: Any) -> None:
     with pytest.raises(IndexError):
         volume[key]
 
 
 @pytest.mark.parametrize("key", [[0, 1], np.array([0, 1]), "x", 1.0, True, (0, None, [1])])
-def test_what_is_not_basic_indexing(volume, key):
+def test_keys_beyond_basic_indexing_raise_type_error(volume: Volume, key: Any) -> None:
     with pytest.raises(TypeError):
         volume[key]
 
 
-def test_the_message_names_the_axis(volume):
+def test_the_message_names_the_axis(volume: Volume) -> None:
     with pytest.raises(IndexError, match=r"index 9 is outside axis 1 \('y'\) of 3 voxels"):
         volume[0, 9]
 
 
-def test_planes_drop_exactly_one_axis(tmp_path):
+def test_planes_drop_exactly_one_axis(tmp_path: Path) -> None:
     data = np.arange(20, dtype=np.int16).reshape(1, 4, 5)
     volume = Volume.from_numpy(tmp_path / "thin", data)
     assert volume.axial(0).shape == (1, 4)
@@ -93,7 +95,7 @@ def test_planes_drop_exactly_one_axis(tmp_path):
     assert four.slice(slice(0, 1), slice(None), slice(2), slice(1, 3)).shape == (1, 3, 2, 2)
 
 
-def test_anatomical_planes_follow_the_affine(tmp_path):
+def test_anatomical_planes_follow_the_affine(tmp_path: Path) -> None:
     data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     affine = np.array([[0, 0, 2.0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])  # axes: A, S, R
     volume = Volume.from_numpy(tmp_path / "v", data, affine=affine)
@@ -105,7 +107,7 @@ def test_anatomical_planes_follow_the_affine(tmp_path):
         volume.plane("oblique", 0)
 
 
-def test_crops_in_millimetres(tmp_path):
+def test_a_crop_in_millimetres_gives_voxels_and_their_affine(tmp_path: Path) -> None:
     data = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = [-9, -9, -9]
@@ -117,7 +119,7 @@ def test_crops_in_millimetres(tmp_path):
         volume.crop((500, 0, 0), (2, 2, 2))
 
 
-def test_patches_may_reach_outside(tmp_path):
+def test_patches_outside_the_volume_are_filled(tmp_path: Path) -> None:
     data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     volume = Volume.from_numpy(tmp_path / "v", data)
     padded = np.pad(data, 6, constant_values=-7)
@@ -139,7 +141,7 @@ def test_patches_may_reach_outside(tmp_path):
             volume.read_patches(starts, size)
 
 
-def test_statistics(tmp_path):
+def test_statistics_are_those_of_numpy_and_nan_has_a_policy(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32)
     volume = Volume.from_numpy(tmp_path / "v", data)
     found = volume.get_statistics([5, 99.5, 99.9])
@@ -157,7 +159,7 @@ def test_statistics(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5, 6, 7), (0, 3, 3)])
-def test_shapes_that_are_no_volume(tmp_path, shape):
+def test_shapes_that_are_no_volume(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError):
         Volume.from_numpy(tmp_path / "v", np.zeros(shape, np.int16))
     with pytest.raises(ConfigError, match="cannot be stored"):
@@ -165,7 +167,7 @@ def test_shapes_that_are_no_volume(tmp_path, shape):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_volume_is_not_overwritten(volume):
+def test_an_existing_volume_is_not_overwritten(volume: Volume) -> None:
     with pytest.raises(ConfigError, match="already exists"):
         Volume.from_numpy(volume.uri, np.zeros((2, 2, 2)))
     assert volume[1, 2, 3] == 23

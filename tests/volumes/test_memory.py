@@ -1,7 +1,11 @@
 """Budgets bound what they say: resident memory of reads and of an ingest, in processes of their own."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,7 +36,7 @@ print(base, most)
 """
 
 
-def run(script, *arguments):
+def run(script: str, *arguments: Any) -> list[float]:
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
     )
@@ -40,7 +44,7 @@ def run(script, *arguments):
     return [float(part) for part in done.stdout.split()]
 
 
-def test_a_thousand_cubes_stay_within_the_budget(tmp_path):
+def test_a_thousand_cubes_stay_within_the_budget(tmp_path: Path) -> None:
     from voxtier.volumes import TileConfig, Volume, configure
 
     configure(tile=TileConfig("isotropic", 32, 32, 32))
@@ -66,7 +70,7 @@ print(base, peak_kib() / 1024)
 )
 
 
-def test_an_ingest_holds_a_volume_or_two_for_each_worker(tmp_path):
+def test_an_ingest_holds_a_volume_or_two_for_each_worker(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     voxels = np.random.default_rng(0).integers(0, 4000, (200, 200, 200)).astype(np.int16)
     size = voxels.nbytes / 2**20

@@ -216,9 +216,13 @@ def replica_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
         ways.append(Way(f"{name}, 64-voxel cubes", reads(read, keys)))
         facts.append(f"{name}: {stored_size / 1e6:.1f} MB")
     result = Result(
-        "volume_reads", "Two slices of each plane", "Three windows of a viewer; replicas cost bytes on disk.",
-        "slice", len(keys), facts=facts,
-    )  # fmt: skip
+        "volume_reads",
+        "Two slices of each plane",
+        "Three windows of a viewer; replicas cost bytes on disk.",
+        "slice",
+        len(keys),
+        facts=facts,
+    )
     goals = [Goal("voxtier, axial tiles and two replicas", "voxtier, 64-voxel cubes", 5)]
     return race(result, ways, goals, rounds=rounds)
 

@@ -48,10 +48,13 @@ def races(folder: Path, server: Server, endpoint: str) -> list[Result]:
         nib.save(nib.Nifti1Image(data + number, np.eye(4)), path)
         pairs.append((str(path), f"s{number}"))
     keys = {
-        "vfs.s3.endpoint_override": endpoint.removeprefix("http://"), "vfs.s3.scheme": "http",
-        "vfs.s3.use_virtual_addressing": "false", "vfs.s3.region": "us-east-1",
-        "vfs.s3.aws_access_key_id": KEY, "vfs.s3.aws_secret_access_key": SECRET,
-    }  # fmt: skip
+        "vfs.s3.endpoint_override": endpoint.removeprefix("http://"),
+        "vfs.s3.scheme": "http",
+        "vfs.s3.use_virtual_addressing": "false",
+        "vfs.s3.region": "us-east-1",
+        "vfs.s3.aws_access_key_id": KEY,
+        "vfs.s3.aws_secret_access_key": SECRET,
+    }
     context = tiledb.Ctx(keys)
 
     def naive_write() -> None:
@@ -100,35 +103,62 @@ def races(folder: Path, server: Server, endpoint: str) -> list[Result]:
         )
 
     results = [
-        one("Write a volume to S3", "volume", 1, [
-            Way("voxtier", counted(ours_write), "voxtier"),
-            Way("TileDB-Py, as in its tutorials", counted(naive_write)),
-            *radiobject("store", "s3://bench/radi", source=str(folder / "s3.npy")),
-        ], []),
-    ]  # fmt: skip
+        one(
+            "Write a volume to S3",
+            "volume",
+            1,
+            [
+                Way("voxtier", counted(ours_write), "voxtier"),
+                Way("TileDB-Py, as in its tutorials", counted(naive_write)),
+                *radiobject("store", "s3://bench/radi", source=str(folder / "s3.npy")),
+            ],
+            [],
+        ),
+    ]
     volume = Volume("s3://bench/ours")
     calls = [("axial", z) for z in slices]
     results.append(
-        one("Open a volume on S3 and read its first slice", "slice", 1, [
-            Way("voxtier", counted(lambda: digests([volume.axial(30)])), "voxtier"),
-            Way("TileDB-Py, as in its tutorials", counted(lambda: digests([naive_slice(30)]))),
-            *radiobject("read", "s3://bench/radi", keys=[("axial", 30)]),
-        ], [])
-    )  # fmt: skip
+        one(
+            "Open a volume on S3 and read its first slice",
+            "slice",
+            1,
+            [
+                Way("voxtier", counted(lambda: digests([volume.axial(30)])), "voxtier"),
+                Way("TileDB-Py, as in its tutorials", counted(lambda: digests([naive_slice(30)]))),
+                *radiobject("read", "s3://bench/radi", keys=[("axial", 30)]),
+            ],
+            [],
+        )
+    )
     results.append(
-        one("Ten slices of an open volume", "slice", len(slices), [
-            Way("voxtier", counted(lambda: digests([volume.axial(z) for z in slices])), "voxtier"),
-            Way("TileDB-Py, as in its tutorials", counted(lambda: digests([naive_slice(z) for z in slices]))),
-            *radiobject("read", "s3://bench/radi", keys=calls),
-            Way("one GET a slice", lambda: (float(len(slices)), None), "floor"),
-        ], [Goal("voxtier", "one GET a slice", 1.0)])
-    )  # fmt: skip
+        one(
+            "Ten slices of an open volume",
+            "slice",
+            len(slices),
+            [
+                Way("voxtier", counted(lambda: digests([volume.axial(z) for z in slices])), "voxtier"),
+                Way(
+                    "TileDB-Py, as in its tutorials",
+                    counted(lambda: digests([naive_slice(z) for z in slices])),
+                ),
+                *radiobject("read", "s3://bench/radi", keys=calls),
+                Way("one GET a slice", lambda: (float(len(slices)), None), "floor"),
+            ],
+            [Goal("voxtier", "one GET a slice", 1.0)],
+        )
+    )
     results.append(
-        one("Ingest ten files into a cohort on S3", "file", 10, [
-            Way("voxtier", counted(ingest), "voxtier"),
-            *radiobject("ingest", "s3://bench/radi-cohort", pairs=pairs),
-        ], [])
-    )  # fmt: skip
+        one(
+            "Ingest ten files into a cohort on S3",
+            "file",
+            10,
+            [
+                Way("voxtier", counted(ingest), "voxtier"),
+                *radiobject("ingest", "s3://bench/radi-cohort", pairs=pairs),
+            ],
+            [],
+        )
+    )
     if rival is not None:
         rival.__exit__()
     return results

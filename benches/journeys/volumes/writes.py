@@ -291,9 +291,13 @@ def fragments_race(folder: Path, data: np.ndarray, rounds: int) -> Result:
         )
     )
     result = Result(
-        "volume_writes", "Reads before and after consolidation", "Two axial slices and the whole.", "read", 3,
+        "volume_writes",
+        "Reads before and after consolidation",
+        "Two axial slices and the whole.",
+        "read",
+        3,
         facts=[f"consolidating 155 fragments took {seconds:.2f} s"],
-    )  # fmt: skip
+    )
     goals = [
         Goal("voxtier, 155 fragments, consolidated", "voxtier, one fragment", 1 / 1.2),
         Goal("voxtier, 155 fragments, consolidated", "voxtier, 155 fragments", 2),

@@ -1,7 +1,10 @@
 """The right patient's voxels, whatever the order; and views that see nothing else, through every exit."""
 
+from __future__ import annotations
+
 import pickle
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +23,7 @@ from voxtier.volumes.tiledb.session import count_contexts
 @pytest.mark.parametrize(
     "order", [["z", "m", "a"], ["a-b", "a", "a_b"], ["b", "B", "10", "9"], ["ü", "u", "日本", "a/b c"]]
 )
-def test_ingest_in_any_order(tmp_path, order):
+def test_an_ingest_in_any_order_gives_each_subject_its_own_voxels(tmp_path: Path, order: list[str]) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", order)})
     check_identity(radi.T1w)
     assert sorted(radi.obs_subject_ids) == sorted(order)
@@ -29,7 +32,7 @@ def test_ingest_in_any_order(tmp_path, order):
         assert first_voxel(radi.loc[subject].T1w.iloc[0]) == code_of(subject, "T1w")
 
 
-def test_append_of_an_earlier_id_and_rename(tmp_path):
+def test_append_of_an_earlier_id_and_rename_keep_subjects_and_voxels_together(tmp_path: Path) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["z", "m", "a"])})
     radi.append(images={"T1w": pairs(tmp_path / "more", ["AAA", "zz", "k"])})
     check_identity(radi.T1w)
@@ -53,14 +56,16 @@ def test_append_of_an_earlier_id_and_rename(tmp_path):
         unique=True,
     )
 )
-def test_any_ids(tmp_path_factory, order):
+def test_any_unicode_ids_find_their_own_voxels(
+    tmp_path_factory: pytest.TempPathFactory, order: list[str]
+) -> None:
     folder = tmp_path_factory.mktemp("ids")
     check_identity(VolumeCollection.from_niftis(folder / "c", pairs(folder / "in", order), name="T1w"))
     shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("key", ["tile_orientation", "slice_orientation"])
-def test_stores_of_the_origin_give_the_right_patient(tmp_path, key):
+def test_stores_of_the_origin_give_the_right_patient(tmp_path: Path, key: str) -> None:
     radi = RadiObject(old_store(tmp_path / "old", ["z", "m", "a", "a-b"], ("T1w", "FLAIR"), key))
     for series in ("T1w", "FLAIR"):
         check_identity(radi.collection(series), series)
@@ -71,7 +76,7 @@ def test_stores_of_the_origin_give_the_right_patient(tmp_path, key):
     check_identity(radi.materialize(tmp_path / "new").T1w)
 
 
-def test_an_array_without_an_id_in_an_old_store_is_refused(tmp_path):
+def test_an_array_without_an_id_in_an_old_store_is_refused(tmp_path: Path) -> None:
     import tiledb
 
     root = old_store(tmp_path / "old", ["b", "a"])
@@ -81,7 +86,7 @@ def test_an_array_without_an_id_in_an_old_store_is_refused(tmp_path):
         RadiObject(root).T1w.iloc[0][0, 0, 0]
 
 
-def test_an_array_that_holds_another_id_than_its_row_is_refused(tmp_path):
+def test_an_array_that_holds_another_id_than_its_row_is_refused(tmp_path: Path) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a", "b"])})
     volume = radi.T1w.loc["a_T1w"]
     Volume(volume.uri).set_obs_id("b_T1w")
@@ -89,7 +94,7 @@ def test_an_array_that_holds_another_id_than_its_row_is_refused(tmp_path):
         volume.axial(0)
 
 
-def cohort(tmp_path):
+def cohort(tmp_path: Path) -> RadiObject:
     order = ["s5", "s1", "s4", "s2", "s3"]
     images = {name: pairs(tmp_path / name, order, name) for name in ("T1w", "FLAIR")}
     meta = {"obs_subject_id": order, "fold": [0, 1, 0, 1, 1], "sex": ["F", "M", "M", None, "F"]}
@@ -110,7 +115,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("kind", VIEWS)
-def test_a_view_leaks_through_no_exit(tmp_path, kind):
+def test_a_view_leaks_through_no_exit(tmp_path: Path, kind: str) -> None:
     radi = cohort(tmp_path)
     view = VIEWS[kind](radi)
     inside, outside = {"s4", "s5"}, {"s1", "s2", "s3"}
@@ -143,7 +148,7 @@ def test_a_view_leaks_through_no_exit(tmp_path, kind):
     assert set(RadiObject(tmp_path / f"copy_{kind}").all_obs_ids) == set(view.all_obs_ids)
 
 
-def test_order_and_duplicates_are_kept(tmp_path):
+def test_order_and_duplicates_are_kept(tmp_path: Path) -> None:
     radi = cohort(tmp_path)
     assert list(radi.iloc[[3, 0, 3]]) == ["s4", "s1", "s4"]
     assert radi.iloc[[3, 0, 3]].T1w.obs_ids == ["s4_T1w", "s1_T1w", "s4_T1w"]
@@ -160,7 +165,7 @@ def test_order_and_duplicates_are_kept(tmp_path):
         radi.PET  # noqa: B018
 
 
-def test_samples_are_disjoint_subsets(tmp_path):
+def test_samples_are_disjoint_subsets(tmp_path: Path) -> None:
     radi = cohort(tmp_path)
     train = radi.sample(3, seed=1)
     rest = radi.loc[list(radi.index - train.index)]
@@ -168,7 +173,7 @@ def test_samples_are_disjoint_subsets(tmp_path):
     assert list(radi.sample(3, seed=1)) == list(train)
 
 
-def test_duplicates_are_refused_before_anything_is_written(tmp_path):
+def test_duplicates_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     images = pairs(tmp_path / "in", ["a", "b"])
     with pytest.raises(ConfigError, match="same observation: a_T1w"):
         RadiObject.from_niftis(tmp_path / "r", images={"T1w": [*images, (images[1][0], "a")]})
@@ -178,7 +183,7 @@ def test_duplicates_are_refused_before_anything_is_written(tmp_path):
     assert len(RadiObject(tmp_path / "r").T1w) == 2
 
 
-def test_one_context_and_one_reading_of_the_rows(tmp_path):
+def test_a_collection_reads_its_rows_once_and_shares_one_context(tmp_path: Path) -> None:
     radi = cohort(tmp_path)
     before = count_contexts()
     collection = RadiObject(tmp_path / "r").T1w
@@ -194,12 +199,12 @@ def test_one_context_and_one_reading_of_the_rows(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "__meta", "."])
-def test_names_that_would_leave_their_folder_are_refused(tmp_path, name):
+def test_names_that_would_leave_their_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
         RadiObject.from_niftis(tmp_path / "r", images={name: [(nifti(tmp_path / "a.nii", "a"), "a")]})
 
 
-def test_mixed_shapes_and_names_found_in_files(tmp_path):
+def test_series_are_found_in_file_names_and_mixed_shapes_refused_on_request(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for name, shape in (("p1_T1w", (4, 5, 6)), ("p2_T1w", (5, 5, 5)), ("p1_flair", (4, 4, 4))):

@@ -1,7 +1,9 @@
-"""DICOM series: order.
+"""DICOM series: order, affine and units against goldens and against the standard's formula for pixels."""
 
-Affine and Hounsfield units by goldens and by the standard's formula for every pixel.
-"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -17,16 +19,31 @@ from voxtier.volumes.formats.dicom import read_series
 AXIAL = (1, 0, 0, 0, 1, 0)
 TILT = np.radians(15)
 GOLDENS = {
-    "axial": (AXIAL, [(-100, -120, z) for z in (5, 0, 2.5)], [2, 3, 1],
-              [[-0.8, 0, 0, 100], [0, -0.5, 0, 120], [0, 0, 2.5, 0]], "LPS"),
-    "sagittal": ((0, 1, 0, 0, 0, -1), [(x, -120, 80) for x in (10, 7, 4)], None,
-                 [[0, 0, 3, -10], [-0.8, 0, 0, 120], [0, -0.5, 0, 80]], "PIR"),
-    "coronal": ((1, 0, 0, 0, 0, -1), [(-100, y, 80) for y in (3, 0)], None,
-                [[-0.8, 0, 0, 100], [0, 0, -3, 0], [0, -0.5, 0, 80]], "LIP"),
-}  # fmt: skip
+    "axial": (
+        AXIAL,
+        [(-100, -120, z) for z in (5, 0, 2.5)],
+        [2, 3, 1],
+        [[-0.8, 0, 0, 100], [0, -0.5, 0, 120], [0, 0, 2.5, 0]],
+        "LPS",
+    ),
+    "sagittal": (
+        (0, 1, 0, 0, 0, -1),
+        [(x, -120, 80) for x in (10, 7, 4)],
+        None,
+        [[0, 0, 3, -10], [-0.8, 0, 0, 120], [0, -0.5, 0, 80]],
+        "PIR",
+    ),
+    "coronal": (
+        (1, 0, 0, 0, 0, -1),
+        [(-100, y, 80) for y in (3, 0)],
+        None,
+        [[-0.8, 0, 0, 100], [0, 0, -3, 0], [0, -0.5, 0, 80]],
+        "LIP",
+    ),
+}
 
 
-def world(dataset, column, row) -> np.ndarray:
+def world(dataset: Dataset, column: int, row: dict[str, Any]) -> np.ndarray:
     """PS3.3 C.7.6.2.1.1: the place of a pixel, LPS."""
     position, cosines = (
         np.array(dataset.ImagePositionPatient, float),
@@ -37,7 +54,7 @@ def world(dataset, column, row) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", ["axial", "coronal"])
-def test_goldens(tmp_path, case):
+def test_goldens(tmp_path: Path, case: str) -> None:
     orientation, positions, order, affine, codes = GOLDENS[case]
     volume = Volume.from_dicom(tmp_path / "v", series(tmp_path / "in", positions, orientation))
     np.testing.assert_allclose(volume.affine[:3], affine, atol=1e-6)
@@ -46,11 +63,8 @@ def test_goldens(tmp_path, case):
         assert [int(volume[0, 0, k]) for k in range(3)] == order
 
 
-def test_golden_sagittal(tmp_path):
-    """Positions 10, 7, 4 along a normal that points to -x.
-
-    Ascending projection keeps the order of the files.
-    """
+def test_sagittal_positions_along_a_negative_normal_keep_the_order_of_files(tmp_path: Path) -> None:
+    """Positions 10, 7, 4 along a normal that points to -x: ascending projection is the order of the files."""
     orientation, positions, _, affine, codes = GOLDENS["sagittal"]
     volume = Volume.from_dicom(tmp_path / "v", series(tmp_path / "in", positions, orientation))
     np.testing.assert_allclose(volume.affine[:3], affine, atol=1e-6)
@@ -58,7 +72,7 @@ def test_golden_sagittal(tmp_path):
     assert [int(volume[0, 0, k]) for k in range(3)] == [1, 2, 3]
 
 
-def test_gantry_tilt_keeps_the_shear_and_says_how_much(tmp_path):
+def test_gantry_tilt_keeps_the_shear_and_says_how_much(tmp_path: Path) -> None:
     orientation = (1, 0, 0, 0, np.cos(TILT), -np.sin(TILT))
     volume = Volume.from_dicom(
         tmp_path / "v", series(tmp_path / "in", [(0, 0, 5 * k) for k in range(3)], orientation, (1, 1))
@@ -72,7 +86,7 @@ def test_gantry_tilt_keeps_the_shear_and_says_how_much(tmp_path):
     np.testing.assert_allclose(image.affine, volume.affine, atol=1e-5)
 
 
-def test_every_pixel_lies_where_the_standard_says(tmp_path):
+def test_every_pixel_lies_where_the_standard_says(tmp_path: Path) -> None:
     """Generated oblique series, shuffled names and lying InstanceNumber and SliceThickness."""
     rng = np.random.default_rng(0)
     for case in range(40):
@@ -88,9 +102,14 @@ def test_every_pixel_lies_where_the_standard_says(tmp_path):
             pixels = rng.integers(-1000, 1000, (3, 4)).astype(np.int16)
             position = [float(f"{v:.9g}") for v in origin + k * step * normal]
             dataset = slice_dataset(
-                position, [float(f"{v:.9g}") for v in orientation], [float(f"{v:.9g}") for v in spacing], pixels=pixels, number=int(rng.integers(99)),  # noqa: E501
-                SliceThickness=step * 3, SpacingBetweenSlices=step / 2,
-            )  # fmt: skip
+                position,
+                [float(f"{v:.9g}") for v in orientation],
+                [float(f"{v:.9g}") for v in spacing],
+                pixels=pixels,
+                number=int(rng.integers(99)),
+                SliceThickness=step * 3,
+                SpacingBetweenSlices=step / 2,
+            )
             pydicom.dcmwrite(folder / f"{name}.dcm", dataset, enforce_file_format=True)
             sources[int(k)] = (dataset, pixels)
         volume = Volume.from_dicom(tmp_path / f"v{case}", folder)
@@ -104,7 +123,7 @@ def test_every_pixel_lies_where_the_standard_says(tmp_path):
                 np.testing.assert_allclose(ours, world(dataset, column, row), atol=1e-5)
 
 
-def test_rescale_to_hounsfield_units_and_pet_by_slice(tmp_path):
+def test_rescale_gives_int16_hounsfield_units_and_float_pet_by_slice(tmp_path: Path) -> None:
     pixels = np.array([[0, 1000], [2000, 4095]], np.uint16)
     ct = [slice_dataset((0, 0, z), pixels=pixels, RescaleSlope=1, RescaleIntercept=-1024) for z in (0, 1)]
     pet = [slice_dataset((0, 0, z), pixels=pixels, RescaleSlope=0.5 + z, RescaleIntercept=0) for z in (0, 1)]
@@ -121,7 +140,7 @@ def test_rescale_to_hounsfield_units_and_pet_by_slice(tmp_path):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_unused_high_bits_are_not_voxels(tmp_path, signed):
+def test_unused_high_bits_are_not_voxels(tmp_path: Path, signed: bool) -> None:
     stored = np.array([[5, 0x0FFF], [0x0800, 0x07FF]], np.uint16) | 0xA000
     datasets = [
         slice_dataset((0, 0, z), pixels=stored, BitsStored=12, HighBit=11, PixelRepresentation=int(signed))
@@ -133,14 +152,14 @@ def test_unused_high_bits_are_not_voxels(tmp_path, signed):
     assert found == ([[5, -1], [-2048, 2047]] if signed else [[5, 4095], [2048, 2047]])
 
 
-def test_spacing_is_that_of_the_positions(tmp_path):
+def test_spacing_is_that_of_the_positions(tmp_path: Path) -> None:
     folder = series(
         tmp_path / "in", [(0, 0, 3 * k) for k in range(4)], SliceThickness=5, SpacingBetweenSlices=7
     )
     assert Volume.from_dicom(tmp_path / "v", folder).spacing[2] == pytest.approx(3)
 
 
-def test_gaps(tmp_path):
+def test_missing_slices_are_refused_filled_or_closed(tmp_path: Path) -> None:
     folder = series(tmp_path / "in", [(0, 0, z) for z in (0, 1, 2, 5, 6)])
     with pytest.raises(FormatError, match=r"missing slices \(2 after slice 3"):
         Volume.from_dicom(tmp_path / "v", folder)
@@ -159,7 +178,9 @@ def test_gaps(tmp_path):
         ([(0, 0, 0), (0, 0, 1), (0, 0, 1)], "tells them apart"),
     ],
 )
-def test_what_cannot_be_a_volume_is_refused(tmp_path, positions, message):
+def test_slices_on_no_regular_grid_are_refused(
+    tmp_path: Path, positions: list[tuple[float, ...]], message: str
+) -> None:
     with pytest.raises(FormatError, match=message):
         Volume.from_dicom(tmp_path / "v", series(tmp_path / "in", positions))
 
@@ -177,20 +198,20 @@ def test_what_cannot_be_a_volume_is_refused(tmp_path, positions, message):
         ({"PixelData": b"\0\0"}, "cannot be decoded"),
     ],
 )
-def test_bad_tags_are_named(tmp_path, tags, message):
+def test_bad_tags_are_named(tmp_path: Path, tags: dict[str, Any], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         Volume.from_dicom(tmp_path / "v", series(tmp_path / "in", [(0, 0, 0), (0, 0, 1)], **tags))
     assert not (tmp_path / "v").exists()
 
 
-def test_the_same_object_twice_counts_once(tmp_path):
+def test_the_same_object_twice_counts_once(tmp_path: Path) -> None:
     folder = series(tmp_path / "in", [(0, 0, 0), (0, 0, 1)])
     (folder / "copy.dcm").write_bytes((folder / "001.dcm").read_bytes())
     (folder / "notes.txt").write_text("no image")
     assert Volume.from_dicom(tmp_path / "v", folder).shape[2] == 2
 
 
-def test_two_series_are_two_volumes(tmp_path):
+def test_two_series_are_two_volumes(tmp_path: Path) -> None:
     series(tmp_path / "in", [(0, 0, k) for k in range(2)], series="1.1")
     series(tmp_path / "in", [(0, 0, k) for k in range(3)], series="1.2", names=["x1", "x2", "x3"])
     with pytest.raises(ConfigError, match=r"1\.1, 1\.2"):
@@ -203,7 +224,7 @@ def test_two_series_are_two_volumes(tmp_path):
         read_series(tmp_path / "empty")
 
 
-def test_repeated_positions_become_time(tmp_path):
+def test_repeated_positions_become_time(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     for t in (2, 1, 3):
         series(
@@ -220,7 +241,7 @@ def test_repeated_positions_become_time(tmp_path):
     assert volume.meta["time_tag"] == "TemporalPositionIdentifier"
 
 
-def enhanced(path, positions, stacks=None):
+def enhanced(path: Path, positions: Sequence[Any], stacks: list[int] | None = None) -> Path:
     frames = len(positions)
     pixels = np.stack([np.full((4, 3), n + 1, np.int16) for n in range(frames)])
     dataset = slice_dataset((0, 0, 0), pixels=pixels[0])
@@ -228,7 +249,7 @@ def enhanced(path, positions, stacks=None):
         delattr(dataset, name)
     dataset.NumberOfFrames, dataset.PixelData = frames, pixels.tobytes()
 
-    def item(**tags):
+    def item(**tags: Any) -> Sequence:
         found = Dataset()
         for name, value in tags.items():
             setattr(found, name, value)
@@ -251,7 +272,7 @@ def enhanced(path, positions, stacks=None):
     return path
 
 
-def test_enhanced_multi_frame(tmp_path):
+def test_enhanced_multi_frame_takes_groups_of_a_frame_before_shared_ones(tmp_path: Path) -> None:
     path = enhanced(tmp_path / "e.dcm", [(0, 0, 4), (0, 0, 0), (0, 0, 2)])
     volume = Volume.from_dicom(tmp_path / "v", path)
     assert volume.shape == (3, 4, 3)
@@ -261,7 +282,7 @@ def test_enhanced_multi_frame(tmp_path):
     assert len(read_series(both)) == 2
 
 
-def test_patient_names_and_paths_are_not_stored(tmp_path):
+def test_patient_names_and_paths_are_not_stored(tmp_path: Path) -> None:
     folder = series(
         tmp_path / "in", [(0, 0, 0), (0, 0, 1)], PatientID="SECRET-7", PatientName="Secret^Person"
     )
@@ -272,7 +293,7 @@ def test_patient_names_and_paths_are_not_stored(tmp_path):
     assert str(folder).encode() not in stored
 
 
-def test_real_series_that_pydicom_ships(tmp_path):
+def test_a_real_ct_slice_has_the_units_and_the_place_of_the_standard(tmp_path: Path) -> None:
     from pydicom.data import get_testdata_file
 
     path = get_testdata_file("CT_small.dcm")

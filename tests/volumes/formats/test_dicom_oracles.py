@@ -1,11 +1,15 @@
 """Series against dicom2nifti and highdicom: the same numbers at the same millimetres, on real files too."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from volumes.images import slice_dataset
 from voxtier.volumes import Volume
@@ -14,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 REAL = Path(pydicom.__file__).parent / "data/test_files/dicomdirtests/98892001/CT5N"
 
 
-def series(folder, seed, *, tilt=0.0):
+def series(folder: Path, seed: int, *, tilt: float = 0.0) -> Path:
     """Write an oblique (or tilted) CT series with shuffled names; return the folder."""
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -28,25 +32,39 @@ def series(folder, seed, *, tilt=0.0):
     folder.mkdir()
     for name, k in enumerate(rng.permutation(6)):
         dataset = slice_dataset(
-            [f"{v:.10g}" for v in origin + k * step], cosines, spacing,
-            pixels=rng.integers(0, 3000, (7, 9)).astype(np.int16), number=int(k) + 1, RescaleSlope=1,
-            RescaleIntercept=-1024, Manufacturer="nobody", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
-            PatientID="p", PatientName="p", PatientBirthDate="", PatientSex="",
-            StudyInstanceUID="1.2.7", StudyID="", StudyDate="", StudyTime="",
-            AccessionNumber="", ReferringPhysicianName="", SeriesNumber=1,
-        )  # fmt: skip
+            [f"{v:.10g}" for v in origin + k * step],
+            cosines,
+            spacing,
+            pixels=rng.integers(0, 3000, (7, 9)).astype(np.int16),
+            number=int(k) + 1,
+            RescaleSlope=1,
+            RescaleIntercept=-1024,
+            Manufacturer="nobody",
+            ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
+            PatientID="p",
+            PatientName="p",
+            PatientBirthDate="",
+            PatientSex="",
+            StudyInstanceUID="1.2.7",
+            StudyID="",
+            StudyDate="",
+            StudyTime="",
+            AccessionNumber="",
+            ReferringPhysicianName="",
+            SeriesNumber=1,
+        )
         pydicom.dcmwrite(folder / f"{name}.dcm", dataset, enforce_file_format=True)
     return folder
 
 
-def datasets(folder):
+def datasets(folder: Path) -> list[Dataset]:
     found = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
     for dataset in found:
         dataset.pixel_array  # noqa: B018 -- decoded once, as its users expect
     return found
 
 
-def same_place(volume, image, *, values=1e-3):
+def same_place(volume: Volume, image: nib.Nifti1Image, *, values: float = 0.001) -> None:
     """Compare a volume with a nibabel image, whatever the order of their axes."""
     ours = nib.as_closest_canonical(nib.Nifti1Image(volume.to_numpy().astype(np.float64), volume.affine))
     theirs = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(image.dataobj, np.float64), image.affine))
@@ -54,7 +72,7 @@ def same_place(volume, image, *, values=1e-3):
     np.testing.assert_allclose(np.asarray(ours.dataobj), np.asarray(theirs.dataobj), atol=values)
 
 
-def from_dicom2nifti(folder):
+def from_dicom2nifti(folder: Path) -> nib.Nifti1Image:
     from dicom2nifti import convert_dicom, settings
 
     settings.disable_validate_orthogonal()
@@ -62,7 +80,7 @@ def from_dicom2nifti(folder):
     return convert_dicom.dicom_array_to_nifti(datasets(folder), None, reorient_nifti=False)["NII"]
 
 
-def from_highdicom(folder):
+def from_highdicom(folder: Path) -> nib.Nifti1Image:
     from highdicom.image import get_volume_from_series
 
     volume = get_volume_from_series(datasets(folder))
@@ -71,13 +89,15 @@ def from_highdicom(folder):
 
 @pytest.mark.parametrize("oracle", [from_dicom2nifti, from_highdicom])
 @pytest.mark.parametrize("seed", range(12))
-def test_generated_oblique_series(tmp_path, seed, oracle):
+def test_generated_oblique_series_lie_where_other_libraries_put_them(
+    tmp_path: Path, seed: int, oracle: Callable[[Path], nib.Nifti1Image]
+) -> None:
     folder = series(tmp_path / "in", seed)
     same_place(Volume.from_dicom(tmp_path / "v", folder), oracle(folder))
 
 
 @pytest.mark.parametrize("tilt", [-12.0, 7.5, 20.0])
-def test_gantry_tilt(tmp_path, tilt):
+def test_a_tilted_series_lies_where_dicom2nifti_puts_it(tmp_path: Path, tilt: float) -> None:
     """highdicom refuses a shear; dicom2nifti keeps it in the affine, as we do."""
     folder = series(tmp_path / "in", 3, tilt=tilt)
     volume = Volume.from_dicom(tmp_path / "v", folder)
@@ -86,11 +106,13 @@ def test_gantry_tilt(tmp_path, tilt):
 
 
 @pytest.mark.parametrize("oracle", [from_dicom2nifti, from_highdicom])
-def test_a_real_ct_series(tmp_path, oracle):
+def test_a_real_ct_series_lies_where_other_libraries_put_it(
+    tmp_path: Path, oracle: Callable[[Path], nib.Nifti1Image]
+) -> None:
     same_place(Volume.from_dicom(tmp_path / "v", REAL), oracle(REAL))
 
 
-def test_an_enhanced_image_that_highdicom_wrote(tmp_path):
+def test_an_enhanced_image_of_highdicom_reads_back_equal(tmp_path: Path) -> None:
     """The real series converted into one multi-frame object (PS3.3 A.70), in any order of frames."""
     from highdicom import UID
     from highdicom.legacy import LegacyConvertedEnhancedCTImage

@@ -1,12 +1,12 @@
-"""NIfTI geometry and numbers.
+"""NIfTI geometry and numbers: goldens of the standard, nibabel as the oracle, headers that lie."""
 
-Goldens of the standard, nibabel as the oracle over generated headers, lying headers.
-"""
+from __future__ import annotations
 
 import gzip
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,14 +20,14 @@ from voxtier.volumes.formats.nifti import read_header, read_nifti, write_nifti
 from voxtier.volumes.geometry import axcodes
 
 
-def header_image(shape=(4, 5, 6), **fields) -> nib.Nifti1Image:
+def header_image(shape: tuple[int, ...] = (4, 5, 6), **fields: Any) -> nib.Nifti1Image:
     image = nib.Nifti1Image(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), None)
     for name, value in fields.items():
         image.header[name] = value
     return image
 
 
-def save(image, path: Path) -> Path:
+def save(image: nib.Nifti1Image, path: Path) -> Path:
     """Write header and voxels as they are (nib.save would make the affine anew)."""
     header = image.header.copy()
     header["vox_offset"] = 352
@@ -38,31 +38,62 @@ def save(image, path: Path) -> Path:
 
 GOLDENS = {
     "quaternion_qfac_negative": (
-        {"pixdim": [-1, 2, 3, 4, 1, 1, 1, 1], "quatern_b": 0, "quatern_c": 1, "quatern_d": 0, "qform_code": 1,
-         "qoffset_x": 90, "qoffset_y": -126, "qoffset_z": -72},
-        [[-2, 0, 0, 90], [0, 3, 0, -126], [0, 0, 4, -72]], "LAS", "header",
+        {
+            "pixdim": [-1, 2, 3, 4, 1, 1, 1, 1],
+            "quatern_b": 0,
+            "quatern_c": 1,
+            "quatern_d": 0,
+            "qform_code": 1,
+            "qoffset_x": 90,
+            "qoffset_y": -126,
+            "qoffset_z": -72,
+        },
+        [[-2, 0, 0, 90], [0, 3, 0, -126], [0, 0, 4, -72]],
+        "LAS",
+        "header",
     ),
     "quaternion_cyclic": (
-        {"pixdim": [1, 2, 3, 4, 1, 1, 1, 1], "quatern_b": 0.5, "quatern_c": 0.5, "quatern_d": 0.5, "qform_code": 1},  # noqa: E501
-        [[0, 0, 4, 0], [2, 0, 0, 0], [0, 3, 0, 0]], "ASR", "header",
+        {
+            "pixdim": [1, 2, 3, 4, 1, 1, 1, 1],
+            "quatern_b": 0.5,
+            "quatern_c": 0.5,
+            "quatern_d": 0.5,
+            "qform_code": 1,
+        },
+        [[0, 0, 4, 0], [2, 0, 0, 0], [0, 3, 0, 0]],
+        "ASR",
+        "header",
     ),
-    "no_codes": ({"pixdim": [1, 2, 3, 4, 1, 1, 1, 1]}, [[-2, 0, 0, 3], [0, 3, 0, -6], [0, 0, 4, -10]], "LAS", "unknown"),  # noqa: E501
+    "no_codes": (
+        {"pixdim": [1, 2, 3, 4, 1, 1, 1, 1]},
+        [[-2, 0, 0, 3], [0, 3, 0, -6], [0, 0, 4, -10]],
+        "LAS",
+        "unknown",
+    ),
     "qfac_zero_means_one": (
-        {"pixdim": [0, 2, 3, 4, 1, 1, 1, 1], "quatern_b": 0.5, "quatern_c": 0.5, "quatern_d": 0.5, "qform_code": 1},  # noqa: E501
-        [[0, 0, 4, 0], [2, 0, 0, 0], [0, 3, 0, 0]], "ASR", "header",
+        {
+            "pixdim": [0, 2, 3, 4, 1, 1, 1, 1],
+            "quatern_b": 0.5,
+            "quatern_c": 0.5,
+            "quatern_d": 0.5,
+            "qform_code": 1,
+        },
+        [[0, 0, 4, 0], [2, 0, 0, 0], [0, 3, 0, 0]],
+        "ASR",
+        "header",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", GOLDENS)
-def test_goldens(tmp_path, case):
+def test_goldens(tmp_path: Path, case: str) -> None:
     fields, affine, codes, confidence = GOLDENS[case]
     found = read_header(save(header_image(**fields), tmp_path / "a.nii")).orientation
     np.testing.assert_allclose(found.affine[:3], affine, atol=1e-6)
     assert (found.axcodes, found.confidence) == (codes, confidence)
 
 
-def random_fields(rng) -> dict:
+def random_fields(rng: np.random.Generator) -> dict:
     quaternion = rng.normal(size=4)
     quaternion /= np.linalg.norm(quaternion)
     quaternion *= np.sign(quaternion[0])
@@ -72,15 +103,22 @@ def random_fields(rng) -> dict:
     sform = np.column_stack([sform, rng.uniform(-200, 200, 3)])
     return {
         "pixdim": [rng.choice([-1, 0, 1]), *rng.uniform(0.3, 5, 3), 1.5, 1, 1, 1],
-        "quatern_b": quaternion[1], "quatern_c": quaternion[2], "quatern_d": quaternion[3],
-        "qoffset_x": rng.uniform(-200, 200), "qoffset_y": rng.uniform(-200, 200), "qoffset_z": rng.uniform(-200, 200),  # noqa: E501
-        "qform_code": rng.choice([0, 1, 2]), "sform_code": rng.choice([0, 0, 1, 3]),
-        "srow_x": sform[0], "srow_y": sform[1], "srow_z": sform[2],
-    }  # fmt: skip
+        "quatern_b": quaternion[1],
+        "quatern_c": quaternion[2],
+        "quatern_d": quaternion[3],
+        "qoffset_x": rng.uniform(-200, 200),
+        "qoffset_y": rng.uniform(-200, 200),
+        "qoffset_z": rng.uniform(-200, 200),
+        "qform_code": rng.choice([0, 1, 2]),
+        "sform_code": rng.choice([0, 0, 1, 3]),
+        "srow_x": sform[0],
+        "srow_y": sform[1],
+        "srow_z": sform[2],
+    }
 
 
 @pytest.mark.filterwarnings("ignore:.*sform and qform disagree")
-def test_five_hundred_headers_as_nibabel_says(tmp_path):
+def test_five_hundred_headers_give_the_affine_and_voxels_of_nibabel(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     path = tmp_path / "a.nii"
     for _ in range(500):
@@ -94,7 +132,7 @@ def test_five_hundred_headers_as_nibabel_says(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*sform and qform disagree")
-def test_reorient_is_as_closest_canonical(tmp_path):
+def test_reorient_is_as_closest_canonical(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     for number in range(20):
         path = save(header_image((3, 4, 5), **random_fields(rng)), tmp_path / f"{number}.nii")
@@ -108,7 +146,7 @@ def test_reorient_is_as_closest_canonical(tmp_path):
         np.testing.assert_allclose(back.affine, oracle.affine, atol=1e-3)
 
 
-def test_disagreement_is_told_in_millimetres(tmp_path):
+def test_disagreement_is_told_in_millimetres(tmp_path: Path) -> None:
     fields = {
         "qform_code": 1,
         "sform_code": 1,
@@ -125,7 +163,9 @@ def test_disagreement_is_told_in_millimetres(tmp_path):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "c8"])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_round_trip_of_every_dtype_and_both_endians(tmp_path, dtype, order, suffix):
+def test_round_trip_of_every_dtype_and_both_endians(
+    tmp_path: Path, dtype: str, order: str, suffix: str
+) -> None:
     rng = np.random.default_rng(5)
     voxels = (
         (rng.normal(size=(3, 4, 5)) * 50).astype(np.dtype(dtype))
@@ -148,7 +188,9 @@ def test_round_trip_of_every_dtype_and_both_endians(tmp_path, dtype, order, suff
     )
 
 
-def scaled(tmp_path, slope, inter, stored=(0, 1, 2, 1000)) -> Volume:
+def store_scaled(
+    tmp_path: Path, slope: float, inter: float, stored: tuple[int, ...] = (0, 1, 2, 1000)
+) -> Volume:
     image = header_image((2, 2, 1))
     image.dataobj[...] = np.array(stored, np.int16).reshape(2, 2, 1)
     image.header["scl_slope"], image.header["scl_inter"] = slope, inter
@@ -157,8 +199,8 @@ def scaled(tmp_path, slope, inter, stored=(0, 1, 2, 1000)) -> Volume:
     return Volume.from_nifti(tmp_path / "s", path)
 
 
-def test_scaling(tmp_path):
-    ct = scaled(tmp_path, 1, -1024, (0, 1, 2, 3000))
+def test_scaled_reads_stay_integers_where_they_fit(tmp_path: Path) -> None:
+    ct = store_scaled(tmp_path, 1, -1024, (0, 1, 2, 3000))
     assert (ct.stored_dtype, ct.dtype) == (np.int16, np.int16)
     assert ct[1, 0, 0] == 2 - 1024 or ct[0, 1, 0] == 1 - 1024
     assert set(ct.to_numpy().ravel()) == {-1024, -1023, -1022, 1976}
@@ -166,24 +208,24 @@ def test_scaling(tmp_path):
     back = nib.load(ct.to_nifti(tmp_path / "ct.nii", compression=False))
     assert (back.header["scl_slope"].item(), back.dataobj.slope, back.dataobj.inter) != (0, 0, 0)
     assert (back.dataobj.slope, back.dataobj.inter) == (1, -1024)
-    assert scaled(tmp_path, 0.5, 0).dtype == np.float32
-    assert scaled(tmp_path, 100, 0, (0, 1, 2, 1000)).dtype == np.int32
+    assert store_scaled(tmp_path, 0.5, 0).dtype == np.float32
+    assert store_scaled(tmp_path, 100, 0, (0, 1, 2, 1000)).dtype == np.int32
     for slope, inter in ((0, 5), (np.nan, 5), (1, 0)):
-        plain = scaled(tmp_path, slope, inter)
+        plain = store_scaled(tmp_path, slope, inter)
         assert plain.dtype == np.int16
         assert set(plain.to_numpy().ravel()) == {0, 1, 2, 1000}
     with pytest.raises(FormatError, match="scl_inter"):
-        scaled(tmp_path, 2, np.inf)
+        store_scaled(tmp_path, 2, np.inf)
 
 
-def test_an_update_widens_the_range_that_scaled_reads_fit(tmp_path):
-    ct = scaled(tmp_path, 1, -1024)
+def test_an_update_widens_the_range_that_scaled_reads_fit(tmp_path: Path) -> None:
+    ct = store_scaled(tmp_path, 1, -1024)
     ct.update((0, 0, 0), np.array([[[-32768]]], np.int16))
     assert ct.dtype == np.int32
     assert ct[0, 0, 0] == -32768 - 1024
 
 
-def test_four_dimensions_keep_the_time_step(tmp_path):
+def test_four_dimensions_keep_the_time_step(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(2, 3, 4, 5), np.eye(4))
     image.header.set_zooms((1, 1, 1, 1.5))
     image.header.set_xyzt_units("mm", "sec")
@@ -198,7 +240,7 @@ def test_four_dimensions_keep_the_time_step(tmp_path):
     assert Volume.from_nifti(tmp_path / "ms", tmp_path / "ms.nii").spacing[3] == pytest.approx(0.0015)
 
 
-def test_nifti2_and_two_dimensions_and_trailing_ones(tmp_path):
+def test_nifti2_two_dimensions_and_trailing_ones_are_read(tmp_path: Path) -> None:
     voxels = np.arange(12, dtype=np.float32).reshape(3, 4)
     nib.save(nib.Nifti2Image(voxels, np.diag([1.0, 2, 3, 1])), tmp_path / "a.nii")
     volume = Volume.from_nifti(tmp_path / "v", tmp_path / "a.nii")
@@ -228,7 +270,7 @@ LIES = {
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("lie", LIES)
-def test_lying_headers_are_refused_before_allocation(tmp_path, lie, suffix):
+def test_lying_headers_are_refused_before_allocation(tmp_path: Path, lie: str, suffix: str) -> None:
     at, replacement, kind = LIES[lie]
     raw = bytearray(save(header_image(), tmp_path / "good.nii").read_bytes())
     raw[at : at + len(replacement)] = replacement
@@ -241,7 +283,7 @@ def test_lying_headers_are_refused_before_allocation(tmp_path, lie, suffix):
 
 
 @pytest.mark.parametrize("keep", [0, 100, 347, 400])
-def test_truncated_files(tmp_path, keep):
+def test_truncated_files_are_refused(tmp_path: Path, keep: int) -> None:
     whole = save(header_image(), tmp_path / "good.nii").read_bytes()
     for path, content in (
         (tmp_path / "a.nii", whole[:keep]),
@@ -256,7 +298,7 @@ def test_truncated_files(tmp_path, keep):
 
 
 @pytest.mark.parametrize("offset", [0, 16, 352, 353, 999])
-def test_inflated_ranges_are_those_of_gzip(tmp_path, offset):
+def test_inflated_ranges_are_those_of_gzip(tmp_path: Path, offset: int) -> None:
     """One member, several, more or fewer bytes than are asked for: whichever decoder it takes."""
     whole = np.random.default_rng(0).integers(0, 9, 50_000).astype(np.uint8).tobytes()
     streams = {
@@ -279,7 +321,7 @@ def test_inflated_ranges_are_those_of_gzip(tmp_path, offset):
             _core.gunzip_range(path, offset, len(whole) - offset)
 
 
-def test_a_bit_flip_in_the_gzip_stream_is_found(tmp_path):
+def test_a_bit_flip_in_the_gzip_stream_is_found(tmp_path: Path) -> None:
     whole = save(header_image((30, 30, 30)), tmp_path / "good.nii").read_bytes()
     packed = bytearray(gzip.compress(whole))
     packed[len(packed) // 2] ^= 0x10
@@ -288,7 +330,7 @@ def test_a_bit_flip_in_the_gzip_stream_is_found(tmp_path):
         read_nifti(tmp_path / "bad.nii.gz")
 
 
-def test_real_files_that_nibabel_ships(tmp_path):
+def test_real_files_give_the_affine_and_voxels_of_nibabel(tmp_path: Path) -> None:
     folder = Path(nib.__file__).parent / "tests" / "data"
     checked = 0
     for path in sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")]):
@@ -307,7 +349,7 @@ def test_real_files_that_nibabel_ships(tmp_path):
     assert checked >= 3
 
 
-def test_oblique_affine_survives_a_fresh_header(tmp_path):
+def test_oblique_affine_survives_a_fresh_header(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     for number in range(30):
         quaternion = rng.normal(size=4)
@@ -324,7 +366,7 @@ def test_oblique_affine_survives_a_fresh_header(tmp_path):
         np.testing.assert_allclose(back.get_qform(), affine, rtol=1e-4, atol=1e-3)
 
 
-def test_write_leaves_no_half_file(tmp_path):
+def test_write_leaves_no_half_file(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         write_nifti(tmp_path / "no" / "x.nii", np.zeros((2, 2, 2)), None, {})
     with pytest.raises(FormatError, match="NIfTI has no voxels"):

@@ -12,6 +12,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import IO
 
 KEY, SECRET = "voxtier-key", "voxtier-secret-8a7b"
 NEXT_KEY, NEXT_SECRET = "voxtier-next", "voxtier-secret-3c1d"
@@ -140,7 +141,9 @@ def response(status: int, code: str) -> bytes:
     return f"{head}Connection: close\r\n\r\n{body}".encode()
 
 
-def pump(source: socket.socket, sink: socket.socket, log=None, faults=None) -> None:
+def pump(
+    source: socket.socket, sink: socket.socket, log: IO[bytes] | None = None, faults: Faults | None = None
+) -> None:
     """Forward one direction until it ends."""
     try:
         while block := source.recv(1 << 16):
@@ -173,7 +176,7 @@ def with_suppressed_close(end: socket.socket) -> None:
     end.close()
 
 
-def started(folder: Path, bucket: str) -> Server:
+def start_server(folder: Path, bucket: str) -> Server:
     """Return a server that takes puts; a port that somebody else took meanwhile is a reason to try others."""
     for attempt in range(5):
         place = folder / str(attempt)
@@ -210,11 +213,24 @@ class Server:
         self.port = ports[3]
         self._log = (folder / "log").open("w")
         self._process = subprocess.Popen(
-            [str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={ports[0]}",  # noqa: E501
-             f"-volume.port={ports[1]}", f"-filer.port={ports[2]}", "-s3", f"-s3.port={ports[3]}", f"-s3.config={config}",  # noqa: E501
-             "-volume.max=20", "-master.volumeSizeLimitMB=64"],
-            stdout=self._log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                str(weed),
+                "server",
+                f"-dir={folder}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                f"-master.port={ports[0]}",
+                f"-volume.port={ports[1]}",
+                f"-filer.port={ports[2]}",
+                "-s3",
+                f"-s3.port={ports[3]}",
+                f"-s3.config={config}",
+                "-volume.max=20",
+                "-master.volumeSizeLimitMB=64",
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
         self.proxy = CountingProxy(self.port, folder / "requests")
 
     def wait_for_first_put(self, bucket: str, seconds: float = 200) -> None:
@@ -225,11 +241,15 @@ class Server:
         while True:
             try:
                 client = S3Store(
-                    bucket, endpoint=f"http://127.0.0.1:{self.port}", access_key_id=KEY, secret_access_key=SECRET,  # noqa: E501
-                    region="us-east-1", virtual_hosted_style_request=False,
+                    bucket,
+                    endpoint=f"http://127.0.0.1:{self.port}",
+                    access_key_id=KEY,
+                    secret_access_key=SECRET,
+                    region="us-east-1",
+                    virtual_hosted_style_request=False,
                     client_options={"allow_http": True, "timeout": timedelta(seconds=5)},
                     retry_config={"max_retries": 0},
-                )  # fmt: skip
+                )
                 self._make_bucket(bucket)
                 client.put("ready", b"1")
                 return
@@ -244,13 +264,16 @@ class Server:
         vfs = tiledb.VFS(
             ctx=tiledb.Ctx(
                 {
-                    "vfs.s3.endpoint_override": f"127.0.0.1:{self.port}", "vfs.s3.scheme": "http",
-                    "vfs.s3.use_virtual_addressing": "false", "vfs.s3.region": "us-east-1",
-                    "vfs.s3.aws_access_key_id": KEY, "vfs.s3.aws_secret_access_key": SECRET,
+                    "vfs.s3.endpoint_override": f"127.0.0.1:{self.port}",
+                    "vfs.s3.scheme": "http",
+                    "vfs.s3.use_virtual_addressing": "false",
+                    "vfs.s3.region": "us-east-1",
+                    "vfs.s3.aws_access_key_id": KEY,
+                    "vfs.s3.aws_secret_access_key": SECRET,
                     "vfs.s3.connect_max_tries": "1",
                 }
             )
-        )  # fmt: skip
+        )
         if not vfs.is_bucket(f"s3://{bucket}"):
             vfs.create_bucket(f"s3://{bucket}")
 

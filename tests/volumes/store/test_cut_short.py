@@ -5,10 +5,14 @@ The store is copied after every step of a change, and each copy again with a fil
 the change when it is repeated.
 """
 
+from __future__ import annotations
+
 import shutil
 import time
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,32 +43,32 @@ READING = ("open", "read", "look", "list", "measure")
 class Steps:
     """Copies of a folder, taken after every step that writes to it."""
 
-    def __init__(self, root, folder, monkeypatch):
+    def __init__(self, root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.folder, self.copies = root, folder, []
         folder.mkdir()
-        self.keep()
+        self.copy()
         translate_errors, rmtree = session.translate_errors, shutil.rmtree
 
         @contextmanager
-        def step(what):
+        def step(what: str) -> Iterator[None]:
             with translate_errors(what):
                 yield
             if not what.startswith(READING):
-                self.keep()
+                self.copy()
 
-        def removal(path, *arguments, **options):
-            self.keep()
+        def removal(path: Any, *arguments: Any, **options: Any) -> None:
+            self.copy()
             for part in list(Path(path).rglob("__fragments")):
                 rmtree(part, ignore_errors=True)
-            self.keep()
+            self.copy()
             rmtree(path, *arguments, **options)
-            self.keep()
+            self.copy()
 
         create_from_copy = schema_copies.create_from_copy
 
-        def create(kind, uri):
+        def create(kind: Hashable, uri: str) -> bool:
             made = create_from_copy(kind, uri)
-            self.keep()
+            self.copy()
             return made
 
         monkeypatch.setattr(schema_copies, "create_from_copy", create)
@@ -72,13 +76,13 @@ class Steps:
             monkeypatch.setattr(module, "translate_errors", step)
         monkeypatch.setattr(session.shutil, "rmtree", removal)
 
-    def keep(self):
+    def copy(self) -> None:
         copy = self.folder / f"{len(self.copies):03d}"
         if self.root.exists():
             shutil.copytree(self.root, copy)
         self.copies.append(copy)
 
-    def states(self):
+    def states(self) -> Iterator[Path]:
         """Yield every copy, and every copy with one new file cut short, each once and to be used up."""
         before, turn = None, 0
         for copy in self.copies:
@@ -98,7 +102,10 @@ class Steps:
             before = files
 
 
-def seen(root):
+Visible = tuple[dict[str, list[Any]], list[dict[str, Any]]]
+
+
+def read_store(root: Path) -> Visible | None:
     """What a reader finds: rows with a voxel of each, and the subjects; None where there is no store."""
     clear_cache()
     try:
@@ -117,51 +124,53 @@ def seen(root):
     return found, list(radi.obs_meta.read().rows())
 
 
-def cohort(root, images, **options):
+def cohort(root: Path, images: list[tuple[Path, str]], **options: Any) -> None:
     RadiObject.from_niftis(root, images={"T1w": images}, **options)
 
 
-def create(root, folder):
+def create(root: Path, folder: Path) -> bool:
     cohort(root, pairs(folder / "in", ["a"]), obs_meta={"obs_subject_id": ["a"], "age": [1]})
 
 
-def append(root, folder):
+def append(root: Path, folder: Path) -> None:
     """Add a subject, and with it all the columns that a DICOM series has and a NIfTI file has not."""
     RadiObject(root).append(dicom_dirs=[(folder / "dicom", "c")], collection_name="T1w")
 
 
-def overwrite(root, folder):
+def overwrite(root: Path, folder: Path) -> None:
     cohort(root, [(folder / "in" / "000_T1w.nii", "b")], overwrite=True)  # the same file, another subject
 
 
-def add_column(root, _):
+def add_column(root: Path, _: Path) -> None:
     RadiObject(root).obs_meta.add_column("score", np.float64, [0.5])
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("change", [create, append, overwrite, add_column])
-def test_a_change_that_is_cut_short_anywhere(tmp_path, monkeypatch, change):
+def test_a_change_that_is_cut_short_anywhere_shows_the_old_store_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, Path], None]
+) -> None:
     configure(read=ReadConfig(max_workers=1))
     root = tmp_path / "r"
     series(tmp_path / "dicom", [(0, 0, z) for z in range(3)])
     if change is not create:
         create(root, tmp_path)
-    old = seen(root)
+    old = read_store(root)
     with monkeypatch.context() as patch:
         steps = Steps(root, tmp_path / "steps", patch)
         change(root, tmp_path)
-    new = seen(root)
+    new = read_store(root)
     assert new != old
     counts = {"old": 0, "new": 0}
     for state in steps.states():
-        found = seen(state)
+        found = read_store(state)
         assert found in (old, new)
         counts["new" if found == new else "old"] += 1
         if found == old:
             change(state, tmp_path)
-            assert seen(state) == new
+            assert read_store(state) == new
         RadiObject(state).repair()
-        assert seen(state) == new
+        assert read_store(state) == new
         assert RadiObject(state).repair(dry_run=True) == []
         assert not list(state.rglob(".gone-*"))
     assert counts["old"] > 3
@@ -169,7 +178,9 @@ def test_a_change_that_is_cut_short_anywhere(tmp_path, monkeypatch, change):
 
 
 @pytest.mark.parametrize("change", ["update", "set_obs_id", "consolidate"])
-def test_a_volume_whose_change_is_cut_short_anywhere(tmp_path, monkeypatch, change):
+def test_a_volume_whose_change_is_cut_short_anywhere_shows_old_or_new_voxels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     monkeypatch.setattr(recovery, "_ABANDONED_SECONDS", 0.05)
     data = np.arange(6 * 7 * 8, dtype=np.int16).reshape(6, 7, 8)
     volume = Volume.from_numpy(tmp_path / "v", data, obs_id="one")
@@ -179,7 +190,7 @@ def test_a_volume_whose_change_is_cut_short_anywhere(tmp_path, monkeypatch, chan
     if change == "update":
         changed[:3, :3, :3] = 7
 
-    def act(volume):
+    def act(volume: Volume) -> None:
         if change == "update":
             volume.update((0, 0, 0), changed[:3, :3, :3])
         elif change == "set_obs_id":
@@ -202,8 +213,10 @@ def test_a_volume_whose_change_is_cut_short_anywhere(tmp_path, monkeypatch, chan
         assert all(np.array_equal(found.sagittal(x), changed[x]) for x in range(6))
 
 
-def test_a_streaming_writer_that_is_cut_short_anywhere(tmp_path, monkeypatch):
-    def write(root):
+def test_a_streaming_writer_that_is_cut_short_anywhere_shows_nothing_or_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(root: Path) -> None:
         with StreamingWriter(root, name="seg") as writer:
             for subject in "ba":
                 image = np.full((5, 6, 7), code_of(subject, "seg"), np.int16)
@@ -224,7 +237,7 @@ def test_a_streaming_writer_that_is_cut_short_anywhere(tmp_path, monkeypatch):
         check_identity(VolumeCollection(state), "seg")
 
 
-def test_several_new_columns_are_all_kept(tmp_path):
+def test_several_new_columns_are_all_kept(tmp_path: Path) -> None:
     """Two schemas of one time stamp: which of them counts is decided by a random number."""
     series(tmp_path / "dicom", [(0, 0, z) for z in range(3)])
     RadiObject.from_dicoms(tmp_path / "d", [(tmp_path / "dicom", "c")], collection_name="T1w")
@@ -237,15 +250,17 @@ def test_several_new_columns_are_all_kept(tmp_path):
     assert {name: found[name] for name in row} == row
 
 
-def newest(folder):
+def newest(folder: Path) -> Path:
     """The file that was written last."""
     return max(folder.glob("__*"), key=lambda path: int(path.name.split("_")[2]))
 
 
-def test_a_reader_waits_for_a_writer_that_was_stopped_in_mid_file(tmp_path, monkeypatch):
+def test_a_reader_waits_for_a_writer_that_was_stopped_in_mid_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever holds the lock lives; its file is neither refused nor removed."""
     create(tmp_path / "r", tmp_path)
-    wanted = seen(tmp_path / "r")
+    wanted = read_store(tmp_path / "r")
     file = newest(tmp_path / "r" / "__meta")
     content = file.read_bytes()
     slept = []
@@ -253,7 +268,7 @@ def test_a_reader_waits_for_a_writer_that_was_stopped_in_mid_file(tmp_path, monk
     class Clock:
         monotonic = staticmethod(time.monotonic)
 
-        def sleep(self, seconds):
+        def sleep(self, seconds: float) -> None:
             slept.append(seconds)
             if len(slept) % 7 == 0:
                 file.write_bytes(content)
@@ -262,7 +277,7 @@ def test_a_reader_waits_for_a_writer_that_was_stopped_in_mid_file(tmp_path, monk
     with only_writer(str(tmp_path / "r"), Session.of(None)):
         for length in (0, HEADER, len(content) - 1):
             file.write_bytes(content[:length])
-            assert seen(tmp_path / "r") == wanted
+            assert read_store(tmp_path / "r") == wanted
         assert len(slept) == 21
         file.write_bytes(content[:HEADER])
         monkeypatch.setattr(snapshots, "_PATIENCE_SECONDS", 0)
@@ -271,7 +286,9 @@ def test_a_reader_waits_for_a_writer_that_was_stopped_in_mid_file(tmp_path, monk
     assert file.exists()
 
 
-def test_what_is_damaged_and_not_cut_short_is_told_at_once(tmp_path, monkeypatch):
+def test_what_is_damaged_and_not_cut_short_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create(tmp_path / "r", tmp_path)
     file = newest(tmp_path / "r" / "__meta")
     file.write_bytes(file.read_bytes()[:-8] + b"\xff" * 8)
@@ -282,7 +299,7 @@ def test_what_is_damaged_and_not_cut_short_is_told_at_once(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("gone", ["__fragments", "__commits", "a0.tdb"])
-def test_a_volume_whose_removal_was_cut_short_is_not_taken_over(tmp_path, gone):
+def test_a_volume_whose_removal_was_cut_short_is_not_taken_over(tmp_path: Path, gone: str) -> None:
     """It still says whose it is, but its voxels would read as fill values."""
     images = pairs(tmp_path / "in", ["b", "a", "bad"])
     good = images[2][0].read_bytes()
@@ -301,25 +318,25 @@ def test_a_volume_whose_removal_was_cut_short_is_not_taken_over(tmp_path, gone):
 class Add:
     """A transform; what it adds is not in its name."""
 
-    def __init__(self, amount):
+    def __init__(self, amount: int | None) -> None:
         self.amount = amount
 
-    def __call__(self, image):
+    def __call__(self, image: Any) -> Any:
         if self.amount is None:
             raise FormatError("bad_tile", None, "on purpose")
         return image + self.amount
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "Add()"
 
 
-def test_volumes_of_another_transform_are_not_taken_over(tmp_path):
+def test_volumes_of_another_transform_are_not_taken_over(tmp_path: Path) -> None:
     cohort(tmp_path / "r", pairs(tmp_path / "in", ["b", "a"]))
     found = RadiObject(tmp_path / "r").T1w
     adds = {"a": Add(1), "b": Add(None)}
 
     class Some(Add):
-        def __call__(self, image, row):
+        def __call__(self, image: Any, row: dict[str, Any]) -> Any:
             return adds[row["obs_subject_id"]](image)
 
     with pytest.raises(IngestError):
@@ -330,7 +347,9 @@ def test_volumes_of_another_transform_are_not_taken_over(tmp_path):
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_a_commit_counts_whatever_the_clock_says(tmp_path, monkeypatch, ahead):
+def test_a_commit_counts_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
     """A clock that was set back, or another machine's: a later commit must not come before an earlier one."""
     create(tmp_path / "r", tmp_path)
 
@@ -338,7 +357,7 @@ def test_a_commit_counts_whatever_the_clock_says(tmp_path, monkeypatch, ahead):
         monotonic = staticmethod(time.monotonic)
         sleep = staticmethod(time.sleep)
 
-        def time_ns(self):
+        def time_ns(self) -> int:
             return time.time_ns() + (3600 if ahead else -3600) * 10**9
 
     with monkeypatch.context() as patch:

@@ -1,5 +1,7 @@
 """Ingest and append: all or nothing, one writer, resumable, whatever kills them."""
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import os
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,7 +36,7 @@ from voxtier.volumes.tiledb.session import Session
 
 
 @pytest.mark.parametrize("bad", [0, 2, 4])
-def test_a_bad_file_first_mid_or_last_refuses_all_and_a_retry_works(tmp_path, bad):
+def test_a_bad_file_first_mid_or_last_refuses_all_and_a_retry_works(tmp_path: Path, bad: int) -> None:
     images = pairs(tmp_path / "in", ["e", "d", "c", "b", "a"])
     good = images[bad][0].read_bytes()
     images[bad][0].write_bytes(good[:-20])
@@ -52,7 +55,9 @@ def test_a_bad_file_first_mid_or_last_refuses_all_and_a_retry_works(tmp_path, ba
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_root_whose_maker_was_killed_at_once_is_taken_over(tmp_path, torn, overwrite):
+def test_a_root_whose_maker_was_killed_at_once_is_taken_over(
+    tmp_path: Path, torn: bool, overwrite: bool
+) -> None:
     images = pairs(tmp_path / "in", ["b", "a"])
     tiledb.Group.create(str(tmp_path / "r"))
     if torn:
@@ -62,7 +67,7 @@ def test_a_root_whose_maker_was_killed_at_once_is_taken_over(tmp_path, torn, ove
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_somebody_else_made_is_not_written_into(tmp_path, overwrite):
+def test_what_somebody_else_made_is_not_written_into(tmp_path: Path, overwrite: bool) -> None:
     images = pairs(tmp_path / "in", ["b", "a"])
     for name in ("named", "filled", "array"):
         root = str(tmp_path / name)
@@ -83,7 +88,7 @@ def test_what_somebody_else_made_is_not_written_into(tmp_path, overwrite):
         assert sorted(tmp_path.joinpath(name).rglob("*")) == before
 
 
-def test_bad_append_leaves_the_store_as_it_was(tmp_path):
+def test_bad_append_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
     images = pairs(tmp_path / "more", ["d", "c"])
     images[0][0].write_bytes(b"nothing")
@@ -102,7 +107,7 @@ def test_bad_append_leaves_the_store_as_it_was(tmp_path):
     check_identity(RadiObject(tmp_path / "r").T1w)
 
 
-def test_overwrite_replaces_once_complete(tmp_path):
+def test_overwrite_replaces_once_complete(tmp_path: Path) -> None:
     old = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
     broken = pairs(tmp_path / "broken", ["x"])
     broken[0][0].write_bytes(b"x")
@@ -118,7 +123,7 @@ def test_overwrite_replaces_once_complete(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("r")] == ["r"]
 
 
-def test_finished_arrays_are_taken_over(tmp_path, monkeypatch):
+def test_finished_arrays_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from voxtier.volumes.store import ingest
 
     images = pairs(tmp_path / "in", ["c", "b", "a"])
@@ -135,7 +140,7 @@ def test_finished_arrays_are_taken_over(tmp_path, monkeypatch):
     assert written == ["a"]
 
 
-def test_a_changed_file_is_not_taken_over(tmp_path):
+def test_a_changed_file_is_not_taken_over(tmp_path: Path) -> None:
     images = pairs(tmp_path / "in", ["b", "a"])
     images[1][0].write_bytes(b"bad")
     with pytest.raises(IngestError):
@@ -163,18 +168,18 @@ print("done", flush=True)
 
 
 @pytest.mark.parametrize("mode", ["create", "append"])
-def test_sigkill_at_any_point_shows_nothing_or_everything(tmp_path, mode):
+def test_sigkill_at_any_point_shows_nothing_or_everything(tmp_path: Path, mode: str) -> None:
     """Points spread over the whole run; more of them in the soak below."""
-    kill_points(tmp_path, mode, 6)
+    kill_at_points(tmp_path, mode, 6)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", ["create", "append"])
-def test_sigkill_at_a_hundred_points(tmp_path, mode):
-    kill_points(tmp_path, mode, 100)
+def test_sigkill_at_a_hundred_points(tmp_path: Path, mode: str) -> None:
+    kill_at_points(tmp_path, mode, 100)
 
 
-def kill_points(tmp_path, mode, count):
+def kill_at_points(tmp_path: Path, mode: str, count: int) -> None:
     everyone = list("hgfedcba")
     pairs(tmp_path / "in", everyone)
     images = [(tmp_path / "in" / f"{n:03d}_T1w.nii", s) for n, s in enumerate(everyone)]
@@ -217,13 +222,13 @@ def kill_points(tmp_path, mode, count):
         assert len(RadiObject(root / "r").collection("copy")) == 8
 
 
-def append_some(root, folder, first):
+def append_some(root: Path, folder: Path, first: int) -> None:
     radi = RadiObject(root)
     for number in range(first, first + 3):
         radi.append(images={"T1w": [(folder / f"{number:03d}_T1w.nii", f"s{number}")]})
 
 
-def test_four_processes_append(tmp_path):
+def test_four_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
     subjects = [f"s{n}" for n in range(13)]
     images = pairs(tmp_path / "in", subjects)
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images[12:]})
@@ -242,7 +247,7 @@ def test_four_processes_append(tmp_path):
     check_identity(radi.T1w)
 
 
-def test_a_second_writer_is_told_who_writes(tmp_path):
+def test_a_second_writer_is_told_who_writes(tmp_path: Path) -> None:
     session = Session.of(None)
     with (  # noqa: SIM117
         only_writer(str(tmp_path / "r"), session),
@@ -252,7 +257,7 @@ def test_a_second_writer_is_told_who_writes(tmp_path):
             pass
 
 
-def test_a_reader_keeps_its_snapshot_while_others_write(tmp_path):
+def test_a_reader_keeps_its_snapshot_while_others_write(tmp_path: Path) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
     reader = RadiObject(tmp_path / "r")
     radi.append(images={"T1w": pairs(tmp_path / "more", ["0"]), "T2w": pairs(tmp_path / "t2", ["a"], "T2w")})
@@ -264,7 +269,7 @@ def test_a_reader_keeps_its_snapshot_while_others_write(tmp_path):
     assert (list(reader), reader.collection_names) == (["0", "a", "b"], ("T1w", "T2w"))
 
 
-def test_obs_meta_must_name_every_subject(tmp_path):
+def test_obs_meta_must_name_every_subject(tmp_path: Path) -> None:
     images = {"T1w": pairs(tmp_path / "in", ["b", "a"])}
     with pytest.raises(ConfigError, match="no row for b"):
         RadiObject.from_niftis(tmp_path / "r", images=images, obs_meta={"obs_subject_id": ["a"], "age": [3]})
@@ -282,7 +287,7 @@ def test_obs_meta_must_name_every_subject(tmp_path):
     assert list(RadiObject(tmp_path / "r").filter("site == 'y'")) == ["b"]
 
 
-def test_misaligned_collections_are_refused_on_request(tmp_path):
+def test_misaligned_collections_are_refused_on_request(tmp_path: Path) -> None:
     images = {"T1w": pairs(tmp_path / "a", ["a", "b"]), "T2w": pairs(tmp_path / "b", ["a"], "T2w")}
     with pytest.raises(ConfigError, match="'T2w' lacks the subjects b"):
         RadiObject.from_niftis(tmp_path / "r", images=images, validate_alignment=True)
@@ -291,7 +296,7 @@ def test_misaligned_collections_are_refused_on_request(tmp_path):
 @pytest.mark.skipif(
     os.geteuid() == 0 and not Path("/proc/self/status").exists(), reason="needs a way to lose root"
 )
-def test_a_read_only_folder(tmp_path):
+def test_a_read_only_folder_is_a_source_error(tmp_path: Path) -> None:
     image = pairs(tmp_path / "in", ["a"])
     target = tmp_path / "locked"
     target.mkdir()
@@ -313,7 +318,7 @@ def test_a_read_only_folder(tmp_path):
     assert done.stdout.strip() in ("SourceError", "PermissionError")
 
 
-def test_a_full_disk_in_mid_ingest(tmp_path):
+def test_a_full_disk_in_mid_ingest_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     """A limit on file sizes makes every larger write fail, as a full disk does."""
     pairs(tmp_path / "in", ["a"])
     nib.save(
@@ -339,7 +344,7 @@ def test_a_full_disk_in_mid_ingest(tmp_path):
     assert list(RadiObject(tmp_path / "r")) == ["a"]
 
 
-def test_streaming_writer(tmp_path):
+def test_a_streaming_writer_shows_its_volumes_when_it_closes(tmp_path: Path) -> None:
     with StreamingWriter(tmp_path / "c", shape=(3, 4, 5), name="masks") as writer:
         for subject in ("z", "a", "m"):
             writer.write_volume(
@@ -361,7 +366,7 @@ def test_streaming_writer(tmp_path):
         VolumeCollection(tmp_path / "d")
 
 
-def test_materialize_with_a_transform_holds_a_volume_or_two(tmp_path):
+def test_materialize_with_a_transform_holds_a_volume_or_two(tmp_path: Path) -> None:
     import tracemalloc
 
     images = pairs(tmp_path / "in", [f"s{n}" for n in range(12)], shape=(40, 40, 40))
@@ -382,7 +387,7 @@ def test_materialize_with_a_transform_holds_a_volume_or_two(tmp_path):
     assert [len(b.obs_ids) for b in found.lazy().iter_batches(5)] == [5, 5, 2]
 
 
-def test_rows_are_json_and_errors_pickle(tmp_path):
+def test_rows_are_json_and_errors_pickle(tmp_path: Path) -> None:
     import pickle
 
     error = pickle.loads(pickle.dumps(IngestError([("a", "b")])))
@@ -399,7 +404,7 @@ def test_rows_are_json_and_errors_pickle(tmp_path):
         VolumeCollection.from_niftis(tmp_path / "e", [(tmp_path / "missing.nii", "a")])
 
 
-def test_metadata_that_a_killed_writer_left_empty(tmp_path):
+def test_metadata_that_a_killed_writer_left_empty_is_removed_by_the_next(tmp_path: Path) -> None:
     """TileDB creates a metadata file and then fills it; found by the kill test above."""
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
     for place in ("__meta", "collections/__meta", "collections/T1w/__meta"):
@@ -411,7 +416,7 @@ def test_metadata_that_a_killed_writer_left_empty(tmp_path):
     assert len(radi) == 3
 
 
-def test_repair_of_a_collection_that_stands_alone(tmp_path):
+def test_repair_of_a_collection_that_stands_alone(tmp_path: Path) -> None:
     found = VolumeCollection.from_niftis(tmp_path / "c", pairs(tmp_path / "in", ["b", "a"]))
     broken = pairs(tmp_path / "more", ["d", "c"])
     broken[0][0].write_bytes(b"nothing")
@@ -431,14 +436,14 @@ def test_repair_of_a_collection_that_stands_alone(tmp_path):
 
 
 @pytest.fixture
-def waits(monkeypatch):
+def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once a writer has found the lock in another's hands."""
     found = threading.Event()
 
     class Clock:
         monotonic = staticmethod(time.monotonic)
 
-        def sleep(self, seconds):
+        def sleep(self, seconds: float) -> None:
             found.set()
             time.sleep(seconds)
 
@@ -446,7 +451,9 @@ def waits(monkeypatch):
     return found
 
 
-def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_path, waits):
+def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(
+    tmp_path: Path, waits: threading.Event
+) -> None:
     """The lock file that it waited for went away with the old store."""
     RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     RadiObject.from_niftis(tmp_path / "new", images={"T1w": pairs(tmp_path / "in2", ["b"])})
@@ -462,7 +469,9 @@ def test_a_writer_that_waited_for_a_replacement_writes_into_the_new_store(tmp_pa
     check_identity(RadiObject(tmp_path / "r").T1w)
 
 
-def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path, waits):
+def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(
+    tmp_path: Path, waits: threading.Event
+) -> None:
     old = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     new, more = pairs(tmp_path / "in2", ["b"]), pairs(tmp_path / "in3", ["c"])
     writer = threading.Thread(target=lambda: old.append(images={"T1w": more}))
@@ -477,21 +486,23 @@ def test_a_writer_that_waited_for_an_overwrite_adds_to_the_new_store(tmp_path, w
 
 
 @pytest.mark.parametrize("where", ["before the commit", "after it"])
-def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(tmp_path, monkeypatch, where):
+def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     """Whatever it left behind hides nothing, shows nothing, and goes with the next overwrite."""
     root, images = tmp_path / "r", {"T1w": pairs(tmp_path / "in", ["b", "a"])}
     RadiObject.from_niftis(root, images=images, obs_meta={"obs_subject_id": ["a", "b"], "age": [1, 2]})
     other = {"T1w": pairs(tmp_path / "two", ["q"]), "T2w": pairs(tmp_path / "two", ["q"], "T2w")}
     original = append.add_subjects
 
-    def dies(*arguments):
+    def die(*arguments: Any) -> None:
         if where == "before the commit":
             original(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            *((append, "add_subjects") if where == "before the commit" else (Change, "remove")), dies
+            *((append, "add_subjects") if where == "before the commit" else (Change, "remove")), die
         )
         with pytest.raises(KeyboardInterrupt):
             RadiObject.from_niftis(root, images=other, overwrite=True)
@@ -517,7 +528,7 @@ def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(tmp_path, mo
     assert (len(visible), len(list(root.glob("obs_meta*")))) == (1, 1)
 
 
-def test_overwrite_of_what_voxtier_did_not_write_is_refused(tmp_path):
+def test_overwrite_of_what_voxtier_did_not_write_is_refused(tmp_path: Path) -> None:
     images = {"T1w": pairs(tmp_path / "in", ["a"])}
     Volume.from_numpy(tmp_path / "v", np.zeros((3, 3, 3), np.int16))
     VolumeCollection.from_niftis(tmp_path / "c", images["T1w"])
@@ -531,7 +542,7 @@ def test_overwrite_of_what_voxtier_did_not_write_is_refused(tmp_path):
     assert VolumeCollection(tmp_path / "c").obs_subject_ids == ["a"]
 
 
-def test_a_new_collection_takes_no_folder_of_a_renamed_one(tmp_path):
+def test_a_new_collection_takes_no_folder_of_a_renamed_one(tmp_path: Path) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     radi.rename_collection("T1w", "before")
     radi.append(images={"T1w": pairs(tmp_path / "two", ["b"])})
@@ -540,7 +551,7 @@ def test_a_new_collection_takes_no_folder_of_a_renamed_one(tmp_path):
     assert radi.repair(dry_run=True) == []
 
 
-def test_a_subject_whose_only_image_was_refused_is_not_added(tmp_path):
+def test_a_subject_whose_only_image_was_refused_is_not_added(tmp_path: Path) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     more = pairs(tmp_path / "more", ["c", "b"])
     more[0][0].write_bytes(b"nothing")

@@ -1,15 +1,22 @@
 """The same stores on a real S3 server: reads, requests, credentials, locks, a cut ingest."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from volumes.store.s3_server import Server
 
 pytest.importorskip("obstore")
 
 from volumes.checks import check_identity
 from volumes.images import pairs
-from volumes.store.s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, started
+from volumes.store.s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, start_server
 from voxtier.errors import BackendError, NotFoundError, VoxtierError
 from voxtier.volumes import (
     CompressionConfig,
@@ -29,8 +36,8 @@ from voxtier.volumes.tiledb.session import Session, measure_bytes
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    running = started(tmp_path_factory.mktemp("weed"), "vox")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start_server(tmp_path_factory.mktemp("weed"), "vox")
     try:
         yield running
     finally:
@@ -38,7 +45,7 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def reachable(server, monkeypatch):
+def reachable(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     configure(
@@ -54,11 +61,11 @@ def reachable(server, monkeypatch):
     server.proxy.deny()
 
 
-def gets(server):
+def get_requests(server: Server) -> list[bytes]:
     return [line for line in server.proxy.requests if line.startswith(b"GET")]
 
 
-def test_one_request_a_warm_read(server):
+def test_a_warm_read_is_one_request(server: Server) -> None:
     data = np.random.default_rng(0).integers(0, 999, (60, 60, 40)).astype(np.int16)
     volume = Volume.from_numpy("s3://vox/one", data)
     assert not volume._array.is_direct
@@ -66,10 +73,10 @@ def test_one_request_a_warm_read(server):
     for key in ((slice(None), slice(None), 35), (slice(None), slice(None), slice(None))):
         server.proxy.forget()
         assert np.array_equal(volume[key], data[key])
-        assert len(server.proxy.requests) == len(gets(server)) <= 1  # 0: TileDB had read it ahead
+        assert len(server.proxy.requests) == len(get_requests(server)) <= 1  # 0: TileDB had read it ahead
 
 
-def test_a_cohort_on_s3(server, tmp_path):
+def test_a_cohort_on_s3_is_invisible_until_complete_and_grows(server: Server, tmp_path: Path) -> None:
     images = {"T1w": pairs(tmp_path / "in", ["z", "m", "a"])}
     broken = pairs(tmp_path / "bad", ["q"])
     broken[0][0].write_bytes(b"x")
@@ -84,7 +91,9 @@ def test_a_cohort_on_s3(server, tmp_path):
     assert len(RadiObject("s3://vox/cohort")) == 4
 
 
-def test_an_overwrite_on_s3_shows_the_old_store_or_the_new_one(server, tmp_path, monkeypatch):
+def test_an_overwrite_on_s3_shows_the_old_store_or_the_new_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where, images = "s3://vox/overwritten", {"T1w": pairs(tmp_path / "in", ["b", "a"])}
     old = RadiObject.from_niftis(where, images=images)
     other = {"T1w": pairs(tmp_path / "two", ["q"])}
@@ -104,7 +113,7 @@ def test_an_overwrite_on_s3_shows_the_old_store_or_the_new_one(server, tmp_path,
         len(old.T1w)
 
 
-def test_updates_and_consolidation(server):
+def test_updates_and_consolidation_on_s3_keep_the_voxels(server: Server) -> None:
     data = np.zeros((20, 20, 20), np.int16)
     volume = Volume.from_numpy("s3://vox/update", data)
     for step in range(3):
@@ -116,7 +125,7 @@ def test_updates_and_consolidation(server):
     assert len([f for f in volume.fragments() if not f.to_vacuum]) == 1
 
 
-def test_a_wrong_secret_is_told_soon_and_not_shown(server, monkeypatch):
+def test_a_wrong_secret_is_told_soon_and_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     Volume.from_numpy("s3://vox/secret", np.zeros((3, 3, 3), np.int16))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-1234")
     server.proxy.forget()
@@ -128,7 +137,7 @@ def test_a_wrong_secret_is_told_soon_and_not_shown(server, monkeypatch):
     assert Volume("s3://vox/secret").to_numpy().shape == (3, 3, 3)
 
 
-def test_one_writer_at_a_time(server):
+def test_a_second_writer_on_s3_is_refused_while_the_first_writes(server: Server) -> None:
     session = Session.of(None)
     with only_writer("s3://vox/locked", session):  # noqa: SIM117
         with (
@@ -140,7 +149,7 @@ def test_one_writer_at_a_time(server):
         pass
 
 
-def test_eight_threads(server):
+def test_eight_threads_read_the_right_planes_from_s3(server: Server) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     data = np.random.default_rng(0).integers(0, 999, (30, 30, 30)).astype(np.int16)
@@ -150,7 +159,7 @@ def test_eight_threads(server):
             assert np.array_equal(plane, data[:, :, z])
 
 
-def test_the_notebook_on_s3(server, tmp_path):
+def test_the_notebook_runs_on_s3(server: Server, tmp_path: Path) -> None:
     names = ("T2w", "T1gd", "T1w", "FLAIR")
     images = {name: pairs(tmp_path / name, ["s3", "s1", "s2"], name, shape=(24, 24, 15)) for name in names}
     RadiObject.from_niftis("s3://vox/brats", images=images)
@@ -165,7 +174,7 @@ def test_the_notebook_on_s3(server, tmp_path):
         assert np.array_equal(volume.sagittal(9), data[9])
 
 
-def test_replicas_on_s3(server):
+def test_replicas_on_s3_answer_planes_and_follow_updates(server: Server) -> None:
     configure(tile=TileConfig("axial", replicas=["sagittal"]))
     data = np.random.default_rng(0).integers(0, 999, (30, 20, 10)).astype(np.int16)
     volume = Volume.from_numpy("s3://vox/replicas", data)
@@ -173,7 +182,7 @@ def test_replicas_on_s3(server):
     assert np.array_equal(volume.sagittal(3), data[3])
     server.proxy.forget()
     assert np.array_equal(volume.sagittal(17), data[17])
-    assert all(b"replica-sagittal" in line for line in gets(server))
+    assert all(b"replica-sagittal" in line for line in get_requests(server))
     assert len(server.proxy.requests) <= 1
     volume.update((0, 0, 0), np.full((4, 4, 4), 7, np.int16))
     data[:4, :4, :4] = 7
@@ -181,13 +190,13 @@ def test_replicas_on_s3(server):
     assert np.array_equal(volume.sagittal(0), data[0])
 
 
-def change_s3(**changes):
+def change_s3(**changes: Any) -> None:
     from dataclasses import replace
 
     configure(s3=replace(get_config().s3, **changes))
 
 
-def test_anonymous_reads_of_a_public_bucket(server, monkeypatch):
+def test_anonymous_reads_of_a_public_bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server._make_bucket("public")
     data = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     Volume.from_numpy("s3://public/v", data)
@@ -204,7 +213,7 @@ def test_anonymous_reads_of_a_public_bucket(server, monkeypatch):
         Volume.from_numpy("s3://public/written", data)
 
 
-def test_part_size_and_region_are_those_of_the_options(server):
+def test_part_size_and_region_are_those_of_the_options(server: Server) -> None:
     data = np.random.default_rng(0).integers(0, 2**15, (400, 400, 80)).astype(np.int16)  # 25.6 MB
     counts = {}
     for size in (5, 10):
@@ -219,7 +228,7 @@ def test_part_size_and_region_are_those_of_the_options(server):
     assert np.array_equal(Volume("s3://vox/parts5").axial(71), data[:, :, 71])
 
 
-def test_a_busy_server_is_asked_again_but_not_for_ever(server, tmp_path):
+def test_a_busy_server_is_asked_again_but_not_for_ever(server: Server, tmp_path: Path) -> None:
     data = np.random.default_rng(0).integers(0, 999, (20, 20, 10)).astype(np.int16)
     server.proxy.fail(3)
     volume = Volume.from_numpy("s3://vox/busy", data)
@@ -244,7 +253,9 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(server, tmp_path):
     assert set(RadiObject("s3://vox/busy-cohort")) == {"a", "b", "c"}
 
 
-def test_credentials_that_expire_are_replaced_by_their_successors(server, monkeypatch, tmp_path):
+def test_credentials_that_expire_are_replaced_by_their_successors(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     data = np.random.default_rng(0).integers(0, 999, (60, 60, 40)).astype(np.int16)
     volume = Volume.from_numpy("s3://vox/expiring", data)
     radi = RadiObject.from_niftis(
@@ -261,7 +272,9 @@ def test_credentials_that_expire_are_replaced_by_their_successors(server, monkey
     check_identity(radi.T1w)
 
 
-def test_credentials_from_a_profile(server, monkeypatch, tmp_path):
+def test_credentials_from_a_profile_sign_the_requests(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     data = np.zeros((3, 3, 3), np.int16)
     Volume.from_numpy("s3://vox/profile", data)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -275,14 +288,14 @@ def test_credentials_from_a_profile(server, monkeypatch, tmp_path):
     assert all(NEXT_KEY.encode() in line for line in server.proxy.requests)
 
 
-def test_a_dead_writers_lock_is_taken_over_by_one(server, monkeypatch):
+def test_a_dead_writers_lock_is_taken_over_by_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve writers at an expired lock, again and again: never two inside."""
     from concurrent.futures import ThreadPoolExecutor
 
     session = Session.of(None)
     inside, most, done = [], [], []
 
-    def write(number):
+    def write(number: int) -> None:
         with only_writer("s3://vox/contended", session, timeout=250) as confirm:
             inside.append(number)
             most.append(len(inside))
@@ -305,7 +318,7 @@ def test_a_dead_writers_lock_is_taken_over_by_one(server, monkeypatch):
     assert len(done) == 36
 
 
-def test_a_take_over_that_comes_second_fails(server):
+def test_a_take_over_that_comes_second_fails(server: Server) -> None:
     """Both saw the lock expired; the slower one must not remove the quicker one's."""
     session = Session.of(None)
     dead, quick, slow = (RemoteLock("s3://vox/second", session) for _ in range(3))
@@ -319,7 +332,7 @@ def test_a_take_over_that_comes_second_fails(server):
         slow.acquire(0.2)
 
 
-def test_a_lock_is_renewed_while_a_writer_works(server, monkeypatch):
+def test_a_lock_is_renewed_while_a_writer_works(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_lock, "_RENEWAL", 0.05)
     session = Session.of(None)
     other = RemoteLock("s3://vox/renewed", session)
@@ -336,7 +349,7 @@ def test_a_lock_is_renewed_while_a_writer_works(server, monkeypatch):
         confirm()
 
 
-def test_a_change_whose_lock_was_lost_stays_invisible(server, tmp_path):
+def test_a_change_whose_lock_was_lost_stays_invisible(server: Server, tmp_path: Path) -> None:
     radi = RadiObject.from_niftis("s3://vox/lost", images={"T1w": pairs(tmp_path / "in", ["a"])})
     session = Session.of(None)
     thief = RemoteLock("s3://vox/lost", session)

@@ -1,7 +1,10 @@
 """The direct reader against TileDB's own, over everything that it claims to read; and hostile bytes."""
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from voxtier.volumes.tiledb.session import Session
 SHAPES = [(37, 70, 65), (5, 4, 3), (20, 9, 33, 4), (1, 1, 1)]
 
 
-def through_tiledb(uri, monkeypatch):
+def through_tiledb(uri: Path | str, monkeypatch: pytest.MonkeyPatch) -> arrays.VoxelArray:
     monkeypatch.setenv("VOXTIER_DIRECT", "0")
     array = arrays.VoxelArray(str(uri), Session.of(None))
     monkeypatch.delenv("VOXTIER_DIRECT")
@@ -27,14 +30,19 @@ def through_tiledb(uri, monkeypatch):
 
 @pytest.mark.parametrize("algorithm", ["zstd", "lz4", "gzip", "none"])
 @pytest.mark.parametrize("orientation", ["axial", "sagittal", "coronal", "isotropic"])
-def test_same_cells_as_tiledb(tmp_path, monkeypatch, algorithm, orientation):
+def test_direct_reads_give_the_cells_of_tiledb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, orientation: str
+) -> None:
     rng = np.random.default_rng(0)
     for dtype in ("u1", "i2", "u4", "f4", "f8"):
         for shape in SHAPES:
             configure(
-                tile=TileConfig(orientation, y=rng.choice([None, 7])), compression=CompressionConfig(algorithm),  # noqa: E501
-                io=ReadConfig(concurrency=int(rng.choice([1, 3])), tile_cache_size_mb=int(rng.choice([0, 10]))),  # noqa: E501
-            )  # fmt: skip
+                tile=TileConfig(orientation, y=rng.choice([None, 7])),
+                compression=CompressionConfig(algorithm),
+                io=ReadConfig(
+                    concurrency=int(rng.choice([1, 3])), tile_cache_size_mb=int(rng.choice([0, 10]))
+                ),
+            )
             uri = tmp_path / "v"
             data = (rng.normal(size=shape) * 60).astype(dtype)
             data[:, shape[1] // 3 :, shape[2] // 2 :] = data[0, 0, 0]  # background, whole tiles of it
@@ -54,14 +62,16 @@ def test_same_cells_as_tiledb(tmp_path, monkeypatch, algorithm, orientation):
             shutil.rmtree(uri)
 
 
-def make(tmp_path, shape=(40, 40, 40), **tile) -> tuple[Volume, np.ndarray]:
+def make(tmp_path: Path, shape: tuple[int, ...] = (40, 40, 40), **tile: Any) -> tuple[Volume, np.ndarray]:
     configure(tile=TileConfig("isotropic", 16, 16, 16), **tile)
     data = np.random.default_rng(1).integers(0, 500, shape).astype(np.int16)
     return Volume.from_numpy(tmp_path / "v", data), data
 
 
 @pytest.mark.parametrize(("asked", "cut"), [(0, 2 * 32 * 32 * 70), (1 << 10, 64 << 10), (1 << 20, 64 << 10)])
-def test_chunks_of_another_size_that_somebody_asked_for(tmp_path, monkeypatch, asked, cut):
+def test_chunks_of_another_size_that_somebody_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, cut: int
+) -> None:
     shape, extents = (70, 64, 33), (70, 32, 32)
     data = np.random.default_rng(1).integers(0, 900, shape).astype(np.int16)
     dims = [
@@ -85,7 +95,7 @@ def test_chunks_of_another_size_that_somebody_asked_for(tmp_path, monkeypatch, a
         assert np.array_equal(ours.read(region), oracle.read(region))
 
 
-def test_a_rewrite_never_serves_old_voxels(tmp_path):
+def test_a_rewrite_never_serves_old_voxels(tmp_path: Path) -> None:
     volume, data = make(tmp_path)
     for round_ in range(8):
         assert np.array_equal(volume.axial(3), data[:, :, 3])
@@ -99,7 +109,7 @@ def test_a_rewrite_never_serves_old_voxels(tmp_path):
         assert np.array_equal(volume[:, :, 3], data[:, :, 3])
 
 
-def test_another_volume_in_the_same_place(tmp_path):
+def test_another_volume_in_the_same_place_is_noticed(tmp_path: Path) -> None:
     volume, _ = make(tmp_path)
     volume.axial(0)
     shutil.rmtree(volume.uri)
@@ -108,7 +118,7 @@ def test_another_volume_in_the_same_place(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["delete", "partial", "foreign_filter", "delta", "column_major"])
-def test_what_it_does_not_know_goes_through_tiledb(tmp_path, change):
+def test_arrays_of_another_form_go_through_tiledb(tmp_path: Path, change: str) -> None:
     uri = str(tmp_path / "v")
     filters = {
         "foreign_filter": [tiledb.BitShuffleFilter()],
@@ -136,17 +146,19 @@ def test_what_it_does_not_know_goes_through_tiledb(tmp_path, change):
         assert np.array_equal(volume[:5, :5, :5], data[:5, :5, :5].transpose())
 
 
-def tile_file(volume) -> Path:
+def tile_file(volume: Volume) -> Path:
     (path,) = Path(volume.uri).glob("__fragments/*/a0.tdb")
     return path
 
 
-def open_core(path, shape=(40, 40, 40), filters=("byteshuffle", "zstd")):
+def open_core(
+    path: Path, shape: tuple[int, ...] = (40, 40, 40), filters: tuple[str, ...] = ("byteshuffle", "zstd")
+) -> _core.TileFile:
     return _core.TileFile(path, list(shape), [16] * 3, 2, list(filters))
 
 
 @pytest.mark.parametrize("algorithm", ["zstd", "lz4", "gzip", "none"])
-def test_hostile_bytes_are_refused_or_harmless(tmp_path, algorithm):
+def test_hostile_bytes_are_refused_or_harmless(tmp_path: Path, algorithm: str) -> None:
     volume, data = make(tmp_path, (33, 20, 17), compression=CompressionConfig(algorithm))
     good = tile_file(volume).read_bytes()
     filters = [direct.FILTERS[name] for name in volume._array.layout.filters]
@@ -182,7 +194,7 @@ def test_hostile_bytes_are_refused_or_harmless(tmp_path, algorithm):
     assert data.shape == volume.shape
 
 
-def test_lies_about_sizes_allocate_nothing(tmp_path):
+def test_lies_about_sizes_allocate_nothing(tmp_path: Path) -> None:
     volume, _ = make(tmp_path)
     path = tile_file(volume)
     for shape in ([2**40, 1, 1], [2**31] * 3, [2**62] * 3):
@@ -206,7 +218,7 @@ def test_lies_about_sizes_allocate_nothing(tmp_path):
         tiles.read([(0, 1, 1)] * 3, np.zeros(3, np.uint8))
 
 
-def test_a_truncated_fragment_is_left_to_tiledb_which_refuses_it(tmp_path):
+def test_a_truncated_fragment_is_left_to_tiledb_which_refuses_it(tmp_path: Path) -> None:
     volume, _ = make(tmp_path)
     path = tile_file(volume)
     path.write_bytes(path.read_bytes()[:-10])
@@ -215,7 +227,7 @@ def test_a_truncated_fragment_is_left_to_tiledb_which_refuses_it(tmp_path):
         volume.to_numpy()
 
 
-def test_counters_are_true(tmp_path):
+def test_counters_tell_hits_misses_and_bytes(tmp_path: Path) -> None:
     volume, data = make(tmp_path)
     configure(io=ReadConfig(concurrency=1))
     volume = Volume(volume.uri)
@@ -229,7 +241,7 @@ def test_counters_are_true(tmp_path):
     assert cache_stats()["bytes_decoded"] == 8 * 16**3 * 2
 
 
-def test_many_threads_read_the_same_chunks(tmp_path):
+def test_many_threads_that_read_the_same_chunks_decode_each_once(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     volume, data = make(tmp_path, (96, 96, 96))

@@ -1,16 +1,20 @@
 """Updates, consolidation and vacuum: values compared in every order, while others read."""
 
+from __future__ import annotations
+
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiledb
+from numpy.typing import NDArray
 
 from voxtier.volumes import TileConfig, Volume, configure
 from voxtier.volumes.tiledb.format import direct
 
 
-def updated(tmp_path, name="v"):
+def make_updated(tmp_path: Path, name: str = "v") -> tuple[Volume, NDArray[np.int16]]:
     configure(tile=TileConfig("axial"))
     data = np.zeros((12, 10, 8), np.int16)
     volume = Volume.from_numpy(tmp_path / name, data)
@@ -20,8 +24,8 @@ def updated(tmp_path, name="v"):
     return volume, data
 
 
-def test_consolidation_leaves_one_fragment_and_the_same_voxels(tmp_path):
-    volume, data = updated(tmp_path)
+def test_consolidation_leaves_one_fragment_and_the_same_voxels(tmp_path: Path) -> None:
+    volume, data = make_updated(tmp_path)
     assert len(volume.fragments()) == 9
     reader = Volume(volume.uri)
     assert np.array_equal(reader.to_numpy(), data)
@@ -34,8 +38,10 @@ def test_consolidation_leaves_one_fragment_and_the_same_voxels(tmp_path):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["fragments", "fragment_meta", "commits"])))
-def test_other_tools_orders_are_readable_too(tmp_path, order):
-    volume, data = updated(tmp_path)
+def test_every_order_of_consolidation_keeps_the_voxels_readable(
+    tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    volume, data = make_updated(tmp_path)
     for mode in order:
         config = tiledb.Config({"sm.consolidation.mode": mode, "sm.vacuum.mode": mode})
         tiledb.consolidate(volume.uri, config=config)
@@ -47,11 +53,11 @@ def test_other_tools_orders_are_readable_too(tmp_path, order):
     assert np.array_equal(volume.to_numpy(), data)
 
 
-def test_bulk_write_is_one_fragment(tmp_path):
+def test_bulk_write_is_one_fragment(tmp_path: Path) -> None:
     assert len(Volume.from_numpy(tmp_path / "v", np.zeros((30, 30, 30))).fragments()) == 1
 
 
-def test_a_consolidated_commit_counts_only_when_it_lists_the_one_fragment(tmp_path):
+def test_a_consolidated_commit_counts_only_when_it_lists_the_one_fragment(tmp_path: Path) -> None:
     data = np.arange(12 * 10 * 8, dtype=np.int16).reshape(12, 10, 8)
     volume = Volume.from_numpy(tmp_path / "v", data)
     config = tiledb.Config({"sm.consolidation.mode": "commits", "sm.vacuum.mode": "commits"})

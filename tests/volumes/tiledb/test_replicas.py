@@ -1,12 +1,18 @@
 """Volumes in several tilings: the cheapest answers, and only while it holds the same voxels."""
 
+from __future__ import annotations
+
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiledb
+from numpy.typing import NDArray
 
 from volumes.checks import check_identity
 from volumes.images import pairs
@@ -19,13 +25,19 @@ from voxtier.volumes.tiledb.session import Session
 SHAPE = (40, 36, 30)
 
 
-def stored(folder, orientation="axial", others=("sagittal", "coronal"), shape=SHAPE, dtype=np.int16):
+def make(
+    folder: Path,
+    orientation: str = "axial",
+    others: Sequence[str] = ("sagittal", "coronal"),
+    shape: tuple[int, ...] = SHAPE,
+    dtype: Any = np.int16,
+) -> tuple[Volume, NDArray[Any]]:
     configure(tile=TileConfig(orientation, replicas=others), io=ReadConfig(tile_cache_size_mb=0))
     data = np.random.default_rng(1).integers(0, 999, shape).astype(dtype)
     return Volume.from_numpy(folder / "v", data), data
 
 
-def chosen(volume, *key):
+def tiling_of(volume: Volume, *key: int | slice) -> str:
     """Return the tiling that answers a read."""
     region = tuple(
         (k, 1, 1) if isinstance(k, int) else (0, n, 1) for k, n in zip(key, volume.shape, strict=True)
@@ -33,13 +45,13 @@ def chosen(volume, *key):
     return replicas.cheapest(volume._array, region).uri.rpartition("/")[2]
 
 
-def test_each_plane_is_read_from_its_own_tiles(tmp_path):
-    volume, data = stored(tmp_path)
+def test_each_plane_is_read_from_its_own_tiles(tmp_path: Path) -> None:
+    volume, data = make(tmp_path)
     every = slice(None)
     assert volume.replicas == ["sagittal", "coronal"]
-    assert chosen(volume, every, every, 3) == "v"
-    assert chosen(volume, 3, every, every) == "replica-sagittal"
-    assert chosen(volume, every, 3, every) == "replica-coronal"
+    assert tiling_of(volume, every, every, 3) == "v"
+    assert tiling_of(volume, 3, every, every) == "replica-sagittal"
+    assert tiling_of(volume, every, 3, every) == "replica-coronal"
     assert np.array_equal(volume.axial(3), data[:, :, 3])
     assert np.array_equal(volume.sagittal(3), data[3])
     assert np.array_equal(volume.coronal(3), data[:, 3])
@@ -54,8 +66,8 @@ def test_each_plane_is_read_from_its_own_tiles(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16])
 @pytest.mark.parametrize("shape", [(20, 17, 9), (12, 9, 10, 3)])
-def test_random_reads_are_those_of_numpy(tmp_path, shape, dtype):
-    volume, data = stored(tmp_path, "isotropic", ("axial", "sagittal", "coronal"), shape, dtype)
+def test_random_reads_are_those_of_numpy(tmp_path: Path, shape: tuple[int, ...], dtype: Any) -> None:
+    volume, data = make(tmp_path, "isotropic", ("axial", "sagittal", "coronal"), shape, dtype)
     rng = np.random.default_rng(2)
     for _ in range(150):
         key = tuple(
@@ -67,8 +79,8 @@ def test_random_reads_are_those_of_numpy(tmp_path, shape, dtype):
         assert np.array_equal(volume[key], data[key]), key
 
 
-def test_any_writer_makes_a_replica_stale(tmp_path):
-    volume, data = stored(tmp_path)
+def test_any_writer_makes_a_replica_stale(tmp_path: Path) -> None:
+    volume, data = make(tmp_path)
     with tiledb.open(volume.uri, "w") as array:  # somebody who knows nothing of replicas
         array[0:2, 0:36, 0:40] = np.full((2, 36, 40), 7, np.int16)
     data[:, :, 0:2] = 7
@@ -80,15 +92,15 @@ def test_any_writer_makes_a_replica_stale(tmp_path):
         "replica coronal is stale",
     ]
     assert volume.replicate() == ["sagittal", "coronal"]
-    assert chosen(volume, 3, slice(None), slice(None)) == "replica-sagittal"
+    assert tiling_of(volume, 3, slice(None), slice(None)) == "replica-sagittal"
     assert np.array_equal(volume.sagittal(3), data[3])
     with tiledb.open(replicas.replica_uri(volume.uri, "sagittal"), "w") as array:
         array[0:1, 0:30, 0:36] = np.zeros((1, 30, 36), np.int16)
     assert Volume(volume.uri).replicas == ["coronal"]
 
 
-def test_updates_and_consolidation_keep_them_the_same(tmp_path):
-    volume, data = stored(tmp_path)
+def test_updates_and_consolidation_keep_them_the_same(tmp_path: Path) -> None:
+    volume, data = make(tmp_path)
     reader = Volume(volume.uri)
     for step in range(3):
         volume.update((step, 2, 3), np.full((2, 5, 6), 50 + step, np.int16))
@@ -102,8 +114,8 @@ def test_updates_and_consolidation_keep_them_the_same(tmp_path):
     assert replicas.find_differences(volume.uri, Session.of(None)) == []
 
 
-def test_a_replica_that_is_damaged_or_gone_is_passed_over(tmp_path):
-    volume, data = stored(tmp_path)
+def test_a_replica_that_is_damaged_or_gone_is_passed_over(tmp_path: Path) -> None:
+    volume, data = make(tmp_path)
     victim = next((tmp_path / "v/replica-sagittal/__fragments").glob("*/a0.tdb"))
     content = bytearray(victim.read_bytes())
     content[40:60] = b"\xff" * 20
@@ -116,7 +128,9 @@ def test_a_replica_that_is_damaged_or_gone_is_passed_over(tmp_path):
     assert replicas.find_differences(volume.uri, Session.of(None)) == []
 
 
-def test_replicas_of_a_cohort_and_of_an_existing_volume(tmp_path, monkeypatch):
+def test_replicas_of_a_cohort_and_of_an_existing_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configure(tile=TileConfig("axial", replicas=["sagittal"]))
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
     check_identity(radi.T1w)
@@ -131,7 +145,7 @@ def test_replicas_of_a_cohort_and_of_an_existing_volume(tmp_path, monkeypatch):
     check_identity(copy.T1w)
 
 
-def test_configuration_is_checked():
+def test_replicas_that_repeat_an_orientation_are_refused() -> None:
     with pytest.raises(ConfigError, match="differ"):
         TileConfig("axial", replicas=("axial",))
     with pytest.raises(ConfigError, match="differ"):
@@ -142,7 +156,7 @@ def test_configuration_is_checked():
         TileConfig(replicas=["oblique"])
 
 
-def test_the_planner_counts_what_is_decoded(tmp_path):
+def test_the_planner_counts_what_is_decoded(tmp_path: Path) -> None:
     """Against the core's own counter: the estimate orders tilings as the bytes do."""
     data = np.random.default_rng(1).integers(0, 999, (80, 72, 66)).astype(np.int16)
     from voxtier.volumes import cache_stats, clear_cache
@@ -182,7 +196,7 @@ RadiObject.from_niftis(folder + "/r", images={"T1w": images})
 """
 
 
-def test_an_ingest_killed_between_replicas_is_repeated(tmp_path):
+def test_an_ingest_killed_between_replicas_is_repeated(tmp_path: Path) -> None:
     images = pairs(tmp_path / "in", ["b", "a"])
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True)
     assert done.returncode == -9
@@ -193,7 +207,7 @@ def test_an_ingest_killed_between_replicas_is_repeated(tmp_path):
     assert open_array(radi.T1w.iloc[0].uri, Session.of(None)).meta["obs_id"] == "a_T1w"
 
 
-def test_a_replica_is_compressed_as_its_volume_whatever_the_options_say_later(tmp_path):
+def test_a_replica_is_compressed_as_its_volume_whatever_the_options_say_later(tmp_path: Path) -> None:
     configure(tile=TileConfig("axial"), compression=CompressionConfig("gzip", 7))
     volume = Volume.from_numpy(tmp_path / "v", np.zeros((9, 8, 7, 6), np.int16))
     configure(tile=TileConfig("axial", t=3), compression=CompressionConfig("none"))

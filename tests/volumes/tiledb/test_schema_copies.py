@@ -1,11 +1,15 @@
 """Arrays made from a schema that TileDB wrote for another: nothing tells them from its own."""
 
+from __future__ import annotations
+
 import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiledb
+from numpy.typing import NDArray
 
 from volumes.images import pairs
 from voxtier.errors import ConfigError, SourceError
@@ -25,17 +29,17 @@ from voxtier.volumes.tiledb.session import Session
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch):
+def forget_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema_copies, "_schemas", {})
 
 
 @pytest.fixture
-def by_tiledb(monkeypatch):
+def by_tiledb(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count the arrays that TileDB creates."""
     created = []
     real = tiledb.Array.create
 
-    def create(uri, *args, **options):
+    def create(uri: str, *args: Any, **options: Any) -> None:
         created.append(uri)
         real(uri, *args, **options)
 
@@ -43,13 +47,13 @@ def by_tiledb(monkeypatch):
     return created
 
 
-def write(uri, image, session=None):
+def write(uri: Path, image: NDArray[Any], session: Session | None = None) -> None:
     replicas.write_volume(
         str(uri), image, {"obs_id": "x"}, get_config().write, session or Session.of(None), is_free=True
     )
 
 
-def tree(place):
+def list_tree(place: Path) -> dict[str, Any]:
     """Folders and schemas with their modes; of the schema's name only its form, of the rest nothing."""
     found = {}
     for path in sorted(Path(place).rglob("*")):
@@ -67,14 +71,16 @@ def tree(place):
 
 @pytest.mark.parametrize("tiling", ["axial", "sagittal", "coronal", "isotropic"])
 @pytest.mark.parametrize("dtype", ["i2", "u1", "f4", "f2", "?"])
-def test_the_second_of_a_kind_equals_one_that_tiledb_made(tmp_path, by_tiledb, tiling, dtype):
+def test_the_second_of_a_kind_equals_one_that_tiledb_made(
+    tmp_path: Path, by_tiledb: list[str], tiling: str, dtype: str
+) -> None:
     rng = np.random.default_rng(3)
     images = rng.integers(0, 2, (3, 9, 8, 70)).astype(dtype)
     with configured(tile=TileConfig(tiling)):
         for number, image in enumerate(images):
             write(tmp_path / str(number), image)
     assert by_tiledb == [str(tmp_path / "0")]
-    assert tree(tmp_path / "1") == tree(tmp_path / "0") == tree(tmp_path / "2")
+    assert list_tree(tmp_path / "1") == list_tree(tmp_path / "0") == list_tree(tmp_path / "2")
     for number, image in enumerate(images):
         volume = Volume(tmp_path / str(number))
         assert np.array_equal(volume.to_numpy(), image.astype(volume.dtype))
@@ -84,7 +90,7 @@ def test_the_second_of_a_kind_equals_one_that_tiledb_made(tmp_path, by_tiledb, t
         assert np.array_equal(cells.transpose([names.index(axis) for axis in "xyz"]), image)
 
 
-def test_every_option_that_shapes_an_array_makes_another_kind(tmp_path, by_tiledb):
+def test_every_option_that_shapes_an_array_makes_another_kind(tmp_path: Path, by_tiledb: list[str]) -> None:
     image = np.arange(8 * 8 * 8, dtype=np.int16).reshape(8, 8, 8)
     kinds = [
         (image, {}),
@@ -105,11 +111,11 @@ def test_every_option_that_shapes_an_array_makes_another_kind(tmp_path, by_tiled
                 write(place, voxels)
             assert np.array_equal(Volume(place).to_numpy(), voxels)
             assert Volume(place).dtype == voxels.dtype
-            assert tree(place) == tree(tmp_path / f"0-{number}")
+            assert list_tree(place) == list_tree(tmp_path / f"0-{number}")
     assert len(by_tiledb) == len(kinds)
 
 
-def test_keys_of_the_users_own_go_through_tiledb(tmp_path, by_tiledb):
+def test_keys_of_the_users_own_go_through_tiledb(tmp_path: Path, by_tiledb: list[str]) -> None:
     image = np.zeros((4, 4, 4), np.int16)
     write(tmp_path / "0", image)
     keys = {"vfs.file.posix_directory_permissions": "700"}
@@ -119,7 +125,7 @@ def test_keys_of_the_users_own_go_through_tiledb(tmp_path, by_tiledb):
     assert (tmp_path / "2/__commits").stat().st_mode & 0o777 == 0o700
 
 
-def test_an_array_made_from_a_schema_takes_updates_and_consolidates(tmp_path):
+def test_an_array_made_from_a_schema_takes_updates_and_consolidates(tmp_path: Path) -> None:
     image = np.zeros((6, 5, 4), np.int16)
     for name in ("0", "1"):
         write(tmp_path / name, image)
@@ -134,7 +140,7 @@ def test_an_array_made_from_a_schema_takes_updates_and_consolidates(tmp_path):
     assert volume.meta["obs_id"] == "x"
 
 
-def test_what_lies_there_is_not_written_over(tmp_path):
+def test_what_lies_there_is_not_written_over(tmp_path: Path) -> None:
     image = np.ones((4, 4, 4), np.int16)
     write(tmp_path / "0", image)
     with pytest.raises(ConfigError, match="already exists"):
@@ -145,11 +151,13 @@ def test_what_lies_there_is_not_written_over(tmp_path):
         schema_copies.create_from_copy(next(iter(schema_copies._schemas)), str(tmp_path / "file"))
 
 
-def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = pairs(tmp_path / "in", ["a", "b", "c"])
     RadiObject.from_niftis(tmp_path / "one", images={"T1w": images[:1]})  # TileDB makes this one
 
-    def full(descriptor):
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
@@ -164,14 +172,14 @@ def test_a_disk_that_fills_up_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     assert sorted(radi) == ["a", "b", "c"]
 
 
-def test_few_schemas_are_kept(tmp_path, monkeypatch):
+def test_few_schemas_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema_copies, "_MOST_KINDS", 3)
     for size in range(1, 9):
         write(tmp_path / str(size), np.zeros((size, 2, 2), np.int16))
         assert 1 <= len(schema_copies._schemas) <= 3
 
 
-def test_a_serial_session_keeps_the_users_keys(tmp_path):
+def test_a_serial_session_keeps_the_users_keys(tmp_path: Path) -> None:
     assert Session.of(None).single_threaded().context().config()["sm.compute_concurrency_level"] == "1"
     assert Session.of(None).single_threaded().is_plain
     mine = Session.of({"sm.compute_concurrency_level": "3", "sm.check_coord_dups": "false"})

@@ -1,5 +1,10 @@
 """Observation tables: types with missing values, updates of shuffled subsets, one filter grammar."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,20 +12,27 @@ from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes import Dataframe, Table
 
 COLUMNS = {
-    "i1": np.array([1, -2, 3, 4], np.int8), "u2": np.array([1, 2, 3, 65535], np.uint16),
-    "i8": [1, None, -(2**60), 4], "f4": np.array([1.5, 2, 3, 4], np.float32), "f8": [1.0, float("nan"), 3.0, 4.0],  # noqa: E501
-    "b": [True, None, False, True], "text": ["a", "", None, "ü\n日"], "only_null": [None] * 4,
-    "day": np.array(["2020-01-01", "2021-05-06", "2022-01-01", "1999-12-31"], "M8[ns]"), "u8": np.array([0, 1, 2, 2**63], np.uint64),  # noqa: E501
-    "i4": np.arange(4, dtype=np.int32), "fixed": np.array(["x", "yy", "zzz", ""], "U3"),
-}  # fmt: skip
+    "i1": np.array([1, -2, 3, 4], np.int8),
+    "u2": np.array([1, 2, 3, 65535], np.uint16),
+    "i8": [1, None, -(2**60), 4],
+    "f4": np.array([1.5, 2, 3, 4], np.float32),
+    "f8": [1.0, float("nan"), 3.0, 4.0],
+    "b": [True, None, False, True],
+    "text": ["a", "", None, "ü\n日"],
+    "only_null": [None] * 4,
+    "day": np.array(["2020-01-01", "2021-05-06", "2022-01-01", "1999-12-31"], "M8[ns]"),
+    "u8": np.array([0, 1, 2, 2**63], np.uint64),
+    "i4": np.arange(4, dtype=np.int32),
+    "fixed": np.array(["x", "yy", "zzz", ""], "U3"),
+}
 KEYS = {"obs_subject_id": ["z", "m", "a", "ü"], "obs_id": ["z1", "m1", "a1", "ü1"]}
 
 
-def rows_by_key(frame):
+def rows_by_key(frame: Dataframe) -> dict[str, dict[str, Any]]:
     return {row["obs_id"]: row for row in frame.read().rows()}
 
 
-def expected():
+def expected_rows() -> dict[str, dict[str, Any]]:
     found = {}
     for place, key in enumerate(KEYS["obs_id"]):
         row = {}
@@ -36,20 +48,20 @@ def expected():
     return found
 
 
-def test_twelve_types_with_missing_values(tmp_path):
+def test_twelve_types_keep_their_values_and_missing_ones(tmp_path: Path) -> None:
     frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, **COLUMNS})
     assert frame.shape == (4, 12)
-    for key, wanted in expected().items():
+    for key, wanted in expected_rows().items():
         row = rows_by_key(frame)[key]
         assert {name: row[name] for name in COLUMNS} == wanted
 
 
-def test_updates_of_shuffled_subsets_keep_the_rest(tmp_path):
+def test_updates_of_shuffled_subsets_keep_the_rest(tmp_path: Path) -> None:
     frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, **COLUMNS})
     frame.update(
         {"obs_subject_id": ["ü", "m"], "obs_id": ["ü1", "m1"], "i8": [77, 88], "text": [None, "new"]}
     )
-    wanted = expected()
+    wanted = expected_rows()
     wanted["ü1"] |= {"i8": 77, "text": None}
     wanted["m1"] |= {"i8": 88, "text": "new"}
     for key, row in rows_by_key(frame).items():
@@ -67,12 +79,18 @@ def test_updates_of_shuffled_subsets_keep_the_rest(tmp_path):
 @pytest.mark.parametrize(
     ("expression", "wanted"),
     [
-        ("age > 40", ["b", "c"]), ("age > 40 and sex == 'F'", ["c"]), ("not (age > 40)", ["a", "d"]),
-        ("sex in ['F', 'X'] or age < 20", ["a", "c"]), ("40 < age <= 60", ["b"]), ("age != 50", ["a", "c"]),
-        ("sex not in ['F']", ["b"]), ("ok", ["a", "d"]), ("age > -1.5e3", ["a", "b", "c"]),
+        ("age > 40", ["b", "c"]),
+        ("age > 40 and sex == 'F'", ["c"]),
+        ("not (age > 40)", ["a", "d"]),
+        ("sex in ['F', 'X'] or age < 20", ["a", "c"]),
+        ("40 < age <= 60", ["b"]),
+        ("age != 50", ["a", "c"]),
+        ("sex not in ['F']", ["b"]),
+        ("ok", ["a", "d"]),
+        ("age > -1.5e3", ["a", "b", "c"]),
     ],
-)  # fmt: skip
-def test_filters(expression, wanted):
+)
+def test_a_filter_selects_these_rows(expression: str, wanted: list[str]) -> None:
     table = Table(
         {
             "id": np.array(["a", "b", "c", "d"], object),
@@ -99,12 +117,12 @@ def test_filters(expression, wanted):
         "age in 3",
     ],
 )
-def test_what_is_no_filter_is_refused(expression):
+def test_text_outside_the_grammar_is_refused(expression: str) -> None:
     with pytest.raises(ConfigError):
         Table({"age": np.array([1, 2])}).matching(expression)
 
 
-def test_what_cannot_be_a_column(tmp_path):
+def test_mixed_types_and_objects_cannot_be_a_column(tmp_path: Path) -> None:
     for bad in ([1, "a"], [object()], [[1], [2]]):
         with pytest.raises(ConfigError):
             Dataframe.from_pandas(

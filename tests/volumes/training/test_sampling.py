@@ -1,7 +1,13 @@
 """Samplers and items: coverage, foreground, padding, alignment, MONAI and TorchIO."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from volumes.images import nifti, pairs
 from voxtier.errors import ConfigError, FormatError
@@ -26,7 +32,12 @@ from voxtier.volumes.training.sampling import (
     ("shape", "size", "stride"),
     [((20, 17, 9), (8, 8, 8), None), ((20, 17, 9), (8, 8, 8), (4, 5, 8)), ((3, 3, 3), (8, 8, 8), None)],
 )
-def test_a_grid_covers_every_voxel_and_goes_back(tmp_path, shape, size, stride):
+def test_a_grid_covers_every_voxel_and_goes_back(
+    tmp_path: Path,
+    shape: tuple[int, int, int],
+    size: tuple[int, int, int],
+    stride: tuple[int, int, int] | None,
+) -> None:
     data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     volume = Volume.from_numpy(tmp_path / "v", data)
     dataset = GridPatchDataset(volume, size, stride)
@@ -40,7 +51,9 @@ def test_a_grid_covers_every_voxel_and_goes_back(tmp_path, shape, size, stride):
         GridAggregator(shape).result()
 
 
-def segmented(tmp_path, shape=(40, 36, 30), affine=None):
+def make_segmented(
+    tmp_path: Path, shape: tuple[int, ...] = (40, 36, 30), affine: Any = None
+) -> tuple[RadiObject, NDArray[np.uint16]]:
     mask_file = tmp_path / "m.nii"
     import nibabel as nib
 
@@ -53,8 +66,8 @@ def segmented(tmp_path, shape=(40, 36, 30), affine=None):
     ), mask
 
 
-def test_foreground_patches_hold_foreground_in_equal_shares(tmp_path):
-    radi, mask = segmented(tmp_path)
+def test_foreground_patches_hold_foreground_in_equal_shares(tmp_path: Path) -> None:
+    radi, mask = make_segmented(tmp_path)
     config = DatasetConfig(LoadingMode.PATCH, (8, 8, 8), 60, ForegroundSampler(p_pos=1.0, label=2))
     items = list(SegmentationDataset(radi.CT, radi.seg, config))
     assert all((item["mask"] == 2).any() for item in items)
@@ -68,7 +81,7 @@ def test_foreground_patches_hold_foreground_in_equal_shares(tmp_path):
         assert item["affine"][:3, 3].tolist() == [b.start * s for b, s in zip(box, (1, 2, 3), strict=True)]
 
 
-def test_weighted_and_small_volumes(tmp_path):
+def test_a_weighted_draw_hits_its_voxel_and_small_volumes_are_padded(tmp_path: Path) -> None:
     volume = Volume.from_numpy(tmp_path / "v", np.ones((5, 6, 7), np.int16))
     weights = np.zeros((5, 6, 7))
     weights[4, 5, 6] = 1
@@ -80,13 +93,15 @@ def test_weighted_and_small_volumes(tmp_path):
     assert (item["image"][0, 2:7] == item["image"][0, 2, 0, 0]).all()
 
 
-def test_a_mask_beside_its_image_is_refused_at_construction(tmp_path):
-    radi, _ = segmented(tmp_path, affine=np.array([[1.0, 0, 0, 5], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]))
+def test_a_mask_beside_its_image_is_refused_at_construction(tmp_path: Path) -> None:
+    radi, _ = make_segmented(
+        tmp_path, affine=np.array([[1.0, 0, 0, 5], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+    )
     with pytest.raises(FormatError, match="5 mm beside"):
         SegmentationDataset(radi.CT, radi.seg)
 
 
-def test_slices_labels_and_channels(tmp_path):
+def test_slices_labels_and_channels_are_matched_by_subject(tmp_path: Path) -> None:
     images = {name: pairs(tmp_path / name, ["b", "a"], name) for name in ("T1w", "T2w")}
     radi = RadiObject.from_niftis(tmp_path / "r", images=images)
     dataset = VolumeCollectionDataset(
@@ -103,11 +118,11 @@ def test_slices_labels_and_channels(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_monai_and_torchio(tmp_path):
+def test_monai_and_torchio_get_the_voxels_and_the_affine_of_the_patch(tmp_path: Path) -> None:
     monai = pytest.importorskip("monai.transforms")
     from voxtier.volumes.training.loaders import ToMetaTensor, as_torchio_subject
 
-    radi, _ = segmented(tmp_path)
+    radi, _ = make_segmented(tmp_path)
     transform = monai.Compose([ToMetaTensor(), monai.RandFlipd(("image", "mask"), prob=1.0, spatial_axis=0)])
     item = SegmentationDataset(radi.CT, radi.seg, DatasetConfig("patch", (8, 8, 8)), transform)[0]
     plain = SegmentationDataset(radi.CT, radi.seg, DatasetConfig("patch", (8, 8, 8)))[0]
@@ -120,7 +135,9 @@ def test_monai_and_torchio(tmp_path):
     assert np.allclose(subject.mask.affine, plain["affine"])
 
 
-def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(tmp_path, monkeypatch):
+def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from voxtier.volumes.store import foreground
 
     rng = np.random.default_rng(0)
@@ -133,7 +150,7 @@ def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(tmp_path,
     radi = RadiObject.from_niftis(tmp_path / "r", images={"seg": [(tmp_path / "m.nii", "a")]})
     mask = radi.seg.iloc[0]
 
-    def naive(label):
+    def naive(label: int | None) -> NDArray[np.int64]:
         inside = truth != 0 if label is None else truth == label
         places = np.argwhere(inside) // foreground.BLOCK
         counts = np.zeros((3, 2, 4), np.int64)
@@ -154,7 +171,7 @@ def test_classes_are_counted_at_ingest_and_counted_again_after_a_write(tmp_path,
 
 
 @pytest.mark.parametrize("spoilt", ["", "{}", '{"of": 1, "labels": [1], "counts": "AAAA"}', "[]", "\x00"])
-def test_a_spoilt_note_is_no_note(tmp_path, spoilt):
+def test_damaged_foreground_counts_are_ignored(tmp_path: Path, spoilt: Any) -> None:
     from voxtier.volumes.store import foreground
     from voxtier.volumes.tiledb.session import Session
 
@@ -163,7 +180,7 @@ def test_a_spoilt_note_is_no_note(tmp_path, spoilt):
     assert foreground.read_counts(volume.uri, meta, volume.shape, None, Session.of(None)) is None
 
 
-def test_images_that_are_no_segmentations_are_not_counted(tmp_path):
+def test_images_that_are_no_segmentations_are_not_counted(tmp_path: Path) -> None:
     from voxtier.volumes.store import foreground
 
     rng, shape = np.random.default_rng(0), (33, 33, 33)
@@ -177,7 +194,7 @@ def test_images_that_are_no_segmentations_are_not_counted(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torchio_puts_our_patches_back_into_the_volume(tmp_path):
+def test_torchio_puts_our_patches_back_into_the_volume(tmp_path: Path) -> None:
     torchio, torch = pytest.importorskip("torchio"), pytest.importorskip("torch")
     data = np.random.default_rng(0).normal(size=(24, 20, 16)).astype(np.float32)
     volume = Volume.from_numpy(tmp_path / "v", data)
@@ -189,7 +206,7 @@ def test_torchio_puts_our_patches_back_into_the_volume(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_foreground_shares_are_those_of_monai(tmp_path):
+def test_foreground_shares_are_those_of_monai(tmp_path: Path) -> None:
     """The centre of a patch is foreground as often as with RandCropByPosNegLabeld at the same ratio."""
     transforms = pytest.importorskip("monai.transforms")
     import nibabel as nib

@@ -1,13 +1,17 @@
-"""DataLoader workers under fork, spawn and forkserver.
+"""DataLoader workers under fork, spawn, forkserver: no hang, equal bytes, epochs differ, ranks disjoint."""
 
-No hang, equal bytes, different epochs, disjoint ranks.
-"""
+from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from voxtier.volumes import VolumeCollection
 
 torch = pytest.importorskip("torch")
 
@@ -21,8 +25,8 @@ from voxtier.volumes.training.loaders import (  # noqa: E402
     data_loader,
 )
 
-# other tests of this process use TileDB's default context, which makes tiledb-py warn at every fork; Python
-# 3.12 warns too
+# Other tests of this process use TileDB's default context, which makes tiledb-py warn at every fork; Python
+# 3.12 warns too.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create 4 worker",
     "ignore:TileDB is a multithreading library",
@@ -31,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def cohort(tmp_path):
+def cohort(tmp_path: Path) -> RadiObject:
     configure(tile=TileConfig("isotropic", 16, 16, 16), io=ReadConfig(concurrency=2))
     images = []
     rng = np.random.default_rng(0)
@@ -45,11 +49,11 @@ def cohort(tmp_path):
     return RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
 
 
-def patches(collection, **options):
+def patches(collection: VolumeCollection, **options: Any) -> VolumeCollectionDataset:
     return VolumeCollectionDataset(collection, DatasetConfig(LoadingMode.PATCH, (16, 16, 16), 3, **options))
 
 
-def keep(items):
+def keep(items: list[Any]) -> list[Any]:
     """Collate: the items as they are (a module-level function, so that spawn can find it)."""
     return items
 
@@ -58,7 +62,9 @@ def keep(items):
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.timeout(240)
-def test_every_way_to_start_workers(cohort, workers, method, persistent):
+def test_workers_of_every_start_method_give_the_items_of_the_parent(
+    cohort: RadiObject, workers: int, method: str, persistent: bool
+) -> None:
     if workers == 0 and (persistent or method != "fork"):
         pytest.skip("no worker to start")
     if workers == 4 and method != "fork" and persistent:
@@ -66,9 +72,13 @@ def test_every_way_to_start_workers(cohort, workers, method, persistent):
     dataset = patches(cohort.T1w)
     expected = [dataset[i] for i in range(len(dataset))]  # the parent has read: its threads and handles exist
     loader = data_loader(
-        dataset, batch_size=2, num_workers=workers, start_method=method if workers else None, collate_fn=keep,
+        dataset,
+        batch_size=2,
+        num_workers=workers,
+        start_method=method if workers else None,
+        collate_fn=keep,
         **({"persistent_workers": persistent} if workers else {}),
-    )  # fmt: skip
+    )
     first = [item for batch in loader for item in batch]
     assert [item["obs_id"] for item in first] == [item["obs_id"] for item in expected]
     assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, expected, strict=True))
@@ -79,13 +89,15 @@ def test_every_way_to_start_workers(cohort, workers, method, persistent):
     assert starts == [tuple(dataset[i]["patch_start"]) for i in range(len(dataset))]
 
 
-def read_in_child(volume, wanted, queue):
+def read_in_child(volume: Volume, wanted: NDArray[Any], queue: Any) -> None:
     queue.put(np.array_equal(volume.to_numpy(), wanted) and np.array_equal(volume.axial(3), wanted[:, :, 3]))
 
 
 @pytest.mark.parametrize("direct", ["0", "1"])
 @pytest.mark.timeout(240)
-def test_a_forked_child_reads_after_its_parent(tmp_path, direct, monkeypatch):
+def test_a_forked_child_reads_after_its_parent(
+    tmp_path: Path, direct: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VOXTIER_DIRECT", direct)
     data = np.random.default_rng(0).integers(0, 99, (50, 60, 70)).astype(np.int16)
     volume = Volume.from_numpy(tmp_path / "v", data)
@@ -104,8 +116,8 @@ def test_a_forked_child_reads_after_its_parent(tmp_path, direct, monkeypatch):
     assert np.array_equal(volume.to_numpy(), data)
 
 
-def test_the_same_seed_gives_the_same_patches_whatever_the_workers(cohort):
-    def starts(workers, seed):
+def test_the_same_seed_gives_the_same_patches_whatever_the_workers(cohort: RadiObject) -> None:
+    def starts(workers: int, seed: int) -> list[Any]:
         loader = create_training_dataloader(
             cohort.T1w,
             (16, 16, 16),
@@ -123,7 +135,7 @@ def test_the_same_seed_gives_the_same_patches_whatever_the_workers(cohort):
     assert one != two
 
 
-def test_ranks_are_disjoint_and_complete(cohort):
+def test_ranks_are_disjoint_and_complete(cohort: RadiObject) -> None:
     dataset = patches(cohort.T1w)
     seen = []
     for rank in range(3):
@@ -135,31 +147,31 @@ def test_ranks_are_disjoint_and_complete(cohort):
 class Raises:
     """A transform that meets a bad volume."""
 
-    def __call__(self, sample):
+    def __call__(self, sample: Any) -> Any:
         raise FormatError("bad_tile", 7, "on purpose")
 
 
 class Dies:
     """A transform whose process is killed."""
 
-    def __call__(self, sample):
+    def __call__(self, sample: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_exceptions_keep_their_type_and_text(cohort):
+def test_exceptions_keep_their_type_and_text(cohort: RadiObject) -> None:
     dataset = VolumeCollectionDataset(cohort.T1w, transform=Raises())
     with pytest.raises(Exception, match="on purpose"):
         next(iter(data_loader(dataset, num_workers=1, collate_fn=keep)))
 
 
 @pytest.mark.timeout(240)
-def test_a_killed_worker_does_not_hang(cohort):
+def test_a_killed_worker_does_not_hang(cohort: RadiObject) -> None:
     dataset = VolumeCollectionDataset(cohort.T1w, transform=Dies())
     with pytest.raises(RuntimeError, match="worker"):
         next(iter(data_loader(dataset, num_workers=1, collate_fn=keep)))
 
 
-def budget_of(_):
+def budget_of(_: Any) -> int:
     from voxtier.volumes import cache_stats
 
     return cache_stats()["budget"]
@@ -168,10 +180,10 @@ def budget_of(_):
 class Budget:
     """A transform that tells the cache's budget in this process."""
 
-    def __call__(self, sample):
+    def __call__(self, sample: Any) -> Any:
         return budget_of(sample)
 
 
-def test_workers_share_the_budget(cohort):
+def test_workers_share_the_budget(cohort: RadiObject) -> None:
     dataset = VolumeCollectionDataset(cohort.T1w, transform=Budget())
     assert set(data_loader(dataset, num_workers=2, collate_fn=lambda items: items[0])) == {(512 << 20) // 2}
