@@ -1,6 +1,6 @@
 """What the store takes and returns: values that say what the index holds of a file.
 
-The columns of a row, how it is written and how it is read are those of the core (``rust/src/frames/row.rs``).
+The columns of a row, how it is written and how it is read are those of the core (`rust/src/frames/row`).
 """
 
 from __future__ import annotations
