@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,12 +31,6 @@ def statuses(builder: BOTCacheBuilder, spark: Any, paths: list[str | None]) -> d
     rows = builder.transform(frame).collect()
     assert sorted(row.local_path or "" for row in rows) == sorted(path or "" for path in paths)
     return {row.local_path: json.loads(row.bot_cache_status) for row in rows}
-
-
-@pytest.fixture
-def store(dsn: str) -> Iterator[FrameStore]:
-    with FrameStore(dsn) as store:
-        yield store
 
 
 def test_every_kind_of_row(spark: Any, dsn: str, store: FrameStore, tmp_path: Path) -> None:

@@ -1,20 +1,12 @@
-"""A store on an empty database, and every reference case as a file."""
+"""Every reference case as a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from frames.dicom.cases import CASES, Case
-from voxtier.frames.store.store import FrameStore
-
-
-@pytest.fixture
-def store(dsn: str) -> Iterator[FrameStore]:
-    with FrameStore(dsn) as store:
-        yield store
 
 
 @pytest.fixture(scope="module")
