@@ -1,4 +1,4 @@
-//! The walk over a data set up to its pixels: element by element, never by search, without recursion.
+//! Walks over a data set up to its pixels: element by element, without search and without recursion.
 
 use arrayvec::ArrayString;
 
@@ -8,7 +8,7 @@ use crate::base::window::Window;
 use crate::frames::attributes::{Attributes, Code, Uid};
 use crate::frames::notes::{Note, Notes};
 
-/// Sequences may nest this deep; the deepest seen in the wild is below 20.
+/// Deepest nesting of sequences that is followed; real files stay below 20.
 const DEEPEST: usize = 256;
 /// Text values that we read are short by their VR (UI 64, CS 16, IS 12); more is not what it claims.
 const LONGEST_TEXT: u32 = 128;
@@ -16,10 +16,10 @@ const LONGEST_TEXT: u32 = 128;
 /// A value's place: absolute offset and declared length.
 pub type Place = (u64, u32);
 
-/// The data set's header: attributes and the places of pixels and tables.
+/// The header of a data set: attributes, and the places of pixels and tables.
 #[derive(Clone, Debug, Default)]
 pub struct Header {
-    /// What the data set says about its image.
+    /// Identity and image attributes.
     pub attributes: Attributes,
     /// The pixel element, its value not looked at.
     pub pixels: Option<Element>,
@@ -29,7 +29,7 @@ pub struct Header {
     pub extended_lengths: Option<Place>,
 }
 
-/// One open sequence or item of undefined length; those of defined length are skipped whole.
+/// An open sequence or item of undefined length; those of defined length are skipped in one step.
 #[derive(Clone, Copy)]
 enum Level {
     Sequence(Encoding),
@@ -96,7 +96,7 @@ fn next_of_interest(tag: Tag) -> Tag {
     Tag(OF_INTEREST.into_iter().find(|&next| next >= tag.0).unwrap_or(tag.0))
 }
 
-/// The next top-level element, or `None` at the end of the data set.
+/// Reads the next top-level element; `None` at the end of the data set.
 fn next_element(
     window: &mut Window<'_>,
     position: u64,
@@ -122,7 +122,7 @@ fn header_cut(position: u64) -> Error {
 }
 
 fn past_end(element: &Element, size: u64) -> Error {
-    let detail = format!("{} declares {} bytes, the file has {size} in all", element.tag, element.length);
+    let detail = format!("{} declares {} bytes, but the file has {size} bytes", element.tag, element.length);
     Error::at(ErrorKind::ValuePastEnd, element.position, detail)
 }
 
@@ -144,7 +144,7 @@ fn skip_undefined(
             Level::Item(encoding) => step_in_item(window, position, encoding, &mut levels, notes)?,
         };
         if levels.len() > DEEPEST {
-            let detail = format!("sequences nest deeper than {DEEPEST}");
+            let detail = format!("sequences nest deeper than {DEEPEST} levels, the limit of this parser");
             return Err(Error::at(ErrorKind::NestingTooDeep, position, detail));
         }
     }
@@ -152,7 +152,7 @@ fn skip_undefined(
 }
 
 /// The encoding inside a value of undefined length: a UN of undefined length holds Implicit VR Little
-/// Endian whatever surrounds it (PS3.5 6.2.2, CP-246), unless its writer did not know.
+/// Endian in any data set (PS3.5 6.2.2, CP-246), unless its writer ignored that rule.
 fn inside(
     window: &mut Window<'_>,
     element: &Element,
@@ -178,8 +178,8 @@ fn inside(
     }
 }
 
-/// Hops over items and what is in them, as far as `bytes` reach: explicit little endian, known VR, defined
-/// length, delimiters where they belong. Returns the bytes hopped over; `levels` is where that leads.
+/// Skips items and their elements within `bytes`: explicit little endian, known VR, defined length,
+/// delimiters in their places. Returns the number of bytes skipped; `levels` is updated.
 fn hop_nested(bytes: &[u8], levels: &mut Vec<Level>) -> usize {
     let mut at: usize = 0;
     while let Some(&level) = levels.last()
@@ -245,7 +245,7 @@ fn step_in_sequence(
             levels.pop();
             Ok(item.value)
         }
-        tag => Err(Error::at(ErrorKind::BadItemTag, position, format!("{tag} stands where an Item must"))),
+        tag => Err(Error::at(ErrorKind::BadItemTag, position, format!("found {tag}, where an Item must be"))),
     }
 }
 
@@ -271,7 +271,7 @@ fn step_in_item(
             levels.pop();
             Ok(element.value)
         }
-        Tag::ITEM => Err(Error::at(ErrorKind::BadItemTag, position, "an Item stands inside an Item")),
+        Tag::ITEM => Err(Error::at(ErrorKind::BadItemTag, position, "an Item is directly inside an Item")),
         _ => match element.end() {
             None => {
                 let encoding = inside(window, &element, encoding, notes)?;

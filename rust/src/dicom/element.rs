@@ -4,10 +4,10 @@ use crate::base::error::Result;
 use crate::base::window::Window;
 use crate::frames::notes::{Note, Notes};
 
-/// `FFFFFFFF`: the value goes on until its delimiter (PS3.5 7.5).
+/// The length `FFFFFFFF`: the value ends with its delimiter (PS3.5 7.5).
 pub const UNDEFINED: u32 = u32::MAX;
 
-/// A data element tag, group in the high half.
+/// The tag of a data element, its group in the high half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tag(pub u32);
 
@@ -33,12 +33,12 @@ impl std::fmt::Display for Tag {
     }
 }
 
-/// How data elements are written: the part of a transfer syntax that concerns headers.
+/// How data elements are written: the part of a transfer syntax that applies to headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoding {
-    /// VR written out.
+    /// Whether VRs are written.
     pub explicit: bool,
-    /// Most significant byte first.
+    /// Whether the most significant byte comes first.
     pub big_endian: bool,
 }
 
@@ -110,7 +110,7 @@ impl Element {
         match VrForm::of(vr) {
             VrForm::Short => Ok(short(vr, u32::from(encoding.u16([x, y])))),
             VrForm::Long => Ok(last.map(long)),
-            // A VR of the future has the long form (PS3.5 7.1.2), its reserved bytes are zero.
+            // A VR of a later standard has the long form, with reserved bytes of zero (PS3.5 7.1.2).
             VrForm::Unknown => {
                 notes.add(Note::unknown_vr);
                 if [x, y] == [0, 0] {
@@ -143,8 +143,8 @@ const SHORT_VRS: [&[u8; 2]; 21] = [
 const LONG_VRS: [&[u8; 2]; 13] =
     [b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"];
 
-/// The form of every pair of upper case letters, by the low five bits of each: headers are most of what is
-/// parsed.
+/// The form of every pair of upper case letters, by the low five bits of each: a table, as most of the time
+/// of a parse goes to headers.
 #[allow(clippy::indexing_slicing)] // evaluated at compile time
 const FORMS: [VrForm; 1024] = {
     let mut forms = [VrForm::NotAVr; 1024];
@@ -173,7 +173,7 @@ const fn form_of([a, b]: [u8; 2]) -> usize {
 impl VrForm {
     #[inline]
     fn of([a, b]: [u8; 2]) -> Self {
-        // The upper three bits of a capital letter are 010.
+        // The upper three bits of an upper case letter are 010.
         let capitals = ((a ^ 0x40) | (b ^ 0x40)) & 0xE0 == 0;
         match FORMS.get(form_of([a, b])) {
             Some(form) if capitals => *form,
@@ -196,7 +196,7 @@ pub fn hop(bytes: &[u8], previous: &mut Tag, next_of_interest: impl Fn(Tag) -> T
             VrForm::Long => 12_usize.saturating_add(u32::from_le_bytes(long) as usize),
             VrForm::Unknown | VrForm::NotAVr => break,
         };
-        // An undefined length reaches past any buffer, so it stops here too.
+        // An undefined length reaches past any buffer, so it ends the loop too.
         let Some(next) = rest.get(size..).filter(|_| tag > *previous && tag < interest) else { break };
         *previous = tag;
         rest = next;
@@ -204,7 +204,7 @@ pub fn hop(bytes: &[u8], previous: &mut Tag, next_of_interest: impl Fn(Tag) -> T
     bytes.len() - rest.len()
 }
 
-/// Guesses the encoding of a data set from its first element; `None` where it looks like no data set.
+/// Guesses the encoding of a data set from its first element; `None` where that is no plausible element.
 pub fn sniff(bytes: &[u8], remaining: u64) -> Option<Encoding> {
     let &[a, b, c, d, v, w, x, y] = bytes.first_chunk::<8>()?;
     let little = u16::from_le_bytes([a, b]);
@@ -212,7 +212,7 @@ pub fn sniff(bytes: &[u8], remaining: u64) -> Option<Encoding> {
     let big_endian = big < little;
     let group = little.min(big);
     let encoding = Encoding { explicit: true, big_endian };
-    // Data sets begin with a standard group (PS3.6); command and meta groups count for odd files.
+    // Data sets begin with a standard group (PS3.6), some files with a command or meta group.
     if !(0x0002..=0x7FE0).contains(&group) || group % 2 == 1 || (group > 0x0088 && group < 0x2000) {
         return None;
     }

@@ -6,13 +6,13 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Fingerprint, Source};
 use crate::base::window::{Buffer, Window};
 
-/// Inflated bytes that are kept for the parser: headers end long before.
+/// Inflated bytes that are kept for the parser; headers are far shorter.
 const MOST_KEPT: usize = 64 << 20;
-/// A megabyte may inflate to a gigabyte; more than this is refused.
+/// Largest inflated data set in bytes: a megabyte may inflate to a gigabyte.
 pub const MOST_INFLATED: u64 = 1 << 30;
 const CHUNK: usize = 64 << 10;
 
-/// The inflated data set: its beginning in memory, its size known.
+/// An inflated data set: its first bytes in memory, and its size.
 pub struct Inflated {
     head: Vec<u8>,
     size: u64,
@@ -31,7 +31,8 @@ impl Source for Inflated {
         match (bytes, buffer.get_mut(..wanted)) {
             (Some(from), Some(to)) => to.copy_from_slice(from),
             _ => {
-                let detail = format!("a deflated data set is looked at for its first {MOST_KEPT} bytes only");
+                let detail =
+                    format!("the header of a deflated data set must end within its first {MOST_KEPT} bytes");
                 return Err(Error::at(ErrorKind::LimitExceeded, offset, detail));
             }
         }
@@ -39,7 +40,7 @@ impl Source for Inflated {
     }
 }
 
-/// Inflates from `start`, keeping the beginning and counting the rest.
+/// Inflates from `start` on; keeps the first bytes and counts the rest.
 pub fn inflate(source: &dyn Source, start: u64) -> Result<Inflated> {
     let mut head = Vec::new();
     let mut size = 0_u64;
@@ -48,7 +49,8 @@ pub fn inflate(source: &dyn Source, start: u64) -> Result<Inflated> {
         head.extend_from_slice(bytes.get(..room).unwrap_or_default());
         size += bytes.len() as u64;
         if size > MOST_INFLATED {
-            let detail = format!("the deflated data set holds more than {MOST_INFLATED} bytes");
+            let detail =
+                format!("the data set inflates to more than {MOST_INFLATED} bytes, the limit of this parser");
             return Err(Error::at(ErrorKind::LimitExceeded, start, detail));
         }
         Ok(true)
@@ -56,7 +58,7 @@ pub fn inflate(source: &dyn Source, start: u64) -> Result<Inflated> {
     Ok(Inflated { head, size })
 }
 
-/// The inflated bytes `[from, to)`, streamed: nothing before or after them is kept.
+/// Inflates the bytes `[from, to)` as a stream; keeps nothing before or after them.
 pub fn inflated_range(source: &dyn Source, start: u64, from: u64, to: u64) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut position = 0_u64;
@@ -77,7 +79,7 @@ pub fn inflated_range(source: &dyn Source, start: u64, from: u64, to: u64) -> Re
     Ok(out)
 }
 
-/// Feeds inflated chunks to `take` until it returns false or the stream ends.
+/// Passes inflated chunks to `take` until it returns false or the stream ends.
 fn stream(source: &dyn Source, start: u64, mut take: impl FnMut(&[u8]) -> Result<bool>) -> Result<()> {
     let mut buffer = Buffer::default();
     let mut window = Window::new(source, &mut buffer);
@@ -102,7 +104,7 @@ fn stream(source: &dyn Source, start: u64, mut take: impl FnMut(&[u8]) -> Result
                 }
             }
             _ => {
-                let detail = "the deflated data set is damaged or cut";
+                let detail = "the deflated data set is damaged or cut: copy the file again";
                 return Err(Error::at(ErrorKind::BadDeflate, start + inflater.total_in(), detail));
             }
         }

@@ -1,4 +1,4 @@
-//! DICOM files: from bytes to a [`FrameTable`], every rule of the standard that decides where a frame lies.
+//! DICOM files to [`FrameTable`]s: the rules of the standard that decide where a frame lies.
 //!
 //! [`part10`] finds the data set, [`dataset`] walks it to the pixels, then either [`native`] computes the
 //! frames or [`encapsulated`] checks the offset tables, walks the fragments and groups them. [`read`] reads a
@@ -24,14 +24,14 @@ use part10::Container;
 /// Parser version: stored with every row, so that a better parser re-reads what an older one wrote.
 pub const PARSER_VERSION: u16 = 1;
 
-/// Reads the frame table of one SOP Instance. `buffer` is scratch memory, kept from file to file.
+/// Reads the frame table of one SOP Instance. `buffer` is scratch memory, reused from file to file.
 ///
 /// # Errors
 /// Every kind of [`crate::ErrorKind`] that the parser has; absence of pixels is no error.
 pub fn read_table(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
     let read = read_source(source, verify, buffer);
     if read.as_ref().is_err_and(|error| !error.kind.is_environment()) {
-        // A file that is being written is not to be called malformed.
+        // A file that is being written is not malformed.
         source.check_unchanged()?;
     }
     read
@@ -101,7 +101,8 @@ fn read_dataset(
     Ok(table)
 }
 
-/// Encapsulation shows in the undefined length, whatever the transfer syntax claims (PS3.5 A.4).
+/// Whether the pixels are encapsulated: their length is undefined then, whatever the transfer syntax (PS3.5
+/// A.4).
 fn is_encapsulated(
     window: &mut Window<'_>,
     pixels: &Element,

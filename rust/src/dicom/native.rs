@@ -1,4 +1,4 @@
-//! Frames of native (uncompressed) pixels: pure arithmetic, checked (PS3.5 8.1, 8.2).
+//! Frames of native (uncompressed) pixels, by checked arithmetic (PS3.5 8.1, 8.2).
 
 use super::dataset::Header;
 use super::element::Element;
@@ -7,7 +7,7 @@ use crate::frames::attributes::Attributes;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Layout, Native};
 
-/// Frames beyond this number must be plausible for the size of the value.
+/// Numbers of frames above this must be plausible for the size of the value.
 const FRAMES_BEFORE_DOUBT: u64 = 4096;
 const MOST_TIMES_TOO_MANY: u64 = 16;
 
@@ -33,7 +33,8 @@ pub fn lay_out(
     if u64::from(frames) > FRAMES_BEFORE_DOUBT
         && expected.is_none_or(|bytes| bytes / MOST_TIMES_TOO_MANY > declared)
     {
-        let detail = format!("{frames} frames of {} bytes in {declared} bytes", frame_bits.div_ceil(8));
+        let detail =
+            format!("{frames} frames of {} bytes do not fit {declared} bytes", frame_bits.div_ceil(8));
         return Err(Error::at(ErrorKind::FramesExceedPixelData, pixels.position, detail));
     }
     match expected {

@@ -6,14 +6,14 @@ use crate::base::window::Window;
 use crate::frames::attributes::Uid;
 use crate::frames::notes::{Note, Notes};
 
-/// Where the data set begins and how it is written.
+/// The place of the data set and how it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     /// First byte of the data set.
     pub dataset: u64,
-    /// How its elements are written: as found, which is not always as declared.
+    /// How its elements are written, which is not always as declared.
     pub encoding: Encoding,
-    /// Transfer Syntax UID, guessed where none is declared (a note says so).
+    /// Transfer Syntax UID; guessed, with a note, where none is declared.
     pub transfer_syntax_uid: Uid,
     /// Whether the file begins with a preamble of 128 bytes.
     pub has_preamble: bool,
@@ -75,7 +75,7 @@ fn first_element(window: &mut Window<'_>, notes: &mut Notes) -> Result<(u64, boo
     Ok((0, false))
 }
 
-/// Whether the first bytes are an element of the groups that files without preamble begin with.
+/// Whether the first bytes are an element of a group that files without preamble begin with.
 fn begins_a_dataset(window: &mut Window<'_>) -> Result<bool> {
     Ok(matches!(window.peek(0, 2)?, [2 | 8, 0] | [0, 8]))
 }
@@ -113,7 +113,7 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(
                 let value = window.peek(element.value, element.length as usize)?;
                 transfer_syntax_uid.clear();
                 for &byte in value.iter().filter(|&&byte| byte.is_ascii_digit() || byte == b'.') {
-                    let _ = transfer_syntax_uid.try_push(char::from(byte)); // at most 64, as asked above
+                    let _ = transfer_syntax_uid.try_push(char::from(byte)); // at most 64, as checked above
                 }
             }
             _ => {}
@@ -141,7 +141,7 @@ fn guess(found: Option<Encoding>, notes: &mut Notes) -> Uid {
 /// How a transfer syntax writes its elements; unknown ones are explicit little endian (PS3.5 A.4).
 fn encoding_of(transfer_syntax_uid: &str) -> Encoding {
     match transfer_syntax_uid {
-        // GE's private syntax differs from Implicit VR Little Endian in its pixels only.
+        // GE's private syntax differs from Implicit VR Little Endian only in its pixels.
         "1.2.840.10008.1.2" | "1.2.840.113619.5.2" => Encoding::IMPLICIT_LE,
         "1.2.840.10008.1.2.2" => Encoding { explicit: true, big_endian: true },
         _ => Encoding::EXPLICIT_LE,

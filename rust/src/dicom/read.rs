@@ -1,4 +1,4 @@
-//! The bytes of a frame, by its table.
+//! Reads the bytes of a frame by its table.
 
 use super::{inflate, part10, read_table};
 use crate::base::error::Result;
@@ -7,7 +7,7 @@ use crate::base::window::{Buffer, Window};
 use crate::frames::notes::Notes;
 use crate::frames::table::{FrameTable, OffsetsIn, Verify};
 
-/// The frame's bytes: fragments joined, item headers stripped.
+/// Reads a frame: its fragments joined, without item headers.
 ///
 /// # Errors
 /// `truncated_frame` for a frame past the end of a cut file; `changed_during_read` where the source is not
@@ -23,7 +23,7 @@ pub fn read_frame(source: &dyn Source, table: &FrameTable, index: usize) -> Resu
     }
 }
 
-/// The same, but `None` where the table turns out to be wrong: it was not held against every Item.
+/// Reads a frame; `None` where a table that was not compared with every Item turns out to be wrong.
 ///
 /// # Errors
 /// As [`read_frame`].

@@ -1,4 +1,4 @@
-//! The fragments of encapsulated Pixel Data (PS3.5 A.4), and one reader's walk over a stretch of them.
+//! The fragments of encapsulated Pixel Data (PS3.5 A.4), and the walk of one reader over a stretch of them.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Source, read_array};
@@ -6,13 +6,13 @@ use crate::base::window::Buffer;
 use crate::dicom::element::{Encoding, Tag, UNDEFINED};
 use crate::frames::notes::{Note, Notes};
 
-/// 12 bytes each while they are walked: 8 Mi fragments are 100 MB, ten times the largest slide we know.
+/// Most fragments of a file: 100 MB at 12 bytes each, ten times those of the largest known slide.
 pub const MOST_FRAGMENTS: usize = 8 << 20;
 const STREAM_CHUNK: usize = 4 << 20;
-/// Headers taken for resident after one that was: to ask each time makes a read an eighth dearer.
+/// Headers that are taken to be resident after one that was: asking each time costs an eighth more.
 const TRUSTED: u32 = 15;
 
-/// The fragments in file order, the Basic Offset Table's item not among them.
+/// The fragments in file order, without the Basic Offset Table's item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragments {
     /// Absolute offset of each Item tag, ascending; the payload begins 8 bytes later.
@@ -21,7 +21,7 @@ pub struct Fragments {
     pub lengths: Vec<u32>,
     /// What ended the walk.
     pub ending: Ending,
-    /// Where the walk ended: no Item from here on.
+    /// Where the walk ended.
     pub end: u64,
 }
 
@@ -31,13 +31,13 @@ pub enum Ending {
     /// The Sequence Delimitation Item.
     #[default]
     Delimiter,
-    /// The file, or zeros (a download that was never finished), where an Item or the delimiter should be.
+    /// The end of the file, or zeros (as of an unfinished download), in place of an Item or the delimiter.
     EndOfFile,
-    /// The file, in the middle of the last fragment.
+    /// The end of the file, within the last fragment.
     Cut,
     /// Another element, in place of the delimiter.
     NextElement,
-    /// Bytes that are nothing.
+    /// Bytes that are no element.
     Astray,
 }
 
@@ -47,12 +47,12 @@ impl Fragments {
         self.tags.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no fragment.
     pub fn is_empty(&self) -> bool {
         self.tags.is_empty()
     }
 
-    /// Where fragments may be missing: from here to the end of the whole file, of which this one is a part.
+    /// The offset from which fragments are missing, where the file is cut.
     pub fn lost_from(&self) -> Option<u64> {
         matches!(self.ending, Ending::EndOfFile | Ending::Cut).then_some(self.end)
     }
@@ -77,31 +77,31 @@ impl Fragments {
         if self.len() + more <= MOST_FRAGMENTS {
             return Ok(());
         }
-        let detail = format!("more than {MOST_FRAGMENTS} fragments");
+        let detail = format!("more than {MOST_FRAGMENTS} fragments, the limit of this parser");
         Err(Error::at(ErrorKind::LimitExceeded, position, detail))
     }
 
-    /// Payload offset and length of a fragment.
+    /// Offset and length of the payload of a fragment.
     pub fn payload(&self, index: usize) -> Option<(u64, u32)> {
         Some((self.tags.get(index)? + 8, *self.lengths.get(index)?))
     }
 }
 
-/// What stands at a place where an Item is expected.
+/// The header found where an Item is expected.
 enum Found {
     Item { length: u32 },
     End(Ending),
 }
 
-/// Why a stretch of the walk ended.
+/// Where a stretch of the walk ended.
 pub enum Stop {
-    /// The delimiter, or where the items stop.
+    /// At the delimiter, or after the last item.
     End,
     /// The next item begins here, at or after the limit.
     At(u64),
 }
 
-/// Where a stretch ends: before an item at or after `position`, or after `count` items.
+/// The limit of a stretch: an item at or after `position`, or `count` items.
 #[derive(Clone, Copy)]
 pub struct Limit {
     /// Where.
@@ -111,7 +111,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// No end before the items'.
+    /// No limit.
     pub const NONE: Limit = Limit { position: u64::MAX, count: usize::MAX };
 }
 
@@ -120,17 +120,17 @@ pub struct Walker<'s> {
     headers: Headers<'s>,
     encoding: Encoding,
     size: u64,
-    /// How it reads from now on.
+    /// How it reads headers.
     pub pace: Pace,
 }
 
 impl<'s> Walker<'s> {
-    /// A reader at the beginning.
+    /// A walker that has read nothing yet.
     pub fn new(source: &'s dyn Source, encoding: Encoding, pace: Pace) -> Self {
         Self { headers: Headers::new(source), encoding, size: source.size(), pace }
     }
 
-    /// Appends the fragments from `from` on, up to the limit.
+    /// Walks from `from` up to the limit and appends the fragments.
     pub fn run(
         &mut self,
         from: u64,
@@ -245,7 +245,7 @@ fn is_element(tag: Tag, vr: [u8; 2], encoding: Encoding) -> bool {
         && (!encoding.explicit || vr.iter().all(u8::is_ascii_uppercase))
 }
 
-/// Reads item headers: from memory, one by one while they are resident or far apart, else by streaming.
+/// Reads item headers: from memory, singly while they are resident or far apart, else by streaming.
 struct Headers<'s> {
     source: &'s dyn Source,
     memory: Option<&'s [u8]>,
@@ -253,16 +253,16 @@ struct Headers<'s> {
     chunk: Buffer,
     chunk_start: u64,
     chunk_length: usize,
-    /// How many of the next headers are read without asking whether they are resident.
+    /// Number of headers to read next without asking whether they are resident.
     trusted: u32,
 }
 
 /// How headers are read from a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Eight bytes each, whatever the storage.
+    /// Eight bytes for each, on any storage.
     Single,
-    /// Eight bytes each while resident; megabytes at a time where not.
+    /// Eight bytes for each that is resident, else megabytes at a time.
     Stream,
 }
 

@@ -1,4 +1,4 @@
-//! Which fragments make which frame, when no table says so: the rules in their order, then refusal.
+//! Which fragments make which frame where no table says so: rules in their order, then refusal.
 
 use super::fragments::{Ending, Fragments};
 use crate::base::error::{Error, ErrorKind, Result};
@@ -10,7 +10,7 @@ use crate::frames::table::{Items, Method};
 /// Fragment indices `[first, end)` of one frame.
 pub type FragmentRange = (u32, u32);
 
-/// Decides without tables: one frame, one fragment a frame, or by the codec's own markers.
+/// Groups fragments without a table: one frame, one fragment for each frame, or by the markers of the codec.
 pub fn group(
     source: &dyn Source,
     fragments: &Fragments,
@@ -120,7 +120,7 @@ fn by_end_markers(
     let ranges = by_markers(fragments, used, frames, |index| {
         let begins = previous_ends;
         previous_ends = match fragments.payload(index) {
-            // An empty fragment neither ends a frame nor begins one.
+            // An empty fragment neither begins nor ends a frame.
             Some((_, 0)) => previous_ends && !begins,
             _ => ends_image(source, fragments, index)?,
         };

@@ -17,19 +17,19 @@ use fragments::Fragments;
 use grouping::FragmentRange;
 use offset_table::{BasicItem, LengthsAgree, OffsetTable};
 
-/// Encapsulated pixels whose frames are to be found.
+/// The encapsulated pixels of a file.
 pub struct Encapsulated<'a> {
     /// The file, or the inflated data set.
     pub source: &'a dyn Source,
-    /// What the data set says about its image.
+    /// Attributes, and the places of pixels and tables.
     pub header: &'a Header,
-    /// First byte of the pixel element's value: the Basic Offset Table's Item.
+    /// First byte of the pixel element's value, the Basic Offset Table's Item.
     pub value: u64,
     /// How the data set is written.
     pub encoding: Encoding,
-    /// Whether a preamble stands before the data set: it may hold the header of a TIFF.
+    /// Whether the file has a preamble, which may be the header of a TIFF.
     pub has_preamble: bool,
-    /// How far tables are held against the file.
+    /// How far tables are compared with the file.
     pub verify: Verify,
 }
 
@@ -62,7 +62,7 @@ impl Encapsulated<'_> {
     /// The offset tables of the file that have the right count, best first.
     fn tables(&self, item: BasicItem, notes: &mut Notes) -> Result<Vec<OffsetTable>> {
         let mut tables = offset_table::candidates(self.source, self.header, item, self.encoding, notes)?;
-        // A TIFF's table counts only where the data set has none of its own.
+        // The table of a TIFF is used only where the data set has none.
         if self.has_preamble && item.value.1 == 0 && self.header.extended_offsets.is_none() {
             let frames = self.header.attributes.number_of_frames;
             let (candidate, is_tiff) = tiff::read(self.source, frames)?;
@@ -74,7 +74,7 @@ impl Encapsulated<'_> {
         Ok(tables)
     }
 
-    /// The first table whose ends are right, and the first byte after its last frame.
+    /// The number of the first table whose ends are right, and the first byte after its last frame.
     fn confirmed_at_ends(
         &self,
         tables: &[OffsetTable],
@@ -124,7 +124,7 @@ impl Encapsulated<'_> {
     }
 }
 
-/// The first table that holds against the walk; those before it are noted as rejected.
+/// The first table that agrees with the walk; those before it are noted as rejected.
 fn best_table(
     tables: &[OffsetTable],
     fragments: &Fragments,
@@ -154,7 +154,7 @@ fn reject(tables: &[OffsetTable], notes: &mut Notes) {
     }
 }
 
-/// Lengths that a table declares are only checked: what is served are the items' own.
+/// Compares the lengths that a table declares with those of the items, which are used in any case.
 fn checked_lengths(
     tables: &[OffsetTable],
     method: Method,

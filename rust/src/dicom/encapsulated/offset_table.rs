@@ -9,17 +9,17 @@ use crate::dicom::element::{Encoding, Tag};
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Items, Method, Verify};
 
-/// Fragments of the last frame that are hopped over before a full walk is the better way.
+/// Fragments of the last frame that are followed at most; beyond, a full walk decides.
 const MOST_HOPS: usize = 64;
 
-/// A candidate table: where each frame's first Item stands, if the table is right.
+/// A candidate table: the place of each frame's first Item, if the table is right.
 #[derive(Debug)]
 pub struct OffsetTable {
-    /// Which table this is.
+    /// The kind of table.
     pub method: Method,
     /// Absolute offset of the Item tag that begins each frame, in frame order.
     pub tags: Vec<u64>,
-    /// Length of each frame, where the table tells and a frame is one fragment.
+    /// Length of each frame, where the table has it and a frame is one fragment.
     pub lengths: Option<Vec<u64>>,
 }
 
@@ -28,7 +28,7 @@ pub struct OffsetTable {
 pub struct BasicItem {
     /// Offset and length of the value.
     pub value: Place,
-    /// From here all offsets count, EOT included.
+    /// The first byte after it, from which the offsets of all tables count.
     pub base: u64,
 }
 
@@ -38,7 +38,7 @@ pub fn basic_item(source: &dyn Source, position: u64, encoding: Encoding) -> Res
         return Err(Error::at(
             ErrorKind::TruncatedBot,
             position,
-            "the file ends before the Basic Offset Table",
+            "the file ends before its Basic Offset Table",
         ));
     };
     let length = encoding.u32([w, x, y, z]);
@@ -46,7 +46,7 @@ pub fn basic_item(source: &dyn Source, position: u64, encoding: Encoding) -> Res
         Tag::SEQUENCE_DELIMITATION => return Ok(None),
         Tag::ITEM => {}
         tag => {
-            let detail = format!("{tag} stands where the Basic Offset Table's Item must (PS3.5 A.4)");
+            let detail = format!("found {tag}, where the Basic Offset Table's Item must be (PS3.5 A.4)");
             return Err(Error::at(ErrorKind::NoBotItem, position, detail));
         }
     }
@@ -113,7 +113,7 @@ fn extended(
     Ok(tags.map(|tags| OffsetTable { method, tags, lengths }))
 }
 
-/// `frames` little endian u64 values, if the value has exactly that size and lies within the file.
+/// Reads `frames` little endian u64 values, if the value has exactly that size and lies within the file.
 fn read_u64s(source: &dyn Source, (position, length): Place, frames: u32) -> Result<Option<Vec<u64>>> {
     if u64::from(length) != u64::from(frames) * 8 || position + u64::from(length) > source.size() {
         return Ok(None);
@@ -122,7 +122,7 @@ fn read_u64s(source: &dyn Source, (position, length): Place, frames: u32) -> Res
     // SAFETY: any bytes are u64s, and the slice covers exactly the memory of `values`.
     let bytes = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len() * 8) };
     if source.read_at(position, bytes)? < bytes.len() {
-        return Err(Error::at(ErrorKind::IoError, position, "the offset table could not be read whole"));
+        return Err(Error::at(ErrorKind::IoError, position, "the offset table could not be read in full"));
     }
     values.iter_mut().for_each(|value| *value = u64::from_le(*value));
     Ok(Some(values))
@@ -163,9 +163,9 @@ impl OffsetTable {
         (high > 0).then_some(Self { method: self.method, tags, lengths: None })
     }
 
-    /// Checks both ends only, and returns the first byte after the last frame; [`OffsetTable::into_items`] then
-    /// makes the frames, those of a BOT as spans which may hold item headers. `None` means that a full walk
-    /// has to decide.
+    /// Checks both ends only, and returns the first byte after the last frame; [`OffsetTable::into_items`]
+    /// then makes the frames, those of a BOT as spans which may hold item headers. `None` means that a full
+    /// walk has to decide.
     pub fn check_ends(
         &self,
         source: &dyn Source,
@@ -241,7 +241,7 @@ impl OffsetTable {
         (self.method != Method::Tiff || self.tiles_fit(fragments, &ranges)).then_some(ranges)
     }
 
-    /// A TIFF knows nothing of DICOM: each tile must be one whole fragment, with or without its pad byte.
+    /// Whether each tile of a TIFF is exactly one fragment, with or without its pad byte.
     fn tiles_fit(&self, fragments: &Fragments, ranges: &[(u32, u32)]) -> bool {
         let length =
             |start: u32| fragments.lengths.get(start as usize).map_or(0, |&length| u64::from(length));
@@ -252,11 +252,11 @@ impl OffsetTable {
     }
 }
 
-/// How declared frame lengths compare with the items'.
+/// How declared frame lengths compare with those of the items.
 pub enum LengthsAgree {
     /// Equal.
     Exactly,
-    /// Some count without the pad byte (writers differ: pydicom #1968).
+    /// Some do not include the pad byte (writers differ: pydicom #1968).
     WithoutPadding,
     /// At least one differs.
     No {
@@ -282,7 +282,7 @@ impl LengthsAgree {
     }
 }
 
-/// The length of the Item at `position`, or `None` where none stands.
+/// The length of the Item at `position`, or `None` where there is none.
 fn item_length(source: &dyn Source, position: u64, encoding: Encoding) -> Result<Option<u32>> {
     let Some([a, b, c, d, w, x, y, z]) = read_array(source, position)? else { return Ok(None) };
     let length = encoding.u32([w, x, y, z]);

@@ -1,5 +1,5 @@
-//! Files that are DICOM and TIFF at once: the preamble holds a TIFF header whose tile offsets point at the
-//! payloads of our fragments. Slides of the Imaging Data Commons have no other table.
+//! Files that are DICOM and TIFF: the preamble is a TIFF header whose tile offsets are those of the
+//! fragments' payloads. Slides of the Imaging Data Commons have no other table.
 
 use super::offset_table::OffsetTable;
 use crate::base::error::Result;
@@ -8,7 +8,7 @@ use crate::frames::table::Method;
 
 const TILE_OFFSETS: u16 = 324;
 const TILE_BYTE_COUNTS: u16 = 325;
-/// Directories of a pyramid, with room to spare; also what ends a loop of directories.
+/// Directories that are read at most, as they may form a loop; pyramids have far fewer.
 const MOST_DIRECTORIES: usize = 256;
 const MOST_ENTRIES: u64 = 4096;
 
@@ -16,11 +16,11 @@ const MOST_ENTRIES: u64 = 4096;
 #[derive(Clone, Copy)]
 struct Layout {
     big_endian: bool,
-    /// Eight-byte offsets (version 43).
+    /// Whether offsets have eight bytes (version 43).
     wide: bool,
 }
 
-/// One directory entry: type, count and the four or eight bytes of value or offset.
+/// A directory entry: type, count, and the four or eight bytes of its value or offset.
 struct Entry {
     tag: u16,
     kind: u16,
@@ -29,8 +29,8 @@ struct Entry {
     position: u64,
 }
 
-/// Reads the directory whose tile count is `frames`; `None` where there is no TIFF or no such directory.
-/// The second value says whether the preamble is a TIFF at all.
+/// Reads the table of the directory with `frames` tiles, if there is one; also returns whether the preamble
+/// is a TIFF.
 pub fn read(source: &dyn Source, frames: u32) -> Result<(Option<OffsetTable>, bool)> {
     let Some(start) = read_array::<16>(source, 0)? else { return Ok((None, false)) };
     let layout = match start {
@@ -59,7 +59,8 @@ pub fn read(source: &dyn Source, frames: u32) -> Result<(Option<OffsetTable>, bo
     Ok((None, true))
 }
 
-/// Tile offsets name payloads, so the Item tag stands 8 bytes before; a hole (0) or a shared tile ends it.
+/// Makes a table of tile offsets: an Item tag is 8 bytes before its payload. `None` for missing or shared
+/// tiles.
 fn as_table(offsets: &[u64], lengths: Vec<u64>) -> Option<OffsetTable> {
     let tags: Option<Vec<u64>> = offsets.iter().map(|offset| offset.checked_sub(8)).collect();
     let ascending = offsets.iter().zip(offsets.iter().skip(1)).all(|(a, b)| a < b);
@@ -83,12 +84,12 @@ impl Layout {
         if self.big_endian { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
     }
 
-    /// A count or offset in the width of this TIFF.
+    /// Reads a count or offset in the width of this TIFF.
     fn word(self, bytes: &[u8]) -> u64 {
         if self.wide { self.u64(bytes) } else { u64::from(self.u32(bytes)) }
     }
 
-    /// The entries of the directory at `position` and the offset of the next one.
+    /// Reads the entries of the directory at `position` and the offset of the next one.
     fn directory(self, source: &dyn Source, position: u64) -> Result<Option<(Vec<Entry>, u64)>> {
         let (head, each, word) = if self.wide { (8, 20, 8) } else { (2, 12, 4) };
         let Some(start) = read_array::<8>(source, position)? else { return Ok(None) };
@@ -115,7 +116,7 @@ impl Layout {
         Ok(Some((entries.collect(), self.word(next))))
     }
 
-    /// The values of an entry (SHORT, LONG or LONG8), stored in the entry itself where they fit.
+    /// Reads the values of an entry (SHORT, LONG or LONG8), which are in the entry itself where they fit.
     fn values(self, source: &dyn Source, entry: &Entry) -> Result<Option<Vec<u64>>> {
         let width: u64 = match entry.kind {
             3 => 2,

@@ -1,5 +1,5 @@
-//! The walk over all fragments of a file, at the pace that its storage allows: by one reader, or by several on
-//! a stretch each.
+//! Walks over all fragments of a file, as fast as its storage allows: with one reader, or with several on a
+//! stretch each.
 
 use super::fragments::{Fragments, Limit, Pace, Stop, Walker};
 use crate::base::error::Result;
@@ -7,13 +7,13 @@ use crate::base::source::{Access, Source};
 use crate::dicom::element::Encoding;
 use crate::frames::notes::Notes;
 
-/// After so many items the distance between them is known well enough to choose how to read.
+/// Items after which their mean distance decides how to read on.
 const SAMPLE: usize = 16;
-/// Items closer than this are cheaper to stream over than to visit one by one on cold storage.
+/// Mean distance in bytes below which streaming is cheaper than single reads on cold storage.
 const STREAM_BELOW: u64 = 128 * 1024;
-/// Items left from which several readers are worth their start.
+/// Expected number of items from which several readers pay.
 const PARALLEL_FROM: u64 = 4_000;
-/// Items in a row that make a guessed beginning credible.
+/// Consecutive items that make a guessed beginning credible.
 const CHAIN: usize = 8;
 
 /// Walks from `base` (the first byte after the BOT item) to the delimiter or to where the items stop.
@@ -30,8 +30,8 @@ pub fn walk(source: &dyn Source, base: u64, encoding: Encoding, notes: &mut Note
         walker.pace = Pace::Stream;
         let rest = (source.size() - position) / mean.max(8);
         if let Some((file, readers)) = source.shared().filter(|_| rest >= PARALLEL_FROM) {
-            let starts = split(source, position, mean, readers, encoding)?;
-            match together(file, position, &starts, encoding, &mut fragments, notes)? {
+            let starts = guess_starts(source, position, mean, readers, encoding)?;
+            match walk_in_parallel(file, position, &starts, encoding, &mut fragments, notes)? {
                 Stop::End => return Ok(fragments),
                 Stop::At(next) => position = next,
             }
@@ -41,10 +41,11 @@ pub fn walk(source: &dyn Source, base: u64, encoding: Encoding, notes: &mut Note
     Ok(fragments)
 }
 
-/// Walks stretches of one file at once. Where an item begins in the middle of a file is a guess, and the
-/// stretch before it proves or refutes it: only if that one ends exactly there is the next one joined, and
-/// then it is what a walk from the beginning would have found. Returns how far the joined stretches reach.
-fn together(
+/// Walks over several stretches of a file in parallel; returns how far the joined stretches reach.
+///
+/// Where an item begins in the middle of a file is a guess. Only if the stretch before ends exactly there is
+/// the next one joined: the result is that of a walk from the beginning.
+fn walk_in_parallel(
     source: &(dyn Source + Sync),
     position: u64,
     starts: &[u64],
@@ -89,14 +90,20 @@ fn together(
     })
 }
 
-/// Guesses where items begin near the bounds of `readers` equal stretches.
-fn split(source: &dyn Source, from: u64, mean: u64, readers: usize, encoding: Encoding) -> Result<Vec<u64>> {
+/// Guesses where items begin near the borders of `readers` equal stretches.
+fn guess_starts(
+    source: &dyn Source,
+    from: u64,
+    mean: u64,
+    readers: usize,
+    encoding: Encoding,
+) -> Result<Vec<u64>> {
     let mut starts = Vec::new();
     let length = (source.size() - from) / readers as u64;
     let mut bytes = vec![0; usize::try_from(mean * 4).unwrap_or(0).clamp(4096, 1 << 20)];
     for stretch in 1..readers as u64 {
         let near = from + length * stretch;
-        // Cold storage is read in one pass: jumping about it would only cost.
+        // Cold storage is read in one pass: jumps would only cost time.
         if !source.read_resident(near, &mut [0]) {
             return Ok(Vec::new());
         }
@@ -113,7 +120,7 @@ fn split(source: &dyn Source, from: u64, mean: u64, readers: usize, encoding: En
     Ok(starts)
 }
 
-/// Whether several items follow one another from here: payloads may hold the four bytes of a tag by chance.
+/// Whether several items follow one another here: payloads may hold the bytes of a tag by chance.
 fn begins_a_chain(source: &dyn Source, position: u64, encoding: Encoding) -> Result<bool> {
     let mut found = Fragments::default();
     let limit = Limit { position: u64::MAX, count: CHAIN };
@@ -137,7 +144,7 @@ mod tests {
         [&[0xFE, 0xFF, 0x00, 0xE0], (payload.len() as u32).to_le_bytes().as_slice(), payload].concat()
     }
 
-    /// A payload that is itself a chain of items: the guess in the middle of a file falls for it.
+    /// A payload that is itself a chain of items, which a guess in the middle of a file takes for real ones.
     fn decoy(links: usize) -> Vec<u8> {
         item(b"ab").repeat(links)
     }
@@ -181,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decoy_at_every_guess_is_refuted() {
+    fn a_decoy_at_every_guess_is_recognised() {
         let huge = item(&decoy(100_000));
         let small = item(b"abcdef").repeat(30_000);
         let bytes = [small.clone(), huge, small].concat();
