@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all.
+"""Files that appear complete or not at all.
 
-A reader of a final name never sees a partial file: content goes to a temporary name in the *same* folder,
-is flushed to the disk, and is then linked or renamed. After a kill the temporary name is left; it carries
-host, boot and process, so that a later run can tell the dead from the living.
+A reader of a final name never sees a partial file: the content goes to a temporary name in the *same* folder,
+is flushed to the disk, and is then linked or renamed. A killed writer leaves its temporary file; the name
+holds boot and process, so that others can tell whether the writer still runs.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{8})-(?P<pid>\d+)-(?P<
 """``.<final name>.<boot>-<pid>-<serial>.tmp``: hidden, and never ends in ``.pt``."""
 
 STALE_AFTER = 120.0
-"""Seconds of silence after which a file or claim of another machine counts as left by the dead."""
+"""Seconds without a change after which the writer of a file or claim of another machine counts as ended."""
 
 WRITE_STEP = 1 << 20
-"""Bytes that are written before the disk is told to take them."""
+"""Bytes that are written before the disk is asked to take them."""
 
 _serial = iter(range(1, 1 << 62))
 
@@ -59,7 +59,7 @@ def temporary_path(final: Path) -> Path:
 
 
 def temporary_is_live(path: Path, *, now: float | None = None) -> bool:
-    """Whether the writer may still be at work: its process lives, or the file is young and foreign."""
+    """Return whether the writer may still run: its process lives, or another machine wrote lately."""
     match = TEMPORARY.fullmatch(path.name)
     if match and match["boot"] == boot_id():
         return is_alive(int(match["pid"]))
@@ -80,18 +80,18 @@ def sync_folder(folder: Path) -> None:
 
 
 class EagerFile(io.FileIO):
-    """A file whose bytes are on their way to the disk while it is still being written.
+    """A file that hands its bytes to the disk while it is being written.
 
-    The last flush then waits for the rest only: a third less for a tensor of 30 MB.
+    The last flush then waits for the rest only: a third less time for a tensor of 30 MB.
     """
 
     error: OSError | None = None
-    """The first refusal: libraries that write through this object tend to hide it behind their own."""
+    """The system's first error: libraries that write through this object may hide it behind their own."""
     _handed_over = 0
     _written = 0
 
     def write(self, content: Any, /) -> int:
-        """Write all of it."""
+        """Write the whole content."""
         rest = view = memoryview(content).cast("B")
         try:
             while rest:
@@ -121,32 +121,32 @@ def write_file(
     replace: bool = True,
     sync: bool = True,
 ) -> bool:
-    """Let ``write`` fill a file that then appears under ``final`` as a whole.
+    """Let ``write`` fill a file that then appears, complete, as ``final``.
 
     Parameters
     ----------
     final : Path
         In a folder that exists.
     write : callable
-        Gets the open temporary file.
+        Called with the open temporary file.
     check : callable
-        Gets the path of the written file, and raises if it must not appear. The disk works meanwhile.
+        Called with the path of the written file while the disk takes it; raises if it must not appear.
     mode : int
         Permission bits before the umask.
     replace : bool
-        Whether an existing ``final`` is replaced; otherwise it wins.
+        Replace an existing ``final``; otherwise the existing one stays.
     sync : bool
-        Wait until the disk has the file; without, one that is short-lived may be lost by a power cut.
+        Wait until the disk has the file; False for short-lived files, which a power cut may then lose.
 
     Returns
     -------
     bool
-        False when ``final`` existed and won.
+        Whether the file is now ``final``; False when an existing one stayed.
 
     Raises
     ------
     OSError
-        Including a full disk; no temporary file stays behind.
+        Such as a full disk; no temporary file is left.
     """
     temporary = temporary_path(final)
     try:
@@ -155,14 +155,14 @@ def write_file(
             check(temporary)
             if sync:
                 os.fsync(stream.fileno())
-        won = _appear(temporary, final, replace=replace)
+        appeared = _appear(temporary, final, replace=replace)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     if sync:
         sync_folder(final.parent)
-    return won
+    return appeared
 
 
 def _appear(temporary: Path, final: Path, *, replace: bool) -> bool:
@@ -171,20 +171,20 @@ def _appear(temporary: Path, final: Path, *, replace: bool) -> bool:
         return True
     try:
         os.link(temporary, final)
-        won = True
+        placed = True
     except FileExistsError:
-        won = False
-    except OSError:  # a file system without hard links: the last check before the rename has to do
-        won = not final.exists()
-        if won:
+        placed = False
+    except OSError:  # a file system without hard links: check once more, then rename
+        placed = not final.exists()
+        if placed:
             temporary.replace(final)
             return True
     temporary.unlink()
-    return won
+    return placed
 
 
 def write_text(final: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a small text file that appears as a whole.
+    """Write a small text file that appears complete.
 
     Parameters
     ----------

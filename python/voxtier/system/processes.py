@@ -1,4 +1,7 @@
-"""Whether another process of this machine still runs, and since when: its number alone does not tell."""
+"""Whether another process of this machine still runs, and since when.
+
+The kernel gives numbers of ended processes to new ones: number and start together name a process.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["is_alive", "started", "started_at"]
+__all__ = ["is_alive", "start_ticks", "start_time"]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of that number exists on this machine, and has not ended.
+    """Return whether a process of that number exists on this machine and has not ended.
 
-    One that ended stays for as long as nobody asks for its exit code, in some containers for ever.
+    An ended process remains until its parent asks for its exit code, in some containers for ever.
     """
-    if pid <= 0:  # which name groups, not a process
+    if pid <= 0:  # these name groups, not a process
         return False
     try:
         os.kill(pid, 0)
@@ -26,26 +29,26 @@ def is_alive(pid: int) -> bool:
     return not fields or fields[0] not in "ZX"
 
 
-def started(pid: int) -> str:
-    """Return when a process began, in the kernel's ticks; empty where the system does not tell.
+def start_ticks(pid: int) -> str:
+    """Return when a process began, in the kernel's ticks since boot; empty where the system does not say.
 
-    Not the times of ``/proc/PID``: they are those of the first look at it.
+    The times of the folder ``/proc/PID`` would be those of the first look at it.
     """
     fields = _stat(pid)
     return fields[19] if len(fields) > 19 else ""
 
 
-def started_at(pid: int) -> float | None:
-    """Return when a process began, in seconds since 1970; None where the system does not tell."""
+def start_time(pid: int) -> float | None:
+    """Return when a process began, in seconds since 1970; None where the system does not say."""
     try:
-        since_boot = int(started(pid)) / os.sysconf("SC_CLK_TCK")
+        since_boot = int(start_ticks(pid)) / os.sysconf("SC_CLK_TCK")
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
     except (OSError, ValueError, AttributeError):
         return None
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields behind the name, which stands in parentheses and may hold anything."""
+    """Return the fields of ``/proc/PID/stat`` after the name, which is in parentheses and may be any text."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

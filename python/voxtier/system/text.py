@@ -17,7 +17,7 @@ _SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]*)?)\s*(?:([kmgt])(i?))?b?\s*", re
 
 
 def on_one_line(text: str) -> str:
-    """Return text, such as a path, with what breaks a line or speaks to a terminal escaped as in Python."""
+    """Return text, such as a path, with line breaks and control codes of terminals escaped as in Python."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from voxtier.system.durable import STALE_AFTER, boot_id, temporary_path
-from voxtier.system.processes import is_alive, started
+from voxtier.system.processes import is_alive, start_ticks
 
 __all__ = ["BEAT_SECONDS", "Claim", "claim_is_live"]
 
@@ -37,7 +37,7 @@ class _Holder:
 
 
 def _this_process() -> _Holder:
-    return _Holder(os.getpid(), socket.gethostname(), boot_id(), started(os.getpid()))
+    return _Holder(os.getpid(), socket.gethostname(), boot_id(), start_ticks(os.getpid()))
 
 
 def _read_holder(path: Path) -> _Holder:
@@ -178,5 +178,5 @@ def claim_is_live(path: Path) -> bool:
         except OSError:
             return False
     if holder.boot == boot_id() and holder.host == socket.gethostname():
-        return is_alive(holder.pid) and holder.started in ("", started(holder.pid))
+        return is_alive(holder.pid) and holder.started in ("", start_ticks(holder.pid))
     return age < STALE_AFTER

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from voxtier.system.durable import TEMPORARY, temporary_is_live, write_file
 from voxtier.system.home import default_home
-from voxtier.system.processes import is_alive, started_at
+from voxtier.system.processes import is_alive, start_time
 
 __all__ = ["INTERVAL", "SILENT_AFTER", "ReaderStatus", "StatusWriter", "read_statuses", "readers_folder"]
 
@@ -153,7 +153,7 @@ def read_statuses(folder: Path) -> Iterator[ReaderStatus]:
             written = path.stat().st_mtime
         except OSError:
             continue
-        began = started_at(pid)
+        began = start_time(pid)
         # A process that began later has taken over the number of the one that wrote.
         if not is_alive(pid) or (began is not None and began > written + 1):
             with suppress(OSError):
