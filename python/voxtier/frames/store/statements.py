@@ -66,12 +66,14 @@ FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """
 
-GET = f"SELECT {ROW} FROM voxtier.file AS f WHERE f.key = ANY(%s)"
+GET = f"SELECT {ROW} FROM voxtier.file AS f WHERE f.key = %(key)s"
+# Not for one key: PostgreSQL plans a prepared statement with an array at each execution.
+GET_MANY = f"SELECT {ROW} FROM voxtier.file AS f WHERE f.key = ANY(%s)"
 
 # The last access too: a file that comes back into memory soon after it left counts once.
 RECALL = f"""
 SELECT {_ROW_AND_ACCESS}
-FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key) WHERE f.key = %s
+FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key) WHERE f.key = %(key)s
 """
 
 # The same, then the other files of its series within two limits, those behind it in the order of paths first.

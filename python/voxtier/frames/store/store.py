@@ -163,14 +163,15 @@ class FrameStore:
         A row of another parser version, or one that does not decode, counts as unknown. The caller compares
         the fingerprint (`size`, `mtime_ns`) with the file's.
         """
-        return self.get_many(source, [path])[0]
+        recalled = self._recalled(statements.GET, source, path)
+        return None if recalled is None else recalled.found
 
     def get_many(self, source: str, paths: Sequence[str]) -> list[FrameTable | Refusal | None]:
         """Return for each path what `get` returns, with one question per `BATCH` paths."""
         found: dict[str, FrameTable | Refusal] = {}
         for start in range(0, len(paths), BATCH):
             keys = _file_keys(source, paths[start : start + BATCH])
-            rows = b"".join(row for (row,) in self.query(statements.GET, (keys,)))
+            rows = b"".join(row for (row,) in self.query(statements.GET_MANY, (keys,)))
             found.update((path, each) for path, each, _ in decode_rows(rows))
         return [found.get(path) for path in paths]
 
@@ -192,17 +193,10 @@ class FrameStore:
         Recalled or None
             None where `get` returns it.
         """
-        [key] = _file_keys(source, [path])
         if with_series:
-            limits = {"key": Key(key), "most": _MOST_NEIGHBOURS, "bytes": _MOST_NEIGHBOUR_BYTES}
-            found = self.query(statements.RECALL_SERIES, limits)
-        else:
-            found = self.query(statements.RECALL, (Key(key),))
-        rows = b"".join(row for (row,) in found)
-        for name, first, _ in decode_rows(rows, most=1):
-            if name == path:
-                return Recalled(first, rows)
-        return None
+            limits = {"most": _MOST_NEIGHBOURS, "bytes": _MOST_NEIGHBOUR_BYTES}
+            return self._recalled(statements.RECALL_SERIES, source, path, **limits)
+        return self._recalled(statements.RECALL, source, path)
 
     def by_sop_instance(self, uid: str, source: str | None = None) -> list[FoundTable]:
         """Return the tables of all files that hold a SOP Instance, in the order of their paths."""
@@ -382,6 +376,12 @@ class FrameStore:
     def query(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
         """Run one idempotent statement with bound parameters and return its rows: see `adapters.fetch`."""
         return self.database.run(lambda connection: fetch(connection, statement, parameters))
+
+    def _recalled(self, statement: str, source: str, path: str, **limits: int) -> Recalled | None:
+        [key] = _file_keys(source, [path])
+        rows = b"".join(row for (row,) in self.query(statement, {"key": Key(key), **limits}))
+        first = decode_rows(rows, most=1)
+        return Recalled(first[0][1], rows) if first and first[0][0] == path else None
 
     def _by_uid(self, statement: str, uid: str, source: str | None) -> list[FoundTable]:
         rows = self.query(statement, {"uid": uid, "source": source})
