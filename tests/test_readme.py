@@ -1,5 +1,7 @@
 """Every block of README.md runs: Python as it stands, shell commands with the installed `voxtier`."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
@@ -15,7 +17,7 @@ BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```", (ROOT / "README.md").read_tex
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with `images/`, an embedded server of its own, and voxtier on the PATH."""
     images = tmp_path / "images"
     images.mkdir()
@@ -28,12 +30,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_blocks_of_both_kinds():
+def test_the_readme_has_blocks_of_both_kinds() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
 
 
 @pytest.mark.parametrize(("language", "block"), BLOCKS, ids=[f"block{i}" for i in range(len(BLOCKS))])
-def test_block_runs(folder, language, block):
+def test_a_block_of_the_readme_runs(folder: Path, language: str, block: str) -> None:
     command = [sys.executable, "-W", "error", "-c", block] if language == "python" else ["bash", "-ec", block]
     # Exit code 3 is documented: the folder holds a file that must be refused.
     command = (

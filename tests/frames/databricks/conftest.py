@@ -1,4 +1,4 @@
-"""One JVM for all tests of the room: a Spark session that is a Spark Connect server too."""
+"""One JVM for all tests of the room (a Spark session that is a Spark Connect server too), and an index."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from frames.dicom.catalogue import TABLE, fragmented, native, without_pixels
+from voxtier.frames import LakebaseUtils
+from voxtier.frames.indexing.run import FileIndexer
 
 HERE = Path(__file__).parent
 
@@ -43,3 +47,22 @@ def connect_url(spark: Any) -> str:
     """Where a Spark Connect client of another process reaches the session's JVM."""
     service = getattr(spark._jvm, "org.apache.spark.sql.connect.service.SparkConnectService$")
     return f"sc://127.0.0.1:{getattr(service, 'MODULE$').localPort()}"
+
+
+@pytest.fixture
+def lakebase(dsn: str) -> Iterator[LakebaseUtils]:
+    with LakebaseUtils(dsn=dsn, uc_table_name=TABLE) as lakebase:
+        yield lakebase
+
+
+@pytest.fixture
+def files(tmp_path: Path, lakebase: LakebaseUtils) -> dict[str, str]:
+    """Four kinds of files, indexed, by their names."""
+    contents = {
+        "native": native(1, 3), "parts": fragmented(2), "report": without_pixels(3), "cut": native(4, 3)[:-20]
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / f"{name}.dcm").write_bytes(content)
+    paths = {name: str(tmp_path / f"{name}.dcm") for name in contents}
+    FileIndexer(lakebase.store, source=TABLE).index_batch(paths.values())
+    return paths

@@ -163,7 +163,7 @@ def change_password(server: str, password: str) -> None:
         connection.execute(f"ALTER ROLE \"{ROLE}\" PASSWORD '{password}'")
 
 
-def test_the_password_is_rotated_under_a_running_pool(
+def test_a_password_rotated_under_a_running_pool_is_asked_for_again(
     lakebase: ControlPlane, guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(credentials, "REUSE_FOR", 0.2)
@@ -205,7 +205,7 @@ def test_a_failed_refresh_leaves_live_connections_alone(
         assert store.sources() is not None
 
 
-def test_the_whole_interface_over_databricks(
+def test_ranges_groups_and_row_filters_over_databricks(
     lakebase: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path,) = write_files(tmp_path, 1)
@@ -244,11 +244,11 @@ def test_the_whole_interface_over_databricks(
         ("", []),
     ],
 )
-def test_filters_that_groups_can_express(body: str, groups: list[str]) -> None:
+def test_a_row_filter_is_taken_as_groups_or_not_at_all(body: str, groups: list[str]) -> None:
     assert list(_members(body)) == groups
 
 
-def test_projects_branches_and_what_is_missing(lakebase: ControlPlane) -> None:
+def test_instances_projects_and_branches_are_found_or_named(lakebase: ControlPlane) -> None:
     lakebase.projects["slides"] = "/tmp"
     found = DatabricksCredentials("slides", host=lakebase.url, token=TOKEN)()
     assert found == {
@@ -268,7 +268,9 @@ def test_projects_branches_and_what_is_missing(lakebase: ControlPlane) -> None:
         utils.execute_query("SELECT 1")
 
 
-def test_the_workspace_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_workspace_that_is_not_named_is_a_config_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_CONFIG_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -276,7 +278,7 @@ def test_the_workspace_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         DatabricksCredentials("pixels-lakebase")()
 
 
-def test_the_builder_logs_in_from_the_workers(
+def test_the_builder_logs_in_from_its_workers_without_a_secret_in_the_closure(
     spark: Any, lakebase: ControlPlane, guarded: str, tmp_path: Path
 ) -> None:
     """Through Databricks by host and token, and by a password in the DSN: neither is in the closure."""

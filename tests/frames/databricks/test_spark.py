@@ -16,13 +16,11 @@ import pytest
 from pyspark import cloudpickle
 from pyspark.errors import PythonException
 
-from frames.dicom.catalogue import fragmented, frames_of, native, without_pixels, write_files
+from frames.dicom.catalogue import TABLE, fragmented, frames_of, native, without_pixels, write_files
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.spark import BOTCacheBuilder, local_session
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.store import FrameStore
-
-TABLE = "main.pixels.object_catalog"
 
 
 def statuses(builder: BOTCacheBuilder, spark: Any, paths: list[str | None]) -> dict[str | None, Any]:
@@ -33,7 +31,7 @@ def statuses(builder: BOTCacheBuilder, spark: Any, paths: list[str | None]) -> d
     return {row.local_path: json.loads(row.bot_cache_status) for row in rows}
 
 
-def test_every_kind_of_row(spark: Any, dsn: str, store: FrameStore, tmp_path: Path) -> None:
+def test_each_kind_of_row_gets_its_status(spark: Any, dsn: str, store: FrameStore, tmp_path: Path) -> None:
     odd = tmp_path / 'it\'s a "slide" %s; -- ü – 像.DCM'
     odd.write_bytes(native(1, 2))
     contents = {
@@ -163,7 +161,7 @@ def test_the_column_of_extensions_filters_first(spark: Any, dsn: str, tmp_path: 
         ({"uc_table_name": "a.b.c.d"}, "write catalog.schema.table"),
     ],
 )
-def test_mistakes_are_named_before_anything_runs(
+def test_wrong_columns_and_names_are_refused_before_anything_runs(
     spark: Any, dsn: str, change: dict[str, Any], message: str
 ) -> None:
     frame = spark.createDataFrame([("x.dcm", 1)], "local_path string, size long")
@@ -175,7 +173,7 @@ def test_mistakes_are_named_before_anything_runs(
     "options",
     [{"threads": 0}, {"batch_size": 0}, {"partitions": -1}, {"verify": "none"}, {"dsn": "http://x"}],
 )
-def test_options_are_checked(options: dict[str, Any]) -> None:
+def test_options_out_of_range_are_config_errors(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         BOTCacheBuilder(TABLE, **options)
 
@@ -197,7 +195,7 @@ def test_no_secret_in_closure_pickle_plan_or_saved_builder(
     assert b"pixels-lakebase" in saved
 
 
-def test_save_and_load(spark: Any, dsn: str, tmp_path: Path) -> None:
+def test_a_saved_builder_loads_with_equal_parameters(spark: Any, dsn: str, tmp_path: Path) -> None:
     (path,) = write_files(tmp_path, 1)
     builder = BOTCacheBuilder(
         TABLE,
@@ -296,7 +294,7 @@ def test_without_a_database_only_local_spark_may_use_the_embedded_server(
     assert json.loads(spark.conf.get(destination.secret)) == {"password": "secret"}
 
 
-def test_missing_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_or_old_java_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=r"Spark needs Java, and JAVA_HOME=.* install Java 17"):
         local_session()
@@ -308,7 +306,7 @@ def test_missing_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         local_session()
 
 
-def test_missing_pyspark() -> None:
+def test_missing_pyspark_names_the_extra() -> None:
     script = (
         "import sys; sys.modules['pyspark'] = None\n"
         "try:\n    from voxtier.frames import BOTCacheBuilder\n"
@@ -341,7 +339,9 @@ spark.stop()
 """
 
 
-def test_spark_connect(spark: Any, connect_url: str, dsn: str, tmp_path: Path) -> None:
+def test_saved_builder_and_stream_work_over_spark_connect(
+    spark: Any, connect_url: str, dsn: str, tmp_path: Path
+) -> None:
     paths = write_files(tmp_path / "images", 3)
     done = subprocess.run(
         [sys.executable, "-c", CONNECT, connect_url, dsn, str(tmp_path), *paths],

@@ -16,14 +16,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from frames.dicom.catalogue import frames_of, without_pixels, write_files
+from frames.dicom.catalogue import TABLE, frames_of, without_pixels, write_files
 from voxtier.frames import LakebaseUtils
 from voxtier.frames.databricks.spark import BOTCacheBuilder
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.store import FrameStore
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "spark_ingest.py"
-SOURCE = "main.pixels.object_catalog"
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +35,15 @@ def notebook() -> ModuleType:
     return module
 
 
-def test_the_flow(notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path) -> None:
+def test_each_run_of_the_notebook_takes_only_new_files(
+    notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path
+) -> None:
     files, catalogue, results = tmp_path / "files", tmp_path / "catalogue", tmp_path / "results"
     paths = write_files(files, 6)
     (files / "report.dcm").write_bytes(without_pixels(90))
     (files / "broken.dcm").write_bytes(b"not an image" * 30)
     (files / "notes.txt").write_text("hello")
-    builder = BOTCacheBuilder(SOURCE, dsn=dsn)
+    builder = BOTCacheBuilder(TABLE, dsn=dsn)
 
     def run() -> int:
         added = notebook.add_to_catalogue(spark, files, catalogue)
@@ -50,8 +51,8 @@ def test_the_flow(notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path) ->
         return int(added)
 
     assert run() == 9
-    with LakebaseUtils(dsn=dsn, uc_table_name=SOURCE) as lakebase:
-        found = notebook.report(spark, lakebase, SOURCE, results)
+    with LakebaseUtils(dsn=dsn, uc_table_name=TABLE) as lakebase:
+        found = notebook.report(spark, lakebase, TABLE, results)
         assert found["summary"] == [
             {"status": "cached", "reason": None, "count": 6},
             {"status": "error", "reason": None, "count": 1},
@@ -68,7 +69,7 @@ def test_the_flow(notebook: ModuleType, spark: Any, dsn: str, tmp_path: Path) ->
         assert sorted(row.local_path for row in rows if row.local_path in new) == new
         assert len(rows) == 10
 
-        frame = notebook.preview(spark, lakebase, SOURCE, limit=3)
+        frame = notebook.preview(spark, lakebase, TABLE, limit=3)
         assert frame.schema["frames"].dataType.elementType["start_pos"].dataType.typeName() == "long"
         assert frame.schema["access_count"].dataType.typeName() == "long"
         best = frame.collect()
@@ -134,8 +135,8 @@ def test_a_run_killed_in_mid_batch_is_finished_by_the_next(
     }
     with FrameStore(dsn) as store:
         FileIndexer(store, source="local").index_batch(paths)
-        assert store.get_many(SOURCE, paths) == store.get_many("local", paths)
-        assert store.summary(SOURCE).total == store.summary("local").total
+        assert store.get_many(TABLE, paths) == store.get_many("local", paths)
+        assert store.summary(TABLE).total == store.summary("local").total
 
 
 def rows_of(dsn: str) -> int:
@@ -144,11 +145,11 @@ def rows_of(dsn: str) -> int:
         return int(row[0]) if row else 0
 
 
-def test_nothing_named_means_the_embedded_server(spark: Any, tmp_path: Path) -> None:
+def test_without_a_named_database_the_embedded_server_is_used(spark: Any, tmp_path: Path) -> None:
     paths = write_files(tmp_path / "files", 2)
     frame = spark.createDataFrame([(path,) for path in paths], "local_path string")
-    rows = BOTCacheBuilder(SOURCE).transform(frame).collect()
+    rows = BOTCacheBuilder(TABLE).transform(frame).collect()
     assert {json.loads(row.bot_cache_status)["status"] for row in rows} == {"cached"}
-    with LakebaseUtils(uc_table_name=SOURCE) as lakebase:
+    with LakebaseUtils(uc_table_name=TABLE) as lakebase:
         assert lakebase.store.database.is_embedded
         assert len(lakebase.retrieve_frame_ranges_batch(paths)) == 2

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from builders import JPEG, TAGS, Element, Fragments, dicom, element, image, jpeg, pattern
 
+TABLE = "main.pixels.object_catalog"
+"""The table of files under which the tests of Spark and Lakebase index them."""
+
 
 def native(seed: int, frames: int = 1) -> bytes:
     """A native file of 4 x 4 pixels and 8 bits, its UIDs made of `seed`."""

@@ -66,7 +66,7 @@ def check_frames(case: Case, source: Any, table: FrameTable) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_case_verified_whole(case: Case, kind: str, tmp_path: Path) -> None:
+def test_case_verified_as_a_whole_gives_its_frames(case: Case, kind: str, tmp_path: Path) -> None:
     with opened(kind, case.content, tmp_path) as source:
         if case.error:
             with pytest.raises(FormatError) as caught:
@@ -84,7 +84,7 @@ def test_case_verified_whole(case: Case, kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_case_verified_at_its_ends(case: Case, kind: str, tmp_path: Path) -> None:
+def test_case_verified_at_its_ends_gives_its_frames(case: Case, kind: str, tmp_path: Path) -> None:
     with opened(kind, case.content, tmp_path) as source:
         if case.error:
             with pytest.raises(FormatError) as caught:
@@ -100,7 +100,7 @@ def test_case_verified_at_its_ends(case: Case, kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", [case for case in CASES if case.table_serves], ids=str)
-def test_right_table_serves_unverified(case: Case, kind: str, tmp_path: Path) -> None:
+def test_a_right_offset_table_serves_unverified(case: Case, kind: str, tmp_path: Path) -> None:
     with opened(kind, case.content, tmp_path) as source:
         table = read_table(source, verify="none")
         assert (table.method, table.verified) == (case.method, "none")
@@ -108,7 +108,7 @@ def test_right_table_serves_unverified(case: Case, kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_unverified_table_is_inside_the_file(case: Case) -> None:
+def test_a_table_not_verified_never_leads_outside_the_file(case: Case) -> None:
     """A table that nobody checked may be wrong, never dangerous: reading it gives bytes or a refusal."""
     try:
         table = read_table(case.content, verify="none")
@@ -125,7 +125,7 @@ def test_unverified_table_is_inside_the_file(case: Case) -> None:
 @pytest.mark.parametrize("kind", ["path", "fd", "ranged"])
 @pytest.mark.parametrize("verify", ["ends", "all"])
 @pytest.mark.parametrize("case", SPARSE, ids=str)
-def test_beyond_four_gigabytes(case: SparseCase, verify: Any, kind: str, tmp_path: Path) -> None:
+def test_frames_beyond_4_gib_are_found(case: SparseCase, verify: Any, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "sparse.dcm"
     with path.open("wb") as file:
         case.write(file)
@@ -156,7 +156,7 @@ def test_beyond_four_gigabytes(case: SparseCase, verify: Any, kind: str, tmp_pat
     ],
     ids=["bot late", "bot early", "eot late", "eot early"],
 )
-def test_wrong_in_the_middle_is_found_when_read(tables: dict[str, Any], verify: Any) -> None:
+def test_a_table_wrong_in_the_middle_is_found_when_read(tables: dict[str, Any], verify: Any) -> None:
     """Both ends of these tables are right, so they are taken; the Item headers betray them on reading."""
     case = encapsulated("", A, **tables)
     table = read_table(case.content, verify=verify)
@@ -165,7 +165,7 @@ def test_wrong_in_the_middle_is_found_when_read(tables: dict[str, Any], verify: 
     assert read_table(case.content, verify="all").method == "one_fragment_per_frame"
 
 
-def test_tick_list_is_complete() -> None:
+def test_every_case_of_the_reference_list_is_there() -> None:
     assert len({case.name for case in LISTED}) == 114
 
 

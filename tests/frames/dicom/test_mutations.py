@@ -117,24 +117,24 @@ def run(seeds: range) -> set[str]:
 
 
 @pytest.mark.parametrize("shard", range(5))
-def test_mutants(shard: int) -> None:
+def test_mutants_are_refused_or_read_inside_the_file(shard: int) -> None:
     seen = run(range(shard * MUTANTS_A_SHARD, (shard + 1) * MUTANTS_A_SHARD))
     assert len(seen) >= 13, "the mutants must reach most of the refusals"
 
 
-def test_span_refuted_by_its_items_is_served_by_the_walk() -> None:
+def test_a_table_refuted_by_its_items_is_replaced_by_the_walk() -> None:
     """A mutant that a soak found: its offset table passes at both ends and is wrong in between."""
     run(range(1795335484044337571, 1795335484044337572))
 
 
 @pytest.mark.soak
-def test_millions_of_mutants() -> None:
+def test_millions_of_mutants_are_refused_or_read_inside_the_file() -> None:
     """Other seeds on every run; a failure names its seed."""
     first = time.time_ns()
     run(range(first, first + 3_000_000))
 
 
-def test_no_depth_of_verification_gives_other_bytes() -> None:
+def test_both_depths_of_verification_give_equal_bytes() -> None:
     """What the quick look serves of a damaged file, the whole walk serves too, or it refuses the file."""
     for seed in range(MUTANTS_A_SHARD):
         content = mutant(seed)
@@ -150,5 +150,5 @@ def test_no_depth_of_verification_gives_other_bytes() -> None:
             assert read_frame(content, quick, index) == read_frame(content, whole, index), f"mutant({seed})"
 
 
-def test_mutants_repeat() -> None:
+def test_a_seed_gives_the_same_mutant_again() -> None:
     assert [mutant(seed) for seed in range(50)] == [mutant(seed) for seed in range(50)]

@@ -45,13 +45,13 @@ def test_builder_agrees_with_pydicom(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", disagreements.CASES)
-def test_disagreement_is_real(name: str) -> None:
+def test_a_listed_disagreement_with_pydicom_is_real(name: str) -> None:
     """An entry that pydicom has come to agree with must leave the list."""
     assert not agrees(next(case for case in CASES if case.name == name))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_file_of_pydicom(path: Path) -> None:
+def test_a_file_of_pydicom_gives_the_frames_that_pydicom_gives(path: Path) -> None:
     """Frames, offsets and syntax agree, or the file is on the list; no pixels for one, none for the other."""
     truth = truth_or_none(path.read_bytes())
     try:

@@ -88,7 +88,7 @@ def test_markers_find_the_frames(frames: list[list[bytes]]) -> None:
 
 
 @given(fragmented())
-def test_basic_table_finds_the_frames(frames: list[list[bytes]]) -> None:
+def test_a_basic_offset_table_finds_the_frames(frames: list[list[bytes]]) -> None:
     content = encapsulated(frames, bot=first_items(frames))
     whole = read_table(content, verify="all")
     assert whole.method == "bot"
@@ -128,7 +128,7 @@ def test_any_table_of_numbers_is_harmless(frames: list[list[bytes]], data: st.Da
 @given(
     st.lists(FILLER.map(lambda raw: raw + b"\1" * (2 - len(raw) % 2)), min_size=1, max_size=8), st.booleans()
 )
-def test_extended_table_finds_the_frames(payloads: list[bytes], unpadded: bool) -> None:
+def test_an_extended_offset_table_finds_the_frames(payloads: list[bytes], unpadded: bool) -> None:
     frames = [[payload] for payload in payloads]
     offsets = tuple(first_items(frames))
     lengths = tuple(len(payload) - unpadded for payload in payloads)
@@ -171,7 +171,7 @@ def test_rle_is_one_to_one_or_refused(payloads: list[bytes], number: int) -> Non
     syntax=st.sampled_from([EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE]),
     missing=st.integers(0, 200),
 )
-def test_native_frames(
+def test_native_frames_are_found_by_arithmetic(
     rows: int, columns: int, frames: int, samples: int, bits: int, syntax: object, missing: int
 ) -> None:
     """Every frame bit by bit: no rounding, no gap between frames, truncation found to the frame."""
@@ -199,7 +199,7 @@ def bit_of(value: bytes, bit: int) -> int:
 
 
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=700))
-def test_long_runs_of_items(lengths: list[int]) -> None:
+def test_long_runs_of_items_are_found(lengths: list[int]) -> None:
     """Walks that cross the windows of the reader: the sum of all lengths is the only oracle needed."""
     payloads = [struct.pack("<I", index)[:2] + bytes(length & ~1) for index, length in enumerate(lengths)]
     content = dicom(

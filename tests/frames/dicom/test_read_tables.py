@@ -33,7 +33,7 @@ def written(folder: Path) -> dict[Path, Any]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
-def test_same_answers_as_one_by_one(threads: int, tmp_path: Path) -> None:
+def test_any_number_of_threads_gives_the_answers_of_one_by_one(threads: int, tmp_path: Path) -> None:
     cases = written(tmp_path)
     results = list(read_tables(cases, threads=threads, verify="all"))
     assert sorted(Path(result.path) for result in results) == sorted(cases)
@@ -47,14 +47,14 @@ def test_same_answers_as_one_by_one(threads: int, tmp_path: Path) -> None:
             assert result.table == read_table(result.path, verify="all")
 
 
-def test_same_set_in_any_order(tmp_path: Path) -> None:
+def test_any_order_of_paths_gives_equal_tables(tmp_path: Path) -> None:
     paths = list(written(tmp_path))
     forward = {result.path: result.table for result in read_tables(paths)}
     backward = {result.path: result.table for result in read_tables(reversed(paths), threads=3)}
     assert forward == backward
 
 
-def test_trouble_is_a_row(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_read_is_a_result_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "broken link").symlink_to(tmp_path / "nowhere")
@@ -84,13 +84,13 @@ def test_trouble_is_a_row(tmp_path: Path) -> None:
     }
 
 
-def test_fifo_without_a_writer_does_not_hang(tmp_path: Path) -> None:
+def test_a_fifo_without_a_writer_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(SourceError):
         read_table(tmp_path / "fifo")
 
 
-def test_permission_denied_is_a_row(tmp_path: Path) -> None:
+def test_permission_denied_is_a_result_with_its_errno(tmp_path: Path) -> None:
     closed = tmp_path / "closed.dcm"
     closed.write_bytes(dicom(image()).content)
     closed.chmod(0)
@@ -105,7 +105,7 @@ print(next(read_tables([{str(closed)!r}])).error.errno)
     assert done.stdout.strip() == str(errno.EACCES), done.stderr
 
 
-def test_paths_are_taken_only_as_needed(tmp_path: Path) -> None:
+def test_paths_of_an_endless_generator_are_taken_as_needed(tmp_path: Path) -> None:
     """A generator of a million paths must not be drained before the first answer."""
     path = tmp_path / "image.dcm"
     path.write_bytes(dicom([*image(), element("PixelData", pattern(16))]).content)
@@ -160,7 +160,7 @@ def test_generator_that_raises_ends_the_bulk_with_its_error(tmp_path: Path) -> N
         list(read_tables(broken(), threads=1))
 
 
-def test_memory_stays_bounded(tmp_path: Path) -> None:
+def test_two_hundred_thousand_results_take_bounded_memory(tmp_path: Path) -> None:
     """200,000 answers in a fresh process: its peak memory must not know how many there were."""
     path = tmp_path / "image.dcm"
     path.write_bytes(dicom([*image(frames=64), element("PixelData", pattern(1024))]).content)
@@ -179,7 +179,7 @@ print(peak(200_000) - first)
     assert int(done.stdout) < 16 * 1024, "KiB beyond what 20,000 files took"
 
 
-def test_no_paths() -> None:
+def test_no_paths_give_no_results() -> None:
     assert list(read_tables([])) == []
 
 

@@ -98,7 +98,7 @@ TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_locate_many_and_ranges() -> None:
+def test_locate_many_gives_the_ranges_of_each_frame() -> None:
     cache = FrameCache(1 << 20)
     lengths = np.array([10, 2000, 7, 31, 4], np.uint64)
     offsets = np.cumsum(np.concatenate(([np.uint64(508)], lengths[:-1] + np.uint64(8)))).astype(np.uint64)
@@ -141,7 +141,7 @@ def _syntax(uid: str) -> Any:
     )
 
 
-def test_budgets() -> None:
+def test_a_budget_of_zero_keeps_nothing_and_a_negative_one_is_refused() -> None:
     with pytest.raises(ValueError, match="budget_bytes = -1"):
         FrameCache(-1)
     never = FrameCache(0)
@@ -157,7 +157,7 @@ def test_budgets() -> None:
         FrameCache(1, max_entry_fraction=0)
 
 
-def test_oversize_takes_the_stale_value_along_and_nothing_else() -> None:
+def test_a_value_over_the_budget_drops_its_old_version_alone() -> None:
     cache = FrameCache(4000)
     put(cache, "small")
     put(cache, "k")
@@ -166,7 +166,7 @@ def test_oversize_takes_the_stale_value_along_and_nothing_else() -> None:
     assert cache.keys() == ["small"]
 
 
-def test_classes() -> None:
+def test_pinned_and_scan_classes_keep_to_their_shares() -> None:
     probe = FrameCache(10_000)
     put(probe, "a")
     weight = probe.counters()["used"]
@@ -189,7 +189,7 @@ def test_classes() -> None:
         put(cache, "x", klass="hot")
 
 
-def test_accesses_are_file_loads_and_debounced() -> None:
+def test_accesses_count_file_loads_debounced() -> None:
     cache = FrameCache(1 << 20)
     put(cache, "k")
     for _ in range(50):
@@ -206,7 +206,7 @@ def test_accesses_are_file_loads_and_debounced() -> None:
     assert dict(zip(keys, counts.tolist(), strict=True)) == {"k": 3, "gone": 4}
 
 
-def test_touch_many_and_ids() -> None:
+def test_touch_many_counts_by_key_ids() -> None:
     cache = FrameCache(1 << 20, debounce_seconds=0.0)
     for number in range(1000):
         put(cache, f"k{number}")
@@ -232,7 +232,7 @@ def test_evictions_are_logged() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 8192, "\ud800"])
-def test_bad_keys(key: str) -> None:
+def test_keys_that_are_no_paths_are_refused(key: str) -> None:
     with pytest.raises(ValueError):
         put(FrameCache(1 << 20), key)
 
@@ -263,7 +263,7 @@ def wait_for_waiters(cache: FrameCache, count: int) -> None:
         time.sleep(0.001)
 
 
-def test_one_load_for_all_threads() -> None:
+def test_all_threads_share_one_load() -> None:
     cache, loads, table = FrameCache(1 << 20), [], a_table()
 
     def loader(key: str) -> FrameTable:
@@ -277,7 +277,7 @@ def test_one_load_for_all_threads() -> None:
     assert (stats["loads"], stats["load_waits"]) == (1, 15)
 
 
-def test_a_loader_that_raises_tells_all_and_leaves_nothing() -> None:
+def test_a_loader_that_raises_fails_all_waiters_and_keeps_nothing() -> None:
     cache, seen = FrameCache(1 << 20), []
 
     def loader(key: str) -> FrameTable:
@@ -295,13 +295,13 @@ def test_a_loader_that_raises_tells_all_and_leaves_nothing() -> None:
     assert cache.get_or_load("k", lambda _: a_table()).kind == "native"
 
 
-def test_a_loader_that_asks_for_its_own_key() -> None:
+def test_a_loader_that_asks_for_its_own_key_is_refused() -> None:
     cache = FrameCache(1 << 20)
     with pytest.raises(RuntimeError, match="loading"):
         cache.get_or_load("k", lambda key: cache.get_or_load(key, lambda _: a_table()))
 
 
-def test_invalidate_during_a_load_hands_out_but_does_not_keep() -> None:
+def test_invalidated_during_its_load_a_table_is_returned_but_not_kept() -> None:
     cache = FrameCache(1 << 20)
 
     def loader(key: str) -> FrameTable:
@@ -434,7 +434,7 @@ def test_threads_never_see_a_wrong_answer_and_the_budget_holds() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_fork_in_mid_use() -> None:
+def test_a_forked_child_has_a_working_cache_of_its_own() -> None:
     cache = FrameCache(1 << 20, debounce_seconds=0.0)
     put(cache, "kept")
     cache.touch("kept")

@@ -31,7 +31,7 @@ def everything(table: FrameTable) -> dict[str, object]:
     }
 
 
-def test_every_attribute_is_compared() -> None:
+def test_the_comparison_covers_every_attribute() -> None:
     assert {"status", "offsets", "frame_first", "notes", "mtime_ns", "packed", "truncated_from"} <= set(
         ATTRIBUTES
     )
@@ -39,7 +39,7 @@ def test_every_attribute_is_compared() -> None:
 
 @pytest.mark.parametrize("verify", ["ends", "all"])
 @pytest.mark.parametrize("case", SMALL, ids=str)
-def test_round_trip(case: Case, verify: str) -> None:
+def test_records_pickles_and_copies_give_equal_tables(case: Case, verify: str) -> None:
     table = read_table(case.content, verify=verify)
     for again in (
         FrameTable.from_bytes(table.to_bytes()),
@@ -60,7 +60,7 @@ def test_tables_of_different_files_differ() -> None:
     assert len(tables) > len(SMALL) / 2
 
 
-def test_frozen() -> None:
+def test_a_table_is_immutable() -> None:
     table = read_table(SMALL[0].content)
     with pytest.raises(AttributeError):
         table.status = "ok"  # type: ignore[misc]
@@ -79,7 +79,7 @@ def native_golden() -> bytes:
     return layout.content
 
 
-def test_golden_native() -> None:
+def test_a_packed_native_table_is_these_bytes() -> None:
     table = read_table(native_golden())
     assert table.packed.hex() == "010102009e843e55030000000300000048050000000000000000400000000000"
 
@@ -101,7 +101,7 @@ def crc32c(content: bytes) -> int:
 
 
 @pytest.mark.parametrize("case", [case for case in SMALL if len(case.ranges) < 20], ids=str)
-def test_header_of_the_packed_form(case: Case) -> None:
+def test_the_packed_header_holds_version_checksum_and_counts(case: Case) -> None:
     """Version, checksum and counts lie where reference readers (SQL among them) look for them."""
     table = read_table(case.content, verify="all")
     packed = table.packed
@@ -155,7 +155,7 @@ def test_random_bytes_are_refused() -> None:
             FrameTable.from_bytes(noise)
 
 
-def test_bytes_a_frame() -> None:
+def test_a_packed_frame_takes_no_bytes_if_native_and_five_if_encapsulated() -> None:
     """What the store holds: nothing a native frame, at most five bytes an encapsulated one."""
     native = read_table(dicom([*image(frames=4000), element("PixelData", pattern(64_000))]).content)
     assert len(native.packed) == 32

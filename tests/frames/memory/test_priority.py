@@ -1,11 +1,14 @@
 """The score against `math`, the ranking against numpy's full stable sort, and the refusals."""
 
+from __future__ import annotations
+
 import math
 import os
 import subprocess
 import sys
 import warnings
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,8 +43,8 @@ GOLDENS = [
 ]
 
 
-def oracle(used, inserted, count, now=NOW_US):
-    def recency(time, half):
+def oracle(used: int, inserted: int, count: int, now: int = NOW_US) -> float:
+    def recency(time: int, half: float) -> float:
         return 0.0 if time == NULL else 2.0 ** -(max(now - time, 0) / half)
 
     return (
@@ -51,18 +54,18 @@ def oracle(used, inserted, count, now=NOW_US):
     )
 
 
-def full_sort(used, inserted, count, ids, n):
+def full_sort(used: Any, inserted: Any, count: Any, ids: Any, n: int) -> tuple[Any, Any]:
     scores = score_many(used, inserted, count, now=NOW_US)
     order = np.lexsort((ids, -scores))[:n]
     return ids[order], scores[order]
 
 
-def ulps(a, b):
+def ulps(a: float, b: float) -> int:
     return abs(int(np.float64(a).view(np.int64)) - int(np.float64(b).view(np.int64)))
 
 
 @pytest.mark.parametrize(("used", "inserted", "count", "want"), GOLDENS)
-def test_golden_values(used, inserted, count, want):
+def test_scores_of_known_files(used: float | None, inserted: float, count: int, want: float) -> None:
     def at(hours):
         return None if hours is None else NOW - timedelta(hours=hours)
 
@@ -70,7 +73,7 @@ def test_golden_values(used, inserted, count, want):
     assert ulps(score_many([at(used)], [at(inserted)], [count], now=NOW)[0], want) <= 2
 
 
-def test_future_times_have_age_zero_and_warn_beyond_five_minutes():
+def test_future_times_have_age_zero_and_warn_beyond_five_minutes() -> None:
     soon, far = NOW + timedelta(minutes=4), NOW + timedelta(hours=5)
     assert score_many([soon], [soon], [0], now=NOW)[0] == 0.7
     with pytest.warns(priority.ClockSkewWarning, match="2 times"):
@@ -84,7 +87,7 @@ rows = st.lists(st.tuples(times, times, st.integers(0, 2**63 - 1)), max_size=40)
 
 
 @given(rows)
-def test_score_is_the_formula(table):
+def test_score_is_the_formula(table: list[tuple[int, int, int]]) -> None:
     used, inserted, count = (
         np.array(column, np.int64) for column in (zip(*table, strict=True) if table else ((), (), ()))
     )
@@ -97,7 +100,7 @@ def test_score_is_the_formula(table):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0, 1, 17, 4000, 20_000, 70_001, 10**9]), st.booleans())
-def test_top_n_is_a_full_stable_sort(seed, n, ties):
+def test_top_n_equals_a_full_stable_sort(seed: int, n: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)
     size = 70_001
     used = NOW_US - rng.integers(0, 60 * 24 * HOUR, size)
@@ -113,13 +116,13 @@ def test_top_n_is_a_full_stable_sort(seed, n, ties):
     assert scores.tobytes() == want_scores.tobytes()
 
 
-def test_text_ids_break_ties_by_code_point():
+def test_text_ids_break_ties_by_code_point() -> None:
     names = ["b", "a", "é", "Z", "\U0001f600", "\uffff"]
     got, _ = top_n([NULL] * 6, [NOW_US] * 6, [3] * 6, n=6, ids=names, now=NOW_US)
     assert got.tolist() == sorted(names)
 
 
-def test_portable_body_gives_the_same_rows():
+def test_portable_body_gives_the_same_rows() -> None:
     code = (
         "import numpy as np; from voxtier.frames.memory.priority import top_n\n"
         "rng = np.random.default_rng(1); n = 80_000; now = 10**15\n"
@@ -145,7 +148,9 @@ def test_portable_body_gives_the_same_rows():
     st.integers(0, 70),
     st.integers(0, 300),
 )
-def test_budget_skips_misfits_and_never_stops_at_one(table, n, budget):
+def test_budget_skips_misfits_and_never_stops_at_one(
+    table: list[tuple[int, int]], n: int, budget: int
+) -> None:
     count = np.array([row[0] for row in table], np.int64)
     sizes = np.array([row[1] for row in table], np.int64)
     nulls = np.full(len(table), NULL)
@@ -159,7 +164,7 @@ def test_budget_skips_misfits_and_never_stops_at_one(table, n, budget):
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_datetime64_of_any_unit(unit):
+def test_datetime64_of_any_unit_is_taken(unit: str) -> None:
     moment = np.datetime64("2026-03-01T12", unit)
     assert score_many(np.array([moment, "NaT"], f"M8[{unit}]"), [NOW, None], [0, 0], now=NOW).tolist() == [
         0.7,
@@ -167,7 +172,7 @@ def test_datetime64_of_any_unit(unit):
     ]
 
 
-def test_out_is_written_and_returned():
+def test_out_is_written_and_returned() -> None:
     out = np.empty(1)
     assert score_many([NOW_US], [NOW_US], [0], now=NOW_US, out=out) is out
     assert out[0] == 0.7
@@ -190,7 +195,7 @@ def test_out_is_written_and_returned():
         ({"now": NULL}, "now is NULL"),
     ],
 )
-def test_bad_input_names_the_first_bad_place(change, words):
+def test_bad_input_names_the_first_bad_place(change: dict[str, Any], words: str) -> None:
     columns = {"last_used": [NOW_US] * 3, "inserted": [NOW_US] * 3, "count": [0] * 3, "now": NOW_US}
     with pytest.raises(ValueError, match=words):
         score_many(**{**columns, **change})
@@ -198,7 +203,7 @@ def test_bad_input_names_the_first_bad_place(change, words):
         top_n(**{**columns, **change}, n=1)
 
 
-def test_naive_datetimes_are_refused_unless_said_to_be_utc():
+def test_naive_datetimes_are_refused_unless_said_to_be_utc() -> None:
     naive = NOW.replace(tzinfo=None)
     for columns in ([naive], [NOW]), ([NOW], [naive]):
         with pytest.raises(TypeError, match="naive"):
@@ -206,13 +211,13 @@ def test_naive_datetimes_are_refused_unless_said_to_be_utc():
     assert score_many([naive], [naive], [0], now=naive, assume_utc=True)[0] == 0.7
 
 
-def test_empty_and_clipped():
+def test_no_rows_give_no_scores_and_n_is_clipped() -> None:
     assert len(score_many([], [], [], now=NOW)) == 0
     assert [len(part) for part in top_n([], [], [], n=5, now=NOW)] == [0, 0]
     assert len(top_n([NOW], [NOW], [0], n=99, now=NOW)[0]) == 1
 
 
-def test_bands_and_labels():
+def test_labels_follow_the_bands_of_scores() -> None:
     assert [band(s) for s in (1.0001, 1.0, 0.3, 0.2999, 0.1, 0.0999)] == [
         "critical", "high", "high", "medium", "medium", "low",
     ]  # fmt: skip
@@ -226,7 +231,7 @@ def test_bands_and_labels():
     assert scorer.explain(None, NOW - timedelta(hours=167), 0, NOW)[1:] == ("medium", "fresh")
 
 
-def test_scorer_takes_naive_none_and_negative_as_the_predecessor_does():
+def test_scorer_takes_naive_none_and_negative_as_the_predecessor_does() -> None:
     scorer = CachePriorityScorer(weights={"inserted": 0.4}, half_lives={"last_used": 12})
     assert scorer.score(None, None, None) == 0
     naive = NOW.replace(tzinfo=None)

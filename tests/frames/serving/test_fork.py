@@ -72,7 +72,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_children_read_and_their_errors_come_home(
+def test_child_processes_read_and_their_errors_unpickle(
     method: str, files: tuple[str, str], tmp_path: Path
 ) -> None:
     script = tmp_path / "script.py"
@@ -82,7 +82,7 @@ def test_children_read_and_their_errors_come_home(
     assert done.stdout == "fine\n", done.stderr
 
 
-def test_iterator_inherited_by_a_fork_ends_or_refuses(files: tuple[str, str]) -> None:
+def test_an_iterator_inherited_by_a_fork_ends_or_refuses(files: tuple[str, str]) -> None:
     """The child has the iterator, but not its threads: it must not wait for them for ever."""
     command = [sys.executable, "-W", "ignore", "-c", INHERITED, files[0]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

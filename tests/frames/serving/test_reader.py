@@ -6,24 +6,19 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders import dicom, element, image, pattern
 from frames.dicom.cases import CASES
+from frames.serving.images import frame_of, native, write_images
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
 from voxtier.frames import read_frame, read_table, read_tables
-from voxtier.frames.databricks.lakebase import LakebaseUtils
 from voxtier.frames.indexing.run import FileIndexer, index_files
-from voxtier.frames.memory.priority import score_many
-from voxtier.frames.memory.ranking import preload_rows, ranked_files
-from voxtier.frames.memory.scorer import CachePriorityScorer
+from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.serving import reader as reader_module
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.store import store as store_module
@@ -31,39 +26,7 @@ from voxtier.frames.store.grants import grants
 from voxtier.frames.store.store import FrameStore
 
 
-@pytest.fixture
-def store(dsn: str) -> Iterator[FrameStore]:
-    with FrameStore(dsn) as store:
-        yield store
-
-
-def native(frames: int = 3, seed: int = 0, uid: str = "2.25.1") -> bytes:
-    elements = [e for e in image(frames=frames) if e.tag != 0x00080018]
-    elements.insert(1, element("SOPInstanceUID", uid))
-    return dicom([*elements, element("PixelData", pattern(16 * frames, seed))]).content
-
-
-def inserted_together(dsn: str) -> None:
-    import psycopg
-
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("UPDATE voxtier.file SET inserted_at = now()")
-
-
-def frame_of(index: int, frames: int = 3, seed: int = 0) -> bytes:
-    return pattern(16 * frames, seed)[16 * index : 16 * index + 16]
-
-
-def files(folder: Path, count: int, frames: int = 3) -> list[str]:
-    paths = []
-    for number in range(count):
-        path = folder / f"{number:05}.dcm"
-        path.write_bytes(native(frames, number, f"2.25.{1000 + number}"))
-        paths.append(str(path))
-    return paths
-
-
-def test_every_reference_case_from_every_tier(tmp_path: Path, store: FrameStore) -> None:
+def test_every_reference_case_gives_equal_bytes_from_every_tier(tmp_path: Path, store: FrameStore) -> None:
     paths = {}
     for case in CASES:
         if len(case.content) < 1_000_000:
@@ -108,8 +71,10 @@ def _or_error(read: Any, *arguments: Any) -> Any:
         return error.kind
 
 
-def test_tiers_promotion_and_write_back(tmp_path: Path, store: FrameStore) -> None:
-    [path] = files(tmp_path, 1)
+def test_a_computed_table_is_written_back_and_found_by_the_next_reader(
+    tmp_path: Path, store: FrameStore
+) -> None:
+    [path] = write_images(tmp_path, 1)
     with FrameReader(store, "s") as reader:
         for index in (2, 0, 1):
             assert reader.frame(path, index) == frame_of(index)
@@ -129,7 +94,7 @@ def test_tiers_promotion_and_write_back(tmp_path: Path, store: FrameStore) -> No
 def test_one_file_under_many_spellings_is_one_row_and_one_entry(
     tmp_path: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [path] = files(tmp_path, 1)
+    [path] = write_images(tmp_path, 1)
     monkeypatch.chdir(tmp_path)
     spellings = ["00000.dcm", "./00000.dcm", f"{tmp_path}//00000.dcm", f"{tmp_path}/x/../00000.dcm", path]
     with FrameReader(store, "s") as reader:
@@ -144,7 +109,7 @@ def test_one_file_under_many_spellings_is_one_row_and_one_entry(
 
 
 def test_a_file_that_comes_back_from_the_index_soon_counts_once(tmp_path: Path, store: FrameStore) -> None:
-    paths = files(tmp_path, 2)
+    paths = write_images(tmp_path, 2)
     store.upsert("s", read_tables(paths))
     with FrameReader(store, "s") as reader:
         for _ in range(3):
@@ -155,31 +120,9 @@ def test_a_file_that_comes_back_from_the_index_soon_counts_once(tmp_path: Path, 
     assert counts == {paths[0]: 1, paths[1]: 0}
 
 
-def test_a_last_access_at_infinity_harms_neither_reading_nor_preload(
-    tmp_path: Path, store: FrameStore, dsn: str
-) -> None:
-    import psycopg
-
-    paths = files(tmp_path, 3)
-    store.upsert("s", read_tables(paths))
-    store.touch([_core.file_key("s", path) for path in paths], [1] * 3, [datetime.now(UTC)] * 3)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        for path, time_ in zip(paths, ["infinity", "-infinity", "294276-12-31"], strict=True):
-            key = _core.file_key("s", path).hex()
-            connection.execute(
-                "UPDATE voxtier.file_stats SET last_used_at = %s WHERE key = %s::uuid", (time_, key)
-            )
-    with FrameReader(store, "s") as reader:
-        assert [reader.frame(path, 1) for path in paths] == [frame_of(1, 3, n) for n in range(3)]
-        assert reader.stats()["store_errors"] == 0
-        reader.preload.start()
-        assert reader.preload.wait(30)
-        assert reader.preload.progress()["state"] == "done"
-
-
 @pytest.mark.parametrize("how", ["in_place", "renamed"])
 def test_a_changed_file_is_rebuilt_once_and_never_mixed(how: str, tmp_path: Path, store: FrameStore) -> None:
-    [path] = files(tmp_path, 1)
+    [path] = write_images(tmp_path, 1)
     with FrameReader(store, "s") as reader:
         assert reader.frame(path, 1) == frame_of(1)
         reader.flush()
@@ -199,8 +142,8 @@ def test_a_changed_file_is_rebuilt_once_and_never_mixed(how: str, tmp_path: Path
         assert reader.stats()["tier3"] == 2
 
 
-def test_one_flight_a_file(tmp_path: Path, store: FrameStore) -> None:
-    [path] = files(tmp_path, 1)
+def test_sixteen_threads_look_one_file_up_once(tmp_path: Path, store: FrameStore) -> None:
+    [path] = write_images(tmp_path, 1)
     asked: list[str] = []
     recall = store.recall
 
@@ -215,13 +158,13 @@ def test_one_flight_a_file(tmp_path: Path, store: FrameStore) -> None:
     assert asked == [path]
 
 
-def test_database_down_degrades_and_comes_back(
+def test_without_its_database_a_reader_computes_and_later_flushes(
     tmp_path: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import psycopg
 
     monkeypatch.setattr(reader_module, "_DATABASE_PAUSE", 1000.0)  # no stall makes it ask again
-    paths = files(tmp_path, 3)
+    paths = write_images(tmp_path, 3)
     with FrameReader(FrameStore("host=127.0.0.1 port=1 dbname=x connect_timeout=1"), "s") as reader:
         for path in paths:
             assert reader.frame(path, 0) == frame_of(0, seed=int(Path(path).stem))
@@ -253,7 +196,7 @@ def test_a_role_that_may_not_write_tables_still_counts_accesses(
             for statement in statements:
                 connection.execute(statement)
 
-    indexed, foreign, later = files(tmp_path, 3)
+    indexed, foreign, later = write_images(tmp_path, 3)
     store.upsert("s", read_tables([indexed]))
     ask(postgres, "CREATE ROLE onlooker LOGIN")
     try:
@@ -273,7 +216,7 @@ def test_a_role_that_may_not_write_tables_still_counts_accesses(
 
 
 def test_two_readers_flush_the_same_files_and_nothing_is_lost(tmp_path: Path, store: FrameStore) -> None:
-    paths = files(tmp_path, 50)
+    paths = write_images(tmp_path, 50)
     store.upsert("s", read_tables(paths))
     readers = [FrameReader(store, "s", flush_seconds=0.05) for _ in range(4)]
     for reader in readers:
@@ -300,8 +243,8 @@ def test_two_readers_flush_the_same_files_and_nothing_is_lost(tmp_path: Path, st
     assert min(counted) >= 4
 
 
-def test_the_first_slice_brings_its_series(tmp_path: Path, store: FrameStore) -> None:
-    paths = files(tmp_path, 60)
+def test_the_first_slice_of_a_series_brings_the_others(tmp_path: Path, store: FrameStore) -> None:
+    paths = write_images(tmp_path, 60)
     store.upsert("s", read_tables(paths))
     with FrameReader(store, "s") as reader:
         for number, path in enumerate(paths):
@@ -318,7 +261,7 @@ def test_the_first_slice_brings_its_series(tmp_path: Path, store: FrameStore) ->
 def test_a_series_costs_one_round_trip_and_brings_no_more_than_it_may(
     tmp_path: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = files(tmp_path, 30)
+    paths = write_images(tmp_path, 30)
     store.upsert("s", read_tables(paths))
     store.upsert("other", read_tables(paths))
     asked: list[bool] = []
@@ -365,126 +308,9 @@ def test_access_counts_files_not_frames(tmp_path: Path, store: FrameStore) -> No
     assert counts == {"small": 1, "large": 1}
 
 
-def test_preload_takes_the_best_until_the_share_is_full(tmp_path: Path, store: FrameStore, dsn: str) -> None:
-    paths = files(tmp_path, 200)
-    store.upsert("s", read_tables(paths))
-    inserted_together(dsn)
-    now = datetime.now(UTC)
-    keys = [_core.file_key("s", path) for path in paths]
-    store.touch(keys[:50], list(range(1, 51)), [now - timedelta(hours=1)] * 50)
-    ranked = [file.path for file in ranked_files(store, "s", 200)]
-    assert ranked[0] == paths[49]
-    assert ranked[50:] == paths[50:]
-    with FrameReader(store, "s") as reader:
-        assert not reader.preload.ready
-        reader.preload.start()
-        assert reader.preload.wait(30)
-        assert reader.preload.ready
-        progress = reader.preload.progress()
-        assert (progress["state"], progress["loaded"]) == ("done", 200)
-        assert reader.cache.keys() == ranked
-        assert reader.cache.counters()["dirty"] == 0
-        assert reader.frame(paths[3], 1) == frame_of(1, seed=3)
-        assert reader.stats()["tier1"] == 1
-        weight = reader.cache.counters()["used"] // 200
-    with FrameReader(store, "s", budget_bytes=weight * 20) as reader:
-        reader.frame(paths[150], 0, scan=True)
-        reader.cache.touch(paths[150])
-        reader.preload.start(fraction=0.5)
-        reader.preload.wait(30)
-        assert 8 <= len(reader.cache) <= 10
-        assert reader.cache.keys() == [paths[150], *ranked[: len(reader.cache) - 1]]
-
-
-def test_preload_skips_a_misfit_and_survives_a_damaged_row(tmp_path: Path, store: FrameStore) -> None:
-    import psycopg
-
-    paths = files(tmp_path, 5)
-    store.upsert("s", read_tables(paths))
-    with psycopg.connect(store.database._conninfo()) as connection:
-        connection.execute(
-            "UPDATE voxtier.file SET frames = set_byte(frames, 20, 99) WHERE path = %s", (paths[1],)
-        )
-    with FrameReader(store, "s") as reader:
-        reader.preload.start()
-        reader.preload.wait(30)
-        progress = reader.preload.progress()
-        assert (progress["loaded"], progress["damaged"]) == (4, 1)
-        assert reader.frame(paths[1], 2) == frame_of(2, seed=1)
-
-
-def test_preload_fails_without_harm() -> None:
-    with FrameReader(FrameStore("host=127.0.0.1 port=1 dbname=x connect_timeout=1"), "s") as reader:
-        reader.preload.start()
-        reader.preload.wait(60)
-        assert reader.preload.progress()["state"] == "failed"
-        assert reader.preload.ready
-
-
-def test_priority_list_has_the_predecessors_rows(tmp_path: Path, store: FrameStore, dsn: str) -> None:
-    paths = files(tmp_path, 3)
-    store.upsert("s", read_tables(paths))
-    inserted_together(dsn)
-    with LakebaseUtils(dsn=dsn) as lakebase:
-        rows = lakebase.get_preload_priority_list("s", 2)
-        same = CachePriorityScorer(lakebase).get_preload_list("s", 2)
-        doubled = CachePriorityScorer(lakebase, weights={"inserted": 0.4}).get_preload_list("s", 2)
-    assert [row["frames"] for row in same] == [row["frames"] for row in rows]
-    assert [row["priority_score"] for row in doubled] == pytest.approx([0.4, 0.4], rel=1e-3)
-    assert [row["filename"] for row in rows] == paths[:2]
-    table = read_table(paths[0])
-    first = rows[0]
-    assert set(first) == {
-        "filename", "frame_count", "transfer_syntax_uid", "last_used_at", "inserted_at", "access_count",
-        "priority_score", "frames",
-    }  # fmt: skip
-    start, end = table.ranges(2)[0]
-    assert first["frames"][2] == {
-        "frame_number": 2, "start_pos": start, "end_pos": end - 1, "pixel_data_pos": table.pixel_data_pos,
-    }  # fmt: skip
-    assert list(preload_rows(store, "unknown source", 5)) == []
-
-
-def test_sql_score_is_the_cores_score_for_any_timestamp(dsn: str) -> None:
-    import psycopg
-
-    from voxtier.frames.memory.priority import score_sql
-
-    now = datetime(2026, 3, 1, tzinfo=UTC)
-    times = ["'-infinity'", "'infinity'", "'4713-01-01 BC'", "'90000-01-01'", "NULL"]
-    times += [f"'{now - timedelta(hours=hours)}'" for hours in (-720, -1, 0, 1, 24, 168, 8_760, 876_000)]
-    values = ", ".join(
-        f"({a}::timestamptz, {b}::timestamptz, {n}::bigint)"
-        for a in times
-        for b in times
-        if b != "NULL"
-        for n in (0, 1, 9, 2**63 - 1)
-    )
-    query = (
-        f"SELECT u, i, n, {score_sql(stats='t', file='t', now=f'{now.timestamp()}::float8')} FROM "
-        f"(SELECT last_used_at AS u, inserted_at AS i, access_count AS n, * FROM (VALUES {values}) "
-        "AS v (last_used_at, inserted_at, access_count)) AS t"
-    )
-    with psycopg.connect(dsn) as connection:
-        rows = connection.execute(
-            "SELECT CASE WHEN isfinite(u) THEN (date_part('epoch', u) * 1e6)::int8 "
-            "WHEN u > 'now' THEN 9223372036854775807 WHEN u IS NOT NULL THEN -9223372036854775807 END, "
-            "CASE WHEN isfinite(i) THEN (date_part('epoch', i) * 1e6)::int8 "
-            "WHEN i > 'now' THEN 9223372036854775807 ELSE -9223372036854775807 END, n, score "
-            f"FROM ({query}) AS q (u, i, n, score)"
-        ).fetchall()
-    null = -(2**63)
-    columns = [[null if row[at] is None else row[at] for row in rows] for at in range(3)]
-    with pytest.warns(UserWarning, match="clock_skew"):
-        exact = score_many(*columns, now=now)
-    assert len(rows) > 500
-    for row, score in zip(rows, exact, strict=True):
-        assert row[3] == pytest.approx(score, rel=1e-12, abs=1e-200), row
-
-
-def test_the_event_loop_never_waits(tmp_path: Path) -> None:
+def test_aframe_never_blocks_the_event_loop(tmp_path: Path) -> None:
     """Files are read only once the loop has said so: a loop that waited for one could never say it."""
-    paths = files(tmp_path, 8)
+    paths = write_images(tmp_path, 8)
 
     async def ask() -> None:
         with FrameReader(None, "s") as reader:
@@ -509,7 +335,7 @@ def test_the_event_loop_never_waits(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_reader_works_in_a_forked_child(tmp_path: Path, store: FrameStore) -> None:
-    paths = files(tmp_path, 2)
+    paths = write_images(tmp_path, 2)
     with FrameReader(store, "s") as reader:
         reader.frame(paths[0], 0)
         child = os.fork()

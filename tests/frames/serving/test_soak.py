@@ -63,7 +63,9 @@ def write_files(folder: Path) -> tuple[list[str], list[list[bytes]]]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_mixed_load(tmp_path: Path, dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_minutes_of_mixed_load_stay_within_the_budget_and_right(
+    tmp_path: Path, dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths, frames = write_files(tmp_path)
     with FrameStore(dsn) as store:
         tables = [read_table(path, verify="all") for path in paths[:CONTENTS]]

@@ -74,7 +74,7 @@ def test_a_reader_is_seen_from_its_first_request_until_it_closes(path: str) -> N
     assert "no reader runs" in nobody.stderr
 
 
-def test_a_reader_that_nobody_closes_goes_with_its_last_reference(path: str) -> None:
+def test_a_reader_never_closed_is_gone_with_its_last_reference(path: str) -> None:
     reader = FrameReader(None)
     reader.frame(path, 0)
     wait_for(1)
@@ -90,7 +90,7 @@ def _serve(path: str) -> None:
     time.sleep(60)
 
 
-def test_what_a_killed_process_left_is_swept_and_damage_is_passed_over(path: str) -> None:
+def test_a_killed_readers_file_is_removed_and_a_damaged_one_skipped(path: str) -> None:
     child = multiprocessing.get_context("spawn").Process(target=_serve, args=(path,))
     child.start()
     wait_for(1)
@@ -124,7 +124,7 @@ def test_what_a_killed_process_left_is_swept_and_damage_is_passed_over(path: str
     assert (readers_folder() / "notes.json").exists()
 
 
-def test_a_number_that_another_process_bears_by_now_is_not_the_reader(path: str) -> None:
+def test_a_process_id_used_again_is_not_the_reader(path: str) -> None:
     with FrameReader(None) as reader:
         reader.frame(path, 0)
         [seen] = wait_for(1)
@@ -135,7 +135,7 @@ def test_a_number_that_another_process_bears_by_now_is_not_the_reader(path: str)
         assert not old.exists()
 
 
-def test_a_reader_that_nobody_has_looked_at_before_is_seen(path: str) -> None:
+def test_a_reader_is_seen_at_the_first_look(path: str) -> None:
     """However long it runs: the times that /proc shows of a process are those of the first look at it."""
     with FrameReader(None) as reader:
         reader.frame(path, 0)
@@ -154,7 +154,7 @@ def test_a_reader_that_nobody_has_looked_at_before_is_seen(path: str) -> None:
         other.communicate()
 
 
-def test_a_folder_that_cannot_be_written_harms_nobody(path: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_does_not_stop_the_reader(path: str, tmp_path: Path) -> None:
     (tmp_path / "voxtier-home").write_text("a file")
     with FrameReader(None) as reader:
         assert reader.frame(path, 0)
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_harms_nobody(path: str, tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_a_file_of_its_own(path: str) -> None:
+def test_a_forked_child_writes_a_file_of_its_own(path: str) -> None:
     with FrameReader(None) as reader:
         reader.frame(path, 0)
         wait_for(1)
