@@ -18,7 +18,7 @@ PARSER_VERSION: Final[int]
 NOTES: Final[list[str]]
 """Names of the oddities that are accepted and reported, in their order."""
 METHODS: Final[list[str]]
-"""Names of the ways to tell which bytes belong to which frame."""
+"""Names of the ways in which frames are told apart."""
 
 _Verify: TypeAlias = Literal["none", "ends", "all"]
 _Class: TypeAlias = Literal["normal", "scan", "pinned"]
@@ -288,7 +288,7 @@ class Indexer:
 
     def __new__(cls, source: str, *, threads: int, verify: _Verify) -> Self: ...
     def read(
-        self, paths: list[str], known: list[tuple[int, int] | None]
+        self, paths: list[str], fingerprints: list[tuple[int, int] | None]
     ) -> tuple[bytes, list[tuple[str, str, int, int | None, str | None, str | None]]]:
         """Read a batch of files, or as many of its first ones as make 16 MiB of rows or take a second.
 
@@ -296,7 +296,7 @@ class Indexer:
         ----------
         paths : list of str
             The files; no path twice.
-        known : list of (size, mtime_ns) or None
+        fingerprints : list of (size, mtime_ns) or None
             For each path the fingerprint with which its file need not be read again, or None.
 
         Returns

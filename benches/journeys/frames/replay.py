@@ -13,7 +13,7 @@ from benches.inputs.traces import HOUR, Trace, mixed, statistics_at, viewer
 from benches.measure import Result
 from voxtier._core import encode_rows, simulate
 from voxtier.frames import FrameCache, FrameTable, TableResult, read_table, top_n
-from voxtier.frames.memory.cache import Loaded
+from voxtier.frames.memory.cache import LoadResult
 
 JOURNEY = "replay"
 WEIGHT = 200  # bytes of an entry: a path of 64 characters, one frame
@@ -117,9 +117,9 @@ def priming(trace: Trace, folder: Path) -> Result:
                 now[0] = time / 1e6
                 count += 1
 
-                def recall(name: str, cache: FrameCache = cache, primed: bool = primed) -> Loaded:
+                def recall(name: str, cache: FrameCache = cache, primed: bool = primed) -> LoadResult:
                     others = members[series_of[name]] if primed and cache.claim_series(name) else []
-                    return Loaded(table, "tier2", b"".join(rows[each] for each in (name, *others)))
+                    return LoadResult(table, "tier2", b"".join(rows[each] for each in (name, *others)))
 
                 cache.load(names[key], recall)
             trips.append(count)

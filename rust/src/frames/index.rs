@@ -45,7 +45,7 @@ pub struct Found {
     pub status: &'static str,
     /// Frames that can be addressed.
     pub frames: usize,
-    /// First frame that is not wholly in the file.
+    /// First frame that is not completely in the file.
     pub truncated_from: Option<u32>,
     /// Why the file was refused.
     pub error: Option<Error>,

@@ -29,8 +29,6 @@ struct Indexer {
 
 /// Rows for COPY, and what came of each path by its number.
 type Batch = (Vec<u8>, Vec<(u32, Indexed)>);
-/// Size and modification time with which a file need not be read again.
-type Known = Option<(u64, i64)>;
 /// Path, outcome, frames, first cut frame, error kind, error detail.
 type Report = (Py<PyAny>, &'static str, usize, Option<u32>, Option<&'static str>, Option<String>);
 
@@ -53,13 +51,13 @@ impl Indexer {
         &self,
         py: Python<'py>,
         paths: &Bound<'py, PyList>,
-        known: Vec<Known>,
+        fingerprints: Vec<Option<(u64, i64)>>,
     ) -> PyResult<(Bound<'py, PyBytes>, Vec<Report>)> {
-        if known.len() != paths.len() {
-            return Err(PyValueError::new_err("paths and known must be of one length"));
+        if fingerprints.len() != paths.len() {
+            return Err(PyValueError::new_err("paths and fingerprints must be of one length"));
         }
-        let jobs = paths.iter().zip(known).zip(0_u32..).map(|((path, known), id)| {
-            let known = known.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
+        let jobs = paths.iter().zip(fingerprints).zip(0_u32..).map(|((path, fingerprint), id)| {
+            let known = fingerprint.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
             Ok(Job { id, path: storable_path(&path)?, known })
         });
         let jobs = jobs.collect::<PyResult<Vec<Job>>>()?;

@@ -19,7 +19,7 @@ from builders import Element, Fragments, dicom, element, image, pattern
 from voxtier._core import encode_rows
 from voxtier.errors import FormatError
 from voxtier.frames import FrameCache, FrameTable, TableResult, read_table
-from voxtier.frames.memory.cache import Loaded
+from voxtier.frames.memory.cache import LoadResult
 
 OVERHEAD = 64
 
@@ -323,12 +323,12 @@ def rows_of(keys: list[str], *, frames: int = 2) -> bytes:
 def test_a_load_brings_its_series_once() -> None:
     cache, claims = FrameCache(1 << 20), []
 
-    def loader(key: str) -> Loaded:
+    def loader(key: str) -> LoadResult:
         claims.append(cache.claim_series(key))
-        return Loaded(a_table(), "tier2", rows_of(["s/c", "s/a", "s/b"] if claims[-1] else [key]))
+        return LoadResult(a_table(), "tier2", rows_of(["s/c", "s/a", "s/b"] if claims[-1] else [key]))
 
     put(cache, "s/b", frames=7)
-    assert cache.load("s/c", loader) == Loaded(a_table(), "tier2", rows_of(["s/c", "s/a", "s/b"]))
+    assert cache.load("s/c", loader) == LoadResult(a_table(), "tier2", rows_of(["s/c", "s/a", "s/b"]))
     assert sorted(cache.keys()) == ["s/a", "s/b", "s/c"]
     assert cache.ranges("s/b", 6) is not None  # an entry that was there is left alone
     for key in ("s/c", "s/a", "s/b"):
@@ -337,7 +337,7 @@ def test_a_load_brings_its_series_once() -> None:
     assert cache.stats()["primed"] == 1
     assert len(cache.drain_access()[0]) == 1  # that of the look-up above
 
-    def broken(key: str) -> Loaded:
+    def broken(key: str) -> LoadResult:
         assert cache.claim_series(key)
         raise OSError
 
@@ -375,12 +375,12 @@ def test_one_load_at_a_time_brings_the_series_of_a_folder() -> None:
 def test_a_series_fills_at_most_half_the_budget() -> None:
     probe = FrameCache(1 << 20)
     keys = [f"s/{number:03}" for number in range(100)]
-    probe.load(keys[0], lambda _: Loaded(a_table(), "tier2", rows_of(keys[:1])))
+    probe.load(keys[0], lambda _: LoadResult(a_table(), "tier2", rows_of(keys[:1])))
     weight = probe.counters()["used"]
     cache = FrameCache(weight * 20)
     for number in range(15):
         put(cache, f"old{number}")
-    cache.load(keys[0], lambda _: Loaded(a_table(), "tier2", rows_of(keys)))
+    cache.load(keys[0], lambda _: LoadResult(a_table(), "tier2", rows_of(keys)))
     assert 9 <= cache.stats()["primed"] <= 10
     assert keys[0] in cache
     assert cache.keys()[0] == keys[cache.stats()["primed"]]
@@ -393,7 +393,7 @@ def test_arrivals_that_have_expired_are_forgotten() -> None:
     cache.clock = lambda: now  # type: ignore[method-assign]
     for number in range(50):
         keys = [f"{number}/{slice_}" for slice_ in range(100)]
-        cache.load(keys[0], lambda _, keys=keys: Loaded(a_table(), "tier2", rows_of(keys)))
+        cache.load(keys[0], lambda _, keys=keys: LoadResult(a_table(), "tier2", rows_of(keys)))
         assert not cache.claim_series(keys[-1])
         now += 30
     assert cache.claim_series("0/99")

@@ -32,12 +32,12 @@ def test_the_notebook_loads_a_cohort_and_prints_it(
     }
     RadiObject.from_niftis(str(tmp_path / "brats"), images=images)
     radi = RadiObject(str(tmp_path / "brats"))
-    print(f"Loaded: {radi}")
+    print(f"LoadResult: {radi}")
     print(f"Collections: {radi.collection_names}")
     vol = radi.FLAIR.iloc[0]
     print(f"\nSample volume shape: {vol.shape}")
     assert capsys.readouterr().out == (
-        "Loaded: RadiObject(3 subjects, 4 collections: [T2w, T1gd, T1w, FLAIR])\n"
+        "LoadResult: RadiObject(3 subjects, 4 collections: [T2w, T1gd, T1w, FLAIR])\n"
         "Collections: ('T2w', 'T1gd', 'T1w', 'FLAIR')\n\nSample volume shape: (24, 24, 15)\n"
     )
 

@@ -40,7 +40,7 @@ class FileReport(NamedTuple):
     frames : int
         Frames that can be addressed.
     truncated_from : int or None
-        First frame that is not wholly in the file.
+        First frame that is not completely in the file.
     error_kind, error : str or None
         Why the file was refused.
     """

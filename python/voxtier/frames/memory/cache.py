@@ -12,7 +12,7 @@ from voxtier._core import FrameTable
 from voxtier.frames.memory.flights import Flights
 from voxtier.system.fork import at_fork
 
-__all__ = ["Class", "FrameCache", "Loaded", "Loader", "Tier"]
+__all__ = ["Class", "FrameCache", "LoadResult", "Loader", "Tier"]
 
 #: How an entry is treated: see `FrameCache.put_table`.
 Class = Literal["normal", "scan", "pinned"]
@@ -20,7 +20,7 @@ Class = Literal["normal", "scan", "pinned"]
 Tier = Literal["tier1", "tier2", "tier3"]
 
 
-class Loaded(NamedTuple):
+class LoadResult(NamedTuple):
     """What a loader found.
 
     Attributes
@@ -38,7 +38,7 @@ class Loaded(NamedTuple):
     rows: bytes = b""
 
 
-Loader: TypeAlias = Callable[[str], FrameTable | Loaded]
+Loader: TypeAlias = Callable[[str], FrameTable | LoadResult]
 
 
 class FrameCache(_core.FrameCache):
@@ -91,7 +91,7 @@ class FrameCache(_core.FrameCache):
         key : str
             The loader's argument.
         loader : callable
-            Returns a `FrameTable` or a `Loaded`.
+            Returns a `FrameTable` or a `LoadResult`.
         etag : str or None
             Kept beside a table without rows.
         klass : {"normal", "scan", "pinned"}
@@ -118,7 +118,9 @@ class FrameCache(_core.FrameCache):
         self.touch(key, scan=scan)
         return table
 
-    def load(self, key: str, loader: Loader, *, etag: str | None = None, klass: Class = "normal") -> Loaded:
+    def load(
+        self, key: str, loader: Loader, *, etag: str | None = None, klass: Class = "normal"
+    ) -> LoadResult:
         """Call a loader as `get_or_load` does, without looking into memory: an entry there is stale.
 
         Parameters
@@ -134,7 +136,7 @@ class FrameCache(_core.FrameCache):
 
         Returns
         -------
-        Loaded
+        LoadResult
             What the loader returned.
 
         Raises
@@ -146,11 +148,11 @@ class FrameCache(_core.FrameCache):
             flight, is_mine = self._flights.join(key)
             self._counts["load_waits"] += not is_mine
         if not is_mine:
-            return cast(Loaded, flight.wait())._replace(tier="tier1")
+            return cast(LoadResult, flight.wait())._replace(tier="tier1")
         start = time.perf_counter_ns()
         try:
             found = loader(key)
-            loaded = found if isinstance(found, Loaded) else Loaded(found)
+            loaded = found if isinstance(found, LoadResult) else LoadResult(found)
             if not flight.is_stale:
                 self._keep(key, loaded, etag, klass)
         except BaseException as error:
@@ -179,7 +181,7 @@ class FrameCache(_core.FrameCache):
             self._flights.mark_stale(key)
             return super().invalidate(key)
 
-    def _keep(self, key: str, loaded: Loaded, etag: str | None, klass: Class) -> None:
+    def _keep(self, key: str, loaded: LoadResult, etag: str | None, klass: Class) -> None:
         if not loaded.rows:
             self.put_table(key, loaded.table, etag=etag, klass=klass)
             return

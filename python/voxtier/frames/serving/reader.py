@@ -20,12 +20,12 @@ from typing import Any
 from voxtier._core import FrameTable, Refusal, read_frame, read_table
 from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
 from voxtier.frames.indexing.paths import absolute
-from voxtier.frames.memory.cache import Class, FrameCache, Loaded, Tier
+from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.memory.preload import Preload
 from voxtier.frames.serving.open_files import OpenFiles
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
 from voxtier.frames.serving.write_back import WriteBack
-from voxtier.frames.store.row import Recalled
+from voxtier.frames.store.row import IndexAnswer
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult, Verify
 from voxtier.system.fork import after_fork_in_child
@@ -308,24 +308,24 @@ class FrameReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, path: str, fd: int, klass: Class) -> Loaded:
+    def _load(self, path: str, fd: int, klass: Class) -> LoadResult:
         return self.cache.load(path, partial(self._find, fd, klass), klass=klass)
 
-    def _find(self, fd: int, klass: Class, path: str) -> Loaded:
+    def _find(self, fd: int, klass: Class, path: str) -> LoadResult:
         """Find the table of a file in the index, or else compute it."""
-        recalled = self._recall(path, with_series=klass != "scan" and self.cache.claim_series(path))
-        if recalled is not None:
-            found, rows = recalled
+        answer = self._recall(path, with_series=klass != "scan" and self.cache.claim_series(path))
+        if answer is not None:
+            found, rows = answer
             status = os.fstat(fd)
             if (found.size, found.mtime_ns) != (status.st_size, status.st_mtime_ns):
                 self._count("stale_misses")
             elif isinstance(found, Refusal):
                 raise found.error
             else:
-                return Loaded(found, "tier2", rows)
-        return Loaded(self._compute(path, fd, self.verify))
+                return LoadResult(found, "tier2", rows)
+        return LoadResult(self._compute(path, fd, self.verify))
 
-    def _recall(self, path: str, *, with_series: bool) -> Recalled | None:
+    def _recall(self, path: str, *, with_series: bool) -> IndexAnswer | None:
         if self.store is None or time.monotonic() < self._database_back_at:
             return None
         try:

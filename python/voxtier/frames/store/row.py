@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from voxtier._core import FrameTable, Refusal
 
-__all__ = ["FileState", "FoundTable", "Recalled", "RefusedFile", "UpsertCounts"]
+__all__ = ["FileState", "FoundTable", "IndexAnswer", "RefusedFile", "UpsertCounts"]
 
 
 class FileState(NamedTuple):
@@ -24,7 +24,7 @@ class FileState(NamedTuple):
     frame_count: int
 
 
-class Recalled(NamedTuple):
+class IndexAnswer(NamedTuple):
     """What the index holds of a file, for memory.
 
     Attributes

@@ -1,6 +1,6 @@
 """The frame index in PostgreSQL: one row per file, written in sorted batches, read by key.
 
-Every write is an idempotent upsert: a batch of which nobody knows whether it arrived is sent again. Rows are
+Every write is an idempotent upsert: a batch that may have been written is sent again. Rows are
 keyed by a 16-byte hash of source and path; the path is stored too and compared whenever a row is read.
 """
 
@@ -17,7 +17,7 @@ from voxtier.errors import ConfigError
 from voxtier.frames.store import statements
 from voxtier.frames.store.adapters import Key, Keys, fetch
 from voxtier.frames.store.migrations import migrate
-from voxtier.frames.store.row import FileState, FoundTable, Recalled, RefusedFile, UpsertCounts
+from voxtier.frames.store.row import FileState, FoundTable, IndexAnswer, RefusedFile, UpsertCounts
 from voxtier.frames.table import TableResult
 from voxtier.postgres.database import Connection, Database
 
@@ -94,7 +94,7 @@ class FrameStore:
         rows : bytes
             Rows of `encode_rows` or `Indexer.read`.
         force : bool
-            Also write rows that say of a file what the index says already.
+            Also write rows that change nothing.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class FrameStore:
         results : iterable of TableResult
             Consumed batch by batch.
         force : bool
-            Also write rows that say of a file what the index says already.
+            Also write rows that change nothing.
 
         Returns
         -------
@@ -163,8 +163,8 @@ class FrameStore:
         A row of another parser version, or one that does not decode, counts as unknown. The caller compares
         the fingerprint (`size`, `mtime_ns`) with the file's.
         """
-        recalled = self._recalled(statements.GET, source, path)
-        return None if recalled is None else recalled.found
+        answer = self._answer(statements.GET, source, path)
+        return None if answer is None else answer.found
 
     def get_many(self, source: str, paths: Sequence[str]) -> list[FrameTable | Refusal | None]:
         """Return for each path what `get` returns, with one question per `BATCH` paths."""
@@ -175,7 +175,7 @@ class FrameStore:
             found.update((path, each) for path, each, _ in decode_rows(rows))
         return [found.get(path) for path in paths]
 
-    def recall(self, source: str, path: str, *, with_series: bool = False) -> Recalled | None:
+    def recall(self, source: str, path: str, *, with_series: bool = False) -> IndexAnswer | None:
         """Return what the index holds of a file in the form that memory takes, in one round trip.
 
         Parameters
@@ -190,13 +190,13 @@ class FrameStore:
 
         Returns
         -------
-        Recalled or None
+        IndexAnswer or None
             None where `get` returns it.
         """
         if with_series:
             limits = {"most": _MOST_NEIGHBOURS, "bytes": _MOST_NEIGHBOUR_BYTES}
-            return self._recalled(statements.RECALL_SERIES, source, path, **limits)
-        return self._recalled(statements.RECALL, source, path)
+            return self._answer(statements.RECALL_SERIES, source, path, **limits)
+        return self._answer(statements.RECALL, source, path)
 
     def by_sop_instance(self, uid: str, source: str | None = None) -> list[FoundTable]:
         """Return the tables of all files that hold a SOP Instance, in the order of their paths."""
@@ -249,8 +249,8 @@ class FrameStore:
             The keys that no file of the index has.
         """
         touched = self.query(statements.TOUCH, (Keys(keys), list(counts), list(last_used)))
-        known = {key.bytes for (key,) in touched}
-        return [key for key in keys if key not in known]
+        found = {key.bytes for (key,) in touched}
+        return [key for key in keys if key not in found]
 
     def best_rows(self, source: str, score: str, limit: int) -> Generator[bytes]:
         """Stream the best `limit` files of a source, best first, by one statement.
@@ -353,18 +353,18 @@ class FrameStore:
             None of the files exists, as when a disk is not mounted, and `force` is not given.
         """
         is_gone = is_gone or _is_gone
-        gone, kept = [], 0
+        missing, present = [], 0
         for path in self._paths(source, under):
             if is_gone(path):
-                gone.append(path)
+                missing.append(path)
             else:
-                kept += 1
-        if gone and not kept and not force:
+                present += 1
+        if missing and not present and not force:
             raise ConfigError(
-                f"all {len(gone)} indexed files are gone: is their disk mounted? Nothing was pruned; use "
+                f"all {len(missing)} indexed files are gone: is their disk mounted? Nothing was pruned; use "
                 "force to prune them all the same"
             )
-        return self.delete(source, gone)
+        return self.delete(source, missing)
 
     def _paths(self, source: str, under: Sequence[str]) -> Iterator[str]:
         question: dict[str, Any] = {"source": source, "under": list(under) or None, "limit": 2 * BATCH}
@@ -377,11 +377,11 @@ class FrameStore:
         """Run one idempotent statement with bound parameters and return its rows: see `adapters.fetch`."""
         return self.database.run(lambda connection: fetch(connection, statement, parameters))
 
-    def _recalled(self, statement: str, source: str, path: str, **limits: int) -> Recalled | None:
+    def _answer(self, statement: str, source: str, path: str, **limits: int) -> IndexAnswer | None:
         [key] = _file_keys(source, [path])
         rows = b"".join(row for (row,) in self.query(statement, {"key": Key(key), **limits}))
         first = decode_rows(rows, most=1)
-        return Recalled(first[0][1], rows) if first and first[0][0] == path else None
+        return IndexAnswer(first[0][1], rows) if first and first[0][0] == path else None
 
     def _by_uid(self, statement: str, uid: str, source: str | None) -> list[FoundTable]:
         rows = self.query(statement, {"uid": uid, "source": source})

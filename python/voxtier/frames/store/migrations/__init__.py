@@ -10,6 +10,8 @@ from voxtier.errors import ConfigError
 if TYPE_CHECKING:
     from voxtier.postgres.database import Connection
 
+__all__ = ["current_version", "migrate", "scripts"]
+
 _LOCK = 0x766F_7874_6965_72  # "voxtier": one process migrates, the others wait
 _VERSIONS = """
 CREATE SCHEMA IF NOT EXISTS voxtier;
