@@ -78,13 +78,13 @@ def select(key: Key, shape: tuple[int, ...]) -> Selection:
 
 
 def _expanded(items: Sequence[Item], ndim: int) -> list[Item]:
-    given = sum(item is not None and item is not Ellipsis for item in items)
-    if given > ndim:
-        raise IndexError(f"{given} indices for a volume of {ndim} dimensions")
+    count = sum(item is not None and item is not Ellipsis for item in items)
+    if count > ndim:
+        raise IndexError(f"{count} indices for a volume of {ndim} dimensions")
     places = [place for place, item in enumerate(items) if item is Ellipsis]
     if len(places) > 1:
         raise IndexError("an index can hold one ellipsis ('...')")
-    missing: list[Item] = [slice(None)] * (ndim - given)
+    missing: list[Item] = [slice(None)] * (ndim - count)
     if not places:
         return [*items, *missing]
     return [*items[: places[0]], *missing, *items[places[0] + 1 :]]

@@ -296,5 +296,5 @@ def _decode(path: Path) -> NDArray[Any]:
         return pixels
     # Overlay bits above, and pixels that do not start at bit 0: shift up to the sign bit, then back down.
     up = np.left_shift(pixels, allocated - 1 - high)
-    shifted: NDArray[Any] = np.right_shift(up, allocated - stored)
-    return shifted
+    values: NDArray[Any] = np.right_shift(up, allocated - stored)
+    return values

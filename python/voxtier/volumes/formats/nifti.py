@@ -190,8 +190,8 @@ def write_nifti(
     SourceError
         When the file cannot be written.
     """
-    kept = None if is_reoriented else meta.get("nifti_header")
-    fields = None if not kept else np.array(parse_fields(base64.b64decode(kept), "the stored header"))
+    header = None if is_reoriented else meta.get("nifti_header")
+    fields = np.array(parse_fields(base64.b64decode(header), "the stored header")) if header else None
     if fields is None or list(fields["dim"][1 : 1 + voxels.ndim]) != list(voxels.shape):
         fields = new_fields(voxels, orientation, meta, is_tilted=is_tilted)
     fields = fields.astype(fields.dtype.newbyteorder("<"))

@@ -146,10 +146,10 @@ def parse_fields(raw: bytes, what: str) -> np.void:
     raise FormatError("bad_header", 0, f"{what}: neither NIfTI-1 nor NIfTI-2 (sizeof_hdr is not 348 or 540)")
 
 
-def _check_magic(found: bytes, magic: bytes, what: str) -> None:
-    if found in (b"ni1", b"ni2"):
+def _check_magic(actual: bytes, magic: bytes, what: str) -> None:
+    if actual in (b"ni1", b"ni2"):
         raise FormatError("unsupported_image", 344, f"{what}: a .hdr/.img pair; join it into one .nii")
-    if found not in (magic, magic.partition(b"\0")[0]):
+    if actual not in (magic, magic.partition(b"\0")[0]):
         raise FormatError("bad_header", 344, f"{what}: no NIfTI magic (Analyze 7.5 has no world)")
 
 

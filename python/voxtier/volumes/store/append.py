@@ -162,14 +162,16 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
     """
     store, session = change.store, change.store.session
     uri = f"{store.root}/{change.subjects}"
-    given = {} if table is None else {str(row["obs_subject_id"]): row for row in _subject_rows(table)}
+    extra_columns = {} if table is None else {str(row["obs_subject_id"]): row for row in _subject_rows(table)}
     is_new = read_kind(uri, session) is None
     present = set() if is_new else {str(s) for s in change.table(uri).read_all()["obs_subject_id"]}
-    missing = sorted(set(subjects) - set(given) - present) if table is not None else []
+    missing = sorted(set(subjects) - set(extra_columns) - present) if table is not None else []
     if missing:
         raise ConfigError(f"obs_meta has no row for {', '.join(missing[:5])}")
-    wanted = list(dict.fromkeys([*subjects, *given]))
-    rows = [{**given.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in present]
+    wanted = list(dict.fromkeys([*subjects, *extra_columns]))
+    rows = [
+        {**extra_columns.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in present
+    ]
     if is_new:
         Dataframe.create(uri, _schema(rows_table(rows)), session)
         members = read_members(store.root, session)

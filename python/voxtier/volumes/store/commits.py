@@ -146,9 +146,9 @@ class Change:
         for group, inside in groupby(sorted(uris), lambda uri: uri.rpartition("/")[0]):
             addresses = list(inside)
             members = read_members(group, session)
-            listed = [name for uri in addresses if (name := uri.rpartition("/")[2]) in members]
-            if listed:
-                write_group(group, session, remove=listed)
+            names = [name for uri in addresses if (name := uri.rpartition("/")[2]) in members]
+            if names:
+                write_group(group, session, remove=names)
             for uri in addresses:
                 remove_tree(uri, session)
 

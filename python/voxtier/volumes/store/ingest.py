@@ -101,14 +101,14 @@ def write_volumes(jobs: Sequence[Job], group: str, session: Session, options: In
     workers = min(config.read.max_workers, max(1, len(jobs)))
     outcomes: list[Outcome] = []
     # On an object store one listing answers for all volumes what costs five requests for each.
-    listed = frozenset(list_folders(group, session)) if is_remote(group) else None
-    if listed is None and workers >= _cores():
+    present = frozenset(list_folders(group, session)) if is_remote(group) else None
+    if present is None and workers >= _cores():
         session = session.single_threaded()  # the workers alone keep every core busy
     reports = Progress("volumes", len(jobs), quiet=not options.progress)
     failures: list[tuple[str, str]] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="voxtier-ingest") as pool:
         # Submitted here, so that the workers see the caller's configuration.
-        for outcome in pool.map(lambda job: _try(job, group, listed, session, config), jobs):
+        for outcome in pool.map(lambda job: _try(job, group, present, session, config), jobs):
             outcomes.append(outcome)
             if outcome.row is None:
                 failures.append((outcome.label, outcome.detail))
@@ -123,13 +123,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _try(job: Job, group: str, listed: frozenset[str] | None, session: Session, config: Config) -> Outcome:
+def _try(job: Job, group: str, present: frozenset[str] | None, session: Session, config: Config) -> Outcome:
     options = hashlib.blake2b(repr(config.write).encode(), digest_size=8).hexdigest()
     folder = array_name(job.obs_id, *job.fingerprint, options)
     uri = f"{group}/{folder}"
     try:
         with configured(write=config.write, read=config.read, s3=config.s3):
-            exists = Path(uri).exists() if listed is None else folder in listed
+            exists = Path(uri).exists() if present is None else folder in present
             row = _take_over(uri, job, session) if exists else None
             if row is None:
                 row = _write(uri, job, session, config)

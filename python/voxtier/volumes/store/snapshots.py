@@ -115,8 +115,8 @@ class Store:
         if self.kind == "collection":
             names: dict[str, str] = {}
         elif is_own:
-            listed = json.loads(str(meta["voxtier_collections"]))
-            names = {name: checked_name("collection", str(folder)) for name, folder in listed.items()}
+            folders = json.loads(str(meta["voxtier_collections"]))
+            names = {name: checked_name("collection", str(folder)) for name, folder in folders.items()}
         else:
             members = read_members(f"{self.root}/collections", self.session)
             names = {name: uri.rsplit("/", 1)[-1] for name, uri in members.items()}

@@ -82,15 +82,15 @@ def _write_digests(uri: str, orientations: Sequence[str], meta: Mapping[str, Any
 
 def find_replicas(array: VoxelArray) -> dict[str, VoxelArray]:
     """Open the replicas of a volume that hold the same voxels; leave out all others."""
-    found: dict[str, VoxelArray] = {}
+    valid: dict[str, VoxelArray] = {}
     for orientation, digest in _digests(array.meta).items():
         with suppress(VoxtierError, OSError):
             if _digest(array.uri, orientation, array.session) != digest:
                 continue
             replica = VoxelArray(replica_uri(array.uri, orientation), array.session)
             if (replica.layout.shape, replica.layout.cell) == (array.layout.shape, array.layout.cell):
-                found[orientation] = replica
-    return found
+                valid[orientation] = replica
+    return valid
 
 
 def cheapest(array: VoxelArray, region: Region) -> VoxelArray:
@@ -104,10 +104,9 @@ def cheapest(array: VoxelArray, region: Region) -> VoxelArray:
 
 def read(array: VoxelArray, region: Region) -> NDArray[Any]:
     """Return the cells of a region (API order) from the cheapest tiling."""
-    tiling = cheapest(array, region)
-    if tiling is not array:
+    if META_KEY in array.meta:
         with suppress(VoxtierError):  # a replica that cannot be read costs time only: the volume answers
-            return tiling.read(region)
+            return cheapest(array, region).read(region)
     return array.read(region)
 
 
@@ -134,10 +133,9 @@ def read_patches(
     """
     if META_KEY in array.meta and len(starts):
         box = zip(starts[0], size, array.layout.shape, strict=True)
-        tiling = cheapest(array, tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box))
-        if tiling is not array:
-            with suppress(VoxtierError):
-                return tiling.read_patches(starts, size, fill)
+        region = tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box)
+        with suppress(VoxtierError):
+            return cheapest(array, region).read_patches(starts, size, fill)
     return array.read_patches(starts, size, fill)
 
 

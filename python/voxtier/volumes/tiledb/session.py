@@ -177,19 +177,19 @@ def _credentials(s3: S3Config) -> tuple[tuple[str, str], ...]:
         return ()
     if s3.profile is None:
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        found = {name.lower(): os.environ.get(name, "") for name in names}
+        values = {name.lower(): os.environ.get(name, "") for name in names}
     else:
         path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
         parser = configparser.ConfigParser()
         parser.read(path.expanduser())
         if not parser.has_section(s3.profile):
             raise ConfigError(f"no profile {s3.profile!r} in {path}")
-        found = dict(parser[s3.profile])
+        values = dict(parser[s3.profile])
     # Without explicit keys TileDB asks the machine's role and refreshes by itself.
     return tuple(
-        (f"vfs.s3.{name}", found[name])
+        (f"vfs.s3.{name}", values[name])
         for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-        if found.get(name)
+        if values.get(name)
     )
 
 

@@ -285,9 +285,9 @@ class Dataframe:
             raise ConfigError(f"{self.uri} already has a column {name!r}")
         rows = list(self.read_all().rows())
         self.add_attributes({name: np.dtype(dtype)})
-        given = [None] * len(rows) if values is None else list(as_table({name: values}).rows())
-        for row, value in zip(rows, given, strict=True):
-            row[name] = value[name] if isinstance(value, dict) else value
+        column = [{name: None}] * len(rows) if values is None else as_table({name: values}).rows()
+        for row, value in zip(rows, column, strict=True):
+            row |= value
         if rows:
             self.write_rows(rows_table(rows))
 
