@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from voxtier.volumes import VolumeCollection
 torch = pytest.importorskip("torch")
 
 from volumes.images import nifti  # noqa: E402
-from voxtier.errors import FormatError  # noqa: E402
+from volumes.training.in_workers import Budget, Dies, Raises, keep  # noqa: E402
 from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure  # noqa: E402
 from voxtier.volumes.training.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
 from voxtier.volumes.training.loaders import (  # noqa: E402
@@ -32,6 +31,12 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:TileDB is a multithreading library",
     "ignore:.*multi-threaded.*fork:DeprecationWarning",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def preloaded() -> None:
+    """Let the fork server import torch once instead of each of its workers."""
+    multiprocessing.set_forkserver_preload(["torch.utils.data", "voxtier.volumes"])
 
 
 @pytest.fixture
@@ -51,11 +56,6 @@ def cohort(tmp_path: Path) -> RadiObject:
 
 def patches(collection: VolumeCollection, **options: Any) -> VolumeCollectionDataset:
     return VolumeCollectionDataset(collection, DatasetConfig(LoadingMode.PATCH, (16, 16, 16), 3, **options))
-
-
-def keep(items: list[Any]) -> list[Any]:
-    """Collate: the items as they are (a module-level function, so that spawn can find it)."""
-    return items
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
@@ -102,8 +102,6 @@ def test_a_forked_child_reads_after_its_parent(
     data = np.random.default_rng(0).integers(0, 99, (50, 60, 70)).astype(np.int16)
     volume = Volume.from_numpy(tmp_path / "v", data)
     assert np.array_equal(volume.to_numpy(), data)
-    import multiprocessing
-
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     children = [context.Process(target=read_in_child, args=(volume, data, queue)) for _ in range(3)]
@@ -144,20 +142,6 @@ def test_ranks_are_disjoint_and_complete(cohort: RadiObject) -> None:
     assert sum(map(len, seen)) == len(set().union(*seen)) == len(dataset)
 
 
-class Raises:
-    """A transform that meets a bad volume."""
-
-    def __call__(self, sample: Any) -> Any:
-        raise FormatError("bad_tile", 7, "on purpose")
-
-
-class Dies:
-    """A transform whose process is killed."""
-
-    def __call__(self, sample: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_exceptions_keep_their_type_and_text(cohort: RadiObject) -> None:
     dataset = VolumeCollectionDataset(cohort.T1w, transform=Raises())
     with pytest.raises(Exception, match="on purpose"):
@@ -169,19 +153,6 @@ def test_a_killed_worker_does_not_hang(cohort: RadiObject) -> None:
     dataset = VolumeCollectionDataset(cohort.T1w, transform=Dies())
     with pytest.raises(RuntimeError, match="worker"):
         next(iter(data_loader(dataset, num_workers=1, collate_fn=keep)))
-
-
-def budget_of(_: Any) -> int:
-    from voxtier.volumes import cache_stats
-
-    return cache_stats()["budget"]
-
-
-class Budget:
-    """A transform that tells the cache's budget in this process."""
-
-    def __call__(self, sample: Any) -> Any:
-        return budget_of(sample)
 
 
 def test_workers_share_the_budget(cohort: RadiObject) -> None:

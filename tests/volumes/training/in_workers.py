@@ -1,0 +1,36 @@
+"""What DataLoader workers import: apart from the tests, so that a spawned worker loads little else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from voxtier.errors import FormatError
+from voxtier.volumes import cache_stats
+
+
+def keep(items: list[Any]) -> list[Any]:
+    """Collate: the items as they are."""
+    return items
+
+
+class Raises:
+    """A transform that meets a bad volume."""
+
+    def __call__(self, sample: Any) -> Any:
+        raise FormatError("bad_tile", 7, "on purpose")
+
+
+class Dies:
+    """A transform whose process is killed."""
+
+    def __call__(self, sample: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Budget:
+    """A transform that tells the cache's budget in this process."""
+
+    def __call__(self, sample: Any) -> Any:
+        return cache_stats()["budget"]
