@@ -54,7 +54,7 @@ test: setup lint ## everything that must hold: Rust, Python, lints, stubs, READM
 	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process
 	$(PYTEST) tests/volumes # trouble one another when a test forks
 
-lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest
+lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python -- -D warnings
@@ -62,6 +62,7 @@ lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest
 	$(BIN)/ruff format --check $(PY_DIRS)
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases
+	$(BIN)/python tests/check_docstrings.py
 
 format: setup ## rewrite Rust and Python into the one style
 	cargo fmt
