@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
 
@@ -44,6 +44,13 @@ logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 # SQLSTATEs of transient failures: lost connections (08), conflicts between transactions (40), a server that
 # is stopping or starting (57P01 to 57P03), too many connections (53300).
 _TRANSIENT = ("08", "40", "57P01", "57P02", "57P03", "53300")
+# A peer that vanished is noticed within seconds instead of the two hours of TCP's own keepalive.
+_LIVENESS = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
@@ -178,6 +185,38 @@ class Database:
         if server is not None:
             server.detach()
 
+    def reset(self) -> None:
+        """Drop the pool: the next work connects anew. Work under way keeps its connection to its end."""
+        with self._opening:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close(timeout=0)
+
+    def probe(self, statement: LiteralString, *, seconds: float = 1.0) -> None:
+        """Run a statement on a connection of its own, with little patience.
+
+        Parameters
+        ----------
+        statement : str
+            One that reads what matters.
+        seconds : float
+            Longest run of the statement; connecting may take two seconds more.
+
+        Raises
+        ------
+        BackendError
+            The database does not connect, or does not answer in time.
+        ConfigError
+            The role may not read it.
+        """
+        parameters = self._parameters() | {"connect_timeout": 2, "autocommit": False}
+        try:
+            with Connection.connect(self._conninfo(), **parameters) as connection:
+                connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}".encode())
+                connection.execute(statement)
+        except psycopg.Error as error:
+            raise self._translate(error) from error
+
     def _open(self) -> psycopg_pool.ConnectionPool[Connection]:
         with self._opening:
             if self._pool is not None:
@@ -232,7 +271,13 @@ class Database:
 
     def _parameters(self) -> dict[str, Any]:
         given = _call(self._credentials, "credentials") if self._credentials is not None else {}
-        return {"application_name": "voxtier", "connect_timeout": 15, "autocommit": True, **given}
+        return {
+            "application_name": "voxtier",
+            "connect_timeout": 15,
+            "autocommit": True,
+            **_LIVENESS,
+            **given,
+        }
 
     def _translate(self, error: psycopg.Error) -> BackendError | ConfigError:
         if isinstance(error, psycopg.errors.InsufficientPrivilege):

@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+from voxtier._core import read_table
+
 __all__ = ["OpenFiles"]
 
 # A file may be replaced under its name, and its old descriptor reads the old content.
@@ -103,9 +105,26 @@ class OpenFiles:
 class _OpenFile:
     """An open file: its descriptor, its number on its device, and how many threads use it."""
 
-    __slots__ = ("checked", "fd", "inode", "retired", "users")
+    __slots__ = ("_instance", "_state", "checked", "fd", "inode", "retired", "users")
 
     def __init__(self, fd: int, inode: tuple[int, int], checked: float) -> None:
         self.fd, self.inode, self.checked = fd, inode, checked
         self.users = 1
         self.retired = False
+        self._state: tuple[int, int, int] | None = None
+        self._instance = ""
+
+    def instance(self) -> str:
+        """Return the SOP Instance UID of the file, read again whenever the file's state has changed.
+
+        Raises
+        ------
+        FormatError
+            The file is refused.
+        """
+        status = os.fstat(self.fd)
+        state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state != self._state:
+            self._instance = read_table(self.fd, verify="none").sop_instance_uid
+            self._state = state
+        return self._instance

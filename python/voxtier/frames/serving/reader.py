@@ -10,9 +10,8 @@ import asyncio
 import os
 import re
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.memory.preload import Preload
+from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.open_files import OpenFiles
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
 from voxtier.frames.serving.write_back import WriteBack
@@ -34,9 +34,12 @@ __all__ = ["FrameReader"]
 
 _UID = re.compile(r"[0-9.]{1,64}\Z")
 _ATTEMPTS = 3
-_DATABASE_PAUSE = 5.0
 _MOST_UIDS = 100_000
 _COUNTS = ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
+
+
+class _OtherInstanceError(Exception):
+    """A file holds another SOP Instance than the one that was asked for."""
 
 
 class FrameReader:
@@ -58,14 +61,19 @@ class FrameReader:
         Seconds between two writes of accesses to the index; a crash loses those of one interval.
     verify : {"ends", "all", "none"}
         How far a computed table is checked against its file: see `read_table`.
+    index_seconds : float
+        Longest wait of a request for the index, connection and statement together.
     publish : bool
         Write what `stats` returns to a small file in voxtier's folder every two seconds, for
         ``voxtier top`` and ``voxtier cache stats``.
 
     Notes
     -----
-    While the database fails, memory and files serve, and `stats` says ``degraded``; the database is asked
-    again after five seconds.
+    The first failure of the database, or an answer that is late, opens a breaker for all threads: memory and
+    files serve, `stats` says ``degraded``, and one thread tries the database out until it answers.
+
+    Bytes asked for by UID come from a file that holds this SOP Instance, or not at all: the file of the very
+    descriptor that is read is asked for its UID, again whenever its state changes.
     """
 
     def __init__(
@@ -78,9 +86,11 @@ class FrameReader:
         open_files: int = 256,
         flush_seconds: float = 60.0,
         verify: Verify = "ends",
+        index_seconds: float = 0.25,
         publish: bool = True,
     ) -> None:
         self.store = store
+        self._index = None if store is None else IndexClient(store, index_seconds)
         self.source = source
         self.cache = FrameCache(budget_bytes) if cache is None else cache
         self.verify: Verify = verify
@@ -89,13 +99,12 @@ class FrameReader:
         self._write_back = WriteBack(self.cache, store, source, flush_seconds)
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
         self._uids: OrderedDict[str, str] = OrderedDict()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._start_fresh()
         after_fork_in_child(self._in_child)
 
     def _start_fresh(self) -> None:
         self._lock = threading.Lock()
-        self._database_back_at = 0.0
         self._counts = dict.fromkeys(_COUNTS, 0)
 
     def frame(self, name: str, index: int, *, scan: bool = False) -> bytes:
@@ -150,14 +159,29 @@ class FrameReader:
         IndexError, NotFoundError, FormatError, SourceError
             See `frame`.
         """
-        path = self.path_of(name)
         wanted = list(indices)
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
+        klass: Class = "scan" if scan else "normal"
+        if not _UID.match(name):
+            return self._frames_of(absolute(name), None, wanted, klass)
+        for path in self._paths_of(name):
+            try:
+                return self._frames_of(path, name, wanted, klass)
+            except (_OtherInstanceError, FileNotFoundError):
+                self._forget_uid(name, path)
+        raise NotFoundError(
+            f"{name}: no file that source {self.source!r} of the index names holds this SOP Instance now: "
+            "run `voxtier index` again"
+        )
+
+    def _frames_of(self, path: str, uid: str | None, wanted: list[int], klass: Class) -> list[bytes]:
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
             try:
-                return self._read(path, file.fd, wanted, "scan" if scan else "normal")
+                if uid is not None and file.instance() != uid:
+                    raise _OtherInstanceError
+                return self._read(path, file.fd, wanted, klass)
             except SourceError as error:
                 if error.kind != "changed_during_read" or not left:
                     raise
@@ -168,7 +192,7 @@ class FrameReader:
                 # The file's own offset table is wrong somewhere in the middle: check it against a walk.
                 if error.kind != "bad_table" or not left:
                     raise
-                self._rebuild(path, file.fd, "scan" if scan else "normal")
+                self._rebuild(path, file.fd, klass)
             finally:
                 self._files.give_back(file)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -217,23 +241,46 @@ class FrameReader:
         """
         if not _UID.match(name):
             return absolute(name)
+        for path in self._paths_of(name):
+            try:
+                file = self._files.take(path)
+            except FileNotFoundError:
+                self._forget_uid(name, path)
+                continue
+            try:
+                if file.instance() == name:
+                    return path
+            finally:
+                self._files.give_back(file)
+            self._forget_uid(name, path)
+        raise NotFoundError(f"{name}: no file of source {self.source!r} holds this SOP Instance now")
+
+    def _paths_of(self, uid: str) -> Iterator[str]:
+        """Yield the path that served a UID last, then those of the index; the caller checks their files."""
         with self._lock:
-            if (path := self._uids.get(name)) is not None:
-                self._uids.move_to_end(name)
-                return path
-        if self.store is None:
-            raise NotFoundError(f"{name}: without an index (store=None), give a path instead of a UID")
-        found = self.store.by_sop_instance(name, self.source)
-        if not found:
-            raise NotFoundError(
-                f"{name}: source {self.source!r} of the index does not hold this SOP Instance"
-            )
-        path = found[0].path
+            last = self._uids.get(uid)
+            if last is not None:
+                self._uids.move_to_end(uid)
+        if last is not None:
+            yield last
+        if self._index is None:
+            raise NotFoundError(f"{uid}: without an index (store=None), give a path instead of a UID")
+        found = self._index.ask(lambda store: store.by_sop_instance(uid, self.source))
+        if not found and last is None:
+            raise NotFoundError(f"{uid}: source {self.source!r} of the index does not hold this SOP Instance")
+        for each in found:
+            with self._lock:
+                self._uids[uid] = each.path
+                while len(self._uids) > _MOST_UIDS:
+                    self._uids.popitem(last=False)
+            yield each.path
+
+    def _forget_uid(self, uid: str, path: str) -> None:
         with self._lock:
-            self._uids[name] = path
-            while len(self._uids) > _MOST_UIDS:
-                self._uids.popitem(last=False)
-        return path
+            if self._uids.get(uid) == path:
+                del self._uids[uid]
+        self.cache.invalidate(path)
+        self._files.forget(path)
 
     async def aframe(self, name: str, index: int, *, scan: bool = False) -> bytes:
         """Read one frame on a thread: the event loop never waits for a disk or a database.
@@ -272,7 +319,16 @@ class FrameReader:
             See `frames`.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads(), lambda: self.frames(name, indices, scan=scan))
+        threads = self._threads("hot" if self._is_hot(name) else "cold")
+        return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan))
+
+    def _is_hot(self, name: str) -> bool:
+        """Whether memory holds the table: such requests have threads of their own and wait for no other."""
+        if not _UID.match(name):
+            return absolute(name) in self.cache
+        with self._lock:
+            path = self._uids.get(name)
+        return path is not None and path in self.cache
 
     def flush(self) -> int:
         """Write accesses and computed tables to the index; return the number of files accessed."""
@@ -282,10 +338,9 @@ class FrameReader:
         """Return counters: requests by tier, memory, preload, writes to the index, state of the database."""
         with self._lock:
             counts = dict(self._counts)
-            degraded = time.monotonic() < self._database_back_at
         return {
             **counts,
-            "degraded": degraded,
+            "degraded": self._index is not None and self._index.is_open,
             "open_files": len(self._files),
             **self._write_back.stats(),
             "cache": self.cache.stats(),
@@ -298,9 +353,12 @@ class FrameReader:
         self.preload.cancel()
         self._write_back.close()
         self._files.close()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
+        if self._index is not None:
+            self._index.close()
+        with self._lock:
+            pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.shutdown(wait=True)
 
     def __enter__(self) -> FrameReader:
         return self
@@ -326,13 +384,12 @@ class FrameReader:
         return LoadResult(self._compute(path, fd, self.verify))
 
     def _recall(self, path: str, *, with_series: bool) -> IndexAnswer | None:
-        if self.store is None or time.monotonic() < self._database_back_at:
+        if self._index is None or self._index.is_open:
             return None
         try:
-            return self.store.recall(self.source, path, with_series=with_series)
+            return self._index.ask(lambda store: store.recall(self.source, path, with_series=with_series))
         except BackendError:
             self._count("store_errors")
-            self._database_back_at = time.monotonic() + _DATABASE_PAUSE
             return None
 
     def _rebuild(self, path: str, fd: int, klass: Class) -> None:
@@ -349,15 +406,15 @@ class FrameReader:
             for name in names:
                 self._counts[name] += 1
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self, name: str) -> ThreadPoolExecutor:
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(32, "voxtier-frame")
-            return self._pool
+            if name not in self._pools:
+                self._pools[name] = ThreadPoolExecutor(32, f"voxtier-{name}")
+            return self._pools[name]
 
     def _in_child(self) -> None:
         self._start_fresh()
-        self._pool = None
+        self._pools = {}
         self._files.after_fork()
         self._write_back.after_fork()
         self._status.after_fork()

@@ -373,6 +373,18 @@ class FrameStore:
             yield from (path for _, path in page)
             question["after"] = Key(page[-1][0].bytes)
 
+    def probe(self) -> None:
+        """Ask whether the index can be read, on a connection of its own; raises when it cannot.
+
+        Raises
+        ------
+        BackendError
+            The database does not answer.
+        ConfigError
+            The role may not read the index.
+        """
+        self.database.probe("SELECT 1 FROM voxtier.file, voxtier.file_stats LIMIT 0")
+
     def query(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
         """Run one idempotent statement with bound parameters and return its rows: see `adapters.fetch`."""
         return self.database.run(lambda connection: fetch(connection, statement, parameters))

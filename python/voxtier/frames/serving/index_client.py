@@ -1,0 +1,153 @@
+"""The index as a request may use it: no question waits longer than a budget, a sick database is left alone.
+
+Questions run on threads of their own, because nothing else bounds a wait for a server that is frozen. The
+first failure opens a breaker for all threads: questions then fail at once, and one thread tries the database
+out until it answers. `FrameReader` asks here.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from voxtier.errors import BackendError, ConfigError
+from voxtier.frames.store.store import FrameStore
+from voxtier.system.fork import after_fork_in_child
+
+__all__ = ["IndexClient"]
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+# Questions at the same time; more wait for their turn, within their budget.
+_THREADS = 8
+_PROBE_SECONDS = 0.5
+
+
+class IndexClient:
+    """Asks a `FrameStore` within a time budget.
+
+    Parameters
+    ----------
+    store : FrameStore
+        The index.
+    budget_seconds : float
+        Longest wait for an answer, connection and statement together.
+    """
+
+    def __init__(self, store: FrameStore, budget_seconds: float = 0.25) -> None:
+        self.store = store
+        self.budget_seconds = budget_seconds
+        self._start_fresh()
+        after_fork_in_child(self._start_fresh)
+
+    def _start_fresh(self) -> None:
+        self._lock = threading.Lock()
+        self._is_open = False
+        self._closed = threading.Event()
+        self._questions: queue.SimpleQueue[_Question[Any] | None] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker is open: the database failed, and has not answered since."""
+        return self._is_open
+
+    def ask(self, question: Callable[[FrameStore], T]) -> T:
+        """Put a question to the store.
+
+        Raises
+        ------
+        BackendError
+            The database failed, did not answer within the budget, or the breaker is open.
+        """
+        if self._is_open:
+            raise BackendError(
+                "the index of frames is not asked: its database failed and has not answered since"
+            )
+        asked = _Question(question)
+        self._hand_over(asked)
+        if not asked.done.wait(self.budget_seconds):
+            self._open_breaker(f"no answer within {self.budget_seconds:g} s")
+            raise BackendError(f"the index of frames did not answer within {self.budget_seconds:g} s")
+        try:
+            return asked.result()
+        except (BackendError, ConfigError) as error:  # ConfigError: the role's rights were revoked
+            self._open_breaker(str(error))
+            raise BackendError(str(error)) from error
+
+    def close(self) -> None:
+        """Stop trying the database out, and end the threads that wait for questions."""
+        self._closed.set()
+        for _ in range(self._threads):
+            self._questions.put(None)
+
+    def _hand_over(self, asked: _Question[Any]) -> None:
+        self._questions.put(asked)
+        if self._idle.acquire(blocking=False):
+            return
+        with self._lock:
+            if self._threads < _THREADS:
+                self._threads += 1
+                threading.Thread(
+                    target=self._answer, args=(self._questions, self._idle), name="voxtier-index", daemon=True
+                ).start()
+
+    def _answer(self, questions: queue.SimpleQueue[_Question[Any] | None], idle: threading.Semaphore) -> None:
+        while (asked := questions.get()) is not None:
+            asked.answer(self.store)
+            idle.release()
+            if questions is not self._questions:  # the breaker opened meanwhile: others took over
+                return
+
+    def _open_breaker(self, why: str) -> None:
+        with self._lock:
+            if self._is_open or self._closed.is_set():
+                return
+            self._is_open = True
+            # Threads that wait for the database end when it lets them go; new questions get new threads.
+            self._questions, self._idle, self._threads = queue.SimpleQueue(), threading.Semaphore(0), 0
+        _log.warning("the index of frames is left alone until its database answers: %s", why)
+        threading.Thread(target=self._try_out, name="voxtier-index-probe", daemon=True).start()
+
+    def _try_out(self) -> None:
+        while not self._closed.wait(_PROBE_SECONDS):
+            try:
+                self.store.database.reset()
+                self.store.probe()
+            except (BackendError, ConfigError):
+                continue
+            except Exception:
+                _log.exception("trying out the index failed")
+                continue
+            self._is_open = False
+            _log.warning("the database of the index of frames answers again")
+            return
+
+
+class _Question(Generic[T]):
+    """A question on its way to a thread, and its answer on its way back."""
+
+    __slots__ = ("_answer", "_error", "_question", "done")
+
+    def __init__(self, question: Callable[[FrameStore], T]) -> None:
+        self._question = question
+        self._answer: T | None = None
+        self._error: BaseException | None = None
+        self.done = threading.Event()
+
+    def answer(self, store: FrameStore) -> None:
+        try:
+            self._answer = self._question(store)
+        except BaseException as error:
+            self._error = error
+        self.done.set()
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._answer  # type: ignore[return-value]  # an answer may be None
