@@ -80,7 +80,8 @@ format: setup ## rewrite Rust and Python into the one style
 bench: setup .venv/.bench ## every journey against its rivals: JSON and one HTML report in benches/results
 	$(BIN)/python -m benches $(BENCH)
 
-fuzz: ## coverage-guided fuzzing of the parsers (FUZZ_SECONDS=60 each; needs nightly and cargo-fuzz)
+fuzz: setup ## damaged files against other readers (CAMPAIGN_SECONDS=3600), then cargo-fuzz (FUZZ_SECONDS=60 a parser; nightly)
+	PYTHONPATH=tests $(BIN)/python -m frames.dicom.campaign --seconds $${CAMPAIGN_SECONDS:-3600}
 	@cargo +nightly fuzz --version >/dev/null || { echo 'needs: rustup toolchain install nightly; cargo install cargo-fuzz'; exit 2; }
 	@PYTHONPATH=tests $$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON)) rust/fuzz/seed.py
 	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \

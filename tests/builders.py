@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7.2"  # a multi-frame one
 PIXEL_DATA, FLOAT_PIXELS, DOUBLE_PIXELS = 0x7FE00010, 0x7FE00008, 0x7FE00009
 
 TAGS = {
@@ -213,15 +214,15 @@ def image(
     rows: int | None = 4,
     columns: int | None = 4,
     bits: int = 8,
-    samples: int = 1,
+    samples: int | Element = 1,
     photometric: str = "MONOCHROME2",
     planar: int | None = None,
-    frames: int | str | bytes | None = 1,
+    frames: int | str | bytes | Element | None = 1,
 ) -> list[Element]:
-    """The attributes of an image, without its pixels; None leaves one out."""
+    """The attributes of an image, without its pixels; None leaves one out, an element stands as it is."""
     number = str(frames) if isinstance(frames, int) else frames
     values = {
-        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2",
+        "SOPClassUID": SECONDARY_CAPTURE,
         "SOPInstanceUID": "2.25.1",
         "Modality": "OT",
         "StudyInstanceUID": "2.25.2",
@@ -237,13 +238,22 @@ def image(
         "HighBit": max(bits, 1) - 1,
         "PixelRepresentation": 0,
     }
-    return [element(keyword, value) for keyword, value in values.items() if value is not None]
+    return [
+        value if isinstance(value, Element) else element(keyword, value)
+        for keyword, value in values.items()
+        if value is not None
+    ]
 
 
-def file_meta(syntax: Syntax | None = EXPLICIT_LE, *, group_length: int | None = 0) -> bytes:
+def file_meta(
+    syntax: Syntax | None = EXPLICIT_LE,
+    *,
+    group_length: int | None = 0,
+    sop_class: str = SECONDARY_CAPTURE,
+) -> bytes:
     """Group 2: always explicit little endian (PS3.10 7.1); `group_length` is added to the true one."""
     elements = [
-        element("MediaStorageSOPClassUID", "1.2.840.10008.5.1.4.1.1.7.2"),
+        element("MediaStorageSOPClassUID", sop_class),
         element("MediaStorageSOPInstanceUID", "2.25.1"),
     ]
     if syntax is not None:

@@ -71,9 +71,11 @@ def _native(dataset: pydicom.Dataset, value: bytes, start: int) -> tuple[list[by
 
 
 def bits_of_a_frame(rows: int, columns: int, samples: int, allocated: int, photometric: str) -> int:
-    """Length of a native frame in bits (PS3.5 8.1); YBR_FULL_422 stores two samples a pixel."""
-    stored = 2 if photometric == "YBR_FULL_422" else samples
-    return rows * columns * stored * allocated
+    """Length of a native frame in bits (PS3.5 8.1); subsampled chroma stores 2 or 1.5 samples a pixel."""
+    full = rows * columns * samples * allocated
+    if photometric.endswith("_422"):
+        return full * 2 // 3
+    return full // 2 if photometric.endswith("_420") else full
 
 
 def byte_span(first_bit: int, bits: int) -> tuple[int, int]:

@@ -94,7 +94,7 @@ _NOTES = {
     "pixel_data_url": "the pixels lie elsewhere: Pixel Data Provider URL (JPIP)",
     "number_of_frames_empty": "Number of Frames is empty: taken as 1",
     "number_of_frames_zero": "Number of Frames is 0: taken as 1",
-    "bad_number_of_frames": "Number of Frames is not a number: taken as 1",
+    "bad_number_of_frames": "Number of Frames is not a number",
     "no_pixel_bytes": "the pixel element is empty",
     "odd_pixel_length": "the pixel value has an odd length (PS3.5 8.1 pads to even)",
     "excess_pixel_data": "the pixel value is longer than its frames",
@@ -104,7 +104,6 @@ _NOTES = {
     "encapsulated_with_defined_length": "encapsulated pixels with a defined length",
     "native_in_encapsulated_ts": "native pixels under a compressed transfer syntax",
     "encapsulated_in_native_ts": "encapsulated pixels under an uncompressed transfer syntax",
-    "no_fragments": "encapsulated pixels without a fragment",
     "bot_length_not_multiple_of_4": "the Basic Offset Table's length is not a multiple of 4",
     "bot_wrapped": "offsets of the Basic Offset Table pass 2^32: unwrapped and checked against the Items",
     "bot_rejected": "the Basic Offset Table is wrong and was not used",
@@ -117,9 +116,15 @@ _NOTES = {
     "odd_fragment_length": "a fragment of odd length (PS3.5 A.4 wants even)",
     "no_sequence_delimiter": "the fragments end without their delimiter",
     "seq_delim_nonzero_length": "the delimiter of the fragments declares a length",
-    "bad_fragment_tag": "an element that is not an Item among the fragments",
+    "bad_fragment_tag": "an Item a few bytes beside the place that the length before it names",
     "last_fragment_truncated": "the file ends inside the last fragment",
     "trailing_empty_fragment": "empty fragments after the last frame were dropped",
+    "number_of_frames_unusual": "Number of Frames is written in an unusual way (not as an integer in text)",
+    "number_of_frames_from_table": "Number of Frames is missing: an offset table tells it",
+    "number_of_frames_from_length": "Number of Frames is no number: the length of the pixel value tells it",
+    "item_with_length_and_delim": "an Item has both a length and a delimiter",
+    "delimiter_inside_fragment": "the last fragment's length counts the delimiter too: corrected",
+    "astray_after_fragment": "bytes that are neither an Item nor the delimiter follow a fragment",
 }
 
 

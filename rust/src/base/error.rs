@@ -22,6 +22,20 @@ closed_list! {
         ValuePastEnd = "value_past_end",
         /// Something else than an Item or a delimiter stands where an Item must (PS3.5 7.5).
         BadItemTag = "bad_item_tag",
+        /// Delimiters that do not fit their sequences: nested elements would become the image's own.
+        BadNesting = "bad_nesting",
+        /// An element stands twice, behind Pixel Data, or where the order of tags forbids it (PS3.5 7.1).
+        MisplacedElement = "misplaced_element",
+        /// An image that ends before its Pixel Data.
+        MissingPixelData = "missing_pixel_data",
+        /// Number of Frames is no number, and nothing in the file proves a count.
+        BadNumberOfFrames = "bad_number_of_frames",
+        /// Two equally good ways to cut the pixels into frames.
+        AmbiguousFrameSize = "ambiguous_frame_size",
+        /// Bytes that cannot be the frame that they stand for: empty, or without their codec's beginning.
+        NotAFrame = "not_a_frame",
+        /// Offset tables, or a table and Number of Frames, that contradict each other.
+        ContradictoryTables = "contradictory_tables",
         /// Sequences nested deeper than the cap.
         NestingTooDeep = "nesting_too_deep",
         /// The deflated data set does not inflate (PS3.5 A.5).

@@ -276,6 +276,25 @@ pub fn read_exact(source: &dyn Source, offset: u64, length: usize) -> Result<Vec
     Err(Error::at(ErrorKind::IoError, offset, format!("only {count} of {length} bytes could be read")))
 }
 
+/// Position of the first byte from `offset` on that is not zero, or `None` where zeros reach the end.
+pub fn first_not_zero(source: &dyn Source, offset: u64) -> Result<Option<u64>> {
+    const STEP: usize = 64 * 1024;
+    let mut position = offset;
+    let mut bytes = vec![0; 512]; // trailing padding is short: the larger steps are for what is none
+    while position < source.size() {
+        let count = source.read_at(position, &mut bytes)?;
+        if let Some(found) = bytes.iter().take(count).position(|&byte| byte != 0) {
+            return Ok(Some(position + found as u64));
+        }
+        if count == 0 {
+            break;
+        }
+        position += count as u64;
+        bytes.resize(STEP, 0);
+    }
+    Ok(None)
+}
+
 /// Reads exactly `N` bytes at `offset`; `None` where the source ends before.
 pub fn read_array<const N: usize>(source: &dyn Source, offset: u64) -> Result<Option<[u8; N]>> {
     let mut bytes = [0; N];

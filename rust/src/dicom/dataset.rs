@@ -1,34 +1,15 @@
 //! Walks over a data set up to its pixels: element by element, without search and without recursion.
 
-use arrayvec::ArrayString;
-
 use super::element::{Element, Encoding, Tag, UNDEFINED, hop};
+use super::header::{Header, Place};
+use super::values;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::first_not_zero;
 use crate::base::window::Window;
-use crate::frames::attributes::{Attributes, Code, Uid};
 use crate::frames::notes::{Note, Notes};
 
 /// Deepest nesting of sequences that is followed; real files stay below 20.
 const DEEPEST: usize = 256;
-/// Text values that we read are short by their VR (UI 64, CS 16, IS 12); more is not what it claims.
-const LONGEST_TEXT: u32 = 128;
-
-/// A value's place: absolute offset and declared length.
-pub type Place = (u64, u32);
-
-/// The header of a data set: attributes, and the places of pixels and tables.
-#[derive(Clone, Debug, Default)]
-pub struct Header {
-    /// Identity and image attributes.
-    pub attributes: Attributes,
-    /// The pixel element, its value not looked at.
-    pub pixels: Option<Element>,
-    /// Extended Offset Table (7FE0,0001).
-    pub extended_offsets: Option<Place>,
-    /// Extended Offset Table Lengths (7FE0,0002).
-    pub extended_lengths: Option<Place>,
-}
-
 /// An open sequence or item of undefined length; those of defined length are skipped in one step.
 #[derive(Clone, Copy)]
 enum Level {
@@ -41,15 +22,22 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
     let mut header = Header::default();
     let mut position = start;
     let mut previous = Tag(0);
+    let mut met = Met::default();
     loop {
         if encoding == Encoding::EXPLICIT_LE {
             position += hop(window.at_hand(position), &mut previous, next_of_interest) as u64;
         }
-        let Some(element) = next_element(window, position, encoding, notes)? else { return Ok(header) };
+        let Some(element) = next_element(window, position, encoding, notes)? else {
+            if previous > Tag::SOP_CLASS_UID {
+                header.is_image_class.get_or_insert(false);
+            }
+            return Ok(header);
+        };
         let Element { tag, value, length, .. } = element;
         if tag.group() != 0xFFFE {
             if tag <= previous {
                 notes.add(Note::tags_not_ascending);
+                check_nesting(tag, position, notes)?;
             }
             previous = tag;
         }
@@ -58,41 +46,89 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
                 header.pixels = Some(element);
                 return Ok(header);
             }
-            0x7FE0_0001 if length != UNDEFINED => header.extended_offsets = Some((value, length)),
-            0x7FE0_0002 if length != UNDEFINED => header.extended_lengths = Some((value, length)),
+            0x7FE0_0001 if length != UNDEFINED => once(&mut header.extended_offsets, &element)?,
+            0x7FE0_0002 if length != UNDEFINED => once(&mut header.extended_lengths, &element)?,
             _ => {}
         }
         position = match element.end() {
+            _ if tag == Tag::ITEM => {
+                let detail =
+                    "an Item stands outside of any sequence: the sequence before it has a wrong length";
+                return Err(Error::at(ErrorKind::BadItemTag, position, detail));
+            }
             _ if tag.group() == 0xFFFE => {
                 notes.add(Note::stray_delimiter);
+                check_nesting(tag, position, notes)?;
                 value
             }
             None => skip_undefined(window, &element, encoding, notes)?,
             Some(end) if end > window.size() => return Err(past_end(&element, window.size())),
             Some(end) => {
-                read_attribute(window, &element, encoding, &mut header.attributes, notes)?;
+                let before = met.is_again(tag).then(|| header.clone());
+                values::read(window, &element, encoding, &mut header, notes)?;
+                if before.is_some_and(|before| !before.says_the_same(&header)) {
+                    let detail = format!("{tag} stands twice, with different values (PS3.5 7.1)");
+                    return Err(Error::at(ErrorKind::MisplacedElement, position, detail));
+                }
                 end
             }
         };
     }
 }
 
-/// The first tag from `tag` on that [`walk`] or [`read_attribute`] looks at.
+/// Keeps the place of a table; a data set has each once (PS3.5 7.1).
+fn once(place: &mut Option<Place>, element: &Element) -> Result<()> {
+    if place.replace((element.value, element.length)).is_some() {
+        let detail = format!("{} stands twice (PS3.5 7.1)", element.tag);
+        return Err(Error::at(ErrorKind::MisplacedElement, element.position, detail));
+    }
+    Ok(())
+}
+
+/// After delimiters that had to be reinterpreted the top level must go on ascending: an element out of order
+/// or a delimiter too many says that it is nested ones which are being read.
+fn check_nesting(tag: Tag, position: u64, notes: &Notes) -> Result<()> {
+    if notes.has(Note::item_delim_instead_of_seq_delim) || notes.has(Note::seq_delim_instead_of_item_delim) {
+        let detail = format!("{tag} stands at top level behind a sequence whose delimiters do not fit");
+        return Err(Error::at(ErrorKind::BadNesting, position, detail));
+    }
+    Ok(())
+}
+
+/// Which of the elements of interest were read.
+#[derive(Default)]
+struct Met(u16);
+
+impl Met {
+    /// Notes the tag, and tells whether it was met before.
+    fn is_again(&mut self, tag: Tag) -> bool {
+        let Some(index) = OF_INTEREST.iter().position(|&each| each == tag.0) else { return false };
+        let bit = 1 << index;
+        let again = self.0 & bit != 0;
+        self.0 |= bit;
+        again
+    }
+}
+
+/// The tags that [`walk`] or [`values::read`] looks at, ascending.
+const OF_INTEREST: [u32; 12] = [
+    0x0008_0016,
+    0x0008_0018,
+    0x0020_000D,
+    0x0020_000E,
+    0x0028_0002,
+    0x0028_0004,
+    0x0028_0008,
+    0x0028_0010,
+    0x0028_0011,
+    0x0028_0100,
+    0x0028_7FE0,
+    0x7FE0_0000,
+];
+
+/// The first tag from `tag` on that is of interest.
 #[inline]
 fn next_of_interest(tag: Tag) -> Tag {
-    const OF_INTEREST: [u32; 11] = [
-        0x0008_0018,
-        0x0020_000D,
-        0x0020_000E,
-        0x0028_0002,
-        0x0028_0004,
-        0x0028_0008,
-        0x0028_0010,
-        0x0028_0011,
-        0x0028_0100,
-        0x0028_7FE0,
-        0x7FE0_0000,
-    ];
     Tag(OF_INTEREST.into_iter().find(|&next| next >= tag.0).unwrap_or(tag.0))
 }
 
@@ -104,11 +140,16 @@ fn next_element(
     notes: &mut Notes,
 ) -> Result<Option<Element>> {
     let rest = window.peek(position, 8)?;
-    let is_padding = !rest.is_empty() && rest.iter().all(|&byte| byte == 0);
-    if is_padding {
+    let is_empty = rest.is_empty();
+    let is_zero = !is_empty && rest.iter().all(|&byte| byte == 0);
+    if is_zero {
+        if let Some(data) = first_not_zero(window.source(), position)? {
+            let detail = format!("zeros stand where an element must, and bytes follow them at {data}");
+            return Err(Error::at(ErrorKind::MisplacedElement, position, detail));
+        }
         notes.add(Note::trailing_bytes);
     }
-    if rest.is_empty() || is_padding {
+    if is_empty || is_zero {
         return Ok(None);
     }
     match Element::read(window, position, encoding, notes)? {
@@ -218,6 +259,12 @@ fn hop_nested(bytes: &[u8], levels: &mut Vec<Level>) -> usize {
     at
 }
 
+/// Whether another Item or the end of a sequence stands at `position`.
+fn goes_on_in_sequence(window: &mut Window<'_>, position: u64, encoding: Encoding) -> Result<bool> {
+    let next = window.array(position)?.map(|tag| encoding.tag(tag));
+    Ok(matches!(next, Some(Tag::ITEM | Tag::SEQUENCE_DELIMITATION)))
+}
+
 #[inline]
 fn step_in_sequence(
     window: &mut Window<'_>,
@@ -238,10 +285,17 @@ fn step_in_sequence(
             Some(end) if end > window.size() => Err(past_end(&item, window.size())),
             Some(end) => Ok(end),
         },
-        Tag::SEQUENCE_DELIMITATION | Tag::ITEM_DELIMITATION => {
-            if item.tag == Tag::ITEM_DELIMITATION {
-                notes.add(Note::item_delim_instead_of_seq_delim);
-            }
+        Tag::SEQUENCE_DELIMITATION => {
+            levels.pop();
+            Ok(item.value)
+        }
+        // A writer that gives an Item both a length and a delimiter: the sequence goes on behind it.
+        Tag::ITEM_DELIMITATION if goes_on_in_sequence(window, item.value, encoding)? => {
+            notes.add(Note::item_with_length_and_delim);
+            Ok(item.value)
+        }
+        Tag::ITEM_DELIMITATION => {
+            notes.add(Note::item_delim_instead_of_seq_delim);
             levels.pop();
             Ok(item.value)
         }
@@ -268,7 +322,10 @@ fn step_in_item(
         Tag::SEQUENCE_DELIMITATION => {
             notes.add(Note::seq_delim_instead_of_item_delim);
             levels.pop();
-            levels.pop();
+            // It stands for the Item's delimiter where the sequence goes on, else for both.
+            if !goes_on_in_sequence(window, element.value, encoding)? {
+                levels.pop();
+            }
             Ok(element.value)
         }
         Tag::ITEM => Err(Error::at(ErrorKind::BadItemTag, position, "an Item is directly inside an Item")),
@@ -281,100 +338,5 @@ fn step_in_item(
             Some(end) if end > window.size() => Err(past_end(&element, window.size())),
             Some(end) => Ok(end),
         },
-    }
-}
-
-fn read_attribute(
-    window: &mut Window<'_>,
-    element: &Element,
-    encoding: Encoding,
-    to: &mut Attributes,
-    notes: &mut Notes,
-) -> Result<()> {
-    match element.tag.0 {
-        0x0008_0018 => to.sop_instance_uid = uid(window, element)?,
-        0x0020_000D => to.study_instance_uid = uid(window, element)?,
-        0x0020_000E => to.series_instance_uid = uid(window, element)?,
-        0x0028_0002 => to.samples_per_pixel = short(window, element, encoding)?.max(1),
-        0x0028_0004 => to.photometric_interpretation = code(window, element)?,
-        0x0028_0008 => to.number_of_frames = number_of_frames(text(window, element)?, element, notes),
-        0x0028_0010 => to.rows = number(window, element, encoding)?,
-        0x0028_0011 => to.columns = number(window, element, encoding)?,
-        0x0028_0100 => to.bits_allocated = short(window, element, encoding)?,
-        0x0028_7FE0 => notes.add(Note::pixel_data_url),
-        _ => {}
-    }
-    Ok(())
-}
-
-/// A text value without its padding; empty where it is longer than any value of its kind.
-fn text<'w>(window: &'w mut Window<'_>, element: &Element) -> Result<&'w [u8]> {
-    if element.length > LONGEST_TEXT {
-        return Ok(&[]);
-    }
-    let mut bytes = window.peek(element.value, element.length as usize)?;
-    while let [b' ' | 0, rest @ ..] | [rest @ .., b' ' | 0] = bytes {
-        bytes = rest;
-    }
-    Ok(bytes)
-}
-
-/// What is not digits and dots up to 64 characters is no UID and is dropped.
-fn uid(window: &mut Window<'_>, element: &Element) -> Result<Uid> {
-    let bytes = text(window, element)?;
-    Ok(only(bytes, |byte| byte.is_ascii_digit() || byte == b'.'))
-}
-
-/// What is no Code String is dropped, for it could be anything, a name or a NUL.
-fn code(window: &mut Window<'_>, element: &Element) -> Result<Code> {
-    let bytes = text(window, element)?;
-    Ok(only(bytes, |byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b" _".contains(&byte)))
-}
-
-/// The text, if it is short enough and made of nothing but what is allowed.
-fn only<const N: usize>(bytes: &[u8], allowed: impl Fn(u8) -> bool) -> ArrayString<N> {
-    let text = std::str::from_utf8(bytes).ok().filter(|text| text.bytes().all(allowed));
-    text.and_then(|text| ArrayString::from(text).ok()).unwrap_or_default()
-}
-
-/// US, or UL where a writer used it.
-fn number(window: &mut Window<'_>, element: &Element, encoding: Encoding) -> Result<u32> {
-    Ok(match element.length {
-        2 => window.array(element.value)?.map_or(0, |bytes| u32::from(encoding.u16(bytes))),
-        4.. => window.array(element.value)?.map_or(0, |bytes| match element.vr {
-            [b'U', b'L'] | [b'S', b'L'] => encoding.u32(bytes),
-            [_, _] => {
-                let [a, b, _, _] = bytes;
-                u32::from(encoding.u16([a, b]))
-            }
-        }),
-        _ => 0,
-    })
-}
-
-fn short(window: &mut Window<'_>, element: &Element, encoding: Encoding) -> Result<u16> {
-    Ok(u16::try_from(number(window, element, encoding)?).unwrap_or(0))
-}
-
-/// Number of Frames is text (IS, PS3.5 6.2): padded by spaces or NUL, possibly signed.
-fn number_of_frames(text: &[u8], element: &Element, notes: &mut Notes) -> u32 {
-    if text.is_empty() {
-        notes.add(if element.length > LONGEST_TEXT {
-            Note::bad_number_of_frames
-        } else {
-            Note::number_of_frames_empty
-        });
-        return 1;
-    }
-    match std::str::from_utf8(text).map(str::parse::<u32>) {
-        Ok(Ok(0)) => {
-            notes.add(Note::number_of_frames_zero);
-            1
-        }
-        Ok(Ok(number)) if i32::try_from(number).is_ok() => number,
-        _ => {
-            notes.add(Note::bad_number_of_frames);
-            1
-        }
     }
 }

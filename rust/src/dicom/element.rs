@@ -12,6 +12,8 @@ pub const UNDEFINED: u32 = u32::MAX;
 pub struct Tag(pub u32);
 
 impl Tag {
+    /// SOP Class UID (0008,0016).
+    pub const SOP_CLASS_UID: Tag = Tag(0x0008_0016);
     /// Pixel Data (7FE0,0010).
     pub const PIXEL_DATA: Tag = Tag(0x7FE0_0010);
     /// Item (FFFE,E000).
@@ -180,6 +182,15 @@ impl VrForm {
             _ if matches!(&[a, b], b"??" | b"  " | b"--") => Self::Unknown,
             _ => Self::NotAVr,
         }
+    }
+}
+
+/// Whether a VR that the standard knows has the long form; `None` for another one.
+pub fn has_known_vr(vr: [u8; 2]) -> Option<bool> {
+    match VrForm::of(vr) {
+        VrForm::Short => Some(false),
+        VrForm::Long => Some(true),
+        VrForm::Unknown | VrForm::NotAVr => None,
     }
 }
 

@@ -4,25 +4,31 @@
 //! frames or [`encapsulated`] checks the offset tables, walks the fragments and groups them. [`read`] reads a
 //! frame by its table. What cannot be decided is refused; what is odd but clear is accepted with a [`Note`].
 
+pub mod behind;
+pub mod codec;
 pub mod dataset;
 pub mod element;
 pub mod encapsulated;
+pub mod header;
 pub mod inflate;
 pub mod native;
 pub mod part10;
 pub mod read;
+pub mod values;
 
-use crate::base::error::Result;
-use crate::base::source::{Access, Source};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Access, Source, first_not_zero};
 use crate::base::window::{Buffer, Window};
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{FrameTable, Kind, Layout, Method, OffsetsIn, Verified, Verify};
-use element::{Element, Tag, UNDEFINED};
+use element::{Element, Encoding, Tag, UNDEFINED};
 use encapsulated::Encapsulated;
+use header::Header;
+use native::Doubt;
 use part10::Container;
 
 /// Parser version: stored with every row, so that a better parser re-reads what an older one wrote.
-pub const PARSER_VERSION: u16 = 1;
+pub const PARSER_VERSION: u16 = 2;
 
 /// Reads the frame table of one SOP Instance. `buffer` is scratch memory, reused from file to file.
 ///
@@ -69,36 +75,93 @@ fn read_dataset(
     verify: Verify,
     notes: &mut Notes,
 ) -> Result<FrameTable> {
-    let header = dataset::walk(window, start, container.encoding, notes)?;
-    let mut table = FrameTable {
+    let mut header = dataset::walk(window, start, container.encoding, notes)?;
+    let Some(pixels) = header.pixels else {
+        check_without_pixels(&header, container, window.size(), notes)?;
+        return Ok(table_of(&header, container));
+    };
+    let encoding = container.encoding;
+    if is_encapsulated(window, &pixels, container, notes)? {
+        check_size(&header, &pixels)?;
+        window.source().advise(Access::Random);
+        let mut table = table_of(&header, container);
+        let value = Encapsulated {
+            source: window.source(),
+            header: &header,
+            value: pixels.value,
+            encoding,
+            has_preamble: container.has_preamble,
+            verify,
+        };
+        if let Some(end) = value.lay_out(&mut table, notes)? {
+            behind::check(window.source(), end, encoding)?;
+        }
+        return Ok(table);
+    }
+    let doubt = doubt_of(window, &pixels, container, notes)?;
+    let (layout, cut) = native::lay_out(&mut header, &pixels, window.size(), doubt, notes)?;
+    let mut table = table_of(&header, container);
+    let end = pixels.value + u64::from(pixels.length);
+    if layout == Layout::Empty {
+        check_nothing_follows(window.source(), end, encoding, &pixels)?;
+    } else {
+        table.kind = Kind::Native;
+        table.method = Method::Native;
+        table.verified = Verified::All;
+        table.layout = layout;
+        table.set_status(cut);
+    }
+    behind::check(window.source(), end, encoding)?;
+    Ok(table)
+}
+
+fn table_of(header: &Header, container: &Container) -> FrameTable {
+    FrameTable {
         transfer_syntax_uid: container.transfer_syntax_uid,
         image: header.attributes.clone(),
         pixel_data_pos: header.pixels.map(|pixels| pixels.position),
         ..FrameTable::default()
-    };
-    let Some(pixels) = header.pixels else { return Ok(table) };
-    if is_encapsulated(window, &pixels, container, notes)? {
-        window.source().advise(Access::Random);
-        let pixels = Encapsulated {
-            source: window.source(),
-            header: &header,
-            value: pixels.value,
-            encoding: container.encoding,
-            has_preamble: container.has_preamble,
-            verify,
-        };
-        pixels.lay_out(&mut table, notes)?;
-    } else {
-        let (layout, cut) = native::lay_out(&header, &pixels, window.size(), notes)?;
-        if layout != Layout::Empty {
-            table.kind = Kind::Native;
-            table.method = Method::Native;
-            table.verified = Verified::All;
-            table.layout = layout;
-            table.set_status(cut);
-        }
     }
-    Ok(table)
+}
+
+/// A data set may have no pixels; an image that ends before its pixels, or a walk that may have passed them,
+/// is no such data set.
+fn check_without_pixels(header: &Header, container: &Container, size: u64, notes: &Notes) -> Result<()> {
+    let image = &header.attributes;
+    let why = if notes.has(Note::pixel_data_url) {
+        return Ok(());
+    } else if image.rows > 0 && image.columns > 0 {
+        "the data set has Rows and Columns and ends without Pixel Data"
+    } else if header.is_image_class.unwrap_or(container.is_image_class) {
+        "the SOP Class is one of images and the data set ends without Pixel Data"
+    } else if notes.has(Note::implicit_element_in_explicit) || notes.has(Note::stray_delimiter) {
+        "no Pixel Data was found, and an element before may have a wrong length"
+    } else {
+        return Ok(());
+    };
+    Err(Error::at(ErrorKind::MissingPixelData, size, why))
+}
+
+/// Pixel Data of length 0 is an image without pixels only where nothing follows that could be them.
+fn check_nothing_follows(source: &dyn Source, end: u64, encoding: Encoding, pixels: &Element) -> Result<()> {
+    if end < source.size()
+        && !behind::is_element(source, end, encoding)?
+        && first_not_zero(source, end)?.is_some()
+    {
+        let detail = "Pixel Data has length 0, and bytes that are no element follow it";
+        return Err(Error::at(ErrorKind::MissingPixelData, pixels.position, detail));
+    }
+    Ok(())
+}
+
+/// An image has a size, compressed or not (PS3.3 C.7.6.3).
+fn check_size(header: &Header, pixels: &Element) -> Result<()> {
+    let image = &header.attributes;
+    if image.rows > 0 && image.columns > 0 {
+        return Ok(());
+    }
+    let detail = format!("Rows {}, Columns {}: an image has no size", image.rows, image.columns);
+    Err(Error::at(ErrorKind::MissingImageAttributes, pixels.position, detail))
 }
 
 /// Whether the pixels are encapsulated: their length is undefined then, whatever the transfer syntax (PS3.5
@@ -116,16 +179,40 @@ fn is_encapsulated(
         }
         return Ok(true);
     }
-    if native_syntax || pixels.length < 8 {
-        return Ok(false);
-    }
-    let begins_with_item =
-        window.array(pixels.value)?.is_some_and(|tag| container.encoding.tag(tag) == Tag::ITEM);
-    // A private transfer syntax may well be native: only the standard's own are known not to be.
-    if begins_with_item {
+    let is_encapsulated = !native_syntax && begins_with_item(window, pixels, container)?;
+    if is_encapsulated {
         notes.add(Note::encapsulated_with_defined_length);
-    } else if container.transfer_syntax_uid.starts_with("1.2.840.10008.1.2.") {
+    }
+    Ok(is_encapsulated)
+}
+
+fn begins_with_item(window: &mut Window<'_>, pixels: &Element, container: &Container) -> Result<bool> {
+    let tag = if pixels.length < 8 { None } else { window.array(pixels.value)? };
+    Ok(tag.is_some_and(|tag| container.encoding.tag(tag) == Tag::ITEM))
+}
+
+/// Why a value of defined length may be no native pixels.
+fn doubt_of(
+    window: &mut Window<'_>,
+    pixels: &Element,
+    container: &Container,
+    notes: &mut Notes,
+) -> Result<Doubt> {
+    let is_native = part10::is_native(&container.transfer_syntax_uid);
+    // A private transfer syntax may well be native: only the standard's own are known not to be.
+    let is_compressed = !is_native && container.transfer_syntax_uid.starts_with("1.2.840.10008.1.2.");
+    if is_compressed && pixels.length > 0 {
         notes.add(Note::native_in_encapsulated_ts);
     }
-    Ok(begins_with_item)
+    let has_pixel_vr = matches!(&pixels.vr, b"OB" | b"OW" | b"OF" | b"OD" | b"UN");
+    let unless_exact = if is_compressed {
+        Some("the transfer syntax is compressed but the value has a defined length and no Items")
+    } else if begins_with_item(window, pixels, container)? {
+        Some("the value begins as an Item does but the transfer syntax is not compressed")
+    } else if container.encoding.explicit && !has_pixel_vr {
+        Some("Pixel Data has a VR that is none of pixels")
+    } else {
+        None
+    };
+    Ok(Doubt { unless_exact })
 }

@@ -1,9 +1,8 @@
 //! Frames of native (uncompressed) pixels, by checked arithmetic (PS3.5 8.1, 8.2).
 
-use super::dataset::Header;
 use super::element::Element;
+use super::header::{FrameCount, Header};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::frames::attributes::Attributes;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Layout, Native};
 
@@ -11,11 +10,23 @@ use crate::frames::table::{Layout, Native};
 const FRAMES_BEFORE_DOUBT: u64 = 4096;
 const MOST_TIMES_TOO_MANY: u64 = 16;
 
+/// What the first bytes of the value and the transfer syntax say about the pixels.
+#[derive(Clone, Copy)]
+pub struct Doubt {
+    /// Only a value of exactly the declared size is taken for native pixels, for this reason.
+    pub unless_exact: Option<&'static str>,
+}
+
 /// Lays out native frames; the second value is the first frame that is cut.
+///
+/// # Errors
+/// `missing_image_attributes`, `frames_exceed_pixel_data`, `bad_number_of_frames`, `ambiguous_frame_size`, and
+/// `not_a_frame` where the pixels are in doubt and have not exactly the declared size.
 pub fn lay_out(
-    header: &Header,
+    header: &mut Header,
     pixels: &Element,
     size: u64,
+    doubt: Doubt,
     notes: &mut Notes,
 ) -> Result<(Layout, Option<u32>)> {
     let declared = u64::from(pixels.length);
@@ -27,15 +38,33 @@ pub fn lay_out(
     if declared % 2 == 1 {
         notes.add(Note::odd_pixel_length);
     }
+    let frame_bits = bits_of_frame(header, pixels, notes)?;
+    if header.frame_count == FrameCount::Unusable {
+        header.attributes.number_of_frames = proven_count(declared, frame_bits, pixels)?;
+        notes.add(Note::number_of_frames_from_length);
+    }
     let frames = header.attributes.number_of_frames;
-    let frame_bits = bits_of_frame(&header.attributes, pixels, frames, notes)?;
     let expected = frame_bits.checked_mul(u64::from(frames)).map(|bits| bits.div_ceil(8));
+    let is_exact = expected.is_some_and(|bytes| is_size(declared, bytes));
+    if let Some(reason) = doubt.unless_exact.filter(|_| !is_exact) {
+        let detail = format!("{reason}, and {declared} bytes are not {frames} frames of {frame_bits} bits");
+        return Err(Error::at(ErrorKind::NotAFrame, pixels.position, detail));
+    }
     if u64::from(frames) > FRAMES_BEFORE_DOUBT
         && expected.is_none_or(|bytes| bytes / MOST_TIMES_TOO_MANY > declared)
     {
         let detail =
             format!("{frames} frames of {} bytes do not fit {declared} bytes", frame_bits.div_ceil(8));
         return Err(Error::at(ErrorKind::FramesExceedPixelData, pixels.position, detail));
+    }
+    if !is_exact
+        && frame_bits.div_ceil(8).checked_mul(u64::from(frames)).is_some_and(|all| is_size(declared, all))
+    {
+        let detail = format!(
+            "{frames} frames of {frame_bits} bits in {declared} bytes: as if each began with a byte of its own, which \
+             PS3.5 8.1.1 does not allow"
+        );
+        return Err(Error::at(ErrorKind::AmbiguousFrameSize, pixels.position, detail));
     }
     match expected {
         Some(expected) if expected.checked_add(1).is_some_and(|padded| declared > padded) => {
@@ -52,8 +81,30 @@ pub fn lay_out(
     Ok((Layout::Native(Native { base: pixels.value, frame_bits, frames }), cut))
 }
 
-/// Bits of one frame: Rows x Columns x Samples x Bits Allocated, but for 4:2:2 chroma.
-fn bits_of_frame(image: &Attributes, pixels: &Element, frames: u32, notes: &mut Notes) -> Result<u64> {
+/// Whether a value has exactly this size, with or without its pad byte.
+fn is_size(declared: u64, bytes: u64) -> bool {
+    declared == bytes || (bytes % 2 == 1 && declared == bytes + 1)
+}
+
+/// The number of frames that a value holds, where it holds a whole number of them.
+fn proven_count(declared: u64, frame_bits: u64, pixels: &Element) -> Result<u32> {
+    let count = declared.saturating_mul(8) / frame_bits;
+    let bytes = count.saturating_mul(frame_bits).div_ceil(8);
+    match u32::try_from(count) {
+        Ok(count @ 1..) if is_size(declared, bytes) => Ok(count),
+        _ => {
+            let detail = format!(
+                "Number of Frames is no number, and {declared} bytes are no whole number of frames of {frame_bits} bits"
+            );
+            Err(Error::at(ErrorKind::BadNumberOfFrames, pixels.position, detail))
+        }
+    }
+}
+
+/// Bits of one frame: Rows x Columns x Samples x Bits Allocated, but for subsampled chroma.
+fn bits_of_frame(header: &Header, pixels: &Element, notes: &mut Notes) -> Result<u64> {
+    let image = &header.attributes;
+    let frames = u64::from(image.number_of_frames);
     // Float and Double Float Pixel Data have the width of their VR (PS3.3 C.7.6.24, C.7.6.25).
     let bits = match pixels.tag.0 {
         0x7FE0_0008 => 32,
@@ -76,18 +127,31 @@ fn bits_of_frame(image: &Attributes, pixels: &Element, frames: u32, notes: &mut 
         })
     };
     let full = with(u64::from(image.samples_per_pixel))?;
-    let subsampled = image.samples_per_pixel == 3
-        && matches!(image.photometric_interpretation.as_str(), "YBR_FULL_422" | "YBR_PARTIAL_422");
-    if !subsampled {
+    if image.samples_per_pixel != 3 {
         return Ok(full);
     }
-    // Two samples a pixel are stored though Samples per Pixel says 3 (PS3.3 C.7.6.3.1.2); some writers
-    // store three all the same, and only the length of the value tells.
-    let holds_full =
-        full.checked_mul(u64::from(frames)).is_some_and(|all| all.div_ceil(8) <= u64::from(pixels.length));
-    if holds_full {
-        notes.add(Note::ybr422_declared_but_full);
-        return Ok(full);
+    // Subsampled chroma stores fewer samples than Samples per Pixel says (PS3.3 C.7.6.3.1.2); some writers
+    // store three all the same, and only a length that fits exactly tells.
+    let subsampled = match image.photometric_interpretation.as_str() {
+        "YBR_FULL_422" | "YBR_PARTIAL_422" => with(2)?,
+        "YBR_PARTIAL_420" | "YBR_FULL_420" => full / 2,
+        _ => return Ok(full),
+    };
+    let holds = |bits: u64| {
+        bits.checked_mul(frames).is_some_and(|all| is_size(u64::from(pixels.length), all.div_ceil(8)))
+    };
+    match (holds(subsampled), holds(full)) {
+        (true, _) => Ok(subsampled),
+        (false, true) => {
+            notes.add(Note::ybr422_declared_but_full);
+            Ok(full)
+        }
+        (false, false) => {
+            let detail = format!(
+                "{} bytes are neither {frames} frames of subsampled chroma ({subsampled} bits each) nor of full ({full})",
+                pixels.length
+            );
+            Err(Error::at(ErrorKind::AmbiguousFrameSize, pixels.position, detail))
+        }
     }
-    with(2)
 }

@@ -1,6 +1,7 @@
 //! The container around a data set: preamble, File Meta Information, transfer syntax (PS3.10 7).
 
 use super::element::{Element, Encoding, sniff};
+use super::values;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::window::Window;
 use crate::frames::attributes::Uid;
@@ -17,6 +18,17 @@ pub struct Container {
     pub transfer_syntax_uid: Uid,
     /// Whether the file begins with a preamble of 128 bytes.
     pub has_preamble: bool,
+    /// Whether the Media Storage SOP Class is one of images.
+    pub is_image_class: bool,
+}
+
+/// What group 0002 says.
+#[derive(Default)]
+struct Meta {
+    /// First byte after it.
+    end: u64,
+    transfer_syntax_uid: Uid,
+    is_image_class: bool,
 }
 
 /// Finds the data set. Accepts files without preamble, without meta information, or with neither.
@@ -28,7 +40,9 @@ pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
     let (start, has_preamble) = first_element(window, notes)?;
     let at_start = window.array::<8>(start)?;
     let is_meta = at_start.is_some_and(|[a, b, ..]| [a, b] == [2, 0]);
-    let (dataset, declared) = if is_meta { read_meta(window, start, notes)? } else { (start, Uid::new()) };
+    let meta =
+        if is_meta { read_meta(window, start, notes)? } else { Meta { end: start, ..Meta::default() } };
+    let (dataset, declared) = (meta.end, meta.transfer_syntax_uid);
     if dataset >= size {
         notes.add(Note::no_dataset);
     }
@@ -50,7 +64,8 @@ pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
     if encoding.big_endian != expected.big_endian {
         notes.add(Note::endianness_differs_from_ts);
     }
-    Ok(Container { dataset, encoding, transfer_syntax_uid, has_preamble })
+    let is_image_class = meta.is_image_class;
+    Ok(Container { dataset, encoding, transfer_syntax_uid, has_preamble, is_image_class })
 }
 
 /// Offset of the first element, and whether a preamble precedes it.
@@ -80,9 +95,8 @@ fn begins_a_dataset(window: &mut Window<'_>) -> Result<bool> {
     Ok(matches!(window.peek(0, 2)?, [2 | 8, 0] | [0, 8]))
 }
 
-/// Walks group 0002, never trusting its declared length; returns the first byte after it and the
-/// Transfer Syntax UID.
-fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(u64, Uid)> {
+/// Walks group 0002, never trusting its declared length.
+fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<Meta> {
     let first = window.peek(start, 6)?;
     let explicit = first.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase));
     if !explicit {
@@ -92,6 +106,7 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(
     let mut position = start;
     let mut declared_end = None;
     let mut transfer_syntax_uid = Uid::new();
+    let mut is_image_class = false;
     loop {
         let bytes = window.peek(position, 8)?;
         if bytes.is_empty() || !bytes.starts_with(&[2, 0]) {
@@ -109,6 +124,7 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(
                 let length = window.array(element.value)?.map_or(0, u32::from_le_bytes);
                 declared_end = Some(end.saturating_add(u64::from(length)));
             }
+            0x0002_0002 => is_image_class = values::is_image_class(&values::uid(window, &element)?),
             0x0002_0010 if element.length <= 64 => {
                 let value = window.peek(element.value, element.length as usize)?;
                 transfer_syntax_uid.clear();
@@ -120,10 +136,14 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<(
         }
         position = end;
     }
+    if declared_end.is_some_and(|declared| declared > window.size()) && position >= window.size() {
+        let detail = "the file ends inside its File Meta Information";
+        return Err(Error::at(ErrorKind::TruncatedMeta, position, detail));
+    }
     if declared_end.is_some_and(|declared| declared != position) {
         notes.add(Note::wrong_group_length);
     }
-    Ok((position, transfer_syntax_uid))
+    Ok(Meta { end: position, transfer_syntax_uid, is_image_class })
 }
 
 fn guess(found: Option<Encoding>, notes: &mut Notes) -> Uid {
@@ -161,6 +181,16 @@ pub fn is_video(transfer_syntax_uid: &str) -> bool {
     let Some(rest) = transfer_syntax_uid.strip_prefix("1.2.840.10008.1.2.4.") else { return false };
     let number = rest.strip_suffix(".1").unwrap_or(rest);
     matches!(number, "100" | "101" | "102" | "103" | "104" | "105" | "106" | "107" | "108")
+}
+
+/// Whether each frame begins with an image marker: the JPEG families (PS3.5 8.2.1 to 8.2.4 and 8.2.14).
+pub fn has_markers(transfer_syntax_uid: &str) -> bool {
+    transfer_syntax_uid.starts_with("1.2.840.10008.1.2.4.") && !is_video(transfer_syntax_uid)
+}
+
+/// Whether each frame ends with FFD9: those families but for JPEG XL (ISO 10918-1 B.1.1, 15444-1 A.4.4).
+pub fn has_end_marker(transfer_syntax_uid: &str) -> bool {
+    has_markers(transfer_syntax_uid) && !transfer_syntax_uid.starts_with("1.2.840.10008.1.2.4.11")
 }
 
 /// Whether fragments carry no image marker: RLE, encapsulated uncompressed, deflated image frame.

@@ -1,6 +1,6 @@
 //! Reads the bytes of a frame by its table.
 
-use super::{inflate, part10, read_table};
+use super::{codec, inflate, part10, read_table};
 use crate::base::error::Result;
 use crate::base::source::{Source, read_exact};
 use crate::base::window::{Buffer, Window};
@@ -34,7 +34,7 @@ pub fn read_by_table(source: &dyn Source, table: &FrameTable, index: usize) -> R
     for (start, end) in table.ranges(index) {
         let bytes = match table.offsets_in {
             OffsetsIn::Inflated => inflate_frame(source, start, end)?,
-            OffsetsIn::File if table.is_unwalked() => match strip_span(source, start, end)? {
+            OffsetsIn::File if table.is_unwalked() => match strip_span(source, start, end, table)? {
                 Some(bytes) => bytes,
                 None => return Ok(None),
             },
@@ -48,6 +48,32 @@ pub fn read_by_table(source: &dyn Source, table: &FrameTable, index: usize) -> R
     Ok(Some(out))
 }
 
+/// Whether payloads that an offset table joins can be one frame of this transfer syntax: the first begins an
+/// image where each must, and no other does.
+fn may_be_frame<'p>(mut payloads: impl Iterator<Item = &'p [u8]>, table: &FrameTable) -> bool {
+    let has_markers = part10::has_markers(&table.transfer_syntax_uid);
+    let begins = |payload: &[u8]| {
+        codec::begins_image(payload) || payload.first_chunk().is_some_and(codec::is_rle_header)
+    };
+    let first = payloads.next().unwrap_or_default();
+    (!has_markers || codec::begins_image(first)) && !payloads.any(begins)
+}
+
+/// Bytes that are read behind a span: the next Item's header, and enough of its payload.
+const BEHIND: usize = 16;
+
+/// Whether what stands behind a span can: the first Item of another frame, the delimiter, or nothing. A table
+/// that was not held against a walk may name Items in the middle of a frame.
+fn may_stand_behind(next: &[u8], table: &FrameTable) -> bool {
+    match next {
+        [0xFE, 0xFF, 0x00, 0xE0, _, _, _, _, payload @ ..] => {
+            !part10::has_markers(&table.transfer_syntax_uid) || codec::begins_image(payload)
+        }
+        [0xFE, 0xFF, 0xDD, 0xE0, ..] => true,
+        _ => next.is_empty(),
+    }
+}
+
 fn inflate_frame(source: &dyn Source, start: u64, end: u64) -> Result<Vec<u8>> {
     let mut buffer = Buffer::default();
     let mut window = Window::new(source, &mut buffer);
@@ -57,10 +83,16 @@ fn inflate_frame(source: &dyn Source, start: u64, end: u64) -> Result<Vec<u8>> {
 
 /// Reads a span that begins with a payload and may go on with further items, and keeps the payloads.
 /// `None` where the items do not fit the span: then the offset table was wrong.
-fn strip_span(source: &dyn Source, start: u64, end: u64) -> Result<Option<Vec<u8>>> {
+fn strip_span(source: &dyn Source, start: u64, end: u64, table: &FrameTable) -> Result<Option<Vec<u8>>> {
     let Some(first) = start.checked_sub(8) else { return Ok(None) };
     let length = usize::try_from(end - first).unwrap_or(usize::MAX);
-    let mut bytes = read_exact(source, first, length)?;
+    let behind = BEHIND.min(usize::try_from(source.size().saturating_sub(end)).unwrap_or(BEHIND));
+    let mut bytes = read_exact(source, first, length.saturating_add(behind))?;
+    let next = bytes.get(length..).unwrap_or_default();
+    if !may_stand_behind(next, table) {
+        return Ok(None);
+    }
+    bytes.truncate(length);
     let item = |at: usize| match bytes.get(at..)?.first_chunk::<8>()? {
         [0xFE, 0xFF, 0x00, 0xE0, length @ ..] => usize::try_from(u32::from_le_bytes(*length)).ok(),
         _ => None,
@@ -73,7 +105,8 @@ fn strip_span(source: &dyn Source, start: u64, end: u64) -> Result<Option<Vec<u8
         position = payload.saturating_add(length);
         payloads.push(payload..position);
     }
-    if position != bytes.len() {
+    let slices = payloads.iter().map(|payload| bytes.get(payload.clone()).unwrap_or_default());
+    if position != bytes.len() || !may_be_frame(slices, table) {
         return Ok(None);
     }
     let mut written = 0;

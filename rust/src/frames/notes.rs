@@ -33,10 +33,12 @@ notes! {
     stray_delimiter, tags_not_ascending, trailing_bytes, pixel_data_url, number_of_frames_empty,
     number_of_frames_zero, bad_number_of_frames, no_pixel_bytes, odd_pixel_length, excess_pixel_data,
     short_pixel_data, pixel_data_truncated, ybr422_declared_but_full, encapsulated_with_defined_length,
-    native_in_encapsulated_ts, encapsulated_in_native_ts, no_fragments, bot_length_not_multiple_of_4,
+    native_in_encapsulated_ts, encapsulated_in_native_ts, bot_length_not_multiple_of_4,
     bot_wrapped, bot_rejected, eot_rejected, tiff_rejected, eot_and_bot, eot_length_excludes_padding,
     eot_length_exceeds_fragment, table_not_ascending, odd_fragment_length, no_sequence_delimiter,
     seq_delim_nonzero_length, bad_fragment_tag, last_fragment_truncated, trailing_empty_fragment,
+    number_of_frames_unusual, number_of_frames_from_table, number_of_frames_from_length, item_with_length_and_delim,
+    delimiter_inside_fragment, astray_after_fragment,
 }
 
 /// A set of [`Note`]s, one bit each.

@@ -9,6 +9,62 @@ DAMAGED = "the delimiter is missing or broken; pydicom drops the whole element a
 CUT = "the file ends early; pydicom drops the whole element and with it every frame that is whole"
 VIDEO = "PS3.5 8.2.5 and following: one bit stream for all frames, in any number of fragments"
 
+INTEGER_FIRST = "PS3.5 6.2: IS is an integer, and this begins with one; pydicom refuses the whole text"
+BINARY = "the value's bytes are a binary number, which no VR says; pydicom takes them for text"
+COUNTED = "Number of Frames is no number from 1 on, but the pixels hold a whole number of frames"
+COUNTED_BY_TABLE = "Number of Frames is no number, but a table names an Item for each frame"
+LAST_IS_SHORT = (
+    "the last fragment's length is too small: pydicom hands the frame out without its end, or none"
+)
+PAST_DELIMITER = "pydicom reads past the delimiter to the end of the file"
+STRAY = "PS3.5 7.5: a delimiter outside a sequence closes nothing; pydicom stops there"
+FULL = "PS3.3 C.7.6.3.1.2: fewer than three samples a pixel, yet this value holds three"
+
+_ENCODINGS = ("native", "implicit", "big_endian", "deflated", "jpeg")
+REPORTED = {
+    **{f"r_number_{name}_{kind}": INTEGER_FIRST for name in ("two_values", "unit") for kind in _ENCODINGS},
+    **{f"r_number_as_{vr}_implicit": BINARY for vr in ("us", "ul", "ss", "sl")},
+    **{
+        f"r_number_{name}_native": COUNTED
+        for name in (
+            "exponent",
+            "negative",
+            "word",
+            "fraction",
+            "too_large_for_32_bits",
+            "too_large_for_is",
+            "huge",
+        )
+    },
+    "r_number_as_sl_negative": COUNTED,
+    "r_number_word_one_jpeg": "pydicom refuses the text; one fragment is one frame",
+    "r_number_word_bot": COUNTED_BY_TABLE,
+    "r_count_absent_jpeg_3_eot_offsets": f"{EXTENDED_TABLE}; the Items hold the lengths that the table lacks",
+    "r_count_1_bot_names_each_fragment_of_one_jpeg": f"{TABLE_OF_FRAMES}; one Item of three begins an image",
+    **{
+        f"r_nested_{name}_depth_{depth}": PAST_DELIMITER
+        for name in ("sequence_sequence", "item_item", "sequence")
+        for depth in (1, 2, 3)
+    },
+    **{
+        f"r_stray_item_end_{number}_{kind}": STRAY
+        for number in (1, 2)
+        for kind in ("explicit", "implicit", "big_endian")
+    },
+    **{f"r_ybr_full_422_{frames}f_{48 * frames}": FULL for frames in (1, 5)},
+    **{f"r_ybr_partial_420_{frames}f_{48 * frames}": FULL for frames in (1, 2)},
+}
+DAMAGED_FILES = {
+    **{
+        f"d_last_{codec}_of_{frames}_{less}_too_short_{table}": LAST_IS_SHORT
+        for codec in ("jpeg", "j2k", "rle", "raw")
+        for frames, table in ((1, "none"), (3, "none"), (3, "bot"))
+        for less in (2, 12)
+    },
+    "d_eot_shifted_bot_right": EXTENDED_TABLE,
+    "d_pixel_vr_ul_exact": "the value has exactly the size of the frame; pydicom makes numbers of it",
+}
+
 CASES = {
     "n28_dicm_inside_data": "PS3.10 7.1: the prefix follows a preamble; here it lies inside a value",
     "n41_unknown_vr": "PS3.5 Table 7.1-1: every VR outside Table 7.1-2 has a 32-bit length, unknown ones too",
@@ -72,6 +128,8 @@ CASES = {
     "x_astray_in_mid_frame": DAMAGED,
     "x_astray_after_the_image": DAMAGED,
     "x_next_element_in_place_of_delimiter": DAMAGED,
+    **REPORTED,
+    **DAMAGED_FILES,
 }
 
 # File of pydicom's test set -> what voxtier answers, and why that is not pydicom's answer.

@@ -88,7 +88,10 @@ def test_case_verified_at_its_ends_gives_its_frames(case: Case, kind: str, tmp_p
     with opened(kind, case.content, tmp_path) as source:
         if case.error:
             with pytest.raises(FormatError) as caught:
-                read_table(source)
+                table = read_table(source)
+                assert case.found_when_read
+                for index in range(len(table)):
+                    read_frame(source, table, index)
             assert caught.value.kind == case.error
             return
         table = read_table(source)

@@ -149,16 +149,19 @@ def test_rle_is_one_to_one_or_refused(payloads: list[bytes], number: int) -> Non
     used = list(payloads)
     while len(used) > number and used[-1] == b"":
         used.pop()
+    frames = [used] if number == 1 else [[payload] for payload in used]
+    expected = None
+    if len(frames) != number:
+        expected = "ambiguous_fragments" if len(used) > number else "fewer_fragments_than_frames"
+    elif any(not b"".join(frame) for frame in frames):
+        expected = "not_a_frame"
     try:
         table = read_table(content, verify="all")
     except FormatError as refused:
-        assert number > 1 and len(used) != number
-        assert refused.kind == (
-            "ambiguous_fragments" if len(used) > number else "fewer_fragments_than_frames"
-        )
-        return
-    frames = [used] if number == 1 else [[payload] for payload in used]
-    check(content, frames, table)
+        assert refused.kind == expected
+    else:
+        assert expected is None
+        check(content, frames, table)
 
 
 @settings(max_examples=300)

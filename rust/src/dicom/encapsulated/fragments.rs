@@ -1,8 +1,9 @@
 //! The fragments of encapsulated Pixel Data (PS3.5 A.4), and the walk of one reader over a stretch of them.
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{Source, read_array};
+use crate::base::source::{Source, first_not_zero, read_array};
 use crate::base::window::Buffer;
+use crate::dicom::codec;
 use crate::dicom::element::{Encoding, Tag, UNDEFINED};
 use crate::frames::notes::{Note, Notes};
 
@@ -19,6 +20,8 @@ pub struct Fragments {
     pub tags: Vec<u64>,
     /// Length of each payload, clipped to the file.
     pub lengths: Vec<u32>,
+    /// Whether each payload begins as an image does.
+    pub begins: Vec<bool>,
     /// What ended the walk.
     pub ending: Ending,
     /// Where the walk ended.
@@ -57,11 +60,17 @@ impl Fragments {
         matches!(self.ending, Ending::EndOfFile | Ending::Cut).then_some(self.end)
     }
 
-    fn push(&mut self, tag: u64, length: u32) -> Result<()> {
+    fn push(&mut self, tag: u64, length: u32, begins: bool) -> Result<()> {
         self.check_room(1, tag)?;
         self.tags.push(tag);
         self.lengths.push(length);
+        self.begins.push(begins);
         Ok(())
+    }
+
+    /// Whether a fragment's payload begins as an image does.
+    pub fn begins_image(&self, index: usize) -> bool {
+        self.begins.get(index).copied().unwrap_or(false)
     }
 
     /// Appends the next stretch, and its ending.
@@ -69,6 +78,7 @@ impl Fragments {
         self.check_room(other.len(), other.tags.first().copied().unwrap_or(0))?;
         self.tags.extend(other.tags);
         self.lengths.extend(other.lengths);
+        self.begins.extend(other.begins);
         (self.ending, self.end) = (other.ending, other.end);
         Ok(())
     }
@@ -89,7 +99,11 @@ impl Fragments {
 
 /// The header found where an Item is expected.
 enum Found {
-    Item { length: u32 },
+    /// An Item, its length, and the eight bytes behind its header, as far as the file has them.
+    Item {
+        length: u32,
+        first: [u8; 8],
+    },
     End(Ending),
 }
 
@@ -142,17 +156,20 @@ impl<'s> Walker<'s> {
         let mut position = from;
         let mut count = 0;
         while position < limit.position && count < limit.count {
-            let length = match look(&mut self.headers, &mut position, self.encoding, fragments, notes)? {
-                Found::End(ending) => {
-                    (fragments.ending, fragments.end) = (ending, position);
-                    return Ok(Stop::End);
-                }
-                Found::Item { length } => length,
-            };
+            let (length, first) =
+                match look(&mut self.headers, &mut position, self.encoding, fragments, notes)? {
+                    Found::End(ending) => {
+                        (fragments.ending, fragments.end) = (ending, position);
+                        return Ok(Stop::End);
+                    }
+                    Found::Item { length, first } => (length, first),
+                };
             let payload = position + 8;
             let available = self.size - payload;
             let clipped = u32::try_from(available).map_or(length, |available| length.min(available));
-            fragments.push(position, clipped)?;
+            let payload_first = first.get(..first.len().min(clipped as usize)).unwrap_or_default();
+            let begins = codec::begins_image(payload_first) || codec::begins_rle(payload_first);
+            fragments.push(position, clipped, begins)?;
             if length % 2 == 1 {
                 notes.add(Note::odd_fragment_length);
             }
@@ -168,7 +185,7 @@ impl<'s> Walker<'s> {
     }
 }
 
-/// Classifies what stands at `position`, moving it where a writer miscounted by a byte or three.
+/// Classifies what stands at `position`, moving it where a writer miscounted by a few bytes.
 fn look(
     headers: &mut Headers<'_>,
     position: &mut u64,
@@ -179,21 +196,21 @@ fn look(
     let Some(bytes) = headers.at(*position)? else {
         return realign(headers, position, encoding, fragments, notes, Ending::EndOfFile);
     };
-    let [a, b, c, d, w, x, y, z] = bytes;
+    let ([a, b, c, d, w, x, y, z], first) = bytes;
     let length = encoding.u32([w, x, y, z]);
     match encoding.tag([a, b, c, d]) {
         Tag::ITEM if length == UNDEFINED => {
             let detail = "a fragment has no explicit length (PS3.5 A.4)";
             Err(Error::at(ErrorKind::UndefinedFragmentLength, *position, detail))
         }
-        Tag::ITEM => Ok(Found::Item { length }),
+        Tag::ITEM => Ok(Found::Item { length, first }),
         Tag::SEQUENCE_DELIMITATION => {
             if length != 0 {
                 notes.add(Note::seq_delim_nonzero_length);
             }
             Ok(Found::End(Ending::Delimiter))
         }
-        Tag(0) => {
+        Tag(0) if first_not_zero(headers.source, *position)?.is_none() => {
             notes.add(Note::no_sequence_delimiter);
             Ok(Found::End(Ending::EndOfFile))
         }
@@ -206,7 +223,8 @@ fn look(
 }
 
 /// Some writers (Leica) count up to three bytes too many in an Item's length, others forget to count the
-/// pad byte: the next Item then stands a little before or after its place.
+/// pad byte: the next Item then stands a little before or after its place. A delimiter may also lie within the
+/// last fragment, when its header was counted. `otherwise` is what the place means if nothing is found.
 fn realign(
     headers: &mut Headers<'_>,
     position: &mut u64,
@@ -216,26 +234,34 @@ fn realign(
     otherwise: Ending,
 ) -> Result<Found> {
     let last_length = fragments.lengths.last().copied().unwrap_or(0);
-    let last_is_odd = last_length % 2 == 1;
-    for shift in [-1_i64, -2, -3, 1] {
-        let fits = if shift < 0 { i64::from(last_length) >= -shift } else { last_is_odd };
+    for shift in [-1_i64, -2, -3, 1, -4, -5, -6, -7, -8, -12, -16] {
+        let fits = match shift {
+            // Only a pad byte may be skipped (PS3.5 8.2 and A.4: 00).
+            1 => last_length % 2 == 1 && is_zero(headers.source, *position)?,
+            _ => i64::from(last_length) >= -shift,
+        };
         let Some(candidate) = position.checked_add_signed(shift).filter(|_| fits) else { continue };
-        let Some([a, b, c, d, w, x, y, z]) = headers.at(candidate)? else { continue };
+        let Some(([a, b, c, d, w, x, y, z], first)) = headers.at(candidate)? else { continue };
         let (tag, length) = (encoding.tag([a, b, c, d]), encoding.u32([w, x, y, z]));
-        if tag != Tag::ITEM && !(tag == Tag::SEQUENCE_DELIMITATION && length == 0) {
+        let is_delimiter = tag == Tag::SEQUENCE_DELIMITATION && length == 0;
+        let is_item = tag == Tag::ITEM && length != UNDEFINED && shift > -4;
+        if !is_item && !is_delimiter {
             continue;
         }
         if let (Some(last), Ok(shorter)) = (fragments.lengths.last_mut(), u32::try_from(-shift)) {
             *last -= shorter;
         }
-        notes.add(Note::bad_fragment_tag);
+        notes.add(if shift <= -4 { Note::delimiter_inside_fragment } else { Note::bad_fragment_tag });
         *position = candidate;
-        let is_item = tag == Tag::ITEM && length != UNDEFINED;
-        return Ok(if is_item { Found::Item { length } } else { Found::End(Ending::Delimiter) });
+        return Ok(if is_item { Found::Item { length, first } } else { Found::End(Ending::Delimiter) });
     }
     let no_delimiter = otherwise == Ending::EndOfFile;
-    notes.add(if no_delimiter { Note::no_sequence_delimiter } else { Note::bad_fragment_tag });
+    notes.add(if no_delimiter { Note::no_sequence_delimiter } else { Note::astray_after_fragment });
     Ok(Found::End(otherwise))
+}
+
+fn is_zero(source: &dyn Source, position: u64) -> Result<bool> {
+    Ok(read_array(source, position)? == Some([0]))
 }
 
 /// Whether these are the first bytes of an element that may follow Pixel Data (PS3.10 7.2, PS3.5 7.1).
@@ -273,27 +299,36 @@ impl<'s> Headers<'s> {
         Self { source, memory, pace: Pace::Single, chunk, chunk_start: 0, chunk_length: 0, trusted: 0 }
     }
 
-    fn at(&mut self, position: u64) -> Result<Option<[u8; 8]>> {
+    /// The eight bytes of an Item's header, and the eight behind it as far as the file has them.
+    fn at(&mut self, position: u64) -> Result<Option<Header>> {
         if let Some(memory) = self.memory {
-            return Ok(usize::try_from(position).ok().and_then(|p| memory.get(p..)?.first_chunk().copied()));
+            let from = usize::try_from(position).unwrap_or(usize::MAX);
+            return Ok(header_of(memory.get(from..).unwrap_or_default()));
         }
         if self.pace == Pace::Stream {
             return self.streamed(position);
         }
-        read_array(self.source, position)
+        self.single(position)
     }
 
-    fn streamed(&mut self, position: u64) -> Result<Option<[u8; 8]>> {
+    fn single(&self, position: u64) -> Result<Option<Header>> {
+        let mut bytes = [0; HEADER];
+        let count = self.source.read_at(position, &mut bytes)?;
+        Ok(header_of(bytes.get(..count).unwrap_or_default()))
+    }
+
+    fn streamed(&mut self, position: u64) -> Result<Option<Header>> {
         let chunk_end = self.chunk_start + self.chunk_length as u64;
-        if position < self.chunk_start || position + 8 > chunk_end {
+        let needed = position.saturating_add(HEADER as u64).min(self.source.size());
+        if position < self.chunk_start || needed > chunk_end {
             if self.trusted > 0 {
                 self.trusted -= 1;
-                return read_array(self.source, position);
+                return self.single(position);
             }
-            let mut bytes = [0; 8];
+            let mut bytes = [0; HEADER];
             if self.source.read_resident(position, &mut bytes) {
                 self.trusted = TRUSTED;
-                return Ok(Some(bytes));
+                return Ok(header_of(&bytes));
             }
             let start = position & !4095;
             let target = self.chunk.at_least(STREAM_CHUNK);
@@ -303,6 +338,18 @@ impl<'s> Headers<'s> {
         }
         let within = usize::try_from(position - self.chunk_start).unwrap_or(usize::MAX);
         let chunk = self.chunk.bytes().get(..self.chunk_length).unwrap_or_default();
-        Ok(chunk.get(within..).and_then(|rest| rest.first_chunk().copied()))
+        Ok(header_of(chunk.get(within..).unwrap_or_default()))
     }
+}
+
+/// Bytes that are read at an Item: its header, and enough of the payload to tell whether an image begins.
+const HEADER: usize = 16;
+type Header = ([u8; 8], [u8; 8]);
+
+fn header_of(bytes: &[u8]) -> Option<Header> {
+    let header = bytes.first_chunk::<8>()?;
+    let mut first = [0; 8];
+    let rest = bytes.get(8..).unwrap_or_default();
+    first.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    Some((*header, first))
 }

@@ -1,11 +1,15 @@
 //! Which fragments make which frame where no table says so: rules in their order, then refusal.
 
+use arrayvec::ArrayVec;
+
 use super::fragments::{Ending, Fragments};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{Source, read_array};
+use crate::base::source::Source;
 use crate::dicom::part10;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Items, Method};
+
+const RLE_LOSSLESS: &str = "1.2.840.10008.1.2.5";
 
 /// Fragment indices `[first, end)` of one frame.
 pub type FragmentRange = (u32, u32);
@@ -20,6 +24,7 @@ pub fn group(
 ) -> Result<(Vec<FragmentRange>, Method)> {
     let count = u32::try_from(fragments.len()).unwrap_or(u32::MAX);
     if frames == 1 {
+        check_one_image(fragments)?;
         return Ok((vec![(0, count)], Method::SingleFrame));
     }
     let used = without_trailing_empty(fragments, frames);
@@ -27,11 +32,11 @@ pub fn group(
         notes.add(Note::trailing_empty_fragment);
     }
     if used == frames {
-        check_one_each(source, fragments, frames, transfer_syntax_uid)?;
+        check_one_each(fragments, frames, transfer_syntax_uid)?;
         return Ok(((0..frames).map(|index| (index, index + 1)).collect(), Method::OneFragmentPerFrame));
     }
     if used > frames && !part10::has_no_markers(transfer_syntax_uid) {
-        if let Some(ranges) = by_markers(fragments, used, frames, |i| starts_image(source, fragments, i))? {
+        if let Some(ranges) = by_markers(fragments, used, frames, |i| Ok(fragments.begins_image(i)))? {
             return Ok((ranges, Method::StartMarkers));
         }
         if let Some(ranges) = by_end_markers(source, fragments, used, frames)? {
@@ -41,38 +46,103 @@ pub fn group(
     Err(refusal(fragments, frames))
 }
 
+/// A frame may lie in many fragments (PS3.5 A.4), but not in several that each begin an image.
+fn check_one_image(fragments: &Fragments) -> Result<()> {
+    let all = (0, u32::try_from(fragments.len()).unwrap_or(u32::MAX));
+    match begins_another(fragments, all) {
+        None => Ok(()),
+        Some(_) => Err(refusal(fragments, 1)),
+    }
+}
+
+/// The first fragment of a frame, but for its first, that begins an image of its own.
+fn begins_another(fragments: &Fragments, (start, end): FragmentRange) -> Option<usize> {
+    (start as usize + 1..(end as usize).min(fragments.len())).find(|&index| fragments.begins_image(index))
+}
+
 /// As many fragments as frames are one each, since no fragment holds two frames (PS3.5 A.4). That argument
 /// needs all of them: where the walk did not end at the delimiter, each must begin an image if the first does.
-fn check_one_each(
-    source: &dyn Source,
-    fragments: &Fragments,
-    frames: u32,
-    transfer_syntax_uid: &str,
-) -> Result<()> {
+fn check_one_each(fragments: &Fragments, frames: u32, transfer_syntax_uid: &str) -> Result<()> {
     let trusted = fragments.ending == Ending::Delimiter || part10::has_no_markers(transfer_syntax_uid);
-    if trusted || !starts_image(source, fragments, 0)? {
+    if trusted || !fragments.begins_image(0) {
         return Ok(());
     }
     for index in 1..frames as usize {
         let is_empty = fragments.payload(index).is_none_or(|(_, length)| length == 0);
-        if !is_empty && !starts_image(source, fragments, index)? {
+        if !is_empty && !fragments.begins_image(index) {
             return Err(refusal(fragments, frames));
         }
     }
     Ok(())
 }
 
-/// Whether fragments may be missing after the last one although the file goes on: something else than an
-/// Item or the delimiter stands there, and the last fragment does not end an image.
-pub fn may_lack_fragments(source: &dyn Source, fragments: &Fragments, method: Method) -> Result<bool> {
-    let knows_lengths = matches!(method, Method::OneFragmentPerFrame | Method::Eot | Method::Tiff);
-    let last = fragments.lengths.iter().rposition(|&length| length > 0);
-    Ok(match last {
-        Some(last) if fragments.ending == Ending::Astray && !knows_lengths => {
-            !ends_image(source, fragments, last)?
+/// Refuses frames that cannot be images: empty ones, those that do not begin as others do, and those that hold
+/// the beginning of another (which end markers may have told to belong to one). Frames from `cut` on are lost.
+pub fn check_frames(
+    fragments: &Fragments,
+    ranges: &[FragmentRange],
+    method: Method,
+    cut: Option<u32>,
+    transfer_syntax_uid: &str,
+) -> Result<()> {
+    let whole = cut.map_or(ranges.len(), |cut| cut as usize);
+    let firsts = || {
+        ranges.iter().take(whole).map(|&(start, end)| {
+            (start as usize..end as usize)
+                .find(|&index| fragments.payload(index).is_some_and(|(_, length)| length > 0))
+        })
+    };
+    let place = |frame: usize| {
+        let first = ranges.get(frame).map_or(0, |&(start, _)| start as usize);
+        fragments.tags.get(first).copied().unwrap_or(fragments.end)
+    };
+    if let Some(frame) = firsts().position(|first| first.is_none()) {
+        let detail = format!("frame {frame} (from 0) has no bytes");
+        return Err(Error::at(ErrorKind::NotAFrame, place(frame), detail));
+    }
+    let may_hold_starts = method == Method::EndMarkers;
+    for (frame, &range) in ranges.iter().take(whole).enumerate().filter(|_| !may_hold_starts) {
+        if let Some(index) = begins_another(fragments, range) {
+            let detail = format!("fragment {index} (from 0) begins an image within frame {frame}");
+            return Err(Error::at(ErrorKind::NotAFrame, place(frame), detail));
         }
+    }
+    if (part10::has_no_markers(transfer_syntax_uid) && transfer_syntax_uid != RLE_LOSSLESS)
+        || !firsts().flatten().any(|first| fragments.begins_image(first))
+    {
+        return Ok(());
+    }
+    match firsts().position(|first| first.is_some_and(|first| !fragments.begins_image(first))) {
+        None => Ok(()),
+        Some(frame) => {
+            let detail = format!("frame {frame} (from 0) does not begin as an image does, and others do");
+            Err(Error::at(ErrorKind::NotAFrame, place(frame), detail))
+        }
+    }
+}
+
+/// Whether the last frame may lack its end although the file does not end within a fragment: no delimiter says
+/// that it is the last one, and its last fragment does not end an image. Where each frame is one fragment whose
+/// length is right, and the codec has no marker to tell, it is whole (`is_proven`); where the walk went astray
+/// that length is in doubt.
+pub fn may_lack_end(source: &dyn Source, fragments: &Fragments, is_proven: bool) -> Result<bool> {
+    let in_doubt = match fragments.ending {
+        Ending::Astray => true,
+        Ending::EndOfFile => !is_proven,
         _ => false,
-    })
+    };
+    let last = fragments.lengths.iter().rposition(|&length| length > 0);
+    match last {
+        Some(last) if in_doubt => Ok(!ends_with_marker(source, fragments, last)?),
+        _ => Ok(false),
+    }
+}
+
+/// Whether a payload ends with FFD9, but for zeros behind it.
+fn ends_with_marker(source: &dyn Source, fragments: &Fragments, index: usize) -> Result<bool> {
+    let bytes = tail(source, fragments, index)?;
+    let padding = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+    Ok(bytes.get(..bytes.len() - padding).is_some_and(|bytes| bytes.ends_with(&[0xFF, 0xD9])))
 }
 
 /// The number of fragments without the empty ones at the end, never fewer than `frames` (fo-dicom GH-1586).
@@ -129,24 +199,19 @@ fn by_end_markers(
     Ok(ranges.filter(|_| previous_ends))
 }
 
-/// JPEG SOI, JPEG 2000 SOC, JPEG XL codestream, JP2 signature box, JPEG XL signature box.
-fn starts_image(source: &dyn Source, fragments: &Fragments, index: usize) -> Result<bool> {
-    let Some((position, length)) = fragments.payload(index) else { return Ok(false) };
-    let codestream = [[0xFF, 0xD8], [0xFF, 0x4F], [0xFF, 0x0A]];
-    if length >= 2 && read_array::<2>(source, position)?.is_some_and(|start| codestream.contains(&start)) {
-        return Ok(true);
-    }
-    let boxes = [*b"\0\0\0\x0CjP  ", *b"\0\0\0\x0CJXL "];
-    Ok(length >= 8 && read_array::<8>(source, position)?.is_some_and(|start| boxes.contains(&start)))
+fn ends_image(source: &dyn Source, fragments: &Fragments, index: usize) -> Result<bool> {
+    Ok(tail(source, fragments, index)?.windows(2).any(|pair| pair == [0xFF, 0xD9]))
 }
 
-fn ends_image(source: &dyn Source, fragments: &Fragments, index: usize) -> Result<bool> {
-    let Some((position, length)) = fragments.payload(index) else { return Ok(false) };
-    let tail = usize::try_from(length.min(10)).unwrap_or(10);
-    let mut bytes = [0; 10];
-    let Some(bytes) = bytes.get_mut(..tail) else { return Ok(false) };
-    let count = source.read_at(position + u64::from(length) - tail as u64, bytes)?;
-    Ok(count == tail && bytes.windows(2).any(|pair| pair == [0xFF, 0xD9]))
+/// Up to ten bytes at the end of a payload.
+fn tail(source: &dyn Source, fragments: &Fragments, index: usize) -> Result<ArrayVec<u8, 10>> {
+    let mut bytes = ArrayVec::from([0; 10]);
+    let Some((position, length)) = fragments.payload(index) else { return Ok(ArrayVec::new()) };
+    bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+    let from = position + u64::from(length) - bytes.len() as u64;
+    let count = source.read_at(from, &mut bytes)?;
+    bytes.truncate(count);
+    Ok(bytes)
 }
 
 fn refusal(fragments: &Fragments, frames: u32) -> Error {
@@ -171,7 +236,8 @@ pub fn lay_out(fragments: &Fragments, ranges: &[FragmentRange], may_lack: bool) 
     let mut items = Items::default();
     let mut first = Vec::with_capacity(ranges.len() + 1);
     let mut cut = None;
-    let last = fragments.len().saturating_sub(1);
+    // Empty fragments at the end belong to no frame: the last that does may be an earlier one.
+    let last = ranges.iter().map(|&(_, end)| end as usize).max().unwrap_or(0).saturating_sub(1);
     for (frame, &(start, end)) in ranges.iter().enumerate() {
         first.push(items.offsets.len() as u32);
         let all = || (start as usize..end as usize).filter_map(|index| fragments.payload(index));

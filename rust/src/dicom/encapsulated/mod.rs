@@ -6,16 +6,19 @@ pub mod offset_table;
 pub mod tiff;
 pub mod walk;
 
-use super::dataset::Header;
 use super::element::Encoding;
+use super::header::{FrameCount, Header};
 use super::part10;
-use crate::base::error::Result;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{FrameTable, Items, Kind, Layout, Method, Verified, Verify};
-use fragments::Fragments;
+use fragments::{Ending, Fragments};
 use grouping::FragmentRange;
-use offset_table::{BasicItem, LengthsAgree, OffsetTable};
+use offset_table::{BasicItem, Candidates, LengthsAgree, OffsetTable};
+
+/// Bytes of the Sequence Delimitation Item.
+const DELIMITER: u64 = 8;
 
 /// The encapsulated pixels of a file.
 pub struct Encapsulated<'a> {
@@ -34,33 +37,34 @@ pub struct Encapsulated<'a> {
 }
 
 impl Encapsulated<'_> {
-    /// Finds the frames and writes kind, method, layout and status into the table.
+    /// Finds the frames and writes kind, method, layout and status into the table. Returns the first byte behind
+    /// the pixels, where a delimiter tells it.
     ///
     /// # Errors
     /// Every kind of [`crate::ErrorKind`] that concerns tables and fragments.
-    pub fn lay_out(&self, table: &mut FrameTable, notes: &mut Notes) -> Result<()> {
+    pub fn lay_out(&self, table: &mut FrameTable, notes: &mut Notes) -> Result<Option<u64>> {
         let Some(item) = offset_table::basic_item(self.source, self.value, self.encoding)? else {
-            notes.add(Note::no_fragments);
-            return Ok(());
+            return Err(no_fragments(self.value));
         };
         let is_video = part10::is_video(&table.transfer_syntax_uid);
         table.kind = if is_video { Kind::Video } else { Kind::Encapsulated };
-        let mut tables = if is_video { Vec::new() } else { self.tables(item, notes)? };
+        let mut tables = if is_video { Candidates::default() } else { self.tables(item, notes)? };
         if self.verify != Verify::All
-            && let Some((index, end)) = self.confirmed_at_ends(&tables, item, notes)?
+            && let Some((index, end)) = self.confirmed_at_ends(&tables.right, item, notes)?
         {
-            let confirmed = tables.swap_remove(index);
+            let confirmed = tables.right.swap_remove(index);
+            self.count_by(confirmed.tags.len(), table, notes);
             table.method = confirmed.method;
             table.verified = if self.verify == Verify::Ends { Verified::Ends } else { Verified::None };
             table.layout = Layout::Items(confirmed.into_items(end));
             table.set_status(None);
-            return Ok(());
+            return Ok((end < self.source.size()).then_some(end + DELIMITER));
         }
         self.walk_and_group(item.base, &tables, table, notes)
     }
 
-    /// The offset tables of the file that have the right count, best first.
-    fn tables(&self, item: BasicItem, notes: &mut Notes) -> Result<Vec<OffsetTable>> {
+    /// The offset tables of the file, and the tiles of a TIFF.
+    fn tables(&self, item: BasicItem, notes: &mut Notes) -> Result<Candidates> {
         let mut tables = offset_table::candidates(self.source, self.header, item, self.encoding, notes)?;
         // The table of a TIFF is used only where the data set has none.
         if self.has_preamble && item.value.1 == 0 && self.header.extended_offsets.is_none() {
@@ -69,7 +73,7 @@ impl Encapsulated<'_> {
             if candidate.is_none() && is_tiff && frames > 1 {
                 notes.add(Note::tiff_rejected);
             }
-            tables.extend(candidate);
+            tables.right.extend(candidate);
         }
         Ok(tables)
     }
@@ -90,38 +94,98 @@ impl Encapsulated<'_> {
         Ok(None)
     }
 
+    /// Where the data set states no count, a table that proved right is one.
+    fn count_by(&self, frames: usize, table: &mut FrameTable, notes: &mut Notes) {
+        if !matches!(self.header.frame_count, FrameCount::Stated(_)) && frames > 1 {
+            table.image.number_of_frames = u32::try_from(frames).unwrap_or(u32::MAX);
+            notes.add(Note::number_of_frames_from_table);
+        }
+    }
+
     fn walk_and_group(
         &self,
         base: u64,
-        tables: &[OffsetTable],
+        tables: &Candidates,
         table: &mut FrameTable,
         notes: &mut Notes,
-    ) -> Result<()> {
-        let source = self.source;
-        let fragments = walk::walk(source, base, self.encoding, notes)?;
+    ) -> Result<Option<u64>> {
+        let fragments = walk::walk(self.source, base, self.encoding, notes)?;
         table.verified = Verified::All;
         if fragments.is_empty() {
-            notes.add(Note::no_fragments);
-            table.kind = Kind::None;
-            table.verified = Verified::None;
-            reject(tables, notes);
-            return Ok(());
+            return Err(no_fragments(base));
         }
-        let (ranges, method) = if table.kind == Kind::Video {
-            (vec![(0, u32::try_from(fragments.len()).unwrap_or(u32::MAX))], Method::VideoStream)
-        } else if let Some(found) = best_table(tables, &fragments, notes) {
-            found
-        } else {
-            let frames = table.image.number_of_frames;
-            grouping::group(source, &fragments, frames, &table.transfer_syntax_uid, notes)?
+        let behind = match fragments.ending {
+            Ending::Delimiter => Some(fragments.end + DELIMITER),
+            Ending::NextElement => Some(fragments.end),
+            _ => None,
         };
-        let may_lack = grouping::may_lack_fragments(source, &fragments, method)?;
-        let (items, cut) = grouping::lay_out(&fragments, &ranges, may_lack);
-        table.method = checked_lengths(tables, method, &items, cut, notes);
+        if table.kind == Kind::Video {
+            let all = (0, u32::try_from(fragments.len()).unwrap_or(u32::MAX));
+            let (items, cut) = grouping::lay_out(&fragments, &[all], false);
+            (table.method, table.layout) = (Method::VideoStream, Layout::Items(items));
+            table.set_status(cut);
+            return Ok(behind);
+        }
+        let (ranges, method) = match best_table(&tables.right, &fragments, notes) {
+            Some(found) => {
+                self.count_by(found.0.len(), table, notes);
+                found
+            }
+            None => self.group(&fragments, tables, table, notes)?,
+        };
+        let (mut items, mut cut) = grouping::lay_out(&fragments, &ranges, false);
+        table.method = checked_lengths(&tables.right, method, &items, cut, notes);
+        // The lengths of an Extended Offset Table and of a TIFF are evidence that the last frame is whole.
+        let knows_lengths = matches!(table.method, Method::Eot | Method::Tiff);
+        let one_each = ranges.len() == fragments.len();
+        let syntax = &table.transfer_syntax_uid;
+        let is_proven = one_each && !part10::has_end_marker(syntax);
+        if !knows_lengths && grouping::may_lack_end(self.source, &fragments, is_proven)? {
+            (items, cut) = grouping::lay_out(&fragments, &ranges, true);
+        }
+        grouping::check_frames(&fragments, &ranges, table.method, cut, syntax)?;
         table.layout = Layout::Items(items);
         table.set_status(cut);
-        Ok(())
+        Ok(behind)
     }
+
+    /// Decides without a table of the right count.
+    fn group(
+        &self,
+        fragments: &Fragments,
+        tables: &Candidates,
+        table: &FrameTable,
+        notes: &mut Notes,
+    ) -> Result<(Vec<FragmentRange>, Method)> {
+        let transfer_syntax_uid = table.transfer_syntax_uid.as_str();
+        if self.header.frame_count == FrameCount::Unusable && fragments.len() != 1 {
+            let detail =
+                format!("Number of Frames is no number, and {} fragments do not tell it", fragments.len());
+            return Err(Error::at(ErrorKind::BadNumberOfFrames, self.value, detail));
+        }
+        // One frame is stated, and a table names each of several Items; or none is stated, and a table that
+        // turned out wrong has several entries. Only a codec's marker at the first of several Items and at no
+        // other proves that they are one image.
+        let unstated = !matches!(self.header.frame_count, FrameCount::Stated(_));
+        let of_several = match &tables.of_several {
+            Some(several) => Some(several).filter(|several| several.names_every_item(fragments)),
+            None => tables.right.iter().find(|wrong| unstated && wrong.tags.len() > 1),
+        };
+        let has_markers = !part10::has_no_markers(transfer_syntax_uid);
+        let is_one = fragments.len() > 1 && fragments.begins_image(0) && has_markers;
+        if let Some(several) = of_several.filter(|_| !is_one) {
+            let stated = if unstated { "no number of frames" } else { "1 frame" };
+            let detail = format!("{stated} is stated, an offset table has {} entries", several.tags.len());
+            return Err(Error::at(ErrorKind::ContradictoryTables, self.value, detail));
+        }
+        let frames = table.image.number_of_frames;
+        grouping::group(self.source, fragments, frames, transfer_syntax_uid, notes)
+    }
+}
+
+fn no_fragments(position: u64) -> Error {
+    let detail = "Pixel Data of undefined length holds no fragment";
+    Error::at(ErrorKind::MissingPixelData, position, detail)
 }
 
 /// The first table that agrees with the walk; those before it are noted as rejected.

@@ -4,8 +4,9 @@
 use super::fragments::{Fragments, MOST_FRAGMENTS};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Source, read_array, read_exact};
-use crate::dicom::dataset::{Header, Place};
+use crate::dicom::codec;
 use crate::dicom::element::{Encoding, Tag};
+use crate::dicom::header::{FrameCount, Header, Place};
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Items, Method, Verify};
 
@@ -63,36 +64,74 @@ pub fn basic_item(source: &dyn Source, position: u64, encoding: Encoding) -> Res
     Ok(Some(BasicItem { value: (value, length), base }))
 }
 
-/// The tables of a file that have the right count, best first. `frames` is Number of Frames.
+/// The tables of a file.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    /// Those that have the stated count, or any where none is stated; the best first.
+    pub right: Vec<OffsetTable>,
+    /// A table of several frames where one is stated.
+    pub of_several: Option<OffsetTable>,
+}
+
+/// Reads the tables of a file.
+///
+/// # Errors
+/// `no_bot_item` where the first Item holds an image instead of a table; `contradictory_tables` where both
+/// tables could be right and name other frames.
 pub fn candidates(
     source: &dyn Source,
     header: &Header,
     item: BasicItem,
     encoding: Encoding,
     notes: &mut Notes,
-) -> Result<Vec<OffsetTable>> {
-    let frames = header.attributes.number_of_frames;
-    let mut tables = Vec::new();
-    if frames as usize > MOST_FRAGMENTS {
-        return Ok(tables); // more than any walk may find: nothing could confirm such a table
+) -> Result<Candidates> {
+    let stated = match header.frame_count {
+        FrameCount::Stated(frames) => Some(frames),
+        _ => None,
+    };
+    let mut found = Candidates::default();
+    if stated.is_some_and(|frames| frames as usize > MOST_FRAGMENTS) {
+        return Ok(found); // more than any walk may find: nothing could confirm such a table
     }
     let has_basic = item.value.1 > 0;
+    let mut take = |table: Option<OffsetTable>, rejected: Note, notes: &mut Notes| match table {
+        Some(table) if stated.is_none_or(|frames| frames as usize == table.tags.len()) => {
+            found.right.push(table)
+        }
+        Some(table) => {
+            notes.add(rejected);
+            if stated == Some(1) {
+                found.of_several = Some(table);
+            }
+        }
+        None => notes.add(rejected),
+    };
     if let Some(place) = header.extended_offsets {
         if has_basic {
             notes.add(Note::eot_and_bot);
         }
-        match extended(source, place, header.extended_lengths, item.base, frames)? {
-            Some(table) => tables.push(table),
-            None => notes.add(Note::eot_rejected),
-        }
+        take(extended(source, place, header.extended_lengths, item.base)?, Note::eot_rejected, notes);
     }
     if has_basic {
-        match basic(source, item, frames, encoding, notes)? {
-            Some(table) => tables.push(table),
-            None => notes.add(Note::bot_rejected),
-        }
+        take(basic(source, item, encoding, notes)?, Note::bot_rejected, notes);
     }
-    Ok(tables)
+    if let [extended, basic] = found.right.as_slice() {
+        check_agree(extended, basic, item.base, source.size())?;
+    }
+    Ok(found)
+}
+
+/// Two tables that could both be right must name the same frames; one that could not is no evidence.
+fn check_agree(extended: &OffsetTable, basic: &OffsetTable, base: u64, size: u64) -> Result<()> {
+    // A BOT counts in 32 bits (CP-1818).
+    let low = |tag: &u64| (tag - base) as u32;
+    let agree = extended.tags.len() == basic.tags.len()
+        && extended.tags.iter().zip(&basic.tags).all(|(a, b)| low(a) == low(b));
+    if agree || !extended.is_plausible(base, size) || !basic.is_plausible(base, size) {
+        return Ok(());
+    }
+    let detail = "the Extended Offset Table and the Basic Offset Table name different frames";
+    Err(Error::at(ErrorKind::ContradictoryTables, base, detail))
 }
 
 fn extended(
@@ -100,13 +139,13 @@ fn extended(
     offsets: Place,
     lengths: Option<Place>,
     base: u64,
-    frames: u32,
 ) -> Result<Option<OffsetTable>> {
-    let Some(offsets) = read_u64s(source, offsets, frames)? else { return Ok(None) };
+    let count = offsets.1 / 8;
+    let Some(offsets) = read_u64s(source, offsets, count)? else { return Ok(None) };
     // Collected in place: `into_iter` of a Vec gives its memory on.
     let tags: Option<Vec<u64>> = offsets.into_iter().map(|offset| base.checked_add(offset)).collect();
     let lengths = match lengths {
-        Some(place) => read_u64s(source, place, frames)?,
+        Some(place) => read_u64s(source, place, count)?,
         None => None,
     };
     let method = if lengths.is_some() { Method::Eot } else { Method::EotOffsetsOnly };
@@ -115,7 +154,8 @@ fn extended(
 
 /// Reads `frames` little endian u64 values, if the value has exactly that size and lies within the file.
 fn read_u64s(source: &dyn Source, (position, length): Place, frames: u32) -> Result<Option<Vec<u64>>> {
-    if u64::from(length) != u64::from(frames) * 8 || position + u64::from(length) > source.size() {
+    let is_whole = frames > 0 && u64::from(length) == u64::from(frames) * 8;
+    if !is_whole || frames as usize > MOST_FRAGMENTS || position + u64::from(length) > source.size() {
         return Ok(None);
     }
     let mut values = vec![0_u64; frames as usize];
@@ -131,15 +171,19 @@ fn read_u64s(source: &dyn Source, (position, length): Place, frames: u32) -> Res
 fn basic(
     source: &dyn Source,
     item: BasicItem,
-    frames: u32,
     encoding: Encoding,
     notes: &mut Notes,
 ) -> Result<Option<OffsetTable>> {
     let (position, length) = item.value;
+    let first = read_exact(source, position, length.min(64) as usize)?;
+    if codec::begins_image(&first) || first.first_chunk().is_some_and(codec::is_rle_header) {
+        let detail = "an image stands where the Basic Offset Table's Item must (PS3.5 A.4)";
+        return Err(Error::at(ErrorKind::NoBotItem, position, detail));
+    }
     if length % 4 != 0 {
         notes.add(Note::bot_length_not_multiple_of_4);
     }
-    if length / 4 != frames {
+    if length < 4 || length as usize / 4 > MOST_FRAGMENTS {
         return Ok(None);
     }
     let bytes = read_exact(source, position, length as usize)?;
@@ -148,6 +192,22 @@ fn basic(
 }
 
 impl OffsetTable {
+    /// Whether the entries could be the places of Items, in whatever order: from the first one on, with room
+    /// for a header between them, within the file.
+    fn is_plausible(&self, base: u64, size: u64) -> bool {
+        let mut sorted = self.tags.clone();
+        sorted.sort_unstable();
+        let apart = sorted.iter().zip(sorted.iter().skip(1)).all(|(a, b)| a.saturating_add(8) <= *b);
+        apart
+            && sorted.first() == Some(&base)
+            && sorted.last().is_some_and(|last| last.saturating_add(8) <= size)
+    }
+
+    /// Whether the table names every Item, one frame each.
+    pub fn names_every_item(&self, fragments: &Fragments) -> bool {
+        self.tags == fragments.tags
+    }
+
     /// The same table with 2^32 added after each step back: a BOT counts in 32 bits (CP-1818).
     pub fn unwrapped(&self) -> Option<Self> {
         let mut high = 0;
@@ -174,8 +234,8 @@ impl OffsetTable {
         verify: Verify,
         notes: &mut Notes,
     ) -> Result<Option<u64>> {
-        let ascending =
-            self.tags.iter().zip(self.tags.iter().skip(1)).all(|(a, b)| a.saturating_add(8) <= *b);
+        // Entries 8 bytes apart would be a frame without bytes.
+        let ascending = self.tags.iter().zip(self.tags.iter().skip(1)).all(|(a, b)| a.saturating_add(8) < *b);
         let (Some(&first), Some(&last)) = (self.tags.first(), self.tags.last()) else { return Ok(None) };
         if !ascending || first != base || last.saturating_add(8) > source.size() {
             return Ok(None);
@@ -184,7 +244,8 @@ impl OffsetTable {
             return Ok(None);
         }
         let several = self.method == Method::Bot;
-        let Some(end) = end_of_frame(source, last, several, encoding)? else { return Ok(None) };
+        let end = end_of_frame(source, last, several, encoding)?.filter(|&end| end > last + 8);
+        let Some(end) = end else { return Ok(None) };
         match self.lengths_agree(end) {
             LengthsAgree::Exactly => {}
             LengthsAgree::WithoutPadding => notes.add(Note::eot_length_excludes_padding),
@@ -290,6 +351,13 @@ fn item_length(source: &dyn Source, position: u64, encoding: Encoding) -> Result
     Ok(is_item.then_some(length))
 }
 
+/// Whether the last bytes of a frame are a delimiter that was counted to it.
+fn ends_with_delimiter(source: &dyn Source, end: u64, encoding: Encoding) -> Result<bool> {
+    let Some(position) = end.checked_sub(8) else { return Ok(false) };
+    let Some([a, b, c, d, w, x, y, z]) = read_array(source, position)? else { return Ok(false) };
+    Ok(encoding.tag([a, b, c, d]) == Tag::SEQUENCE_DELIMITATION && encoding.u32([w, x, y, z]) == 0)
+}
+
 /// First byte after the last frame, if the delimiter or the end of the file follows it.
 fn end_of_frame(source: &dyn Source, start: u64, several: bool, encoding: Encoding) -> Result<Option<u64>> {
     let mut position = start;
@@ -300,7 +368,9 @@ fn end_of_frame(source: &dyn Source, start: u64, several: bool, encoding: Encodi
             return Ok(None);
         }
         let Some([a, b, c, d, ..]) = read_array::<8>(source, end)? else {
-            return Ok((end == source.size()).then_some(end));
+            // Without a delimiter a frame of several Items may lack some: the walk has to look.
+            let is_whole = !several && end == source.size() && !ends_with_delimiter(source, end, encoding)?;
+            return Ok(is_whole.then_some(end));
         };
         match encoding.tag([a, b, c, d]) {
             Tag::SEQUENCE_DELIMITATION => return Ok(Some(end)),

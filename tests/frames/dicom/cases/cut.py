@@ -73,7 +73,7 @@ CASES = [
         truncated_from=0,
         ranges=(SINGLE.ranges[0][:1],),
         pixels=(),
-        notes=frozenset({"bad_fragment_tag"}),
+        notes=frozenset({"astray_after_fragment"}),
     ),
     encapsulated(
         "x_astray_after_the_image",
@@ -81,7 +81,7 @@ CASES = [
         groups=[[0, 1]],
         delimiter=pattern(24),
         method="single_frame",
-        notes=["bad_fragment_tag"],
+        notes=["astray_after_fragment"],
     ),
     encapsulated(
         "x_next_element_in_place_of_delimiter",
@@ -91,6 +91,6 @@ CASES = [
         after=[element("DataSetTrailingPadding", bytes(20))],
         syntax=RLE,
         method="single_frame",
-        notes=["bad_fragment_tag"],
+        notes=["astray_after_fragment"],
     ),
 ]

@@ -218,7 +218,7 @@ DAMAGE = [
         groups=[[0], [1], [2]],
         notes=["trailing_empty_fragment"],
     ),
-    encapsulated("e29_empty_fragment_mid", [A[0], b"", A[2]]),
+    encapsulated("e29_empty_fragment_mid", [A[0], b"", A[2]], error="not_a_frame"),
     encapsulated(
         "e40_delimiter_bytes_in_payload",
         [jpeg(20, 0), b"\xff\xd8" + DELIMITER_BYTES + pattern(8) + b"\xff\xd9", jpeg(30, 2)],
@@ -233,11 +233,7 @@ DAMAGE = [
         [],
         bot=jpeg(20),
         declared=1,
-        status="no_pixels",
-        kind="none",
-        method="none",
-        number_of_frames=1,
-        notes=["no_fragments", "bot_rejected"],
+        error="no_bot_item",
     ),
 ]
 

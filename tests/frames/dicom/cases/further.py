@@ -27,12 +27,13 @@ from builders import (
 from frames.dicom.cases.encapsulated import BOT_A, LENGTHS_A, rle
 from frames.dicom.cases.model import M_GROUPS, A, Case, M, encapsulated, make, native, split, starts
 from frames.dicom.cases.native import PREAMBLE, icon
-from frames.dicom.cases.without_pixels import no_pixels, refused
+from frames.dicom.cases.without_pixels import DOCUMENT, no_pixels, refused
 
 UNKNOWN_SYNTAX = Syntax("1.2.826.0.1.3680043.9.9999.1")
 JPIP = Syntax("1.2.840.10008.1.2.4.94")
 YBR_422 = {"samples": 3, "photometric": "YBR_FULL_422", "planar": 0}
 ICON = 0x00880200
+PROVEN_BY_LENGTH = ["bad_number_of_frames", "number_of_frames_from_length"]
 PIXEL_HEADER_LENGTH = 12  # tag, OB, two reserved bytes, length
 
 
@@ -169,8 +170,11 @@ BEFORE_THE_PIXELS = [
         "pixel_data_url",
         syntax=JPIP.uid,
     ),
-    no_pixels(
-        "x_trailing_zeros_without_pixels", dicom(image(), trailing=bytes(32)).content, "trailing_bytes"
+    no_pixels("x_trailing_zeros_of_a_report", dicom(DOCUMENT, trailing=bytes(32)).content, "trailing_bytes"),
+    refused(
+        "x_trailing_zeros_without_pixels",
+        dicom(image(), trailing=bytes(32)).content,
+        "missing_pixel_data",
     ),
 ]
 
@@ -182,8 +186,12 @@ NATIVE = [
         attributes=YBR_422,
         notes=["ybr422_declared_but_full"],
     ),
-    native("x_number_of_frames_is_junk", declared="many", notes=["bad_number_of_frames"]),
-    native("x_number_of_frames_negative", declared="-3", notes=["bad_number_of_frames"]),
+    native(
+        "x_number_of_frames_is_junk", declared="many", notes=[*PROVEN_BY_LENGTH, "number_of_frames_unusual"]
+    ),
+    native(
+        "x_number_of_frames_negative", declared="-3", notes=[*PROVEN_BY_LENGTH, "number_of_frames_unusual"]
+    ),
     native("x_frames_2_31_native", declared=2**31 - 1, error="frames_exceed_pixel_data"),
     native(
         "x_short_pixel_data",
@@ -250,12 +258,7 @@ ENCAPSULATED = [
         method="start_markers",
     ),
     encapsulated("x_single_frame_bot", A[:1], bot=(0,), method="bot", table_serves=True),
-    encapsulated(
-        "x_single_frame_two_jpegs",
-        A[:2],
-        groups=[[0, 1]],
-        method="single_frame",
-    ),
+    encapsulated("x_single_frame_two_jpegs", A[:2], declared=1, error="ambiguous_fragments"),
     encapsulated(
         "x_million_empty_fragments",
         [jpeg(20), *[b""] * 1_000_000],
@@ -302,14 +305,7 @@ ENCAPSULATED = [
     ),
     pixel_value("x_no_bot_item", encode(image()), error="no_bot_item"),
     pixel_value("x_truncated_bot", item_header(400) + bytes(40), error="truncated_bot"),
-    pixel_value(
-        "x_delimiter_first",
-        item_header(0, "<", SEQUENCE_END),
-        status="no_pixels",
-        kind="none",
-        transfer_syntax_uid=JPEG.uid,
-        notes=["no_fragments"],
-    ),
+    pixel_value("x_delimiter_first", item_header(0, "<", SEQUENCE_END), error="missing_pixel_data"),
     *(early_item(shift) for shift in (1, 2, 3)),
 ]
 

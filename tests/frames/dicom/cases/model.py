@@ -43,6 +43,7 @@ class Case:
     transfer_syntax_uid: str | None = EXPLICIT_LE.uid
     pixel_tag: int | None = None
     notes: frozenset[str] = frozenset()
+    found_when_read: bool = False  # a refusal that `verify="ends"` comes to when a frame is read
     table_serves: bool = False  # a BOT or EOT is right, so `verify="none"` may rely on it
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ def native(
     *,
     frames: int = 1,
     frame_bytes: int = 16,
-    declared: int | str | bytes | None = -1,
+    declared: int | str | bytes | Element | None = -1,
     value: bytes | None = None,
     keyword: str = "PixelData",
     vr: str = "OW",
@@ -118,7 +119,7 @@ def encapsulated(
     payloads: Sequence[bytes],
     *,
     groups: Sequence[Sequence[int]] | None = None,
-    declared: int | str | None = -1,
+    declared: int | str | bytes | Element | None = -1,
     bot: Sequence[int] | bytes = (),
     eot: tuple[Sequence[int], Sequence[int] | None] | None = None,
     syntax: Syntax = JPEG,
@@ -171,7 +172,7 @@ def make(name: str, layout: Layout | bytes, *, notes: Sequence[str] = (), **outc
     """A case with any outcome."""
     content = layout if isinstance(layout, bytes) else layout.content
     if outcome.get("error"):
-        outcome = {"error": outcome["error"]}
+        outcome = {name: outcome[name] for name in ("error", "found_when_read") if name in outcome}
     outcome.setdefault("bit_offsets", (0,) * len(outcome.get("ranges", ())))
     return Case(name, content, notes=frozenset(notes), **outcome)
 

@@ -27,9 +27,15 @@ WAVEFORM = [
     element("Modality", "ECG"),
     Element(0x54000100, "SQ", Items([[Element(0x54001010, "OW", pattern(200))]])),
 ]
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 DIRECTORY = [Element(0x00041220, "SQ", Items([[element("Modality", "OT"), icon()]], undefined=True))]
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + bytes(200)
 PLAIN = native("", frames=1).content
+
+
+def meta_of(sop_class: str) -> bytes:
+    """What stands before the data set of a file of this Media Storage SOP Class."""
+    return PREAMBLE + b"DICM" + file_meta(sop_class=sop_class)
 
 
 def no_pixels(name: str, content: bytes, *notes: str, syntax: str | None = EXPLICIT_LE.uid) -> Case:
@@ -53,9 +59,9 @@ def corrupt_deflate() -> bytes:
 CASES = [
     no_pixels("z01_sr_no_pixels", dicom(DOCUMENT).content),
     no_pixels("z02_waveform", dicom(WAVEFORM).content),
-    no_pixels("z03_dicomdir_icon", dicom(DIRECTORY).content),
+    no_pixels("z03_dicomdir_icon", dicom(DIRECTORY, start=meta_of(MEDIA_DIRECTORY)).content),
     no_pixels("z06_only_preamble", PREAMBLE + b"DICM", "no_dataset", syntax=None),
-    no_pixels("z07_only_meta", PREAMBLE + b"DICM" + file_meta(), "no_dataset"),
+    refused("z07_only_meta", PREAMBLE + b"DICM" + file_meta(), "missing_pixel_data"),
     refused("z08_truncated_mid_header", PLAIN[: PLAIN.index(b"MONOCHROME2") - 3], "truncated_header"),
     refused("z04_empty", b"", "empty"),
     refused(
