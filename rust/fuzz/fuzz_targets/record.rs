@@ -1,15 +1,19 @@
 //! Any bytes as a record of a table with a right checksum: refused, or decoded and encoded to the same bytes.
+//! Any bytes as rows of the index: refused, or decoded.
 
 #![no_main]
 
 use _core::frames::memory::cached::decode_meta;
 use _core::frames::record::{decode, encode};
+use _core::frames::row::next_row;
 use libfuzzer_sys::fuzz_target;
 
 const MAGIC: usize = 4;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = decode_meta(bytes);
+    let mut rows = bytes;
+    while let Ok(Some(_)) = next_row(&mut rows) {}
     let mut record = bytes.to_vec();
     if record.len() < MAGIC + 4 {
         return;

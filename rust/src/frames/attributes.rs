@@ -31,18 +31,23 @@ pub struct Attributes {
     pub number_of_frames: u32,
 }
 
+impl Attributes {
+    /// The value of each attribute that is absent.
+    pub const ABSENT: Self = Self {
+        sop_instance_uid: Uid::new_const(),
+        study_instance_uid: Uid::new_const(),
+        series_instance_uid: Uid::new_const(),
+        photometric_interpretation: Code::new_const(),
+        rows: 0,
+        columns: 0,
+        samples_per_pixel: 1,
+        bits_allocated: 0,
+        number_of_frames: 1,
+    };
+}
+
 impl Default for Attributes {
     fn default() -> Self {
-        Self {
-            sop_instance_uid: Uid::new(),
-            study_instance_uid: Uid::new(),
-            series_instance_uid: Uid::new(),
-            photometric_interpretation: Code::new(),
-            rows: 0,
-            columns: 0,
-            samples_per_pixel: 1,
-            bits_allocated: 0,
-            number_of_frames: 1,
-        }
+        Self::ABSENT
     }
 }

@@ -78,7 +78,7 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
         (HAS_CUT, table.truncated_from.is_some()),
         (HAS_PIXELS, table.pixel_data_pos.is_some()),
         (HAS_TIME, table.fingerprint.mtime_ns.is_some()),
-        (HAS_IMAGE, image_part(image) != image_part(&Attributes::default())),
+        (HAS_IMAGE, image_part(image) != image_part(&Attributes::ABSENT)),
         (HAS_ETAG, etag.is_some()),
         (HAS_SIZE, table.fingerprint.size != 0),
     ] {

@@ -237,7 +237,6 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
         let detail = text(error_detail)?.to_owned();
         return row(Err(Error { kind, offset: number(error_offset)?, detail, errno: None }));
     }
-    let absent = Attributes::default();
     let mut table = FrameTable {
         status: member(Status::from_name, status)?,
         kind: member(Kind::from_name, kind)?,
@@ -252,11 +251,11 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
             study_instance_uid: short(study_instance_uid)?,
             series_instance_uid: short(series_instance_uid)?,
             photometric_interpretation: short(photometric_interpretation)?,
-            rows: number(rows)?.unwrap_or(absent.rows),
-            columns: number(columns)?.unwrap_or(absent.columns),
-            samples_per_pixel: number(samples_per_pixel)?.unwrap_or(absent.samples_per_pixel),
-            bits_allocated: number(bits_allocated)?.unwrap_or(absent.bits_allocated),
-            number_of_frames: number(number_of_frames)?.unwrap_or(absent.number_of_frames),
+            rows: number(rows)?.unwrap_or(Attributes::ABSENT.rows),
+            columns: number(columns)?.unwrap_or(Attributes::ABSENT.columns),
+            samples_per_pixel: number(samples_per_pixel)?.unwrap_or(Attributes::ABSENT.samples_per_pixel),
+            bits_allocated: number(bits_allocated)?.unwrap_or(Attributes::ABSENT.bits_allocated),
+            number_of_frames: number(number_of_frames)?.unwrap_or(Attributes::ABSENT.number_of_frames),
         },
         pixel_data_pos: number(pixel_data_pos)?,
         fingerprint: fingerprint.ok_or_else(|| bad("a table without the size of its file"))?,
