@@ -32,7 +32,8 @@ from builders import (
 )
 from frames.dicom.cases.encapsulated import BOT_A, LENGTHS_A
 from frames.dicom.cases.model import A, Case, encapsulated, make, native, split
-from frames.dicom.cases.reported import CODECS, ICON, frames_of, offsets_of, rle
+from frames.dicom.cases.reported.counts import CODECS, frames_of, offsets_of, rle
+from frames.dicom.cases.reported.structure import ICON
 
 SEQUENCE_END_BYTES = item_header(0, "<", SEQUENCE_END)
 ENCODINGS = {"explicit": EXPLICIT_LE, "implicit": IMPLICIT_LE, "big_endian": EXPLICIT_BE}
@@ -385,20 +386,12 @@ TABLES = [
 
 ITEM_OF_ICON = items(encode(ICON))
 ENDS_INSIDE = [
-    *(
-        native(
-            f"d_sequence_ends_after_{length}_of_{len(ITEM_OF_ICON)}",
-            before=[Element(tag, "SQ", ITEM_OF_ICON, length)],
-            error=error,
-        )
-        for tag in (0x00880200,)
-        for length, error in (
-            (8, "misplaced_element"),
-            (18, "misplaced_element"),
-            (28, "misplaced_element"),
-            (38, "misplaced_element"),
-        )
-    ),
+    native(
+        f"d_sequence_ends_after_{length}_of_{len(ITEM_OF_ICON)}",
+        before=[Element(0x00880200, "SQ", ITEM_OF_ICON, length)],
+        error="misplaced_element",
+    )
+    for length in (8, 18, 28, 38)
 ]
 
 # G11 to G14: values that cannot be what they stand for.
