@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from builders import JPEG, TAGS, Element, Fragments, dicom, element, image, jpeg, pattern
@@ -23,8 +24,10 @@ def fragmented(seed: int) -> bytes:
 
 
 def without_pixels(seed: int) -> bytes:
-    """A report: attributes alone."""
-    return dicom(_attributes(seed, None)).content
+    """A report: it has no image, so nothing of group 0028."""
+    own = {TAGS["SOPClassUID"][0]: "1.2.840.10008.5.1.4.1.1.88.11", TAGS["Modality"][0]: "SR"}
+    kept = [each for each in _attributes(seed, None) if each.tag >> 16 != 0x0028]
+    return dicom([replace(each, value=own.get(each.tag, each.value)) for each in kept]).content
 
 
 def write_files(folder: Path, count: int, *, first: int = 0) -> list[str]:

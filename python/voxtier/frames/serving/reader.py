@@ -7,6 +7,7 @@ read from an open descriptor whose size and modification time are those of the t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import threading
@@ -36,10 +37,6 @@ _UID = re.compile(r"[0-9.]{1,64}\Z")
 _ATTEMPTS = 3
 _MOST_UIDS = 100_000
 _COUNTS = ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
-
-
-class _OtherInstanceError(Exception):
-    """A file holds another SOP Instance than the one that was asked for."""
 
 
 class FrameReader:
@@ -164,23 +161,25 @@ class FrameReader:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
         klass: Class = "scan" if scan else "normal"
         if not _UID.match(name):
-            return self._frames_of(absolute(name), None, wanted, klass)
+            return self._frames_of(absolute(name), None, wanted, klass) or []
         for path in self._paths_of(name):
-            try:
-                return self._frames_of(path, name, wanted, klass)
-            except (_OtherInstanceError, FileNotFoundError):
-                self._forget_uid(name, path)
+            with contextlib.suppress(FileNotFoundError):
+                read = self._frames_of(path, name, wanted, klass)
+                if read is not None:
+                    return read
+            self._forget_uid(name, path)
         raise NotFoundError(
             f"{name}: no file that source {self.source!r} of the index names holds this SOP Instance now: "
             "run `voxtier index` again"
         )
 
-    def _frames_of(self, path: str, uid: str | None, wanted: list[int], klass: Class) -> list[bytes]:
+    def _frames_of(self, path: str, uid: str | None, wanted: list[int], klass: Class) -> list[bytes] | None:
+        """Read frames; None when a UID is asked for and the file holds another SOP Instance."""
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
             try:
                 if uid is not None and file.instance() != uid:
-                    raise _OtherInstanceError
+                    return None
                 return self._read(path, file.fd, wanted, klass)
             except SourceError as error:
                 if error.kind != "changed_during_read" or not left:
