@@ -16,12 +16,13 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a test that starts a JVM take as long as a busy machine needs.
+    """Keep the tests of the session in one process, and let them take as long as a busy machine needs.
 
-    Its waits end when a child has ended or said something; the limit is for a JVM that hangs.
+    Their waits end when a child has ended or said something; the limit is for a JVM that hangs.
     """
     for item in items:
         if HERE in item.path.parents and "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("spark"))
             item.add_marker(pytest.mark.timeout(1800))
 
 
