@@ -225,6 +225,8 @@ class Server:
                 "-s3",
                 f"-s3.port={ports[3]}",
                 f"-s3.config={config}",
+                "-s3.port.iceberg=0",  # fixed ports of their own: a second server would die of them
+                "-s3.port.lance=0",
                 "-volume.max=20",
                 "-master.volumeSizeLimitMB=64",
             ],
