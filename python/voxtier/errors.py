@@ -8,25 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = [
-    "ENVIRONMENT_KINDS",
-    "VOLUME_KINDS",
-    "BackendError",
-    "CircuitOpenError",
-    "ConfigError",
-    "FormatError",
-    "IngestError",
-    "MissingExtraError",
-    "NotFoundError",
-    "NotIntactError",
-    "SourceError",
-    "StoppedError",
-    "TransientError",
-    "VoxtierError",
-    "WrongContentError",
-    "error_of",
-]
-
 ENVIRONMENT_KINDS = frozenset({"io_error", "changed_during_read"})
 """Kinds of `SourceError`: the surroundings failed, not the content, and the next try may succeed."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["EXIT_BACKEND", "EXIT_FINDINGS", "EXIT_OK", "EXIT_PARTIAL", "EXIT_USAGE", "discard_stdout"]
-
 EXIT_OK = 0
 EXIT_FINDINGS = 1
 EXIT_USAGE = 2

@@ -12,8 +12,6 @@ from voxtier.system.text import parse_bytes
 if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
 
-__all__ = ["AS_JSON", "DSN", "SIZE", "SOURCE", "THREADS", "Size", "open_store"]
-
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
     """A number of bytes as people write it: ``2GiB``, ``500MB``, ``4096``."""

@@ -10,8 +10,6 @@ import numpy as np
 from voxtier._core import FrameTable
 from voxtier.errors import FormatError, SourceError
 
-__all__ = ["explain", "explain_refusal", "transfer_syntax_name"]
-
 _TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",

@@ -31,8 +31,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("psycopg", "frames") from error
 
-__all__ = ["Connection", "Database", "quote_identifier", "split_secrets"]
-
 T = TypeVar("T")
 
 ATTEMPTS = 6

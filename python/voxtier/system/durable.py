@@ -19,17 +19,6 @@ from typing import Any
 
 from voxtier.system.processes import is_alive
 
-__all__ = [
-    "STALE_AFTER",
-    "EagerFile",
-    "boot_id",
-    "sync_folder",
-    "temporary_is_live",
-    "temporary_path",
-    "write_file",
-    "write_text",
-]
-
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{8})-(?P<pid>\d+)-(?P<serial>\d+)\.(?:tmp|part)")
 """``.<final name>.<boot>-<pid>-<serial>.tmp``: hidden, and never ends in ``.pt``."""
 

@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-__all__ = ["abandon", "after_fork_in_child", "at_fork"]
-
 Callback = Callable[[], object]
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from voxtier.errors import MissingExtraError
 
-__all__ = ["default_home"]
-
 
 def default_home() -> Path:
     """Return voxtier's folder: ``VOXTIER_HOME``, else the user's data folder.

@@ -15,8 +15,6 @@ from pathlib import Path
 from voxtier.system.flock import try_flock
 from voxtier.system.fork import after_fork_in_child
 
-__all__ = ["hold_lock", "release", "take"]
-
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 _held: set[int] = set()
 

@@ -9,8 +9,6 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["is_alive", "start_ticks", "start_time"]
-
 
 def is_alive(pid: int) -> bool:
     """Return whether a process of that number exists on this machine and has not ended.

@@ -12,8 +12,6 @@ from typing import IO
 
 from voxtier.system.text import format_bytes, format_duration
 
-__all__ = ["Progress"]
-
 _TERMINAL_INTERVAL = 0.5
 """Seconds between two lines on a terminal, which are one line rewritten."""
 _LOG_INTERVAL = 10.0

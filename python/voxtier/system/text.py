@@ -9,8 +9,6 @@ import re
 
 from voxtier.errors import ConfigError
 
-__all__ = ["format_bytes", "format_duration", "on_one_line", "parse_bytes"]
-
 _DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB")
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]*)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)

@@ -19,8 +19,6 @@ from pathlib import Path
 from voxtier.system.durable import STALE_AFTER, boot_id, temporary_path
 from voxtier.system.processes import is_alive, start_ticks
 
-__all__ = ["BEAT_SECONDS", "Claim", "claim_is_live"]
-
 BEAT_SECONDS = STALE_AFTER / 8
 """Between two heartbeats of a claim."""
 

@@ -24,8 +24,6 @@ from voxtier.tensors.claims import Claim
 from voxtier.tensors.saving import load_safely, save_checked
 from voxtier.tensors.states import LOADABLE, UNREADABLE
 
-__all__ = ["HealingPersistentDataset"]
-
 log = logging.getLogger("voxtier.tensors.dataset")
 
 ABSENT = "absent"

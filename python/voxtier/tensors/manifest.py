@@ -21,8 +21,6 @@ from voxtier.system.durable import boot_id, write_text
 from voxtier.system.processes import is_alive
 from voxtier.tensors.claims import Claim
 
-__all__ = ["Entry", "Manifest", "Manifests"]
-
 Entry: TypeAlias = dict[str, Any]
 """One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
 tensors, seconds, created, state, pinned, raw, unavailable."""

@@ -21,8 +21,6 @@ from voxtier import _core
 from voxtier.errors import NotIntactError
 from voxtier.system.durable import EagerFile, write_file
 
-__all__ = ["load_safely", "make_plain", "save_checked"]
-
 
 def make_plain(value: Any) -> Any:
     """Return a value whose pickle names torch's classes only: enums become text, views become tensors."""

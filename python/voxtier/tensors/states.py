@@ -6,8 +6,6 @@ Making, keeping and `HealingPersistentDataset` decide by these groups.
 
 from __future__ import annotations
 
-__all__ = ["DAMAGED", "FINE", "FIXABLE", "INTACT", "LOADABLE", "NOTED", "UNREADABLE"]
-
 INTACT = frozenset({"ok", "ok_trailing"})
 """Structure and every CRC-32 are right: the raw file may go."""
 FINE = INTACT | {"ok_no_crc", "gds_marker"}

@@ -16,23 +16,6 @@ from typing import Any
 
 from voxtier.errors import ConfigError
 
-__all__ = [
-    "CompressionConfig",
-    "Compressor",
-    "Config",
-    "IOConfig",
-    "OrientationConfig",
-    "ReadConfig",
-    "S3Config",
-    "SliceOrientation",
-    "TileConfig",
-    "WriteConfig",
-    "configure",
-    "configured",
-    "get_config",
-    "reset_config",
-]
-
 
 class SliceOrientation(str, Enum):  # noqa: UP042 -- prints as the origin's does
     """Which reads the tiles of a new volume serve best."""

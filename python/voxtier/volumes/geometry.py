@@ -15,24 +15,6 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
 
-__all__ = [
-    "LPS_TO_RAS",
-    "Affine",
-    "OrientationInfo",
-    "affine_meta",
-    "axcodes",
-    "checked_affine",
-    "closest_axes",
-    "corner_error",
-    "crop_affine",
-    "from_meta",
-    "reorient",
-    "spacing",
-    "to_json",
-    "to_meta",
-    "world_box",
-]
-
 Affine = NDArray[np.float64]
 """4 x 4; (x, y, z, 1) = affine @ (i, j, k, 1), in millimetres."""
 

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Item", "Key", "Selection", "select"]
-
 Item: TypeAlias = "int | slice | EllipsisType | None"
 Key: TypeAlias = "Item | tuple[Item, ...]"
 

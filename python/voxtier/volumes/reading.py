@@ -19,8 +19,6 @@ from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.arrays import VoxelArray, open_array
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
-__all__ = ["NanPolicy", "Plane", "VolumeReader"]
-
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal"]
 NanPolicy: TypeAlias = Literal["omit", "propagate", "raise"]
 

@@ -21,8 +21,6 @@ from voxtier.volumes.tiledb.arrays import Fragment
 from voxtier.volumes.tiledb.creation import array_meta, create_array
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri, measure_bytes
 
-__all__ = ["Volume"]
-
 
 class Volume(VolumeReader):
     """A 3-D or 4-D image in TileDB, opened when its first voxel or fact is asked for.

@@ -14,8 +14,6 @@ from voxtier.system.text import on_one_line
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
 
-__all__ = ["APPLY", "FOLDER", "config_option", "exit_code", "load_cache", "say", "volume_list"]
-
 FOLDER = click.Path(path_type=Path, file_okay=False)
 APPLY = click.option("--apply", is_flag=True, help="Do it; without it only the plan is shown.")
 

@@ -14,8 +14,6 @@ from voxtier.errors import ConfigError
 if TYPE_CHECKING:
     from voxtier.volumes.volume import Volume
 
-__all__ = ["draw_tiles", "encode_png", "stretch_to_square", "to_grey"]
-
 _WIDTH, _HEIGHT = 32, 12
 
 

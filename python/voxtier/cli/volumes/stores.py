@@ -12,8 +12,6 @@ from voxtier.errors import ConfigError, NotFoundError
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
 
-__all__ = ["OBS", "chosen_volumes", "emit", "list_volumes", "open_uri", "open_volume"]
-
 OBS = click.option("--obs", "obs_id", help="Observation of a store; a single volume needs none.")
 
 

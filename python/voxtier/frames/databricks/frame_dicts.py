@@ -9,8 +9,6 @@ from voxtier.errors import FormatError
 from voxtier.frames.databricks.table_names import local_path
 from voxtier.frames.table import read_table
 
-__all__ = ["compute_bot_from_local_path", "frame_range", "frame_ranges", "readable_frames"]
-
 
 def compute_bot_from_local_path(path: str) -> dict[str, Any]:
     """Read the frame table of a file and compare every entry with the file.

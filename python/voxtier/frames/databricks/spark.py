@@ -35,8 +35,6 @@ try:
 except ImportError as error:
     raise MissingExtraError((error.name or "pyspark").partition(".")[0], "spark") from error
 
-__all__ = ["BOTCacheBuilder", "local_session"]
-
 _OLDEST_JAVA = 17
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Status = Mapping[str, str | int]
 
-__all__ = ["Destination", "IndexOptions", "IndexTask", "load_provider", "open_store"]
-
 # A worker serves all tasks of an application, which have few destinations and options.
 _indexers: dict[tuple[Destination, IndexOptions, str], FileIndexer] = {}
 _MOST_INDEXERS = 4

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from voxtier.errors import ConfigError
 
-__all__ = ["TableName", "check_identifier", "local_path"]
-
 _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
 
 

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-__all__ = ["absolute", "iter_files", "matches"]
-
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
 

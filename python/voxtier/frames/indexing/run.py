@@ -19,8 +19,6 @@ from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import Verify
 
-__all__ = ["BATCH_SIZE", "FileIndexer", "FileReport", "index_files"]
-
 BATCH_SIZE = 5000
 # Parts of batches that wait for the database while the next one is read: bounds memory, hides latency.
 _PENDING = 2

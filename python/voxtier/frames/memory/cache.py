@@ -12,8 +12,6 @@ from voxtier._core import FrameTable
 from voxtier.frames.memory.flights import Flights
 from voxtier.system.fork import at_fork
 
-__all__ = ["Class", "FrameCache", "LoadResult", "Loader", "Tier"]
-
 #: How an entry is treated: see `FrameCache.put_table`.
 Class = Literal["normal", "scan", "pinned"]
 #: Who answered: memory, the index, the file.

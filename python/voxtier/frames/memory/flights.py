@@ -8,8 +8,6 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Flight", "Flights"]
-
 _MOST_ARRIVALS = 65_536
 # A file of a series that misses again so much later has been evicted: the series is worth another batch.
 _ARRIVAL_SECONDS = 60.0

@@ -10,8 +10,6 @@ from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.memory.ranking import preload_rows
 from voxtier.frames.store.store import FrameStore
 
-__all__ = ["Preload"]
-
 
 class Preload:
     """Fills a cache by score, one run at a time; a run can be cancelled, and its failure only ends it.

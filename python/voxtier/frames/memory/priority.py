@@ -28,8 +28,6 @@ from voxtier.frames.memory.priority_columns import (
     times_of,
 )
 
-__all__ = ["HALF_LIVES", "WEIGHTS", "ClockSkewWarning", "formula", "score_many", "score_sql", "top_n"]
-
 #: Weights of the three terms.
 WEIGHTS: Mapping[str, float] = {"last_used": 0.5, "inserted": 0.2, "access_count": 0.3}
 #: True half-lives, in hours.

@@ -10,8 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Moment", "Tie", "Times", "ids_of", "integers", "microseconds", "times_of"]
-
 Moment: TypeAlias = datetime | np.datetime64 | int
 Times: TypeAlias = ArrayLike | Sequence[datetime | None]
 

@@ -11,8 +11,6 @@ from voxtier.frames.memory.scorer import Band, CachePriorityScorer, Label
 from voxtier.frames.store import statements
 from voxtier.frames.store.store import FrameStore
 
-__all__ = ["Query", "RankedFile", "preload_rows", "ranked_files"]
-
 # Rows beyond the limit that SQL returns, because its last bits and the core's differ at the cut.
 _MARGIN = 64
 

@@ -8,8 +8,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from voxtier.frames.memory.priority import HALF_LIVES, WEIGHTS, formula, score_many
 
-__all__ = ["Band", "CachePriorityScorer", "Label", "PriorityRows", "band", "label"]
-
 Band: TypeAlias = Literal["critical", "high", "medium", "low"]
 Label: TypeAlias = Literal["frequent_recent", "recent", "fresh", "frequent_stale", "cold"]
 _FREQUENT = 9

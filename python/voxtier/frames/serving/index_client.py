@@ -17,8 +17,6 @@ from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 
-__all__ = ["IndexClient"]
-
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 

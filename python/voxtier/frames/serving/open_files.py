@@ -10,8 +10,6 @@ from pathlib import Path
 
 from voxtier._core import read_table
 
-__all__ = ["OpenFiles"]
-
 # A file may be replaced under its name, and its old descriptor reads the old content.
 _RECHECK_SECONDS = 1.0
 

@@ -31,8 +31,6 @@ from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult, Verify
 from voxtier.system.fork import after_fork_in_child
 
-__all__ = ["FrameReader"]
-
 _UID = re.compile(r"[0-9.]{1,64}\Z")
 _ATTEMPTS = 3
 _MOST_UIDS = 100_000

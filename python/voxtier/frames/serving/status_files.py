@@ -23,8 +23,6 @@ from voxtier.system.durable import TEMPORARY, temporary_is_live, write_file
 from voxtier.system.home import default_home
 from voxtier.system.processes import is_alive, start_time
 
-__all__ = ["INTERVAL", "SILENT_AFTER", "ReaderStatus", "StatusWriter", "read_statuses", "readers_folder"]
-
 #: Seconds between two writes.
 INTERVAL = 2.0
 #: Seconds after which a living process that wrote no status counts as stopped or hanging.

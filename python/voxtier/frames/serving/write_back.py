@@ -13,8 +13,6 @@ from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult
 
-__all__ = ["WriteBack"]
-
 _BATCH = 5000
 _DIRTY_AT_MOST = 10_000
 # Computed tables that wait while the database is down; beyond it the oldest are dropped and computed again.

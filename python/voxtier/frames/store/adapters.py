@@ -9,8 +9,6 @@ from psycopg.abc import AdaptContext
 from psycopg.adapt import Buffer, Dumper, Loader
 from psycopg.pq import Format
 
-__all__ = ["Key", "Keys", "fetch"]
-
 # Object identifiers of types.
 _RECORD, _UUID, _UUID_ARRAY = 2249, 2950, 2951
 

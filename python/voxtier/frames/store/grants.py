@@ -11,8 +11,6 @@ from typing import Literal
 
 from voxtier.errors import ConfigError
 
-__all__ = ["Duty", "checked_identifier", "grant_script", "grants"]
-
 Duty = Literal["reader", "builder"]
 
 # Names of people and services, as Databricks makes roles of them, beside plain identifiers.

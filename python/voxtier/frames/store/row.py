@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from voxtier._core import FrameTable, Refusal
 
-__all__ = ["FileState", "FoundTable", "IndexAnswer", "RefusedFile", "UpsertCounts"]
-
 
 class FileState(NamedTuple):
     """What a row says of its file without its table: enough to tell whether the file has changed."""

@@ -21,8 +21,6 @@ from voxtier.frames.store.row import FileState, FoundTable, IndexAnswer, Refused
 from voxtier.frames.table import TableResult
 from voxtier.postgres.database import Connection, Database
 
-__all__ = ["BATCH", "FrameStore", "Summary", "Tally"]
-
 T = TypeVar("T")
 
 # Files in one statement.

@@ -8,8 +8,6 @@ import signal
 import socket
 from pathlib import Path
 
-__all__ = ["SOCKET_NAME", "Postmaster", "users_of"]
-
 SOCKET_NAME = ".s.PGSQL.5432"
 # Lines of postmaster.pid.
 _PID, _SOCKET_FOLDER, _STATUS = 0, 4, 7

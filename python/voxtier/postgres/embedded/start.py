@@ -17,8 +17,6 @@ from voxtier.errors import BackendError
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
 
-__all__ = ["START_WITHIN", "explain_failure", "start_server"]
-
 START_WITHIN = 120.0  # seconds; replaying a long log takes the longest
 _KEEPER = Path(__file__).with_name("keeper.py")
 _HARMLESS = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")

@@ -11,8 +11,6 @@ from typing import Any
 
 from voxtier.errors import ConfigError, MissingExtraError
 
-__all__ = ["Config", "Downloads", "ImageProcessing", "load_config"]
-
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int16", "int32", "uint8")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUIRED = object()

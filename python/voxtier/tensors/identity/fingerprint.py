@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
 
-__all__ = ["differences", "fingerprint"]
-
 READER = {"reader": "NibabelReader", "image_only": False, "ensure_channel_first": True}
 
 

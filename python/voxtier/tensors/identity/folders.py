@@ -16,8 +16,6 @@ from voxtier.system.durable import write_text
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
 
-__all__ = ["item_folder", "remember_folder"]
-
 _HASH = re.compile("[0-9a-f]{32}")
 
 

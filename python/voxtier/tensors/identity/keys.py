@@ -13,18 +13,6 @@ from typing import Any
 
 from voxtier.errors import ConfigError
 
-__all__ = [
-    "Expected",
-    "hub_path",
-    "item_key",
-    "legacy_hex",
-    "missing_keys",
-    "raw_path",
-    "read_volume_names",
-    "stable_hash",
-    "volume_hash",
-]
-
 COLUMN = "VolumeName"
 _HEX_NAME = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{64})\.pt")
 

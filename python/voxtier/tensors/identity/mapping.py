@@ -14,8 +14,6 @@ from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
 from voxtier.tensors.identity.keys import item_key, legacy_hex
 
-__all__ = ["hash_to_volume", "write_map"]
-
 
 def hash_to_volume(names: Sequence[str], *, legacy: bool = False, redact: bool = False) -> dict[str, str]:
     """Return ``{key: volume name}``; every key is the stem of that volume's file in the cache.

@@ -32,8 +32,6 @@ from monai.transforms import (
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
 
-__all__ = ["KeyCleanerD", "build_transforms", "cache_params_text", "directory_hash", "transform_params"]
-
 KEPT = ("image", "image_meta_dict")
 _SKIPPED = frozenset(["f", "g", "R", "lazy", "backend", "end_pending", "progress", "VERSION"])
 

@@ -13,8 +13,6 @@ from voxtier.tensors.keeping.verify import FileState, list_cache, verify
 from voxtier.tensors.manifest import Entry, Manifest
 from voxtier.tensors.states import FINE
 
-__all__ = ["Stale", "adopt", "find_stale"]
-
 
 def adopt(
     root: Path,

@@ -20,16 +20,6 @@ from voxtier.tensors.claims import claim_is_live
 from voxtier.tensors.keeping.verify import QUARANTINE, Listing, list_cache
 from voxtier.tensors.manifest import Entry, Manifests
 
-__all__ = [
-    "Garbage",
-    "choose_evictions",
-    "find_duplicates",
-    "find_garbage",
-    "list_cache_folders",
-    "measure_usage",
-    "remove",
-]
-
 OLD = 3600.0
 """Seconds after which a part of a download, or an empty folder, counts as abandoned."""
 _HUB_CLIENT = "huggingface"

@@ -21,16 +21,6 @@ from voxtier.system.durable import sync_folder
 from voxtier.tensors.identity.fingerprint import differences
 from voxtier.tensors.manifest import Entry, Manifest, Manifests
 
-__all__ = [
-    "Move",
-    "carry_out",
-    "make_safe",
-    "monai_key",
-    "parameter_differences",
-    "plan_folder_moves",
-    "plan_renames",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Move:

@@ -20,8 +20,6 @@ from voxtier.tensors.claims import Claim, claim_is_live
 from voxtier.tensors.keeping.verify import QUARANTINE, FileState, Listing, judge
 from voxtier.tensors.states import DAMAGED, FIXABLE, NOTED
 
-__all__ = ["FixResult", "fix"]
-
 MAX_SHARE = 0.20
 """The share of fixable files above which the circuit breaker refuses."""
 MAX_BAD = 1000

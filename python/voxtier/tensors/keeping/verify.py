@@ -20,8 +20,6 @@ from voxtier.system.durable import TEMPORARY, temporary_is_live
 from voxtier.tensors.manifest import Manifests
 from voxtier.tensors.states import FINE
 
-__all__ = ["OTHER_FILE", "QUARANTINE", "FileState", "Listing", "judge", "list_cache", "verify"]
-
 QUARANTINE = "quarantine"
 """The folder in a cache that `voxtier.tensors.keeping.quarantine.fix` moves files to."""
 OTHER_FILE = "intact, but not the file that the manifest describes: another program wrote it"

@@ -21,8 +21,6 @@ from voxtier.system.durable import sync_folder
 if TYPE_CHECKING:
     from voxtier.tensors.making.worker_pool import Task
 
-__all__ = ["CHUNK", "Downloads", "RemoteFile", "Transfer", "part_paths"]
-
 CHUNK = 1 << 20
 """Bytes that are read at once."""
 

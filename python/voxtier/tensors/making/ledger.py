@@ -28,8 +28,6 @@ from voxtier.tensors.states import INTACT
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
 
-__all__ = ["Ledger", "RunResult"]
-
 log = logging.getLogger("voxtier.tensors.making.ledger")
 missing_log = logging.getLogger("voxtier.tensors.missing")
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
     from voxtier.tensors.identity.keys import Expected
 
-__all__ = ["DEFAULTS", "Options", "Plan", "make_plan", "nifti_voxels", "output_size", "shard"]
-
 SECONDS_PER_VOXEL = 18.7 / TYPICAL_VOXELS
 """One thread of the stock transforms: the estimate until the manifest holds measured times."""
 MOST_VOXELS_PER_BYTE = 1032

@@ -17,15 +17,6 @@ from typing import Literal, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, NotFoundError, TransientError
 
-__all__ = [
-    "DeathPolicy",
-    "DiskPolicy",
-    "DownloadFailure",
-    "HubPolicy",
-    "RetryPolicy",
-    "is_disk_full",
-]
-
 T = TypeVar("T")
 
 

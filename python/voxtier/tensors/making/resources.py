@@ -5,15 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = [
-    "TYPICAL_VOXELS",
-    "affordable_workers",
-    "available_memory",
-    "free_disk",
-    "has_memory_for",
-    "resident_bytes",
-]
-
 BYTES_PER_VOXEL = 51
 """Peak memory of the pipeline per input voxel (3.2 GB for 512 x 512 x 240), measured with MONAI 1.6.1."""
 WORKER_BASE = 400 << 20

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from voxtier.tensors.making.plan import Plan
     from voxtier.tensors.making.worker_pool import WorkerPool
 
-__all__ = ["RunLog", "open_log"]
-
 
 class _OneLine(logging.Formatter):
     """Writes each record on one line, whatever the names in it hold."""

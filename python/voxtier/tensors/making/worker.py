@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
     from voxtier.tensors.manifest import Entry
 
-__all__ = ["make_tensor", "serve"]
-
 
 def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
     """Transform one volume and write its tensor file.

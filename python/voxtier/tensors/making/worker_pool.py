@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
 
-__all__ = ["Event", "Task", "WorkerPool"]
-
 
 @dataclass(frozen=True, slots=True)
 class Task:

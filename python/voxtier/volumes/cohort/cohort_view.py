@@ -21,8 +21,6 @@ from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
-__all__ = ["CohortView"]
-
 Collection = TypeVar("Collection", bound=CollectionView)
 
 

@@ -22,8 +22,6 @@ from voxtier.volumes.tiledb.session import Uri
 if TYPE_CHECKING:
     from voxtier.volumes.training.datasets import VolumeCollectionDataset
 
-__all__ = ["VolumeCollection"]
-
 
 class VolumeCollection(CollectionView):
     """Volumes of one series, found by ``obs_id``; a selection is a view that sees nothing else.

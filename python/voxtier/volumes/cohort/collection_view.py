@@ -20,8 +20,6 @@ from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables import OWN_PREFIX
 from voxtier.volumes.volume import Volume
 
-__all__ = ["CollectionView"]
-
 
 class CollectionView(Sliceable):
     """What can be asked of a `VolumeCollection` or of a view of it.

@@ -11,8 +11,6 @@ from voxtier.volumes.store.commits import change_store
 from voxtier.volumes.tiledb.columns import Table, as_table
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
 
-__all__ = ["ObservationTable", "SubjectTable"]
-
 
 class _ViewTable:
     _keys: tuple[str, ...] = INDEX_COLUMNS

@@ -21,8 +21,6 @@ from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.session import Uri
 from voxtier.volumes.volume import Volume
 
-__all__ = ["CollectionQuery", "Query", "QueryCount", "Transform", "VolumeBatch", "copy_jobs"]
-
 Transform: TypeAlias = Callable[..., NDArray[Any]]
 """``fn(voxels)`` or ``fn(voxels, row)`` gives voxels."""
 

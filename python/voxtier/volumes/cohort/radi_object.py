@@ -19,8 +19,6 @@ from voxtier.volumes.store.names import checked_name, refuse_duplicates
 from voxtier.volumes.tiledb.columns import as_table
 from voxtier.volumes.tiledb.session import Uri
 
-__all__ = ["RadiObject"]
-
 
 class RadiObject(CohortView[VolumeCollection]):
     """Subjects and their volumes; a selection is a view, and a view's collections hold only its subjects.

@@ -8,8 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["ILoc", "Index", "Loc", "Sliceable", "group_places"]
-
 
 class Index:
     """Ordered names, found by name in constant time; ``&``, ``|`` and ``-`` combine them, order kept.

@@ -12,8 +12,6 @@ from voxtier.volumes.tiledb.format.folders import is_reserved
 from voxtier.volumes.tiledb.session import list_folders
 from voxtier.volumes.tiledb.tables import Dataframe
 
-__all__ = ["Cohort", "Rows"]
-
 
 class Rows:
     """The rows of one collection as of one commit, read once and shared by all its views.

@@ -21,8 +21,6 @@ from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
-__all__ = ["StreamingWriter"]
-
 
 class StreamingWriter:
     """Write a new collection volume by volume; memory holds one of them.

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from voxtier.errors import FormatError, MissingExtraError, NotFoundError, SourceError
 
-__all__ = ["SPLITTING", "Slice", "find_series", "import_pydicom", "refusal"]
-
 SPLITTING = (
     "TemporalPositionIdentifier",
     "TemporalPositionIndex",

@@ -31,8 +31,6 @@ from voxtier.volumes.formats.nifti_header import (
 )
 from voxtier.volumes.geometry import OrientationInfo
 
-__all__ = ["NiftiImage", "read_header", "read_nifti", "write_nifti"]
-
 _TIME_UNITS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # seconds by bits 3 to 5 of ``xyzt_units``
 
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from voxtier.errors import FormatError
 from voxtier.volumes.geometry import Affine, OrientationInfo, checked_affine, corner_error
 
-__all__ = ["BYTES", "SPATIAL_UNITS", "Header", "least_offset", "new_fields", "parse_fields", "parse_header"]
-
 BYTES = 540
 """Bytes of the longer header, NIfTI-2."""
 

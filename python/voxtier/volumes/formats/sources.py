@@ -12,8 +12,6 @@ from typing import TypeAlias
 
 from voxtier.errors import ConfigError, NotFoundError
 
-__all__ = ["Images", "Pairs", "Source", "grouped_sources", "named_sources", "pairs_of", "series_of"]
-
 _Path: TypeAlias = str | os.PathLike[str]
 
 Pairs: TypeAlias = Sequence[tuple[_Path, str]]

@@ -15,8 +15,6 @@ from voxtier.volumes.tiledb.columns import Table, rows_table
 from voxtier.volumes.tiledb.session import create_group, read_kind, read_members, write_group
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
 
-__all__ = ["add_cohort", "add_subjects", "add_volumes"]
-
 
 def add_cohort(
     change: Change, jobs: Mapping[str, Sequence[Job]], subjects: Table | None, options: IngestOptions

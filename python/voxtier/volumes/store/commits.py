@@ -35,8 +35,6 @@ from voxtier.volumes.tiledb.session import (
 )
 from voxtier.volumes.tiledb.tables import Dataframe
 
-__all__ = ["Change", "change_store", "repair"]
-
 
 @dataclass(slots=True)
 class Change:

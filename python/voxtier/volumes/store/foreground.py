@@ -21,8 +21,6 @@ from voxtier.volumes.tiledb.arrays import write_meta
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.session import Session
 
-__all__ = ["BLOCK", "META_KEY", "Counts", "count_blocks", "read_counts", "write_counts"]
-
 BLOCK = 16
 META_KEY = "voxtier_foreground"
 

@@ -31,8 +31,6 @@ from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.replicas import write_volume
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind, remove_tree
 
-__all__ = ["IngestOptions", "OnError", "Outcome", "write_volumes"]
-
 OnError = Literal["raise", "skip"]
 
 _SMALL = 1 << 20  # bytes of an image that one thread writes sooner than several

@@ -13,8 +13,6 @@ from voxtier.system.locks import hold_lock
 from voxtier.volumes.store.s3_lock import hold_remote_lock
 from voxtier.volumes.tiledb.session import Session, is_remote
 
-__all__ = ["LOCK_NAME", "only_writer"]
-
 LOCK_NAME = ".voxtier.lock"
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from voxtier.errors import ConfigError
 from voxtier.volumes.tiledb.format.folders import is_reserved
 
-__all__ = ["array_name", "checked_name", "refuse_duplicates"]
-
 
 def array_name(obs_id: str, *content: object) -> str:
     """Return a folder name for one array: readable, unique for the id and the content that it is given."""

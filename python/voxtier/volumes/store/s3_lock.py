@@ -23,8 +23,6 @@ from voxtier.errors import BackendError, MissingExtraError
 from voxtier.volumes.tiledb.format.folders import RESERVED
 from voxtier.volumes.tiledb.session import Session
 
-__all__ = ["LOCK_NAME", "RemoteLock", "hold_remote_lock"]
-
 LOCK_NAME = f"{RESERVED}voxtier_lock.json"
 """A reserved name, so that a root that holds nothing but its lock still counts as empty."""
 

@@ -21,8 +21,6 @@ from voxtier.volumes.tiledb.format.folders import is_reserved
 from voxtier.volumes.tiledb.format.recovery import partial_files, recover
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_group_meta, read_members
 
-__all__ = ["FORMAT", "SUBJECTS", "Snapshot", "Store"]
-
 FORMAT = "1"
 """Version of the layout of a store."""
 

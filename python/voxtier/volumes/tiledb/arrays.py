@@ -27,19 +27,6 @@ from voxtier.volumes.tiledb.layout import ATTRIBUTE, AXES, Layout, Region
 from voxtier.volumes.tiledb.scaling import Scaling, ingested_dtype
 from voxtier.volumes.tiledb.session import LATEST, Session, is_remote
 
-__all__ = [
-    "Fragment",
-    "VoxelArray",
-    "consolidate",
-    "forget",
-    "list_fragments",
-    "open_array",
-    "vacuum",
-    "write_meta",
-    "write_region",
-    "write_voxels",
-]
-
 _OPEN_ARRAYS = 128  # each may hold one file descriptor
 
 

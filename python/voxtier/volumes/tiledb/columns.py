@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError
 from voxtier.volumes.tiledb.filters import find_matches
 
-__all__ = ["Column", "Table", "as_table", "rows_table"]
-
 Column: TypeAlias = NDArray[Any] | np.ma.MaskedArray[Any, Any]
 
 

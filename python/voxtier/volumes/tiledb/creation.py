@@ -15,8 +15,6 @@ from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.layout import ATTRIBUTE, AXES, Layout
 from voxtier.volumes.tiledb.session import Session, is_remote, read_kind
 
-__all__ = ["array_meta", "create_array", "create_like"]
-
 _STORED_ORDER = {
     SliceOrientation.AXIAL: "zyx",
     SliceOrientation.ISOTROPIC: "zyx",

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 
-__all__ = ["find_matches"]
-
 _Column = NDArray[Any] | np.ma.MaskedArray[Any, Any]
 _Mask = NDArray[np.bool_]
 

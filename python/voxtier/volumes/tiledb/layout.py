@@ -17,8 +17,6 @@ import tiledb
 from voxtier.errors import FormatError
 from voxtier.volumes.tiledb.format import CHUNK_BYTES
 
-__all__ = ["ATTRIBUTE", "AXES", "Layout", "Region"]
-
 ATTRIBUTE = "voxels"
 AXES = "xyzt"
 

@@ -26,21 +26,6 @@ from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.session import Session, remove_tree
 
-__all__ = [
-    "META_KEY",
-    "cheapest",
-    "consolidate",
-    "find_differences",
-    "find_replicas",
-    "read",
-    "read_patches",
-    "replica_orientation",
-    "replica_uri",
-    "replicate",
-    "write_region",
-    "write_volume",
-]
-
 META_KEY = "voxtier_replicas"
 _PREFIX = "replica-"
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scaling", "ingested_dtype"]
-
 
 def ingested_dtype(meta: Mapping[str, Any], cell: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type that was ingested: that of the cells, unless TileDB has no such cells."""

@@ -23,25 +23,6 @@ from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.volumes.config import Config, S3Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
 
-__all__ = [
-    "LATEST",
-    "REMOVING",
-    "Session",
-    "Uri",
-    "as_uri",
-    "count_contexts",
-    "create_group",
-    "is_remote",
-    "list_folders",
-    "measure_bytes",
-    "read_group_meta",
-    "read_kind",
-    "read_members",
-    "remove_file",
-    "remove_tree",
-    "write_group",
-]
-
 Uri: TypeAlias = str | os.PathLike[str]
 
 LATEST = 2**63 - 1

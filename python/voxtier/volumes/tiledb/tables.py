@@ -20,8 +20,6 @@ from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.format.recovery import remove_schemas_after
 from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, read_kind
 
-__all__ = ["INDEX_COLUMNS", "OWN_PREFIX", "Dataframe"]
-
 INDEX_COLUMNS = ("obs_subject_id", "obs_id")
 OWN_PREFIX = "voxtier_"
 """Begins the names of columns that users do not see."""

@@ -24,15 +24,6 @@ from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 from voxtier.volumes.training.sampling import RandomSampler, Sampler, generator, grid_starts
 from voxtier.volumes.volume import Volume
 
-__all__ = [
-    "DatasetConfig",
-    "GridPatchDataset",
-    "LoadingMode",
-    "SegmentationDataset",
-    "Transform",
-    "VolumeCollectionDataset",
-]
-
 Transform = Callable[[dict[str, Any]], Any]
 """Takes an item and gives one."""
 

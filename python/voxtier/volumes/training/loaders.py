@@ -19,17 +19,6 @@ from voxtier.volumes.training.datasets import (
 from voxtier.volumes.training.sampling import EpochSampler
 from voxtier.volumes.volume import Volume
 
-__all__ = [
-    "ToMetaTensor",
-    "as_torchio_subject",
-    "create_distributed_dataloader",
-    "create_inference_dataloader",
-    "create_segmentation_dataloader",
-    "create_training_dataloader",
-    "create_validation_dataloader",
-    "data_loader",
-]
-
 Collections = VolumeCollection | Sequence[VolumeCollection]
 """One collection, or several that become channels."""
 

@@ -18,18 +18,6 @@ from voxtier.errors import ConfigError
 from voxtier.volumes.store.foreground import BLOCK, count_blocks, read_counts
 from voxtier.volumes.volume import Volume
 
-__all__ = [
-    "EpochSampler",
-    "ForegroundSampler",
-    "GridAggregator",
-    "RandomSampler",
-    "Sampler",
-    "Start",
-    "WeightedSampler",
-    "generator",
-    "grid_starts",
-]
-
 Start = tuple[int, ...]
 """First voxel of a patch along x, y, z; negative where a volume is smaller than its patch."""
 

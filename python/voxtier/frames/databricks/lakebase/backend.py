@@ -18,16 +18,6 @@ from voxtier.postgres.database import Connection
 T = TypeVar("T")
 Groups = Sequence[str] | None
 
-__all__ = [
-    "FRAMES_TABLE",
-    "Backend",
-    "Groups",
-    "add_source",
-    "check_allowed_groups",
-    "check_path",
-    "keys_of",
-]
-
 FRAMES_TABLE = "dicom_frames"
 
 

@@ -18,8 +18,6 @@ from voxtier.frames.databricks.lakebase.backend import (
 )
 from voxtier.postgres.database import Connection
 
-__all__ = ["POSITIONS", "ClaimMethods", "claim_parameters"]
-
 POSITIONS = ("start_pos", "end_pos", "pixel_data_pos")
 _LARGEST = 2**63 - 1
 

@@ -16,8 +16,6 @@ from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoun
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
-__all__ = ["DatabricksCredentials", "open_client", "row_filter_groups", "workspace_groups"]
-
 _log = logging.getLogger(__name__)
 REUSE_FOR = 60.0  # seconds for which new connections share one credential
 _RETRIES_WITHIN = 20  # seconds for which the SDK repeats a failing request, as a pool waits for 30

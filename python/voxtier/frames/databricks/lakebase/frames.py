@@ -15,8 +15,6 @@ from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.store.adapters import fetch
 from voxtier.postgres.database import Connection
 
-__all__ = ["FrameMethods"]
-
 Range = dict[str, Any]
 
 

@@ -17,8 +17,6 @@ from voxtier.frames.databricks.lakebase.credentials import open_client, row_filt
 from voxtier.frames.databricks.table_names import local_path
 from voxtier.postgres.database import Connection
 
-__all__ = ["GroupMethods"]
-
 
 class GroupMethods(Backend):
     """Groups that may see rows: everyone, until a rule or the writer of a row names groups."""

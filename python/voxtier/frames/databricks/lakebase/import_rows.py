@@ -16,8 +16,6 @@ from voxtier.frames.databricks.table_names import TableName, local_path
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.postgres.database import Connection, Database, quote_identifier
 
-__all__ = ["ImportReport", "import_dicom_frames"]
-
 _REQUIRED = ("filename", "frame", "start_pos", "end_pos")
 _OPTIONAL = {
     "pixel_data_pos": "bigint",

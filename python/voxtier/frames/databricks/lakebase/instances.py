@@ -19,8 +19,6 @@ from voxtier.frames.databricks.lakebase.backend import (
 from voxtier.frames.databricks.lakebase.claims import claim_parameters
 from voxtier.postgres.database import Connection
 
-__all__ = ["InstanceMethods"]
-
 Instance = dict[str, Any]
 
 _COLUMNS = ("local_path", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "num_frames")

@@ -25,8 +25,6 @@ from voxtier.volumes.tiledb.format.folders import COMMITS, FRAGMENTS, SCHEMA
 from voxtier.volumes.tiledb.layout import Layout, Region
 from voxtier.volumes.tiledb.session import is_remote
 
-__all__ = ["FILTERS", "DirectTiles", "cache_stats", "clear_cache", "open_tiles", "share_budget"]
-
 FILTERS = {"ByteShuffleFilter": "byteshuffle", "ZstdFilter": "zstd", "LZ4Filter": "lz4", "GzipFilter": "gzip"}
 """Name of a filter in the core by its class in ``tiledb``."""
 

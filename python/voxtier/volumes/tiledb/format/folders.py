@@ -6,19 +6,6 @@ from pathlib import Path
 
 from voxtier.volumes.tiledb.session import Session, list_folders
 
-__all__ = [
-    "ARRAY_FOLDERS",
-    "COMMITS",
-    "FRAGMENTS",
-    "GROUP",
-    "META",
-    "RESERVED",
-    "SCHEMA",
-    "fragment_bytes",
-    "fragment_names",
-    "is_reserved",
-]
-
 RESERVED = "__"
 """Begins the names of TileDB's own folders and files, which never name an array or a group."""
 

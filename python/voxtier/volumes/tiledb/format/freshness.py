@@ -10,8 +10,6 @@ from voxtier.errors import NotFoundError
 from voxtier.volumes.tiledb.format.folders import COMMITS, META
 from voxtier.volumes.tiledb.session import is_remote
 
-__all__ = ["FolderState"]
-
 # A folder's modification time may repeat within a clock tick of its file system.
 _SETTLED_NS = 2_000_000_000
 

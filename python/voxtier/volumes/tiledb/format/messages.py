@@ -12,8 +12,6 @@ import tiledb
 
 from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
 
-__all__ = ["translate_errors"]
-
 _MISSING = re.compile(r"does not exist|not found|NoSuchKey|NoSuchBucket|not an array|No such file", re.I)
 _REMOTE = re.compile(
     r"HTTP response code: 4\d\d|HTTP Response Code: -?\d+|Access ?Denied|InvalidAccessKeyId"

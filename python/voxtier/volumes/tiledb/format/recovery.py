@@ -19,8 +19,6 @@ from voxtier.volumes.tiledb.format.folders import GROUP, META, SCHEMA
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.session import REMOVING, Session, is_remote, list_folders, remove_file
 
-__all__ = ["has_partial_metadata", "partial_files", "recover", "recover_volume", "remove_schemas_after"]
-
 # How a file of metadata, members or a schema begins (TileDB's "generic tile"): version, stored bytes,
 # original bytes, type, cell size, encryption, bytes of the filter pipeline. Pipeline and stored bytes follow.
 _HEADER = struct.Struct("<IQQBQBI")

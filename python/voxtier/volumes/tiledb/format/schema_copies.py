@@ -17,8 +17,6 @@ from pathlib import Path
 from voxtier.errors import ConfigError, SourceError
 from voxtier.volumes.tiledb.format.folders import ARRAY_FOLDERS, SCHEMA
 
-__all__ = ["create_from_copy", "remember"]
-
 _MOST_KINDS = 64  # a schema of voxels has some 200 bytes
 
 _schemas: dict[Hashable, bytes] = {}
