@@ -42,9 +42,9 @@
 //! # The way of a file through the core
 //!
 //! ```text
-//!   path ── base::source ── dicom::part10 ── dicom::dataset ──┬── dicom::native ────────┬── frames::table
+//!   path ── base::source ── dicom::part10 ── dicom::dataset ──┬── pixel_data::native ───┬── frames::table
 //!           open, fstat     preamble, meta   elements up to   │   arithmetic            │   FrameTable
-//!                           information      the pixels       └── dicom::encapsulated ──┘        │
+//!                           information      the pixels       └── …::encapsulated ──────┘        │
 //!                                                                 offset tables, walk            │
 //!                                                                                                v
 //!   bytes of a frame ── dicom::read ── frames::memory::lru ──────── frames::packed ────────── a row of the index,

@@ -1,18 +1,15 @@
 //! DICOM files to [`FrameTable`]s: the rules of the standard that decide where a frame lies.
 //!
-//! [`part10`] finds the data set, [`dataset`] walks it to the pixels, then either [`native`] computes the
-//! frames or [`encapsulated`] checks the offset tables, walks the fragments and groups them. [`read`] reads a
+//! [`part10`] finds the data set, [`dataset`] walks it to the pixels, then either [`pixel_data::native`] computes the
+//! frames or [`pixel_data::encapsulated`] checks the offset tables, walks the fragments and groups them. [`read`] reads a
 //! frame by its table. What cannot be decided is refused; what is odd but clear is accepted with a [`Note`].
 
-pub mod behind;
-pub mod codec;
 pub mod dataset;
 pub mod element;
-pub mod encapsulated;
 pub mod header;
 pub mod inflate;
-pub mod native;
 pub mod part10;
+pub mod pixel_data;
 pub mod read;
 pub mod values;
 
@@ -22,10 +19,11 @@ use crate::base::window::{Buffer, Window};
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{FrameTable, Kind, Layout, Method, OffsetsIn, Verified, Verify};
 use element::{Element, Encoding, Tag, UNDEFINED};
-use encapsulated::Encapsulated;
 use header::Header;
-use native::Doubt;
 use part10::Container;
+use pixel_data::behind;
+use pixel_data::encapsulated::Encapsulated;
+use pixel_data::native::{self, Doubt};
 
 /// Parser version: stored with every row, so that a better parser re-reads what an older one wrote.
 pub const PARSER_VERSION: u16 = 2;

@@ -1,6 +1,7 @@
 //! Reads the bytes of a frame by its table.
 
-use super::{codec, inflate, part10, read_table};
+use super::pixel_data::codec;
+use super::{inflate, part10, read_table};
 use crate::base::error::Result;
 use crate::base::source::{Source, read_exact};
 use crate::base::window::{Buffer, Window};

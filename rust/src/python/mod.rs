@@ -3,16 +3,10 @@
 //! The only folder that imports pyo3. Files are named as in the core; the surface is documented in
 //! `python/voxtier/_core.pyi`.
 
-mod cache;
 mod errors;
-mod frame_table;
-mod index;
+mod frames;
 mod paths;
-mod priority;
-mod replay;
-mod row;
 mod sources;
-mod table_reader;
 mod tiledb;
 mod torch_file;
 
@@ -23,14 +17,8 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
-    cache::register(module)?;
     errors::register(module)?;
-    frame_table::register(module)?;
-    index::register(module)?;
-    priority::register(module)?;
-    replay::register(module)?;
-    row::register(module)?;
-    table_reader::register(module)?;
+    frames::register(module)?;
     tiledb::register(module)?;
     torch_file::register(module)?;
     // The stub declares no `__all__`, so the module must not have one.

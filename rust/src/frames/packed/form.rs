@@ -1,7 +1,7 @@
 //! The forms of a packed table, its flags and limits: shared by encoder, decoder and look-up.
 
 use crate::base::error::{Error, ErrorKind};
-use crate::dicom::encapsulated::fragments::MOST_FRAGMENTS;
+use crate::dicom::pixel_data::encapsulated::fragments::MOST_FRAGMENTS;
 
 pub(super) const VERSION: u8 = 1;
 /// Bytes of the full head.

@@ -1,8 +1,8 @@
 //! What stands behind Pixel Data: nothing that belongs before it (PS3.5 7.1: ascending tags, each once).
 
-use super::element::{Encoding, Tag, has_known_vr};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
+use crate::dicom::element::{Encoding, Tag, has_known_vr};
 
 /// Elements that are looked at; a file with more of them is legal and their order is nobody's concern.
 const MOST: usize = 16;

@@ -1,8 +1,8 @@
 //! Frames of native (uncompressed) pixels, by checked arithmetic (PS3.5 8.1, 8.2).
 
-use super::element::Element;
-use super::header::{FrameCount, Header};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::dicom::element::Element;
+use crate::dicom::header::{FrameCount, Header};
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Layout, Native};
 

@@ -3,8 +3,8 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Source, first_not_zero, read_array};
 use crate::base::window::Buffer;
-use crate::dicom::codec;
 use crate::dicom::element::{Encoding, Tag, UNDEFINED};
+use crate::dicom::pixel_data::codec;
 use crate::frames::notes::{Note, Notes};
 
 /// Most fragments of a file: 100 MB at 12 bytes each, ten times those of the largest known slide.

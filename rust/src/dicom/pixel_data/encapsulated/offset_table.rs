@@ -4,9 +4,9 @@
 use super::fragments::{Fragments, MOST_FRAGMENTS};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Source, read_array, read_exact};
-use crate::dicom::codec;
 use crate::dicom::element::{Encoding, Tag};
 use crate::dicom::header::{FrameCount, Header, Place};
+use crate::dicom::pixel_data::codec;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Items, Method, Verify};
 

@@ -9,7 +9,6 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
 
 use super::frame_table::PyFrameTable;
-use super::sources::with_source;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::fork_lock::Guard;
 use crate::frames::memory::cache::{FrameCache, class_of, look_up, read_frames, request};
@@ -17,6 +16,7 @@ use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
 use crate::frames::packed::Table;
 use crate::frames::table::{FrameTable, ItemsView, LayoutView};
+use crate::python::sources::with_source;
 
 /// Look-ups that are done with the GIL held, and for which other threads wait for the mutex.
 const TOUCHED_WITH_GIL: usize = 256;

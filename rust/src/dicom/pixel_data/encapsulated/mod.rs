@@ -6,11 +6,11 @@ pub mod offset_table;
 pub mod tiff;
 pub mod walk;
 
-use super::element::Encoding;
-use super::header::{FrameCount, Header};
-use super::part10;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
+use crate::dicom::element::Encoding;
+use crate::dicom::header::{FrameCount, Header};
+use crate::dicom::part10;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{FrameTable, Items, Kind, Layout, Method, Verified, Verify};
 use fragments::{Ending, Fragments};

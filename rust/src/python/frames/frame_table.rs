@@ -9,13 +9,13 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
-use super::sources::with_source;
 use crate::base::error::Result;
 use crate::base::window::Buffer;
 use crate::dicom::{self, PARSER_VERSION};
 use crate::frames::notes::Note;
 use crate::frames::table::{FrameTable, Items, Layout, Method, Verify};
 use crate::frames::{packed, record};
+use crate::python::sources::with_source;
 
 #[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
 pub struct PyFrameTable {

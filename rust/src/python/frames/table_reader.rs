@@ -10,13 +10,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyIterator;
 
 use super::frame_table::{PyFrameTable, parse_verify};
-use super::paths::path_of;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::parallel_read::ParallelReader;
 use crate::base::source::FileSource;
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::FrameTable;
+use crate::python::paths::path_of;
 
 /// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so these
 /// go in large batches; slides and files on cold storage go one by one, and no table waits for others.

@@ -5,10 +5,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use super::frame_table::PyFrameTable;
-use super::paths::path_of;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::frames::index::{LONGEST_PATH, storable};
 use crate::frames::row::{self, COLUMNS, next_row};
+use crate::python::paths::path_of;
 
 /// A path as the index holds it, or why it cannot.
 pub(super) fn storable_path(path: &Bound<'_, PyAny>) -> PyResult<Result<String>> {

@@ -1,0 +1,21 @@
+//! The bindings of `crate::frames` and of the readers of `crate::dicom`.
+
+mod cache;
+mod frame_table;
+mod index;
+mod priority;
+mod replay;
+mod row;
+mod table_reader;
+
+use pyo3::prelude::*;
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    cache::register(module)?;
+    frame_table::register(module)?;
+    index::register(module)?;
+    priority::register(module)?;
+    replay::register(module)?;
+    row::register(module)?;
+    table_reader::register(module)
+}
