@@ -29,13 +29,13 @@ $(BIN)/uv:
 # What the demo needs: the frames room and its tools.
 .venv/.base: $(BIN)/uv pyproject.toml constraints.txt
 	@echo '[set-up] packages: frames, dicom'
-	@$(BIN)/python tests/requirements.py frames dicom | $(INSTALL) --group dev --requirement -
+	@$(BIN)/python tests/support/requirements.py frames dicom | $(INSTALL) --group dev --requirement -
 	@touch $@
 
 # What the whole test suite needs: every room (torch is about 3 GB).
 .venv/.full: .venv/.base
 	@echo '[set-up] packages: every room (torch among them; minutes when not cached)'
-	@$(BIN)/python tests/requirements.py all | $(INSTALL) --group test --requirement -
+	@$(BIN)/python tests/support/requirements.py all | $(INSTALL) --group test --requirement -
 	@touch $@
 
 .venv/.built: .venv/.base $(RUST_SOURCES)
@@ -62,7 +62,7 @@ lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 	$(BIN)/ruff format --check $(PY_DIRS)
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases
-	$(BIN)/python tests/check_docstrings.py
+	$(BIN)/python tests/tree/check_docstrings.py
 
 format: setup ## rewrite Rust and Python into the one style
 	cargo fmt

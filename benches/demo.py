@@ -27,7 +27,7 @@ from pydicom.encaps import get_frame  # noqa: E402
 
 from benches.inputs.files import Slide, slide  # noqa: E402
 from benches.journeys.dicom.slides import with_pydicom  # noqa: E402
-from oracles import pydicom_truth  # noqa: E402
+from support.oracles import pydicom_truth  # noqa: E402
 from voxtier.frames import FrameTable, read_frame, read_table, read_tables  # noqa: E402
 
 SLIDE_FRAMES = 50_000

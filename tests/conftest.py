@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from folder_times import pytest_terminal_summary  # noqa: F401 - a hook of pytest
+from support.folder_times import pytest_terminal_summary  # noqa: F401 - a hook of pytest
 
 # A busy machine is no defect.
 settings.register_profile("voxtier", deadline=None, suppress_health_check=[HealthCheck.too_slow])

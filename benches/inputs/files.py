@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from builders import (
+from support.builders import (
     EXPLICIT_LE,
     JPEG,
     SEQUENCE_END,

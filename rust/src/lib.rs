@@ -37,7 +37,7 @@
 //! ```
 //!
 //! A room names only rooms below it; `dicom` fills a table and names the files of `frames` that describe one
-//! (`table`, `attributes`, `notes`). No two files name each other. `tests/test_imports.py` checks both.
+//! (`table`, `attributes`, `notes`). No two files name each other. `tests/tree/test_imports.py` checks both.
 //!
 //! # The way of a file through the core
 //!

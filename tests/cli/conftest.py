@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, jpeg, pattern
 from cli.running import Cli, Done, native
+from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, jpeg, pattern
 from voxtier.cli import main
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 
 OK, FINDINGS, USAGE, PARTIAL, DOWN = range(5)
 # Interactive shells and test runners differ in what a child does on Ctrl-C.

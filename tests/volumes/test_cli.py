@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from volumes.images import code_of, pairs, series
+from volumes.support.images import code_of, pairs, series
 from voxtier.volumes import Volume
 
 

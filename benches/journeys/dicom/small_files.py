@@ -23,7 +23,7 @@ from benches.measure import (
     race,
     timed,
 )
-from peak import PEAK_KIB
+from support.peak import PEAK_KIB
 from voxtier.frames import read_frame, read_table, read_tables
 
 Answer = list[int]  # files, sum of Rows: enough to know that every header was really read

@@ -16,8 +16,8 @@ import pydicom
 
 from benches.inputs.files import ct_header, slide
 from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
-from builders import dicom, element
-from peak import PEAK_KIB
+from support.builders import dicom, element
+from support.peak import PEAK_KIB
 from voxtier.frames import read_table
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult

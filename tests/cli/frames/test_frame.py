@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import dicom, element, image, jpeg, pattern
 from cli.running import FINDINGS, OK, PARTIAL, PROGRAM, USAGE, Cli, Done, finish, start
+from support.builders import dicom, element, image, jpeg, pattern
 
 
 def test_stdout_gets_the_bytes_of_the_frame_alone(voxtier: Cli, folder: Path) -> None:

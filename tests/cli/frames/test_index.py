@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from accounts import let_others_enter
 from cli.running import DOWN, FINDINGS, OK, PARTIAL, USAGE, Cli, native
+from support.accounts import let_others_enter
 
 STATUSES = {"ok": 2, "truncated": 1, "no_pixels": 1, "ambiguous": 1, "error": 1}
 

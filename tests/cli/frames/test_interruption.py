@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from cli.running import DOWN, OK, PARTIAL, Cli, finish, linked, native, start
-from peak import PEAK_KIB
+from support.peak import PEAK_KIB
 from voxtier.frames import FrameTable
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.embedded import EmbeddedServer

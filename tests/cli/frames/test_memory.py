@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 from voxtier import _core
 from voxtier.frames import read_tables
 from voxtier.frames.store.store import FrameStore

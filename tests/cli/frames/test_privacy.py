@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from builders import dicom, element, image, pattern
 from cli.running import Cli
+from support.builders import dicom, element, image, pattern
 
 
 def test_no_patients_name_in_output_logs_or_rows(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builders import jpeg
 from cli.running import FINDINGS, OK, PROGRAM, USAGE, Cli, Done, finish, linked, native, start
+from support.builders import jpeg
 from voxtier import _core
 from voxtier.frames import read_table
 

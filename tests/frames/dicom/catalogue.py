@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from builders import JPEG, TAGS, Element, Fragments, dicom, element, image, jpeg, pattern
+from support.builders import JPEG, TAGS, Element, Fragments, dicom, element, image, jpeg, pattern
 
 TABLE = "main.pixels.object_catalog"
 """The table of files under which the tests of Spark and Lakebase index them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from peak import PEAK_KIB
+from support.peak import PEAK_KIB
 
 
 def peak_kib(script: str, *arguments: str) -> int:

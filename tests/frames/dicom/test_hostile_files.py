@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from builders import (
+from frames.dicom.cases import CASES
+from frames.dicom.peak_memory import peak_kib
+from frames.dicom.sources import Store
+from support.builders import (
     DEFLATED_LE,
     EXPLICIT_LE,
     JPEG,
@@ -24,9 +27,6 @@ from builders import (
     jpeg,
     pattern,
 )
-from frames.dicom.cases import CASES
-from frames.dicom.peak_memory import peak_kib
-from frames.dicom.sources import Store
 from voxtier._core import ERROR_KINDS
 from voxtier.errors import FormatError
 from voxtier.frames import RangedSource, read_table

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builders import (
+from frames.dicom.cases import CASES
+from frames.dicom.peak_memory import peak_kib
+from support.builders import (
     JPEG,
     Fragments,
     dicom,
@@ -17,8 +19,6 @@ from builders import (
     image,
     jpeg,
 )
-from frames.dicom.cases import CASES
-from frames.dicom.peak_memory import peak_kib
 from voxtier._core import ERROR_KINDS
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames import RangedSource, read_frame, read_table, read_tables

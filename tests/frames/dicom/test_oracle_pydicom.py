@@ -9,7 +9,7 @@ from pydicom.data import get_testdata_files
 
 from frames.dicom import disagreements
 from frames.dicom.cases import CASES, Case
-from oracles import Truth, pydicom_truth
+from support.oracles import Truth, pydicom_truth
 from voxtier.errors import FormatError
 from voxtier.frames import read_frame, read_table
 

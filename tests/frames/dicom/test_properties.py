@@ -8,7 +8,7 @@ from itertools import accumulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import (
+from support.builders import (
     EXPLICIT_BE,
     EXPLICIT_LE,
     IMPLICIT_LE,
@@ -21,7 +21,7 @@ from builders import (
     element,
     image,
 )
-from oracles import bits_of_a_frame
+from support.oracles import bits_of_a_frame
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, read_frame, read_table
 

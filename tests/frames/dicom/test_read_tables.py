@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from builders import dicom, element, image, pattern
 from frames.dicom.cases import CASES
-from peak import PEAK_KIB
+from support.builders import dicom, element, image, pattern
+from support.peak import PEAK_KIB
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames import read_table, read_tables
 

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 from voxtier.frames.indexing.run import FileIndexer, FileReport, index_files
 from voxtier.frames.store.store import FrameStore
 

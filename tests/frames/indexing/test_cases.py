@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from builders import Element, dicom, element, image, pattern
 from frames.dicom.cases import CASES, Case
 from frames.indexing.files import native, run, statuses
+from support.builders import Element, dicom, element, image, pattern
 from voxtier import _core
 from voxtier._core import Refusal
 from voxtier.frames import FrameTable, read_frame, read_table

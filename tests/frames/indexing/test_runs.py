@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, jpeg
 from frames.dicom.cases import CASES
 from frames.indexing.files import link_files, native, run, statuses, write_files
+from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, jpeg
 from voxtier._core import Refusal
 from voxtier.frames import FrameTable, read_table
 from voxtier.frames.indexing.run import FileIndexer, index_files

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from builders import Element, Fragments, dicom, element, image, pattern
+from support.builders import Element, Fragments, dicom, element, image, pattern
 from voxtier._core import encode_rows
 from voxtier.errors import FormatError
 from voxtier.frames import FrameCache, FrameTable, TableResult, read_table
@@ -134,7 +134,7 @@ def test_a_fragmented_frame_has_no_single_range() -> None:
 
 
 def _syntax(uid: str) -> Any:
-    import builders
+    from support import builders
 
     return next(
         value for value in vars(builders).values() if isinstance(value, builders.Syntax) and value.uid == uid

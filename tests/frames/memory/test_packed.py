@@ -10,8 +10,8 @@ import struct
 import numpy as np
 import pytest
 
-from builders import RLE, Element, Fragments, dicom, element, image, pattern
 from frames.dicom.cases import CASES, Case
+from support.builders import RLE, Element, Fragments, dicom, element, image, pattern
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, read_frame, read_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 
 
 def native(frames: int = 3, seed: int = 0, uid: str = "2.25.1") -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 
 SCRIPT = """
 import itertools, multiprocessing, sys, warnings

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 from voxtier.errors import BackendError
 from voxtier.frames import FrameReader, FrameStore, read_tables
 from voxtier.postgres.embedded import EmbeddedServer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from builders import JPEG, Fragments, dicom, element, image, jpeg, pattern
+from support.builders import JPEG, Fragments, dicom, element, image, jpeg, pattern
 from voxtier import _core
 from voxtier.frames import FrameCache, read_table
 from voxtier.frames.serving.reader import FrameReader

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.serving.status_files import read_statuses, readers_folder
 from voxtier.system.durable import boot_id, temporary_path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import dicom, element, image, pattern
+from support.builders import dicom, element, image, pattern
 from voxtier.errors import NotFoundError
 from voxtier.frames import FrameReader, FrameStore, read_tables
 

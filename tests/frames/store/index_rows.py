@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from builders import PIXEL_DATA, Element, dicom, element, image, pattern
 from frames.dicom.cases import CASES
+from support.builders import PIXEL_DATA, Element, dicom, element, image, pattern
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, TableResult, read_table
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from frames.dicom.cases import CASES, SPARSE, Case
 from frames.store.index_rows import ask, ct, result, table_of
+from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from voxtier import _core
 from voxtier._core import Refusal
 from voxtier.errors import SourceError

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from frames.dicom.cases import CASES
+from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from voxtier import _core
 from voxtier._core import ROW_COLUMNS, Refusal, decode_rows, encode_rows, file_key
 from voxtier.errors import FormatError, SourceError

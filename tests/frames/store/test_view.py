@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from frames.dicom.cases import CASES, SPARSE, Case
+from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from voxtier import _core
 from voxtier.frames import FrameTable, TableResult, read_table, read_tables
 from voxtier.frames.store.store import FrameStore

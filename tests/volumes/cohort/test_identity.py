@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from volumes.checks import check_identity, first_voxel
-from volumes.images import code_of, nifti, old_store, pairs
+from volumes.support.checks import check_identity, first_voxel
+from volumes.support.images import code_of, nifti, old_store, pairs
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import RadiObject, Volume, VolumeCollection
 from voxtier.volumes.cohort.snapshot_rows import Rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from volumes.images import pairs
+from volumes.support.images import pairs
 from voxtier.volumes import (
     CompressionConfig,
     Compressor,

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from volumes.images import series, slice_dataset
+from volumes.support.images import series, slice_dataset
 from voxtier.errors import ConfigError, FormatError, NotFoundError
 from voxtier.volumes import RadiObject, Volume
 from voxtier.volumes.formats.dicom import read_series

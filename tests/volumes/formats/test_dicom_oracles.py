@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from volumes.images import slice_dataset
+from volumes.support.images import slice_dataset
 from voxtier.volumes import Volume
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from volumes.checks import check_identity
-from volumes.images import code_of, pairs, series
+from volumes.support.checks import check_identity
+from volumes.support.images import code_of, pairs, series
 from voxtier.errors import FormatError, NotFoundError
 from voxtier.volumes import (
     IngestError,

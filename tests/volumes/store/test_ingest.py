@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import tiledb
 
-from accounts import let_others_enter
-from volumes.checks import check_identity
-from volumes.images import code_of, nifti, pairs
+from support.accounts import let_others_enter
+from volumes.support.checks import check_identity
+from volumes.support.images import code_of, nifti, pairs
 from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
 from voxtier.system import locks
 from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection

@@ -14,9 +14,9 @@ from volumes.store.s3_server import Server
 
 pytest.importorskip("obstore")
 
-from volumes.checks import check_identity
-from volumes.images import pairs
 from volumes.store.s3_server import KEY, NEXT_KEY, NEXT_SECRET, SECRET, start_server
+from volumes.support.checks import check_identity
+from volumes.support.images import pairs
 from voxtier.errors import BackendError, NotFoundError, VoxtierError
 from voxtier.volumes import (
     CompressionConfig,

@@ -18,7 +18,7 @@ import pytest
 import tiledb
 from numpy.typing import NDArray
 
-from graph import PACKAGE
+from tree.graph import PACKAGE
 from voxtier import _core
 from voxtier.volumes.tiledb.format import CHUNK_BYTES, VERSION
 from voxtier.volumes.tiledb.format.folders import (

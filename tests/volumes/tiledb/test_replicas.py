@@ -14,8 +14,8 @@ import pytest
 import tiledb
 from numpy.typing import NDArray
 
-from volumes.checks import check_identity
-from volumes.images import pairs
+from volumes.support.checks import check_identity
+from volumes.support.images import pairs
 from voxtier.errors import ConfigError
 from voxtier.volumes import CompressionConfig, RadiObject, ReadConfig, TileConfig, Volume, configure
 from voxtier.volumes.tiledb import replicas

@@ -11,7 +11,7 @@ import pytest
 import tiledb
 from numpy.typing import NDArray
 
-from volumes.images import pairs
+from volumes.support.images import pairs
 from voxtier.errors import ConfigError, SourceError
 from voxtier.volumes import (
     CompressionConfig,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from volumes.images import nifti, pairs
+from volumes.support.images import nifti, pairs
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import RadiObject, Volume
 from voxtier.volumes.training.datasets import (

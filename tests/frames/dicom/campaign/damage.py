@@ -6,8 +6,8 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 
-from builders import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, item_header
 from frames.dicom.campaign.seeds import Seed
+from support.builders import ITEM, ITEM_END, SEQUENCE_END, UNDEFINED, item_header
 
 Mutator = Callable[[random.Random, Seed], bytes | None]
 """The damaged file, or None where this seed has nothing to damage in this way."""

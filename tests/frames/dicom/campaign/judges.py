@@ -23,8 +23,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from builders import PIXEL_DATA
-from oracles import pydicom_truth
+from support.builders import PIXEL_DATA
+from support.oracles import pydicom_truth
 
 Frames = tuple[bytes, ...]
 Judge = Callable[[bytes], Frames | None]

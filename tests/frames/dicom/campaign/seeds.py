@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pydicom.data
 
-from builders import ITEM, ITEM_END, RLE, SEQUENCE_END, UNDEFINED
 from frames.dicom.cases import CASES
+from support.builders import ITEM, ITEM_END, RLE, SEQUENCE_END, UNDEFINED
 from voxtier.errors import FormatError
 from voxtier.frames import read_frame, read_table
 

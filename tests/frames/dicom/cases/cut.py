@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders import RLE, element, jpeg, pattern
 from frames.dicom.cases.encapsulated import BOT_A, BOT_M, LENGTHS_A, rle
 from frames.dicom.cases.model import M_GROUPS, A, Case, M, encapsulated, split
+from support.builders import RLE, element, jpeg, pattern
 
 CUT, NO_END = "last_fragment_truncated", "no_sequence_delimiter"
 

@@ -9,7 +9,11 @@ import struct
 from dataclasses import replace
 from typing import Any
 
-from builders import (
+from frames.dicom.cases.encapsulated import BOT_A, LENGTHS_A
+from frames.dicom.cases.model import A, Case, encapsulated, make, native, split
+from frames.dicom.cases.reported.counts import CODECS, frames_of, offsets_of, rle
+from frames.dicom.cases.reported.structure import ICON
+from support.builders import (
     EXPLICIT_BE,
     EXPLICIT_LE,
     IMPLICIT_LE,
@@ -30,10 +34,6 @@ from builders import (
     item_header,
     pattern,
 )
-from frames.dicom.cases.encapsulated import BOT_A, LENGTHS_A
-from frames.dicom.cases.model import A, Case, encapsulated, make, native, split
-from frames.dicom.cases.reported.counts import CODECS, frames_of, offsets_of, rle
-from frames.dicom.cases.reported.structure import ICON
 
 SEQUENCE_END_BYTES = item_header(0, "<", SEQUENCE_END)
 ENCODINGS = {"explicit": EXPLICIT_LE, "implicit": IMPLICIT_LE, "big_endian": EXPLICIT_BE}

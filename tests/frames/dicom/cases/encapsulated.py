@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from builders import (
+from frames.dicom.cases.model import M_GROUPS, A, Case, M, encapsulated, native, split, starts
+from frames.dicom.cases.native import icon
+from support.builders import (
     DEFLATED_FRAMES,
     ENCAPSULATED_RAW,
     EXPLICIT_LE,
@@ -25,8 +27,6 @@ from builders import (
     jpeg,
     pattern,
 )
-from frames.dicom.cases.model import M_GROUPS, A, Case, M, encapsulated, native, split, starts
-from frames.dicom.cases.native import icon
 
 BOT_A = (0, 28, 62)
 BOT_M = (0, 36, 70)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from builders import (
+from frames.dicom.cases.encapsulated import BOT_A, LENGTHS_A, rle
+from frames.dicom.cases.model import M_GROUPS, A, Case, M, encapsulated, make, native, split, starts
+from frames.dicom.cases.native import PREAMBLE, icon
+from frames.dicom.cases.without_pixels import DOCUMENT, no_pixels, refused
+from support.builders import (
     EXPLICIT_BE,
     EXPLICIT_LE,
     IMPLICIT_LE,
@@ -24,10 +28,6 @@ from builders import (
     pattern,
     tiff_directories,
 )
-from frames.dicom.cases.encapsulated import BOT_A, LENGTHS_A, rle
-from frames.dicom.cases.model import M_GROUPS, A, Case, M, encapsulated, make, native, split, starts
-from frames.dicom.cases.native import PREAMBLE, icon
-from frames.dicom.cases.without_pixels import DOCUMENT, no_pixels, refused
 
 UNKNOWN_SYNTAX = Syntax("1.2.826.0.1.3680043.9.9999.1")
 JPIP = Syntax("1.2.840.10008.1.2.4.94")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from builders import (
+from support.builders import (
     EXPLICIT_LE,
     JPEG,
     PIXEL_DATA,

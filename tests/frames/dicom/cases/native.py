@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from builders import (
+from frames.dicom.cases.model import Case, make, native
+from support.builders import (
     DEFLATED_LE,
     EXPLICIT_BE,
     EXPLICIT_LE,
@@ -21,7 +22,6 @@ from builders import (
     jpeg,
     pattern,
 )
-from frames.dicom.cases.model import Case, make, native
 
 PREAMBLE = bytes(128)
 

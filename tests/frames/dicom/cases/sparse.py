@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from builders import EXPLICIT_LE, JPEG, Element, dicom, element, image, item_header, jpeg, pattern
-from builders import SEQUENCE_END as END
 from frames.dicom.cases.model import SparseCase
+from support.builders import EXPLICIT_LE, JPEG, Element, dicom, element, image, item_header, jpeg, pattern
+from support.builders import SEQUENCE_END as END
 
 GIB = 2**30
 LAST = jpeg(40, 1)

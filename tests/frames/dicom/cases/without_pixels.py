@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from builders import (
+from frames.dicom.cases.model import Case, make, native
+from frames.dicom.cases.native import PREAMBLE, icon, nested
+from support.builders import (
     DEFLATED_LE,
     EXPLICIT_LE,
     Element,
@@ -14,8 +16,6 @@ from builders import (
     jpeg,
     pattern,
 )
-from frames.dicom.cases.model import Case, make, native
-from frames.dicom.cases.native import PREAMBLE, icon, nested
 
 DOCUMENT = [
     element("SOPClassUID", "1.2.840.10008.5.1.4.1.1.88.11"),

@@ -6,7 +6,9 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from builders import (
+from frames.dicom.cases.encapsulated import j2k, jxl, raw
+from frames.dicom.cases.model import Case, encapsulated, native
+from support.builders import (
     DEFLATED_FRAMES,
     DEFLATED_LE,
     ENCAPSULATED_RAW,
@@ -22,8 +24,6 @@ from builders import (
     jpeg,
     pattern,
 )
-from frames.dicom.cases.encapsulated import j2k, jxl, raw
-from frames.dicom.cases.model import Case, encapsulated, native
 
 JPEG_LS = Syntax("1.2.840.10008.1.2.4.80")
 NUMBER_OF_FRAMES = 0x00280008

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders import (
+from frames.dicom.cases.encapsulated import raw
+from frames.dicom.cases.model import Case, encapsulated, make, native
+from frames.dicom.cases.native import one_bit as packed
+from frames.dicom.cases.reported.counts import CODECS, MARKED, frames_of, rle
+from support.builders import (
     ENCAPSULATED_RAW,
     JPEG,
     RLE,
@@ -15,10 +19,6 @@ from builders import (
     jpeg,
     pattern,
 )
-from frames.dicom.cases.encapsulated import raw
-from frames.dicom.cases.model import Case, encapsulated, make, native
-from frames.dicom.cases.native import one_bit as packed
-from frames.dicom.cases.reported.counts import CODECS, MARKED, frames_of, rle
 
 # A5: subsampled chroma is told by equality.
 

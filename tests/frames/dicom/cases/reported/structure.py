@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from builders import (
+from frames.dicom.cases.model import Case, encapsulated, native
+from frames.dicom.cases.native import PREAMBLE
+from frames.dicom.cases.reported.counts import frames_of
+from frames.dicom.cases.without_pixels import DOCUMENT, no_pixels, refused
+from support.builders import (
     DEFLATED_LE,
     EXPLICIT_BE,
     EXPLICIT_LE,
@@ -19,10 +23,6 @@ from builders import (
     image,
     item_header,
 )
-from frames.dicom.cases.model import Case, encapsulated, native
-from frames.dicom.cases.native import PREAMBLE
-from frames.dicom.cases.reported.counts import frames_of
-from frames.dicom.cases.without_pixels import DOCUMENT, no_pixels, refused
 
 SEQUENCE_END_BYTES = item_header(0, "<", SEQUENCE_END)
 ITEM_END_BYTES = item_header(0, "<", ITEM_END)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from volumes.images import code_of
+from volumes.support.images import code_of
 from voxtier.volumes import Volume, VolumeCollection
 from voxtier.volumes.training.datasets import VolumeCollectionDataset
 

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from peak import PEAK_KIB
+from support.peak import PEAK_KIB
 
 READS = """
 import sys

@@ -5,7 +5,7 @@ Such a function lists all of its parameters, in the order of its signature, each
 (numpydoc). A class documents the parameters of its ``__init__``. Commands are left out: their docstrings
 are help texts.
 
-Usage: python tests/check_docstrings.py [FILE_OR_FOLDER ...]     (default: the package but for cli/)
+Usage: python tests/tree/check_docstrings.py [FILE_OR_FOLDER ...]     (default: the package but for cli/)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "python" / "voxtier"
+PACKAGE = Path(__file__).parents[2] / "python" / "voxtier"
 FEWEST = 3
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

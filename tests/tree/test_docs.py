@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builders import RLE, Element, Fragments, dicom, element, image
-from graph import CORE, PACKAGE, ROOT
-from test_imports import DOORS, FLOORS
+from support.builders import RLE, Element, Fragments, dicom, element, image
+from tree.graph import CORE, PACKAGE, ROOT
+from tree.test_imports import DOORS, FLOORS
 from voxtier import _core
 from voxtier.frames import TableResult, read_table
 from voxtier.tensors import manifest

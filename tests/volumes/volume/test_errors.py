@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graph import PACKAGE
+from tree.graph import PACKAGE
 from voxtier import _core
 from voxtier.errors import VOLUME_KINDS, ConfigError, FormatError
 from voxtier.volumes import Volume

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graph import CORE, PACKAGE, circles, imports, name_of, python_edges, rust_code, rust_edges
+from tree.graph import CORE, PACKAGE, circles, imports, name_of, python_edges, rust_code, rust_edges
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 EDGES = python_edges()
