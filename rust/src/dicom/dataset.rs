@@ -28,9 +28,6 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
             position += hop(window.at_hand(position), &mut previous, next_of_interest) as u64;
         }
         let Some(element) = next_element(window, position, encoding, notes)? else {
-            if previous > Tag::SOP_CLASS_UID {
-                header.is_image_class.get_or_insert(false);
-            }
             return Ok(header);
         };
         let Element { tag, value, length, .. } = element;
@@ -76,6 +73,27 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
     }
 }
 
+/// Whether the SOP Class (0008,0016) of a data set is one of images; `None` where the data set ends before it.
+/// For data sets in which [`walk`] found no pixels: others are read without need of it.
+#[cold]
+pub fn is_image_class(window: &mut Window<'_>, start: u64, encoding: Encoding) -> Result<Option<bool>> {
+    let mut notes = Notes::default();
+    let mut position = start;
+    let mut is_behind = false;
+    while let Some(element) = next_element(window, position, encoding, &mut notes)? {
+        if element.tag == Tag::SOP_CLASS_UID {
+            return Ok(Some(values::is_image_class(&values::uid(window, &element)?)));
+        }
+        is_behind |= element.tag > Tag::SOP_CLASS_UID;
+        position = match element.end() {
+            None if element.tag.group() == 0xFFFE => element.value,
+            None => skip_undefined(window, &element, encoding, &mut notes)?,
+            Some(end) => end,
+        };
+    }
+    Ok(is_behind.then_some(false))
+}
+
 /// Keeps the place of a table; a data set has each once (PS3.5 7.1).
 fn once(place: &mut Option<Place>, element: &Element) -> Result<()> {
     if place.replace((element.value, element.length)).is_some() {
@@ -111,8 +129,7 @@ impl Met {
 }
 
 /// The tags that [`walk`] or [`values::read`] looks at, ascending.
-const OF_INTEREST: [u32; 12] = [
-    0x0008_0016,
+const OF_INTEREST: [u32; 11] = [
     0x0008_0018,
     0x0020_000D,
     0x0020_000E,
@@ -133,6 +150,7 @@ fn next_of_interest(tag: Tag) -> Tag {
 }
 
 /// Reads the next top-level element; `None` at the end of the data set.
+#[inline(always)]
 fn next_element(
     window: &mut Window<'_>,
     position: u64,

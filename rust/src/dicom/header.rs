@@ -13,8 +13,6 @@ pub struct Header {
     pub attributes: Attributes,
     /// Number of Frames as it is written; `attributes` holds 1 where that is no number.
     pub frame_count: FrameCount,
-    /// Whether the SOP Class is one of images (PS3.4 B.5); `None` where the data set ends before it.
-    pub is_image_class: Option<bool>,
     /// The pixel element, its value not looked at.
     pub pixels: Option<Element>,
     /// Extended Offset Table (7FE0,0001).

@@ -75,7 +75,7 @@ fn read_dataset(
 ) -> Result<FrameTable> {
     let mut header = dataset::walk(window, start, container.encoding, notes)?;
     let Some(pixels) = header.pixels else {
-        check_without_pixels(&header, container, window.size(), notes)?;
+        check_without_pixels(window, start, &header, container, notes)?;
         return Ok(table_of(&header, container));
     };
     let encoding = container.encoding;
@@ -124,20 +124,34 @@ fn table_of(header: &Header, container: &Container) -> FrameTable {
 
 /// A data set may have no pixels; an image that ends before its pixels, or a walk that may have passed them,
 /// is no such data set.
-fn check_without_pixels(header: &Header, container: &Container, size: u64, notes: &Notes) -> Result<()> {
+fn check_without_pixels(
+    window: &mut Window<'_>,
+    start: u64,
+    header: &Header,
+    container: &Container,
+    notes: &Notes,
+) -> Result<()> {
     let image = &header.attributes;
     let why = if notes.has(Note::pixel_data_url) {
         return Ok(());
     } else if image.rows > 0 && image.columns > 0 {
         "the data set has Rows and Columns and ends without Pixel Data"
-    } else if header.is_image_class.unwrap_or(container.is_image_class) {
+    } else if is_image_class(window, start, container)? {
         "the SOP Class is one of images and the data set ends without Pixel Data"
     } else if notes.has(Note::implicit_element_in_explicit) || notes.has(Note::stray_delimiter) {
         "no Pixel Data was found, and an element before may have a wrong length"
     } else {
         return Ok(());
     };
-    Err(Error::at(ErrorKind::MissingPixelData, size, why))
+    Err(Error::at(ErrorKind::MissingPixelData, window.size(), why))
+}
+
+/// Whether the SOP Class is one of images: that of the data set, or where it ends before it, of the meta
+/// information.
+fn is_image_class(window: &mut Window<'_>, start: u64, container: &Container) -> Result<bool> {
+    let of_data_set = dataset::is_image_class(window, start, container.encoding)?;
+    let by_meta = || values::is_image_class(&values::uid_of(&container.media_storage_class));
+    Ok(of_data_set.unwrap_or_else(by_meta))
 }
 
 /// Pixel Data of length 0 is an image without pixels only where nothing follows that could be them.

@@ -1,7 +1,8 @@
 //! The container around a data set: preamble, File Meta Information, transfer syntax (PS3.10 7).
 
+use arrayvec::ArrayVec;
+
 use super::element::{Element, Encoding, sniff};
-use super::values;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::window::Window;
 use crate::frames::attributes::Uid;
@@ -18,8 +19,8 @@ pub struct Container {
     pub transfer_syntax_uid: Uid,
     /// Whether the file begins with a preamble of 128 bytes.
     pub has_preamble: bool,
-    /// Whether the Media Storage SOP Class is one of images.
-    pub is_image_class: bool,
+    /// Media Storage SOP Class UID as it is written, padding included; empty where absent or too long.
+    pub media_storage_class: ClassBytes,
 }
 
 /// What group 0002 says.
@@ -28,8 +29,11 @@ struct Meta {
     /// First byte after it.
     end: u64,
     transfer_syntax_uid: Uid,
-    is_image_class: bool,
+    media_storage_class: ClassBytes,
 }
+
+/// A UID whose characters were not looked at: most files are read without need of it.
+pub type ClassBytes = ArrayVec<u8, 64>;
 
 /// Finds the data set. Accepts files without preamble, without meta information, or with neither.
 pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
@@ -64,8 +68,8 @@ pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
     if encoding.big_endian != expected.big_endian {
         notes.add(Note::endianness_differs_from_ts);
     }
-    let is_image_class = meta.is_image_class;
-    Ok(Container { dataset, encoding, transfer_syntax_uid, has_preamble, is_image_class })
+    let media_storage_class = meta.media_storage_class;
+    Ok(Container { dataset, encoding, transfer_syntax_uid, has_preamble, media_storage_class })
 }
 
 /// Offset of the first element, and whether a preamble precedes it.
@@ -106,7 +110,7 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<M
     let mut position = start;
     let mut declared_end = None;
     let mut transfer_syntax_uid = Uid::new();
-    let mut is_image_class = false;
+    let mut media_storage_class = ClassBytes::new();
     loop {
         let bytes = window.peek(position, 8)?;
         if bytes.is_empty() || !bytes.starts_with(&[2, 0]) {
@@ -124,7 +128,10 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<M
                 let length = window.array(element.value)?.map_or(0, u32::from_le_bytes);
                 declared_end = Some(end.saturating_add(u64::from(length)));
             }
-            0x0002_0002 => is_image_class = values::is_image_class(&values::uid(window, &element)?),
+            0x0002_0002 if element.length <= 64 => {
+                let value = window.peek(element.value, element.length as usize)?;
+                media_storage_class = value.iter().copied().collect();
+            }
             0x0002_0010 if element.length <= 64 => {
                 let value = window.peek(element.value, element.length as usize)?;
                 transfer_syntax_uid.clear();
@@ -143,7 +150,7 @@ fn read_meta(window: &mut Window<'_>, start: u64, notes: &mut Notes) -> Result<M
     if declared_end.is_some_and(|declared| declared != position) {
         notes.add(Note::wrong_group_length);
     }
-    Ok(Meta { end: position, transfer_syntax_uid, is_image_class })
+    Ok(Meta { end: position, transfer_syntax_uid, media_storage_class })
 }
 
 fn guess(found: Option<Encoding>, notes: &mut Notes) -> Uid {

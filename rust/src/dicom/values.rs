@@ -25,7 +25,6 @@ pub fn read(
 ) -> Result<()> {
     let to = &mut header.attributes;
     match element.tag.0 {
-        0x0008_0016 => header.is_image_class = Some(is_image_class(&uid(window, element)?)),
         0x0008_0018 => to.sop_instance_uid = uid(window, element)?,
         0x0020_000D => to.study_instance_uid = uid(window, element)?,
         0x0020_000E => to.series_instance_uid = uid(window, element)?,
@@ -49,17 +48,25 @@ fn text<'w>(window: &'w mut Window<'_>, element: &Element) -> Result<&'w [u8]> {
     if element.length > LONGEST_TEXT {
         return Ok(&[]);
     }
-    let mut bytes = window.peek(element.value, element.length as usize)?;
+    Ok(without_padding(window.peek(element.value, element.length as usize)?))
+}
+
+fn without_padding(text: &[u8]) -> &[u8] {
+    let mut bytes = text;
     while let [b' ' | 0, rest @ ..] | [rest @ .., b' ' | 0] = bytes {
         bytes = rest;
     }
-    Ok(bytes)
+    bytes
 }
 
 /// What is not digits and dots up to 64 characters is no UID and is dropped.
 pub fn uid(window: &mut Window<'_>, element: &Element) -> Result<Uid> {
-    let bytes = text(window, element)?;
-    Ok(only(bytes, |byte| byte.is_ascii_digit() || byte == b'.'))
+    text(window, element).map(uid_of)
+}
+
+/// As [`uid`], of bytes that were read already.
+pub fn uid_of(bytes: &[u8]) -> Uid {
+    only(without_padding(bytes), |byte| byte.is_ascii_digit() || byte == b'.')
 }
 
 /// What is no Code String is dropped, for it could be anything, a name or a NUL.

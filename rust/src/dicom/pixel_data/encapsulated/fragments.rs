@@ -325,10 +325,14 @@ impl<'s> Headers<'s> {
                 self.trusted -= 1;
                 return self.single(position);
             }
+            // The last delimiter often has no sixteen bytes from it to the end of the file.
             let mut bytes = [0; HEADER];
-            if self.source.read_resident(position, &mut bytes) {
+            let wanted = usize::try_from(needed.saturating_sub(position)).unwrap_or(0);
+            if let Some(bytes) = bytes.get_mut(..wanted).filter(|bytes| !bytes.is_empty())
+                && self.source.read_resident(position, bytes)
+            {
                 self.trusted = TRUSTED;
-                return Ok(header_of(&bytes));
+                return Ok(header_of(bytes));
             }
             let start = position & !4095;
             let target = self.chunk.at_least(STREAM_CHUNK);
@@ -352,4 +356,27 @@ fn header_of(bytes: &[u8]) -> Option<Header> {
     let rest = bytes.get(8..).unwrap_or_default();
     first.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
     Some((*header, first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::source::FileSource;
+
+    #[test]
+    fn a_resident_file_is_walked_to_its_last_byte_without_streaming() {
+        let item = [0xFE, 0xFF, 0x00, 0xE0, 2, 0, 0, 0, 7, 7];
+        let bytes = [item.repeat(40), vec![0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0]].concat();
+        let path = std::env::temp_dir().join(format!("voxtier-walker-{}", std::process::id()));
+        std::fs::write(&path, &bytes).unwrap();
+        let file = FileSource::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut found = Fragments::default();
+        let mut walker = Walker::new(&file, Encoding::EXPLICIT_LE, Pace::Stream);
+        walker.run(0, Limit::NONE, &mut found, &mut Notes::default()).unwrap();
+        assert_eq!((found.len(), found.ending, found.end), (40, Ending::Delimiter, 400));
+        if file.read_resident(0, &mut [0]) {
+            assert_eq!(walker.headers.chunk_length, 0);
+        }
+    }
 }
