@@ -117,6 +117,10 @@ class ConfigError(VoxtierError, ValueError):
     """An option, a configuration file or an identifier that cannot be used (exit code 2)."""
 
 
+class ViewError(VoxtierError, TypeError):
+    """A view was asked to change what it shows: change the root, or write the view to a place of its own."""
+
+
 class NotFoundError(VoxtierError, LookupError):
     """A path, UID, source, subject or key that the index does not hold."""
 

@@ -7,9 +7,10 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, ViewError
 from voxtier.volumes.cohort.collection_view import CollectionView
-from voxtier.volumes.cohort.selection import Index, Sliceable, group_places
+from voxtier.volumes.cohort.index import Index
+from voxtier.volumes.cohort.selection import Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Cohort
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import change_store
@@ -96,7 +97,8 @@ class CohortView(Sliceable, Generic[Collection]):
     def index(self) -> Index:
         """Subjects by place."""
         if self._index is None:
-            self._index = Index(self._cohort.subjects if self._subjects is None else self._subjects)
+            subjects = self._cohort.subjects if self._subjects is None else self._subjects
+            self._index = Index(subjects, "obs_subject_id")
         return self._index
 
     @property
@@ -105,6 +107,11 @@ class CohortView(Sliceable, Generic[Collection]):
         table = self._cohort.subject_table
         places = Index([str(subject) for subject in table["obs_subject_id"]])
         return table.take([places.get_index(subject) for subject in self.index])
+
+    def get_obs_row_by_obs_subject_id(self, obs_subject_id: str) -> Any:
+        """Return the row of a subject as a pandas DataFrame, without rows for one outside this view."""
+        places = [self.index.get_index(obs_subject_id)] if obs_subject_id in self.index else []
+        return self._table.take(places).to_pandas()
 
     @property
     def collection_names(self) -> tuple[str, ...]:
@@ -235,7 +242,7 @@ class CohortView(Sliceable, Generic[Collection]):
 
     def _refuse_view(self, verb: str) -> None:
         if self.is_view:
-            raise TypeError(f"cannot {verb} a view: use the root, or materialize the view first")
+            raise ViewError(f"cannot {verb} a view: use the root, or materialize the view first")
 
 
 def _restore_cohort(

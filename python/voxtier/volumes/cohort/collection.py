@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError
+from voxtier.errors import ConfigError, FormatError, ViewError
 from voxtier.volumes.cohort.collection_view import CollectionView
+from voxtier.volumes.cohort.eager import EagerQuery
 from voxtier.volumes.cohort.observations import ObservationTable
 from voxtier.volumes.cohort.query import CollectionQuery
+from voxtier.volumes.cohort.transforms import Transform
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.append import add_subjects, add_volumes
 from voxtier.volumes.store.commits import change_store, repair
@@ -43,9 +45,28 @@ class VolumeCollection(CollectionView):
         """Return a query, whose transforms run volume by volume when results are asked for."""
         return CollectionQuery(self)
 
-    def map(self, fn: Callable[..., NDArray[Any]]) -> CollectionQuery[VolumeCollection]:
-        """Return a query that applies ``fn(voxels)`` or ``fn(voxels, row)``."""
+    def map(self, fn: Transform) -> CollectionQuery[VolumeCollection]:
+        """Return a query that applies a transform (see `voxtier.volumes.cohort.transforms.Transform`)."""
         return self.lazy().map(fn)
+
+    def map_batches(
+        self, fn: Callable[[list[tuple[NDArray[Any], Any]]], Sequence[Any]], batch_size: int = 8
+    ) -> EagerQuery[VolumeCollection]:
+        """Call a function with lists of (voxels, row) at once; its results are held in memory.
+
+        Parameters
+        ----------
+        fn : callable
+            Gives one result for each pair: a value, or a value and a dict of columns.
+        batch_size : int
+            Volumes at a time (>= 1).
+
+        Returns
+        -------
+        EagerQuery
+            The results, which `EagerQuery.write` stores when they are volumes.
+        """
+        return EagerQuery.of_batches(self, fn, batch_size)
 
     def materialize(self, uri: Uri, name: str | None = None, ctx: object = None) -> VolumeCollection:
         """Write the volumes of this view, and only them, to a new collection.
@@ -124,13 +145,13 @@ class VolumeCollection(CollectionView):
 
         Raises
         ------
-        TypeError
+        ViewError
             For a view, and for a collection inside a RadiObject.
         BackendError
             When somebody is writing.
         """
         if not self.stands_alone:
-            raise TypeError("repair the store: a view, or a collection inside a RadiObject, is a part of it")
+            raise ViewError("repair the store: a view, or a collection inside a RadiObject, is a part of it")
         orphans = repair(self._rows.store, dry_run=dry_run)
         self.refresh()
         return orphans
@@ -161,7 +182,7 @@ class VolumeCollection(CollectionView):
 
         Raises
         ------
-        TypeError
+        ViewError
             For a view.
         ConfigError
             When not exactly one kind of source is given, and for an observation that would exist twice.
@@ -169,7 +190,7 @@ class VolumeCollection(CollectionView):
             Lists every image that was refused; nothing became visible.
         """
         if self.is_view:
-            raise TypeError("a view cannot grow: append to the root, or materialize the view first")
+            raise ViewError("a view cannot grow: append to the root, or materialize the view first")
         if (niftis is None) == (dicom_dirs is None):
             raise ConfigError("give either niftis or dicom_dirs")
         name = self.name or "volumes"

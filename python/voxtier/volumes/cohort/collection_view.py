@@ -8,7 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from voxtier.volumes.cohort.selection import Index, Sliceable, group_places
+from voxtier.errors import ViewError
+from voxtier.volumes.cohort.index import Index
+from voxtier.volumes.cohort.selection import Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Rows
 from voxtier.volumes.store.append import add_volumes
 from voxtier.volumes.store.commits import change_store
@@ -113,8 +115,13 @@ class CollectionView(Sliceable):
     def index(self) -> Index:
         """Observation ids by place."""
         if self._index is None:
-            self._index = Index(self.obs_ids)
+            self._index = Index(self.obs_ids, "obs_id")
         return self._index
+
+    @property
+    def subjects(self) -> Index:
+        """Subjects, each once."""
+        return Index(list(dict.fromkeys(self.obs_subject_ids)), "obs_subject_id")
 
     @property
     def table(self) -> Table:
@@ -122,8 +129,21 @@ class CollectionView(Sliceable):
         table = self._rows.table.take(list(self._positions))
         return table.select([name for name in table.columns if not name.startswith(OWN_PREFIX)])
 
+    def to_obs(self) -> Any:
+        """Return the rows of this view as a pandas DataFrame."""
+        return self.table.to_pandas()
+
+    def get_obs_row_by_obs_id(self, obs_id: str) -> Any:
+        """Return the row of a volume as a pandas DataFrame, without rows for one outside this view."""
+        places = [self.index.get_index(obs_id)] if obs_id in self.index else []
+        return self.table.take(places).to_pandas()
+
     def __len__(self) -> int:
         return len(self._positions)
+
+    def volume_rows(self) -> Iterator[tuple[Volume, Any]]:
+        """Yield each volume with its row, a dict of columns."""
+        return zip(self, self.table.rows(), strict=True)
 
     def __iter__(self) -> Iterator[Volume]:
         return (self._one(place) for place in range(len(self)))
@@ -182,8 +202,8 @@ class CollectionView(Sliceable):
 
     def groupby_subject(self) -> Iterator[tuple[str, Self]]:
         """Yield each subject with its volumes."""
-        for subject in dict.fromkeys(self.obs_subject_ids):
-            yield subject, self.sel(subject=subject)
+        for subject in self.subjects:
+            yield subject, self.sel(subject=[subject])
 
     def filter(self, expr: str) -> Self:
         """Return the volumes whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
@@ -198,11 +218,11 @@ class CollectionView(Sliceable):
 
         Raises
         ------
-        TypeError
+        ViewError
             For a view, which keeps what it selected.
         """
         if self.is_view:
-            raise TypeError("a view keeps what it selected: refresh the root and select again")
+            raise ViewError("a view keeps what it selected: refresh the root and select again")
         store = self._rows.store
         self._setup(Rows(self.uri, store, store.snapshot()), None, self._name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from voxtier.errors import ViewError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store.commits import change_store
@@ -62,12 +63,12 @@ class ObservationTable(_ViewTable):
 
         Raises
         ------
-        TypeError
+        ViewError
             For the table of a view.
         """
         collection = self._collection
         if collection.is_view:
-            raise TypeError("a view cannot change rows: use the root")
+            raise ViewError("a view cannot change rows: use the root")
         store = collection._rows.store
         with change_store(store) as change:
             Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp).update(df)

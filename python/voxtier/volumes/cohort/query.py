@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,29 +12,13 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
-from voxtier.volumes.store import foreground
+from voxtier.volumes.cohort.transforms import Transform, apply_transforms, copy_jobs
 from voxtier.volumes.store.ingest import IngestOptions
-from voxtier.volumes.store.jobs import Content, Job
-from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.session import Uri
 from voxtier.volumes.volume import Volume
 
-Transform: TypeAlias = Callable[..., NDArray[Any]]
-"""``fn(voxels)`` or ``fn(voxels, row)`` gives voxels."""
-
 Collection = TypeVar("Collection", bound=CollectionView)
 Radi = TypeVar("Radi", bound=CohortView[Any])
-
-# Metadata that belongs to an array rather than to its image.
-_ARRAY_META = (
-    "obs_id",
-    "tile_orientation",
-    "voxtier_row",
-    "voxtier_dtype",
-    "slice_orientation",
-    replicas.META_KEY,
-    foreground.META_KEY,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,61 +42,53 @@ class VolumeBatch:
 class QueryCount:
     """How much a query will touch: subjects, and volumes by collection name."""
 
-    subjects: int
-    volumes: dict[str, int]
+    n_subjects: int
+    n_volumes: dict[str, int]
 
 
-def _transform(fns: Sequence[Transform], voxels: NDArray[Any], row: dict[str, Any]) -> NDArray[Any]:
-    for fn in fns:
-        takes_row = len([p for p in inspect.signature(fn).parameters.values() if p.default is p.empty]) > 1
-        voxels = np.asarray(fn(voxels, row) if takes_row else fn(voxels))
-    return voxels
+class _Selecting:
+    """Selection by place and by name; each gives a narrower query."""
+
+    def _view(self) -> Any:
+        raise NotImplementedError
+
+    def _with(self, view: Any) -> Self:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._view())
+
+    def iloc(self, key: Any) -> Self:
+        """Keep what is at some positions: an integer, a slice, a list or a mask."""
+        is_place = isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_))
+        return self._with(self._view().iloc[[key] if is_place else key])
+
+    def loc(self, key: str | Sequence[str]) -> Self:
+        """Keep what has some ids."""
+        return self._with(self._view().loc[[key] if isinstance(key, str) else list(key)])
+
+    def head(self, n: int = 5) -> Self:
+        """Keep the first ones."""
+        return self._with(self._view().head(n))
+
+    def tail(self, n: int = 5) -> Self:
+        """Keep the last ones."""
+        return self._with(self._view().tail(n))
+
+    def sample(self, n: int = 5, seed: int | None = None) -> Self:
+        """Keep random ones."""
+        return self._with(self._view().sample(n, seed))
+
+    def filter(self, expr: str) -> Self:
+        """Keep those whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
+        return self._with(self._view().filter(expr))
+
+    def filter_subjects(self, ids: Sequence[str]) -> Self:
+        """Keep some subjects."""
+        return self._with(self._view().sel(subject=list(ids)))
 
 
-def copy_jobs(collection: CollectionView, fns: Sequence[Transform]) -> list[Job]:
-    """Return the jobs that copy the volumes of a view.
-
-    Without transforms the stored numbers are copied as they are.
-    """
-    snapshot = collection._rows.snapshot
-    state = (snapshot.meta.get("voxtier_store"), snapshot.commit)
-    # What transforms do cannot be told from their names: arrays that they left unfinished are made anew.
-    run = uuid.uuid4().hex if fns else None
-    jobs = []
-    for volume, row in zip(collection, collection.table.rows(), strict=True):
-
-        def load(volume: Volume = volume, row: dict[str, Any] = row) -> Content:
-            return _copy(volume, row, fns)
-
-        jobs.append(
-            Job(
-                obs_id=row["obs_id"],
-                subject=row["obs_subject_id"],
-                load=load,
-                fingerprint=(volume.uri, *state, run),
-                label=volume.uri,
-                extra={
-                    name: value
-                    for name, value in row.items()
-                    if name not in ("obs_id", "obs_subject_id", "dimensions")
-                },
-            )
-        )
-    return jobs
-
-
-def _copy(volume: Volume, row: dict[str, Any], fns: Sequence[Transform]) -> Content:
-    meta = {key: value for key, value in volume.meta.items() if key not in _ARRAY_META}
-    if not fns:
-        return Content(volume.read(raw=True), meta, {"dimensions": str(volume.shape)})
-    image = _transform(fns, volume.read(), row)
-    has_grid = image.shape[:3] == volume.shape[:3]
-    outdated = ("nifti_", "stored_m") if has_grid else ("nifti_", "stored_m", "orientation_")
-    meta = {key: value for key, value in meta.items() if not key.startswith(outdated)}
-    return Content(image, meta, {"dimensions": str(image.shape)})
-
-
-class CollectionQuery(Generic[Collection]):
+class CollectionQuery(_Selecting, Generic[Collection]):
     """A view of a collection and the transforms that its volumes shall go through.
 
     Parameters
@@ -128,27 +102,26 @@ class CollectionQuery(Generic[Collection]):
     def __init__(self, collection: Collection, fns: tuple[Transform, ...] = ()) -> None:
         self._collection, self._fns = collection, fns
 
-    def __len__(self) -> int:
-        return len(self._collection)
+    def _view(self) -> Collection:
+        return self._collection
+
+    def _with(self, view: Collection) -> Self:
+        return type(self)(view, self._fns)
 
     def __repr__(self) -> str:
-        return f"CollectionQuery({self._collection!r}, {len(self._fns)} transforms)"
+        return f"{type(self).__name__}({self._collection!r}, {len(self._fns)} transforms)"
 
-    def map(self, fn: Transform) -> CollectionQuery[Collection]:
-        """Add a transform: ``fn(voxels)`` or ``fn(voxels, row)`` gives voxels."""
-        return CollectionQuery(self._collection, (*self._fns, fn))
-
-    def filter(self, expr: str) -> CollectionQuery[Collection]:
-        """Keep the volumes whose row satisfies an expression."""
-        return CollectionQuery(self._collection.filter(expr), self._fns)
-
-    def filter_subjects(self, ids: Sequence[str]) -> CollectionQuery[Collection]:
-        """Keep the volumes of some subjects."""
-        return CollectionQuery(self._collection.sel(subject=ids), self._fns)
+    def map(self, fn: Transform) -> Self:
+        """Add a transform (see `voxtier.volumes.cohort.transforms.Transform`)."""
+        return type(self)(self._collection, (*self._fns, fn))
 
     def count(self) -> int:
         """Return the number of volumes."""
-        return len(self._collection)
+        return len(self)
+
+    def to_obs(self) -> Any:
+        """Return the rows of the volumes as a pandas DataFrame."""
+        return self._collection.to_obs()
 
     def iter_volumes(self) -> Iterator[Volume]:
         """Yield the volumes, without transforms."""
@@ -156,8 +129,9 @@ class CollectionQuery(Generic[Collection]):
 
     def iter_arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield (obs_id, transformed voxels), one volume at a time."""
-        for volume, row in zip(self._collection, self._collection.table.rows(), strict=True):
-            yield row["obs_id"], _transform(self._fns, volume.read(), row)
+        for volume, row in self._collection.volume_rows():
+            image, _ = apply_transforms(self._fns, volume.read(), row)
+            yield row["obs_id"], np.asarray(image)
 
     def iter_batches(self, batch_size: int = 32) -> Iterator[VolumeBatch]:
         """Yield batches of transformed volumes, stacked where their shapes agree.
@@ -178,7 +152,15 @@ class CollectionQuery(Generic[Collection]):
             yield VolumeBatch(stacked, [name for name, _ in part], subjects[start : start + batch_size])
 
     def to_numpy_stack(self) -> NDArray[Any]:
-        """Return all transformed volumes in one array (N, ...)."""
+        """Return all transformed volumes in one array (N, ...).
+
+        Raises
+        ------
+        ConfigError
+            When there is no volume.
+        """
+        if not len(self):
+            raise ConfigError("there is no volume to stack")
         return np.stack([image for _, image in self.iter_arrays()])
 
     def materialize(self, uri: Uri, name: str | None = None, ctx: object = None) -> Collection:
@@ -209,8 +191,10 @@ class CollectionQuery(Generic[Collection]):
         jobs = copy_jobs(collection, self._fns)
         return collection._create(uri, jobs, name or collection.name, ctx, IngestOptions())
 
+    write = materialize
 
-class Query(Generic[Radi]):
+
+class Query(_Selecting, Generic[Radi]):
     """A view of a cohort and the transforms that its volumes shall go through.
 
     Parameters
@@ -228,30 +212,28 @@ class Query(Generic[Radi]):
     ) -> None:
         self._radi, self._fns, self._within = radi, fns, within
 
+    def _view(self) -> Radi:
+        return self._radi
+
+    def _with(self, view: Radi) -> Self:
+        return type(self)(view, self._fns, self._within)
+
     def __repr__(self) -> str:
-        return f"Query({self._radi!r}, {len(self._fns)} transforms)"
+        return f"{type(self).__name__}({self._radi!r}, {len(self._fns)} transforms)"
 
-    def map(self, fn: Transform) -> Query[Radi]:
-        """Add a transform: ``fn(voxels)`` or ``fn(voxels, row)`` gives voxels."""
-        return Query(self._radi, (*self._fns, fn), self._within)
+    def map(self, fn: Transform) -> Self:
+        """Add a transform (see `voxtier.volumes.cohort.transforms.Transform`)."""
+        return type(self)(self._radi, (*self._fns, fn), self._within)
 
-    def filter(self, expr: str) -> Query[Radi]:
-        """Keep the subjects whose row satisfies an expression."""
-        return Query(self._radi.filter(expr), self._fns, self._within)
-
-    def filter_subjects(self, ids: Sequence[str]) -> Query[Radi]:
-        """Keep some subjects."""
-        return Query(self._radi.sel(subject=list(ids)), self._fns, self._within)
-
-    def filter_collection(self, collection_name: str, expr: str) -> Query[Radi]:
+    def filter_collection(self, collection_name: str, expr: str) -> Self:
         """Keep the volumes of one collection whose row satisfies an expression, and their subjects."""
         matches = set(self._radi.collection(collection_name).filter(expr).obs_subject_ids)
         subjects = [subject for subject in self._radi.obs_subject_ids if subject in matches]
-        return Query(self._radi.loc[subjects], self._fns, (*self._within, (collection_name, expr)))
+        return type(self)(self._radi.loc[subjects], self._fns, (*self._within, (collection_name, expr)))
 
-    def select_collections(self, names: Sequence[str]) -> Query[Radi]:
+    def select_collections(self, names: Sequence[str]) -> Self:
         """Keep some collections."""
-        return Query(self._radi.select_collections(names), self._fns, self._within)
+        return self._with(self._radi.select_collections(names))
 
     def collection(self, name: str) -> CollectionQuery[Any]:
         """Return the query of one collection."""
@@ -264,8 +246,12 @@ class Query(Generic[Radi]):
     def count(self) -> QueryCount:
         """Return how many subjects and volumes the query touches."""
         return QueryCount(
-            len(self._radi), {name: len(self.collection(name)) for name in self._radi.collection_names}
+            len(self), {name: len(self.collection(name)) for name in self._radi.collection_names}
         )
+
+    def to_obs_meta(self) -> Any:
+        """Return the rows of the subjects as a pandas DataFrame."""
+        return self._radi._table.to_pandas()
 
     def iter_volumes(self, collection_name: str | None = None) -> Iterator[Volume]:
         """Yield the volumes of one collection, or of all."""
@@ -274,10 +260,18 @@ class Query(Generic[Radi]):
             yield from self.collection(name).iter_volumes()
 
     def iter_batches(self, batch_size: int = 32) -> Iterator[dict[str, VolumeBatch]]:
-        """Yield batches of subjects: collection name -> their transformed volumes."""
+        """Yield batches of subjects: collection name -> their transformed volumes.
+
+        Raises
+        ------
+        ConfigError
+            When the batch size is below 1.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
         subjects = self._radi.obs_subject_ids
         for start in range(0, len(subjects), batch_size):
-            part = Query(self._radi.loc[subjects[start : start + batch_size]], self._fns, self._within)
+            part = self._with(self._radi.loc[subjects[start : start + batch_size]])
             batches = {
                 name: list(part.collection(name).iter_batches(10**9)) for name in self._radi.collection_names
             }
@@ -294,3 +288,5 @@ class Query(Generic[Radi]):
             name: copy_jobs(self.collection(name)._collection, self._fns) for name in radi.collection_names
         }
         return radi._create(uri, jobs, radi._table, ctx, IngestOptions())
+
+    write = materialize

@@ -9,7 +9,8 @@ from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.cohort.observations import SubjectTable
-from voxtier.volumes.cohort.query import Query, copy_jobs
+from voxtier.volumes.cohort.query import Query
+from voxtier.volumes.cohort.transforms import copy_jobs
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import change_store, repair

@@ -1,81 +1,14 @@
-"""Positions and names: what ``iloc``, ``loc`` and ``index`` have in common."""
+"""Selection by place and by name: what ``iloc``, ``loc``, ``head`` and ``sample`` have in common."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-
-class Index:
-    """Ordered names, found by name in constant time; ``&``, ``|`` and ``-`` combine them, order kept.
-
-    Parameters
-    ----------
-    keys : sequence of str
-        The names.
-    """
-
-    __slots__ = ("_places", "keys")
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self.keys = tuple(keys)
-        self._places: dict[str, int] = {}
-        for place, key in enumerate(self.keys):
-            self._places.setdefault(key, place)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._places
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Index) and other.keys == self.keys
-
-    def __hash__(self) -> int:
-        return hash(self.keys)
-
-    def __repr__(self) -> str:
-        return f"Index({list(self.keys)})"
-
-    def get_index(self, key: str) -> int:
-        """Return the first place of a name.
-
-        Raises
-        ------
-        KeyError
-            When the name is not here.
-        """
-        if key not in self._places:
-            raise KeyError(f"{key!r} is not here ({len(self)} entries)")
-        return self._places[key]
-
-    def get_key(self, place: int) -> str:
-        """Return the name at a place.
-
-        Raises
-        ------
-        IndexError
-            When there is no such place.
-        """
-        if not 0 <= place < len(self):
-            raise IndexError(f"place {place} is outside 0 to {len(self) - 1}")
-        return self.keys[place]
-
-    def __and__(self, other: Index) -> Index:
-        return Index([key for key in self.keys if key in other])
-
-    def __or__(self, other: Index) -> Index:
-        return Index([*self.keys, *(key for key in other.keys if key not in self)])
-
-    def __sub__(self, other: Index) -> Index:
-        return Index([key for key in self.keys if key not in other])
+from voxtier.volumes.cohort.index import Index
 
 
 def _place(key: object, count: int) -> int:

@@ -134,7 +134,7 @@ def _try(job: Job, group: str, present: frozenset[str] | None, session: Session,
     except (VoxtierError, OSError, MemoryError) as error:
         return Outcome(job.label, None, str(error))
     keys = {"obs_subject_id": job.subject, "obs_id": job.obs_id, "voxtier_array": folder}
-    return Outcome(job.label, {**row, **job.extra, **keys})
+    return Outcome(job.label, {**job.extra, **row, **keys})
 
 
 def _take_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:
