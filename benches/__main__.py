@@ -25,6 +25,7 @@ JOURNEYS = {
     "memory": "frames.memory",
     "ranking": "frames.ranking",
     "replay": "frames.replay",
+    "sick_database": "frames.sick_database",
     "spark_job": "frames.spark_job",
     "tensors": "tensors",
     "volume_reads": "volumes.reads",

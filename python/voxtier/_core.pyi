@@ -486,6 +486,34 @@ class FrameCache:
         IndexError
             The table has no such frame.
         """
+    def read_resident(
+        self, key: str, fd: int, frames: Sequence[int], *, scan: bool = False
+    ) -> list[bytes] | None:
+        """Read frames as `read` does, but never wait: for a thread that serves others, such as an event loop.
+
+        Parameters
+        ----------
+        key : str
+            The file.
+        fd : int
+            The same file, open.
+        frames : sequence of int
+            Frames, counted from 0, in any order.
+        scan : bool
+            See `touch`.
+
+        Returns
+        -------
+        list of bytes or None
+            None where `read` must be called: the key is absent, there is no such frame, the bytes are more
+            than a MiB, or not all of them lie in the page cache, or their file system cannot tell. Then this
+            call is no look-up.
+
+        Raises
+        ------
+        SourceError, FormatError
+            See `read`.
+        """
     def put(
         self,
         key: str,

@@ -189,6 +189,13 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
     }
 }
 
+/// Whether the byte at an offset lies in the page cache. Never waits: network file systems, whose `fstat` may,
+/// do not know this question.
+pub fn is_resident(fd: BorrowedFd<'_>, offset: u64) -> bool {
+    let (mut byte, flags) = ([0], rustix::io::ReadWriteFlags::NOWAIT);
+    rustix::io::preadv2(fd, &mut [rustix::io::IoSliceMut::new(&mut byte)], offset, flags).is_ok()
+}
+
 /// Size and modification time of the regular file at a path, without opening it.
 ///
 /// # Errors

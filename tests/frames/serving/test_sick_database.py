@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 
+from frames.serving.sick_servers import UNREADABLE, Trouble, add_reader, frozen, read_only
 from support.builders import dicom, element, image, pattern
-from voxtier.errors import BackendError
-from voxtier.frames import FrameReader, FrameStore, read_tables
+from voxtier.errors import BackendError, SourceError
+from voxtier.frames import FrameCache, FrameReader, FrameStore, read_table, read_tables
 from voxtier.postgres.embedded import EmbeddedServer
 
 
@@ -56,74 +55,35 @@ def until(fact: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def processes_of(server: EmbeddedServer) -> list[int]:
-    postmaster = int((server.folder / "data" / "postmaster.pid").read_text().split()[0])
-    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    return [postmaster, *map(int, children)]
-
-
-@contextmanager
-def frozen(server: EmbeddedServer) -> Iterator[None]:
-    pids = processes_of(server)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def locked(server: EmbeddedServer) -> Iterator[None]:
-    with psycopg.connect(server.conninfo()) as connection:
-        connection.execute("LOCK TABLE voxtier.file, voxtier.file_stats IN ACCESS EXCLUSIVE MODE")
-        yield
-
-
-@contextmanager
-def refusing_connections(server: EmbeddedServer) -> Iterator[None]:
-    name = psycopg.conninfo.conninfo_to_dict(server.conninfo())["dbname"]
-    elsewhere = psycopg.conninfo.make_conninfo(server.conninfo(), dbname="template1")
-    with psycopg.connect(elsewhere, autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-        )
-        try:
-            yield
-        finally:
-            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
-
-
-@pytest.mark.parametrize("sick", [frozen, locked, refusing_connections])
+@pytest.mark.parametrize("trouble", UNREADABLE)
 def test_misses_come_from_their_files_and_recovery_is_noticed(
-    server: EmbeddedServer, paths: list[str], sick: Callable[[EmbeddedServer], contextmanager[None]]
+    server: EmbeddedServer, paths: list[str], trouble: Trouble
 ) -> None:
     with FrameStore(server.conninfo()) as store:
         store.upsert("s", read_tables(paths))
-        with FrameReader(store, "s", publish=False, index_seconds=0.25) as reader:
-            hot = paths[0]
-            until(
-                lambda: (reader.cache.invalidate(hot), reader.frame(hot, 0), reader.stats()["tier2"] > 0)[2]
-            )
-            with sick(server):
-                for number in (1, 2, 3):
-                    assert reader.frame(paths[number], 0) == pattern(16, number)
-                    assert reader.frame(hot, 0) == pattern(16, 0)
-                assert reader.stats()["degraded"]
-                assert reader.stats()["tier3"] >= 3
-                with pytest.raises(BackendError):
-                    reader.frame("2.25.4", 0)  # only the index could tell
-            until(lambda: not reader.stats()["degraded"])
-            before = reader.stats()["tier2"]
-            until(
-                lambda: (
-                    reader.cache.invalidate(paths[5]),
-                    reader.frame(paths[5], 0),
-                    reader.stats()["tier2"] > before,
-                )[2]
-            )
+    with (
+        FrameStore(add_reader(server)) as store,
+        FrameReader(store, "s", publish=False, index_seconds=0.25) as reader,
+    ):
+        hot = paths[0]
+        until(lambda: (reader.cache.invalidate(hot), reader.frame(hot, 0), reader.stats()["tier2"] > 0)[2])
+        with trouble(server):
+            for number in (1, 2, 3):
+                assert reader.frame(paths[number], 0) == pattern(16, number)
+                assert reader.frame(hot, 0) == pattern(16, 0)
+            assert reader.stats()["degraded"]
+            assert reader.stats()["tier3"] >= 3
+            with pytest.raises(BackendError):
+                reader.frame("2.25.4", 0)  # only the index could tell
+        until(lambda: not reader.stats()["degraded"])
+        before = reader.stats()["tier2"]
+        until(
+            lambda: (
+                reader.cache.invalidate(paths[5]),
+                reader.frame(paths[5], 0),
+                reader.stats()["tier2"] > before,
+            )[2]
+        )
 
 
 def test_hot_frames_pass_forty_misses_that_wait(
@@ -155,24 +115,65 @@ def test_hot_frames_pass_forty_misses_that_wait(
             asyncio.run(ask(reader))
 
 
-def test_revoked_rights_degrade_and_a_grant_recovers(server: EmbeddedServer, paths: list[str]) -> None:
+def test_a_read_only_database_still_answers(server: EmbeddedServer, paths: list[str]) -> None:
     with FrameStore(server.conninfo()) as store:
         store.upsert("s", read_tables(paths))
-        with psycopg.connect(server.conninfo(), autocommit=True) as admin:
-            admin.execute("CREATE ROLE guest LOGIN")
-            admin.execute("GRANT USAGE ON SCHEMA voxtier TO guest")
-            admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA voxtier TO guest")
-            theirs = psycopg.conninfo.make_conninfo(server.conninfo(), user="guest")
-            with (
-                FrameStore(theirs) as guest,
-                FrameReader(guest, "s", publish=False, index_seconds=5.0) as reader,
-            ):
-                assert reader.frame(paths[0], 0) == pattern(16, 0)
-                admin.execute("REVOKE SELECT ON ALL TABLES IN SCHEMA voxtier FROM guest")
-                assert reader.frame(paths[1], 0) == pattern(16, 1)
-                assert reader.stats()["degraded"]
-                admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA voxtier TO guest")
-                until(lambda: not reader.stats()["degraded"])
-                before = reader.stats()["tier2"]
-                assert reader.frame(paths[2], 0) == pattern(16, 2)
-                assert reader.stats()["tier2"] == before + 1
+    with FrameStore(add_reader(server)) as store, FrameReader(store, "s", publish=False) as reader:
+        with read_only(server):
+            assert reader.frame(paths[0], 0) == pattern(16, 0)
+            assert reader.stats()["tier2"] == 1
+            assert reader.frame("2.25.2", 0) == pattern(16, 2)
+            reader.flush()
+            assert reader.stats()["flush_errors"] == 1
+            assert not reader.stats()["degraded"]
+        reader.flush()
+        assert reader.stats()["flushed"] == 2
+
+
+def test_a_hot_frame_waits_for_no_thread(paths: list[str]) -> None:
+    async def ask(reader: FrameReader) -> list[bytes]:
+        names = [(paths[0], 0), ("2.25.0", 0)]
+        reader._uids["2.25.0"] = paths[0]
+        return [await reader.aframe(name, index) for name, index in names]
+
+    busy = threading.Event()
+    with FrameReader(None, publish=False) as reader:
+        assert reader.frame(paths[0], 0) == pattern(16, 0)
+        file = reader._files.take(paths[0])
+        assert file.instance() == "2.25.0"
+        reader._files.give_back(file)
+        for name in ("hot", "cold"):
+            for _ in range(100):
+                reader._threads(name).submit(busy.wait)
+        assert asyncio.run(ask(reader)) == [pattern(16, 0)] * 2
+        busy.set()
+        assert reader.stats()["tier1"] == 2
+
+
+def test_bytes_that_are_not_in_the_page_cache_are_left_to_a_thread(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content(1) + bytes(1 << 20))
+    cache = FrameCache(1 << 20)
+    cache.put_table("file", read_table(path))
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        assert cache.read_resident("file", fd, [0]) is None
+    os.pread(fd, 1 << 20, 0)
+    before = cache.counters()["hits"]
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except OSError:
+        assert cache.read_resident("file", fd, [0]) is None  # the file system cannot tell
+    else:
+        assert cache.read_resident("file", fd, [0]) == [pattern(16, 1)]
+        assert cache.counters()["hits"] == before + 1
+    assert cache.read_resident("other", fd, [0]) is None
+    assert cache.read_resident("file", fd, [7]) is None
+    path.write_bytes(content(2))
+    with pytest.raises(SourceError, match="read its table again"):
+        cache.read_resident("file", fd, [0])
+    os.close(fd)

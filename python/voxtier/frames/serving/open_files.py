@@ -56,13 +56,9 @@ class OpenFiles:
 
         Not a context manager, which would take a sixth of the time of a request.
         """
+        if (file := self.take_open(path)) is not None:
+            return file
         now = time.monotonic()
-        with self._lock:
-            file = self._open.get(path)
-            if file is not None and now - file.checked < _RECHECK_SECONDS:
-                file.users += 1
-                self._open.move_to_end(path)
-                return file
         try:
             status: os.stat_result | None = Path(path).stat()
         except OSError:
@@ -86,6 +82,16 @@ class OpenFiles:
             while len(self._open) > self.cap:
                 self._retire(self._open.popitem(last=False)[1])
         return file
+
+    def take_open(self, path: str) -> _OpenFile | None:
+        """Lend the descriptor of a path if that asks nothing of the file system; see `take`."""
+        with self._lock:
+            file = self._open.get(path)
+            if file is None or time.monotonic() - file.checked >= _RECHECK_SECONDS:
+                return None
+            file.users += 1
+            self._open.move_to_end(path)
+            return file
 
     def give_back(self, file: _OpenFile) -> None:
         """Return a file that `take` has lent."""
@@ -120,9 +126,16 @@ class _OpenFile:
         FormatError
             The file is refused.
         """
-        status = os.fstat(self.fd)
-        state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        state = self._read_state()
         if state != self._state:
             self._instance = read_table(self.fd, verify="none").sop_instance_uid
             self._state = state
         return self._instance
+
+    def is_known_as(self, uid: str) -> bool:
+        """Whether the file was found to hold a SOP Instance, and has not changed since."""
+        return self._instance == uid and self._state == self._read_state()
+
+    def _read_state(self) -> tuple[int, int, int]:
+        status = os.fstat(self.fd)
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns

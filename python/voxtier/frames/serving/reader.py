@@ -205,10 +205,13 @@ class FrameReader:
             if read is None:  # memory has no room for the table
                 self._count("uncached")
                 read = [read_frame(fd, loaded.table, index) for index in wanted]
+        self._finish(tier)
+        return read
+
+    def _finish(self, tier: Tier) -> None:
         self._write_back.wake()
         self._status.wake()
         self._count("requests", tier)
-        return read
 
     def table(self, name: str) -> FrameTable:
         """Return the frame table of a file, from the nearest tier."""
@@ -299,7 +302,10 @@ class FrameReader:
         return (await self.aframes(name, [index], scan=scan))[0]
 
     async def aframes(self, name: str, indices: Sequence[int], *, scan: bool = False) -> list[bytes]:
-        """Read frames on a thread; cancelling one task does not stop the load for others.
+        """Read frames: at once what memory and the page cache hold, all else on a thread.
+
+        The event loop waits for no disk and no database, and a frame that is at hand waits for no thread, of
+        which misses may hold all. Cancelling one task does not stop the load for others.
 
         Parameters
         ----------
@@ -315,17 +321,39 @@ class FrameReader:
         list of bytes
             See `frames`.
         """
+        path = self._path_in_memory(name)
+        if path is not None and (read := self._read_at_once(path, name, indices, scan=scan)) is not None:
+            return read
+        threads = self._threads("cold" if path is None else "hot")
         loop = asyncio.get_running_loop()
-        threads = self._threads("hot" if self._is_hot(name) else "cold")
         return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan))
 
-    def _is_hot(self, name: str) -> bool:
-        """Whether memory holds the table: such requests have threads of their own and wait for no other."""
+    def _path_in_memory(self, name: str) -> str | None:
+        """Return the path of a file whose table memory holds: its requests have threads of their own."""
         if not _UID.match(name):
-            return absolute(name) in self.cache
-        with self._lock:
-            path = self._uids.get(name)
-        return path is not None and path in self.cache
+            path: str | None = absolute(name)
+        else:
+            with self._lock:
+                path = self._uids.get(name)
+        return path if path is not None and path in self.cache else None
+
+    def _read_at_once(
+        self, path: str, name: str, indices: Sequence[int], *, scan: bool
+    ) -> list[bytes] | None:
+        """Read frames if nothing has to be waited for; None where `frames` must do it or raise."""
+        file = self._files.take_open(path)
+        if file is None:
+            return None
+        try:
+            read = self.cache.read_resident(path, file.fd, indices, scan=scan)
+            if read is None or (_UID.match(name) and not file.is_known_as(name)):
+                return None
+        except (FormatError, SourceError, OverflowError):
+            return None
+        finally:
+            self._files.give_back(file)
+        self._finish("tier1")
+        return read
 
     def flush(self) -> int:
         """Write accesses and computed tables to the index; return the number of files accessed."""

@@ -1,8 +1,10 @@
 //! Tier 1: keeps frame tables in memory, shared by threads, and reads frames by them.
 
+use std::cell::Cell;
+
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::fork_lock::ForkLock;
-use crate::base::source::{Source, read_exact};
+use crate::base::source::{Fingerprint, Source, read_exact};
 use crate::dicom;
 use crate::frames::memory::cached::{self, Selection};
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Request};
@@ -14,6 +16,8 @@ use crate::frames::table::{FrameTable, Layout, OffsetsIn};
 const SLICE: usize = 256;
 /// Neighbouring frames are read together up to this many bytes.
 const LONGEST_RUN: u64 = 64 << 20;
+/// Bytes that a thread which serves others copies at once: a fraction of a millisecond.
+const MOST_RESIDENT: u64 = 1 << 20;
 
 /// Frame tables within a budget of bytes, behind one mutex.
 pub struct FrameCache {
@@ -183,6 +187,48 @@ pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8
     // Bytes of a file that changed while it was read are not returned.
     source.check_unchanged()?;
     Ok(out)
+}
+
+/// Reads as [`read_frames`] does where all bytes lie in the page cache; `None` where that might take long: they
+/// come from storage, they must be inflated or walked, or there are more than [`MOST_RESIDENT`].
+///
+/// # Errors
+/// As [`read_frames`].
+pub fn read_resident_frames(source: &dyn Source, table: &FrameTable) -> Result<Option<Vec<Vec<u8>>>> {
+    let Layout::Items(items) = &table.layout else { return Ok(None) };
+    let bytes = items.lengths.iter().fold(0_u64, |sum, length| sum.saturating_add(*length));
+    if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || bytes > MOST_RESIDENT {
+        return Ok(None);
+    }
+    let resident = Resident { source, lacks_bytes: Cell::new(false) };
+    match read_frames(&resident, table) {
+        Err(_) if resident.lacks_bytes.get() => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// A source of which only the bytes in the page cache can be read.
+struct Resident<'a> {
+    source: &'a dyn Source,
+    lacks_bytes: Cell<bool>,
+}
+
+impl Source for Resident<'_> {
+    fn fingerprint(&self) -> Fingerprint {
+        self.source.fingerprint()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if self.source.read_resident(offset, buffer) {
+            return Ok(buffer.len());
+        }
+        self.lacks_bytes.set(true);
+        Err(Error::at(ErrorKind::IoError, offset, "not in the page cache"))
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        self.source.check_unchanged()
+    }
 }
 
 fn read_one(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Vec<u8>> {

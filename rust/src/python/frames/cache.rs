@@ -1,6 +1,8 @@
 //! `FrameCache`: converts arguments, holds the mutex for less than a microsecond, wraps the result. No Python
 //! object is stored inside.
 
+use std::os::fd::BorrowedFd;
+
 use arrayvec::ArrayString;
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyIndexError, PyValueError};
@@ -11,11 +13,14 @@ use pyo3::types::{PyBytes, PyDict};
 use super::frame_table::PyFrameTable;
 use crate::base::error::{Error, ErrorKind};
 use crate::base::fork_lock::Guard;
-use crate::frames::memory::cache::{FrameCache, class_of, look_up, read_frames, request};
+use crate::base::source::{FileSource, is_resident};
+use crate::frames::memory::cache::{
+    FrameCache, class_of, look_up, read_frames, read_resident_frames, request,
+};
 use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
 use crate::frames::packed::Table;
-use crate::frames::table::{FrameTable, ItemsView, LayoutView};
+use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
 use crate::python::sources::with_source;
 
 /// Look-ups that are done with the GIL held, and for which other threads wait for the mutex.
@@ -187,6 +192,37 @@ impl PyFrameCache {
                 Ok(Some(read.iter().map(|bytes| PyBytes::new(py, bytes)).collect()))
             }
         }
+    }
+
+    #[pyo3(signature = (key, fd, frames, *, scan=false))]
+    fn read_resident<'py>(
+        &self,
+        py: Python<'py>,
+        key: &str,
+        fd: i32,
+        frames: Vec<u32>,
+        scan: bool,
+    ) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
+        let guard = self.lock(py);
+        let selection =
+            guard.peek(key.as_bytes()).and_then(|slot| cached::select(slot.meta(), slot.value(), &frames));
+        drop(guard);
+        let Some(Ok(table)) = selection else { return Ok(None) };
+        if fd < 0 {
+            return Err(PyValueError::new_err(format!("a file descriptor cannot be {fd}")));
+        }
+        // SAFETY: the caller lends an open descriptor for the call; a closed one is an EBADF, not a danger.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // With the GIL: what never waits takes less than handing the GIL to a thread that computes.
+        match &table.layout {
+            Layout::Items(items) if items.offsets.first().is_some_and(|&first| is_resident(fd, first)) => {}
+            _ => return Ok(None),
+        }
+        let read = read_resident_frames(&FileSource::new(fd)?, &table)?;
+        if read.is_some() {
+            self.lock(py).get(key.as_bytes(), request(scan));
+        }
+        Ok(read.map(|frames| frames.iter().map(|bytes| PyBytes::new(py, bytes)).collect()))
     }
 
     #[pyo3(signature = (key, offsets, lengths, *, ts_uid="", pixel_data_pos=None, etag=None, klass="normal"))]
