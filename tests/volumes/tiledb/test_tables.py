@@ -131,3 +131,64 @@ def test_mixed_types_and_objects_cannot_be_a_column(tmp_path: Path) -> None:
             )
     with pytest.raises(ConfigError, match="differ in length"):
         Dataframe.from_pandas(tmp_path / "u", {"obs_subject_id": ["a"], "obs_id": ["a", "b"]})
+
+
+def test_fill_is_the_value_of_every_row(tmp_path: Path) -> None:
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4]})
+    frame.add_column("reviewed", np.bool_, fill=False)
+    frame.add_column("site", str, fill="ü")
+    frame.add_column("empty", np.float32)
+    for place, key in enumerate(KEYS["obs_id"]):
+        row = rows_by_key(frame)[key]
+        assert (row["n"], row["reviewed"], row["site"], row["empty"]) == (place + 1, False, "ü", None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": np.int32, "fill": "text"},
+        {"dtype": np.int8, "fill": 1000},
+        {"dtype": np.int32, "values": [1, 2, 3]},
+        {"dtype": np.int32, "values": [1, 2, 3, 4], "fill": 0},
+        {"dtype": np.complex64},
+    ],
+)
+def test_a_column_that_cannot_be_filled_is_not_added(tmp_path: Path, options: dict[str, Any]) -> None:
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4]})
+    with pytest.raises(ConfigError):
+        frame.add_column("score", **options)
+    assert frame.columns == ["n"]
+
+
+def test_a_dropped_column_comes_back_empty_and_of_another_type(tmp_path: Path) -> None:
+    """TileDB reads the cells of an older schema as those of a column of one name: rows are written again."""
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4], "keep": ["a", "b", "c", "d"]})
+    for dtype, values in ((str, ["x", None, "z", "w"]), (np.float64, [0.5, 1.5, None, 3.5]), (np.int8, None)):
+        frame.drop_column("n")
+        assert frame.columns == ["keep"]
+        assert list(frame.read().columns) == ["obs_subject_id", "obs_id", "keep"]
+        frame.add_column("n", dtype, values)
+        wanted = [None] * 4 if values is None else values
+        assert [row["n"] for row in frame.read().rows()] == wanted
+        assert {row["keep"] for row in frame.read().rows()} == {"a", "b", "c", "d"}
+    for name in ("obs_id", "absent"):
+        with pytest.raises(ConfigError):
+            frame.drop_column(name)
+
+
+def test_a_table_has_the_keys_that_it_was_made_with(tmp_path: Path) -> None:
+    rows = {"scanner": ["b", "a"], "field": [3.0, 1.5], "obs_id": ["x", "y"]}
+    frame = Dataframe.from_pandas(tmp_path / "t", rows, index_columns=("scanner",))
+    assert frame.index_columns == Dataframe(tmp_path / "t").index_columns == ("scanner",)
+    assert Dataframe(tmp_path / "t").read().columns == ["scanner", "field", "obs_id"]
+    assert [row["scanner"] for row in Dataframe(tmp_path / "t").read(["field"]).rows()] == ["a", "b"]
+    assert Dataframe(tmp_path / "t").read(include_index=False).columns == ["field", "obs_id"]
+    frame.update({"scanner": ["a"], "field": [7.0]})
+    assert [row["field"] for row in frame.read().rows()] == [7.0, 3.0]
+    created = Dataframe.create(tmp_path / "c", {"n": np.int32}, index_columns=("one", "two", "three"))
+    assert created.all_columns == ["one", "two", "three", "n"]
+    for keys in ((), ("n",), ("one", "one"), ("",)):
+        with pytest.raises(ConfigError):
+            Dataframe.create(tmp_path / "bad", {"n": np.int32}, index_columns=keys)
+    with pytest.raises(ConfigError, match="lacks the key"):
+        Dataframe.from_pandas(tmp_path / "bad", rows)

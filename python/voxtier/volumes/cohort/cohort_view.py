@@ -140,7 +140,10 @@ class CohortView(Sliceable, Generic[Collection]):
             raise KeyError(f"no collection {name!r}; there are {', '.join(self.collection_names) or 'none'}")
         rows = self._cohort.rows(name)
         if self._subjects is None:
-            return self._collection_type._view(rows, None, name)
+            collection = self._collection_type._view(rows, None, name)
+            if not self.is_view:
+                collection._refresh_cohort = self.refresh  # it may change what this object shows
+            return collection
         places = group_places(rows.table["obs_subject_id"])
         chosen = [place for subject in self._subjects for place in places.get(subject, ())]
         return self._collection_type._view(rows, chosen, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -42,6 +42,7 @@ class CollectionView(Sliceable):
     def _setup(self, rows: Rows, chosen: tuple[int, ...] | None, name: str | None) -> None:
         self._rows, self._chosen, self._name = rows, chosen, name
         self._index: Index | None = None
+        self._refresh_cohort: Callable[[], None] | None = None
 
     @classmethod
     def _view(cls, rows: Rows, chosen: Sequence[int] | None, name: str | None) -> Self:
@@ -214,7 +215,7 @@ class CollectionView(Sliceable):
         return self._view(self._rows, self._chosen, self._name)
 
     def refresh(self) -> None:
-        """See what was committed since this object was opened; not for views.
+        """See what was committed since this object was opened, as does the `RadiObject` it was taken from.
 
         Raises
         ------
@@ -223,8 +224,11 @@ class CollectionView(Sliceable):
         """
         if self.is_view:
             raise ViewError("a view keeps what it selected: refresh the root and select again")
-        store = self._rows.store
+        store, refresh_cohort = self._rows.store, self._refresh_cohort
         self._setup(Rows(self.uri, store, store.snapshot()), None, self._name)
+        if refresh_cohort is not None:
+            refresh_cohort()
+            self._refresh_cohort = refresh_cohort
 
 
 def _restore_collection(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from voxtier.errors import ViewError
+from voxtier.errors import ConfigError, ViewError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
-from voxtier.volumes.store.commits import change_store
+from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.tiledb.columns import Table, as_table
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
+from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, OWN_PREFIX, Dataframe
 
 
 class _ViewTable:
@@ -34,6 +34,38 @@ class _ViewTable:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} rows: {', '.join(self._table().columns)})"
+
+    def add_column(self, name: str, dtype: Any, values: object = None, *, fill: object = None) -> None:
+        """Add a column, as one commit.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        dtype : numpy.dtype or what makes one
+            Its type; any text type becomes UTF-8 of any length.
+        values : sequence, optional
+            One value per row, in the order of the root; by default all are missing.
+        fill : number, text or bool, optional
+            The one value of all rows, instead of ``values``.
+        """
+        self._write(lambda frame: frame.add_column(name, dtype, values, fill=fill))
+
+    def drop_column(self, name: str) -> None:
+        """Remove a column with its values, as one commit."""
+        if name.startswith(OWN_PREFIX):
+            raise ConfigError(f"column {name!r} is voxtier's own")
+        self._write(lambda frame: frame.drop_column(name))
+
+    def _write(self, change_table: Callable[[Dataframe], None]) -> None:
+        """Change the stored table, as one commit.
+
+        Raises
+        ------
+        ViewError
+            For the table of a view.
+        """
+        raise NotImplementedError
 
     def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
         """Return rows (those that satisfy ``value_filter``) with the keys and all or some columns."""
@@ -59,19 +91,28 @@ class ObservationTable(_ViewTable):
         return self._collection.table
 
     def update(self, df: object) -> None:
-        """Change values of rows by key, as one commit.
+        """Change values of rows by key, as one commit."""
+        self._write(lambda frame: frame.update(df))
+
+    def drop_column(self, name: str) -> None:
+        """Remove a column with its values, as one commit.
 
         Raises
         ------
-        ViewError
-            For the table of a view.
+        ConfigError
+            For the column of shapes, which a collection needs, and for one that it lacks.
         """
+        if name == "dimensions":
+            raise ConfigError("column 'dimensions' holds the shapes of the volumes: a collection needs it")
+        super().drop_column(name)
+
+    def _write(self, change_table: Callable[[Dataframe], None]) -> None:
         collection = self._collection
         if collection.is_view:
             raise ViewError("a view cannot change rows: use the root")
         store = collection._rows.store
         with change_store(store) as change:
-            Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp).update(df)
+            change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp))
         collection.refresh()
 
 
@@ -99,24 +140,46 @@ class SubjectTable(_ViewTable):
             changes = Table({**{n: changes[n] for n in changes.columns}, "obs_id": changes["obs_subject_id"]})
         self._write(lambda frame: frame.update(changes))
 
-    def add_column(self, name: str, dtype: Any, values: object = None) -> None:
-        """Add a column, as one commit.
+    def delete(self, expr: str) -> int:
+        """Remove the rows of subjects that have no volume, as one commit; return how many.
 
-        Parameters
-        ----------
-        name : str
-            Its name.
-        dtype : numpy.dtype or what makes one
-            Its type; any text type becomes UTF-8 of any length.
-        values : sequence, optional
-            One value per subject, in the order of the root; by default all are missing.
+        Raises
+        ------
+        ConfigError
+            When a subject that satisfies the expression has a volume, which would lose its subject.
         """
-        self._write(lambda frame: frame.add_column(name, dtype, values))
+        deleted = 0
+
+        def remove(frame: Dataframe, change: Change) -> None:
+            nonlocal deleted
+            store = change.store
+            owners = {
+                str(subject)
+                for folder in change.collections.values()
+                for subject in change.table(f"{store.collection_uri(folder)}/obs").read_all()[
+                    "obs_subject_id"
+                ]
+            }
+            chosen = frame.read_all().filter(expr)["obs_subject_id"]
+            kept = [str(subject) for subject in chosen if str(subject) in owners]
+            if kept:
+                raise ConfigError(
+                    f"subjects with volumes keep their rows ({', '.join(kept[:5])}): select the others and"
+                    " materialize them"
+                )
+            deleted = frame.delete(expr)
+            change.meta["subject_count"] = len(frame)
+
+        self._change(remove)
+        return deleted
 
     def _write(self, change_table: Callable[[Dataframe], None]) -> None:
+        self._change(lambda frame, _: change_table(frame))
+
+    def _change(self, change_table: Callable[[Dataframe, Change], None]) -> None:
         self._radi._refuse_view("change rows of")
         store = self._radi._cohort.store
         with change_store(store) as change:
             uri = f"{store.root}/{change.subjects}"
-            change_table(Dataframe(uri, store.session, timestamp=change.timestamp))
+            change_table(Dataframe(uri, store.session, timestamp=change.timestamp), change)
         self._radi.refresh()

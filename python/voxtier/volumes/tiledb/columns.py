@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,10 @@ class Table:
         """Return the rows at these positions, in this order."""
         picked = np.asarray(positions, dtype=np.intp)
         return Table({name: column[picked] for name, column in self._columns.items()})
+
+    def with_column(self, name: str, column: Column) -> Table:
+        """Return the table with one column more."""
+        return Table({**self._columns, name: column})
 
     def select(self, names: Sequence[str]) -> Table:
         """Return some of the columns."""
@@ -165,3 +170,55 @@ def _is_missing(item: Any) -> bool:
         return bool(item != item)  # NaN and NaT differ from themselves
     except TypeError:  # pandas.NA has no truth value
         return True
+
+
+def escape_key(key: str) -> str:
+    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, so duplicates survive."""
+    return quote(
+        key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
+    )
+
+
+def decode_text(value: Any) -> str:
+    """Return a cell of a text column as text."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def to_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the cells that store a column.
+
+    Parameters
+    ----------
+    attribute : tiledb.Attr
+        Where they are stored: ``name``, ``dtype``, ``isvar``.
+    column : numpy.ndarray
+        The values.
+    mask : numpy.ndarray of bool
+        Where a value is missing.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the type of the attribute.
+
+    Raises
+    ------
+    ConfigError
+        For a value that does not fit the type.
+    """
+    plain = np.asarray(np.ma.getdata(column))
+    target = attribute.dtype
+    if attribute.isvar or target.kind in "US":
+        text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
+        return np.array(text, dtype=object if attribute.isvar else target)
+    if mask.all():
+        return np.zeros(len(plain), target)
+    if plain.dtype.kind in "OUS":
+        raise ConfigError(f"column {attribute.name!r} holds {target}, got text")
+    filled = np.where(mask, np.zeros((), plain.dtype), plain)
+    converted: NDArray[Any] = filled.astype(target)
+    if plain.dtype.kind in "iub" and target.kind in "iub" and not np.array_equal(converted, filled):
+        raise ConfigError(f"column {attribute.name!r}: a value does not fit {target}")
+    if plain.dtype.kind == "f" and target.kind in "iub":
+        raise ConfigError(f"column {attribute.name!r} holds {target}, got fractions")
+    return converted

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, NotFoundError
-from voxtier.volumes.tiledb.columns import Column, Table, as_table, rows_table
+from voxtier.volumes.tiledb.columns import (
+    Column,
+    Table,
+    as_table,
+    decode_text,
+    escape_key,
+    rows_table,
+    to_cells,
+)
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.format.recovery import remove_schemas_after
 from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, read_kind
@@ -46,6 +54,7 @@ class Dataframe:
         self.uri = as_uri(uri)
         self._session = Session.of(ctx)
         self._timestamp = timestamp
+        self._keys: tuple[str, ...] | None = None
 
     def _open(self, mode: str = "r", timestamp: int | None = None, size: int = 1 << 40) -> Any:
         context = self._session.for_small_writes(self.uri, size).context()
@@ -60,8 +69,10 @@ class Dataframe:
     @property
     def index_columns(self) -> tuple[str, ...]:
         """Names of the key columns."""
-        domain = self._schema.domain
-        return tuple(domain.dim(i).name for i in range(domain.ndim))
+        if self._keys is None:
+            domain = self._schema.domain
+            self._keys = tuple(domain.dim(i).name for i in range(domain.ndim))
+        return self._keys
 
     @property
     def columns(self) -> list[str]:
@@ -119,7 +130,7 @@ class Dataframe:
             The rows that satisfy the filter.
         """
         table = self.read_all()
-        keys = [name for name in INDEX_COLUMNS if name in table]
+        keys = self.index_columns
         if value_filter is not None:
             table = table.filter(value_filter)
         others = [name for name in table.columns if name not in keys and not name.startswith(OWN_PREFIX)]
@@ -130,16 +141,17 @@ class Dataframe:
         """Read every row and column, voxtier's own among them."""
         with translate_errors(f"read the table {self.uri}"), self._open() as array:
             cells = array[:]
-            keys = [array.domain.dim(i).name for i in range(array.ndim)]
+            keys = self._keys = tuple(array.domain.dim(i).name for i in range(array.ndim))
         decode = unquote if _NULLS in cells else str
         columns: dict[str, Column] = {
-            name: np.array([decode(_text(value)) for value in cells[name]], dtype=object) for name in keys
+            name: np.array([decode(decode_text(value)) for value in cells[name]], dtype=object)
+            for name in keys
         }
         for name, values in cells.items():
             if name not in columns:
                 plain = np.asarray(np.ma.getdata(values))
                 if plain.dtype.kind in "SUO":
-                    plain = np.array([_text(value) for value in plain], dtype=object)
+                    plain = np.array([decode_text(value) for value in plain], dtype=object)
                 columns[name] = plain
         if _NULLS in columns:
             marks = columns.pop(_NULLS)
@@ -153,7 +165,11 @@ class Dataframe:
 
     @classmethod
     def create(
-        cls, uri: Uri, schema: Mapping[str, Any], ctx: object = None, *, keys: Sequence[str] = INDEX_COLUMNS
+        cls,
+        uri: Uri,
+        schema: Mapping[str, Any],
+        ctx: object = None,
+        index_columns: Sequence[str] = INDEX_COLUMNS,
     ) -> Dataframe:
         """Create an empty table.
 
@@ -165,7 +181,7 @@ class Dataframe:
             Column name -> numpy dtype; any text type becomes UTF-8 of any length.
         ctx : tiledb.Ctx, tiledb.Config or mapping, optional
             TileDB keys on top of `configure`.
-        keys : sequence of str
+        index_columns : sequence of str
             Key columns.
 
         Returns
@@ -176,15 +192,19 @@ class Dataframe:
         Raises
         ------
         ConfigError
-            When something lies at the address, and for a column that cannot be stored.
+            When something lies at the address, for a column that cannot be stored, and for key columns that
+            are none or stand twice.
         """
-        session, target = Session.of(ctx), as_uri(uri)
+        session, target, keys = Session.of(ctx), as_uri(uri), tuple(index_columns)
+        if not keys or len(set(keys)) < len(keys) or not all(isinstance(key, str) and key for key in keys):
+            raise ConfigError(f"index_columns are names, each once, got {index_columns!r}")
+        both = [name for name in schema if name in keys]
+        if both:
+            raise ConfigError(f"{both[0]!r} is a key column: leave it out of the schema")
         if read_kind(target, session) is not None:
             raise ConfigError(f"{target} already exists: choose another place or remove it first")
         context = session.context()
-        attributes = [
-            _attribute(name, np.dtype(kind), context) for name, kind in schema.items() if name not in keys
-        ]
+        attributes = [_attribute(name, np.dtype(kind), context) for name, kind in schema.items()]
         attributes.append(_attribute(_NULLS, np.dtype(object), context))
         with translate_errors(f"create the table {target}"):
             dimensions = [tiledb.Dim(name=key, dtype="ascii", ctx=context) for key in keys]
@@ -194,7 +214,9 @@ class Dataframe:
         return cls(target, session)
 
     @classmethod
-    def from_pandas(cls, uri: Uri, df: object, ctx: object = None) -> Dataframe:
+    def from_pandas(
+        cls, uri: Uri, df: object, ctx: object = None, index_columns: Sequence[str] = INDEX_COLUMNS
+    ) -> Dataframe:
         """Create a table from rows in memory.
 
         Parameters
@@ -205,6 +227,8 @@ class Dataframe:
             Columns, the keys among them.
         ctx : tiledb.Ctx, tiledb.Config or mapping, optional
             TileDB keys on top of `configure`.
+        index_columns : sequence of str
+            Key columns.
 
         Returns
         -------
@@ -217,11 +241,11 @@ class Dataframe:
             When a key column is missing, or a column cannot be stored.
         """
         table = as_table(df)
-        missing = [name for name in INDEX_COLUMNS if name not in table]
+        missing = [name for name in index_columns if name not in table]
         if missing:
             raise ConfigError(f"the table lacks the key column {missing[0]!r}")
-        schema = {name: table[name].dtype for name in table.columns if name not in INDEX_COLUMNS}
-        created = cls.create(uri, schema, ctx)
+        schema = {name: table[name].dtype for name in table.columns if name not in index_columns}
+        created = cls.create(uri, schema, ctx, index_columns)
         created.write_rows(table)
         return created
 
@@ -262,7 +286,7 @@ class Dataframe:
             self.write_rows(rows, is_deletion=True)
         return len(rows)
 
-    def add_column(self, name: str, dtype: Any, values: object = None) -> None:
+    def add_column(self, name: str, dtype: Any, values: object = None, *, fill: object = None) -> None:
         """Add a column.
 
         Parameters
@@ -273,21 +297,52 @@ class Dataframe:
             Its type; any text type becomes UTF-8 of any length.
         values : sequence, optional
             One value per row, in the order of the keys; by default all are missing.
+        fill : number, text or bool, optional
+            The one value of all rows, instead of ``values``.
 
         Raises
         ------
         ConfigError
-            When the table has the column, or cannot store it.
+            When the table has the column, cannot store it, or has another number of rows.
         """
         if name in self.all_columns:
             raise ConfigError(f"{self.uri} already has a column {name!r}")
-        rows = list(self.read_all().rows())
+        if values is not None and fill is not None:
+            raise ConfigError("give either values, one for each row, or one fill for all")
+        table = self.read_all()
+        given = [fill] * len(table) if values is None else values
+        column = as_table({name: given})[name]
+        if len(column) != len(table):
+            raise ConfigError(f"column {name!r} has {len(column)} values, the table {len(table)} rows")
+        attribute = _attribute(name, np.dtype(dtype), self._session.context())
+        to_cells(attribute, column, np.ma.getmaskarray(column))  # refused before the schema changes
         self.add_attributes({name: np.dtype(dtype)})
-        column = [{name: None}] * len(rows) if values is None else as_table({name: values}).rows()
-        for row, value in zip(rows, column, strict=True):
-            row |= value
-        if rows:
-            self.write_rows(rows_table(rows))
+        if len(table):
+            self.write_rows(table.with_column(name, column))
+
+    def drop_column(self, name: str) -> None:
+        """Remove a column with its values.
+
+        Raises
+        ------
+        ConfigError
+            For a key column, and for one that the table lacks.
+        """
+        if name in self.index_columns:
+            raise ConfigError(f"{name!r} is a key column of {self.uri}: it cannot be removed")
+        if name not in self.columns:
+            raise ConfigError(f"{self.uri} has no column {name!r}; there are {', '.join(self.columns)}")
+        with translate_errors(f"remove a column of {self.uri}"):
+            evolution = self._evolution()
+            evolution.drop_attribute(name)
+            evolution.array_evolve(self.uri)
+
+    def _evolution(self) -> Any:
+        evolution = tiledb.ArraySchemaEvolution(self._session.context())
+        if self._timestamp is not None:
+            # A reader as of this time looks for a schema that is no younger.
+            evolution.timestamp(self._timestamp)
+        return evolution
 
     def add_attributes(self, columns: Mapping[str, np.dtype[Any]]) -> None:
         """Add columns to the schema alone, all in one step: of two with one time stamp, only one counts.
@@ -296,10 +351,7 @@ class Dataframe:
         """
         context = self._session.context()
         with translate_errors(f"add a column to {self.uri}"):
-            evolution = tiledb.ArraySchemaEvolution(context)
-            if self._timestamp is not None:
-                # A reader as of this time looks for a schema that is no younger.
-                evolution.timestamp(self._timestamp)
+            evolution = self._evolution()
             for name, dtype in columns.items():
                 evolution.add_attribute(_attribute(name, dtype, context))
             evolution.array_evolve(self.uri)
@@ -325,7 +377,7 @@ class Dataframe:
         keys = self.index_columns
         is_own = schema.has_attr(_NULLS)
         coordinates = [
-            np.array([(_ascii(str(v)) if is_own else str(v)).encode() for v in table[key]], dtype=object)
+            np.array([(escape_key(str(v)) if is_own else str(v)).encode() for v in table[key]], dtype=object)
             for key in keys
         ]
         if any(b"\0" in value or not value for column in coordinates for value in column):
@@ -343,7 +395,7 @@ class Dataframe:
                 mask = np.ma.getmaskarray(column)
             else:
                 column, mask = np.zeros(len(table)), np.ones(len(table), bool)
-            cells[attribute.name] = _cells(attribute, column, mask)
+            cells[attribute.name] = to_cells(attribute, column, mask)
             for row in np.flatnonzero(mask):
                 nulls[int(row)].append(attribute.name)
         if is_own:
@@ -364,19 +416,8 @@ class Dataframe:
         remove_schemas_after(self.uri, timestamp, self._session)
 
 
-def _ascii(key: str) -> str:
-    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, so duplicates survive."""
-    return quote(
-        key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
-    )
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
-
-
 def _attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
-    if not name or "\0" in name or "\n" in name or name in INDEX_COLUMNS:
+    if not name or "\0" in name or "\n" in name:
         raise ConfigError(f"{name!r} cannot name a column")
     filters = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
     if dtype.kind in "OUS":
@@ -386,22 +427,3 @@ def _attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     if dtype.kind not in "biufM" or dtype.itemsize > 8 or dtype == np.float16:
         raise ConfigError(f"column {name!r}: the type {dtype} cannot be stored")
     return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters, ctx=context)
-
-
-def _cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDArray[Any]:
-    plain = np.asarray(np.ma.getdata(column))
-    target = attribute.dtype
-    if attribute.isvar or target.kind in "US":
-        text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
-        return np.array(text, dtype=object if attribute.isvar else target)
-    if mask.all():
-        return np.zeros(len(plain), target)
-    if plain.dtype.kind in "OUS":
-        raise ConfigError(f"column {attribute.name!r} holds {target}, got text")
-    filled = np.where(mask, np.zeros((), plain.dtype), plain)
-    converted: NDArray[Any] = filled.astype(target)
-    if plain.dtype.kind in "iub" and target.kind in "iub" and not np.array_equal(converted, filled):
-        raise ConfigError(f"column {attribute.name!r}: a value does not fit {target}")
-    if plain.dtype.kind == "f" and target.kind in "iub":
-        raise ConfigError(f"column {attribute.name!r} holds {target}, got fractions")
-    return converted
