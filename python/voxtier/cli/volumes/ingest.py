@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from voxtier.cli.volumes.stores import emit
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
+    from voxtier.volumes.formats.sources import Images
     from voxtier.volumes.store.ingest import OnError
 
 _TILINGS = click.Choice(["axial", "sagittal", "coronal", "isotropic"])
@@ -24,7 +25,10 @@ _TILINGS = click.Choice(["axial", "sagittal", "coronal", "isotropic"])
 @click.argument("uri")
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--collection", help="Name of the collection. Default: the series that each file name states.")
-@click.option("--subject", help="Subject of DICOM folders, when there is one. Default: the folder's name.")
+@click.option(
+    "--subject",
+    help="Subject of all sources. Default: what each file name tells; for DICOM the folder's name.",
+)
 @click.option("--orientation", type=_TILINGS, default="axial", help="Plane that is read fastest.")
 @click.option(
     "--replica",
@@ -71,6 +75,9 @@ def ingest(
     \b
     voxtier volume ingest cohort scans/*_T1w.nii.gz scans/*_FLAIR.nii.gz
     voxtier volume ingest cohort --append dicom/patient-7
+
+    A file name tells the subject, the series and, in BIDS, session and run: sub-1_ses-2_T1w.nii.gz and
+    p7_T1w.nii.gz are sub-1_ses-2_T1w of sub-1 and p7_T1w of p7, in the collection T1w.
     """
     from voxtier.volumes import (
         CompressionConfig,
@@ -80,11 +87,16 @@ def ingest(
         TileConfig,
         configured,
     )
+    from voxtier.volumes.formats.sources import grouped_sources, paths_of
 
     niftis, folders = _sort_sources(sources, subject)
-    named = [(path, name if collection else _subject_of(name)) for path, name in niftis]
+    images: Images = [(path, subject) for path in paths_of(niftis)] if subject else niftis
+    named = grouped_sources(images, collection)
     if dry_run:
-        for path, name in [*named, *folders]:
+        for source in named:
+            row = {"path": source.path, "subject": source.subject, "obs_id": source.obs_id}
+            emit({"status": "would ingest", **row, "collection": source.collection}, as_json=as_json)
+        for path, name in folders:
             emit({"status": "would ingest", "path": path, "subject": name}, as_json=as_json)
         return EXIT_OK
     tile = TileConfig(SliceOrientation(orientation), replicas=tuple(map(SliceOrientation, replicas)))
@@ -96,7 +108,7 @@ def ingest(
             radi = RadiObject(uri)
             before = len(radi.all_obs_ids)
             radi.append(
-                niftis=named or None,
+                niftis=images or None,
                 dicom_dirs=folders or None,
                 reorient=reorient,
                 collection_name=collection,
@@ -104,14 +116,17 @@ def ingest(
                 on_error=on_error,
             )
         else:
-            radi = (RadiObject.from_dicoms if folders else RadiObject.from_niftis)(
-                uri,
-                folders or named,
-                reorient=reorient,
-                collection_name=collection,
-                progress=True,
-                overwrite=overwrite,
-                on_error=on_error,
+            options: dict[str, Any] = {
+                "reorient": reorient,
+                "collection_name": collection,
+                "progress": True,
+                "overwrite": overwrite,
+                "on_error": on_error,
+            }
+            radi = (
+                RadiObject.from_dicoms(uri, folders, **options)
+                if folders
+                else RadiObject.from_niftis(uri, images, **options)
             )
     added = len(radi.all_obs_ids) - before
     seconds = round(time.monotonic() - started, 2)
@@ -119,28 +134,18 @@ def ingest(
     return EXIT_PARTIAL if added < len(named) else EXIT_OK
 
 
-def _sort_sources(
-    sources: Iterable[str], subject: str | None
-) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
-    """Return NIfTI files with their stems, and DICOM folders with their subjects; never both."""
-    from voxtier.volumes.formats.sources import pairs_of
+def _sort_sources(sources: Iterable[str], subject: str | None) -> tuple[list[str], list[tuple[Path, str]]]:
+    """Return the sources of NIfTI files, and the DICOM folders with their subjects; never both."""
+    from voxtier.volumes.formats.sources import has_images
 
-    niftis: list[tuple[Path, str]] = []
+    niftis: list[str] = []
     folders: list[tuple[Path, str]] = []
     for source in sources:
         path = Path(source)
-        if path.is_dir() and not any(path.glob("*.nii*")):
-            folders.append((path, subject or path.name))
+        if path.is_dir() and not has_images(path):
+            folders.append((path, subject or path.absolute().name))
         else:
-            niftis += pairs_of(source)
+            niftis.append(source)
     if niftis and folders:
         raise ConfigError("NIfTI files and DICOM folders cannot be mixed: ingest them in two calls")
     return niftis, folders
-
-
-def _subject_of(stem: str) -> str:
-    """Return the subject of a file: its stem without the part that states its series."""
-    from voxtier.volumes.formats.sources import series_of
-
-    head, _, tail = stem.rpartition("_")
-    return head if head and series_of(Path(tail)) != "unknown" else stem

@@ -169,8 +169,8 @@ class VolumeCollection(CollectionView):
 
         Parameters
         ----------
-        niftis : pairs (path, subject), folder or glob, optional
-            NIfTI files.
+        niftis : pairs (path, subject), files, folders or globs, optional
+            NIfTI files; without pairs, names tell the subjects (see `RadiObject.from_niftis`).
         dicom_dirs : sequence of (folder, subject), optional
             DICOM series; give one of the two.
         reorient : bool, optional
@@ -193,8 +193,8 @@ class VolumeCollection(CollectionView):
             raise ViewError("a view cannot grow: append to the root, or materialize the view first")
         if (niftis is None) == (dicom_dirs is None):
             raise ConfigError("give either niftis or dicom_dirs")
-        name = self.name or "volumes"
-        jobs = collection_jobs(name, niftis, dicom_dirs, reorient)
+        name = self.name or ""
+        jobs = collection_jobs(name or None, niftis, dicom_dirs, reorient)
         store = self._rows.store
         folder = self.uri.rsplit("/", 1)[-1]
         with change_store(store) as change:
@@ -224,8 +224,8 @@ class VolumeCollection(CollectionView):
         ----------
         uri : path or URI
             Place of the new collection. After a cut-off ingest the same call takes over what is finished.
-        niftis : pairs (path, subject), folder or glob
-            The files.
+        niftis : pairs (path, subject), files, folders or globs
+            The files; without pairs, names tell the subjects (see `RadiObject.from_niftis`).
         reorient : bool, optional
             Flip and permute to the configured target; by default as configured.
         validate_dimensions : bool

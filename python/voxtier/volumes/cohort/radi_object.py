@@ -110,7 +110,7 @@ class RadiObject(CohortView[VolumeCollection]):
 
         Parameters
         ----------
-        niftis : pairs (path, subject), folder or glob, optional
+        niftis : pairs (path, subject), files, folders or globs, optional
             Files of one collection, or of one for each series that their names state.
         dicom_dirs : sequence of (folder, subject), optional
             DICOM series, collected by modality.
@@ -121,7 +121,7 @@ class RadiObject(CohortView[VolumeCollection]):
         progress : bool
             Report on stderr.
         images : mapping, optional
-            Collection name -> pairs, folder or glob. Give one of the three.
+            Collection name -> pairs, files, folders or globs. Give one of the three.
         collection_name : str, optional
             Name for the collection of ``niftis`` or ``dicom_dirs``.
         on_error : {"raise", "skip"}
@@ -177,14 +177,14 @@ class RadiObject(CohortView[VolumeCollection]):
         ----------
         uri : path or URI
             Place of the new store. After a cut-off ingest the same call takes over what is finished.
-        niftis : pairs (path, subject), folder or glob, optional
+        niftis : pairs (path, subject), files, folders or globs, optional
             Files of one collection, or of one for each series that their names state.
         image_dir : path, optional
             Folder of NIfTI files (the same as ``niftis=folder``).
         collection_name : str, optional
             Name for the collection of ``niftis`` or ``image_dir``.
         images : mapping, optional
-            Collection name -> pairs, folder or glob.
+            Collection name -> pairs, files, folders or globs.
         validate_alignment : bool
             Refuse collections whose subjects differ.
         obs_meta : DataFrame or mapping, optional
@@ -208,9 +208,17 @@ class RadiObject(CohortView[VolumeCollection]):
         Raises
         ------
         ConfigError
-            When not exactly one kind of source is given, and when something else lies at the address.
+            When not exactly one kind of source is given, when a name does not tell the subject or the series,
+            and when something else lies at the address.
         IngestError
             Lists every image that was refused; nothing became visible.
+
+        Notes
+        -----
+        Without pairs the path tells the subject, whichever way it was given. The BIDS name
+        ``sub-01_ses-2_run-1_T1w.nii.gz`` is ``sub-01_ses-2_run-1_T1w`` of ``sub-01`` in the collection T1w,
+        with the columns ``session`` and ``run``. Of another name the series and the entities are taken out:
+        ``p7_t1ce.nii.gz`` is ``p7_T1gd`` of ``p7``. With pairs an observation is ``SUBJECT_COLLECTION``.
         """
         if sum(value is not None for value in (niftis, image_dir, images)) != 1:
             raise ConfigError("give exactly one of niftis, image_dir and images")

@@ -1,115 +1,256 @@
-"""What may be ingested: pairs, folders, globs, tables of them; and which subject and series each file is."""
+"""What may be ingested: pairs, files, folders and globs; every path of them gets its subject by one rule."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TypeAlias
 
 from voxtier.errors import ConfigError, NotFoundError
+from voxtier.volumes.formats.identity import Identity, identify, stem_of
 
 _Path: TypeAlias = str | os.PathLike[str]
 
 Pairs: TypeAlias = Sequence[tuple[_Path, str]]
 """Path and subject of each image."""
 
-Images: TypeAlias = _Path | Pairs
-"""Pairs, a folder, a file or a glob."""
+Images: TypeAlias = _Path | Pairs | Sequence[_Path]
+"""Pairs, or files, folders and globs whose names tell the subjects."""
 
-# BIDS suffixes and the spellings that scanners and challenges use for them.
-_SERIES = {
-    "T1gd": ("t1gd", "t1ce", "t1c", "t1_gd"),
-    "T1w": ("t1w", "t1_mprage", "mprage", "t1"),
-    "T2w": ("t2w", "t2"),
-    "FLAIR": ("flair",),
-    "bold": ("bold", "fmri", "func"),
-    "dwi": ("dwi", "dti"),
-    "ADC": ("adc",),
-    "PET": ("pet",),
-    "CT": ("ct",),
-    "seg": ("seg", "mask", "label", "labels", "dseg"),
-}
+UNKNOWN = "unknown"
+"""Series of an image whose name states none."""
+
+# Folders of a BIDS data set that hold no raw images (BIDS 1.10, "Source vs. raw vs. derived data").
+_NOT_RAW = ("derivatives", "sourcedata", "code", "stimuli")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One image to ingest."""
+    """One image to ingest.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    subject, collection : str
+        Whose image it is, and where it belongs.
+    identity : Identity
+        What else its path tells.
+    is_paired : bool
+        Whether the caller named the subject.
+    """
 
     path: Path
     subject: str
     collection: str
+    identity: Identity
+    is_paired: bool
 
     @property
     def obs_id(self) -> str:
-        """Identifier of the observation: subject and collection."""
-        return f"{self.subject}_{self.collection}"
+        """Identifier of the observation: subject, what the name tells beside it, collection.
+
+        A subject that the caller named needs no more than the collection.
+        """
+        return "_".join((self.subject, *(() if self.is_paired else self.identity.parts), self.collection))
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of its row that its path tells."""
+        identity = self.identity
+        told = {"series_type": identity.series or UNKNOWN, "session": identity.session, "run": identity.run}
+        return {name: value for name, value in told.items() if value is not None}
 
 
-def series_of(path: Path) -> str:
-    """Return the series that a file name states (its last part first), ``"unknown"`` when it states none."""
-    parts = re.split(r"[_\-. ]+", _stem(path).lower())
-    for part in reversed(parts):
-        for series, spellings in _SERIES.items():
-            if part in spellings:
-                return series
-    joined = "_".join(parts)
-    return next(
-        (series for series, words in _SERIES.items() for word in words if "_" in word and word in joined),
-        "unknown",
-    )
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"\.(nii(\.gz)?|dcm)$", "", path.name, flags=re.IGNORECASE)
-
-
-def pairs_of(images: Images) -> list[tuple[Path, str]]:
-    """Return (path, subject) for pairs, a folder of NIfTI files or a glob; the subject is the file's stem.
+def named_sources(images: Mapping[str, Images]) -> list[Source]:
+    """Return the sources of collections that the caller names.
 
     Raises
     ------
     NotFoundError
         When there is no such file or folder.
     ConfigError
-        For pairs without a path or a subject.
+        When a subject cannot be told, and for two images of one observation.
     """
-    if isinstance(images, (str, os.PathLike)):
-        paths = _paths_of(os.fspath(images))
-        return [(path, _stem(path)) for path in paths]
-    pairs = []
-    for item in images:
-        if isinstance(item, (str, bytes)) or len(item) != 2 or not isinstance(item[1], str) or not item[1]:
-            raise ConfigError(f"images are (path, subject) pairs with a non-empty subject, got {item!r}")
-        pairs.append((Path(item[0]), item[1]))
-    return pairs
+    sources = [source for name, group in images.items() for source in _sources(group, name)]
+    _refuse_split_subjects(sources)
+    _refuse_twins(sources)
+    return sources
 
 
-def _paths_of(text: str) -> list[Path]:
-    if any(sign in text for sign in "*?["):
-        paths = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207
-    elif Path(text).is_dir():
-        entries = Path(text).iterdir()
-        paths = sorted(path for path in entries if re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE))
-    elif Path(text).is_file():
-        paths = [Path(text)]
+def grouped_sources(images: Images, collection: str | None, *, ask_for_series: bool = True) -> list[Source]:
+    """Return the sources of one named collection, or of one collection for each series found in the names.
+
+    Parameters
+    ----------
+    images : pairs, files, folders or globs
+        The images.
+    collection : str or None
+        Name of the collection of all.
+    ask_for_series : bool
+        Refuse a name that states no series, where the collection has no name.
+
+    Returns
+    -------
+    list of Source
+        One for each image, in the order of the names.
+
+    Raises
+    ------
+    NotFoundError
+        When there is no such file or folder.
+    ConfigError
+        When the subject or the series cannot be told, and for two images of one observation.
+    """
+    sources = list(_sources(images, collection))
+    unknown = [s.path for s in sources if s.collection == UNKNOWN and not s.is_paired]
+    if unknown and collection is None and ask_for_series:
+        raise ConfigError(
+            f"{_first_of(unknown)}: the name states no series, so the collection must be named:"
+            " collection_name= or images={name: ...}, on the command line --collection"
+        )
+    _refuse_twins(sources)
+    return sources
+
+
+def paths_of(images: Images) -> list[Path]:
+    """Return the files that paths, folders and globs name.
+
+    Raises
+    ------
+    NotFoundError
+        When there is no such file or folder.
+    """
+    return [path for path, _ in _items(images)]
+
+
+def _sources(images: Images, collection: str | None) -> Iterator[Source]:
+    untold: list[tuple[Path, str]] = []
+    for path, subject in _items(images):
+        identity = identify(path, collection)
+        name = (identity.series or UNKNOWN) if collection is None else collection
+        if subject is None and identity.subject is None:
+            untold.append((path, identity.problem))
+            continue
+        yield Source(path, subject or identity.subject or "", name, identity, subject is not None)
+    if untold:
+        paths, problems = zip(*untold, strict=True)
+        raise ConfigError(
+            f"{_first_of(paths)}: the name does not tell the subject ({problems[0]}): give (path, subject)"
+            " pairs, on the command line --subject, or name the file SUBJECT_SERIES.nii.gz"
+        )
+
+
+def _first_of(paths: Sequence[Path]) -> str:
+    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+def _items(images: Images) -> Iterator[tuple[Path, str | None]]:
+    """Yield every file and, where the caller named it, its subject; a file that is named twice once."""
+    seen: set[Path] = set()
+    for item in [images] if isinstance(images, (str, os.PathLike)) else images:
+        if isinstance(item, (str, os.PathLike)):
+            for path in _expand(os.fspath(item)):
+                if path.absolute() not in seen:
+                    seen.add(path.absolute())
+                    yield path, None
+        elif isinstance(item, bytes) or len(item) != 2 or not isinstance(item[1], str) or not item[1]:
+            raise ConfigError(f"images are paths, or (path, subject) pairs with a subject, got {item!r}")
+        else:
+            yield Path(item[0]), item[1]
+
+
+def _expand(text: str) -> list[Path]:
+    """Return a file as it is; the NIfTI files below a folder, or of a glob."""
+    path = Path(text)
+    if path.is_dir():
+        paths = sorted(_walk(path))
+    elif path.exists() or not any(sign in text for sign in "*?["):
+        paths = [path]
     else:
-        raise NotFoundError(f"there is no file or folder {text}")
+        matches = [Path(name) for name in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
+        # `**` matches folders and their files: a folder is taken only where its files were not matched.
+        files = {match for match in matches if match.is_file() and _is_image(match)}
+        inside = {parent for file in files for parent in file.parents}
+        below = {file for match in matches if match.is_dir() and match not in inside for file in _walk(match)}
+        paths = sorted(files | below)
     if not paths:
         raise NotFoundError(f"no NIfTI file matches {text}")
+    if not any(path.exists() for path in paths):
+        raise NotFoundError(f"there is no file or folder {text}")
     return paths
 
 
-def named_sources(images: Mapping[str, Images]) -> list[Source]:
-    """Return the sources of collections that the caller names."""
-    return [
-        Source(path, subject, name) for name, group in images.items() for path, subject in pairs_of(group)
-    ]
+def _is_image(path: Path) -> bool:
+    return re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE) is not None
 
 
-def grouped_sources(images: Images, collection: str | None) -> list[Source]:
-    """Return the sources of one named collection, or of one collection for each series found in the names."""
-    return [Source(path, subject, collection or series_of(path)) for path, subject in pairs_of(images)]
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the NIfTI files below a folder, without hidden ones and without what is derived in BIDS."""
+    visited: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        is_data_set = "dataset_description.json" in names or any(f.startswith("sub-") for f in folders)
+        skipped = _NOT_RAW if is_data_set else ()
+        folders[:] = (
+            [] if real in visited else [f for f in folders if not f.startswith(".") and f not in skipped]
+        )
+        if real not in visited:
+            yield from (
+                Path(parent, name) for name in names if not name.startswith(".") and _is_image(Path(name))
+            )
+        visited.add(real)
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether a folder, or one below it, holds a NIfTI file."""
+    return next(_walk(folder), None) is not None
+
+
+def _refuse_twins(sources: Iterable[Source]) -> None:
+    first: dict[str, Source] = {}
+    for source in sources:
+        other = first.setdefault(source.obs_id, source)
+        if other is not source:
+            way = "give paths without pairs, if names" if source.is_paired else "let their names"
+            raise ConfigError(
+                f"two images for the same observation: {source.obs_id} ({other.path}, {source.path});"
+                f" leave one out, give them two collections, or {way} differ by ses- or run-"
+            )
+
+
+def _refuse_split_subjects(sources: Sequence[Source]) -> None:
+    """Refuse names of which nothing was recognized where a constant end or beginning hides the subject.
+
+    ``p1_foo`` and ``p1_bar`` in collections of other names would be two subjects.
+    """
+    groups: dict[str, set[str]] = {}
+    bare: dict[str, set[str]] = {}
+    for source in sources:
+        groups.setdefault(source.collection, set()).add(source.subject)
+        if not source.is_paired and source.subject == stem_of(source.path):
+            bare.setdefault(source.collection, set()).add(source.subject)
+    for one, other in combinations(groups, 2):
+        if groups[one] & groups[other]:
+            continue
+        for left in (groups[one], *_without_constant(bare.get(one, set()))):
+            for right in (groups[other], *_without_constant(bare.get(other, set()))):
+                if left & right:
+                    raise ConfigError(
+                        f"the names do not tell the subjects: {min(groups[one])} in {one!r} and"
+                        f" {min(groups[other])} in {other!r} seem to be of one; give (path, subject) pairs,"
+                        " or name the collections as the files do"
+                    )
+
+
+def _without_constant(names: set[str]) -> Iterator[set[str]]:
+    """Yield names without the part that all end in, and without the one that all begin with."""
+    for cut in (r"[_\-.\s]+[^_\-.\s]+$", r"^[^_\-.\s]+[_\-.\s]+"):
+        parts = {match.group() if (match := re.search(cut, name)) else "" for name in names}
+        if len(parts) == 1 and "" not in parts:
+            yield {re.sub(cut, "", name) for name in names}

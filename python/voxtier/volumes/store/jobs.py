@@ -15,7 +15,7 @@ from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
 from voxtier.volumes.formats.dicom import DicomImage, OnGap, assemble, find_series, read_series
 from voxtier.volumes.formats.nifti import read_nifti
-from voxtier.volumes.formats.sources import Images, Source, grouped_sources, named_sources, series_of
+from voxtier.volumes.formats.sources import Images, Source, grouped_sources, named_sources
 from voxtier.volumes.geometry import OrientationInfo
 from voxtier.volumes.store.names import checked_name
 
@@ -176,7 +176,7 @@ def collection_jobs(
         One for each volume.
     """
     if niftis is not None:
-        return _nifti_jobs(grouped_sources(niftis, name), reorient=reorient)
+        return _nifti_jobs(grouped_sources(niftis, name, ask_for_series=False), reorient=reorient)
     groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap)
     return [job for jobs in groups.values() for job in jobs]
 
@@ -280,7 +280,7 @@ def _nifti_jobs(sources: Sequence[Source], *, reorient: bool | None) -> list[Job
             load=lambda path=source.path: nifti_content(path, reorient=reorient),  # type: ignore[misc]
             fingerprint=(*_file_fingerprint(source.path), reorient),
             label=str(source.path),
-            extra={"series_type": series_of(source.path)},
+            extra=source.columns,
         )
         for source in sources
     ]
