@@ -89,6 +89,47 @@ def read_frame(source: _Source, table: FrameTable, index: int) -> bytes:
         The table has no such frame.
     """
 
+def read_metadata_json(
+    source: _Source,
+    *,
+    bulk_data_uri: str | None = None,
+    inline_limit: int = 1024,
+    with_transfer_syntax: bool = False,
+) -> bytes:
+    """Read the attributes of one SOP Instance as the text of a DICOM JSON object, in UTF-8.
+
+    Parameters
+    ----------
+    source : path, bytes-like, int or RangedSource
+        A path, the file's content, an open file descriptor, or a ranged reader.
+    bulk_data_uri : str, optional
+        Beginning of the URIs that stand for pixels and for values longer than `inline_limit`:
+        ``/00420011`` is added, or ``/00880200/1/00282000`` for an element of the first Item of a sequence.
+        Without it every value is inline and pixels are left out.
+    inline_limit : int
+        Most bytes of a value that stays inline, of those VRs that may have a URI.
+    with_transfer_syntax : bool
+        Whether (0008,3002) Available Transfer Syntax UID names the transfer syntax of the file.
+
+    Returns
+    -------
+    bytes
+        One JSON object. Numbers of DS and IS have the digits of the file; what is no number, and an integer
+        that a JSON reader would round, is a string.
+
+    Raises
+    ------
+    FormatError
+        The file is refused: `kind` and `offset` say why and where.
+    SourceError
+        The file could not be read, or changed while it was read.
+
+    Notes
+    -----
+    The DICOM JSON Model is PS3.18 F; character sets are PS3.3 C.12.1.1.2. Specific Character Set (0008,0005)
+    keeps the value of the file (PS3.18 F.2.2 note 3), while the text is UTF-8.
+    """
+
 @final
 class FrameTable:
     """Where every frame of one SOP Instance lies in its file. Frozen; pickles; equal by value.

@@ -21,7 +21,8 @@ FLOORS = {
         {"serving"},
         {"indexing", "memory"},
         {"store"},
-        {"explain", "table"},
+        {"explain", "metadata"},
+        {"table"},
     ],
     "volumes": [
         {"training"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.memory.priority import score_many, top_n
 from voxtier.frames.memory.scorer import CachePriorityScorer
+from voxtier.frames.metadata import read_metadata, read_metadata_json
 from voxtier.frames.table import (
     FrameTable,
     RangedSource,
@@ -41,6 +42,8 @@ __all__ = [
     "compute_bot_from_local_path",
     "index_files",
     "read_frame",
+    "read_metadata",
+    "read_metadata_json",
     "read_table",
     "read_tables",
     "score_many",

@@ -212,7 +212,7 @@ fn skip_undefined(
 
 /// The encoding inside a value of undefined length: a UN of undefined length holds Implicit VR Little
 /// Endian in any data set (PS3.5 6.2.2, CP-246), unless its writer ignored that rule.
-fn inside(
+pub fn inside(
     window: &mut Window<'_>,
     element: &Element,
     encoding: Encoding,

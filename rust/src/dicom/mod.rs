@@ -8,6 +8,7 @@ pub mod dataset;
 pub mod element;
 pub mod header;
 pub mod inflate;
+pub mod json;
 pub mod part10;
 pub mod pixel_data;
 pub mod read;

@@ -3,6 +3,7 @@
 mod cache;
 mod frame_table;
 mod index;
+mod metadata;
 mod priority;
 mod replay;
 mod row;
@@ -14,6 +15,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cache::register(module)?;
     frame_table::register(module)?;
     index::register(module)?;
+    metadata::register(module)?;
     priority::register(module)?;
     replay::register(module)?;
     row::register(module)?;

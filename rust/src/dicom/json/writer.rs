@@ -1,0 +1,368 @@
+//! The writer: what the walk tells of a data set, as JSON text in the order that PS3.18 F.2.2 demands.
+
+use super::charset::Charset;
+use super::options::{Options, Sink};
+use super::survey::Survey;
+use super::text::push_string;
+use super::values::{Form, Values, check_size, close, form_of, may_be_bulk};
+use super::vr::{self, Vr};
+use super::walk::{Attribute, Visitor, holds_pixels};
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::window::Window;
+use crate::dicom::element::{Element, Encoding, Tag};
+use crate::frames::attributes::Uid;
+
+/// Bytes of JSON that are gathered before the sink gets them.
+const FLUSHED: usize = 256 << 10;
+const AVAILABLE_TRANSFER_SYNTAX: Tag = Tag(0x0008_3002);
+const TRAILING_PADDING: Tag = Tag(0xFFFC_FFFC);
+const SPECIFIC_CHARACTER_SET: Tag = Tag(0x0008_0005);
+const PIXEL_REPRESENTATION: Tag = Tag(0x0028_0103);
+const LUT_DESCRIPTOR: Tag = Tag(0x0028_3002);
+
+/// Writes one data set.
+pub struct Writer<'o, 's> {
+    options: &'o Options<'o>,
+    /// The place of the data set, for a look ahead.
+    start: u64,
+    encoding: Encoding,
+    /// Transfer Syntax UID, until its attribute is written.
+    transfer_syntax: Option<Uid>,
+    out: Vec<u8>,
+    sink: Option<Sink<'s>>,
+    /// Whether attributes that are written will not have to move.
+    may_flush: Option<bool>,
+    /// The data set and the open Items.
+    levels: Vec<Level>,
+    /// Attributes of all levels: where their text begins in `out`, and the tag.
+    attributes: Vec<(Tag, usize)>,
+    /// The open sequences and their Item, counted from 1.
+    path: Vec<(Tag, u32)>,
+    scratch: String,
+}
+
+#[derive(Clone, Copy)]
+struct Level {
+    previous: Tag,
+    /// Its first in `attributes`.
+    first: usize,
+    is_ascending: bool,
+    charset: Charset,
+    /// Whether Pixel Representation (0028,0103) says that pixels have a sign; of the Item or what is around it.
+    is_signed: Option<bool>,
+    /// Whether the lookup table that LUT Descriptor (0028,3002) describes has one entry.
+    has_one_entry: bool,
+}
+
+impl<'o, 's> Writer<'o, 's> {
+    /// A writer of the data set at `start`.
+    pub fn new(
+        options: &'o Options<'o>,
+        start: u64,
+        encoding: Encoding,
+        transfer_syntax: Uid,
+        sink: Option<Sink<'s>>,
+    ) -> Self {
+        let level = Level {
+            previous: Tag(0),
+            first: 0,
+            is_ascending: true,
+            charset: Charset::DEFAULT,
+            is_signed: None,
+            has_one_entry: false,
+        };
+        Self {
+            options,
+            start,
+            encoding,
+            transfer_syntax: Some(transfer_syntax).filter(|_| options.with_transfer_syntax),
+            out: vec![b'{'],
+            sink,
+            may_flush: None,
+            levels: vec![level],
+            attributes: Vec::new(),
+            path: Vec::new(),
+            scratch: String::new(),
+        }
+    }
+
+    /// Ends the data set: returns what the sink has not got, all where there is none.
+    ///
+    /// # Errors
+    /// `misplaced_element`, and what the sink returns.
+    pub fn finish(mut self) -> Result<Vec<u8>> {
+        self.write_transfer_syntax(Tag(u32::MAX));
+        self.close_level()?;
+        match self.sink {
+            Some(sink) => {
+                sink(&self.out)?;
+                Ok(Vec::new())
+            }
+            None => Ok(self.out),
+        }
+    }
+
+    /// Prepares for an attribute; false where it is not written.
+    fn begin(&mut self, window: &mut Window<'_>, element: &Element) -> Result<bool> {
+        let Element { tag, position, .. } = *element;
+        // Group lengths are no attributes of the model (PS3.18 F.2.2), and the padding behind a data set says
+        // nothing (PS3.10 7.2).
+        if tag.0 & 0xFFFF == 0 || tag == TRAILING_PADDING || self.is_replaced(tag) {
+            return Ok(false);
+        }
+        check_size(&self.out, self.options.most_bytes, position)?;
+        if self.out.len() > FLUSHED {
+            self.flush(window)?;
+        }
+        if self.levels.len() == 1 {
+            self.write_transfer_syntax(tag);
+        }
+        let Some(level) = self.levels.last_mut() else { return Ok(false) };
+        if tag <= level.previous {
+            level.is_ascending = false;
+            // What stood before it was read without what it says.
+            if matches!(tag, SPECIFIC_CHARACTER_SET | PIXEL_REPRESENTATION | LUT_DESCRIPTOR) {
+                let detail = format!("{tag} stands behind {} (PS3.5 7.1: tags ascend)", level.previous);
+                return Err(Error::at(ErrorKind::MisplacedElement, position, detail));
+            }
+        }
+        level.previous = tag;
+        self.attributes.push((tag, self.out.len()));
+        Ok(true)
+    }
+
+    /// Whether the attribute of the file gives way to the one that is added.
+    fn is_replaced(&self, tag: Tag) -> bool {
+        tag == AVAILABLE_TRANSFER_SYNTAX && self.levels.len() == 1 && self.options.with_transfer_syntax
+    }
+
+    /// Writes (0008,3002) where `next` stands behind it.
+    fn write_transfer_syntax(&mut self, next: Tag) {
+        if next < AVAILABLE_TRANSFER_SYNTAX {
+            return;
+        }
+        if let Some(uid) = self.transfer_syntax.take() {
+            self.attributes.push((AVAILABLE_TRANSFER_SYNTAX, self.out.len()));
+            self.open(AVAILABLE_TRANSFER_SYNTAX, *b"UI");
+            if !uid.is_empty() {
+                self.out.extend_from_slice(b",\"Value\":[\"");
+                self.out.extend_from_slice(uid.as_bytes()); // digits and dots
+                self.out.extend_from_slice(b"\"]");
+            }
+            self.out.extend_from_slice(b"},");
+        }
+    }
+
+    fn open(&mut self, tag: Tag, vr: Vr) {
+        self.out.push(b'"');
+        self.out.extend_from_slice(&vr::digits(tag));
+        self.out.extend_from_slice(b"\":{\"vr\":\"");
+        self.out.extend_from_slice(&vr);
+        self.out.push(b'"');
+    }
+
+    /// Hands the text to the sink, but for the comma that may become a bracket.
+    fn flush(&mut self, window: &Window<'_>) -> Result<()> {
+        if self.sink.is_none() {
+            return Ok(());
+        }
+        let may_flush = match self.may_flush {
+            Some(known) => known,
+            None => Survey::of(window.source(), self.start, self.encoding)?.is_ascending,
+        };
+        self.may_flush = Some(may_flush);
+        let last = self.out.len().saturating_sub(1);
+        if let Some(sink) = self.sink.as_mut().filter(|_| may_flush) {
+            sink(self.out.get(..last).unwrap_or_default())?;
+            self.out.drain(..last);
+        }
+        Ok(())
+    }
+
+    /// Ends the innermost data set, its attributes in ascending order and each once.
+    fn close_level(&mut self) -> Result<()> {
+        let Some(level) = self.levels.pop() else { return Ok(()) };
+        if !level.is_ascending {
+            self.sort_from(level.first)?;
+        }
+        self.attributes.truncate(level.first);
+        close(&mut self.out, b'}');
+        Ok(())
+    }
+
+    fn sort_from(&mut self, first: usize) -> Result<()> {
+        let starts = self.attributes.get(first..).unwrap_or_default();
+        let Some(&(_, start)) = starts.first() else { return Ok(()) };
+        let ends = starts.iter().skip(1).map(|&(_, start)| start).chain([self.out.len()]);
+        let mut texts: Vec<(Tag, &[u8])> = starts
+            .iter()
+            .zip(ends)
+            .map(|(&(tag, start), end)| (tag, self.out.get(start..end).unwrap_or_default()))
+            .collect();
+        texts.sort_by_key(|&(tag, _)| tag);
+        texts.dedup();
+        let twice = texts.windows(2).find(|pair| matches!(pair, [(one, _), (other, _)] if one == other));
+        if let Some([(tag, _), ..]) = twice {
+            let detail = format!("{tag} stands twice, with different values (PS3.5 7.1)");
+            return Err(Error::new(ErrorKind::MisplacedElement, detail));
+        }
+        let sorted: Vec<u8> = texts.iter().flat_map(|(_, text)| text.iter().copied()).collect();
+        self.out.truncate(start);
+        self.out.extend_from_slice(&sorted);
+        Ok(())
+    }
+
+    /// Decides between the VRs of a tag, and for UN where the length is none of the VR.
+    fn decide(&mut self, window: &Window<'_>, attribute: &Attribute) -> Result<Vr> {
+        let Attribute { element, vr, .. } = *attribute;
+        let decided = match vr {
+            vr::US_OR_SS => {
+                if self.is_signed(window)? {
+                    *b"SS"
+                } else {
+                    *b"US"
+                }
+            }
+            // Encapsulated pixels are OB (PS3.5 A.4).
+            vr::OB_OR_OW => {
+                if element.end().is_some() {
+                    *b"OW"
+                } else {
+                    *b"OB"
+                }
+            }
+            vr::US_OR_OW => {
+                let has_one_entry = self.levels.last().is_some_and(|level| level.has_one_entry);
+                if has_one_entry { *b"US" } else { *b"OW" }
+            }
+            vr => vr,
+        };
+        let size = match form_of(decided) {
+            Form::Numbers(size) => size,
+            Form::Tags => 4,
+            Form::Words(_) | Form::Texts(_) => 1,
+        };
+        let is_whole = element.end().is_none() || (element.length as usize).is_multiple_of(size);
+        Ok(if is_whole { decided } else { *b"UN" })
+    }
+
+    /// Whether pixels have a sign: by the nearest Pixel Representation around, else by that of the data set,
+    /// which may stand behind.
+    fn is_signed(&mut self, window: &Window<'_>) -> Result<bool> {
+        if let Some(known) = self.levels.iter().rev().find_map(|level| level.is_signed) {
+            return Ok(known);
+        }
+        let found = Survey::of(window.source(), self.start, self.encoding)?.is_signed.unwrap_or(false);
+        if let Some(data_set) = self.levels.first_mut() {
+            data_set.is_signed = Some(found);
+        }
+        Ok(found)
+    }
+
+    /// Keeps what later elements are read by.
+    fn note(&mut self, window: &mut Window<'_>, attribute: &Attribute) -> Result<()> {
+        let Attribute { element, encoding, .. } = *attribute;
+        let Some(level) = self.levels.last_mut() else { return Ok(()) };
+        match element.tag {
+            SPECIFIC_CHARACTER_SET => {
+                let terms = window.peek(element.value, element.length.min(1024) as usize)?;
+                level.charset = Charset::of(terms);
+            }
+            PIXEL_REPRESENTATION if element.length >= 2 => {
+                level.is_signed = window.array(element.value)?.map(|bytes| encoding.u16(bytes) == 1);
+            }
+            LUT_DESCRIPTOR if element.length >= 2 => {
+                level.has_one_entry =
+                    window.array(element.value)?.is_some_and(|bytes| encoding.u16(bytes) == 1);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Writes the URI of a value where it is to have one; false where it has none.
+    fn write_uri(&mut self, element: &Element, vr: Vr) -> bool {
+        let Some(bulk) = &self.options.bulk_data else { return false };
+        let is_long = element.length > bulk.inline_limit && may_be_bulk(vr);
+        if !is_long && !holds_pixels(element.tag) {
+            return false;
+        }
+        self.out.extend_from_slice(b",\"BulkDataURI\":");
+        let mut uri = String::from(bulk.uri);
+        for (tag, item) in &self.path {
+            uri += &format!("/{:08X}/{item}", tag.0);
+        }
+        uri += &format!("/{:08X}", element.tag.0);
+        push_string(&mut self.out, &uri);
+        true
+    }
+}
+
+impl Visitor for Writer<'_, '_> {
+    fn value(&mut self, window: &mut Window<'_>, attribute: &Attribute) -> Result<()> {
+        let element = &attribute.element;
+        let has_items = element.end().is_none();
+        // Pixels, and Items of fragments of anything, are named or left out, never written.
+        let is_left_out = has_items || holds_pixels(element.tag);
+        if is_left_out && self.options.bulk_data.is_none() {
+            return Ok(());
+        }
+        if !self.begin(window, element)? {
+            return Ok(());
+        }
+        self.note(window, attribute)?;
+        let vr = self.decide(window, attribute)?;
+        self.open(element.tag, vr);
+        if element.length > 0 && !self.write_uri(element, vr) {
+            let charset = self.levels.last().map_or(Charset::DEFAULT, |level| level.charset);
+            let most_bytes = self.options.most_bytes;
+            let mut values = Values { out: &mut self.out, most_bytes, scratch: &mut self.scratch };
+            values.write(window, attribute, vr, &charset)?;
+        }
+        self.out.extend_from_slice(b"},");
+        Ok(())
+    }
+
+    fn begin_sequence(&mut self, window: &mut Window<'_>, attribute: &Attribute) -> Result<()> {
+        let Element { tag, position, .. } = attribute.element;
+        if !self.begin(window, &attribute.element)? {
+            let detail = format!("{tag} is a sequence, which it cannot be");
+            return Err(Error::at(ErrorKind::MisplacedElement, position, detail));
+        }
+        self.open(tag, *b"SQ");
+        self.path.push((tag, 0));
+        Ok(())
+    }
+
+    fn begin_item(&mut self) -> Result<()> {
+        if let Some((_, item)) = self.path.last_mut() {
+            self.out.extend_from_slice(if *item == 0 { b",\"Value\":[{" } else { b"{" });
+            *item = item.saturating_add(1);
+        }
+        let Some(&around) = self.levels.last() else { return Ok(()) };
+        let first = self.attributes.len();
+        self.levels.push(Level {
+            previous: Tag(0),
+            first,
+            is_ascending: true,
+            has_one_entry: false,
+            ..around
+        });
+        Ok(())
+    }
+
+    fn end_item(&mut self) -> Result<()> {
+        self.close_level()?;
+        self.out.push(b',');
+        Ok(())
+    }
+
+    fn end_sequence(&mut self) -> Result<()> {
+        if let Some((_, 1..)) = self.path.pop() {
+            close(&mut self.out, b']');
+        }
+        self.out.extend_from_slice(b"},");
+        Ok(())
+    }
+}
