@@ -5,11 +5,13 @@
 >>> radi.T1w.iloc[0].axial(77)  # doctest: +SKIP
 """
 
-from voxtier.errors import IngestError
+from voxtier.errors import IngestError, ViewError
 from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.cohort.eager import EagerQuery
+from voxtier.volumes.cohort.index import Index, align
 from voxtier.volumes.cohort.query import CollectionQuery, Query
 from voxtier.volumes.cohort.radi_object import RadiObject
-from voxtier.volumes.cohort.streaming import StreamingWriter
+from voxtier.volumes.cohort.streaming import RadiObjectWriter, StreamingWriter
 from voxtier.volumes.config import (
     CompressionConfig,
     Compressor,
@@ -37,20 +39,25 @@ __all__ = [
     "Compressor",
     "Config",
     "Dataframe",
+    "EagerQuery",
     "IOConfig",
+    "Index",
     "IngestError",
     "OrientationConfig",
     "Query",
     "RadiObject",
+    "RadiObjectWriter",
     "ReadConfig",
     "S3Config",
     "SliceOrientation",
     "StreamingWriter",
     "Table",
     "TileConfig",
+    "ViewError",
     "Volume",
     "VolumeCollection",
     "WriteConfig",
+    "align",
     "cache_stats",
     "clear_cache",
     "configure",

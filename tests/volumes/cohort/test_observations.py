@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from volumes.support.images import pairs
-from voxtier.errors import ConfigError, ViewError
-from voxtier.volumes import RadiObject
+from volumes.support.images import pairs, series
+from voxtier.errors import ConfigError, IngestError, ViewError
+from voxtier.volumes import RadiObject, VolumeCollection
 
 
 @pytest.fixture
@@ -56,3 +57,45 @@ def test_what_a_collection_needs_and_what_views_show_stays(radi: RadiObject) -> 
     with pytest.raises(ViewError):
         radi.head(1).obs_meta.delete("age > 0")
     assert radi.T1w.shape == (5, 6, 7)
+
+
+def test_a_table_gives_ids_and_columns_to_the_files_of_a_collection(tmp_path: Path) -> None:
+    images = pairs(tmp_path / "i", ["b", "a", "b"])
+    table = {
+        "obs_id": ["b_first", "a_only", "b_second"],
+        "obs_subject_id": ["b", "a", "b"],
+        "reader": ["ü", None, "w"],
+    }
+    found = VolumeCollection.from_niftis(tmp_path / "c", images, obs=table, name="T1w")
+    assert [(row["obs_id"], row["reader"], row["series_type"]) for row in found.obs.read().rows()] == [
+        ("a_only", None, "T1w"),
+        ("b_first", "ü", "T1w"),
+        ("b_second", "w", "T1w"),
+    ]
+    assert [volume.obs_id for volume in found] == found.obs_ids
+    scans = [(series(tmp_path / name, [(0, 0, z) for z in range(3)]), name) for name in ("x", "y")]
+    ids = {"obs_id": ["x1", "y1"], "obs_subject_id": ["x", "y"], "n": [1, 2]}
+    scanned = VolumeCollection.from_dicoms(tmp_path / "d", scans, obs=ids)
+    assert [(row["obs_id"], row["n"]) for row in scanned.obs.read().rows()] == [("x1", 1), ("y1", 2)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"obs_id": None},
+        {"obs_subject_id": None},
+        {"obs_subject_id": ["a", "b"]},
+        {"obs_id": ["same", "same"]},
+        {"series_type": ["x", "y"]},
+        {"voxel_spacing": ["x", "y"]},
+        {"obs_id": ["1", "2", "3"], "obs_subject_id": ["b", "a", "c"]},
+    ],
+)
+def test_a_table_that_does_not_fit_the_files_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    images = pairs(tmp_path / "i", ["b", "a"])
+    table = {"obs_id": ["b1", "a1"], "obs_subject_id": ["b", "a"], **change}
+    with pytest.raises((ConfigError, IngestError)):
+        VolumeCollection.from_niftis(
+            tmp_path / "c", images, obs={name: values for name, values in table.items() if values is not None}
+        )
+    assert len(VolumeCollection.from_niftis(tmp_path / "c", images)) == 2

@@ -17,7 +17,7 @@ from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.append import add_subjects, add_volumes
 from voxtier.volumes.store.commits import change_store, repair
 from voxtier.volumes.store.ingest import IngestOptions, OnError
-from voxtier.volumes.store.jobs import Job, OnGap, collection_jobs
+from voxtier.volumes.store.jobs import Job, OnGap, collection_jobs, with_observations
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.tiledb.session import Uri
 
@@ -216,6 +216,7 @@ class VolumeCollection(CollectionView):
         ctx: object = None,
         progress: bool = False,  # noqa: FBT001, FBT002
         *,
+        obs: object = None,
         on_error: OnError = "raise",
     ) -> VolumeCollection:
         """Create a collection that stands alone from NIfTI files.
@@ -238,6 +239,8 @@ class VolumeCollection(CollectionView):
             TileDB keys on top of `configure`.
         progress : bool
             Report on stderr.
+        obs : DataFrame, Table or mapping, optional
+            A row for each file, in their order: ``obs_id``, ``obs_subject_id`` and further columns.
         on_error : {"raise", "skip"}
             Whether one bad image refuses all.
 
@@ -247,6 +250,8 @@ class VolumeCollection(CollectionView):
             The new collection.
         """
         jobs = collection_jobs(name, niftis, None, reorient)
+        if obs is not None:
+            jobs = with_observations(jobs, obs)
         _check(jobs, valid_subject_ids)
         options = IngestOptions(on_error, progress)
         return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)
@@ -263,6 +268,7 @@ class VolumeCollection(CollectionView):
         ctx: object = None,
         progress: bool = False,  # noqa: FBT001, FBT002
         *,
+        obs: object = None,
         on_error: OnError = "raise",
         on_gap: OnGap = "error",
     ) -> VolumeCollection:
@@ -286,6 +292,9 @@ class VolumeCollection(CollectionView):
             TileDB keys on top of `configure`.
         progress : bool
             Report on stderr.
+        obs : DataFrame, Table or mapping, optional
+            A row for each volume, in the order of the folders: ``obs_id``, ``obs_subject_id`` and further
+            columns.
         on_error : {"raise", "skip"}
             Whether one bad image refuses all.
         on_gap : {"error", "keep", "fill"}
@@ -297,6 +306,8 @@ class VolumeCollection(CollectionView):
             The new collection.
         """
         jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap)
+        if obs is not None:
+            jobs = with_observations(jobs, obs)
         _check(jobs, valid_subject_ids)
         options = IngestOptions(on_error, progress)
         return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ from voxtier.volumes.cohort.observations import SubjectTable
 from voxtier.volumes.cohort.query import Query
 from voxtier.volumes.cohort.transforms import copy_jobs
 from voxtier.volumes.formats.sources import Images
+from voxtier.volumes.store.adoption import adopt_collections, hold_collections
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import change_store, repair
 from voxtier.volumes.store.ingest import IngestOptions, OnError
 from voxtier.volumes.store.jobs import OnGap, cohort_jobs, dicom_jobs, refuse_misaligned
 from voxtier.volumes.store.names import checked_name, refuse_duplicates
-from voxtier.volumes.tiledb.columns import as_table
-from voxtier.volumes.tiledb.session import Uri
+from voxtier.volumes.store.snapshots import Store
+from voxtier.volumes.tiledb.columns import Table, as_table
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 
 class RadiObject(CohortView[VolumeCollection]):
@@ -132,6 +135,28 @@ class RadiObject(CohortView[VolumeCollection]):
         subjects = None if obs_meta is None else as_table(obs_meta)
         with change_store(self._cohort.store) as change:
             add_cohort(change, jobs, subjects, IngestOptions(on_error, progress))
+        self.refresh()
+
+    def add_collection(self, name: str, vc: VolumeCollection | Uri) -> None:
+        """Add a collection (or a view of one) under a new name; its new subjects get rows without values.
+
+        Its volumes are copied, but those of a collection that lies at ``<uri>/collections/<name>`` already
+        are taken in as they lie.
+
+        Parameters
+        ----------
+        name : str
+            Name of the collection in this store.
+        vc : VolumeCollection, path or URI
+            The volumes.
+
+        Raises
+        ------
+        ConfigError
+            When there is a collection of that name, and for an observation that would exist twice.
+        """
+        self._refuse_view("add a collection to")
+        self._take_in(self._cohort.store, {name: vc}, None)
         self.refresh()
 
     def rename_collection(self, old_name: str, new_name: str) -> None:
@@ -283,18 +308,21 @@ class RadiObject(CohortView[VolumeCollection]):
     def from_collections(
         cls,
         uri: Uri,
-        collections: Mapping[str, VolumeCollection],
+        collections: Mapping[str, VolumeCollection | Uri],
         obs_meta: object = None,
         ctx: object = None,
     ) -> RadiObject:
-        """Create a store from collections (or views of them), copying their volumes.
+        """Create a store from collections (or views of them).
+
+        Their volumes are copied, but those of a collection that lies at ``<uri>/collections/<name>`` already
+        are taken in as they lie.
 
         Parameters
         ----------
         uri : path or URI
             Place of the new store.
         collections : mapping
-            Collection name -> volumes.
+            Collection name -> volumes, or the address of a collection.
         obs_meta : DataFrame or mapping, optional
             Table of the subjects, with a column ``obs_subject_id``.
         ctx : tiledb.Ctx, tiledb.Config or mapping, optional
@@ -305,5 +333,37 @@ class RadiObject(CohortView[VolumeCollection]):
         RadiObject
             The new store.
         """
-        jobs = {checked_name("collection", name): copy_jobs(view, ()) for name, view in collections.items()}
-        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions())
+        store = Store(as_uri(uri), Session.of(ctx), "radi_object")
+        subjects = None if obs_meta is None else as_table(obs_meta)
+        if not collections:
+            raise ConfigError("there is no collection")
+        cls._take_in(store, collections, subjects, new=True)
+        return cls(store.root, store.session)
+
+    @classmethod
+    def _take_in(
+        cls,
+        store: Store,
+        collections: Mapping[str, VolumeCollection | Uri],
+        subjects: Table | None,
+        *,
+        new: bool = False,
+    ) -> None:
+        """Copy collections into a store, or list those that lie there already, as one commit."""
+        views: dict[str, VolumeCollection] = {}
+        for name, given in collections.items():
+            view = VolumeCollection(given, store.session) if isinstance(given, (str, os.PathLike)) else given
+            views[checked_name("collection", name)] = view
+        own = {
+            name: view._rows.store
+            for name, view in views.items()
+            if view.stands_alone and view.uri == f"{store.root}/collections/{name}"
+        }
+        jobs = {name: copy_jobs(view, ()) for name, view in views.items() if name not in own}
+        with hold_collections(own) as snapshots, change_store(store, new=new) as change:
+            taken = [name for name in views if name in change.collections]
+            if taken:
+                raise ConfigError(f"there already is a collection {taken[0]!r}")
+            ids = [job.obs_id for group in jobs.values() for job in group]
+            owners = adopt_collections(change, own, snapshots, ids)
+            add_cohort(change, jobs, subjects, IngestOptions(), owners=owners)

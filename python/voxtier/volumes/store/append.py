@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from voxtier.errors import ConfigError
@@ -17,7 +17,12 @@ from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
 
 
 def add_cohort(
-    change: Change, jobs: Mapping[str, Sequence[Job]], subjects: Table | None, options: IngestOptions
+    change: Change,
+    jobs: Mapping[str, Sequence[Job]],
+    subjects: Table | None,
+    options: IngestOptions,
+    *,
+    owners: Iterable[str] = (),
 ) -> None:
     """Write subjects and volumes of several collections into one change.
 
@@ -31,15 +36,11 @@ def add_cohort(
         Rows of the subjects, with a column ``obs_subject_id``.
     options : IngestOptions
         What bad images do, and whether to report.
+    owners : iterable of str
+        Subjects of volumes that the change has taken in already.
     """
-    store = change.store
-    present = [
-        str(obs_id)
-        for folder in change.collections.values()
-        for obs_id in change.table(f"{store.collection_uri(folder)}/obs").read_all()["obs_id"]
-    ]
-    refuse_duplicates([job.obs_id for group in jobs.values() for job in group], present)
-    visible: set[str] = set()
+    refuse_duplicates([job.obs_id for group in jobs.values() for job in group], change.visible_ids())
+    visible = set(owners)
     for name, group in jobs.items():
         if not group:
             continue

@@ -56,6 +56,8 @@ class Change:
         Address of a group -> folders to list in it.
     subjects : str
         Folder of the table of subjects.
+    foreign : frozenset of str
+        Folders below ``collections`` that hold collections of their own, which no commit lists.
     """
 
     store: Store
@@ -65,6 +67,7 @@ class Change:
     meta: dict[str, Any] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)
     subjects: str = SUBJECTS
+    foreign: frozenset[str] = frozenset()
 
     def start_over(self) -> None:
         """Begin an empty store, under names that the visible one does not use."""
@@ -77,7 +80,7 @@ class Change:
         """Return the folder of a collection; a new one gets a name that no visible collection has."""
         if name in self.collections:
             return self.collections[name]
-        taken = {*self.collections.values(), *self.before.collections.values()}
+        taken = {*self.collections.values(), *self.before.collections.values(), *self.foreign}
         folder = checked_name("collection", name)
         while folder in taken:
             folder += f"-{self.before.commit}"
@@ -87,6 +90,12 @@ class Change:
         """Write rows that become visible with the commit."""
         if len(rows):
             Dataframe(table_uri, self.store.session).write_rows(rows, timestamp=self.timestamp)
+
+    def visible_ids(self) -> list[str]:
+        """Return the observations of the collections that were there before and stay."""
+        before = set(self.before.collections.values())
+        uris = [self.store.collection_uri(folder) for folder in self.collections.values() if folder in before]
+        return [str(obs_id) for uri in uris for obs_id in self.table(f"{uri}/obs").read_all()["obs_id"]]
 
     def table(self, uri: str) -> Dataframe:
         """Return a table as the last commit left it."""
@@ -98,10 +107,19 @@ class Change:
         if self.store.kind == "collection":
             return {f"{root}/obs": True}
         visible = set(self.before.collections.values())
+        folders = list_folders(f"{root}/collections", session)
+        self.foreign = self._find_foreign(folders)
         return {f"{root}/{name}": name == self.before.subjects for name in self._tables_of_subjects()} | {
-            f"{root}/collections/{name}/obs": name in visible
-            for name in list_folders(f"{root}/collections", session)
+            f"{root}/collections/{name}/obs": name in visible for name in folders if name not in self.foreign
         }
+
+    def _find_foreign(self, folders: Iterable[str]) -> frozenset[str]:
+        """Return the collections that are somebody's own, and no leftovers of an ingest."""
+        unlisted = set(folders) - set(self.before.collections.values())
+        uris = {name: self.store.collection_uri(name) for name in unlisted if not is_reserved(name)}
+        return frozenset(
+            name for name, uri in uris.items() if Store(uri, self.store.session, "collection").stands_alone()
+        )
 
     def _tables_of_subjects(self) -> list[str]:
         names = list_folders(self.store.root, self.store.session)
@@ -128,8 +146,10 @@ class Change:
             yield from (
                 f"{root}/{name}" for name in self._tables_of_subjects() if name != self.before.subjects
             )
-            for folder in list_folders(base, session):
-                if not is_reserved(folder) and folder not in folders:
+            found = list_folders(base, session)
+            kept = {*folders, *self._find_foreign(found)}
+            for folder in found:
+                if not is_reserved(folder) and folder not in kept:
                     yield f"{base}/{folder}"
         for folder in folders:
             uri = self.store.collection_uri(folder)
@@ -190,6 +210,10 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
     BackendError
         When another writer does not finish in time.
     """
+    if store.kind == "collection":
+        around, is_listed = store.around()
+        if around is not None and is_listed:
+            raise ConfigError(f"{store.root} is a part of {around.root} now: open it again to change it")
     if new:
         _refuse_occupied(store, overwrite=overwrite)  # before a lock is left in somebody else's folder
     with only_writer(store.root, store.session) as confirm:
@@ -217,6 +241,22 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
                 after = store.snapshot()
                 replaced = Change(store, after, 0, dict(after.collections), subjects=after.subjects)
                 replaced.remove(list(replaced.find_orphans()))
+
+
+@contextmanager
+def hold_still(store: Store) -> Iterator[Snapshot]:
+    """Keep writers away from a store, and remove what they left unfinished.
+
+    Yields
+    ------
+    Snapshot
+        What is visible in it.
+    """
+    with only_writer(store.root, store.session):
+        store.recover()
+        snapshot = _own_snapshot(store)
+        Change(store, snapshot, 0, dict(snapshot.collections)).remove_unfinished()
+        yield snapshot
 
 
 def repair(store: Store, *, dry_run: bool) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import FormatError, IngestError, VoxtierError
+from voxtier.errors import ConfigError, FormatError, IngestError, VoxtierError
 from voxtier.system.progress import Progress
 from voxtier.volumes.config import Config, configured, get_config
 from voxtier.volumes.store.foreground import write_counts
@@ -131,6 +131,8 @@ def _try(job: Job, group: str, present: frozenset[str] | None, session: Session,
             row = _take_over(uri, job, session) if exists else None
             if row is None:
                 row = _write(uri, job, session, config)
+            if both := sorted(job.given & row.keys()):
+                raise ConfigError(f"obs has a column {both[0]!r}, which the image fills itself: rename it")
     except (VoxtierError, OSError, MemoryError) as error:
         return Outcome(job.label, None, str(error))
     keys = {"obs_subject_id": job.subject, "obs_id": job.obs_id, "voxtier_array": folder}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from voxtier.volumes.formats.nifti import read_nifti
 from voxtier.volumes.formats.sources import Images, Source, grouped_sources, named_sources
 from voxtier.volumes.geometry import OrientationInfo
 from voxtier.volumes.store.names import checked_name
+from voxtier.volumes.tiledb.columns import as_table
+from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 
 __all__ = [
     "Content",
@@ -29,6 +31,7 @@ __all__ = [
     "dicom_jobs",
     "nifti_content",
     "refuse_misaligned",
+    "with_observations",
 ]
 
 
@@ -67,6 +70,8 @@ class Job:
         Name of the image in messages.
     extra : dict
         Further columns of its row.
+    given : frozenset of str
+        Those of them that the user gave: an image that states one of them itself is refused.
     """
 
     obs_id: str
@@ -75,6 +80,7 @@ class Job:
     fingerprint: tuple[object, ...]
     label: str
     extra: dict[str, Any]
+    given: frozenset[str] = frozenset()
 
 
 def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) -> Content:
@@ -284,6 +290,48 @@ def _nifti_jobs(sources: Sequence[Source], *, reorient: bool | None) -> list[Job
         )
         for source in sources
     ]
+
+
+def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
+    """Return the jobs with the ids and the columns of a table that has a row for each, in their order.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The volumes.
+    obs : DataFrame, Table or mapping
+        Columns ``obs_id`` and ``obs_subject_id``, and any others.
+
+    Returns
+    -------
+    list of Job
+        One for each volume.
+
+    Raises
+    ------
+    ConfigError
+        When a key column is missing, and for a table of another length or for other subjects.
+    """
+    table = as_table(obs)
+    missing = [name for name in INDEX_COLUMNS if name not in table]
+    if missing:
+        raise ConfigError(f"obs needs a column {missing[0]!r}")
+    if len(table) != len(jobs):
+        raise ConfigError(f"obs has {len(table)} rows for {len(jobs)} volumes: one for each, in their order")
+    changed = []
+    for place, (job, row) in enumerate(zip(jobs, table.rows(), strict=True)):
+        if str(row["obs_subject_id"]) != job.subject:
+            raise ConfigError(
+                f"row {place} of obs is of subject {row['obs_subject_id']!r}, {job.label} of {job.subject!r}"
+            )
+        columns = {name: value for name, value in row.items() if name not in INDEX_COLUMNS}
+        both = sorted(columns.keys() & job.extra.keys())
+        if both:
+            raise ConfigError(f"obs has a column {both[0]!r}, which the images fill themselves: rename it")
+        changed.append(
+            replace(job, obs_id=str(row["obs_id"]), extra={**job.extra, **columns}, given=frozenset(columns))
+        )
+    return changed
 
 
 def _file_fingerprint(path: Path) -> tuple[object, ...]:

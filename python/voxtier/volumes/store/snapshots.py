@@ -77,15 +77,31 @@ class Store:
 
     @staticmethod
     def of_collection(uri: str, session: Session) -> Store:
-        """Return the store that a collection belongs to: the RadiObject around it, else itself."""
-        parent, _, _ = uri.rpartition("/")
+        """Return the store that a collection belongs to: the RadiObject around it, else itself.
+
+        A collection of its own may lie where a RadiObject has its collections, until that takes it in.
+        """
+        alone = Store(uri, session, "collection")
+        around, is_listed = alone.around()
+        return around if around is not None and (is_listed or not alone.stands_alone()) else alone
+
+    def around(self) -> tuple[Store | None, bool]:
+        """Return the RadiObject of voxtier below which this root lies, and whether it lists it."""
+        parent, _, name = self.root.rpartition("/")
         root, _, folder = parent.rpartition("/")
         if folder == "collections" and root:
             with suppress(NotFoundError):
-                around = Store(root, session, "radi_object")
-                if "voxtier_format" in around.meta():
-                    return around
-        return Store(uri, session, "collection")
+                store = Store(root, self.session, "radi_object")
+                meta = store.meta()
+                if "voxtier_format" in meta:
+                    return store, name in json.loads(str(meta.get("voxtier_collections", "{}"))).values()
+        return None, False
+
+    def stands_alone(self) -> bool:
+        """Return whether the root is that of a collection that was written as a store of its own."""
+        with suppress(NotFoundError):
+            return self.meta().get("voxtier_kind") == "collection"
+        return False
 
     def snapshot(self) -> Snapshot:
         """Read what is visible now.
