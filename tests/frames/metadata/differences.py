@@ -1,7 +1,7 @@
 """Where pydicom's `to_json_dict` is not DICOM JSON, each with the clause that says so.
 
-`by_the_standard` is what pydicom makes of a data set, with these differences put right: `RULES` names each and its
-clause, and the tests of the rules are in `test_values.py`.
+`by_the_standard` is what pydicom makes of a data set, with these differences put right: `RULES` names each
+and its clause, and the tests of the rules are in `test_values.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.datadict import dictionary_VR
 from pydicom.tag import BaseTag
 
 RULES = {
@@ -27,7 +26,7 @@ RULES = {
     "blanks behind each of several values are padding": "PS3.5 6.2",
     "a decimal string has its own digits": "PS3.18 F.2.3",
     "words are little endian": "PS3.5 A.1 and PS3.18 F.2.7: InlineBinary has no other byte order",
-    "private attributes have the VR of the file, else UN": "PS3.5 7.8.1: no dictionary of the standard has them",
+    "private attributes have the VR of the file, else UN": "PS3.5 7.8.1: the standard does not know them",
     "US and SS are what they are in the first value of LUT Descriptor": "PS3.18 F.2.3",
 }
 # Files that one of the two refuses.
@@ -35,9 +34,9 @@ REFUSED = {
     "no_meta.dcm": ("not_dicom", "no preamble, and its first element is none that a data set begins with"),
     "rtplan_truncated.dcm": (
         "value_past_end",
-        "cut; pydicom takes what is left of the last value for all of it",
+        "cut; pydicom takes the rest of the last value for all of it",
     ),
-    "DICOMDIR-nooffset": ("value_past_end", "cut; pydicom takes what is left of the last Item for all of it"),
+    "DICOMDIR-nooffset": ("value_past_end", "cut; pydicom takes the rest of the last Item for all of it"),
 }
 REFUSED_BY_PYDICOM = {"badVR.dcm": "an Integer String 1A, which is a string (PS3.18 F.2.3); pydicom raises"}
 
@@ -103,12 +102,3 @@ def decimal(value: Any) -> Any:
         names = {math.inf: "Infinity", -math.inf: "-Infinity"}
         return "NaN" if math.isnan(value) else names.get(value, value.hex())
     return Decimal(str(value).strip())
-
-
-def is_known(tag: int) -> bool:
-    """Whether the dictionary of PS3.6 has a tag."""
-    try:
-        dictionary_VR(tag)
-    except KeyError:
-        return False
-    return True

@@ -30,8 +30,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def as_numbers(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes as the oracle has them: numbers that are strings (PS3.18 F.2.3: IS, DS, SV, UV) as
-    numbers, binary floats bit by bit, as a number may have two shortest texts.
+    """Return the attributes as the oracle has them.
+
+    Numbers that are strings (PS3.18 F.2.3: IS, DS, SV, UV) become numbers; binary floats are compared bit by
+    bit, as one may have two shortest texts.
     """
     return {tag: _as_numbers(attribute) for tag, attribute in attributes.items()}
 

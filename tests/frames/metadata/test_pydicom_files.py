@@ -1,4 +1,4 @@
-"""pydicom as oracle: `to_json_dict` of every file that it ships, and the dictionary that is made of its own."""
+"""pydicom as oracle: `to_json_dict` of every file that it ships, and the dictionary made of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydicom.data import get_charset_files, get_testdata_files
 
 from frames.metadata.differences import REFUSED, REFUSED_BY_PYDICOM, by_the_standard
 from frames.metadata.reading import as_numbers, in_ranges, read_exactly
-from graph import ROOT
+from tree.graph import ROOT
 from voxtier.errors import FormatError
 from voxtier.frames import read_metadata_json, read_table
 
