@@ -62,7 +62,7 @@ def read_table(source: _Source, *, verify: _Verify = "ends") -> FrameTable:
     Offsets follow PS3.5 A.4 and 8, PS3.3 C.7.6.3.1.8; the container PS3.10 7.
     """
 
-def read_frame(source: _Source, table: FrameTable, index: int) -> bytes:
+def read_frame(source: _Source, table: FrameTable, index: int, *, align: bool = False) -> bytes:
     """Read the bytes of one frame: fragments joined, item headers stripped.
 
     Parameters
@@ -73,11 +73,15 @@ def read_frame(source: _Source, table: FrameTable, index: int) -> bytes:
         Its table.
     index : int
         Frame, counted from 0; negative from the end.
+    align : bool
+        Move a native frame of pixels that are no whole bytes (Bits Allocated 1) to the first bit: without it
+        the first and the last byte may hold bits of the frames beside (PS3.5 8.1.1).
 
     Returns
     -------
     bytes
-        The frame as it is encoded in the file.
+        The frame as it is encoded in the file; aligned, its ``ceil(frame_bits / 8)`` bytes, the bits behind
+        it 0.
 
     Raises
     ------
@@ -204,7 +208,10 @@ class FrameTable:
     def ranges(self, index: int) -> list[tuple[int, int]]:
         """Payload ranges of a frame, one for each fragment."""
     def bit_offset(self, index: int) -> int:
-        """Bit of the first byte at which a native frame begins (Bits Allocated 1, PS3.5 8.2)."""
+        """Bit of the first byte at which a native frame begins, from the least significant (PS3.5 8.1.1)."""
+    @property
+    def frame_bits(self) -> int | None:
+        """Bits of a native frame, not always whole bytes (Bits Allocated 1); None for other frames."""
     def to_bytes(self) -> bytes:
         """Encode as one record with checksum and version: see `from_bytes`."""
     @staticmethod
@@ -498,7 +505,13 @@ class FrameCache:
     def etag(self, key: str) -> str | None:
         """Return what `put_table` was given; does not count as an access."""
     def read(
-        self, key: str, source: _Source, frames: Sequence[int], *, scan: bool = False
+        self,
+        key: str,
+        source: _Source,
+        frames: Sequence[int],
+        *,
+        scan: bool = False,
+        align: bool = False,
     ) -> list[bytes] | None:
         """Read frames by the table of a key, neighbours with one read.
 
@@ -512,6 +525,8 @@ class FrameCache:
             Frames, counted from 0, in any order.
         scan : bool
             See `touch`.
+        align : bool
+            See `read_frame`.
 
         Returns
         -------
@@ -528,7 +543,7 @@ class FrameCache:
             The table has no such frame.
         """
     def read_resident(
-        self, key: str, fd: int, frames: Sequence[int], *, scan: bool = False
+        self, key: str, fd: int, frames: Sequence[int], *, scan: bool = False, align: bool = False
     ) -> list[bytes] | None:
         """Read frames as `read` does, but never wait: for a thread that serves others, such as an event loop.
 
@@ -542,6 +557,8 @@ class FrameCache:
             Frames, counted from 0, in any order.
         scan : bool
             See `touch`.
+        align : bool
+            See `read_frame`.
 
         Returns
         -------

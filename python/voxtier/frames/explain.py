@@ -181,7 +181,8 @@ def _frames(table: FrameTable) -> Iterator[str]:
     for index in range(shown):
         ranges = ", ".join(f"[{start:,}, {end:,})" for start, end in table.ranges(index)[:4])
         more = len(table.ranges(index)) - 4
-        yield f"    frame {index + 1:<8,}{ranges}{f' and {more} more' if more > 0 else ''}"
+        bit = f" from bit {table.bit_offset(index)}" if (table.frame_bits or 0) % 8 else ""
+        yield f"    frame {index + 1:<8,}{ranges}{f' and {more} more' if more > 0 else ''}{bit}"
     if len(table) > shown:
         yield f"    ... and {len(table) - shown:,} more"
 

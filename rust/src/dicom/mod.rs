@@ -227,5 +227,6 @@ fn doubt_of(
     } else {
         None
     };
-    Ok(Doubt { unless_exact })
+    let swaps_words = container.encoding.big_endian && pixels.vr == *b"OW";
+    Ok(Doubt { unless_exact, swaps_words })
 }

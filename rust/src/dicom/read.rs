@@ -1,6 +1,6 @@
 //! Reads the bytes of a frame by its table.
 
-use super::pixel_data::codec;
+use super::pixel_data::{align, codec};
 use super::{inflate, part10, read_table};
 use crate::base::error::Result;
 use crate::base::source::{Source, read_exact};
@@ -22,6 +22,18 @@ pub fn read_frame(source: &dyn Source, table: &FrameTable, index: usize) -> Resu
             read_frame(source, &walked, index)
         }
     }
+}
+
+/// As [`read_frame`]; with `aligned`, a frame of pixels that are no whole bytes is moved to bit 0.
+///
+/// # Errors
+/// As [`read_frame`].
+pub fn read_aligned(source: &dyn Source, table: &FrameTable, index: usize, aligned: bool) -> Result<Vec<u8>> {
+    let mut bytes = read_frame(source, table, index)?;
+    if let Some(bits) = table.frame_bits().filter(|_| aligned) {
+        align::to_first_bit(&mut bytes, table.bit_offset(index), bits);
+    }
+    Ok(bytes)
 }
 
 /// Reads a frame; `None` where a table that was not compared with every Item turns out to be wrong.

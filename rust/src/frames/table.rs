@@ -234,6 +234,12 @@ impl Native {
         let end = self.base.saturating_add(bit.saturating_add(self.frame_bits).div_ceil(8));
         (start.min(size), end.min(size))
     }
+
+    /// Bit of the first byte at which a frame begins, counted from the least significant.
+    pub fn bit_offset(&self, frame: u64) -> u8 {
+        // Only the lowest bits count, so that an overflow does no harm.
+        (self.frame_bits.wrapping_mul(frame) % 8) as u8
+    }
 }
 
 impl Default for FrameTable {
@@ -307,8 +313,16 @@ impl FrameTable {
     /// Bit of the first byte at which a native frame begins, counted from the least significant.
     pub fn bit_offset(&self, frame: usize) -> u8 {
         match &self.layout {
-            Layout::Native(native) => (native.frame_bits.saturating_mul(frame as u64) % 8) as u8,
+            Layout::Native(native) => native.bit_offset(frame as u64),
             _ => 0,
+        }
+    }
+
+    /// Bits of a native frame.
+    pub fn frame_bits(&self) -> Option<u64> {
+        match &self.layout {
+            Layout::Native(native) => Some(native.frame_bits),
+            _ => None,
         }
     }
 

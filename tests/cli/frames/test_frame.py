@@ -9,12 +9,24 @@ from pathlib import Path
 import pytest
 
 from cli.running import FINDINGS, OK, PARTIAL, PROGRAM, USAGE, Cli, Done, finish, start
+from frames.dicom.cases.native import one_bit
 from support.builders import dicom, element, image, jpeg, pattern
 
 
 def test_stdout_gets_the_bytes_of_the_frame_alone(voxtier: Cli, folder: Path) -> None:
     assert voxtier("frame", folder / "ok.dcm", 2) == Done(OK, pattern(32)[16:], "")
     assert voxtier("frame", folder / "deep/jpeg.dcm", 1).stdout == jpeg(20, 0)
+
+
+def test_frame_of_1_bit_pixels_names_its_bit_and_is_aligned_when_asked(voxtier: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(one_bit("a", 1, 5, 4).content)
+    stored, aligned = voxtier("frame", path, 2), voxtier("frame", path, 2, "--align")
+    assert (stored.code, len(stored.stdout)) == (OK, 2)
+    assert "5 bits, from bit 5" in stored.err
+    assert "--align" in stored.err
+    bits = int.from_bytes(stored.stdout, "little") >> 5 & 31
+    assert aligned == Done(OK, bytes([bits]), "")
 
 
 def test_output_file_is_replaced_by_the_frame(voxtier: Cli, folder: Path, tmp_path: Path) -> None:

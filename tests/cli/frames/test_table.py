@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from cli.running import FINDINGS, OK, PROGRAM, USAGE, Cli, Done, finish, linked, native, start
+from frames.dicom.cases.native import one_bit
 from support.builders import jpeg
 from voxtier import _core
 from voxtier.frames import read_table
 
 TABLE_KEYS = (
     *("path", "status", "kind", "transfer_syntax_uid", "number_of_frames", "offsets_in", "method"),
-    *("verified", "notes", "frames", "error"),
+    *("verified", "notes", "frames", "bit_offsets", "error"),
 )
 
 
@@ -32,17 +33,29 @@ def test_json_has_exactly_these_keys(voxtier: Cli, folder: Path) -> None:
             assert row["frames"] == [
                 [[first, last - first] for first, last in table.ranges(index)] for index in range(len(table))
             ]
-            names = [name for name in TABLE_KEYS if name not in {"path", "frames", "error", "notes"}]
+            own = {"path", "frames", "bit_offsets", "error", "notes"}
+            names = [name for name in TABLE_KEYS if name not in own]
             assert {name: row[name] for name in names} == {name: getattr(table, name) for name in names}
-            assert row["notes"] == list(table.notes)
+            assert (row["notes"], row["bit_offsets"]) == (list(table.notes), None)
         else:
             assert tuple(row["error"]) == ("kind", "offset", "detail")
             assert row["error"]["kind"] in _core.ERROR_KINDS
             assert (row["kind"], row["frames"], row["notes"]) == ("error", [], [])
+            assert row["bit_offsets"] is None
     found = {Path(row["path"]).name: row["status"] for row in done.rows}
     assert found["ambiguous.dcm"] == "ambiguous"
     assert found["error.dcm"] == found["other.txt"] == "error"
     assert found["truncated.dcm"] == "truncated"
+
+
+def test_bit_at_which_each_frame_of_1_bit_pixels_begins_is_named(voxtier: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(one_bit("a", 1, 5, 4).content)
+    [row] = voxtier("table", path, "--json").rows
+    assert row["bit_offsets"] == [0, 5, 2, 7]
+    assert [length for [[_, length]] in row["frames"]] == [1, 2, 1, 2]
+    page = voxtier("explain", path).out
+    assert [line.split("from bit ")[1] for line in page.splitlines() if "from bit" in line] == [*"0527"]
 
 
 def test_ranges_hold_the_frames(voxtier: Cli, folder: Path) -> None:

@@ -18,7 +18,7 @@ from voxtier.system.durable import write_file
 from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
-    from voxtier.frames.table import TableResult
+    from voxtier.frames.table import FrameTable, TableResult
 
 PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 
@@ -51,7 +51,8 @@ def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
 
     PATH is a file, a folder (every file below it) or - for paths on stdin. Every entry of every offset
     table is checked against the file. With --json, frames is a list of frames, each a list of
-    [offset, length] in payload bytes. Exit code 1 when a file is refused.
+    [offset, length] in payload bytes; bit_offsets is the bit of the first byte at which each frame begins
+    where frames are no whole bytes (Bits Allocated 1), else null. Exit code 1 when a file is refused.
     """
     from voxtier.frames.indexing.paths import iter_files
     from voxtier.frames.table import read_tables
@@ -72,7 +73,7 @@ def _as_json(result: TableResult) -> dict[str, Any]:
         row |= {"status": refused_status(error.kind), "kind": "error"}
         row |= dict.fromkeys(("transfer_syntax_uid", "number_of_frames", "offsets_in", "method", "verified"))
         refusal = {"kind": error.kind, "offset": error.offset, "detail": error.detail}
-        return row | {"notes": [], "frames": [], "error": refusal}
+        return row | {"notes": [], "frames": [], "bit_offsets": None, "error": refusal}
     frames = [[[start, end - start] for start, end in table.ranges(i)] for i in range(len(table))]
     return row | {
         "status": table.status,
@@ -84,8 +85,15 @@ def _as_json(result: TableResult) -> dict[str, Any]:
         "verified": table.verified,
         "notes": list(table.notes),
         "frames": frames,
+        "bit_offsets": _bit_offsets(table),
         "error": None,
     }
+
+
+def _bit_offsets(table: FrameTable) -> list[int] | None:
+    if not (table.frame_bits or 0) % 8:
+        return None
+    return [table.bit_offset(index) for index in range(len(table))]
 
 
 def _as_line(result: TableResult) -> str:
@@ -103,12 +111,17 @@ def _as_line(result: TableResult) -> str:
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of stdout."
 )
-def frame(path: str, number: int, output: Path | None) -> int:
+@click.option(
+    "--align", is_flag=True, help="Move a frame that begins within a byte (Bits Allocated 1) to bit 0."
+)
+def frame(path: str, number: int, output: Path | None, align: bool) -> int:
     """Write the bytes of frame NUMBER (from 1) of a file: fragments joined, item headers stripped.
 
     \b
     voxtier frame slide.dcm 17 -o tile.jpg
 
+    Frames of 1-bit pixels may share bytes with the frames beside them (PS3.5 8.1.1): a message then names the
+    bit, and --align writes the pixels of this frame alone, from the least significant bit on.
     The file named by -o is written completely or not at all. Exit code 1 when PATH is refused or the frame
     lies behind the end of a truncated file, 2 when there is no such frame.
     """
@@ -123,10 +136,17 @@ def frame(path: str, number: int, output: Path | None) -> int:
             count = len(frame_table)
             holds = "no frame" if count == 0 else "1 frame" if count == 1 else f"{count:,} frames"
             raise click.UsageError(f"{on_one_line(path)} holds {holds}")
-        content = read_frame(path, frame_table, number - 1)
+        content = read_frame(path, frame_table, number - 1, align=align)
     except (FormatError, SourceError) as error:
         click.echo(f"voxtier: {on_one_line(path)}: {error}", err=True)
         return EXIT_FINDINGS
+    if not align and (frame_table.frame_bits or 0) % 8:
+        bit = frame_table.bit_offset(number - 1)
+        click.echo(
+            f"frame {number:,} has {frame_table.frame_bits:,} bits, from bit {bit} of the first byte on: "
+            "--align moves them to bit 0",
+            err=True,
+        )
     if output is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from voxtier._core import FrameTable, Refusal, read_frame, read_table
 from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
@@ -35,6 +35,13 @@ _UID = re.compile(r"[0-9.]{1,64}\Z")
 _ATTEMPTS = 3
 _MOST_UIDS = 100_000
 _COUNTS = ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
+
+
+class _How(NamedTuple):
+    """How frames are read: the class of the request, and whether 1-bit frames are moved to bit 0."""
+
+    klass: Class
+    align: bool
 
 
 class FrameReader:
@@ -102,7 +109,7 @@ class FrameReader:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(_COUNTS, 0)
 
-    def frame(self, name: str, index: int, *, scan: bool = False) -> bytes:
+    def frame(self, name: str, index: int, *, scan: bool = False, align: bool = False) -> bytes:
         """Read one frame: fragments joined, item headers stripped.
 
         Parameters
@@ -113,11 +120,13 @@ class FrameReader:
             Frame, counted from 0.
         scan : bool
             A bulk reader asks (a training epoch): the read does not count as an access and evicts nothing.
+        align : bool
+            Move a native frame of 1-bit pixels to the first bit: see `read_frame`.
 
         Returns
         -------
         bytes
-            The frame as it is encoded in the file.
+            The frame as it is encoded in the file, or aligned.
 
         Raises
         ------
@@ -130,9 +139,11 @@ class FrameReader:
         SourceError
             The file cannot be read, or changes while it is read.
         """
-        return self.frames(name, [index], scan=scan)[0]
+        return self.frames(name, [index], scan=scan, align=align)[0]
 
-    def frames(self, name: str, indices: Sequence[int], *, scan: bool = False) -> list[bytes]:
+    def frames(
+        self, name: str, indices: Sequence[int], *, scan: bool = False, align: bool = False
+    ) -> list[bytes]:
         """Read frames of one file; neighbours in the file take one read.
 
         Parameters
@@ -141,7 +152,7 @@ class FrameReader:
             Path or SOP Instance UID: see `frame`.
         indices : sequence of int
             Frames, counted from 0, in any order.
-        scan : bool
+        scan, align : bool
             See `frame`.
 
         Returns
@@ -157,12 +168,12 @@ class FrameReader:
         wanted = list(indices)
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
-        klass: Class = "scan" if scan else "normal"
+        how = _How("scan" if scan else "normal", align)
         if not _UID.match(name):
-            return self._frames_of(absolute(name), None, wanted, klass) or []
+            return self._frames_of(absolute(name), None, wanted, how) or []
         for path in self._paths_of(name):
             with contextlib.suppress(FileNotFoundError):
-                read = self._frames_of(path, name, wanted, klass)
+                read = self._frames_of(path, name, wanted, how)
                 if read is not None:
                     return read
             self._forget_uid(name, path)
@@ -171,14 +182,14 @@ class FrameReader:
             "run `voxtier index` again"
         )
 
-    def _frames_of(self, path: str, uid: str | None, wanted: list[int], klass: Class) -> list[bytes] | None:
+    def _frames_of(self, path: str, uid: str | None, wanted: list[int], how: _How) -> list[bytes] | None:
         """Read frames; None when a UID is asked for and the file holds another SOP Instance."""
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
             try:
                 if uid is not None and file.instance() != uid:
                     return None
-                return self._read(path, file.fd, wanted, klass)
+                return self._read(path, file.fd, wanted, how)
             except SourceError as error:
                 if error.kind != "changed_during_read" or not left:
                     raise
@@ -189,22 +200,23 @@ class FrameReader:
                 # The file's own offset table is wrong somewhere in the middle: check it against a walk.
                 if error.kind != "bad_table" or not left:
                     raise
-                self._rebuild(path, file.fd, klass)
+                self._rebuild(path, file.fd, how.klass)
             finally:
                 self._files.give_back(file)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _read(self, path: str, fd: int, wanted: list[int], klass: Class) -> list[bytes]:
+    def _read(self, path: str, fd: int, wanted: list[int], how: _How) -> list[bytes]:
+        klass, align = how
         scan = klass == "scan"
         tier: Tier = "tier1"
-        read = self.cache.read(path, fd, wanted, scan=scan)
+        read = self.cache.read(path, fd, wanted, scan=scan, align=align)
         if read is None:
             loaded = self._load(path, fd, klass)
             tier = loaded.tier
-            read = self.cache.read(path, fd, wanted, scan=scan)
+            read = self.cache.read(path, fd, wanted, scan=scan, align=align)
             if read is None:  # memory has no room for the table
                 self._count("uncached")
-                read = [read_frame(fd, loaded.table, index) for index in wanted]
+                read = [read_frame(fd, loaded.table, index, align=align) for index in wanted]
         self._finish(tier)
         return read
 
@@ -282,7 +294,7 @@ class FrameReader:
         self.cache.invalidate(path)
         self._files.forget(path)
 
-    async def aframe(self, name: str, index: int, *, scan: bool = False) -> bytes:
+    async def aframe(self, name: str, index: int, *, scan: bool = False, align: bool = False) -> bytes:
         """Read one frame on a thread: the event loop never waits for a disk or a database.
 
         Parameters
@@ -291,7 +303,7 @@ class FrameReader:
             Path or SOP Instance UID.
         index : int
             Frame, counted from 0.
-        scan : bool
+        scan, align : bool
             See `frame`.
 
         Returns
@@ -299,9 +311,11 @@ class FrameReader:
         bytes
             See `frame`.
         """
-        return (await self.aframes(name, [index], scan=scan))[0]
+        return (await self.aframes(name, [index], scan=scan, align=align))[0]
 
-    async def aframes(self, name: str, indices: Sequence[int], *, scan: bool = False) -> list[bytes]:
+    async def aframes(
+        self, name: str, indices: Sequence[int], *, scan: bool = False, align: bool = False
+    ) -> list[bytes]:
         """Read frames: at once what memory and the page cache hold, all else on a thread.
 
         The event loop waits for no disk and no database, and a frame that is at hand waits for no thread, of
@@ -313,8 +327,8 @@ class FrameReader:
             Path or SOP Instance UID.
         indices : sequence of int
             Frames, counted from 0, in any order.
-        scan : bool
-            See `frames`.
+        scan, align : bool
+            See `frame`.
 
         Returns
         -------
@@ -322,11 +336,12 @@ class FrameReader:
             See `frames`.
         """
         path = self._path_in_memory(name)
-        if path is not None and (read := self._read_at_once(path, name, indices, scan=scan)) is not None:
+        how = _How("scan" if scan else "normal", align)
+        if path is not None and (read := self._read_at_once(path, name, indices, how)) is not None:
             return read
         threads = self._threads("cold" if path is None else "hot")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan))
+        return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan, align=align))
 
     def _path_in_memory(self, name: str) -> str | None:
         """Return the path of a file whose table memory holds: its requests have threads of their own."""
@@ -337,15 +352,14 @@ class FrameReader:
                 path = self._uids.get(name)
         return path if path is not None and path in self.cache else None
 
-    def _read_at_once(
-        self, path: str, name: str, indices: Sequence[int], *, scan: bool
-    ) -> list[bytes] | None:
+    def _read_at_once(self, path: str, name: str, indices: Sequence[int], how: _How) -> list[bytes] | None:
         """Read frames if nothing has to be waited for; None where `frames` must do it or raise."""
         file = self._files.take_open(path)
         if file is None:
             return None
         try:
-            read = self.cache.read_resident(path, file.fd, indices, scan=scan)
+            scan = how.klass == "scan"
+            read = self.cache.read_resident(path, file.fd, indices, scan=scan, align=how.align)
             if read is None or (_UID.match(name) and not file.is_known_as(name)):
                 return None
         except (FormatError, SourceError, OverflowError):

@@ -1,5 +1,6 @@
 //! What stands in and behind the Pixel Data element (PS3.5 8, A.4).
 
+pub mod align;
 pub mod behind;
 pub mod codec;
 pub mod encapsulated;

@@ -15,6 +15,8 @@ const MOST_TIMES_TOO_MANY: u64 = 16;
 pub struct Doubt {
     /// Only a value of exactly the declared size is taken for native pixels, for this reason.
     pub unless_exact: Option<&'static str>,
+    /// Whether the bytes of each 16-bit word are swapped, so that a part of a word is no range of bytes.
+    pub swaps_words: bool,
 }
 
 /// Lays out native frames; the second value is the first frame that is cut.
@@ -44,6 +46,13 @@ pub fn lay_out(
         notes.add(Note::number_of_frames_from_length);
     }
     let frames = header.attributes.number_of_frames;
+    let begins_in_word = frames > 1 && !frame_bits.is_multiple_of(16);
+    if doubt.swaps_words && (begins_in_word || !frame_bits.is_multiple_of(8)) {
+        let detail = format!(
+            "frames of {frame_bits} bits end within the 16-bit words whose bytes a big endian OW swaps (PS3.5 8.2)"
+        );
+        return Err(Error::at(ErrorKind::AmbiguousFrameSize, pixels.position, detail));
+    }
     let expected = frame_bits.checked_mul(u64::from(frames)).map(|bits| bits.div_ceil(8));
     let is_exact = expected.is_some_and(|bytes| is_size(declared, bytes));
     if let Some(reason) = doubt.unless_exact.filter(|_| !is_exact) {

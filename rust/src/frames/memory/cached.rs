@@ -5,11 +5,12 @@ use std::cell::RefCell;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::varint;
+use crate::dicom::pixel_data::align;
 use crate::frames::attributes::Attributes;
 use crate::frames::memory::lru::{KEY_CAP, META_CAP, Record};
 use crate::frames::packed::{self, Table};
 use crate::frames::table::{
-    FrameTable, Items, Kind, Layout, LayoutView, Method, OffsetsIn, Status, Verified,
+    FrameTable, Items, Kind, Layout, LayoutView, Method, Native, OffsetsIn, Status, Verified,
 };
 
 const HAS_CODES: u8 = 1;
@@ -196,8 +197,26 @@ pub fn decode(meta: &[u8], value: &[u8]) -> Option<FrameTable> {
     Some(table)
 }
 
+/// Some frames of a record.
+pub struct Selected {
+    /// A table of these frames, each with its ranges.
+    pub table: FrameTable,
+    /// The bits of all frames, where they are native: the table of some has bytes alone.
+    pub native: Option<Native>,
+}
+
+impl Selected {
+    /// Moves those of pixels that are no whole bytes to bit 0; `read` are the bytes of these `frames`.
+    pub fn align(&self, frames: &[u32], read: &mut [Vec<u8>]) {
+        let Some(native) = self.native else { return };
+        for (bytes, &frame) in read.iter_mut().zip(frames) {
+            align::to_first_bit(bytes, native.bit_offset(frame.into()), native.frame_bits);
+        }
+    }
+}
+
 /// Result of [`select`].
-pub type Selection = std::result::Result<FrameTable, (usize, FrameTable)>;
+pub type Selection = std::result::Result<Selected, (usize, FrameTable)>;
 
 /// Reads a table of some frames of a record, in the order of `frames`; other frames are not decoded.
 ///
@@ -223,7 +242,7 @@ pub fn select(meta: &[u8], value: &[u8], frames: &[u32]) -> Option<Selection> {
         items.frame_first.get_or_insert_default().push(items.offsets.len() as u32);
     }
     table.layout = Layout::Items(items);
-    Some(Ok(table))
+    Some(Ok(Selected { table, native: view.and_then(|view| view.native()) }))
 }
 
 /// The fields of meta that are not read yet.

@@ -165,7 +165,8 @@ impl PyFrameCache {
         cached::decode_meta(self.lock(py).peek(key.as_bytes())?.meta())?.1
     }
 
-    #[pyo3(signature = (key, source, frames, *, scan=false))]
+    #[pyo3(signature = (key, source, frames, *, scan=false, align=false))]
+    #[allow(clippy::too_many_arguments)] // mirrors the Python signature
     fn read<'py>(
         &self,
         py: Python<'py>,
@@ -173,6 +174,7 @@ impl PyFrameCache {
         source: &Bound<'py, PyAny>,
         frames: Vec<u32>,
         scan: bool,
+        align: bool,
     ) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
         let request = request(scan);
         let mut guard = self.lock(py);
@@ -187,14 +189,21 @@ impl PyFrameCache {
                     "frame {frame}, counted from 0: the file has no such frame"
                 )))
             }
-            Some(Ok(table)) => {
-                let read = with_source(source, |source| read_frames(source, &table))?;
+            Some(Ok(selected)) => {
+                let read = with_source(source, |source| {
+                    let mut read = read_frames(source, &selected.table)?;
+                    if align {
+                        selected.align(&frames, &mut read);
+                    }
+                    Ok(read)
+                })?;
                 Ok(Some(read.iter().map(|bytes| PyBytes::new(py, bytes)).collect()))
             }
         }
     }
 
-    #[pyo3(signature = (key, fd, frames, *, scan=false))]
+    #[pyo3(signature = (key, fd, frames, *, scan=false, align=false))]
+    #[allow(clippy::too_many_arguments)] // mirrors the Python signature
     fn read_resident<'py>(
         &self,
         py: Python<'py>,
@@ -202,25 +211,29 @@ impl PyFrameCache {
         fd: i32,
         frames: Vec<u32>,
         scan: bool,
+        align: bool,
     ) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
         let guard = self.lock(py);
         let selection =
             guard.peek(key.as_bytes()).and_then(|slot| cached::select(slot.meta(), slot.value(), &frames));
         drop(guard);
-        let Some(Ok(table)) = selection else { return Ok(None) };
+        let Some(Ok(selected)) = selection else { return Ok(None) };
         if fd < 0 {
             return Err(PyValueError::new_err(format!("a file descriptor cannot be {fd}")));
         }
         // SAFETY: the caller lends an open descriptor for the call; a closed one is an EBADF, not a danger.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         // With the GIL: what never waits takes less than handing the GIL to a thread that computes.
-        match &table.layout {
+        match &selected.table.layout {
             Layout::Items(items) if items.offsets.first().is_some_and(|&first| is_resident(fd, first)) => {}
             _ => return Ok(None),
         }
-        let read = read_resident_frames(&FileSource::new(fd)?, &table)?;
-        if read.is_some() {
+        let mut read = read_resident_frames(&FileSource::new(fd)?, &selected.table)?;
+        if let Some(read) = &mut read {
             self.lock(py).get(key.as_bytes(), request(scan));
+            if align {
+                selected.align(&frames, read);
+            }
         }
         Ok(read.map(|frames| frames.iter().map(|bytes| PyBytes::new(py, bytes)).collect()))
     }

@@ -177,6 +177,11 @@ impl PyFrameTable {
         Ok(self.table.bit_offset(self.index(index)?))
     }
 
+    #[getter]
+    fn frame_bits(&self) -> Option<u64> {
+        self.table.frame_bits()
+    }
+
     fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &record::encode(&self.table))
     }
@@ -233,14 +238,16 @@ fn read_table(source: &Bound<'_, PyAny>, verify: &str) -> PyResult<PyFrameTable>
 }
 
 #[pyfunction]
+#[pyo3(signature = (source, table, index, *, align=false))]
 fn read_frame<'py>(
     source: &Bound<'py, PyAny>,
     table: &Bound<'py, PyFrameTable>,
     index: isize,
+    align: bool,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let index = table.get().index(index)?;
     let table = &table.get().table;
-    let bytes = with_source(source, |source| dicom::read::read_frame(source, table, index))?;
+    let bytes = with_source(source, |source| dicom::read::read_aligned(source, table, index, align))?;
     Ok(PyBytes::new(source.py(), &bytes))
 }
 
