@@ -15,6 +15,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag
+from pydicom.valuerep import PersonName
 
 RULES = {
     "group lengths are left out": "PS3.18 F.2.2",
@@ -75,19 +76,24 @@ def _attribute(dataset: Dataset, element: DataElement) -> dict[str, Any]:
         items = [by_the_standard(item) for item in element.value]
         return {"vr": vr, "Value": items} if items else {"vr": vr}
     if vr in _WORDS and not dataset.original_encoding[1]:
-        size, value = _WORDS[vr], element.value
+        size, value = _WORDS[vr], element.value or b""
         return _binary(vr, b"".join(value[at : at + size][::-1] for at in range(0, len(value), size)))
+    values = element.value if element.VM > 1 else [element.value]
+    if vr == "PN":  # pydicom fails where one of several names is empty
+        return {"vr": vr, "Value": [_name(name) for name in values]} if not element.is_empty else {"vr": vr}
     found = element.to_json_dict(None, 0)
     if "Value" in found:
-        values = element.value if element.VM > 1 else [element.value]
         pairs = zip(found["Value"], values, strict=True)
         found["Value"] = [_value(vr, each, original) for each, original in pairs]
     return found
 
 
+def _name(name: PersonName) -> dict[str, str] | None:
+    groups = zip(("Alphabetic", "Ideographic", "Phonetic"), name.components, strict=False)
+    return {group: text for group, text in groups if text} or None
+
+
 def _value(vr: str, value: Any, original: Any) -> Any:
-    if vr == "PN":
-        return {group: text for group, text in value.items() if text} or None
     if vr in ("DS", "IS"):
         text = getattr(original, "original_string", None)
         return decimal(text if text is not None else value) if value not in (None, "") else None
