@@ -1002,3 +1002,57 @@ class ParallelVerifier:
     def __next__(self) -> tuple[int, TensorReport]: ...
     def stop(self) -> None:
         """Stop after the files that are being read."""
+
+@final
+class Gateway:
+    """The HTTP server of the gateway: see `voxtier.frames.Gateway`, which answers its questions."""
+
+    def __new__(
+        cls,
+        cache: FrameCache,
+        sources: list[str],
+        *,
+        roots: list[str | PathLike[str]],
+        tokens: list[tuple[str, list[str]]],
+        cors_origins: list[str],
+        viewer: str | PathLike[str] | None,
+        page: str,
+        viewer_config: str,
+    ) -> Gateway: ...
+    def start(self, host: str, port: int, workers: int) -> tuple[str, int]:
+        """Listen and serve; return the address and port that are bound."""
+
+    def stop(self, drain_seconds: float) -> None:
+        """Accept nothing more, and wait at most this long for open requests."""
+
+    def abandon(self) -> None:
+        """Forget the threads: in a child process, which does not have them."""
+
+    def set_ready(self) -> None:
+        """Let ``/ready`` say yes."""
+
+    def counters(self) -> str:
+        """Return the counters as a JSON object."""
+
+    def next_job(self, seconds: float) -> GatewayJob | None:
+        """Return the next question; None where none comes in time."""
+
+@final
+class GatewayJob:
+    """A question of the server, to be answered once."""
+
+    @property
+    def question(self) -> tuple[str, tuple[Any, ...]]:
+        """Its kind and its arguments."""
+
+    def answer_rows(self, rows: bytes) -> None:
+        """Answer with rows of the index."""
+
+    def answer_files(self, files: list[tuple[str, str]]) -> None:
+        """Answer with SOP Instance UIDs and paths."""
+
+    def answer_http(self, status: int, media_type: str, body: bytes) -> None:
+        """Answer with a whole response."""
+
+    def fail(self, why: str) -> None:
+        """Say why there is no answer."""

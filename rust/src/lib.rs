@@ -63,6 +63,8 @@
 pub mod base;
 pub mod dicom;
 pub mod frames;
+#[cfg(feature = "server")]
+pub mod gateway;
 pub mod tiledb;
 pub mod torch_file;
 

@@ -25,6 +25,7 @@ from voxtier.errors import BackendError, ConfigError, MissingExtraError, Voxtier
 # By name: where the command is, and its line in the overview.
 _COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("frames.index:index", "index the frames of every DICOM file below a folder"),
+    "serve": ("frames.serve:serve", "serve frames to viewers by DICOMweb"),
     "summary": ("frames.index:summary", "count what is indexed"),
     "errors": ("frames.index:errors", "list the files that were refused, each with its reason"),
     "table": ("frames.files:table", "print the frame table of each file, without a database"),

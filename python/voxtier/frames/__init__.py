@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from voxtier.frames.databricks.frame_dicts import compute_bot_from_local_path
     from voxtier.frames.databricks.lakebase import LakebaseUtils
     from voxtier.frames.databricks.spark import BOTCacheBuilder
+    from voxtier.frames.gateway.gateway import Gateway
     from voxtier.frames.indexing.run import FileIndexer, index_files
     from voxtier.frames.serving.reader import FrameReader
     from voxtier.frames.store.store import FrameStore
@@ -36,6 +37,7 @@ __all__ = [
     "FrameReader",
     "FrameStore",
     "FrameTable",
+    "Gateway",
     "LakebaseUtils",
     "RangedSource",
     "TableResult",
@@ -55,6 +57,7 @@ _ON_FIRST_USE = {
     "FileIndexer": "voxtier.frames.indexing.run",
     "FrameReader": "voxtier.frames.serving.reader",
     "FrameStore": "voxtier.frames.store.store",
+    "Gateway": "voxtier.frames.gateway.gateway",
     "LakebaseUtils": "voxtier.frames.databricks.lakebase",
     "compute_bot_from_local_path": "voxtier.frames.databricks.frame_dicts",
     "index_files": "voxtier.frames.indexing.run",

@@ -280,6 +280,14 @@ impl FrameTable {
         }
     }
 
+    /// Bytes of all payloads together; 0 for native frames, whose layout says it.
+    pub fn fragments_length(&self) -> u64 {
+        match &self.layout {
+            Layout::Items(items) => items.lengths.iter().fold(0, |sum, &length| sum.saturating_add(length)),
+            _ => 0,
+        }
+    }
+
     /// The largest end that a range may have: the size of the file, or no limit for inflated offsets.
     pub fn limit(&self) -> u64 {
         match self.offsets_in {

@@ -5,6 +5,8 @@
 
 mod errors;
 mod frames;
+#[cfg(feature = "server")]
+mod gateway;
 mod paths;
 mod sources;
 mod tiledb;
@@ -19,6 +21,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     errors::register(module)?;
     frames::register(module)?;
+    #[cfg(feature = "server")]
+    gateway::register(module)?;
     tiledb::register(module)?;
     torch_file::register(module)?;
     // The stub declares no `__all__`, so the module must not have one.

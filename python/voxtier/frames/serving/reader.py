@@ -92,7 +92,7 @@ class FrameReader:
         publish: bool = True,
     ) -> None:
         self.store = store
-        self._index = None if store is None else IndexClient(store, index_seconds)
+        self.index = None if store is None else IndexClient(store, index_seconds)
         self.source = source
         self.cache = FrameCache(budget_bytes) if cache is None else cache
         self.verify: Verify = verify
@@ -275,9 +275,9 @@ class FrameReader:
                 self._uids.move_to_end(uid)
         if last is not None:
             yield last
-        if self._index is None:
+        if self.index is None:
             raise NotFoundError(f"{uid}: without an index (store=None), give a path instead of a UID")
-        found = self._index.ask(lambda store: store.by_sop_instance(uid, self.source))
+        found = self.index.ask(lambda store: store.by_sop_instance(uid, self.source))
         if not found and last is None:
             raise NotFoundError(f"{uid}: source {self.source!r} of the index does not hold this SOP Instance")
         for each in found:
@@ -379,7 +379,7 @@ class FrameReader:
             counts = dict(self._counts)
         return {
             **counts,
-            "degraded": self._index is not None and self._index.is_open,
+            "degraded": self.index is not None and self.index.is_open,
             "open_files": len(self._files),
             **self._write_back.stats(),
             "cache": self.cache.stats(),
@@ -392,8 +392,8 @@ class FrameReader:
         self.preload.cancel()
         self._write_back.close()
         self._files.close()
-        if self._index is not None:
-            self._index.close()
+        if self.index is not None:
+            self.index.close()
         with self._lock:
             pools, self._pools = self._pools, {}
         for pool in pools.values():
@@ -423,10 +423,10 @@ class FrameReader:
         return LoadResult(self._compute(path, fd, self.verify))
 
     def _recall(self, path: str, *, with_series: bool) -> IndexAnswer | None:
-        if self._index is None or self._index.is_open:
+        if self.index is None or self.index.is_open:
             return None
         try:
-            return self._index.ask(lambda store: store.recall(self.source, path, with_series=with_series))
+            return self.index.ask(lambda store: store.recall(self.source, path, with_series=with_series))
         except BackendError:
             self._count("store_errors")
             return None

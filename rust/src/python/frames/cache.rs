@@ -2,6 +2,7 @@
 //! object is stored inside.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use arrayvec::ArrayString;
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
@@ -27,8 +28,8 @@ use crate::python::sources::with_source;
 const TOUCHED_WITH_GIL: usize = 256;
 
 #[pyclass(frozen, subclass, weakref, module = "voxtier._core", name = "FrameCache")]
-struct PyFrameCache {
-    cache: FrameCache,
+pub(in crate::python) struct PyFrameCache {
+    pub(in crate::python) cache: Arc<FrameCache>,
 }
 
 type Arrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
@@ -104,7 +105,7 @@ impl PyFrameCache {
             return Err(PyValueError::new_err(format!("debounce_seconds = {debounce_seconds}: 0 to 1e9")));
         }
         let debounce_us = (debounce_seconds * 1e6) as u64;
-        Ok(Self { cache: FrameCache::new(budget, max_entry_fraction, debounce_us) })
+        Ok(Self { cache: Arc::new(FrameCache::new(budget, max_entry_fraction, debounce_us)) })
     }
 
     #[pyo3(signature = (key, *, scan=false))]

@@ -1,6 +1,6 @@
 //! The bindings of `crate::frames` and of the readers of `crate::dicom`.
 
-mod cache;
+pub(super) mod cache;
 mod frame_table;
 mod index;
 mod metadata;

@@ -102,6 +102,18 @@ impl Record {
         self.bytes.as_slice().get(..self.key_len as usize).unwrap_or_default()
     }
 
+    /// The bytes of its metadata.
+    pub fn meta(&self) -> &[u8] {
+        let (start, length) = (self.key_len as usize, self.meta_len as usize);
+        self.bytes.as_slice().get(start..start + length).unwrap_or_default()
+    }
+
+    /// The bytes of its value.
+    pub fn value(&self) -> &[u8] {
+        let start = self.key_len as usize + self.meta_len as usize;
+        self.bytes.as_slice().get(start..).unwrap_or_default()
+    }
+
     /// Length of key, meta and value in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len()

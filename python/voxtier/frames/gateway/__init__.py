@@ -1,0 +1,1 @@
+"""Who asks over HTTP? The DICOMweb gateway: `Gateway` starts the core's server and answers its questions."""

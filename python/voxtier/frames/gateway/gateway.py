@@ -1,0 +1,177 @@
+"""`Gateway`: a DICOMweb server over the frames of one or more sources (PS3.18 8 to 10)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from voxtier._core import Gateway as Core
+from voxtier.errors import ConfigError
+from voxtier.frames.gateway.answers import Answers
+from voxtier.frames.gateway.search import Search
+from voxtier.frames.serving.reader import FrameReader
+from voxtier.frames.store.store import FrameStore
+from voxtier.system.fork import after_fork_in_child
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Gateway:
+    """Serves frames, instances, headers and searches over HTTP, by threads of the core.
+
+    Parameters
+    ----------
+    store : FrameStore
+        The index.
+    sources : str or sequence of str
+        Sources that are served; the first is the default one.
+    host : str
+        Address to listen on. Others than loopback need `tokens`.
+    port : int
+        Port; 0 for any free one.
+    roots : sequence of path
+        Folders below which files may be opened, whatever the index says; empty for all.
+    tokens : mapping of str to sequence of str
+        Tokens that clients may send, and the sources that each is good for; empty for all sources.
+    cors_origins : sequence of str
+        Origins of web pages that may ask, exactly as browsers send them.
+    viewer : path or None
+        Folder of a viewer's files, served at ``/``.
+    workers : int or None
+        Threads that serve; None for half the cores.
+    budget_bytes : int
+        Memory for frame tables.
+    is_private : bool
+        A proxy in front of the gateway checks who asks: other addresses than loopback need no token.
+
+    Raises
+    ------
+    ConfigError
+        The address would be open to everybody, or there is nothing to serve.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        sources: str | Sequence[str] = "default",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8042,
+        roots: Sequence[str | os.PathLike[str]] = (),
+        tokens: dict[str, Sequence[str]] | None = None,
+        cors_origins: Sequence[str] = (),
+        viewer: str | os.PathLike[str] | None = None,
+        workers: int | None = None,
+        budget_bytes: int = 256 << 20,
+        is_private: bool = False,
+    ) -> None:
+        names = [sources] if isinstance(sources, str) else list(sources)
+        if not names:
+            raise ConfigError("a gateway serves one source at least: name it")
+        if host not in _LOOPBACK and not tokens and not is_private:
+            raise ConfigError(
+                f"host {host}: everybody who reaches this address could read all images. Give tokens "
+                "(--token-file), or say that a proxy checks who asks (--trust-proxy)"
+            )
+        self.host = "127.0.0.1" if host == "localhost" else host
+        self.port = port
+        self.workers = workers or max(1, (os.cpu_count() or 2) // 2)
+        self.reader = FrameReader(store, names[0], budget_bytes=budget_bytes)
+        folder = None if viewer is None else Path(viewer).resolve()
+        if folder is not None and not (folder / "index.html").is_file():
+            raise ConfigError(f"viewer {folder}: the folder has no index.html")
+        self._core = Core(
+            self.reader.cache,
+            names,
+            roots=[Path(root).resolve() for root in roots],
+            tokens=[(token, list(good_for)) for token, good_for in (tokens or {}).items()],
+            cors_origins=list(cors_origins),
+            viewer=folder,
+            page=_page(has_viewer=folder is not None),
+            viewer_config=_asset("viewer_config.js"),
+        )
+        self._answers: Answers | None = None
+        self._lock = threading.Lock()
+        after_fork_in_child(self._abandon)
+
+    @property
+    def url(self) -> str:
+        """Where the gateway listens, such as ``http://127.0.0.1:8042``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def start(self, *, preload: bool = True) -> Gateway:
+        """Listen, and load the best tables in the background.
+
+        Parameters
+        ----------
+        preload : bool
+            Fill memory with the tables that score best: see `FrameReader.preload`.
+
+        Returns
+        -------
+        Gateway
+            The gateway itself.
+
+        Raises
+        ------
+        OSError
+            The address is in use, or may not be bound.
+        """
+        if self.reader.index is None:
+            raise ConfigError("a gateway needs an index")
+        self.host, self.port = self._core.start(self.host, self.port, self.workers)
+        self._answers = Answers(self._core, self.reader.index, Search(_read_header), self.status)
+        if preload:
+            self.reader.preload.start(on_done=self._core.set_ready)
+        else:
+            self._core.set_ready()
+        return self
+
+    def status(self) -> dict[str, Any]:
+        """Return what the status page shows beside the server's counters: memory, tiers, preload."""
+        return self.reader.stats()
+
+    def stop(self, *, drain_seconds: float = 10.0) -> None:
+        """Accept nothing more, finish open requests within a time, end all threads.
+
+        Parameters
+        ----------
+        drain_seconds : float
+            Time for open requests. A call from another thread may shorten it.
+        """
+        self._core.stop(drain_seconds)
+        with self._lock:
+            answers, self._answers = self._answers, None
+        if answers is not None:
+            answers.stop()
+            self.reader.close()
+
+    def _abandon(self) -> None:
+        self._core.abandon()
+        self._answers = None
+
+    def __enter__(self) -> Gateway:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _page(*, has_viewer: bool) -> str:
+    page = _asset("page.html")
+    return page.replace("<body>", '<body data-viewer="yes">') if has_viewer else page
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _read_header(path: str) -> dict[str, Any]:
+    from voxtier.frames.metadata import read_metadata
+
+    return read_metadata(path)

@@ -1,0 +1,238 @@
+//! Content negotiation of PS3.18 8.7: which form of a frame a client takes.
+
+use crate::gateway::http::request::Request;
+
+/// Explicit VR Little Endian: the form of every uncompressed frame that is sent.
+pub const EXPLICIT_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
+/// Most media ranges that are looked at.
+const MOST_RANGES: usize = 64;
+
+/// A media range of an Accept header or of the query parameter `accept`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MediaRange {
+    /// Whether the answer is to be multipart/related; the other fields then describe its parts.
+    pub is_multipart: bool,
+    /// Type and subtype in lower case, `*/*` for any.
+    pub media_type: String,
+    /// Transfer syntax UID, or `*`.
+    pub transfer_syntax: Option<String>,
+    /// Weight in thousandths.
+    pub weight: u16,
+}
+
+/// Media ranges in the order of preference; the query's stand before the header's (PS3.18 8.7.8.1). Those
+/// that a client refuses (`q=0`) are left out, and a client that says nothing takes anything.
+pub fn media_ranges(request: &Request<'_>) -> Vec<MediaRange> {
+    let query = request.parameter("accept").unwrap_or_default();
+    let mut ranges = sorted(parse(&query));
+    let mut lines = request.header_lines("accept").peekable();
+    if lines.peek().is_none() && query.is_empty() {
+        return parse("*/*");
+    }
+    ranges.extend(sorted(lines.flat_map(parse).collect()));
+    ranges
+}
+
+fn sorted(mut ranges: Vec<MediaRange>) -> Vec<MediaRange> {
+    ranges.retain(|range| range.weight > 0);
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.weight)); // stable: equal weights keep their order
+    ranges.truncate(MOST_RANGES);
+    ranges
+}
+
+fn parse(text: &str) -> Vec<MediaRange> {
+    split(text, ',').filter_map(media_range).take(MOST_RANGES).collect()
+}
+
+fn media_range(text: &str) -> Option<MediaRange> {
+    let mut parts = split(text, ';');
+    let outer = parts.next()?.trim().to_ascii_lowercase();
+    let is_multipart = outer == "multipart/related";
+    let media_type = if is_multipart { "*/*".to_owned() } else { outer };
+    let mut range = MediaRange { is_multipart, media_type, transfer_syntax: None, weight: 1000 };
+    for part in parts {
+        let Some((name, value)) = part.split_once('=') else { continue };
+        let value = value.trim().trim_matches('"');
+        match name.trim().to_ascii_lowercase().as_str() {
+            "type" if is_multipart => range.media_type = value.to_ascii_lowercase(),
+            "transfer-syntax" => range.transfer_syntax = Some(value.to_owned()),
+            "q" => range.weight = weight(value),
+            _ => {}
+        }
+    }
+    range.media_type.contains('/').then_some(range)
+}
+
+fn weight(text: &str) -> u16 {
+    let weight: f32 = text.parse().unwrap_or(1.0);
+    (weight.clamp(0.0, 1.0) * 1000.0) as u16
+}
+
+/// Splits at a separator outside of quotation marks.
+fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let mut is_quoted = false;
+    text.split(move |character| {
+        is_quoted ^= character == '"';
+        character == separator && !is_quoted
+    })
+}
+
+/// The form in which frames are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameForm {
+    /// Whether the answer is multipart/related.
+    pub is_multipart: bool,
+    /// Media type of a frame.
+    pub media_type: &'static str,
+}
+
+/// The form of `count` frames for the first media range that can be served.
+///
+/// Frames are sent as they are stored, so the stored transfer syntax decides. Without a `transfer-syntax` a
+/// client asks for Explicit VR Little Endian (PS3.18 8.7.3.3); a lossy frame is sent as stored even so, as no
+/// other form of it exists.
+///
+/// # Errors
+/// A sentence for the client, where no range can be served: status 406.
+pub fn frame_form(ranges: &[MediaRange], stored: &str, count: usize) -> Result<FrameForm, String> {
+    let natural = media_type(stored);
+    let served = served_syntax(stored);
+    let mut may_be_single = false;
+    for range in ranges {
+        let is_any = range.media_type == "*/*";
+        let octets = range.media_type == "application/octet-stream";
+        let is_natural =
+            range.media_type == natural || (range.media_type == "image/*" && natural.starts_with("image/"));
+        if !(is_any || octets || is_natural) {
+            continue;
+        }
+        let fits = match range.transfer_syntax.as_deref() {
+            Some("*") => true,
+            Some(wanted) => wanted == served,
+            None => is_any || is_natural || served == EXPLICIT_LITTLE_ENDIAN || is_lossy(stored),
+        };
+        if !fits {
+            continue;
+        }
+        let is_multipart = range.is_multipart || is_any;
+        if !is_multipart && count != 1 {
+            may_be_single = true;
+            continue;
+        }
+        let media_type = if octets { "application/octet-stream" } else { natural };
+        return Ok(FrameForm { is_multipart, media_type });
+    }
+    Err(if may_be_single {
+        "several frames go into multipart/related alone: accept it, or ask for one frame".to_owned()
+    } else {
+        format!("the frames are stored as {served}: accept transfer-syntax={served}, or transfer-syntax=*")
+    })
+}
+
+/// Whether one of the ranges takes a media type, single or in parts.
+pub fn takes(ranges: &[MediaRange], media_types: &[&str]) -> bool {
+    ranges.iter().any(|range| {
+        let any_subtype = range.media_type.strip_suffix("/*");
+        media_types.iter().any(|wanted| {
+            range.media_type == *wanted
+                || range.media_type == "*/*"
+                || any_subtype.is_some_and(|main| wanted.split('/').next() == Some(main))
+        })
+    })
+}
+
+/// The transfer syntax that is announced: every uncompressed one is sent as Explicit VR Little Endian.
+pub fn served_syntax(stored: &str) -> &str {
+    if media_type(stored) == "application/octet-stream" && is_uncompressed(stored) {
+        EXPLICIT_LITTLE_ENDIAN
+    } else {
+        stored
+    }
+}
+
+fn is_uncompressed(syntax: &str) -> bool {
+    matches!(
+        syntax,
+        "1.2.840.10008.1.2" | EXPLICIT_LITTLE_ENDIAN | "1.2.840.10008.1.2.1.99" | "1.2.840.10008.1.2.2"
+    )
+}
+
+fn is_lossy(syntax: &str) -> bool {
+    let tail = syntax.strip_prefix("1.2.840.10008.1.2.4.").unwrap_or_default();
+    matches!(tail, "50" | "51" | "81" | "91" | "93" | "203" | "112")
+}
+
+/// The media type of a frame (PS3.18 table 8.7.3-2 to -5).
+pub fn media_type(syntax: &str) -> &'static str {
+    if syntax == "1.2.840.10008.1.2.5" {
+        return "image/dicom-rle";
+    }
+    match syntax.strip_prefix("1.2.840.10008.1.2.4.").unwrap_or_default() {
+        "50" | "51" | "57" | "70" => "image/jpeg",
+        "80" | "81" => "image/jls",
+        "90" | "91" => "image/jp2",
+        "92" | "93" => "image/jpx",
+        "110" | "111" | "112" => "image/jxl",
+        "201" | "202" | "203" => "image/jphc",
+        "100" | "100.1" | "101" | "101.1" => "video/mpeg",
+        "102" | "102.1" | "103" | "103.1" | "104" | "104.1" | "105" | "105.1" | "106" | "106.1" | "107"
+        | "108" => "video/mp4",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use httparse::Header;
+
+    const JPEG: &str = "1.2.840.10008.1.2.4.50";
+    const LOSSLESS: &str = "1.2.840.10008.1.2.4.70";
+
+    fn form(accept: &str, stored: &str, count: usize) -> Option<(bool, &'static str)> {
+        let headers = [Header { name: "Accept", value: accept.as_bytes() }];
+        let ranges = media_ranges(&Request::new("GET", "/", &headers));
+        frame_form(&ranges, stored, count).ok().map(|form| (form.is_multipart, form.media_type))
+    }
+
+    #[test]
+    fn what_real_clients_send_is_understood() {
+        let octets = Some((true, "application/octet-stream"));
+        for accept in [
+            "multipart/related; type=\"application/octet-stream\"; transfer-syntax=\"*\"",
+            "multipart/related; type=application/octet-stream; transfer-syntax=*",
+            "Multipart/Related;TYPE=Application/Octet-Stream;Transfer-Syntax=*",
+            "application/dicom+json, multipart/related; type=application/octet-stream; transfer-syntax=*",
+            "multipart/related;type=\"a,b;c/d\", multipart/related;type=application/octet-stream;transfer-syntax=*",
+        ] {
+            assert_eq!(form(accept, LOSSLESS, 3), octets, "{accept}");
+        }
+        assert_eq!(form("*/*", JPEG, 2), Some((true, "image/jpeg")));
+        assert_eq!(form("image/jpeg", JPEG, 1), Some((false, "image/jpeg")));
+        assert_eq!(
+            form("application/octet-stream", "1.2.840.10008.1.2", 1),
+            Some((false, "application/octet-stream"))
+        );
+    }
+
+    #[test]
+    fn without_a_syntax_a_lossless_compressed_frame_is_not_acceptable() {
+        let bare = "multipart/related; type=application/octet-stream";
+        assert_eq!(form(bare, LOSSLESS, 1), None);
+        assert_eq!(form(bare, JPEG, 1), Some((true, "application/octet-stream")));
+        assert_eq!(form(bare, EXPLICIT_LITTLE_ENDIAN, 1), Some((true, "application/octet-stream")));
+    }
+
+    #[test]
+    fn refused_and_unknown_ranges_are_passed_over() {
+        assert_eq!(form("image/jpeg;q=0", JPEG, 1), None);
+        assert_eq!(form("image/png, text/html", JPEG, 1), None);
+        assert_eq!(form("image/jpeg", JPEG, 2), None);
+        assert_eq!(
+            form("image/jpeg;q=0.1, multipart/related;type=image/jpeg", JPEG, 1),
+            Some((true, "image/jpeg"))
+        );
+        let implicit = "multipart/related;type=application/octet-stream;transfer-syntax=1.2.840.10008.1.2";
+        assert_eq!(form(implicit, "1.2.840.10008.1.2", 1), None);
+    }
+}

@@ -1,0 +1,8 @@
+//! HTTP: requests in, responses out, over HTTP/1.1 and HTTP/2 without TLS.
+
+pub mod http1;
+pub mod http2;
+pub mod parts;
+pub mod request;
+pub mod response;
+pub mod static_files;

@@ -1,0 +1,168 @@
+//! Parts of files on their way to a client: frames, whole instances, ranges of either.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{Source, read_exact};
+use crate::gateway::files::{Opened, blocking};
+
+/// Ranges from this length on go from the page cache to the socket without a copy.
+const SENDFILE_FROM: u64 = 32 << 10;
+/// Smaller pieces are joined up to this length.
+const BLOCK: usize = 64 << 10;
+/// Longest piece that is read at once.
+const LONGEST_READ: u64 = 1 << 20;
+
+/// What is sent next.
+pub enum Piece {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Bytes of [`FileParts::file`].
+    InFile {
+        /// Their place.
+        offset: u64,
+        /// Their number.
+        length: u64,
+    },
+}
+
+/// What is planned.
+pub enum Step {
+    /// Bytes in memory.
+    Bytes(Vec<u8>),
+    /// A range of the current file.
+    Range(u64, u64),
+    /// The file must still be the one that the plan was made for.
+    Check,
+}
+
+/// A body: its steps, and the file that they read.
+pub struct FileParts {
+    file: Arc<Opened>,
+    steps: VecDeque<Step>,
+    /// Whether ranges may be sent by the kernel.
+    pub may_send_file: bool,
+}
+
+impl FileParts {
+    /// A body of these steps.
+    pub fn new(file: Arc<Opened>, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self { file, steps: steps.into_iter().collect(), may_send_file: false }
+    }
+
+    /// Bytes in all.
+    pub fn length(&self) -> u64 {
+        self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.length()))
+    }
+
+    /// The file of [`Piece::InFile`].
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.source.fd()
+    }
+
+    /// Whether nothing is left to send.
+    pub fn is_through(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step, Step::Check))
+    }
+
+    /// Keeps `length` bytes from `start` on: the answer to a Range request.
+    pub fn cut(&mut self, start: u64, length: u64) {
+        let (mut skip, mut left) = (start, length);
+        let mut kept = VecDeque::new();
+        for step in std::mem::take(&mut self.steps) {
+            let whole = step.length();
+            let skipped = skip.min(whole);
+            let taken = left.min(whole - skipped);
+            skip -= skipped;
+            left -= taken;
+            match step {
+                Step::Bytes(bytes) if taken > 0 => {
+                    let range = skipped as usize..(skipped + taken) as usize;
+                    kept.push_back(Step::Bytes(bytes.get(range).unwrap_or_default().to_vec()));
+                }
+                Step::Range(offset, _) if taken > 0 => kept.push_back(Step::Range(offset + skipped, taken)),
+                Step::Check => kept.push_back(Step::Check),
+                _ => {}
+            }
+        }
+        self.steps = kept;
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// `changed_during_read` when the file is no longer the one that was planned for: the client must see a
+    /// body that is too short.
+    pub async fn next_piece(&mut self) -> Result<Option<Piece>> {
+        let mut block = Vec::new();
+        while block.len() < BLOCK
+            && let Some(step) = self.steps.pop_front()
+        {
+            match step {
+                Step::Bytes(bytes) if block.is_empty() => block = bytes,
+                Step::Bytes(bytes) => block.extend(bytes),
+                Step::Check => self.file.source.check_unchanged()?,
+                Step::Range(offset, length) if self.may_send(offset, length) => {
+                    if block.is_empty() {
+                        return Ok(Some(Piece::InFile { offset, length }));
+                    }
+                    self.steps.push_front(Step::Range(offset, length));
+                    break;
+                }
+                Step::Range(offset, length) => {
+                    let count = length.min(LONGEST_READ);
+                    if count < length {
+                        self.steps.push_front(Step::Range(offset + count, length - count));
+                    }
+                    self.read(offset, count as usize, &mut block).await?;
+                }
+            }
+        }
+        Ok((!block.is_empty()).then(|| Piece::Bytes(block.into())))
+    }
+
+    /// Whether the kernel sends a range: where that is cheaper, and the page cache holds its ends, so that the
+    /// worker does not wait for a disk.
+    fn may_send(&self, offset: u64, length: u64) -> bool {
+        let source = &self.file.source;
+        self.may_send_file
+            && length >= SENDFILE_FROM
+            && source.read_resident(offset, &mut [0; 8])
+            && source.read_resident(offset + length - 8, &mut [0; 8])
+    }
+
+    /// Reads on this thread what the page cache holds, and on another what may take a disk's time.
+    async fn read(&self, offset: u64, length: usize, block: &mut Vec<u8>) -> Result<()> {
+        let filled = block.len();
+        block.resize(filled + length, 0);
+        let slot = block.get_mut(filled..).unwrap_or_default();
+        if self.file.source.read_resident(offset, slot) {
+            return Ok(());
+        }
+        let file = self.file.clone();
+        let bytes = blocking(move || read_exact(&file.source, offset, length)).await?;
+        if bytes.len() != slot.len() {
+            return Err(Error::at(
+                ErrorKind::ChangedDuringRead,
+                offset,
+                "the file was cut while it was sent",
+            ));
+        }
+        slot.copy_from_slice(&bytes);
+        Ok(())
+    }
+}
+
+impl Step {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Range(_, length) => *length,
+            Self::Check => 0,
+        }
+    }
+}

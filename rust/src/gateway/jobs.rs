@@ -1,0 +1,124 @@
+//! Questions to Python threads: what only the database knows. Python fetches them; it is never called.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+/// Questions that may wait; with more the files answer, or the request is refused.
+const MOST_WAITING: usize = 256;
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Question {
+    /// The rows of a SOP Instance and of its series, as the index sends them: [`Answer::Rows`].
+    Instance {
+        /// Source.
+        source: String,
+        /// SOP Instance UID.
+        uid: String,
+    },
+    /// The rows of a file and of its series: [`Answer::Rows`].
+    File {
+        /// Source.
+        source: String,
+        /// Path.
+        path: String,
+    },
+    /// The files of a study or a series: [`Answer::Files`].
+    Files {
+        /// Source.
+        source: String,
+        /// Study Instance UID.
+        study: String,
+        /// Series Instance UID, or empty.
+        series: String,
+    },
+    /// A search: [`Answer::Http`].
+    Search {
+        /// Source.
+        source: String,
+        /// Path below the root.
+        path: String,
+        /// Query string as it was sent.
+        query: String,
+        /// Where DICOMweb's resources begin, for Retrieve URL.
+        root: String,
+    },
+    /// What the status page shows beside the gateway's own counters: [`Answer::Http`].
+    Status,
+    /// A row of a table that was computed, to be written to the index. Nobody waits for the answer.
+    Computed {
+        /// Source.
+        source: String,
+        /// The row.
+        row: Vec<u8>,
+    },
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// Rows in the form of [`crate::frames::row::next_row`]; none where the index does not know the name.
+    Rows(Vec<u8>),
+    /// SOP Instance UIDs and paths of files, in the order of their instance numbers or paths.
+    Files(Vec<(String, String)>),
+    /// A whole response: status, media type, body.
+    Http(u16, String, Vec<u8>),
+    /// The database did not answer.
+    Failed(String),
+}
+
+/// A question and where its answer is awaited.
+pub struct Job {
+    /// The question.
+    pub question: Question,
+    /// The waiting request; `None` where none waits.
+    pub reply: Option<oneshot::Sender<Answer>>,
+}
+
+/// The queue between the workers and the Python threads.
+pub struct Jobs {
+    sender: SyncSender<Job>,
+    receiver: Mutex<Receiver<Job>>,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        let (sender, receiver) = sync_channel(MOST_WAITING);
+        Self { sender, receiver: Mutex::new(receiver) }
+    }
+}
+
+impl Jobs {
+    /// Asks, and waits at most `limit`.
+    ///
+    /// # Errors
+    /// Why there is no answer, in a sentence.
+    pub async fn ask(&self, question: Question, limit: Duration) -> Result<Answer, String> {
+        let (reply, answer) = oneshot::channel();
+        match self.sender.try_send(Job { question, reply: Some(reply) }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err("too many requests wait for the index".to_owned()),
+            Err(TrySendError::Disconnected(_)) => return Err("the gateway is stopping".to_owned()),
+        }
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(Answer::Failed(why))) => Err(why),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err("the question to the index was dropped".to_owned()),
+            Err(_) => Err(format!("the index did not answer within {} ms", limit.as_millis())),
+        }
+    }
+
+    /// Says something that nobody waits for; it is dropped where the queue is full.
+    pub fn tell(&self, question: Question) {
+        let _ = self.sender.try_send(Job { question, reply: None });
+    }
+
+    /// The next question; `None` where none comes in time.
+    pub fn next(&self, limit: Duration) -> Option<Job> {
+        let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv_timeout(limit).ok()
+    }
+}

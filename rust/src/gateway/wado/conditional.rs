@@ -1,0 +1,99 @@
+//! Conditions and ranges of a request (RFC 9110 13, 14).
+
+use crate::gateway::http::request::Request;
+use crate::gateway::http::response::{Body, Response};
+
+/// Whether If-None-Match names an entity tag: the client has this representation.
+pub fn has_it(request: &Request<'_>, etag: &str) -> bool {
+    request.header_lines("if-none-match").flat_map(|line| line.split(',')).any(|each| {
+        let each = each.trim();
+        each == "*" || each.strip_prefix("W/").unwrap_or(each) == etag
+    })
+}
+
+/// What a Range header asks of a representation.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// All of it: there is no Range header, or one that is passed over.
+    All,
+    /// Bytes `start..end`.
+    Part(u64, u64),
+    /// Nothing that it has: status 416.
+    Nothing,
+}
+
+/// Reads the Range header for a representation of `length` bytes. Several ranges, and other units, are passed
+/// over, as RFC 9110 14.2 allows; so is a range under an If-Range that names another representation.
+pub fn range(request: &Request<'_>, length: u64, etag: &str) -> Wanted {
+    let Some(line) = request.header("range") else { return Wanted::All };
+    if request.header("if-range").is_some_and(|tag| tag.trim() != etag) {
+        return Wanted::All;
+    }
+    let Some(set) = line.trim().strip_prefix("bytes=") else { return Wanted::All };
+    let Some((first, last)) = set.split_once('-').filter(|_| !set.contains(',')) else { return Wanted::All };
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    match (first.trim(), last.trim()) {
+        ("", suffix) => match number(suffix) {
+            Some(0) => Wanted::Nothing,
+            Some(_) if length == 0 => Wanted::Nothing,
+            Some(count) => Wanted::Part(length - count.min(length), length),
+            None => Wanted::All,
+        },
+        (first, last) => match (number(first), number(last)) {
+            (Some(start), _) if start >= length => Wanted::Nothing,
+            (Some(start), None) if last.is_empty() => Wanted::Part(start, length),
+            (Some(start), Some(end)) if end >= start => {
+                Wanted::Part(start, end.saturating_add(1).min(length))
+            }
+            _ => Wanted::All,
+        },
+    }
+}
+
+/// Cuts a response with status 200 to what the Range header asks for.
+pub fn cut(response: Response, wanted: &Wanted) -> Response {
+    let length = response.length.unwrap_or(0);
+    match *wanted {
+        Wanted::All => response.with("Accept-Ranges", "bytes"),
+        Wanted::Nothing => {
+            Response::refusal(416, "range_not_satisfiable", "the representation ends before this range")
+                .with("Content-Range", format!("bytes */{length}"))
+        }
+        Wanted::Part(start, end) => {
+            let mut response =
+                response.with("Content-Range", format!("bytes {start}-{}/{length}", end.saturating_sub(1)));
+            response.status = 206;
+            response.length = Some(end - start);
+            match &mut response.body {
+                Body::Full(bytes) => *bytes = bytes.slice(start as usize..end as usize),
+                Body::Parts(parts) => parts.cut(start, end - start),
+                Body::Empty | Body::Blocks(_) => {}
+            }
+            response
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use httparse::Header;
+
+    #[test]
+    fn ranges() {
+        let of = |value: &str| {
+            let headers = [Header { name: "Range", value: value.as_bytes() }];
+            range(&Request::new("GET", "/", &headers), 100, "\"e\"")
+        };
+        assert_eq!(of("bytes=0-9"), Wanted::Part(0, 10));
+        assert_eq!(of("bytes=90-"), Wanted::Part(90, 100));
+        assert_eq!(of("bytes=90-1000"), Wanted::Part(90, 100));
+        assert_eq!(of("bytes=-10"), Wanted::Part(90, 100));
+        assert_eq!(of("bytes=-1000"), Wanted::Part(0, 100));
+        assert_eq!(of("bytes=100-"), Wanted::Nothing);
+        assert_eq!(of("bytes=-0"), Wanted::Nothing);
+        for passed_over in ["bytes=9-0", "bytes=0-1,3-4", "rows=1-2", "bytes=", "bytes=a-b", "bytes=-"] {
+            assert_eq!(of(passed_over), Wanted::All, "{passed_over}");
+        }
+    }
+}

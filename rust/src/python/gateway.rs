@@ -1,0 +1,171 @@
+//! `Gateway`: starts and stops the workers, and hands their questions to Python threads.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use tokio::sync::watch;
+
+use super::frames::cache::PyFrameCache;
+use crate::gateway::catalogue::Catalogue;
+use crate::gateway::files::Roots;
+use crate::gateway::jobs::{Answer, Job, Jobs, Question};
+use crate::gateway::metrics::Metrics;
+use crate::gateway::server::Server;
+use crate::gateway::service::{Settings, Shared, token_digest};
+
+/// Instances whose paths are kept in memory: half of them.
+const CATALOGUE: usize = 250_000;
+
+#[pyclass(frozen, module = "voxtier._core", name = "Gateway")]
+struct PyGateway {
+    shared: Arc<Shared>,
+    server: Mutex<Option<Arc<Server>>>,
+}
+
+impl PyGateway {
+    fn server(&self) -> std::sync::MutexGuard<'_, Option<Arc<Server>>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl PyGateway {
+    #[new]
+    #[pyo3(signature = (cache, sources, *, roots, tokens, cors_origins, viewer, page, viewer_config))]
+    #[allow(clippy::too_many_arguments)] // mirrors the Python signature
+    fn new(
+        cache: &Bound<'_, PyFrameCache>,
+        sources: Vec<String>,
+        roots: Vec<PathBuf>,
+        tokens: Vec<(String, Vec<String>)>,
+        cors_origins: Vec<String>,
+        viewer: Option<PathBuf>,
+        page: String,
+        viewer_config: String,
+    ) -> Self {
+        let tokens = tokens.into_iter().map(|(token, sources)| (token_digest(&token), sources)).collect();
+        let settings = Settings { sources, tokens, cors_origins, viewer, page, viewer_config };
+        let shared = Shared {
+            settings,
+            cache: cache.get().cache.clone(),
+            catalogue: Catalogue::new(CATALOGUE),
+            jobs: Jobs::default(),
+            metrics: Metrics::default(),
+            roots: Arc::new(Roots::new(roots)),
+            is_ready: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+        };
+        Self { shared: Arc::new(shared), server: Mutex::new(None) }
+    }
+
+    fn start(&self, py: Python<'_>, host: &str, port: u16, workers: usize) -> PyResult<(String, u16)> {
+        let host: IpAddr = host
+            .parse()
+            .map_err(|_| PyValueError::new_err(format!("host = {host:?}: must be an IP address")))?;
+        let mut running = self.server();
+        if running.is_some() || *self.shared.stop.borrow() {
+            return Err(PyRuntimeError::new_err("the gateway was started before"));
+        }
+        let shared = self.shared.clone();
+        let address = SocketAddr::new(host, port);
+        let server = py.detach(|| Server::start(address, workers.max(1), shared))?;
+        let bound = server.address();
+        *running = Some(Arc::new(server));
+        Ok((bound.ip().to_string(), bound.port()))
+    }
+
+    /// Stops the workers; from another thread during a long stop: shortens it.
+    fn stop(&self, py: Python<'_>, drain_seconds: f64) {
+        let drain = Duration::try_from_secs_f64(drain_seconds).unwrap_or(Duration::ZERO);
+        let server = self.server().clone();
+        py.detach(|| match server {
+            Some(server) => server.stop(drain),
+            None => drop(self.shared.stop.send_replace(true)),
+        });
+    }
+
+    /// In a child of `fork`, whose copies of the workers do not exist: forgets them.
+    fn abandon(&self) {
+        std::mem::forget(self.server().take());
+    }
+
+    fn set_ready(&self) {
+        self.shared.is_ready.store(true, Ordering::Relaxed);
+    }
+
+    fn counters(&self) -> String {
+        self.shared.metrics.to_json()
+    }
+
+    fn next_job(&self, py: Python<'_>, seconds: f64) -> Option<PyGatewayJob> {
+        let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+        py.detach(|| self.shared.jobs.next(limit)).map(|job| PyGatewayJob { job: Mutex::new(Some(job)) })
+    }
+}
+
+#[pyclass(frozen, module = "voxtier._core", name = "GatewayJob")]
+struct PyGatewayJob {
+    job: Mutex<Option<Job>>,
+}
+
+impl PyGatewayJob {
+    fn reply(&self, answer: Answer) {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(reply) = job.and_then(|job| job.reply) {
+            let _ = reply.send(answer); // the request may have given up
+        }
+    }
+}
+
+#[pymethods]
+impl PyGatewayJob {
+    /// The kind of question and its arguments, source first.
+    #[getter]
+    fn question<'py>(&self, py: Python<'py>) -> PyResult<(&'static str, Bound<'py, PyTuple>)> {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(job) = job.as_ref() else {
+            return Err(PyRuntimeError::new_err("the question was answered"));
+        };
+        Ok(match &job.question {
+            Question::Instance { source, uid } => ("instance", (source, uid).into_pyobject(py)?),
+            Question::File { source, path } => ("file", (source, path).into_pyobject(py)?),
+            Question::Files { source, study, series } => {
+                ("files", (source, study, series).into_pyobject(py)?)
+            }
+            Question::Search { source, path, query, root } => {
+                ("search", (source, path, query, root).into_pyobject(py)?)
+            }
+            Question::Status => ("status", PyTuple::empty(py)),
+            Question::Computed { source, row } => {
+                ("computed", (source, PyBytes::new(py, row)).into_pyobject(py)?)
+            }
+        })
+    }
+
+    fn answer_rows(&self, rows: Vec<u8>) {
+        self.reply(Answer::Rows(rows));
+    }
+
+    fn answer_files(&self, files: Vec<(String, String)>) {
+        self.reply(Answer::Files(files));
+    }
+
+    fn answer_http(&self, status: u16, media_type: String, body: Vec<u8>) {
+        self.reply(Answer::Http(status, media_type, body));
+    }
+
+    fn fail(&self, why: String) {
+        self.reply(Answer::Failed(why));
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyGateway>()?;
+    module.add_class::<PyGatewayJob>()
+}
