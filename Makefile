@@ -49,15 +49,15 @@ demo: .venv/.built ## the main job on real files, in about a minute
 	@$(BIN)/python benches/demo.py
 
 test: setup lint ## everything that must hold: Rust, Python, lints, stubs, README
-	cargo test --quiet
+	cargo test --quiet --features server
 	$(PYTEST) --ignore tests/tensors --ignore tests/volumes
 	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process
 	$(PYTEST) tests/volumes # trouble one another when a test forks
 
 lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 	cargo fmt --check
-	cargo clippy --quiet --all-targets -- -D warnings
-	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python -- -D warnings
+	cargo clippy --quiet --all-targets --features server -- -D warnings
+	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python,server -- -D warnings
 	$(BIN)/ruff check $(PY_DIRS)
 	$(BIN)/ruff format --check $(PY_DIRS)
 	$(BIN)/mypy

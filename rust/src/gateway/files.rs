@@ -30,6 +30,8 @@ pub struct Opened {
     pub series: u128,
     /// Of the SOP Instance.
     pub instance: u128,
+    /// Its Series Instance UID.
+    pub series_uid: String,
     /// Its transfer syntax.
     pub transfer_syntax: String,
     /// Device and inode.
@@ -176,8 +178,15 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         table.image.sop_instance_uid.as_str(),
     ]
     .map(uid);
-    let transfer_syntax = table.transfer_syntax_uid.to_string();
-    Ok(Opened { source, study, series, instance, transfer_syntax, inode: inode_of(&stat) })
+    Ok(Opened {
+        source,
+        study,
+        series,
+        instance,
+        series_uid: table.image.series_instance_uid.to_string(),
+        transfer_syntax: table.transfer_syntax_uid.to_string(),
+        inode: inode_of(&stat),
+    })
 }
 
 // libc declares these fields with different widths on different machines.

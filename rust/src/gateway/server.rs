@@ -73,7 +73,7 @@ impl Server {
     /// another thread may shorten that time.
     pub fn stop(&self, drain: Duration) {
         self.drain.store(u64::try_from(drain.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.shared.stop.send_replace(true);
+        self.shared.stop();
         let threads = std::mem::take(&mut *self.threads());
         for thread in threads {
             let _ = thread.join();

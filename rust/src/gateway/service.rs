@@ -21,6 +21,8 @@ use crate::frames::memory::cache::FrameCache;
 
 /// Descriptors that a worker keeps open.
 const OPEN_FILES: usize = 256;
+/// Instances whose paths are kept in memory: half of them.
+const CATALOGUE: usize = 250_000;
 /// Time for an answer of the index that a frame waits for; the file is asked then.
 pub const INDEX_TIME: Duration = Duration::from_millis(300);
 /// Time for a search.
@@ -60,7 +62,33 @@ pub struct Shared {
     /// Whether the first preload is through.
     pub is_ready: AtomicBool,
     /// Whether the gateway is to stop.
-    pub stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// What the workers of a gateway that has not begun share.
+    pub fn new(settings: Settings, cache: Arc<FrameCache>, roots: Vec<std::path::PathBuf>) -> Self {
+        Self {
+            settings,
+            cache,
+            catalogue: Catalogue::new(CATALOGUE),
+            jobs: Jobs::default(),
+            metrics: Metrics::default(),
+            roots: Arc::new(Roots::new(roots)),
+            is_ready: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    /// Lets the workers end.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Whether the workers are to end.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
 }
 
 /// One worker: what its thread alone uses, and what it shares.

@@ -2,25 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
-use tokio::sync::watch;
 
 use super::frames::cache::PyFrameCache;
-use crate::gateway::catalogue::Catalogue;
-use crate::gateway::files::Roots;
-use crate::gateway::jobs::{Answer, Job, Jobs, Question};
-use crate::gateway::metrics::Metrics;
+use crate::gateway::jobs::{Answer, Job, Question};
 use crate::gateway::server::Server;
 use crate::gateway::service::{Settings, Shared, token_digest};
-
-/// Instances whose paths are kept in memory: half of them.
-const CATALOGUE: usize = 250_000;
 
 #[pyclass(frozen, module = "voxtier._core", name = "Gateway")]
 struct PyGateway {
@@ -51,16 +44,7 @@ impl PyGateway {
     ) -> Self {
         let tokens = tokens.into_iter().map(|(token, sources)| (token_digest(&token), sources)).collect();
         let settings = Settings { sources, tokens, cors_origins, viewer, page, viewer_config };
-        let shared = Shared {
-            settings,
-            cache: cache.get().cache.clone(),
-            catalogue: Catalogue::new(CATALOGUE),
-            jobs: Jobs::default(),
-            metrics: Metrics::default(),
-            roots: Arc::new(Roots::new(roots)),
-            is_ready: AtomicBool::new(false),
-            stop: watch::Sender::new(false),
-        };
+        let shared = Shared::new(settings, cache.get().cache.clone(), roots);
         Self { shared: Arc::new(shared), server: Mutex::new(None) }
     }
 
@@ -69,7 +53,7 @@ impl PyGateway {
             .parse()
             .map_err(|_| PyValueError::new_err(format!("host = {host:?}: must be an IP address")))?;
         let mut running = self.server();
-        if running.is_some() || *self.shared.stop.borrow() {
+        if running.is_some() || self.shared.is_stopping() {
             return Err(PyRuntimeError::new_err("the gateway was started before"));
         }
         let shared = self.shared.clone();
@@ -86,7 +70,7 @@ impl PyGateway {
         let server = self.server().clone();
         py.detach(|| match server {
             Some(server) => server.stop(drain),
-            None => drop(self.shared.stop.send_replace(true)),
+            None => self.shared.stop(),
         });
     }
 

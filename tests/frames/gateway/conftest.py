@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from frames.gateway.serving import Client
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
 
 Start = Callable[..., Gateway]
+Connect = Callable[..., Client]
 
 
 @pytest.fixture
@@ -25,3 +27,18 @@ def start(store: FrameStore) -> Iterator[Start]:
     yield begin
     for gateway in running:
         gateway.stop(drain_seconds=0)
+
+
+@pytest.fixture
+def connect(start: Start) -> Iterator[Connect]:
+    """Start a gateway and connect to it."""
+    clients: list[Client] = []
+
+    def begin(*arguments: Any, **options: Any) -> Client:
+        client = Client(start(*arguments, **options))
+        clients.append(client)
+        return client
+
+    yield begin
+    for client in clients:
+        client.connection.close()

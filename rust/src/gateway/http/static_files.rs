@@ -1,6 +1,6 @@
 //! Files of a viewer: what a folder holds, and its `index.html` for every other address.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use super::request::decode;
 use super::response::Response;
@@ -30,7 +30,7 @@ pub async fn file(folder: &Path, path: &str) -> Response {
     }
 }
 
-fn read(folder: &Path, path: &PathBuf) -> Result<Vec<u8>> {
+fn read(folder: &Path, path: &Path) -> Result<Vec<u8>> {
     let resolved = path.canonicalize()?;
     if !resolved.starts_with(folder.canonicalize()?) {
         return Err(Error::new(ErrorKind::IoError, "a link leads out of the viewer's folder"));
