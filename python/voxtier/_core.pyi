@@ -1020,7 +1020,29 @@ class Gateway:
         viewer_config: str,
     ) -> Gateway: ...
     def start(self, host: str, port: int, workers: int) -> tuple[str, int]:
-        """Listen and serve; return the address and port that are bound."""
+        """Listen and serve.
+
+        Parameters
+        ----------
+        host : str
+            IP address.
+        port : int
+            Port; 0 for any free one.
+        workers : int
+            Threads that serve.
+
+        Returns
+        -------
+        tuple of str and int
+            The address and port that are bound.
+
+        Raises
+        ------
+        OSError
+            The address cannot be bound.
+        RuntimeError
+            The gateway was started before.
+        """
 
     def stop(self, drain_seconds: float) -> None:
         """Accept nothing more, and wait at most this long for open requests."""
@@ -1052,7 +1074,17 @@ class GatewayJob:
         """Answer with SOP Instance UIDs and paths."""
 
     def answer_http(self, status: int, media_type: str, body: bytes) -> None:
-        """Answer with a whole response."""
+        """Answer with a whole response.
+
+        Parameters
+        ----------
+        status : int
+            HTTP status.
+        media_type : str
+            Type of the body.
+        body : bytes
+            The body.
+        """
 
     def fail(self, why: str) -> None:
         """Say why there is no answer."""

@@ -17,7 +17,7 @@ EDGES = python_edges()
 # folder. What a line names is a folder or a file of the room.
 FLOORS = {
     "frames": [
-        {"databricks"},
+        {"databricks", "gateway"},
         {"serving"},
         {"indexing", "memory"},
         {"store"},
@@ -42,7 +42,7 @@ FLOORS = {
 # What the whole package may import: these know no room.
 SHARED = {"errors", "_core", "system", "postgres", "__init__"}
 # Nobody imports these, but for the lines below: they hold what hands rooms to other people's frameworks.
-LEAVES = {"frames/databricks", "volumes/training"}
+LEAVES = {"frames/databricks", "frames/gateway", "volumes/training"}
 # Published methods that live on a lower floor than what they return; each is imported inside its function.
 PUBLISHED = {("volumes/cohort/collection.py", "volumes/training/datasets.py")}
 
@@ -156,7 +156,8 @@ ROOMS_OF_THE_CORE = {
     "frames": ("base", "dicom"),
     "tiledb": ("base",),
     "torch_file": ("base",),
-    "python": ("base", "dicom", "frames", "tiledb", "torch_file"),
+    "gateway": ("base", "dicom", "frames"),
+    "python": ("base", "dicom", "frames", "gateway", "tiledb", "torch_file"),
 }
 
 
@@ -168,10 +169,14 @@ def test_rooms_of_the_core_import_downwards() -> None:
             assert any(f"{other}::".startswith(f"{each}::") for each in allowed), f"{module} names {other}"
 
 
-def test_only_the_bindings_import_pyo3() -> None:
+@pytest.mark.parametrize(
+    ("crate", "room"),
+    [("pyo3", "python"), ("tokio", "gateway"), ("hyper", "gateway"), ("httparse", "gateway")],
+)
+def test_one_room_alone_imports_a_foreign_system(crate: str, room: str) -> None:
     for path in CORE.rglob("*.rs"):
-        if path.relative_to(CORE).parts[0] != "python":
-            assert "pyo3" not in rust_code(path), f"{path.name} names pyo3"
+        if path.relative_to(CORE).parts[0] != room:
+            assert f"{crate}::" not in rust_code(path), f"{path.name} names {crate}"
 
 
 @pytest.mark.parametrize("module", ["voxtier", "voxtier.cli", "voxtier.frames", "voxtier.tensors"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Gateway:
         Port; 0 for any free one.
     roots : sequence of path
         Folders below which files may be opened, whatever the index says; empty for all.
-    tokens : mapping of str to sequence of str
+    tokens : mapping of str to sequence of str, optional
         Tokens that clients may send, and the sources that each is good for; empty for all sources.
     cors_origins : sequence of str
         Origins of web pages that may ask, exactly as browsers send them.
@@ -62,7 +62,7 @@ class Gateway:
         host: str = "127.0.0.1",
         port: int = 8042,
         roots: Sequence[str | os.PathLike[str]] = (),
-        tokens: dict[str, Sequence[str]] | None = None,
+        tokens: Mapping[str, Sequence[str]] | None = None,
         cors_origins: Sequence[str] = (),
         viewer: str | os.PathLike[str] | None = None,
         workers: int | None = None,

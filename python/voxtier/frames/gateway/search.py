@@ -177,7 +177,7 @@ class Search:
         return found
 
     def _candidates(self, store: FrameStore, source: str, query: Query) -> Iterator[_Row]:
-        """Yield what the index holds at the level of the search: its window alone, where nothing else must match."""
+        """Yield what the index holds, cut to the window where nothing else must match."""
         parameters: dict[str, Any] = {"source": source}
         conditions = []
         for tag, uids in query.uids.items():

@@ -28,8 +28,8 @@ use crate::python::sources::with_source;
 const TOUCHED_WITH_GIL: usize = 256;
 
 #[pyclass(frozen, subclass, weakref, module = "voxtier._core", name = "FrameCache")]
-pub(in crate::python) struct PyFrameCache {
-    pub(in crate::python) cache: Arc<FrameCache>,
+pub(crate) struct PyFrameCache {
+    pub(crate) cache: Arc<FrameCache>,
 }
 
 type Arrays<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);
