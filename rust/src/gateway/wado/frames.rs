@@ -9,6 +9,7 @@ use super::{ATTEMPTS, Found, conditional, is_exact, is_worth_a_retry, refusal_of
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Source;
 use crate::frames::memory::cache::read_frames;
+use crate::frames::memory::cached::Selected;
 use crate::frames::table::{FrameTable, Kind, Verify};
 use crate::gateway::accept::{FrameForm, frame_form, media_ranges, served_syntax};
 use crate::gateway::files::{Opened, blocking};
@@ -70,25 +71,26 @@ impl Worker {
             None => self.select(source, found, frames).await?,
             Some(verify) => self.compute(source, found, frames, verify).await?,
         };
-        let table = match selection {
-            Ok(table) => table,
+        let selected = match selection {
+            Ok(selected) => selected,
             Err((position, table)) => {
                 table.check_describes(&found.file.source)?;
                 let frame = frames.get(position).map_or(0, |&frame| u64::from(frame) + 1);
                 return Ok(not_found(&format!("the instance has no frame {frame}")));
             }
         };
+        let table = &selected.table;
         table.check_describes(&found.file.source)?;
         if table.kind == Kind::Video {
             let detail = "a video is one stream without frames: retrieve the instance or its bulk data";
             return Ok(Response::refusal(406, "video", detail));
         }
-        let stored = table.transfer_syntax_uid.as_str();
-        let form = match frame_form(&media_ranges(request), stored, frames.len()) {
+        let stored = table.transfer_syntax_uid;
+        let form = match frame_form(&media_ranges(request), &stored, frames.len()) {
             Ok(form) => form,
             Err(detail) => return Ok(Response::refusal(406, "not_acceptable", &detail)),
         };
-        let digest = digest(&found.file, &table, frames, &form);
+        let digest = digest(&found.file, table, frames, &form);
         let etag = format!("\"{digest:032x}\"");
         if conditional::has_it(request, &etag) {
             return Ok(Response::empty(304)
@@ -105,8 +107,8 @@ impl Worker {
             return Ok(Response::refusal(413, "answer_too_large", &detail));
         }
         let multipart =
-            Multipart { boundary: format!("{digest:032x}"), root, level, syntax: served_syntax(stored) };
-        let payloads = payloads(&found.file, table.clone(), frames).await?;
+            Multipart { boundary: format!("{digest:032x}"), root, level, syntax: served_syntax(&stored) };
+        let payloads = payloads(&found.file, selected, frames).await?;
         let mut steps = Vec::with_capacity(payloads.len() * 3);
         for (payload, &frame) in payloads.into_iter().zip(frames) {
             if form.is_multipart {
@@ -177,15 +179,12 @@ impl Multipart<'_> {
 }
 
 /// The steps that send each frame of a selection.
-async fn payloads(file: &Arc<Opened>, table: FrameTable, frames: &[u32]) -> Result<Vec<Vec<Step>>> {
-    let image = &table.image;
-    let is_swapped = table.transfer_syntax_uid.as_str() == BIG_ENDIAN && image.bits_allocated > 8;
-    let bits = u64::from(image.rows)
-        * u64::from(image.columns)
-        * u64::from(image.samples_per_pixel)
-        * u64::from(image.bits_allocated);
-    let is_aligned = table.kind != Kind::Native || bits.is_multiple_of(8);
-    if is_exact(&table) && !is_swapped && is_aligned {
+async fn payloads(file: &Arc<Opened>, selected: Selected, frames: &[u32]) -> Result<Vec<Vec<Step>>> {
+    let table = &selected.table;
+    let width = usize::from(table.image.bits_allocated / 8);
+    let is_swapped = table.transfer_syntax_uid.as_str() == BIG_ENDIAN && width > 1;
+    let is_whole = selected.native.is_none_or(|native| native.frame_bits.is_multiple_of(8));
+    if is_exact(table) && is_whole && !is_swapped {
         let steps = |position| {
             let ranges = table.ranges(position).map(|(start, end)| Step::Range(start, end - start));
             ranges.chain([Step::Check]).collect()
@@ -193,35 +192,13 @@ async fn payloads(file: &Arc<Opened>, table: FrameTable, frames: &[u32]) -> Resu
         return Ok((0..table.frames()).map(steps).collect());
     }
     let (file, frames) = (file.clone(), frames.to_vec());
-    let width = usize::from(image.bits_allocated / 8);
     let read = blocking(move || {
-        let mut read = read_frames(&file.source, &table)?;
-        for (bytes, &frame) in read.iter_mut().zip(&frames) {
-            if !is_aligned {
-                align(bytes, bits, frame);
-            }
-            if is_swapped && width > 1 {
-                bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
-            }
+        let mut read = read_frames(&file.source, &selected.table)?;
+        selected.align(&frames, &mut read);
+        if is_swapped {
+            read.iter_mut().for_each(|bytes| bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse));
         }
         Ok(read)
     });
     Ok(read.await?.into_iter().map(|bytes| vec![Step::Bytes(bytes)]).collect())
-}
-
-/// Shifts a frame of odd bits so that it begins at bit 0; the bits behind it become 0 (PS3.5 8.1.1).
-fn align(bytes: &mut Vec<u8>, frame_bits: u64, frame: u32) {
-    let shift = (frame_bits.wrapping_mul(u64::from(frame)) % 8) as u32;
-    if shift > 0 {
-        for at in 0..bytes.len() {
-            let next = bytes.get(at + 1).copied().unwrap_or(0);
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte = (*byte >> shift) | ((u16::from(next) << (8 - shift)) & 0xFF) as u8;
-            }
-        }
-    }
-    bytes.truncate(usize::try_from(frame_bits.div_ceil(8)).unwrap_or(usize::MAX));
-    if let Some(last) = bytes.last_mut().filter(|_| !frame_bits.is_multiple_of(8)) {
-        *last &= (1u8 << (frame_bits % 8)) - 1;
-    }
 }

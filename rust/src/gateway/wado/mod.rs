@@ -122,7 +122,7 @@ impl Worker {
         if let Ok(Answer::Rows(rows)) = self.shared.jobs.ask(question, INDEX_TIME).await
             && self.shared.cache.put_rows(&rows, Class::Normal).is_ok()
             && let Some(Ok(selection)) = self.look_up(&found.path, frames)
-            && selection.check_describes(&found.file.source).is_ok()
+            && selection.table.check_describes(&found.file.source).is_ok()
         {
             self.shared.metrics.count_tier(Tier::Index);
             return Ok(Ok(selection));
