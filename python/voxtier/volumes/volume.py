@@ -61,9 +61,9 @@ class Volume(VolumeReader):
             The file that was written.
         """
         target = Path(path)
-        if target.suffix not in (".nii", ".gz"):
+        if target.suffix.lower() not in (".nii", ".gz"):
             target = target.with_name(target.name + ".nii")
-        if compression and target.suffix != ".gz":
+        if compression and target.suffix.lower() != ".gz":
             target = target.with_name(target.name + ".gz")
         meta = self._array.meta
         write_nifti(

@@ -1,11 +1,11 @@
 //! Inflates a byte range of a gzip file: images that are read once, from first to last byte.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::ptr::NonNull;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use libdeflate_sys::{
     libdeflate_alloc_decompressor, libdeflate_decompressor, libdeflate_free_decompressor,
     libdeflate_gzip_decompress_ex, libdeflate_result_LIBDEFLATE_SUCCESS,
@@ -35,6 +35,8 @@ pub struct Inflated {
 
 /// Inflates the bytes `offset..offset + count` of a file, fewer when the stream ends before.
 ///
+/// Zeros between and after the members are padding, as gzip(1) and Python's gzip take them.
+///
 /// Reserves no more memory than a file of this size can inflate to, whatever `count` is.
 ///
 /// # Errors
@@ -55,7 +57,7 @@ pub fn gunzip_range(path: &Path, offset: u64, count: u64) -> Result<Inflated> {
     Ok(Inflated { bytes, skip: 0 })
 }
 
-/// Inflates a file of one member that holds exactly `wanted` bytes; `None` for any other.
+/// Inflates a file of one member (and padding) that holds exactly `wanted` bytes; `None` for any other.
 fn at_once(file: &mut File, wanted: u64) -> Result<Option<Vec<u8>>> {
     let mut packed = Vec::new();
     file.take(MAX_AT_ONCE + 1).read_to_end(&mut packed)?;
@@ -77,7 +79,11 @@ fn at_once(file: &mut File, wanted: u64) -> Result<Option<Vec<u8>>> {
             &mut written,
         )
     };
-    if outcome != libdeflate_result_LIBDEFLATE_SUCCESS || (taken, written) != (packed.len(), wanted) {
+    let is_padding = |rest: &[u8]| rest.iter().all(|byte| *byte == 0);
+    if outcome != libdeflate_result_LIBDEFLATE_SUCCESS
+        || written != wanted
+        || !packed.get(taken..).is_some_and(is_padding)
+    {
         return Ok(None);
     }
     // SAFETY: `wanted` bytes were reserved and written.
@@ -102,7 +108,7 @@ impl Drop for Decoder {
 }
 
 fn piece_by_piece(path: &Path, file: File, size: u64, offset: u64, count: u64) -> Result<Vec<u8>> {
-    let mut stream = MultiGzDecoder::new(BufReader::with_capacity(256 << 10, file));
+    let mut stream = Members { current: Some(GzDecoder::new(BufReader::with_capacity(256 << 10, file))) };
     let skipped = std::io::copy(&mut (&mut stream).take(offset), &mut std::io::sink())
         .map_err(|error| damaged(path, &error))?;
     let mut bytes = Vec::new();
@@ -117,6 +123,46 @@ fn piece_by_piece(path: &Path, file: File, size: u64, offset: u64, count: u64) -
     // Inflate on to the checksum at the end of the stream, unless it is far away.
     std::io::copy(&mut stream.take(MAX_TAIL), &mut std::io::sink()).map_err(|error| damaged(path, &error))?;
     Ok(bytes)
+}
+
+/// The inflated bytes of all members of a file, one after the other.
+struct Members {
+    /// Decoder of the member that is being read; `None` after the last.
+    current: Option<GzDecoder<BufReader<File>>>,
+}
+
+impl Read for Members {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(decoder) = &mut self.current {
+            let count = decoder.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            if let Some(decoder) = self.current.take() {
+                let mut rest = decoder.into_inner();
+                if skip_padding(&mut rest)? {
+                    self.current = Some(GzDecoder::new(rest));
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Skips zeros; returns whether something else follows.
+fn skip_padding(file: &mut BufReader<File>) -> std::io::Result<bool> {
+    loop {
+        let buffer = file.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(false);
+        }
+        let zeros = buffer.iter().take_while(|byte| **byte == 0).count();
+        let is_over = zeros < buffer.len();
+        file.consume(zeros);
+        if is_over {
+            return Ok(true);
+        }
+    }
 }
 
 fn damaged(path: &Path, error: &std::io::Error) -> Error {

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from voxtier._core import gunzip_range
 from voxtier.errors import FormatError, SourceError
 from voxtier.system.durable import EagerFile, write_file
+from voxtier.volumes.formats.nifti_files import NiftiFiles, locate, open_bytes
 from voxtier.volumes.formats.nifti_header import (
     BYTES,
     SPATIAL_UNITS,
     Header,
-    least_offset,
+    make_single,
     new_fields,
     parse_fields,
     parse_header,
@@ -61,7 +62,7 @@ class NiftiImage:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read and check the header of a ``.nii`` or ``.nii.gz`` file.
+    """Read and check the header of an image: a single file or a pair, gzipped or not.
 
     Raises
     ------
@@ -70,15 +71,18 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     SourceError
         When the file cannot be read.
     """
-    source = Path(path)
-    with _open(source) as stream:
+    return _read_header(locate(Path(path)))
+
+
+def _read_header(files: NiftiFiles) -> Header:
+    with open_bytes(files.header) as stream:
         try:
             raw = stream.read(BYTES)
         except (OSError, EOFError, zlib.error) as error:
-            raise FormatError("truncated_header", None, f"{source.name}: {error}") from None
-    header = parse_header(raw, source.name)
-    if source.suffix != ".gz" and source.stat().st_size < header.offset + header.voxel_bytes:
-        raise _too_short(header, source, source.stat().st_size)
+            raise FormatError("truncated_header", None, f"{files.header.name}: {error}") from None
+    header = parse_header(raw, files.header.name, is_pair=files.is_pair)
+    if not files.is_packed and files.voxels.stat().st_size < header.offset + header.voxel_bytes:
+        raise _too_short(header, files.voxels, files.voxels.stat().st_size)
     return header
 
 
@@ -91,15 +95,6 @@ def _too_short(header: Header, source: Path, size: int) -> FormatError:
     )
 
 
-def _open(source: Path) -> Any:
-    try:
-        return gzip.open(source, "rb") if source.suffix == ".gz" else source.open("rb")
-    except FileNotFoundError as error:
-        raise SourceError("io_error", None, f"there is no file {source}", error.errno) from None
-    except OSError as error:
-        raise SourceError.from_os(error, source) from None
-
-
 def read_nifti(path: str | os.PathLike[str]) -> NiftiImage:
     """Read one image, without applying its scaling.
 
@@ -110,9 +105,9 @@ def read_nifti(path: str | os.PathLike[str]) -> NiftiImage:
     SourceError
         When the file cannot be read.
     """
-    source = Path(path)
-    header = read_header(source)
-    if source.suffix == ".gz":
+    files = locate(Path(path))
+    header, source = _read_header(files), files.voxels
+    if files.is_packed:
         # Memory grows with what the file yields, never with what its header promises.
         content = gunzip_range(os.fspath(source), header.offset, header.voxel_bytes)
     else:
@@ -193,12 +188,13 @@ def write_nifti(
     if fields is None or list(fields["dim"][1 : 1 + voxels.ndim]) != list(voxels.shape):
         fields = new_fields(voxels, orientation, meta, is_tilted=is_tilted)
     fields = fields.astype(fields.dtype.newbyteorder("<"))
-    fields["vox_offset"] = least_offset(fields)
+    make_single(fields)
     target = Path(path)
     body = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
 
     def write(file: EagerFile) -> None:
-        stream: Any = gzip.GzipFile("", "wb", 6, file, mtime=0) if target.suffix == ".gz" else file
+        is_packed = target.suffix.lower() == ".gz"
+        stream: Any = gzip.GzipFile("", "wb", 6, file, mtime=0) if is_packed else file
         stream.write(fields.tobytes().ljust(int(fields["vox_offset"]), b"\0"))
         for part in body if body.ndim < 3 else np.moveaxis(body, -1, 0):
             stream.write(part.tobytes(order="F"))

@@ -90,20 +90,43 @@ class Header:
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
 
 
-def least_offset(fields: np.void | NDArray[Any]) -> int:
-    """Return the first byte at which voxels may begin: after the header and its four flags of extensions."""
-    return 352 if fields.dtype.itemsize == 348 else 544
+def _least_offset(fields: np.void | NDArray[Any]) -> int:
+    return 352 if fields.dtype.itemsize == 348 else 544  # the header and its four flags of extensions
 
 
-def parse_header(raw: bytes, what: str) -> Header:
+def make_single(fields: NDArray[Any]) -> None:
+    """Make the fields those of a single file without extensions, also where they were those of a pair."""
+    fields["magic"] = _MAGIC1 if fields.dtype.itemsize == 348 else _MAGIC2
+    fields["vox_offset"] = _least_offset(fields)
+
+
+def parse_header(raw: bytes, what: str, *, is_pair: bool = False) -> Header:
     """Parse and check the first 348 or 540 bytes of a NIfTI file (nifti1.h, nifti2.h).
+
+    Parameters
+    ----------
+    raw : bytes
+        The beginning of the file.
+    what : str
+        Names the file in messages.
+    is_pair : bool
+        The voxels lie in a file of their own.
+
+    Returns
+    -------
+    Header
+        Checked.
 
     Raises
     ------
     FormatError
-        For anything the standard does not allow, before any allocation; ``what`` names the file.
+        For anything the standard does not allow, before any allocation.
     """
     fields = parse_fields(raw, what)
+    if not is_pair and bytes(fields["magic"]).startswith(b"ni"):
+        raise FormatError(
+            "unsupported_image", 344, f"{what}: the header of a .hdr/.img pair in a single file"
+        )
     shape = _shape(fields, what)
     code = int(fields["datatype"])
     if code not in _DTYPES:
@@ -113,9 +136,10 @@ def parse_header(raw: bytes, what: str) -> Header:
         )
     order = cast(Literal["<", ">", "="], fields.dtype["sizeof_hdr"].byteorder)
     dtype = np.dtype(_DTYPES[code]).newbyteorder(order if order != "=" else "<")
-    start, least = float(fields["vox_offset"]), least_offset(fields)
+    start, least = float(fields["vox_offset"]), 0 if is_pair else _least_offset(fields)
     if not np.isfinite(start) or start != int(start) or start < least:
-        raise FormatError("value_past_end", 108, f"{what}: vox_offset {start} (a single file has >= {least})")
+        kind = "pair" if is_pair else "single file"
+        raise FormatError("value_past_end", 108, f"{what}: vox_offset {start} (a {kind} has >= {least})")
     slope, inter = _scaling(fields, what)
     raw = raw[: fields.dtype.itemsize]
     return Header(raw, fields, shape, dtype, int(start), _orientation(fields, shape, what), slope, inter)
@@ -127,7 +151,7 @@ def parse_fields(raw: bytes, what: str) -> np.void:
     Raises
     ------
     FormatError
-        When it is no header of a single NIfTI file; ``what`` names the file.
+        When it is no NIfTI header; ``what`` names the file.
     """
     if len(raw) < 348:
         raise FormatError("truncated_header", len(raw), f"{what}: {len(raw)} bytes, a NIfTI header has 348")
@@ -139,16 +163,12 @@ def parse_fields(raw: bytes, what: str) -> np.void:
                 continue
             fields: np.void = np.frombuffer(raw[: kind.itemsize], kind)[0]
             if int(fields["sizeof_hdr"]) == kind.itemsize:
-                _check_magic(bytes(fields["magic"]).rstrip(b"\0"), magic, what)
+                found = bytes(fields["magic"]).rstrip(b"\0")
+                known = magic.partition(b"\0")[0]
+                if found not in (magic, known, known.replace(b"n+", b"ni"), magic.replace(b"n+", b"ni")):
+                    raise FormatError("bad_header", 344, f"{what}: no NIfTI magic (Analyze 7.5 has no world)")
                 return fields
     raise FormatError("bad_header", 0, f"{what}: neither NIfTI-1 nor NIfTI-2 (sizeof_hdr is not 348 or 540)")
-
-
-def _check_magic(actual: bytes, magic: bytes, what: str) -> None:
-    if actual in (b"ni1", b"ni2"):
-        raise FormatError("unsupported_image", 344, f"{what}: a .hdr/.img pair; join it into one .nii")
-    if actual not in (magic, magic.partition(b"\0")[0]):
-        raise FormatError("bad_header", 344, f"{what}: no NIfTI magic (Analyze 7.5 has no world)")
 
 
 def _shape(fields: np.void, what: str) -> tuple[int, ...]:
@@ -182,6 +202,7 @@ def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> Orientat
     """Choose sform, else qform, else the base of nibabel: x negated, centred (nifti1.h, METHOD 1 to 3)."""
     factor = SPATIAL_UNITS.get(int(fields["xyzt_units"]) & 7, (1.0, ""))[0]
     scale = np.diag([factor, factor, factor, 1.0])
+    _warn_of_signs(fields, what)
     sform = qform = None
     if int(fields["sform_code"]) > 0:
         rows = np.vstack([fields["srow"].astype(np.float64), [0, 0, 0, 1]])
@@ -195,9 +216,11 @@ def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> Orientat
     if sform is not None:
         if qform is not None:
             error = corner_error(sform, qform, shape)
-            if error > 0.1:
+            is_mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
+            if error > 0.1 or is_mirrored:
+                mirror = ", and one mirrors the other (left and right)" if is_mirrored else ""
                 warnings.warn(
-                    f"{what}: sform and qform disagree by up to {error:.3g} mm; the sform is used",
+                    f"{what}: sform and qform disagree by up to {error:.3g} mm{mirror}; the sform is used",
                     stacklevel=2,
                 )
         return OrientationInfo(sform, "nifti_sform", "header")
@@ -208,6 +231,29 @@ def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> Orientat
     base = np.diag([-zooms[0], zooms[1], zooms[2], 1.0])
     base[:3, 3] = -base[:3, :3] @ ((np.array(shape[:3]) - 1) / 2)
     return OrientationInfo(checked_affine(base, f"{what}, pixdim"), "nifti_base", "unknown")
+
+
+def _warn_of_signs(fields: np.void, what: str) -> None:
+    """Warn of signs that programs read differently, so that one shows left where another shows right."""
+    qfac, *steps = (float(value) for value in fields["pixdim"][:4])
+    chosen = "sform" if int(fields["sform_code"]) > 0 else "qform" if int(fields["qform_code"]) > 0 else ""
+    negative = [f"pixdim[{axis}] is {step:g}" for axis, step in enumerate(steps, 1) if step < 0]
+    if negative:
+        reading = {
+            "sform": "the sform is taken as it stands, as nibabel takes it; ITK mirrors",
+            "qform": "the sign mirrors the axis, as in ITK; nibabel drops it",
+            "": "the sign is dropped, as in nibabel; ITK mirrors",
+        }[chosen]
+        warnings.warn(
+            f"{what}: {', '.join(negative)}: left and right (or another axis) are ambiguous: {reading}",
+            stacklevel=2,
+        )
+    if chosen == "qform" and qfac < 0 and qfac != -1:
+        warnings.warn(
+            f"{what}: pixdim[0] is {qfac:g}: left and right are ambiguous: it is taken as -1, as in ITK;"
+            " nibabel takes 1",
+            stacklevel=2,
+        )
 
 
 def _quaternion_affine(fields: np.void, what: str) -> Affine:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes.formats.identity import Identity, identify, stem_of
+from voxtier.volumes.formats.nifti_files import header_of, is_image
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -155,7 +156,7 @@ def _items(images: Images) -> Iterator[tuple[Path, str | None]]:
     seen: set[Path] = set()
     for item in [images] if isinstance(images, (str, os.PathLike)) else images:
         if isinstance(item, (str, os.PathLike)):
-            for path in _expand(os.fspath(item)):
+            for path in map(header_of, _expand(os.fspath(item))):
                 if path.absolute() not in seen:
                     seen.add(path.absolute())
                     yield path, None
@@ -175,7 +176,7 @@ def _expand(text: str) -> list[Path]:
     else:
         matches = [Path(name) for name in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
         # `**` matches folders and their files: a folder is taken only where its files were not matched.
-        files = {match for match in matches if match.is_file() and _is_image(match)}
+        files = {match for match in matches if match.is_file() and is_image(match)}
         inside = {parent for file in files for parent in file.parents}
         below = {file for match in matches if match.is_dir() and match not in inside for file in _walk(match)}
         paths = sorted(files | below)
@@ -184,10 +185,6 @@ def _expand(text: str) -> list[Path]:
     if not any(path.exists() for path in paths):
         raise NotFoundError(f"there is no file or folder {text}")
     return paths
-
-
-def _is_image(path: Path) -> bool:
-    return re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE) is not None
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -202,7 +199,9 @@ def _walk(folder: Path) -> Iterator[Path]:
         )
         if real not in visited:
             yield from (
-                Path(parent, name) for name in names if not name.startswith(".") and _is_image(Path(name))
+                Path(parent, name)
+                for name in names
+                if not name.startswith(".") and is_image(Path(parent, name))
             )
         visited.add(real)
 
