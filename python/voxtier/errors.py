@@ -1,4 +1,4 @@
-"""Every exception that voxtier raises: one root, each child also of the standard library's kin.
+"""Every exception and warning of voxtier: one root, each child also of the standard library's kin.
 
 All of them pickle (a DataLoader worker or a Spark task may raise them), and each message says what is
 wrong, where (byte offset, tag, frame, path) and what to do.
@@ -139,6 +139,26 @@ class MissingExtraError(VoxtierError, ImportError):
 
     def __str__(self) -> str:
         return f"{self.package} is not installed: pip install 'voxtier[{self.extra}]'"
+
+
+class LeftOutWarning(UserWarning):
+    """Something in the place of an ingest was not stored, and the rest was.
+
+    Parameters
+    ----------
+    what : str
+        Files, or a series.
+    reason : str
+        Why.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what = what
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"left out: {self.what}: {self.reason}"
 
 
 class IngestError(FormatError):

@@ -23,7 +23,7 @@ import tiledb
 from support.accounts import let_others_enter
 from volumes.support.checks import check_identity
 from volumes.support.images import code_of, nifti, pairs
-from voxtier.errors import BackendError, ConfigError, NotFoundError, SourceError
+from voxtier.errors import BackendError, ConfigError, LeftOutWarning, NotFoundError, SourceError
 from voxtier.system import locks
 from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection
 from voxtier.volumes.store import append
@@ -101,7 +101,8 @@ def test_bad_append_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     assert [Path(uri).name[:2] for uri in radi.repair(dry_run=True)] == ["c_"]
     assert len(radi.repair()) == 1
     assert radi.repair() == []
-    radi.append(images={"T1w": images}, on_error="skip")
+    with pytest.warns(LeftOutWarning, match=f"left out: {images[0][0]}: truncated_header"):
+        radi.append(images={"T1w": images}, on_error="skip")
     assert set(radi) == {"a", "b", "c"}
     check_identity(radi.T1w)
     check_identity(RadiObject(tmp_path / "r").T1w)
@@ -555,6 +556,7 @@ def test_a_subject_whose_only_image_was_refused_is_not_added(tmp_path: Path) -> 
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["a"])})
     more = pairs(tmp_path / "more", ["c", "b"])
     more[0][0].write_bytes(b"nothing")
-    VolumeCollection(radi.T1w.uri).append(more, on_error="skip")
+    with pytest.warns(LeftOutWarning, match="truncated_header"):
+        VolumeCollection(radi.T1w.uri).append(more, on_error="skip")
     radi.refresh()
     assert list(radi) == radi.T1w.obs_subject_ids == ["a", "b"]

@@ -16,8 +16,8 @@ from voxtier.volumes.cohort.transforms import Transform
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.append import add_subjects, add_volumes
 from voxtier.volumes.store.commits import change_store, repair
-from voxtier.volumes.store.ingest import IngestOptions, OnError
-from voxtier.volumes.store.jobs import Job, OnGap, collection_jobs, with_observations
+from voxtier.volumes.store.ingest import IngestOptions
+from voxtier.volumes.store.jobs import Job, OnError, OnGap, collection_jobs, with_observations
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.tiledb.session import Uri
 
@@ -164,6 +164,7 @@ class VolumeCollection(CollectionView):
         progress: bool = False,  # noqa: FBT001, FBT002
         *,
         on_error: OnError = "raise",
+        on_gap: OnGap = "error",
     ) -> None:
         """Add volumes: all of them become visible together, or none.
 
@@ -179,6 +180,8 @@ class VolumeCollection(CollectionView):
             Report on stderr.
         on_error : {"raise", "skip"}
             Whether one bad image refuses all.
+        on_gap : {"error", "keep", "fill"}
+            What becomes of missing slices of a DICOM series.
 
         Raises
         ------
@@ -194,7 +197,7 @@ class VolumeCollection(CollectionView):
         if (niftis is None) == (dicom_dirs is None):
             raise ConfigError("give either niftis or dicom_dirs")
         name = self.name or ""
-        jobs = collection_jobs(name or None, niftis, dicom_dirs, reorient)
+        jobs = collection_jobs(name or None, niftis, dicom_dirs, reorient, on_gap, on_error)
         store = self._rows.store
         folder = self.uri.rsplit("/", 1)[-1]
         with change_store(store) as change:
@@ -305,7 +308,7 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap)
+        jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap, on_error)
         if obs is not None:
             jobs = with_observations(jobs, obs)
         _check(jobs, valid_subject_ids)

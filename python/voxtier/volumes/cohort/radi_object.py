@@ -16,8 +16,8 @@ from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.adoption import adopt_collections, hold_collections
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import change_store, repair
-from voxtier.volumes.store.ingest import IngestOptions, OnError
-from voxtier.volumes.store.jobs import OnGap, cohort_jobs, dicom_jobs, refuse_misaligned
+from voxtier.volumes.store.ingest import IngestOptions
+from voxtier.volumes.store.jobs import OnError, OnGap, cohort_jobs, dicom_jobs, refuse_misaligned
 from voxtier.volumes.store.names import checked_name, refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.columns import Table, as_table
@@ -108,6 +108,7 @@ class RadiObject(CohortView[VolumeCollection]):
         images: Mapping[str, Images] | None = None,
         collection_name: str | None = None,
         on_error: OnError = "raise",
+        on_gap: OnGap = "error",
     ) -> None:
         """Add subjects and volumes, over any number of collections: all become visible together, or none.
 
@@ -129,9 +130,11 @@ class RadiObject(CohortView[VolumeCollection]):
             Name for the collection of ``niftis`` or ``dicom_dirs``.
         on_error : {"raise", "skip"}
             Whether one bad image refuses all.
+        on_gap : {"error", "keep", "fill"}
+            What becomes of missing slices of a DICOM series.
         """
         self._refuse_view("append to")
-        jobs = cohort_jobs(niftis, dicom_dirs, images, collection_name, reorient)
+        jobs = cohort_jobs(niftis, dicom_dirs, images, collection_name, reorient, on_gap, on_error)
         subjects = None if obs_meta is None else as_table(obs_meta)
         with change_store(self._cohort.store) as change:
             add_cohort(change, jobs, subjects, IngestOptions(on_error, progress))
@@ -271,14 +274,15 @@ class RadiObject(CohortView[VolumeCollection]):
         on_error: OnError = "raise",
         on_gap: OnGap = "error",
     ) -> RadiObject:
-        """Create a store from folders of DICOM series: each series a volume.
+        """Create a store from folders of DICOM series; warns of files that are no part of a scan.
 
         Parameters
         ----------
         uri : path or URI
             Place of the new store. After a cut-off ingest the same call takes over what is finished.
         dicom_dirs : sequence of (folder, subject)
-            The folders.
+            Folders, files, or lists of files. A series is one volume, or several where its slices do not lie
+            on one grid: the one with the most slices has the plain name.
         obs_meta : DataFrame or mapping, optional
             Table of the subjects, with a column ``obs_subject_id``.
         reorient : bool, optional
@@ -301,7 +305,7 @@ class RadiObject(CohortView[VolumeCollection]):
         RadiObject
             The new store.
         """
-        jobs = dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap)
+        jobs = dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap, on_error=on_error)
         return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
 
     @classmethod

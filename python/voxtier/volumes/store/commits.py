@@ -215,11 +215,11 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
         if around is not None and is_listed:
             raise ConfigError(f"{store.root} is a part of {around.root} now: open it again to change it")
     if new:
-        _refuse_occupied(store, overwrite=overwrite)  # before a lock is left in somebody else's folder
+        refuse_occupied(store, overwrite=overwrite)  # before a lock is left in somebody else's folder
     with only_writer(store.root, store.session) as confirm:
         store.recover()
         if new:
-            _refuse_occupied(store, overwrite=overwrite)
+            refuse_occupied(store, overwrite=overwrite)
             if not _is_begun(store):
                 _begin(store)
         try:
@@ -309,7 +309,7 @@ def _is_finished(store: Store) -> bool:
     return True
 
 
-def _refuse_occupied(store: Store, *, overwrite: bool) -> None:
+def refuse_occupied(store: Store, *, overwrite: bool) -> None:
     """Refuse to begin a store where something else lies, or a finished one unless it may be replaced."""
     kind = read_kind(store.root, store.session)
     if kind is None:
@@ -317,5 +317,5 @@ def _refuse_occupied(store: Store, *, overwrite: bool) -> None:
     if kind != "group" or not (_is_begun(store) or store.is_empty(store.meta())):
         raise ConfigError(f"{store.root} holds something that voxtier did not write: choose another place")
     if not overwrite and _is_finished(store):
-        way = ", or overwrite=True" if store.kind == "radi_object" else ""
+        way = " (--append), or overwrite=True (--overwrite)" if store.kind == "radi_object" else ""
         raise ConfigError(f"{store.root} already exists: append() to it{way}")

@@ -9,29 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError, IngestError, VoxtierError
+from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, VoxtierError
 from voxtier.system.progress import Progress
 from voxtier.volumes.config import Config, configured, get_config
 from voxtier.volumes.store.foreground import write_counts
-from voxtier.volumes.store.jobs import Job
+from voxtier.volumes.store.jobs import Job, OnError
 from voxtier.volumes.store.names import array_name
 from voxtier.volumes.tiledb.arrays import VoxelArray, forget
 from voxtier.volumes.tiledb.format.recovery import has_partial_metadata
 from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.replicas import write_volume
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind, remove_tree
-
-OnError = Literal["raise", "skip"]
 
 _SMALL = 1 << 20  # bytes of an image that one thread writes sooner than several
 
@@ -96,17 +95,61 @@ def write_volumes(jobs: Sequence[Job], group: str, session: Session, options: In
         Lists all bad images, after every job was tried; when bad images are skipped, only if all are bad.
     """
     config = get_config()
-    workers = min(config.read.max_workers, max(1, len(jobs)))
-    outcomes: list[Outcome] = []
     # On an object store one listing answers for all volumes what costs five requests for each.
     present = frozenset(list_folders(group, session)) if is_remote(group) else None
-    if present is None and workers >= _cores():
+    if present is None and _workers(jobs) >= _cores():
         session = session.single_threaded()  # the workers alone keep every core busy
+    return _try_all(jobs, lambda job: _store(job, group, present, session, config), options)
+
+
+def check_volumes(jobs: Sequence[Job], options: IngestOptions) -> list[Outcome]:
+    """Read the images of some jobs as `write_volumes` does, and write nothing.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The volumes.
+    options : IngestOptions
+        What bad images do, and whether to report.
+
+    Returns
+    -------
+    list of Outcome
+        One for each job, in their order.
+
+    Raises
+    ------
+    IngestError
+        As `write_volumes` raises it.
+    """
+    config = get_config()
+
+    def read(job: Job) -> dict[str, Any]:
+        with configured(write=config.write, read=config.read, s3=config.s3):
+            row = job.load().row
+        _refuse_columns(job, row)
+        return {**job.extra, **row, "obs_subject_id": job.subject, "obs_id": job.obs_id}
+
+    return _try_all(jobs, read, options)
+
+
+def _try_all(
+    jobs: Sequence[Job], work: Callable[[Job], dict[str, Any]], options: IngestOptions
+) -> list[Outcome]:
+    """Return the outcome of each job, several at a time."""
+    outcomes: list[Outcome] = []
     reports = Progress("volumes", len(jobs), quiet=not options.progress)
     failures: list[tuple[str, str]] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="voxtier-ingest") as pool:
+
+    def attempt(job: Job) -> Outcome:
+        try:
+            return Outcome(job.label, work(job))
+        except (VoxtierError, OSError, MemoryError) as error:
+            return Outcome(job.label, None, str(error))
+
+    with ThreadPoolExecutor(_workers(jobs), thread_name_prefix="voxtier-ingest") as pool:
         # Submitted here, so that the workers see the caller's configuration.
-        for outcome in pool.map(lambda job: _try(job, group, present, session, config), jobs):
+        for outcome in pool.map(attempt, jobs):
             outcomes.append(outcome)
             if outcome.row is None:
                 failures.append((outcome.label, outcome.detail))
@@ -114,29 +157,39 @@ def write_volumes(jobs: Sequence[Job], group: str, session: Session, options: In
     reports.close(f", {len(failures)} refused")
     if failures and (options.on_error == "raise" or len(failures) == len(outcomes)):
         raise IngestError(failures)
+    for label, why in failures:
+        warnings.warn(LeftOutWarning(label, why), stacklevel=3)
     return outcomes
+
+
+def _workers(jobs: Sequence[Job]) -> int:
+    return min(get_config().read.max_workers, max(1, len(jobs)))
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _try(job: Job, group: str, present: frozenset[str] | None, session: Session, config: Config) -> Outcome:
+def _store(
+    job: Job, group: str, present: frozenset[str] | None, session: Session, config: Config
+) -> dict[str, Any]:
+    """Return the row of a job's array, which is written unless an earlier ingest finished it."""
     options = hashlib.blake2b(repr(config.write).encode(), digest_size=8).hexdigest()
     folder = array_name(job.obs_id, *job.fingerprint, options)
     uri = f"{group}/{folder}"
-    try:
-        with configured(write=config.write, read=config.read, s3=config.s3):
-            exists = Path(uri).exists() if present is None else folder in present
-            row = _take_over(uri, job, session) if exists else None
-            if row is None:
-                row = _write(uri, job, session, config)
-            if both := sorted(job.given & row.keys()):
-                raise ConfigError(f"obs has a column {both[0]!r}, which the image fills itself: rename it")
-    except (VoxtierError, OSError, MemoryError) as error:
-        return Outcome(job.label, None, str(error))
+    with configured(write=config.write, read=config.read, s3=config.s3):
+        exists = Path(uri).exists() if present is None else folder in present
+        row = _take_over(uri, job, session) if exists else None
+        if row is None:
+            row = _write(uri, job, session, config)
+        _refuse_columns(job, row)
     keys = {"obs_subject_id": job.subject, "obs_id": job.obs_id, "voxtier_array": folder}
-    return Outcome(job.label, {**job.extra, **row, **keys})
+    return {**job.extra, **row, **keys}
+
+
+def _refuse_columns(job: Job, row: dict[str, Any]) -> None:
+    if both := sorted(job.given & row.keys()):
+        raise ConfigError(f"obs has a column {both[0]!r}, which the image fills itself: rename it")
 
 
 def _take_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, NotFoundError, SourceError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
-from voxtier.volumes.formats.dicom import DicomImage, OnGap, assemble, find_series, read_series
+from voxtier.volumes.formats.dicom import (
+    DicomImage,
+    DicomPath,
+    OnGap,
+    assemble,
+    describe,
+    files_of,
+    find_series,
+)
 from voxtier.volumes.formats.nifti import read_nifti
 from voxtier.volumes.formats.sources import Images, Source, grouped_sources, named_sources
 from voxtier.volumes.geometry import OrientationInfo
@@ -24,6 +33,7 @@ from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 __all__ = [
     "Content",
     "Job",
+    "OnError",
     "OnGap",
     "cohort_jobs",
     "collection_jobs",
@@ -33,6 +43,9 @@ __all__ = [
     "refuse_misaligned",
     "with_observations",
 ]
+
+OnError = Literal["raise", "skip"]
+"""Whether one bad image refuses all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +102,13 @@ def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) ->
     return _content(image.voxels, image.orientation, dict(image.meta), image.row, reorient=reorient)
 
 
-def dicom_content(
-    path: str | PathLike[str], *, reorient: bool | None = None, on_gap: OnGap = "error"
-) -> Content:
-    """Read the one series of a folder into what is stored of it.
+def dicom_content(path: DicomPath, *, reorient: bool | None = None, on_gap: OnGap = "error") -> Content:
+    """Read the one volume of a folder into what is stored of it; warns of files that are left out.
 
     Parameters
     ----------
-    path : path-like
-        A folder of slices, or one file.
+    path : path-like or sequence of path-like
+        A folder of slices, a file, or files.
     reorient : bool, optional
         Flip and permute to the configured target; by default as configured.
     on_gap : {"error", "keep", "fill"}
@@ -111,13 +122,21 @@ def dicom_content(
     Raises
     ------
     ConfigError
-        When the folder holds several volumes; the message lists them.
+        When the folder holds several volumes; the message lists their series.
+    FormatError
+        When a series cannot become a volume without guessing.
     """
-    images = read_series(path, on_gap=on_gap)
-    if len(images) != 1:
-        uids = ", ".join(image.series_instance_uid for image in images)
-        raise ConfigError(f"{path} holds {len(images)} volumes ({uids}): ingest them as a collection")
-    return _dicom_content(images[0], reorient=reorient)
+    found = find_series(path, on_gap=on_gap)
+    for _, error in found.refused:
+        raise error
+    if len(found.volumes) != 1:
+        uids = ", ".join(sorted({stacks[0].slices[0].kind.series for stacks in found.volumes}))
+        raise ConfigError(
+            f"{describe(path)} holds {len(found.volumes)} volumes (series {uids}): RadiObject.from_dicoms or"
+            " VolumeCollection.from_dicoms stores them all"
+        )
+    found.warn()
+    return _dicom_content(assemble(found.volumes[0]), reorient=reorient)
 
 
 def _dicom_content(image: DicomImage, *, reorient: bool | None) -> Content:
@@ -160,6 +179,7 @@ def collection_jobs(
     dicom_dirs: Sequence[tuple[Any, str]] | None,
     reorient: bool | None,  # noqa: FBT001
     on_gap: OnGap = "error",
+    on_error: OnError = "raise",
 ) -> list[Job]:
     """Return the jobs of one collection.
 
@@ -175,6 +195,8 @@ def collection_jobs(
         Flip and permute to the configured target; None means as configured.
     on_gap : {"error", "keep", "fill"}
         What becomes of missing slices of a DICOM series.
+    on_error : {"raise", "skip"}
+        Whether one bad series refuses all.
 
     Returns
     -------
@@ -183,7 +205,7 @@ def collection_jobs(
     """
     if niftis is not None:
         return _nifti_jobs(grouped_sources(niftis, name, ask_for_series=False), reorient=reorient)
-    groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap)
+    groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap, on_error=on_error)
     return [job for jobs in groups.values() for job in jobs]
 
 
@@ -193,6 +215,8 @@ def cohort_jobs(
     images: Mapping[str, Images] | None,
     collection_name: str | None,
     reorient: bool | None,  # noqa: FBT001
+    on_gap: OnGap = "error",
+    on_error: OnError = "raise",
 ) -> dict[str, list[Job]]:
     """Return the jobs of a cohort, from exactly one kind of source.
 
@@ -208,6 +232,10 @@ def cohort_jobs(
         Name for the collection of ``niftis`` or ``dicom_dirs``.
     reorient : bool or None
         Flip and permute to the configured target; None means as configured.
+    on_gap : {"error", "keep", "fill"}
+        What becomes of missing slices of a DICOM series.
+    on_error : {"raise", "skip"}
+        Whether one bad series refuses all.
 
     Returns
     -------
@@ -222,7 +250,7 @@ def cohort_jobs(
     if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")
     if dicom_dirs is not None:
-        return dicom_jobs(dicom_dirs, collection_name, reorient=reorient)
+        return dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap, on_error=on_error)
     sources = named_sources(images) if images is not None else grouped_sources(niftis or (), collection_name)
     groups: dict[str, list[Source]] = {}
     for source in sources:
@@ -236,43 +264,72 @@ def dicom_jobs(
     *,
     reorient: bool | None,
     on_gap: OnGap = "error",
+    on_error: OnError = "raise",
 ) -> dict[str, list[Job]]:
-    """Return the jobs of DICOM folders: one volume for each series.
+    """Return the jobs of DICOM folders: one for each volume; warns of what is left out.
+
+    The volume with the most slices has the plain name, a localizer the last.
 
     Parameters
     ----------
     pairs : iterable of (folder, subject)
-        Folders of slices.
+        Folders of slices, files, or lists of files.
     collection : str or None
         Name of the collection of all; None collects by modality.
     reorient : bool or None
         Flip and permute to the configured target; None means as configured.
     on_gap : {"error", "keep", "fill"}
         What becomes of missing slices.
+    on_error : {"raise", "skip"}
+        Whether one bad series refuses all.
 
     Returns
     -------
     dict
         Collection name -> one job for each volume.
+
+    Raises
+    ------
+    IngestError
+        Lists the series and folders that are refused, once all were looked at.
     """
     jobs: dict[str, list[Job]] = {}
-    for folder, subject in pairs:
-        path = Path(folder)
+    failures: list[tuple[str, str]] = []
+    for path, subject in pairs:
+        try:
+            found = find_series(path, on_gap=on_gap)
+        except (FormatError, SourceError, NotFoundError) as error:
+            failures.append((describe(path), str(error)))
+            continue
+        failures += [(label, str(error)) for label, error in found.refused]
+        found.warn()
         counts: dict[str, int] = {}
-        for slices in find_series(path):
-            modality = str(slices[0].header.get("Modality", "")) or "unknown"
-            name = checked_name("collection", collection or modality)
+        for stacks in found.volumes:
+            first = stacks[0].slices[0]
+            name = checked_name(
+                "collection", collection or str(first.header.get("Modality", "")) or "unknown"
+            )
             counts[name] = counts.get(name, 0) + 1
             suffix = f"_acq-{counts[name]}" if counts[name] > 1 else ""
             job = Job(
                 obs_id=f"{subject}_{name}{suffix}",
                 subject=subject,
-                load=lambda slices=slices: _dicom_content(assemble(slices, on_gap=on_gap), reorient=reorient),  # type: ignore[misc]
-                fingerprint=(*_file_fingerprint(path), slices[0].group, on_gap, reorient),
-                label=str(path),
+                load=lambda stacks=stacks: _dicom_content(assemble(stacks), reorient=reorient),  # type: ignore[misc]
+                fingerprint=(
+                    *_dicom_fingerprint(path),
+                    first.sop_instance_uid,
+                    counts[name],
+                    on_gap,
+                    reorient,
+                ),
+                label=describe(path) + (f" (series {first.kind.series})" if len(found.volumes) > 1 else ""),
                 extra={},
             )
             jobs.setdefault(name, []).append(job)
+    if failures and (on_error == "raise" or not jobs):
+        raise IngestError(failures)
+    for label, why in failures:
+        warnings.warn(LeftOutWarning(label, why), stacklevel=3)
     return jobs
 
 
@@ -334,11 +391,13 @@ def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
     return changed
 
 
+def _dicom_fingerprint(path: DicomPath) -> tuple[object, ...]:
+    """Return what tells one state of the files of a folder from another."""
+    return tuple(part for file in files_of(path) for part in _file_fingerprint(file))
+
+
 def _file_fingerprint(path: Path) -> tuple[object, ...]:
-    """Return what tells one state of a file (or folder of slices) from another."""
-    if path.is_dir():
-        entries = [entry.stat() for entry in sorted(path.iterdir()) if entry.is_file()]
-        return (str(path.absolute()), len(entries), *(f"{e.st_size}.{e.st_mtime_ns}" for e in entries))
+    """Return what tells one state of a file from another."""
     try:
         state = path.stat()
     except OSError:

@@ -1,0 +1,25 @@
+"""DICOM series: which slices make a volume, where it lies, what its voxels are."""
+
+from voxtier.volumes.formats.dicom.grid import OnGap
+from voxtier.volumes.formats.dicom.image import DicomImage, assemble, read_series
+from voxtier.volumes.formats.dicom.series import (
+    DicomPath,
+    describe,
+    expand_files,
+    files_of,
+    find_series,
+    is_dicom,
+)
+
+__all__ = [
+    "DicomImage",
+    "DicomPath",
+    "OnGap",
+    "assemble",
+    "describe",
+    "expand_files",
+    "files_of",
+    "find_series",
+    "is_dicom",
+    "read_series",
+]

@@ -1,0 +1,108 @@
+"""DICOM series -> volume: ordered along the slice normal, checked, in Hounsfield units where CT.
+
+The affine follows PS3.3 C.7.6.2.1.1 (Image Position and Orientation), converted from LPS to RAS+.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from voxtier.volumes.formats.dicom.attributes import find_numbers, find_text
+from voxtier.volumes.formats.dicom.grid import OnGap, Stack, make_affine
+from voxtier.volumes.formats.dicom.pixels import read_voxels
+from voxtier.volumes.formats.dicom.series import DicomPath, find_series
+from voxtier.volumes.formats.dicom.slices import ROW, Slice
+from voxtier.volumes.geometry import OrientationInfo
+
+_NUMBERS = ("kvp", "exposure", "repetition_time", "echo_time", "magnetic_field_strength")
+
+
+@dataclass(frozen=True, slots=True)
+class DicomImage:
+    """One volume of a series.
+
+    Parameters
+    ----------
+    series_instance_uid : str
+        The series.
+    voxels : numpy.ndarray
+        Rescaled, (column, row, slice[, time]).
+    orientation : OrientationInfo
+        Affine of the voxels.
+    meta : dict
+        Metadata of the volume that is made of it.
+    row : dict
+        Columns of its row of observations.
+    """
+
+    series_instance_uid: str
+    voxels: NDArray[Any]
+    orientation: OrientationInfo
+    meta: dict[str, Any]
+    row: dict[str, Any]
+
+
+def read_series(path: DicomPath, *, on_gap: OnGap = "error") -> list[DicomImage]:
+    """Read every volume of a folder (not of its subfolders) or of some files.
+
+    Warns of each file that is left out because it is no part of a scan.
+
+    Raises
+    ------
+    FormatError
+        For a series that cannot become a volume without guessing; names the tag or the slices.
+    """
+    found = find_series(path, on_gap=on_gap)
+    for _, error in found.refused:
+        raise error
+    found.warn()
+    return [assemble(volume) for volume in found.volumes]
+
+
+def assemble(stacks: Sequence[Stack]) -> DicomImage:
+    """Make one of the volumes that `find_series` found.
+
+    Raises
+    ------
+    FormatError
+        When its pixels cannot be decoded.
+    """
+    first = stacks[0].slices[0]
+    series = first.kind.series
+    affine, meta = make_affine(stacks[0], f"series {series or first.path.name}")
+    voxels = read_voxels(stacks)
+    is_stated = (len(stacks[0].slices) > 1 or first.tile is not None) and not stacks[0].grid.missing
+    orientation = OrientationInfo(affine, "dicom_iop", "header" if is_stated else "inferred")
+    meta |= {"photometric_interpretation": first.kind.photometric, "series_instance_uid": series}
+    padding = find_numbers(first.header, "PixelPaddingValue")
+    if padding is not None:
+        meta["pixel_padding_value"] = padding[0] * first.slope + first.intercept
+    meta |= _time_meta(stacks)
+    return DicomImage(series, voxels, orientation, meta, _row(first))
+
+
+def _time_meta(stacks: Sequence[Stack]) -> dict[str, str]:
+    """Return which attributes tell the time points apart, and their values in order."""
+    if len(stacks) == 1:
+        return {}
+    names = list(dict.fromkeys(name for stack in stacks for name in stack.key))
+    names = [name for name in names if len({stack.key.get(name) for stack in stacks}) > 1]
+    values = [[stack.key.get(name) for name in names] for stack in stacks]
+    return {"time_tag": ",".join(names), "time_values": json.dumps(values)}
+
+
+def _row(first: Slice) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for keyword, column in ROW.items():
+        if column in _NUMBERS:
+            values = (first.tags.get(name) for name in (keyword, f"Effective{keyword}"))
+            stated = find_numbers(first.header, keyword) or next((value for value in values if value), None)
+            row[column] = stated[0] if stated else float("nan")
+        else:
+            row[column] = find_text(first.header, keyword)
+    return row

@@ -1,0 +1,278 @@
+"""What a folder (or some files) of DICOM holds: volumes, refused series, objects that are no scan."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from voxtier.errors import FormatError, LeftOutWarning, NotFoundError, SourceError
+from voxtier.volumes.formats.dicom.attributes import import_pydicom, refusal, silent_pydicom
+from voxtier.volumes.formats.dicom.grid import OnGap, Stack
+from voxtier.volumes.formats.dicom.slices import Contents, Kind, Slice, read_slices
+from voxtier.volumes.formats.dicom.stacks import volumes_of
+
+DicomPath: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A folder, a file, or the files of one folder."""
+
+_MOST_NAMED = 5  # files that are left out for one reason
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+
+
+@dataclass(slots=True)
+class FoundSeries:
+    """What was found.
+
+    Parameters
+    ----------
+    volumes : list of list of Stack
+        The time points of each volume; scans before localizers, more slices before fewer.
+    refused : list of (str, FormatError)
+        Series that cannot become a volume without guessing, and why.
+    left_out : list of (str, str)
+        Files that are no part of a scan, and what they are.
+    """
+
+    volumes: list[list[Stack]] = field(default_factory=list)
+    refused: list[tuple[str, FormatError]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    def warn(self) -> None:
+        """Warn of what is left out, once for each reason."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for file, why in self.left_out:
+            reasons[why].append(file)
+        for why, files in reasons.items():
+            more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+            warnings.warn(LeftOutWarning(", ".join(files[:_MOST_NAMED]) + more, why), stacklevel=3)
+
+
+def files_of(path: DicomPath) -> list[Path]:
+    """Return the files of a folder (not of its subfolders), a file, or the files that are given.
+
+    Raises
+    ------
+    SourceError
+        When one does not exist.
+    """
+    paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(one) for one in path]
+    for one in paths:
+        if not one.exists():
+            raise SourceError("io_error", None, f"there is no file or folder {one}", 2)
+    if len(paths) == 1 and paths[0].is_dir():
+        return sorted(entry for entry in paths[0].iterdir() if entry.is_file())
+    return paths
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a path is a file that begins as DICOM Part 10 does (PS3.10 7.1), or is named as one."""
+    if path.suffix.lower() in _SUFFIXES:
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def expand_files(source: str) -> list[Path]:
+    """Return the DICOM files that a path or a glob names."""
+    path = Path(source)
+    if path.exists() or not any(sign in source for sign in "*?["):
+        return [path] if is_dicom(path) else []
+    return [match for match in map(Path, sorted(glob.glob(source, recursive=True))) if is_dicom(match)]  # noqa: PTH207
+
+
+def describe(path: DicomPath) -> str:
+    """Return how messages name a folder, a file or some files."""
+    if isinstance(path, (str, os.PathLike)):
+        return str(path)
+    files = [Path(one) for one in path]
+    return f"{files[0].parent} ({len(files)} files)" if files else "no files"
+
+
+def find_series(path: DicomPath, *, on_gap: OnGap = "error") -> FoundSeries:
+    """Find the volumes of a folder (not of its subfolders) or of some files, by headers alone.
+
+    Parameters
+    ----------
+    path : path-like or sequence of path-like
+        A folder, a file, or files.
+    on_gap : {"error", "keep", "fill"}
+        What becomes of missing slices.
+
+    Returns
+    -------
+    FoundSeries
+        Volumes, series that are refused, and files that are left out.
+
+    Raises
+    ------
+    FormatError
+        For a file that begins as DICOM and cannot be read on, and where nothing is a scan.
+    SourceError
+        When a file cannot be read.
+    NotFoundError
+        When there is no DICOM file.
+    """
+    import_pydicom()
+    with silent_pydicom():
+        contents = _read(files_of(path))
+        if not contents:
+            raise NotFoundError(
+                f"no DICOM image with a position in the patient in {path} (subfolders are not read)"
+            )
+        found = _sort(contents, on_gap)
+    if not found.volumes and not found.refused:
+        raise _nothing(contents)
+    return found
+
+
+def _read(files: Iterable[Path]) -> list[tuple[Path, Contents]]:
+    contents = []
+    for file in files:
+        read = read_slices(file)
+        if read is not None:
+            contents.append((file, read))
+        elif _has_name_of_slice(file):
+            if not file.stat().st_size or file.suffix.lower() in _SUFFIXES:
+                raise refusal(
+                    "not_dicom",
+                    file.name,
+                    f"{file.stat().st_size} bytes that are not DICOM Part 10 (no DICM at byte 128): copy"
+                    " it again, or remove it",
+                )
+            contents.append((file, Contents(no_image="not DICOM Part 10 (no DICM at byte 128)")))
+    return contents if any(read.series or read.slices or read.error for _, read in contents) else []
+
+
+def _has_name_of_slice(file: Path) -> bool:
+    """Return whether a file may be a damaged slice: ``notes.txt`` is none, ``IM0001`` and a UID may be."""
+    suffix = file.suffix.lower()
+    return not file.name.startswith(".") and (suffix in ("", *_SUFFIXES) or suffix[1:].isdigit())
+
+
+def _nothing(contents: list[tuple[Path, Contents]]) -> FormatError:
+    errors = [read.error for _, read in contents if read.error is not None]
+    if errors:
+        return errors[0]
+    file, read = contents[0]
+    return refusal("unsupported_image", file.name, read.no_image)
+
+
+def _sort(contents: list[tuple[Path, Contents]], on_gap: OnGap) -> FoundSeries:
+    found = FoundSeries()
+    kinds: dict[Kind, list[Slice]] = defaultdict(list)
+    damaged: dict[str, FormatError] = {}
+    scans = {read.series for _, read in contents if read.slices}
+    for file, read in contents:
+        if read.error is not None and read.series in scans:
+            damaged.setdefault(read.series, read.error)
+        elif read.no_image or read.error is not None:
+            why = read.error.detail.removeprefix(f"{file.name}: ") if read.error else ""
+            found.left_out.append((str(file), read.no_image or f"no part of a scan: {why}"))
+    for item in _without_copies(contents, damaged):
+        kinds[item.kind].append(item)
+    for kind, slices in sorted(kinds.items()):
+        name = f"series {kind.series or slices[0].path.name}"
+        try:
+            if kind.series in damaged:
+                raise damaged[kind.series]
+            found.volumes += volumes_of(slices, name, on_gap)
+        except FormatError as error:
+            label = f"{slices[0].path.parent} ({name})"
+            if (label, error) not in found.refused:
+                found.refused.append((label, error))
+    _leave_out(found)
+    found.volumes.sort(key=_precedence)
+    return found
+
+
+def _without_copies(contents: list[tuple[Path, Contents]], damaged: dict[str, FormatError]) -> list[Slice]:
+    """Return the slices of all files: an object counts once, two objects with one UID refuse their series."""
+    seen: dict[tuple[str, int | None, int], Slice] = {}
+    for _, read in contents:
+        for item in read.slices:
+            identity = (item.sop_instance_uid, item.frame, item.tile[0] if item.tile else 0)
+            first = seen.setdefault(identity, item)
+            if first is not item and not _is_copy(first, item):
+                damaged[item.kind.series] = damaged[first.kind.series] = refusal(
+                    "bad_header",
+                    f"series {item.kind.series}",
+                    f"{first.path.name} and {item.path.name} are two images with one SOP Instance UID"
+                    f" {item.sop_instance_uid}",
+                )
+    return list(seen.values())
+
+
+def _is_copy(first: Slice, second: Slice) -> bool:
+    places = [
+        (i.kind, i.position, i.orientation, i.pixel_spacing, i.slope, i.intercept, i.tags)
+        for i in (first, second)
+    ]
+    if places[0] != places[1]:
+        return False
+    if first.frame or (first.tile and first.tile[0]):  # compared with the first frame or tile
+        return True
+    return _is_same_file(first.path, second.path) or _pixel_bytes(first.path) == _pixel_bytes(second.path)
+
+
+def _is_same_file(first: Path, second: Path) -> bool:
+    if first.samefile(second):
+        return True
+    return first.stat().st_size == second.stat().st_size and first.read_bytes() == second.read_bytes()
+
+
+def _pixel_bytes(path: Path) -> object:
+    tags = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
+    try:
+        header = import_pydicom().dcmread(path, specific_tags=tags)
+        return [header[tag].value for tag in tags if tag in header]
+    except Exception as error:
+        raise refusal("not_dicom", path.name, f"{error}") from None
+
+
+def _leave_out(found: FoundSeries) -> None:
+    """Leave out secondary captures beside a scan, and localizers beside the scan of another series."""
+    firsts = [_first(volume) for volume in found.volumes]
+    scans = {item.kind.series for item in firsts if not (item.is_localizer or item.is_secondary_capture)}
+    if not scans and not found.refused:
+        return
+    kept = []
+    for volume in found.volumes:
+        first = _first(volume)
+        why = ""
+        if first.is_secondary_capture:
+            why = "a secondary capture"
+        elif first.is_localizer and first.kind.series not in scans:
+            why = "a localizer, of another series than the scan"
+        if why:
+            files = dict.fromkeys(str(item.path) for stack in volume for item in stack.slices)
+            found.left_out += [(file, why) for file in files]
+        else:
+            kept.append(volume)
+    found.volumes[:] = kept
+
+
+def _first(volume: list[Stack]) -> Slice:
+    return volume[0].slices[0]
+
+
+def _precedence(volume: list[Stack]) -> tuple[object, ...]:
+    first = _first(volume)
+    rows, columns = first.size
+    number = str(first.header.get("SeriesNumber") or "")
+    return (
+        first.is_localizer,
+        first.is_secondary_capture,
+        -len(volume[0].slices),
+        -rows * columns,
+        int(number) if re.fullmatch(r"\d{1,9}", number) else 0,
+        first.kind,
+    )
