@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +26,9 @@ from voxtier.volumes.store.jobs import cohort_jobs
 
 Told = dict[str, tuple[str, str]]
 """Observation -> subject and collection."""
+
+SMALLEST = nib.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.eye(4)).to_bytes()
+"""An image that a dry run can read."""
 
 SERIES = {"T1w": "T1w", "FLAIR": "flair", "T2w": "T2w", "T1gd": "t1ce", "seg": "seg", "dwi": "dwi"}
 
@@ -73,7 +78,7 @@ def lay_out(root: Path, images: list[Image]) -> None:
     for image in images:
         path = root / image.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_bytes(SMALLEST)
 
 
 def told_by(niftis: Images | None = None, images: dict[str, Images] | None = None) -> Told:
@@ -256,7 +261,7 @@ def test_subjects_that_a_constant_part_of_the_names_would_split_are_asked_for(
     for folder, group in zip(("a", "b"), names, strict=True):
         (tmp_path / folder).mkdir()
         for name in group:
-            (tmp_path / folder / f"{name}.nii").touch()
+            (tmp_path / folder / f"{name}.nii").write_bytes(SMALLEST)
     images: dict[str, Images] = {"perf": tmp_path / "a", "other": f"{tmp_path}/b/*.nii"}
     if is_told:
         assert len(told_by(images=images)) == sum(map(len, names))
@@ -289,7 +294,7 @@ def test_a_folder_gives_its_raw_images(tmp_path: Path) -> None:
         "sub-1/anat/sub-1_T1w.json",
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).touch()
+        (tmp_path / path).write_bytes(SMALLEST)
     (tmp_path / "sub-1" / "loop").symlink_to(tmp_path)
     wanted = {"sub-1_T1w": ("sub-1", "T1w")}
     assert told_by(tmp_path) == told_by(f"{tmp_path}/sub-*") == told_by_cli(tmp_path) == wanted
@@ -302,7 +307,7 @@ def test_a_folder_gives_its_raw_images(tmp_path: Path) -> None:
         told_by(f"{tmp_path}/*.nii")
     odd = tmp_path / "scans[1]"
     odd.mkdir()
-    (odd / "p2_T1w.nii").touch()
+    (odd / "p2_T1w.nii").write_bytes(SMALLEST)
     assert told_by(odd) == told_by(odd / "p2_T1w.nii") == {"p2_T1w": ("p2", "T1w")}
 
 
