@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
 
-DICTIONARY = Path(__file__).parent / "src" / "dicom" / "json" / "dictionary.txt"
+DICTIONARY = Path(__file__).parent / "src" / "dicom" / "json" / "vr" / "dictionary.txt"
 AMBIGUOUS = {"US or SS": "xs", "OB or OW": "ox", "US or OW": "lt", "US or SS or OW": "lt"}
 
 

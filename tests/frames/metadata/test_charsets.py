@@ -187,9 +187,11 @@ def test_delimiters_and_ends_of_lines_go_back_to_value_1() -> None:
 
 
 def test_a_designation_lasts_where_value_1_has_no_upper_half() -> None:
-    """A writer that does not repeat the escape sequence behind a delimiter leaves only one reading."""
-    korean = b"\x1b$)C\xfb\xf3^\xd1\xce\xd4\xd7"
-    assert text("\\ISO 2022 IR 149", korean, vr="PN", tag=NAME) == [{"Alphabetic": "洪^吉洞"}]
+    """A writer that forgets the escape sequence, or to repeat it, leaves only one reading."""
+    for korean in (b"\x1b$)C\xfb\xf3^\xd1\xce\xd4\xd7", b"\xfb\xf3^\xd1\xce\xd4\xd7"):
+        assert text("\\ISO 2022 IR 149", korean, vr="PN", tag=NAME) == [{"Alphabetic": "洪^吉洞"}]
+    russian = b"\x1b-L\xb1^\xb1"
+    assert text("\\ISO 2022 IR 126\\ISO 2022 IR 144", russian, vr="PN", tag=NAME) == [{"Alphabetic": "Б^Б"}]
 
 
 @pytest.mark.parametrize(

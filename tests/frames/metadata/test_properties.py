@@ -142,7 +142,8 @@ def values(draw: st.DrawFn, vr: str, alphabet: str) -> Any:
 def data_sets(draw: st.DrawFn, depth: int = 0, charset: str = "ISO_IR 6") -> Dataset:
     dataset = Dataset()
     if depth == 0 or draw(st.integers(0, 3)) == 0:
-        charset = draw(st.sampled_from(sorted(REPERTOIRES)))
+        # pydicom writes Chinese without its escape sequence and cannot read it back.
+        charset = draw(st.sampled_from(sorted(REPERTOIRES.keys() - {"\\ISO 2022 IR 58"})))
         dataset.SpecificCharacterSet = charset.split("\\")
     alphabet = REPERTOIRES[charset]
     for vr in draw(st.lists(st.sampled_from(sorted(PUBLIC)), max_size=6)):

@@ -6,8 +6,9 @@
 
 pub mod charset;
 pub mod options;
-mod survey;
-mod text;
+mod output;
+#[cfg(test)]
+mod tests;
 mod values;
 pub mod vr;
 mod walk;

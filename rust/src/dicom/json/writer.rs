@@ -2,10 +2,11 @@
 
 use super::charset::Charset;
 use super::options::{Options, Sink};
-use super::survey::Survey;
-use super::text::push_string;
-use super::values::{Form, Values, check_size, close, form_of, may_be_bulk};
+use super::output::Output;
+use super::values::strings::push_string;
+use super::values::{fits, may_be_bulk, push_value};
 use super::vr::{self, Vr};
+use super::walk::survey::Survey;
 use super::walk::{Attribute, Visitor, holds_pixels};
 
 use crate::base::error::{Error, ErrorKind, Result};
@@ -29,7 +30,7 @@ pub struct Writer<'o, 's> {
     encoding: Encoding,
     /// Transfer Syntax UID, until its attribute is written.
     transfer_syntax: Option<Uid>,
-    out: Vec<u8>,
+    out: Output,
     sink: Option<Sink<'s>>,
     /// Whether attributes that are written will not have to move.
     may_flush: Option<bool>,
@@ -77,7 +78,7 @@ impl<'o, 's> Writer<'o, 's> {
             start,
             encoding,
             transfer_syntax: Some(transfer_syntax).filter(|_| options.with_transfer_syntax),
-            out: vec![b'{'],
+            out: Output { text: vec![b'{'], most_bytes: options.most_bytes },
             sink,
             may_flush: None,
             levels: vec![level],
@@ -94,12 +95,13 @@ impl<'o, 's> Writer<'o, 's> {
     pub fn finish(mut self) -> Result<Vec<u8>> {
         self.write_transfer_syntax(Tag(u32::MAX));
         self.close_level()?;
+        self.out.check(self.start)?;
         match self.sink {
             Some(sink) => {
-                sink(&self.out)?;
+                sink(&self.out.text)?;
                 Ok(Vec::new())
             }
-            None => Ok(self.out),
+            None => Ok(self.out.text),
         }
     }
 
@@ -111,8 +113,8 @@ impl<'o, 's> Writer<'o, 's> {
         if tag.0 & 0xFFFF == 0 || tag == TRAILING_PADDING || self.is_replaced(tag) {
             return Ok(false);
         }
-        check_size(&self.out, self.options.most_bytes, position)?;
-        if self.out.len() > FLUSHED {
+        self.out.check(position)?;
+        if self.out.text.len() > FLUSHED {
             self.flush(window)?;
         }
         if self.levels.len() == 1 {
@@ -128,7 +130,7 @@ impl<'o, 's> Writer<'o, 's> {
             }
         }
         level.previous = tag;
-        self.attributes.push((tag, self.out.len()));
+        self.attributes.push((tag, self.out.text.len()));
         Ok(true)
     }
 
@@ -143,23 +145,22 @@ impl<'o, 's> Writer<'o, 's> {
             return;
         }
         if let Some(uid) = self.transfer_syntax.take() {
-            self.attributes.push((AVAILABLE_TRANSFER_SYNTAX, self.out.len()));
+            self.attributes.push((AVAILABLE_TRANSFER_SYNTAX, self.out.text.len()));
             self.open(AVAILABLE_TRANSFER_SYNTAX, *b"UI");
             if !uid.is_empty() {
-                self.out.extend_from_slice(b",\"Value\":[\"");
-                self.out.extend_from_slice(uid.as_bytes()); // digits and dots
-                self.out.extend_from_slice(b"\"]");
+                self.out.push(b",\"Value\":[\"");
+                self.out.push(uid.as_bytes()); // digits and dots
+                self.out.push(b"\"]");
             }
-            self.out.extend_from_slice(b"},");
+            self.out.push(b"},");
         }
     }
 
-    fn open(&mut self, tag: Tag, vr: Vr) {
-        self.out.push(b'"');
-        self.out.extend_from_slice(&vr::digits(tag));
-        self.out.extend_from_slice(b"\":{\"vr\":\"");
-        self.out.extend_from_slice(&vr);
-        self.out.push(b'"');
+    /// Writes the name of an attribute and its VR.
+    fn open(&mut self, tag: Tag, [v, w]: Vr) {
+        let [a, b, c, d, e, f, g, h] = vr::digits(tag);
+        self.out.push(&[b'"', a, b, c, d, e, f, g, h, b'"']);
+        self.out.push(&[b':', b'{', b'"', b'v', b'r', b'"', b':', b'"', v, w, b'"']);
     }
 
     /// Hands the text to the sink, but for the comma that may become a bracket.
@@ -172,10 +173,11 @@ impl<'o, 's> Writer<'o, 's> {
             None => Survey::of(window.source(), self.start, self.encoding)?.is_ascending,
         };
         self.may_flush = Some(may_flush);
-        let last = self.out.len().saturating_sub(1);
+        let last = self.out.text.len().saturating_sub(1);
         if let Some(sink) = self.sink.as_mut().filter(|_| may_flush) {
-            sink(self.out.get(..last).unwrap_or_default())?;
-            self.out.drain(..last);
+            sink(self.out.text.get(..last).unwrap_or_default())?;
+            self.out.text.drain(..last);
+            self.out.most_bytes = self.out.most_bytes.saturating_sub(last);
         }
         Ok(())
     }
@@ -184,32 +186,10 @@ impl<'o, 's> Writer<'o, 's> {
     fn close_level(&mut self) -> Result<()> {
         let Some(level) = self.levels.pop() else { return Ok(()) };
         if !level.is_ascending {
-            self.sort_from(level.first)?;
+            self.out.sort(self.attributes.get(level.first..).unwrap_or_default())?;
         }
         self.attributes.truncate(level.first);
-        close(&mut self.out, b'}');
-        Ok(())
-    }
-
-    fn sort_from(&mut self, first: usize) -> Result<()> {
-        let starts = self.attributes.get(first..).unwrap_or_default();
-        let Some(&(_, start)) = starts.first() else { return Ok(()) };
-        let ends = starts.iter().skip(1).map(|&(_, start)| start).chain([self.out.len()]);
-        let mut texts: Vec<(Tag, &[u8])> = starts
-            .iter()
-            .zip(ends)
-            .map(|(&(tag, start), end)| (tag, self.out.get(start..end).unwrap_or_default()))
-            .collect();
-        texts.sort_by_key(|&(tag, _)| tag);
-        texts.dedup();
-        let twice = texts.windows(2).find(|pair| matches!(pair, [(one, _), (other, _)] if one == other));
-        if let Some([(tag, _), ..]) = twice {
-            let detail = format!("{tag} stands twice, with different values (PS3.5 7.1)");
-            return Err(Error::new(ErrorKind::MisplacedElement, detail));
-        }
-        let sorted: Vec<u8> = texts.iter().flat_map(|(_, text)| text.iter().copied()).collect();
-        self.out.truncate(start);
-        self.out.extend_from_slice(&sorted);
+        self.out.close(b'}');
         Ok(())
     }
 
@@ -238,12 +218,7 @@ impl<'o, 's> Writer<'o, 's> {
             }
             vr => vr,
         };
-        let size = match form_of(decided) {
-            Form::Numbers(size) => size,
-            Form::Tags => 4,
-            Form::Words(_) | Form::Texts(_) => 1,
-        };
-        let is_whole = element.end().is_none() || (element.length as usize).is_multiple_of(size);
+        let is_whole = element.end().is_none() || fits(decided, element.length);
         Ok(if is_whole { decided } else { *b"UN" })
     }
 
@@ -288,13 +263,13 @@ impl<'o, 's> Writer<'o, 's> {
         if !is_long && !holds_pixels(element.tag) {
             return false;
         }
-        self.out.extend_from_slice(b",\"BulkDataURI\":");
+        self.out.push(b",\"BulkDataURI\":");
         let mut uri = String::from(bulk.uri);
         for (tag, item) in &self.path {
             uri += &format!("/{:08X}/{item}", tag.0);
         }
         uri += &format!("/{:08X}", element.tag.0);
-        push_string(&mut self.out, &uri);
+        push_string(&mut self.out.text, &uri);
         true
     }
 }
@@ -316,11 +291,10 @@ impl Visitor for Writer<'_, '_> {
         self.open(element.tag, vr);
         if element.length > 0 && !self.write_uri(element, vr) {
             let charset = self.levels.last().map_or(Charset::DEFAULT, |level| level.charset);
-            let most_bytes = self.options.most_bytes;
-            let mut values = Values { out: &mut self.out, most_bytes, scratch: &mut self.scratch };
-            values.write(window, attribute, vr, &charset)?;
+            let attribute = Attribute { vr, ..*attribute };
+            push_value(&mut self.out, window, &attribute, &charset, &mut self.scratch)?;
         }
-        self.out.extend_from_slice(b"},");
+        self.out.push(b"},");
         Ok(())
     }
 
@@ -337,7 +311,7 @@ impl Visitor for Writer<'_, '_> {
 
     fn begin_item(&mut self) -> Result<()> {
         if let Some((_, item)) = self.path.last_mut() {
-            self.out.extend_from_slice(if *item == 0 { b",\"Value\":[{" } else { b"{" });
+            self.out.push(if *item == 0 { b",\"Value\":[{" } else { b"{" });
             *item = item.saturating_add(1);
         }
         let Some(&around) = self.levels.last() else { return Ok(()) };
@@ -354,15 +328,15 @@ impl Visitor for Writer<'_, '_> {
 
     fn end_item(&mut self) -> Result<()> {
         self.close_level()?;
-        self.out.push(b',');
+        self.out.push(b",");
         Ok(())
     }
 
     fn end_sequence(&mut self) -> Result<()> {
         if let Some((_, 1..)) = self.path.pop() {
-            close(&mut self.out, b']');
+            self.out.close(b']');
         }
-        self.out.extend_from_slice(b"},");
+        self.out.push(b"},");
         Ok(())
     }
 }

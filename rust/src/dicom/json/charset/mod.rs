@@ -28,6 +28,12 @@ enum Kind {
 struct State {
     g0: G0,
     g1: G1,
+    /// Whether value 1 has an upper half, which delimiters go back to.
+    is_g1_of_value_1: bool,
+}
+
+impl State {
+    const DEFAULT: Self = Self { g0: G0::Ascii, g1: G1::None, is_g1_of_value_1: false };
 }
 
 const ESCAPE: u8 = 0x1B;
@@ -35,29 +41,28 @@ const ESCAPE: u8 = 0x1B;
 impl Charset {
     /// The default repertoire (PS3.5 6.1.2.1), which has no upper half. Files fill it all the same, most of them
     /// by Latin-1, so it is read as that.
-    pub const DEFAULT: Self = Self(Kind::Iso2022(State { g0: G0::Ascii, g1: G1::None }));
+    pub const DEFAULT: Self = Self(Kind::Iso2022(State::DEFAULT));
 
     /// The character sets of a value of (0008,0005). Value 1 is what a text begins with. An unknown term is read
-    /// as the default repertoire.
+    /// as the default repertoire. Where value 1 has no upper half and a text fills it without a designation, the
+    /// first upper half of the other values is the one that can be meant.
     pub fn of(value: &[u8]) -> Self {
-        let first = value.split(|&byte| byte == b'\\').next().unwrap_or_default();
-        // Writers confuse `_`, `-` and blanks; letters and digits tell the terms apart.
-        let mut term = first.to_ascii_uppercase();
-        term.retain(u8::is_ascii_alphanumeric);
-        if matches!(&*term, b"GB18030" | b"GBK" | b"ISO2022GBK") {
-            return Self(Kind::Gb18030);
-        }
-        let number =
-            [&b"ISO2022IR"[..], b"ISOIR", b"ISO2022"].iter().find_map(|prefix| term.strip_prefix(*prefix));
-        match number.and_then(|digits| str::from_utf8(digits).ok()?.parse::<u16>().ok()) {
-            Some(192) => Self(Kind::Utf8),
-            // The other half is ISO-IR 14, which is ASCII but for two characters.
-            Some(13) => Self(Kind::Iso2022(State { g0: G0::Romaji, g1: G1::Katakana })),
-            // Sets of the lower half that only an escape sequence turns to.
-            Some(6 | 87 | 159) | None => Self::DEFAULT,
-            Some(registration) => {
-                let g1 = G1::registered(registration).unwrap_or(G1::None);
-                Self(Kind::Iso2022(State { g0: G0::Ascii, g1 }))
+        let mut terms = value.split(|&byte| byte == b'\\').map(Term::of);
+        match terms.next() {
+            Some(Term::Utf8) => Self(Kind::Utf8),
+            Some(Term::Gb18030) => Self(Kind::Gb18030),
+            Some(Term::Registered(13)) => {
+                // The other half is ISO-IR 14, which is ASCII but for two characters.
+                Self(Kind::Iso2022(State { g0: G0::Romaji, g1: G1::Katakana, is_g1_of_value_1: true }))
+            }
+            first => {
+                let upper_half = |term| match term {
+                    Term::Registered(number) => G1::registered(number),
+                    Term::Utf8 | Term::Gb18030 | Term::Unknown => None,
+                };
+                let own = first.and_then(upper_half);
+                let g1 = own.or_else(|| terms.find_map(upper_half)).unwrap_or(G1::None);
+                Self(Kind::Iso2022(State { g1, is_g1_of_value_1: own.is_some(), ..State::DEFAULT }))
             }
         }
     }
@@ -84,8 +89,8 @@ impl Charset {
                 None
             }
             Kind::Iso2022(initial) => {
+                let mut at = bytes.iter().position(|&byte| byte == delimiter || byte == ESCAPE)?;
                 let mut g0 = initial.g0;
-                let mut at = 0;
                 while let Some(&byte) = bytes.get(at) {
                     if byte == delimiter && !g0.is_of_pairs() {
                         return Some(at);
@@ -115,6 +120,33 @@ impl Charset {
             Kind::Utf8 => text.push_str(&String::from_utf8_lossy(bytes)),
             Kind::Gb18030 => text.push_str(&GB18030.decode_without_bom_handling(bytes).0),
             Kind::Iso2022(initial) => decode_iso_2022(bytes, initial, is_name, text),
+        }
+    }
+}
+
+/// A defined term of (0008,0005).
+enum Term {
+    Utf8,
+    Gb18030,
+    /// The registration number of a set of ISO 2022.
+    Registered(u16),
+    Unknown,
+}
+
+impl Term {
+    fn of(value: &[u8]) -> Self {
+        // Writers confuse `_`, `-` and blanks; letters and digits tell the terms apart.
+        let mut term = value.to_ascii_uppercase();
+        term.retain(u8::is_ascii_alphanumeric);
+        if matches!(&*term, b"GB18030" | b"GBK" | b"ISO2022GBK") {
+            return Self::Gb18030;
+        }
+        let prefixes = [&b"ISO2022IR"[..], b"ISOIR", b"ISO2022"];
+        let number = prefixes.iter().find_map(|prefix| term.strip_prefix(*prefix));
+        match number.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok()) {
+            Some(192) => Self::Utf8,
+            Some(number) => Self::Registered(number),
+            None => Self::Unknown,
         }
     }
 }
@@ -152,7 +184,7 @@ fn decode_iso_2022(bytes: &[u8], initial: State, is_name: bool, text: &mut Strin
                 if resets(first, is_name) {
                     state.g0 = initial.g0;
                     // Where value 1 has no upper half, what was designated last is the best reading of one.
-                    if initial.g1 != G1::None {
+                    if initial.is_g1_of_value_1 {
                         state.g1 = initial.g1;
                     }
                 }

@@ -3,6 +3,8 @@
 //! The rules for lengths and delimiters are those of [`crate::dicom::dataset`], which jumps over what it need not
 //! see: what that walk accepts is read here in the same way.
 
+pub mod survey;
+
 use super::vr::{self, Vr};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::first_not_zero;

@@ -1,6 +1,6 @@
 //! JSON strings and numbers (RFC 8259) from the bytes of DICOM values.
 
-use super::charset::Charset;
+use crate::dicom::json::charset::Charset;
 
 /// Appends a JSON string of the text that `bytes` are in a character set. `scratch` is memory, reused.
 pub fn push_text(out: &mut Vec<u8>, bytes: &[u8], charset: &Charset, is_name: bool, scratch: &mut String) {

@@ -1,10 +1,10 @@
 //! A look ahead over a whole data set: what the writer must know before it writes.
 
-use super::walk::{Attribute, Visitor, walk};
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::base::window::{Buffer, Window};
 use crate::dicom::element::{Encoding, Tag};
+use crate::dicom::json::walk::{Attribute, Visitor, walk};
 
 /// What a walk over all elements found.
 pub struct Survey {
