@@ -7,9 +7,9 @@
 
 from voxtier.errors import IngestError, ViewError
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.cohort.eager import EagerQuery
 from voxtier.volumes.cohort.index import Index, align
-from voxtier.volumes.cohort.query import CollectionQuery, Query
+from voxtier.volumes.cohort.queries.eager import EagerQuery
+from voxtier.volumes.cohort.queries.lazy import CollectionQuery, Query
 from voxtier.volumes.cohort.radi_object import RadiObject
 from voxtier.volumes.cohort.streaming import RadiObjectWriter, StreamingWriter
 from voxtier.volumes.config import (

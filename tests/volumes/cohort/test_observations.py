@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from volumes.support.images import pairs, series
-from voxtier.errors import ConfigError, IngestError, ViewError
+from voxtier.errors import ConfigError, FormatError, IngestError, NotFoundError, ViewError
 from voxtier.volumes import RadiObject, VolumeCollection
 
 
@@ -99,3 +99,29 @@ def test_a_table_that_does_not_fit_the_files_is_refused(tmp_path: Path, change: 
             tmp_path / "c", images, obs={name: values for name, values in table.items() if values is not None}
         )
     assert len(VolumeCollection.from_niftis(tmp_path / "c", images)) == 2
+
+
+def test_images_may_be_nifti_files_or_dicom_series(tmp_path: Path) -> None:
+    scans = [series(tmp_path / "scans" / name, [(0, 0, z) for z in range(3)]) for name in ("b", "a")]
+    images = {"CT": tmp_path / "scans", "seg": pairs(tmp_path / "s", ["a", "b"], "seg")}
+    radi = RadiObject.from_images(tmp_path / "r", images, validate_alignment=True)
+    assert radi.collection_names == ("CT", "seg")
+    assert (radi.CT.obs_ids, radi.seg.obs_ids) == (["a_CT", "b_CT"], ["a_seg", "b_seg"])
+    assert radi.CT.shape == (3, 4, 3)
+    radi.append(images={"CT": [(scans[0], "c")]}, obs_meta={"obs_subject_id": ["c"]})
+    radi.append(images={"PET": [(scans[0] / "001.dcm", "c")]}, format_hint={"PET": "dicom"})
+    assert (radi.CT.obs_ids[-1], radi.PET.obs_ids) == ("c_CT", ["c_PET"])
+    (tmp_path / "empty" / "inside").mkdir(parents=True)
+    (tmp_path / "bare").mkdir()
+    for wrong, hint in (
+        ({"CT": tmp_path / "bare"}, None),
+        ({"CT": tmp_path / "absent"}, None),
+        ({"CT": []}, None),
+        ({"CT": tmp_path / "scans"}, {"CT": "nifti"}),
+        ({"CT": tmp_path / "scans"}, {"CT": "zarr"}),
+        ({"CT": tmp_path / "scans"}, {"MR": "dicom"}),
+        ({"CT": tmp_path / "empty"}, None),
+    ):
+        with pytest.raises((ConfigError, NotFoundError, FormatError)):
+            RadiObject.from_images(tmp_path / "wrong", wrong, format_hint=hint)
+        assert not (tmp_path / "wrong" / "obs_meta").exists()

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError, ViewError
 from voxtier.volumes.cohort.collection_view import CollectionView
-from voxtier.volumes.cohort.eager import EagerQuery
 from voxtier.volumes.cohort.observations import ObservationTable
-from voxtier.volumes.cohort.query import CollectionQuery
-from voxtier.volumes.cohort.transforms import Transform
+from voxtier.volumes.cohort.queries.eager import EagerQuery
+from voxtier.volumes.cohort.queries.lazy import CollectionQuery
+from voxtier.volumes.cohort.queries.transforms import Transform
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.append import add_subjects, add_volumes
 from voxtier.volumes.store.commits import change_store, repair
 from voxtier.volumes.store.ingest import IngestOptions
-from voxtier.volumes.store.jobs import Job, OnError, OnGap, collection_jobs, with_observations
+from voxtier.volumes.store.jobs import Job, OnError, OnGap, collection_jobs
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.tiledb.session import Uri
 
@@ -46,7 +46,7 @@ class VolumeCollection(CollectionView):
         return CollectionQuery(self)
 
     def map(self, fn: Transform) -> CollectionQuery[VolumeCollection]:
-        """Return a query that applies a transform (see `voxtier.volumes.cohort.transforms.Transform`)."""
+        """Return a query that applies a transform (see `voxtier.volumes.cohort.queries.transforms.Transform`)."""
         return self.lazy().map(fn)
 
     def map_batches(
@@ -252,9 +252,7 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        jobs = collection_jobs(name, niftis, None, reorient)
-        if obs is not None:
-            jobs = with_observations(jobs, obs)
+        jobs = collection_jobs(name, niftis, None, reorient, obs=obs)
         _check(jobs, valid_subject_ids)
         options = IngestOptions(on_error, progress)
         return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)
@@ -308,9 +306,7 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap, on_error)
-        if obs is not None:
-            jobs = with_observations(jobs, obs)
+        jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap, on_error, obs)
         _check(jobs, valid_subject_ids)
         options = IngestOptions(on_error, progress)
         return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)

@@ -10,8 +10,8 @@ from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.cohort.observations import SubjectTable
-from voxtier.volumes.cohort.query import Query
-from voxtier.volumes.cohort.transforms import copy_jobs
+from voxtier.volumes.cohort.queries.lazy import Query
+from voxtier.volumes.cohort.queries.transforms import copy_jobs
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.adoption import adopt_collections, hold_collections
 from voxtier.volumes.store.append import add_cohort
@@ -107,6 +107,7 @@ class RadiObject(CohortView[VolumeCollection]):
         *,
         images: Mapping[str, Images] | None = None,
         collection_name: str | None = None,
+        format_hint: Mapping[str, str] | None = None,
         on_error: OnError = "raise",
         on_gap: OnGap = "error",
     ) -> None:
@@ -125,16 +126,20 @@ class RadiObject(CohortView[VolumeCollection]):
         progress : bool
             Report on stderr.
         images : mapping, optional
-            Collection name -> pairs, files, folders or globs. Give one of the three.
+            Collection name -> NIfTI files or DICOM series, see `from_images`. Give one of the three.
         collection_name : str, optional
             Name for the collection of ``niftis`` or ``dicom_dirs``.
+        format_hint : mapping, optional
+            See `from_images`.
         on_error : {"raise", "skip"}
             Whether one bad image refuses all.
         on_gap : {"error", "keep", "fill"}
             What becomes of missing slices of a DICOM series.
         """
         self._refuse_view("append to")
-        jobs = cohort_jobs(niftis, dicom_dirs, images, collection_name, reorient, on_gap, on_error)
+        jobs = cohort_jobs(
+            niftis, dicom_dirs, images, collection_name, reorient, on_gap, on_error, format_hint or {}
+        )
         subjects = None if obs_meta is None else as_table(obs_meta)
         with change_store(self._cohort.store) as change:
             add_cohort(change, jobs, subjects, IngestOptions(on_error, progress))
@@ -257,7 +262,59 @@ class RadiObject(CohortView[VolumeCollection]):
             refuse_misaligned(jobs)
         return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
 
-    from_images = from_niftis
+    @classmethod
+    def from_images(
+        cls,
+        uri: Uri,
+        images: Mapping[str, Images],
+        validate_alignment: bool = False,  # noqa: FBT001, FBT002
+        obs_meta: object = None,
+        reorient: bool | None = None,  # noqa: FBT001
+        format_hint: Mapping[str, str] | None = None,
+        progress: bool = False,  # noqa: FBT001, FBT002
+        ctx: object = None,
+        *,
+        overwrite: bool = False,
+        on_error: OnError = "raise",
+        on_gap: OnGap = "error",
+    ) -> RadiObject:
+        """Create a store from NIfTI files, DICOM series or both: each collection is of one format.
+
+        Parameters
+        ----------
+        uri : path or URI
+            Place of the new store. After a cut-off ingest the same call takes over what is finished.
+        images : mapping
+            Collection name -> NIfTI files as `from_niftis` takes them, or DICOM series: (folder, subject)
+            pairs, or a folder with one folder for each subject.
+        validate_alignment : bool
+            Refuse collections whose subjects differ.
+        obs_meta : DataFrame or mapping, optional
+            Table of the subjects, with a column ``obs_subject_id``.
+        reorient : bool, optional
+            Flip and permute to the configured target; by default as configured.
+        format_hint : mapping, optional
+            Collection name -> ``"nifti"`` or ``"dicom"``, where it shall not be told from the files.
+        progress : bool
+            Report on stderr.
+        ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+            TileDB keys on top of `configure`.
+        overwrite : bool
+            Replace a store that exists: whatever happens, readers find the old one or the whole new one.
+        on_error : {"raise", "skip"}
+            Whether one bad image refuses all.
+        on_gap : {"error", "keep", "fill"}
+            What becomes of missing slices of a DICOM series.
+
+        Returns
+        -------
+        RadiObject
+            The new store.
+        """
+        jobs = cohort_jobs(None, None, images, None, reorient, on_gap, on_error, format_hint or {})
+        if validate_alignment:
+            refuse_misaligned(jobs)
+        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
 
     @classmethod
     def from_dicoms(

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import combinations
 from pathlib import Path
 from typing import TypeAlias
@@ -22,6 +23,14 @@ Pairs: TypeAlias = Sequence[tuple[_Path, str]]
 
 Images: TypeAlias = _Path | Pairs | Sequence[_Path]
 """Pairs, or files, folders and globs whose names tell the subjects."""
+
+
+class ImageFormat(str, Enum):  # noqa: UP042 -- prints as the origin's does
+    """What the files of a collection are."""
+
+    NIFTI = "nifti"
+    DICOM = "dicom"
+
 
 UNKNOWN = "unknown"
 """Series of an image whose name states none."""
@@ -84,7 +93,9 @@ def named_sources(images: Mapping[str, Images]) -> list[Source]:
     return sources
 
 
-def grouped_sources(images: Images, collection: str | None, *, ask_for_series: bool = True) -> list[Source]:
+def grouped_sources(
+    images: Images, collection: str | None, *, ask_for_series: bool = True, allow_twins: bool = False
+) -> list[Source]:
     """Return the sources of one named collection, or of one collection for each series found in the names.
 
     Parameters
@@ -95,6 +106,8 @@ def grouped_sources(images: Images, collection: str | None, *, ask_for_series: b
         Name of the collection of all.
     ask_for_series : bool
         Refuse a name that states no series, where the collection has no name.
+    allow_twins : bool
+        Allow two images of one observation: the caller tells them apart.
 
     Returns
     -------
@@ -115,7 +128,8 @@ def grouped_sources(images: Images, collection: str | None, *, ask_for_series: b
             f"{_first_of(unknown)}: the name states no series, so the collection must be named:"
             " collection_name= or images={name: ...}, on the command line --collection"
         )
-    _refuse_twins(sources)
+    if not allow_twins:
+        _refuse_twins(sources)
     return sources
 
 
@@ -209,6 +223,50 @@ def _walk(folder: Path) -> Iterator[Path]:
 def has_images(folder: Path) -> bool:
     """Return whether a folder, or one below it, holds a NIfTI file."""
     return next(_walk(folder), None) is not None
+
+
+def format_of(images: Images) -> ImageFormat:
+    """Return what images are by what lies at their paths: folders without NIfTI files are DICOM.
+
+    Raises
+    ------
+    NotFoundError
+        When there is no image.
+    """
+    items = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    paths = [Path(item if isinstance(item, (str, os.PathLike)) else item[0]) for item in items]
+    if not paths:
+        raise NotFoundError("there is no image")
+    is_dicom = all(
+        not has_images(path) if path.is_dir() else path.suffix.lower() == ".dcm" and path.is_file()
+        for path in paths
+    )
+    return ImageFormat.DICOM if is_dicom else ImageFormat.NIFTI
+
+
+def dicom_pairs(images: Images) -> list[tuple[Path, str]]:
+    """Return (folder, subject) of DICOM series: pairs as they are, else each folder inside the ones given.
+
+    Raises
+    ------
+    NotFoundError
+        When there is no such folder, or none inside it.
+    """
+    pairs: list[tuple[Path, str]] = []
+    for item in [images] if isinstance(images, (str, os.PathLike)) else images:
+        if not isinstance(item, (str, os.PathLike)):
+            pairs.append((Path(item[0]), item[1]))
+            continue
+        if not Path(item).is_dir():
+            raise NotFoundError(f"there is no folder {os.fspath(item)} of DICOM series")
+        inside = sorted(entry for entry in Path(item).iterdir() if entry.is_dir() and entry.name[0] != ".")
+        if not inside:
+            raise NotFoundError(
+                f"{os.fspath(item)} holds no NIfTI file, and no folder inside it: each DICOM series lies in"
+                " one, named after its subject; else give (folder, subject) pairs"
+            )
+        pairs += [(folder, folder.name) for folder in inside]
+    return pairs
 
 
 def _refuse_twins(sources: Iterable[Source]) -> None:

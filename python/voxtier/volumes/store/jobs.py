@@ -24,7 +24,15 @@ from voxtier.volumes.formats.dicom import (
     find_series,
 )
 from voxtier.volumes.formats.nifti import read_nifti
-from voxtier.volumes.formats.sources import Images, Source, grouped_sources, named_sources
+from voxtier.volumes.formats.sources import (
+    ImageFormat,
+    Images,
+    Source,
+    dicom_pairs,
+    format_of,
+    grouped_sources,
+    named_sources,
+)
 from voxtier.volumes.geometry import OrientationInfo
 from voxtier.volumes.store.names import checked_name
 from voxtier.volumes.tiledb.columns import as_table
@@ -41,7 +49,6 @@ __all__ = [
     "dicom_jobs",
     "nifti_content",
     "refuse_misaligned",
-    "with_observations",
 ]
 
 OnError = Literal["raise", "skip"]
@@ -180,6 +187,7 @@ def collection_jobs(
     reorient: bool | None,  # noqa: FBT001
     on_gap: OnGap = "error",
     on_error: OnError = "raise",
+    obs: object = None,
 ) -> list[Job]:
     """Return the jobs of one collection.
 
@@ -197,6 +205,8 @@ def collection_jobs(
         What becomes of missing slices of a DICOM series.
     on_error : {"raise", "skip"}
         Whether one bad series refuses all.
+    obs : DataFrame, Table or mapping, optional
+        Ids and columns of the volumes, in their order: ``obs_id``, ``obs_subject_id`` and further columns.
 
     Returns
     -------
@@ -204,9 +214,12 @@ def collection_jobs(
         One for each volume.
     """
     if niftis is not None:
-        return _nifti_jobs(grouped_sources(niftis, name, ask_for_series=False), reorient=reorient)
-    groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap, on_error=on_error)
-    return [job for jobs in groups.values() for job in jobs]
+        sources = grouped_sources(niftis, name, ask_for_series=False, allow_twins=obs is not None)
+        jobs = _nifti_jobs(sources, reorient=reorient)
+    else:
+        groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap, on_error=on_error)
+        jobs = [job for group in groups.values() for job in group]
+    return jobs if obs is None else _with_observations(jobs, obs)
 
 
 def cohort_jobs(
@@ -217,6 +230,7 @@ def cohort_jobs(
     reorient: bool | None,  # noqa: FBT001
     on_gap: OnGap = "error",
     on_error: OnError = "raise",
+    format_hint: Mapping[str, ImageFormat | str] | None = None,
 ) -> dict[str, list[Job]]:
     """Return the jobs of a cohort, from exactly one kind of source.
 
@@ -227,7 +241,7 @@ def cohort_jobs(
     dicom_dirs : sequence of (folder, subject), optional
         DICOM series.
     images : mapping, optional
-        Collection name -> NIfTI files.
+        Collection name -> NIfTI files, or folders of DICOM series.
     collection_name : str or None
         Name for the collection of ``niftis`` or ``dicom_dirs``.
     reorient : bool or None
@@ -236,6 +250,9 @@ def cohort_jobs(
         What becomes of missing slices of a DICOM series.
     on_error : {"raise", "skip"}
         Whether one bad series refuses all.
+    format_hint : mapping, optional
+        Collection name of ``images`` -> ``"nifti"`` or ``"dicom"``; for a collection that it does not name
+        the files tell. None means NIfTI.
 
     Returns
     -------
@@ -245,17 +262,42 @@ def cohort_jobs(
     Raises
     ------
     ConfigError
-        When no source is given, or several.
+        When no source is given, or several, and for a hint that names no collection or no format.
     """
     if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")
     if dicom_dirs is not None:
         return dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap, on_error=on_error)
-    sources = named_sources(images) if images is not None else grouped_sources(niftis or (), collection_name)
+    scans = {} if format_hint is None else _find_scans(images or {}, format_hint)
+    if images is None:
+        sources = grouped_sources(niftis or (), collection_name)
+    else:
+        sources = named_sources({name: group for name, group in images.items() if name not in scans})
     groups: dict[str, list[Source]] = {}
     for source in sources:
         groups.setdefault(source.collection, []).append(source)
-    return {name: _nifti_jobs(group, reorient=reorient) for name, group in groups.items()}
+    jobs = {name: _nifti_jobs(group, reorient=reorient) for name, group in groups.items()}
+    for name, pairs in scans.items():
+        jobs |= dicom_jobs(pairs, name, reorient=reorient, on_gap=on_gap, on_error=on_error)
+    return {name: jobs[name] for name in images or jobs if name in jobs}
+
+
+def _find_scans(
+    images: Mapping[str, Images], hints: Mapping[str, ImageFormat | str]
+) -> dict[str, list[tuple[Path, str]]]:
+    """Return the collections that are DICOM: name -> (folder, subject) of each series."""
+    strangers = sorted(set(hints) - set(images))
+    if strangers:
+        raise ConfigError(f"format_hint names {strangers[0]!r}, which is no collection of images")
+    scans = {}
+    for name, group in images.items():
+        try:
+            kind = ImageFormat(hints[name]) if name in hints else format_of(group)
+        except ValueError:
+            raise ConfigError(f"format_hint is nifti or dicom, got {hints[name]!r} for {name!r}") from None
+        if kind is ImageFormat.DICOM:
+            scans[name] = dicom_pairs(group)
+    return scans
 
 
 def dicom_jobs(
@@ -349,7 +391,7 @@ def _nifti_jobs(sources: Sequence[Source], *, reorient: bool | None) -> list[Job
     ]
 
 
-def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
+def _with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
     """Return the jobs with the ids and the columns of a table that has a row for each, in their order.
 
     Parameters

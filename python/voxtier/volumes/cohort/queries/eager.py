@@ -8,7 +8,12 @@ from typing import Any, Generic, Self, TypeVar
 
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.collection_view import CollectionView
-from voxtier.volumes.cohort.transforms import apply_transforms, job_of, split_result, transformed_content
+from voxtier.volumes.cohort.queries.transforms import (
+    apply_transforms,
+    job_of,
+    split_result,
+    transformed_content,
+)
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.tiledb.columns import rows_table
 from voxtier.volumes.tiledb.session import Uri

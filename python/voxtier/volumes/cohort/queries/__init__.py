@@ -1,0 +1,1 @@
+"""Functions over volumes: lazy queries, eager results, and what both call."""
