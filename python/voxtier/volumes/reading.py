@@ -141,12 +141,16 @@ class VolumeReader:
     @property
     def orientation_info(self) -> OrientationInfo | None:
         """How the axes lie in the patient; None when that is not known."""
+        return self._orientation
+
+    @property
+    def _orientation(self) -> OrientationInfo | None:
         return geometry.from_meta(self._array.meta, self.uri)
 
     @property
     def affine(self) -> Affine | None:
         """Index (i, j, k) to world millimetres (RAS+); None when that is not known."""
-        orientation = self.orientation_info
+        orientation = self._orientation
         return None if orientation is None else orientation.affine
 
     @property
@@ -164,7 +168,7 @@ class VolumeReader:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        orientation = self.orientation_info
+        orientation = self._orientation
         parts = [f"shape={'x'.join(map(str, self.shape))}", f"dtype={self.dtype}"]
         if self.obs_id is not None:
             parts.append(f"obs_id={self.obs_id!r}")

@@ -69,7 +69,7 @@ class Volume(VolumeReader):
         write_nifti(
             target,
             self.read(raw=True),
-            self.orientation_info,
+            self._orientation,
             meta,
             is_reoriented="original_affine" in meta,
             is_tilted="gantry_tilt_degrees" in meta,

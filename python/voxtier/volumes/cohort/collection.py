@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from voxtier.errors import ConfigError, FormatError, ViewError
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.cohort.observations import ObservationTable
@@ -46,11 +44,11 @@ class VolumeCollection(CollectionView):
         return CollectionQuery(self)
 
     def map(self, fn: Transform) -> CollectionQuery[VolumeCollection]:
-        """Return a query that applies a transform (see `voxtier.volumes.cohort.queries.transforms.Transform`)."""
+        """Return a query that applies a transform to each volume (see `queries.transforms.Transform`)."""
         return self.lazy().map(fn)
 
     def map_batches(
-        self, fn: Callable[[list[tuple[NDArray[Any], Any]]], Sequence[Any]], batch_size: int = 8
+        self, fn: Callable[[list[tuple[Any, Any]]], Sequence[Any]], batch_size: int = 8
     ) -> EagerQuery[VolumeCollection]:
         """Call a function with lists of (voxels, row) at once; its results are held in memory.
 

@@ -34,6 +34,8 @@ class CollectionView(Sliceable):
         TileDB keys on top of `configure`.
     """
 
+    _volume_type = Volume
+
     def __init__(self, uri: Uri, ctx: object = None) -> None:
         address, session = as_uri(uri), Session.of(ctx)
         store = Store.of_collection(address, session)
@@ -152,7 +154,8 @@ class CollectionView(Sliceable):
     def _one(self, place: int) -> Volume:
         row = self._positions[place]
         session = self._rows.store.session
-        return Volume(self._rows.address(row), session, expected_obs_id=str(self._rows.table["obs_id"][row]))
+        obs_id = str(self._rows.table["obs_id"][row])
+        return self._volume_type(self._rows.address(row), session, expected_obs_id=obs_id)
 
     @property
     def shape(self) -> tuple[int, ...] | None:

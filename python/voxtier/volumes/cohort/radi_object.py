@@ -393,6 +393,12 @@ class RadiObject(CohortView[VolumeCollection]):
         -------
         RadiObject
             The new store.
+
+        Raises
+        ------
+        ConfigError
+            Without a collection, for an observation that would exist twice, and when something else lies
+            there.
         """
         store = Store(as_uri(uri), Session.of(ctx), "radi_object")
         subjects = None if obs_meta is None else as_table(obs_meta)

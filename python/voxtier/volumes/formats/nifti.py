@@ -117,7 +117,9 @@ def read_nifti(path: str | os.PathLike[str]) -> NiftiImage:
     voxels = content.view(header.dtype).reshape(header.shape, order="F")
     if header.dtype.byteorder == ">":
         voxels = voxels.astype(header.dtype.newbyteorder("<"))
-    return NiftiImage(voxels, header.orientation, header.slope, header.inter, _meta(header), _row(header))
+    return NiftiImage(
+        voxels, header.orientation, header.slope, header.inter, _meta(header), header_row(header)
+    )
 
 
 def _meta(header: Header) -> dict[str, str]:
@@ -136,7 +138,8 @@ def _meta(header: Header) -> dict[str, str]:
     return meta
 
 
-def _row(header: Header) -> dict[str, Any]:
+def header_row(header: Header) -> dict[str, Any]:
+    """Return the columns of a row of observations that the header fills."""
     fields = header.fields
     return {
         "datatype": int(fields["datatype"]),

@@ -75,16 +75,28 @@ class Table:
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame (pandas is not installed with voxtier)."""
-        try:
-            import pandas as pd
-        except ImportError:
-            raise ConfigError("pandas is not installed: pip install pandas") from None
-        return pd.DataFrame(
+        pandas = import_pandas()
+        return pandas.DataFrame(
             {
-                name: pd.Series(_objects(column)) if isinstance(column, np.ma.MaskedArray) else column
+                name: pandas.Series(_objects(column)) if isinstance(column, np.ma.MaskedArray) else column
                 for name, column in self._columns.items()
             }
         )
+
+
+def import_pandas() -> Any:
+    """Return the module pandas.
+
+    Raises
+    ------
+    ConfigError
+        When it is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise ConfigError("pandas is not installed: pip install pandas") from None
+    return pandas
 
 
 def _objects(column: np.ma.MaskedArray[Any, Any]) -> list[Any]:

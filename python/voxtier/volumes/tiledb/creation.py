@@ -158,14 +158,21 @@ def _extents(shape: tuple[int, ...], tile: TileConfig, *, is_compressed: bool) -
     return tuple(extents)
 
 
-def _filters(compression: CompressionConfig, cell: np.dtype[Any], ctx: tiledb.Ctx) -> list[tiledb.Filter]:
-    algorithm, level = compression.algorithm, compression.level
-    if algorithm is Compressor.NONE:
-        return []
-    compressor = {
+def compressor_filter(compression: CompressionConfig, ctx: tiledb.Ctx) -> tiledb.Filter | None:
+    """Return the compressor as a filter of TileDB, None for no compression."""
+    if compression.algorithm is Compressor.NONE:
+        return None
+    kind = {
         Compressor.ZSTD: tiledb.ZstdFilter,
         Compressor.LZ4: tiledb.LZ4Filter,
         Compressor.GZIP: tiledb.GzipFilter,
-    }[algorithm]
+    }[compression.algorithm]
+    return kind(level=compression.level, ctx=ctx)
+
+
+def _filters(compression: CompressionConfig, cell: np.dtype[Any], ctx: tiledb.Ctx) -> list[tiledb.Filter]:
+    compressor = compressor_filter(compression, ctx)
+    if compressor is None:
+        return []
     shuffle = [tiledb.ByteShuffleFilter(ctx=ctx)] if cell.itemsize > 1 else []
-    return [*shuffle, compressor(level=level, ctx=ctx)]
+    return [*shuffle, compressor]

@@ -351,3 +351,19 @@ def measure_bytes(uri: str, session: Session) -> int:
     vfs = tiledb.VFS(ctx=session.context())
     with translate_errors(f"measure {uri}"):
         return int(vfs.dir_size(uri))
+
+
+def start_counting() -> None:
+    """Let TileDB count what it does in this process, from zero."""
+    tiledb.stats_enable()
+    tiledb.stats_reset()
+
+
+def stop_counting() -> str:
+    """Let TileDB count no more, and return its counters as JSON text (``{}``: it did nothing)."""
+    try:
+        return str(tiledb.stats_dump(print_out=False, json=True, verbose=False))
+    except IndexError:  # what tiledb-py raises for nothing to tell
+        return "{}"
+    finally:
+        tiledb.stats_disable()

@@ -260,13 +260,8 @@ class Dataframe:
             For a key that the table does not hold.
         """
         changes = as_table(df)
+        self.refuse_foreign(changes)
         keys = self.index_columns
-        missing = [name for name in keys if name not in changes]
-        if missing:
-            raise ConfigError(f"an update needs the key column {missing[0]!r}")
-        unknown = [name for name in changes.columns if name not in self.all_columns]
-        if unknown:
-            raise ConfigError(f"no column {unknown[0]!r}: add_column() first")
         current = self.read_all()
         place = {key: position for position, key in enumerate(zip(*(current[k] for k in keys), strict=True))}
         wanted = list(zip(*(map(str, changes[k]) for k in keys), strict=True))
@@ -278,6 +273,21 @@ class Dataframe:
             row.update(change)
         if merged:
             self.write_rows(rows_table(merged))
+
+    def refuse_foreign(self, changes: Table) -> None:
+        """Refuse rows that lack a key column, or have one that this table lacks.
+
+        Raises
+        ------
+        ConfigError
+            Names the column.
+        """
+        missing = [name for name in self.index_columns if name not in changes]
+        if missing:
+            raise ConfigError(f"an update needs the key column {missing[0]!r}")
+        unknown = [name for name in changes.columns if name not in self.all_columns]
+        if unknown:
+            raise ConfigError(f"no column {unknown[0]!r}: add_column() first")
 
     def delete(self, expression: str) -> int:
         """Delete the rows that satisfy a filter expression; return how many."""

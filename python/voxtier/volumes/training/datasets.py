@@ -118,8 +118,10 @@ class VolumeCollectionDataset:
             raise ConfigError("a dataset needs at least one volume")
         self.obs_ids = images[0].obs_ids
         self.obs_subject_ids = images[0].obs_subject_ids
-        self._channels = [list(images[0])] + [_match(other, self.obs_subject_ids) for other in images[1:]]
-        self._masks = None if mask is None else _match(mask, self.obs_subject_ids)
+        self._channels = [list(images[0])] + [
+            match_volumes(other, self.obs_subject_ids) for other in images[1:]
+        ]
+        self._masks = None if mask is None else match_volumes(mask, self.obs_subject_ids)
         self._labels = _labels(labels, images[0])
         others = [*self._channels[1:], *([self._masks] if self._masks is not None else [])]
         for volumes in others:
@@ -300,8 +302,14 @@ def _signed(mask: NDArray[Any]) -> NDArray[Any]:
     return mask if signed is None else mask.astype(signed)
 
 
-def _match(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volume]:
-    """Return one volume for each subject, found by subject."""
+def match_volumes(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volume]:
+    """Return one volume for each subject, found by subject.
+
+    Raises
+    ------
+    ConfigError
+        For a subject without a volume, and for one with several.
+    """
     places: dict[str, int] = {}
     for place, subject in enumerate(collection.obs_subject_ids):
         if subject in places and subject in subjects:

@@ -31,6 +31,21 @@ def _torch() -> Any:
     return sys.modules["torch"]
 
 
+def import_torchio() -> Any:
+    """Return the module torchio.
+
+    Raises
+    ------
+    ConfigError
+        When it is not installed.
+    """
+    try:
+        import torchio
+    except ImportError:
+        raise ConfigError("torchio is not installed: pip install torchio") from None
+    return torchio
+
+
 def data_loader(
     dataset: Any,
     *,
@@ -244,11 +259,7 @@ class ToMetaTensor:
 
 def as_torchio_subject(sample: dict[str, Any]) -> Any:
     """Return a TorchIO Subject: ``image`` as ScalarImage (C, x, y, z), ``mask`` as LabelMap, with affines."""
-    try:
-        import torchio
-    except ImportError:
-        raise ConfigError("torchio is not installed: pip install torchio") from None
-    torch = _torch()
+    torchio, torch = import_torchio(), _torch()
     kinds: dict[str, Any] = {"image": torchio.ScalarImage, "mask": torchio.LabelMap}
     images = {
         key: kind(tensor=torch.from_numpy(sample[key]), affine=sample.get("affine"))

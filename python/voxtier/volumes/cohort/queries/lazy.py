@@ -112,7 +112,7 @@ class CollectionQuery(_Selecting, Generic[Collection]):
         return f"{type(self).__name__}({self._collection!r}, {len(self._fns)} transforms)"
 
     def map(self, fn: Transform) -> Self:
-        """Add a transform (see `voxtier.volumes.cohort.queries.transforms.Transform`)."""
+        """Add a transform (see `transforms.Transform`)."""
         return type(self)(self._collection, (*self._fns, fn))
 
     def count(self) -> int:
@@ -222,7 +222,7 @@ class Query(_Selecting, Generic[Radi]):
         return f"{type(self).__name__}({self._radi!r}, {len(self._fns)} transforms)"
 
     def map(self, fn: Transform) -> Self:
-        """Add a transform (see `voxtier.volumes.cohort.queries.transforms.Transform`)."""
+        """Add a transform (see `transforms.Transform`)."""
         return type(self)(self._radi, (*self._fns, fn), self._within)
 
     def filter_collection(self, collection_name: str, expr: str) -> Self:

@@ -1,0 +1,113 @@
+"""The origin's tables: ours, read as pandas DataFrames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from voxtier.volumes.cohort import observations
+from voxtier.volumes.tiledb import tables
+from voxtier.volumes.tiledb.columns import as_table
+from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+
+__all__ = ["INDEX_COLUMNS", "Dataframe", "ObservationFrame", "SubjectFrame"]
+
+
+class Dataframe(tables.Dataframe):
+    """A table on disk, read as a pandas DataFrame.
+
+    Parameters
+    ----------
+    uri : path or URI
+        The sparse array.
+    ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+        TileDB keys on top of `configure`.
+    """
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        value_filter: str | None = None,
+        include_index: bool = True,  # noqa: FBT001, FBT002
+    ) -> Any:
+        """Read rows, in the order of their keys.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Some columns only.
+        value_filter : str, optional
+            Filter expression, see `voxtier.volumes.tiledb.filters`.
+        include_index : bool
+            Give the key columns too.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The rows that satisfy the filter.
+        """
+        return super().read(columns, value_filter, include_index).to_pandas()
+
+    def update(self, df: object) -> None:
+        """Change values of rows by key, and add the rows whose key the table does not hold."""
+        changes = as_table(df)
+        self.refuse_foreign(changes)
+        keys = self.index_columns
+        known = set(zip(*(self.read_all()[key] for key in keys), strict=True))
+        is_known = [key in known for key in zip(*(map(str, changes[key]) for key in keys), strict=True)]
+        super().update(changes.take([n for n, known_key in enumerate(is_known) if known_key]))
+        self.write_rows(changes.take([n for n, known_key in enumerate(is_known) if not known_key]))
+
+
+class _Frame(observations._ViewTable):
+    """What the origin's table of a collection or a cohort answers beside ours."""
+
+    @property
+    def index_columns(self) -> tuple[str, ...]:
+        """Names of the key columns."""
+        return self._keys
+
+    @property
+    def all_columns(self) -> list[str]:
+        """Keys and columns."""
+        return [*self._keys, *self.columns]
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Types of the columns."""
+        table = self._table()
+        return {name: table[name].dtype for name in self.columns}
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        value_filter: str | None = None,
+        include_index: bool = True,  # noqa: FBT001, FBT002
+    ) -> Any:
+        """Read rows, in the order of the view.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Some columns only.
+        value_filter : str, optional
+            Filter expression, see `voxtier.volumes.tiledb.filters`.
+        include_index : bool
+            Give the key columns too.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The rows that satisfy the filter.
+        """
+        table = super().read(None, value_filter)
+        wanted = self.columns if columns is None else [name for name in columns if name not in self._keys]
+        return table.select([*(self._keys if include_index else ()), *wanted]).to_pandas()
+
+
+class ObservationFrame(_Frame, observations.ObservationTable):
+    """The rows of a collection, read as a pandas DataFrame."""
+
+
+class SubjectFrame(_Frame, observations.SubjectTable):
+    """The rows of the subjects, read as a pandas DataFrame."""

@@ -1,0 +1,27 @@
+"""The origin's writers: ours, which give its classes back."""
+
+from __future__ import annotations
+
+from voxtier.volumes.cohort import streaming
+from voxtier.volumes.cohort.streaming import StreamingWriter
+from voxtier.volumes.compat.radi_object import RadiObject
+
+__all__ = ["RadiObjectWriter", "StreamingWriter"]
+
+
+class RadiObjectWriter(streaming.RadiObjectWriter):
+    """Write a new store of several collections volume by volume; all become visible when the block ends.
+
+    Parameters
+    ----------
+    uri : path or URI
+        Place of the new store.
+    obs_meta_schema : mapping, optional
+        Accepted for the origin's sake; columns follow from `write_obs_meta`.
+    ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+        TileDB keys on top of `configure`.
+    """
+
+    def finalize(self) -> RadiObject:
+        """End the block, if it is open, and return the new store."""
+        return RadiObject(super().finalize().uri or "", self._store.session)
