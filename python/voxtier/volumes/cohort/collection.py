@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxtier.errors import ConfigError, FormatError, ViewError
 from voxtier.volumes.cohort.collection_view import CollectionView
-from voxtier.volumes.cohort.observations import ObservationTable
+from voxtier.volumes.cohort.observations import ObservationTable, with_observations
 from voxtier.volumes.cohort.queries.eager import EagerQuery
 from voxtier.volumes.cohort.queries.lazy import CollectionQuery
 from voxtier.volumes.cohort.queries.transforms import Transform
@@ -250,7 +250,9 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        jobs = collection_jobs(name, niftis, None, reorient, obs=obs)
+        jobs = collection_jobs(name, niftis, None, reorient, allow_twins=obs is not None)
+        if obs is not None:
+            jobs = with_observations(jobs, obs)
         _check(jobs, valid_subject_ids)
         options = IngestOptions(on_error, progress)
         return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)
@@ -304,7 +306,9 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap, on_error, obs)
+        jobs = collection_jobs(name, None, dicom_dirs, reorient, on_gap, on_error)
+        if obs is not None:
+            jobs = with_observations(jobs, obs)
         _check(jobs, valid_subject_ids)
         options = IngestOptions(on_error, progress)
         return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)

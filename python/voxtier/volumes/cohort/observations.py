@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from voxtier.errors import ConfigError, ViewError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store.commits import Change, change_store
+from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.tiledb.columns import Table, as_table
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, OWN_PREFIX, Dataframe
 
@@ -183,3 +185,45 @@ class SubjectTable(_ViewTable):
             uri = f"{store.root}/{change.subjects}"
             change_table(Dataframe(uri, store.session, timestamp=change.timestamp), change)
         self._radi.refresh()
+
+
+def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
+    """Return the jobs with the ids and the columns of a table that has a row for each, in their order.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        The volumes.
+    obs : DataFrame, Table or mapping
+        Columns ``obs_id`` and ``obs_subject_id``, and any others.
+
+    Returns
+    -------
+    list of Job
+        One for each volume.
+
+    Raises
+    ------
+    ConfigError
+        When a key column is missing, and for a table of another length or for other subjects.
+    """
+    table = as_table(obs)
+    missing = [name for name in INDEX_COLUMNS if name not in table]
+    if missing:
+        raise ConfigError(f"obs needs a column {missing[0]!r}")
+    if len(table) != len(jobs):
+        raise ConfigError(f"obs has {len(table)} rows for {len(jobs)} volumes: one for each, in their order")
+    changed = []
+    for place, (job, row) in enumerate(zip(jobs, table.rows(), strict=True)):
+        if str(row["obs_subject_id"]) != job.subject:
+            raise ConfigError(
+                f"row {place} of obs is of subject {row['obs_subject_id']!r}, {job.label} of {job.subject!r}"
+            )
+        columns = {name: value for name, value in row.items() if name not in INDEX_COLUMNS}
+        both = sorted(columns.keys() & job.extra.keys())
+        if both:
+            raise ConfigError(f"obs has a column {both[0]!r}, which the images fill themselves: rename it")
+        changed.append(
+            replace(job, obs_id=str(row["obs_id"]), extra={**job.extra, **columns}, given=frozenset(columns))
+        )
+    return changed

@@ -269,6 +269,30 @@ def dicom_pairs(images: Images) -> list[tuple[Path, str]]:
     return pairs
 
 
+def find_scans(
+    images: Mapping[str, Images], hints: Mapping[str, ImageFormat | str]
+) -> dict[str, list[tuple[Path, str]]]:
+    """Return the collections that are DICOM: name -> (folder, subject) of each series.
+
+    Raises
+    ------
+    ConfigError
+        For a hint that names no collection or no format.
+    """
+    strangers = sorted(set(hints) - set(images))
+    if strangers:
+        raise ConfigError(f"format_hint names {strangers[0]!r}, which is no collection of images")
+    scans = {}
+    for name, group in images.items():
+        try:
+            kind = ImageFormat(hints[name]) if name in hints else format_of(group)
+        except ValueError:
+            raise ConfigError(f"format_hint is nifti or dicom, got {hints[name]!r} for {name!r}") from None
+        if kind is ImageFormat.DICOM:
+            scans[name] = dicom_pairs(group)
+    return scans
+
+
 def _refuse_twins(sources: Iterable[Source]) -> None:
     first: dict[str, Source] = {}
     for source in sources:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -28,15 +28,12 @@ from voxtier.volumes.formats.sources import (
     ImageFormat,
     Images,
     Source,
-    dicom_pairs,
-    format_of,
+    find_scans,
     grouped_sources,
     named_sources,
 )
 from voxtier.volumes.geometry import OrientationInfo
 from voxtier.volumes.store.names import checked_name
-from voxtier.volumes.tiledb.columns import as_table
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 
 __all__ = [
     "Content",
@@ -187,7 +184,8 @@ def collection_jobs(
     reorient: bool | None,  # noqa: FBT001
     on_gap: OnGap = "error",
     on_error: OnError = "raise",
-    obs: object = None,
+    *,
+    allow_twins: bool = False,
 ) -> list[Job]:
     """Return the jobs of one collection.
 
@@ -205,8 +203,8 @@ def collection_jobs(
         What becomes of missing slices of a DICOM series.
     on_error : {"raise", "skip"}
         Whether one bad series refuses all.
-    obs : DataFrame, Table or mapping, optional
-        Ids and columns of the volumes, in their order: ``obs_id``, ``obs_subject_id`` and further columns.
+    allow_twins : bool
+        Allow two files of one observation: the caller gives them other ids.
 
     Returns
     -------
@@ -214,12 +212,10 @@ def collection_jobs(
         One for each volume.
     """
     if niftis is not None:
-        sources = grouped_sources(niftis, name, ask_for_series=False, allow_twins=obs is not None)
-        jobs = _nifti_jobs(sources, reorient=reorient)
-    else:
-        groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap, on_error=on_error)
-        jobs = [job for group in groups.values() for job in group]
-    return jobs if obs is None else _with_observations(jobs, obs)
+        sources = grouped_sources(niftis, name, ask_for_series=False, allow_twins=allow_twins)
+        return _nifti_jobs(sources, reorient=reorient)
+    groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap, on_error=on_error)
+    return [job for group in groups.values() for job in group]
 
 
 def cohort_jobs(
@@ -268,7 +264,7 @@ def cohort_jobs(
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")
     if dicom_dirs is not None:
         return dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap, on_error=on_error)
-    scans = {} if format_hint is None else _find_scans(images or {}, format_hint)
+    scans = {} if format_hint is None else find_scans(images or {}, format_hint)
     if images is None:
         sources = grouped_sources(niftis or (), collection_name)
     else:
@@ -280,24 +276,6 @@ def cohort_jobs(
     for name, pairs in scans.items():
         jobs |= dicom_jobs(pairs, name, reorient=reorient, on_gap=on_gap, on_error=on_error)
     return {name: jobs[name] for name in images or jobs if name in jobs}
-
-
-def _find_scans(
-    images: Mapping[str, Images], hints: Mapping[str, ImageFormat | str]
-) -> dict[str, list[tuple[Path, str]]]:
-    """Return the collections that are DICOM: name -> (folder, subject) of each series."""
-    strangers = sorted(set(hints) - set(images))
-    if strangers:
-        raise ConfigError(f"format_hint names {strangers[0]!r}, which is no collection of images")
-    scans = {}
-    for name, group in images.items():
-        try:
-            kind = ImageFormat(hints[name]) if name in hints else format_of(group)
-        except ValueError:
-            raise ConfigError(f"format_hint is nifti or dicom, got {hints[name]!r} for {name!r}") from None
-        if kind is ImageFormat.DICOM:
-            scans[name] = dicom_pairs(group)
-    return scans
 
 
 def dicom_jobs(
@@ -389,48 +367,6 @@ def _nifti_jobs(sources: Sequence[Source], *, reorient: bool | None) -> list[Job
         )
         for source in sources
     ]
-
-
-def _with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
-    """Return the jobs with the ids and the columns of a table that has a row for each, in their order.
-
-    Parameters
-    ----------
-    jobs : sequence of Job
-        The volumes.
-    obs : DataFrame, Table or mapping
-        Columns ``obs_id`` and ``obs_subject_id``, and any others.
-
-    Returns
-    -------
-    list of Job
-        One for each volume.
-
-    Raises
-    ------
-    ConfigError
-        When a key column is missing, and for a table of another length or for other subjects.
-    """
-    table = as_table(obs)
-    missing = [name for name in INDEX_COLUMNS if name not in table]
-    if missing:
-        raise ConfigError(f"obs needs a column {missing[0]!r}")
-    if len(table) != len(jobs):
-        raise ConfigError(f"obs has {len(table)} rows for {len(jobs)} volumes: one for each, in their order")
-    changed = []
-    for place, (job, row) in enumerate(zip(jobs, table.rows(), strict=True)):
-        if str(row["obs_subject_id"]) != job.subject:
-            raise ConfigError(
-                f"row {place} of obs is of subject {row['obs_subject_id']!r}, {job.label} of {job.subject!r}"
-            )
-        columns = {name: value for name, value in row.items() if name not in INDEX_COLUMNS}
-        both = sorted(columns.keys() & job.extra.keys())
-        if both:
-            raise ConfigError(f"obs has a column {both[0]!r}, which the images fill themselves: rename it")
-        changed.append(
-            replace(job, obs_id=str(row["obs_id"]), extra={**job.extra, **columns}, given=frozenset(columns))
-        )
-    return changed
 
 
 def _dicom_fingerprint(path: DicomPath) -> tuple[object, ...]:
