@@ -1016,6 +1016,7 @@ class Gateway:
         tokens: list[tuple[str, list[str]]],
         cors_origins: list[str],
         viewer: str | PathLike[str] | None,
+        index_seconds: float,
         page: str,
         viewer_config: str,
     ) -> Gateway: ...

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::catalogue::Catalogue;
 use super::files::{Files, Roots};
@@ -23,8 +23,6 @@ use crate::frames::memory::cache::FrameCache;
 const OPEN_FILES: usize = 256;
 /// Instances whose paths are kept in memory: half of them.
 const CATALOGUE: usize = 250_000;
-/// Time for an answer of the index that a frame waits for; the file is asked then.
-pub const INDEX_TIME: Duration = Duration::from_millis(300);
 /// Time for a search.
 const SEARCH_TIME: Duration = Duration::from_secs(30);
 
@@ -39,6 +37,8 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// Folder of a viewer's files, or none.
     pub viewer: Option<std::path::PathBuf>,
+    /// Longest time that a frame waits for the index.
+    pub index_time: Duration,
     /// Page at `/status`.
     pub page: String,
     /// `app-config.js` of the viewer.
@@ -97,8 +97,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Open files.
     pub files: Files,
-    /// One computation of a table at a time, by path.
-    pub flights: RefCell<HashMap<Box<str>, Rc<tokio::sync::Mutex<()>>>>,
+    /// One question about a name at a time: see [`Worker::alone`].
+    flights: RefCell<HashMap<u128, Rc<Mutex<()>>>>,
     stop: watch::Receiver<bool>,
 }
 
@@ -113,6 +113,19 @@ impl Worker {
     /// Whether the gateway is to stop.
     pub fn is_stopping(&self) -> bool {
         *self.stop.borrow()
+    }
+
+    /// Does the work for a name while no other request of this worker does work for it.
+    pub async fn alone<R>(&self, name: u128, work: impl Future<Output = R>) -> R {
+        let flight = self.flights.borrow_mut().entry(name).or_default().clone();
+        let guard = flight.lock().await;
+        let result = work.await;
+        drop(guard);
+        // This request and the map hold it: nobody waits.
+        if Rc::strong_count(&flight) == 2 {
+            self.flights.borrow_mut().remove(&name);
+        }
+        result
     }
 
     /// Waits until the gateway is to stop.
@@ -264,7 +277,7 @@ impl Worker {
 
     async fn status(&self) -> Response {
         let own = self.shared.metrics.to_json();
-        let other = match self.shared.jobs.ask(Question::Status, INDEX_TIME).await {
+        let other = match self.shared.jobs.ask(Question::Status, self.shared.settings.index_time).await {
             Ok(Answer::Http(200, _, body)) => String::from_utf8(body).unwrap_or_else(|_| "null".to_owned()),
             _ => "null".to_owned(),
         };

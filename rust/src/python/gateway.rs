@@ -30,7 +30,7 @@ impl PyGateway {
 #[pymethods]
 impl PyGateway {
     #[new]
-    #[pyo3(signature = (cache, sources, *, roots, tokens, cors_origins, viewer, page, viewer_config))]
+    #[pyo3(signature = (cache, sources, *, roots, tokens, cors_origins, viewer, index_seconds, page, viewer_config))]
     #[allow(clippy::too_many_arguments)] // mirrors the Python signature
     fn new(
         cache: &Bound<'_, PyFrameCache>,
@@ -39,11 +39,13 @@ impl PyGateway {
         tokens: Vec<(String, Vec<String>)>,
         cors_origins: Vec<String>,
         viewer: Option<PathBuf>,
+        index_seconds: f64,
         page: String,
         viewer_config: String,
     ) -> Self {
         let tokens = tokens.into_iter().map(|(token, sources)| (token_digest(&token), sources)).collect();
-        let settings = Settings { sources, tokens, cors_origins, viewer, page, viewer_config };
+        let index_time = Duration::try_from_secs_f64(index_seconds).unwrap_or(Duration::ZERO);
+        let settings = Settings { sources, tokens, cors_origins, viewer, index_time, page, viewer_config };
         let shared = Shared::new(settings, cache.get().cache.clone(), roots);
         Self { shared: Arc::new(shared), server: Mutex::new(None) }
     }

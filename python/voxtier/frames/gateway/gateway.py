@@ -17,6 +17,8 @@ from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 
+# Time for a question on its way to Python and back.
+_HAND_OVER_SECONDS = 0.05
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -45,6 +47,8 @@ class Gateway:
         Threads that serve; None for half the cores.
     budget_bytes : int
         Memory for frame tables.
+    index_seconds : float
+        Longest wait of a frame for the index; files are asked then.
     is_private : bool
         A proxy in front of the gateway checks who asks: other addresses than loopback need no token.
 
@@ -67,6 +71,7 @@ class Gateway:
         viewer: str | os.PathLike[str] | None = None,
         workers: int | None = None,
         budget_bytes: int = 256 << 20,
+        index_seconds: float = 0.25,
         is_private: bool = False,
     ) -> None:
         names = [sources] if isinstance(sources, str) else list(sources)
@@ -80,7 +85,7 @@ class Gateway:
         self.host = "127.0.0.1" if host == "localhost" else host
         self.port = port
         self.workers = workers or max(1, (os.cpu_count() or 2) // 2)
-        self.reader = FrameReader(store, names[0], budget_bytes=budget_bytes)
+        self.reader = FrameReader(store, names[0], budget_bytes=budget_bytes, index_seconds=index_seconds)
         folder = None if viewer is None else Path(viewer).resolve()
         if folder is not None and not (folder / "index.html").is_file():
             raise ConfigError(f"viewer {folder}: the folder has no index.html")
@@ -91,6 +96,7 @@ class Gateway:
             tokens=[(token, list(good_for)) for token, good_for in (tokens or {}).items()],
             cors_origins=list(cors_origins),
             viewer=folder,
+            index_seconds=index_seconds + _HAND_OVER_SECONDS,
             page=_page(has_viewer=folder is not None),
             viewer_config=_asset("viewer_config.js"),
         )

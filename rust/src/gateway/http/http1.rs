@@ -115,7 +115,8 @@ impl Connection {
         let mut deadline = None;
         loop {
             if let Some(length) = end_of_head(&self.buffer, &mut searched) {
-                return Ok(Head::Complete(length));
+                let is_short = length <= LONGEST_HEAD;
+                return Ok(if is_short { Head::Complete(length) } else { Head::Refused(too_many_headers()) });
             }
             if self.buffer.len() >= LONGEST_HEAD {
                 let line = self.buffer.iter().take(LONGEST_TARGET).position(|&byte| byte == b'\n');

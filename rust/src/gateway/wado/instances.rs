@@ -10,7 +10,7 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Block, Body, Response};
 use crate::gateway::jobs::{Answer, Question};
 use crate::gateway::routes::Level;
-use crate::gateway::service::{INDEX_TIME, Worker, not_found, unavailable};
+use crate::gateway::service::{Worker, not_found, unavailable};
 
 /// Blocks of a study that wait for the client.
 const BLOCKS: usize = 4;
@@ -87,7 +87,7 @@ impl Worker {
             study: level.study.to_owned(),
             series: level.series.to_owned(),
         };
-        match self.shared.jobs.ask(question, INDEX_TIME * 10).await {
+        match self.shared.jobs.ask(question, self.shared.settings.index_time * 10).await {
             Ok(Answer::Files(files)) if files.is_empty() => {
                 Err(not_found("the source holds no such study or series"))
             }

@@ -13,7 +13,7 @@ use super::http::response::Response;
 use super::jobs::{Answer, Question};
 use super::metrics::Tier;
 use super::routes::Level;
-use super::service::{INDEX_TIME, Worker, not_found, unavailable};
+use super::service::{Worker, not_found, unavailable};
 use crate::base::error::{Error, ErrorKind};
 use crate::base::window::Buffer;
 use crate::dicom;
@@ -47,16 +47,28 @@ impl Worker {
         }
         let name = digest(source, level.instance);
         let wanted = uid(level.instance);
-        let holds = |file: &Opened| file.instance == wanted;
         if let Some(path) = self.shared.catalogue.path(name) {
             match self.files.take(&path).await {
-                Ok(file) if holds(&file) => return belongs(Found { path, file }, level),
+                Ok(file) if file.instance == wanted => return belongs(Found { path, file }, level),
                 // The file is gone, or another instance lies there now: the index may know a second copy.
                 _ => self.shared.catalogue.forget(name),
             }
         }
+        self.alone(name, self.resolve(source, level)).await
+    }
+
+    /// Asks the index for the file of an instance, unless another request has done so meanwhile.
+    async fn resolve(&self, source: &str, level: Level<'_>) -> Result<Found, Response> {
+        let name = digest(source, level.instance);
+        let wanted = uid(level.instance);
+        if let Some(path) = self.shared.catalogue.path(name)
+            && let Ok(file) = self.files.take(&path).await
+            && file.instance == wanted
+        {
+            return belongs(Found { path, file }, level);
+        }
         let question = Question::Instance { source: source.to_owned(), uid: level.instance.to_owned() };
-        let rows = match self.shared.jobs.ask(question, INDEX_TIME).await {
+        let rows = match self.shared.jobs.ask(question, self.shared.settings.index_time).await {
             Ok(Answer::Rows(rows)) => rows,
             Ok(_) => return Err(unavailable("the index gave no answer of this kind")),
             Err(why) => return Err(unavailable(&why)),
@@ -64,7 +76,7 @@ impl Worker {
         let mut failure = None;
         for path in self.remember(source, &rows, level.instance) {
             match self.files.take(&path).await {
-                Ok(file) if holds(&file) => {
+                Ok(file) if file.instance == wanted => {
                     self.shared.catalogue.put(name, &path);
                     return belongs(Found { path, file }, level);
                 }
@@ -99,14 +111,7 @@ impl Worker {
             self.shared.metrics.count_tier(Tier::Memory);
             return Ok(selection);
         }
-        let flight = self.flights.borrow_mut().entry(found.path.clone()).or_default().clone();
-        let guard = flight.lock().await;
-        let selection = self.load(source, found, frames).await;
-        drop(guard);
-        if std::rc::Rc::strong_count(&flight) == 2 {
-            self.flights.borrow_mut().remove(&found.path);
-        }
-        selection
+        self.alone(digest("", &found.path), self.load(source, found, frames)).await
     }
 
     fn look_up(&self, path: &str, frames: &[u32]) -> Option<Selection> {
@@ -119,7 +124,7 @@ impl Worker {
             return Ok(selection);
         }
         let question = Question::File { source: source.to_owned(), path: found.path.to_string() };
-        if let Ok(Answer::Rows(rows)) = self.shared.jobs.ask(question, INDEX_TIME).await
+        if let Ok(Answer::Rows(rows)) = self.shared.jobs.ask(question, self.shared.settings.index_time).await
             && self.shared.cache.put_rows(&rows, Class::Normal).is_ok()
             && let Some(Ok(selection)) = self.look_up(&found.path, frames)
             && selection.table.check_describes(&found.file.source).is_ok()

@@ -1,0 +1,52 @@
+"""Programs of others against the gateway: dicomweb-client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dicomweb_client.api import DICOMwebClient
+from pydicom.uid import UID
+
+from frames.gateway.conftest import Start
+from frames.gateway.serving import index
+from frames.gateway.test_frames import SERIES, STUDY, payload, write
+from voxtier.frames.store.store import FrameStore
+
+UIDS = ["1.7.1", "1.7.2", "1.7.3"]
+
+
+@pytest.fixture
+def client(tmp_path: Path, store: FrameStore, start: Start) -> DICOMwebClient:
+    """A client of a gateway with one series of three instances."""
+    index(store, [write(tmp_path, uid, uid) for uid in UIDS])
+    return DICOMwebClient(url=f"{start().url}/dicomweb")
+
+
+def test_dicomweb_client_searches_and_retrieves(client: DICOMwebClient) -> None:
+    [study] = client.search_for_studies()
+    assert study["0020000D"]["Value"] == [STUDY]
+    [series] = client.search_for_series(STUDY)
+    assert series["0020000E"]["Value"] == [SERIES]
+    found = client.search_for_instances(STUDY, SERIES)
+    assert [each["00080018"]["Value"][0] for each in found] == UIDS
+    metadata = client.retrieve_series_metadata(STUDY, SERIES)
+    assert [each["00080018"]["Value"][0] for each in metadata] == UIDS
+    instance = client.retrieve_instance(STUDY, SERIES, UIDS[1])
+    assert UID(UIDS[1]) == instance.SOPInstanceUID
+    assert [each.SOPInstanceUID for each in client.retrieve_series(STUDY, SERIES)] == UIDS
+
+
+def test_dicomweb_client_retrieves_frames_in_its_order(client: DICOMwebClient) -> None:
+    media = [("image/jpeg", "1.2.840.10008.1.2.4.50")]
+    frames = client.retrieve_instance_frames(STUDY, SERIES, UIDS[0], [3, 1], media_types=media)
+    assert frames == [payload(3), payload(1)]
+    octets = client.retrieve_instance_frames(
+        STUDY, SERIES, UIDS[0], [2], media_types=[("application/octet-stream", "*")]
+    )
+    assert octets == [payload(2)]
+    assert list(client.iter_instance_frames(STUDY, SERIES, UIDS[2], [1, 2, 3])) == [
+        payload(1),
+        payload(2),
+        payload(3),
+    ]
