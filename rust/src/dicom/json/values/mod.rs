@@ -81,12 +81,20 @@ pub fn push_value(
     match form_of(*vr) {
         _ if element.length == 0 => Ok(()),
         Form::Texts(texts) => {
-            out.check_room(element.length as usize, element.position)?;
+            out.check_room((element.length as usize).saturating_mul(Texts::MOST_GROWTH), element.position)?;
             let bytes = window.exact(element.value, element.length as usize)?;
-            texts.push(out, bytes.ok_or_else(|| cut(attribute))?, charset, scratch, element.position)
+            texts.push(out, bytes.ok_or_else(|| cut(attribute))?, charset, scratch);
+            Ok(())
         }
-        Form::Words(size) => push_words(out, window, attribute, size),
-        Form::Numbers(_) => push_numbers(out, window, attribute),
+        Form::Words(size) => {
+            out.check_room(element.length as usize / 3 * 4, element.position)?;
+            push_words(out, window, attribute, size)
+        }
+        Form::Numbers(size) => {
+            // A number has a digit and a comma at least.
+            out.check_room(element.length as usize / size * 2, element.position)?;
+            push_numbers(out, window, attribute)
+        }
     }
 }
 

@@ -1,13 +1,9 @@
 //! Text values: one or several, by VR (PS3.5 6.2, PS3.18 F.2.3 to F.2.5).
 
 use super::strings::{push_decimal, push_text};
-use crate::base::error::Result;
 use crate::dicom::json::charset::Charset;
 use crate::dicom::json::output::Output;
 use crate::dicom::json::vr::Vr;
-
-/// Most bytes that a byte of a value becomes in JSON: `\u001b`, or `null,` for a backslash.
-const MOST_GROWTH: usize = 6;
 
 /// How a text value is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,19 +17,11 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// Most bytes that a byte of a value becomes in JSON: `\u001b`, or `null,` for a backslash.
+    pub const MOST_GROWTH: usize = 6;
+
     /// Writes `,"Value":[...]`, or nothing for an empty value. `scratch` is memory, reused.
-    ///
-    /// # Errors
-    /// `limit_exceeded`.
-    pub fn push(
-        self,
-        out: &mut Output,
-        bytes: &[u8],
-        charset: &Charset,
-        scratch: &mut String,
-        position: u64,
-    ) -> Result<()> {
-        out.check_room(bytes.len().saturating_mul(MOST_GROWTH), position)?;
+    pub fn push(self, out: &mut Output, bytes: &[u8], charset: &Charset, scratch: &mut String) {
         let charset = if self.has_charset { charset } else { &Charset::DEFAULT };
         let start = out.text.len();
         out.push(b",\"Value\":[");
@@ -44,7 +32,7 @@ impl Texts {
             let is_only = end.is_none() && rest.len() == bytes.len();
             if value.is_empty() && is_only {
                 out.text.truncate(start);
-                return Ok(());
+                return;
             }
             self.push_one(out, value, charset, scratch);
             out.push(b",");
@@ -54,7 +42,6 @@ impl Texts {
             }
         }
         out.close(b']');
-        Ok(())
     }
 
     /// Leaves out padding: blanks and NULs behind any text, and blanks before those in which they mean nothing.
