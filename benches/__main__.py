@@ -21,6 +21,7 @@ JOURNEYS = {
     "functional_groups": "dicom.functional_groups",
     "pydicom_files": "dicom.pydicom_files",
     "tables": "frames.tables",
+    "gateway": "frames.gateway",
     "index_run": "frames.index_run",
     "memory": "frames.memory",
     "ranking": "frames.ranking",
