@@ -31,6 +31,7 @@ def main() -> None:
     small = [case for case in CASES if len(case.content) <= LARGEST]
     for case in small:
         write("parse", case.name, case.content)
+        write("dicom_json", case.name, case.content)
     for path in TORCH_FILES.rglob("*.pt"):
         if path.stat().st_size <= LARGEST:
             write("torch_file", f"{path.parent.name}-{path.stem}", WHOLE_FILE + path.read_bytes())

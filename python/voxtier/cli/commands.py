@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "summary": ("frames.index:summary", "count what is indexed"),
     "errors": ("frames.index:errors", "list the files that were refused, each with its reason"),
     "table": ("frames.files:table", "print the frame table of each file, without a database"),
+    "metadata": ("frames.metadata:metadata", "print the attributes of each file"),
     "frame": ("frames.files:frame", "write the bytes of one frame"),
     "explain": ("frames.files:explain", "explain one file on one page"),
     "priority": ("frames.memory:priority", "list the files that deserve memory most, and why"),
