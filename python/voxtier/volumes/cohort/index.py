@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ Names: TypeAlias = "Index | frozenset[str] | set[str]"
 """What an index is compared with."""
 
 
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Index:
     """Ordered names, found by name in constant time; combining two keeps the order of the first.
 
@@ -26,14 +28,17 @@ class Index:
         What the names are: ``obs_id`` or ``obs_subject_id``.
     """
 
-    __slots__ = ("_places", "keys", "name")
+    keys: tuple[str, ...]
+    name: str = ""
+    _places: dict[str, int] = field(init=False)
 
-    def __init__(self, keys: Sequence[str], name: str = "") -> None:
-        self.keys = tuple(keys)
-        self.name = name
-        self._places: dict[str, int] = {}
+    def __init__(self, keys: Iterable[str], name: str = "") -> None:
+        object.__setattr__(self, "keys", tuple(keys))
+        object.__setattr__(self, "name", name)
+        places: dict[str, int] = {}
         for place, key in enumerate(self.keys):
-            self._places.setdefault(key, place)
+            places.setdefault(key, place)
+        object.__setattr__(self, "_places", places)
 
     @classmethod
     def build(cls, keys: Iterable[str], name: str = "") -> Index:
@@ -44,7 +49,7 @@ class Index:
         ConfigError
             When a name stands twice.
         """
-        index = cls(list(keys), name)
+        index = cls(keys, name)
         if len(index._places) < len(index.keys):
             twice = [key for key, count in Counter(index.keys).items() if count > 1]
             raise ConfigError(f"names that stand twice: {', '.join(twice[:5])}")

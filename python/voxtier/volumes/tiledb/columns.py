@@ -144,13 +144,16 @@ def _column(name: str, values: Any) -> Column:
     """Return a column of one plain type; missing values (None, NaN among objects, NA, NaT) become a mask."""
     if isinstance(values, np.ma.MaskedArray):
         return values
-    array = values if isinstance(values, np.ndarray) else None
-    if array is None:
-        items = list(values)
-    elif array.dtype.kind in "biufMU":
-        return array.astype(np.int64).astype("M8[ns]") if array.dtype == np.dtype("M8") else array
-    else:
-        items = array.tolist()
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind in "biufMU":
+        array = np.asarray(values)
+        if dtype == np.dtype("M8"):
+            array = array.astype(np.int64).astype("M8[ns]")
+        unset = np.zeros(len(array), bool) if isinstance(values, np.ndarray) else array != array
+        if unset.any():  # pandas' word for a missing number is NaN, for a missing time NaT
+            return np.ma.MaskedArray(np.where(unset, np.zeros((), array.dtype), array), mask=unset)
+        return array
+    items = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if not items:
         return np.array([], dtype=object)
     missing = np.array([_is_missing(item) for item in items], dtype=bool)
