@@ -21,6 +21,9 @@ from voxtier.volumes.geometry import LPS_TO_RAS, Affine, checked_affine
 OnGap = Literal["error", "keep", "fill"]
 """Missing slices are refused, closed up, or filled with the least value of the volume."""
 
+GAPS = "missing slices"
+"""Begins the reason for which a stack is refused that is regular but for some gaps."""
+
 _OFF_PLACE = 0.1  # mm
 _STEEPEST = 45.0  # degrees between the normal and the line of the slices; gantries tilt by 30 at most
 _MOST_MISSING = 100  # times the slices that are there
@@ -123,36 +126,40 @@ def lay_out(stack: Sequence[Slice], name: str, on_gap: OnGap) -> Grid:
     missing = tuple(sorted(set(range(slots[-1] + 1)) - set(slots)))
     if missing and on_gap == "error":
         gaps = [f"{b - a - 1} after slice {i + 1}" for i, (a, b) in enumerate(pairwise(slots)) if b - a > 1]
+        what = GAPS if 2 * len(gaps) < len(stack) else "irregular spacing or missing slices"
         raise refusal(
             "bad_geometry",
             name,
-            f"missing slices ({'; '.join(gaps[:5])}, spacing {np.linalg.norm(step):.4g} mm);"
+            f"{what} ({'; '.join(gaps[:5])}, spacing {np.linalg.norm(step):.4g} mm);"
             " on_gap='fill' (--on-gap fill) inserts empty slices, 'keep' closes the gap",
         )
     return Grid(step, tuple(range(len(stack))) if on_gap == "keep" else slots, missing)
 
 
 def _slots(stack: Sequence[Slice], steps: NDArray[np.float64], name: str) -> tuple[int, ...]:
-    """Return the place of each slice on a regular grid of the median spacing."""
+    """Return the place of each slice on a regular grid of the median spacing, or of the least one."""
     if (steps <= same_place(stack)).any():
         at = int(np.argmin(steps))
         raise refusal(
             "bad_geometry", name, f"{_named(stack, at)} and {_named(stack, at + 1)} lie at one place"
         )
     median = float(np.median(steps))
-    multiples = np.maximum(np.rint(steps / median), 1.0)
-    tolerance = max(min(0.01, 0.1 * median), 0.01 * median)
-    is_odd = np.abs(steps - multiples * median) > np.maximum(tolerance, 0.01 * multiples * median)
-    is_far = multiples.sum() > _MOST_MISSING * len(stack)
-    if is_odd.any() or is_far:
-        at = int(np.argmax(steps)) if is_far else int(np.argmax(is_odd))
-        raise refusal(
-            "bad_geometry",
-            name,
-            f"irregular spacing: {steps[at]:.4g} mm after {_named(stack, at)} of {len(stack)},"
-            f" the median is {median:.4g} mm (tolerance {tolerance:.3g})",
-        )
-    return (0, *(int(slot) for slot in np.cumsum(multiples)))
+    for spacing in (
+        median,
+        float(steps.min()),
+    ):  # the median is no spacing where half of the slices are missing
+        multiples = np.maximum(np.rint(steps / spacing), 1.0)
+        tolerance = max(min(0.01, 0.1 * spacing), 0.01 * spacing)
+        is_odd = np.abs(steps - multiples * spacing) > np.maximum(tolerance, 0.01 * multiples * spacing)
+        if not is_odd.any() and multiples.sum() <= _MOST_MISSING * len(stack):
+            return (0, *(int(slot) for slot in np.cumsum(multiples)))
+    at = int(np.argmax(np.abs(steps - median)))
+    raise refusal(
+        "bad_geometry",
+        name,
+        f"irregular spacing: {steps[at]:.4g} mm after {_named(stack, at)} of {len(stack)},"
+        f" the median is {median:.4g} mm (tolerance {max(min(0.01, 0.1 * median), 0.01 * median):.3g})",
+    )
 
 
 def _check_tilt(stack: Sequence[Slice], step: NDArray[np.float64], name: str) -> None:

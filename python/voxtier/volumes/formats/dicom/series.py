@@ -251,7 +251,7 @@ def _leave_out(found: FoundSeries) -> None:
         if first.is_secondary_capture:
             why = "a secondary capture"
         elif first.is_localizer and first.kind.series not in scans:
-            why = "a localizer, of another series than the scan"
+            why = "a localizer"
         if why:
             files = dict.fromkeys(str(item.path) for stack in volume for item in stack.slices)
             found.left_out += [(file, why) for file in files]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from voxtier.errors import FormatError
 from voxtier.volumes.formats.dicom.attributes import refusal
 from voxtier.volumes.formats.dicom.grid import (
+    GAPS,
     Grid,
     OnGap,
     Stack,
@@ -170,10 +171,10 @@ def _stacks_of(
     """Return slices of one contrast and time as stacks: one, or as many as an attribute explains."""
     ordered = sort_slices(slices)
     try:
-        grid = lay_out(ordered, name, on_gap)
+        grid = lay_out(ordered, name, "error")
     except FormatError as error:
-        if "missing slices" in error.detail:
-            raise
+        if f"{name}: {GAPS}" in error.detail:  # no attribute may explain away that slices were lost
+            return [({}, ordered, lay_out(ordered, name, on_gap))]
         return _explained(ordered, name, on_gap, error)
     interleaved = _interleaved(ordered)
     if interleaved:
@@ -221,6 +222,8 @@ def _explained(
                     if "at one place" not in found.detail:
                         later = later or refusal("bad_geometry", f"{name}, apart by {tag}", found.detail)
     if len(locations) == len(ordered):
+        if on_gap != "error":
+            return [({}, ordered, lay_out(ordered, name, on_gap))]
         raise error
     if later is not None:
         raise later
