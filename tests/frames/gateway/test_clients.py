@@ -1,15 +1,16 @@
-"""Programs of others against the gateway: dicomweb-client."""
+"""Programs of others against the gateway: dicomweb-client, wsidicom, HTTP/2."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import UID
 
 from frames.gateway.conftest import Start
-from frames.gateway.serving import index
+from frames.gateway.serving import STAR, index, instance_path
 from frames.gateway.test_frames import SERIES, STUDY, payload, write
 from voxtier.frames.store.store import FrameStore
 
@@ -50,3 +51,28 @@ def test_dicomweb_client_retrieves_frames_in_its_order(client: DICOMwebClient) -
         payload(2),
         payload(3),
     ]
+
+
+def test_http2_with_prior_knowledge_gives_the_same_answers(
+    tmp_path: Path, store: FrameStore, start: Start
+) -> None:
+    index(store, [write(tmp_path, uid, uid) for uid in UIDS])
+    gateway = start()
+    with (
+        httpx.Client(http1=False, http2=True, base_url=gateway.url, timeout=60) as second,
+        httpx.Client(base_url=gateway.url, timeout=60) as first,
+    ):
+        for path in (
+            f"{instance_path(STUDY, SERIES, UIDS[0])}/frames/3,1",
+            instance_path(STUDY, SERIES, UIDS[1]),
+            f"/dicomweb/studies/{STUDY}/series/{SERIES}/metadata",
+            "/dicomweb/studies",
+            "/dicomweb/nothing",
+        ):
+            accept = {"Accept": STAR if "frames" in path else "*/*"}
+            answers = [each.get(path, headers=accept) for each in (first, second)]
+            assert [each.http_version for each in answers] == ["HTTP/1.1", "HTTP/2"]
+            assert answers[0].status_code == answers[1].status_code
+            assert answers[0].content == answers[1].content
+            assert answers[0].headers.get("etag") == answers[1].headers.get("etag")
+        assert second.head(f"{instance_path(STUDY, SERIES, UIDS[0])}/frames/1").content == b""
