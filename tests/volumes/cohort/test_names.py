@@ -280,7 +280,7 @@ def test_two_images_of_one_observation_are_refused_with_both_paths(tmp_path: Pat
         nifti(tmp_path / name, "p1")
     with pytest.raises(ConfigError, match=r"p1_T1w \(.*p1_T1w.nii, .*p1_T1w.nii.gz\)"):
         RadiObject.from_niftis(tmp_path / "r", niftis=tmp_path)
-    with pytest.raises(ConfigError, match="paths without pairs"):
+    with pytest.raises(ConfigError, match=r"paths \(without subjects\)"):
         RadiObject.from_niftis(tmp_path / "r", niftis=[(path, "p1") for path in tmp_path.iterdir()])
     assert told_by([tmp_path / "p1_T1w.nii", tmp_path / "p1_T1w.nii"]) == {"p1_T1w": ("p1", "T1w")}
 

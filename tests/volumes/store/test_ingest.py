@@ -22,15 +22,22 @@ import tiledb
 
 from support.accounts import let_others_enter
 from volumes.support.checks import check_identity
-from volumes.support.images import code_of, nifti, pairs
+from volumes.support.images import code_of, pairs
+from volumes.support.kills import kill_ingest
 from voxtier.errors import BackendError, ConfigError, LeftOutWarning, NotFoundError, SourceError
 from voxtier.system import locks
-from voxtier.volumes import IngestError, RadiObject, StreamingWriter, Volume, VolumeCollection
-from voxtier.volumes.store import append
+from voxtier.volumes import (
+    IngestError,
+    RadiObject,
+    StreamingWriter,
+    Volume,
+    VolumeCollection,
+)
+from voxtier.volumes.store import append, ingest
 from voxtier.volumes.store.append import add_cohort
 from voxtier.volumes.store.commits import Change, change_store
-from voxtier.volumes.store.ingest import IngestOptions
-from voxtier.volumes.store.jobs import cohort_jobs
+from voxtier.volumes.store.ingest import IngestOptions, write_volumes
+from voxtier.volumes.store.jobs import cohort_jobs, collection_jobs
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
 
@@ -43,7 +50,8 @@ def test_a_bad_file_first_mid_or_last_refuses_all_and_a_retry_works(tmp_path: Pa
     with pytest.raises(IngestError) as caught:
         RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
     assert [Path(name).name for name, _ in caught.value.failures] == [images[bad][0].name]
-    with pytest.raises(NotFoundError, match="cut off before its first commit"):
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(NotFoundError):
         RadiObject(tmp_path / "r")
     images[bad][0].write_bytes(good)
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
@@ -98,9 +106,7 @@ def test_bad_append_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     after = RadiObject(tmp_path / "r")
     assert after.all_obs_ids == before.all_obs_ids == radi.all_obs_ids
     assert after.collection_names == ("T1w",)
-    assert [Path(uri).name[:2] for uri in radi.repair(dry_run=True)] == ["c_"]
-    assert len(radi.repair()) == 1
-    assert radi.repair() == []
+    assert radi.repair(dry_run=True) == []
     with pytest.warns(LeftOutWarning, match=f"left out: {images[0][0]}: truncated_header"):
         radi.append(images={"T1w": images}, on_error="skip")
     assert set(radi) == {"a", "b", "c"}
@@ -124,14 +130,13 @@ def test_overwrite_replaces_once_complete(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("r")] == ["r"]
 
 
-def test_finished_arrays_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from voxtier.volumes.store import ingest
-
+def test_arrays_that_a_killed_ingest_finished_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = pairs(tmp_path / "in", ["c", "b", "a"])
-    images[2][0].write_bytes(b"bad")
-    with pytest.raises(IngestError):
-        RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
-    nifti(images[2][0], "a", "T1w")
+    kill_ingest(tmp_path / "r", images, at="a")
+    with pytest.raises(NotFoundError, match="cut off before its first commit"):
+        RadiObject(tmp_path / "r")
     written = []
     original = ingest._write
     monkeypatch.setattr(
@@ -141,13 +146,10 @@ def test_finished_arrays_are_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
     assert written == ["a"]
 
 
-def test_a_changed_file_is_not_taken_over(tmp_path: Path) -> None:
+def test_a_file_that_changed_after_the_kill_is_not_taken_over(tmp_path: Path) -> None:
     images = pairs(tmp_path / "in", ["b", "a"])
-    images[1][0].write_bytes(b"bad")
-    with pytest.raises(IngestError):
-        RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
+    kill_ingest(tmp_path / "r", images, at="a")
     nib.save(nib.Nifti1Image(np.full((5, 6, 7), 77, np.int16), np.eye(4)), images[0][0])
-    nifti(images[1][0], "a", "T1w")
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
     assert radi.get_volume("b_T1w")[0, 0, 0] == 77
 
@@ -423,6 +425,13 @@ def test_repair_of_a_collection_that_stands_alone(tmp_path: Path) -> None:
     broken[0][0].write_bytes(b"nothing")
     with pytest.raises(IngestError):
         found.append(niftis=broken)
+    assert found.repair(dry_run=True) == []
+    write_volumes(
+        collection_jobs(None, broken[1:], None, None),
+        f"{found.uri}/volumes",
+        Session.of(None),
+        IngestOptions(),
+    )  # as a killed ingest leaves it
     assert [Path(uri).name[:2] for uri in found.repair(dry_run=True)] == ["c_"]
     with only_writer(found.uri, Session.of(None)), pytest.raises(BackendError, match="is being written by"):
         found.repair()

@@ -174,7 +174,8 @@ def _check(
         present = RadiObject(uri).all_obs_ids
     else:
         refuse_occupied(Store(as_uri(uri), Session.of(None), "radi_object"), overwrite=overwrite)
-    refuse_duplicates([job.obs_id for group in jobs.values() for job in group], present)
+    every = [job for group in jobs.values() for job in group]
+    refuse_duplicates([job.obs_id for job in every], present, labels=[job.label for job in every])
     checked = [
         (name, job, outcome.row)
         for name, group in jobs.items()

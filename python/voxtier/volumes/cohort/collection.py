@@ -250,7 +250,7 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        jobs = collection_jobs(name, niftis, None, reorient, allow_twins=obs is not None)
+        jobs = collection_jobs(name, niftis, None, reorient)
         if obs is not None:
             jobs = with_observations(jobs, obs)
         _check(jobs, valid_subject_ids)

@@ -102,7 +102,7 @@ def resolve_nifti_source(source: Images, subject_id_fn: SubjectOf | None = None)
     try:
         if subject_id_fn is not None and not _are_pairs(source):
             return [(path, subject_id_fn(path)) for path in paths_of(source)]
-        found = grouped_sources(source, None, ask_for_series=False, allow_twins=True)
+        found = grouped_sources(source, None, ask_for_series=False)
     except (ConfigError, NotFoundError) as error:
         raise _refused(source, error) from None
     return [(each.path, each.subject) for each in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
@@ -85,17 +85,14 @@ def named_sources(images: Mapping[str, Images]) -> list[Source]:
     NotFoundError
         When there is no such file or folder.
     ConfigError
-        When a subject cannot be told, and for two images of one observation.
+        When a subject cannot be told.
     """
     sources = [source for name, group in images.items() for source in _sources(group, name)]
     _refuse_split_subjects(sources)
-    _refuse_twins(sources)
     return sources
 
 
-def grouped_sources(
-    images: Images, collection: str | None, *, ask_for_series: bool = True, allow_twins: bool = False
-) -> list[Source]:
+def grouped_sources(images: Images, collection: str | None, *, ask_for_series: bool = True) -> list[Source]:
     """Return the sources of one named collection, or of one collection for each series found in the names.
 
     Parameters
@@ -106,8 +103,6 @@ def grouped_sources(
         Name of the collection of all.
     ask_for_series : bool
         Refuse a name that states no series, where the collection has no name.
-    allow_twins : bool
-        Allow two images of one observation: the caller tells them apart.
 
     Returns
     -------
@@ -119,7 +114,7 @@ def grouped_sources(
     NotFoundError
         When there is no such file or folder.
     ConfigError
-        When the subject or the series cannot be told, and for two images of one observation.
+        When the subject or the series cannot be told.
     """
     sources = list(_sources(images, collection))
     unknown = [s.path for s in sources if s.collection == UNKNOWN and not s.is_paired]
@@ -128,8 +123,6 @@ def grouped_sources(
             f"{_first_of(unknown)}: the name states no series, so the collection must be named:"
             " collection_name= or images={name: ...}, on the command line --collection"
         )
-    if not allow_twins:
-        _refuse_twins(sources)
     return sources
 
 
@@ -291,18 +284,6 @@ def find_scans(
         if kind is ImageFormat.DICOM:
             scans[name] = dicom_pairs(group)
     return scans
-
-
-def _refuse_twins(sources: Iterable[Source]) -> None:
-    first: dict[str, Source] = {}
-    for source in sources:
-        other = first.setdefault(source.obs_id, source)
-        if other is not source:
-            way = "give paths without pairs, if names" if source.is_paired else "let their names"
-            raise ConfigError(
-                f"two images for the same observation: {source.obs_id} ({other.path}, {source.path});"
-                f" leave one out, give them two collections, or {way} differ by ses- or run-"
-            )
 
 
 def _refuse_split_subjects(sources: Sequence[Source]) -> None:

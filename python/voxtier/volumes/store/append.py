@@ -12,7 +12,7 @@ from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.tiledb.columns import Table, rows_table
-from voxtier.volumes.tiledb.session import create_group, read_kind, read_members, write_group
+from voxtier.volumes.tiledb.session import create_group, read_kind
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
 
 
@@ -39,8 +39,11 @@ def add_cohort(
     owners : iterable of str
         Subjects of volumes that the change has taken in already.
     """
-    refuse_duplicates([job.obs_id for group in jobs.values() for job in group], change.visible_ids())
+    every = [job for group in jobs.values() for job in group]
+    _refuse_duplicates(every, change.visible_ids())
     visible = set(owners)
+    if subjects is not None and options.on_error == "raise":  # one that is left out needs no row
+        _refuse_without_row(change, visible | {job.subject for job in every}, subjects)
     for name, group in jobs.items():
         if not group:
             continue
@@ -92,7 +95,7 @@ def add_volumes(
     is_new = read_kind(obs_uri, session) is None
     present = Table({}) if is_new else change.table(obs_uri).read_all()
     obs_ids = [] if is_new else [str(obs_id) for obs_id in present["obs_id"]]
-    refuse_duplicates([job.obs_id for job in jobs], obs_ids)
+    _refuse_duplicates(jobs, obs_ids)
     if store.kind == "radi_object":
         create_group(f"{store.root}/collections", {}, session)
     if is_new:
@@ -113,11 +116,15 @@ def add_volumes(
     if len(shapes) == 1:
         meta |= dict(zip(("x_dim", "y_dim", "z_dim"), ast.literal_eval(next(iter(shapes))), strict=False))
     change.members[group] = [row["voxtier_array"] for row in rows]
-    members = {} if is_new else read_members(uri, session)
-    write_group(uri, session, meta=meta, add=[part for part in ("volumes", "obs") if part not in members])
+    change.group_meta[uri] = meta
+    change.members.setdefault(uri, []).extend(("volumes", "obs"))
     if store.kind == "radi_object":
         change.members.setdefault(f"{store.root}/collections", []).append(folder)
     return [row["obs_id"] for row in rows]
+
+
+def _refuse_duplicates(jobs: Sequence[Job], present: Iterable[str]) -> None:
+    refuse_duplicates([job.obs_id for job in jobs], present, labels=[job.label for job in jobs])
 
 
 def _add_rows(
@@ -163,19 +170,16 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
     uri = f"{store.root}/{change.subjects}"
     extra_columns = {} if table is None else {str(row["obs_subject_id"]): row for row in _subject_rows(table)}
     is_new = read_kind(uri, session) is None
-    present = set() if is_new else {str(s) for s in change.table(uri).read_all()["obs_subject_id"]}
-    missing = sorted(set(subjects) - set(extra_columns) - present) if table is not None else []
-    if missing:
-        raise ConfigError(f"obs_meta has no row for {', '.join(missing[:5])}")
+    present = _present_subjects(change)
+    if table is not None:
+        _refuse_without_row(change, set(subjects), table)
     wanted = list(dict.fromkeys([*subjects, *extra_columns]))
     rows = [
         {**extra_columns.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in present
     ]
     if is_new:
         Dataframe.create(uri, _schema(rows_table(rows)), session)
-        members = read_members(store.root, session)
-        add = [name for name in (change.subjects, "collections") if name not in members]
-        write_group(store.root, session, add=add)
+        change.members.setdefault(store.root, []).extend((change.subjects, "collections"))
     elif rows:
         extra = set(rows_table(rows).columns) - set(Dataframe(uri, session).all_columns)
         if extra:
@@ -183,6 +187,20 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
     if rows:
         change.write_rows(uri, rows_table(rows))
     change.meta["subject_count"] = len(present) + len(rows)
+
+
+def _present_subjects(change: Change) -> set[str]:
+    uri = f"{change.store.root}/{change.subjects}"
+    if read_kind(uri, change.store.session) is None:
+        return set()
+    return {str(subject) for subject in change.table(uri).read_all()["obs_subject_id"]}
+
+
+def _refuse_without_row(change: Change, subjects: set[str], table: Table) -> None:
+    told = {str(row["obs_subject_id"]) for row in _subject_rows(table)}
+    missing = sorted(subjects - told - _present_subjects(change))
+    if missing:
+        raise ConfigError(f"obs_meta has no row for {', '.join(missing[:5])}")
 
 
 def _subject_rows(table: Table) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,10 @@
 """How a change becomes visible: all of it at once, or not at all.
 
 A writer, under the lock, writes voxel arrays (under names that nobody looks for yet), then rows with a later
-time stamp than the last commit, and at last the new commit: one small object. A writer that dies before
-leaves rows from the future, which the next writer removes, and arrays without a row, which `repair` removes
-or a repeated ingest takes over. Overwriting a store is such a change too: the new tables and collections lie
+time stamp than the last commit, and at last the new commit: one small object. A change that is refused
+removes what it wrote; a first ingest removes its folder too. A writer that is killed before its commit leaves
+rows from the future, which the next writer removes, and arrays without a row, which `repair` removes or a
+repeated ingest takes over. Overwriting a store is such a change too: the new tables and collections lie
 beside the old ones, in folders of other names, until the commit names them.
 """
 
@@ -16,14 +17,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError, NotFoundError, VoxtierError
-from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.store.locks import LOCK_NAME, only_writer
 from voxtier.volumes.store.names import checked_name
 from voxtier.volumes.store.snapshots import FORMAT, SUBJECTS, Snapshot, Store
 from voxtier.volumes.tiledb.columns import Table
-from voxtier.volumes.tiledb.format.folders import is_reserved
+from voxtier.volumes.tiledb.format.folders import RESERVED, is_reserved, remove_group
 from voxtier.volumes.tiledb.session import (
     create_group,
     is_remote,
@@ -54,6 +56,8 @@ class Change:
         Metadata of the root group to set.
     members : dict
         Address of a group -> folders to list in it.
+    group_meta : dict
+        Address of a group -> metadata to set.
     subjects : str
         Folder of the table of subjects.
     foreign : frozenset of str
@@ -66,6 +70,7 @@ class Change:
     collections: dict[str, str]
     meta: dict[str, Any] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)
+    group_meta: dict[str, dict[str, Any]] = field(default_factory=dict)
     subjects: str = SUBJECTS
     foreign: frozenset[str] = frozenset()
 
@@ -170,12 +175,52 @@ class Change:
             for uri in addresses:
                 remove_tree(uri, session)
 
+    def discard(self) -> None:
+        """Remove what this change wrote, unless its commit was made after all.
+
+        On an object store it stays for the ingest that is repeated, which takes finished volumes over: some
+        servers keep the folders of objects that are gone, and let nothing be made in their place.
+        """
+        if is_remote(self.store.root):
+            return
+        with suppress(NotFoundError):
+            if self.store.snapshot().commit != self.before.commit:
+                return
+        if self.before.commit:
+            self.remove_unfinished()
+            before = self.before
+            visible = Change(self.store, before, 0, dict(before.collections), subjects=before.subjects)
+            self.remove(list(visible.find_orphans()))
+        else:
+            self._remove_store()
+
+    def _remove_store(self) -> None:
+        """Remove a store that was never committed, its lock last."""
+        root, session = self.store.root, self.store.session
+        for name in list_folders(root, session):
+            if name == "collections":
+                self._remove_collections(f"{root}/{name}")
+            elif not name.startswith((RESERVED, ".")):
+                remove_tree(f"{root}/{name}", session)
+        remove_group(root, session)
+        Path(root, LOCK_NAME).unlink(missing_ok=True)
+
+    def _remove_collections(self, group: str) -> None:
+        if not self.foreign:
+            remove_tree(group, self.store.session)
+            return
+        for name in list_folders(group, self.store.session):
+            if not is_reserved(name) and name not in self.foreign:
+                remove_tree(f"{group}/{name}", self.store.session)
+        remove_group(group, self.store.session)
+
     def commit(self) -> None:
         """Make the change visible: one write of the root's metadata."""
         session = self.store.session
-        for group, folders in self.members.items():
+        for group in {**self.members, **self.group_meta}:
             members = read_members(group, session)
-            write_group(group, session, add=[name for name in folders if name not in members])
+            add = [name for name in self.members.get(group, ()) if name not in members]
+            write_group(group, session, meta=self.group_meta.get(group), add=add)
         meta = dict(self.meta)
         if self.store.kind == "radi_object":
             meta["voxtier_collections"] = json.dumps(self.collections)
@@ -209,6 +254,8 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
         When something else lies there, or a finished store that may not be replaced.
     BackendError
         When another writer does not finish in time.
+    NotFoundError
+        When the store that is to be changed is gone.
     """
     if store.kind == "collection":
         around, is_listed = store.around()
@@ -216,26 +263,30 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
             raise ConfigError(f"{store.root} is a part of {around.root} now: open it again to change it")
     if new:
         refuse_occupied(store, overwrite=overwrite)  # before a lock is left in somebody else's folder
-    with only_writer(store.root, store.session) as confirm:
+    elif not is_remote(store.root) and not Path(store.root).exists():
+        raise NotFoundError(f"there is no store at {store.root}")
+    with _remove_made_folders(store), only_writer(store.root, store.session) as confirm:
         store.recover()
         if new:
             refuse_occupied(store, overwrite=overwrite)
-            if not _is_begun(store):
-                _begin(store)
-        try:
-            before = _own_snapshot(store)
-        except NotFoundError:
-            if not new:
-                raise
-            before = Snapshot(0, {}, {})
+        before = _snapshot_before(store, new=new)
         timestamp = max(time.time_ns() // 1_000_000, (before.commit or 0) + 1)
         change = Change(store, before, timestamp, dict(before.collections), subjects=before.subjects)
-        change.remove_unfinished()
-        if overwrite:
-            change.start_over()
-        yield change
-        confirm()
-        change.commit()
+        try:
+            if new and not _is_begun(store):
+                _begin(store)
+            change.remove_unfinished()
+            if overwrite:
+                change.start_over()
+            yield change
+            confirm()
+            change.commit()
+        except BaseException:
+            # What cannot be removed now, `repair` removes, or the ingest that is repeated takes over.
+            with suppress(VoxtierError, OSError):
+                confirm()  # else another writer took the lock over, and what lies here is his
+                change.discard()
+            raise
         if overwrite:
             with suppress(VoxtierError):  # the change is made: `repair` removes what cannot be removed now
                 after = store.snapshot()
@@ -257,6 +308,33 @@ def hold_still(store: Store) -> Iterator[Snapshot]:
         snapshot = _own_snapshot(store)
         Change(store, snapshot, 0, dict(snapshot.collections)).remove_unfinished()
         yield snapshot
+
+
+@contextmanager
+def _remove_made_folders(store: Store) -> Iterator[None]:
+    """Remove the folders that are made for a local store, also those a killed ingest made, when all fails."""
+    path = Path(store.root)
+    made = (
+        [] if is_remote(store.root) else [folder for folder in (path, *path.parents) if not folder.exists()]
+    )
+    if not made and not is_remote(store.root) and _is_begun(store):
+        made = [path]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something lies in one
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _snapshot_before(store: Store, *, new: bool) -> Snapshot:
+    try:
+        return _own_snapshot(store)
+    except NotFoundError:
+        if not new:
+            raise
+        return Snapshot(0, {}, {})
 
 
 def repair(store: Store, *, dry_run: bool) -> list[str]:
@@ -301,6 +379,21 @@ def _is_begun(store: Store) -> bool:
         return False
 
 
+def _is_free(store: Store) -> bool:
+    """Return whether a local folder holds nothing but collections that a RadiObject may be made around.
+
+    What is voxtier's own it may remove, so nobody else's files may lie among it.
+    """
+    root = Path(store.root)
+    if is_remote(store.root) or not root.is_dir():
+        return is_remote(store.root) or not root.exists()
+    visible = [entry for entry in root.iterdir() if not entry.name.startswith((RESERVED, "."))]
+    if store.kind != "radi_object" or [entry.name for entry in visible] != ["collections"]:
+        return not visible
+    inside = [entry for entry in visible[0].iterdir() if not entry.name.startswith((RESERVED, "."))]
+    return all(Store(str(entry), store.session, "collection").stands_alone() for entry in inside)
+
+
 def _is_finished(store: Store) -> bool:
     try:
         store.snapshot()
@@ -312,7 +405,7 @@ def _is_finished(store: Store) -> bool:
 def refuse_occupied(store: Store, *, overwrite: bool) -> None:
     """Refuse to begin a store where something else lies, or a finished one unless it may be replaced."""
     kind = read_kind(store.root, store.session)
-    if kind is None:
+    if kind is None and _is_free(store):
         return
     if kind != "group" or not (_is_begun(store) or store.is_empty(store.meta())):
         raise ConfigError(f"{store.root} holds something that voxtier did not write: choose another place")

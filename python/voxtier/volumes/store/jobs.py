@@ -184,8 +184,6 @@ def collection_jobs(
     reorient: bool | None,  # noqa: FBT001
     on_gap: OnGap = "error",
     on_error: OnError = "raise",
-    *,
-    allow_twins: bool = False,
 ) -> list[Job]:
     """Return the jobs of one collection.
 
@@ -203,8 +201,6 @@ def collection_jobs(
         What becomes of missing slices of a DICOM series.
     on_error : {"raise", "skip"}
         Whether one bad series refuses all.
-    allow_twins : bool
-        Allow two files of one observation: the caller gives them other ids.
 
     Returns
     -------
@@ -212,8 +208,7 @@ def collection_jobs(
         One for each volume.
     """
     if niftis is not None:
-        sources = grouped_sources(niftis, name, ask_for_series=False, allow_twins=allow_twins)
-        return _nifti_jobs(sources, reorient=reorient)
+        return _nifti_jobs(grouped_sources(niftis, name, ask_for_series=False), reorient=reorient)
     groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap, on_error=on_error)
     return [job for group in groups.values() for job in group]
 

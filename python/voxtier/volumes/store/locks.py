@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -56,10 +57,16 @@ def _confirm_local() -> None:
 @contextmanager
 def _hold_local_lock(root: str, timeout: float) -> Iterator[None]:
     path = Path(root, LOCK_NAME)
+    deadline = time.monotonic() + timeout
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = stack.enter_context(hold_lock(path, timeout, mode=0o666))
+            descriptor = None
+            while descriptor is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # A holder whose first ingest is refused removes the folder that others wait in.
+                with suppress(FileNotFoundError):
+                    left = max(deadline - time.monotonic(), 0.0)
+                    descriptor = stack.enter_context(hold_lock(path, left, mode=0o666))
         except TimeoutError:
             raise BackendError(
                 f"{root} is being written by {_read_holder(path)}; gave up after {timeout:g} s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from voxtier.errors import ConfigError
 from voxtier.volumes.tiledb.format.folders import is_reserved
@@ -33,18 +33,36 @@ def checked_name(kind: str, name: str) -> str:
     return name
 
 
-def refuse_duplicates(obs_ids: Iterable[str], present: Iterable[str] = ()) -> None:
+def refuse_duplicates(
+    obs_ids: Iterable[str], present: Iterable[str] = (), *, labels: Sequence[object] = ()
+) -> None:
     """Refuse an observation that would exist twice, before anything is written.
+
+    Parameters
+    ----------
+    obs_ids : iterable of str
+        Observations to write.
+    present : iterable of str
+        Observations that exist.
+    labels : sequence, optional
+        Name of the image of each of ``obs_ids``, for the message.
 
     Raises
     ------
     ConfigError
-        Names the observations.
+        Names the observations, and the images of the first of them.
     """
+    obs_ids = list(obs_ids)
     counts = Counter(obs_ids)
     twice = sorted(obs_id for obs_id, count in counts.items() if count > 1)
     if twice:
-        raise ConfigError(f"two images for the same observation: {', '.join(twice[:5])}")
+        images = [str(label) for obs_id, label in zip(obs_ids, labels, strict=False) if obs_id == twice[0]]
+        where = f" ({', '.join(images[:3])})" if images else ""
+        others = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        raise ConfigError(
+            f"two images for the same observation: {twice[0]}{where}{others}; leave one out, put them into"
+            " two collections, or give paths (without subjects) whose names differ by ses- or run-"
+        )
     again = sorted(counts.keys() & set(present))
     if again:
         raise ConfigError(f"already in the store: {', '.join(again[:5])}")

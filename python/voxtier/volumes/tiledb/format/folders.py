@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from voxtier.volumes.tiledb.session import Session, list_folders
+from voxtier.volumes.tiledb.session import Session, list_folders, remove_tree
 
 RESERVED = "__"
 """Begins the names of TileDB's own folders and files, which never name an array or a group."""
@@ -14,6 +14,7 @@ COMMITS = "__commits"
 FRAGMENTS = "__fragments"
 META = "__meta"
 GROUP = "__group"
+GROUP_MARK = "__tiledb_group.tdb"
 """Folder of the members of a group."""
 
 ARRAY_FOLDERS = (SCHEMA, f"{SCHEMA}/__enumerations", COMMITS, FRAGMENTS, META, "__fragment_meta", "__labels")
@@ -33,3 +34,10 @@ def fragment_names(uri: str, session: Session) -> list[str]:
 def fragment_bytes(uri: str, name: str) -> int:
     """Return the bytes of the files of a fragment of a local array."""
     return sum(entry.stat().st_size for entry in Path(uri, FRAGMENTS, name).iterdir())
+
+
+def remove_group(uri: str, session: Session) -> None:
+    """Remove the files of a local group; what else lies in its folder stays."""
+    for name in (META, GROUP):
+        remove_tree(f"{uri}/{name}", session)
+    Path(uri, GROUP_MARK).unlink(missing_ok=True)
