@@ -48,7 +48,13 @@ setup: .venv/.built .venv/.full ## everything that tests and benches need, in .v
 demo: .venv/.built ## the main job on real files, in about a minute
 	@$(BIN)/python benches/demo.py
 
-test: setup lint ## everything that must hold: Rust, Python, lints, stubs, README
+# A real pgbouncer for the tests, downloaded by apt without installing it; where that fails, they say so.
+.venv/.pgbouncer: .venv/.base tests/support/fetch_pgbouncer.py
+	@echo '[set-up] pgbouncer of two Debian releases, for the tests'
+	@$(BIN)/python tests/support/fetch_pgbouncer.py .venv/pgbouncer
+	@if [ -f .venv/pgbouncer/missing ]; then cat .venv/pgbouncer/missing; else touch $@; fi
+
+test: setup .venv/.pgbouncer lint ## everything that must hold: Rust, Python, lints, stubs, README
 	cargo test --quiet --features server
 	$(PYTEST) --ignore tests/tensors --ignore tests/volumes
 	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process

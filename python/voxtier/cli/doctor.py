@@ -16,12 +16,13 @@ import click
 
 from voxtier import __version__
 from voxtier.cli.exit_codes import EXIT_BACKEND, EXIT_FINDINGS
-from voxtier.cli.options import AS_JSON, DSN
+from voxtier.cli.options import AS_JSON, DSN, open_store
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
 from voxtier.system.text import format_bytes
 
 if TYPE_CHECKING:
-    from voxtier.postgres.database import Connection, Database
+    from voxtier.postgres.connection import Connection
+    from voxtier.postgres.database import Database
 
 _LOW_DISK = 1 << 30
 _FEW_FILES = 1024
@@ -132,13 +133,13 @@ def _own_server() -> Iterator[Finding]:
 
 def _database(dsn: str | None) -> Iterator[Finding]:
     try:
-        from voxtier.frames.store.store import FrameStore
+        import voxtier.frames.store.store  # noqa: F401 - open_store needs it
     except MissingExtraError as error:
         yield Finding("database", "down", str(error))
         return
     started = time.perf_counter()
     try:
-        with FrameStore(dsn) as store:
+        with open_store(dsn) as store:
             version = _query(store.database, "SELECT current_setting('server_version')")
             opened = time.perf_counter() - started
             text = f"{store.database.describe()}: PostgreSQL {version}, opened in {opened * 1e3:.0f} ms"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -11,6 +12,9 @@ from voxtier.system.text import parse_bytes
 
 if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -40,17 +44,39 @@ def _check_utf8(_context: click.Context, _parameter: click.Parameter, name: str)
 SOURCE = click.option(
     "--source", default="default", callback=_check_utf8, help="Name under which the files are indexed."
 )
-DSN = click.option(
+_DSN_OPTION = click.option(
     "--dsn",
     envvar="VOXTIER_DSN",
     help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
 )
+
+
+def _keep_prepare(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    context.meta[_PREPARE] = value
+
+
+_PREPARE = "voxtier.prepare"
+_PREPARE_OPTION = click.option(
+    "--prepare",
+    type=click.Choice(["auto", "off"]),
+    expose_value=False,
+    callback=_keep_prepare,
+    help="Prepared statements: off behind a pooler that keeps none; auto finds out. [VOXTIER_PREPARE]",
+)
+
+
+def DSN(command: F) -> F:  # noqa: N802 - an option like the others
+    """Let a command name its database, and how it is spoken to: see `open_store`."""
+    return _DSN_OPTION(_PREPARE_OPTION(command))
+
+
 THREADS = click.option("--threads", default=16, type=click.IntRange(1, 1024), help="Files read at once.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
 def open_store(dsn: str | None) -> FrameStore:
-    """Open the frame index."""
+    """Open the frame index, as ``--prepare`` of the running command says."""
     from voxtier.frames.store.store import FrameStore
+    from voxtier.postgres.database import Database
 
-    return FrameStore(dsn)
+    return FrameStore(Database(dsn, prepare=click.get_current_context().meta.get(_PREPARE)))

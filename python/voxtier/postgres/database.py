@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import random
+import select
 import threading
 import time
 import weakref
@@ -27,7 +28,10 @@ try:
     import psycopg
     import psycopg_pool
     from psycopg import sql
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    from voxtier.postgres import connection_string
+    from voxtier.postgres.connection import ADAPTERS, Connection, is_pooler_sign
+    from voxtier.postgres.refusals import ask_circumstances, remedy_of
 except ImportError as error:
     raise MissingExtraError("psycopg", "frames") from error
 
@@ -42,20 +46,7 @@ logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 # SQLSTATEs of transient failures: lost connections (08), conflicts between transactions (40), a server that
 # is stopping or starting (57P01 to 57P03), too many connections (53300).
 _TRANSIENT = ("08", "40", "57P01", "57P02", "57P03", "53300")
-# A peer that vanished is noticed within seconds instead of the two hours of TCP's own keepalive.
-_LIVENESS = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-}
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-class Connection(psycopg.Connection[Any]):
-    """A pooled connection and when it last worked, in seconds of the monotonic clock."""
-
-    worked_at: float = 0.0
 
 
 class Database:
@@ -77,11 +68,14 @@ class Database:
         Seconds after which a connection is replaced; keep it below the lifetime of a token.
     on_open : callable or None
         Called with the first connection, before any other work.
+    prepare : {"auto", "off"} or None
+        Whether frequent statements are prepared; "auto" stops at the first sign of a pooler in transaction
+        mode that keeps none. None: as ``prepare=...`` in `dsn` says, then ``VOXTIER_PREPARE``, then "auto".
 
     Raises
     ------
     ConfigError
-        `dsn` is not a connection string.
+        `dsn` is not a connection string, or `prepare` is not one of its values.
     """
 
     def __init__(
@@ -93,11 +87,14 @@ class Database:
         timeout: float = 30.0,
         max_lifetime: float = 45 * 60.0,
         on_open: Callable[[Connection], None] | None = None,
+        prepare: connection_string.Prepare | None = None,
     ) -> None:
+        self._prepare = connection_string.check_prepare(
+            prepare or os.environ.get("VOXTIER_PREPARE") or "auto"
+        )
+        self._prepare_is_told = prepare is not None
         dsn = dsn or os.environ.get("VOXTIER_DSN") or None
-        if isinstance(dsn, str):
-            _check_dsn(dsn)
-        self._dsn = dsn
+        self._dsn = self._read(dsn) if isinstance(dsn, str) else dsn
         self._credentials = credentials
         self._sizes: dict[str, Any] = {
             "min_size": 1,
@@ -109,6 +106,7 @@ class Database:
         self._pool: psycopg_pool.ConnectionPool[Connection] | None = None
         self._server: EmbeddedServer | None = None
         self._opening = threading.Lock()
+        self._attaching = threading.Lock()
         _databases.add(self)
         after_fork_in_child(self._forget_after_fork)
 
@@ -121,9 +119,7 @@ class Database:
         """Return host, port and name of the database, without secrets."""
         if self._dsn is None:
             return f"the embedded server in {self._embedded().folder}"
-        parts = _parsed(self._dsn() if callable(self._dsn) else self._dsn)
-        place = ":".join(str(parts[name]) for name in ("host", "port") if parts.get(name))
-        return f"{place or 'the local socket'}, database {parts.get('dbname') or 'by default'}"
+        return connection_string.describe(self._current_dsn())
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -141,11 +137,32 @@ class Database:
             raise BackendError(
                 f"no connection to {self.describe()} within {pool.timeout:g} s: {self._explain_empty_pool()}"
             ) from error
+        connection.allow_preparing(allowed=self._prepare == "auto")
         try:
             yield connection
             connection.worked_at = time.monotonic()
+        except ValueError as error:
+            # psycopg expects one result at the end of COPY, and a session that ends just then has two.
+            if not connection.broken:
+                raise
+            raise psycopg.OperationalError("the connection was lost") from error
         finally:
             pool.putconn(connection)
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[Connection]:
+        """Lend a connection for work that cannot be done again once it has begun.
+
+        Raises
+        ------
+        BackendError, ConfigError
+            See `run`.
+        """
+        try:
+            with self.connection() as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise self._translate(error) from error
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Do idempotent work on a connection; repeat it when a transient failure stopped it.
@@ -168,27 +185,30 @@ class Database:
                     raise self._translate(error) from error
                 _log.info("attempt %d of %d failed (%s), trying again", attempt, ATTEMPTS, _state(error))
             except psycopg.Error as error:
-                raise self._translate(error) from error
+                if attempt == ATTEMPTS or not is_pooler_sign(error):
+                    raise self._translate(error) from error
+                self._stop_preparing()
+                continue
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
             self._recover()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def close(self) -> None:
         """Close all connections and leave the embedded server."""
-        with self._opening:
-            pool, self._pool = self._pool, None
-            server, self._server = self._server, None
-        if pool is not None:
-            pool.close()
-        if server is not None:
-            server.detach()
+        self.reset(seconds=5.0)
+        self._detach()
 
-    def reset(self) -> None:
-        """Drop the pool: the next work connects anew. Work under way keeps its connection to its end."""
-        with self._opening:
-            pool, self._pool = self._pool, None
+    def reset(self, *, seconds: float = 0.0) -> None:
+        """Drop the pool: the next work connects anew. Work under way keeps its connection to its end.
+
+        Parameters
+        ----------
+        seconds : float
+            How long to wait for the pool's threads. A thread that is just connecting is not waited for.
+        """
+        pool, self._pool, self._opening = self._pool, None, threading.Lock()
         if pool is not None:
-            pool.close(timeout=0)
+            pool.close(timeout=seconds)
 
     def probe(self, statement: LiteralString, *, seconds: float = 1.0) -> None:
         """Run a statement on a connection of its own, with little patience.
@@ -207,46 +227,58 @@ class Database:
         ConfigError
             The role may not read it.
         """
-        parameters = self._parameters() | {"connect_timeout": 2, "autocommit": False}
         try:
-            with Connection.connect(self._conninfo(), **parameters) as connection:
+            patience = {"connect_timeout": 2, "tcp_user_timeout": 2000}
+            with Connection.connect(self._conninfo(**patience), autocommit=False) as connection:
                 connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}".encode())
                 connection.execute(statement)
         except psycopg.Error as error:
             raise self._translate(error) from error
 
     def _open(self) -> psycopg_pool.ConnectionPool[Connection]:
-        with self._opening:
+        opening = self._opening
+        with opening:
             if self._pool is not None:
                 return self._pool
-            if self._dsn is None:
-                server = self._embedded()
-                server.attach()
-                self._server = server
+            self._attach()
             try:
                 self._connect_once()
             except BaseException:
-                if self._server is not None:
-                    self._server.detach()
-                    self._server = None
+                if self._pool is None:
+                    self._detach()
                 raise
-            self._pool = psycopg_pool.ConnectionPool(
-                self._conninfo,
-                kwargs=self._parameters,
-                connection_class=Connection,
-                check=_check,
-                name="voxtier",
-                open=True,
-                **self._sizes,
-            )
-            return self._pool
+            if opening is self._opening:
+                self._pool = psycopg_pool.ConnectionPool(
+                    self._conninfo,
+                    kwargs={"autocommit": True, "context": ADAPTERS},
+                    connection_class=Connection,
+                    check=_check,
+                    name="voxtier",
+                    open=True,
+                    **self._sizes,
+                )
+                return self._pool
+        return self._open()  # it was reset while this thread connected
+
+    def _attach(self) -> None:
+        with self._attaching:
+            if self._dsn is None and self._server is None:
+                server = self._embedded()
+                server.attach()
+                self._server = server
+
+    def _detach(self) -> None:
+        with self._attaching:
+            server, self._server = self._server, None
+        if server is not None:
+            server.detach()
 
     def _connect_once(self) -> None:
         """Connect outside the pool, which would retry for long and hide the reason of a failure."""
         deadline = time.monotonic() + 10
         while True:
             try:
-                with Connection.connect(self._conninfo(), **self._parameters()) as connection:
+                with self._connect() as connection:
                     _warn_of_plain_text(connection)
                     if self.on_open is not None:
                         self.on_open(connection)
@@ -257,32 +289,48 @@ class Database:
                     raise self._translate(error) from error
                 time.sleep(0.05)
 
+    def _connect(self) -> Connection:
+        return Connection.connect(self._conninfo(), autocommit=True, context=ADAPTERS)
+
+    def _stop_preparing(self) -> None:
+        if self._prepare != "off":
+            self._prepare = "off"
+            _log.info(
+                "%s is behind a pooler that keeps no prepared statements: voxtier works without; prepare=off "
+                "in the connection string, or VOXTIER_PREPARE=off, says so from the start",
+                self.describe(),
+            )
+
     def _embedded(self) -> EmbeddedServer:
         return self._server or embedded_server()
 
-    def _conninfo(self) -> str:
+    def _conninfo(self, **changes: str | int) -> str:
         if self._server is not None:
             self._server.ensure_running()
-            return self._server.conninfo()
-        assert self._dsn is not None
-        return _call(self._dsn, "connection string") if callable(self._dsn) else self._dsn
-
-    def _parameters(self) -> dict[str, Any]:
+            dsn = self._server.conninfo()
+        else:
+            dsn = self._current_dsn()
         given = _call(self._credentials, "credentials") if self._credentials is not None else {}
-        return {
-            "application_name": "voxtier",
-            "connect_timeout": 15,
-            "autocommit": True,
-            **_LIVENESS,
-            **given,
-        }
+        return connection_string.complete(dsn, given, **changes)
+
+    def _current_dsn(self) -> str:
+        assert self._dsn is not None
+        return self._read(_call(self._dsn, "connection string")) if callable(self._dsn) else self._dsn
+
+    def _read(self, dsn: str) -> str:
+        libpq, prepare = connection_string.parse(dsn)
+        if prepare is not None and not self._prepare_is_told:
+            self._prepare, self._prepare_is_told = prepare, True
+        return libpq
 
     def _translate(self, error: psycopg.Error) -> BackendError | ConfigError:
-        if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            return ConfigError(
-                f"the database role may not do that: {error.diag.message_primary}; `voxtier db grants` prints"
-                " the SQL that grants it"
-            )
+        refusals = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
+        if isinstance(error, refusals):
+            circumstances = None
+            with contextlib.suppress(psycopg.Error, BackendError), self._connect() as connection:
+                circumstances = ask_circumstances(connection)
+            remedy = remedy_of(error, circumstances)
+            return ConfigError(f"the database role may not do that: {error.diag.message_primary}; {remedy}")
         return BackendError(f"{self.describe()}: {self._explain(error)}")
 
     def _recover(self) -> None:
@@ -296,7 +344,11 @@ class Database:
     def _explain_empty_pool(self) -> str:
         """Return why the pool has no connection to lend; the pool itself does not keep the reason."""
         try:
-            Connection.connect(self._conninfo(), **self._parameters()).close()
+            with contextlib.closing(self._connect()) as connection:
+                connection.pgconn.send_query(b"SELECT 1")
+                if not select.select([connection.fileno()], [], [], 2.0)[0]:
+                    return "it connects, but runs no statement: is a pooler before it out of sessions?"
+                connection.pgconn.get_result()
         except psycopg.Error as error:
             return self._explain(error)
         except BackendError as error:
@@ -322,35 +374,12 @@ class Database:
         abandon(self._pool)
         self._pool = None
         self._server = None
-        self._opening = threading.Lock()
-
-
-def split_secrets(dsn: str) -> tuple[str, dict[str, str]]:
-    """Split a connection string into one without secrets, and the passwords that it held, by their names."""
-    parts = {name: str(value) for name, value in _parsed(dsn).items() if value is not None}
-    secrets = {str(name): parts.pop(name) for name in ("password", "sslpassword") if name in parts}
-    return make_conninfo(**parts), secrets
+        self._opening, self._attaching = threading.Lock(), threading.Lock()
 
 
 def quote_identifier(*parts: str) -> str:
     """Return a name as SQL quotes it; the caller has checked that its parts are plain identifiers."""
     return sql.Identifier(*parts).as_string(None)
-
-
-def _check_dsn(dsn: str) -> None:
-    try:
-        conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        # libpq's own message quotes what it was given, and that may be the password.
-        raise ConfigError(
-            "--dsn or VOXTIER_DSN is not a connection string: write postgresql://user@host:5432/database or "
-            "'host=... dbname=...'"
-        ) from None
-
-
-def _parsed(dsn: str) -> Mapping[str, Any]:
-    _check_dsn(dsn)
-    return conninfo_to_dict(dsn)
 
 
 def _call(function: Callable[[], T], what: str) -> T:

@@ -14,8 +14,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.frames.databricks.spark_task import Destination, IndexOptions, IndexTask, load_provider
@@ -34,6 +35,9 @@ try:
     from pyspark.sql.types import StringType, StructField, StructType
 except ImportError as error:
     raise MissingExtraError((error.name or "pyspark").partition(".")[0], "spark") from error
+
+if TYPE_CHECKING:
+    from voxtier.postgres.connection_string import Prepare
 
 _OLDEST_JAVA = 17
 
@@ -74,6 +78,9 @@ class BOTCacheBuilder(
         Number of partitions to make first; None keeps those of the input.
     verify : {"all", "ends"}
         How far offset tables are compared with the files.
+    prepare : {"auto", "off"} or None
+        Prepared statements: "off" behind a pooler that keeps none, "auto" finds out. None: as `dsn` or
+        ``VOXTIER_PREPARE`` says.
 
     Raises
     ------
@@ -117,6 +124,9 @@ class BOTCacheBuilder(
     partitions: Param[int] = Param(
         Params._dummy(), "partitions", "repartition first; 0 keeps the input's", TypeConverters.toInt
     )
+    prepare: Param[str] = Param(
+        Params._dummy(), "prepare", "prepared statements: auto or off", TypeConverters.toString
+    )
     verify: Param[str] = Param(
         Params._dummy(), "verify", "how far tables are compared with files", TypeConverters.toString
     )
@@ -138,14 +148,17 @@ class BOTCacheBuilder(
         batch_size: int = BATCH_SIZE,
         partitions: int | None = None,
         verify: Verify = "all",
+        prepare: Prepare | None = None,
     ) -> None:
         super().__init__()
         self._secrets: dict[str, str] = {"token": token} if token else {}
         if dsn is not None:
-            from voxtier.postgres.database import split_secrets
+            from voxtier.postgres.connection_string import split_secrets
 
             dsn, secrets = split_secrets(dsn)
             self._secrets |= secrets
+        if prepare not in (None, "auto", "off"):
+            raise ConfigError(f"prepare={prepare!r}: must be 'auto' or 'off'")
         if verify not in ("all", "ends"):
             raise ConfigError(f"verify={verify!r}: must be 'all' or 'ends'")
         for name, number, least in (
@@ -169,6 +182,7 @@ class BOTCacheBuilder(
             batch_size=batch_size,
             partitions=partitions or 0,
             verify=verify,
+            prepare=prepare or "",
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,7 +207,10 @@ class BOTCacheBuilder(
             batch_size=self.getOrDefault(self.batch_size),
             verify=cast(Verify, self.getOrDefault(self.verify)),
         )
-        destination = self._choose_destination(session, source)
+        prepare = self.getOrDefault(self.prepare) or os.environ.get("VOXTIER_PREPARE") or None
+        destination = replace(
+            self._choose_destination(session, source), prepare=cast("Prepare | None", prepare)
+        )
         return IndexTask(destination, options, self.getInputCol(), self.getOutputCol())
 
     def _filter(self, dataset: DataFrame) -> DataFrame:
@@ -216,7 +233,7 @@ class BOTCacheBuilder(
         credentials = self.getOrDefault(self.credentials) or None
         dsn, host = self.getOrDefault(self.dsn), self.getOrDefault(self.host)
         if not dsn and not (host or secrets) and (environment_dsn := os.environ.get("VOXTIER_DSN")):
-            from voxtier.postgres.database import split_secrets
+            from voxtier.postgres.connection_string import split_secrets
 
             dsn, secrets = split_secrets(environment_dsn)
         secret = self._pass_secrets(session, secrets) if secrets and credentials is None else None

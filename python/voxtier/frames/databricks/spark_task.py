@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from voxtier.frames.indexing.run import FileIndexer
     from voxtier.frames.table import Verify
+    from voxtier.postgres.connection_string import Prepare
 
 Status = Mapping[str, str | int]
 
@@ -52,6 +53,8 @@ class Destination:
     secret : str or None
         Key of the session's configuration that holds the password or token. Spark passes it to tasks beside
         the closure and redacts it in its logs.
+    prepare : {"auto", "off"} or None
+        Prepared statements: see `voxtier.postgres.database.Database`.
     """
 
     dsn: str | None = None
@@ -61,6 +64,7 @@ class Destination:
     credentials: str | None = None
     home: str | None = None
     secret: str | None = None
+    prepare: Prepare | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,7 @@ def open_store(destination: Destination, secret: Mapping[str, str]) -> Any:
     provider: Callable[[], Mapping[str, Any]] | None = (
         load_provider(destination.credentials) if destination.credentials else None
     )
+    options: dict[str, Any] = {"max_size": 2, "prepare": destination.prepare}
     if destination.instance is not None:
         from voxtier.frames.databricks.lakebase import DatabricksCredentials
 
@@ -185,13 +190,13 @@ def open_store(destination: Destination, secret: Mapping[str, str]) -> Any:
             token=secret.get("token"),
             database=destination.database,
         )
-        return FrameStore(Database(lambda: "", credentials=provider, max_size=2))
+        return FrameStore(Database(lambda: "", credentials=provider, **options))
     if destination.home is not None:
         os.environ.setdefault("VOXTIER_HOME", destination.home)
-        return FrameStore(Database(max_size=2))
+        return FrameStore(Database(**options))
     if provider is None and secret:
-        return FrameStore(Database(destination.dsn, credentials=lambda: secret, max_size=2))
-    return FrameStore(Database(destination.dsn or (lambda: ""), credentials=provider, max_size=2))
+        return FrameStore(Database(destination.dsn, credentials=lambda: secret, **options))
+    return FrameStore(Database(destination.dsn or (lambda: ""), credentials=provider, **options))
 
 
 def load_provider(name: str) -> Callable[[], Mapping[str, Any]]:

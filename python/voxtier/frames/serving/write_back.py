@@ -17,6 +17,8 @@ _BATCH = 5000
 _DIRTY_AT_MOST = 10_000
 # Computed tables that wait while the database is down; beyond it the oldest are dropped and computed again.
 _WAITING_AT_MOST = 10_000
+# After a database has refused to take a table.
+_FORBIDDEN_SECONDS = 60.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -24,8 +26,9 @@ class WriteBack:
     """Writes accesses every `seconds` and when many wait, computed tables within a second.
 
     Accesses of a batch that fails go back to the cache, so that only a crash loses some, at most those of
-    `seconds`. A batch whose commit was not confirmed may count twice. Where the database role may not write
-    tables, computed tables stay in memory only.
+    `seconds`; so does a database that does not answer within ten seconds of `close`. A batch whose commit was
+    not confirmed may count twice. Where the role or server may not write tables, computed tables stay in
+    memory only; after a minute the next one is tried again.
 
     Parameters
     ----------
@@ -42,7 +45,6 @@ class WriteBack:
     def __init__(self, cache: FrameCache, store: FrameStore | None, source: str, seconds: float) -> None:
         self.cache, self.store, self.source, self.seconds = cache, store, source, seconds
         self._closed = False
-        self._may_write = True
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -51,6 +53,7 @@ class WriteBack:
         self._flushing = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
+        self._forbidden_until = 0.0
         self._tables: deque[TableResult] = deque(maxlen=_WAITING_AT_MOST)
         self._counts = {"flushed": 0, "flush_errors": 0, "unknown_ids": 0, "written_back": 0}
 
@@ -65,7 +68,7 @@ class WriteBack:
 
     def add_table(self, result: TableResult) -> None:
         """Add a computed table to those that wait to be written."""
-        if self.store is not None and self._may_write:
+        if self.store is not None and time.monotonic() >= self._forbidden_until:
             self._tables.append(result)
             self._work.set()
 
@@ -81,15 +84,15 @@ class WriteBack:
         """Return the counters since the start."""
         return dict(self._counts)
 
-    def close(self) -> None:
-        """Write everything that waits and stop the thread."""
+    def close(self, seconds: float = 10.0) -> None:
+        """Write everything that waits and stop the thread; give up after `seconds`."""
+        self.wake()
         with self._lock:
             self._closed = True
             thread = self._thread
         self._work.set()
         if thread is not None:
-            thread.join()
-        self.flush()
+            thread.join(seconds)
 
     def _run(self) -> None:
         step = min(self.seconds, 1.0)
@@ -103,6 +106,7 @@ class WriteBack:
             elif is_called:
                 with self._flushing:
                     self._write_tables()
+        self.flush()
 
     def _write_tables(self) -> None:
         assert self.store is not None
@@ -119,7 +123,7 @@ class WriteBack:
             self._tables.extendleft(reversed(results))
         except ConfigError:
             self._counts["flush_errors"] += 1
-            self._may_write = False
+            self._forbidden_until = time.monotonic() + _FORBIDDEN_SECONDS
 
     def _write_accesses(self) -> int:
         assert self.store is not None

@@ -79,11 +79,16 @@ def grant_script(owner: str, builder: str, reader: str, *, database: str) -> str
     str
         SQL with comments.
     """
-    right = f"GRANT CREATE ON DATABASE {checked_identifier(database)} TO {checked_identifier(owner)};"
+    place, names = (
+        checked_identifier(database),
+        [checked_identifier(role) for role in (owner, builder, reader)],
+    )
     return "\n".join(
         (
             "-- as the owner of the database",
-            right,
+            f"GRANT CREATE ON DATABASE {place} TO {names[0]};",
+            f"GRANT TEMPORARY ON DATABASE {place} TO {', '.join(names[:2])};",
+            f"GRANT CONNECT ON DATABASE {place} TO {', '.join(names)};",
             f"-- as {owner}, after any command of voxtier has made the schema; again after an upgrade",
             *grants(builder, "builder"),
             *grants(reader, "reader"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from voxtier._core import PARSER_VERSION, ROW_COLUMNS
 
 _columns = ", ".join(name for name, _, _ in ROW_COLUMNS)
@@ -21,17 +23,21 @@ SELECT %(name)s WHERE NOT EXISTS (SELECT FROM voxtier.source WHERE name = %(name
 ON CONFLICT DO NOTHING
 """
 
+# A temporary table outlives its transaction, and behind a pooler its client: it is named by its columns, so
+# that another version of voxtier does not meet it.
+_STAGING = f"voxtier_staging_{crc32(_columns.encode()):08x}"
+
 # A crash may lose the last batches: the next run writes them again.
 STAGE = f"""
 SET LOCAL synchronous_commit = off;
 SET LOCAL client_min_messages = warning;
 SET LOCAL work_mem = '64MB';
-CREATE TEMP TABLE IF NOT EXISTS voxtier_staging (
+CREATE TEMP TABLE IF NOT EXISTS {_STAGING} (
     {", ".join(f"{name} {sql_type}" for name, sql_type, _ in ROW_COLUMNS)}
 ) ON COMMIT DELETE ROWS
 """
 
-COPY = f"COPY pg_temp.voxtier_staging ({_columns}) FROM STDIN (FORMAT binary)"
+COPY = f"COPY pg_temp.{_STAGING} ({_columns}) FROM STDIN (FORMAT binary)"
 
 # Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts.
 MERGE = f"""
@@ -42,7 +48,7 @@ WITH merged AS (
         CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
             (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path) END,
         {_columns}
-    FROM pg_temp.voxtier_staging
+    FROM pg_temp.{_STAGING}
     ORDER BY key, ctid DESC
     ON CONFLICT (key) DO UPDATE SET
         ({_columns}) = ROW({", ".join(f"excluded.{name}" for name, _, _ in ROW_COLUMNS)}),

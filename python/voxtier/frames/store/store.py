@@ -19,7 +19,8 @@ from voxtier.frames.store.adapters import Key, Keys, fetch
 from voxtier.frames.store.migrations import migrate
 from voxtier.frames.store.row import FileState, FoundTable, IndexAnswer, RefusedFile, UpsertCounts
 from voxtier.frames.table import TableResult
-from voxtier.postgres.database import Connection, Database
+from voxtier.postgres.connection import Connection
+from voxtier.postgres.database import Database
 
 T = TypeVar("T")
 
@@ -272,7 +273,7 @@ class FrameStore:
             return
         query = statements.PRELOAD.format(source_id=found[0][0], score=score, limit=limit)
         with (
-            self.database.connection() as connection,
+            self.database.stream() as connection,
             connection.transaction(),
             connection.cursor() as cursor,
         ):

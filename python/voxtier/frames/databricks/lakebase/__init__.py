@@ -23,6 +23,7 @@ from voxtier.frames.databricks.lakebase.import_rows import ImportReport, import_
 from voxtier.frames.databricks.lakebase.instances import InstanceMethods
 from voxtier.frames.databricks.table_names import TableName, check_identifier
 from voxtier.frames.store.store import FrameStore
+from voxtier.postgres.connection_string import Prepare
 from voxtier.postgres.database import Database, quote_identifier
 
 __all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "import_dicom_frames"]
@@ -59,6 +60,8 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         Databricks workspace and access token.
     credentials : callable or None
         Returns connection parameters for each new connection, in addition to `dsn`.
+    prepare : {"auto", "off"} or None
+        Prepared statements: see `voxtier.postgres.database.Database`.
 
     Raises
     ------
@@ -85,6 +88,7 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         host: str | None = None,
         token: str | None = None,
         credentials: Callable[[], Mapping[str, Any]] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         if not 0 <= min_connections <= max_connections or max_connections < 1:
             raise ConfigError(
@@ -106,7 +110,9 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
                 create=size if create_instance else None,
             )
         place = dsn if dsn is not None or credentials is None else (lambda: "")
-        store = FrameStore(Database(place, credentials=credentials, max_size=max_connections))
+        store = FrameStore(
+            Database(place, credentials=credentials, max_size=max_connections, prepare=prepare)
+        )
         super().__init__(store, uc_table_name)
 
     def __enter__(self) -> LakebaseUtils:
@@ -155,11 +161,9 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         name = quote_identifier(schema, check_identifier(table))
         # The name of a source consists of plain identifiers and dots: it needs no escaping.
         view = f"SELECT * FROM voxtier.dicom_frames WHERE uc_table_name = '{source}'"
-        self.run(
-            lambda connection: connection.execute(
-                f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}".encode()
-            )
-        )
+        # Not IF NOT EXISTS, which asks for the right to create it although it exists.
+        if self.rows("SELECT to_regnamespace(%s)", (quote_identifier(schema),)) == [(None,)]:
+            self.execute_query(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}")
         self.run(lambda connection: connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}".encode()))
         return f"{schema}.{table}"
 

@@ -13,7 +13,7 @@ from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.table_names import TableName, check_identifier, local_path
 from voxtier.frames.store.statements import ADD_SOURCE
 from voxtier.frames.store.store import FrameStore
-from voxtier.postgres.database import Connection
+from voxtier.postgres.connection import Connection
 
 T = TypeVar("T")
 Groups = Sequence[str] | None

@@ -16,7 +16,7 @@ from voxtier.frames.databricks.lakebase.backend import (
     check_path,
     keys_of,
 )
-from voxtier.postgres.database import Connection
+from voxtier.postgres.connection import Connection
 
 POSITIONS = ("start_pos", "end_pos", "pixel_data_pos")
 _LARGEST = 2**63 - 1

@@ -13,7 +13,7 @@ from voxtier.frames.databricks.lakebase.claims import POSITIONS, ClaimMethods
 from voxtier.frames.databricks.table_names import local_path
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.store.adapters import fetch
-from voxtier.postgres.database import Connection
+from voxtier.postgres.connection import Connection
 
 Range = dict[str, Any]
 

@@ -15,7 +15,7 @@ from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.lakebase.backend import Backend, add_source, check_allowed_groups
 from voxtier.frames.databricks.lakebase.credentials import open_client, row_filter_groups, workspace_groups
 from voxtier.frames.databricks.table_names import local_path
-from voxtier.postgres.database import Connection
+from voxtier.postgres.connection import Connection
 
 
 class GroupMethods(Backend):

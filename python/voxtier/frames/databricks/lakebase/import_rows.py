@@ -14,7 +14,8 @@ from voxtier.frames.databricks.lakebase.backend import keys_of
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
 from voxtier.frames.databricks.table_names import TableName, local_path
 from voxtier.frames.indexing.run import FileIndexer
-from voxtier.postgres.database import Connection, Database, quote_identifier
+from voxtier.postgres.connection import Connection
+from voxtier.postgres.database import Database, quote_identifier
 
 _REQUIRED = ("filename", "frame", "start_pos", "end_pos")
 _OPTIONAL = {

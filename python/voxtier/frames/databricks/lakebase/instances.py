@@ -17,7 +17,7 @@ from voxtier.frames.databricks.lakebase.backend import (
     keys_of,
 )
 from voxtier.frames.databricks.lakebase.claims import claim_parameters
-from voxtier.postgres.database import Connection
+from voxtier.postgres.connection import Connection
 
 Instance = dict[str, Any]
 

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.postgres.database import Connection
+    from voxtier.postgres.connection import Connection
 
 __all__ = ["current_version", "migrate", "scripts"]
 
 _LOCK = 0x766F_7874_6965_72  # "voxtier": one process migrates, the others wait
 _VERSIONS = """
-CREATE SCHEMA IF NOT EXISTS voxtier;
 CREATE TABLE IF NOT EXISTS voxtier.schema_version (
     version int PRIMARY KEY,
     name text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )
+"""
+
+_RIGHTS = """
+SELECT nspowner::regrole::text, has_schema_privilege(oid, 'CREATE'), pg_is_in_recovery(),
+    current_setting('transaction_read_only')::bool
+FROM pg_namespace WHERE nspname = 'voxtier'
 """
 
 
@@ -45,13 +50,18 @@ def migrate(connection: Connection) -> None:
     Raises
     ------
     ConfigError
-        The database is newer than this package.
+        The database is newer than this package; or it is older, and this role or server may not change it.
     """
     newest = max(number for number, _, _ in scripts())
     version = current_version(connection)
+    if 0 < version < newest:
+        _check_rights(connection, version, newest)
     if version < newest:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            # Not IF NOT EXISTS, which asks for the right to create it although it exists.
+            if connection.execute("SELECT to_regnamespace('voxtier')").fetchone() == (None,):
+                connection.execute("CREATE SCHEMA voxtier")
             connection.execute(_VERSIONS)
             version = current_version(connection)
             for number, name, text in scripts():
@@ -64,3 +74,22 @@ def migrate(connection: Connection) -> None:
         raise ConfigError(
             f"the database has schema version {version}, this voxtier knows {newest}: upgrade voxtier"
         )
+
+
+def _check_rights(connection: Connection, version: int, newest: int) -> None:
+    row = connection.execute(_RIGHTS).fetchone()
+    assert row is not None
+    owner, may_create, is_standby, is_read_only = row
+    if may_create and not is_read_only:
+        return
+    obstacle = (
+        "this server is a standby"
+        if is_standby
+        else "this role's sessions are read-only"
+        if is_read_only
+        else "this role does not own it"
+    )
+    raise ConfigError(
+        f"the index has schema version {version}, this voxtier needs {newest}, and {obstacle}: run any "
+        f"command of this version as {owner} on the primary server first"
+    )

@@ -1,0 +1,87 @@
+"""A connection as voxtier uses it: statements prepared by content, times within those that Python knows."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+from voxtier.errors import MissingExtraError
+
+try:
+    import psycopg
+    from psycopg._preparing import Prepare, PrepareManager
+    from psycopg._queries import PostgresQuery
+    from psycopg.adapt import AdaptersMap, Buffer
+    from psycopg.types.datetime import TimestamptzBinaryLoader, TimestamptzLoader
+except ImportError as error:
+    raise MissingExtraError("psycopg", "frames") from error
+
+# Statements are prepared when they say so, never because they were seen often.
+_ONLY_WHEN_TOLD = 1 << 62
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+class Connection(psycopg.Connection[Any]):
+    """A pooled connection and when it last worked, in seconds of the monotonic clock."""
+
+    worked_at: float = 0.0
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._prepared = _ContentNames()
+        self.prepare_threshold = _ONLY_WHEN_TOLD
+
+    def allow_preparing(self, *, allowed: bool) -> None:
+        """Prepare the statements that ask for it, or none."""
+        self.prepare_threshold = _ONLY_WHEN_TOLD if allowed else None
+
+
+class _ContentNames(PrepareManager):
+    """Names each prepared statement after its text and types.
+
+    A pooler in transaction mode gives a client one session now and another then. With psycopg's own names,
+    which count from 0 in each client, a client may execute what another prepared under the same name, with an
+    answer that looks right. By content, a session has the very statement, or an error says that it is unknown
+    or known already.
+    """
+
+    def get(self, query: PostgresQuery, prepare: bool | None = None) -> tuple[Prepare, bytes]:  # noqa: FBT001
+        how, name = super().get(query, prepare)
+        if how is Prepare.SHOULD:
+            content = b"%s %r" % (query.query, query.types)
+            name = b"voxtier_" + hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+        return how, name
+
+
+def is_pooler_sign(error: BaseException) -> bool:
+    """Whether a prepared statement is not where it was left: another session answers."""
+    signs = psycopg.errors.DuplicatePreparedStatement, psycopg.errors.InvalidSqlStatementName
+    return isinstance(error, signs)
+
+
+class _TextLoader(TimestamptzLoader):
+    """Times as text; those that Python has no number for are the earliest or the latest that it has."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            text = bytes(data)
+            return _EARLIEST if text.startswith(b"-") or text.endswith(b"BC") else _LATEST
+
+
+class _BinaryLoader(TimestamptzBinaryLoader):
+    """The same for times as a number of microseconds, negative before 2000."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return _EARLIEST if bytes(data)[0] & 0x80 else _LATEST
+
+
+ADAPTERS = AdaptersMap(psycopg.adapters)
+ADAPTERS.register_loader("timestamptz", _TextLoader)
+ADAPTERS.register_loader("timestamptz", _BinaryLoader)

@@ -1,0 +1,115 @@
+"""Connection strings: checked, without secrets, and with voxtier's own option ``prepare``.
+
+``prepare=off`` in a connection string keeps voxtier from preparing statements; libpq does not know the word,
+so it is taken out here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, cast
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from voxtier.errors import ConfigError
+
+Prepare = Literal["auto", "off"]
+
+# A peer that vanished is noticed within seconds instead of the two hours of TCP's own keepalive.
+_DEFAULTS: Mapping[str, str | int] = {
+    "application_name": "voxtier",
+    "connect_timeout": 15,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
+_IN_URI = re.compile(r"(?<=[?&])prepare=([^&#]*)(?:&|\Z)")
+# One ``key = value`` of libpq's other form: the value plain or in quotes, with backslashes.
+_SETTING = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)", re.DOTALL)
+
+
+class ConnectionString(NamedTuple):
+    """What libpq reads, and what the string says of prepared statements; None: nothing."""
+
+    libpq: str
+    prepare: Prepare | None
+
+
+def parse(dsn: str) -> ConnectionString:
+    """Check a connection string and take ``prepare`` out of it.
+
+    Raises
+    ------
+    ConfigError
+        It is not a connection string; the message does not quote it, as it may hold a password.
+    """
+    if dsn.startswith(("postgresql://", "postgres://")):
+        said = _IN_URI.findall(dsn)
+        dsn = _IN_URI.sub("", dsn).rstrip("?&") if said else dsn
+    else:
+        settings = list(_SETTING.finditer(dsn))
+        said = [match[2].strip("'") for match in settings if match[1] == "prepare"]
+        for match in reversed(settings):
+            if match[1] == "prepare":
+                dsn = f"{dsn[: match.start()]} {dsn[match.end() :]}".strip()
+    try:
+        conninfo_to_dict(dsn)
+    except ProgrammingError:
+        raise ConfigError(
+            "--dsn or VOXTIER_DSN is not a connection string: write postgresql://user@host:5432/database or "
+            "'host=... dbname=...'"
+        ) from None
+    return ConnectionString(dsn, check_prepare(said[-1]) if said else None)
+
+
+def check_prepare(value: str) -> Prepare:
+    """Return the value of the option ``prepare``.
+
+    Raises
+    ------
+    ConfigError
+        It is neither ``auto`` nor ``off``.
+    """
+    if value not in ("auto", "off"):
+        raise ConfigError(f"prepare={value[:20]!r}: write prepare=auto or prepare=off")
+    return cast(Prepare, value)
+
+
+def complete(dsn: str, credentials: Mapping[str, Any], **changes: str | int) -> str:
+    """Return what to connect with: credentials, then what the string says, then voxtier's defaults.
+
+    Parameters
+    ----------
+    dsn : str
+        What libpq reads.
+    credentials : mapping
+        Parameters that win over those of `dsn`.
+    changes : str or int
+        Parameters that win over all.
+
+    Returns
+    -------
+    str
+        A connection string; it may hold a password.
+    """
+    given = {name: value for name, value in conninfo_to_dict(dsn).items() if value is not None}
+    return make_conninfo("", **{**_DEFAULTS, **given, **credentials, **changes})
+
+
+def split_secrets(dsn: str) -> tuple[str, dict[str, str]]:
+    """Split a connection string into one without secrets, and the passwords that it held, by their names."""
+    libpq, prepare = parse(dsn)
+    parts = {name: str(value) for name, value in conninfo_to_dict(libpq).items() if value is not None}
+    secrets = {str(name): parts.pop(name) for name in ("password", "sslpassword") if name in parts}
+    plain = make_conninfo("", **parts)
+    return (f"{plain} prepare={prepare}".strip() if prepare else plain), secrets
+
+
+def describe(dsn: str) -> str:
+    """Return host, port and name of a database, without secrets."""
+    parts = conninfo_to_dict(dsn)
+    place = ":".join(str(parts[name]) for name in ("host", "port") if parts.get(name))
+    return f"{place or 'the local socket'}, database {parts.get('dbname') or 'by default'}"
