@@ -76,13 +76,17 @@ class Session:
                 f" got {type(ctx).__name__}"
             )
         defaults = _default_keys()
-        unknown = sorted(set(chosen) - set(defaults))
+        unknown = sorted(key for key in chosen if key not in defaults and not key.startswith("py."))
         if unknown:
             raise ConfigError(
                 f"TileDB {'.'.join(map(str, tiledb.libtiledb.version()))} knows no key {unknown[0]!r}"
             )
-        changed = {key: str(value) for key, value in chosen.items() if str(value) != defaults[key]}
-        return Session(get_config(), tuple(sorted(changed.items())))
+        session = Session(get_config())
+        own = session._tiledb_keys(session.credentials())
+        texts = {key: str(value) for key, value in chosen.items()}
+        # What TileDB or our options say anyway changes nothing, so a context of ours is none of the user's.
+        changed = {k: text for k, text in texts.items() if text not in (defaults.get(k), own.get(k))}
+        return Session(session.config, tuple(sorted(changed.items())))
 
     def context(self) -> tiledb.Ctx:
         """Return this process's context for these options (one for all objects that share them)."""
@@ -140,11 +144,11 @@ class Session:
             keys["vfs.s3.scheme"] = scheme if separator else "https"
         keys |= credentials
         keys |= dict(self.keys)
-        unknown = sorted(set(keys) - set(_default_keys()))
+        unknown = sorted(key for key in set(keys) - set(_default_keys()) if not key.startswith("py."))
         if unknown:
             raise ConfigError(f"this TileDB knows no key {unknown[0]!r}: install another version")
         # A key of tiledb-py, not of TileDB: its default takes 10 MB for each column of a table that is read.
-        return keys | {"py.init_buffer_bytes": str(_MB // 4)}
+        return {"py.init_buffer_bytes": str(_MB // 4)} | keys
 
 
 def _default_keys() -> dict[str, str]:
