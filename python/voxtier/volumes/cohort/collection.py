@@ -161,6 +161,7 @@ class VolumeCollection(CollectionView):
         reorient: bool | None = None,  # noqa: FBT001
         progress: bool = False,  # noqa: FBT001, FBT002
         *,
+        validate_dimensions: bool = False,
         on_error: OnError = "raise",
         on_gap: OnGap = "error",
     ) -> None:
@@ -176,6 +177,8 @@ class VolumeCollection(CollectionView):
             Flip and permute to the configured target; by default as configured.
         progress : bool
             Report on stderr.
+        validate_dimensions : bool
+            Refuse volumes of other shapes than the collection has.
         on_error : {"raise", "skip"}
             Whether one bad image refuses all.
         on_gap : {"error", "keep", "fill"}
@@ -186,7 +189,8 @@ class VolumeCollection(CollectionView):
         ViewError
             For a view.
         ConfigError
-            When not exactly one kind of source is given, and for an observation that would exist twice.
+            When not exactly one kind of source is given, for an observation that would exist twice, and for
+            shapes that are refused.
         IngestError
             Lists every image that was refused; nothing became visible.
         """
@@ -198,8 +202,9 @@ class VolumeCollection(CollectionView):
         jobs = collection_jobs(name or None, niftis, dicom_dirs, reorient, on_gap, on_error)
         store = self._rows.store
         folder = self.uri.rsplit("/", 1)[-1]
+        options = IngestOptions(on_error, progress)
         with change_store(store) as change:
-            written = set(add_volumes(change, folder, name, jobs, IngestOptions(on_error, progress)))
+            written = set(add_volumes(change, folder, name, jobs, options, same_shape=validate_dimensions))
             if store.kind == "radi_object":
                 subjects = sorted({job.subject for job in jobs if job.obs_id in written})
                 add_subjects(change, subjects, None)

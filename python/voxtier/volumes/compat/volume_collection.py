@@ -10,6 +10,7 @@ from voxtier.volumes.compat._types import BatchTransformFn, TransformFn
 from voxtier.volumes.compat.dataframe import ObservationFrame
 from voxtier.volumes.compat.query import EagerQuery, LazyQuery
 from voxtier.volumes.compat.volume import Volume
+from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.tiledb.columns import import_pandas
 from voxtier.volumes.tiledb.session import Uri
 
@@ -77,6 +78,32 @@ class VolumeCollection(collection.VolumeCollection):
         """
         found = super().sel(subject=subject)
         return found.iloc[0] if isinstance(subject, str) and len(found) == 1 else found
+
+    def append(
+        self,
+        niftis: Images | None = None,
+        dicom_dirs: Sequence[tuple[Any, str]] | None = None,
+        reorient: bool | None = None,  # noqa: FBT001
+        progress: bool = False,  # noqa: FBT001, FBT002
+        **options: Any,
+    ) -> None:
+        """Add volumes; a collection of one shape takes no other.
+
+        Parameters
+        ----------
+        niftis : pairs (path, subject), files, folders or globs, optional
+            NIfTI files.
+        dicom_dirs : sequence of (folder, subject), optional
+            DICOM series; give one of the two.
+        reorient : bool, optional
+            Flip and permute to the configured target; by default as configured.
+        progress : bool
+            Report on stderr.
+        **options : Any
+            Of `voxtier.volumes.VolumeCollection.append`.
+        """
+        options.setdefault("validate_dimensions", self.is_uniform)
+        super().append(niftis, dicom_dirs, reorient, progress, **options)
 
     def lazy(self) -> LazyQuery:
         """Return a query, whose transforms run volume by volume when results are asked for."""

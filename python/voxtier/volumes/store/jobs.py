@@ -253,10 +253,13 @@ def cohort_jobs(
     Raises
     ------
     ConfigError
-        When no source is given, or several, and for a hint that names no collection or no format.
+        When no source is given, or several, for images with a collection_name, and for a hint that names no
+        collection or no format.
     """
     if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")
+    if images is not None and collection_name is not None:
+        raise ConfigError("images names its collections: leave out collection_name")
     if dicom_dirs is not None:
         return dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap, on_error=on_error)
     scans = {} if format_hint is None else find_scans(images or {}, format_hint)

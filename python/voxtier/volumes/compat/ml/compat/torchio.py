@@ -59,6 +59,10 @@ class VolumeCollectionSubjectsDataset(Dataset[Any]):
         subject = torchio.Subject(**parts)
         return subject if self._transform is None else self._transform(subject)
 
+    def dry_iter(self) -> list[str]:
+        """Return the subjects without their images, which TorchIO's `Queue` counts."""
+        return list(self._subjects)
+
     @property
     def collection_names(self) -> list[str]:
         """Names of the images."""
