@@ -20,6 +20,7 @@ JOURNEYS = {
     "slides": "dicom.slides",
     "functional_groups": "dicom.functional_groups",
     "pydicom_files": "dicom.pydicom_files",
+    "metadata": "dicom.metadata",
     "tables": "frames.tables",
     "gateway": "frames.gateway",
     "index_run": "frames.index_run",

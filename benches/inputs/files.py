@@ -102,3 +102,44 @@ def functional_groups(path: Path, count: int, *, undefined: bool) -> Path:
     elements = [*image(frames=count), groups, element("PixelData", pattern(16) * count, "OW")]
     path.write_bytes(dicom(elements, EXPLICIT_LE).content)
     return path
+
+
+def ct_series(folder: Path, count: int) -> list[Path]:
+    """Write the slices of one series, 32 KB of pixels each, with numbers and UIDs of their own."""
+    folder.mkdir()
+    pixels = element("PixelData", os.urandom(32_768), "OW")
+    paths = [folder / f"slice-{number:05}.dcm" for number in range(count)]
+    for number, path in enumerate(paths):
+        own = {
+            0x00080018: Element(0x00080018, "UI", f"2.25.1.{number}"),
+            0x00100010: Element(0x00100010, "PN", "Doe^John"),
+            0x00200013: Element(0x00200013, "IS", f"{number}"),
+            0x00200032: Element(0x00200032, "DS", f"-175.3\\-175.3\\{number * 0.7:.2f}"),
+        }
+        elements = {each.tag: each for each in ct_header()} | own
+        path.write_bytes(dicom([*(elements[tag] for tag in sorted(elements)), pixels]).content)
+    return paths
+
+
+def slide_header(path: Path, count: int) -> Path:
+    """Write the header of a tiled slide: three groups for each of ``count`` tiles (PS3.3 A.32.8)."""
+
+    def group(number: int) -> list[Element]:
+        column, row = number % 250, number // 250
+        position = [
+            Element(0x0040072A, "DS", f"{20.5 + column * 0.064:.3f}"),
+            Element(0x0040073A, "DS", f"{40.1 - row * 0.064:.3f}"),
+            Element(0x0040074A, "DS", "0.0 "),
+            Element(0x0048021E, "SL", struct.pack("<i", column * 256 + 1)),
+            Element(0x0048021F, "SL", struct.pack("<i", row * 256 + 1)),
+        ]
+        return [
+            Element(0x00209111, "SQ", Items([[Element(0x00209157, "UL", (column + 1, row + 1))]])),
+            Element(0x00480207, "SQ", Items([[Element(0x00480106, "SH", "1 ")]])),
+            Element(0x0048021A, "SQ", Items([position])),
+        ]
+
+    groups = element("PerFrameFunctionalGroups", Items([group(number) for number in range(count)]))
+    attributes = image(rows=256, columns=256, samples=3, photometric="RGB", planar=0, frames=count)
+    path.write_bytes(dicom([*attributes, groups]).content)
+    return path
