@@ -1003,6 +1003,20 @@ class ParallelVerifier:
     def stop(self) -> None:
         """Stop after the files that are being read."""
 
+def save_hot_set(cache: FrameCache, path: str | PathLike[str]) -> int:
+    """Write what memory holds to a file, whole or not at all; return the number of entries."""
+
+def restore_hot_set(cache: FrameCache, path: str | PathLike[str]) -> int:
+    """Read a file of `save_hot_set`; return the number of entries that came into memory.
+
+    Raises
+    ------
+    FormatError
+        The file is damaged, or of another version: nothing is put.
+    SourceError
+        The file cannot be read.
+    """
+
 @final
 class Gateway:
     """The HTTP server of the gateway: see `voxtier.frames.Gateway`, which answers its questions."""

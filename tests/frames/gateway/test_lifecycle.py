@@ -140,3 +140,20 @@ def test_serving_an_open_address_by_the_command_is_refused(dsn: str) -> None:
     assert done.returncode == 2
     assert "--token-file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_tables_in_memory_come_back_at_the_next_start(
+    file: Path, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "home" / "hot"
+    with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
+        client = Client(gateway)
+        assert client.frames(PATH, "1").status == 200
+        client.connection.close()
+    again = Gateway(store, port=0, hot_set=saved, index_seconds=60)
+    monkeypatch.setattr(store, "recall", lambda *_, **__: None)  # the table can come from memory alone
+    with again:
+        assert str(file) in again.reader.cache
+    saved.write_bytes(saved.read_bytes()[:-1])
+    with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
+        assert gateway.reader.cache.table(str(file)) is None or gateway.reader.preload.progress()["loaded"]

@@ -8,11 +8,13 @@ import tomllib
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
 from voxtier.cli.options import DSN, SIZE, open_store
 from voxtier.errors import BackendError, ConfigError
+from voxtier.system.home import default_home
 from voxtier.system.text import format_bytes
 
 if TYPE_CHECKING:
@@ -159,6 +161,7 @@ def _gateway(
         viewer=options["viewer"],
         workers=options["workers"],
         budget_bytes=options["budget"],
+        hot_set=default_home() / "hot" / f"{'+'.join(quote(name, safe='') for name in sources)}.hot",
         is_private=options["trust_proxy"],
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from voxtier._core import Gateway as Core
 from voxtier.errors import ConfigError
 from voxtier.frames.gateway.answers import Answers
+from voxtier.frames.gateway.hot_set import HotSet
 from voxtier.frames.gateway.search import Search
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.store.store import FrameStore
@@ -49,6 +50,8 @@ class Gateway:
         Memory for frame tables.
     index_seconds : float
         Longest wait of a frame for the index; files are asked then.
+    hot_set : path or None
+        File in which the tables in memory are kept over a restart; None for none.
     is_private : bool
         A proxy in front of the gateway checks who asks: other addresses than loopback need no token.
 
@@ -72,6 +75,7 @@ class Gateway:
         workers: int | None = None,
         budget_bytes: int = 256 << 20,
         index_seconds: float = 0.25,
+        hot_set: str | os.PathLike[str] | None = None,
         is_private: bool = False,
     ) -> None:
         names = [sources] if isinstance(sources, str) else list(sources)
@@ -100,6 +104,7 @@ class Gateway:
             page=_page(has_viewer=folder is not None),
             viewer_config=_asset("viewer_config.js"),
         )
+        self._hot_set = HotSet(self.reader.cache, hot_set)
         self._answers: Answers | None = None
         self._lock = threading.Lock()
         after_fork_in_child(self._abandon)
@@ -116,7 +121,7 @@ class Gateway:
         Parameters
         ----------
         preload : bool
-            Fill memory with the tables that score best: see `FrameReader.preload`.
+            Fill memory with the tables that score best, unless a hot set was saved: see `Preload`.
 
         Returns
         -------
@@ -130,9 +135,11 @@ class Gateway:
         """
         if self.reader.index is None:
             raise ConfigError("a gateway needs an index")
+        restored = self._hot_set.restore()
         self.host, self.port = self._core.start(self.host, self.port, self.workers)
         self._answers = Answers(self._core, self.reader.index, Search(_read_header), self.status)
-        if preload:
+        self._hot_set.start()
+        if preload and not restored:
             self.reader.preload.start(on_done=self._core.set_ready)
         else:
             self._core.set_ready()
@@ -155,6 +162,7 @@ class Gateway:
             answers, self._answers = self._answers, None
         if answers is not None:
             answers.stop()
+            self._hot_set.stop()
             self.reader.close()
 
     def _abandon(self) -> None:

@@ -2,6 +2,7 @@
 
 pub(super) mod cache;
 mod frame_table;
+mod hot_set;
 mod index;
 mod metadata;
 mod priority;
@@ -14,6 +15,7 @@ use pyo3::prelude::*;
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cache::register(module)?;
     frame_table::register(module)?;
+    hot_set::register(module)?;
     index::register(module)?;
     metadata::register(module)?;
     priority::register(module)?;

@@ -283,6 +283,23 @@ impl Lru {
         })
     }
 
+    /// Appends last use and id ([`Lru::id`]) of the entries in the slots `from..from + most`; returns the next
+    /// `from`, `None` at the end.
+    pub fn ids_step(&mut self, from: u32, most: u32, out: &mut Vec<(i64, u64)>) -> Option<u32> {
+        let end = from.saturating_add(most);
+        for id in from..end.min(self.slab.len() as u32) {
+            if let Some(slot) = self.slab.live_slot(id) {
+                out.push((slot.used_at, u64::from(slot.generation) << 32 | u64::from(id)));
+            }
+        }
+        ((end as usize) < self.slab.len()).then_some(end)
+    }
+
+    /// The entry of an id, unless it was removed.
+    pub fn slot_of(&self, id: u64) -> Option<&Slot> {
+        self.slab.current(id as u32, (id >> 32) as u32)
+    }
+
     #[inline]
     fn find(&self, key: &[u8]) -> Option<u32> {
         self.find_hashed(self.hash(key), key)

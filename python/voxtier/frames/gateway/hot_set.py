@@ -1,0 +1,68 @@
+"""The tables in memory over a restart: saved at the stop and every few minutes, read before the start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from voxtier._core import restore_hot_set, save_hot_set
+from voxtier.errors import FormatError, SourceError
+from voxtier.frames.memory.cache import FrameCache
+
+_log = logging.getLogger(__name__)
+_SECONDS = 300.0
+
+
+class HotSet:
+    """Keeps a cache in a file.
+
+    Parameters
+    ----------
+    cache : FrameCache
+        Memory.
+    path : path or None
+        The file; None: nothing is kept.
+    """
+
+    def __init__(self, cache: FrameCache, path: str | os.PathLike[str] | None) -> None:
+        self._cache = cache
+        self._path = None if path is None else Path(path)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def restore(self) -> int:
+        """Read the file; return the number of tables that came into memory, 0 where there is no good file."""
+        if self._path is None or not self._path.exists():
+            return 0
+        try:
+            return restore_hot_set(self._cache, self._path)
+        except (FormatError, SourceError) as error:
+            _log.warning("the saved hot set is passed over: %s", error)
+            return 0
+
+    def start(self) -> None:
+        """Save every few minutes, on a thread."""
+        if self._path is not None:
+            self._thread = threading.Thread(target=self._run, name="voxtier-hot-set", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and save once more."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._save()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_SECONDS):
+            self._save()
+
+    def _save(self) -> None:
+        assert self._path is not None
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            save_hot_set(self._cache, self._path)
+        except (OSError, SourceError) as error:
+            _log.warning("the hot set could not be saved: %s", error)

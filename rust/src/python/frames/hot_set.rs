@@ -1,0 +1,46 @@
+//! `save_hot_set` and `restore_hot_set`.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use pyo3::prelude::*;
+
+use super::cache::PyFrameCache;
+use crate::base::error::{Error, Result};
+use crate::frames::memory::cache::FrameCache;
+
+#[pyfunction]
+fn save_hot_set(py: Python<'_>, cache: &Bound<'_, PyFrameCache>, path: PathBuf) -> PyResult<u64> {
+    let cache = &cache.get().cache;
+    Ok(py.detach(|| save(cache, &path))?)
+}
+
+#[pyfunction]
+fn restore_hot_set(py: Python<'_>, cache: &Bound<'_, PyFrameCache>, path: PathBuf) -> PyResult<u64> {
+    let cache = &cache.get().cache;
+    let restored = py.detach(|| cache.restore_hot_set(&std::fs::read(&path).map_err(Error::from)?));
+    Ok(restored?)
+}
+
+/// Writes beside `path` and then renames: a reader sees the old file or the new one.
+fn save(cache: &FrameCache, path: &Path) -> Result<u64> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    let written = (|| {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(&aside)?);
+        let count = cache.save(&mut out)?;
+        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&aside, path)?;
+        Ok(count)
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&aside);
+    }
+    written
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(save_hot_set, module)?)?;
+    module.add_function(wrap_pyfunction!(restore_hot_set, module)?)
+}
