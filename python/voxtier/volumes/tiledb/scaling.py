@@ -37,8 +37,10 @@ class Scaling:
         self.is_identity = slope == 1.0 and inter == 0.0
         if self.is_identity:
             return
-        if stored.kind in "iu" and slope.is_integer() and inter.is_integer():
-            bounds = ends or (int(np.iinfo(stored).min), int(np.iinfo(stored).max))
+        if stored.kind not in "iu":
+            return
+        bounds = ends or (int(np.iinfo(stored).min), int(np.iinfo(stored).max))
+        if slope.is_integer() and inter.is_integer():
             low, high = sorted(int(slope) * end + int(inter) for end in bounds)
             for name in (stored.str, "i2", "i4", "i8"):
                 limits = np.iinfo(name)
@@ -46,7 +48,10 @@ class Scaling:
                 if is_wide and limits.min <= low and high <= limits.max:
                     self.dtype = np.dtype(name)
                     return
-        self.dtype = np.dtype(np.float64 if stored == np.float64 else np.float32)
+        # float32 has 24 bits: beyond, neighbouring stored numbers would become one.
+        reach = max(abs(slope * end + inter) for end in bounds)
+        is_fine = reach < min(abs(slope) * 2**24, float(np.finfo(np.float32).max))
+        self.dtype = np.dtype(np.float32 if is_fine else np.float64)
 
     @classmethod
     def of(cls, meta: Mapping[str, Any], stored: np.dtype[Any]) -> Scaling:

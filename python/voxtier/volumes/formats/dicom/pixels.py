@@ -13,6 +13,8 @@ from voxtier.volumes.formats.dicom.attributes import find_numbers, import_pydico
 from voxtier.volumes.formats.dicom.grid import Stack
 from voxtier.volumes.formats.dicom.slices import Slice
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 def read_voxels(stacks: Sequence[Stack]) -> NDArray[Any]:
     """Return the rescaled voxels of stacks at one place: (column, row, slice[, time]).
@@ -98,7 +100,7 @@ def rescaled_dtype(slices: Sequence[Slice], raw: Sequence[NDArray[Any]]) -> np.d
         for pair, item in zip(ends, slices, strict=True)
         for value in pair
     )
-    is_fine = largest < min(abs(slope) for slope, _ in scales) * 2**24 and largest < np.finfo(np.float32).max
+    is_fine = largest < min(abs(slope) for slope, _ in scales) * 2**24 and largest < _FLOAT32_MAX
     return np.dtype(np.float32 if is_fine else np.float64)
 
 
