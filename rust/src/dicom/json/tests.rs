@@ -1,4 +1,4 @@
-use super::{BulkData, Options, stream, write};
+use super::{Bulk, BulkData, Options, find_bulk, stream, write};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Bytes, Fingerprint, Source};
 use crate::base::window::Buffer;
@@ -154,4 +154,83 @@ fn a_file_that_changes_meanwhile_is_neither_answered_nor_malformed() {
         let error = write(&Growing(content), &Options::default(), &mut Buffer::default()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::ChangedDuringRead);
     }
+}
+
+fn found(content: &[u8], place: &str) -> Result<Option<Bulk>> {
+    find_bulk(&Bytes(content), place, 1 << 20, &mut Buffer::default())
+}
+
+#[test]
+fn the_value_of_a_uri_is_where_the_uri_says() {
+    let document = element(0x0042_0011, b"OB", b"document");
+    let inner = element(0x0040_A730, b"SQ", &[item(&[]), item(&document)].concat());
+    let outer = element(0x0008_1032, b"SQ", &[item(&[]), item(&[]), item(&inner)].concat());
+    let content = [outer, element(0x0010_0010, b"PN", b"A^B "), document].concat();
+    let last = content.len() as u64 - 8;
+    assert_eq!(found(&content, "00420011").unwrap(), Some(Bulk::Range { start: last, length: 8 }));
+    match found(&content, "00081032/3/0040A730/2/00420011").unwrap() {
+        Some(Bulk::Range { start, length: 8 }) => {
+            assert!(start < last && content[start as usize..].starts_with(b"document"));
+        }
+        other => panic!("{other:?}"),
+    }
+    for nothing in [
+        "",
+        "x",
+        "00420012",
+        "0042001",
+        "+0420011",
+        "00420011/",
+        "/00420011",
+        "00420011/1",
+        "00420011/1/00420011",
+        "00081032/0/0040A730/2/00420011",
+        "00081032/3/0040A730/1/00420011",
+        "00081032/4/0040A730/2/00420011",
+        "00081032/99999999999/0040A730/2/00420011",
+        "00081032",
+        "00100010", // a name has no URI (PS3.18 F.2.2)
+    ] {
+        assert_eq!(found(&content, nothing).unwrap(), None, "{nothing}");
+    }
+}
+
+#[test]
+fn a_value_is_sent_little_endian_and_a_text_in_utf_8() {
+    let big = |tag: u32, vr: &[u8; 2], value: &[u8]| {
+        let mut bytes = [&tag.to_be_bytes()[..], vr].concat();
+        match vr {
+            b"OW" | b"UT" | b"OB" => {
+                bytes.extend([&[0, 0][..], &(value.len() as u32).to_be_bytes()].concat())
+            }
+            _ => bytes.extend((value.len() as u16).to_be_bytes()),
+        }
+        [&bytes, value].concat()
+    };
+    let content = [
+        big(0x0008_0005, b"CS", b"ISO_IR 144"),
+        big(0x0028_0010, b"US", &[1, 2]),
+        big(0x0028_1201, b"OW", &[1, 2, 3, 4]),
+        big(0x0040_A160, b"UT", &[0xB1, 0xB2]),
+        big(0x0042_0011, b"OB", &[1, 2, 3, 4]),
+    ]
+    .concat();
+    assert_eq!(found(&content, "00280010").unwrap(), Some(Bulk::Bytes(vec![2, 1])));
+    assert_eq!(found(&content, "00281201").unwrap(), Some(Bulk::Bytes(vec![2, 1, 4, 3])));
+    assert_eq!(found(&content, "0040A160").unwrap(), Some(Bulk::Bytes("БВ".into())));
+    assert!(matches!(found(&content, "00420011").unwrap(), Some(Bulk::Range { length: 4, .. })));
+    let limited = find_bulk(&Bytes(&content), "00281201", 3, &mut Buffer::default());
+    assert_eq!(limited.unwrap_err().kind, ErrorKind::LimitExceeded);
+}
+
+#[test]
+fn pixels_are_a_range_or_fragments_and_nothing_when_cut() {
+    let native = [element(0x0028_0010, b"US", &[1, 0]), element(0x7FE0_0010, b"OW", &[7; 10])].concat();
+    let start = native.len() as u64 - 10;
+    assert_eq!(found(&native, "7FE00010").unwrap(), Some(Bulk::Range { start, length: 10 }));
+    let cut = found(&native[..native.len() - 1], "7FE00010");
+    assert_eq!(cut.unwrap_err().kind, ErrorKind::ValuePastEnd);
+    let mut compressed = native[..native.len() - 14].to_vec();
+    compressed.extend([&[0xFF; 4][..], &item(&[]), &item(&[1, 2])].concat());
+    assert_eq!(found(&compressed, "7FE00010").unwrap(), Some(Bulk::Fragments));
 }

@@ -18,7 +18,6 @@ use crate::frames::attributes::Uid;
 const FLUSHED: usize = 256 << 10;
 const AVAILABLE_TRANSFER_SYNTAX: Tag = Tag(0x0008_3002);
 const TRAILING_PADDING: Tag = Tag(0xFFFC_FFFC);
-const SPECIFIC_CHARACTER_SET: Tag = Tag(0x0008_0005);
 const PIXEL_REPRESENTATION: Tag = Tag(0x0028_0103);
 const LUT_DESCRIPTOR: Tag = Tag(0x0028_3002);
 
@@ -124,7 +123,7 @@ impl<'o, 's> Writer<'o, 's> {
         if tag <= level.previous {
             level.is_ascending = false;
             // What stood before it was read without what it says.
-            if matches!(tag, SPECIFIC_CHARACTER_SET | PIXEL_REPRESENTATION | LUT_DESCRIPTOR) {
+            if matches!(tag, Charset::TAG | PIXEL_REPRESENTATION | LUT_DESCRIPTOR) {
                 let detail = format!("{tag} stands behind {} (PS3.5 7.1: tags ascend)", level.previous);
                 return Err(Error::at(ErrorKind::MisplacedElement, position, detail));
             }
@@ -240,9 +239,8 @@ impl<'o, 's> Writer<'o, 's> {
         let Attribute { element, encoding, .. } = *attribute;
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         match element.tag {
-            SPECIFIC_CHARACTER_SET => {
-                let terms = window.peek(element.value, element.length.min(1024) as usize)?;
-                level.charset = Charset::of(terms);
+            Charset::TAG => {
+                level.charset = Charset::read(window, &element)?;
             }
             PIXEL_REPRESENTATION if element.length >= 2 => {
                 level.is_signed = window.array(element.value)?.map(|bytes| encoding.u16(bytes) == 1);

@@ -6,6 +6,9 @@ use std::str;
 
 use encoding_rs::GB18030;
 
+use crate::base::error::Result;
+use crate::base::window::Window;
+use crate::dicom::element::{Element, Tag};
 use sets::{Designation, G0, G1};
 
 /// The character sets of a data set: those of value 1, and the escape sequences of ISO 2022, which are
@@ -37,11 +40,21 @@ impl State {
 }
 
 const ESCAPE: u8 = 0x1B;
+/// Bytes of (0008,0005) that are looked at; there are two dozen terms of 16.
+const MOST_TERMS: u32 = 1024;
 
 impl Charset {
     /// The default repertoire (PS3.5 6.1.2.1), which has no upper half. Files fill it all the same, most of them
     /// by Latin-1, so it is read as that.
     pub const DEFAULT: Self = Self(Kind::Iso2022(State::DEFAULT));
+
+    /// Specific Character Set.
+    pub const TAG: Tag = Tag(0x0008_0005);
+
+    /// Reads the value of Specific Character Set (0008,0005).
+    pub fn read(window: &mut Window<'_>, element: &Element) -> Result<Self> {
+        Ok(Self::of(window.peek(element.value, element.length.min(MOST_TERMS) as usize)?))
+    }
 
     /// The character sets of a value of (0008,0005). Value 1 is what a text begins with. An unknown term is read
     /// as the default repertoire. Where value 1 has no upper half and a text fills it without a designation, the

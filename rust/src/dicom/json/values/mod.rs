@@ -49,6 +49,15 @@ fn form_of(vr: Vr) -> Form {
     }
 }
 
+/// Bytes of each number in a value, whose order is that of the transfer syntax.
+pub fn word_size(vr: Vr) -> usize {
+    match form_of(vr) {
+        Form::Numbers(_) if vr == *b"AT" => 2,
+        Form::Numbers(size) | Form::Words(size) => size,
+        Form::Texts(_) => 1,
+    }
+}
+
 /// Whether `length` bytes can be a value of this VR: a whole number of numbers.
 pub fn fits(vr: Vr, length: u32) -> bool {
     match form_of(vr) {
@@ -140,7 +149,7 @@ fn push_each<const N: usize>(
 ) -> Result<()> {
     out.push(b",\"Value\":[");
     let is_big_endian = attribute.encoding.big_endian;
-    let unit = if attribute.vr == *b"AT" { 2 } else { N };
+    let unit = word_size(attribute.vr);
     pass_pieces(out, window, attribute, |text, bytes| {
         for bytes in bytes.as_chunks::<N>().0 {
             let mut bytes = *bytes;

@@ -43,6 +43,10 @@ pub trait Visitor {
     fn end_item(&mut self) -> Result<()>;
     /// The sequence ends.
     fn end_sequence(&mut self) -> Result<()>;
+    /// Whether nothing more needs to be told.
+    fn is_done(&self) -> bool {
+        false
+    }
 }
 
 /// Whether an element holds the pixels of the data set, which may be cut: Float, Double Float or Pixel Data.
@@ -73,7 +77,9 @@ pub fn walk(
         is_reinterpreted: false,
     };
     let mut position = start;
-    while let Some(level) = walk.levels.last().copied() {
+    while let Some(level) = walk.levels.last().copied()
+        && !walk.visitor.is_done()
+    {
         position = match level.holds {
             Holds::Items => walk.step_in_sequence(position, level)?,
             Holds::Elements if walk.levels.len() > 1 => walk.step_in_item(position, level)?,
