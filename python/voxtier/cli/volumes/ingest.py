@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ def ingest(
             options: dict[str, Any] = {
                 "reorient": reorient,
                 "collection_name": collection,
-                "progress": True,
+                "progress": sys.stderr.isatty(),
                 "on_error": on_error,
             }
             before, radi = _write(
@@ -163,10 +164,9 @@ def _check(
 ) -> None:
     """Print a row for each volume that an ingest would store; raise what the ingest would raise."""
     from voxtier.volumes import RadiObject
-    from voxtier.volumes.store.commits import refuse_occupied
     from voxtier.volumes.store.ingest import IngestOptions, check_volumes
     from voxtier.volumes.store.names import refuse_duplicates
-    from voxtier.volumes.store.snapshots import Store
+    from voxtier.volumes.store.snapshots import Store, refuse_occupied
     from voxtier.volumes.tiledb.session import Session, as_uri
 
     present: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,10 @@ from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.options import AS_JSON
 from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri
 from voxtier.errors import BackendError, ConfigError, SourceError, VoxtierError
+
+if TYPE_CHECKING:
+    from voxtier.volumes import RadiObject, Volume, VolumeCollection
+    from voxtier.volumes.store.snapshots import Store
 
 
 @click.command()
@@ -49,40 +53,40 @@ def vacuum(uri: str, obs_id: str | None) -> None:
 @click.command()
 @click.argument("uri")
 @click.option(
-    "--repair", is_flag=True, help="Remove arrays that no commit refers to (left by a killed ingest)."
+    "--repair",
+    is_flag=True,
+    help="Remove arrays that no commit refers to (left by a killed ingest), renew replicas.",
 )
 @AS_JSON
 def verify(uri: str, repair: bool, as_json: bool) -> int:
-    """Read every volume and check that it is the one that its row names.
+    """Read every volume, check that it is the one that its row names, and list what is there.
 
     \b
     voxtier volume verify cohort
 
-    Exit code 1 when one is not.
+    Exit code 1 when one is not, and where an ingest was cut off.
     """
     from voxtier.volumes import RadiObject, Volume
-    from voxtier.volumes.tiledb import replicas
-    from voxtier.volumes.tiledb.session import Session
+    from voxtier.volumes.store.snapshots import find_unfinished
+    from voxtier.volumes.tiledb.session import Session, as_uri
 
+    unfinished = find_unfinished(as_uri(uri), Session.of(None))
+    if unfinished is not None:
+        emit(_repair_unfinished(unfinished, repair=repair), as_json=as_json)
+        return EXIT_OK if repair else EXIT_FINDINGS
     store = open_uri(uri)
     findings = 0
-    for volume in list_volumes(store):
-        row: dict[str, Any] = {"uri": volume.uri, "status": "ok"}
+    volumes = list_volumes(store)
+    for volume in volumes:
+        row = _verify_volume(volume, repair=repair)
+        findings += row["status"] == "bad"
+        emit(row, as_json=as_json)
+    if not findings and not isinstance(store, Volume):
         try:
-            volume.to_numpy(raw=True)
-            row["obs_id"] = volume.obs_id
-            stale = replicas.find_differences(volume.uri, Session.of(None))
-            if stale and repair:
-                volume.replicate()
-                row["renewed"] = "; ".join(stale)
-            elif stale:
-                findings += 1
-                row |= {"status": "bad", "detail": "; ".join(stale)}
+            store.validate()
         except VoxtierError as error:
             findings += 1
-            row |= {"status": "bad", "detail": str(error)}
-        if as_json or row["status"] != "ok":
-            emit(row, as_json=as_json)
+            emit({"uri": uri, "status": "bad", "detail": str(error)}, as_json=as_json)
     orphans: list[str] = []
     if isinstance(store, RadiObject) or (not isinstance(store, Volume) and store.stands_alone):
         try:
@@ -94,5 +98,47 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
     for orphan in orphans:
         findings += not repair
         emit({"uri": orphan, "status": "removed" if repair else "orphan"}, as_json=as_json)
-    click.echo(f"{findings} findings", err=True)
+    click.echo(f"{_describe(store, len(volumes))}, {findings} findings", err=True)
     return EXIT_FINDINGS if findings else EXIT_OK
+
+
+def _verify_volume(volume: Volume, *, repair: bool) -> dict[str, Any]:
+    from voxtier.volumes.tiledb import replicas
+    from voxtier.volumes.tiledb.session import Session
+
+    row: dict[str, Any] = {"uri": volume.uri, "status": "ok"}
+    try:
+        volume.to_numpy(raw=True)
+        shape = "x".join(map(str, volume.shape))
+        row |= {"obs_id": volume.obs_id, "shape": shape, "dtype": str(volume.stored_dtype)}
+        stale = replicas.find_differences(volume.uri, Session.of(None))
+        if stale and repair:
+            volume.replicate()
+            row["renewed"] = "; ".join(stale)
+        elif stale:
+            row |= {"status": "bad", "detail": "; ".join(stale)}
+    except VoxtierError as error:
+        row |= {"status": "bad", "detail": str(error)}
+    return row
+
+
+def _describe(store: Volume | VolumeCollection | RadiObject, count: int) -> str:
+    from voxtier.volumes import RadiObject
+
+    volumes = f"{count} volume{'s' * (count != 1)}"
+    if not isinstance(store, RadiObject):
+        return volumes
+    return f"{volumes} of {len(store)} subjects in {', '.join(store.collection_names) or 'no collection'}"
+
+
+def _repair_unfinished(store: Store, *, repair: bool) -> dict[str, Any]:
+    from voxtier.volumes.store.commits import repair as repair_store
+
+    arrays = repair_store(store, dry_run=not repair)
+    row = {"uri": store.root, "status": "removed" if repair else "cut off", "volumes": len(arrays)}
+    if not repair:
+        row["detail"] = (
+            "an ingest was killed before its first commit: repeat it (what it finished is taken over), or"
+            " remove it with --repair"
+        )
+    return row

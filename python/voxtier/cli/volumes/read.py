@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from voxtier.cli.options import AS_JSON
-from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri, open_volume
+from voxtier.cli.volumes.stores import (
+    OBS,
+    chosen_volumes,
+    emit,
+    list_collections,
+    list_volumes,
+    open_uri,
+    open_volume,
+)
 from voxtier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from voxtier.volumes import Volume
+    from voxtier.volumes import RadiObject, Volume, VolumeCollection
 
 _CUBE = 64  # voxels along each edge of what `bench` reads
 
@@ -25,14 +34,14 @@ _CUBE = 64  # voxels along each edge of what `bench` reads
 @OBS
 @AS_JSON
 def info(uri: str, obs_id: str | None, as_json: bool) -> None:
-    """Describe a store or a volume; for a volume, draw its tiles.
+    """Describe a store and list its volumes; describe one volume and draw its tiles.
 
     \b
     voxtier volume info cohort
     voxtier volume info cohort --obs sub-1_T1w
     """
     from voxtier.cli.volumes.drawing import draw_tiles
-    from voxtier.volumes import Volume
+    from voxtier.volumes import RadiObject, Volume
 
     store = open_uri(uri)
     if obs_id is None and not isinstance(store, Volume):
@@ -40,7 +49,10 @@ def info(uri: str, obs_id: str | None, as_json: bool) -> None:
             for volume in list_volumes(store):
                 emit(_facts(volume), as_json=True)
         else:
-            click.echo(store.describe() if hasattr(store, "describe") else repr(store))
+            click.echo(store.describe() if isinstance(store, RadiObject) else repr(store))
+            click.echo()
+            for row in _list_rows(store):
+                emit(row, as_json=False)
         return
     volume = open_volume(uri, obs_id)
     facts = _facts(volume)
@@ -51,6 +63,14 @@ def info(uri: str, obs_id: str | None, as_json: bool) -> None:
         click.echo(f"{key:14s} {value}")
     click.echo()
     click.echo(draw_tiles(volume))
+
+
+def _list_rows(store: RadiObject | VolumeCollection) -> Iterator[dict[str, Any]]:
+    """Yield id, subject and shape of every volume, from the rows alone."""
+    for collection in list_collections(store):
+        for row in collection.table.rows():
+            shape = "x".join(re.findall(r"\d+", str(row.get("dimensions", "")))) or None
+            yield {"obs_id": row["obs_id"], "subject": row["obs_subject_id"], "shape": shape}
 
 
 def _facts(volume: Volume) -> dict[str, Any]:
@@ -149,13 +169,22 @@ def export(uri: str, output: Path, obs_id: str | None) -> None:
     voxtier volume export cohort t1w.nii.gz --obs sub-1_T1w
     voxtier volume export cohort niftis
     """
-    if obs_id is not None or output.suffix:
-        click.echo(open_volume(uri, obs_id).to_nifti(output, compression=output.suffix != ".nii"))
+    is_file = re.search(r"\.nii(\.gz)?$", output.name, re.IGNORECASE) or obs_id is not None
+    if is_file and not output.is_dir():
+        volume = open_volume(uri, obs_id)
+        click.echo(volume.to_nifti(output, compression=output.suffix.lower() != ".nii"))
         return
+    chosen = chosen_volumes(uri, obs_id)
+    volumes = {_file_name(volume): volume for volume in chosen}
+    if len(volumes) < len(chosen):
+        raise ConfigError(f"two volumes of {uri} would get one file name: export each with --obs")
     output.mkdir(parents=True, exist_ok=True)
-    for volume in list_volumes(open_uri(uri)):
-        name = (volume.obs_id or Path(volume.uri).name).replace("/", "-")
-        click.echo(volume.to_nifti(output / f"{name}.nii.gz"))
+    for name, volume in volumes.items():
+        click.echo(volume.to_nifti(output / name))
+
+
+def _file_name(volume: Volume) -> str:
+    return (volume.obs_id or Path(volume.uri).name).replace("/", "-") + ".nii.gz"
 
 
 @click.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +14,9 @@ from voxtier.errors import ConfigError, NotFoundError
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
 
-OBS = click.option("--obs", "obs_id", help="Observation of a store; a single volume needs none.")
+OBS = click.option(
+    "--obs", "obs_id", help="Observation of a store; one that holds a single volume needs none."
+)
 
 
 def emit(row: dict[str, Any], *, as_json: bool) -> None:
@@ -26,7 +30,7 @@ def emit(row: dict[str, Any], *, as_json: bool) -> None:
 def open_uri(uri: str) -> Volume | VolumeCollection | RadiObject:
     """Open whatever lies at an address."""
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
-    from voxtier.volumes.tiledb.session import Session, as_uri, read_kind, read_members
+    from voxtier.volumes.tiledb.session import Session, as_uri, read_group_meta, read_kind, read_members
 
     address, session = as_uri(uri), Session.of(None)
     kind = read_kind(address, session)
@@ -34,20 +38,27 @@ def open_uri(uri: str) -> Volume | VolumeCollection | RadiObject:
         return Volume.open(address)
     if kind is None:
         raise NotFoundError(f"there is no store at {uri}")
-    return (
-        RadiObject(address) if "collections" in read_members(address, session) else VolumeCollection(address)
-    )
+    stated = read_group_meta(address, session).get("voxtier_kind")
+    is_cohort = "collections" in read_members(address, session) if stated is None else stated == "radi_object"
+    return RadiObject(address) if is_cohort else VolumeCollection(address)
+
+
+def list_collections(store: VolumeCollection | RadiObject) -> list[VolumeCollection]:
+    """Return the collections of a store."""
+    from voxtier.volumes import RadiObject
+
+    if isinstance(store, RadiObject):
+        return [store.collection(name) for name in store.collection_names]
+    return [store]
 
 
 def list_volumes(store: Volume | VolumeCollection | RadiObject) -> list[Volume]:
     """Return every volume of a store."""
-    from voxtier.volumes import RadiObject, Volume
+    from voxtier.volumes import Volume
 
     if isinstance(store, Volume):
         return [store]
-    if isinstance(store, RadiObject):
-        return [volume for name in store.collection_names for volume in store.collection(name)]
-    return list(store)
+    return [volume for collection in list_collections(store) for volume in collection]
 
 
 def open_volume(uri: str, obs_id: str | None) -> Volume:
@@ -57,13 +68,19 @@ def open_volume(uri: str, obs_id: str | None) -> Volume:
     store = open_uri(uri)
     if isinstance(store, Volume):
         return store
-    if obs_id is None:
-        raise ConfigError(f"{uri} holds several volumes: choose one with --obs")
-    try:
-        found: Volume = store.get_volume(obs_id) if isinstance(store, RadiObject) else store.loc[obs_id]
-    except KeyError as error:
-        raise NotFoundError(str(error.args[0])) from None
+    ids = store.all_obs_ids if isinstance(store, RadiObject) else store.obs_ids
+    if obs_id is None and len(ids) != 1:
+        raise ConfigError(f"{uri} holds {len(ids)} volumes: choose one with --obs ({_some(ids)})")
+    wanted = ids[0] if obs_id is None else obs_id
+    if wanted not in ids:
+        near = difflib.get_close_matches(wanted, ids, n=3) or ids
+        raise NotFoundError(f"{uri} holds no volume {wanted!r}: --obs takes one of {_some(near)}")
+    found: Volume = store.get_volume(wanted) if isinstance(store, RadiObject) else store.loc[wanted]
     return found
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
 def chosen_volumes(uri: str, obs_id: str | None) -> list[Volume]:

@@ -23,7 +23,15 @@ from typing import Any
 from voxtier.errors import ConfigError, NotFoundError, VoxtierError
 from voxtier.volumes.store.locks import LOCK_NAME, only_writer
 from voxtier.volumes.store.names import checked_name
-from voxtier.volumes.store.snapshots import FORMAT, SUBJECTS, Snapshot, Store
+from voxtier.volumes.store.snapshots import (
+    FORMAT,
+    SUBJECTS,
+    Snapshot,
+    Store,
+    find_unfinished,
+    is_begun,
+    refuse_occupied,
+)
 from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.format.folders import RESERVED, is_reserved, remove_group
 from voxtier.volumes.tiledb.session import (
@@ -192,9 +200,9 @@ class Change:
             visible = Change(self.store, before, 0, dict(before.collections), subjects=before.subjects)
             self.remove(list(visible.find_orphans()))
         else:
-            self._remove_store()
+            self.remove_store()
 
-    def _remove_store(self) -> None:
+    def remove_store(self) -> None:
         """Remove a store that was never committed, its lock last."""
         root, session = self.store.root, self.store.session
         for name in list_folders(root, session):
@@ -273,7 +281,7 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
         timestamp = max(time.time_ns() // 1_000_000, (before.commit or 0) + 1)
         change = Change(store, before, timestamp, dict(before.collections), subjects=before.subjects)
         try:
-            if new and not _is_begun(store):
+            if new and not is_begun(store):
                 _begin(store)
             change.remove_unfinished()
             if overwrite:
@@ -317,7 +325,7 @@ def _remove_made_folders(store: Store) -> Iterator[None]:
     made = (
         [] if is_remote(store.root) else [folder for folder in (path, *path.parents) if not folder.exists()]
     )
-    if not made and not is_remote(store.root) and _is_begun(store):
+    if not made and not is_remote(store.root) and is_begun(store):
         made = [path]
     try:
         yield
@@ -338,7 +346,7 @@ def _snapshot_before(store: Store, *, new: bool) -> Snapshot:
 
 
 def repair(store: Store, *, dry_run: bool) -> list[str]:
-    """Remove what no commit refers to; return the addresses.
+    """Remove what no commit refers to; return the addresses. A store without a commit is removed as a whole.
 
     Raises
     ------
@@ -347,12 +355,35 @@ def repair(store: Store, *, dry_run: bool) -> list[str]:
     """
     with only_writer(store.root, store.session, timeout=0):
         store.recover()
+        if find_unfinished(store.root, store.session) is not None:
+            return _repair_unfinished(store, dry_run=dry_run)
         before = _own_snapshot(store)
         change = Change(store, before, 0, dict(before.collections))
         orphans = list(change.find_orphans())
         if not dry_run:
             change.remove(orphans)
     return orphans
+
+
+def _repair_unfinished(store: Store, *, dry_run: bool) -> list[str]:
+    change = Change(store, Snapshot(0, {}, {}), 0, {})
+    folders = [""]
+    if store.kind == "radi_object":
+        found = list_folders(f"{store.root}/collections", store.session)
+        folders = [
+            name for name in found if not is_reserved(name) and name not in change._find_foreign(found)
+        ]
+    groups = [f"{store.collection_uri(folder)}/volumes" for folder in folders]
+    arrays = [f"{uri}/{name}" for uri in groups for name in list_folders(uri, store.session)]
+    arrays = [uri for uri in arrays if not is_reserved(uri.rpartition("/")[2])]
+    if not dry_run and is_remote(store.root):
+        change.remove(arrays)
+    elif not dry_run:
+        change.remove_unfinished()
+        change.remove_store()
+        with suppress(OSError):  # something else lies there
+            Path(store.root).rmdir()
+    return arrays
 
 
 def _own_snapshot(store: Store) -> Snapshot:
@@ -369,46 +400,3 @@ def _own_snapshot(store: Store) -> Snapshot:
 def _begin(store: Store) -> None:
     meta = {"voxtier_format": FORMAT, "voxtier_kind": store.kind, "voxtier_store": uuid.uuid4().hex}
     create_group(store.root, meta, store.session)
-
-
-def _is_begun(store: Store) -> bool:
-    """Return whether an ingest has made the root already, be it one that was cut off."""
-    try:
-        return "voxtier_format" in store.meta()
-    except NotFoundError:
-        return False
-
-
-def _is_free(store: Store) -> bool:
-    """Return whether a local folder holds nothing but collections that a RadiObject may be made around.
-
-    What is voxtier's own it may remove, so nobody else's files may lie among it.
-    """
-    root = Path(store.root)
-    if is_remote(store.root) or not root.is_dir():
-        return is_remote(store.root) or not root.exists()
-    visible = [entry for entry in root.iterdir() if not entry.name.startswith((RESERVED, "."))]
-    if store.kind != "radi_object" or [entry.name for entry in visible] != ["collections"]:
-        return not visible
-    inside = [entry for entry in visible[0].iterdir() if not entry.name.startswith((RESERVED, "."))]
-    return all(Store(str(entry), store.session, "collection").stands_alone() for entry in inside)
-
-
-def _is_finished(store: Store) -> bool:
-    try:
-        store.snapshot()
-    except NotFoundError:
-        return False
-    return True
-
-
-def refuse_occupied(store: Store, *, overwrite: bool) -> None:
-    """Refuse to begin a store where something else lies, or a finished one unless it may be replaced."""
-    kind = read_kind(store.root, store.session)
-    if kind is None and _is_free(store):
-        return
-    if kind != "group" or not (_is_begun(store) or store.is_empty(store.meta())):
-        raise ConfigError(f"{store.root} holds something that voxtier did not write: choose another place")
-    if not overwrite and _is_finished(store):
-        way = " (--append), or overwrite=True (--overwrite)" if store.kind == "radi_object" else ""
-        raise ConfigError(f"{store.root} already exists: append() to it{way}")

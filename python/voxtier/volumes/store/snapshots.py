@@ -17,9 +17,16 @@ from typing import Any, TypeVar
 from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.names import checked_name
-from voxtier.volumes.tiledb.format.folders import is_reserved
+from voxtier.volumes.tiledb.format.folders import RESERVED, is_reserved
 from voxtier.volumes.tiledb.format.recovery import partial_files, recover
-from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_group_meta, read_members
+from voxtier.volumes.tiledb.session import (
+    Session,
+    is_remote,
+    list_folders,
+    read_group_meta,
+    read_kind,
+    read_members,
+)
 
 FORMAT = "1"
 """Version of the layout of a store."""
@@ -213,3 +220,55 @@ class Store:
             and not read_members(self.root, self.session)
             and all(is_reserved(name) for name in list_folders(self.root, self.session))
         )
+
+
+def find_unfinished(root: str, session: Session) -> Store | None:
+    """Return the store that an ingest began at an address and was killed before it committed."""
+    store = Store(root, session, "radi_object")
+    meta = store.meta() if read_kind(root, session) == "group" else {}
+    if "voxtier_format" not in meta or "voxtier_commit" in meta:
+        return None
+    return Store(root, session, str(meta["voxtier_kind"]))
+
+
+def is_begun(store: Store) -> bool:
+    """Return whether an ingest has made the root already, be it one that was cut off."""
+    try:
+        return "voxtier_format" in store.meta()
+    except NotFoundError:
+        return False
+
+
+def refuse_occupied(store: Store, *, overwrite: bool) -> None:
+    """Refuse to begin a store where something else lies, or a finished one unless it may be replaced."""
+    kind = read_kind(store.root, store.session)
+    if kind is None and _is_free(store):
+        return
+    if kind != "group" or not (is_begun(store) or store.is_empty(store.meta())):
+        raise ConfigError(f"{store.root} holds something that voxtier did not write: choose another place")
+    if not overwrite and _is_finished(store):
+        way = " (--append), or overwrite=True (--overwrite)" if store.kind == "radi_object" else ""
+        raise ConfigError(f"{store.root} already exists: append() to it{way}")
+
+
+def _is_free(store: Store) -> bool:
+    """Return whether a local folder holds nothing but collections that a RadiObject may be made around.
+
+    What is voxtier's own it may remove, so nobody else's files may lie among it.
+    """
+    root = Path(store.root)
+    if is_remote(store.root) or not root.is_dir():
+        return is_remote(store.root) or not root.exists()
+    visible = [entry for entry in root.iterdir() if not entry.name.startswith((RESERVED, "."))]
+    if store.kind != "radi_object" or [entry.name for entry in visible] != ["collections"]:
+        return not visible
+    inside = [entry for entry in visible[0].iterdir() if not entry.name.startswith((RESERVED, "."))]
+    return all(Store(str(entry), store.session, "collection").stands_alone() for entry in inside)
+
+
+def _is_finished(store: Store) -> bool:
+    try:
+        store.snapshot()
+    except NotFoundError:
+        return False
+    return True
