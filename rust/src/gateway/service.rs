@@ -205,7 +205,9 @@ impl Worker {
                     Resource::Frames(level, list) => self.frames(request, source, &root, level, list).await,
                     Resource::Instances(level) => self.instances(request, source, level).await,
                     Resource::Metadata(level) => self.metadata(request, source, &root, level).await,
-                    Resource::BulkData(level, place) => self.bulk_data(request, source, level, place).await,
+                    Resource::BulkData(level, place) => {
+                        self.bulk_data(request, source, &root, level, place).await
+                    }
                     Resource::Search(path) => self.search(request, source, &root, path).await,
                     Resource::Unknown => not_found("DICOMweb has no such resource"),
                 }

@@ -1,4 +1,4 @@
-//! Headers as DICOM JSON, and bulk data (PS3.18 10.4.1.1.2, 10.4.1.1.5).
+//! Headers as DICOM JSON (PS3.18 10.4.1.1.2).
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use tokio::sync::mpsc::Sender;
 
 use super::{Found, conditional, refusal_of};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Source;
 use crate::base::window::Buffer;
 use crate::dicom::json::{self, BulkData, Options};
 use crate::gateway::accept::{media_ranges, takes};
@@ -212,30 +211,5 @@ impl Blocks {
     /// Lets the client see that the body is not whole.
     fn fail(&self, error: Error) {
         let _ = self.sender.blocking_send(Err(error));
-    }
-}
-
-impl Worker {
-    /// Answers a request for the value of an element.
-    pub async fn bulk_data(
-        &self,
-        request: &Request<'_>,
-        source: &str,
-        level: Level<'_>,
-        place: &str,
-    ) -> Response {
-        let found = match self.find(source, level).await {
-            Ok(found) => found,
-            Err(refusal) => return refusal,
-        };
-        if !takes(&media_ranges(request), &["application/octet-stream", "video/mp4", "video/mpeg"]) {
-            return Response::refusal(
-                406,
-                "not_acceptable",
-                "bulk data are sent as application/octet-stream",
-            );
-        }
-        let _ = (found.file.source.size(), place);
-        super::not_found("bulk data is not served yet")
     }
 }

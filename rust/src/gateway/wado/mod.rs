@@ -1,5 +1,6 @@
 //! WADO-RS: from UIDs to the file that holds them, and the resources made of it (PS3.18 10.4).
 
+mod bulk_data;
 mod conditional;
 mod frames;
 mod instances;

@@ -1,0 +1,132 @@
+//! `.../bulkdata/{place}`: the value of one element (PS3.18 10.4.1.1.5), a video among them.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{Found, conditional, refusal_of};
+use crate::base::error::Result;
+use crate::base::source::Source;
+use crate::base::window::Buffer;
+use crate::dicom::json::{Bulk, find_bulk};
+use crate::frames::table::Kind;
+use crate::gateway::accept::{MediaRange, media_ranges, media_type, takes};
+use crate::gateway::files::blocking;
+use crate::gateway::http::parts::{FileParts, Step};
+use crate::gateway::http::request::Request;
+use crate::gateway::http::response::{Body, Response};
+use crate::gateway::routes::Level;
+use crate::gateway::service::{Worker, not_found};
+
+/// Longest value that is brought into another form than that of the file.
+const MOST_BYTES: usize = 64 << 20;
+const OCTETS: &str = "application/octet-stream";
+
+impl Worker {
+    /// Answers a request for the value of an element.
+    pub async fn bulk_data(
+        &self,
+        request: &Request<'_>,
+        source: &str,
+        root: &str,
+        level: Level<'_>,
+        place: &str,
+    ) -> Response {
+        let found = match self.find(source, level).await {
+            Ok(found) => found,
+            Err(refusal) => return refusal,
+        };
+        let (file, wanted) = (found.file.clone(), place.to_owned());
+        let bulk = blocking(move || {
+            let bulk = find_bulk(&file.source, &wanted, MOST_BYTES, &mut Buffer::default())?;
+            file.source.check_unchanged()?;
+            Ok(bulk)
+        });
+        let (media_type, steps) = match bulk.await {
+            Ok(Some(Bulk::Range { start, length })) => {
+                (OCTETS, vec![Step::Range(start, length), Step::Check])
+            }
+            Ok(Some(Bulk::Bytes(bytes))) => (OCTETS, vec![Step::Bytes(bytes)]),
+            Ok(Some(Bulk::Fragments)) => match self.stream(source, &found).await {
+                Ok(Ok(video)) => video,
+                Ok(Err(frames)) if frames > 0 => {
+                    let list: Vec<String> = (1..=frames).map(|frame| frame.to_string()).collect();
+                    return self.frames(request, source, root, level, &list.join(",")).await;
+                }
+                Ok(Err(_)) => return not_found("the instance has no frames"),
+                Err(error) => return refusal_of(&error),
+            },
+            Ok(None) => return not_found("the instance has no bulk data at this place"),
+            Err(error) => {
+                self.forget(&found.path);
+                return refusal_of(&error);
+            }
+        };
+        answer(request, &found, place, media_type, steps)
+    }
+
+    /// The one stream of a video; the number of frames where there are frames.
+    async fn stream(
+        &self,
+        source: &str,
+        found: &Found,
+    ) -> Result<std::result::Result<(&'static str, Vec<Step>), usize>> {
+        let table = match self.select(source, found, &[0]).await? {
+            Ok(selected) => selected.table,
+            Err(_) => return Ok(Err(0)),
+        };
+        table.check_describes(&found.file.source)?;
+        if table.kind != Kind::Video {
+            return Ok(Err(table.image.number_of_frames as usize));
+        }
+        table.check_readable(0)?;
+        let ranges = table.ranges(0).map(|(start, end)| Step::Range(start, end - start));
+        Ok(Ok((media_type(&table.transfer_syntax_uid), ranges.chain([Step::Check]).collect())))
+    }
+}
+
+fn answer(
+    request: &Request<'_>,
+    found: &Found,
+    place: &str,
+    media_type: &'static str,
+    mut steps: Vec<Step>,
+) -> Response {
+    let ranges = media_ranges(request);
+    let Some(range) = ranges.iter().find(|&range| takes_one(range, media_type)) else {
+        let detail = format!("the value is sent as {media_type}");
+        return Response::refusal(406, "not_acceptable", &detail);
+    };
+    let fingerprint = found.file.source.fingerprint();
+    let mut text = found.file.instance.to_le_bytes().to_vec();
+    text.extend(fingerprint.size.to_le_bytes());
+    text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
+    text.push(range.is_multipart.into());
+    text.extend(place.as_bytes());
+    let digest = xxh3_128(&text);
+    let etag = format!("\"{digest:032x}\"");
+    if conditional::has_it(request, &etag) {
+        return Response::empty(304).with("ETag", etag);
+    }
+    let content_type = if range.is_multipart {
+        let boundary = format!("{digest:032x}");
+        steps.insert(
+            0,
+            Step::Bytes(format!("--{boundary}\r\nContent-Type: {media_type}\r\n\r\n").into_bytes()),
+        );
+        steps.push(Step::Bytes(format!("\r\n--{boundary}--\r\n").into_bytes()));
+        format!("multipart/related; type=\"{media_type}\"; boundary={boundary}")
+    } else {
+        media_type.to_owned()
+    };
+    let parts = FileParts::new(found.file.clone(), steps);
+    let length = parts.length();
+    let wanted = conditional::range(request, length, &etag);
+    let headers = vec![("Content-Type", content_type), ("ETag", etag)];
+    let response =
+        Response { status: 200, headers, body: Body::Parts(Box::new(parts)), length: Some(length) };
+    conditional::cut(response.with("Cache-Control", "private, max-age=3600").with("Vary", "Accept"), &wanted)
+}
+
+/// Whether a media range takes the value: as what it is, or as octets.
+fn takes_one(range: &MediaRange, media_type: &str) -> bool {
+    takes(std::slice::from_ref(range), &[media_type, OCTETS])
+}
