@@ -149,8 +149,12 @@ def _database(dsn: str | None) -> Iterator[Finding]:
             yield Finding("round trip", verdict, f"{round_trip * 1e6:.0f} µs for a statement and its answer")
             schema = _query(store.database, "SELECT max(version) FROM voxtier.schema_version")
             may_write = _query(store.database, "SELECT has_table_privilege('voxtier.file', 'INSERT, UPDATE')")
-            rights = "may write" if may_write else "may only read"
-            yield Finding("schema", "ok", f"version {schema}, this role {rights}")
+            rights = f"this role {'may write' if may_write else 'may only read'}"
+            if _query(store.database, "SELECT pg_is_in_recovery()"):
+                rights = "this server is a standby: it only reads"
+            elif _query(store.database, "SELECT current_setting('transaction_read_only')") == "on":
+                rights = "sessions are read-only (default_transaction_read_only)"
+            yield Finding("schema", "ok", f"version {schema}, {rights}")
             for name, files, errors, frames in store.database.run(_count):
                 text = f"{name}: {files:,} files, {errors:,} of them refused, {frames:,} frames"
                 yield Finding("index", "ok", text)

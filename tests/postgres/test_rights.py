@@ -1,0 +1,172 @@
+"""Roles with few rights, and rights revoked at run time: an answer, or a message that names the remedy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from frames.store.index_rows import NOW, TABLE, ask, ct, results
+from voxtier import _core
+from voxtier.errors import BackendError, ConfigError
+from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
+from voxtier.frames.memory.ranking import preload_rows, ranked_files
+from voxtier.frames.store.grants import grant_script, grants
+from voxtier.postgres.database import Database
+
+SOURCE = "c.s.t"
+_numbers = itertools.count()
+
+
+class Role:
+    """A role that may do nothing but connect."""
+
+    def __init__(self, admin: str) -> None:
+        self.admin = admin
+        self.name = f"limited_{next(_numbers)}"
+        self.dsn = psycopg.conninfo.make_conninfo(admin, user=self.name)
+        [(self.database,)] = ask(admin, "SELECT current_database()")
+        self.ask("CREATE ROLE ROLE! LOGIN")
+
+    def ask(self, *statements: str) -> None:
+        """Run statements as the administrator; ROLE! and DATABASE! stand for the names."""
+        for statement in statements:
+            ask(self.admin, statement.replace("ROLE!", self.name).replace("DATABASE!", self.database))
+
+
+@pytest.fixture
+def role(dsn: str, postgres: str) -> Iterator[Role]:
+    role = Role(dsn)
+    yield role
+    role.ask("ALTER ROLE ROLE! LOGIN", "DROP OWNED BY ROLE! CASCADE")
+    ask(postgres, f"DROP ROLE {role.name}")
+
+
+def test_the_owner_of_the_schema_needs_no_right_on_the_database(role: Role) -> None:
+    role.ask("REVOKE CREATE ON DATABASE DATABASE! FROM PUBLIC", "CREATE SCHEMA voxtier AUTHORIZATION ROLE!")
+    role.ask("CREATE SCHEMA s AUTHORIZATION ROLE!")
+    with FrameStore(role.dsn) as store, LakebaseUtils(dsn=role.dsn, uc_table_name=SOURCE) as lakebase:
+        assert store.upsert(SOURCE, results(3)).inserted == 3
+        assert lakebase.create_frames_view() == "s.dicom_frames"
+    with FrameStore(role.dsn) as store:
+        assert store.get(SOURCE, "/1") == TABLE
+
+
+def test_a_role_that_may_not_make_the_schema_is_told_both_ways_out(role: Role) -> None:
+    remedy = (
+        rf"GRANT CREATE ON DATABASE {role.database} TO {role.name}; or CREATE SCHEMA voxtier "
+        rf"AUTHORIZATION {role.name};"
+    )
+    with pytest.raises(ConfigError, match=remedy):
+        FrameStore(role.dsn).sources()
+    role.ask(remedy.split("; or ")[1])
+    with FrameStore(role.dsn) as store:
+        assert store.sources() == []
+
+
+def test_a_role_that_does_not_own_an_older_index_is_told_who_does(role: Role) -> None:
+    role.ask("CREATE SCHEMA voxtier", "CREATE TABLE voxtier.schema_version AS SELECT 1 AS version")
+    role.ask("GRANT USAGE ON SCHEMA voxtier TO ROLE!", "GRANT SELECT ON voxtier.schema_version TO ROLE!")
+    with pytest.raises(
+        ConfigError, match=r"schema version 1, .* does not own it: run any command .* as voxtier"
+    ):
+        FrameStore(role.dsn).sources()
+
+
+def test_the_printed_script_is_enough_where_the_public_may_do_nothing(role: Role, postgres: str) -> None:
+    role.ask("REVOKE ALL ON DATABASE DATABASE! FROM PUBLIC", "REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    others = [Role(role.admin), Role(role.admin)]
+    owner, builder, reader = [role, *others]
+    script = grant_script(owner.name, builder.name, reader.name, database=role.database)
+    first, later = script.split("-- as limited")
+    role.ask(first)
+    with FrameStore(owner.dsn) as store:
+        assert store.sources() == []
+    ask(owner.dsn, "--" + later)
+    with FrameStore(builder.dsn) as store:
+        assert store.upsert(SOURCE, results(3)).inserted == 3
+        assert store.upsert(SOURCE, results(4), force=True)[:2] == (1, 3)
+        assert store.delete(SOURCE, ["/3"]) == 1
+    with FrameStore(reader.dsn) as store:
+        assert store.get(SOURCE, "/1") == TABLE
+        assert store.touch([_core.file_key(SOURCE, "/1")], [1], [NOW]) == []
+    for other in others:
+        role.ask(f"DROP OWNED BY {other.name}")
+        ask(postgres, f"DROP ROLE {other.name}")
+
+
+def test_a_builder_without_temporary_tables_is_told(role: Role) -> None:
+    with FrameStore(role.admin) as store:
+        store.sources()
+    role.ask("".join(grants(role.name, "builder")), "REVOKE TEMPORARY ON DATABASE DATABASE! FROM PUBLIC")
+    with FrameStore(role.dsn) as store:
+        remedy = f"GRANT TEMPORARY ON DATABASE {role.database} TO {role.name};"
+        with pytest.raises(ConfigError, match=remedy):
+            store.upsert(SOURCE, results(3))
+        role.ask(remedy)
+        assert store.upsert(SOURCE, results(3)).inserted == 3
+
+
+REVOKED = {
+    "the schema": "REVOKE USAGE ON SCHEMA voxtier FROM ROLE!",
+    "all tables": "REVOKE ALL ON ALL TABLES IN SCHEMA voxtier FROM ROLE!",
+    "reading": "REVOKE SELECT ON ALL TABLES IN SCHEMA voxtier FROM ROLE!",
+    "writing": "REVOKE INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA voxtier FROM ROLE!",
+    "functions": "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA voxtier FROM PUBLIC",
+    "connecting": "REVOKE CONNECT ON DATABASE DATABASE! FROM PUBLIC; SELECT pg_terminate_backend(pid) "
+    "FROM pg_stat_activity WHERE usename = 'ROLE!'",
+    "logging in": "ALTER ROLE ROLE! NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE usename = 'ROLE!'",
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("what", REVOKED)
+def test_rights_that_are_revoked_at_run_time_end_in_an_answer_or_a_remedy(
+    role: Role, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    path = tmp_path / "1.dcm"
+    path.write_bytes(ct(uid="1.2.3"))
+    with FrameStore(role.admin) as store:
+        store.upsert(SOURCE, [*results(3), *read_tables([str(path)])])
+    role.ask("".join(grants(role.name, "builder")))
+    store = FrameStore(Database(role.dsn, timeout=0.5))
+    lakebase = LakebaseUtils(dsn=role.dsn, uc_table_name=SOURCE)
+    lakebase.store.database._sizes["timeout"] = 0.5
+    questions: dict[str, Callable[[], Any]] = {
+        "get": lambda: store.get(SOURCE, "/1") == TABLE,
+        "file_states": lambda: store.file_states(SOURCE, ["/1"])[0] is not None,
+        "recall": lambda: store.recall(SOURCE, "/1", with_series=True) is not None,
+        "by_sop_instance": lambda: len(store.by_sop_instance("1.2.3")) == 1,
+        "by_series": lambda: store.by_series("1") == [],
+        "summary": lambda: store.summary(SOURCE).total.files >= 3,
+        "refused_files": lambda: list(store.refused_files(SOURCE)) == [],
+        "ranked_files": lambda: len(ranked_files(store, SOURCE)) >= 3,
+        "preload_rows": lambda: sum(map(len, preload_rows(store, SOURCE, 5))) > 0,
+        "touch": lambda: store.touch([_core.file_key(SOURCE, "/1")], [1], [NOW]) == [],
+        "upsert": lambda: store.upsert(SOURCE, results(1), force=True).updated == 1,
+        "delete": lambda: store.delete(SOURCE, ["/2"]) == 1,
+        "retrieve": lambda: lakebase.retrieve_frame_range("/1", 0) is not None,
+        "insert": lambda: lakebase.insert_frame_range("/c", 0, 1, 2, 3) is None,
+    }
+    for question in ("get", "retrieve"):
+        assert questions[question]()
+    role.ask(*REVOKED[what].split("; "))
+    remedies = "voxtier db grants|GRANT |check the server, --dsn, VOXTIER_DSN"
+    refused = []
+    for name, question in questions.items():
+        try:
+            assert question(), name
+        except (ConfigError, BackendError) as error:
+            assert any(each in str(error) for each in remedies.split("|")), str(error)
+            refused.append(name)
+    assert refused, "nothing was refused"
+    with FrameReader(store, SOURCE, publish=False) as reader:
+        assert len(reader.frame(str(path), 0)) == 16
+    lakebase.close()
+    store.close()
