@@ -31,7 +31,7 @@ FLOORS = {
         {"volume"},
         {"reading", "store"},
         {"tiledb", "formats"},
-        {"config", "geometry", "indexing"},
+        {"config", "geometry"},
     ],
     "tensors": [
         {"making", "keeping"},

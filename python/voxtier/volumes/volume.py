@@ -14,7 +14,7 @@ from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import SliceOrientation, get_config
 from voxtier.volumes.formats.nifti import write_nifti
-from voxtier.volumes.reading import VolumeReader
+from voxtier.volumes.reading.reader import VolumeReader
 from voxtier.volumes.store.jobs import OnGap, dicom_content, nifti_content
 from voxtier.volumes.tiledb import arrays, replicas
 from voxtier.volumes.tiledb.arrays import Fragment

@@ -14,7 +14,7 @@ from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import SliceOrientation
 from voxtier.volumes.geometry import Affine, OrientationInfo
-from voxtier.volumes.indexing import Key, select
+from voxtier.volumes.reading.indexing import Key, select
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.arrays import VoxelArray, open_array
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri

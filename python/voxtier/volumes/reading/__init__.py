@@ -1,0 +1,1 @@
+"""Reading a volume: planes, boxes, patches, by NumPy's basic indexing."""
