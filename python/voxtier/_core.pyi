@@ -904,6 +904,8 @@ TENSOR_STATES: Final[list[str]]
 """The states of a torch file, from best to worst."""
 ALLOWED_GLOBALS: Final[list[str]]
 """The globals that ``torch.load(weights_only=True)`` accepts, with those that MONAI registers."""
+INERT_GLOBALS: Final[list[str]]
+"""Further globals that are harmless to import and call; beside them every class of ``numpy.dtypes``."""
 
 @final
 class TensorReport:
@@ -946,8 +948,16 @@ class TensorReport:
         """Globals of the pickle that ``torch.load(weights_only=True)`` refuses."""
 
     @property
+    def refused_opcodes(self) -> list[str]:
+        """Opcodes of the pickle, or their families, that ``torch.load(weights_only=True)`` refuses."""
+
+    @property
     def tensors(self) -> list[tuple[str, str, list[int], str]]:
-        """Key path, dtype, shape and record of every tensor below the root."""
+        """Key path, dtype, shape and record of every tensor below the root.
+
+        A sparse tensor has its own shape and the record of its values; an axis of a nested tensor whose parts
+        differ is -1.
+        """
 
     @property
     def digest(self) -> str | None:
@@ -965,7 +975,7 @@ def verify_tensor_file(
     crc : bool
         Compare the CRC-32 of every record; that of ``data.pkl`` is compared in any case.
     content : bool
-        Report floating-point tensors that are constant, NaN or infinite.
+        Report floating-point tensors that are constant, NaN or infinite; a view by its own elements.
     digest : bool
         Compute `TensorReport.digest`.
 

@@ -184,6 +184,10 @@ class NotIntactError(VoxtierError, OSError):
     """A file that was just written does not read back right: the disk or the memory is bad."""
 
 
+class NotLoadedError(VoxtierError, ValueError):
+    """A tensor file that is not damaged, or an item for one, holds what must not or cannot be loaded here."""
+
+
 class WrongContentError(VoxtierError, ValueError):
     """The hub delivered, several times, bytes that do not match the file's checksum."""
 

@@ -20,7 +20,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, LoadImaged, RandScaleIntensityd, Spacingd, Transform
 
 from tensors.keeping.damage import MATRIX
-from voxtier.errors import SourceError
+from voxtier.errors import NotLoadedError, SourceError
 from voxtier.tensors import HealingPersistentDataset
 from voxtier.tensors.identity.pipeline import _quiet_construction
 from voxtier.tensors.keeping.migrate import monai_key
@@ -245,11 +245,16 @@ def test_an_evil_file_is_never_loaded(compute: Compute, tmp_path: Path) -> None:
             return os.system, (f"touch {marker}",)
 
     for weights_only in (True, False):
-        dataset = healing(compute, tmp_path / "c", weights_only=weights_only)
-        Path(dataset.cache_dir).mkdir(exist_ok=True)
-        torch.save({"image": Evil()}, cached(dataset))
-        assert dataset[0]["image"].shape == (1, 32, 32, 32)
-        assert not marker.exists()
+        for zipped in (True, False):
+            dataset = healing(compute, tmp_path / "c", weights_only=weights_only)
+            torch.save({"image": Evil()}, cached(dataset), _use_new_zipfile_serialization=zipped)
+            before = cached(dataset).read_bytes()
+            for _ in range(2):
+                with pytest.raises(NotLoadedError, match=r"posix\.system.*left as it is"):
+                    dataset[0]
+            assert cached(dataset).read_bytes() == before
+    assert not marker.exists()
+    assert compute.calls() == 0
 
 
 def test_a_random_transform_stays_random(compute: Compute, tmp_path: Path) -> None:

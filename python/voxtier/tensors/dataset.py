@@ -19,14 +19,15 @@ from monai.transforms import RandomizableTrait, Transform
 from monai.utils import convert_to_tensor, look_up_option
 
 from voxtier import _core
-from voxtier.errors import ConfigError, SourceError
+from voxtier.errors import ConfigError, NotLoadedError, SourceError
 from voxtier.tensors.claims import Claim
-from voxtier.tensors.saving import load_safely, save_checked
-from voxtier.tensors.states import LOADABLE, UNREADABLE
+from voxtier.tensors.saving import load_safely, reason_of, refusal, save_checked
+from voxtier.tensors.states import DAMAGED, LOADABLE, UNREADABLE
 
 log = logging.getLogger("voxtier.tensors.dataset")
 
 ABSENT = "absent"
+_LEFT = "the file is left as it is"
 
 
 class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MONAI is untyped)
@@ -34,9 +35,14 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
 
     - A file is verified (structure and every CRC-32) when this process first reads it, and again when it has
       changed. MONAI and torch verify neither, and return wrong numbers.
-    - A damaged file is replaced after its item was recomputed; if recomputing fails, the file stays.
-    - A file of an older MONAI version is loaded, not deleted: the harmless classes of a MetaTensor with
-      metadata are allowed for the call. A file that names any other class is never loaded.
+    - A file that this check calls damaged is replaced after its item was recomputed; if that fails, the file
+      stays. Any other failure is raised and never touches the file: memory, a missing device or permission, a
+      class that must not be loaded, a file of another program.
+    - A file of an older MONAI or torch version is loaded, not deleted: arrays, paths, dates and the classes
+      of a MetaTensor with metadata are allowed for the call. Own classes load if
+      `torch.serialization.add_safe_globals` allows them, or with ``weights_only=False``; what runs commands
+      (``os``, ``builtins.eval``) needs the former. An item that could not be loaded again is refused before
+      anything is written.
     - A file appears complete. Of several processes that miss an item, one computes it and the others wait.
     - The first access returns what every later one returns.
     - `set_data` keeps all files.
@@ -59,6 +65,10 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     ------
     ConfigError
         ``check`` is neither of the two.
+    NotLoadedError
+        At an access: the file or the item holds what must not be loaded, or the file is another program's.
+    SourceError
+        At an access: the file cannot be read.
     """
 
     def __init__(self, *args: Any, check: str = "full", **kwargs: Any) -> None:
@@ -114,25 +124,39 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             return _NoClaim(path)
 
     def _read(self, path: Path) -> tuple[str | None, Any]:
-        """Return ``(None, value)``, or why the file gives no value and None."""
+        """Return ``(None, value)``, or why there is no right file and None; anything else is raised."""
         try:
             identity = _identity(path)
         except FileNotFoundError:
+            if path.is_symlink():
+                raise SourceError("io_error", None, f"{path}: its target is gone; {_LEFT}") from None
             return ABSENT, None
         full = self.check == "full" and self._verified.get(path.name) != identity
         report = _core.verify_tensor_file(path, crc=full)
-        if report.state in UNREADABLE:
-            raise SourceError("io_error", None, f"{path}: {report.detail}; the file is left as it is")
-        if report.state not in LOADABLE:
+        if report.state in DAMAGED:
             return f"{report.state}: {report.detail}", None
+        if report.state in UNREADABLE:
+            if not path.exists():  # removed since
+                return ABSENT, None
+            if report.state == "io_error" or not path.is_file() or _identity(path) != identity:
+                raise SourceError("io_error", None, f"{path}: {report.detail}; {_LEFT}")
+        if reason := refusal(report, weights_only=self.weights_only):
+            raise NotLoadedError(f"{path} is not loaded, because {reason}; {_LEFT}")
         try:
-            mmap = False if report.state == "compressed_storage" else None
+            # torch maps neither compressed records nor the format before 1.6.
+            mmap = False if report.state in ("compressed_storage", "legacy_format") else None
             value = load_safely(path, weights_only=self.weights_only, mmap=mmap)
         except FileNotFoundError:
             return ABSENT, None
-        except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return f"cannot be loaded: {first_line}", None
+        except UnpicklingError as error:
+            reason = f"torch refuses it: {reason_of(error)}"
+            raise NotLoadedError(f"{path} is not loaded, because {reason}; {_LEFT}") from error
+        except Exception as error:
+            again = report if full else _core.verify_tensor_file(path)
+            if again.state in DAMAGED:
+                return f"{again.state}: {again.detail}", None
+            error.add_note(f"voxtier: {path} is not damaged ({again.state}), and is left as it is")
+            raise
         self._verified[path.name] = identity
         return None, value
 
@@ -146,34 +170,44 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             if is_damaged:
                 error.add_note(f"voxtier: {path} is {reason}; it could not be recomputed, and is kept")
             raise
+        if is_damaged:
+            reason_now, found = self._read(path)
+            if reason_now is None:  # a process without claims, such as stock MONAI's, has finished it
+                return found
         value = convert_to_tensor(computed, convert_numeric=False, track_meta=self.track_meta)
         options = {
             "pickle_module": look_up_option(self.pickle_module, SUPPORTED_PICKLE_MOD),
             "pickle_protocol": self.pickle_protocol,
         }
+        loaded: list[Any] = []
+
+        def read_back(written: Path) -> None:
+            loaded.append(load_safely(written, weights_only=self.weights_only))
+
         try:
-            report = save_checked(value, path, replace=is_damaged, **options)
+            report = save_checked(
+                value,
+                path,
+                replace=is_damaged,
+                weights_only=self.weights_only,
+                read_back=read_back,
+                **options,
+            )
             size, modified, changed = _identity(path)
         except OSError as error:
             warnings.warn(f"{path} could not be cached: {error}", stacklevel=2)
             return value
         if report.state in LOADABLE and (size, modified) == (report.size, report.mtime_ns):
             self._verified[path.name] = size, modified, changed
-        failure, loaded = self._read(path)
-        if failure is not None:
-            warnings.warn(
-                f"{path} cannot be read back ({failure}): it will be recomputed each time", stacklevel=2
-            )
-            return value
-        return loaded
+        return loaded[0]
 
     def _count(self, path: Path, reason: str) -> None:
         self.recomputed[path.name] += 1
         log.warning("%s: %s; recomputing", path, reason)
         if self.recomputed[path.name] == 2:
             warnings.warn(
-                f"{path.name} had to be recomputed again ({reason}): either the disk damages files, or the"
-                " settings save what they cannot load; `voxtier tensors verify` shows which",
+                f"{path.name} had to be recomputed again ({reason}): the disk or another program damages"
+                " files; `voxtier tensors verify` shows which",
                 stacklevel=2,
             )
 

@@ -18,5 +18,5 @@ FIXABLE = DAMAGED | {"unsafe_globals"}
 """``verify --fix`` moves these files to quarantine."""
 UNREADABLE = frozenset({"io_error", "unknown"})
 """The surroundings failed, not the file, as in ``voxtier.errors.ENVIRONMENT_KINDS``: it is left alone."""
-LOADABLE = INTACT | {"ok_no_crc", "compressed_storage", "not_weights_only"}
-"""`load_safely` gives the values that were saved."""
+LOADABLE = INTACT | {"ok_no_crc", "compressed_storage", "not_weights_only", "legacy_format"}
+"""`load_safely` gives the values that were saved, unless `refusal` says why not."""

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::base::window::Buffer;
-use crate::torch_file::{self, ALLOWED_GLOBALS, Checks, Next, Report, State, verify_file};
+use crate::torch_file::{self, ALLOWED_GLOBALS, Checks, INERT_GLOBALS, Next, Report, State, verify_file};
 use crate::{Error, ErrorKind};
 
 /// The result of a check of one torch file.
@@ -58,6 +58,11 @@ impl TensorReport {
     #[getter]
     fn refused_globals(&self) -> Vec<String> {
         self.0.refused_globals.clone()
+    }
+
+    #[getter]
+    fn refused_opcodes(&self) -> Vec<String> {
+        self.0.refused_opcodes.clone()
     }
 
     #[getter]
@@ -124,6 +129,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let states: Vec<&str> = State::ALL.iter().map(|state| state.name()).collect();
     module.add("TENSOR_STATES", states)?;
     module.add("ALLOWED_GLOBALS", ALLOWED_GLOBALS.to_vec())?;
+    module.add("INERT_GLOBALS", INERT_GLOBALS.to_vec())?;
     module.add_class::<TensorReport>()?;
     module.add_class::<ParallelVerifier>()?;
     module.add_function(wrap_pyfunction!(verify_tensor_file, module)?)

@@ -19,6 +19,11 @@ const MAX_TENSORS: usize = 10_000;
 ///
 /// torch checks neither when it maps a file: it returns the bytes that lie beside.
 pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
+    check_sizes(graph, archive)?;
+    check_reach(graph, |key| archive.find(&format!("data/{key}")).map_or(0, |record| record.payload))
+}
+
+fn check_sizes(graph: &Graph, archive: &Archive) -> Checked<()> {
     let sizes: HashMap<&str, (u64, u64)> =
         archive.records.iter().map(|r| (r.name.as_str(), (r.size, r.payload))).collect();
     for storage in graph.storages.values() {
@@ -39,14 +44,18 @@ pub(super) fn check_bounds(graph: &Graph, archive: &Archive) -> Checked<()> {
             return Err(Finding::damage(&record, offset, detail));
         }
     }
+    Ok(())
+}
+
+/// Checks that every tensor lies inside its storage; `place` is where the storage of a key begins.
+pub(super) fn check_reach(graph: &Graph, place: impl Fn(&str) -> u64) -> Checked<()> {
     for value in &graph.values {
         if let Value::Tensor(tensor) = value
             && !is_inside_storage(tensor)
         {
-            let record = format!("data/{}", tensor.storage.key);
-            let offset = sizes.get(record.as_str()).map_or(0, |&(_, offset)| offset);
             let detail = format!("a tensor of shape {:?} reaches out of its storage", tensor.shape);
-            return Err(Finding::damage(&record, offset, detail));
+            let record = format!("data/{}", tensor.storage.key);
+            return Err(Finding::damage(&record, place(&tensor.storage.key), detail));
         }
     }
     Ok(())
@@ -101,12 +110,12 @@ fn list_tensors(
     }
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match graph.get(id) {
-        Value::Tensor(tensor) => found.push(TensorSummary {
-            path,
-            dtype: globals::dtype_name(tensor.dtype.as_deref().unwrap_or(&tensor.storage.class)).to_owned(),
-            shape: tensor.shape.clone(),
-            record: format!("data/{}", tensor.storage.key),
-        }),
+        Value::Tensor(tensor) => found.push(summary(path, tensor, tensor.shape.clone())),
+        Value::Composite(composite) => {
+            if let Value::Tensor(elements) = graph.get(composite.elements) {
+                found.push(summary(path, elements, composite.shape.clone()));
+            }
+        }
         Value::Dict(pairs) => {
             for &(key, value) in pairs {
                 let name = match graph.get(key) {
@@ -123,6 +132,15 @@ fn list_tensors(
             }
         }
         _ => {}
+    }
+}
+
+fn summary(path: String, tensor: &Tensor, shape: Vec<i64>) -> TensorSummary {
+    TensorSummary {
+        path,
+        dtype: globals::dtype_name(tensor.dtype.as_deref().unwrap_or(&tensor.storage.class)).to_owned(),
+        shape,
+        record: format!("data/{}", tensor.storage.key),
     }
 }
 
@@ -162,6 +180,7 @@ impl Walk<'_> {
             Value::Tuple(items) => self.sequence(&mut hash, b"tuple", items, depth)?,
             Value::List(items) => self.sequence(&mut hash, b"list", items, depth)?,
             Value::Object(items) => self.sequence(&mut hash, b"object", items, depth)?,
+            Value::Composite(composite) => self.sequence(&mut hash, b"object", &composite.parts, depth)?,
             Value::Dict(pairs) => {
                 let mut digests = Vec::new();
                 for &(key, value) in pairs {

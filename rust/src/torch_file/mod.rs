@@ -9,9 +9,9 @@
 //! [`State::Unknown`]) is told apart from a file that is *damaged*, because damaged files are moved to
 //! quarantine.
 //!
-//! [`verify_file`] works in this order: `archive` reads the ZIP structure, `pickle` follows the opcodes
-//! without executing them, `contents` compares tensors with records, `payload` reads the records once, for
-//! CRC-32, digest and plausibility.
+//! [`verify_file`] works in this order: `archive` tells the form of the file and reads its structure, `pickle`
+//! follows the opcodes without executing them, `contents` compares tensors with records, `payload` reads the
+//! records once, for CRC-32 and digest, and shows them to `plausibility`.
 
 mod archive;
 mod contents;
@@ -19,10 +19,11 @@ mod globals;
 mod parallel_verify;
 mod payload;
 mod pickle;
+mod plausibility;
 mod verdict;
 mod verify;
 
-pub use globals::ALLOWED_GLOBALS;
+pub use globals::{ALLOWED_GLOBALS, INERT_GLOBALS};
 pub use parallel_verify::{Next, ParallelVerifier};
 pub use verdict::{Checks, Finding, Report, State, TensorSummary};
 pub use verify::verify_file;

@@ -1,4 +1,4 @@
-//! Reads the payload of a record once: CRC-32, digest and plausibility.
+//! Reads the payload of a record once: CRC-32 and digest, and past the watches of plausibility.rs.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use flate2::read::DeflateDecoder;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::archive::Record;
-use super::pickle::Storage;
+use super::archive::{Record, read_range};
+use super::plausibility::Watch;
 use super::verdict::{Checked, Finding, State};
 use crate::base::window::Buffer;
 
@@ -31,14 +31,17 @@ pub(super) fn read_whole(file: &File, record: &Record, cap: u64) -> Checked<Vec<
         let detail = format!("{} of {} bytes exceeds the limit of {cap}", record.name, record.size);
         return Err(Finding::of(State::Unknown, &record.name, record.payload, detail));
     }
-    let mut bytes = vec![0; record.stored as usize];
-    file.read_exact_at(&mut bytes, record.payload)?;
+    let bytes = read_range(file, record.payload, record.stored)?;
     if !record.compressed() {
         return Ok(bytes);
     }
+    if !record.deflated() {
+        let detail = "the record is compressed by a method that this check does not know, nor does torch";
+        return Err(Finding::of(State::Unknown, &record.name, record.payload, detail));
+    }
     let mut content = Vec::new();
     let decoded = DeflateDecoder::new(bytes.as_slice()).take(record.size + 1).read_to_end(&mut content);
-    if !record.deflated() || decoded.is_err() || content.len() as u64 != record.size {
+    if decoded.is_err() || content.len() as u64 != record.size {
         return Err(Finding::damage(
             &record.name,
             record.payload,
@@ -48,34 +51,33 @@ pub(super) fn read_whole(file: &File, record: &Record, cap: u64) -> Checked<Vec<
     Ok(content)
 }
 
-/// Reads a record once. `storage` is given where its numbers are to be judged.
+/// Reads a record once, past the watches of its tensors.
 pub(super) fn read_record(
     file: &File,
     record: &Record,
     buffer: &mut Buffer,
-    storage: Option<&Storage>,
+    watches: Vec<Watch>,
     digest: bool,
 ) -> Checked<Payload> {
     let stored = Span { file, at: record.payload, left: record.stored };
     if !record.compressed() {
-        return read_pass(stored, record, buffer, storage, digest);
+        return read_pass(stored, record, buffer, watches, digest);
     }
     if !record.deflated() {
         return Ok(Payload { crc: None, digest: None, implausible: None });
     }
-    read_pass(DeflateDecoder::new(stored).take(record.size + 1), record, buffer, storage, digest)
+    read_pass(DeflateDecoder::new(stored).take(record.size + 1), record, buffer, watches, digest)
 }
 
 fn read_pass(
     mut source: impl Read,
     record: &Record,
     buffer: &mut Buffer,
-    storage: Option<&Storage>,
+    mut watches: Vec<Watch>,
     digest: bool,
 ) -> Checked<Payload> {
     let mut crc = crc32fast::Hasher::new();
     let mut hash = digest.then(Xxh3::new);
-    let mut watch = storage.and_then(Watch::of);
     let mut total = 0u64;
     let space = buffer.at_least(CHUNK).get_mut(..CHUNK).unwrap_or_default();
     loop {
@@ -91,8 +93,8 @@ fn read_pass(
         if let Some(hash) = &mut hash {
             hash.update(chunk);
         }
-        if let Some(watch) = &mut watch {
-            watch.look_at(chunk);
+        for watch in &mut watches {
+            watch.look_at(total, chunk);
         }
         total += filled as u64;
     }
@@ -103,7 +105,7 @@ fn read_pass(
     Ok(Payload {
         crc: Some(crc.finalize()),
         digest: hash.map(|hash| hash.digest128()),
-        implausible: watch.and_then(|watch| watch.reason()),
+        implausible: watches.iter().find_map(Watch::reason),
     })
 }
 
@@ -140,93 +142,4 @@ impl Read for Span<'_> {
         self.left -= count as u64;
         Ok(count)
     }
-}
-
-/// Watches floating-point elements for what no real volume is: constant, NaN or infinite.
-///
-/// Integers are masks and counts, which may be constant, and so may few numbers.
-struct Watch {
-    kind: Float,
-    first: Option<[u8; 8]>,
-    constant: bool,
-    not_a_number: u64,
-    infinite: u64,
-}
-
-#[derive(Clone, Copy)]
-enum Float {
-    F16,
-    Bf16,
-    F32,
-    F64,
-}
-
-impl Watch {
-    /// Elements from which a storage is watched.
-    const FROM: u64 = 64;
-
-    fn of(storage: &Storage) -> Option<Self> {
-        let kind = match &*storage.class {
-            "torch.HalfStorage" => Float::F16,
-            "torch.BFloat16Storage" => Float::Bf16,
-            "torch.FloatStorage" => Float::F32,
-            "torch.DoubleStorage" => Float::F64,
-            _ => return None,
-        };
-        (storage.numel >= Self::FROM).then_some(Self {
-            kind,
-            first: None,
-            constant: true,
-            not_a_number: 0,
-            infinite: 0,
-        })
-    }
-
-    fn look_at(&mut self, chunk: &[u8]) {
-        match self.kind {
-            Float::F16 => self.elements::<2>(chunk, |b| classify_16(u16::from_le_bytes(b), 0x7C00)),
-            Float::Bf16 => self.elements::<2>(chunk, |b| classify_16(u16::from_le_bytes(b), 0x7F80)),
-            Float::F32 => self.elements::<4>(chunk, |b| {
-                let value = f32::from_le_bytes(b);
-                (value.is_nan(), value.is_infinite())
-            }),
-            Float::F64 => self.elements::<8>(chunk, |b| {
-                let value = f64::from_le_bytes(b);
-                (value.is_nan(), value.is_infinite())
-            }),
-        }
-    }
-
-    fn elements<const N: usize>(&mut self, chunk: &[u8], classify: impl Fn([u8; N]) -> (bool, bool)) {
-        let (elements, _) = chunk.as_chunks::<N>();
-        let Some(head) = elements.first() else { return };
-        let mut wide = [0; 8];
-        for (to, &from) in wide.iter_mut().zip(head) {
-            *to = from;
-        }
-        let first = *self.first.get_or_insert(wide);
-        self.constant &= first == wide && elements.iter().all(|element| element == head);
-        for &element in elements {
-            let (not_a_number, infinite) = classify(element);
-            self.not_a_number += u64::from(not_a_number);
-            self.infinite += u64::from(infinite);
-        }
-    }
-
-    /// Why the elements are implausible.
-    fn reason(&self) -> Option<String> {
-        if self.not_a_number > 0 || self.infinite > 0 {
-            return Some(format!("{} NaN and {} infinite elements", self.not_a_number, self.infinite));
-        }
-        let zero = self.first.is_some_and(|first| first == [0; 8]);
-        self.constant
-            .then(|| if zero { "every element is zero" } else { "every element is equal" }.to_owned())
-    }
-}
-
-/// Whether a 16-bit float with that exponent mask is NaN, and whether it is infinite.
-fn classify_16(bits: u16, exponent: u16) -> (bool, bool) {
-    let special = bits & exponent == exponent;
-    let fraction = bits & !exponent & 0x7FFF;
-    (special && fraction != 0, special && fraction == 0)
 }

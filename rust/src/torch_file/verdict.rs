@@ -13,13 +13,14 @@ closed_list! {
         OkTrailing = "ok_trailing",
         /// Intact, but a record is compressed: `torch.load(mmap=True)` reads it as wrong numbers.
         CompressedStorage = "compressed_storage",
-        /// Intact, but `torch.load(weights_only=True)` refuses it, so MONAI >= 1.5.1 would delete it.
+        /// Intact, but `torch.load(weights_only=True)` refuses it, so MONAI >= 1.5.1 would delete it: arrays,
+        /// metadata, classes of a user or of another package, other pickle protocols.
         NotWeightsOnly = "not_weights_only",
         /// Intact, but its numbers are implausible (all equal, NaN, infinite).
         SuspiciousContent = "suspicious_content",
-        /// The pickle names callables that loading would run.
+        /// The pickle names what runs, opens or imports something: the standard library, known runners.
         UnsafeGlobals = "unsafe_globals",
-        /// Written by torch < 1.6: not a zip archive.
+        /// Written by torch < 1.6, without checksums: complete, and not a zip archive.
         LegacyFormat = "legacy_format",
         /// The file ends before its archive does.
         Truncated = "truncated",
@@ -29,7 +30,7 @@ closed_list! {
         BadCrc = "bad_crc",
         /// The operating system failed to read the file, which may be intact.
         IoError = "io_error",
-        /// No verdict: the file changed while it was read, or exceeds a limit.
+        /// No verdict: a file of another program, one that changed while it was read, or that exceeds a limit.
         Unknown = "unknown",
     }
 }
@@ -115,6 +116,8 @@ pub struct Report {
     pub records: Vec<(String, u64, u32)>,
     /// Globals of the pickle that `weights_only=True` refuses.
     pub refused_globals: Vec<String>,
+    /// Opcodes of the pickle, or their families, that `weights_only=True` refuses.
+    pub refused_opcodes: Vec<String>,
     /// The tensors that are reachable from the root.
     pub tensors: Vec<TensorSummary>,
     /// Hexadecimal digest of the contents, when requested and possible.

@@ -4,9 +4,9 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::archive::Archive;
+use super::archive::{Archive, Container, Legacy};
 use super::verdict::{Checked, Checks, Finding, Report, State};
-use super::{contents, globals, payload, pickle};
+use super::{contents, globals, payload, pickle, plausibility};
 use crate::base::window::Buffer;
 
 /// Checks one file. `buffer` is scratch memory, reused from file to file.
@@ -60,7 +60,10 @@ fn verify_open(
     buffer: &mut Buffer,
     report: &mut Report,
 ) -> Checked<Option<Finding>> {
-    let archive = Archive::read(file, size)?;
+    let archive = match Container::read(file, size)? {
+        Container::Zip(archive) => archive,
+        Container::Legacy(legacy) => return verify_legacy(&legacy, report).map(Some),
+    };
     report.records = archive.records.iter().map(|r| (r.name.clone(), r.size, r.crc)).collect();
     let has_crc = archive.has_crc();
     if has_crc && !checks.crc {
@@ -78,15 +81,15 @@ fn verify_open(
         finding
     })?;
     contents::check_bounds(&graph, &archive)?;
-    report.refused_globals = graph.refused_globals();
-    report.tensors = contents::summaries(&graph);
+    describe(&graph, report);
 
     let mut suspicious = None;
     let mut digests = Vec::new();
     if (checks.crc && has_crc) || checks.content || checks.digest {
         for record in &archive.records {
-            let storage = if checks.content { graph.storage_of(&record.name) } else { None };
-            let payload = payload::read_record(file, record, buffer, storage, checks.digest)?;
+            let watches =
+                if checks.content { plausibility::watches(&graph, &record.name) } else { Vec::new() };
+            let payload = payload::read_record(file, record, buffer, watches, checks.digest)?;
             if let (true, Some(crc)) = (has_crc, payload.crc) {
                 record.check_crc(Some(crc))?;
             }
@@ -100,34 +103,52 @@ fn verify_open(
             report.digest = contents::digest(&graph, &digests);
         }
     }
-    Ok(verdict_on_intact(&archive, &graph, &report.refused_globals, suspicious, has_crc))
+    Ok(verdict_on_intact(&archive, report, suspicious, has_crc))
+}
+
+/// Tells the report what the pickle would build, and what it names.
+fn describe(graph: &pickle::Graph, report: &mut Report) {
+    report.refused_globals = graph.refused_globals();
+    report.refused_opcodes = graph.refused_opcodes.iter().map(|&name| name.to_owned()).collect();
+    report.tensors = contents::summaries(graph);
+}
+
+fn verify_legacy(legacy: &Legacy, report: &mut Report) -> Checked<Finding> {
+    contents::check_reach(&legacy.graph, |key| legacy.place(key))?;
+    let record = |(key, bytes, _): &(String, u64, u64)| (format!("data/{key}"), *bytes, 0);
+    report.records = legacy.storages.iter().map(record).collect();
+    describe(&legacy.graph, report);
+    let detail = "written by torch < 1.6, or without zip serialization: it has no checksums, save it again";
+    Ok(dangerous(&report.refused_globals).unwrap_or_else(|| Finding::new(State::LegacyFormat, detail)))
+}
+
+/// The finding on globals that no file of tensors needs.
+fn dangerous(refused: &[String]) -> Option<Finding> {
+    let names: Vec<&str> =
+        refused.iter().map(String::as_str).filter(|name| globals::is_dangerous(name)).collect();
+    let detail = format!("loading would import and may run {}", first_of(&names));
+    let finding = Finding::new(State::UnsafeGlobals, detail);
+    (!names.is_empty()).then(|| Finding { record: Some("data.pkl".into()), ..finding })
 }
 
 /// The verdict on a file without damage: its most important peculiarity.
 fn verdict_on_intact(
     archive: &Archive,
-    graph: &pickle::Graph,
-    refused: &[String],
+    report: &Report,
     suspicious: Option<Finding>,
     has_crc: bool,
 ) -> Option<Finding> {
-    let unsafe_names: Vec<&str> =
-        refused.iter().map(String::as_str).filter(|name| !globals::is_inert(name)).collect();
-    if !unsafe_names.is_empty() {
-        let detail = format!("loading would import and may run {}", first_of(&unsafe_names));
-        return Some(Finding {
-            record: Some("data.pkl".into()),
-            ..Finding::new(State::UnsafeGlobals, detail)
-        });
+    if let Some(finding) = dangerous(&report.refused_globals) {
+        return Some(finding);
     }
     if let Some(record) = archive.records.iter().find(|record| record.compressed()) {
         let detail = "the record is compressed: torch.load(mmap=True) reads wrong numbers from it, save the file again";
         return Some(Finding::of(State::CompressedStorage, &record.name, record.payload, detail));
     }
-    if !refused.is_empty() || !graph.refused_opcodes.is_empty() {
-        let opcodes: Vec<String> =
-            graph.refused_opcodes.iter().map(|name| format!("opcode {name}")).collect();
-        let reasons: Vec<&str> = opcodes.iter().chain(refused).map(String::as_str).collect();
+    let (names, opcodes) = (&report.refused_globals, &report.refused_opcodes);
+    if !names.is_empty() || !opcodes.is_empty() {
+        let opcodes: Vec<String> = opcodes.iter().map(|name| format!("opcode {name}")).collect();
+        let reasons: Vec<&str> = opcodes.iter().chain(names).map(String::as_str).collect();
         let detail = format!(
             "torch.load(weights_only=True) refuses {}: MONAI >= 1.5.1 would delete the file",
             first_of(&reasons)

@@ -124,7 +124,7 @@ def test_the_log_holds_one_line_per_finding_and_per_move(healthy: Path, tmp_path
     logs = tmp_path / "p" / "logs"
     logs.mkdir()
     log = logs / "cache_verification.log"
-    assert run_cli("verify", cache, "--config", config, "--fix").returncode == 1
+    assert run_cli("verify", cache, "--config", config, "--fix").returncode == 0
     first, second = log.read_text().splitlines()
     assert "truncated - " in first
     assert "\\x1b[2Jgone\\nok.pt" in first
@@ -169,15 +169,22 @@ def test_an_unexpected_shape_is_reported(healthy: Path, tmp_path: Path) -> None:
     assert [s.state for s in verify(list_cache(tmp_path), shape=(9, 32, 32))] == ["suspicious_content"]
 
 
-def test_verify_with_a_configuration_finds_orphans(healthy: Path, tmp_path: Path) -> None:
+def test_verify_with_a_configuration_finds_orphans_and_other_shapes(healthy: Path, tmp_path: Path) -> None:
     path = write_project(tmp_path / "p", [f"train_{n}_a_1.nii.gz" for n in (1, 2)])
     config = load_config(path, environment={})
-    fill_cache(item_folder(config), healthy, 3)
+    paths = fill_cache(item_folder(config), healthy, 3)
+    for right in paths[:2]:
+        torch.save({"image": torch.rand(1, *config.processing.target_shape_dhw)}, right)
     (tmp_path / "p" / "logs").mkdir()
     started = time.time()
     done = run_forked("verify", "--config", path, "--json")
     assert done.returncode == 0, done.stderr
     assert sorted(row["state"] for row in rows(done.stdout)) == ["ok", "ok", "orphan"]
+    torch.save({"image": torch.rand(4, 16, 32, 33)}, paths[0])
+    done = run_forked("verify", "--config", path, "--fix")
+    assert done.returncode == 1
+    assert "shape [4, 16, 32, 33], expected [..., 16, 32, 32]" in done.stdout
+    assert all(each.exists() for each in paths)
     log = tmp_path / "p" / "logs" / "cache_verification.log"
     assert log.stat().st_mtime >= started - 1
 

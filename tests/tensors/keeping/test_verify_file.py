@@ -70,7 +70,10 @@ def _written(folder: Path, healthy: Path, case: str) -> Path:
     return path
 
 
-def test_every_byte_flipped_once_never_passes_as_ok_with_wrong_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "bit", [4, *(pytest.param(1 << n, marks=pytest.mark.soak) for n in range(8) if n != 2)]
+)
+def test_every_byte_flipped_once_never_passes_as_ok_with_wrong_data(bit: int, tmp_path: Path) -> None:
     item = {
         "image": torch.arange(24, dtype=torch.float32).reshape(2, 3, 4),
         "label": 1,
@@ -80,7 +83,7 @@ def test_every_byte_flipped_once_never_passes_as_ok_with_wrong_data(tmp_path: Pa
     path = tmp_path / "flipped.pt"
     blind = []
     for at in range(len(content)):
-        path.write_bytes(content[:at] + bytes([content[at] ^ 0x04]) + content[at + 1 :])
+        path.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
         if _core.verify_tensor_file(path).state in INTACT:
             for mmap in (False, True):
                 try:
@@ -90,6 +93,19 @@ def test_every_byte_flipped_once_never_passes_as_ok_with_wrong_data(tmp_path: Pa
                 if not same(item, loaded):
                     blind.append((at, mmap))
     assert blind == []
+
+
+@pytest.mark.parametrize(("mark", "field", "byte"), [(b"PK\x01\x02", 38, 0x10), (b"PK\x06\x07", 16, 0)])
+def test_what_only_torch_s_reader_minds_is_damage(
+    mark: bytes, field: int, byte: int, healthy: Path, tmp_path: Path
+) -> None:
+    """A record marked as a folder is read as nothing: torch returns memory as it was."""
+    content = bytearray(healthy.read_bytes())
+    content[content.index(mark) + field] = byte
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(Exception):  # noqa: B017
+        torch.load(tmp_path / "a.pt")
+    assert _core.verify_tensor_file(tmp_path / "a.pt").state == "bad_structure"
 
 
 @settings(max_examples=150, deadline=None)

@@ -71,8 +71,13 @@ def verify_command(
     voxtier tensors verify --config config.yaml --fix
 
     Checks structure, pickle opcodes, tensor bounds and the CRC-32 of every record, without torch: nothing
-    is unpickled, so nothing in a file can run. Exit code 0: all right, 1: findings, 3: some files could not
-    be read; --fix leaves those alone.
+    is unpickled, so nothing in a file can run. With --config alone also the shape of every image.
+
+    --fix moves a file on evidence of damage only. Files of other programs, of older versions and with classes
+    of your own are reported and stay, and so do files that cannot be read.
+
+    Exit code 0: all right, or all that was found is fixed; 1: findings remain; 3: some files could not be
+    read or are of other programs.
     """
     from voxtier.tensors.keeping.quarantine import fix as move_to_quarantine
     from voxtier.tensors.keeping.verify import list_cache
@@ -83,7 +88,7 @@ def verify_command(
         raise click.UsageError("--delete needs --fix")
     if quick and sample is not None:
         raise click.UsageError("--quick and --sample exclude each other")
-    roots, orphans, can_be_remade = _select(folders, config)
+    roots, orphans, can_be_remade, shape = _select(folders, config)
     code = EXIT_OK
     for root in roots:
         listing = list_cache(root)
@@ -96,6 +101,7 @@ def verify_command(
             seed=seed,
             since_last=since_last,
             content=content,
+            shape=shape,
             threads=workers,
             orphans=orphans,
         )
@@ -103,29 +109,32 @@ def verify_command(
         _record(states)
         if not as_json:
             _summarize(root, states)
-        code = max(code, exit_code(state.state for state in states))
+        fixed: set[str] = set()
         if fix:
             for result in move_to_quarantine(
                 listing.root, states, delete=delete, can_be_remade=can_be_remade, force=force, max_bad=max_bad
             ):
                 log.warning("%s: %s %s", result.action, result.path, result.moved_to or result.detail)
                 say(result.as_json() if as_json else f"{result.action}: {result.path} {result.detail}")
+                if result.action != "left":
+                    fixed.add(result.path)
         elif any(state.state in FIXABLE for state in states) and not as_json:
             say("nothing was changed; --fix moves the bad files to quarantine", err=True)
+        code = max(code, exit_code(state.state for state in states if state.path not in fixed))
     return code
 
 
 def _select(
     folders: tuple[Path, ...], config_path: Path | None
-) -> tuple[list[Path], frozenset[str], Callable[[Path], bool]]:
-    """Return the folders to check, the names that no list asks for, and whether a file can be remade."""
+) -> tuple[list[Path], frozenset[str], Callable[[Path], bool], tuple[int, ...] | None]:
+    """Return folders, the names that no list asks for, whether a file can be remade, the images' shape."""
     from voxtier.tensors.manifest import Manifests
 
     has_source = Manifests().has_source
     if config_path is None:
         if not folders:
             raise click.UsageError("name a cache folder, or a configuration with --config")
-        return list(folders), frozenset(), has_source
+        return list(folders), frozenset(), has_source, None
     from voxtier.tensors.identity.config import load_config
     from voxtier.tensors.identity.folders import item_folder
     from voxtier.tensors.identity.keys import item_key, missing_keys, raw_path, read_volume_names
@@ -145,7 +154,9 @@ def _select(
         return on_disk or has_source(path)
 
     orphans = frozenset(missing_keys(names, folder).orphans) if names else frozenset[str]()
-    return roots, orphans, can_be_remade
+    # Other folders may be of other configurations.
+    shape = None if folders else config.processing.target_shape_dhw
+    return roots, orphans, can_be_remade, shape
 
 
 def _log_to(config: Config) -> None:

@@ -225,13 +225,14 @@ def judge(
     state, detail = report.state, report.detail
     if path in listing.gds_markers and report.size == 0:
         state, detail = "gds_marker", "empty marker of a GDSDataset, whose tensors lie in the files beside it"
-    elif state == "ok" and shape is not None:
-        found = next((tensor for tensor in report.tensors if tensor[0] in ("", "image")), None)
-        if found is None or tuple(found[2][-len(shape) :]) != shape:
-            state = "suspicious_content"
-            detail = f"shape {found[2] if found else 'of no image tensor'}, expected (..., {shape})"
     elif state == "ok" and path.name in orphans:
         state, detail = "orphan", "no volume of the lists has this key"
+    elif state in FINE and shape is not None:
+        found = next((tensor[2] for tensor in report.tensors if tensor[0] in ("", "image")), None)
+        if found is None or tuple(found[-len(shape) :]) != shape:
+            state = "suspicious_content"
+            expected = ", ".join(map(str, shape))
+            detail = f"shape {found if found else 'of no image tensor'}, expected [..., {expected}]"
     return FileState(
         str(path), state, report.record, report.offset, detail, report.size, report.mtime_ns, report=report
     )

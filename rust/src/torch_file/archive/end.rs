@@ -6,8 +6,6 @@ use super::fields::{Fields, LOCAL, Window};
 const END: &[u8; 4] = b"PK\x05\x06";
 const END64: &[u8; 4] = b"PK\x06\x06";
 const LOCATOR: &[u8; 4] = b"PK\x06\x07";
-/// The pickled magic number with which torch < 1.6 begins.
-const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 
 const END_LENGTH: u64 = 22;
 const LOCATOR_LENGTH: u64 = 20;
@@ -87,13 +85,7 @@ fn find_end(window: &mut Window<'_>, size: u64) -> Checked<Option<u64>> {
 }
 
 fn explain_missing_end(window: &mut Window<'_>, size: u64) -> Checked<Finding> {
-    let head = window.read(0, size.min(LEGACY.len() as u64))?.to_vec();
-    if head == LEGACY {
-        return Ok(Finding::new(
-            State::LegacyFormat,
-            "written by torch < 1.6, or without zip serialization: save it again with torch.save",
-        ));
-    }
+    let head = window.read(0, size.min(LOCAL.len() as u64))?.to_vec();
     if !head.starts_with(LOCAL) {
         return Ok(Finding::damage("header", 0, "not a zip archive: neither beginning nor end is right"));
     }
@@ -114,7 +106,7 @@ fn read_end64(window: &mut Window<'_>, end: u64) -> Checked<Option<Directory>> {
     if !locator.0.starts_with(LOCATOR) {
         return Ok(None);
     }
-    if locator.u32(4)? != 0 || locator.u32(16)? > 1 {
+    if locator.u32(4)? != 0 || locator.u32(16)? != 1 {
         return Err(Finding::damage("end", at, "the ZIP64 locator claims several disks"));
     }
     let place = locator.u64(8)?;

@@ -11,6 +11,8 @@ const CENTRAL: &[u8; 4] = b"PK\x01\x02";
 const DESCRIPTOR: &[u8; 4] = b"PK\x07\x08";
 const FLAG_DESCRIPTOR: u16 = 0x0008;
 const FLAG_ENCRYPTED: u16 = 0x0001;
+/// Among the attributes of an entry: torch reads nothing from a folder, and returns memory as it was.
+const ATTRIBUTE_FOLDER: u32 = 0x10;
 /// Largest central directory in bytes: room for a million records, where torch writes a handful.
 const MAX_DIRECTORY: u64 = 64 << 20;
 
@@ -66,6 +68,9 @@ fn read_entry(bytes: &[u8], at: u64) -> Checked<(Record, usize)> {
     }
     if flags & FLAG_ENCRYPTED != 0 {
         return Err(Finding::damage("directory", at, format!("record {name} is marked as encrypted")));
+    }
+    if entry.u32(38)? & ATTRIBUTE_FOLDER != 0 {
+        return Err(Finding::damage("directory", at, format!("record {name} is marked as a folder")));
     }
     let mut wide = Wide::find(extra);
     let size = wide.widen(entry.u32(24)?);

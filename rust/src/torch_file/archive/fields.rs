@@ -1,4 +1,4 @@
-//! Reads headers: little-endian fields at fixed offsets, from a window on the file.
+//! Reads ranges of a file, and headers: little-endian fields at fixed offsets, from a window on the file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -60,6 +60,18 @@ impl Fields<'_> {
     pub fn u64(&self, at: usize) -> Checked<u64> {
         self.take(at).map(u64::from_le_bytes)
     }
+}
+
+/// Reads a range of a file that was found to lie in it, or says that the memory does not suffice.
+pub fn read_range(file: &File, at: u64, length: u64) -> Checked<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if bytes.try_reserve_exact(length).is_err() {
+        return Err(Finding::new(State::IoError, format!("no memory for {length} bytes")));
+    }
+    bytes.resize(length, 0);
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
 }
 
 /// A window on the file: headers lie close to each other, so few reads suffice.

@@ -1,17 +1,45 @@
-//! The ZIP structure of a torch file: end records, central directory, local headers and descriptors.
+//! What holds the records: the ZIP structure of a torch file (end records, central directory, local headers and
+//! descriptors), the form of torch < 1.6, and the forms of other programs, which are told apart first.
 
 mod end;
 mod entries;
 mod fields;
+mod foreign;
+mod legacy;
 mod record;
 
 use std::fs::File;
 
 use self::end::find_directory;
 use self::entries::{read_directory, read_local};
-use self::fields::Window;
+pub use self::fields::read_range;
+use self::fields::{LOCAL, Window};
+pub use self::legacy::Legacy;
 pub use self::record::Record;
 use super::verdict::{Checked, Finding};
+
+/// What a file is.
+pub enum Container {
+    Zip(Archive),
+    Legacy(Legacy),
+}
+
+impl Container {
+    /// Reads and checks all but the payloads of `file`, which is `size` bytes long.
+    ///
+    /// A file of another program is a finding of its own, never damage.
+    pub fn read(file: &File, size: u64) -> Checked<Self> {
+        let head = read_range(file, 0, size.min(foreign::HEAD))?;
+        if head.starts_with(LOCAL) {
+            return Archive::read(file, size, &head).map(Self::Zip);
+        }
+        if legacy::is_legacy(&head) {
+            return Legacy::read(file, size).map(Self::Legacy);
+        }
+        foreign::check_beginning(file, &head, size)?;
+        Archive::read(file, size, &head).map(Self::Zip)
+    }
+}
 
 /// The structure of a file, checked.
 #[derive(Debug)]
@@ -24,11 +52,19 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Reads and checks every header of `file`, which is `size` bytes long.
-    pub fn read(file: &File, size: u64) -> Checked<Self> {
+    /// Reads and checks every header of `file`, which is `size` bytes long and begins with `head`.
+    fn read(file: &File, size: u64, head: &[u8]) -> Checked<Self> {
         let mut window = Window::new(file, size);
-        let directory = find_directory(&mut window, size)?;
-        let mut records = read_directory(&mut window, &directory)?;
+        let found = find_directory(&mut window, size)
+            .and_then(|directory| Ok((read_directory(&mut window, &directory)?, directory)));
+        let (mut records, directory) = match found {
+            Ok(found) => found,
+            Err(finding) => {
+                foreign::check_first_name(head)?;
+                return Err(finding);
+            }
+        };
+        foreign::check_names(records.iter().map(|record| record.name.as_str()))?;
         let mut order: Vec<usize> = (0..records.len()).collect();
         order.sort_by_key(|&index| records.get(index).map_or(0, |record| record.header));
         let mut free_from = 0u64;

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use super::super::globals;
-use super::graph::{Id, MAX_AXES, MAX_NAME, Storage, Tensor, Value};
+use super::graph::{Composite, Id, MAX_AXES, MAX_NAME, Storage, Tensor, Value};
 use super::machine::{Machine, Refused, Step};
 
 impl Machine<'_> {
     pub(super) fn global(&mut self, module: &str, name: &str) -> Step<()> {
-        let full = format!("{}.{name}", globals::python3_module(module));
+        let full = globals::python3_name(module, name);
         let shared = match self.globals.get(full.as_str()) {
             Some(same) => Rc::clone(same),
             None => {
@@ -53,17 +53,73 @@ impl Machine<'_> {
                             Value::Tensor(Box::new(Tensor { extra: vec![*class, *state], ..tensor }))
                         })
                     }
+                    (Value::Global(function), Value::Tuple(inner)) => {
+                        self.composite(function, inner, callable, arguments).unwrap_or_else(opaque)
+                    }
                     _ => opaque(),
                 }
             }
-            "torch._utils._rebuild_parameter" => match items.first().map(|&id| self.value(id)) {
-                Some(tensor @ Value::Tensor(_)) => tensor.clone(),
-                _ => opaque(),
-            },
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
+                match items.first().map(|&id| self.value(id)) {
+                    Some(tensor @ (Value::Tensor(_) | Value::Composite(_))) => tensor.clone(),
+                    _ => opaque(),
+                }
+            }
             function if is_rebuild(function) => {
                 self.tensor(items).map_or_else(opaque, |tensor| Value::Tensor(Box::new(tensor)))
             }
-            _ => opaque(),
+            function => self.composite(function, items, callable, arguments).unwrap_or_else(opaque),
+        }
+    }
+
+    /// A sparse or nested tensor, if the function makes one of its arguments.
+    fn composite(&self, function: &str, items: &[Id], callable: Id, arguments: Id) -> Option<Value> {
+        let (shape, elements) = match function {
+            "torch._utils._rebuild_sparse_tensor" => self.sparse(items)?,
+            "torch._utils._rebuild_nested_tensor" => {
+                let [buffer, sizes, ..] = items else { return None };
+                let [rows, axes] = self.shape_of(*sizes)? else { return None };
+                (self.nested_shape(*rows, usize::try_from(*axes).ok()?, &[])?, *buffer)
+            }
+            "torch.nested._internal.nested_tensor._rebuild_njt" => {
+                let Value::Dict(pairs) = self.value(*items.first()?) else { return None };
+                let named = |wanted: &str| {
+                    let is_named = |key: &Id| matches!(self.value(*key), Value::Str(name) if name == wanted);
+                    pairs.iter().find(|(key, _)| is_named(key)).map(|&(_, value)| value)
+                };
+                let (values, offsets) = (named("values")?, named("offsets")?);
+                let [ends] = self.shape_of(offsets)? else { return None };
+                let (_, rest) = self.shape_of(values)?.split_first()?;
+                (self.nested_shape(ends.checked_sub(1)?, 1, rest)?, values)
+            }
+            _ => return None,
+        };
+        self.shape_of(elements)?;
+        Some(Value::Composite(Box::new(Composite { shape, elements, parts: vec![callable, arguments] })))
+    }
+
+    /// Shape and values of `(layout, (indices, values, size))`: the values stand before the size.
+    fn sparse(&self, items: &[Id]) -> Option<(Vec<i64>, Id)> {
+        let Value::Tuple(parts) = self.value(*items.get(1)?) else { return None };
+        parts.windows(2).find_map(|pair| {
+            let [values, size] = pair else { return None };
+            self.shape_of(*values)?;
+            Some((self.integers(self.value(*size))?, *values))
+        })
+    }
+
+    fn nested_shape(&self, rows: i64, ragged: usize, rest: &[i64]) -> Option<Vec<i64>> {
+        if ragged.checked_add(rest.len())? >= MAX_AXES {
+            return None;
+        }
+        let ragged = std::iter::repeat_n(-1, ragged);
+        Some(std::iter::once(rows).chain(ragged).chain(rest.iter().copied()).collect())
+    }
+
+    fn shape_of(&self, id: Id) -> Option<&[i64]> {
+        match self.value(id) {
+            Value::Tensor(tensor) => Some(&tensor.shape),
+            _ => None,
         }
     }
 
@@ -101,11 +157,18 @@ impl Machine<'_> {
     }
 
     /// Pushes the storage of `('storage', class, key, location, numel)`, the only persistent id that torch
-    /// writes.
+    /// writes; torch < 1.6 added a view, and referred to classes of modules by `('module', class, ...)`.
     pub(super) fn persistent(&mut self, id: Id) -> Step<()> {
         let broken = Refused::Malformed("refers to a storage in a way that torch does not write");
         let Value::Tuple(items) = self.value(id) else { return Err(broken) };
-        let [tag, class, key, _, numel] = items.as_slice() else { return Err(broken) };
+        let items = match items.as_slice() {
+            [module, class, ..] if self.is_legacy && self.as_name(*module)? == "module" => {
+                return self.push_again(*class);
+            }
+            [storage @ .., _view] if self.is_legacy => storage,
+            all => all,
+        };
+        let [tag, class, key, _, numel] = items else { return Err(broken) };
         let (Value::Global(class), Value::Int(numel)) = (self.value(*class), self.value(*numel)) else {
             return Err(broken);
         };

@@ -30,6 +30,8 @@ pub enum Value {
     Global(Rc<str>),
     Storage(Rc<Storage>),
     Tensor(Box<Tensor>),
+    /// A sparse or nested tensor.
+    Composite(Box<Composite>),
     /// The result of a call that is not modelled: callable, arguments, and states set later.
     Object(Vec<Id>),
 }
@@ -41,6 +43,7 @@ impl Value {
             Value::Str(text) => text.len() / 32,
             Value::Bytes(bytes) | Value::Number(bytes) => bytes.len() / 32,
             Value::Tensor(tensor) => tensor.shape.len() + tensor.stride.len(),
+            Value::Composite(composite) => composite.shape.len() + composite.parts.len(),
             _ => 0,
         }
     }
@@ -71,9 +74,22 @@ pub struct Tensor {
     pub extra: Vec<Id>,
 }
 
+/// A tensor that is made of tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Composite {
+    /// Elements per axis; -1 for an axis of a nested tensor whose parts differ, as torch shows it.
+    pub shape: Vec<i64>,
+    /// The tensor that holds the elements.
+    pub elements: Id,
+    /// The callable and its arguments.
+    pub parts: Vec<Id>,
+}
+
 /// The values of a pickle.
 #[derive(Debug)]
 pub struct Graph {
+    /// Bytes of the pickle, with its STOP opcode.
+    pub length: usize,
     pub values: Vec<Value>,
     pub root: Id,
     pub globals: BTreeSet<Rc<str>>,
@@ -90,10 +106,5 @@ impl Graph {
     /// The globals that `weights_only=True` refuses.
     pub fn refused_globals(&self) -> Vec<String> {
         self.globals.iter().filter(|name| !globals::is_allowed(name)).map(|name| name.to_string()).collect()
-    }
-
-    /// The storage of the record of that name.
-    pub fn storage_of(&self, record: &str) -> Option<&Storage> {
-        self.storages.get(record.strip_prefix("data/")?).map(Rc::as_ref)
     }
 }

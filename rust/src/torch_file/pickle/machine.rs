@@ -8,6 +8,8 @@ use super::graph::{Id, MAX_NAME, Storage, Value};
 /// Why a program is not followed to its end; the text continues "the pickle ...".
 pub(super) enum Refused {
     Malformed(&'static str),
+    /// As malformed, because the program ends too early.
+    Cut(&'static str),
     TooLarge,
 }
 
@@ -29,6 +31,8 @@ pub(super) struct Machine<'a> {
     /// Names of the opcodes that `weights_only=True` refuses.
     pub refused: BTreeSet<&'static str>,
     pub storages: HashMap<String, Rc<Storage>>,
+    /// Whether storages are referred to as torch < 1.6 did.
+    pub is_legacy: bool,
 }
 
 impl<'a> Machine<'a> {
@@ -46,18 +50,19 @@ impl<'a> Machine<'a> {
             globals: BTreeSet::new(),
             refused: BTreeSet::new(),
             storages: HashMap::new(),
+            is_legacy: false,
         }
     }
 
     pub fn take(&mut self, length: usize) -> Step<&'a [u8]> {
         let end = self.at.checked_add(length).ok_or(Refused::Malformed("declares an absurd length"))?;
-        let bytes = self.program.get(self.at..end).ok_or(Refused::Malformed("ends inside an opcode"))?;
+        let bytes = self.program.get(self.at..end).ok_or(Refused::Cut("ends inside an opcode"))?;
         self.at = end;
         Ok(bytes)
     }
 
     pub fn take_array<const N: usize>(&mut self) -> Step<[u8; N]> {
-        self.take(N)?.first_chunk::<N>().copied().ok_or(Refused::Malformed("ends inside an opcode"))
+        self.take(N)?.first_chunk::<N>().copied().ok_or(Refused::Cut("ends inside an opcode"))
     }
 
     pub fn length_8(&mut self) -> Step<usize> {
@@ -74,11 +79,16 @@ impl<'a> Machine<'a> {
     }
 
     pub fn line(&mut self) -> Step<&'a str> {
+        std::str::from_utf8(self.line_bytes()?)
+            .map_err(|_| Refused::Malformed("holds a line that is not UTF-8"))
+    }
+
+    pub fn line_bytes(&mut self) -> Step<&'a [u8]> {
         let rest = self.program.get(self.at..).unwrap_or_default();
         let length = rest.iter().position(|&byte| byte == b'\n');
-        let line = self.take(length.ok_or(Refused::Malformed("ends inside a line"))?)?;
+        let line = self.take(length.ok_or(Refused::Cut("ends inside a line"))?)?;
         self.at += 1;
-        std::str::from_utf8(line).map_err(|_| Refused::Malformed("holds a line that is not UTF-8"))
+        Ok(line)
     }
 
     pub fn text(&mut self, length: usize) -> Step<()> {

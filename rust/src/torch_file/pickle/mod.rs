@@ -18,33 +18,58 @@ pub(super) const MAX_LENGTH: u64 = 64 << 20;
 /// Most that one pickle may build, counted as [`Value::weight`] does.
 const MAX_WEIGHT: usize = 2_000_000;
 
-/// Follows a pickle to its STOP opcode.
+/// Follows the pickle of a zip archive to its STOP opcode.
 pub(super) fn scan(program: &[u8]) -> Checked<Graph> {
     scan_within(program, MAX_WEIGHT)
 }
 
 fn scan_within(program: &[u8], most: usize) -> Checked<Graph> {
-    let mut machine = Machine::new(program, most);
+    follow(Machine::new(program, most)).map_err(|(refused, at)| match refused {
+        Refused::Cut(what) | Refused::Malformed(what) => {
+            Finding::damage("data.pkl", at, format!("the pickle {what}"))
+        }
+        Refused::TooLarge => too_large(at, most),
+    })
+}
+
+/// The result of following one pickle of several in a stream.
+pub(super) enum Scanned {
+    Whole(Graph),
+    /// The program ends before the pickle does.
+    Cut,
+    /// Not a pickle, or one that no writer writes: why, and at which byte of the program.
+    Malformed(&'static str, u64),
+    TooLarge(Finding),
+}
+
+/// Follows the first pickle of a stream; torch < 1.6 wrote five of them, and references of its own form.
+pub(super) fn scan_first(program: &[u8]) -> Scanned {
+    match follow(Machine { is_legacy: true, ..Machine::new(program, MAX_WEIGHT) }) {
+        Ok(graph) => Scanned::Whole(graph),
+        Err((Refused::Cut(_), _)) => Scanned::Cut,
+        Err((Refused::Malformed(what), at)) => Scanned::Malformed(what, at),
+        Err((Refused::TooLarge, at)) => Scanned::TooLarge(too_large(at, MAX_WEIGHT)),
+    }
+}
+
+fn too_large(at: u64, most: usize) -> Finding {
+    let detail = format!("the pickle builds more than {most} values, the limit of this check");
+    Finding::of(State::Unknown, "data.pkl", at, detail)
+}
+
+/// Follows a program to STOP, or to the byte at which it is refused.
+fn follow(mut machine: Machine<'_>) -> Result<Graph, (Refused, u64)> {
     loop {
-        let start = machine.at;
-        match machine.step() {
-            Ok(Some(root)) => {
-                return Ok(Graph {
-                    values: machine.values,
-                    root,
-                    globals: machine.globals,
-                    refused_opcodes: machine.refused,
-                    storages: machine.storages,
-                });
-            }
-            Ok(None) => {}
-            Err(Refused::Malformed(what)) => {
-                return Err(Finding::damage("data.pkl", start as u64, format!("the pickle {what}")));
-            }
-            Err(Refused::TooLarge) => {
-                let detail = format!("the pickle builds more than {most} values, the limit of this check");
-                return Err(Finding::of(State::Unknown, "data.pkl", start as u64, detail));
-            }
+        let start = machine.at as u64;
+        if let Some(root) = machine.step().map_err(|refused| (refused, start))? {
+            return Ok(Graph {
+                length: machine.at,
+                values: machine.values,
+                root,
+                globals: machine.globals,
+                refused_opcodes: machine.refused,
+                storages: machine.storages,
+            });
         }
     }
 }

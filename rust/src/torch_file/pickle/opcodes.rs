@@ -238,8 +238,10 @@ impl Machine<'_> {
                 self.push(Value::Number(line))
             }
             b'S' | b'V' => {
-                let line = self.line()?.trim_matches(['\'', '"']).to_owned();
-                self.push(Value::Str(line))
+                // UNICODE holds bytes of Latin-1: they become the replacement character.
+                let line = String::from_utf8_lossy(self.line_bytes()?);
+                let text = line.trim_matches(['\'', '"']).to_owned();
+                self.push(Value::Str(text))
             }
             _ => {
                 let line = self.line()?.to_owned(); // PERSID

@@ -1,4 +1,4 @@
-//! The globals (callables) that a pickle may name, and the element types that they stand for.
+//! The globals that `torch.load(weights_only=True)` accepts.
 
 /// What `torch.load(weights_only=True)` accepts without being told (`_get_allowed_globals()`, torch 2.15)
 /// and what `import monai` registers; a test compares both with the installed packages.
@@ -153,121 +153,7 @@ pub const ALLOWED_GLOBALS: &[&str] = &[
     "torch.uint8",
 ];
 
-/// Globals that `weights_only=True` refuses but that are harmless to import and call: those of MONAI
-/// MetaTensors with metadata, of NumPy arrays and of paths.
-const INERT: &[&str] = &[
-    "builtins.frozenset",
-    "builtins.range",
-    "builtins.slice",
-    "monai.utils.enums.TraceKeys",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "pathlib.Path",
-    "pathlib.PosixPath",
-    "pathlib.PurePosixPath",
-    "pathlib._local.PosixPath",
-];
-
 /// Whether `weights_only=True` accepts the global.
-pub(super) fn is_allowed(name: &str) -> bool {
+pub fn is_allowed(name: &str) -> bool {
     ALLOWED_GLOBALS.binary_search(&name).is_ok()
-}
-
-/// Whether importing and calling the global is harmless.
-pub(super) fn is_inert(name: &str) -> bool {
-    is_allowed(name)
-        || INERT.contains(&name)
-        || name
-            .strip_prefix("numpy.dtypes.")
-            .is_some_and(|class| class.ends_with("DType") && !class.contains('.'))
-}
-
-/// Translates Python 2's module names, which protocol 2 writes, as every unpickler does.
-pub(super) fn python3_module(module: &str) -> &str {
-    match module {
-        "__builtin__" => "builtins",
-        "copy_reg" => "copyreg",
-        "exceptions" => "builtins",
-        "commands" => "subprocess",
-        "cPickle" => "pickle",
-        "thread" => "_thread",
-        "urllib2" => "urllib.request",
-        other => other,
-    }
-}
-
-/// Bytes of one element of a storage class or dtype, by the last part of its name.
-pub(super) fn item_size(name: &str) -> Option<u64> {
-    let size = match name.strip_prefix("torch.")? {
-        "BoolStorage"
-        | "ByteStorage"
-        | "CharStorage"
-        | "QInt8Storage"
-        | "QUInt8Storage"
-        | "QUInt4x2Storage"
-        | "QUInt2x4Storage"
-        | "storage.UntypedStorage"
-        | "bool"
-        | "uint8"
-        | "int8"
-        | "float8_e4m3fn"
-        | "float8_e4m3fnuz"
-        | "float8_e5m2"
-        | "float8_e5m2fnuz"
-        | "float8_e8m0fnu" => 1,
-        "HalfStorage" | "BFloat16Storage" | "ShortStorage" | "float16" | "bfloat16" | "int16" | "uint16" => 2,
-        "FloatStorage" | "IntStorage" | "QInt32Storage" | "float32" | "int32" | "uint32" | "complex32" => 4,
-        "DoubleStorage"
-        | "LongStorage"
-        | "ComplexFloatStorage"
-        | "float64"
-        | "int64"
-        | "uint64"
-        | "complex64" => 8,
-        "ComplexDoubleStorage" | "complex128" => 16,
-        _ => return None,
-    };
-    Some(size)
-}
-
-/// The dtype of a storage class, as NumPy and torch name it.
-pub(super) fn dtype_name(storage: &str) -> &str {
-    match storage.strip_prefix("torch.").unwrap_or(storage) {
-        "BoolStorage" => "bool",
-        "ByteStorage" => "uint8",
-        "CharStorage" => "int8",
-        "ShortStorage" => "int16",
-        "IntStorage" => "int32",
-        "LongStorage" => "int64",
-        "HalfStorage" => "float16",
-        "BFloat16Storage" => "bfloat16",
-        "FloatStorage" => "float32",
-        "DoubleStorage" => "float64",
-        "ComplexFloatStorage" => "complex64",
-        "ComplexDoubleStorage" => "complex128",
-        other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn allowed_globals_are_sorted_for_the_search() {
-        assert!(ALLOWED_GLOBALS.is_sorted());
-        assert!(is_allowed("torch.FloatStorage"));
-        assert!(!is_allowed("posix.system"));
-    }
-
-    #[test]
-    fn only_dtype_classes_are_inert_in_numpy_dtypes() {
-        assert!(is_inert("numpy.dtypes.Float64DType"));
-        assert!(!is_inert("numpy.dtypes.sys.modules.DType"));
-        assert!(!is_inert("builtins.eval"));
-    }
 }
