@@ -22,11 +22,10 @@ import resource
 import shutil
 import stat
 import struct
-import tempfile
 import types
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +36,7 @@ from monai.data import DataLoader, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, Transform
 
+from support.accounts import let_others_enter
 from tensors.cases import fork
 from voxtier.errors import NotLoadedError, SourceError
 from voxtier.tensors import HealingPersistentDataset
@@ -179,11 +179,10 @@ def test_a_file_of_a_device_that_is_not_here_is_as_stock_and_stays(
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
+def open_folder(tmp_path: Path) -> Path:
     """A folder that every user may enter."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    let_others_enter(tmp_path)
+    return tmp_path
 
 
 def as_nobody(work: Callable[[], str]) -> str:

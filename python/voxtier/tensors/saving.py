@@ -51,7 +51,7 @@ def save_checked(
     *,
     replace: bool = False,
     weights_only: bool = True,
-    read_back: Callable[[Path], None] = lambda _: None,
+    read_back: Callable[[Path], object] = lambda _: None,
     **options: Any,
 ) -> _core.TensorReport:
     """Save with torch; the file appears under its final name only after it was read back and is intact.
@@ -212,6 +212,11 @@ def load_safely(path: Path, *, weights_only: bool = True, mmap: bool | None = No
             added: list[Any] = [each for each in _harmless_globals() if each not in allowed]
             with torch.serialization.safe_globals(added):
                 return torch.load(path, weights_only=True, **options)
+
+
+def load_plainly(path: Path) -> None:
+    """Load a file as any program does that has not imported voxtier, to see whether torch refuses it."""
+    torch.load(path, weights_only=True)
 
 
 _safe_globals_lock = threading.Lock()  # the list belongs to the process

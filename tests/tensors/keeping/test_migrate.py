@@ -6,16 +6,26 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.data import PersistentDataset
 from monai.transforms import Compose, Transform
+from monai.utils.enums import TraceKeys
 
 from tensors.cases import fill_cache, run_forked
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, list_cache, verify
-from voxtier.tensors.keeping.migrate import carry_out, make_safe, monai_key, plan_folder_moves, plan_renames
+from voxtier.tensors.keeping.migrate import (
+    Move,
+    carry_out,
+    make_safe,
+    monai_key,
+    plan_folder_moves,
+    plan_renames,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -76,6 +86,36 @@ def test_make_safe_leaves_files_that_may_run_code(tmp_path: Path) -> None:
     before = (tmp_path / "a.pt").read_bytes()
     assert make_safe(tmp_path / "a.pt").startswith("left: unsafe_globals")
     assert (tmp_path / "a.pt").read_bytes() == before
+
+
+def test_make_safe_converts_the_legacy_format_and_leaves_what_no_plain_value_stands_for(
+    tmp_path: Path,
+) -> None:
+    value = {"image": torch.arange(5.0), "n": np.arange(3), "key": TraceKeys.NONE}
+    contents: dict[str, Any] = {
+        "legacy": {"image": torch.arange(5.0)},
+        "legacy arrays": value,
+        "path": {"x": Path("/data")},
+        "own": {"x": Move(Path("a"), Path("b"))},
+        "protocol": value,
+    }
+    for name, content in contents.items():
+        options = {"_use_new_zipfile_serialization": "legacy" not in name}
+        torch.save(
+            content, tmp_path / f"{name}.pt", **options, pickle_protocol=4 if name == "protocol" else 2
+        )
+    before = {path.stem: path.read_bytes() for path in tmp_path.iterdir()}
+    results = {name: make_safe(tmp_path / f"{name}.pt") for name in contents}
+    assert {name for name, result in results.items() if result == "converted"} == {"legacy", "legacy arrays"}
+    assert "pathlib.PosixPath" in results["path"]
+    assert "keeping.migrate.Move" in results["own"]
+    assert "protocol 2" in results["protocol"]
+    for name in contents:
+        path = tmp_path / f"{name}.pt"
+        if results[name] == "converted":
+            assert torch.equal(torch.load(path, weights_only=True)["image"], torch.arange(5.0))
+        else:
+            assert path.read_bytes() == before[name]
 
 
 def test_a_taken_name_is_never_overwritten(healthy: Path, tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 )
 @click.option("--transform-hash", default="", help="Suffix of the names, when hash_transform was used.")
 @click.option("--into", type=FOLDER, help="Move all tensors into this folder (another directory hash).")
-@click.option("--make-safe", is_flag=True, help="Rewrite files that weights_only=True refuses (MONAI 1.5.0).")
+@click.option(
+    "--make-safe",
+    is_flag=True,
+    help="Rewrite files that weights_only=True refuses (MONAI 1.5.0), or of torch < 1.6.",
+)
 @APPLY
 def migrate_command(
     folder: Path,
@@ -115,12 +119,12 @@ def _item_moves(
 
 
 def _make_safe(folder: Path, *, apply: bool) -> int:
-    from voxtier.tensors.keeping.migrate import make_safe
+    from voxtier.tensors.keeping.migrate import CONVERTIBLE, make_safe
     from voxtier.tensors.keeping.verify import list_cache, verify
 
     left = 0
     for state in verify(list_cache(folder), mode="quick"):
-        if state.state != "not_weights_only":
+        if state.state not in CONVERTIBLE:
             continue
         result = make_safe(Path(state.path)) if apply else "would be converted"
         left += result.startswith("left")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxtier import _core
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, NotLoadedError
 from voxtier.system.durable import sync_folder
 from voxtier.tensors.identity.fingerprint import differences
 from voxtier.tensors.manifest import Entry, Manifest, Manifests
@@ -158,11 +158,15 @@ def _rename(move: Move) -> None:
     move.old.unlink(missing_ok=True)
 
 
+CONVERTIBLE = frozenset({"not_weights_only", "legacy_format"})
+"""The states of files that `make_safe` may rewrite."""
+
+
 def make_safe(path: Path) -> str:
-    """Rewrite a file that ``weights_only=True`` refuses, so that every MONAI version loads it.
+    """Rewrite a file that ``weights_only=True`` refuses, or of torch < 1.6: every MONAI then loads it.
 
     Only files whose refused classes are harmless (arrays, dtypes, trace keys) are touched, and no code of a
-    file is run. The new file is verified before it replaces the old one.
+    file is run. The new file is verified and loaded before it replaces the old one.
 
     Returns
     -------
@@ -172,14 +176,19 @@ def make_safe(path: Path) -> str:
     report = _core.verify_tensor_file(path)
     if report.state.startswith("ok"):
         return "fine"
-    if report.state != "not_weights_only":
+    if report.state not in CONVERTIBLE:
         return f"left: {report.state}: {report.detail}"
-    from voxtier.tensors.saving import load_safely, make_plain, save_checked
+    from voxtier.tensors.saving import load_plainly, load_safely, make_plain, reason_of, refusal, save_checked
 
+    if reason := refusal(report):
+        return f"left: {reason}"
     try:
-        value = _arrays_to_tensors(make_plain(load_safely(path)))
-        save_checked(value, path, replace=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, TypeError) as error:
+        mmap = False if report.state == "legacy_format" else None
+        value = _arrays_to_tensors(make_plain(load_safely(path, mmap=mmap)))
+        save_checked(value, path, replace=True, read_back=load_plainly)
+    except pickle.UnpicklingError as error:
+        return f"left: torch refuses it: {reason_of(error)}"
+    except (NotLoadedError, OSError, RuntimeError, TypeError) as error:
         return f"left: {str(error).splitlines()[0]}"
     return "converted"
 
