@@ -245,6 +245,13 @@ ROW_COLUMNS: Final[list[tuple[str, str, bool]]]
 MAX_PATH_BYTES: Final[int]
 """Longest path that the index takes: entries of the B-tree of refused files end at 2704 bytes."""
 
+def local_path(path: str) -> str:
+    """Return the path that a URI of a local file names: ``dbfs:/a``, ``file:/a``, ``file:///a%20b``.
+
+    With an authority, be it empty, the path is percent-encoded (RFC 8089), else it is taken as it stands, as
+    Spark and Hadoop write it. Any other text is returned as it is.
+    """
+
 def path_fault(path: str | bytes | PathLike[str]) -> str | None:
     """Say why a path cannot be a row of the index (not UTF-8, a NUL, too long), or None."""
 
@@ -320,6 +327,8 @@ def decode_rows(rows: bytes, *, most: int | None = None) -> list[tuple[str, Fram
 
 # frames: the index run
 
+_Report: TypeAlias = tuple[str, str, int, int | None, str | None, str | None, int | None, str | None]
+
 @final
 class Indexer:
     """A pool of threads that reads frame tables and writes them as rows for ``COPY ... (FORMAT binary)``.
@@ -337,7 +346,7 @@ class Indexer:
     def __new__(cls, source: str, *, threads: int, verify: _Verify) -> Self: ...
     def read(
         self, paths: list[str], fingerprints: list[tuple[int, int] | None]
-    ) -> tuple[bytes, list[tuple[str, str, int, int | None, str | None, str | None]]]:
+    ) -> tuple[bytes, list[_Report]]:
         """Read a batch of files, or as many of its first ones as make 16 MiB of rows or take a second.
 
         Parameters
@@ -352,9 +361,9 @@ class Indexer:
         rows : bytes
             One row for each file that was read, as `encode_rows` writes them.
         reports : list of tuple
-            ``(path, status, frames, truncated_from, error_kind, error)`` for each of the first
-            ``len(reports)`` paths, in order of completion. Status is that of the row, ``unchanged``, or
-            ``refused`` for a path that cannot be a row: not storable, or a folder.
+            ``(path, status, frames, truncated_from, error_kind, error, error_offset, error_detail)`` for each
+            of the first ``len(reports)`` paths, in order of completion. Status is that of the row,
+            ``unchanged``, or ``refused`` for a path that cannot be a row: not storable, or a folder.
         """
 
 # frames: priority and memory

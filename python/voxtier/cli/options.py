@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from voxtier.errors import ConfigError
-from voxtier.system.text import parse_bytes
+from voxtier.system.text import on_one_line, parse_bytes
 
 if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
@@ -72,6 +73,25 @@ def DSN(command: F) -> F:  # noqa: N802 - an option like the others
 
 THREADS = click.option("--threads", default=16, type=click.IntRange(1, 1024), help="Files read at once.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def holds_source(store: FrameStore, source: str) -> bool:
+    """Return whether the index holds a source; if not, and it was not named, say what there is.
+
+    Raises
+    ------
+    ConfigError
+        There is none of the name that was given.
+    """
+    known = store.sources()
+    if source in known:
+        return True
+    names = f"it holds {', '.join(map(on_one_line, known))}" if known else "it is empty: run `voxtier index`"
+    text = f"the index has no source of the name {source!r}; {names}"
+    if click.get_current_context().get_parameter_source("source") is not ParameterSource.DEFAULT:
+        raise ConfigError(text)
+    click.echo(f"voxtier: {text}", err=True)
+    return False
 
 
 def open_store(dsn: str | None) -> FrameStore:

@@ -22,14 +22,16 @@ from voxtier.frames.table import (
 
 if TYPE_CHECKING:
     from voxtier.frames.databricks.frame_dicts import compute_bot_from_local_path
-    from voxtier.frames.databricks.lakebase import LakebaseUtils
+    from voxtier.frames.databricks.lakebase import RLS_ENABLED, LakebaseUtils
     from voxtier.frames.databricks.spark import BOTCacheBuilder
+    from voxtier.frames.databricks.table_names import parse_uc_table_name
     from voxtier.frames.gateway.gateway import Gateway
     from voxtier.frames.indexing.run import FileIndexer, index_files
     from voxtier.frames.serving.reader import FrameReader
     from voxtier.frames.store.store import FrameStore
 
 __all__ = [
+    "RLS_ENABLED",
     "BOTCacheBuilder",
     "CachePriorityScorer",
     "FileIndexer",
@@ -43,6 +45,7 @@ __all__ = [
     "TableResult",
     "compute_bot_from_local_path",
     "index_files",
+    "parse_uc_table_name",
     "read_frame",
     "read_metadata",
     "read_metadata_json",
@@ -53,6 +56,7 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = {
+    "RLS_ENABLED": "voxtier.frames.databricks.lakebase",
     "BOTCacheBuilder": "voxtier.frames.databricks.spark",
     "FileIndexer": "voxtier.frames.indexing.run",
     "FrameReader": "voxtier.frames.serving.reader",
@@ -61,6 +65,7 @@ _ON_FIRST_USE = {
     "LakebaseUtils": "voxtier.frames.databricks.lakebase",
     "compute_bot_from_local_path": "voxtier.frames.databricks.frame_dicts",
     "index_files": "voxtier.frames.indexing.run",
+    "parse_uc_table_name": "voxtier.frames.databricks.table_names",
 }
 
 

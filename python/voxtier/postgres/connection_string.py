@@ -108,6 +108,12 @@ def split_secrets(dsn: str) -> tuple[str, dict[str, str]]:
     return (f"{plain} prepare={prepare}".strip() if prepare else plain), secrets
 
 
+def database_name(dsn: str) -> str | None:
+    """Return the name of the database in a connection string, if it has one."""
+    name = conninfo_to_dict(parse(dsn).libpq).get("dbname")
+    return None if name is None else str(name)
+
+
 def describe(dsn: str) -> str:
     """Return host, port and name of a database, without secrets."""
     parts = conninfo_to_dict(dsn)

@@ -379,8 +379,8 @@ impl FrameTable {
         }
         match self.truncated_from {
             Some(from) if frame >= from as usize => {
-                let detail =
-                    format!("frame {frame} (from 0): the file is cut, frames from {from} on are not in it");
+                let whole = format!("{from} of {} frames are whole", self.frames());
+                let detail = format!("frame {frame} (from 0): the file is cut off, {whole}");
                 Err(Error::new(ErrorKind::TruncatedFrame, detail))
             }
             _ => Ok(()),

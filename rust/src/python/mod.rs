@@ -23,6 +23,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     frames::register(module)?;
     #[cfg(feature = "server")]
     gateway::register(module)?;
+    paths::register(module)?;
     tiledb::register(module)?;
     torch_file::register(module)?;
     // The stub declares no `__all__`, so the module must not have one.

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use pyo3::buffer::PyBuffer;
@@ -12,6 +11,7 @@ use pyo3::types::{PyBytes, PyInt};
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Bytes, FileSource, Fingerprint, RangedSource, Source};
+use crate::python::paths::local_path_of;
 
 /// Most threads that read one file: more of them wait for one another in the page cache.
 const MOST_READERS: usize = 4;
@@ -38,7 +38,7 @@ pub fn with_source<R: Send>(
     if let (Ok(read), Ok(size)) = (object.getattr("read"), object.getattr("size")) {
         return with_reader(&read, size.extract()?, work);
     }
-    if let Ok(path) = object.extract::<PathBuf>() {
+    if let Ok(path) = local_path_of(object) {
         return Ok(py.detach(|| work(&FileSource::open(&path)?.with_readers(readers())))?);
     }
     let Ok(buffer) = PyBuffer::<u8>::get(object) else {

@@ -10,7 +10,7 @@ import pytest
 
 from cli.running import FINDINGS, OK, PARTIAL, PROGRAM, USAGE, Cli, Done, finish, start
 from frames.dicom.cases.native import one_bit
-from support.builders import dicom, element, image, jpeg, pattern
+from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, jpeg, pattern
 
 
 def test_stdout_gets_the_bytes_of_the_frame_alone(voxtier: Cli, folder: Path) -> None:
@@ -67,6 +67,25 @@ def test_a_refused_frame_exits_1_and_leaves_no_file(
     assert kind in done.err
     assert name in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_frame_behind_the_cut_is_refused_by_the_number_that_was_asked_for(
+    voxtier: Cli, folder: Path
+) -> None:
+    done = voxtier("frame", folder / "truncated.dcm", 3)
+    assert done.err.endswith("frame 3: the file is cut off, 1 of 3 frames are whole\n")
+    assert "from 0" not in done.err
+
+
+def test_a_refusal_that_concerns_a_frame_counts_from_1(voxtier: Cli, tmp_path: Path) -> None:
+    fragments = Fragments([jpeg(20, 0), b"", jpeg(26, 1)])
+    (tmp_path / "gap.dcm").write_bytes(
+        dicom([*image(frames=3), Element(PIXEL_DATA, "OB", fragments)], JPEG).content
+    )
+    done = voxtier("frame", tmp_path / "gap.dcm", 2)
+    assert done.code == FINDINGS
+    assert "frame 2 has no bytes" in done.err
+    assert "frame 1 (from 0) has no bytes" in voxtier("table", tmp_path / "gap.dcm").out
 
 
 def test_an_output_path_that_is_the_source_is_refused(voxtier: Cli, folder: Path) -> None:

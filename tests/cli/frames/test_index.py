@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from cli.running import DOWN, FINDINGS, OK, PARTIAL, USAGE, Cli, native
 from support.accounts import let_others_enter
 
-STATUSES = {"ok": 2, "truncated": 1, "no_pixels": 1, "ambiguous": 1, "error": 1}
+STATUSES = {"ok": 2, "truncated": 1, "no_pixels": 1, "ambiguous": 1, "refused": 1}
 
 
 def test_index_twice_then_errors_and_summary(voxtier: Cli, folder: Path, dsn: str) -> None:
@@ -29,9 +30,12 @@ def test_index_twice_then_errors_and_summary(voxtier: Cli, folder: Path, dsn: st
 
     errors = voxtier("errors", "--dsn", dsn)
     assert errors.code == FINDINGS
-    assert [Path(line).name for line in errors.out.splitlines()[::2]] == ["ambiguous.dcm", "error.dcm"]
+    names = ["ambiguous.dcm", "error.dcm", "truncated.dcm"]
+    assert [Path(line).name for line in errors.out.splitlines()[::2]] == names
+    assert errors.out.splitlines()[-1] == "    truncated: the file is cut off, 1 of 3 frames are whole"
     rows = voxtier("errors", "--dsn", dsn, "--json").rows
-    assert [tuple(row) for row in rows] == [("path", "kind", "offset", "detail")] * 2
+    assert [tuple(row) for row in rows] == [("path", "kind", "offset", "detail")] * 3
+    assert [row["kind"] for row in rows] == ["fewer_fragments_than_frames", "not_dicom", "truncated"]
 
     summary = voxtier("summary", "--dsn", dsn)
     assert summary.code == OK
@@ -44,15 +48,36 @@ def test_index_twice_then_errors_and_summary(voxtier: Cli, folder: Path, dsn: st
 def test_json_is_a_row_a_file_and_a_summary(voxtier: Cli, folder: Path, dsn: str) -> None:
     done = voxtier("index", folder, "--dsn", dsn, "--json")
     *rows, last = done.rows
-    assert {Path(row["path"]).name: row["status"] for row in rows} == {
-        "ok.dcm": "cached",
-        "jpeg.dcm": "cached",
-        "truncated.dcm": "partial",
-        "no_pixels.dcm": "skipped",
-        "ambiguous.dcm": "error",
-        "error.dcm": "error",
+    by_name = {Path(row.pop("path")).name: row for row in rows}
+    errors = {Path(row.pop("path")).name: row for row in voxtier("errors", "--dsn", dsn, "--json").rows}
+    good = {"truncated_from": None, "error": None}
+    assert by_name == {
+        "ok.dcm": {"status": "ok", "num_frames": 2, **good},
+        "jpeg.dcm": {"status": "ok", "num_frames": 2, **good},
+        "truncated.dcm": {"status": "truncated", "num_frames": 3, "truncated_from": 1, "error": None},
+        "no_pixels.dcm": {"status": "no_pixels", "num_frames": 0, **good},
+        "ambiguous.dcm": {
+            "status": "ambiguous",
+            "num_frames": 0,
+            "truncated_from": None,
+            "error": errors["ambiguous.dcm"],
+        },
+        "error.dcm": {
+            "status": "refused",
+            "num_frames": 0,
+            "truncated_from": None,
+            "error": errors["error.dcm"],
+        },
     }
-    assert last["summary"]["statuses"] == STATUSES
+    assert last["summary"]["statuses"] == STATUSES == dict(Counter(row["status"] for row in by_name.values()))
+    again = voxtier("index", folder, "--dsn", dsn, "--json").rows[:-1]
+    unchanged = {
+        Path(row["path"]).name: (row["status"], row["num_frames"]) for row in again if not row["error"]
+    }
+    assert unchanged == {
+        "ok.dcm": ("unchanged", 2), "jpeg.dcm": ("unchanged", 2), "truncated.dcm": ("unchanged", 3),
+        "no_pixels.dcm": ("unchanged", 0),
+    }  # fmt: skip
     assert list(last) == ["summary"]
 
 
@@ -75,16 +100,21 @@ def test_folders_extensions_named_files_and_lists_select_the_files(
 def test_a_folder_without_dcm_files_hints_at_all_files(voxtier: Cli, tmp_path: Path, dsn: str) -> None:
     (tmp_path / "IM0001").write_bytes(native())
     done = voxtier("index", tmp_path, "--dsn", dsn)
-    assert done.code == OK
+    assert done.code == FINDINGS
     assert "0 files" in done.out
     assert "--all-files" in done.err
+    done = voxtier("index", tmp_path, "--dsn", dsn, "--json")
+    assert (done.code, done.rows[0]["summary"]["statuses"]) == (FINDINGS, {})
+    assert "there is no file" in done.err
+    assert voxtier("index", "-", "--dsn", dsn).code == FINDINGS
 
 
 def test_a_missing_path_exits_2_and_indexes_nothing(voxtier: Cli, folder: Path, dsn: str) -> None:
     done = voxtier("index", folder, folder / "typo", "--dsn", dsn)
     assert done.code == USAGE
     assert "typo" in done.err
-    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 0
+    summary = voxtier("summary", "--dsn", dsn, "--json")
+    assert (summary.code, summary.rows[0]["total"]["files"]) == (FINDINGS, 0)
 
 
 def test_prune_drops_rows_of_deleted_files_but_not_of_a_missing_folder(
@@ -116,6 +146,60 @@ def test_sources_are_apart(voxtier: Cli, folder: Path, dsn: str) -> None:
     assert voxtier("errors", "--dsn", dsn, "--source", "second").code == OK
     assert voxtier("errors", "--dsn", dsn, "--source", "first").code == FINDINGS
     assert "other sources: first" in voxtier("summary", "--dsn", dsn, "--source", "second").out
+
+
+COMMANDS_OF_A_SOURCE = ["summary", "errors", "priority", "preload"]
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_A_SOURCE)
+def test_an_unknown_source_exits_2_and_names_the_known_ones(
+    voxtier: Cli, folder: Path, dsn: str, command: str
+) -> None:
+    assert "it is empty" in voxtier(command, "--dsn", dsn, "--source", "third").err
+    for name in ("first", "ünï 2"):
+        voxtier("index", folder / "ok.dcm", "--dsn", dsn, "--source", name)
+    for options in ([], ["--json"]):
+        done = voxtier(command, "--dsn", dsn, "--source", "third", *options)
+        assert (done.code, done.stdout) == (USAGE, b"")
+        assert "'third'" in done.err
+        assert "first, ünï 2" in done.err
+        done = voxtier(command, "--dsn", dsn, *options)  # the default one, which nobody named
+        assert done.code == FINDINGS
+        assert "first, ünï 2" in done.err
+        assert voxtier(command, "--dsn", dsn, "--source", "first", *options).code == OK
+
+
+@pytest.mark.parametrize("command", ["summary", "priority", "preload"])
+def test_a_source_without_files_is_said_and_exits_1(
+    voxtier: Cli, folder: Path, dsn: str, command: str
+) -> None:
+    voxtier("index", folder / "ok.dcm", "--dsn", dsn)
+    (folder / "ok.dcm").unlink()
+    voxtier("index", folder / "ok.dcm", "--dsn", dsn, "--prune", "--force")
+    for options in ([], ["--json"]):
+        done = voxtier(command, "--dsn", dsn, *options)
+        assert done.code == FINDINGS
+        assert "holds no file" in done.err
+
+
+def test_errors_without_any_says_so_and_exits_0(voxtier: Cli, folder: Path, dsn: str) -> None:
+    voxtier("index", folder / "ok.dcm", "--dsn", dsn)
+    done = voxtier("errors", "--dsn", dsn)
+    assert (done.code, done.out) == (OK, "")
+    assert "no file of source 'default' was refused or is cut off" in done.err
+
+
+def test_paths_may_be_uris_of_local_files(voxtier: Cli, folder: Path, dsn: str) -> None:
+    (folder / "a b.dcm").write_bytes(native())
+    for name in (f"dbfs:{folder}/a b.dcm", f"file:{folder}/a b.dcm", f"file://{folder}/a%20b.dcm"):
+        [row, _] = voxtier("index", name, "--dsn", dsn, "--json").rows
+        assert row["path"] == f"{folder}/a b.dcm"
+        assert voxtier("frame", name, 1).code == OK
+        assert voxtier("table", name, "--json").rows[0]["status"] == "ok"
+        assert voxtier("explain", name).code == OK
+    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 1
+    [*rows, _] = voxtier("index", f"dbfs:{folder}", "--dsn", dsn, "--json").rows
+    assert len(rows) == 7
 
 
 @pytest.mark.parametrize("source", ["", "line\nbreak", "\udcff", "x" * 301])

@@ -115,8 +115,8 @@ def test_a_path_that_cannot_be_read_is_an_io_error_row(voxtier: Cli, tmp_path: P
     assert sorted(Path(row["path"]).name for row in done.rows) == sorted(names)
 
 
-def test_an_empty_folder_prints_nothing_and_exits_0(voxtier: Cli, tmp_path: Path) -> None:
-    assert voxtier("table", tmp_path) == Done(OK, b"", "")
+def test_an_empty_folder_is_said_and_exits_1(voxtier: Cli, tmp_path: Path) -> None:
+    assert voxtier("table", tmp_path) == Done(FINDINGS, b"", f"voxtier: {tmp_path}: there is no file\n")
 
 
 def test_a_loop_of_folders_ends(voxtier: Cli, folder: Path) -> None:

@@ -215,24 +215,32 @@ def test_instances_are_found_by_uid_series_path_and_priority(
         assert lakebase.insert_instance_paths_batch([elsewhere, known]) == 2
     assert lakebase.insert_instance_paths_batch([]) == 0
 
-    assert lakebase.retrieve_instance_path("2.25.1.7") == elsewhere
-    assert lakebase.retrieve_instance_path("2.25.1.7", "2.25.2", "2.25.3.0") == elsewhere
-    assert lakebase.retrieve_instance_path("2.25.1.7", "2.25.9") is None
-    native_row = lakebase.retrieve_instance_path("2.25.1.1")
+    elsewhere["path"] = elsewhere["local_path"]
+    study, series = "2.25.2", "2.25.3.0"
+    assert lakebase.retrieve_instance_path(study, series, "2.25.1.7", TABLE) == elsewhere
+    assert lakebase.retrieve_instance_path(None, None, "2.25.1.7") == elsewhere
+    assert lakebase.retrieve_instance_path("2.25.9", series, "2.25.1.7") is None
+    assert lakebase.retrieve_instance_path(study, series, "2.25.1.7", "main.pixels.other") is None
+    assert lakebase.retrieve_instance_path(study, series, "2.25.1.7", table="others") is None
+    native_row = lakebase.retrieve_instance_path(study, series, "2.25.1.1")
     assert native_row == {
-        "local_path": files["native"], "study_instance_uid": "2.25.2", "series_instance_uid": "2.25.3.0",
-        "sop_instance_uid": "2.25.1.1", "num_frames": 3,
+        "path": files["native"], "local_path": files["native"], "study_instance_uid": study,
+        "series_instance_uid": series, "sop_instance_uid": "2.25.1.1", "num_frames": 3,
     }  # fmt: skip
-    assert lakebase.retrieve_instance_path("9.9") is None  # the file itself says otherwise
-    series = lakebase.retrieve_instance_paths_by_series("2.25.3.0")
-    assert [row["local_path"] for row in series] == sorted(["/archive/7.dcm", *files.values()])
-    assert lakebase.retrieve_instance_paths_by_series("2.25.3.0", "no such study") == []
-    by_path = lakebase.retrieve_instance_paths_by_local_paths(["/archive/7.dcm", files["native"], "/none"])
-    assert by_path == {"/archive/7.dcm": elsewhere, files["native"]: native_row}
+    assert lakebase.retrieve_instance_path(None, None, "9.9") is None  # the file itself says otherwise
+    by_series = lakebase.retrieve_instance_paths_by_series(study, series, TABLE)
+    assert by_series is not None
+    assert [row["path"] for row in by_series.values()] == sorted(["/archive/7.dcm", *files.values()])
+    assert all(row["sop_instance_uid"] == uid for uid, row in by_series.items())
+    assert lakebase.retrieve_instance_paths_by_series("no such study", series) is None
+    by_path = lakebase.retrieve_instance_paths_by_local_paths(
+        ["/archive/7.dcm", f"dbfs:{files['native']}", "/none"], TABLE
+    )
+    assert by_path == {"2.25.1.7": elsewhere, "2.25.1.1": native_row}
     lakebase.touch_frame_ranges(files["parts"])
-    preload = lakebase.retrieve_instance_paths_for_preload(limit=2)
-    assert [row["local_path"] for row in preload] == [files["parts"], "/archive/7.dcm"]
-    with pytest.raises(ConfigError, match=r"instances\[0\] has no local_path"):
+    preload = lakebase.retrieve_instance_paths_for_preload(TABLE, 2)
+    assert [row["path"] for row in preload.values()] == [files["parts"], "/archive/7.dcm"]
+    with pytest.raises(ConfigError, match=r"entries\[0\] has no local_path"):
         lakebase.insert_instance_paths_batch([{"sop_instance_uid": "1"}])
     with pytest.raises(ConfigError, match="NUL"):
         lakebase.insert_instance_paths_batch([{"local_path": "a\0b"}])

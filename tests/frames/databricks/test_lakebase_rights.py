@@ -23,7 +23,7 @@ ODD_GROUPS = ["radiology, thorax", "{a}", 'quote"d', "O'Brien", "NULL", "back\\s
 def test_groups_of_the_user_decide_even_for_the_owner(lakebase: LakebaseUtils, files: dict[str, str]) -> None:
     path = files["native"]
     for group in ODD_GROUPS:
-        assert lakebase.upsert_access_rule(TABLE, [group, "everywhere"], path) == 1
+        assert lakebase.upsert_access_rule(TABLE, group, path_prefix=path) == 1
         assert lakebase.retrieve_frame_range(path, 0, user_groups=[group]) is not None
         assert (
             lakebase.retrieve_frame_range(path, 0, user_groups=group.split(",") if "," in group else ["x"])
@@ -33,13 +33,11 @@ def test_groups_of_the_user_decide_even_for_the_owner(lakebase: LakebaseUtils, f
         assert lakebase.retrieve_frame_range(path, 0) is not None  # the owner, for nobody in particular
         assert lakebase.touch_frame_ranges(path, user_groups=["x"]) == 0
         assert lakebase.touch_frame_ranges(path, user_groups=[group]) == 1
-        assert lakebase.retrieve_instance_path("2.25.1.1", user_groups=["x"]) is None
-        lakebase.upsert_access_rule(TABLE, ["nobody"], path)
+        assert lakebase.retrieve_instance_path(None, None, "2.25.1.1", user_groups=["x"]) is None
+        lakebase.execute_query("DELETE FROM voxtier.access_rule")
     ranked = lakebase.get_preload_priority_list(user_groups=["x"])
     assert path not in {row["filename"] for row in ranked}
     assert len(ranked) == 2
-    with pytest.raises(ConfigError, match="hide the rows from everyone"):
-        lakebase.upsert_access_rule(TABLE, [], path)
     with pytest.raises(ConfigError, match="list of names"):
         lakebase.retrieve_frame_range(path, 0, user_groups="radiology")
 
@@ -48,13 +46,14 @@ def test_rules_hold_for_files_indexed_later(lakebase: LakebaseUtils, tmp_path: P
     early = write_files(tmp_path / "trial", 2)
     indexer = FileIndexer(lakebase.store, source=TABLE)
     indexer.index_batch(early)
-    assert lakebase.upsert_access_rule(TABLE, ["staff"]) == 2
-    assert lakebase.upsert_access_rule(TABLE, ["trial team"], str(tmp_path / "trial")) == 2
+    assert lakebase.upsert_access_rule(TABLE, "staff", description="the clinic") == 2
+    assert lakebase.upsert_access_rule(TABLE, "trial team", path_prefix=str(tmp_path / "trial")) == 2
     late = write_files(tmp_path / "trial", 1, first=2) + write_files(tmp_path / "ward", 1, first=3)
     indexer.index_batch(late)
+    full = {"access_type": "full", "uc_filter_sql": None}
     assert lakebase.get_access_rules() == [
-        {"path_prefix": "", "allowed_groups": ["staff"]},
-        {"path_prefix": str(tmp_path / "trial"), "allowed_groups": ["trial team"]},
+        {"group_name": "staff", **full, "description": "the clinic", "path_prefix": ""},
+        {"group_name": "trial team", **full, "description": None, "path_prefix": str(tmp_path / "trial")},
     ]
     assert set(lakebase.retrieve_frame_ranges_batch(early + late, user_groups=["staff"])) == {late[1]}
     assert set(lakebase.retrieve_frame_ranges_batch(early + late, user_groups=["trial team"])) == {
@@ -95,7 +94,7 @@ def test_builder_and_reader_roles_do_what_they_may_and_no_more(
     lakebase: LakebaseUtils, roles: dict[str, str], tmp_path: Path
 ) -> None:
     paths = write_files(tmp_path, 3)
-    lakebase.upsert_access_rule(TABLE, ["staff, day"], paths[0])
+    lakebase.upsert_access_rule(TABLE, "staff, day", path_prefix=paths[0])
     with LakebaseUtils(dsn=roles["builder"], uc_table_name=TABLE) as builder:
         indexer = FileIndexer(builder.store, source=TABLE)
         assert {report.status for report in indexer.index_batch(paths)} == {"ok"}

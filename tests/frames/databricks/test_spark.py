@@ -291,7 +291,8 @@ def test_without_a_database_only_local_spark_may_use_the_embedded_server(
     destination = builder._task(spark).destination
     assert destination.dsn is not None
     assert "secret" not in destination.dsn
-    assert json.loads(spark.conf.get(destination.secret)) == {"password": "secret"}
+    assert destination.secret is not None
+    assert destination.secret.reveal() == {"password": "secret"}
 
 
 def test_missing_or_old_java_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

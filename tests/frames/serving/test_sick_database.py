@@ -133,7 +133,7 @@ def test_a_read_only_database_still_answers(server: EmbeddedServer, paths: list[
 def test_a_hot_frame_waits_for_no_thread(paths: list[str]) -> None:
     async def ask(reader: FrameReader) -> list[bytes]:
         names = [(paths[0], 0), ("2.25.0", 0)]
-        reader._uids["2.25.0"] = paths[0]
+        reader._uids.remember("2.25.0", paths[0])
         return [await reader.aframe(name, index) for name, index in names]
 
     busy = threading.Event()

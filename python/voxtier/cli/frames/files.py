@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier._core import refused_status
+from voxtier._core import local_path, refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS
 from voxtier.cli.options import THREADS
 from voxtier.system.durable import write_file
@@ -52,17 +53,21 @@ def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
     PATH is a file, a folder (every file below it) or - for paths on stdin. Every entry of every offset
     table is checked against the file. With --json, frames is a list of frames, each a list of
     [offset, length] in payload bytes; bit_offsets is the bit of the first byte at which each frame begins
-    where frames are no whole bytes (Bits Allocated 1), else null. Exit code 1 when a file is refused.
+    where frames are no whole bytes (Bits Allocated 1), else null. Exit code 1 when a file is refused, or
+    there is none.
     """
     from voxtier.frames.indexing.paths import iter_files
     from voxtier.frames.table import read_tables
 
-    refused = 0
+    refused = count = 0
     files = iter_files(given_paths(paths), extension=None)
-    for result in read_tables(files, threads=threads, verify="all"):
+    for count, result in enumerate(read_tables(files, threads=threads, verify="all"), 1):  # noqa: B007
         refused += result.error is not None
         click.echo(json.dumps(_as_json(result)) if as_json else _as_line(result))
-    return EXIT_FINDINGS if refused else 0
+    looked_in = [on_one_line(path) for path in paths if path != "-"]
+    if looked_in and not count:
+        click.echo(f"voxtier: {', '.join(looked_in)}: there is no file", err=True)
+    return EXIT_FINDINGS if refused or (looked_in and not count) else 0
 
 
 def _as_json(result: TableResult) -> dict[str, Any]:
@@ -128,6 +133,7 @@ def frame(path: str, number: int, output: Path | None, align: bool) -> int:
     from voxtier.errors import FormatError, SourceError
     from voxtier.frames.table import read_frame, read_table
 
+    path = local_path(path)
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a frame is binary: name a file with -o, or pipe the output")
     try:
@@ -138,7 +144,9 @@ def frame(path: str, number: int, output: Path | None, align: bool) -> int:
             raise click.UsageError(f"{on_one_line(path)} holds {holds}")
         content = read_frame(path, frame_table, number - 1, align=align)
     except (FormatError, SourceError) as error:
-        click.echo(f"voxtier: {on_one_line(path)}: {error}", err=True)
+        # Frames count from 0 in the core, and from 1 for who asks here.
+        text = re.sub(r"\bframe (\d+) \(from 0\)", lambda found: f"frame {int(found[1]) + 1}", str(error))
+        click.echo(f"voxtier: {on_one_line(path)}: {text}", err=True)
         return EXIT_FINDINGS
     if not align and (frame_table.frame_bits or 0) % 8:
         bit = frame_table.bit_offset(number - 1)

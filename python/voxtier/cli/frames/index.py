@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import os
 import sys
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_PARTIAL, discard_stdout
+from voxtier._core import local_path
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
-from voxtier.cli.options import AS_JSON, DSN, SOURCE, THREADS, open_store
+from voxtier.cli.options import AS_JSON, DSN, SOURCE, THREADS, holds_source, open_store
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes, format_duration, on_one_line
 
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 _MEANING = {
     "ok": "every frame can be read",
     "unchanged": "indexed before, same size and time: not read again",
-    "truncated": "the file is cut off: the frames before the cut can be read",
+    "truncated": "the file is cut off, see `voxtier errors`: the frames before the cut can be read",
     "no_pixels": "a report, plan or the like: there are no frames",
     "ambiguous": "nothing says which fragment belongs to which frame: refused",
-    "error": "refused or unreadable: see `voxtier errors`; tried again on the next run",
-    "refused": "the path cannot be stored, or is a folder that cannot be read",
+    "refused": "no image, damaged or unreadable: see `voxtier errors`; tried again on the next run",
 }
+# The status of a row for people.
+_WORDS = {"error": "refused"}
 _REFUSED_SHOWN = 20
 
 
@@ -64,18 +67,20 @@ def index(
     voxtier index /data/dicom --prune
 
     A second run reads only new and changed files. A refused file is kept in the index with its reason: see
-    `voxtier errors`. A run may be interrupted at any time: what was read is kept, the next run does the
-    rest. Exit code 0, or 3 when some files were refused.
+    `voxtier errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a folder
+    that cannot be read. A run may be interrupted at any time: what was read is kept, the next run does the
+    rest. Exit code 0, 1 when there is no file, 3 when some were refused.
     """
     from voxtier.frames.indexing.paths import iter_files
     from voxtier.frames.indexing.run import FileIndexer, index_files
 
     wanted = None if all_files else extension
+    paths = tuple(map(local_path, paths))
     _check_roots(paths, prune=prune)
     walked = [path for path in paths if not prune or os.path.lexists(path)]
     files = iter_files(given_paths(walked), extension=wanted)
     counts: Counter[str] = Counter()
-    frames = pruned = 0
+    frames = pruned = without_row = 0
     started = time.monotonic()
     with open_store(dsn) as store:
         indexer = FileIndexer(store, source=source, threads=threads, force=force)
@@ -83,10 +88,13 @@ def index(
         try:
             with _count_in_background(progress, paths, wanted):
                 for reports in index_files(indexer, files):
-                    counts.update(report.status for report in reports)
+                    counts.update(map(_status, reports))
                     frames += sum(report.frames for report in reports)
                     progress.advance(len(reports), _refused_note(counts))
-                    _echo_reports(reports, counts, as_json=as_json)
+                    if as_json:
+                        click.echo("\n".join(json.dumps(_report_json(report)) for report in reports))
+                    else:
+                        without_row += _echo_paths_without_row(reports, _REFUSED_SHOWN - without_row)
         except BrokenPipeError:
             discard_stdout()
             return EXIT_PARTIAL
@@ -104,8 +112,11 @@ def index(
         click.echo(json.dumps({"summary": run}))
     else:
         click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
-        if not counts and not all_files and "-" not in paths:
-            click.echo(f"no file name ends in {extension}: --all-files takes every file", err=True)
+    if not counts and not pruned:
+        where = ", ".join(map(on_one_line, paths))
+        hint = "" if all_files else f" whose name ends in {extension} (--all-files takes every file)"
+        click.echo(f"voxtier: {where}: there is no file{hint}", err=True)
+        return EXIT_FINDINGS
     return EXIT_PARTIAL if _count_refused(counts) else 0
 
 
@@ -149,8 +160,13 @@ def _count_in_background(progress: Progress, paths: tuple[str, ...], extension: 
         stop.set()
 
 
+def _status(report: FileReport) -> str:
+    """Return the word for what came of a file, which is that of the summaries too."""
+    return _WORDS.get(report.status, report.status)
+
+
 def _count_refused(counts: Counter[str]) -> int:
-    return counts["error"] + counts["ambiguous"] + counts["refused"]
+    return counts["ambiguous"] + counts["refused"]
 
 
 def _refused_note(counts: Counter[str]) -> str:
@@ -158,16 +174,23 @@ def _refused_note(counts: Counter[str]) -> str:
     return f", {failed:,} refused" if failed else ""
 
 
-def _echo_reports(reports: list[FileReport], counts: Counter[str], *, as_json: bool) -> None:
-    """Print the reports as JSON, or the first of those that `voxtier errors` cannot list."""
-    if as_json:
-        for report in reports:
-            click.echo(json.dumps({"path": report.path, **report.as_status()}))
-        return
+def _echo_paths_without_row(reports: list[FileReport], room: int) -> int:
+    """Print the first `room` paths that `voxtier errors` cannot list; return how many there are."""
     refused = [report for report in reports if report.status == "refused"]
-    room = _REFUSED_SHOWN - (counts["refused"] - len(refused))
     for report in refused[: max(room, 0)]:
-        click.echo(f"refused: {on_one_line(report.path)}: {report.error}", err=True)
+        click.echo(f"refused: {on_one_line(report.path)}: {report.error_detail}", err=True)
+    return len(refused)
+
+
+def _report_json(report: FileReport) -> dict[str, object]:
+    error = {"kind": report.error_kind, "offset": report.error_offset, "detail": report.error_detail}
+    return {
+        "path": report.path,
+        "status": _status(report),
+        "num_frames": report.frames,
+        "truncated_from": report.truncated_from,
+        "error": error if report.failed else None,
+    }
 
 
 def _run_summary(
@@ -196,13 +219,19 @@ def summary(source: str, dsn: str | None, as_json: bool) -> int:
 
     \b
     voxtier summary --json
+
+    Exit code 1 when there is no file.
     """
     with open_store(dsn) as store:
+        is_known = holds_source(store, source)
         found = store.summary(source)
         others = [name for name in store.sources() if name != source]
+    if is_known and not found.total.files:
+        click.echo(f"voxtier: source {source!r} holds no file: run `voxtier index`", err=True)
+    code = EXIT_OK if found.total.files else EXIT_FINDINGS
     if as_json:
         click.echo(json.dumps({"source": source, **_summary_json(found)}))
-        return 0
+        return code
     click.echo(f"source {source}: {_total_line(found.total)}")
     for title, tallies in (
         ("status", found.by_status),
@@ -215,12 +244,14 @@ def summary(source: str, dsn: str | None, as_json: bool) -> int:
             click.echo(f"  {_label(title, name):<58}{tally.files:>12,} files {tally.frames:>14,} frames")
     if others:
         click.echo(f"\nother sources: {', '.join(others)}")
-    return 0
+    return code
 
 
 def _label(title: str, name: str) -> str:
     from voxtier.frames.explain import transfer_syntax_name
 
+    if title == "status":
+        return _WORDS.get(name, name)
     if title == "transfer syntax":
         return f"{name} {transfer_syntax_name(name)}" if name else "(none)"
     return name or "(none)"
@@ -236,8 +267,10 @@ def _total_line(tally: Tally) -> str:
 
 def _summary_json(found: Summary) -> dict[str, object]:
     _, *groups = found._asdict().items()
+    words = {"by_status": _WORDS}
     return {"total": found.total._asdict()} | {
-        title: {name: tally._asdict() for name, tally in tallies.items()} for title, tallies in groups
+        title: {words.get(title, {}).get(name, name): tally._asdict() for name, tally in tallies.items()}
+        for title, tallies in groups
     }
 
 
@@ -246,20 +279,36 @@ def _summary_json(found: Summary) -> dict[str, object]:
 @DSN
 @AS_JSON
 def errors(source: str, dsn: str | None, as_json: bool) -> int:
-    """List the files that were refused, each with its reason.
+    """List the files that were refused or are cut off, each with its reason.
 
     \b
     voxtier errors --json
 
     Exit code 1 when there are any.
     """
+    from voxtier.frames.store.row import RefusedFile
+
     count = 0
     with open_store(dsn) as store:
-        for error in store.refused_files(source):
+        if not holds_source(store, source):
+            return EXIT_FINDINGS
+        cut = (
+            RefusedFile(file.path, "truncated", None, _cut_note(file.truncated_from, file.frame_count))
+            for file in store.truncated_files(source)
+        )
+        for error in heapq.merge(store.refused_files(source), cut, key=lambda error: error.path):
             count += 1
             if as_json:
                 click.echo(json.dumps(error._asdict()))
             else:
                 place = "" if error.offset is None else f" at byte {error.offset:,}"
                 click.echo(f"{on_one_line(error.path)}\n    {error.kind}{place}: {error.detail}")
-    return EXIT_FINDINGS if count else 0
+    if not count:
+        click.echo(f"no file of source {source!r} was refused or is cut off", err=True)
+    return EXIT_FINDINGS if count else EXIT_OK
+
+
+def _cut_note(whole: int, frames: int) -> str:
+    if whole == 0:
+        return f"the file is cut off, none of {frames:,} frames is whole"
+    return f"the file is cut off, {whole:,} of {frames:,} frames are whole"

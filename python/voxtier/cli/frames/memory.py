@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.frames.readers import stats
-from voxtier.cli.options import AS_JSON, DSN, SIZE, SOURCE, open_store
+from voxtier.cli.options import AS_JSON, DSN, SIZE, SOURCE, holds_source, open_store
 from voxtier.errors import BackendError, ConfigError
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from voxtier.frames.memory.ranking import RankedFile
 
 _size = partial(format_bytes, binary=True)
+_NOTHING = "source {!r} holds no file with frames: run `voxtier index` first"
 _POLICIES = ("lru", "scan_aware", "fifo", "belady")
 
 
@@ -31,26 +33,27 @@ _POLICIES = ("lru", "scan_aware", "fifo", "belady")
 @click.option("--limit", default=500, type=click.IntRange(0), help="Files at most.")
 @click.option("--budget", type=SIZE, help="Draw a line where this much memory is full.")
 @AS_JSON
-def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_json: bool) -> None:
+def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_json: bool) -> int:
     """List the files that deserve memory most, best first.
 
     \b
     voxtier priority --limit 20 --budget 64MiB
 
     The band says where the score lies (critical > 1, high >= 0.3, medium >= 0.1, low); the label says why:
-    frequent_recent, recent, fresh (new and unread), frequent_stale, cold.
+    frequent_recent, recent, fresh (new and unread), frequent_stale, cold. Exit code 1 when there is no file.
     """
     from voxtier.frames.memory.ranking import ranked_files
 
     with open_store(dsn) as store:
+        is_known = holds_source(store, source)
         files = ranked_files(store, source, limit)
+    if is_known and not files:
+        click.echo(_NOTHING.format(source), err=True)
     if as_json:
         for file in files:
             click.echo(json.dumps(_as_json(file)))
-        return
-    if not files:
-        click.echo(f"source {source!r} holds no file with frames: run `voxtier index` first", err=True)
-        return
+    if as_json or not files:
+        return EXIT_OK if files else EXIT_FINDINGS
     click.echo("  rank   score  band      label            frames  accesses  table  path")
     filled, cut = 0, False
     for rank, file in enumerate(files, 1):
@@ -64,6 +67,7 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
             f"{file.access_count:8}  {_size(file.table_bytes):>5}  {file.path}"
         )
     click.echo("\nscores: " + _sparkline([file.score for file in files]) + "  best to last")
+    return EXIT_OK
 
 
 @click.command()
@@ -73,19 +77,20 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
 @click.option("--limit", default=1_000_000, type=click.IntRange(0), help="Files at most.")
 @click.option("--dry-run", is_flag=True, help="Accepted for clarity: this command only tries.")
 @AS_JSON
-def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool, as_json: bool) -> None:
+def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool, as_json: bool) -> int:
     """Try out a preload: how many files a memory budget would hold, and how long the start would take.
 
     \b
     voxtier preload --budget 2GiB
 
     The tables are read and put into a cache of this process, which then ends; a service does the same when
-    it starts.
+    it starts. Exit code 1 when there is no table.
     """
     from voxtier.frames.memory.cache import FrameCache
     from voxtier.frames.memory.preload import Preload
 
     with open_store(dsn) as store:
+        is_known = holds_source(store, source)
         cache = FrameCache(budget)
         run, start = Preload(cache, store, source), time.perf_counter()
         run.start(limit=limit)
@@ -98,13 +103,16 @@ def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool
     if progress["state"] == "failed":
         raise BackendError(progress["error"])
     found = {**progress, "bytes": used, "budget": budget, "seconds": round(seconds, 3)}
+    if is_known and not progress["seen"]:
+        click.echo(_NOTHING.format(source), err=True)
     if as_json:
         click.echo(json.dumps(found))
-        return
-    click.echo(
-        f"{progress['loaded']:,} tables in {_size(used)} of {_size(budget)} after {seconds:.2f} s; "
-        f"{progress['skipped']:,} did not fit, {progress['damaged']:,} are damaged"
-    )
+    else:
+        click.echo(
+            f"{progress['loaded']:,} tables in {_size(used)} of {_size(budget)} after {seconds:.2f} s; "
+            f"{progress['skipped']:,} did not fit, {progress['damaged']:,} are damaged"
+        )
+    return EXIT_OK if progress["seen"] else EXIT_FINDINGS
 
 
 @click.group()

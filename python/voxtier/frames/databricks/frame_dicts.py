@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from voxtier._core import FrameTable
+from voxtier._core import FrameTable, local_path
 from voxtier.errors import FormatError
-from voxtier.frames.databricks.table_names import local_path
 from voxtier.frames.table import read_table
 
 

@@ -7,7 +7,6 @@ It works on batch and streaming frames, in classic Spark and over Spark Connect.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,13 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from voxtier.errors import ConfigError, MissingExtraError
-from voxtier.frames.databricks.spark_task import Destination, IndexOptions, IndexTask, load_provider
+from voxtier.frames.databricks.place import choose_place, default_table
+from voxtier.frames.databricks.spark_task import (
+    Destination,
+    IndexOptions,
+    IndexTask,
+    MaskedValues,
+    load_provider,
+)
 from voxtier.frames.databricks.table_names import TableName
 from voxtier.frames.indexing.run import BATCH_SIZE
 from voxtier.frames.table import Verify
 
 try:
     import pyarrow  # type: ignore[import-untyped]  # noqa: F401 - the workers need it
+    from pyspark.errors import PySparkException
     from pyspark.ml import Transformer
     from pyspark.ml.param import Param, Params, TypeConverters
     from pyspark.ml.param.shared import HasInputCol, HasOutputCol
@@ -49,8 +56,9 @@ class BOTCacheBuilder(
 
     Parameters
     ----------
-    uc_table_name : str
-        ``catalog.schema.table`` of the catalogue of files: the source that they are indexed under.
+    uc_table_name : str or None
+        ``catalog.schema.table`` of the catalogue of files: the source that they are indexed under. Empty:
+        ``DATABRICKS_PIXELS_TABLE``.
     lakebase_instance_name : str
         Databricks Lakebase instance; used on Databricks when no other database is named.
     inputCol, outputCol : str
@@ -94,8 +102,9 @@ class BOTCacheBuilder(
     A database that cannot be reached fails the task, which Spark repeats; repeated tasks and batches have no
     further effect.
 
-    Neither the closure nor a saved builder holds a password or token. They are in the session's
-    configuration, under a key that Spark redacts; with ``credentials`` they are not even there.
+    No setting of Spark is changed, as serverless Spark refuses unknown ones. Passwords and tokens travel
+    masked in the closure of the task: their text stands in no plan, pickle, log or saved builder, but who can
+    read the closure can find them out. With ``credentials`` none travels.
     """
 
     uc_table_name: Param[str] = Param(
@@ -133,7 +142,7 @@ class BOTCacheBuilder(
 
     def __init__(
         self,
-        uc_table_name: str = "",
+        uc_table_name: str | None = "",
         lakebase_instance_name: str = "pixels-lakebase",
         inputCol: str = "local_path",  # noqa: N803 - the published name
         outputCol: str = "bot_cache_status",  # noqa: N803
@@ -151,8 +160,11 @@ class BOTCacheBuilder(
         prepare: Prepare | None = None,
     ) -> None:
         super().__init__()
+        for name, text in (("host", host), ("token", token), ("dsn", dsn)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigError(f"{name}={text!r}: must be text")
         self._secrets: dict[str, str] = {"token": token} if token else {}
-        if dsn is not None:
+        if dsn:
             from voxtier.postgres.connection_string import split_secrets
 
             dsn, secrets = split_secrets(dsn)
@@ -166,24 +178,27 @@ class BOTCacheBuilder(
             ("batch_size", batch_size, 1),
             ("partitions", partitions or 0, 0),
         ):
-            if number < least:
-                raise ConfigError(f"{name}={number}: must be at least {least}")
-        self._set(
-            uc_table_name=uc_table_name,
-            lakebase_instance_name=lakebase_instance_name,
-            inputCol=inputCol,
-            outputCol=outputCol,
-            skip_existing=skip_existing,
-            filter_extension=filter_extension or "",
-            host=host or "",
-            dsn=dsn or "",
-            credentials=_importable_name(credentials),
-            threads=threads,
-            batch_size=batch_size,
-            partitions=partitions or 0,
-            verify=verify,
-            prepare=prepare or "",
-        )
+            if not isinstance(number, int) or number < least:
+                raise ConfigError(f"{name}={number!r}: must be a whole number, at least {least}")
+        try:
+            self._set(
+                uc_table_name=uc_table_name or "",
+                lakebase_instance_name=lakebase_instance_name,
+                inputCol=inputCol,
+                outputCol=outputCol,
+                skip_existing=skip_existing,
+                filter_extension=filter_extension or "",
+                host=host or "",
+                dsn=dsn or "",
+                credentials=_importable_name(credentials),
+                threads=threads,
+                batch_size=batch_size,
+                partitions=partitions or 0,
+                verify=verify,
+                prepare=prepare or "",
+            )
+        except TypeError as error:
+            raise ConfigError(f"BOTCacheBuilder: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_secrets": {}}
@@ -198,7 +213,7 @@ class BOTCacheBuilder(
         return frame.mapInArrow(task, schema)
 
     def _task(self, session: SparkSession) -> IndexTask:
-        source = TableName.parse(self.getOrDefault(self.uc_table_name))
+        source = TableName.parse(default_table(self.getOrDefault(self.uc_table_name)) or "")
         options = IndexOptions(
             source=str(source),
             extension=self.getOrDefault(self.filter_extension) or None,
@@ -229,33 +244,31 @@ class BOTCacheBuilder(
         return dataset
 
     def _choose_destination(self, session: SparkSession, source: TableName) -> Destination:
-        secrets = dict(self._secrets)
         credentials = self.getOrDefault(self.credentials) or None
-        dsn, host = self.getOrDefault(self.dsn), self.getOrDefault(self.host)
-        if not dsn and not (host or secrets) and (environment_dsn := os.environ.get("VOXTIER_DSN")):
+        host = self.getOrDefault(self.host)
+        token = self._secrets.get("token")
+        place, dsn = choose_place(
+            self.getOrDefault(self.dsn) or None,
+            has_credentials=credentials is not None,
+            workspace=bool(host or token),
+        )
+        if place == "dsn" and dsn is not None:
             from voxtier.postgres.connection_string import split_secrets
 
-            dsn, secrets = split_secrets(environment_dsn)
-        secret = self._pass_secrets(session, secrets) if secrets and credentials is None else None
-        if dsn:
+            dsn, secrets = split_secrets(dsn)
+            secrets |= {name: value for name, value in self._secrets.items() if name != "token"}
+            secret = MaskedValues(secrets) if secrets and credentials is None else None
             return Destination(dsn=dsn, credentials=credentials, secret=secret)
-        if (
-            host
-            or secrets
-            or os.environ.get("DATABRICKS_HOST")
-            or os.environ.get("DATABRICKS_RUNTIME_VERSION")
-        ):
-            instance = self.getOrDefault(self.lakebase_instance_name)
+        if place == "credentials":
+            return Destination(credentials=credentials)
+        if place == "databricks":
             return Destination(
-                instance=instance,
+                instance=self.getOrDefault(self.lakebase_instance_name),
                 host=host or os.environ.get("DATABRICKS_HOST"),
                 database=source.catalog,
-                credentials=credentials,
-                secret=secret,
+                secret=MaskedValues({"token": token}) if token else None,
             )
-        if credentials is not None:
-            return Destination(credentials=credentials)
-        if not (session.conf.get("spark.master", "") or "").startswith("local"):
+        if not _is_local(session):
             raise ConfigError(
                 "name the database with dsn= or VOXTIER_DSN: the embedded server serves one machine, and "
                 "this Spark is not in local mode"
@@ -264,11 +277,12 @@ class BOTCacheBuilder(
 
         return Destination(home=str(default_home()))
 
-    def _pass_secrets(self, session: SparkSession, secrets: Mapping[str, str]) -> str:
-        """Put secrets into the session's configuration, which plans, checkpoints and logs do not hold."""
-        key = f"spark.voxtier.secret.{self.uid}"
-        session.conf.set(key, json.dumps(secrets, sort_keys=True))
-        return key
+
+def _is_local(session: SparkSession) -> bool:
+    try:
+        return (session.conf.get("spark.master", "") or "").startswith("local")
+    except PySparkException:  # serverless Spark does not tell
+        return False
 
 
 def local_session(

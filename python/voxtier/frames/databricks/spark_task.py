@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from voxtier._core import local_path
 from voxtier.errors import ConfigError
-from voxtier.frames.databricks.table_names import local_path
 from voxtier.frames.indexing.paths import matches
 
 if TYPE_CHECKING:
@@ -27,14 +28,58 @@ if TYPE_CHECKING:
 Status = Mapping[str, str | int]
 
 # A worker serves all tasks of an application, which have few destinations and options.
-_indexers: dict[tuple[Destination, IndexOptions, str], FileIndexer] = {}
+_indexers: dict[tuple[Destination, IndexOptions], FileIndexer] = {}
 _MOST_INDEXERS = 4
 _opening = threading.Lock()
 
 
+class MaskedValues:
+    """Passwords on their way to a worker, whose text stands in no pickle, plan or log.
+
+    A mask is no cipher: it is in the pickle too. Serverless Spark has no other way to a worker than the
+    closure, and who reads closures can run code there anyway. With ``credentials=`` nothing needs to travel.
+
+    Parameters
+    ----------
+    values : mapping
+        Text by name.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._text = json.dumps(dict(values), sort_keys=True)
+
+    def reveal(self) -> dict[str, str]:
+        """Return the values."""
+        return dict(json.loads(self._text))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MaskedValues) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "MaskedValues(...)"
+
+    def __reduce__(self) -> tuple[Callable[[bytes, bytes], MaskedValues], tuple[bytes, bytes]]:
+        text = self._text.encode()
+        mask = secrets.token_bytes(len(text))
+        return _unmask, (mask, _xor(text, mask))
+
+
+def _unmask(mask: bytes, masked: bytes) -> MaskedValues:
+    return MaskedValues(json.loads(_xor(masked, mask)))
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """The database that rows are written to, without secrets: Spark sends it to workers and may log it.
+    """The database that rows are written to: Spark sends it to workers and may log it.
 
     Attributes
     ----------
@@ -50,9 +95,8 @@ class Destination:
         ``package.module:function``, which the worker calls for connection parameters.
     home : str or None
         Folder of the embedded server, when there is no other database (local mode only).
-    secret : str or None
-        Key of the session's configuration that holds the password or token. Spark passes it to tasks beside
-        the closure and redacts it in its logs.
+    secret : MaskedValues or None
+        Passwords of the `dsn`, or the ``token`` of the workspace.
     prepare : {"auto", "off"} or None
         Prepared statements: see `voxtier.postgres.database.Database`.
     """
@@ -63,7 +107,7 @@ class Destination:
     database: str | None = None
     credentials: str | None = None
     home: str | None = None
-    secret: str | None = None
+    secret: MaskedValues | None = None
     prepare: Prepare | None = None
 
 
@@ -139,17 +183,15 @@ class IndexTask:
 
 def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
     """Return this worker's indexer, with its one pool of connections and its reading threads."""
-    secret = _secret(destination)
-    key = (destination, options, secret)
+    key = (destination, options)
     with _opening:
         if key not in _indexers:
             from voxtier.frames.indexing.run import FileIndexer
 
             while len(_indexers) >= _MOST_INDEXERS:
                 _indexers.pop(next(iter(_indexers))).store.close()
-            store = open_store(destination, json.loads(secret))
             _indexers[key] = FileIndexer(
-                store,
+                open_store(destination),
                 source=options.source,
                 threads=options.threads,
                 verify=options.verify,
@@ -158,25 +200,12 @@ def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
         return _indexers[key]
 
 
-def _secret(destination: Destination) -> str:
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    key = destination.secret
-    secret = context.getLocalProperty(key) if context is not None and key else None
-    if key and not secret:
-        raise ConfigError(
-            "the task has no password, although the builder was given one: call transform() in the session "
-            "that runs the query, or use credentials='package.module:function'"
-        )
-    return secret or "{}"
-
-
-def open_store(destination: Destination, secret: Mapping[str, str]) -> Any:
-    """Open the frame index of a destination; `secret` holds its password or token."""
+def open_store(destination: Destination) -> Any:
+    """Open the frame index of a destination."""
     from voxtier.frames.store.store import FrameStore
     from voxtier.postgres.database import Database
 
+    secret = destination.secret.reveal() if destination.secret is not None else {}
     provider: Callable[[], Mapping[str, Any]] | None = (
         load_provider(destination.credentials) if destination.credentials else None
     )

@@ -6,13 +6,20 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from voxtier._core import local_path
+
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return the path under which a file is indexed: absolute; symbolic links are not resolved."""
+    """Return the path under which a file is indexed: absolute; symbolic links are not resolved.
+
+    ``dbfs:/a`` and ``file:///a`` name ``/a``: see `voxtier._core.local_path`.
+    """
     name = os.fspath(path)
+    if name[4:5] == ":":  # cheaper than to ask for each of 10^8 files
+        name = local_path(name)
     # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before
     # 3.11.5 cuts at NUL.
     return name if not name or "\0" in name else os.path.abspath(name)  # noqa: PTH100 - once for each of 10^8 files
@@ -40,7 +47,7 @@ def iter_files(paths: Iterable[str], *, extension: str | None = ".dcm") -> Itera
         Paths, beginning as the given ones do. A path that cannot be read (a FIFO, a broken link, a folder
         without permission) is yielded too: reading it gives the reason.
     """
-    for path in paths:
+    for path in map(local_path, map(os.fspath, paths)):
         if os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
             yield from _walk(path, extension)
         else:

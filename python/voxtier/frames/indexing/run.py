@@ -40,7 +40,11 @@ class FileReport(NamedTuple):
     truncated_from : int or None
         First frame that is not completely in the file.
     error_kind, error : str or None
-        Why the file was refused.
+        Why the file was refused: the kind, and the whole sentence.
+    error_offset : int or None
+        Byte that the refusal concerns.
+    error_detail : str or None
+        The sentence without kind and offset.
     """
 
     path: str
@@ -49,6 +53,8 @@ class FileReport(NamedTuple):
     truncated_from: int | None
     error_kind: str | None
     error: str | None
+    error_offset: int | None = None
+    error_detail: str | None = None
 
     def as_status(self) -> dict[str, str | int]:
         """Return the origin's status object: ``cached``, ``skipped``, ``partial`` or ``error``."""

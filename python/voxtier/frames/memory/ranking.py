@@ -41,6 +41,7 @@ def ranked_files(
     now: datetime | None = None,
     weights: Mapping[str, float] | None = None,
     half_lives: Mapping[str, float] | None = None,
+    has_ranges: bool = False,
     query: Query | None = None,
 ) -> list[RankedFile]:
     """Return the best files of a source, best first, ties by path.
@@ -59,6 +60,8 @@ def ranked_files(
         Moment of the scores, with time zone; None: the clock's.
     weights, half_lives : mapping or None
         See `score_many`.
+    has_ranges : bool
+        Only files of which a frame is a range of their bytes.
     query : callable or None
         Runs the statement instead of the store, for a user who is in some groups for instance.
 
@@ -77,6 +80,7 @@ def ranked_files(
     now = now or datetime.now(UTC)
     score = score_sql(now="%(now)s::float8", weights=weights, half_lives=half_lives)
     parameters = {"source": source, "now": now.timestamp(), "limit": limit + _MARGIN}
+    parameters["has_ranges"] = has_ranges
     rows = (query or store.query)(statements.RANKED.format(score=score), parameters)
     if not rows:
         return []

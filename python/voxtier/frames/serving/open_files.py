@@ -27,7 +27,7 @@ class OpenFiles:
     def __init__(self, cap: int = 256) -> None:
         self.cap = cap
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._open: OrderedDict[str, OpenFile] = OrderedDict()
 
     def forget(self, path: str) -> None:
         """Close the descriptor of a path as soon as nobody uses it."""
@@ -51,7 +51,7 @@ class OpenFiles:
         for file in self._open.values():
             file.users = 0
 
-    def take(self, path: str) -> _OpenFile:
+    def take(self, path: str) -> OpenFile:
         """Lend an open descriptor of the file that a path names now; call `give_back` whatever happens.
 
         Not a context manager, which would take a sixth of the time of a request.
@@ -74,7 +74,7 @@ class OpenFiles:
                 self._retire(self._open.pop(path))
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         opened = os.fstat(fd)
-        file = _OpenFile(fd, (opened.st_dev, opened.st_ino), now)
+        file = OpenFile(fd, (opened.st_dev, opened.st_ino), now)
         with self._lock:
             if path in self._open:
                 self._retire(self._open.pop(path))
@@ -83,7 +83,7 @@ class OpenFiles:
                 self._retire(self._open.popitem(last=False)[1])
         return file
 
-    def take_open(self, path: str) -> _OpenFile | None:
+    def take_open(self, path: str) -> OpenFile | None:
         """Lend the descriptor of a path if that asks nothing of the file system; see `take`."""
         with self._lock:
             file = self._open.get(path)
@@ -93,21 +93,31 @@ class OpenFiles:
             self._open.move_to_end(path)
             return file
 
-    def give_back(self, file: _OpenFile) -> None:
+    def give_back(self, file: OpenFile) -> None:
         """Return a file that `take` has lent."""
         with self._lock:
             file.users -= 1
             if file.retired and file.users == 0:
                 os.close(file.fd)
 
-    def _retire(self, file: _OpenFile) -> None:
+    def _retire(self, file: OpenFile) -> None:
         file.retired = True
         if file.users == 0:
             os.close(file.fd)
 
 
-class _OpenFile:
-    """An open file: its descriptor, its number on its device, and how many threads use it."""
+class OpenFile:
+    """An open file and how many threads use it.
+
+    Parameters
+    ----------
+    fd : int
+        Its descriptor.
+    inode : tuple of (int, int)
+        Its device, and its number there.
+    checked : float
+        When its path was last seen to name it, in seconds of the monotonic clock.
+    """
 
     __slots__ = ("_instance", "_state", "checked", "fd", "inode", "retired", "users")
 

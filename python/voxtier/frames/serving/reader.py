@@ -7,25 +7,26 @@ read from an open descriptor whose size and modification time are those of the t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
 from voxtier._core import FrameTable, Refusal, read_frame, read_table
-from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
+from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.memory.preload import Preload
+from voxtier.frames.serving.group_files import GroupFiles
 from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.open_files import OpenFiles
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
+from voxtier.frames.serving.uid_paths import UidPaths
 from voxtier.frames.serving.write_back import WriteBack
+from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.row import IndexAnswer
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult, Verify
@@ -33,7 +34,6 @@ from voxtier.system.fork import after_fork_in_child
 
 _UID = re.compile(r"[0-9.]{1,64}\Z")
 _ATTEMPTS = 3
-_MOST_UIDS = 100_000
 _COUNTS = ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
 
 
@@ -68,6 +68,14 @@ class FrameReader:
     publish : bool
         Write what `stats` returns to a small file in voxtier's folder every two seconds, for
         ``voxtier top`` and ``voxtier cache stats``.
+    user_groups : iterable of str or None
+        Groups of the user for whom files are read: only what the index shows to one of them is served, from
+        any tier, and every request asks. None: whatever the source holds.
+
+    Raises
+    ------
+    ConfigError
+        `user_groups` is given without `store`, or is no list of text.
 
     Notes
     -----
@@ -90,17 +98,24 @@ class FrameReader:
         verify: Verify = "ends",
         index_seconds: float = 0.25,
         publish: bool = True,
+        user_groups: Iterable[str] | None = None,
     ) -> None:
         self.store = store
-        self.index = None if store is None else IndexClient(store, index_seconds)
+        self._files, self.index = OpenFiles(open_files), None
+        if user_groups is not None:
+            if store is None:
+                raise ConfigError("user_groups needs a store: the index knows which groups may see a file")
+            self.index = IndexClient(GroupStore(store, user_groups), index_seconds)
+            self._files = GroupFiles(open_files, self.index, source)
+        elif store is not None:
+            self.index = IndexClient(store, index_seconds)
         self.source = source
         self.cache = FrameCache(budget_bytes) if cache is None else cache
         self.verify: Verify = verify
         self.preload = Preload(self.cache, store, source)
-        self._files = OpenFiles(open_files)
         self._write_back = WriteBack(self.cache, store, source, flush_seconds)
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
-        self._uids: OrderedDict[str, str] = OrderedDict()
+        self._uids = UidPaths(self.index, source)
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._start_fresh()
         after_fork_in_child(self._in_child)
@@ -133,7 +148,9 @@ class FrameReader:
         IndexError
             The file has no such frame.
         NotFoundError
-            The index does not hold the UID.
+            The index does not hold the UID, or does not show the file to the reader's groups.
+        BackendError
+            The reader is for groups, and the index does not answer.
         FormatError
             The file is refused.
         SourceError
@@ -171,11 +188,15 @@ class FrameReader:
         how = _How("scan" if scan else "normal", align)
         if not _UID.match(name):
             return self._frames_of(absolute(name), None, wanted, how) or []
-        for path in self._paths_of(name):
-            with contextlib.suppress(FileNotFoundError):
+        for path in self._uids.candidates(name):
+            try:
                 read = self._frames_of(path, name, wanted, how)
-                if read is not None:
-                    return read
+            except NotFoundError:  # not for these groups; for others it may be the right file
+                continue
+            except FileNotFoundError:
+                read = None
+            if read is not None:
+                return read
             self._forget_uid(name, path)
         raise NotFoundError(
             f"{name}: no file that source {self.source!r} of the index names holds this SOP Instance now: "
@@ -253,9 +274,11 @@ class FrameReader:
         """
         if not _UID.match(name):
             return absolute(name)
-        for path in self._paths_of(name):
+        for path in self._uids.candidates(name):
             try:
                 file = self._files.take(path)
+            except NotFoundError:
+                continue
             except FileNotFoundError:
                 self._forget_uid(name, path)
                 continue
@@ -267,30 +290,8 @@ class FrameReader:
             self._forget_uid(name, path)
         raise NotFoundError(f"{name}: no file of source {self.source!r} holds this SOP Instance now")
 
-    def _paths_of(self, uid: str) -> Iterator[str]:
-        """Yield the path that served a UID last, then those of the index; the caller checks their files."""
-        with self._lock:
-            last = self._uids.get(uid)
-            if last is not None:
-                self._uids.move_to_end(uid)
-        if last is not None:
-            yield last
-        if self.index is None:
-            raise NotFoundError(f"{uid}: without an index (store=None), give a path instead of a UID")
-        found = self.index.ask(lambda store: store.by_sop_instance(uid, self.source))
-        if not found and last is None:
-            raise NotFoundError(f"{uid}: source {self.source!r} of the index does not hold this SOP Instance")
-        for each in found:
-            with self._lock:
-                self._uids[uid] = each.path
-                while len(self._uids) > _MOST_UIDS:
-                    self._uids.popitem(last=False)
-            yield each.path
-
     def _forget_uid(self, uid: str, path: str) -> None:
-        with self._lock:
-            if self._uids.get(uid) == path:
-                del self._uids[uid]
+        self._uids.forget(uid, path)
         self.cache.invalidate(path)
         self._files.forget(path)
 
@@ -348,8 +349,7 @@ class FrameReader:
         if not _UID.match(name):
             path: str | None = absolute(name)
         else:
-            with self._lock:
-                path = self._uids.get(name)
+            path = self._uids.last(name)
         return path if path is not None and path in self.cache else None
 
     def _read_at_once(self, path: str, name: str, indices: Sequence[int], how: _How) -> list[bytes] | None:
@@ -455,6 +455,7 @@ class FrameReader:
         self._start_fresh()
         self._pools = {}
         self._files.after_fork()
+        self._uids.after_fork()
         self._write_back.after_fork()
         self._status.after_fork()
         self.preload.after_fork()

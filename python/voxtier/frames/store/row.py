@@ -54,6 +54,14 @@ class RefusedFile(NamedTuple):
     detail: str
 
 
+class TruncatedFile(NamedTuple):
+    """A file of the index that is cut off: the first frame that is not wholly there, and all its frames."""
+
+    path: str
+    truncated_from: int
+    frame_count: int
+
+
 class UpsertCounts(NamedTuple):
     """What an upsert changed.
 

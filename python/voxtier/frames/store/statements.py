@@ -39,23 +39,29 @@ CREATE TEMP TABLE IF NOT EXISTS {_STAGING} (
 
 COPY = f"COPY pg_temp.{_STAGING} ({_columns}) FROM STDIN (FORMAT binary)"
 
-# Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts.
+# Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts. A
+# new row is for the groups that a claim names for its file, else those of the rules; a file that holds
+# another instance than before gets the groups of the new one, where any are named.
 MERGE = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
     SELECT DISTINCT ON (key)
         (SELECT source_id FROM voxtier.source WHERE name = %(source)s), clock_timestamp(),
-        CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
-            (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path) END,
+        coalesce((SELECT c.allowed_groups FROM voxtier.claim AS c WHERE c.key = given.key),
+            CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
+                (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path, sop_instance_uid) END),
         {_columns}
-    FROM pg_temp.{_STAGING}
+    FROM pg_temp.{_STAGING} AS given
     ORDER BY key, ctid DESC
     ON CONFLICT (key) DO UPDATE SET
         ({_columns}) = ROW({", ".join(f"excluded.{name}" for name, _, _ in ROW_COLUMNS)}),
         inserted_at = CASE
             WHEN (f.size, f.mtime_ns, f.etag)
                 IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.etag)
-            THEN excluded.inserted_at ELSE f.inserted_at END
+            THEN excluded.inserted_at ELSE f.inserted_at END,
+        allowed_groups = CASE
+            WHEN f.sop_instance_uid IS DISTINCT FROM excluded.sop_instance_uid
+            THEN coalesce(excluded.allowed_groups, f.allowed_groups) ELSE f.allowed_groups END
     WHERE %(force)s
         OR (f.size, f.mtime_ns, f.etag, f.parser_version, f.status, f.verified, f.error_kind)
         IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.etag, excluded.parser_version,
@@ -71,6 +77,10 @@ SELECT given.number, f.path, f.size, f.mtime_ns, f.etag, f.parser_version, f.sta
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """
+
+# In the name of a user's groups, until the transaction ends.
+SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
+MAY_READ = "SELECT voxtier.may_read(%(key)s, %(source)s, %(path)s, %(sop)s, %(groups)s::text[])"
 
 GET = f"SELECT {ROW} FROM voxtier.file AS f WHERE f.key = %(key)s"
 # Not for one key: PostgreSQL plans a prepared statement with an array at each execution.
@@ -135,6 +145,13 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
 ORDER BY f.path LIMIT %(limit)s
 """
 
+TRUNCATED_FILES = """
+SELECT f.path, f.truncated_from, f.frame_count FROM voxtier.file AS f
+WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+    AND f.status = 'truncated' AND f.path > %(after)s
+ORDER BY f.path LIMIT %(limit)s
+"""
+
 PATHS = """
 SELECT f.key, f.path FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
@@ -152,6 +169,7 @@ SELECT f.path, f.frame_count, f.transfer_syntax_uid, s.last_used_at, f.inserted_
 FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
 WHERE f.frame_count > 0 AND ((SELECT voxtier.sees_all()) OR voxtier.may_see(f.allowed_groups))
     AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+    AND (NOT %(has_ranges)s OR (f.offsets_in = 'file' AND coalesce(f.truncated_from, 1) > 0))
 ORDER BY {score} DESC NULLS LAST, f.path COLLATE "C" LIMIT %(limit)s
 """
 

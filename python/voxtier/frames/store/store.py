@@ -17,7 +17,14 @@ from voxtier.errors import ConfigError
 from voxtier.frames.store import statements
 from voxtier.frames.store.adapters import Key, Keys, fetch
 from voxtier.frames.store.migrations import migrate
-from voxtier.frames.store.row import FileState, FoundTable, IndexAnswer, RefusedFile, UpsertCounts
+from voxtier.frames.store.row import (
+    FileState,
+    FoundTable,
+    IndexAnswer,
+    RefusedFile,
+    TruncatedFile,
+    UpsertCounts,
+)
 from voxtier.frames.table import TableResult
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
@@ -219,13 +226,19 @@ class FrameStore:
 
     def refused_files(self, source: str) -> Iterator[RefusedFile]:
         """Iterate over the files without a table, in the order of their paths."""
+        for path, kind, offset, detail in self._pages(statements.REFUSED_FILES, source):
+            yield RefusedFile(path, kind, offset, detail or "")
+
+    def truncated_files(self, source: str) -> Iterator[TruncatedFile]:
+        """Iterate over the files that are cut off, in the order of their paths."""
+        return map(TruncatedFile._make, self._pages(statements.TRUNCATED_FILES, source))
+
+    def _pages(self, statement: str, source: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a statement that orders them by the path, which comes first."""
         _check_source(source)
         after = ""
-        while page := self.query(
-            statements.REFUSED_FILES, {"source": source, "after": after, "limit": BATCH}
-        ):
-            for path, kind, offset, detail in page:
-                yield RefusedFile(path, kind, offset, detail or "")
+        while page := self.query(statement, {"source": source, "after": after, "limit": BATCH}):
+            yield from page
             after = page[-1][0]
 
     def touch(

@@ -29,8 +29,17 @@ struct Indexer {
 
 /// Rows for COPY, and what came of each path by its number.
 type Batch = (Vec<u8>, Vec<(u32, Indexed)>);
-/// Path, outcome, frames, first cut frame, error kind, error detail.
-type Report = (Py<PyAny>, &'static str, usize, Option<u32>, Option<&'static str>, Option<String>);
+/// Path, outcome, frames, first cut frame; kind, text, offset and detail of the error.
+type Report = (
+    Py<PyAny>,
+    &'static str,
+    usize,
+    Option<u32>,
+    Option<&'static str>,
+    Option<String>,
+    Option<u64>,
+    Option<String>,
+);
 
 #[pymethods]
 impl Indexer {
@@ -107,15 +116,15 @@ impl Indexer {
 }
 
 fn report(path: Py<PyAny>, indexed: Indexed) -> Report {
-    match indexed {
-        Indexed::Unchanged => (path, "unchanged", 0, None, None, None),
-        Indexed::Refused(error) => (path, "refused", 0, None, Some(error.kind.name()), Some(error.detail)),
-        Indexed::Row { found, .. } => {
-            let kind = found.error.as_ref().map(|error| error.kind.name());
-            let text = found.error.as_ref().map(Error::to_string);
-            (path, found.status, found.frames, found.truncated_from, kind, text)
-        }
-    }
+    let (status, frames, truncated_from, error) = match indexed {
+        Indexed::Unchanged => ("unchanged", 0, None, None),
+        Indexed::Refused(error) => ("refused", 0, None, Some(error)),
+        Indexed::Row { found, .. } => (found.status, found.frames, found.truncated_from, found.error),
+    };
+    let kind = error.as_ref().map(|error| error.kind.name());
+    let text = error.as_ref().map(Error::to_string);
+    let offset = error.as_ref().and_then(|error| error.offset);
+    (path, status, frames, truncated_from, kind, text, offset, error.map(|error| error.detail))
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

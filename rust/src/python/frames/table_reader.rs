@@ -16,7 +16,7 @@ use crate::base::source::FileSource;
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::FrameTable;
-use crate::python::paths::path_of;
+use crate::python::paths::local_path_of;
 
 /// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so these
 /// go in large batches; slides and files on cold storage go one by one, and no table waits for others.
@@ -168,7 +168,7 @@ impl ReaderState {
                 self.paths = None;
                 break;
             };
-            match path_of(&path) {
+            match local_path_of(&path) {
                 Ok(file) => {
                     files.push(file);
                     objects.push(path.unbind());

@@ -7,6 +7,7 @@
 ``credentials`` addresses and short-lived credentials from Databricks
 ``import_rows`` import of a table with a row per frame
 ``backend``     what these share: transactions, sources, checks of arguments
+``connections`` connections for callers who write their own statements
 """
 
 from __future__ import annotations
@@ -16,17 +17,34 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from voxtier.errors import ConfigError
+from voxtier.frames.databricks.lakebase.backend import FRAMES_TABLE, INSTANCES_TABLE, Groups, check_text
+from voxtier.frames.databricks.lakebase.connections import LentConnections
 from voxtier.frames.databricks.lakebase.credentials import DatabricksCredentials
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
 from voxtier.frames.databricks.lakebase.groups import GroupMethods
 from voxtier.frames.databricks.lakebase.import_rows import ImportReport, import_dicom_frames
 from voxtier.frames.databricks.lakebase.instances import InstanceMethods
-from voxtier.frames.databricks.table_names import TableName, check_identifier
+from voxtier.frames.databricks.place import choose_place, default_table
+from voxtier.frames.databricks.table_names import TableName, check_identifier, parse_uc_table_name
 from voxtier.frames.store.store import FrameStore
-from voxtier.postgres.connection_string import Prepare
+from voxtier.postgres.connection_string import Prepare, database_name
 from voxtier.postgres.database import Database, quote_identifier
 
-__all__ = ["DatabricksCredentials", "ImportReport", "LakebaseUtils", "import_dicom_frames"]
+__all__ = [
+    "DICOM_FRAMES_TABLE",
+    "INSTANCE_PATHS_TABLE",
+    "RLS_ENABLED",
+    "DatabricksCredentials",
+    "ImportReport",
+    "LakebaseUtils",
+    "import_dicom_frames",
+    "parse_uc_table_name",
+]
+
+DICOM_FRAMES_TABLE, INSTANCE_PATHS_TABLE = FRAMES_TABLE, INSTANCES_TABLE
+
+RLS_ENABLED = os.environ.get("LAKEBASE_RLS_ENABLED", "").strip().lower() == "true"
+"""Whether the environment asks for row-level groups. voxtier honours groups whenever it is given any."""
 
 
 class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
@@ -47,21 +65,31 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
     min_connections, max_connections : int
         Connections are opened when they are needed, `max_connections` at most; further threads wait.
     uc_table_name : str or None
-        ``catalog.schema.table`` for methods that are given none. Its catalog is the database where the
-        connection names none.
+        ``catalog.schema.table`` for methods that are given none; None: ``DATABRICKS_PIXELS_TABLE``. Its
+        catalog is the database where the connection names none.
     min_cu, max_cu : float or None
         Limits of an autoscaling project that is created.
     branch_name : str or None
         Branch of an autoscaling project.
     dsn : str or None
-        Connection string of any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks (`host`, or its
-        environment), then the embedded server.
+        Connection string of any PostgreSQL instead. None: ``VOXTIER_DSN``, then Databricks (`host`, `token`,
+        or its environment), then the embedded server.
     host, token : str or None
         Databricks workspace and access token.
     credentials : callable or None
         Returns connection parameters for each new connection, in addition to `dsn`.
     prepare : {"auto", "off"} or None
         Prepared statements: see `voxtier.postgres.database.Database`.
+
+    Attributes
+    ----------
+    instance_name : str
+        As given.
+    database, schema : str
+        Of the published names: the connection's database, else the catalog, else ``databricks_postgres``; the
+        schema of `uc_table_name`, else ``pixels``. voxtier's own tables are in the schema ``voxtier``.
+    connection : LentConnections
+        Lends connections to callers with statements of their own.
 
     Raises
     ------
@@ -90,15 +118,21 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         credentials: Callable[[], Mapping[str, Any]] | None = None,
         prepare: Prepare | None = None,
     ) -> None:
+        check_text(instance_name, "instance_name")
+        given = {"user": user, "branch_name": branch_name, "dsn": dsn, "host": host, "token": token}
+        for name, text in given.items():
+            check_text(text, name, optional=True)
         if not 0 <= min_connections <= max_connections or max_connections < 1:
             raise ConfigError(
                 f"min_connections={min_connections}, max_connections={max_connections}: "
                 "use 0 <= min_connections <= max_connections and max_connections >= 1"
             )
-        catalog = TableName.parse(uc_table_name).catalog if uc_table_name else None
+        uc_table_name = default_table(uc_table_name)
+        catalog, schema, _ = TableName.parse(uc_table_name) if uc_table_name else (None, None, "")
+        self.instance_name, self.schema = instance_name, schema or "pixels"
         self.host, self.token = host, token
-        dsn = dsn or os.environ.get("VOXTIER_DSN") or None
-        if dsn is None and credentials is None and (host or is_databricks()):
+        place, dsn = choose_place(dsn, has_credentials=credentials is not None, workspace=bool(host or token))
+        if place == "databricks":
             size = {"min_cu": min_cu, "max_cu": max_cu} if min_cu or max_cu else {"capacity": capacity}
             credentials = DatabricksCredentials(
                 instance_name,
@@ -109,11 +143,16 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
                 branch_name=branch_name,
                 create=size if create_instance else None,
             )
-        place = dsn if dsn is not None or credentials is None else (lambda: "")
-        store = FrameStore(
-            Database(place, credentials=credentials, max_size=max_connections, prepare=prepare)
+        by_function = place in ("databricks", "credentials")
+        database = Database(
+            (lambda: "") if by_function else dsn,
+            credentials=credentials,
+            max_size=max_connections,
+            prepare=prepare,
         )
-        super().__init__(store, uc_table_name)
+        self.database = (dsn and database_name(dsn)) or catalog or "databricks_postgres"
+        self.connection = LentConnections(database)
+        super().__init__(FrameStore(database), uc_table_name)
 
     def __enter__(self) -> LakebaseUtils:
         return self
@@ -125,16 +164,45 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         """Close the connections."""
         self.store.close()
 
-    def execute_query(self, query: str, params: Any = None) -> int:
-        """Execute one statement with bound parameters; return the number of rows that it changed.
+    def execute_query(self, query: Any, params: Any = None, user_groups: Groups = None) -> int:
+        """Execute one statement; it is sent again after a transient failure, so it should be idempotent.
 
-        It is sent again after a transient failure, so it should be idempotent.
+        Parameters
+        ----------
+        query : str, bytes or psycopg.sql.Composable
+            The statement, with placeholders.
+        params : sequence or mapping or None
+            Their values.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        int
+            Number of rows that it changed.
         """
-        return self.count(query, params)
+        return self.count(query, params, user_groups)
 
-    def execute_and_fetch_query(self, query: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """Execute one query with bound parameters; return its rows."""
-        return self.rows(query, params)
+    def execute_and_fetch_query(
+        self, query: Any, params: Any = None, user_groups: Groups = None
+    ) -> list[tuple[Any, ...]]:
+        """Execute one query.
+
+        Parameters
+        ----------
+        query : str, bytes or psycopg.sql.Composable
+            The query, with placeholders.
+        params : sequence or mapping or None
+            Their values.
+        user_groups : sequence of str or None
+            Groups of the user who asks; None: asks as the database role.
+
+        Returns
+        -------
+        list of tuple
+            Its rows.
+        """
+        return self.rows(query, params, user_groups)
 
     def create_frames_view(self, uc_table_name: str | None = None, table: str = "dicom_frames") -> str:
         """Create the view ``schema.table`` with a row per frame, for readers who use SQL.
@@ -158,7 +226,8 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         """
         source = self.source(uc_table_name, table)
         schema = TableName.parse(source.partition(":")[0]).schema or "public"
-        name = quote_identifier(schema, check_identifier(table))
+        table = check_identifier(table)
+        name = quote_identifier(schema, table)
         # The name of a source consists of plain identifiers and dots: it needs no escaping.
         view = f"SELECT * FROM voxtier.dicom_frames WHERE uc_table_name = '{source}'"
         # Not IF NOT EXISTS, which asks for the right to create it although it exists.
@@ -166,8 +235,3 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
             self.execute_query(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}")
         self.run(lambda connection: connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}".encode()))
         return f"{schema}.{table}"
-
-
-def is_databricks() -> bool:
-    """Return whether the environment names a Databricks workspace."""
-    return bool(os.environ.get("DATABRICKS_HOST") or os.environ.get("DATABRICKS_RUNTIME_VERSION"))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 from uuid import UUID
 
 from voxtier import _core
-from voxtier._core import path_fault
+from voxtier._core import local_path, path_fault
 from voxtier.errors import ConfigError
-from voxtier.frames.databricks.lakebase import statements
-from voxtier.frames.databricks.table_names import TableName, check_identifier, local_path
-from voxtier.frames.store.statements import ADD_SOURCE
+from voxtier.frames.databricks.table_names import TableName, check_identifier
+from voxtier.frames.store.groups import check_groups, is_group_name
+from voxtier.frames.store.statements import ADD_SOURCE, SET_GROUPS
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.connection import Connection
 
@@ -19,6 +19,7 @@ T = TypeVar("T")
 Groups = Sequence[str] | None
 
 FRAMES_TABLE = "dicom_frames"
+INSTANCES_TABLE = "instance_paths"
 
 
 class Backend:
@@ -37,18 +38,20 @@ class Backend:
         self.uc_table_name = str(TableName.parse(uc_table_name)) if uc_table_name else None
 
     def source(self, uc_table_name: str | None, table: str = FRAMES_TABLE) -> str:
-        """Return the source of a table name; a `table` other than ``dicom_frames`` is a source of its own.
+        """Return the source of a table; a `table` of another name than the published two has its own.
 
         Raises
         ------
         ConfigError
             There is no name, or one of its parts is no plain identifier.
         """
-        name = uc_table_name or self.uc_table_name
+        name = self.uc_table_name if uc_table_name is None or uc_table_name == "" else uc_table_name
         if not name:
-            raise ConfigError("name the catalogue: uc_table_name='catalog.schema.table'")
-        source = str(TableName.parse(name))
-        return source if check_identifier(table) == FRAMES_TABLE else f"{source}:{table}"
+            raise ConfigError(
+                "name the catalogue: uc_table_name='catalog.schema.table', or DATABRICKS_PIXELS_TABLE"
+            )
+        source, table = str(TableName.parse(name)), check_identifier(table)
+        return source if table in (FRAMES_TABLE, INSTANCES_TABLE) else f"{source}:{table}"
 
     def run(self, work: Callable[[Connection], T], groups: Groups = None) -> T:
         """Do work in one transaction.
@@ -68,18 +71,19 @@ class Backend:
 
         def in_transaction(connection: Connection) -> T:
             with connection.transaction():
-                if groups is not None:
-                    connection.execute(statements.SET_GROUPS.encode(), (_check_groups(groups),))
+                if names is not None:
+                    connection.execute(SET_GROUPS.encode(), (names,))
                 return work(connection)
 
+        names = None if groups is None else check_groups(groups)
         return self.store.database.run(in_transaction)
 
-    def rows(self, query: str, parameters: Any, groups: Groups = None) -> list[Any]:
+    def rows(self, query: Any, parameters: Any, groups: Groups = None) -> list[Any]:
         """Execute one query.
 
         Parameters
         ----------
-        query : str
+        query : str, bytes or psycopg.sql.Composable
             SQL with placeholders.
         parameters : sequence or mapping
             Their values.
@@ -91,14 +95,15 @@ class Backend:
         list of tuple
             Its rows.
         """
-        return self.run(lambda connection: connection.execute(query.encode(), parameters).fetchall(), groups)
+        sql = _sql(query)
+        return self.run(lambda connection: connection.execute(sql, parameters).fetchall(), groups)
 
-    def count(self, query: str, parameters: Any, groups: Groups = None) -> int:
+    def count(self, query: Any, parameters: Any, groups: Groups = None) -> int:
         """Execute one statement that changes rows.
 
         Parameters
         ----------
-        query : str
+        query : str, bytes or psycopg.sql.Composable
             SQL with placeholders.
         parameters : sequence or mapping
             Their values.
@@ -110,7 +115,8 @@ class Backend:
         int
             Number of rows changed.
         """
-        return self.run(lambda connection: connection.execute(query.encode(), parameters).rowcount, groups)
+        sql = _sql(query)
+        return self.run(lambda connection: connection.execute(sql, parameters).rowcount, groups)
 
 
 def add_source(connection: Connection, source: str) -> None:
@@ -119,37 +125,92 @@ def add_source(connection: Connection, source: str) -> None:
 
 
 def keys_of(source: str, paths: Iterable[str]) -> list[UUID]:
-    """Return the keys of files by their paths; a prefix ``dbfs:`` is dropped."""
+    """Return the keys of files by their paths, in the form of `local_path`."""
     return [UUID(bytes=_core.file_key(source, local_path(path))) for path in paths]
 
 
 def check_path(path: str) -> str:
-    """Return a path without ``dbfs:``, or raise ConfigError for one that cannot be indexed."""
-    path = local_path(path)
+    """Return a path as `local_path` does, or raise ConfigError for one that cannot be indexed."""
+    path = local_path(_check_type(path, "path"))
     if fault := path_fault(path):
         raise ConfigError(f"{path[:200]!r} cannot be indexed: {fault}")
     return path
 
 
-def _check_groups(groups: Iterable[str]) -> list[str]:
-    """Return names of groups as a list; any text is a name, with commas and braces too, but not with NUL."""
-    if isinstance(groups, str):
-        raise ConfigError(f"groups={groups!r}: give a list of names")
-    return [group for group in groups if "\0" not in group]
+def check_paths(paths: Iterable[str], what: str = "filenames") -> list[str]:
+    """Return paths as `local_path` does, or raise ConfigError for what is no list of text."""
+    if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
+        raise ConfigError(f"{what}={paths!r}: give a list of paths")
+    return [local_path(_check_type(path, what)) for path in paths]
 
 
-def check_allowed_groups(groups: Sequence[str] | None) -> list[str] | None:
-    """Return the groups that may see a row; None for everyone.
+@overload
+def check_text(value: object, what: str) -> str: ...
+@overload
+def check_text(value: object, what: str, *, optional: Literal[True]) -> str | None: ...
+def check_text(value: object, what: str, *, optional: bool = False) -> str | None:
+    """Return text that the database can hold.
+
+    Parameters
+    ----------
+    value : object
+        What the caller gave.
+    what : str
+        Name of the argument, for the message.
+    optional : bool
+        Whether None is allowed.
+
+    Returns
+    -------
+    str or None
+        `value`.
 
     Raises
     ------
     ConfigError
-        The list is empty: nobody could see the row, although most callers mean everyone.
+        It is no text, or holds a NUL.
+    """
+    if value is None and optional:
+        return None
+    text = _check_type(value, what)
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigError(f"{what}={text!r}: give text that is UTF-8 without NUL")
+    return text
+
+
+def _check_type(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{what}={value!r}: give text")
+    return value
+
+
+def check_limit(limit: object) -> int:
+    """Return a number of rows, at least 0 and what a bigint holds, or raise ConfigError."""
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise ConfigError(f"limit={limit!r}: give a whole number")
+    return min(max(limit, 0), 2**31 - 1)
+
+
+def check_allowed_groups(groups: Groups) -> list[str] | None:
+    """Return the groups that may see a row; None, as for an empty list, for those of the rules, or everyone.
+
+    Raises
+    ------
+    ConfigError
+        It is no list of names.
     """
     if groups is None:
         return None
-    if not (names := _check_groups(groups)):
-        raise ConfigError(
-            "allowed_groups=[] would hide the rows from everyone: name a group, or None for all"
-        )
-    return names
+    names = check_groups(groups)
+    if wrong := [name for name in groups if not is_group_name(name)]:
+        raise ConfigError(f"allowed_groups holds {wrong[0]!r}, which is no name of a group")
+    return names or None
+
+
+def _sql(query: Any) -> Any:
+    """Return SQL as psycopg takes it: text as bytes, a composed query as it is."""
+    if isinstance(query, str):
+        return query.encode()
+    if isinstance(query, bytes) or hasattr(query, "as_bytes"):
+        return query
+    raise ConfigError(f"query is {type(query).__name__}: give text or a query of psycopg.sql")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from voxtier.frames.databricks.lakebase.backend import (
     add_source,
     check_allowed_groups,
     check_path,
+    check_text,
     keys_of,
 )
 from voxtier.postgres.connection import Connection
@@ -92,7 +94,8 @@ class ClaimMethods(Backend):
         table : str
             ``dicom_frames``; another name is a source of its own.
         allowed_groups : sequence of str or None
-            Groups that may see the rows; None: as the access rules say, or everyone.
+            Groups that may see the rows, beside those of earlier calls; None or empty: as before, for new
+            rows as the access rules say, or everyone.
         user_groups : sequence of str or None
             Groups of the writer; None: `allowed_groups`. Where row security binds the role, the writer must
             be in one of `allowed_groups`.
@@ -100,7 +103,7 @@ class ClaimMethods(Backend):
         Raises
         ------
         ConfigError
-            A position or frame is out of range (the message names the row), `allowed_groups` is empty, or the
+            A position or frame is out of range (the message names the row), a name of a group is none, or the
             path cannot be indexed.
 
         Notes
@@ -108,6 +111,8 @@ class ClaimMethods(Backend):
         The ranges are not compared with the file. Index the file instead: its verified table takes
         precedence.
         """
+        if not isinstance(frame_ranges, Sequence):
+            raise ConfigError(f"frame_ranges={frame_ranges!r}: give a list of ranges")
         if not frame_ranges:
             return
         source, path = self.source(uc_table_name, table), check_path(filename)
@@ -116,7 +121,8 @@ class ClaimMethods(Backend):
         frames, starts, ends, pixels = (list(column) for column in zip(*latest.values(), strict=True))
         (key,) = keys_of(source, [path])
         may_see = check_allowed_groups(allowed_groups)
-        claim = claim_parameters(source, [path], groups=may_see, syntaxes=[transfer_syntax_uid])
+        syntax = check_text(transfer_syntax_uid, "transfer_syntax_uid", optional=True)
+        claim = claim_parameters(source, [path], groups=may_see, syntaxes=[syntax])
 
         def work(connection: Connection) -> None:
             add_source(connection, source)
@@ -176,19 +182,26 @@ def claim_parameters(
 
 
 def _check_row(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | None]:
-    values = [row.get(name) for name in ("frame_number", "start_pos", "end_pos", "pixel_data_pos")]
-    frame, start, end, pixels = values
-    numbers = all(isinstance(value, int) and not isinstance(value, bool) for value in values[:3])
-    if not numbers or not (pixels is None or isinstance(pixels, int)):
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"frame_ranges[{number}] is {type(row).__name__}: give a mapping")
+    pixels = row.get("pixel_data_pos")
+    try:
+        frame, start, end = (_whole(row.get(name)) for name in ("frame_number", "start_pos", "end_pos"))
+        pixels = None if pixels is None else _whole(pixels)
+    except TypeError:
         raise ConfigError(
             f"frame_ranges[{number}]: frame_number, start_pos and end_pos must be whole numbers"
-        )
-    assert isinstance(frame, int)
-    assert isinstance(start, int)
-    assert isinstance(end, int)
+        ) from None
     if not (0 <= frame < 2**31 and 0 <= start <= end + 1 <= _LARGEST and 0 <= (pixels or 0) <= _LARGEST):
         raise ConfigError(
             f"frame_ranges[{number}]: frame {frame}, [{start}, {end}]: use frames from 0 on, "
             "and start_pos <= end_pos + 1"
         )
     return frame, start, end, pixels
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, also one of NumPy; raises TypeError for anything else, True too."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)

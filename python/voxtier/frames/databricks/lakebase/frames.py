@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from voxtier._core import FrameTable, decode_rows
+from voxtier._core import FrameTable, decode_rows, local_path
+from voxtier.errors import ConfigError
 from voxtier.frames.databricks.frame_dicts import frame_range, frame_ranges, readable_frames
 from voxtier.frames.databricks.lakebase import statements
-from voxtier.frames.databricks.lakebase.backend import FRAMES_TABLE, Groups, keys_of
+from voxtier.frames.databricks.lakebase.backend import (
+    FRAMES_TABLE,
+    Groups,
+    check_limit,
+    check_paths,
+    keys_of,
+)
 from voxtier.frames.databricks.lakebase.claims import POSITIONS, ClaimMethods
-from voxtier.frames.databricks.table_names import local_path
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.store.adapters import fetch
 from voxtier.postgres.connection import Connection
 
 Range = dict[str, Any]
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class FrameMethods(ClaimMethods):
@@ -52,6 +62,7 @@ class FrameMethods(ClaimMethods):
         dict or None
             ``start_pos``, ``end_pos`` and ``pixel_data_pos``; None for an unknown frame.
         """
+        frame = _check_frame(frame)
         tables, claims = self._look_up([filename], uc_table_name, table, user_groups)
         if tables:
             (read,) = tables.values()
@@ -87,7 +98,8 @@ class FrameMethods(ClaimMethods):
         dict or None
             ``max_frame_idx`` and ``max_start_pos``; None where no frame is known.
         """
-        last = param_frames if isinstance(param_frames, int) else max(param_frames, default=-1)
+        numbers = param_frames if isinstance(param_frames, Iterable) else [param_frames]
+        last = max(map(_check_frame, numbers), default=-1)
         ranges = self.retrieve_all_frame_ranges(filename, uc_table_name, table, user_groups) or []
         below = [each for each in ranges if each["frame_number"] <= last]
         if not below:
@@ -199,14 +211,14 @@ class FrameMethods(ClaimMethods):
         int
             Number of known files.
         """
-        keys = keys_of(self.source(uc_table_name, table), filenames)
+        keys = keys_of(self.source(uc_table_name, table), check_paths(filenames))
         return len(self.rows(statements.TOUCH, {"keys": keys}, user_groups))
 
     def get_preload_priority_list(
         self,
         uc_table_name: str | None = None,
         limit: int = 10_000,
-        *,
+        table: str = FRAMES_TABLE,
         user_groups: Groups = None,
     ) -> list[dict[str, Any]]:
         """Rank the files that the index has read by their priority for memory.
@@ -217,6 +229,8 @@ class FrameMethods(ClaimMethods):
             The source; None: that of the constructor.
         limit : int
             Files to return at most.
+        table : str
+            ``dicom_frames``; another name is a source of its own.
         user_groups : sequence of str or None
             Groups of the user who asks; None: asks as the database role.
 
@@ -226,34 +240,41 @@ class FrameMethods(ClaimMethods):
             Best first, each with
             ``filename``, ``frame_count``, ``transfer_syntax_uid``, ``last_used_at``, ``inserted_at``,
             ``access_count``, ``priority_score`` and ``frames``, see `frame_dicts.frame_ranges`.
+
+        Notes
+        -----
+        No value is None, so that Spark can infer the types of the rows: ``last_used_at`` of a file that was
+        never used is 1970-01-01, which scores like never, and an unknown transfer syntax is empty. Files of
+        which no frame is a range of bytes, such as deflated ones, are left out.
         """
         ranked = ranked_files(
             self.store,
-            self.source(uc_table_name),
-            max(limit, 0),
+            self.source(uc_table_name, table),
+            check_limit(limit),
+            has_ranges=True,
             query=lambda query, parameters: self.rows(query, parameters, user_groups),
         )
-        paths = [file.path for file in ranked]
-        tables, _ = self._look_up(paths, uc_table_name, FRAMES_TABLE, user_groups)
+        tables, _ = self._look_up([file.path for file in ranked], uc_table_name, table, user_groups)
         return [
             {
                 "filename": file.path,
                 "frame_count": file.frame_count,
-                "transfer_syntax_uid": file.transfer_syntax_uid,
-                "last_used_at": file.last_used_at,
+                "transfer_syntax_uid": file.transfer_syntax_uid or "",
+                "last_used_at": file.last_used_at or _NEVER,
                 "inserted_at": file.inserted_at,
                 "access_count": file.access_count,
                 "priority_score": file.score,
-                "frames": frame_ranges(tables[file.path]) if file.path in tables else [],
+                "frames": frames,
             }
             for file in ranked
+            if file.path in tables and (frames := frame_ranges(tables[file.path]))
         ]
 
     def _look_up(
         self, filenames: Sequence[str], uc_table_name: str | None, table: str, groups: Groups
     ) -> tuple[dict[str, FrameTable], dict[str, list[Range]]]:
         source = self.source(uc_table_name, table)
-        paths = {local_path(name) for name in filenames}
+        paths = set(check_paths(filenames))
         keys = keys_of(source, paths)
 
         def work(connection: Connection) -> tuple[dict[str, FrameTable], list[Any]]:
@@ -276,3 +297,10 @@ class FrameMethods(ClaimMethods):
 def _ranges_with_syntax(table: FrameTable) -> list[Range]:
     syntax = {"transfer_syntax_uid": table.transfer_syntax_uid} if table.transfer_syntax_uid else {}
     return [{**each, **syntax} for each in frame_ranges(table)]
+
+
+def _check_frame(frame: object) -> int:
+    try:
+        return operator.index(frame)  # type: ignore[arg-type]  # what is no number is refused
+    except TypeError:
+        raise ConfigError(f"frame={frame!r}: give a whole number, counted from 0") from None

@@ -1,4 +1,4 @@
-"""Which groups may see which rows: groups of users, rules by path, and both as Databricks defines them.
+"""Which groups may see which rows: groups of users, rules by group, and both as Databricks defines them.
 
 Row security does not bind owners and superusers: for them, the statements test the groups of a user
 themselves.
@@ -7,30 +7,44 @@ themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
-from voxtier.errors import ConfigError
+from voxtier._core import local_path, path_fault
+from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.databricks.lakebase import statements
-from voxtier.frames.databricks.lakebase.backend import Backend, add_source, check_allowed_groups
+from voxtier.frames.databricks.lakebase.backend import Backend, add_source, check_text
 from voxtier.frames.databricks.lakebase.credentials import open_client, row_filter_groups, workspace_groups
-from voxtier.frames.databricks.table_names import local_path
+from voxtier.frames.databricks.table_names import parse_uc_table_name
+from voxtier.frames.store.groups import is_group_name
 from voxtier.postgres.connection import Connection
 
 
+class SqlClient(Protocol):
+    """A client of a SQL warehouse, as the published gateway has one."""
+
+    def execute(self, query: str, parameters: dict[str, Any] | None = None) -> Iterable[Any]:
+        """Return the rows of a query."""
+
+
 class GroupMethods(Backend):
-    """Groups that may see rows: everyone, until a rule or the writer of a row names groups."""
+    """Groups that may see rows: everyone, until a rule or the writer of a row names groups.
+
+    The rules of a table hold for all its files, those indexed later too, from the moment that they are set: a
+    table with rules shows its files to nobody else. Of rules with prefixes of paths, those of the longest
+    prefix that fits a path decide.
+    """
 
     host: str | None = None
     token: str | None = None
 
     def get_user_groups(self, user: str) -> list[str]:
         """Return the groups of a user at the last synchronisation; none for an unknown user."""
-        rows = self.rows(statements.USER_GROUPS, (user,))
-        return list(rows[0][0]) if rows else []
+        rows = self.rows(statements.USER_GROUPS, (check_text(user, "user"),))
+        return sorted(rows[0][0]) if rows else []
 
     def sync_user_groups_from_databricks(self) -> int:
-        """Replace all users and their groups by those of the workspace; return the number of users.
+        """Replace all users and their groups by those of the workspace; return the number of memberships.
 
         Raises
         ------
@@ -40,21 +54,35 @@ class GroupMethods(Backend):
         users = workspace_groups(open_client(self.host, self.token))
         if not users:
             raise ConfigError("the workspace lists no users: use a token with the right to list them")
-        return self.count(statements.SYNC_USER_GROUPS, {"users": json.dumps(users)})
+        self.count(statements.SYNC_USER_GROUPS, {"users": json.dumps(users)})
+        return sum(map(len, users.values()))
 
     def upsert_access_rule(
-        self, uc_table_name: str | None, allowed_groups: Sequence[str], path_prefix: str = ""
+        self,
+        uc_table_name: str | None,
+        group_name: str,
+        access_type: str = "full",
+        uc_filter_sql: str | None = None,
+        description: str | None = None,
+        *,
+        path_prefix: str = "",
     ) -> int:
-        """Let only these groups see the files whose paths begin with a prefix, those indexed later too.
+        """Let a group see files of a table, which from then on groups without a rule do not see.
 
         Parameters
         ----------
         uc_table_name : str or None
             ``catalog.schema.table``; None: that of the constructor.
-        allowed_groups : sequence of str
-            Names of groups, at least one.
+        group_name : str
+            Name of the group.
+        access_type : {"full", "conditional"}
+            All files, or the instances that `uc_filter_sql` finds, once `sync_uc_row_filters` has asked it.
+        uc_filter_sql : str or None
+            Condition of a conditional rule, in the SQL of the catalogue.
+        description : str or None
+            For people.
         path_prefix : str
-            Empty for all files; of several rules that match, the longest prefix decides.
+            The rule is for files whose paths begin so; empty for all.
 
         Returns
         -------
@@ -64,57 +92,139 @@ class GroupMethods(Backend):
         Raises
         ------
         ConfigError
-            There is no group.
+            The group has no name, `access_type` is another word, or goes without or with a condition against
+            its meaning.
         """
-        source = self.source(uc_table_name)
+        source, prefix = self.source(uc_table_name), local_path(check_text(path_prefix, "path_prefix"))
+        if not isinstance(group_name, str) or not is_group_name(group_name):
+            raise ConfigError(f"group_name={group_name!r}: give the name of one group")
+        if access_type not in ("full", "conditional"):
+            raise ConfigError(f"access_type={access_type!r}: must be 'full' or 'conditional'")
+        if (access_type == "conditional") != bool(uc_filter_sql):
+            raise ConfigError(
+                f"access_type={access_type!r}, uc_filter_sql={uc_filter_sql!r}: a conditional rule needs its "
+                "condition, and no other rule has one"
+            )
+        if prefix and (fault := path_fault(prefix)):
+            raise ConfigError(f"path_prefix={prefix[:200]!r}: {fault}")
         rule = {
             "source": source,
-            "prefix": local_path(path_prefix),
-            "groups": check_allowed_groups(list(allowed_groups)),
+            "prefix": prefix,
+            "group": group_name,
+            "type": access_type,
+            "filter": check_text(uc_filter_sql, "uc_filter_sql", optional=True) or None,
+            "description": check_text(description, "description", optional=True),
         }
 
         def work(connection: Connection) -> int:
             add_source(connection, source)
-            connection.execute(statements.ADD_RULE.encode(), rule)
-            return _apply(connection, source, local_path(path_prefix))
+            [(rule_id,)] = connection.execute(statements.ADD_RULE.encode(), rule).fetchall()
+            connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
+            return _apply(connection, source, prefix)
 
         return self.run(work)
 
     def get_access_rules(self, uc_table_name: str | None = None) -> list[dict[str, Any]]:
-        """Return the rules of a source, each with ``path_prefix`` and ``allowed_groups``."""
-        rows = self.rows(statements.RULES, {"source": self.source(uc_table_name)})
-        return [{"path_prefix": prefix, "allowed_groups": groups} for prefix, groups in rows]
+        """Return the rules in force, in the order in which they were set.
 
-    def sync_uc_row_filters(self, uc_table_name: str | None = None) -> list[str] | None:
-        """Let the groups that pass the table's row filter in Unity Catalog see all its files.
+        Each has ``group_name``, ``access_type``, ``uc_filter_sql``, ``description`` and ``path_prefix``.
+        """
+        names = ("group_name", "access_type", "uc_filter_sql", "description", "path_prefix")
+        rows = self.rows(statements.RULES, {"source": self.source(uc_table_name)})
+        return [dict(zip(names, row[1:-1], strict=True)) for row in rows if row[-1]]
+
+    def sync_uc_row_filters(
+        self, uc_table_name: str | None = None, sql_client: SqlClient | None = None
+    ) -> int | list[str] | None:
+        """Bring the groups of all files of a table up to date with Unity Catalog.
+
+        Parameters
+        ----------
+        uc_table_name : str or None
+            ``catalog.schema.table``; None: that of the constructor.
+        sql_client : object or None
+            Has ``execute(query, parameters)``, which returns the rows of a query on the warehouse: the
+            conditions of the rules are asked through it, by an account that sees all rows. All rules are put
+            in force, those too that `reset_allowed_groups` put out of it. None: the rules are replaced by the
+            row filter that the table has in Unity Catalog.
 
         Returns
         -------
-        list of str or None
-            The groups; None when the table has no filter: then all its rules are dropped.
+        int, list of str or None
+            With a client the number of files whose groups changed; without, the groups that pass the table's
+            row filter, or None when it has none and everyone sees its files.
 
         Raises
         ------
         ConfigError
-            The filter tests more than membership in groups; nothing is changed.
+            The row filter tests more than membership in groups, or what the client returns are no rows.
+            Nothing is changed.
+        BackendError
+            The warehouse refuses a condition. Nothing is changed.
         """
         source = self.source(uc_table_name)
+        if sql_client is not None:
+            rules = self.rows(statements.RULES, {"source": source})
+            found = [
+                (rule_id, _ask(sql_client, source, group, condition))
+                for rule_id, group, access_type, condition, *_ in rules
+                if access_type == "conditional"
+            ]
+
+            def work(connection: Connection) -> int:
+                connection.execute(statements.SET_IN_FORCE.encode(), {"source": source, "in_force": True})
+                for rule_id, uids in found:
+                    connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
+                    connection.execute(statements.ADD_INSTANCES.encode(), {"rule": rule_id, "uids": uids})
+                return _apply(connection, source, "")
+
+            return self.run(work)
         groups = row_filter_groups(open_client(self.host, self.token), source)
-        if groups is None:
-            self.reset_allowed_groups(uc_table_name)
-        else:
-            self.upsert_access_rule(uc_table_name, groups)
+
+        def replace(connection: Connection) -> None:
+            add_source(connection, source)
+            connection.execute(statements.DROP_RULES.encode(), {"source": source})
+            for group in groups or ():
+                rule = {"source": source, "prefix": "", "group": group, "type": "full"}
+                connection.execute(statements.ADD_RULE.encode(), rule | {"filter": None, "description": None})
+            _apply(connection, source, "")
+
+        self.run(replace)
         return groups
 
     def reset_allowed_groups(self, uc_table_name: str | None = None) -> int:
-        """Drop all rules of a source and let everyone see its files; return the number of files changed."""
+        """Let everyone see the files of a table; return the number of files changed.
+
+        Its rules are out of force until they are set again, or until `sync_uc_row_filters` asks their
+        conditions.
+        """
         source = self.source(uc_table_name)
 
         def work(connection: Connection) -> int:
-            connection.execute(statements.DROP_RULES.encode(), {"source": source})
+            connection.execute(statements.SET_IN_FORCE.encode(), {"source": source, "in_force": False})
             return _apply(connection, source, "")
 
         return self.run(work)
+
+
+def _ask(client: SqlClient, table: str, group: str, condition: str) -> list[str]:
+    """Return the SOP Instance UIDs of the rows of a catalogue's table that meet a condition."""
+    # The catalogue keeps each instance as a DICOM JSON object in its column `meta` (PS3.18 F.2).
+    name = ".".join(f"`{part}`" for part in parse_uc_table_name(table))
+    uid = "meta:['00080018'].Value[0]::string"
+    query = f"SELECT DISTINCT {uid} AS sop_instance_uid\nFROM {name}\nWHERE (\n{condition}\n)"
+    try:
+        rows = list(client.execute(query, parameters=None))
+    except Exception as error:
+        raise BackendError(
+            f"the warehouse does not answer the condition of group {group!r}: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        return [str(row[0]).strip(" \0") for row in rows if row[0]]
+    except (LookupError, TypeError) as error:
+        raise ConfigError(
+            f"the condition of group {group!r}: sql_client returns no rows of one column"
+        ) from error
 
 
 def _apply(connection: Connection, source: str, prefix: str) -> int:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from voxtier._core import FrameTable, path_fault
+from voxtier._core import FrameTable, local_path, path_fault
 from voxtier.errors import ENVIRONMENT_KINDS, ConfigError
 from voxtier.frames.databricks.frame_dicts import frame_ranges
 from voxtier.frames.databricks.lakebase.backend import keys_of
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
-from voxtier.frames.databricks.table_names import TableName, local_path
+from voxtier.frames.databricks.table_names import TableName
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database, quote_identifier

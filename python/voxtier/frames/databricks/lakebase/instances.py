@@ -9,11 +9,15 @@ from typing import Any
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.lakebase.backend import (
+    INSTANCES_TABLE,
     Backend,
     Groups,
     add_source,
     check_allowed_groups,
+    check_limit,
     check_path,
+    check_paths,
+    check_text,
     keys_of,
 )
 from voxtier.frames.databricks.lakebase.claims import claim_parameters
@@ -21,33 +25,35 @@ from voxtier.postgres.connection import Connection
 
 Instance = dict[str, Any]
 
-_COLUMNS = ("local_path", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "num_frames")
+_UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
 
 
 class InstanceMethods(Backend):
     """Paths of SOP Instances: those of files that the index has read, then those that were inserted.
 
-    An instance is a dictionary with ``local_path``, ``study_instance_uid``, ``series_instance_uid``,
-    ``sop_instance_uid`` and ``num_frames``. Lists are sorted by path.
+    An instance is a dictionary with ``path``, again as ``local_path``, ``num_frames``,
+    ``study_instance_uid``, ``series_instance_uid`` and ``sop_instance_uid``. Several come by their SOP
+    Instance UID, in the order of their paths; of two files that hold one instance the first counts.
     """
 
     def retrieve_instance_path(
         self,
+        study_instance_uid: str | None,
+        series_instance_uid: str | None,
         sop_instance_uid: str,
-        study_instance_uid: str | None = None,
-        series_instance_uid: str | None = None,
         uc_table_name: str | None = None,
+        table: str = INSTANCES_TABLE,
         user_groups: Groups = None,
     ) -> Instance | None:
         """Look up an instance by its UIDs.
 
         Parameters
         ----------
-        sop_instance_uid : str
-            SOP Instance UID.
         study_instance_uid, series_instance_uid : str or None
             UIDs of study and series; None for any.
-        uc_table_name : str or None
+        sop_instance_uid : str
+            SOP Instance UID.
+        uc_table_name, table : str or None
             The source; None: that of the constructor.
         user_groups : sequence of str or None
             Groups of the user who asks; None: asks as the database role.
@@ -57,40 +63,52 @@ class InstanceMethods(Backend):
         dict or None
             The instance; None for an unknown one.
         """
-        parameters = {"sop": sop_instance_uid, "study": study_instance_uid, "series": series_instance_uid}
-        instances = self._instances(statements.INSTANCE, parameters, uc_table_name, user_groups)
-        return instances[0] if instances else None
+        parameters = {
+            "study": check_text(study_instance_uid, "study_instance_uid", optional=True),
+            "series": check_text(series_instance_uid, "series_instance_uid", optional=True),
+            "sop": check_text(sop_instance_uid, "sop_instance_uid"),
+        }
+        found = self._instances(statements.INSTANCE, parameters, uc_table_name, table, user_groups)
+        return next(iter(found.values()), None)
 
     def retrieve_instance_paths_by_series(
         self,
+        study_instance_uid: str | None,
         series_instance_uid: str,
-        study_instance_uid: str | None = None,
         uc_table_name: str | None = None,
+        table: str = INSTANCES_TABLE,
         user_groups: Groups = None,
-    ) -> list[Instance]:
+    ) -> dict[str, Instance] | None:
         """Look up all instances of a series.
 
         Parameters
         ----------
-        series_instance_uid : str
-            UID of the series.
         study_instance_uid : str or None
             UID of its study; None for any.
-        uc_table_name : str or None
+        series_instance_uid : str
+            UID of the series.
+        uc_table_name, table : str or None
             The source; None: that of the constructor.
         user_groups : sequence of str or None
             Groups of the user who asks; None: asks as the database role.
 
         Returns
         -------
-        list of dict
-            The instances.
+        dict or None
+            The instances by SOP Instance UID; None when there are none.
         """
-        parameters = {"series": series_instance_uid, "study": study_instance_uid}
-        return self._instances(statements.SERIES, parameters, uc_table_name, user_groups)
+        parameters = {
+            "study": check_text(study_instance_uid, "study_instance_uid", optional=True),
+            "series": check_text(series_instance_uid, "series_instance_uid"),
+        }
+        return self._instances(statements.SERIES, parameters, uc_table_name, table, user_groups) or None
 
     def retrieve_instance_paths_by_local_paths(
-        self, local_paths: Sequence[str], uc_table_name: str | None = None, user_groups: Groups = None
+        self,
+        local_paths: Sequence[str],
+        uc_table_name: str | None = None,
+        table: str = INSTANCES_TABLE,
+        user_groups: Groups = None,
     ) -> dict[str, Instance]:
         """Look up instances by the paths of their files.
 
@@ -98,7 +116,7 @@ class InstanceMethods(Backend):
         ----------
         local_paths : sequence of str
             Paths of the files.
-        uc_table_name : str or None
+        uc_table_name, table : str or None
             The source; None: that of the constructor.
         user_groups : sequence of str or None
             Groups of the user who asks; None: asks as the database role.
@@ -106,15 +124,19 @@ class InstanceMethods(Backend):
         Returns
         -------
         dict
-            Instances by path; without unknown files.
+            The instances by SOP Instance UID; without unknown files.
         """
-        parameters = {"keys": keys_of(self.source(uc_table_name), local_paths)}
-        instances = self._instances(statements.BY_PATH, parameters, uc_table_name, user_groups)
-        return {instance["local_path"]: instance for instance in instances}
+        paths = check_paths(local_paths, "local_paths")
+        parameters = {"keys": keys_of(self.source(uc_table_name, table), paths)}
+        return self._instances(statements.BY_PATH, parameters, uc_table_name, table, user_groups)
 
     def retrieve_instance_paths_for_preload(
-        self, uc_table_name: str | None = None, limit: int = 10_000, user_groups: Groups = None
-    ) -> list[Instance]:
+        self,
+        uc_table_name: str | None = None,
+        limit: int = 10_000,
+        table: str = INSTANCES_TABLE,
+        user_groups: Groups = None,
+    ) -> dict[str, Instance]:
         """List instances by their last use, the latest first, then those never used.
 
         Parameters
@@ -122,34 +144,44 @@ class InstanceMethods(Backend):
         uc_table_name : str or None
             The source; None: that of the constructor.
         limit : int
-            Instances to return at most.
+            Files to look up at most.
+        table : str
+            ``instance_paths``; another name is a source of its own.
         user_groups : sequence of str or None
             Groups of the user who asks; None: asks as the database role.
 
         Returns
         -------
-        list of dict
-            The instances.
+        dict
+            The instances by SOP Instance UID.
         """
-        return self._instances(statements.RECENT, {"limit": max(limit, 0)}, uc_table_name, user_groups)
+        parameters = {"limit": check_limit(limit)}
+        return self._instances(statements.RECENT, parameters, uc_table_name, table, user_groups)
 
     def insert_instance_paths_batch(
         self,
-        instances: Sequence[Mapping[str, Any]],
-        uc_table_name: str | None = None,
+        entries: Sequence[Mapping[str, Any]],
+        table: str = INSTANCES_TABLE,
         allowed_groups: Groups = None,
+        *,
+        uc_table_name: str | None = None,
         user_groups: Groups = None,
     ) -> int:
-        """Insert instances of a catalogue without reading their files.
+        """Insert instances of a catalogue without reading their files, all or none of them.
 
         Parameters
         ----------
-        instances : sequence of mapping
-            See the class for their keys, of which only ``local_path`` is required.
-        uc_table_name : str or None
-            The source; None: that of the constructor.
+        entries : sequence of mapping
+            Each with ``local_path``, and as far as they are known ``sop_instance_uid``,
+            ``study_instance_uid``, ``series_instance_uid``, ``num_frames`` and ``uc_table_name``, the source
+            of this entry.
+        table : str
+            ``instance_paths``; another name makes sources of their own.
         allowed_groups : sequence of str or None
-            Groups that may see the rows; None: as the access rules say, or everyone.
+            Groups that may see the rows, beside those of earlier calls; None or empty: as before, for new
+            rows as the access rules say, or everyone.
+        uc_table_name : str or None
+            Source of entries that name none; None: that of the constructor.
         user_groups : sequence of str or None
             Groups of the writer; None: `allowed_groups`.
 
@@ -161,47 +193,79 @@ class InstanceMethods(Backend):
         Raises
         ------
         ConfigError
-            A row has no path, or one that cannot be indexed; or `allowed_groups` is empty.
+            An entry has no path, or one that cannot be indexed, no source, or a value of a wrong type.
         """
-        if not instances:
-            return 0
-        by_path: dict[str, Mapping[str, Any]] = {}
-        for number, row in enumerate(instances):
-            if not row.get("local_path"):
-                raise ConfigError(f"instances[{number}] has no local_path")
-            by_path[check_path(row["local_path"])] = row
-        source, may_see = self.source(uc_table_name), check_allowed_groups(allowed_groups)
-        parameters = claim_parameters(
-            source,
-            list(by_path),
-            groups=may_see,
-            sops=[row.get("sop_instance_uid") for row in by_path.values()],
-            series=[row.get("series_instance_uid") for row in by_path.values()],
-            studies=[row.get("study_instance_uid") for row in by_path.values()],
-            frames=[row.get("num_frames") for row in by_path.values()],
-        )
+        if not isinstance(entries, Sequence):
+            raise ConfigError(f"entries={entries!r}: give a list of mappings")
+        may_see = check_allowed_groups(allowed_groups)
+        by_source: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for number, entry in enumerate(entries):
+            path = _check_entry(entry, f"entries[{number}]")
+            source = self.source(entry.get("uc_table_name") or uc_table_name, table)
+            by_source.setdefault(source, {})[path] = entry
 
         def work(connection: Connection) -> int:
-            add_source(connection, source)
-            return connection.execute(statements.CLAIM.encode(), parameters).rowcount
+            written = 0
+            for source, rows in sorted(by_source.items()):
+                add_source(connection, source)
+                columns = {name: [row.get(name) for row in rows.values()] for name in (*_UIDS, "num_frames")}
+                parameters = claim_parameters(
+                    source,
+                    list(rows),
+                    groups=may_see,
+                    sops=columns["sop_instance_uid"],
+                    series=columns["series_instance_uid"],
+                    studies=columns["study_instance_uid"],
+                    frames=columns["num_frames"],
+                )
+                written += connection.execute(statements.CLAIM.encode(), parameters).rowcount
+            return written
 
         return self.run(work, may_see if user_groups is None else user_groups)
 
     def insert_metrics(self, source: str, metrics: Mapping[str, Any]) -> None:
         """Record the metrics of a component: any JSON object."""
-        self.run(
-            lambda connection: connection.execute(
-                statements.ADD_METRIC.encode(), (source, json.dumps(dict(metrics), allow_nan=False))
-            )
-        )
+        name = check_text(source, "source")
+        if not isinstance(metrics, Mapping):
+            raise ConfigError(f"metrics={metrics!r}: give a mapping")
+        try:
+            text = json.dumps(dict(metrics), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"metrics of {name!r} are no JSON object: {error}") from error
+        self.run(lambda connection: connection.execute(statements.ADD_METRIC.encode(), (name, text)))
 
     def get_latest_metrics(self, source: str | None = None, limit: int = 60) -> list[dict[str, Any]]:
-        """Return the last metrics, newest first, each with ``source``, ``recorded_at`` and ``metrics``."""
-        rows = self.rows(statements.LATEST_METRICS, {"source": source, "limit": max(limit, 0)})
-        return [dict(zip(("source", "recorded_at", "metrics"), row, strict=True)) for row in rows]
+        """Return the last metrics, newest first.
+
+        Each has ``source``, ``recorded_at`` (ISO 8601, as JSON needs it) and ``metrics``.
+        """
+        asked = {"source": check_text(source, "source", optional=True) or None, "limit": check_limit(limit)}
+        rows = self.rows(statements.LATEST_METRICS, asked)
+        return [{"source": name, "recorded_at": at.isoformat(), "metrics": found} for name, at, found in rows]
 
     def _instances(
-        self, query: str, parameters: Mapping[str, Any], uc_table_name: str | None, groups: Groups
-    ) -> list[Instance]:
-        rows = self.rows(query, {"source": self.source(uc_table_name), **parameters}, groups)
-        return [dict(zip(_COLUMNS, row[1:6], strict=True)) for row in rows]
+        self,
+        query: str,
+        parameters: Mapping[str, Any],
+        uc_table_name: str | None,
+        table: str,
+        groups: Groups,
+    ) -> dict[str, Instance]:
+        rows = self.rows(query, {"source": self.source(uc_table_name, table), **parameters}, groups)
+        found: dict[str, Instance] = {}
+        for _, path, study, series, sop, frames in (row[:6] for row in rows):
+            uids = dict(zip(_UIDS, (study, series, sop), strict=True))
+            found.setdefault(sop, {"path": path, "local_path": path, "num_frames": frames, **uids})
+        return found
+
+
+def _check_entry(entry: object, what: str) -> str:
+    """Return the path of an entry for `InstanceMethods.insert_instance_paths_batch` in its local form."""
+    if not isinstance(entry, Mapping) or not entry.get("local_path"):
+        raise ConfigError(f"{what} has no local_path")
+    for name in _UIDS:
+        check_text(entry.get(name), f"{what}: {name}", optional=True)
+    frames = entry.get("num_frames")
+    if frames is not None and (not isinstance(frames, int) or not 0 <= frames < 2**31):
+        raise ConfigError(f"{what}: num_frames={frames!r}: give a whole number")
+    return check_path(entry["local_path"])

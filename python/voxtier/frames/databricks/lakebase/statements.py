@@ -10,8 +10,6 @@ _SEES_F, _SEES_C = (
 )
 _SOURCE_ID = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
 
-SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
-
 TABLES = f"""
 SELECT {ROW} FROM voxtier.file AS f
 WHERE f.key = ANY(%(keys)s) AND {_SEES_F}
@@ -28,7 +26,7 @@ CLAIM = f"""
 INSERT INTO voxtier.claim AS c (key, source_id, path, inserted_at, transfer_syntax_uid, sop_instance_uid,
     series_instance_uid, study_instance_uid, num_frames, allowed_groups)
 SELECT key, {_SOURCE_ID}, path, clock_timestamp(), syntax, sop, series, study, frames,
-    coalesce(%(groups)s::text[], voxtier.groups_by_rule({_SOURCE_ID}, path))
+    coalesce(%(groups)s::text[], voxtier.groups_by_rule({_SOURCE_ID}, path, sop))
 FROM unnest(%(keys)s::uuid[], %(paths)s::text[], %(syntaxes)s::text[], %(sops)s::text[], %(series)s::text[],
     %(studies)s::text[], %(frames)s::int[]) AS given (key, path, syntax, sop, series, study, frames)
 ORDER BY key
@@ -38,7 +36,8 @@ ON CONFLICT (key) DO UPDATE SET
     series_instance_uid = coalesce(excluded.series_instance_uid, c.series_instance_uid),
     study_instance_uid = coalesce(excluded.study_instance_uid, c.study_instance_uid),
     num_frames = coalesce(excluded.num_frames, c.num_frames),
-    allowed_groups = coalesce(excluded.allowed_groups, c.allowed_groups)
+    allowed_groups = CASE WHEN %(groups)s::text[] IS NULL THEN c.allowed_groups
+        ELSE ARRAY(SELECT DISTINCT unnest(c.allowed_groups || excluded.allowed_groups)) END
 """
 
 CLAIM_FRAMES = """
@@ -69,12 +68,13 @@ _INSTANCES = f"""
 SELECT * FROM (
     SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.frame_count
     FROM voxtier.file AS f
-    WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND {_SEES_F}
+    WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND f.sop_instance_uid IS NOT NULL AND {_SEES_F}
         AND {{of_file}}
     UNION ALL
-    SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.num_frames
+    SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid,
+        coalesce(f.num_frames, 1)
     FROM voxtier.claim AS f
-    WHERE f.source_id = {_SOURCE_ID} AND {_SEES_F}
+    WHERE f.source_id = {_SOURCE_ID} AND f.sop_instance_uid IS NOT NULL AND {_SEES_F}
         AND NOT EXISTS (SELECT FROM voxtier.file AS g WHERE g.key = f.key AND g.error_kind IS NULL)
         AND {{of_file}}
 ) AS instance
@@ -93,7 +93,7 @@ INSTANCE = _INSTANCES.format(of_file=_IS_INSTANCE) + "ORDER BY path"
 SERIES = _INSTANCES.format(of_file=_IS_SERIES) + "ORDER BY path"
 BY_PATH = _INSTANCES.format(of_file="f.key = ANY(%(keys)s)") + "ORDER BY path"
 RECENT = (
-    _INSTANCES.format(of_file="f.sop_instance_uid IS NOT NULL")
+    _INSTANCES.format(of_file="true")
     + "LEFT JOIN voxtier.file_stats AS s USING (key) "
     + "ORDER BY s.last_used_at DESC NULLS LAST, path LIMIT %(limit)s"
 )
@@ -115,20 +115,32 @@ ON CONFLICT (user_name) DO UPDATE SET groups = excluded.groups, synced_at = excl
 """
 
 ADD_RULE = f"""
-INSERT INTO voxtier.access_rule (source_id, path_prefix, allowed_groups)
-VALUES ({_SOURCE_ID}, %(prefix)s, %(groups)s)
-ON CONFLICT (source_id, path_prefix) DO UPDATE SET allowed_groups = excluded.allowed_groups
+INSERT INTO voxtier.access_rule AS r
+    (source_id, path_prefix, group_name, access_type, uc_filter_sql, description)
+VALUES ({_SOURCE_ID}, %(prefix)s, %(group)s, %(type)s, %(filter)s, %(description)s)
+ON CONFLICT (source_id, path_prefix, group_name) DO UPDATE SET
+    (access_type, uc_filter_sql, description, in_force)
+    = ROW(excluded.access_type, excluded.uc_filter_sql, excluded.description, true)
+RETURNING rule_id
+"""
+# What an older condition found says nothing of another one.
+FORGET_INSTANCES = "DELETE FROM voxtier.rule_instance WHERE rule_id = %(rule)s"
+ADD_INSTANCES = """
+INSERT INTO voxtier.rule_instance (rule_id, sop_instance_uid)
+SELECT DISTINCT %(rule)s::bigint, uid FROM unnest(%(uids)s::text[]) AS uid
 """
 RULES = f"""
-SELECT path_prefix, allowed_groups FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID}
-ORDER BY path_prefix
+SELECT rule_id, group_name, access_type, uc_filter_sql, description, path_prefix, in_force
+FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID} ORDER BY rule_id
 """
+SET_IN_FORCE = f"UPDATE voxtier.access_rule SET in_force = %(in_force)s WHERE source_id = {_SOURCE_ID}"
 DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID}"
 APPLY_RULES = tuple(
     f"""
-UPDATE voxtier.{table} AS f SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path)
+UPDATE voxtier.{table} AS f
+SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
 WHERE f.source_id = {_SOURCE_ID} AND starts_with(f.path, %(prefix)s)
-    AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path)
+    AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
 """
     for table in ("file", "claim")
 )

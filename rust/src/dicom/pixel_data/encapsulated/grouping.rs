@@ -103,7 +103,7 @@ pub fn check_frames(
     let may_hold_starts = method == Method::EndMarkers;
     for (frame, &range) in ranges.iter().take(whole).enumerate().filter(|_| !may_hold_starts) {
         if let Some(index) = begins_another(fragments, range) {
-            let detail = format!("fragment {index} (from 0) begins an image within frame {frame}");
+            let detail = format!("fragment {index} (from 0) begins an image within frame {frame} (from 0)");
             return Err(Error::at(ErrorKind::NotAFrame, place(frame), detail));
         }
     }

@@ -1,0 +1,95 @@
+"""The index in the name of a user's groups: `FrameReader` and the Lakebase interface ask it so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from voxtier._core import file_key, path_fault
+from voxtier.errors import ConfigError
+from voxtier.frames.store import statements
+from voxtier.frames.store.adapters import Key, fetch
+from voxtier.frames.store.store import FrameStore
+from voxtier.postgres.connection import Connection
+
+
+class GroupStore(FrameStore):
+    """A `FrameStore` that asks for the members of some groups, over the connections of another one.
+
+    Row security lets those rows through that the groups may see. A role that it does not bind, such as the
+    owner, gets all rows: ask `may_read` before anything of a file is handed out.
+
+    Parameters
+    ----------
+    store : FrameStore
+        The index; closing either closes both.
+    groups : iterable of str
+        Names of the groups.
+
+    Raises
+    ------
+    ConfigError
+        `groups` is no list of text.
+    """
+
+    def __init__(self, store: FrameStore, groups: Iterable[str]) -> None:
+        super().__init__(store.database)
+        self.groups = check_groups(groups)
+
+    def may_read(self, source: str, path: str, sop_instance_uid: str | None) -> bool:
+        """Return whether the groups may read a file, whether it is indexed or not.
+
+        Parameters
+        ----------
+        source : str
+            Name of the source.
+        path : str
+            The file.
+        sop_instance_uid : str or None
+            The instance that the file holds now: a row of another one says nothing of it.
+
+        Returns
+        -------
+        bool
+            False too for a path that cannot be stored, as no rule can name it.
+        """
+        if path_fault(path) is not None:
+            return False
+        asked: dict[str, Any] = {"key": Key(file_key(source, path)), "source": source, "path": path}
+        asked |= {"sop": sop_instance_uid, "groups": self.groups}
+        [(answer,)] = super().query(statements.MAY_READ, asked)
+        return bool(answer)
+
+    def query(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
+        """Run one idempotent statement in the name of the groups and return its rows."""
+
+        def work(connection: Connection) -> list[tuple[Any, ...]]:
+            with connection.transaction():
+                connection.execute(statements.SET_GROUPS.encode(), (self.groups,))
+                return fetch(connection, statement, parameters)
+
+        return self.database.run(work)
+
+
+def check_groups(groups: Iterable[str]) -> list[str]:
+    """Return names of groups as a list; any text is a name, with commas, quotes and braces too.
+
+    Text that no group can have as its name (empty, with NUL, not UTF-8) is left out.
+
+    Raises
+    ------
+    ConfigError
+        It is no list of text.
+    """
+    if isinstance(groups, (str, bytes)) or not isinstance(groups, Iterable):
+        raise ConfigError(f"groups={groups!r}: give a list of names")
+    names = list(groups)
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(f"groups={names!r}: {name!r} is no name of a group")
+    return [name for name in names if is_group_name(name)]
+
+
+def is_group_name(name: str) -> bool:
+    """Return whether a group can have this name in the database."""
+    return bool(name) and "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
