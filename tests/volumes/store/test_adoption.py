@@ -50,7 +50,7 @@ def test_collections_in_place_become_a_store_without_a_copy(tmp_path: Path) -> N
 def test_a_handle_from_before_changes_nothing_afterwards(tmp_path: Path) -> None:
     own = collection(tmp_path, tmp_path / "store" / "collections" / "T1w", "T1w")
     RadiObject.from_collections(tmp_path / "store", {"T1w": own})
-    with pytest.raises(ConfigError, match="part of"):
+    with pytest.raises(ConfigError, match="a part of the store"):
         own.append(pairs(tmp_path / "late", ["late"], "T1w"))
     assert own.obs_ids == [f"{subject}_T1w" for subject in sorted(SUBJECTS)]
 

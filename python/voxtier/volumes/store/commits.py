@@ -268,7 +268,10 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
     if store.kind == "collection":
         around, is_listed = store.around()
         if around is not None and is_listed:
-            raise ConfigError(f"{store.root} is a part of {around.root} now: open it again to change it")
+            raise ConfigError(
+                f"{store.root} is a part of the store {around.root}: change it as a collection of that, or"
+                " choose another place"
+            )
     if new:
         refuse_occupied(store, overwrite=overwrite)  # before a lock is left in somebody else's folder
     elif not is_remote(store.root) and not Path(store.root).exists():
