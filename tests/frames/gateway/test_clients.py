@@ -8,9 +8,11 @@ import httpx
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import UID
+from wsidicom import WsiDicom, WsiDicomWebClient
 
 from frames.gateway.conftest import Start
 from frames.gateway.serving import STAR, index, instance_path
+from frames.gateway.slides import TILE, write_slide
 from frames.gateway.test_frames import SERIES, STUDY, payload, write
 from voxtier.frames.store.store import FrameStore
 
@@ -76,3 +78,18 @@ def test_http2_with_prior_knowledge_gives_the_same_answers(
             assert answers[0].content == answers[1].content
             assert answers[0].headers.get("etag") == answers[1].headers.get("etag")
         assert second.head(f"{instance_path(STUDY, SERIES, UIDS[0])}/frames/1").content == b""
+
+
+@pytest.mark.filterwarnings("ignore:No bulk data URI handler")  # wsidicom asks for frames, not for bulk data
+def test_wsidicom_opens_a_slide_and_reads_its_tiles(tmp_path: Path, store: FrameStore, start: Start) -> None:
+    uids = ("1.2.77", "1.2.77.1", "1.2.77.1.1")
+    tiles = write_slide(tmp_path / "slide.dcm", uids, columns=5, rows=4)
+    index(store, [tmp_path / "slide.dcm"])
+    client = WsiDicomWebClient(DICOMwebClient(url=f"{start().url}/dicomweb"))
+    with WsiDicom.open_web(client, uids[0], uids[1]) as slide:
+        assert (slide.size.width, slide.size.height) == (5 * TILE, 4 * TILE)
+        for number, wanted in enumerate(tiles):
+            padded = wanted + bytes(len(wanted) % 2)  # fragments have even lengths (PS3.5 A.4)
+            assert slide.read_encoded_tile(0, (number % 5, number // 5)) == padded
+        region = slide.read_region((TILE, TILE), 0, (TILE, TILE))
+        assert abs(region.getpixel((10, 10))[0] - 70) < 6
