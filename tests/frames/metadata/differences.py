@@ -55,15 +55,19 @@ def _attributes(dataset: Dataset) -> Iterator[tuple[str, dict[str, Any]]]:
     for tag in sorted(dataset.keys()):
         if tag.element == 0 or tag == _TRAILING_PADDING or tag in _PIXELS:
             continue
-        raw = dataset.get_item(tag)
-        if isinstance(raw, RawDataElement) and _is_unknown(tag, raw):
-            yield f"{tag:08X}", _binary("UN", raw.value or b"")
-        else:
-            yield f"{tag:08X}", _attribute(dataset, dataset[tag])
+        value = _unknown_value(dataset, tag)
+        yield f"{tag:08X}", _attribute(dataset, dataset[tag]) if value is None else _binary("UN", value)
 
 
-def _is_unknown(tag: BaseTag, raw: RawDataElement) -> bool:
-    return tag.is_private and not tag.is_private_creator and raw.VR in (None, "UN")
+def _unknown_value(dataset: Dataset, tag: BaseTag) -> bytes | None:
+    """Return the bytes of a private attribute of which the file says no VR."""
+    if not tag.is_private or tag.is_private_creator:
+        return None
+    raw = dataset.get_item(tag)
+    if isinstance(raw, RawDataElement):
+        return (raw.value or b"") if raw.VR in (None, "UN") else None
+    # Without a value pydicom has looked the VR up at once.
+    return b"" if dataset.original_encoding[0] and raw.is_empty and raw.VR != "SQ" else None
 
 
 def _binary(vr: str, value: bytes) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 
 import pydicom
 import pytest
 from pydicom.data import get_charset_files, get_testdata_files
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ImplicitVRLittleEndian
 
 from frames.metadata.differences import REFUSED, REFUSED_BY_PYDICOM, by_the_standard
 from frames.metadata.reading import as_numbers, in_ranges, read_exactly
@@ -51,6 +54,49 @@ def is_dicom(path: Path) -> bool:
     """Whether pydicom finds an attribute of an image in a file that is read as DICOM whatever it holds."""
     dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
     return "SOPClassUID" in dataset or "Modality" in dataset
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+def test_the_same_files_without_vrs_have_the_json_that_pydicom_makes(undefined: bool) -> None:
+    """Real headers in Implicit VR Little Endian, sequences and Items with a length and with delimiters."""
+    compared = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            for path in (path for path in FILES if path.name not in REFUSED_BY_PYDICOM):
+                content = without_vrs(path, undefined=undefined)
+                if content is not None:
+                    expected = by_the_standard(pydicom.dcmread(BytesIO(content)))
+                    assert as_numbers(read_exactly(content)) == expected, path.name
+                    compared += 1
+        finally:
+            logging.disable(logging.NOTSET)
+    assert compared > 120
+
+
+def without_vrs(path: Path, *, undefined: bool) -> bytes | None:
+    """Return a file's attributes in Implicit VR Little Endian; None where pydicom cannot write them so."""
+    target = BytesIO()
+    try:
+        dataset = pydicom.dcmread(path)
+        for tag in (0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x7FE00010):
+            dataset.pop(tag, None)
+        set_lengths(dataset, undefined=undefined)
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        dataset.save_as(target, implicit_vr=True, little_endian=True)
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError, InvalidDicomError):
+        return None
+    return target.getvalue()
+
+
+def set_lengths(dataset: pydicom.Dataset, *, undefined: bool) -> None:
+    for element in dataset:
+        if element.VR == "SQ":
+            element.is_undefined_length = undefined
+            for item in element.value:
+                item.is_undefined_length_sequence_item = undefined
+                set_lengths(item, undefined=undefined)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
