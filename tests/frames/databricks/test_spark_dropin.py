@@ -1,0 +1,153 @@
+"""The published notebook's cells on a fresh index, a Spark that refuses settings, and one choice of the database."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from pyspark import cloudpickle
+from pyspark.errors import PySparkException
+from pyspark.sql.types import (
+    ArrayType,
+    FloatType,
+    IntegerType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from frames.dicom.catalogue import TABLE, native, write_files
+from voxtier.errors import ConfigError
+from voxtier.frames import BOTCacheBuilder, LakebaseUtils
+from voxtier.frames.databricks.place import choose_place
+from voxtier.frames.databricks.spark_task import MaskedValues
+
+
+def test_spark_infers_the_types_of_the_priority_list_of_a_fresh_index(
+    spark: Any, lakebase: LakebaseUtils, files: dict[str, str], tmp_path: Path
+) -> None:
+    bare = tmp_path / "without meta.dcm"  # says no transfer syntax
+    bare.write_bytes(native(9, 2)[132:])
+    lakebase.insert_frame_range("/elsewhere.dcm", 0, 0, 9, 0)
+    listed = lakebase.get_preload_priority_list(uc_table_name=TABLE, limit=500)
+    frame = spark.createDataFrame(listed)
+    rows = {row.filename: row for row in frame.collect()}
+    assert set(rows) == {files[name] for name in ("native", "parts", "cut")}
+    assert isinstance(frame.schema["last_used_at"].dataType, TimestampType)
+    assert rows[files["native"]].frames[2]["frame_number"] == 2
+
+    of_a_frame = StructType(
+        [
+            StructField(name, IntegerType())
+            for name in ("frame_number", "start_pos", "end_pos", "pixel_data_pos")
+        ]
+    )
+    types = {
+        "filename": StringType(), "frame_count": IntegerType(), "transfer_syntax_uid": StringType(),
+        "last_used_at": TimestampType(), "inserted_at": TimestampType(), "access_count": IntegerType(),
+        "priority_score": FloatType(), "frames": ArrayType(of_a_frame),
+    }  # fmt: skip
+    schema = StructType([StructField(name, kind) for name, kind in types.items()])
+    assert spark.createDataFrame(listed, schema=schema).count() == 3
+    texts = [
+        {name: str(row[name]) if row[name] else None for name in ("last_used_at", "inserted_at")}
+        for row in listed
+    ]
+    assert spark.createDataFrame(texts).count() == 3
+
+
+def test_no_setting_of_spark_is_changed(
+    spark: Any, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As serverless Spark, which refuses what it does not know."""
+
+    def refuse(_self: object, key: str, *_: object) -> None:
+        raise PySparkException(f"[CONFIG_NOT_AVAILABLE] Configuration {key} is not available.")
+
+    monkeypatch.setattr(type(spark.conf), "set", refuse)
+    monkeypatch.setattr(type(spark.conf), "get", refuse)
+    (path,) = write_files(tmp_path, 1)
+    secret = "hunter2"
+    builder = BOTCacheBuilder(
+        TABLE, dsn=psycopg.conninfo.make_conninfo(dsn, password=secret), token="dapi-secret"
+    )
+    frame = spark.createDataFrame([(path,)], "local_path string")
+    [row] = builder.transform(frame).collect()
+    assert json.loads(row.bot_cache_status)["status"] == "cached"
+    task = builder._task(spark)
+    assert task.destination.secret is not None
+    assert task.destination.secret.reveal() == {"password": secret}, "the token is for another place"
+    assert secret not in repr(task)
+    assert secret.encode() not in cloudpickle.dumps(task)
+    with pytest.raises(ConfigError, match="not in local mode"):
+        BOTCacheBuilder(TABLE)._task(spark)
+
+
+def test_masked_values_come_back_equal_and_are_masked_anew() -> None:
+    values = {"password": "ü \N{GRINNING FACE} '\"\\", "token": ""}
+    masked = MaskedValues(values)
+    first, second = pickle.dumps(masked), pickle.dumps(masked)
+    assert first != second
+    again = pickle.loads(first)
+    assert (again, again.reveal(), hash(again)) == (masked, values, hash(masked))
+    assert again != MaskedValues({})
+
+
+LOCAL = SimpleNamespace(conf={"spark.master": "local[2]"})
+
+
+@pytest.mark.parametrize("given", ["dsn", "environment", "workspace", "token", "neither"])
+def test_builder_and_utils_choose_one_database(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    for name in ("DATABRICKS_HOST", "DATABRICKS_RUNTIME_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    dsn = "host=db.example dbname=index"
+    workspace = {"host": "https://workspace.example", "token": "dapi-x"}
+    options: dict[str, Any] = {
+        "dsn": {"dsn": dsn, **workspace}, "environment": workspace, "workspace": workspace,
+        "token": {"token": "dapi-x"}, "neither": {},
+    }[given]  # fmt: skip
+    if given == "environment":
+        monkeypatch.setenv("VOXTIER_DSN", dsn)
+    destination = BOTCacheBuilder(TABLE, "an-instance", **options)._task(LOCAL).destination  # type: ignore[arg-type]
+    with LakebaseUtils("an-instance", uc_table_name=TABLE, **options) as lakebase:
+        database = lakebase.store.database
+        assert database.is_embedded == (destination.home is not None) == (given == "neither")
+        by_workspace = destination.instance is not None
+        assert by_workspace == (database._credentials is not None) == (given in ("workspace", "token"))
+        if destination.dsn:
+            assert database.describe() == "db.example, database index"
+            assert dict(psycopg.conninfo.conninfo_to_dict(destination.dsn)) == {
+                "host": "db.example", "dbname": "index"
+            }  # fmt: skip
+
+
+def test_a_provider_of_credentials_goes_before_a_workspace() -> None:
+    assert choose_place(None, has_credentials=True, workspace=True) == ("credentials", None)
+    assert choose_place("dbname=x", has_credentials=True, workspace=True) == ("dsn", "dbname=x")
+
+
+def test_table_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_PIXELS_TABLE", "`my-catalog`.pixels.t")
+    for name in ("", None):
+        assert BOTCacheBuilder(name)._task(LOCAL).options.source == "my-catalog.pixels.t"  # type: ignore[arg-type]
+    assert BOTCacheBuilder(TABLE)._task(LOCAL).options.source == TABLE  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uc_table_name": 5}, {"lakebase_instance_name": None}, {"inputCol": 5}, {"outputCol": None},
+        {"skip_existing": "yes"}, {"filter_extension": 5}, {"host": 5}, {"token": b"x"}, {"dsn": 5},
+        {"threads": "many"}, {"threads": None}, {"batch_size": 1.5}, {"credentials": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_arguments_are_config_errors(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        BOTCacheBuilder(**{"uc_table_name": TABLE, **wrong})
