@@ -1,4 +1,4 @@
-"""The published notebook's cells on a fresh index, a Spark that refuses settings, and one choice of the database."""
+"""The notebook's cells on a fresh index, a Spark that refuses settings, and one choice of the database."""
 
 from __future__ import annotations
 

@@ -163,6 +163,14 @@ class BOTCacheBuilder(
         for name, text in (("host", host), ("token", token), ("dsn", dsn)):
             if text is not None and not isinstance(text, str):
                 raise ConfigError(f"{name}={text!r}: must be text")
+        names = {
+            "lakebase_instance_name": lakebase_instance_name,
+            "inputCol": inputCol,
+            "outputCol": outputCol,
+        }
+        for name, text in names.items():
+            if not isinstance(text, str) or not text:
+                raise ConfigError(f"{name}={text!r}: must be a name")
         self._secrets: dict[str, str] = {"token": token} if token else {}
         if dsn:
             from voxtier.postgres.connection_string import split_secrets
