@@ -304,10 +304,11 @@ def test_a_uri_names_the_items_on_its_way() -> None:
 
 
 def test_fragments_of_other_attributes_are_named_or_left_out() -> None:
-    fragments = Element(0x00091010, "OB", Fragments([b"ab", b"cd"]))
-    assert read(CODE, fragments) == CODE_JSON
-    found = read(CODE, fragments, bulk_data_uri="b", inline_limit=1 << 30)
-    assert found["00091010"] == {"vr": "OB", "BulkDataURI": "b/00091010"}
+    for vr in ("OB", "UR"):
+        fragments = Element(0x00091010, vr, Fragments([b"ab", b"cd"]))
+        assert read(CODE, fragments) == CODE_JSON
+        found = read(CODE, fragments, bulk_data_uri="b", inline_limit=1 << 30)
+        assert found["00091010"] == {"vr": vr, "BulkDataURI": "b/00091010"}
 
 
 def test_the_text_is_plain_json_without_blanks() -> None:

@@ -8,7 +8,6 @@ use super::values::{fits, may_be_bulk, push_value};
 use super::vr::{self, Vr};
 use super::walk::survey::Survey;
 use super::walk::{Attribute, Visitor, holds_pixels};
-
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::window::Window;
 use crate::dicom::element::{Element, Encoding, Tag};
@@ -257,8 +256,9 @@ impl<'o, 's> Writer<'o, 's> {
     /// Writes the URI of a value where it is to have one; false where it has none.
     fn write_uri(&mut self, element: &Element, vr: Vr) -> bool {
         let Some(bulk) = &self.options.bulk_data else { return false };
+        let has_items = element.end().is_none();
         let is_long = element.length > bulk.inline_limit && may_be_bulk(vr);
-        if !is_long && !holds_pixels(element.tag) {
+        if !has_items && !is_long && !holds_pixels(element.tag) {
             return false;
         }
         self.out.push(b",\"BulkDataURI\":");
