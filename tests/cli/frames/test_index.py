@@ -224,6 +224,16 @@ def test_names_that_postgres_cannot_store_are_refused_and_counted(
     assert done.err.count("refused: ") == 20
     assert r"\udcff" in done.err
     assert any(line.split()[:2] == ["refused", "30"] for line in done.out.splitlines())
+    *rows, last = voxtier("index", tmp_path, "--dsn", dsn, "--json").rows
+    assert last["summary"]["statuses"] == {"refused": 30}
+    for row in rows:
+        assert (row["status"], row["error"]["kind"], row["error"]["offset"]) == (
+            "refused",
+            "invalid_argument",
+            None,
+        )
+        assert "UTF-8" in row["error"]["detail"]
+    assert voxtier("errors", "--dsn", dsn).out == "", "the README promises them no row"
 
 
 def test_bad_options_exit_2(voxtier: Cli, folder: Path, dsn: str) -> None:

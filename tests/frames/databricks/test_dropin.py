@@ -307,6 +307,7 @@ def test_paths_may_be_uris_of_local_files(lakebase: LakebaseUtils, tmp_path: Pat
     FileIndexer(lakebase.store, source=TABLE).index_batch([str(path)])
     for name in (f"dbfs:{path}", f"file:{path}", path.as_uri(), f"file://localhost{path.as_uri()[7:]}"):
         assert compute_bot_from_local_path(name)["num_frames"] == 3
+        assert compute_bot_from_local_path(path)["num_frames"] == 3  # type: ignore[arg-type]
         assert lakebase.retrieve_frame_range(name, 2) is not None
         assert set(lakebase.retrieve_frame_ranges_batch([name])) == {name}
         assert lakebase.touch_frame_ranges(name) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from voxtier._core import FrameTable, local_path
+from voxtier._core import FrameTable
 from voxtier.errors import FormatError
 from voxtier.frames.table import read_table
 
@@ -15,7 +15,7 @@ def compute_bot_from_local_path(path: str) -> dict[str, Any]:
     Parameters
     ----------
     path : str
-        Path of the file; a leading ``dbfs:`` is dropped.
+        Path of the file, or its URI: ``dbfs:/a.dcm``, ``file:///a.dcm``.
 
     Returns
     -------
@@ -29,7 +29,7 @@ def compute_bot_from_local_path(path: str) -> dict[str, Any]:
     OSError
         The file cannot be read.
     """
-    table = read_table(local_path(path), verify="all")
+    table = read_table(path, verify="all")
     frames = frame_ranges(table)
     if not frames:
         where = "its data set is deflated" if table.offsets_in == "inflated" else f"status {table.status}"
