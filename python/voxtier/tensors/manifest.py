@@ -50,8 +50,8 @@ class Manifest:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder.parent / ".voxtier" / folder.name
+        self.folder = Path(os.path.abspath(folder))  # noqa: PTH100 - of ".." the name is needed
+        self.path = self.folder.parent / ".voxtier" / self.folder.name
         self.skipped_lines = 0
         self._own_segment: Path | None = None
 

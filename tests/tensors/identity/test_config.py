@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tensors.cases import CONFIG, write_project
+from tensors.cases import CONFIG, run_cli, write_project
 from voxtier.errors import ConfigError
 from voxtier.tensors import load_config
 from voxtier.tensors.identity.config import ImageProcessing
@@ -66,6 +66,20 @@ def test_the_token_is_in_no_message(tmp_path: Path) -> None:
         ("{train: train.csv, valid: valid.csv}", "train.csv", "paths.data_subsets"),
         ("max_workers: 2", "max_workers: 0", "downloads.max_workers"),
         ("paths:", "paths: [", "not YAML"),
+        ("target_spacing:", "target_spacng:", "did you mean image_processing.target_spacing"),
+        ("torch_dtype:", "torch_dtyp:", "did you mean torch_dtype"),
+        ("image_processing:", "image_procesing:", "did you mean image_processing"),
+        ("max_workers:", "workers:", "did you mean downloads.max_workers"),
+        ("dir_structure:", "structure:", "paths.structure is no key"),
+        ("  cache_dir:", "  cachedir:", "did you mean paths.cache_dir"),
+        ("downloads: {", "revision: main\ndownloads: {", "revision is no key"),
+        ("downloads: {", "downloads: {7: 8, ", "downloads.7 is no key"),
+        ("${BASE}/cache", "''", "paths.cache_dir must not be empty"),
+        ("${BASE}/cache", "' '", "paths.cache_dir must not be empty"),
+        ("${IMG_DIR}", "''", "paths.img_dir must not be empty"),
+        ("some/CT-RATE", "''", "downloads.repo_id must not be empty"),
+        ("valid: valid.csv", "valid: ''", "paths.data_subsets.valid"),
+        ("scale_b_min: -1.0", "scale_b_min: 1.0", "image_processing.scale_b_min"),
         ("paths:", "loop: &loop [*loop]\npaths:", "holds itself"),
         ("paths:", f"deep: {'[' * 3000}\npaths:", "nested too deeply"),
     ],
@@ -75,6 +89,51 @@ def test_a_wrong_configuration_names_the_key(old: str, new: str, named: str, tmp
     path = write_project(tmp_path / "p", [], config=CONFIG.replace(old, new, 1))
     with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
         load_config(path, environment={})
+
+
+def test_keys_of_the_trainer_are_accepted(tmp_path: Path) -> None:
+    extra = "  labels: {train: l.csv}\n  output_dir: out\n  metadata: {train: m.csv}\n  dir_structure:"
+    text = CONFIG.replace("  dir_structure:", extra)
+    text += (
+        "model: {type: vit3d}\ncache: {use_cache: true}\ntraining: {seed: 1}\npathologies: {columns: []}\n"
+    )
+    path = write_project(tmp_path / "p", [], config=text)
+    assert load_config(path, environment={}).dir_structure == "nested"
+
+
+def test_the_starting_configuration_loads_and_explains_every_key(tmp_path: Path) -> None:
+    done = run_cli("init")
+    assert done.returncode == 0
+    path = tmp_path / "sub" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text(done.stdout)
+    config = load_config(path, environment={})
+    # Relative paths start at the file's folder, whatever the current one is.
+    assert config.img_dir == path.parent / "images"
+    assert config.cache_dir == path.parent / "cache"
+    assert config.logs_dir == path.parent / "logs"
+    assert config.subsets == (path.parent / "data/train.csv", path.parent / "data/valid.csv")
+    assert config.downloads.repo_id == "ibrahimhamamci/CT-RATE"
+    lines = done.stdout.splitlines()
+    for number, line in enumerate(lines):
+        key = line.strip()
+        if key and not key.startswith("#") and not key.startswith(("train:", "valid:")):
+            below = lines[number + 1].lstrip() if key.endswith(":") else ""
+            assert lines[number - 1].lstrip().startswith("#") or below.startswith("#"), key
+
+
+def test_relative_paths_start_at_the_base_folder(tmp_path: Path) -> None:
+    text = CONFIG.replace("${BASE}/", "").replace("base_project_dir: ${BASE}", "base_project_dir: ../work")
+    path = write_project(tmp_path / "p", [], config=text.replace("${IMG_DIR}", "~/images"))
+    config = load_config(path, environment={})
+    base = tmp_path / "p" / "work"
+    assert (config.cache_dir, config.data_dir, config.logs_dir) == (
+        base / "cache",
+        base / "data",
+        base / "logs",
+    )
+    assert config.subsets[0] == base / "data" / "train.csv"
+    assert config.img_dir == Path.home() / "images"
 
 
 def test_a_dotenv_that_is_not_text_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tensors.cases import fill_cache, names_of, rows, run_cli, write_project
 from tensors.keeping.damage import MATRIX
 from voxtier.errors import ConfigError
 from voxtier.system import durable
-from voxtier.tensors import Manifest, claims, list_cache, load_config
+from voxtier.tensors import Manifest, claims, fix, list_cache, load_config, verify
 from voxtier.tensors.identity.folders import item_folder, remember_folder
 from voxtier.tensors.keeping.adopt import adopt
 from voxtier.tensors.keeping.disk_usage import (
@@ -157,3 +157,20 @@ def test_ls_du_and_adopt_report_files_bytes_and_duplicates(healthy: Path, tmp_pa
     assert run_cli("adopt", root).returncode == 0, "what a dead run left is no damage"
     (root / ("a" * 32) / "cache_params.json").write_text("[" * 100_000)
     assert [row["parameters"] for row in rows(run_cli("ls", root, "--json").stdout)] == [{}, {}]
+
+
+def test_relative_folders_tell_the_truth(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = fill_cache(tmp_path / "a" / "cache", healthy, 2)
+    Manifest(paths[0].parent).record([{"key": "k"}])
+    expected = measure_usage(tmp_path / "a")
+    assert expected["tensors"] == sum(path.stat().st_size for path in paths)
+    assert expected["manifests"] > expected["other"] == 0
+    monkeypatch.chdir(tmp_path / "a")
+    assert measure_usage(Path()) == measure_usage(Path("../a")) == expected
+    monkeypatch.chdir(paths[0].parent)
+    assert list(Manifest(Path()).read()) == ["k"]
+    paths[0].write_bytes(paths[0].read_bytes()[:-9])
+    found = list(verify(list_cache(Path())))
+    assert [result.action for result in fix(Path(), found, force=True)] == ["quarantined"]

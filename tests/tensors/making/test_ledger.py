@@ -120,7 +120,8 @@ def test_a_made_file_is_verified_once(project: Project, monkeypatch: pytest.Monk
     with Ledger(project.config, project.folder, clean_raw=True) as ledger:
         task = ledger.task(project.names[0])
         assert ledger.claim(task) == "claimed"
-        ledger.made(task, make_tensor(transforms, task.raw, task.volume, task.final))
+        shape = project.config.processing.target_shape_dhw
+        ledger.made(task, make_tensor(transforms, task.raw, task.volume, task.final, shape=shape))
     assert len(verified) == 1
     assert not task.raw.exists()
     entry = Manifest(project.folder).read()[task.key]

@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel
+import numpy as np
 import pytest
 import torch
 from monai.data import PersistentDataset
@@ -108,7 +110,7 @@ def test_exit_codes_tell_configuration_failure_and_hub_apart(server: HubServer, 
     """D5: 2 for a wrong configuration and an unanswered question, 3 for failures, 4 for the hub."""
     project = Project(tmp_path / "p", names_of(2), server)
     assert run_cli("generate", "--config", tmp_path / "absent.yaml", "--yes").returncode == 2
-    unasked = project.cli()
+    unasked = project.cli("--clean-local-raw-files")
     assert (unasked.returncode, "--yes" in unasked.stderr) == (2, True)
     for name in project.names:
         server.faults[hub_path(name)] = [Fault("corrupt", at=1)] * 9
@@ -123,6 +125,59 @@ def test_exit_codes_tell_configuration_failure_and_hub_apart(server: HubServer, 
     server.token = "hf_right"
     with pytest.raises(ConfigError, match="HF_TOKEN"):
         project.run()
+
+
+def put_volume(project: Project, index: int, values: Any, affine: Any) -> Path:
+    path = project.raw(project.names[index])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = nibabel.Nifti1Header()
+    header.set_sform(affine, code="scanner")  # nibabel would make a quaternion of a singular affine as well
+    path.write_bytes(gzip.compress(nibabel.Nifti1Image(values, None, header).to_bytes()))
+    return path
+
+
+def test_implausible_volumes_are_named_and_their_raw_files_stay(tmp_path: Path) -> None:
+    """Also with --clean-local-raw-files; each is made when its finding is accepted."""
+    project = Project(tmp_path / "p", names_of(6))
+    values = np.random.default_rng(1).integers(-1000, 1000, (12, 10, 8)).astype(np.float32)
+    regular = np.diag([1.5, 1.5, 3.0, 1.0])
+    holed = values.copy()
+    holed[3, 3, 3] = np.nan
+    flat = regular.copy()
+    flat[2, :3] = flat[1, :3]
+    cases = {
+        "constant": (np.zeros_like(values), regular),
+        "nan": (holed, regular),
+        "4d": (np.stack([values] * 3, axis=-1), regular),
+        "affine": (values, flat),
+        "constant after": (values + 5000, regular),
+        "fine": (values, regular),
+    }
+    raws = [put_volume(project, index, *case) for index, case in enumerate(cases.values())]
+    result = project.run(clean_raw=True)
+    assert (result.made, result.exit_code(), result.raw_files_removed) == (1, 3, 1)
+    for name, case in zip(project.names, list(cases)[:5], strict=False):
+        assert f"--accept {case.split()[0]}" in result.failed[name]
+        assert not project.final(name).exists()
+    assert [raw.exists() for raw in raws] == [True] * 5 + [False]
+    assert "\x1b" not in project.log() + project.log("generate_cache_errors")
+    accepted = project.run(accepted=frozenset({"constant", "nan", "4d"}))
+    assert accepted.made == 4
+    assert torch.load(project.final(project.names[2]))["image"].shape == (3, 16, 32, 32)
+    assert list(accepted.failed) == [project.names[3]]
+
+
+def test_a_run_that_makes_nothing_does_not_say_made(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(2))
+    for raw in project.put_raw_files():
+        raw.write_bytes(b"no volume")
+    done = project.cli()
+    assert done.returncode == 3
+    assert "2 of 2 volumes done" in done.stderr
+    assert ", 0 made, 2 failed" in done.stderr
+    assert "2 of 2 made" not in done.stderr
+    wrong = project.cli("--accept", "constant,holes")
+    assert (wrong.returncode, "--accept knows" in wrong.stderr) == (2, True)
 
 
 def test_a_volume_named_ok_that_fails_counts_as_failed(server: HubServer, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import click
 from voxtier.cli.lazy_group import LazyGroup
 
 _COMMANDS = {
+    "init": ("init:init_command", "print a starting configuration, every key explained"),
     "generate": (
         "generate:generate_command",
         "make every tensor that the CSV files ask for and the cache lacks",
@@ -29,6 +30,7 @@ def tensors() -> None:
     """Make, check and keep a MONAI PersistentDataset cache.
 
     \b
+    voxtier tensors init     > config.yaml
     voxtier tensors plan     --config config.yaml
     voxtier tensors generate --config config.yaml
     voxtier tensors verify   /data/cache            (no torch needed, nothing is unpickled)

@@ -33,10 +33,17 @@ if TYPE_CHECKING:
     help="Also remove your own raw files, once their tensors are verified.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, as the command `plan`.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
+@click.option(
+    "-y", "--yes", is_flag=True, help="Do not ask; needed where nobody can answer and raw files are removed."
+)
 @click.option("--min-free", type=SIZE, default="1GiB", help="Disk space that stays free.")
 @click.option("--max-raw-bytes", type=SIZE, help="Bytes of downloaded raw files at once, at most.")
 @click.option("--until-full", is_flag=True, help="Start although the disk cannot hold everything.")
+@click.option(
+    "--accept",
+    default="",
+    help="Make tensors in spite of these findings, with commas: constant, nan, 4d, affine.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write plan, progress and result as lines of JSON.")
 def generate_command(
     config: Path,
@@ -50,6 +57,7 @@ def generate_command(
     min_free: int,
     max_raw_bytes: int | None,
     until_full: bool,
+    accept: str,
     as_json: bool,
 ) -> int:
     """Make every tensor that the CSV files ask for and the cache lacks.
@@ -59,6 +67,9 @@ def generate_command(
 
     Downloads what is not on disk, resumes what was interrupted, shares the work with other runs of the same
     configuration. A first Ctrl-C finishes the current volumes, a second stops at once.
+
+    No tensor is made of a volume whose voxels are all equal, NaN or infinite, that has several time points or
+    channels, or whose affine is singular: the run goes on, names it at the end, and keeps its raw file.
 
     Exit code 0: all there, 2: configuration, 3: some failed, 4: the hub is down, 130/143: interrupted.
     """
@@ -74,23 +85,32 @@ def generate_command(
         min_free=min_free,
         max_raw_bytes=max_raw_bytes,
         until_full=until_full,
+        accepted=_parse_accepted(accept),
     )
     generator = Generator(load_config(config), options)
     plan = generator.plan()
     _show_plan(plan, as_json=as_json)
     if dry_run:
         return EXIT_OK
-    if not yes and plan.names:
-        if not sys.stdin.isatty():
-            raise ConfigError("stdin is not a terminal, so nobody can confirm the plan: repeat with --yes")
-        click.confirm("Go on?", abort=True, err=True)
+    if not yes and (plan.names or clean_local_raw_files):
+        if sys.stdin.isatty():
+            click.confirm("Go on?", abort=True, err=True)
+        elif clean_local_raw_files:
+            raise ConfigError(
+                "--clean-local-raw-files removes your raw files, and nobody can confirm that, because stdin"
+                " is not a terminal: repeat with --yes"
+            )
     progress = Progress(
-        "made", len(plan.names), machine=as_json, stream=sys.stdout if as_json else sys.stderr
+        "volumes done", len(plan.names), machine=as_json, stream=sys.stdout if as_json else sys.stderr
     )
-    generator.on_item = lambda size: progress.advance(byte_count=size)
+
+    def outcome() -> str:
+        return f", {generator.result.made} made, {len(generator.result.failed)} failed"
+
+    generator.on_item = lambda size: progress.advance(note=outcome(), byte_count=size)
     received = _listen(generator)
     result = generator.run(plan)
-    progress.close()
+    progress.close(outcome())
     for name, reason in result.failed.items():
         row = {"volume": name, "failed": reason}
         say(json.dumps(row) if as_json else f"failed: {name}: {reason}", err=not as_json)
@@ -111,6 +131,15 @@ def generate_command(
         sys.stderr.flush()
         os._exit(128 + received[0])  # an ordinary exit waits for downloads, and these for a silent server
     return 128 + received[0] if received else result.exit_code()
+
+
+def _parse_accepted(text: str) -> frozenset[str]:
+    from voxtier.tensors.making.policies import FINDINGS
+
+    words = frozenset(word.strip().lower() for word in text.split(",")) - {""}
+    if unknown := sorted(words - set(FINDINGS)):
+        raise click.UsageError(f"--accept knows {', '.join(FINDINGS)}, found {', '.join(unknown)}")
+    return words
 
 
 def _listen(generator: Generator) -> list[int]:

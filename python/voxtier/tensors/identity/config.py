@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError, MissingExtraError
+from voxtier.tensors.identity.starter import STARTER, TRAINER_KEYS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int16", "int32", "uint8")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -85,6 +87,7 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     variables = {**_dotenv(path.parent), **(os.environ if environment is None else environment)}
     try:
         keys = _Keys(path, _expand(_read_yaml(path), variables, path))
+        keys.refuse_unknown()
     except RecursionError:
         raise ConfigError(f"{path}: is nested too deeply, or holds itself") from None
 
@@ -111,6 +114,8 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     )
     if processing.clip_hu_min >= processing.clip_hu_max:
         raise keys.error("image_processing.clip_hu_min", "must be below clip_hu_max")
+    if processing.scale_b_min >= processing.scale_b_max:
+        raise keys.error("image_processing.scale_b_min", "must be below scale_b_max")
     return Config(
         path=path,
         img_dir=keys.folder("paths.img_dir", base=base),
@@ -124,12 +129,18 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
             repo_id=keys.text("downloads.repo_id", default="ibrahimhamamci/CT-RATE"),
             max_workers=keys.count("downloads.max_workers", default=8),
             revision=keys.text("downloads.revision", default="main"),
-            token=keys.text("downloads.hf_token", default="")
+            token=keys.text("downloads.hf_token", default="", may_be_empty=True)
             or variables.get("HF_TOKEN")
             or variables.get("HUGGING_FACE_HUB_TOKEN")
             or None,
         ),
     )
+
+
+def _parse(text: str) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -207,10 +218,35 @@ class _Keys:
             node = node[part]
         return node
 
-    def text(self, name: str, default: Any = _REQUIRED) -> str:
+    def refuse_unknown(self) -> None:
+        """Refuse keys that nobody reads; sections of the trainer are not looked into."""
+        known = _parse(STARTER)
+        sections = {name: set(keys) for name, keys in known.items() if isinstance(keys, dict)}
+        for name in self._tree if isinstance(self._tree, dict) else ():
+            if name in sections:
+                section = self._tree[name]
+                for key in section if isinstance(section, dict) else ():
+                    if key not in sections[name] | TRAINER_KEYS.get(name, frozenset()):
+                        raise self._unknown(f"{name}.{key}", str(key), sections)
+            elif name not in known and (
+                difflib.get_close_matches(str(name), list(known), cutoff=0.75)
+                or any(name in keys for keys in sections.values())
+            ):
+                raise self._unknown(str(name), str(name), sections)
+
+    def _unknown(self, place: str, key: str, sections: dict[str, set[str]]) -> ConfigError:
+        places = {name: f"{section}.{name}" for section, names in sections.items() for name in names}
+        places |= {name: name for name in _parse(STARTER)}
+        near = difflib.get_close_matches(key, list(places), n=1, cutoff=0.5)
+        hint = f"did you mean {places[near[0]]}?" if near else "`voxtier tensors init` prints every key"
+        return ConfigError(f"{self._path}: {place} is no key of a configuration; {hint}")
+
+    def text(self, name: str, default: Any = _REQUIRED, *, may_be_empty: bool = False) -> str:
         value = self._find(name, default)
         if not isinstance(value, str):
             raise self.error(name, "must be text")
+        if not value.strip() and not may_be_empty:
+            raise self.error(name, "must not be empty")
         return value
 
     def folder(self, name: str, *, base: Path | None = None, default: Any = _REQUIRED) -> Path:
@@ -251,6 +287,6 @@ class _Keys:
         if not isinstance(subsets, dict) or not subsets:
             raise self.error("paths.data_subsets", "must map names (train, valid) to CSV files")
         for name, value in subsets.items():
-            if not isinstance(value, str):
+            if not isinstance(value, str) or not value.strip():
                 raise self.error(f"paths.data_subsets.{name}", "must be the path of a CSV file")
         return tuple(data_dir / value for value in subsets.values())

@@ -67,6 +67,7 @@ def measure_usage(root: Path) -> dict[str, int]:
     totals = {"tensors": 0, "temporaries": 0, "quarantine": 0, "manifests": 0, "other": 0}
     listing = list_cache(root)
     tensors, temporaries = set(listing.files), set(listing.temporaries)
+    root = listing.root  # absolute, as the paths of the listing
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder) / name
@@ -122,6 +123,7 @@ def find_garbage(
         A folder comes after its content.
     """
     listing = list_cache(root)
+    root = listing.root
     for path in listing.temporaries:
         if not temporary_is_live(path):
             yield from _garbage(path, "temporary of a dead run")

@@ -103,6 +103,7 @@ def fix(
 def _fix(
     root: Path, states: list[FileState], *, delete: bool, can_be_remade: Callable[[Path], bool]
 ) -> Iterator[FixResult]:
+    root = Path(os.path.abspath(root))  # noqa: PTH100 - as the paths of the states
     base = root.parent if root.is_file() else root
     run = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.getpid()}"
     listing = Listing(base)

@@ -56,6 +56,8 @@ class Options:
     """Most bytes of downloaded raw files at once."""
     until_full: bool = False
     """Start although the disk cannot hold everything."""
+    accepted: frozenset[str] = frozenset()
+    """Findings that do not keep a tensor from being made: ``constant``, ``nan``, ``4d``, ``affine``."""
 
 
 DEFAULTS = Options()

@@ -154,7 +154,12 @@ class _Loop:
         self._folder = Path(plan.folder)
         self._remote = plan.remote
         self._ledger = ledger
-        self._pool = WorkerPool(min(plan.workers, max(1, len(plan.names))), config.processing, self._folder)
+        self._pool = WorkerPool(
+            min(plan.workers, max(1, len(plan.names))),
+            config.processing,
+            self._folder,
+            generator.options.accepted,
+        )
         self._downloads = Downloads(config.downloads.max_workers, on_end=self._pool.wake)
         self._batch_size = generator.options.batch_size
         self._download_threads = config.downloads.max_workers

@@ -17,12 +17,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel  # noqa: F401 (imported once in the fork server, not in each worker)
+import nibabel  # also: imported once in the fork server, not in each worker
+import numpy as np
 import torch
 from monai.data import set_track_meta
 from monai.transforms import reset_ops_id
 from monai.utils import convert_to_tensor
 
+from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 from voxtier.tensors.saving import make_plain, save_checked
@@ -32,7 +34,76 @@ if TYPE_CHECKING:
     from voxtier.tensors.manifest import Entry
 
 
-def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
+def check_source(image: Any, affine: Any, accepted: frozenset[str]) -> None:
+    """Refuse a volume, as the reader gives it, from which no sound tensor can be made.
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        Channels first.
+    affine : numpy.ndarray
+        Of the file: MONAI's reader puts the identity in the place of a singular one, without a word.
+    accepted : frozenset of str
+        Of the `FINDINGS` of a run.
+
+    Raises
+    ------
+    ConfigError
+        With the word for ``--accept``.
+    """
+    if image.shape[0] != 1:
+        _refuse("4d", f"the volume has {image.shape[0]} time points or channels", accepted)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    is_regular = bool(np.isfinite(affine).all() and (lengths > 0).all())
+    if not is_regular or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+        _refuse("affine", "the affine of the volume is singular", accepted)
+    _check_numbers(image, accepted, "")
+
+
+def check_result(image: Any, shape: tuple[int, ...], accepted: frozenset[str]) -> None:
+    """Refuse a tensor of another shape than the configuration's, or with implausible numbers.
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        What the transforms gave.
+    shape : tuple of int
+        ``target_shape_dhw``.
+    accepted : frozenset of str
+        Of the `FINDINGS` of a run.
+
+    Raises
+    ------
+    ConfigError
+        What is wrong.
+    """
+    found = tuple(image.shape)
+    if found[1:] != shape or (found[0] != 1 and "4d" not in accepted):
+        raise ConfigError(f"the tensor has shape {found}, the configuration says {(1, *shape)}")
+    _check_numbers(image, accepted, " after the transforms")
+
+
+def _check_numbers(image: Any, accepted: frozenset[str], when: str) -> None:
+    if not bool(torch.isfinite(image).all()):
+        _refuse("nan", f"the volume has voxels that are NaN or infinite{when}", accepted)
+    elif bool((image == image.reshape(-1)[0]).all()):
+        _refuse("constant", f"every voxel is {float(image.reshape(-1)[0]):g}{when}", accepted)
+
+
+def _refuse(finding: str, what: str, accepted: frozenset[str]) -> None:
+    if finding not in accepted:
+        raise ConfigError(f"{what}: no tensor is made, the raw file stays; --accept {finding} makes it")
+
+
+def make_tensor(
+    transforms: Any,
+    raw: Path,
+    volume: str,
+    final: Path,
+    *,
+    shape: tuple[int, ...],
+    accepted: frozenset[str] = frozenset(),
+) -> Entry:
     """Transform one volume and write its tensor file.
 
     Parameters
@@ -45,6 +116,10 @@ def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
         Its name in the lists.
     final : Path
         Where the tensor file appears.
+    shape : tuple of int
+        Voxels that the tensor must have.
+    accepted : frozenset of str
+        Findings that do not keep the tensor from being made.
 
     Returns
     -------
@@ -53,6 +128,8 @@ def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
 
     Raises
     ------
+    ConfigError
+        One of the `FINDINGS` of a run that is not accepted, or another shape.
     OSError
         The file cannot be written.
     Exception
@@ -61,7 +138,10 @@ def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        item = transforms({"image": raw, "volume_name": volume})
+        item = transforms({"image": raw, "volume_name": volume}, end=1)
+        check_source(item["image"], np.asarray(nibabel.load(raw).affine), accepted)  # type: ignore[attr-defined]
+        item = transforms(item, start=1)
+        check_result(item["image"], shape, accepted)
         reset_ops_id(item)
         converted = make_plain(convert_to_tensor(item, convert_numeric=False, track_meta=False))
     report = save_checked(converted, final)
@@ -78,7 +158,9 @@ def make_tensor(transforms: Any, raw: Path, volume: str, final: Path) -> Entry:
     }
 
 
-def serve(connection: Connection, processing: ImageProcessing, folder: Path) -> None:
+def serve(
+    connection: Connection, processing: ImageProcessing, folder: Path, accepted: frozenset[str]
+) -> None:
     """Answer requests ``(raw, volume, final)`` with ``("done", facts, None)`` or ``("failed", text, errno)``.
 
     Ends on None, or when the other side is gone: an orphaned worker finishes its file and ends.
@@ -91,6 +173,8 @@ def serve(connection: Connection, processing: ImageProcessing, folder: Path) -> 
         The settings of the transforms.
     folder : Path
         The cache folder; gets ``cache_params.json`` if it has none.
+    accepted : frozenset of str
+        As for `make_tensor`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a running item is finished
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -111,9 +195,14 @@ def serve(connection: Connection, processing: ImageProcessing, folder: Path) -> 
             return
         raw, volume, final = request
         try:
-            answer: tuple[str, Any, Any] = ("done", make_tensor(transforms, raw, volume, final), None)
+            facts = make_tensor(
+                transforms, raw, volume, final, shape=processing.target_shape_dhw, accepted=accepted
+            )
+            answer: tuple[str, Any, Any] = ("done", facts, None)
         except MemoryError:
             answer = ("failed", "out of memory", errno.ENOMEM)
+        except ConfigError as error:
+            answer = ("failed", str(error), None)
         except Exception as error:
             answer = (
                 "failed",

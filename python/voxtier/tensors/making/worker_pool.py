@@ -70,15 +70,19 @@ class WorkerPool:
         The settings that they build their transforms from.
     folder : Path
         The cache folder, which gets ``cache_params.json`` from the first worker.
+    accepted : frozenset of str
+        Findings that do not keep a tensor from being made.
     """
 
     start_method = "forkserver"
 
-    def __init__(self, size: int, processing: ImageProcessing, folder: Path) -> None:
+    def __init__(
+        self, size: int, processing: ImageProcessing, folder: Path, accepted: frozenset[str] = frozenset()
+    ) -> None:
         context: Any = multiprocessing.get_context(self.start_method)
         context.set_forkserver_preload(["voxtier.tensors.making.worker"])
         self._context = context
-        self._arguments = processing, folder
+        self._arguments = processing, folder, accepted
         self._workers: list[_Worker] = []
         self._wake_pipe, self._wake_end = context.Pipe(duplex=False)
         self._wake_lock = threading.Lock()
@@ -179,10 +183,12 @@ class WorkerPool:
             worker.process.join(5 if kill else None)
 
 
-def _serve(connection: Connection, processing: ImageProcessing, folder: Path) -> None:
+def _serve(
+    connection: Connection, processing: ImageProcessing, folder: Path, accepted: frozenset[str]
+) -> None:
     from voxtier.tensors.making.worker import serve  # torch and MONAI: the coordinator imports neither
 
-    serve(connection, processing, folder)
+    serve(connection, processing, folder, accepted)
 
 
 def _exit_reason(process: BaseProcess) -> str:
