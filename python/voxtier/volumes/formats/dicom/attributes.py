@@ -201,7 +201,22 @@ def find_text(dataset: Any, name: str) -> str:
 
 
 def find_seconds(dataset: Any, time_name: str, date_name: str = "") -> tuple[float, ...] | None:
-    """Return the seconds of a TM (with the DA that goes with it) or a DT (PS3.5 6.2); None where absent."""
+    """Return the seconds of a TM, with the DA that goes with it, or of a DT (PS3.5 6.2).
+
+    Parameters
+    ----------
+    dataset : pydicom.Dataset
+        Where they stand.
+    time_name : str
+        Keyword of the TM, or of the DT.
+    date_name : str
+        Keyword of the DA; empty for a DT.
+
+    Returns
+    -------
+    tuple of float or None
+        One number; None where the time is absent or none.
+    """
     time = find_text(dataset, time_name).strip().replace(":", "")
     date = find_text(dataset, date_name).strip().replace(".", "") if date_name else ""
     with suppress(ValueError, OverflowError):
