@@ -282,6 +282,37 @@ def test_a_series_over_midnight_keeps_its_order(tmp_path: Path) -> None:
     assert int(image.voxels[0, 0, 0, 0]) == int(late[0].pixel_array[0, 0])
 
 
+@pytest.mark.parametrize("tag", ALWAYS)
+def test_slices_that_lack_a_tag_of_the_others_are_no_volume_of_their_own(tmp_path: Path, tag: str) -> None:
+    """But for b-values, which images of b = 0 are written without."""
+    datasets = stack(3, **{tag: STACKS[tag][1]}) + stack(2, at=(0, 0, 6))
+    folder = write(tmp_path, datasets)
+    if tag == "DiffusionBValue":
+        check_found_once(read_series(folder), datasets, off=1e-3)
+    else:
+        with pytest.raises(FormatError, match=f"2 slices without {tag} .* beside 3 with it"):
+            read_series(folder)
+
+
+def test_a_tag_that_only_one_echo_has_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    datasets = stack(3, EchoTime="15") + stack(3, EchoTime="90", EchoNumbers=2)
+    images = read_series(write(tmp_path, datasets))
+    assert shapes(images) == [(3,), (3,)]
+    check_found_once(images, datasets, off=1e-3)
+
+
+def test_slices_with_frames_of_reference_of_their_own_are_refused(tmp_path: Path) -> None:
+    datasets = stack(4)
+    for number, dataset in enumerate(datasets):
+        dataset.FrameOfReferenceUID = f"1.2.{number}"
+    with pytest.raises(FormatError, match="4 slices with a Frame of Reference UID of their own"):
+        read_series(write(tmp_path, datasets))
+    two = [*stack(3), *stack(3, at=(0, 0, 1))]
+    for number, dataset in enumerate(two):
+        dataset.FrameOfReferenceUID = f"1.2.{number // 3}"
+    assert shapes(read_series(write(tmp_path / "two", two))) == [(3,), (3,)]
+
+
 def test_noise_in_echo_times_is_no_second_echo(tmp_path: Path) -> None:
     datasets = [d for n in range(4) for d in stack(1, at=(0, 0, 2 * n), EchoTime=str(90 + n * 1e-3))]
     assert shapes(read_series(write(tmp_path, datasets))) == [(4,)]

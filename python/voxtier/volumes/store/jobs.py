@@ -22,6 +22,7 @@ from voxtier.volumes.formats.dicom import (
     describe,
     files_of,
     find_series,
+    volume_label,
 )
 from voxtier.volumes.formats.nifti import read_nifti
 from voxtier.volumes.formats.sources import (
@@ -324,9 +325,7 @@ def dicom_jobs(
         counts: dict[str, int] = {}
         for stacks in found.volumes:
             first = stacks[0].slices[0]
-            name = checked_name(
-                "collection", collection or str(first.header.get("Modality", "")) or "unknown"
-            )
+            name = checked_name("collection", collection or first.modality)
             counts[name] = counts.get(name, 0) + 1
             suffix = f"_acq-{counts[name]}" if counts[name] > 1 else ""
             job = Job(
@@ -340,7 +339,7 @@ def dicom_jobs(
                     on_gap,
                     reorient,
                 ),
-                label=describe(path) + (f" (series {first.kind.series})" if len(found.volumes) > 1 else ""),
+                label=describe(path) + (f" ({volume_label(stacks)})" if len(found.volumes) > 1 else ""),
                 extra={},
             )
             jobs.setdefault(name, []).append(job)

@@ -10,6 +10,7 @@ from voxtier.volumes.formats.dicom.series import (
     find_series,
     is_dicom,
 )
+from voxtier.volumes.formats.dicom.stacks import volume_label
 
 __all__ = [
     "DicomImage",
@@ -22,4 +23,5 @@ __all__ = [
     "find_series",
     "is_dicom",
     "read_series",
+    "volume_label",
 ]

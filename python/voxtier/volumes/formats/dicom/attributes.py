@@ -102,7 +102,9 @@ def read_header(file: Path, tags: Sequence[Any] | None = None) -> Any | None:
 
 def first_item(dataset: Any, name: str) -> Any:
     """Return the first item of a sequence, None where there is none."""
-    sequence = dataset.get(name) if dataset is not None else None
+    sequence = None
+    with suppress(Exception):
+        sequence = dataset.get(name) if dataset is not None else None
     return (
         sequence[0] if isinstance(sequence, Sequence) and not isinstance(sequence, str) and sequence else None
     )
@@ -134,7 +136,7 @@ def read_numbers(dataset: Any, name: str, count: int, where: str) -> tuple[float
     """
     try:
         values = tuple(float(value) for value in dataset.get(name))
-    except (TypeError, ValueError, OverflowError):
+    except Exception:
         raise refusal("bad_header", where, f"{name} is missing or no numbers") from None
     if len(values) != count or not all(abs(value) <= _LARGEST for value in values):
         raise refusal("bad_header", where, f"{name} needs {count} numbers of at most 10 km, has {values}")
@@ -168,7 +170,7 @@ def read_number(dataset: Any, name: str, default: float, where: str) -> float:
     try:
         text = dataset.get(name)
         value = default if text is None or text == "" else float(text)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:
         raise refusal("bad_header", where, f"{name} is no number") from None
     if not np.isfinite(value):
         raise refusal("bad_header", where, f"{name} is {value}")
@@ -177,7 +179,7 @@ def read_number(dataset: Any, name: str, default: float, where: str) -> float:
 
 def find_numbers(dataset: Any, name: str) -> tuple[float, ...] | None:
     """Return the finite numbers of an attribute; None where it has none."""
-    with suppress(TypeError, ValueError, OverflowError):
+    with suppress(Exception):  # pydicom converts a value when it is asked for
         value = dataset.get(name) if dataset is not None else None
         if value is None or value == "":
             return None
@@ -191,7 +193,7 @@ def find_numbers(dataset: Any, name: str) -> tuple[float, ...] | None:
 def find_text(dataset: Any, name: str) -> str:
     """Return an attribute as text, several values joined by backslashes; empty where it is absent."""
     value: Any = None
-    with suppress(TypeError, ValueError, OverflowError):
+    with suppress(Exception):  # pydicom converts a value when it is asked for
         value = dataset.get(name) if dataset is not None else None
     if value is None:
         return ""

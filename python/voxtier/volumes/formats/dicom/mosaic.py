@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.volumes.formats.dicom.attributes import find_text, refusal
+from voxtier.volumes.formats.dicom.attributes import find_numbers, find_text, refusal
 
 _LONGEST = 1000  # elements of a CSA header, and items of one; real ones have about a hundred
 
@@ -145,9 +145,8 @@ def _protocol_step(
 
 
 def _spacing(header: Any, distance: float | None, where: str) -> float | None:
-    stated = None
-    with suppress(TypeError, ValueError):
-        stated = abs(float(header.get("SpacingBetweenSlices") or 0)) or None
+    spacing = find_numbers(header, "SpacingBetweenSlices")
+    stated = (abs(spacing[0]) or None) if spacing else None
     if stated and distance and abs(stated - distance) > max(0.01, 0.01 * distance):
         raise refusal(
             "bad_geometry",
@@ -158,14 +157,14 @@ def _spacing(header: Any, distance: float | None, where: str) -> float | None:
 
 
 def _private_bytes(header: Any, creator: str, element: int) -> bytes:
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(Exception):  # also a block that is damaged
         value = header.private_block(0x0029, creator)[element].value
         return value if isinstance(value, bytes) else b""
     return b""
 
 
 def _private_number(header: Any, group: int, creator: str, element: int) -> int | None:
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(Exception):  # also a block that is damaged
         value = header.private_block(group, creator)[element].value
         return int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
     return None

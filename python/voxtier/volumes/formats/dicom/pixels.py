@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.volumes.formats.dicom.attributes import find_numbers, import_pydicom, refusal, silent_pydicom
+from voxtier.errors import SourceError
+from voxtier.volumes.formats.dicom.attributes import (
+    find_numbers,
+    find_text,
+    import_pydicom,
+    refusal,
+    silent_pydicom,
+)
 from voxtier.volumes.formats.dicom.grid import Stack
 from voxtier.volumes.formats.dicom.slices import Slice
 
@@ -28,8 +35,10 @@ def read_voxels(stacks: Sequence[Stack]) -> NDArray[Any]:
     """
     slices = [item for stack in stacks for item in stack.slices]
     frames = _Frames()
+    raw: list[NDArray[Any]] = [np.empty(0)] * len(slices)
     with silent_pydicom():
-        raw = [frames.read(item) for item in slices]
+        for place in sorted(range(len(slices)), key=lambda place: slices[place].path):
+            raw[place] = frames.read(slices[place])  # file by file: one of many frames is decoded once
     dtype = rescaled_dtype(slices, raw)
     grid = stacks[0].grid
     shape = (len(stacks), grid.slots[-1] + 1, *slices[0].size)
@@ -113,7 +122,7 @@ class _Frames:
 
     def read(self, item: Slice) -> NDArray[Any]:
         if self._path != item.path:
-            self._path, self._pixels = item.path, _decode(item.path)
+            self._path, self._pixels = item.path, _decode(item.path, item.sop_instance_uid)
             if item.tile is not None:
                 _check_padding(item, self._pixels)
         pixels = self._pixels if item.frame is None or self._pixels.ndim == 2 else self._pixels[item.frame]
@@ -148,10 +157,14 @@ def _check_padding(item: Slice, pixels: NDArray[Any]) -> None:
                 )
 
 
-def _decode(path: Path) -> NDArray[Any]:
+def _decode(path: Path, uid: str) -> NDArray[Any]:
     try:
         dataset = import_pydicom().dcmread(path)
+        if (find_text(dataset, "SOPInstanceUID") or str(path)) != uid:
+            raise SourceError("changed_during_read", None, f"{path.name} was replaced while it was read")
         pixels: NDArray[Any] = dataset.pixel_array
+    except SourceError:
+        raise
     except Exception as error:  # pydicom names the missing decoder in its own words
         raise refusal("undecodable_pixels", path.name, f"pixels cannot be decoded: {error}") from None
     if pixels.dtype.kind not in "iu":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from voxtier.errors import FormatError, LeftOutWarning, NotFoundError, SourceError
-from voxtier.volumes.formats.dicom.attributes import import_pydicom, refusal, silent_pydicom
+from voxtier.volumes.formats.dicom.attributes import find_numbers, import_pydicom, refusal, silent_pydicom
 from voxtier.volumes.formats.dicom.grid import OnGap, Stack
 from voxtier.volumes.formats.dicom.slices import Contents, Kind, Slice, read_slices
 from voxtier.volumes.formats.dicom.stacks import volumes_of
@@ -66,7 +65,11 @@ def files_of(path: DicomPath) -> list[Path]:
         if not one.exists():
             raise SourceError("io_error", None, f"there is no file or folder {one}", 2)
     if len(paths) == 1 and paths[0].is_dir():
-        return sorted(entry for entry in paths[0].iterdir() if entry.is_file())
+        entries = sorted(paths[0].iterdir())
+        for entry in entries:
+            if entry.is_symlink() and not entry.exists():
+                raise SourceError("io_error", None, f"{entry} is a link to a file that does not exist", 2)
+        return [entry for entry in entries if entry.is_file()]
     return paths
 
 
@@ -179,6 +182,7 @@ def _sort(contents: list[tuple[Path, Contents]], on_gap: OnGap) -> FoundSeries:
             found.left_out.append((str(file), read.no_image or f"no part of a scan: {why}"))
     for item in _without_copies(contents, damaged):
         kinds[item.kind].append(item)
+    _refuse_scattered(kinds, damaged)
     for kind, slices in sorted(kinds.items()):
         name = f"series {kind.series or slices[0].path.name}"
         try:
@@ -192,6 +196,24 @@ def _sort(contents: list[tuple[Path, Contents]], on_gap: OnGap) -> FoundSeries:
     _leave_out(found)
     found.volumes.sort(key=_precedence)
     return found
+
+
+def _refuse_scattered(kinds: dict[Kind, list[Slice]], damaged: dict[str, FormatError]) -> None:
+    """Refuse a series of which each slice has a frame of reference of its own: no two can be compared."""
+    alike: dict[Kind, list[list[Slice]]] = defaultdict(list)
+    for kind, slices in kinds.items():
+        alike[kind._replace(frame_of_reference="")].append(slices)
+    for kind, groups in alike.items():
+        if len(groups) > 2 and all(len(slices) == 1 for slices in groups):
+            damaged.setdefault(
+                kind.series,
+                refusal(
+                    "bad_header",
+                    f"series {kind.series}",
+                    f"{len(groups)} slices with a Frame of Reference UID of their own: their positions"
+                    " cannot be compared",
+                ),
+            )
 
 
 def _without_copies(contents: list[tuple[Path, Contents]], damaged: dict[str, FormatError]) -> list[Slice]:
@@ -267,12 +289,12 @@ def _first(volume: list[Stack]) -> Slice:
 def _precedence(volume: list[Stack]) -> tuple[object, ...]:
     first = _first(volume)
     rows, columns = first.size
-    number = str(first.header.get("SeriesNumber") or "")
+    number = find_numbers(first.header, "SeriesNumber") or (0.0,)
     return (
         first.is_localizer,
         first.is_secondary_capture,
         -len(volume[0].slices),
         -rows * columns,
-        int(number) if re.fullmatch(r"\d{1,9}", number) else 0,
+        number,
         first.kind,
     )

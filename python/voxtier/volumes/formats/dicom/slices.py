@@ -7,6 +7,7 @@ multi-frame objects are read through their functional groups (PS3.3 C.7.6.16).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,6 +129,12 @@ class Slice:
         return np.cross(self.orientation[:3], self.orientation[3:])
 
     @property
+    def modality(self) -> str:
+        """Modality as a name: ``"unknown"`` where it is none of the standard's (PS3.3 C.7.3.1.1.1)."""
+        text = find_text(self.header, "Modality").strip()
+        return text if re.fullmatch("[A-Za-z0-9_]{1,16}", text) else "unknown"
+
+    @property
     def is_localizer(self) -> bool:
         """Whether Image Type says that it was made to plan others (PS3.3 C.8.2.1.1.1)."""
         return "LOCALIZER" in self.kind.image_type.upper().split("\\")
@@ -197,7 +204,8 @@ def _other_object(header: Any) -> str:
         return "a segmentation, a radiotherapy image or dose"
     if _is_below(sop_class, _SECONDARY_CAPTURE) and "ImagePositionPatient" not in header:
         return "a secondary capture without a position in the patient"
-    if (find_numbers(header, "SamplesPerPixel") or (1.0,))[0] != 1:
+    samples = (find_numbers(header, "SamplesPerPixel") or (1.0,))[0]
+    if samples != 1 or "PALETTE" in find_text(header, "PhotometricInterpretation").upper():
         return "a colour image; colour images are not volumes"
     frames = (find_numbers(header, "NumberOfFrames") or (1.0,))[0]
     if frames > 1 and not any(name in header for name in _FUNCTIONAL_GROUPS):

@@ -40,6 +40,7 @@ _SAME_CLOCK = 1e-4
 """Identifiers and times that differ by this, or less, are one: text keeps no more digits of them."""
 
 _ALL = tuple(dict.fromkeys((*ALWAYS_APART, *EXPLAINING)))
+_Key = tuple[tuple[str, Value | None], ...]
 _Parts = list[tuple[Value | None, list[Slice]]]
 
 
@@ -67,18 +68,31 @@ def volumes_of(slices: Sequence[Slice], name: str, on_gap: OnGap) -> list[list[S
     """
     stacks: list[Stack] = []
     for plane in _planes(slices):
-        for key, group in _always_apart(plane):
-            label = ", ".join([name, *(f"{tag} {_text(value)}" for tag, value in key.items())])
+        for key, group in _always_apart(plane, name):
+            label = ", ".join([name, *_texts(key)])
             for more, part, grid in _stacks_of(group, label, on_gap):
                 stacks.append(Stack(tuple(part), grid, key | more))
-    contrasts: dict[tuple[tuple[str, Value | None], ...], list[Stack]] = defaultdict(list)
+    contrasts: dict[_Key, list[Stack]] = defaultdict(list)
     for stack in stacks:
         contrasts[tuple((n, v) for n, v in sorted(stack.key.items()) if n in CONTRASTS)].append(stack)
     return [volume for group in contrasts.values() for volume in _at_one_place(group)]
 
 
-def _text(value: Value | None) -> str:
-    return "absent" if value is None else "/".join(f"{number:g}" for number in value)
+def volume_label(stacks: Sequence[Stack]) -> str:
+    """Return how messages tell a volume from the others of its series."""
+    shared = {
+        name: value
+        for name, value in stacks[0].key.items()
+        if all(stack.key.get(name) == value for stack in stacks)
+    }
+    return ", ".join([f"series {stacks[0].slices[0].kind.series}", *_texts(shared)])
+
+
+def _texts(key: dict[str, Value | None]) -> list[str]:
+    return [
+        f"{tag} {'absent' if value is None else '/'.join(f'{number:g}' for number in value)}"
+        for tag, value in key.items()
+    ]
 
 
 def _at_one_place(stacks: Iterable[Stack]) -> list[list[Stack]]:
@@ -104,17 +118,21 @@ def cluster(points: NDArray[np.float64]) -> NDArray[np.intp]:
     """
     unique, places = np.unique(points, axis=0, return_inverse=True)
     labels = np.full(len(unique), -1)
+    widest = int(np.argmax(np.ptp(unique, axis=0))) if len(unique) else 0
+    order = np.argsort(unique[:, widest], kind="stable")  # neighbours are near each other along any axis
+    along = unique[order, widest]
     for start in range(len(unique)):
         if labels[start] >= 0:
             continue
         labels[start] = start
         waiting = [start]
-        free = np.flatnonzero(labels < 0)
-        while waiting and len(free):
-            near = np.abs(unique[free] - unique[waiting.pop()]).max(axis=1) <= 1
-            labels[free[near]] = start
-            waiting.extend(free[near].tolist())
-            free = free[~near]
+        while waiting:
+            point = unique[waiting.pop()]
+            low, high = np.searchsorted(along, (point[widest] - 1.001, point[widest] + 1.001))
+            free = order[low:high][labels[order[low:high]] < 0]
+            near = free[np.abs(unique[free] - point).max(axis=1, initial=0) <= 1]
+            labels[near] = start
+            waiting.extend(near.tolist())
     _, numbers = np.unique(labels, return_inverse=True)
     found: NDArray[np.intp] = numbers.ravel()[places.ravel()]
     return found
@@ -152,17 +170,41 @@ def _by_value(slices: Sequence[Slice], tag: str) -> _Parts:
     return parts
 
 
-def _always_apart(slices: list[Slice]) -> list[tuple[dict[str, Value | None], list[Slice]]]:
-    groups: list[tuple[dict[str, Value | None], list[Slice]]] = [({}, slices)]
+def _always_apart(slices: list[Slice], name: str) -> list[tuple[dict[str, Value | None], list[Slice]]]:
+    """Return slices apart by the attributes of which no stack has two values."""
+    keys: dict[int, dict[str, Value | None]] = {id(item): {} for item in slices}
     for tag in ALWAYS_APART:
-        values = {id(item): value for value, part in _by_value(slices, tag) for item in part}
-        if len(set(values.values())) > 1:
-            groups = [
-                (key | {tag: value}, [item for item in group if values[id(item)] == value])
-                for key, group in groups
-                for value in sorted({values[id(item)] for item in group}, key=lambda v: v or ())
-            ]
-    return groups
+        parts = _by_value(slices, tag)
+        for value, part in parts if len(parts) > 1 else ():
+            for item in part:
+                keys[id(item)][tag] = value
+    groups: dict[_Key, list[Slice]] = defaultdict(list)
+    for item in slices:
+        groups[tuple(keys[id(item)].items())].append(item)
+    ordered = sorted(groups.items(), key=lambda pair: [value or () for _, value in pair[0]])
+    _refuse_lacking(ordered, name)
+    return [(dict(key), group) for key, group in ordered]
+
+
+def _refuse_lacking(groups: Sequence[tuple[_Key, list[Slice]]], name: str) -> None:
+    """Refuse slices that lack an attribute which others have, where nothing else tells them from those.
+
+    Images of b = 0 are written without a b-value.
+    """
+    lacking = {tag for key, _ in groups for tag, value in key if value is None} - {"DiffusionBValue"}
+    for tag in sorted(lacking):
+        sides: dict[_Key, dict[bool, list[Slice]]] = defaultdict(lambda: {True: [], False: []})
+        for key, group in groups:
+            rest = tuple(pair for pair in key if pair[0] not in lacking)
+            sides[rest][dict(key)[tag] is None] += group
+        for side in sides.values():
+            if side[True] and side[False]:
+                raise refusal(
+                    "bad_header",
+                    name,
+                    f"{len(side[True])} slices without {tag} ({side[True][0].path.name})"
+                    f" beside {len(side[False])} with it",
+                )
 
 
 def _stacks_of(
