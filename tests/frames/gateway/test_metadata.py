@@ -52,9 +52,7 @@ def test_one_instance_has_one_header(files: list[Path], connect: Connect) -> Non
     path = f"{instance_path(STUDY, SERIES, UIDS[1])}/metadata"
     answer = client.get(path)
     [header] = json.loads(answer.body)
-    wanted = pydicom.dcmread(files[1]).to_json_dict(
-        bulk_data_threshold=1, bulk_data_element_handler=lambda _: "x"
-    )
+    wanted = pydicom.dcmread(files[1], stop_before_pixels=True).to_json_dict()
     assert {tag: header[tag] for tag in header if tag not in ("00083002", "7FE00010")} == wanted
     assert client.get(path, {"If-None-Match": answer.headers["etag"]}).status == 304
     assert client.get(path, {"Accept": "text/html"}).status == 406

@@ -138,12 +138,12 @@ mod tests {
         cache
     }
 
-    fn entries(cache: &FrameCache) -> Vec<(Vec<u8>, Vec<u8>, Vec<u8>, i64)> {
+    fn entries(cache: &FrameCache) -> Vec<([Vec<u8>; 3], i64)> {
         let lru = cache.lru.lock();
         let mut found: Vec<_> = lru
             .keys()
             .filter_map(|key| lru.peek(key))
-            .map(|slot| (slot.key().to_vec(), slot.meta().to_vec(), slot.value().to_vec(), slot.used_at))
+            .map(|slot| ([slot.key(), slot.meta(), slot.value()].map(<[u8]>::to_vec), slot.used_at))
             .collect();
         found.sort();
         found
