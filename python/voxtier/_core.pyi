@@ -29,6 +29,8 @@ class _RangedSource(Protocol):
     @property
     def size(self) -> int: ...
 
+# Size, mtime_ns, ctime_ns, inode; None for what a file system does not have.
+_Fingerprint: TypeAlias = tuple[int, int | None, int | None, int | None]
 _Source: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | int | _RangedSource
 
 # frames
@@ -187,9 +189,16 @@ class FrameTable:
     def study_instance_uid(self) -> str: ...
     @property
     def size(self) -> int:
-        """Size in bytes of the file that the table describes: with `mtime_ns` its fingerprint."""
+        """Size in bytes of the file that the table describes: with the next three its fingerprint."""
     @property
-    def mtime_ns(self) -> int | None: ...
+    def mtime_ns(self) -> int | None:
+        """Modification time, ns since 1970; None for bytes and objects."""
+    @property
+    def ctime_ns(self) -> int | None:
+        """Time of the last change of content, name, links or rights, ns since 1970; None as above."""
+    @property
+    def inode(self) -> int | None:
+        """Number of the file, where its file system gives one for life (FUSE, SMB and FAT do not)."""
     @property
     def holds_spans(self) -> bool:
         """Whether a range may hold item headers: a Basic Offset Table that was not checked against a walk."""
@@ -207,6 +216,8 @@ class FrameTable:
         """The layout in the compact encoding of the index; empty without pixels."""
     def ranges(self, index: int) -> list[tuple[int, int]]:
         """Payload ranges of a frame, one for each fragment."""
+    def describes(self, source: _Source) -> bool:
+        """Whether the file has the state that the table describes, compared by what both have of it."""
     def bit_offset(self, index: int) -> int:
         """Bit of the first byte at which a native frame begins, from the least significant (PS3.5 8.1.1)."""
     @property
@@ -235,7 +246,9 @@ class TableReader:
     def __iter__(self) -> Self: ...
     def __next__(
         self,
-    ) -> tuple[str | PathLike[str], FrameTable | None, FormatError | SourceError | None]: ...
+    ) -> tuple[
+        str | PathLike[str], FrameTable | None, FormatError | SourceError | None, _Fingerprint | None
+    ]: ...
 
 # frames: rows of the index
 
@@ -268,6 +281,8 @@ class _Outcome(Protocol):
     def table(self) -> FrameTable | None: ...
     @property
     def error(self) -> FormatError | SourceError | None: ...
+    @property
+    def fingerprint(self) -> _Fingerprint | None: ...
 
 @final
 class Refusal:
@@ -278,9 +293,15 @@ class Refusal:
         """Why it was refused."""
     @property
     def size(self) -> int | None:
-        """Size in bytes; None where the file could not be opened."""
+        """Size in bytes; None where the file could not be opened, or its state is not known."""
     @property
     def mtime_ns(self) -> int | None: ...
+    @property
+    def ctime_ns(self) -> int | None: ...
+    @property
+    def inode(self) -> int | None: ...
+    def describes(self, source: _Source) -> bool:
+        """Whether the file has the state for which it was refused: see `FrameTable.describes`."""
 
 def encode_rows(
     source: str, outcomes: Iterable[_Outcome]
@@ -292,7 +313,7 @@ def encode_rows(
     source : str
         Name of the source that the files belong to; part of each key.
     outcomes : iterable of TableResult
-        Each with exactly one of `table` and `error`.
+        Each with exactly one of `table` and `error`; `fingerprint` is the state of a refused file.
 
     Returns
     -------
@@ -345,7 +366,7 @@ class Indexer:
 
     def __new__(cls, source: str, *, threads: int, verify: _Verify) -> Self: ...
     def read(
-        self, paths: list[str], fingerprints: list[tuple[int, int] | None]
+        self, paths: list[str], fingerprints: Sequence[_Fingerprint | None]
     ) -> tuple[bytes, list[_Report]]:
         """Read a batch of files, or as many of its first ones as make 16 MiB of rows or take a second.
 
@@ -353,8 +374,9 @@ class Indexer:
         ----------
         paths : list of str
             The files; no path twice.
-        fingerprints : list of (size, mtime_ns) or None
-            For each path the fingerprint with which its file need not be read again, or None.
+        fingerprints : sequence of (size, mtime_ns, ctime_ns, inode) or None
+            For each path the state in which its file need not be read again, or None. What the file has now
+            must be there: None for what the file system does not have.
 
         Returns
         -------

@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 Verify: TypeAlias = Literal["none", "ends", "all"]
+#: State of a file: size, mtime_ns, ctime_ns, inode; None for what its file system does not have.
+Fingerprint: TypeAlias = tuple[int, int | None, int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,25 @@ class RangedSource:
 
 
 class TableResult(NamedTuple):
-    """Result of reading one file of many: exactly one of `table` and `error` is not None."""
+    """Result of reading one file of many: exactly one of `table` and `error` is not None.
+
+    Attributes
+    ----------
+    path : path
+        The file.
+    table : FrameTable or None
+        Its table.
+    error : FormatError, SourceError or None
+        Why it has none.
+    fingerprint : tuple or None
+        State of the file for which `error` holds: size, mtime_ns, ctime_ns, inode. None where it is not
+        known, as for a file that could not be opened; a table has its own.
+    """
 
     path: str | PathLike[str]
     table: FrameTable | None
     error: FormatError | SourceError | None
+    fingerprint: Fingerprint | None = None
 
 
 def read_tables(

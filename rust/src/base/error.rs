@@ -117,6 +117,12 @@ impl From<std::io::Error> for Error {
     }
 }
 
+impl From<rustix::io::Errno> for Error {
+    fn from(errno: rustix::io::Errno) -> Self {
+        std::io::Error::from(errno).into()
+    }
+}
+
 /// The operating system's message, without the number that [`Error::errno`] holds.
 fn message_of(error: &std::io::Error) -> String {
     let message = error.to_string();

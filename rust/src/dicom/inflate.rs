@@ -20,7 +20,7 @@ pub struct Inflated {
 
 impl Source for Inflated {
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { size: self.size, mtime_ns: None }
+        Fingerprint::of_size(self.size)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {

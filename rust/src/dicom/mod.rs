@@ -29,11 +29,25 @@ use pixel_data::native::{self, Doubt};
 /// Parser version: stored with every row, so that a better parser re-reads what an older one wrote.
 pub const PARSER_VERSION: u16 = 2;
 
+/// Attempts to read a file whose rights, name or links change meanwhile.
+const ATTEMPTS: usize = 8;
+
 /// Reads the frame table of one SOP Instance. `buffer` is scratch memory, reused from file to file.
 ///
 /// # Errors
 /// Every kind of [`crate::ErrorKind`] that the parser has; absence of pixels is no error.
 pub fn read_table(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
+    let mut read = read_state(source, verify, buffer);
+    for _ in 1..ATTEMPTS {
+        // A file that was renamed, linked or given other rights meanwhile is read again, not refused.
+        let has_changed = matches!(&read, Err(error) if error.kind == ErrorKind::ChangedDuringRead);
+        let Some(renewed) = has_changed.then(|| source.renewed()).flatten() else { break };
+        read = read_state(&*renewed, verify, buffer);
+    }
+    read
+}
+
+fn read_state(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
     let read = read_source(source, verify, buffer);
     if read.as_ref().is_err_and(|error| !error.kind.is_environment()) {
         // A file that is being written is not malformed.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{self, FileSource, Fingerprint, Source};
+use crate::base::source::{FileSource, Fingerprint, Source};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::row;
@@ -58,7 +58,7 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
         Err(error) => return Indexed::Refused(error),
     };
     let path = Path::new(&name);
-    if job.known.is_some_and(|known| source::fingerprint_at(path).is_ok_and(|now| now == known)) {
+    if job.known.is_some_and(|known| Fingerprint::at(path).is_ok_and(|now| known.covers(&now))) {
         return Indexed::Unchanged;
     }
     let mut fingerprint = None;

@@ -10,7 +10,9 @@ use crate::frames::notes::Notes;
 use crate::frames::packed;
 use crate::frames::table::{FrameTable, Kind, Method, OffsetsIn, Status, Verified};
 
-const MAGIC: [u8; 4] = *b"VXFT";
+/// Records of version 0.1 end their fingerprint at the modification time.
+const MAGIC: [u8; 4] = *b"VXF2";
+const MAGIC_OF_0_1: [u8; 4] = *b"VXFT";
 const CRC_AT: usize = 4;
 
 /// Writes magic, CRC-32C of the record with this field 0, parser version, attributes, packed layout.
@@ -30,6 +32,8 @@ pub fn encode(table: &FrameTable) -> Vec<u8> {
     push_optional(&mut out, table.truncated_from.map(u64::from));
     push_optional(&mut out, table.pixel_data_pos);
     push_optional(&mut out, table.fingerprint.mtime_ns.map(i64::cast_unsigned));
+    push_optional(&mut out, table.fingerprint.ctime_ns.map(i64::cast_unsigned));
+    push_optional(&mut out, table.fingerprint.inode);
     out.extend(table.fingerprint.size.to_le_bytes());
     out.extend(table.notes.bits().to_le_bytes());
     let image = &table.image;
@@ -69,8 +73,8 @@ pub fn decode(record: &[u8]) -> Result<FrameTable> {
     let mut fields = Fields { rest: record };
     let magic = fields.array::<4>()?;
     let crc = u32::from_le_bytes(fields.array()?);
-    if magic != MAGIC || crc32c::crc32c_append(crc32c::crc32c(&[MAGIC, [0; 4]].concat()), fields.rest) != crc
-    {
+    let is_known = [MAGIC, MAGIC_OF_0_1].contains(&magic);
+    if !is_known || crc32c::crc32c_append(crc32c::crc32c(&[magic, [0; 4]].concat()), fields.rest) != crc {
         return Err(bad("damaged, or not a record"));
     }
     if fields.array()? != PARSER_VERSION.to_le_bytes() {
@@ -87,8 +91,14 @@ pub fn decode(record: &[u8]) -> Result<FrameTable> {
         pixel_data_pos: fields.optional()?,
         ..FrameTable::default()
     };
-    let mtime_ns = fields.optional()?.map(u64::cast_signed);
-    table.fingerprint = Fingerprint { size: u64::from_le_bytes(fields.array()?), mtime_ns };
+    let mut state =
+        Fingerprint { mtime_ns: fields.optional()?.map(u64::cast_signed), ..Fingerprint::default() };
+    if magic == MAGIC {
+        state.ctime_ns = fields.optional()?.map(u64::cast_signed);
+        state.inode = fields.optional()?;
+    }
+    state.size = u64::from_le_bytes(fields.array()?);
+    table.fingerprint = state;
     table.notes = member(Notes::from_bits(u64::from_le_bytes(fields.array()?)))?;
     table.image = Attributes {
         rows: u32::from_le_bytes(fields.array()?),

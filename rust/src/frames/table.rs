@@ -74,6 +74,17 @@ closed_list! {
     }
 }
 
+impl Verified {
+    /// The demand that leads to this.
+    pub fn as_demand(self) -> Verify {
+        match self {
+            Self::None => Verify::None,
+            Self::Ends => Verify::Ends,
+            Self::All => Verify::All,
+        }
+    }
+}
+
 closed_list! {
     /// How far a table shall be checked against the file.
     pub enum Verify {
@@ -387,12 +398,29 @@ impl FrameTable {
         }
     }
 
+    /// Whether both describe the same bytes, whatever the state of their files and the depth of the checks.
+    /// Tables from memory have no UIDs.
+    pub fn is_of_same_content(&self, other: &Self) -> bool {
+        let (one, two) = (&self.image.sop_instance_uid, &other.image.sop_instance_uid);
+        let is_same_instance = one == two || one.is_empty() || two.is_empty();
+        is_same_instance
+            && (self.kind, self.offsets_in, self.truncated_from)
+                == (other.kind, other.offsets_in, other.truncated_from)
+            && self.transfer_syntax_uid == other.transfer_syntax_uid
+            && self.layout == other.layout
+    }
+
     /// Refuses a source that is not the file that this table describes.
     pub fn check_describes(&self, source: &dyn Source) -> Result<()> {
+        self.check_state(source)?;
+        source.check_unchanged()
+    }
+
+    /// As [`Self::check_describes`], where the source was opened a moment ago or is asked again after the read.
+    pub fn check_state(&self, source: &dyn Source) -> Result<()> {
         let (now, then) = (source.fingerprint(), self.fingerprint);
-        let same_time = now.mtime_ns.zip(then.mtime_ns).is_none_or(|(now, then)| now == then);
-        if now.size == then.size && same_time {
-            return source.check_unchanged();
+        if now.agrees_with(&then) {
+            return Ok(());
         }
         let detail = format!(
             "the table describes {} bytes of another time, the file has {}: read its table again",

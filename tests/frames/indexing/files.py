@@ -40,5 +40,15 @@ def run(store: FrameStore, paths: list[str], **options: object) -> list[FileRepo
     return [report for reports in index_files(indexer, paths) for report in reports]
 
 
+def set_state(store: FrameStore, path: str) -> None:
+    """Make the row of a file say that it describes the file's present state, whatever the file holds."""
+    state = os.stat(path)
+    store.query(
+        "UPDATE voxtier.file SET size = %s, mtime_ns = %s, ctime_ns = %s, inode = %s WHERE path = %s "
+        "RETURNING 1",
+        (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, path),
+    )
+
+
 def statuses(reports: list[FileReport]) -> Counter[str]:
     return Counter(report.status for report in reports)

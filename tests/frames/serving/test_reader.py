@@ -17,7 +17,7 @@ from frames.dicom.cases import CASES
 from frames.serving.images import frame_of, native, write_images
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
-from voxtier.frames import read_frame, read_table, read_tables
+from voxtier.frames import FrameCache, read_frame, read_table, read_tables
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.serving.reader import FrameReader
@@ -217,10 +217,8 @@ def test_a_role_that_may_not_write_tables_still_counts_accesses(
 def test_two_readers_flush_the_same_files_and_nothing_is_lost(tmp_path: Path, store: FrameStore) -> None:
     paths = write_images(tmp_path, 50)
     store.upsert("s", read_tables(paths))
-    readers = [FrameReader(store, "s", flush_seconds=0.05) for _ in range(4)]
-    for reader in readers:
-        reader.cache = type(reader.cache)(1 << 20, debounce_seconds=0.0)
-        reader._write_back.cache = reader.cache
+    caches = [FrameCache(1 << 20, debounce_seconds=0.0) for _ in range(4)]
+    readers = [FrameReader(store, "s", flush_seconds=0.05, cache=cache) for cache in caches]
 
     def work(reader: FrameReader) -> None:
         for _ in range(20):
@@ -313,13 +311,13 @@ def test_aframe_never_blocks_the_event_loop(tmp_path: Path) -> None:
 
     async def ask() -> None:
         with FrameReader(None, "s") as reader:
-            load, said = reader._compute, threading.Event()
+            load, said = reader._tables._compute, threading.Event()
 
             def compute(*arguments: Any) -> Any:
                 assert said.wait(60), "the loop waits for a file"
                 return load(*arguments)
 
-            reader._compute = compute  # type: ignore[method-assign]
+            reader._tables._compute = compute  # type: ignore[method-assign]
             waiting = [asyncio.create_task(reader.aframe(path, 1)) for path in paths]
             cancelled = asyncio.create_task(reader.aframe(paths[0], 0))
             await asyncio.sleep(0.01)

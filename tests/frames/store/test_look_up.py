@@ -48,7 +48,7 @@ def test_summary_counts_files_frames_and_bytes_by_each_closed_list(
     tables = [r.table for r in results if r.table is not None]
     assert summary.total.files == len(results)
     assert summary.total.frames == sum(map(len, tables))
-    assert summary.total.file_bytes == sum(table.size for table in tables)
+    assert summary.total.file_bytes == sum(len(case.content) for case in case_files.values())
     assert summary.total.table_bytes == sum(len(table.packed) for table in tables)
     for attribute in ("kind", "method", "transfer_syntax_uid"):
         expected = Counter(getattr(table, attribute) for table in tables)

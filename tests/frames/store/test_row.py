@@ -28,11 +28,13 @@ ABSENT = {
     "truncated_from": None, "notes": (), "transfer_syntax_uid": "", "number_of_frames": 1, "rows": 0,
     "columns": 0, "samples_per_pixel": 1, "bits_allocated": 0, "photometric_interpretation": "",
     "pixel_data_pos": None, "sop_instance_uid": "", "series_instance_uid": "", "study_instance_uid": "",
-    "mtime_ns": None, "frames": b"",
+    "mtime_ns": None, "ctime_ns": None, "inode": None, "frames": b"",
 }  # fmt: skip
 # Columns that hold no attribute of a table.
 OF_THE_ROW = {"key", "path", "parser_version", "etag", "frame_count"}
 OF_A_REFUSAL = {"error_kind", "error_offset", "error_detail"}
+# What a file has and bytes in memory have not.
+STATE = {"mtime_ns": 3, "ctime_ns": 4, "inode": 5}
 WIDTHS = {"int2": ">h", "int4": ">i", "int8": ">q"}
 
 
@@ -148,7 +150,7 @@ def test_the_schema_has_each_column_with_its_type(store: FrameStore, dsn: str) -
 
 
 def test_each_attribute_of_a_table_is_a_column() -> None:
-    of_layout = {"offsets", "lengths", "frame_first", "fragment_count", "holds_spans", "packed"}
+    of_layout = {"offsets", "lengths", "frame_first", "fragment_count", "frame_bits", "holds_spans", "packed"}
     attributes = {name for name in dir(FrameTable) if not callable(getattr(FrameTable, name))}
     attributes = {name for name in attributes if not name.startswith("_")}
     assert attributes - of_layout | {"frames"} == set(NAMES) - OF_THE_ROW - OF_A_REFUSAL
@@ -161,7 +163,8 @@ def test_each_column_holds_the_attribute_of_its_name() -> None:
     assert (fields["path"], fields["parser_version"]) == ("/a", _core.PARSER_VERSION)
     assert (fields["frame_count"], fields["frames"]) == (len(table), table.packed)
     empty = {name: value for name, value in fields.items() if value is None}
-    assert set(empty) == OF_A_REFUSAL | {"etag", "mtime_ns"}  # bytes in memory have no modification time
+    # Bytes in memory have no times and no number.
+    assert set(empty) == OF_A_REFUSAL | {"etag", "mtime_ns", "ctime_ns", "inode"}
     for name in set(NAMES) - OF_THE_ROW - OF_A_REFUSAL - {"frames"}:
         expected = getattr(table, name)
         assert fields[name] == (list(expected) if name == "notes" else expected), name
@@ -184,7 +187,7 @@ OTHER_VALUES = {
     "number_of_frames": 2**31 - 1, "rows": 2**31 - 1, "columns": 2**31 - 1, "samples_per_pixel": 2**16 - 1,
     "bits_allocated": 2**16 - 1, "photometric_interpretation": "X" * 16, "pixel_data_pos": 2**63 - 1,
     "sop_instance_uid": "2.5", "series_instance_uid": "2.6", "study_instance_uid": "2.7", "size": 2**63 - 1,
-    "mtime_ns": -(2**63), "frames": None,
+    "mtime_ns": -(2**63), "ctime_ns": 2**63 - 1, "inode": 2**63 - 1, "frames": None,
 }  # fmt: skip
 
 
@@ -216,13 +219,14 @@ def test_null_means_what_the_attributes_promise(name: str) -> None:
 def test_memory_keeps_the_columns_that_are_marked() -> None:
     table = full_table()
     cache = FrameCache(1 << 20)
-    assert cache.put_rows(row_of(encoded(table) | {"mtime_ns": 3})) == (["/a"], 0)
+    assert cache.put_rows(row_of(encoded(table) | STATE)) == (["/a"], 0)
     kept = cache.table("/a")
     assert kept is not None
-    for name in set(NAMES) - OF_THE_ROW - OF_A_REFUSAL - {"frames", "mtime_ns"}:
+    for name in set(NAMES) - OF_THE_ROW - OF_A_REFUSAL - {"frames", *STATE}:
         expected = getattr(table, name) if name in IN_MEMORY else ABSENT[name]
         assert getattr(kept, name) == expected, name
-    assert (kept.mtime_ns, kept.packed) == (3, table.packed)
+    assert {name: getattr(kept, name) for name in STATE} == STATE
+    assert kept.packed == table.packed
 
 
 @pytest.mark.parametrize(
@@ -281,6 +285,8 @@ VALUES = {
     "study_instance_uid": st.none() | uids,
     "size": st.integers(2**20, 2**63 - 1),
     "mtime_ns": st.none() | st.integers(-(2**63), 2**63 - 1),
+    "ctime_ns": st.none() | st.integers(-(2**63), 2**63 - 1),
+    "inode": long_numbers,
     "frames": st.none() | st.just(full_table().packed),
 }
 
@@ -319,6 +325,8 @@ def test_any_refusal_comes_through_both_ways(kind: str, offset: int | None, deta
     error = (SourceError if is_environment else FormatError)(kind, offset, detail)
     rows, _ = encode_rows("s", [TableResult("/a", None, error)])
     fields = fields_of(rows)
+    of_state, _ = encode_rows("s", [TableResult("/a", None, error, (10, 11, -12, 2**64 - 1))])
+    assert fields_of(of_state) == fields | {"size": 10, "mtime_ns": 11, "ctime_ns": -12, "inode": -1}
     kept = detail.replace("\0", " ")[:500]
     assert (fields["error_kind"], fields["error_offset"], fields["error_detail"]) == (
         kind, offset, kept or None
@@ -326,12 +334,14 @@ def test_any_refusal_comes_through_both_ways(kind: str, offset: int | None, deta
     assert (fields["status"], fields["kind"], fields["frame_count"]) == (
         _core.refused_status(kind), "error", 0
     )  # fmt: skip
-    for state in ({}, {"size": 10, "mtime_ns": 11}):
+    for state in ({}, {"size": 10, "mtime_ns": 11}, {"size": 10, "ctime_ns": 12, "inode": 13}):
         found = decoded(row_of(fields | state))
         assert isinstance(found, Refusal)
         assert type(found.error) is type(error)
         assert (found.error.kind, found.error.offset, found.error.detail) == (kind, offset, kept)
-        assert (found.size, found.mtime_ns) == (state.get("size"), state.get("mtime_ns"))
+        for name in ("size", "mtime_ns", "ctime_ns", "inode"):
+            assert getattr(found, name) == state.get(name)
+        assert found.describes(bytes(10)) == bool(state)
 
 
 def test_every_way_out_of_the_database_gives_the_same_table(store: FrameStore, tmp_path: Any) -> None:

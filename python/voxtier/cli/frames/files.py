@@ -71,7 +71,7 @@ def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
 
 
 def _as_json(result: TableResult) -> dict[str, Any]:
-    path, table, error = result
+    path, table, error, _ = result
     row: dict[str, Any] = {"path": str(path)}
     if table is None:
         assert error is not None

@@ -17,7 +17,7 @@ from voxtier._core import PARSER_VERSION, Indexer
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import Verify
+from voxtier.frames.table import Fingerprint, Verify
 
 BATCH_SIZE = 5000
 # Parts of batches that wait for the database while the next one is read: bounds memory, hides latency.
@@ -134,13 +134,11 @@ class FileIndexer:
             self.store.upsert_rows(self.source, rows, force=self.force)
 
 
-def _fingerprint(state: FileState | None) -> tuple[int, int] | None:
+def _fingerprint(state: FileState | None) -> Fingerprint | None:
     """Return the fingerprint with which a file need not be read again; None where it must be."""
     if state is None or state.error_kind is not None or state.parser_version != PARSER_VERSION:
         return None
-    if state.size is None or state.mtime_ns is None:
-        return None
-    return state.size, state.mtime_ns
+    return state.fingerprint
 
 
 def index_files(

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 from voxtier._core import read_table
@@ -23,6 +24,9 @@ class OpenFiles:
         Files that stay open for the next read; beyond it the least recently used is closed as soon as nobody
         uses it.
     """
+
+    #: Called with the path of an open file whose name another file has now, whatever their clocks say.
+    on_replaced: Callable[[str], object] | None = None
 
     def __init__(self, cap: int = 256) -> None:
         self.cap = cap
@@ -72,6 +76,8 @@ class OpenFiles:
                     self._open.move_to_end(path)
                     return file
                 self._retire(self._open.pop(path))
+        if file is not None and self.on_replaced is not None:
+            self.on_replaced(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         opened = os.fstat(fd)
         file = OpenFile(fd, (opened.st_dev, opened.st_ino), now)

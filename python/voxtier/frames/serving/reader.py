@@ -1,22 +1,21 @@
 """Serves frames: a path or a SOP Instance UID and frame numbers in, the frames' bytes out, by three tiers.
 
 Memory, then PostgreSQL, then the file itself; what a lower tier finds is kept in the upper ones. A frame is
-read from an open descriptor whose size and modification time are those of the table, or not at all.
+read from an open descriptor whose state (size, times, number) is that of the table, and behind the header
+that the table names, or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from voxtier._core import FrameTable, Refusal, read_frame, read_table
-from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
+from voxtier._core import FrameTable, read_frame
+from voxtier.errors import ConfigError, FormatError, NotFoundError, SourceError
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.memory.preload import Preload
@@ -24,24 +23,17 @@ from voxtier.frames.serving.group_files import GroupFiles
 from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.open_files import OpenFiles
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
+from voxtier.frames.serving.table_loader import TableLoader
 from voxtier.frames.serving.uid_paths import UidPaths
 from voxtier.frames.serving.write_back import WriteBack
 from voxtier.frames.store.groups import GroupStore
-from voxtier.frames.store.row import IndexAnswer
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import TableResult, Verify
+from voxtier.frames.table import Verify
 from voxtier.system.fork import after_fork_in_child
 
 _UID = re.compile(r"[0-9.]{1,64}\Z")
-_ATTEMPTS = 3
+_ATTEMPTS = 4
 _COUNTS = ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
-
-
-class _How(NamedTuple):
-    """How frames are read: the class of the request, and whether 1-bit frames are moved to bit 0."""
-
-    klass: Class
-    align: bool
 
 
 class FrameReader:
@@ -113,7 +105,9 @@ class FrameReader:
         self.cache = FrameCache(budget_bytes) if cache is None else cache
         self.verify: Verify = verify
         self.preload = Preload(self.cache, store, source)
+        self._files.on_replaced = self.cache.invalidate
         self._write_back = WriteBack(self.cache, store, source, flush_seconds)
+        self._tables = TableLoader(self.cache, self.index, self._write_back, source, verify, self._count)
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
         self._uids = UidPaths(self.index, source)
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -185,12 +179,12 @@ class FrameReader:
         wanted = list(indices)
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
-        how = _How("scan" if scan else "normal", align)
+        klass: Class = "scan" if scan else "normal"
         if not _UID.match(name):
-            return self._frames_of(absolute(name), None, wanted, how) or []
+            return self._frames_of(absolute(name), None, wanted, klass, align=align) or []
         for path in self._uids.candidates(name):
             try:
-                read = self._frames_of(path, name, wanted, how)
+                read = self._frames_of(path, name, wanted, klass, align=align)
             except NotFoundError:  # not for these groups; for others it may be the right file
                 continue
             except FileNotFoundError:
@@ -203,36 +197,44 @@ class FrameReader:
             "run `voxtier index` again"
         )
 
-    def _frames_of(self, path: str, uid: str | None, wanted: list[int], how: _How) -> list[bytes] | None:
+    def _frames_of(
+        self, path: str, uid: str | None, wanted: list[int], klass: Class, *, align: bool
+    ) -> list[bytes] | None:
         """Read frames; None when a UID is asked for and the file holds another SOP Instance."""
+        depth: Verify | None = None
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
             try:
                 if uid is not None and file.instance() != uid:
                     return None
-                return self._read(path, file.fd, wanted, how)
+                rebuilt = None if depth is None else self._tables.rebuild(path, file.fd, klass, depth)
+                return self._read(path, file.fd, wanted, klass, rebuilt, align=align)
             except SourceError as error:
                 if error.kind != "changed_during_read" or not left:
                     raise
-                self._count("stale_misses")
                 self._files.forget(path)
-                self.cache.invalidate(path)
+                if left < _ATTEMPTS - 1:  # by a table that was just loaded: the index does not help
+                    depth = depth or self.verify
             except FormatError as error:
-                # The file's own offset table is wrong somewhere in the middle: check it against a walk.
+                # The table describes other bytes than the file holds, or the file's own offset table is wrong
+                # somewhere in the middle: only a walk tells.
                 if error.kind != "bad_table" or not left:
                     raise
-                self._rebuild(path, file.fd, how.klass)
+                depth = "all"
             finally:
                 self._files.give_back(file)
+            self._count("stale_misses")
+            self.cache.invalidate(path)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _read(self, path: str, fd: int, wanted: list[int], how: _How) -> list[bytes]:
-        klass, align = how
+    def _read(
+        self, path: str, fd: int, wanted: list[int], klass: Class, loaded: LoadResult | None, *, align: bool
+    ) -> list[bytes]:
         scan = klass == "scan"
         tier: Tier = "tier1"
         read = self.cache.read(path, fd, wanted, scan=scan, align=align)
         if read is None:
-            loaded = self._load(path, fd, klass)
+            loaded = loaded or self._tables.load(path, fd, klass)
             tier = loaded.tier
             read = self.cache.read(path, fd, wanted, scan=scan, align=align)
             if read is None:  # memory has no room for the table
@@ -252,10 +254,9 @@ class FrameReader:
         file = self._files.take(path)
         try:
             table = self.cache.table(path)
-            status = os.fstat(file.fd)
-            if table is not None and (table.size, table.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            if table is not None and table.describes(file.fd):
                 return table
-            return self._load(path, file.fd, "normal").table
+            return self._tables.load(path, file.fd, "normal").table
         finally:
             self._files.give_back(file)
 
@@ -337,9 +338,10 @@ class FrameReader:
             See `frames`.
         """
         path = self._path_in_memory(name)
-        how = _How("scan" if scan else "normal", align)
-        if path is not None and (read := self._read_at_once(path, name, indices, how)) is not None:
-            return read
+        if path is not None:
+            read = self._read_at_once(path, name, indices, scan=scan, align=align)
+            if read is not None:
+                return read
         threads = self._threads("cold" if path is None else "hot")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan, align=align))
@@ -352,14 +354,15 @@ class FrameReader:
             path = self._uids.last(name)
         return path if path is not None and path in self.cache else None
 
-    def _read_at_once(self, path: str, name: str, indices: Sequence[int], how: _How) -> list[bytes] | None:
+    def _read_at_once(
+        self, path: str, name: str, indices: Sequence[int], *, scan: bool, align: bool
+    ) -> list[bytes] | None:
         """Read frames if nothing has to be waited for; None where `frames` must do it or raise."""
         file = self._files.take_open(path)
         if file is None:
             return None
         try:
-            scan = how.klass == "scan"
-            read = self.cache.read_resident(path, file.fd, indices, scan=scan, align=how.align)
+            read = self.cache.read_resident(path, file.fd, indices, scan=scan, align=align)
             if read is None or (_UID.match(name) and not file.is_known_as(name)):
                 return None
         except (FormatError, SourceError, OverflowError):
@@ -404,41 +407,6 @@ class FrameReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _load(self, path: str, fd: int, klass: Class) -> LoadResult:
-        return self.cache.load(path, partial(self._find, fd, klass), klass=klass)
-
-    def _find(self, fd: int, klass: Class, path: str) -> LoadResult:
-        """Find the table of a file in the index, or else compute it."""
-        answer = self._recall(path, with_series=klass != "scan" and self.cache.claim_series(path))
-        if answer is not None:
-            found, rows = answer
-            status = os.fstat(fd)
-            if (found.size, found.mtime_ns) != (status.st_size, status.st_mtime_ns):
-                self._count("stale_misses")
-            elif isinstance(found, Refusal):
-                raise found.error
-            else:
-                return LoadResult(found, "tier2", rows)
-        return LoadResult(self._compute(path, fd, self.verify))
-
-    def _recall(self, path: str, *, with_series: bool) -> IndexAnswer | None:
-        if self.index is None or self.index.is_open:
-            return None
-        try:
-            return self.index.ask(lambda store: store.recall(self.source, path, with_series=with_series))
-        except BackendError:
-            self._count("store_errors")
-            return None
-
-    def _rebuild(self, path: str, fd: int, klass: Class) -> None:
-        self.cache.invalidate(path)
-        self.cache.load(path, lambda _: self._compute(path, fd, "all"), klass=klass)
-
-    def _compute(self, path: str, fd: int, verify: Verify) -> FrameTable:
-        table = read_table(fd, verify=verify)
-        self._write_back.add_table(TableResult(path, table, None))
-        return table
 
     def _count(self, *names: str) -> None:
         with self._lock:

@@ -8,18 +8,32 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from voxtier._core import FrameTable, Refusal
+from voxtier.frames.table import Fingerprint
 
 
 class FileState(NamedTuple):
-    """What a row says of its file without its table: enough to tell whether the file has changed."""
+    """What a row says of its file without its table: enough to tell whether the file has changed.
+
+    The first five are those of the row, None for NULL; an inode is a signed number there.
+    """
 
     size: int | None
     mtime_ns: int | None
+    ctime_ns: int | None
+    inode: int | None
     etag: str | None
     parser_version: int
     status: str
     error_kind: str | None
     frame_count: int
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """The state of the file as the core has it; None where the file could not be opened."""
+        if self.size is None:
+            return None
+        inode = None if self.inode is None else self.inode % 2**64
+        return self.size, self.mtime_ns, self.ctime_ns, inode
 
 
 class IndexAnswer(NamedTuple):

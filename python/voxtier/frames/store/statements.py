@@ -63,17 +63,19 @@ WITH merged AS (
             WHEN f.sop_instance_uid IS DISTINCT FROM excluded.sop_instance_uid
             THEN coalesce(excluded.allowed_groups, f.allowed_groups) ELSE f.allowed_groups END
     WHERE %(force)s
-        OR (f.size, f.mtime_ns, f.etag, f.parser_version, f.status, f.verified, f.error_kind)
-        IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.etag, excluded.parser_version,
-            excluded.status, excluded.verified, excluded.error_kind)
+        OR (f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag, f.parser_version, f.status, f.verified,
+            f.error_kind)
+        IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.ctime_ns, excluded.inode, excluded.etag,
+            excluded.parser_version, excluded.status, excluded.verified, excluded.error_kind)
+        OR f.frames IS DISTINCT FROM excluded.frames
     RETURNING xmax = 0 AS is_new
 )
 SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM merged
 """
 
 FILE_STATES = """
-SELECT given.number, f.path, f.size, f.mtime_ns, f.etag, f.parser_version, f.status::text, f.error_kind,
-    f.frame_count
+SELECT given.number, f.path, f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag, f.parser_version,
+    f.status::text, f.error_kind, f.frame_count
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """

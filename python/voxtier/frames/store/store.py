@@ -166,8 +166,8 @@ class FrameStore:
     def get(self, source: str, path: str) -> FrameTable | Refusal | None:
         """Return the table of a file, or why it has none; None when the index does not know the file.
 
-        A row of another parser version, or one that does not decode, counts as unknown. The caller compares
-        the fingerprint (`size`, `mtime_ns`) with the file's.
+        A row of another parser version, or one that does not decode, counts as unknown. The caller asks
+        whether what it finds `describes` the file.
         """
         answer = self._answer(statements.GET, source, path)
         return None if answer is None else answer.found

@@ -135,7 +135,7 @@ struct Growing<'a>(&'a [u8]);
 
 impl Source for Growing<'_> {
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { size: self.0.len() as u64, mtime_ns: Some(1) }
+        Fingerprint { mtime_ns: Some(1), ..Fingerprint::of_size(self.0.len() as u64) }
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {

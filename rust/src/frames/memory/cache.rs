@@ -1,11 +1,10 @@
 //! Tier 1: keeps frame tables in memory, shared by threads, and reads frames by them.
 
-use std::cell::Cell;
-
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::fork_lock::ForkLock;
-use crate::base::source::{Fingerprint, Source, read_exact};
-use crate::dicom;
+use crate::base::source::{Resident, Source, read_exact};
+use crate::dicom::pixel_data::before::Before;
+use crate::dicom::read::{FrameBytes, read_by_table, read_payload};
 use crate::frames::memory::cached::{self, Selection};
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Request};
 use crate::frames::record;
@@ -145,15 +144,14 @@ pub fn look_up(lru: &mut Lru, key: &str, frames: &[u32], request: Request) -> Op
 /// Reads every frame of a selection, neighbours in the file with one read.
 ///
 /// # Errors
-/// As [`dicom::read::read_frame`]; `bad_table` where the file's own offset table, on which this one relies, is
-/// wrong: the file must be walked.
-pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8>>> {
+/// As [`read_by_table`]; `bad_table` where that finds the table wrong: the file must be walked.
+pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<FrameBytes>> {
     let Layout::Items(items) = &table.layout else { return Ok(Vec::new()) };
     let single = items.frames() == items.offsets.len();
     if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || !single {
         return (0..table.frames()).map(|index| read_one(source, table, index)).collect();
     }
-    table.check_describes(source)?;
+    table.check_state(source)?;
     let mut out = Vec::with_capacity(items.frames());
     let ranges: Vec<(u64, u64)> = items.offsets.iter().copied().zip(items.lengths.iter().copied()).collect();
     let mut rest = ranges.as_slice();
@@ -173,14 +171,9 @@ pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8
         for index in out.len()..out.len() + count {
             table.check_readable(index)?;
         }
-        let bytes = read_exact(source, start, usize::try_from(end - start).unwrap_or(usize::MAX))?;
-        if count == 1 {
-            out.push(bytes);
-        } else {
-            out.extend(run.iter().map(|&(offset, length)| {
-                let from = (offset - start) as usize;
-                bytes.get(from..from + length as usize).unwrap_or_default().to_vec()
-            }));
+        match run {
+            [_] => out.push(read_payload(source, table, start, end)?.ok_or_else(wrong_table)?),
+            _ => read_run(source, table, run, end, &mut out)?,
         }
         rest = others;
     }
@@ -189,52 +182,55 @@ pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<Vec<u8
     Ok(out)
 }
 
+/// Reads neighbouring payloads by one request, and compares the header before each with the table.
+fn read_run(
+    source: &dyn Source,
+    table: &FrameTable,
+    run: &[(u64, u64)],
+    end: u64,
+    out: &mut Vec<FrameBytes>,
+) -> Result<()> {
+    let start = run.first().map_or(0, |&(start, _)| start);
+    let begin = start.saturating_sub(Before::of(table, start).length() as u64);
+    let bytes = read_exact(source, begin, usize::try_from(end - begin).unwrap_or(usize::MAX))?;
+    for &(offset, length) in run {
+        let from = (offset - begin) as usize;
+        let before = Before::of(table, offset);
+        let header = from.checked_sub(before.length()).and_then(|at| bytes.get(at..from));
+        if !header.is_some_and(|header| before.fits(header, length)) {
+            return Err(wrong_table());
+        }
+        let payload = bytes.get(from..from + length as usize).unwrap_or_default();
+        out.push(payload.to_vec().into());
+    }
+    Ok(())
+}
+
 /// Reads as [`read_frames`] does where all bytes lie in the page cache; `None` where that might take long: they
 /// come from storage, they must be inflated or walked, or there are more than [`MOST_RESIDENT`].
 ///
 /// # Errors
 /// As [`read_frames`].
-pub fn read_resident_frames(source: &dyn Source, table: &FrameTable) -> Result<Option<Vec<Vec<u8>>>> {
+pub fn read_resident_frames(source: &dyn Source, table: &FrameTable) -> Result<Option<Vec<FrameBytes>>> {
     let Layout::Items(items) = &table.layout else { return Ok(None) };
     let bytes = items.lengths.iter().fold(0_u64, |sum, length| sum.saturating_add(*length));
     if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || bytes > MOST_RESIDENT {
         return Ok(None);
     }
-    let resident = Resident { source, lacks_bytes: Cell::new(false) };
+    let resident = Resident::new(source);
     match read_frames(&resident, table) {
-        Err(_) if resident.lacks_bytes.get() => Ok(None),
+        Err(_) if resident.lacks_bytes() => Ok(None),
         read => read.map(Some),
     }
 }
 
-/// A source of which only the bytes in the page cache can be read.
-struct Resident<'a> {
-    source: &'a dyn Source,
-    lacks_bytes: Cell<bool>,
+fn read_one(source: &dyn Source, table: &FrameTable, index: usize) -> Result<FrameBytes> {
+    read_by_table(source, table, index)?.ok_or_else(wrong_table)
 }
 
-impl Source for Resident<'_> {
-    fn fingerprint(&self) -> Fingerprint {
-        self.source.fingerprint()
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        if self.source.read_resident(offset, buffer) {
-            return Ok(buffer.len());
-        }
-        self.lacks_bytes.set(true);
-        Err(Error::at(ErrorKind::IoError, offset, "not in the page cache"))
-    }
-
-    fn check_unchanged(&self) -> Result<()> {
-        self.source.check_unchanged()
-    }
-}
-
-fn read_one(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Vec<u8>> {
-    dicom::read::read_by_table(source, table, index)?.ok_or_else(|| {
-        Error::new(ErrorKind::BadTable, "the file's offset table does not fit its Items: walk the file")
-    })
+/// The table describes other bytes, whatever the state of the file says: it must be made anew by a walk.
+fn wrong_table() -> Error {
+    Error::new(ErrorKind::BadTable, "the file's headers are not those of the table: read its table again")
 }
 
 /// The class that has this name.

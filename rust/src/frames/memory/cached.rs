@@ -4,10 +4,12 @@
 use std::cell::RefCell;
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Fingerprint;
 use crate::base::varint;
-use crate::dicom::pixel_data::align;
+use crate::dicom::read::FrameBytes;
 use crate::frames::attributes::Attributes;
 use crate::frames::memory::lru::{KEY_CAP, META_CAP, Record};
+use crate::frames::notes::Notes;
 use crate::frames::packed::{self, Table};
 use crate::frames::table::{
     FrameTable, Items, Kind, Layout, LayoutView, Method, Native, OffsetsIn, Status, Verified,
@@ -22,6 +24,10 @@ const HAS_ETAG: u8 = 32;
 const HAS_SIZE: u8 = 64;
 /// The transfer syntax begins with [`SYNTAX_ROOT`], which is left out.
 const STANDARD_SYNTAX: u8 = 128;
+/// Further flags, beside the codes of status, kind and unit of offsets.
+const HAS_NOTES: u8 = 32;
+const HAS_CTIME: u8 = 64;
+const HAS_INODE: u8 = 128;
 const SYNTAX_ROOT: &str = "1.2.840.10008.1.2";
 
 thread_local! {
@@ -71,14 +77,24 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
     let image = &table.image;
     let syntax = table.transfer_syntax_uid.as_str();
     let suffix = syntax.strip_prefix(SYNTAX_ROOT);
+    let Fingerprint { mtime_ns, ctime_ns, inode, .. } = table.fingerprint;
+    let mut further = 0;
+    for (flag, present) in [
+        (HAS_NOTES, table.notes != Notes::default()),
+        (HAS_CTIME, ctime_ns.is_some()),
+        (HAS_INODE, inode.is_some()),
+    ] {
+        further |= if present { flag } else { 0 };
+    }
     let plain = (table.status, table.method, table.verified, table.offsets_in)
-        == (Status::NoPixels, Method::None, Verified::None, OffsetsIn::File);
+        == (Status::NoPixels, Method::None, Verified::None, OffsetsIn::File)
+        && further == 0;
     let mut flags = if suffix.is_some() { STANDARD_SYNTAX } else { 0 };
     for (flag, present) in [
         (HAS_CODES, !plain || table.kind != Kind::None),
         (HAS_CUT, table.truncated_from.is_some()),
         (HAS_PIXELS, table.pixel_data_pos.is_some()),
-        (HAS_TIME, table.fingerprint.mtime_ns.is_some()),
+        (HAS_TIME, mtime_ns.is_some()),
         (HAS_IMAGE, image_part(image) != image_part(&Attributes::ABSENT)),
         (HAS_ETAG, etag.is_some()),
         (HAS_SIZE, table.fingerprint.size != 0),
@@ -88,7 +104,7 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
     meta.push(flags);
     push_text(meta, suffix.unwrap_or(syntax));
     if flags & HAS_CODES != 0 {
-        meta.push(table.status as u8 | (table.kind as u8) << 2 | (table.offsets_in as u8) << 4);
+        meta.push(table.status as u8 | (table.kind as u8) << 2 | (table.offsets_in as u8) << 4 | further);
         meta.push(table.method as u8 | (table.verified as u8) << 4);
     }
     if flags & HAS_IMAGE != 0 {
@@ -102,12 +118,25 @@ fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
         (table.fingerprint.size != 0).then_some(table.fingerprint.size),
     ];
     optional.into_iter().flatten().for_each(|number| varint::push(meta, number));
-    if let Some(time) = table.fingerprint.mtime_ns {
+    if let Some(time) = mtime_ns {
         meta.extend(time.to_le_bytes());
     }
+    // Most files were last changed when they were written: the distance is small.
+    let since_written = ctime_ns.map(|time| zigzag(time.wrapping_sub(mtime_ns.unwrap_or(0))));
+    let notes = (further & HAS_NOTES != 0).then_some(table.notes.bits());
+    [since_written, inode, notes].into_iter().flatten().for_each(|number| varint::push(meta, number));
     if let Some(etag) = etag {
         push_text(meta, etag);
     }
+}
+
+/// Numbers near 0, of either sign, as small ones without a sign.
+fn zigzag(number: i64) -> u64 {
+    (number << 1 ^ number >> 63).cast_unsigned()
+}
+
+fn from_zigzag(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -((number & 1).cast_signed())
 }
 
 /// The attributes that memory keeps: rows, columns, frames, samples, bits; photometric interpretation.
@@ -128,6 +157,7 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
     let flags = fields.byte()?;
     let mut table = FrameTable::default();
     let syntax = fields.text()?;
+    let mut further = 0;
     if flags & STANDARD_SYNTAX != 0 {
         table.transfer_syntax_uid.try_push_str(SYNTAX_ROOT).ok()?;
     }
@@ -136,7 +166,8 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
         let (first, second) = (fields.byte()?, fields.byte()?);
         table.status = Status::from_code(first & 3)?;
         table.kind = Kind::from_code(first >> 2 & 3)?;
-        table.offsets_in = OffsetsIn::from_code(first >> 4)?;
+        table.offsets_in = OffsetsIn::from_code(first >> 4 & 1)?;
+        further = first;
         table.method = Method::from_code(second & 15)?;
         table.verified = Verified::from_code(second >> 4)?;
     }
@@ -161,6 +192,17 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
     if flags & HAS_TIME != 0 {
         table.fingerprint.mtime_ns = Some(i64::from_le_bytes(fields.array()?));
     }
+    if further & HAS_CTIME != 0 {
+        let since_written = from_zigzag(fields.number()?);
+        let written = table.fingerprint.mtime_ns.unwrap_or(0);
+        table.fingerprint.ctime_ns = Some(written.wrapping_add(since_written));
+    }
+    if further & HAS_INODE != 0 {
+        table.fingerprint.inode = Some(fields.number()?);
+    }
+    if further & HAS_NOTES != 0 {
+        table.notes = Notes::from_bits(fields.number()?)?;
+    }
     let etag = if flags & HAS_ETAG != 0 { Some(fields.text()?.to_owned()) } else { None };
     Some((table, etag))
 }
@@ -172,7 +214,7 @@ pub fn limit(meta: &[u8]) -> Option<u64> {
     fields.text()?;
     if flags & HAS_CODES != 0 {
         let (first, _) = (fields.byte()?, fields.byte()?);
-        if OffsetsIn::from_code(first >> 4)? == OffsetsIn::Inflated {
+        if OffsetsIn::from_code(first >> 4 & 1)? == OffsetsIn::Inflated {
             return Some(u64::MAX);
         }
     }
@@ -207,10 +249,10 @@ pub struct Selected {
 
 impl Selected {
     /// Moves those of pixels that are no whole bytes to bit 0; `read` are the bytes of these `frames`.
-    pub fn align(&self, frames: &[u32], read: &mut [Vec<u8>]) {
+    pub fn align(&self, frames: &[u32], read: &mut [FrameBytes]) {
         let Some(native) = self.native else { return };
         for (bytes, &frame) in read.iter_mut().zip(frames) {
-            align::to_first_bit(bytes, native.bit_offset(frame.into()), native.frame_bits);
+            bytes.align(native.bit_offset(frame.into()), native.frame_bits);
         }
     }
 }
@@ -276,7 +318,7 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::source::Fingerprint;
+    use crate::frames::notes::Note;
 
     #[test]
     fn meta_comes_back_and_is_small() {
@@ -298,7 +340,13 @@ mod tests {
                 ..Attributes::default()
             },
             pixel_data_pos: Some(1 << 40),
-            fingerprint: Fingerprint { size: u64::MAX, mtime_ns: Some(-5) },
+            notes: [Note::no_preamble, Note::bad_fragment_tag].into_iter().collect(),
+            fingerprint: Fingerprint {
+                size: u64::MAX,
+                mtime_ns: Some(-5),
+                ctime_ns: Some(i64::MAX),
+                inode: Some(u64::MAX),
+            },
             ..FrameTable::default()
         };
         let encoded = |table: &FrameTable, etag| {
@@ -308,7 +356,20 @@ mod tests {
             meta
         };
         let in_file = FrameTable { offsets_in: OffsetsIn::File, ..table.clone() };
-        for (table, etag) in [(&table, None), (&table, Some("\"abc\"")), (&in_file, None)] {
+        let state = table.fingerprint;
+        let with = |fingerprint| FrameTable { fingerprint, ..in_file.clone() };
+        let without_ctime = with(Fingerprint { ctime_ns: None, ..state });
+        let without_mtime = with(Fingerprint { mtime_ns: None, ..state });
+        let without_notes =
+            FrameTable { notes: Notes::default(), ..with(Fingerprint { inode: None, ..state }) };
+        for (table, etag) in [
+            (&table, None),
+            (&table, Some("\"abc\"")),
+            (&in_file, None),
+            (&without_ctime, None),
+            (&without_mtime, Some("x")),
+            (&without_notes, None),
+        ] {
             let (back, tag) = decode_meta(&encoded(table, etag)).unwrap();
             assert_eq!((back, tag.as_deref()), (table.clone(), etag));
         }

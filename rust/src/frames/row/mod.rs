@@ -42,7 +42,7 @@ const fn in_index(name: &'static str, sql_type: &'static str) -> Column {
 
 /// The columns in the order of [`encode`] and [`decode`]. When a row is read, one field may follow them: the
 /// last access that the database knows of, int8, µs since 1970.
-pub const COLUMNS: [Column; 29] = [
+pub const COLUMNS: [Column; 31] = [
     in_index("key", "uuid"),
     in_memory("path", "text"),
     in_memory("parser_version", "int2"),
@@ -53,7 +53,7 @@ pub const COLUMNS: [Column; 29] = [
     in_memory("verified", "voxtier.table_verified"),
     in_memory("offsets_in", "voxtier.offsets_in"),
     in_memory("truncated_from", "int4"),
-    in_index("notes", "text[]"),
+    in_memory("notes", "text[]"),
     in_memory("transfer_syntax_uid", "text"),
     in_memory("number_of_frames", "int4"),
     in_index("frame_count", "int4"),
@@ -68,6 +68,8 @@ pub const COLUMNS: [Column; 29] = [
     in_index("study_instance_uid", "text"),
     in_memory("size", "int8"),
     in_memory("mtime_ns", "int8"),
+    in_memory("ctime_ns", "int8"),
+    in_memory("inode", "int8"),
     in_index("error_kind", "text"),
     in_index("error_offset", "int8"),
     in_index("error_detail", "text"),
@@ -157,6 +159,8 @@ pub fn encode(
     row.text(&table.image.study_instance_uid);
     row.long(fingerprint.map(|fingerprint| fingerprint.size.cast_signed()));
     row.long(fingerprint.and_then(|fingerprint| fingerprint.mtime_ns));
+    row.long(fingerprint.and_then(|fingerprint| fingerprint.ctime_ns));
+    row.long(fingerprint.and_then(|fingerprint| fingerprint.inode).map(u64::cast_signed));
     row.text(error.map_or("", |error| error.kind.name()));
     row.long(error.and_then(|error| error.offset).map(u64::cast_signed));
     row.text(&detail);
@@ -216,6 +220,8 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
         study_instance_uid,
         size,
         mtime_ns,
+        ctime_ns,
+        inode,
         error_kind,
         error_offset,
         error_detail,
@@ -225,7 +231,12 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
         return Err(bad("tables of another parser version"));
     }
     let fingerprint = match number(size)? {
-        Some(size) => Some(Fingerprint { size, mtime_ns: int(mtime_ns)? }),
+        Some(size) => Some(Fingerprint {
+            size,
+            mtime_ns: int(mtime_ns)?,
+            ctime_ns: int(ctime_ns)?,
+            inode: int(inode)?.map(i64::cast_unsigned),
+        }),
         None => None,
     };
     let row = |outcome| -> Result<Row<'a>> {

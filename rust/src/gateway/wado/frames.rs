@@ -7,7 +7,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{ATTEMPTS, Found, conditional, is_exact, is_worth_a_retry, refusal_of};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Source;
+use crate::base::source::{Resident, Source};
+use crate::dicom::read::headers_fit;
 use crate::frames::memory::cache::read_frames;
 use crate::frames::memory::cached::Selected;
 use crate::frames::table::{FrameTable, Kind, Verify};
@@ -148,6 +149,7 @@ fn digest(file: &Opened, table: &FrameTable, frames: &[u32], form: &FrameForm) -
     text.extend(file.instance.to_le_bytes());
     text.extend(fingerprint.size.to_le_bytes());
     text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
     text.extend(table.fragments_length().to_le_bytes());
     text.push(form.is_multipart.into());
     text.extend(form.media_type.as_bytes());
@@ -178,6 +180,20 @@ impl Multipart<'_> {
     }
 }
 
+/// Compares the header before each payload with the table: the payloads are sent as they are.
+async fn check_headers(file: &Arc<Opened>, table: &FrameTable) -> Result<()> {
+    let resident = Resident::new(&file.source);
+    let fit = match headers_fit(&resident, table) {
+        Err(_) if resident.lacks_bytes() => {
+            let (file, table) = (file.clone(), table.clone());
+            blocking(move || headers_fit(&file.source, &table)).await?
+        }
+        fit => fit?,
+    };
+    let wrong = || Error::new(ErrorKind::BadTable, "the table describes other bytes than the file holds");
+    if fit { Ok(()) } else { Err(wrong()) }
+}
+
 /// The steps that send each frame of a selection.
 async fn payloads(file: &Arc<Opened>, selected: Selected, frames: &[u32]) -> Result<Vec<Vec<Step>>> {
     let table = &selected.table;
@@ -185,6 +201,7 @@ async fn payloads(file: &Arc<Opened>, selected: Selected, frames: &[u32]) -> Res
     let is_swapped = table.transfer_syntax_uid.as_str() == BIG_ENDIAN && width > 1;
     let is_whole = selected.native.is_none_or(|native| native.frame_bits.is_multiple_of(8));
     if is_exact(table) && is_whole && !is_swapped {
+        check_headers(file, table).await?;
         let steps = |position| {
             let ranges = table.ranges(position).map(|(start, end)| Step::Range(start, end - start));
             ranges.chain([Step::Check]).collect()
@@ -195,6 +212,7 @@ async fn payloads(file: &Arc<Opened>, selected: Selected, frames: &[u32]) -> Res
     let read = blocking(move || {
         let mut read = read_frames(&file.source, &selected.table)?;
         selected.align(&frames, &mut read);
+        let mut read: Vec<Vec<u8>> = read.into_iter().map(Vec::from).collect();
         if is_swapped {
             read.iter_mut().for_each(|bytes| bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse));
         }

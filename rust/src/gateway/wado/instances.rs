@@ -104,6 +104,7 @@ fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Response {
     let mut text = found.file.instance.to_le_bytes().to_vec();
     text.extend(fingerprint.size.to_le_bytes());
     text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
     text.push(is_single.into());
     let digest = xxh3_128(&text);
     let etag = format!("\"{digest:032x}\"");

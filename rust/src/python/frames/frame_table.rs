@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
 use crate::base::error::Result;
+use crate::base::source::Fingerprint;
 use crate::base::window::Buffer;
 use crate::dicom::{self, PARSER_VERSION};
 use crate::frames::notes::Note;
@@ -145,6 +146,14 @@ impl PyFrameTable {
         self.table.fingerprint.mtime_ns
     }
     #[getter]
+    fn ctime_ns(&self) -> Option<i64> {
+        self.table.fingerprint.ctime_ns
+    }
+    #[getter]
+    fn inode(&self) -> Option<u64> {
+        self.table.fingerprint.inode
+    }
+    #[getter]
     fn holds_spans(&self) -> bool {
         self.table.holds_spans()
     }
@@ -180,6 +189,10 @@ impl PyFrameTable {
     #[getter]
     fn frame_bits(&self) -> Option<u64> {
         self.table.frame_bits()
+    }
+
+    fn describes(&self, source: &Bound<'_, PyAny>) -> PyResult<bool> {
+        describes(self.table.fingerprint, source)
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -222,6 +235,22 @@ impl PyFrameTable {
             table.fragments()
         )
     }
+}
+
+/// Whether a source may be in this state: see [`Fingerprint::agrees_with`].
+pub(super) fn describes(state: Fingerprint, source: &Bound<'_, PyAny>) -> PyResult<bool> {
+    with_source(source, |source| Ok(state.agrees_with(&source.fingerprint())))
+}
+
+/// A fingerprint as Python has it: size, mtime_ns, ctime_ns, inode.
+pub(super) type State = (u64, Option<i64>, Option<i64>, Option<u64>);
+
+pub(super) fn state_of(Fingerprint { size, mtime_ns, ctime_ns, inode }: Fingerprint) -> State {
+    (size, mtime_ns, ctime_ns, inode)
+}
+
+pub(super) fn fingerprint_of((size, mtime_ns, ctime_ns, inode): State) -> Fingerprint {
+    Fingerprint { size, mtime_ns, ctime_ns, inode }
 }
 
 pub(super) fn parse_verify(verify: &str) -> PyResult<Verify> {

@@ -7,11 +7,10 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::frame_table::parse_verify;
+use super::frame_table::{State, fingerprint_of, parse_verify};
 use super::row::storable_path;
 use crate::base::error::Error;
 use crate::base::parallel_read::ParallelReader;
-use crate::base::source::Fingerprint;
 use crate::frames::index::{Indexed, Job, index_path};
 
 /// Files in one job of the pool.
@@ -60,14 +59,13 @@ impl Indexer {
         &self,
         py: Python<'py>,
         paths: &Bound<'py, PyList>,
-        fingerprints: Vec<Option<(u64, i64)>>,
+        fingerprints: Vec<Option<State>>,
     ) -> PyResult<(Bound<'py, PyBytes>, Vec<Report>)> {
         if fingerprints.len() != paths.len() {
             return Err(PyValueError::new_err("paths and fingerprints must be of one length"));
         }
         let jobs = paths.iter().zip(fingerprints).zip(0_u32..).map(|((path, fingerprint), id)| {
-            let known = fingerprint.map(|(size, mtime_ns)| Fingerprint { size, mtime_ns: Some(mtime_ns) });
-            Ok(Job { id, path: storable_path(&path)?, known })
+            Ok(Job { id, path: storable_path(&path)?, known: fingerprint.map(fingerprint_of) })
         });
         let jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
         let (rows, outcomes) = py.detach(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;

@@ -4,8 +4,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use super::frame_table::PyFrameTable;
+use super::frame_table::{PyFrameTable, State, describes, fingerprint_of};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Fingerprint;
 use crate::frames::index::{LONGEST_PATH, storable};
 use crate::frames::row::{self, COLUMNS, next_row};
 use crate::python::paths::path_of;
@@ -47,7 +48,7 @@ fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyR
 /// Rows, and the paths that cannot be rows, each with its fault.
 type Encoded<'py> = (Bound<'py, PyBytes>, Vec<(Bound<'py, PyAny>, String)>);
 
-/// Encodes what came of reading files, each with `path`, `table` and `error`.
+/// Encodes what came of reading files, each with `path`, `table`, `error` and `fingerprint`.
 #[pyfunction]
 fn encode_rows<'py>(source: &str, outcomes: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> {
     let py = outcomes.py();
@@ -74,18 +75,43 @@ fn encode_rows<'py>(source: &str, outcomes: &Bound<'py, PyAny>) -> PyResult<Enco
                 detail: error.getattr("detail")?.extract()?,
                 errno: None,
             };
-            row::encode(source, &name, None, Err(&error), &mut rows);
+            let state: Option<State> = outcome.getattr("fingerprint")?.extract()?;
+            row::encode(source, &name, state.map(fingerprint_of), Err(&error), &mut rows);
         }
     }
     Ok((PyBytes::new(py, &rows), refused))
 }
 
 /// A file that was refused, and the state of the file for which that holds.
-#[pyclass(frozen, get_all, module = "voxtier._core")]
+#[pyclass(frozen, module = "voxtier._core")]
 struct Refusal {
+    #[pyo3(get)]
     error: Py<PyAny>,
-    size: Option<u64>,
-    mtime_ns: Option<i64>,
+    state: Option<Fingerprint>,
+}
+
+#[pymethods]
+impl Refusal {
+    #[getter]
+    fn size(&self) -> Option<u64> {
+        self.state.map(|state| state.size)
+    }
+    #[getter]
+    fn mtime_ns(&self) -> Option<i64> {
+        self.state?.mtime_ns
+    }
+    #[getter]
+    fn ctime_ns(&self) -> Option<i64> {
+        self.state?.ctime_ns
+    }
+    #[getter]
+    fn inode(&self) -> Option<u64> {
+        self.state?.inode
+    }
+
+    fn describes(&self, source: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.state.map_or(Ok(false), |state| describes(state, source))
+    }
 }
 
 /// Path, a `FrameTable` or a [`Refusal`], last access.
@@ -104,9 +130,7 @@ fn decode_rows(py: Python<'_>, rows: &[u8], most: Option<usize>) -> PyResult<Vec
             Ok(table) => Py::new(py, PyFrameTable::from(table))?.into_any(),
             Err(error) => {
                 let error = PyErr::from(error).into_value(py).into_any();
-                let size = row.fingerprint.map(|state| state.size);
-                let mtime_ns = row.fingerprint.and_then(|state| state.mtime_ns);
-                Py::new(py, Refusal { error, size, mtime_ns })?.into_any()
+                Py::new(py, Refusal { error, state: row.fingerprint })?.into_any()
             }
         };
         decoded.push((row.path.to_owned(), found, row.used_at));

@@ -9,10 +9,10 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyIterator;
 
-use super::frame_table::{PyFrameTable, parse_verify};
-use crate::base::error::{Error, ErrorKind, Result};
+use super::frame_table::{PyFrameTable, State, parse_verify, state_of};
+use crate::base::error::{Error, ErrorKind};
 use crate::base::parallel_read::ParallelReader;
-use crate::base::source::FileSource;
+use crate::base::source::{FileSource, Fingerprint, Source};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::FrameTable;
@@ -30,9 +30,11 @@ const MOST_AHEAD: usize = 512;
 
 /// Paths and the number by which the caller's own objects are kept; the outcomes come in the same order.
 type Job = (u64, Vec<PathBuf>);
-type Outcomes = (u64, Vec<Result<FrameTable>>, Duration);
+type Outcomes = (u64, Vec<Outcome>, Duration);
+/// A table, or why there is none and the state of the file for which that holds.
+type Outcome = Result<FrameTable, (Error, Option<Fingerprint>)>;
 
-/// An iterator over `(path, table, error)`: batch by batch in order of completion.
+/// An iterator over `(path, table, error, fingerprint)`: batch by batch in order of completion.
 #[pyclass(frozen, module = "voxtier._core", name = "TableReader")]
 struct TableReader {
     state: Mutex<ReaderState>,
@@ -44,7 +46,7 @@ struct ReaderState {
     paths: Option<Py<PyIterator>>,
     /// The caller's own objects, until their outcome is returned.
     pending: HashMap<u64, Vec<Py<PyAny>>>,
-    ready: VecDeque<(Py<PyAny>, Result<FrameTable>)>,
+    ready: VecDeque<(Py<PyAny>, Outcome)>,
     submitted: u64,
     /// Paths that the threads read now.
     in_flight: usize,
@@ -52,7 +54,7 @@ struct ReaderState {
     batch: usize,
 }
 
-type Row = (Py<PyAny>, Option<PyFrameTable>, Option<Py<PyAny>>);
+type Row = (Py<PyAny>, Option<PyFrameTable>, Option<Py<PyAny>>, Option<State>);
 
 #[pymethods]
 impl TableReader {
@@ -64,7 +66,8 @@ impl TableReader {
         }
         let verify = parse_verify(verify)?;
         let read = move |path: &PathBuf, buffer: &mut Buffer| {
-            dicom::read_table(&FileSource::open(path)?, verify, buffer)
+            let file = FileSource::open(path).map_err(|error| (error, None))?;
+            dicom::read_table(&file, verify, buffer).map_err(|error| (error, Some(file.fingerprint())))
         };
         let reader = ParallelReader::start(threads, threads * SHARE, move |(number, paths): Job, buffer| {
             let begin = Instant::now();
@@ -105,8 +108,10 @@ impl TableReader {
             return Ok(None);
         };
         Ok(Some(match outcome {
-            Ok(table) => (path, Some(table.into()), None),
-            Err(error) => (path, None, Some(PyErr::from(error).into_value(py).into_any())),
+            Ok(table) => (path, Some(table.into()), None, None),
+            Err((error, state)) => {
+                (path, None, Some(PyErr::from(error).into_value(py).into_any()), state.map(state_of))
+            }
         }))
     }
 }
@@ -176,7 +181,7 @@ impl ReaderState {
                 Err(error) => {
                     let detail = format!("not a path: {error}");
                     let error = Error::new(ErrorKind::InvalidArgument, detail);
-                    self.ready.push_back((path.unbind(), Err(error)));
+                    self.ready.push_back((path.unbind(), Err((error, None))));
                 }
             }
         }

@@ -1,9 +1,14 @@
 //! Reads at an offset, from files, bytes in memory and ranged readers alike.
 
+mod fingerprint;
+
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Advice, FileType, Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags};
+
+pub use fingerprint::Fingerprint;
 
 use crate::base::error::{Error, ErrorKind, Result};
 
@@ -16,18 +21,9 @@ pub enum Access {
     Sequential,
 }
 
-/// State of the bytes that a table describes; after a mismatch the table must not be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Fingerprint {
-    /// Size in bytes.
-    pub size: u64,
-    /// Modification time in nanoseconds since 1970, where the source has one.
-    pub mtime_ns: Option<i64>,
-}
-
 /// Anything that can be read at an offset.
 pub trait Source {
-    /// Size and modification time, taken when the source was opened.
+    /// Its state, taken when the source was opened.
     fn fingerprint(&self) -> Fingerprint;
 
     /// Reads up to `buffer.len()` bytes at `offset` and returns their number; fewer only at the end.
@@ -62,6 +58,12 @@ pub trait Source {
         Ok(())
     }
 
+    /// The same source in its present state, where that still has the size and the modification time of
+    /// [`Source::fingerprint`]: its rights, name or links changed, or its time was set back.
+    fn renewed(&self) -> Option<Box<dyn Source + '_>> {
+        None
+    }
+
     /// Size in bytes.
     fn size(&self) -> u64 {
         self.fingerprint().size
@@ -73,7 +75,7 @@ pub struct Bytes<'a>(pub &'a [u8]);
 
 impl Source for Bytes<'_> {
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { size: self.0.len() as u64, mtime_ns: None }
+        Fingerprint::of_size(self.0.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -101,7 +103,7 @@ impl FileSource<OwnedFd> {
     /// Opens a regular file; a FIFO, device or folder is refused without waiting on it.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(os_error)?;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
         Self::new(fd)
     }
 }
@@ -109,7 +111,7 @@ impl FileSource<OwnedFd> {
 impl<Fd: AsFd> FileSource<Fd> {
     /// Wraps an open descriptor of a regular file.
     pub fn new(fd: Fd) -> Result<Self> {
-        let fingerprint = fingerprint_of(fd.as_fd())?;
+        let fingerprint = Fingerprint::of(fd.as_fd())?;
         Ok(Self { fd, fingerprint, readers: 1 })
     }
 
@@ -139,7 +141,7 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
                 Ok(count) => filled += count,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
-                    let mut error = os_error(errno);
+                    let mut error = Error::from(errno);
                     error.offset = Some(position);
                     return Err(error);
                 }
@@ -174,8 +176,16 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
         Some(FileSource { fd, fingerprint: self.fingerprint, readers: 1 })
     }
 
+    fn renewed(&self) -> Option<Box<dyn Source + '_>> {
+        let fingerprint = Fingerprint::of(self.fd.as_fd()).ok()?;
+        let renewed = FileSource { fd: self.fd.as_fd(), fingerprint, readers: self.readers };
+        fingerprint
+            .agrees_in_content_with(&self.fingerprint)
+            .then(|| Box::new(renewed) as Box<dyn Source + '_>)
+    }
+
     fn check_unchanged(&self) -> Result<()> {
-        let now = fingerprint_of(self.fd.as_fd())?;
+        let now = Fingerprint::of(self.fd.as_fd())?;
         if now == self.fingerprint {
             return Ok(());
         }
@@ -196,33 +206,6 @@ pub fn is_resident(fd: BorrowedFd<'_>, offset: u64) -> bool {
     rustix::io::preadv2(fd, &mut [rustix::io::IoSliceMut::new(&mut byte)], offset, flags).is_ok()
 }
 
-/// Size and modification time of the regular file at a path, without opening it.
-///
-/// # Errors
-/// `io_error`, for what is no regular file too.
-pub fn fingerprint_at(path: &Path) -> Result<Fingerprint> {
-    fingerprint_from(&rustix::fs::stat(path).map_err(os_error)?)
-}
-
-fn fingerprint_of(fd: BorrowedFd<'_>) -> Result<Fingerprint> {
-    fingerprint_from(&rustix::fs::fstat(fd).map_err(os_error)?)
-}
-
-fn fingerprint_from(stat: &rustix::fs::Stat) -> Result<Fingerprint> {
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::new(ErrorKind::IoError, "not a regular file"));
-    }
-    // libc declares these fields with different widths on different machines.
-    #[allow(clippy::unnecessary_cast)]
-    let mtime_ns =
-        (stat.st_mtime as i64).saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
-    Ok(Fingerprint { size: u64::try_from(stat.st_size).unwrap_or(0), mtime_ns: Some(mtime_ns) })
-}
-
-fn os_error(errno: rustix::io::Errno) -> Error {
-    std::io::Error::from_raw_os_error(errno.raw_os_error()).into()
-}
-
 /// Bytes behind a function that reads ranges: an object store, or any other remote.
 pub struct RangedSource<F> {
     read: F,
@@ -238,7 +221,7 @@ impl<F: Fn(u64, usize) -> Result<Vec<u8>>> RangedSource<F> {
 
 impl<F: Fn(u64, usize) -> Result<Vec<u8>>> Source for RangedSource<F> {
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { size: self.size, mtime_ns: None }
+        Fingerprint::of_size(self.size)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -256,6 +239,42 @@ impl<F: Fn(u64, usize) -> Result<Vec<u8>>> Source for RangedSource<F> {
             }
         }
         Ok(length)
+    }
+}
+
+/// A source of which only the bytes in the page cache can be read, for a thread that must not wait.
+pub struct Resident<'a> {
+    source: &'a dyn Source,
+    lacks_bytes: Cell<bool>,
+}
+
+impl<'a> Resident<'a> {
+    /// The bytes of a source that can be had at once.
+    pub fn new(source: &'a dyn Source) -> Self {
+        Self { source, lacks_bytes: Cell::new(false) }
+    }
+
+    /// Whether a read failed because its bytes must come from storage.
+    pub fn lacks_bytes(&self) -> bool {
+        self.lacks_bytes.get()
+    }
+}
+
+impl Source for Resident<'_> {
+    fn fingerprint(&self) -> Fingerprint {
+        self.source.fingerprint()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if self.source.read_resident(offset, buffer) {
+            return Ok(buffer.len());
+        }
+        self.lacks_bytes.set(true);
+        Err(Error::at(ErrorKind::IoError, offset, "not in the page cache"))
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        self.source.check_unchanged()
     }
 }
 

@@ -1,0 +1,128 @@
+"""Loads the table of a file that memory does not hold: from the index, else from the file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from voxtier._core import FrameTable, read_table
+from voxtier.errors import BackendError, FormatError
+from voxtier.frames.memory.cache import Class, FrameCache, LoadResult
+from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.serving.write_back import WriteBack
+from voxtier.frames.store.row import IndexAnswer
+from voxtier.frames.table import TableResult, Verify
+
+_MOST_DISTRUSTED = 10_000
+
+
+class TableLoader:
+    """Tiers 2 and 3 of a reader; what they find is kept in memory, what the file says also in the index.
+
+    Parameters
+    ----------
+    cache : FrameCache
+        Keeps the tables, and lets one thread load for all that ask.
+    index : IndexClient or None
+        The index; None: every table is read from its file.
+    write_back : WriteBack
+        Takes the tables that were read from files.
+    source : str
+        Name of the source that the files belong to.
+    verify : {"ends", "all", "none"}
+        How far a table is checked against its file: see `read_table`.
+    count : callable
+        Takes names of counters that go up by one.
+    """
+
+    def __init__(
+        self,
+        cache: FrameCache,
+        index: IndexClient | None,
+        write_back: WriteBack,
+        source: str,
+        verify: Verify,
+        count: Callable[[str], None],
+    ) -> None:
+        self._cache, self._index, self._write_back = cache, index, write_back
+        self._source, self._verify, self._count = source, verify, count
+        self._distrusted: dict[str, None] = {}
+
+    def load(self, path: str, fd: int, klass: Class) -> LoadResult:
+        """Load the table of a file by one call for all threads that ask.
+
+        Parameters
+        ----------
+        path : str
+            The file, as the index names it.
+        fd : int
+            The same file, open.
+        klass : {"normal", "scan", "pinned"}
+            See `FrameCache.put_table`.
+
+        Returns
+        -------
+        LoadResult
+            The table, and the tier that had it.
+
+        Raises
+        ------
+        FormatError, SourceError
+            The file is refused, or cannot be read.
+        """
+        return self._cache.load(path, partial(self._find, fd, klass), klass=klass)
+
+    def rebuild(self, path: str, fd: int, klass: Class, verify: Verify) -> LoadResult:
+        """Read the table from the file now, and from then on: its row in the index describes other bytes.
+
+        Parameters
+        ----------
+        path : str
+            The file, as the index names it.
+        fd : int
+            The same file, open.
+        klass : {"normal", "scan", "pinned"}
+            See `FrameCache.put_table`.
+        verify : {"ends", "all", "none"}
+            See `read_table`.
+
+        Returns
+        -------
+        LoadResult
+            The table.
+
+        Raises
+        ------
+        FormatError, SourceError
+            See `load`.
+        """
+        self._distrusted[path] = None
+        if len(self._distrusted) > _MOST_DISTRUSTED:
+            self._distrusted.clear()
+        return self._cache.load(path, lambda _: LoadResult(self._compute(path, fd, verify)), klass=klass)
+
+    def _find(self, fd: int, klass: Class, path: str) -> LoadResult:
+        answer = self._recall(path, with_series=klass != "scan" and self._cache.claim_series(path))
+        if answer is not None:
+            found, rows = answer
+            if not found.describes(fd):
+                self._count("stale_misses")
+            elif isinstance(found, FrameTable):
+                return LoadResult(found, "tier2", rows)
+            elif isinstance(found.error, FormatError):  # what the surroundings refused may be there again
+                raise found.error
+        return LoadResult(self._compute(path, fd, self._verify))
+
+    def _recall(self, path: str, *, with_series: bool) -> IndexAnswer | None:
+        if self._index is None or self._index.is_open or path in self._distrusted:
+            return None
+        try:
+            return self._index.ask(lambda store: store.recall(self._source, path, with_series=with_series))
+        except BackendError:
+            self._count("store_errors")
+            return None
+
+    def _compute(self, path: str, fd: int, verify: Verify) -> FrameTable:
+        table = read_table(fd, verify=verify)
+        self._write_back.add_table(TableResult(path, table, None))
+        return table
