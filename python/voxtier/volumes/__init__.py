@@ -5,6 +5,9 @@
 >>> radi.T1w.iloc[0].axial(77)  # doctest: +SKIP
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from voxtier.errors import IngestError, ViewError
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.cohort.index import Index, align
@@ -33,35 +36,113 @@ from voxtier.volumes.tiledb.format.direct import cache_stats, clear_cache
 from voxtier.volumes.tiledb.tables import Dataframe
 from voxtier.volumes.volume import Volume
 
+if TYPE_CHECKING:
+    from voxtier.volumes.training.datasets import (
+        DatasetConfig,
+        GridPatchDataset,
+        LoadingMode,
+        SegmentationDataset,
+        VolumeCollectionDataset,
+    )
+    from voxtier.volumes.training.loaders import (
+        ToMetaTensor,
+        as_torchio_subject,
+        create_distributed_dataloader,
+        create_inference_dataloader,
+        create_segmentation_dataloader,
+        create_training_dataloader,
+        create_validation_dataloader,
+        data_loader,
+    )
+    from voxtier.volumes.training.sampling import (
+        EpochSampler,
+        ForegroundSampler,
+        GridAggregator,
+        RandomSampler,
+        WeightedSampler,
+    )
+
 __all__ = [
     "CollectionQuery",
     "CompressionConfig",
     "Compressor",
     "Config",
     "Dataframe",
+    "DatasetConfig",
     "EagerQuery",
+    "EpochSampler",
+    "ForegroundSampler",
+    "GridAggregator",
+    "GridPatchDataset",
     "IOConfig",
     "Index",
     "IngestError",
+    "LoadingMode",
     "OrientationConfig",
     "Query",
     "RadiObject",
     "RadiObjectWriter",
+    "RandomSampler",
     "ReadConfig",
     "S3Config",
+    "SegmentationDataset",
     "SliceOrientation",
     "StreamingWriter",
     "Table",
     "TileConfig",
+    "ToMetaTensor",
     "ViewError",
     "Volume",
     "VolumeCollection",
+    "VolumeCollectionDataset",
+    "WeightedSampler",
     "WriteConfig",
     "align",
+    "as_torchio_subject",
     "cache_stats",
     "clear_cache",
     "configure",
     "configured",
+    "create_distributed_dataloader",
+    "create_inference_dataloader",
+    "create_segmentation_dataloader",
+    "create_training_dataloader",
+    "create_validation_dataloader",
+    "data_loader",
     "get_config",
     "reset_config",
 ]
+
+# Loaded when they are asked for: a reader of volumes needs none of them.
+_TRAINING = {
+    "DatasetConfig": "datasets",
+    "GridPatchDataset": "datasets",
+    "LoadingMode": "datasets",
+    "SegmentationDataset": "datasets",
+    "VolumeCollectionDataset": "datasets",
+    "ToMetaTensor": "loaders",
+    "as_torchio_subject": "loaders",
+    "create_distributed_dataloader": "loaders",
+    "create_inference_dataloader": "loaders",
+    "create_segmentation_dataloader": "loaders",
+    "create_training_dataloader": "loaders",
+    "create_validation_dataloader": "loaders",
+    "data_loader": "loaders",
+    "EpochSampler": "sampling",
+    "ForegroundSampler": "sampling",
+    "GridAggregator": "sampling",
+    "RandomSampler": "sampling",
+    "WeightedSampler": "sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TRAINING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.training.{_TRAINING[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

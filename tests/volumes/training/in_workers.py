@@ -34,3 +34,16 @@ class Budget:
 
     def __call__(self, sample: Any) -> Any:
         return cache_stats()["budget"]
+
+
+class Halves:
+    """A dataset that asks twice for an item, as one that returns images and masks apart may do."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]["image"], self.dataset[index]["image"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from volumes.support.images import nifti, pairs
+from volumes.support.images import code_of, nifti, pairs
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import RadiObject, Volume
 from voxtier.volumes.training.datasets import (
@@ -115,6 +115,26 @@ def test_slices_labels_and_channels_are_matched_by_subject(tmp_path: Path) -> No
         VolumeCollectionDataset(radi.T1w, labels={"a_T1w": 1})
     with pytest.raises(ConfigError, match="lacks the subjects"):
         VolumeCollectionDataset([radi.T1w, radi.T2w.iloc[:1]])
+
+
+def test_a_mask_is_matched_by_session_and_by_run_where_one_subject_has_several(tmp_path: Path) -> None:
+    names = ("sub-a_ses-1_run-1", "sub-a_ses-1_run-2", "sub-a_ses-2", "sub-b", "sub-c_ses-1")
+    for name in names:
+        for series in ("T1w", "seg"):
+            nifti(tmp_path / f"{name}_{series}.nii", name, series)
+    radi = RadiObject.from_niftis(tmp_path / "r", niftis=tmp_path)
+    for item in SegmentationDataset(radi.T1w, radi.seg.iloc[::-1]):
+        name = item["obs_id"].removesuffix("_T1w")
+        assert (item["image"][0, 0, 0, 0], item["mask"][0, 0, 0, 0]) == (
+            code_of(name, "T1w"),
+            code_of(name, "seg"),
+        )
+    later = radi.seg.filter("session == '2'")
+    with pytest.raises(ConfigError, match=r"lacks the subjects sub-a \(session 1\)"):
+        SegmentationDataset(radi.T1w.iloc[:1], later)
+    other = RadiObject.from_niftis(tmp_path / "q", images={"CT": pairs(tmp_path / "in", ["sub-a"])})
+    with pytest.raises(ConfigError, match="several volumes of 'sub-a'"):
+        SegmentationDataset(other.CT, radi.seg)
 
 
 @pytest.mark.filterwarnings("ignore")

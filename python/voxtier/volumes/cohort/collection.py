@@ -89,7 +89,7 @@ class VolumeCollection(CollectionView):
 
     def to_dataset(
         self,
-        patch_size: tuple[int, int, int] | None = None,
+        patch_size: int | Sequence[int] | None = None,
         labels: object = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
         **options: Any,
@@ -98,8 +98,8 @@ class VolumeCollection(CollectionView):
 
         Parameters
         ----------
-        patch_size : tuple of int, optional
-            (x, y, z) of random patches; by default items are whole volumes.
+        patch_size : int or sequence of int, optional
+            (x, y, z) of random patches, or one number for cubes; by default items are whole volumes.
         labels : str, mapping, table or callable, optional
             See `VolumeCollectionDataset`.
         transform : callable, optional

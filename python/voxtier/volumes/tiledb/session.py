@@ -95,7 +95,7 @@ class Session:
         state = _state
         with state.lock:
             if key not in state.contexts:
-                state.contexts[key] = tiledb.Ctx(tiledb.Config(self._tiledb_keys(dict(credentials))))
+                state.contexts[key] = _make_context(self._tiledb_keys(dict(credentials)))
                 state.built += 1
             return state.contexts[key]
 
@@ -149,6 +149,20 @@ class Session:
             raise ConfigError(f"this TileDB knows no key {unknown[0]!r}: install another version")
         # A key of tiledb-py, not of TileDB: its default takes 10 MB for each column of a table that is read.
         return {"py.init_buffer_bytes": str(_MB // 4)} | keys
+
+
+def _make_context(keys: Mapping[str, str]) -> tiledb.Ctx:
+    """Make a context that leaves `os.fork` as it is.
+
+    Before Python 3.12 tiledb-py makes `os.fork` warn of deadlocks once a context was made. This module's are
+    dropped by a forked child; a context that somebody else makes still brings the warning.
+    """
+    fork = os.fork
+    context = tiledb.Ctx(tiledb.Config(keys))
+    if os.fork is not fork:
+        os.fork = fork
+        tiledb.ctx._needs_fork_wrapper = True
+    return context
 
 
 def _default_keys() -> dict[str, str]:

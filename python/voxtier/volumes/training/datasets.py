@@ -7,21 +7,22 @@ An item is a dict: ``image`` (C, x, y, z), ``mask``, ``label``, ``idx``, ``obs_i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError
+from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.tiledb.columns import as_table
 from voxtier.volumes.tiledb.format.direct import share_budget
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
-from voxtier.volumes.training.sampling import RandomSampler, Sampler, generator, grid_starts
+from voxtier.volumes.training.epochs import Draw, EpochCounter, EpochIndex
+from voxtier.volumes.training.matching import match_volumes, read_labels, refuse_misplaced
+from voxtier.volumes.training.sampling import RandomSampler, Sampler, Size, as_size, generator, grid_starts
 from voxtier.volumes.volume import Volume
 
 Transform = Callable[[dict[str, Any]], Any]
@@ -44,8 +45,8 @@ class DatasetConfig:
     ----------
     loading_mode : LoadingMode
         Whole volumes, patches or axial slices.
-    patch_size : tuple of int, optional
-        (x, y, z); needed for patches.
+    patch_size : int or sequence of int, optional
+        (x, y, z), or one number for a cube; needed for patches.
     patches_per_volume : int
         Items per volume and epoch (>= 1).
     sampler : Sampler
@@ -59,7 +60,7 @@ class DatasetConfig:
     """
 
     loading_mode: LoadingMode = LoadingMode.FULL_VOLUME
-    patch_size: tuple[int, int, int] | None = None
+    patch_size: Size | None = None
     patches_per_volume: int = 1
     sampler: Sampler = RandomSampler()  # noqa: RUF009
     seed: int = 0
@@ -68,12 +69,25 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loading_mode", LoadingMode(self.loading_mode))
-        size = self.patch_size
-        is_patch = size is not None and len(size) == 3 and min(size) >= 1
-        if self.loading_mode is LoadingMode.PATCH and not is_patch:
-            raise ConfigError(f"patches need patch_size=(x, y, z), each >= 1, got {size}")
+        if self.patch_size is not None:
+            object.__setattr__(self, "patch_size", as_size(self.patch_size))
+        elif self.loading_mode is LoadingMode.PATCH:
+            raise ConfigError("patches need patch_size=(x, y, z), or one number for a cube")
         if self.patches_per_volume < 1:
             raise ConfigError(f"patches_per_volume must be >= 1, got {self.patches_per_volume}")
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels of a patch along x, y, z.
+
+        Raises
+        ------
+        ConfigError
+            Without a ``patch_size``.
+        """
+        if self.patch_size is None:
+            raise ConfigError("these items are no patches: patch_size is not set")
+        return as_size(self.patch_size)
 
 
 class VolumeCollectionDataset:
@@ -118,18 +132,17 @@ class VolumeCollectionDataset:
             raise ConfigError("a dataset needs at least one volume")
         self.obs_ids = images[0].obs_ids
         self.obs_subject_ids = images[0].obs_subject_ids
-        self._channels = [list(images[0])] + [
-            match_volumes(other, self.obs_subject_ids) for other in images[1:]
-        ]
-        self._masks = None if mask is None else match_volumes(mask, self.obs_subject_ids)
-        self._labels = _labels(labels, images[0])
+        self._channels = [list(images[0])] + [match_volumes(other, images[0]) for other in images[1:]]
+        self._masks = None if mask is None else match_volumes(mask, images[0])
+        self._labels = read_labels(labels, images[0])
         others = [*self._channels[1:], *([self._masks] if self._masks is not None else [])]
         for volumes in others:
             for first, other in zip(self._channels[0], volumes, strict=True):
-                _refuse_misplaced(first, other)
+                refuse_misplaced(first, other)
         self._depths: NDArray[np.int64] | None = None
         if self.config.loading_mode is LoadingMode.SLICE_2D:
             self._depths = np.cumsum([volume.shape[2] for volume in self._channels[0]])
+        self._epochs = EpochCounter(len(self))
 
     @property
     def n_channels(self) -> int:
@@ -142,29 +155,37 @@ class VolumeCollectionDataset:
         per = self.config.patches_per_volume if self.config.loading_mode is LoadingMode.PATCH else 1
         return len(self.obs_ids) * per
 
+    def __copy__(self) -> Self:
+        made = type(self).__new__(type(self))
+        made.__dict__ |= {**self.__dict__, "_epochs": copy(self._epochs)}
+        return made
+
     def set_epoch(self, epoch: int) -> None:
-        """Choose the patches of an epoch; in persistent workers use `sampling.EpochSampler` instead."""
+        """Choose the epoch of the next pass of a DataLoader, and of items that are asked for without one.
+
+        Each pass is the next epoch by itself; a run that is resumed sets where it goes on. Workers that
+        persist hear of it.
+        """
+        self._epochs.set_next(epoch)
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> Any:
         _share_budget()
         count = len(self)
-        epoch, item = self.epoch, int(index)
-        if item >= count:  # the epoch travels in the index, see EpochSampler
-            epoch, item = divmod(item, count)
-        if item < -count or (item < 0 and index >= 0):
-            raise IndexError(index)
-        if item < 0:
-            item += count
-        if item < 0:
+        if not -count <= index < count:
             raise IndexError(f"item {index} of {count}")
-        sample = self._item(epoch, item)
+        sample = self._item(index, int(index) % count)
         return sample if self.transform is None else self.transform(sample)
 
     def __iter__(self) -> Any:
         return (self[item] for item in range(len(self)))
 
-    def _item(self, epoch: int, item: int) -> dict[str, Any]:
+    def _draw(self, index: int, item: int) -> Draw:
+        if isinstance(index, EpochIndex):
+            return Draw(index.epoch)
+        return self._epochs.count(item) or Draw(self.epoch)
+
+    def _item(self, index: int, item: int) -> dict[str, Any]:
         mode = self.config.loading_mode
         if self._depths is not None:
             place = int(np.searchsorted(self._depths, item, side="right"))
@@ -173,11 +194,12 @@ class VolumeCollectionDataset:
         if mode is LoadingMode.FULL_VOLUME:
             return self._sample(item, (0, 0, 0), None)
         place = item // self.config.patches_per_volume
-        assert self.config.patch_size is not None
-        rng = generator(self.config.seed, epoch, item)
+        draw = self._draw(index, item)
+        rng = generator(self.config.seed, draw.epoch, item, draw.visit)
         mask = None if self._masks is None else self._masks[place]
-        start = self.config.sampler.start(self._channels[0][place], mask, self.config.patch_size, rng)
-        return self._sample(place, start, self.config.patch_size)
+        size = self.config.size
+        start = self.config.sampler.start(self._channels[0][place], mask, size, rng)
+        return self._sample(place, start, size)
 
     def _sample(
         self, place: int, start: tuple[int, ...], size: tuple[int, ...] | None, z: int | None = None
@@ -247,9 +269,9 @@ class GridPatchDataset:
     ----------
     volume : Volume
         The volume.
-    patch_size : tuple of int
-        (x, y, z).
-    stride : tuple of int, optional
+    patch_size : int or sequence of int
+        (x, y, z), or one number for a cube.
+    stride : int or sequence of int, optional
         Voxels from patch to patch, by default the size.
     fill : float
         Stored number outside a volume that is smaller than the patch.
@@ -260,13 +282,13 @@ class GridPatchDataset:
     def __init__(
         self,
         volume: Volume,
-        patch_size: tuple[int, int, int],
-        stride: tuple[int, int, int] | None = None,
+        patch_size: Size,
+        stride: Size | None = None,
         *,
         fill: float = 0.0,
         dtype: str | None = "float32",
     ) -> None:
-        self.volume, self.patch_size, self.fill, self.dtype = volume, patch_size, fill, dtype
+        self.volume, self.patch_size, self.fill, self.dtype = volume, as_size(patch_size), fill, dtype
         self.starts = grid_starts(volume.shape[:3], patch_size, stride)
 
     def __len__(self) -> int:
@@ -300,62 +322,3 @@ def _signed(mask: NDArray[Any]) -> NDArray[Any]:
     """Return a mask in a type that torch has in all versions: 16 and 32 bit unsigned become signed."""
     signed = {"u2": np.int32, "u4": np.int64}.get(mask.dtype.str[1:])
     return mask if signed is None else mask.astype(signed)
-
-
-def match_volumes(collection: VolumeCollection, subjects: Sequence[str]) -> list[Volume]:
-    """Return one volume for each subject, found by subject.
-
-    Raises
-    ------
-    ConfigError
-        For a subject without a volume, and for one with several.
-    """
-    places: dict[str, int] = {}
-    for place, subject in enumerate(collection.obs_subject_ids):
-        if subject in places and subject in subjects:
-            raise ConfigError(
-                f"collection {collection.name!r} has several volumes of {subject!r}: select one first"
-            )
-        places[subject] = place
-    missing = [subject for subject in subjects if subject not in places]
-    if missing:
-        raise ConfigError(f"collection {collection.name!r} lacks the subjects {', '.join(missing[:5])}")
-    return [collection.iloc[places[subject]] for subject in subjects]
-
-
-def _refuse_misplaced(first: Volume, other: Volume) -> None:
-    if first.shape[:3] != other.shape[:3]:
-        raise FormatError(
-            "bad_geometry", None, f"{other.obs_id} has shape {other.shape}, {first.obs_id} has {first.shape}"
-        )
-    here, there = first.affine, other.affine
-    if here is not None and there is not None and not np.allclose(here, there, atol=1e-3):
-        error = geometry.corner_error(here, there, first.shape)
-        raise FormatError(
-            "bad_geometry", None, f"{other.obs_id} lies up to {error:.3g} mm beside {first.obs_id}"
-        )
-
-
-def _labels(labels: object, collection: VolumeCollection) -> dict[str, Any] | None:
-    if labels is None:
-        return None
-    ids = collection.obs_ids
-    if callable(labels):
-        return {obs_id: labels(obs_id) for obs_id in ids}
-    if isinstance(labels, str):
-        table = collection.table
-        if labels not in table:
-            raise ConfigError(f"no column {labels!r}; there are {', '.join(table.columns)}")
-        by_id = dict(zip(ids, [row[labels] for row in table.rows()], strict=True))
-    elif isinstance(labels, Mapping) and "obs_id" not in labels:
-        by_id = {str(key): value for key, value in labels.items()}
-    else:
-        table = as_table(labels)
-        values = [name for name in table.columns if name not in INDEX_COLUMNS]
-        if "obs_id" not in table or len(values) != 1:
-            raise ConfigError("a table of labels has the columns obs_id and one more")
-        by_id = {row["obs_id"]: row[values[0]] for row in table.rows()}
-    missing = [obs_id for obs_id in ids if obs_id not in by_id]
-    if missing:
-        raise ConfigError(f"no label for {', '.join(missing[:5])}")
-    return {obs_id: by_id[obs_id] for obs_id in ids}

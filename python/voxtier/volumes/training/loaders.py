@@ -16,7 +16,7 @@ from voxtier.volumes.training.datasets import (
     Transform,
     VolumeCollectionDataset,
 )
-from voxtier.volumes.training.sampling import EpochSampler
+from voxtier.volumes.training.sampling import EpochSampler, Size
 from voxtier.volumes.volume import Volume
 
 Collections = VolumeCollection | Sequence[VolumeCollection]
@@ -94,7 +94,7 @@ def data_loader(
 
 def create_training_dataloader(
     collections: Collections,
-    patch_size: tuple[int, int, int] | None = None,
+    patch_size: Size | None = None,
     *,
     labels: object = None,
     transform: Transform | None = None,
@@ -108,8 +108,8 @@ def create_training_dataloader(
     ----------
     collections : VolumeCollection or sequence of them
         The images; several become channels.
-    patch_size : tuple of int, optional
-        (x, y, z); by default items are whole volumes.
+    patch_size : int or sequence of int, optional
+        (x, y, z), or one number for a cube; by default items are whole volumes.
     labels : str, mapping, table or callable, optional
         See `VolumeCollectionDataset`.
     transform : callable, optional
@@ -127,7 +127,7 @@ def create_training_dataloader(
         The loader.
     """
     config = DatasetConfig(
-        LoadingMode.PATCH if patch_size else LoadingMode.FULL_VOLUME,
+        LoadingMode.FULL_VOLUME if patch_size is None else LoadingMode.PATCH,
         patch_size,
         patches_per_volume,
         seed=seed,
@@ -162,8 +162,8 @@ def create_validation_dataloader(
 
 def create_inference_dataloader(
     volume: Volume,
-    patch_size: tuple[int, int, int],
-    stride: tuple[int, int, int] | None = None,
+    patch_size: Size,
+    stride: Size | None = None,
     **options: Any,
 ) -> Any:
     """Return a loader of the grid of patches of one volume.
@@ -172,9 +172,9 @@ def create_inference_dataloader(
     ----------
     volume : Volume
         The volume.
-    patch_size : tuple of int
-        (x, y, z).
-    stride : tuple of int, optional
+    patch_size : int or sequence of int
+        (x, y, z), or one number for a cube.
+    stride : int or sequence of int, optional
         Voxels from patch to patch, by default the size.
     **options : Any
         Of `data_loader`.

@@ -7,7 +7,8 @@ process and any order.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,13 +17,37 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 from voxtier.volumes.store.foreground import BLOCK, count_blocks, read_counts
+from voxtier.volumes.training.epochs import EpochIndex
 from voxtier.volumes.volume import Volume
 
 Start = tuple[int, ...]
 """First voxel of a patch along x, y, z; negative where a volume is smaller than its patch."""
 
 
-def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+Size = int | Sequence[int]
+"""Voxels along x, y, z; one number means a cube."""
+
+
+def as_size(size: Size, what: str = "patch_size") -> tuple[int, int, int]:
+    """Return voxels along x, y, z.
+
+    Raises
+    ------
+    ConfigError
+        For anything but a positive whole number or three of them.
+    """
+    try:
+        numbers = tuple(
+            operator.index(number) for number in (size if isinstance(size, Iterable) else [size] * 3)
+        )
+    except TypeError:
+        numbers = ()
+    if len(numbers) != 3 or min(numbers) < 1 or isinstance(size, bool):
+        raise ConfigError(f"{what} is one number or (x, y, z), each >= 1, got {size!r}")
+    return numbers
+
+
+def generator(seed: int, epoch: int, index: int, visit: int = 0) -> np.random.Generator:
     """Return the random numbers of one item: the same in any worker, rank and order.
 
     Parameters
@@ -33,13 +58,16 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
         From 0.
     index : int
         Of the item in the dataset.
+    visit : int
+        How often the epoch has drawn the item before.
 
     Returns
     -------
     numpy.random.Generator
         At its start.
     """
-    return np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), epoch], counter=[0, 0, 0, index]))
+    key, counter = [seed & (2**64 - 1), epoch], [0, 0, visit, index]
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def _random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Start:
@@ -255,18 +283,16 @@ class WeightedSampler:
         return _start_around(voxel, volume.shape[:3], size)
 
 
-def grid_starts(
-    shape: Sequence[int], size: Sequence[int], stride: Sequence[int] | None = None
-) -> list[Start]:
+def grid_starts(shape: Sequence[int], size: Size, stride: Size | None = None) -> list[Start]:
     """Return first voxels of patches that cover every voxel; the last of an axis is moved in, not cut.
 
     Parameters
     ----------
     shape : sequence of int
         Voxels of the volume along x, y, z.
-    size : sequence of int
-        Voxels of a patch along x, y, z.
-    stride : sequence of int, optional
+    size : int or sequence of int
+        Voxels of a patch along x, y, z; one number means a cube.
+    stride : int or sequence of int, optional
         Voxels from patch to patch, by default the size.
 
     Returns
@@ -279,13 +305,12 @@ def grid_starts(
     ConfigError
         For a stride below 1 or above the size.
     """
-    steps = tuple(size if stride is None else stride)
-    if any(not 1 <= step <= wanted for step, wanted in zip(steps, size, strict=True)):
-        raise ConfigError(
-            f"strides {steps} must be 1 up to the patch {tuple(size)}: else voxels are left out"
-        )
+    sizes = as_size(size)
+    steps = sizes if stride is None else as_size(stride, "stride")
+    if any(step > wanted for step, wanted in zip(steps, sizes, strict=True)):
+        raise ConfigError(f"strides {steps} must be 1 up to the patch {sizes}: else voxels are left out")
     axes = []
-    for length, wanted, step in zip(shape, size, steps, strict=True):
+    for length, wanted, step in zip(shape, sizes, steps, strict=True):
         room = max(length - wanted, 0)
         axes.append(sorted({*range(0, room, step), room}))
     return list(itertools.product(*axes))
@@ -336,8 +361,8 @@ class GridAggregator:
 class EpochSampler:
     """Indices for a DataLoader, shuffled anew each epoch and split over ranks, which carry the epoch.
 
-    A worker that persists keeps its copy of the dataset and never hears of `set_epoch`; so the epoch travels
-    in the index: ``epoch * len(dataset) + item``, which the datasets of this room take apart.
+    The epoch travels in the index (see `epochs.EpochIndex`): order and patches of an epoch are the same
+    whatever was drawn before, which a run that is resumed needs.
 
     Parameters
     ----------
@@ -364,21 +389,18 @@ class EpochSampler:
         self.length, self.shuffle, self.seed = length, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self._fixed = False
 
     def set_epoch(self, epoch: int) -> None:
-        """Fix the epoch of the next pass; without it each pass is the next epoch."""
-        self.epoch, self._fixed = epoch, True
+        """Choose the epoch of the next pass; each further pass is the next epoch."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(range(self.rank, self.length, self.world_size))
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.epoch
-        if not self._fixed:
-            self.epoch += 1
-        self._fixed = False
+        self.epoch += 1
         order = np.arange(self.length)
         if self.shuffle:
             order = generator(self.seed, epoch, 2**62).permutation(self.length)
-        return iter([epoch * self.length + int(item) for item in order[self.rank :: self.world_size]])
+        return iter([EpochIndex(int(item), epoch) for item in order[self.rank :: self.world_size]])

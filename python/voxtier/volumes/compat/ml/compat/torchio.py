@@ -11,8 +11,8 @@ from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.compat._types import LabelSource
 from voxtier.volumes.compat.ml.datasets.items import named, tensor
 from voxtier.volumes.compat.ml.utils.labels import load_labels
-from voxtier.volumes.training.datasets import match_volumes
 from voxtier.volumes.training.loaders import import_torchio
+from voxtier.volumes.training.matching import match_volumes
 
 
 class VolumeCollectionSubjectsDataset(Dataset[Any]):
@@ -39,8 +39,7 @@ class VolumeCollectionSubjectsDataset(Dataset[Any]):
         self._subjects, self._transform = first.obs_subject_ids, transform
         self._labels = load_labels(first, labels)
         self._volumes = {
-            name: list(view) if view is first else match_volumes(view, self._subjects)
-            for name, view in views.items()
+            name: list(view) if view is first else match_volumes(view, first) for name, view in views.items()
         }
 
     def __len__(self) -> int:

@@ -49,15 +49,13 @@ class PatchVolumeDataset(VolumeCollectionDataset):
     ) -> None:
         config = DatasetConfig(LoadingMode.PATCH, patch_size, patches_per_volume)
         super().__init__(collection, config, transform=transform)
-        if any(wanted > there for wanted, there in zip(patch_size, self.volume_shape, strict=True)):
-            raise ConfigError(f"a patch of {patch_size} is larger than the volumes, {self.volume_shape}")
+        if any(wanted > there for wanted, there in zip(config.size, self.volume_shape, strict=True)):
+            raise ConfigError(f"a patch of {config.size} is larger than the volumes, {self.volume_shape}")
 
     @property
     def patch_size(self) -> tuple[int, int, int]:
         """(x, y, z) of a patch."""
-        size = self.config.patch_size
-        assert size is not None
-        return size
+        return self.config.size
 
 
 class GridPatchDataset(Dataset[Any]):

@@ -1,0 +1,213 @@
+"""Which epoch a draw belongs to, when a plain DataLoader of torch asks for it, in whatever process.
+
+A DataLoader tells a map-style dataset neither that a pass begins nor which one it is, and its workers have
+copies of the dataset. But each pass makes a fetcher of its own in each process that fetches, and the workers
+of a pass share a seed. `EpochCounter` numbers passes by both, in memory that all these processes share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import context, reduction
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError
+from voxtier.system.fork import after_fork_in_child
+
+_FETCHERS = "torch.utils.data._utils.fetch"
+# The first page: epoch of the next pass, number of passes with workers, and the latest of these.
+_WORDS, _PASSES, _PASS_WORDS = 512, 7, 64
+_SEED, _EPOCH, _WORKERS = 0, 1, 2  # words of a pass: shared seed + 1 (0: none), epoch, bits of workers
+_WORKER_BITS = 32  # of each word, which stays positive
+_COUNT_BITS = 32  # of an item's word: how often its latest pass has drawn it; above them epoch + 1
+
+
+class EpochIndex(int):
+    """The index of an item that carries its epoch, through samplers and queues.
+
+    Parameters
+    ----------
+    index : int
+        Of the item.
+    epoch : int
+        From 0.
+    """
+
+    epoch: int
+
+    def __new__(cls, index: int, epoch: int) -> EpochIndex:  # noqa: D102
+        made = super().__new__(cls, index)
+        made.epoch = epoch
+        return made
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        return int(self), self.epoch
+
+
+class Draw(NamedTuple):
+    """What decides the random numbers of an item.
+
+    Parameters
+    ----------
+    epoch : int
+        From 0.
+    visit : int
+        How often the pass had drawn the item before: samplers that draw with replacement do.
+    """
+
+    epoch: int
+    visit: int = 0
+
+
+class EpochCounter:
+    """Numbers the passes of DataLoaders over one dataset; copies in workers count with it.
+
+    Workers that are forked inherit its memory, those that are spawned or come from a fork server are handed
+    it. Any other copy (pickled, or of `copy`) counts for itself, from where this one is.
+
+    Parameters
+    ----------
+    items : int
+        Length of the dataset.
+    first : int
+        Epoch of the next pass.
+    """
+
+    def __init__(self, items: int, first: int = 0) -> None:
+        self._attach(_make_file(8 * (_WORDS + items)), items)
+        self._words[0] = first
+
+    def _attach(self, descriptor: int, items: int) -> None:
+        self._descriptor, self._items = descriptor, items
+        self._words: NDArray[np.int64] = np.frombuffer(mmap.mmap(descriptor, 8 * (_WORDS + items)), np.int64)
+        self._epochs: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+        self._batch: tuple[object, dict[int, int]] = None, {}
+        self._renew_lock()
+        after_fork_in_child(self._renew_lock)
+        weakref.finalize(self, os.close, descriptor).atexit = False
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if context.get_spawning_popen() is None:
+            return EpochCounter, (self._items, int(self._words[0]))
+        return _restore, (reduction.DupFd(self._descriptor), self._items)
+
+    def set_next(self, epoch: int) -> None:
+        """Choose the epoch of the next pass.
+
+        Raises
+        ------
+        ConfigError
+            For an epoch that is not 0 to 2**31 - 2.
+        """
+        if not 0 <= epoch < 2**31 - 1:
+            raise ConfigError(f"an epoch is a number from 0, got {epoch}")
+        with self._alone():
+            self._words[0] = epoch
+
+    def count(self, item: int) -> Draw | None:
+        """Count an item that is asked for; None outside of a DataLoader.
+
+        A batch that asks twice for an item gets it twice: images and masks may be fetched by two calls.
+        """
+        fetch = _find_fetch(sys._getframe(1))
+        if fetch is None:
+            return None
+        fetcher, batch = fetch.f_locals.get("self"), fetch.f_locals.get("possibly_batched_index")
+        with self._alone():
+            epoch = self._epochs.get(fetcher)
+            if epoch is None:
+                epoch = self._epochs[fetcher] = self._enter(_worker_info())
+            if batch is not self._batch[0]:
+                self._batch = batch, {}
+            visits = self._batch[1]
+            if item not in visits:
+                visits[item] = self._visit(epoch, item)
+            return Draw(epoch, visits[item])
+
+    def _visit(self, epoch: int, item: int) -> int:
+        word = int(self._words[_WORDS + item])
+        before = word & ((1 << _COUNT_BITS) - 1) if word >> _COUNT_BITS == epoch + 1 else 0
+        self._words[_WORDS + item] = (epoch + 1 << _COUNT_BITS) | (before + 1)
+        return before
+
+    def _enter(self, worker: Any) -> int:
+        """Return the epoch of a pass that this process has not drawn for yet."""
+        if worker is None:
+            return self._next()
+        shared = worker.seed - worker.id + 1  # DataLoader: "base_seed + worker_id"
+        word, bit = divmod(worker.id, _WORKER_BITS)
+        word = _WORKERS + word % (_PASS_WORDS - _WORKERS)
+        passes = self._words[2 : 2 + _PASSES * _PASS_WORDS].reshape(_PASSES, _PASS_WORDS)
+        known = np.flatnonzero(passes[:, _SEED] == shared)
+        if len(known):
+            latest = passes[known[0]]
+            if not int(latest[word]) >> bit & 1:  # a worker that comes again has begun the next pass
+                latest[word] |= 1 << bit
+                return int(latest[_EPOCH])
+        else:
+            latest = passes[int(self._words[1]) % _PASSES]
+            self._words[1] += 1
+        latest[:] = 0
+        latest[_SEED], latest[_EPOCH], latest[word] = shared, self._next(), 1 << bit
+        return int(latest[_EPOCH])
+
+    def _next(self) -> int:
+        epoch = int(self._words[0])
+        self._words[0] = epoch + 1
+        return epoch
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out other threads, and other processes, whose locks are those of the kernel."""
+        with self._lock:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
+def _restore(duplicate: Any, items: int) -> EpochCounter:
+    counter = EpochCounter.__new__(EpochCounter)
+    counter._attach(duplicate.detach(), items)
+    return counter
+
+
+def _make_file(size: int) -> int:
+    """Return the descriptor of a file that has no name, in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("voxtier-epochs")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _find_fetch(frame: FrameType | None) -> FrameType | None:
+    """Return the call that fetches a batch for a DataLoader, further up this thread's stack."""
+    while frame is not None:
+        if frame.f_code.co_name == "fetch" and frame.f_globals.get("__name__") == _FETCHERS:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _worker_info() -> Any:
+    torch_data = sys.modules.get("torch.utils.data")
+    return None if torch_data is None else torch_data.get_worker_info()

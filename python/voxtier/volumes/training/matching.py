@@ -1,0 +1,107 @@
+"""What belongs to one item: volumes of one subject, session and place, and its label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from voxtier.errors import ConfigError, FormatError
+from voxtier.volumes import geometry
+from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.tiledb.columns import as_table
+from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+from voxtier.volumes.volume import Volume
+
+
+def match_volumes(collection: VolumeCollection, reference: VolumeCollection) -> list[Volume]:
+    """Return one volume for each volume of a reference: of the same subject, and of its session where told.
+
+    Where several are left, the run decides.
+
+    Raises
+    ------
+    ConfigError
+        For a subject without a volume, and for one with several.
+    """
+    places: dict[str, list[int]] = {}
+    keys = _keys_of(collection)
+    for place, (subject, _, _) in enumerate(keys):
+        places.setdefault(subject, []).append(place)
+    chosen, missing = [], []
+    for subject, session, run in _keys_of(reference):
+        found = places.get(subject, [])
+        same = [place for place in found if keys[place][1] == session]
+        unstated = [place for place in found if keys[place][1] is None]
+        found = same or (found if session is None else unstated)
+        if len({keys[place][1] for place in found}) == 1:
+            found = [place for place in found if keys[place][2] == run] or found
+        label = subject if session is None else f"{subject} (session {session})"
+        if len(found) > 1:
+            raise ConfigError(
+                f"collection {collection.name!r} has several volumes of {label!r}: select one first"
+            )
+        chosen += found
+        missing += [] if found else [label]
+    if missing:
+        raise ConfigError(f"collection {collection.name!r} lacks the subjects {', '.join(missing[:5])}")
+    return [collection.iloc[place] for place in chosen]
+
+
+def _keys_of(collection: VolumeCollection) -> list[tuple[str, str | None, str | None]]:
+    """Return subject, session and run of each volume."""
+    rows = collection.table.rows()
+    return [(str(row["obs_subject_id"]), row.get("session"), row.get("run")) for row in rows]
+
+
+def refuse_misplaced(first: Volume, other: Volume) -> None:
+    """Refuse two volumes of different shapes, or that lie apart.
+
+    Raises
+    ------
+    FormatError
+        Names both.
+    """
+    if first.shape[:3] != other.shape[:3]:
+        raise FormatError(
+            "bad_geometry", None, f"{other.obs_id} has shape {other.shape}, {first.obs_id} has {first.shape}"
+        )
+    here, there = first.affine, other.affine
+    if here is not None and there is not None and not np.allclose(here, there, atol=1e-3):
+        error = geometry.corner_error(here, there, first.shape)
+        raise FormatError(
+            "bad_geometry", None, f"{other.obs_id} lies up to {error:.3g} mm beside {first.obs_id}"
+        )
+
+
+def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] | None:
+    """Return the label of each observation, from any of the forms that `VolumeCollectionDataset` takes.
+
+    Raises
+    ------
+    ConfigError
+        For a column that is not there, a table of another form, and an observation without a label.
+    """
+    if labels is None:
+        return None
+    ids = collection.obs_ids
+    if callable(labels):
+        return {obs_id: labels(obs_id) for obs_id in ids}
+    if isinstance(labels, str):
+        table = collection.table
+        if labels not in table:
+            raise ConfigError(f"no column {labels!r}; there are {', '.join(table.columns)}")
+        by_id = dict(zip(ids, [row[labels] for row in table.rows()], strict=True))
+    elif isinstance(labels, Mapping) and "obs_id" not in labels:
+        by_id = {str(key): value for key, value in labels.items()}
+    else:
+        table = as_table(labels)
+        values = [name for name in table.columns if name not in INDEX_COLUMNS]
+        if "obs_id" not in table or len(values) != 1:
+            raise ConfigError("a table of labels has the columns obs_id and one more")
+        by_id = {row["obs_id"]: row[values[0]] for row in table.rows()}
+    missing = [obs_id for obs_id in ids if obs_id not in by_id]
+    if missing:
+        raise ConfigError(f"no label for {', '.join(missing[:5])}")
+    return {obs_id: by_id[obs_id] for obs_id in ids}
