@@ -64,6 +64,11 @@ LABELS = st.text("abcXYZ0123456789", min_size=1, max_size=5)
 PLAIN = st.from_regex(r"(BraTS|p|case)[0-9]{1,3}([-_.][0-9A-C]{1,3}){0,2}", fullmatch=True)
 
 
+def is_spelled_once(images: list[Image]) -> bool:
+    subjects = {image.subject for image in images}
+    return len({subject.casefold() for subject in subjects}) == len(subjects)
+
+
 @st.composite
 def trees(draw: st.DrawFn) -> list[Image]:
     """Draw images of a BIDS tree or of a flat folder of other names."""
@@ -71,7 +76,11 @@ def trees(draw: st.DrawFn) -> list[Image]:
     subjects = LABELS.map(lambda label: f"sub-{label}") if is_bids else PLAIN
     value = st.one_of(st.none(), st.text("ab012", min_size=1, max_size=2))
     image = st.builds(Image, subjects, st.sampled_from(list(SERIES)), value, value, st.just(is_bids))
-    return draw(st.lists(image, min_size=1, max_size=8, unique_by=lambda image: image.path.lower()))
+    return draw(
+        st.lists(image, min_size=1, max_size=8, unique_by=lambda image: image.path.lower()).filter(
+            is_spelled_once
+        )
+    )
 
 
 def lay_out(root: Path, images: list[Image]) -> None:
@@ -283,6 +292,16 @@ def test_two_images_of_one_observation_are_refused_with_both_paths(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"paths \(without subjects\)"):
         RadiObject.from_niftis(tmp_path / "r", niftis=[(path, "p1") for path in tmp_path.iterdir()])
     assert told_by([tmp_path / "p1_T1w.nii", tmp_path / "p1_T1w.nii"]) == {"p1_T1w": ("p1", "T1w")}
+
+
+def test_subjects_that_differ_by_capitals_alone_are_asked_for(tmp_path: Path) -> None:
+    for name in ("sub-A_T1w.nii", "sub-a_FLAIR.nii"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match="two spellings of one subject"):
+        told_by(tmp_path)
+    with pytest.raises(ConfigError, match="two spellings of one subject"):
+        told_by(images={"T1w": f"{tmp_path}/*_T1w.nii", "FLAIR": f"{tmp_path}/*_FLAIR.nii"})
+    assert len(told_by([(path, path.stem.split("_")[0]) for path in tmp_path.iterdir()])) == 2
 
 
 def test_a_folder_gives_its_raw_images(tmp_path: Path) -> None:

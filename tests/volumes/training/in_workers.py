@@ -47,3 +47,16 @@ class Halves:
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]["image"], self.dataset[index]["image"]
+
+
+def draw_as_rank(dataset: Any, rank: int, workers: int, queue: Any) -> None:
+    """Draw two epochs of one rank of two, with a plain loader; torch has the same seed in all ranks."""
+    import torch
+    from torch.utils.data import DataLoader, DistributedSampler
+
+    torch.manual_seed(0)
+    sampler: Any = DistributedSampler(dataset, num_replicas=2, rank=rank, shuffle=False)
+    loader: Any = DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=keep)
+    for epoch in range(2):
+        items = [item for batch in loader for item in batch]
+        queue.put((epoch, [(item["obs_id"], *item["patch_start"].tolist()) for item in items]))

@@ -27,7 +27,7 @@ from torch.utils.data import (  # noqa: E402
 )
 
 from volumes.support.images import nifti  # noqa: E402
-from volumes.training.in_workers import Halves, keep  # noqa: E402
+from volumes.training.in_workers import Halves, draw_as_rank, keep  # noqa: E402
 from voxtier.errors import ConfigError  # noqa: E402
 from voxtier.volumes import (  # noqa: E402
     DatasetConfig,
@@ -327,3 +327,53 @@ def test_a_size_of_one_number_is_a_cube(radi: RadiObject) -> None:
         with pytest.raises(ConfigError, match="patch"):
             DatasetConfig("patch", size)
     assert radi.T1w.to_dataset(patch_size=8)[0]["image"].shape == (1, 8, 8, 8)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_ranks_that_one_process_starts_count_each_for_itself(
+    radi: RadiObject, method: str, workers: int
+) -> None:
+    dataset = patches(radi)
+    dataset.set_epoch(5)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    ranks = [context.Process(target=draw_as_rank, args=(dataset, rank, workers, queue)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    found: dict[int, Draws] = {0: [], 1: []}
+    for epoch, draws in (queue.get(timeout=200) for _ in range(4)):
+        found[epoch] += draws
+    for rank in ranks:
+        rank.join(200)
+        assert rank.exitcode == 0
+    for epoch in range(2):
+        assert sorted(found[epoch]) == sorted(draw[:-1] for draw in expected(dataset, 5 + epoch))
+    assert passes(DataLoader(dataset, collate_fn=keep), 1) == [expected(dataset, 5)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["full_volume", "patch"])
+def test_random_transforms_of_monai_differ_from_pass_to_pass(
+    radi: RadiObject, workers: int, mode: str
+) -> None:
+    """In a worker they are copies, whose numbers would begin anew in each pass; and `seed` decides them."""
+    transforms = pytest.importorskip("monai.transforms")
+
+    def run(seed: int, batch_size: int) -> list[list[float]]:
+        transform = transforms.Compose(
+            [
+                transforms.RandGaussianNoised("image", prob=1),
+                transforms.RandScaleIntensityd("image", 0.5, prob=1),
+            ]
+        )
+        config = DatasetConfig(mode, 16 if mode == "patch" else None, seed=seed)
+        dataset = VolumeCollectionDataset(radi.T1w, config, transform=transform)
+        loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=keep)
+        return [[float(item["image"].sum()) for batch in loader for item in batch] for _ in range(3)]
+
+    found = run(1, 2)
+    assert len({number for each in found for number in each}) == 12
+    assert found == run(1, 3)  # another share for each worker
+    assert found != run(2, 2)

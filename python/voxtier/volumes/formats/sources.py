@@ -88,6 +88,7 @@ def named_sources(images: Mapping[str, Images]) -> list[Source]:
         When a subject cannot be told.
     """
     sources = [source for name, group in images.items() for source in _sources(group, name)]
+    _refuse_two_spellings(sources)
     _refuse_split_subjects(sources)
     return sources
 
@@ -123,6 +124,7 @@ def grouped_sources(images: Images, collection: str | None, *, ask_for_series: b
             f"{_first_of(unknown)}: the name states no series, so the collection must be named:"
             " collection_name= or images={name: ...}, on the command line --collection"
         )
+    _refuse_two_spellings(sources)
     return sources
 
 
@@ -284,6 +286,18 @@ def find_scans(
         if kind is ImageFormat.DICOM:
             scans[name] = dicom_pairs(group)
     return scans
+
+
+def _refuse_two_spellings(sources: Sequence[Source]) -> None:
+    """Refuse subjects that names tell and that differ by capitals alone."""
+    first: dict[str, Source] = {}
+    for source in sources:
+        other = first.setdefault(source.subject.casefold(), source)
+        if other.subject != source.subject and not (source.is_paired or other.is_paired):
+            raise ConfigError(
+                f"two spellings of one subject: {other.path} and {source.path}; rename one, or give"
+                " (path, subject) pairs"
+            )
 
 
 def _refuse_split_subjects(sources: Sequence[Source]) -> None:

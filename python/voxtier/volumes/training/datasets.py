@@ -52,7 +52,7 @@ class DatasetConfig:
     sampler : Sampler
         Where patches begin.
     seed : int
-        Of the random numbers.
+        Of the random numbers: places of patches, and MONAI's transforms in a DataLoader.
     fill : float
         Stored number outside a volume that is smaller than the patch.
     dtype : str or None
@@ -175,15 +175,39 @@ class VolumeCollectionDataset:
         if not -count <= index < count:
             raise IndexError(f"item {index} of {count}")
         sample = self._item(index, int(index) % count)
-        return sample if self.transform is None else self.transform(sample)
+        return sample if self.transform is None else self.apply(self.transform, sample, index)
+
+    def apply(self, transform: Transform, sample: dict[str, Any], index: int) -> Any:
+        """Apply a transform to an item; one of MONAI's gets random numbers of the draw.
+
+        In a worker it is a copy, whose own random numbers would be the same in each pass.
+
+        Parameters
+        ----------
+        transform : callable
+            Takes an item and gives one.
+        sample : dict
+            The item.
+        index : int
+            Of the item.
+
+        Returns
+        -------
+        Any
+            What the transform gives.
+        """
+        set_random_state = getattr(transform, "set_random_state", None)
+        item = int(index) % len(self)
+        if set_random_state is not None and (draw := self._draw(index, item)) is not None:
+            rng = generator(self.config.seed, draw.epoch, item, draw.visit, stream=1)
+            set_random_state(seed=int(rng.integers(2**32)))
+        return transform(sample)
 
     def __iter__(self) -> Any:
         return (self[item] for item in range(len(self)))
 
-    def _draw(self, index: int, item: int) -> Draw:
-        if isinstance(index, EpochIndex):
-            return Draw(index.epoch)
-        return self._epochs.count(item) or Draw(self.epoch)
+    def _draw(self, index: int, item: int) -> Draw | None:
+        return Draw(index.epoch) if isinstance(index, EpochIndex) else self._epochs.count(item)
 
     def _item(self, index: int, item: int) -> dict[str, Any]:
         mode = self.config.loading_mode
@@ -194,7 +218,7 @@ class VolumeCollectionDataset:
         if mode is LoadingMode.FULL_VOLUME:
             return self._sample(item, (0, 0, 0), None)
         place = item // self.config.patches_per_volume
-        draw = self._draw(index, item)
+        draw = self._draw(index, item) or Draw(self.epoch)
         rng = generator(self.config.seed, draw.epoch, item, draw.visit)
         mask = None if self._masks is None else self._masks[place]
         size = self.config.size

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.system.fork import after_fork_in_child
+from voxtier.system.fork import at_fork
 
 _FETCHERS = "torch.utils.data._utils.fetch"
 # The first page: epoch of the next pass, number of passes with workers, and the latest of these.
@@ -75,7 +75,8 @@ class EpochCounter:
     """Numbers the passes of DataLoaders over one dataset; copies in workers count with it.
 
     Workers that are forked inherit its memory, those that are spawned or come from a fork server are handed
-    it. Any other copy (pickled, or of `copy`) counts for itself, from where this one is.
+    it. Any other copy counts for itself, from where this one is: one that was pickled or made by `copy`, and
+    that of a child that is no worker, as the ranks of a training are.
 
     Parameters
     ----------
@@ -90,20 +91,34 @@ class EpochCounter:
         self._words[0] = first
 
     def _attach(self, descriptor: int, items: int) -> None:
-        self._descriptor, self._items = descriptor, items
-        self._words: NDArray[np.int64] = np.frombuffer(mmap.mmap(descriptor, 8 * (_WORDS + items)), np.int64)
+        self._items, self._owner = items, os.getpid()
+        self._map(descriptor)
+        at_fork(before=self._own, after_in_child=self._begin_child)
+        self._begin_child()
+
+    def _map(self, descriptor: int) -> None:
+        size = 8 * (_WORDS + self._items)
+        self._descriptor = descriptor
+        self._words: NDArray[np.int64] = np.frombuffer(mmap.mmap(descriptor, size), np.int64)
         self._epochs: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
         self._batch: tuple[object, dict[int, int]] = None, {}
-        self._renew_lock()
-        after_fork_in_child(self._renew_lock)
-        weakref.finalize(self, os.close, descriptor).atexit = False
+        weakref.finalize(self._words, os.close, descriptor).atexit = False
 
-    def _renew_lock(self) -> None:
+    def _begin_child(self) -> None:
         self._lock = threading.Lock()
+        self._first = int(self._words[0])
+
+    def _own(self) -> None:
+        """Leave the memory of the process that this one was forked or spawned from, unless it is a worker."""
+        if self._owner != os.getpid() and _worker_info() is None:
+            self._owner = os.getpid()
+            self._map(_make_file(8 * (_WORDS + self._items)))
+            self._words[0] = self._first
 
     def __reduce__(self) -> tuple[Any, ...]:
         if context.get_spawning_popen() is None:
             return EpochCounter, (self._items, int(self._words[0]))
+        self._own()
         return _restore, (reduction.DupFd(self._descriptor), self._items)
 
     def set_next(self, epoch: int) -> None:
@@ -116,6 +131,7 @@ class EpochCounter:
         """
         if not 0 <= epoch < 2**31 - 1:
             raise ConfigError(f"an epoch is a number from 0, got {epoch}")
+        self._own()
         with self._alone():
             self._words[0] = epoch
 
@@ -127,6 +143,7 @@ class EpochCounter:
         fetch = _find_fetch(sys._getframe(1))
         if fetch is None:
             return None
+        self._own()
         fetcher, batch = fetch.f_locals.get("self"), fetch.f_locals.get("possibly_batched_index")
         with self._alone():
             epoch = self._epochs.get(fetcher)
@@ -185,6 +202,7 @@ class EpochCounter:
 def _restore(duplicate: Any, items: int) -> EpochCounter:
     counter = EpochCounter.__new__(EpochCounter)
     counter._attach(duplicate.detach(), items)
+    counter._owner = 0  # the process that spawned this one
     return counter
 
 

@@ -47,7 +47,7 @@ def as_size(size: Size, what: str = "patch_size") -> tuple[int, int, int]:
     return numbers
 
 
-def generator(seed: int, epoch: int, index: int, visit: int = 0) -> np.random.Generator:
+def generator(seed: int, epoch: int, index: int, visit: int = 0, *, stream: int = 0) -> np.random.Generator:
     """Return the random numbers of one item: the same in any worker, rank and order.
 
     Parameters
@@ -60,13 +60,15 @@ def generator(seed: int, epoch: int, index: int, visit: int = 0) -> np.random.Ge
         Of the item in the dataset.
     visit : int
         How often the epoch has drawn the item before.
+    stream : int
+        Which of several independent sequences.
 
     Returns
     -------
     numpy.random.Generator
         At its start.
     """
-    key, counter = [seed & (2**64 - 1), epoch], [0, 0, visit, index]
+    key, counter = [seed & (2**64 - 1), epoch], [0, stream, visit, index]
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 

@@ -53,7 +53,7 @@ class VolumeCollectionDataset(datasets.VolumeCollectionDataset, Dataset[Any]):
         item = as_origin(super().__getitem__(idx), int(idx) % len(self), self.config)
         if self._by_place is not None and item["idx"] in self._by_place:
             item["label"] = as_label(self._by_place[item["idx"]])
-        return item if self._item_transform is None else self._item_transform(item)
+        return item if self._item_transform is None else self.apply(self._item_transform, item, idx)
 
     @property
     def collection_names(self) -> list[str]:

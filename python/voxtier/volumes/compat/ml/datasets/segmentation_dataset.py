@@ -125,7 +125,7 @@ class SegmentationDataset(datasets.SegmentationDataset, Dataset[Any]):
     def __getitem__(self, idx: int) -> Any:
         item = as_origin(super().__getitem__(idx), int(idx) % len(self), self.config)
         for transform in self._transforms:
-            item = transform(item)
+            item = self.apply(transform, item, idx)
         return item
 
     @property
