@@ -78,7 +78,7 @@ def writes(store: FrameStore, lakebase: LakebaseUtils) -> dict[str, Callable[[],
         "insert_frame_range": lambda: lakebase.insert_frame_range("/x", 0, 1, 2, 3),
         "insert_instance_paths_batch": lambda: lakebase.insert_instance_paths_batch([{"local_path": "/x"}]),
         "insert_metrics": lambda: lakebase.insert_metrics("x", {}),
-        "upsert_access_rule": lambda: lakebase.upsert_access_rule(SOURCE, ["a"]),
+        "upsert_access_rule": lambda: lakebase.upsert_access_rule(SOURCE, "a"),
         "reset_allowed_groups": lakebase.reset_allowed_groups,
         "create_frames_view": lakebase.create_frames_view,
     }

@@ -134,10 +134,10 @@ class Surface:
         assert len(ranges) == len(self.tables[number])
         assert self.lakebase.retrieve_frame_range(path, 0, user_groups=["a"]) is not None
         assert len(self.lakebase.get_preload_priority_list(limit=5)) == 5
-        instance = self.lakebase.retrieve_instance_path(self.uids[number])
+        instance = self.lakebase.retrieve_instance_path(None, None, self.uids[number])
         assert instance is not None
         assert instance["local_path"] == path
-        assert len(self.lakebase.retrieve_instance_paths_by_series(self.series)) == FILES
+        assert len(self.lakebase.retrieve_instance_paths_by_series(None, self.series)) == FILES
         assert len(self.lakebase.retrieve_instance_paths_for_preload(limit=3)) == 3
         claimed = f"/claimed/{random.randrange(50)}"
         self.lakebase.insert_frame_range(claimed, 0, 10, 20, 5, allowed_groups=["a"])
@@ -146,7 +146,7 @@ class Surface:
         self.lakebase.insert_metrics(self.source, {"n": number})
         assert len(self.lakebase.get_latest_metrics(self.source, limit=1)) == 1
         ruled = f"c.s.r{self.seed}_{threading.get_ident()}"
-        self.lakebase.upsert_access_rule(ruled, ["a"], "/x")
+        self.lakebase.upsert_access_rule(ruled, "a", path_prefix="/x")
         assert len(self.lakebase.get_access_rules(ruled)) == 1
         assert self.lakebase.reset_allowed_groups(ruled) == 0
         assert self.lakebase.get_user_groups("nobody") == []

@@ -78,7 +78,7 @@ def test_every_study_series_and_instance_is_found(files: list[Dataset], connect:
     instances: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for file in files:
         series[file.StudyInstanceUID].add(file.SeriesInstanceUID)
-        instances[file.StudyInstanceUID].add(file.SOPInstanceUID)
+        instances[file.StudyInstanceUID].add((file.SeriesInstanceUID, file.SOPInstanceUID))
     studies = search(client, "studies")
     assert values(studies, "0020000D") == sorted(series)
     for study in studies:

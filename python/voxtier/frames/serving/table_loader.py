@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakMethod
 
 from voxtier._core import FrameTable, read_table
 from voxtier.errors import BackendError, FormatError
@@ -45,7 +46,9 @@ class TableLoader:
         count: Callable[[str], None],
     ) -> None:
         self._cache, self._index, self._write_back = cache, index, write_back
-        self._source, self._verify, self._count = source, verify, count
+        self._source, self._verify = source, verify
+        # A reader that nobody closes goes with its last reference: its parts hold none to it.
+        self._counter = WeakMethod(count)
         self._distrusted: dict[str, None] = {}
 
     def load(self, path: str, fd: int, klass: Class) -> LoadResult:
@@ -126,3 +129,8 @@ class TableLoader:
         table = read_table(fd, verify=verify)
         self._write_back.add_table(TableResult(path, table, None))
         return table
+
+    def _count(self, name: str) -> None:
+        count = self._counter()
+        if count is not None:
+            count(name)

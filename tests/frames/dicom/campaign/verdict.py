@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from frames.dicom.campaign.damage import Mutator
 from frames.dicom.campaign.judges import Judge
 from frames.dicom.campaign.seeds import Frames, Mutant, Seed, frames_of
-from voxtier.errors import FormatError
+from voxtier.errors import FormatError, SourceError
 
 Reader = Callable[[bytes, str], Frames]
 """All frames of a file at a depth of verification; raises `FormatError`."""
@@ -62,7 +62,7 @@ def judge(mutant: Mutant, read: Reader = frames_of) -> Verdict:
     for verify in ("all", "ends"):
         try:
             answers.append(read(mutant.content, verify))
-        except FormatError:
+        except (FormatError, SourceError):  # SourceError: the header before a frame is not the table's
             answers.append(None)
     whole, quick = answers
     if whole is not None and quick is not None and whole != quick:
