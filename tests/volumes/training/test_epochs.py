@@ -39,6 +39,10 @@ from voxtier.volumes import (  # noqa: E402
 )
 from voxtier.volumes.training import epochs  # noqa: E402
 
+# Tests that ran before in this process have used TileDB by its own contexts. That voxtier's bring no such
+# warning is shown in a process of its own, below.
+pytestmark = pytest.mark.filterwarnings("ignore:TileDB is a multithreading library")
+
 Draws = list[tuple[Any, ...]]
 """Volume, first voxel and a number for the voxels of each patch."""
 
