@@ -39,18 +39,18 @@ from voxtier.volumes import (  # noqa: E402
 )
 from voxtier.volumes.training import epochs  # noqa: E402
 
-# Tests that ran before in this process have used TileDB by its own contexts. That voxtier's bring no such
-# warning is shown in a process of its own, below.
-pytestmark = pytest.mark.filterwarnings("ignore:TileDB is a multithreading library")
-
 Draws = list[tuple[Any, ...]]
 """Volume, first voxel and a number for the voxels of each patch."""
 
 pytestmark = [
     pytest.mark.timeout(300),
     # The machine's, not ours: few cores, and Python 3.12 at every fork of a process with threads.
+    # Tests that ran before in this process have used TileDB by its own contexts: that voxtier's bring no such
+    # warning is shown in a process of its own, below.
     pytest.mark.filterwarnings(
-        "ignore:This DataLoader will create", "ignore:.*multi-threaded.*fork:DeprecationWarning"
+        "ignore:This DataLoader will create",
+        "ignore:.*multi-threaded.*fork:DeprecationWarning",
+        "ignore:TileDB is a multithreading library",
     ),
 ]
 
