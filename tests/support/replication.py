@@ -51,7 +51,10 @@ class Server:
 
     def copy_of(self, primary: Server) -> None:
         """Make a database folder that follows another server."""
-        self._run("pg_basebackup", "-D", "data", "-d", primary.dsn(), "-R", "-X", "stream", "--no-sync")
+        self._run(
+            *("pg_basebackup", "-D", "data", "-d", primary.dsn(), "-R", "-X", "stream"),
+            *("--no-sync", "--checkpoint=fast"),
+        )
 
     def start(self) -> None:
         """Start it and wait until it answers."""

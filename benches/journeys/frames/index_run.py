@@ -146,7 +146,7 @@ def fetching(folder: Path, store: FrameStore, dsn: str, quick: bool, rounds: int
     store.upsert("slides", outcomes)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE rows (path text, frame int, first bigint, last bigint)")
-        for _, table, _ in outcomes:
+        for table in (outcome.table for outcome in outcomes):
             assert table is not None
             spans = [(str(len(table)), i, *table.ranges(i)[0]) for i in range(len(table))]
             with connection.cursor().copy("COPY rows FROM STDIN") as copy:

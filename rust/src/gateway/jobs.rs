@@ -1,7 +1,7 @@
 //! Questions to Python threads: what only the database knows. Python fetches them; it is never called.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -80,14 +80,15 @@ pub struct Job {
 
 /// The queue between the workers and the Python threads.
 pub struct Jobs {
-    sender: SyncSender<Job>,
+    /// `None` once the queue is closed.
+    sender: RwLock<Option<SyncSender<Job>>>,
     receiver: Mutex<Receiver<Job>>,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
         let (sender, receiver) = sync_channel(MOST_WAITING);
-        Self { sender, receiver: Mutex::new(receiver) }
+        Self { sender: RwLock::new(Some(sender)), receiver: Mutex::new(receiver) }
     }
 }
 
@@ -98,7 +99,7 @@ impl Jobs {
     /// Why there is no answer, in a sentence.
     pub async fn ask(&self, question: Question, limit: Duration) -> Result<Answer, String> {
         let (reply, answer) = oneshot::channel();
-        match self.sender.try_send(Job { question, reply: Some(reply) }) {
+        match self.send(Job { question, reply: Some(reply) }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err("too many requests wait for the index".to_owned()),
             Err(TrySendError::Disconnected(_)) => return Err("the gateway is stopping".to_owned()),
@@ -113,10 +114,22 @@ impl Jobs {
 
     /// Says something that nobody waits for; it is dropped where the queue is full.
     pub fn tell(&self, question: Question) {
-        let _ = self.sender.try_send(Job { question, reply: None });
+        let _ = self.send(Job { question, reply: None });
     }
 
-    /// The next question; `None` where none comes in time.
+    /// Takes no more questions; whoever waits for the next one is told at once.
+    pub fn close(&self) {
+        *self.sender.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn send(&self, job: Job) -> Result<(), TrySendError<Job>> {
+        match self.sender.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(sender) => sender.try_send(job),
+            None => Err(TrySendError::Disconnected(job)),
+        }
+    }
+
+    /// The next question; `None` where none comes in time, or the queue is closed and empty.
     pub fn next(&self, limit: Duration) -> Option<Job> {
         let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
         receiver.recv_timeout(limit).ok()

@@ -75,9 +75,13 @@ impl Server {
         self.drain.store(u64::try_from(drain.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.shared.stop();
         let threads = std::mem::take(&mut *self.threads());
+        if threads.is_empty() {
+            return; // another call waits for them
+        }
         for thread in threads {
             let _ = thread.join();
         }
+        self.shared.jobs.close();
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {

@@ -165,8 +165,8 @@ def test_a_table_read_by_head_exits_0(tmp_path: Path, form: list[str]) -> None:
 def test_an_index_run_read_by_head_exits_3_and_is_finished_by_the_next(
     voxtier: Cli, tmp_path: Path, dsn: str
 ) -> None:
-    """The run is cut short, and says so."""
-    listed = linked(tmp_path / "many", 20_000)
+    """The run is cut short, and says so: at most four batches of 5,000 are written ahead of the reports."""
+    listed = linked(tmp_path / "many", 30_000)
     assert head("index", tmp_path / "many", "--json", "--dsn", dsn) == PARTIAL
     again = voxtier("index", "-", "--dsn", dsn, "--json", stdin=listed).rows[-1]["summary"]
     assert again["statuses"].keys() == {"ok", "unchanged"}

@@ -47,7 +47,8 @@ WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
     SELECT DISTINCT ON (key)
         (SELECT source_id FROM voxtier.source WHERE name = %(source)s), clock_timestamp(),
-        coalesce((SELECT c.allowed_groups FROM voxtier.claim AS c WHERE c.key = given.key),
+        coalesce(CASE WHEN EXISTS (SELECT FROM voxtier.claim)
+                THEN (SELECT c.allowed_groups FROM voxtier.claim AS c WHERE c.key = given.key) END,
             CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
                 (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path, sop_instance_uid) END),
         {_columns}
