@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches
 
-.PHONY: help setup demo test lint format bench fuzz soak fixtures constraints clean
+.PHONY: help setup demo test lint format bench scale release fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -86,6 +86,25 @@ format: setup ## rewrite Rust and Python into the one style
 bench: setup .venv/.bench ## every journey against its rivals: JSON and one HTML report in benches/results
 	$(BIN)/python -m benches $(BENCH)
 
+scale: setup .venv/.bench ## the index as it grows: make scale SIZES="1000000 10000000"; goes on where it stopped
+	$(BIN)/python -m benches.scale $(SIZES)
+
+# The cross linker for an older C library.
+.venv/.zig: .venv/.base
+	@$(INSTALL) --group release
+	@touch $@
+
+release: setup .venv/.zig ## wheel and source distribution in dist, checked and used once; publishes nothing
+	rm -rf dist
+	$(BIN)/maturin sdist --quiet --out dist
+	for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do \
+	  if rustup target list --installed | grep -qx $$target; then \
+	    env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH \
+	      maturin build --quiet --release --strip --zig --compatibility manylinux_2_28 --target $$target --out dist; \
+	  else echo "left out: rustup target add $$target"; fi; done
+	$(BIN)/python tests/support/check_distribution.py dist
+	$(BIN)/uv publish --dry-run dist/* || { echo 'the index refuses what was built, or cannot be reached'; exit 1; }
+
 fuzz: setup ## damaged files against other readers (CAMPAIGN_SECONDS=3600), then cargo-fuzz (FUZZ_SECONDS=60 a parser; nightly)
 	PYTHONPATH=tests $(BIN)/python -m frames.dicom.campaign --seconds $${CAMPAIGN_SECONDS:-3600}
 	@cargo +nightly fuzz --version >/dev/null || { echo 'needs: rustup toolchain install nightly; cargo install cargo-fuzz'; exit 2; }
@@ -100,7 +119,7 @@ fixtures: setup ## freeze stores of this version for the tests of later ones: on
 	$(BIN)/python tests/fixtures/make.py
 
 constraints: $(BIN)/uv ## renew the pinned versions
-	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group bench --group dev --group test pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group bench --group dev --group release --group test pyproject.toml -o constraints.txt
 
 clean: ## forget everything that was built
 	rm -rf .venv target dist benches/results demo-out

@@ -21,6 +21,7 @@ from support.pgbouncer import RELEASES, PgBouncer
 from voxtier import _core
 from voxtier.errors import BackendError
 from voxtier.frames import FrameStore
+from voxtier.frames.memory.ranking import preload_rows
 from voxtier.frames.store.adapters import fetch
 from voxtier.postgres.database import Database
 from voxtier.postgres.embedded import EmbeddedServer
@@ -111,7 +112,7 @@ def test_sessions_that_are_reset_after_each_transaction_are_used_without_prepare
     with FrameStore(bouncer.dsn()) as one, FrameStore(bouncer.dsn()) as other:
         use_from_threads(one, other)
         assert one.database._prepare == "off"
-        assert sum(len(part) for part in one.best_rows("s", "f.frame_count", 20))
+        assert sum(map(len, preload_rows(one, "s", 20)))
 
 
 def test_prepare_off_prepares_nothing_and_copies_rows(start: Start, dsn: str) -> None:
@@ -119,7 +120,7 @@ def test_prepare_off_prepares_nothing_and_copies_rows(start: Start, dsn: str) ->
     for each in (f"{bouncer.dsn()} prepare=off", f"{dsn} prepare='off'"):
         with FrameStore(each) as store:
             use_from_threads(store)
-            assert sum(len(part) for part in store.best_rows("s", "f.frame_count", 20)) > 20 * 16
+            assert sum(map(len, preload_rows(store, "s", 20))) > 20 * 16
             assert (
                 store.database.run(
                     lambda connection: connection.execute(

@@ -17,7 +17,7 @@ EDGES = python_edges()
 # folder. What a line names is a folder or a file of the room.
 FLOORS = {
     "frames": [
-        {"databricks", "gateway"},
+        {"databricks", "exchange", "gateway"},
         {"serving"},
         {"indexing", "memory"},
         {"store"},
@@ -45,6 +45,7 @@ SHARED = {"errors", "_core", "system", "postgres", "__init__"}
 # Nobody imports these but who is named, and the lines below: they hand rooms to other people's frameworks.
 LEAVES: dict[str, tuple[str, ...]] = {
     "frames/databricks": ("cli/", "frames/__init__.py"),
+    "frames/exchange": ("cli/", "frames/__init__.py"),
     "frames/gateway": ("cli/", "frames/__init__.py"),
     "volumes/training": ("cli/", "volumes/__init__.py", "volumes/compat/"),
     "volumes/compat": (),
@@ -79,6 +80,7 @@ DOORS = {
     },
     "torchio": {"volumes/training/", "volumes/compat/ml/"},
     "huggingface_hub": {"tensors/making/hub.py"},
+    "pyarrow": {"frames/exchange/", "frames/databricks/"},
     "click": {"cli/"},
 }
 # Never while voxtier or its command line is imported: seconds each.

@@ -38,6 +38,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("frames.readers:top", "watch the running readers: requests a second, tiers, memory"),
     "doctor": ("doctor:doctor", "check the installation, its limits and its database"),
     "db": ("db:db", "start, stop and inspect voxtier's own database server"),
+    "frames": ("frames.exchange:frames", "export the index to Parquet, import it again"),
     "volume": ("volumes:volume", "ingest, read, verify and export radiology volumes in TileDB"),
     "tensors": ("tensors:tensors", "make, check and keep a MONAI PersistentDataset cache"),
 }
@@ -45,9 +46,12 @@ _COMMANDS: dict[str, tuple[str, str]] = {
 # What the rooms need beyond voxtier itself, by the names under which it is imported.
 _EXTRAS = {
     **dict.fromkeys(("psycopg", "psycopg_pool", "platformdirs"), "frames"),
-    **dict.fromkeys(("tiledb", "nibabel"), "volumes"),
-    **dict.fromkeys(("torch", "monai", "huggingface_hub", "yaml"), "tensors"),
-    **dict.fromkeys(("pyspark", "pyarrow"), "spark"),
+    **dict.fromkeys(("tiledb", "obstore"), "volumes"),
+    **dict.fromkeys(("torch", "monai", "huggingface_hub", "nibabel", "yaml", "dotenv"), "tensors"),
+    "pyspark": "spark",
+    "pyarrow": "arrow",
+    "pandas": "pandas",
+    "torchio": "torchio",
     "pydicom": "dicom",
     "databricks": "databricks",
 }

@@ -7,6 +7,7 @@ that need a database, Spark or Databricks are imported on first use, so that thi
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from voxtier.frames.exchange.decoding import generate_frames, read_frame
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.memory.priority import score_many, top_n
 from voxtier.frames.memory.scorer import CachePriorityScorer
@@ -15,7 +16,6 @@ from voxtier.frames.table import (
     FrameTable,
     RangedSource,
     TableResult,
-    read_frame,
     read_table,
     read_tables,
 )
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from voxtier.frames.databricks.lakebase import RLS_ENABLED, LakebaseUtils
     from voxtier.frames.databricks.spark import BOTCacheBuilder
     from voxtier.frames.databricks.table_names import parse_uc_table_name
+    from voxtier.frames.exchange.arrow import export_index, import_index, to_arrow
     from voxtier.frames.gateway.gateway import Gateway
     from voxtier.frames.indexing.run import FileIndexer, index_files
     from voxtier.frames.serving.reader import FrameReader
@@ -44,6 +45,9 @@ __all__ = [
     "RangedSource",
     "TableResult",
     "compute_bot_from_local_path",
+    "export_index",
+    "generate_frames",
+    "import_index",
     "index_files",
     "parse_uc_table_name",
     "read_frame",
@@ -52,6 +56,7 @@ __all__ = [
     "read_table",
     "read_tables",
     "score_many",
+    "to_arrow",
     "top_n",
 ]
 
@@ -64,8 +69,11 @@ _ON_FIRST_USE = {
     "Gateway": "voxtier.frames.gateway.gateway",
     "LakebaseUtils": "voxtier.frames.databricks.lakebase",
     "compute_bot_from_local_path": "voxtier.frames.databricks.frame_dicts",
+    "export_index": "voxtier.frames.exchange.arrow",
+    "import_index": "voxtier.frames.exchange.arrow",
     "index_files": "voxtier.frames.indexing.run",
     "parse_uc_table_name": "voxtier.frames.databricks.table_names",
+    "to_arrow": "voxtier.frames.exchange.arrow",
 }
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from voxtier.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from voxtier.tensors.dataset import HealingPersistentDataset
     from voxtier.tensors.identity.config import Config, load_config
@@ -53,10 +55,17 @@ _HOMES = {
     "keeping.verify": ("FileState", "list_cache", "verify"),
     "manifest": ("Manifest",),
 }
+_EXTRA = {"dotenv", "huggingface_hub", "monai", "nibabel", "torch", "yaml"}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
-        return getattr(importlib.import_module(f"voxtier.tensors.{_HOME_OF[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"voxtier.tensors.{_HOME_OF[name]}"), name)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package in _EXTRA:
+                raise MissingExtraError(package, "tensors") from error
+            raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

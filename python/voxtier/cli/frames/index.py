@@ -24,7 +24,7 @@ from voxtier.system.text import format_bytes, format_duration, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.indexing.run import FileReport
-    from voxtier.frames.store.store import Summary, Tally
+    from voxtier.frames.store.row import Summary, Tally
 
 _MEANING = {
     "ok": "every frame can be read",
@@ -48,6 +48,7 @@ _REFUSED_SHOWN = 20
 @THREADS
 @click.option("--force", is_flag=True, help="Also read unchanged files again.")
 @click.option("--prune", is_flag=True, help="Forget indexed files below PATH that no longer exist.")
+@click.option("--shard", metavar="I/N", help="Only the I-th of N shares: N runs index a source together.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: each file, then a summary.")
 def index(
     paths: tuple[str, ...],
@@ -58,6 +59,7 @@ def index(
     threads: int,
     force: bool,
     prune: bool,
+    shard: str | None,
     as_json: bool,
 ) -> int:
     """Index the frames of every DICOM file below PATH (a file, a folder, or - for paths on stdin).
@@ -65,29 +67,35 @@ def index(
     \b
     voxtier index /data/dicom
     voxtier index /data/dicom --prune
+    voxtier index /data/dicom --shard 2/4
 
     A second run reads only new and changed files. A refused file is kept in the index with its reason: see
     `voxtier errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a folder
     that cannot be read. A run may be interrupted at any time: what was read is kept, the next run does the
-    rest. Exit code 0, 1 when there is no file, 3 when some were refused.
+    rest. With --shard, N runs on any machines share the work by the paths: each file is in exactly one share.
+    Exit code 0, 1 when there is no file, 3 when some were refused.
     """
-    from voxtier.frames.indexing.paths import iter_files
+    from voxtier.frames.indexing.paths import Shard, iter_files
     from voxtier.frames.indexing.run import FileIndexer, index_files
 
+    share = None if shard is None else Shard.parse(shard)
+    if share is not None and prune:
+        raise click.UsageError("--prune looks at all files: run it once, without --shard")
     wanted = None if all_files else extension
     paths = tuple(map(local_path, paths))
     _check_roots(paths, prune=prune)
     walked = [path for path in paths if not prune or os.path.lexists(path)]
     files = iter_files(given_paths(walked), extension=wanted)
     counts: Counter[str] = Counter()
+    found = _Counted(files)
     frames = pruned = without_row = 0
     started = time.monotonic()
     with open_store(dsn) as store:
         indexer = FileIndexer(store, source=source, threads=threads, force=force)
         progress = Progress("files", transient=True)
         try:
-            with _count_in_background(progress, paths, wanted):
-                for reports in index_files(indexer, files):
+            with _count_in_background(progress, paths, wanted, share.shares if share else 1):
+                for reports in index_files(indexer, found, shard=share):
                     counts.update(map(_status, reports))
                     frames += sum(report.frames for report in reports)
                     progress.advance(len(reports), _refused_note(counts))
@@ -112,7 +120,9 @@ def index(
         click.echo(json.dumps({"summary": run}))
     else:
         click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
-    if not counts and not pruned:
+    if share is not None and found.count and not counts:
+        click.echo(f"voxtier: none of {found.count:,} files is in share {shard}", err=True)
+    elif not counts and not pruned:
         where = ", ".join(map(on_one_line, paths))
         hint = "" if all_files else f" whose name ends in {extension} (--all-files takes every file)"
         click.echo(f"voxtier: {where}: there is no file{hint}", err=True)
@@ -136,9 +146,23 @@ def _check_roots(paths: tuple[str, ...], *, prune: bool) -> None:
             continue
 
 
+class _Counted:
+    """Paths, and how many of them were taken."""
+
+    def __init__(self, paths: Iterator[str]) -> None:
+        self._paths, self.count = paths, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self._paths:
+            self.count += 1
+            yield path
+
+
 @contextlib.contextmanager
-def _count_in_background(progress: Progress, paths: tuple[str, ...], extension: str | None) -> Iterator[None]:
-    """Count the files on another thread, for the time left, if stderr is a terminal."""
+def _count_in_background(
+    progress: Progress, paths: tuple[str, ...], extension: str | None, shares: int
+) -> Iterator[None]:
+    """Count the files of one share on another thread, for the time left, if stderr is a terminal."""
     if not sys.stderr.isatty() or "-" in paths:
         yield
         return
@@ -151,7 +175,7 @@ def _count_in_background(progress: Progress, paths: tuple[str, ...], extension: 
         for total, _ in enumerate(iter_files(paths, extension=extension), 1):  # noqa: B007
             if stop.is_set():
                 return
-        progress.total = total
+        progress.total = total // shares
 
     threading.Thread(target=count, daemon=True).start()
     try:

@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
-from voxtier._core import local_path
+from voxtier._core import file_key, local_path
+from voxtier.errors import ConfigError
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
+
+
+class Shard(NamedTuple):
+    """One of `shares` shares of the files of a source, `number` from 1: each file is in exactly one.
+
+    A share is a range of the keys of files, whatever runs there are and however they name a file: runs of
+    different shares write to different places of the index.
+    """
+
+    number: int
+    shares: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return the share that ``"2/4"`` names.
+
+        Raises
+        ------
+        ConfigError
+            `text` is not of that form, or not 1 <= number <= shares <= 65,536.
+        """
+        found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text, re.ASCII)
+        shard = cls(*map(int, found.groups())) if found else cls(0, 0)
+        if not 1 <= shard.number <= shard.shares <= 1 << 16:
+            raise ConfigError(f"{text!r} is no share: give I/N with 1 <= I <= N <= 65536, such as 2/4")
+        return shard
+
+    def holds(self, source: str, path: str) -> bool:
+        """Return whether a file, by its absolute path, is in this share."""
+        place = int.from_bytes(file_key(source, path)[:4], "big")
+        return place * self.shares >> 32 == self.number - 1
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

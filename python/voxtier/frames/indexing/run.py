@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from voxtier._core import PARSER_VERSION, Indexer
-from voxtier.frames.indexing.paths import absolute
+from voxtier.frames.indexing.paths import Shard, absolute
 from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import Fingerprint, Verify
@@ -142,7 +142,7 @@ def _fingerprint(state: FileState | None) -> Fingerprint | None:
 
 
 def index_files(
-    indexer: FileIndexer, paths: Iterable[str], *, batch_size: int = BATCH_SIZE
+    indexer: FileIndexer, paths: Iterable[str], *, batch_size: int = BATCH_SIZE, shard: Shard | None = None
 ) -> Iterator[list[FileReport]]:
     """Index any number of files in bounded memory.
 
@@ -154,6 +154,8 @@ def index_files(
         Consumed batch by batch; each is made absolute, so that a file has one row however it is named.
     batch_size : int
         Files in one transaction at most.
+    shard : Shard or None
+        Only files of this share: several runs, on several machines, divide the files of a source so.
 
     Yields
     ------
@@ -161,7 +163,9 @@ def index_files(
         The reports of one transaction, after its rows have been committed. When the run ends early (an
         exception, Ctrl-C), what was yielded is in the database, and the next run does the rest.
     """
-    iterator = map(absolute, paths)
+    iterator: Iterator[str] = map(absolute, paths)
+    if shard is not None:
+        iterator = (path for path in iterator if shard.holds(indexer.source, path))
     pending: deque[tuple[Future[None], list[FileReport]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer:
         try:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -158,11 +158,7 @@ def top_n(
         rows, scores = batch.best(n, tie)
     else:
         rows, scores = _fill(batch, n, tie, integers("sizes", sizes), budget)
-    for times in (batch.last_used, batch.inserted):
-        chosen = times[rows]
-        late = chosen[chosen > batch.now]
-        if len(late):
-            _warn_of_skew(len(late), int(late.max()) - batch.now)
+    batch.warn_of_skew(rows)
     return (rows if table is None else table[rows]), scores
 
 
@@ -205,6 +201,73 @@ def score_sql(
     )
 
 
+class RankedRows(NamedTuple):
+    """The best rows, best first, with the scores and the recencies that their labels are made of.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (M,)
+        Numbers of rows.
+    scores, recency_used, recency_inserted : ndarray of float64, shape (M,)
+        Of these rows; a recency is ``2^(-age / half_life)``, 0 for NULL.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    recency_used: NDArray[np.float64]
+    recency_inserted: NDArray[np.float64]
+
+
+def rank_rows(
+    last_used: Times,
+    inserted: Times,
+    count: ArrayLike,
+    names: list[str],
+    *,
+    n: int,
+    now: Moment,
+    weights: Mapping[str, float] | None = None,
+    half_lives: Mapping[str, float] | None = None,
+) -> RankedRows:
+    """Find the best rows as `top_n` does, equal scores by name, and what their labels are made of.
+
+    Parameters
+    ----------
+    last_used, inserted, count : array_like, shape (N,)
+        See `score_many`.
+    names : list of str
+        Of the rows.
+    n : int
+        Rows at most.
+    now : datetime, numpy.datetime64 or int
+        See `score_many`.
+    weights, half_lives : mapping, optional
+        See `score_many`.
+
+    Returns
+    -------
+    RankedRows
+        M <= n rows.
+    """
+    batch = _batch(last_used, inserted, count, now, weights, half_lives, assume_utc=False)
+    rows, scores = batch.best(n, Tie(names=names))
+    batch.warn_of_skew(rows)
+    used, new = (np.ascontiguousarray(times[rows]) for times in (batch.last_used, batch.inserted))
+    recencies = []
+    for term in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)):
+        recencies.append(np.empty(len(rows), np.float64))
+        _core.score_many(
+            used,
+            new,
+            np.zeros(len(rows), np.int64),
+            now=batch.now,
+            weights=term,
+            half_lives=batch.half_lives,
+            out=recencies[-1],
+        )
+    return RankedRows(rows, scores, *recencies)
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """Arguments of the core: checked columns, one moment, one formula."""
@@ -228,6 +291,13 @@ class _Batch:
             ids=tie.ids,
             names=tie.names,
         )
+
+    def warn_of_skew(self, rows: NDArray[np.int64]) -> None:
+        for times in (self.last_used, self.inserted):
+            chosen = times[rows]
+            late = chosen[chosen > self.now]
+            if len(late):
+                _warn_of_skew(len(late), int(late.max()) - self.now)
 
 
 def _batch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ Moment: TypeAlias = datetime | np.datetime64 | int
 Times: TypeAlias = ArrayLike | Sequence[datetime | None]
 
 _NULL = np.iinfo(np.int64).min
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,15 @@ def times_of(name: str, values: Times, *, assume_utc: bool) -> NDArray[np.int64]
     if array.dtype.kind in "iu":
         return integers(name, array)
     if array.dtype.kind == "O" or array.size == 0:
-        moments = (
-            _NULL if moment is None else microseconds(f"{name}[{row}]", moment, assume_utc=assume_utc)
-            for row, moment in enumerate(array.tolist())
-        )
-        return np.fromiter(moments, np.int64, array.size)
+        moments = array.tolist()
+        if all(each is None or (type(each) is datetime and each.tzinfo is not None) for each in moments):
+            found = [_NULL if each is None else (each - _EPOCH) // _MICROSECOND for each in moments]
+        else:
+            found = [
+                _NULL if each is None else microseconds(f"{name}[{row}]", each, assume_utc=assume_utc)
+                for row, each in enumerate(moments)
+            ]
+        return np.array(found, np.int64)
     raise ValueError(f"{name} is {array.dtype}: must be datetime64, int64 microseconds or aware datetimes")
 
 
@@ -105,8 +110,7 @@ def microseconds(name: str, moment: Moment, *, assume_utc: bool) -> int:
             if not assume_utc:
                 raise TypeError(f"{name} is a naive datetime: pass an aware one, or assume_utc=True")
             moment = moment.replace(tzinfo=UTC)
-        age = moment - datetime(1970, 1, 1, tzinfo=UTC)
-        return (age.days * 86_400 + age.seconds) * 1_000_000 + age.microseconds
+        return (moment - _EPOCH) // _MICROSECOND
     if isinstance(moment, np.datetime64):
         return int(moment.astype("datetime64[us]").astype(np.int64))
     if isinstance(moment, bool) or not isinstance(moment, int | np.integer):

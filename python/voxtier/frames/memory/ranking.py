@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
-from voxtier.frames.memory.priority import score_sql, top_n
-from voxtier.frames.memory.scorer import Band, CachePriorityScorer, Label
+from voxtier.frames.memory.bounds import (
+    SAMPLE_PAGES,
+    USED_CONDITION,
+    WORTH_PAGES,
+    bound_parameters,
+    estimate_threshold,
+)
+from voxtier.frames.memory.priority import rank_rows, score_sql
+from voxtier.frames.memory.scorer import Band, Label, band, label
 from voxtier.frames.store import statements
 from voxtier.frames.store.store import FrameStore
 
 # Rows beyond the limit that SQL returns, because its last bits and the core's differ at the cut.
 _MARGIN = 64
+# How many times as many files as wanted should reach the estimated score: a second try is surer.
+_SLACKS = (1.2, 4.0)
 
 #: Runs a statement with bound parameters and returns its rows.
 Query: TypeAlias = Callable[[str, Any], list[Any]]
@@ -78,23 +88,62 @@ def ranked_files(
     if limit < 0:
         raise ValueError(f"limit = {limit}: must be >= 0")
     now = now or datetime.now(UTC)
+    ask = query or store.query
+    given = {"weights": weights, "half_lives": half_lives}
     score = score_sql(now="%(now)s::float8", weights=weights, half_lives=half_lives)
-    parameters = {"source": source, "now": now.timestamp(), "limit": limit + _MARGIN}
-    parameters["has_ranges"] = has_ranges
-    rows = (query or store.query)(statements.RANKED.format(score=score), parameters)
+    parameters: dict[str, Any] = {"source": source, "now": now.timestamp(), "has_ranges": has_ranges}
+    if files := _best_by_bounds(ask, parameters, limit, now, given):
+        return files
+    rows = ask(statements.RANKED.format(score=score), {**parameters, "limit": limit + _MARGIN})
+    return _ranked(rows, limit, now, given)
+
+
+def _best_by_bounds(
+    ask: Query, parameters: dict[str, Any], limit: int, now: datetime, given: dict[str, Any]
+) -> list[RankedFile]:
+    """Return the best files of a large index without scoring all; empty where that is not possible."""
+    score = score_sql(stats="f", now="%(now)s::float8", **given)
+    statement = statements.RANKED_ABOVE.format(used=USED_CONDITION, score=score)
+    for threshold, bounds in _bounds(ask, parameters, limit, now, given):
+        rows = ask(statement, parameters | bounds)
+        files = _ranked(rows, limit, now, given)
+        # Every file that scores as much is among the rows: if there are enough, no other is better.
+        if len(files) == limit and files[-1].score >= threshold:
+            return files
+    return []
+
+
+def _bounds(
+    ask: Query, parameters: dict[str, Any], limit: int, now: datetime, given: dict[str, Any]
+) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield a score that `limit` files of a large index probably reach, and one that they surely do.
+
+    With each its `bound_parameters`; nothing where all files must be scored.
+    """
+    [(pages,)] = ask(statements.FILE_PAGES, None)
+    if pages < WORTH_PAGES or not limit:
+        return
+    share = min(SAMPLE_PAGES / pages, 1.0)
+    sample = ask(statements.RANKED_SAMPLE, {**parameters, "percent": 100 * share})
+    for slack in _SLACKS:
+        threshold = estimate_threshold(sample, share, limit, slack=slack, now=now, **given)
+        if threshold is None:
+            return
+        yield threshold, bound_parameters(threshold, now, sample, **given)
+
+
+def _ranked(
+    rows: list[tuple[Any, ...]], limit: int, now: datetime, given: dict[str, Any]
+) -> list[RankedFile]:
     if not rows:
         return []
     names, _, _, used, inserted, counts, _ = (list(column) for column in zip(*rows, strict=True))
-    scorer = CachePriorityScorer(weights=weights, half_lives=half_lives)
-    best, scores = top_n(
-        used, inserted, counts, n=limit, now=now, ids=names, weights=weights, half_lives=half_lives
-    )
-    row_of = {row[0]: row for row in rows}
+    best = rank_rows(used, inserted, counts, names, n=limit, now=now, **given)
     files = []
-    for name, score_of_file in zip(best.tolist(), scores.tolist(), strict=True):
-        row = row_of[name]
-        _, band, label = scorer.explain(row[3], row[4], row[5], now)
-        files.append(RankedFile._make((*row, score_of_file, band, label)))
+    for number, score, recent, fresh in zip(*(column.tolist() for column in best), strict=True):
+        row = rows[number]
+        why = label(recent, fresh, row[5], used=row[3] is not None)
+        files.append(RankedFile._make((*row, score, band(score), why)))
     return files
 
 
@@ -102,6 +151,8 @@ def preload_rows(
     store: FrameStore, source: str, limit: int, *, now: datetime | None = None
 ) -> Generator[bytes]:
     """Stream the best files of a source, best first, as rows for `FrameCache.preload_rows`.
+
+    Of a large index those come first whose scores reach a threshold, then the rest, by a statement each.
 
     Parameters
     ----------
@@ -119,5 +170,16 @@ def preload_rows(
     bytes
         Whole rows, about a MiB of them.
     """
-    moment = (now or datetime.now(UTC)).timestamp()
-    return store.best_rows(source, score_sql(now=f"{moment!r}::float8"), limit)
+    now = now or datetime.now(UTC)
+    parameters: dict[str, Any] = {"source": source, "now": now.timestamp(), "has_ranges": False}
+    score = score_sql(now="%(now)s::float8")
+    rest = "true"
+    for _, bounds in islice(_bounds(store.query, parameters, limit, now, {}), 1):
+        parameters |= bounds
+        best = score_sql(stats="f", now="%(now)s::float8")
+        statement = statements.PRELOAD_ABOVE.format(used=USED_CONDITION, score=best)
+        limit -= yield from store.stream_rows(statement, {**parameters, "limit": limit})
+        rest = f"{score} < %(threshold)s"
+    if limit:
+        statement = statements.PRELOAD.format(score=score, rest=rest)
+        yield from store.stream_rows(statement, {**parameters, "limit": limit})

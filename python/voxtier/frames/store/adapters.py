@@ -76,3 +76,8 @@ def fetch(connection: psycopg.Connection[Any], query: str, parameters: Any) -> l
     with connection.cursor(binary=True) as cursor:
         cursor.adapters.register_loader(_RECORD, _RowLoader)
         return cursor.execute(query.encode(), parameters, prepare=True).fetchall()
+
+
+def literal_cursor(connection: psycopg.Connection[Any]) -> psycopg.ClientCursor[Any]:
+    """Return a cursor that writes parameters into its statements, as COPY needs."""
+    return psycopg.ClientCursor(connection)

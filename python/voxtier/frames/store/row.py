@@ -5,6 +5,7 @@ The columns of a row, how it is written and how it is read are those of the core
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from voxtier._core import FrameTable, Refusal
@@ -91,3 +92,22 @@ class UpsertCounts(NamedTuple):
     updated: int
     unchanged: int
     refused: tuple[tuple[str, str], ...] = ()
+
+
+class Tally(NamedTuple):
+    """Files, their addressable frames, their bytes, and the bytes of their packed tables."""
+
+    files: int
+    frames: int
+    file_bytes: int
+    table_bytes: int
+
+
+class Summary(NamedTuple):
+    """What a source of the index holds, in all and by each closed list, most files first."""
+
+    total: Tally
+    by_status: Mapping[str, Tally]
+    by_kind: Mapping[str, Tally]
+    by_transfer_syntax_uid: Mapping[str, Tally]
+    by_method: Mapping[str, Tally]

@@ -10,12 +10,13 @@ _columns = ", ".join(name for name, _, _ in ROW_COLUMNS)
 
 # The last access in µs since 1970. Infinity has none, and the last years that PostgreSQL knows overflow int8.
 _LAST_USED_US = (
-    "CASE WHEN isfinite(s.last_used_at) THEN least(date_part('epoch', s.last_used_at) * 1e6, 9e18)::int8 END"
-)
+    "CASE WHEN isfinite({0}.last_used_at) "
+    "THEN least(date_part('epoch', {0}.last_used_at) * 1e6, 9e18)::int8 END"
+).format
 
 # A row for `_core.decode_rows`; the second form adds the last access.
 ROW = f"ROW({', '.join(f'f.{name}' for name, _, _ in ROW_COLUMNS)})"
-_ROW_AND_ACCESS = f"{ROW[:-1]}, {_LAST_USED_US})"
+_ROW_AND_ACCESS = f"{ROW[:-1]}, {_LAST_USED_US('s')})"
 
 ADD_SOURCE = """
 INSERT INTO voxtier.source (name)
@@ -46,7 +47,7 @@ MERGE = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
     SELECT DISTINCT ON (key)
-        (SELECT source_id FROM voxtier.source WHERE name = %(source)s), clock_timestamp(),
+        (SELECT source_id FROM voxtier.source WHERE name = %(source)s), statement_timestamp(),
         coalesce(CASE WHEN EXISTS (SELECT FROM voxtier.claim)
                 THEN (SELECT c.allowed_groups FROM voxtier.claim AS c WHERE c.key = given.key) END,
             CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
@@ -165,27 +166,76 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
 ORDER BY f.key LIMIT %(limit)s
 """
 
-# The best files of a source by ``score``; its last bits differ from those of the core.
-RANKED = """
-SELECT f.path, f.frame_count, f.transfer_syntax_uid, s.last_used_at, f.inserted_at,
-    coalesce(s.access_count, 0), coalesce(octet_length(f.frames), 0)
-FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
-WHERE f.frame_count > 0 AND ((SELECT voxtier.sees_all()) OR voxtier.may_see(f.allowed_groups))
-    AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
-    AND (NOT %(has_ranges)s OR (f.offsets_in = 'file' AND coalesce(f.truncated_from, 1) > 0))
-ORDER BY {score} DESC NULLS LAST, f.path COLLATE "C" LIMIT %(limit)s
+ALL_ROWS = f"""
+SELECT f.key, {ROW} FROM voxtier.file AS f
+WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s) AND f.key > %(after)s::uuid
+ORDER BY f.key LIMIT %(limit)s
 """
 
-SOURCE_ID = "SELECT source_id FROM voxtier.source WHERE name = %s"
+# Files that can be ranked: of one source, with frames, seen by the groups of the transaction.
+_RANKABLE = """
+    f.frame_count > 0 AND ((SELECT voxtier.sees_all()) OR voxtier.may_see(f.allowed_groups))
+    AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+    AND (NOT %(has_ranges)s OR (f.offsets_in = 'file' AND coalesce(f.truncated_from, 1) > 0))
+"""
+_RANKED_COLUMNS = "f.path, f.frame_count, f.transfer_syntax_uid"
 
-# Rows of the best files for memory, NULL where it keeps no value. COPY binds no parameters: what is formatted
-# here are numbers.
+# The best files of a source by ``score``; its last bits differ from those of the core.
+RANKED = f"""
+SELECT {_RANKED_COLUMNS}, s.last_used_at, f.inserted_at,
+    coalesce(s.access_count, 0), coalesce(octet_length(f.frames), 0)
+FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
+WHERE {_RANKABLE}
+ORDER BY {{score}} DESC NULLS LAST, f.path COLLATE "C" LIMIT %(limit)s
+"""
+
+# Few rows pass the comparisons of plain columns: see `voxtier.frames.memory.bounds`. A file without
+# statistics was never used, and passes by its insertion or not at all.
+_PASSING = f"""(
+    SELECT {{columns}}, f.inserted_at, s.last_used_at, s.access_count
+    FROM voxtier.file_stats AS s JOIN voxtier.file AS f USING (key)
+    WHERE ({{{{used}}}}) AND f.inserted_at < to_timestamp(%(inserted_since)s) AND {_RANKABLE}
+    UNION ALL
+    SELECT {{columns}}, f.inserted_at, s.last_used_at, coalesce(s.access_count, 0)
+    FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
+    WHERE f.inserted_at >= to_timestamp(%(inserted_since)s) AND {_RANKABLE}
+) AS f"""
+
+# All files of a source whose ``score`` reaches a threshold, in no order.
+RANKED_ABOVE = f"""
+SELECT {_RANKED_COLUMNS}, f.last_used_at, f.inserted_at, f.access_count, coalesce(octet_length(f.frames), 0)
+FROM {_PASSING.format(columns=f"{_RANKED_COLUMNS}, f.frames")}
+WHERE {{score}} >= %(threshold)s
+"""
+
+FILE_PAGES = "SELECT pg_relation_size('voxtier.file') / current_setting('block_size')::int"
+# What the files in some pages score by. LATERAL: each looked up, as they are few.
+RANKED_SAMPLE = f"""
+SELECT s.last_used_at, f.inserted_at, coalesce(s.access_count, 0)
+FROM voxtier.file AS f TABLESAMPLE SYSTEM (%(percent)s::float4) REPEATABLE (1)
+LEFT JOIN LATERAL (SELECT * FROM voxtier.file_stats AS s WHERE s.key = f.key OFFSET 0) AS s ON true
+WHERE {_RANKABLE}
+"""
+
+# Rows of the best files for memory, NULL where it keeps no value; of all files, of those whose score reaches
+# a threshold, or of the rest.
+_IN_MEMORY = ", ".join(f"f.{name}" if kept else "NULL" for name, _, kept in ROW_COLUMNS)
+_BEST_FIRST = 'ORDER BY {score} DESC NULLS LAST, f.path COLLATE "C" LIMIT %(limit)s'
 PRELOAD = f"""
 COPY (
-    SELECT {", ".join(f"f.{name}" if kept else "NULL" for name, _, kept in ROW_COLUMNS)}, {_LAST_USED_US}
+    SELECT {_IN_MEMORY}, {_LAST_USED_US("s")}
     FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
-    WHERE f.frame_count > 0 AND f.source_id = {{source_id:d}} AND f.parser_version = {PARSER_VERSION}
-    ORDER BY {{score}} DESC NULLS LAST, f.path COLLATE "C" LIMIT {{limit:d}}
+    WHERE f.frame_count > 0 AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+        AND f.parser_version = {PARSER_VERSION} AND {{rest}}
+    {_BEST_FIRST}
+) TO STDOUT (FORMAT binary)
+"""
+PRELOAD_ABOVE = f"""
+COPY (
+    SELECT {_IN_MEMORY}, {_LAST_USED_US("f")}
+    FROM {_PASSING.format(columns=", ".join(f"f.{name}" for name, _, _ in ROW_COLUMNS))}
+    WHERE {{score}} >= %(threshold)s AND f.parser_version = {PARSER_VERSION}
+    {_BEST_FIRST}
 ) TO STDOUT (FORMAT binary)
 """
 

@@ -10,22 +10,24 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, Refusal, decode_rows, encode_rows, file_key, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.store import statements
-from voxtier.frames.store.adapters import Key, Keys, fetch
+from voxtier.frames.store.adapters import Key, Keys, fetch, literal_cursor
 from voxtier.frames.store.migrations import migrate
 from voxtier.frames.store.row import (
     FileState,
     FoundTable,
     IndexAnswer,
     RefusedFile,
+    Summary,
+    Tally,
     TruncatedFile,
     UpsertCounts,
 )
-from voxtier.frames.table import TableResult
+from voxtier.frames.table import Fingerprint, TableResult
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
 
@@ -36,29 +38,10 @@ BATCH = 5000
 _LONGEST_SOURCE = 300
 # Files, and bytes of their tables, that come with the first one of a series.
 _MOST_NEIGHBOURS, _MOST_NEIGHBOUR_BYTES = 2000, 16 << 20
-# Rows handed out at once by `FrameStore.best_rows`.
+# Rows handed out at once by `FrameStore.stream_rows`.
 _PRELOAD_BYTES = 1 << 20
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of an extension
 _COPY_TRAILER = b"\xff\xff"
-
-
-class Tally(NamedTuple):
-    """Files, their addressable frames, their bytes, and the bytes of their packed tables."""
-
-    files: int
-    frames: int
-    file_bytes: int
-    table_bytes: int
-
-
-class Summary(NamedTuple):
-    """What a source of the index holds, in all and by each closed list, most files first."""
-
-    total: Tally
-    by_status: Mapping[str, Tally]
-    by_kind: Mapping[str, Tally]
-    by_transfer_syntax_uid: Mapping[str, Tally]
-    by_method: Mapping[str, Tally]
 
 
 class FrameStore:
@@ -204,6 +187,21 @@ class FrameStore:
             return self._answer(statements.RECALL_SERIES, source, path, **limits)
         return self._answer(statements.RECALL, source, path)
 
+    def results(self, source: str) -> Iterator[TableResult]:
+        """Iterate over all files of a source, in the order of their keys, as `read_tables` gives them.
+
+        Rows of another version of the parser, and damaged ones, are left out.
+        """
+        _check_source(source)
+        question: dict[str, Any] = {"source": source, "limit": BATCH, "after": Key(bytes(16))}
+        while page := self.query(statements.ALL_ROWS, question):
+            for path, found, _ in decode_rows(b"".join(row for _, row in page)):
+                if isinstance(found, FrameTable):
+                    yield TableResult(path, found, None)
+                else:
+                    yield TableResult(path, None, found.error, _state_of(found))
+            question["after"] = Key(page[-1][0].bytes)
+
     def by_sop_instance(self, uid: str, source: str | None = None) -> list[FoundTable]:
         """Return the tables of all files that hold a SOP Instance, in the order of their paths."""
         return self._by_uid(statements.BY_SOP_INSTANCE, uid, source)
@@ -264,42 +262,41 @@ class FrameStore:
         found = {key.bytes for (key,) in touched}
         return [key for key in keys if key not in found]
 
-    def best_rows(self, source: str, score: str, limit: int) -> Generator[bytes]:
-        """Stream the best `limit` files of a source, best first, by one statement.
+    def stream_rows(self, statement: str, parameters: Mapping[str, Any]) -> Generator[bytes, None, int]:
+        """Stream what a statement copies to memory.
 
         Parameters
         ----------
-        source : str
-            Name of the source.
-        score : str
-            Score of a file as SQL: see `score_sql`.
-        limit : int
-            Files.
+        statement : str
+            ``COPY ... TO STDOUT (FORMAT binary)`` of rows.
+        parameters : mapping
+            Its values, which become literals, as COPY binds none.
 
         Yields
         ------
         bytes
             Rows for `FrameCache.preload_rows`, about a MiB of them.
+
+        Returns
+        -------
+        int
+            Rows of the whole stream.
         """
-        found = self.query(statements.SOURCE_ID, (source,))
-        if not found:
-            return
-        query = statements.PRELOAD.format(source_id=found[0][0], score=score, limit=limit)
-        with (
-            self.database.stream() as connection,
-            connection.transaction(),
-            connection.cursor() as cursor,
-        ):
+        with self.database.stream() as connection, connection.transaction():
+            cursor = literal_cursor(connection)
             # The rows are sorted with their tables: in memory, not through files.
             cursor.execute(b"SET LOCAL work_mem = '256MB'")
-            with cursor.copy(query.encode()) as copy:
-                rows = bytearray()
+            with cursor.copy(statement.encode(), parameters) as copy:
+                rows, count = bytearray(), -1  # the trailer is a message too
                 for message in copy:  # one row; the header stands before the first
+                    count += 1
                     rows += message
                     if len(rows) >= _PRELOAD_BYTES:
                         yield bytes(rows).removeprefix(_COPY_HEADER)
                         rows.clear()
-                yield bytes(rows).removeprefix(_COPY_HEADER)
+                if len(rows) > len(_COPY_TRAILER) and count:
+                    yield bytes(rows).removeprefix(_COPY_HEADER).removesuffix(_COPY_TRAILER)
+        return count
 
     def delete(self, source: str, paths: Sequence[str]) -> int:
         """Delete the rows of files and their statistics; return how many there were."""
@@ -424,6 +421,12 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def _file_keys(source: str, paths: Iterable[str]) -> Keys:
     _check_source(source)
     return Keys(file_key(source, path) for path in paths)
+
+
+def _state_of(refusal: Refusal) -> Fingerprint | None:
+    if refusal.size is None:
+        return None
+    return refusal.size, refusal.mtime_ns, refusal.ctime_ns, refusal.inode
 
 
 def _check_source(source: str) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.volumes.tiledb.filters import find_matches
 
 Column: TypeAlias = NDArray[Any] | np.ma.MaskedArray[Any, Any]
@@ -89,13 +89,13 @@ def import_pandas() -> Any:
 
     Raises
     ------
-    ConfigError
+    MissingExtraError
         When it is not installed.
     """
     try:
         import pandas
     except ImportError:
-        raise ConfigError("pandas is not installed: pip install pandas") from None
+        raise MissingExtraError("pandas", "pandas") from None
     return pandas
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from voxtier.errors import ConfigError, MissingExtraError
+from voxtier.errors import MissingExtraError
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.training.datasets import (
     DatasetConfig,
@@ -36,13 +36,13 @@ def import_torchio() -> Any:
 
     Raises
     ------
-    ConfigError
+    MissingExtraError
         When it is not installed.
     """
     try:
         import torchio
     except ImportError:
-        raise ConfigError("torchio is not installed: pip install torchio") from None
+        raise MissingExtraError("torchio", "torchio") from None
     return torchio
 
 

@@ -1,0 +1,85 @@
+"""``voxtier frames export | import``: the index as a Parquet file, for other tools and other indexes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.options import AS_JSON, DSN, SOURCE, holds_source, open_store
+from voxtier.system.text import on_one_line
+
+
+@click.group()
+def frames() -> None:
+    """Hand the index of frames to other tools, and take it back.
+
+    \b
+    voxtier frames export index.parquet
+    """
+
+
+@frames.command("export")
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.parquet")
+@SOURCE
+@DSN
+@click.option(
+    "--rows",
+    type=click.Choice(["file", "frame"]),
+    default="file",
+    help="One row a file, or one a fragment of a frame, with its range of bytes.",
+)
+@AS_JSON
+def export_(path: Path, source: str, dsn: str | None, rows: Literal["file", "frame"], as_json: bool) -> int:
+    """Write a source of the index to a Parquet file, for DuckDB, polars, pandas and the like.
+
+    \b
+    voxtier frames export index.parquet
+    voxtier frames export frames.parquet --rows frame
+
+    The file appears complete or not at all. Rows of files can be imported again. Exit code 1 when there is
+    no file.
+    """
+    from voxtier.frames.exchange.arrow import export_index
+
+    with open_store(dsn) as store:
+        is_known = holds_source(store, source)
+        count = export_index(store, source, path, rows=rows)
+    if as_json:
+        click.echo(json.dumps({"source": source, "path": str(path), "rows": count}))
+    else:
+        click.echo(f"{count:,} rows of source {source} in {on_one_line(str(path))}")
+    return EXIT_OK if is_known and count else EXIT_FINDINGS
+
+
+@frames.command("import")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="IN.parquet")
+@SOURCE
+@DSN
+@AS_JSON
+def import_(path: Path, source: str, dsn: str | None, as_json: bool) -> int:
+    """Import an exported Parquet file (rows of files) into a source of the index.
+
+    \b
+    voxtier frames import index.parquet --source archive
+
+    Every record is checked; a file that has changed since its row was written is read anew when it is asked
+    for. Exit code 0, 3 when some paths cannot be stored.
+    """
+    from voxtier.frames.exchange.arrow import import_index
+
+    with open_store(dsn) as store:
+        counts = import_index(store, source, path)
+    if as_json:
+        click.echo(json.dumps({"source": source, **counts._asdict(), "refused": len(counts.refused)}))
+    else:
+        click.echo(
+            f"{counts.inserted:,} rows inserted, {counts.updated:,} updated, {counts.unchanged:,} unchanged "
+            f"in source {source}"
+        )
+    for name, fault in counts.refused[:20]:
+        click.echo(f"refused: {on_one_line(name)}: {fault}", err=True)
+    return EXIT_PARTIAL if counts.refused else EXIT_OK

@@ -1,0 +1,257 @@
+"""The index as Arrow tables and Parquet files: one row a file, or one a fragment of a frame, for other tools.
+
+Rows of files hold the packed record of the table too, with checksum and version, so that such a file can be
+brought into another index. pyarrow is imported on first use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from voxtier._core import FrameTable
+from voxtier.errors import ENVIRONMENT_KINDS, ConfigError, FormatError, MissingExtraError, SourceError
+from voxtier.frames.store.row import UpsertCounts
+from voxtier.frames.store.store import FrameStore
+from voxtier.frames.table import TableResult
+from voxtier.system.durable import write_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+Rows: TypeAlias = Literal["file", "frame"]
+
+# Files of one group of rows; a slide has as many rows of frames as it has tiles.
+_FILES_AT_ONCE = 5000
+
+# Columns of a row of a file that a table has as a property of the same name, with their types in Arrow.
+_OF_TABLE = {
+    "status": "string",
+    "kind": "string",
+    "method": "string",
+    "verified": "string",
+    "offsets_in": "string",
+    "transfer_syntax_uid": "string",
+    "number_of_frames": "uint32",
+    "truncated_from": "uint32",
+    "rows": "uint32",
+    "columns": "uint32",
+    "samples_per_pixel": "uint16",
+    "bits_allocated": "uint16",
+    "photometric_interpretation": "string",
+    "pixel_data_pos": "uint64",
+    "sop_instance_uid": "string",
+    "series_instance_uid": "string",
+    "study_instance_uid": "string",
+}
+_OF_FILE = {"size": "uint64", "mtime_ns": "int64", "ctime_ns": "int64", "inode": "uint64"}
+_OF_ERROR = {"error_kind": "string", "error_offset": "uint64", "error_detail": "string"}
+_FILE_COLUMNS = {
+    "path": "string",
+    "frame_count": "uint32",
+    **_OF_TABLE,
+    **_OF_FILE,
+    **_OF_ERROR,
+    "record": "binary",
+}
+_FRAME_COLUMNS = {
+    "path": "string",
+    "sop_instance_uid": "string",
+    "frame": "uint32",
+    "fragment": "uint32",
+    "offset": "uint64",
+    "length": "uint64",
+}
+
+
+def to_arrow(results: Iterable[TableResult], *, rows: Rows = "file") -> pa.Table:
+    """Return what was read of files as an Arrow table, for polars, pandas, DuckDB and the like.
+
+    Parameters
+    ----------
+    results : iterable of TableResult
+        As `read_tables` yields them.
+    rows : {"file", "frame"}
+        One row a file; or one a fragment, so that each is a range of bytes of its file, and a frame has as
+        many as it has fragments (PS3.5 A.4). Refused files, and frames that are not wholly in their files,
+        have none of the latter.
+
+    Returns
+    -------
+    pyarrow.Table
+        Frames and fragments count from 0. A file that was refused has ``error_kind`` and the two beside it.
+
+    Raises
+    ------
+    ConfigError
+        `rows` is neither.
+    MissingExtraError
+        pyarrow is not installed.
+    """
+    pa, schema = _arrow(), _schema(rows)
+    return pa.Table.from_batches(_batches(results, rows), schema)
+
+
+def export_index(store: FrameStore, source: str, path: str | os.PathLike[str], *, rows: Rows = "file") -> int:
+    """Write a source of the index to a Parquet file, which appears complete or not at all.
+
+    Parameters
+    ----------
+    store : FrameStore
+        The index.
+    source : str
+        Name of the source.
+    path : path
+        The file; an existing one is replaced.
+    rows : {"file", "frame"}
+        See `to_arrow`.
+
+    Returns
+    -------
+    int
+        Rows that were written.
+
+    Raises
+    ------
+    ConfigError
+        `rows` is neither.
+    MissingExtraError
+        pyarrow is not installed.
+    """
+    _arrow()
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    schema, count = _schema(rows), 0
+
+    def write(file: Any) -> None:
+        nonlocal count
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for batch in _batches(store.results(source), rows):
+                writer.write_batch(batch)
+                count += batch.num_rows
+
+    write_file(Path(path), write)
+    return count
+
+
+def import_index(store: FrameStore, source: str, path: str | os.PathLike[str]) -> UpsertCounts:
+    """Bring a Parquet file of `export_index`, one row a file, into a source of the index.
+
+    Parameters
+    ----------
+    store : FrameStore
+        The index.
+    source : str
+        Name of the source; that of the export or another.
+    path : path
+        The file.
+
+    Returns
+    -------
+    UpsertCounts
+        Rows inserted, updated and unchanged, and the paths that cannot be stored. Rows of files that have
+        changed since are misses when they are read, as all rows are.
+
+    Raises
+    ------
+    FormatError
+        ``bad_table``: a record is damaged, or of another version of the parser; what stands before it has
+        been written.
+    ConfigError
+        The file is no such file.
+    MissingExtraError
+        pyarrow is not installed.
+    """
+    pa = _arrow()
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = set(_FILE_COLUMNS) - set(file.schema_arrow.names)
+            if missing:
+                raise ConfigError(
+                    f"{path} lacks the columns {', '.join(sorted(missing))}: export rows of files"
+                )
+            return store.upsert(
+                source, _results(file.iter_batches(_FILES_AT_ONCE, columns=list(_FILE_COLUMNS)))
+            )
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"{path} is no Parquet file: {error}") from error
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "arrow") from None
+    return pyarrow
+
+
+def _schema(rows: Rows) -> pa.Schema:
+    pa = _arrow()
+    if rows not in ("file", "frame"):
+        raise ConfigError(f"rows={rows!r}: give 'file' or 'frame'")
+    columns = _FILE_COLUMNS if rows == "file" else _FRAME_COLUMNS
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+
+
+def _batches(results: Iterable[TableResult], rows: Rows) -> Iterator[pa.RecordBatch]:
+    schema = _schema(rows)
+    make = _file_columns if rows == "file" else _frame_columns
+    iterator = iter(results)
+    while batch := list(islice(iterator, _FILES_AT_ONCE)):
+        yield _arrow().RecordBatch.from_arrays(make(batch, schema), schema=schema)
+
+
+def _file_columns(results: list[TableResult], schema: pa.Schema) -> list[Any]:
+    tables = [result.table for result in results]
+    states = [
+        (table.size, table.mtime_ns, table.ctime_ns, table.inode)
+        if table is not None
+        else result.fingerprint or (None,) * 4
+        for table, result in zip(tables, results, strict=True)
+    ]
+    values: dict[str, list[Any]] = {
+        "path": [os.fspath(result.path) for result in results],
+        "frame_count": [0 if table is None else len(table) for table in tables],
+        "record": [None if table is None else table.to_bytes() for table in tables],
+        "error_kind": [result.error.kind if result.error else None for result in results],
+        "error_offset": [result.error.offset if result.error else None for result in results],
+        "error_detail": [result.error.detail if result.error else None for result in results],
+    }
+    values |= dict(zip(_OF_FILE, map(list, zip(*states, strict=True)), strict=True))
+    values |= {
+        name: [None if table is None else getattr(table, name) for table in tables] for name in _OF_TABLE
+    }
+    return [_arrow().array(values[name], kind) for name, kind in zip(schema.names, schema.types, strict=True)]
+
+
+def _frame_columns(results: list[TableResult], schema: pa.Schema) -> list[Any]:
+    found: list[tuple[str, str, int, int, int, int]] = []
+    for result in results:
+        table = result.table
+        if table is None or table.offsets_in != "file":
+            continue
+        whole = len(table) if table.truncated_from is None else table.truncated_from
+        for frame in range(whole):
+            for fragment, (start, end) in enumerate(table.ranges(frame)):
+                place = (frame, fragment, start, end - start)
+                found.append((os.fspath(result.path), table.sop_instance_uid, *place))
+    columns = zip(*found, strict=True) if found else ((),) * len(schema)
+    return [_arrow().array(list(values), kind) for values, kind in zip(columns, schema.types, strict=True)]
+
+
+def _results(batches: Iterable[pa.RecordBatch]) -> Iterator[TableResult]:
+    for batch in batches:
+        for row in batch.to_pylist():
+            state = tuple(row[name] for name in _OF_FILE)
+            if row["record"] is not None:
+                yield TableResult(row["path"], FrameTable.from_bytes(row["record"]), None)
+                continue
+            kind = SourceError if row["error_kind"] in ENVIRONMENT_KINDS else FormatError
+            error = kind(row["error_kind"], row["error_offset"], row["error_detail"] or "")
+            yield TableResult(row["path"], None, error, None if state[0] is None else state)

