@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import psycopg
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from voxtier.frames.databricks.lakebase import LakebaseUtils
 from voxtier.frames.memory import ranking
 from voxtier.frames.memory.bounds import bound_parameters, estimate_threshold
 from voxtier.frames.memory.priority import ClockSkewWarning, score_many
+from voxtier.frames.memory.priority_columns import times_of
 from voxtier.frames.memory.scorer import CachePriorityScorer
 from voxtier.frames.store.store import FrameStore
 
@@ -36,7 +38,8 @@ FORMULAS: list[dict[str, Any]] = [
     {"half_lives": {"last_used": 1e5, "inserted": 1e5}},
 ]
 # Of an archive that is new, of one that is old, of one that nobody reads: the bounds differ.
-SAMPLES: list[list[tuple[datetime | None, datetime, int]]] = [
+Rows = list[tuple[datetime | None, datetime, int]]
+SAMPLES: list[Rows] = [
     [],
     [(NOW - timedelta(hours=n * 7), NOW, n % 9) for n in range(99)],
     [(NOW - timedelta(hours=n * 7), NOW - timedelta(days=n * 9), n % 9) for n in range(99)],
@@ -44,6 +47,13 @@ SAMPLES: list[list[tuple[datetime | None, datetime, int]]] = [
 ]
 ages = st.one_of(st.integers(-(10**13), 10**15), st.integers(-(10**7), 10**7))
 counts = st.one_of(st.integers(0, 40), st.integers(0, 2**63 - 1))
+
+
+def columns(rows: Rows) -> tuple[Any, Any, Any]:
+    """Rows as a sample."""
+    used, inserted, numbers = zip(*rows, strict=True) if rows else ((), (), ())
+    times = (times_of("", list(each), assume_utc=False) for each in (used, inserted))
+    return (*times, np.array(numbers, np.int64))  # type: ignore[return-value]
 
 
 def passes(parameters: dict[str, Any], used: datetime | None, inserted: datetime, count: int) -> bool:
@@ -69,7 +79,8 @@ def test_a_file_that_reaches_a_threshold_passes(
     for threshold in (score, score * part):
         if threshold > 1e-6:
             for sample in SAMPLES:
-                assert passes(bound_parameters(threshold, NOW, sample, **formula), used, inserted, count)
+                parameters = bound_parameters(threshold, NOW, columns(sample), **formula)
+                assert passes(parameters, used, inserted, count)
 
 
 def test_a_bound_lets_few_files_pass() -> None:
@@ -82,20 +93,20 @@ def test_a_bound_lets_few_files_pass() -> None:
         )
         for _ in range(20_000)
     ]
-    threshold = estimate_threshold(rows, 1.0, 200, slack=1.0, now=NOW)
+    threshold = estimate_threshold(columns(rows), 1.0, 200, slack=1.0, now=NOW)
     assert threshold is not None
-    parameters = bound_parameters(threshold, NOW, rows)
+    parameters = bound_parameters(threshold, NOW, columns(rows))
     assert 200 <= sum(passes(parameters, *row) for row in rows) < 1000
     assert not any(passes(parameters, None, row[1], 0) for row in rows)
 
 
 def test_no_threshold_where_most_files_are_wanted() -> None:
-    rows = [(None, NOW, 0)] * 900
-    assert estimate_threshold(rows, 1.0, 400, slack=1.2, now=NOW) is None
-    assert estimate_threshold([], 1.0, 1, slack=1.2, now=NOW) is None
-    assert (
-        estimate_threshold([(None, NOW - timedelta(days=9000), 0)] * 900, 1.0, 9, slack=1.2, now=NOW) is None
-    )
+    for rows, limit in (
+        ([(None, NOW, 0)] * 900, 400),  # too many are wanted
+        ([], 1),
+        ([(None, NOW - timedelta(days=9000), 0)] * 900, 9),  # none scores
+    ):
+        assert estimate_threshold(columns(rows), 1.0, limit, slack=1.2, now=NOW) is None
 
 
 TIMES = ["now", "infinity", "-infinity", "4714-11-24 00:00:00 BC", "294276-12-31"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -194,3 +196,12 @@ def role(dsn: str, postgres: str) -> Iterator[str]:
     yield psycopg.conninfo.make_conninfo(dsn, user="somebody")
     ask(dsn, "DROP OWNED BY somebody")
     ask(postgres, "DROP ROLE somebody")
+
+
+def test_keys_are_sent_whatever_was_imported_first(dsn: str) -> None:
+    program = (
+        "import sys; from voxtier.postgres.database import Database; from voxtier.frames import FrameStore\n"
+        "with FrameStore(Database(sys.argv[1])) as store: print(store.file_states('s', ['/x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, dsn], capture_output=True, text=True, check=False)
+    assert done.stdout == "[None]\n", done.stderr

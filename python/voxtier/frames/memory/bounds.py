@@ -8,17 +8,17 @@ score leaves few rows to score exactly. That the sample was good is checked afte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxtier.frames.memory.priority import formula, score_many
-from voxtier.frames.memory.priority_columns import times_of
 
-#: Last use, insertion and access count of some files.
-Sample: TypeAlias = Sequence[tuple[datetime | None, datetime, int]]
+#: Last use, insertion (both in microseconds since 1970, the smallest int64 for never) and access count.
+Sample: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 Overrides: TypeAlias = Mapping[str, float] | None
 
 # Pages of a sample, about 13,000 rows. An index of few times as many is ranked as a whole.
@@ -55,8 +55,8 @@ def estimate_threshold(
 
     Parameters
     ----------
-    sample : sequence of (datetime or None, datetime, int)
-        Last use, insertion and access count of some files.
+    sample : tuple of three ndarrays of int64, shape (N,)
+        Last use and insertion in microseconds since 1970, the smallest number for never; access counts.
     share : float
         Share of all files that the sample is, in (0, 1].
     limit : int
@@ -74,11 +74,13 @@ def estimate_threshold(
         A score above 0; None where so many files are wanted, or so few score, that all must be scored.
     """
     expected = limit * share
-    place = int(expected * slack + 4 * slack * math.sqrt(expected) + 8)
-    if place >= len(sample) / 3:
+    place = int(slack * (expected + 4 * math.sqrt(expected)) + 8)
+    if place >= len(sample[0]) / 3:
         return None
-    used, inserted, counts = (list(column) for column in zip(*sample, strict=True))
-    scores = score_many(used, inserted, counts, now=now, weights=weights, half_lives=half_lives)
+    moment = int(now.timestamp() * 1e6)
+    # A time in the future counts as now; the list itself warns of it.
+    used, inserted = np.minimum(sample[0], moment), np.minimum(sample[1], moment)
+    scores = score_many(used, inserted, sample[2], now=moment, weights=weights, half_lives=half_lives)
     threshold = float(np.partition(scores, len(scores) - 1 - place)[len(scores) - 1 - place])
     return threshold if threshold > 1e-6 else None
 
@@ -86,7 +88,7 @@ def estimate_threshold(
 def bound_parameters(
     threshold: float,
     now: datetime,
-    sample: Sample = (),
+    sample: Sample,
     *,
     weights: Overrides = None,
     half_lives: Overrides = None,
@@ -99,8 +101,8 @@ def bound_parameters(
         A score above 0.
     now : datetime
         Moment of the scores.
-    sample : sequence of (datetime or None, datetime, int)
-        Files by which the parameters are chosen that let the fewest pass.
+    sample : tuple of three ndarrays of int64, shape (N,)
+        Files by which the parameters are chosen that let the fewest pass: see `estimate_threshold`.
     weights, half_lives : mapping, optional
         See `score_many`.
 
@@ -116,21 +118,16 @@ def bound_parameters(
     moment = now.timestamp()
     # From here on a file passes by its insertion alone, as it must where it has no statistics.
     latest = _since(moment, threshold, weight[1], half_life[1])
-    used, inserted, counts = (
-        (list(column) for column in zip(*sample, strict=True)) if sample else ([], [], [])
-    )
-    last = times_of("last_used", used, assume_utc=False) / 1e6
-    age = times_of("inserted", inserted, assume_utc=False) / 1e6
-    count = np.asarray(counts, np.int64)
+    last, inserted, count = sample[0] / 1e6, sample[1] / 1e6, sample[2]
     best: tuple[int, dict[str, Any]] | None = None
-    for since in (latest, *(moment - age_in * half_life[1] for age_in in _AGES)):
+    for since in (latest, *(moment - age * half_life[1] for age in _AGES)):
         if since > latest or (not _EARLIEST < since < _LATEST and since != latest):
             continue
         # Older files have at most this by their insertion; the other two terms must give the rest.
         share = min(1.0, 2.0 ** min((since + _SECONDS_ROUNDING - moment) / half_life[1], 0.0))
         rest = threshold - weight[1] * share * (1 + _ROUNDING)
         found = {"inserted_since": since, **_used_parameters(rest, moment, weight, half_life[0])}
-        passes = age >= since
+        passes = inserted >= since
         for step in range(_STEPS + 1):
             passes |= (count >= found[f"count_{step}"]) & (last >= max(found[f"used_since_{step}"], -9e12))
         if best is None or passes.sum() < best[0]:

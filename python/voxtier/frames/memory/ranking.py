@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from voxtier.frames.memory.bounds import (
     SAMPLE_PAGES,
     USED_CONDITION,
@@ -17,12 +20,13 @@ from voxtier.frames.memory.bounds import (
 from voxtier.frames.memory.priority import rank_rows, score_sql
 from voxtier.frames.memory.scorer import Band, Label, band, label
 from voxtier.frames.store import statements
+from voxtier.frames.store.adapters import sent_times
 from voxtier.frames.store.store import FrameStore
 
 # Rows beyond the limit that SQL returns, because its last bits and the core's differ at the cut.
 _MARGIN = 64
 # How many times as many files as wanted should reach the estimated score: a second try is surer.
-_SLACKS = (1.2, 4.0)
+_SLACKS = (1.05, 4.0)
 
 #: Runs a statement with bound parameters and returns its rows.
 Query: TypeAlias = Callable[[str, Any], list[Any]]
@@ -124,7 +128,9 @@ def _bounds(
     if pages < WORTH_PAGES or not limit:
         return
     share = min(SAMPLE_PAGES / pages, 1.0)
-    sample = ask(statements.RANKED_SAMPLE, {**parameters, "percent": 100 * share})
+    rows = ask(statements.RANKED_SAMPLE, {**parameters, "percent": 100 * share})
+    used, inserted, counts = zip(*rows, strict=True) if rows else ((), (), ())
+    sample = sent_times(used), sent_times(inserted), np.array(counts, np.int64)
     for slack in _SLACKS:
         threshold = estimate_threshold(sample, share, limit, slack=slack, now=now, **given)
         if threshold is None:
@@ -137,14 +143,23 @@ def _ranked(
 ) -> list[RankedFile]:
     if not rows:
         return []
-    names, _, _, used, inserted, counts, _ = (list(column) for column in zip(*rows, strict=True))
-    best = rank_rows(used, inserted, counts, names, n=limit, now=now, **given)
-    files = []
-    for number, score, recent, fresh in zip(*(column.tolist() for column in best), strict=True):
-        row = rows[number]
-        why = label(recent, fresh, row[5], used=row[3] is not None)
-        files.append(RankedFile._make((*row, score, band(score), why)))
-    return files
+    paths, frames, syntaxes, used, inserted, counts, sizes = (list(each) for each in zip(*rows, strict=True))
+    times = sent_times(used), sent_times(inserted)
+    best = rank_rows(*times, counts, paths, n=limit, now=now, **given)
+    numbers, scores = best.rows.tolist(), best.scores.tolist()
+    paths, frames, syntaxes, counts, sizes = (
+        [column[number] for number in numbers] for column in (paths, frames, syntaxes, counts, sizes)
+    )
+    used, inserted = (_datetimes(column[best.rows]) for column in times)
+    terms = zip(best.recency_used.tolist(), best.recency_inserted.tolist(), counts, used, strict=True)
+    labels = [label(recent, fresh, count, used=last is not None) for recent, fresh, count, last in terms]
+    columns = paths, frames, syntaxes, used, inserted, counts, sizes, scores, map(band, scores), labels
+    return list(map(RankedFile._make, zip(*columns, strict=True)))
+
+
+def _datetimes(times: NDArray[np.int64]) -> list[Any]:
+    """Return microseconds since 1970 as datetimes, None for NULL."""
+    return [each and each.replace(tzinfo=UTC) for each in times.astype("datetime64[us]").tolist()]
 
 
 def preload_rows(

@@ -172,6 +172,8 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
 ORDER BY f.key LIMIT %(limit)s
 """
 
+# Times of the lists are for `adapters.sent_times`.
+
 # Files that can be ranked: of one source, with frames, seen by the groups of the transaction.
 _RANKABLE = """
     f.frame_count > 0 AND ((SELECT voxtier.sees_all()) OR voxtier.may_see(f.allowed_groups))
@@ -182,7 +184,7 @@ _RANKED_COLUMNS = "f.path, f.frame_count, f.transfer_syntax_uid"
 
 # The best files of a source by ``score``; its last bits differ from those of the core.
 RANKED = f"""
-SELECT {_RANKED_COLUMNS}, s.last_used_at, f.inserted_at,
+SELECT {_RANKED_COLUMNS}, timestamptz_send(s.last_used_at), timestamptz_send(f.inserted_at),
     coalesce(s.access_count, 0), coalesce(octet_length(f.frames), 0)
 FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
 WHERE {_RANKABLE}
@@ -203,7 +205,8 @@ _PASSING = f"""(
 
 # All files of a source whose ``score`` reaches a threshold, in no order.
 RANKED_ABOVE = f"""
-SELECT {_RANKED_COLUMNS}, f.last_used_at, f.inserted_at, f.access_count, coalesce(octet_length(f.frames), 0)
+SELECT {_RANKED_COLUMNS}, timestamptz_send(f.last_used_at), timestamptz_send(f.inserted_at),
+    f.access_count, coalesce(octet_length(f.frames), 0)
 FROM {_PASSING.format(columns=f"{_RANKED_COLUMNS}, f.frames")}
 WHERE {{score}} >= %(threshold)s
 """
@@ -211,7 +214,7 @@ WHERE {{score}} >= %(threshold)s
 FILE_PAGES = "SELECT pg_relation_size('voxtier.file') / current_setting('block_size')::int"
 # What the files in some pages score by. LATERAL: each looked up, as they are few.
 RANKED_SAMPLE = f"""
-SELECT s.last_used_at, f.inserted_at, coalesce(s.access_count, 0)
+SELECT timestamptz_send(s.last_used_at), timestamptz_send(f.inserted_at), coalesce(s.access_count, 0)
 FROM voxtier.file AS f TABLESAMPLE SYSTEM (%(percent)s::float4) REPEATABLE (1)
 LEFT JOIN LATERAL (SELECT * FROM voxtier.file_stats AS s WHERE s.key = f.key OFFSET 0) AS s ON true
 WHERE {_RANKABLE}
