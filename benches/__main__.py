@@ -33,6 +33,7 @@ JOURNEYS = {
     "volume_reads": "volumes.reads",
     "volume_writes": "volumes.writes",
     "volume_s3": "volumes.s3",
+    "training": "volumes.training",
 }
 
 

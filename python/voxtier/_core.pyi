@@ -893,6 +893,161 @@ class TileFile:
             As for `read`.
         """
 
+    def read_boxes(
+        self,
+        starts: NDArray[np.int64],
+        size: Sequence[int],
+        out: NDArray[np.uint8],
+        recipe: Recipe,
+        *,
+        steps: Sequence[int],
+        fill: bytes,
+        threads: int = 1,
+        keep: bool = True,
+    ) -> None:
+        """Read boxes of one size, converted, to any places of an output.
+
+        Parameters
+        ----------
+        starts : numpy.ndarray of int64
+            First index of each box, dimension by dimension, flat; may be negative.
+        size : sequence of int
+            Cells of a box along each dimension.
+        out : numpy.ndarray of uint8
+            The bytes of all boxes' numbers.
+        recipe : Recipe
+            From the stored cells to the numbers of ``out``.
+        steps : sequence of int
+            Numbers of the output from cell to cell along each dimension, without gaps.
+        fill : bytes
+            The stored number outside the array.
+        threads : int
+            Threads that decode, the caller's among them.
+        keep : bool
+            Whether decoded chunks are kept for later reads.
+
+        Raises
+        ------
+        FormatError
+            ``bad_tile``, or ``invalid_argument`` when the parts do not fit together.
+        SourceError
+            When the file cannot be read.
+        """
+
+class Recipe:
+    """The steps from stored numbers to those of an output.
+
+    Parameters
+    ----------
+    stored, out : str
+        Names of numpy's types.
+    slope, inter : float
+        Stored number -> physical number.
+    bits : int
+        Of the floats in which that is calculated: 32 or 64.
+    normalize : tuple of float, optional
+        Low and high end of a window, mean, standard deviation.
+
+    Raises
+    ------
+    FormatError
+        ``invalid_argument`` where numbers would be lost: the output is the stored type, a wider integer
+        without further steps, or ``float32``.
+    """
+
+    def __new__(
+        cls,
+        stored: str,
+        out: str,
+        *,
+        slope: float = 1.0,
+        inter: float = 0.0,
+        bits: int = 32,
+        normalize: tuple[float, float, float, float] | None = None,
+    ) -> Recipe: ...
+
+class PatchSubject:
+    """The volumes of one item: the channels of its image, then its mask.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        Tiles, recipe, stored number outside the volume, and the axis (x, y, z) of each stored dimension.
+    foreground : tuple, optional
+        Voxels of the foreground in all blocks up to and with each one, blocks along x, y, z, voxels of a
+        block along each axis, and the class (None: all but 0).
+    """
+
+    def __new__(
+        cls,
+        parts: Sequence[tuple[TileFile, Recipe, bytes, tuple[int, int, int]]],
+        foreground: tuple[NDArray[np.uint64], tuple[int, int, int], int, float | None] | None = None,
+    ) -> PatchSubject: ...
+
+class BatchEngine:
+    """Threads that fill batches; batches of lower numbers are filled first.
+
+    Parameters
+    ----------
+    threads : int
+        Number of threads.
+    keep : bool
+        Whether decoded chunks are kept for later patches.
+    """
+
+    def __new__(cls, threads: int, keep: bool) -> BatchEngine: ...
+    def submit(
+        self,
+        number: int,
+        memory: NDArray[np.uint8],
+        orders: Sequence[tuple[PatchSubject, int, tuple[int, ...] | None, Any]],
+        *,
+        size: tuple[int, int, int],
+        steps: tuple[int, int, int],
+        channels: int,
+        image: int,
+        mask: int,
+        key: tuple[int, int],
+        foreground: float | None = None,
+    ) -> None:
+        """Put a batch into the queue.
+
+        Parameters
+        ----------
+        number : int
+            Of the batch.
+        memory : numpy.ndarray of uint8
+            Where the patches go; not to be touched until the batch has been waited for.
+        orders : sequence of tuple
+            Subject, item, the first voxel of the patch (None draws it), and how it is changed: None or
+            matrix, mirrored axes, whether the heaviest class is taken, changes of intensities.
+        size : tuple of int
+            Voxels of a patch along x, y, z.
+        steps : tuple of int
+            Numbers from voxel to voxel along x, y, z.
+        channels : int
+            Of an image.
+        image, mask : int
+            Offsets in bytes.
+        key : tuple of int
+            Seed and epoch.
+        foreground : float, optional
+            Probability that a patch lies around a voxel of the foreground.
+
+        Raises
+        ------
+        RuntimeError
+            In a process that was forked from the one of the engine.
+        """
+
+    def wait(
+        self, number: int, milliseconds: int
+    ) -> list[tuple[tuple[int, ...], BaseException | None]] | None:
+        """Return the first voxel of each patch and why it could not be read; None when time is over."""
+
+    def stop(self) -> None:
+        """End the threads and drop what was not waited for."""
+
 def set_tile_budget(budget: int) -> None:
     """Set the bytes that decoded chunks may take in this process; 0 switches the cache off."""
 

@@ -27,10 +27,11 @@
 //!     |
 //!     |--------------------------------.---------------.
 //!     v                                v               v
-//!   frames/  tables: packed, cached,  tiledb/         torch_file/
-//!     |      ranked, indexed          dense tiles     structure, CRC and
-//!     v                               to voxels       pickle of .pt files
-//!   dicom/   a file to its table       |               |
+//!   frames/  tables: packed, cached,  training/       torch_file/
+//!     |      ranked, indexed          batches         structure, CRC and
+//!     v                                v              pickle of .pt files
+//!   dicom/   a file to its table      tiledb/          |
+//!     |                               tiles to voxels  |
 //!     |                                |               |
 //!     v                                v               v
 //!   base/    errors, sources, windows, parallel reads, locks that survive a fork
@@ -67,6 +68,7 @@ pub mod frames;
 pub mod gateway;
 pub mod tiledb;
 pub mod torch_file;
+pub mod training;
 
 #[cfg(feature = "python")]
 mod python;

@@ -165,8 +165,9 @@ ROOMS_OF_THE_CORE = {
     "frames": ("base", "dicom"),
     "tiledb": ("base",),
     "torch_file": ("base",),
+    "training": ("base", "tiledb"),
     "gateway": ("base", "dicom", "frames"),
-    "python": ("base", "dicom", "frames", "gateway", "tiledb", "torch_file"),
+    "python": ("base", "dicom", "frames", "gateway", "tiledb", "torch_file", "training"),
 }
 
 

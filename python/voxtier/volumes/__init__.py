@@ -33,10 +33,13 @@ from voxtier.volumes.config import (
 )
 from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.format.direct import cache_stats, clear_cache
+from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.tiledb.tables import Dataframe
 from voxtier.volumes.volume import Volume
 
 if TYPE_CHECKING:
+    from voxtier.volumes.training.augmenting import Augmentation
+    from voxtier.volumes.training.batches import Batches, batches
     from voxtier.volumes.training.datasets import (
         DatasetConfig,
         GridPatchDataset,
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Augmentation",
+    "Batches",
     "CollectionQuery",
     "CompressionConfig",
     "Compressor",
@@ -78,6 +83,7 @@ __all__ = [
     "Index",
     "IngestError",
     "LoadingMode",
+    "Normalize",
     "OrientationConfig",
     "Query",
     "RadiObject",
@@ -99,6 +105,7 @@ __all__ = [
     "WriteConfig",
     "align",
     "as_torchio_subject",
+    "batches",
     "cache_stats",
     "clear_cache",
     "configure",
@@ -115,6 +122,9 @@ __all__ = [
 
 # Loaded when they are asked for: a reader of volumes needs none of them.
 _TRAINING = {
+    "Augmentation": "augmenting",
+    "Batches": "batches",
+    "batches": "batches",
     "DatasetConfig": "datasets",
     "GridPatchDataset": "datasets",
     "LoadingMode": "datasets",

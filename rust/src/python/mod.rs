@@ -11,6 +11,7 @@ mod paths;
 mod sources;
 mod tiledb;
 mod torch_file;
+mod training;
 
 use pyo3::prelude::*;
 
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     paths::register(module)?;
     tiledb::register(module)?;
     torch_file::register(module)?;
+    training::register(module)?;
     // The stub declares no `__all__`, so the module must not have one.
     module.delattr("__all__")
 }

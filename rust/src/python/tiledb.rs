@@ -1,6 +1,7 @@
-//! `TileFile`, its cache of decoded chunks, and `gunzip_range`.
+//! `TileFile`, `Recipe`, the cache of decoded chunks, and `gunzip_range`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
@@ -9,13 +10,16 @@ use pyo3::types::{PyDict, PySlice};
 use crate::base::error::{Error, ErrorKind};
 use crate::tiledb::codec::Pipeline;
 use crate::tiledb::layout::{Grid, Range};
+use crate::tiledb::output::convert::{Normalize, Number, Recipe as Steps, Scale};
+use crate::tiledb::output::sink::Sink;
+use crate::tiledb::plan::Boxes;
 use crate::tiledb::pool::process;
 use crate::tiledb::reader::{Effort, TileFile as Reader};
 
 /// The tiles of one fragment of a dense array.
 #[pyclass(frozen, module = "voxtier._core")]
 pub struct TileFile {
-    reader: Reader,
+    pub(super) reader: Arc<Reader>,
 }
 
 #[pymethods]
@@ -36,7 +40,7 @@ impl TileFile {
             )
         })?;
         let reader = py.detach(|| Reader::open(&path, Grid::new(&shape, &extents)?, cell, pipeline))?;
-        Ok(Self { reader })
+        Ok(Self { reader: Arc::new(reader) })
     }
 
     /// Number of chunks, the units of decoding.
@@ -75,6 +79,71 @@ impl TileFile {
         let bytes = out.as_slice_mut()?;
         py.detach(|| self.reader.read_patches(starts, &size, bytes, Effort { threads, keep }))?;
         Ok(())
+    }
+
+    #[pyo3(signature = (starts, size, out, recipe, *, steps, fill, threads=1, keep=true))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn read_boxes(
+        &self,
+        py: Python<'_>,
+        starts: PyReadonlyArray1<'_, i64>,
+        size: Vec<u64>,
+        mut out: PyReadwriteArray1<'_, u8>,
+        recipe: &Recipe,
+        steps: Vec<u64>,
+        fill: &[u8],
+        threads: usize,
+        keep: bool,
+    ) -> PyResult<()> {
+        let starts = starts.as_slice()?;
+        let sink = Sink::new(out.as_slice_mut()?, recipe.steps);
+        let mut boxes = Boxes { starts, size: &size, steps: &steps, first: 0, each: 0 };
+        boxes.each = boxes.numbers();
+        let fill = first_bytes(fill);
+        py.detach(|| self.reader.read_boxes(&boxes, fill, &sink, Effort { threads, keep }))?;
+        Ok(())
+    }
+}
+
+/// The first bytes of a number, as the core takes them.
+pub(super) fn first_bytes(bytes: &[u8]) -> [u8; 8] {
+    std::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0))
+}
+
+/// The steps from stored numbers to those of an output.
+#[pyclass(frozen, module = "voxtier._core")]
+pub struct Recipe {
+    pub(super) steps: Steps,
+}
+
+#[pymethods]
+impl Recipe {
+    #[new]
+    #[pyo3(signature = (stored, out, *, slope=1.0, inter=0.0, bits=32, normalize=None))]
+    fn new(
+        stored: &str,
+        out: &str,
+        slope: f64,
+        inter: f64,
+        bits: u32,
+        normalize: Option<(f32, f32, f32, f32)>,
+    ) -> PyResult<Self> {
+        let unknown = |name| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("{name:?} is no type of numbers that is read here"),
+            )
+        };
+        let from = Number::from_name(stored).ok_or_else(|| unknown(stored))?;
+        let to = Number::from_name(out).ok_or_else(|| unknown(out))?;
+        let scale = match bits {
+            _ if slope == 1.0 && inter == 0.0 => Scale::Identity,
+            32 => Scale::Single(slope as f32, inter as f32),
+            _ => Scale::Double(slope, inter),
+        };
+        let normalize =
+            normalize.map(|(low, high, mean, deviation)| Normalize { low, high, mean, deviation });
+        Ok(Self { steps: Steps::new(from, to, scale, normalize)? })
     }
 }
 
@@ -125,6 +194,7 @@ fn gunzip_range(py: Python<'_>, path: PathBuf, offset: u64, count: u64) -> PyRes
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("TILEDB_FORMAT_VERSION", crate::tiledb::FORMAT_VERSION)?;
     module.add_class::<TileFile>()?;
+    module.add_class::<Recipe>()?;
     module.add_function(wrap_pyfunction!(set_tile_budget, module)?)?;
     module.add_function(wrap_pyfunction!(clear_tile_cache, module)?)?;
     module.add_function(wrap_pyfunction!(tile_stats, module)?)?;

@@ -76,6 +76,27 @@ impl Grid {
         self.shape.get(dim).copied().unwrap_or(0)
     }
 
+    /// First and one past the last cell of a tile along the first three dimensions, padding included.
+    pub fn tile_box(&self, tile: u64) -> ([u64; 3], [u64; 3]) {
+        let (mut low, mut high, mut rest) = ([0; 3], [0; 3], tile);
+        for (dim, (&extent, &count)) in self.extents.iter().zip(&self.counts).enumerate().rev() {
+            if let (Some(low), Some(high)) = (low.get_mut(dim), high.get_mut(dim)) {
+                *low = rest % count * extent;
+                *high = *low + extent;
+            }
+            rest /= count;
+        }
+        (low, high)
+    }
+
+    /// Whether a box reaches out of the array.
+    pub fn reaches_out(&self, corner: &[i64], size: &[u64]) -> bool {
+        let ends = corner.iter().zip(size).zip(&self.shape);
+        ends.into_iter().any(|((&start, &count), &size)| {
+            start < 0 || start.saturating_add_unsigned(count).unsigned_abs() > size
+        })
+    }
+
     /// Checks a selection and returns its number of cells.
     ///
     /// # Errors

@@ -41,20 +41,20 @@
 //! # The way of a read
 //!
 //! [`reader`] opens the file; [`framing`] finds its chunks by hopping over their headers once. For each read
-//! [`layout`] says which tiles hold cells of the selection, [`runs`] which stretches of a chunk they are, and
-//! [`cache`] which chunks are decoded already. [`codec`] decodes the others, [`scatter`] copies cells to the
-//! output by the loops of `rows`, [`pool`] distributes the work among threads. Every byte of the file is
-//! hostile.
+//! [`layout`] says which tiles hold cells of the selection, [`plan`] which chunks, [`runs`] which stretches of
+//! a chunk, and [`memory::cache`] which chunks are decoded already. [`codec`] decodes the others, [`output`]
+//! copies or converts cells to their places, [`pool`] distributes the work among threads. Every byte of the
+//! file is hostile.
 
-pub mod cache;
 pub mod codec;
 pub mod framing;
 pub mod layout;
+pub mod memory;
+pub mod output;
+pub mod plan;
 pub mod pool;
 pub mod reader;
-mod rows;
 pub mod runs;
-pub mod scatter;
 
 /// The version of TileDB's format that voxtier reads and writes without TileDB, as fragments name it
 /// (`..._22`).

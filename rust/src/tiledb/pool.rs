@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::cache::Cache;
+use super::memory::cache::Cache;
+use super::memory::handles::Handles;
 use crate::base::error::{Error, ErrorKind, Result};
 
 /// The state of one process.
@@ -17,6 +18,8 @@ pub struct Process {
     pid: u32,
     /// The cache of decoded chunks.
     pub cache: Cache,
+    /// The open tile files.
+    pub handles: Handles,
     pools: Mutex<HashMap<usize, Arc<ThreadPool>>>,
 }
 
@@ -33,7 +36,12 @@ pub fn process() -> &'static Process {
         {
             return found;
         }
-        let fresh = Box::new(Process { pid, cache: Cache::new(0), pools: Mutex::default() });
+        let fresh = Box::new(Process {
+            pid,
+            cache: Cache::new(0),
+            handles: Handles::default(),
+            pools: Mutex::default(),
+        });
         let fresh = Box::into_raw(fresh);
         if CURRENT.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: another thread won; `fresh` was never shared.

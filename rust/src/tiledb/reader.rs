@@ -2,21 +2,22 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::ops::Range as Span;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use blake2::digest::consts::U16;
-use blake2::{Blake2b, Digest};
-
-use super::cache::{Block, Cache, Key, Lookup};
 use super::codec::{Cells, Pipeline};
 use super::framing::{Chunk, ChunkIndex, bad_tile};
 use super::layout::{Grid, Range};
+use super::memory::cache::{Block, Cache, Key, Lookup};
+use super::memory::handles::Handle;
+use super::output::convert::{Number, Recipe};
+use super::output::scatter::Part;
+use super::output::sink::Sink;
+use super::plan::{Boxes, Need, Plan, strides};
 use super::pool::process;
-use super::runs::{MAX_DIMS, Placement};
-use super::scatter::{Part, Target};
+use super::runs::Placement;
 use crate::base::error::{Error, ErrorKind, Result};
 
 /// Chunks at most this many bytes apart in the file are read together.
@@ -43,9 +44,7 @@ pub struct Effort {
 
 /// The tiles of one fragment.
 pub struct TileFile {
-    file: File,
-    /// Digest of path, size, inode, device and modification time.
-    identity: u128,
+    handle: Arc<Handle>,
     index: ChunkIndex,
     grid: Grid,
     /// Bytes of one cell.
@@ -60,27 +59,14 @@ impl TileFile {
     /// `invalid_argument` for cells of other than 1, 2, 4 or 8 bytes, `bad_tile` for a file that does not fit
     /// grid and cell size, `io_error`.
     pub fn open(path: &Path, grid: Grid, cell: u32, pipeline: Pipeline) -> Result<Self> {
-        let file = File::open(path)?;
-        let state = file.metadata()?;
         if !matches!(cell, 1 | 2 | 4 | 8) {
             return Err(invalid(format!("cells of {cell} bytes: only 1, 2, 4 and 8 can be read")));
         }
+        let (handle, state) = process().handles.open(path)?;
         let tile_bytes = grid.tile_cells() * u64::from(cell);
+        let file = process().handles.file(&handle)?;
         let index = ChunkIndex::scan(&file, state.len(), grid.tiles(), tile_bytes, cell)?;
-        let mut digest = Blake2b::<U16>::new();
-        digest.update(path.as_os_str().as_encoded_bytes());
-        for number in [state.len(), state.ino(), state.dev(), state.mtime() as u64, state.mtime_nsec() as u64]
-        {
-            digest.update(number.to_le_bytes());
-        }
-        Ok(Self {
-            file,
-            identity: u128::from_le_bytes(digest.finalize().into()),
-            index,
-            grid,
-            cell: cell as usize,
-            pipeline,
-        })
+        Ok(Self { handle, index, grid, cell: cell as usize, pipeline })
     }
 
     /// Chunks in the file.
@@ -102,7 +88,8 @@ impl TileFile {
         self.grid.place(selection, &steps, 0, &mut placements);
         // A read of the whole array would evict the chunks that patches and slices come back for.
         let keep = effort.keep && cells < self.grid.cells();
-        self.read_placements(placements, out, Effort { keep, ..effort })
+        let plan = Plan::new(&self.index, self.cell, placements)?;
+        self.read_all(&plan, &Sink::new(out, self.bare()), Effort { keep, ..effort })
     }
 
     /// Reads boxes of one size into `out` (N, size...); cells outside the array keep their bytes.
@@ -112,32 +99,81 @@ impl TileFile {
     /// # Errors
     /// As [`TileFile::read`].
     pub fn read_patches(&self, starts: &[i64], size: &[u64], out: &mut [u8], effort: Effort) -> Result<()> {
-        let dims = self.grid.dims();
-        if size.len() != dims || !starts.len().is_multiple_of(dims) {
-            let detail = format!("{} starts of patches of size {size:?} in {dims} dimensions", starts.len());
-            return Err(invalid(detail));
-        }
         let each = size.iter().try_fold(1_u64, |all, &one| all.checked_mul(one)).unwrap_or(u64::MAX);
-        self.check_length(out, each.saturating_mul((starts.len() / dims) as u64))?;
+        self.check_length(out, each.saturating_mul((starts.len() / self.grid.dims()) as u64))?;
         let steps = strides(size.iter().copied());
-        let mut placements = Vec::new();
-        let mut selection = [Range::default(); MAX_DIMS];
-        for (number, corner) in starts.chunks_exact(dims).enumerate() {
-            let mut base = number as u64 * each;
-            for (dim, ((&start, &count), &step)) in corner.iter().zip(size).zip(&steps).enumerate() {
-                let range = clip(start, count, self.grid.size(dim));
-                base += range.start.saturating_add_signed(start.saturating_neg())
-                    * step
-                    * u64::from(range.count > 0);
-                if let Some(slot) = selection.get_mut(dim) {
-                    *slot = range;
-                }
-            }
-            if let Some(selection) = selection.get(..dims) {
-                self.grid.place(selection, &steps, base, &mut placements);
-            }
+        let boxes = Boxes { starts, size, steps: &steps, first: 0, each };
+        let plan = Plan::new(&self.index, self.cell, boxes.place(&self.grid)?)?;
+        self.read_all(&plan, &Sink::new(out, self.bare()), effort)
+    }
+
+    /// Reads boxes of one size to any places of an output, converted; cells outside the array become `fill`.
+    ///
+    /// # Errors
+    /// As [`TileFile::read`].
+    pub fn read_boxes(&self, boxes: &Boxes<'_>, fill: [u8; 8], sink: &Sink, effort: Effort) -> Result<()> {
+        let plan = self.prepare(boxes, fill, sink, |_, _| true)?;
+        self.read_all(&plan, sink, effort)
+    }
+
+    /// Checks that boxes fit an output, fills what lies outside the array, and finds the chunks of the rest.
+    ///
+    /// `touches` says of the first and one past the last cell of a tile whether it is wanted.
+    ///
+    /// # Errors
+    /// As [`TileFile::read`].
+    pub fn prepare(
+        &self,
+        boxes: &Boxes<'_>,
+        fill: [u8; 8],
+        sink: &Sink,
+        touches: impl Fn([u64; 3], [u64; 3]) -> bool,
+    ) -> Result<Plan> {
+        let mut placements = boxes.place(&self.grid)?;
+        self.check_places(boxes, sink)?;
+        // SAFETY: the output is borrowed for the call, and nothing else writes to these places yet.
+        boxes.outside(&self.grid, &mut |first, count| unsafe { sink.fill(fill, first, count) });
+        placements.retain(|placement| {
+            let (low, high) = self.grid.tile_box(placement.tile);
+            touches(low, high)
+        });
+        Plan::new(&self.index, self.cell, placements)
+    }
+
+    /// Checks that boxes lie inside an output, and that its cells are those of this file.
+    fn check_places(&self, boxes: &Boxes<'_>, sink: &Sink) -> Result<()> {
+        let count = (boxes.starts.len() / boxes.size.len().max(1)) as u64;
+        let last = count.saturating_sub(1).checked_mul(boxes.each);
+        let end = last.and_then(|last| last.checked_add(boxes.first)?.checked_add(boxes.numbers()));
+        if sink.cell() == self.cell && end.is_some_and(|end| end <= sink.numbers()) {
+            return Ok(());
         }
-        self.read_placements(placements, out, effort)
+        Err(invalid(format!(
+            "{count} patches of size {:?} do not fit into an output of {} numbers, or its cells are not of {} bytes",
+            boxes.size,
+            sink.numbers(),
+            self.cell
+        )))
+    }
+
+    /// Cells of the array along each stored dimension.
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    /// Bytes of a cell.
+    pub fn cell(&self) -> usize {
+        self.cell
+    }
+
+    /// A recipe that copies cells of this size.
+    fn bare(&self) -> Recipe {
+        Recipe::copy(match self.cell {
+            1 => Number::U8,
+            2 => Number::U16,
+            4 => Number::U32,
+            _ => Number::U64,
+        })
     }
 
     fn check_length(&self, out: &[u8], cells: u64) -> Result<()> {
@@ -147,15 +183,21 @@ impl TileFile {
         Err(invalid(format!("the output has {} bytes for {cells} cells of {} bytes", out.len(), self.cell)))
     }
 
-    fn read_placements(&self, mut placements: Vec<Placement>, out: &mut [u8], effort: Effort) -> Result<()> {
-        placements.sort_by_key(|placement| placement.tile);
-        let target = Target::new(out, self.cell);
+    fn read_all(&self, plan: &Plan, sink: &Sink, effort: Effort) -> Result<()> {
+        self.read_part(plan, 0..plan.needs.len(), sink, effort)
+    }
+
+    /// Reads some of the chunks of a plan; the caller has checked that the plan fits the sink.
+    ///
+    /// # Errors
+    /// `bad_tile`, `io_error`, `changed_during_read`.
+    pub fn read_part(&self, plan: &Plan, part: Span<usize>, sink: &Sink, effort: Effort) -> Result<()> {
         let cache = &process().cache;
-        let mut read = Read { file: self, placements, target, claims: None };
-        let needs = read.needs()?;
+        let mut read = Read { file: self, placements: &plan.placements, sink, claims: None };
+        let needs = plan.needs.get(part).unwrap_or_default();
         let (mut in_cache, mut missing, mut in_progress) = (Vec::new(), Vec::new(), Vec::new());
         let answers = cache.look_up(needs.iter().map(|need| self.key(need)), effort.keep);
-        for (need, answer) in needs.into_iter().zip(answers) {
+        for (need, answer) in needs.iter().copied().zip(answers) {
             match answer {
                 Lookup::Cells(block) => in_cache.push((need, block)),
                 Lookup::Decode => missing.push(need),
@@ -179,54 +221,21 @@ impl TileFile {
     }
 
     fn key(&self, need: &Need) -> Key {
-        Key { file: self.identity, chunk: need.number }
+        Key { file: self.handle.identity(), chunk: need.number }
     }
 }
 
-/// A chunk that a read needs, and the range of the read's placements that select cells of its tile.
-#[derive(Clone, Copy)]
-struct Need {
-    number: u32,
-    chunk: Chunk,
-    first: u32,
-    count: u32,
-}
-
-/// One call of [`TileFile::read`] or [`TileFile::read_patches`].
+/// One call of [`TileFile::read_part`].
 struct Read<'a> {
     file: &'a TileFile,
     /// Sorted by tile.
-    placements: Vec<Placement>,
-    target: Target,
+    placements: &'a [Placement],
+    sink: &'a Sink,
     /// The chunks that go to the cache, if any do.
     claims: Option<Claims<'a>>,
 }
 
 impl Read<'_> {
-    /// The chunks that hold selected cells, in file order.
-    fn needs(&self) -> Result<Vec<Need>> {
-        let mut needs = Vec::new();
-        let cell = self.file.cell as u64;
-        let mut first = 0_usize;
-        for same_tile in self.placements.chunk_by(|a, b| a.tile == b.tile) {
-            let tile = same_tile.first().map_or(0, |placement| placement.tile);
-            let (begin, chunks) = self.file.index.tile(tile)?;
-            for (number, chunk) in (begin..).zip(chunks) {
-                let (low, high) = (chunk.start / cell, (chunk.start + u64::from(chunk.original)) / cell);
-                if same_tile.iter().any(|placement| placement.runs(low, high).next().is_some()) {
-                    let count = same_tile.len() as u32;
-                    needs.push(Need { number, chunk: *chunk, first: first as u32, count });
-                }
-            }
-            first += same_tile.len();
-        }
-        if u32::try_from(first).is_err() {
-            let detail = format!("{first} parts in one read: at most 2^32 - 1, read in smaller steps");
-            return Err(Error::new(ErrorKind::LimitExceeded, detail));
-        }
-        Ok(needs)
-    }
-
     fn decode_all(&self, needs: &[Need], threads: usize) -> Result<()> {
         let decoded: u64 = needs.iter().map(|need| u64::from(need.chunk.original)).sum();
         let stored: u64 = needs.iter().map(|need| need.chunk.stored_bytes()).sum();
@@ -253,7 +262,7 @@ impl Read<'_> {
                 buffer.resize(length, 0);
             }
             let bytes = buffer.get_mut(..length).unwrap_or_default();
-            self.file.file.read_exact_at(bytes, start)?;
+            process().handles.file(&self.file.handle)?.read_exact_at(bytes, start)?;
             for need in task {
                 let from = (need.chunk.offset - start) as usize;
                 let stored = bytes.get(from..from + need.chunk.stored_bytes() as usize);
@@ -267,8 +276,9 @@ impl Read<'_> {
         let Chunk { offset, metadata, original, .. } = need.chunk;
         let TileFile { cell, pipeline, .. } = self.file;
         pipeline.decode(stored, metadata as usize, original as usize, *cell, offset, |cells| {
-            if let Some(claims) = &self.claims {
-                let block = Block::copy_of(cells, *cell);
+            if let Some(claims) = &self.claims
+                && let Some(block) = claims.cache.copy_of(cells, *cell)
+            {
                 self.copy(need, block.cells());
                 claims.finish(self.file.key(need), block);
             } else {
@@ -279,14 +289,14 @@ impl Read<'_> {
 
     fn copy(&self, need: &Need, cells: Cells<'_>) {
         for part in self.parts(need, cells) {
-            // SAFETY: placements of one call never overlap in the output (see Target).
-            unsafe { self.target.copy(&part.run, part.cells, part.low) };
+            // SAFETY: placements of one call never overlap in the output (see `Target`).
+            unsafe { self.sink.put(&part) };
         }
     }
 
     /// Copies chunks that the cache holds.
     fn copy_all(&self, blocks: &[(Need, Block)], threads: usize) -> Result<()> {
-        let threads = if self.target.bytes() < PARALLEL_COPY_FROM { 1 } else { threads.max(1) };
+        let threads = if self.sink.bytes() < PARALLEL_COPY_FROM { 1 } else { threads.max(1) };
         let tasks = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
         let tasks: Vec<_> = blocks.chunks(blocks.len().div_ceil(tasks).max(1)).collect();
         process().run(&tasks, threads, |task| {
@@ -294,8 +304,8 @@ impl Read<'_> {
             for (need, block) in *task {
                 parts.extend(self.parts(need, block.cells()));
             }
-            // SAFETY: placements of one call never overlap in the output (see Target).
-            unsafe { self.target.copy_all(&mut parts) };
+            // SAFETY: placements of one call never overlap in the output (see `Target`).
+            unsafe { self.sink.put_all(&mut parts) };
             Ok(())
         })
     }
@@ -326,27 +336,6 @@ fn group(needs: &[Need], work: u64) -> Vec<&[Need]> {
             together
         })
         .collect()
-}
-
-/// Row-major strides, in cells, of an output with these sizes.
-fn strides(sizes: impl DoubleEndedIterator<Item = u64>) -> Vec<u64> {
-    let mut steps: Vec<u64> = sizes
-        .rev()
-        .scan(1_u64, |weight, size| {
-            let step = *weight;
-            *weight = weight.saturating_mul(size);
-            Some(step)
-        })
-        .collect();
-    steps.reverse();
-    steps
-}
-
-/// The part of `start..start + count` that lies in `0..size`.
-fn clip(start: i64, count: u64, size: u64) -> Range {
-    let end = start.saturating_add_unsigned(count).max(0).unsigned_abs().min(size);
-    let begin = start.max(0).unsigned_abs().min(size);
-    Range { start: begin, count: end.saturating_sub(begin), step: 1 }
 }
 
 fn invalid(detail: String) -> Error {

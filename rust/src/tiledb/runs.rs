@@ -31,7 +31,7 @@ pub struct Placement {
     pub dims: usize,
 }
 
-/// Rows of cells, and planes of such rows: in each row, `count` cells `step` apart go to consecutive places.
+/// Rows of cells, and planes of such rows: in each row, `count` cells `step` apart go to places `cell_out` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// First cell of the first row, within the tile.
@@ -42,6 +42,8 @@ pub struct Run {
     pub step: u64,
     /// Place of the first cell in the output.
     pub out: u64,
+    /// Distance between the cells of a row in the output, in cells.
+    pub cell_out: u64,
     /// Number of rows; >= 1.
     pub rows: u64,
     /// Cells from row to row in the tile.
@@ -63,6 +65,7 @@ impl Run {
         count: 1,
         step: 1,
         out: 0,
+        cell_out: 1,
         rows: 1,
         row_cells: 0,
         row_out: 0,
@@ -261,8 +264,8 @@ impl Iterator for Runs {
             }
             if skip < stop {
                 run.cell += skip * last.step;
-                run.out += skip;
-                (run.count, run.step) = (stop - skip, last.step);
+                run.out += skip * last.stride;
+                (run.count, run.step, run.cell_out) = (stop - skip, last.step, last.stride);
                 return Some(run);
             }
         }

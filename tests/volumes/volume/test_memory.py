@@ -56,6 +56,48 @@ def test_a_thousand_cubes_stay_within_the_budget(tmp_path: Path) -> None:
         assert most <= base + cap + 24, (cap, base, most)  # one cube, two threads' buffers, the allocator
 
 
+EPOCH = """
+import sys
+import numpy as np
+from voxtier.volumes import RadiObject, ReadConfig, SegmentationDataset, cache_stats, configure
+from voxtier.volumes.training.datasets import DatasetConfig
+def pss():
+    rows = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("Pss:")) / 1024
+configure(read=ReadConfig(memory_budget_mb=64, tile_cache_size_mb=32, concurrency=2))
+radi = RadiObject(sys.argv[1])
+data = SegmentationDataset(radi.CT, radi.seg, DatasetConfig("patch", 48, 120))
+np.stack([data[0]["image"]] * 4)
+before, most, held = pss() - cache_stats()["bytes_held"] / 2**20, 0, []
+for item in np.random.default_rng(0).permutation(len(data)):
+    held = [*held[-7:], data[int(item)]]  # as a loader that reads ahead holds them: long and short lives mix
+    np.stack([sample["image"] for sample in held[-4:]])
+    if item % 20 == 0:
+        most = max(most, pss())
+stats = cache_stats()
+assert stats["evictions"] > 0 and stats["bytes_held"] > 28 * 2**20, stats
+print(before, most)
+"""
+
+
+def test_an_epoch_of_patches_takes_its_budget_and_what_the_process_had(tmp_path: Path) -> None:
+    from voxtier.volumes import RadiObject, TileConfig, configure
+
+    configure(tile=TileConfig("isotropic", 32, 32, 32))
+    rng = np.random.default_rng(0)
+    images: dict[str, list[tuple[Path, str]]] = {"CT": [], "seg": []}
+    for number in range(3):
+        voxels = rng.integers(-1000, 1000, (192, 192, 128)).astype(np.int16)
+        mask = (voxels > 900).astype(np.uint8)
+        for name, data in (("CT", voxels), ("seg", mask)):
+            path = tmp_path / f"{number}_{name}.nii"
+            nib.save(nib.Nifti1Image(data, np.eye(4)), path)
+            images[name].append((path, str(number)))
+    RadiObject.from_niftis(tmp_path / "r", images=images)
+    before, most = run(EPOCH, tmp_path / "r")
+    assert most <= before + 1.1 * 64, (before, most)
+
+
 INGEST = (
     PEAK_KIB
     + """

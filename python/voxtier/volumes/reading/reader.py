@@ -17,6 +17,7 @@ from voxtier.volumes.geometry import Affine, OrientationInfo
 from voxtier.volumes.reading.indexing import Key, select
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.arrays import VoxelArray, open_array
+from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal"]
@@ -57,6 +58,11 @@ class VolumeReader:
 
     def __hash__(self) -> int:
         return hash(self.uri)
+
+    @property
+    def array(self) -> VoxelArray:
+        """The open array of the volume, opened again when it has changed on disk."""
+        return self._array
 
     @property
     def _array(self) -> VoxelArray:
@@ -314,17 +320,40 @@ class VolumeReader:
             For starts or a size of another form.
         """
         array = self._array
-        ndim = len(array.layout.shape)
-        corners = np.asarray(starts)
-        if corners.ndim != 2 or corners.shape[1] != ndim or corners.dtype.kind not in "iu":
-            raise ConfigError(
-                f"starts must be integers of shape (N, {ndim}), got {corners.dtype} {corners.shape}"
-            )
-        box = tuple(int(count) for count in size)
-        if len(box) != ndim or any(count < 1 for count in box):
-            raise ConfigError(f"a patch of this volume has {ndim} sizes >= 1, got {box}")
-        cells = replicas.read_patches(array, corners.astype(np.int64), box, fill)
+        corners, box = _boxes(starts, size, len(array.layout.shape))
+        cells = replicas.read_patches(array, corners, box, fill)
         return array.to_numbers(cells, raw=raw)
+
+    def read_patches_into(
+        self, starts: object, out: NDArray[Any], *, fill: float = 0, normalize: Normalize | None = None
+    ) -> None:
+        """Read many boxes of one size into the caller's memory: `read_patches`, cast to the type of ``out``.
+
+        Local volumes are decoded, scaled, normalised, cast and turned in one pass.
+
+        Parameters
+        ----------
+        starts : array_like of int, (N, ndim)
+            First voxels; they may be negative or reach past the end.
+        out : numpy.ndarray, (N, x, y, z[, t])
+            C-contiguous and writable.
+        fill : float
+            Stored number outside the volume.
+        normalize : Normalize, optional
+            Further step after scaling.
+
+        Raises
+        ------
+        ConfigError
+            For starts or an output of another form.
+        """
+        array = self._array
+        corners, box = _boxes(starts, out.shape[1:], len(array.layout.shape))
+        if len(out) != len(corners) or not out.flags.c_contiguous or not out.flags.writeable:
+            raise ConfigError(f"out must be C-contiguous and writable, for {len(corners)} patches of {box}")
+        if not replicas.read_into(array, corners, out, fill, normalize):
+            numbers = array.to_numbers(replicas.read_patches(array, corners, box, fill), raw=False)
+            out[...] = numbers if normalize is None else normalize.apply(numbers)
 
     def get_statistics(
         self, percentiles: Sequence[float] | None = None, *, nan_policy: NanPolicy = "omit"
@@ -377,6 +406,18 @@ class VolumeReader:
         if flat.dtype.kind == "f":
             flat = flat[np.isfinite(flat)]
         return np.histogram(flat, bins=bins, range=value_range)
+
+
+def _boxes(starts: object, size: Sequence[int], ndim: int) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    corners = np.asarray(starts)
+    if corners.ndim != 2 or corners.shape[1] != ndim or corners.dtype.kind not in "iu":
+        raise ConfigError(
+            f"starts must be integers of shape (N, {ndim}), got {corners.dtype} {corners.shape}"
+        )
+    box = tuple(int(count) for count in size)
+    if len(box) != ndim or any(count < 1 for count in box):
+        raise ConfigError(f"a patch of this volume has {ndim} sizes >= 1, got {box}")
+    return corners.astype(np.int64), box
 
 
 def _rebuild(kind: type[VolumeReader], uri: str, session: Session, expected: str | None) -> VolumeReader:

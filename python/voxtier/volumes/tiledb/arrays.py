@@ -16,6 +16,7 @@ import numpy as np
 import tiledb
 from numpy.typing import NDArray
 
+from voxtier import _core
 from voxtier.errors import FormatError
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.volumes.tiledb.format.direct import open_tiles
@@ -24,7 +25,7 @@ from voxtier.volumes.tiledb.format.freshness import FolderState
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.format.recovery import recover_volume
 from voxtier.volumes.tiledb.layout import ATTRIBUTE, AXES, Layout, Region
-from voxtier.volumes.tiledb.scaling import Scaling, ingested_dtype
+from voxtier.volumes.tiledb.scaling import Scaling, ingested_dtype, stored_number
 from voxtier.volumes.tiledb.session import LATEST, Session, is_remote
 
 _OPEN_ARRAYS = 128  # each may hold one file descriptor
@@ -150,6 +151,37 @@ class VoxelArray:
             for patch, corner in zip(out, stored_starts, strict=True):
                 self._read_patch_through_tiledb(patch, corner.tolist())
         return out.transpose(0, *(1 + axis for axis in self._to_api))
+
+    @property
+    def tiles(self) -> _core.TileFile | None:
+        """The tiles in the core, of an array that is read without TileDB."""
+        return None if self._tiles is None else self._tiles.core
+
+    def read_boxes(
+        self,
+        starts: NDArray[np.int64],
+        out: NDArray[Any],
+        fill: float,
+        recipe: _core.Recipe,
+    ) -> None:
+        """Read boxes of one size, converted, into the caller's memory.
+
+        Parameters
+        ----------
+        starts : numpy.ndarray of int64, (N, ndim)
+            First voxels in API order; they may be negative or reach past the end.
+        out : numpy.ndarray, (N, x, y, z[, t])
+            C-contiguous, of the recipe's type.
+        fill : float
+            Stored number outside the volume.
+        recipe : Recipe
+            Of this array (`replicas.recipe`).
+        """
+        order = self.layout.order
+        stored = np.ascontiguousarray(starts[:, list(order)])
+        assert self._tiles is not None, "an array with a recipe is read directly"
+        outside = stored_number(fill, self.layout.cell)
+        self._tiles.read_boxes(stored, out, order, recipe, outside, self.session.config.read)
 
     def _read_patch_through_tiledb(self, patch: NDArray[Any], corner: Sequence[int]) -> None:
         low = [max(0, start) for start in corner]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier import _core
 from voxtier.errors import VoxtierError
 from voxtier.volumes.config import SliceOrientation, WriteConfig
 from voxtier.volumes.tiledb import arrays
@@ -24,6 +25,7 @@ from voxtier.volumes.tiledb.arrays import VoxelArray
 from voxtier.volumes.tiledb.creation import array_meta, create_array, create_like
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.layout import Region
+from voxtier.volumes.tiledb.scaling import Normalize, make_recipe
 from voxtier.volumes.tiledb.session import Session, remove_tree
 
 META_KEY = "voxtier_replicas"
@@ -117,11 +119,101 @@ def read_patches(
         (N, *size).
     """
     if META_KEY in array.meta and len(starts):
-        box = zip(starts[0], size, array.layout.shape, strict=True)
-        region = tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box)
         with suppress(VoxtierError):
-            return cheapest(array, region).read_patches(starts, size, fill)
+            return cheapest_for(array, starts[0].tolist(), size).read_patches(starts, size, fill)
     return array.read_patches(starts, size, fill)
+
+
+def cheapest_for(array: VoxelArray, start: Sequence[int], size: Sequence[int]) -> VoxelArray:
+    """Return the tiling that decodes the fewest cells for a box, which may reach out of the volume.
+
+    Parameters
+    ----------
+    array : VoxelArray
+        The volume.
+    start, size : sequence of int
+        First voxel, and voxels along x, y, z[, t].
+
+    Returns
+    -------
+    VoxelArray
+        The volume's own tiling, or a replica's.
+    """
+    box = zip(start, size, array.layout.shape, strict=True)
+    return cheapest(array, tuple((min(max(0, int(s)), n - 1), min(c, n), 1) for s, c, n in box))
+
+
+def read_into(
+    array: VoxelArray,
+    starts: NDArray[np.int64],
+    out: NDArray[Any],
+    fill: float,
+    normalize: Normalize | None = None,
+) -> bool:
+    """Read boxes of one size as physical numbers into the caller's memory, in one pass.
+
+    Parameters
+    ----------
+    array : VoxelArray
+        The volume.
+    starts : numpy.ndarray of int64, (N, ndim)
+        First voxels; they may be negative or reach past the end.
+    out : numpy.ndarray, (N, x, y, z[, t])
+        C-contiguous.
+    fill : float
+        Stored number outside the volume.
+    normalize : Normalize, optional
+        Further step.
+
+    Returns
+    -------
+    bool
+        False, and nothing is written, where the core cannot do this for the volume and this type.
+    """
+    if META_KEY in array.meta and len(starts):
+        with suppress(VoxtierError):
+            tiling = cheapest_for(array, starts[0].tolist(), out.shape[1:])
+            steps = None if tiling is array else recipe(tiling, array, out.dtype, normalize)
+            if steps is not None:
+                tiling.read_boxes(starts, out, fill, steps)
+                return True
+    steps = recipe(array, array, out.dtype, normalize)
+    if steps is not None:
+        array.read_boxes(starts, out, fill, steps)
+    return steps is not None
+
+
+def recipe(
+    tiling: VoxelArray,
+    array: VoxelArray,
+    dtype: np.dtype[Any],
+    normalize: Normalize | None = None,
+    *,
+    raw: bool = False,
+) -> _core.Recipe | None:
+    """Return how the core makes numbers of a type from the cells of a volume or of its replica.
+
+    Parameters
+    ----------
+    tiling : VoxelArray
+        Whose cells are read: the volume, or a replica.
+    array : VoxelArray
+        The volume, whose metadata holds the scaling.
+    dtype : numpy.dtype
+        Of the numbers wanted.
+    normalize : Normalize, optional
+        Further step.
+    raw : bool
+        Leave numbers as they are stored.
+
+    Returns
+    -------
+    Recipe or None
+        None where numpy has to make them.
+    """
+    if not tiling.is_direct or array.dtype != tiling.layout.cell:
+        return None
+    return make_recipe(tiling.layout.cell, dtype, None if raw else array.scaling, normalize)
 
 
 def write_volume(

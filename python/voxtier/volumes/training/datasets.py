@@ -20,6 +20,7 @@ from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.tiledb.format.direct import share_budget
+from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.training.epochs import Draw, EpochCounter, EpochIndex
 from voxtier.volumes.training.matching import match_volumes, read_labels, refuse_misplaced
 from voxtier.volumes.training.sampling import RandomSampler, Sampler, Size, as_size, generator, grid_starts
@@ -57,6 +58,10 @@ class DatasetConfig:
         Stored number outside a volume that is smaller than the patch.
     dtype : str or None
         Type of ``image``; None keeps the volume's.
+    mask_fill : float, optional
+        Stored number outside a mask, by default ``fill``.
+    normalize : Normalize, optional
+        Clips, shifts and divides the image's physical numbers, which become ``float32``.
     """
 
     loading_mode: LoadingMode = LoadingMode.FULL_VOLUME
@@ -66,15 +71,24 @@ class DatasetConfig:
     seed: int = 0
     fill: float = 0.0
     dtype: str | None = "float32"
+    mask_fill: float | None = None
+    normalize: Normalize | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loading_mode", LoadingMode(self.loading_mode))
+        if self.normalize is not None and self.dtype != "float32":
+            raise ConfigError(f"normalised images are float32, got dtype={self.dtype!r}")
         if self.patch_size is not None:
             object.__setattr__(self, "patch_size", as_size(self.patch_size))
         elif self.loading_mode is LoadingMode.PATCH:
             raise ConfigError("patches need patch_size=(x, y, z), or one number for a cube")
         if self.patches_per_volume < 1:
             raise ConfigError(f"patches_per_volume must be >= 1, got {self.patches_per_volume}")
+
+    @property
+    def outside_mask(self) -> float:
+        """Stored number outside a mask."""
+        return self.fill if self.mask_fill is None else self.mask_fill
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -135,10 +149,14 @@ class VolumeCollectionDataset:
         self._channels = [list(images[0])] + [match_volumes(other, images[0]) for other in images[1:]]
         self._masks = None if mask is None else match_volumes(mask, images[0])
         self._labels = read_labels(labels, images[0])
-        others = [*self._channels[1:], *([self._masks] if self._masks is not None else [])]
-        for volumes in others:
+        for volumes in self._channels[1:]:
             for first, other in zip(self._channels[0], volumes, strict=True):
                 refuse_misplaced(first, other)
+        mask_dtypes: set[np.dtype[Any]] = set()
+        for first, other in zip(self._channels[0], self._masks or (), strict=self._masks is not None):
+            refuse_misplaced(first, other)
+            mask_dtypes.add(other.dtype)
+        self.mask_dtype = np.result_type(*map(signed_dtype, mask_dtypes)) if mask_dtypes else None
         self._depths: NDArray[np.int64] | None = None
         if self.config.loading_mode is LoadingMode.SLICE_2D:
             self._depths = np.cumsum([volume.shape[2] for volume in self._channels[0]])
@@ -148,6 +166,15 @@ class VolumeCollectionDataset:
     def n_channels(self) -> int:
         """Number of collections that are stacked."""
         return len(self._channels)
+
+    def volumes(self, place: int) -> tuple[list[Volume], Volume | None]:
+        """Return the channels of an observation, and its mask."""
+        mask = None if self._masks is None else self._masks[place]
+        return [channel[place] for channel in self._channels], mask
+
+    def labels_of(self, places: Sequence[int]) -> list[Any] | None:
+        """Return the labels of observations; None without labels."""
+        return None if self._labels is None else [self._labels[self.obs_ids[place]] for place in places]
 
     def __len__(self) -> int:
         if self._depths is not None:
@@ -228,9 +255,8 @@ class VolumeCollectionDataset:
     def _sample(
         self, place: int, start: tuple[int, ...], size: tuple[int, ...] | None, z: int | None = None
     ) -> dict[str, Any]:
-        image = np.stack([self._read(volumes[place], start, size, z) for volumes in self._channels])
         sample: dict[str, Any] = {
-            "image": np.ascontiguousarray(image, dtype=self.config.dtype),
+            "image": self._image(place, start, size, z),
             "idx": place,
             "obs_id": self.obs_ids[place],
             "obs_subject_id": self.obs_subject_ids[place],
@@ -240,14 +266,39 @@ class VolumeCollectionDataset:
         if affine is not None:
             sample["affine"] = geometry.crop_affine(affine, start)
         if self._masks is not None:
-            mask = self._read(self._masks[place], start, size, z)
-            sample["mask"] = _signed(np.ascontiguousarray(mask[None]))
+            volume = self._masks[place]
+            if size is None or volume.ndim == 4:
+                mask = self._read(volume, start, size, z, self.config.outside_mask)
+                sample["mask"] = np.ascontiguousarray(mask[None], dtype=signed_dtype(mask.dtype))
+            else:
+                sample["mask"] = np.empty((1, *size), signed_dtype(volume.dtype))
+                volume.read_patches_into(np.array([start]), sample["mask"], fill=self.config.outside_mask)
         if self._labels is not None:
             sample["label"] = self._labels[self.obs_ids[place]]
         return sample
 
+    def _image(
+        self, place: int, start: tuple[int, ...], size: tuple[int, ...] | None, z: int | None
+    ) -> NDArray[Any]:
+        volumes, config = [channel[place] for channel in self._channels], self.config
+        if size is not None and config.dtype is not None and all(volume.ndim == 3 for volume in volumes):
+            image = np.empty((len(volumes), *size), config.dtype)
+            for channel, volume in zip(image, volumes, strict=True):
+                box = np.array([start])
+                volume.read_patches_into(box, channel[None], fill=config.fill, normalize=config.normalize)
+            return image
+        image = np.stack([self._read(volume, start, size, z, config.fill) for volume in volumes])
+        return np.ascontiguousarray(
+            image if config.normalize is None else config.normalize.apply(image), dtype=config.dtype
+        )
+
     def _read(
-        self, volume: Volume, start: tuple[int, ...], size: tuple[int, ...] | None, z: int | None
+        self,
+        volume: Volume,
+        start: tuple[int, ...],
+        size: tuple[int, ...] | None,
+        z: int | None,
+        fill: float,
     ) -> NDArray[Any]:
         if z is not None:
             return volume.axial(z)
@@ -255,7 +306,7 @@ class VolumeCollectionDataset:
             return volume.to_numpy()
         if volume.ndim == 4:
             start, size = (*start, 0), (*size, volume.shape[3])
-        patches: NDArray[Any] = volume.read_patches(np.array([start]), size, fill=self.config.fill)
+        patches: NDArray[Any] = volume.read_patches(np.array([start]), size, fill=fill)
         return np.asarray(patches[0])
 
 
@@ -321,9 +372,14 @@ class GridPatchDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         _share_budget()
         start = self.starts[index]
-        image = self.volume.read_patches(np.array([start]), self.patch_size, fill=self.fill)
+        if self.dtype is None or self.volume.ndim == 4:
+            image = self.volume.read_patches(np.array([start]), self.patch_size, fill=self.fill)
+            image = np.ascontiguousarray(image, dtype=self.dtype)
+        else:
+            image = np.empty((1, *self.patch_size), self.dtype)
+            self.volume.read_patches_into(np.array([start]), image, fill=self.fill)
         sample: dict[str, Any] = {
-            "image": np.ascontiguousarray(image, dtype=self.dtype),
+            "image": image,
             "idx": index,
             "patch_start": np.array(start, dtype=np.int64),
             "location": np.array([*start, *(s + n for s, n in zip(start, self.patch_size, strict=True))]),
@@ -342,7 +398,6 @@ def _share_budget() -> None:
         share_budget(worker.num_workers)
 
 
-def _signed(mask: NDArray[Any]) -> NDArray[Any]:
-    """Return a mask in a type that torch has in all versions: 16 and 32 bit unsigned become signed."""
-    signed = {"u2": np.int32, "u4": np.int64}.get(mask.dtype.str[1:])
-    return mask if signed is None else mask.astype(signed)
+def signed_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a type that torch has in all versions: 16 and 32 bit unsigned become signed."""
+    return np.dtype({"u2": np.int32, "u4": np.int64}.get(dtype.str[1:], dtype))

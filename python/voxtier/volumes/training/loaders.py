@@ -23,7 +23,14 @@ Collections = VolumeCollection | Sequence[VolumeCollection]
 """One collection, or several that become channels."""
 
 
-def _torch() -> Any:
+def import_torch() -> Any:
+    """Return the module torch.
+
+    Raises
+    ------
+    MissingExtraError
+        When it is not installed.
+    """
     try:
         import torch.utils.data  # noqa: F401 -- loads it; handed out untyped below
     except ImportError:
@@ -82,7 +89,7 @@ def data_loader(
     torch.utils.data.DataLoader
         The loader.
     """
-    torch = _torch()
+    torch = import_torch()
     sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
     if start_method is not None and num_workers > 0:
         options["multiprocessing_context"] = start_method
@@ -247,7 +254,7 @@ class ToMetaTensor:
             from monai.data.meta_tensor import MetaTensor
         except ImportError:
             raise MissingExtraError("monai", "tensors") from None
-        torch = _torch()
+        torch = import_torch()
         item = dict(sample)
         for key in ("image", "mask"):
             if key in item:
@@ -259,7 +266,7 @@ class ToMetaTensor:
 
 def as_torchio_subject(sample: dict[str, Any]) -> Any:
     """Return a TorchIO Subject: ``image`` as ScalarImage (C, x, y, z), ``mask`` as LabelMap, with affines."""
-    torchio, torch = import_torchio(), _torch()
+    torchio, torch = import_torchio(), import_torch()
     kinds: dict[str, Any] = {"image": torchio.ScalarImage, "mask": torchio.LabelMap}
     images = {
         key: kind(tensor=torch.from_numpy(sample[key]), affine=sample.get("affine"))

@@ -69,7 +69,8 @@ def generator(seed: int, epoch: int, index: int, visit: int = 0, *, stream: int 
         At its start.
     """
     key, counter = [seed & (2**64 - 1), epoch], [0, stream, visit, index]
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    words = np.array(key, np.uint64), np.array(counter, np.uint64)  # numpy makes floats of large ints
+    return np.random.Generator(np.random.Philox(key=words[0], counter=words[1]))
 
 
 def _random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Start:
@@ -204,9 +205,7 @@ class ForegroundSampler:
             raise ConfigError("foreground patches need a mask")
         if rng.random() >= self.p_pos:
             return _random_start(volume.shape[:3], size, rng)
-        if mask.uri not in self._counts:
-            self._counts[mask.uri] = self._block_counts(mask)
-        counts = self._counts[mask.uri]
+        counts = self.counts(mask)
         total = int(counts.sum())
         if total == 0:
             return _random_start(volume.shape[:3], size, rng)
@@ -220,6 +219,12 @@ class ForegroundSampler:
         places = np.argwhere(inside)
         before = int(cumulative[block - 1]) if block else 0
         return _start_around(places[drawn - before] + corner, volume.shape[:3], size)
+
+    def counts(self, mask: Volume) -> NDArray[np.int64]:
+        """Return how many voxels of the foreground each block of 16 cubed has."""
+        if mask.uri not in self._counts:
+            self._counts[mask.uri] = self._block_counts(mask)
+        return self._counts[mask.uri]
 
     def _is_foreground(self, voxels: NDArray[Any]) -> NDArray[np.bool_]:
         inside: NDArray[np.bool_] = voxels != 0 if self.label is None else voxels == self.label

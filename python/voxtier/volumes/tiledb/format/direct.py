@@ -98,12 +98,17 @@ class DirectTiles:
 
     __slots__ = ("_cell", "_tiles")
 
+    @property
+    def core(self) -> _core.TileFile:
+        """The object of the core that reads them."""
+        return self._tiles
+
     def __init__(self, tiles: _core.TileFile, cell: np.dtype[Any]) -> None:
         self._tiles, self._cell = tiles, cell
 
     def read(self, region: Region, read: ReadConfig) -> NDArray[Any]:
         """Return the cells of a region."""
-        _apply_budget(read)
+        apply_budget(read)
         raw, out = _empty([count for _, count, _ in region], self._cell)
         self._tiles.read(region, raw, threads=read.concurrency, keep=read.tile_cache_size_mb > 0)
         return out
@@ -136,7 +141,7 @@ class DirectTiles:
         numpy.ndarray
             (N, *size).
         """
-        _apply_budget(read)
+        apply_budget(read)
         raw, out = _empty((len(starts), *size), self._cell)
         outside = ((starts < 0) | (starts + size > shape)).any(axis=1)
         out[outside] = fill
@@ -144,6 +149,45 @@ class DirectTiles:
             starts.reshape(-1), list(size), raw, threads=read.concurrency, keep=read.tile_cache_size_mb > 0
         )
         return out
+
+    def read_boxes(
+        self,
+        starts: NDArray[np.int64],
+        out: NDArray[Any],
+        order: Sequence[int],
+        recipe: _core.Recipe,
+        fill: bytes,
+        read: ReadConfig,
+    ) -> None:
+        """Read boxes of one size, converted, into the caller's memory.
+
+        Parameters
+        ----------
+        starts : numpy.ndarray of int64, (N, ndim)
+            First cells in stored order; they may be negative or reach past the end.
+        out : numpy.ndarray, (N, ...)
+            C-contiguous, in API order.
+        order : sequence of int
+            API axis of each stored dimension.
+        recipe : Recipe
+            From stored cells to numbers of ``out``.
+        fill : bytes
+            Stored number outside the array.
+        read : ReadConfig
+            Threads and memory.
+        """
+        apply_budget(read)
+        steps = [out.strides[1 + axis] // out.itemsize for axis in order]
+        self._tiles.read_boxes(
+            starts.reshape(-1),
+            [out.shape[1 + axis] for axis in order],
+            out.reshape(-1).view(np.uint8),
+            recipe,
+            steps=steps,
+            fill=fill,
+            threads=read.concurrency,
+            keep=read.tile_cache_size_mb > 0,
+        )
 
 
 def _empty(shape: Sequence[int], cell: np.dtype[Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
@@ -161,32 +205,40 @@ def _empty(shape: Sequence[int], cell: np.dtype[Any]) -> tuple[NDArray[np.uint8]
     return raw, raw.view(cell).reshape(shape)
 
 
-# Process id, options and number of workers that the core's budget was last set for.
-_applied: tuple[int, ReadConfig, int] | None = None
+# Process id, options, number of workers and reserved bytes that the core's budget was last set for.
+_applied: tuple[int, ReadConfig, int, int] | None = None
 _workers = 1
+_reserved = 0
 _lock = threading.Lock()
 
 
-def _apply_budget(read: ReadConfig) -> None:
+def apply_budget(read: ReadConfig) -> None:
     """Give the core its byte budget if it changed: the cache's cap, within what reads in flight leave."""
     global _applied
     if (
         _applied is not None
         and _applied[1] is read
         and _applied[0] == os.getpid()
-        and _applied[2] == _workers
+        and _applied[2:] == (_workers, _reserved)
     ):
         return
     with _lock:
-        left = read.memory_budget_mb - _SCRATCH_MB * read.concurrency
-        _core.set_tile_budget((max(0, min(read.tile_cache_size_mb, left)) << 20) // _workers)
-        _applied = (os.getpid(), read, _workers)
+        left = (read.memory_budget_mb - _SCRATCH_MB * read.concurrency << 20) - _reserved
+        _core.set_tile_budget(max(0, min(read.tile_cache_size_mb << 20, left)) // _workers)
+        _applied = (os.getpid(), read, _workers, _reserved)
 
 
 def share_budget(workers: int) -> None:
     """Tell this process that it is one of so many: each gets its part of the byte budget."""
     global _workers
     _workers = max(1, workers)
+
+
+def reserve(change: int) -> None:
+    """Take bytes of the memory budget away from decoded blocks, or (negative) give them back."""
+    global _reserved
+    with _lock:
+        _reserved = max(0, _reserved + change)
 
 
 def cache_stats() -> dict[str, int]:

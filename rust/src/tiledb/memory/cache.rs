@@ -7,9 +7,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::codec::Cells;
-use super::runs::Run;
-use super::scatter::Target;
+use super::super::codec::Cells;
+use super::super::output::scatter::Target;
+use super::super::runs::Run;
+use super::slabs::{Slabs, Slot};
 
 /// Identity of a chunk: the state of its file, and its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,29 +49,16 @@ pub struct Stats {
 #[derive(Clone, Debug)]
 pub enum Block {
     /// Cell after cell.
-    Plain(Arc<AlignedBytes>),
+    Plain(Arc<Slot>),
     /// Cells of one value, as [`Cells::Constant`].
     Constant([u8; 8], usize),
 }
 
 impl Block {
-    /// Copies cells of `cell` (1, 2, 4 or 8) bytes.
-    pub fn copy_of(cells: Cells<'_>, cell: usize) -> Self {
-        if let Cells::Constant(value, bytes) = cells {
-            return Self::Constant(value, bytes);
-        }
-        let mut plain = AlignedBytes::zeroed(cells.len());
-        let count = (cells.len() / cell) as u64;
-        let all = Run { count, ..Run::ONE };
-        // SAFETY: the only view of a buffer that this function owns.
-        unsafe { Target::new(plain.bytes_mut(), cell).copy(&all, cells, 0) };
-        Self::Plain(Arc::new(plain))
-    }
-
     /// Bytes of memory that the cells take.
     pub fn memory_bytes(&self) -> u64 {
         match self {
-            Self::Plain(cells) => cells.bytes.capacity() as u64,
+            Self::Plain(slot) => slot.memory_bytes(),
             Self::Constant(..) => 0,
         }
     }
@@ -78,40 +66,9 @@ impl Block {
     /// The cells, to copy from.
     pub fn cells(&self) -> Cells<'_> {
         match self {
-            Self::Plain(cells) => Cells::Plain(cells.bytes()),
+            Self::Plain(slot) => Cells::Plain(slot.bytes()),
             Self::Constant(value, bytes) => Cells::Constant(*value, *bytes),
         }
-    }
-}
-
-/// Bytes that begin on a cache line, so that copying a row touches as few lines as possible.
-///
-/// Aligned by hand: glibc's aligned allocation takes twice the memory when blocks are allocated and freed
-/// often.
-#[derive(Debug)]
-pub struct AlignedBytes {
-    bytes: Vec<u8>,
-    start: usize,
-    count: usize,
-}
-
-const LINE: usize = 64;
-
-impl AlignedBytes {
-    /// `count` bytes, all 0.
-    pub fn zeroed(count: usize) -> Self {
-        let bytes = vec![0; count + LINE - 1];
-        let start = bytes.as_ptr().align_offset(LINE).min(LINE - 1);
-        Self { bytes, start, count }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(self.start..self.start + self.count).unwrap_or_default()
-    }
-
-    /// The bytes.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start..self.start + self.count).unwrap_or_default()
     }
 }
 
@@ -133,6 +90,7 @@ struct State {
 pub struct Cache {
     state: Mutex<State>,
     finished: Condvar,
+    slabs: Arc<Slabs>,
 }
 
 /// The answer to a look-up of one chunk.
@@ -163,6 +121,27 @@ impl Cache {
         let mut state = self.lock();
         state.stats.budget = budget;
         state.shrink(0);
+        drop(state);
+        self.slabs.trim(budget);
+    }
+
+    /// Copies cells of `cell` (1, 2, 4 or 8) bytes into memory of the cache; `None` when there is none.
+    pub fn copy_of(&self, cells: Cells<'_>, cell: usize) -> Option<Block> {
+        if let Cells::Constant(value, bytes) = cells {
+            return Some(Block::Constant(value, bytes));
+        }
+        let budget = self.lock().stats.budget;
+        let mut slot = self.slabs.take(cells.len(), budget)?;
+        let count = (cells.len() / cell) as u64;
+        let all = Run { count, ..Run::ONE };
+        // SAFETY: the only view of a slot that this function owns.
+        unsafe { Target::new(slot.bytes_mut(), cell).copy(&all, cells, 0) };
+        Some(Block::Plain(Arc::new(slot)))
+    }
+
+    /// Bytes of memory that decoded chunks take now, those that wait for reuse included.
+    pub fn resident(&self) -> u64 {
+        self.slabs.resident()
     }
 
     /// Current counters.
@@ -177,6 +156,8 @@ impl Cache {
         let budget = state.stats.budget;
         (state.entries, state.queue) = (HashMap::default(), VecDeque::new());
         state.stats = Stats { budget, ..Stats::default() };
+        drop(state);
+        self.slabs.trim(0);
     }
 
     /// Adds bytes read and decoded to the counters.
@@ -278,7 +259,7 @@ mod tests {
     }
 
     fn cells(count: usize) -> Block {
-        Block::Plain(Arc::new(AlignedBytes::zeroed(count)))
+        Cache::new(0).copy_of(Cells::Plain(&vec![7; count]), 1).unwrap()
     }
 
     #[test]

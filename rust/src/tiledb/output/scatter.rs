@@ -2,9 +2,9 @@
 
 use arrayvec::ArrayVec;
 
-use super::codec::Cells;
+use super::super::codec::Cells;
+use super::super::runs::Run;
 use super::rows::{Column, copy_rows, fill, interleave, pick};
-use super::runs::Run;
 
 /// Runs whose rows are copied side by side at most.
 const MOST_BESIDE: usize = 8;
@@ -182,7 +182,7 @@ impl Target {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::cache::Block;
+    use super::super::super::memory::cache::Cache;
     use super::*;
 
     /// The cells of a chunk as plain bytes and as planes; all of one value where `value` is given.
@@ -207,7 +207,7 @@ mod tests {
             let (plain, apart) = forms(cell, cells as usize, value);
             let (planes, plane_cells, plane_out) = (1 + rows % 2, 2, rows * row_out);
             let run =
-                Run { cell: 5 + skip, count, step, out: 2, rows, row_cells, row_out, planes, plane_cells, plane_out };
+                Run { cell: 5 + skip, count, step, out: 2, cell_out: 1, rows, row_cells, row_out, planes, plane_cells, plane_out };
             let mut wanted = vec![9; (2 + planes * plane_out) as usize * cell];
             for (plane, row) in (0..planes).flat_map(|p| (0..rows).map(move |r| (p, r))) {
                 for k in 0..count {
@@ -219,7 +219,7 @@ mod tests {
             let constant = Cells::Planes(&apart).constant(cell);
             prop_assert_eq!(constant, Cells::Plain(&plain).constant(cell));
             prop_assert!(constant.is_some() || value.is_none());
-            let block = Block::copy_of(Cells::Planes(&apart), cell);
+            let block = Cache::new(0).copy_of(Cells::Planes(&apart), cell).unwrap();
             let mut all = vec![Cells::Plain(&plain), Cells::Planes(&apart), block.cells()];
             all.extend(constant.map(|value| Cells::Constant(value, plain.len())));
             for form in all {
@@ -251,7 +251,7 @@ mod tests {
             for ((count, form), (plain, apart)) in counts.iter().zip(&chunks) {
                 let (cell_low, row_cells) = (7, count + 1);
                 let run = Run {
-                    cell: cell_low + 3, count: *count, step: 1, out: at, rows, row_cells, row_out: width,
+                    cell: cell_low + 3, count: *count, step: 1, out: at, cell_out: 1, rows, row_cells, row_out: width,
                     planes, plane_cells: rows * row_cells, plane_out: rows * width,
                 };
                 let cells = match form {

@@ -1,0 +1,6 @@
+//! Cells on their way to the output: copied, converted, turned.
+
+pub mod convert;
+mod rows;
+pub mod scatter;
+pub mod sink;
