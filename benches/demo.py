@@ -1,4 +1,4 @@
-"""The main job on real files (`make demo`): index, summarise, read frames back, compare, next to pydicom.
+"""The main job on real files (`make demo`): index, summarise, read frames back, serve them, next to pydicom.
 
 The input is the DICOM files that pydicom ships and a slide of 50,000 frames without an offset table. Works
 offline, in a temporary folder; the database is voxtier's embedded one.
@@ -57,7 +57,7 @@ def main() -> None:
             subprocess.run([*VOXTIER, "db", "stop"], capture_output=True)
         beside_pydicom(files, made)
     print(f"\n{BOLD}Done{PLAIN} in {time.perf_counter() - started:.0f} s. Everything it made is gone again.")
-    print("Next:  voxtier index YOUR-FOLDER  ·  voxtier explain FILE  ·  voxtier frame FILE 1 -o frame.bin")
+    print("Next:  voxtier serve YOUR-FOLDER  ·  voxtier explain FILE  ·  voxtier frame FILE 1 -o frame.bin")
 
 
 def with_database(files: list[Path], made: Slide, listing: Path) -> None:
@@ -81,6 +81,7 @@ def with_database(files: list[Path], made: Slide, listing: Path) -> None:
         heading("Frames, read back through the index")
         read_back(store, files, made)
         preload(store, made)
+    served(made)
 
 
 def read_back(store: Any, files: list[Path], made: Slide) -> None:
@@ -140,6 +141,42 @@ def preload(store: Any, made: Slide) -> None:
     tier = "memory, no question to the database" if stats["tier1"] else "the database"
     say(f"preloaded {cache['entries']} tables, {used:,} of {budget:,} bytes; frame 4,712 came from {tier}")
     say(f"and is {len(frame):,} bytes long")
+
+
+def served(made: Slide) -> None:
+    """Serve what was indexed, and fetch it back with a DICOMweb client of others."""
+    from dicomweb_client.api import DICOMwebClient
+
+    heading("Served by DICOMweb, fetched back with dicomweb-client")
+    say(f"$ voxtier serve --source {SOURCE}")
+    arguments = [*VOXTIER, "serve", "--source", SOURCE, "--port", "0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        try:
+            assert running.stdout is not None
+            root = running.stdout.readline().split()[-1]
+            client = DICOMwebClient(url=root)
+            studies = client.search_for_studies(limit=1000)
+            series = [each for each in client.search_for_series(limit=1000) if "00080060" in each]
+            say(
+                f"{len(studies)} studies; modalities {', '.join(sorted({modality(each) for each in series}))}"
+            )
+            uids = read_table(made.path)
+            instance = (uids.study_instance_uid, uids.series_instance_uid, uids.sop_instance_uid)
+            chosen = random.Random(3).sample(range(made.frames), 200)
+            asked = [number + 1 for number in chosen]
+            media = [("image/jpeg", uids.transfer_syntax_uid)]
+            frames, seconds = timed(
+                lambda: client.retrieve_instance_frames(*instance, asked, media_types=media)
+            )
+        finally:
+            running.terminate()
+    if frames != [read_frame(made.path, uids, number) for number in chosen]:
+        raise SystemExit("a frame that the gateway served differs from the file's")
+    say(f"{len(chosen)} frames of the slide in {seconds * 1e3:.0f} ms: {GOOD}every byte equal{PLAIN}")
+
+
+def modality(series: dict[str, Any]) -> str:
+    return str((series["00080060"].get("Value") or ["?"])[0])
 
 
 def beside_pydicom(files: list[Path], made: Slide) -> None:

@@ -101,6 +101,7 @@ def read_metadata_json(
     bulk_data_uri: str | None = None,
     inline_limit: int = 1024,
     with_transfer_syntax: bool = False,
+    last_tag: int | None = None,
 ) -> bytes:
     """Read the attributes of one SOP Instance as the text of a DICOM JSON object, in UTF-8.
 
@@ -116,6 +117,8 @@ def read_metadata_json(
         Most bytes of a value that stays inline, of those VRs that may have a URI.
     with_transfer_syntax : bool
         Whether (0008,3002) Available Transfer Syntax UID names the transfer syntax of the file.
+    last_tag : int or None
+        Last attribute of the data set that is read, such as 0x0040FFFF: a slide has megabytes behind it.
 
     Returns
     -------
@@ -1224,9 +1227,12 @@ class Gateway:
         *,
         roots: list[str | PathLike[str]],
         tokens: list[tuple[str, list[str]]],
+        groups_header: str | None,
         cors_origins: list[str],
         viewer: str | PathLike[str] | None,
         index_seconds: float,
+        in_flight_bytes: int,
+        access_log: int | None,
         page: str,
         viewer_config: str,
     ) -> Gateway: ...
@@ -1284,7 +1290,10 @@ class GatewayJob:
     def answer_files(self, files: list[tuple[str, str]]) -> None:
         """Answer with SOP Instance UIDs and paths."""
 
-    def answer_http(self, status: int, media_type: str, body: bytes) -> None:
+    def answer_right(self, may_read: bool) -> None:
+        """Answer whether the groups may read the file."""
+
+    def answer_http(self, status: int, media_type: str, body: bytes, warning: str | None = None) -> None:
         """Answer with a whole response.
 
         Parameters
@@ -1295,6 +1304,8 @@ class GatewayJob:
             Type of the body.
         body : bytes
             The body.
+        warning : str or None
+            What the client should know, for the header line Warning (RFC 7234 5.5).
         """
 
     def fail(self, why: str) -> None:

@@ -25,6 +25,16 @@ PICKLES = {
     "instance": b"(X\x02\0\0\0lsiposix\nsystem\n.",
 }
 
+REQUESTS = [
+    "/dicomweb/studies/1.2/series/1.3/instances/1.4/frames/3,1,2",
+    "/ct/dicomweb/studies/1/series/2/instances/3/bulkdata/54000100/1/54001010",
+    "/wado?requestType=WADO&studyUID=1&seriesUID=2&objectUID=3",
+    'multipart/related; type="application/octet-stream"; transfer-syntax="*", image/jpeg;q=0.5',
+    "bytes=0-65535",
+    "1,2,3%2C4",
+    'W/"a", "b", *',
+]
+
 
 def main() -> None:
     """Write one file for each case."""
@@ -37,6 +47,8 @@ def main() -> None:
             write("torch_file", f"{path.parent.name}-{path.stem}", WHOLE_FILE + path.read_bytes())
     for name, program in PICKLES.items():
         write("torch_file", name, PICKLE + program)
+    for number, text in enumerate(REQUESTS):
+        write("gateway", str(number), text.encode())
     for number in range(64):  # the target builds its file from numbers: shape, extents, filters, ranges
         write("tiledb", str(number), random.Random(number).randbytes(12 + number))
     try:

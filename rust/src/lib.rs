@@ -61,6 +61,10 @@
 
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 
+// What the fuzz targets include names the crate as they do.
+#[cfg(test)]
+extern crate self as _core;
+
 pub mod base;
 pub mod dicom;
 pub mod frames;

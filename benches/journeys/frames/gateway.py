@@ -1,232 +1,61 @@
-"""Journey: frames over HTTP: CPU of the server for a request, beside nginx and starlette.
+"""Journey: frames over HTTP: CPU of the server for a request, beside nginx, starlette and Orthanc.
 
-A load generator of another project (wrk) asks over keep-alive connections; what is compared is the time that
-the server's processes spend on processors, so that other load on the machine weighs less. Programs that are
-not installed are left out by name.
+And headers of a series beside pydicom, latency with 256 clients, the time until the gateway listens, a hot
+set of ten million frames. Programs that are not installed are left out by name.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import gc
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
-import benches.inputs.files  # noqa: F401 - puts the tests' folder on the path
-from benches.measure import Goal, Result, Way, race
-from support.builders import JPEG, Element, Fragments, dicom, element, image, jpeg, pattern
-from voxtier.frames import FrameStore, read_tables
-from voxtier.postgres.embedded import EmbeddedServer
+import numpy as np
+import pydicom
+
+from benches.inputs.entries import paths_of
+from benches.journeys.frames import gateway_servers as servers
+from benches.journeys.frames.gateway_servers import CT, GATEWAY, SERIES, SIZE, STARLETTE, STUDY, TILE, Served
+from benches.measure import Goal, Limit, Result, Way, race, timed
+from support.builders import jpeg, pattern
+from voxtier._core import restore_hot_set, save_hot_set
+from voxtier.frames import FrameCache, FrameStore, read_tables
 
 JOURNEY = "gateway"
-STUDY, SERIES = "1.2.3", "1.2.3.4"
-TILE, CT = "1.2.3.4.1", "1.2.3.4.2"
-SIZE = 512 * 512 * 2
-STAR = 'multipart/related; type="application/octet-stream"; transfer-syntax="*"'
-TICKS = os.sysconf("SC_CLK_TCK")
-
-# Asks for one random frame of many, with keep-alive.
-SCRIPT = """
-local frames, path = {frames}, "{path}"
-request = function()
-  return wrk.format("GET", path:gsub("@", tostring(math.random(frames))), {{["Accept"] = '{accept}'{more}}})
-end
-"""
-
-STARLETTE = """
-import sys, uvicorn
-from starlette.applications import Starlette
-from starlette.responses import Response
-from starlette.routing import Route
-from voxtier.frames import FrameReader, FrameStore
-reader = FrameReader(FrameStore(sys.argv[1]), "bench", publish=False)
-async def frame(request):
-    body = await reader.aframe(request.path_params["sop"], int(request.path_params["frame"]) - 1)
-    head = b"--b\\r\\nContent-Type: application/octet-stream\\r\\n\\r\\n"
-    return Response(head + body + b"\\r\\n--b--\\r\\n", media_type='multipart/related; boundary=b')
-path = "/dicomweb/studies/{study}/series/{series}/instances/{sop}/frames/{frame}"
-app = Starlette(routes=[Route(path, frame)])
-uvicorn.run(app, port=int(sys.argv[2]), log_level="error", access_log=False)
-"""
-
-
-class Served(NamedTuple):
-    """A server that answers: its address, its processes, the path of a frame (@ is its number)."""
-
-    port: int
-    pids: Callable[[], list[int]]
-    path: str
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
-    """Measure tiles of a slide and slices of a CT, each from every server in turns."""
+    """Measure tiles of a slide and slices of a CT, each from every server in turns, then the rest."""
     if shutil.which("wrk") is None:
         print("gateway: wrk is not installed (apt-get install wrk): left out", file=sys.stderr)
         return
+    rounds = min(rounds, 3) if quick else rounds
     tiles = 2_000 if quick else 50_000
-    files = write_files(folder / "images", tiles)
+    files = servers.write_files(folder / "images", tiles)
+    series = write_series(folder / "series", 200 if quick else 2_000)
     seconds = 0.5 if quick else 3.0
     with ExitStack() as stack:
-        dsn = stack.enter_context(database(folder / "server"))
+        dsn = stack.enter_context(servers.database(folder / "server"))
         with FrameStore(dsn) as store:
-            store.upsert("bench", read_tables(files, verify="all"))
-        gateway = stack.enter_context(in_process(GATEWAY, dsn))
+            store.upsert("bench", read_tables([*files, *series], verify="all"))
+        gateway = stack.enter_context(servers.in_process(GATEWAY, dsn))
         yield frames(stack, folder, gateway, dsn, "tile", TILE, tiles, seconds, rounds)
         yield frames(stack, folder, gateway, dsn, "512 KiB frame", CT, 200, seconds, rounds)
         yield unmodified(gateway, tiles, seconds, rounds)
-
-
-def described(uid: str, **options: int) -> list[Element]:
-    """Return the attributes of an image of this journey's series."""
-    uids = {"SOPInstanceUID": uid, "StudyInstanceUID": STUDY, "SeriesInstanceUID": SERIES}
-    own = {each.tag: each for each in (element(name, value) for name, value in uids.items())}
-    return [own.get(each.tag, each) for each in image(**options)]
-
-
-def write_files(folder: Path, tiles: int) -> list[str]:
-    """Write a slide of tiles of 3 kB, with an offset table, and a CT of 200 frames."""
-    folder.mkdir()
-    payloads = [jpeg(3100, seed=number % 251) for number in range(tiles)]
-    slide = Fragments(payloads, table=Fragments(payloads).offsets())
-    pixels = {TILE: slide, CT: pattern(SIZE) * 200}
-    shapes = {
-        TILE: (JPEG, {"frames": tiles}),
-        CT: (None, {"rows": 512, "columns": 512, "bits": 16, "frames": 200}),
-    }
-    paths = []
-    for uid, (syntax, shape) in shapes.items():
-        path = folder / f"{uid}.dcm"
-        elements = [*described(uid, **shape), element("PixelData", pixels[uid])]
-        path.write_bytes((dicom(elements) if syntax is None else dicom(elements, syntax)).content)
-        paths.append(str(path))
-    return paths
-
-
-GATEWAY = """
-import sys, time
-from voxtier.frames import FrameStore, Gateway
-gateway = Gateway(FrameStore(sys.argv[1]), "bench", port=int(sys.argv[2]), workers=1, index_seconds=60)
-gateway.start()
-time.sleep(1e6)
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def database(folder: Path) -> Iterator[str]:
-    """Run a PostgreSQL server for this journey."""
-    server = EmbeddedServer(folder)
-    server.attach()
-    try:
-        yield server.conninfo()
-    finally:
-        server.detach()
-
-
-@contextmanager
-def in_process(script: str, dsn: str) -> Iterator[Served]:
-    """Run a server in a Python process of its own."""
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-c", script, dsn, str(port)])
-    try:
-        path = f"/dicomweb/studies/{STUDY}/series/{SERIES}/instances/{{}}/frames/@"
-        wait_for(port, process)
-        yield Served(port, lambda: [process.pid], path)
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def nginx(folder: Path, uid: str, count: int) -> Iterator[Served]:
-    """Nginx over one file a frame: the floor that no server of frames goes below."""
-    port, place = free_port(), Path(tempfile.mkdtemp(dir=folder))
-    (place / "frames").mkdir()
-    for number in range(1, min(count, 2000) + 1):
-        body = jpeg(3100, seed=(number - 1) % 251) if uid == TILE else pattern(SIZE)
-        (place / "frames" / str(number)).write_bytes(body)
-    (place / "nginx.conf").write_text(
-        f"worker_processes 1; pid {place}/pid; error_log {place}/log; user root;\n"
-        f"events {{ worker_connections 512; }}\nhttp {{ access_log off; sendfile on; tcp_nopush on; "
-        f"keepalive_requests 1000000; open_file_cache max=5000; client_body_temp_path {place}; "
-        f"proxy_temp_path {place}; fastcgi_temp_path {place}; uwsgi_temp_path {place}; "
-        f"scgi_temp_path {place};\n"
-        f"server {{ listen 127.0.0.1:{port}; root {place}; }} }}\n"
-    )
-    os.chmod(place, 0o755)
-    process = subprocess.Popen(["nginx", "-c", str(place / "nginx.conf"), "-g", "daemon off;"])
-    try:
-        wait_for(port, process)
-        yield Served(port, lambda: [process.pid, *children(process.pid)], "/frames/@")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def children(pid: int) -> list[int]:
-    """Return the children of a process."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a port answers."""
-    for _ in range(1200):
-        if process.poll() is not None:
-            raise RuntimeError(f"a server ended with {process.returncode}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"port {port} does not answer")
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    """Return what processes have spent on processors: user and system time."""
-    spent = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        spent += int(fields[11]) + int(fields[12])
-    return spent / TICKS
-
-
-def load(served: Served, uid: str, count: int, seconds: float, more: str = "") -> tuple[float, bool]:
-    """Ask for random frames; return CPU seconds a request, and whether every answer had a good status."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        path = served.path.format(uid)
-        script.write(SCRIPT.format(frames=count, path=path, accept=STAR, more=more))
-        script.flush()
-        command = ["wrk", "-t1", "-c8", f"-d{max(1, round(seconds))}s", "-s", script.name]
-        before = cpu_seconds(served.pids())
-        done = subprocess.run(
-            [*command, f"http://127.0.0.1:{served.port}/"], capture_output=True, text=True, check=True
-        )
-        spent = cpu_seconds(served.pids()) - before
-    requests = int(re.search(r"(\d+) requests in", done.stdout)[1])
-    return spent / requests, "Non-2xx" not in done.stdout and "Socket errors" not in done.stdout
-
-
-def holds(served: Served, uid: str, frame: bytes) -> bool:
-    """Return whether the server's second frame is right."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{served.port}{served.path.format(uid).replace('@', '2')}", headers={"Accept": STAR}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return frame in answer.read()
+        if shutil.which("h2load"):
+            yield protocols(gateway, tiles, seconds, rounds)
+        if shutil.which("Orthanc") and servers.ORTHANC_PLUGIN.exists():
+            yield beside_orthanc(stack, folder, gateway, files[:1], tiles, seconds, rounds)
+        yield headers(gateway, series, rounds)
+        yield latency(gateway, tiles, seconds, rounds)
+        yield listening(dsn, rounds)
+    yield restart(folder, rounds)
 
 
 def frames(
@@ -247,7 +76,7 @@ def frames(
     second = jpeg(3100, seed=1) if uid == TILE else pattern(SIZE)
     servers: dict[str, Served] = {"voxtier gateway": gateway}
     if shutil.which("nginx"):
-        servers["nginx, a file a frame"] = stack.enter_context(nginx(folder, uid, count))
+        servers["nginx, a file a frame"] = stack.enter_context(servers.nginx(folder, uid, count))
     else:
         result.facts.append("nginx is not installed: left out")
     try:
@@ -256,15 +85,15 @@ def frames(
     except ImportError:
         result.facts.append("starlette and uvicorn are not installed: left out")
     else:
-        servers["starlette over FrameReader"] = stack.enter_context(in_process(STARLETTE, dsn))
+        servers["starlette over FrameReader"] = stack.enter_context(servers.in_process(STARLETTE, dsn))
 
     def lap(name: str) -> Callable[[], tuple[float, bool]]:
         served = servers[name]
         limit = min(count, 2000) if name.startswith("nginx") else count
 
         def measured() -> tuple[float, bool]:
-            spent, good = load(served, uid, limit, seconds)
-            return spent, good and holds(served, uid, second)
+            spent, good = servers.load(served, uid, limit, seconds)
+            return spent, good and servers.holds(served, uid, second)
 
         return measured
 
@@ -286,7 +115,7 @@ def unmodified(gateway: Served, count: int, seconds: float, rounds: int) -> Resu
 
     def asked(more: str) -> Callable[[], tuple[float, bool]]:
         def measured() -> tuple[float, bool]:
-            spent, _ = load(gateway, TILE, count, seconds, more)
+            spent, _ = servers.load(gateway, TILE, count, seconds, more)
             return spent, True
 
         return measured
@@ -296,3 +125,137 @@ def unmodified(gateway: Served, count: int, seconds: float, rounds: int) -> Resu
         Way("200", asked(""), role="rival"),
     ]
     return race(result, ways, [Goal("304", "200", 1 / 0.7)], rounds=rounds)
+
+
+def protocols(gateway: Served, count: int, seconds: float, rounds: int) -> Result:
+    """Measure tiles over HTTP/2 without TLS beside HTTP/1.1."""
+    result = Result(JOURNEY, "CPU a request: h2c", "eight connections; eight streams each", "request", 1)
+    ways = [
+        Way("h2c", lambda: servers.load_h2(gateway, TILE, count, seconds), role="voxtier"),
+        Way("HTTP/1.1", lambda: servers.load(gateway, TILE, count, seconds)),
+    ]
+    return race(result, ways, [Goal("h2c", "HTTP/1.1", 1.0)], rounds=rounds)
+
+
+def beside_orthanc(
+    stack: ExitStack, folder: Path, gateway: Served, files: list[str], count: int, seconds: float, rounds: int
+) -> Result:
+    """Measure a tile of the slide from Orthanc, which reads the file for each."""
+    result = Result(JOURNEY, "CPU a request: tile, Orthanc", f"a slide of {count:,} tiles", "request", 1)
+    other = stack.enter_context(servers.orthanc(folder, files))
+    ways = [
+        Way("voxtier gateway", lambda: servers.load(gateway, TILE, count, seconds), role="voxtier"),
+        Way("Orthanc", lambda: servers.load_singly(other, TILE, count, 3), rounds=2),
+    ]
+    goals = [Goal("voxtier gateway", "Orthanc", 1000)] if count >= 50_000 else []
+    return race(result, ways, goals, rounds=rounds)
+
+
+def write_series(folder: Path, count: int) -> list[str]:
+    """Write a series of CT slices with the header of a real one."""
+    from pydicom.data import get_testdata_file
+
+    folder.mkdir()
+    slice_ = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+    slice_.StudyInstanceUID, slice_.SeriesInstanceUID = f"{STUDY}.9", f"{SERIES}.9"
+    paths = []
+    for number in range(count):
+        slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID = f"{SERIES}.9.{number + 1}"
+        slice_.InstanceNumber = number + 1
+        paths.append(str(folder / f"{number:05d}.dcm"))
+        slice_.save_as(paths[-1])
+    return paths
+
+
+def headers(gateway: Served, series: list[str], rounds: int) -> Result:
+    """Measure the headers of a series as DICOM JSON beside pydicom; the files are in the page cache."""
+    result = Result(
+        JOURNEY, f"headers of {len(series):,} slices", "DICOM JSON of a whole series", "series", 1
+    )
+    url = f"http://127.0.0.1:{gateway.port}/dicomweb/studies/{STUDY}.9/series/{SERIES}.9/metadata"
+    request = urllib.request.Request(
+        url, headers={"Accept": "application/dicom+json", "Accept-Encoding": "gzip"}
+    )
+
+    def ours() -> tuple[float, bool]:
+        before, start = servers.cpu_seconds(gateway.pids()), time.perf_counter()
+        with urllib.request.urlopen(request) as answer:
+            good = answer.status == 200 and len(answer.read()) > 1000
+        wall = time.perf_counter() - start
+        return max(servers.cpu_seconds(gateway.pids()) - before, min(wall, 0.01)), good
+
+    def theirs() -> tuple[float, bool]:
+        part = series[:100]
+        start = time.process_time()
+        for path in part:
+            pydicom.dcmread(path, stop_before_pixels=True).to_json_dict()
+        return (time.process_time() - start) * len(series) / len(part), True
+
+    ways = [
+        Way("voxtier gateway", ours, role="voxtier", note="CPU, compressed"),
+        Way("pydicom to_json_dict", theirs, note="CPU, from 100 slices", rounds=2),
+    ]
+    goals = [Goal("voxtier gateway", "pydicom to_json_dict", 30)]
+    if len(series) >= 2000:
+        return race(result, ways, [*goals, Limit("voxtier gateway", 0.3)], rounds=rounds)
+    return race(result, ways, goals, rounds=rounds)
+
+
+def latency(gateway: Served, count: int, seconds: float, rounds: int) -> Result:
+    """Measure the median and the 99th percentile of tiles for 256 clients at the same time."""
+    result = Result(JOURNEY, "256 clients: latency of a tile", "keep-alive, one worker", "request", 1)
+    found = [servers.latencies(gateway, TILE, count, seconds) for _ in range(rounds)]
+    for name, column in (("median", 0), ("99th percentile", 1)):
+        laps = [each[column] for each in found]
+        best = {"best": min(laps), "median": sorted(laps)[len(laps) // 2], "laps": laps, "trouble": None}
+        result.ways.append({"name": name, "role": "voxtier", "note": "", **best})
+    ratio = min(worst / median for median, worst in found)
+    result.demand("the 99th percentile is <= 3x of the median", f"{ratio:.2f}x", met=ratio <= 3)
+    return result
+
+
+def listening(dsn: str, rounds: int) -> Result:
+    """Measure the start: from `Gateway(...)` to the first answer, without imports."""
+    script = """
+import sys, time, urllib.request
+from voxtier.frames import FrameStore, Gateway
+with FrameStore(sys.argv[1]) as store:
+    store.sources()
+    begun = time.perf_counter()
+    with Gateway(store, "bench", port=0) as gateway:
+        urllib.request.urlopen(f"{gateway.url}/health").read()
+        print(time.perf_counter() - begun, "true", flush=True)
+"""
+
+    def lap() -> tuple[float, bool]:
+        command = [sys.executable, "-c", script, dsn]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[0]), True
+
+    result = Result(JOURNEY, "start of the gateway", "until the first answer, preload behind it", "start", 1)
+    return race(result, [Way("listening", lap, role="voxtier")], [Limit("listening", 0.3)], rounds=rounds)
+
+
+def restart(folder: Path, rounds: int) -> Result:
+    """Measure reading the hot set of ten million frames, which stands before the first request."""
+    tables, frames_of_each = 200, 50_000
+    rng = np.random.default_rng(1)
+    cache = FrameCache(1 << 30)
+    for path in paths_of(tables):
+        lengths = rng.integers(2_000, 4_000, frames_of_each).astype(np.uint64)
+        offsets = np.concatenate([[0], np.cumsum(lengths[:-1] + 8)]).astype(np.uint64) + np.uint64(1352)
+        cache.put(path, offsets, lengths, ts_uid="1.2.840.10008.1.2.4.50", pixel_data_pos=1330)
+    saved = folder / "hot"
+    result = Result(
+        JOURNEY, "hot set of 10 M frames", f"{tables} slides of {frames_of_each:,} tiles", "start", 1
+    )
+    ways = [
+        Way("saved", timed(lambda: save_hot_set(cache, saved) == tables), role="voxtier"),
+        Way(
+            "read",
+            timed(lambda: restore_hot_set(FrameCache(1 << 30), saved) == tables, gc.collect),
+            role="voxtier",
+        ),
+    ]
+    result.facts.append(f"{cache.counters()['used'] / 1e6:.0f} MB in memory")
+    return race(result, ways, [Limit("read", 1.0), Limit("saved", 1.0)], rounds=rounds)

@@ -26,6 +26,7 @@ from voxtier.errors import BackendError, ConfigError, MissingExtraError, Voxtier
 _COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("frames.index:index", "index the frames of every DICOM file below a folder"),
     "serve": ("frames.serve:serve", "serve frames to viewers by DICOMweb"),
+    "forget": ("frames.search:forget", "remove the search index, which names patients"),
     "summary": ("frames.index:summary", "count what is indexed"),
     "errors": ("frames.index:errors", "list the files that were refused, each with its reason"),
     "table": ("frames.files:table", "print the frame table of each file, without a database"),

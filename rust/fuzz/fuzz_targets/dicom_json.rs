@@ -15,7 +15,7 @@ struct Pieces<'a>(&'a [u8]);
 
 impl Source for Pieces<'_> {
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { size: self.0.len() as u64, mtime_ns: None }
+        Fingerprint::of_size(self.0.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> _core::Result<usize> {
@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     let bulk_data = Some(BulkData { uri: "\"b", inline_limit: 16 });
     for options in [
         Options { most_bytes: MOST_BYTES, ..Options::default() },
-        Options { bulk_data, with_transfer_syntax: true, most_bytes: MOST_BYTES },
+        Options { bulk_data, with_transfer_syntax: true, most_bytes: MOST_BYTES, ..Options::default() },
     ] {
         let mut buffer = Buffer::default();
         let whole = write(&Bytes(bytes), &options, &mut buffer);

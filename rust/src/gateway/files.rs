@@ -32,10 +32,23 @@ pub struct Opened {
     pub instance: u128,
     /// Its Series Instance UID.
     pub series_uid: String,
+    /// Its SOP Instance UID.
+    pub instance_uid: String,
     /// Its transfer syntax.
     pub transfer_syntax: String,
     /// Device and inode.
     inode: (u64, u64),
+}
+
+/// A file of a study or series, as the index says.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its path.
+    pub path: String,
+    /// Its SOP Instance UID.
+    pub uid: String,
+    /// Its study and series: see [`uid`]; `None` where any series will do.
+    pub place: (u128, Option<u128>),
 }
 
 /// A number for a UID of a file.
@@ -184,9 +197,26 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         series,
         instance,
         series_uid: table.image.series_instance_uid.to_string(),
+        instance_uid: table.image.sop_instance_uid.to_string(),
         transfer_syntax: table.transfer_syntax_uid.to_string(),
         inode: inode_of(&stat),
     })
+}
+
+/// Opens a file if it still holds the instance that the index says, in the study and series that were asked for.
+///
+/// # Errors
+/// As [`Files::take`]; `changed_during_read` where it holds another one now.
+pub fn open_member(roots: &Roots, member: &Member) -> Result<Opened> {
+    let file = open(roots, &member.path)?;
+    let (study, series) = member.place;
+    if file.instance == uid(&member.uid)
+        && file.study == study
+        && series.is_none_or(|each| file.series == each)
+    {
+        return Ok(file);
+    }
+    Err(Error::new(ErrorKind::ChangedDuringRead, "the file holds another instance now"))
 }
 
 // libc declares these fields with different widths on different machines.

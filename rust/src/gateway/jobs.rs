@@ -26,7 +26,7 @@ pub enum Question {
         /// Path.
         path: String,
     },
-    /// The files of a study or a series: [`Answer::Files`].
+    /// The files of a study or a series that groups may see: [`Answer::Files`].
     Files {
         /// Source.
         source: String,
@@ -34,6 +34,19 @@ pub enum Question {
         study: String,
         /// Series Instance UID, or empty.
         series: String,
+        /// Groups of the user; `None` where everybody sees everything.
+        groups: Option<Vec<String>>,
+    },
+    /// Whether groups may read the file that holds an instance: [`Answer::Right`].
+    Right {
+        /// Source.
+        source: String,
+        /// Path.
+        path: String,
+        /// SOP Instance UID that the file holds.
+        uid: String,
+        /// Groups of the user.
+        groups: Vec<String>,
     },
     /// A search: [`Answer::Http`].
     Search {
@@ -45,6 +58,8 @@ pub enum Question {
         query: String,
         /// Where DICOMweb's resources begin, for Retrieve URL.
         root: String,
+        /// Groups of the user; `None` where everybody sees everything.
+        groups: Option<Vec<String>>,
     },
     /// What the status page shows beside the gateway's own counters: [`Answer::Http`].
     Status,
@@ -64,8 +79,10 @@ pub enum Answer {
     Rows(Vec<u8>),
     /// SOP Instance UIDs and paths of files, in the order of their instance numbers or paths.
     Files(Vec<(String, String)>),
-    /// A whole response: status, media type, body.
-    Http(u16, String, Vec<u8>),
+    /// Whether it is allowed.
+    Right(bool),
+    /// A whole response: status, media type, body, and a sentence for the header line Warning, or none.
+    Http(u16, String, Vec<u8>, Option<String>),
     /// The database did not answer.
     Failed(String),
 }
@@ -99,11 +116,7 @@ impl Jobs {
     /// Why there is no answer, in a sentence.
     pub async fn ask(&self, question: Question, limit: Duration) -> Result<Answer, String> {
         let (reply, answer) = oneshot::channel();
-        match self.send(Job { question, reply: Some(reply) }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err("too many requests wait for the index".to_owned()),
-            Err(TrySendError::Disconnected(_)) => return Err("the gateway is stopping".to_owned()),
-        }
+        self.send(Job { question, reply: Some(reply) })?;
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(Answer::Failed(why))) => Err(why),
             Ok(Ok(answer)) => Ok(answer),
@@ -122,10 +135,16 @@ impl Jobs {
         *self.sender.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn send(&self, job: Job) -> Result<(), TrySendError<Job>> {
-        match self.sender.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+    fn send(&self, job: Job) -> Result<(), String> {
+        let sender = self.sender.read().unwrap_or_else(PoisonError::into_inner);
+        let sent = match sender.as_ref() {
             Some(sender) => sender.try_send(job),
-            None => Err(TrySendError::Disconnected(job)),
+            None => return Err("the gateway is stopping".to_owned()),
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => Err("too many requests wait for the index".to_owned()),
+            Err(TrySendError::Disconnected(_)) => Err("the gateway is stopping".to_owned()),
         }
     }
 

@@ -36,6 +36,13 @@ pub enum Tier {
 
 const TIERS: [&str; 3] = ["memory", "index", "file"];
 
+impl Tier {
+    /// Its name in counters and logs.
+    pub fn name(self) -> &'static str {
+        TIERS.get(self as usize).copied().unwrap_or_default()
+    }
+}
+
 #[derive(Default)]
 struct Tally {
     requests: AtomicU64,

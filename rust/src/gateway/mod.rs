@@ -6,18 +6,57 @@
 //!
 //! ```text
 //!   server ── http ── service ─┬─ routes, accept      what is asked, which form is taken
-//!   workers   1.1, 2           ├─ catalogue ─ jobs    which file holds a UID
+//!   workers   1.1, 2           ├─ access, log         who asks; what is noted of it
+//!                              ├─ budget              memory of answers on their way
+//!                              ├─ catalogue ─ jobs    which file holds a UID
 //!                              ├─ files               open files, and the UIDs in them
 //!                              └─ wado                frames, instances, headers
 //! ```
 
 pub mod accept;
+pub mod access;
+pub mod budget;
 pub mod catalogue;
 pub mod files;
 pub mod http;
 pub mod jobs;
+pub mod log;
 pub mod metrics;
 pub mod routes;
 pub mod server;
 pub mod service;
 pub mod wado;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::properties::hold;
+
+    /// Texts that are nearly what a request has in some place.
+    fn texts() -> impl Strategy<Value = String> {
+        let pieces = prop_oneof![
+            "[0-9,]{0,8}",
+            "[ -~]{0,12}",
+            ".{0,6}",
+            "(bytes=)?[0-9]{0,20}-[0-9]{0,20}",
+            "(studies|series|instances|frames|bulkdata|metadata|dicomweb|wado)/?",
+            "[*a-z]{1,9}/[*a-z-]{1,9}",
+            "(; ?(type|transfer-syntax|q)=\"?[a-z0-9*./]{0,12}\"?)?",
+            "multipart/related",
+            "%[0-9a-fA-F]{0,2}",
+        ];
+        prop::collection::vec(pieces, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn every_text_holds_in_every_place(text in texts(), number in any::<u64>()) {
+            hold(&text, number);
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The gateway's addresses: DICOMweb's resources (PS3.18 10) below `/dicomweb`, and its own pages.
+//! The gateway's addresses: DICOMweb's resources (PS3.18 10) below `/dicomweb`, `/wado`, and its own pages.
 
 /// What a path names.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Resource<'a> {
     Frames(Level<'a>, &'a str),
     /// The value of one element of an instance: its place, as tags and item numbers.
     BulkData(Level<'a>, &'a str),
+    /// An instance that the query names (WADO-URI, PS3.18 9).
+    Object,
     /// Nothing that the gateway knows.
     Unknown,
 }
@@ -67,6 +69,11 @@ pub fn route(path: &str) -> Route<'_> {
         _ => {}
     }
     let below = path.strip_prefix('/').unwrap_or_default();
+    match below.split_once('/') {
+        None if below == "wado" => return Route::Dicomweb(None, Resource::Object),
+        Some((source, "wado")) => return Route::Dicomweb(Some(source), Resource::Object),
+        _ => {}
+    }
     if let Some(rest) = below.strip_prefix("dicomweb").filter(|rest| is_end_of_segment(rest)) {
         return Route::Dicomweb(None, resource(rest));
     }
@@ -189,6 +196,9 @@ mod tests {
         );
         assert_eq!(of("/dicomweb/patients"), expected(Resource::Unknown));
         assert_eq!(route("/ct/dicomweb/studies"), Route::Dicomweb(Some("ct"), Resource::Search("studies")));
+        assert_eq!(route("/wado"), Route::Dicomweb(None, Resource::Object));
+        assert_eq!(route("/ct/wado"), Route::Dicomweb(Some("ct"), Resource::Object));
+        assert_eq!(route("/ct/a/wado"), Route::File("/ct/a/wado"));
         assert_eq!(route("/dicomwebs"), Route::File("/dicomwebs"));
         assert_eq!(route("*"), Route::File("*"));
     }

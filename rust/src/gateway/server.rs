@@ -15,8 +15,6 @@ use tokio::task::LocalSet;
 use super::http::{http1, http2};
 use super::service::{Gauge, Shared, Worker};
 
-/// Open connections in all.
-const MOST_CONNECTIONS: u64 = 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// Threads of a worker that may wait for a disk.
@@ -82,6 +80,9 @@ impl Server {
             let _ = thread.join();
         }
         self.shared.jobs.close();
+        if let Some(log) = &self.shared.log {
+            log.close();
+        }
     }
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
@@ -139,7 +140,7 @@ async fn accept_until_stop(listener: StdListener, shared: &Arc<Shared>, drain: &
 
 fn admit(stream: TcpStream, worker: &Rc<Worker>) {
     let connections = &worker.shared.metrics.connections;
-    if connections.load(Ordering::Relaxed) >= MOST_CONNECTIONS {
+    if connections.load(Ordering::Relaxed) >= worker.shared.most_connections {
         let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         return;
     }

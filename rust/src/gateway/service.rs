@@ -8,13 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
+use super::accept::{media_ranges, takes};
+use super::access::{NO_SOURCE, Scope, check_token, groups};
+use super::budget::{Budget, WAIT};
 use super::catalogue::Catalogue;
 use super::files::{Files, Roots};
 use super::http::request::{Method, Request};
-use super::http::response::{Body, Response};
+use super::http::response::Response;
 use super::jobs::{Answer, Jobs, Question};
+use super::log::{self, AccessLog};
 use super::metrics::{Kind, Metrics};
 use super::routes::{Resource, Route, route};
 use crate::frames::memory::cache::FrameCache;
@@ -23,6 +27,13 @@ use crate::frames::memory::cache::FrameCache;
 const OPEN_FILES: usize = 256;
 /// Instances whose paths are kept in memory: half of them.
 const CATALOGUE: usize = 250_000;
+/// Open connections in all; fewer where the process may have fewer descriptors.
+const MOST_CONNECTIONS: u64 = 4096;
+/// Time between two requests of a connection, and where more than half of all connections are taken.
+const IDLE_TIME: Duration = Duration::from_secs(75);
+const SHORT_IDLE_TIME: Duration = Duration::from_secs(5);
+/// Long answers that one worker makes on other threads at the same time.
+const MOST_STREAMS: usize = 16;
 /// Time for a search.
 const SEARCH_TIME: Duration = Duration::from_secs(30);
 
@@ -33,12 +44,16 @@ pub struct Settings {
     pub sources: Vec<String>,
     /// Digests of tokens (BLAKE2b) and the sources that each is good for; none: no token is asked for.
     pub tokens: Vec<([u8; 32], Vec<String>)>,
+    /// Header line in which a proxy names the groups of a user; none: everybody sees everything.
+    pub groups_header: Option<String>,
     /// Origins that scripts of other sites may come from (CORS), exactly as a browser sends them.
     pub cors_origins: Vec<String>,
     /// Folder of a viewer's files, or none.
     pub viewer: Option<std::path::PathBuf>,
     /// Longest time that a frame waits for the index.
     pub index_time: Duration,
+    /// Bytes of answers that may lie in memory while clients take them.
+    pub in_flight_bytes: u64,
     /// Page at `/status`.
     pub page: String,
     /// `app-config.js` of the viewer.
@@ -57,18 +72,31 @@ pub struct Shared {
     pub jobs: Jobs,
     /// Counters.
     pub metrics: Metrics,
+    /// Memory for answers on their way.
+    pub budget: Arc<Budget>,
+    /// The access log, if one is kept.
+    pub log: Option<AccessLog>,
     /// Folders that are served.
     pub roots: Arc<Roots>,
     /// Whether the first preload is through.
     pub is_ready: AtomicBool,
+    /// Open connections at most.
+    pub most_connections: u64,
     /// Whether the gateway is to stop.
     stop: watch::Sender<bool>,
 }
 
 impl Shared {
     /// What the workers of a gateway that has not begun share.
-    pub fn new(settings: Settings, cache: Arc<FrameCache>, roots: Vec<std::path::PathBuf>) -> Self {
+    pub fn new(
+        settings: Settings,
+        cache: Arc<FrameCache>,
+        roots: Vec<std::path::PathBuf>,
+        log: Option<AccessLog>,
+    ) -> Self {
         Self {
+            budget: Arc::new(Budget::new(settings.in_flight_bytes, WAIT)),
+            log,
             settings,
             cache,
             catalogue: Catalogue::new(CATALOGUE),
@@ -76,6 +104,7 @@ impl Shared {
             metrics: Metrics::default(),
             roots: Arc::new(Roots::new(roots)),
             is_ready: AtomicBool::new(false),
+            most_connections: most_connections(),
             stop: watch::Sender::new(false),
         }
     }
@@ -97,6 +126,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Open files.
     pub files: Files,
+    /// Long answers that other threads make for this worker.
+    pub streams: Arc<Semaphore>,
     /// One question about a name at a time: see [`Worker::alone`].
     flights: RefCell<HashMap<u128, Rc<Mutex<()>>>>,
     stop: watch::Receiver<bool>,
@@ -107,7 +138,14 @@ impl Worker {
     pub fn new(shared: Arc<Shared>) -> Self {
         let files = Files::new(shared.roots.clone(), OPEN_FILES);
         let stop = shared.stop.subscribe();
-        Self { shared, files, flights: RefCell::default(), stop }
+        let streams = Arc::new(Semaphore::new(MOST_STREAMS));
+        Self { shared, files, streams, flights: RefCell::default(), stop }
+    }
+
+    /// Time for which a connection may stay without a request.
+    pub fn idle_time(&self) -> Duration {
+        let open = self.shared.metrics.connections.load(Ordering::Relaxed);
+        if open * 2 > self.shared.most_connections { SHORT_IDLE_TIME } else { IDLE_TIME }
     }
 
     /// Whether the gateway is to stop.
@@ -142,45 +180,53 @@ impl Worker {
         let metrics = &self.shared.metrics;
         let in_flight = Gauge::up(&metrics.in_flight);
         let asked = route(request.path);
-        let kind = kind_of(&asked);
+        let source = self.source_of(&asked);
         let response = match request.method {
             Method::Options => preflight(),
             Method::Other => {
                 Response::refusal(405, "method_not_allowed", "resources are read only: GET, HEAD, OPTIONS")
                     .with("Allow", "GET, HEAD, OPTIONS")
             }
-            Method::Get | Method::Head => self.answer(request, asked).await,
+            Method::Get | Method::Head => self.answer(request, &asked, source).await,
         };
         drop(in_flight);
         let mut response = self.with_common(request, response);
         let microseconds = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let is_head = request.method == Method::Head;
-        metrics.count(kind, response.status, response.length.filter(|_| !is_head), microseconds);
+        let length = response.length.filter(|_| !is_head);
+        metrics.count(kind_of(&asked), response.status, length, microseconds);
         if is_head {
             response = response.without_body();
+        }
+        if let Some(log) = &self.shared.log {
+            let source = source.filter(|source| self.serves(source)).unwrap_or_default();
+            log.write(log::line(request.method.name(), &asked, source, &response, microseconds));
         }
         response
     }
 
-    async fn answer(&self, request: &Request<'_>, asked: Route<'_>) -> Response {
+    /// The source that a DICOMweb resource belongs to.
+    fn source_of<'a>(&'a self, asked: &Route<'a>) -> Option<&'a str> {
         match asked {
-            Route::Health => Response::of(200, "text/plain", "ok\n"),
-            Route::Ready => self.ready(),
-            Route::File(_) | Route::Page | Route::Status | Route::Metrics | Route::Dicomweb(..) => {
-                let source = match &asked {
-                    Route::Dicomweb(Some(source), _) => Some(*source),
-                    Route::Dicomweb(None, _) => self.shared.settings.sources.first().map(String::as_str),
-                    _ => None,
-                };
-                if let Err(refusal) = self.authorize(request, source) {
-                    return refusal;
-                }
-                self.answer_authorized(request, asked, source.unwrap_or_default()).await
-            }
+            Route::Dicomweb(Some(source), _) => Some(source),
+            Route::Dicomweb(None, _) => self.shared.settings.sources.first().map(String::as_str),
+            _ => None,
         }
     }
 
-    async fn answer_authorized(&self, request: &Request<'_>, asked: Route<'_>, source: &str) -> Response {
+    fn serves(&self, source: &str) -> bool {
+        self.shared.settings.sources.iter().any(|known| known == source)
+    }
+
+    async fn answer(&self, request: &Request<'_>, asked: &Route<'_>, source: Option<&str>) -> Response {
+        match asked {
+            Route::Health => return Response::of(200, "text/plain", "ok\n"),
+            Route::Ready => return self.ready(),
+            _ => {}
+        }
+        if let Err(refusal) = check_token(&self.shared.settings.tokens, request, source) {
+            return refusal;
+        }
         match asked {
             Route::Page if request.path == "/" && self.shared.settings.viewer.is_some() => {
                 self.viewer_file("/").await
@@ -192,28 +238,31 @@ impl Worker {
                 let text = self.shared.metrics.to_prometheus();
                 Response::of(200, "text/plain; version=0.0.4; charset=utf-8", text)
             }
-            Route::Dicomweb(named, resource) => {
-                if !self.shared.settings.sources.iter().any(|known| known == source) {
-                    return Response::refusal(
-                        404,
-                        "no_such_source",
-                        "the gateway serves no source of this name",
-                    );
-                }
-                let root = named.map_or("/dicomweb".to_owned(), |named| format!("/{named}/dicomweb"));
-                match resource {
-                    Resource::Frames(level, list) => self.frames(request, source, &root, level, list).await,
-                    Resource::Instances(level) => self.instances(request, source, level).await,
-                    Resource::Metadata(level) => self.metadata(request, source, &root, level).await,
-                    Resource::BulkData(level, place) => {
-                        self.bulk_data(request, source, &root, level, place).await
-                    }
-                    Resource::Search(path) => self.search(request, source, &root, path).await,
-                    Resource::Unknown => not_found("DICOMweb has no such resource"),
-                }
-            }
             Route::File(path) => self.viewer_file(path).await,
             Route::Health | Route::Ready => Response::empty(404),
+            Route::Dicomweb(named, resource) => {
+                let Some(source) = source.filter(|source| self.serves(source)) else {
+                    return Response::refusal(404, "no_such_source", NO_SOURCE);
+                };
+                let groups = match groups(self.shared.settings.groups_header.as_deref(), request) {
+                    Ok(groups) => groups,
+                    Err(refusal) => return refusal,
+                };
+                let root = named.map_or("/dicomweb".into(), |named| format!("/{named}/dicomweb").into());
+                self.resource(request, &Scope { source, root, groups }, resource).await
+            }
+        }
+    }
+
+    async fn resource(&self, request: &Request<'_>, scope: &Scope<'_>, resource: &Resource<'_>) -> Response {
+        match *resource {
+            Resource::Frames(level, list) => self.frames(request, scope, level, list).await,
+            Resource::Instances(level) => self.instances(request, scope, level).await,
+            Resource::Metadata(level) => self.metadata(request, scope, level).await,
+            Resource::BulkData(level, place) => self.bulk_data(request, scope, level, place).await,
+            Resource::Object => self.object(request, scope).await,
+            Resource::Search(path) => self.search(request, scope, path).await,
+            Resource::Unknown => not_found("DICOMweb has no such resource"),
         }
     }
 
@@ -225,77 +274,67 @@ impl Worker {
         }
     }
 
-    /// Checks the token of a request against those that are good for a source.
-    fn authorize(&self, request: &Request<'_>, source: Option<&str>) -> Result<(), Response> {
-        let tokens = &self.shared.settings.tokens;
-        if tokens.is_empty() {
-            return Ok(());
-        }
-        let given = request.header("authorization").and_then(|line| {
-            let (scheme, token) = line.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token_digest(token.trim()))
-        });
-        // Digests are compared, so that the time of the comparison says nothing of the token.
-        let known = given.and_then(|given| tokens.iter().find(|(token, _)| *token == given));
-        let Some((_, sources)) = known else {
-            let detail = "send the header: Authorization: Bearer TOKEN";
-            let challenge = "Bearer realm=\"voxtier\"";
-            return Err(Response::refusal(401, "unauthorized", detail).with("WWW-Authenticate", challenge));
-        };
-        match source {
-            Some(source) if !sources.is_empty() && !sources.iter().any(|each| each == source) => {
-                Err(not_found("the gateway serves no source of this name"))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Adds what every response carries.
     fn with_common(&self, request: &Request<'_>, mut response: Response) -> Response {
-        response.headers.push(("X-Content-Type-Options", "nosniff".to_owned()));
+        response.headers.push(("X-Content-Type-Options", "nosniff".into()));
         let origins = &self.shared.settings.cors_origins;
         if !origins.is_empty() {
-            response.headers.push(("Vary", "Origin".to_owned()));
+            response.headers.push(("Vary", "Origin".into()));
             if let Some(origin) =
                 request.header("origin").filter(|origin| origins.iter().any(|each| each == origin))
             {
-                response.headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
+                response.headers.push(("Access-Control-Allow-Origin", origin.to_owned().into()));
                 let exposed = "ETag, Content-Range, Content-Location, Content-Length, Warning";
-                response.headers.push(("Access-Control-Expose-Headers", exposed.to_owned()));
+                response.headers.push(("Access-Control-Expose-Headers", exposed.into()));
             }
         }
         response
     }
 
-    async fn search(&self, request: &Request<'_>, source: &str, root: &str, path: &str) -> Response {
+    async fn search(&self, request: &Request<'_>, scope: &Scope<'_>, path: &str) -> Response {
+        if !takes(&media_ranges(request), &["application/dicom+json", "application/json"]) {
+            let detail = "search results are sent as application/dicom+json";
+            return Response::refusal(406, "not_acceptable", detail);
+        }
         let question = Question::Search {
-            source: source.to_owned(),
+            source: scope.source.to_owned(),
             path: path.to_owned(),
             query: request.query.to_owned(),
-            root: root.to_owned(),
+            root: scope.root.clone().into_owned(),
+            groups: scope.groups.clone(),
         };
-        self.ask_python(question).await
+        let (status, media_type, body, warning) = match self.shared.jobs.ask(question, SEARCH_TIME).await {
+            Ok(Answer::Http(status, media_type, body, warning)) => (status, media_type, body, warning),
+            Ok(_) => return unavailable("the index gave no answer of this kind"),
+            Err(why) => return unavailable(&why),
+        };
+        let response = if status == 204 {
+            Response::empty(204)
+        } else {
+            match self.shared.budget.admit(body).await {
+                Ok(body) => {
+                    let kept = if status < 400 { "no-cache" } else { "no-store" };
+                    Response::of(status, &media_type, body).with("Cache-Control", kept)
+                }
+                Err(_) => return busy(),
+            }
+        };
+        match warning {
+            Some(text) => response.with("Warning", format!("299 voxtier \"{text}\"")),
+            None => response,
+        }
     }
 
     async fn status(&self) -> Response {
         let own = self.shared.metrics.to_json();
         let other = match self.shared.jobs.ask(Question::Status, self.shared.settings.index_time).await {
-            Ok(Answer::Http(200, _, body)) => String::from_utf8(body).unwrap_or_else(|_| "null".to_owned()),
+            Ok(Answer::Http(200, _, body, _)) => {
+                String::from_utf8(body).unwrap_or_else(|_| "null".to_owned())
+            }
             _ => "null".to_owned(),
         };
         let text = format!("{{\"gateway\":{own},\"frames\":{other}}}");
         Response::of(200, "application/json", text).with("Cache-Control", "no-store")
-    }
-
-    async fn ask_python(&self, question: Question) -> Response {
-        match self.shared.jobs.ask(question, SEARCH_TIME).await {
-            Ok(Answer::Http(204, _, _)) => Response::empty(204),
-            Ok(Answer::Http(status, media_type, body)) => {
-                Response::of(status, &media_type, body).with("Cache-Control", "no-cache")
-            }
-            Ok(_) => unavailable("the index gave no answer of this kind"),
-            Err(why) => unavailable(&why),
-        }
     }
 
     async fn viewer_file(&self, path: &str) -> Response {
@@ -310,11 +349,10 @@ impl Worker {
     }
 }
 
-/// A token as it is kept and compared.
-pub fn token_digest(token: &str) -> [u8; 32] {
-    use blake2::digest::consts::U32;
-    use blake2::{Blake2b, Digest};
-    Blake2b::<U32>::digest(token.as_bytes()).into()
+/// Connections for which there are descriptors: files and the database need theirs.
+fn most_connections() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(MOST_CONNECTIONS, |limit| (limit / 2).min(MOST_CONNECTIONS))
 }
 
 /// Status 404.
@@ -327,8 +365,13 @@ pub fn unavailable(detail: &str) -> Response {
     Response::refusal(503, "unavailable", detail).with("Retry-After", "1")
 }
 
+/// Status 503: the answers that are on their way fill their memory.
+pub fn busy() -> Response {
+    unavailable("slow clients hold the memory for answers: ask again")
+}
+
 fn preflight() -> Response {
-    Response { body: Body::Empty, ..Response::empty(204) }
+    Response::empty(204)
         .with("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
         .with("Access-Control-Allow-Headers", "Accept, Authorization, If-None-Match, Range")
         .with("Access-Control-Max-Age", "7200")
@@ -337,7 +380,7 @@ fn preflight() -> Response {
 fn kind_of(route: &Route<'_>) -> Kind {
     match route {
         Route::Dicomweb(_, Resource::Frames(..)) => Kind::Frames,
-        Route::Dicomweb(_, Resource::Instances(_)) => Kind::Instances,
+        Route::Dicomweb(_, Resource::Instances(_) | Resource::Object) => Kind::Instances,
         Route::Dicomweb(_, Resource::Metadata(_)) => Kind::Metadata,
         Route::Dicomweb(_, Resource::BulkData(..)) => Kind::BulkData,
         Route::Dicomweb(_, Resource::Search(_) | Resource::Unknown) => Kind::Search,

@@ -1,6 +1,7 @@
 //! `Gateway`: starts and stops the workers, and hands their questions to Python threads.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,9 +12,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::frames::cache::PyFrameCache;
+use crate::gateway::access::token_digest;
 use crate::gateway::jobs::{Answer, Job, Question};
+use crate::gateway::log::AccessLog;
 use crate::gateway::server::Server;
-use crate::gateway::service::{Settings, Shared, token_digest};
+use crate::gateway::service::{Settings, Shared};
 
 #[pyclass(frozen, module = "voxtier._core", name = "Gateway")]
 struct PyGateway {
@@ -30,24 +33,39 @@ impl PyGateway {
 #[pymethods]
 impl PyGateway {
     #[new]
-    #[pyo3(signature = (cache, sources, *, roots, tokens, cors_origins, viewer, index_seconds, page, viewer_config))]
+    #[pyo3(signature = (cache, sources, *, roots, tokens, groups_header, cors_origins, viewer, index_seconds, in_flight_bytes, access_log, page, viewer_config))]
     #[allow(clippy::too_many_arguments)] // mirrors the Python signature
     fn new(
         cache: &Bound<'_, PyFrameCache>,
         sources: Vec<String>,
         roots: Vec<PathBuf>,
         tokens: Vec<(String, Vec<String>)>,
+        groups_header: Option<String>,
         cors_origins: Vec<String>,
         viewer: Option<PathBuf>,
         index_seconds: f64,
+        in_flight_bytes: u64,
+        access_log: Option<i32>,
         page: String,
         viewer_config: String,
-    ) -> Self {
+    ) -> PyResult<Self> {
         let tokens = tokens.into_iter().map(|(token, sources)| (token_digest(&token), sources)).collect();
         let index_time = Duration::try_from_secs_f64(index_seconds).unwrap_or(Duration::ZERO);
-        let settings = Settings { sources, tokens, cors_origins, viewer, index_time, page, viewer_config };
-        let shared = Shared::new(settings, cache.get().cache.clone(), roots);
-        Self { shared: Arc::new(shared), server: Mutex::new(None) }
+        let log =
+            access_log.map(|number| -> PyResult<AccessLog> { Ok(AccessLog::start(duplicate(number)?)?) });
+        let settings = Settings {
+            sources,
+            tokens,
+            groups_header,
+            cors_origins,
+            viewer,
+            index_time,
+            in_flight_bytes,
+            page,
+            viewer_config,
+        };
+        let shared = Shared::new(settings, cache.get().cache.clone(), roots, log.transpose()?);
+        Ok(Self { shared: Arc::new(shared), server: Mutex::new(None) })
     }
 
     fn start(&self, py: Python<'_>, host: &str, port: u16, workers: usize) -> PyResult<(String, u16)> {
@@ -72,7 +90,10 @@ impl PyGateway {
         let server = self.server().clone();
         py.detach(|| match server {
             Some(server) => server.stop(drain),
-            None => self.shared.stop(),
+            None => {
+                self.shared.stop();
+                self.shared.jobs.close();
+            }
         });
     }
 
@@ -93,6 +114,16 @@ impl PyGateway {
         let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
         py.detach(|| self.shared.jobs.next(limit)).map(|job| PyGatewayJob { job: Mutex::new(Some(job)) })
     }
+}
+
+/// A descriptor of our own for one that Python lends.
+fn duplicate(number: i32) -> PyResult<OwnedFd> {
+    if number < 0 {
+        return Err(PyValueError::new_err(format!("a file descriptor cannot be {number}")));
+    }
+    // SAFETY: the caller lends an open descriptor for the call; a closed one is an EBADF, not a danger.
+    let lent = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(lent.try_clone_to_owned()?)
 }
 
 #[pyclass(frozen, module = "voxtier._core", name = "GatewayJob")]
@@ -121,11 +152,14 @@ impl PyGatewayJob {
         Ok(match &job.question {
             Question::Instance { source, uid } => ("instance", (source, uid).into_pyobject(py)?),
             Question::File { source, path } => ("file", (source, path).into_pyobject(py)?),
-            Question::Files { source, study, series } => {
-                ("files", (source, study, series).into_pyobject(py)?)
+            Question::Files { source, study, series, groups } => {
+                ("files", (source, study, series, groups.clone()).into_pyobject(py)?)
             }
-            Question::Search { source, path, query, root } => {
-                ("search", (source, path, query, root).into_pyobject(py)?)
+            Question::Right { source, path, uid, groups } => {
+                ("right", (source, path, uid, groups.clone()).into_pyobject(py)?)
+            }
+            Question::Search { source, path, query, root, groups } => {
+                ("search", (source, path, query, root, groups.clone()).into_pyobject(py)?)
             }
             Question::Status => ("status", PyTuple::empty(py)),
             Question::Computed { source, row } => {
@@ -142,8 +176,13 @@ impl PyGatewayJob {
         self.reply(Answer::Files(files));
     }
 
-    fn answer_http(&self, status: u16, media_type: String, body: Vec<u8>) {
-        self.reply(Answer::Http(status, media_type, body));
+    fn answer_right(&self, may_read: bool) {
+        self.reply(Answer::Right(may_read));
+    }
+
+    #[pyo3(signature = (status, media_type, body, warning=None))]
+    fn answer_http(&self, status: u16, media_type: String, body: Vec<u8>, warning: Option<String>) {
+        self.reply(Answer::Http(status, media_type, body, warning));
     }
 
     fn fail(&self, why: String) {

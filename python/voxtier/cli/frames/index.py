@@ -18,6 +18,7 @@ import click
 from voxtier._core import local_path
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
+from voxtier.cli.frames.search import fill_search, switch_search_on
 from voxtier.cli.options import AS_JSON, DSN, SOURCE, THREADS, holds_source, open_store
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes, format_duration, on_one_line
@@ -49,6 +50,11 @@ _REFUSED_SHOWN = 20
 @click.option("--force", is_flag=True, help="Also read unchanged files again.")
 @click.option("--prune", is_flag=True, help="Forget indexed files below PATH that no longer exist.")
 @click.option("--shard", metavar="I/N", help="Only the I-th of N shares: N runs index a source together.")
+@click.option(
+    "--search",
+    is_flag=True,
+    help="From now on also keep what searches return: names and dates of patients, in a schema of its own.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: each file, then a summary.")
 def index(
     paths: tuple[str, ...],
@@ -60,6 +66,7 @@ def index(
     force: bool,
     prune: bool,
     shard: str | None,
+    search: bool,
     as_json: bool,
 ) -> int:
     """Index the frames of every DICOM file below PATH (a file, a folder, or - for paths on stdin).
@@ -68,6 +75,7 @@ def index(
     voxtier index /data/dicom
     voxtier index /data/dicom --prune
     voxtier index /data/dicom --shard 2/4
+    voxtier index /data/dicom --search
 
     A second run reads only new and changed files. A refused file is kept in the index with its reason: see
     `voxtier errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a folder
@@ -91,6 +99,8 @@ def index(
     frames = pruned = without_row = 0
     started = time.monotonic()
     with open_store(dsn) as store:
+        if search:
+            switch_search_on(store, source)
         indexer = FileIndexer(store, source=source, threads=threads, force=force)
         progress = Progress("files", transient=True)
         try:
@@ -113,6 +123,7 @@ def index(
             progress.close()
         if prune:
             pruned = store.prune(source, under=[*map(os.path.abspath, paths)], force=force)
+        fill_search(store, source, threads)
         place = store.database.describe()
     seconds = time.monotonic() - started
     if as_json:

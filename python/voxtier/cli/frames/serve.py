@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import signal
+import sys
 import threading
 import tomllib
 from pathlib import Path
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
 
 _PREFIX = "VOXTIER_SERVE_"
+_DESCRIPTORS = 16_384
 
 
 def _read_config(context: click.Context, _parameter: click.Parameter, path: str | None) -> None:
@@ -86,6 +90,17 @@ def _env(name: str) -> str:
     help="A proxy in front checks who asks: listen on other addresses without tokens.",
 )
 @click.option(
+    "--groups-header",
+    envvar=_env("GROUPS_HEADER"),
+    help="Header line in which the proxy names the user's groups, such as X-Forwarded-Groups.",
+)
+@click.option(
+    "--log-json",
+    is_flag=True,
+    envvar=_env("LOG_JSON"),
+    help="Write a JSON object a line to stdout for each request, without UIDs and paths.",
+)
+@click.option(
     "--cors-origin",
     "cors_origins",
     multiple=True,
@@ -130,6 +145,7 @@ def serve(
     may ask. SIGTERM and Ctrl-C finish open requests; a second Ctrl-C stops at once.
     """
     stopping = threading.Event()
+    _raise_file_limit()
     with open_store(dsn) as store:
         gateway = _gateway(store, sources, folders, options)
         with _signals(stopping, gateway):
@@ -163,7 +179,17 @@ def _gateway(
         budget_bytes=options["budget"],
         hot_set=default_home() / "hot" / f"{'+'.join(quote(name, safe='') for name in sources)}.hot",
         is_private=options["trust_proxy"],
+        groups_header=options["groups_header"],
+        access_log=sys.stdout.fileno() if options["log_json"] else None,
     )
+
+
+def _raise_file_limit() -> None:
+    """Allow more descriptors than the usual 1,024: a connection takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _read_tokens(path: str) -> dict[str, list[str]]:
@@ -187,6 +213,10 @@ def _read_tokens(path: str) -> dict[str, list[str]]:
 
 def _announce(gateway: Gateway, options: dict[str, Any]) -> None:
     memory = format_bytes(options["budget"], binary=True)
+    if options["log_json"]:
+        addresses = {"dicomweb": f"{gateway.url}/dicomweb", "status": f"{gateway.url}/status"}
+        click.echo(json.dumps({"event": "listening", **addresses}))
+        return
     click.echo(f"DICOMweb root  {gateway.url}/dicomweb")
     click.echo(f"status page    {gateway.url}/status")
     if options["viewer"] is not None:
@@ -221,6 +251,8 @@ def _index(
     """Index what is new below the folders; a gateway serves meanwhile."""
     from voxtier.frames.indexing.paths import iter_files
     from voxtier.frames.indexing.run import FileIndexer, index_files
+    from voxtier.frames.indexing.search import fill_search_index
+    from voxtier.frames.store.search_index import SearchIndex
 
     files = new = refused = 0
     try:
@@ -232,6 +264,11 @@ def _index(
             refused += sum(report.failed for report in reports)
             if stopping.is_set():
                 return
+        search = SearchIndex(store)
+        if search.holds(source):
+            for _ in fill_search_index(search, source):
+                if stopping.is_set():
+                    return
     except BackendError as error:
         click.echo(f"voxtier: indexing stopped: {error}", err=True)
         return

@@ -11,8 +11,11 @@ from typing import Any
 from voxtier._core import Gateway as Core
 from voxtier._core import GatewayJob
 from voxtier.errors import ConfigError, VoxtierError
-from voxtier.frames.gateway.search import Search, parse, to_json
+from voxtier.frames.gateway.query import parse
+from voxtier.frames.gateway.search import Search, to_json
 from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.serving.reader import FrameReader
+from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 
 _log = logging.getLogger(__name__)
@@ -23,8 +26,10 @@ _FILES = """
 SELECT f.sop_instance_uid, f.path FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
     AND f.study_instance_uid = %(study)s AND f.error_kind IS NULL AND f.sop_instance_uid IS NOT NULL
-    AND (%(series)s = '' OR f.series_instance_uid = %(series)s
-        AND hashtextextended(f.series_instance_uid, 0) = hashtextextended(%(series)s, 0))
+    AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(%(study)s, 0)
+    AND (%(series)s = '' OR f.series_instance_uid = %(series)s)
+    AND (%(groups)s::text[] IS NULL
+        OR voxtier.may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
 ORDER BY f.series_instance_uid, f.path
 """
 
@@ -36,25 +41,33 @@ class Answers:
     ----------
     core : voxtier._core.Gateway
         Asks.
-    index : IndexClient
-        The index, for what a frame waits for.
+    reader : FrameReader
+        Its index answers, and takes what was computed.
     search : Search
         Answers searches.
     status : callable
         Returns what the status page shows of tables and preload.
     threads : int
         Questions that are answered at once.
+
+    Raises
+    ------
+    ConfigError
+        The reader has no index.
     """
 
     def __init__(
         self,
         core: Core,
-        index: IndexClient,
+        reader: FrameReader,
         search: Search,
         status: Callable[[], dict[str, Any]],
         threads: int = 4,
     ) -> None:
-        self._core, self._index, self._search, self._status = core, index, search, status
+        if reader.index is None:
+            raise ConfigError("a gateway needs an index")
+        self._core, self._reader, self._search, self._status = core, reader, search, status
+        self._index: IndexClient = reader.index
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"voxtier-gateway-{number}", daemon=True)
@@ -73,14 +86,16 @@ class Answers:
         while not self._stopping.is_set():
             job = self._core.next_job(_SECONDS)
             if job is None:
+                self._stopping.wait(0.001)  # the queue may be closed
                 continue
             try:
                 self._answer(job)
             except VoxtierError as error:
                 _log.warning("the index did not answer the gateway: %s", error)
                 job.fail("the index does not answer")
-            except Exception:
-                _log.exception("a question of the gateway failed")
+            except Exception as error:  # its text may name a file
+                _log.error("a question of the gateway failed: %s", type(error).__name__)
+                _log.debug("where it failed", exc_info=True)
                 job.fail("the question failed")
 
     def _answer(self, job: GatewayJob) -> None:
@@ -90,25 +105,43 @@ class Answers:
             case ("file", (source, path)):
                 found = self._index.ask(lambda store: store.recall(source, path, with_series=True))
                 job.answer_rows(b"" if found is None else found.rows)
-            case ("files", (source, study, series)):
-                parameters = {"source": source, "study": study, "series": series}
-                job.answer_files(self._index.store.query(_FILES, parameters))
-            case ("search", (source, path, query, root)):
-                job.answer_http(*self._search_for(source, path, query, root))
+            case ("right", (source, path, uid, groups)):
+                job.answer_right(self._index.ask(lambda store: _may_read(store, source, path, uid, groups)))
+            case ("files", (source, study, series, groups)):
+                parameters = {"source": source, "study": study, "series": series, "groups": groups}
+                job.answer_files(self._store_for(groups).query(_FILES, parameters))
+            case ("search", (source, path, query, root, groups)):
+                job.answer_http(*self._search_for(source, path, query, root, groups))
             case ("status", ()):
                 job.answer_http(200, "application/json", json.dumps(self._status()).encode())
             case ("computed", (source, row)):
-                if not self._index.is_open:
-                    self._index.store.upsert_rows(source, row)
+                self._reader.keep_row(source, row)
 
-    def _search_for(self, source: str, path: str, query: str, root: str) -> tuple[int, str, bytes]:
+    def _store_for(self, groups: list[str] | None) -> FrameStore:
+        store = self._index.store
+        return store if groups is None else GroupStore(store, groups)
+
+    def _search_for(
+        self, source: str, path: str, query: str, root: str, groups: list[str] | None
+    ) -> tuple[int, str, bytes, str | None]:
         try:
             parsed = parse(path, query)
         except ConfigError as error:
             refusal = {"error": {"kind": "bad_query", "detail": str(error)}}
-            return 400, "application/json", json.dumps(refusal).encode()
-        found = self._search.answer(self._index.store, source, parsed, root)
-        return (200, _DICOM_JSON, to_json(found)) if found else (204, "", b"")
+            return 400, "application/json", json.dumps(refusal).encode(), None
+        found, has_more = self._search.answer(self._index.store, source, parsed, root, groups)
+        warning = None
+        if has_more:
+            warning = "There are additional results that can be requested"
+        elif parsed.is_fuzzy:
+            warning = (
+                "The fuzzymatching parameter is not supported. Only literal matching has been performed."
+            )
+        return (200, _DICOM_JSON, to_json(found), warning) if found else (204, "", b"", warning)
+
+
+def _may_read(store: FrameStore, source: str, path: str, uid: str, groups: list[str]) -> bool:
+    return GroupStore(store, groups).may_read(source, path, uid)
 
 
 def _rows_of_instance(store: FrameStore, source: str, uid: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -54,11 +55,23 @@ class Gateway:
         File in which the tables in memory are kept over a restart; None for none.
     is_private : bool
         A proxy in front of the gateway checks who asks: other addresses than loopback need no token.
+    groups_header : str or None
+        Header line in which that proxy names the groups of a user, by comma; what the index shows to none of
+        them is not there. A request without it is refused. Needs `is_private`.
+    in_flight_bytes : int
+        Memory for answers that clients have not taken yet.
+    access_log : int or None
+        File descriptor to which a JSON object a line is written for each request, without UIDs, paths and
+        values of queries; None for no log.
 
     Raises
     ------
     ConfigError
         The address would be open to everybody, or there is nothing to serve.
+
+    Notes
+    -----
+    With `groups_header` searches read headers, also where there is a search index.
     """
 
     def __init__(
@@ -77,6 +90,9 @@ class Gateway:
         index_seconds: float = 0.25,
         hot_set: str | os.PathLike[str] | None = None,
         is_private: bool = False,
+        groups_header: str | None = None,
+        in_flight_bytes: int = 256 << 20,
+        access_log: int | None = None,
     ) -> None:
         names = [sources] if isinstance(sources, str) else list(sources)
         if not names:
@@ -86,10 +102,25 @@ class Gateway:
                 f"host {host}: everybody who reaches this address could read all images. Give tokens "
                 "(--token-file), or say that a proxy checks who asks (--trust-proxy)"
             )
+        if groups_header is not None and not is_private:
+            raise ConfigError(
+                f"groups_header {groups_header}: everybody could name groups. Say that a proxy sets this "
+                "line (--trust-proxy)"
+            )
+        if groups_header is not None and not re.fullmatch(r"[A-Za-z0-9-]{1,100}", groups_header):
+            raise ConfigError(
+                f"groups_header {groups_header[:100]!r}: letters, digits and hyphens make a name"
+            )
         self.host = "127.0.0.1" if host == "localhost" else host
         self.port = port
         self.workers = workers or max(1, (os.cpu_count() or 2) // 2)
-        self.reader = FrameReader(store, names[0], budget_bytes=budget_bytes, index_seconds=index_seconds)
+        self.reader = FrameReader(
+            store,
+            names[0],
+            budget_bytes=budget_bytes,
+            index_seconds=index_seconds,
+            other_sources=names[1:],
+        )
         folder = None if viewer is None else Path(viewer).resolve()
         if folder is not None and not (folder / "index.html").is_file():
             raise ConfigError(f"viewer {folder}: the folder has no index.html")
@@ -98,9 +129,12 @@ class Gateway:
             names,
             roots=[Path(root).resolve() for root in roots],
             tokens=[(token, list(good_for)) for token, good_for in (tokens or {}).items()],
+            groups_header=groups_header,
             cors_origins=list(cors_origins),
             viewer=folder,
             index_seconds=index_seconds + _HAND_OVER_SECONDS,
+            in_flight_bytes=in_flight_bytes,
+            access_log=access_log,
             page=_page(has_viewer=folder is not None),
             viewer_config=_asset("viewer_config.js"),
         )
@@ -133,11 +167,10 @@ class Gateway:
         OSError
             The address is in use, or may not be bound.
         """
-        if self.reader.index is None:
-            raise ConfigError("a gateway needs an index")
         restored = self._hot_set.restore()
         self.host, self.port = self._core.start(self.host, self.port, self.workers)
-        self._answers = Answers(self._core, self.reader.index, Search(_read_header), self.status)
+        self._answers = Answers(self._core, self.reader, Search(), self.status)
+        self.reader.wake()
         self._hot_set.start()
         if preload and not restored:
             self.reader.preload.start(on_done=self._core.set_ready)
@@ -183,9 +216,3 @@ def _page(*, has_viewer: bool) -> str:
 
 def _asset(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
-
-
-def _read_header(path: str) -> dict[str, Any]:
-    from voxtier.frames.metadata import read_metadata
-
-    return read_metadata(path)

@@ -24,12 +24,12 @@ class Preload:
         Where the tables go.
     store : FrameStore or None
         The index; None: a run is done at once.
-    source : str
-        Name of the source whose files are loaded.
+    *sources : str
+        Names of the sources whose files are loaded, one source after another.
     """
 
-    def __init__(self, cache: FrameCache, store: FrameStore | None, source: str) -> None:
-        self.cache, self.store, self.source = cache, store, source
+    def __init__(self, cache: FrameCache, store: FrameStore | None, *sources: str) -> None:
+        self.cache, self.store, self.sources = cache, store, sources
         self._progress: dict[str, Any] = {}
         self.after_fork()
 
@@ -95,22 +95,12 @@ class Preload:
     def _run(self, limit: int, fraction: float, on_done: Callable[[], None] | None) -> None:
         state = "done"
         try:
-            if self.store is not None:
-                room = int(self.cache.counters()["budget"] * fraction)
-                rows = preload_rows(self.store, self.source, limit)
-                for batch in rows:
-                    loaded, skipped, damaged = self.cache.preload_rows(batch, room)
-                    self._progress["seen"] += loaded + skipped + damaged
-                    self._progress["loaded"] += loaded
-                    self._progress["skipped"] += skipped
-                    self._progress["damaged"] += damaged
-                    if self._cancel.is_set():
-                        state = "cancelled"
-                        rows.close()
-                        break
-                    if loaded == 0 and self._is_full(room):
-                        rows.close()
-                        break
+            room = int(self.cache.counters()["budget"] * fraction)
+            for source in self.sources if self.store is not None else ():
+                if limit > self._progress["seen"] and not self._cancel.is_set():
+                    self._load(source, limit - self._progress["seen"], room)
+            if self._cancel.is_set():
+                state = "cancelled"
         except Exception as error:  # `progress` tells: an exception would end in the thread
             state = "failed"
             self._progress["error"] = str(error) or type(error).__name__
@@ -118,6 +108,19 @@ class Preload:
             self._progress["state"] = state
             if on_done is not None:
                 on_done()
+
+    def _load(self, source: str, limit: int, room: int) -> None:
+        assert self.store is not None
+        rows = preload_rows(self.store, source, limit)
+        for batch in rows:
+            loaded, skipped, damaged = self.cache.preload_rows(batch, room)
+            self._progress["seen"] += loaded + skipped + damaged
+            self._progress["loaded"] += loaded
+            self._progress["skipped"] += skipped
+            self._progress["damaged"] += damaged
+            if self._cancel.is_set() or (loaded == 0 and self._is_full(room)):
+                rows.close()
+                return
 
     def _is_full(self, room: int) -> bool:
         """Return whether not even a table of one frame fits."""

@@ -63,6 +63,8 @@ class FrameReader:
     user_groups : iterable of str or None
         Groups of the user for whom files are read: only what the index shows to one of them is served, from
         any tier, and every request asks. None: whatever the source holds.
+    other_sources : sequence of str
+        Further sources whose files others read by the reader's memory: accesses and preload are of all.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class FrameReader:
         index_seconds: float = 0.25,
         publish: bool = True,
         user_groups: Iterable[str] | None = None,
+        other_sources: Sequence[str] = (),
     ) -> None:
         self.store = store
         self._files, self.index = OpenFiles(open_files), None
@@ -104,9 +107,9 @@ class FrameReader:
         self.source = source
         self.cache = FrameCache(budget_bytes) if cache is None else cache
         self.verify: Verify = verify
-        self.preload = Preload(self.cache, store, source)
+        self.preload = Preload(self.cache, store, source, *other_sources)
         self._files.on_replaced = self.cache.invalidate
-        self._write_back = WriteBack(self.cache, store, source, flush_seconds)
+        self._write_back = WriteBack(self.cache, store, [source, *other_sources], flush_seconds)
         self._tables = TableLoader(self.cache, self.index, self._write_back, source, verify, self._count)
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
         self._uids = UidPaths(self.index, source)
@@ -244,8 +247,7 @@ class FrameReader:
         return read
 
     def _finish(self, tier: Tier) -> None:
-        self._write_back.wake()
-        self._status.wake()
+        self.wake()
         self._count("requests", tier)
 
     def table(self, name: str) -> FrameTable:
@@ -371,6 +373,15 @@ class FrameReader:
             self._files.give_back(file)
         self._finish("tier1")
         return read
+
+    def wake(self) -> None:
+        """Start the threads that write accesses and status: others read by the reader's memory."""
+        self._write_back.wake()
+        self._status.wake()
+
+    def keep_row(self, source: str, row: bytes) -> None:
+        """Have the row of a table that others computed written to the index."""
+        self._write_back.add_row(source, row)
 
     def flush(self) -> int:
         """Write accesses and computed tables to the index; return the number of files accessed."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from voxtier._core import file_key
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import TableResult
+
+T = TypeVar("T")
 
 _BATCH = 5000
 _DIRTY_AT_MOST = 10_000
@@ -36,14 +40,16 @@ class WriteBack:
         Counts the accesses.
     store : FrameStore or None
         The index; None: nothing is written.
-    source : str
-        Name of the source that the files belong to.
+    sources : sequence of str
+        Names of the sources that the files may belong to. An access is of the first that knows the file.
     seconds : float
         Between two writes of accesses.
     """
 
-    def __init__(self, cache: FrameCache, store: FrameStore | None, source: str, seconds: float) -> None:
-        self.cache, self.store, self.source, self.seconds = cache, store, source, seconds
+    def __init__(
+        self, cache: FrameCache, store: FrameStore | None, sources: Sequence[str], seconds: float
+    ) -> None:
+        self.cache, self.store, self.sources, self.seconds = cache, store, list(sources), seconds
         self._closed = False
         self.after_fork()
 
@@ -55,6 +61,7 @@ class WriteBack:
         self._thread: threading.Thread | None = None
         self._forbidden_until = 0.0
         self._tables: deque[TableResult] = deque(maxlen=_WAITING_AT_MOST)
+        self._rows: deque[tuple[str, bytes]] = deque(maxlen=_WAITING_AT_MOST)
         self._counts = {"flushed": 0, "flush_errors": 0, "unknown_ids": 0, "written_back": 0}
 
     def wake(self) -> None:
@@ -70,6 +77,12 @@ class WriteBack:
         """Add a computed table to those that wait to be written."""
         if self.store is not None and time.monotonic() >= self._forbidden_until:
             self._tables.append(result)
+            self._work.set()
+
+    def add_row(self, source: str, row: bytes) -> None:
+        """Add the row of a table that was computed elsewhere: see `encode_rows`."""
+        if self.store is not None and time.monotonic() >= self._forbidden_until:
+            self._rows.append((source, row))
             self._work.set()
 
     def flush(self) -> int:
@@ -110,35 +123,56 @@ class WriteBack:
 
     def _write_tables(self) -> None:
         assert self.store is not None
-        results = []
-        while self._tables:
-            results.append(self._tables.popleft())
-        if not results:
-            return
+        results = _all_of(self._tables)
+        rows = _all_of(self._rows)
         try:
-            self.store.upsert(self.source, results)
-            self._counts["written_back"] += len(results)
+            if results:
+                self.store.upsert(self.sources[0], results)
+                self._counts["written_back"] += len(results)
+                results = []
+            for source in dict.fromkeys(source for source, _ in rows):
+                mine = [row for of, row in rows if of == source]
+                self.store.upsert_rows(source, b"".join(mine))
+                self._counts["written_back"] += len(mine)
+                rows = [(of, row) for of, row in rows if of != source]
         except BackendError:
             self._counts["flush_errors"] += 1
             self._tables.extendleft(reversed(results))
+            self._rows.extendleft(reversed(rows))
         except ConfigError:
             self._counts["flush_errors"] += 1
             self._forbidden_until = time.monotonic() + _FORBIDDEN_SECONDS
 
     def _write_accesses(self) -> int:
-        assert self.store is not None
         keys, counts, times = self.cache.drain_access()
-        for start in range(0, len(keys), _BATCH):
-            part = slice(start, start + _BATCH)
-            keys_of_files = [file_key(self.source, key) for key in keys[part]]
-            at = [_EPOCH + timedelta(microseconds=time) for time in times[part].tolist()]
+        waiting = list(zip(keys, counts.tolist(), times.tolist(), strict=True))
+        for start in range(0, len(waiting), _BATCH):
+            part = waiting[start : start + _BATCH]
             try:
-                unknown = self.store.touch(keys_of_files, counts[part].tolist(), at)
+                self._touch(part)
             except (BackendError, ConfigError):
                 self._counts["flush_errors"] += 1
-                rest = slice(start, None)
-                self.cache.restore_access(keys[rest], counts[rest].tolist(), times[rest].tolist())
+                rest = part + waiting[start + _BATCH :]
+                self.cache.restore_access(*map(list, zip(*rest, strict=True)))
                 return start
-            self._counts["flushed"] += len(keys_of_files) - len(unknown)
-            self._counts["unknown_ids"] += len(unknown)
-        return len(keys)
+        return len(waiting)
+
+    def _touch(self, accesses: list[tuple[str, int, int]]) -> None:
+        """Write each access to the first source that knows its file, and take it off the list."""
+        assert self.store is not None
+        for source in self.sources:
+            if not accesses:
+                return
+            keys = [file_key(source, path) for path, _, _ in accesses]
+            at = [_EPOCH + timedelta(microseconds=time) for _, _, time in accesses]
+            unknown = set(self.store.touch(keys, [count for _, count, _ in accesses], at))
+            self._counts["flushed"] += len(keys) - len(unknown)
+            accesses[:] = [each for key, each in zip(keys, accesses, strict=True) if key in unknown]
+        self._counts["unknown_ids"] += len(accesses)
+
+
+def _all_of(waiting: deque[T]) -> list[T]:
+    found = []
+    while waiting:
+        found.append(waiting.popleft())
+    return found

@@ -12,13 +12,15 @@ pub struct Options<'a> {
     pub bulk_data: Option<BulkData<'a>>,
     /// Whether (0008,3002) Available Transfer Syntax UID names the transfer syntax of the file.
     pub with_transfer_syntax: bool,
+    /// Last attribute of the data set that is written: the walk ends behind it.
+    pub last_tag: Option<u32>,
     /// Largest JSON text in bytes; more is refused with `limit_exceeded`.
     pub most_bytes: usize,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { bulk_data: None, with_transfer_syntax: false, most_bytes: MOST_BYTES }
+        Self { bulk_data: None, with_transfer_syntax: false, last_tag: None, most_bytes: MOST_BYTES }
     }
 }
 

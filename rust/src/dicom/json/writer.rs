@@ -38,6 +38,8 @@ pub struct Writer<'o, 's> {
     attributes: Vec<(Tag, usize)>,
     /// The open sequences and their Item, counted from 1.
     path: Vec<(Tag, u32)>,
+    /// Whether an attribute behind the last one that is wanted was met.
+    is_passed: bool,
     scratch: String,
 }
 
@@ -82,6 +84,7 @@ impl<'o, 's> Writer<'o, 's> {
             levels: vec![level],
             attributes: Vec::new(),
             path: Vec::new(),
+            is_passed: false,
             scratch: String::new(),
         }
     }
@@ -130,6 +133,12 @@ impl<'o, 's> Writer<'o, 's> {
         level.previous = tag;
         self.attributes.push((tag, self.out.text.len()));
         Ok(true)
+    }
+
+    /// Whether an attribute stands behind the last one that is wanted.
+    fn passes(&mut self, tag: Tag) -> bool {
+        self.is_passed |= self.levels.len() == 1 && self.options.last_tag.is_some_and(|last| tag.0 > last);
+        self.is_passed
     }
 
     /// Whether the attribute of the file gives way to the one that is added.
@@ -275,6 +284,9 @@ impl<'o, 's> Writer<'o, 's> {
 impl Visitor for Writer<'_, '_> {
     fn value(&mut self, window: &mut Window<'_>, attribute: &Attribute) -> Result<()> {
         let element = &attribute.element;
+        if self.passes(element.tag) {
+            return Ok(());
+        }
         let has_items = element.end().is_none();
         // Pixels, and Items of fragments of anything, are named or left out, never written.
         let is_left_out = has_items || holds_pixels(element.tag);
@@ -298,6 +310,9 @@ impl Visitor for Writer<'_, '_> {
 
     fn begin_sequence(&mut self, window: &mut Window<'_>, attribute: &Attribute) -> Result<()> {
         let Element { tag, position, .. } = attribute.element;
+        if self.passes(tag) {
+            return Ok(());
+        }
         if !self.begin(window, &attribute.element)? {
             let detail = format!("{tag} is a sequence, which it cannot be");
             return Err(Error::at(ErrorKind::MisplacedElement, position, detail));
@@ -336,5 +351,9 @@ impl Visitor for Writer<'_, '_> {
         }
         self.out.push(b"},");
         Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_passed
     }
 }

@@ -3,14 +3,18 @@
 //! hyper owns its socket, so that a large frame could not go from the page cache to the socket by `sendfile`,
 //! and costs about half of a small request. Requests have no bodies here, which leaves little of HTTP/1.1.
 
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Write as _};
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::parts::Piece;
+use super::parts::{FileParts, Piece, Way};
 use super::request::Request;
 use super::response::{Body, Response, reason};
 use crate::gateway::service::Worker;
@@ -23,17 +27,19 @@ const LONGEST_HEAD: usize = LONGEST_TARGET + (16 << 10);
 const MOST_HEADERS: usize = 100;
 /// Time for the head of a request, from its first byte.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Time between two requests.
-const IDLE_TIME: Duration = Duration::from_secs(75);
 /// Time in which a client must take some of what is sent.
 const STALL_TIME: Duration = Duration::from_secs(30);
+/// Bytes a second that a client must take on average behind the first [`STALL_TIME`].
+const SLOWEST: u64 = 8 << 10;
 
 /// Serves a connection until the client, a time limit or the gateway's stop ends it.
 pub async fn serve(stream: TcpStream, worker: &Worker) -> io::Result<()> {
-    let mut connection = Connection { stream, buffer: Vec::with_capacity(2048), consumed: 0 };
+    let mut connection = Connection { stream, buffer: Vec::with_capacity(2048) };
+    let mut stopping = pin!(worker.stopping());
+    // Set again when it rings too early: to set it at each request would cost more than to read the clock.
+    let mut alarm = pin!(sleep(worker.idle_time()));
     loop {
-        connection.drop_consumed();
-        let length = match connection.read_head(worker).await? {
+        let length = match connection.read_head(worker, stopping.as_mut(), alarm.as_mut()).await? {
             Head::Complete(length) => length,
             Head::Ended => return Ok(()),
             Head::Refused(response) => {
@@ -41,9 +47,10 @@ pub async fn serve(stream: TcpStream, worker: &Worker) -> io::Result<()> {
                 return connection.close_slowly().await;
             }
         };
-        connection.consumed = length;
-        let head = connection.buffer.get(..length).unwrap_or_default().to_vec();
-        let (response, keep) = answer(&head, worker).await;
+        let mut received = std::mem::take(&mut connection.buffer);
+        let (response, keep) = answer(received.get(..length).unwrap_or_default(), worker).await;
+        received.drain(..length);
+        connection.buffer = received;
         let keep = keep && !worker.is_stopping();
         connection.send(response, keep).await?;
         if !keep {
@@ -69,16 +76,18 @@ async fn answer(head: &[u8], worker: &Worker) -> (Response, bool) {
         return (target_too_long(), false);
     }
     let request = Request::new(method, target, parsed.headers);
-    let has_body = request.header("content-length").is_some_and(|length| length.trim() != "0")
-        || request.header("transfer-encoding").is_some();
+    let has_body = parsed.headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("transfer-encoding")
+            || header.name.eq_ignore_ascii_case("content-length") && header.value.trim_ascii() != b"0"
+    });
     if has_body {
         return (Response::refusal(413, "request_body", "requests have no body here"), false);
     }
-    let connection = request.header("connection").unwrap_or_default();
-    let keep = match parsed.version {
-        Some(0) => connection.eq_ignore_ascii_case("keep-alive"),
-        _ => !connection.eq_ignore_ascii_case("close"),
+    let says = |option: &str| {
+        let mut options = request.header_lines("connection").flat_map(|line| line.split(','));
+        options.any(|each| each.trim().eq_ignore_ascii_case(option))
     };
+    let keep = !says("close") && (parsed.version != Some(0) || says("keep-alive"));
     (worker.respond(&request).await, keep)
 }
 
@@ -98,22 +107,28 @@ enum Head {
 
 struct Connection {
     stream: TcpStream,
-    /// Bytes that were received; the first `consumed` of them are requests that were answered.
+    /// Bytes of requests that are not answered yet.
     buffer: Vec<u8>,
-    consumed: usize,
 }
 
 impl Connection {
-    fn drop_consumed(&mut self) {
-        self.buffer.drain(..self.consumed);
-        self.consumed = 0;
-    }
-
     /// Reads until the head of a request is complete.
-    async fn read_head(&mut self, worker: &Worker) -> io::Result<Head> {
+    async fn read_head(
+        &mut self,
+        worker: &Worker,
+        mut stopping: Pin<&mut impl Future<Output = ()>>,
+        mut alarm: Pin<&mut Sleep>,
+    ) -> io::Result<Head> {
         let mut searched = 0;
-        let mut deadline = None;
+        let mut deadline = Instant::now() + worker.idle_time();
+        let mut is_begun = false;
         loop {
+            if searched == 0 {
+                // Empty lines before a request are passed over (RFC 9112 2.2).
+                let is_blank = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
+                let blank = self.buffer.iter().take_while(is_blank).count();
+                self.buffer.drain(..blank);
+            }
             if let Some(length) = end_of_head(&self.buffer, &mut searched) {
                 let is_short = length <= LONGEST_HEAD;
                 return Ok(if is_short { Head::Complete(length) } else { Head::Refused(too_many_headers()) });
@@ -126,60 +141,52 @@ impl Connection {
                     too_many_headers()
                 }));
             }
-            if !self.buffer.is_empty() && deadline.is_none() {
-                deadline = Some(tokio::time::Instant::now() + HEAD_TIME);
+            if !self.buffer.is_empty() && !is_begun {
+                is_begun = true;
+                deadline = Instant::now() + HEAD_TIME;
             }
-            let readable = async {
-                match deadline {
-                    Some(deadline) => tokio::time::timeout_at(deadline, self.stream.readable()).await,
-                    None => timeout(IDLE_TIME, self.stream.readable()).await,
-                }
+            if alarm.deadline() > deadline {
+                alarm.as_mut().reset(deadline);
+            }
+            let received = tokio::select! {
+                biased;
+                received = receive(&mut self.stream, &mut self.buffer) => Some(received?),
+                () = stopping.as_mut(), if !is_begun => return Ok(Head::Ended),
+                () = alarm.as_mut() => None,
             };
-            let ready = tokio::select! {
-                ready = readable => ready,
-                () = worker.stopping(), if self.buffer.is_empty() => return Ok(Head::Ended),
-            };
-            match ready {
-                Ok(ready) => ready?,
-                Err(_) if self.buffer.is_empty() => return Ok(Head::Ended),
-                Err(_) => {
+            match received {
+                Some(0) => return Ok(Head::Ended),
+                Some(_) => {}
+                None if Instant::now() < deadline => alarm.as_mut().reset(deadline),
+                None if is_begun => {
                     let detail = "the request's header took longer than 10 s";
                     return Ok(Head::Refused(Response::refusal(408, "request_timeout", detail)));
                 }
-            }
-            self.buffer.reserve(2048);
-            match self.stream.try_read_buf(&mut self.buffer) {
-                Ok(0) => return Ok(Head::Ended),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                None => return Ok(Head::Ended),
             }
         }
     }
 
     async fn send(&mut self, response: Response, keep: bool) -> io::Result<()> {
         let mut head = Vec::with_capacity(640);
-        let is_chunked = matches!(response.body, Body::Blocks(_));
+        let is_chunked = matches!(response.body, Body::Blocks(_) | Body::Files(_));
         write_head(&mut head, &response, keep, is_chunked)?;
+        let mut sending = Sending::new(&self.stream);
         match response.body {
-            Body::Empty => self.write_all(&head, &[]).await,
-            Body::Full(bytes) => self.write_all(&head, &bytes).await,
-            Body::Parts(mut parts) => {
-                parts.may_send_file = true;
-                while let Some(piece) = parts.next_piece().await.map_err(io::Error::other)? {
-                    match piece {
-                        Piece::Bytes(bytes) => {
-                            self.write_all(&head, &bytes).await?;
-                            head.clear();
-                        }
-                        Piece::InFile { offset, length } => {
-                            self.write_more(&head).await?;
-                            head.clear();
-                            self.send_file(parts.file(), offset, length).await?;
-                        }
-                    }
+            Body::Empty => sending.write_all(&head, &[]).await,
+            Body::Full(bytes) => sending.write_all(&head, &bytes).await,
+            Body::Parts(parts) => {
+                sending.write_parts(&mut head, *parts).await?;
+                sending.write_all(&head, &[]).await
+            }
+            Body::Files(mut files) => {
+                while let Some(parts) = files.next_parts().await.map_err(io::Error::other)? {
+                    write!(head, "{:x}\r\n", parts.length())?;
+                    sending.write_parts(&mut head, parts).await?;
+                    head.extend(b"\r\n");
                 }
-                self.write_all(&head, &[]).await
+                head.extend(b"0\r\n\r\n");
+                sending.write_all(&head, &[]).await
             }
             Body::Blocks(mut blocks) => {
                 while let Some(block) = blocks.recv().await {
@@ -188,71 +195,14 @@ impl Connection {
                         continue; // a chunk of no bytes would end the body
                     }
                     write!(head, "{:x}\r\n", block.len())?;
-                    self.write_all(&head, &block).await?;
+                    sending.write_all(&head, &block).await?;
                     head.clear();
                     head.extend(b"\r\n");
                 }
                 head.extend(b"0\r\n\r\n");
-                self.write_all(&head, &[]).await
+                sending.write_all(&head, &[]).await
             }
         }
-    }
-
-    /// Writes two slices by as few calls as the socket allows.
-    async fn write_all(&self, first: &[u8], second: &[u8]) -> io::Result<()> {
-        let total = first.len() + second.len();
-        let mut written = 0;
-        while written < total {
-            let slices = [
-                IoSlice::new(first.get(written..).unwrap_or_default()),
-                IoSlice::new(second.get(written.saturating_sub(first.len())..).unwrap_or_default()),
-            ];
-            match self.stream.try_write_vectored(&slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn writable(&self) -> io::Result<()> {
-        timeout(STALL_TIME, self.stream.writable()).await.map_err(|_| io::ErrorKind::TimedOut)?
-    }
-
-    /// Writes bytes which others follow at once: the kernel sends them in one packet.
-    async fn write_more(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut written = 0;
-        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            let send = || Ok(rustix::net::send(&self.stream, rest, rustix::net::SendFlags::MORE)?);
-            match self.stream.try_io(Interest::WRITABLE, send) {
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends bytes of a file from the page cache, without copying them.
-    async fn send_file(
-        &self,
-        file: std::os::fd::BorrowedFd<'_>,
-        mut offset: u64,
-        length: u64,
-    ) -> io::Result<()> {
-        let mut left = usize::try_from(length).map_err(io::Error::other)?;
-        while left > 0 {
-            let send = || Ok(rustix::fs::sendfile(&self.stream, file, Some(&mut offset), left)?);
-            match self.stream.try_io(Interest::WRITABLE, send) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()), // the file was cut meanwhile
-                Ok(count) => left = left.saturating_sub(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Ends the sending side and takes what the client still sends: closing at once would reset the
@@ -275,6 +225,113 @@ impl Connection {
     }
 }
 
+/// One response on its way: what was written, and since when.
+struct Sending<'a> {
+    stream: &'a TcpStream,
+    begun: Instant,
+    written: u64,
+}
+
+impl<'a> Sending<'a> {
+    fn new(stream: &'a TcpStream) -> Self {
+        Self { stream, begun: Instant::now(), written: 0 }
+    }
+
+    /// Writes the pieces of a file behind `head`, which is empty then; it stays where there is no piece.
+    async fn write_parts(&mut self, head: &mut Vec<u8>, mut parts: FileParts) -> io::Result<()> {
+        while let Some(piece) = parts.next_piece(&Way::Socket).await.map_err(io::Error::other)? {
+            match piece {
+                Piece::Bytes(bytes) => self.write_all(head, &bytes).await?,
+                Piece::InFile { offset, length } => {
+                    self.write_more(head).await?;
+                    self.send_file(parts.file(), offset, length).await?;
+                }
+            }
+            head.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes two slices by as few calls as the socket allows.
+    async fn write_all(&mut self, first: &[u8], second: &[u8]) -> io::Result<()> {
+        let total = first.len() + second.len();
+        let mut written = 0;
+        while written < total {
+            let slices = [
+                IoSlice::new(first.get(written..).unwrap_or_default()),
+                IoSlice::new(second.get(written.saturating_sub(first.len())..).unwrap_or_default()),
+            ];
+            match self.stream.try_write_vectored(&slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => written += self.note(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, count: usize) -> usize {
+        self.written += count as u64;
+        count
+    }
+
+    /// Waits until the client has made room. One that takes bytes too slowly would hold its part of the memory
+    /// for as long as it likes.
+    async fn writable(&self) -> io::Result<()> {
+        let allowed = STALL_TIME + Duration::from_secs(self.written / SLOWEST);
+        let left = allowed.saturating_sub(self.begun.elapsed()).min(STALL_TIME);
+        timeout(left, self.stream.writable()).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    /// Writes bytes which others follow at once: the kernel sends them in one packet.
+    async fn write_more(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            let send = || Ok(rustix::net::send(self.stream, rest, rustix::net::SendFlags::MORE)?);
+            match self.stream.try_io(Interest::WRITABLE, send) {
+                Ok(count) => written += self.note(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends bytes of a file from the page cache, without copying them.
+    async fn send_file(
+        &mut self,
+        file: std::os::fd::BorrowedFd<'_>,
+        mut offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        let mut left = usize::try_from(length).map_err(io::Error::other)?;
+        while left > 0 {
+            let send = || Ok(rustix::fs::sendfile(self.stream, file, Some(&mut offset), left)?);
+            match self.stream.try_io(Interest::WRITABLE, send) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()), // the file was cut meanwhile
+                Ok(count) => left = left.saturating_sub(self.note(count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends what a socket has received, at most 4 KiB; returns the number of bytes, 0 at the end. A read that does
+/// not fill its buffer has emptied the socket, and tokio then waits without asking once more.
+async fn receive(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|context| {
+        let mut block = [0; 4096];
+        let mut read = ReadBuf::new(&mut block);
+        std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut read))?;
+        buffer.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
+    .await
+}
+
 /// Length of a complete head; searches on where the last call stopped.
 fn end_of_head(bytes: &[u8], searched: &mut usize) -> Option<usize> {
     let start = searched.saturating_sub(3);
@@ -290,9 +347,13 @@ fn end_of_head(bytes: &[u8], searched: &mut usize) -> Option<usize> {
 }
 
 fn write_head(out: &mut Vec<u8>, response: &Response, keep: bool, is_chunked: bool) -> io::Result<()> {
-    write!(out, "HTTP/1.1 {} {}\r\n", response.status, reason(response.status))?;
+    write!(out, "HTTP/1.1 {} {}\r\nDate: ", response.status, reason(response.status))?;
+    push_date(out);
+    out.extend(b"\r\n");
     for (name, value) in &response.headers {
-        write!(out, "{name}: {value}\r\n")?;
+        for part in [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
     }
     if is_chunked {
         out.extend(b"Transfer-Encoding: chunked\r\n");
@@ -306,4 +367,19 @@ fn write_head(out: &mut Vec<u8>, response: &Response, keep: bool, is_chunked: bo
     }
     out.extend(b"\r\n");
     Ok(())
+}
+
+/// Appends the present time (RFC 9110 6.6.1), written anew once a second.
+fn push_date(out: &mut Vec<u8>) {
+    thread_local! {
+        static LAST: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    LAST.with_borrow_mut(|(written, text)| {
+        if *written != second {
+            (*written, *text) = (second, httpdate::fmt_http_date(now));
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
 }

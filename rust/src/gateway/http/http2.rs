@@ -1,10 +1,12 @@
 //! HTTP/2 without TLS and with prior knowledge (RFC 9113 3.3), by hyper: for proxies and command-line clients.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,10 +18,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::parts::{FileParts, Piece};
+use super::parts::{FileParts, Piece, Way};
 use super::request::Request;
 use super::response::{Block, Body, Response};
-use crate::base::error::{Error, Result};
+use super::sequence::FileSequence;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::gateway::budget::Tally;
 use crate::gateway::service::Worker;
 
 /// Streams of one connection at the same time.
@@ -27,25 +31,33 @@ const MOST_STREAMS: u32 = 128;
 /// Bytes of header lines of one request.
 const LONGEST_HEADERS: u32 = 16 << 10;
 
+/// Bytes of one stream that wait for the socket.
+const SEND_BUFFER: usize = 64 << 10;
+/// Time in which a client must take some of what was made for it.
+const STALL_TIME: Duration = Duration::from_secs(30);
+
 /// Serves a connection until the client or the gateway's stop ends it.
 pub async fn serve(stream: TcpStream, worker: Rc<Worker>) -> io::Result<()> {
     let stopping = worker.stopping();
+    let tally = Arc::new(Tally::default());
+    let way = Way::Kept(worker.shared.budget.clone(), tally.clone());
     let service = service_fn(move |request| {
-        let worker = worker.clone();
-        async move { Ok::<_, Infallible>(answer(request, &worker).await) }
+        let (worker, way) = (worker.clone(), way.clone());
+        async move { Ok::<_, Infallible>(answer(request, &worker, way).await) }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(OnThisThread);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MOST_STREAMS)
         .max_header_list_size(LONGEST_HEADERS)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(30));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stopping => None,
+        () = stalled(&tally) => return Err(io::ErrorKind::TimedOut.into()),
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -57,7 +69,20 @@ pub async fn serve(stream: TcpStream, worker: Rc<Worker>) -> io::Result<()> {
     ended.map_err(io::Error::other)
 }
 
-async fn answer(request: http::Request<Incoming>, worker: &Worker) -> http::Response<H2Body> {
+/// Waits until a client has taken nothing of what was made for it for [`STALL_TIME`].
+async fn stalled(tally: &Tally) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(STALL_TIME).await;
+        let now = tally.waits_at();
+        if now.is_some() && now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+async fn answer(request: http::Request<Incoming>, worker: &Worker, way: Way) -> http::Response<H2Body> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let headers: Vec<httparse::Header<'_>> = request
         .headers()
@@ -70,49 +95,100 @@ async fn answer(request: http::Request<Incoming>, worker: &Worker) -> http::Resp
         Response::refusal(413, "request_body", "requests have no body here")
     };
     let mut out = http::Response::builder().status(response.status);
-    for (name, value) in &response.headers {
-        out = out.header(*name, value);
+    for (name, value) in response.headers {
+        out = match value {
+            Cow::Borrowed(value) => out.header(name, http::HeaderValue::from_static(value)),
+            Cow::Owned(value) => out.header(name, value),
+        };
     }
     if let Some(length) = response.length {
         out = out.header("content-length", length);
     }
     let body = match response.body {
         Body::Empty => H2Body::Full(None),
-        Body::Full(bytes) => H2Body::Full(Some(bytes)),
+        Body::Full(bytes) => match keep(bytes, &way).await {
+            Some(bytes) => H2Body::Full(Some(bytes)),
+            None => return unavailable(),
+        },
         Body::Blocks(blocks) => H2Body::Blocks(blocks),
-        Body::Parts(mut parts) => match parts.next_piece().await {
+        Body::Files(files) => H2Body::Blocks(stream(Source::Files(*files), way)),
+        Body::Parts(mut parts) => match parts.next_piece(&way).await {
             Ok(Some(Piece::Bytes(bytes))) if parts.is_through() => H2Body::Full(Some(bytes)),
-            first => H2Body::Blocks(stream(first, *parts)),
+            Err(_) => return unavailable(),
+            first => H2Body::Blocks(stream(Source::Parts(first, *parts), way)),
         },
     };
     // A header value that is no valid one would be our mistake: the client gets a plain status.
-    out.body(body).unwrap_or_else(|_| {
-        let mut failed = http::Response::new(H2Body::Full(None));
-        *failed.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
-        failed
-    })
+    out.body(body).unwrap_or_else(|_| plain(500))
 }
 
-/// Sends the pieces of a file to a body, one ahead of the client.
-fn stream(first: Result<Option<Piece>>, mut parts: FileParts) -> mpsc::Receiver<Block> {
+/// Bytes that take a part of the budget until they are sent.
+async fn keep(bytes: Bytes, way: &Way) -> Option<Bytes> {
+    match way {
+        Way::Kept(budget, tally) => {
+            let share = budget.piece(bytes.len() as u64, Some(tally)).await.ok()?;
+            Some(share.with(bytes))
+        }
+        Way::Socket => Some(bytes),
+    }
+}
+
+fn unavailable() -> http::Response<H2Body> {
+    let mut response = plain(503);
+    response.headers_mut().insert("retry-after", http::HeaderValue::from_static("1"));
+    response
+}
+
+fn plain(status: u16) -> http::Response<H2Body> {
+    let mut response = http::Response::new(H2Body::Full(None));
+    *response.status_mut() =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+/// What a body of several pieces is read from.
+enum Source {
+    Parts(Result<Option<Piece>>, FileParts),
+    Files(FileSequence),
+}
+
+/// Sends the pieces of files to a body, one ahead of the client.
+fn stream(source: Source, way: Way) -> mpsc::Receiver<Block> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::task::spawn_local(async move {
-        let mut piece = first;
-        loop {
-            let block = match piece {
-                Ok(Some(Piece::Bytes(bytes))) => Ok(bytes),
-                // Only a body that may be sent from the file has such pieces.
-                Ok(Some(Piece::InFile { .. }) | None) => return,
-                Err(error) => Err(error),
-            };
-            let failed = block.is_err();
-            if sender.send(block).await.is_err() || failed {
-                return;
-            }
-            piece = parts.next_piece().await;
+        let sent = match source {
+            Source::Parts(first, parts) => send_parts(first, parts, &way, &sender).await,
+            Source::Files(files) => send_files(files, &way, &sender).await,
+        };
+        if let Err(error) = sent {
+            let _ = sender.send(Err(error)).await;
         }
     });
     receiver
+}
+
+async fn send_files(mut files: FileSequence, way: &Way, sender: &mpsc::Sender<Block>) -> Result<()> {
+    while let Some(mut parts) = files.next_parts().await? {
+        let first = parts.next_piece(way).await;
+        send_parts(first, parts, way, sender).await?;
+    }
+    Ok(())
+}
+
+async fn send_parts(
+    first: Result<Option<Piece>>,
+    mut parts: FileParts,
+    way: &Way,
+    sender: &mpsc::Sender<Block>,
+) -> Result<()> {
+    let gone = |_| Error::new(ErrorKind::IoError, "the client is gone");
+    let mut piece = first?;
+    // Only a body that goes to a socket has pieces of another kind.
+    while let Some(Piece::Bytes(bytes)) = piece {
+        sender.send(Ok(bytes)).await.map_err(gone)?;
+        piece = parts.next_piece(way).await?;
+    }
+    Ok(())
 }
 
 /// A body as hyper takes it.

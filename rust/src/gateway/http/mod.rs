@@ -5,4 +5,5 @@ pub mod http2;
 pub mod parts;
 pub mod request;
 pub mod response;
+pub mod sequence;
 pub mod static_files;

@@ -8,14 +8,14 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Source, read_exact};
+use crate::gateway::budget::{Budget, Share, Tally};
 use crate::gateway::files::{Opened, blocking};
 
 /// Ranges from this length on go from the page cache to the socket without a copy.
 const SENDFILE_FROM: u64 = 32 << 10;
-/// Smaller pieces are joined up to this length.
+/// Smaller pieces are joined up to this length, and longer ones read in pieces of it: a connection whose
+/// client takes nothing keeps one.
 const BLOCK: usize = 64 << 10;
-/// Longest piece that is read at once.
-const LONGEST_READ: u64 = 1 << 20;
 
 /// What is sent next.
 pub enum Piece {
@@ -40,18 +40,33 @@ pub enum Step {
     Check,
 }
 
+/// How pieces leave.
+#[derive(Clone)]
+pub enum Way {
+    /// One after another, each when the one before is gone; the kernel may send ranges by itself.
+    Socket,
+    /// By a protocol that keeps pieces until the client makes room: they take part of this budget.
+    Kept(Arc<Budget>, Arc<Tally>),
+}
+
 /// A body: its steps, and the file that they read.
 pub struct FileParts {
     file: Arc<Opened>,
     steps: VecDeque<Step>,
-    /// Whether ranges may be sent by the kernel.
-    pub may_send_file: bool,
+    /// The part of the budget that bytes in memory take.
+    share: Option<Share>,
 }
 
 impl FileParts {
     /// A body of these steps.
     pub fn new(file: Arc<Opened>, steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { file, steps: steps.into_iter().collect(), may_send_file: false }
+        Self { file, steps: steps.into_iter().collect(), share: None }
+    }
+
+    /// A body whose steps hold bytes that take a part of the budget.
+    pub fn holding(mut self, share: Option<Share>) -> Self {
+        self.share = share;
+        self
     }
 
     /// Bytes in all.
@@ -95,18 +110,29 @@ impl FileParts {
     /// The next piece; `None` at the end.
     ///
     /// # Errors
-    /// `changed_during_read` when the file is no longer the one that was planned for: the client must see a
-    /// body that is too short.
-    pub async fn next_piece(&mut self) -> Result<Option<Piece>> {
+    /// `changed_during_read` when the file is no longer the one that was planned for, and where there is no
+    /// memory for the piece in time: the client must see a body that is too short.
+    pub async fn next_piece(&mut self, way: &Way) -> Result<Option<Piece>> {
+        let room = match (way, &self.share) {
+            (Way::Kept(budget, tally), None) => {
+                let room = budget.piece(self.length().min(BLOCK as u64), Some(tally)).await;
+                Some(room.map_err(|_| Error::new(ErrorKind::IoError, "there is no memory for an answer"))?)
+            }
+            (_, share) => share.clone(),
+        };
         let mut block = Vec::new();
         while block.len() < BLOCK
             && let Some(step) = self.steps.pop_front()
         {
             match step {
                 Step::Bytes(bytes) if block.is_empty() => block = bytes,
+                Step::Bytes(bytes) if block.len() + bytes.len() > 2 * BLOCK => {
+                    self.steps.push_front(Step::Bytes(bytes));
+                    break;
+                }
                 Step::Bytes(bytes) => block.extend(bytes),
                 Step::Check => self.file.source.check_unchanged()?,
-                Step::Range(offset, length) if self.may_send(offset, length) => {
+                Step::Range(offset, length) if self.may_send(way, offset, length) => {
                     if block.is_empty() {
                         return Ok(Some(Piece::InFile { offset, length }));
                     }
@@ -114,7 +140,7 @@ impl FileParts {
                     break;
                 }
                 Step::Range(offset, length) => {
-                    let count = length.min(LONGEST_READ);
+                    let count = length.min((BLOCK - block.len()) as u64);
                     if count < length {
                         self.steps.push_front(Step::Range(offset + count, length - count));
                     }
@@ -122,14 +148,20 @@ impl FileParts {
                 }
             }
         }
-        Ok((!block.is_empty()).then(|| Piece::Bytes(block.into())))
+        if block.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Piece::Bytes(match room {
+            Some(room) => room.with(block),
+            None => block.into(),
+        })))
     }
 
     /// Whether the kernel sends a range: where that is cheaper, and the page cache holds its ends, so that the
     /// worker does not wait for a disk.
-    fn may_send(&self, offset: u64, length: u64) -> bool {
+    fn may_send(&self, way: &Way, offset: u64, length: u64) -> bool {
         let source = &self.file.source;
-        self.may_send_file
+        matches!(way, Way::Socket)
             && length >= SENDFILE_FROM
             && source.read_resident(offset, &mut [0; 8])
             && source.read_resident(offset + length - 8, &mut [0; 8])

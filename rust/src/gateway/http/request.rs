@@ -27,6 +27,16 @@ impl Method {
             _ => Self::Other,
         }
     }
+
+    /// Its name, where it is one that the gateway knows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// A request without a body.
@@ -49,7 +59,7 @@ impl<'a> Request<'a> {
     }
 
     /// The values of all header lines of a name, those that are text.
-    pub fn header_lines(&self, name: &'static str) -> impl Iterator<Item = &'a str> {
+    pub fn header_lines<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
         self.headers
             .iter()
             .filter(move |header| header.name.eq_ignore_ascii_case(name))
@@ -57,7 +67,7 @@ impl<'a> Request<'a> {
     }
 
     /// The first header line of a name.
-    pub fn header(&self, name: &'static str) -> Option<&'a str> {
+    pub fn header(&self, name: &str) -> Option<&'a str> {
         self.header_lines(name).next()
     }
 

@@ -1,12 +1,16 @@
 //! A response: status, header lines, and a body that is made while it is sent.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::gateway::http::parts::FileParts;
+use crate::gateway::http::sequence::FileSequence;
+use crate::gateway::metrics::Tier;
 
 /// A name and its value.
-pub type HeaderLine = (&'static str, String);
+pub type HeaderLine = (&'static str, Cow<'static, str>);
 
 /// What is sent behind the header.
 pub enum Body {
@@ -16,7 +20,9 @@ pub enum Body {
     Full(Bytes),
     /// Parts of a file, read one after another while they are sent.
     Parts(Box<FileParts>),
-    /// Blocks of a length that nobody knows before: HTTP/1.1 sends them in chunks.
+    /// Files one after another, whose number of bytes nobody knows before: HTTP/1.1 sends them in chunks.
+    Files(Box<FileSequence>),
+    /// Blocks that another thread makes; in chunks too.
     Blocks(mpsc::Receiver<Block>),
 }
 
@@ -34,20 +40,29 @@ pub struct Response {
     pub body: Body,
     /// Length of a representation that a HEAD request does not get; the length of `body` otherwise.
     pub length: Option<u64>,
+    /// Where the frame table came from, for an answer that needed one.
+    pub tier: Option<Tier>,
 }
 
 impl Response {
     /// A response without a body.
     pub fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Body::Empty, length: None }
+        Self { status, headers: Vec::new(), body: Body::Empty, length: None, tier: None }
     }
 
     /// A response of bytes.
     pub fn of(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
         let body = body.into();
         let length = Some(body.len() as u64);
-        let headers = vec![("Content-Type", content_type.to_owned())];
-        Self { status, headers, body: Body::Full(body), length }
+        let headers = vec![("Content-Type", content_type.to_owned().into())];
+        Self { status, headers, body: Body::Full(body), length, tier: None }
+    }
+
+    /// A response with status 200 whose body is made while it is sent; `length` in bytes where it is known.
+    pub fn made_of(body: Body, content_type: impl Into<Cow<'static, str>>, length: Option<u64>) -> Self {
+        let mut headers = Vec::with_capacity(8);
+        headers.push(("Content-Type", content_type.into()));
+        Self { status: 200, headers, body, length, tier: None }
     }
 
     /// A refusal: a JSON object with its kind and a sentence. Names no path and no attribute of a patient.
@@ -61,7 +76,7 @@ impl Response {
     }
 
     /// Adds a header line.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
         self
     }

@@ -9,12 +9,14 @@ use crate::base::window::Buffer;
 use crate::dicom::json::{Bulk, find_bulk};
 use crate::frames::table::Kind;
 use crate::gateway::accept::{MediaRange, media_ranges, media_type, takes};
+use crate::gateway::access::Scope;
+use crate::gateway::budget::Share;
 use crate::gateway::files::blocking;
 use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
 use crate::gateway::routes::Level;
-use crate::gateway::service::{Worker, not_found};
+use crate::gateway::service::{Worker, busy, not_found};
 
 /// Longest value that is brought into another form than that of the file.
 const MOST_BYTES: usize = 64 << 20;
@@ -25,12 +27,11 @@ impl Worker {
     pub async fn bulk_data(
         &self,
         request: &Request<'_>,
-        source: &str,
-        root: &str,
+        scope: &Scope<'_>,
         level: Level<'_>,
         place: &str,
     ) -> Response {
-        let found = match self.find(source, level).await {
+        let found = match self.find(scope, level).await {
             Ok(found) => found,
             Err(refusal) => return refusal,
         };
@@ -40,16 +41,23 @@ impl Worker {
             file.source.check_unchanged()?;
             Ok(bulk)
         });
+        let mut share = None;
         let (media_type, steps) = match bulk.await {
             Ok(Some(Bulk::Range { start, length })) => {
                 (OCTETS, vec![Step::Range(start, length), Step::Check])
             }
-            Ok(Some(Bulk::Bytes(bytes))) => (OCTETS, vec![Step::Bytes(bytes)]),
-            Ok(Some(Bulk::Fragments)) => match self.stream(source, &found).await {
+            Ok(Some(Bulk::Bytes(bytes))) => {
+                let Ok((kept, _)) = self.shared.budget.answer(bytes.len() as u64).await else {
+                    return busy();
+                };
+                share = Some(kept);
+                (OCTETS, vec![Step::Bytes(bytes)])
+            }
+            Ok(Some(Bulk::Fragments)) => match self.stream(scope.source, &found).await {
                 Ok(Ok(video)) => video,
                 Ok(Err(frames)) if frames > 0 => {
                     let list: Vec<String> = (1..=frames).map(|frame| frame.to_string()).collect();
-                    return self.frames(request, source, root, level, &list.join(",")).await;
+                    return self.frames(request, scope, level, &list.join(",")).await;
                 }
                 Ok(Err(_)) => return not_found("the instance has no frames"),
                 Err(error) => return refusal_of(&error),
@@ -60,7 +68,7 @@ impl Worker {
                 return refusal_of(&error);
             }
         };
-        answer(request, &found, place, media_type, steps)
+        answer(request, &found, place, media_type, (steps, share))
     }
 
     /// The one stream of a video; the number of frames where there are frames.
@@ -69,7 +77,7 @@ impl Worker {
         source: &str,
         found: &Found,
     ) -> Result<std::result::Result<(&'static str, Vec<Step>), usize>> {
-        let table = match self.select(source, found, &[0]).await? {
+        let table = match self.select(source, found, &[0]).await?.0 {
             Ok(selected) => selected.table,
             Err(_) => return Ok(Err(0)),
         };
@@ -88,7 +96,7 @@ fn answer(
     found: &Found,
     place: &str,
     media_type: &'static str,
-    mut steps: Vec<Step>,
+    (mut steps, share): (Vec<Step>, Option<Share>),
 ) -> Response {
     let ranges = media_ranges(request);
     let Some(range) = ranges.iter().find(|&range| takes_one(range, media_type)) else {
@@ -117,13 +125,14 @@ fn answer(
     } else {
         media_type.to_owned()
     };
-    let parts = FileParts::new(found.file.clone(), steps);
+    let parts = FileParts::new(found.file.clone(), steps).holding(share);
     let length = parts.length();
     let wanted = conditional::range(request, length, &etag);
-    let headers = vec![("Content-Type", content_type), ("ETag", etag)];
-    let response =
-        Response { status: 200, headers, body: Body::Parts(Box::new(parts)), length: Some(length) };
-    conditional::cut(response.with("Cache-Control", "private, max-age=3600").with("Vary", "Accept"), &wanted)
+    let response = Response::made_of(Body::Parts(Box::new(parts)), content_type, Some(length))
+        .with("ETag", etag)
+        .with("Cache-Control", "private, max-age=3600")
+        .with("Vary", "Accept");
+    conditional::cut(response, &wanted)
 }
 
 /// Whether a media range takes the value: as what it is, or as octets.

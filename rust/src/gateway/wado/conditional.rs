@@ -67,7 +67,7 @@ pub fn cut(response: Response, wanted: &Wanted) -> Response {
             match &mut response.body {
                 Body::Full(bytes) => *bytes = bytes.slice(start as usize..end as usize),
                 Body::Parts(parts) => parts.cut(start, end - start),
-                Body::Empty | Body::Blocks(_) => {}
+                Body::Empty | Body::Files(_) | Body::Blocks(_) => {}
             }
             response
         }

@@ -1,6 +1,5 @@
 //! `.../frames/{list}`: frames as they are stored, single or in parts (PS3.18 10.4.1.1.6).
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -9,19 +8,25 @@ use super::{ATTEMPTS, Found, conditional, is_exact, is_worth_a_retry, refusal_of
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Resident, Source};
 use crate::dicom::read::headers_fit;
-use crate::frames::memory::cache::read_frames;
+use crate::frames::memory::cache::{read_frames, read_resident_frames};
 use crate::frames::memory::cached::Selected;
 use crate::frames::table::{FrameTable, Kind, Verify};
 use crate::gateway::accept::{FrameForm, frame_form, media_ranges, served_syntax};
+use crate::gateway::access::Scope;
 use crate::gateway::files::{Opened, blocking};
 use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
+use crate::gateway::metrics::Tier;
 use crate::gateway::routes::{Level, frame_list};
-use crate::gateway::service::{Worker, not_found};
+use crate::gateway::service::{Worker, busy, not_found};
 
 /// Longest answer: a client asks for fewer frames at once.
 const LONGEST_ANSWER: u64 = 256 << 20;
+/// Frames up to this many bytes are read with the headers before them, and sent with one call.
+const MOST_AT_ONCE: u64 = 32 << 10;
+/// Bytes before a payload in a multipart answer, about.
+const PART_HEAD: usize = 352;
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 
 impl Worker {
@@ -29,8 +34,7 @@ impl Worker {
     pub async fn frames(
         &self,
         request: &Request<'_>,
-        source: &str,
-        root: &str,
+        scope: &Scope<'_>,
         level: Level<'_>,
         list: &str,
     ) -> Response {
@@ -40,11 +44,12 @@ impl Worker {
         };
         let mut verify = None;
         for left in (0..ATTEMPTS).rev() {
-            let found = match self.find(source, level).await {
+            let found = match self.find(scope, level).await {
                 Ok(found) => found,
                 Err(refusal) => return refusal,
             };
-            match self.try_frames(request, source, root, level, &frames, &found, verify).await {
+            let asked = Asked { request, scope, level, frames: &frames };
+            match self.try_frames(asked, &found, verify).await {
                 Ok(response) => return response,
                 Err(error) if left > 0 && is_worth_a_retry(&error) => {
                     // A wrong entry of the file's own table is found by a walk.
@@ -57,20 +62,11 @@ impl Worker {
         refusal_of(&Error::new(ErrorKind::ChangedDuringRead, "the file changes while it is read"))
     }
 
-    #[allow(clippy::too_many_arguments)] // the request and what was found for it
-    async fn try_frames(
-        &self,
-        request: &Request<'_>,
-        source: &str,
-        root: &str,
-        level: Level<'_>,
-        frames: &[u32],
-        found: &Found,
-        verify: Option<Verify>,
-    ) -> Result<Response> {
-        let selection = match verify {
-            None => self.select(source, found, frames).await?,
-            Some(verify) => self.compute(source, found, frames, verify).await?,
+    async fn try_frames(&self, asked: Asked<'_>, found: &Found, verify: Option<Verify>) -> Result<Response> {
+        let Asked { request, scope, level, frames } = asked;
+        let (selection, tier) = match verify {
+            None => self.select(scope.source, found, frames).await?,
+            Some(verify) => (self.compute(scope.source, found, frames, verify).await?, Tier::File),
         };
         let selected = match selection {
             Ok(selected) => selected,
@@ -81,7 +77,7 @@ impl Worker {
             }
         };
         let table = &selected.table;
-        table.check_describes(&found.file.source)?;
+        table.check_state(&found.file.source)?;
         if table.kind == Kind::Video {
             let detail = "a video is one stream without frames: retrieve the instance or its bulk data";
             return Ok(Response::refusal(406, "video", detail));
@@ -94,50 +90,146 @@ impl Worker {
         let digest = digest(&found.file, table, frames, &form);
         let etag = format!("\"{digest:032x}\"");
         if conditional::has_it(request, &etag) {
-            return Ok(Response::empty(304)
-                .with("ETag", etag)
-                .with("Cache-Control", CACHE)
-                .with("Vary", "Accept"));
+            found.file.source.check_unchanged()?;
+            return Ok(described(Response::empty(304), etag));
         }
         for position in 0..frames.len() {
             table.check_readable(position)?;
         }
         let bytes = table.fragments_length();
         if bytes > LONGEST_ANSWER {
-            let detail = format!("{} MiB in one answer: at most 256, ask for fewer frames", bytes >> 20);
-            return Ok(Response::refusal(413, "answer_too_large", &detail));
+            return Ok(too_large(bytes, LONGEST_ANSWER));
         }
-        let multipart =
-            Multipart { boundary: format!("{digest:032x}"), root, level, syntax: served_syntax(&stored) };
-        let payloads = payloads(&found.file, selected, frames).await?;
-        let mut steps = Vec::with_capacity(payloads.len() * 3);
-        for (payload, &frame) in payloads.into_iter().zip(frames) {
-            if form.is_multipart {
-                steps.push(Step::Bytes(multipart.head(form.media_type, frame)));
-            }
-            steps.extend(payload);
-            if form.is_multipart {
-                steps.push(Step::Bytes(b"\r\n".to_vec()));
-            }
-        }
-        if form.is_multipart {
-            steps.push(Step::Bytes(format!("--{}--\r\n", multipart.boundary).into_bytes()));
-        }
-        let parts = FileParts::new(found.file.clone(), steps);
-        let length = parts.length();
+        let boundary = format!("{digest:032x}");
         let content_type = if form.is_multipart {
-            format!("multipart/related; type=\"{}\"; boundary={}", form.media_type, multipart.boundary)
+            format!("multipart/related; type=\"{}\"; boundary={boundary}", form.media_type)
         } else {
-            format!("{};transfer-syntax={}", form.media_type, multipart.syntax)
+            format!("{};transfer-syntax={}", form.media_type, served_syntax(&stored))
         };
-        let headers = vec![("Content-Type", content_type), ("ETag", etag.clone())];
-        let response =
-            Response { status: 200, headers, body: Body::Parts(Box::new(parts)), length: Some(length) }
-                .with("Cache-Control", CACHE)
-                .with("Vary", "Accept");
+        let multipart = form.is_multipart.then(|| Multipart {
+            boundary,
+            root: &scope.root,
+            level,
+            media_type: form.media_type,
+            syntax: served_syntax(&stored),
+        });
+        let body = match self.body(found, selected, frames, multipart).await? {
+            Ok(body) => body,
+            Err(refusal) => return Ok(refusal),
+        };
+        let length = match &body {
+            Body::Parts(parts) => parts.length(),
+            Body::Full(bytes) => bytes.len() as u64,
+            _ => 0,
+        };
         let wanted = conditional::range(request, length, &etag);
+        let mut response = described(Response::made_of(body, content_type, Some(length)), etag);
+        response.tier = Some(tier);
         Ok(conditional::cut(response, &wanted))
     }
+
+    /// The body of an answer: small frames at once, large ones while they are sent.
+    async fn body(
+        &self,
+        found: &Found,
+        selected: Selected,
+        frames: &[u32],
+        multipart: Option<Multipart<'_>>,
+    ) -> Result<std::result::Result<Body, Response>> {
+        let (file, table) = (&found.file, &selected.table);
+        let width = usize::from(table.image.bits_allocated / 8);
+        let is_swapped = table.transfer_syntax_uid.as_str() == BIG_ENDIAN && width > 1;
+        let is_whole = selected.native.is_none_or(|native| native.frame_bits.is_multiple_of(8));
+        let bytes = table.fragments_length();
+        if !(is_exact(table) && is_whole && !is_swapped) {
+            if bytes > self.shared.budget.longest_answer() {
+                return Ok(Err(too_large(bytes, self.shared.budget.longest_answer())));
+            }
+            let Ok((kept, working)) = self.shared.budget.answer(bytes).await else { return Ok(Err(busy())) };
+            let payloads = convert(file, selected, frames, is_swapped.then_some(width)).await?;
+            drop(working);
+            let payloads = payloads.into_iter().map(|bytes| [Step::Bytes(bytes)]);
+            let parts = FileParts::new(file.clone(), join(payloads, frames, multipart)).holding(Some(kept));
+            return Ok(Ok(Body::Parts(Box::new(parts))));
+        }
+        if bytes <= MOST_AT_ONCE
+            && let Some(read) = read_resident_frames(&file.source, table)?
+        {
+            let payloads = read.iter().map(|frame| &**frame);
+            return Ok(Ok(Body::Full(concatenate(payloads, frames, multipart).into())));
+        }
+        file.source.check_unchanged()?;
+        check_headers(file, table).await?;
+        let payloads = (0..table.frames()).map(|position| {
+            let ranges = table.ranges(position).map(|(start, end)| Step::Range(start, end - start));
+            ranges.chain([Step::Check])
+        });
+        let parts = FileParts::new(file.clone(), join(payloads, frames, multipart));
+        Ok(Ok(Body::Parts(Box::new(parts))))
+    }
+}
+
+/// A request for frames, counted from 0.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    request: &'a Request<'a>,
+    scope: &'a Scope<'a>,
+    level: Level<'a>,
+    frames: &'a [u32],
+}
+
+fn described(response: Response, etag: String) -> Response {
+    response.with("ETag", etag).with("Cache-Control", CACHE).with("Vary", "Accept")
+}
+
+fn too_large(bytes: u64, most: u64) -> Response {
+    let detail = format!("{} MiB in one answer: at most {}, ask for fewer frames", bytes >> 20, most >> 20);
+    Response::refusal(413, "answer_too_large", &detail)
+}
+
+/// The steps that send each payload, in a part of its own where parts are wanted.
+fn join(
+    payloads: impl Iterator<Item = impl IntoIterator<Item = Step>>,
+    frames: &[u32],
+    multipart: Option<Multipart<'_>>,
+) -> Vec<Step> {
+    let mut steps = Vec::with_capacity(frames.len() * 4 + 1);
+    for (payload, &frame) in payloads.zip(frames) {
+        if let Some(multipart) = &multipart {
+            let mut head = Vec::with_capacity(PART_HEAD);
+            multipart.push_head(frame, &mut head);
+            steps.push(Step::Bytes(head));
+        }
+        steps.extend(payload);
+        if multipart.is_some() {
+            steps.push(Step::Bytes(b"\r\n".to_vec()));
+        }
+    }
+    steps.extend(multipart.map(|multipart| Step::Bytes(multipart.end().into_bytes())));
+    steps
+}
+
+/// The same of payloads that are there, in one piece.
+fn concatenate<'a>(
+    payloads: impl Iterator<Item = &'a [u8]> + Clone,
+    frames: &[u32],
+    multipart: Option<Multipart<'_>>,
+) -> Vec<u8> {
+    let bytes: usize = payloads.clone().map(<[u8]>::len).sum();
+    let mut out = Vec::with_capacity(bytes + frames.len() * PART_HEAD + 64);
+    for (payload, &frame) in payloads.zip(frames) {
+        if let Some(multipart) = &multipart {
+            multipart.push_head(frame, &mut out);
+        }
+        out.extend_from_slice(payload);
+        if multipart.is_some() {
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    if let Some(multipart) = multipart {
+        out.extend_from_slice(multipart.end().as_bytes());
+    }
+    out
 }
 
 const CACHE: &str = "private, max-age=3600";
@@ -157,26 +249,44 @@ fn digest(file: &Opened, table: &FrameTable, frames: &[u32], form: &FrameForm) -
     xxh3_128(&text)
 }
 
-/// The frame of a multipart answer around each payload.
+/// What stands around each payload of a multipart answer.
 struct Multipart<'a> {
     boundary: String,
     root: &'a str,
     level: Level<'a>,
+    media_type: &'a str,
     syntax: &'a str,
 }
 
 impl Multipart<'_> {
-    fn head(&self, media_type: &str, frame: u32) -> Vec<u8> {
-        let Self { boundary, root, level, syntax } = self;
-        let Level { study, series, instance } = level;
-        let mut head = String::with_capacity(384);
-        let _ = write!(
-            head,
-            "--{boundary}\r\nContent-Type: {media_type};transfer-syntax={syntax}\r\nContent-Location: \
-             {root}/studies/{study}/series/{series}/instances/{instance}/frames/{}\r\n\r\n",
-            u64::from(frame) + 1
-        );
-        head.into_bytes()
+    fn push_head(&self, frame: u32, out: &mut Vec<u8>) {
+        let Self { boundary, root, level, media_type, syntax } = self;
+        let number = (u64::from(frame) + 1).to_string();
+        for part in [
+            "--",
+            boundary,
+            "\r\nContent-Type: ",
+            media_type,
+            ";transfer-syntax=",
+            syntax,
+            "\r\nContent-Location: ",
+            root,
+            "/studies/",
+            level.study,
+            "/series/",
+            level.series,
+            "/instances/",
+            level.instance,
+            "/frames/",
+            &number,
+            "\r\n\r\n",
+        ] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    fn end(&self) -> String {
+        format!("--{}--\r\n", self.boundary)
     }
 }
 
@@ -194,29 +304,23 @@ async fn check_headers(file: &Arc<Opened>, table: &FrameTable) -> Result<()> {
     if fit { Ok(()) } else { Err(wrong()) }
 }
 
-/// The steps that send each frame of a selection.
-async fn payloads(file: &Arc<Opened>, selected: Selected, frames: &[u32]) -> Result<Vec<Vec<Step>>> {
-    let table = &selected.table;
-    let width = usize::from(table.image.bits_allocated / 8);
-    let is_swapped = table.transfer_syntax_uid.as_str() == BIG_ENDIAN && width > 1;
-    let is_whole = selected.native.is_none_or(|native| native.frame_bits.is_multiple_of(8));
-    if is_exact(table) && is_whole && !is_swapped {
-        check_headers(file, table).await?;
-        let steps = |position| {
-            let ranges = table.ranges(position).map(|(start, end)| Step::Range(start, end - start));
-            ranges.chain([Step::Check]).collect()
-        };
-        return Ok((0..table.frames()).map(steps).collect());
-    }
+/// Reads frames whose bytes are not sent as the file holds them: inflated, of several runs, moved to bit 0,
+/// from big to little endian.
+async fn convert(
+    file: &Arc<Opened>,
+    selected: Selected,
+    frames: &[u32],
+    swapped: Option<usize>,
+) -> Result<Vec<Vec<u8>>> {
     let (file, frames) = (file.clone(), frames.to_vec());
-    let read = blocking(move || {
+    blocking(move || {
         let mut read = read_frames(&file.source, &selected.table)?;
         selected.align(&frames, &mut read);
         let mut read: Vec<Vec<u8>> = read.into_iter().map(Vec::from).collect();
-        if is_swapped {
+        if let Some(width) = swapped {
             read.iter_mut().for_each(|bytes| bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse));
         }
         Ok(read)
-    });
-    Ok(read.await?.into_iter().map(|bytes| vec![Step::Bytes(bytes)]).collect())
+    })
+    .await
 }

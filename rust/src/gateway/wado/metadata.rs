@@ -2,102 +2,138 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokio::sync::mpsc::Sender;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Found, conditional, refusal_of};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::Source;
 use crate::base::window::Buffer;
+use crate::dicom::PARSER_VERSION;
 use crate::dicom::json::{self, BulkData, Options};
 use crate::gateway::accept::{media_ranges, takes};
-use crate::gateway::files::{self, Roots};
+use crate::gateway::access::Scope;
+use crate::gateway::budget::WAIT;
+use crate::gateway::files::{self, Member, Opened, Roots};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Block, Body, Response};
 use crate::gateway::routes::Level;
-use crate::gateway::service::Worker;
+use crate::gateway::service::{Worker, busy};
 
 const DICOM_JSON: &str = "application/dicom+json";
-/// Blocks that wait for the client.
-const BLOCKS: usize = 4;
 /// Bytes of a block before it is compressed.
-const BLOCK: usize = 256 << 10;
+const BLOCK: usize = 64 << 10;
+/// Time in which a client must take a block: the thread that makes the next one waits for it.
+const STALL_TIME: Duration = Duration::from_secs(30);
 /// Longest value that stands in the JSON; longer ones get a URI.
 const INLINE_LIMIT: u32 = 1024;
 
 impl Worker {
     /// Answers a request for the headers of an instance, a series or a study.
-    pub async fn metadata(
-        &self,
-        request: &Request<'_>,
-        source: &str,
-        root: &str,
-        level: Level<'_>,
-    ) -> Response {
+    pub async fn metadata(&self, request: &Request<'_>, scope: &Scope<'_>, level: Level<'_>) -> Response {
         if !takes(&media_ranges(request), &[DICOM_JSON, "application/json"]) {
             return Response::refusal(406, "not_acceptable", "headers are sent as application/dicom+json");
         }
-        let files = if level.instance.is_empty() {
-            match self.files_of(source, level).await {
-                Ok(files) => files,
+        let study = format!("{}/studies/{}", scope.root, level.study);
+        let is_zipped = takes_gzip(request);
+        if !level.instance.is_empty() {
+            let Found { path, file } = match self.find(scope, level).await {
+                Ok(found) => found,
                 Err(refusal) => return refusal,
+            };
+            let etag = etag(&file, &study, is_zipped);
+            if conditional::has_it(request, &etag) && file.source.check_unchanged().is_ok() {
+                return Response::empty(304).with("ETag", etag).with("Vary", VARY);
             }
-        } else {
-            match self.find(source, level).await {
-                Ok(Found { path, .. }) => vec![(level.instance.to_owned(), path.into())],
-                Err(refusal) => return refusal,
-            }
-        };
-        // One file is read before the answer begins, so that what is wrong with it is a status.
-        if let [(uid, path)] = files.as_slice() {
-            let (roots, uid, path) = (self.shared.roots.clone(), uid.clone(), path.clone());
-            let study = format!("{root}/studies/{}", level.study);
-            let read = files::blocking(move || {
-                let mut out = vec![b'['];
-                write_header(&roots, &path, &uid, &study, &mut Buffer::default(), &mut |bytes| {
-                    out.extend(bytes);
-                    Ok(())
-                })?;
-                out.push(b']');
-                Ok(out)
-            });
-            return match read.await {
-                Ok(json) => json_response(request, json),
-                Err(error) => refusal_of(&error),
+            let write = move |out: &mut Blocks| {
+                out.write(b"[")?;
+                write_header(&file, &study, &mut Buffer::default(), &mut |bytes| out.write(bytes))?;
+                out.write(b"]")
+            };
+            let response = self.stream_json(is_zipped, write).await;
+            return match response {
+                Ok(response) => response.with("ETag", etag),
+                Err(error) => {
+                    self.forget(&path);
+                    error.map_or_else(busy, |error| refusal_of(&error))
+                }
             };
         }
-        let is_zipped = takes_gzip(request);
-        let (sender, receiver) = tokio::sync::mpsc::channel::<Block>(BLOCKS);
-        let (roots, study) = (self.shared.roots.clone(), format!("{root}/studies/{}", level.study));
-        tokio::task::spawn_blocking(move || {
-            let mut out = Blocks::new(sender, is_zipped);
-            let sent = write_all(&roots, &files, &study, &mut out).and_then(|()| out.finish());
-            if let Err(error) = sent {
-                out.fail(error);
-            }
-        });
-        let mut response = Response {
-            status: 200,
-            headers: vec![("Content-Type", DICOM_JSON.to_owned())],
-            body: Body::Blocks(receiver),
-            length: None,
+        let files = match self.files_of(scope, level).await {
+            Ok(files) => files,
+            Err(refusal) => return refusal,
         };
-        if is_zipped {
-            response = response.with("Content-Encoding", "gzip");
+        let roots = self.shared.roots.clone();
+        let write = move |out: &mut Blocks| write_all(&roots, &files, &study, out);
+        match self.stream_json(is_zipped, write).await {
+            Ok(response) => response,
+            Err(error) => error.map_or_else(busy, |error| refusal_of(&error)),
         }
-        response.with("Cache-Control", "no-cache").with("Vary", "Accept, Accept-Encoding")
+    }
+
+    /// Runs a writer on another thread. A short text is sent whole; of a long one the blocks go out while the
+    /// next are made. What is wrong before the first block is a status.
+    ///
+    /// # Errors
+    /// Those of the writer; `None` where too many long texts are under way.
+    async fn stream_json(
+        &self,
+        is_zipped: bool,
+        write: impl FnOnce(&mut Blocks) -> Result<()> + Send + 'static,
+    ) -> std::result::Result<Response, Option<Error>> {
+        let permit = timeout(WAIT, self.streams.clone().acquire_owned()).await;
+        let permit = permit.ok().and_then(std::result::Result::ok).ok_or(None)?;
+        let (begun, first) = oneshot::channel();
+        let handle = Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let mut out = Blocks::new(handle, begun, is_zipped);
+            let written = write(&mut out);
+            out.end(written);
+            drop(permit);
+        });
+        let begun = first.await.map_err(|_| Error::new(ErrorKind::IoError, "the gateway is stopping"))??;
+        let response = match begun {
+            Begun::Whole(text) => Response::of(200, DICOM_JSON, text),
+            Begun::Long(blocks) => Response::made_of(Body::Blocks(blocks), DICOM_JSON, None),
+        };
+        let response = if is_zipped { response.with("Content-Encoding", "gzip") } else { response };
+        Ok(response.with("Cache-Control", "no-cache").with("Vary", VARY))
     }
 }
 
+const VARY: &str = "Accept, Accept-Encoding";
+
+/// Another one whenever the text of a header may be another.
+fn etag(file: &Opened, study: &str, is_zipped: bool) -> String {
+    let fingerprint = file.source.fingerprint();
+    let mut text = file.instance.to_le_bytes().to_vec();
+    text.extend(fingerprint.size.to_le_bytes());
+    text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(PARSER_VERSION.to_le_bytes());
+    text.push(is_zipped.into());
+    text.extend(study.as_bytes());
+    text.extend(env!("CARGO_PKG_VERSION").as_bytes());
+    format!("\"{:032x}\"", xxh3_128(&text))
+}
+
 /// Writes the headers of all files as one JSON array; a file that cannot be read is left out.
-fn write_all(roots: &Arc<Roots>, files: &[(String, String)], study: &str, out: &mut Blocks) -> Result<()> {
+fn write_all(roots: &Arc<Roots>, files: &[Member], study: &str, out: &mut Blocks) -> Result<()> {
     let mut buffer = Buffer::default();
     let mut separator: &[u8] = b"[";
-    for (uid, path) in files {
+    for member in files {
+        // Damaged, gone or another instance now: the other instances of the series are good.
+        let Ok(file) = files::open_member(roots, member) else { continue };
         let mut begun = false;
-        let written = write_header(roots, path, uid, study, &mut buffer, &mut |bytes| {
+        let written = write_header(&file, study, &mut buffer, &mut |bytes| {
             if !begun {
                 out.write(separator)?;
                 begun = true;
@@ -107,7 +143,7 @@ fn write_all(roots: &Arc<Roots>, files: &[(String, String)], study: &str, out: &
         match written {
             Ok(()) => separator = b",\n",
             Err(error) if begun || out.is_closed() => return Err(error),
-            Err(_) => {} // damaged or gone: the other instances of the series are good
+            Err(_) => {}
         }
     }
     if separator == b"[" {
@@ -116,20 +152,14 @@ fn write_all(roots: &Arc<Roots>, files: &[(String, String)], study: &str, out: &
     out.write(b"]")
 }
 
-/// Passes the header of one file to `sink`, if the file still holds the instance. `study` is where the study is.
+/// Passes the header of a file to `sink`. `study` is where the study is.
 fn write_header(
-    roots: &Roots,
-    path: &str,
-    uid: &str,
+    file: &Opened,
     study: &str,
     buffer: &mut Buffer,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let file = files::open(roots, path)?;
-    if file.instance != files::uid(uid) {
-        return Err(Error::new(ErrorKind::ChangedDuringRead, "the file holds another instance now"));
-    }
-    let uri = format!("{study}/series/{}/instances/{uid}/bulkdata", file.series_uid);
+    let uri = format!("{study}/series/{}/instances/{}/bulkdata", file.series_uid, file.instance_uid);
     let bulk_data = Some(BulkData { uri: &uri, inline_limit: INLINE_LIMIT });
     let options = Options { bulk_data, with_transfer_syntax: true, ..Options::default() };
     json::stream(&file.source, &options, buffer, sink)
@@ -143,73 +173,90 @@ fn takes_gzip(request: &Request<'_>) -> bool {
     })
 }
 
-/// A response of JSON that is there, compressed where the client takes that.
-fn json_response(request: &Request<'_>, json: Vec<u8>) -> Response {
-    let etag = format!("\"{:032x}\"", xxhash_rust::xxh3::xxh3_128(&json));
-    if conditional::has_it(request, &etag) {
-        return Response::empty(304).with("ETag", etag);
-    }
-    let response = if takes_gzip(request) {
-        let mut zipped = GzEncoder::new(Vec::with_capacity(json.len() / 4), Compression::fast());
-        match zipped.write_all(&json).and_then(|()| zipped.finish()) {
-            Ok(zipped) => Response::of(200, DICOM_JSON, zipped).with("Content-Encoding", "gzip"),
-            Err(_) => Response::of(200, DICOM_JSON, json),
-        }
-    } else {
-        Response::of(200, DICOM_JSON, json)
-    };
-    response.with("ETag", etag).with("Cache-Control", "no-cache").with("Vary", "Accept, Accept-Encoding")
+/// How a text begins.
+enum Begun {
+    /// With all of it.
+    Whole(Bytes),
+    /// With the first of several blocks.
+    Long(Receiver<Block>),
 }
 
-/// A body that is written on one thread and sent by another.
+/// A text that is written on one thread and sent by another.
 struct Blocks {
-    sender: Sender<Block>,
+    handle: Handle,
+    begun: Option<oneshot::Sender<Result<Begun>>>,
+    sender: Option<Sender<Block>>,
     zip: Option<GzEncoder<Vec<u8>>>,
     plain: Vec<u8>,
 }
 
 impl Blocks {
-    fn new(sender: Sender<Block>, is_zipped: bool) -> Self {
+    fn new(handle: Handle, begun: oneshot::Sender<Result<Begun>>, is_zipped: bool) -> Self {
         let zip = is_zipped.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        Self { sender, zip, plain: Vec::new() }
+        Self { handle, begun: Some(begun), sender: None, zip, plain: Vec::new() }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.plain.extend(bytes);
-        if self.plain.len() >= BLOCK { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let block = match &mut self.zip {
-            Some(zip) => {
-                zip.write_all(&self.plain)?;
-                self.plain.clear();
-                std::mem::take(zip.get_mut())
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK));
+            self.plain.extend_from_slice(now);
+            bytes = later;
+            if self.plain.len() >= BLOCK {
+                let block = self.take()?;
+                if self.zip.is_none() || block.len() >= BLOCK / 4 {
+                    self.send(block)?;
+                } else if let Some(zip) = &mut self.zip {
+                    *zip.get_mut() = block; // more is compressed before it is worth a block
+                }
             }
-            None => std::mem::take(&mut self.plain),
-        };
-        self.send(block)
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        self.flush()?;
-        match self.zip.take() {
-            Some(zip) => self.send(zip.finish()?),
-            None => Ok(()),
         }
+        Ok(())
     }
 
-    fn send(&self, block: Vec<u8>) -> Result<()> {
-        let gone = |_| Error::new(ErrorKind::IoError, "the client is gone");
-        self.sender.blocking_send(Ok(Bytes::from(block))).map_err(gone)
+    /// What was made since the last block.
+    fn take(&mut self) -> Result<Vec<u8>> {
+        let Some(zip) = &mut self.zip else { return Ok(std::mem::take(&mut self.plain)) };
+        zip.write_all(&self.plain)?;
+        self.plain.clear();
+        Ok(std::mem::take(zip.get_mut()))
+    }
+
+    fn send(&mut self, block: Vec<u8>) -> Result<()> {
+        if let Some(begun) = self.begun.take() {
+            let (sender, blocks) = tokio::sync::mpsc::channel(1);
+            let _ = begun.send(Ok(Begun::Long(blocks)));
+            self.sender = Some(sender);
+        }
+        let gone = || Error::new(ErrorKind::IoError, "the client is gone, or takes nothing");
+        let sender = self.sender.as_ref().ok_or_else(gone)?;
+        let sent = self.handle.block_on(async { timeout(STALL_TIME, sender.send(Ok(block.into()))).await });
+        sent.ok().and_then(std::result::Result::ok).ok_or_else(gone)
     }
 
     fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.as_ref().is_some_and(Sender::is_closed)
     }
 
-    /// Lets the client see that the body is not whole.
-    fn fail(&self, error: Error) {
-        let _ = self.sender.blocking_send(Err(error));
+    /// Sends what is left, or lets the client see that the text is not whole.
+    fn end(mut self, written: Result<()>) {
+        let rest = written.and_then(|()| {
+            let mut rest = self.take()?;
+            if let Some(zip) = self.zip.take() {
+                // What `take` left out of the encoder stands before its end.
+                rest.extend(zip.finish()?);
+            }
+            Ok(rest)
+        });
+        match (rest, self.begun.take()) {
+            (Ok(rest), Some(begun)) => drop(begun.send(Ok(Begun::Whole(rest.into())))),
+            (Err(error), Some(begun)) => drop(begun.send(Err(error))),
+            (Ok(rest), None) => drop(self.send(rest)),
+            (Err(error), None) => {
+                if let Some(sender) = self.sender {
+                    let failed = async { timeout(STALL_TIME, sender.send(Err(error))).await };
+                    drop(self.handle.block_on(failed));
+                }
+            }
+        }
     }
 }

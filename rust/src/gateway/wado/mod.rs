@@ -1,15 +1,17 @@
 //! WADO-RS: from UIDs to the file that holds them, and the resources made of it (PS3.18 10.4).
 
 mod bulk_data;
-mod conditional;
+pub mod conditional;
 mod frames;
 mod instances;
 mod metadata;
+mod object;
 
 use std::sync::Arc;
 
+use super::access::Scope;
 use super::catalogue::digest;
-use super::files::{Opened, blocking, uid};
+use super::files::{Member, Opened, blocking, uid};
 use super::http::response::Response;
 use super::jobs::{Answer, Question};
 use super::metrics::Tier;
@@ -26,6 +28,8 @@ use crate::frames::table::{FrameTable, Verify};
 
 /// Tries when a file changes while it is read.
 const ATTEMPTS: usize = 3;
+/// One sentence for what is not there, lies elsewhere, or may not be seen.
+const NO_INSTANCE: &str = "the source holds no such instance in this study and series";
 
 /// An instance: its path and its open file, which holds the UIDs that were asked for.
 pub struct Found {
@@ -34,59 +38,109 @@ pub struct Found {
 }
 
 impl Worker {
-    /// The file that holds an instance now.
+    /// The file that holds an instance now, if the request may see it.
     ///
     /// # Errors
     /// The response that says why there is none.
-    async fn find(&self, source: &str, level: Level<'_>) -> Result<Found, Response> {
+    async fn find(&self, scope: &Scope<'_>, level: Level<'_>) -> Result<Found, Response> {
         if !level.is_well_formed() {
-            return Err(Response::refusal(
-                400,
-                "bad_uid",
-                "a UID has at most 64 digits and points (PS3.5 9.1)",
-            ));
+            return Err(bad_uid());
         }
-        let name = digest(source, level.instance);
+        let name = digest(scope.source, level.instance);
         let wanted = uid(level.instance);
         if let Some(path) = self.shared.catalogue.path(name) {
             match self.files.take(&path).await {
-                Ok(file) if file.instance == wanted => return belongs(Found { path, file }, level),
+                Ok(file) if file.instance == wanted => {
+                    if self.may_read(scope, &path, level.instance).await? {
+                        return belongs(Found { path, file }, level);
+                    }
+                    // Another copy of it may be for these groups.
+                }
                 // The file is gone, or another instance lies there now: the index may know a second copy.
                 _ => self.shared.catalogue.forget(name),
             }
         }
-        self.alone(name, self.resolve(source, level)).await
+        self.alone(name, self.resolve(scope, level)).await
     }
 
     /// Asks the index for the file of an instance, unless another request has done so meanwhile.
-    async fn resolve(&self, source: &str, level: Level<'_>) -> Result<Found, Response> {
-        let name = digest(source, level.instance);
+    async fn resolve(&self, scope: &Scope<'_>, level: Level<'_>) -> Result<Found, Response> {
+        let name = digest(scope.source, level.instance);
         let wanted = uid(level.instance);
         if let Some(path) = self.shared.catalogue.path(name)
             && let Ok(file) = self.files.take(&path).await
             && file.instance == wanted
+            && self.may_read(scope, &path, level.instance).await?
         {
             return belongs(Found { path, file }, level);
         }
-        let question = Question::Instance { source: source.to_owned(), uid: level.instance.to_owned() };
+        let question = Question::Instance { source: scope.source.to_owned(), uid: level.instance.to_owned() };
         let rows = match self.shared.jobs.ask(question, self.shared.settings.index_time).await {
             Ok(Answer::Rows(rows)) => rows,
             Ok(_) => return Err(unavailable("the index gave no answer of this kind")),
             Err(why) => return Err(unavailable(&why)),
         };
         let mut failure = None;
-        for path in self.remember(source, &rows, level.instance) {
+        for path in self.remember(scope.source, &rows, level.instance) {
             match self.files.take(&path).await {
                 Ok(file) if file.instance == wanted => {
-                    self.shared.catalogue.put(name, &path);
-                    return belongs(Found { path, file }, level);
+                    if self.may_read(scope, &path, level.instance).await? {
+                        self.shared.catalogue.put(name, &path);
+                        return belongs(Found { path, file }, level);
+                    }
                 }
                 Ok(_) => {}
                 Err(error) => failure = Some(error),
             }
         }
-        Err(failure
-            .map_or_else(|| not_found("the source holds no such instance"), |error| refusal_of(&error)))
+        match failure {
+            Some(error) if scope.groups.is_none() => Err(refusal_of(&error)),
+            _ => Err(not_found(NO_INSTANCE)),
+        }
+    }
+
+    /// Whether the groups of a request may read a file. Nothing is remembered: a right that is withdrawn ends
+    /// with the next request.
+    async fn may_read(&self, scope: &Scope<'_>, path: &str, instance: &str) -> Result<bool, Response> {
+        let Some(groups) = &scope.groups else { return Ok(true) };
+        let question = Question::Right {
+            source: scope.source.to_owned(),
+            path: path.to_owned(),
+            uid: instance.to_owned(),
+            groups: groups.clone(),
+        };
+        match self.shared.jobs.ask(question, self.shared.settings.index_time).await {
+            Ok(Answer::Right(may)) => Ok(may),
+            Ok(_) => Err(unavailable("the index gave no answer of this kind")),
+            Err(why) => Err(unavailable(&why)),
+        }
+    }
+
+    /// The files of a study or series that a request may see, as the index says.
+    ///
+    /// # Errors
+    /// The response that says why there is none.
+    async fn files_of(&self, scope: &Scope<'_>, level: Level<'_>) -> Result<Vec<Member>, Response> {
+        if !level.is_well_formed() {
+            return Err(bad_uid());
+        }
+        let question = Question::Files {
+            source: scope.source.to_owned(),
+            study: level.study.to_owned(),
+            series: level.series.to_owned(),
+            groups: scope.groups.clone(),
+        };
+        let place = (uid(level.study), (!level.series.is_empty()).then(|| uid(level.series)));
+        match self.shared.jobs.ask(question, self.shared.settings.index_time * 10).await {
+            Ok(Answer::Files(files)) if files.is_empty() => {
+                Err(not_found("the source holds no such study or series"))
+            }
+            Ok(Answer::Files(files)) => {
+                Ok(files.into_iter().map(|(uid, path)| Member { path, uid, place }).collect())
+            }
+            Ok(_) => Err(unavailable("the index gave no answer of this kind")),
+            Err(why) => Err(unavailable(&why)),
+        }
     }
 
     /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says.
@@ -107,22 +161,22 @@ impl Worker {
     }
 
     /// A table of some frames of a file: from memory, the index, or the file itself.
-    async fn select(&self, source: &str, found: &Found, frames: &[u32]) -> Result<Selection, Error> {
-        if let Some(selection) = self.look_up(&found.path, frames) {
-            self.shared.metrics.count_tier(Tier::Memory);
-            return Ok(selection);
-        }
-        self.alone(digest("", &found.path), self.load(source, found, frames)).await
+    async fn select(&self, source: &str, found: &Found, frames: &[u32]) -> Result<(Selection, Tier), Error> {
+        let answer = match self.look_up(&found.path, frames) {
+            Some(selection) => (selection, Tier::Memory),
+            None => self.alone(digest("", &found.path), self.load(source, found, frames)).await?,
+        };
+        self.shared.metrics.count_tier(answer.1);
+        Ok(answer)
     }
 
     fn look_up(&self, path: &str, frames: &[u32]) -> Option<Selection> {
         look_up(&mut self.shared.cache.lru.lock(), path, frames, request(false))
     }
 
-    async fn load(&self, source: &str, found: &Found, frames: &[u32]) -> Result<Selection, Error> {
+    async fn load(&self, source: &str, found: &Found, frames: &[u32]) -> Result<(Selection, Tier), Error> {
         if let Some(selection) = self.look_up(&found.path, frames) {
-            self.shared.metrics.count_tier(Tier::Memory); // another request loaded it meanwhile
-            return Ok(selection);
+            return Ok((selection, Tier::Memory)); // another request loaded it meanwhile
         }
         let question = Question::File { source: source.to_owned(), path: found.path.to_string() };
         if let Ok(Answer::Rows(rows)) = self.shared.jobs.ask(question, self.shared.settings.index_time).await
@@ -130,11 +184,9 @@ impl Worker {
             && let Some(Ok(selection)) = self.look_up(&found.path, frames)
             && selection.table.check_describes(&found.file.source).is_ok()
         {
-            self.shared.metrics.count_tier(Tier::Index);
-            return Ok(Ok(selection));
+            return Ok((Ok(selection), Tier::Index));
         }
-        self.shared.metrics.count_tier(Tier::File);
-        self.compute(source, found, frames, Verify::Ends).await
+        Ok((self.compute(source, found, frames, Verify::Ends).await?, Tier::File))
     }
 
     /// Computes the table of a file, keeps it, and has it written to the index.
@@ -171,13 +223,17 @@ impl Worker {
     }
 }
 
+fn bad_uid() -> Response {
+    Response::refusal(400, "bad_uid", "a UID has at most 64 digits and points (PS3.5 9.1)")
+}
+
 /// Refuses an instance of another study or series than the address says.
 fn belongs(found: Found, level: Level<'_>) -> Result<Found, Response> {
     let same = |asked: &str, held: u128| asked.is_empty() || uid(asked) == held;
     if same(level.study, found.file.study) && same(level.series, found.file.series) {
         Ok(found)
     } else {
-        Err(not_found("the instance belongs to another study or series"))
+        Err(not_found(NO_INSTANCE))
     }
 }
 

@@ -1,0 +1,57 @@
+"""``voxtier index --search`` and ``voxtier forget``: make and remove the search index of patients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
+from voxtier.cli.options import DSN, open_store
+
+if TYPE_CHECKING:
+    from voxtier.frames.store.store import FrameStore
+
+
+def switch_search_on(store: FrameStore, source: str) -> None:
+    """Have the search index hold a source, and say what that means."""
+    from voxtier.frames.store.search_index import SearchIndex
+
+    click.echo(
+        f"--search: the database will hold names, identifiers and dates of patients of source {source!r}, in "
+        "the schema voxtier_search, from now on. `voxtier forget --search` removes them.",
+        err=True,
+    )
+    SearchIndex(store).switch_on(source)
+
+
+def fill_search(store: FrameStore, source: str, threads: int) -> None:
+    """Read what the search index lacks of a source, if it holds this one."""
+    from voxtier.frames.indexing.search import fill_search_index
+    from voxtier.frames.store.search_index import SearchIndex
+
+    index = SearchIndex(store)
+    if index.holds(source):
+        count = sum(fill_search_index(index, source, threads=threads))
+        click.echo(f"search index: {count:,} headers read", err=True)
+
+
+@click.command()
+@click.option("--search", is_flag=True, help="Names and dates of patients, of all sources.")
+@DSN
+def forget(dsn: str | None, search: bool) -> int:
+    """Remove what was kept on request: the search index.
+
+    \b
+    voxtier forget --search
+
+    The index of frames stays; searches read the files' headers again. Exit code 1 when there was nothing.
+    """
+    from voxtier.frames.store.search_index import SearchIndex
+
+    if not search:
+        raise click.UsageError("what is to be forgotten? Give --search")
+    with open_store(dsn) as store:
+        is_gone = SearchIndex(store).drop()
+    click.echo("the search index is removed" if is_gone else "there is no search index", err=True)
+    return EXIT_OK if is_gone else EXIT_FINDINGS

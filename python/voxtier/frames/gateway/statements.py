@@ -1,0 +1,163 @@
+"""The SQL of searches, over the frame index and over the search index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voxtier.frames.gateway.query import Query
+from voxtier.frames.store.search_index import INSTANCE, SERIES, SHARED_TAGS, STUDY
+
+_COLUMNS = {STUDY: "study_instance_uid", SERIES: "series_instance_uid", INSTANCE: "sop_instance_uid"}
+_HASHED = (
+    "hashtextextended({table}.{column}, 0) = ANY (ARRAY("
+    "SELECT hashtextextended(uid, 0) FROM unnest(%({column})s::text[]) AS uid))"
+)
+
+_SOURCE = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
+_FROM = f"""
+FROM voxtier.file AS f
+WHERE f.source_id = {_SOURCE} AND f.study_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL
+    AND f.sop_instance_uid IS NOT NULL{{where}}
+"""
+_FILES = """array_agg(f.path ORDER BY f.path),
+    ARRAY[array_agg(f.mtime_ns ORDER BY f.path), array_agg(f.ctime_ns ORDER BY f.path)],
+    array_agg(f.series_instance_uid ORDER BY f.path), array_agg(f.sop_instance_uid ORDER BY f.path)"""
+# The page first, then what is counted of it. Of a study the first file of each series, in the order of paths.
+_BY_HEADERS = {
+    "study": f"""
+WITH page AS (
+    SELECT DISTINCT f.study_instance_uid AS study {_FROM} ORDER BY study{{window}}
+), counted AS (
+    SELECT page.study, min(f.path COLLATE "C") AS path, count(*) AS instances
+    FROM page JOIN voxtier.file AS f ON f.study_instance_uid = page.study
+        AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(page.study, 0)
+    WHERE f.source_id = {_SOURCE} AND f.series_instance_uid IS NOT NULL
+        AND f.sop_instance_uid IS NOT NULL{{visible}}
+    GROUP BY page.study, f.series_instance_uid
+)
+SELECT counted.study, NULL, NULL, count(*), sum(counted.instances)::bigint, NULL, {_FILES}
+FROM counted JOIN voxtier.file AS f ON f.path = counted.path AND f.source_id = {_SOURCE}
+GROUP BY counted.study ORDER BY counted.study""",
+    "series": f"""
+WITH page AS (
+    SELECT DISTINCT f.study_instance_uid AS study, f.series_instance_uid AS series
+    {_FROM} ORDER BY study, series{{window}}
+), counted AS (
+    SELECT page.study, page.series, min(f.path COLLATE "C") AS path, count(*) AS instances
+    FROM page JOIN voxtier.file AS f ON f.series_instance_uid = page.series
+        AND f.study_instance_uid = page.study
+        AND hashtextextended(f.series_instance_uid, 0) = hashtextextended(page.series, 0)
+    WHERE f.source_id = {_SOURCE} AND f.sop_instance_uid IS NOT NULL{{visible}}
+    GROUP BY page.study, page.series
+)
+SELECT counted.study, counted.series, NULL, 1::bigint, counted.instances, NULL, {_FILES}
+FROM counted JOIN voxtier.file AS f ON f.path = counted.path AND f.source_id = {_SOURCE}
+GROUP BY counted.study, counted.series, counted.instances ORDER BY counted.study, counted.series""",
+    "instance": f"""
+SELECT f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, 1::bigint, 1::bigint,
+    f.transfer_syntax_uid, ARRAY[f.path], ARRAY[ARRAY[f.mtime_ns], ARRAY[f.ctime_ns]],
+    ARRAY[f.series_instance_uid], ARRAY[f.sop_instance_uid]
+{_FROM} ORDER BY f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.path{{window}}""",
+}
+
+
+def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, dict[str, Any]]:
+    """Return a statement for the rows of a search and the files whose headers it needs, and its parameters.
+
+    Parameters
+    ----------
+    source : str
+        Name of the source.
+    query : Query
+        The search. Its window is part of the statement only where no header must match.
+    for_groups : bool
+        Whether only rows that the groups of the transaction may see are wanted.
+
+    Returns
+    -------
+    str
+        The statement.
+    dict
+        Its parameters.
+    """
+    parameters: dict[str, Any] = {"source": source, "limit": query.limit, "offset": query.offset}
+    visible = " AND voxtier.may_see(f.allowed_groups)" if for_groups else ""
+    where = _uids("f", query, parameters, hashed=True) + visible
+    window = "" if query.matches else " LIMIT %(limit)s OFFSET %(offset)s"
+    return _BY_HEADERS[query.level].format(where=where, window=window, visible=visible), parameters
+
+
+_BY_INDEX = {
+    "study": f"""
+SELECT s.study_instance_uid, NULL, NULL, s.series, s.instances, NULL, s.modalities, h.attributes, NULL
+FROM voxtier_search.study AS s JOIN voxtier_search.header AS h USING (header_id)
+WHERE s.source_id = {_SOURCE}{{where}}
+ORDER BY s.study_instance_uid LIMIT %(limit)s OFFSET %(offset)s""",
+    "series": f"""
+SELECT s.study_instance_uid, s.series_instance_uid, NULL, 1::bigint, s.instances, NULL, NULL,
+    h.attributes, NULL
+FROM voxtier_search.series AS s JOIN voxtier_search.header AS h USING (header_id)
+WHERE s.source_id = {_SOURCE}{{where}}
+ORDER BY s.study_instance_uid, s.series_instance_uid LIMIT %(limit)s OFFSET %(offset)s""",
+    "instance": f"""
+SELECT s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, 1::bigint, 1::bigint,
+    s.transfer_syntax_uid, NULL, h.attributes, i.attributes
+FROM voxtier.file AS s JOIN voxtier_search.instance AS i USING (key)
+    JOIN voxtier_search.header AS h USING (header_id)
+WHERE s.source_id = {_SOURCE} AND s.study_instance_uid IS NOT NULL AND s.series_instance_uid IS NOT NULL
+    AND s.sop_instance_uid IS NOT NULL{{where}}
+ORDER BY s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, s.path
+LIMIT %(limit)s OFFSET %(offset)s""",
+}
+# What an attribute is looked for in: those of the header, of the instance, or the modalities of the study.
+_HEADER = "h.attributes, h.names"
+_OWN = "i.attributes, '{}'"
+_MODALITIES = (
+    "jsonb_build_object('00080061', jsonb_build_object('vr', 'CS', 'Value', to_jsonb(s.modalities))), '{}'"
+)
+
+
+def from_search_index(source: str, query: Query) -> tuple[str, dict[str, Any]]:
+    """Return a statement for the results of a search, and its parameters.
+
+    Parameters
+    ----------
+    source : str
+        Name of the source.
+    query : Query
+        A search for what the search index holds.
+
+    Returns
+    -------
+    str
+        The statement.
+    dict
+        Its parameters.
+    """
+    parameters: dict[str, Any] = {"source": source, "limit": query.limit, "offset": query.offset}
+    where = _uids("s", query, parameters, hashed=query.level == "instance")
+    for number, ((tag,), wanted) in enumerate(query.matches.items()):
+        place = _MODALITIES if tag == "00080061" else _HEADER if tag in SHARED_TAGS else _OWN
+        names = [f"{name}{number}" for name in ("tag", "wanted", "pattern", "name")]
+        parameters |= zip(names, (tag, wanted, _like(wanted), _like(wanted.casefold())), strict=True)
+        given = ", ".join(f"%({name})s" for name in names)
+        where += f" AND voxtier_search.matches({place}, {given})"
+    return _BY_INDEX[query.level].format(where=where), parameters
+
+
+def _uids(table: str, query: Query, parameters: dict[str, Any], *, hashed: bool) -> str:
+    """Return conditions on UIDs; of files by their indexes, which hold hashes."""
+    conditions = []
+    for tag, uids in query.uids.items():
+        column = _COLUMNS[tag]
+        parameters[column] = uids
+        conditions.append(f"{table}.{column} = ANY (%({column})s::text[])")
+        if hashed:
+            conditions.append(_HASHED.format(table=table, column=column))
+    return "".join(f" AND {condition}" for condition in conditions)
+
+
+def _like(pattern: str) -> str:
+    """Return a pattern of DICOM, with * and ?, as one of LIKE."""
+    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped.replace("*", "%").replace("?", "_")

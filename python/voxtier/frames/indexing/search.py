@@ -1,0 +1,124 @@
+"""Fills the search index: reads the header of every instance that it does not hold. Index runs call it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from voxtier._core import read_metadata_json
+from voxtier.errors import FormatError, SourceError
+from voxtier.frames.store.search_index import (
+    INDEXED_TAGS,
+    INSTANCE,
+    SERIES,
+    SHARED_TAGS,
+    STUDY,
+    Searched,
+    SearchIndex,
+    Unsearched,
+)
+
+# Behind it stand pixels and, in a slide, an Item for each frame; none of the attributes that are kept.
+_LAST_TAG = 0x0040FFFF
+
+
+def fill_search_index(index: SearchIndex, source: str, *, threads: int = 4) -> Iterator[int]:
+    """Read what is missing; what cannot be read is kept with its UIDs alone, and tried again next time.
+
+    Parameters
+    ----------
+    index : SearchIndex
+        Where it goes.
+    source : str
+        Name of a source that it holds.
+    threads : int
+        Reads in flight.
+
+    Yields
+    ------
+    int
+        Instances that were stored since the last one.
+    """
+    after = bytes(16)
+    with ThreadPoolExecutor(threads, thread_name_prefix="voxtier-search") as pool:
+        while missing := index.missing(source, after):
+            index.put(source, list(pool.map(_read, missing)))
+            after = missing[-1].key
+            yield len(missing)
+    index.complete(source)
+
+
+def _read(wanted: Unsearched) -> Searched:
+    header = read_indexed(wanted.path, wanted.study, wanted.series, wanted.instance)
+    shared = {tag: header[tag] for tag in sorted(SHARED_TAGS & header.keys())}
+    own = {tag: each for tag, each in header.items() if tag not in shared}
+    names = {tag: texts(each) for tag, each in shared.items() if each["vr"] == "PN"}
+    return Searched(wanted, shared, names, own, is_read=bool(header))
+
+
+def read_indexed(path: str, study: str, series: str, instance: str) -> dict[str, Any]:
+    """Read those attributes of a file that the search index keeps.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    study, series, instance : str
+        The UIDs that it holds, as the index says.
+
+    Returns
+    -------
+    dict
+        In the DICOM JSON model; empty where the file cannot be read, or holds another instance now.
+    """
+    try:
+        header: dict[str, Any] = json.loads(read_metadata_json(path, last_tag=_LAST_TAG))
+    except (FormatError, SourceError, OSError):
+        return {}
+    if not is_of(header, study, series, instance):
+        return {}
+    return {tag: _without_nul(each) for tag, each in header.items() if tag in INDEXED_TAGS}
+
+
+def is_of(header: Mapping[str, Any], study: str, series: str, instance: str) -> bool:
+    """Return whether a header is that of an instance.
+
+    Parameters
+    ----------
+    header : mapping
+        In the DICOM JSON model.
+    study, series, instance : str
+        The UIDs that are wanted.
+
+    Returns
+    -------
+    bool
+        Whether it has all three.
+    """
+    wanted = {STUDY: study, SERIES: series, INSTANCE: instance}
+    return all(header.get(tag, {}).get("Value") == [uid] for tag, uid in wanted.items())
+
+
+def texts(element: Mapping[str, Any] | None) -> list[str]:
+    """Return the values of an element as text; of a name each of its groups, in no case (`str.casefold`)."""
+    found = []
+    for value in (element or {}).get("Value", []):
+        if isinstance(value, Mapping):
+            groups = value.values() if (element or {}).get("vr") == "PN" else ()
+            found += [str(group).casefold() for group in groups]
+        else:
+            found.append("" if value is None else str(value))
+    return found
+
+
+def _without_nul(value: Any) -> Any:
+    """Return a value as the database can store it."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, list):
+        return [_without_nul(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _without_nul(each) for name, each in value.items()}
+    return value

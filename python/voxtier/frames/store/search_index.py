@@ -1,0 +1,245 @@
+"""The search index: what QIDO-RS returns, in a schema of its own, as it names patients.
+
+It is made on request alone (``voxtier index --search``) and removed by one command. Triggers on the frame
+index remove the rows of what changed; `voxtier.frames.indexing.search` fills what is missing; a source is
+answered from here while nothing is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+from voxtier.errors import ConfigError
+from voxtier.frames.store.adapters import Key, Keys
+from voxtier.frames.store.grants import checked_identifier
+from voxtier.frames.store.store import BATCH, FrameStore
+from voxtier.postgres.connection import Connection
+
+STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
+# Returned attributes (PS3.18 tables 10.6.3-3 to -5), and the dates of a series, for which OHIF asks.
+_STUDY_TAGS = (
+    "00080005 00080020 00080030 00080050 00080090 00081030 00080201 00100010 00100020 00100030 00100040 "
+    "0020000D 00200010"
+)
+_SERIES_TAGS = "00080021 00080031 00080060 0008103E 0020000E 00200011 00400244 00400245 00400275"
+_INSTANCE_TAGS = "00080016 00080018 00200013 00280008 00280010 00280011 00280100"
+TAGS = {
+    "study": _STUDY_TAGS.split(),
+    "series": _SERIES_TAGS.split(),
+    "instance": _INSTANCE_TAGS.split(),
+}
+SHARED_TAGS = frozenset(TAGS["study"] + TAGS["series"])
+INDEXED_TAGS = SHARED_TAGS | set(TAGS["instance"])
+
+_STATE = """
+SELECT s.is_complete FROM voxtier_search.source AS s JOIN voxtier.source AS named USING (source_id)
+WHERE named.name = %s
+"""
+_MISSING = """
+SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
+FROM voxtier.file AS f LEFT JOIN voxtier_search.instance AS i USING (key)
+WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s) AND f.key > %(after)s
+    AND f.study_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL
+    AND f.sop_instance_uid IS NOT NULL AND (i.key IS NULL OR NOT i.is_read)
+ORDER BY f.key LIMIT %(limit)s
+"""
+_PUT_HEADERS = """
+INSERT INTO voxtier_search.header (source_id, digest, attributes, names)
+SELECT %(source_id)s, given.digest, given.attributes::jsonb, given.names::jsonb
+FROM unnest(%(digests)s::bytea[], %(shared)s::text[], %(names)s::text[]) AS given (digest, attributes, names)
+ON CONFLICT (source_id, digest) DO NOTHING
+"""
+# Only while the frame index still says what the header was compared with.
+_PUT_INSTANCES = """
+INSERT INTO voxtier_search.instance (key, header_id, is_read, attributes)
+SELECT f.key, h.header_id, given.is_read, given.own::jsonb
+FROM unnest(%(keys)s::uuid[], %(uids)s::text[], %(all_digests)s::bytea[], %(is_read)s::bool[],
+        %(own)s::text[])
+    AS given (key, uid, digest, is_read, own)
+JOIN voxtier.file AS f ON f.key = given.key AND f.sop_instance_uid = given.uid
+JOIN voxtier_search.header AS h ON h.source_id = %(source_id)s AND h.digest = given.digest
+ON CONFLICT (key) DO UPDATE SET
+    (header_id, is_read, attributes) = ROW(excluded.header_id, excluded.is_read, excluded.attributes)
+"""
+_COMPLETE = """
+UPDATE voxtier_search.source AS s SET is_complete = true
+WHERE s.source_id = %(source_id)s AND NOT EXISTS (
+    SELECT FROM voxtier.file AS f LEFT JOIN voxtier_search.instance AS i USING (key)
+    WHERE f.source_id = %(source_id)s AND f.study_instance_uid IS NOT NULL AND i.key IS NULL
+        AND f.series_instance_uid IS NOT NULL AND f.sop_instance_uid IS NOT NULL)
+"""
+
+
+class Unsearched(NamedTuple):
+    """An instance of the frame index that the search index does not hold."""
+
+    key: bytes
+    path: str
+    study: str
+    series: str
+    instance: str
+
+
+class Searched(NamedTuple):
+    """The attributes of an instance: of its study and series, its own, and its names of persons in no case.
+
+    `is_read` is False where the file could not be read; nothing but its UIDs is known then.
+    """
+
+    of: Unsearched
+    shared: dict[str, Any]
+    names: dict[str, list[str]]
+    own: dict[str, Any]
+    is_read: bool
+
+
+class SearchIndex:
+    """The search index of a database.
+
+    Parameters
+    ----------
+    store : FrameStore
+        The frame index of the same database.
+    """
+
+    def __init__(self, store: FrameStore) -> None:
+        self.store = store
+
+    def exists(self) -> bool:
+        """Return whether the search index was made, and this role may read it."""
+        statement = (
+            "SELECT coalesce(has_schema_privilege(to_regnamespace('voxtier_search')::oid, 'USAGE'), false)"
+        )
+        [(may_use,)] = self.store.query(statement, ())
+        return bool(may_use)
+
+    def holds(self, source: str) -> bool:
+        """Return whether a source is to be kept in it."""
+        return self.exists() and bool(self.store.query(_STATE, (source,)))
+
+    def is_complete(self, source: str) -> bool:
+        """Return whether it holds every instance of a source as the frame index has it."""
+        return self.exists() and self.store.query(_STATE, (source,)) == [(True,)]
+
+    def switch_on(self, source: str) -> None:
+        """Make the search index where there is none, and have it hold a source from now on.
+
+        Raises
+        ------
+        ConfigError
+            The role may not make it: it must own the schema of the frame index.
+        """
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(1987541345)")
+                found = connection.execute("SELECT to_regnamespace('voxtier_search')").fetchone()
+                if found == (None,):
+                    connection.execute(_schema().encode())
+                connection.execute(
+                    b"INSERT INTO voxtier.source (name) VALUES (%s) ON CONFLICT DO NOTHING", (source,)
+                )
+                connection.execute(
+                    b"INSERT INTO voxtier_search.source (source_id) SELECT source_id FROM voxtier.source "
+                    b"WHERE name = %s ON CONFLICT DO NOTHING",
+                    (source,),
+                )
+
+        self.store.database.run(work)
+
+    def drop(self) -> bool:
+        """Remove the search index of all sources with all that it holds; return whether there was one."""
+
+        def work(connection: Connection) -> bool:
+            with connection.transaction():
+                found = connection.execute("SELECT to_regnamespace('voxtier_search')").fetchone()
+                connection.execute(b"DROP SCHEMA IF EXISTS voxtier_search CASCADE")
+            return found != (None,)
+
+        return self.store.database.run(work)
+
+    def missing(self, source: str, after: bytes = bytes(16)) -> list[Unsearched]:
+        """Return instances of a source that it does not hold, or holds unread, in the order of their keys.
+
+        Parameters
+        ----------
+        source : str
+            Name of the source.
+        after : bytes
+            Key of the last one that is not wanted.
+
+        Returns
+        -------
+        list of Unsearched
+            At most 5,000; none at the end.
+        """
+        rows = self.store.query(_MISSING, {"source": source, "after": Key(after), "limit": BATCH})
+        return [Unsearched(key.bytes, *rest) for key, *rest in rows]
+
+    def put(self, source: str, found: Sequence[Searched]) -> None:
+        """Store the attributes of instances, and count their studies anew."""
+        if not found:
+            return
+        texts = [json.dumps([each.shared, each.names], sort_keys=True) for each in found]
+        digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        headers = dict(zip(digests, found, strict=True))
+        parameters = {
+            "digests": sorted(headers),
+            "shared": [json.dumps(headers[digest].shared) for digest in sorted(headers)],
+            "names": [json.dumps(headers[digest].names) for digest in sorted(headers)],
+            "keys": Keys(each.of.key for each in found),
+            "uids": [each.of.instance for each in found],
+            "all_digests": digests,
+            "is_read": [each.is_read for each in found],
+            "own": [json.dumps(each.own) for each in found],
+        }
+        studies = sorted({each.of.study for each in found})
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                parameters["source_id"] = source_id = _source_id(connection, source)
+                connection.execute(b"SELECT pg_advisory_xact_lock(1987541345, %s)", (source_id,))
+                connection.execute(_PUT_HEADERS.encode(), parameters)
+                connection.execute(_PUT_INSTANCES.encode(), parameters)
+                connection.execute(b"SELECT voxtier_search.refresh(%s, %s)", (source_id, studies))
+
+        self.store.database.run(work)
+
+    def complete(self, source: str) -> bool:
+        """Answer from here from now on, if nothing is missing; return whether that is so."""
+
+        def work(connection: Connection) -> None:
+            with connection.transaction():
+                source_id = _source_id(connection, source)
+                # Waits for those that add files: what they add is missing then.
+                statement = b"SELECT FROM voxtier_search.source WHERE source_id = %s FOR UPDATE"
+                connection.execute(statement, (source_id,))
+                connection.execute(_COMPLETE.encode(), {"source_id": source_id})
+
+        self.store.database.run(work)
+        return self.is_complete(source)
+
+
+def search_grants(role: str, *, may_fill: bool) -> list[str]:
+    """Return the statements that let a role search, or fill the search index too; the owner runs them."""
+    name = checked_identifier(role)
+    rights = "SELECT, INSERT, UPDATE, DELETE" if may_fill else "SELECT"
+    return [
+        f"GRANT USAGE ON SCHEMA voxtier_search TO {name};",
+        f"GRANT {rights} ON ALL TABLES IN SCHEMA voxtier_search TO {name};",
+    ]
+
+
+def _schema() -> str:
+    return resources.files(__package__).joinpath("search_index.sql").read_text("utf-8")
+
+
+def _source_id(connection: Connection, source: str) -> int:
+    row = connection.execute(b"SELECT source_id FROM voxtier.source WHERE name = %s", (source,)).fetchone()
+    if row is None:
+        raise ConfigError(f"the index has no source {source!r}")
+    return int(row[0])

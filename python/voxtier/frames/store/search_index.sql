@@ -1,0 +1,191 @@
+-- The search index: what QIDO-RS returns of each instance (PS3.18 tables 10.6.3-3 to -5), which is patient data.
+-- A schema of its own, on which the roles of the frame index have no right. Dropping it removes all of it.
+
+CREATE SCHEMA voxtier_search;
+
+CREATE TABLE voxtier_search.source (
+    source_id int PRIMARY KEY,
+    is_complete boolean NOT NULL DEFAULT false  -- every instance of the frame index has its row here
+);
+
+-- Attributes of study and series as one file has them; most files of a series share a row.
+CREATE TABLE voxtier_search.header (
+    header_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    source_id int NOT NULL,
+    digest bytea NOT NULL,
+    attributes jsonb NOT NULL,                  -- in the DICOM JSON model
+    names jsonb NOT NULL,                       -- names of persons by tag, in no case
+    UNIQUE (source_id, digest)
+);
+
+CREATE TABLE voxtier_search.instance (
+    key uuid PRIMARY KEY REFERENCES voxtier.file ON DELETE CASCADE,
+    header_id bigint NOT NULL REFERENCES voxtier_search.header,
+    is_read boolean NOT NULL,                   -- false: the file could not be read, and is tried again
+    attributes jsonb NOT NULL
+);
+CREATE INDEX instance_header ON voxtier_search.instance (header_id);
+CREATE INDEX instance_unread ON voxtier_search.instance (key) WHERE NOT is_read;
+
+CREATE TABLE voxtier_search.series (
+    source_id int,
+    study_instance_uid text COLLATE "C",
+    series_instance_uid text COLLATE "C",
+    header_id bigint NOT NULL,                  -- of its first file, in the order of paths
+    instances bigint NOT NULL,
+    PRIMARY KEY (source_id, study_instance_uid, series_instance_uid)
+);
+
+CREATE TABLE voxtier_search.study (
+    source_id int,
+    study_instance_uid text COLLATE "C",
+    header_id bigint NOT NULL,
+    modalities text[] NOT NULL,
+    series bigint NOT NULL,
+    instances bigint NOT NULL,
+    PRIMARY KEY (source_id, study_instance_uid)
+);
+
+-- Counts the series and instances of studies anew. One transaction at a time for each source.
+CREATE FUNCTION voxtier_search.refresh(in_source int, studies text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1987541345, in_source);
+    DELETE FROM voxtier_search.series AS s WHERE s.source_id = in_source AND s.study_instance_uid = ANY (studies);
+    DELETE FROM voxtier_search.study AS s WHERE s.source_id = in_source AND s.study_instance_uid = ANY (studies);
+    INSERT INTO voxtier_search.series
+    SELECT in_source, f.study_instance_uid, f.series_instance_uid,
+        (array_agg(i.header_id ORDER BY f.path COLLATE "C"))[1], count(*)
+    FROM voxtier.file AS f JOIN voxtier_search.instance AS i USING (key)
+    WHERE f.source_id = in_source AND f.study_instance_uid = ANY (studies)
+        AND hashtextextended(f.study_instance_uid, 0)
+            = ANY (ARRAY(SELECT hashtextextended(uid, 0) FROM unnest(studies) AS uid))
+        AND f.series_instance_uid IS NOT NULL AND f.sop_instance_uid IS NOT NULL
+    GROUP BY f.study_instance_uid, f.series_instance_uid;
+    INSERT INTO voxtier_search.study
+    SELECT in_source, s.study_instance_uid,
+        (SELECT i.header_id FROM voxtier.file AS f JOIN voxtier_search.instance AS i USING (key)
+         WHERE f.source_id = in_source AND f.study_instance_uid = s.study_instance_uid
+            AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(s.study_instance_uid, 0)
+            AND f.series_instance_uid IS NOT NULL AND f.sop_instance_uid IS NOT NULL
+         ORDER BY f.path COLLATE "C" LIMIT 1),
+        coalesce(array_agg(DISTINCT h.attributes #>> '{00080060,Value,0}' COLLATE "C")
+            FILTER (WHERE h.attributes #>> '{00080060,Value,0}' <> ''), '{}'),
+        count(*), sum(s.instances)
+    FROM voxtier_search.series AS s JOIN voxtier_search.header AS h USING (header_id)
+    WHERE s.source_id = in_source AND s.study_instance_uid = ANY (studies)
+    GROUP BY s.study_instance_uid;
+END
+$$;
+
+-- Removes what is known of instances.
+CREATE FUNCTION voxtier_search.forget(in_source int, keys uuid[], studies text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    IF cardinality(keys) = 0 THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(1987541345, in_source);
+    DELETE FROM voxtier_search.instance AS i WHERE i.key = ANY (keys);
+    PERFORM voxtier_search.refresh(in_source,
+        ARRAY(SELECT DISTINCT study FROM unnest(studies) AS study WHERE study IS NOT NULL));
+    DELETE FROM voxtier_search.header AS h WHERE h.source_id = in_source
+        AND NOT EXISTS (SELECT FROM voxtier_search.instance AS i WHERE i.header_id = h.header_id);
+END
+$$;
+
+-- What changes in the frame index changes here, whoever writes it: with the rights of the owner, as a role that
+-- writes frames has none here.
+CREATE FUNCTION voxtier_search.after_insert() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    PERFORM FROM voxtier_search.source AS s WHERE s.source_id IN (SELECT source_id FROM added) FOR KEY SHARE;
+    UPDATE voxtier_search.source AS s SET is_complete = false
+    WHERE s.is_complete AND s.source_id IN (SELECT source_id FROM added);
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION voxtier_search.after_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    of_source int;
+BEGIN
+    FOR of_source IN
+        SELECT s.source_id FROM voxtier_search.source AS s
+        WHERE s.source_id IN (SELECT source_id FROM gone) ORDER BY 1 FOR KEY SHARE
+    LOOP
+        PERFORM voxtier_search.forget(of_source,
+            ARRAY(SELECT o.key FROM gone AS o JOIN added AS n USING (key)
+                WHERE o.source_id = of_source AND
+                (o.size, o.mtime_ns, o.ctime_ns, o.sop_instance_uid, o.series_instance_uid, o.study_instance_uid)
+                IS DISTINCT FROM
+                (n.size, n.mtime_ns, n.ctime_ns, n.sop_instance_uid, n.series_instance_uid, n.study_instance_uid)),
+            ARRAY(SELECT o.study_instance_uid FROM gone AS o JOIN added AS n USING (key)
+                WHERE o.source_id = of_source AND
+                (o.size, o.mtime_ns, o.ctime_ns, o.sop_instance_uid, o.series_instance_uid, o.study_instance_uid)
+                IS DISTINCT FROM
+                (n.size, n.mtime_ns, n.ctime_ns, n.sop_instance_uid, n.series_instance_uid, n.study_instance_uid)));
+        UPDATE voxtier_search.source AS s SET is_complete = false
+        WHERE s.is_complete AND s.source_id = of_source AND EXISTS (
+            SELECT FROM gone AS o WHERE o.source_id = of_source
+                AND NOT EXISTS (SELECT FROM voxtier_search.instance AS i WHERE i.key = o.key));
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION voxtier_search.after_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    of_source int;
+BEGIN
+    FOR of_source IN
+        SELECT s.source_id FROM voxtier_search.source AS s
+        WHERE s.source_id IN (SELECT source_id FROM gone) ORDER BY 1 FOR KEY SHARE
+    LOOP
+        PERFORM voxtier_search.forget(of_source,
+            ARRAY(SELECT o.key FROM gone AS o WHERE o.source_id = of_source),
+            ARRAY(SELECT o.study_instance_uid FROM gone AS o WHERE o.source_id = of_source));
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER search_insert AFTER INSERT ON voxtier.file REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_insert();
+CREATE TRIGGER search_update AFTER UPDATE ON voxtier.file REFERENCING OLD TABLE AS gone NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_update();
+CREATE TRIGGER search_delete AFTER DELETE ON voxtier.file REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_delete();
+
+-- Whether an attribute matches a value (PS3.4 C.2.2.2): its own text, or a pattern of LIKE, each for names of
+-- persons in no case. The same rules as those of searches that read headers.
+CREATE FUNCTION voxtier_search.matches(
+    attributes jsonb, names jsonb, tag text, wanted text, pattern text, name_pattern text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    vr text := coalesce(attributes -> tag ->> 'vr', '');
+    given text[] := CASE WHEN names ? tag
+        THEN ARRAY(SELECT jsonb_array_elements_text(names -> tag))
+        ELSE ARRAY(SELECT CASE jsonb_typeof(value) WHEN 'null' THEN '' ELSE value #>> '{}' END
+            FROM jsonb_array_elements(coalesce(attributes -> tag -> 'Value', '[]')) AS value
+            WHERE jsonb_typeof(value) <> 'object') END;
+    first text := split_part(wanted, '-', 1);
+    last text := substr(wanted, length(first) + 2);
+BEGIN
+    IF vr IN ('DA', 'TM', 'DT') AND position('-' IN wanted) > 0 AND NOT (vr = 'DT' AND wanted ~ '[+-][0-9]{4}$') THEN
+        RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE (first = '' OR value COLLATE "C" >= first)
+            AND (last = '' OR value COLLATE "C" <= last || '~'));
+    ELSIF vr IN ('DA', 'TM', 'DT', 'IS', 'DS', 'US', 'UL', 'SS', 'SL') THEN
+        RETURN wanted = ANY (given);
+    ELSIF wanted ~ '^\*+$' THEN
+        RETURN true;
+    END IF;
+    IF cardinality(given) = 0 THEN
+        given := ARRAY[''];
+    END IF;
+    RETURN EXISTS (SELECT FROM unnest(given) AS value
+        WHERE value LIKE CASE WHEN vr = 'PN' THEN name_pattern ELSE pattern END);
+END
+$$;

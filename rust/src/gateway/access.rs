@@ -1,0 +1,93 @@
+//! Who asks: tokens, and the groups of a user that a proxy names.
+
+use std::borrow::Cow;
+
+use super::http::request::Request;
+use super::http::response::Response;
+
+/// Sentence for whatever a client may not see, so that it is not told from what is not there.
+pub const NO_SOURCE: &str = "the gateway serves no source of this name";
+
+/// What one request may see.
+#[derive(Clone, Debug)]
+pub struct Scope<'a> {
+    /// Source that is asked.
+    pub source: &'a str,
+    /// Where DICOMweb's resources begin.
+    pub root: Cow<'static, str>,
+    /// Groups of the user, where a proxy names them: what the index shows to none of them is not there.
+    pub groups: Option<Vec<String>>,
+}
+
+/// A token as it is kept and compared.
+pub fn token_digest(token: &str) -> [u8; 32] {
+    use blake2::digest::consts::U32;
+    use blake2::{Blake2b, Digest};
+    Blake2b::<U32>::digest(token.as_bytes()).into()
+}
+
+/// Checks the token of a request against those that are good for a source; without tokens everybody may ask.
+///
+/// # Errors
+/// The response that refuses the request.
+pub fn check_token(
+    tokens: &[([u8; 32], Vec<String>)],
+    request: &Request<'_>,
+    source: Option<&str>,
+) -> Result<(), Response> {
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let given = request.header("authorization").and_then(|line| {
+        let (scheme, token) = line.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token_digest(token.trim()))
+    });
+    // Digests are compared, so that the time of the comparison says nothing of the token.
+    let known = given.and_then(|given| tokens.iter().find(|(token, _)| *token == given));
+    let Some((_, sources)) = known else {
+        let detail = "send the header: Authorization: Bearer TOKEN";
+        let challenge = "Bearer realm=\"voxtier\"";
+        return Err(Response::refusal(401, "unauthorized", detail).with("WWW-Authenticate", challenge));
+    };
+    match source {
+        Some(source) if !sources.is_empty() && !sources.iter().any(|each| each == source) => {
+            Err(Response::refusal(404, "not_found", NO_SOURCE))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The groups that a proxy names in the header line `name`: by comma, in one line or several. `None` where the
+/// gateway is not told of groups.
+///
+/// # Errors
+/// The response to a request without this line: it did not come through the proxy.
+pub fn groups(name: Option<&str>, request: &Request<'_>) -> Result<Option<Vec<String>>, Response> {
+    let Some(name) = name else { return Ok(None) };
+    let mut lines = request.header_lines(name).peekable();
+    if lines.peek().is_none() {
+        let detail = "the proxy in front of the gateway names no groups";
+        return Err(Response::refusal(401, "unauthorized", detail));
+    }
+    let names = lines.flat_map(|line| line.split(',')).map(str::trim);
+    Ok(Some(names.filter(|name| !name.is_empty()).map(str::to_owned).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use httparse::Header;
+
+    #[test]
+    fn groups_come_from_all_lines_of_one_name() {
+        let headers = [("x-groups", "a, b c"), ("X-Groups", ",d,"), ("x-group", "e")];
+        let headers = headers.map(|(name, value)| Header { name, value: value.as_bytes() });
+        let of = |name| groups(name, &Request::new("GET", "/", &headers));
+        let named = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(Some("X-Groups")).ok(), Some(named(&["a", "b c", "d"])));
+        assert_eq!(of(None).ok(), Some(None));
+        assert_eq!(of(Some("X-Other")).err().map(|refusal| refusal.status), Some(401));
+        let empty = [Header { name: "x-groups", value: b"" }];
+        assert_eq!(groups(Some("X-Groups"), &Request::new("GET", "/", &empty)).ok(), Some(named(&[])));
+    }
+}

@@ -1,0 +1,45 @@
+//! All files of a series or study as one multipart body, opened one after another while it is sent.
+
+use std::sync::Arc;
+
+use super::parts::{FileParts, Step};
+use crate::base::error::Result;
+use crate::base::source::Source;
+use crate::gateway::files::{Member, Roots, blocking, open_member};
+
+/// A body of parts, each a whole file; its length is not known before.
+pub struct FileSequence {
+    roots: Arc<Roots>,
+    files: std::vec::IntoIter<Member>,
+    boundary: String,
+}
+
+impl FileSequence {
+    /// A body of these files.
+    pub fn new(roots: Arc<Roots>, files: Vec<Member>, boundary: String) -> Self {
+        Self { roots, files: files.into_iter(), boundary }
+    }
+
+    /// The next file with what stands before and behind it; `None` at the end.
+    ///
+    /// # Errors
+    /// A file cannot be opened, or holds another instance now: the client must see a body that is too short.
+    pub async fn next_parts(&mut self) -> Result<Option<FileParts>> {
+        let Some(member) = self.files.next() else { return Ok(None) };
+        let roots = self.roots.clone();
+        let file = Arc::new(blocking(move || open_member(&roots, &member)).await?);
+        let size = file.source.size();
+        let Self { boundary, .. } = self;
+        let syntax = &file.transfer_syntax;
+        let head =
+            format!("--{boundary}\r\nContent-Type: application/dicom;transfer-syntax={syntax}\r\n\r\n");
+        let tail = if self.files.len() == 0 { format!("\r\n--{boundary}--\r\n") } else { "\r\n".to_owned() };
+        let steps = [
+            Step::Bytes(head.into_bytes()),
+            Step::Range(0, size),
+            Step::Check,
+            Step::Bytes(tail.into_bytes()),
+        ];
+        Ok(Some(FileParts::new(file, steps)))
+    }
+}
