@@ -1,4 +1,4 @@
-"""How the index behaves as it grows: ``python -m benches.scale 1000000 10000000 [--folder F] [--again]``.
+"""How the index behaves as it grows: ``python -m benches.scale 1000000 [--folder F] [--again [RESULT ...]]``.
 
 One database grows from size to size; at each, the work that a service and its nightly index run do is
 measured and written to ``benches/results/scale.json``. A run that was interrupted goes on where it stopped.
@@ -14,7 +14,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,8 @@ class Scale:
         self.dice = random.Random(7)
         self.store: FrameStore
 
-    def run(self, sizes: list[int], *, again: bool) -> None:
-        """Grow to each size and measure there what has no result yet."""
+    def run(self, sizes: list[int], *, again: Sequence[str]) -> None:
+        """Grow to each size and measure there what has no result yet, or is to be measured again."""
         self.server.attach()
         try:
             with FrameStore(self.server.conninfo()) as self.store:
@@ -75,13 +75,13 @@ class Scale:
                     known = self.found.setdefault(str(rows), {})
                     for work in (self.index, self.look_up, self.rank, self.prune, self.space):
                         for name, measure in work(rows).items():
-                            if again or name not in known:
+                            if name in again or name not in known:
                                 known[name] = round(measure(), 4)
                                 self.say(rows, name)
         finally:
             self.server.detach()
         for rows in sizes:
-            if again or "restart" not in self.found[str(rows)]:
+            if "restart" in again or "restart" not in self.found[str(rows)]:
                 self.found[str(rows)]["restart"] = round(self.restart(), 3)
                 self.say(rows, "restart")
 
@@ -289,18 +289,21 @@ def estimate(found: dict[str, dict[str, Any]], rows: int, *, workers: int) -> It
 def main() -> int:
     """Measure the sizes that were asked for, or estimate."""
     options = argparse.ArgumentParser(prog="python -m benches.scale", description=__doc__)
-    options.add_argument("sizes", nargs="*", type=int, default=[DEFAULT_SIZE], help="numbers of files")
+    options.add_argument("sizes", nargs="*", type=int, help=f"numbers of files; {DEFAULT_SIZE:,}")
     options.add_argument(
         "--folder", type=Path, default=Path("/var/tmp/voxtier-scale"), help="of the database"
     )
-    options.add_argument("--again", action="store_true", help="also measure what has a result")
+    options.add_argument(
+        "--again", nargs="*", metavar="RESULT", default=(), help="measure these again, or all"
+    )
     options.add_argument("--estimate", type=int, nargs="+", metavar="FILES", help="tell what so many need")
     options.add_argument("--workers", type=int, default=4, help="indexers of the estimate")
     chosen = options.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     scale = Scale(chosen.folder, RESULTS / "scale.json")
     if not chosen.estimate:
-        scale.run(chosen.sizes, again=chosen.again)
+        again = list(MEASURES) if chosen.again == [] else chosen.again
+        scale.run(chosen.sizes or [DEFAULT_SIZE], again=again)
     print("\n".join(table(scale.found)))
     for rows in chosen.estimate or ():
         print("\n" + "\n".join(estimate(scale.found, rows, workers=chosen.workers)))
