@@ -937,6 +937,7 @@ class TileFile:
             When the file cannot be read.
         """
 
+@final
 class Recipe:
     """The steps from stored numbers to those of an output.
 
@@ -969,6 +970,7 @@ class Recipe:
         normalize: tuple[float, float, float, float] | None = None,
     ) -> Recipe: ...
 
+@final
 class PatchSubject:
     """The volumes of one item: the channels of its image, then its mask.
 
@@ -987,6 +989,7 @@ class PatchSubject:
         foreground: tuple[NDArray[np.uint64], tuple[int, int, int], int, float | None] | None = None,
     ) -> PatchSubject: ...
 
+@final
 class BatchEngine:
     """Threads that fill batches; batches of lower numbers are filled first.
 
