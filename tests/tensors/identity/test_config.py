@@ -41,6 +41,8 @@ def test_the_token_is_in_no_message(tmp_path: Path) -> None:
         CONFIG.replace("downloads: {", "downloads: {hf_token: [hf_secret], "),
         CONFIG + "extra:\n  hf_token: hf_secret: oh\n",
         CONFIG + "extra: 'hf_secret\n",
+        CONFIG.replace("downloads: {", "downloads: hf_secret\nrest: {"),
+        "- hf_secret\n",
     ):
         path.write_text(wrong)
         with pytest.raises(ConfigError) as caught:
@@ -81,6 +83,12 @@ def test_the_token_is_in_no_message(tmp_path: Path) -> None:
         ("valid: valid.csv", "valid: ''", "paths.data_subsets.valid"),
         ("scale_b_min: -1.0", "scale_b_min: 1.0", "image_processing.scale_b_min"),
         ("paths:", "loop: &loop [*loop]\npaths:", "holds itself"),
+        ("paths:", "paths: text\nrest:", "paths must hold keys with values, found a str"),
+        ("downloads: {", "downloads: []\nrest: {", "downloads must hold keys with values, found a list"),
+        ("downloads: {", "downloads: {max_workers: 1, ", "the key max_workers stands twice"),
+        ("torch_dtype:", "torch_dtype: int16\ntorch_dtype:", "not YAML in line 9: the key torch_dtype"),
+        ("${BASE}/cache", '"a\\0b"', "paths.cache_dir must not hold a NUL"),
+        ("valid: valid.csv", 'valid: "v\\0.csv"', "paths.data_subsets.valid"),
         ("paths:", f"deep: {'[' * 3000}\npaths:", "nested too deeply"),
     ],
     ids=lambda value: value[:40],
@@ -141,3 +149,10 @@ def test_a_dotenv_that_is_not_text_is_an_error_that_names_it(tmp_path: Path) -> 
     (tmp_path / "p" / ".env").write_bytes(b"BASE=\xff\xfe")
     with pytest.raises(ConfigError, match=r"\.env: cannot be read"):
         load_config(path, environment={})
+
+
+def test_merged_keys_of_yaml_stand_once(tmp_path: Path) -> None:
+    anchors = "base: &base {repo_id: a/b, max_workers: 1}\nnext: &next {<<: *base, max_workers: 2}\n"
+    merged = anchors + CONFIG.replace("downloads: {repo_id: some/CT-RATE, ", "downloads: {<<: *next, ")
+    config = load_config(write_project(tmp_path / "p", [], config=merged), environment={})
+    assert (config.downloads.repo_id, config.downloads.max_workers) == ("a/b", 2)

@@ -108,6 +108,32 @@ def test_csv_names_are_distinct_and_checked(tmp_path: Path) -> None:
         read_volume_names([two])
 
 
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ("VolumeName,VolumeName\na,b\n", "needs a column VolumeName, found VolumeName, VolumeName"),
+        ("VolumeName \na\n", "found 'VolumeName '"),
+        ('VolumeName\n"a.nii.gz\nb.nii.gz\n', "cannot be read"),
+        ('VolumeName\n"a.nii.gz\nb.nii.gz"\n', "line 3: .*cannot be a file name"),
+        ('VolumeName\n"a"b\n', "cannot be read"),
+        ("VolumeName\na\x1b[31m\n", "line 2: .*cannot be a file name"),
+        ("VolumeName\na\x00\n", "line 2: .*cannot be a file name"),
+    ],
+    ids=["two columns", "blank in header", "open quote", "line break", "text after quote", "escape", "NUL"],
+)
+def test_a_list_that_could_be_read_in_two_ways_is_refused(table: str, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(table)
+    with pytest.raises(ConfigError, match=named):
+        read_volume_names([path])
+
+
+def test_a_file_in_the_place_of_the_cache_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="Not a directory"):
+        missing_keys(["a"], tmp_path / "file" / "folder")
+
+
 def test_missing_orphaned_and_ambiguous_names_are_told_apart(healthy: Path, tmp_path: Path) -> None:
     paths = fill_cache(tmp_path / "c", healthy, 3)
     paths[0].rename(paths[0].with_name(f"{'0' * 32}.pt"))

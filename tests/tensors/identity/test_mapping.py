@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
+import pytest
+
 from tensors.cases import fill_cache, run_cli
+from voxtier.errors import ConfigError
+from voxtier.tensors import write_map
 
 
 def test_every_key_of_the_map_names_a_file(healthy: Path, tmp_path: Path) -> None:
@@ -33,3 +38,32 @@ def test_every_key_of_the_map_names_a_file(healthy: Path, tmp_path: Path) -> Non
     failed = run_cli("map", "--csv-path", table, "--output-path", target)
     assert (failed.returncode, "VolumeName" in failed.stderr) == (2, True)
     assert json.loads(target.read_text()) == redacted
+
+
+def test_a_map_replaces_a_map_and_no_other_file(healthy: Path, tmp_path: Path) -> None:
+    """`--output-path` with the name of a list or a volume once destroyed it."""
+    mapping = {"0" * 32: "train_1_a_1.nii.gz"}
+    others = {
+        "list.csv": b"VolumeName\na\n",
+        "volume.nii.gz": b"\x1f\x8b\x08",
+        "tensor.pt": healthy.read_bytes(),
+        "settings.json": b'{"epochs": 3}',
+        "names.json": b'["a"]',
+        "deep.json": b"[" * 100_000,
+    }
+    for name, data in others.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ConfigError, match="is no map"):
+            write_map(tmp_path / name, mapping)
+        assert (tmp_path / name).read_bytes() == data
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(ConfigError, match="is no map"):
+            write_map(tmp_path / name, mapping)
+    before = json.dumps({"1" * 64: "volume_1"}).encode()
+    for name, data in (("empty.json", b""), ("no volumes.json", b"{}"), ("older.json", before)):
+        (tmp_path / name).write_bytes(data)
+        write_map(tmp_path / name, mapping)
+        assert json.loads((tmp_path / name).read_text()) == mapping

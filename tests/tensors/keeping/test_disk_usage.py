@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tensors.cases import fill_cache, names_of, rows, run_cli, write_project
 from tensors.keeping.damage import MATRIX
+from voxtier.cli.tensors.disk_usage import du_command
 from voxtier.errors import ConfigError
 from voxtier.system import durable
 from voxtier.tensors import Manifest, claims, fix, list_cache, load_config, verify
@@ -174,3 +176,26 @@ def test_relative_folders_tell_the_truth(
     paths[0].write_bytes(paths[0].read_bytes()[:-9])
     found = list(verify(list_cache(Path())))
     assert [result.action for result in fix(Path(), found, force=True)] == ["quarantined"]
+
+
+def test_folders_that_cannot_be_read_are_told(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`du` said 0 B. Root may read every folder, so the refusal of the system is raised in its place."""
+    paths = fill_cache(tmp_path / "shut", healthy, 1) + fill_cache(tmp_path / "open", healthy, 1)
+    scan = os.scandir
+
+    def refuse(folder: str | os.PathLike[str]) -> os.ScandirIterator[str]:  # type: ignore[name-defined]
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    errors: list[OSError] = []
+    assert measure_usage(tmp_path, errors.append)["tensors"] == paths[1].stat().st_size
+    assert [error.filename for error in errors] == [str(tmp_path / "shut")]
+    done = CliRunner().invoke(du_command, [str(tmp_path)], standalone_mode=False)
+    assert done.return_value == 3
+    assert f"not counted: {tmp_path / 'shut'}: Permission denied" in done.output
+    with pytest.raises(ConfigError, match="cannot be read"):
+        choose_evictions(list_cache(tmp_path), 0, can_be_remade=lambda _: True, force=True)

@@ -144,3 +144,33 @@ def test_a_rename_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_
     assert not linked.exists()
     assert pointed.exists()
     assert (new / linked.name).is_file()
+
+
+def test_a_folder_is_not_moved_into_itself(healthy: Path, tmp_path: Path) -> None:
+    """Every file was taken for a rename that was cut short, and its only name removed."""
+    paths = fill_cache(tmp_path / "c", healthy, 2)
+    os.link(paths[0], tmp_path / "kept elsewhere.pt")
+    (tmp_path / "link").symlink_to("c")
+    for same in (tmp_path / "c", tmp_path / "link", tmp_path / "link" / ".." / "c"):
+        with pytest.raises(ConfigError, match="itself"):
+            plan_folder_moves(tmp_path / "c", same)
+        moves = [Move(path, same / path.name) for path in paths]
+        assert [result for _, result in carry_out(moves)] == ["left: the new name is taken"] * 2
+        done = run_forked("migrate", tmp_path / "c", "--into", same, "--apply")
+        assert (done.returncode, "itself" in done.stderr) == (2, True)
+    assert [path.read_bytes() for path in paths] == [healthy.read_bytes()] * 2
+
+
+def test_a_name_that_a_dangling_link_takes_is_left_without_hard_links(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = fill_cache(tmp_path / "c", healthy, 1)
+    new = tmp_path / "new.pt"
+    new.symlink_to(tmp_path / "absent")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert [result for _, result in carry_out([Move(old, new)])] == ["left: the new name is taken"]
+    assert new.is_symlink() and old.is_file()

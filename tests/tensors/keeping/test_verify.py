@@ -196,3 +196,26 @@ def test_every_state_of_the_core_has_one_group_or_is_only_reported() -> None:
     assert sorted(state for group in groups for state in group) == sorted({*_core.TENSOR_STATES, *of_listing})
     assert states.INTACT < states.LOADABLE
     assert not states.LOADABLE & (states.FIXABLE | states.UNREADABLE)
+
+
+def test_a_file_that_is_no_tensor_is_refused_by_name(tmp_path: Path) -> None:
+    """`verify config.yaml --fix --force` once moved the configuration to quarantine."""
+    path = tmp_path / "config.yaml"
+    path.write_text("paths: {}")
+    done = run_cli("verify", path, "--fix", "--force")
+    assert (done.returncode, "neither a cache folder nor a .pt file" in done.stderr) == (2, True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_to_folders_elsewhere_are_not_passed_over(healthy: Path, tmp_path: Path) -> None:
+    fill_cache(tmp_path / "disk", healthy, 1)
+    fill_cache(tmp_path / "cache" / "own", healthy, 1)
+    (tmp_path / "cache" / "latest").symlink_to("own")
+    (tmp_path / "cache" / "loop").symlink_to("../cache")
+    assert [state.state for state in verify(list_cache(tmp_path / "cache"))] == ["ok"]
+    link = tmp_path / "cache" / "far"
+    link.symlink_to(tmp_path / "disk")
+    found = {state.path: state.state for state in verify(list_cache(tmp_path / "cache"))}
+    assert found.pop(str(link)) == "unknown"
+    assert [*found.values()] == ["ok"]
+    assert [state.state for state in verify(list_cache(link))] == ["ok"]

@@ -48,20 +48,26 @@ def ls_command(folder: Path, as_json: bool) -> None:
 @click.command("du")
 @click.argument("folder", type=FOLDER)
 @AS_JSON
-def du_command(folder: Path, as_json: bool) -> None:
+def du_command(folder: Path, as_json: bool) -> int:
     """Say how many bytes tensors, temporary files, quarantine and the rest take.
 
     \b
     voxtier tensors du /data/cache
+
+    Exit code 3: a folder could not be read, and its files are not counted.
     """
     from voxtier.tensors.keeping.disk_usage import measure_usage
 
-    totals = measure_usage(folder)
+    errors: list[OSError] = []
+    totals = measure_usage(folder, errors.append)
+    for error in errors:
+        say(f"not counted: {error.filename}: {error.strerror}", err=True)
     if as_json:
         say(json.dumps(totals))
-        return
-    for kind, size in totals.items():
-        say(f"{kind:12} {format_bytes(size)}")
+    else:
+        for kind, size in totals.items():
+            say(f"{kind:12} {format_bytes(size)}")
+    return EXIT_PARTIAL if errors else EXIT_OK
 
 
 @click.command("gc")

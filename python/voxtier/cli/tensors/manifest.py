@@ -102,7 +102,8 @@ def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, 
     \b
     voxtier tensors map --csv-path train.csv --output-path map.json
 
-    The map re-identifies the files, so it is readable by its owner only.
+    The map re-identifies the files, so it is readable by its owner only. It replaces an older map, and no
+    other file.
     """
     from voxtier.tensors.identity.keys import read_volume_names
     from voxtier.tensors.identity.mapping import hash_to_volume, write_map

@@ -28,12 +28,12 @@ log.addHandler(logging.NullHandler())  # without a log folder there is no log
 @click.command("verify")
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
 @config_option("Check the cache of this configuration.")
-@click.option("--fix", is_flag=True, help="Move bad files to quarantine; without it nothing is changed.")
+@click.option("--fix", is_flag=True, help="Move bad files to quarantine; without it no file is touched.")
 @click.option(
     "--delete", is_flag=True, help="With --fix: delete instead, where the source is known to exist."
 )
 @click.option("--force", is_flag=True, help="Act even when suspiciously many files are bad.")
-@click.option("--max-bad", default=1000, help="Refuse to touch more files than this.")
+@click.option("--max-bad", type=click.IntRange(0), default=1000, help="Refuse to touch more files than this.")
 @click.option(
     "-w", "--workers", type=click.IntRange(1, 64), help="Files read at once. Default: 2 a processor, >= 4."
 )
@@ -88,6 +88,8 @@ def verify_command(
         raise click.UsageError("--delete needs --fix")
     if quick and sample is not None:
         raise click.UsageError("--quick and --sample exclude each other")
+    if sample is not None and sample != sample:
+        raise click.UsageError("--sample is a share from 0 to 1, found nan")
     roots, orphans, can_be_remade, shape = _select(folders, config)
     code = EXIT_OK
     for root in roots:

@@ -148,8 +148,21 @@ def _read_yaml(path: Path) -> Any:
         import yaml
     except ImportError:
         raise MissingExtraError("pyyaml", "tensors") from None
+
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:  # YAML 1.2, 3.2.1.3: keys are unique; PyYAML takes the last one
+                        problem = f"the key {key.value} stands twice"
+                        raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                    seen.add(key.value)
+            return node
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name a configuration with --config") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -222,10 +235,9 @@ class _Keys:
         """Refuse keys that nobody reads; sections of the trainer are not looked into."""
         known = _parse(STARTER)
         sections = {name: set(keys) for name, keys in known.items() if isinstance(keys, dict)}
-        for name in self._tree if isinstance(self._tree, dict) else ():
+        for name in self._section("the configuration", self._tree):
             if name in sections:
-                section = self._tree[name]
-                for key in section if isinstance(section, dict) else ():
+                for key in self._section(name, self._tree[name]):
                     if key not in sections[name] | TRAINER_KEYS.get(name, frozenset()):
                         raise self._unknown(f"{name}.{key}", str(key), sections)
             elif name not in known and (
@@ -233,6 +245,12 @@ class _Keys:
                 or any(name in keys for keys in sections.values())
             ):
                 raise self._unknown(str(name), str(name), sections)
+
+    def _section(self, name: str, node: Any) -> dict[Any, Any]:
+        if node is not None and not isinstance(node, dict):  # its text may be the token
+            found = type(node).__name__
+            raise ConfigError(f"{self._path}: {name} must hold keys with values, found a {found}")
+        return node or {}
 
     def _unknown(self, place: str, key: str, sections: dict[str, set[str]]) -> ConfigError:
         places = {name: f"{section}.{name}" for section, names in sections.items() for name in names}
@@ -247,6 +265,8 @@ class _Keys:
             raise self.error(name, "must be text")
         if not value.strip() and not may_be_empty:
             raise self.error(name, "must not be empty")
+        if "\0" in value:
+            raise self.error(name, "must not hold a NUL character")
         return value
 
     def folder(self, name: str, *, base: Path | None = None, default: Any = _REQUIRED) -> Path:
@@ -287,6 +307,6 @@ class _Keys:
         if not isinstance(subsets, dict) or not subsets:
             raise self.error("paths.data_subsets", "must map names (train, valid) to CSV files")
         for name, value in subsets.items():
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str) or not value.strip() or "\0" in value:
                 raise self.error(f"paths.data_subsets.{name}", "must be the path of a CSV file")
         return tuple(data_dir / value for value in subsets.values())

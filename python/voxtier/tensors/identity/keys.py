@@ -14,6 +14,8 @@ from typing import Any
 from voxtier.errors import ConfigError
 
 COLUMN = "VolumeName"
+_NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f-\x9f]")
+"""Separators, and control characters: a line break in a name is a quote that was not closed."""
 _HEX_NAME = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{64})\.pt")
 
 
@@ -86,16 +88,17 @@ def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     Raises
     ------
     ConfigError
-        A file is absent, is not text, or lacks the column ``VolumeName``.
+        A file is absent, is not text or not CSV, or has not one column ``VolumeName``.
     """
     names: dict[str, None] = {}
     for path in paths:
         try:
             with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-                rows = csv.DictReader(stream)
-                if COLUMN not in (rows.fieldnames or ()):
-                    found = ", ".join(rows.fieldnames or ()) or "nothing"
-                    raise ConfigError(f"{path}: needs a column {COLUMN}, found {found}")
+                rows = csv.DictReader(stream, strict=True)
+                columns = list(rows.fieldnames or ())
+                if columns.count(COLUMN) != 1:
+                    found = ", ".join(name if name == name.strip() else repr(name) for name in columns)
+                    raise ConfigError(f"{path}: needs a column {COLUMN}, found {found[:200] or 'nothing'}")
                 for row in rows:
                     name = (row[COLUMN] or "").strip()
                     if name:
@@ -108,8 +111,8 @@ def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 def _check_name(name: str, path: object, line: int) -> None:
     longest = f"{_stem(name)}__transformed.nii.gz"
-    if {*name} & {"/", "\\", "\0"} or name in (".", "..") or len(os.fsencode(longest)) > 255:
-        raise ConfigError(f"{path}, line {line}: {name!r} cannot be a file name: correct the list")
+    if _NO_NAME.search(name) or name in (".", "..") or len(os.fsencode(longest)) > 255:
+        raise ConfigError(f"{path}, line {line}: {name[:200]!r} cannot be a file name: correct the list")
 
 
 def _stem(volume_name: str) -> str:
@@ -177,7 +180,7 @@ def missing_keys(names: Sequence[str], folder: Path) -> Expected:
     keys = [item_key(name) for name in names]
     try:
         present = set(os.listdir(folder))  # noqa: PTH208 (a Path an entry costs more than the hash)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         present = set()
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None

@@ -62,13 +62,16 @@ def _main_parameters(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def measure_usage(root: Path) -> dict[str, int]:
-    """Return the bytes of each kind of file: tensors, temporaries, quarantine, manifests, other."""
+def measure_usage(root: Path, unreadable: Callable[[OSError], object] | None = None) -> dict[str, int]:
+    """Return the bytes of each kind of file: tensors, temporaries, quarantine, manifests, other.
+
+    `unreadable` is called for every folder that cannot be listed; its files are not counted.
+    """
     totals = {"tensors": 0, "temporaries": 0, "quarantine": 0, "manifests": 0, "other": 0}
     listing = list_cache(root)
     tensors, temporaries = set(listing.files), set(listing.temporaries)
     root = listing.root  # absolute, as the paths of the listing
-    for folder, _, names in os.walk(root):
+    for folder, _, names in os.walk(root, onerror=unreadable):
         for name in names:
             path = Path(folder) / name
             kind = "other"
@@ -222,8 +225,10 @@ def choose_evictions(
     Raises
     ------
     ConfigError
-        The files that may be evicted are not enough.
+        The files that may be evicted are not enough, or a folder cannot be read.
     """
+    for folder in listing.unreadable:
+        raise ConfigError(f"{folder.path}: cannot be read, so what would stay is not known: {folder.detail}")
     candidates = []
     total = 0
     manifests = Manifests()

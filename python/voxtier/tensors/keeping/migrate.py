@@ -96,6 +96,8 @@ def plan_folder_moves(old: Path, new: Path) -> list[Move]:
     """Return the renames that carry every tensor file of one cache folder to another."""
     if not old.is_dir():
         raise ConfigError(f"{old}: no such cache folder")
+    if new.exists() and new.samefile(old):
+        raise ConfigError(f"{new}: is the folder {old} itself: name another one")
     return [Move(path, new / path.name) for path in sorted(old.glob("*.pt"))]
 
 
@@ -147,15 +149,21 @@ def _rename(move: Move) -> None:
     try:
         os.link(move.old, move.new, follow_symlinks=False)
     except FileExistsError:
-        # Two names of one file: an earlier run was killed between its two steps.
-        if not os.path.samestat(move.old.lstat(), move.new.lstat()):
+        # Two names of one file: an earlier run was killed between its two steps. One name must not go.
+        if not os.path.samestat(move.old.lstat(), move.new.lstat()) or _is_one_name(move):
             raise
     except OSError:  # a file system without hard links, or another one
-        if move.new.exists():
+        if os.path.lexists(move.new):
             raise FileExistsError(move.new) from None
         move.old.rename(move.new)
         return
     move.old.unlink(missing_ok=True)
+
+
+def _is_one_name(move: Move) -> bool:
+    """Return whether both paths are one entry of one folder, by a link, ``..`` or a second mount."""
+    one_folder = os.path.samestat(move.old.parent.stat(), move.new.parent.stat())
+    return (one_folder and move.old.name == move.new.name) or move.old.lstat().st_nlink < 2
 
 
 CONVERTIBLE = frozenset({"not_weights_only", "legacy_format"})

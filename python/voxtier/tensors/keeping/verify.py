@@ -64,6 +64,8 @@ class Listing:
     """Those of `files` whose tensors lie beside them, as MONAI's GDSDataset writes them."""
     lmdb: list[Path] = field(default_factory=list)
     """LMDB caches, which are not verified."""
+    links: list[Path] = field(default_factory=list)
+    """Links to folders outside of `root`; they are not followed."""
 
 
 def list_cache(root: str | os.PathLike[str]) -> Listing:
@@ -72,11 +74,13 @@ def list_cache(root: str | os.PathLike[str]) -> Listing:
     Raises
     ------
     ConfigError
-        The folder does not exist. (It is never created here.)
+        The folder does not exist (it is never created here), or is a file without ``.pt``.
     """
     root = Path(os.path.abspath(root))  # noqa: PTH100 (resolve() would follow links out of the cache)
     listing = Listing(root)
     if root.is_file():
+        if root.suffix != ".pt":
+            raise ConfigError(f"{root}: neither a cache folder nor a .pt file")
         listing.files.append(root)
         return listing
     if not root.is_dir():
@@ -96,6 +100,8 @@ def _list_folder(folder: Path, listing: Listing) -> list[str]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 (folders if entry.is_dir(follow_symlinks=False) else names).append(entry.name)
+                if entry.is_symlink() and not entry.name.startswith(".") and _leads_out(entry, listing.root):
+                    listing.links.append(Path(entry.path))
     except OSError as error:
         listing.unreadable.append(FileState(str(folder), "io_error", detail=f"folder: {error.strerror}"))
         return []
@@ -114,6 +120,14 @@ def _list_folder(folder: Path, listing: Listing) -> list[str]:
                 listing.gds_markers.add(listing.files[-1])
     left_out = (QUARANTINE, "monai_cache.lmdb")
     return sorted(name for name in folders if name not in left_out and not name.startswith("."))
+
+
+def _leads_out(link: os.DirEntry[str], root: Path) -> bool:
+    if (
+        link.name.endswith(".pt") or not Path(link.path).is_dir()
+    ):  # entries raise where a link leads in a circle
+        return False
+    return not Path(os.path.realpath(link.path)).is_relative_to(os.path.realpath(root))
 
 
 Mode = Literal["quick", "full"]
@@ -166,6 +180,9 @@ def verify(
         dead writers come first.
     """
     yield from listing.unreadable
+    for link in listing.links:
+        detail = "a link to a folder elsewhere is not followed: name that folder itself"
+        yield FileState(str(link), "unknown", detail=detail)
     for path in listing.temporaries:
         if not temporary_is_live(path):
             detail = "its writer is dead; `voxtier tensors gc` removes it"
