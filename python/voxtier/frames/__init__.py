@@ -7,6 +7,7 @@ that need a database, Spark or Databricks are imported on first use, so that thi
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from voxtier.frames.exchange.dataset import FrameDataset
 from voxtier.frames.exchange.decoding import generate_frames, read_frame
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.memory.priority import score_many, top_n
@@ -37,6 +38,7 @@ __all__ = [
     "CachePriorityScorer",
     "FileIndexer",
     "FrameCache",
+    "FrameDataset",
     "FrameReader",
     "FrameStore",
     "FrameTable",

@@ -24,6 +24,7 @@ from voxtier.frames.memory.bounds import bound_parameters, estimate_threshold
 from voxtier.frames.memory.priority import ClockSkewWarning, score_many
 from voxtier.frames.memory.priority_columns import times_of
 from voxtier.frames.memory.scorer import CachePriorityScorer
+from voxtier.frames.store.grants import grants
 from voxtier.frames.store.store import FrameStore
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -263,6 +264,27 @@ def test_groups_see_their_files_in_a_list_by_bounds(
         assert listed() == found
     finally:
         filled.query("UPDATE voxtier.file SET allowed_groups = NULL RETURNING 1", ())
+
+
+@pytest.mark.filterwarnings("ignore::voxtier.frames.memory.priority.ClockSkewWarning")
+def test_a_role_under_row_security_gets_the_same_list(
+    filled: FrameStore, every_page: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = filled.database._conninfo()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE ROLE ranks LOGIN")
+        for statement in grants("ranks", "reader"):
+            connection.execute(statement.encode())
+        connection.execute("UPDATE voxtier.file SET allowed_groups = '{h}' WHERE path LIKE '/a/%'")
+        try:
+            with FrameStore(psycopg.conninfo.make_conninfo(dsn, user="ranks")) as store:
+                found = ranking.ranked_files(store, "s", 40, now=NOW)
+                assert not any(file.path.startswith("/a/") for file in found)
+                monkeypatch.setattr(ranking, "WORTH_PAGES", math.inf)
+                assert ranking.ranked_files(store, "s", 40, now=NOW) == found
+        finally:
+            connection.execute("UPDATE voxtier.file SET allowed_groups = NULL")
+            connection.execute("DROP OWNED BY ranks; DROP ROLE ranks")
 
 
 def test_a_clock_that_is_wrong_is_told_once(store: FrameStore) -> None:

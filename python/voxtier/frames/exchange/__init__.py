@@ -1,1 +1,1 @@
-"""Frames and the index in the forms of other tools: Arrow and Parquet, pixels by pydicom."""
+"""Frames and the index in the forms of other tools: Arrow and Parquet, pixels by pydicom, datasets."""
