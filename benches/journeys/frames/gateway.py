@@ -74,9 +74,9 @@ def frames(
         JOURNEY, f"CPU a request: {title}", "one worker, keep-alive, eight connections", "request", 1
     )
     second = jpeg(3100, seed=1) if uid == TILE else pattern(SIZE)
-    servers: dict[str, Served] = {"voxtier gateway": gateway}
+    running: dict[str, Served] = {"voxtier gateway": gateway}
     if shutil.which("nginx"):
-        servers["nginx, a file a frame"] = stack.enter_context(servers.nginx(folder, uid, count))
+        running["nginx, a file a frame"] = stack.enter_context(servers.nginx(folder, uid, count))
     else:
         result.facts.append("nginx is not installed: left out")
     try:
@@ -85,10 +85,10 @@ def frames(
     except ImportError:
         result.facts.append("starlette and uvicorn are not installed: left out")
     else:
-        servers["starlette over FrameReader"] = stack.enter_context(servers.in_process(STARLETTE, dsn))
+        running["starlette over FrameReader"] = stack.enter_context(servers.in_process(STARLETTE, dsn))
 
     def lap(name: str) -> Callable[[], tuple[float, bool]]:
-        served = servers[name]
+        served = running[name]
         limit = min(count, 2000) if name.startswith("nginx") else count
 
         def measured() -> tuple[float, bool]:
@@ -98,11 +98,11 @@ def frames(
         return measured
 
     roles = {"voxtier gateway": "voxtier", "nginx, a file a frame": "floor"}
-    ways = [Way(name, lap(name), role=roles.get(name, "rival")) for name in servers]
+    ways = [Way(name, lap(name), role=roles.get(name, "rival")) for name in running]
     goals = []
-    if "nginx, a file a frame" in servers:
+    if "nginx, a file a frame" in running:
         goals.append(Goal("voxtier gateway", "nginx, a file a frame", 1 / 1.3))
-    if "starlette over FrameReader" in servers and uid == TILE:
+    if "starlette over FrameReader" in running and uid == TILE:
         goals.append(Goal("voxtier gateway", "starlette over FrameReader", 8))
     return race(result, ways, goals, rounds=rounds)
 
