@@ -99,7 +99,7 @@ scale: setup .venv/.bench ## the index as it grows: make scale SIZES="1000000 10
 
 release: setup .venv/.zig ## wheel and source distribution in dist, checked and used once; publishes nothing
 	rm -rf dist
-	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/maturin sdist --out dist
 	for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do \
 	  if rustup target list --installed | grep -qx $$target; then \
 	    env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH \

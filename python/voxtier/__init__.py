@@ -10,6 +10,11 @@ Three rooms, imported one by one so that each costs only what it needs:
     The MONAI ``PersistentDataset`` cache, generated, verified and mapped.
 """
 
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("voxtier does not run on Windows: files are read by pread, locked by flock. Use WSL 2.")
+
 from voxtier._core import DEBUG_BUILD, __version__
 from voxtier.errors import (
     BackendError,

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+import zipfile
 from pathlib import Path
 
+from support.check_distribution import faults_of_tree, faults_of_wheel
 from tree.graph import PACKAGE, imports
 from voxtier.cli.commands import _EXTRAS
 
@@ -117,3 +119,33 @@ def test_every_door_names_the_extra_that_is_missing() -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "all", done.stderr
+
+
+def test_windows_is_refused_by_a_sentence() -> None:
+    program = "import sys; sys.path[:0] = [sys.argv[1]]; sys.platform = 'win32'; import voxtier"
+    command = [sys.executable, "-S", "-c", program, str(PACKAGE.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "ImportError: voxtier does not run on Windows" in done.stderr
+    assert "Use WSL 2." in done.stderr
+
+
+def test_the_version_is_told_once_everywhere() -> None:
+    assert list(faults_of_tree()) == []
+
+
+def test_a_wheel_that_is_not_fit_for_upload_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "voxtier-9-cp312-cp312-linux_x86_64.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("voxtier-9.dist-info/METADATA", "Metadata-Version: 2.4\nName: voxtier\nVersion: 9\n")
+        wheel.writestr("voxtier/_core.abi3.so", b"\0.symtab\0")
+        wheel.writestr("tests/__pycache__/x.pyc", b"")
+    found = "\n".join(faults_of_wheel(path))
+    for fault in (
+        "its tags are not abi3",
+        "is not stripped",
+        "lacks voxtier/py.typed",
+        "holds ['tests/",
+        "version 9",
+    ):
+        assert fault in found, fault
+    assert "other extras than pyproject.toml" in found
