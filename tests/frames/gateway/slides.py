@@ -17,7 +17,7 @@ TILE = 64
 
 def tile(column: int, row: int) -> bytes:
     """Return the JPEG of a tile whose colour tells its place."""
-    colour = np.array([40 * column + 30, 40 * row + 30, 128], np.uint8)
+    colour = np.array([(40 * column + 30) % 256, (40 * row + 30) % 256, 128], np.uint8)
     picture = io.BytesIO()
     Image.fromarray(np.tile(colour, (TILE, TILE, 1))).save(picture, "JPEG", quality=90, subsampling=0)
     return picture.getvalue()

@@ -16,12 +16,15 @@ from pydicom.data import get_testdata_file
 
 from frames.gateway.conftest import Start
 from frames.gateway.serving import index
+from frames.gateway.slides import write_slide
 from voxtier.frames.store.store import FrameStore
 
 OHIF = "@ohif/app@3.12.10"
 PLAYWRIGHT = "playwright-core@1"
 STUDY = "1.2.826.0.1.3680043.8.498.1"
-SLICES = 24
+SLIDE = "1.2.826.0.1.3680043.8.498.2"
+# More of them by the environment: scrolling 200 slices is timed so.
+SLICES = int(os.environ.get("VIEWER_SLICES", "24"))
 
 
 def _browser() -> str | None:
@@ -51,7 +54,7 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def series(tmp_path: Path, store: FrameStore) -> None:
-    """Write a CT series that OHIF can show, from a slice that pydicom ships."""
+    """Write a CT series that OHIF can show, from a slice that pydicom ships, and a slide."""
     first = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
     paths = []
     for number in range(SLICES):
@@ -63,17 +66,19 @@ def series(tmp_path: Path, store: FrameStore) -> None:
         dataset.PatientName = "Test^Viewer"
         paths.append(tmp_path / f"{number}.dcm")
         dataset.save_as(paths[-1])
-    index(store, paths)
+    slide = tmp_path / "slide.dcm"
+    write_slide(slide, (SLIDE, f"{SLIDE}.1", f"{SLIDE}.1.1"), columns=40, rows=30)
+    index(store, [*paths, slide])
 
 
 @pytest.mark.timeout(600)
-def test_ohif_lists_the_study_and_shows_all_slices(
+def test_ohif_shows_all_slices_and_a_slide(
     tmp_path: Path, viewer: Path, series: None, start: Start
 ) -> None:
     gateway = start(viewer=viewer / "package" / "dist")
     modules, browser = viewer / "node_modules", _browser()
     script = Path(__file__).with_name("browse.js")
-    command = ["node", script, modules, browser, gateway.url, STUDY, SLICES, tmp_path]
+    command = ["node", script, modules, browser, gateway.url, STUDY, SLICES, SLIDE, tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -81,5 +86,13 @@ def test_ohif_lists_the_study_and_shows_all_slices(
     assert seen["faults"] == []
     assert seen["outside"] == []  # nothing but the gateway was asked
     assert f"I:{SLICES} (1/{SLICES})" in seen["text"]
+    kept = viewer.parent / "screenshots"
+    kept.mkdir(exist_ok=True)
+    for picture in tmp_path.glob("*.png"):
+        shutil.copy(picture, kept)
     assert (tmp_path / "viewer.png").stat().st_size > 50_000
-    assert "24" in seen["status"]
+    assert f"({SLICES}/{SLICES})" in seen["end"]
+    first, all_tiles = seen["tiles"]
+    assert 0 < first <= all_tiles
+    print(f"ms to scroll {SLICES} slices and to pan a slide: {seen['times']}")
+    assert str(SLICES) in seen["status"]
