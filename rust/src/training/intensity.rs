@@ -82,24 +82,21 @@ impl Stats {
     fn of(cells: &[f32]) -> Self {
         let (mut sums, mut squares) = ([0.0_f64; 8], [0.0_f64; 8]);
         let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
-        let (blocks, rest) = cells.as_chunks::<8>();
         // Differences to the first cell: squares of large numbers would lose the deviation.
         let first = cells.first().copied().unwrap_or(0.0);
-        let mut add = |lane: usize, cell: f32| {
-            let difference = f64::from(cell - first);
-            if let (Some(sum), Some(square), Some(low), Some(high)) =
-                (sums.get_mut(lane), squares.get_mut(lane), low.get_mut(lane), high.get_mut(lane))
-            {
+        let (blocks, rest) = cells.as_chunks::<8>();
+        let mut last = [first; 8]; // the first cell adds nothing
+        last.iter_mut().zip(rest).for_each(|(slot, cell)| *slot = *cell);
+        for block in blocks.iter().chain([&last]) {
+            let lanes = sums.iter_mut().zip(&mut squares).zip(low.iter_mut().zip(&mut high));
+            for (((sum, square), (low, high)), cell) in lanes.zip(block) {
+                let difference = f64::from(cell - first);
                 *sum += difference;
                 *square += difference * difference;
-                *low = low.min(cell);
-                *high = high.max(cell);
+                *low = if cell < low { *cell } else { *low };
+                *high = if cell > high { *cell } else { *high };
             }
-        };
-        for block in blocks {
-            block.iter().enumerate().for_each(|(lane, cell)| add(lane, *cell));
         }
-        rest.iter().enumerate().for_each(|(lane, cell)| add(lane, *cell));
         let count = cells.len() as f64;
         let (sum, square) = (sums.iter().sum::<f64>(), squares.iter().sum::<f64>());
         let variance = (square - sum * sum / count) / (count - 1.0).max(1.0);
@@ -211,6 +208,9 @@ const WIDE: usize = 256;
 fn combine(cells: &mut [f32], size: [usize; 3], axis: usize, taps: &Taps) {
     let count = taps.len();
     let inner: usize = size.iter().skip(axis + 1).product();
+    if inner == 1 {
+        return combine_rows(cells, taps);
+    }
     let mut before = vec![0.0_f32; count * inner.min(WIDE)];
     for block in cells.chunks_exact_mut(count * inner) {
         for first in (0..inner).step_by(WIDE) {
@@ -224,6 +224,36 @@ fn combine(cells: &mut [f32], size: [usize; 3], axis: usize, taps: &Taps) {
                 for (from, weight) in taps {
                     let line = before.get(from * wide..(from + 1) * wide).unwrap_or_default();
                     row.iter_mut().zip(line).for_each(|(cell, other)| *cell += weight * other);
+                }
+            }
+        }
+    }
+}
+
+/// Rows that are combined at once.
+const ROWS: usize = 16;
+
+/// The same along the fastest axis: rows side by side, so that one tap serves all of them.
+fn combine_rows(cells: &mut [f32], taps: &Taps) {
+    let count = taps.len().max(1);
+    let mut before = vec![[0.0_f32; ROWS]; count];
+    for block in cells.chunks_mut(count * ROWS) {
+        for (row, line) in block.chunks_exact(count).enumerate() {
+            for (cell, slots) in line.iter().zip(&mut before) {
+                if let Some(slot) = slots.get_mut(row) {
+                    *slot = *cell;
+                }
+            }
+        }
+        for (at, taps) in taps.iter().enumerate() {
+            let mut sums = [0.0_f32; ROWS];
+            for (from, weight) in taps {
+                let others = before.get(*from).copied().unwrap_or([0.0; ROWS]);
+                sums.iter_mut().zip(others).for_each(|(sum, other)| *sum += weight * other);
+            }
+            for (line, sum) in block.chunks_exact_mut(count).zip(sums) {
+                if let Some(cell) = line.get_mut(at) {
+                    *cell = sum;
                 }
             }
         }

@@ -137,26 +137,26 @@ impl Oblique {
                         }
                     }
                     let [a, b, c] = cell;
-                    let place_of = |a: i32, b: i32, c: i32| ((a * middle + b) * fast + c) as usize;
-                    let get = |a, b, c| from.get(place_of(a, b, c)).copied().unwrap_or([0; N]);
                     let [p, q, r] = share;
-                    *slot = match labels {
-                        Labels::Nearest => {
-                            get(a + i32::from(p >= 0.5), b + i32::from(q >= 0.5), c + i32::from(r >= 0.5))
+                    let at = |a: i32, b: i32| ((a * middle + b) * fast + c) as usize;
+                    *slot = if labels == Labels::Nearest {
+                        let near = at(a + i32::from(p >= 0.5), b + i32::from(q >= 0.5));
+                        from.get(near + usize::from(r >= 0.5)).copied().unwrap_or([0; N])
+                    } else {
+                        let pair = |a, b| {
+                            let at = at(a, b);
+                            let both =
+                                from.get(at..at + 2).and_then(|both| <[[u8; N]; 2]>::try_from(both).ok());
+                            both.unwrap_or([[0; N]; 2])
+                        };
+                        let pairs = [pair(a, b), pair(a, b + 1), pair(a + 1, b), pair(a + 1, b + 1)];
+                        let [first @ [one, other], second, third, fourth] = pairs;
+                        // Most voxels lie inside one class.
+                        if one == other && first == second && first == third && first == fourth {
+                            one
+                        } else {
+                            heaviest(pairs, share)
                         }
-                        Labels::Heaviest => heaviest(
-                            [
-                                get(a, b, c),
-                                get(a, b, c + 1),
-                                get(a, b + 1, c),
-                                get(a, b + 1, c + 1),
-                                get(a + 1, b, c),
-                                get(a + 1, b, c + 1),
-                                get(a + 1, b + 1, c),
-                                get(a + 1, b + 1, c + 1),
-                            ],
-                            share,
-                        ),
                     };
                 }
             }
@@ -282,18 +282,16 @@ impl Oblique {
 }
 
 /// The class of most weight among eight neighbours; the last axis of `share` varies fastest.
-fn heaviest<const N: usize>(classes: [[u8; N]; 8], share: [f32; 3]) -> [u8; N] {
-    let [first, ..] = classes;
-    if classes.iter().all(|class| *class == first) {
-        return first;
-    }
+fn heaviest<const N: usize>(pairs: [[[u8; N]; 2]; 4], share: [f32; 3]) -> [u8; N] {
+    let classes = pairs.as_flattened();
+    let first = classes.first().copied().unwrap_or([0; N]);
     let [p, q, r] = share;
     let weight = |corner: usize| {
         let one = |bit: usize, share: f32| if corner >> bit & 1 == 1 { share } else { 1.0 - share };
         one(2, p) * one(1, q) * one(0, r)
     };
     let mut best = (f32::NEG_INFINITY, first);
-    for class in classes {
+    for class in classes.iter().copied() {
         let alike = classes.iter().enumerate().filter(|(_, other)| **other == class);
         let sum: f32 = alike.map(|(corner, _)| weight(corner)).sum();
         let is_less = class.iter().rev().lt(best.1.iter().rev());
