@@ -15,7 +15,7 @@ struct Pieces<'a>(&'a [u8]);
 
 impl Source for Pieces<'_> {
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { size: self.0.len() as u64, mtime_ns: None }
+        Fingerprint::of_size(self.0.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> _core::Result<usize> {

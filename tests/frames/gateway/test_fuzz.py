@@ -135,7 +135,8 @@ def check(gateway: Gateway, text: bytes, number: int) -> None:
         assert len(body) == length, (number, text)
         # What stood behind the request may be another one.
         assert not rest or rest.startswith(b"HTTP/1.1 "), (number, text)
-    if status == 200 and b"/frames/" in text.partition(b"\r\n")[0] and body and b"multipart" in head:
+    path = text.partition(b"\r\n")[0].partition(b"?")[0]
+    if status == 200 and b"/frames/" in path and body and b"multipart" in head:
         boundary = lines[b"Content-Type"].split(b"boundary=")[1]
         parts = body.split(b"--" + boundary)[1:-1]
         for part in parts:

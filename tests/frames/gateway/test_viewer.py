@@ -72,9 +72,7 @@ def series(tmp_path: Path, store: FrameStore) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_ohif_shows_all_slices_and_a_slide(
-    tmp_path: Path, viewer: Path, series: None, start: Start
-) -> None:
+def test_ohif_shows_all_slices_and_a_slide(tmp_path: Path, viewer: Path, series: None, start: Start) -> None:
     gateway = start(viewer=viewer / "package" / "dist")
     modules, browser = viewer / "node_modules", _browser()
     script = Path(__file__).with_name("browse.js")
