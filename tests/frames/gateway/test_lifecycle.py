@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ import pytest
 
 from frames.gateway.conftest import Connect, Start
 from frames.gateway.serving import STAR, Client, index, instance_path
-from frames.gateway.test_frames import SERIES, STUDY, payload, write
+from frames.gateway.test_frames import SERIES, STUDY, described, payload, write
+from support.builders import dicom, element, pattern
 from voxtier.errors import BackendError
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
@@ -132,6 +134,38 @@ def test_the_command_serves_a_folder_and_stops_by_a_signal(file: Path, dsn: str,
             assert payload(2) in answer.read()
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 0
+
+
+def test_ctrl_c_lets_a_client_take_the_rest_of_its_body(tmp_path: Path, dsn: str, store: FrameStore) -> None:
+    """The second one stops at once."""
+    pixels = pattern(512 * 512 * 2) * 32
+    attributes = described("1.9", rows=512, columns=512, bits=16, frames=32)
+    file = tmp_path / "large.dcm"
+    file.write_bytes(dicom([*attributes, element("PixelData", pixels)]).content)
+    index(store, [file])
+    request = f"GET {PATH} HTTP/1.1\r\nAccept: application/dicom\r\n\r\n".encode()
+    for second in (False, True):
+        command = [sys.executable, "-m", "voxtier", "serve", "--port", "0", "--dsn", dsn]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running,
+            socket.socket() as client,
+        ):
+            port = int(running.stdout.readline().split(":")[2].split("/")[0])
+            client.connect(("127.0.0.1", port))
+            client.sendall(request)
+            body = bytearray(client.recv(1000).partition(b"\r\n\r\n")[2])
+            running.send_signal(signal.SIGINT)
+            while "stopping" not in running.stderr.readline():
+                pass
+            if second:
+                running.send_signal(signal.SIGINT)
+                assert running.wait(60) in (130, -signal.SIGINT)
+                continue
+            while len(body) < file.stat().st_size:
+                body += client.recv(1 << 20)
+            assert body == file.read_bytes()
+            client.close()
+            assert running.wait(60) == 0
 
 
 def test_serving_an_open_address_by_the_command_is_refused(dsn: str) -> None:
