@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,20 @@ def test_claims_work_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monk
     assert claims.Claim.take(tmp_path / "a.pt") is None
     claim.release()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("ahead", "live"), [(60, True), (7200, True), (400_000, False), (4e9, False)])
+def test_a_claim_or_temporary_from_the_far_future_is_dead(ahead: float, live: bool, tmp_path: Path) -> None:
+    """Another machine's clock was years ahead when it died: its volumes would wait for years."""
+    path = claims.Claim.path_for(tmp_path / "a.pt")
+    path.write_text(json.dumps({"pid": 1, "host": "other", "boot": "other"}))
+    temporary = tmp_path / ".a.pt.0123abcd-1-1.tmp"
+    torn = tmp_path / ".b.pt.claim"
+    for made in (temporary, torn):
+        made.write_bytes(b"")
+    for made in (path, temporary, torn):
+        os.utime(made, (time.time() + ahead,) * 2)
+    assert claims.claim_is_live(path) is claims.claim_is_live(torn) is live
+    assert durable.temporary_is_live(temporary) is live
+    taken = claims.Claim.take(tmp_path / "a.pt")
+    assert (taken is None) is live

@@ -53,7 +53,7 @@ def temporary_is_live(path: Path, *, now: float | None = None) -> bool:
     if match and match["boot"] == boot_id():
         return is_alive(int(match["pid"]))
     try:
-        return (now or time.time()) - path.stat().st_mtime < STALE_AFTER
+        return -86400 < (now or time.time()) - path.stat().st_mtime < STALE_AFTER  # a clock may be ahead
     except OSError:
         return False
 

@@ -21,6 +21,8 @@ from voxtier.system.processes import is_alive, start_ticks
 
 BEAT_SECONDS = STALE_AFTER / 8
 """Between two heartbeats of a claim."""
+_CLOCK_DIFFERENCE = 86400.0
+"""Seconds by which another machine's clock may be ahead; a claim of a later time would never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +174,24 @@ def claim_is_live(path: Path) -> bool:
         return False
     except (OSError, *_UNREADABLE):
         try:
-            return time.time() - path.stat().st_mtime < STALE_AFTER
+            return -_CLOCK_DIFFERENCE < time.time() - path.stat().st_mtime < STALE_AFTER
         except OSError:
             return False
     if holder.boot == boot_id() and holder.host == socket.gethostname():
         return is_alive(holder.pid) and holder.started in ("", start_ticks(holder.pid))
-    return age < STALE_AFTER
+    return -_CLOCK_DIFFERENCE < age < STALE_AFTER
+
+
+def claim_is_dead(path: Path) -> bool:
+    """Whether this is a claim, and no process has it: a file of another program is no claim."""
+    if claim_is_live(path):
+        return False
+    try:
+        _read_holder(path)
+    except OSError:
+        return False
+    except _UNREADABLE:
+        with contextlib.suppress(OSError):
+            return path.read_bytes()[:7] in (b"", b'{"pid":')  # its process was killed while it wrote
+        return False
+    return True

@@ -199,3 +199,21 @@ def test_folders_that_cannot_be_read_are_told(
     assert f"not counted: {tmp_path / 'shut'}: Permission denied" in done.output
     with pytest.raises(ConfigError, match="cannot be read"):
         choose_evictions(list_cache(tmp_path), 0, can_be_remade=lambda _: True, force=True)
+
+
+def test_gc_leaves_files_of_other_programs(tmp_path: Path) -> None:
+    cache, images = tmp_path / "cache", tmp_path / "images"
+    others = {
+        cache / ".insurance.claim": '{"amount": 3}',
+        cache / ".report.claim": "text",
+        cache / ".list.claim": "[1]",
+        cache / ".x.tmp": "text",
+        images / ".film.part": "half",
+        images / ".book.part.json": "{}",
+    }
+    torn = {cache / ".a.pt.claim": "", cache / ".b.pt.claim": '{"pid": 12'}
+    for path, text in {**others, **torn}.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (1, 1))
+    assert [garbage.path for garbage in find_garbage(cache, images=images)] == [*torn]

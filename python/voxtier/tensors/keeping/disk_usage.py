@@ -16,7 +16,7 @@ from typing import Any
 
 from voxtier.errors import ConfigError
 from voxtier.system.durable import temporary_is_live
-from voxtier.tensors.claims import claim_is_live
+from voxtier.tensors.claims import claim_is_dead
 from voxtier.tensors.keeping.verify import QUARANTINE, Listing, list_cache
 from voxtier.tensors.manifest import Entry, Manifests
 
@@ -24,6 +24,8 @@ OLD = 3600.0
 """Seconds after which a part of a download, or an empty folder, counts as abandoned."""
 _HUB_CLIENT = "huggingface"
 """The folder in ``.cache`` where `huggingface_hub` keeps parts of downloads into a folder."""
+_PARTS = (".nii.gz.part", ".nii.gz.part.json")
+"""How the names of unfinished downloads end; other programs have parts too."""
 
 
 def list_cache_folders(root: Path) -> Iterator[dict[str, Any]]:
@@ -139,7 +141,7 @@ def find_garbage(
     if images is not None and images.is_dir():
         yield from _dead_claims(images)
         for path in _files(images):
-            ours = path.name.startswith(".") and path.name.endswith((".part", ".part.json"))
+            ours = path.name.startswith(".") and path.name.endswith(_PARTS)
             if (ours or (path.suffix == ".incomplete" and _HUB_CLIENT in path.parts)) and _is_old(path):
                 yield from _garbage(path, "unfinished download")
         yield from _dead_folders(images)
@@ -159,7 +161,7 @@ def _is_old(path: Path) -> bool:
 
 def _dead_claims(root: Path) -> Iterator[Garbage]:
     for path in _files(root):
-        if path.name.startswith(".") and path.name.endswith(".claim") and not claim_is_live(path):
+        if path.name.startswith(".") and path.name.endswith(".claim") and claim_is_dead(path):
             yield from _garbage(path, "claim of a dead run")
 
 
