@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tensors.cases import CONFIG, write_project
+from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.tensors import load_config
 from voxtier.tensors.identity.folders import item_folder, remember_folder
 
@@ -37,3 +40,31 @@ def test_a_remembered_folder_is_found_without_importing_monai(tmp_path: Path) ->
     assert out.split() == [folder.name, "False"]
     path.write_text(CONFIG.replace("-1.0", "-1"))
     assert item_folder(load_config(path, environment={})) != folder
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "said"),
+    [
+        (ModuleNotFoundError("No module named 'monai'", name="monai"), MissingExtraError, "not installed"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment", name="_C"),
+            ConfigError,
+            "failed to map segment",
+        ),
+        (OSError(12, "Cannot allocate memory"), ConfigError, "Cannot allocate memory"),
+    ],
+    ids=["absent", "not mapped", "no memory"],
+)
+def test_what_cannot_be_loaded_is_not_called_not_installed(
+    raised: Exception, expected: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refuse:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "voxtier.tensors.identity.pipeline":
+                raise raised
+
+    config = load_config(write_project(tmp_path / "p", []), environment={})
+    monkeypatch.delitem(sys.modules, "voxtier.tensors.identity.pipeline", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
+    with pytest.raises(expected, match=said):
+        item_folder(config)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxtier.errors import MissingExtraError
+from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.system.durable import write_text
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def item_folder(config: Config) -> Path:
     ------
     MissingExtraError
         MONAI is not installed, and the hash is not remembered.
+    ConfigError
+        It is installed and cannot be loaded, such as for want of memory.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         name = json.loads(_memory_path(config).read_text())[_hash_inputs(config)]
@@ -36,8 +38,10 @@ def item_folder(config: Config) -> Path:
             return config.cache_dir / str(name)
     try:
         from voxtier.tensors.identity.pipeline import build_transforms, directory_hash
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "monai", "tensors") from None
+    except (ImportError, OSError) as error:  # it is installed, and the system does not load it
+        raise ConfigError(f"MONAI and torch cannot be loaded (is memory limited?): {error}") from None
     return config.cache_dir / directory_hash(build_transforms(config.processing))
 
 
