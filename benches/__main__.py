@@ -22,6 +22,7 @@ JOURNEYS = {
     "pydicom_files": "dicom.pydicom_files",
     "metadata": "dicom.metadata",
     "tables": "frames.tables",
+    "frames_cloud": "frames.cloud",
     "gateway": "frames.gateway",
     "index_run": "frames.index_run",
     "memory": "frames.memory",

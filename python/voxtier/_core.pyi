@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
 
 import numpy as np
+from _typeshed import ReadableBuffer as Buffer
 from numpy.typing import NDArray
 
 from voxtier.errors import FormatError, SourceError
@@ -29,9 +30,15 @@ class _RangedSource(Protocol):
     @property
     def size(self) -> int: ...
 
-# Size, mtime_ns, ctime_ns, inode; None for what a file system does not have.
-_Fingerprint: TypeAlias = tuple[int, int | None, int | None, int | None]
-_Source: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | int | _RangedSource
+class _Object(Protocol):
+    def open_ranges(self) -> tuple[_Fingerprint, int, Buffer]:
+        """Return state, bytes that arrive in the time that a request takes to begin, the first bytes."""
+    def fetch(self, ranges: list[tuple[int, int]], /) -> Sequence[Buffer]:
+        """Return the bytes of ranges ``[start, end)``, asked for at the same time."""
+
+# Size, mtime_ns, ctime_ns, inode, etag; None for what a file or an object does not have.
+_Fingerprint: TypeAlias = tuple[int, int | None, int | None, int | None, str | None]
+_Source: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | int | _RangedSource | _Object
 
 # frames
 
@@ -93,6 +100,36 @@ def read_frame(source: _Source, table: FrameTable, index: int, *, align: bool = 
         ``truncated_frame``: the frame reaches past the end of a cut file.
     IndexError
         The table has no such frame.
+    """
+
+def read_instance_uid(source: _Source) -> str:
+    """Return the SOP Instance UID of a file, without a look at its pixels: of an object by one request."""
+
+def read_frames(
+    source: _Source, table: FrameTable, indices: Sequence[int], *, align: bool = False
+) -> list[bytes]:
+    """Read several frames: see `read_frame`. Those of an object are asked for together.
+
+    Parameters
+    ----------
+    source : path, bytes-like, int or RangedSource
+        The file that `table` describes.
+    table : FrameTable
+        Its table.
+    indices : sequence of int
+        Frames, counted from 0, in any order; negative from the end.
+    align : bool
+        See `read_frame`.
+
+    Returns
+    -------
+    list of bytes
+        One item per index, in the order of `indices`.
+
+    Raises
+    ------
+    IndexError, FormatError, SourceError
+        See `read_frame`.
     """
 
 def read_metadata_json(
@@ -203,6 +240,9 @@ class FrameTable:
     def inode(self) -> int | None:
         """Number of the file, where its file system gives one for life (FUSE, SMB and FAT do not)."""
     @property
+    def etag(self) -> str | None:
+        """Entity tag of the object, without quotes."""
+    @property
     def holds_spans(self) -> bool:
         """Whether a range may hold item headers: a Basic Offset Table that was not checked against a walk."""
     @property
@@ -245,7 +285,14 @@ class FrameTable:
 class TableReader:
     """Iterator behind `voxtier.frames.read_tables`."""
 
-    def __new__(cls, paths: Iterable[str | PathLike[str]], *, threads: int, verify: _Verify) -> Self: ...
+    def __new__(
+        cls,
+        paths: Iterable[str | PathLike[str]],
+        *,
+        threads: int,
+        verify: _Verify,
+        opener: Callable[[Any], Any] | None = None,
+    ) -> Self: ...
     def __iter__(self) -> Self: ...
     def __next__(
         self,
@@ -303,6 +350,8 @@ class Refusal:
     def ctime_ns(self) -> int | None: ...
     @property
     def inode(self) -> int | None: ...
+    @property
+    def etag(self) -> str | None: ...
     def describes(self, source: _Source) -> bool:
         """Whether the file has the state for which it was refused: see `FrameTable.describes`."""
 
@@ -365,11 +414,26 @@ class Indexer:
         Reads in flight.
     verify : {"all", "ends", "none"}
         See `read_table`.
+    opener : callable or None
+        Makes a source of an address such as ``s3://bucket/key``; None: it is read as a path.
+    verify_objects : {"all", "ends", "none"}
+        As `verify`, for what `opener` opens.
     """
 
-    def __new__(cls, source: str, *, threads: int, verify: _Verify) -> Self: ...
+    def __new__(
+        cls,
+        source: str,
+        *,
+        threads: int,
+        verify: _Verify,
+        opener: Callable[[Any], Any] | None = None,
+        verify_objects: _Verify = "ends",
+    ) -> Self: ...
     def read(
-        self, paths: list[str], fingerprints: Sequence[_Fingerprint | None]
+        self,
+        paths: list[str],
+        fingerprints: Sequence[_Fingerprint | None],
+        listed: Sequence[_Fingerprint | None] | None = None,
     ) -> tuple[bytes, list[_Report]]:
         """Read a batch of files, or as many of its first ones as make 16 MiB of rows or take a second.
 
@@ -377,9 +441,12 @@ class Indexer:
         ----------
         paths : list of str
             The files; no path twice.
-        fingerprints : sequence of (size, mtime_ns, ctime_ns, inode) or None
+        fingerprints : sequence of (size, mtime_ns, ctime_ns, inode, etag) or None
             For each path the state in which its file need not be read again, or None. What the file has now
             must be there: None for what the file system does not have.
+        listed : sequence of (size, mtime_ns, ctime_ns, inode, etag) or None
+            For each path the state that the listing of a store gave, or None: with it an unchanged object
+            takes no request.
 
         Returns
         -------
@@ -536,6 +603,8 @@ class FrameCache:
         """
     def table(self, key: str) -> FrameTable | None:
         """Return the table of a key without its UIDs and notes; does not count as an access."""
+    def state(self, key: str) -> _Fingerprint | None:
+        """Return the state of the file that the table of a key describes; changes nothing."""
     def etag(self, key: str) -> str | None:
         """Return what `put_table` was given; does not count as an access."""
     def read(
@@ -1309,6 +1378,35 @@ class GatewayJob:
             The body.
         warning : str or None
             What the client should know, for the header line Warning (RFC 7234 5.5).
+        """
+
+    def answer_object(self, state: _Fingerprint, bridge: int, head: Buffer) -> None:
+        """Answer with an object of a store.
+
+        Parameters
+        ----------
+        state : (size, mtime_ns, ctime_ns, inode, etag)
+            Its state.
+        bridge : int
+            Bytes that arrive in the time that a request takes to begin.
+        head : buffer
+            Its first bytes.
+        """
+
+    def answer_ranges(self, parts: Sequence[Buffer]) -> None:
+        """Answer with the bytes of ranges of an object."""
+
+    def refuse(self, kind: str, detail: str, errno: int | None = None) -> None:
+        """Say why an object cannot be read: as a `SourceError` or `FormatError` does.
+
+        Parameters
+        ----------
+        kind : str
+            One of `ERROR_KINDS`.
+        detail : str
+            What happened.
+        errno : int or None
+            The operating system's error number.
         """
 
     def fail(self, why: str) -> None:

@@ -23,6 +23,7 @@ FLOORS = {
         {"store"},
         {"explain", "metadata"},
         {"table"},
+        {"sources"},
     ],
     "volumes": [
         {"compat"},
@@ -59,7 +60,7 @@ DOORS = {
     "psycopg_pool": {"postgres/"},
     "pyspark": {"frames/databricks/"},
     "databricks": {"frames/databricks/"},
-    "obstore": {"volumes/store/s3_lock.py"},
+    "obstore": {"frames/sources/", "volumes/store/s3_lock.py"},
     "tiledb": {"volumes/tiledb/"},
     "torch": {
         "tensors/dataset.py",

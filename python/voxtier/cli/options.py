@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -71,8 +71,19 @@ def DSN(command: F) -> F:  # noqa: N802 - an option like the others
     return _DSN_OPTION(_PREPARE_OPTION(command))
 
 
-THREADS = click.option("--threads", default=16, type=click.IntRange(1, 1024), help="Files read at once.")
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Files read at once: 16, and 64 where objects of a store are among them.",
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def reading_threads(threads: int | None, paths: Iterable[str]) -> int:
+    """Return how many files to read at once: a request to a store waits longer than one to a disk."""
+    from voxtier.frames.sources.address import is_address
+
+    return threads or (64 if any(map(is_address, paths)) else 16)
 
 
 def holds_source(store: FrameStore, source: str) -> bool:

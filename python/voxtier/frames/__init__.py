@@ -17,6 +17,7 @@ from voxtier.frames.table import (
     FrameTable,
     RangedSource,
     TableResult,
+    read_frames,
     read_table,
     read_tables,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from voxtier.frames.exchange.arrow import export_index, import_index, to_arrow
     from voxtier.frames.gateway.gateway import Gateway
     from voxtier.frames.indexing.run import FileIndexer, index_files
+    from voxtier.frames.serving.many import read_many
     from voxtier.frames.serving.reader import FrameReader
     from voxtier.frames.store.store import FrameStore
 
@@ -53,6 +55,8 @@ __all__ = [
     "index_files",
     "parse_uc_table_name",
     "read_frame",
+    "read_frames",
+    "read_many",
     "read_metadata",
     "read_metadata_json",
     "read_table",
@@ -74,6 +78,7 @@ _ON_FIRST_USE = {
     "export_index": "voxtier.frames.exchange.arrow",
     "import_index": "voxtier.frames.exchange.arrow",
     "index_files": "voxtier.frames.indexing.run",
+    "read_many": "voxtier.frames.serving.many",
     "parse_uc_table_name": "voxtier.frames.databricks.table_names",
     "to_arrow": "voxtier.frames.exchange.arrow",
 }

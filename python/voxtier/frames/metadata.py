@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import json
-from os import PathLike
 from typing import Any
 
-from voxtier._core import read_metadata_json
-from voxtier.frames.table import RangedSource
+from voxtier import _core
+from voxtier.frames.sources.opening import open_source
 
-__all__ = ["read_metadata", "read_metadata_json"]
+
+def read_metadata_json(
+    source: Any,
+    *,
+    bulk_data_uri: str | None = None,
+    inline_limit: int = 1024,
+    with_transfer_syntax: bool = False,
+) -> bytes:
+    """Read the attributes of one SOP Instance as text of the DICOM JSON Model.
+
+    Parameters
+    ----------
+    source : path, address, file, bytes, int or source
+        See `read_table`.
+    bulk_data_uri : str, optional
+        See `read_metadata`.
+    inline_limit : int
+        See `read_metadata`.
+    with_transfer_syntax : bool
+        See `read_metadata`.
+
+    Returns
+    -------
+    bytes
+        JSON with the file's own digits of decimal strings.
+
+    Raises
+    ------
+    FormatError, SourceError
+        See `read_metadata`.
+    """
+    return _core.read_metadata_json(
+        open_source(source),
+        bulk_data_uri=bulk_data_uri,
+        inline_limit=inline_limit,
+        with_transfer_syntax=with_transfer_syntax,
+    )
 
 
 def read_metadata(
-    source: str | PathLike[str] | bytes | bytearray | memoryview | int | RangedSource,
+    source: Any,
     *,
     bulk_data_uri: str | None = None,
     inline_limit: int = 1024,
@@ -23,8 +58,8 @@ def read_metadata(
 
     Parameters
     ----------
-    source : path, bytes-like, int or RangedSource
-        A path, the file's content, an open file descriptor, or a ranged reader.
+    source : path, address, file, bytes, int or source
+        See `read_table`.
     bulk_data_uri : str, optional
         Beginning of the URIs that stand for pixels and for values longer than `inline_limit`. Without it
         every value is inline and pixels are left out.

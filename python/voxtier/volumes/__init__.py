@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from voxtier.errors import IngestError, ViewError
+from voxtier.system.s3_config import S3Config
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.cohort.index import Index, align
 from voxtier.volumes.cohort.queries.eager import EagerQuery
@@ -22,7 +23,6 @@ from voxtier.volumes.config import (
     IOConfig,
     OrientationConfig,
     ReadConfig,
-    S3Config,
     SliceOrientation,
     TileConfig,
     WriteConfig,

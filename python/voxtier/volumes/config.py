@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 from voxtier.errors import ConfigError
+from voxtier.system.s3_config import S3Config, configure_s3, enter_context, get_s3_config, leave_context
 
 
 class SliceOrientation(str, Enum):  # noqa: UP042 -- prints as the origin's does
@@ -179,51 +180,6 @@ IOConfig = ReadConfig
 
 
 @dataclass(frozen=True, slots=True)
-class S3Config:
-    """How ``s3://`` addresses are reached.
-
-    Parameters
-    ----------
-    region : str
-        Region that requests are signed for.
-    endpoint : str or None
-        Address of another server than AWS, with its scheme: ``http://127.0.0.1:8333``.
-    use_virtual_addressing : bool
-        Bucket in the host name; switch off for most servers that are not AWS.
-    max_parallel_ops : int
-        Requests in flight for one read or write (>= 1).
-    multipart_part_size_mb : int
-        Size of one part of an upload (>= 5).
-    include_credentials : bool
-        Sign with the credentials of the environment, of ``profile`` or of the machine's role.
-    anonymous : bool
-        Do not sign at all (public buckets).
-    profile : str or None
-        Section of the shared credentials file.
-    timeout : float
-        Seconds before one request is given up (> 0).
-    """
-
-    region: str = "us-east-1"
-    endpoint: str | None = None
-    use_virtual_addressing: bool = True
-    max_parallel_ops: int = 8
-    multipart_part_size_mb: int = 50
-    include_credentials: bool = True
-    anonymous: bool = False
-    profile: str | None = None
-    timeout: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not self.region:
-            raise ConfigError("region must not be empty")
-        _check_integer("max_parallel_ops", self.max_parallel_ops, 1)
-        _check_integer("multipart_part_size_mb", self.multipart_part_size_mb, 5)
-        if not self.timeout > 0:
-            raise ConfigError(f"timeout must be > 0 seconds, got {self.timeout}")
-
-
-@dataclass(frozen=True, slots=True)
 class WriteConfig:
     """What is fixed when an array is created."""
 
@@ -271,7 +227,9 @@ _lock = threading.Lock()
 
 def get_config() -> Config:
     """Return the snapshot in force: that of the enclosing `configured` block, else the process's."""
-    return _context_config.get() or _process_config
+    config = _context_config.get() or _process_config
+    s3 = get_s3_config()  # other rooms share and change it
+    return config if config.s3 == s3 else replace(config, s3=s3)
 
 
 def configure(**options: Any) -> None:
@@ -292,6 +250,7 @@ def configure(**options: Any) -> None:
     global _process_config
     with _lock:
         changed = _merge(get_config(), options)
+        configure_s3(changed.s3)
         if _context_config.get() is None:
             _process_config = changed
         else:
@@ -301,10 +260,12 @@ def configure(**options: Any) -> None:
 @contextmanager
 def configured(**options: Any) -> Iterator[Config]:
     """Like `configure`, for the body of a ``with`` statement in this thread or task only."""
-    token = _context_config.set(_merge(get_config(), options))
+    merged = _merge(get_config(), options)
+    token, s3_token = _context_config.set(merged), enter_context(merged.s3)
     try:
         yield get_config()
     finally:
+        leave_context(s3_token)
         _context_config.reset(token)
 
 
@@ -312,6 +273,7 @@ def reset_config() -> None:
     """Return to the defaults."""
     global _process_config
     with _lock:
+        configure_s3(_DEFAULT.s3)
         _process_config = _DEFAULT
         if _context_config.get() is not None:
             _context_config.set(_DEFAULT)

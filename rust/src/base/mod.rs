@@ -6,6 +6,7 @@ pub mod error;
 pub mod fork_lock;
 pub mod gzip;
 pub mod parallel_read;
+pub mod planned;
 pub mod source;
 pub(crate) mod varint;
 pub mod window;

@@ -47,6 +47,24 @@ pub fn read_table(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> R
     read
 }
 
+/// Reads what one SOP Instance says of itself before its pixels, which are not looked at: a table without frames.
+///
+/// # Errors
+/// As [`read_table`], of what stands before the pixels.
+pub fn read_identity(source: &dyn Source, buffer: &mut Buffer) -> Result<FrameTable> {
+    let mut notes = Notes::default();
+    let mut window = Window::new(source, buffer);
+    let container = part10::open(&mut window, &mut notes)?;
+    let header = if part10::is_deflated(&container.transfer_syntax_uid) && container.dataset < source.size() {
+        let inflated = inflate::inflate(source, container.dataset)?;
+        dataset::walk(&mut Window::new(&inflated, &mut Buffer::default()), 0, container.encoding, &mut notes)?
+    } else {
+        dataset::walk(&mut window, container.dataset, container.encoding, &mut notes)?
+    };
+    source.check_unchanged()?;
+    Ok(FrameTable { fingerprint: source.fingerprint(), ..table_of(&header, &container) })
+}
+
 fn read_state(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
     let read = read_source(source, verify, buffer);
     if read.as_ref().is_err_and(|error| !error.kind.is_environment()) {

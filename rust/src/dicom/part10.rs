@@ -35,6 +35,17 @@ struct Meta {
 /// A UID whose characters were not looked at: most files are read without need of it.
 pub type ClassBytes = ArrayVec<u8, 64>;
 
+/// The kind of archive that begins so.
+fn archive(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some("ZIP archive"),
+        [0x1F, 0x8B, ..] => Some("gzip file"),
+        [b'7', b'z', 0xBC, 0xAF, ..] => Some("7z archive"),
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => Some("Zstandard file"),
+        _ => (bytes.get(257..262) == Some(b"ustar")).then_some("tar archive"),
+    }
+}
+
 /// Finds the data set. Accepts files without preamble, without meta information, or with neither.
 pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
     let size = window.size();
@@ -53,11 +64,11 @@ pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
     let rest = size.saturating_sub(dataset);
     let found = if is_deflated(&declared) { None } else { sniff(window.peek(dataset, 8)?, rest) };
     if !is_meta && !has_preamble && found.is_none() {
-        return Err(Error::at(
-            ErrorKind::NotDicom,
-            dataset,
-            "no DICM prefix and no data element at the start",
-        ));
+        let detail = match archive(window.peek(0, 512)?) {
+            Some(name) => format!("a {name}, which is not read: unpack it, and name the files in it"),
+            None => "no DICM prefix and no data element at the start".to_owned(),
+        };
+        return Err(Error::at(ErrorKind::NotDicom, dataset, detail));
     }
     let transfer_syntax_uid = if declared.is_empty() && rest > 0 { guess(found, notes) } else { declared };
     let expected = encoding_of(&transfer_syntax_uid);

@@ -6,7 +6,7 @@ use super::pixel_data::before::Before;
 use super::pixel_data::{align, codec};
 use super::{ATTEMPTS, inflate, part10, read_table};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{Source, read_exact};
+use crate::base::source::{Range, Source, read_exact};
 use crate::base::window::{Buffer, Window};
 use crate::frames::notes::Notes;
 use crate::frames::table::{FrameTable, OffsetsIn, Verify};
@@ -125,6 +125,7 @@ fn read_touched(source: &dyn Source, table: &FrameTable, index: usize) -> Result
 pub fn read_by_table(source: &dyn Source, table: &FrameTable, index: usize) -> Result<Option<FrameBytes>> {
     table.check_state(source)?;
     table.check_readable(index)?;
+    prefetch(source, table, [index])?;
     let mut out: Option<FrameBytes> = None;
     for (start, end) in table.ranges(index) {
         let bytes = match table.offsets_in {
@@ -144,6 +145,27 @@ pub fn read_by_table(source: &dyn Source, table: &FrameTable, index: usize) -> R
     // Bytes of a file that changed while it was read are not returned.
     source.check_unchanged()?;
     Ok(Some(out.unwrap_or_default()))
+}
+
+/// Fetches what the reads of some frames take, where the source is remote: together, not one after another.
+///
+/// # Errors
+/// Those of a request.
+pub fn prefetch(
+    source: &dyn Source,
+    table: &FrameTable,
+    frames: impl IntoIterator<Item = usize>,
+) -> Result<()> {
+    let Some(remote) = source.remote().filter(|_| table.offsets_in == OffsetsIn::File) else { return Ok(()) };
+    let is_unwalked = table.is_unwalked();
+    let with_header = |(start, end): Range| {
+        let (before, behind) =
+            if is_unwalked { (8, BEHIND as u64) } else { (Before::of(table, start).length() as u64, 0) };
+        (start.saturating_sub(before), end.saturating_add(behind))
+    };
+    let ranges: Vec<Range> =
+        frames.into_iter().flat_map(|frame| table.ranges(frame)).map(with_header).collect();
+    remote.prefetch(&ranges)
 }
 
 /// Reads a payload, and before it the header that must stand there, by one request; `None` where another one

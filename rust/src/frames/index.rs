@@ -9,7 +9,7 @@ use crate::base::source::{FileSource, Fingerprint, Source};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::row;
-use crate::frames::table::Verify;
+use crate::frames::table::{FrameTable, Verify};
 
 /// Longest path in bytes that an entry of the database's B-tree holds, with room for the rest of the entry.
 pub const LONGEST_PATH: usize = 2600;
@@ -22,6 +22,8 @@ pub struct Job {
     pub path: Result<String>,
     /// Size and time of its row, where that is complete and of this parser version.
     pub known: Option<Fingerprint>,
+    /// State of an object as the listing of its store says.
+    pub listed: Option<Fingerprint>,
 }
 
 /// What came of one file.
@@ -72,8 +74,35 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
     {
         return Indexed::Refused(error.clone());
     }
+    row_of(source, &name, fingerprint, outcome)
+}
+
+/// Indexes one object of a store. `read` reads its table, and tells its state as soon as it is known.
+pub fn index_object(
+    source: &str,
+    job: Job,
+    read: impl FnOnce(&str, &mut Option<Fingerprint>) -> Result<FrameTable>,
+) -> Indexed {
+    let name = match job.path {
+        Ok(name) => name,
+        Err(error) => return Indexed::Refused(error),
+    };
+    if job.known.zip(job.listed).is_some_and(|(known, now)| known.covers(&now)) {
+        return Indexed::Unchanged;
+    }
+    let mut fingerprint = None;
+    let outcome = read(&name, &mut fingerprint);
+    row_of(source, &name, fingerprint, outcome)
+}
+
+fn row_of(
+    source: &str,
+    name: &str,
+    fingerprint: Option<Fingerprint>,
+    outcome: Result<FrameTable>,
+) -> Indexed {
     let mut row = Vec::with_capacity(512);
-    row::encode(source, &name, fingerprint, outcome.as_ref(), &mut row);
+    row::encode(source, name, fingerprint, outcome.as_ref(), &mut row);
     let found = match outcome {
         Ok(table) => Found {
             status: table.status.name(),

@@ -43,6 +43,7 @@ pub fn encode(table: &FrameTable) -> Vec<u8> {
     out.extend(image.samples_per_pixel.to_le_bytes());
     out.extend(image.bits_allocated.to_le_bytes());
     for text in [
+        table.fingerprint.etag.as_deref().unwrap_or_default(),
         table.transfer_syntax_uid.as_str(),
         &image.sop_instance_uid,
         &image.series_instance_uid,
@@ -108,6 +109,9 @@ pub fn decode(record: &[u8]) -> Result<FrameTable> {
         bits_allocated: u16::from_le_bytes(fields.array()?),
         ..Attributes::default()
     };
+    if magic == MAGIC {
+        table.fingerprint.etag = Some(fields.text()?).filter(|etag| !etag.is_empty());
+    }
     table.transfer_syntax_uid = fields.text()?;
     table.image.sop_instance_uid = fields.text()?;
     table.image.series_instance_uid = fields.text()?;

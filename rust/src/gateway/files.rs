@@ -11,19 +11,23 @@ use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
 use super::catalogue::digest;
+use super::jobs::Jobs;
+use super::objects::{Object, Served};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{FileSource, Source};
+use crate::base::source::{FileSource, Source, is_address};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::Verify;
 
 /// Time for which a path is taken to name the file that it named last.
 const RECHECK: Duration = Duration::from_secs(1);
+/// Time for which an object that nobody reads counts as unchanged: what a browser keeps is compared with it.
+const RECHECK_OBJECT: Duration = Duration::from_secs(10);
 
 /// An open DICOM file and what it says of itself.
 pub struct Opened {
-    /// The file.
-    pub source: FileSource,
+    /// The file, or the object.
+    pub source: Served,
     /// Digests of its UIDs: see [`uid`].
     pub study: u128,
     /// Of the series.
@@ -36,8 +40,8 @@ pub struct Opened {
     pub instance_uid: String,
     /// Its transfer syntax.
     pub transfer_syntax: String,
-    /// Device and inode.
-    inode: (u64, u64),
+    /// Device and inode of a file.
+    inode: Option<(u64, u64)>,
 }
 
 /// A file of a study or series, as the index says.
@@ -56,23 +60,39 @@ pub fn uid(uid: &str) -> u128 {
     digest("", uid)
 }
 
-/// Folders below which files may be opened, whatever the index says.
-pub struct Roots(Vec<PathBuf>);
+/// Folders and prefixes of stores below which files and objects may be opened, whatever the index says.
+pub struct Roots {
+    folders: Vec<PathBuf>,
+    jobs: Arc<Jobs>,
+}
 
 impl Roots {
     /// Folders that exist; an empty list allows every path.
-    pub fn new(folders: Vec<PathBuf>) -> Self {
-        Self(folders)
+    pub fn new(folders: Vec<PathBuf>, jobs: Arc<Jobs>) -> Self {
+        Self { folders, jobs }
+    }
+
+    /// Opens an object below a prefix. Keys have no `..`: no client asks for them.
+    fn open_object(&self, address: &str) -> Result<Object> {
+        let is_below = |root: &PathBuf| {
+            let rest = root.to_str().and_then(|root| address.strip_prefix(root.trim_end_matches('/')));
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        if !self.folders.is_empty() && !self.folders.iter().any(is_below) {
+            let detail = "the object lies outside of the prefixes that are served";
+            return Err(Error::new(ErrorKind::IoError, detail));
+        }
+        Object::open(&self.jobs, address)
     }
 
     /// Opens a file below a root. A link that leads out of the root is refused.
     fn open(&self, path: &str) -> Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let full = Path::new(path);
-        if self.0.is_empty() {
+        if self.folders.is_empty() {
             return Ok(rustix::fs::open(full, flags, Mode::empty()).map_err(std::io::Error::from)?);
         }
-        let root = self.0.iter().find(|root| full.starts_with(root));
+        let root = self.folders.iter().find(|root| full.starts_with(root));
         let root = root.ok_or_else(|| {
             Error::new(ErrorKind::IoError, "the file lies outside of the folders that are served")
         })?;
@@ -138,16 +158,17 @@ impl Files {
         let now = Instant::now();
         let known = self.open.borrow_mut().get_mut(path).map(|entry| {
             entry.used = now;
-            (entry.file.clone(), now.duration_since(entry.checked) < RECHECK)
+            let recheck = if entry.file.inode.is_some() { RECHECK } else { RECHECK_OBJECT };
+            (entry.file.clone(), now.duration_since(entry.checked) < recheck)
         });
         match known {
             Some((file, true)) => return Ok(file),
-            Some((file, false)) => {
+            Some((file, false)) if file.inode.is_some() => {
                 let name = PathBuf::from(path);
                 let inode =
                     blocking(move || Ok(inode_of(&rustix::fs::stat(&name).map_err(std::io::Error::from)?)))
                         .await;
-                if inode.is_ok_and(|inode| inode == file.inode) {
+                if inode.is_ok_and(|inode| Some(inode) == file.inode) {
                     if let Some(entry) = self.open.borrow_mut().get_mut(path) {
                         entry.checked = now;
                     }
@@ -155,6 +176,8 @@ impl Files {
                 }
                 self.forget(path);
             }
+            // An object is read in its state or not at all; now and then it is asked whether it has another.
+            Some(_) => self.forget(path),
             None => {}
         }
         let (roots, name) = (self.roots.clone(), path.to_owned());
@@ -181,9 +204,18 @@ impl Files {
 /// # Errors
 /// As [`Files::take`].
 pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
-    let source = FileSource::new(roots.open(path)?)?;
-    let stat = rustix::fs::fstat(source.fd()).map_err(std::io::Error::from)?;
-    let table = dicom::read_table(&source, Verify::None, &mut Buffer::default())?;
+    let (source, inode) = if is_address(path) {
+        (Served::Object(roots.open_object(path)?), None)
+    } else {
+        let file = FileSource::new(roots.open(path)?)?;
+        let stat = rustix::fs::fstat(file.fd()).map_err(std::io::Error::from)?;
+        (Served::File(file), Some(inode_of(&stat)))
+    };
+    let table = match &source {
+        Served::File(file) => dicom::read_table(file, Verify::None, &mut Buffer::default())?,
+        // Of an object, one request brings this much.
+        Served::Object(_) => source.read(|source| dicom::read_identity(source, &mut Buffer::default()))?,
+    };
     source.check_unchanged()?;
     let [study, series, instance] = [
         table.image.study_instance_uid.as_str(),
@@ -199,7 +231,7 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         series_uid: table.image.series_instance_uid.to_string(),
         instance_uid: table.image.sop_instance_uid.to_string(),
         transfer_syntax: table.transfer_syntax_uid.to_string(),
-        inode: inode_of(&stat),
+        inode,
     })
 }
 

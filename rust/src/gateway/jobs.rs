@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::base::error::Error;
+use crate::base::source::{Fingerprint, Range};
+
 /// Questions that may wait; with more the files answer, or the request is refused.
 const MOST_WAITING: usize = 256;
 
@@ -63,6 +66,20 @@ pub enum Question {
     },
     /// What the status page shows beside the gateway's own counters: [`Answer::Http`].
     Status,
+    /// An object of a store: [`Answer::Object`].
+    Open {
+        /// Address.
+        address: String,
+    },
+    /// Ranges of an object in a state: [`Answer::Ranges`].
+    Ranges {
+        /// Address.
+        address: String,
+        /// The state that it must have.
+        state: Fingerprint,
+        /// Bytes, half-open.
+        ranges: Vec<Range>,
+    },
     /// A row of a table that was computed, to be written to the index. Nobody waits for the answer.
     Computed {
         /// Source.
@@ -83,6 +100,19 @@ pub enum Answer {
     Right(bool),
     /// A whole response: status, media type, body, and a sentence for the header line Warning, or none.
     Http(u16, String, Vec<u8>, Option<String>),
+    /// The state of an object, bytes that a request to its store costs, its first bytes.
+    Object {
+        /// State.
+        state: Fingerprint,
+        /// See [`crate::base::planned::Cost`].
+        bridge: u64,
+        /// First bytes.
+        head: Vec<u8>,
+    },
+    /// The bytes of ranges.
+    Ranges(Vec<Vec<u8>>),
+    /// An object cannot be read.
+    Refused(Error),
     /// The database did not answer.
     Failed(String),
 }

@@ -9,7 +9,7 @@
 //!   workers   1.1, 2           ├─ access, log         who asks; what is noted of it
 //!                              ├─ budget              memory of answers on their way
 //!                              ├─ catalogue ─ jobs    which file holds a UID
-//!                              ├─ files               open files, and the UIDs in them
+//!                              ├─ files ─ objects     open files and objects, and the UIDs in them
 //!                              └─ wado                frames, instances, headers
 //! ```
 
@@ -22,6 +22,7 @@ pub mod http;
 pub mod jobs;
 pub mod log;
 pub mod metrics;
+pub mod objects;
 pub mod routes;
 pub mod server;
 pub mod service;

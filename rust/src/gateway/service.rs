@@ -69,7 +69,7 @@ pub struct Shared {
     /// Paths by UID.
     pub catalogue: Catalogue,
     /// Questions to Python.
-    pub jobs: Jobs,
+    pub jobs: Arc<Jobs>,
     /// Counters.
     pub metrics: Metrics,
     /// Memory for answers on their way.
@@ -94,15 +94,16 @@ impl Shared {
         roots: Vec<std::path::PathBuf>,
         log: Option<AccessLog>,
     ) -> Self {
+        let jobs = Arc::new(Jobs::default());
         Self {
             budget: Arc::new(Budget::new(settings.in_flight_bytes, WAIT)),
             log,
             settings,
             cache,
             catalogue: Catalogue::new(CATALOGUE),
-            jobs: Jobs::default(),
+            roots: Arc::new(Roots::new(roots, jobs.clone())),
+            jobs,
             metrics: Metrics::default(),
-            roots: Arc::new(Roots::new(roots)),
             is_ready: AtomicBool::new(false),
             most_connections: most_connections(),
             stop: watch::Sender::new(false),

@@ -7,11 +7,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
+use super::fingerprint::{State, fingerprint_of, state_of};
 use super::frames::cache::PyFrameCache;
+use crate::base::error::{Error, ErrorKind};
 use crate::gateway::access::token_digest;
 use crate::gateway::jobs::{Answer, Job, Question};
 use crate::gateway::log::AccessLog;
@@ -162,6 +165,10 @@ impl PyGatewayJob {
                 ("search", (source, path, query, root, groups.clone()).into_pyobject(py)?)
             }
             Question::Status => ("status", PyTuple::empty(py)),
+            Question::Open { address } => ("open", (address,).into_pyobject(py)?),
+            Question::Ranges { address, state, ranges } => {
+                ("ranges", (address, state_of(*state), ranges.clone()).into_pyobject(py)?)
+            }
             Question::Computed { source, row } => {
                 ("computed", (source, PyBytes::new(py, row)).into_pyobject(py)?)
             }
@@ -183,6 +190,32 @@ impl PyGatewayJob {
     #[pyo3(signature = (status, media_type, body, warning=None))]
     fn answer_http(&self, status: u16, media_type: String, body: Vec<u8>, warning: Option<String>) {
         self.reply(Answer::Http(status, media_type, body, warning));
+    }
+
+    /// The state of an object, the bytes that a request costs, the first bytes.
+    fn answer_object(
+        &self,
+        py: Python<'_>,
+        state: State,
+        bridge: u64,
+        head: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let head = PyBuffer::<u8>::get(head)?.to_vec(py)?;
+        self.reply(Answer::Object { state: fingerprint_of(state), bridge, head });
+        Ok(())
+    }
+
+    fn answer_ranges(&self, py: Python<'_>, parts: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        let parts = parts.iter().map(|part| PyBuffer::<u8>::get(part)?.to_vec(py));
+        self.reply(Answer::Ranges(parts.collect::<PyResult<_>>()?));
+        Ok(())
+    }
+
+    /// An object cannot be read, for a reason of `voxtier.errors.SourceError`.
+    #[pyo3(signature = (kind, detail, errno=None))]
+    fn refuse(&self, kind: &str, detail: String, errno: Option<i32>) {
+        let kind = ErrorKind::from_name(kind).unwrap_or(ErrorKind::IoError);
+        self.reply(Answer::Refused(Error { kind, offset: None, detail, errno }));
     }
 
     fn fail(&self, why: String) {

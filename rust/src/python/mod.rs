@@ -4,6 +4,7 @@
 //! `python/voxtier/_core.pyi`.
 
 mod errors;
+mod fingerprint;
 mod frames;
 #[cfg(feature = "server")]
 mod gateway;

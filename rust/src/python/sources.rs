@@ -1,8 +1,9 @@
-//! Sources as Python passes them: a path, bytes, a file descriptor, or an object with `read` and `size`.
+//! Sources as Python passes them: a path, bytes, a file descriptor, an object with `read` and `size`, or one with
+//! `open_ranges` and `fetch`, whose ranges are requests to a remote machine.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -10,7 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt};
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{Bytes, FileSource, Fingerprint, RangedSource, Source};
+use crate::base::planned::{Cost, Fetch, Planned};
+use crate::base::source::{Bytes, FileSource, Fingerprint, Range, Source};
+use crate::python::errors::SourceError;
+use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::paths::local_path_of;
 
 /// Most threads that read one file: more of them wait for one another in the page cache.
@@ -38,6 +42,9 @@ pub fn with_source<R: Send>(
     if let (Ok(read), Ok(size)) = (object.getattr("read"), object.getattr("size")) {
         return with_reader(&read, size.extract()?, work);
     }
+    if object.hasattr("open_ranges")? {
+        return with_object(object, work);
+    }
     if let Ok(path) = local_path_of(object) {
         return Ok(py.detach(|| work(&FileSource::open(&path)?.with_readers(readers())))?);
     }
@@ -64,30 +71,113 @@ fn readers() -> usize {
     *READERS
 }
 
-fn with_reader<R>(
+/// Calls `work` with what a function reads by ranges, one after another.
+fn with_reader<R: Send>(
     read: &Bound<'_, PyAny>,
     size: u64,
-    work: impl FnOnce(&dyn Source) -> Result<R>,
+    work: impl FnOnce(&dyn Source) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let raised = RefCell::new(None);
-    let source = RangedSource::new(
-        |offset, length| {
-            let bytes = read.call1((offset, length)).and_then(|bytes| bytes.extract::<Vec<u8>>());
-            bytes.map_err(|error| {
-                let detail = format!("the reader raised: {error}");
-                raised.replace(Some(error));
-                Error::at(ErrorKind::IoError, offset, detail)
-            })
-        },
-        size,
-    );
-    work(&source).map_err(|error| {
-        let error = PyErr::from(error);
-        if let Some(cause) = raised.take() {
-            error.set_cause(read.py(), Some(cause));
+    let fetch = Fetcher { read: Reads::One(read.clone().unbind()), raised: Mutex::new(None) };
+    let source = Planned::new(fetch, Fingerprint::of_size(size), Cost::default(), Vec::new());
+    run(read.py(), source, work)
+}
+
+/// Calls `work` with an object that Python reads by ranges, without the GIL but for the requests.
+///
+/// `open_ranges()` returns the state of the object, what a request costs in bytes, and the object's first bytes;
+/// `fetch([(start, end), ...])` the bytes of ranges, asked for at the same time.
+fn with_object<R: Send>(
+    object: &Bound<'_, PyAny>,
+    work: impl FnOnce(&dyn Source) -> Result<R> + Send,
+) -> PyResult<R> {
+    let py = object.py();
+    let opened = object.call_method0("open_ranges")?;
+    let (state, bridge, head): (State, u64, Bound<'_, PyAny>) = opened.extract()?;
+    let head = PyBuffer::<u8>::get(&head)?.to_vec(py)?;
+    let fetch = Fetcher { read: Reads::Several(object.getattr("fetch")?.unbind()), raised: Mutex::new(None) };
+    let cost = Cost { bridge, ..Cost::default() };
+    run(py, Planned::new(fetch, fingerprint_of(state), cost, head), work)
+}
+
+fn run<R: Send>(
+    py: Python<'_>,
+    source: Planned<Fetcher>,
+    work: impl FnOnce(&dyn Source) -> Result<R> + Send,
+) -> PyResult<R> {
+    py.detach(|| work(&source)).map_err(|error| match source.into_fetch().raised.into_inner() {
+        Ok(Some(raised)) if raised.is_instance_of::<SourceError>(py) => raised,
+        Ok(Some(raised)) => {
+            let error = PyErr::from(error);
+            error.set_cause(py, Some(raised));
+            error
         }
-        error
+        _ => error.into(),
     })
+}
+
+/// Reads an object of which `open` makes a source, for a thread of the core.
+pub fn read_object<R: Send>(
+    open: &Py<PyAny>,
+    object: &Py<PyAny>,
+    work: impl FnOnce(&dyn Source) -> Result<R> + Send,
+) -> Result<R> {
+    Python::attach(|py| {
+        let source = open.bind(py).call1((object,))?;
+        with_source(&source, work)
+    })
+    .map_err(|error| Python::attach(|py| error_of(py, &error)))
+}
+
+/// A function of Python's that reads.
+enum Reads {
+    /// `read(offset, length)`.
+    One(Py<PyAny>),
+    /// `fetch([(start, end), ...])`.
+    Several(Py<PyAny>),
+}
+
+struct Fetcher {
+    read: Reads,
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl Fetch for Fetcher {
+    fn fetch(&self, ranges: &[Range]) -> Result<Vec<Vec<u8>>> {
+        Python::attach(|py| {
+            let bytes = |part: &Bound<'_, PyAny>| PyBuffer::<u8>::get(part)?.to_vec(py);
+            let fetched: PyResult<Vec<_>> = match &self.read {
+                Reads::One(read) => ranges
+                    .iter()
+                    .map(|(start, end)| bytes(&read.bind(py).call1((*start, end - start))?))
+                    .collect(),
+                Reads::Several(fetch) => fetch
+                    .bind(py)
+                    .call1((ranges.to_vec(),))
+                    .and_then(|parts| parts.try_iter()?.map(|part| bytes(&part?)).collect()),
+            };
+            fetched.map_err(|raised| {
+                let mut error = error_of(py, &raised);
+                error.offset = error.offset.or(ranges.first().map(|&(start, _)| start));
+                *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(raised);
+                error
+            })
+        })
+    }
+}
+
+/// What Python raised, as an error of the core.
+fn error_of(py: Python<'_>, raised: &PyErr) -> Error {
+    let parts = || -> PyResult<Error> {
+        let value = raised.value(py);
+        let kind: String = value.getattr("kind")?.extract()?;
+        Ok(Error {
+            kind: ErrorKind::from_name(&kind).unwrap_or(ErrorKind::IoError),
+            offset: value.getattr("offset")?.extract()?,
+            detail: value.getattr("detail")?.extract()?,
+            errno: value.getattr("errno").ok().and_then(|errno| errno.extract().ok()),
+        })
+    };
+    parts().unwrap_or_else(|_| Error::new(ErrorKind::IoError, format!("the reader raised: {raised}")))
 }
 
 /// A Python buffer, read as cells while the GIL is held: other threads may write to it when it is released.

@@ -271,7 +271,7 @@ def test_refusal_from_the_index_holds_for_the_state_of_its_file(
     path.write_bytes(b"not an image at all, but as long as many of them are" * 9)
     [result] = read_tables([path])
     state = path.stat()
-    assert result.fingerprint == (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    assert result.fingerprint == (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, None)
     store.upsert("s", [result])
     found = store.get("s", str(path))
     assert isinstance(found, Refusal)
@@ -292,7 +292,7 @@ def test_refusal_from_the_index_holds_for_the_state_of_its_file(
 
 def test_file_that_the_disk_refused_is_asked_again(store: FrameStore, path: Path) -> None:
     state = path.stat()
-    known = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    known = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, None)
     [result] = read_tables([path])
     failed = result._replace(table=None, error=SourceError("io_error", 5, "I/O error", 5), fingerprint=known)
     store.upsert("s", [failed])

@@ -14,7 +14,7 @@ import click
 
 from voxtier._core import local_path, refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS
-from voxtier.cli.options import THREADS
+from voxtier.cli.options import THREADS, reading_threads
 from voxtier.system.durable import write_file
 from voxtier.system.text import on_one_line
 
@@ -43,15 +43,16 @@ def given_paths(paths: Iterable[str]) -> Iterator[str]:
     "--json", "as_json", is_flag=True, help="One JSON object a line, with the ranges of all frames."
 )
 @THREADS
-def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
+def table(paths: tuple[str, ...], as_json: bool, threads: int | None) -> int:
     """Print the frame table of each file, without a database.
 
     \b
     voxtier table slide.dcm --json
     find /data -name '*.dcm' | voxtier table -
 
-    PATH is a file, a folder (every file below it) or - for paths on stdin. Every entry of every offset
-    table is checked against the file. With --json, frames is a list of frames, each a list of
+    PATH is a file, a folder (every file below it), an object or a prefix of a store (s3://bucket/prefix), or
+    - for paths on stdin. Every entry of every offset table is checked against the file. With --json, frames
+    is a list of frames, each a list of
     [offset, length] in payload bytes; bit_offsets is the bit of the first byte at which each frame begins
     where frames are no whole bytes (Bits Allocated 1), else null. Exit code 1 when a file is refused, or
     there is none.
@@ -60,6 +61,7 @@ def table(paths: tuple[str, ...], as_json: bool, threads: int) -> int:
     from voxtier.frames.table import read_tables
 
     refused = count = 0
+    threads = reading_threads(threads, paths)
     files = iter_files(given_paths(paths), extension=None)
     for count, result in enumerate(read_tables(files, threads=threads, verify="all"), 1):  # noqa: B007
         refused += result.error is not None
@@ -124,6 +126,7 @@ def frame(path: str, number: int, output: Path | None, align: bool) -> int:
 
     \b
     voxtier frame slide.dcm 17 -o tile.jpg
+    voxtier frame s3://bucket/slide.dcm 17 -o tile.jpg
 
     Frames of 1-bit pixels may share bytes with the frames beside them (PS3.5 8.1.1): a message then names the
     bit, and --align writes the pixels of this frame alone, from the least significant bit on.
@@ -167,7 +170,7 @@ def frame(path: str, number: int, output: Path | None, align: bool) -> int:
 def _write_output(output: Path, content: bytes, *, source: str) -> None:
     target = output.resolve()
     if target.exists():
-        if target.samefile(source):
+        if Path(source).exists() and target.samefile(source):
             raise click.UsageError("-o names the image itself, which voxtier never writes: name another file")
         if not target.is_file():  # a pipe or a device, which must not be replaced
             target.write_bytes(content)

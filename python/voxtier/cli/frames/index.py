@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +20,15 @@ from voxtier._core import local_path
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
 from voxtier.cli.frames.search import fill_search, switch_search_on
-from voxtier.cli.options import AS_JSON, DSN, SOURCE, THREADS, holds_source, open_store
+from voxtier.cli.options import (
+    AS_JSON,
+    DSN,
+    SOURCE,
+    THREADS,
+    holds_source,
+    open_store,
+    reading_threads,
+)
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes, format_duration, on_one_line
 
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "ok": "every frame can be read",
-    "unchanged": "indexed before, same size and time: not read again",
+    "unchanged": "indexed before, same size and time (or entity tag): not read again",
     "truncated": "the file is cut off, see `voxtier errors`: the frames before the cut can be read",
     "no_pixels": "a report, plan or the like: there are no frames",
     "ambiguous": "nothing says which fragment belongs to which frame: refused",
@@ -47,6 +56,11 @@ _REFUSED_SHOWN = 20
 @click.option("--ext", "extension", default=".dcm", help="Take files whose names end so.")
 @click.option("--all-files", is_flag=True, help="Take every file, whatever its name.")
 @THREADS
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
+    help="Take only what was written then or later; UTC, unless it says otherwise.",
+)
 @click.option("--force", is_flag=True, help="Also read unchanged files again.")
 @click.option("--prune", is_flag=True, help="Forget indexed files below PATH that no longer exist.")
 @click.option("--shard", metavar="I/N", help="Only the I-th of N shares: N runs index a source together.")
@@ -62,20 +76,24 @@ def index(
     dsn: str | None,
     extension: str,
     all_files: bool,
-    threads: int,
+    threads: int | None,
+    since: datetime | None,
     force: bool,
     prune: bool,
     shard: str | None,
     search: bool,
     as_json: bool,
 ) -> int:
-    """Index the frames of every DICOM file below PATH (a file, a folder, or - for paths on stdin).
+    """Index the frames of every DICOM file below PATH.
+
+    PATH is a file, a folder, a prefix of a store (s3://bucket/prefix), or - for paths on stdin.
 
     \b
     voxtier index /data/dicom
     voxtier index /data/dicom --prune
     voxtier index /data/dicom --shard 2/4
     voxtier index /data/dicom --search
+    voxtier index s3://bucket/prefix --since 2026-11-01
 
     A second run reads only new and changed files. A refused file is kept in the index with its reason: see
     `voxtier errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a folder
@@ -83,8 +101,9 @@ def index(
     rest. With --shard, N runs on any machines share the work by the paths: each file is in exactly one share.
     Exit code 0, 1 when there is no file, 3 when some were refused.
     """
-    from voxtier.frames.indexing.paths import Shard, iter_files
+    from voxtier.frames.indexing.paths import Shard, absolute, iter_files
     from voxtier.frames.indexing.run import FileIndexer, index_files
+    from voxtier.frames.sources.address import is_address
 
     share = None if shard is None else Shard.parse(shard)
     if share is not None and prune:
@@ -92,10 +111,13 @@ def index(
     wanted = None if all_files else extension
     paths = tuple(map(local_path, paths))
     _check_roots(paths, prune=prune)
-    walked = [path for path in paths if not prune or os.path.lexists(path)]
-    files = iter_files(given_paths(walked), extension=wanted)
+    if since is not None and since.tzinfo is None:
+        since = since.replace(tzinfo=UTC)
+    walked = [path for path in paths if not prune or is_address(path) or os.path.lexists(path)]
+    files = iter_files(given_paths(walked), extension=wanted, since=since)
+    threads = reading_threads(threads, paths)
     counts: Counter[str] = Counter()
-    found = _Counted(files)
+    found = _Taken(files, keeps=prune)
     frames = pruned = without_row = 0
     started = time.monotonic()
     with open_store(dsn) as store:
@@ -122,7 +144,7 @@ def index(
         finally:
             progress.close()
         if prune:
-            pruned = store.prune(source, under=[*map(os.path.abspath, paths)], force=force)
+            pruned = store.prune(source, under=[*map(absolute, paths)], is_gone=found.is_gone, force=force)
         fill_search(store, source, threads)
         place = store.database.describe()
     seconds = time.monotonic() - started
@@ -143,13 +165,15 @@ def index(
 
 def _check_roots(paths: tuple[str, ...], *, prune: bool) -> None:
     """Refuse a path that does not exist, unless the files below it are to be pruned."""
+    from voxtier.frames.sources.address import is_address
+
     if prune:
         if "-" in paths:
             raise click.UsageError("--prune forgets what is gone below a PATH, which cannot be -")
         return
     for path in paths:
         try:
-            if path != "-":
+            if path != "-" and not is_address(path):
                 os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             raise click.UsageError(f"{on_one_line(path)} does not exist") from None
@@ -157,16 +181,27 @@ def _check_roots(paths: tuple[str, ...], *, prune: bool) -> None:
             continue
 
 
-class _Counted:
-    """Paths, and how many of them were taken."""
+class _Taken:
+    """Paths, how many of them were taken, and which a store has just named."""
 
-    def __init__(self, paths: Iterator[str]) -> None:
-        self._paths, self.count = paths, 0
+    def __init__(self, paths: Iterator[str], *, keeps: bool) -> None:
+        self._paths, self._keeps, self.count = paths, keeps, 0
+        self._named: set[int] = set()
 
     def __iter__(self) -> Iterator[str]:
+        from voxtier.frames.sources.listing import ListedObject
+
         for path in self._paths:
             self.count += 1
+            if self._keeps and isinstance(path, ListedObject):
+                self._named.add(hash(path))
             yield path
+
+    def is_gone(self, path: str) -> bool:
+        """Return whether a file is gone; of what a store has just named, nothing is asked."""
+        from voxtier.frames.sources.listing import file_is_gone
+
+        return hash(path) not in self._named and file_is_gone(path)
 
 
 @contextlib.contextmanager
@@ -174,7 +209,9 @@ def _count_in_background(
     progress: Progress, paths: tuple[str, ...], extension: str | None, shares: int
 ) -> Iterator[None]:
     """Count the files of one share on another thread, for the time left, if stderr is a terminal."""
-    if not sys.stderr.isatty() or "-" in paths:
+    from voxtier.frames.sources.address import is_address
+
+    if not sys.stderr.isatty() or "-" in paths or any(map(is_address, paths)):
         yield
         return
     stop = threading.Event()

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import click
 
 from voxtier.cli.options import DSN, SIZE, open_store
-from voxtier.errors import BackendError, ConfigError
+from voxtier.errors import BackendError, ConfigError, SourceError
 from voxtier.system.home import default_home
 from voxtier.system.text import format_bytes
 
@@ -49,8 +49,17 @@ def _env(name: str) -> str:
     return _PREFIX + name
 
 
+class _FolderOrPrefix(click.Path):
+    """A path that exists, or a prefix of a store, which may be empty today."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from voxtier.frames.sources.address import is_address
+
+        return value if is_address(str(value)) else super().convert(value, param, ctx)
+
+
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(exists=True), envvar=_env("FOLDERS"))
+@click.argument("folders", nargs=-1, type=_FolderOrPrefix(exists=True), envvar=_env("FOLDERS"))
 @click.option(
     "--config",
     is_eager=True,
@@ -138,10 +147,12 @@ def serve(
 
     \b
     voxtier serve /data/dicom
+    voxtier serve s3://bucket/prefix
     voxtier serve --port 8080 --viewer ohif/dist
 
-    With folders, indexes what is new in them in the background and serves from the first second; without,
-    serves what the index holds. Only this machine is served, unless --token-file or --trust-proxy says who
+    With folders or prefixes of stores, indexes what is new in them in the background and serves from the
+    first second; without, serves what the index holds. Only this machine is served, unless --token-file or
+    --trust-proxy says who
     may ask. SIGTERM and Ctrl-C finish open requests; a second Ctrl-C stops at once.
     """
     stopping = threading.Event()
@@ -252,12 +263,14 @@ def _index(
     from voxtier.frames.indexing.paths import iter_files
     from voxtier.frames.indexing.run import FileIndexer, index_files
     from voxtier.frames.indexing.search import fill_search_index
+    from voxtier.frames.sources.address import is_address
     from voxtier.frames.store.search_index import SearchIndex
 
     files = new = refused = 0
     try:
         for reports in index_files(
-            FileIndexer(store, source=source, threads=4), iter_files(folders, extension=extension)
+            FileIndexer(store, source=source, threads=32 if any(map(is_address, folders)) else 4),
+            iter_files(folders, extension=extension),
         ):
             files += len(reports)
             new += sum(report.status != "unchanged" for report in reports)
@@ -269,7 +282,7 @@ def _index(
             for _ in fill_search_index(search, source):
                 if stopping.is_set():
                     return
-    except BackendError as error:
+    except (BackendError, SourceError) as error:
         click.echo(f"voxtier: indexing stopped: {error}", err=True)
         return
     click.echo(f"indexed: {files} files, {new} new, {refused} refused (see `voxtier errors`)", err=True)

@@ -29,6 +29,7 @@ from voxtier.frames.databricks.spark_task import (
 from voxtier.frames.databricks.table_names import TableName
 from voxtier.frames.indexing.run import BATCH_SIZE
 from voxtier.frames.table import Verify
+from voxtier.system.s3_config import S3Config, get_s3_config
 
 try:
     import pyarrow  # type: ignore[import-untyped]  # noqa: F401 - the workers need it
@@ -229,6 +230,7 @@ class BOTCacheBuilder(
             threads=self.getOrDefault(self.threads),
             batch_size=self.getOrDefault(self.batch_size),
             verify=cast(Verify, self.getOrDefault(self.verify)),
+            s3=None if get_s3_config() == S3Config() else get_s3_config(),
         )
         prepare = self.getOrDefault(self.prepare) or os.environ.get("VOXTIER_PREPARE") or None
         destination = replace(

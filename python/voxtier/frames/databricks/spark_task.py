@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from voxtier._core import local_path
 from voxtier.errors import ConfigError
 from voxtier.frames.indexing.paths import matches
+from voxtier.frames.sources.address import is_address, normal
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from voxtier.frames.indexing.run import FileIndexer
     from voxtier.frames.table import Verify
     from voxtier.postgres.connection_string import Prepare
+    from voxtier.system.s3_config import S3Config
 
 Status = Mapping[str, str | int]
 
@@ -129,6 +131,8 @@ class IndexOptions:
         Files in one transaction at most.
     verify : {"all", "ends"}
         How far offset tables are compared with files.
+    s3 : S3Config or None
+        How ``s3://`` is reached, as configured where the job was made; None: by the worker's environment.
     """
 
     source: str
@@ -137,6 +141,7 @@ class IndexOptions:
     threads: int
     batch_size: int
     verify: Verify
+    s3: S3Config | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class IndexTask:
 
     def statuses(self, paths: list[str | None]) -> list[Status]:
         """Return the status of each row; a path that occurs twice is read once."""
-        local = [None if path is None or not path.strip() else local_path(path) for path in paths]
+        local = [None if path is None or not path.strip() else _named(path) for path in paths]
         extension, size = self.options.extension, self.options.batch_size
         files = list(dict.fromkeys(path for path in local if path is not None and matches(path, extension)))
         statuses: dict[str, Status] = {}
@@ -179,6 +184,11 @@ class IndexTask:
         if not matches(path, self.options.extension):
             return {"status": "skipped", "reason": "not_dcm"}
         return statuses[path]
+
+
+def _named(path: str) -> str:
+    name = local_path(path)
+    return normal(name) if is_address(name) else name
 
 
 def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
@@ -196,6 +206,7 @@ def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
                 threads=options.threads,
                 verify=options.verify,
                 force=options.force,
+                s3=options.s3,
             )
         return _indexers[key]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from voxtier import _core
 from voxtier._core import FrameTable
 from voxtier.errors import FormatError, MissingExtraError
 from voxtier.frames.metadata import read_metadata
 from voxtier.frames.table import RangedSource, read_table
+from voxtier.frames.table import read_frame as read_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def read_frame(
     """
     if decode:
         return _decoder_of(source, table)(index)
-    return _core.read_frame(source, table, index, align=align)
+    return read_bytes(source, table, index, align=align)
 
 
 @overload
@@ -120,7 +120,7 @@ def generate_frames(
     found = read_table(source) if table is None else table
     read = _decoder_of(source, found) if decode else None
     for index in range(len(found)):
-        yield _core.read_frame(source, found, index, align=True) if read is None else read(index)
+        yield read_bytes(source, found, index, align=True) if read is None else read(index)
 
 
 def _decoder_of(source: Source, table: FrameTable) -> Callable[[int], NDArray[Any]]:
@@ -148,7 +148,7 @@ def _decoder_of(source: Source, table: FrameTable) -> Callable[[int], NDArray[An
         )
 
     def decode(index: int) -> NDArray[Any]:
-        frame = _core.read_frame(source, table, index, align=True)
+        frame = read_bytes(source, table, index, align=True)
         dataset = pydicom.Dataset.from_json(attributes)
         dataset.NumberOfFrames = 1
         dataset.file_meta = pydicom.dataset.FileMetaDataset()

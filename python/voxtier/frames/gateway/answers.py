@@ -6,21 +6,26 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from voxtier._core import Gateway as Core
 from voxtier._core import GatewayJob
-from voxtier.errors import ConfigError, VoxtierError
+from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search, to_json
 from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.reader import FrameReader
+from voxtier.frames.sources.objects import RemoteObject
+from voxtier.frames.sources.stores import ObjectState
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 
 _log = logging.getLogger(__name__)
 _DICOM_JSON = "application/dicom+json"
 _SECONDS = 0.5
+# Requests to stores at the same time: they wait for one another no more than for the index.
+_STORE_THREADS = 32
 
 _FILES = """
 SELECT f.sop_instance_uid, f.path FROM voxtier.file AS f
@@ -69,6 +74,7 @@ class Answers:
         self._core, self._reader, self._search, self._status = core, reader, search, status
         self._index: IndexClient = reader.index
         self._stopping = threading.Event()
+        self._stores = ThreadPoolExecutor(_STORE_THREADS, "voxtier-gateway-store")
         self._threads = [
             threading.Thread(target=self._run, name=f"voxtier-gateway-{number}", daemon=True)
             for number in range(threads)
@@ -81,6 +87,7 @@ class Answers:
         self._stopping.set()
         for thread in self._threads:
             thread.join()
+        self._stores.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -112,6 +119,8 @@ class Answers:
                 job.answer_files(self._store_for(groups).query(_FILES, parameters))
             case ("search", (source, path, query, root, groups)):
                 job.answer_http(*self._search_for(source, path, query, root, groups))
+            case ("open" | "ranges", _):
+                self._stores.submit(_answer_by_store, job)
             case ("status", ()):
                 job.answer_http(200, "application/json", json.dumps(self._status()).encode())
             case ("computed", (source, row)):
@@ -142,6 +151,21 @@ class Answers:
 
 def _may_read(store: FrameStore, source: str, path: str, uid: str, groups: list[str]) -> bool:
     return GroupStore(store, groups).may_read(source, path, uid)
+
+
+def _answer_by_store(job: GatewayJob) -> None:
+    try:
+        match job.question:
+            case ("open", (address,)):
+                job.answer_object(*RemoteObject(address).open_ranges())
+            case ("ranges", (address, state, ranges)):
+                job.answer_ranges(RemoteObject(address, state=ObjectState(*state)).fetch(ranges))
+    except (FormatError, SourceError) as error:
+        _log.warning("a store did not answer the gateway: %s: %s", error.kind, error.detail)
+        job.refuse(error.kind, error.detail, getattr(error, "errno", None))
+    except Exception:
+        _log.exception("a question of the gateway to a store failed")
+        job.fail("the question failed")
 
 
 def _rows_of_instance(store: FrameStore, source: str, uid: str) -> bytes:

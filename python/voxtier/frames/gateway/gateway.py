@@ -16,6 +16,7 @@ from voxtier.frames.gateway.answers import Answers
 from voxtier.frames.gateway.hot_set import HotSet
 from voxtier.frames.gateway.search import Search
 from voxtier.frames.serving.reader import FrameReader
+from voxtier.frames.sources.address import is_address, normal
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 
@@ -38,7 +39,8 @@ class Gateway:
     port : int
         Port; 0 for any free one.
     roots : sequence of path
-        Folders below which files may be opened, whatever the index says; empty for all.
+        Folders, and prefixes of stores (``s3://bucket/prefix``), below which files and objects may be opened,
+        whatever the index says; empty for all.
     tokens : mapping of str to sequence of str, optional
         Tokens that clients may send, and the sources that each is good for; empty for all sources.
     cors_origins : sequence of str
@@ -127,7 +129,7 @@ class Gateway:
         self._core = Core(
             self.reader.cache,
             names,
-            roots=[Path(root).resolve() for root in roots],
+            roots=[normal(str(root)) if is_address(str(root)) else Path(root).resolve() for root in roots],
             tokens=[(token, list(good_for)) for token, good_for in (tokens or {}).items()],
             groups_header=groups_header,
             cors_origins=list(cors_origins),

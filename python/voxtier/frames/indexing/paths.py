@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
 from voxtier._core import file_key, local_path
 from voxtier.errors import ConfigError
+from voxtier.frames.sources.address import is_address, normal
+from voxtier.frames.sources.listing import ListedObject, objects_below
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
@@ -49,9 +52,15 @@ class Shard(NamedTuple):
 def absolute(path: str | os.PathLike[str]) -> str:
     """Return the path under which a file is indexed: absolute; symbolic links are not resolved.
 
-    ``dbfs:/a`` and ``file:///a`` name ``/a``: see `voxtier._core.local_path`.
+    ``dbfs:/a`` and ``file:///a`` name ``/a``: see `voxtier._core.local_path`. The address of an object stays
+    one, with the scheme of its store.
     """
     name = os.fspath(path)
+    if "://" in name:
+        if isinstance(name, ListedObject):
+            return name
+        if is_address(name := local_path(name)):
+            return normal(name)
     if name[4:5] == ":":  # cheaper than to ask for each of 10^8 files
         name = local_path(name)
     # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before
@@ -64,16 +73,20 @@ def matches(path: str, extension: str | None) -> bool:
     return extension is None or path.lower().endswith(extension.lower())
 
 
-def iter_files(paths: Iterable[str], *, extension: str | None = ".dcm") -> Iterator[str]:
+def iter_files(
+    paths: Iterable[str], *, extension: str | None = ".dcm", since: datetime | None = None
+) -> Iterator[str]:
     """Yield the files below each path, in a stable order, in bounded memory.
 
     Parameters
     ----------
     paths : iterable of str
-        Folders are walked (links to folders are not followed, so no walk runs in circles); any other path
-        is yielded as it is, whatever its extension.
+        Folders are walked (links to folders are not followed, so no walk runs in circles), prefixes of
+        stores (``s3://bucket/prefix``) listed; any other path is yielded as it is, whatever its extension.
     extension : str or None
         End of the names of files in folders, in any case; None takes every file.
+    since : datetime or None
+        Take only what was written then or later, with a time zone; None takes everything.
 
     Yields
     ------
@@ -82,9 +95,12 @@ def iter_files(paths: Iterable[str], *, extension: str | None = ".dcm") -> Itera
         without permission) is yielded too: reading it gives the reason.
     """
     for path in map(local_path, map(os.fspath, paths)):
-        if os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
-            yield from _walk(path, extension)
-        else:
+        if is_address(path):
+            yield from objects_below(path, extension, since)
+        elif os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
+            found = _walk(path, extension)
+            yield from found if since is None else (each for each in found if _is_newer(each, since))
+        elif since is None or _is_newer(path, since):
             yield path
 
 
@@ -105,6 +121,13 @@ def _walk(root: str, extension: str | None) -> Iterator[str]:
         except OSError:
             yield folder  # reading it as a file gives the reason
         folders.extend(reversed(deeper))
+
+
+def _is_newer(path: str, since: datetime) -> bool:
+    try:
+        return os.stat(path).st_mtime >= since.timestamp()  # noqa: PTH116 - strings all the way
+    except OSError:  # reading it gives the reason
+        return True
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,9 +15,12 @@ from typing import NamedTuple
 
 from voxtier._core import PARSER_VERSION, Indexer
 from voxtier.frames.indexing.paths import Shard, absolute
+from voxtier.frames.sources.listing import ListedObject
+from voxtier.frames.sources.opening import Opener
 from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import Fingerprint, Verify
+from voxtier.system.s3_config import S3Config
 
 BATCH_SIZE = 5000
 # Parts of batches that wait for the database while the next one is read: bounds memory, hides latency.
@@ -89,9 +92,12 @@ class FileIndexer:
     threads : int
         Reads in flight.
     verify : {"all", "ends"}
-        How far offset tables are checked against the files: see `read_table`.
+        How far offset tables are checked against the files: see `read_table`. Those of objects are checked
+        at their ends: each entry would take a request, or all bytes.
     force : bool
         Also read files whose rows describe them already.
+    s3 : S3Config or None
+        How ``s3://`` is reached; None: as configured now.
     """
 
     def __init__(
@@ -102,11 +108,12 @@ class FileIndexer:
         threads: int = 16,
         verify: Verify = "all",
         force: bool = False,
+        s3: S3Config | None = None,
     ) -> None:
         self.store = store
         self.source = source
         self.force = force
-        self._indexer = Indexer(source, threads=threads, verify=verify)
+        self._indexer = Indexer(source, threads=threads, verify=verify, opener=Opener(s3))
 
     def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
         """Index one batch of paths; return a report on each."""
@@ -122,11 +129,13 @@ class FileIndexer:
         states = [None] * len(wanted) if self.force else self.store.file_states(self.source, wanted)
         frames = {path: state.frame_count for path, state in zip(wanted, states, strict=True) if state}
         fingerprints = [_fingerprint(state) for state in states]
+        listed = [path.state if isinstance(path, ListedObject) else None for path in wanted]
         while wanted:
-            rows, done = self._indexer.read(wanted, fingerprints)
+            rows, done = self._indexer.read(wanted, fingerprints, listed)
             reports = [FileReport._make(report) for report in done]
             yield rows, [r._replace(frames=frames[r.path]) if r.status == "unchanged" else r for r in reports]
-            wanted, fingerprints = wanted[len(done) :], fingerprints[len(done) :]
+            count = len(done)
+            wanted, fingerprints, listed = wanted[count:], fingerprints[count:], listed[count:]
 
     def write(self, rows: bytes) -> None:
         """Write the rows of one part, all or none of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from voxtier.errors import FormatError, NotFoundError
 from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.open_files import OpenFile, OpenFiles
+from voxtier.frames.serving.remote_file import RemoteFile
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 
@@ -30,7 +31,7 @@ class GroupFiles(OpenFiles):
         self._index = index
         self._source = source
 
-    def take(self, path: str) -> OpenFile:
+    def take(self, path: str) -> OpenFile | RemoteFile:
         """Lend an open descriptor of a file that the groups may read.
 
         Raises
@@ -47,6 +48,9 @@ class GroupFiles(OpenFiles):
             raise NotFoundError(refusal) from None
         try:
             may_read = self._may_read(path, file)
+        except FileNotFoundError:  # an object is asked for here
+            self.give_back(file)
+            raise NotFoundError(refusal) from None
         except BaseException:
             self.give_back(file)
             raise
@@ -55,11 +59,11 @@ class GroupFiles(OpenFiles):
             raise NotFoundError(refusal)
         return file
 
-    def take_open(self, path: str) -> OpenFile | None:
+    def take_open(self, path: str) -> OpenFile | RemoteFile | None:
         """Return None: the index has to be asked."""
         return None
 
-    def _may_read(self, path: str, file: OpenFile) -> bool:
+    def _may_read(self, path: str, file: OpenFile | RemoteFile) -> bool:
         try:
             instance = file.instance() or None
         except FormatError:  # those who may read the file are told when they do

@@ -1,31 +1,34 @@
 """Serves frames: a path or a SOP Instance UID and frame numbers in, the frames' bytes out, by three tiers.
 
-Memory, then PostgreSQL, then the file itself; what a lower tier finds is kept in the upper ones. A frame is
-read from an open descriptor whose state (size, times, number) is that of the table, and behind the header
-that the table names, or not at all.
+Memory, then PostgreSQL, then the file; what a lower tier finds is kept in the upper ones. A frame is read
+from a file or an object in the state of its table, behind the header that the table names, or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from voxtier._core import FrameTable, read_frame
+from voxtier._core import FrameTable, read_frames
 from voxtier.errors import ConfigError, FormatError, NotFoundError, SourceError
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.memory.preload import Preload
 from voxtier.frames.serving.group_files import GroupFiles
 from voxtier.frames.serving.index_client import IndexClient
-from voxtier.frames.serving.open_files import OpenFiles
+from voxtier.frames.serving.open_files import OpenFile, OpenFiles
+from voxtier.frames.serving.remote_file import RemoteFile
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
-from voxtier.frames.serving.table_loader import TableLoader
+from voxtier.frames.serving.table_loader import Source, TableLoader
 from voxtier.frames.serving.uid_paths import UidPaths
 from voxtier.frames.serving.write_back import WriteBack
+from voxtier.frames.sources.address import is_address
+from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.frames.table import Verify
@@ -109,6 +112,7 @@ class FrameReader:
         self.verify: Verify = verify
         self.preload = Preload(self.cache, store, source, *other_sources)
         self._files.on_replaced = self.cache.invalidate
+        self._files.known_state = self.cache.state
         self._write_back = WriteBack(self.cache, store, [source, *other_sources], flush_seconds)
         self._tables = TableLoader(self.cache, self.index, self._write_back, source, verify, self._count)
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
@@ -208,15 +212,22 @@ class FrameReader:
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
             try:
-                if uid is not None and file.instance() != uid:
-                    return None
-                rebuilt = None if depth is None else self._tables.rebuild(path, file.fd, klass, depth)
-                return self._read(path, file.fd, wanted, klass, rebuilt, align=align)
+                if uid is not None:
+                    file.promise(uid, self._uids.state(uid, path))
+                    if file.instance() != uid:
+                        return None
+                rebuilt = None if depth is None else self._tables.rebuild(path, file.source, klass, depth)
+                return self._read(path, file.source, wanted, klass, rebuilt, align=align)
             except SourceError as error:
+                if uid is not None and error.errno == errno.ENOENT:
+                    return None
                 if error.kind != "changed_during_read" or not left:
                     raise
                 self._files.forget(path)
-                if left < _ATTEMPTS - 1:  # by a table that was just loaded: the index does not help
+                is_remote = isinstance(file, RemoteFile)
+                if uid is not None and is_remote:
+                    self._uids.remember(uid, path)
+                if left < _ATTEMPTS - 1 or is_remote:  # by the state that the index knows: it does not help
                     depth = depth or self.verify
             except FormatError as error:
                 # The table describes other bytes than the file holds, or the file's own offset table is wrong
@@ -231,18 +242,25 @@ class FrameReader:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _read(
-        self, path: str, fd: int, wanted: list[int], klass: Class, loaded: LoadResult | None, *, align: bool
+        self,
+        path: str,
+        source: Source,
+        wanted: list[int],
+        klass: Class,
+        loaded: LoadResult | None,
+        *,
+        align: bool,
     ) -> list[bytes]:
         scan = klass == "scan"
         tier: Tier = "tier1"
-        read = self.cache.read(path, fd, wanted, scan=scan, align=align)
+        read = self.cache.read(path, source, wanted, scan=scan, align=align)
         if read is None:
-            loaded = loaded or self._tables.load(path, fd, klass)
+            loaded = loaded or self._tables.load(path, source, klass)
             tier = loaded.tier
-            read = self.cache.read(path, fd, wanted, scan=scan, align=align)
+            read = self.cache.read(path, source, wanted, scan=scan, align=align)
             if read is None:  # memory has no room for the table
                 self._count("uncached")
-                read = [read_frame(fd, loaded.table, index, align=align) for index in wanted]
+                read = read_frames(source, loaded.table, wanted, align=align)
         self._finish(tier)
         return read
 
@@ -255,10 +273,14 @@ class FrameReader:
         path = self.path_of(name)
         file = self._files.take(path)
         try:
+            if isinstance(file, RemoteFile) and not file.source.is_current():
+                self._files.forget(path)
+                self.cache.invalidate(path)
+                return self._tables.rebuild(path, RemoteObject(path), "normal", self.verify).table
             table = self.cache.table(path)
-            if table is not None and table.describes(file.fd):
+            if table is not None and table.describes(file.source):
                 return table
-            return self._tables.load(path, file.fd, "normal").table
+            return self._tables.load(path, file.source, "normal").table
         finally:
             self._files.give_back(file)
 
@@ -322,8 +344,7 @@ class FrameReader:
     ) -> list[bytes]:
         """Read frames: at once what memory and the page cache hold, all else on a thread.
 
-        The event loop waits for no disk and no database, and a frame that is at hand waits for no thread, of
-        which misses may hold all. Cancelling one task does not stop the load for others.
+        A frame that is at hand waits for no thread. Cancelling one task does not stop the load for others.
 
         Parameters
         ----------
@@ -354,17 +375,17 @@ class FrameReader:
             path: str | None = absolute(name)
         else:
             path = self._uids.last(name)
-        return path if path is not None and path in self.cache else None
+        return path if path is not None and path in self.cache and not is_address(path) else None
 
     def _read_at_once(
         self, path: str, name: str, indices: Sequence[int], *, scan: bool, align: bool
     ) -> list[bytes] | None:
         """Read frames if nothing has to be waited for; None where `frames` must do it or raise."""
         file = self._files.take_open(path)
-        if file is None:
+        if not isinstance(file, OpenFile):
             return None
         try:
-            read = self.cache.read_resident(path, file.fd, indices, scan=scan, align=align)
+            read = self.cache.read_resident(path, file.source, indices, scan=scan, align=align)
             if read is None or (_UID.match(name) and not file.is_known_as(name)):
                 return None
         except (FormatError, SourceError, OverflowError):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 from weakref import WeakMethod
 
-from voxtier._core import FrameTable, read_table
+from voxtier._core import FrameTable
 from voxtier.errors import BackendError, FormatError
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult
 from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.write_back import WriteBack
+from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.row import IndexAnswer
-from voxtier.frames.table import TableResult, Verify
+from voxtier.frames.table import TableResult, Verify, read_table, state_of
+
+#: An open file: its descriptor, or the object of a store.
+Source: TypeAlias = int | RemoteObject
 
 _MOST_DISTRUSTED = 10_000
 
@@ -51,14 +56,14 @@ class TableLoader:
         self._counter = WeakMethod(count)
         self._distrusted: dict[str, None] = {}
 
-    def load(self, path: str, fd: int, klass: Class) -> LoadResult:
+    def load(self, path: str, source: Source, klass: Class) -> LoadResult:
         """Load the table of a file by one call for all threads that ask.
 
         Parameters
         ----------
         path : str
             The file, as the index names it.
-        fd : int
+        source : int or RemoteObject
             The same file, open.
         klass : {"normal", "scan", "pinned"}
             See `FrameCache.put_table`.
@@ -73,16 +78,16 @@ class TableLoader:
         FormatError, SourceError
             The file is refused, or cannot be read.
         """
-        return self._cache.load(path, partial(self._find, fd, klass), klass=klass)
+        return self._cache.load(path, partial(self._find, source, klass), klass=klass)
 
-    def rebuild(self, path: str, fd: int, klass: Class, verify: Verify) -> LoadResult:
+    def rebuild(self, path: str, source: Source, klass: Class, verify: Verify) -> LoadResult:
         """Read the table from the file now, and from then on: its row in the index describes other bytes.
 
         Parameters
         ----------
         path : str
             The file, as the index names it.
-        fd : int
+        source : int or RemoteObject
             The same file, open.
         klass : {"normal", "scan", "pinned"}
             See `FrameCache.put_table`.
@@ -102,19 +107,21 @@ class TableLoader:
         self._distrusted[path] = None
         if len(self._distrusted) > _MOST_DISTRUSTED:
             self._distrusted.clear()
-        return self._cache.load(path, lambda _: LoadResult(self._compute(path, fd, verify)), klass=klass)
+        return self._cache.load(path, lambda _: LoadResult(self._compute(path, source, verify)), klass=klass)
 
-    def _find(self, fd: int, klass: Class, path: str) -> LoadResult:
+    def _find(self, source: Source, klass: Class, path: str) -> LoadResult:
         answer = self._recall(path, with_series=klass != "scan" and self._cache.claim_series(path))
         if answer is not None:
             found, rows = answer
-            if not found.describes(fd):
+            if isinstance(source, RemoteObject) and isinstance(found, FrameTable):
+                source.expect(state_of(found))  # its frames are read in this state or not at all
+            if not found.describes(source):
                 self._count("stale_misses")
             elif isinstance(found, FrameTable):
                 return LoadResult(found, "tier2", rows)
             elif isinstance(found.error, FormatError):  # what the surroundings refused may be there again
                 raise found.error
-        return LoadResult(self._compute(path, fd, self._verify))
+        return LoadResult(self._compute(path, source, self._verify))
 
     def _recall(self, path: str, *, with_series: bool) -> IndexAnswer | None:
         if self._index is None or self._index.is_open or path in self._distrusted:
@@ -125,8 +132,8 @@ class TableLoader:
             self._count("store_errors")
             return None
 
-    def _compute(self, path: str, fd: int, verify: Verify) -> FrameTable:
-        table = read_table(fd, verify=verify)
+    def _compute(self, path: str, source: Source, verify: Verify) -> FrameTable:
+        table = read_table(source, verify=verify)
         self._write_back.add_table(TableResult(path, table, None))
         return table
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from voxtier.errors import NotFoundError
 from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.table import Fingerprint, state_of
 
 _MOST_UIDS = 100_000
 
@@ -25,7 +26,7 @@ class UidPaths:
 
     def __init__(self, index: IndexClient | None, source: str) -> None:
         self._index, self._source = index, source
-        self._paths: OrderedDict[str, str] = OrderedDict()
+        self._paths: OrderedDict[str, tuple[str, Fingerprint | None]] = OrderedDict()
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -35,7 +36,13 @@ class UidPaths:
     def last(self, uid: str) -> str | None:
         """Return the path that served a UID last, without asking the index."""
         with self._lock:
-            return self._paths.get(uid)
+            return self._paths.get(uid, (None, None))[0]
+
+    def state(self, uid: str, path: str) -> Fingerprint | None:
+        """Return the state in which the index found an instance in the object at a path."""
+        with self._lock:
+            last, state = self._paths.get(uid, ("", None))
+            return state if last == path else None
 
     def candidates(self, uid: str) -> Iterator[str]:
         """Yield the path that served a UID last, then those of the index; the caller checks their files.
@@ -48,7 +55,7 @@ class UidPaths:
             The index does not answer.
         """
         with self._lock:
-            last = self._paths.get(uid)
+            last, _ = self._paths.get(uid, (None, None))
             if last is not None:
                 self._paths.move_to_end(uid)
         if last is not None:
@@ -61,18 +68,28 @@ class UidPaths:
                 f"{uid}: source {self._source!r} of the index does not hold this SOP Instance"
             )
         for each in found:
-            self.remember(uid, each.path)
+            self.remember(uid, each.path, state_of(each.table) if each.table.etag else None)
             yield each.path
 
-    def remember(self, uid: str, path: str) -> None:
-        """Keep a path as the one to try first; beyond 100,000 UIDs the oldest are forgotten."""
+    def remember(self, uid: str, path: str, state: Fingerprint | None = None) -> None:
+        """Keep a path as the one to try first; beyond 100,000 UIDs the oldest are forgotten.
+
+        Parameters
+        ----------
+        uid : str
+            SOP Instance UID.
+        path : str
+            Path or address.
+        state : Fingerprint or None
+            State in which the index found the instance in the object.
+        """
         with self._lock:
-            self._paths[uid] = path
+            self._paths[uid] = path, state
             while len(self._paths) > _MOST_UIDS:
                 self._paths.popitem(last=False)
 
     def forget(self, uid: str, path: str) -> None:
         """Forget the path of a UID, unless it is another one by now."""
         with self._lock:
-            if self._paths.get(uid) == path:
+            if self._paths.get(uid, ("", None))[0] == path:
                 del self._paths[uid]

@@ -34,7 +34,7 @@ class FileState(NamedTuple):
         if self.size is None:
             return None
         inode = None if self.inode is None else self.inode % 2**64
-        return self.size, self.mtime_ns, self.ctime_ns, inode
+        return self.size, self.mtime_ns, self.ctime_ns, inode, self.etag
 
 
 class IndexAnswer(NamedTuple):

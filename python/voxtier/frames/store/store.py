@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, Refusal, decode_rows, encode_rows, file_key, path_fault
 from voxtier.errors import ConfigError
+from voxtier.frames.sources.listing import file_is_gone
 from voxtier.frames.store import statements
 from voxtier.frames.store.adapters import Key, Keys, fetch, literal_cursor
 from voxtier.frames.store.migrations import migrate
@@ -320,14 +321,14 @@ class FrameStore:
             Only files that are, or lie below, one of these; empty for all.
         is_gone : callable or None
             Takes a path and returns whether its file is gone, False where it cannot tell. None: asks the file
-            system.
+            system, or the store of an object.
 
         Yields
         ------
         str
             A path.
         """
-        is_gone = is_gone or _is_gone
+        is_gone = is_gone or file_is_gone
         return (path for path in self._paths(source, under) if is_gone(path))
 
     def prune(
@@ -361,7 +362,7 @@ class FrameStore:
         ConfigError
             None of the files exists, as when a disk is not mounted, and `force` is not given.
         """
-        is_gone = is_gone or _is_gone
+        is_gone = is_gone or file_is_gone
         missing, present = [], 0
         for path in self._paths(source, under):
             if is_gone(path):
@@ -434,13 +435,3 @@ def _check_source(source: str) -> None:
         raise ConfigError(
             f"a source's name has 1 to {_LONGEST_SOURCE} bytes of printable text: {source[:40]!r} does not"
         )
-
-
-def _is_gone(path: str) -> bool:
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):  # no permission, for instance: it may well be there
-        return False
-    return False

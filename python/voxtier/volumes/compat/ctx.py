@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from voxtier.system.s3_config import S3Config
 from voxtier.volumes import config
 from voxtier.volumes.config import (
     Compressor,
     IOConfig,
     ReadConfig,
-    S3Config,
     SliceOrientation,
     TileConfig,
 )

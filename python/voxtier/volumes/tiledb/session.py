@@ -6,7 +6,6 @@ and a forked child drops what it inherited without closing it (closing would wai
 
 from __future__ import annotations
 
-import configparser
 import os
 import shutil
 import threading
@@ -20,7 +19,8 @@ import tiledb
 
 from voxtier.errors import ConfigError
 from voxtier.system.fork import abandon, after_fork_in_child
-from voxtier.volumes.config import Config, S3Config, get_config
+from voxtier.system.s3_config import S3Config
+from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
 
 Uri: TypeAlias = str | os.PathLike[str]
@@ -172,24 +172,8 @@ def _default_keys() -> dict[str, str]:
 
 def _credentials(s3: S3Config) -> tuple[tuple[str, str], ...]:
     """Return the keys that sign requests; part of the context's key, so a rotation makes a new context."""
-    if s3.anonymous or not s3.include_credentials:
-        return ()
-    if s3.profile is None:
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        values = {name.lower(): os.environ.get(name, "") for name in names}
-    else:
-        path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
-        parser = configparser.ConfigParser()
-        parser.read(path.expanduser())
-        if not parser.has_section(s3.profile):
-            raise ConfigError(f"no profile {s3.profile!r} in {path}")
-        values = dict(parser[s3.profile])
     # Without explicit keys TileDB asks the machine's role and refreshes by itself.
-    return tuple(
-        (f"vfs.s3.{name}", values[name])
-        for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-        if values.get(name)
-    )
+    return tuple((f"vfs.s3.{name}", value) for name, value in s3.credentials().items())
 
 
 class _ProcessState:

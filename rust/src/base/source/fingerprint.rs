@@ -4,9 +4,13 @@ use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use arrayvec::ArrayString;
 use rustix::fs::{FileType, Stat};
 
 use crate::base::error::{Error, ErrorKind, Result};
+
+/// Entity tag of an object, without quotes: one that is longer is none.
+pub type Etag = ArrayString<64>;
 
 /// State of the bytes that a table describes; after a mismatch the table must not be used.
 ///
@@ -22,10 +26,12 @@ pub struct Fingerprint {
     pub ctime_ns: Option<i64>,
     /// Number of the file in its file system, where a file keeps it for life.
     pub inode: Option<u64>,
+    /// Entity tag of an object, which changes with its bytes (RFC 9110, 8.8.3).
+    pub etag: Option<Etag>,
 }
 
 impl Fingerprint {
-    /// The state of what has nothing but a size: bytes in memory, objects.
+    /// The state of what has nothing but a size: bytes in memory.
     pub fn of_size(size: u64) -> Self {
         Self { size, ..Self::default() }
     }
@@ -37,10 +43,10 @@ impl Fingerprint {
             && agree(self.inode, other.inode)
     }
 
-    /// Whether size and modification time agree: then the file may have been renamed, linked, restored, or had
-    /// its rights changed - or it holds other bytes, and its time was set back.
+    /// Whether size, entity tag and modification time agree: then the file may have been renamed, linked,
+    /// restored, or had its rights changed - or it holds other bytes, and its time was set back.
     pub fn agrees_in_content_with(&self, other: &Self) -> bool {
-        self.size == other.size && agree(self.mtime_ns, other.mtime_ns)
+        self.size == other.size && agree(self.mtime_ns, other.mtime_ns) && agree(self.etag, other.etag)
     }
 
     /// Whether this state has everything that `now` has: then the file need not be read again.
@@ -49,6 +55,7 @@ impl Fingerprint {
             && covers(self.mtime_ns, now.mtime_ns)
             && covers(self.ctime_ns, now.ctime_ns)
             && covers(self.inode, now.inode)
+            && covers(self.etag, now.etag)
     }
 
     /// State of the regular file at a path, without opening it.
@@ -86,6 +93,7 @@ impl Fingerprint {
             mtime_ns: Some(ns(stat.st_mtime, stat.st_mtime_nsec)),
             ctime_ns: Some(ns(stat.st_ctime, stat.st_ctime_nsec)),
             inode: (inode != 0 && has_lasting_inodes(device, file_system)).then_some(inode),
+            etag: None,
         })
     }
 }
@@ -123,7 +131,8 @@ const RENUMBERING: [u32; 8] =
 mod tests {
     use super::*;
 
-    const FULL: Fingerprint = Fingerprint { size: 9, mtime_ns: Some(1), ctime_ns: Some(2), inode: Some(3) };
+    const FULL: Fingerprint =
+        Fingerprint { size: 9, mtime_ns: Some(1), ctime_ns: Some(2), inode: Some(3), etag: None };
 
     #[test]
     fn states_are_compared_by_what_both_have() {
@@ -146,6 +155,16 @@ mod tests {
             assert!(!FULL.agrees_with(&other) && !FULL.covers(&other));
         }
         assert!(FULL.agrees_in_content_with(&Fingerprint { ctime_ns: Some(0), inode: Some(0), ..FULL }));
+    }
+
+    #[test]
+    fn objects_are_compared_by_their_entity_tags() {
+        let object = |etag: &str| Fingerprint { etag: Etag::from(etag).ok(), ..Fingerprint::of_size(9) };
+        let (one, other) = (object("a"), object("b"));
+        assert!(one.agrees_with(&one) && one.covers(&one));
+        assert!(!one.agrees_with(&other) && !one.covers(&other) && !one.agrees_in_content_with(&other));
+        // A row of a size alone does not tell that nothing changed.
+        assert!(!Fingerprint::of_size(9).covers(&one) && one.agrees_with(&Fingerprint::of_size(9)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Advice, Mode, OFlags};
 
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Etag, Fingerprint};
 
 use crate::base::error::{Error, ErrorKind, Result};
 
@@ -64,10 +64,30 @@ pub trait Source {
         None
     }
 
+    /// The source as one whose reads are requests to a remote machine, where it is.
+    fn remote(&self) -> Option<&dyn Remote> {
+        None
+    }
+
     /// Size in bytes.
     fn size(&self) -> u64 {
         self.fingerprint().size
     }
+}
+
+/// Bytes of an object, half-open: `[start, end)`.
+pub type Range = (u64, u64);
+
+/// What a source must know beforehand to make few requests.
+pub trait Remote {
+    /// Fetches what ranges lack, at the same time: they are about to be read.
+    ///
+    /// # Errors
+    /// Those of a request.
+    fn prefetch(&self, ranges: &[Range]) -> Result<()>;
+
+    /// Plans for reads of about `items` headers, in their order, from `from` to the end.
+    fn plan_walk(&self, from: u64, items: u64);
 }
 
 /// Bytes in memory.
@@ -206,40 +226,14 @@ pub fn is_resident(fd: BorrowedFd<'_>, offset: u64) -> bool {
     rustix::io::preadv2(fd, &mut [rustix::io::IoSliceMut::new(&mut byte)], offset, flags).is_ok()
 }
 
-/// Bytes behind a function that reads ranges: an object store, or any other remote.
-pub struct RangedSource<F> {
-    read: F,
-    size: u64,
-}
-
-impl<F: Fn(u64, usize) -> Result<Vec<u8>>> RangedSource<F> {
-    /// `read(offset, length)` returns exactly `length` bytes, fewer only at the end.
-    pub fn new(read: F, size: u64) -> Self {
-        Self { read, size }
-    }
-}
-
-impl<F: Fn(u64, usize) -> Result<Vec<u8>>> Source for RangedSource<F> {
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of_size(self.size)
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let length =
-            buffer.len().min(usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX));
-        if length == 0 {
-            return Ok(0);
-        }
-        let bytes = (self.read)(offset, length)?;
-        match buffer.get_mut(..bytes.len()) {
-            Some(to) if bytes.len() == length => to.copy_from_slice(&bytes),
-            _ => {
-                let detail = format!("the ranged reader returned {} of {length} bytes", bytes.len());
-                return Err(Error::at(ErrorKind::IoError, offset, detail));
-            }
-        }
-        Ok(length)
-    }
+/// Whether a name is an address as `s3://bucket/key`: a scheme (RFC 3986, 3.1) of two letters or more, `://`.
+pub fn is_address(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    name.split_once("://").is_some_and(|(scheme, _)| {
+        scheme.len() > 1
+            && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(is_part)
+    })
 }
 
 /// A source of which only the bytes in the page cache can be read, for a thread that must not wait.
@@ -336,9 +330,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_that_returns_too_little_is_an_error() {
-        let source = RangedSource::new(|_, length| Ok(vec![0; length / 2]), 100);
-        assert_eq!(source.read_at(0, &mut [0; 10]).unwrap_err().kind, ErrorKind::IoError);
+    fn addresses_begin_with_a_scheme() {
+        for address in ["s3://b/a.dcm", "HTTPS://h/a", "abfs+x.y-z://c", "gs://"] {
+            assert!(is_address(address), "{address}");
+        }
+        for path in
+            ["", "/s3://a", "a/b://c", "c://a", "://a", "3s://a", "s3:/a", "s3:a", "ü3://a", "a/s3://b"]
+        {
+            assert!(!is_address(path), "{path}");
+        }
     }
 
     #[test]

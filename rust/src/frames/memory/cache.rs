@@ -4,7 +4,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::fork_lock::ForkLock;
 use crate::base::source::{Resident, Source, read_exact};
 use crate::dicom::pixel_data::before::Before;
-use crate::dicom::read::{FrameBytes, read_by_table, read_payload};
+use crate::dicom::read::{FrameBytes, prefetch, read_by_table, read_payload};
 use crate::frames::memory::cached::{self, Selection};
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Request};
 use crate::frames::record;
@@ -73,8 +73,8 @@ impl FrameCache {
     pub fn put_rows(&self, rows: &[u8], class: Class) -> Result<(Vec<String>, u64)> {
         let (mut rest, mut paths, mut stored, mut room) = (rows, Vec::new(), 0, 0);
         while let Some(row) = next_row(&mut rest)? {
-            let Ok(Row { path, etag, outcome: Ok(table), used_at, .. }) = row else { continue };
-            let record = cached::record(path, &table, etag)?;
+            let Ok(Row { path, outcome: Ok(table), used_at, .. }) = row else { continue };
+            let record = cached::record(path, &table, None)?;
             let put = Put { class, used_at, preload_limit: None };
             let mut lru = self.lru.lock();
             let weight = Lru::weight(record.size());
@@ -99,8 +99,7 @@ impl FrameCache {
     pub fn preload_rows(&self, rows: &[u8], limit: u64) -> Result<(u64, u64, u64)> {
         let (mut rest, mut stored, mut skipped, mut damaged) = (rows, 0, 0, 0);
         while let Some(row) = next_row(&mut rest)? {
-            let made =
-                row.and_then(|row| Ok((cached::record(row.path, &row.outcome?, row.etag)?, row.used_at)));
+            let made = row.and_then(|row| Ok((cached::record(row.path, &row.outcome?, None)?, row.used_at)));
             let Ok((record, used_at)) = made else {
                 damaged += 1;
                 continue;
@@ -148,10 +147,11 @@ pub fn look_up(lru: &mut Lru, key: &str, frames: &[u32], request: Request) -> Op
 pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<FrameBytes>> {
     let Layout::Items(items) = &table.layout else { return Ok(Vec::new()) };
     let single = items.frames() == items.offsets.len();
+    table.check_state(source)?;
+    prefetch(source, table, 0..table.frames())?;
     if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || !single {
         return (0..table.frames()).map(|index| read_one(source, table, index)).collect();
     }
-    table.check_state(source)?;
     let mut out = Vec::with_capacity(items.frames());
     let ranges: Vec<(u64, u64)> = items.offsets.iter().copied().zip(items.lengths.iter().copied()).collect();
     let mut rest = ranges.as_slice();

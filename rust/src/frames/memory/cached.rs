@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Fingerprint;
+use crate::base::source::{Etag, Fingerprint};
 use crate::base::varint;
 use crate::dicom::read::FrameBytes;
 use crate::frames::attributes::Attributes;
@@ -37,7 +37,7 @@ thread_local! {
 /// Bytes of scratch that are kept for the next record.
 const SCRATCH_KEPT: usize = 1 << 16;
 
-/// Makes the record of a key: key, meta, layout.
+/// Makes the record of a key: key, meta, layout. Without an `etag` that of the table is kept.
 ///
 /// # Errors
 /// `invalid_argument` for an empty or overlong key, an overlong etag, and for more frames than one table holds.
@@ -74,6 +74,7 @@ pub fn record_of(
 }
 
 fn encode_meta(table: &FrameTable, etag: Option<&str>, meta: &mut Vec<u8>) {
+    let etag = etag.or(table.fingerprint.etag.as_deref());
     let image = &table.image;
     let syntax = table.transfer_syntax_uid.as_str();
     let suffix = syntax.strip_prefix(SYNTAX_ROOT);
@@ -204,6 +205,7 @@ pub fn decode_meta(meta: &[u8]) -> Option<(FrameTable, Option<String>)> {
         table.notes = Notes::from_bits(fields.number()?)?;
     }
     let etag = if flags & HAS_ETAG != 0 { Some(fields.text()?.to_owned()) } else { None };
+    table.fingerprint.etag = etag.as_deref().and_then(|etag| Etag::from(etag).ok());
     Some((table, etag))
 }
 
@@ -346,6 +348,7 @@ mod tests {
                 mtime_ns: Some(-5),
                 ctime_ns: Some(i64::MAX),
                 inode: Some(u64::MAX),
+                etag: None,
             },
             ..FrameTable::default()
         };
@@ -371,7 +374,9 @@ mod tests {
             (&without_notes, None),
         ] {
             let (back, tag) = decode_meta(&encoded(table, etag)).unwrap();
-            assert_eq!((back, tag.as_deref()), (table.clone(), etag));
+            let fingerprint =
+                Fingerprint { etag: etag.map(|etag| Etag::from(etag).unwrap()), ..table.fingerprint };
+            assert_eq!((back, tag.as_deref()), (FrameTable { fingerprint, ..table.clone() }, etag));
         }
         let private =
             FrameTable { transfer_syntax_uid: "1.3.46".try_into().unwrap(), ..FrameTable::default() };

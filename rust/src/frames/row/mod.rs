@@ -11,7 +11,7 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Fingerprint;
+use crate::base::source::{Etag, Fingerprint};
 use crate::dicom::PARSER_VERSION;
 use crate::frames::attributes::Attributes;
 use crate::frames::packed;
@@ -80,8 +80,6 @@ pub const COLUMNS: [Column; 31] = [
 pub struct Row<'a> {
     /// The file.
     pub path: &'a str,
-    /// Fingerprint of an object that has no modification time.
-    pub etag: Option<&'a str>,
     /// State of the file that `outcome` describes; `None` where it could not be opened.
     pub fingerprint: Option<Fingerprint>,
     /// Its table, or why it was refused.
@@ -139,7 +137,7 @@ pub fn encode(
     row.bytes(Some(&key(source, path.as_bytes())));
     row.text(path);
     row.bytes(Some(&PARSER_VERSION.to_be_bytes()));
-    row.text(""); // etag
+    row.text(fingerprint.and_then(|fingerprint| fingerprint.etag).as_deref().unwrap_or_default());
     for label in [status, kind, table.method.name(), table.verified.name(), table.offsets_in.name()] {
         row.text(label);
     }
@@ -236,12 +234,12 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
             mtime_ns: int(mtime_ns)?,
             ctime_ns: int(ctime_ns)?,
             inode: int(inode)?.map(i64::cast_unsigned),
+            etag: etag.map(|etag| text(Some(etag))).transpose()?.and_then(|etag| Etag::from(etag).ok()),
         }),
         None => None,
     };
     let row = |outcome| -> Result<Row<'a>> {
-        let etag = etag.map(|etag| text(Some(etag))).transpose()?;
-        Ok(Row { path: text(path)?, etag, fingerprint, outcome, used_at: int(used_at)?.unwrap_or(0) })
+        Ok(Row { path: text(path)?, fingerprint, outcome, used_at: int(used_at)?.unwrap_or(0) })
     };
     if error_kind.is_some() {
         let kind = member(ErrorKind::from_name, error_kind)?;

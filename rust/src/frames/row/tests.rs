@@ -8,7 +8,7 @@ use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{Layout, Native};
 
 const STATE: Fingerprint =
-    Fingerprint { size: 9000, mtime_ns: Some(-5), ctime_ns: Some(-4), inode: Some(u64::MAX) };
+    Fingerprint { size: 9000, mtime_ns: Some(-5), ctime_ns: Some(-4), inode: Some(u64::MAX), etag: None };
 
 fn table() -> FrameTable {
     let short = |text: &str| ArrayString::from(text).unwrap();
@@ -87,8 +87,21 @@ fn a_table_comes_back_from_a_tuple_and_from_a_record() {
     let record = record(&tuple, 7);
     for (bytes, used_at) in [(tuple, 0), (record, 7)] {
         let row = only(&bytes);
-        assert_eq!((row.path, row.etag, row.fingerprint, row.used_at), ("/a/b", None, Some(STATE), used_at));
+        assert_eq!((row.path, row.fingerprint, row.used_at), ("/a/b", Some(STATE), used_at));
         assert_eq!(row.outcome, Ok(table()));
+    }
+}
+
+#[test]
+fn the_entity_tag_of_an_object_comes_back_with_its_table_or_refusal() {
+    let object = Fingerprint { etag: Etag::from("5d41-2").ok(), ..Fingerprint::of_size(9000) };
+    let table = FrameTable { fingerprint: object, ..table() };
+    for outcome in [Ok(&table), Err(&Error::new(ErrorKind::NotDicom, "x"))] {
+        let mut bytes = Vec::new();
+        encode("s", "s3://b/a", Some(object), outcome, &mut bytes);
+        let row = only(&bytes);
+        assert_eq!(row.fingerprint, Some(object));
+        assert!(row.outcome.is_err() || row.outcome == Ok(table.clone()));
     }
 }
 

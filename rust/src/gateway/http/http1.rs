@@ -244,7 +244,9 @@ impl<'a> Sending<'a> {
                 Piece::Bytes(bytes) => self.write_all(head, &bytes).await?,
                 Piece::InFile { offset, length } => {
                     self.write_more(head).await?;
-                    self.send_file(parts.file(), offset, length).await?;
+                    if let Some(file) = parts.file() {
+                        self.send_file(file, offset, length).await?;
+                    }
                 }
             }
             head.clear();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{Source, read_exact};
+use crate::base::source::{FileSource, Source, read_exact};
 use crate::gateway::budget::{Budget, Share, Tally};
 use crate::gateway::files::{Opened, blocking};
 
@@ -16,6 +16,8 @@ const SENDFILE_FROM: u64 = 32 << 10;
 /// Smaller pieces are joined up to this length, and longer ones read in pieces of it: a connection whose
 /// client takes nothing keeps one.
 const BLOCK: usize = 64 << 10;
+/// Longest piece of an object that is asked for at once.
+const LONGEST_REQUEST: u64 = 1 << 20;
 
 /// What is sent next.
 pub enum Piece {
@@ -75,8 +77,8 @@ impl FileParts {
     }
 
     /// The file of [`Piece::InFile`].
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.file.source.fd()
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.source.file().map(FileSource::fd)
     }
 
     /// Whether nothing is left to send.
@@ -140,7 +142,8 @@ impl FileParts {
                     break;
                 }
                 Step::Range(offset, length) => {
-                    let count = length.min((BLOCK - block.len()) as u64);
+                    let room = (BLOCK - block.len()) as u64;
+                    let count = length.min(if self.file().is_some() { room } else { LONGEST_REQUEST });
                     if count < length {
                         self.steps.push_front(Step::Range(offset + count, length - count));
                     }

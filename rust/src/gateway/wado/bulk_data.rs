@@ -37,7 +37,8 @@ impl Worker {
         };
         let (file, wanted) = (found.file.clone(), place.to_owned());
         let bulk = blocking(move || {
-            let bulk = find_bulk(&file.source, &wanted, MOST_BYTES, &mut Buffer::default())?;
+            let find = |source: &dyn Source| find_bulk(source, &wanted, MOST_BYTES, &mut Buffer::default());
+            let bulk = file.source.read(find)?;
             file.source.check_unchanged()?;
             Ok(bulk)
         });
@@ -107,6 +108,7 @@ fn answer(
     let mut text = found.file.instance.to_le_bytes().to_vec();
     text.extend(fingerprint.size.to_le_bytes());
     text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
     text.push(range.is_multipart.into());
     text.extend(place.as_bytes());
     let digest = xxh3_128(&text);

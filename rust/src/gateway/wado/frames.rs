@@ -141,7 +141,8 @@ impl Worker {
         let is_swapped = table.transfer_syntax_uid.as_str() == BIG_ENDIAN && width > 1;
         let is_whole = selected.native.is_none_or(|native| native.frame_bits.is_multiple_of(8));
         let bytes = table.fragments_length();
-        if !(is_exact(table) && is_whole && !is_swapped) {
+        let is_file = file.source.file().is_some();
+        if !(is_exact(table) && is_whole && !is_swapped && is_file) {
             if bytes > self.shared.budget.longest_answer() {
                 return Ok(Err(too_large(bytes, self.shared.budget.longest_answer())));
             }
@@ -242,6 +243,7 @@ fn digest(file: &Opened, table: &FrameTable, frames: &[u32], form: &FrameForm) -
     text.extend(fingerprint.size.to_le_bytes());
     text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
     text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
     text.extend(table.fragments_length().to_le_bytes());
     text.push(form.is_multipart.into());
     text.extend(form.media_type.as_bytes());
@@ -314,7 +316,7 @@ async fn convert(
 ) -> Result<Vec<Vec<u8>>> {
     let (file, frames) = (file.clone(), frames.to_vec());
     blocking(move || {
-        let mut read = read_frames(&file.source, &selected.table)?;
+        let mut read = file.source.read_now(|source| read_frames(source, &selected.table))?;
         selected.align(&frames, &mut read);
         let mut read: Vec<Vec<u8>> = read.into_iter().map(Vec::from).collect();
         if let Some(width) = swapped {

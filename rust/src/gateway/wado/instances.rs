@@ -65,6 +65,7 @@ pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Re
     text.extend(fingerprint.size.to_le_bytes());
     text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
     text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
     text.push(is_single.into());
     let digest = xxh3_128(&text);
     let etag = format!("\"{digest:032x}\"");

@@ -118,6 +118,7 @@ fn etag(file: &Opened, study: &str, is_zipped: bool) -> String {
     text.extend(fingerprint.size.to_le_bytes());
     text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
     text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
     text.extend(PARSER_VERSION.to_le_bytes());
     text.push(is_zipped.into());
     text.extend(study.as_bytes());
@@ -162,7 +163,7 @@ fn write_header(
     let uri = format!("{study}/series/{}/instances/{}/bulkdata", file.series_uid, file.instance_uid);
     let bulk_data = Some(BulkData { uri: &uri, inline_limit: INLINE_LIMIT });
     let options = Options { bulk_data, with_transfer_syntax: true, ..Options::default() };
-    json::stream(&file.source, &options, buffer, sink)
+    file.source.read(|source| json::stream(source, &options, buffer, sink))
 }
 
 fn takes_gzip(request: &Request<'_>) -> bool {

@@ -18,6 +18,7 @@ use super::metrics::Tier;
 use super::routes::Level;
 use super::service::{Worker, not_found, unavailable};
 use crate::base::error::{Error, ErrorKind};
+use crate::base::source::Source;
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::memory::cache::{look_up, request};
@@ -200,7 +201,8 @@ impl Worker {
         let (file, source, path) = (found.file.clone(), source.to_owned(), found.path.to_string());
         let frames = frames.to_vec();
         let (record, row, selection) = blocking(move || {
-            let table = dicom::read_table(&file.source, verify, &mut Buffer::default())?;
+            let read = |source: &dyn Source| dicom::read_table(source, verify, &mut Buffer::default());
+            let table = file.source.read(read)?;
             let record = cached::record(&path, &table, None)?;
             let mut row = Vec::new();
             row::encode(&source, &path, Some(table.fingerprint), Ok(&table), &mut row);

@@ -22,6 +22,7 @@ use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
 use crate::frames::packed::Table;
 use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
+use crate::python::fingerprint::{State, state_of};
 use crate::python::sources::with_source;
 
 /// Look-ups that are done with the GIL held, and for which other threads wait for the mutex.
@@ -164,6 +165,13 @@ impl PyFrameCache {
 
     fn etag(&self, py: Python<'_>, key: &str) -> Option<String> {
         cached::decode_meta(self.lock(py).peek(key.as_bytes())?.meta())?.1
+    }
+
+    /// The state of the file that the table of a key describes.
+    fn state(&self, py: Python<'_>, key: &str) -> Option<State> {
+        let guard = self.lock(py);
+        let (table, _) = cached::decode_meta(guard.peek(key.as_bytes())?.meta())?;
+        Some(state_of(table.fingerprint))
     }
 
     #[pyo3(signature = (key, source, frames, *, scan=false, align=false))]

@@ -154,6 +154,10 @@ impl PyFrameTable {
         self.table.fingerprint.inode
     }
     #[getter]
+    fn etag(&self) -> Option<&str> {
+        self.table.fingerprint.etag.as_deref()
+    }
+    #[getter]
     fn holds_spans(&self) -> bool {
         self.table.holds_spans()
     }
@@ -242,17 +246,6 @@ pub(super) fn describes(state: Fingerprint, source: &Bound<'_, PyAny>) -> PyResu
     with_source(source, |source| Ok(state.agrees_with(&source.fingerprint())))
 }
 
-/// A fingerprint as Python has it: size, mtime_ns, ctime_ns, inode.
-pub(super) type State = (u64, Option<i64>, Option<i64>, Option<u64>);
-
-pub(super) fn state_of(Fingerprint { size, mtime_ns, ctime_ns, inode }: Fingerprint) -> State {
-    (size, mtime_ns, ctime_ns, inode)
-}
-
-pub(super) fn fingerprint_of((size, mtime_ns, ctime_ns, inode): State) -> Fingerprint {
-    Fingerprint { size, mtime_ns, ctime_ns, inode }
-}
-
 pub(super) fn parse_verify(verify: &str) -> PyResult<Verify> {
     Verify::from_name(verify)
         .ok_or_else(|| PyValueError::new_err(format!("verify is 'none', 'ends' or 'all', not '{verify}'")))
@@ -280,11 +273,42 @@ fn read_frame<'py>(
     Ok(PyBytes::new(source.py(), &bytes))
 }
 
+/// SOP Instance UID of what is before the pixels, which are not looked at.
+#[pyfunction]
+fn read_instance_uid(source: &Bound<'_, PyAny>) -> PyResult<String> {
+    let table = with_source(source, |source| dicom::read_identity(source, &mut Buffer::default()))?;
+    Ok(table.image.sop_instance_uid.to_string())
+}
+
+#[pyfunction]
+#[pyo3(signature = (source, table, indices, *, align=false))]
+fn read_frames<'py>(
+    source: &Bound<'py, PyAny>,
+    table: &Bound<'py, PyFrameTable>,
+    indices: Vec<isize>,
+    align: bool,
+) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let indices =
+        indices.into_iter().map(|index| table.get().index(index)).collect::<PyResult<Vec<usize>>>()?;
+    let table = &table.get().table;
+    let read = with_source(source, |source| {
+        if source.remote().is_some() {
+            table.check_state(source)?;
+            dicom::read::prefetch(source, table, indices.iter().copied())?;
+        }
+        indices.iter().map(|&index| dicom::read::read_aligned(source, table, index, align)).collect()
+    });
+    let read: Vec<dicom::read::FrameBytes> = read?;
+    Ok(read.iter().map(|bytes| PyBytes::new(source.py(), bytes)).collect())
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PARSER_VERSION", PARSER_VERSION)?;
     module.add("NOTES", Note::ALL.iter().map(|note| note.name()).collect::<Vec<_>>())?;
     module.add("METHODS", Method::ALL.iter().map(|method| method.name()).collect::<Vec<_>>())?;
     module.add_class::<PyFrameTable>()?;
     module.add_function(wrap_pyfunction!(read_table, module)?)?;
-    module.add_function(wrap_pyfunction!(read_frame, module)?)
+    module.add_function(wrap_pyfunction!(read_frame, module)?)?;
+    module.add_function(wrap_pyfunction!(read_frames, module)?)?;
+    module.add_function(wrap_pyfunction!(read_instance_uid, module)?)
 }

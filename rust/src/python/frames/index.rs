@@ -5,13 +5,18 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyList, PyString};
 
-use super::frame_table::{State, fingerprint_of, parse_verify};
+use super::frame_table::parse_verify;
 use super::row::storable_path;
+use super::table_reader::drop_detached;
 use crate::base::error::Error;
 use crate::base::parallel_read::ParallelReader;
-use crate::frames::index::{Indexed, Job, index_path};
+use crate::base::source::{Fingerprint, is_address};
+use crate::dicom;
+use crate::frames::index::{Indexed, Job, index_object, index_path};
+use crate::python::fingerprint::{State, fingerprint_of};
+use crate::python::sources::read_object;
 
 /// Files in one job of the pool.
 const CHUNK: usize = 8;
@@ -22,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 #[pyclass(frozen, module = "voxtier._core", name = "Indexer")]
 struct Indexer {
-    reader: Mutex<ParallelReader<Job, (u32, Indexed)>>,
+    reader: Mutex<Option<ParallelReader<Job, (u32, Indexed)>>>,
     threads: usize,
 }
 
@@ -43,29 +48,51 @@ type Report = (
 #[pymethods]
 impl Indexer {
     #[new]
-    #[pyo3(signature = (source, *, threads, verify))]
-    fn new(source: String, threads: usize, verify: &str) -> PyResult<Self> {
+    #[pyo3(signature = (source, *, threads, verify, opener=None, verify_objects="ends"))]
+    fn new(
+        source: String,
+        threads: usize,
+        verify: &str,
+        opener: Option<Py<PyAny>>,
+        verify_objects: &str,
+    ) -> PyResult<Self> {
         if threads == 0 || threads > 1024 {
             return Err(PyValueError::new_err(format!("threads must be 1 to 1024, not {threads}")));
         }
-        let verify = parse_verify(verify)?;
+        let (verify, verify_objects) = (parse_verify(verify)?, parse_verify(verify_objects)?);
         let reader = ParallelReader::start(threads, threads * 4, move |job: Job, buffer| {
-            (job.id, index_path(&source, job, verify, buffer))
+            let is_remote = job.path.as_ref().is_ok_and(|path| is_address(path));
+            let Some(open) = opener.as_ref().filter(|_| is_remote) else {
+                return (job.id, index_path(&source, job, verify, buffer));
+            };
+            let read = |path: &str, state: &mut Option<Fingerprint>| {
+                let address = Python::attach(|py| PyString::new(py, path).into_any().unbind());
+                read_object(open, &address, |object| {
+                    *state = Some(object.fingerprint());
+                    dicom::read_table(object, verify_objects, buffer)
+                })
+            };
+            (job.id, index_object(&source, job, read))
         });
-        Ok(Self { reader: Mutex::new(reader.map_err(Error::from)?), threads })
+        Ok(Self { reader: Mutex::new(Some(reader.map_err(Error::from)?)), threads })
     }
 
+    #[pyo3(signature = (paths, fingerprints, listed=None))]
     fn read<'py>(
         &self,
         py: Python<'py>,
         paths: &Bound<'py, PyList>,
         fingerprints: Vec<Option<State>>,
+        listed: Option<Vec<Option<State>>>,
     ) -> PyResult<(Bound<'py, PyBytes>, Vec<Report>)> {
-        if fingerprints.len() != paths.len() {
-            return Err(PyValueError::new_err("paths and fingerprints must be of one length"));
+        let listed = listed.unwrap_or_else(|| vec![None; paths.len()]);
+        if fingerprints.len() != paths.len() || listed.len() != paths.len() {
+            return Err(PyValueError::new_err("paths, fingerprints and listed must be of one length"));
         }
-        let jobs = paths.iter().zip(fingerprints).zip(0_u32..).map(|((path, fingerprint), id)| {
-            Ok(Job { id, path: storable_path(&path)?, known: fingerprint.map(fingerprint_of) })
+        let states = fingerprints.into_iter().zip(listed);
+        let jobs = paths.iter().zip(states).zip(0_u32..).map(|((path, (known, listed)), id)| {
+            let path = storable_path(&path)?;
+            Ok(Job { id, path, known: known.map(fingerprint_of), listed: listed.map(fingerprint_of) })
         });
         let jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
         let (rows, outcomes) = py.detach(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;
@@ -81,6 +108,7 @@ impl Indexer {
     /// the outcomes come in order of completion.
     fn read_all(&self, jobs: Vec<Job>) -> Result<Batch, &'static str> {
         let reader = self.reader.lock().map_err(|_| "the indexer failed before")?;
+        let reader = reader.as_ref().ok_or("the indexer has ended")?;
         let expected = jobs.len();
         let mut outcomes = Vec::with_capacity(expected);
         let mut rows = Vec::new();
@@ -110,6 +138,12 @@ impl Indexer {
             }
             in_flight -= 1;
         }
+    }
+}
+
+impl Drop for Indexer {
+    fn drop(&mut self) {
+        drop_detached(self.reader.get_mut().ok().and_then(Option::take));
     }
 }
 

@@ -4,11 +4,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use super::frame_table::{PyFrameTable, State, describes, fingerprint_of};
+use super::frame_table::{PyFrameTable, describes};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Fingerprint;
 use crate::frames::index::{LONGEST_PATH, storable};
 use crate::frames::row::{self, COLUMNS, next_row};
+use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::paths::path_of;
 
 /// A path as the index holds it, or why it cannot.
@@ -107,6 +108,11 @@ impl Refusal {
     #[getter]
     fn inode(&self) -> Option<u64> {
         self.state?.inode
+    }
+
+    #[getter]
+    fn etag(&self) -> Option<String> {
+        Some(self.state?.etag?.to_string())
     }
 
     fn describes(&self, source: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -9,14 +9,16 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyIterator;
 
-use super::frame_table::{PyFrameTable, State, parse_verify, state_of};
+use super::frame_table::{PyFrameTable, parse_verify};
 use crate::base::error::{Error, ErrorKind};
 use crate::base::parallel_read::ParallelReader;
-use crate::base::source::{FileSource, Fingerprint, Source};
+use crate::base::source::{FileSource, Fingerprint, Source, is_address};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::FrameTable;
+use crate::python::fingerprint::{State, state_of};
 use crate::python::paths::local_path_of;
+use crate::python::sources::read_object;
 
 /// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so these
 /// go in large batches; slides and files on cold storage go one by one, and no table waits for others.
@@ -28,11 +30,18 @@ const SHARE: usize = 3;
 /// Most paths that are read ahead: their tables may all be large.
 const MOST_AHEAD: usize = 512;
 
+/// A file to read.
+enum Place {
+    Local(PathBuf),
+    /// What the caller's function opens: an address, an open file.
+    Remote(Py<PyAny>),
+}
+
 /// Paths and the number by which the caller's own objects are kept; the outcomes come in the same order.
-type Job = (u64, Vec<PathBuf>);
+type Job = (u64, Vec<Place>);
 type Outcomes = (u64, Vec<Outcome>, Duration);
 /// A table, or why there is none and the state of the file for which that holds.
-type Outcome = Result<FrameTable, (Error, Option<Fingerprint>)>;
+type Outcome = Result<FrameTable, Box<(Error, Option<Fingerprint>)>>;
 
 /// An iterator over `(path, table, error, fingerprint)`: batch by batch in order of completion.
 #[pyclass(frozen, module = "voxtier._core", name = "TableReader")]
@@ -40,6 +49,7 @@ struct TableReader {
     state: Mutex<ReaderState>,
     reader: Mutex<Option<ParallelReader<Job, Outcomes>>>,
     threads: usize,
+    opens: bool,
 }
 
 struct ReaderState {
@@ -59,15 +69,36 @@ type Row = (Py<PyAny>, Option<PyFrameTable>, Option<Py<PyAny>>, Option<State>);
 #[pymethods]
 impl TableReader {
     #[new]
-    #[pyo3(signature = (paths, *, threads, verify))]
-    fn new(paths: &Bound<'_, PyAny>, threads: usize, verify: &str) -> PyResult<Self> {
+    #[pyo3(signature = (paths, *, threads, verify, opener=None))]
+    fn new(
+        paths: &Bound<'_, PyAny>,
+        threads: usize,
+        verify: &str,
+        opener: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         if threads == 0 || threads > 1024 {
             return Err(PyValueError::new_err(format!("threads must be 1 to 1024, not {threads}")));
         }
         let verify = parse_verify(verify)?;
-        let read = move |path: &PathBuf, buffer: &mut Buffer| {
-            let file = FileSource::open(path).map_err(|error| (error, None))?;
-            dicom::read_table(&file, verify, buffer).map_err(|error| (error, Some(file.fingerprint())))
+        let opens = opener.is_some();
+        let read = move |place: &Place, buffer: &mut Buffer| {
+            let path = match (place, &opener) {
+                (Place::Local(path), _) => path,
+                (Place::Remote(object), Some(open)) => {
+                    let mut state = None;
+                    let read = read_object(open, object, |source| {
+                        state = Some(source.fingerprint());
+                        dicom::read_table(source, verify, buffer)
+                    });
+                    return read.map_err(|error| Box::new((error, state)));
+                }
+                (Place::Remote(_), None) => {
+                    return Err(Box::new((Error::new(ErrorKind::InvalidArgument, "not a path"), None)));
+                }
+            };
+            let file = FileSource::open(path).map_err(|error| Box::new((error, None)))?;
+            dicom::read_table(&file, verify, buffer)
+                .map_err(|error| Box::new((error, Some(file.fingerprint()))))
         };
         let reader = ParallelReader::start(threads, threads * SHARE, move |(number, paths): Job, buffer| {
             let begin = Instant::now();
@@ -83,7 +114,7 @@ impl TableReader {
             in_flight: 0,
             batch: (FIRST_BATCHES / threads).max(1),
         };
-        Ok(Self { state: Mutex::new(state), reader: Mutex::new(Some(reader)), threads })
+        Ok(Self { state: Mutex::new(state), reader: Mutex::new(Some(reader)), threads, opens })
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -96,11 +127,11 @@ impl TableReader {
         };
         let mut guard = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(reader) = guard.as_ref() else { return Ok(None) };
-        state.fill(py, reader, self.threads)?;
+        state.fill(py, reader, self)?;
         while state.ready.is_empty() && state.in_flight > 0 {
             let Some(batches) = py.detach(|| reader.wait()) else { return Err(readers_gone()) };
             state.take(batches, self.threads);
-            state.fill(py, reader, self.threads)?;
+            state.fill(py, reader, self)?;
         }
         let Some((path, outcome)) = state.ready.pop_front() else {
             let finished = guard.take();
@@ -109,10 +140,19 @@ impl TableReader {
         };
         Ok(Some(match outcome {
             Ok(table) => (path, Some(table.into()), None, None),
-            Err((error, state)) => {
+            Err(refusal) => {
+                let (error, state) = *refusal;
                 (path, None, Some(PyErr::from(error).into_value(py).into_any()), state.map(state_of))
             }
         }))
+    }
+}
+
+impl Drop for TableReader {
+    /// The threads may wait for the GIL, which the last owner holds.
+    fn drop(&mut self) {
+        let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        drop_detached(reader);
     }
 }
 
@@ -123,15 +163,16 @@ impl ReaderState {
         &mut self,
         py: Python<'_>,
         reader: &ParallelReader<Job, Outcomes>,
-        threads: usize,
+        options: &TableReader,
     ) -> PyResult<()> {
+        let threads = options.threads;
         let begin = Instant::now();
         while self.in_flight < self.batch * threads * SHARE && self.ready.len() < self.batch {
             let slow = begin.elapsed() > BATCH_TIME;
             if self.paths.is_none() || (slow && !self.ready.is_empty()) {
                 break;
             }
-            let (objects, files) = self.next_batch(py, self.batch)?;
+            let (objects, files) = self.next_batch(py, self.batch, options.opens)?;
             if files.is_empty() {
                 continue;
             }
@@ -161,7 +202,12 @@ impl ReaderState {
         }
     }
 
-    fn next_batch(&mut self, py: Python<'_>, wanted: usize) -> PyResult<(Vec<Py<PyAny>>, Vec<PathBuf>)> {
+    fn next_batch(
+        &mut self,
+        py: Python<'_>,
+        wanted: usize,
+        opens: bool,
+    ) -> PyResult<(Vec<Py<PyAny>>, Vec<Place>)> {
         let (mut objects, mut files) = (Vec::with_capacity(wanted), Vec::with_capacity(wanted));
         let begin = Instant::now();
         for taken in 0..wanted {
@@ -174,19 +220,32 @@ impl ReaderState {
                 break;
             };
             match local_path_of(&path) {
+                Ok(file) if opens && file.to_str().is_some_and(is_address) => {
+                    files.push(Place::Remote(path.clone().unbind()));
+                    objects.push(path.unbind());
+                }
+                Err(_) if opens => {
+                    files.push(Place::Remote(path.clone().unbind()));
+                    objects.push(path.unbind());
+                }
                 Ok(file) => {
-                    files.push(file);
+                    files.push(Place::Local(file));
                     objects.push(path.unbind());
                 }
                 Err(error) => {
                     let detail = format!("not a path: {error}");
                     let error = Error::new(ErrorKind::InvalidArgument, detail);
-                    self.ready.push_back((path.unbind(), Err((error, None))));
+                    self.ready.push_back((path.unbind(), Err(Box::new((error, None)))));
                 }
             }
         }
         Ok((objects, files))
     }
+}
+
+/// Ends the threads of a reader without the GIL, for which they may wait.
+pub(super) fn drop_detached<R: Send>(reader: R) {
+    Python::attach(|py| py.detach(|| drop(reader)));
 }
 
 /// Raised instead of ending early with results missing.

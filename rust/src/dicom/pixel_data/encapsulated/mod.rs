@@ -109,6 +109,9 @@ impl Encapsulated<'_> {
         table: &mut FrameTable,
         notes: &mut Notes,
     ) -> Result<Option<u64>> {
+        if let Some(remote) = self.source.remote().filter(|_| table.kind != Kind::Video) {
+            remote.plan_walk(base, table.image.number_of_frames.into());
+        }
         let fragments = walk::walk(self.source, base, self.encoding, notes)?;
         table.verified = Verified::All;
         if fragments.is_empty() {

@@ -25,7 +25,8 @@ pub fn walk(source: &dyn Source, base: u64, encoding: Encoding, notes: &mut Note
         return Ok(fragments);
     };
     let mean = (position - base) / SAMPLE as u64;
-    if mean < STREAM_BELOW {
+    // A remote source plans by itself.
+    if mean < STREAM_BELOW && source.remote().is_none() {
         source.advise(Access::Sequential);
         walker.pace = Pace::Stream;
         let rest = (source.size() - position) / mean.max(8);

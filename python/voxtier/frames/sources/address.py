@@ -1,0 +1,100 @@
+"""Addresses of objects: the store and the key that a text such as ``s3://bucket/key`` names."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from voxtier.errors import SourceError
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# Other names of the same objects.
+_SCHEMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az"}
+_KNOWN = ("s3", "gs", "az", "abfs", "abfss", "https", "http")
+_LONGEST_KEY = 1024
+_INVALID = 22  # EINVAL
+
+
+class Address(NamedTuple):
+    """An object of a store.
+
+    Attributes
+    ----------
+    root : str
+        The store: ``s3://bucket``, ``https://host``.
+    key : str
+        The object's name there.
+    """
+
+    root: str
+    key: str
+
+    @property
+    def can_list(self) -> bool:
+        """Whether the store names the objects below a prefix."""
+        return not self.root.startswith("http")
+
+
+def is_address(name: str) -> bool:
+    """Return whether a text is an address: a scheme of two letters or more and ``://``."""
+    return "://" in name and _ADDRESS.match(name) is not None
+
+
+def normal(name: str) -> str:
+    """Return an address in the form under which its object is indexed: one scheme for each store."""
+    scheme, _, rest = name.partition("://")
+    scheme = scheme.lower()
+    return f"{_SCHEMES.get(scheme, scheme)}://{rest}"
+
+
+def parse(name: str) -> Address:
+    """Return the store and the key that an address names.
+
+    Raises
+    ------
+    SourceError
+        The scheme is of no store that is read, or no client can ask for the key.
+    """
+    scheme, _, rest = normal(name).partition("://")
+    if scheme not in _KNOWN:
+        raise refused(name, f"no store of scheme {scheme!r} is read: open the file with fsspec and give that")
+    place, slash, key = rest.partition("/")
+    if not place:
+        raise refused(name, f"the address names no {'host' if scheme.startswith('http') else 'bucket'}")
+    if scheme.startswith("http"):
+        if "?" in key or "#" in key:
+            raise refused(
+                name, "an address with a query is not read: open it with fsspec's http file and give that"
+            )
+        key = unquote(key)
+    return Address(f"{scheme}://{place}", key if slash else "")
+
+
+def check_key(name: str, key: str) -> None:
+    """Refuse a key that the client would change on its way to the store: another object would be read.
+
+    Raises
+    ------
+    SourceError
+        Names the address and the remedy.
+    """
+    parts = key.split("/")
+    if len(key.encode(errors="replace")) > _LONGEST_KEY:
+        why = f"has {len(key.encode())} bytes, more than {_LONGEST_KEY}"
+    elif "" in parts:
+        why = "is empty, begins or ends with a slash, or has two of them in a row"
+    elif "." in parts or ".." in parts:
+        why = "has . or .. between slashes"
+    elif not key.isprintable() or "\ufffd" in key:
+        why = "has characters that are not printable"
+    else:
+        return
+    raise refused(
+        name, f"the key {why}: copy the object to another key, or open it with fsspec and give that"
+    )
+
+
+def refused(name: str, why: str) -> SourceError:
+    """Return the error for an address that cannot be read whatever the store says."""
+    return SourceError("io_error", None, f"{name}: {why}", _INVALID)

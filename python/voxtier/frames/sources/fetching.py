@@ -1,0 +1,44 @@
+"""Several ranges at the same time, by threads that the sources of a process share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from voxtier.system.fork import after_fork_in_child
+
+_THREADS = 32
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+
+
+def fetch_together(get: Callable[[int, int], Any], ranges: Sequence[tuple[int, int]]) -> list[Any]:
+    """Call a function for each range, several at a time; return its answers in the order of `ranges`."""
+    if len(ranges) < 2:
+        return [get(start, end) for start, end in ranges]
+    waiting = [_threads().submit(get, start, end) for start, end in ranges[1:]]
+    try:
+        return [get(*ranges[0]), *(each.result() for each in waiting)]
+    except BaseException:
+        for each in waiting:
+            each.cancel()
+        raise
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(_THREADS, "voxtier-ranges")
+        return _pool
+
+
+def _after_fork() -> None:
+    global _lock, _pool
+    _lock, _pool = threading.Lock(), None
+
+
+after_fork_in_child(_after_fork)

@@ -1,0 +1,123 @@
+"""Lists the objects below a prefix, with their states: for an unchanged one nothing more is asked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+
+from voxtier.errors import SourceError
+from voxtier.frames.sources.address import is_address, normal, parse
+from voxtier.frames.sources.stores import Listed, ObjectState, Store, store_at
+from voxtier.system.s3_config import get_s3_config
+
+# Objects that wait for who takes them: the next answer of the store comes meanwhile.
+_AHEAD = 5000
+
+
+class ListedObject(str):
+    """The address of an object, and the state that the listing of its store gave."""
+
+    __slots__ = ("state",)
+
+    def __new__(cls, address: str, state: ObjectState) -> ListedObject:
+        """Make an address that knows the state of its object."""
+        made = super().__new__(cls, address)
+        made.state = state
+        return made
+
+    state: ObjectState
+
+
+def objects_below(address: str, extension: str | None, since: datetime | None = None) -> Iterator[str]:
+    """Yield the addresses of the objects below a prefix as the store names them, in bounded memory.
+
+    Parameters
+    ----------
+    address : str
+        A prefix, such as ``s3://bucket/folder``, or one object, which is yielded whatever its extension. An
+        ``https://`` address is one object: its server lists nothing.
+    extension : str or None
+        End of the keys, in any case; None takes all. Keys that end with a slash stand for folders.
+    since : datetime or None
+        Take only what was written then or later.
+
+    Yields
+    ------
+    str
+        A `ListedObject`; the address itself where nothing lies below it: reading it gives the reason.
+
+    Raises
+    ------
+    SourceError
+        The store refuses to list, or the address is of no store that is read.
+    """
+    address = normal(address)
+    place = parse(address)
+    is_object = extension is not None and place.key.lower().endswith(extension.lower())
+    if is_object or not place.can_list:
+        yield address
+        return
+    store = store_at(place.root, get_s3_config())
+    prefix = place.key.rstrip("/")
+    count = 0
+    for count, found in enumerate(_ahead(store, prefix), 1):  # noqa: B007
+        is_wanted = extension is None or found.key.lower().endswith(extension.lower())
+        if is_wanted and (since is None or found.modified >= since):
+            yield ListedObject(f"{place.root}/{found.key}", found.state)
+    if not count and prefix and not place.key.endswith("/"):
+        yield address
+
+
+def file_is_gone(path: str) -> bool:
+    """Return whether there certainly is no such file or object any more; False where nobody can tell."""
+    try:
+        if is_address(path):
+            place = parse(path)
+            store_at(place.root, get_s3_config()).head(place.key)
+        else:
+            os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except SourceError as error:
+        return error.errno == errno.ENOENT
+    except (OSError, ValueError):  # no permission, for instance: it may well be there
+        return False
+    return False
+
+
+def _ahead(store: Store, prefix: str) -> Iterator[Listed]:
+    """List on another thread, a little ahead of who takes the objects."""
+    waiting: queue.Queue[Listed | BaseException | None] = queue.Queue(_AHEAD)
+    ended = threading.Event()
+
+    def put(each: Listed | BaseException | None) -> None:
+        while not ended.is_set():
+            try:
+                waiting.put(each, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def run() -> None:
+        try:
+            for each in store.list(prefix):
+                put(each)
+                if ended.is_set():
+                    return
+        except BaseException as error:
+            put(error)
+        else:
+            put(None)
+
+    threading.Thread(target=run, name="voxtier-list", daemon=True).start()
+    try:
+        while (each := waiting.get()) is not None:
+            if isinstance(each, BaseException):
+                raise each
+            yield each
+    finally:
+        ended.set()

@@ -1,0 +1,92 @@
+"""An object of a store as a source of the core: its state, its first bytes, ranges of that state."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from voxtier.errors import SourceError
+from voxtier.frames.sources.address import check_key, normal, parse
+from voxtier.frames.sources.fetching import fetch_together
+from voxtier.frames.sources.stores import ObjectState, differ, store_at
+from voxtier.system.s3_config import S3Config, get_s3_config
+
+_RANGE_NOT_SATISFIABLE = "status 416"
+# Time for which the first bytes serve reads that follow: the object may be replaced meanwhile.
+_HEAD_SECONDS = 1.0
+
+
+class RemoteObject:
+    """An object, read in one state: a range of another state is an error of kind ``changed_during_read``.
+
+    Parameters
+    ----------
+    address : str
+        Such as ``s3://bucket/key``.
+    config : S3Config or None
+        How ``s3://`` is reached; None: as configured now.
+    state : ObjectState or None
+        The state that is known of it, as from the index; None: that of the first read.
+
+    Raises
+    ------
+    SourceError
+        The address is of no store that is read, or no client can ask for its key.
+    """
+
+    def __init__(
+        self, address: str, config: S3Config | None = None, state: ObjectState | None = None
+    ) -> None:
+        self.address = normal(address)
+        root, self._key = parse(self.address)
+        check_key(self.address, self._key)
+        self._store = store_at(root, config or get_s3_config())
+        self._lock = threading.Lock()
+        self._state, self._head, self._read_at = state, b"", 0.0
+
+    @property
+    def state(self) -> ObjectState | None:
+        """The state that is read; None before the first read."""
+        return self._state
+
+    def expect(self, state: tuple[Any, ...]) -> None:
+        """Take a state of the index for that of the object, unless another is known already."""
+        with self._lock:
+            if self._state is None:
+                self._state = ObjectState(*state)
+
+    def open_ranges(self) -> tuple[ObjectState, int, Any]:
+        """Return state, the bytes that a request costs, and the first bytes, by one request at most."""
+        with self._lock:
+            if self._state is None:
+                self._state, self._head = self._read_head()
+                self._read_at = time.monotonic()
+            elif self._head and time.monotonic() - self._read_at > _HEAD_SECONDS:
+                self._head = b""
+            return self._state, self._store.cost.bridge, self._head
+
+    def is_current(self) -> bool:
+        """Return whether the object still has the state that is read; True where none is known yet."""
+        return self._state is None or not differ(self._store.head(self._key), self._state)
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> list[Any]:
+        """Return the bytes of ranges, asked for at the same time."""
+        expected = self._state
+        return fetch_together(lambda start, end: self._store.get(self._key, start, end, expected)[1], ranges)
+
+    def note_header(self, size: int) -> None:
+        """Say how many bytes stood before the pixels: first reads of the store grow or shrink with it."""
+        self._store.cost.add_header(size)
+
+    def _read_head(self) -> tuple[ObjectState, Any]:
+        try:
+            return self._store.get(self._key, 0, self._store.cost.first_read, None)
+        except SourceError as error:
+            if _RANGE_NOT_SATISFIABLE not in error.detail:
+                raise
+        return self._store.head(self._key), b""  # an empty object has no range
+
+    def __repr__(self) -> str:
+        return f"RemoteObject({self.address!r})"

@@ -1,0 +1,60 @@
+"""One notion of a source: makes of whatever a caller names what the core reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voxtier.frames.sources.address import is_address
+from voxtier.frames.sources.files import source_of_file
+from voxtier.frames.sources.objects import RemoteObject
+from voxtier.system.s3_config import S3Config, get_s3_config
+
+
+class Opener:
+    """Opens sources as configured when it was made: threads of the core have no context of their own.
+
+    Parameters
+    ----------
+    config : S3Config or None
+        How ``s3://`` is reached; None: as configured now.
+    """
+
+    def __init__(self, config: S3Config | None = None) -> None:
+        self._config = config or get_s3_config()
+
+    def __call__(self, source: Any) -> Any:
+        """Return a source of the core: see `open_source`."""
+        return open_source(source, self._config)
+
+
+def open_source(source: Any, config: S3Config | None = None) -> Any:
+    """Return what the core reads.
+
+    Parameters
+    ----------
+    source : path, address, file, bytes, int or source
+        A local path or a URI of one (``file://``, ``dbfs:/``); an address (``s3://``, ``gs://``, ``az://``,
+        ``https://``); an open binary file (fsspec's too) or ``BytesIO``; bytes; a descriptor; a
+        `RangedSource`.
+    config : S3Config or None
+        How ``s3://`` is reached; None: as configured now.
+
+    Returns
+    -------
+    object
+        `source` itself, unless it is an address or an open file.
+
+    Raises
+    ------
+    SourceError
+        The address is of no store that is read.
+    TypeError
+        The file is open for text.
+    """
+    if isinstance(source, str):
+        if is_address(source) and not source[:7].lower().startswith("file://"):
+            return RemoteObject(source, config)
+        return source
+    if hasattr(source, "seek") and hasattr(source, "read"):
+        return source_of_file(source)
+    return source

@@ -1,0 +1,318 @@
+"""The door to object stores: opens one, reads a range of one state of an object, lists, says what is wrong.
+
+Requests are tried again here, not by the client, so that one pause after "slow down" holds for all threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from voxtier.errors import MissingExtraError, SourceError
+from voxtier.frames.sources.cost import Cost
+from voxtier.frames.sources.gate import Gate
+from voxtier.frames.sources.refusals import Failure, failure_of, replaced
+from voxtier.system.fork import after_fork_in_child
+from voxtier.system.s3_config import S3Config
+
+_log = logging.getLogger(__name__)
+_TRIES = 6
+_PATIENCE = 60.0  # seconds, all tries together
+_TIMEOUT = 30.0
+_LONGEST_ETAG = 64
+_ENCODINGS = ("", "identity", "aws-chunked")
+_LISTED_AT_ONCE = 1000
+
+
+class ObjectState(NamedTuple):
+    """The state of an object, as the core has it of a file.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    mtime_ns : int or None
+        When it was written, where it has no entity tag.
+    ctime_ns, inode : int or None
+        Files have them.
+    etag : str or None
+        Its entity tag, without quotes.
+    """
+
+    size: int
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    inode: int | None = None
+    etag: str | None = None
+
+
+class Listed(NamedTuple):
+    """An object that a listing names."""
+
+    key: str
+    state: ObjectState
+    modified: datetime
+
+
+class Store:
+    """One bucket, or one host.
+
+    Parameters
+    ----------
+    root : str
+        ``s3://bucket``, ``gs://bucket``, ``az://container``, ``https://host``.
+    config : S3Config
+        How ``s3://`` is reached; the other stores are configured by the environment, as obstore reads it.
+    """
+
+    def __init__(self, root: str, config: S3Config) -> None:
+        self.root, self.config = root, config
+        self.cost = Cost()
+        self.gate = Gate()
+        self._lock = threading.Lock()
+        self._signed_with: dict[str, str] | None = None
+        self._client: Any = None
+        self._has_etags = True
+
+    def get(self, key: str, start: int, end: int, expected: ObjectState | None) -> tuple[ObjectState, Any]:
+        """Read a range of an object.
+
+        Parameters
+        ----------
+        key : str
+            The object.
+        start, end : int
+            Bytes, half-open; what lies behind the end of the object is left out.
+        expected : ObjectState or None
+            The state that the object must have; None for any.
+
+        Returns
+        -------
+        tuple of (ObjectState, buffer)
+            The state of the object, and the bytes.
+
+        Raises
+        ------
+        SourceError
+            Names the object, what failed, and the remedy; ``changed_during_read`` where the object has
+            another state.
+        """
+        options: dict[str, Any] = {"range": (start, end)}
+        if expected is not None and expected.etag is not None:
+            options["if_match"] = f'"{expected.etag}"'
+
+        def work(obstore: Any, client: Any) -> tuple[ObjectState, Any] | Failure:
+            began = time.monotonic()
+            answer = obstore.get(client, key, options=options)
+            state = self._state_of(answer.meta)
+            encoding = str(answer.attributes.get("Content-Encoding", "")).lower()
+            if encoding not in _ENCODINGS:
+                return Failure(
+                    f"it is stored with Content-Encoding {encoding}, and a range of that is no range of the "
+                    "file: store it without (or unpack it)"
+                )
+            if expected is not None and differ(state, expected):
+                raise replaced(self._name(key))
+            wanted = (start, min(end, state.size))
+            if tuple(answer.range) != wanted:
+                return Failure(
+                    f"bytes {wanted[0]} to {wanted[1]} were asked for, {answer.range[0]} to "
+                    f"{answer.range[1]} came",
+                    may_help=True,
+                )
+            body = answer.bytes()
+            if len(body) != wanted[1] - wanted[0]:
+                return Failure(f"{len(body)} of {wanted[1] - wanted[0]} bytes came", may_help=True)
+            self.cost.add_request(len(body), time.monotonic() - began)
+            return state, body
+
+        found: tuple[ObjectState, Any] = self._try(work, key, end - start, start)
+        return found
+
+    def head(self, key: str) -> ObjectState:
+        """Return the state of an object, without its bytes.
+
+        Raises
+        ------
+        SourceError
+            See `get`.
+        """
+
+        def work(obstore: Any, client: Any) -> ObjectState:
+            return self._state_of(obstore.head(client, key))
+
+        state: ObjectState = self._try(work, key, 0, None)
+        return state
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """Yield the objects below a prefix, thousand by thousand.
+
+        Raises
+        ------
+        SourceError
+            The store refuses, or ends in the middle: what was yielded is right.
+        """
+        last: str | None = None
+        while True:
+            stream = self._try(
+                lambda obstore, client, after=last: iter(
+                    obstore.list(client, prefix or None, offset=after, chunk_size=_LISTED_AT_ONCE)
+                ),
+                prefix,
+                0,
+                None,
+            )
+            tries = 0
+            try:
+                for chunk in stream:
+                    for meta in chunk:
+                        last = str(meta["path"])
+                        yield Listed(last, self._state_of(meta), meta["last_modified"])
+                return
+            except SourceError:
+                raise
+            except Exception as error:
+                failure = failure_of(error)
+                tries += 1
+                if not failure.may_help or tries >= _TRIES:
+                    raise failure.as_error(self._name(prefix), None) from None
+                self._pause(failure, tries)
+
+    def _try(self, work: Any, key: str, size: int, offset: int | None) -> Any:
+        deadline = time.monotonic() + _PATIENCE
+        obstore, client = self._open()
+        has_renewed = False
+        for left in reversed(range(_TRIES)):
+            try:
+                with self.gate.one(size):
+                    found = work(obstore, client)
+            except SourceError:
+                raise
+            except obstore.exceptions.PreconditionError:
+                raise replaced(self._name(key)) from None
+            except Exception as error:
+                found = failure_of(error)
+            if not isinstance(found, Failure):
+                self.gate.speed_up()
+                return found
+            if found.is_credentials and not has_renewed and self._renew():
+                has_renewed = True
+                obstore, client = self._open()
+            elif found.may_help and left and time.monotonic() < deadline:
+                self._pause(found, _TRIES - left)
+            else:
+                raise found.as_error(self._name(key), offset)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _pause(self, failure: Failure, tries: int) -> None:
+        if failure.is_throttled:
+            self.gate.slow_down()
+        else:
+            time.sleep(min(0.05 * 2**tries, 2.0))
+
+    def _name(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+    def _state_of(self, meta: Any) -> ObjectState:
+        size, tag = int(meta["size"]), meta["e_tag"] or ""
+        etag = tag.strip('"')
+        if not tag.startswith("W/") and 0 < len(etag) <= _LONGEST_ETAG and etag.isascii():
+            return ObjectState(size, etag=etag)
+        if self._has_etags:
+            self._has_etags = False
+            _log.warning(
+                "%s gives no entity tags: an object replaced by one of its size and time is not found out",
+                self.root,
+            )
+        written = int(meta["last_modified"].timestamp()) * 10**9
+        return ObjectState(size, mtime_ns=written or None)
+
+    def _open(self) -> tuple[Any, Any]:
+        _check_process()
+        try:
+            import obstore
+        except ImportError:
+            raise MissingExtraError("obstore", "cloud") from None
+        with self._lock:
+            if self._client is None:
+                self._client = self._make_client()
+            return obstore, self._client
+
+    def _renew(self) -> bool:
+        """Make the client anew if the environment or the profile has other credentials by now."""
+        with self._lock:
+            if self._signed_with is None or self._signed_with == self.config.credentials():
+                return False
+            self._client = None
+            return True
+
+    def _make_client(self) -> Any:
+        from obstore.store import HTTPStore, S3Store, from_url
+
+        timeout = self.config.timeout if self.config.timeout != S3Config().timeout else _TIMEOUT
+        client: Any = {
+            "timeout": timedelta(seconds=timeout),
+            "connect_timeout": timedelta(seconds=min(timeout, 5.0)),
+        }
+        common: Any = {"retry_config": {"max_retries": 0}}
+        if self.root.startswith("http"):
+            client["allow_http"] = self.root.startswith("http:")
+            return HTTPStore.from_url(self.root, client_options=client, **common)
+        if not self.root.startswith("s3:"):
+            return from_url(self.root, client_options=client, **common)
+        options = self.config.store_options()
+        self._signed_with = self.config.credentials()
+        endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
+        if endpoint.startswith("http:"):
+            client["allow_http"] = True
+        return S3Store(self.root.removeprefix("s3://"), client_options=client, **options, **common)
+
+
+def differ(state: ObjectState, expected: ObjectState) -> bool:
+    """Return whether an object has another state than it had, by what both tell."""
+    if state.size != expected.size:
+        return True
+    pairs = ((state.etag, expected.etag), (state.mtime_ns, expected.mtime_ns))
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+_stores: dict[tuple[str, S3Config], Store] = {}
+_opening = threading.Lock()
+_used_by: int | None = None
+
+
+def store_at(root: str, config: S3Config) -> Store:
+    """Return the process's store at a root."""
+    with _opening:
+        store = _stores.get((root, config))
+        if store is None:
+            store = _stores[root, config] = Store(root, config)
+        return store
+
+
+def _check_process() -> None:
+    """Refuse to use the client in a forked child, which has none of its threads: it would wait for ever."""
+    global _used_by
+    if _used_by is None:
+        _used_by = os.getpid()
+    elif _used_by != os.getpid():
+        raise SourceError(
+            "io_error",
+            None,
+            "object stores cannot be read in a process that was forked after its parent read one: start "
+            "workers by spawn or forkserver (multiprocessing_context='spawn' of a DataLoader)",
+        )
+
+
+def _after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()
+    _stores.clear()
+
+
+after_fork_in_child(_after_fork)

@@ -1,0 +1,141 @@
+"""How ``s3://`` addresses are reached: one configuration for the rooms that read from object stores."""
+
+from __future__ import annotations
+
+import configparser
+import contextvars
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxtier.errors import ConfigError
+
+_NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """How ``s3://`` addresses are reached.
+
+    Parameters
+    ----------
+    region : str
+        Region that requests are signed for.
+    endpoint : str or None
+        Address of another server than AWS, with its scheme: ``http://127.0.0.1:8333``.
+    use_virtual_addressing : bool
+        Bucket in the host name; switch off for most servers that are not AWS.
+    max_parallel_ops : int
+        Requests in flight for one read or write (>= 1).
+    multipart_part_size_mb : int
+        Size of one part of an upload (>= 5).
+    include_credentials : bool
+        Sign with the credentials of the environment, of ``profile`` or of the machine's role.
+    anonymous : bool
+        Do not sign at all (public buckets).
+    profile : str or None
+        Section of the shared credentials file.
+    timeout : float
+        Seconds before one request is given up (> 0).
+    """
+
+    region: str = "us-east-1"
+    endpoint: str | None = None
+    use_virtual_addressing: bool = True
+    max_parallel_ops: int = 8
+    multipart_part_size_mb: int = 50
+    include_credentials: bool = True
+    anonymous: bool = False
+    profile: str | None = None
+    timeout: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not self.region:
+            raise ConfigError("region must not be empty")
+        for name, least in (("max_parallel_ops", 1), ("multipart_part_size_mb", 5)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{name} must be an integer, got {value!r}")
+            if value < least:
+                raise ConfigError(f"{name} must be >= {least}, got {value}")
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout must be > 0 seconds, got {self.timeout}")
+
+    def credentials(self) -> dict[str, str]:
+        """Return the keys that sign requests now, by their names in a credentials file; empty: none given.
+
+        Without any, the machine's role signs, unless `anonymous`.
+
+        Raises
+        ------
+        ConfigError
+            The credentials file has no such `profile`.
+        """
+        if self.anonymous or not self.include_credentials:
+            return {}
+        if self.profile is None:
+            values = {name: os.environ.get(name.upper(), "") for name in _NAMES}
+        else:
+            path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+            parser = configparser.ConfigParser()
+            parser.read(path.expanduser())
+            if not parser.has_section(self.profile):
+                raise ConfigError(f"no profile {self.profile!r} in {path}")
+            values = dict(parser[self.profile])
+        return {name: values[name] for name in _NAMES if values.get(name)}
+
+    def store_options(self) -> dict[str, Any]:
+        """Return what differs from the defaults as keyword arguments of obstore's ``S3Store``.
+
+        What nobody configured is left to the environment (``AWS_REGION``, ``AWS_ENDPOINT_URL``, ...).
+        """
+        default, options = S3Config(), dict[str, Any]()
+        if self.region != default.region:
+            options["region"] = self.region
+        if self.endpoint is not None:
+            options["endpoint"] = self.endpoint if "://" in self.endpoint else f"https://{self.endpoint}"
+            options["virtual_hosted_style_request"] = self.use_virtual_addressing
+        if self.anonymous or not self.include_credentials:
+            options["skip_signature"] = True
+        for name, value in self.credentials().items():
+            options[name.removeprefix("aws_")] = value
+        return options
+
+
+_process_config = S3Config()
+_context_config: contextvars.ContextVar[S3Config | None] = contextvars.ContextVar("voxtier_s3", default=None)
+
+
+def get_s3_config() -> S3Config:
+    """Return the configuration in force: that of the context, else the process's."""
+    return _context_config.get() or _process_config
+
+
+def configure_s3(config: S3Config) -> None:
+    """Change the configuration of the process, or of the context where one has its own.
+
+    ``voxtier.volumes.configure(s3=...)`` does the same.
+
+    Raises
+    ------
+    TypeError
+        `config` is no `S3Config`.
+    """
+    global _process_config
+    if not isinstance(config, S3Config):
+        raise TypeError(f"configure_s3() takes a S3Config, got {type(config).__name__}")
+    if _context_config.get() is None:
+        _process_config = config
+    else:
+        _context_config.set(config)
+
+
+def enter_context(config: S3Config) -> contextvars.Token[S3Config | None]:
+    """Give the running context a configuration of its own, until `leave_context`."""
+    return _context_config.set(config)
+
+
+def leave_context(token: contextvars.Token[S3Config | None]) -> None:
+    """End what `enter_context` began."""
+    _context_config.reset(token)

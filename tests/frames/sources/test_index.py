@@ -1,0 +1,141 @@
+"""A bucket is indexed as a folder is: once, then what is new; what failed heals with the next run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import voxtier  # noqa: F401 - a fixture
+from cli.running import FINDINGS, OK, Cli
+from frames.sources.conftest import Bucket
+from frames.sources.images import ct, slide
+from support.object_proxy import Fault
+from voxtier.frames import FileIndexer, index_files, read_table
+from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.store.store import FrameStore
+
+
+@pytest.fixture
+def prefix(bucket: Bucket, request: pytest.FixtureRequest) -> str:
+    name = f"index/{request.node.name}"
+    for number in range(25):
+        bucket.put(f"{name}/{number:02}.dcm", ct(number, f"2.25.{100 + number}"))
+    bucket.put(f"{name}/notes.txt", b"no image")
+    return f"s3://frames/{name}"
+
+
+def run(store: FrameStore, prefix: str, **options: object) -> Counter[str]:
+    indexer = FileIndexer(store, threads=8)
+    return Counter(
+        report.status for part in index_files(indexer, iter_files([prefix], **options)) for report in part
+    )
+
+
+def test_a_prefix_is_indexed_and_unchanged_objects_cost_no_request(
+    bucket: Bucket, prefix: str, store: FrameStore
+) -> None:
+    assert run(store, prefix) == {"ok": 25}
+    assert len(bucket.proxy.gets) == 25
+    bucket.proxy.forget()
+    assert run(store, prefix) == {"unchanged": 25}
+    assert bucket.proxy.gets == []
+    [state] = store.file_states("default", [f"{prefix}/03.dcm"])
+    assert state is not None
+    assert state.etag == read_table(f"{prefix}/03.dcm").etag
+    assert state.mtime_ns is None
+
+
+def test_a_replaced_object_is_read_again_alone(bucket: Bucket, prefix: str, store: FrameStore) -> None:
+    run(store, prefix)
+    bucket.put(f"{prefix.removeprefix('s3://frames/')}/07.dcm", ct(99))  # of the same size
+    bucket.proxy.forget()
+    assert run(store, prefix) == {"unchanged": 24, "ok": 1}
+    assert len(bucket.proxy.gets) == 1
+
+
+def test_only_what_was_written_since_is_taken(bucket: Bucket, prefix: str, store: FrameStore) -> None:
+    now = datetime.now(UTC)
+    assert run(store, prefix, since=now + timedelta(hours=1)) == {}
+    assert run(store, prefix, since=now - timedelta(hours=1)) == {"ok": 25}
+
+
+def test_a_run_over_a_store_that_fails_heals(bucket: Bucket, prefix: str, store: FrameStore) -> None:
+    def deny(request: object) -> Fault | None:
+        path = request.path  # type: ignore[attr-defined]
+        return Fault(403, "AccessDenied") if "/1" in path.rpartition("/")[0][-1:] + path[-7:-5] else None
+
+    bucket.proxy.fault = deny
+    found = run(store, prefix)
+    assert found == {"ok": 15, "error": 10}
+    refused = list(store.refused_files("default"))
+    assert len(refused) == 10
+    assert all(each.kind == "io_error" and each.path in each.detail for each in refused)
+    bucket.proxy.forget()
+    assert run(store, prefix) == {"unchanged": 15, "ok": 10}
+    assert list(store.refused_files("default")) == []
+
+
+def test_a_listing_that_breaks_off_is_an_error_and_keeps_what_was_read(
+    bucket: Bucket, store: FrameStore
+) -> None:
+    from voxtier.errors import SourceError
+
+    bucket.proxy.fault = lambda request: Fault(403, "AccessDenied") if "list-type" in request.path else None
+    with pytest.raises(SourceError, match="list"):
+        run(store, "s3://frames/index")
+
+
+def test_more_keys_than_one_answer_names(bucket: Bucket) -> None:
+    names = {f"s3://frames/many/{number:04}.dcm" for number in range(1100)}
+    for name in names:
+        bucket.put(name.removeprefix("s3://frames/"), b"")
+    assert set(iter_files(["s3://frames/many"])) == names
+    assert len(bucket.proxy.requests) == 2
+
+
+def test_an_object_and_a_prefix_without_objects(bucket: Bucket, prefix: str, store: FrameStore) -> None:
+    assert list(iter_files([f"{prefix}/03.dcm"])) == [f"{prefix}/03.dcm"]
+    assert list(iter_files([f"{prefix}/notes.txt"])) == [f"{prefix}/notes.txt"]
+    assert list(iter_files([f"{prefix}/none/"])) == []
+    assert run(store, f"{prefix}/none") == {"error": 1}
+
+
+def test_the_command_indexes_prunes_and_reads(
+    bucket: Bucket,
+    prefix: str,
+    dsn: str,
+    tmp_path: Path,
+    voxtier: Cli,  # noqa: F811
+) -> None:
+    def indexed(*arguments: str) -> dict[str, object]:
+        done = voxtier("index", prefix, "--dsn", dsn, "--json", *arguments)
+        assert done.code == OK, done.err
+        return done.rows[-1]["summary"]
+
+    assert indexed()["statuses"] == {"ok": 25}
+    bucket.client.delete(f"{prefix.removeprefix('s3://frames/')}/03.dcm")
+    summary = indexed("--prune")
+    assert (summary["statuses"], summary["pruned"]) == ({"unchanged": 24}, 1)
+    assert voxtier("index", prefix, "--since", "2999-01-01", "--dsn", dsn).code == FINDINGS
+    address = f"{prefix}/04.dcm"
+    assert "native" in voxtier("explain", address).out
+    assert voxtier("table", address).out.startswith("ok")
+    assert voxtier("metadata", address).code == OK
+    target = tmp_path / "frame"
+    assert voxtier("frame", address, "1", "-o", target).code == OK
+    assert target.stat().st_size == 512 * 512 * 2
+    all_objects = voxtier("table", f"{prefix}/")
+    assert all_objects.code == FINDINGS  # one is no image
+    assert len(all_objects.out.splitlines()) == 25
+
+
+def test_tables_of_objects_are_checked_at_their_ends(bucket: Bucket, store: FrameStore) -> None:
+    address = bucket.put("index/slide.dcm", slide(500, 2000, "bot"))
+    assert run(store, address) == {"ok": 1}
+    assert len(bucket.proxy.gets) <= 2
+    table = store.get("default", address)
+    assert table is not None
+    assert table.verified == "ends"

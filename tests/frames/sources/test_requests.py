@@ -1,0 +1,113 @@
+"""How many requests it takes to index an object and to read its frames, and how many bytes move."""
+
+from __future__ import annotations
+
+import pytest
+
+from frames.dicom.sources import Store
+from frames.sources.conftest import Bucket
+from frames.sources.images import ct, slide, tile
+from voxtier.frames import read_frame, read_frames, read_table
+
+MIB = 1 << 20
+
+
+def index(bucket: Bucket, address: str):
+    bucket.proxy.forget()
+    return read_table(address)
+
+
+def test_a_ct_slice_takes_one_request_to_index_and_one_for_its_frame(bucket: Bucket) -> None:
+    content = ct(7)
+    address = bucket.put("requests/ct.dcm", content)
+    table = index(bucket, address)
+    assert len(bucket.proxy.requests) == 1
+    assert bucket.proxy.moved <= 64 << 10
+    bucket.proxy.forget()
+    assert read_frame(address, table, 0) == read_frame(content, read_table(content), 0)
+    assert len(bucket.proxy.requests) == 1
+    assert bucket.proxy.moved <= 1.25 * 512 * 512 * 2
+
+
+@pytest.mark.parametrize("kind", ["bot", "eot"])
+@pytest.mark.parametrize(("frames", "length"), [(40, 90_000), (50_000, 100), (3, 3 << 20)])
+def test_a_slide_with_a_table_takes_three_requests_to_index_and_one_a_frame(
+    bucket: Bucket, kind: str, frames: int, length: int
+) -> None:
+    content = slide(frames, length, kind)
+    address = bucket.put(f"requests/{kind}-{frames}.dcm", content)
+    table = index(bucket, address)
+    assert table.method == kind
+    assert len(table) == frames
+    assert len(bucket.proxy.requests) <= 3
+    for number in (0, frames // 2, frames - 1):
+        bucket.proxy.forget()
+        assert read_frame(address, table, number) == tile(number, length)
+        assert len(bucket.proxy.requests) == 1
+        assert bucket.proxy.moved <= 1.25 * length + 64
+
+
+@pytest.mark.parametrize(
+    ("frames", "length", "most"),
+    [(300, 200_000, 12), (300, 200_000, 60_000_000 // (8 * MIB)), (50, 200_000, 3), (20_000, 1000, 3)],
+)
+def test_a_slide_without_a_table_is_read_in_large_pieces(
+    bucket: Bucket, frames: int, length: int, most: int
+) -> None:
+    content = slide(frames, length)
+    address = bucket.put(f"requests/none-{frames}.dcm", content)
+    table = index(bucket, address)
+    assert len(table) == frames
+    assert len(bucket.proxy.requests) <= most
+    assert bucket.proxy.moved <= 1.25 * len(content)
+
+
+def test_large_fragments_are_walked_by_their_headers(bucket: Bucket) -> None:
+    content = slide(12, 5 * MIB)
+    address = bucket.put("requests/large.dcm", content)
+    table = index(bucket, address)
+    assert len(table) == 12
+    assert len(bucket.proxy.requests) <= 14
+    assert bucket.proxy.moved < MIB
+
+
+def test_frames_asked_together_share_requests(bucket: Bucket) -> None:
+    content = slide(200, 20_000, "bot")
+    address = bucket.put("requests/together.dcm", content)
+    table = index(bucket, address)
+    bucket.proxy.forget()
+    wanted = [*range(20, 60), 150, 3]
+    assert read_frames(address, table, wanted) == [tile(number, 20_000) for number in wanted]
+    assert len(bucket.proxy.requests) == 3
+    assert bucket.proxy.moved <= 1.25 * len(wanted) * 20_000
+
+
+def test_requests_of_one_read_are_in_flight_together(bucket: Bucket) -> None:
+    content = slide(200, 20_000, "bot")
+    address = bucket.put("requests/flight.dcm", content)
+    table = index(bucket, address)
+    bucket.proxy.forget()
+    bucket.proxy.latency = 0.2
+    read_frames(address, table, range(0, 200, 20))
+    assert bucket.proxy.most_in_flight > 3
+
+
+def test_a_slide_behind_a_function_takes_large_reads() -> None:
+    content = slide(300, 20_000)
+    store = Store(content)
+    table = read_table(store.source)
+    assert len(table) == 300
+    assert len(store.requests) <= 5
+    store.requests.clear()
+    assert read_frame(store.source, table, 200) == tile(200, 20_000)
+    assert len(store.requests) == 1
+
+
+def test_the_first_read_grows_and_shrinks_with_the_headers_of_a_store(bucket: Bucket) -> None:
+    from voxtier.frames.sources.cost import Cost
+
+    cost = Cost()
+    for size, most in ((300 << 10, 512 << 10), (2000, 16 << 10)):
+        for _ in range(64):
+            cost.add_header(size)
+        assert size <= cost.first_read <= most
