@@ -28,13 +28,13 @@ ABSENT = {
     "truncated_from": None, "notes": (), "transfer_syntax_uid": "", "number_of_frames": 1, "rows": 0,
     "columns": 0, "samples_per_pixel": 1, "bits_allocated": 0, "photometric_interpretation": "",
     "pixel_data_pos": None, "sop_instance_uid": "", "series_instance_uid": "", "study_instance_uid": "",
-    "mtime_ns": None, "ctime_ns": None, "inode": None, "frames": b"",
+    "mtime_ns": None, "ctime_ns": None, "inode": None, "etag": None, "frames": b"",
 }  # fmt: skip
 # Columns that hold no attribute of a table.
-OF_THE_ROW = {"key", "path", "parser_version", "etag", "frame_count"}
+OF_THE_ROW = {"key", "path", "parser_version", "frame_count"}
 OF_A_REFUSAL = {"error_kind", "error_offset", "error_detail"}
 # What a file has and bytes in memory have not.
-STATE = {"mtime_ns": 3, "ctime_ns": 4, "inode": 5}
+STATE = {"mtime_ns": 3, "ctime_ns": 4, "inode": 5, "etag": "tag"}
 WIDTHS = {"int2": ">h", "int4": ">i", "int8": ">q"}
 
 
@@ -187,7 +187,7 @@ OTHER_VALUES = {
     "number_of_frames": 2**31 - 1, "rows": 2**31 - 1, "columns": 2**31 - 1, "samples_per_pixel": 2**16 - 1,
     "bits_allocated": 2**16 - 1, "photometric_interpretation": "X" * 16, "pixel_data_pos": 2**63 - 1,
     "sop_instance_uid": "2.5", "series_instance_uid": "2.6", "study_instance_uid": "2.7", "size": 2**63 - 1,
-    "mtime_ns": -(2**63), "ctime_ns": 2**63 - 1, "inode": 2**63 - 1, "frames": None,
+    "etag": "other", "mtime_ns": -(2**63), "ctime_ns": 2**63 - 1, "inode": 2**63 - 1, "frames": None,
 }  # fmt: skip
 
 
@@ -325,8 +325,14 @@ def test_any_refusal_comes_through_both_ways(kind: str, offset: int | None, deta
     error = (SourceError if is_environment else FormatError)(kind, offset, detail)
     rows, _ = encode_rows("s", [TableResult("/a", None, error)])
     fields = fields_of(rows)
-    of_state, _ = encode_rows("s", [TableResult("/a", None, error, (10, 11, -12, 2**64 - 1))])
-    assert fields_of(of_state) == fields | {"size": 10, "mtime_ns": 11, "ctime_ns": -12, "inode": -1}
+    of_state, _ = encode_rows("s", [TableResult("/a", None, error, (10, 11, -12, 2**64 - 1, "tag"))])
+    assert fields_of(of_state) == fields | {
+        "size": 10,
+        "mtime_ns": 11,
+        "ctime_ns": -12,
+        "inode": -1,
+        "etag": "tag",
+    }
     kept = detail.replace("\0", " ")[:500]
     assert (fields["error_kind"], fields["error_offset"], fields["error_detail"]) == (
         kind, offset, kept or None
@@ -334,12 +340,17 @@ def test_any_refusal_comes_through_both_ways(kind: str, offset: int | None, deta
     assert (fields["status"], fields["kind"], fields["frame_count"]) == (
         _core.refused_status(kind), "error", 0
     )  # fmt: skip
-    for state in ({}, {"size": 10, "mtime_ns": 11}, {"size": 10, "ctime_ns": 12, "inode": 13}):
+    for state in (
+        {},
+        {"size": 10, "mtime_ns": 11},
+        {"size": 10, "ctime_ns": 12, "inode": 13},
+        {"size": 10, "etag": "x"},
+    ):
         found = decoded(row_of(fields | state))
         assert isinstance(found, Refusal)
         assert type(found.error) is type(error)
         assert (found.error.kind, found.error.offset, found.error.detail) == (kind, offset, kept)
-        for name in ("size", "mtime_ns", "ctime_ns", "inode"):
+        for name in ("size", "mtime_ns", "ctime_ns", "inode", "etag"):
             assert getattr(found, name) == state.get(name)
         assert found.describes(bytes(10)) == bool(state)
 

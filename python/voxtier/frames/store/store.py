@@ -427,7 +427,7 @@ def _file_keys(source: str, paths: Iterable[str]) -> Keys:
 def _state_of(refusal: Refusal) -> Fingerprint | None:
     if refusal.size is None:
         return None
-    return refusal.size, refusal.mtime_ns, refusal.ctime_ns, refusal.inode
+    return refusal.size, refusal.mtime_ns, refusal.ctime_ns, refusal.inode, refusal.etag
 
 
 def _check_source(source: str) -> None:
