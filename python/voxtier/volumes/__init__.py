@@ -40,6 +40,7 @@ from voxtier.volumes.volume import Volume
 if TYPE_CHECKING:
     from voxtier.volumes.training.augmenting import Augmentation
     from voxtier.volumes.training.batches import Batches, batches
+    from voxtier.volumes.training.classes import ClassSampler
     from voxtier.volumes.training.datasets import (
         DatasetConfig,
         GridPatchDataset,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Augmentation",
     "Batches",
+    "ClassSampler",
     "CollectionQuery",
     "CompressionConfig",
     "Compressor",
@@ -125,6 +127,7 @@ _TRAINING = {
     "Augmentation": "augmenting",
     "Batches": "batches",
     "batches": "batches",
+    "ClassSampler": "classes",
     "DatasetConfig": "datasets",
     "GridPatchDataset": "datasets",
     "LoadingMode": "datasets",

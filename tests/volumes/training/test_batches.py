@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from voxtier.errors import ConfigError, FormatError  # noqa: E402
 from voxtier.volumes import (  # noqa: E402
+    ClassSampler,
     ForegroundSampler,
     Normalize,
     RadiObject,
@@ -131,6 +132,24 @@ def test_every_sampler_draws_the_same_places(cohort: Path, sampler: Any) -> None
         made.set_epoch(epoch)
         starts = torch.cat([batch["patch_start"] for batch in loader])
         assert starts.tolist() == [made[item]["patch_start"].tolist() for item in range(40)]
+
+
+def test_classes_are_drawn_by_ratio_among_those_that_are_there(cohort: Path) -> None:
+    radi = RadiObject(cohort)
+    config = DatasetConfig("patch", 1, 300, ClassSampler({0: 1, 1: 2, 2: 5, 7: 9}), seed=5)
+    made = SegmentationDataset(radi.CT.iloc[:1], radi.seg.iloc[:1], config)
+    found = drained(batches(made, 50, shuffle=False))
+    starts = torch.cat([batch["patch_start"] for batch in found])
+    assert starts[:20].tolist() == [made[item]["patch_start"].tolist() for item in range(20)]
+    classes = torch.cat([batch["mask"].flatten() for batch in found]).bincount(minlength=3) / 300
+    assert torch.allclose(classes, torch.tensor([1, 2, 5]) / 8, atol=0.08)
+    absent = DatasetConfig("patch", 4, 2, ClassSampler({7: 1}))
+    assert len(drained(batches(SegmentationDataset(radi.CT, radi.seg, absent), 2))) == 3
+    for ratios in ({}, {1: -1.0}, {1: 0.0}, {1: float("nan")}):
+        with pytest.raises(ConfigError, match="ratios"):
+            ClassSampler(ratios)
+    with pytest.raises(ConfigError, match="by class need a mask"):
+        next(iter(batches(VolumeCollectionDataset(radi.CT, config), 2)))
 
 
 def test_draws_of_the_core_are_those_of_numpy_for_long_axes(tmp_path: Path) -> None:
