@@ -108,9 +108,11 @@ release: setup .venv/.zig ## wheel and source distribution in dist, checked and 
 	$(BIN)/python tests/support/check_distribution.py dist
 	$(BIN)/uv publish --dry-run dist/* || { echo 'the index refuses what was built, or cannot be reached'; exit 1; }
 
-fuzz: setup ## requests to the gateway (FUZZ_REQUESTS), damaged files against other readers (CAMPAIGN_SECONDS=3600), then cargo-fuzz (FUZZ_SECONDS=60 a parser; nightly)
+fuzz: setup ## requests to the gateway (FUZZ_REQUESTS), damaged files against other readers (CAMPAIGN_SECONDS=3600), the engine against MONAI (ENGINE_CASES), then cargo-fuzz (FUZZ_SECONDS=60 a parser; nightly)
 	PYTHONPATH=tests $(BIN)/python -m frames.gateway.campaign --requests $${FUZZ_REQUESTS:-100000}
 	PYTHONPATH=tests $(BIN)/python -m frames.dicom.campaign --seconds $${CAMPAIGN_SECONDS:-3600}
+	PYTHONPATH=tests $(BIN)/python -m tensors.engine.fuzz --cases $${ENGINE_CASES:-2000}
+	PYTHONPATH=tests $(BIN)/python -m tensors.engine.fuzz --cases $$(( $${ENGINE_CASES:-2000} / 10 )) --threads 2
 	@cargo +nightly fuzz --version >/dev/null || { echo 'needs: rustup toolchain install nightly; cargo install cargo-fuzz'; exit 2; }
 	@PYTHONPATH=tests $$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON)) rust/fuzz/seed.py
 	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \

@@ -27,6 +27,7 @@ JOURNEYS = {
     "index_run": "frames.index_run",
     "memory": "frames.memory",
     "ranking": "frames.ranking",
+    "preprocess": "preprocess",
     "replay": "frames.replay",
     "sick_database": "frames.sick_database",
     "spark_job": "frames.spark_job",

@@ -1136,6 +1136,77 @@ def tile_stats() -> dict[str, int]:
     ``entries``.
     """
 
+class ResamplePlan:
+    """The tables of one resampling of a volume, in the bits of MONAI (``rust/src/resample/``)."""
+
+    def __new__(
+        cls,
+        spacing: Sequence[tuple[int, NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]],
+        resize: Sequence[tuple[int, NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]],
+        kernels: Sequence[tuple[NDArray[np.float32], str]],
+        intensity: tuple[float, float, float, float, float, float],
+        *,
+        fused: bool,
+    ) -> Self:
+        """Check and keep the tables of the axes x, y, z.
+
+        Parameters
+        ----------
+        spacing, resize : sequence of tuple
+            For each axis the number of inputs and, for each output, the input before it, that one's weight
+            and the weight of the next input.
+        kernels : sequence of tuple
+            For each axis the weights of the Gaussian between the two, and how it sums: ``mul+add``, ``fma``
+            or ``blocks``.
+        intensity : tuple of float
+            ``(from, by, times, plus, low, high)``: ``(v - from) / by * times + plus``, clamped.
+        fused : bool
+            Whether the interpolation of ``resize`` rounds product and sum once.
+
+        Raises
+        ------
+        FormatError
+            ``invalid_argument`` for a table that leaves its axis.
+        """
+
+    def run(
+        self,
+        source: tuple[str | PathLike[str], bool, int],
+        storage: tuple[str, bool, float | None, float | None],
+        shape: tuple[int, int, int],
+        axes: Sequence[tuple[int, bool]],
+        out: NDArray[np.float32],
+    ) -> tuple[bool, bool]:
+        """Make the tensor of a NIfTI file; the GIL is released.
+
+        Parameters
+        ----------
+        source : tuple
+            Path, whether it is gzipped, and the first byte of the voxels.
+        storage : tuple
+            Type of the stored numbers (``int16``), whether they are big-endian, factor and summand or None.
+        shape : tuple of int
+            Voxels along the axes of the file.
+        axes : sequence of tuple
+            For x, y and z: which axis of the file it is, and whether it runs backwards.
+        out : ndarray of float32
+            One axis; gets the voxels (x, y, z), z fastest.
+
+        Returns
+        -------
+        is_constant, is_finite : bool
+            Whether all voxels are equal, and whether none is NaN or infinite. Only of a volume that is finite
+            and not constant is a tensor made.
+
+        Raises
+        ------
+        FormatError
+            ``bad_deflate``, ``value_past_end`` for a file that ends too early, ``limit_exceeded`` where
+            memory is short, ``invalid_argument`` where file, plan and output do not fit.
+        SourceError
+            The file cannot be read.
+        """
+
 def gunzip_range(path: str | PathLike[str], offset: int, count: int) -> NDArray[np.uint8]:
     """Inflate a part of a gzip file.
 

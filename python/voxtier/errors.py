@@ -117,6 +117,23 @@ class ConfigError(VoxtierError, ValueError):
     """An option, a configuration file or an identifier that cannot be used (exit code 2)."""
 
 
+class EngineLimitError(VoxtierError, NotImplementedError):
+    """The resampling engine cannot give MONAI's bits for a volume, or with this torch: MONAI makes it.
+
+    Parameters
+    ----------
+    reason : str
+        A word or two, for manifest and summary: ``oblique``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the resampling engine does not take this volume: {self.reason}; use MONAI's pipeline"
+
+
 class ViewError(VoxtierError, TypeError):
     """A view was asked to change what it shows: change the root, or write the view to a place of its own."""
 

@@ -25,15 +25,15 @@
 //! ```text
 //!   python/      the bindings: the only folder that imports pyo3
 //!     |
-//!     |--------------------------------.---------------.
-//!     v                                v               v
-//!   frames/  tables: packed, cached,  training/       torch_file/
-//!     |      ranked, indexed          batches         structure, CRC and
-//!     v                                v              pickle of .pt files
-//!   dicom/   a file to its table      tiledb/          |
-//!     |                               tiles to voxels  |
-//!     |                                |               |
-//!     v                                v               v
+//!     |--------------------------------.---------------.-------------------.
+//!     v                                v               v                   v
+//!   frames/  tables: packed, cached,  training/       torch_file/         resample/
+//!     |      ranked, indexed          batches         structure, CRC and  a NIfTI file to
+//!     v                                v              pickle of .pt files the tensor of MONAI
+//!   dicom/   a file to its table      tiledb/          |                   |
+//!     |                               tiles to voxels  |                   |
+//!     |                                |               |                   |
+//!     v                                v               v                   v
 //!   base/    errors, sources, windows, parallel reads, locks that survive a fork
 //! ```
 //!
@@ -70,6 +70,7 @@ pub mod dicom;
 pub mod frames;
 #[cfg(feature = "server")]
 pub mod gateway;
+pub mod resample;
 pub mod tiledb;
 pub mod torch_file;
 pub mod training;

@@ -36,8 +36,8 @@ FLOORS = {
     ],
     "tensors": [
         {"making", "keeping"},
-        {"dataset"},
-        {"saving", "manifest"},
+        {"dataset", "preprocessing"},
+        {"engine", "saving", "manifest"},
         {"claims", "identity", "states"},
     ],
 }
@@ -64,14 +64,17 @@ DOORS = {
     "tiledb": {"volumes/tiledb/"},
     "torch": {
         "tensors/dataset.py",
+        "tensors/engine/",
         "tensors/saving.py",
         "tensors/making/",
+        "tensors/preprocessing.py",
         "tensors/identity/pipeline.py",
         "volumes/training/",
         "volumes/compat/ml/",
     },
     "monai": {
         "tensors/dataset.py",
+        "tensors/engine/",
         "tensors/saving.py",
         "tensors/making/",
         "tensors/identity/pipeline.py",
@@ -165,10 +168,11 @@ ROOMS_OF_THE_CORE = {
     "dicom": ("base", "frames::attributes", "frames::notes", "frames::table"),
     "frames": ("base", "dicom"),
     "tiledb": ("base",),
+    "resample": ("base",),
     "torch_file": ("base",),
     "training": ("base", "tiledb"),
     "gateway": ("base", "dicom", "frames"),
-    "python": ("base", "dicom", "frames", "gateway", "tiledb", "torch_file", "training"),
+    "python": ("base", "dicom", "frames", "gateway", "resample", "tiledb", "torch_file", "training"),
 }
 
 

@@ -4,9 +4,9 @@
 >>> tensors.item_key("train_1_a_1.nii.gz")
 'a688fe64537c110e725a890a41ac3dde'
 
-``identity/`` decides the names of folders and files, ``making/`` makes the files, ``keeping/`` verifies,
-moves and removes them; ``dataset.py`` reads them in training. Names are imported on first use, so that
-``voxtier tensors verify`` starts at once and without torch.
+``identity/`` decides the names of folders and files, ``engine/`` computes tensors as MONAI does, ``making/``
+makes the files, ``keeping/`` verifies, moves and removes them; ``dataset.py`` reads them in training. Names
+are imported on first use, so that ``voxtier tensors verify`` starts at once and without torch.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from voxtier.tensors.keeping.quarantine import fix
     from voxtier.tensors.keeping.verify import FileState, list_cache, verify
     from voxtier.tensors.manifest import Manifest
+    from voxtier.tensors.preprocessing import preprocess
 
 __all__ = [
     "Config",
@@ -39,6 +40,7 @@ __all__ = [
     "item_key",
     "list_cache",
     "load_config",
+    "preprocess",
     "stable_hash",
     "verify",
     "volume_hash",
@@ -54,6 +56,7 @@ _HOMES = {
     "keeping.quarantine": ("fix",),
     "keeping.verify": ("FileState", "list_cache", "verify"),
     "manifest": ("Manifest",),
+    "preprocessing": ("preprocess",),
 }
 _EXTRA = {"dotenv", "huggingface_hub", "monai", "nibabel", "torch", "yaml"}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.data import PersistentDataset
 from monai.data.utils import SUPPORTED_PICKLE_MOD
@@ -21,8 +21,13 @@ from monai.utils import convert_to_tensor, look_up_option
 from voxtier import _core
 from voxtier.errors import ConfigError, NotLoadedError, SourceError
 from voxtier.tensors.claims import Claim
+from voxtier.tensors.engine.checked import engine_of
+from voxtier.tensors.engine.pipelines import find_processing
 from voxtier.tensors.saving import load_safely, reason_of, refusal, save_checked
 from voxtier.tensors.states import DAMAGED, LOADABLE, UNREADABLE
+
+if TYPE_CHECKING:
+    from voxtier.tensors.identity.config import ImageProcessing
 
 log = logging.getLogger("voxtier.tensors.dataset")
 
@@ -46,6 +51,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     - A file appears complete. Of several processes that miss an item, one computes it and the others wait.
     - The first access returns what every later one returns.
     - `set_data` keeps all files.
+    - Where the deterministic transforms are those of a configuration (`build_transforms`), the core computes
+      an item, to the same bits.
 
     Parameters
     ----------
@@ -53,6 +60,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         As for `PersistentDataset` of the installed version: data, transform, cache_dir, hash_func and so on.
     check : {"full", "structure"}
         ``structure`` leaves the CRCs out: for a cache that ``voxtier tensors verify`` watches.
+    engine : {"fused", "stock"}
+        ``stock`` leaves every item to the transforms.
     **kwargs : object
         As for `PersistentDataset`; ``track_meta`` and ``weights_only`` also where that version lacks them.
 
@@ -64,16 +73,18 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     Raises
     ------
     ConfigError
-        ``check`` is neither of the two.
+        ``check`` or ``engine`` is neither of the two.
     NotLoadedError
         At an access: the file or the item holds what must not be loaded, or the file is another program's.
     SourceError
         At an access: the file cannot be read.
     """
 
-    def __init__(self, *args: Any, check: str = "full", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, check: str = "full", engine: str = "fused", **kwargs: Any) -> None:
         if check not in ("full", "structure"):
             raise ConfigError(f"check must be 'full' or 'structure', found {check!r}")
+        if engine not in ("fused", "stock"):
+            raise ConfigError(f"engine must be 'fused' or 'stock', found {engine!r}")
         accepted = inspect.signature(PersistentDataset.__init__).parameters
         own = {
             name: kwargs.pop(name)
@@ -92,9 +103,27 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
                 stacklevel=2,
             )
         self.check = check
+        self._processing = None if engine == "stock" or self.track_meta else self._find_processing()
         self.recomputed: Counter[str] = Counter()
         self._verified: dict[str, tuple[int, int, int]] = {}
         """By file name, the size and times of the file when its CRCs were found right."""
+
+    def _find_processing(self) -> ImageProcessing | None:
+        """Return the settings of the deterministic transforms, if a configuration has such."""
+        first_random = getattr(self.transform, "get_index_of_first", lambda _: None)(
+            lambda each: isinstance(each, RandomizableTrait) or not isinstance(each, Transform)
+        )
+        return find_processing(getattr(self.transform, "transforms", ())[:first_random])
+
+    def _pre_transform(self, item_transformed: Any) -> Any:
+        if self._processing is None or not isinstance(item_transformed, dict):
+            return super()._pre_transform(item_transformed)
+        if not isinstance(item_transformed.get("image"), str | Path):
+            return super()._pre_transform(item_transformed)
+        made, _ = engine_of(self._processing).make(
+            item_transformed, lambda: super(HealingPersistentDataset, self)._pre_transform(item_transformed)
+        )
+        return made
 
     def set_data(self, data: Sequence[Any]) -> None:
         """Use other items; files of the old items stay (``voxtier tensors gc`` finds orphans)."""

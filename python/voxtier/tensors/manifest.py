@@ -23,10 +23,10 @@ from voxtier.tensors.claims import Claim
 
 Entry: TypeAlias = dict[str, Any]
 """One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
-tensors, seconds, created, state, pinned, raw, unavailable."""
+tensors, seconds, created, state, engine, pinned, raw, unavailable."""
 
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("key", "volume", "state", "digest"), str),
+    **dict.fromkeys(("key", "volume", "state", "digest", "engine"), str),
     **dict.fromkeys(("at", "size", "mtime_ns", "ctime_ns", "seconds", "created"), float),
     **dict.fromkeys(("records", "fingerprint"), dict),
     "tensors": list,

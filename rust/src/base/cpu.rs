@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 pub struct Cpu {
     /// 256-bit integer vectors.
     pub avx2: bool,
+    /// Fused multiply-add.
+    pub fma: bool,
     /// `pdep` and `tzcnt`: select in one instruction.
     pub bmi2: bool,
 }
@@ -18,6 +20,7 @@ impl Cpu {
         {
             Self {
                 avx2: is_x86_feature_detected!("avx2"),
+                fma: is_x86_feature_detected!("fma"),
                 bmi2: is_x86_feature_detected!("bmi2") && !has_slow_pdep(),
             }
         }

@@ -9,6 +9,7 @@ mod frames;
 #[cfg(feature = "server")]
 mod gateway;
 mod paths;
+mod resample;
 mod sources;
 mod tiledb;
 mod torch_file;
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     #[cfg(feature = "server")]
     gateway::register(module)?;
     paths::register(module)?;
+    resample::register(module)?;
     tiledb::register(module)?;
     torch_file::register(module)?;
     training::register(module)?;

@@ -16,6 +16,9 @@ use crate::tiledb::plan::Boxes;
 use crate::tiledb::pool::process;
 use crate::tiledb::reader::{Effort, TileFile as Reader};
 
+/// Longest gzip file that is inflated in one call: several images may be read at once.
+const AT_ONCE: u64 = 64 << 20;
+
 /// The tiles of one fragment of a dense array.
 #[pyclass(frozen, module = "voxtier._core")]
 pub struct TileFile {
@@ -182,7 +185,7 @@ fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// Inflates the bytes `offset..offset + count` of a gzip file, fewer when it ends before.
 #[pyfunction]
 fn gunzip_range(py: Python<'_>, path: PathBuf, offset: u64, count: u64) -> PyResult<Bound<'_, PyArray1<u8>>> {
-    let found = py.detach(|| crate::base::gzip::gunzip_range(&path, offset, count))?;
+    let found = py.detach(|| crate::base::gzip::gunzip_range(&path, offset, count, AT_ONCE))?;
     let bytes = found.bytes.into_pyarray(py);
     if found.skip == 0 {
         return Ok(bytes);

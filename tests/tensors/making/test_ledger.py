@@ -16,11 +16,12 @@ from tensors.making.project import Project
 from voxtier import _core
 from voxtier.system import durable
 from voxtier.tensors import Manifest, claims, item_key
+from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.ledger import Ledger
 
-FACTS = {"state": "ok", "size": 5, "seconds": 0.1}
+FACTS = {"state": "ok", "size": 5, "seconds": 0.1, "outcome": Outcome("stock"), "made_by": {}}
 
 
 @pytest.fixture

@@ -44,6 +44,18 @@ if TYPE_CHECKING:
     default="",
     help="Make tensors in spite of these findings, with commas: constant, nan, 4d, affine.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["fused", "stock", "check"]),
+    help="Who makes the tensors: the core where it gives MONAI's bits, MONAI alone, or both, compared."
+    "  [default: engine of the configuration]",
+)
+@click.option(
+    "--check-every",
+    type=click.IntRange(1),
+    default=500,
+    help="Of so many volumes that the core makes, MONAI makes one as well, and the two are compared.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write plan, progress and result as lines of JSON.")
 def generate_command(
     config: Path,
@@ -58,6 +70,8 @@ def generate_command(
     max_raw_bytes: int | None,
     until_full: bool,
     accept: str,
+    engine: str | None,
+    check_every: int,
     as_json: bool,
 ) -> int:
     """Make every tensor that the CSV files ask for and the cache lacks.
@@ -86,6 +100,8 @@ def generate_command(
         max_raw_bytes=max_raw_bytes,
         until_full=until_full,
         accepted=_parse_accepted(accept),
+        engine=engine,
+        check_every=check_every,
     )
     generator = Generator(load_config(config), options)
     plan = generator.plan()
@@ -121,9 +137,16 @@ def generate_command(
         "raws_removed": result.raw_files_removed,
     }
     if as_json:
-        say(json.dumps({"result": counts, "stop_reason": result.stop_reason}))
+        engines = {"engines": dict(result.engines), "engine_difference": result.engine_difference}
+        say(json.dumps({"result": counts, "stop_reason": result.stop_reason, **engines}))
     else:
         say(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()), err=True)
+        if summary := result.engine_summary():
+            say(f"engine: {summary}", err=True)
+        if result.engine_difference:
+            say(
+                f"engine: core and MONAI differ, so MONAI made the rest: {result.engine_difference}", err=True
+            )
         if result.stop_reason:
             say(f"stopped: {result.stop_reason}", err=True)
     if generator.abort.is_set():
@@ -205,6 +228,7 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
         f"download     {format_bytes(plan.download_bytes)}\n"
         f"output       {format_bytes(plan.output_bytes)}, at most {format_bytes(plan.peak_disk_bytes)} with"
         f" raw files; {format_bytes(plan.free_disk_bytes)} free\n"
+        f"engine       {plan.engine}, {plan.oblique} of {plan.local_raw_files} volumes on disk are oblique\n"
         f"time         about {format_duration(plan.seconds)} with {plan.workers} workers",
         err=True,
     )

@@ -13,6 +13,8 @@ from typing import Any
 from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.tensors.identity.starter import STARTER, TRAINER_KEYS
 
+ENGINES = ("fused", "stock", "check")
+"""Who makes tensors: the core where it gives MONAI's bits, MONAI alone, or both, compared."""
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int16", "int32", "uint8")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _REQUIRED = object()
@@ -60,6 +62,8 @@ class Config:
     """CSV files with a column ``VolumeName``."""
     processing: ImageProcessing
     downloads: Downloads
+    engine: str = "fused"
+    """One of `ENGINES`."""
 
 
 def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None) -> Config:
@@ -99,6 +103,9 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     dtype = keys.text("torch_dtype", default="float32").removeprefix("torch.")
     if dtype not in DTYPES:
         raise keys.error("torch_dtype", f"must be one of {', '.join(DTYPES)}")
+    engine = keys.text("engine", default="fused")
+    if engine not in ENGINES:
+        raise keys.error("engine", f"must be one of {', '.join(ENGINES)}")
     axcodes = keys.text("image_processing.orientation_axcodes", default="LPS")
     if len(axcodes) != 3 or not all(set(axcodes) & set(pair) for pair in ("LR", "AP", "SI")):
         raise keys.error("image_processing.orientation_axcodes", "must name each axis once, such as 'LPS'")
@@ -125,6 +132,7 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
         dir_structure=structure,
         subsets=keys.subsets(data_dir),
         processing=processing,
+        engine=engine,
         downloads=Downloads(
             repo_id=keys.text("downloads.repo_id", default="ibrahimhamamci/CT-RATE"),
             max_workers=keys.count("downloads.max_workers", default=8),

@@ -86,19 +86,23 @@ class Stale:
 
 
 def find_stale(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
-    """Yield the files whose fingerprint or source differs from today's."""
+    """Yield the files whose fingerprint or source differs from today's.
+
+    Who made a tensor is no difference: the engines give the same bits.
+    """
     for key, entry in sorted(Manifest(folder).read().items()):
         if not (folder / f"{key}.pt").is_file():  # it may have been evicted
             continue
         reasons = []
         if entry.get("fingerprint") is not None:
-            reasons += differences(entry["fingerprint"], current)
+            recorded = {name: value for name, value in entry["fingerprint"].items() if name != "engine"}
+            reasons += differences(recorded, current)
         source = entry.get("source") or {}
-        recorded = (source.get("size"), source.get("mtime_ns"))
-        if source.get("path") is not None and None not in recorded:
+        state = (source.get("size"), source.get("mtime_ns"))
+        if source.get("path") is not None and None not in state:
             with contextlib.suppress(OSError, ValueError):  # the source is gone, or the text is not a path
                 found = Path(source["path"]).stat()
-                if (found.st_size, found.st_mtime_ns) != recorded:
+                if (found.st_size, found.st_mtime_ns) != state:
                     reasons.append(f"source: {source['path']} changed since")
         if reasons:
             yield Stale(key, entry.get("volume"), reasons)

@@ -11,12 +11,14 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from voxtier import _core
+from voxtier.system.text import format_duration
 from voxtier.tensors.claims import BEAT_SECONDS, Claim
 from voxtier.tensors.identity.fingerprint import fingerprint
 from voxtier.tensors.identity.keys import item_key, raw_path
@@ -26,6 +28,7 @@ from voxtier.tensors.manifest import Entry, Manifest
 from voxtier.tensors.states import INTACT
 
 if TYPE_CHECKING:
+    from voxtier.tensors.engine.outcome import Outcome
     from voxtier.tensors.identity.config import Config
 
 log = logging.getLogger("voxtier.tensors.making.ledger")
@@ -44,12 +47,49 @@ class RunResult:
     unavailable: int = 0
     """Volumes that are neither on disk nor on the hub."""
     raw_files_removed: int = 0
+    engines: Counter[str] = field(default_factory=Counter)
+    """Number of tensors by who made them: ``fused``, ``stock`` or ``stock(reason)``."""
+    engine_difference: str = ""
+    """The volume of which core and MONAI made different tensors, with numbers."""
+    engine_seconds: dict[str, float] = field(default_factory=dict)
+    """CPU seconds of ``fused`` and ``stock`` for volumes that both made, of ``all`` that the core made."""
     workers: int = 0
     """Size of the worker pool at the end."""
     stopped: bool = False
     stop_reason: str = ""
     """Why the run stopped by itself, such as a full disk."""
     hub_down: bool = False
+
+    def count_engine(self, volume: str, outcome: Outcome) -> None:
+        """Count who made a tensor: an `Outcome` of the engine."""
+        self.engines[outcome.label()] += 1
+        seconds = outcome.seconds
+        if outcome.difference:
+            self.engine_difference = f"{volume}: {outcome.difference}"
+        if outcome.engine == "fused":
+            names = ("fused", "stock") if outcome.is_checked else ()
+            for name, more in [("all", seconds["fused"]), *((name, seconds[name]) for name in names)]:
+                self.engine_seconds[name] = self.engine_seconds.get(name, 0.0) + more
+
+    def engine_summary(self) -> str:
+        """Return who made how many tensors and why, and what that saved; empty where nothing was made."""
+        by_engine = Counter({"fused": self.engines["fused"]})
+        reasons = []
+        for label, count in sorted(self.engines.items(), key=lambda each: -each[1]):
+            if label != "fused":
+                by_engine["stock"] += count
+                reasons += [label.removeprefix("stock").strip("()")] if label != "stock" else []
+        if not self.engines:
+            return ""
+        text = ", ".join(f"{count} {name}" for name, count in by_engine.items() if count)
+        if reasons:
+            text += f": {', '.join(reasons)}"
+        compared = self.engine_seconds
+        if compared.get("fused", 0) > 0:
+            times = compared["stock"] / compared["fused"]
+            saved = compared["all"] * (times - 1) - compared["stock"]
+            text += f"; {times:.1f} times the speed of MONAI, {format_duration(max(0.0, saved))} of CPU saved"
+        return text
 
     def exit_code(self) -> int:
         """Return 0 when every tensor is there, 4 when the hub is down, else 3."""
@@ -202,8 +242,11 @@ class Ledger:
         facts : dict
             What `make_tensor` returned: the report on the written file, for the manifest.
         """
-        row = {"key": task.key, "volume": task.volume, "fingerprint": self._fingerprint}
-        self._record([{**row, "source": self._source(task), "created": time.time(), **facts}])
+        fingerprint = {**self._fingerprint, "engine": facts["made_by"]}
+        row = {"key": task.key, "volume": task.volume, "fingerprint": fingerprint}
+        written = {name: value for name, value in facts.items() if name not in ("outcome", "made_by")}
+        self._record([{**row, "source": self._source(task), "created": time.time(), **written}])
+        self.result.count_engine(task.volume, facts["outcome"])
         log.info("%s: made %s in %s s", task.volume, task.final.name, facts["seconds"])
         self.result.made += 1
         if self._clean_raw or self._is_ours(task):

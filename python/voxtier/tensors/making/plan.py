@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import gzip
-import itertools
 import json
 import math
 import statistics
-import struct
-import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxtier.errors import BackendError, ConfigError
+from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.identity.folders import item_folder
 from voxtier.tensors.identity.keys import hub_path, item_key, missing_keys, raw_path, read_volume_names
 from voxtier.tensors.making.hub import Hub, RemoteFile
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
 
 SECONDS_PER_VOXEL = 18.7 / TYPICAL_VOXELS
 """One thread of the stock transforms: the estimate until the manifest holds measured times."""
-MOST_VOXELS_PER_BYTE = 1032
-"""The most bytes that DEFLATE unpacks from one byte (RFC 1951: 258 from two bits)."""
 OVERHEAD = 24_000
 """Bytes of metadata and structure beside the image: 8 to 40 KB."""
 ITEM_SIZES = {"float64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "uint8": 1}
@@ -58,6 +53,10 @@ class Options:
     """Start although the disk cannot hold everything."""
     accepted: frozenset[str] = frozenset()
     """Findings that do not keep a tensor from being made: ``constant``, ``nan``, ``4d``, ``affine``."""
+    engine: str | None = None
+    """One of `ENGINES`; by default the configuration's."""
+    check_every: int = 500
+    """Of so many volumes that the core makes, one is made by MONAI as well, and compared."""
 
 
 DEFAULTS = Options()
@@ -90,6 +89,10 @@ class Plan:
     """The volumes of the lists, or of the shard."""
     unavailable_names: list[str] = field(default_factory=list, repr=False)
     """The volumes that are neither on disk nor on the hub."""
+    engine: str = "stock"
+    """One of `ENGINES`."""
+    oblique: int = 0
+    """Volumes on disk with axes that are not the world's, which MONAI makes."""
     remote: dict[str, RemoteFile] = field(default_factory=dict, repr=False)
     """Size and checksum of the volumes that are not on disk but on the hub, by volume name."""
 
@@ -109,18 +112,8 @@ def output_size(config: Config) -> int:
 
 def nifti_voxels(path: Path) -> int | None:
     """Return the number of voxels that a NIfTI-1 header declares, or None."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            header = stream.read(56)
-        size = path.stat().st_size
-    except (OSError, EOFError, zlib.error):  # the last for a damaged gzip file
-        return None
-    for order in "<>":
-        if len(header) == 56 and struct.unpack_from(f"{order}i", header)[0] == 348:
-            axes = [int(axis) for axis in struct.unpack_from(f"{order}8h", header, 40)]
-            voxels = math.prod(max(1, axis) for axis in axes[1 : 1 + min(max(axes[0], 0), 7)])
-            return min(voxels, MOST_VOXELS_PER_BYTE * size)  # the header may claim anything
-    return None
+    header = read_header(path)
+    return None if header is None else header.voxels
 
 
 def shard(names: list[str], count: int, index: int) -> list[str]:
@@ -188,9 +181,12 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
             hub_down = True
             warnings.insert(0, f"{len(absent)} volumes are not on disk, and the hub does not help: {error}")
     todo = [name for name in expected.missing if name in local or name in remote]
-    headers = map(nifti_voxels, itertools.islice(local.values(), 32))
-    voxels = [count for count in headers if count is not None]
-    affordable = affordable_workers(options.workers, max(voxels, default=None))
+    engine = options.engine or config.engine
+    headers = [header for path in local.values() if (header := read_header(path)) is not None]
+    voxels = [header.voxels for header in headers]
+    affordable = affordable_workers(
+        options.workers, max(voxels, default=None), is_fused=engine == "fused", output=output_size(config)
+    )
     output = output_size(config)
     sizes = sorted((file.size for file in remote.values()), reverse=True)
     unavailable = [name for name in absent if name not in remote]
@@ -211,6 +207,8 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         seconds=round(len(todo) * _seconds_per_item(folder, voxels) / affordable, 1),
         hub_down=hub_down,
         warnings=warnings,
+        engine=engine,
+        oblique=sum(header.is_oblique for header in headers),
         names=todo,
         all_names=names,
         unavailable_names=unavailable,

@@ -171,6 +171,83 @@ class HubPolicy:
         return DownloadFailure()
 
 
+class EnginePolicy:
+    """Who makes a volume: the core, MONAI, or both, compared.
+
+    Of each class of volumes, up to `CLASSES` of them, the first `PROOFS` are made by both, then one in
+    ``check_every`` volumes. A tensor that differs is MONAI's, and MONAI makes all that follow.
+
+    Parameters
+    ----------
+    engine : str
+        One of `ENGINES`.
+    check_every : int
+        The distance of comparisons.
+    """
+
+    PROOFS = 2
+    CLASSES = 4
+
+    def __init__(self, engine: str, check_every: int = 500) -> None:
+        self.engine = engine
+        self._check_every = check_every
+        self._unchecked = 0
+        self._classes: set[str] = set()
+        self._proofs: Counter[str] = Counter()
+        self._under_way: Counter[str] = Counter()
+
+    def expect(self, volume_class: str) -> Literal["fused", "stock", "check"]:
+        """Return who makes the next volume, which is of that class."""
+        if self.engine != "fused":
+            return "check" if self.engine == "check" else "stock"
+        is_due = self._unchecked + 1 >= self._check_every
+        return "check" if is_due or self._needs_proof(volume_class) else "fused"
+
+    def begin(self, volume_class: str, mode: str) -> None:
+        """Count a volume that a worker gets in this mode."""
+        if mode == "check":
+            self._under_way[volume_class] += 1
+            if len(self._classes) < self.CLASSES:
+                self._classes.add(volume_class)
+        if self._unchecked + 1 >= self._check_every:
+            self._unchecked = 0
+        elif mode == "fused":
+            self._unchecked += 1
+
+    def _needs_proof(self, volume_class: str) -> bool:
+        if volume_class not in self._classes:
+            return len(self._classes) < self.CLASSES
+        return self._proofs[volume_class] + self._under_way[volume_class] < self.PROOFS
+
+    def settle(self, volume_class: str, mode: str, *, is_proved: bool, differs: bool = False) -> bool:
+        """Count the end of a volume, and return whether the run goes over to MONAI with it.
+
+        Parameters
+        ----------
+        volume_class : str
+            As for `expect`.
+        mode : str
+            As for `begin`.
+        is_proved : bool
+            Whether both made it and gave the same bits.
+        differs : bool
+            Whether both made it and did not.
+
+        Returns
+        -------
+        bool
+            True once at most.
+        """
+        if mode == "check" and self._under_way[volume_class] > 0:
+            self._under_way[volume_class] -= 1
+        if is_proved:
+            self._proofs[volume_class] += 1
+        if differs and self.engine == "fused":
+            self.engine = "stock"
+            return True
+        return False
+
+
 class DeathPolicy:
     """What the death of a worker means: fewer workers, and a second try of its volume, but no third."""
 

@@ -27,18 +27,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxtier.errors import ConfigError, StoppedError, VoxtierError
+from voxtier.tensors.engine.headers import Header, read_header
 from voxtier.tensors.identity.folders import remember_folder
 from voxtier.tensors.making.download import Downloads
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.ledger import Ledger, RunResult
-from voxtier.tensors.making.plan import DEFAULTS, Options, Plan, make_plan, nifti_voxels, output_size
-from voxtier.tensors.making.policies import DeathPolicy, DiskPolicy, HubPolicy, is_disk_full
-from voxtier.tensors.making.resources import free_disk, has_memory_for
+from voxtier.tensors.making.plan import DEFAULTS, Options, Plan, make_plan, output_size
+from voxtier.tensors.making.policies import DeathPolicy, DiskPolicy, EnginePolicy, HubPolicy, is_disk_full
+from voxtier.tensors.making.resources import free_disk, has_memory_for, volume_bytes
 from voxtier.tensors.making.runlog import RunLog
 from voxtier.tensors.making.worker_pool import Event, Task, WorkerPool
 
@@ -143,6 +145,20 @@ class Generator:
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A volume that a worker has, as far as memory and the engine are concerned."""
+
+    header: Header | None
+    mode: str
+    """``fused``, ``stock`` or ``check``."""
+
+    @property
+    def is_light(self) -> bool:
+        """Whether the core makes it, as far as its header tells."""
+        return self.mode == "fused" and self.header is not None and not self.header.is_oblique
+
+
 class _Loop:
     """Moves volumes from one step to the next until all are settled or the run is stopped."""
 
@@ -166,6 +182,10 @@ class _Loop:
         self._disk = disk
         self._hub_policy = HubPolicy(config.img_dir, down=plan.hub_down)
         self._deaths = DeathPolicy()
+        self._engine = EnginePolicy(plan.engine, generator.options.check_every)
+        self._output = output_size(config)
+        self._in_work: dict[str, _Share] = {}
+        """By key, the volumes that workers have."""
         self._waiting = deque(plan.names)
         self._claimed_by_others: deque[str] = deque()
         self._ready: deque[Task] = deque()
@@ -266,12 +286,29 @@ class _Loop:
 
     def _submit_ready(self) -> None:
         while self._ready and self._pool.has_room() and not self._stop.is_set():
-            if self._pool.busy and not has_memory_for(nifti_voxels(self._ready[0].raw)):
+            task = self._ready[0]
+            header = read_header(task.raw)
+            volume_class = "" if header is None else header.volume_class
+            share = _Share(header, self._engine.expect(volume_class))
+            if self._pool.busy and not self._fits(share):
                 return  # the volumes in work will give memory back
-            self._pool.submit(self._ready.popleft())
+            self._engine.begin(volume_class, share.mode)
+            self._in_work[task.key] = share
+            self._pool.submit(self._ready.popleft(), share.mode)
+
+    def _fits(self, share: _Share) -> bool:
+        """Whether another volume fits into memory: one that MONAI makes, beside the others that it makes."""
+        voxels = None if share.header is None else share.header.voxels
+        if share.is_light:
+            return has_memory_for(volume_bytes(voxels, is_fused=True, output=self._output))
+        heavy = 0
+        if self._engine.engine == "fused":  # else the number of workers allows for it
+            heavy = sum(not other.is_light for other in self._in_work.values())
+        return has_memory_for(volume_bytes(voxels) * (1 + heavy))
 
     def _settle(self, event: Event) -> None:
         task = event.task
+        self._settle_engine(event)
         if event.kind == "done":
             self._ledger.made(task, event.facts)
         elif event.kind == "failed":
@@ -285,6 +322,20 @@ class _Loop:
                 self._ready.appendleft(task)
             else:
                 self._ledger.fail(task, event.reason)
+
+    def _settle_engine(self, event: Event) -> None:
+        share = self._in_work.pop(event.task.key)
+        outcome = event.facts.get("outcome")
+        volume_class = "" if share.header is None else share.header.volume_class
+        is_proved = differs = False
+        if outcome is not None:
+            differs = bool(outcome.difference)
+            is_proved = outcome.is_checked and not differs
+            if differs:
+                what = f"{event.task.volume}: core and MONAI differ: {outcome.difference}"
+                log.error("%s; MONAI's tensor is kept", what)
+        if self._engine.settle(volume_class, share.mode, is_proved=is_proved, differs=differs):
+            log.error("MONAI makes the tensors from here on")
 
     def _stop_run(self, reason: str) -> None:
         log.error("stopping: %s", reason)

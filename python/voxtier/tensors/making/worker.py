@@ -24,8 +24,12 @@ from monai.data import set_track_meta
 from monai.transforms import reset_ops_id
 from monai.utils import convert_to_tensor
 
-from voxtier.errors import ConfigError
+from voxtier import _core
+from voxtier.errors import ConfigError, EngineLimitError
 from voxtier.system.durable import write_text
+from voxtier.tensors.engine.engine import Engine
+from voxtier.tensors.engine.outcome import Outcome
+from voxtier.tensors.engine.self_test import find_fault
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 from voxtier.tensors.saving import make_plain, save_checked
 
@@ -103,6 +107,8 @@ def make_tensor(
     *,
     shape: tuple[int, ...],
     accepted: frozenset[str] = frozenset(),
+    engine: Engine | None = None,
+    is_checked: bool = False,
 ) -> Entry:
     """Transform one volume and write its tensor file.
 
@@ -120,11 +126,15 @@ def make_tensor(
         Voxels that the tensor must have.
     accepted : frozenset of str
         Findings that do not keep the tensor from being made.
+    engine : Engine, optional
+        Makes the item where it can; by default the transforms do.
+    is_checked : bool
+        Whether both make it, and their tensors are compared.
 
     Returns
     -------
     dict
-        For the manifest: the verifier's report on the file, and the ``seconds`` that it took.
+        For the ledger: the verifier's report on the file, the ``seconds`` that it took, how it was made.
 
     Raises
     ------
@@ -138,9 +148,18 @@ def make_tensor(
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        item = transforms({"image": raw, "volume_name": volume}, end=1)
-        check_source(item["image"], np.asarray(nibabel.load(raw).affine), accepted)  # type: ignore[attr-defined]
-        item = transforms(item, start=1)
+        first = {"image": raw, "volume_name": volume}
+
+        def transform() -> dict[str, Any]:
+            item = transforms(first, end=1)
+            affine = nibabel.load(raw).affine  # type: ignore[attr-defined]
+            check_source(item["image"], np.asarray(affine), accepted)
+            return dict(transforms(item, start=1))
+
+        if engine is None:
+            item, outcome = transform(), Outcome("stock")
+        else:
+            item, outcome = engine.make(first, transform, is_checked=is_checked)
         check_result(item["image"], shape, accepted)
         reset_ops_id(item)
         converted = make_plain(convert_to_tensor(item, convert_numeric=False, track_meta=False))
@@ -155,13 +174,16 @@ def make_tensor(
         "tensors": [[path, dtype, shape] for path, dtype, shape, _ in report.tensors if path == "image"],
         "seconds": round(time.monotonic() - started, 3),
         "state": report.state,
+        "engine": outcome.label(),
+        "outcome": outcome,
+        "made_by": describe_engine(outcome),
     }
 
 
 def serve(
     connection: Connection, processing: ImageProcessing, folder: Path, accepted: frozenset[str]
 ) -> None:
-    """Answer requests ``(raw, volume, final)`` with ``("done", facts, None)`` or ``("failed", text, errno)``.
+    """Answer ``(raw, volume, final, mode)`` with ``("done", facts, None)`` or ``("failed", text, errno)``.
 
     Ends on None, or when the other side is gone: an orphaned worker finishes its file and ends.
 
@@ -186,6 +208,7 @@ def serve(
         with contextlib.suppress(OSError):  # a full disk is reported with the first tensor
             write_text(params, cache_params_text(transforms))
     connection.send(("ready", os.getpid(), None))
+    engine: Engine | None = None
     while True:
         try:
             request = connection.recv()
@@ -193,10 +216,20 @@ def serve(
             return
         if request is None:
             return
-        raw, volume, final = request
+        raw, volume, final, mode = request
         try:
+            if mode != "stock" and engine is None:
+                fault = find_fault(processing)
+                engine = _NoEngine(fault) if fault else Engine(transforms, processing)
             facts = make_tensor(
-                transforms, raw, volume, final, shape=processing.target_shape_dhw, accepted=accepted
+                transforms,
+                raw,
+                volume,
+                final,
+                shape=processing.target_shape_dhw,
+                accepted=accepted,
+                engine=None if mode == "stock" else engine,
+                is_checked=mode == "check",
             )
             answer: tuple[str, Any, Any] = ("done", facts, None)
         except MemoryError:
@@ -213,6 +246,29 @@ def serve(
             connection.send(answer)
         except OSError:
             return
+
+
+def describe_engine(outcome: Outcome) -> Entry:
+    """Return, for the fingerprint, who made a tensor, and what of this process decides its last bits."""
+    return {
+        "name": outcome.engine,
+        "version": _core.__version__,
+        "rounding": list(outcome.rounding),
+        "torch": torch.__version__,
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+class _NoEngine(Engine):
+    """Stands for an engine that has failed its self-test: every volume goes through the stock pipeline."""
+
+    def __init__(self, fault: str) -> None:
+        self._fault = fault
+
+    def fuse(self, item: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Refuse."""
+        raise EngineLimitError(self._fault)
 
 
 def _first_line(error: BaseException) -> str:

@@ -105,13 +105,16 @@ class WorkerPool:
         """Whether `submit` has a worker for another task."""
         return self.busy < self.size
 
-    def submit(self, task: Task) -> None:
-        """Give a task to an idle worker, which is started if need be; `has_room` must hold."""
+    def submit(self, task: Task, mode: str = "stock") -> None:
+        """Give a task to an idle worker, which is started if need be; `has_room` must hold.
+
+        ``mode`` is ``fused``, ``stock`` or, for both and a comparison, ``check``.
+        """
         idle = [worker for worker in self._workers if worker.task is None] or [self._start()]
         worker = max(idle, key=lambda candidate: candidate.has_imported)
         worker.task = task
         with contextlib.suppress(OSError):  # `poll` sees that the worker is dead
-            worker.connection.send((task.raw, task.volume, task.final))
+            worker.connection.send((task.raw, task.volume, task.final, mode))
 
     def wake(self) -> None:
         """Make `poll` return at once; may be called from any thread."""

@@ -1,0 +1,202 @@
+"""What torch's kernels do, asked of torch: which indices, weights and roundings they use.
+
+They are properties of a build of torch, of the instruction set and, for convolutions, of shape and threads.
+So nothing here is a constant: `plan.py` asks before it makes tables. An answer that does not come, because a
+private function of torch is gone or a kernel rounds in a way that the core does not know, is an
+`EngineLimitError`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.networks.layers.convutils import gaussian_1d
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+
+from voxtier.errors import EngineLimitError
+
+Float32s = NDArray[np.float32]
+
+
+class Lines(NamedTuple):
+    """The linear interpolation of one axis: output ``j`` lies between ``voxel[j]`` and the next voxel."""
+
+    length: int
+    """Number of input voxels."""
+    voxel: NDArray[np.uint32]
+    near: NDArray[Any]
+    """Weights of ``voxel``, float64 in the first step, float32 in the second."""
+    far: NDArray[Any]
+    """Weights of the next voxel, or once more of the last one."""
+
+
+@lru_cache(maxsize=256)
+def resize_lines(inputs: int, outputs: int) -> Lines:
+    """Return how `torch.nn.functional.interpolate` makes ``outputs`` of ``inputs`` voxels of an axis.
+
+    The weights are computed as torch's source says, in the two roundings that a compiler may make of it, and
+    the one is taken that torch's own answer for an identity matrix confirms.
+    """
+    if inputs == outputs:
+        index = np.arange(inputs, dtype=np.uint32)
+        return Lines(inputs, index, np.ones(inputs, np.float32), np.zeros(inputs, np.float32))
+    identity = torch.eye(inputs)[None]
+    answer = interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].numpy()
+    places = np.arange(outputs)
+    scale = np.float32(inputs) / np.float32(outputs)
+    middle = places.astype(np.float32) + np.float32(0.5)
+    rounded = scale * middle - np.float32(0.5)
+    contracted = (np.float64(scale) * middle - 0.5).astype(np.float32)
+    for source in (rounded, contracted):
+        source = np.maximum(source, np.float32(0))
+        index = np.minimum(source.astype(np.int64), inputs - 1)
+        far = np.clip(source - index.astype(np.float32), np.float32(0), np.float32(1))
+        near = np.float32(1) - far
+        expected = np.zeros_like(answer)
+        expected[index, places] = near
+        following = np.minimum(index + 1, inputs - 1)
+        expected[following, places] += far
+        if np.array_equal(expected, answer):
+            return Lines(inputs, index.astype(np.uint32), near, far)
+    raise EngineLimitError("torch interpolates with other weights than the engine knows")
+
+
+@lru_cache(maxsize=256)
+def gaussian_kernel(sigma: float) -> Float32s:
+    """Return the weights of MONAI's Gaussian of this width."""
+    kernel: Float32s = gaussian_1d(torch.as_tensor(sigma)).numpy().astype(np.float32, copy=True)
+    return kernel
+
+
+@lru_cache(maxsize=1)
+def interpolation_is_fused() -> bool:
+    """Whether `interpolate` rounds ``a * near + b * far`` once after the product of ``b``, or twice."""
+    generator = np.random.default_rng(7)
+    volume = generator.standard_normal((9, 11, 7)).astype(np.float32)
+    shape = (7, 16, 12)
+    answer = interpolate(torch.from_numpy(volume)[None, None], size=shape, mode="trilinear")[0, 0].numpy()
+    for is_fused in (True, False):
+        found = volume
+        for axis in (2, 1, 0):
+            found = _interpolate(found, axis, shape[axis], is_fused=is_fused)
+        if np.array_equal(found.view(np.int32), answer.view(np.int32)):
+            return is_fused
+    raise EngineLimitError("torch's interpolation rounds in another order than the engine")
+
+
+def _interpolate(volume: Float32s, axis: int, outputs: int, *, is_fused: bool) -> Float32s:
+    lines = resize_lines(volume.shape[axis], outputs)
+    following = np.minimum(lines.voxel + 1, volume.shape[axis] - 1)
+    shape = [-1 if each == axis else 1 for each in range(3)]
+    near, far = lines.near.reshape(shape), lines.far.reshape(shape)
+    a, b = np.take(volume, lines.voxel, axis), np.take(volume, following, axis) * far
+    return _fused_add(a, near, b) if is_fused else np.asarray(a * near + b)
+
+
+def convolution_sum(shape: tuple[int, int, int], weights: tuple[int, int, int], threads: int) -> str:
+    """Return how `conv3d` sums: oneDNN in order and fused, torch's own kernel as the gemm below it does.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels of the padded input.
+    weights : tuple of int
+        Shape of the kernel.
+    threads : int
+        Threads of torch.
+
+    Returns
+    -------
+    str
+        ``mul+add``, ``fma`` or ``blocks``, as the core names them.
+
+    Raises
+    ------
+    EngineLimitError
+        torch does not say which kernel it takes, or takes one that is not known.
+    """
+    select = getattr(torch._C, "_select_conv_backend", None)
+    if select is None:
+        raise EngineLimitError("torch does not say which convolution it takes")
+    before = torch.get_num_threads()
+    try:
+        if threads != before:
+            torch.set_num_threads(threads)
+        # Memory that nobody writes to: torch chooses by shape and device.
+        volume, kernel = torch.empty(1, 1, *shape), torch.empty(1, 1, *weights)
+        ones, zeros, transposed = [1, 1, 1], [0, 0, 0], False
+        backend = str(select(volume, kernel, None, ones, zeros, ones, transposed, zeros, 1, None))
+    finally:
+        if threads != before:
+            torch.set_num_threads(before)
+    if "Mkldnn" in backend:
+        return "fma"
+    if "Slow3d" in backend:
+        return _slow_sum(max(weights))
+    raise EngineLimitError(f"torch convolves by {backend}, which the engine does not know")
+
+
+@lru_cache(maxsize=256)
+def _slow_sum(taps: int) -> str:
+    """Return how torch's own convolution sums so many products: the first way that gives its bits."""
+    convolve = getattr(torch.ops.aten, "slow_conv3d", None)
+    if convolve is None:
+        raise EngineLimitError("torch has lost its own convolution")
+    generator = np.random.default_rng(taps)
+    outputs, width = 37, 17  # 629 outputs: 39 vectors of 16, and a tail of 5
+    volume = generator.uniform(-1, 1, (outputs + taps - 1, width)).astype(np.float32)
+    weights = generator.uniform(0, 0.3, taps).astype(np.float32)
+    size = [taps, 1, 1]
+    kernel = torch.from_numpy(weights).reshape(1, 1, *size)
+    answer = convolve(torch.from_numpy(volume)[None, None, :, :, None], kernel, size)[0, 0, :, :, 0].numpy()
+    rows = [volume[tap : tap + outputs] for tap in range(taps)]
+    for name, add in (("mul+add", _multiply_add), ("fma", _fused_add)):
+        found = np.zeros_like(answer)
+        for row, weight in zip(rows, weights, strict=True):
+            found = add(row, weight, found)
+        if np.array_equal(found, answer):
+            return name
+    if np.array_equal(_sum_blocks(rows, weights), answer):
+        return "blocks"
+    raise EngineLimitError("torch's convolution sums in an order that the engine does not know")
+
+
+def _multiply_add(row: Float32s, weight: Any, total: Float32s) -> Float32s:
+    return np.asarray(row * weight + total)
+
+
+def _fused_add(row: Float32s, weight: Any, total: Float32s) -> Float32s:
+    # A product of two float32 is exact in float64. The sum is rounded twice, which differs from once only
+    # where the first rounding ends exactly between two float32: in no sample of this file.
+    return np.asarray((row.astype(np.float64) * np.asarray(weight, np.float64) + total).astype(np.float32))
+
+
+def _sum_blocks(rows: list[Float32s], weights: Float32s) -> Float32s:
+    total = np.zeros_like(rows[0])
+    whole = len(weights) // 8 * 8
+    for start in range(0, whole, 8):
+        partial = []
+        for first, second in ((6, 4), (7, 5), (2, 0), (3, 1)):
+            begun = total if first == 6 else np.zeros_like(total)
+            for tap in (start + first, start + second):
+                begun = _fused_add(rows[tap], weights[tap], begun)
+            partial.append(begun)
+        total = (partial[0] + partial[1]) + (partial[2] + partial[3])
+    in_order = np.zeros_like(total)
+    for tap, weight in enumerate(weights):
+        if tap >= whole:
+            total = _fused_add(rows[tap], weight, total)
+        in_order = _fused_add(rows[tap], weight, in_order)
+    tail = total.size - total.size % 16
+    total.reshape(-1)[tail:] = in_order.reshape(-1)[tail:]
+    return total
+
+
+def clear() -> None:
+    """Forget the answers: for tests that switch oneDNN off."""
+    for cached in (resize_lines, gaussian_kernel, interpolation_is_fused, _slow_sum):
+        cached.cache_clear()

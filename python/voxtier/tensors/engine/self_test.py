@@ -1,0 +1,67 @@
+"""The proof that the engine must give in each process before it makes a tensor: three volumes, both ways."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import nibabel
+import numpy as np
+
+from voxtier.tensors.engine.engine import Engine
+from voxtier.tensors.identity.pipeline import build_transforms
+
+if TYPE_CHECKING:
+    from voxtier.tensors.identity.config import ImageProcessing
+
+
+class _Case(NamedTuple):
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    """Of the volume in those of the result: below 1 it has more voxels."""
+    size: tuple[int, int, int]
+    slope: float
+
+
+_CASES = (
+    _Case((40, 37, 18), (0.93, 0.93, 1.4), (11, 21, 30), 1.0),
+    _Case((1, 9, 12), (1.7, 0.6, 2.1), (3, 5, 31), 0.5),
+    _Case((70, 66, 60), (0.9, 0.95, 0.8), (33, 70, 20), 1.0),
+)
+"""Every axis shrinks in one of them and grows in another; the last is large enough for oneDNN."""
+
+
+def find_fault(processing: ImageProcessing) -> str:
+    """Return why the engine must not be used in this process for these settings, or ``""``."""
+    with tempfile.TemporaryDirectory(prefix="voxtier-engine-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, case in enumerate(_CASES):
+            path = Path(folder) / f"{number}.nii.gz"
+            _write_volume(path, case, processing, number)
+            settings = replace(processing, target_shape_dhw=case.size)
+            transforms = build_transforms(settings)
+            item = {"image": path}
+            stock = partial(transforms, item)
+            _, outcome = Engine(transforms, settings).make(item, stock, is_checked=True)
+            if outcome.engine != "fused":
+                return f"volume {number} of the self-test: {outcome.difference or outcome.reason}"
+    return ""
+
+
+def _write_volume(path: Path, case: _Case, processing: ImageProcessing, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    low, high = processing.clip_hu_min, processing.clip_hu_max
+    margin = (high - low) / 8
+    values = generator.uniform(low - margin, high + margin, case.shape) / case.slope
+    stored = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    spacing = np.array(case.spacing) * processing.target_spacing
+    affine = np.diag([*(spacing * (-1) ** np.arange(seed, seed + 3)), 1.0])
+    affine[:3, 3] = (-170.5, 90.25, -310.125)
+    image: Any = nibabel.Nifti1Image(stored, affine)  # type: ignore[no-untyped-call]
+    if case.slope != 1.0:
+        image.header.set_slope_inter(case.slope, 0.0)
+    nibabel.save(image, path)

@@ -1,0 +1,128 @@
+"""The header of a volume: where its voxels lie, how they are stored, and which way they are turned.
+
+The header goes through MONAI's own reader, without the voxels: affine and metadata are MONAI's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from monai.data.image_reader import NibabelReader
+from numpy.typing import NDArray
+
+from voxtier.errors import EngineLimitError
+
+ELEMENTS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+"""The types of voxels that the core reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The voxels of one file."""
+
+    path: Path
+    is_gzipped: bool
+    offset: int
+    """First byte of the voxels, counted in the inflated stream."""
+    shape: tuple[int, int, int]
+    """Voxels along the axes of the file."""
+    element: str
+    """One of `ELEMENTS`."""
+    is_big_endian: bool
+    slope: float | None
+    """Factor, None for 1."""
+    intercept: float | None
+    """Summand, None for 0."""
+
+
+class HeaderReader(NibabelReader):  # type: ignore[misc]  # (MONAI is untyped)
+    """MONAI's reader, which gives a single voxel in the place of all, and keeps the file's image object."""
+
+    image: Any = None
+
+    def get_data(self, img: Any) -> Any:
+        """As the reader's own method, for one file."""
+        self.image = img
+        return super().get_data(img)
+
+    def _get_array_data(self, img: Any, *_: Any) -> NDArray[np.float32]:
+        return np.zeros((1,) * len(img.shape), np.float32)
+
+
+def load_header(load: Any, item: dict[str, Any]) -> tuple[dict[str, Any], Source]:
+    """Read the header of an item's image.
+
+    Parameters
+    ----------
+    load : LoadImaged
+        The first transform of the pipeline.
+    item : dict
+        With the path as ``image``.
+
+    Returns
+    -------
+    item : dict
+        What ``load`` gives, with a single voxel in the place of the image's voxels.
+    source : Source
+        Where the voxels are.
+
+    Raises
+    ------
+    EngineLimitError
+        The core does not read this sort of file.
+    Exception
+        What the reader raises for a file that is no image.
+    """
+    reader = HeaderReader()
+    loaded = load(item, reader=reader)
+    return loaded, _source(Path(item["image"]), reader.image)
+
+
+def _source(path: Path, image: Any) -> Source:
+    if type(image) not in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        raise EngineLimitError(f"the file is a {type(image).__name__}")
+    proxy = image.dataobj
+    shape = tuple(int(length) for length in proxy.shape)
+    if len(shape) != 3:
+        raise EngineLimitError(f"{len(shape)} axes")
+    if min(shape) < 1:
+        raise EngineLimitError("no voxels")
+    stored = np.dtype(proxy.dtype)
+    element = stored.newbyteorder("=").name
+    if element not in ELEMENTS:
+        raise EngineLimitError(f"voxels of type {element}")
+    slope, intercept = float(proxy.slope), float(proxy.inter)
+    if (slope, intercept) != (1.0, 0.0):
+        _check_scaling(np.dtype(element), slope, intercept)
+    name = path.name.lower()
+    return Source(
+        path=path,
+        is_gzipped=name.endswith(".gz"),
+        offset=int(proxy.offset),
+        shape=(shape[0], shape[1], shape[2]),
+        element=element,
+        is_big_endian=stored.newbyteorder("=") != stored,
+        slope=None if slope == 1.0 else slope,
+        intercept=None if intercept == 0.0 else intercept,
+    )
+
+
+def _check_scaling(stored: np.dtype[Any], slope: float, intercept: float) -> None:
+    """Refuse a scaling that NiBabel computes in another type than float64, or that leaves float32."""
+    from nibabel.volumeutils import apply_read_scaling
+
+    limits = np.iinfo(stored) if stored.kind in "iu" else np.finfo(stored)
+    ends = np.array([limits.min, limits.max], stored)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        scaled = apply_read_scaling(ends, slope, intercept)
+        single = scaled.astype(np.float32)
+    if scaled.dtype != np.float64 or not (np.isfinite([slope, intercept]).all()):
+        raise EngineLimitError("a scaling that is not computed in float64")
+    if stored.kind in "iu" and not np.isfinite(single).all():
+        raise EngineLimitError("a scaling that leaves float32")

@@ -1,0 +1,94 @@
+//! `ResamplePlan`: the tables of one resampling, and the tensor of a NIfTI file by them.
+
+use std::path::PathBuf;
+
+use numpy::{PyReadonlyArray1, PyReadwriteArray1};
+use pyo3::prelude::*;
+
+use crate::base::error::{Error, ErrorKind};
+use crate::resample::file::read_voxels;
+use crate::resample::plan::{Intensity, Lines, Plan, Resize, Sum};
+use crate::resample::volume::{Element, Source, Storage, Volume};
+
+/// Number of inputs, indices, weights of the nearer and of the next voxel.
+type Table<'py, T> = (usize, PyReadonlyArray1<'py, u32>, PyReadonlyArray1<'py, T>, PyReadonlyArray1<'py, T>);
+
+fn lines<T: numpy::Element + Copy>((length, index, near, far): &Table<'_, T>) -> PyResult<Lines<T>> {
+    let (index, near, far) =
+        (index.as_slice()?.to_vec(), near.as_slice()?.to_vec(), far.as_slice()?.to_vec());
+    Ok(Lines { length: *length, index, near, far })
+}
+
+/// The tables of one resampling.
+#[pyclass(frozen, module = "voxtier._core")]
+pub struct ResamplePlan {
+    plan: Plan,
+}
+
+#[pymethods]
+impl ResamplePlan {
+    #[new]
+    #[pyo3(signature = (spacing, resize, kernels, intensity, *, fused))]
+    fn new(
+        spacing: [Table<'_, f64>; 3],
+        resize: [Table<'_, f32>; 3],
+        kernels: [(PyReadonlyArray1<'_, f32>, String); 3],
+        intensity: [f32; 6],
+        fused: bool,
+    ) -> PyResult<Self> {
+        let [x, y, z] = &spacing;
+        let spacing = [lines(x)?, lines(y)?, lines(z)?];
+        let resized = |table: &Table<'_, f32>, (kernel, sum): &(PyReadonlyArray1<'_, f32>, String)| {
+            let sum = Sum::from_name(sum)
+                .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, format!("no kernel sums by {sum}")))?;
+            PyResult::Ok(Resize { lines: lines(table)?, kernel: kernel.as_slice()?.to_vec(), sum })
+        };
+        let ([x, y, z], [kernel_x, kernel_y, kernel_z]) = (&resize, &kernels);
+        let resize = [resized(x, kernel_x)?, resized(y, kernel_y)?, resized(z, kernel_z)?];
+        let [from, by, times, plus, low, high] = intensity;
+        let intensity = Intensity { from, by, times, plus, low, high };
+        Ok(Self { plan: Plan::new(spacing, resize, intensity, fused)? })
+    }
+
+    /// Makes the tensor of a file; returns whether the voxels are all equal, and whether all are finite. Of such
+    /// a volume no tensor is made.
+    fn run(
+        &self,
+        py: Python<'_>,
+        source: (PathBuf, bool, u64),
+        storage: (&str, bool, Option<f64>, Option<f64>),
+        shape: [usize; 3],
+        axes: [(usize, bool); 3],
+        mut out: PyReadwriteArray1<'_, f32>,
+    ) -> PyResult<(bool, bool)> {
+        let (path, is_gzipped, offset) = source;
+        let (element, is_big_endian, slope, intercept) = storage;
+        let Some(element) = Element::from_name(element) else {
+            let refused = format!("voxels of type {element} are not resampled here");
+            return Err(Error::new(ErrorKind::InvalidArgument, refused).into());
+        };
+        let storage = Storage { element, is_big_endian, slope, intercept };
+        let sources = axes.map(|(axis, is_flipped)| Source { axis, is_flipped });
+        let out = out.as_slice_mut()?;
+        let survey = py.detach(|| {
+            let count =
+                shape.iter().try_fold(element.bytes() as u64, |all, axis| all.checked_mul(*axis as u64));
+            let count = count.ok_or_else(|| {
+                Error::new(ErrorKind::LimitExceeded, format!("{shape:?} voxels do not fit into memory"))
+            })?;
+            let voxels = read_voxels(&path, is_gzipped, offset, count)?;
+            let bytes = voxels.bytes.get(voxels.skip..).unwrap_or_default();
+            let volume = Volume::new(bytes, storage, shape, sources)?;
+            let survey = volume.survey();
+            if survey.is_finite && !survey.is_constant {
+                crate::resample::resample(&volume, &self.plan, out)?;
+            }
+            Ok::<_, Error>(survey)
+        })?;
+        Ok((survey.is_constant, survey.is_finite))
+    }
+}
+
+pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ResamplePlan>()
+}

@@ -1,0 +1,237 @@
+"""`generate`, `preprocess` and the dataset with the engine: the same files, and who made them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+pytest.importorskip("monai")
+
+import torch
+from monai.transforms import Compose, RandFlipd
+
+from tensors.cases import CONFIG, names_of, nifti_bytes, run_forked
+from tensors.making.project import Project
+from voxtier.errors import ConfigError
+from voxtier.tensors import Manifest, item_key, preprocess
+from voxtier.tensors.dataset import HealingPersistentDataset
+from voxtier.tensors.engine.headers import read_header
+from voxtier.tensors.engine.outcome import Outcome
+from voxtier.tensors.engine.pipelines import find_processing
+from voxtier.tensors.identity.pipeline import build_transforms
+from voxtier.tensors.making.ledger import RunResult
+from voxtier.tensors.making.policies import EnginePolicy
+from voxtier.tensors.making.resources import affordable_workers, volume_bytes
+
+
+def oblique_bytes(seed: int) -> bytes:
+    image = nibabel.Nifti1Image.from_bytes(__import__("gzip").decompress(nifti_bytes(seed)))
+    affine = image.affine.copy()
+    affine[0, 1] = 0.01
+    import gzip
+
+    return gzip.compress(nibabel.Nifti1Image(np.asarray(image.dataobj), affine).to_bytes(), 1, mtime=0)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.pt"))}
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, Any]:
+    """A cache made by stock, and one begun by stock and finished by the engine, from the same files."""
+    base = tmp_path_factory.mktemp("twins")
+    names = names_of(6)
+    projects = []
+    for name in ("stock", "mixed"):
+        project = Project(base / name, names)
+        project.put_raw_files()
+        project.raw(names[4]).write_bytes(oblique_bytes(4))
+        projects.append(project)
+    stock, mixed = projects
+    # Both name the same raw files: paths are part of the metadata.
+    config = CONFIG.replace("${IMG_DIR}", str(stock.base / "images"))
+    mixed.path.write_text(config)
+    from voxtier.tensors import load_config
+
+    mixed.config = load_config(mixed.path, environment={"IMG_DIR": "unused", "BASE": str(mixed.base)})
+    assert stock.run(engine="stock").made == 6
+    csv = mixed.base / "data" / "train.csv"
+    whole = csv.read_text()
+    csv.write_text("\n".join(whole.splitlines()[:3]) + "\n")
+    assert mixed.run(engine="stock").made == 2
+    csv.write_text(whole)
+    result = mixed.run(engine="fused")
+    return stock, mixed, result
+
+
+def test_no_reader_can_tell_who_finished_a_cache(twins: tuple[Project, Project, Any]) -> None:
+    stock, mixed, result = twins
+    assert result.made == 4
+    assert stock.folder.name == mixed.folder.name
+    assert hashes(stock.folder) == hashes(mixed.folder)
+    mixed.assert_sound()
+
+
+def test_the_manifest_and_the_summary_say_who_made_what(twins: tuple[Project, Project, Any]) -> None:
+    _, mixed, result = twins
+    assert result.engines == {"fused": 3, "stock(oblique)": 1}
+    summary = result.engine_summary()
+    assert summary.startswith("3 fused, 1 stock: oblique; ")
+    assert "times the speed of MONAI" in summary
+    rows = Manifest(mixed.folder).read()
+    labels = [rows[item_key(name)]["engine"] for name in mixed.names]
+    assert labels == ["stock", "stock", "fused", "fused", "stock(oblique)", "fused"]
+    facts = rows[item_key(mixed.names[2])]["fingerprint"]["engine"]
+    assert facts["name"] == "fused"
+    assert facts["threads"] == 1
+    assert facts["isa"] == torch.backends.cpu.get_cpu_capability()
+    assert len(facts["rounding"]) == 4
+    assert rows[item_key(mixed.names[0])]["fingerprint"]["engine"]["name"] == "stock"
+    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.keeping.adopt import find_stale
+
+    assert list(find_stale(mixed.folder, fingerprint(mixed.config))) == []
+
+
+def test_plan_counts_oblique_volumes_and_the_command_says_who_made_what(tmp_path: Path) -> None:
+    project = Project(tmp_path, names_of(3))
+    project.put_raw_files()
+    project.raw(project.names[1]).write_bytes(oblique_bytes(1))
+    planned = run_forked("plan", "--config", project.path)
+    assert "1 of 3 volumes on disk are oblique" in planned.stderr
+    code, errors = project.fork("--engine", "check").wait()
+    assert code == 0, errors
+    assert "engine: 2 fused, 1 stock: oblique; " in errors
+    project.path.write_text(CONFIG + "engine: quick\n")
+    refused = run_forked("plan", "--config", project.path)
+    assert refused.returncode == 2
+    assert "engine must be one of fused, stock, check" in refused.stderr
+
+
+def test_a_single_volume_has_the_tensor_of_the_cache(twins: tuple[Project, Project, Any]) -> None:
+    stock, mixed, _ = twins
+    for name in (mixed.names[0], mixed.names[4]):
+        cached = torch.load(stock.final(name), weights_only=False)["image"]
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        found = preprocess(stock.raw(name), mixed.config)
+        torch.set_num_threads(before)
+        assert torch.equal(found.view(torch.int32), cached.view(torch.int32))
+        assert type(found) is torch.Tensor
+
+
+def test_the_dataset_computes_by_the_core_what_the_configuration_names(tmp_path: Path) -> None:
+    project = Project(tmp_path, names_of(4))
+    project.put_raw_files()
+    pipeline = build_transforms(project.config.processing)
+    data = [{"image": str(project.raw(name))} for name in project.names]
+    random = RandFlipd(keys=["image"], prob=0.5)
+    files = {}
+    for engine in ("stock", "fused"):
+        transform = Compose([*pipeline.transforms, random])
+        dataset = HealingPersistentDataset(data, transform, tmp_path / engine, engine=engine)
+        assert (dataset._processing == project.config.processing) == (engine == "fused")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in range(4):
+                dataset[number]
+        files[engine] = hashes(tmp_path / engine)
+    assert files["stock"] == files["fused"]
+    assert len(files["fused"]) == 4
+    with pytest.raises(ConfigError, match="engine"):
+        HealingPersistentDataset(data, pipeline, tmp_path, engine="quick")
+
+
+def test_other_pipelines_are_not_taken_for_the_configurations(tmp_path: Path) -> None:
+    config = Project(tmp_path, []).config
+    steps = list(build_transforms(config.processing).transforms)
+    assert find_processing(steps) == config.processing
+    from monai.transforms import LoadImaged, Resized, Spacingd
+
+    def load(**options: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return LoadImaged(keys=["image"], image_only=False, ensure_channel_first=True, **options)
+
+    others = [
+        load(reader="NumpyReader"),
+        load(reader="NibabelReader", dtype=np.float64),
+        Spacingd(keys=["image"], pixdim=np.array(config.processing.target_spacing), mode="nearest"),
+        Resized(keys=["image"], spatial_size=(16, 32, 32), mode="trilinear", anti_aliasing=False),
+    ]
+    for place, other in zip((0, 0, 2, 4), others, strict=True):
+        assert find_processing([*steps[:place], other, *steps[place + 1 :]]) is None, other
+    assert find_processing(steps[:-1]) is None
+    assert find_processing([]) is None
+
+
+def test_each_class_is_proved_twice_then_one_volume_in_so_many() -> None:
+    policy = EnginePolicy("fused", check_every=5)
+
+    def next_mode(volume_class: str, *, proved: bool = True, differs: bool = False) -> str:
+        mode = policy.expect(volume_class)
+        policy.begin(volume_class, mode)
+        policy.settle(volume_class, mode, is_proved=proved and mode == "check", differs=differs)
+        return mode
+
+    assert [next_mode("a") for _ in range(4)] == ["check", "check", "fused", "fused"]
+    assert next_mode("b", proved=False) == "check"  # stock alone could make it: nothing is proved
+    assert [next_mode("b") for _ in range(3)] == ["check", "check", "fused"]
+    assert [next_mode(name) for name in "ccdd"] == ["check"] * 4
+    modes = [next_mode("e") for _ in range(20)]  # a fifth class
+    checks = [place for place, each in enumerate(modes) if each == "check"]
+    assert np.diff(checks).tolist() == [5, 5, 5]
+    mode = policy.expect("a")
+    assert policy.settle("a", mode, is_proved=False, differs=True)
+    assert not policy.settle("a", mode, is_proved=False, differs=True)
+    assert policy.expect("a") == "stock"
+    assert EnginePolicy("check").expect("a") == "check"
+    assert EnginePolicy("stock").expect("a") == "stock"
+
+
+def test_two_of_a_class_under_way_are_enough_proofs() -> None:
+    policy = EnginePolicy("fused")
+    modes = []
+    for _ in range(3):
+        modes.append(policy.expect("a"))
+        policy.begin("a", modes[-1])
+    assert modes == ["check", "check", "fused"]
+
+
+def test_a_difference_is_named_and_nothing_is_called_saved() -> None:
+    result = RunResult()
+    assert result.engine_summary() == ""
+    result.count_engine("a.nii.gz", Outcome("stock", "differs", True, "3 of 9 voxels, by 1e-07 at most"))
+    assert result.engine_summary() == "1 stock: differs"
+    assert result.engine_difference == "a.nii.gz: 3 of 9 voxels, by 1e-07 at most"
+
+
+def test_a_header_tells_the_class_and_whether_the_volume_is_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(nifti_bytes(1))
+    straight = read_header(path)
+    path.write_bytes(oblique_bytes(1))
+    turned = read_header(path)
+    assert straight is not None
+    assert turned is not None
+    assert (straight.is_oblique, turned.is_oblique) == (False, True)
+    assert straight.voxels == 24 * 20 * 12
+    assert straight.volume_class != turned.volume_class
+    for broken in (b"", b"\x5c\x01\0\0", b"\x5c\x01\0\0" + b"\xff" * 344):
+        (tmp_path / "b.nii").write_bytes(broken)
+        read_header(tmp_path / "b.nii")
+
+
+def test_more_workers_fit_where_the_core_makes_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voxtier.tensors.making.resources.available_memory", lambda: 16 << 30)
+    voxels = 512 * 512 * 240
+    assert affordable_workers(64, voxels) == 4
+    assert affordable_workers(64, voxels, is_fused=True, output=34_000_000) >= 14
+    assert volume_bytes(voxels, is_fused=True, output=34_000_000) < volume_bytes(voxels) / 8
