@@ -92,8 +92,9 @@ fn weigh_in_blocks<'a>(out: &mut [f32], weights: &[f32], row: impl Fn(usize) -> 
             add::<true>(&mut even_low, voxels(0), w0);
             add::<true>(&mut odd_low, voxels(3), w3);
             add::<true>(&mut odd_low, voxels(1), w1);
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                *sum = (*sum + odd_high[lane]) + (even_low[lane] + odd_low[lane]);
+            let low = even_low.iter().zip(&odd_low);
+            for ((sum, odd_high), (even_low, odd_low)) in sums.iter_mut().zip(&odd_high).zip(low) {
+                *sum = (*sum + odd_high) + (even_low + odd_low);
             }
         }
         for (tap, weight) in rest.iter().enumerate() {

@@ -248,8 +248,8 @@ impl<'p> Passes<'p> {
         } else {
             let half = axis.kernel.len() / 2;
             let (first, last) = (z.saturating_sub(half), (z + half).min(axis.lines.length - 1));
-            while let Some((_, plane)) = self.window.pop_front_if(|(at, _)| *at < first) {
-                self.spare.push(plane);
+            while self.window.front().is_some_and(|(at, _)| *at < first) {
+                self.spare.extend(self.window.pop_front().map(|(_, plane)| plane));
             }
             for at in self.window.back().map_or(first, |(at, _)| at + 1)..=last {
                 let mut plane = self.empty_plane()?;
