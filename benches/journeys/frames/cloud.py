@@ -142,9 +142,10 @@ def races(proxy: Proxy, slices: list[str], frames: int, latency: int, rounds: in
         import pydicom
         from pydicom.encaps import get_frame
 
-        with opened(key) as file:
-            found = pydicom.dcmread(file, defer_size=1 << 10)
-            return bytes(get_frame(found.PixelData, index, number_of_frames=frames))
+        # fsspec's file takes 10,034 requests for 5,000 frames: the whole object is the better rival.
+        whole = io.BytesIO(bytes(obstore.get(by_hand, key).bytes()))
+        found = pydicom.dcmread(whole)
+        return bytes(get_frame(found.PixelData, index, number_of_frames=frames))
 
     def ours_slices() -> int:
         tables = read_tables(addresses, threads=THREADS)
@@ -183,12 +184,12 @@ def races(proxy: Proxy, slices: list[str], frames: int, latency: int, rounds: in
             [
                 Way("voxtier", counted("voxtier", ours_first), "voxtier"),
                 Way(
-                    "pydicom over fsspec",
-                    counted("pydicom over fsspec", lambda key=key: pydicom_frame(key, wanted[3])),
+                    "pydicom, whole object",
+                    counted("pydicom, whole object", lambda key=key: pydicom_frame(key, wanted[3])),
                     rounds=1,
                 ),
             ],
-            [Goal("voxtier", "pydicom over fsspec", 1)],
+            [Goal("voxtier", "pydicom, whole object", 1)],
             rounds=rounds,
         )
         yield finished(found)
