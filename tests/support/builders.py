@@ -214,7 +214,7 @@ def image(
     rows: int | None = 4,
     columns: int | None = 4,
     bits: int = 8,
-    samples: int | Element = 1,
+    samples: int | Element | None = 1,
     photometric: str = "MONOCHROME2",
     planar: int | None = None,
     frames: int | str | bytes | Element | None = 1,

@@ -13,6 +13,8 @@ pub struct Header {
     pub attributes: Attributes,
     /// Number of Frames as it is written; `attributes` holds 1 where that is no number.
     pub frame_count: FrameCount,
+    /// Whether Samples per Pixel was there; `attributes` holds 1 where it was not.
+    pub has_samples: bool,
     /// The pixel element, its value not looked at.
     pub pixels: Option<Element>,
     /// Extended Offset Table (7FE0,0001).

@@ -28,7 +28,10 @@ pub fn read(
         0x0008_0018 => to.sop_instance_uid = uid(window, element)?,
         0x0020_000D => to.study_instance_uid = uid(window, element)?,
         0x0020_000E => to.series_instance_uid = uid(window, element)?,
-        0x0028_0002 => to.samples_per_pixel = samples_per_pixel(window, element, encoding)?,
+        0x0028_0002 => {
+            to.samples_per_pixel = samples_per_pixel(window, element, encoding)?;
+            header.has_samples = true;
+        }
         0x0028_0004 => to.photometric_interpretation = code(window, element)?,
         0x0028_0008 => {
             header.frame_count = frame_count(window, element, encoding, notes)?;
@@ -138,11 +141,12 @@ fn frame_count(
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = text.split_at(digits);
     let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-    let is_exponent = matches!(rest, [b'e' | b'E', ..]);
+    // A NUL ends a text: for other readers one that begins with it says nothing.
+    let is_other = before.contains(&0) || matches!(rest, [b'e' | b'E', ..]);
     if !before.iter().chain(rest).all(|byte| b" \0".contains(byte)) {
         notes.add(Note::number_of_frames_unusual);
     }
-    Ok(counted(number.filter(|_| !is_exponent), notes))
+    Ok(counted(number.filter(|_| !is_other), notes))
 }
 
 /// A number that was written as bytes although it must be text: by its VR, or where the bytes are no text.

@@ -126,6 +126,13 @@ fn bits_of_frame(header: &Header, pixels: &Element, notes: &mut Notes) -> Result
             format!("Rows {rows}, Columns {columns}, Bits Allocated {bits}: a native frame has no size");
         return Err(Error::at(ErrorKind::MissingImageAttributes, pixels.position, detail));
     }
+    let is_color =
+        ["RGB", "YBR_", "HSV"].iter().any(|name| image.photometric_interpretation.starts_with(name));
+    if is_color && !header.has_samples {
+        let color = image.photometric_interpretation;
+        let detail = format!("{color} has three samples a pixel, but Samples per Pixel is not there");
+        return Err(Error::at(ErrorKind::MissingImageAttributes, pixels.position, detail));
+    }
     let with = |samples: u64| {
         let product =
             rows.checked_mul(columns).and_then(|cells| cells.checked_mul(bits)?.checked_mul(samples));

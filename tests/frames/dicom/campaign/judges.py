@@ -4,7 +4,7 @@ Each answers with the frames that it finds, None where it refuses. Readers crash
 each lives in a process of its own, with a limit of time and memory, which is started again when it is lost.
 They only see files in memory or in /dev/shm.
 
-Habits that make one of them no witness: pydicom takes the last of two elements and follows an Extended Offset
+Habits that make one of them no witness: all but pydicom take a Number of Frames that is no number for 1; pydicom takes the last of two elements and follows an Extended Offset
 Table; GDCM gives stored fragments, one a frame or none; dicomsdl trusts Number of Frames.
 """
 
@@ -54,6 +54,11 @@ def by_gdcm(content: bytes) -> Frames | None:
         image = reader.GetImage()
         element = image.GetDataElement()
         count = image.GetDimension(2) if image.GetNumberOfDimensions() == 3 else 1
+        dataset, number = reader.GetFile().GetDataSet(), gdcm.Tag(0x0028, 0x0008)
+        if dataset.FindDataElement(number) and not _is_number(
+            _bytes_of(dataset.GetDataElement(number).GetByteValue())
+        ):
+            return None
         fragments = element.GetSequenceOfFragments()
         if fragments is None:
             return cut(_bytes_of(element.GetByteValue()), image.GetBufferLength() // max(count, 1), count)
@@ -74,6 +79,8 @@ def by_dicomsdl(content: bytes) -> Frames | None:
     if pixels is not None:
         return tuple(pixels.encodedFrameData(index) for index in range(pixels.numberOfFrames()))
     info = dataset.getPixelDataInfo()
+    if (number := dataset.getDataElement("00280008")) and not _is_number(number.toBytes()):
+        return None
     size = info["Rows"] * info["Cols"] * info["SamplesPerPixel"] * info["BytesAllocated"]
     return cut(element.toBytes(), size, info["NumberOfFrames"] or 1)
 
@@ -91,11 +98,15 @@ def by_dcmdump(content: bytes) -> Frames | None:
         count = _attribute(text, "0028,0008", 1)
         if re.search(r"^\(7fe0,0010\) \w\w \(PixelSequence", text, re.M):
             return values[1:] if len(values) == count + 1 else None
-        if len(values) != 1:
+        if len(values) != 1 or (count == 1 and re.search(r"^\(0028,0008\) \w\w (?!\[?\d)", text, re.M)):
             return None
         sides = _attribute(text, "0028,0010", 0) * _attribute(text, "0028,0011", 0)
         bits = sides * _attribute(text, "0028,0002", 1) * _attribute(text, "0028,0100", 0)
         return cut(values[0], bits // 8, count) if bits % 8 == 0 else None
+
+
+def _is_number(text: bytes) -> bool:
+    return text.strip(b" \0")[:1].isdigit()
 
 
 def cut(value: bytes, size: int, count: int) -> Frames | None:

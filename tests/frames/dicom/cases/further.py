@@ -192,6 +192,14 @@ NATIVE = [
     native(
         "x_number_of_frames_negative", declared="-3", notes=[*PROVEN_BY_LENGTH, "number_of_frames_unusual"]
     ),
+    # For readers that end a text at a NUL this is empty.
+    native("x_number_of_frames_behind_a_nul", frames=3, declared="\0003", notes=PROVEN_BY_LENGTH),
+    native(
+        "x_color_without_samples_per_pixel",
+        frame_bytes=48,
+        attributes={"samples": None, "photometric": "RGB"},
+        error="missing_image_attributes",
+    ),
     native("x_frames_2_31_native", declared=2**31 - 1, error="frames_exceed_pixel_data"),
     native(
         "x_short_pixel_data",
