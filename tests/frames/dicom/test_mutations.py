@@ -6,13 +6,14 @@ import random
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
 from frames.dicom.cases import CASES
 from voxtier._core import ERROR_KINDS
-from voxtier.errors import FormatError
+from voxtier.errors import FormatError, SourceError
 from voxtier.frames import FrameTable, read_frame, read_table
 
 MUTANTS_A_SHARD = 20_000
@@ -147,7 +148,9 @@ def test_both_depths_of_verification_give_equal_bytes() -> None:
             assert quick.truncated_from == whole.truncated_from
         readable = len(whole) if whole.truncated_from is None else whole.truncated_from
         for index in range(min(readable, 50)):
-            assert read_frame(content, quick, index) == read_frame(content, whole, index), f"mutant({seed})"
+            frame = read_frame(content, whole, index)
+            with suppress(SourceError):  # the Item before it is not what the quick look assumed: refused
+                assert read_frame(content, quick, index) == frame, f"mutant({seed})"
 
 
 def test_a_seed_gives_the_same_mutant_again() -> None:
