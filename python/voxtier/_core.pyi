@@ -1136,6 +1136,7 @@ def tile_stats() -> dict[str, int]:
     ``entries``.
     """
 
+@final
 class ResamplePlan:
     """The tables of one resampling of a volume, in the bits of MONAI (``rust/src/resample/``)."""
 

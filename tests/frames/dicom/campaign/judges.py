@@ -4,8 +4,9 @@ Each answers with the frames that it finds, None where it refuses. Readers crash
 each lives in a process of its own, with a limit of time and memory, which is started again when it is lost.
 They only see files in memory or in /dev/shm.
 
-Habits that make one of them no witness: all but pydicom take a Number of Frames that is no number for 1; pydicom takes the last of two elements and follows an Extended Offset
-Table; GDCM gives stored fragments, one a frame or none; dicomsdl trusts Number of Frames.
+Habits that make one of them no witness: all but pydicom take a Number of Frames that is no number for 1;
+pydicom takes the last of two elements and follows an Extended Offset Table; GDCM gives stored fragments, one a
+frame or none; dicomsdl trusts Number of Frames.
 """
 
 from __future__ import annotations
