@@ -5,8 +5,8 @@ each lives in a process of its own, with a limit of time and memory, which is st
 They only see files in memory or in /dev/shm.
 
 Habits that make one of them no witness: all but pydicom take a Number of Frames that is no number for 1;
-pydicom takes the last of two elements and follows an Extended Offset Table; GDCM gives stored fragments, one a
-frame or none; dicomsdl trusts Number of Frames.
+pydicom takes the last of two elements and follows an Extended Offset Table; GDCM gives stored fragments, one
+a frame or none; dicomsdl trusts Number of Frames.
 """
 
 from __future__ import annotations
