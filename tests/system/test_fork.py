@@ -17,6 +17,8 @@ from voxtier.system.fork import after_fork_in_child, at_fork
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+    # Tests that ran before in this process may have used TileDB.
+    pytest.mark.filterwarnings("ignore:TileDB is a multithreading library"),
 ]
 
 

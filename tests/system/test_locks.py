@@ -117,6 +117,7 @@ def test_an_unusable_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:TileDB is a multithreading library")
 def test_a_forked_child_neither_frees_nor_keeps_the_lock(path: Path) -> None:
     lock = take(path)
     ours, theirs = os.pipe()

@@ -279,6 +279,7 @@ class Database:
         while True:
             try:
                 with self._connect() as connection:
+                    connection.allow_preparing(allowed=False)  # for once; connect() sets psycopg's own limit
                     _warn_of_plain_text(connection)
                     if self.on_open is not None:
                         self.on_open(connection)

@@ -39,7 +39,7 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
             previous = tag;
         }
         match tag.0 {
-            0x7FE0_0008..=0x7FE0_0010 => {
+            0x7FE0_0008 | 0x7FE0_0009 | 0x7FE0_0010 => {
                 header.pixels = Some(element);
                 return Ok(header);
             }

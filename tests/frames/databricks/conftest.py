@@ -15,6 +15,7 @@ from voxtier.frames.indexing.run import FileIndexer
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of the session in one process, and let them take as long as a busy machine needs.
 

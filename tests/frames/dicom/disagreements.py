@@ -99,6 +99,7 @@ CASES = {
     "x_stray_delimiter": "PS3.5 7.5: a delimiter outside a sequence closes nothing; pydicom stops there",
     "x_ybr422_stored_as_3_samples": "PS3.3 C.7.6.3.1.2: two samples a pixel, yet this value holds three",
     "x_number_of_frames_is_junk": "pydicom hands the text on; no integer, so one frame",
+    "x_number_of_frames_behind_a_nul": "pydicom takes no text that begins with a NUL; no integer either",
     "x_number_of_frames_negative": "no image has -3 frames",
     "x_short_pixel_data": "pydicom hands out the frame that is not there as empty bytes",
     "x_65535_squared": "pydicom hands out the frame that is not there as 64 bytes",

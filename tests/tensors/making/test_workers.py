@@ -34,8 +34,8 @@ def test_a_killed_worker_halves_the_pool_and_only_its_volume_is_repeated(
     killed: list[str] = []
     submit = WorkerPool.submit
 
-    def submit_and_kill(pool: WorkerPool, task: Task) -> None:
-        submit(pool, task)
+    def submit_and_kill(pool: WorkerPool, task: Task, mode: str = "stock") -> None:
+        submit(pool, task, mode)
         busy = [worker for worker in pool._workers if worker.task is not None]
         if len(busy) == 4 and not killed:
             assert busy[2].task is not None
@@ -57,8 +57,8 @@ def test_a_volume_that_kills_its_workers_is_given_up(tmp_path: Path, monkeypatch
     victim = project.names[1]
     submit = WorkerPool.submit
 
-    def submit_and_kill(pool: WorkerPool, task: Task) -> None:
-        submit(pool, task)
+    def submit_and_kill(pool: WorkerPool, task: Task, mode: str = "stock") -> None:
+        submit(pool, task, mode)
         if task.volume == victim:
             next(worker for worker in pool._workers if worker.task == task).process.kill()
 

@@ -47,7 +47,7 @@ _OF_TABLE = {
     "series_instance_uid": "string",
     "study_instance_uid": "string",
 }
-_OF_FILE = {"size": "uint64", "mtime_ns": "int64", "ctime_ns": "int64", "inode": "uint64"}
+_OF_FILE = {"size": "uint64", "mtime_ns": "int64", "ctime_ns": "int64", "inode": "uint64", "etag": "string"}
 _OF_ERROR = {"error_kind": "string", "error_offset": "uint64", "error_detail": "string"}
 _FILE_COLUMNS = {
     "path": "string",
@@ -210,9 +210,9 @@ def _batches(results: Iterable[TableResult], rows: Rows) -> Iterator[pa.RecordBa
 def _file_columns(results: list[TableResult], schema: pa.Schema) -> list[Any]:
     tables = [result.table for result in results]
     states = [
-        (table.size, table.mtime_ns, table.ctime_ns, table.inode)
+        (table.size, table.mtime_ns, table.ctime_ns, table.inode, table.etag)
         if table is not None
-        else result.fingerprint or (None,) * 4
+        else result.fingerprint or (None,) * len(_OF_FILE)
         for table, result in zip(tables, results, strict=True)
     ]
     values: dict[str, list[Any]] = {
