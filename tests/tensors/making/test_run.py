@@ -274,7 +274,7 @@ def test_a_cache_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: P
     blocked = dataclasses.replace(project.config, cache_dir=project.base / "configs" / "config.yaml" / "x")
     generator = Generator(blocked, Options(min_free=0))
     generator.hub = None
-    with pytest.raises(ConfigError, match="config.yaml/x.*(read|written): Not a directory"):
+    with pytest.raises(ConfigError, match=r"config.yaml/x.*(read|written): Not a directory"):
         generator.run(generator.plan())
 
 

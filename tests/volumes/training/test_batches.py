@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -340,10 +341,14 @@ def test_ctrl_c_interrupts_the_wait(cohort: Path, monkeypatch: pytest.MonkeyPatc
 
     loader = batches(dataset(cohort), 2)
     monkeypatch.setattr(filling.CoreFiller, "wait", lambda *_: None)  # a disk that does not answer
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # test processes may ignore it
     timer = threading.Timer(0.2, _thread.interrupt_main)
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        next(iter(loader))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(iter(loader))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_cannot_work_is_refused(cohort: Path) -> None:
