@@ -6,11 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
-PYTEST := $(BIN)/python -m pytest -q -m 'not soak' --dist loadgroup --durations=20
-# As many test processes as cores where each may hold torch, TileDB or a JVM; twice as many where they wait for
-# servers and children half of the time.
-BUSY := --numprocesses auto --maxprocesses 4
-WAITING := --numprocesses 4
+# As many test processes as cores, at most four: each may hold torch, TileDB or a JVM. Twice as many take as long.
+PYTEST := $(BIN)/python -m pytest -q -m 'not soak' --numprocesses auto --maxprocesses 4 --dist loadgroup --durations=20
 # Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes, and an
 # import of torch takes 1.7 s of CPU instead of 3.4, one of MONAI 3.7 s instead of 8.7.
 unexport PYTHONDONTWRITEBYTECODE
@@ -59,9 +56,9 @@ demo: .venv/.built ## the main job on real files, in about a minute
 
 test: setup .venv/.pgbouncer lint ## everything that must hold: Rust, Python, lints, stubs, README
 	cargo test --quiet --features server
-	$(PYTEST) $(WAITING) --ignore tests/tensors --ignore tests/volumes
-	$(PYTEST) $(BUSY) tests/tensors # a run each: torch, TileDB and a JVM in one process
-	$(PYTEST) $(BUSY) tests/volumes # trouble one another when a test forks
+	$(PYTEST) --ignore tests/tensors --ignore tests/volumes
+	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process
+	$(PYTEST) tests/volumes # trouble one another when a test forks
 
 lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 	cargo fmt --check
