@@ -30,8 +30,8 @@ paths:
 # Type of the stored numbers: float32, float16 (half the disk), bfloat16, float64, int16, int32, uint8.
 torch_dtype: float32
 
-# Who makes the tensors; the bits are the same. fused: voxtier's core, for a fraction of the work; volumes that
-# it does not take, and some for comparison, go through MONAI. stock: MONAI. check: both for every volume.
+# Who makes the tensors; the bits are the same. fused: voxtier's core, in a fraction of the time; volumes
+# that it does not take, and some for comparison, go through MONAI. stock: MONAI. check: both for every volume.
 engine: fused
 
 # Each of these is part of the hash that names the cache folder: a change begins a new cache.
