@@ -31,7 +31,7 @@ paths:
 torch_dtype: float32
 
 # Who makes the tensors; the bits are the same. fused: voxtier's core, in a fraction of the time; volumes
-# that it does not take, and some for comparison, go through MONAI. stock: MONAI. check: both for every volume.
+# that it does not take, and some for comparison, go through MONAI. stock: MONAI. check: both for each volume.
 engine: fused
 
 # Each of these is part of the hash that names the cache folder: a change begins a new cache.
