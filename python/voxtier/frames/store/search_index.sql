@@ -115,17 +115,15 @@ BEGIN
         SELECT s.source_id FROM voxtier_search.source AS s
         WHERE s.source_id IN (SELECT source_id FROM gone) ORDER BY 1 FOR KEY SHARE
     LOOP
-        PERFORM voxtier_search.forget(of_source,
-            ARRAY(SELECT o.key FROM gone AS o JOIN added AS n USING (key)
-                WHERE o.source_id = of_source AND
-                (o.size, o.mtime_ns, o.ctime_ns, o.sop_instance_uid, o.series_instance_uid, o.study_instance_uid)
-                IS DISTINCT FROM
-                (n.size, n.mtime_ns, n.ctime_ns, n.sop_instance_uid, n.series_instance_uid, n.study_instance_uid)),
-            ARRAY(SELECT o.study_instance_uid FROM gone AS o JOIN added AS n USING (key)
-                WHERE o.source_id = of_source AND
-                (o.size, o.mtime_ns, o.ctime_ns, o.sop_instance_uid, o.series_instance_uid, o.study_instance_uid)
-                IS DISTINCT FROM
-                (n.size, n.mtime_ns, n.ctime_ns, n.sop_instance_uid, n.series_instance_uid, n.study_instance_uid)));
+        PERFORM voxtier_search.forget(
+            of_source, coalesce(array_agg(o.key), '{}'), coalesce(array_agg(o.study_instance_uid), '{}'))
+        FROM gone AS o JOIN added AS n USING (key)
+        WHERE o.source_id = of_source AND
+            (o.size, o.mtime_ns, o.ctime_ns, o.inode, o.etag,
+                o.sop_instance_uid, o.series_instance_uid, o.study_instance_uid)
+            IS DISTINCT FROM
+            (n.size, n.mtime_ns, n.ctime_ns, n.inode, n.etag,
+                n.sop_instance_uid, n.series_instance_uid, n.study_instance_uid);
         UPDATE voxtier_search.source AS s SET is_complete = false
         WHERE s.is_complete AND s.source_id = of_source AND EXISTS (
             SELECT FROM gone AS o WHERE o.source_id = of_source
