@@ -130,6 +130,18 @@ def test_what_changes_in_the_index_changes_in_the_search_index(
 
 
 @pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("column", ["size", "mtime_ns", "ctime_ns", "inode", "etag"])
+def test_another_state_of_a_file_is_another_file(store: FrameStore, tmp_path: Path, column: str) -> None:
+    made = fill(store)
+    path = str(tmp_path / "1.dcm")
+    value = "'another'" if column == "etag" else "7"
+    store.query(f"UPDATE voxtier.file SET {column} = {value} WHERE path = %s RETURNING 1", (path,))
+    assert not made.is_complete("default")
+    held = "SELECT count(*) FROM voxtier_search.instance AS i JOIN voxtier.file USING (key) WHERE path = %s"
+    assert store.query(held, (path,)) == [(0,)]
+
+
+@pytest.mark.usefixtures("files")
 def test_a_file_that_cannot_be_read_is_found_by_its_uids_and_tried_again(
     store: FrameStore, tmp_path: Path
 ) -> None:
