@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches
 
-.PHONY: help setup demo test lint format bench scale release fuzz soak fixtures constraints clean
+.PHONY: help setup demo test lint rust-lint rust-tests python-lint format bench scale release fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,16 +54,23 @@ demo: .venv/.built ## the main job on real files, in about a minute
 	@$(BIN)/python tests/support/fetch_pgbouncer.py .venv/pgbouncer
 	@if [ -f .venv/pgbouncer/missing ]; then cat .venv/pgbouncer/missing; else touch $@; fi
 
-test: setup .venv/.pgbouncer lint ## everything that must hold: Rust, Python, lints, stubs, README
-	cargo test --quiet --features server
+test: ## everything that must hold: Rust, Python, lints, stubs, README
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line setup .venv/.pgbouncer lint rust-tests
 	$(PYTEST) --ignore tests/tensors --ignore tests/volumes
 	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process
 	$(PYTEST) tests/volumes # trouble one another when a test forks
 
-lint: setup ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
+lint: rust-lint python-lint ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
+
+rust-lint: $(BIN)/uv
 	cargo fmt --check
-	cargo clippy --quiet --all-targets --features server -- -D warnings
 	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python,server -- -D warnings
+
+# After the lints: each waits for the other's lock on the folder of builds.
+rust-tests: rust-lint
+	cargo test --quiet --features server
+
+python-lint: setup
 	$(BIN)/ruff check $(PY_DIRS)
 	$(BIN)/ruff format --check $(PY_DIRS)
 	$(BIN)/mypy
