@@ -11,6 +11,8 @@ PYTEST := $(BIN)/python -m pytest -q -m 'not soak' --numprocesses auto --maxproc
 # Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes, and an
 # import of torch takes 1.7 s of CPU instead of 3.4, one of MONAI 3.7 s instead of 8.7.
 unexport PYTHONDONTWRITEBYTECODE
+# Not a child of make's job server, which would let two cargos share the cores of one.
+CARGO := env -u MAKEFLAGS -u MFLAGS cargo
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches
 
@@ -29,18 +31,18 @@ $(BIN)/uv:
 # What the demo needs: the frames room and its tools.
 .venv/.base: $(BIN)/uv pyproject.toml constraints.txt
 	@echo '[set-up] packages: frames, dicom'
-	@$(BIN)/python tests/support/requirements.py frames dicom | $(INSTALL) --group dev --requirement -
+	@$(BIN)/python tests/support/make/requirements.py frames dicom | $(INSTALL) --group dev --requirement -
 	@touch $@
 
 # What the whole test suite needs: every room (torch is about 3 GB).
 .venv/.full: .venv/.base
 	@echo '[set-up] packages: every room (torch among them; minutes when not cached)'
-	@$(BIN)/python tests/support/requirements.py all | $(INSTALL) --group test --requirement -
+	@$(BIN)/python tests/support/make/requirements.py all | $(INSTALL) --group test --requirement -
 	@touch $@
 
 .venv/.built: .venv/.base $(RUST_SOURCES)
 	@echo '[set-up] Rust core (release build)'
-	@env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH maturin develop --quiet --release --uv
+	@env -u MAKEFLAGS -u MFLAGS -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH maturin develop --quiet --release --uv
 	@touch $@
 
 setup: .venv/.built .venv/.full ## everything that tests and benches need, in .venv
@@ -49,9 +51,9 @@ demo: .venv/.built ## the main job on real files, in about a minute
 	@$(BIN)/python benches/demo.py
 
 # A real pgbouncer for the tests, downloaded by apt without installing it; where that fails, they say so.
-.venv/.pgbouncer: .venv/.base tests/support/fetch_pgbouncer.py
+.venv/.pgbouncer: .venv/.base tests/support/make/fetch_pgbouncer.py
 	@echo '[set-up] pgbouncer of two Debian releases, for the tests'
-	@$(BIN)/python tests/support/fetch_pgbouncer.py .venv/pgbouncer
+	@$(BIN)/python tests/support/make/fetch_pgbouncer.py .venv/pgbouncer
 	@if [ -f .venv/pgbouncer/missing ]; then cat .venv/pgbouncer/missing; else touch $@; fi
 
 test: ## everything that must hold: Rust, Python, lints, stubs, README
@@ -63,12 +65,12 @@ test: ## everything that must hold: Rust, Python, lints, stubs, README
 lint: rust-lint python-lint ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 
 rust-lint: $(BIN)/uv
-	cargo fmt --check
-	PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --quiet --all-targets --features python,server -- -D warnings
+	$(CARGO) fmt --check
+	PYO3_PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) clippy --quiet --all-targets --features python,server -- -D warnings
 
 # After the lints: each waits for the other's lock on the folder of builds.
 rust-tests: rust-lint
-	cargo test --quiet --features server
+	$(CARGO) test --quiet --features server
 
 python-lint: setup
 	$(BIN)/ruff check $(PY_DIRS)
@@ -109,7 +111,7 @@ release: setup .venv/.zig ## wheel and source distribution in dist, checked and 
 	    env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH \
 	      maturin build --quiet --release --strip --zig --compatibility manylinux_2_28 --target $$target --out dist; \
 	  else echo "left out: rustup target add $$target"; fi; done
-	$(BIN)/python tests/support/check_distribution.py dist
+	$(BIN)/python tests/support/make/check_distribution.py dist
 	$(BIN)/uv publish --dry-run dist/* || { echo 'the index refuses what was built, or cannot be reached'; exit 1; }
 
 fuzz: setup ## requests to the gateway (FUZZ_REQUESTS), damaged files against other readers (CAMPAIGN_SECONDS=3600), the engine against MONAI (ENGINE_CASES), then cargo-fuzz (FUZZ_SECONDS=60 a parser; nightly)

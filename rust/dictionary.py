@@ -1,6 +1,6 @@
 """Writes the VR of every public attribute (PS3.6 6 to 9) as pydicom's dictionary has it, for the core.
 
-Run it by ``python rust/dictionary.py`` after a change of pydicom's version; `tests/frames/metadata` holds the
+Run it by ``python rust/dictionary.py`` after a change of pydicom's version; `tests/frames/dicom/metadata` holds the
 file against pydicom. A line is a tag, a blank and a VR; ``x`` is any digit of a repeating group (PS3.5 7.6).
 VRs that depend on other attributes have the names of DCMTK: ``xs`` is US or SS, ``ox`` is OB or OW, ``lt`` is
 US, SS or OW.

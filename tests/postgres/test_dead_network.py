@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from frames.store.index_rows import ct
+from frames.store.rows.index_rows import ct
 from support.forwarder import Forwarder
 from voxtier.frames import FrameReader, FrameStore, read_tables
 from voxtier.postgres.database import Database

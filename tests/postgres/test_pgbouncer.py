@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from frames.store.index_rows import NOW, TABLE, ask, results
+from frames.store.rows.index_rows import NOW, TABLE, ask, results
 from support.pgbouncer import RELEASES, PgBouncer
 from voxtier import _core
 from voxtier.errors import BackendError

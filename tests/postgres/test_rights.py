@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from frames.store.index_rows import NOW, TABLE, ask, ct, results
+from frames.store.rows.index_rows import NOW, TABLE, ask, ct, results
 from voxtier import _core
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables

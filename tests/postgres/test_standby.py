@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from frames.store.index_rows import NOW, TABLE, ask, ct, results
+from frames.store.rows.index_rows import NOW, TABLE, ask, ct, results
 from support.replication import Server
 from voxtier import _core
 from voxtier.errors import ConfigError

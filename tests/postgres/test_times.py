@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from frames.store.index_rows import NOW, TABLE, ask, results
+from frames.store.rows.index_rows import NOW, TABLE, ask, results
 from voxtier import _core
 from voxtier.frames import FrameCache, FrameStore, LakebaseUtils
 from voxtier.frames.databricks.lakebase import import_dicom_frames

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from frames.store.index_rows import ct
+from frames.store.rows.index_rows import ct
 from voxtier import _core
 from voxtier.errors import FormatError
 from voxtier.frames import FrameCache, FrameReader, FrameStore, LakebaseUtils, TableResult, read_table

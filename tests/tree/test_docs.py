@@ -153,7 +153,7 @@ def test_names_that_do_not_exist_are_found() -> None:
     gone = ["frames/gone.py", "gone.rs", "make gone", "voxtier.frames.gone", "frames::gone", "gone()"]
     gone += ["Frame" + "Gone", "test_" + "gone_with_the_wind"]
     assert [word for word in gone if not fault(word)] == []
-    there = ["frames/table.py", "lib.rs", "make test", "voxtier.frames.FrameReader", "frames::table"]
+    there = ["frames/dicom/table.py", "lib.rs", "make test", "voxtier.frames.FrameReader", "frames::table"]
     there += ["read_table()", "FrameReader", "frame_count", "1.2.840", "x < 5", "image/jpeg"]
     assert [word for word in there if fault(word)] == []
 

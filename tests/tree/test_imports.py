@@ -21,8 +21,7 @@ FLOORS = {
         {"serving"},
         {"indexing", "memory"},
         {"store"},
-        {"explain", "metadata"},
-        {"table"},
+        {"dicom"},
         {"sources"},
     ],
     "volumes": [

@@ -10,7 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-from support.check_distribution import faults_of_tree, faults_of_wheel
+from support.make.check_distribution import faults_of_tree, faults_of_wheel
 from tree.graph import PACKAGE, imports
 from voxtier.cli.commands import _EXTRAS
 

@@ -12,8 +12,8 @@ import pydicom
 
 from benches.inputs.files import ct_series, slide_header
 from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
-from frames.metadata.differences import by_the_standard
-from frames.metadata.reading import as_numbers, read_exactly
+from frames.dicom.metadata.differences import by_the_standard
+from frames.dicom.metadata.reading import as_numbers, read_exactly
 from voxtier.frames import read_metadata, read_metadata_json
 
 Attributes = dict[str, Any]

@@ -20,9 +20,9 @@ import numpy as np
 import pydicom
 
 from benches.inputs.entries import paths_of
-from benches.journeys.frames import gateway_servers as servers
-from benches.journeys.frames.gateway_servers import CT, GATEWAY, SERIES, SIZE, STARLETTE, STUDY, TILE, Served
 from benches.measure import Goal, Limit, Result, Way, race, timed
+from benches.rivals import dicomweb_servers as servers
+from benches.rivals.dicomweb_servers import CT, GATEWAY, SERIES, SIZE, STARLETTE, STUDY, TILE, Served
 from support.builders import jpeg, pattern
 from voxtier._core import restore_hot_set, save_hot_set
 from voxtier.frames import FrameCache, FrameStore, read_tables

@@ -19,8 +19,8 @@ from benches.measure import Goal, Lap, Limit, Result, Way, race, timed
 from support.builders import dicom, element
 from support.peak import PEAK_KIB
 from voxtier.frames import read_table
+from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import TableResult
 
 # A process of its own, so that its peak of memory is its own; the server runs already.
 RUN = (

@@ -15,10 +15,10 @@ import numpy as np
 from benches.measure import Goal, Result, Way, elsewhere, race, timed
 from voxtier import _core
 from voxtier.frames import FrameCache, read_table, top_n
+from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.memory.priority import score_sql
 from voxtier.frames.memory.ranking import preload_rows
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import TableResult
 
 JOURNEY = "ranking"
 NOW = 1_790_000_000_000_000

@@ -7,13 +7,8 @@ that need a database, Spark or Databricks are imported on first use, so that thi
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from voxtier.frames.exchange.dataset import FrameDataset
-from voxtier.frames.exchange.decoding import generate_frames, read_frame
-from voxtier.frames.memory.cache import FrameCache
-from voxtier.frames.memory.priority import score_many, top_n
-from voxtier.frames.memory.scorer import CachePriorityScorer
-from voxtier.frames.metadata import read_metadata, read_metadata_json
-from voxtier.frames.table import (
+from voxtier.frames.dicom.metadata import read_metadata, read_metadata_json
+from voxtier.frames.dicom.table import (
     FrameTable,
     RangedSource,
     TableResult,
@@ -21,6 +16,11 @@ from voxtier.frames.table import (
     read_table,
     read_tables,
 )
+from voxtier.frames.exchange.dataset import FrameDataset
+from voxtier.frames.exchange.decoding import generate_frames, read_frame
+from voxtier.frames.memory.cache import FrameCache
+from voxtier.frames.memory.priority import score_many, top_n
+from voxtier.frames.memory.scorer import CachePriorityScorer
 
 if TYPE_CHECKING:
     from voxtier.frames.databricks.frame_dicts import compute_bot_from_local_path

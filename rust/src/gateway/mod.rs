@@ -5,27 +5,22 @@
 //! asks of Python threads by a bounded queue ([`jobs`]). Python is never called from here.
 //!
 //! ```text
-//!   server ── http ── service ─┬─ routes, accept      what is asked, which form is taken
-//!   workers   1.1, 2           ├─ access, log         who asks; what is noted of it
-//!                              ├─ budget              memory of answers on their way
-//!                              ├─ catalogue ─ jobs    which file holds a UID
-//!                              ├─ files ─ objects     open files and objects, and the UIDs in them
-//!                              └─ wado                frames, instances, headers
+//!   server ── http ── service ─┬─ routes       what is asked
+//!   workers   1.1, 2           ├─ access       who asks
+//!                              ├─ files        which file holds a UID; open files and objects
+//!                              ├─ jobs         what only the index knows
+//!                              ├─ wado         frames, instances, headers, in the form that is taken
+//!                              └─ telemetry    the access log, counters
 //! ```
 
-pub mod accept;
 pub mod access;
-pub mod budget;
-pub mod catalogue;
 pub mod files;
 pub mod http;
 pub mod jobs;
-pub mod log;
-pub mod metrics;
-pub mod objects;
 pub mod routes;
 pub mod server;
 pub mod service;
+pub mod telemetry;
 pub mod wado;
 
 #[cfg(test)]

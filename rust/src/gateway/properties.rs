@@ -1,8 +1,8 @@
 //! What must hold of every request: the fuzz target and a property test of the crate run it.
 
-use _core::gateway::accept::{FrameForm, frame_form, media_ranges, media_type, served_syntax};
 use _core::gateway::http::request::{Request, decode};
 use _core::gateway::routes::{MOST_FRAMES, Resource, Route, frame_list, route};
+use _core::gateway::wado::accept::{FrameForm, frame_form, media_ranges, media_type, served_syntax};
 use _core::gateway::wado::conditional::{Wanted, has_it, range};
 
 const SYNTAXES: [&str; 7] = [

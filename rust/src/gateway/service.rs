@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use tokio::sync::{Mutex, Semaphore, watch};
 
-use super::accept::{media_ranges, takes};
 use super::access::{NO_SOURCE, Scope, check_token, groups};
-use super::budget::{Budget, WAIT};
-use super::catalogue::Catalogue;
+use super::files::catalogue::Catalogue;
 use super::files::{Files, Roots};
+use super::http::budget::{Budget, WAIT};
 use super::http::request::{Method, Request};
 use super::http::response::Response;
 use super::jobs::{Answer, Jobs, Question};
-use super::log::{self, AccessLog};
-use super::metrics::{Kind, Metrics};
 use super::routes::{Resource, Route, route};
+use super::telemetry::log::{self, AccessLog};
+use super::telemetry::metrics::{Kind, Metrics};
+use super::wado::accept::{media_ranges, takes};
 use crate::frames::memory::cache::FrameCache;
 
 /// Descriptors that a worker keeps open.

@@ -17,9 +17,9 @@ use super::frames::cache::PyFrameCache;
 use crate::base::error::{Error, ErrorKind};
 use crate::gateway::access::token_digest;
 use crate::gateway::jobs::{Answer, Job, Question};
-use crate::gateway::log::AccessLog;
 use crate::gateway::server::Server;
 use crate::gateway::service::{Settings, Shared};
+use crate::gateway::telemetry::log::AccessLog;
 
 #[pyclass(frozen, module = "voxtier._core", name = "Gateway")]
 struct PyGateway {

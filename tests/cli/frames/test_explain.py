@@ -8,9 +8,9 @@ import pytest
 
 from cli.running import FINDINGS, OK, Cli
 from voxtier import _core
-from voxtier.frames import explain as explain_module
 from voxtier.frames import read_table
-from voxtier.frames.explain import explain
+from voxtier.frames.dicom import explain as explain_module
+from voxtier.frames.dicom.explain import explain
 
 
 @pytest.mark.parametrize("name", ["ok.dcm", "deep/jpeg.dcm", "truncated.dcm", "no_pixels.dcm"])

@@ -15,7 +15,7 @@ from pydicom.pixels import pixel_array
 from frames.dicom.cases import CASES
 from voxtier.errors import FormatError, VoxtierError
 from voxtier.frames import generate_frames, read_frame, read_table
-from voxtier.frames.table import RangedSource
+from voxtier.frames.dicom.table import RangedSource
 
 # Those of a few hundred kilobytes: the codecs are not what is tested.
 FILES = sorted(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frames.indexing.files import native, run, statuses
-from frames.store.index_rows import ask
+from frames.store.rows.index_rows import ask
 from voxtier.errors import ConfigError
 from voxtier.frames.indexing.paths import Shard
 from voxtier.frames.indexing.run import FileIndexer, index_files

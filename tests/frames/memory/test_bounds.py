@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frames.store.index_rows import TABLE
+from frames.store.rows.index_rows import TABLE
 from voxtier import _core
 from voxtier.frames import FrameCache, TableResult
 from voxtier.frames.databricks.lakebase import LakebaseUtils

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,8 @@ from frames.serving.sick_servers import UNREADABLE, Trouble, add_reader, frozen,
 from support.builders import dicom, element, image, pattern
 from voxtier.errors import BackendError, SourceError
 from voxtier.frames import FrameCache, FrameReader, FrameStore, read_table, read_tables
+from voxtier.frames.serving import index_client
+from voxtier.frames.store.store import FoundTable
 from voxtier.postgres.embedded import EmbeddedServer
 
 
@@ -115,6 +118,30 @@ def test_hot_frames_pass_forty_misses_that_wait(
             asyncio.run(ask(reader))
 
 
+def test_the_questions_of_a_request_share_one_budget(
+    server: EmbeddedServer, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A UID asks for its path, which takes the hour here, and then for its table, which never comes."""
+    late = [0.0]
+    monkeypatch.setattr(index_client, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+    ended = threading.Event()
+
+    class Slow(FrameStore):
+        def by_sop_instance(self, uid: str, source: str | None = None) -> list[FoundTable]:
+            late[0] += 3600
+            return super().by_sop_instance(uid, source)
+
+        def recall(self, *_: object, **__: object) -> None:
+            ended.wait()
+
+    with Slow(server.conninfo()) as store:
+        store.upsert("s", read_tables(paths))
+        with FrameReader(store, "s", publish=False, index_seconds=3600) as reader:
+            assert reader.frame("2.25.3", 0) == pattern(16, 3)
+            assert reader.stats()["store_errors"] == reader.stats()["tier3"] == 1
+            ended.set()
+
+
 def test_a_read_only_database_still_answers(server: EmbeddedServer, paths: list[str]) -> None:
     with FrameStore(server.conninfo()) as store:
         store.upsert("s", read_tables(paths))
@@ -144,7 +171,7 @@ def test_a_hot_frame_waits_for_no_thread(paths: list[str]) -> None:
         reader._files.give_back(file)
         for name in ("hot", "cold"):
             for _ in range(100):
-                reader._threads(name).submit(busy.wait)
+                reader._pools.get(name).submit(busy.wait)
         assert asyncio.run(ask(reader)) == [pattern(16, 0)] * 2
         busy.set()
         assert reader.stats()["tier1"] == 2
@@ -157,7 +184,7 @@ def test_bytes_that_are_not_in_the_page_cache_are_left_to_a_thread(tmp_path: Pat
     cache.put_table("file", read_table(path))
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
-    # Each look starts the kernel's reading ahead, so the bytes may arrive while it lasts: one look of many finds none.
+    # A look starts the kernel reading ahead, and bytes may come while it lasts: one look of many finds none.
     for _ in range(100):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         read = cache.read_resident("file", fd, [0])

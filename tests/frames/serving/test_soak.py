@@ -14,9 +14,9 @@ import pytest
 from support.builders import JPEG, Fragments, dicom, element, image, jpeg, pattern
 from voxtier import _core
 from voxtier.frames import FrameCache, read_table
+from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import TableResult
 
 SECONDS = float(os.environ.get("VOXTIER_SOAK_SECONDS", "600"))
 FILES = int(os.environ.get("VOXTIER_SOAK_FILES", "100000"))

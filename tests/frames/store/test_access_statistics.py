@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from frames.store.index_rows import NOW, ask, ct, result, table_of
+from frames.store.rows.index_rows import NOW, ask, ct, result, table_of
 from voxtier import _core
 from voxtier.frames.store.store import FrameStore
 

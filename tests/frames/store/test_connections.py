@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from frames.store.index_rows import ask, results
+from frames.store.rows.index_rows import ask, results
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameTable
 from voxtier.frames.store.store import FrameStore

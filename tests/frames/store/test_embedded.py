@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from frames.store.index_rows import TABLE, results
+from frames.store.rows.index_rows import TABLE, results
 from voxtier.errors import BackendError
 from voxtier.frames import FrameTable, TableResult
 from voxtier.frames.store.store import FrameStore

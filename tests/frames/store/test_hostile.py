@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from frames.dicom.cases import CASES
-from frames.store.index_rows import ask, result, table_of
+from frames.store.rows.index_rows import ask, result, table_of
 from voxtier._core import MAX_PATH_BYTES, Refusal
 from voxtier.errors import BackendError, ConfigError, FormatError
 from voxtier.frames import FrameTable, TableResult

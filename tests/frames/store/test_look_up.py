@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from frames.dicom.cases import Case
-from frames.store.index_rows import ask, ct, result, table_of
+from frames.store.rows.index_rows import ask, ct, result, table_of
 from voxtier.frames import read_tables
 from voxtier.frames.store import store as store_module
 from voxtier.frames.store.store import FrameStore

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from frames.dicom.cases import CASES
-from frames.store.index_rows import ask
+from frames.store.rows.index_rows import ask
 from voxtier.frames import FrameTable
 from voxtier.frames.store.store import FrameStore
 

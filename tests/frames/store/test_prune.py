@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frames.store.index_rows import NOW, ct, result
+from frames.store.rows.index_rows import NOW, ct, result
 from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.frames import read_tables

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from frames.store.index_rows import NOW, TABLE, ask, results
+from frames.store.rows.index_rows import NOW, TABLE, ask, results
 from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.frames import FrameTable

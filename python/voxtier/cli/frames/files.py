@@ -19,7 +19,7 @@ from voxtier.system.durable import write_file
 from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
-    from voxtier.frames.table import FrameTable, TableResult
+    from voxtier.frames.dicom.table import FrameTable, TableResult
 
 PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 
@@ -57,8 +57,8 @@ def table(paths: tuple[str, ...], as_json: bool, threads: int | None) -> int:
     where frames are no whole bytes (Bits Allocated 1), else null. Exit code 1 when a file is refused, or
     there is none.
     """
+    from voxtier.frames.dicom.table import read_tables
     from voxtier.frames.indexing.paths import iter_files
-    from voxtier.frames.table import read_tables
 
     refused = count = 0
     threads = reading_threads(threads, paths)
@@ -134,7 +134,7 @@ def frame(path: str, number: int, output: Path | None, align: bool) -> int:
     lies behind the end of a truncated file, 2 when there is no such frame.
     """
     from voxtier.errors import FormatError, SourceError
-    from voxtier.frames.table import read_frame, read_table
+    from voxtier.frames.dicom.table import read_frame, read_table
 
     path = local_path(path)
     if output is None and sys.stdout.isatty():
@@ -193,9 +193,9 @@ def explain(path: str) -> int:
     Exit code 1 when the file is refused; the page then says why and where.
     """
     from voxtier.errors import FormatError, SourceError
-    from voxtier.frames.explain import explain as page
-    from voxtier.frames.explain import explain_refusal
-    from voxtier.frames.table import read_table
+    from voxtier.frames.dicom.explain import explain as page
+    from voxtier.frames.dicom.explain import explain_refusal
+    from voxtier.frames.dicom.table import read_table
 
     try:
         frame_table = read_table(path, verify="all")

@@ -320,7 +320,7 @@ def summary(source: str, dsn: str | None, as_json: bool) -> int:
 
 
 def _label(title: str, name: str) -> str:
-    from voxtier.frames.explain import transfer_syntax_name
+    from voxtier.frames.dicom.explain import transfer_syntax_name
 
     if title == "status":
         return _WORDS.get(name, name)

@@ -32,8 +32,8 @@ def metadata(paths: tuple[str, ...], as_json: bool) -> int:
     long values are cut. Exit code 1 when a file is refused.
     """
     from voxtier.errors import FormatError, SourceError
+    from voxtier.frames.dicom.metadata import read_metadata_json
     from voxtier.frames.indexing.paths import iter_files
-    from voxtier.frames.metadata import read_metadata_json
 
     refused = 0
     for path in iter_files(given_paths(paths), extension=None):

@@ -6,7 +6,7 @@ from typing import Any
 
 from voxtier._core import FrameTable
 from voxtier.errors import FormatError
-from voxtier.frames.table import read_table
+from voxtier.frames.dicom.table import read_table
 
 
 def compute_bot_from_local_path(path: str) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from voxtier.frames.databricks.spark_task import (
     load_provider,
 )
 from voxtier.frames.databricks.table_names import TableName
+from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.run import BATCH_SIZE
-from voxtier.frames.table import Verify
 from voxtier.system.s3_config import S3Config, get_s3_config
 
 try:

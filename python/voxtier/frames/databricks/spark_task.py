@@ -22,8 +22,8 @@ from voxtier.frames.sources.address import is_address, normal
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
+    from voxtier.frames.dicom.table import Verify
     from voxtier.frames.indexing.run import FileIndexer
-    from voxtier.frames.table import Verify
     from voxtier.postgres.connection_string import Prepare
     from voxtier.system.s3_config import S3Config
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from voxtier._core import FrameTable
 from voxtier.errors import ENVIRONMENT_KINDS, ConfigError, FormatError, MissingExtraError, SourceError
+from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.store.row import UpsertCounts
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import TableResult
 from voxtier.system.durable import write_file
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any
 
+from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.exchange.decoding import read_frame
-from voxtier.frames.table import TableResult, read_tables
 
 
 class FrameDataset:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from voxtier._core import FrameTable
 from voxtier.errors import FormatError, MissingExtraError
-from voxtier.frames.metadata import read_metadata
-from voxtier.frames.table import RangedSource, read_table
-from voxtier.frames.table import read_frame as read_bytes
+from voxtier.frames.dicom.metadata import read_metadata
+from voxtier.frames.dicom.table import RangedSource, read_table
+from voxtier.frames.dicom.table import read_frame as read_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from voxtier.errors import FormatError, SourceError
+from voxtier.frames.dicom.metadata import read_metadata
 from voxtier.frames.gateway.query import Header, Query, elements, matches
 from voxtier.frames.gateway.statements import from_headers, from_search_index
 from voxtier.frames.indexing.search import is_of, read_indexed
-from voxtier.frames.metadata import read_metadata
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import (
     INDEXED_TAGS,

@@ -14,12 +14,12 @@ from itertools import islice
 from typing import NamedTuple
 
 from voxtier._core import PARSER_VERSION, Indexer
+from voxtier.frames.dicom.table import Fingerprint, Verify
 from voxtier.frames.indexing.paths import Shard, absolute
 from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.opening import Opener
 from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import Fingerprint, Verify
 from voxtier.system.s3_config import S3Config
 
 BATCH_SIZE = 5000

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -33,12 +34,14 @@ class IndexClient:
     store : FrameStore
         The index.
     budget_seconds : float
-        Longest wait for an answer, connection and statement together.
+        Longest wait of a request for the index: of one question, or of all that a thread puts
+        ``with client.request``.
     """
 
     def __init__(self, store: FrameStore, budget_seconds: float = 0.25) -> None:
         self.store = store
         self.budget_seconds = budget_seconds
+        self.request = _Request(budget_seconds)
         self._start_fresh()
         after_fork_in_child(self._start_fresh)
 
@@ -67,9 +70,11 @@ class IndexClient:
             raise BackendError(
                 "the index of frames is not asked: its database failed and has not answered since"
             )
+        ends = self.request.ends
+        left = self.budget_seconds if ends is None else ends - time.monotonic()
         asked = _Question(question)
         self._hand_over(asked)
-        if not asked.done.wait(self.budget_seconds):
+        if not asked.done.wait(max(left, 0.0)):
             self._open_breaker(f"no answer within {self.budget_seconds:g} s")
             raise BackendError(f"the index of frames did not answer within {self.budget_seconds:g} s")
         try:
@@ -125,6 +130,20 @@ class IndexClient:
             self._is_open = False
             _log.warning("the database of the index of frames answers again")
             return
+
+
+class _Request(threading.local):
+    """The request of a thread: what is asked while it lasts shares one budget."""
+
+    def __init__(self, budget_seconds: float) -> None:
+        self.ends: float | None = None
+        self._budget_seconds = budget_seconds
+
+    def __enter__(self) -> None:
+        self.ends = time.monotonic() + self._budget_seconds
+
+    def __exit__(self, *_: object) -> None:
+        self.ends = None
 
 
 class _Question(Generic[T]):

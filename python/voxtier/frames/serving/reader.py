@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, read_frames
 from voxtier.errors import ConfigError, FormatError, NotFoundError, SourceError
+from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.memory.preload import Preload
-from voxtier.frames.serving.group_files import GroupFiles
+from voxtier.frames.serving.counters import Counters
+from voxtier.frames.serving.files.group_files import GroupFiles
+from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
+from voxtier.frames.serving.files.remote_file import RemoteFile
 from voxtier.frames.serving.index_client import IndexClient
-from voxtier.frames.serving.open_files import OpenFile, OpenFiles
-from voxtier.frames.serving.remote_file import RemoteFile
+from voxtier.frames.serving.pools import ThreadPools
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
 from voxtier.frames.serving.table_loader import Source, TableLoader
 from voxtier.frames.serving.uid_paths import UidPaths
@@ -31,12 +34,12 @@ from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import Verify
 from voxtier.system.fork import after_fork_in_child
+
+T = TypeVar("T")
 
 _UID = re.compile(r"[0-9.]{1,64}\Z")
 _ATTEMPTS = 4
-_COUNTS = ("requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached")
 
 
 class FrameReader:
@@ -107,6 +110,7 @@ class FrameReader:
             self._files = GroupFiles(open_files, self.index, source)
         elif store is not None:
             self.index = IndexClient(store, index_seconds)
+        self._budget = nullcontext() if self.index is None else self.index.request
         self.source = source
         self.cache = FrameCache(budget_bytes) if cache is None else cache
         self.verify: Verify = verify
@@ -114,16 +118,14 @@ class FrameReader:
         self._files.on_replaced = self.cache.invalidate
         self._files.known_state = self.cache.state
         self._write_back = WriteBack(self.cache, store, [source, *other_sources], flush_seconds)
-        self._tables = TableLoader(self.cache, self.index, self._write_back, source, verify, self._count)
+        self._counters = Counters(
+            "requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached"
+        )
+        self._tables = TableLoader(self.cache, self.index, self._write_back, source, verify, self._counters)
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
         self._uids = UidPaths(self.index, source)
-        self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._start_fresh()
+        self._pools = ThreadPools()
         after_fork_in_child(self._in_child)
-
-    def _start_fresh(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = dict.fromkeys(_COUNTS, 0)
 
     def frame(self, name: str, index: int, *, scan: bool = False, align: bool = False) -> bytes:
         """Read one frame: fragments joined, item headers stripped.
@@ -187,20 +189,28 @@ class FrameReader:
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
         klass: Class = "scan" if scan else "normal"
-        if not _UID.match(name):
-            return self._frames_of(absolute(name), None, wanted, klass, align=align) or []
-        for path in self._uids.candidates(name):
+        read = partial(self._frames_of, wanted=wanted, klass=klass, align=align)
+        with self._budget:
+            if not _UID.match(name):
+                return read(absolute(name), None) or []
+            return self._of_instance(name, lambda path: read(path, name))
+
+    def _of_instance(self, uid: str, answer: Callable[[str], T | None]) -> T:
+        """Return the first answer from a file that the index names for a UID; None says: another instance."""
+        for path in self._uids.candidates(uid):
             try:
-                read = self._frames_of(path, name, wanted, klass, align=align)
+                found = answer(path)
             except NotFoundError:  # not for these groups; for others it may be the right file
                 continue
             except FileNotFoundError:
-                read = None
-            if read is not None:
-                return read
-            self._forget_uid(name, path)
+                found = None
+            if found is not None:
+                return found
+            self._uids.forget(uid, path)
+            self.cache.invalidate(path)
+            self._files.forget(path)
         raise NotFoundError(
-            f"{name}: no file that source {self.source!r} of the index names holds this SOP Instance now: "
+            f"{uid}: no file that source {self.source!r} of the index names holds this SOP Instance now: "
             "run `voxtier index` again"
         )
 
@@ -237,7 +247,7 @@ class FrameReader:
                 depth = "all"
             finally:
                 self._files.give_back(file)
-            self._count("stale_misses")
+            self._counters.add("stale_misses")
             self.cache.invalidate(path)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -259,14 +269,14 @@ class FrameReader:
             tier = loaded.tier
             read = self.cache.read(path, source, wanted, scan=scan, align=align)
             if read is None:  # memory has no room for the table
-                self._count("uncached")
+                self._counters.add("uncached")
                 read = read_frames(source, loaded.table, wanted, align=align)
         self._finish(tier)
         return read
 
     def _finish(self, tier: Tier) -> None:
         self.wake()
-        self._count("requests", tier)
+        self._counters.add("requests", tier)
 
     def table(self, name: str) -> FrameTable:
         """Return the frame table of a file, from the nearest tier."""
@@ -299,26 +309,15 @@ class FrameReader:
         """
         if not _UID.match(name):
             return absolute(name)
-        for path in self._uids.candidates(name):
-            try:
-                file = self._files.take(path)
-            except NotFoundError:
-                continue
-            except FileNotFoundError:
-                self._forget_uid(name, path)
-                continue
-            try:
-                if file.instance() == name:
-                    return path
-            finally:
-                self._files.give_back(file)
-            self._forget_uid(name, path)
-        raise NotFoundError(f"{name}: no file of source {self.source!r} holds this SOP Instance now")
+        with self._budget:
+            return self._of_instance(name, lambda path: self._if_holds(path, name))
 
-    def _forget_uid(self, uid: str, path: str) -> None:
-        self._uids.forget(uid, path)
-        self.cache.invalidate(path)
-        self._files.forget(path)
+    def _if_holds(self, path: str, uid: str) -> str | None:
+        file = self._files.take(path)
+        try:
+            return path if file.instance() == uid else None
+        finally:
+            self._files.give_back(file)
 
     async def aframe(self, name: str, index: int, *, scan: bool = False, align: bool = False) -> bytes:
         """Read one frame on a thread: the event loop never waits for a disk or a database.
@@ -365,7 +364,7 @@ class FrameReader:
             read = self._read_at_once(path, name, indices, scan=scan, align=align)
             if read is not None:
                 return read
-        threads = self._threads("cold" if path is None else "hot")
+        threads = self._pools.get("cold" if path is None else "hot")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan, align=align))
 
@@ -410,10 +409,8 @@ class FrameReader:
 
     def stats(self) -> dict[str, Any]:
         """Return counters: requests by tier, memory, preload, writes to the index, state of the database."""
-        with self._lock:
-            counts = dict(self._counts)
         return {
-            **counts,
+            **self._counters.read(),
             "degraded": self.index is not None and self.index.is_open,
             "open_files": len(self._files),
             **self._write_back.stats(),
@@ -429,10 +426,7 @@ class FrameReader:
         self._files.close()
         if self.index is not None:
             self.index.close()
-        with self._lock:
-            pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.shutdown(wait=True)
+        self._pools.close()
 
     def __enter__(self) -> FrameReader:
         return self
@@ -440,20 +434,9 @@ class FrameReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _count(self, *names: str) -> None:
-        with self._lock:
-            for name in names:
-                self._counts[name] += 1
-
-    def _threads(self, name: str) -> ThreadPoolExecutor:
-        with self._lock:
-            if name not in self._pools:
-                self._pools[name] = ThreadPoolExecutor(32, f"voxtier-{name}")
-            return self._pools[name]
-
     def _in_child(self) -> None:
-        self._start_fresh()
-        self._pools = {}
+        self._pools.after_fork()
+        self._counters.after_fork()
         self._files.after_fork()
         self._uids.after_fork()
         self._write_back.after_fork()

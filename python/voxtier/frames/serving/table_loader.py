@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
-from weakref import WeakMethod
 
 from voxtier._core import FrameTable
 from voxtier.errors import BackendError, FormatError
+from voxtier.frames.dicom.table import TableResult, Verify, read_table, state_of
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult
+from voxtier.frames.serving.counters import Counters
 from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.write_back import WriteBack
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.row import IndexAnswer
-from voxtier.frames.table import TableResult, Verify, read_table, state_of
 
 #: An open file: its descriptor, or the object of a store.
 Source: TypeAlias = int | RemoteObject
@@ -37,8 +36,8 @@ class TableLoader:
         Name of the source that the files belong to.
     verify : {"ends", "all", "none"}
         How far a table is checked against its file: see `read_table`.
-    count : callable
-        Takes names of counters that go up by one.
+    counters : Counters
+        Those of the reader.
     """
 
     def __init__(
@@ -48,12 +47,11 @@ class TableLoader:
         write_back: WriteBack,
         source: str,
         verify: Verify,
-        count: Callable[[str], None],
+        counters: Counters,
     ) -> None:
         self._cache, self._index, self._write_back = cache, index, write_back
         self._source, self._verify = source, verify
-        # A reader that nobody closes goes with its last reference: its parts hold none to it.
-        self._counter = WeakMethod(count)
+        self._counters = counters
         self._distrusted: dict[str, None] = {}
 
     def load(self, path: str, source: Source, klass: Class) -> LoadResult:
@@ -116,7 +114,7 @@ class TableLoader:
             if isinstance(source, RemoteObject) and isinstance(found, FrameTable):
                 source.expect(state_of(found))  # its frames are read in this state or not at all
             if not found.describes(source):
-                self._count("stale_misses")
+                self._counters.add("stale_misses")
             elif isinstance(found, FrameTable):
                 return LoadResult(found, "tier2", rows)
             elif isinstance(found.error, FormatError):  # what the surroundings refused may be there again
@@ -129,15 +127,10 @@ class TableLoader:
         try:
             return self._index.ask(lambda store: store.recall(self._source, path, with_series=with_series))
         except BackendError:
-            self._count("store_errors")
+            self._counters.add("store_errors")
             return None
 
     def _compute(self, path: str, source: Source, verify: Verify) -> FrameTable:
         table = read_table(source, verify=verify)
         self._write_back.add_table(TableResult(path, table, None))
         return table
-
-    def _count(self, name: str) -> None:
-        count = self._counter()
-        if count is not None:
-            count(name)

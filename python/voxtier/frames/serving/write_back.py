@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from voxtier._core import file_key
 from voxtier.errors import BackendError, ConfigError
+from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.store.store import FrameStore
-from voxtier.frames.table import TableResult
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from voxtier._core import FrameTable, Refusal
-from voxtier.frames.table import Fingerprint
+from voxtier.frames.dicom.table import Fingerprint
 
 
 class FileState(NamedTuple):

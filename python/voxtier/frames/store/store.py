@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, Refusal, decode_rows, encode_rows, file_key, path_fault
 from voxtier.errors import ConfigError
+from voxtier.frames.dicom.table import Fingerprint, TableResult
 from voxtier.frames.sources.listing import file_is_gone
 from voxtier.frames.store import statements
 from voxtier.frames.store.adapters import Key, Keys, fetch, literal_cursor
@@ -28,7 +29,6 @@ from voxtier.frames.store.row import (
     TruncatedFile,
     UpsertCounts,
 )
-from voxtier.frames.table import Fingerprint, TableResult
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
 

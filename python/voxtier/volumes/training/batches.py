@@ -20,10 +20,17 @@ from voxtier.volumes.config import get_config
 from voxtier.volumes.training.augmenting import Augmentation
 from voxtier.volumes.training.datasets import LoadingMode, VolumeCollectionDataset
 from voxtier.volumes.training.epochs import EpochIndex
-from voxtier.volumes.training.filling import CoreFiller, Failure, Filler, GeneralFiller, Wanted, scales
-from voxtier.volumes.training.handing import Device, collate, split
-from voxtier.volumes.training.ring import Form, Ring, Slot
 from voxtier.volumes.training.sampling import EpochSampler
+from voxtier.volumes.training.workers.filling import (
+    CoreFiller,
+    Failure,
+    Filler,
+    GeneralFiller,
+    Wanted,
+    scales,
+)
+from voxtier.volumes.training.workers.handing import Device, collate, split
+from voxtier.volumes.training.workers.ring import Form, Ring, Slot
 
 Kind = Literal["tensors", "metatensor", "torchio"]
 

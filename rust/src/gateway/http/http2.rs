@@ -23,7 +23,7 @@ use super::request::Request;
 use super::response::{Block, Body, Response};
 use super::sequence::FileSequence;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::gateway::budget::Tally;
+use crate::gateway::http::budget::Tally;
 use crate::gateway::service::Worker;
 
 /// Streams of one connection at the same time.

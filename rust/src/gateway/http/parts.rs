@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileSource, Source, read_exact};
-use crate::gateway::budget::{Budget, Share, Tally};
 use crate::gateway::files::{Opened, blocking};
+use crate::gateway::http::budget::{Budget, Share, Tally};
 
 /// Ranges from this length on go from the page cache to the socket without a copy.
 const SENDFILE_FROM: u64 = 32 << 10;

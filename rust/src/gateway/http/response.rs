@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::gateway::http::parts::FileParts;
 use crate::gateway::http::sequence::FileSequence;
-use crate::gateway::metrics::Tier;
+use crate::gateway::telemetry::metrics::Tier;
 
 /// A name and its value.
 pub type HeaderLine = (&'static str, Cow<'static, str>);

@@ -8,15 +8,15 @@ use crate::base::source::Source;
 use crate::base::window::Buffer;
 use crate::dicom::json::{Bulk, find_bulk};
 use crate::frames::table::Kind;
-use crate::gateway::accept::{MediaRange, media_ranges, media_type, takes};
 use crate::gateway::access::Scope;
-use crate::gateway::budget::Share;
 use crate::gateway::files::blocking;
+use crate::gateway::http::budget::Share;
 use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy, not_found};
+use crate::gateway::wado::accept::{MediaRange, media_ranges, media_type, takes};
 
 /// Longest value that is brought into another form than that of the file.
 const MOST_BYTES: usize = 64 << 20;

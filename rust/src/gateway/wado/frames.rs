@@ -11,15 +11,15 @@ use crate::dicom::read::headers_fit;
 use crate::frames::memory::cache::{read_frames, read_resident_frames};
 use crate::frames::memory::cached::Selected;
 use crate::frames::table::{FrameTable, Kind, Verify};
-use crate::gateway::accept::{FrameForm, frame_form, media_ranges, served_syntax};
 use crate::gateway::access::Scope;
 use crate::gateway::files::{Opened, blocking};
 use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
-use crate::gateway::metrics::Tier;
 use crate::gateway::routes::{Level, frame_list};
 use crate::gateway::service::{Worker, busy, not_found};
+use crate::gateway::telemetry::metrics::Tier;
+use crate::gateway::wado::accept::{FrameForm, frame_form, media_ranges, served_syntax};
 
 /// Longest answer: a client asks for fewer frames at once.
 const LONGEST_ANSWER: u64 = 256 << 20;

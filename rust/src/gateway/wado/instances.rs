@@ -4,7 +4,6 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Found, conditional, refusal_of};
 use crate::base::source::Source;
-use crate::gateway::accept::{media_ranges, takes};
 use crate::gateway::access::Scope;
 use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::Request;
@@ -12,6 +11,7 @@ use crate::gateway::http::response::{Body, Response};
 use crate::gateway::http::sequence::FileSequence;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
+use crate::gateway::wado::accept::{media_ranges, takes};
 
 impl Worker {
     /// Answers a request for an instance, or for all of a series or study.

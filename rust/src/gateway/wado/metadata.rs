@@ -19,14 +19,14 @@ use crate::base::source::Source;
 use crate::base::window::Buffer;
 use crate::dicom::PARSER_VERSION;
 use crate::dicom::json::{self, BulkData, Options};
-use crate::gateway::accept::{media_ranges, takes};
 use crate::gateway::access::Scope;
-use crate::gateway::budget::WAIT;
 use crate::gateway::files::{self, Member, Opened, Roots};
+use crate::gateway::http::budget::WAIT;
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Block, Body, Response};
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy};
+use crate::gateway::wado::accept::{media_ranges, takes};
 
 const DICOM_JSON: &str = "application/dicom+json";
 /// Bytes of a block before it is compressed.

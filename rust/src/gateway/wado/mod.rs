@@ -1,5 +1,6 @@
 //! WADO-RS: from UIDs to the file that holds them, and the resources made of it (PS3.18 10.4).
 
+pub mod accept;
 mod bulk_data;
 pub mod conditional;
 mod frames;
@@ -9,14 +10,6 @@ mod object;
 
 use std::sync::Arc;
 
-use super::access::Scope;
-use super::catalogue::digest;
-use super::files::{Member, Opened, blocking, uid};
-use super::http::response::Response;
-use super::jobs::{Answer, Question};
-use super::metrics::Tier;
-use super::routes::Level;
-use super::service::{Worker, not_found, unavailable};
 use crate::base::error::{Error, ErrorKind};
 use crate::base::source::Source;
 use crate::base::window::Buffer;
@@ -26,6 +19,14 @@ use crate::frames::memory::cached::{self, Selection};
 use crate::frames::memory::lru::{Class, Put};
 use crate::frames::row::{self, Row, next_row};
 use crate::frames::table::{FrameTable, Verify};
+use crate::gateway::access::Scope;
+use crate::gateway::files::catalogue::digest;
+use crate::gateway::files::{Member, Opened, blocking, uid};
+use crate::gateway::http::response::Response;
+use crate::gateway::jobs::{Answer, Question};
+use crate::gateway::routes::Level;
+use crate::gateway::service::{Worker, not_found, unavailable};
+use crate::gateway::telemetry::metrics::Tier;
 
 /// Tries when a file changes while it is read.
 const ATTEMPTS: usize = 3;

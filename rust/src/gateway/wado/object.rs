@@ -3,12 +3,12 @@
 use super::instances::whole;
 use super::refusal_of;
 use crate::base::source::Source;
-use crate::gateway::accept::{media_ranges, takes};
 use crate::gateway::access::Scope;
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::Response;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
+use crate::gateway::wado::accept::{media_ranges, takes};
 
 const DICOM: &str = "application/dicom";
 

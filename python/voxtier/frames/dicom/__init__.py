@@ -1,0 +1,1 @@
+"""One DICOM file: its frame table, its metadata, and both explained."""

@@ -1,0 +1,1 @@
+"""Files that a reader holds open: on disk, in object stores, and for a user's groups."""

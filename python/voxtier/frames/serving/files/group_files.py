@@ -1,0 +1,76 @@
+"""Open files for a user's groups: every request asks whether they may read a file, from whatever tier."""
+
+from __future__ import annotations
+
+from voxtier.errors import FormatError, NotFoundError
+from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
+from voxtier.frames.serving.files.remote_file import RemoteFile
+from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.store.groups import GroupStore
+from voxtier.frames.store.store import FrameStore
+
+
+class GroupFiles(OpenFiles):
+    """Lends descriptors of those files alone that the index shows to some groups.
+
+    Memory holds the tables of all readers of a process, and a file says nothing of groups: so the index is
+    asked about each file. Nothing is remembered: a right that is withdrawn ends with the next request.
+
+    Parameters
+    ----------
+    cap : int
+        See `OpenFiles`.
+    index : IndexClient
+        Asks a `GroupStore`.
+    source : str
+        Name of the source.
+    """
+
+    def __init__(self, cap: int, index: IndexClient, source: str) -> None:
+        super().__init__(cap)
+        self._index = index
+        self._source = source
+
+    def take(self, path: str) -> OpenFile | RemoteFile:
+        """Lend an open descriptor of a file that the groups may read.
+
+        Raises
+        ------
+        NotFoundError
+            They may not, or there is no such file: which of the two is not said.
+        BackendError
+            The index does not answer, so that nobody knows.
+        """
+        refusal = f"{path}: no such file, or source {self._source!r} does not show it to these groups"
+        try:
+            file = super().take(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(refusal) from None
+        try:
+            may_read = self._may_read(path, file)
+        except FileNotFoundError:  # an object is asked for here
+            self.give_back(file)
+            raise NotFoundError(refusal) from None
+        except BaseException:
+            self.give_back(file)
+            raise
+        if not may_read:
+            self.give_back(file)
+            raise NotFoundError(refusal)
+        return file
+
+    def take_open(self, path: str) -> OpenFile | RemoteFile | None:
+        """Return None: the index has to be asked."""
+        return None
+
+    def _may_read(self, path: str, file: OpenFile | RemoteFile) -> bool:
+        try:
+            instance = file.instance() or None
+        except FormatError:  # those who may read the file are told when they do
+            instance = None
+
+        def question(store: FrameStore) -> bool:
+            assert isinstance(store, GroupStore)
+            return store.may_read(self._source, path, instance)
+
+        return self._index.ask(question)

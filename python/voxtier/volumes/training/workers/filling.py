@@ -1,0 +1,340 @@
+"""What fills a batch: the core's threads, or the general reader for volumes that only TileDB can read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from voxtier import _core
+from voxtier.errors import ConfigError
+from voxtier.volumes.config import ReadConfig
+from voxtier.volumes.reading.parts import Part, read_part, scaling_of
+from voxtier.volumes.store.foreground import BLOCK
+from voxtier.volumes.tiledb.format.direct import apply_budget
+from voxtier.volumes.training.augmenting import Augmentation, View
+from voxtier.volumes.training.datasets import VolumeCollectionDataset
+from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, generator
+from voxtier.volumes.training.workers.ring import Form, Slot
+from voxtier.volumes.volume import Volume
+
+Outcome = tuple[Sequence[int], BaseException | None]
+"""First voxel of a patch, and why it could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A patch that could not be read.
+
+    Parameters
+    ----------
+    obs_id : str
+        Of the image.
+    item : int
+        Index in the dataset.
+    epoch : int
+        In which it was drawn.
+    start : tuple of int
+        First voxel along x, y, z.
+    reason : str
+        The error's words.
+    """
+
+    obs_id: str
+    item: int
+    epoch: int
+    start: tuple[int, ...]
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """Which patch."""
+        return f"{self.obs_id}, patch at {self.start} (item {self.item}, epoch {self.epoch})"
+
+
+class Filler(Protocol):
+    """Fills batches; orders and outcomes are numbered by batch."""
+
+    def submit(self, number: int, slot: Slot, items: Sequence[int], epoch: int) -> None:
+        """Begin to fill a slot.
+
+        Parameters
+        ----------
+        number : int
+            Of the batch; lower ones are filled first.
+        slot : Slot
+            Where the patches go.
+        items : sequence of int
+            What to read, row by row.
+        epoch : int
+            Decides the places of the patches.
+        """
+
+    def wait(self, number: int, milliseconds: int) -> Sequence[Outcome] | None:
+        """Return what became of a batch; None when it is not finished in time."""
+
+    def stop(self) -> None:
+        """Drop what is not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a training wants of its volumes.
+
+    Parameters
+    ----------
+    dataset : VolumeCollectionDataset
+        The items.
+    form : Form
+        Of the batches.
+    is_stored : bool
+        Whether images are the stored numbers.
+    augment : Augmentation, optional
+        Drawn for each item.
+    """
+
+    dataset: VolumeCollectionDataset
+    form: Form
+    is_stored: bool
+    augment: Augmentation | None = None
+
+    def view(self, item: int, epoch: int) -> View | None:
+        """Draw how an item is changed."""
+        if self.augment is None:
+            return None
+        return self.augment.draw(
+            generator(self.dataset.config.seed, epoch, item, stream=2), self.form.channels
+        )
+
+    def part(self, volume: Volume, *, is_mask: bool) -> Part | str:
+        """Return what the core needs to read patches of a volume, or why it cannot."""
+        config = self.dataset.config
+        dtype = self.form.mask_dtype if is_mask else self.form.dtype
+        assert dtype is not None, "a dataset with masks has their type"
+        return read_part(
+            volume,
+            config.size,
+            dtype,
+            config.outside_mask if is_mask else config.fill,
+            None if is_mask else config.normalize,
+            is_stored=self.is_stored and not is_mask,
+        )
+
+    def volumes(self, place: int) -> tuple[list[Volume], Volume | None]:
+        """Return the channels and the mask of a place."""
+        return self.dataset.volumes(place)
+
+    def start(self, item: int, epoch: int) -> tuple[int, ...]:
+        """Draw the first voxel of an item's patch."""
+        config = self.dataset.config
+        images, mask = self.volumes(item // config.patches_per_volume)
+        return config.sampler.start(images[0], mask, config.size, generator(config.seed, epoch, item))
+
+
+class CoreFiller:
+    """Fills batches by threads of the core.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        What to read.
+    threads : int
+        Threads that read and decode.
+    read : ReadConfig
+        Memory.
+
+    Raises
+    ------
+    ConfigError
+        For foreground patches of images without masks.
+    """
+
+    def __init__(self, wanted: Wanted, threads: int, read: ReadConfig) -> None:
+        self._wanted, self._threads, self._read = wanted, threads, read
+        self._subjects: dict[int, _core.PatchSubject | str] = {}
+        self._engine: _core.BatchEngine | None = None
+        sampler = wanted.dataset.config.sampler
+        self._draws = type(sampler) in (RandomSampler, ForegroundSampler)
+        self._p_pos = sampler.p_pos if isinstance(sampler, ForegroundSampler) else None
+        if self._p_pos is not None and wanted.form.mask_dtype is None:
+            raise ConfigError("foreground patches need a mask")
+
+    def reason(self, place: int) -> str | None:
+        """Return why the core cannot read the volumes of a place; None when it can."""
+        subject = self._subject(place)
+        return subject if isinstance(subject, str) else None
+
+    def can_fill(self, items: Sequence[int]) -> bool:
+        """Return whether the core can read all of these items."""
+        per = self._wanted.dataset.config.patches_per_volume
+        return all(self.reason(item // per) is None for item in items)
+
+    def _subject(self, place: int) -> _core.PatchSubject | str:
+        found = self._subjects.get(place)
+        if found is None:
+            found = self._subjects[place] = self._open(place)
+        return found
+
+    def _open(self, place: int) -> _core.PatchSubject | str:
+        images, mask = self._wanted.volumes(place)
+        parts = [self._wanted.part(image, is_mask=False) for image in images]
+        parts += [] if mask is None else [self._wanted.part(mask, is_mask=True)]
+        for part in parts:
+            if isinstance(part, str):
+                return part
+        sampler = self._wanted.dataset.config.sampler
+        foreground = None
+        if isinstance(sampler, ForegroundSampler) and mask is not None and sampler.p_pos > 0:
+            counts = sampler.counts(mask)
+            label = None if sampler.label is None else float(sampler.label)
+            foreground = np.cumsum(counts.ravel()).astype(np.uint64), counts.shape, BLOCK, label
+        return _core.PatchSubject([part for part in parts if not isinstance(part, str)], foreground)
+
+    def submit(self, number: int, slot: Slot, items: Sequence[int], epoch: int) -> None:
+        """See `Filler`.
+
+        Parameters
+        ----------
+        number : int
+            Of the batch.
+        slot : Slot
+            Where the patches go.
+        items : sequence of int
+            What to read.
+        epoch : int
+            Decides places.
+        """
+        if self._engine is None:
+            self._engine = _core.BatchEngine(self._threads, self._read.tile_cache_size_mb > 0)
+        apply_budget(self._read)
+        config, form = self._wanted.dataset.config, slot.form
+        orders = []
+        for item in items:
+            subject = self._subject(item // config.patches_per_volume)
+            assert not isinstance(subject, str), "can_fill was asked before"
+            start = None if self._draws else self._wanted.start(item, epoch)
+            orders.append((subject, item, start, self._wanted.view(item, epoch)))
+        self._engine.submit(
+            number,
+            slot.memory,
+            orders,
+            size=config.size,
+            steps=form.steps,
+            channels=form.channels,
+            image=0,
+            mask=form.mask_offset,
+            key=(config.seed & (2**64 - 1), epoch),
+            foreground=self._p_pos,
+        )
+
+    def wait(self, number: int, milliseconds: int) -> Sequence[Outcome] | None:
+        """See `Filler`."""
+        assert self._engine is not None, "something was submitted before"
+        return self._engine.wait(number, milliseconds)
+
+    def stop(self) -> None:
+        """See `Filler`."""
+        if self._engine is not None:
+            self._engine.stop()
+
+
+class GeneralFiller:
+    """Fills batches by `Volume.read_patches`: any volume, the same numbers, slower.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        What to read.
+    threads : int
+        Threads that read.
+    """
+
+    def __init__(self, wanted: Wanted, threads: int) -> None:
+        self._wanted, self._threads = wanted, threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._futures: dict[int, list[Future[Outcome]]] = {}
+        self._lock = threading.Lock()  # samplers remember what they counted
+        self._is_stopped = False
+
+    def submit(self, number: int, slot: Slot, items: Sequence[int], epoch: int) -> None:
+        """See `Filler`.
+
+        Parameters
+        ----------
+        number : int
+            Of the batch.
+        slot : Slot
+            Where the patches go.
+        items : sequence of int
+            What to read.
+        epoch : int
+            Decides places.
+
+        Raises
+        ------
+        ConfigError
+            For patches that are to be augmented, which the core does.
+        """
+        if self._wanted.augment is not None:
+            raise ConfigError(
+                "augment= needs volumes that the core reads (`explain()` tells which are not, and why):"
+                " store them locally as one fragment (`consolidate`), in a type of at most 32 bits"
+            )
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "voxtier-general")
+        self._futures[number] = [
+            self._pool.submit(self._fill, slot, row, item, epoch) for row, item in enumerate(items)
+        ]
+
+    def _fill(self, slot: Slot, row: int, item: int, epoch: int) -> Outcome:
+        start: tuple[int, ...] = (0, 0, 0)
+        try:
+            with self._lock:
+                start = self._wanted.start(item, epoch)
+            config, form = self._wanted.dataset.config, slot.form
+            images, mask = self._wanted.volumes(item // config.patches_per_volume)
+            image, labels = form.arrays(slot.memory, row + 1)
+            for channel, volume in enumerate(images):
+                self._read(volume, start, image[row, channel], is_mask=False)
+            if mask is not None and labels is not None:
+                self._read(mask, start, labels[row, 0], is_mask=True)
+        except Exception as error:  # handed to the caller with the batch
+            return start, error
+        return start, None
+
+    def _read(self, volume: Volume, start: tuple[int, ...], out: Any, *, is_mask: bool) -> None:
+        config = self._wanted.dataset.config
+        is_stored = self._wanted.is_stored and not is_mask
+        if is_stored and not np.can_cast(volume.stored_dtype, out.dtype):
+            raise ConfigError(f"{volume.uri} stores {volume.stored_dtype}, which {out.dtype} cannot hold")
+        size = config.size
+        if volume.ndim == 4:
+            start, size = (*start, 0), (*size, volume.shape[3])  # type: ignore[assignment]
+        if out.shape != tuple(size):
+            raise ConfigError(f"{volume.uri} has the shape {volume.shape}, others fit {out.shape}")
+        fill = config.outside_mask if is_mask else config.fill
+        patches = volume.read_patches(np.array([start]), size, fill=fill, raw=is_stored)
+        if config.normalize is not None and not is_mask:
+            patches = config.normalize.apply(patches)
+        out[...] = patches[0]
+
+    def wait(self, number: int, milliseconds: int) -> Sequence[Outcome] | None:
+        """See `Filler`."""
+        futures = self._futures[number]
+        if wait(futures, milliseconds / 1000).not_done:
+            return None
+        return [future.result() for future in self._futures.pop(number)]
+
+    def stop(self) -> None:
+        """See `Filler`."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def scales(volumes: Sequence[Volume]) -> list[tuple[float, float]]:
+    """Return slope and intercept of each volume."""
+    return [scaling_of(volume) for volume in volumes]

@@ -1,0 +1,271 @@
+//! Open files of one worker: descriptors that stay open, and the UIDs that their files hold.
+
+pub mod catalogue;
+pub mod objects;
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use rustix::fs::{Mode, OFlags};
+use tokio::time::Instant;
+
+use self::catalogue::digest;
+use self::objects::{Object, Served};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::source::{FileSource, Source, is_address};
+use crate::base::window::Buffer;
+use crate::dicom;
+use crate::frames::table::Verify;
+use crate::gateway::jobs::Jobs;
+
+/// Time for which a path is taken to name the file that it named last.
+const RECHECK: Duration = Duration::from_secs(1);
+/// Time for which an object that nobody reads counts as unchanged: what a browser keeps is compared with it.
+const RECHECK_OBJECT: Duration = Duration::from_secs(10);
+
+/// An open DICOM file and what it says of itself.
+pub struct Opened {
+    /// The file, or the object.
+    pub source: Served,
+    /// Digests of its UIDs: see [`uid`].
+    pub study: u128,
+    /// Of the series.
+    pub series: u128,
+    /// Of the SOP Instance.
+    pub instance: u128,
+    /// Its Series Instance UID.
+    pub series_uid: String,
+    /// Its SOP Instance UID.
+    pub instance_uid: String,
+    /// Its transfer syntax.
+    pub transfer_syntax: String,
+    /// Device and inode of a file.
+    inode: Option<(u64, u64)>,
+}
+
+/// A file of a study or series, as the index says.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its path.
+    pub path: String,
+    /// Its SOP Instance UID.
+    pub uid: String,
+    /// Its study and series: see [`uid`]; `None` where any series will do.
+    pub place: (u128, Option<u128>),
+}
+
+/// A number for a UID of a file.
+pub fn uid(uid: &str) -> u128 {
+    digest("", uid)
+}
+
+/// Folders and prefixes of stores below which files and objects may be opened, whatever the index says.
+pub struct Roots {
+    folders: Vec<PathBuf>,
+    jobs: Arc<Jobs>,
+}
+
+impl Roots {
+    /// Folders that exist; an empty list allows every path.
+    pub fn new(folders: Vec<PathBuf>, jobs: Arc<Jobs>) -> Self {
+        Self { folders, jobs }
+    }
+
+    /// Opens an object below a prefix. Keys have no `..`: no client asks for them.
+    fn open_object(&self, address: &str) -> Result<Object> {
+        let is_below = |root: &PathBuf| {
+            let rest = root.to_str().and_then(|root| address.strip_prefix(root.trim_end_matches('/')));
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        if !self.folders.is_empty() && !self.folders.iter().any(is_below) {
+            let detail = "the object lies outside of the prefixes that are served";
+            return Err(Error::new(ErrorKind::IoError, detail));
+        }
+        Object::open(&self.jobs, address)
+    }
+
+    /// Opens a file below a root. A link that leads out of the root is refused.
+    fn open(&self, path: &str) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let full = Path::new(path);
+        if self.folders.is_empty() {
+            return Ok(rustix::fs::open(full, flags, Mode::empty()).map_err(std::io::Error::from)?);
+        }
+        let root = self.folders.iter().find(|root| full.starts_with(root));
+        let root = root.ok_or_else(|| {
+            Error::new(ErrorKind::IoError, "the file lies outside of the folders that are served")
+        })?;
+        open_below(root, full, flags)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn open_below(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    use rustix::fs::ResolveFlags;
+    let folder = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let below =
+        path.strip_prefix(root).map_err(|_| Error::new(ErrorKind::IoError, "no path below its root"))?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let opened = folder.and_then(|folder| rustix::fs::openat2(folder, below, flags, Mode::empty(), resolve));
+    match opened {
+        Err(rustix::io::Errno::XDEV) => {
+            Err(Error::new(ErrorKind::IoError, "a link leads out of the folders that are served"))
+        }
+        Err(rustix::io::Errno::NOSYS) => open_resolved(root, path, flags),
+        other => Ok(other.map_err(std::io::Error::from)?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_below(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    open_resolved(root, path, flags)
+}
+
+/// Where the kernel cannot hold a path below a root in one step: its links are resolved before.
+fn open_resolved(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    let resolved = path.canonicalize()?;
+    if !resolved.starts_with(root.canonicalize()?) {
+        return Err(Error::new(ErrorKind::IoError, "a link leads out of the folders that are served"));
+    }
+    Ok(rustix::fs::open(&resolved, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(std::io::Error::from)?)
+}
+
+/// The open files of a worker, which one thread uses.
+pub struct Files {
+    open: RefCell<HashMap<Box<str>, Entry>>,
+    cap: usize,
+    roots: Arc<Roots>,
+}
+
+struct Entry {
+    file: Arc<Opened>,
+    checked: Instant,
+    used: Instant,
+}
+
+impl Files {
+    /// Keeps at most `cap` files open.
+    pub fn new(roots: Arc<Roots>, cap: usize) -> Self {
+        Self { open: RefCell::default(), cap, roots }
+    }
+
+    /// The file that a path names now, open.
+    ///
+    /// # Errors
+    /// `io_error` where it cannot be opened; those of [`dicom::read_table`] where it is no DICOM file.
+    pub async fn take(&self, path: &str) -> Result<Arc<Opened>> {
+        let now = Instant::now();
+        let known = self.open.borrow_mut().get_mut(path).map(|entry| {
+            entry.used = now;
+            let recheck = if entry.file.inode.is_some() { RECHECK } else { RECHECK_OBJECT };
+            (entry.file.clone(), now.duration_since(entry.checked) < recheck)
+        });
+        match known {
+            Some((file, true)) => return Ok(file),
+            Some((file, false)) if file.inode.is_some() => {
+                let name = PathBuf::from(path);
+                let inode =
+                    blocking(move || Ok(inode_of(&rustix::fs::stat(&name).map_err(std::io::Error::from)?)))
+                        .await;
+                if inode.is_ok_and(|inode| Some(inode) == file.inode) {
+                    if let Some(entry) = self.open.borrow_mut().get_mut(path) {
+                        entry.checked = now;
+                    }
+                    return Ok(file);
+                }
+                self.forget(path);
+            }
+            // An object is read in its state or not at all; now and then it is asked whether it has another.
+            Some(_) => self.forget(path),
+            None => {}
+        }
+        let (roots, name) = (self.roots.clone(), path.to_owned());
+        let file = Arc::new(blocking(move || open(&roots, &name)).await?);
+        let mut files = self.open.borrow_mut();
+        files.insert(path.into(), Entry { file: file.clone(), checked: now, used: now });
+        if files.len() > self.cap
+            && let Some(oldest) =
+                files.iter().min_by_key(|(_, entry)| entry.used).map(|(path, _)| path.clone())
+        {
+            files.remove(&oldest);
+        }
+        Ok(file)
+    }
+
+    /// Closes a file as soon as no request uses it.
+    pub fn forget(&self, path: &str) {
+        self.open.borrow_mut().remove(path);
+    }
+}
+
+/// Opens a DICOM file and reads its UIDs.
+///
+/// # Errors
+/// As [`Files::take`].
+pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
+    let (source, inode) = if is_address(path) {
+        (Served::Object(roots.open_object(path)?), None)
+    } else {
+        let file = FileSource::new(roots.open(path)?)?;
+        let stat = rustix::fs::fstat(file.fd()).map_err(std::io::Error::from)?;
+        (Served::File(file), Some(inode_of(&stat)))
+    };
+    let table = match &source {
+        Served::File(file) => dicom::read_table(file, Verify::None, &mut Buffer::default())?,
+        // Of an object, one request brings this much.
+        Served::Object(_) => source.read(|source| dicom::read_identity(source, &mut Buffer::default()))?,
+    };
+    source.check_unchanged()?;
+    let [study, series, instance] = [
+        table.image.study_instance_uid.as_str(),
+        table.image.series_instance_uid.as_str(),
+        table.image.sop_instance_uid.as_str(),
+    ]
+    .map(uid);
+    Ok(Opened {
+        source,
+        study,
+        series,
+        instance,
+        series_uid: table.image.series_instance_uid.to_string(),
+        instance_uid: table.image.sop_instance_uid.to_string(),
+        transfer_syntax: table.transfer_syntax_uid.to_string(),
+        inode,
+    })
+}
+
+/// Opens a file if it still holds the instance that the index says, in the study and series that were asked for.
+///
+/// # Errors
+/// As [`Files::take`]; `changed_during_read` where it holds another one now.
+pub fn open_member(roots: &Roots, member: &Member) -> Result<Opened> {
+    let file = open(roots, &member.path)?;
+    let (study, series) = member.place;
+    if file.instance == uid(&member.uid)
+        && file.study == study
+        && series.is_none_or(|each| file.series == each)
+    {
+        return Ok(file);
+    }
+    Err(Error::new(ErrorKind::ChangedDuringRead, "the file holds another instance now"))
+}
+
+// libc declares these fields with different widths on different machines.
+#[allow(clippy::unnecessary_cast)]
+fn inode_of(stat: &rustix::fs::Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+/// Runs work that may wait for a disk on another thread.
+///
+/// # Errors
+/// Those of `work`; `io_error` when the gateway stops meanwhile.
+pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R> + Send + 'static) -> Result<R> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::IoError, "the gateway is stopping")))
+}

@@ -1,0 +1,217 @@
+"""The search index: the same answers as from headers, kept right by triggers, removed by one command."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from frames.gateway.test_search import files as files  # a fixture
+
+from frames.gateway.serving import index
+from voxtier.errors import ConfigError
+from voxtier.frames.gateway.query import parse
+from voxtier.frames.gateway.search import Search
+from voxtier.frames.indexing.search import fill_search_index
+from voxtier.frames.store import search_index
+from voxtier.frames.store.grants import grants
+from voxtier.frames.store.search_index import SearchIndex, search_grants
+from voxtier.frames.store.store import FrameStore
+
+LEVELS = ["studies", "series", "instances", "studies/1.2.3.1/series", "studies/1.2.3.1/instances"]
+QUERIES = [
+    "",
+    "PatientName=m%C3%9CLLER*",
+    "PatientName=*%5E%C3%84nne%20?",
+    "PatientName=%25*_",
+    "00100010=Compressed*",
+    "PatientID=1CT1&StudyDate=20040119",
+    "PatientID=*C*",
+    "PatientID=",
+    "PatientID=%5C*",
+    "StudyDate=20261111-20261113",
+    "StudyDate=-20051231",
+    "StudyDate=20261112-",
+    "StudyTime=07-08",
+    "StudyTime=0900-1200",
+    "AccessionNumber=*",
+    "AccessionNumber=?*",
+    "Modality=CT",
+    "Modality=?R",
+    "ModalitiesInStudy=CT",
+    "InstanceNumber=5",
+    "Rows=128",
+    "SOPClassUID=1.2.840.10008.5.1.4.1.1.2",
+    "StudyInstanceUID=1.2.3.1,1.2.3.2",
+    "StudyInstanceUID=1.2.3.1%5C1.2.3.4&Modality=CT",
+    "SeriesInstanceUID=1.2.3.1.1",
+    "SOPInstanceUID=1.2.4.1",
+    "includefield=00080021,00080031,0008103E,00200011",
+    "includefield=PatientName&includefield=00280010",
+    "includefield=all",
+    "RequestAttributesSequence.ScheduledProcedureStepID=*",
+    "ReferringPhysicianName=*&limit=2&offset=1",
+    "limit=3&offset=2",
+    "limit=0",
+    "offset=100",
+]
+
+
+def answers(store: FrameStore) -> dict[str, Any]:
+    search = Search()
+    return {
+        f"{level}?{query}": search.answer(store, "default", parse(level, query), "/dicomweb")
+        for level, query in itertools.product(LEVELS, QUERIES)
+    }
+
+
+def fill(store: FrameStore) -> SearchIndex:
+    made = SearchIndex(store)
+    made.switch_on("default")
+    assert not made.is_complete("default")
+    assert sum(fill_search_index(made, "default")) > 0
+    assert made.is_complete("default")
+    return made
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Count the searches that are answered by the search index."""
+    from voxtier.frames.gateway import search
+
+    found: list[str] = []
+    original = search._search_index
+
+    def count(store: FrameStore, source: str, query: Any) -> Any:
+        found.append(query.level)
+        return original(store, source, query)
+
+    monkeypatch.setattr(search, "_search_index", count)
+    return found
+
+
+@pytest.mark.usefixtures("files")
+def test_both_ways_give_the_same_answers(store: FrameStore, asked: list[str]) -> None:
+    by_headers = answers(store)
+    assert sum(bool(found) for found, _ in by_headers.values()) > 60
+    fill(store)
+    assert not asked
+    for query, found in answers(store).items():
+        assert found == by_headers[query], query
+    assert len(asked) > 100
+
+
+@pytest.mark.usefixtures("files")
+def test_what_changes_in_the_index_changes_in_the_search_index(
+    store: FrameStore, tmp_path: Path, asked: list[str]
+) -> None:
+    made = fill(store)
+    first, second = tmp_path / "1.dcm", tmp_path / "2.dcm"
+    first.write_bytes(second.read_bytes())  # another instance lies here now
+    index(store, [first])
+    assert not made.is_complete("default")
+    held = "SELECT count(*) FROM voxtier_search.instance AS i JOIN voxtier.file USING (key) WHERE path = %s"
+    assert store.query(held, (str(first),)) == [(0,)]
+    changed = answers(store)
+    assert not asked
+    assert sum(fill_search_index(made, "default")) == 1
+    assert answers(store) == changed
+    store.delete("default", [str(second), str(tmp_path / "3.dcm")])
+    assert made.is_complete("default")
+    with_index = answers(store)
+    assert made.drop()
+    assert answers(store) == with_index
+    assert not made.drop()
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("column", ["size", "mtime_ns", "ctime_ns", "inode", "etag"])
+def test_another_state_of_a_file_is_another_file(store: FrameStore, tmp_path: Path, column: str) -> None:
+    made = fill(store)
+    path = str(tmp_path / "1.dcm")
+    value = "'another'" if column == "etag" else "7"
+    store.query(f"UPDATE voxtier.file SET {column} = {value} WHERE path = %s RETURNING 1", (path,))
+    assert not made.is_complete("default")
+    held = "SELECT count(*) FROM voxtier_search.instance AS i JOIN voxtier.file USING (key) WHERE path = %s"
+    assert store.query(held, (path,)) == [(0,)]
+
+
+@pytest.mark.usefixtures("files")
+def test_a_file_that_cannot_be_read_is_found_by_its_uids_and_tried_again(
+    store: FrameStore, tmp_path: Path
+) -> None:
+    hidden = tmp_path / "hidden"
+    (tmp_path / "4.dcm").rename(hidden)
+    made = fill(store)
+    found, _ = Search().answer(store, "default", parse("instances", "SOPInstanceUID=1.2.4.4"), "")
+    assert [set(each) for each in found] == [
+        {"0020000D", "0020000E", "00080018", "00080056", "00083002", "00081190"}
+    ]
+    hidden.rename(tmp_path / "4.dcm")
+    assert sum(fill_search_index(made, "default")) == 1
+    [found], _ = Search().answer(store, "default", parse("instances", "SOPInstanceUID=1.2.4.4"), "")
+    assert found["00100010"]["Value"] == [{"Alphabetic": "Müller^Änne 4"}]
+
+
+@pytest.mark.usefixtures("files")
+def test_nothing_of_patients_is_kept_that_no_instance_needs(store: FrameStore, tmp_path: Path) -> None:
+    made = fill(store)
+    store.delete("default", [str(path) for path in tmp_path.glob("*.dcm")])
+    for table in ("instance", "series", "study", "header"):
+        assert store.query(f"SELECT count(*) FROM voxtier_search.{table}", ()) == [(0,)], table
+    assert made.is_complete("default")
+
+
+@pytest.mark.usefixtures("files")
+def test_roles_of_the_frame_index_have_no_right_to_it(store: FrameStore, dsn: str, tmp_path: Path) -> None:
+    made = fill(store)
+    names = ("frames_builder", "search_reader")
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        for name in names:
+            owner.execute(f"CREATE ROLE {name} LOGIN")
+        try:
+            for statement in [*grants(names[0], "builder"), *grants(names[1], "reader")]:
+                owner.execute(statement)
+            owner.execute(f"GRANT TEMPORARY ON DATABASE {owner.info.dbname} TO {names[0]}")
+            for statement in search_grants(names[1], may_fill=False):
+                owner.execute(statement)
+            with FrameStore(psycopg.conninfo.make_conninfo(dsn, user=names[0])) as builder:
+                assert not SearchIndex(builder).exists()
+                with pytest.raises(ConfigError, match="permission denied"):
+                    builder.query("SELECT * FROM voxtier_search.header", ())
+                path = tmp_path / "1.dcm"
+                os.utime(path, ns=(1, 1))
+                index(builder, [path])  # its write removes what is known of the file, with the owner's rights
+                assert not made.is_complete("default")
+                list(fill_search_index(made, "default"))
+                assert len(answers(builder)) == len(answers(store))
+            with FrameStore(psycopg.conninfo.make_conninfo(dsn, user=names[1])) as reader:
+                assert SearchIndex(reader).is_complete("default")
+                assert answers(reader) == answers(store)
+        finally:
+            for name in names:
+                owner.execute(f"DROP OWNED BY {name}")
+                owner.execute(f"DROP ROLE {name}")
+
+
+def test_the_tags_are_those_of_the_standard() -> None:
+    assert len(search_index.INDEXED_TAGS) == sum(map(len, search_index.TAGS.values()))
+
+
+@pytest.mark.usefixtures("files")
+def test_the_command_says_what_it_keeps_and_forgets_it(store: FrameStore, dsn: str, tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "voxtier", *arguments, "--dsn", dsn]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    first = run("index", str(tmp_path), "--search")
+    assert "names, identifiers and dates of patients" in first.stderr
+    assert SearchIndex(store).is_complete("default")
+    assert run("forget").returncode == 2
+    assert (run("forget", "--search").returncode, run("forget", "--search").returncode) == (0, 1)
+    assert not SearchIndex(store).exists()

@@ -1,0 +1,175 @@
+"""Who may ask, from where, and for what: tokens, origins, roots, sources, methods, limits."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from frames.gateway.test_frames import SERIES, STUDY, payload, write
+
+from frames.gateway.conftest import Connect, Start
+from frames.gateway.serving import STAR, Client, index, instance_path
+from voxtier.errors import ConfigError
+from voxtier.frames import Gateway
+from voxtier.frames.store.store import FrameStore
+
+PATH = instance_path(STUDY, SERIES, "1.9")
+TOKEN, OTHER = "a-token-of-the-tests-1", "a-token-of-the-tests-2"
+
+
+@pytest.fixture
+def file(tmp_path: Path, store: FrameStore) -> Path:
+    """An instance in the sources ``default`` and ``second``."""
+    (tmp_path / "root").mkdir()
+    path = write(tmp_path / "root", "a", "1.9")
+    index(store, [path])
+    index(store, [path], "second")
+    return path
+
+
+def test_an_open_address_needs_tokens_or_a_proxy(store: FrameStore) -> None:
+    with pytest.raises(ConfigError, match="--token-file"):
+        Gateway(store, host="0.0.0.0")
+    with pytest.raises(ConfigError, match="one source"):
+        Gateway(store, [])
+
+
+def test_a_token_is_good_for_its_sources(file: Path, connect: Connect) -> None:
+    client = connect(["default", "second"], tokens={TOKEN: [], OTHER: ["second"]})
+    frame = f"{PATH}/frames/1"
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong-token-of-tests"},
+        {"Authorization": f"Basic {TOKEN}"},
+    ):
+        answer = client.get(frame, headers)
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert client.get(frame, {"Authorization": f"Bearer {TOKEN}"}).status == 200
+    assert client.get(f"/second{frame}", {"Authorization": f"bearer {OTHER}"}).status == 200
+    assert client.get(frame, {"Authorization": f"Bearer {OTHER}"}).status == 404
+    assert client.get(f"/third{frame}", {"Authorization": f"Bearer {TOKEN}"}).status == 404
+    for page in ("/", "/status.json", "/metrics", "/dicomweb/studies"):
+        assert client.get(page).status == 401
+    assert client.get("/health").status == 200
+
+
+def test_other_origins_are_named_exactly(file: Path, connect: Connect) -> None:
+    client = connect(cors_origins=["https://viewer.example"])
+    allowed = client.get(f"{PATH}/frames/1", {"Origin": "https://viewer.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://viewer.example"
+    assert "ETag" in allowed.headers["access-control-expose-headers"]
+    refused = client.get(f"{PATH}/frames/9", {"Origin": "https://viewer.example"})
+    assert refused.status == 404
+    assert refused.headers["access-control-allow-origin"] == "https://viewer.example"
+    other = client.get(f"{PATH}/frames/1", {"Origin": "https://viewer.example.evil"})
+    assert "access-control-allow-origin" not in other.headers
+    preflight = client.get(f"{PATH}/frames/1", {"Origin": "https://viewer.example"}, method="OPTIONS")
+    assert preflight.status == 204
+    assert preflight.headers["access-control-max-age"] == "7200"
+
+
+def test_a_file_outside_of_the_roots_is_not_opened(
+    tmp_path: Path, file: Path, store: FrameStore, connect: Connect
+) -> None:
+    outside = write(tmp_path, "b", "1.10")
+    (tmp_path / "root" / "link.dcm").symlink_to(outside)
+    linked = write(tmp_path, "c", "1.11")
+    (tmp_path / "root" / "c.dcm").symlink_to(linked)
+    index(store, [outside, tmp_path / "root" / "c.dcm"])
+    client = connect(roots=[tmp_path / "root"])
+    assert client.frames(PATH, "1").status == 200
+    for uid in ("1.10", "1.11"):
+        answer = client.frames(instance_path(STUDY, SERIES, uid), "1")
+        assert answer.status in (404, 503)
+        assert str(tmp_path).encode() not in answer.body
+    free = connect()
+    assert free.frames(instance_path(STUDY, SERIES, "1.10"), "1").status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_nothing_is_written(file: Path, connect: Connect, method: str) -> None:
+    answer = connect().get(PATH, method=method)
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+def raw(gateway: Gateway, request: bytes) -> bytes:
+    """Send bytes and read until the gateway closes."""
+    with socket.create_connection((gateway.host, gateway.port), timeout=30) as connection:
+        connection.sendall(request)
+        answer = b""
+        while block := connection.recv(1 << 16):
+            answer += block
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET /" + b"1," * 500_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * 30_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 413),
+        (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\n\n", 400),
+        (b"GET\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
+        (b"GET / HTTP/1.0\r\n\r\n", 200),
+        (b"GET /status HTTP/1.1\r\nA: b\r\n\r\nGET /health HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
+    ],
+)
+def test_requests_beyond_the_limits(file: Path, start: Start, request_: bytes, status: int) -> None:
+    gateway = start()
+    answer = raw(gateway, request_)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert raw(gateway, b"GET /health HTTP/1.0\r\n\r\n").endswith(b"ok\n")
+
+
+def test_pipelined_requests_are_answered_in_order(file: Path, start: Start) -> None:
+    gateway = start()
+    ask = f"GET {PATH}/frames/{{}} HTTP/1.1\r\nAccept: image/jpeg\r\n{{}}\r\n"
+    answer = raw(
+        gateway, "".join(ask.format(n, "Connection: close\r\n" if n == 3 else "") for n in (1, 2, 3)).encode()
+    )
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+    places = [answer.index(payload(n)) for n in (1, 2, 3)]
+    assert places == sorted(places)
+
+
+def test_a_request_in_single_bytes_is_read(file: Path, start: Start) -> None:
+    gateway = start()
+    with socket.create_connection((gateway.host, gateway.port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n":
+            connection.sendall(bytes([byte]))
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_the_viewers_files_stay_in_their_folder(tmp_path: Path, file: Path, start: Start) -> None:
+    viewer = tmp_path / "viewer"
+    viewer.mkdir()
+    (viewer / "index.html").write_text("<p>viewer</p>")
+    (viewer / "app.js").write_text("1")
+    (tmp_path / "secret.js").write_text("secret")
+    (viewer / "link.js").symlink_to(tmp_path / "secret.js")
+    gateway = start(viewer=viewer)
+    client = Client(gateway)
+    assert client.get("/").body == b"<p>viewer</p>"
+    assert client.get("/viewer?StudyInstanceUIDs=1").body == b"<p>viewer</p>"
+    assert client.get("/app.js").headers["content-type"] == "text/javascript; charset=utf-8"
+    assert b"qidoRoot: '/dicomweb'" in client.get("/app-config.js").body
+    assert b'data-viewer="yes"' in client.get("/status").body
+    for path in (
+        "/../secret.js",
+        "/%2e%2e/secret.js",
+        "/link.js",
+        "/..%2fsecret.js",
+        "//secret.js",
+        "/none.js",
+    ):
+        assert client.get(path).status == 404, path
+    assert client.frames(PATH, "1", STAR).status == 200
+    client.connection.close()

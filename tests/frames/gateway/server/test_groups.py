@@ -1,0 +1,103 @@
+"""Groups that a proxy names: each resource serves what the index shows to them, from any tier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from frames.gateway.test_frames import SERIES, STUDY, payload, write
+
+from frames.gateway.conftest import Connect
+from frames.gateway.serving import STAR, Answer, Client, index, instance_path
+from voxtier.errors import BackendError, ConfigError
+from voxtier.frames import Gateway, LakebaseUtils
+from voxtier.frames.store.groups import GroupStore
+from voxtier.frames.store.store import FrameStore
+
+SOURCE = "main.pixels.catalog"
+SECRET, OPEN = "1.9", "1.10"
+STAFF, OTHERS, NOBODY = "ward, staff", "others,nobody", ""
+
+
+@pytest.fixture
+def client(tmp_path: Path, dsn: str, connect: Connect) -> Client:
+    """A gateway over two instances of one series, one of them for the group staff alone."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "secret").mkdir()
+    files = [write(tmp_path / "open", "b", OPEN), write(tmp_path / "secret", "a", SECRET)]
+    with LakebaseUtils(dsn=dsn, uc_table_name=SOURCE) as lakebase:
+        index(lakebase.store, files, SOURCE)
+        lakebase.store.query(
+            "UPDATE voxtier.file SET allowed_groups = '{staff}' WHERE path = %s RETURNING 1", (str(files[1]),)
+        )
+    return connect(SOURCE, is_private=True, groups_header="X-Groups")
+
+
+def ask(client: Client, path: str, groups: str, accept: str = "*/*", **headers: str) -> Answer:
+    return client.get(path, {"Accept": accept, "X-Groups": groups, **headers})
+
+
+def test_every_resource_of_an_instance_is_for_its_groups(client: Client) -> None:
+    path = instance_path(STUDY, SERIES, SECRET)
+    wado = {"requestType": "WADO", "studyUID": STUDY, "seriesUID": SERIES, "objectUID": SECRET}
+    first = ask(client, f"{path}/frames/2", STAFF, STAR)
+    assert first.parts()[0][1] == payload(2)
+    assert ask(client, f"{path}/frames/2", STAFF, STAR).status == 200  # the table is in memory now
+    for resource in (path, f"{path}/frames/2", f"{path}/metadata", f"{path}/bulkdata/7FE00010"):
+        assert ask(client, resource, STAFF, STAR if "frames" in resource else "*/*").status == 200
+        for groups in (OTHERS, NOBODY):
+            refused = ask(client, resource, groups, STAR if "frames" in resource else "*/*")
+            missing = ask(client, resource.replace(SECRET, "1.11"), groups)
+            assert (refused.status, refused.body) == (404, missing.body), resource
+    assert ask(client, f"/wado?{urlencode(wado)}", STAFF).status == 200
+    assert ask(client, f"/wado?{urlencode(wado)}", OTHERS).status == 404
+    held = {"If-None-Match": first.headers["etag"]}
+    assert ask(client, f"{path}/frames/2", STAFF, STAR, **held).status == 304
+    assert ask(client, f"{path}/frames/2", OTHERS, STAR, **held).status == 404
+    # What is in the wrong study tells nothing either.
+    elsewhere = instance_path("1.2.9", SERIES, SECRET)
+    assert ask(client, elsewhere, STAFF).body == ask(client, elsewhere, OTHERS).body
+    for groups in (STAFF, OTHERS, NOBODY):
+        assert ask(client, f"{instance_path(STUDY, SERIES, OPEN)}/frames/1", groups, STAR).status == 200
+
+
+def test_series_and_searches_hold_what_the_groups_see(client: Client) -> None:
+    series = f"/dicomweb/studies/{STUDY}/series/{SERIES}"
+    for groups, seen in ((STAFF, [SECRET, OPEN]), (OTHERS, [OPEN]), (NOBODY, [OPEN])):
+        metadata = json.loads(ask(client, f"{series}/metadata", groups).body)
+        assert {each["00080018"]["Value"][0] for each in metadata} == set(seen)
+        assert len(ask(client, series, groups).parts()) == len(seen)
+        found = json.loads(ask(client, f"{series}/instances", groups).body)
+        assert sorted(each["00080018"]["Value"][0] for each in found) == sorted(seen)
+        [study] = json.loads(ask(client, "/dicomweb/studies", groups).body)
+        assert study["00201208"]["Value"] == [len(seen)]
+        by_uid = ask(client, f"/dicomweb/instances?SOPInstanceUID={SECRET}", groups)
+        assert by_uid.status == (200 if SECRET in seen else 204)
+
+
+def test_a_request_that_did_not_come_through_the_proxy_is_refused(client: Client) -> None:
+    for path in (f"{instance_path(STUDY, SERIES, OPEN)}/frames/1", "/dicomweb/studies", "/wado"):
+        assert client.get(path, {"Accept": STAR}).status == 401
+    assert client.get("/health").status == 200
+
+
+def test_nothing_is_served_while_nobody_knows_the_rights(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{instance_path(STUDY, SERIES, SECRET)}/frames/1"
+    assert ask(client, path, STAFF, STAR).status == 200
+
+    def fail(*_: object) -> bool:
+        raise BackendError("no database")
+
+    monkeypatch.setattr(GroupStore, "may_read", fail)
+    assert ask(client, path, STAFF, STAR).status == 503
+
+
+def test_groups_need_a_proxy(store: FrameStore) -> None:
+    with pytest.raises(ConfigError, match="--trust-proxy"):
+        Gateway(store, groups_header="X-Groups")
+    with pytest.raises(ConfigError, match="letters"):
+        Gateway(store, groups_header="X Groups\r\n", is_private=True)

@@ -1,0 +1,193 @@
+"""Start, stop, fork, and the database's end, while clients ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+from frames.gateway.test_frames import SERIES, STUDY, described, payload, write
+
+from frames.gateway.conftest import Connect, Start
+from frames.gateway.serving import STAR, Client, index, instance_path
+from support.builders import dicom, element, pattern
+from voxtier.errors import BackendError
+from voxtier.frames import Gateway
+from voxtier.frames.store.store import FrameStore
+
+PATH = instance_path(STUDY, SERIES, "1.9")
+
+
+@pytest.fixture
+def file(tmp_path: Path, store: FrameStore) -> Path:
+    """One instance in the index."""
+    path = write(tmp_path, "a", "1.9")
+    index(store, [path])
+    return path
+
+
+def test_a_gateway_starts_and_stops_many_times(file: Path, store: FrameStore) -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(30):
+        with Gateway(store, port=0, workers=2) as gateway:
+            client = Client(gateway)
+            assert client.frames(PATH, "1").status == 200
+            client.connection.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("voxtier-gateway")]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 8
+
+
+def test_a_second_start_is_refused(start: Start) -> None:
+    gateway = start()
+    with pytest.raises(RuntimeError):
+        gateway.start()
+
+
+def test_an_open_request_is_finished_before_the_stop(file: Path, start: Start) -> None:
+    gateway = start()
+    client = Client(gateway)
+    assert client.frames(PATH, "1").status == 200  # the connection is idle now
+    gateway.stop(drain_seconds=10)
+    with pytest.raises(OSError):
+        Client(gateway).frames(PATH, "1")
+    client.connection.close()
+
+
+def test_a_forked_child_lives_and_the_parent_goes_on(file: Path, connect: Connect) -> None:
+    client = connect()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert client.frames(PATH, "1").status == 200
+
+
+def test_without_the_database_files_in_memory_are_served(
+    file: Path, store: FrameStore, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect()
+    assert client.frames(PATH, "1").status == 200
+
+    def fail(*_: object, **__: object) -> None:
+        raise BackendError("no database")
+
+    monkeypatch.setattr(store, "query", fail)
+    monkeypatch.setattr(store, "probe", fail)
+    assert client.frames(PATH, "2").parts()[0][1] == payload(2)
+    missing = client.frames(instance_path(STUDY, SERIES, "1.10"), "1")
+    assert (missing.status, missing.headers["retry-after"]) == (503, "1")
+    assert client.get("/dicomweb/studies").status == 503
+    assert json.loads(client.get("/status.json").body)["frames"]["degraded"] is True
+
+
+def test_many_clients_at_once_get_their_own_frames(file: Path, start: Start) -> None:
+    gateway = start(workers=2)
+    faults: list[object] = []
+
+    def ask(number: int) -> None:
+        client = Client(gateway)
+        for turn in range(100):
+            frame = (number + turn) % 3 + 1
+            if client.frames(PATH, str(frame)).parts()[0][1] != payload(frame):
+                faults.append((number, turn))
+        client.connection.close()
+
+    asking = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert faults == []
+
+
+def test_the_command_serves_a_folder_and_stops_by_a_signal(file: Path, dsn: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "voxtier",
+        "serve",
+        str(file.parent),
+        "--port",
+        "0",
+        "--dsn",
+        dsn,
+        "--source",
+        "new",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        line = running.stdout.readline()
+        assert line.startswith("DICOMweb root"), running.stderr.read()
+        root = line.split()[-1]
+        while "indexed: 1 files, 1 new, 0 refused" not in running.stderr.readline():
+            pass
+        request = urllib.request.Request(
+            f"{root}{PATH.removeprefix('/dicomweb')}/frames/2", headers={"Accept": STAR}
+        )
+        with urllib.request.urlopen(request) as answer:
+            assert payload(2) in answer.read()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0
+
+
+def test_ctrl_c_lets_a_client_take_the_rest_of_its_body(tmp_path: Path, dsn: str, store: FrameStore) -> None:
+    """The second one stops at once."""
+    pixels = pattern(512 * 512 * 2) * 32
+    attributes = described("1.9", rows=512, columns=512, bits=16, frames=32)
+    file = tmp_path / "large.dcm"
+    file.write_bytes(dicom([*attributes, element("PixelData", pixels)]).content)
+    index(store, [file])
+    request = f"GET {PATH} HTTP/1.1\r\nAccept: application/dicom\r\n\r\n".encode()
+    for second in (False, True):
+        command = [sys.executable, "-m", "voxtier", "serve", "--port", "0", "--dsn", dsn]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running,
+            socket.socket() as client,
+        ):
+            port = int(running.stdout.readline().split(":")[2].split("/")[0])
+            client.connect(("127.0.0.1", port))
+            client.sendall(request)
+            body = bytearray(client.recv(1000).partition(b"\r\n\r\n")[2])
+            running.send_signal(signal.SIGINT)
+            while "stopping" not in running.stderr.readline():
+                pass
+            if second:
+                running.send_signal(signal.SIGINT)
+                assert running.wait(60) in (130, -signal.SIGINT)
+                continue
+            while len(body) < file.stat().st_size:
+                body += client.recv(1 << 20)
+            assert body == file.read_bytes()
+            client.close()
+            assert running.wait(60) == 0
+
+
+def test_serving_an_open_address_by_the_command_is_refused(dsn: str) -> None:
+    command = [sys.executable, "-m", "voxtier", "serve", "--host", "0.0.0.0", "--port", "0", "--dsn", dsn]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "--token-file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_tables_in_memory_come_back_at_the_next_start(
+    file: Path, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "home" / "hot"
+    with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
+        client = Client(gateway)
+        assert client.frames(PATH, "1").status == 200
+        client.connection.close()
+    again = Gateway(store, port=0, hot_set=saved, index_seconds=60)
+    monkeypatch.setattr(store, "recall", lambda *_, **__: None)  # the table can come from memory alone
+    with again:
+        assert str(file) in again.reader.cache
+    saved.write_bytes(saved.read_bytes()[:-1])
+    with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
+        assert gateway.reader.cache.table(str(file)) is None or gateway.reader.preload.progress()["loaded"]

@@ -1,0 +1,104 @@
+"""The values that BulkDataURIs name: every URI of a header leads to the bytes that pydicom reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from frames.gateway.test_frames import SERIES, STUDY, described, payload, write
+from pydicom.data import get_testdata_file
+
+from frames.gateway.conftest import Connect
+from frames.gateway.serving import index, instance_path
+from support.builders import MPEG4, Fragments, dicom, element, pattern
+from voxtier.frames.store.store import FrameStore
+
+SHIPPED = [
+    "CT_small.dcm",
+    "waveform_ecg.dcm",
+    "image_dfl.dcm",
+    "SC_rgb_small_odd_big_endian.dcm",
+    "liver_1frame.dcm",
+]
+
+
+def uris(header: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each URI of a header and the place that it names: tags and numbers of Items."""
+    for value in header.values():
+        if "BulkDataURI" in value:
+            yield value["BulkDataURI"], value["BulkDataURI"].rpartition("/bulkdata/")[2].split("/")
+        for item in value.get("Value", []) if value["vr"] == "SQ" else []:
+            yield from uris(item)
+
+
+def value_at(dataset: pydicom.Dataset, place: list[str]) -> bytes:
+    """Return the bytes of the element at a place, little endian."""
+    for tag, number in zip(place[:-1:2], place[1::2], strict=True):
+        dataset = dataset[int(tag, 16)].value[int(number) - 1]
+    found = dataset[int(place[-1], 16)]
+    raw = found.value if isinstance(found.value, bytes) else str(found.value).encode()
+    if not dataset.original_encoding[1] and found.VR == "OW":
+        raw = b"".join(raw[at : at + 2][::-1] for at in range(0, len(raw), 2))
+    return raw
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_uri_of_a_header_leads_to_its_value(
+    tmp_path: Path, store: FrameStore, connect: Connect, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(Path(str(get_testdata_file(name))).read_bytes())
+    index(store, [path])
+    dataset = pydicom.dcmread(path)
+    client = connect()
+    instance = instance_path(dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
+    [header] = json.loads(client.get(f"{instance}/metadata").body)
+    found = list(uris(header))
+    assert found
+    for uri, place in found:
+        answer = client.get(uri, {"Accept": "application/octet-stream"})
+        assert answer.status == 200, (uri, answer.body)
+        assert answer.body == value_at(dataset, place), uri
+        [(_, part)] = client.get(
+            uri, {"Accept": 'multipart/related; type="application/octet-stream"'}
+        ).parts()
+        assert part == answer.body
+        half = len(answer.body) // 2
+        ranged = client.get(uri, {"Accept": "application/octet-stream", "Range": f"bytes={half}-"})
+        assert (ranged.status, ranged.body) == (206, answer.body[half:])
+        assert client.get(uri, {"If-None-Match": answer.headers["etag"], "Accept": "*/*"}).status == 304
+
+
+def test_a_video_is_one_stream_with_ranges(tmp_path: Path, store: FrameStore, connect: Connect) -> None:
+    stream = pattern(100_000)
+    path = tmp_path / "video.dcm"
+    pixels = element("PixelData", Fragments([stream[:60_000], stream[60_000:]]))
+    path.write_bytes(dicom([*described("1.9", frames=30), pixels], MPEG4).content)
+    index(store, [path])
+    client = connect()
+    uri = f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/7FE00010"
+    answer = client.get(uri, {"Accept": "video/mp4"})
+    assert (answer.status, answer.headers["content-type"], answer.body) == (200, "video/mp4", stream)
+    ranged = client.get(uri, {"Accept": "*/*", "Range": "bytes=59000-60999"})
+    assert (ranged.status, ranged.body) == (206, stream[59_000:61_000])
+
+
+def test_compressed_pixels_are_their_frames(tmp_path: Path, store: FrameStore, connect: Connect) -> None:
+    index(store, [write(tmp_path, "a", "1.9")])
+    answer = connect().get(f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/7FE00010")
+    assert [part for _, part in answer.parts()] == [payload(1), payload(2), payload(3)]
+
+
+@pytest.mark.parametrize("place", ["00100010", "99990010", "x", "7FE00010/1", "52009230/1/00420011", "", "/"])
+def test_a_place_without_bulk_data_is_404(
+    tmp_path: Path, store: FrameStore, connect: Connect, place: str
+) -> None:
+    index(store, [write(tmp_path, "a", "1.9")])
+    answer = connect().get(f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/{place}")
+    assert answer.status == 404
+    assert re.search(rb'"kind":"[a-z_]+"', answer.body)

@@ -1,0 +1,252 @@
+"""The conformance table of PS3.18 8 and 10: request, status, header lines. One gateway answers all rows."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import psycopg
+import pydicom
+import pytest
+from frames.gateway.test_frames import SERIES, STUDY, described, write
+from pydicom.encaps import generate_frames
+
+from frames.gateway.serving import STAR, Client, index, instance_path
+from support.builders import JPEG, dicom, element, pattern
+from voxtier.frames import FrameReader, Gateway
+from voxtier.frames.store.store import FrameStore
+
+UID, LARGE = "1.9", "1.10"
+PATH = instance_path(STUDY, SERIES, UID)
+FRAME, SERIES_PATH = f"{PATH}/frames/1", f"/dicomweb/studies/{STUDY}/series/{SERIES}"
+OCTETS = "application/octet-stream"
+JSON = "application/dicom+json"
+SIZE = 512 * 512 * 2
+
+
+class Case(NamedTuple):
+    """A request and what its answer must be."""
+
+    name: str
+    path: str
+    accept: str | None
+    status: int
+    headers: Mapping[str, str] = MappingProxyType({})
+    sent: Mapping[str, str] = MappingProxyType({})
+    method: str = "GET"
+
+
+ANY = {"content-type": 'multipart/related; type="image/jpeg"'}
+RAW = {"content-type": f'multipart/related; type="{OCTETS}"'}
+ONE = {"content-type": f"image/jpeg;transfer-syntax={JPEG.uid}"}
+TABLE = [
+    Case("no Accept", FRAME, None, 200, ANY),
+    Case("any type", FRAME, "*/*", 200, ANY),
+    Case("unquoted type", FRAME, f"multipart/related; type={OCTETS}; transfer-syntax=*", 200, RAW),
+    Case("quoted type", FRAME, f'multipart/related; type="{OCTETS}"; transfer-syntax=*', 200, RAW),
+    Case("quoted star", FRAME, STAR, 200, RAW),
+    Case("names in any case", FRAME, f"MULTIPART/Related;Type={OCTETS};Transfer-SYNTAX=*", 200, RAW),
+    Case("no blank", FRAME, f"multipart/related;type=image/jpeg;transfer-syntax={JPEG.uid}", 200, ANY),
+    Case("JSON first", FRAME, f"{JSON}, multipart/related; type={OCTETS}; transfer-syntax=*", 200, RAW),
+    Case("a lossy frame without a syntax", FRAME, f'multipart/related; type="{OCTETS}"', 200, RAW),
+    Case("weight 0", FRAME, "image/jpeg;q=0", 406),
+    Case("the higher weight", FRAME, "image/jpeg;q=0.1, multipart/related;type=image/jpeg;q=0.9", 200, ANY),
+    Case(
+        "another syntax",
+        FRAME,
+        'multipart/related; type="image/jpeg"; transfer-syntax=1.2.840.10008.1.2.4.90',
+        406,
+    ),
+    Case(
+        "Implicit VR is never sent",
+        FRAME,
+        f"multipart/related;type={OCTETS};transfer-syntax=1.2.840.10008.1.2",
+        406,
+    ),
+    Case("unknown type", FRAME, "image/png", 406),
+    Case("rendered and DICOM types", FRAME, f"image/png, {STAR}", 200, RAW),
+    Case("a type in the query", f"{FRAME}?accept=image/jpeg", "text/html", 200, ONE),
+    Case("single part", FRAME, "image/jpeg", 200, ONE),
+    Case("single part of two frames", f"{PATH}/frames/1,2", "image/jpeg", 406),
+    Case("encoded comma", f"{PATH}/frames/3%2C1", STAR, 200, RAW),
+    Case("frame past the end", f"{PATH}/frames/4", STAR, 404),
+    Case("one of two past the end", f"{PATH}/frames/1,4", STAR, 404),
+    *(
+        Case(f"frame list {frames!r}", f"{PATH}/frames/{frames}", STAR, 400)
+        for frames in ("0", "-1", "1.5", "a", "1,", ",2", "1,,2", "1,1", "+1", "%201", "1%00", "4294967296")
+    ),
+    Case("too many frames", f"{PATH}/frames/{','.join(map(str, range(1, 600)))}", STAR, 413),
+    Case("a list of 10^6 characters", f"{PATH}/frames/{'1,' * 500_000}1", STAR, 414),
+    Case("another series", FRAME.replace(SERIES, "1.2.3.9"), STAR, 404),
+    Case("another study", FRAME.replace(f"/{STUDY}/", "/1.2.9/"), STAR, 404),
+    Case("unknown instance", FRAME.replace(UID, "1.99"), STAR, 404),
+    Case("no UID", FRAME.replace(UID, "a"), STAR, 400),
+    Case("a UID of 65 digits", FRAME.replace(UID, "1" * 65), STAR, 400),
+    Case(
+        "known entity tag",
+        FRAME,
+        STAR,
+        304,
+        {"cache-control": "private, max-age=3600"},
+        {"If-None-Match": "*"},
+    ),
+    Case("another entity tag", FRAME, STAR, 200, RAW, {"If-None-Match": '"a"'}),
+    Case("range", FRAME, STAR, 206, {"content-length": "10"}, {"Range": "bytes=0-9"}),
+    Case("range past the end", FRAME, STAR, 416, {}, {"Range": "bytes=99999-"}),
+    Case("two ranges", FRAME, STAR, 200, RAW, {"Range": "bytes=0-1,4-5"}),
+    Case("range of another representation", FRAME, STAR, 200, RAW, {"Range": "bytes=0-1", "If-Range": '"a"'}),
+    Case("head", FRAME, STAR, 200, RAW, method="HEAD"),
+    Case("head of what is not there", f"{PATH}/frames/9", STAR, 404, method="HEAD"),
+    Case(
+        "options", FRAME, None, 204, {"access-control-allow-methods": "GET, HEAD, OPTIONS"}, method="OPTIONS"
+    ),
+    Case("nothing is stored", "/dicomweb/studies", None, 405, {"allow": "GET, HEAD, OPTIONS"}, method="POST"),
+    Case("nothing is deleted", PATH, None, 405, method="DELETE"),
+    Case(
+        "instance in parts", PATH, None, 200, {"content-type": 'multipart/related; type="application/dicom"'}
+    ),
+    Case(
+        "instance alone",
+        PATH,
+        "application/dicom",
+        200,
+        {"content-type": "application/dicom;transfer-syntax="},
+    ),
+    Case("instance as an image", PATH, "image/jpeg", 406),
+    Case("instance of another syntax", PATH, "application/dicom; transfer-syntax=1.2.840.10008.1.2", 406),
+    Case("series", SERIES_PATH, None, 200, {"transfer-encoding": "chunked"}),
+    Case("series that is not there", f"/dicomweb/studies/{STUDY}/series/1.1", None, 404),
+    Case("metadata", f"{PATH}/metadata", JSON, 200, {"content-type": JSON}),
+    Case("metadata as JSON", f"{SERIES_PATH}/metadata", "application/json", 200, {"content-type": JSON}),
+    Case("metadata as XML", f"{PATH}/metadata", 'multipart/related; type="application/dicom+xml"', 406),
+    Case(
+        "metadata zipped",
+        f"{PATH}/metadata",
+        JSON,
+        200,
+        {"content-encoding": "gzip"},
+        {"Accept-Encoding": "gzip"},
+    ),
+    Case("frames are never zipped", FRAME, STAR, 200, RAW, {"Accept-Encoding": "gzip"}),
+    Case("bulk data", f"{instance_path(STUDY, SERIES, LARGE)}/bulkdata/7FE00010", "*/*", 200),
+    Case("bulk data that is not there", f"{PATH}/bulkdata/00420011", "*/*", 404),
+    Case("search", "/dicomweb/studies", JSON, 200, {"content-type": JSON, "cache-control": "no-cache"}),
+    Case("search without a result", "/dicomweb/studies?PatientID=nobody", JSON, 204),
+    Case("search by a bad attribute", "/dicomweb/studies?Foo=1", JSON, 400),
+    Case("search as XML", "/dicomweb/studies", "application/dicom+xml", 406),
+    Case("fuzzy search", "/dicomweb/studies?fuzzymatching=true", JSON, 200, {"warning": "299 "}),
+    Case("more results", "/dicomweb/instances?limit=1", JSON, 200, {"warning": "299 "}),
+    Case("unknown resource", "/dicomweb/patients", None, 404),
+    Case("rendered", f"{FRAME}/rendered", None, 404),
+    Case("not UTF-8", "/dicomweb/studies?PatientName=%ff", JSON, 400),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of an instance of three JPEG frames and one of three large native ones."""
+    made = tmp_path_factory.mktemp("conformance")
+    write(made, "a", UID)
+    attributes = described(LARGE, rows=512, columns=512, bits=16, frames=3)
+    content = dicom([*attributes, element("PixelData", pattern(SIZE * 3))]).content
+    (made / "b.dcm").write_bytes(content)
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(postgres: str, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Connect to the gateway of all rows."""
+    name = "gateway_conformance"
+    with psycopg.connect(postgres, autocommit=True) as connection, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOXTIER_HOME", str(tmp_path_factory.mktemp("home")))
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        with FrameStore(psycopg.conninfo.make_conninfo(postgres, dbname=name)) as store:
+            index(store, sorted(folder.iterdir()))
+            with Gateway(store, port=0, index_seconds=60) as gateway:
+                client = Client(gateway)
+                yield client
+                client.connection.close()
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def ask(client: Client, case: Case) -> tuple[int, dict[str, str], bytes]:
+    headers = dict(case.sent) | ({} if case.accept is None else {"Accept": case.accept})
+    answer = client.get(case.path, headers, case.method)
+    return answer.status, answer.headers, answer.body
+
+
+@pytest.mark.parametrize("case", TABLE, ids=[case.name for case in TABLE])
+def test_row(client: Client, case: Case) -> None:
+    status, headers, body = ask(client, case)
+    assert status == case.status, body[:500]
+    for name, value in case.headers.items():
+        assert headers[name].startswith(value), (name, headers)
+    assert status == 414 or headers["x-content-type-options"] == "nosniff"  # before it is read
+    assert "date" in headers
+    if status in (204, 304) or case.method == "HEAD":
+        assert body == b""
+    elif "chunked" not in headers.get("transfer-encoding", ""):
+        assert int(headers["content-length"]) == len(body)
+    if status >= 400 and case.method != "HEAD":
+        assert set(json.loads(body)["error"]) == {"kind", "detail"}
+        assert headers["cache-control"] == "no-store"
+    elif "frames/" in case.path and status in (200, 304) and case.method == "GET":
+        assert headers["etag"].startswith('"')
+        assert "Accept" in headers["vary"]
+
+
+def test_bodies_are_those_of_the_reader_and_of_pydicom(client: Client, folder: Path) -> None:
+    with FrameReader(publish=False) as reader:
+        for uid, name, count in ((UID, "a.dcm", 3), (LARGE, "b.dcm", 3)):
+            data = pydicom.dcmread(folder / name)
+            if uid == UID:
+                theirs = list(generate_frames(data.PixelData, number_of_frames=count))
+            else:
+                theirs = [data.PixelData[SIZE * frame : SIZE * (frame + 1)] for frame in range(count)]
+            for order in itertools.permutations(range(count)):
+                asked = ",".join(str(frame + 1) for frame in order)
+                parts = client.frames(instance_path(STUDY, SERIES, uid), asked).parts()
+                assert [body for _, body in parts] == [theirs[frame] for frame in order]
+                assert theirs == reader.frames(str(folder / name), range(count))
+
+
+def test_ranges_join_to_the_whole(client: Client) -> None:
+    path = f"{instance_path(STUDY, SERIES, LARGE)}/frames/2,3"
+    whole = client.get(path, {"Accept": STAR}).body
+    parts = []
+    for start in range(0, len(whole), 65_536 * 3):
+        sent = {"Accept": STAR, "Range": f"bytes={start}-{start + 65_536 * 3 - 1}"}
+        parts.append(client.get(path, sent).body)
+    assert b"".join(parts) == whole
+
+
+def test_a_known_entity_tag_reads_nothing_of_the_file(client: Client) -> None:
+    """What is read of files by this process, which is the gateway: /proc/self/io counts it."""
+
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    path = f"{instance_path(STUDY, SERIES, LARGE)}/frames/1"
+    etag = client.get(path, {"Accept": STAR}).headers["etag"]
+    spent = []
+    for sent in ({"If-None-Match": etag}, {}):
+        before = bytes_read()
+        for _ in range(8):
+            client.get(path, {"Accept": f'multipart/related; type="{OCTETS}"', **sent})
+        spent.append(bytes_read() - before)
+    assert spent[0] < SIZE < spent[1]
+
+
+def test_zipped_headers_are_the_plain_ones(client: Client) -> None:
+    for path in (f"{PATH}/metadata", f"{SERIES_PATH}/metadata"):
+        plain = client.get(path, {"Accept": JSON})
+        zipped = client.get(path, {"Accept": JSON, "Accept-Encoding": "gzip"})
+        assert gzip.decompress(zipped.body) == plain.body
+        assert zipped.headers.get("etag", "a") != plain.headers.get("etag", "b")
+    etag = client.get(f"{PATH}/metadata", {"Accept": JSON}).headers["etag"]
+    assert client.get(f"{PATH}/metadata", {"Accept": JSON, "If-None-Match": etag}).status == 304
