@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from frames.gateway.serving import index
-from frames.gateway.test_frames import write
 from frames.gateway.test_fuzz import check, request
+from frames.gateway.wado.test_frames import write
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.embedded import EmbeddedServer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from frames.gateway.conftest import Start
 from frames.gateway.serving import Client, index, instance_path
-from frames.gateway.test_frames import SERIES, STUDY, payload, write
+from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
 

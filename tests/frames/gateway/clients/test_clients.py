@@ -7,13 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 from dicomweb_client.api import DICOMwebClient
-from frames.gateway.test_frames import SERIES, STUDY, payload, write
 from pydicom.uid import UID
 from wsidicom import WsiDicom, WsiDicomWebClient
 
 from frames.gateway.conftest import Start
 from frames.gateway.serving import STAR, index, instance_path
 from frames.gateway.slides import TILE, write_slide
+from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
 from voxtier.frames.store.store import FrameStore
 
 UIDS = ["1.7.1", "1.7.2", "1.7.3"]

@@ -6,10 +6,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, payload, write
 
 from frames.gateway.conftest import Connect, Start
 from frames.gateway.serving import STAR, Client, index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
 from voxtier.errors import ConfigError
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore

@@ -7,10 +7,10 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, payload, write
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import STAR, Answer, Client, index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import Gateway, LakebaseUtils
 from voxtier.frames.store.groups import GroupStore

@@ -13,10 +13,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, described, payload, write
 
 from frames.gateway.conftest import Connect, Start
 from frames.gateway.serving import STAR, Client, index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
 from support.builders import dicom, element, pattern
 from voxtier.errors import BackendError
 from voxtier.frames import Gateway

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, described, payload, write
 
 from frames.gateway.conftest import Start
 from frames.gateway.serving import STAR, Client, index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
 from support.builders import EXPLICIT_BE, dicom, element, pattern
 from voxtier.frames.store.store import FrameStore
 

@@ -8,10 +8,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from frames.gateway.test_frames import SERIES, STUDY, write
-
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import STAR, index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, write
 from voxtier.frames.store.store import FrameStore
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, instance, payload, write
-from frames.gateway.test_load import peak
 
+from frames.gateway.server.test_load import peak
 from frames.gateway.serving import STAR, Answer, Client, index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, instance, payload, write
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.embedded import EmbeddedServer

@@ -10,11 +10,11 @@ from typing import Any
 
 import pydicom
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, described, payload, write
 from pydicom.data import get_testdata_file
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
 from support.builders import MPEG4, Fragments, dicom, element, pattern
 from voxtier.frames.store.store import FrameStore
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import psycopg
 import pydicom
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, described, write
 from pydicom.encaps import generate_frames
 
 from frames.gateway.serving import STAR, Client, index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, described, write
 from support.builders import JPEG, dicom, element, pattern
 from voxtier.frames import FrameReader, Gateway
 from voxtier.frames.store.store import FrameStore

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, instance, write
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import index, instance_path
+from frames.gateway.wado.test_frames import SERIES, STUDY, instance, write
 from support.builders import JPEG
 from voxtier.frames import read_metadata
 from voxtier.frames.store.store import FrameStore

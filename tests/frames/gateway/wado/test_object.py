@@ -6,10 +6,10 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from frames.gateway.test_frames import SERIES, STUDY, write
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import Client, index
+from frames.gateway.wado.test_frames import SERIES, STUDY, write
 from support.builders import JPEG
 from voxtier.frames.store.store import FrameStore
 
