@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -44,7 +44,8 @@ def stopped(server: EmbeddedServer) -> Iterator[None]:
 @contextmanager
 def killed(server: EmbeddedServer) -> Iterator[None]:
     for pid in processes_of(server):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # children end by themselves when the postmaster has gone
+            os.kill(pid, signal.SIGKILL)
     try:
         yield
     finally:
