@@ -57,7 +57,7 @@ demo: .venv/.built ## the main job on real files, in about a minute
 	@if [ -f .venv/pgbouncer/missing ]; then cat .venv/pgbouncer/missing; else touch $@; fi
 
 test: ## everything that must hold: Rust, Python, lints, stubs, README
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line setup .venv/.pgbouncer lint rust-tests
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line setup .venv/.pgbouncer lint rust-tests
 	$(PYTEST) --ignore tests/tensors --ignore tests/volumes
 	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process
 	$(PYTEST) tests/volumes # trouble one another when a test forks
@@ -126,6 +126,7 @@ fuzz: setup ## requests to the gateway (FUZZ_REQUESTS), damaged files against ot
 
 soak: setup ## long runs: kill -9 by the hundred, mixed load for minutes
 	$(BIN)/python -m pytest -q -m soak --timeout 7200
+	VOXTIER_THOROUGH=1 $(BIN)/python -m pytest -q -m deep --timeout 7200
 
 fixtures: setup ## freeze stores of this version for the tests of later ones: once a release
 	$(BIN)/python tests/fixtures/make.py

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from frames.store.rows.index_rows import NOW, TABLE, ask, results
+from support.depth import depth
 from support.pgbouncer import RELEASES, PgBouncer
 from voxtier import _core
 from voxtier.errors import BackendError
@@ -28,11 +29,12 @@ from voxtier.postgres.embedded import EmbeddedServer
 
 SURFACE = Path(__file__).with_name("whole_surface.py")
 # Without prepared statements, and with those of pgbouncer 1.21 and newer.
-MODES: tuple[tuple[str, dict[str, int | str]], ...] = (
+MODES = (
     ("bookworm", {}),
-    ("trixie", {"max_prepared_statements": 0}),
+    pytest.param("trixie", {"max_prepared_statements": 0}, marks=pytest.mark.soak),
     ("trixie", {"max_prepared_statements": 200}),
 )
+ONE_NOW = (RELEASES[0], pytest.param(RELEASES[1], marks=pytest.mark.soak))
 
 Start = Callable[..., PgBouncer]
 
@@ -53,6 +55,7 @@ def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
         bouncer.stop()
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("release", "settings"), MODES)
 def test_six_processes_use_the_whole_surface(
@@ -63,7 +66,7 @@ def test_six_processes_use_the_whole_surface(
     for seed in range(6):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        command = [sys.executable, str(SURFACE), bouncer.dsn(), str(seed), "2", str(folder)]
+        command = [sys.executable, str(SURFACE), bouncer.dsn(), str(seed), str(depth(1, 6)), str(folder)]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 6, "\n".join(said)
@@ -197,7 +200,7 @@ def hold_out(store: FrameStore, disturb: Callable[[], object]) -> int:
     return sum(answers)
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", ONE_NOW)
 def test_a_pgbouncer_that_is_killed_and_comes_back_costs_no_wrong_answer(start: Start, release: str) -> None:
     bouncer = start(release)
 
@@ -209,7 +212,7 @@ def test_a_pgbouncer_that_is_killed_and_comes_back_costs_no_wrong_answer(start: 
         assert hold_out(store, kill)
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", ONE_NOW)
 def test_a_server_that_restarts_behind_pgbouncer_costs_no_wrong_answer(
     tmp_path: Path, start: Start, release: str
 ) -> None:

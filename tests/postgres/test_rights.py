@@ -16,7 +16,6 @@ from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
 from voxtier.frames.memory.ranking import preload_rows, ranked_files
 from voxtier.frames.store.grants import grant_script, grants
-from voxtier.postgres.database import Database
 
 SOURCE = "c.s.t"
 _numbers = itertools.count()
@@ -135,9 +134,7 @@ def test_rights_that_are_revoked_at_run_time_end_in_an_answer_or_a_remedy(
     with FrameStore(role.admin) as store:
         store.upsert(SOURCE, [*results(3), *read_tables([str(path)])])
     role.ask("".join(grants(role.name, "builder")))
-    store = FrameStore(Database(role.dsn, timeout=0.5))
-    lakebase = LakebaseUtils(dsn=role.dsn, uc_table_name=SOURCE)
-    lakebase.store.database._sizes["timeout"] = 0.5
+    store, lakebase = FrameStore(role.dsn), LakebaseUtils(dsn=role.dsn, uc_table_name=SOURCE)
     questions: dict[str, Callable[[], Any]] = {
         "get": lambda: store.get(SOURCE, "/1") == TABLE,
         "file_states": lambda: store.file_states(SOURCE, ["/1"])[0] is not None,
@@ -156,6 +153,9 @@ def test_rights_that_are_revoked_at_run_time_end_in_an_answer_or_a_remedy(
     }
     for question in ("get", "retrieve"):
         assert questions[question]()
+    for each in (store, lakebase.store):  # a session that cannot be had is waited for
+        assert each.database._pool is not None
+        each.database._sizes["timeout"] = each.database._pool.timeout = 0.1
     role.ask(*REVOKED[what].split("; "))
     remedies = "voxtier db grants|GRANT |check the server, --dsn, VOXTIER_DSN"
     refused = []

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from support.builders import Element, Fragments, dicom, element, image, pattern
+from support.depth import depth
 from voxtier._core import encode_rows
 from voxtier.errors import FormatError
 from voxtier.frames import FrameCache, FrameTable, TableResult, read_table
@@ -95,7 +96,7 @@ class Model(RuleBasedStateMachine):
 
 Model.put = precondition(lambda self: self.room > 0)(Model.put)  # type: ignore[method-assign]
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestModel.settings = settings(max_examples=depth(30, 300), stateful_step_count=40, deadline=None)
 
 
 def test_locate_many_gives_the_ranges_of_each_frame() -> None:

@@ -102,8 +102,8 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerPool, "start_method", "fork")
 
 
-def test_twenty_kills_leave_no_partial_file(tmp_path: Path) -> None:
-    hammer(tmp_path / "p", 20)
+def test_eight_kills_leave_no_partial_file(tmp_path: Path) -> None:
+    hammer(tmp_path / "p", 8)
 
 
 @pytest.mark.soak

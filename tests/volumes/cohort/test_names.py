@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.depth import depth
 from volumes.support.checks import first_voxel
 from volumes.support.images import code_of, nifti
 from voxtier.cli.commands import cli
@@ -129,7 +130,8 @@ def doors(root: Path, images: list[Image]) -> Iterator[tuple[str, Told]]:
     yield "command line, what the shell makes of a star", told_by_cli(*sorted(root.iterdir()))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.deep
+@settings(max_examples=depth(25, 200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(images=trees())
 def test_every_door_tells_the_subjects_and_ids_that_the_names_were_made_of(
     tmp_path_factory: pytest.TempPathFactory, images: list[Image]

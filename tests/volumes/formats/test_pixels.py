@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from support.depth import depth
 from volumes.support.images import slice_dataset
 from voxtier.errors import FormatError
 from voxtier.volumes import Volume
@@ -119,7 +120,8 @@ def test_values_beyond_float64_are_refused(tmp_path: Path) -> None:
 NUMBERS = st.one_of(st.integers(-(2**40), 2**40), st.floats(-1e6, 1e6))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@pytest.mark.deep
+@settings(max_examples=depth(120, 1000), deadline=None, derandomize=True)
 @given(
     st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=4),
     st.one_of(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
+from support.depth import depth
 from volumes.support.images import slice_dataset
 from voxtier.errors import FormatError
 from voxtier.volumes.formats.dicom import DicomImage, OnGap, read_series
@@ -521,7 +522,10 @@ def scans(draw: st.DrawFn) -> tuple[list[Dataset], bool]:
     return datasets, damage in ("none", "copy") and not can_fail
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@pytest.mark.deep
+@settings(
+    max_examples=depth(60, 500), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(scan=scans(), seed=st.integers(0, 999))
 def test_any_series_is_stored_at_its_place_or_refused(
     tmp_path_factory: pytest.TempPathFactory, scan: tuple[list[Dataset], bool], seed: int

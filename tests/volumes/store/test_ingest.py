@@ -173,7 +173,7 @@ print("done", flush=True)
 @pytest.mark.parametrize("mode", ["create", "append"])
 def test_sigkill_at_any_point_shows_nothing_or_everything(tmp_path: Path, mode: str) -> None:
     """Points spread over the whole run; more of them in the soak below."""
-    kill_at_points(tmp_path, mode, 6)
+    kill_at_points(tmp_path, mode, 3)
 
 
 @pytest.mark.soak

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +89,23 @@ def expected(dataset: VolumeCollectionDataset, epoch: int) -> Draws:
     return drawn(same[item] for item in range(len(same)))
 
 
+METHODS = ("fork", "spawn", "forkserver")
+
+
 def passes(loader: Any, count: int = 3) -> list[Draws]:
     return [drawn(item for batch in loader for item in batch) for _ in range(count)]
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("workers", "method", "persistent"),
+    [
+        (1, "fork", True), (3, "fork", False), (3, "forkserver", True), (1, "spawn", False),
+        *(pytest.param(*case, marks=pytest.mark.soak) for case in product([1, 3], METHODS, [False, True])),
+    ],
+)  # fmt: skip
 def test_passes_of_workers_are_the_epochs(
     radi: RadiObject, workers: int, method: str, persistent: bool
 ) -> None:
-    if workers == 3 and method == "spawn":
-        pytest.skip("covered by one worker and the fork server: each start takes seconds")
     dataset = patches(radi)
     dataset[0]  # the parent has read: its threads and handles exist
     loader = DataLoader(
@@ -333,8 +339,10 @@ def test_a_size_of_one_number_is_a_cube(radi: RadiObject) -> None:
     assert radi.T1w.to_dataset(patch_size=8)[0]["image"].shape == (1, 8, 8, 8)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("workers", "method"),
+    [(0, "fork"), (1, "fork"), (1, "spawn"), pytest.param(0, "spawn", marks=pytest.mark.soak)],
+)
 def test_ranks_that_one_process_starts_count_each_for_itself(
     radi: RadiObject, method: str, workers: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +55,25 @@ def cohort(tmp_path: Path) -> RadiObject:
     return RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
 
 
+METHODS = ("fork", "spawn", "forkserver")
+
+
 def patches(collection: VolumeCollection, **options: Any) -> VolumeCollectionDataset:
     return VolumeCollectionDataset(collection, DatasetConfig(LoadingMode.PATCH, (16, 16, 16), 3, **options))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 4])
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(
+    ("workers", "method", "persistent"),
+    [
+        (0, "fork", False), (1, "fork", True), (4, "fork", False), (1, "spawn", True),
+        (4, "forkserver", False),
+        *(pytest.param(*case, marks=pytest.mark.soak) for case in product([1, 4], METHODS, [False, True])),
+    ],
+)  # fmt: skip
 @pytest.mark.timeout(240)
 def test_workers_of_every_start_method_give_the_items_of_the_parent(
     cohort: RadiObject, workers: int, method: str, persistent: bool
 ) -> None:
-    if workers == 0 and (persistent or method != "fork"):
-        pytest.skip("no worker to start")
-    if workers == 4 and method != "fork" and persistent:
-        pytest.skip("covered by one worker: each of these starts takes seconds")
     dataset = patches(cohort.T1w)
     expected = [dataset[i] for i in range(len(dataset))]  # the parent has read: its threads and handles exist
     loader = data_loader(

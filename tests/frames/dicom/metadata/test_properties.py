@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import pydicom
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
@@ -24,6 +25,7 @@ from pydicom.uid import (
 
 from frames.dicom.metadata.differences import by_the_standard
 from frames.dicom.metadata.reading import as_numbers, in_ranges, read_exactly
+from support.depth import depth
 from voxtier.frames import read_metadata_json
 
 ENCODINGS = [
@@ -172,7 +174,10 @@ def written(dataset: Dataset, syntax: UID) -> bytes:
     return target.getvalue()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@pytest.mark.deep
+@settings(
+    max_examples=depth(80, 1000), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(data_sets(), st.sampled_from(ENCODINGS))
 def test_a_data_set_of_pydicom_is_read_as_pydicom_reads_it(dataset: Dataset, syntax: UID) -> None:
     with warnings.catch_warnings():
@@ -186,7 +191,8 @@ def test_a_data_set_of_pydicom_is_read_as_pydicom_reads_it(dataset: Dataset, syn
     assert named["00083002"]["Value"] == [str(syntax)]
 
 
-@settings(max_examples=200)
+@pytest.mark.deep
+@settings(max_examples=depth(100, 1000))
 @given(st.sampled_from(sorted(REPERTOIRES)), st.data(), st.sampled_from(ENCODINGS))
 def test_texts_come_back_as_they_were_written(charset: str, data: st.DataObject, syntax: UID) -> None:
     """The text itself is the oracle, not what pydicom reads of it."""

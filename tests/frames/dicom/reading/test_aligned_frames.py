@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from frames.dicom.cases import CASES
 from frames.dicom.cases.model import Case
 from support.builders import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Syntax, dicom, element, image
+from support.depth import depth
 from voxtier.errors import FormatError
 from voxtier.frames import FrameCache, FrameReader, read_frame, read_table
 
@@ -35,7 +36,8 @@ def packed(bits: NDArray[np.uint8]) -> bytes:
     return np.packbits(bits, bitorder="little").tobytes()
 
 
-@settings(max_examples=400)
+@pytest.mark.deep
+@settings(max_examples=depth(150, 1000))
 @given(
     rows=st.integers(1, 40),
     columns=st.integers(1, 40),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from itertools import accumulate
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from support.builders import (
     element,
     image,
 )
+from support.depth import depth
 from support.oracles import bits_of_a_frame
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, read_frame, read_table
@@ -164,7 +166,8 @@ def test_rle_is_one_to_one_or_refused(payloads: list[bytes], number: int) -> Non
         check(content, frames, table)
 
 
-@settings(max_examples=300)
+@pytest.mark.deep
+@settings(max_examples=depth(150, 1000))
 @given(
     rows=st.integers(1, 9),
     columns=st.integers(1, 9),
