@@ -55,7 +55,15 @@ def cohort(tmp_path: Path) -> RadiObject:
     return RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
 
 
-METHODS = ("fork", "spawn", "forkserver")
+# Workers, how they are started, whether they stay; each start other than by fork takes seconds.
+ALL = [*product([1, 4], ["fork", "spawn", "forkserver"], [False, True])]
+NOW = [
+    (0, "fork", False),
+    (1, "fork", True),
+    (4, "fork", False),
+    (1, "spawn", True),
+    (4, "forkserver", False),
+]
 
 
 def patches(collection: VolumeCollection, **options: Any) -> VolumeCollectionDataset:
@@ -64,12 +72,8 @@ def patches(collection: VolumeCollection, **options: Any) -> VolumeCollectionDat
 
 @pytest.mark.parametrize(
     ("workers", "method", "persistent"),
-    [
-        (0, "fork", False), (1, "fork", True), (4, "fork", False), (1, "spawn", True),
-        (4, "forkserver", False),
-        *(pytest.param(*case, marks=pytest.mark.soak) for case in product([1, 4], METHODS, [False, True])),
-    ],
-)  # fmt: skip
+    [*NOW, *(pytest.param(*case, marks=pytest.mark.soak) for case in sorted(set(ALL) - set(NOW)))],
+)
 @pytest.mark.timeout(240)
 def test_workers_of_every_start_method_give_the_items_of_the_parent(
     cohort: RadiObject, workers: int, method: str, persistent: bool
