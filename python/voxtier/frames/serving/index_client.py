@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -41,7 +42,7 @@ class IndexClient:
     def __init__(self, store: FrameStore, budget_seconds: float = 0.25) -> None:
         self.store = store
         self.budget_seconds = budget_seconds
-        self.request = _Request(budget_seconds)
+        self.request = _Request(weakref.proxy(self))
         self._start_fresh()
         after_fork_in_child(self._start_fresh)
 
@@ -135,12 +136,12 @@ class IndexClient:
 class _Request(threading.local):
     """The request of a thread: what is asked while it lasts shares one budget."""
 
-    def __init__(self, budget_seconds: float) -> None:
+    def __init__(self, client: IndexClient) -> None:
         self.ends: float | None = None
-        self._budget_seconds = budget_seconds
+        self._client = client
 
     def __enter__(self) -> None:
-        self.ends = time.monotonic() + self._budget_seconds
+        self.ends = time.monotonic() + self._client.budget_seconds
 
     def __exit__(self, *_: object) -> None:
         self.ends = None
