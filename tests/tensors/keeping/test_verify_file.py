@@ -57,6 +57,42 @@ def test_structure_alone_sees_everything_but_payload_damage(case: str, healthy: 
     assert _core.verify_tensor_file(broken, crc=False).state in states
 
 
+@pytest.mark.parametrize("damaged", [None, "bit flip in tensor", "directory size"])
+@pytest.mark.parametrize("after", ["itself", "twice itself", "another value", "itself and bytes"])
+def test_archives_in_a_row_are_the_first_one_as_torch_reads_them(
+    tmp_path: Path, after: str, damaged: str | None
+) -> None:
+    """The last end record names places of the first archive, where a directory of the same layout stands."""
+    one, other = (save({"a": torch.full((300,), value)}, tmp_path / "a.pt") for value in (1.0, 2.0))
+    whole = one if damaged is None else MATRIX[damaged][0](one)
+    path = tmp_path / "row.pt"
+    rest = {
+        "itself": one,
+        "twice itself": one + one,
+        "another value": other,
+        "itself and bytes": one + b"x" * 9,
+    }
+    path.write_bytes(whole + rest[after])
+    report = _core.verify_tensor_file(path)
+    if damaged is None:
+        assert report.state == "ok_trailing"
+        assert f"{len(rest[after])} bytes follow the archive" in report.detail
+        assert same(torch.load(path, weights_only=True), {"a": torch.full((300,), 1.0)})
+    else:
+        assert report.state not in INTACT
+
+
+def test_many_ends_in_a_row_take_no_more_than_one_look(tmp_path: Path) -> None:
+    """Each names the one before it: whoever follows them all needs a stack of their number."""
+    path = tmp_path / "ends.pt"
+    ends = [
+        b"PK\x05\x06" + bytes(8) + (22 * number - 22).to_bytes(8, "little") + bytes(2)
+        for number in range(1, 2000)
+    ]
+    path.write_bytes(bytes(22) + b"".join(ends))
+    assert _core.verify_tensor_file(path).state not in INTACT
+
+
 def test_a_damaged_directory_crc_is_blamed_on_the_header(healthy: Path, tmp_path: Path) -> None:
     broken = tmp_path / "a.pt"
     broken.write_bytes(MATRIX["directory crc"][0](healthy.read_bytes()))

@@ -25,6 +25,13 @@ pub(super) struct Directory {
 }
 
 pub(super) fn find_directory(window: &mut Window<'_>, size: u64) -> Checked<Directory> {
+    let end = described_end(window, size)?;
+    let mut directory = read_directory(window, end)?;
+    directory.trailing = directory.trailing.saturating_add(size.saturating_sub(end));
+    Ok(directory)
+}
+
+fn read_directory(window: &mut Window<'_>, size: u64) -> Checked<Directory> {
     if size == 0 {
         return Err(Finding::new(State::Truncated, "0 bytes"));
     }
@@ -69,6 +76,26 @@ pub(super) fn find_directory(window: &mut Window<'_>, size: u64) -> Checked<Dire
             ),
         )),
     }
+}
+
+/// Where the archive ends that the last end record describes: an earlier whole end record, or the file's end.
+///
+/// An archive that was appended to another of the same layout describes the first, and its readers read that.
+fn described_end(window: &mut Window<'_>, size: u64) -> Checked<u64> {
+    let Some(at) = find_end(window, size)?.filter(|&at| size.saturating_sub(at) >= END_LENGTH) else {
+        return Ok(size);
+    };
+    let record = Fields(window.read(at, END_LENGTH)?);
+    let mut place = u64::from(record.u32(16)?).saturating_add(u64::from(record.u32(12)?));
+    if let Some(before) = at.checked_sub(LOCATOR_LENGTH) {
+        let locator = Fields(window.read_back(before, LOCATOR_LENGTH)?);
+        if locator.0.starts_with(LOCATOR) {
+            place = locator.u64(8)?.saturating_add(END64_LENGTH + LOCATOR_LENGTH);
+        }
+    }
+    let Some(end) = place.checked_add(END_LENGTH).filter(|&end| end <= at) else { return Ok(size) };
+    let earlier = window.read_back(place, END_LENGTH)?;
+    Ok(if earlier.starts_with(END) && earlier.ends_with(&[0, 0]) { end } else { size })
 }
 
 /// Finds the offset of the last end record, which may be cut.
