@@ -17,6 +17,7 @@ from voxtier.frames import TableResult, read_table
 from voxtier.tensors import manifest
 from voxtier.tensors.states import FIXABLE
 
+pytestmark = pytest.mark.xdist_group("pages")  # one process reads the sources
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "DEVELOP.md", *sorted(DOCS.rglob("*.md"))]
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
@@ -49,11 +50,16 @@ def source_files() -> list[Path]:
 
 
 @cache
+def sources() -> str:
+    """Return all sources in one text."""
+    return "\n".join(path.read_text() for path in source_files())
+
+
+@cache
 def words() -> frozenset[str]:
     """Return every identifier of the sources and of the files beside them."""
-    texts = [path.read_text() for path in source_files()]
-    texts += [(ROOT / name).read_text() for name in ("Makefile", "pyproject.toml", "Cargo.toml")]
-    return frozenset(word for text in texts for word in re.findall(r"\w+", text))
+    beside = [(ROOT / name).read_text() for name in ("Makefile", "pyproject.toml", "Cargo.toml")]
+    return frozenset(re.findall(r"\w+", "\n".join([sources(), *beside])))
 
 
 @cache
@@ -112,11 +118,11 @@ def fault(word: str) -> str | None:
         return None if word.split()[1] in targets else "no such target of the Makefile"
     if re.fullmatch(r"voxtier(\.\w+)+(\(\))?", word):
         name = word.removesuffix("()")
-        in_sql = any(re.search(rf"\b{re.escape(name)}\b", path.read_text()) for path in source_files())
-        return None if python_name_exists(name) or in_sql else "no such module, name or table"
+        is_known = python_name_exists(name) or re.search(rf"\b{re.escape(name)}\b", sources())
+        return None if is_known else "no such module, name or table"
     if re.fullmatch(r"\w+(::\w+)+(\(\))?", word):
         parts = word.removesuffix("()").split("::")
-        missing = [part for part in parts if part not in defined() and not _is_module(part)]
+        missing = [part for part in parts if part not in defined() | modules()]
         return f"no {missing[0]} in the core" if missing else None
     if re.fullmatch(r"(\w+\.)?_*[a-z]\w*\(\)", word):
         missing = [part for part in word.removesuffix("()").split(".") if part not in defined() | words()]
@@ -130,8 +136,11 @@ def fault(word: str) -> str | None:
     return None
 
 
-def _is_module(name: str) -> bool:
-    return name in ("crate", "super") or any(p.stem == name or p.parent.name == name for p in CORE.rglob("*"))
+@cache
+def modules() -> frozenset[str]:
+    """Return the names of the core's files and folders."""
+    names = {name for path in CORE.rglob("*") for name in (path.stem, path.parent.name)}
+    return frozenset({"crate", "super"} | names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
