@@ -37,9 +37,10 @@ def stock() -> Callable[[str], Any]:
 
 def fused() -> Callable[[str], Any]:
     from voxtier.tensors.engine.engine import Engine
+    from voxtier.tensors.engine.pipelines import configured_pipeline
     from voxtier.tensors.identity.pipeline import build_transforms
 
-    engine = Engine(build_transforms(processing()), processing())
+    engine = Engine(configured_pipeline(build_transforms(processing()), processing()))
     return lambda path: engine.fuse({"image": path})[0]["image"][0].numpy()
 
 

@@ -1142,7 +1142,8 @@ class ResamplePlan:
 
     def __new__(
         cls,
-        spacing: Sequence[tuple[int, NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]],
+        spacing: Sequence[tuple[int, NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]]
+        | tuple[tuple[int, int, int], Sequence[NDArray[np.float64]], Sequence[Sequence[float]], bool],
         resize: Sequence[tuple[int, NDArray[np.uint32], NDArray[np.float32], NDArray[np.float32]]],
         kernels: Sequence[tuple[NDArray[np.float32], str]],
         intensity: tuple[float, float, float, float, float, float],
@@ -1155,7 +1156,9 @@ class ResamplePlan:
         ----------
         spacing, resize : sequence of tuple
             For each axis the number of inputs and, for each output, the input before it, that one's weight
-            and the weight of the next input.
+            and the weight of the next input. ``spacing`` of turned axes: the lengths of the input, the
+            coordinates of the outputs by axis, for the places along x, y, z the factors of the coordinates
+            along z, y, x and a summand, and whether these sums round once for each product.
         kernels : sequence of tuple
             For each axis the weights of the Gaussian between the two, and how it sums: ``mul+add``, ``fma``
             or ``blocks``.
@@ -1206,6 +1209,73 @@ class ResamplePlan:
             memory is short, ``invalid_argument`` where file, plan and output do not fit.
         SourceError
             The file cannot be read.
+        """
+
+    def space(
+        self,
+        source: tuple[str | PathLike[str], bool, int],
+        storage: tuple[str, bool, float | None, float | None],
+        shape: tuple[int, int, int],
+        axes: Sequence[tuple[int, bool]],
+        out: NDArray[np.float32],
+    ) -> tuple[bool, bool]:
+        """As `run`, but for the volume after the first step: spaced, scaled and clipped.
+
+        Parameters
+        ----------
+        source, storage, shape, axes, out : tuple, tuple, tuple, sequence, ndarray
+            As for `run`.
+
+        Returns
+        -------
+        is_constant, is_finite : bool
+            As from `run`.
+
+        Raises
+        ------
+        FormatError, SourceError
+            As from `run`.
+        """
+
+@final
+class LabelPicks:
+    """Which voxels of a label its result takes: nearest neighbours of both steps."""
+
+    def __new__(cls, lengths: tuple[int, int, int], voxels: Sequence[NDArray[np.uint32]]) -> Self:
+        """Check and keep the tables of the axes x, y, z.
+
+        Parameters
+        ----------
+        lengths : tuple of int
+            Voxels of the label.
+        voxels : sequence of ndarray
+            For each axis and output, the voxel that it takes.
+
+        Raises
+        ------
+        FormatError
+            ``invalid_argument`` for a table that leaves its axis.
+        """
+
+    def copy(
+        self,
+        source: tuple[str | PathLike[str], bool, int],
+        storage: tuple[str, bool, float | None, float | None],
+        shape: tuple[int, int, int],
+        axes: Sequence[tuple[int, bool]],
+        out: NDArray[np.float32],
+    ) -> None:
+        """Copy the voxels of a NIfTI file; the GIL is released.
+
+        Parameters
+        ----------
+        source, storage, shape, axes, out : tuple, tuple, tuple, sequence, ndarray
+            As for `ResamplePlan.run`.
+
+        Raises
+        ------
+        FormatError, SourceError
+            As from `ResamplePlan.run`.
         """
 
 def gunzip_range(path: str | PathLike[str], offset: int, count: int) -> NDArray[np.uint8]:

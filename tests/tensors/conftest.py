@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_proofs_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Also for fixtures of modules, which are set up before those of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOXTIER_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="session")

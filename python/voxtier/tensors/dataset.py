@@ -22,12 +22,12 @@ from voxtier import _core
 from voxtier.errors import ConfigError, NotLoadedError, SourceError
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.engine.checked import engine_of
-from voxtier.tensors.engine.pipelines import find_processing
+from voxtier.tensors.engine.pipelines import find_pipeline
 from voxtier.tensors.saving import load_safely, reason_of, refusal, save_checked
 from voxtier.tensors.states import DAMAGED, LOADABLE, UNREADABLE
 
 if TYPE_CHECKING:
-    from voxtier.tensors.identity.config import ImageProcessing
+    from voxtier.tensors.engine.pipelines import Pipeline
 
 log = logging.getLogger("voxtier.tensors.dataset")
 
@@ -51,8 +51,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     - A file appears complete. Of several processes that miss an item, one computes it and the others wait.
     - The first access returns what every later one returns.
     - `set_data` keeps all files.
-    - Where the deterministic transforms are those of a configuration (`build_transforms`), the core computes
-      an item, to the same bits.
+    - Where the deterministic transforms begin as those of a configuration (`build_transforms`), also with a
+      label beside the image, the core computes these, to the same bits (`find_pipeline` says which).
 
     Parameters
     ----------
@@ -103,24 +103,26 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
                 stacklevel=2,
             )
         self.check = check
-        self._processing = None if engine == "stock" or self.track_meta else self._find_processing()
+        self._pipeline = None if engine == "stock" or self.track_meta else self._find_pipeline()
         self.recomputed: Counter[str] = Counter()
         self._verified: dict[str, tuple[int, int, int]] = {}
         """By file name, the size and times of the file when its CRCs were found right."""
 
-    def _find_processing(self) -> ImageProcessing | None:
-        """Return the settings of the deterministic transforms, if a configuration has such."""
+    def _find_pipeline(self) -> Pipeline | None:
+        """Return the deterministic transforms, if the core can do the first of them."""
+        if getattr(self.transform, "lazy", False):  # one resampling in the place of two: other numbers
+            return None
         first_random = getattr(self.transform, "get_index_of_first", lambda _: None)(
             lambda each: isinstance(each, RandomizableTrait) or not isinstance(each, Transform)
         )
-        return find_processing(getattr(self.transform, "transforms", ())[:first_random])
+        return find_pipeline(getattr(self.transform, "transforms", ())[:first_random])
 
     def _pre_transform(self, item_transformed: Any) -> Any:
-        if self._processing is None or not isinstance(item_transformed, dict):
+        if self._pipeline is None or not isinstance(item_transformed, dict):
             return super()._pre_transform(item_transformed)
         if not isinstance(item_transformed.get("image"), str | Path):
             return super()._pre_transform(item_transformed)
-        made, _ = engine_of(self._processing).make(
+        made, _ = engine_of(self._pipeline).make(
             item_transformed, lambda: super(HealingPersistentDataset, self)._pre_transform(item_transformed)
         )
         return made

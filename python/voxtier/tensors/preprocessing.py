@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from voxtier.tensors.engine.checked import engine_of
+from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.identity.config import Config, load_config
 from voxtier.tensors.identity.pipeline import build_transforms
 from voxtier.tensors.saving import make_plain
@@ -43,14 +44,16 @@ def preprocess(path: str | os.PathLike[str], config: Config | str | os.PathLike[
     settings = config if isinstance(config, Config) else load_config(config)
     item: dict[str, Any] = {"image": Path(path)}
 
+    transforms = build_transforms(settings.processing)
+
     def transform() -> dict[str, Any]:
-        return dict(build_transforms(settings.processing)(item))
+        return dict(transforms(item))
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(monai|torch)\.")
         if settings.engine == "stock":
             made = transform()
         else:
-            made, _ = engine_of(settings.processing).make(item, transform)
+            made, _ = engine_of(configured_pipeline(transforms, settings.processing)).make(item, transform)
     tensor: torch.Tensor = make_plain(made["image"])
     return tensor

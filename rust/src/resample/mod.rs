@@ -8,19 +8,24 @@
 //!   volume::Volume    rows of the file's voxels as float32, in the orientation that is asked for
 //!     |
 //!   spacing::Spacing  one plane at a time: eight neighbours in float64, then float32, scaled and clipped
+//!     |               (turned axes: oblique::Oblique)
 //!     |
 //!   passes::Passes    Gaussians along x, y, z at the columns, rows and planes that are asked for;
 //!     |               linear interpolation along z, y, x
 //!   the output        (x, y, z), z fastest, 16 planes at a time
 //! ```
 //!
+//! Without a second step [`space`] writes what the first one gives. Labels are copied by [`picked::Picks`].
+//!
 //! Nothing of the size of the volume is kept but its bytes and the output.
 
 pub mod file;
+pub mod picked;
 pub mod plan;
 pub mod volume;
 
 mod arithmetic;
+mod oblique;
 mod passes;
 mod spacing;
 
@@ -35,12 +40,7 @@ use volume::Volume;
 /// `invalid_argument` where volume, plan and output do not fit each other, `limit_exceeded` where memory is
 /// short.
 pub fn resample(volume: &Volume<'_>, plan: &Plan, out: &mut [f32]) -> Result<()> {
-    if volume.lengths() != plan.lengths_in() {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            format!("the plan is for {:?} voxels, the volume has {:?}", plan.lengths_in(), volume.lengths()),
-        ));
-    }
+    check_input(volume, plan)?;
     if plan.voxels_out() != Some(out.len()) {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
@@ -55,10 +55,40 @@ pub fn resample(volume: &Volume<'_>, plan: &Plan, out: &mut [f32]) -> Result<()>
     passes::run::<false>(volume, plan, out)
 }
 
+/// Writes the volume after the first step into `out`: spaced, scaled and clipped.
+///
+/// # Errors
+/// As [`resample`].
+pub fn space(volume: &Volume<'_>, plan: &Plan, out: &mut [f32]) -> Result<()> {
+    check_input(volume, plan)?;
+    #[cfg(target_arch = "x86_64")]
+    if cpu().avx2 && cpu().fma {
+        // SAFETY: the processor has the instructions.
+        return unsafe { space_avx2(volume, plan, out) };
+    }
+    picked::space::<false>(volume, plan, out)
+}
+
+fn check_input(volume: &Volume<'_>, plan: &Plan) -> Result<()> {
+    if volume.lengths() != plan.lengths_in() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("the plan is for {:?} voxels, the volume has {:?}", plan.lengths_in(), volume.lengths()),
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn resample_avx2(volume: &Volume<'_>, plan: &Plan, out: &mut [f32]) -> Result<()> {
     passes::run::<true>(volume, plan, out)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn space_avx2(volume: &Volume<'_>, plan: &Plan, out: &mut [f32]) -> Result<()> {
+    picked::space::<true>(volume, plan, out)
 }
 
 #[cfg(test)]

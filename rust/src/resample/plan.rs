@@ -52,6 +52,57 @@ impl<T> Lines<T> {
     }
 }
 
+/// The first step for turned axes: where each output lies in the input, as `affine_grid` says.
+#[derive(Clone, Debug)]
+pub struct Grid {
+    /// Voxels of the input along x, y, z.
+    pub lengths: [usize; 3],
+    /// Coordinates of the outputs along x, y, z, from -1 to 1.
+    pub coordinates: [Vec<f64>; 3],
+    /// For the places along x, y, z: what is multiplied with the coordinates along z, y, x, in this order, and
+    /// what is added at last.
+    pub matrix: [[f64; 4]; 3],
+    /// Whether these sums round once for each product.
+    pub is_fused: bool,
+}
+
+impl Grid {
+    fn check(&self) -> Result<()> {
+        let is_good = |length: usize| (1..=MOST_VOXELS).contains(&length);
+        let outputs = self.coordinates.iter().map(Vec::len);
+        if self.lengths.iter().copied().chain(outputs).all(is_good) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InvalidArgument, "a grid without voxels, or with too many"))
+    }
+}
+
+/// The first step.
+#[derive(Clone, Debug)]
+pub enum First {
+    /// Along x, y, z.
+    Straight([Lines<f64>; 3]),
+    /// For turned axes.
+    Oblique(Grid),
+}
+
+impl First {
+    /// Voxels of the result along x, y, z.
+    fn outputs(&self) -> [usize; 3] {
+        match self {
+            Self::Straight(lines) => lines.each_ref().map(|axis| axis.index.len()),
+            Self::Oblique(grid) => grid.coordinates.each_ref().map(Vec::len),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Straight(lines) => lines.iter().enumerate().try_for_each(|(axis, line)| line.check(axis)),
+            Self::Oblique(grid) => grid.check(),
+        }
+    }
+}
+
 /// The second step along one axis: a Gaussian against aliasing, then interpolation.
 #[derive(Clone, Debug)]
 pub struct Resize {
@@ -88,11 +139,22 @@ pub struct Intensity {
     pub high: f32,
 }
 
+impl Intensity {
+    /// Scales and clamps voxels as `ScaleIntensityRange` does.
+    #[inline(always)]
+    pub(super) fn apply(self, voxels: &mut [f32]) {
+        let Self { from, by, times, plus, low, high } = self;
+        for voxel in voxels {
+            *voxel = ((*voxel - from) / by * times + plus).max(low).min(high);
+        }
+    }
+}
+
 /// Everything that decides the numbers of one resampling.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Spacing along x, y, z.
-    pub(super) spacing: [Lines<f64>; 3],
+    /// Spacing.
+    pub(super) first: First,
     /// Resizing along x, y, z.
     pub(super) resize: [Resize; 3],
     /// Between the two.
@@ -106,29 +168,32 @@ impl Plan {
     ///
     /// # Errors
     /// `invalid_argument` for a table whose indices leave its axis, or that does not fit the next one.
-    pub fn new(
-        spacing: [Lines<f64>; 3],
-        resize: [Resize; 3],
-        intensity: Intensity,
-        is_fused: bool,
-    ) -> Result<Self> {
-        for (axis, (first, second)) in spacing.iter().zip(&resize).enumerate() {
-            first.check(axis)?;
+    pub fn new(first: First, resize: [Resize; 3], intensity: Intensity, is_fused: bool) -> Result<Self> {
+        first.check()?;
+        for (axis, (length, second)) in first.outputs().iter().zip(&resize).enumerate() {
             second.lines.check(axis)?;
             let taps = second.kernel.len();
-            if second.lines.length != first.index.len() || (taps > 0 && taps % 2 == 0) || taps > MOST_TAPS {
+            if second.lines.length != *length || (taps > 0 && taps % 2 == 0) || taps > MOST_TAPS {
                 return Err(Error::new(
                     ErrorKind::InvalidArgument,
                     format!("axis {axis}: spacing and resizing do not fit, or a kernel of {taps} weights"),
                 ));
             }
         }
-        Ok(Self { spacing, resize, intensity, is_fused })
+        Ok(Self { first, resize, intensity, is_fused })
     }
 
     /// Voxels of the input along x, y, z.
     pub fn lengths_in(&self) -> [usize; 3] {
-        self.spacing.each_ref().map(|axis| axis.length)
+        match &self.first {
+            First::Straight(lines) => lines.each_ref().map(|axis| axis.length),
+            First::Oblique(grid) => grid.lengths,
+        }
+    }
+
+    /// Voxels after the first step along x, y, z.
+    pub fn lengths_spaced(&self) -> [usize; 3] {
+        self.first.outputs()
     }
 
     /// Voxels of the output along x, y, z.

@@ -4,7 +4,8 @@
 //! bits. Neighbours that would lie past the end have the weight 0.
 
 use super::arithmetic::padded;
-use super::plan::{Intensity, Lines, Plan};
+use super::oblique::Oblique;
+use super::plan::{First, Intensity, Lines, Plan};
 use super::volume::Volume;
 
 /// Outputs that are gathered by one shuffle of eight consecutive voxels.
@@ -44,7 +45,7 @@ impl Columns {
         Self { width, near, far, groups }
     }
 
-    /// Writes the near and the far neighbours of all outputs; `row` has [`Spacing::SPARE`] voxels more.
+    /// Writes the near and the far neighbours of all outputs; `row` has [`Straight::SPARE`] voxels more.
     #[inline(always)]
     fn gather<const AVX2: bool>(&self, row: &[f32], near: &mut [f32], far: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
@@ -95,7 +96,46 @@ struct Neighbours {
 }
 
 /// Makes planes of the spaced volume.
-pub(super) struct Spacing<'p> {
+pub(super) enum Spacing<'p> {
+    Straight(Box<Straight<'p>>),
+    Oblique(Box<Oblique<'p>>),
+}
+
+impl<'p> Spacing<'p> {
+    pub(super) fn new(volume: &'p Volume<'p>, plan: &'p Plan) -> Self {
+        match &plan.first {
+            First::Straight(lines) => Self::Straight(Box::new(Straight::new(volume, lines, plan.intensity))),
+            First::Oblique(grid) => Self::Oblique(Box::new(Oblique::new(volume, grid, plan.intensity))),
+        }
+    }
+
+    /// Number of voxels that `row` gives.
+    pub(super) fn width(&self) -> usize {
+        match self {
+            Self::Straight(spacing) => spacing.columns.width,
+            Self::Oblique(spacing) => spacing.width(),
+        }
+    }
+
+    /// Begins another plane: what is held of the rows of the last one is given up.
+    pub(super) fn begin_plane(&mut self) {
+        if let Self::Straight(spacing) = self {
+            spacing.neighbours.iter_mut().for_each(|neighbours| neighbours.y = None);
+        }
+    }
+
+    /// Makes the row `y` of the spaced plane `z`; rows of a plane are asked for in ascending order.
+    #[inline(always)]
+    pub(super) fn row<const AVX2: bool>(&mut self, y: usize, z: usize) -> &[f32] {
+        match self {
+            Self::Straight(spacing) => spacing.row::<AVX2>(y, z),
+            Self::Oblique(spacing) => spacing.row(y, z),
+        }
+    }
+}
+
+/// The first step where no axis is turned: neighbours and weights come from a table for each axis.
+pub(super) struct Straight<'p> {
     volume: &'p Volume<'p>,
     axes: &'p [Lines<f64>; 3],
     intensity: Intensity,
@@ -110,12 +150,12 @@ pub(super) struct Spacing<'p> {
     spaced: Vec<f32>,
 }
 
-impl<'p> Spacing<'p> {
+impl<'p> Straight<'p> {
     /// Voxels behind a row that a shuffle may read.
     const SPARE: usize = 2 * GROUP;
 
-    pub(super) fn new(volume: &'p Volume<'p>, plan: &'p Plan) -> Self {
-        let [lines, ..] = &plan.spacing;
+    fn new(volume: &'p Volume<'p>, axes: &'p [Lines<f64>; 3], intensity: Intensity) -> Self {
+        let [lines, ..] = axes;
         let columns = Columns::new(lines, volume.is_reversed());
         let stretch = |weights: &[f64]| {
             let mut all = weights.to_vec();
@@ -127,24 +167,12 @@ impl<'p> Spacing<'p> {
         let neighbours = [empty(), empty()];
         let row = vec![0.0; lines.length + Self::SPARE];
         let spaced = vec![0.0; columns.width];
-        let (axes, intensity) = (&plan.spacing, plan.intensity);
         Self { volume, axes, intensity, columns, weights, neighbours, row, spaced }
     }
 
-    /// Number of voxels that `row` gives.
-    pub(super) fn width(&self) -> usize {
-        self.columns.width
-    }
-
-    /// Begins another plane: what is held of the rows of the last one is given up.
-    pub(super) fn begin_plane(&mut self) {
-        self.neighbours.iter_mut().for_each(|neighbours| neighbours.y = None);
-    }
-
-    /// Makes the row `y` of the spaced plane `z`; rows of a plane are asked for in ascending order.
     #[inline(always)]
     #[allow(clippy::indexing_slicing, reason = "z and y count outputs; parities are 0 and 1")]
-    pub(super) fn row<const AVX2: bool>(&mut self, y: usize, z: usize) -> &[f32] {
+    fn row<const AVX2: bool>(&mut self, y: usize, z: usize) -> &[f32] {
         let [_, along_y, along_z] = self.axes;
         let depths = along_z.pair(z);
         let (near, far) = along_y.pair(y);
@@ -154,7 +182,7 @@ impl<'p> Spacing<'p> {
         let weights_z = (along_z.near[z], along_z.far[z]);
         let weights_y = (along_y.near[y], along_y.far[y]);
         sum_neighbours(&mut self.spaced, rows, weights_z, weights_y, &self.weights);
-        scale(&mut self.spaced, self.intensity);
+        self.intensity.apply(&mut self.spaced);
         &self.spaced
     }
 
@@ -203,14 +231,5 @@ fn sum_neighbours(
         sum += f64::from(z0y1x1[i]) * (z0y1 * x1[i]);
         sum += f64::from(z1y1x1[i]) * (z1y1 * x1[i]);
         spaced[i] = sum as f32;
-    }
-}
-
-/// Scales and clamps intensities as `ScaleIntensityRange` does.
-#[inline(always)]
-fn scale(voxels: &mut [f32], intensity: Intensity) {
-    let Intensity { from, by, times, plus, low, high } = intensity;
-    for voxel in voxels {
-        *voxel = ((*voxel - from) / by * times + plus).max(low).min(high);
     }
 }

@@ -1,9 +1,10 @@
 //! The passes against plain loops over whole volumes, and inputs that must be refused.
 
 use super::arithmetic::product_sum;
-use super::plan::{Intensity, Lines, Plan, Resize, Sum};
+use super::picked::Picks;
+use super::plan::{First, Grid, Intensity, Lines, Plan, Resize, Sum};
 use super::volume::{Element, Source, Storage, Survey, Volume};
-use super::{passes, resample};
+use super::{passes, picked, resample, space};
 
 const PLAIN: Storage =
     Storage { element: Element::Int16, is_big_endian: false, slope: None, intercept: None };
@@ -85,29 +86,35 @@ fn sum_products(sum: Sum, voxels: &[f32], weights: &[f32]) -> f32 {
     }
 }
 
-/// The definition: every step on the whole volume, in the order of roundings of torch.
-fn define(volume: &Dense, plan: &Plan) -> Vec<f32> {
-    let spaced = plan.spacing.each_ref().map(|axis| axis.index.len());
+/// The definition of the first step, on the whole volume.
+fn define_spaced(volume: &Dense, plan: &Plan) -> Dense {
     let Intensity { from, by, times, plus, low, high } = plan.intensity;
-    let mut now = Dense::of(spaced, |at| {
+    let First::Straight(tables) = &plan.first else { panic!("a plan without tables") };
+    Dense::of(plan.lengths_spaced(), |at| {
         let mut sum = 0.0_f64;
         for (dx, dy, dz) in
             [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1)]
         {
             let side = [dx, dy, dz];
             let corner: [usize; 3] =
-                std::array::from_fn(|axis| plan.spacing[axis].index[at[axis]] as usize + side[axis]);
+                std::array::from_fn(|axis| tables[axis].index[at[axis]] as usize + side[axis]);
             if (0..3).any(|axis| corner[axis] >= volume.lengths[axis]) {
                 continue;
             }
             let [x, y, z]: [f64; 3] = std::array::from_fn(|axis| {
-                let table = &plan.spacing[axis];
+                let table = &tables[axis];
                 if side[axis] == 0 { table.near[at[axis]] } else { table.far[at[axis]] }
             });
             sum += f64::from(volume.at(corner)) * (z * y * x);
         }
         ((sum as f32 - from) / by * times + plus).clamp(low, high)
-    });
+    })
+}
+
+/// The definition: every step on the whole volume, in the order of roundings of torch.
+fn define(volume: &Dense, plan: &Plan) -> Vec<f32> {
+    let spaced = plan.lengths_spaced();
+    let mut now = define_spaced(volume, plan);
     for axis in 0..3 {
         let Resize { kernel, sum, .. } = &plan.resize[axis];
         if kernel.is_empty() {
@@ -174,7 +181,7 @@ fn every_way_gives_the_bits_of_plain_loops() {
         let sums = [Sum::Blocks, Sum::Once, Sum::Twice];
         let axis = |axis: usize| resize(spaced[axis], size[axis], taps[axis], sums[(case + axis) % 3]);
         let plan = Plan::new(
-            std::array::from_fn(|axis| lines(shape[axis], spaced[axis])),
+            First::Straight(std::array::from_fn(|axis| lines(shape[axis], spaced[axis]))),
             [axis(0), axis(1), axis(2)],
             TO_ONE,
             case % 3 != 0,
@@ -203,7 +210,77 @@ fn every_way_gives_the_bits_of_plain_loops() {
         out.fill(f32::NAN);
         passes::run::<false>(&volume, &plan, &mut out).unwrap();
         assert_eq!(bits(&out), expected, "case {case}, portable");
+
+        let expected = bits(&define_spaced(&dense, &plan).voxels);
+        let mut out = vec![f32::NAN; expected.len()];
+        space(&volume, &plan, &mut out).unwrap();
+        assert_eq!(bits(&out), expected, "case {case}, spaced");
+        out.fill(f32::NAN);
+        picked::space::<false>(&volume, &plan, &mut out).unwrap();
+        assert_eq!(bits(&out), expected, "case {case}, spaced, portable");
+
+        let voxels: [Vec<u32>; 3] = std::array::from_fn(|axis| {
+            (0..size[axis]).map(|_| length(shape[axis] as u64) as u32 - 1).collect()
+        });
+        let expected =
+            Dense::of(size, |at| dense.at(std::array::from_fn(|axis| voxels[axis][at[axis]] as usize)));
+        let mut out = vec![f32::NAN; expected.voxels.len()];
+        Picks::new(shape, voxels).unwrap().copy(&volume, &mut out).unwrap();
+        assert_eq!(out, expected.voxels, "case {case}, picked");
     }
+}
+
+/// A grid without rotation has the places of tables, whatever the orientation and the type of the voxels.
+#[test]
+fn a_grid_that_turns_nothing_gives_what_tables_give() {
+    let (shape, spaced, size) = ([5, 4, 3], [7, 3, 6], [4, 2, 5]);
+    let resize = |axis: usize| resize(spaced[axis], size[axis], 3, Sum::Once);
+    let coordinates: [Vec<f64>; 3] = std::array::from_fn(|axis| {
+        let count = spaced[axis];
+        (0..count).map(|j| (2 * j + 1) as f64 / count as f64 - 1.0).collect()
+    });
+    for (case, element) in [Element::Int16, Element::Uint8].into_iter().enumerate() {
+        let sources: [Source; 3] =
+            std::array::from_fn(|axis| Source { axis, is_flipped: axis == case || axis == 2 });
+        let bytes: Vec<u8> = (0..60 * element.bytes()).map(|byte| (byte * 37 % 251) as u8).collect();
+        let volume = Volume::new(&bytes, Storage { element, ..PLAIN }, shape, sources).unwrap();
+        let grid = |is_fused| Grid {
+            lengths: shape,
+            coordinates: coordinates.clone(),
+            matrix: [[0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]],
+            is_fused,
+        };
+        let tables = std::array::from_fn(|axis| {
+            let last = (shape[axis] - 1) as f64;
+            let length = shape[axis] as f64;
+            let places =
+                coordinates[axis].iter().map(|at| (((at + 1.0) * length - 1.0) / 2.0).clamp(0.0, last));
+            let places: Vec<f64> = places.collect();
+            Lines {
+                length: shape[axis],
+                index: places.iter().map(|place| *place as u32).collect(),
+                near: places.iter().map(|place| place.floor() + 1.0 - place).collect(),
+                far: places.iter().map(|place| place - place.floor()).collect(),
+            }
+        });
+        let made = |first| {
+            let plan = Plan::new(first, [resize(0), resize(1), resize(2)], TO_ONE, true).unwrap();
+            let mut out = vec![f32::NAN; 40];
+            resample(&volume, &plan, &mut out).unwrap();
+            bits(&out)
+        };
+        let expected = made(First::Straight(tables));
+        assert_eq!(made(First::Oblique(grid(true))), expected);
+        assert_eq!(made(First::Oblique(grid(false))), expected);
+    }
+    let empty = Grid {
+        lengths: [1, 1, 1],
+        coordinates: [vec![], vec![0.0], vec![0.0]],
+        matrix: [[0.0; 4]; 3],
+        is_fused: true,
+    };
+    let single = || self::resize(1, 1, 0, Sum::Once);
+    assert!(Plan::new(First::Oblique(empty), [single(), single(), single()], TO_ONE, true).is_err());
 }
 
 #[test]
@@ -259,7 +336,7 @@ fn volumes_and_tables_that_do_not_fit_are_refused() {
         let mut tables = good();
         change(&mut tables[1].0, &mut tables[1].1);
         let [(x, rx), (y, ry), (z, rz)] = tables;
-        Plan::new([x, y, z], [rx, ry, rz], TO_ONE, true)
+        Plan::new(First::Straight([x, y, z]), [rx, ry, rz], TO_ONE, true)
     };
     assert!(plan(|_, _| ()).is_ok());
     assert!(plan(|spacing, _| spacing.index[2] = 2).is_err());
@@ -275,4 +352,12 @@ fn volumes_and_tables_that_do_not_fit_are_refused() {
     assert!(resample(&volume, &plan, &mut [0.0; 7]).is_err());
     let long = Volume::new(&bytes, PLAIN, [4, 2, 1], STRAIGHT).unwrap();
     assert!(resample(&long, &plan, &mut [0.0; 8]).is_err());
+    assert!(space(&volume, &plan, &mut [0.0; 26]).is_err());
+    assert!(space(&long, &plan, &mut [0.0; 27]).is_err());
+    assert!(Picks::new([2, 2, 2], [vec![0], vec![2], vec![0]]).is_err());
+    assert!(Picks::new([2, 2, 2], [vec![0], vec![], vec![0]]).is_err());
+    let picks = Picks::new([2, 2, 2], [vec![0], vec![1, 0], vec![1]]).unwrap();
+    assert!(picks.copy(&volume, &mut [0.0; 2]).is_ok());
+    assert!(picks.copy(&volume, &mut [0.0; 1]).is_err());
+    assert!(picks.copy(&long, &mut [0.0; 2]).is_err());
 }

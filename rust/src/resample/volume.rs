@@ -152,10 +152,13 @@ impl<'a> Volume<'a> {
     #[inline(always)]
     pub(super) fn row(&self, y: usize, z: usize, row: &mut [f32]) {
         let [by_y, by_z] = self.steps;
-        let start = self.start.wrapping_add_signed(y as isize * by_y + z as isize * by_z);
+        self.row_at(self.start.wrapping_add_signed(y as isize * by_y + z as isize * by_z), row);
+    }
+
+    #[inline(always)]
+    fn row_at(&self, start: usize, row: &mut [f32]) {
         let from = self.bytes.get(start..).unwrap_or_default();
-        let is_plain = self.storage.slope.is_none() && self.storage.intercept.is_none();
-        if self.storage.element == Element::Int16 && is_plain && !self.storage.is_big_endian {
+        if self.is_plain() {
             return self.each(from, row, |bytes| f32::from(i16::from_le_bytes(bytes)));
         }
         macro_rules! convert {
@@ -177,6 +180,35 @@ impl<'a> Volume<'a> {
             Element::Float32 => convert!(f32),
             Element::Float64 => convert!(f64),
         }
+    }
+
+    /// Whether the voxels are the stored numbers, in int16 and little-endian: most are.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        let Storage { element, is_big_endian, slope, intercept } = self.storage;
+        element == Element::Int16 && !is_big_endian && slope.is_none() && intercept.is_none()
+    }
+
+    /// Offset of a voxel inside the volume.
+    #[inline(always)]
+    pub(super) fn offset(&self, [x, y, z]: [usize; 3]) -> usize {
+        let [by_y, by_z] = self.steps;
+        let x = if self.is_reversed { self.lengths[0] - 1 - x } else { x };
+        self.start.wrapping_add_signed(y as isize * by_y + z as isize * by_z) + x * self.step_x
+    }
+
+    /// The voxel at an offset; 0 beyond the volume.
+    #[inline(always)]
+    pub(super) fn plain_voxel(&self, offset: usize) -> f32 {
+        let bytes = self.bytes.get(offset..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0.0, |bytes| f32::from(i16::from_le_bytes(*bytes)))
+    }
+
+    /// As `plain_voxel`, for all types.
+    pub(super) fn voxel(&self, offset: usize) -> f32 {
+        let mut row = [0.0];
+        self.row_at(offset, &mut row);
+        row[0]
     }
 
     /// Looks at all voxels that the answer needs: whether they are equal, whether one is not finite.

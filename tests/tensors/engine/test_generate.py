@@ -23,10 +23,10 @@ from voxtier.tensors import Manifest, item_key, preprocess
 from voxtier.tensors.dataset import HealingPersistentDataset
 from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.engine.outcome import Outcome
-from voxtier.tensors.engine.pipelines import find_processing
+from voxtier.tensors.engine.pipelines import find_pipeline
+from voxtier.tensors.engine.proofs import EnginePolicy
 from voxtier.tensors.identity.pipeline import build_transforms
 from voxtier.tensors.making.ledger import RunResult
-from voxtier.tensors.making.policies import EnginePolicy
 from voxtier.tensors.making.resources import affordable_workers, volume_bytes
 
 
@@ -37,6 +37,15 @@ def oblique_bytes(seed: int) -> bytes:
     import gzip
 
     return gzip.compress(nibabel.Nifti1Image(np.asarray(image.dataobj), affine).to_bytes(), 1, mtime=0)
+
+
+def int64_bytes(seed: int) -> bytes:
+    """A volume that the core leaves to MONAI."""
+    import gzip
+
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(nifti_bytes(seed)))
+    values = np.asarray(image.dataobj).astype(np.int64)
+    return gzip.compress(nibabel.Nifti1Image(values, image.affine, dtype=np.int64).to_bytes(), 1, mtime=0)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -52,7 +61,8 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, A
     for name in ("stock", "mixed"):
         project = Project(base / name, names)
         project.put_raw_files()
-        project.raw(names[4]).write_bytes(oblique_bytes(4))
+        project.raw(names[3]).write_bytes(oblique_bytes(3))
+        project.raw(names[4]).write_bytes(int64_bytes(4))
         projects.append(project)
     stock, mixed = projects
     # Both name the same raw files: paths are part of the metadata.
@@ -81,13 +91,13 @@ def test_no_reader_can_tell_who_finished_a_cache(twins: tuple[Project, Project, 
 
 def test_the_manifest_and_the_summary_say_who_made_what(twins: tuple[Project, Project, Any]) -> None:
     _, mixed, result = twins
-    assert result.engines == {"fused": 3, "stock(oblique)": 1}
+    assert result.engines == {"fused": 3, "stock(voxels of type int64)": 1}
     summary = result.engine_summary()
-    assert summary.startswith("3 fused, 1 stock: oblique; ")
+    assert summary.startswith("3 fused, 1 stock: voxels of type int64; ")
     assert "times the speed of MONAI" in summary
     rows = Manifest(mixed.folder).read()
     labels = [rows[item_key(name)]["engine"] for name in mixed.names]
-    assert labels == ["stock", "stock", "fused", "fused", "stock(oblique)", "fused"]
+    assert labels == ["stock", "stock", "fused", "fused", "stock(voxels of type int64)", "fused"]
     facts = rows[item_key(mixed.names[2])]["fingerprint"]["engine"]
     assert facts["name"] == "fused"
     assert facts["threads"] == 1
@@ -100,6 +110,26 @@ def test_the_manifest_and_the_summary_say_who_made_what(twins: tuple[Project, Pr
     assert list(find_stale(mixed.folder, fingerprint(mixed.config))) == []
 
 
+def test_a_second_run_needs_no_proof(tmp_path: Path) -> None:
+    project = Project(tmp_path, names_of(6))
+    project.put_raw_files()
+    csv = project.base / "data" / "train.csv"
+    whole = csv.read_text()
+    csv.write_text("\n".join(whole.splitlines()[:4]) + "\n")
+    first = project.run(workers=1)
+    assert (first.engines, "stock" in first.engine_seconds) == ({"fused": 3}, True)
+    csv.write_text(whole)
+    second = project.run(workers=1)
+    assert second.engines == {"fused": 3}
+    assert "stock" not in second.engine_seconds
+    assert second.engine_summary().startswith("3 fused; ")  # by what the first run measured
+    expected = {name: hashes(project.folder)[name] for name in hashes(project.folder)}
+    for path in project.folder.glob("*.pt"):
+        path.unlink()
+    assert project.run(engine="stock").made == 6
+    assert hashes(project.folder) == expected
+
+
 def test_plan_counts_oblique_volumes_and_the_command_says_who_made_what(tmp_path: Path) -> None:
     project = Project(tmp_path, names_of(3))
     project.put_raw_files()
@@ -108,7 +138,7 @@ def test_plan_counts_oblique_volumes_and_the_command_says_who_made_what(tmp_path
     assert "1 of 3 volumes on disk are oblique" in planned.stderr
     code, errors = project.fork("--engine", "check").wait()
     assert code == 0, errors
-    assert "engine: 2 fused, 1 stock: oblique; " in errors
+    assert "engine: 3 fused; " in errors
     project.path.write_text(CONFIG + "engine: quick\n")
     refused = run_forked("plan", "--config", project.path)
     assert refused.returncode == 2
@@ -137,7 +167,9 @@ def test_the_dataset_computes_by_the_core_what_the_configuration_names(tmp_path:
     for engine in ("stock", "fused"):
         transform = Compose([*pipeline.transforms, random])
         dataset = HealingPersistentDataset(data, transform, tmp_path / engine, engine=engine)
-        assert (dataset._processing == project.config.processing) == (engine == "fused")
+        if engine == "fused":
+            assert dataset._pipeline is not None
+            assert (dataset._pipeline.processing, dataset._pipeline.text) == (project.config.processing, "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for number in range(4):
@@ -152,7 +184,13 @@ def test_the_dataset_computes_by_the_core_what_the_configuration_names(tmp_path:
 def test_other_pipelines_are_not_taken_for_the_configurations(tmp_path: Path) -> None:
     config = Project(tmp_path, []).config
     steps = list(build_transforms(config.processing).transforms)
-    assert find_processing(steps) == config.processing
+
+    def found(steps: list[Any]) -> Any:
+        """The settings of a configuration's own pipeline."""
+        pipeline = find_pipeline(steps)
+        return pipeline.processing if pipeline is not None and not pipeline.text else None
+
+    assert found(steps) == config.processing
     from monai.transforms import LoadImaged, Resized, Spacingd
 
     def load(**options: Any) -> Any:
@@ -167,18 +205,20 @@ def test_other_pipelines_are_not_taken_for_the_configurations(tmp_path: Path) ->
         Resized(keys=["image"], spatial_size=(16, 32, 32), mode="trilinear", anti_aliasing=False),
     ]
     for place, other in zip((0, 0, 2, 4), others, strict=True):
-        assert find_processing([*steps[:place], other, *steps[place + 1 :]]) is None, other
-    assert find_processing(steps[:-1]) is None
-    assert find_processing([]) is None
+        assert found([*steps[:place], other, *steps[place + 1 :]]) is None, other
+    assert found(steps[:-1]) is None
+    assert find_pipeline(steps[:3]) is None
+    assert find_pipeline([]) is None
 
 
 def test_each_class_is_proved_twice_then_one_volume_in_so_many() -> None:
     policy = EnginePolicy("fused", check_every=5)
 
-    def next_mode(volume_class: str, *, proved: bool = True, differs: bool = False) -> str:
+    def next_mode(volume_class: str, *, proved: bool = True) -> str:
         mode = policy.expect(volume_class)
         policy.begin(volume_class, mode)
-        policy.settle(volume_class, mode, is_proved=proved and mode == "check", differs=differs)
+        is_checked = proved and mode == "check"
+        policy.settle(volume_class, mode, Outcome("fused", is_checked=is_checked))
         return mode
 
     assert [next_mode("a") for _ in range(4)] == ["check", "check", "fused", "fused"]
@@ -189,8 +229,9 @@ def test_each_class_is_proved_twice_then_one_volume_in_so_many() -> None:
     checks = [place for place, each in enumerate(modes) if each == "check"]
     assert np.diff(checks).tolist() == [5, 5, 5]
     mode = policy.expect("a")
-    assert policy.settle("a", mode, is_proved=False, differs=True)
-    assert not policy.settle("a", mode, is_proved=False, differs=True)
+    differs = Outcome("stock", "differs", is_checked=True, difference="3 voxels")
+    assert policy.settle("a", mode, differs)
+    assert not policy.settle("a", mode, differs)
     assert policy.expect("a") == "stock"
     assert EnginePolicy("check").expect("a") == "check"
     assert EnginePolicy("stock").expect("a") == "stock"

@@ -9,39 +9,56 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from voxtier.tensors.engine.engine import Engine
+from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.engine.outcome import Outcome
+from voxtier.tensors.engine.proofs import EnginePolicy, Proofs
 from voxtier.tensors.engine.self_test import find_fault
-from voxtier.tensors.identity.pipeline import build_transforms
 
 if TYPE_CHECKING:
-    from voxtier.tensors.identity.config import ImageProcessing
-
-PROOFS = 2
-"""Volumes that both the core and MONAI make, before the core makes any alone."""
-CHECK_EVERY = 500
-"""Of so many volumes one is made by both."""
+    from voxtier.tensors.engine.pipelines import Pipeline
 
 
 class CheckedEngine:
-    """The engine of a configuration, compared with MONAI at the start and now and then.
+    """The engine of a pipeline, compared with MONAI at first and now and then, as `EnginePolicy` says.
 
     Parameters
     ----------
-    processing : ImageProcessing
-        The settings of the pipeline.
+    pipeline : Pipeline
+        What the core and MONAI do.
     """
 
-    def __init__(self, processing: ImageProcessing) -> None:
-        self._engine = Engine(build_transforms(processing), processing)
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._engine = Engine(pipeline)
+        self._pipeline = pipeline
         self._lock = threading.Lock()
-        self._count = 0
-        self.fault = find_fault(processing)
+        self._policies: dict[tuple[int, bool], EnginePolicy] = {}
+        """By threads of torch and whether it uses oneDNN: a proof holds for one of them."""
+        self.fault = ""
         """Why MONAI makes every volume; empty while the core is used."""
-        if self.fault:
-            self._warn()
+        self._policy()
+
+    def _policy(self) -> EnginePolicy:
+        """Return the policy of the process as it is now, after a self-test where nothing is proved yet."""
+        state = torch.get_num_threads(), bool(torch.backends.mkldnn.enabled)
+        if state not in self._policies:
+            proofs = Proofs(
+                self._pipeline.processing,
+                pipeline=self._pipeline.text,
+                threads=state[0],
+                onednn=state[1],
+            )
+            policy = self._policies[state] = EnginePolicy("fused", proofs=proofs)
+            if not policy.is_proved and not self.fault:
+                self.fault = find_fault(self._pipeline.processing)
+                if self.fault:
+                    self._warn()
+        return self._policies[state]
 
     def make(
         self, item: dict[str, Any], stock: Callable[[], dict[str, Any]]
@@ -51,7 +68,7 @@ class CheckedEngine:
         Parameters
         ----------
         item : dict
-            With the path as ``image``.
+            With paths as ``image`` and, of a pipeline that has one, as ``label``.
         stock : callable
             Makes it by the stock pipeline.
 
@@ -67,12 +84,20 @@ class CheckedEngine:
         Exception
             What the stock pipeline raises.
         """
-        if self.fault:
-            return stock(), Outcome("stock", "differs")
+        header = read_header(Path(item["image"]))
+        volume_class = "" if header is None else header.volume_class
         with self._lock:
-            self._count += 1
-            is_checked = self._count <= PROOFS or self._count % CHECK_EVERY == 0
-        made, outcome = self._engine.make(item, stock, is_checked=is_checked)
+            policy = self._policy()
+            mode = "stock" if self.fault else policy.expect(volume_class)
+            policy.begin(volume_class, mode)
+        if mode == "stock":
+            return stock(), Outcome("stock", "differs")
+        outcome = None
+        try:
+            made, outcome = self._engine.make(item, stock, is_checked=mode == "check")
+        finally:
+            with self._lock:
+                policy.settle(volume_class, mode, outcome)
         if outcome.difference:
             self.fault = f"{item['image']}: {outcome.difference}"
             self._warn()
@@ -85,6 +110,6 @@ class CheckedEngine:
 
 
 @lru_cache(maxsize=8)
-def engine_of(processing: ImageProcessing) -> CheckedEngine:
-    """Return the engine of these settings, one for each process."""
-    return CheckedEngine(processing)
+def engine_of(pipeline: Pipeline) -> CheckedEngine:
+    """Return the engine of a pipeline, one for each process."""
+    return CheckedEngine(pipeline)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,37 +10,41 @@ from typing import TYPE_CHECKING, Any
 import nibabel
 import numpy as np
 import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
 
+from voxtier import _core
 from voxtier.errors import EngineLimitError, FormatError, SourceError
 from voxtier.tensors.engine.outcome import Outcome
-from voxtier.tensors.engine.plan import Oriented, Tables, make_tables, move_metadata, orient
-from voxtier.tensors.engine.source import load_header
+from voxtier.tensors.engine.plan import (
+    Oriented,
+    Shape,
+    Tables,
+    make_label_tables,
+    make_tables,
+    move_metadata,
+    orient,
+)
+from voxtier.tensors.engine.source import Source, load_headers
 
 if TYPE_CHECKING:
-    from voxtier.tensors.identity.config import ImageProcessing
+    from voxtier.tensors.engine.pipelines import Pipeline
 
 Item = dict[str, Any]
 _VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Engine:
-    """The pipeline of a configuration, by the core where it gives the same bits.
+    """The items of a pipeline, by the core where it gives the same bits.
 
     Parameters
     ----------
-    transforms : monai.transforms.Compose
-        From `build_transforms`; the stock pipeline.
-    processing : ImageProcessing
-        The settings of these transforms.
+    pipeline : Pipeline
+        What the core and MONAI do.
     """
 
-    def __init__(self, transforms: Any, processing: ImageProcessing) -> None:
-        load, orientation, spacing, *_, typed, cleaner = transforms.transforms
-        self._load = load
-        self._orientation = orientation
-        self._spacing = spacing
-        self._rest = (typed, cleaner)
-        self._processing = processing
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
         self._tables = lru_cache(maxsize=64)(self._make_tables)
 
     def make(
@@ -118,41 +121,87 @@ class Engine:
         FormatError, SourceError
             The file is damaged or cannot be read.
         """
-        loaded, source = load_header(self._load, item)
-        image = loaded["image"]
+        pipeline = self._pipeline
+        loaded, sources = load_headers(pipeline.load, item)
+        for transform in pipeline.channel:
+            loaded = transform(loaded)
+        is_resized = bool(pipeline.processing.target_shape_dhw)
+        image: tuple[Oriented, Tables] | None = None
+        for key, source in sources.items():
+            oriented = self._orient(loaded[key], source)
+            place = oriented.shape, oriented.affine.tobytes(), torch.get_num_threads()
+            tables = self._tables(*place, _label_shape(image, oriented) if image else None)
+            voxels = torch.empty((1, *tables.size))  # torch's memory: its kernels follow
+            self._compute(source, oriented, tables, voxels.view(-1).numpy(), resized=is_resized)
+            move_metadata(loaded, key, oriented, tables, resized=is_resized)
+            loaded[key] = MetaTensor(voxels).copy_meta_from(loaded[key])
+            image = image or (oriented, tables)
+        for transform in pipeline.followers:
+            loaded = transform(loaded)
+        return loaded, image[1].rounding if image else ()
+
+    def _orient(self, image: Any, source: Source) -> Oriented:
         affine = np.asarray(image.affine, np.float64)
         written = np.asarray(nibabel.load(source.path).affine)  # type: ignore[attr-defined]
         if not np.array_equal(affine, written):
             raise EngineLimitError("an affine that MONAI changes")
-        oriented = orient(self._orientation, source.shape, affine)
-        tables = self._tables(oriented.shape, oriented.affine.tobytes(), torch.get_num_threads())
-        size = self._processing.target_shape_dhw
-        voxels = np.empty(math.prod(size), np.float32)
-        is_constant, is_finite = tables.core.run(
+        return orient(self._pipeline.orientation, source.shape, affine)
+
+    @staticmethod
+    def _compute(source: Source, oriented: Oriented, tables: Tables, out: Any, *, resized: bool) -> None:
+        file = (
             (source.path, source.is_gzipped, source.offset),
             (source.element, source.is_big_endian, source.slope, source.intercept),
             source.shape,
             oriented.axes,
-            voxels,
         )
+        if isinstance(tables.core, _core.LabelPicks):
+            tables.core.copy(*file, out)
+            return
+        is_constant, is_finite = (tables.core.run if resized else tables.core.space)(*file, out)
         if is_constant or not is_finite:
             raise EngineLimitError("constant" if is_constant else "NaN or infinite")
-        move_metadata(loaded, oriented, tables, size)
-        loaded["image"] = torch.from_numpy(voxels).reshape(1, *size)
-        for transform in self._rest:
-            loaded = transform(loaded)
-        return loaded, tables.rounding
 
-    def _make_tables(self, shape: tuple[int, int, int], affine: bytes, threads: int) -> Tables:
+    def _make_tables(
+        self, shape: Shape, affine: bytes, threads: int, label: tuple[Shape | None] | None
+    ) -> Tables:
+        """Return the tables of an image; with ``label``, of a label spaced to the shape in it, if any."""
         matrix = np.frombuffer(affine, np.float64).reshape(4, 4).copy()
         axes = ((0, False), (1, False), (2, False))  # of no account here
-        oriented = Oriented(axes, shape, matrix, np.eye(4))
-        return make_tables(self._spacing, oriented, self._processing, threads=threads)
+        oriented, pipeline = Oriented(axes, shape, matrix, np.eye(4)), self._pipeline
+        if label is not None:
+            return make_label_tables(pipeline.spacing, oriented, pipeline.processing, spaced=label[0])
+        return make_tables(
+            pipeline.spacing,
+            oriented,
+            pipeline.processing,
+            threads=threads,
+            is_smoothed=pipeline.is_smoothed,
+        )
+
+
+def _label_shape(image: tuple[Oriented, Tables], label: Oriented) -> tuple[Shape | None]:
+    """Return the shape that `Spacingd` takes over from the image for a label of its grid, in a tuple."""
+    oriented, tables = image
+    first, second = (affine_to_spacing(each.affine, 3) for each in (oriented, label))
+    is_equal = np.allclose(oriented.shape, label.shape) and np.allclose(first, second, atol=1e-3)
+    return (tables.spaced if is_equal else None,)
 
 
 def describe_difference(made: Item, expected: Item) -> str:
     """Return how two items differ, with numbers, or ``""`` where they are equal bit by bit."""
-    left, right = (torch.as_tensor(item["image"]).detach() for item in (made, expected))
+    for key in sorted(made.keys() | expected.keys(), key=str):
+        left, right = made.get(key), expected.get(key)
+        if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+            if found := _describe_tensors(left, right):
+                return found if key == "image" else f"{key}: {found}"
+        elif repr(left) != repr(right):
+            return f"the metadata {key}"
+    return ""
+
+
+def _describe_tensors(left: torch.Tensor, right: torch.Tensor) -> str:
+    left, right = left.detach(), right.detach()
     left, right = (each.as_tensor() if hasattr(each, "as_tensor") else each for each in (left, right))
     if left.dtype != right.dtype or left.shape != right.shape:
         return f"{left.dtype} of {tuple(left.shape)} instead of {right.dtype} of {tuple(right.shape)}"
@@ -161,7 +210,4 @@ def describe_difference(made: Item, expected: Item) -> str:
     if bool(unequal.any()):
         largest = (left.double() - right.double()).abs().max().item()
         return f"{int(unequal.sum()):,} of {unequal.numel():,} voxels, by {largest:.3g} at most"
-    for key in sorted(made.keys() | expected.keys(), key=str):
-        if key != "image" and repr(made.get(key)) != repr(expected.get(key)):
-            return f"the metadata {key}"
     return ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_VOXELS_PER_BYTE = 1032
+MOST_BYTES_PER_BYTE = 1032
 """The most bytes that DEFLATE unpacks from one byte (RFC 1951: 258 from two bits)."""
 HEADER_BYTES = 348
 """Of NIfTI-1."""
@@ -49,7 +49,7 @@ def read_header(path: Path) -> Header | None:
     matrix = np.nan_to_num(_directions(content, order))
     signs = "".join("+0-"[1 - int(np.sign(number))] for number in matrix.ravel())
     return Header(
-        voxels=min(math.prod(shape), MOST_VOXELS_PER_BYTE * size),  # the header may claim anything
+        voxels=min(math.prod(shape), MOST_BYTES_PER_BYTE * size),  # the header may claim anything
         volume_class=f"{kind} {shape} {' '.join(f'{length:.6g}' for length in spacing)} {signs}",
         is_oblique=bool((np.count_nonzero(matrix, axis=0) > 1).any()),
     )

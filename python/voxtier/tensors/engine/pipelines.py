@@ -1,58 +1,166 @@
-"""Which transforms are the pipeline of a configuration: those that the engine knows."""
+"""`Pipeline`: which transforms the core stands for, and which ones MONAI applies to what the core gives."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from monai.data.image_reader import NibabelReader
-from monai.transforms import LoadImaged, Orientationd, Resized, ScaleIntensityRanged, Spacingd
+from monai.transforms import (
+    EnsureChannelFirstd,
+    EnsureTyped,
+    LoadImaged,
+    Orientationd,
+    Resized,
+    ScaleIntensityRanged,
+    Spacingd,
+)
 
 from voxtier.tensors.identity.config import ImageProcessing
-from voxtier.tensors.identity.pipeline import build_transforms, directory_hash
+from voxtier.tensors.identity.pipeline import (
+    build_head,
+    build_transforms,
+    cache_params_text,
+    directory_hash,
+)
+
+IMAGE, LABEL = "image", "label"
+FOLLOWERS = frozenset(
+    f"{name}d"
+    for name in (
+        *("BorderPad", "CastToType", "CenterSpatialCrop", "CropForeground", "DeleteItems", "DivisiblePad"),
+        *("EnsureType", "NormalizeIntensity", "Resize", "ResizeWithPadOrCrop", "ScaleIntensity"),
+        *(
+            "ScaleIntensityRange",
+            "SelectItems",
+            "SpatialCrop",
+            "SpatialPad",
+            "ThresholdIntensity",
+            "ToTensor",
+        ),
+    )
+)
+"""What MONAI may apply after the core: it looks at voxels and affine, not at earlier transforms."""
 
 
-def find_processing(transforms: Any) -> ImageProcessing | None:
-    """Return the settings that `build_transforms` makes equal transforms of, or None.
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """The transforms of a pipeline in the parts in which the engine does them."""
+
+    processing: ImageProcessing
+    """The settings of the core's part; ``target_shape_dhw`` is empty where it ends with the intensities."""
+    text: str
+    """What proofs are kept under; empty for the pipeline of a configuration."""
+    load: Any
+    channel: tuple[Any, ...]
+    """`EnsureChannelFirstd`, where it is a transform of its own."""
+    orientation: Any
+    spacing: Any
+    followers: tuple[Any, ...]
+    """What MONAI applies to the core's item."""
+    is_smoothed: bool = True
+    """Whether a Gaussian comes before the interpolation to the target shape."""
+
+    @property
+    def has_label(self) -> bool:
+        """Whether a label is made beside the image."""
+        return LABEL in self.load.keys
+
+
+def configured_pipeline(transforms: Any, processing: ImageProcessing) -> Pipeline:
+    """Return the pipeline of a configuration.
 
     Parameters
     ----------
-    transforms : sequence
-        Transforms with dictionaries, in order.
-
-    Returns
-    -------
-    ImageProcessing or None
-        None where a parameter of any transform differs from what the settings give.
+    transforms : Compose
+        From `build_transforms`.
+    processing : ImageProcessing
+        Its settings.
     """
-    transforms = list(transforms)
-    kinds = (LoadImaged, Orientationd, Spacingd, ScaleIntensityRanged, Resized)
-    if len(transforms) != 7 or not all(
-        isinstance(each, kind) for each, kind in zip(transforms, kinds, strict=False)
-    ):
+    load, orientation, spacing, _, _, *followers = transforms.transforms
+    return Pipeline(processing, "", load, (), orientation, spacing, tuple(followers))
+
+
+def find_pipeline(transforms: Iterable[Any]) -> Pipeline | None:
+    """Return what the engine does of transforms with dictionaries, or None where they are not for it.
+
+    They begin with `LoadImaged` of ``image``, or of ``image`` and ``label``, with channels first;
+    `Orientationd`; `Spacingd`, labels by nearest neighbour; `ScaleIntensityRanged` of the image with
+    ``clip``; and `Resized`, or not. What is not named here is MONAI's default. `FOLLOWERS` may come after.
+    """
+    steps = list(transforms)
+    if any(getattr(each, "lazy", False) for each in steps):
         return None
-    load, orientation, spacing, scale, resize, typed = transforms[:6]
-    readers = load._loader.readers
     try:
-        found = ImageProcessing(
-            target_spacing=tuple(float(length) for length in spacing.spacing_transform.pixdim),
-            target_shape_dhw=tuple(int(length) for length in resize.resizer.spatial_size),
-            clip_hu_min=scale.scaler.a_min,
-            clip_hu_max=scale.scaler.a_max,
-            orientation_axcodes=str(orientation.ornt_transform.axcodes),
-            scale_b_min=scale.scaler.b_min,
-            scale_b_max=scale.scaler.b_max,
-            torch_dtype=str(typed.dtype[0]).removeprefix("torch."),
-        )
-        own = build_transforms(found)
-        is_equal = directory_hash(own.transforms) == directory_hash(transforms)
-    except (AttributeError, TypeError, ValueError):  # parameters of other types than a configuration gives
+        found = _parse(steps)
+        if found is None:
+            return None
+        own = build_transforms(found.processing) if found.processing.target_shape_dhw else None
+        if own is not None and directory_hash(own.transforms) == directory_hash(steps):
+            return configured_pipeline(own, found.processing)
+        return found
+    except (AttributeError, TypeError, ValueError, IndexError):  # parameters of other types than these
         return None
-    is_plain = (
-        type(readers[-1]) is NibabelReader
-        and _options(readers[-1]) == _options(own.transforms[0]._loader.readers[-1])
-        and _options(load._loader) == _options(own.transforms[0]._loader)
+
+
+def _parse(steps: list[Any]) -> Pipeline | None:
+    load, *rest = steps
+    channel, rest = (rest[:1], rest[1:]) if type(rest[0]) is EnsureChannelFirstd else ([], rest)
+    orientation, spacing, scale, *rest = rest
+    resize = rest[0] if rest and type(rest[0]) is Resized else None
+    followers = rest if resize is None else rest[1:]
+    head = steps[: len(steps) - len(followers)]
+    kinds = (LoadImaged, EnsureChannelFirstd, Orientationd, Spacingd, ScaleIntensityRanged, Resized)
+    # A cleaner of keys is ours or that of a predecessor's script.
+    names = {type(each).__name__ for each in followers} - {"KeyCleanerD"}
+    if not all(type(each) in kinds for each in head) or not names <= FOLLOWERS:
+        return None
+    keys = tuple(load.keys)
+    if keys not in ((IMAGE,), (IMAGE, LABEL)):
+        return None
+    dtypes = [each.dtype[0] for each in followers if type(each) is EnsureTyped and each.dtype[0] is not None]
+    processing = ImageProcessing(
+        target_spacing=tuple(float(length) for length in spacing.spacing_transform.pixdim),
+        target_shape_dhw=() if resize is None else tuple(int(each) for each in resize.resizer.spatial_size),
+        clip_hu_min=scale.scaler.a_min,
+        clip_hu_max=scale.scaler.a_max,
+        orientation_axcodes=str(orientation.ornt_transform.axcodes),
+        scale_b_min=scale.scaler.b_min,
+        scale_b_max=scale.scaler.b_max,
+        torch_dtype=str(dtypes[0]).removeprefix("torch.") if dtypes else "float32",
     )
-    return found if is_equal and is_plain else None
+    is_smoothed = resize is None or bool(resize.anti_aliasing[0])
+    loader = load._loader
+    own = build_head(
+        processing,
+        has_label=LABEL in keys,
+        has_channel=bool(channel),
+        is_smoothed=is_smoothed,
+        image_only=loader.image_only,
+        reader=None if loader.auto_select else "NibabelReader",
+    )
+    reader, own_reader = _reader(loader), _reader(own[0]._loader)
+    is_equal = (
+        len(processing.target_spacing) == 3
+        and len(processing.target_shape_dhw) in (0, 3)
+        and directory_hash(own) == directory_hash(head)
+        and type(reader) is NibabelReader
+        and _options(reader) == _options(own_reader)
+        and _options(loader) == _options(own[0]._loader)
+    )
+    if not is_equal:
+        return None
+    text = f"{cache_params_text(steps)}\n{_options(loader)}"
+    return Pipeline(
+        processing, text, load, tuple(channel), orientation, spacing, tuple(followers), is_smoothed
+    )
+
+
+def _reader(loader: Any) -> Any:
+    """Return the reader that a loader tries first for a NIfTI file."""
+    readers = reversed(loader.readers)
+    return next(each for each in readers if not loader.auto_select or each.verify_suffix("a.nii.gz"))
 
 
 def _options(loader: Any) -> dict[str, Any]:

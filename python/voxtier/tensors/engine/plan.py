@@ -25,10 +25,13 @@ from numpy.typing import NDArray
 from voxtier import _core
 from voxtier.errors import EngineLimitError
 from voxtier.tensors.engine.rounding import (
+    Grid,
     Lines,
     convolution_sum,
     gaussian_kernel,
+    grid_is_fused,
     interpolation_is_fused,
+    nearest_voxels,
     resize_lines,
 )
 
@@ -57,13 +60,15 @@ class Oriented:
 class Tables:
     """A plan of the core, and the facts that it rests on."""
 
-    core: _core.ResamplePlan
+    core: _core.ResamplePlan | _core.LabelPicks
     spaced: Shape
     """Voxels after the first step."""
     xform: Affine | None
     """Voxel to voxel of the first step; None where `Spacing` returns the volume as it is."""
     rounding: tuple[str, ...]
     """How convolutions along x, y, z and interpolation sum: ``mul+add``, ``fma``, ``blocks``, ``none``."""
+    size: Shape
+    """Voxels of the result."""
 
 
 def orient(transform: Orientationd, shape: Shape, affine: Affine) -> Oriented:
@@ -103,9 +108,14 @@ def orient(transform: Orientationd, shape: Shape, affine: Affine) -> Oriented:
 
 
 def make_tables(
-    spacing: Spacingd, oriented: Oriented, processing: ImageProcessing, *, threads: int = 1
+    spacing: Spacingd,
+    oriented: Oriented,
+    processing: ImageProcessing,
+    *,
+    threads: int = 1,
+    is_smoothed: bool = True,
 ) -> Tables:
-    """Return the tables of a volume.
+    """Return the tables of an image.
 
     Parameters
     ----------
@@ -117,6 +127,8 @@ def make_tables(
         The settings of the pipeline.
     threads : int
         Threads of torch in the stock pipeline that is to be equalled: torch chooses kernels by them.
+    is_smoothed : bool
+        Whether a Gaussian comes before the interpolation to fewer voxels.
 
     Returns
     -------
@@ -128,17 +140,16 @@ def make_tables(
     EngineLimitError
         Why the core cannot equal the stock pipeline on this volume.
     """
-    lines, xform = _spacing_lines(spacing, oriented)
-    x, y, z = (len(each.voxel) for each in lines)
-    spaced, size = (x, y, z), processing.target_shape_dhw
+    first, spaced, xform = _first_step(spacing, oriented)
+    size = _target_shape(processing, spaced)
     resize = [resize_lines(inputs, outputs) for inputs, outputs in zip(spaced, size, strict=True)]
-    kernels = _gaussians(spaced, size, threads)
+    kernels = _gaussians(spaced, size if is_smoothed else spaced, threads)
     is_fused = interpolation_is_fused()
     low, high = processing.scale_b_min, processing.scale_b_max
     if processing.clip_hu_max - processing.clip_hu_min == 0:
         raise EngineLimitError("clip_hu_min equals clip_hu_max")
     core = _core.ResamplePlan(
-        lines,
+        first,
         resize,
         kernels,
         (
@@ -151,35 +162,84 @@ def make_tables(
         ),
         fused=is_fused,
     )
-    sums = tuple(name if len(kernel) else "none" for kernel, name in kernels)
-    return Tables(core, spaced, xform, (*sums, "fma" if is_fused else "mul+add"))
+    sums = [name if len(kernel) else "none" for kernel, name in kernels]
+    sums.append("fma" if is_fused else "mul+add")
+    if isinstance(first, Grid):
+        sums.append("fma" if first.fused else "mul+add")
+    return Tables(core, spaced, xform, tuple(sums), size)
 
 
-def _spacing_lines(transform: Spacingd, oriented: Oriented) -> tuple[list[Lines], Affine | None]:
-    """Return the tables of MONAI's `spatial_resample` and torch's `grid_sample`, and the matrix."""
+def make_label_tables(
+    spacing: Spacingd, oriented: Oriented, processing: ImageProcessing, *, spaced: Shape | None = None
+) -> Tables:
+    """Return the tables of a label, which takes the nearest voxel in both steps.
+
+    Parameters
+    ----------
+    spacing, oriented, processing : Spacingd, Oriented, ImageProcessing
+        As for `make_tables`.
+    spaced : tuple of int, optional
+        The shape of the spaced image, where `Spacingd` gives the label that shape too.
+
+    Returns
+    -------
+    Tables
+        For the core.
+
+    Raises
+    ------
+    EngineLimitError
+        Why the core cannot equal the stock pipeline on this label.
+    """
+    lines, found, xform = _first_step(spacing, oriented, spaced)
+    if isinstance(lines, Grid):
+        raise EngineLimitError("an oblique label")
+    size = _target_shape(processing, found)
+    picks = []
+    for line, inputs, outputs in zip(lines, found, size, strict=True):
+        # Exact: `near` and `far` are the distances from the voxel that torch rounds from.
+        nearest = np.rint(line.voxel + line.far).astype(np.uint32)
+        picks.append(np.ascontiguousarray(nearest[nearest_voxels(inputs, outputs)]))
+    x, y, z = picks
+    return Tables(_core.LabelPicks(oriented.shape, [x, y, z]), found, xform, (), size)
+
+
+def _target_shape(processing: ImageProcessing, spaced: Shape) -> Shape:
+    x, y, z = processing.target_shape_dhw or spaced
+    return x, y, z
+
+
+def _first_step(
+    transform: Spacingd, oriented: Oriented, spaced: Shape | None = None
+) -> tuple[list[Lines] | Grid, Shape, Affine | None]:
+    """Return what MONAI's `spatial_resample` and torch's `grid_sample` do, the new shape, and the matrix."""
     if USE_COMPILED:
         raise EngineLimitError("MONAI resamples by its compiled kernels (BUILD_MONAI)")
-    target, shape = _target_grid(transform, oriented)
+    target, shape = _target_grid(transform, oriented, spaced)
     xform = np.asarray(np.linalg.solve(oriented.affine, target), np.float64)
     is_close = allclose(oriented.affine, target, atol=AFFINE_TOL) or allclose(
         xform, np.eye(4), atol=AFFINE_TOL
     )
     if is_close and shape == oriented.shape:
-        return [_copy_lines(length) for length in shape], None
+        return [_copy_lines(length) for length in shape], shape, None
     theta = to_norm_affine(torch.from_numpy(xform)[None], oriented.shape, shape, align_corners=False)
     reverse = torch.as_tensor([2, 1, 0])
     theta[:, :3] = theta[:, reverse]
     theta[:, :, :3] = theta[:, :, reverse]
     matrix = theta[0, :3, :3]
     if bool((matrix - torch.diag(torch.diag(matrix)) != 0).any()):
-        raise EngineLimitError("oblique")
-    return [
-        _sampled_lines(theta[:, :3], axis, inputs, outputs)
-        for axis, (inputs, outputs) in enumerate(zip(oriented.shape, shape, strict=True))
-    ], xform
+        return _grid(theta[0, :3], oriented.shape, shape), shape, xform
+    return (
+        [
+            _sampled_lines(theta[:, :3], axis, inputs, outputs)
+            for axis, (inputs, outputs) in enumerate(zip(oriented.shape, shape, strict=True))
+        ],
+        shape,
+        xform,
+    )
 
 
-def _target_grid(transform: Spacingd, oriented: Oriented) -> tuple[Affine, Shape]:
+def _target_grid(transform: Spacingd, oriented: Oriented, spaced: Shape | None) -> tuple[Affine, Shape]:
     """Return the affine and the shape that `Spacing` asks its resampling for; nothing is resampled."""
     asked: dict[str, Any] = {}
 
@@ -189,7 +249,14 @@ def _target_grid(transform: Spacingd, oriented: Oriented) -> tuple[Affine, Shape
     spacing = copy.copy(transform.spacing_transform)
     spacing.sp_resample = resample
     image = MetaTensor(torch.zeros(1).expand(1, *oriented.shape), affine=torch.from_numpy(oriented.affine))
-    spacing(image, mode="bilinear", padding_mode="border", align_corners=False, dtype=np.float64)
+    spacing(
+        image,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+        dtype=np.float64,
+        output_spatial_shape=spaced,
+    )
     x, y, z = (int(length) for length in asked["spatial_size"])
     if min(x, y, z) < 1:
         raise EngineLimitError(f"a spaced volume of {x} x {y} x {z} voxels")
@@ -200,13 +267,27 @@ def _copy_lines(length: int) -> Lines:
     return Lines(length, np.arange(length, dtype=np.uint32), np.ones(length), np.zeros(length))
 
 
-def _sampled_lines(theta: Any, axis: int, inputs: int, outputs: int) -> Lines:
-    """Return the table of one axis of a matrix that mixes no axes; torch counts the axes from the last."""
+def _grid(theta: Any, inputs: Shape, outputs: Shape) -> Grid:
+    """Return the places by a matrix that mixes axes; torch counts the axes from the last."""
+    if not bool(torch.isfinite(theta).all()):
+        raise EngineLimitError("a grid that is not finite")
+    straight = torch.eye(4, dtype=torch.float64)[None, :3]
+    coordinates = [_coordinates(straight, axis, count) for axis, count in enumerate(outputs)]
+    matrix = [[float(number) for number in theta[2 - axis]] for axis in range(3)]
+    return Grid(inputs, coordinates, matrix, grid_is_fused())
+
+
+def _coordinates(theta: Any, axis: int, outputs: int) -> NDArray[np.float64]:
+    """Return what `affine_grid` gives along one axis, the others being of length 1."""
     size = [1, 1, 1, 1, 1]
     size[2 + axis] = outputs
-    grid = (
-        torch.nn.functional.affine_grid(theta, size, align_corners=False).reshape(-1, 3)[:, 2 - axis].numpy()
-    )
+    grid = torch.nn.functional.affine_grid(theta, size, align_corners=False)
+    return np.ascontiguousarray(grid.reshape(-1, 3)[:, 2 - axis].numpy())
+
+
+def _sampled_lines(theta: Any, axis: int, inputs: int, outputs: int) -> Lines:
+    """Return the table of one axis of a matrix that mixes no axes."""
+    grid = _coordinates(theta, axis, outputs)
     place = ((grid + 1) * inputs - 1) / 2
     place = np.minimum(inputs - 1, np.maximum(place, 0.0))
     if not np.isfinite(place).all() or (np.diff(place) < 0).any():
@@ -233,25 +314,30 @@ def _gaussians(spaced: Shape, size: tuple[int, ...], threads: int) -> list[tuple
     return found
 
 
-def move_metadata(item: dict[str, Any], oriented: Oriented, tables: Tables, size: tuple[int, ...]) -> None:
-    """Change the metadata of an item as the transforms of the pipeline do.
+def move_metadata(
+    item: dict[str, Any], key: str, oriented: Oriented, tables: Tables, *, resized: bool
+) -> None:
+    """Change the metadata of an image or label as the transforms of the pipeline do.
 
     Parameters
     ----------
     item : dict
-        From `load_header`; its ``image_meta_dict`` is changed.
+        From `load_headers`; the metadata of the key are changed, in the image and beside it.
+    key : str
+        Which one.
     oriented : Oriented
         From `orient`.
     tables : Tables
-        From `make_tables`.
-    size : tuple of int
-        Voxels of the result.
+        From `make_tables` or `make_label_tables`.
+    resized : bool
+        Whether `Resized` is among the transforms.
     """
-    image = item["image"]
-    image = _moved(image, oriented.change)
+    image = _moved(item[key], oriented.change)
     image = _moved(image, None if tables.xform is None else torch.from_numpy(tables.xform))
-    item["image_meta_dict"].update(image.meta)  # as Spacingd does
-    _moved(image, scale_affine(tables.spaced, size))
+    for beside in item:
+        if isinstance(beside, str) and beside.startswith(f"{key}_"):
+            item[beside].update(image.meta)  # as Spacingd does
+    item[key] = _moved(image, scale_affine(tables.spaced, tables.size)) if resized else image
 
 
 def _moved(image: Any, change: Any) -> Any:

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from monai.networks.layers.convutils import gaussian_1d
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, interpolate
 
 from voxtier.errors import EngineLimitError
 
 Float32s = NDArray[np.float32]
+ROWS = 1024
+"""Inputs of an axis that torch is asked about at once: memory grows with the axis, not with its square."""
 
 
 class Lines(NamedTuple):
@@ -34,6 +36,19 @@ class Lines(NamedTuple):
     """Weights of the next voxel, or once more of the last one."""
 
 
+class Grid(NamedTuple):
+    """The first step for turned axes: places of outputs by a matrix, as `affine_grid` computes them."""
+
+    lengths: tuple[int, int, int]
+    """Voxels of the input."""
+    coordinates: list[NDArray[np.float64]]
+    """Of the outputs along x, y, z."""
+    matrix: list[list[float]]
+    """For the places along x, y, z: factors of the coordinates along z, y, x, and a summand."""
+    fused: bool
+    """Whether the sums round once for each product."""
+
+
 @lru_cache(maxsize=256)
 def resize_lines(inputs: int, outputs: int) -> Lines:
     """Return how `torch.nn.functional.interpolate` makes ``outputs`` of ``inputs`` voxels of an axis.
@@ -44,8 +59,6 @@ def resize_lines(inputs: int, outputs: int) -> Lines:
     if inputs == outputs:
         index = np.arange(inputs, dtype=np.uint32)
         return Lines(inputs, index, np.ones(inputs, np.float32), np.zeros(inputs, np.float32))
-    identity = torch.eye(inputs)[None]
-    answer = interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].numpy()
     places = np.arange(outputs)
     scale = np.float32(inputs) / np.float32(outputs)
     middle = places.astype(np.float32) + np.float32(0.5)
@@ -55,14 +68,37 @@ def resize_lines(inputs: int, outputs: int) -> Lines:
         source = np.maximum(source, np.float32(0))
         index = np.minimum(source.astype(np.int64), inputs - 1)
         far = np.clip(source - index.astype(np.float32), np.float32(0), np.float32(1))
-        near = np.float32(1) - far
-        expected = np.zeros_like(answer)
-        expected[index, places] = near
-        following = np.minimum(index + 1, inputs - 1)
-        expected[following, places] += far
-        if np.array_equal(expected, answer):
-            return Lines(inputs, index.astype(np.uint32), near, far)
+        lines = Lines(inputs, index.astype(np.uint32), np.float32(1) - far, far)
+        if all(_confirms(lines, places, first) for first in range(0, inputs, ROWS)):
+            return lines
     raise EngineLimitError("torch interpolates with other weights than the engine knows")
+
+
+def _confirms(lines: Lines, places: NDArray[np.int64], first: int) -> bool:
+    """Whether torch has these weights for the inputs from ``first`` on, `ROWS` of them."""
+    count = min(ROWS, lines.length - first)
+    identity = torch.zeros(1, count, lines.length)
+    identity[0, range(count), range(first, first + count)] = 1
+    answer = interpolate(identity, size=len(places), mode="linear", align_corners=False)[0].numpy()
+    expected = np.zeros_like(answer)
+    near = lines.voxel.astype(np.int64) - first
+    following = np.minimum(near + 1, lines.length - 1 - first)
+    for index, weights in ((near, lines.near), (following, lines.far)):
+        inside = (index >= 0) & (index < count)
+        expected[index[inside], places[inside]] += weights[inside]
+    return np.array_equal(expected, answer)
+
+
+@lru_cache(maxsize=256)
+def nearest_voxels(inputs: int, outputs: int) -> NDArray[np.int64]:
+    """Return which voxels of an axis `interpolate` takes by nearest neighbour."""
+    if inputs == outputs:
+        return np.arange(inputs)
+    voxels = torch.arange(inputs, dtype=torch.float32)[None, None]  # exact up to 2**24
+    found: NDArray[np.int64] = (
+        interpolate(voxels, size=outputs, mode="nearest")[0, 0].numpy().astype(np.int64)
+    )
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -86,6 +122,54 @@ def interpolation_is_fused() -> bool:
         if np.array_equal(found.view(np.int32), answer.view(np.int32)):
             return is_fused
     raise EngineLimitError("torch's interpolation rounds in another order than the engine")
+
+
+@lru_cache(maxsize=1)
+def grid_is_fused() -> bool:
+    """Whether `affine_grid` sums its products in order with one rounding each, or with two."""
+    generator = np.random.default_rng(3)
+    answers = set()
+    for x, y, z in ((5, 7, 11), (33, 18, 29)):  # torch and the library below it choose by size
+        matrix = generator.uniform(-1, 1, (3, 4))
+        size = [1, 1, x, y, z]
+        answer = affine_grid(torch.from_numpy(matrix)[None], size, align_corners=False)[0].numpy()
+        base = affine_grid(torch.eye(4, dtype=torch.float64)[None, :3], size, align_corners=False)[0].numpy()
+        terms = [base[..., 0], base[..., 1], base[..., 2]]
+        for is_fused in (True, False):
+            add = _fused_double if is_fused else _multiply_add_double
+            found = np.stack([_sum_row(terms, row, add) for row in matrix], axis=-1)
+            if np.array_equal(found, answer):
+                answers.add(is_fused)
+                break
+        else:
+            raise EngineLimitError("torch places voxels of turned axes in another order than the engine")
+    if len(answers) != 1:
+        raise EngineLimitError("torch rounds the places of turned axes by their number")
+    return answers.pop()
+
+
+def _sum_row(terms: list[NDArray[np.float64]], row: Any, add: Any) -> NDArray[np.float64]:
+    total = terms[0] * row[0]
+    for term, factor in zip(terms[1:], row[1:3], strict=True):
+        total = add(term, factor, total)
+    return np.asarray(total + row[3])
+
+
+def _multiply_add_double(term: Any, factor: float, total: Any) -> Any:
+    return term * factor + total
+
+
+def _fused_double(term: Any, factor: float, total: Any) -> Any:
+    """``term * factor + total`` rounded once, by exact sums of parts (Dekker's product, Knuth's sum)."""
+    product = term * factor
+    splitter = 134217729.0  # 2**27 + 1
+    high = [each * splitter - (each * splitter - each) for each in (term, np.float64(factor))]
+    low = [term - high[0], factor - high[1]]
+    rest = ((high[0] * high[1] - product) + high[0] * low[1] + low[0] * high[1]) + low[0] * low[1]
+    total_ = product + total
+    back = total_ - product
+    error = (product - (total_ - back)) + (total - back)
+    return total_ + (error + rest)
 
 
 def _interpolate(volume: Float32s, axis: int, outputs: int, *, is_fused: bool) -> Float32s:
@@ -198,5 +282,12 @@ def _sum_blocks(rows: list[Float32s], weights: Float32s) -> Float32s:
 
 def clear() -> None:
     """Forget the answers: for tests that switch oneDNN off."""
-    for cached in (resize_lines, gaussian_kernel, interpolation_is_fused, _slow_sum):
+    for cached in (
+        resize_lines,
+        nearest_voxels,
+        gaussian_kernel,
+        interpolation_is_fused,
+        grid_is_fused,
+        _slow_sum,
+    ):
         cached.cache_clear()

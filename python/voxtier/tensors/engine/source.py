@@ -5,6 +5,8 @@ The header goes through MONAI's own reader, without the voxels: affine and metad
 
 from __future__ import annotations
 
+import math
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from monai.data.image_reader import NibabelReader
 from numpy.typing import NDArray
 
 from voxtier.errors import EngineLimitError
+from voxtier.tensors.engine.headers import MOST_BYTES_PER_BYTE
 
 ELEMENTS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 """The types of voxels that the core reads."""
@@ -41,35 +44,37 @@ class Source:
 
 
 class HeaderReader(NibabelReader):  # type: ignore[misc]  # (MONAI is untyped)
-    """MONAI's reader, which gives a single voxel in the place of all, and keeps the file's image object."""
+    """MONAI's reader, which gives a single voxel in the place of all, and keeps the files' image objects."""
 
-    image: Any = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[Any] = []
 
     def get_data(self, img: Any) -> Any:
         """As the reader's own method, for one file."""
-        self.image = img
+        self.images.append(img)
         return super().get_data(img)
 
     def _get_array_data(self, img: Any, *_: Any) -> NDArray[np.float32]:
         return np.zeros((1,) * len(img.shape), np.float32)
 
 
-def load_header(load: Any, item: dict[str, Any]) -> tuple[dict[str, Any], Source]:
-    """Read the header of an item's image.
+def load_headers(load: Any, item: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Source]]:
+    """Read the headers of an item's files.
 
     Parameters
     ----------
     load : LoadImaged
         The first transform of the pipeline.
     item : dict
-        With the path as ``image``.
+        With paths under the keys of ``load``.
 
     Returns
     -------
     item : dict
-        What ``load`` gives, with a single voxel in the place of the image's voxels.
-    source : Source
-        Where the voxels are.
+        What ``load`` gives, with a single voxel in the place of all voxels of a file.
+    sources : dict
+        By key, where the voxels are.
 
     Raises
     ------
@@ -80,7 +85,12 @@ def load_header(load: Any, item: dict[str, Any]) -> tuple[dict[str, Any], Source
     """
     reader = HeaderReader()
     loaded = load(item, reader=reader)
-    return loaded, _source(Path(item["image"]), reader.image)
+    sources = {}
+    for key, image in zip(load.keys, reader.images, strict=True):
+        if not isinstance(item[key], str | os.PathLike):
+            raise EngineLimitError("several files")
+        sources[key] = _source(Path(item[key]), image)
+    return loaded, sources
 
 
 def _source(path: Path, image: Any) -> Source:
@@ -96,13 +106,17 @@ def _source(path: Path, image: Any) -> Source:
     element = stored.newbyteorder("=").name
     if element not in ELEMENTS:
         raise EngineLimitError(f"voxels of type {element}")
+    name = path.name.lower()
+    is_gzipped = name.endswith(".gz")
+    most = path.stat().st_size * (MOST_BYTES_PER_BYTE if is_gzipped else 1)
+    if math.prod(shape) * stored.itemsize > most:  # before any table is made for such axes
+        raise EngineLimitError("a header that promises more than the file can hold")
     slope, intercept = float(proxy.slope), float(proxy.inter)
     if (slope, intercept) != (1.0, 0.0):
         _check_scaling(np.dtype(element), slope, intercept)
-    name = path.name.lower()
     return Source(
         path=path,
-        is_gzipped=name.endswith(".gz"),
+        is_gzipped=is_gzipped,
         offset=int(proxy.offset),
         shape=(shape[0], shape[1], shape[2]),
         element=element,

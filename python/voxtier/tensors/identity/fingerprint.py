@@ -12,13 +12,18 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from voxtier.tensors.identity.config import Config
+    from voxtier.tensors.identity.config import Config, ImageProcessing
 
 READER = {"reader": "NibabelReader", "image_only": False, "ensure_channel_first": True}
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
     """Return everything that decides the numbers: parameters, reader, versions."""
+    return describe_processing(config.processing)
+
+
+def describe_processing(processing: ImageProcessing) -> dict[str, Any]:
+    """Return what `fingerprint` does for a configuration with these settings."""
     versions = {}
     for package in ("monai", "torch", "nibabel", "numpy", "scipy"):
         try:
@@ -26,7 +31,7 @@ def fingerprint(config: Config) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     # Through JSON, so that it equals what the manifest returns.
-    return dict(json.loads(json.dumps({**asdict(config.processing), **READER, "versions": versions})))
+    return dict(json.loads(json.dumps({**asdict(processing), **READER, "versions": versions})))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from monai.transforms import (
     Compose,
+    EnsureChannelFirstd,
     EnsureTyped,
     LoadImaged,
     MapTransform,
@@ -53,8 +54,62 @@ class KeyCleanerD(MapTransform):  # type: ignore[misc]  # (MONAI is untyped)
 
 def build_transforms(processing: ImageProcessing) -> Compose:
     """Return the transforms whose result is cached: all of them are deterministic."""
+    typed = EnsureTyped(keys=["image"], dtype=getattr(torch, processing.torch_dtype))
+    return Compose([*build_head(processing), typed, KeyCleanerD(KEPT)])
+
+
+def build_head(
+    processing: ImageProcessing,
+    *,
+    has_label: bool = False,
+    has_channel: bool = False,
+    is_smoothed: bool = True,
+    image_only: bool = False,
+    reader: str | None = "NibabelReader",
+) -> list[Any]:
+    """Return the transforms from file to intensities and, with a target shape, to that shape.
+
+    Parameters
+    ----------
+    processing : ImageProcessing
+        The settings; an empty ``target_shape_dhw`` leaves `Resized` out.
+    has_label : bool
+        Whether a ``label`` goes the same way, by nearest neighbour.
+    has_channel : bool
+        Whether `EnsureChannelFirstd` follows the loader, instead of the loader's option.
+    is_smoothed : bool
+        ``anti_aliasing`` of the image.
+    image_only, reader : bool, str or None
+        As for `LoadImaged`.
+
+    Returns
+    -------
+    list of monai.transforms.Transform
+        In order.
+    """
+    keys = ["image", "label"] if has_label else ["image"]
+    image = ["image"]
+    modes = [("bilinear", "trilinear", is_smoothed), ("nearest", "nearest", False)][: len(keys)]
+    of_spacing, of_shape, smoothed = zip(*modes, strict=True)
+    channel = [EnsureChannelFirstd(keys=keys)] if has_channel else []
     with _construction_lock, _quiet_construction():
-        return _compose(processing)
+        steps = [
+            LoadImaged(keys=keys, image_only=image_only, ensure_channel_first=not has_channel, reader=reader),
+            *channel,
+            Orientationd(keys=keys, axcodes=processing.orientation_axcodes),
+            Spacingd(keys=keys, pixdim=np.array(processing.target_spacing), mode=of_spacing),
+            ScaleIntensityRanged(
+                keys=image,
+                a_min=processing.clip_hu_min,
+                a_max=processing.clip_hu_max,
+                b_min=processing.scale_b_min,
+                b_max=processing.scale_b_max,
+                clip=True,
+            ),
+        ]
+    size = processing.target_shape_dhw
+    resize = [Resized(keys=keys, spatial_size=size, mode=of_shape, anti_aliasing=smoothed)] if size else []
+    return [*steps, *resize]
 
 
 _construction_lock = threading.Lock()  # warning filters belong to the whole process
@@ -77,30 +132,6 @@ def _quiet_construction() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _compose(processing: ImageProcessing) -> Compose:
-    keys = ["image"]
-    return Compose(
-        [
-            LoadImaged(keys=keys, image_only=False, ensure_channel_first=True, reader="NibabelReader"),
-            Orientationd(keys=keys, axcodes=processing.orientation_axcodes),
-            Spacingd(keys=keys, pixdim=np.array(processing.target_spacing), mode="bilinear"),
-            ScaleIntensityRanged(
-                keys=keys,
-                a_min=processing.clip_hu_min,
-                a_max=processing.clip_hu_max,
-                b_min=processing.scale_b_min,
-                b_max=processing.scale_b_max,
-                clip=True,
-            ),
-            Resized(
-                keys=keys, spatial_size=processing.target_shape_dhw, mode="trilinear", anti_aliasing=True
-            ),
-            EnsureTyped(keys=keys, dtype=getattr(torch, processing.torch_dtype)),
-            KeyCleanerD(KEPT),
-        ]
-    )
 
 
 def transform_params(transforms: object) -> Any:

@@ -53,6 +53,8 @@ class RunResult:
     """The volume of which core and MONAI made different tensors, with numbers."""
     engine_seconds: dict[str, float] = field(default_factory=dict)
     """CPU seconds of ``fused`` and ``stock`` for volumes that both made, of ``all`` that the core made."""
+    earlier_seconds: dict[str, float] = field(default_factory=dict)
+    """As ``fused`` and ``stock`` of `engine_seconds`, of earlier runs on this machine."""
     workers: int = 0
     """Size of the worker pool at the end."""
     stopped: bool = False
@@ -84,10 +86,11 @@ class RunResult:
         text = ", ".join(f"{count} {name}" for name, count in by_engine.items() if count)
         if reasons:
             text += f": {', '.join(reasons)}"
-        compared = self.engine_seconds
-        if compared.get("fused", 0) > 0:
+        here = self.engine_seconds
+        compared = here if here.get("fused", 0) > 0 else self.earlier_seconds
+        if compared.get("fused", 0) > 0 and "all" in here:
             times = compared["stock"] / compared["fused"]
-            saved = compared["all"] * (times - 1) - compared["stock"]
+            saved = here["all"] * (times - 1) - here.get("stock", 0.0)
             text += f"; {times:.1f} times the speed of MONAI, {format_duration(max(0.0, saved))} of CPU saved"
         return text
 

@@ -34,12 +34,13 @@ from typing import TYPE_CHECKING
 
 from voxtier.errors import ConfigError, StoppedError, VoxtierError
 from voxtier.tensors.engine.headers import Header, read_header
+from voxtier.tensors.engine.proofs import EnginePolicy, Proofs
 from voxtier.tensors.identity.folders import remember_folder
 from voxtier.tensors.making.download import Downloads
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.ledger import Ledger, RunResult
 from voxtier.tensors.making.plan import DEFAULTS, Options, Plan, make_plan, output_size
-from voxtier.tensors.making.policies import DeathPolicy, DiskPolicy, EnginePolicy, HubPolicy, is_disk_full
+from voxtier.tensors.making.policies import DeathPolicy, DiskPolicy, HubPolicy, is_disk_full
 from voxtier.tensors.making.resources import free_disk, has_memory_for, volume_bytes
 from voxtier.tensors.making.runlog import RunLog
 from voxtier.tensors.making.worker_pool import Event, Task, WorkerPool
@@ -153,10 +154,10 @@ class _Share:
     mode: str
     """``fused``, ``stock`` or ``check``."""
 
-    @property
-    def is_light(self) -> bool:
-        """Whether the core makes it, as far as its header tells."""
-        return self.mode == "fused" and self.header is not None and not self.header.is_oblique
+    def is_light(self, *, oblique: bool) -> bool:
+        """Whether the core makes it, as far as is known; ``oblique``: whether it makes oblique volumes."""
+        is_known = self.header is not None and (oblique or not self.header.is_oblique)
+        return self.mode == "fused" and is_known
 
 
 class _Loop:
@@ -170,11 +171,15 @@ class _Loop:
         self._folder = Path(plan.folder)
         self._remote = plan.remote
         self._ledger = ledger
+        proofs = None if plan.engine == "stock" else Proofs(config.processing)
+        self._engine = EnginePolicy(plan.engine, generator.options.check_every, proofs)
+        ledger.result.earlier_seconds = {} if proofs is None else dict(proofs.seconds)
         self._pool = WorkerPool(
             min(plan.workers, max(1, len(plan.names))),
             config.processing,
             self._folder,
             generator.options.accepted,
+            is_proved=self._engine.is_proved,
         )
         self._downloads = Downloads(config.downloads.max_workers, on_end=self._pool.wake)
         self._batch_size = generator.options.batch_size
@@ -182,8 +187,9 @@ class _Loop:
         self._disk = disk
         self._hub_policy = HubPolicy(config.img_dir, down=plan.hub_down)
         self._deaths = DeathPolicy()
-        self._engine = EnginePolicy(plan.engine, generator.options.check_every)
         self._output = output_size(config)
+        self._oblique = False
+        """Whether the core has made an oblique volume, so that it makes the others too."""
         self._in_work: dict[str, _Share] = {}
         """By key, the volumes that workers have."""
         self._waiting = deque(plan.names)
@@ -299,11 +305,11 @@ class _Loop:
     def _fits(self, share: _Share) -> bool:
         """Whether another volume fits into memory: one that MONAI makes, beside the others that it makes."""
         voxels = None if share.header is None else share.header.voxels
-        if share.is_light:
+        if share.is_light(oblique=self._oblique):
             return has_memory_for(volume_bytes(voxels, is_fused=True, output=self._output))
         heavy = 0
         if self._engine.engine == "fused":  # else the number of workers allows for it
-            heavy = sum(not other.is_light for other in self._in_work.values())
+            heavy = sum(not other.is_light(oblique=self._oblique) for other in self._in_work.values())
         return has_memory_for(volume_bytes(voxels) * (1 + heavy))
 
     def _settle(self, event: Event) -> None:
@@ -327,14 +333,12 @@ class _Loop:
         share = self._in_work.pop(event.task.key)
         outcome = event.facts.get("outcome")
         volume_class = "" if share.header is None else share.header.volume_class
-        is_proved = differs = False
-        if outcome is not None:
-            differs = bool(outcome.difference)
-            is_proved = outcome.is_checked and not differs
-            if differs:
-                what = f"{event.task.volume}: core and MONAI differ: {outcome.difference}"
-                log.error("%s; MONAI's tensor is kept", what)
-        if self._engine.settle(volume_class, share.mode, is_proved=is_proved, differs=differs):
+        if outcome is not None and outcome.engine == "fused" and share.header is not None:
+            self._oblique |= share.header.is_oblique
+        if outcome is not None and outcome.difference:
+            what = f"{event.task.volume}: core and MONAI differ: {outcome.difference}"
+            log.error("%s; MONAI's tensor is kept", what)
+        if self._engine.settle(volume_class, share.mode, outcome):
             log.error("MONAI makes the tensors from here on")
 
     def _stop_run(self, reason: str) -> None:

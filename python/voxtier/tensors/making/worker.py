@@ -29,6 +29,7 @@ from voxtier.errors import ConfigError, EngineLimitError
 from voxtier.system.durable import write_text
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.outcome import Outcome
+from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.engine.self_test import find_fault
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 from voxtier.tensors.saving import make_plain, save_checked
@@ -181,7 +182,12 @@ def make_tensor(
 
 
 def serve(
-    connection: Connection, processing: ImageProcessing, folder: Path, accepted: frozenset[str]
+    connection: Connection,
+    processing: ImageProcessing,
+    folder: Path,
+    accepted: frozenset[str],
+    *,
+    is_proved: bool,
 ) -> None:
     """Answer ``(raw, volume, final, mode)`` with ``("done", facts, None)`` or ``("failed", text, errno)``.
 
@@ -197,6 +203,8 @@ def serve(
         The cache folder; gets ``cache_params.json`` if it has none.
     accepted : frozenset of str
         As for `make_tensor`.
+    is_proved : bool
+        As for `WorkerPool`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a running item is finished
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -219,8 +227,8 @@ def serve(
         raw, volume, final, mode = request
         try:
             if mode != "stock" and engine is None:
-                fault = find_fault(processing)
-                engine = _NoEngine(fault) if fault else Engine(transforms, processing)
+                fault = "" if is_proved else find_fault(processing)
+                engine = _NoEngine(fault) if fault else Engine(configured_pipeline(transforms, processing))
             facts = make_tensor(
                 transforms,
                 raw,

@@ -72,17 +72,26 @@ class WorkerPool:
         The cache folder, which gets ``cache_params.json`` from the first worker.
     accepted : frozenset of str
         Findings that do not keep a tensor from being made.
+    is_proved : bool
+        Whether an earlier process has proved the engine: workers need no self-test.
     """
 
     start_method = "forkserver"
 
     def __init__(
-        self, size: int, processing: ImageProcessing, folder: Path, accepted: frozenset[str] = frozenset()
+        self,
+        size: int,
+        processing: ImageProcessing,
+        folder: Path,
+        accepted: frozenset[str] = frozenset(),
+        *,
+        is_proved: bool = False,
     ) -> None:
         context: Any = multiprocessing.get_context(self.start_method)
         context.set_forkserver_preload(["voxtier.tensors.making.worker"])
         self._context = context
         self._arguments = processing, folder, accepted
+        self._is_proved = is_proved
         self._workers: list[_Worker] = []
         self._wake_pipe, self._wake_end = context.Pipe(duplex=False)
         self._wake_lock = threading.Lock()
@@ -90,7 +99,12 @@ class WorkerPool:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
+        process = self._context.Process(
+            target=_serve,
+            args=(theirs, *self._arguments),
+            kwargs={"is_proved": self._is_proved},
+            daemon=True,
+        )
         process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
@@ -186,12 +200,10 @@ class WorkerPool:
             worker.process.join(5 if kill else None)
 
 
-def _serve(
-    connection: Connection, processing: ImageProcessing, folder: Path, accepted: frozenset[str]
-) -> None:
+def _serve(connection: Connection, *arguments: Any, **options: Any) -> None:
     from voxtier.tensors.making.worker import serve  # torch and MONAI: the coordinator imports neither
 
-    serve(connection, processing, folder, accepted)
+    serve(connection, *arguments, **options)
 
 
 def _exit_reason(process: BaseProcess) -> str:

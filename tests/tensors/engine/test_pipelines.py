@@ -1,0 +1,186 @@
+"""Pipelines beyond a configuration's: labels, and MONAI's own transforms after the core's part."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+pytest.importorskip("monai")
+
+import torch
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    CropForegroundd,
+    DivisiblePadd,
+    EnsureTyped,
+    Lambdad,
+    NormalizeIntensityd,
+    RandFlipd,
+    Resized,
+    ResizeWithPadOrCropd,
+    SelectItemsd,
+    SpatialPadd,
+)
+
+from tensors.engine import fuzz
+from tensors.engine.test_generate import hashes
+from voxtier.errors import EngineLimitError
+from voxtier.tensors.dataset import HealingPersistentDataset
+from voxtier.tensors.engine.engine import Engine, describe_difference
+from voxtier.tensors.engine.pipelines import Pipeline, find_pipeline
+from voxtier.tensors.identity.config import ImageProcessing
+from voxtier.tensors.identity.pipeline import build_head
+
+PROCESSING = ImageProcessing((1.5, 1.5, 3.0), (16, 20, 24), -1000, 1000, "LPS", 0.0, 1.0, "float32")
+BOTH = ["image", "label"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_label(path: Path, random: np.random.Generator, shape: Any, affine: Any) -> Path:
+    kind = random.choice(["uint8", "int16", "float32", "int32"])
+    values = random.integers(0, 5, shape).astype(kind)
+    if kind == "float32":
+        values[values == 1] = -0.0
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+def followers(number: int, keys: list[str]) -> list[Any]:
+    """What MONAI does after the core, by number."""
+    crop = CropForegroundd(keys, source_key=keys[-1], margin=number % 3, k_divisible=[1, 4][number % 2])
+    choices: list[list[Any]] = [
+        [],
+        [crop],
+        [CropForegroundd(keys, source_key="image", allow_smaller=True), SpatialPadd(keys, (40, 20, 30))],
+        [ResizeWithPadOrCropd(keys, (24, 30, 17))],
+        [CenterSpatialCropd(keys, (9, 70, 8)), DivisiblePadd(keys, 4), NormalizeIntensityd(["image"])],
+        [crop, Resized(["image"], (12, 13, 14), mode="trilinear", anti_aliasing=True)],
+    ]
+    return [*choices[number % len(choices)], EnsureTyped(keys), SelectItemsd(keys)][: 9 - number % 3]
+
+
+def compare(number: int, folder: Path) -> str:
+    """Make an item both ways; return ``fused`` or why MONAI has to make it."""
+    random = np.random.default_rng(number)
+    case = fuzz.draw(random, number)
+    keys = BOTH[: 1 + (number % 4 != 0)]
+    size = case.processing.target_shape_dhw if number % 2 else ()
+    processing = dataclasses.replace(case.processing, target_shape_dhw=size)
+    head = build_head(
+        processing,
+        has_label=len(keys) == 2,
+        has_channel=number % 3 == 1,
+        is_smoothed=number % 5 != 0,
+        image_only=number % 7 > 2,
+        reader=[None, "NibabelReader"][number % 2],
+    )
+    transforms = Compose([*head, *followers(number, keys)])
+    item: dict[str, Any] = {"image": case.write(folder)}
+    if len(keys) == 2:
+        shape, affine = case.shape, case.affine.copy()
+        if number % 5 == 1:
+            affine[:3, 3] += 0.5
+        elif number % 5 == 2:
+            shape = tuple(int(length) for length in random.integers(2, 40, 3))
+        elif number % 5 == 3:
+            affine[:3, :3] *= 1.25
+        item["label"] = write_label(folder / f"{number}-label.nii.gz", random, shape, affine)
+    pipeline = find_pipeline(transforms.transforms)
+    assert pipeline is not None
+    assert pipeline.has_label == (len(keys) == 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made, _ = Engine(pipeline).fuse(item)
+        except EngineLimitError as limit:
+            return f"stock: {limit.reason}"
+        expected = transforms(item)
+    assert describe_difference(made, expected) == "", (number, case)
+    for key in keys:
+        assert made[key].meta.keys() == expected[key].meta.keys()
+        assert repr(made[key].meta) == repr(expected[key].meta), (number, key)
+    return "fused"
+
+
+def test_labels_and_what_follows_have_the_bits_of_monai(tmp_path: Path) -> None:
+    found = Counter(compare(number, tmp_path) for number in range(40_000, 40_060))
+    assert found["fused"] >= 40, found
+    assert set(found) <= {"fused", "stock: constant", "stock: NaN or infinite"} | {
+        each for each in found if each.startswith("stock: a scaling")
+    }
+
+
+def test_a_difference_in_a_label_is_named() -> None:
+    made = {"image": torch.zeros(3), "label": torch.zeros(4)}
+    expected = {"image": torch.zeros(3), "label": torch.tensor([0.0, 2.0, 0.0, -0.0])}
+    assert describe_difference(made, made) == ""
+    assert describe_difference(made, expected) == "label: 2 of 4 voxels, by 2 at most"
+
+
+def test_a_dataset_with_labels_writes_the_files_of_monai(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    data = []
+    for number in range(4):
+        case = fuzz.draw(np.random.default_rng(number), number + 7)
+        case = dataclasses.replace(case, shape=(30, 28, 12), element="int16", scaling=None)
+        label = write_label(tmp_path / f"{number}.nii.gz", random, case.shape, case.affine)
+        data.append({"image": str(case.write(tmp_path)), "label": str(label)})
+    head = build_head(PROCESSING, has_label=True, image_only=True)
+    files = {}
+    for engine in ("stock", "fused"):
+        steps = [*head, CropForegroundd(BOTH, source_key="image"), RandFlipd(BOTH, prob=0.5)]
+        dataset = HealingPersistentDataset(data, Compose(steps), tmp_path / engine, engine=engine)
+        assert (dataset._pipeline is not None) == (engine == "fused")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in range(4):
+                dataset[number]
+        files[engine] = hashes(tmp_path / engine)
+    assert files["stock"] == files["fused"]
+    assert len(files["fused"]) == 4
+
+
+def test_what_resamples_once_or_otherwise_is_left_to_monai(tmp_path: Path) -> None:
+    head = build_head(PROCESSING, has_label=True, image_only=True)
+
+    def found(**changes: Any) -> Pipeline | None:
+        steps = list(head)
+        for place, each in changes.items():
+            steps[int(place[1:])] = each
+        return find_pipeline(steps)
+
+    from monai.transforms import Orientationd, ScaleIntensityRanged, Spacingd
+
+    assert found() is not None
+    assert find_pipeline([*head, Lambdad(BOTH, lambda each: each)]) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert found(_1=Orientationd(BOTH, "LPS", lazy=True)) is None
+        assert found(_1=Orientationd(BOTH, "LPS", labels=(("R", "L"), ("P", "A"), ("I", "S")))) is None
+        assert found(_1=Orientationd(BOTH, "LPS", allow_missing_keys=True)) is None
+    assert found(_2=Spacingd(BOTH, (1.5, 1.5, 3.0), mode="bilinear")) is None
+    assert found(_2=Spacingd(BOTH, (1.5, 1.5, 3.0), mode=("bilinear", "nearest"), dtype=np.float32)) is None
+    assert found(_2=Spacingd(BOTH, (1.5, 1.5), mode=("bilinear", "nearest"))) is None
+    assert found(_2=Spacingd(["image"], (1.5, 1.5, 3.0))) is None
+    assert found(_3=ScaleIntensityRanged(BOTH, -1000, 1000, 0, 1, clip=True)) is None
+    assert found(_3=ScaleIntensityRanged(["image"], -1000, 1000, 0, 1)) is None
+    assert found(_4=Resized(BOTH, (16, 20, 24), mode="trilinear", anti_aliasing=True)) is None
+    assert found(_4=Resized(["image"], (16, 20, 24), mode="trilinear", anti_aliasing=True)) is None
+    assert find_pipeline([*head[:2], *head[3:]]) is None
+    dataset = HealingPersistentDataset([], Compose(head, lazy=True), tmp_path)
+    assert dataset._pipeline is None
