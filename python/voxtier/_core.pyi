@@ -277,9 +277,72 @@ class FrameTable:
         FormatError
             ``bad_table``: the record is damaged, or of another parser version.
         """
+    def _repr_html_(self) -> str: ...
     def __len__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class SlideHeader:
+    """What the header of one instance of a slide says of tiles (PS3.3 C.8.12)."""
+
+    @staticmethod
+    def read(source: Any) -> SlideHeader: ...
+    @property
+    def sop_instance_uid(self) -> str: ...
+    @property
+    def image_type(self) -> list[str]: ...
+    @property
+    def organization(self) -> str:
+        """``TILED_FULL``, ``TILED_SPARSE`` or empty."""
+    @property
+    def total(self) -> tuple[int, int]:
+        """Columns and rows of the total pixel matrix; 0 where there is none."""
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Columns and rows of a frame."""
+    @property
+    def frames(self) -> int: ...
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Row and column spacing in millimetres."""
+    @property
+    def concatenation_uid(self) -> str: ...
+
+@final
+class TileMap:
+    """Which frame is a tile, over the instances of one level."""
+
+    def __new__(cls, parts: Sequence[SlideHeader]) -> Self: ...
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Columns and rows of tiles."""
+    @property
+    def paths(self) -> list[str]:
+        """Optical Path Identifiers."""
+    @property
+    def planes(self) -> list[float]:
+        """Focal planes: offsets in millimetres, or numbers where the header has none."""
+    def find(self, column: int, row: int, plane: int = 0, path: int = 0) -> tuple[int, int] | None:
+        """Return which frame is a tile.
+
+        Parameters
+        ----------
+        column, row : int
+            Place in the grid.
+        plane, path : int
+            Focal plane and optical path.
+
+        Returns
+        -------
+        tuple of int and int, or None
+            Instance and frame, both from 0; None where the slide has no such tile.
+
+        Raises
+        ------
+        IndexError
+            The level has no such column, row, focal plane or optical path.
+        """
 
 @final
 class TableReader:

@@ -54,8 +54,8 @@ def test_b23_a_terminal_sees_one_line_that_renews_itself(clock: Clock) -> None:
     os.close(master)
     lines = text.split("\r")
     assert lines[0] == ""
-    assert lines[1] == "1 of 4 verified, 1.0/s, 1.0 MB/s, 3.0 s left"
-    last = "4 of 4 verified, 1.0/s, 1.0 MB/s"
+    assert lines[1] == "1 of 4 verified, 1.0/s, 1.00 MB/s, 3.0 s left"
+    last = "4 of 4 verified, 1.0/s, 1.00 MB/s"
     assert lines[-2:] == [f"{last:<{len(lines[1])}}", "\n"]
     assert text.count("\n") == 1
 

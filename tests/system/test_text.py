@@ -7,7 +7,7 @@ import pytest
 
 from voxtier.cli.options import SIZE
 from voxtier.errors import ConfigError
-from voxtier.system.text import format_bytes, format_duration, on_one_line, parse_bytes
+from voxtier.system.text import format_bytes, format_count, format_duration, on_one_line, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -31,19 +31,25 @@ def test_on_one_line_escapes_what_a_terminal_would_obey(text: str, shown: str) -
     assert on_one_line(text) == shown
 
 
+def test_format_count_reads_right() -> None:
+    assert [format_count(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]
+    assert [format_count(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]
+
+
 @pytest.mark.parametrize(
     ("count", "decimal", "binary"),
     [
         (0, "0 B", "0 B"),
         (999, "999 B", "999 B"),
-        (1000, "1.0 kB", "1000 B"),
-        (999_960, "1.0 MB", "977 KiB"),
-        (1_048_570, "1.0 MB", "1.0 MiB"),
+        (1000, "1.00 kB", "1000 B"),
+        (999_960, "1.00 MB", "977 KiB"),
+        (1_048_570, "1.05 MB", "1.00 MiB"),
+        (1_342_177_280, "1.34 GB", "1.25 GiB"),
         (33_554_432, "33.6 MB", "32.0 MiB"),
         (123_456_789, "123 MB", "118 MiB"),
-        (1.68e12, "1.7 TB", "1.5 TiB"),
+        (1.68e12, "1.68 TB", "1.53 TiB"),
         (2e16, "20000 TB", "18190 TiB"),
-        (-1500, "-1.5 kB", "-1.5 KiB"),
+        (-1500, "-1.50 kB", "-1.46 KiB"),
     ],
 )
 def test_format_bytes_in_both_systems(count: float, decimal: str, binary: str) -> None:

@@ -17,7 +17,7 @@ EDGES = python_edges()
 # folder. What a line names is a folder or a file of the room.
 FLOORS = {
     "frames": [
-        {"databricks", "exchange", "gateway"},
+        {"databricks", "exchange", "gateway", "slides"},
         {"serving"},
         {"indexing", "memory"},
         {"store"},

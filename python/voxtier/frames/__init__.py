@@ -21,6 +21,7 @@ from voxtier.frames.exchange.decoding import generate_frames, read_frame
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.memory.priority import score_many, top_n
 from voxtier.frames.memory.scorer import CachePriorityScorer
+from voxtier.frames.slides import Slide
 
 if TYPE_CHECKING:
     from voxtier.frames.databricks.frame_dicts import compute_bot_from_local_path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from voxtier.frames.databricks.spark import BOTCacheBuilder
     from voxtier.frames.databricks.table_names import parse_uc_table_name
     from voxtier.frames.exchange.arrow import export_index, import_index, to_arrow
+    from voxtier.frames.exchange.zarr_references import write_zarr_references, zarr_references
     from voxtier.frames.gateway.gateway import Gateway
     from voxtier.frames.indexing.run import FileIndexer, index_files
     from voxtier.frames.serving.many import read_many
@@ -47,6 +49,7 @@ __all__ = [
     "Gateway",
     "LakebaseUtils",
     "RangedSource",
+    "Slide",
     "TableResult",
     "compute_bot_from_local_path",
     "export_index",
@@ -64,6 +67,8 @@ __all__ = [
     "score_many",
     "to_arrow",
     "top_n",
+    "write_zarr_references",
+    "zarr_references",
 ]
 
 _ON_FIRST_USE = {
@@ -81,6 +86,8 @@ _ON_FIRST_USE = {
     "read_many": "voxtier.frames.serving.many",
     "parse_uc_table_name": "voxtier.frames.databricks.table_names",
     "to_arrow": "voxtier.frames.exchange.arrow",
+    "write_zarr_references": "voxtier.frames.exchange.zarr_references",
+    "zarr_references": "voxtier.frames.exchange.zarr_references",
 }
 
 

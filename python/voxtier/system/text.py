@@ -21,14 +21,34 @@ def on_one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """Return how many there are, as people read it: ``1 file``, ``2,000 files``, ``3 series``.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    noun : str
+        What, if there is one of it.
+    plural : str, optional
+        What, if there are others than one; by default with an s.
+
+    Returns
+    -------
+    str
+        The number with commas, and the noun.
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def format_bytes(count: float, *, binary: bool = False) -> str:
-    """Return a number of bytes as ``1.3 GB``, or in powers of 1024 as ``1.2 GiB``."""
+    """Return a number of bytes with three digits, as ``1.34 GB``, or in powers of 1024 as ``1.25 GiB``."""
     step, units = (1024, _BINARY_UNITS) if binary else (1000, _DECIMAL_UNITS)
     power = 0
-    while abs(count) >= step - 0.5 and power < 4:  # 999,960 bytes are 1.0 MB, not 1000 kB
+    while abs(count) >= step - 0.5 and power < 4:  # 999,960 bytes are 1.00 MB, not 1000 kB
         count /= step
         power += 1
-    digits = 1 if power and abs(count) < 99.95 else 0
+    digits = 0 if not power or abs(count) >= 99.95 else 1 if abs(count) >= 9.995 else 2
     return f"{count:.{digits}f} {units[power]}"
 
 

@@ -12,6 +12,7 @@ pub mod json;
 pub mod part10;
 pub mod pixel_data;
 pub mod read;
+pub mod slide;
 pub mod values;
 
 use crate::base::error::{Error, ErrorKind, Result};

@@ -390,7 +390,7 @@ impl FrameTable {
         }
         match self.truncated_from {
             Some(from) if frame >= from as usize => {
-                let whole = format!("{from} of {} frames are whole", self.frames());
+                let whole = format!("whole frames: {from} of {}", self.frames());
                 let detail = format!("frame {frame} (from 0): the file is cut off, {whole}");
                 Err(Error::new(ErrorKind::TruncatedFrame, detail))
             }

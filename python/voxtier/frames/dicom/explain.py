@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from voxtier._core import FrameTable
 from voxtier.errors import FormatError, SourceError
+from voxtier.system.html import facts_html
+from voxtier.system.text import format_count
 
 _TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
@@ -144,6 +147,43 @@ def explain(path: str, table: FrameTable) -> str:
     return "\n".join([path, *_summary(table), *_frames(table), *_packed(table), *_notes(table)])
 
 
+def list_facts(table: FrameTable) -> dict[str, Any]:
+    """Return the facts of the page of `explain` that a frame table alone does not name, for programs."""
+    return {
+        "transfer_syntax_name": transfer_syntax_name(table.transfer_syntax_uid),
+        "rows": table.rows,
+        "columns": table.columns,
+        "samples_per_pixel": table.samples_per_pixel,
+        "bits_allocated": table.bits_allocated,
+        "photometric_interpretation": table.photometric_interpretation,
+        "file_bytes": table.size,
+        "pixel_data_pos": table.pixel_data_pos,
+        "fragments": table.fragment_count,
+        "truncated_from": table.truncated_from,
+        "packed_bytes": len(table.packed),
+        "found_by": _METHODS[table.method],
+        "oddities": {note: _NOTES[note] for note in table.notes},
+    }
+
+
+def table_html(table: FrameTable) -> str:
+    """Return what notebooks show of a table; the core calls it."""
+    facts = {
+        "status": table.status,
+        "transfer syntax": transfer_syntax_name(table.transfer_syntax_uid),
+        "image": f"{table.columns} x {table.rows}, {table.photometric_interpretation}"
+        if table.rows
+        else None,
+        "stored as": table.kind,
+        "fragments": f"{table.fragment_count:,}",
+        "found by": _METHODS[table.method],
+        "verified": _VERIFIED[table.verified],
+        "packed": format_count(len(table.packed), "byte"),
+        "oddities": "; ".join(_NOTES[note] for note in table.notes) or None,
+    }
+    return facts_html(f"FrameTable of {format_count(len(table), 'frame')}", facts)
+
+
 def explain_refusal(path: str, error: FormatError | SourceError) -> str:
     """Describe why a file was refused."""
     place = "" if error.offset is None else f" at byte {error.offset:,}"
@@ -158,7 +198,7 @@ def _summary(table: FrameTable) -> Iterator[str]:
     if table.rows and table.columns:
         bits = f"{table.samples_per_pixel} x {table.bits_allocated} bit"
         yield f"  image           {table.columns} x {table.rows}, {bits}, {table.photometric_interpretation}"
-    yield f"  stored as       {table.kind}, {table.size:,} bytes in all"
+    yield f"  stored as       {table.kind}, {format_count(table.size, 'byte')} in all"
     if table.offsets_in == "inflated":
         yield "                  offsets count in the inflated data set (PS3.5 A.5)"
     if table.pixel_data_pos is not None:
@@ -170,7 +210,7 @@ def _frames(table: FrameTable) -> Iterator[str]:
         return
     declared = "" if table.number_of_frames == len(table) else f" ({table.number_of_frames:,} declared)"
     yield ""
-    yield f"  frames          {len(table):,}{declared} in {table.fragment_count:,} fragments"
+    yield f"  frames          {len(table):,}{declared} in {format_count(table.fragment_count, 'fragment')}"
     yield f"  found by        {_METHODS[table.method]}"
     yield f"  verified        {_VERIFIED[table.verified]}"
     if table.truncated_from is not None:
@@ -193,14 +233,16 @@ def _fragment_counts(table: FrameTable) -> Iterator[str]:
     lengths = table.lengths
     yield f"  fragments       frames by number of fragments: {each}"
     if len(lengths):
-        yield f"                  {int(lengths.min()):,} to {int(lengths.max()):,} bytes each"
+        least, most = int(lengths.min()), int(lengths.max())
+        each = format_count(most, "byte") if least == most else f"{least:,} to {format_count(most, 'byte')}"
+        yield f"                  {each} each"
 
 
 def _packed(table: FrameTable) -> Iterator[str]:
     packed = len(table.packed)
     if packed:
         yield ""
-        yield f"  packed table    {packed:,} bytes, {packed / max(len(table), 1):.1f} a frame"
+        yield f"  packed table    {format_count(packed, 'byte')}, {packed / max(len(table), 1):.1f} a frame"
 
 
 def _notes(table: FrameTable) -> Iterator[str]:

@@ -31,6 +31,8 @@ from voxtier.frames.store.row import (
 )
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
+from voxtier.system.html import rows_html
+from voxtier.system.text import format_bytes
 
 T = TypeVar("T")
 
@@ -69,6 +71,16 @@ class FrameStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the sources and what they hold."""
+        names = ("source", "files", "frames", "bytes", "of tables")
+        rows = []
+        for source in self.sources():
+            total = self.summary(source).total
+            sizes = format_bytes(total.file_bytes), format_bytes(total.table_bytes)
+            rows.append((source, f"{total.files:,}", f"{total.frames:,}", *sizes))
+        return rows_html(f"frame index, {self.database.describe()}", names, rows)
 
     def close(self) -> None:
         """Close the connections; the last user of the embedded server stops it."""

@@ -12,7 +12,7 @@ mod output;
 mod tests;
 mod values;
 pub mod vr;
-mod walk;
+pub(super) mod walk;
 mod writer;
 
 use super::inflate;
@@ -64,9 +64,9 @@ pub fn find_bulk(
 }
 
 /// Where a data set is, in a file or in what its file inflates to.
-struct DataSet {
-    start: u64,
-    encoding: Encoding,
+pub(super) struct DataSet {
+    pub(super) start: u64,
+    pub(super) encoding: Encoding,
     transfer_syntax_uid: Uid,
     is_inflated: bool,
 }
@@ -85,7 +85,7 @@ impl DataSet {
     }
 }
 
-fn with_data_set<T>(
+pub(super) fn with_data_set<T>(
     source: &dyn Source,
     buffer: &mut Buffer,
     read: impl FnOnce(&mut Window<'_>, DataSet) -> Result<T>,

@@ -227,6 +227,10 @@ impl PyFrameTable {
         hasher.finish()
     }
 
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("voxtier.frames.dicom.explain")?.call_method1("table_html", (slf,))
+    }
+
     fn __repr__(&self) -> String {
         let table = &self.table;
         format!(

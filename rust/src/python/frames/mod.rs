@@ -8,6 +8,7 @@ mod metadata;
 mod priority;
 mod replay;
 mod row;
+mod slide;
 mod table_reader;
 
 use pyo3::prelude::*;
@@ -21,5 +22,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     priority::register(module)?;
     replay::register(module)?;
     row::register(module)?;
+    slide::register(module)?;
     table_reader::register(module)
 }

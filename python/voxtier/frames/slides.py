@@ -1,0 +1,280 @@
+"""Slides as people ask for them: a pyramid of levels, and the tile at a column and row (PS3.3 C.8.12).
+
+A level is one instance or several: parts of a concatenation, or one for each optical path. The core reads the
+headers and keeps the map from a tile to a frame; the bytes of a frame are read by its frame table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from voxtier._core import FrameTable, SlideHeader, TileMap
+from voxtier.errors import FormatError
+from voxtier.frames.dicom.table import read_frame, read_table
+from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.sources.opening import open_source
+
+if TYPE_CHECKING:
+    from voxtier.frames.serving.reader import FrameReader
+
+
+_DRAWN = (48, 12)  # characters
+
+
+def _spread(start: int, end: int) -> range:
+    """Return about four numbers of a stretch, evenly."""
+    return range(start, end, max((end - start) // 4, 1))
+
+
+class Tile(NamedTuple):
+    """A tile of a level, and the frame that it is.
+
+    Attributes
+    ----------
+    column, row : int
+        Place in the grid of tiles, from 0.
+    left, top : int
+        Place of its first pixel in the total pixel matrix, from 0.
+    file : str
+        The instance that holds it.
+    frame : int
+        Its frame, from 0.
+    """
+
+    column: int
+    row: int
+    left: int
+    top: int
+    file: str
+    frame: int
+
+
+class Level:
+    """One level of a pyramid: a total pixel matrix cut into tiles.
+
+    Parameters
+    ----------
+    files : list of str
+        Its instances.
+    headers : list of SlideHeader
+        What their headers say.
+
+    Attributes
+    ----------
+    size, tile_size, grid : (int, int)
+        Columns and rows: of pixels in all, of pixels in a tile, of tiles.
+    spacing : (float, float) or None
+        Millimetres from row to row and from column to column.
+    optical_paths : list of str
+        Optical Path Identifiers; a `path` is a place in this list.
+    focal_planes : list of float
+        Offsets in millimetres, or numbers where the header has none; a `plane` is a place in this list.
+    organization : str
+        ``TILED_FULL``, ``TILED_SPARSE`` or empty.
+    """
+
+    def __init__(self, files: list[str], headers: list[SlideHeader]) -> None:
+        try:
+            self._map = TileMap(headers)
+        except FormatError as error:
+            raise FormatError(error.kind, None, f"{', '.join(files)}: {error.detail}") from None
+        self.files = tuple(files)
+        self.size, self.tile_size, self.grid = headers[0].total, headers[0].tile, self._map.grid
+        self.spacing = headers[0].spacing
+        self.optical_paths, self.focal_planes = self._map.paths, self._map.planes
+        self.organization = headers[0].organization
+
+    def find(self, column: int, row: int, *, plane: int = 0, path: int = 0) -> Tile | None:
+        """Return the tile at a column and row of the grid.
+
+        Parameters
+        ----------
+        column, row : int
+            Place in the grid, from 0.
+        plane, path : int
+            Focal plane and optical path, by their places in the lists.
+
+        Returns
+        -------
+        Tile or None
+            None where the slide has no such tile, as TILED_SPARSE may.
+
+        Raises
+        ------
+        IndexError
+            The level has no such place.
+        """
+        if min(column, row, plane, path) < 0:
+            raise IndexError(f"tile ({column}, {row}), plane {plane}, path {path}: places count from 0")
+        found = self._map.find(column, row, plane, path)
+        if found is None:
+            return None
+        width, height = self.tile_size
+        return Tile(column, row, column * width, row * height, self.files[found[0]], found[1])
+
+    def region(
+        self, left: int, top: int, width: int, height: int, *, plane: int = 0, path: int = 0
+    ) -> list[Tile]:
+        """Return the tiles that a rectangle of pixels touches, row by row, without those that are not there.
+
+        Parameters
+        ----------
+        left, top : int
+            First column and row of pixels, from 0.
+        width, height : int
+            Pixels; what lies outside of the level is left out.
+        plane, path : int
+            See `find`.
+
+        Returns
+        -------
+        list of Tile
+            To be decoded and cut by the caller: voxtier has no codec.
+        """
+        (across, down), (columns, rows) = self.tile_size, self.grid
+        if width <= 0 or height <= 0:
+            return []
+        wanted = (
+            self.find(column, row, plane=plane, path=path)
+            for row in range(max(top // down, 0), min((top + height - 1) // down + 1, rows))
+            for column in range(max(left // across, 0), min((left + width - 1) // across + 1, columns))
+        )
+        return [tile for tile in wanted if tile is not None]
+
+    def draw(self) -> str:
+        """Return the grid as text: ``#`` where tiles are there, ``+`` where some are missing, ``.`` all.
+
+        Of a large grid a character stands for many tiles, of which some are looked at.
+        """
+        columns, rows = self.grid
+        across, down = min(columns, _DRAWN[0]), min(rows, _DRAWN[1])
+
+        def mark(x: int, y: int) -> str:
+            some = [
+                self.find(column, row) is not None
+                for column in _spread(x * columns // across, (x + 1) * columns // across)
+                for row in _spread(y * rows // down, (y + 1) * rows // down)
+            ]
+            return "#" if all(some) else "+" if any(some) else "."
+
+        return "\n".join("".join(mark(x, y) for x in range(across)) for y in range(down))
+
+    def __repr__(self) -> str:
+        size, grid = ("x".join(map(str, pair)) for pair in (self.size, self.grid))
+        return f"Level({size} pixels, {grid} tiles, {self.organization or 'one frame'})"
+
+
+class Slide:
+    """The pyramid of a slide, the largest level first.
+
+    Parameters
+    ----------
+    paths : path or iterable of path
+        Its files, or a folder of them.
+    reader : FrameReader, optional
+        Reads the frames, with its memory and index; by default files are read by tables that are kept here.
+
+    Attributes
+    ----------
+    levels : tuple of Level
+        Of the images with VOLUME as the third value of Image Type, or those with a total pixel matrix where
+        none says so.
+    others : dict of str to str
+        The other files, such as label and overview, with their Image Types.
+
+    Raises
+    ------
+    FormatError
+        A file is refused, or what it says of its tiles is contradictory; there is no level.
+    SourceError
+        A file cannot be read.
+
+    Examples
+    --------
+    >>> from voxtier.frames import Slide  # doctest: +SKIP
+    >>> slide = Slide("slide-folder")  # doctest: +SKIP
+    >>> slide.tile(0, 17, 4)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        reader: FrameReader | None = None,
+    ) -> None:
+        given = [paths] if isinstance(paths, str | os.PathLike) else paths
+        files = list(iter_files([os.fspath(path) for path in given], extension=None))
+        headers = {file: SlideHeader.read(open_source(file)) for file in files}
+        tiled = {file: header for file, header in headers.items() if 0 not in (*header.total, *header.tile)}
+        volumes = {file for file, header in tiled.items() if header.image_type[2:3] == ["VOLUME"]}
+        groups: dict[tuple[int, int], list[str]] = defaultdict(list)
+        for file in sorted(volumes or tiled):
+            groups[headers[file].total].append(file)
+        if not groups:
+            raise FormatError(
+                "unsupported_image",
+                None,
+                f"{', '.join(files[:3]) or 'no file'}: no image has a total pixel matrix",
+            )
+        levels = [Level(group, [headers[file] for file in group]) for group in groups.values()]
+        self.levels = tuple(sorted(levels, key=lambda level: level.size, reverse=True))
+        own = {file for level in self.levels for file in level.files}
+        self.others = {
+            file: "\\".join(header.image_type) for file, header in headers.items() if file not in own
+        }
+        self._reader = reader
+        self._tables: dict[str, FrameTable] = {}
+
+    def tile(self, level: int, column: int, row: int, *, plane: int = 0, path: int = 0) -> bytes | None:
+        """Return the bytes of a tile as the file holds them.
+
+        Parameters
+        ----------
+        level : int
+            0 is the largest.
+        column, row : int
+            Place in the grid of tiles, from 0.
+        plane, path : int
+            See `Level.find`.
+
+        Returns
+        -------
+        bytes or None
+            None where the slide has no such tile.
+
+        Raises
+        ------
+        IndexError
+            There is no such level or place.
+        FormatError, SourceError
+            See `read_frame`.
+        """
+        if level < 0:
+            raise IndexError(f"level {level}: levels count from 0")
+        tile = self.levels[level].find(column, row, plane=plane, path=path)
+        if tile is None:
+            return None
+        if self._reader is not None:
+            return self._reader.frame(tile.file, tile.frame)
+        if tile.file not in self._tables:
+            self._tables[tile.file] = read_table(tile.file)
+        return read_frame(tile.file, self._tables[tile.file], tile.frame)
+
+    def describe(self) -> str:
+        """Return the pyramid as text, a line a level."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for number, level in enumerate(self.levels):
+            (width, height), (columns, rows) = level.size, level.grid
+            spacing = "" if level.spacing is None else f", {level.spacing[1] * 1000:.3g} um a pixel"
+            yield (
+                f"level {number}  {width:>9,} x {height:<9,} {columns:>5,} x {rows:<5,} tiles of "
+                f"{level.tile_size[0]} x {level.tile_size[1]}{spacing}  {level.organization}"
+            )
+        for file, kind in self.others.items():
+            yield f"other    {Path(file).name}  {kind}"
