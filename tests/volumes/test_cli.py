@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from volumes.support.images import code_of, pairs, series
-from voxtier.volumes import Volume
+from voxtier.volumes import RadiObject, Volume
 
 
 def run(*arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "voxtier", "volume", *map(str, arguments)], capture_output=True, text=True
+        [sys.executable, "-m", "voxtier", "volumes", *map(str, arguments)], capture_output=True, text=True
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ingest_info_and_stats_name_every_volume(store: Path) -> None:
-    assert "2 subjects, 1 collections: [T1w]" in run("info", store / "r").stdout
+    assert "2 subjects, 1 collection: [T1w]" in run("info", store / "r").stdout
     rows = [json.loads(line) for line in run("info", store / "r", "--json").stdout.splitlines()]
     assert [row["obs_id"] for row in rows] == ["a_T1w", "b_T1w"]
     assert rows[0]["shape"] == "20x24x28"
@@ -62,9 +62,9 @@ def test_a_slice_is_a_png_of_the_plane(store: Path) -> None:
 
 
 def test_exit_codes(store: Path, tmp_path: Path) -> None:
-    run("info", tmp_path / "none", code=1)
+    run("info", tmp_path / "none", code=2)
     run("slice", store / "r", tmp_path / "x.png", code=2)
-    run("info", store / "r", "--obs", "zzz", code=1)
+    run("info", store / "r", "--obs", "zzz", code=2)
     run("ingest", store / "r", store / "in", code=2)
     run("frobnicate", code=2)
     run("verify", store / "r")
@@ -94,12 +94,12 @@ def test_replicas_are_shown_verified_and_renewed(store: Path, tmp_path: Path) ->
     rows = [json.loads(line) for line in run("info", tmp_path / "r", "--json").stdout.splitlines()]
     assert rows[0]["replicas"] == "sagittal, coronal"
     drawn = run("info", tmp_path / "r", "--obs", "a_T1w").stdout
-    assert "1 of 20 tiles, 1 planes thick (1.0 cells" in drawn
+    assert "1 of 20 tiles, 1 plane thick (1.0 cells" in drawn
     assert "of the replica coronal" in drawn
     Volume(rows[0]["uri"] + "/replica-sagittal").update((0, 0, 0), np.ones((2, 2, 2), np.int16))
     found = run("verify", tmp_path / "r", code=1)
     assert "replica sagittal is stale" in found.stdout
-    run("verify", tmp_path / "r", "--repair")
+    run("verify", tmp_path / "r", "--fix")
     run("verify", tmp_path / "r")
 
 
@@ -119,3 +119,12 @@ def test_export_consolidate_and_dicom_ingest_give_files_fragments_and_volumes(
         json.loads(run("bench", tmp_path / "d", "--obs", "p7_CT", "--repeats", 2, "--json").stdout)["axial"]
         > 0
     )
+
+
+def test_stores_show_themselves_in_notebooks(store: Path) -> None:
+    radi = RadiObject(str(store / "r"))
+    assert "<td>T1w</td><td>2</td><td>20x24x28</td>" in radi._repr_html_()
+    assert radi.T1w._repr_html_().count("<tr>") == 3
+    volume = radi.T1w.loc["a_T1w"]._repr_html_()
+    assert "<b>a_T1w</b>" in volume
+    assert "data:image/png;base64,iVBO" in volume

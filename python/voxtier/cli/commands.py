@@ -18,30 +18,35 @@ from voxtier.cli.exit_codes import (
     EXIT_PARTIAL,
     EXIT_USAGE,
     discard_stdout,
+    is_absent,
 )
 from voxtier.cli.lazy_group import LazyGroup
-from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
+from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
 
 # By name: where the command is, and its line in the overview.
 _COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("frames.index:index", "index the frames of every DICOM file below a folder"),
     "serve": ("frames.serve:serve", "serve frames to viewers by DICOMweb"),
-    "forget": ("frames.search:forget", "remove the search index, which names patients"),
-    "summary": ("frames.index:summary", "count what is indexed"),
-    "errors": ("frames.index:errors", "list the files that were refused, each with its reason"),
-    "table": ("frames.files:table", "print the frame table of each file, without a database"),
-    "metadata": ("frames.metadata:metadata", "print the attributes of each file"),
-    "frame": ("frames.files:frame", "write the bytes of one frame"),
     "explain": ("frames.files:explain", "explain one file on one page"),
-    "priority": ("frames.memory:priority", "list the files that deserve memory most, and why"),
-    "preload": ("frames.memory:preload", "try out what a preload would hold in memory"),
-    "cache": ("frames.memory:cache", "show the memory of running readers, replay a trace"),
-    "top": ("frames.readers:top", "watch the running readers: requests a second, tiers, memory"),
     "doctor": ("doctor:doctor", "check the installation, its limits and its database"),
     "db": ("db:db", "start, stop and inspect voxtier's own database server"),
-    "frames": ("frames.exchange:frames", "export the index to Parquet, import it again"),
-    "volume": ("volumes:volume", "ingest, read, verify and export radiology volumes in TileDB"),
+    "frames": ("frames:frames", "look into DICOM files, and look after their index"),
+    "volumes": ("volumes:volumes", "ingest, read, verify and export radiology volumes in TileDB"),
     "tensors": ("tensors:tensors", "make, check and keep a MONAI PersistentDataset cache"),
+}
+# Spellings of version 0.1.
+_OLD = {
+    "table": "frames table",
+    "metadata": "frames metadata",
+    "frame": "frames read",
+    "summary": "frames summary",
+    "errors": "frames errors",
+    "priority": "frames priority",
+    "preload": "frames preload",
+    "top": "frames top",
+    "forget": "frames forget",
+    "cache": "frames",
+    "volume": "volumes",
 }
 
 # What the rooms need beyond voxtier itself, by the names under which it is imported.
@@ -71,6 +76,7 @@ class _Cli(LazyGroup):
     cls=_Cli,
     package="voxtier.cli",
     places=_COMMANDS,
+    old=_OLD,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.version_option(__version__, prog_name="voxtier")
@@ -79,11 +85,16 @@ def cli() -> None:
 
     \b
     voxtier index /data/dicom
-    voxtier frame /data/dicom/slide.dcm 17 -o tile.jpg
+    voxtier serve /data/dicom
+    voxtier explain /data/dicom/slide.dcm
+    voxtier frames read /data/dicom/slide.dcm 17 -o tile.jpg
     voxtier COMMAND --help
 
-    Exit codes: 0 ok, 1 findings, 2 usage or configuration, 3 partial, 4 backend down,
-    130 and 143 interrupted.
+    Options mean the same in every command: --workers is what happens at once, --dry-run changes nothing,
+    --fix repairs what is damaged, --yes does not ask, and --json writes one JSON object a line.
+
+    Exit codes: 0 ok, 1 findings or nothing to work on, 2 usage, configuration or a path that is not there, 3
+    partial, 4 backend down, 130 and 143 interrupted.
     """
 
 
@@ -100,7 +111,7 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except (ConfigError, MissingExtraError) as error:
+    except (ConfigError, MissingExtraError, NotFoundError) as error:
         code = _fail(str(error), EXIT_USAGE)
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
@@ -110,9 +121,10 @@ def main() -> NoReturn:
     except BackendError as error:
         code = _fail(str(error), EXIT_BACKEND)
     except VoxtierError as error:
-        code = _fail(str(error), EXIT_FINDINGS)
+        code = _fail(str(error), EXIT_USAGE if is_absent(error) else EXIT_FINDINGS)
     except OSError as error:
-        code = _fail(f"{error.filename or 'output'}: {error.strerror}", EXIT_PARTIAL)
+        place = f"{error.filename or 'output'}: {error.strerror}"
+        code = _fail(place, EXIT_USAGE if is_absent(error) else EXIT_PARTIAL)
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 

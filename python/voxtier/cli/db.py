@@ -33,7 +33,8 @@ def db() -> None:
 
 
 @db.command()
-def start() -> None:
+@AS_JSON
+def start(*, as_json: bool) -> None:
     """Start the server and keep it running until `voxtier db stop`.
 
     \b
@@ -43,6 +44,8 @@ def start() -> None:
     """
     server = _server()
     server.keep()
+    if as_json:
+        click.echo(json.dumps({"running": True, "folder": str(server.folder)}))
     click.echo(f"running in {server.folder} until `voxtier db stop`", err=True)
 
 
@@ -50,13 +53,19 @@ def start() -> None:
 @click.option(
     "--force", is_flag=True, help="Stop it although other processes use it; their current statements fail."
 )
-def stop(*, force: bool) -> None:
+@AS_JSON
+def stop(*, force: bool, as_json: bool) -> None:
     """Stop the server.
 
     \b
     voxtier db stop
+
+    A server that does not run is none to stop, and no failure.
     """
-    click.echo("stopped" if _server().stop(force=force) else "not running", err=True)
+    was_running = _server().stop(force=force)
+    if as_json:
+        click.echo(json.dumps({"stopped": was_running}))
+    click.echo("stopped" if was_running else "not running", err=True)
 
 
 @db.command()

@@ -18,7 +18,7 @@ from voxtier import __version__
 from voxtier.cli.exit_codes import EXIT_BACKEND, EXIT_FINDINGS
 from voxtier.cli.options import AS_JSON, DSN, open_store
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
-from voxtier.system.text import format_bytes
+from voxtier.system.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from voxtier.postgres.connection import Connection
@@ -76,7 +76,9 @@ def doctor(*, dsn: str | None, as_json: bool) -> int:
 
 def _findings(dsn: str | None) -> Iterator[Finding]:
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    yield Finding("voxtier", "ok", f"{__version__}, {machine}, {os.cpu_count()} processors")
+    yield Finding(
+        "voxtier", "ok", f"{__version__}, {machine}, {format_count(os.cpu_count() or 1, 'processor')}"
+    )
     yield from _extras()
     yield _open_files()
     if dsn is None:
@@ -156,7 +158,8 @@ def _database(dsn: str | None) -> Iterator[Finding]:
                 rights = "sessions are read-only (default_transaction_read_only)"
             yield Finding("schema", "ok", f"version {schema}, {rights}")
             for name, files, errors, frames in store.database.run(_count):
-                text = f"{name}: {files:,} files, {errors:,} of them refused, {frames:,} frames"
+                held = f"{format_count(files, 'file')}, {errors:,} of them refused"
+                text = f"{name}: {held}, {format_count(frames, 'frame')}"
                 yield Finding("index", "ok", text)
     except BackendError as error:
         yield Finding("database", "down", str(error))

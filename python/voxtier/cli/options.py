@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -71,19 +72,64 @@ def DSN(command: F) -> F:  # noqa: N802 - an option like the others
     return _DSN_OPTION(_PREPARE_OPTION(command))
 
 
-THREADS = click.option(
-    "--threads",
+class RenamedOption(click.Option):
+    """An option that is also known by names it had before, which help does not show.
+
+    Parameters
+    ----------
+    *declarations
+        As for `click.Option`.
+    old : sequence of str
+        The earlier names.
+    **options
+        As for `click.Option`.
+    """
+
+    def __init__(self, *declarations: Any, old: Sequence[str], **options: Any) -> None:
+        super().__init__(*declarations, **options)
+        self.old = old
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Tell the parser all names."""
+        shown, self.opts = self.opts, [*self.opts, *self.old]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
+
+
+WORKERS = click.option(
+    "--workers",
+    cls=RenamedOption,
+    old=["--threads"],
     type=click.IntRange(1, 1024),
     help="Files read at once: 16, and 64 where objects of a store are among them.",
 )
+YES = click.option(
+    "-y",
+    "--yes",
+    cls=RenamedOption,
+    old=["--apply"],
+    is_flag=True,
+    help="Do it without asking; where nobody can be asked, nothing is changed without it.",
+)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
-def reading_threads(threads: int | None, paths: Iterable[str]) -> int:
+def is_confirmed(what: str, *, yes: bool, dry_run: bool) -> bool:
+    """Return whether to do what a command has just said it would: ask, unless that is settled."""
+    if dry_run or yes:
+        return not dry_run
+    if sys.stdin is not None and sys.stdin.isatty():
+        return click.confirm(f"{what}?", err=True)
+    click.echo(f"nothing was changed: --yes {what[0].lower()}{what[1:]}", err=True)
+    return False
+
+
+def reading_workers(workers: int | None, paths: Iterable[str]) -> int:
     """Return how many files to read at once: a request to a store waits longer than one to a disk."""
     from voxtier.frames.sources.address import is_address
 
-    return threads or (64 if any(map(is_address, paths)) else 16)
+    return workers or (64 if any(map(is_address, paths)) else 16)
 
 
 def holds_source(store: FrameStore, source: str) -> bool:

@@ -32,7 +32,7 @@ def test_shares_of_an_index_run(voxtier: Cli, dsn: str, tmp_path: Path) -> None:
     assert [done.code for done in shares] == [OK, OK]
     assert sorted(done.err for done in shares) == sorted(["", *(done.err for done in shares if done.err)])
     [empty] = [done for done in shares if done.err]
-    assert "none of 1 files is in share" in empty.err
+    assert "is empty: 1 file in other shares" in empty.err
     done = voxtier("index", made, "--dsn", dsn, "--shard", "3/2")
     assert (done.code, "is no share: give I/N" in done.err) == (USAGE, True)
     done = voxtier("index", made, "--dsn", dsn, "--shard", "1/2", "--prune")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.running import FINDINGS, OK, Cli
+from cli.running import FINDINGS, OK, USAGE, Cli
 from voxtier import _core
 from voxtier.frames import read_table
 from voxtier.frames.dicom import explain as explain_module
@@ -26,10 +26,21 @@ def test_a_readable_file_is_a_page_with_status_and_transfer_syntax(
 
 
 @pytest.mark.parametrize("name", ["error.dcm", "ambiguous.dcm", "missing.dcm", "deep"])
-def test_a_refused_file_is_explained_and_exits_1(voxtier: Cli, folder: Path, name: str) -> None:
+def test_a_refused_file_is_explained_and_exits_1_or_2(voxtier: Cli, folder: Path, name: str) -> None:
     done = voxtier("explain", folder / name)
-    assert done.code == FINDINGS
+    assert done.code == (USAGE if name == "missing.dcm" else FINDINGS)
     assert "refused" in done.out
+    [row] = voxtier("explain", folder / name, "--json").rows
+    assert row["error"]["detail"] in done.out
+
+
+def test_the_facts_of_the_page_as_json(voxtier: Cli, folder: Path) -> None:
+    done = voxtier("explain", folder / "deep" / "jpeg.dcm", "--json")
+    [row] = done.rows
+    assert (done.code, row["status"], row["fragments"], row["number_of_frames"]) == (OK, "ok", 2, 2)
+    assert row["transfer_syntax_name"] == "JPEG Baseline"
+    assert row["oddities"].keys() == set(row["notes"])
+    assert row["error"] is None
 
 
 def test_every_note_and_method_has_an_explanation() -> None:

@@ -28,19 +28,19 @@ def test_index_twice_then_errors_and_summary(voxtier: Cli, folder: Path, dsn: st
     assert any(line.split()[:2] == ["unchanged", "4"] for line in second.out.splitlines())
     assert first.err == second.err == ""
 
-    errors = voxtier("errors", "--dsn", dsn)
+    errors = voxtier("frames", "errors", "--dsn", dsn)
     assert errors.code == FINDINGS
     names = ["ambiguous.dcm", "error.dcm", "truncated.dcm"]
     assert [Path(line).name for line in errors.out.splitlines()[::2]] == names
-    assert errors.out.splitlines()[-1] == "    truncated: the file is cut off, 1 of 3 frames are whole"
-    rows = voxtier("errors", "--dsn", dsn, "--json").rows
+    assert errors.out.splitlines()[-1] == "    truncated: the file is cut off, whole frames: 1 of 3"
+    rows = voxtier("frames", "errors", "--dsn", dsn, "--json").rows
     assert [tuple(row) for row in rows] == [("path", "kind", "offset", "detail")] * 3
     assert [row["kind"] for row in rows] == ["fewer_fragments_than_frames", "not_dicom", "truncated"]
 
-    summary = voxtier("summary", "--dsn", dsn)
+    summary = voxtier("frames", "summary", "--dsn", dsn)
     assert summary.code == OK
     assert "Explicit VR Little Endian" in summary.out
-    [row] = voxtier("summary", "--dsn", dsn, "--json").rows
+    [row] = voxtier("frames", "summary", "--dsn", dsn, "--json").rows
     assert {name: tally["files"] for name, tally in row["by_status"].items()} == STATUSES
     assert row["total"]["files"] == 6
 
@@ -49,7 +49,9 @@ def test_json_is_a_row_a_file_and_a_summary(voxtier: Cli, folder: Path, dsn: str
     done = voxtier("index", folder, "--dsn", dsn, "--json")
     *rows, last = done.rows
     by_name = {Path(row.pop("path")).name: row for row in rows}
-    errors = {Path(row.pop("path")).name: row for row in voxtier("errors", "--dsn", dsn, "--json").rows}
+    errors = {
+        Path(row.pop("path")).name: row for row in voxtier("frames", "errors", "--dsn", dsn, "--json").rows
+    }
     good = {"truncated_from": None, "error": None}
     assert by_name == {
         "ok.dcm": {"status": "ok", "num_frames": 2, **good},
@@ -113,7 +115,7 @@ def test_a_missing_path_exits_2_and_indexes_nothing(voxtier: Cli, folder: Path, 
     done = voxtier("index", folder, folder / "typo", "--dsn", dsn)
     assert done.code == USAGE
     assert "typo" in done.err
-    summary = voxtier("summary", "--dsn", dsn, "--json")
+    summary = voxtier("frames", "summary", "--dsn", dsn, "--json")
     assert (summary.code, summary.rows[0]["total"]["files"]) == (FINDINGS, 0)
 
 
@@ -128,10 +130,10 @@ def test_prune_drops_rows_of_deleted_files_but_not_of_a_missing_folder(
     done = voxtier("index", folder, "--dsn", dsn, "--prune")
     assert done.code == USAGE
     assert "mounted" in done.err
-    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 5
+    assert voxtier("frames", "summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 5
     done = voxtier("index", folder, "--dsn", dsn, "--prune", "--force")
     assert done.code == OK
-    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 0
+    assert voxtier("frames", "summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 0
 
 
 def test_prune_with_paths_on_stdin_is_refused(voxtier: Cli, folder: Path, dsn: str) -> None:
@@ -143,9 +145,9 @@ def test_prune_with_paths_on_stdin_is_refused(voxtier: Cli, folder: Path, dsn: s
 def test_sources_are_apart(voxtier: Cli, folder: Path, dsn: str) -> None:
     voxtier("index", folder, "--dsn", dsn, "--source", "first")
     voxtier("index", folder / "ok.dcm", "--dsn", dsn, "--source", "second")
-    assert voxtier("errors", "--dsn", dsn, "--source", "second").code == OK
-    assert voxtier("errors", "--dsn", dsn, "--source", "first").code == FINDINGS
-    assert "other sources: first" in voxtier("summary", "--dsn", dsn, "--source", "second").out
+    assert voxtier("frames", "errors", "--dsn", dsn, "--source", "second").code == OK
+    assert voxtier("frames", "errors", "--dsn", dsn, "--source", "first").code == FINDINGS
+    assert "other sources: first" in voxtier("frames", "summary", "--dsn", dsn, "--source", "second").out
 
 
 COMMANDS_OF_A_SOURCE = ["summary", "errors", "priority", "preload"]
@@ -155,21 +157,21 @@ COMMANDS_OF_A_SOURCE = ["summary", "errors", "priority", "preload"]
 def test_an_unknown_source_exits_2_and_names_the_known_ones(
     voxtier: Cli, folder: Path, dsn: str, command: str
 ) -> None:
-    assert "it is empty" in voxtier(command, "--dsn", dsn, "--source", "third").err
+    assert "it is empty" in voxtier(*command.split(), "--dsn", dsn, "--source", "third").err
     for name in ("first", "ünï 2"):
         voxtier("index", folder / "ok.dcm", "--dsn", dsn, "--source", name)
     for options in ([], ["--json"]):
-        done = voxtier(command, "--dsn", dsn, "--source", "third", *options)
+        done = voxtier(*command.split(), "--dsn", dsn, "--source", "third", *options)
         assert (done.code, done.stdout) == (USAGE, b"")
         assert "'third'" in done.err
         assert "first, ünï 2" in done.err
-        done = voxtier(command, "--dsn", dsn, *options)  # the default one, which nobody named
+        done = voxtier(*command.split(), "--dsn", dsn, *options)  # the default one, which nobody named
         assert done.code == FINDINGS
         assert "first, ünï 2" in done.err
-        assert voxtier(command, "--dsn", dsn, "--source", "first", *options).code == OK
+        assert voxtier(*command.split(), "--dsn", dsn, "--source", "first", *options).code == OK
 
 
-@pytest.mark.parametrize("command", ["summary", "priority", "preload"])
+@pytest.mark.parametrize("command", ["frames summary", "frames priority", "frames preload"])
 def test_a_source_without_files_is_said_and_exits_1(
     voxtier: Cli, folder: Path, dsn: str, command: str
 ) -> None:
@@ -177,14 +179,14 @@ def test_a_source_without_files_is_said_and_exits_1(
     (folder / "ok.dcm").unlink()
     voxtier("index", folder / "ok.dcm", "--dsn", dsn, "--prune", "--force")
     for options in ([], ["--json"]):
-        done = voxtier(command, "--dsn", dsn, *options)
+        done = voxtier(*command.split(), "--dsn", dsn, *options)
         assert done.code == FINDINGS
         assert "holds no file" in done.err
 
 
 def test_errors_without_any_says_so_and_exits_0(voxtier: Cli, folder: Path, dsn: str) -> None:
     voxtier("index", folder / "ok.dcm", "--dsn", dsn)
-    done = voxtier("errors", "--dsn", dsn)
+    done = voxtier("frames", "errors", "--dsn", dsn)
     assert (done.code, done.out) == (OK, "")
     assert "no file of source 'default' was refused or is cut off" in done.err
 
@@ -194,21 +196,21 @@ def test_paths_may_be_uris_of_local_files(voxtier: Cli, folder: Path, dsn: str) 
     for name in (f"dbfs:{folder}/a b.dcm", f"file:{folder}/a b.dcm", f"file://{folder}/a%20b.dcm"):
         [row, _] = voxtier("index", name, "--dsn", dsn, "--json").rows
         assert row["path"] == f"{folder}/a b.dcm"
-        assert voxtier("frame", name, 1).code == OK
-        assert voxtier("table", name, "--json").rows[0]["status"] == "ok"
+        assert voxtier("frames", "read", name, 1).code == OK
+        assert voxtier("frames", "table", name, "--json").rows[0]["status"] == "ok"
         assert voxtier("explain", name).code == OK
-    assert voxtier("summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 1
+    assert voxtier("frames", "summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 1
     [*rows, _] = voxtier("index", f"dbfs:{folder}", "--dsn", dsn, "--json").rows
     assert len(rows) == 7
 
 
 @pytest.mark.parametrize("source", ["", "line\nbreak", "\udcff", "x" * 301])
-@pytest.mark.parametrize("command", ["index", "summary", "errors"])
+@pytest.mark.parametrize("command", ["index", "frames summary", "frames errors"])
 def test_a_source_name_that_is_not_storable_exits_2(
     voxtier: Cli, folder: Path, dsn: str, command: str, source: str
 ) -> None:
     paths = [folder] if command == "index" else []
-    done = voxtier(command, *paths, "--dsn", dsn, "--source", source)
+    done = voxtier(*command.split(), *paths, "--dsn", dsn, "--source", source)
     assert done.code == USAGE
     assert "name" in done.err
 
@@ -233,23 +235,23 @@ def test_names_that_postgres_cannot_store_are_refused_and_counted(
             None,
         )
         assert "UTF-8" in row["error"]["detail"]
-    assert voxtier("errors", "--dsn", dsn).out == "", "the README promises them no row"
+    assert voxtier("frames", "errors", "--dsn", dsn).out == "", "the README promises them no row"
 
 
 def test_bad_options_exit_2(voxtier: Cli, folder: Path, dsn: str) -> None:
-    for wrong in (["--threads", "0"], ["--threads", "many"], ["--no-such-option"], []):
+    for wrong in (["--workers", "0"], ["--workers", "many"], ["--threads", "0"], ["--no-such-option"], []):
         paths = [folder] if wrong else []
         assert voxtier("index", *paths, "--dsn", dsn, *wrong).code == USAGE
     assert voxtier("no-such-command").code == USAGE
     assert voxtier("index", folder, "--dsn", "not a dsn").code == USAGE
 
 
-@pytest.mark.parametrize("command", ["index", "summary", "errors"])
+@pytest.mark.parametrize("command", ["index", "frames summary", "frames errors"])
 def test_a_database_that_is_down_exits_4_in_one_line_without_the_password(
     voxtier: Cli, folder: Path, command: str
 ) -> None:
     paths = [folder] if command == "index" else []
-    done = voxtier(command, *paths, "--dsn", f"host={folder} dbname=none password=secret")
+    done = voxtier(*command.split(), *paths, "--dsn", f"host={folder} dbname=none password=secret")
     assert done.code == DOWN
     assert "secret" not in done.err
     assert done.err.startswith("voxtier: ")

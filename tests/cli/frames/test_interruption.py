@@ -74,7 +74,7 @@ def test_voxtier_table_stopped_by_a_signal_exits_with_its_code(
     """It has much more to say than a pipe takes, so it is in the middle of it."""
     (folder / "list").write_bytes(b"%s\n" % bytes(folder / "ok.dcm") * 20_000)
     with open(folder / "list", "rb") as listed:
-        process = start("table", "-", "--json", stdin=listed)
+        process = start("frames", "table", "-", "--json", stdin=listed)
         assert process.stdout is not None
         assert process.stdout.readline()
         process.send_signal(number)
@@ -84,14 +84,14 @@ def test_voxtier_table_stopped_by_a_signal_exits_with_its_code(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("command", ["table", "index"])
+@pytest.mark.parametrize("command", ["frames table", "index"])
 def test_a_million_paths_need_less_than_200_mb(tmp_path: Path, dsn: str, command: str) -> None:
     """Whatever the number of files, less than 200 MB."""
     (tmp_path / "list").write_bytes(linked(tmp_path / "many", 50_000) * 20)
     options = ["--dsn", dsn] if command == "index" else []
     told = f"{PEAK_KIB}\nimport atexit, sys; atexit.register(lambda: print(peak_kib(), file=sys.stderr))"
     with open(tmp_path / "list", "rb") as listed, open(tmp_path / "out", "wb") as out:
-        process = start(command, "-", "--json", *options, first=told, stdin=listed, stdout=out)
+        process = start(*command.split(), "-", "--json", *options, first=told, stdin=listed, stdout=out)
         _, err = process.communicate()
     assert process.returncode == OK
     with open(tmp_path / "out") as out_again:
@@ -159,7 +159,7 @@ def head(*arguments: object) -> int:
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["people", "json"])
 def test_a_table_read_by_head_exits_0(tmp_path: Path, form: list[str]) -> None:
     linked(tmp_path / "many", 5000)
-    assert head("table", tmp_path / "many", *form) == OK
+    assert head("frames", "table", tmp_path / "many", *form) == OK
 
 
 def test_an_index_run_read_by_head_exits_3_and_is_finished_by_the_next(

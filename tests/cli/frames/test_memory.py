@@ -1,4 +1,4 @@
-"""`voxtier priority | preload | cache simulate`: scores, what would fit, and replayed traces."""
+"""`voxtier frames priority | preload | simulate`: scores, what would fit, and replayed traces."""
 
 from __future__ import annotations
 
@@ -42,29 +42,31 @@ def indexed(dsn: str, tmp_path: Path) -> str:
 
 
 def test_priority_lists_scores_and_the_cut(indexed: str) -> None:
-    done = voxtier("priority", "--budget", "300", dsn=indexed)
+    done = voxtier("frames", "priority", "--budget", "300", dsn=indexed)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(".dcm") == 4
     assert "fresh" in done.stdout
     assert "300 B are full here" in done.stdout
-    rows = [json.loads(line) for line in voxtier("priority", "--json", dsn=indexed).stdout.splitlines()]
+    rows = [
+        json.loads(line) for line in voxtier("frames", "priority", "--json", dsn=indexed).stdout.splitlines()
+    ]
     assert [row["label"] for row in rows] == ["fresh"] * 4
     assert rows[0]["score"] == pytest.approx(0.2, abs=1e-3)
 
 
 def test_preload_says_what_would_fit(indexed: str) -> None:
-    done = voxtier("preload", "--budget", "1MiB", "--dry-run", "--json", dsn=indexed)
+    done = voxtier("frames", "preload", "--budget", "1MiB", "--dry-run", "--json", dsn=indexed)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["state"], found["loaded"], found["damaged"]) == ("done", 4, 0)
     assert 0 < found["bytes"] < 2000
-    assert voxtier("preload", "--budget", "many", dsn=indexed).returncode == 2
-    assert voxtier("preload", dsn="host=127.0.0.1 port=1 connect_timeout=1").returncode == 4
+    assert voxtier("frames", "preload", "--budget", "many", dsn=indexed).returncode == 2
+    assert voxtier("frames", "preload", dsn="host=127.0.0.1 port=1 connect_timeout=1").returncode == 4
 
 
 def test_simulate_replays_a_trace() -> None:
     trace = "".join(f"file {number % 10} 100 scan\n" for number in range(200))
-    done = voxtier("cache", "simulate", "-", "--budgets", "500,2kB", "--json", stdin=trace)
+    done = voxtier("frames", "simulate", "-", "--budgets", "500,2kB", "--json", stdin=trace)
     assert done.returncode == 0, done.stderr
     ratios = {
         (row["policy"], row["budget"]): row["hit_ratio"] for row in map(json.loads, done.stdout.splitlines())
@@ -72,8 +74,28 @@ def test_simulate_replays_a_trace() -> None:
     assert ratios["lru", 500] == 0
     assert ratios["scan_aware", 500] == pytest.approx(0.475)
     assert ratios["lru", 2000] == ratios["belady", 2000] == pytest.approx(0.95)
-    assert voxtier("cache", "simulate", "-", "--budgets", "1", stdin="nonsense\n").returncode == 2
-    assert "#" in voxtier("cache", "simulate", "-", "--budgets", "2kB", stdin=trace).stdout
+    assert voxtier("frames", "simulate", "-", "--budgets", "1", stdin="nonsense\n").returncode == 2
+    assert voxtier("frames", "simulate", "-", stdin="").returncode == 1
+
+
+def test_simulate_draws_one_curve_a_policy(tmp_path: Path) -> None:
+    trace = "".join(f"file {number % 10} 100\n" for number in range(200))
+    page = tmp_path / "curves.html"
+    done = voxtier("frames", "simulate", "-", "--html", str(page), stdin=trace)
+    assert done.returncode == 0, done.stderr
+    about, head, *lines = done.stdout.splitlines()
+    assert about == "hit ratio of 200 requests for 10 files"
+    assert [line.split()[0] for line in lines] == ["lru", "scan_aware", "fifo", "belady"]
+    for line in lines:
+        ratios = [float(word.rstrip("%")) for word in line.partition("|")[0].split()[1:]]
+        assert ratios == sorted(ratios)
+        assert len(ratios) == len(head.split()) // 2
+        assert ratios[-1] == 95.0, "the last budget holds every file"
+        assert len(line.rpartition("  |")[2]) == 2 * len(ratios) + 1
+    drawn = page.read_text()
+    assert drawn.count("<polyline") == 4
+    assert drawn.count("<td>95.0%</td>") >= 4
+    assert "<script" not in drawn
 
 
 def test_simulate_refuses_what_it_cannot_replay() -> None:

@@ -34,11 +34,11 @@ def test_no_patients_name_in_output_logs_or_rows(
         for done in (
             voxtier("index", secret, "--dsn", dsn),
             voxtier("index", secret, "--dsn", dsn, "--json", "--force"),
-            voxtier("errors", "--dsn", dsn),
-            voxtier("summary", "--dsn", dsn),
-            voxtier("table", secret, "--json"),
+            voxtier("frames", "errors", "--dsn", dsn),
+            voxtier("frames", "summary", "--dsn", dsn),
+            voxtier("frames", "table", secret, "--json"),
             voxtier("explain", secret / "c.dcm"),
-            voxtier("frame", secret / "b.dcm", 2),
+            voxtier("frames", "read", secret / "b.dcm", 2),
         )
     )
     assert "not_dicom" in said or "error" in said

@@ -1,4 +1,4 @@
-"""`voxtier table`: its JSON, its lines for people, and the lists and names that it takes."""
+"""`voxtier frames table`: its JSON, its lines for people, and the lists and names that it takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TABLE_KEYS = (
 
 
 def test_json_has_exactly_these_keys(voxtier: Cli, folder: Path) -> None:
-    done = voxtier("table", folder, "--json")
+    done = voxtier("frames", "table", folder, "--json")
     assert done.code == FINDINGS
     assert done.err == ""
     assert len(done.rows) == 7
@@ -51,7 +51,7 @@ def test_json_has_exactly_these_keys(voxtier: Cli, folder: Path) -> None:
 def test_bit_at_which_each_frame_of_1_bit_pixels_begins_is_named(voxtier: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(one_bit("a", 1, 5, 4).content)
-    [row] = voxtier("table", path, "--json").rows
+    [row] = voxtier("frames", "table", path, "--json").rows
     assert row["bit_offsets"] == [0, 5, 2, 7]
     assert [length for [[_, length]] in row["frames"]] == [1, 2, 1, 2]
     page = voxtier("explain", path).out
@@ -59,14 +59,14 @@ def test_bit_at_which_each_frame_of_1_bit_pixels_begins_is_named(voxtier: Cli, t
 
 
 def test_ranges_hold_the_frames(voxtier: Cli, folder: Path) -> None:
-    [row] = voxtier("table", folder / "deep" / "jpeg.dcm", "--json").rows
+    [row] = voxtier("frames", "table", folder / "deep" / "jpeg.dcm", "--json").rows
     content = (folder / "deep" / "jpeg.dcm").read_bytes()
     frames = [b"".join(content[at : at + length] for at, length in frame) for frame in row["frames"]]
     assert frames == [jpeg(20, 0), jpeg(26, 1)]
 
 
 def test_without_json_one_line_a_file_with_status_or_error(voxtier: Cli, folder: Path) -> None:
-    done = voxtier("table", folder)
+    done = voxtier("frames", "table", folder)
     lines = {
         Path(line.split("images/")[1].split()[0].rstrip(":")).name: line for line in done.out.splitlines()
     }
@@ -77,28 +77,28 @@ def test_without_json_one_line_a_file_with_status_or_error(voxtier: Cli, folder:
 
 
 def test_only_healthy_files_exit_0(voxtier: Cli, folder: Path) -> None:
-    assert voxtier("table", folder / "ok.dcm", folder / "deep").code == OK
+    assert voxtier("frames", "table", folder / "ok.dcm", folder / "deep").code == OK
 
 
 def test_ten_thousand_paths_on_stdin(voxtier: Cli, tmp_path: Path) -> None:
     listed = linked(tmp_path / "many", 10_000)
-    done = voxtier("table", "-", "--json", stdin=listed)
+    done = voxtier("frames", "table", "-", "--json", stdin=listed)
     assert done.code == OK
     assert sorted(row["path"] for row in done.rows) == sorted(listed.decode().split())
 
 
 @pytest.mark.parametrize("form", [b"%s\n", b"%s", b"\n%s\r\n\n"], ids=["line", "no end", "from Windows"])
 def test_list_on_stdin_with_any_line_end(voxtier: Cli, folder: Path, form: bytes) -> None:
-    done = voxtier("table", "-", "--json", stdin=form % bytes(folder / "ok.dcm"))
+    done = voxtier("frames", "table", "-", "--json", stdin=form % bytes(folder / "ok.dcm"))
     assert [row["status"] for row in done.rows] == ["ok"]
 
 
 def test_empty_stdin_prints_nothing_and_exits_0(voxtier: Cli) -> None:
-    assert voxtier("table", "-") == Done(OK, b"", "")
+    assert voxtier("frames", "table", "-") == Done(OK, b"", "")
 
 
 def test_closed_stdin_exits_2_and_names_stdin(tmp_path: Path) -> None:
-    script = f"{sys.executable} -c '{PROGRAM}' table - <&-"
+    script = f"{sys.executable} -c '{PROGRAM}' frames table - <&-"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, "stdin" in done.stderr) == (USAGE, True)
     assert "Traceback" not in done.stderr
@@ -109,38 +109,44 @@ def test_a_path_that_cannot_be_read_is_an_io_error_row(voxtier: Cli, tmp_path: P
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     names = ["fifo", "broken", "loop", "missing", "x" * 300]
-    done = voxtier("table", "--json", *(tmp_path / name for name in names))
-    assert done.code == FINDINGS
+    done = voxtier("frames", "table", "--json", *(tmp_path / name for name in names))
+    assert done.code == USAGE
     assert {row["error"]["kind"] for row in done.rows} == {"io_error"}
     assert sorted(Path(row["path"]).name for row in done.rows) == sorted(names)
+    assert voxtier("frames", "table", *(tmp_path / name for name in ("fifo", "loop"))).code == FINDINGS
+    assert voxtier("frames", "table", "-", stdin=bytes(tmp_path / "missing")).code == FINDINGS
 
 
 def test_an_empty_folder_is_said_and_exits_1(voxtier: Cli, tmp_path: Path) -> None:
-    assert voxtier("table", tmp_path) == Done(FINDINGS, b"", f"voxtier: {tmp_path}: there is no file\n")
+    assert voxtier("frames", "table", tmp_path) == Done(
+        FINDINGS, b"", f"voxtier: {tmp_path}: there is no file\n"
+    )
 
 
 def test_a_loop_of_folders_ends(voxtier: Cli, folder: Path) -> None:
     (folder / "deep" / "up").symlink_to(folder)
-    assert len(voxtier("table", folder, "--json").rows) == 7
+    assert len(voxtier("frames", "table", folder, "--json").rows) == 7
 
 
 def test_names_that_are_not_utf8_are_escaped_and_read(voxtier: Cli, tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/\xff \x1b[2J\n.dcm"
     with open(odd, "wb") as file:
         file.write(native())
-    done = voxtier("table", os.fsdecode(odd))
+    done = voxtier("frames", "table", os.fsdecode(odd))
     assert done.code == OK
     [line] = done.out.splitlines()
     assert r"\udcff \x1b[2J\n.dcm" in line
-    [row] = voxtier("table", "--json", tmp_path).rows
+    [row] = voxtier("frames", "table", "--json", tmp_path).rows
     assert os.fsencode(row["path"]) == odd
     piped = os.fsencode(tmp_path) + b"/\xfe.dcm"
     os.rename(odd, piped)
-    assert [os.fsencode(r["path"]) for r in voxtier("table", "--json", "-", stdin=piped).rows] == [piped]
+    assert [os.fsencode(r["path"]) for r in voxtier("frames", "table", "--json", "-", stdin=piped).rows] == [
+        piped
+    ]
 
 
 def test_names_outside_the_terminals_encoding_are_escaped(tmp_path: Path) -> None:
     (tmp_path / "影像.dcm").write_bytes(native())
-    done = finish(start("table", tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"}))
+    done = finish(start("frames", "table", tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"}))
     assert done.code == OK
     assert r"\u5f71\u50cf.dcm" in done.out

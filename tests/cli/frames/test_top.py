@@ -1,4 +1,4 @@
-"""`voxtier top`: the rate of a reader from page to page."""
+"""`voxtier frames top`: the rate of a reader from page to page."""
 
 from __future__ import annotations
 

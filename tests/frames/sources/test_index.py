@@ -122,12 +122,12 @@ def test_the_command_indexes_prunes_and_reads(
     assert voxtier("index", prefix, "--since", "2999-01-01", "--dsn", dsn).code == FINDINGS
     address = f"{prefix}/04.dcm"
     assert "native" in voxtier("explain", address).out
-    assert voxtier("table", address).out.startswith("ok")
-    assert voxtier("metadata", address).code == OK
+    assert voxtier("frames", "table", address).out.startswith("ok")
+    assert voxtier("frames", "metadata", address).code == OK
     target = tmp_path / "frame"
-    assert voxtier("frame", address, "1", "-o", target).code == OK
+    assert voxtier("frames", "read", address, "1", "-o", target).code == OK
     assert target.stat().st_size == 512 * 512 * 2
-    all_objects = voxtier("table", f"{prefix}/")
+    all_objects = voxtier("frames", "table", f"{prefix}/")
     assert all_objects.code == FINDINGS  # one is no image
     assert len(all_objects.out.splitlines()) == 25
 

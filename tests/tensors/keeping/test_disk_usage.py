@@ -55,10 +55,10 @@ def test_gc_removes_dead_files_and_keeps_live_and_precious_ones(healthy: Path, t
     assert results.pop(str(files[3])).startswith("kept: its source is not known to exist")
     assert results == dict.fromkeys(expected, "would be removed")
     assert all(Path(name).exists() for name in expected)
-    assert run_cli("gc", "--config", path, "--apply").returncode == 3
+    assert run_cli("gc", "--config", path, "--yes").returncode == 3
     assert not any(Path(name).exists() for name in expected)
     assert files[3].exists()
-    assert run_cli("gc", "--config", path, "--apply", "--force").returncode == 0
+    assert run_cli("gc", "--config", path, "--yes", "--force").returncode == 0
     assert not files[3].exists()
     assert alive.exists()
     assert fresh.exists()
@@ -120,10 +120,10 @@ def test_evict_refuses_files_that_cannot_be_made_again(healthy: Path, tmp_path: 
     done = run_cli("evict", cache, "--budget", 4 * size, "--json")
     assert [row["path"] for row in rows(done.stdout)] == [str(paths[1]), str(paths[2])]
     assert all(path.exists() for path in paths)
-    refused = run_cli("evict", cache, "--budget", "1kB", "--apply")
+    refused = run_cli("evict", cache, "--budget", "1kB", "--yes")
     assert (refused.returncode, "--force" in refused.stderr) == (2, True)
     assert all(path.exists() for path in paths)
-    assert run_cli("evict", cache, "--budget", 4 * size, "--apply").returncode == 0
+    assert run_cli("evict", cache, "--budget", 4 * size, "--yes").returncode == 0
     assert [path.exists() for path in paths] == [True, False, False, True, True, True]
     listing = list_cache(cache)
     keep = frozenset(path.name for path in paths)

@@ -42,8 +42,8 @@ def test_every_generation_of_names_is_migrated_without_recomputing(tmp_path: Pat
     items = tmp_path / "items.json"
     items.write_text(json.dumps(known["items"]))
     dry = run_forked("migrate", folder, "--items", items)
-    assert (dry.returncode, dry.stdout.count("would move")) == (0, 10)
-    assert run_forked("migrate", folder, "--items", items, "--apply").returncode == 0
+    assert (dry.returncode, dry.stdout.count("would be moved")) == (0, 10)
+    assert run_forked("migrate", folder, "--items", items, "--yes").returncode == 0
     stock = PersistentDataset(known["items"], Compose([Refuse()]), folder)
     assert [float(torch.as_tensor(item["image"]).double().sum()) for item in stock] == known["sums"]
 
@@ -55,7 +55,7 @@ def test_items_with_a_moved_prefix_are_renamed(tmp_path: Path) -> None:
     moved = [{**item, "image": item["image"].replace("raw/", "/new/place/")} for item in known["items"]]
     items = tmp_path / "items.json"
     items.write_text(json.dumps(moved))
-    options = ["--from", "sha256", "--old-prefix", "raw/", "--new-prefix", "/new/place/", "--apply"]
+    options = ["--from", "sha256", "--old-prefix", "raw/", "--new-prefix", "/new/place/", "--yes"]
     done = run_forked("migrate", folder, "--items", items, *options)
     assert done.returncode == 0
     assert "10 moved" in done.stdout
@@ -69,7 +69,7 @@ def test_files_of_1_5_0_are_made_safe_for_stock_monai(tmp_path: Path) -> None:
     known = json.loads((folder / "facts.json").read_text())
     dry = run_forked("migrate", folder, "--make-safe")
     assert dry.stdout.count("would be converted") == 10
-    done = run_forked("migrate", folder, "--make-safe", "--apply")
+    done = run_forked("migrate", folder, "--make-safe", "--yes")
     assert (done.returncode, done.stdout.count("converted")) == (0, 10)
     assert {state.state for state in verify(list_cache(folder))} == {"ok"}
 
@@ -156,7 +156,7 @@ def test_a_folder_is_not_moved_into_itself(healthy: Path, tmp_path: Path) -> Non
             plan_folder_moves(tmp_path / "c", same)
         moves = [Move(path, same / path.name) for path in paths]
         assert [result for _, result in carry_out(moves)] == ["left: the new name is taken"] * 2
-        done = run_forked("migrate", tmp_path / "c", "--into", same, "--apply")
+        done = run_forked("migrate", tmp_path / "c", "--into", same, "--yes")
         assert (done.returncode, "itself" in done.stderr) == (2, True)
     assert [path.read_bytes() for path in paths] == [healthy.read_bytes()] * 2
 

@@ -103,7 +103,7 @@ def test_a_time_that_was_set_back_does_not_hide_a_change(healthy: Path, tmp_path
 def test_files_without_a_tensor_are_remarked(tmp_path: Path) -> None:
     torch.save({"image": "/data/ct.nii.gz"}, tmp_path / "a.pt")
     done = run_cli("verify", tmp_path)
-    assert (done.returncode, "1 files hold no tensor" in done.stderr) == (0, True)
+    assert (done.returncode, "1 file without a tensor" in done.stderr) == (0, True)
 
 
 def test_control_characters_in_names_are_escaped(healthy: Path, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     done = subprocess.run(
-        [sys.executable, "-m", "voxtier", "volume", "ingest", str(tmp_path / "r"), *map(str, images)],
+        [sys.executable, "-m", "voxtier", "volumes", "ingest", str(tmp_path / "r"), *map(str, images)],
         preexec_fn=restrict,
         capture_output=True,
         text=True,

@@ -40,8 +40,8 @@ def test_verify_lists_every_volume_and_counts(tmp_path: Path, images: list[tuple
     assert run("verify", tmp_path / "c").err == "2 volumes, 0 findings\n"
     Volume.from_nifti(tmp_path / "v", images[0][0])
     assert run("verify", tmp_path / "v").err == "1 volume, 0 findings\n"
-    assert "no store at" in run("verify", tmp_path / "nothing", code=1).err
-    assert "no store at" in run("verify", tmp_path / "in", code=1).err
+    assert "no store at" in run("verify", tmp_path / "nothing", code=2).err
+    assert "no store at" in run("verify", tmp_path / "in", code=2).err
 
 
 def test_verify_finds_a_volume_of_another_shape_than_its_row(
@@ -51,7 +51,7 @@ def test_verify_finds_a_volume_of_another_shape_than_its_row(
     radi.T1w.obs.update({"obs_subject_id": ["a"], "obs_id": ["a_T1w"], "dimensions": ["(5, 6, 8)"]})
     done = run("verify", tmp_path / "r", code=1)
     assert "its row says (5, 6, 8)" in done.out
-    assert done.err.endswith("1 findings\n")
+    assert done.err.endswith("1 finding\n")
 
 
 @pytest.mark.parametrize("kind", ["radi_object", "collection"])
@@ -69,10 +69,10 @@ def test_verify_says_that_an_ingest_was_cut_off_and_removes_it_on_request(
     (row,) = run("verify", root, "--json", code=1).rows
     assert (row["status"], row["volumes"], row["uri"]) == ("cut off", 1, str(root))
     assert "repeat it" in row["detail"]
-    assert "cut off before its first commit" in run("info", root, code=1).err
+    assert "cut off before its first commit" in run("info", root, code=2).err
     with only_writer(str(root), Session.of(None)):
         assert "is being written by" in run("verify", root, code=4).err
-    assert run("verify", root, "--repair", "--json").rows == [
+    assert run("verify", root, "--fix", "--json").rows == [
         {"uri": str(root), "status": "removed", "volumes": 1}
     ]
     assert not root.exists()
@@ -88,7 +88,7 @@ def test_verify_repair_around_a_collection_keeps_the_collection(
     own = VolumeCollection.from_niftis(tmp_path / "r" / "collections" / "T2w", images)
     kill_ingest(tmp_path / "r", images, at="a")
     assert run("verify", tmp_path / "r", "--json", code=1).rows[0]["volumes"] == 1
-    run("verify", tmp_path / "r", "--repair")
+    run("verify", tmp_path / "r", "--fix")
     assert [path.name for path in (tmp_path / "r" / "collections").iterdir()] == ["T2w"]
     check_identity(VolumeCollection(own.uri))
 
@@ -134,7 +134,7 @@ def test_one_of_several_must_be_chosen_and_a_wrong_id_is_answered_with_near_ones
         arguments = [command, tmp_path / "r", *([tmp_path / output] if output else [])]
         error = run(*arguments, code=2).err
         assert "holds 2 volumes: choose one with --obs (a_T1w, b_T1w)" in error
-        assert "--obs takes one of a_T1w" in run(*arguments, "--obs", "a_t1w", code=1).err
+        assert "--obs takes one of a_T1w" in run(*arguments, "--obs", "a_t1w", code=2).err
     assert not (tmp_path / "s.png").exists()
     run("export", tmp_path / "r", tmp_path / "named", "--obs", "a_T1w")
     assert (tmp_path / "named.nii.gz").exists()

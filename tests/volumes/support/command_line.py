@@ -1,4 +1,4 @@
-"""``voxtier volume`` run in the process of the test."""
+"""``voxtier volumes`` run in the process of the test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(*arguments: object, code: int = 0) -> Done:
     out, err = io.StringIO(), io.StringIO()
     try:
         with (
-            mock.patch.object(sys, "argv", ["voxtier", "volume", *map(str, arguments)]),
+            mock.patch.object(sys, "argv", ["voxtier", "volumes", *map(str, arguments)]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as ended,

@@ -10,19 +10,10 @@ import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import AS_JSON, DSN, SOURCE, holds_source, open_store
-from voxtier.system.text import on_one_line
+from voxtier.system.text import format_count, on_one_line
 
 
-@click.group()
-def frames() -> None:
-    """Hand the index of frames to other tools, and take it back.
-
-    \b
-    voxtier frames export index.parquet
-    """
-
-
-@frames.command("export")
+@click.command("export")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.parquet")
 @SOURCE
 @DSN
@@ -51,11 +42,11 @@ def export_(path: Path, source: str, dsn: str | None, rows: Literal["file", "fra
     if as_json:
         click.echo(json.dumps({"source": source, "path": str(path), "rows": count}))
     else:
-        click.echo(f"{count:,} rows of source {source} in {on_one_line(str(path))}")
+        click.echo(f"{format_count(count, 'row')} of source {source} in {on_one_line(str(path))}")
     return EXIT_OK if is_known and count else EXIT_FINDINGS
 
 
-@frames.command("import")
+@click.command("import")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="IN.parquet")
 @SOURCE
 @DSN
@@ -77,8 +68,8 @@ def import_(path: Path, source: str, dsn: str | None, as_json: bool) -> int:
         click.echo(json.dumps({"source": source, **counts._asdict(), "refused": len(counts.refused)}))
     else:
         click.echo(
-            f"{counts.inserted:,} rows inserted, {counts.updated:,} updated, {counts.unchanged:,} unchanged "
-            f"in source {source}"
+            f"{format_count(counts.inserted, 'row')} inserted, {counts.updated:,} updated, "
+            f"{counts.unchanged:,} unchanged in source {source}"
         )
     for name, fault in counts.refused[:20]:
         click.echo(f"refused: {on_one_line(name)}: {fault}", err=True)

@@ -1,4 +1,4 @@
-"""``voxtier index | summary | errors``: make the index of a source, count it, list what was refused."""
+"""``voxtier index`` and ``voxtier frames summary | errors``: make the index of a source, look into it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from voxtier.cli.options import (
     AS_JSON,
     DSN,
     SOURCE,
-    THREADS,
+    WORKERS,
     holds_source,
     open_store,
-    reading_threads,
+    reading_workers,
 )
 from voxtier.system.progress import Progress
-from voxtier.system.text import format_bytes, format_duration, on_one_line
+from voxtier.system.text import format_bytes, format_count, format_duration, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.indexing.run import FileReport
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 _MEANING = {
     "ok": "every frame can be read",
     "unchanged": "indexed before, same size and time (or entity tag): not read again",
-    "truncated": "the file is cut off, see `voxtier errors`: the frames before the cut can be read",
+    "truncated": "the file is cut off, see `voxtier frames errors`: the frames before the cut can be read",
     "no_pixels": "a report, plan or the like: there are no frames",
     "ambiguous": "nothing says which fragment belongs to which frame: refused",
-    "refused": "no image, damaged or unreadable: see `voxtier errors`; tried again on the next run",
+    "refused": "no image, damaged or unreadable: see `voxtier frames errors`; tried again on the next run",
 }
 # The status of a row for people.
 _WORDS = {"error": "refused"}
@@ -55,7 +55,7 @@ _REFUSED_SHOWN = 20
 @DSN
 @click.option("--ext", "extension", default=".dcm", help="Take files whose names end so.")
 @click.option("--all-files", is_flag=True, help="Take every file, whatever its name.")
-@THREADS
+@WORKERS
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
@@ -76,7 +76,7 @@ def index(
     dsn: str | None,
     extension: str,
     all_files: bool,
-    threads: int | None,
+    workers: int | None,
     since: datetime | None,
     force: bool,
     prune: bool,
@@ -96,10 +96,10 @@ def index(
     voxtier index s3://bucket/prefix --since 2026-11-01
 
     A second run reads only new and changed files. A refused file is kept in the index with its reason: see
-    `voxtier errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a folder
-    that cannot be read. A run may be interrupted at any time: what was read is kept, the next run does the
-    rest. With --shard, N runs on any machines share the work by the paths: each file is in exactly one share.
-    Exit code 0, 1 when there is no file, 3 when some were refused.
+    `voxtier frames errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a
+    folder that cannot be read. A run may be interrupted at any time: what was read is kept, the next run does
+    the rest. With --shard, N runs on any machines share the work by the paths: each file is in exactly one
+    share. Exit code 0, 1 when there is no file, 2 when a PATH is not there, 3 when some files were refused.
     """
     from voxtier.frames.indexing.paths import Shard, absolute, iter_files
     from voxtier.frames.indexing.run import FileIndexer, index_files
@@ -115,7 +115,7 @@ def index(
         since = since.replace(tzinfo=UTC)
     walked = [path for path in paths if not prune or is_address(path) or os.path.lexists(path)]
     files = iter_files(given_paths(walked), extension=wanted, since=since)
-    threads = reading_threads(threads, paths)
+    threads = reading_workers(workers, paths)
     counts: Counter[str] = Counter()
     found = _Taken(files, keeps=prune)
     frames = pruned = without_row = 0
@@ -154,7 +154,8 @@ def index(
     else:
         click.echo(_run_summary(counts, frames, pruned, seconds, source, place))
     if share is not None and found.count and not counts:
-        click.echo(f"voxtier: none of {found.count:,} files is in share {shard}", err=True)
+        count = format_count(found.count, "file")
+        click.echo(f"voxtier: share {shard} is empty: {count} in other shares", err=True)
     elif not counts and not pruned:
         where = ", ".join(map(on_one_line, paths))
         hint = "" if all_files else f" whose name ends in {extension} (--all-files takes every file)"
@@ -247,7 +248,7 @@ def _refused_note(counts: Counter[str]) -> str:
 
 
 def _echo_paths_without_row(reports: list[FileReport], room: int) -> int:
-    """Print the first `room` paths that `voxtier errors` cannot list; return how many there are."""
+    """Print the first `room` paths that `voxtier frames errors` cannot list; return how many there are."""
     refused = [report for report in reports if report.status == "refused"]
     for report in refused[: max(room, 0)]:
         click.echo(f"refused: {on_one_line(report.path)}: {report.error_detail}", err=True)
@@ -271,7 +272,8 @@ def _run_summary(
     total = counts.total()
     rate = total / seconds if seconds > 0 else 0.0
     lines = [
-        f"{total:,} files, {frames:,} frames in {format_duration(seconds)} ({rate:,.0f} files/s)",
+        f"{format_count(total, 'file')}, {format_count(frames, 'frame')} in {format_duration(seconds)} "
+        f"({rate:,.0f} files/s)",
         f"source {source}, {place}",
     ]
     lines += [
@@ -290,7 +292,7 @@ def summary(source: str, dsn: str | None, as_json: bool) -> int:
     """Count the files, frames and bytes of a source by status, kind, transfer syntax and method.
 
     \b
-    voxtier summary --json
+    voxtier frames summary --json
 
     Exit code 1 when there is no file.
     """
@@ -313,7 +315,8 @@ def summary(source: str, dsn: str | None, as_json: bool) -> int:
     ):
         click.echo(f"\n{title}")
         for name, tally in tallies.items():
-            click.echo(f"  {_label(title, name):<58}{tally.files:>12,} files {tally.frames:>14,} frames")
+            files, each = format_count(tally.files, "file"), format_count(tally.frames, "frame")
+            click.echo(f"  {_label(title, name):<58}{files:>18} {each:>21}")
     if others:
         click.echo(f"\nother sources: {', '.join(others)}")
     return code
@@ -332,7 +335,8 @@ def _label(title: str, name: str) -> str:
 def _total_line(tally: Tally) -> str:
     each = tally.table_bytes / tally.frames if tally.frames else 0.0
     return (
-        f"{tally.files:,} files, {tally.frames:,} frames, {format_bytes(tally.file_bytes)} indexed by "
+        f"{format_count(tally.files, 'file')}, {format_count(tally.frames, 'frame')}, "
+        f"{format_bytes(tally.file_bytes)} indexed by "
         f"{format_bytes(tally.table_bytes)} of tables ({each:.1f} bytes a frame)"
     )
 
@@ -354,9 +358,9 @@ def errors(source: str, dsn: str | None, as_json: bool) -> int:
     """List the files that were refused or are cut off, each with its reason.
 
     \b
-    voxtier errors --json
+    voxtier frames errors --json
 
-    Exit code 1 when there are any.
+    Exit code 1 when there are any, or no such source.
     """
     from voxtier.frames.store.row import RefusedFile
 
@@ -381,6 +385,4 @@ def errors(source: str, dsn: str | None, as_json: bool) -> int:
 
 
 def _cut_note(whole: int, frames: int) -> str:
-    if whole == 0:
-        return f"the file is cut off, none of {frames:,} frames is whole"
-    return f"the file is cut off, {whole:,} of {frames:,} frames are whole"
+    return f"the file is cut off, whole frames: {whole:,} of {frames:,}"

@@ -1,11 +1,9 @@
-"""``voxtier priority | preload | cache``: what memory should hold, and what that is worth."""
+"""``voxtier frames priority | preload``: what memory should hold, and what would fit."""
 
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.frames.readers import stats
 from voxtier.cli.options import AS_JSON, DSN, SIZE, SOURCE, holds_source, open_store
-from voxtier.errors import BackendError, ConfigError
+from voxtier.errors import BackendError
 from voxtier.system.progress import Progress
-from voxtier.system.text import format_bytes
+from voxtier.system.text import format_bytes, format_count, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.memory.ranking import RankedFile
 
 _size = partial(format_bytes, binary=True)
 _NOTHING = "source {!r} holds no file with frames: run `voxtier index` first"
-_POLICIES = ("lru", "scan_aware", "fifo", "belady")
 
 
 @click.command()
@@ -37,7 +33,7 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
     """List the files that deserve memory most, best first.
 
     \b
-    voxtier priority --limit 20 --budget 64MiB
+    voxtier frames priority --limit 20 --budget 64MiB
 
     The band says where the score lies (critical > 1, high >= 0.3, medium >= 0.1, low); the label says why:
     frequent_recent, recent, fresh (new and unread), frequent_stale, cold. Exit code 1 when there is no file.
@@ -54,7 +50,7 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
             click.echo(json.dumps(_as_json(file)))
     if as_json or not files:
         return EXIT_OK if files else EXIT_FINDINGS
-    click.echo("  rank   score  band      label            frames  accesses  table  path")
+    click.echo("  rank   score  band      label            frames  accesses     table  path")
     filled, cut = 0, False
     for rank, file in enumerate(files, 1):
         # What memory takes beside the table: key, slot, attributes; the compact form is never larger.
@@ -64,7 +60,7 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
             cut = True
         click.echo(
             f"{rank:6}  {file.score:6.3f}  {file.band:8}  {file.label:15}  {file.frame_count:6}  "
-            f"{file.access_count:8}  {_size(file.table_bytes):>5}  {file.path}"
+            f"{file.access_count:8}  {_size(file.table_bytes):>8}  {on_one_line(file.path)}"
         )
     click.echo("\nscores: " + _sparkline([file.score for file in files]) + "  best to last")
     return EXIT_OK
@@ -75,13 +71,13 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
 @DSN
 @click.option("--budget", default="2GiB", type=SIZE, help="Memory for frame tables.")
 @click.option("--limit", default=1_000_000, type=click.IntRange(0), help="Files at most.")
-@click.option("--dry-run", is_flag=True, help="Accepted for clarity: this command only tries.")
+@click.option("--dry-run", is_flag=True, hidden=True, help="Accepted for clarity: this command only tries.")
 @AS_JSON
 def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool, as_json: bool) -> int:
     """Try out a preload: how many files a memory budget would hold, and how long the start would take.
 
     \b
-    voxtier preload --budget 2GiB
+    voxtier frames preload --budget 2GiB
 
     The tables are read and put into a cache of this process, which then ends; a service does the same when
     it starts. Exit code 1 when there is no table.
@@ -109,83 +105,11 @@ def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool
         click.echo(json.dumps(found))
     else:
         click.echo(
-            f"{progress['loaded']:,} tables in {_size(used)} of {_size(budget)} after {seconds:.2f} s; "
-            f"{progress['skipped']:,} did not fit, {progress['damaged']:,} are damaged"
+            f"{format_count(progress['loaded'], 'table')} in {_size(used)} of {_size(budget)} "
+            f"after {seconds:.2f} s; "
+            f"did not fit: {progress['skipped']:,}, damaged: {progress['damaged']:,}"
         )
     return EXIT_OK if progress["seen"] else EXIT_FINDINGS
-
-
-@click.group()
-def cache() -> None:
-    """Show what memory saves, and what another budget would save.
-
-    \b
-    voxtier cache stats
-    voxtier cache simulate trace.txt --budgets 64MiB,1GiB
-    """
-
-
-cache.add_command(stats)
-
-
-@cache.command()
-@click.argument("trace", type=click.File("r"))
-@click.option("--budgets", required=True, help="Sizes, separated by commas: 64MiB,256MiB,1GiB.")
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    type=click.Choice(_POLICIES),
-    help="Policy to replay; repeatable. Default: all.",
-)
-@AS_JSON
-def simulate(trace: Iterable[str], budgets: str, policies: tuple[str, ...], as_json: bool) -> None:
-    """Replay TRACE (- for stdin), and print the hit ratio of each policy at each budget.
-
-    \b
-    voxtier cache simulate trace.txt --budgets 64MiB,256MiB,1GiB
-
-    A line of a trace is ``KEY BYTES`` or ``KEY BYTES scan``, separated by a tab or the last blanks. The
-    policy of the cache is scan_aware; belady knows the future and is the upper bound.
-    """
-    from voxtier._core import simulate as replay
-
-    sizes = [SIZE.convert(size, None, None) for size in budgets.split(",")]
-    keys, weights, scans = _read_trace(trace)
-    for policy in policies or _POLICIES:
-        for size, (hits, clinical) in zip(sizes, replay(keys, weights, scans, policy, sizes), strict=True):
-            ratio = hits / max(len(keys), 1)
-            rest = clinical / max(int((~scans).sum()), 1)
-            if as_json:
-                row = {"policy": policy, "budget": size, "requests": len(keys), "hit_ratio": ratio}
-                click.echo(json.dumps({**row, "hit_ratio_without_scans": rest}))
-            else:
-                bar = "#" * round(ratio * 40)
-                click.echo(f"{policy:10} {_size(size):>9}  {ratio:6.1%}  (no scans {rest:6.1%})  {bar}")
-
-
-def _read_trace(lines: Iterable[str]) -> tuple[Any, Any, Any]:
-    import numpy as np
-
-    numbers: dict[str, int] = {}
-    keys, weights, scans = [], [], []
-    for number, (key, weight, scan) in enumerate(_parsed(lines), 1):
-        if weight >= 1 << 32:
-            raise ConfigError(
-                f"line {number} of the trace: a frame table has less than 4 GiB, not {weight:,} bytes"
-            )
-        keys.append(numbers.setdefault(key, len(numbers)))
-        weights.append(weight)
-        scans.append(scan)
-    return np.array(keys, np.uint32), np.array(weights, np.uint32), np.array(scans, np.bool_)
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, int, bool]]:
-    for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r"(.+?)\s+([0-9]+)(\s+scan)?\s*", line)
-        if match is None:
-            raise ConfigError(f"line {number} of the trace is not `KEY BYTES` or `KEY BYTES scan`")
-        yield match[1], int(match[2]), match[3] is not None
 
 
 def _as_json(file: RankedFile) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``voxtier cache stats | top``: what the readers that run on this machine report."""
+"""``voxtier frames stats | top``: what the readers that run on this machine report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.options import AS_JSON
 from voxtier.system.text import format_bytes, on_one_line
 
@@ -30,25 +31,28 @@ HOME = click.option(
 @click.command()
 @HOME
 @AS_JSON
-def stats(home: Path | None, as_json: bool) -> None:
+def stats(home: Path | None, as_json: bool) -> int:
     """Show what each running reader answered, from which tier, and how full its memory is.
 
     \b
-    voxtier cache stats --json
+    voxtier frames stats --json
 
     A FrameReader writes its counters every two seconds into voxtier's folder (VOXTIER_HOME), unless it was
     made with publish=False. Of its requests, `memory` says how many found their table there, `index` how
     many asked PostgreSQL, `file` how many had to read the file's headers. `to write` counts files whose
     accesses the index does not know yet. The state is `ready`, or `preload 12,000` (files so far),
-    `no database` (memory and files go on serving), `silent 60 s` (stopped, or hanging).
+    `no database` (memory and files go on serving), `silent 60 s` (stopped, or hanging). Exit code 1 when no
+    reader runs.
     """
     statuses = _statuses(home)
+    if not statuses:
+        click.echo(_no_reader(home), err=True)
+        return EXIT_FINDINGS
     if as_json:
         _echo_json(statuses)
-    elif not statuses:
-        click.echo(_no_reader(home), err=True)
     else:
         click.echo("\n".join(_lines(statuses, {})))
+    return EXIT_OK
 
 
 @click.command()
@@ -60,9 +64,9 @@ def top(home: Path | None, interval: float, count: int, as_json: bool) -> None:
     """Watch the running readers: requests a second, tiers, memory.
 
     \b
-    voxtier top --interval 5
+    voxtier frames top --interval 5
 
-    The columns are those of `voxtier cache stats`. Without a terminal, page follows page, as for a log.
+    The columns are those of `voxtier frames stats`. Without a terminal, page follows page, as for a log.
     """
     latest: dict[str, ReaderStatus] = {}
     previous: dict[str, ReaderStatus] = {}

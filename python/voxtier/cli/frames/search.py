@@ -1,13 +1,15 @@
-"""``voxtier index --search`` and ``voxtier forget``: make and remove the search index of patients."""
+"""``voxtier index --search`` and ``voxtier frames forget``: make and remove the search index of patients."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import DSN, open_store
+from voxtier.cli.options import AS_JSON, DSN, open_store
+from voxtier.system.text import format_count
 
 if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
@@ -19,7 +21,7 @@ def switch_search_on(store: FrameStore, source: str) -> None:
 
     click.echo(
         f"--search: the database will hold names, identifiers and dates of patients of source {source!r}, in "
-        "the schema voxtier_search, from now on. `voxtier forget --search` removes them.",
+        "the schema voxtier_search, from now on. `voxtier frames forget --search` removes them.",
         err=True,
     )
     SearchIndex(store).switch_on(source)
@@ -33,17 +35,18 @@ def fill_search(store: FrameStore, source: str, threads: int) -> None:
     index = SearchIndex(store)
     if index.holds(source):
         count = sum(fill_search_index(index, source, threads=threads))
-        click.echo(f"search index: {count:,} headers read", err=True)
+        click.echo(f"search index: {format_count(count, 'header')} read", err=True)
 
 
 @click.command()
 @click.option("--search", is_flag=True, help="Names and dates of patients, of all sources.")
 @DSN
-def forget(dsn: str | None, search: bool) -> int:
+@AS_JSON
+def forget(dsn: str | None, search: bool, as_json: bool) -> int:
     """Remove what was kept on request: the search index.
 
     \b
-    voxtier forget --search
+    voxtier frames forget --search
 
     The index of frames stays; searches read the files' headers again. Exit code 1 when there was nothing.
     """
@@ -53,5 +56,7 @@ def forget(dsn: str | None, search: bool) -> int:
         raise click.UsageError("what is to be forgotten? Give --search")
     with open_store(dsn) as store:
         is_gone = SearchIndex(store).drop()
+    if as_json:
+        click.echo(json.dumps({"removed": is_gone}))
     click.echo("the search index is removed" if is_gone else "there is no search index", err=True)
     return EXIT_OK if is_gone else EXIT_FINDINGS

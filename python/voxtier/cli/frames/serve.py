@@ -18,7 +18,7 @@ import click
 from voxtier.cli.options import DSN, SIZE, open_store
 from voxtier.errors import BackendError, ConfigError, SourceError
 from voxtier.system.home import default_home
-from voxtier.system.text import format_bytes
+from voxtier.system.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from voxtier.frames.gateway.gateway import Gateway
@@ -62,6 +62,7 @@ class _FolderOrPrefix(click.Path):
 @click.argument("folders", nargs=-1, type=_FolderOrPrefix(exists=True), envvar=_env("FOLDERS"))
 @click.option(
     "--config",
+    type=click.Path(dir_okay=False),
     is_eager=True,
     expose_value=False,
     callback=_read_config,
@@ -152,8 +153,7 @@ def serve(
 
     With folders or prefixes of stores, indexes what is new in them in the background and serves from the
     first second; without, serves what the index holds. Only this machine is served, unless --token-file or
-    --trust-proxy says who
-    may ask. SIGTERM and Ctrl-C finish open requests; a second Ctrl-C stops at once.
+    --trust-proxy says who may ask. SIGTERM and Ctrl-C finish open requests; a second Ctrl-C stops at once.
     """
     stopping = threading.Event()
     _raise_file_limit()
@@ -232,7 +232,9 @@ def _announce(gateway: Gateway, options: dict[str, Any]) -> None:
     click.echo(f"status page    {gateway.url}/status")
     if options["viewer"] is not None:
         click.echo(f"viewer         {gateway.url}/")
-    click.echo(f"{gateway.workers} worker(s), {memory} for frame tables; Ctrl-C stops", err=True)
+    click.echo(
+        f"{format_count(gateway.workers, 'worker')}, {memory} for frame tables; Ctrl-C stops", err=True
+    )
 
 
 class _signals:  # noqa: N801 - used as a context
@@ -285,4 +287,5 @@ def _index(
     except (BackendError, SourceError) as error:
         click.echo(f"voxtier: indexing stopped: {error}", err=True)
         return
-    click.echo(f"indexed: {files} files, {new} new, {refused} refused (see `voxtier errors`)", err=True)
+    counts = f"{format_count(files, 'file')}, {new:,} new, {refused:,} refused"
+    click.echo(f"indexed: {counts} (see `voxtier frames errors`)", err=True)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON, SIZE
-from voxtier.cli.tensors.options import APPLY, FOLDER, config_option, load_cache, say
-from voxtier.system.text import format_bytes
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.options import AS_JSON, DRY_RUN, SIZE, YES, is_confirmed
+from voxtier.cli.tensors.options import FOLDER, config_option, load_cache, say
+from voxtier.system.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from voxtier.tensors.keeping.disk_usage import Garbage
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 @click.command("ls")
 @click.argument("folder", type=FOLDER)
 @AS_JSON
-def ls_command(folder: Path, as_json: bool) -> None:
+def ls_command(folder: Path, as_json: bool) -> int:
     """List cache folders: files, size, last use, parameters; of several, what they differ in.
 
     \b
     voxtier tensors ls /data/cache
+
+    Exit code 1 when there is no cache.
     """
     from voxtier.tensors.keeping.disk_usage import list_cache_folders
     from voxtier.tensors.keeping.migrate import parameter_differences
@@ -37,12 +39,16 @@ def ls_command(folder: Path, as_json: bool) -> None:
             continue
         used = time.strftime("%Y-%m-%d", time.localtime(row["last_used"]))
         parameters = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
-        say(f"{row['folder']}: {row['files']} files, {format_bytes(row['bytes'])}, used {used}; {parameters}")
+        size = f"{format_count(row['files'], 'file')}, {format_bytes(row['bytes'])}"
+        say(f"{row['folder']}: {size}, used {used}; {parameters}")
     if not as_json:
         folders = [Path(row["folder"]) for row in rows if row["parameters"]]
         for other in folders[1:]:
             for line in parameter_differences(folders[0], other):
                 say(f"  {folders[0].name} -> {other.name}: {line}")
+    if not rows:
+        say(f"voxtier: {folder}: there is no cache folder", err=True)
+    return EXIT_OK if rows else EXIT_FINDINGS
 
 
 @click.command("du")
@@ -74,18 +80,22 @@ def du_command(folder: Path, as_json: bool) -> int:
 @click.argument("folder", type=FOLDER, required=False)
 @config_option("Also find orphans and unfinished downloads.")
 @click.option("--force", is_flag=True, help="Also remove orphans that cannot be made again.")
-@APPLY
+@DRY_RUN
+@YES
 @AS_JSON
-def gc_command(folder: Path | None, config: Path | None, force: bool, apply: bool, as_json: bool) -> int:
+def gc_command(
+    folder: Path | None, config: Path | None, force: bool, dry_run: bool, yes: bool, as_json: bool
+) -> int:
     """Remove temporary files and claims of dead runs, and empty folders.
 
     \b
     voxtier tensors gc --config config.yaml
-    voxtier tensors gc --config config.yaml --apply
+    voxtier tensors gc --config config.yaml --yes
 
     With --config also orphans, and unfinished downloads of `generate` and of the hub's client. An orphan is
     a tensor that no list of the configuration asks for. It is kept unless its source is known to exist: the
-    lists may be the wrong ones.
+    lists may be the wrong ones. What would be removed is listed before it is asked for. Exit code 3 when
+    something could not be removed.
     """
     from voxtier.tensors.keeping.disk_usage import find_garbage
     from voxtier.tensors.manifest import Manifests
@@ -100,7 +110,7 @@ def gc_command(folder: Path | None, config: Path | None, force: bool, apply: boo
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
     garbage = find_garbage(folder, wanted=wanted, can_be_remade=Manifests().has_source, images=images)
-    return _remove_all(list(garbage), force=force, apply=apply, as_json=as_json)
+    return _remove_all(list(garbage), force=force, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @click.command("evict")
@@ -108,16 +118,19 @@ def gc_command(folder: Path | None, config: Path | None, force: bool, apply: boo
 @click.option("--budget", type=SIZE, required=True, help="Bytes that may stay, such as 500GB.")
 @config_option("Never evict what its lists ask for.")
 @click.option("--force", is_flag=True, help="Also evict what cannot be made again.")
-@APPLY
+@DRY_RUN
+@YES
 @AS_JSON
 def evict_command(
-    folder: Path, budget: int, config: Path | None, force: bool, apply: bool, as_json: bool
+    folder: Path, budget: int, config: Path | None, force: bool, dry_run: bool, yes: bool, as_json: bool
 ) -> int:
     """Shrink a cache to a budget: the least recently used files go first, and only if they can be remade.
 
     \b
     voxtier tensors evict /data/cache --budget 500GB
-    voxtier tensors evict /data/cache --budget 500GB --apply
+    voxtier tensors evict /data/cache --budget 500GB --yes
+
+    What would be removed is listed before it is asked for. Exit code 3 when something could not be removed.
     """
     from voxtier.tensors.keeping.disk_usage import choose_evictions
     from voxtier.tensors.keeping.verify import list_cache
@@ -129,23 +142,34 @@ def evict_command(
         keep = frozenset(f"{key}.pt" for key in volumes)
     listing, has_source = list_cache(folder), Manifests().has_source
     evicted = choose_evictions(listing, budget, keep=keep, can_be_remade=has_source, force=force)
-    return _remove_all(evicted, force=force, apply=apply, as_json=as_json)
+    return _remove_all(evicted, force=force, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-def _remove_all(garbage: list[Garbage], *, force: bool, apply: bool, as_json: bool) -> int:
+def _remove_all(garbage: list[Garbage], *, force: bool, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """List what goes and what stays, ask, remove; nothing to remove is said, and is no failure."""
     from voxtier.tensors.keeping.disk_usage import remove
 
-    total = count = 0
-    for item in garbage:
-        if item.precious and not force:
-            result = "kept: its source is not known to exist (--force removes it)"
-        else:
-            result = remove(item) if apply else "would be removed"
-        if not result.startswith(("kept", "left")):
-            count += 1
-            total += item.size
+    def report(item: Garbage, result: str) -> None:
         row = {"path": str(item.path), "reason": item.reason, "size": item.size, "result": result}
         say(json.dumps(row) if as_json else f"{result}: {item.path} ({item.reason})")
-    hint = "" if apply or not count else "; --apply removes them"
-    say(f"{count} files, {format_bytes(total)}{hint}", err=True)
-    return EXIT_PARTIAL if apply and count < len(garbage) else EXIT_OK
+
+    kept = [item for item in garbage if item.precious and not force]
+    goes = [item for item in garbage if force or not item.precious]
+    for item in kept:
+        report(item, "kept: its source is not known to exist (--force removes it)")
+    for item in goes if dry_run or not yes else []:
+        report(item, "would be removed")
+    if not goes:
+        say("nothing to remove", err=True)
+        return EXIT_PARTIAL if kept and yes and not dry_run else EXIT_OK
+    total = f"{format_count(len(goes), 'file')}, {format_bytes(sum(item.size for item in goes))}"
+    if not is_confirmed(f"Remove {total}", yes=yes, dry_run=dry_run):
+        say(total, err=True)
+        return EXIT_OK
+    left = 0
+    for item in goes:
+        result = remove(item)
+        left += result != "removed"
+        report(item, result)
+    say(f"{total}: {format_count(len(goes) - left, 'file')} removed", err=True)
+    return EXIT_PARTIAL if kept or left else EXIT_OK

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_OK
-from voxtier.cli.options import AS_JSON, SIZE
+from voxtier.cli.options import AS_JSON, DRY_RUN, SIZE
 from voxtier.cli.tensors.options import say, volume_list
 from voxtier.errors import ConfigError
 from voxtier.system.progress import Progress
-from voxtier.system.text import format_bytes, format_duration
+from voxtier.system.text import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
     from voxtier.tensors.making.plan import Plan
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also remove your own raw files, once their tensors are verified.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done, as the command `plan`.")
+@DRY_RUN
 @click.option(
     "-y", "--yes", is_flag=True, help="Do not ask; needed where nobody can answer and raw files are removed."
 )
@@ -77,7 +77,7 @@ def generate_command(
     """Make every tensor that the CSV files ask for and the cache lacks.
 
     \b
-    voxtier tensors generate --config config.yaml --num-workers 8
+    voxtier tensors generate --config config.yaml --workers 8
 
     Downloads what is not on disk, resumes what was interrupted, shares the work with other runs of the same
     configuration. A first Ctrl-C finishes the current volumes, a second stops at once.
@@ -229,6 +229,6 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
         f"output       {format_bytes(plan.output_bytes)}, at most {format_bytes(plan.peak_disk_bytes)} with"
         f" raw files; {format_bytes(plan.free_disk_bytes)} free\n"
         f"engine       {plan.engine}, {plan.oblique} of {plan.local_raw_files} volumes on disk are oblique\n"
-        f"time         about {format_duration(plan.seconds)} with {plan.workers} workers",
+        f"time         about {format_duration(plan.seconds)} with {format_count(plan.workers, 'worker')}",
         err=True,
     )

@@ -11,6 +11,7 @@ import click
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.options import AS_JSON
 from voxtier.cli.tensors.options import FOLDER, config_option, exit_code, load_cache, say
+from voxtier.system.text import format_count
 
 
 @click.command("adopt")
@@ -20,13 +21,17 @@ from voxtier.cli.tensors.options import FOLDER, config_option, exit_code, load_c
     "--same-pipeline", is_flag=True, help="Say that the files were made with today's reader and versions."
 )
 @click.option("--duplicates", is_flag=True, help="Also report files of equal content.")
-def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool, duplicates: bool) -> int:
+@AS_JSON
+def adopt_command(
+    folder: Path | None, config: Path | None, same_pipeline: bool, duplicates: bool, as_json: bool
+) -> int:
     """Check a cache that anybody made, and record what it holds.
 
     \b
     voxtier tensors adopt --config config.yaml
 
     The manifest (in .voxtier beside the cache folder) makes --since-last, --quick, explain and evict work.
+    Exit code 1 when there is no file, or one that is not fine.
     """
     from voxtier.tensors.identity.fingerprint import fingerprint
     from voxtier.tensors.keeping.adopt import adopt
@@ -50,15 +55,18 @@ def adopt_command(folder: Path | None, config: Path | None, same_pipeline: bool,
         counts[state.state] += 1
         path = Path(state.path)
         keys_of.setdefault(path.parent, set()).add(path.stem)
-        if state.state not in FINE:
+        if as_json:
+            say(state.as_json())
+        elif state.state not in FINE:
             say(f"{state.state}: {state.path}: {state.detail}")
-    say(", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files")
+    text = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+    say(text or f"{folder}: there is no file", err=as_json)
     if duplicates:
         for parent, keys in sorted(keys_of.items()):
             rows = Manifest(parent).read()
             for group in find_duplicates({key: rows[key] for key in keys & rows.keys()}):
-                say("equal: " + " ".join(group))
-    return exit_code(counts)
+                say(json.dumps({"equal": group}) if as_json else "equal: " + " ".join(group))
+    return exit_code(counts) if counts else EXIT_FINDINGS
 
 
 @click.command("explain")
@@ -82,6 +90,8 @@ def explain_command(config: Path, as_json: bool) -> int:
         stale += 1
         row = {"key": found.key, "volume": found.volume, "reasons": found.reasons}
         say(json.dumps(row) if as_json else f"{found.key}: {'; '.join(found.reasons)}")
+    if not stale:
+        say("no file would be made differently today", err=True)
     return EXIT_FINDINGS if stale else EXIT_OK
 
 
@@ -96,18 +106,24 @@ def explain_command(config: Path, as_json: bool) -> int:
     "--legacy-hex", is_flag=True, help="Write 64-digit keys, as the predecessor did; they name no file."
 )
 @click.option("--redact", is_flag=True, help="Number the volumes instead of naming them.")
-def map_command(csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, redact: bool) -> None:
+@AS_JSON
+def map_command(
+    csv_path: tuple[str, ...], output_path: Path, legacy_hex: bool, redact: bool, as_json: bool
+) -> int:
     """Write {file name: VolumeName} as JSON.
 
     \b
     voxtier tensors map --csv-path train.csv --output-path map.json
 
     The map re-identifies the files, so it is readable by its owner only. It replaces an older map, and no
-    other file.
+    other file. Exit code 1 when the lists name no volume.
     """
     from voxtier.tensors.identity.keys import read_volume_names
     from voxtier.tensors.identity.mapping import hash_to_volume, write_map
 
     names = read_volume_names(csv_path)
     write_map(output_path, hash_to_volume(names, legacy=legacy_hex, redact=redact))
-    say(f"{output_path}: {len(names)} volumes", err=True)
+    if as_json:
+        say(json.dumps({"path": str(output_path), "volumes": len(names)}))
+    say(f"{output_path}: {format_count(len(names), 'volume')}", err=True)
+    return EXIT_OK if names else EXIT_FINDINGS

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.tensors.options import APPLY, FOLDER, say
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.options import AS_JSON, DRY_RUN, YES, is_confirmed
+from voxtier.cli.tensors.options import FOLDER, NEW_FOLDER, say
 from voxtier.errors import ConfigError
+from voxtier.system.text import format_count
 
 if TYPE_CHECKING:
     from voxtier.tensors.keeping.migrate import Move
@@ -33,13 +35,15 @@ if TYPE_CHECKING:
     "--to", "new", type=click.Choice(["md5", "sha256"]), default="sha256", help="Hash of the new names."
 )
 @click.option("--transform-hash", default="", help="Suffix of the names, when hash_transform was used.")
-@click.option("--into", type=FOLDER, help="Move all tensors into this folder (another directory hash).")
+@click.option("--into", type=NEW_FOLDER, help="Move all tensors into this folder (another directory hash).")
 @click.option(
     "--make-safe",
     is_flag=True,
     help="Rewrite files that weights_only=True refuses (MONAI 1.5.0), or of torch < 1.6.",
 )
-@APPLY
+@DRY_RUN
+@YES
+@AS_JSON
 def migrate_command(
     folder: Path,
     items: Path | None,
@@ -50,39 +54,51 @@ def migrate_command(
     transform_hash: str,
     into: Path | None,
     make_safe: bool,
-    apply: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
 ) -> int:
     """Carry a cache over to another MONAI version, place or directory hash; nothing is recomputed.
 
     \b
-    voxtier tensors migrate /data/cache/0a1b2c --items items.json --apply
-    voxtier tensors migrate /data/cache/0a1b2c --into /data/cache/3d4e5f --apply
-    voxtier tensors migrate /data/cache/0a1b2c --make-safe --apply
+    voxtier tensors migrate /data/cache/0a1b2c --items items.json --yes
+    voxtier tensors migrate /data/cache/0a1b2c --into /data/cache/3d4e5f --yes
+    voxtier tensors migrate /data/cache/0a1b2c --make-safe --yes
+
+    What would be done is listed before it is asked for. Exit code 1 when no file is concerned, 3 when
+    something was left as it is.
     """
     from voxtier.tensors.keeping.migrate import carry_out, parameter_differences, plan_folder_moves
 
     if sum(map(bool, (items, into, make_safe))) != 1:
         raise click.UsageError("choose one of --items, --into, --make-safe")
     if make_safe:
-        return _make_safe(folder, apply=apply)
+        return _make_safe(folder, dry_run=dry_run, yes=yes, as_json=as_json)
     if into is not None:
         for line in parameter_differences(folder, into) if (into / "cache_params.json").exists() else []:
-            say(f"differs: {line}")
+            say(f"differs: {line}", err=as_json)
         moves = plan_folder_moves(folder, into)
     else:
         assert items is not None
         moves = _item_moves(folder, items, old_prefix, new_prefix, old, new, transform_hash)
-    if not apply:
-        for move in moves:
-            say(f"would move {move.old.name} -> {move.new}")
-        say(f"{len(moves)} files; --apply renames them", err=True)
+
+    def report(move: Move, result: str) -> None:
+        row = {"path": str(move.old), "new": str(move.new), "result": result}
+        say(json.dumps(row) if as_json else f"{result}: {move.old.name} -> {move.new}")
+
+    if not moves:
+        say(f"voxtier: {folder}: there is no file to rename", err=True)
+        return EXIT_FINDINGS
+    for move in moves if dry_run or not yes else []:
+        report(move, "would be moved")
+    if not is_confirmed(f"Rename {format_count(len(moves), 'file')}", yes=yes, dry_run=dry_run):
         return EXIT_OK
     counts: Counter[str] = Counter()
     for move, result in carry_out(moves):
         counts[result] += 1
-        if result != "moved":
-            say(f"{move.old}: {result}")
-    say(f"{counts['moved']} moved, {counts.total() - counts['moved']} left")
+        if as_json or result != "moved":
+            report(move, result)
+    say(f"{counts['moved']:,} moved, {counts.total() - counts['moved']:,} left", err=as_json)
     return EXIT_OK if counts.total() == counts["moved"] else EXIT_PARTIAL
 
 
@@ -118,17 +134,24 @@ def _item_moves(
     return list(plan_renames(folder, items, old_key, lambda item: monai_key(item, new), suffix=suffix))  # type: ignore[arg-type]
 
 
-def _make_safe(folder: Path, *, apply: bool) -> int:
+def _make_safe(folder: Path, *, dry_run: bool, yes: bool, as_json: bool) -> int:
     from voxtier.tensors.keeping.migrate import CONVERTIBLE, make_safe
     from voxtier.tensors.keeping.verify import list_cache, verify
 
+    def report(path: str, result: str) -> None:
+        say(json.dumps({"path": path, "result": result}) if as_json else f"{path}: {result}")
+
+    paths = [each.path for each in verify(list_cache(folder), mode="quick") if each.state in CONVERTIBLE]
+    if not paths:
+        say(f"{folder}: there is no file to convert", err=True)
+        return EXIT_FINDINGS
+    for path in paths if dry_run or not yes else []:
+        report(path, "would be converted")
+    if not is_confirmed(f"Convert {format_count(len(paths), 'file')}", yes=yes, dry_run=dry_run):
+        return EXIT_OK
     left = 0
-    for state in verify(list_cache(folder), mode="quick"):
-        if state.state not in CONVERTIBLE:
-            continue
-        result = make_safe(Path(state.path)) if apply else "would be converted"
+    for path in paths:
+        result = make_safe(Path(path))
         left += result.startswith("left")
-        say(f"{state.path}: {result}")
-    if not apply:
-        say("--apply converts them", err=True)
+        report(path, result)
     return EXIT_PARTIAL if left else EXIT_OK

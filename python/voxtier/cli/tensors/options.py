@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
+from voxtier.cli.options import RenamedOption
 from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-APPLY = click.option("--apply", is_flag=True, help="Do it; without it only the plan is shown.")
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+NEW_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 def config_option(why: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -38,12 +40,28 @@ def exit_code(states: Iterable[str]) -> int:
     return EXIT_PARTIAL if found else EXIT_OK
 
 
+def _take_shard(context: click.Context, _parameter: click.Parameter, text: str | None) -> None:
+    """Take ``2/4`` for the second of four shares: the options of version 0.1 count from 0."""
+    if text is None:
+        return
+    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text, re.ASCII)
+    number, shares = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= shares:
+        raise click.BadParameter(f"{text!r} is no share: give I/N with 1 <= I <= N, such as 2/4")
+    context.params |= {"shard_id": number - 1, "num_shards": shares}
+
+
 def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which volumes are asked for, and how many at once."""
     for option in (
-        click.option("--shard-id", default=0, help="Which share of the list, from 0."),
+        click.option("--shard-id", default=0, hidden=True, help="Which share of the list, from 0."),
+        click.option("--num-shards", default=1, hidden=True, help="Number of shares."),
         click.option(
-            "--num-shards", default=1, help="Number of shares; with more than one nothing is downloaded."
+            "--shard",
+            metavar="I/N",
+            expose_value=False,
+            callback=_take_shard,
+            help="Only the I-th of N shares of the list; with more than one nothing is downloaded.",
         ),
         click.option(
             "--batch-size",
@@ -52,7 +70,11 @@ def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Downloaded raw files on disk at once, at most.",
         ),
         click.option(
-            "--num-workers",
+            "-w",
+            "--workers",
+            "num_workers",
+            cls=RenamedOption,
+            old=["--num-workers"],
             type=click.IntRange(1, 512),
             default=8,
             help="Volumes transformed at once, at most; fewer when memory is short.",

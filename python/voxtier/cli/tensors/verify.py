@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_OK
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.options import AS_JSON
 from voxtier.cli.tensors.options import config_option, exit_code, say
 from voxtier.errors import ConfigError
 from voxtier.system.progress import Progress
+from voxtier.system.text import format_count
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
@@ -77,7 +78,7 @@ def verify_command(
     of your own are reported and stay, and so do files that cannot be read.
 
     Exit code 0: all right, or all that was found is fixed; 1: findings remain; 3: some files could not be
-    read or are of other programs.
+    read or are of other programs. Nothing to check is said, and is exit code 1.
     """
     from voxtier.tensors.keeping.quarantine import fix as move_to_quarantine
     from voxtier.tensors.keeping.verify import list_cache
@@ -91,7 +92,7 @@ def verify_command(
     if sample is not None and sample != sample:
         raise click.UsageError("--sample is a share from 0 to 1, found nan")
     roots, orphans, can_be_remade, shape = _select(folders, config)
-    code = EXIT_OK
+    code, checked = EXIT_OK, 0
     for root in roots:
         listing = list_cache(root)
         for lmdb in listing.lmdb:
@@ -123,6 +124,10 @@ def verify_command(
         elif any(state.state in FIXABLE for state in states) and not as_json:
             say("nothing was changed; --fix moves the bad files to quarantine", err=True)
         code = max(code, exit_code(state.state for state in states if state.path not in fixed))
+        checked += len(states)
+    if not checked and code == EXIT_OK:
+        say("voxtier: there is no file to check", err=True)
+        return EXIT_FINDINGS
     return code
 
 
@@ -215,14 +220,14 @@ def _record(states: Iterable[FileState]) -> None:
 
 def _summarize(root: Path, states: list[FileState]) -> None:
     counts = Counter(state.state for state in states)
-    text = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no files"
+    text = ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or "no files"
     say(f"{root}: {text}")
     raw = sum(
         state.state == "ok" and state.report is not None and not state.report.tensors for state in states
     )
     if raw:
         say(
-            f"note: {raw} files hold no tensor: MONAI caches the raw item when the first transform is a bare"
-            " function; wrap it in monai.transforms.Lambda",
+            f"note: {format_count(raw, 'file')} without a tensor: MONAI caches the raw item when the first"
+            " transform is a bare function; wrap it in monai.transforms.Lambda",
             err=True,
         )

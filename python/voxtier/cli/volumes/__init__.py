@@ -1,4 +1,4 @@
-"""``voxtier volume``: stores of radiology volumes."""
+"""``voxtier volumes``: stores of radiology volumes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _COMMANDS = {
 
 
 @click.group(cls=LazyGroup, package="voxtier.cli.volumes", places=_COMMANDS)
-def volume() -> None:
+def volumes() -> None:
     """Ingest, read, verify and export radiology volumes in TileDB, local or on s3://.
 
     \b
-    voxtier volume ingest cohort scans/*_T1w.nii.gz
-    voxtier volume info   cohort
-    voxtier volume slice  cohort middle.png --obs sub-1_T1w --plane coronal
+    voxtier volumes ingest cohort scans/*_T1w.nii.gz
+    voxtier volumes info   cohort
+    voxtier volumes slice  cohort middle.png --obs sub-1_T1w --plane coronal
     """

@@ -1,4 +1,4 @@
-"""``voxtier volume ingest``: files and series into a store."""
+"""``voxtier volumes ingest``: files and series into a store."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def ingest(
     """Ingest NIfTI files, folders or globs of them, or DICOM files and folders of series, into the store URI.
 
     \b
-    voxtier volume ingest cohort scans/*_T1w.nii.gz scans/*_FLAIR.nii.gz
-    voxtier volume ingest cohort --append dicom/patient-7
+    voxtier volumes ingest cohort scans/*_T1w.nii.gz scans/*_FLAIR.nii.gz
+    voxtier volumes ingest cohort --append dicom/patient-7
 
     A file name tells the subject, the series and, in BIDS, session and run: sub-1_ses-2_T1w.nii.gz and
     p7_T1w.nii.gz are sub-1_ses-2_T1w of sub-1 and p7_T1w of p7, in the collection T1w.

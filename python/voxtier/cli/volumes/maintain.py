@@ -1,4 +1,4 @@
-"""``voxtier volume consolidate | vacuum | verify``: what keeps a store fast and right."""
+"""``voxtier volumes consolidate | vacuum | verify``: what keeps a store fast and right."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON
-from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri
+from voxtier.cli.options import AS_JSON, DRY_RUN, RenamedOption
+from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri, say_if_empty
 from voxtier.errors import BackendError, ConfigError, SourceError, VoxtierError
+from voxtier.system.text import format_count
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
@@ -19,15 +20,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("uri")
 @OBS
-@click.option("--dry-run", is_flag=True, help="Only say what would be merged.")
+@DRY_RUN
 @AS_JSON
-def consolidate(uri: str, obs_id: str | None, dry_run: bool, as_json: bool) -> None:
+def consolidate(uri: str, obs_id: str | None, dry_run: bool, as_json: bool) -> int:
     """Merge the fragments that updates left, then remove what they replace.
 
     \b
-    voxtier volume consolidate cohort --dry-run
+    voxtier volumes consolidate cohort --dry-run
+
+    Exit code 1 when the store holds no volume.
     """
-    for volume in chosen_volumes(uri, obs_id):
+    volumes = chosen_volumes(uri, obs_id)
+    for volume in volumes:
         count = len(volume.fragments())
         if count > 1 and not dry_run:
             volume.consolidate()
@@ -35,25 +39,36 @@ def consolidate(uri: str, obs_id: str | None, dry_run: bool, as_json: bool) -> N
             {"obs_id": volume.obs_id, "fragments": count, "merged": count > 1 and not dry_run},
             as_json=as_json,
         )
+    return say_if_empty(uri, volumes)
 
 
 @click.command()
 @click.argument("uri")
 @OBS
-def vacuum(uri: str, obs_id: str | None) -> None:
+@AS_JSON
+def vacuum(uri: str, obs_id: str | None, as_json: bool) -> int:
     """Remove what earlier consolidations replaced.
 
     \b
-    voxtier volume vacuum cohort --obs sub-1_T1w
+    voxtier volumes vacuum cohort --obs sub-1_T1w
+
+    Exit code 1 when the store holds no volume.
     """
-    for volume in chosen_volumes(uri, obs_id):
+    volumes = chosen_volumes(uri, obs_id)
+    for volume in volumes:
+        before = volume.stored_bytes()
         volume.vacuum()
+        emit({"obs_id": volume.obs_id, "removed_bytes": before - volume.stored_bytes()}, as_json=as_json)
+    return say_if_empty(uri, volumes)
 
 
 @click.command()
 @click.argument("uri")
 @click.option(
-    "--repair",
+    "--fix",
+    "repair",
+    cls=RenamedOption,
+    old=["--repair"],
     is_flag=True,
     help="Remove arrays that no commit refers to (left by a killed ingest), renew replicas.",
 )
@@ -62,9 +77,9 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
     """Read every volume, check that it is the one that its row names, and list what is there.
 
     \b
-    voxtier volume verify cohort
+    voxtier volumes verify cohort
 
-    Exit code 1 when one is not, and where an ingest was cut off.
+    Exit code 1 when one is not, where an ingest was cut off, and when the store holds no volume.
     """
     from voxtier.volumes import RadiObject, Volume
     from voxtier.volumes.store.snapshots import find_unfinished
@@ -98,8 +113,9 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
     for orphan in orphans:
         findings += not repair
         emit({"uri": orphan, "status": "removed" if repair else "orphan"}, as_json=as_json)
-    click.echo(f"{_describe(store, len(volumes))}, {findings} findings", err=True)
-    return EXIT_FINDINGS if findings else EXIT_OK
+    found = format_count(findings, "finding")
+    click.echo(f"{_describe(store, len(volumes))}, {found}", err=True)
+    return EXIT_OK if volumes and not findings else EXIT_FINDINGS
 
 
 def _verify_volume(volume: Volume, *, repair: bool) -> dict[str, Any]:
@@ -125,10 +141,11 @@ def _verify_volume(volume: Volume, *, repair: bool) -> dict[str, Any]:
 def _describe(store: Volume | VolumeCollection | RadiObject, count: int) -> str:
     from voxtier.volumes import RadiObject
 
-    volumes = f"{count} volume{'s' * (count != 1)}"
+    volumes = format_count(count, "volume")
     if not isinstance(store, RadiObject):
         return volumes
-    return f"{volumes} of {len(store)} subjects in {', '.join(store.collection_names) or 'no collection'}"
+    names = ", ".join(store.collection_names) or "no collection"
+    return f"{volumes} of {format_count(len(store), 'subject')} in {names}"
 
 
 def _repair_unfinished(store: Store, *, repair: bool) -> dict[str, Any]:
@@ -139,6 +156,6 @@ def _repair_unfinished(store: Store, *, repair: bool) -> dict[str, Any]:
     if not repair:
         row["detail"] = (
             "an ingest was killed before its first commit: repeat it (what it finished is taken over), or"
-            " remove it with --repair"
+            " remove it with --fix"
         )
     return row

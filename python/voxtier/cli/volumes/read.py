@@ -1,7 +1,8 @@
-"""``voxtier volume info | slice | stats | export | bench``: what a store holds."""
+"""``voxtier volumes info | slice | stats | export | bench``: what a store holds."""
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxtier.cli.exit_codes import EXIT_OK
 from voxtier.cli.options import AS_JSON
 from voxtier.cli.volumes.stores import (
     OBS,
@@ -20,6 +22,7 @@ from voxtier.cli.volumes.stores import (
     list_volumes,
     open_uri,
     open_volume,
+    say_if_empty,
 )
 from voxtier.errors import ConfigError
 
@@ -37,11 +40,11 @@ def info(uri: str, obs_id: str | None, as_json: bool) -> None:
     """Describe a store and list its volumes; describe one volume and draw its tiles.
 
     \b
-    voxtier volume info cohort
-    voxtier volume info cohort --obs sub-1_T1w
+    voxtier volumes info cohort
+    voxtier volumes info cohort --obs sub-1_T1w
     """
-    from voxtier.cli.volumes.drawing import draw_tiles
     from voxtier.volumes import RadiObject, Volume
+    from voxtier.volumes.reading.pictures import draw_tiles
 
     store = open_uri(uri)
     if obs_id is None and not isinstance(store, Volume):
@@ -119,9 +122,9 @@ def slice_(
     """Write one plane of a volume as a PNG picture.
 
     \b
-    voxtier volume slice cohort middle.png --obs sub-1_T1w --plane coronal
+    voxtier volumes slice cohort middle.png --obs sub-1_T1w --plane coronal
     """
-    from voxtier.cli.volumes.drawing import encode_png, stretch_to_square, to_grey
+    from voxtier.volumes.reading.pictures import encode_png, stretch_to_square, to_grey
 
     volume = open_volume(uri, obs_id)
     axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
@@ -144,43 +147,55 @@ def slice_(
 @click.argument("uri")
 @OBS
 @AS_JSON
-def stats(uri: str, obs_id: str | None, as_json: bool) -> None:
+def stats(uri: str, obs_id: str | None, as_json: bool) -> int:
     """Compute mean, deviation and percentiles of one volume, or of all.
 
     \b
-    voxtier volume stats cohort --obs sub-1_T1w
+    voxtier volumes stats cohort --obs sub-1_T1w
+
+    Exit code 1 when the store holds no volume.
     """
-    for volume in chosen_volumes(uri, obs_id):
+    volumes = chosen_volumes(uri, obs_id)
+    for volume in volumes:
         numbers = volume.get_statistics([1, 25, 75, 99])
         emit(
             {"obs_id": volume.obs_id, **{key: round(value, 4) for key, value in numbers.items()}},
             as_json=as_json,
         )
+    return say_if_empty(uri, volumes)
 
 
 @click.command()
 @click.argument("uri")
 @click.argument("output", type=click.Path(path_type=Path))
 @OBS
-def export(uri: str, output: Path, obs_id: str | None) -> None:
+@AS_JSON
+def export(uri: str, output: Path, obs_id: str | None, as_json: bool) -> int:
     """Write one volume as a NIfTI file, or all volumes of a store into a folder.
 
     \b
-    voxtier volume export cohort t1w.nii.gz --obs sub-1_T1w
-    voxtier volume export cohort niftis
+    voxtier volumes export cohort t1w.nii.gz --obs sub-1_T1w
+    voxtier volumes export cohort niftis
+
+    Exit code 1 when the store holds no volume.
     """
     is_file = re.search(r"\.nii(\.gz)?$", output.name, re.IGNORECASE) or obs_id is not None
     if is_file and not output.is_dir():
         volume = open_volume(uri, obs_id)
-        click.echo(volume.to_nifti(output, compression=output.suffix.lower() != ".nii"))
-        return
+        _emit_file(volume, volume.to_nifti(output, compression=output.suffix.lower() != ".nii"), as_json)
+        return EXIT_OK
     chosen = chosen_volumes(uri, obs_id)
     volumes = {_file_name(volume): volume for volume in chosen}
     if len(volumes) < len(chosen):
         raise ConfigError(f"two volumes of {uri} would get one file name: export each with --obs")
     output.mkdir(parents=True, exist_ok=True)
     for name, volume in volumes.items():
-        click.echo(volume.to_nifti(output / name))
+        _emit_file(volume, volume.to_nifti(output / name), as_json)
+    return say_if_empty(uri, chosen)
+
+
+def _emit_file(volume: Volume, path: Path, as_json: bool) -> None:
+    click.echo(json.dumps({"obs_id": volume.obs_id, "path": str(path)}) if as_json else path)
 
 
 def _file_name(volume: Volume) -> str:
@@ -196,7 +211,7 @@ def bench(uri: str, obs_id: str | None, repeats: int, as_json: bool) -> None:
     """Time slices, a 64-voxel cube and the whole of one volume (medians, milliseconds).
 
     \b
-    voxtier volume bench cohort --obs sub-1_T1w
+    voxtier volumes bench cohort --obs sub-1_T1w
     """
     from voxtier.volumes import clear_cache
 

@@ -1,4 +1,4 @@
-"""What the commands of ``voxtier volume`` share: opening what an address names, printing rows."""
+"""What the commands of ``voxtier volumes`` share: opening what an address names, printing rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
@@ -86,3 +87,10 @@ def _some(ids: Sequence[str]) -> str:
 def chosen_volumes(uri: str, obs_id: str | None) -> list[Volume]:
     """Return the volume that --obs names, or without --obs every volume at an address."""
     return list_volumes(open_uri(uri)) if obs_id is None else [open_volume(uri, obs_id)]
+
+
+def say_if_empty(uri: str, volumes: Sequence[Volume]) -> int:
+    """Return the exit code of a command that goes through volumes: of none, it says so."""
+    if not volumes:
+        click.echo(f"voxtier: {uri}: there is no volume", err=True)
+    return EXIT_OK if volumes else EXIT_FINDINGS

@@ -65,7 +65,7 @@ class FrameReader:
         Longest wait of a request for the index, connection and statement together.
     publish : bool
         Write what `stats` returns to a small file in voxtier's folder every two seconds, for
-        ``voxtier top`` and ``voxtier cache stats``.
+        ``voxtier frames top`` and ``voxtier frames stats``.
     user_groups : iterable of str or None
         Groups of the user for whom files are read: only what the index shows to one of them is served, from
         any tier, and every request asks. None: whatever the source holds.

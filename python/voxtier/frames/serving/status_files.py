@@ -1,4 +1,4 @@
-"""Status of running readers: one small JSON file each in voxtier's folder, read by ``voxtier top``.
+"""Status of running readers: one small JSON file each in voxtier's folder, read by ``voxtier frames top``.
 
 A reader replaces its file every two seconds and removes it when it closes. The file of a killed process stays
 until somebody reads the folder. Readers share nothing but these files, so that none waits for another.

@@ -8,6 +8,8 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 
 from voxtier.errors import ConfigError, ViewError
+from voxtier.system.html import rows_html
+from voxtier.system.text import format_count
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.cohort.index import Index
 from voxtier.volumes.cohort.selection import Sliceable, group_places
@@ -180,8 +182,17 @@ class CohortView(Sliceable, Generic[Collection]):
     def __repr__(self) -> str:
         names = ", ".join(self.collection_names) or "none"
         kind = type(self).__name__
-        text = f"{kind}({len(self)} subjects, {self.n_collections} collections: [{names}])"
+        held = f"{format_count(len(self), 'subject')}, {format_count(self.n_collections, 'collection')}"
+        text = f"{kind}({held}: [{names}])"
         return text + (" (view)" if self.is_view else "")
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the collections with their shapes."""
+        collections = [self.collection(name) for name in self.collection_names]
+        rows = [
+            (each.name, len(each), "x".join(map(str, each.shape or ())) or "mixed") for each in collections
+        ]
+        return rows_html(repr(self), ("collection", "volumes", "shape"), rows)
 
     def describe(self) -> str:
         """Return a summary for people: collections with shapes, values of columns with few of them."""
@@ -189,7 +200,7 @@ class CohortView(Sliceable, Generic[Collection]):
         for name in self.collection_names:
             collection = self.collection(name)
             shape = "x".join(map(str, collection.shape or ())) or "mixed"
-            lines.append(f"  {name}: {len(collection)} volumes, shape {shape}")
+            lines.append(f"  {name}: {format_count(len(collection), 'volume')}, shape {shape}")
         table = self._table
         for column in [name for name in table.columns if name not in INDEX_COLUMNS]:
             values, counts = np.unique(np.ma.compressed(table[column]).astype(str), return_counts=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 
 from voxtier.errors import ViewError
+from voxtier.system.html import rows_html
+from voxtier.system.text import format_count
 from voxtier.volumes.cohort.index import Index
 from voxtier.volumes.cohort.selection import Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Rows
@@ -21,6 +24,8 @@ from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables import OWN_PREFIX
 from voxtier.volumes.volume import Volume
+
+_SHOWN = 10  # rows in a notebook
 
 
 class CollectionView(Sliceable):
@@ -177,8 +182,17 @@ class CollectionView(Sliceable):
     def __repr__(self) -> str:
         shape = self.shape
         parts = [repr(self.name)] if self.name else []
-        parts += [f"{len(self)} volumes", f"shape={'x'.join(map(str, shape)) if shape else 'mixed'}"]
+        parts += [
+            format_count(len(self), "volume"),
+            f"shape={'x'.join(map(str, shape)) if shape else 'mixed'}",
+        ]
         return f"{type(self).__name__}({', '.join([*parts, *(['view'] if self.is_view else [])])})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the first volumes, from their rows alone."""
+        ids, subjects = self.obs_ids[:_SHOWN], self.obs_subject_ids[:_SHOWN]
+        rows = zip(ids, subjects, map(str, islice(self._shapes(), _SHOWN)), strict=True)
+        return rows_html(repr(self), ("volume", "subject", "shape"), rows, len(self) - _SHOWN)
 
     def _select(self, places: Sequence[int]) -> Self:
         positions = self._positions

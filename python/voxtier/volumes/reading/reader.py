@@ -10,11 +10,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError, FormatError
+from voxtier.errors import ConfigError, FormatError, VoxtierError
+from voxtier.system.html import facts_html
 from voxtier.volumes import geometry
 from voxtier.volumes.config import SliceOrientation
 from voxtier.volumes.geometry import Affine, OrientationInfo
 from voxtier.volumes.reading.indexing import Key, select
+from voxtier.volumes.reading.pictures import encode_png, to_grey
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.arrays import VoxelArray, open_array
 from voxtier.volumes.tiledb.scaling import Normalize
@@ -76,7 +78,7 @@ class VolumeReader:
                 "store_changed",
                 None,
                 f"{self.uri} holds {obs_id!r}, not {self._expected!r}: the store was changed by something"
-                " else; run `voxtier volume verify`",
+                " else; run `voxtier volumes verify`",
             )
         self._opened = weakref.ref(array)
         return array
@@ -184,6 +186,23 @@ class VolumeReader:
                 " patient)"
             )
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the facts, and the middle axial plane."""
+        spacing, orientation = self.spacing, self._orientation
+        facts = {
+            "shape": "x".join(map(str, self.shape)),
+            "type": self.dtype,
+            "spacing": None if spacing is None else " x ".join(f"{step:g}" for step in spacing),
+            "axes": None if orientation is None else orientation.axcodes,
+            "tiles": "x".join(map(str, self.tile_extents)),
+        }
+        try:
+            plane = self.axial(self.shape[2] // 2, *([0] if self.ndim == 4 else []))
+            picture = encode_png(to_grey(plane))
+        except VoxtierError:  # the facts are worth showing all the same
+            picture = None
+        return facts_html(self.obs_id or type(self).__name__, facts, picture)
 
     def read(self, key: Key = ..., *, raw: bool = False) -> NDArray[Any]:
         """Return ``self[key]``, or the stored numbers for ``raw=True``."""

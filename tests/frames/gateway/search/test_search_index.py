@@ -212,6 +212,9 @@ def test_the_command_says_what_it_keeps_and_forgets_it(store: FrameStore, dsn: s
     first = run("index", str(tmp_path), "--search")
     assert "names, identifiers and dates of patients" in first.stderr
     assert SearchIndex(store).is_complete("default")
-    assert run("forget").returncode == 2
-    assert (run("forget", "--search").returncode, run("forget", "--search").returncode) == (0, 1)
+    assert run("frames", "forget").returncode == 2
+    assert (
+        run("frames", "forget", "--search").returncode,
+        run("frames", "forget", "--search").returncode,
+    ) == (0, 1)
     assert not SearchIndex(store).exists()

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-
-if TYPE_CHECKING:
-    from voxtier.volumes.volume import Volume
+from voxtier.system.text import format_count
 
 _WIDTH, _HEIGHT = 32, 12
 
 
-def draw_tiles(volume: Volume) -> str:
+class Tiled(Protocol):
+    """What is drawn: a volume that knows which tiles answer a plane."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its size."""
+
+    def tiling_of_plane(self, axis: int) -> tuple[tuple[int, ...], str | None]:
+        """Return tile extents, and whose replica they are of."""
+
+
+def draw_tiles(volume: Tiled) -> str:
     """Return the tiles of the three planes as text, with what one read of each plane decodes."""
     shape, lines = volume.shape[:3], []
     for name, across, down, fixed in (("axial", 0, 1, 2), ("sagittal", 1, 2, 0), ("coronal", 0, 2, 1)):
@@ -26,8 +35,9 @@ def draw_tiles(volume: Volume) -> str:
         touched = tiles[across] * tiles[down]
         share = touched * float(np.prod(extents)) / (shape[across] * shape[down])
         lines.append(
-            f"{name:8s} {'xyz'[across]} by {'xyz'[down]}: {touched} of {int(np.prod(tiles))} tiles,"
-            f" {extents[fixed]} planes thick ({share:.1f} cells decoded for each one wanted)"
+            f"{name:8s} {'xyz'[across]} by {'xyz'[down]}: {touched} of"
+            f" {format_count(int(np.prod(tiles)), 'tile')},"
+            f" {format_count(extents[fixed], 'plane')} thick ({share:.1f} cells decoded for each one wanted)"
             + (f", of the replica {replica}" if replica else "")
         )
         lines += ["  " + row for row in _grid(shape[across], shape[down], extents[across], extents[down])]
@@ -69,7 +79,20 @@ def to_grey(plane: NDArray[Any], window: tuple[float, float] | None = None) -> N
 
 
 def stretch_to_square(picture: NDArray[np.uint8], across: float, up: float) -> NDArray[np.uint8]:
-    """Repeat rows and columns so that pixels become square: the voxels measure ``across`` by ``up`` mm."""
+    """Repeat rows and columns so that pixels become square.
+
+    Parameters
+    ----------
+    picture : numpy.ndarray
+        (height, width).
+    across, up : float
+        What a voxel measures, in millimetres.
+
+    Returns
+    -------
+    numpy.ndarray
+        The stretched picture.
+    """
     height, width = picture.shape
     fine = min(across, up)
     rows = np.arange(max(1, round(height * up / fine))) * fine / up

@@ -1,0 +1,200 @@
+"""One grammar: the same word means the same in every command, and ends with the same exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.running import OK, USAGE, Cli
+from cli.test_help import COMMANDS
+from voxtier.cli.commands import _OLD, cli
+from voxtier.cli.options import RenamedOption, Size
+
+LEAVES = {name: command for name, command in COMMANDS.items() if not isinstance(command, click.Group)}
+# Their output is what was asked for: bytes, a path, SQL, a configuration, a picture, a running server.
+WRITERS = {
+    "serve",
+    "frames read",
+    "db path",
+    "db grants",
+    "tensors init",
+    "volumes slice",
+}
+# Each word once: a flag, or the kind of its value.
+WORDS = {
+    "--json": "flag",
+    "--dry-run": "flag",
+    "--fix": "flag",
+    "--yes": "flag",
+    "--force": "flag",
+    "--workers": "integer range",
+    "--shard": "text",
+    "--dsn": "text",
+    "--obs": "text",
+    "--config": "path",
+    "--home": "path",
+    "--html": "path",
+    "--budget": "size",
+}
+# Other words for these, which no help shows.
+GONE = ("--threads", "--num-workers", "--apply", "--repair", "--shard-id", "--num-shards", "--no-act")
+# What a command line with a path that is not there looks like, for every command that takes one.
+ABSENT = {
+    "index": ["absent"],
+    "serve": ["absent"],
+    "explain": ["absent"],
+    "frames table": ["absent"],
+    "frames read": ["absent", "1", "-o", "out"],
+    "frames metadata": ["absent"],
+    "frames export": ["absent/index.parquet"],
+    "frames import": ["absent"],
+    "frames simulate": ["absent"],
+    "volumes ingest": ["store", "absent"],
+    "volumes info": ["absent"],
+    "volumes slice": ["absent", "out.png"],
+    "volumes stats": ["absent"],
+    "volumes consolidate": ["absent"],
+    "volumes vacuum": ["absent"],
+    "volumes verify": ["absent"],
+    "volumes export": ["absent", "out.nii.gz"],
+    "volumes bench": ["absent"],
+    "tensors generate": ["--config", "absent", "--yes"],
+    "tensors plan": ["--config", "absent"],
+    "tensors verify": ["absent"],
+    "tensors map": ["--csv-path", "absent"],
+    "tensors adopt": ["absent"],
+    "tensors migrate": ["absent", "--make-safe"],
+    "tensors explain": ["--config", "absent"],
+    "tensors ls": ["absent"],
+    "tensors du": ["absent"],
+    "tensors gc": ["absent"],
+    "tensors evict": ["absent", "--budget", "1GB"],
+}
+# They take no path, or one that may be absent.
+PATHLESS = {
+    "doctor",
+    "db start",
+    "db stop",
+    "db status",
+    "db path",
+    "db grants",
+    "frames summary",
+    "frames errors",
+    "frames forget",
+    "frames priority",
+    "frames preload",
+    "frames stats",
+    "frames top",
+    "tensors init",
+}
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [each for each in command.params if isinstance(each, click.Option)]
+
+
+def kind(option: click.Option) -> str:
+    if option.is_flag:
+        return "flag"
+    if isinstance(option.type, click.Path):
+        return "path"
+    return "size" if isinstance(option.type, Size) else option.type.name
+
+
+def test_a_word_has_one_kind_in_every_command() -> None:
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for command in LEAVES.values():
+        for option in options(command):
+            for word in option.opts:
+                kinds[word].add(kind(option))
+    assert {word: kinds[word] for word in WORDS} == {word: {each} for word, each in WORDS.items()}
+    assert {word for word, found in kinds.items() if len(found) > 1} == set()
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_no_help_shows_a_second_word_for_the_same_thing(name: str) -> None:
+    command = LEAVES[name]
+    shown = {word for option in options(command) if not option.hidden for word in option.opts}
+    assert not shown & set(GONE)
+    with click.Context(command) as context:
+        assert not any(word in command.get_help(context) for word in GONE)
+
+
+def test_every_command_that_reports_has_json() -> None:
+    with_json = {
+        name for name, command in LEAVES.items() if any("--json" in o.opts for o in options(command))
+    }
+    assert set(LEAVES) - with_json == WRITERS
+
+
+@pytest.mark.parametrize("old", _OLD)
+def test_an_old_spelling_is_the_same_command_and_is_not_listed(old: str) -> None:
+    context = click.Context(cli)
+    assert cli.get_command(context, old) is COMMANDS[_OLD[old]]
+    assert old not in cli.list_commands(context)
+
+
+def test_old_spellings_run(voxtier: Cli, folder: Path) -> None:
+    new = voxtier("frames", "table", "--json", folder / "ok.dcm")
+    assert new.code == OK
+    assert voxtier("table", "--json", folder / "ok.dcm").stdout == new.stdout
+    assert voxtier("table", "--threads", 2, folder / "ok.dcm", "--json").stdout == new.stdout
+    assert (
+        voxtier("frame", folder / "ok.dcm", 1).stdout
+        == voxtier("frames", "read", folder / "ok.dcm", 1).stdout
+    )
+    assert voxtier("cache", "simulate", "-", stdin=b"a 1\n").code == OK
+    assert "volumes" in voxtier("volume", "--help").out
+    assert "No such command" in voxtier("tables").err
+
+
+def test_renamed_options_are_taken_by_their_old_names() -> None:
+    renamed = [o for command in LEAVES.values() for o in options(command) if isinstance(o, RenamedOption)]
+    assert {word for option in renamed for word in option.old} == {
+        "--threads",
+        "--num-workers",
+        "--apply",
+        "--repair",
+    }
+    command = COMMANDS["tensors generate"]
+    for given in (["--workers", "3"], ["-w", "3"], ["--num-workers", "3"]):
+        assert command.make_context("generate", given).params["num_workers"] == 3
+    for given in (["--shard", "2/4"], ["--num-shards", "4", "--shard-id", "1"]):
+        found = command.make_context("generate", given).params
+        assert (found["shard_id"], found["num_shards"]) == (1, 4)
+    with pytest.raises(click.BadParameter, match="no share"):
+        command.make_context("generate", ["--shard", "5/4"])
+    for given in (["--yes"], ["-y"], ["--apply"]):
+        assert COMMANDS["tensors gc"].make_context("gc", given).params["yes"]
+
+
+def test_a_path_that_is_not_there_exits_2_in_every_command(tmp_path: Path, dsn: str) -> None:
+    """In one process of its own: TileDB is loaded, and the tests beside this one fork."""
+    assert ABSENT.keys() | PATHLESS == LEAVES.keys()
+    script = (
+        "import contextlib, io, json, sys\nfrom voxtier.cli import main\nended = {}\n"
+        "for name, arguments in json.load(sys.stdin).items():\n"
+        "    sys.argv = ['voxtier', *name.split(), *arguments]\n"
+        "    err = io.StringIO()\n"
+        "    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        try: main()\n"
+        "        except SystemExit as end: ended[name] = end.code, err.getvalue()\n"
+        "        except BaseException as error: ended[name] = repr(error), err.getvalue()\n"
+        "print(json.dumps(ended))"
+    )
+    for name in ("index", "serve", "frames export", "frames import"):
+        ABSENT[name] = [*ABSENT[name], "--dsn", dsn]
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(ABSENT), cwd=tmp_path, capture_output=True, text=True
+    )
+    ended = json.loads(done.stdout)
+    assert {name: end for name, end in ended.items() if end[0] != USAGE} == {}
+    for name, (_, err) in ended.items():
+        assert "absent" in err or name in ("explain", "frames table", "frames metadata"), (name, err)
+    assert list(tmp_path.iterdir()) == []
