@@ -14,9 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # Not a child of make's job server, which would let two cargos share the cores of one.
 CARGO := env -u MAKEFLAGS -u MFLAGS cargo
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
-PY_DIRS := python tests benches
+PY_DIRS := python tests benches examples
 
-.PHONY: help setup demo test lint rust-lint rust-tests python-lint format bench scale release fuzz soak fixtures constraints clean
+.PHONY: help setup demo test lint rust-lint rust-tests python-lint format docs bench scale release fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -84,6 +84,15 @@ format: setup ## rewrite Rust and Python into the one style
 	$(BIN)/ruff check --fix --quiet $(PY_DIRS) || true
 	$(BIN)/ruff format $(PY_DIRS)
 
+# What builds the pages.
+.venv/.docs: .venv/.base
+	@$(INSTALL) --group docs
+	@touch $@
+
+docs: setup .venv/.docs ## the pages as a site in build/docs (strict, offline), and the notebooks of examples/ run
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python examples/run.py
+
 # Rivals of the benchmarks.
 .venv/.bench: .venv/.full
 	@echo '[set-up] packages: rivals of the benchmarks'
@@ -141,7 +150,7 @@ fixtures: setup ## freeze stores of this version for the tests of later ones: on
 	$(BIN)/python tests/fixtures/make.py
 
 constraints: $(BIN)/uv ## renew the pinned versions
-	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group bench --group dev --group release --group test pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url --upgrade --all-extras --group bench --group dev --group docs --group release --group test pyproject.toml -o constraints.txt
 
 clean: ## forget everything that was built
 	rm -rf .venv target dist benches/results demo-out

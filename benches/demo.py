@@ -57,7 +57,7 @@ def main() -> None:
             subprocess.run([*VOXTIER, "db", "stop"], capture_output=True)
         beside_pydicom(files, made)
     print(f"\n{BOLD}Done{PLAIN} in {time.perf_counter() - started:.0f} s. Everything it made is gone again.")
-    print("Next:  voxtier serve YOUR-FOLDER  ·  voxtier explain FILE  ·  voxtier frame FILE 1 -o frame.bin")
+    print("Next:  voxtier serve YOUR-FOLDER  ·  voxtier explain FILE  ·  voxtier frames read FILE 1 -o f.bin")
 
 
 def with_database(files: list[Path], made: Slide, listing: Path) -> None:
@@ -66,7 +66,7 @@ def with_database(files: list[Path], made: Slide, listing: Path) -> None:
     command(["index", "--all-files", "--source", SOURCE, "-"], listing)
     say("Again: what has not changed is not read again.")
     command(["index", "--all-files", "--source", SOURCE, "-"], listing)
-    command(["summary", "--source", SOURCE])
+    command(["frames", "summary", "--source", SOURCE])
 
     from voxtier.frames.store.store import FrameStore
 
