@@ -14,6 +14,7 @@ import pytest
 from cli.running import OK, USAGE, Cli
 from cli.test_help import COMMANDS
 from voxtier.cli.commands import _OLD, cli
+from voxtier.cli.lazy_group import LazyGroup
 from voxtier.cli.options import RenamedOption, Size
 
 LEAVES = {name: command for name, command in COMMANDS.items() if not isinstance(command, click.Group)}
@@ -115,6 +116,17 @@ def test_a_word_has_one_kind_in_every_command() -> None:
                 kinds[word].add(kind(option))
     assert {word: kinds[word] for word in WORDS} == {word: {each} for word, each in WORDS.items()}
     assert {word for word, found in kinds.items() if len(found) > 1} == set()
+
+
+def test_every_overview_has_the_same_form() -> None:
+    groups = [command for command in [cli, *COMMANDS.values()] if isinstance(command, click.Group)]
+    assert len(groups) == 5
+    for group in groups:
+        assert isinstance(group, LazyGroup)
+        for name, (_, line) in group.places.items():
+            assert line[0].islower(), f"{name}: {line}"
+            assert not line.endswith("."), f"{name}: {line}"
+            assert len(line) <= 72, f"{name}: {line}"
 
 
 @pytest.mark.parametrize("name", LEAVES)

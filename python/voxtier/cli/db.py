@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS
+from voxtier.cli.lazy_group import LazyGroup
 from voxtier.cli.options import AS_JSON
 from voxtier.system.text import format_bytes
 
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from voxtier.postgres.embedded import EmbeddedServer
 
 
-@click.group()
+_COMMANDS = {
+    "status": ("db:status", "say whether the server runs, where, and who uses it"),
+    "start": ("db:start", "start the server and keep it running"),
+    "stop": ("db:stop", "stop the server"),
+    "path": ("db:path", "print the server's folder"),
+    "grants": ("db:grants", "print the SQL that lets a role read the index, or build it"),
+}
+
+
+@click.group(cls=LazyGroup, package="voxtier.cli", places=_COMMANDS)
 def db() -> None:
     """Look after the PostgreSQL server that voxtier runs for you when no --dsn names another.
 
@@ -32,7 +42,7 @@ def db() -> None:
     """
 
 
-@db.command()
+@click.command()
 @AS_JSON
 def start(*, as_json: bool) -> None:
     """Start the server and keep it running until `voxtier db stop`.
@@ -49,7 +59,7 @@ def start(*, as_json: bool) -> None:
     click.echo(f"running in {server.folder} until `voxtier db stop`", err=True)
 
 
-@db.command()
+@click.command()
 @click.option(
     "--force", is_flag=True, help="Stop it although other processes use it; their current statements fail."
 )
@@ -68,7 +78,7 @@ def stop(*, force: bool, as_json: bool) -> None:
     click.echo("stopped" if was_running else "not running", err=True)
 
 
-@db.command()
+@click.command()
 @AS_JSON
 def status(*, as_json: bool) -> int:
     """Say whether the server runs, where, and who uses it.
@@ -105,7 +115,7 @@ def status(*, as_json: bool) -> int:
     return 0 if current.running else EXIT_FINDINGS
 
 
-@db.command()
+@click.command()
 def path() -> None:
     """Print the server's folder; delete it, while the server is stopped, to begin anew.
 
@@ -116,7 +126,7 @@ def path() -> None:
     sys.stdout.buffer.write(os.fsencode(_server().folder) + b"\n")
 
 
-@db.command()
+@click.command()
 @click.argument("duty", type=click.Choice(["reader", "builder"]))
 @click.argument("role")
 def grants(duty: Duty, role: str) -> None:

@@ -58,8 +58,9 @@ _REFUSED_SHOWN = 20
 @WORKERS
 @click.option(
     "--since",
+    metavar="DATE",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
-    help="Take only what was written then or later; UTC, unless it says otherwise.",
+    help="Take only what was written then or later: 2026-11-01, or 2026-11-01T06:00:00 in UTC.",
 )
 @click.option("--force", is_flag=True, help="Also read unchanged files again.")
 @click.option("--prune", is_flag=True, help="Forget indexed files below PATH that no longer exist.")
@@ -86,8 +87,6 @@ def index(
 ) -> int:
     """Index the frames of every DICOM file below PATH.
 
-    PATH is a file, a folder, a prefix of a store (s3://bucket/prefix), or - for paths on stdin.
-
     \b
     voxtier index /data/dicom
     voxtier index /data/dicom --prune
@@ -95,7 +94,8 @@ def index(
     voxtier index /data/dicom --search
     voxtier index s3://bucket/prefix --since 2026-11-01
 
-    A second run reads only new and changed files. A refused file is kept in the index with its reason: see
+    PATH is a file, a folder, a prefix of a store (s3://bucket/prefix), or - for paths on stdin. A second run
+    reads only new and changed files. A refused file is kept in the index with its reason: see
     `voxtier frames errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a
     folder that cannot be read. A run may be interrupted at any time: what was read is kept, the next run does
     the rest. With --shard, N runs on any machines share the work by the paths: each file is in exactly one
