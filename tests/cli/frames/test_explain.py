@@ -61,3 +61,14 @@ def test_every_reference_case_is_explained_with_its_notes() -> None:
             assert not len(table) or explain_module._METHODS[table.method] in page
             seen |= set(table.notes)
     assert seen == set(_core.NOTES) - {"bot_wrapped"}, "that one takes a file beyond 4 GiB"
+
+
+def test_a_slide_is_drawn_by_its_tiles(voxtier: Cli, tmp_path: Path) -> None:
+    from frames.gateway.slides import write_slide
+
+    write_slide(tmp_path / "slide.dcm", ("1.2.77", "1.2.77.1", "1.2.77.1.1"), columns=5, rows=2)
+    done = voxtier("explain", tmp_path / "slide.dcm")
+    assert done.code == OK
+    assert "level 0" in done.out
+    assert "5 x 2     tiles of 64 x 64, 0.5 um a pixel  TILED_FULL" in done.out
+    assert done.out.endswith("    #####\n    #####\n")
