@@ -54,7 +54,8 @@ impl Server {
             match started {
                 Ok(thread) => server.threads().push(thread),
                 Err(error) => {
-                    server.stop(Duration::ZERO);
+                    server.begin_stop(Duration::ZERO);
+                    server.finish();
                     return Err(error);
                 }
             }
@@ -67,11 +68,19 @@ impl Server {
         self.address
     }
 
-    /// Accepts nothing more, gives open requests some time, and waits for the workers. A second call from
-    /// another thread may shorten that time.
-    pub fn stop(&self, drain: Duration) {
+    /// Accepts nothing more and gives open requests some time; another call may shorten it.
+    pub fn begin_stop(&self, drain: Duration) {
         self.drain.store(u64::try_from(drain.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.shared.stop();
+    }
+
+    /// Whether no worker runs any more.
+    pub fn has_ended(&self) -> bool {
+        self.threads().iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the workers to end.
+    pub fn finish(&self) {
         let threads = std::mem::take(&mut *self.threads());
         if threads.is_empty() {
             return; // another call waits for them

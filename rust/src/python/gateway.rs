@@ -21,6 +21,9 @@ use crate::gateway::server::Server;
 use crate::gateway::service::{Settings, Shared};
 use crate::gateway::telemetry::log::AccessLog;
 
+/// Between two looks whether a signal came while a gateway stops.
+const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(5);
+
 #[pyclass(frozen, module = "voxtier._core", name = "Gateway")]
 struct PyGateway {
     shared: Arc<Shared>,
@@ -88,16 +91,25 @@ impl PyGateway {
     }
 
     /// Stops the workers; from another thread during a long stop: shortens it.
-    fn stop(&self, py: Python<'_>, drain_seconds: f64) {
+    /// A signal whose handler raises ends the time of open requests, and is raised when all workers have ended.
+    fn stop(&self, py: Python<'_>, drain_seconds: f64) -> PyResult<()> {
         let drain = Duration::try_from_secs_f64(drain_seconds).unwrap_or(Duration::ZERO);
-        let server = self.server().clone();
-        py.detach(|| match server {
-            Some(server) => server.stop(drain),
-            None => {
-                self.shared.stop();
-                self.shared.jobs.close();
+        let Some(server) = self.server().clone() else {
+            self.shared.stop();
+            self.shared.jobs.close();
+            return Ok(());
+        };
+        server.begin_stop(drain);
+        let mut raised = Ok(());
+        while !server.has_ended() {
+            py.detach(|| std::thread::sleep(LOOK_FOR_SIGNALS));
+            if let Err(error) = py.check_signals() {
+                server.begin_stop(Duration::ZERO);
+                raised = Err(error);
             }
-        });
+        }
+        py.detach(|| server.finish());
+        raised
     }
 
     /// In a child of `fork`, whose copies of the workers do not exist: forgets them.

@@ -190,15 +190,17 @@ class Gateway:
         Parameters
         ----------
         drain_seconds : float
-            Time for open requests. A call from another thread may shorten it.
+            Time for open requests. A call from another thread, or a signal, may shorten it.
         """
-        self._core.stop(drain_seconds)
-        with self._lock:
-            answers, self._answers = self._answers, None
-        if answers is not None:
-            answers.stop()
-            self._hot_set.stop()
-            self.reader.close()
+        try:
+            self._core.stop(drain_seconds)
+        finally:
+            with self._lock:
+                answers, self._answers = self._answers, None
+            if answers is not None:
+                answers.stop()
+                self._hot_set.stop()
+                self.reader.close()
 
     def _abandon(self) -> None:
         self._core.abandon()

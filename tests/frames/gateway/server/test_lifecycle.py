@@ -168,6 +168,43 @@ def test_ctrl_c_lets_a_client_take_the_rest_of_its_body(tmp_path: Path, dsn: str
             assert running.wait(60) == 0
 
 
+STOPS_FOR_AN_HOUR = """
+import signal, sys
+from voxtier.frames import FrameStore, Gateway
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+with FrameStore(sys.argv[1]) as store:
+    gateway = Gateway(store, port=0).start()
+    print(gateway.port, flush=True)
+    sys.stdin.readline()
+    print("stopping", flush=True)
+    try:
+        gateway.stop(drain_seconds=3600)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+def test_a_signal_ends_the_time_of_open_requests(tmp_path: Path, dsn: str, store: FrameStore) -> None:
+    pixels = pattern(512 * 512 * 2) * 64
+    attributes = described("1.9", rows=512, columns=512, bits=16, frames=64)
+    file = tmp_path / "large.dcm"
+    file.write_bytes(dicom([*attributes, element("PixelData", pixels)]).content)
+    index(store, [file])
+    request = f"GET {PATH} HTTP/1.1\r\nAccept: application/dicom\r\n\r\n".encode()
+    command = [sys.executable, "-c", STOPS_FOR_AN_HOUR, dsn]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as running, socket.socket() as client:
+        client.connect(("127.0.0.1", int(running.stdout.readline())))
+        client.sendall(request)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")  # and nothing more
+        running.stdin.write("\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == "stopping\n"
+        running.send_signal(signal.SIGINT)
+        assert running.stdout.readline() == "stopped\n"
+        assert running.wait(60) == 0
+
+
 def test_serving_an_open_address_by_the_command_is_refused(dsn: str) -> None:
     command = [sys.executable, "-m", "voxtier", "serve", "--host", "0.0.0.0", "--port", "0", "--dsn", dsn]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
