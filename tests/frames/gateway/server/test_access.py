@@ -158,7 +158,9 @@ def test_the_viewers_files_stay_in_their_folder(tmp_path: Path, file: Path, star
     gateway = start(viewer=viewer)
     client = Client(gateway)
     assert client.get("/").body == b"<p>viewer</p>"
-    assert client.get("/viewer?StudyInstanceUIDs=1").body == b"<p>viewer</p>"
+    for mode in ("viewer", "microscopy"):
+        assert client.get(f"/{mode}?StudyInstanceUIDs=1").body == b"<p>viewer</p>"
+        assert f"'/{mode}'".encode() in client.get("/status").body
     assert client.get("/app.js").headers["content-type"] == "text/javascript; charset=utf-8"
     assert b"qidoRoot: '/dicomweb'" in client.get("/app-config.js").body
     assert b'data-viewer="yes"' in client.get("/status").body
