@@ -180,6 +180,8 @@ def run(cases: int, start: int, *, threads: int = 1) -> Counter[str]:
         for seed in range(start, start + cases):
             case = draw(np.random.default_rng(seed), seed, is_oblique=seed % 20 == 19)
             found[compare(case, Path(folder)) + (", oblique" if case.is_oblique else "")] += 1
+            if (seed - start) % 500 == 499:
+                print(f"{seed - start + 1} cases: no bit differs", flush=True)
     return found
 
 

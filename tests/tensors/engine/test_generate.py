@@ -155,6 +155,10 @@ def test_a_single_volume_has_the_tensor_of_the_cache(twins: tuple[Project, Proje
         torch.set_num_threads(before)
         assert torch.equal(found.view(torch.int32), cached.view(torch.int32))
         assert type(found) is torch.Tensor
+    from voxtier.tensors import preprocessing
+
+    tools = preprocessing._tools.cache_info()
+    assert (tools.currsize, tools.hits) == (1, 1)  # the engine of the first call serves the second
 
 
 def test_the_dataset_computes_by_the_core_what_the_configuration_names(tmp_path: Path) -> None:

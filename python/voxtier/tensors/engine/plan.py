@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import nibabel
@@ -17,6 +18,7 @@ from monai.config import USE_COMPILED
 from monai.data import MetaTensor
 from monai.data.utils import AFFINE_TOL
 from monai.networks.utils import to_norm_affine
+from monai.transforms import Spacingd
 from monai.transforms.inverse import TraceableTransform
 from monai.transforms.spatial.functional import scale_affine
 from monai.transforms.utils_pytorch_numpy_unification import allclose
@@ -36,7 +38,7 @@ from voxtier.tensors.engine.rounding import (
 )
 
 if TYPE_CHECKING:
-    from monai.transforms import Orientationd, Spacingd
+    from monai.transforms import Orientationd
 
     from voxtier.tensors.identity.config import ImageProcessing
 
@@ -334,10 +336,18 @@ def move_metadata(
     """
     image = _moved(item[key], oriented.change)
     image = _moved(image, None if tables.xform is None else torch.from_numpy(tables.xform))
-    for beside in item:
+    for beside in item if _spacing_tells_metadata() else ():
         if isinstance(beside, str) and beside.startswith(f"{key}_"):
-            item[beside].update(image.meta)  # as Spacingd does
+            item[beside].update(image.meta)
     item[key] = _moved(image, scale_affine(tables.spaced, tables.size)) if resized else image
+
+
+@lru_cache(maxsize=1)
+def _spacing_tells_metadata() -> bool:
+    """Whether this version's `Spacingd` also changes the metadata beside an image: MONAI 1.5.2 does not."""
+    image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": "a.nii"}, affine=torch.eye(4))
+    item = Spacingd(keys=["image"], pixdim=(1.0, 1.0, 1.0))({"image": image, "image_meta_dict": {}})
+    return bool(item["image_meta_dict"])
 
 
 def _moved(image: Any, change: Any) -> Any:
