@@ -83,7 +83,8 @@ def described(uid: str, **options: int) -> list[Element]:
 def write_files(folder: Path, tiles: int) -> list[str]:
     """Write a slide of tiles of 3 kB, with an offset table, and a CT of 200 frames."""
     folder.mkdir()
-    payloads = [jpeg(3100, seed=number % 251) for number in range(tiles)]
+    kinds = [jpeg(3100, seed=number) for number in range(251)]
+    payloads = [kinds[number % 251] for number in range(tiles)]
     slide = Fragments(payloads, table=Fragments(payloads).offsets())
     pixels = {TILE: slide, CT: pattern(SIZE) * 200}
     shapes = {
@@ -182,6 +183,12 @@ def cpu_seconds(pids: list[int]) -> float:
     return spent / TICKS
 
 
+def highest_memory(pid: int) -> int:
+    """Return the most memory that a process had, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
 def load(served: Served, uid: str, count: int, seconds: float, more: str = "") -> tuple[float, bool]:
     """Ask for random frames; return CPU seconds a request, and whether every answer had a good status."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
@@ -207,8 +214,8 @@ def holds(served: Served, uid: str, frame: bytes) -> bool:
         return frame in answer.read()
 
 
-def load_h2(served: Served, uid: str, count: int, seconds: float) -> tuple[float, bool]:
-    """Ask as `load` does, over HTTP/2 without TLS: eight connections of eight streams, by h2load."""
+def load_h2(served: Served, uid: str, count: int, seconds: float, streams: int) -> tuple[float, bool]:
+    """Ask as `load` does, over HTTP/2 without TLS: eight connections of some streams each, by h2load."""
     path = served.path.format(uid)
     uris = [
         f"http://127.0.0.1:{served.port}{path.replace('@', str(number % count + 1))}"
@@ -217,7 +224,15 @@ def load_h2(served: Served, uid: str, count: int, seconds: float) -> tuple[float
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listing:
         listing.write("\n".join(uris))
         listing.flush()
-        command = ["h2load", "-t1", "-c8", "-m8", f"-D{max(1, round(seconds))}", "-H", f"accept: {STAR}"]
+        command = [
+            "h2load",
+            "-t1",
+            "-c8",
+            f"-m{streams}",
+            f"-D{max(1, round(seconds))}",
+            "-H",
+            f"accept: {STAR}",
+        ]
         before = cpu_seconds(served.pids())
         done = subprocess.run([*command, "-i", listing.name], capture_output=True, text=True, check=True)
         spent = cpu_seconds(served.pids()) - before

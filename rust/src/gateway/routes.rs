@@ -1,5 +1,7 @@
 //! The gateway's addresses: DICOMweb's resources (PS3.18 10) below `/dicomweb`, `/wado`, and its own pages.
 
+use std::borrow::Cow;
+
 /// What a path names.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route<'a> {
@@ -143,7 +145,8 @@ pub const MOST_FRAMES: usize = 512;
 /// # Errors
 /// What is wrong, in a sentence, and the status: 400, or 413 for too many.
 pub fn frame_list(text: &str) -> Result<Vec<u32>, (u16, String)> {
-    let text = text.replace("%2C", ",").replace("%2c", ",");
+    let text: Cow<'_, str> =
+        if text.contains('%') { text.replace("%2C", ",").replace("%2c", ",").into() } else { text.into() };
     let mut frames = Vec::new();
     for item in text.split(',') {
         let is_number =
@@ -157,6 +160,9 @@ pub fn frame_list(text: &str) -> Result<Vec<u32>, (u16, String)> {
             return Err((413, format!("more than {MOST_FRAMES} frames in one request: ask for fewer")));
         }
         frames.push(frame);
+    }
+    if frames.len() == 1 {
+        return Ok(frames);
     }
     let mut sorted = frames.clone();
     sorted.sort_unstable();

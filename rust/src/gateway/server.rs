@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::LocalSet;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::JoinSet;
 
 use super::http::{http1, http2};
 use super::service::{Gauge, Shared, Worker};
@@ -21,6 +22,8 @@ const BACKLOG: i32 = 1024;
 const BLOCKING_THREADS: usize = 32;
 /// Time in which a client must say which version of HTTP it speaks.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
+/// Time for what is still under way when all connections are closed.
+const LAST_TIME: Duration = Duration::from_secs(1);
 /// How HTTP/2 begins (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -112,28 +115,28 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
 }
 
 fn run(listener: StdListener, shared: &Arc<Shared>, drain: &AtomicU64) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .max_blocking_threads(BLOCKING_THREADS)
-        .build();
+        .build_local(LocalOptions::default());
     let Ok(runtime) = runtime else { return };
-    let tasks = LocalSet::new();
-    tasks.block_on(&runtime, accept_until_stop(listener, shared, drain));
-    drop(tasks);
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.block_on(accept_until_stop(listener, shared, drain));
+    runtime.shutdown_timeout(LAST_TIME);
 }
 
 async fn accept_until_stop(listener: StdListener, shared: &Arc<Shared>, drain: &AtomicU64) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     let worker = Rc::new(Worker::new(shared.clone()));
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
             () = worker.stopping() => break,
         };
         match accepted {
-            Ok((stream, _)) => admit(stream, &worker),
+            Ok((stream, _)) => admit(stream, &worker, &mut connections),
             // No descriptor is free, or the client is gone: the next may succeed.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
@@ -145,17 +148,22 @@ async fn accept_until_stop(listener: StdListener, shared: &Arc<Shared>, drain: &
     {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    connections.shutdown().await;
+    // Streams of HTTP/2 see that their connection is gone, and threads that make blocks for it that nobody takes them.
+    let ended = Instant::now();
+    while Rc::strong_count(&worker) > 1 && ended.elapsed() < LAST_TIME {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
-fn admit(stream: TcpStream, worker: &Rc<Worker>) {
-    let connections = &worker.shared.metrics.connections;
-    if connections.load(Ordering::Relaxed) >= worker.shared.most_connections {
+fn admit(stream: TcpStream, worker: &Rc<Worker>, connections: &mut JoinSet<()>) {
+    if worker.shared.metrics.connections.load(Ordering::Relaxed) >= worker.shared.most_connections {
         let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         return;
     }
     let _ = stream.set_nodelay(true);
     let worker = worker.clone();
-    tokio::task::spawn_local(async move {
+    connections.spawn_local(async move {
         let open = Gauge::up(&worker.shared.metrics.connections);
         // A broken connection concerns its client alone.
         let _ = serve(stream, &worker).await;

@@ -230,16 +230,16 @@ impl Worker {
         }
         match asked {
             Route::Page if request.path == "/" && self.shared.settings.viewer.is_some() => {
-                self.viewer_file("/").await
+                Box::pin(self.viewer_file("/")).await
             }
             Route::Page => Response::of(200, "text/html; charset=utf-8", self.shared.settings.page.clone())
                 .with("Cache-Control", "no-cache"),
-            Route::Status => self.status().await,
+            Route::Status => Box::pin(self.status()).await,
             Route::Metrics => {
                 let text = self.shared.metrics.to_prometheus();
                 Response::of(200, "text/plain; version=0.0.4; charset=utf-8", text)
             }
-            Route::File(path) => self.viewer_file(path).await,
+            Route::File(path) => Box::pin(self.viewer_file(path)).await,
             Route::Health | Route::Ready => Response::empty(404),
             Route::Dicomweb(named, resource) => {
                 let Some(source) = source.filter(|source| self.serves(source)) else {
@@ -256,13 +256,14 @@ impl Worker {
     }
 
     async fn resource(&self, request: &Request<'_>, scope: &Scope<'_>, resource: &Resource<'_>) -> Response {
+        // The state of what is rare lies in memory of its own: that of a connection stays small.
         match *resource {
             Resource::Frames(level, list) => self.frames(request, scope, level, list).await,
-            Resource::Instances(level) => self.instances(request, scope, level).await,
-            Resource::Metadata(level) => self.metadata(request, scope, level).await,
-            Resource::BulkData(level, place) => self.bulk_data(request, scope, level, place).await,
-            Resource::Object => self.object(request, scope).await,
-            Resource::Search(path) => self.search(request, scope, path).await,
+            Resource::Instances(level) => Box::pin(self.instances(request, scope, level)).await,
+            Resource::Metadata(level) => Box::pin(self.metadata(request, scope, level)).await,
+            Resource::BulkData(level, place) => Box::pin(self.bulk_data(request, scope, level, place)).await,
+            Resource::Object => Box::pin(self.object(request, scope)).await,
+            Resource::Search(path) => Box::pin(self.search(request, scope, path)).await,
             Resource::Unknown => not_found("DICOMweb has no such resource"),
         }
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,3 +44,14 @@ def connect(start: Start) -> Iterator[Connect]:
     yield begin
     for client in clients:
         client.connection.close()
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process, which is client and server, have 2 descriptors for each of 2,000 connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 10_000:
+        pytest.skip(f"2,000 connections: the system allows {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

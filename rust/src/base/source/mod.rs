@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Advice, Mode, OFlags};
+use rustix::io::IoSliceMut;
 
 pub use fingerprint::{Etag, Fingerprint};
 
@@ -145,6 +146,13 @@ impl<Fd: AsFd> FileSource<Fd> {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+
+    /// As [`Source::read_resident`], into buffers that follow one another in the file.
+    pub fn read_resident_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> bool {
+        let wanted: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(&self.fd, buffers, offset, flags).is_ok_and(|count| count == wanted)
+    }
 }
 
 impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
@@ -180,10 +188,7 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
     }
 
     fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> bool {
-        let wanted = buffer.len();
-        let mut buffers = [rustix::io::IoSliceMut::new(buffer)];
-        let flags = rustix::io::ReadWriteFlags::NOWAIT;
-        rustix::io::preadv2(&self.fd, &mut buffers, offset, flags).is_ok_and(|count| count == wanted)
+        self.read_resident_into(offset, &mut [IoSliceMut::new(buffer)])
     }
 
     fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
@@ -223,7 +228,7 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
 /// do not know this question.
 pub fn is_resident(fd: BorrowedFd<'_>, offset: u64) -> bool {
     let (mut byte, flags) = ([0], rustix::io::ReadWriteFlags::NOWAIT);
-    rustix::io::preadv2(fd, &mut [rustix::io::IoSliceMut::new(&mut byte)], offset, flags).is_ok()
+    rustix::io::preadv2(fd, &mut [IoSliceMut::new(&mut byte)], offset, flags).is_ok()
 }
 
 /// Whether a name is an address as `s3://bucket/key`: a scheme (RFC 3986, 3.1) of two letters or more, `://`.

@@ -1,8 +1,10 @@
 //! Tier 1: keeps frame tables in memory, shared by threads, and reads frames by them.
 
+use rustix::io::IoSliceMut;
+
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::fork_lock::ForkLock;
-use crate::base::source::{Resident, Source, read_exact};
+use crate::base::source::{FileSource, Range, Resident, Source, read_exact};
 use crate::dicom::pixel_data::before::Before;
 use crate::dicom::read::{FrameBytes, prefetch, read_by_table, read_payload};
 use crate::frames::memory::cached::{self, Selection};
@@ -222,6 +224,35 @@ pub fn read_resident_frames(source: &dyn Source, table: &FrameTable) -> Result<O
         Err(_) if resident.lacks_bytes() => Ok(None),
         read => read.map(Some),
     }
+}
+
+/// Appends a payload to `out`; `false`, and `out` as it was, where the page cache lacks some of it.
+///
+/// # Errors
+/// As [`read_frames`].
+pub fn append_resident(
+    source: &FileSource,
+    table: &FrameTable,
+    (start, end): Range,
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    let before = Before::of(table, start);
+    let mut header = [0; 16];
+    let header = header.get_mut(..before.length()).unwrap_or_default();
+    let filled = out.len();
+    out.resize(filled + end.saturating_sub(start) as usize, 0);
+    let payload = out.get_mut(filled..).unwrap_or_default();
+    let length = payload.len() as u64;
+    let from = start.saturating_sub(header.len() as u64);
+    if !source.read_resident_into(from, &mut [IoSliceMut::new(header), IoSliceMut::new(payload)]) {
+        out.truncate(filled);
+        return Ok(false);
+    }
+    if !before.fits(header, length) {
+        return Err(wrong_table());
+    }
+    source.check_unchanged()?;
+    Ok(true)
 }
 
 fn read_one(source: &dyn Source, table: &FrameTable, index: usize) -> Result<FrameBytes> {

@@ -1,18 +1,16 @@
 //! Which file holds a SOP Instance: a memory of bounded size for what the index said.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::base::fork_lock::ForkLock;
 
 /// A number for a UID or a source and a UID; equal numbers mean equal names for all practical purposes, and
 /// the file itself is asked for its UID before its bytes are sent.
 pub fn digest(source: &str, uid: &str) -> u128 {
-    let mut name = Vec::with_capacity(source.len() + uid.len() + 1);
-    name.extend(source.as_bytes());
-    name.push(0);
-    name.extend(uid.as_bytes());
-    xxh3_128(&name)
+    xxh3_128_with_seed(uid.as_bytes(), xxh3_64(source.as_bytes()))
 }
 
 /// Paths by SOP Instance UID, within a budget of entries: those that were asked for last stay.
@@ -23,8 +21,8 @@ pub struct Catalogue {
 
 #[derive(Default)]
 struct Generations {
-    young: HashMap<u128, Box<str>>,
-    old: HashMap<u128, Box<str>>,
+    young: HashMap<u128, Arc<str>>,
+    old: HashMap<u128, Arc<str>>,
 }
 
 impl Catalogue {
@@ -34,7 +32,7 @@ impl Catalogue {
     }
 
     /// The path of an instance.
-    pub fn path(&self, name: u128) -> Option<Box<str>> {
+    pub fn path(&self, name: u128) -> Option<Arc<str>> {
         let mut generations = self.generations.lock();
         if let Some(path) = generations.young.get(&name) {
             return Some(path.clone());
@@ -69,7 +67,7 @@ impl Catalogue {
 }
 
 impl Generations {
-    fn insert(&mut self, name: u128, path: Box<str>, cap: usize) {
+    fn insert(&mut self, name: u128, path: Arc<str>, cap: usize) {
         if self.young.len() >= cap {
             self.old = std::mem::take(&mut self.young);
         }

@@ -165,8 +165,15 @@ impl Files {
             (entry.file.clone(), now.duration_since(entry.checked) < recheck)
         });
         match known {
-            Some((file, true)) => return Ok(file),
-            Some((file, false)) if file.inode.is_some() => {
+            Some((file, true)) => Ok(file),
+            known => Box::pin(self.take_anew(path, known.map(|(file, _)| file), now)).await,
+        }
+    }
+
+    /// Holds an open file against what its path names now, or opens it.
+    async fn take_anew(&self, path: &str, known: Option<Arc<Opened>>, now: Instant) -> Result<Arc<Opened>> {
+        match known {
+            Some(file) if file.inode.is_some() => {
                 let name = PathBuf::from(path);
                 let inode =
                     blocking(move || Ok(inode_of(&rustix::fs::stat(&name).map_err(std::io::Error::from)?)))

@@ -1,5 +1,6 @@
 //! Memory for answers on their way: a client that takes its answer slowly keeps what was made for it.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,12 @@ use tokio::time::timeout;
 const UNIT: u64 = 1024;
 /// Time for which a request waits until others have taken their answers.
 pub const WAIT: Duration = Duration::from_secs(10);
+
+/// Streams of one connection that may wait for a piece at the same time: the others wait behind them, not in the
+/// line that other connections stand in.
+const PLACES: usize = 2;
+/// Units of the longest piece of a file.
+const PIECE: usize = 64;
 
 /// Two budgets: whole answers, which may be large, and pieces, so that no tile waits behind a large answer.
 pub struct Budget {
@@ -38,10 +45,16 @@ struct Taken {
 }
 
 /// The shares of one connection, for which somebody watches whether they become free.
-#[derive(Default)]
 pub struct Tally {
     taken: AtomicU64,
     freed: AtomicU64,
+    places: Semaphore,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { taken: AtomicU64::new(0), freed: AtomicU64::new(0), places: Semaphore::new(PLACES) }
+    }
 }
 
 impl Tally {
@@ -72,12 +85,17 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Held<B> {
     }
 }
 
+/// Permits for some bytes, at most all.
+fn units(bytes: u64, most: u32) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(2, most)
+}
+
 impl Budget {
     /// A budget of `bytes`, three quarters for answers, for which a request waits so long.
     pub fn new(bytes: u64, wait: Duration) -> Self {
-        let units =
+        let most =
             |bytes: u64| u32::try_from(bytes / UNIT).unwrap_or(u32::MAX >> 3).clamp(256, u32::MAX >> 3);
-        let (most_answers, most_pieces) = (units(bytes / 4 * 3), units(bytes / 4));
+        let (most_answers, most_pieces) = (most(bytes / 4 * 3), most(bytes / 4));
         let semaphore = |units: u32| Arc::new(Semaphore::new(units as usize));
         Self {
             answers: semaphore(most_answers),
@@ -98,7 +116,8 @@ impl Budget {
     /// # Errors
     /// There is none in time.
     pub async fn answer(&self, bytes: u64) -> Result<(Share, Share), Full> {
-        let mut permit = self.take(&self.answers, self.most_answers, bytes.saturating_mul(2)).await?;
+        let units = units(bytes.saturating_mul(2), self.most_answers);
+        let mut permit = self.take(&self.answers, units).await?;
         let half = permit.split(permit.num_permits() / 2).ok_or(Full)?;
         Ok((Share::new(permit, None), Share::new(half, None)))
     }
@@ -108,8 +127,21 @@ impl Budget {
     /// # Errors
     /// As [`Budget::answer`].
     pub async fn piece(&self, bytes: u64, tally: Option<&Arc<Tally>>) -> Result<Share, Full> {
-        let permit = self.take(&self.pieces, self.most_pieces, bytes).await?;
-        Ok(Share::new(permit, tally.cloned()))
+        let units = units(bytes, self.most_pieces);
+        if let Ok(permit) = self.pieces.clone().try_acquire_many_owned(units) {
+            return Ok(Share::new(permit, tally.cloned())); // mostly: a clock would cost more
+        }
+        let place = tally.map(|tally| timeout(self.wait, tally.places.acquire()));
+        let _place = match place {
+            Some(place) => Some(place.await.map_err(|_| Full)?),
+            None => None,
+        };
+        Ok(Share::new(self.take(&self.pieces, units).await?, tally.cloned()))
+    }
+
+    /// Whether a piece would have to wait.
+    pub fn is_short(&self) -> bool {
+        self.pieces.available_permits() < PIECE
     }
 
     /// Bytes that were made already, once there is room for them.
@@ -121,13 +153,7 @@ impl Budget {
         Ok(share.with(bytes))
     }
 
-    async fn take(
-        &self,
-        budget: &Arc<Semaphore>,
-        most: u32,
-        bytes: u64,
-    ) -> Result<OwnedSemaphorePermit, Full> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(2, most);
+    async fn take(&self, budget: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, Full> {
         let permit = timeout(self.wait, budget.clone().acquire_many_owned(units)).await;
         permit.ok().and_then(Result::ok).ok_or(Full)
     }
@@ -147,9 +173,70 @@ impl Share {
     }
 }
 
+thread_local! {
+    /// Memory of small answers that were sent.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+/// Answers whose memory a worker keeps, and the longest of them.
+const MOST_SPARE: usize = 64;
+const LONGEST_SPARE: usize = 8 << 10;
+
+/// An empty vector for an answer of about `length` bytes, in memory that was used before where some is left.
+pub fn spare(length: usize) -> Vec<u8> {
+    let spare = if length > LONGEST_SPARE { None } else { SPARE.with_borrow_mut(Vec::pop) };
+    let mut out = spare.unwrap_or_else(|| Vec::with_capacity(length.max(4 << 10)));
+    out.reserve(length);
+    out
+}
+
+/// Bytes whose memory is used again when they are sent.
+pub fn reusable(bytes: Vec<u8>) -> Bytes {
+    if bytes.capacity() > LONGEST_SPARE { bytes.into() } else { Bytes::from_owner(Reusable(bytes)) }
+}
+
+struct Reusable(Vec<u8>);
+
+impl AsRef<[u8]> for Reusable {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Reusable {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.0);
+        bytes.clear();
+        // A thread that ends has no list any more.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < MOST_SPARE {
+                spare.push(bytes);
+            }
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_answers_use_memory_again() {
+        let mut first = spare(3000);
+        let place = first.as_ptr();
+        first.extend([7; 3000]);
+        let sent = reusable(first);
+        let other = spare(100);
+        assert!(other.as_ptr() != place);
+        drop(sent);
+        let second = spare(100);
+        assert!(second.is_empty() && second.as_ptr() == place);
+        drop(reusable(Vec::with_capacity(LONGEST_SPARE + 1)));
+        assert!(SPARE.with_borrow(Vec::is_empty));
+        let many: Vec<Bytes> = (0..2 * MOST_SPARE).map(|_| reusable(vec![1])).collect();
+        drop(many);
+        assert_eq!(SPARE.with_borrow(Vec::len), MOST_SPARE);
+    }
 
     #[test]
     fn room_is_free_again_when_the_bytes_are_gone() {

@@ -6,10 +6,12 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use memchr::memchr_iter;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -34,7 +36,8 @@ const SLOWEST: u64 = 8 << 10;
 
 /// Serves a connection until the client, a time limit or the gateway's stop ends it.
 pub async fn serve(stream: TcpStream, worker: &Worker) -> io::Result<()> {
-    let mut connection = Connection { stream, buffer: Vec::with_capacity(2048) };
+    let mut connection =
+        Connection { stream, buffer: Vec::with_capacity(2048), head: Vec::with_capacity(640) };
     let mut stopping = pin!(worker.stopping());
     // Set again when it rings too early: to set it at each request would cost more than to read the clock.
     let mut alarm = pin!(sleep(worker.idle_time()));
@@ -61,9 +64,9 @@ pub async fn serve(stream: TcpStream, worker: &Worker) -> io::Result<()> {
 
 /// Answers the request whose head is complete; also tells whether the connection may stay.
 async fn answer(head: &[u8], worker: &Worker) -> (Response, bool) {
-    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
-    let mut parsed = httparse::Request::new(&mut headers);
-    let complete = parsed.parse(head);
+    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let complete = parsed.parse_with_uninit_headers(head, &mut headers);
     let (Ok(httparse::Status::Complete(_)), Some(method), Some(target)) =
         (complete, parsed.method, parsed.path)
     else {
@@ -109,6 +112,8 @@ struct Connection {
     stream: TcpStream,
     /// Bytes of requests that are not answered yet.
     buffer: Vec<u8>,
+    /// Memory for the head of the next response.
+    head: Vec<u8>,
 }
 
 impl Connection {
@@ -168,25 +173,26 @@ impl Connection {
     }
 
     async fn send(&mut self, response: Response, keep: bool) -> io::Result<()> {
-        let mut head = Vec::with_capacity(640);
+        let head = &mut self.head;
+        head.clear();
         let is_chunked = matches!(response.body, Body::Blocks(_) | Body::Files(_));
-        write_head(&mut head, &response, keep, is_chunked)?;
+        write_head(head, &response, keep, is_chunked)?;
         let mut sending = Sending::new(&self.stream);
         match response.body {
-            Body::Empty => sending.write_all(&head, &[]).await,
-            Body::Full(bytes) => sending.write_all(&head, &bytes).await,
+            Body::Empty => sending.write_all(head, &[]).await,
+            Body::Full(bytes) => sending.write_all(head, &bytes).await,
             Body::Parts(parts) => {
-                sending.write_parts(&mut head, *parts).await?;
-                sending.write_all(&head, &[]).await
+                sending.write_parts(head, *parts).await?;
+                sending.write_all(head, &[]).await
             }
             Body::Files(mut files) => {
                 while let Some(parts) = files.next_parts().await.map_err(io::Error::other)? {
                     write!(head, "{:x}\r\n", parts.length())?;
-                    sending.write_parts(&mut head, parts).await?;
+                    sending.write_parts(head, parts).await?;
                     head.extend(b"\r\n");
                 }
                 head.extend(b"0\r\n\r\n");
-                sending.write_all(&head, &[]).await
+                sending.write_all(head, &[]).await
             }
             Body::Blocks(mut blocks) => {
                 while let Some(block) = blocks.recv().await {
@@ -195,12 +201,12 @@ impl Connection {
                         continue; // a chunk of no bytes would end the body
                     }
                     write!(head, "{:x}\r\n", block.len())?;
-                    sending.write_all(&head, &block).await?;
+                    sending.write_all(head, &block).await?;
                     head.clear();
                     head.extend(b"\r\n");
                 }
                 head.extend(b"0\r\n\r\n");
-                sending.write_all(&head, &[]).await
+                sending.write_all(head, &[]).await
             }
         }
     }
@@ -325,8 +331,8 @@ impl<'a> Sending<'a> {
 /// not fill its buffer has emptied the socket, and tokio then waits without asking once more.
 async fn receive(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     poll_fn(|context| {
-        let mut block = [0; 4096];
-        let mut read = ReadBuf::new(&mut block);
+        let mut block = [const { MaybeUninit::uninit() }; 4096];
+        let mut read = ReadBuf::uninit(&mut block);
         std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut read))?;
         buffer.extend_from_slice(read.filled());
         Poll::Ready(Ok(read.filled().len()))
@@ -340,9 +346,9 @@ fn end_of_head(bytes: &[u8], searched: &mut usize) -> Option<usize> {
     let rest = bytes.get(start..).unwrap_or_default();
     *searched = bytes.len();
     // httparse takes a bare line feed as an end of line too.
-    let found = rest.windows(2).enumerate().find_map(|(at, pair)| match pair {
-        [b'\n', b'\n'] => Some(at + 2),
-        [b'\n', b'\r'] if rest.get(at + 2) == Some(&b'\n') => Some(at + 3),
+    let found = memchr_iter(b'\n', rest).find_map(|at| match rest.get(at + 1..) {
+        Some([b'\n', ..]) => Some(at + 2),
+        Some([b'\r', b'\n', ..]) => Some(at + 3),
         _ => None,
     })?;
     Some(start + found)

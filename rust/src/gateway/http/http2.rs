@@ -1,8 +1,9 @@
 //! HTTP/2 without TLS and with prior knowledge (RFC 9113 3.3), by hyper: for proxies and command-line clients.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -14,16 +15,17 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
+use super::buffered::Buffered;
 use super::parts::{FileParts, Piece, Way};
 use super::request::Request;
 use super::response::{Block, Body, Response};
 use super::sequence::FileSequence;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::gateway::http::budget::Tally;
+use crate::gateway::http::budget::{Budget, Tally};
 use crate::gateway::service::Worker;
 
 /// Streams of one connection at the same time.
@@ -33,56 +35,126 @@ const LONGEST_HEADERS: u32 = 16 << 10;
 
 /// Bytes of one stream that wait for the socket.
 const SEND_BUFFER: usize = 64 << 10;
+/// Bytes of request bodies that are taken in: they are refused, and a client may send them before it knows.
+const WINDOW: u32 = 65_535;
 /// Time in which a client must take some of what was made for it.
 const STALL_TIME: Duration = Duration::from_secs(30);
+/// The same while others wait for the memory that it holds: shorter than they do.
+const SHORT_STALL_TIME: Duration = Duration::from_secs(3);
+/// Time for a client to agree to the end of an idle connection.
+const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Serves a connection until the client or the gateway's stop ends it.
+/// Serves a connection until the client, a time limit or the gateway's stop ends it.
 pub async fn serve(stream: TcpStream, worker: Rc<Worker>) -> io::Result<()> {
-    let stopping = worker.stopping();
-    let tally = Arc::new(Tally::default());
-    let way = Way::Kept(worker.shared.budget.clone(), tally.clone());
-    let service = service_fn(move |request| {
-        let (worker, way) = (worker.clone(), way.clone());
-        async move { Ok::<_, Infallible>(answer(request, &worker, way).await) }
+    let budget = worker.shared.budget.clone();
+    let (tally, open) = (Arc::new(Tally::default()), Rc::new(Open::default()));
+    let way = Way::Kept(budget.clone(), tally.clone());
+    let service = service_fn({
+        let (worker, open) = (worker.clone(), open.clone());
+        move |request| {
+            let (worker, way, stream) = (worker.clone(), way.clone(), OpenStream::new(&open));
+            // Boxed: hyper and tokio move it several times.
+            Box::pin(async move { Ok::<_, Infallible>(answer(request, &worker, way, stream).await) })
+        }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(OnThisThread);
     builder
-        .timer(TokioTimer::new())
         .max_concurrent_streams(MOST_STREAMS)
         .max_header_list_size(LONGEST_HEADERS)
         .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(30));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = stopping => None,
-        () = stalled(&tally) => return Err(io::ErrorKind::TimedOut.into()),
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
+    let socket = Buffered::new(stream);
+    let mut connection = pin!(builder.serve_connection(socket.clone(), service));
+    let is_idle = tokio::select! {
+        biased;
+        ended = drive(connection.as_mut(), &socket) => return ended,
+        () = worker.stopping() => false,
+        () = idle(&open, worker.idle_time()) => true,
+        () = stalled(&tally, &budget) => return Err(io::ErrorKind::TimedOut.into()),
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended.map_err(io::Error::other)
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        ended = drive(connection, &socket) => ended,
+        () = idle(&open, GOODBYE), if is_idle => Ok(()),
+        () = stalled(&tally, &budget) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
-/// Waits until a client has taken nothing of what was made for it for [`STALL_TIME`].
-async fn stalled(tally: &Tally) {
-    let mut before = None;
+/// Polls a connection, and sends what it wrote meanwhile.
+async fn drive(
+    mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+    socket: &Buffered,
+) -> io::Result<()> {
+    poll_fn(|context| {
+        let ended = connection.as_mut().poll(context);
+        match (ended, socket.poll_send(context)) {
+            (Poll::Ready(ended), _) => Poll::Ready(ended.map_err(io::Error::other)),
+            (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (Poll::Pending, _) => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Waits until no stream was open for some time, at most twice as long.
+async fn idle(open: &Open, time: Duration) {
+    let mut before = open.begun.get();
     loop {
-        tokio::time::sleep(STALL_TIME).await;
+        sleep(time).await;
+        if open.now.get() == 0 && open.begun.get() == before {
+            return;
+        }
+        before = open.begun.get();
+    }
+}
+
+/// Waits until a client has taken nothing of what was made for it for [`STALL_TIME`], or a shorter time where memory
+/// is short.
+async fn stalled(tally: &Tally, budget: &Budget) {
+    let (mut before, mut stall) = (None, Duration::ZERO);
+    loop {
+        sleep(SHORT_STALL_TIME).await;
         let now = tally.waits_at();
-        if now.is_some() && now == before {
+        stall = if now.is_some() && now == before { stall + SHORT_STALL_TIME } else { Duration::ZERO };
+        if stall >= (if budget.is_short() { SHORT_STALL_TIME } else { STALL_TIME }) {
             return;
         }
         before = now;
     }
 }
 
-async fn answer(request: http::Request<Incoming>, worker: &Worker, way: Way) -> http::Response<H2Body> {
+/// Streams of a connection: those that are open, and all that were.
+#[derive(Default)]
+struct Open {
+    now: Cell<u64>,
+    begun: Cell<u64>,
+}
+
+/// A stream that is open as long as this lives: until its body is with hyper.
+struct OpenStream(Rc<Open>);
+
+impl OpenStream {
+    fn new(open: &Rc<Open>) -> Self {
+        open.now.set(open.now.get() + 1);
+        open.begun.set(open.begun.get() + 1);
+        Self(open.clone())
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.now.set(self.0.now.get() - 1);
+    }
+}
+
+async fn answer(
+    request: http::Request<Incoming>,
+    worker: &Worker,
+    way: Way,
+    stream: OpenStream,
+) -> http::Response<H2Body> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let headers: Vec<httparse::Header<'_>> = request
         .headers()
@@ -94,32 +166,60 @@ async fn answer(request: http::Request<Incoming>, worker: &Worker, way: Way) -> 
     } else {
         Response::refusal(413, "request_body", "requests have no body here")
     };
-    let mut out = http::Response::builder().status(response.status);
-    for (name, value) in response.headers {
-        out = match value {
-            Cow::Borrowed(value) => out.header(name, http::HeaderValue::from_static(value)),
-            Cow::Owned(value) => out.header(name, value),
-        };
-    }
-    if let Some(length) = response.length {
-        out = out.header("content-length", length);
-    }
-    let body = match response.body {
-        Body::Empty => H2Body::Full(None),
+    let content = match response.body {
+        Body::Empty => Content::Full(None),
         Body::Full(bytes) => match keep(bytes, &way).await {
-            Some(bytes) => H2Body::Full(Some(bytes)),
-            None => return unavailable(),
+            Some(bytes) => Content::Full(Some(bytes)),
+            None => return plain(503, stream),
         },
-        Body::Blocks(blocks) => H2Body::Blocks(blocks),
-        Body::Files(files) => H2Body::Blocks(stream(Source::Files(*files), way)),
+        Body::Blocks(blocks) => Content::Blocks(blocks),
+        Body::Files(files) => Content::Blocks(send_on(Source::Files(*files), way)),
         Body::Parts(mut parts) => match parts.next_piece(&way).await {
-            Ok(Some(Piece::Bytes(bytes))) if parts.is_through() => H2Body::Full(Some(bytes)),
-            Err(_) => return unavailable(),
-            first => H2Body::Blocks(stream(Source::Parts(first, *parts), way)),
+            Ok(Some(Piece::Bytes(bytes))) if parts.is_through() => Content::Full(Some(bytes)),
+            Err(_) => return plain(503, stream),
+            first => Content::Blocks(send_on(Source::Parts(first, *parts), way)),
         },
     };
-    // A header value that is no valid one would be our mistake: the client gets a plain status.
-    out.body(body).unwrap_or_else(|_| plain(500))
+    let mut answer = http::Response::new(H2Body { content, stream });
+    *answer.status_mut() = status(response.status);
+    let lines = answer.headers_mut();
+    for (name, value) in response.headers {
+        let value = match value {
+            Cow::Borrowed(value) => http::HeaderValue::from_static(value),
+            Cow::Owned(value) => match http::HeaderValue::try_from(value) {
+                Ok(mut value) => {
+                    // Of this answer alone: in HPACK's table it would take the place of what comes again.
+                    value.set_sensitive(true);
+                    value
+                }
+                // One that is no valid value would be our mistake.
+                Err(_) => return plain(500, answer.into_body().stream),
+            },
+        };
+        lines.append(header_name(name), value);
+    }
+    if let Some(length) = response.length {
+        lines.insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    answer
+}
+
+/// The name of a header line. To look those of a frame up by their letters would take longer than to send them.
+fn header_name(name: &'static str) -> http::HeaderName {
+    use http::header;
+    match name {
+        "Content-Type" => header::CONTENT_TYPE,
+        "ETag" => header::ETAG,
+        "Cache-Control" => header::CACHE_CONTROL,
+        "Vary" => header::VARY,
+        "Accept-Ranges" => header::ACCEPT_RANGES,
+        "X-Content-Type-Options" => header::X_CONTENT_TYPE_OPTIONS,
+        other => http::HeaderName::from_bytes(other.as_bytes()).unwrap_or(header::WARNING),
+    }
+}
+
+fn status(code: u16) -> http::StatusCode {
+    http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Bytes that take a part of the budget until they are sent.
@@ -133,16 +233,12 @@ async fn keep(bytes: Bytes, way: &Way) -> Option<Bytes> {
     }
 }
 
-fn unavailable() -> http::Response<H2Body> {
-    let mut response = plain(503);
-    response.headers_mut().insert("retry-after", http::HeaderValue::from_static("1"));
-    response
-}
-
-fn plain(status: u16) -> http::Response<H2Body> {
-    let mut response = http::Response::new(H2Body::Full(None));
-    *response.status_mut() =
-        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+fn plain(code: u16, stream: OpenStream) -> http::Response<H2Body> {
+    let mut response = http::Response::new(H2Body { content: Content::Full(None), stream });
+    *response.status_mut() = status(code);
+    if code == 503 {
+        response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+    }
     response
 }
 
@@ -153,7 +249,7 @@ enum Source {
 }
 
 /// Sends the pieces of files to a body, one ahead of the client.
-fn stream(source: Source, way: Way) -> mpsc::Receiver<Block> {
+fn send_on(source: Source, way: Way) -> mpsc::Receiver<Block> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::task::spawn_local(async move {
         let sent = match source {
@@ -192,7 +288,12 @@ async fn send_parts(
 }
 
 /// A body as hyper takes it.
-enum H2Body {
+struct H2Body {
+    content: Content,
+    stream: OpenStream,
+}
+
+enum Content {
     Full(Option<Bytes>),
     Blocks(mpsc::Receiver<Block>),
 }
@@ -202,22 +303,22 @@ impl http_body::Body for H2Body {
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
-        match self.get_mut() {
-            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Blocks(blocks) => {
+        match &mut self.get_mut().content {
+            Content::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Blocks(blocks) => {
                 blocks.poll_recv(context).map(|block| block.map(|block| block.map(Frame::data)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Full(None))
+        matches!(self.content, Content::Full(None))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Blocks(_) => SizeHint::default(),
+        match &self.content {
+            Content::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Content::Blocks(_) => SizeHint::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP: requests in, responses out, over HTTP/1.1 and HTTP/2 without TLS.
 
 pub mod budget;
+pub mod buffered;
 pub mod http1;
 pub mod http2;
 pub mod parts;

@@ -1,5 +1,7 @@
 //! Content negotiation of PS3.18 8.7: which form of a frame a client takes.
 
+use std::borrow::Cow;
+
 use crate::gateway::http::request::Request;
 
 /// Explicit VR Little Endian: the form of every uncompressed frame that is sent.
@@ -9,58 +11,86 @@ const MOST_RANGES: usize = 64;
 
 /// A media range of an Accept header or of the query parameter `accept`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct MediaRange {
+pub struct MediaRange<'a> {
     /// Whether the answer is to be multipart/related; the other fields then describe its parts.
     pub is_multipart: bool,
     /// Type and subtype in lower case, `*/*` for any.
-    pub media_type: String,
+    pub media_type: Cow<'a, str>,
     /// Transfer syntax UID, or `*`.
-    pub transfer_syntax: Option<String>,
+    pub transfer_syntax: Option<Cow<'a, str>>,
     /// Weight in thousandths.
     pub weight: u16,
 }
 
 /// Media ranges in the order of preference; the query's stand before the header's (PS3.18 8.7.8.1). Those
 /// that a client refuses (`q=0`) are left out, and a client that says nothing takes anything.
-pub fn media_ranges(request: &Request<'_>) -> Vec<MediaRange> {
+pub fn media_ranges<'a>(request: &Request<'a>) -> Vec<MediaRange<'a>> {
     let query = request.parameter("accept").unwrap_or_default();
-    let mut ranges = sorted(parse(&query));
     let mut lines = request.header_lines("accept").peekable();
     if lines.peek().is_none() && query.is_empty() {
-        return parse("*/*");
+        return parse("*/*").collect();
     }
-    ranges.extend(sorted(lines.flat_map(parse).collect()));
+    let mut ranges = match &query {
+        Cow::Borrowed(query) => sorted(parse(query).collect()),
+        Cow::Owned(query) => sorted(parse(query).map(MediaRange::into_owned).collect()),
+    };
+    let of_header = sorted(lines.flat_map(parse).collect());
+    if ranges.is_empty() {
+        return of_header;
+    }
+    ranges.extend(of_header);
     ranges
 }
 
-fn sorted(mut ranges: Vec<MediaRange>) -> Vec<MediaRange> {
+fn sorted(mut ranges: Vec<MediaRange<'_>>) -> Vec<MediaRange<'_>> {
     ranges.retain(|range| range.weight > 0);
     ranges.sort_by_key(|range| std::cmp::Reverse(range.weight)); // stable: equal weights keep their order
     ranges.truncate(MOST_RANGES);
     ranges
 }
 
-fn parse(text: &str) -> Vec<MediaRange> {
-    split(text, ',').filter_map(media_range).take(MOST_RANGES).collect()
+fn parse(text: &str) -> impl Iterator<Item = MediaRange<'_>> {
+    split(text, ',').filter_map(media_range).take(MOST_RANGES)
 }
 
-fn media_range(text: &str) -> Option<MediaRange> {
+fn media_range(text: &str) -> Option<MediaRange<'_>> {
     let mut parts = split(text, ';');
-    let outer = parts.next()?.trim().to_ascii_lowercase();
+    let outer = lower_case(parts.next()?.trim());
     let is_multipart = outer == "multipart/related";
-    let media_type = if is_multipart { "*/*".to_owned() } else { outer };
+    let media_type = if is_multipart { "*/*".into() } else { outer };
     let mut range = MediaRange { is_multipart, media_type, transfer_syntax: None, weight: 1000 };
     for part in parts {
         let Some((name, value)) = part.split_once('=') else { continue };
-        let value = value.trim().trim_matches('"');
-        match name.trim().to_ascii_lowercase().as_str() {
-            "type" if is_multipart => range.media_type = value.to_ascii_lowercase(),
-            "transfer-syntax" => range.transfer_syntax = Some(value.to_owned()),
-            "q" => range.weight = weight(value),
-            _ => {}
+        let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+        if is_multipart && name.eq_ignore_ascii_case("type") {
+            range.media_type = lower_case(value);
+        } else if name.eq_ignore_ascii_case("transfer-syntax") {
+            range.transfer_syntax = Some(value.into());
+        } else if name.eq_ignore_ascii_case("q") {
+            range.weight = weight(value);
         }
     }
     range.media_type.contains('/').then_some(range)
+}
+
+/// Clients nearly always send lower case, which need not be copied.
+fn lower_case(text: &str) -> Cow<'_, str> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        text.to_ascii_lowercase().into()
+    } else {
+        text.into()
+    }
+}
+
+impl MediaRange<'_> {
+    fn into_owned(self) -> MediaRange<'static> {
+        MediaRange {
+            is_multipart: self.is_multipart,
+            media_type: self.media_type.into_owned().into(),
+            transfer_syntax: self.transfer_syntax.map(|syntax| syntax.into_owned().into()),
+            weight: self.weight,
+        }
+    }
 }
 
 fn weight(text: &str) -> u16 {
@@ -94,7 +124,7 @@ pub struct FrameForm {
 ///
 /// # Errors
 /// A sentence for the client, where no range can be served: status 406.
-pub fn frame_form(ranges: &[MediaRange], stored: &str, count: usize) -> Result<FrameForm, String> {
+pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Result<FrameForm, String> {
     let natural = media_type(stored);
     let served = served_syntax(stored);
     let mut may_be_single = false;
@@ -130,7 +160,7 @@ pub fn frame_form(ranges: &[MediaRange], stored: &str, count: usize) -> Result<F
 }
 
 /// Whether one of the ranges takes a media type, single or in parts.
-pub fn takes(ranges: &[MediaRange], media_types: &[&str]) -> bool {
+pub fn takes(ranges: &[MediaRange<'_>], media_types: &[&str]) -> bool {
     ranges.iter().any(|range| {
         let any_subtype = range.media_type.strip_suffix("/*");
         media_types.iter().any(|wanted| {

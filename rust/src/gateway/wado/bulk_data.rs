@@ -138,6 +138,6 @@ fn answer(
 }
 
 /// Whether a media range takes the value: as what it is, or as octets.
-fn takes_one(range: &MediaRange, media_type: &str) -> bool {
+fn takes_one(range: &MediaRange<'_>, media_type: &str) -> bool {
     takes(std::slice::from_ref(range), &[media_type, OCTETS])
 }

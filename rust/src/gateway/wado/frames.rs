@@ -8,11 +8,12 @@ use super::{ATTEMPTS, Found, conditional, is_exact, is_worth_a_retry, refusal_of
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Resident, Source};
 use crate::dicom::read::headers_fit;
-use crate::frames::memory::cache::{read_frames, read_resident_frames};
+use crate::frames::memory::cache::{append_resident, read_frames, read_resident_frames};
 use crate::frames::memory::cached::Selected;
 use crate::frames::table::{FrameTable, Kind, Verify};
 use crate::gateway::access::Scope;
 use crate::gateway::files::{Opened, blocking};
+use crate::gateway::http::budget::{reusable, spare};
 use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
@@ -26,7 +27,7 @@ const LONGEST_ANSWER: u64 = 256 << 20;
 /// Frames up to this many bytes are read with the headers before them, and sent with one call.
 const MOST_AT_ONCE: u64 = 32 << 10;
 /// Bytes before a payload in a multipart answer, about.
-const PART_HEAD: usize = 352;
+const PART_HEAD: usize = 416;
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 
 impl Worker {
@@ -66,7 +67,7 @@ impl Worker {
         let Asked { request, scope, level, frames } = asked;
         let (selection, tier) = match verify {
             None => self.select(scope.source, found, frames).await?,
-            Some(verify) => (self.compute(scope.source, found, frames, verify).await?, Tier::File),
+            Some(verify) => (Box::pin(self.compute(scope.source, found, frames, verify)).await?, Tier::File),
         };
         let selected = match selection {
             Ok(selected) => selected,
@@ -87,8 +88,8 @@ impl Worker {
             Ok(form) => form,
             Err(detail) => return Ok(Response::refusal(406, "not_acceptable", &detail)),
         };
-        let digest = digest(&found.file, table, frames, &form);
-        let etag = format!("\"{digest:032x}\"");
+        let boundary = format!("{:032x}", digest(&found.file, table, frames, &form));
+        let etag = ["\"", &boundary, "\""].concat();
         if conditional::has_it(request, &etag) {
             found.file.source.check_unchanged()?;
             return Ok(described(Response::empty(304), etag));
@@ -100,11 +101,10 @@ impl Worker {
         if bytes > LONGEST_ANSWER {
             return Ok(too_large(bytes, LONGEST_ANSWER));
         }
-        let boundary = format!("{digest:032x}");
         let content_type = if form.is_multipart {
-            format!("multipart/related; type=\"{}\"; boundary={boundary}", form.media_type)
+            ["multipart/related; type=\"", form.media_type, "\"; boundary=", &boundary].concat()
         } else {
-            format!("{};transfer-syntax={}", form.media_type, served_syntax(&stored))
+            [form.media_type, ";transfer-syntax=", served_syntax(&stored)].concat()
         };
         let multipart = form.is_multipart.then(|| Multipart {
             boundary,
@@ -143,29 +143,42 @@ impl Worker {
         let bytes = table.fragments_length();
         let is_file = file.source.file().is_some();
         if !(is_exact(table) && is_whole && !is_swapped && is_file) {
-            if bytes > self.shared.budget.longest_answer() {
-                return Ok(Err(too_large(bytes, self.shared.budget.longest_answer())));
-            }
-            let Ok((kept, working)) = self.shared.budget.answer(bytes).await else { return Ok(Err(busy())) };
-            let payloads = convert(file, selected, frames, is_swapped.then_some(width)).await?;
-            drop(working);
-            let payloads = payloads.into_iter().map(|bytes| [Step::Bytes(bytes)]);
-            let parts = FileParts::new(file.clone(), join(payloads, frames, multipart)).holding(Some(kept));
-            return Ok(Ok(Body::Parts(Box::new(parts))));
+            let swapped = is_swapped.then_some(width);
+            return Box::pin(self.converted(file, selected, frames, multipart, swapped)).await;
         }
         if bytes <= MOST_AT_ONCE
-            && let Some(read) = read_resident_frames(&file.source, table)?
+            && let Some(whole) = read_at_once(file, table, frames, multipart.as_ref())?
         {
-            let payloads = read.iter().map(|frame| &**frame);
-            return Ok(Ok(Body::Full(concatenate(payloads, frames, multipart).into())));
+            return Ok(Ok(Body::Full(reusable(whole))));
         }
         file.source.check_unchanged()?;
-        check_headers(file, table).await?;
+        Box::pin(check_headers(file, table)).await?;
         let payloads = (0..table.frames()).map(|position| {
             let ranges = table.ranges(position).map(|(start, end)| Step::Range(start, end - start));
             ranges.chain([Step::Check])
         });
         let parts = FileParts::new(file.clone(), join(payloads, frames, multipart));
+        Ok(Ok(Body::Parts(Box::new(parts))))
+    }
+
+    /// The same of frames that are not sent as the file holds them: made in memory, within the budget.
+    async fn converted(
+        &self,
+        file: &Arc<Opened>,
+        selected: Selected,
+        frames: &[u32],
+        multipart: Option<Multipart<'_>>,
+        swapped: Option<usize>,
+    ) -> Result<std::result::Result<Body, Response>> {
+        let (bytes, most) = (selected.table.fragments_length(), self.shared.budget.longest_answer());
+        if bytes > most {
+            return Ok(Err(too_large(bytes, most)));
+        }
+        let Ok((kept, working)) = self.shared.budget.answer(bytes).await else { return Ok(Err(busy())) };
+        let payloads = convert(file, selected, frames, swapped).await?;
+        drop(working);
+        let payloads = payloads.into_iter().map(|bytes| [Step::Bytes(bytes)]);
+        let parts = FileParts::new(file.clone(), join(payloads, frames, multipart)).holding(Some(kept));
         Ok(Ok(Body::Parts(Box::new(parts))))
     }
 }
@@ -206,31 +219,54 @@ fn join(
             steps.push(Step::Bytes(b"\r\n".to_vec()));
         }
     }
-    steps.extend(multipart.map(|multipart| Step::Bytes(multipart.end().into_bytes())));
+    if let Some(multipart) = multipart {
+        let mut end = Vec::new();
+        multipart.push_end(&mut end);
+        steps.push(Step::Bytes(end));
+    }
     steps
 }
 
-/// The same of payloads that are there, in one piece.
-fn concatenate<'a>(
-    payloads: impl Iterator<Item = &'a [u8]> + Clone,
+/// The same with the payloads, in one piece; `None` where the page cache lacks one of them. A single one is read to
+/// its place in the answer.
+fn read_at_once(
+    file: &Opened,
+    table: &FrameTable,
     frames: &[u32],
-    multipart: Option<Multipart<'_>>,
-) -> Vec<u8> {
-    let bytes: usize = payloads.clone().map(<[u8]>::len).sum();
-    let mut out = Vec::with_capacity(bytes + frames.len() * PART_HEAD + 64);
-    for (payload, &frame) in payloads.zip(frames) {
-        if let Some(multipart) = &multipart {
+    multipart: Option<&Multipart<'_>>,
+) -> Result<Option<Vec<u8>>> {
+    let bytes = table.fragments_length() as usize;
+    let room = bytes + if multipart.is_some() { frames.len() * PART_HEAD + 64 } else { 0 };
+    let mut out = spare(room);
+    let mut ranges = table.ranges(0);
+    if let (&[frame], Some(range), None, Some(source)) =
+        (frames, ranges.next(), ranges.next(), file.source.file())
+    {
+        if let Some(multipart) = multipart {
             multipart.push_head(frame, &mut out);
         }
-        out.extend_from_slice(payload);
+        if !append_resident(source, table, range, &mut out)? {
+            return Ok(None);
+        }
         if multipart.is_some() {
             out.extend_from_slice(b"\r\n");
         }
+    } else {
+        let Some(read) = read_resident_frames(&file.source, table)? else { return Ok(None) };
+        for (payload, &frame) in read.iter().zip(frames) {
+            if let Some(multipart) = multipart {
+                multipart.push_head(frame, &mut out);
+            }
+            out.extend_from_slice(payload);
+            if multipart.is_some() {
+                out.extend_from_slice(b"\r\n");
+            }
+        }
     }
     if let Some(multipart) = multipart {
-        out.extend_from_slice(multipart.end().as_bytes());
+        multipart.push_end(&mut out);
     }
-    out
+    Ok(Some(out))
 }
 
 const CACHE: &str = "private, max-age=3600";
@@ -287,8 +323,10 @@ impl Multipart<'_> {
         }
     }
 
-    fn end(&self) -> String {
-        format!("--{}--\r\n", self.boundary)
+    fn push_end(&self, out: &mut Vec<u8>) {
+        for part in ["--", &self.boundary, "--\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
 }
 

@@ -35,7 +35,7 @@ const NO_INSTANCE: &str = "the source holds no such instance in this study and s
 
 /// An instance: its path and its open file, which holds the UIDs that were asked for.
 pub struct Found {
-    path: Box<str>,
+    path: Arc<str>,
     file: Arc<Opened>,
 }
 
@@ -62,7 +62,7 @@ impl Worker {
                 _ => self.shared.catalogue.forget(name),
             }
         }
-        self.alone(name, self.resolve(scope, level)).await
+        Box::pin(self.alone(name, self.resolve(scope, level))).await
     }
 
     /// Asks the index for the file of an instance, unless another request has done so meanwhile.
@@ -111,7 +111,7 @@ impl Worker {
             uid: instance.to_owned(),
             groups: groups.clone(),
         };
-        match self.shared.jobs.ask(question, self.shared.settings.index_time).await {
+        match Box::pin(self.shared.jobs.ask(question, self.shared.settings.index_time)).await {
             Ok(Answer::Right(may)) => Ok(may),
             Ok(_) => Err(unavailable("the index gave no answer of this kind")),
             Err(why) => Err(unavailable(&why)),
@@ -146,7 +146,7 @@ impl Worker {
     }
 
     /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says.
-    fn remember(&self, source: &str, rows: &[u8], instance: &str) -> Vec<Box<str>> {
+    fn remember(&self, source: &str, rows: &[u8], instance: &str) -> Vec<Arc<str>> {
         let (mut rest, mut paths) = (rows, Vec::new());
         // Rows that are of no use are passed over: the file is read instead.
         let _ = self.shared.cache.put_rows(rows, Class::Normal);
@@ -166,7 +166,7 @@ impl Worker {
     async fn select(&self, source: &str, found: &Found, frames: &[u32]) -> Result<(Selection, Tier), Error> {
         let answer = match self.look_up(&found.path, frames) {
             Some(selection) => (selection, Tier::Memory),
-            None => self.alone(digest("", &found.path), self.load(source, found, frames)).await?,
+            None => Box::pin(self.alone(digest("", &found.path), self.load(source, found, frames))).await?,
         };
         self.shared.metrics.count_tier(answer.1);
         Ok(answer)

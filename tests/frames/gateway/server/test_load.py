@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import resource
+import collections
+import itertools
+import json
 import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
+import httpx
 import pytest
 
 from frames.gateway.conftest import Start
 from frames.gateway.serving import STAR, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
-from support.builders import EXPLICIT_BE, dicom, element, pattern
+from support.builders import EXPLICIT_BE, EXPLICIT_LE, Element, Items, dicom, element, pattern
+from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
 
 PATH = instance_path(STUDY, SERIES, "1.9")
@@ -31,17 +40,6 @@ with FrameStore(sys.argv[1]) as store:
         print(gateway.port, flush=True)
         sys.stdin.read()
 """
-
-
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    """Let this process, which is client and server, have 2 descriptors for each of 2,000 connections."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 10_000:
-        pytest.skip(f"2,000 connections: the system allows {hard} descriptors")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_descriptors")
@@ -80,10 +78,99 @@ def test_256_clients_are_served_beside_2000_idle_ones(
     client.connection.close()
 
 
+def test_restarts_under_load_lose_no_byte(tmp_path: Path, store: FrameStore) -> None:
+    index(store, [write(tmp_path, "a", "1.9")])
+    good, wrong, stopping = collections.Counter[int](), [], threading.Event()
+
+    def ask(number: int, port: int) -> None:
+        """Ask over HTTP/1.1 and HTTP/2 in turns of connections."""
+        for turn in itertools.count(number):
+            version = {"http1": turn % 2 == 0, "http2": turn % 2 == 1}
+            with (
+                suppress(httpx.TransportError),
+                httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, **version) as client,
+            ):
+                while not stopping.is_set():
+                    frame = good[number] % 3 + 1
+                    answer = client.get(f"{PATH}/frames/{frame}", headers={"Accept": "image/jpeg"})
+                    if answer.content != payload(frame):
+                        wrong.append((answer.status_code, answer.content[:200]))
+                    good[number] += 1
+            if stopping.wait(0.01):
+                return
+
+    port, asking = 0, []
+    for restart in range(5):
+        with Gateway(store, port=port, workers=2, index_seconds=60) as gateway:
+            if restart == 0:
+                port = gateway.port
+                asking = [threading.Thread(target=ask, args=(number, port)) for number in range(4)]
+                for thread in asking:
+                    thread.start()
+            wanted = {number: good[number] + 20 for number in range(4)}
+            while any(good[number] < count for number, count in wanted.items()) and not wrong:
+                time.sleep(0.01)
+            if restart == 4:
+                stopping.set()
+                for thread in asking:
+                    thread.join()
+    assert wrong == []
+
+
 def peak(pid: int) -> int:
     """Return the most memory that a process had, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+def forget_peak(pid: int) -> None:
+    """Take the memory that a process has now as its highest."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+class Process(NamedTuple):
+    """A gateway in a process of its own."""
+
+    port: int
+    pid: int
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=120)
+
+
+@contextmanager
+def start(dsn: str, before: str = "") -> Iterator[Process]:
+    """Run a gateway with little memory for answers, behind some lines of Python."""
+    command = [sys.executable, "-c", before + SERVE, dsn, str(IN_FLIGHT)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        yield Process(int(running.stdout.readline()), running.pid)
+        running.stdin.close()
+        assert running.wait(60) == 0
+
+
+def test_a_long_header_is_sent_while_it_is_written(tmp_path: Path, store: FrameStore, dsn: str) -> None:
+    """The header of a slide with 50,000 per-frame Items: more text than memory."""
+    count = 50_000
+    place = [Element(0x0040072A, "DS", "20.564 "), Element(0x0048021E, "SL", 4711)]
+    item = Items([[Element(0x0048021A, "SQ", Items([place]))]])
+    groups = Element(0x52009230, "SQ", item.encode(EXPLICIT_LE) * count)
+    file = tmp_path / "slide.dcm"
+    pixels = element("PixelData", pattern(16) * count)
+    file.write_bytes(dicom([*described("1.9", frames=count), groups, pixels]).content)
+    index(store, [file])
+    with start(dsn) as process:
+        url = f"http://127.0.0.1:{process.port}"
+        assert urllib.request.urlopen(f"{url}/dicomweb/studies/{STUDY}/series").status == 200
+        forget_peak(process.pid)
+        before = peak(process.pid)
+        with urllib.request.urlopen(f"{url}{PATH}/metadata") as answer:
+            text = answer.read()
+        grown = peak(process.pid) - before
+    [header] = json.loads(text)
+    shown = {"0040072A": {"vr": "DS", "Value": [20.564]}, "0048021E": {"vr": "SL", "Value": [4711]}}
+    shown = {"0048021A": {"vr": "SQ", "Value": [shown]}}
+    assert header["52009230"] == {"vr": "SQ", "Value": [shown] * count}
+    assert grown < len(text)
 
 
 def test_slow_readers_of_large_answers_share_a_budget(tmp_path: Path, store: FrameStore, dsn: str) -> None:
@@ -96,21 +183,16 @@ def test_slow_readers_of_large_answers_share_a_budget(tmp_path: Path, store: Fra
     numbers = ",".join(map(str, range(1, FRAMES + 1)))
     request = f"GET {PATH}/frames/{numbers} HTTP/1.1\r\nAccept: {STAR}\r\nConnection: close\r\n\r\n".encode()
     small = f"GET {PATH}/frames/1 HTTP/1.1\r\nAccept: {STAR}\r\nConnection: close\r\n\r\n".encode()
-    command = [sys.executable, "-c", SERVE, dsn, str(IN_FLIGHT)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as running:
-        port = int(running.stdout.readline())
-        first = read_all(send(port, small))
+    with start(dsn) as process:
+        first = read_all(send(process, small))
         assert first.startswith(b"HTTP/1.1 200")
-        before = peak(running.pid)
-        waiting = [send(port, request) for _ in range(SLOW)]
+        before = peak(process.pid)
+        waiting = [send(process, request) for _ in range(SLOW)]
         answers = [read_all(each) for each in waiting]
         refused = [each for each in answers if each.startswith(b"HTTP/1.1 503 ")]
         assert all(b"Retry-After: 1" in each for each in refused)  # they waited for 10 s
-        answers += [read_all(send(port, request)) for _ in refused]
-        grown = peak(running.pid) - before
-        running.stdin.close()
-        assert running.wait(60) == 0
+        answers += [read_all(send(process, request)) for _ in refused]
+        grown = peak(process.pid) - before
     assert len(answers) - len(refused) == SLOW
     bodies = {each.partition(b"\r\n\r\n")[2] for each in answers if each not in refused}
     [answer] = bodies  # the same one, 24 times
@@ -121,8 +203,8 @@ def test_slow_readers_of_large_answers_share_a_budget(tmp_path: Path, store: Fra
     assert grown <= IN_FLIGHT + SLACK
 
 
-def send(port: int, request: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=120)
+def send(process: Process, request: bytes) -> socket.socket:
+    connection = process.connect()
     connection.sendall(request)
     return connection
 

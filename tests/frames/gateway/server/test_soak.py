@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
+from frames.gateway.server.test_http2 import Client as Starved
 from frames.gateway.server.test_load import peak
 from frames.gateway.serving import STAR, Answer, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, instance, payload, write
@@ -72,7 +74,10 @@ class Load:
             "GET", f"{instance_path(STUDY, SERIES, uid)}/frames/{frame}", headers={"Accept": STAR}
         )
         got = connection.getresponse()
-        answer = Answer(got.status, {name.lower(): text for name, text in got.getheaders()}, got.read())
+        headers = {name.lower(): text for name, text in got.getheaders()}
+        self._count(Answer(got.status, headers, got.read()), uid, frame)
+
+    def _count(self, answer: Answer, uid: str, frame: int) -> None:
         is_good = answer.status == 200
         if is_good:
             [(_, body)] = answer.parts()
@@ -83,6 +88,31 @@ class Load:
         with self._lock:
             self.good += is_good
             self.refused += not is_good
+
+    def ask_http2(self, seed: int) -> None:
+        """Ask as `ask` does, over HTTP/2."""
+        rng = random.Random(seed)
+        while not self.stopping.is_set():
+            url = f"http://127.0.0.1:{self.port}"
+            with suppress(httpx.TransportError), httpx.Client(http1=False, http2=True, timeout=60) as client:
+                for _ in range(50):
+                    uid, frame = f"1.9.{rng.randrange(FILES)}", rng.randrange(3) + 1
+                    path = f"{instance_path(STUDY, SERIES, uid)}/frames/{frame}"
+                    got = client.get(url + path, headers={"Accept": STAR})
+                    self._count(Answer(got.status_code, dict(got.headers), got.content), uid, frame)
+
+    def take_nothing(self, seed: int) -> None:
+        """Ask for frames by streams of HTTP/2 that have no room."""
+        rng = random.Random(seed)
+        while not self.stopping.is_set():
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=60) as slow:
+                client = Starved(slow)
+                for _ in range(100):
+                    path = instance_path(STUDY, SERIES, f"1.9.{rng.randrange(FILES)}")
+                    client.ask(f"{path}/frames/1,2,3", STAR)
+                client.send()
+                while not (client.is_ended(1) or self.stopping.is_set()):
+                    pass
 
     def dawdle(self, seed: int) -> None:
         """Ask for all of a file, and take it in small pieces."""
@@ -150,7 +180,9 @@ def test_no_byte_is_wrong_while_everything_around_fails(tmp_path: Path, server: 
     first.connection.close()
     load, base, grown = Load(port), peak(process.pid), 0
     threads = [threading.Thread(target=load.ask, args=(seed,)) for seed in range(6)]
+    threads += [threading.Thread(target=load.ask_http2, args=(seed,)) for seed in range(6, 8)]
     threads += [threading.Thread(target=load.dawdle, args=(seed,)) for seed in range(24)]
+    threads += [threading.Thread(target=load.take_nothing, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     rng, restarts, kills, begun = random.Random(7), 0, 0, time.monotonic()
