@@ -1131,9 +1131,11 @@ class BatchEngine:
         Number of threads.
     keep : bool
         Whether decoded chunks are kept for later patches.
+    shared : bool
+        Whether they are kept in memory that other processes use too, where this one has taken one up.
     """
 
-    def __new__(cls, threads: int, keep: bool) -> BatchEngine: ...
+    def __new__(cls, threads: int, keep: bool, *, shared: bool = False) -> BatchEngine: ...
     def submit(
         self,
         number: int,
@@ -1186,6 +1188,105 @@ class BatchEngine:
     def stop(self) -> None:
         """End the threads and drop what was not waited for."""
 
+@final
+class PatchChange:
+    """A patch that another reader reads and the core changes, as `BatchEngine` does.
+
+    Parameters
+    ----------
+    view : tuple
+        See the orders of `BatchEngine.submit`.
+    start, size : tuple of int
+        First voxel of the patch before it is turned, and its voxels.
+    steps : tuple of int
+        Numbers from voxel to voxel along x, y, z in a patch: the order of memory, of the box too.
+    channels : int
+        Of the image.
+    key : tuple of int
+        Seed and epoch.
+    item : int
+        Of the dataset.
+    """
+
+    def __new__(
+        cls,
+        view: Any,
+        start: tuple[int, ...],
+        size: tuple[int, ...],
+        steps: tuple[int, int, int],
+        channels: int,
+        key: tuple[int, int],
+        item: int,
+    ) -> PatchChange: ...
+    @property
+    def touched(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """First voxel and voxels (x, y, z) of the box that a turned patch touches, if it is turned."""
+
+    def finish(
+        self, part: int, number: str, touched: NDArray[np.uint8] | None, out: NDArray[np.uint8]
+    ) -> None:
+        """Sample a part of the patch from the box that it touches, and change it in place.
+
+        Parameters
+        ----------
+        part : int
+            Channel of the image; their number is the mask.
+        number : str
+            Type of the numbers: ``float32`` for images.
+        touched : numpy.ndarray of uint8 or None
+            Bytes of the box; None for a patch that is not turned.
+        out : numpy.ndarray of uint8
+            Bytes of the patch, read already where it is not turned.
+
+        Raises
+        ------
+        FormatError
+            For lengths that do not fit, and images of other than ``float32``.
+        """
+
+def find_components(
+    labels: NDArray[np.uint8], shape: tuple[int, int, int], side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32]] | None:
+    """Find connected components of labels: voxels of one class that touch, be it by a corner.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray of uint8
+        Classes (0: none), z fastest.
+    shape : tuple of int
+        Voxels along x, y, z.
+    side : int
+        Voxels of a block along each axis.
+
+    Returns
+    -------
+    tuple or None
+        Class of each component; rows of component, block, number of the part among those that the block alone
+        falls into, and its voxels. None for a mask of millions of pieces.
+    """
+
+def component_voxel(
+    labels: NDArray[np.uint8], shape: tuple[int, int, int], part: int, number: int
+) -> tuple[int, int, int] | None:
+    """Find a voxel of a part of one block (see `find_components`).
+
+    Parameters
+    ----------
+    labels : numpy.ndarray of uint8
+        Of the block.
+    shape : tuple of int
+        Of the block.
+    part : int
+        Number of the part.
+    number : int
+        Of the voxel in it.
+
+    Returns
+    -------
+    tuple of int or None
+        Within the block; None where there is no such voxel.
+    """
+
 def set_tile_budget(budget: int) -> None:
     """Set the bytes that decoded chunks may take in this process; 0 switches the cache off."""
 
@@ -1196,8 +1297,17 @@ def tile_stats() -> dict[str, int]:
     """Return the counters of this process's cache of decoded chunks.
 
     ``hits``, ``misses``, ``bytes_read``, ``bytes_decoded``, ``evictions``, ``bytes_held``, ``budget`` and
-    ``entries``.
+    ``entries``; of the memory that was joined ``shared_bytes``, ``shared_budget``, ``shared_evictions``.
     """
+
+def make_tile_cache(budget: int, *, every_read: bool) -> int:
+    """Take up new memory for decoded chunks that other processes of the user can join; return its descriptor.
+
+    Batch engines use it, with ``every_read`` all other reads of this process too.
+    """
+
+def join_tile_cache(path: str, *, every_read: bool) -> int:
+    """Take up the memory behind ``/proc/PID/fd/N``; return this process's descriptor of it."""
 
 @final
 class ResamplePlan:

@@ -82,6 +82,7 @@ DOORS = {
         "volumes/compat/ml/",
     },
     "torchio": {"volumes/training/", "volumes/compat/ml/"},
+    "blosc2": {"volumes/training/nnunet/"},
     "huggingface_hub": {"tensors/making/hub.py"},
     "pyarrow": {"frames/exchange/", "frames/databricks/"},
     "click": {"cli/"},

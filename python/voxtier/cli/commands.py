@@ -58,6 +58,7 @@ _EXTRAS = {
     "pyarrow": "arrow",
     "pandas": "pandas",
     "torchio": "torchio",
+    "blosc2": "nnunet",
     "pydicom": "dicom",
     "databricks": "databricks",
 }

@@ -40,7 +40,7 @@ from voxtier.volumes.volume import Volume
 if TYPE_CHECKING:
     from voxtier.volumes.training.augmenting import Augmentation
     from voxtier.volumes.training.batches import Batches, batches
-    from voxtier.volumes.training.classes import ClassSampler
+    from voxtier.volumes.training.classes import ClassSampler, LesionSampler
     from voxtier.volumes.training.datasets import (
         DatasetConfig,
         GridPatchDataset,
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
         create_validation_dataloader,
         data_loader,
     )
+    from voxtier.volumes.training.nnunet.importing import import_nnunet
+    from voxtier.volumes.training.nnunet.trainer import BatchesMixin
     from voxtier.volumes.training.sampling import (
         EpochSampler,
         ForegroundSampler,
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Augmentation",
     "Batches",
+    "BatchesMixin",
     "ClassSampler",
     "CollectionQuery",
     "CompressionConfig",
@@ -84,6 +87,7 @@ __all__ = [
     "IOConfig",
     "Index",
     "IngestError",
+    "LesionSampler",
     "LoadingMode",
     "Normalize",
     "OrientationConfig",
@@ -119,6 +123,7 @@ __all__ = [
     "create_validation_dataloader",
     "data_loader",
     "get_config",
+    "import_nnunet",
     "reset_config",
 ]
 
@@ -128,6 +133,9 @@ _TRAINING = {
     "Batches": "batches",
     "batches": "batches",
     "ClassSampler": "classes",
+    "LesionSampler": "classes",
+    "import_nnunet": "nnunet.importing",
+    "BatchesMixin": "nnunet.trainer",
     "DatasetConfig": "datasets",
     "GridPatchDataset": "datasets",
     "LoadingMode": "datasets",

@@ -161,12 +161,16 @@ class ReadConfig:
         Volumes that are ingested at the same time (1 to 32).
     tile_cache_size_mb : int
         Cap of the decoded blocks within the budget; 0 switches the cache off, else >= 10.
+    share_cache : bool
+        Whether trainings (`batches`, and workers of DataLoaders) hold decoded blocks once for all processes
+        of the user on this machine. The first of them decides how many bytes: its ``tile_cache_size_mb``.
     """
 
     memory_budget_mb: int = 1024
     concurrency: int = 4
     max_workers: int = 4
     tile_cache_size_mb: int = 512
+    share_cache: bool = True
 
     def __post_init__(self) -> None:
         _check_integer("memory_budget_mb", self.memory_budget_mb, 64)

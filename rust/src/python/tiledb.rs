@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PySlice};
 use crate::base::error::{Error, ErrorKind};
 use crate::tiledb::codec::Pipeline;
 use crate::tiledb::layout::{Grid, Range};
+use crate::tiledb::memory::node::{Node, attach};
 use crate::tiledb::output::convert::{Normalize, Number, Recipe as Steps, Scale};
 use crate::tiledb::output::sink::Sink;
 use crate::tiledb::plan::Boxes;
@@ -64,7 +65,7 @@ impl TileFile {
         let wanted: Vec<Range> =
             ranges.into_iter().map(|(start, count, step)| Range { start, count, step }).collect();
         let bytes = out.as_slice_mut()?;
-        py.detach(|| self.reader.read(&wanted, bytes, Effort { threads, keep }))?;
+        py.detach(|| self.reader.read(&wanted, bytes, Effort { threads, keep, shared: false }))?;
         Ok(())
     }
 
@@ -80,7 +81,9 @@ impl TileFile {
     ) -> PyResult<()> {
         let starts = starts.as_slice()?;
         let bytes = out.as_slice_mut()?;
-        py.detach(|| self.reader.read_patches(starts, &size, bytes, Effort { threads, keep }))?;
+        py.detach(|| {
+            self.reader.read_patches(starts, &size, bytes, Effort { threads, keep, shared: false })
+        })?;
         Ok(())
     }
 
@@ -103,7 +106,7 @@ impl TileFile {
         let mut boxes = Boxes { starts, size: &size, steps: &steps, first: 0, each: 0 };
         boxes.each = boxes.numbers();
         let fill = first_bytes(fill);
-        py.detach(|| self.reader.read_boxes(&boxes, fill, &sink, Effort { threads, keep }))?;
+        py.detach(|| self.reader.read_boxes(&boxes, fill, &sink, Effort { threads, keep, shared: false }))?;
         Ok(())
     }
 }
@@ -166,6 +169,8 @@ fn clear_tile_cache(py: Python<'_>) {
 #[pyfunction]
 fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let stats = py.detach(|| process().cache.stats());
+    let node = process().cache.node();
+    let (shared_bytes, shared_budget) = node.map_or((0, 0), Node::memory);
     let found = PyDict::new(py);
     for (name, value) in [
         ("hits", stats.hits),
@@ -176,10 +181,38 @@ fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         ("bytes_held", stats.bytes_held),
         ("budget", stats.budget),
         ("entries", stats.entries),
+        ("shared_bytes", shared_bytes),
+        ("shared_budget", shared_budget),
+        ("shared_evictions", node.map_or(0, Node::evictions)),
     ] {
         found.set_item(name, value)?;
     }
     Ok(found)
+}
+
+/// Takes up new memory for decoded chunks that other processes of the user can join; its descriptor.
+#[pyfunction]
+#[pyo3(signature = (budget, *, every_read))]
+fn make_tile_cache(py: Python<'_>, budget: u64, every_read: bool) -> PyResult<i32> {
+    py.detach(|| joined(every_read, || attach::make(budget)))
+}
+
+/// Takes up the memory behind a path such as `/proc/PID/fd/N`; this process's descriptor.
+#[pyfunction]
+#[pyo3(signature = (path, *, every_read))]
+fn join_tile_cache(py: Python<'_>, path: PathBuf, every_read: bool) -> PyResult<i32> {
+    py.detach(|| joined(every_read, || attach::join(&path)))
+}
+
+/// The descriptor of the memory that the process has joined, which stays the first one.
+fn joined(
+    every_read: bool,
+    attach: impl FnOnce() -> crate::base::error::Result<&'static Node>,
+) -> PyResult<i32> {
+    let cache = &process().cache;
+    let node = cache.node().map_or_else(attach, Ok)?;
+    cache.join(node, every_read);
+    Ok(node.descriptor())
 }
 
 /// Inflates the bytes `offset..offset + count` of a gzip file, fewer when it ends before.
@@ -201,5 +234,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(set_tile_budget, module)?)?;
     module.add_function(wrap_pyfunction!(clear_tile_cache, module)?)?;
     module.add_function(wrap_pyfunction!(tile_stats, module)?)?;
+    module.add_function(wrap_pyfunction!(make_tile_cache, module)?)?;
+    module.add_function(wrap_pyfunction!(join_tile_cache, module)?)?;
     module.add_function(wrap_pyfunction!(gunzip_range, module)?)
 }

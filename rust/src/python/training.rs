@@ -1,20 +1,24 @@
-//! `PatchSubject` and `BatchEngine`: batches filled by threads of the core.
+//! `PatchSubject`, `BatchEngine`, `PatchChange` and components: batches filled by threads of the core.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::tiledb::{Recipe, TileFile, first_bytes};
+use crate::base::error::{Error, ErrorKind};
+use crate::tiledb::output::convert::Number;
+use crate::training::components;
 use crate::training::engine::{Engine, Order};
-use crate::training::finish::View;
+use crate::training::finish::{View, finish};
 use crate::training::intensity::Change;
-use crate::training::oblique::Labels;
+use crate::training::oblique::{Labels, Oblique};
 use crate::training::places::Place;
 use crate::training::random::Philox;
+use crate::training::scratch::Scratch;
 use crate::training::subjects::{Foreground, Form, Part, Subject};
 
 /// The volumes of one item.
@@ -60,8 +64,9 @@ type OrderArguments<'py> = (PyRef<'py, PatchSubject>, u64, Option<[i64; 3]>, Opt
 #[pymethods]
 impl BatchEngine {
     #[new]
-    fn new(py: Python<'_>, threads: usize, keep: bool) -> PyResult<Self> {
-        let engine = py.detach(|| Engine::start(threads, keep))?;
+    #[pyo3(signature = (threads, keep, *, shared=false))]
+    fn new(py: Python<'_>, threads: usize, keep: bool, shared: bool) -> PyResult<Self> {
+        let engine = py.detach(|| Engine::start(threads, keep, shared))?;
         Ok(Self { engine, memory: Mutex::default() })
     }
 
@@ -151,6 +156,89 @@ fn view_of(view: ViewArguments, key: [u64; 2], item: u64) -> PyResult<View> {
     Ok(View { matrix, flip, labels, changes })
 }
 
+/// A patch that another reader reads and the core changes.
+#[pyclass(frozen, module = "voxtier._core")]
+pub struct PatchChange {
+    view: View,
+    form: Form,
+    oblique: Option<Oblique>,
+}
+
+#[pymethods]
+impl PatchChange {
+    #[new]
+    fn new(
+        view: ViewArguments,
+        start: [i64; 3],
+        size: [u64; 3],
+        steps: [u64; 3],
+        channels: usize,
+        key: [u64; 2],
+        item: u64,
+    ) -> PyResult<Self> {
+        let view = view_of(view, key, item)?;
+        let form = Form { size, steps, channels, image: 0, mask: 0 };
+        let oblique = view.matrix.map(|matrix| form.turn(matrix, start)).transpose()?;
+        Ok(Self { view, form, oblique })
+    }
+
+    /// First voxel and voxels of the box that a turned patch touches; `None` for one that is not turned.
+    #[getter]
+    fn touched(&self) -> Option<([i64; 3], [u64; 3])> {
+        let oblique = self.oblique.as_ref()?;
+        Some((self.form.along(oblique.low()), self.form.along(oblique.count())))
+    }
+
+    /// Samples one part from the box, and changes it in place.
+    fn finish(
+        &self,
+        part: usize,
+        number: &str,
+        touched: Option<PyReadonlyArray1<'_, u8>>,
+        mut out: PyReadwriteArray1<'_, u8>,
+    ) -> PyResult<()> {
+        let unknown = || Error::new(ErrorKind::InvalidArgument, format!("{number:?} is no type of numbers"));
+        let kind = Number::from_name(number).ok_or_else(unknown)?;
+        let scratch = touched.map(|bytes| Ok::<_, PyErr>(Scratch::of(bytes.as_slice()?))).transpose()?;
+        let place = out.as_slice_mut()?;
+        if Some(place.len() as u64) != self.form.voxels().checked_mul(kind.bytes() as u64) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "the output is no patch of this size").into());
+        }
+        let from = self.oblique.as_ref().zip(scratch.as_ref());
+        finish(&self.view, &self.form, kind, part, from, place)?;
+        Ok(())
+    }
+}
+
+type Components<'py> = (Bound<'py, PyArray1<u8>>, Bound<'py, PyArray1<u32>>);
+
+/// The class of each connected component, and rows of component, block, part and voxels; `None` for noise.
+#[pyfunction]
+fn find_components<'py>(
+    py: Python<'py>,
+    labels: PyReadonlyArray1<'py, u8>,
+    shape: [usize; 3],
+    side: usize,
+) -> PyResult<Option<Components<'py>>> {
+    let labels = labels.as_slice()?;
+    let Some((classes, parts)) = py.detach(|| components::components(labels, shape, side)) else {
+        return Ok(None);
+    };
+    let rows: Vec<u32> = parts.iter().flat_map(|p| [p.component, p.block, p.ordinal, p.voxels]).collect();
+    Ok(Some((classes.into_pyarray(py), rows.into_pyarray(py))))
+}
+
+/// The voxel of a number in a part of a block.
+#[pyfunction]
+fn component_voxel(
+    labels: PyReadonlyArray1<'_, u8>,
+    shape: [usize; 3],
+    part: u32,
+    number: u32,
+) -> PyResult<Option<[usize; 3]>> {
+    Ok(components::voxel(labels.as_slice()?, shape, part, number))
+}
+
 impl BatchEngine {
     fn held(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Py<PyArray1<u8>>>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -167,5 +255,8 @@ impl Drop for BatchEngine {
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PatchSubject>()?;
+    module.add_class::<PatchChange>()?;
+    module.add_function(wrap_pyfunction!(find_components, module)?)?;
+    module.add_function(wrap_pyfunction!(component_voxel, module)?)?;
     module.add_class::<BatchEngine>()
 }

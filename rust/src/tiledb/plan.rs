@@ -2,6 +2,7 @@
 
 use super::framing::{Chunk, ChunkIndex};
 use super::layout::{Grid, Range};
+use super::memory::cache::Block;
 use super::runs::{MAX_DIMS, Placement};
 use crate::base::error::{Error, ErrorKind, Result};
 
@@ -118,6 +119,13 @@ pub(super) struct Need {
     pub chunk: Chunk,
     pub first: u32,
     pub count: u32,
+}
+
+impl Need {
+    /// Whether a block has the length of this chunk: shared memory may have been damaged.
+    pub(super) fn has(&self, block: &Block) -> bool {
+        block.cells().len() == self.chunk.original as usize
+    }
 }
 
 impl Plan {

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::codec::{Cells, Pipeline};
 use super::framing::{Chunk, ChunkIndex, bad_tile};
 use super::layout::{Grid, Range};
-use super::memory::cache::{Block, Cache, Key, Lookup};
+use super::memory::cache::{Block, Cache, Lookup};
 use super::memory::handles::Handle;
+use super::memory::key::Key;
 use super::output::convert::{Number, Recipe};
 use super::output::scatter::Part;
 use super::output::sink::Sink;
@@ -40,6 +41,8 @@ pub struct Effort {
     pub threads: usize,
     /// Whether decoded chunks are kept for later reads.
     pub keep: bool,
+    /// Whether they are kept in memory that other processes use too, where this one has joined one.
+    pub shared: bool,
 }
 
 /// The tiles of one fragment.
@@ -193,14 +196,15 @@ impl TileFile {
     /// `bad_tile`, `io_error`, `changed_during_read`.
     pub fn read_part(&self, plan: &Plan, part: Span<usize>, sink: &Sink, effort: Effort) -> Result<()> {
         let cache = &process().cache;
-        let mut read = Read { file: self, placements: &plan.placements, sink, claims: None };
+        let shared = effort.shared;
+        let mut read = Read { file: self, placements: &plan.placements, sink, shared, claims: None };
         let needs = plan.needs.get(part).unwrap_or_default();
         let (mut in_cache, mut missing, mut in_progress) = (Vec::new(), Vec::new(), Vec::new());
-        let answers = cache.look_up(needs.iter().map(|need| self.key(need)), effort.keep);
+        let answers = cache.look_up(needs.iter().map(|need| self.key(need)), effort.keep, shared);
         for (need, answer) in needs.iter().copied().zip(answers) {
             match answer {
-                Lookup::Cells(block) => in_cache.push((need, block)),
-                Lookup::Decode => missing.push(need),
+                Lookup::Cells(block) if need.has(&block) => in_cache.push((need, block)),
+                Lookup::Decode | Lookup::Cells(_) => missing.push(need),
                 Lookup::InProgress => in_progress.push(need),
             }
         }
@@ -209,12 +213,16 @@ impl TileFile {
             read.claims = Some(Claims { cache, open: Mutex::new(keys) });
         }
         read.copy_all(&in_cache, effort.threads)?;
+        // What other processes took away while it was copied is decoded.
+        missing.extend(in_cache.iter().filter(|(_, block)| !block.is_valid()).map(|(need, _)| *need));
+        missing.sort_unstable_by_key(|need| need.chunk.offset);
         read.decode_all(&missing, effort.threads)?;
         read.claims = None;
         for need in &in_progress {
-            match cache.wait(self.key(need)) {
-                Some(block) => read.copy(need, block.cells()),
-                None => read.decode_all(std::slice::from_ref(need), 1)?,
+            let block = cache.wait(self.key(need), shared).filter(|block| need.has(block));
+            block.iter().for_each(|block| read.copy(need, block.cells()));
+            if !block.is_some_and(|block| block.is_valid()) {
+                read.decode_all(std::slice::from_ref(need), 1)?;
             }
         }
         Ok(())
@@ -231,6 +239,7 @@ struct Read<'a> {
     /// Sorted by tile.
     placements: &'a [Placement],
     sink: &'a Sink,
+    shared: bool,
     /// The chunks that go to the cache, if any do.
     claims: Option<Claims<'a>>,
 }
@@ -276,11 +285,15 @@ impl Read<'_> {
         let Chunk { offset, metadata, original, .. } = need.chunk;
         let TileFile { cell, pipeline, .. } = self.file;
         pipeline.decode(stored, metadata as usize, original as usize, *cell, offset, |cells| {
+            let key = self.file.key(need);
             if let Some(claims) = &self.claims
-                && let Some(block) = claims.cache.copy_of(cells, *cell)
+                && let Some(block) = claims.cache.copy_of(key, cells, *cell, self.shared)
             {
                 self.copy(need, block.cells());
-                claims.finish(self.file.key(need), block);
+                if !block.is_valid() {
+                    self.copy(need, cells);
+                }
+                claims.finish(key, block);
             } else {
                 self.copy(need, cells);
             }

@@ -98,6 +98,7 @@ struct Shared {
     work: Condvar,
     ready: Condvar,
     keep: bool,
+    shared: bool,
     scratch: Pool,
 }
 
@@ -109,16 +110,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts `threads` threads; with `keep`, decoded chunks are kept for later patches.
+    /// Starts `threads` threads; with `keep`, decoded chunks are kept for later patches, with `shared` in memory
+    /// that other processes use too, where this one has joined one.
     ///
     /// # Errors
     /// `io_error` when a thread cannot be started.
-    pub fn start(threads: usize, keep: bool) -> Result<Self> {
+    pub fn start(threads: usize, keep: bool, shared: bool) -> Result<Self> {
         let shared = Shared {
             queue: Mutex::default(),
             work: Condvar::new(),
             ready: Condvar::new(),
             keep,
+            shared,
             scratch: Pool::default(),
         };
         let engine = Self { shared: Arc::new(shared), threads: Mutex::default(), pid: std::process::id() };
@@ -248,7 +251,7 @@ impl Shared {
     }
 
     fn run(&self, job: &Job, item: &Item) -> Result<()> {
-        let effort = Effort { threads: 1, keep: self.keep };
+        let effort = Effort { threads: 1, keep: self.keep, shared: self.shared };
         match &job.task {
             Task::Plan => self.plan(job, item, effort),
             Task::Read { part, plan, chunks } => {

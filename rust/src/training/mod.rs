@@ -15,8 +15,10 @@
 //! ```
 //!
 //! A patch is cut into tasks of a few chunks each, which all batches in flight queue together: no thread waits
-//! for the end of a batch. What a batch holds depends on its orders alone, never on threads.
+//! for the end of a batch. What a batch holds depends on its orders alone, never on threads. Where the lesions of a
+//! mask lie (`components`) is found out at ingest.
 
+pub mod components;
 pub mod engine;
 pub mod finish;
 pub mod intensity;

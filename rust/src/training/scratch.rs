@@ -41,6 +41,15 @@ impl Pool {
 }
 
 impl Scratch {
+    /// A piece that holds these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut words = vec![0_u64; bytes.len().div_ceil(8)];
+        // SAFETY: any eight bytes are a word.
+        let (_, room, _) = unsafe { words.align_to_mut::<u8>() };
+        room.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        Self { words, bytes: bytes.len() }
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: words have no padding and no forbidden bytes; there are at least `bytes` bytes.

@@ -162,7 +162,7 @@ impl Form {
     }
 
     /// Values in the order of memory along x, y, z.
-    fn along<T: Copy + Default>(&self, of: [T; 3]) -> [T; 3] {
+    pub fn along<T: Copy + Default>(&self, of: [T; 3]) -> [T; 3] {
         let mut found = [T::default(); 3];
         for (axis, value) in self.axes().into_iter().zip(of) {
             if let Some(slot) = found.get_mut(axis) {

@@ -127,6 +127,24 @@ def test_updates_and_consolidation_on_s3_keep_the_voxels(server: Server) -> None
     assert len([f for f in volume.fragments() if not f.to_vacuum]) == 1
 
 
+def test_batches_from_s3_are_those_of_a_local_copy(server: Server, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from voxtier.volumes import Augmentation, DatasetConfig, VolumeCollectionDataset, batches
+
+    images = {"T1w": pairs(tmp_path / "in", ["b", "a"])}
+    config, found = DatasetConfig("patch", (4, 5, 3), 3, seed=1), []
+    for place in (tmp_path / "local", "s3://vox/training"):
+        data = VolumeCollectionDataset(RadiObject.from_niftis(place, images=images).T1w, config)
+        for augment in (None, Augmentation(p_rotation=1, p_gamma=1)):
+            loader = batches(data, 2, augment=augment)
+            found.append([(batch["obs_id"], batch["image"].clone()) for batch in loader])
+    assert loader.explain()["reasons"] == {"remote": 2}
+    for local, remote in zip(found[:2], found[2:], strict=True):
+        for (name, image), (other, same) in zip(local, remote, strict=True):
+            assert name == other
+            assert torch.equal(image.contiguous(), same.contiguous())
+
+
 def test_a_wrong_secret_is_told_soon_and_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     Volume.from_numpy("s3://vox/secret", np.zeros((3, 3, 3), np.int16))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-1234")

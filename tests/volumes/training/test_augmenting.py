@@ -16,6 +16,7 @@ from voxtier.volumes import (  # noqa: E402
     Augmentation,
     RadiObject,
     SegmentationDataset,
+    VolumeCollectionDataset,
     batches,
 )
 from voxtier.volumes.training.augmenting import rotation_matrix  # noqa: E402
@@ -201,3 +202,73 @@ def test_what_cannot_be_drawn_is_refused(cohort: Path) -> None:  # noqa: F811
             Augmentation(**options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="float32"):
         batches(made(cohort), 2, augment=Augmentation(), dtype="float64")
+
+
+STANDARD: dict[str, Any] = {
+    "p_rotation": 0.5, "p_scale": 0.5, "p_noise": 0.5, "p_blur": 0.5, "p_brightness": 0.5, "p_contrast": 0.5,
+    "p_low_resolution": 0.5, "p_gamma": 0.5, "p_gamma_inverted": 0.5,
+}  # fmt: skip
+
+
+def equal(left: Any, right: Any) -> None:
+    assert len(left) == len(right) > 0
+    for one, other in zip(left, right, strict=True):
+        for key in ("image", "mask", "patch_start"):
+            if key in one or key in other:
+                assert torch.equal(one[key].contiguous(), other[key].contiguous()), key
+
+
+def test_the_general_reader_gives_the_same_changed_patches(
+    cohort: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from voxtier.volumes.tiledb import arrays
+
+    augment = Augmentation(**STANDARD)
+
+    def loaders() -> Any:
+        for size in ((14, 11, 18), (45, 9, 31)):
+            for layout in ("view", "contiguous"):
+                yield batches(made(cohort, size), 3, augment=augment, layout=layout)  # type: ignore[arg-type]
+
+    wanted = [drained(loader) for loader in loaders()]
+    monkeypatch.setenv("VOXTIER_DIRECT", "0")
+    monkeypatch.setattr(arrays, "_open", type(arrays._open)())
+    for loader, batch in zip(loaders(), wanted, strict=True):
+        assert loader.explain()["reader"] == "general"
+        equal(drained(loader), batch)
+
+
+def test_doubles_and_points_in_time_are_changed_alike(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    rng = np.random.default_rng(4)
+    voxels = rng.normal(size=(30, 26, 28, 3)).astype(np.float32)
+    images: dict[str, Any] = {}
+    for name, array in (
+        ("single", voxels[..., 1]),
+        ("double", voxels[..., 1].astype(np.float64)),
+        ("times", voxels),
+    ):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+        images[name] = [(tmp_path / f"{name}.nii", "a")]
+    radi = RadiObject.from_niftis(tmp_path / "r", images=images)
+    config, augment = DatasetConfig("patch", (9, 10, 11), 12, seed=5), Augmentation(**STANDARD)
+    found, reasons = {}, {}
+    for name in images:
+        data = VolumeCollectionDataset(radi.collection(name), config)
+        loader = batches(data, 4, augment=augment, layout="contiguous")  # as those of 4-D volumes are
+        found[name], reasons[name] = drained(loader), loader.explain()["reasons"]
+    equal(found["double"], found["single"])
+    times = [{**batch, "image": batch["image"][..., 1]} for batch in found["times"]]
+    equal(times, found["single"])
+    assert reasons["single"] == {}
+    assert reasons["times"] == {"4-D": 1}
+    assert reasons["double"] == {}
+    radi.single.iloc[0].update((3, 3, 3), np.full((2, 2, 2), 9, np.float32))  # a second fragment
+    loader = batches(VolumeCollectionDataset(radi.single, config), 4, augment=augment)
+    assert "several fragments" in next(iter(loader.explain()["reasons"]))
+    changed = drained(loader)
+    radi.single.iloc[0].consolidate()
+    radi.single.iloc[0].vacuum()
+    equal(drained(batches(VolumeCollectionDataset(radi.single, config), 4, augment=augment)), changed)

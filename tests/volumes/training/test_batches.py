@@ -339,7 +339,7 @@ def test_threads_end_with_the_iteration_however_it_ends(cohort: Path) -> None:
 def test_ctrl_c_interrupts_the_wait(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import _thread
 
-    from voxtier.volumes.training import filling
+    from voxtier.volumes.training.workers import filling
 
     loader = batches(dataset(cohort), 2)
     monkeypatch.setattr(filling.CoreFiller, "wait", lambda *_: None)  # a disk that does not answer
@@ -387,3 +387,45 @@ def test_a_transform_runs_item_by_item_with_its_own_random_numbers(cohort: Path)
     wanted = drained(data_loader(noisy, batch_size=4, shuffle=True, seed=7))
     found = drained(batches(noisy, 4))
     same(found, wanted)
+
+
+def test_a_store_that_is_replaced_in_mid_epoch_gives_old_patches_or_names_them(tmp_path: Path) -> None:
+    files = []
+    for number in range(3):
+        voxels = np.random.default_rng(number).integers(0, 99, (40, 40, 40)).astype(np.int16)
+        files.append((save(tmp_path / f"{number}.nii", voxels), f"s{number}"))
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"CT": files})
+    old = [volume.to_numpy() for volume in radi.CT]
+    made = VolumeCollectionDataset(radi.CT, DatasetConfig("patch", 20, 12))
+    loader = batches(made, 2, shuffle=False, prefetch=1, on_error="skip")
+    seen = 0
+    for number, batch in enumerate(loader):
+        if number == 2:
+            for file, _ in files:
+                save(file, np.full((40, 40, 40), -5, np.int16))
+            RadiObject.from_niftis(tmp_path / "r", images={"CT": files}, overwrite=True)
+        for image, place, start in zip(batch["image"], batch["idx"], batch["patch_start"], strict=True):
+            box = tuple(slice(int(s), int(s) + 20) for s in start)
+            assert np.array_equal(image[0].numpy(), old[place][box])
+            seen += 1
+    assert seen + len(loader.skipped) == 36
+    assert all(failure.obs_id in {"s1_CT", "s2_CT"} for failure in loader.skipped)
+    found = batches(VolumeCollectionDataset(RadiObject(tmp_path / "r").CT, made.config), 2)
+    assert all((batch["image"] == -5).all() for batch in found)
+
+
+def test_spacings_that_differ_are_told_and_a_mask_of_another_is_refused(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    images: dict[str, list[Any]] = {"CT": [], "seg": []}
+    for subject, mm in (("a", 1.0), ("b", 2.0)):
+        for name, spacing in (("CT", mm), ("seg", 1.0)):
+            image = nib.Nifti1Image(np.zeros((20, 20, 20), np.int16), np.diag([spacing] * 3 + [1.0]))
+            nib.save(image, tmp_path / f"{subject}{name}.nii")
+            images[name].append((tmp_path / f"{subject}{name}.nii", subject))
+    radi = RadiObject.from_niftis(tmp_path / "r", images=images)
+    config = DatasetConfig("patch", 8, 1)
+    assert batches(VolumeCollectionDataset(radi.CT, config), 2).explain()["spacings"] == 2
+    assert batches(VolumeCollectionDataset(radi.CT.iloc[:1], config), 2).explain()["spacings"] == 1
+    with pytest.raises(FormatError, match="b_"):
+        SegmentationDataset(radi.CT, radi.seg, config)

@@ -2,7 +2,8 @@
 
 A sampler draws a block by its count and then reads that block alone, so that no worker has to read a mask to
 know where its foreground is. The counts name the fragments that were counted: any later write makes them
-invalid, and the mask is counted anew.
+invalid, and the mask is counted anew. Connected components (lesions) are noted the same way, by the parts
+that they have in each block.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier import _core
 from voxtier.volumes.tiledb.arrays import write_meta
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.session import Session
 
 BLOCK = 16
 META_KEY = "voxtier_foreground"
+LESIONS_KEY = "voxtier_lesions"
 
 _MOST_CLASSES = 16  # an image of more values is no segmentation, or its counts are too long
 _LONGEST = 1 << 18  # characters of the counts
+_OUTSIDE = -1  # what nnU-Net stores outside of the body
 _FEWEST_VOXELS = 32**3  # a smaller mask is counted faster than its counts are read
 
 Counts = NDArray[np.int64]
@@ -48,18 +53,21 @@ def _labels(image: NDArray[Any]) -> list[int]:
         return []
     if len(np.unique(image[::7, ::5, ::3])) > _MOST_CLASSES + 1:  # most images end here, after a glance
         return []
-    if int(image.min()) < 0 or int(image.max()) > 255:
+    lowest, highest = int(image.min()), int(image.max())
+    if lowest < _OUTSIDE or highest > 255 or highest < 1:
         return []
     values: set[int] = set()
     for z in range(image.shape[2]):
-        values.update(int(value) for value in np.flatnonzero(np.bincount(image[:, :, z].ravel("K"))))
+        plane = image[:, :, z].ravel("K")
+        counts = np.bincount(plane if lowest == 0 else plane.astype(np.int64) - lowest)
+        values.update(int(value) + lowest for value in np.flatnonzero(counts))
         if len(values) > _MOST_CLASSES + 1:
             return []
     return sorted(values - {0})
 
 
 def write_counts(uri: str, image: NDArray[Any], session: Session) -> None:
-    """Count the classes of a segmentation that was just written into its metadata; ignore other images.
+    """Note classes and lesions of a segmentation that was just written in its metadata; ignore other images.
 
     Parameters
     ----------
@@ -79,9 +87,105 @@ def write_counts(uri: str, image: NDArray[Any], session: Session) -> None:
         for place, label in enumerate(labels):
             counts[place, :, :, slab] = count_blocks(part == label)[:, :, 0]
     packed = base64.b64encode(zlib.compress(counts.tobytes(), 6)).decode()
+    notes: dict[str, Any] = {}
+    of = _fragments_digest(uri, session)
     if len(packed) <= _LONGEST:
-        content = {"of": _fragments_digest(uri, session), "labels": labels, "counts": packed}
-        write_meta(uri, {META_KEY: json.dumps(content)}, session)
+        notes[META_KEY] = json.dumps({"of": of, "labels": labels, "counts": packed})
+    lesions = find_lesions(image)
+    if lesions is not None and len(lesions.parts) <= _LONGEST:
+        packed = _pack(lesions.classes, lesions.parts)
+        if len(packed) <= _LONGEST:
+            size = [len(lesions.classes), len(lesions.parts)]
+            notes[LESIONS_KEY] = json.dumps({"of": of, "size": size, "lesions": packed})
+    if notes:
+        write_meta(uri, notes, session)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesions:
+    """Connected components of a segmentation: voxels of one class that touch, be it by a corner.
+
+    Parameters
+    ----------
+    classes : numpy.ndarray of uint8
+        Of each lesion.
+    parts : numpy.ndarray of uint32, (N, 4)
+        Lesion, block, number of the part among those that the block alone falls into, voxels; sorted.
+    """
+
+    classes: NDArray[np.uint8]
+    parts: NDArray[np.uint32]
+
+
+def find_lesions(image: NDArray[Any]) -> Lesions | None:
+    """Return the lesions of classes 1 to 255; None for an image of millions of pieces."""
+    labels = as_classes(image)
+    found = _core.find_components(labels.reshape(-1), labels.shape, BLOCK)
+    return None if found is None else Lesions(found[0], found[1].reshape(-1, 4))
+
+
+def as_classes(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return classes 1 to 255 of a mask, and 0 for all else, C-contiguous."""
+    inside = (image >= 1) & (image <= 255)
+    return np.ascontiguousarray(np.where(inside, image, 0), dtype=np.uint8)
+
+
+def read_lesions(
+    uri: str, meta: Mapping[str, Any], shape: tuple[int, ...], session: Session
+) -> Lesions | None:
+    """Return the lesions that were noted at ingest.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the volume.
+    meta : mapping
+        Its metadata.
+    shape : tuple of int
+        Its voxels along x, y, z[, t].
+    session : Session
+        How it is reached.
+
+    Returns
+    -------
+    Lesions or None
+        None where none are noted for the volume as it is now: of stores of version 0.1, and of masks of many
+        pieces.
+    """
+    try:
+        content = json.loads(str(meta[LESIONS_KEY]))
+        count, rows = (int(number) for number in content["size"])
+        limit = count + 16 * rows
+        if not 0 <= count <= rows <= _LONGEST:
+            return None
+        packed = zlib.decompressobj().decompress(base64.b64decode(content["lesions"]), limit + 1)
+        parts = (
+            np.frombuffer(packed[count:], "<u4")
+            .reshape(4, rows)
+            .T.astype(np.uint32)
+            .cumsum(axis=0, dtype=np.uint32)
+        )
+        lesions = Lesions(np.frombuffer(packed[:count], np.uint8), parts)
+        if content["of"] != _fragments_digest(uri, session) or not _is_sound(lesions, shape):
+            return None
+    except (KeyError, ValueError, TypeError, zlib.error):
+        return None
+    return lesions
+
+
+def _pack(classes: NDArray[np.uint8], parts: NDArray[np.uint32]) -> str:
+    """Return lesions as text: classes, then the columns of the parts as differences from row to row."""
+    first = np.zeros((1, 4), np.uint32)
+    steps = np.diff(parts, axis=0, prepend=first).astype("<u4")
+    return base64.b64encode(zlib.compress(classes.tobytes() + steps.T.tobytes(), 6)).decode()
+
+
+def _is_sound(lesions: Lesions, shape: tuple[int, ...]) -> bool:
+    blocks = int(np.prod([-(-n // BLOCK) for n in shape[:3]]))
+    lesion, block, _, voxels = lesions.parts.T
+    numbers = np.unique(lesion)
+    is_complete = len(numbers) == len(lesions.classes) and bool((numbers == np.arange(len(numbers))).all())
+    return is_complete and bool((block < blocks).all() and (voxels > 0).all() and (voxels <= BLOCK**3).all())
 
 
 def read_counts(

@@ -43,6 +43,9 @@ class Augmentation:
         Of all axes; above 1 the patch shows more of the volume.
     mirror : tuple of bool
         Axes x, y, z that are mirrored with probability 1/2.
+    flat_axis : int, optional
+        Axis (0, 1, 2 for x, y, z) about which alone patches are turned; along it they are neither scaled nor
+        of lower resolution: patches of thick slices.
     labels : {"nearest", "heaviest"}
         The class of a voxel of the mask: that of the nearest voxel, or the one with the most weight among
         the eight neighbours (linear interpolation class by class).
@@ -68,6 +71,7 @@ class Augmentation:
     p_scale: float = 0.2
     scale: Range = (0.7, 1.4)
     mirror: tuple[bool, bool, bool] = (True, True, True)
+    flat_axis: int | None = None
     labels: Literal["nearest", "heaviest"] = "heaviest"
     p_noise: float = 0.1
     noise: Range = (0.0, 0.1)
@@ -89,6 +93,8 @@ class Augmentation:
             low, high = getattr(self, name)
             if not least <= low <= high < 100:
                 raise ConfigError(f"{name} is a range from {least} to 100, got {getattr(self, name)!r}")
+        if self.flat_axis not in (None, 0, 1, 2):
+            raise ConfigError(f"flat_axis is 0, 1, 2 or None, got {self.flat_axis!r}")
         if self.labels not in ("nearest", "heaviest"):
             raise ConfigError(f"labels is nearest or heaviest, got {self.labels!r}")
 
@@ -120,10 +126,15 @@ class Augmentation:
         matrix = np.eye(3)
         is_turned, is_scaled = rng.random() < self.p_rotation, rng.random() < self.p_scale
         if is_turned:
-            matrix = rotation_matrix([rng.uniform(*self.rotation) for _ in range(3)])
+            angles = (rng.uniform(*self.rotation) if self._turns(axis) else 0.0 for axis in range(3))
+            matrix = rotation_matrix([*angles])
         if is_scaled:
-            matrix = matrix * rng.uniform(*self.scale)
+            factor = rng.uniform(*self.scale)
+            matrix = matrix * [1.0 if axis == self.flat_axis else factor for axis in range(3)]
         return matrix if is_turned or is_scaled else None
+
+    def _turns(self, axis: int) -> bool:
+        return self.flat_axis is None or axis == self.flat_axis
 
     def _changes(
         self, rng: np.random.Generator, channels: int
@@ -140,10 +151,17 @@ class Augmentation:
         add(self.p_blur, "blur", lambda: tuple(rng.uniform(*self.blur) for _ in range(3)), 0.5)
         add(self.p_brightness, "multiply", lambda: (_around_one(rng, _CONTRAST), 0.0, 0.0))
         add(self.p_contrast, "contrast", lambda: (_around_one(rng, _CONTRAST), 0.0, 0.0))
-        add(self.p_low_resolution, "low_resolution", lambda: (rng.uniform(*self.low_resolution),) * 3, 0.5)
+        add(self.p_low_resolution, "low_resolution", self._resolution(rng), 0.5)
         add(self.p_gamma_inverted, "gamma", lambda: (_around_one(rng, _GAMMA), 1.0, 0.0))
         add(self.p_gamma, "gamma", lambda: (_around_one(rng, _GAMMA), 0.0, 0.0))
         return changes
+
+    def _resolution(self, rng: np.random.Generator) -> Any:
+        def draw() -> tuple[float, ...]:
+            part = rng.uniform(*self.low_resolution)
+            return tuple(1.0 if axis == self.flat_axis else part for axis in range(3))
+
+        return draw
 
 
 def rotation_matrix(angles: Sequence[float]) -> NDArray[np.float64]:

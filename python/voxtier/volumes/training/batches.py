@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import numpy as np
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
+from voxtier.volumes.tiledb.format.direct import join_node
 from voxtier.volumes.training.augmenting import Augmentation
 from voxtier.volumes.training.datasets import LoadingMode, VolumeCollectionDataset
 from voxtier.volumes.training.epochs import EpochIndex
@@ -26,6 +28,7 @@ from voxtier.volumes.training.workers.filling import (
     Failure,
     Filler,
     GeneralFiller,
+    Outcome,
     Wanted,
     scales,
 )
@@ -174,6 +177,7 @@ class Batches:
         allocate = self._device.allocate if self._device.is_pinned else None
         self._ring = Ring(self._form, options.prefetch, self._read, allocate)
         self._epoch, self._next, self._has_begun = dataset.epoch, 0, False
+        self._geometries: dict[int, tuple[geometry.Affine | None, list[tuple[float, float]]]] = {}
         self.skipped: list[Failure] = []
 
     def __len__(self) -> int:
@@ -228,7 +232,9 @@ class Batches:
         dict
             ``reader`` (``core``, ``general`` or ``mixed``), ``reasons`` (why volumes need the general
             reader: reason -> how many), ``threads``, ``prefetch``, ``batch_bytes``, ``ring_bytes``,
-            ``cache_bytes``, ``layout``, ``pinned``, ``transform``.
+            ``spacings`` (how many different ones the images have: patches are voxels, not millimetres),
+            ``cache_bytes``, ``cache`` (``node``: one for all processes of the user; or why not), ``layout``,
+            ``pinned``, ``transform``.
         """
         filler = CoreFiller(self._wanted, 1, self._read)
         reasons: dict[str, int] = {}
@@ -245,11 +251,18 @@ class Batches:
             "prefetch": self._ring.prefetch,
             "batch_bytes": self._form.bytes,
             "ring_bytes": self._ring.most_bytes,
+            "spacings": self._count_spacings(),
             "cache_bytes": self._read.tile_cache_size_mb << 20,
+            "cache": join_node(self._read) or "node",
             "layout": "view" if self._form.is_view else "contiguous",
             "pinned": self._device.is_pinned,
             "transform": "none" if self._dataset.transform is None else "Python, one item at a time",
         }
+
+    def _count_spacings(self) -> int:
+        places = range(len(self._dataset.obs_ids))
+        spacings = (self._dataset.volumes(place)[0][0].spacing for place in places)
+        return len({tuple(round(mm, 3) for mm in spacing) for spacing in spacings if spacing is not None})
 
     def __iter__(self) -> Iterator[Any]:
         if self._has_begun:
@@ -276,6 +289,9 @@ class Batches:
             if number is None:
                 return
             items, slot = plan[number], self._ring.take()
+            for item in items:  # before its store may be replaced
+                with suppress(VoxtierError, OSError):
+                    self._geometry_of(item // self._dataset.config.patches_per_volume)
             filler: Filler = core if core.can_fill(items) else general
             filler.submit(number, slot, items, epoch)
             in_flight.append((filler, slot, items))
@@ -288,6 +304,7 @@ class Batches:
                 while (outcomes := filler.wait(number, _WAIT_MS)) is None:
                     pass
                 submit()
+                outcomes = [self._completed(*outcome) for outcome in zip(items, outcomes, strict=True)]
                 rows = [row for row, (_, error) in enumerate(outcomes) if error is None]
                 for row, (start, error) in enumerate(outcomes):
                     if error is not None:
@@ -300,6 +317,16 @@ class Batches:
         finally:
             core.stop()
             general.stop()
+
+    def _completed(self, item: int, outcome: Outcome) -> Outcome:
+        """Return an outcome that also says whether the facts beside the voxels are known."""
+        start, error = outcome
+        if error is None:
+            try:
+                self._geometry_of(item // self._dataset.config.patches_per_volume)
+            except (VoxtierError, OSError) as failed:
+                error = failed
+        return start, error
 
     def _fail(self, epoch: int, item: int, start: Sequence[int], error: BaseException) -> None:
         place = item // self._dataset.config.patches_per_volume
@@ -335,6 +362,14 @@ class Batches:
             return self._device.move(collate(done))
         return self._device.move(self._device.wrap(batch, self._options.kind))
 
+    def _geometry_of(self, place: int) -> tuple[geometry.Affine | None, list[tuple[float, float]]]:
+        """Return the affine of an image, and slope and intercept of its channels."""
+        found = self._geometries.get(place)
+        if found is None:
+            volumes = self._dataset.volumes(place)[0]
+            found = self._geometries[place] = volumes[0].affine, scales(volumes)
+        return found
+
     def _facts(self, places: Sequence[int], starts: Sequence[tuple[int, ...]]) -> dict[str, Any]:
         """Return what a batch holds beside voxels."""
         dataset = self._dataset
@@ -344,8 +379,8 @@ class Batches:
             "obs_subject_id": [dataset.obs_subject_ids[place] for place in places],
             "patch_start": np.array(starts, np.int64),
         }
-        images = [dataset.volumes(place)[0] for place in places]
-        affines = [volumes[0].affine for volumes in images]
+        geometries = [self._geometry_of(place) for place in places]
+        affines = [affine for affine, _ in geometries]
         if all(affine is not None for affine in affines):
             crops = [
                 geometry.crop_affine(affine, start)
@@ -357,7 +392,7 @@ class Batches:
         if labels is not None:
             facts["label"] = labels
         if self._wanted.is_stored:
-            scaling = np.array([scales(volumes) for volumes in images], np.float32)
+            scaling = np.array([scaling for _, scaling in geometries], np.float32)
             facts["slope"], facts["inter"] = scaling[..., 0].copy(), scaling[..., 1].copy()
         return facts
 
@@ -370,8 +405,8 @@ def _form(dataset: VolumeCollectionDataset, options: _Options) -> tuple[Form, bo
     is_stored = options.dtype is not None and dtype.kind in "iu"
     if dtype.kind not in "iuf" or (config.normalize is not None and dtype != np.float32):
         raise ConfigError(f"dtype={dtype.name!r}: images are floats, or integers that are not normalised")
-    if options.augment is not None and (dtype != np.float32 or images[0].ndim != 3):
-        raise ConfigError(f"augment= changes 3-D patches of float32, not {images[0].ndim}-D of {dtype.name}")
+    if options.augment is not None and dtype != np.float32:
+        raise ConfigError(f"augment= changes patches of float32, not of {dtype.name}")
     shape = (len(images), *config.size, *images[0].shape[3:])
     form = Form(options.batch_size, shape, dtype, dataset.mask_dtype, is_view=options.is_view)
     return form, is_stored

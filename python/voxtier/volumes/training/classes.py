@@ -1,4 +1,4 @@
-"""Patches around voxels of classes that are drawn by ratio."""
+"""Patches around voxels of classes that are drawn by ratio, and around lesions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError
-from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, Start
+from voxtier import _core
+from voxtier.errors import ConfigError, FormatError
+from voxtier.volumes.store.foreground import BLOCK, Lesions, as_classes, find_lesions, read_lesions
+from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, Start, start_around
 from voxtier.volumes.volume import Volume
 
 
@@ -78,3 +81,109 @@ class ClassSampler:
         label = [*present][min(place, len(present) - 1)]
         sampler = self._samplers.get(label, RandomSampler())
         return sampler.start(volume, mask, size, rng)
+
+
+@dataclass(slots=True)
+class LesionSampler:
+    """With probability ``p_pos`` a lesion is drawn, each alike; one of its voxels is the centre.
+
+    A lesion is a connected component of one class: voxels that touch, be it by a corner. Lesions are noted
+    when a mask is ingested, else found once per process; a draw reads one block of 16 voxels cubed.
+
+    Parameters
+    ----------
+    p_pos : float
+        0 to 1; any place otherwise, and in masks without lesions.
+    label : int or None
+        One class of the mask, 1 to 255; None means any of them.
+
+    Raises
+    ------
+    ConfigError
+        For a probability or a class outside its domain.
+    """
+
+    p_pos: float = 0.5
+    label: int | None = None
+    _lesions: dict[str, tuple[NDArray[np.uint32], NDArray[np.int64]]] = field(
+        default_factory=dict, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p_pos <= 1:
+            raise ConfigError(f"p_pos must be 0 to 1, got {self.p_pos}")
+        if self.label is not None and not 1 <= self.label <= 255:
+            raise ConfigError(f"lesions have classes 1 to 255, got {self.label}")
+
+    def __getstate__(self) -> tuple[float, int | None]:
+        return self.p_pos, self.label
+
+    def __setstate__(self, state: tuple[float, int | None]) -> None:
+        self.p_pos, self.label = state
+        self._lesions = {}
+
+    def start(
+        self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
+    ) -> Start:
+        """Draw the first voxel of a patch.
+
+        Parameters
+        ----------
+        volume : Volume
+            The image.
+        mask : Volume or None
+            Its segmentation.
+        size : sequence of int
+            Voxels of the patch along x, y, z.
+        rng : numpy.random.Generator
+            Random numbers of the item.
+
+        Returns
+        -------
+        tuple of int
+            Along x, y, z.
+
+        Raises
+        ------
+        ConfigError
+            Without a mask, and for one of millions of pieces.
+        FormatError
+            When the mask is not the one whose lesions were noted.
+        """
+        if mask is None:
+            raise ConfigError("patches by lesion need a mask")
+        if rng.random() >= self.p_pos:
+            return RandomSampler().start(volume, mask, size, rng)
+        parts, ends = self._of(mask)
+        if len(ends) < 2:
+            return RandomSampler().start(volume, mask, size, rng)
+        lesion = int(rng.integers(len(ends) - 1))
+        own = parts[ends[lesion] : ends[lesion + 1]]
+        voxels = np.cumsum(own[:, 3], dtype=np.int64)
+        drawn = int(rng.integers(voxels[-1]))
+        place = int(np.searchsorted(voxels, drawn, side="right"))
+        blocks = [-(-n // BLOCK) for n in mask.shape[:3]]
+        corner = np.array(np.unravel_index(int(own[place, 1]), blocks)) * BLOCK
+        inside = as_classes(mask.read(tuple(slice(int(c), int(c) + BLOCK) for c in corner), raw=True))
+        before = int(voxels[place - 1]) if place else 0
+        found = _core.component_voxel(inside.reshape(-1), inside.shape, int(own[place, 2]), drawn - before)
+        if found is None:
+            raise FormatError("store_changed", None, f"{mask.uri}: its lesions are not those of the ingest")
+        return start_around([*map(int, np.add(found, corner))], volume.shape[:3], size)
+
+    def _of(self, mask: Volume) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Return the parts of the lesions, and where those of each begin and end."""
+        if mask.uri not in self._lesions:
+            lesions = read_lesions(mask.uri, mask.meta, mask.shape, mask.session)
+            lesions = lesions or find_lesions(mask.read(raw=True))
+            if lesions is None:
+                raise ConfigError(f"{mask.uri} falls into millions of pieces: it has no lesions to draw")
+            self._lesions[mask.uri] = self._chosen(lesions)
+        return self._lesions[mask.uri]
+
+    def _chosen(self, lesions: Lesions) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        parts = lesions.parts
+        if self.label is not None:
+            parts = parts[lesions.classes[parts[:, 0]] == self.label]
+        begins = np.flatnonzero(np.diff(parts[:, 0], prepend=np.uint32(2**32 - 1)))
+        return parts, np.append(begins, len(parts)) if len(parts) else np.zeros(1, np.int64)

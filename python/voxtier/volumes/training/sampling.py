@@ -82,8 +82,23 @@ def _random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Gene
     return tuple(starts)
 
 
-def _start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Start:
-    """Return the first voxel of a patch around a voxel, moved into the volume where that is possible."""
+def start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]) -> Start:
+    """Return the first voxel of a patch around a voxel, moved into the volume where that is possible.
+
+    Parameters
+    ----------
+    voxel : sequence of int
+        The centre.
+    shape : sequence of int
+        Voxels of the volume along x, y, z.
+    size : sequence of int
+        Voxels of the patch.
+
+    Returns
+    -------
+    tuple of int
+        Along x, y, z.
+    """
     starts = []
     for centre, length, wanted in zip(voxel, shape, size, strict=True):
         room = length - wanted
@@ -218,7 +233,7 @@ class ForegroundSampler:
         )
         places = np.argwhere(inside)
         before = int(cumulative[block - 1]) if block else 0
-        return _start_around(places[drawn - before] + corner, volume.shape[:3], size)
+        return start_around(places[drawn - before] + corner, volume.shape[:3], size)
 
     def counts(self, mask: Volume) -> NDArray[np.int64]:
         """Return how many voxels of the foreground each block of 16 cubed has."""
@@ -287,7 +302,7 @@ class WeightedSampler:
             raise ConfigError("the weights must be finite and not all 0")
         place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
         voxel = [int(index) for index in np.unravel_index(place, self.weights.shape)]
-        return _start_around(voxel, volume.shape[:3], size)
+        return start_around(voxel, volume.shape[:3], size)
 
 
 def grid_starts(shape: Sequence[int], size: Size, stride: Size | None = None) -> list[Start]:

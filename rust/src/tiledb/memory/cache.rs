@@ -1,25 +1,21 @@
 //! The cache of decoded chunks of one process: a byte budget, and one decoder per chunk at a time.
 //!
-//! Eviction is "second chance": a hit marks an entry, and a marked entry is passed over once.
+//! Eviction is "second chance": a hit marks an entry, and a marked entry is passed over once. A process that has
+//! joined a [`Node`] stores the chunks of shared reads there; their chunks of one value, which take no memory, stay
+//! here.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use foldhash::fast::RandomState;
 
 use super::super::codec::Cells;
 use super::super::output::scatter::Target;
 use super::super::runs::Run;
+use super::key::Key;
+use super::node::{Node, Shared};
 use super::slabs::{Slabs, Slot};
-
-/// Identity of a chunk: the state of its file, and its number in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// Digest of path, size, modification time and inode.
-    pub file: u128,
-    /// Number within the file's index.
-    pub chunk: u32,
-}
 
 /// Bytes charged for each entry beside its cells, for the maps that hold it.
 pub const OVERHEAD: u64 = 160;
@@ -50,6 +46,8 @@ pub struct Stats {
 pub enum Block {
     /// Cell after cell.
     Plain(Arc<Slot>),
+    /// Cell after cell, in memory that other processes use too.
+    Shared(Shared),
     /// Cells of one value, as [`Cells::Constant`].
     Constant([u8; 8], usize),
 }
@@ -59,7 +57,7 @@ impl Block {
     pub fn memory_bytes(&self) -> u64 {
         match self {
             Self::Plain(slot) => slot.memory_bytes(),
-            Self::Constant(..) => 0,
+            Self::Shared(_) | Self::Constant(..) => 0,
         }
     }
 
@@ -67,7 +65,16 @@ impl Block {
     pub fn cells(&self) -> Cells<'_> {
         match self {
             Self::Plain(slot) => Cells::Plain(slot.bytes()),
+            Self::Shared(shared) => shared.cells(),
             Self::Constant(value, bytes) => Cells::Constant(*value, *bytes),
+        }
+    }
+
+    /// Whether what was copied from the cells counts: other processes may take shared memory away.
+    pub fn is_valid(&self) -> bool {
+        match self {
+            Self::Shared(shared) => shared.is_valid(),
+            Self::Plain(_) | Self::Constant(..) => true,
         }
     }
 }
@@ -91,6 +98,8 @@ pub struct Cache {
     state: Mutex<State>,
     finished: Condvar,
     slabs: Arc<Slabs>,
+    node: OnceLock<&'static Node>,
+    shares_all: AtomicBool,
 }
 
 /// The answer to a look-up of one chunk.
@@ -125,17 +134,36 @@ impl Cache {
         self.slabs.trim(budget);
     }
 
+    /// Takes up shared memory for the reads that ask for it, with `every_read` for all; the first memory stays.
+    pub fn join(&self, node: &'static Node, every_read: bool) {
+        let _ = self.node.set(node);
+        self.shares_all.fetch_or(every_read, Ordering::Relaxed);
+    }
+
+    /// The shared memory, if this process has joined one.
+    pub fn node(&self) -> Option<&'static Node> {
+        self.node.get().copied()
+    }
+
+    fn node_for(&self, shared: bool) -> Option<&'static Node> {
+        self.node().filter(|_| shared || self.shares_all.load(Ordering::Relaxed))
+    }
+
     /// Copies cells of `cell` (1, 2, 4 or 8) bytes into memory of the cache; `None` when there is none.
-    pub fn copy_of(&self, cells: Cells<'_>, cell: usize) -> Option<Block> {
+    pub fn copy_of(&self, key: Key, cells: Cells<'_>, cell: usize, shared: bool) -> Option<Block> {
         if let Cells::Constant(value, bytes) = cells {
             return Some(Block::Constant(value, bytes));
         }
-        let budget = self.lock().stats.budget;
-        let mut slot = self.slabs.take(cells.len(), budget)?;
         let count = (cells.len() / cell) as u64;
         let all = Run { count, ..Run::ONE };
-        // SAFETY: the only view of a slot that this function owns.
-        unsafe { Target::new(slot.bytes_mut(), cell).copy(&all, cells, 0) };
+        // SAFETY: the only view of memory that is written here alone.
+        let copy = |out: &mut [u8]| unsafe { Target::new(out, cell).copy(&all, cells, 0) };
+        if let Some(node) = self.node_for(shared) {
+            return node.insert(key, cells.len(), copy).map(Block::Shared);
+        }
+        let budget = self.lock().stats.budget;
+        let mut slot = self.slabs.take(cells.len(), budget)?;
+        copy(slot.bytes_mut());
         Some(Block::Plain(Arc::new(slot)))
     }
 
@@ -170,10 +198,11 @@ impl Cache {
     /// Looks up many chunks under one lock.
     ///
     /// With `claim`, other readers wait for every chunk that is answered with [`Lookup::Decode`].
-    pub fn look_up(&self, keys: impl Iterator<Item = Key>, claim: bool) -> Vec<Lookup> {
+    pub fn look_up(&self, keys: impl Iterator<Item = Key>, claim: bool, shared: bool) -> Vec<Lookup> {
+        let node = self.node_for(shared);
         let mut state = self.lock();
         let state = &mut *state;
-        let is_off = state.stats.budget == 0;
+        let is_off = state.stats.budget == 0 && node.is_none();
         keys.map(|key| {
             if is_off {
                 return Lookup::Decode;
@@ -182,6 +211,10 @@ impl Cache {
                 entry.marked = true;
                 state.stats.hits += 1;
                 return Lookup::Cells(entry.cells.clone());
+            }
+            if let Some(shared) = node.and_then(|node| node.find(key)) {
+                state.stats.hits += 1;
+                return Lookup::Cells(Block::Shared(shared));
             }
             if claim && !state.in_progress.insert(key) {
                 return Lookup::InProgress;
@@ -196,7 +229,7 @@ impl Cache {
     pub fn finish(&self, key: Key, cells: Option<Block>) {
         let mut state = self.lock();
         state.in_progress.remove(&key);
-        if let Some(cells) = cells {
+        if let Some(cells) = cells.filter(|cells| !matches!(cells, Block::Shared(_))) {
             state.insert(key, cells);
         }
         drop(state);
@@ -204,12 +237,14 @@ impl Cache {
     }
 
     /// Waits until nobody decodes the chunk; `None` when its cells were not kept.
-    pub fn wait(&self, key: Key) -> Option<Block> {
+    pub fn wait(&self, key: Key, shared: bool) -> Option<Block> {
         let mut state = self.lock();
         while state.in_progress.contains(&key) {
             state = self.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let found = state.entries.get(&key).map(|entry| entry.cells.clone());
+        let found =
+            found.or_else(|| self.node_for(shared).and_then(|node| node.find(key)).map(Block::Shared));
         match found {
             Some(_) => state.stats.hits += 1,
             None => state.stats.misses += 1,
@@ -259,14 +294,14 @@ mod tests {
     }
 
     fn cells(count: usize) -> Block {
-        Cache::new(0).copy_of(Cells::Plain(&vec![7; count]), 1).unwrap()
+        Cache::new(0).copy_of(key(0), Cells::Plain(&vec![7; count]), 1, false).unwrap()
     }
 
     #[test]
     fn stays_within_the_budget_and_counts_evictions() {
         let cache = Cache::new(10 * weight(&cells(128)));
         for chunk in 0..50 {
-            assert!(matches!(cache.look_up([key(chunk)].into_iter(), true)[..], [Lookup::Decode]));
+            assert!(matches!(cache.look_up([key(chunk)].into_iter(), true, false)[..], [Lookup::Decode]));
             cache.finish(key(chunk), Some(cells(128)));
             assert!(cache.stats().bytes_held <= cache.stats().budget);
         }
@@ -280,24 +315,24 @@ mod tests {
     fn a_hit_survives_one_eviction() {
         let cache = Cache::new(2 * weight(&cells(64)));
         for chunk in 0..2 {
-            cache.look_up([key(chunk)].into_iter(), true);
+            cache.look_up([key(chunk)].into_iter(), true, false);
             cache.finish(key(chunk), Some(cells(64)));
         }
-        cache.look_up([key(0)].into_iter(), true);
-        cache.look_up([key(2)].into_iter(), true);
+        cache.look_up([key(0)].into_iter(), true, false);
+        cache.look_up([key(2)].into_iter(), true, false);
         cache.finish(key(2), Some(cells(64)));
-        assert!(matches!(cache.look_up([key(0)].into_iter(), true)[..], [Lookup::Cells(_)]));
-        assert!(matches!(cache.look_up([key(1)].into_iter(), false)[..], [Lookup::Decode]));
+        assert!(matches!(cache.look_up([key(0)].into_iter(), true, false)[..], [Lookup::Cells(_)]));
+        assert!(matches!(cache.look_up([key(1)].into_iter(), false, false)[..], [Lookup::Decode]));
     }
 
     #[test]
     fn a_second_reader_waits_for_the_first() {
         let cache = Arc::new(Cache::new(1 << 20));
-        cache.look_up([key(1)].into_iter(), true);
-        assert!(matches!(cache.look_up([key(1)].into_iter(), true)[..], [Lookup::InProgress]));
+        cache.look_up([key(1)].into_iter(), true, false);
+        assert!(matches!(cache.look_up([key(1)].into_iter(), true, false)[..], [Lookup::InProgress]));
         let waiting = {
             let cache = Arc::clone(&cache);
-            std::thread::spawn(move || cache.wait(key(1)).map(|c| c.memory_bytes()))
+            std::thread::spawn(move || cache.wait(key(1), false).map(|c| c.memory_bytes()))
         };
         cache.finish(key(1), Some(cells(3)));
         assert_eq!(waiting.join().unwrap(), Some(cells(3).memory_bytes()));

@@ -1,5 +1,7 @@
-//! What a process keeps between reads: decoded chunks within a budget, and open descriptors.
+//! What is kept between reads: decoded chunks within a budget, of a process or a node, and open descriptors.
 
 pub mod cache;
 pub mod handles;
+pub mod key;
+pub mod node;
 pub mod slabs;

@@ -183,6 +183,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::memory::cache::Cache;
+    use super::super::super::memory::key::Key;
     use super::*;
 
     /// The cells of a chunk as plain bytes and as planes; all of one value where `value` is given.
@@ -219,7 +220,7 @@ mod tests {
             let constant = Cells::Planes(&apart).constant(cell);
             prop_assert_eq!(constant, Cells::Plain(&plain).constant(cell));
             prop_assert!(constant.is_some() || value.is_none());
-            let block = Cache::new(0).copy_of(Cells::Planes(&apart), cell).unwrap();
+            let block = Cache::new(0).copy_of(Key { file: 0, chunk: 0 }, Cells::Planes(&apart), cell, false).unwrap();
             let mut all = vec![Cells::Plain(&plain), Cells::Planes(&apart), block.cells()];
             all.extend(constant.map(|value| Cells::Constant(value, plain.len())));
             for form in all {

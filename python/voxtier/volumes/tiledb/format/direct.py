@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes.config import ReadConfig
-from voxtier.volumes.tiledb.format import VERSION
+from voxtier.volumes.tiledb.format import VERSION, node_cache
 from voxtier.volumes.tiledb.format.folders import COMMITS, FRAGMENTS, SCHEMA
 from voxtier.volumes.tiledb.layout import Layout, Region
 from voxtier.volumes.tiledb.session import is_remote
@@ -205,9 +205,11 @@ def _empty(shape: Sequence[int], cell: np.dtype[Any]) -> tuple[NDArray[np.uint8]
     return raw, raw.view(cell).reshape(shape)
 
 
+_OWN_PART = 8  # of the budget: what a process may hold for itself beside the blocks of the node
+
 # Process id, options, number of workers and reserved bytes that the core's budget was last set for.
 _applied: tuple[int, ReadConfig, int, int] | None = None
-_workers = 1
+_workers = 0  # of the DataLoader that this process works for
 _reserved = 0
 _lock = threading.Lock()
 
@@ -223,13 +225,46 @@ def apply_budget(read: ReadConfig) -> None:
     ):
         return
     with _lock:
-        left = (read.memory_budget_mb - _SCRATCH_MB * read.concurrency << 20) - _reserved
-        _core.set_tile_budget(max(0, min(read.tile_cache_size_mb << 20, left)) // _workers)
+        _core.set_tile_budget(_own_budget(read))
         _applied = (os.getpid(), read, _workers, _reserved)
 
 
+def _own_budget(read: ReadConfig) -> int:
+    budget = _left(read)
+    if _workers and join_node(read, every_read=True) is None:
+        return budget // _OWN_PART
+    return budget // max(1, _workers)
+
+
+def _left(read: ReadConfig) -> int:
+    left = (read.memory_budget_mb - _SCRATCH_MB * read.concurrency << 20) - _reserved
+    return max(0, min(read.tile_cache_size_mb << 20, left))
+
+
+def join_node(read: ReadConfig, *, every_read: bool = False) -> str | None:
+    """Hold decoded blocks once for all processes of the user, from now on.
+
+    Parameters
+    ----------
+    read : ReadConfig
+        Whether and how many.
+    every_read : bool
+        Whether all reads of this process do so, or only those of `batches`.
+
+    Returns
+    -------
+    str or None
+        Why not: each process then holds its own.
+    """
+    if not read.share_cache:
+        return "switched off (share_cache=False)"
+    if read.tile_cache_size_mb == 0:
+        return "there is no cache (tile_cache_size_mb=0)"
+    return node_cache.join(_left(read), every_read=every_read)
+
+
 def share_budget(workers: int) -> None:
-    """Tell this process that it is one of so many: each gets its part of the byte budget."""
+    """Tell this process that it is one of so many: they share blocks, or each gets its part of the budget."""
     global _workers
     _workers = max(1, workers)
 
@@ -248,7 +283,8 @@ def cache_stats() -> dict[str, int]:
     -------
     dict
         ``hits``, ``misses``, ``evictions``, ``entries`` and, in bytes, ``bytes_read``, ``bytes_decoded``,
-        ``bytes_held``, ``budget``.
+        ``bytes_held``, ``budget``; of the blocks that are shared with other processes ``shared_bytes``,
+        ``shared_budget`` and ``shared_evictions``.
     """
     return _core.tile_stats()
 

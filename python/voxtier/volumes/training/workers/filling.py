@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxtier import _core
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, VoxtierError
 from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.reading.parts import Part, read_part, scaling_of
 from voxtier.volumes.store.foreground import BLOCK
-from voxtier.volumes.tiledb.format.direct import apply_budget
+from voxtier.volumes.tiledb.format.direct import apply_budget, join_node, reserve
 from voxtier.volumes.training.augmenting import Augmentation, View
 from voxtier.volumes.training.datasets import VolumeCollectionDataset
 from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, generator
@@ -110,6 +111,27 @@ class Wanted:
             generator(self.dataset.config.seed, epoch, item, stream=2), self.form.channels
         )
 
+    def change(self, item: int, epoch: int, start: tuple[int, ...]) -> _core.PatchChange | None:
+        """Draw what the core does to an item that it does not read.
+
+        Parameters
+        ----------
+        item, epoch : int
+            Decide it.
+        start : tuple of int
+            First voxel of the patch.
+
+        Returns
+        -------
+        PatchChange or None
+            None without augmentation.
+        """
+        view, config = self.view(item, epoch), self.dataset.config
+        if view is None:
+            return None
+        key = (config.seed & (2**64 - 1), epoch)
+        return _core.PatchChange(view, start, config.size, self.form.steps, self.form.channels, key, item)
+
     def part(self, volume: Volume, *, is_mask: bool) -> Part | str:
         """Return what the core needs to read patches of a volume, or why it cannot."""
         config = self.dataset.config
@@ -157,6 +179,7 @@ class CoreFiller:
         self._wanted, self._threads, self._read = wanted, threads, read
         self._subjects: dict[int, _core.PatchSubject | str] = {}
         self._engine: _core.BatchEngine | None = None
+        self._reserved = 0  # bytes of the node's blocks, which are this process's too while it reads them
         sampler = wanted.dataset.config.sampler
         self._draws = type(sampler) in (RandomSampler, ForegroundSampler)
         self._p_pos = sampler.p_pos if isinstance(sampler, ForegroundSampler) else None
@@ -176,7 +199,10 @@ class CoreFiller:
     def _subject(self, place: int) -> _core.PatchSubject | str:
         found = self._subjects.get(place)
         if found is None:
-            found = self._subjects[place] = self._open(place)
+            try:
+                found = self._subjects[place] = self._open(place)
+            except (VoxtierError, OSError) as error:
+                return f"cannot be opened: {error}"  # the general reader says so item by item
         return found
 
     def _open(self, place: int) -> _core.PatchSubject | str:
@@ -209,7 +235,11 @@ class CoreFiller:
             Decides places.
         """
         if self._engine is None:
-            self._engine = _core.BatchEngine(self._threads, self._read.tile_cache_size_mb > 0)
+            keep, shares = self._read.tile_cache_size_mb > 0, join_node(self._read) is None
+            self._engine = _core.BatchEngine(self._threads, keep, shared=shares)
+            if shares:
+                self._reserved = _core.tile_stats()["shared_budget"]
+                reserve(self._reserved)
         apply_budget(self._read)
         config, form = self._wanted.dataset.config, slot.form
         orders = []
@@ -240,6 +270,8 @@ class CoreFiller:
         """See `Filler`."""
         if self._engine is not None:
             self._engine.stop()
+            reserve(-self._reserved)
+            self._reserved = 0
 
 
 class GeneralFiller:
@@ -273,17 +305,7 @@ class GeneralFiller:
             What to read.
         epoch : int
             Decides places.
-
-        Raises
-        ------
-        ConfigError
-            For patches that are to be augmented, which the core does.
         """
-        if self._wanted.augment is not None:
-            raise ConfigError(
-                "augment= needs volumes that the core reads (`explain()` tells which are not, and why):"
-                " store them locally as one fragment (`consolidate`), in a type of at most 32 bits"
-            )
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "voxtier-general")
         self._futures[number] = [
@@ -298,29 +320,50 @@ class GeneralFiller:
             config, form = self._wanted.dataset.config, slot.form
             images, mask = self._wanted.volumes(item // config.patches_per_volume)
             image, labels = form.arrays(slot.memory, row + 1)
+            change = self._wanted.change(item, epoch, start)
             for channel, volume in enumerate(images):
-                self._read(volume, start, image[row, channel], is_mask=False)
+                self._read(volume, start, image[row, channel], channel, change)
             if mask is not None and labels is not None:
-                self._read(mask, start, labels[row, 0], is_mask=True)
+                self._read(mask, start, labels[row, 0], form.channels, change)
         except Exception as error:  # handed to the caller with the batch
             return start, error
         return start, None
 
-    def _read(self, volume: Volume, start: tuple[int, ...], out: Any, *, is_mask: bool) -> None:
-        config = self._wanted.dataset.config
+    def _read(
+        self,
+        volume: Volume,
+        start: tuple[int, ...],
+        out: NDArray[Any],
+        part: int,
+        change: _core.PatchChange | None,
+    ) -> None:
+        """Read one part of an item: a channel of its image, or its mask, which comes after them."""
+        config, is_mask = self._wanted.dataset.config, part == self._wanted.form.channels
         is_stored = self._wanted.is_stored and not is_mask
         if is_stored and not np.can_cast(volume.stored_dtype, out.dtype):
             raise ConfigError(f"{volume.uri} stores {volume.stored_dtype}, which {out.dtype} cannot hold")
-        size = config.size
-        if volume.ndim == 4:
-            start, size = (*start, 0), (*size, volume.shape[3])  # type: ignore[assignment]
-        if out.shape != tuple(size):
+        times = volume.shape[3:]
+        if out.shape != (*config.size, *times):
             raise ConfigError(f"{volume.uri} has the shape {volume.shape}, others fit {out.shape}")
-        fill = config.outside_mask if is_mask else config.fill
-        patches = volume.read_patches(np.array([start]), size, fill=fill, raw=is_stored)
+        touched = None if change is None else change.touched
+        low, size = touched or (start, config.size)
+        patches = volume.read_patches(
+            np.array([[*low, *(0 for _ in times)]]),
+            (*size, *times),
+            fill=config.outside_mask if is_mask else config.fill,
+            raw=is_stored,
+        )
         if config.normalize is not None and not is_mask:
             patches = config.normalize.apply(patches)
-        out[...] = patches[0]
+        if change is None:
+            out[...] = patches[0]
+            return
+        for time in np.ndindex(times):  # each point in time is changed alike
+            voxels = patches[(0, ..., *time)]
+            if self._wanted.form.is_view:  # noise and sums follow the order of memory
+                out.T[...] = _changed(change, part, voxels.T, out.T)
+            else:
+                out[(..., *time)] = _changed(change, part, voxels, out[(..., *time)])
 
     def wait(self, number: int, milliseconds: int) -> Sequence[Outcome] | None:
         """See `Filler`."""
@@ -333,6 +376,21 @@ class GeneralFiller:
         """See `Filler`."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _changed(change: _core.PatchChange, part: int, voxels: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """Return a part of a patch, of the form of another array, from the voxels that it touches."""
+    source = np.ascontiguousarray(voxels, like.dtype)
+    if change.touched is None:
+        change.finish(part, like.dtype.name, None, _bytes(source))
+        return source
+    patch: NDArray[Any] = np.empty(like.shape, like.dtype)
+    change.finish(part, like.dtype.name, _bytes(source), _bytes(patch))
+    return patch
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return array.reshape(-1).view(np.uint8)
 
 
 def scales(volumes: Sequence[Volume]) -> list[tuple[float, float]]:
