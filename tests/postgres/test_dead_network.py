@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from frames.store.rows.index_rows import ct
-from support.forwarder import Forwarder
+from support.servers.forwarder import Forwarder
 from voxtier.frames import FrameReader, FrameStore, read_tables
 from voxtier.postgres.database import Database
 
@@ -24,7 +24,7 @@ IN_NAMESPACE = """
 import subprocess, sys, threading, time
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
-from support.forwarder import Forwarder
+from support.servers.forwarder import Forwarder
 from voxtier.frames import FrameReader, FrameStore
 from voxtier.postgres.database import Database
 

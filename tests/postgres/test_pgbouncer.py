@@ -18,7 +18,7 @@ import pytest
 
 from frames.store.rows.index_rows import NOW, TABLE, ask, results
 from support.depth import depth
-from support.pgbouncer import RELEASES, PgBouncer
+from support.servers.pgbouncer import RELEASES, PgBouncer
 from voxtier import _core
 from voxtier.errors import BackendError
 from voxtier.frames import FrameStore

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from frames.store.rows.index_rows import NOW, TABLE, ask, ct, results
-from support.replication import Server
+from support.servers.replication import Server
 from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from voxtier.postgres.embedded.programs import find_account, find_programs
 
 # What `fetch_pgbouncer` fills: a folder a release of Debian.
-FETCHED = Path(__file__).parents[2] / ".venv" / "pgbouncer"
+FETCHED = Path(__file__).parents[3] / ".venv" / "pgbouncer"
 RELEASES = ("bookworm", "trixie")
 _PORT = 6432
 
