@@ -1,6 +1,8 @@
 //! `FrameCache`: converts arguments, holds the mutex for less than a microsecond, wraps the result. No Python
 //! object is stored inside.
 
+mod places;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -11,18 +13,16 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::frame_table::PyFrameTable;
-use crate::base::error::{Error, ErrorKind};
 use crate::base::fork_lock::Guard;
 use crate::base::source::{FileSource, is_resident};
 use crate::frames::memory::cache::{
     FrameCache, class_of, look_up, read_frames, read_resident_frames, request,
 };
 use crate::frames::memory::cached;
-use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome, Slot};
-use crate::frames::packed::Table;
+use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome};
 use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
 use crate::python::fingerprint::{State, state_of};
+use crate::python::frames::frame_table::PyFrameTable;
 use crate::python::sources::with_source;
 
 /// Look-ups that are done with the GIL held, and for which other threads wait for the mutex.
@@ -51,34 +51,6 @@ impl PyFrameCache {
 fn parse_class(klass: &str) -> PyResult<Class> {
     class_of(klass)
         .ok_or_else(|| PyValueError::new_err(format!("klass is 'normal', 'scan' or 'pinned', not {klass:?}")))
-}
-
-fn no_frame(frame: impl std::fmt::Display, slot: &Slot) -> PyErr {
-    let frames = Table::from_memory(slot.value()).map_or(0, |view| view.frames());
-    PyIndexError::new_err(format!("frame {frame} of {frames}, counted from 0"))
-}
-
-fn limit_of(slot: &Slot) -> u64 {
-    cached::limit(slot.meta()).filter(|&limit| limit != 0).unwrap_or(u64::MAX)
-}
-
-/// Offset and length of a frame that is one range.
-#[inline]
-fn locate(slot: &Slot, frame: i64) -> PyResult<(u64, u64)> {
-    let index = usize::try_from(frame).unwrap_or(usize::MAX);
-    let Some(view) = Table::from_memory(slot.value()).filter(|view| index < view.frames()) else {
-        return Err(no_frame(frame, slot));
-    };
-    if let Some(native) = view.native() {
-        let (start, end) = native.range(index as u64, limit_of(slot));
-        return Ok((start, end - start));
-    }
-    let items = view.items_of(index);
-    if items.len() != 1 {
-        let detail = format!("frame {frame} lies in {} fragments: ask for its ranges", items.len());
-        return Err(Error::new(ErrorKind::FragmentedFrame, detail).into());
-    }
-    view.item(items.start).ok_or_else(|| no_frame(frame, slot))
 }
 
 #[pymethods]
@@ -118,7 +90,7 @@ impl PyFrameCache {
     #[pyo3(signature = (key, frame, *, scan=false))]
     fn locate(&self, py: Python<'_>, key: &str, frame: i64, scan: bool) -> PyResult<Option<(u64, u64)>> {
         let request = request(scan);
-        self.lock(py).get(key.as_bytes(), request).map(|slot| locate(slot, frame)).transpose()
+        self.lock(py).get(key.as_bytes(), request).map(|slot| places::locate(slot, frame)).transpose()
     }
 
     #[pyo3(signature = (key, frames, *, scan=false))]
@@ -135,7 +107,7 @@ impl PyFrameCache {
         let Some(slot) = guard.get(key.as_bytes(), request) else { return Ok(None) };
         let (mut offsets, mut lengths) = (Vec::with_capacity(frames.len()), Vec::with_capacity(frames.len()));
         for &frame in frames {
-            let (offset, length) = locate(slot, frame)?;
+            let (offset, length) = places::locate(slot, frame)?;
             offsets.push(offset.cast_signed());
             lengths.push(length.cast_signed());
         }
@@ -148,11 +120,7 @@ impl PyFrameCache {
         let request = request(scan);
         let mut guard = self.lock(py);
         let Some(slot) = guard.get(key.as_bytes(), request) else { return Ok(None) };
-        let index = usize::try_from(frame).unwrap_or(usize::MAX);
-        match Table::from_memory(slot.value()).filter(|view| index < view.frames()) {
-            Some(view) => Ok(Some(view.ranges(index, limit_of(slot)).collect())),
-            None => Err(no_frame(frame, slot)),
-        }
+        places::ranges(slot, frame).map(Some)
     }
 
     fn table(&self, py: Python<'_>, key: &str) -> Option<PyFrameTable> {
