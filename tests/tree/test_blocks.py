@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,12 @@ def test_commands_that_do_not_exist_are_found() -> None:
         "voxtier index --shard 1/2 x",
     ):
         assert fault_of_command(line) is None, line
+
+
+def test_every_page_is_in_the_site() -> None:
+    """`make docs` is strict; the gate does not build the site, so this is held here."""
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = set(re.findall(r"([\w./-]+\.md)$", nav, re.MULTILINE))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    decisions = {page for page in pages if re.match(r"decisions/\d", page)}
+    assert named == pages - decisions
