@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from frames.gateway.server.test_http2 import Client as Starved
-from frames.gateway.server.test_load import peak
+from frames.gateway.server.test_load import BROKEN, peak
 from frames.gateway.serving import STAR, Answer, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, instance, payload, write
 from voxtier.frames import Gateway
@@ -94,7 +94,7 @@ class Load:
         rng = random.Random(seed)
         while not self.stopping.is_set():
             url = f"http://127.0.0.1:{self.port}"
-            with suppress(httpx.TransportError), httpx.Client(http1=False, http2=True, timeout=60) as client:
+            with suppress(*BROKEN), httpx.Client(http1=False, http2=True, timeout=60) as client:
                 for _ in range(50):
                     uid, frame = f"1.9.{rng.randrange(FILES)}", rng.randrange(3) + 1
                     path = f"{instance_path(STUDY, SERIES, uid)}/frames/{frame}"
