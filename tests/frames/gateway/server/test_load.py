@@ -33,8 +33,7 @@ FRAMES, SIZE = 16, 512 * 512 * 2
 IN_FLIGHT, SLACK = 32 << 20, 64 << 20
 SLOW = 24
 
-# What a client gets when the gateway stops. The package h2 takes no ping behind a GOAWAY, which httpx does not
-# expect.
+# What a client gets when the gateway stops: the package h2 takes no ping behind a GOAWAY.
 BROKEN = (httpx.TransportError, ProtocolError)
 
 SERVE = """
