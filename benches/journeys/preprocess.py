@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -123,40 +125,54 @@ def whole_runs(folder: Path, *, count: int, slices: int) -> Result:
     """Race whole runs of generate with two workers: start, self-test, comparisons, saving, checking."""
     sys.path.insert(0, str(ROOT / "tests"))
     from tensors.cases import CONFIG, names_of, write_project
-    from voxtier.tensors import load_config
     from voxtier.tensors.identity.keys import raw_path
-    from voxtier.tensors.making.run import Generator, Options
 
     folder.mkdir()
     names = names_of(count)
     source = write_ct(folder / "one.nii.gz", slices)
     config = CONFIG.replace("[1.5, 1.5, 3.0]", "[0.75, 0.75, 1.5]").replace("[16, 32, 32]", "[128, 256, 256]")
-    summaries: dict[str, str] = {}
+    summaries: list[str] = []
+    home = folder / "home"
 
-    def generate(engine: str) -> Lap:
+    def generate(engine: str, *, is_first: bool = False) -> Lap:
+        if is_first:
+            shutil.rmtree(home, ignore_errors=True)
         base = folder / f"{engine}-{time.monotonic_ns()}"
-        settings = load_config(write_project(base, names, config=config), environment={})
+        path = write_project(base, names, config=config)
         for name in names:
             raw = raw_path(base / "images", name, "nested")
             raw.parent.mkdir(parents=True, exist_ok=True)
             raw.hardlink_to(source)
-        generator = Generator(settings, Options(workers=2, min_free=0, engine=engine))
-        generator.hub = None
-        plan = generator.plan()
+        command = [sys.executable, "-m", "voxtier", "tensors", "generate", "--config", str(path), "--yes"]
+        command += ["--num-workers", "2", "--min-free", "0", "--engine", engine]
         started = time.perf_counter()
-        result = generator.run(plan)
-        summaries[engine] = result.engine_summary()
-        return time.perf_counter() - started, result.made
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=base,
+            env={**os.environ, "VOXTIER_HOME": str(home)},  # where proofs are kept
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip()[-300:])
+        summaries.append(next(line for line in done.stderr.splitlines() if line.startswith("engine:")))
+        return seconds, len(list((base / "cache").rglob("*.pt")))
 
     story = (
-        "All of a run, in seconds of the clock: the start of the workers, their self-test, the first two"
-        " volumes both ways, saving, checking and recording. MONAI's is the same run with --engine stock."
+        "All of the command, in seconds of the clock: imports, the start of the workers, saving, checking and"
+        " recording; in the first run on a machine also the self-test and two volumes both ways. MONAI's is"
+        " the same command with --engine stock."
     )
     result = Result(
         "preprocess", f"generate makes {count} CTs of {slices} slices, 2 workers", story, "volume", count
     )
-    ours, stock = "voxtier tensors generate", "voxtier tensors generate --engine stock"
-    ways = [Way(stock, lambda: generate("stock")), Way(ours, lambda: generate("fused"), "voxtier")]
-    race(result, ways, [Goal(ours, stock, 8.0)], rounds=1)
-    result.facts.append(summaries["fused"])
+    first, later, stock = "generate, the first run", "generate, a later run", "generate --engine stock"
+    ways = [
+        Way(stock, lambda: generate("stock")),
+        Way(first, lambda: generate("fused", is_first=True), "voxtier"),
+        Way(later, lambda: generate("fused"), "voxtier"),
+    ]
+    race(result, ways, [Goal(first, stock, 8.0), Goal(later, stock, 8.0)], rounds=1)
+    result.facts += summaries
     return result
