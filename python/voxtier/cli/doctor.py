@@ -18,13 +18,15 @@ from voxtier import __version__
 from voxtier.cli.exit_codes import EXIT_BACKEND, EXIT_FINDINGS
 from voxtier.cli.options import AS_JSON, DSN, open_store
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
-from voxtier.system.text import format_bytes, format_count
+from voxtier.system.text import format_bytes, format_count, on_one_line
 
 if TYPE_CHECKING:
+    from voxtier.frames.store.store import FrameStore
     from voxtier.postgres.connection import Connection
     from voxtier.postgres.database import Database
 
 _LOW_DISK = 1 << 30
+_LOADING = "loads tables"
 _FEW_FILES = 1024
 # The packages of each extra.
 _EXTRAS = {
@@ -54,7 +56,7 @@ class Finding(NamedTuple):
 @DSN
 @AS_JSON
 def doctor(*, dsn: str | None, as_json: bool) -> int:
-    """Check the installation, its limits and its database.
+    """Check the installation, its limits, its database, the search index and running gateways.
 
     \b
     voxtier doctor
@@ -84,6 +86,7 @@ def _findings(dsn: str | None) -> Iterator[Finding]:
     if dsn is None:
         yield from _own_server()
     yield from _database(dsn)
+    yield from _gateways()
 
 
 def _extras() -> Iterator[Finding]:
@@ -161,10 +164,62 @@ def _database(dsn: str | None) -> Iterator[Finding]:
                 held = f"{format_count(files, 'file')}, {errors:,} of them refused"
                 text = f"{name}: {held}, {format_count(frames, 'frame')}"
                 yield Finding("index", "ok", text)
+            yield from _search_index(store)
     except BackendError as error:
         yield Finding("database", "down", str(error))
     except ConfigError as error:
         yield Finding("database", "wrong", str(error))
+
+
+def _search_index(store: FrameStore) -> Iterator[Finding]:
+    from voxtier.frames.store.search_index import SearchIndex
+
+    index = SearchIndex(store)
+    for each in index.sources():
+        state = "complete" if each.is_complete else "incomplete, headers are read: run `voxtier index`"
+        text = f"{each.source}: {each.instances:,} instances of {each.studies:,} studies, {state}"
+        yield Finding("search", "ok" if each.is_complete else "note", text)
+    if size := index.bytes_on_disk():
+        rights = "" if index.exists() else ", which this role may not read"
+        text = f"schema voxtier_search{rights}: {format_bytes(size)}, names patients"
+        yield Finding("search", "note", f"{text}; `voxtier frames forget --search` removes it")
+    else:
+        text = "no search index: searches read headers of files; `voxtier index --search` makes one"
+        yield Finding("search", "ok", text)
+
+
+def _gateways() -> Iterator[Finding]:
+    from voxtier.frames.serving.status_files import read_statuses, readers_folder
+
+    running = [each for each in read_statuses(readers_folder()) if "gateway" in each.content["stats"]]
+    if not running:
+        yield Finding("gateway", "ok", f"none runs that has its status in {readers_folder()}")
+    for each in running:
+        stats = each.content["stats"]
+        url = stats["gateway"]["url"]
+        state = _ask(f"{url}/ready")
+        refused = sum(route["refused"] for route in stats["gateway"]["routes"].values())
+        used, budget = (format_bytes(stats["cache"][name], binary=True) for name in ("used", "budget"))
+        text = (
+            f"{on_one_line(url)} serves {on_one_line(each.content['source'])}, process {each.pid}, {state}: "
+            f"{stats['requests']:,} requests, {refused:,} refused, {used} of {budget} for tables"
+        )
+        verdict = {"ready": "ok", _LOADING: "note"}.get(state, "wrong")
+        yield Finding("gateway", verdict, text)
+
+
+def _ask(url: str) -> str:
+    """Return what a gateway says of itself."""
+    from urllib.error import HTTPError, URLError
+    from urllib.request import ProxyHandler, build_opener
+
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=2):
+            return "ready"
+    except HTTPError:
+        return _LOADING
+    except (URLError, OSError, ValueError) as error:
+        return f"does not answer ({getattr(error, 'reason', error)})"
 
 
 def _count(connection: Connection) -> list[tuple[str, int, int, int]]:

@@ -41,6 +41,7 @@ impl Server {
     /// # Errors
     /// The address cannot be bound, or a thread cannot be started.
     pub fn start(address: SocketAddr, workers: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        check_free(address)?;
         let first = listen(address)?;
         let bound = first.local_addr()?;
         let mut listeners = vec![first];
@@ -100,6 +101,17 @@ impl Server {
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Fails where another gateway listens on an address: the kernel would let both share it, and spread the
+/// connections of clients over them.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?; // connections that ended a moment ago are no listeners
+    socket.bind(&address.into())
 }
 
 /// A listener that shares its address with those of the other workers: the kernel spreads connections.

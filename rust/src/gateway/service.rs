@@ -14,7 +14,7 @@ use super::access::{NO_SOURCE, Scope, check_token, groups};
 use super::files::catalogue::Catalogue;
 use super::files::{Files, Roots};
 use super::http::budget::{Budget, WAIT};
-use super::http::request::{Method, Request};
+use super::http::request::{Method, Request, decode};
 use super::http::response::Response;
 use super::jobs::{Answer, Jobs, Question};
 use super::routes::{Resource, Route, route};
@@ -200,23 +200,23 @@ impl Worker {
             response = response.without_body();
         }
         if let Some(log) = &self.shared.log {
-            let source = source.filter(|source| self.serves(source)).unwrap_or_default();
+            let source = source.unwrap_or_default();
             log.write(log::line(request.method.name(), &asked, source, &response, microseconds));
         }
         response
     }
 
-    /// The source that a DICOMweb resource belongs to.
-    fn source_of<'a>(&'a self, asked: &Route<'a>) -> Option<&'a str> {
+    /// The source that a DICOMweb resource belongs to, if it is one that is served.
+    fn source_of(&self, asked: &Route<'_>) -> Option<&str> {
+        let mut sources = self.shared.settings.sources.iter().map(String::as_str);
         match asked {
-            Route::Dicomweb(Some(source), _) => Some(source),
-            Route::Dicomweb(None, _) => self.shared.settings.sources.first().map(String::as_str),
+            Route::Dicomweb(Some(named), _) => {
+                let named = decode(named)?;
+                sources.find(|known| *known == named)
+            }
+            Route::Dicomweb(None, _) => sources.next(),
             _ => None,
         }
-    }
-
-    fn serves(&self, source: &str) -> bool {
-        self.shared.settings.sources.iter().any(|known| known == source)
     }
 
     async fn answer(&self, request: &Request<'_>, asked: &Route<'_>, source: Option<&str>) -> Response {
@@ -230,19 +230,23 @@ impl Worker {
         }
         match asked {
             Route::Page if request.path == "/" && self.shared.settings.viewer.is_some() => {
-                Box::pin(self.viewer_file("/")).await
+                Box::pin(self.viewer_file(request, "/")).await
             }
             Route::Page => Response::of(200, "text/html; charset=utf-8", self.shared.settings.page.clone())
                 .with("Cache-Control", "no-cache"),
             Route::Status => Box::pin(self.status()).await,
             Route::Metrics => {
-                let text = self.shared.metrics.to_prometheus();
+                let tables = {
+                    let lru = self.shared.cache.lru.lock();
+                    [lru.len() as u64, lru.used(), lru.budget()]
+                };
+                let text = self.shared.metrics.to_prometheus(tables);
                 Response::of(200, "text/plain; version=0.0.4; charset=utf-8", text)
             }
-            Route::File(path) => Box::pin(self.viewer_file(path)).await,
+            Route::File(path) => Box::pin(self.viewer_file(request, path)).await,
             Route::Health | Route::Ready => Response::empty(404),
             Route::Dicomweb(named, resource) => {
-                let Some(source) = source.filter(|source| self.serves(source)) else {
+                let Some(source) = source else {
                     return Response::refusal(404, "no_such_source", NO_SOURCE);
                 };
                 let groups = match groups(self.shared.settings.groups_header.as_deref(), request) {
@@ -339,7 +343,7 @@ impl Worker {
         Response::of(200, "application/json", text).with("Cache-Control", "no-store")
     }
 
-    async fn viewer_file(&self, path: &str) -> Response {
+    async fn viewer_file(&self, request: &Request<'_>, path: &str) -> Response {
         let Some(folder) = &self.shared.settings.viewer else {
             return not_found("nothing is served at this address: the root of DICOMweb is /dicomweb");
         };
@@ -347,7 +351,7 @@ impl Worker {
             return Response::of(200, "text/javascript", self.shared.settings.viewer_config.clone())
                 .with("Cache-Control", "no-cache");
         }
-        super::http::static_files::file(folder, path).await
+        super::http::static_files::file(request, folder, path).await
     }
 }
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from frames.gateway.serving import Client
+from frames.gateway.serving import Client, index
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
 
 Start = Callable[..., Gateway]
 Connect = Callable[..., Client]
+Begin = Callable[..., Gateway]
+
+_numbers = count()
 
 
 @pytest.fixture
@@ -55,3 +62,24 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (10_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def begin(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begin]:
+    """Start gateways that serve a whole module, each over an index of its own, of files by source."""
+    with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOXTIER_HOME", str(tmp_path_factory.mktemp("home")))
+
+        def start(sources: Mapping[str, Iterable[Path]], **options: Any) -> Gateway:
+            name = f"gateway_{next(_numbers)}"
+            connection = running.enter_context(psycopg.connect(postgres, autocommit=True))
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+            running.callback(connection.execute, f"DROP DATABASE {name} WITH (FORCE)")
+            store = running.enter_context(FrameStore(psycopg.conninfo.make_conninfo(postgres, dbname=name)))
+            for source, paths in sources.items():
+                index(store, paths, source)
+            gateway = Gateway(store, list(sources), port=0, **{"index_seconds": 60} | options)
+            running.callback(gateway.stop, drain_seconds=0)
+            return gateway.start(preload=False)
+
+        yield start

@@ -15,9 +15,14 @@ from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
 TILE = 64
 
 
+def tile_colour(column: int, row: int) -> list[int]:
+    """Return the colour of a tile, which tells its place."""
+    return [(40 * column + 30) % 256, (40 * row + 30) % 256, 128]
+
+
 def tile(column: int, row: int) -> bytes:
-    """Return the JPEG of a tile whose colour tells its place."""
-    colour = np.array([(40 * column + 30) % 256, (40 * row + 30) % 256, 128], np.uint8)
+    """Return the JPEG of a tile."""
+    colour = np.array(tile_colour(column, row), np.uint8)
     picture = io.BytesIO()
     Image.fromarray(np.tile(colour, (TILE, TILE, 1))).save(picture, "JPEG", quality=90, subsampling=0)
     return picture.getvalue()

@@ -7,18 +7,17 @@ import resource
 import signal
 import sys
 import threading
-import tomllib
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
+from voxtier.cli.frames.serve_settings import FolderOrPrefix, read_config, read_tokens
 from voxtier.cli.options import DSN, SIZE, open_store
-from voxtier.errors import BackendError, ConfigError, SourceError
+from voxtier.errors import ConfigError, VoxtierError
 from voxtier.system.home import default_home
-from voxtier.system.text import format_bytes, format_count
+from voxtier.system.text import format_bytes, format_count, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.gateway.gateway import Gateway
@@ -28,46 +27,20 @@ _PREFIX = "VOXTIER_SERVE_"
 _DESCRIPTORS = 16_384
 
 
-def _read_config(context: click.Context, _parameter: click.Parameter, path: str | None) -> None:
-    """Take the defaults of the other options from a TOML file: keys are their names with underscores."""
-    if path is None:
-        return
-    try:
-        settings = tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.UsageError(f"--config {path}: {error}") from None
-    known = {each.name for each in context.command.params} - {"config", "help"}
-    for key in settings:
-        if key not in known:
-            raise click.UsageError(
-                f"--config {path}: {key!r} is no option of serve: {', '.join(sorted(map(str, known)))}"
-            )
-    context.default_map = {**(context.default_map or {}), **settings}
-
-
 def _env(name: str) -> str:
     return _PREFIX + name
 
 
-class _FolderOrPrefix(click.Path):
-    """A path that exists, or a prefix of a store, which may be empty today."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from voxtier.frames.sources.address import is_address
-
-        return value if is_address(str(value)) else super().convert(value, param, ctx)
-
-
 @click.command()
-@click.argument("folders", nargs=-1, type=_FolderOrPrefix(exists=True), envvar=_env("FOLDERS"))
+@click.argument("folders", nargs=-1, type=FolderOrPrefix(exists=True), envvar=_env("FOLDERS"))
 @click.option(
     "--config",
     type=click.Path(dir_okay=False),
     is_eager=True,
     expose_value=False,
-    callback=_read_config,
+    callback=read_config,
     envvar=_env("CONFIG"),
-    help="TOML file with options as keys: port = 8042.",
+    help='TOML file with options as keys: port = 8042, cors-origin = ["https://viewer.example"].',
 )
 @click.option("--host", default="127.0.0.1", envvar=_env("HOST"), help="Address to listen on.")
 @click.option(
@@ -151,18 +124,35 @@ def serve(
     voxtier serve s3://bucket/prefix
     voxtier serve --port 8080 --viewer ohif/dist
 
-    With folders or prefixes of stores, indexes what is new in them in the background and serves from the
-    first second; without, serves what the index holds. Only this machine is served, unless --token-file or
-    --trust-proxy says who may ask. SIGTERM and Ctrl-C finish open requests; a second Ctrl-C stops at once.
+    With folders, files or prefixes of stores, indexes what is new in them in the background and serves them
+    from the first second, and nothing else of the source; without, serves what the index holds. Only this
+    machine is served, unless --token-file or --trust-proxy says who may ask. SIGTERM and Ctrl-C finish open
+    requests; a second Ctrl-C stops at once.
+
+    Each option may stand in the environment too, as VOXTIER_SERVE_PORT, VOXTIER_SERVE_CORS_ORIGIN and so on
+    (several values with blanks between them, folders with colons), or in the file of --config. What the
+    command line says goes first, then the environment, then the file.
     """
+    if folders and len(sources) > 1:
+        raise click.UsageError(
+            f"folders are of one source, and {len(sources)} are named: index them (`voxtier index --source "
+            f"{sources[0]} ...`), then serve all sources without folders"
+        )
     stopping = threading.Event()
     _raise_file_limit()
     with open_store(dsn) as store:
         gateway = _gateway(store, sources, folders, options)
         with _signals(stopping, gateway):
-            gateway.start()
+            try:
+                gateway.start()
+            except OSError as error:
+                raise ConfigError(
+                    f"--host {options['host']} --port {options['port']}: {error.strerror or error}"
+                ) from None
             _announce(gateway, options)
-            if folders:
+            if not folders:
+                _name_unknown(store, sources)
+            else:
                 wanted = None if all_files else extension
                 target = lambda: _index(store, sources[0], folders, wanted, stopping)  # noqa: E731
                 threading.Thread(target=target, name="voxtier-index-run", daemon=True).start()
@@ -183,7 +173,7 @@ def _gateway(
         host=options["host"],
         port=options["port"],
         roots=folders,
-        tokens=None if options["token_file"] is None else _read_tokens(options["token_file"]),
+        tokens=None if options["token_file"] is None else read_tokens(options["token_file"]),
         cors_origins=options["cors_origins"],
         viewer=options["viewer"],
         workers=options["workers"],
@@ -195,31 +185,22 @@ def _gateway(
     )
 
 
+def _name_unknown(store: FrameStore, sources: tuple[str, ...]) -> None:
+    """Name sources that the index does not hold yet: a mistyped name would show an empty list of studies."""
+    known = store.sources()
+    for source in sources:
+        if source not in known:
+            held = f"it holds {', '.join(map(on_one_line, known))}" if known else "it is empty"
+            text = f"the index has no source of the name {source!r} yet; {held}: see `voxtier index --source`"
+            click.echo(f"voxtier: {text}", err=True)
+
+
 def _raise_file_limit() -> None:
     """Allow more descriptors than the usual 1,024: a connection takes one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _read_tokens(path: str) -> dict[str, list[str]]:
-    """Return the tokens of a file, and the sources that each is good for."""
-    tokens: dict[str, list[str]] = {}
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {path}: {error}") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        token, _, sources = line.strip().partition(" ")
-        if not token or token.startswith("#"):
-            continue
-        if len(token) < 16:
-            raise ConfigError(f"--token-file {path}: line {number}: a token has 16 characters at least")
-        tokens[token] = [each for each in sources.strip().split(",") if each]
-    if not tokens:
-        raise ConfigError(f"--token-file {path}: there is no token in it")
-    return tokens
 
 
 def _announce(gateway: Gateway, options: dict[str, Any]) -> None:
@@ -284,8 +265,10 @@ def _index(
             for _ in fill_search_index(search, source):
                 if stopping.is_set():
                     return
-    except (BackendError, SourceError) as error:
+    except VoxtierError as error:
         click.echo(f"voxtier: indexing stopped: {error}", err=True)
         return
     counts = f"{format_count(files, 'file')}, {new:,} new, {refused:,} refused"
     click.echo(f"indexed: {counts} (see `voxtier frames errors`)", err=True)
+    if not files and extension is not None:
+        click.echo(f"voxtier: no name ends in {extension}; --all-files takes every file", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -15,8 +16,10 @@ from voxtier.errors import ConfigError
 from voxtier.frames.gateway.answers import Answers
 from voxtier.frames.gateway.hot_set import HotSet
 from voxtier.frames.gateway.search import Search
+from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.serving.reader import FrameReader
-from voxtier.frames.sources.address import is_address, normal
+from voxtier.frames.serving.status_files import StatusWriter, readers_folder
+from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 
@@ -39,8 +42,8 @@ class Gateway:
     port : int
         Port; 0 for any free one.
     roots : sequence of path
-        Folders, and prefixes of stores (``s3://bucket/prefix``), below which files and objects may be opened,
-        whatever the index says; empty for all.
+        Files, folders, and prefixes of stores (``s3://bucket/prefix``), below which files and objects may be
+        opened, whatever the index says; empty for all.
     tokens : mapping of str to sequence of str, optional
         Tokens that clients may send, and the sources that each is good for; empty for all sources.
     cors_origins : sequence of str
@@ -113,6 +116,12 @@ class Gateway:
             raise ConfigError(
                 f"groups_header {groups_header[:100]!r}: letters, digits and hyphens make a name"
             )
+        for origin in cors_origins:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+", origin):
+                raise ConfigError(
+                    f"cors_origins {origin[:100]!r}: an origin is a scheme, a host and maybe a port, as "
+                    "browsers send it, such as https://viewer.example (--cors-origin)"
+                )
         self.host = "127.0.0.1" if host == "localhost" else host
         self.port = port
         self.workers = workers or max(1, (os.cpu_count() or 2) // 2)
@@ -122,14 +131,17 @@ class Gateway:
             budget_bytes=budget_bytes,
             index_seconds=index_seconds,
             other_sources=names[1:],
+            publish=False,
         )
+        self._roots = [name for root in roots for name in _names_of(root)]
+        self._sources, self._search = names, Search(self._roots)
         folder = None if viewer is None else Path(viewer).resolve()
         if folder is not None and not (folder / "index.html").is_file():
             raise ConfigError(f"viewer {folder}: the folder has no index.html")
         self._core = Core(
             self.reader.cache,
             names,
-            roots=[normal(str(root)) if is_address(str(root)) else Path(root).resolve() for root in roots],
+            roots=[*self._roots],
             tokens=[(token, list(good_for)) for token, good_for in (tokens or {}).items()],
             groups_header=groups_header,
             cors_origins=list(cors_origins),
@@ -138,8 +150,9 @@ class Gateway:
             in_flight_bytes=in_flight_bytes,
             access_log=access_log,
             page=_page(has_viewer=folder is not None),
-            viewer_config=_asset("viewer_config.js"),
+            viewer_config=_asset("viewer_config.js").replace("['default']", json.dumps(names)),
         )
+        self._status = StatusWriter(readers_folder(), "+".join(names), self.stats)
         self._hot_set = HotSet(self.reader.cache, hot_set)
         self._answers: Answers | None = None
         self._lock = threading.Lock()
@@ -171,8 +184,9 @@ class Gateway:
         """
         restored = self._hot_set.restore()
         self.host, self.port = self._core.start(self.host, self.port, self.workers)
-        self._answers = Answers(self._core, self.reader, Search(), self.status)
+        self._answers = Answers(self._core, self.reader, self._search, self.status)
         self.reader.wake()
+        self._status.wake()
         self._hot_set.start()
         if preload and not restored:
             self.reader.preload.start(on_done=self._core.set_ready)
@@ -181,8 +195,25 @@ class Gateway:
         return self
 
     def status(self) -> dict[str, Any]:
-        """Return what the status page shows beside the server's counters: memory, tiers, preload."""
-        return self.reader.stats()
+        """Return what the status page shows beside the server's counters: sources, memory, searches."""
+        return {**self.reader.stats(), "sources": self._sources, "searches": self._search.counts()}
+
+    def stats(self) -> dict[str, Any]:
+        """Return what ``voxtier frames top`` shows: `status`, requests by tier, counters, address.
+
+        Returns
+        -------
+        dict
+            As `FrameReader.stats`; ``gateway`` holds ``url``, ``routes``, ``bytes``, ``connections``.
+        """
+        counters = json.loads(self._core.counters())
+        tiers = counters["tiers"]
+        return {
+            **self.status(),
+            "requests": sum(route["requests"] for route in counters["routes"].values()),
+            **{f"tier{number}": tiers[name] for number, name in enumerate(("memory", "index", "file"), 1)},
+            "gateway": {"url": self.url, **counters},
+        }
 
     def stop(self, *, drain_seconds: float = 10.0) -> None:
         """Accept nothing more, finish open requests within a time, end all threads.
@@ -195,6 +226,7 @@ class Gateway:
         try:
             self._core.stop(drain_seconds)
         finally:
+            self._status.close()
             with self._lock:
                 answers, self._answers = self._answers, None
             if answers is not None:
@@ -204,6 +236,7 @@ class Gateway:
 
     def _abandon(self) -> None:
         self._core.abandon()
+        self._status.after_fork()
         self._answers = None
 
     def __enter__(self) -> Gateway:
@@ -211,6 +244,12 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _names_of(root: str | os.PathLike[str]) -> list[str]:
+    """Return the names of a root: as files below it are indexed, and with its links resolved."""
+    name = absolute(root)
+    return [name] if is_address(name) else list(dict.fromkeys([name, os.path.realpath(name)]))
 
 
 def _page(*, has_viewer: bool) -> str:

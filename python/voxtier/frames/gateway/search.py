@@ -7,6 +7,7 @@ of each series or instance, and keeps what it read in memory. Both ways give the
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from voxtier.frames.dicom.metadata import read_metadata
 from voxtier.frames.gateway.query import Header, Query, elements, matches
 from voxtier.frames.gateway.statements import from_headers, from_search_index
 from voxtier.frames.indexing.search import is_of, read_indexed
+from voxtier.frames.serving.counters import Counters
+from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import (
     INDEXED_TAGS,
@@ -55,11 +58,19 @@ class File(NamedTuple):
 
 
 class Search:
-    """Answers searches of one gateway; keeps the headers that it read."""
+    """Answers searches of one gateway; keeps the headers that it read.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    roots : sequence of str
+        Files, folders and prefixes of stores below which headers may be read; empty for all.
+    """
+
+    def __init__(self, roots: Sequence[str] = ()) -> None:
+        self._roots = tuple(roots)
         self._headers: OrderedDict[tuple[str, tuple[int, int]], str] = OrderedDict()
         self._lock = threading.Lock()
+        self._counters = Counters("index", "headers")
 
     def answer(
         self, store: FrameStore, source: str, query: Query, root: str, groups: Sequence[str] | None = None
@@ -88,11 +99,17 @@ class Search:
         """
         wider = query._replace(limit=query.limit + 1)
         if groups is None and _is_indexed(query) and SearchIndex(store).is_complete(source):
+            self._counters.add("index")
             found = _search_index(store, source, wider)
         else:
+            self._counters.add("headers")
             found = self._search_headers(store, source, wider, groups)
         results = [result_of(query, row, header, root) for row, header in found]
         return results[: query.limit], len(results) > query.limit
+
+    def counts(self) -> dict[str, int]:
+        """Return how many searches the search index answered, and how many the headers of files."""
+        return self._counters.read()
 
     def _search_headers(
         self, store: FrameStore, source: str, query: Query, groups: Sequence[str] | None
@@ -132,13 +149,15 @@ class Search:
 
     def _header(self, file: File, *, needs_all: bool) -> Header:
         if needs_all:
-            return _read_all(file)
+            return _read_all(file) if is_below(file.path, self._roots) else {}
         key = (file.path, file.state)
         with self._lock:
             text = self._headers.get(key)
             if text is not None:
                 self._headers.move_to_end(key)
         if text is None:
+            if not is_below(file.path, self._roots):
+                return {}
             header = read_indexed(file.path, file.study, file.series, file.instance)
             text = json.dumps(header, ensure_ascii=False)
             with self._lock:
@@ -147,6 +166,14 @@ class Search:
                     self._headers.popitem(last=False)
         found: Header = json.loads(text)
         return found
+
+
+def is_below(path: str, roots: Sequence[str]) -> bool:
+    """Return whether a path, with its links resolved, or an address lies below a root; no root allows all."""
+    if not roots:
+        return True
+    names = [path] if is_address(path) else [path, os.path.realpath(path)]
+    return all(any(f"{name}/".startswith(f"{root.rstrip('/')}/") for root in roots) for name in names)
 
 
 def _search_index(store: FrameStore, source: str, query: Query) -> Iterator[tuple[Row, Header]]:

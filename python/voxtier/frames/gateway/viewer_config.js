@@ -1,4 +1,5 @@
-// Configuration of OHIF for this gateway: its own address is the only server.
+// Configuration of OHIF for this gateway: a data source for each of its sources, the first one by default.
+const sources = ['default'];
 window.config = {
   routerBasename: '/',
   extensions: [],
@@ -7,16 +8,17 @@ window.config = {
   showLoadingIndicator: true,
   showWarningMessageForCrossOrigin: false,
   maxNumberOfWebWorkers: 3,
-  defaultDataSourceName: 'voxtier',
-  dataSources: [
-    {
+  defaultDataSourceName: sources[0],
+  dataSources: sources.map((name, number) => {
+    const root = number ? '/' + encodeURIComponent(name) + '/dicomweb' : '/dicomweb';
+    return {
       namespace: '@ohif/extension-default.dataSourcesModule.dicomweb',
-      sourceName: 'voxtier',
+      sourceName: name,
       configuration: {
-        friendlyName: 'voxtier',
-        name: 'voxtier',
-        qidoRoot: '/dicomweb',
-        wadoRoot: '/dicomweb',
+        friendlyName: name,
+        name,
+        qidoRoot: root,
+        wadoRoot: root,
         qidoSupportsIncludeField: true,
         supportsReject: false,
         supportsStow: false,
@@ -29,6 +31,6 @@ window.config = {
         singlepart: 'bulkdata,video,pdf',
         bulkDataURI: { enabled: true, relativeResolution: 'studies' },
       },
-    },
-  ],
+    };
+  }),
 };

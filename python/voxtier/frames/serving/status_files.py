@@ -30,6 +30,7 @@ SILENT_AFTER = 15.0
 _NAME = re.compile(r"([1-9][0-9]{0,9})-[0-9]{1,9}\.json\Z")
 _LARGEST = 1 << 16
 _NUMBERS = ("requests", "tier1", "tier2", "tier3", "degraded")
+_ROUTE_NUMBERS = ("requests", "refused", "microseconds", "slowest")
 _numbers = itertools.count()
 
 
@@ -51,7 +52,7 @@ class ReaderStatus(NamedTuple):
         Seconds since it was written.
     content : dict
         ``source``, ``program``, ``started`` and ``written`` (s since 1970), and ``stats`` as
-        `FrameReader.stats` returns them.
+        `FrameReader.stats` or `Gateway.stats` return them; the latter hold a ``gateway``.
     """
 
     name: str
@@ -169,7 +170,14 @@ def _read(path: Path) -> dict[str, Any] | None:
         numbers = [content["written"], content["started"], *(stats[name] for name in _NUMBERS)]
         numbers += [stats["cache"][name] for name in ("used", "budget", "dirty")] + [stats["preload"]["seen"]]
         texts = [content["source"], content["program"], stats["preload"]["state"]]
-    except (OSError, ValueError, TypeError, KeyError):
+        if "gateway" in stats:
+            gateway, searches = stats["gateway"], stats["searches"]
+            texts.append(gateway["url"])
+            numbers += [gateway["bytes"], gateway["connections"], searches["index"], searches["headers"]]
+            numbers += [each[name] for each in gateway["routes"].values() for name in _ROUTE_NUMBERS]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if "gateway" in stats and not str(stats["gateway"]["url"]).startswith("http://"):
         return None
     is_status = all(isinstance(number, int | float) for number in numbers) and all(
         isinstance(text, str) for text in texts

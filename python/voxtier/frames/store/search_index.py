@@ -39,6 +39,17 @@ _STATE = """
 SELECT s.is_complete FROM voxtier_search.source AS s JOIN voxtier.source AS named USING (source_id)
 WHERE named.name = %s
 """
+_STATES = """
+SELECT named.name, s.is_complete, counted.studies, counted.instances
+FROM voxtier_search.source AS s JOIN voxtier.source AS named USING (source_id),
+    LATERAL (SELECT count(*) AS studies, coalesce(sum(instances), 0)::bigint AS instances
+        FROM voxtier_search.study AS t WHERE t.source_id = s.source_id) AS counted
+ORDER BY named.name
+"""
+_BYTES = """
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+WHERE relnamespace = to_regnamespace('voxtier_search') AND relkind = 'r'
+"""
 _MISSING = """
 SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
 FROM voxtier.file AS f LEFT JOIN voxtier_search.instance AS i USING (key)
@@ -97,6 +108,15 @@ class Searched(NamedTuple):
     is_read: bool
 
 
+class SearchedSource(NamedTuple):
+    """What the search index holds of a source; searches read headers of files until it is complete."""
+
+    source: str
+    is_complete: bool
+    studies: int
+    instances: int
+
+
 class SearchIndex:
     """The search index of a database.
 
@@ -124,6 +144,15 @@ class SearchIndex:
     def is_complete(self, source: str) -> bool:
         """Return whether it holds every instance of a source as the frame index has it."""
         return self.exists() and self.store.query(_STATE, (source,)) == [(True,)]
+
+    def sources(self) -> list[SearchedSource]:
+        """Return what it holds of each source, by name; nothing where there is no search index to read."""
+        return [SearchedSource(*row) for row in self.store.query(_STATES, ())] if self.exists() else []
+
+    def bytes_on_disk(self) -> int:
+        """Return the size of its tables and their indexes; 0 where the database has none."""
+        [(size,)] = self.store.query(_BYTES, ())
+        return int(size)
 
     def switch_on(self, source: str) -> None:
         """Make the search index where there is none, and have it hold a source from now on.

@@ -63,7 +63,7 @@ pub fn uid(uid: &str) -> u128 {
     digest("", uid)
 }
 
-/// Folders and prefixes of stores below which files and objects may be opened, whatever the index says.
+/// Files, folders and prefixes of stores below which files and objects may be opened, whatever the index says.
 pub struct Roots {
     folders: Vec<PathBuf>,
     jobs: Arc<Jobs>,
@@ -99,6 +99,9 @@ impl Roots {
         let root = root.ok_or_else(|| {
             Error::new(ErrorKind::IoError, "the file lies outside of the folders that are served")
         })?;
+        if root == full {
+            return Ok(rustix::fs::open(full, flags, Mode::empty()).map_err(std::io::Error::from)?);
+        }
         open_below(root, full, flags)
     }
 }

@@ -2,18 +2,21 @@
 
 use std::path::{Component, Path};
 
-use super::request::decode;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::request::{Request, decode};
 use super::response::Response;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileSource, Source, read_exact};
 use crate::gateway::files::blocking;
+use crate::gateway::wado::conditional::has_it;
 
 /// Longest file that is served.
 const LONGEST_FILE: u64 = 256 << 20;
 
 /// Answers with the file that a path names below a folder. A viewer's own addresses, which are no files, get
-/// its `index.html`: its scripts read the address.
-pub async fn file(folder: &Path, path: &str) -> Response {
+/// its `index.html`: its scripts read the address. A browser asks each time whether what it keeps is current.
+pub async fn file(request: &Request<'_>, folder: &Path, path: &str) -> Response {
     let decoded = decode(path).unwrap_or_default();
     let below = Path::new(decoded.trim_start_matches('/'));
     let is_plain = below.components().all(|part| matches!(part, Component::Normal(_)));
@@ -24,13 +27,22 @@ pub async fn file(folder: &Path, path: &str) -> Response {
     let wanted = if is_asset { folder.join(below) } else { folder.join("index.html") };
     let media_type = media_type(&wanted);
     let folder = folder.to_owned();
-    match blocking(move || read(&folder, &wanted)).await {
-        Ok(bytes) => Response::of(200, media_type, bytes).with("Cache-Control", "no-cache"),
-        Err(_) => Response::refusal(404, "not_found", "the viewer has no such file"),
-    }
+    let Ok((source, etag)) = blocking(move || open(&folder, &wanted)).await else {
+        return Response::refusal(404, "not_found", "the viewer has no such file");
+    };
+    let response = if has_it(request, &etag) {
+        Response::empty(304)
+    } else {
+        match blocking(move || read_exact(&source, 0, source.size() as usize)).await {
+            Ok(bytes) => Response::of(200, media_type, bytes),
+            Err(_) => return Response::refusal(404, "not_found", "the viewer's file cannot be read"),
+        }
+    };
+    response.with("Cache-Control", "no-cache").with("ETag", etag)
 }
 
-fn read(folder: &Path, path: &Path) -> Result<Vec<u8>> {
+/// Opens a file below a folder; its entity tag tells its state.
+fn open(folder: &Path, path: &Path) -> Result<(FileSource, String)> {
     let resolved = path.canonicalize()?;
     if !resolved.starts_with(folder.canonicalize()?) {
         return Err(Error::new(ErrorKind::IoError, "a link leads out of the viewer's folder"));
@@ -39,7 +51,8 @@ fn read(folder: &Path, path: &Path) -> Result<Vec<u8>> {
     if source.size() > LONGEST_FILE {
         return Err(Error::new(ErrorKind::LimitExceeded, "a file of the viewer is longer than 256 MiB"));
     }
-    read_exact(&source, 0, source.size() as usize)
+    let etag = format!("\"{:032x}\"", xxh3_128(format!("{:?}", source.fingerprint()).as_bytes()));
+    Ok((source, etag))
 }
 
 fn media_type(path: &Path) -> &'static str {

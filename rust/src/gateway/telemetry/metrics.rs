@@ -82,8 +82,8 @@ impl Metrics {
         }
     }
 
-    /// All counters in Prometheus' text format.
-    pub fn to_prometheus(&self) -> String {
+    /// All counters in Prometheus' text format, and the memory for frame tables: number, bytes, budget.
+    pub fn to_prometheus(&self, tables: [u64; 3]) -> String {
         let mut out = String::new();
         let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, u64)]| {
             let _ = writeln!(out, "# HELP voxtier_{name} {help}\n# TYPE voxtier_{name} {kind}");
@@ -117,6 +117,10 @@ impl Metrics {
         let tiers: Vec<(&str, u64)> = tiers.iter().map(|(labels, value)| (labels.as_str(), *value)).collect();
         family("tables_total", "counter", "Frame tables by the place that they came from.", &tiers);
         family("bytes_total", "counter", "Bytes of bodies.", &[("", load(&self.bytes))]);
+        let [number, bytes, budget] = tables;
+        family("memory_tables", "gauge", "Frame tables in memory.", &[("", number)]);
+        family("memory_bytes", "gauge", "Bytes of frame tables in memory.", &[("", bytes)]);
+        family("memory_budget_bytes", "gauge", "Memory for frame tables.", &[("", budget)]);
         family("connections", "gauge", "Open connections.", &[("", load(&self.connections))]);
         family("in_flight", "gauge", "Requests that are answered now.", &[("", load(&self.in_flight))]);
         out

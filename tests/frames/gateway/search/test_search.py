@@ -151,3 +151,15 @@ def test_a_value_that_looks_like_sql_finds_nothing(files: list[Dataset], connect
     assert search(client, "studies?PatientName='%3B%20DROP%20TABLE%20voxtier.file%3B--") == []
     assert search(client, "studies?PatientName=%25s%7B0%7D%5B") == []
     assert search(client, "studies")
+
+
+def test_searches_read_no_header_outside_of_the_roots(
+    tmp_path: Path, files: list[Dataset], connect: Connect
+) -> None:
+    (tmp_path / "root").mkdir()
+    client = connect(roots=[tmp_path / "root", tmp_path / "0.dcm"])
+    for query in ("", "?includefield=all"):
+        found = {each["00080018"]["Value"][0]: each for each in search(client, f"instances{query}")}
+        assert len(found) == len(files)
+        assert [uid for uid, each in found.items() if "00280010" in each] == ["1.2.4.0"]
+    assert values(search(client, "instances?PatientName=M*"), "00080018") == ["1.2.4.0"]

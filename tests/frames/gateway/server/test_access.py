@@ -155,14 +155,19 @@ def test_the_viewers_files_stay_in_their_folder(tmp_path: Path, file: Path, star
     (viewer / "app.js").write_text("1")
     (tmp_path / "secret.js").write_text("secret")
     (viewer / "link.js").symlink_to(tmp_path / "secret.js")
-    gateway = start(viewer=viewer)
+    gateway = start(["default", "second"], viewer=viewer)
     client = Client(gateway)
     assert client.get("/").body == b"<p>viewer</p>"
     for mode in ("viewer", "microscopy"):
         assert client.get(f"/{mode}?StudyInstanceUIDs=1").body == b"<p>viewer</p>"
-        assert f"'/{mode}'".encode() in client.get("/status").body
-    assert client.get("/app.js").headers["content-type"] == "text/javascript; charset=utf-8"
-    assert b"qidoRoot: '/dicomweb'" in client.get("/app-config.js").body
+        assert f"'{mode}'".encode() in client.get("/status").body
+    script = client.get("/app.js").headers
+    assert script["content-type"] == "text/javascript; charset=utf-8"
+    again = client.get("/app.js", {"If-None-Match": script["etag"]})
+    assert (again.status, again.body, again.headers["cache-control"]) == (304, b"", "no-cache")
+    (viewer / "app.js").write_text("2")
+    assert client.get("/app.js", {"If-None-Match": script["etag"]}).body == b"2"
+    assert b'const sources = ["default", "second"];' in client.get("/app-config.js").body
     assert b'data-viewer="yes"' in client.get("/status").body
     for path in (
         "/../secret.js",

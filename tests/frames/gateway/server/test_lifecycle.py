@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from frames.gateway.conftest import Connect, Start
-from frames.gateway.serving import STAR, Client, index, instance_path
+from frames.gateway.serving import Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
 from support.builders import dicom, element, pattern
 from voxtier.errors import BackendError
@@ -107,35 +106,6 @@ def test_many_clients_at_once_get_their_own_frames(file: Path, start: Start) -> 
     assert faults == []
 
 
-def test_the_command_serves_a_folder_and_stops_by_a_signal(file: Path, dsn: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "voxtier",
-        "serve",
-        str(file.parent),
-        "--port",
-        "0",
-        "--dsn",
-        dsn,
-        "--source",
-        "new",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        line = running.stdout.readline()
-        assert line.startswith("DICOMweb root"), running.stderr.read()
-        root = line.split()[-1]
-        while "indexed: 1 files, 1 new, 0 refused" not in running.stderr.readline():
-            pass
-        request = urllib.request.Request(
-            f"{root}{PATH.removeprefix('/dicomweb')}/frames/2", headers={"Accept": STAR}
-        )
-        with urllib.request.urlopen(request) as answer:
-            assert payload(2) in answer.read()
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(60) == 0
-
-
 def test_ctrl_c_lets_a_client_take_the_rest_of_its_body(tmp_path: Path, dsn: str, store: FrameStore) -> None:
     """The second one stops at once."""
     pixels = pattern(512 * 512 * 2) * 32
@@ -203,14 +173,6 @@ def test_a_signal_ends_the_time_of_open_requests(tmp_path: Path, dsn: str, store
         running.send_signal(signal.SIGINT)
         assert running.stdout.readline() == "stopped\n"
         assert running.wait(60) == 0
-
-
-def test_serving_an_open_address_by_the_command_is_refused(dsn: str) -> None:
-    command = [sys.executable, "-m", "voxtier", "serve", "--host", "0.0.0.0", "--port", "0", "--dsn", dsn]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert "--token-file" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_the_tables_in_memory_come_back_at_the_next_start(

@@ -10,17 +10,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import psycopg
+import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import generate_frames
 
-from frames.gateway.serving import STAR, Client, index, instance_path
+from frames.dicom.cases import CASES
+from frames.gateway.conftest import Begin
+from frames.gateway.serving import STAR, Client, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, described, write
-from support.builders import JPEG, dicom, element, pattern
-from voxtier.frames import FrameReader, Gateway
-from voxtier.frames.store.store import FrameStore
+from support.builders import EXPLICIT_BE, JPEG, dicom, element, pattern
+from support.oracles import pydicom_truth
+from voxtier.frames import FrameReader, FrameTable, read_table
 
+pytestmark = pytest.mark.xdist_group("conformance")  # one gateway for all
 UID, LARGE = "1.9", "1.10"
 PATH = instance_path(STUDY, SERIES, UID)
 FRAME, SERIES_PATH = f"{PATH}/frames/1", f"/dicomweb/studies/{STUDY}/series/{SERIES}"
@@ -147,31 +150,53 @@ TABLE = [
 ]
 
 
+# Forms in which frames are stored (cases of the parser), and the type and syntax in which they are sent.
+FORMS = {
+    "n01_explicit_le": (OCTETS, "1.2.840.10008.1.2.1"),
+    "n02_implicit_le_3f": (OCTETS, "1.2.840.10008.1.2.1"),
+    "n03_explicit_be_2f": (OCTETS, "1.2.840.10008.1.2.1"),
+    "n50_deflated_2f": (OCTETS, "1.2.840.10008.1.2.1"),
+    "n18_odd_frame_padded": (OCTETS, "1.2.840.10008.1.2.1"),
+    "n10_1bit_unaligned_4f": (OCTETS, "1.2.840.10008.1.2.1"),
+    "n12_ybr422_2f": (OCTETS, "1.2.840.10008.1.2.1"),
+    "e01_bot_1to1": ("image/jpeg", "1.2.840.10008.1.2.4.50"),
+    "e02_nobot_1to1": ("image/jpeg", "1.2.840.10008.1.2.4.50"),
+    "e03_rle_nobot": ("image/dicom-rle", "1.2.840.10008.1.2.5"),
+    "e04_bot_multifrag": ("image/jpeg", "1.2.840.10008.1.2.4.50"),
+    "e10_eot": ("image/jpeg", "1.2.840.10008.1.2.4.50"),
+    "e34_htj2k_1to1": ("image/jphc", "1.2.840.10008.1.2.4.201"),
+}
+CASES_BY_NAME = {case.name: case for case in CASES}
+UNREADABLE = {"x_cut_bot_in_frame_1": (2, 404), "e31_video_1frag_100f": (1, 406)}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of an instance of three JPEG frames and one of three large native ones."""
+    """Return a folder of an instance of three JPEG frames, one of three large ones, and stored forms."""
     made = tmp_path_factory.mktemp("conformance")
     write(made, "a", UID)
     attributes = described(LARGE, rows=512, columns=512, bits=16, frames=3)
     content = dicom([*attributes, element("PixelData", pattern(SIZE * 3))]).content
     (made / "b.dcm").write_bytes(content)
+    for name in (*FORMS, *UNREADABLE):
+        (made / name).write_bytes(CASES_BY_NAME[name].content)
     return made
 
 
 @pytest.fixture(scope="module")
-def client(postgres: str, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Connect to the gateway of all rows."""
-    name = "gateway_conformance"
-    with psycopg.connect(postgres, autocommit=True) as connection, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOXTIER_HOME", str(tmp_path_factory.mktemp("home")))
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        with FrameStore(psycopg.conninfo.make_conninfo(postgres, dbname=name)) as store:
-            index(store, sorted(folder.iterdir()))
-            with Gateway(store, port=0, index_seconds=60) as gateway:
-                client = Client(gateway)
-                yield client
-                client.connection.close()
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def client(begin: Begin, folder: Path) -> Iterator[Client]:
+    """Connect to the gateway of all rows; a stored form is a source, as many hold the same UID."""
+    forms = {name: [folder / name] for name in (*FORMS, *UNREADABLE)}
+    client = Client(begin({"default": [folder / "a.dcm", folder / "b.dcm"], **forms}))
+    yield client
+    client.connection.close()
+
+
+def form(name: str) -> tuple[FrameTable, str]:
+    """Return the table of a stored form, and the path of its instance."""
+    table = read_table(CASES_BY_NAME[name].content, verify="all")
+    uids = (table.study_instance_uid, table.series_instance_uid, table.sop_instance_uid)
+    return table, f"/{name}{instance_path(*uids)}"
 
 
 def ask(client: Client, case: Case) -> tuple[int, dict[str, str], bytes]:
@@ -198,6 +223,50 @@ def test_row(client: Client, case: Case) -> None:
     elif "frames/" in case.path and status in (200, 304) and case.method == "GET":
         assert headers["etag"].startswith('"')
         assert "Accept" in headers["vary"]
+
+
+@pytest.mark.parametrize(("name", "media_type", "syntax"), [(name, *form) for name, form in FORMS.items()])
+def test_a_stored_form_is_sent_as_pydicom_and_the_reader_read_it(
+    client: Client, folder: Path, name: str, media_type: str, syntax: str
+) -> None:
+    """In its own type, and as octets for whoever takes any syntax; 1-bit frames begin at bit 0."""
+    table, path = form(name)
+    with FrameReader(publish=False) as reader:
+        read = reader.frames(str(folder / name), range(len(table)), align=True)
+    read = [_little_endian(frame, table) for frame in read]
+    assert read == _truth(folder / name, table)
+    for accept, sent in (("*/*", media_type), (STAR, OCTETS)):
+        answer = client.frames(path, ",".join(map(str, range(1, len(table) + 1))), accept)
+        assert answer.status == 200, answer.body
+        assert [body for _, body in answer.parts()] == read
+        assert {head["content-type"] for head, _ in answer.parts()} == {f"{sent};transfer-syntax={syntax}"}
+    alone = client.frames(path, "1", media_type)
+    assert (alone.status, alone.body) == (200, read[0])
+    assert alone.headers["content-type"] == f"{media_type};transfer-syntax={syntax}"
+
+
+def _little_endian(frame: bytes, table: FrameTable) -> bytes:
+    if table.transfer_syntax_uid == EXPLICIT_BE.uid and table.bits_allocated > 8:
+        return np.frombuffer(frame, f">u{table.bits_allocated // 8}").byteswap().tobytes()
+    return frame
+
+
+def _truth(path: Path, table: FrameTable) -> list[bytes]:
+    """Return the frames as pydicom cuts them, little endian, from bit 0."""
+    if table.bits_allocated == 1:
+        frames = pydicom.dcmread(path).pixel_array
+        return [np.packbits(frame.ravel(), bitorder="little").tobytes() for frame in frames]
+    return [_little_endian(frame, table) for frame in pydicom_truth(path.read_bytes()).frames]
+
+
+@pytest.mark.parametrize(("name", "frame", "status"), [(name, *row) for name, row in UNREADABLE.items()])
+def test_a_frame_that_cannot_be_sent_is_refused_with_a_kind(
+    client: Client, name: str, frame: int, status: int
+) -> None:
+    _, path = form(name)
+    answer = client.frames(path, str(frame))
+    assert answer.status == status
+    assert json.loads(answer.body)["error"]["kind"]
 
 
 def test_bodies_are_those_of_the_reader_and_of_pydicom(client: Client, folder: Path) -> None:

@@ -1,0 +1,77 @@
+"""What ``voxtier serve`` is told by files and the environment: options, tokens, folders."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from voxtier.errors import ConfigError
+
+
+def read_config(context: click.Context, _parameter: click.Parameter, path: str | None) -> None:
+    """Take the defaults of the other options from a TOML file: its keys are their names."""
+    if path is None:
+        return
+    try:
+        settings = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.UsageError(f"--config {path}: {error}") from None
+    named = {
+        name.removeprefix("--").replace("-", "_"): parameter
+        for parameter in context.command.params
+        for name in parameter.opts
+        if parameter.name != "config"
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in settings.items():
+        parameter = named.get(key.replace("-", "_"))
+        if parameter is None:
+            known = ", ".join(sorted(named))
+            raise click.UsageError(f"--config {path}: {key!r} is no option of serve: {known}")
+        if isinstance(value, dict) or (isinstance(value, list) and not _takes_many(parameter)):
+            raise click.UsageError(f"--config {path}: {key!r} is one value, such as a text or a number")
+        if _takes_many(parameter) and not isinstance(value, list):
+            value = [value]
+        defaults[str(parameter.name)] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _takes_many(parameter: click.Parameter) -> bool:
+    return parameter.multiple or parameter.nargs == -1
+
+
+class FolderOrPrefix(click.Path):
+    """A path that exists, or a prefix of a store, which may be empty today."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path or the address."""
+        from voxtier.frames.sources.address import is_address
+
+        return value if is_address(str(value)) else super().convert(value, param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Split at colons, but not at that of ``s3://``."""
+        return [each for each in re.split(r":(?!//)", rv) if each]
+
+
+def read_tokens(path: str) -> dict[str, list[str]]:
+    """Return the tokens of a file, and the sources that each is good for."""
+    tokens: dict[str, list[str]] = {}
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path}: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        token, _, sources = line.strip().partition(" ")
+        if not token or token.startswith("#"):
+            continue
+        if len(token) < 16:
+            raise ConfigError(f"--token-file {path}: line {number}: a token has 16 characters at least")
+        tokens[token] = [each for each in sources.strip().split(",") if each]
+    if not tokens:
+        raise ConfigError(f"--token-file {path}: there is no token in it")
+    return tokens
