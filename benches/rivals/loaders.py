@@ -248,20 +248,22 @@ def _monai(folder: Path, edge: int, volumes: int, count: int) -> Iterator[Batch]
         yield from ThreadDataLoader(cached, batch_size=BATCH, num_workers=0, shuffle=True, collate_fn=collate)
 
 
+def _read_array(path: Path) -> tuple[Any, Any]:
+    """Read an image as TorchIO wants it; its workers get this function pickled."""
+    import torch
+
+    voxels = np.load(path).astype(np.float32 if "ct" in Path(path).name else np.uint8)
+    return torch.from_numpy(voxels)[None], np.eye(4)
+
+
 def _torchio(folder: Path, edge: int, volumes: int, count: int) -> Iterator[Batch]:
     """TorchIO's queue of patches, filled from whole volumes by two workers."""
-    import torch
     import torchio as tio
-
-    def reader(path: Path) -> tuple[Any, Any]:
-        return torch.from_numpy(np.load(path).astype(np.float32 if "ct" in path.name else np.uint8))[
-            None
-        ], np.eye(4)
 
     subjects = [
         tio.Subject(
-            image=tio.ScalarImage(folder / f"ct{n}.npy", reader=reader),
-            mask=tio.LabelMap(folder / f"seg{n}.npy", reader=reader),
+            image=tio.ScalarImage(folder / f"ct{n}.npy", reader=_read_array),
+            mask=tio.LabelMap(folder / f"seg{n}.npy", reader=_read_array),
             idx=n,
         )
         for n in range(volumes)
