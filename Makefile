@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 # As many test processes as cores, at most four: each may hold torch, TileDB or a JVM. Twice as many take as long.
-PYTEST := $(BIN)/python -m pytest -q -m 'not soak' --numprocesses auto --maxprocesses 4 --dist loadgroup --durations=20
+PYTEST := $(BIN)/python -m pytest -q -m 'not soak' --numprocesses auto --maxprocesses 4 --dist loadscope --durations=20
 # Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes, and an
 # import of torch takes 1.7 s of CPU instead of 3.4, one of MONAI 3.7 s instead of 8.7.
 unexport PYTHONDONTWRITEBYTECODE

@@ -6,6 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,31 @@ settings.register_profile("voxtier", deadline=None, suppress_health_check=[Healt
 settings.load_profile("voxtier")
 
 _numbers = itertools.count()
+
+# What starts something dear that its tests share (a JVM, servers) runs in one process. By paths, as the
+# process that hands tests out collects none; the marker of xdist is not seen with pytest 9.2.
+TOGETHER = {
+    "tests/frames/databricks/test_databricks.py": "spark",
+    "tests/frames/databricks/test_spark": "spark",
+    "tests/frames/sources/": "object store",
+    "tests/postgres/test_standby.py": "standby",
+    "tests/tree/test_blocks.py": "blocks",
+    "tests/tree/test_docs.py": "pages",
+    "tests/volumes/store/test_s3.py": "object store",
+}
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand tests out one by one, but for those that belong together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith("tests/frames/gateway/"):
+                return nodeid.partition("::")[0]  # a server or two for each file
+            return next((group for place, group in TOGETHER.items() if nodeid.startswith(place)), nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,6 @@ from voxtier.errors import ConfigError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
 from voxtier.frames.memory.ranking import preload_rows, ranked_files
 
-pytestmark = pytest.mark.xdist_group("standby")  # one pair of servers
-
 SOURCE = "c.s.t"
 
 

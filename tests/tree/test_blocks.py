@@ -17,8 +17,6 @@ PAGES = [ROOT / "README.md", ROOT / "DEVELOP.md", *sorted((ROOT / "docs").rglob(
 RUN = {page.relative_to(ROOT).as_posix(): blocks_of(page) for page in PAGES if blocks_of(page)}
 # They name what version 0.1 called it.
 OLD = {"docs/howto/upgrade.md", "docs/decisions/190-one-grammar.md"}
-# One process runs all pages, so one worker has these tests.
-pytestmark = pytest.mark.xdist_group("blocks")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from voxtier.frames import TableResult, read_table
 from voxtier.tensors import manifest
 from voxtier.tensors.states import FIXABLE
 
-pytestmark = pytest.mark.xdist_group("pages")  # one process reads the sources
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "DEVELOP.md", *sorted(DOCS.rglob("*.md"))]
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))

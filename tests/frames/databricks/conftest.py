@@ -16,15 +16,13 @@ from voxtier.frames.indexing.run import FileIndexer
 HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the session in one process, and let them take as long as a busy machine needs.
+    """Let the tests of the session take as long as a busy machine needs.
 
     Their waits end when a child has ended or said something; the limit is for a JVM that hangs.
     """
     for item in items:
         if HERE in item.path.parents and "spark" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("spark"))
             item.add_marker(pytest.mark.timeout(1800))
 
 

@@ -66,9 +66,3 @@ def bucket(_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]
     yield _bucket
     configure_s3(before)
     _bucket.proxy.forget()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "frames/sources" in str(item.path):
-            item.add_marker(pytest.mark.xdist_group("s3"))  # one server

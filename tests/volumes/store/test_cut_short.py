@@ -91,7 +91,7 @@ class Steps:
         """
         every = depth(3, 1)
         for number, state in enumerate(self._all_states()):
-            if number % every == 0:
+            if number % every == 0 or state == self.copies[-1]:
                 yield state
 
     def _all_states(self) -> Iterator[Path]:
@@ -185,7 +185,7 @@ def test_a_change_that_is_cut_short_anywhere_shows_the_old_store_or_the_new_one(
         assert read_store(state) == new
         assert RadiObject(state).repair(dry_run=True) == []
         assert not list(state.rglob(".gone-*"))
-    assert counts["old"] > 3
+    assert counts["old"] > depth(0, 3)
     assert counts["new"] > 0
 
 

@@ -34,8 +34,6 @@ from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.s3_lock import RemoteLock
 from voxtier.volumes.tiledb.session import Session, measure_bytes
 
-pytestmark = pytest.mark.xdist_group("s3")  # one server
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -25,7 +25,6 @@ from frames.gateway.clients import browser
 from frames.gateway.conftest import Begin
 from frames.gateway.slides import tile_colour, write_slide
 
-pytestmark = pytest.mark.xdist_group("browser")  # one Chromium for all
 ROOT = "1.2.826.0.1.3680043.8.498"
 STUDY, SLIDE, SYNTAXES = f"{ROOT}.1", f"{ROOT}.2", f"{ROOT}.3"
 SLICES = 24

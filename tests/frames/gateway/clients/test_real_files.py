@@ -22,7 +22,6 @@ from frames.gateway.slides import TILE, write_slide
 from voxtier.frames import Gateway
 
 pytestmark = [
-    pytest.mark.xdist_group("real files"),  # one gateway for all
     pytest.mark.filterwarnings("ignore:No bulk data URI handler"),  # wsidicom asks for frames alone
 ]
 STUDY = "1.2.826.0.1.3680043.8.498.7"

@@ -27,7 +27,6 @@ from voxtier.frames.gateway.gateway import Gateway
 from voxtier.frames.gateway.search import is_below
 from voxtier.frames.store.store import FrameStore
 
-pytestmark = pytest.mark.xdist_group("serve")  # one process for all
 TOKEN = "a-token-of-the-tests-1"
 ORIGIN = "https://viewer.example"
 

@@ -23,8 +23,6 @@ from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, w
 from support.builders import dicom, element, pattern
 from voxtier.frames.store.store import FrameStore
 
-# One process for all of them.
-pytestmark = pytest.mark.xdist_group("http2")
 TILES, LARGE = instance_path(STUDY, SERIES, "1.9"), instance_path(STUDY, SERIES, "1.10")
 FRAMES, SIZE = 16, 512 * 512 * 2
 PIXELS = pattern(SIZE * FRAMES)

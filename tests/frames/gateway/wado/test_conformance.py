@@ -23,7 +23,6 @@ from support.builders import EXPLICIT_BE, JPEG, dicom, element, pattern
 from support.oracles import pydicom_truth
 from voxtier.frames import FrameReader, FrameTable, read_table
 
-pytestmark = pytest.mark.xdist_group("conformance")  # one gateway for all
 UID, LARGE = "1.9", "1.10"
 PATH = instance_path(STUDY, SERIES, UID)
 FRAME, SERIES_PATH = f"{PATH}/frames/1", f"/dicomweb/studies/{STUDY}/series/{SERIES}"
