@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
 
@@ -109,3 +110,14 @@ def test_a_listing_names_what_it_can_and_is_stopped_by_nothing_odd(bucket: Bucke
     names = {*(key for key in READ if key.endswith(".dcm")), "plain.dcm", "deep/er/x.DCM"}
     assert found == {f"s3://frames/listed/{key}" for key in names}
     assert "s3://frames/listed/plain.txt" in set(iter_files(["s3://frames/listed"], extension=None))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/a", "/a/b.dcm", "/", "//a", "/a//b", "/a/", "/a/.", "/a/..", "/a/./b", "/a/../b", "/.a", "/a/.b/c",
+        "/a/...", "a", "./a", "../a", "a/", "/a b", "/ä", "/a/b.", "/a/b..", "///a", "/a/ ",
+    ],
+)  # fmt: skip
+def test_a_path_is_made_absolute_as_the_standard_library_does_it(name: str) -> None:
+    assert absolute(name) == os.path.abspath(name)

@@ -63,6 +63,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
             return normal(name)
     if name[4:5] == ":":  # cheaper than to ask for each of 10^8 files
         name = local_path(name)
+    if name[:1] == "/" and "//" not in name and "/." not in name and name[-1] != "/":
+        return name  # nothing to make absolute; to find that out takes a tenth of `abspath`
     # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before
     # 3.11.5 cuts at NUL.
     return name if not name or "\0" in name else os.path.abspath(name)  # noqa: PTH100 - once for each of 10^8 files

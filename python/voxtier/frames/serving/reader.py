@@ -110,6 +110,7 @@ class FrameReader:
             self._files = GroupFiles(open_files, self.index, source)
         elif store is not None:
             self.index = IndexClient(store, index_seconds)
+        self._is_for_groups = user_groups is not None
         self._budget = nullcontext() if self.index is None else self.index.request
         self.source = source
         self.cache = FrameCache(budget_bytes) if cache is None else cache
@@ -189,10 +190,14 @@ class FrameReader:
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
         klass: Class = "scan" if scan else "normal"
+        if not _UID.match(name):
+            path = absolute(name)
+            if not self._is_for_groups:  # then a path has one question at most
+                return self._frames_of(path, None, wanted, klass, align=align) or []
+            with self._budget:
+                return self._frames_of(path, None, wanted, klass, align=align) or []
         read = partial(self._frames_of, wanted=wanted, klass=klass, align=align)
         with self._budget:
-            if not _UID.match(name):
-                return read(absolute(name), None) or []
             return self._of_instance(name, lambda path: read(path, name))
 
     def _of_instance(self, uid: str, answer: Callable[[str], T | None]) -> T:
