@@ -42,7 +42,7 @@ $(BIN)/uv:
 
 .venv/.built: .venv/.base $(RUST_SOURCES)
 	@echo '[set-up] Rust core (release build)'
-	@env -u MAKEFLAGS -u MFLAGS -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH maturin develop --quiet --release --uv
+	@said=$$(env -u MAKEFLAGS -u MFLAGS -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH maturin develop --quiet --release --uv 2>&1) || { echo "$$said"; exit 1; }
 	@touch $@
 
 setup: .venv/.built .venv/.full ## everything that tests and benches need, in .venv
@@ -58,26 +58,32 @@ demo: .venv/.built ## the main job on real files, in about a minute
 
 test: ## everything that must hold: Rust, Python, lints, stubs, README
 	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line setup .venv/.pgbouncer lint rust-tests
-	$(PYTEST) --ignore tests/tensors --ignore tests/volumes
-	$(PYTEST) tests/tensors # a run each: torch, TileDB and a JVM in one process
-	$(PYTEST) tests/volumes # trouble one another when a test forks
+	@echo '[test] frames, the command line, the tree'
+	@$(PYTEST) --ignore tests/tensors --ignore tests/volumes
+	@echo '[test] tensors' # a run each: torch, TileDB and a JVM in one process trouble one another when a test forks
+	@$(PYTEST) tests/tensors
+	@echo '[test] volumes'
+	@$(PYTEST) tests/volumes
 
 lint: rust-lint python-lint ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 
 rust-lint: $(BIN)/uv
-	$(CARGO) fmt --check
-	PYO3_PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) clippy --quiet --all-targets --features python,server -- -D warnings
+	@echo '[lint] Rust'
+	@$(CARGO) fmt --check
+	@PYO3_PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) clippy --quiet --all-targets --features python,server -- -D warnings
 
 # After the lints: each waits for the other's lock on the folder of builds.
 rust-tests: rust-lint
-	$(CARGO) test --quiet --features server
+	@echo '[test] Rust'
+	@$(CARGO) test --quiet --features server
 
 python-lint: setup
-	$(BIN)/ruff check $(PY_DIRS)
-	$(BIN)/ruff format --check $(PY_DIRS)
-	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases
-	$(BIN)/python tests/tree/check_docstrings.py
+	@echo '[lint] Python'
+	@$(BIN)/ruff check --quiet $(PY_DIRS)
+	@$(BIN)/ruff format --check --quiet $(PY_DIRS)
+	@$(BIN)/mypy
+	@$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases
+	@$(BIN)/python tests/tree/check_docstrings.py
 
 format: setup ## rewrite Rust and Python into the one style
 	cargo fmt

@@ -83,11 +83,7 @@ impl ResamplePlan {
     ) -> PyResult<(bool, bool)> {
         let out = out.as_slice_mut()?;
         on_volume(py, source, storage, shape, axes, |volume| {
-            let survey = volume.survey();
-            if survey.is_finite && !survey.is_constant {
-                crate::resample::resample(volume, &self.plan, out)?;
-            }
-            Ok((survey.is_constant, survey.is_finite))
+            unless_implausible(volume, || crate::resample::resample(volume, &self.plan, out))
         })
     }
 
@@ -103,11 +99,7 @@ impl ResamplePlan {
     ) -> PyResult<(bool, bool)> {
         let out = out.as_slice_mut()?;
         on_volume(py, source, storage, shape, axes, |volume| {
-            let survey = volume.survey();
-            if survey.is_finite && !survey.is_constant {
-                crate::resample::space(volume, &self.plan, out)?;
-            }
-            Ok((survey.is_constant, survey.is_finite))
+            unless_implausible(volume, || crate::resample::space(volume, &self.plan, out))
         })
     }
 }
@@ -146,6 +138,15 @@ impl LabelPicks {
 type FileSource = (PathBuf, bool, u64);
 /// Type of the voxels, whether the most significant byte comes first, factor, summand.
 type FileStorage = (String, bool, Option<f64>, Option<f64>);
+
+/// Makes a tensor of a volume that is finite and not constant; returns whether it is constant, and whether finite.
+fn unless_implausible(volume: &Volume<'_>, make: impl FnOnce() -> Result<()>) -> Result<(bool, bool)> {
+    let survey = volume.survey();
+    if survey.is_finite && !survey.is_constant {
+        make()?;
+    }
+    Ok((survey.is_constant, survey.is_finite))
+}
 
 /// Reads a file without the GIL, and calls `work` with its volume.
 fn on_volume<T: Send>(

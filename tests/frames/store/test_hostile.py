@@ -10,38 +10,10 @@ import pytest
 
 from frames.dicom.cases import CASES
 from frames.store.rows.index_rows import ask, result, table_of
-from voxtier._core import MAX_PATH_BYTES, Refusal
+from voxtier._core import MAX_PATH_BYTES
 from voxtier.errors import BackendError, ConfigError, FormatError
-from voxtier.frames import FrameTable, TableResult
-from voxtier.frames.store.row import FileState
+from voxtier.frames import FrameTable
 from voxtier.frames.store.store import FrameStore
-
-
-def check(store: FrameStore, source: str, results: dict[str, TableResult]) -> None:
-    many = store.get_many(source, list(results))
-    known = store.file_states(source, list(results))
-    for (path, expected), found, row in zip(results.items(), many, known, strict=True):
-        one = store.get(source, path)
-        assert isinstance(row, FileState)
-        if expected.table is not None:
-            assert one == found == expected.table
-            assert isinstance(found, FrameTable)
-            assert (row.size, row.mtime_ns) == (expected.table.size, expected.table.mtime_ns)
-            assert (row.status, row.frame_count) == (found.status, len(found))
-            frames = range(len(found))
-            assert [found.ranges(i) for i in frames] == [expected.table.ranges(i) for i in frames]
-        else:
-            assert isinstance(one, Refusal)
-            assert expected.error is not None
-            for refusal in (one, found):
-                assert isinstance(refusal, Refusal)
-                assert type(refusal.error) is type(expected.error)
-                assert (refusal.error.kind, refusal.error.offset) == (
-                    expected.error.kind, expected.error.offset
-                )  # fmt: skip
-                assert refusal.error.detail == expected.error.detail
-            assert row.error_kind == expected.error.kind
-
 
 PATHS = (
     "/quo'te",

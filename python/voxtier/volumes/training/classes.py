@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from voxtier import _core
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.store.foreground import BLOCK, Lesions, as_classes, find_lesions, read_lesions
-from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, Start, start_around
+from voxtier.volumes.training.sampling import (
+    ForegroundSampler,
+    RandomSampler,
+    Start,
+    check_probability,
+    start_around,
+)
 from voxtier.volumes.volume import Volume
 
 
@@ -110,8 +116,7 @@ class LesionSampler:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p_pos <= 1:
-            raise ConfigError(f"p_pos must be 0 to 1, got {self.p_pos}")
+        check_probability(self.p_pos)
         if self.label is not None and not 1 <= self.label <= 255:
             raise ConfigError(f"lesions have classes 1 to 255, got {self.label}")
 

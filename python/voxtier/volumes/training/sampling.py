@@ -106,6 +106,12 @@ def start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]
     return tuple(starts)
 
 
+def check_probability(p_pos: float) -> None:
+    """Refuse what is no probability of a foreground patch."""
+    if not 0 <= p_pos <= 1:
+        raise ConfigError(f"p_pos must be 0 to 1, got {p_pos}")
+
+
 class Sampler(Protocol):
     """Chooses the first voxel of a patch."""
 
@@ -180,8 +186,7 @@ class ForegroundSampler:
     _counts: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p_pos <= 1:
-            raise ConfigError(f"p_pos must be 0 to 1, got {self.p_pos}")
+        check_probability(self.p_pos)
 
     def __getstate__(self) -> tuple[float, int | None]:
         return self.p_pos, self.label

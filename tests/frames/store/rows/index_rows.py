@@ -8,8 +8,11 @@ import psycopg
 
 from frames.dicom.cases import CASES
 from support.builders import PIXEL_DATA, Element, dicom, element, image, pattern
+from voxtier._core import Refusal
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, TableResult, read_table
+from voxtier.frames.store.row import FileState
+from voxtier.frames.store.store import FrameStore
 
 NOW = datetime.now(UTC)
 TABLE = read_table(next(case for case in CASES if case.name == "e04_bot_multifrag").content, verify="all")
@@ -39,3 +42,30 @@ def ask(dsn: str, question: str, *values: object) -> list[tuple]:
 
 def results(count: int, start: int = 0) -> list[TableResult]:
     return [TableResult(f"/{n}", TABLE, None) for n in range(start, start + count)]
+
+
+def check_stored(store: FrameStore, source: str, results: dict[str, TableResult]) -> None:
+    """Hold what the index answers for each path against what was written."""
+    many = store.get_many(source, list(results))
+    known = store.file_states(source, list(results))
+    for (path, expected), found, row in zip(results.items(), many, known, strict=True):
+        one = store.get(source, path)
+        assert isinstance(row, FileState)
+        if expected.table is not None:
+            assert one == found == expected.table
+            assert isinstance(found, FrameTable)
+            assert (row.size, row.mtime_ns) == (expected.table.size, expected.table.mtime_ns)
+            assert (row.status, row.frame_count) == (found.status, len(found))
+            frames = range(len(found))
+            assert [found.ranges(i) for i in frames] == [expected.table.ranges(i) for i in frames]
+        else:
+            assert isinstance(one, Refusal)
+            assert expected.error is not None
+            for refusal in (one, found):
+                assert isinstance(refusal, Refusal)
+                assert type(refusal.error) is type(expected.error)
+                assert (refusal.error.kind, refusal.error.offset) == (
+                    expected.error.kind, expected.error.offset
+                )  # fmt: skip
+                assert refusal.error.detail == expected.error.detail
+            assert row.error_kind == expected.error.kind

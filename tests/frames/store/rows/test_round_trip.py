@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from frames.dicom.cases import CASES, SPARSE, Case
-from frames.store.rows.index_rows import ask, ct, result, table_of
+from frames.store.rows.index_rows import ask, check_stored, ct, result, table_of
 from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from voxtier import _core
 from voxtier._core import Refusal
 from voxtier.errors import SourceError
 from voxtier.frames import FrameTable, TableResult, read_tables
 from voxtier.frames.indexing.run import FileIndexer
-from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 
 
@@ -30,7 +29,7 @@ def test_every_case_upserted_from_results_comes_back(store: FrameStore, case_fil
     results = {str(r.path): r for r in read_tables(case_files, verify="all")}
     counts = store.upsert("python", results.values())
     assert counts == (len(CASES), 0, 0, ())
-    check(store, "python", results)
+    check_stored(store, "python", results)
 
 
 def test_every_case_upserted_as_rows_comes_back(store: FrameStore, case_files: dict[str, Case]) -> None:
@@ -38,7 +37,7 @@ def test_every_case_upserted_as_rows_comes_back(store: FrameStore, case_files: d
     rows = b"".join(rows for rows, _ in FileIndexer(store, source="core", threads=2).read(paths))
     assert store.upsert_rows("core", rows) == (len(CASES), 0, 0, ())
     results = {str(r.path): r for r in read_tables(case_files, verify="all")}
-    check(store, "core", results)
+    check_stored(store, "core", results)
 
 
 def test_results_and_rows_give_equal_columns(
@@ -51,32 +50,6 @@ def test_results_and_rows_give_equal_columns(
     of_source = f"""SELECT {names} FROM voxtier.file JOIN voxtier.source USING (source_id)
         WHERE name = %s ORDER BY path"""
     assert ask(dsn, of_source, "core") == ask(dsn, of_source, "python")
-
-
-def check(store: FrameStore, source: str, results: dict[str, TableResult]) -> None:
-    many = store.get_many(source, list(results))
-    known = store.file_states(source, list(results))
-    for (path, expected), found, row in zip(results.items(), many, known, strict=True):
-        one = store.get(source, path)
-        assert isinstance(row, FileState)
-        if expected.table is not None:
-            assert one == found == expected.table
-            assert isinstance(found, FrameTable)
-            assert (row.size, row.mtime_ns) == (expected.table.size, expected.table.mtime_ns)
-            assert (row.status, row.frame_count) == (found.status, len(found))
-            frames = range(len(found))
-            assert [found.ranges(i) for i in frames] == [expected.table.ranges(i) for i in frames]
-        else:
-            assert isinstance(one, Refusal)
-            assert expected.error is not None
-            for refusal in (one, found):
-                assert isinstance(refusal, Refusal)
-                assert type(refusal.error) is type(expected.error)
-                assert (refusal.error.kind, refusal.error.offset) == (
-                    expected.error.kind, expected.error.offset
-                )  # fmt: skip
-                assert refusal.error.detail == expected.error.detail
-            assert row.error_kind == expected.error.kind
 
 
 @pytest.mark.parametrize("case", SPARSE, ids=str)

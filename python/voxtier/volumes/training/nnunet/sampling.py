@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, Start
+from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, Start, check_probability
 from voxtier.volumes.volume import Volume
 
 
@@ -34,8 +34,7 @@ class RegionSampler:
     _samplers: dict[int, ForegroundSampler] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p_pos <= 1:
-            raise ConfigError(f"p_pos must be 0 to 1, got {self.p_pos}")
+        check_probability(self.p_pos)
         if not self.regions or not all(self.regions):
             raise ConfigError("there is no region, or one without classes")
         labels = {label for region in self.regions for label in region}
