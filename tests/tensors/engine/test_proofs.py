@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,25 @@ def test_processes_add_to_each_others_proofs(tmp_path: Path) -> None:
     two.keep(Counter(a=1, b=1), 4)
     assert kept(tmp_path).classes == {"a": 2, "b": 1}
     assert kept(tmp_path).unchecked == 4
+
+
+def test_a_difference_is_not_lost_to_a_process_that_writes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_file = proofs.write_file
+    one, two = kept(tmp_path), kept(tmp_path)
+    other = threading.Thread(target=two.keep, args=(Counter(), 0, "3 voxels"))
+
+    def write(*arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(proofs, "write_file", write_file)
+        other.start()
+        other.join(0.3)  # it ends within this where nothing keeps it waiting
+        write_file(*arguments, **options)
+
+    monkeypatch.setattr(proofs, "write_file", write)
+    one.keep(Counter(a=2), 0)
+    other.join()
+    assert (kept(tmp_path).classes, kept(tmp_path).difference) == ({}, "3 voxels")
 
 
 def test_other_settings_software_or_machines_share_nothing(

@@ -21,6 +21,7 @@ from voxtier import _core
 from voxtier.errors import MissingExtraError
 from voxtier.system.durable import write_file
 from voxtier.system.home import default_home
+from voxtier.system.locks import hold_lock
 from voxtier.tensors.identity.fingerprint import describe_processing
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ KERNEL_VARIABLES = (
 )
 """How the names of variables begin that choose kernels of torch, of the libraries below it or of the core."""
 NO_SECONDS: dict[str, float] = {}
+_LONGEST_WAIT = 10.0  # seconds, for processes that write a few kilobytes each
 
 
 class EnginePolicy:
@@ -217,6 +219,19 @@ class Proofs:
         """
         if self.path is None:
             return
+        with contextlib.suppress(OSError):  # what is not written is proved again by the next process
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with hold_lock(self.path.with_suffix(".lock"), _LONGEST_WAIT):
+                self._write(self.path, classes, unchecked, difference, seconds)
+
+    def _write(
+        self,
+        path: Path,
+        classes: Counter[str],
+        unchecked: int,
+        difference: str,
+        seconds: dict[str, float],
+    ) -> None:
         self._read()
         self.difference = self.difference or difference
         if not self.difference:
@@ -231,10 +246,8 @@ class Proofs:
             "difference": self.difference,
             "seconds": self.seconds,
         }
-        with contextlib.suppress(OSError):  # then the next process proves it again
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            content = json.dumps(row, indent=1).encode()
-            write_file(self.path, lambda stream: stream.write(content), sync=False)
+        content = json.dumps(row, indent=1).encode()
+        write_file(path, lambda stream: stream.write(content), sync=False)
 
 
 def describe_machine() -> dict[str, Any]:
