@@ -48,7 +48,8 @@ print(json.dumps([len(loader), seen, [float(p.sum()) for p in model.parameters()
 """
 
 ENDLESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN if "ignore" in sys.argv else signal.default_int_handler)
 from voxtier.volumes import RadiObject, VolumeCollectionDataset, batches
 from voxtier.volumes.training.datasets import DatasetConfig
 data = VolumeCollectionDataset(RadiObject(sys.argv[1]).CT, DatasetConfig("patch", 12, 50))
@@ -58,6 +59,18 @@ while True:
         if number == 5:
             print("running", flush=True)
 """
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on(cohort: Path) -> None:  # noqa: F811
+    """As one in the background of a script does: TileDB's handler called the address of SIG_IGN."""
+    command = [sys.executable, "-c", ENDLESS, str(cohort), "ignore"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "running"
+        process.send_signal(signal.SIGINT)
+        again = process.stdout.readline().strip()  # the next pass
+        process.kill()
+    assert again == "running"
 
 
 def test_two_gloo_ranks_see_the_items_of_one_process_and_train_one_model(
