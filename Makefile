@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
-# As many test processes as cores, at most four: each may hold torch, TileDB or a JVM. Twice as many take as long.
-PYTEST := $(BIN)/python -m pytest -q -m 'not soak' --numprocesses auto --maxprocesses 4 --dist loadscope --durations=20
+# Four test processes, as many of them wait: for a kill, a time-out, a server. The threads of OpenBLAS would spin.
+PYTEST := env OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not soak' --numprocesses 4 --dist loadscope --no-loadscope-reorder --durations=20
 # Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes, and an
 # import of torch takes 1.7 s of CPU instead of 3.4, one of MONAI 3.7 s instead of 8.7.
 unexport PYTHONDONTWRITEBYTECODE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ settings.register_profile("voxtier", deadline=None, suppress_health_check=[Healt
 settings.load_profile("voxtier")
 
 _numbers = itertools.count()
+_used_databases: list[str] = []
 
 # What starts something dear that its tests share (a JVM, servers) runs in one process. By paths, as the
 # process that hands tests out collects none; the marker of xdist is not seen with pytest 9.2.
@@ -31,22 +33,42 @@ TOGETHER = {
     "tests/volumes/store/test_s3.py": "object store",
 }
 
+# What waits or takes long comes first, so that no process is left alone with it at the end.
+FIRST = (
+    *TOGETHER,
+    "tests/frames/gateway/",
+    "tests/postgres/",
+    "tests/frames/serving/",
+    "tests/volumes/store/",
+    "tests/volumes/training/",
+    "tests/tensors/making/",
+)
+
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand tests out one by one, but for those that belong together."""
+    """Hand tests out function by function, but for those that belong together."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):
+        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+            super().mark_test_complete(node, item_index, duration)
+            # What is done is forgotten: for each test xdist counts all that a process has ever been given.
+            scope = self._split_scope(self.registered_collections[node][item_index])
+            if all(self.assigned_work[node].get(scope, {"": False}).values()):
+                del self.assigned_work[node][scope]
+
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/frames/gateway/"):
                 return nodeid.partition("::")[0]  # a server or two for each file
-            return next((group for place, group in TOGETHER.items() if nodeid.startswith(place)), nodeid)
+            function = nodeid.partition("[")[0]
+            return next((group for place, group in TOGETHER.items() if nodeid.startswith(place)), function)
 
     return Groups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Outside its room TileDB has nothing to say: an earlier test used it in the process that forks."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     for item in items:
         if not item.nodeid.startswith("tests/volumes/"):
             item.add_marker(pytest.mark.filterwarnings("ignore:TileDB is a multithreading library"))
@@ -55,25 +77,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """Connection string of an embedded server in a folder of its own; no test sees the user's."""
+    import psycopg
+
     from voxtier.postgres.embedded import EmbeddedServer
 
-    with tempfile.TemporaryDirectory(prefix="voxtier-tests-") as home:
+    # In memory where there is room: each database is 300 small files.
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30
+    with tempfile.TemporaryDirectory(prefix="tests-", dir=memory if has_room else None) as home:
         server = EmbeddedServer(Path(home))
         server.attach()
+        with psycopg.connect(server.conninfo(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # no test pulls the plug of the machine
+            connection.execute("SELECT pg_reload_conf()")
         yield server.conninfo()
         server.detach()
 
 
 @pytest.fixture
 def dsn(postgres: str) -> Iterator[str]:
-    """Connection string of an empty database, dropped after the test."""
+    """Connection string of an empty database, dropped before the next one is made.
+
+    Not at the end of its test: PostgreSQL would wait until the sessions of the test have ended.
+    """
     import psycopg
 
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        while _used_databases:
+            connection.execute(f"DROP DATABASE {_used_databases.pop()} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
         yield psycopg.conninfo.make_conninfo(postgres, dbname=name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        _used_databases.append(name)
 
 
 @pytest.fixture(autouse=True)

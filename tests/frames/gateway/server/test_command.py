@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -168,6 +169,8 @@ def served(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_pages_for_people_and_machines(served: Served) -> None:
+    while served.get("/ready", token=None)[::2] == (503, b"tables are being loaded\n"):
+        time.sleep(0.01)
     for path, text in (("/health", b"ok\n"), ("/ready", b"ready\n")):
         assert served.get(path, token=None)[::2] == (200, text)
     assert served.get("/", token=None)[0] == 401
