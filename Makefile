@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
-# Four test processes, as many of them wait: for a kill, a time-out, a server. The threads of OpenBLAS would spin.
-PYTEST := env OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not soak' --numprocesses 4 --dist loadscope --no-loadscope-reorder --durations=20
+# The threads of OpenBLAS would spin beside the test processes.
+PYTEST := env OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not soak' --dist loadscope --no-loadscope-reorder --durations=20
 # Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes, and an
 # import of torch takes 1.7 s of CPU instead of 3.4, one of MONAI 3.7 s instead of 8.7.
 unexport PYTHONDONTWRITEBYTECODE
@@ -16,7 +16,7 @@ CARGO := env -u MAKEFLAGS -u MFLAGS cargo
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches examples
 
-.PHONY: help setup demo test lint rust-lint rust-tests python-lint format docs bench scale release fuzz soak fixtures constraints clean
+.PHONY: help setup demo test lint rust-lint rust-tests python-lint stubs format docs bench scale release fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,14 +58,14 @@ demo: .venv/.built ## the main job on real files, in about a minute
 
 test: ## everything that must hold: Rust, Python, lints, stubs, README
 	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line setup .venv/.pgbouncer lint rust-tests
-	@echo '[test] frames, the command line, the tree'
-	@$(PYTEST) --ignore tests/tensors --ignore tests/volumes
+	@echo '[test] frames, the command line, the tree' # many wait: for a kill, a time-out, a server
+	@$(PYTEST) --numprocesses 4 --ignore tests/tensors --ignore tests/volumes
 	@echo '[test] tensors' # a run each: torch, TileDB and a JVM in one process trouble one another when a test forks
-	@$(PYTEST) tests/tensors
+	@$(PYTEST) --numprocesses auto --maxprocesses 4 tests/tensors
 	@echo '[test] volumes'
-	@$(PYTEST) tests/volumes
+	@$(PYTEST) --numprocesses auto --maxprocesses 4 tests/volumes
 
-lint: rust-lint python-lint ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
+lint: rust-lint python-lint stubs ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 
 rust-lint: $(BIN)/uv
 	@echo '[lint] Rust'
@@ -77,13 +77,16 @@ rust-tests: rust-lint
 	@echo '[test] Rust'
 	@$(CARGO) test --quiet --features server
 
-python-lint: setup
+# Beside the build of the core: they need packages alone.
+python-lint: .venv/.full
 	@echo '[lint] Python'
 	@$(BIN)/ruff check --quiet $(PY_DIRS)
 	@$(BIN)/ruff format --check --quiet $(PY_DIRS)
-	@$(BIN)/mypy
-	@$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases
 	@$(BIN)/python tests/tree/check_docstrings.py
+	@$(BIN)/mypy
+
+stubs: setup python-lint
+	@$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases
 
 format: setup ## rewrite Rust and Python into the one style
 	cargo fmt

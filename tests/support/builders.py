@@ -324,7 +324,8 @@ def _deflate(body: bytes) -> bytes:
 
 def pattern(length: int, seed: int = 0) -> bytes:
     """Bytes that differ from seed to seed and hold neither a marker nor a tag."""
-    return bytes(1 + (index * 7 + seed * 31) % 97 for index in range(length))
+    once = bytes(1 + (index * 7 + seed * 31) % 97 for index in range(97))
+    return (once * (length // 97 + 1))[:length]
 
 
 def jpeg(length: int, seed: int = 0) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
+@cache
 def python_edges() -> dict[str, set[str]]:
     """Return for each file of the package, as ``frames/store/store.py``, the files that it imports."""
     files = {_module_name(path): path for path in PACKAGE.rglob("*.py")}
@@ -73,6 +75,7 @@ def _file_of(module: str, files: Mapping[str, Path]) -> Path | None:
     return None
 
 
+@cache
 def rust_edges() -> dict[str, set[str]]:
     """Return for each module of the core, as ``frames::row``, the modules whose items it names.
 

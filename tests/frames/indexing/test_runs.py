@@ -207,11 +207,11 @@ def test_large_tables_end_a_part_early(store: FrameStore, tmp_path: Path) -> Non
         seconds.append(time.monotonic() - began)
         began = time.monotonic()
     assert len(parts) > 1
-    assert max(len(rows) for rows, _ in parts) < 32 << 20
+    assert max(len(part.rows) for part in parts) < 32 << 20
     # On a slow machine a part ends after a second, however small it is.
-    for (rows, _), taken in list(zip(parts, seconds, strict=True))[:-1]:
-        assert len(rows) > 10 << 20 or taken >= 1
-    reported = [report.path for _, reports in parts for report in reports]
+    for part, taken in list(zip(parts, seconds, strict=True))[:-1]:
+        assert len(part.rows) > 10 << 20 or taken >= 1
+    reported = [report.path for part in parts for report in part.reports]
     assert sorted(reported) == sorted(paths)
 
 

@@ -80,6 +80,24 @@ class FileReport(NamedTuple):
         return self.error_kind is not None
 
 
+class Part(NamedTuple):
+    """A part of a batch: what is to be written.
+
+    Attributes
+    ----------
+    rows : bytes
+        The rows of what was read.
+    are_new : bool
+        Whether the index knew none of the batch's files.
+    reports : list of FileReport
+        One for each file.
+    """
+
+    rows: bytes
+    are_new: bool
+    reports: list[FileReport]
+
+
 class FileIndexer:
     """Indexes batches of files of one source; keeps its reading threads between batches.
 
@@ -118,29 +136,35 @@ class FileIndexer:
     def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
         """Index one batch of paths; return a report on each."""
         reports: list[FileReport] = []
-        for rows, part in self.read(paths):
-            self.write(rows)
-            reports += part
+        for part in self.read(paths):
+            self.write(part)
+            reports += part.reports
         return reports
 
-    def read(self, paths: Iterable[str]) -> Iterator[tuple[bytes, list[FileReport]]]:
-        """Read what is new or changed; yield rows to write and reports, in parts of bounded size and time."""
+    def read(self, paths: Iterable[str]) -> Iterator[Part]:
+        """Read what is new or changed; yield parts of bounded size and time."""
         wanted = list(dict.fromkeys(map(os.fspath, paths)))
         states = [None] * len(wanted) if self.force else self.store.file_states(self.source, wanted)
+        are_new = not self.force and not any(states)
         frames = {path: state.frame_count for path, state in zip(wanted, states, strict=True) if state}
         fingerprints = [_fingerprint(state) for state in states]
         listed = [path.state if isinstance(path, ListedObject) else None for path in wanted]
         while wanted:
             rows, done = self._indexer.read(wanted, fingerprints, listed)
-            reports = [FileReport._make(report) for report in done]
-            yield rows, [r._replace(frames=frames[r.path]) if r.status == "unchanged" else r for r in reports]
+            reports = [
+                FileReport(report[0], "unchanged", frames[report[0]], None, None, None)
+                if report[1] == "unchanged"
+                else FileReport._make(report)
+                for report in done
+            ]
+            yield Part(rows, are_new, reports)
             count = len(done)
             wanted, fingerprints, listed = wanted[count:], fingerprints[count:], listed[count:]
 
-    def write(self, rows: bytes) -> None:
+    def write(self, part: Part) -> None:
         """Write the rows of one part, all or none of them."""
-        if rows:
-            self.store.upsert_rows(self.source, rows, force=self.force)
+        if part.rows:
+            self.store.upsert_rows(self.source, part.rows, force=self.force, are_new=part.are_new)
 
 
 def _fingerprint(state: FileState | None) -> Fingerprint | None:
@@ -179,8 +203,8 @@ def index_files(
     with ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer:
         try:
             while batch := list(islice(iterator, batch_size)):
-                for rows, reports in indexer.read(batch):
-                    pending.append((writer.submit(indexer.write, rows), reports))
+                for part in indexer.read(batch):
+                    pending.append((writer.submit(indexer.write, part), part.reports))
                     while len(pending) > _PENDING or (pending and pending[0][0].done()):
                         written, done = pending.popleft()
                         written.result()

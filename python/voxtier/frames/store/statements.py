@@ -43,7 +43,7 @@ COPY = f"COPY pg_temp.{_STAGING} ({_columns}) FROM STDIN (FORMAT binary)"
 # Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts. A
 # new row is for the groups that a claim names for its file, else those of the rules; a file that holds
 # another instance than before gets the groups of the new one, where any are named.
-MERGE = f"""
+_INSERT = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
     SELECT DISTINCT ON (key)
@@ -55,6 +55,17 @@ WITH merged AS (
         {_columns}
     FROM pg_temp.{_STAGING} AS given
     ORDER BY key, ctid DESC
+"""
+_COUNTS = """
+    RETURNING xmax = 0 AS is_new
+)
+SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM merged
+"""
+# A fifth less work; it fails where another run was faster with one of the files.
+INSERT = _INSERT + _COUNTS
+MERGE = (
+    _INSERT
+    + f"""
     ON CONFLICT (key) DO UPDATE SET
         ({_columns}) = ROW({", ".join(f"excluded.{name}" for name, _, _ in ROW_COLUMNS)}),
         inserted_at = CASE
@@ -70,10 +81,9 @@ WITH merged AS (
         IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.ctime_ns, excluded.inode, excluded.etag,
             excluded.parser_version, excluded.status, excluded.verified, excluded.error_kind)
         OR f.frames IS DISTINCT FROM excluded.frames
-    RETURNING xmax = 0 AS is_new
-)
-SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM merged
 """
+    + _COUNTS
+)
 
 FILE_STATES = """
 SELECT given.number, f.path, f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag, f.parser_version,

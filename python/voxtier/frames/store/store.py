@@ -12,6 +12,8 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
+import psycopg
+
 from voxtier._core import FrameTable, Refusal, decode_rows, encode_rows, file_key, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, TableResult
@@ -86,7 +88,9 @@ class FrameStore:
         """Close the connections; the last user of the embedded server stops it."""
         self.database.close()
 
-    def upsert_rows(self, source: str, rows: bytes, *, force: bool = False) -> UpsertCounts:
+    def upsert_rows(
+        self, source: str, rows: bytes, *, force: bool = False, are_new: bool = False
+    ) -> UpsertCounts:
         """Write one batch of rows, all or none of them.
 
         Parameters
@@ -97,6 +101,9 @@ class FrameStore:
             Rows of `encode_rows` or `Indexer.read`.
         force : bool
             Also write rows that change nothing.
+        are_new : bool
+            Whether the index knew none of the files a moment ago: then the rows are inserted, and merged
+            only if that fails.
 
         Returns
         -------
@@ -113,7 +120,9 @@ class FrameStore:
                     for part in (_COPY_HEADER, rows, _COPY_TRAILER):
                         copy.write(part)
                 staged = cursor.rowcount
-                cursor.execute(statements.MERGE.encode(), {"source": source, "force": force})
+                values = {"source": source, "force": force}
+                if not are_new or not _inserts(cursor, values):
+                    cursor.execute(statements.MERGE.encode(), values)
                 inserted, updated = cursor.fetchone() or (0, 0)
             return UpsertCounts(inserted, updated, staged - inserted - updated)
 
@@ -154,9 +163,9 @@ class FrameStore:
         found: list[FileState | None] = [None] * len(paths)
         for start in range(0, len(paths), BATCH):
             wanted = paths[start : start + BATCH]
-            for number, path, *state in self.query(statements.FILE_STATES, (_file_keys(source, wanted),)):
-                if path == wanted[number - 1]:
-                    found[start + number - 1] = FileState(*state)
+            for row in self.query(statements.FILE_STATES, (_file_keys(source, wanted),)):
+                if row[1] == wanted[row[0] - 1]:
+                    found[start + row[0] - 1] = FileState._make(row[2:])
         return found
 
     def get(self, source: str, path: str) -> FrameTable | Refusal | None:
@@ -440,6 +449,16 @@ def _state_of(refusal: Refusal) -> Fingerprint | None:
     if refusal.size is None:
         return None
     return refusal.size, refusal.mtime_ns, refusal.ctime_ns, refusal.inode, refusal.etag
+
+
+def _inserts(cursor: psycopg.Cursor[Any], values: Mapping[str, Any]) -> bool:
+    """Insert staged rows; return False, with none inserted, where one is there already."""
+    try:
+        with cursor.connection.transaction():
+            cursor.execute(statements.INSERT.encode(), values)
+    except psycopg.errors.UniqueViolation:
+        return False
+    return True
 
 
 def _check_source(source: str) -> None:

@@ -129,7 +129,7 @@ class Session:
         read, s3 = self.config.read, self.config.s3
         keys = {
             "sm.mem.malloc_trim": "false",
-            # Its handler calls the one that was there before, also where that is SIG_IGN: no address, a crash.
+            # Its handler calls the one before it, also where that is SIG_IGN: no address, a crash.
             "sm.enable_signal_handlers": "false",
             "sm.compute_concurrency_level": str(read.concurrency),
             "sm.io_concurrency_level": str(read.concurrency),

@@ -85,10 +85,11 @@ impl Slabs {
                 };
                 state.give_back(limit.saturating_sub(missing as u64));
                 state.resident += missing as u64;
+                drop(state);
+                bring_in(start, length);
                 start
             }
         };
-        drop(state);
         Some(Slot { start: NonNull::new(start as *mut u8)?, bytes, owner: Arc::clone(self) })
     }
 
@@ -100,6 +101,17 @@ impl Slabs {
     /// Most bytes that all slots have in memory now.
     pub fn resident(&self) -> u64 {
         self.lock().resident
+    }
+}
+
+/// Brings the whole pages of a slot into memory by one call, not by a fault for each.
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
+fn bring_in(start: usize, length: usize) {
+    let (first, end) = (start.next_multiple_of(page()), (start + length) / page() * page());
+    #[cfg(target_os = "linux")]
+    if first < end {
+        // SAFETY: the pages belong to a slot that nobody else has. Where the system refuses, they come one by one.
+        let _ = unsafe { madvise(first as *mut _, end - first, Advice::LinuxPopulateWrite) };
     }
 }
 

@@ -105,6 +105,22 @@ def test_a_batch_is_written_whole_or_not_at_all(store: FrameStore, tmp_path: Pat
     assert store.upsert_rows("s", rows).inserted == 1
 
 
+def test_rows_that_are_not_as_new_as_thought_are_merged(store: FrameStore, tmp_path: Path) -> None:
+    """Another run was faster with one of three files, and the rows of the other two go in all the same."""
+    paths = [str(tmp_path / name) for name in "abc"]
+    for path in paths:
+        Path(path).write_bytes(ct())
+    indexer = _core.Indexer("s", threads=1, verify="all")
+    one, _ = indexer.read(paths[1:2], [None])
+    rows, _ = indexer.read(paths, [None] * 3)
+    assert store.upsert_rows("s", one, are_new=True) == (1, 0, 0, ())
+    assert store.upsert_rows("s", rows, are_new=True) == (2, 0, 1, ())
+    Path(paths[0]).write_bytes(ct() + bytes(2))
+    changed, _ = indexer.read(paths[:1], [None])
+    assert store.upsert_rows("s", changed * 2, are_new=True) == (0, 1, 1, ())  # the later of two counts
+    assert [state.size for state in store.file_states("s", paths)] == [len(ct()) + 2, len(ct()), len(ct())]
+
+
 def test_a_table_of_a_hundred_thousand_frames_comes_back(store: FrameStore) -> None:
     payloads = [pattern(2 * (i % 5) + 2, i) for i in range(100_000)]
     elements = [*image(frames=len(payloads)), Element(PIXEL_DATA, "OB", Fragments(payloads))]
