@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -206,3 +207,14 @@ def test_voxtier_needs_numpy_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) - sys.stdlib_module_names <= {"numpy", "voxtier"}
+
+
+def test_no_destructor_is_written_in_python() -> None:
+    """Python runs one at any place, and a Ctrl-C that comes meanwhile is printed and forgotten."""
+    found = [
+        name_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "__del__"
+    ]
+    assert found == []

@@ -414,6 +414,31 @@ def test_a_store_that_is_replaced_in_mid_epoch_gives_old_patches_or_names_them(t
     assert all((batch["image"] == -5).all() for batch in found)
 
 
+def test_a_store_that_grows_in_mid_epoch_changes_nothing_until_it_is_opened_again(tmp_path: Path) -> None:
+    files = []
+    for number in range(5):
+        voxels = np.random.default_rng(number).integers(0, 99, (40, 40, 40)).astype(np.int16)
+        files.append((save(tmp_path / f"{number}.nii", voxels), f"s{number}"))
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"CT": files[:3]})
+    config = DatasetConfig("patch", 20, 12, seed=3)
+    wanted = drained(batches(VolumeCollectionDataset(radi.CT, config), 2))
+    loader = batches(VolumeCollectionDataset(RadiObject(tmp_path / "r").CT, config), 2, prefetch=1)
+    found = []
+    for number, batch in enumerate(loader):
+        if number in (2, 7):
+            RadiObject(tmp_path / "r").append(images={"CT": files[3:4] if number == 2 else files[4:]})
+        found += drained([batch])
+    same(found, wanted)
+    assert len(found) == len(loader) == 18
+    grown = VolumeCollectionDataset(RadiObject(tmp_path / "r").CT, config)
+    assert len(batches(grown, 2)) == 30
+    assert {name for batch in batches(grown, 2) for name in batch["obs_id"]} == {f"s{n}_CT" for n in range(5)}
+    # The loader of the smaller cohort goes on with it, and a state of one is not of the other.
+    assert len(drained(loader)) == 18
+    with pytest.raises(ConfigError, match="items 36 instead of 60"):
+        batches(grown, 2).load_state_dict(loader.state_dict())
+
+
 def test_spacings_that_differ_are_told_and_a_mask_of_another_is_refused(tmp_path: Path) -> None:
     import nibabel as nib
 

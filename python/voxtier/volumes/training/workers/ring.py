@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 import weakref
-from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.tiledb.format.direct import reserve
 
 _LINE = 64
+_ALONE = 3  # references to memory that nobody uses: the ring's, and those of who asks for their number
 _BESIDE = 2  # slots beside those that are filled ahead: one with the caller, one on its way back
 
 
@@ -70,8 +72,9 @@ class Form:
         return array.transpose(0, 1, 4, 3, 2) if self.is_view else array
 
 
+@dataclass(frozen=True, slots=True)
 class Slot:
-    """Memory of one batch: back in the ring when neither the slot nor an array of it is left.
+    """Memory of one batch: free again when neither the slot nor an array of it is left.
 
     Parameters
     ----------
@@ -79,23 +82,14 @@ class Slot:
         Of the batch.
     memory : numpy.ndarray of uint8
         The bytes.
-    free : collections.deque
-        The free memory of the ring.
     """
 
-    def __init__(self, form: Form, memory: NDArray[np.uint8], free: deque[NDArray[np.uint8]]) -> None:
-        self.form, self.memory, self._free = form, memory, free
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self.memory.__array_interface__
+    form: Form
+    memory: NDArray[np.uint8]
 
     def arrays(self, rows: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return the image and the mask of ``rows`` patches."""
-        return self.form.arrays(np.asarray(self), rows)
-
-    def __del__(self) -> None:
-        self._free.append(self.memory)  # bounded: what is too much is dropped when the next slot is taken
+        return self.form.arrays(self.memory, rows)
 
 
 class Ring:
@@ -129,19 +123,23 @@ class Ring:
             )
         self.prefetch = max(1, min(prefetch, budget // 2 // form.bytes - _BESIDE))
         self.most_bytes = form.bytes * (self.prefetch + _BESIDE)
-        self._free: deque[NDArray[np.uint8]] = deque()
+        self._memories: list[NDArray[np.uint8]] = []
         reserve(self.most_bytes)
         weakref.finalize(self, reserve, -self.most_bytes)
 
     def take(self) -> Slot:
-        """Return a slot; a new one where all are in use."""
-        while len(self._free) > self.prefetch + _BESIDE:
-            self._free.pop()
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = self._allocate(self.form.bytes) if self._allocate else _map(self.form.bytes)
-        return Slot(self.form, memory, self._free)
+        """Return a slot; a new one where all are in use.
+
+        Which ones are is told by who refers to them. A destructor that gave them back would be run by Python
+        at any place, where a Ctrl-C that comes meanwhile is printed and forgotten.
+        """
+        for memory in self._memories:
+            if sys.getrefcount(memory) == _ALONE:
+                return Slot(self.form, memory)
+        memory = self._allocate(self.form.bytes) if self._allocate else _map(self.form.bytes)
+        if len(self._memories) < self.prefetch + _BESIDE:
+            self._memories.append(memory)
+        return Slot(self.form, memory)
 
 
 def _map(size: int) -> NDArray[np.uint8]:
