@@ -33,6 +33,31 @@ pub enum Change {
 
 /// Applies a change to a channel whose axes have `size` voxels and the widths of `Change` are in this order.
 pub fn apply(change: &Change, size: [usize; 3], order: impl Fn([f64; 3]) -> [f64; 3], cells: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        return unsafe { apply_avx2(change, size, order, cells) };
+    }
+    apply_inline(change, size, order, cells);
+}
+
+/// # Safety
+///
+/// The processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn apply_avx2(
+    change: &Change,
+    size: [usize; 3],
+    order: impl Fn([f64; 3]) -> [f64; 3],
+    cells: &mut [f32],
+) {
+    apply_inline(change, size, order, cells);
+}
+
+/// The same bits whatever the processor has: nothing is fused or put into another order.
+#[inline(always)]
+fn apply_inline(change: &Change, size: [usize; 3], order: impl Fn([f64; 3]) -> [f64; 3], cells: &mut [f32]) {
     if cells.len() != size.iter().product::<usize>() || cells.is_empty() {
         return;
     }
@@ -79,6 +104,7 @@ struct Stats {
 }
 
 impl Stats {
+    #[inline(always)]
     fn of(cells: &[f32]) -> Self {
         let (mut sums, mut squares) = ([0.0_f64; 8], [0.0_f64; 8]);
         let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
@@ -121,26 +147,8 @@ fn add_noise(mut random: Philox, deviation: f32, cells: &mut [f32]) {
 }
 
 /// cell = ((cell - low) / range) ^ power * range + low.
-fn raise(cells: &mut [f32], low: f32, range: f32, power: f32) {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        return unsafe { raise_avx2(cells, low, range, power) };
-    }
-    raise_inline(cells, low, range, power);
-}
-
-/// # Safety
-///
-/// The processor has AVX2.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn raise_avx2(cells: &mut [f32], low: f32, range: f32, power: f32) {
-    raise_inline(cells, low, range, power);
-}
-
 #[inline(always)]
-fn raise_inline(cells: &mut [f32], low: f32, range: f32, power: f32) {
+fn raise(cells: &mut [f32], low: f32, range: f32, power: f32) {
     for cell in cells {
         *cell = power_of((*cell - low) / range, power) * range + low;
     }
@@ -205,6 +213,7 @@ fn coarse_taps(fewer: usize, count: usize) -> Taps {
 const WIDE: usize = 256;
 
 /// Replaces each line along an axis by what the taps make of it.
+#[inline(always)]
 fn combine(cells: &mut [f32], size: [usize; 3], axis: usize, taps: &Taps) {
     let count = taps.len();
     let inner: usize = size.iter().skip(axis + 1).product();
@@ -234,6 +243,7 @@ fn combine(cells: &mut [f32], size: [usize; 3], axis: usize, taps: &Taps) {
 const ROWS: usize = 16;
 
 /// The same along the fastest axis: rows side by side, so that one tap serves all of them.
+#[inline(always)]
 fn combine_rows(cells: &mut [f32], taps: &Taps) {
     let count = taps.len().max(1);
     let mut before = vec![[0.0_f32; ROWS]; count];
