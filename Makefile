@@ -11,8 +11,9 @@ PYTEST := env OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not soak' --
 # Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes, and an
 # import of torch takes 1.7 s of CPU instead of 3.4, one of MONAI 3.7 s instead of 8.7.
 unexport PYTHONDONTWRITEBYTECODE
-# Not a child of make's job server, which would let two cargos share the cores of one.
-CARGO := env -u MAKEFLAGS -u MFLAGS cargo
+# Not a child of make's job server, which would let two cargos share the cores of one. Behind the core's build,
+# whose last minute takes one core only.
+CARGO := nice env -u MAKEFLAGS -u MFLAGS cargo
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches examples
 
