@@ -17,7 +17,6 @@ from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.tiledb.format.direct import reserve
 
 _LINE = 64
-_ALONE = 3  # references to memory that nobody uses: the ring's, and those of who asks for their number
 _BESIDE = 2  # slots beside those that are filled ahead: one with the caller, one on its way back
 
 
@@ -133,13 +132,21 @@ class Ring:
         Which ones are is told by who refers to them. A destructor that gave them back would be run by Python
         at any place, where a Ctrl-C that comes meanwhile is printed and forgotten.
         """
-        for memory in self._memories:
-            if sys.getrefcount(memory) == _ALONE:
-                return Slot(self.form, memory)
+        for number in range(len(self._memories)):
+            if _references(self._memories, number) == _UNUSED:
+                return Slot(self.form, self._memories[number])
         memory = self._allocate(self.form.bytes) if self._allocate else _map(self.form.bytes)
         if len(self._memories) < self.prefetch + _BESIDE:
             self._memories.append(memory)
         return Slot(self.form, memory)
+
+
+def _references(things: list[Any], number: int) -> int:
+    return sys.getrefcount(things[number])
+
+
+# Of a thing that nobody uses but its list: how often that counts differs between versions of Python.
+_UNUSED = _references([object()], 0)
 
 
 def _map(size: int) -> NDArray[np.uint8]:
