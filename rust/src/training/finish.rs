@@ -1,7 +1,8 @@
 //! The last pass over a patch: sampled from what it touches, mirrored, and its intensities changed.
 
 use super::intensity::{Change, apply};
-use super::oblique::{Labels, Oblique};
+use super::labels::Labels;
+use super::oblique::Oblique;
 use super::scratch::Scratch;
 use super::subjects::Form;
 use crate::base::error::{Error, ErrorKind, Result};

@@ -9,7 +9,7 @@
 //!     |-- places    where a patch begins: drawn as `voxtier.volumes` draws it, bit for bit (random)
 //!     |-- subjects  the volumes of an item: its channels and its mask, each a tile file with a recipe
 //!     |-- oblique   a turned, scaled, mirrored patch: the tiles that it touches, then one sampling pass
-//!     |-- finish    samples, changes intensities (noise, blur, contrast, gamma, resolution), mirrors
+//!     |-- finish    samples (classes: labels), changes intensities (noise, blur, contrast, gamma, resolution), mirrors
 //!     v
 //!   the rows of the batch are full: the caller is woken
 //! ```
@@ -22,6 +22,7 @@ pub mod components;
 pub mod engine;
 pub mod finish;
 pub mod intensity;
+pub mod labels;
 pub mod oblique;
 pub mod places;
 pub mod random;

@@ -12,8 +12,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-import psycopg
-
 from voxtier._core import FrameTable, Refusal, decode_rows, encode_rows, file_key, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, TableResult
@@ -31,7 +29,7 @@ from voxtier.frames.store.row import (
     TruncatedFile,
     UpsertCounts,
 )
-from voxtier.postgres.connection import Connection
+from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER, write_rows
 from voxtier.postgres.database import Database
 from voxtier.system.html import rows_html
 from voxtier.system.text import format_bytes
@@ -45,8 +43,6 @@ _LONGEST_SOURCE = 300
 _MOST_NEIGHBOURS, _MOST_NEIGHBOUR_BYTES = 2000, 16 << 20
 # Rows handed out at once by `FrameStore.stream_rows`.
 _PRELOAD_BYTES = 1 << 20
-_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # signature, flags, length of an extension
-_COPY_TRAILER = b"\xff\xff"
 
 
 class FrameStore:
@@ -112,21 +108,9 @@ class FrameStore:
         """
         _check_source(source)
 
-        def work(connection: Connection) -> UpsertCounts:
-            connection.execute(statements.ADD_SOURCE.encode(), {"name": source})
-            with connection.transaction(), connection.cursor() as cursor:
-                cursor.execute(statements.STAGE.encode())
-                with cursor.copy(statements.COPY.encode()) as copy:
-                    for part in (_COPY_HEADER, rows, _COPY_TRAILER):
-                        copy.write(part)
-                staged = cursor.rowcount
-                values = {"source": source, "force": force}
-                if not are_new or not _inserts(cursor, values):
-                    cursor.execute(statements.MERGE.encode(), values)
-                inserted, updated = cursor.fetchone() or (0, 0)
-            return UpsertCounts(inserted, updated, staged - inserted - updated)
-
-        return self.database.run(work)
+        return self.database.run(
+            lambda connection: write_rows(connection, source, rows, force=force, are_new=are_new)
+        )
 
     def upsert(self, source: str, results: Iterable[TableResult], *, force: bool = False) -> UpsertCounts:
         """Write results of reading files, in batches.
@@ -314,10 +298,10 @@ class FrameStore:
                     count += 1
                     rows += message
                     if len(rows) >= _PRELOAD_BYTES:
-                        yield bytes(rows).removeprefix(_COPY_HEADER)
+                        yield bytes(rows).removeprefix(COPY_HEADER)
                         rows.clear()
-                if len(rows) > len(_COPY_TRAILER) and count:
-                    yield bytes(rows).removeprefix(_COPY_HEADER).removesuffix(_COPY_TRAILER)
+                if len(rows) > len(COPY_TRAILER) and count:
+                    yield bytes(rows).removeprefix(COPY_HEADER).removesuffix(COPY_TRAILER)
         return count
 
     def delete(self, source: str, paths: Sequence[str]) -> int:
@@ -449,16 +433,6 @@ def _state_of(refusal: Refusal) -> Fingerprint | None:
     if refusal.size is None:
         return None
     return refusal.size, refusal.mtime_ns, refusal.ctime_ns, refusal.inode, refusal.etag
-
-
-def _inserts(cursor: psycopg.Cursor[Any], values: Mapping[str, Any]) -> bool:
-    """Insert staged rows; return False, with none inserted, where one is there already."""
-    try:
-        with cursor.connection.transaction():
-            cursor.execute(statements.INSERT.encode(), values)
-    except psycopg.errors.UniqueViolation:
-        return False
-    return True
 
 
 def _check_source(source: str) -> None:

@@ -71,7 +71,7 @@ class Form:
         return array.transpose(0, 1, 4, 3, 2) if self.is_view else array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Slot:
     """Memory of one batch: free again when neither the slot nor an array of it is left.
 
