@@ -14,6 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Not a child of make's job server, which would let two cargos share the cores of one. Behind the core's build,
 # whose last minute takes one core only.
 CARGO := nice env -u MAKEFLAGS -u MFLAGS cargo
+OLDER_monai := --no-deps monai==1.5.2
+OLDER_torch := torch==2.8.0
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches examples
 
@@ -133,20 +135,21 @@ release: setup .venv/.zig ## wheel and source distribution in dist, checked and 
 	$(BIN)/python tests/support/make/check_distribution.py dist
 	$(BIN)/uv publish --dry-run dist/* || { echo 'the index refuses what was built, or cannot be reached'; exit 1; }
 
-# An older MONAI beside the packages of .venv, for the engine: the same bits, or no engine.
-.venv/.monai: .venv/.full
-	@echo '[set-up] MONAI 1.5.2 in an environment of its own'
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/monai
-	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo .venv/monai/lib/python*/site-packages)/parent.pth
-	@$(BIN)/uv pip install --quiet --python .venv/monai/bin/python --no-deps monai==1.5.2
+# An older MONAI, the oldest torch, each beside the packages of .venv, for the engine: the same bits, or no engine.
+.venv/.monai .venv/.torch: .venv/.%: .venv/.full
+	@echo '[set-up] an older $* in an environment of its own'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/$*
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo .venv/$*/lib/python*/site-packages)/parent.pth
+	@$(BIN)/uv pip install --quiet --python .venv/$*/bin/python $(OLDER_$*)
 	@touch $@
 
-fuzz: setup .venv/.monai ## requests to the gateway (FUZZ_REQUESTS), damaged files against other readers (CAMPAIGN_SECONDS=3600), the engine against MONAI (ENGINE_CASES), then cargo-fuzz (FUZZ_SECONDS=60 a parser; nightly)
+fuzz: setup .venv/.monai .venv/.torch ## requests to the gateway (FUZZ_REQUESTS), damaged files against other readers (CAMPAIGN_SECONDS=3600), the engine against MONAI (ENGINE_CASES), then cargo-fuzz (FUZZ_SECONDS=60 a parser; nightly)
 	PYTHONPATH=tests $(BIN)/python -m frames.gateway.campaign --requests $${FUZZ_REQUESTS:-100000}
 	PYTHONPATH=tests $(BIN)/python -m frames.dicom.campaign --seconds $${CAMPAIGN_SECONDS:-3600}
 	PYTHONPATH=tests $(BIN)/python -m tensors.engine.fuzz --cases $${ENGINE_CASES:-2000}
-	PYTHONPATH=tests $(BIN)/python -m tensors.engine.fuzz --cases $$(( $${ENGINE_CASES:-2000} / 10 )) --threads 2
-	PYTHONPATH=python:tests .venv/monai/bin/python -m tensors.engine.fuzz --cases $$(( $${ENGINE_CASES:-2000} / 10 ))
+	PYTHONPATH=tests $(BIN)/python -m tensors.engine.fuzz --cases $${ENGINE_CASES:-2000} --threads 2
+	for older in monai torch; do \
+	  PYTHONPATH=python:tests .venv/$$older/bin/python -m tensors.engine.fuzz --cases $$(( $${ENGINE_CASES:-2000} / 10 )); done
 	@cargo +nightly fuzz --version >/dev/null || { echo 'needs: rustup toolchain install nightly; cargo install cargo-fuzz'; exit 2; }
 	@PYTHONPATH=tests $$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON)) rust/fuzz/seed.py
 	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \

@@ -15,7 +15,8 @@ from benches.rivals.loaders import BATCH, WAYS, write
 
 OURS = "voxtier, "
 MEMMAP, BLOSC, MONAI = "np.memmap", "nnU-Net's blosc2, float32, mmap", "MONAI CacheDataset, tuned"
-SLOW = {"zarr 3", "TorchIO queue"}  # tens of patches a second: fewer of them are timed
+SLOW = {"zarr 3": 15, "TorchIO queue": 64}
+"""Batches that are timed of what gives tens of patches a second; of a queue of 64 patches, two fillings."""
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
@@ -64,7 +65,7 @@ def lap(
     """Return a lap in a process of its own; OpenMP has one thread, as nodes of several ranks set it."""
 
     def once() -> Lap:
-        batches = max(8, count // 10) if way in SLOW else count
+        batches = SLOW.get(way, count)
         arguments = [way, str(folder), str(edge), str(volumes), str(min(60, batches)), str(batches)]
         done = subprocess.run(
             [sys.executable, "-m", "benches.rivals.loaders", *arguments],

@@ -60,9 +60,11 @@ EPOCHS, RANKS, BATCH = 4, 2, 2
 RANK = """
 import hashlib, json, os, signal, sys
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # initializers in C++ abort when Python raises KeyboardInterrupt in them
+import tiledb, torch
 from voxtier.volumes import ReadConfig, batches, configure
 from volumes.training.test_batches import dataset
+signal.signal(signal.SIGINT, signal.default_int_handler)
 store, folder, rank, world, size, epochs = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
 configure(read=ReadConfig(memory_budget_mb=256, tile_cache_size_mb=16))
 loader = batches(dataset(store), size, threads=2, rank=rank, world_size=world, layout="contiguous")

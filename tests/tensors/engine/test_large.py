@@ -1,0 +1,80 @@
+"""Volumes of a thousand slices and of more than 4 GiB, too heavy for every run (`make soak`, 14 GB of memory)."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+pytest.importorskip("monai")
+
+import torch
+
+from tensors.engine import fuzz
+from voxtier.tensors.engine.engine import Engine
+from voxtier.tensors.engine.pipelines import configured_pipeline
+from voxtier.tensors.identity.config import ImageProcessing
+from voxtier.tensors.identity.pipeline import build_transforms
+
+PROCESSING = ImageProcessing((0.75, 0.75, 1.5), (128, 256, 256), -1000, 1000, "LPS", -1.0, 1.0, "float32")
+
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fused(path: Path) -> Any:
+    transforms = build_transforms(PROCESSING)
+    item, _ = Engine(configured_pipeline(transforms, PROCESSING)).fuse({"image": path})
+    return item["image"]
+
+
+def write(path: Path, slices: int, *, side: int, depends_on_slice_only: bool = False) -> np.ndarray[Any, Any]:
+    """Write a volume slice by slice; return the value of each slice's first voxel."""
+    random = np.random.default_rng(7)
+    header = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.int16), np.diag([-0.7, 0.7, 1.0, 1.0])).header
+    header.set_data_shape((side, side, slices))
+    header["vox_offset"] = 352
+    plane = random.integers(-1100, 1100, (side, side), np.int16)
+    firsts = random.integers(-900, 900, slices, np.int16)
+    opened: Any = gzip.open(path, "wb", compresslevel=1) if path.suffix == ".gz" else path.open("wb")
+    with opened as stream:
+        stream.write(header.binaryblock + bytes(4))
+        for number, first in enumerate(firsts):
+            if depends_on_slice_only:
+                stream.write(np.full(side * side, first, np.int16).tobytes())
+            else:
+                stream.write(np.roll(plane, (7 * number, 3 * number), (0, 1)).tobytes())
+    return firsts
+
+
+def test_a_thousand_slices(tmp_path: Path) -> None:
+    path = tmp_path / "long.nii.gz"
+    write(path, 1000, side=512)
+    expected = build_transforms(PROCESSING)({"image": path})["image"]
+    assert np.array_equal(fuzz.bits(fused(path)), fuzz.bits(expected))
+
+
+def test_more_than_four_gigabytes_behind_gzip(tmp_path: Path) -> None:
+    """A gzip trailer knows sizes modulo 2**32 only."""
+    slices, side = 1000, 1500
+    assert 2 * slices * side * side > 1 << 32
+    zipped, plain, narrow = tmp_path / "big.nii.gz", tmp_path / "big.nii", tmp_path / "narrow.nii"
+    for path, width in ((zipped, side), (plain, side), (narrow, 300)):
+        write(path, slices, side=width, depends_on_slice_only=True)
+    found = fused(zipped)
+    assert np.array_equal(fuzz.bits(found), fuzz.bits(fused(plain)))
+    plain.unlink()
+    expected = build_transforms(PROCESSING)({"image": narrow})["image"][:, :, 128, 128]
+    assert torch.allclose(found[:, :, 128, 128], expected, atol=1e-5)
+    assert float(found.std()) > 0.1
