@@ -51,6 +51,8 @@ class Fault:
     ----------
     status, code : int and str
         Answer with this status and this code of S3; 0: pass the store's answer on.
+    region : str
+        Named in the body of such an answer.
     cut : int or None
         Send so many bytes of the body, then reset the connection.
     hang : float
@@ -63,6 +65,7 @@ class Fault:
 
     status: int = 0
     code: str = ""
+    region: str = ""
     cut: int | None = None
     hang: float = 0.0
     headers: dict[str, str | None] = field(default_factory=dict)
@@ -161,8 +164,10 @@ class ObjectProxy:
         time.sleep(self.latency + fault.hang)
         if fault.status:
             request.status = fault.status
-            body = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code></Error>".encode()
-            head = f"HTTP/1.1 {fault.status} Fault\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            named = f"<Region>{fault.region}</Region>" if fault.region else ""
+            body = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code>{named}</Error>".encode()
+            lines = "".join(f"{name}: {value}\r\n" for name, value in fault.headers.items())
+            head = f"HTTP/1.1 {fault.status} Fault\r\nContent-Length: {len(body)}\r\n{lines}\r\n".encode()
             client.sendall(head + (b"" if request.method == "HEAD" else body))
             return True
         server.sendall(sent)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import configparser
 import contextvars
 import os
+import re
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError
 
+_REGION = re.compile(r"[a-z0-9-]{1,40}")
+_REGION_TIMEOUT = 10.0  # seconds
 _NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
@@ -139,3 +144,37 @@ def enter_context(config: S3Config) -> contextvars.Token[S3Config | None]:
 def leave_context(token: contextvars.Token[S3Config | None]) -> None:
     """End what `enter_context` began."""
     _context_config.reset(token)
+
+
+def bucket_region(bucket: str, config: S3Config) -> str:
+    """Return the region of a bucket, by one request without credentials.
+
+    Parameters
+    ----------
+    bucket : str
+        Its name.
+    config : S3Config
+        For its endpoint; by default Amazon's.
+
+    Returns
+    -------
+    str
+        Empty where the store does not say.
+    """
+    endpoint = (config.store_options().get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")).rstrip("/")
+    address = f"{endpoint}/{bucket}" if endpoint else f"https://{bucket}.s3.amazonaws.com"
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_REGION_TIMEOUT) as answer:
+            headers = answer.headers
+    except urllib.error.HTTPError as refusal:  # a redirect, or nobody may read it: the header is there too
+        headers = refusal.headers
+    except (OSError, ValueError):
+        return ""
+    region = str(headers.get("x-amz-bucket-region", ""))
+    return region if _REGION.fullmatch(region) else ""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Follow nothing: the header of the redirect is what is asked for."""

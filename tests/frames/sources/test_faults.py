@@ -69,7 +69,6 @@ def test_what_may_pass_is_tried_again(bucket: Bucket, slide_address: str, name: 
         (403, "AccessDenied", "credentials may not read it", 13),
         (401, "Unauthorized", "does not know who asks", 13),
         (404, "NoSuchKey", "no such object", 2),
-        (301, "PermanentRedirect", "AWS_REGION", None),
         (400, "InvalidRequest", "endpoint", None),
     ],
 )
@@ -82,6 +81,35 @@ def test_what_does_not_pass_is_said_at_once(
     assert slide_address in caught.value.detail
     assert caught.value.errno == number
     assert len(bucket.proxy.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        Fault(301, "PermanentRedirect", headers={"x-amz-bucket-region": "eu-north-1"}),
+        Fault(400, "AuthorizationHeaderMalformed", region="eu-north-1"),
+    ],
+    ids=["redirect", "named"],
+)
+def test_a_bucket_of_another_region_is_read_there(bucket: Bucket, slide_address: str, moved: Fault) -> None:
+    """Requests are signed for a region: their signature says which."""
+    bucket.proxy.fault = lambda request: (
+        None if "/eu-north-1/" in request.headers.get("authorization", "") else moved
+    )
+    table = read_table(slide_address)
+    asked = len(bucket.proxy.requests)
+    assert read_frame(slide_address, table, 7) == tile(7, 90_000)
+    assert len(bucket.proxy.requests) == asked + 1
+
+
+@pytest.mark.parametrize("region", ["", "eu-north-1", "x.example.org/", "a" * 50])
+def test_a_redirect_that_leads_nowhere_is_said(bucket: Bucket, slide_address: str, region: str) -> None:
+    bucket.proxy.fault = lambda _: Fault(
+        301, "PermanentRedirect", headers={"x-amz-bucket-region": region} if region else {}
+    )
+    with pytest.raises(SourceError, match="AWS_REGION"):
+        read_table(slide_address)
+    assert len(bucket.proxy.requests) <= 3
 
 
 def test_expired_credentials_are_read_again(

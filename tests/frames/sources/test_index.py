@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,8 @@ from cli.conftest import voxtier  # noqa: F401 - a fixture
 from cli.running import FINDINGS, OK, Cli
 from frames.sources.conftest import Bucket
 from frames.sources.images import ct, slide
-from support.object_proxy import Fault
+from support.object_proxy import Fault, Request
+from voxtier.errors import SourceError
 from voxtier.frames import FileIndexer, index_files, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.store.store import FrameStore
@@ -81,11 +83,34 @@ def test_a_run_over_a_store_that_fails_heals(bucket: Bucket, prefix: str, store:
 def test_a_listing_that_breaks_off_is_an_error_and_keeps_what_was_read(
     bucket: Bucket, store: FrameStore
 ) -> None:
-    from voxtier.errors import SourceError
-
     bucket.proxy.fault = lambda request: Fault(403, "AccessDenied") if "list-type" in request.path else None
     with pytest.raises(SourceError, match="list"):
         run(store, "s3://frames/index")
+
+
+@pytest.mark.parametrize("refused", [3, None])
+def test_a_listing_is_tried_again_but_not_for_ever(bucket: Bucket, prefix: str, refused: int | None) -> None:
+    left = iter(range(refused)) if refused else itertools.count()
+
+    def fail(request: Request) -> Fault | None:
+        is_refused = "list-type" in request.path and next(left, None) is not None
+        return Fault(500, "InternalError") if is_refused else None
+
+    bucket.proxy.fault = fail
+    if refused:
+        assert len(list(iter_files([prefix]))) == 25
+    else:
+        with pytest.raises(SourceError, match="status 500"):
+            list(iter_files([prefix]))
+
+
+def test_a_listing_goes_on_in_the_region_of_its_bucket(bucket: Bucket, prefix: str) -> None:
+    bucket.proxy.fault = lambda request: (
+        None
+        if "/eu-west-3/" in request.headers.get("authorization", "")
+        else Fault(301, "PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-3"})
+    )
+    assert len(list(iter_files([prefix]))) == 25
 
 
 def test_more_keys_than_one_answer_names(bucket: Bucket) -> None:

@@ -60,7 +60,7 @@ EPOCHS, RANKS, BATCH = 4, 2, 2
 RANK = """
 import hashlib, json, os, signal, sys
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # initializers in C++ abort when Python raises KeyboardInterrupt in them
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # initializers in C++ abort on KeyboardInterrupt
 import tiledb, torch
 from voxtier.volumes import ReadConfig, batches, configure
 from volumes.training.test_batches import dataset

@@ -18,7 +18,7 @@ from voxtier.frames.sources.cost import Cost
 from voxtier.frames.sources.gate import Gate
 from voxtier.frames.sources.refusals import Failure, failure_of, replaced
 from voxtier.system.fork import after_fork_in_child
-from voxtier.system.s3_config import S3Config
+from voxtier.system.s3_config import S3Config, bucket_region
 
 _log = logging.getLogger(__name__)
 _TRIES = 6
@@ -77,6 +77,7 @@ class Store:
         self._lock = threading.Lock()
         self._signed_with: dict[str, str] | None = None
         self._client: Any = None
+        self._region = ""
         self._has_etags = True
 
     def get(self, key: str, start: int, end: int, expected: ObjectState | None) -> tuple[ObjectState, Any]:
@@ -158,6 +159,7 @@ class Store:
             The store refuses, or ends in the middle: what was yielded is right.
         """
         last: str | None = None
+        tries, has_moved = 0, False
         while True:
             stream = self._try(
                 lambda obstore, client, after=last: iter(
@@ -167,9 +169,9 @@ class Store:
                 0,
                 None,
             )
-            tries = 0
             try:
                 for chunk in stream:
+                    tries = 0
                     for meta in chunk:
                         last = str(meta["path"])
                         yield Listed(last, self._state_of(meta), meta["last_modified"])
@@ -179,14 +181,17 @@ class Store:
             except Exception as error:
                 failure = failure_of(error)
                 tries += 1
-                if not failure.may_help or tries >= _TRIES:
+                if failure.is_elsewhere and not has_moved and self._move(failure.region):
+                    has_moved = True
+                elif failure.may_help and tries < _TRIES:
+                    self._pause(failure, tries)
+                else:
                     raise failure.as_error(self._name(prefix), None) from None
-                self._pause(failure, tries)
 
     def _try(self, work: Any, key: str, size: int, offset: int | None) -> Any:
         deadline = time.monotonic() + _PATIENCE
         obstore, client = self._open()
-        has_renewed = False
+        has_renewed = has_moved = False
         for left in reversed(range(_TRIES)):
             try:
                 with self.gate.one(size):
@@ -202,6 +207,9 @@ class Store:
                 return found
             if found.is_credentials and not has_renewed and self._renew():
                 has_renewed = True
+                obstore, client = self._open()
+            elif found.is_elsewhere and not has_moved and self._move(found.region):
+                has_moved = True
                 obstore, client = self._open()
             elif found.may_help and left and time.monotonic() < deadline:
                 self._pause(found, _TRIES - left)
@@ -251,6 +259,18 @@ class Store:
             self._client = None
             return True
 
+    def _move(self, region: str) -> bool:
+        """Make the client anew for the region where the bucket lies, if the store says which."""
+        if not self.root.startswith("s3:"):
+            return False
+        region = region or bucket_region(self.root.removeprefix("s3://"), self.config)
+        with self._lock:
+            if not region or region == self._region:
+                return False
+            _log.info("%s lies in region %s", self.root, region)
+            self._region, self._client = region, None
+            return True
+
     def _make_client(self) -> Any:
         from obstore.store import HTTPStore, S3Store, from_url
 
@@ -265,7 +285,7 @@ class Store:
             return HTTPStore.from_url(self.root, client_options=client, **common)
         if not self.root.startswith("s3:"):
             return from_url(self.root, client_options=client, **common)
-        options = self.config.store_options()
+        options = self.config.store_options() | ({"region": self._region} if self._region else {})
         self._signed_with = self.config.credentials()
         endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
         if endpoint.startswith("http:"):
