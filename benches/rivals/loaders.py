@@ -346,15 +346,53 @@ def main(way: str, folder: Path, edge: int, volumes: int, warm: int, count: int)
     for _ in range(count):
         next(loader)
     seconds, cpu = time.perf_counter() - began, _cpu() - cpu
-    files = [file for path in folder.glob(kept) for file in ([path] if path.is_file() else path.rglob("*"))]
     facts = {
         "cpu_ms": 1e3 * cpu / count / BATCH, "pss_mb": _pss(), "before_mb": before, "first_s": first,
-        "disk_mb": sum(file.stat().st_size for file in files if file.is_file()) / 1e6,
+        "disk_mb": sum(file.stat().st_size for file in _files(folder, kept)) / 1e6,
     }  # fmt: skip
     print(seconds, json.dumps(facts))
     sys.stdout.flush()
     os._exit(0)  # generators of rivals that wait for their threads
 
 
+def cold(way: str, folder: Path, edge: int, volumes: int, count: int) -> None:
+    """Print the bytes of disk that a patch costs of files that are open, but not in the page cache."""
+    load, kept = WAYS[way]
+    if "tensorstore" in way:
+        import tensorstore
+
+        _Store.pool = tensorstore.Context()  # without its pool, which would hold them all
+    opening = 2 * volumes  # after so many batches each volume has been drawn
+    loader = load(folder, edge, volumes, opening + 4 * count)
+    for _ in range(opening):
+        next(loader)
+    time.sleep(1.0)  # what it reads ahead ends by then
+    for file in _files(folder, kept):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())  # what is not on disk cannot leave the page cache
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = _read_bytes()
+    for _ in range(count):
+        next(loader)
+    time.sleep(1.0)
+    print((_read_bytes() - before) / BATCH / count)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _files(folder: Path, kept: str) -> list[Path]:
+    found = (each for path in folder.glob(kept) for each in ([path] if path.is_file() else path.rglob("*")))
+    return [file for file in found if file.is_file()]
+
+
+def _read_bytes() -> int:
+    """Return the bytes that this process has caused to be read from disk."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:7]))
+    if sys.argv[1] == "--cold":
+        cold(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:7]))
+    else:
+        main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:7]))

@@ -14,6 +14,7 @@ from benches.measure import ROOT, Goal, Lap, Limit, Result, Way, race
 from benches.rivals.loaders import BATCH, WAYS, write
 
 OURS = "voxtier, "
+TENSORSTORE = "tensorstore, pool of 512 MB"
 MEMMAP, BLOSC, MONAI = "np.memmap", "nnU-Net's blosc2, float32, mmap", "MONAI CacheDataset, tuned"
 SLOW = {"zarr 3": 15, "TorchIO queue": 64}
 """Batches that are timed of what gives tens of patches a second; of a queue of 64 patches, two fillings."""
@@ -41,7 +42,20 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
                 f" ({facts['before_mb']:.0f} before), {facts['disk_mb']:.0f} MB on disk, first batch after"
                 f" {facts['first_s']:.2f} s"
             )
+        if edge == 96:
+            demand_bytes(result, folder, volumes)
         yield result
+
+
+def demand_bytes(result: Result, folder: Path, volumes: int) -> None:
+    """Count what a patch reads from disk of files that are open, but not in the page cache."""
+    read = {}
+    for way in (OURS + "zstd, no cache", OURS + "lz4, no cache", TENSORSTORE):
+        arguments = ["--cold", way, str(folder), "96", str(volumes), "8"]
+        read[way] = float(_loaders(arguments)) / 1e6
+    said = ", ".join(f"{way}: {megabytes:.2f} MB" for way, megabytes in read.items())
+    met = read[OURS + "zstd, no cache"] <= read[TENSORSTORE]
+    result.demand("a cold patch reads no more from disk than tensorstore's", said, met=met)
 
 
 def goals(edge: int) -> list[Goal | Limit]:
@@ -67,14 +81,19 @@ def lap(
     def once() -> Lap:
         batches = SLOW.get(way, count)
         arguments = [way, str(folder), str(edge), str(volumes), str(min(60, batches)), str(batches)]
-        done = subprocess.run(
-            [sys.executable, "-m", "benches.rivals.loaders", *arguments],
-            capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        if done.returncode:
-            raise RuntimeError(f"exit {done.returncode}: {done.stderr.strip()[-300:]}")
-        seconds, facts = done.stdout.strip().splitlines()[-1].split(maxsplit=1)
+        seconds, facts = _loaders(arguments).split(maxsplit=1)
         measured[way] = json.loads(facts)
         return float(seconds) * count / batches, facts
 
     return once
+
+
+def _loaders(arguments: list[str]) -> str:
+    """Return the last line that a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benches.rivals.loaders", *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"exit {done.returncode}: {done.stderr.strip()[-300:]}")
+    return done.stdout.strip().splitlines()[-1]

@@ -10,6 +10,7 @@ use libdeflate_sys::{
     libdeflate_alloc_decompressor, libdeflate_decompressor, libdeflate_free_decompressor,
     libdeflate_gzip_decompress_ex, libdeflate_result_LIBDEFLATE_SUCCESS,
 };
+use rustix::mm::Advice;
 
 use crate::base::error::{Error, ErrorKind, Result};
 
@@ -18,6 +19,12 @@ const MAX_RATIO: u64 = 1032;
 
 /// Bytes after the requested ones that are inflated at most, to reach the checksum.
 const MAX_TAIL: u64 = 4 << 20;
+
+/// Bytes from which on the allocator takes a mapping of its own for a buffer, and gives it back.
+const LARGE: usize = 32 << 20;
+
+/// Bytes of the smallest page: what advice is given by.
+const PAGE: usize = 4096;
 
 /// Alignment in bytes that voxels need in memory.
 const ALIGNED: u64 = 16;
@@ -62,11 +69,13 @@ fn at_once(file: &mut File, size: u64, wanted: u64) -> Result<Option<Vec<u8>>> {
     if packed.try_reserve_exact(size).is_err() {
         return Ok(None);
     }
+    prefer_huge_pages(&mut packed);
     file.take(size as u64).read_to_end(&mut packed)?;
     let mut bytes: Vec<u8> = Vec::new();
     let Some(decoder) = Decoder::new().filter(|_| bytes.try_reserve_exact(wanted).is_ok()) else {
         return Ok(None);
     };
+    prefer_huge_pages(&mut bytes);
     let (mut taken, mut written) = (0_usize, 0_usize);
     // SAFETY: both buffers live and have the given lengths; no other thread has the decoder.
     let outcome = unsafe {
@@ -90,6 +99,21 @@ fn at_once(file: &mut File, size: u64, wanted: u64) -> Result<Option<Vec<u8>>> {
     // SAFETY: `wanted` bytes were reserved and written.
     unsafe { bytes.set_len(wanted) };
     Ok(Some(bytes))
+}
+
+/// Asks the kernel for pages of 2 MiB behind a large buffer that is written next: a volume of 126 MB faults
+/// 60 times instead of 31,000.
+fn prefer_huge_pages(buffer: &mut Vec<u8>) {
+    let room = buffer.spare_capacity_mut();
+    if room.len() < LARGE {
+        return; // of the heap: what is asked for would outlive the buffer
+    }
+    let unused = room.as_ptr().align_offset(PAGE);
+    let length = room.len().saturating_sub(unused) / PAGE * PAGE;
+    if let Some(first) = room.get_mut(unused) {
+        // SAFETY: the pages are the buffer's own, and advice changes no byte of them. Refused: small pages.
+        let _ = unsafe { rustix::mm::madvise(first.as_mut_ptr().cast(), length, Advice::LinuxHugepage) };
+    }
 }
 
 struct Decoder(NonNull<libdeflate_decompressor>);

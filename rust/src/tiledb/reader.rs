@@ -11,7 +11,7 @@ use super::codec::{Cells, Pipeline};
 use super::framing::{Chunk, ChunkIndex, bad_tile};
 use super::layout::{Grid, Range};
 use super::memory::cache::{Block, Cache, Lookup};
-use super::memory::handles::Handle;
+use super::memory::handles::{Handle, announce, expect_ranges};
 use super::memory::key::Key;
 use super::output::convert::{Number, Recipe};
 use super::output::scatter::Part;
@@ -69,6 +69,7 @@ impl TileFile {
         let tile_bytes = grid.tile_cells() * u64::from(cell);
         let file = process().handles.file(&handle)?;
         let index = ChunkIndex::scan(&file, state.len(), grid.tiles(), tile_bytes, cell)?;
+        expect_ranges(&file); // the headers of chunks were read from end to end
         Ok(Self { handle, index, grid, cell: cell as usize, pipeline })
     }
 
@@ -255,16 +256,22 @@ impl Read<'_> {
         } else {
             (decoded + WEIGHT * stored) / (threads * TASKS_PER_THREAD) as u64
         };
-        process().run(&group(needs, work), threads, |task| self.decode_task(task))
+        let tasks = group(needs, work);
+        if tasks.len() > 1 {
+            let file = process().handles.file(&self.file.handle)?;
+            for (start, length) in tasks.iter().filter_map(|task| extent(task)) {
+                announce(&file, start, length);
+            }
+        }
+        process().run(&tasks, threads, |task| self.decode_task(task))
     }
 
     fn decode_task(&self, task: &[Need]) -> Result<()> {
         thread_local! {
             static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        let (Some(first), Some(last)) = (task.first(), task.last()) else { return Ok(()) };
-        let start = first.chunk.offset;
-        let length = usize::try_from(last.chunk.offset + last.chunk.stored_bytes() - start)
+        let Some((start, length)) = extent(task) else { return Ok(()) };
+        let length = usize::try_from(length)
             .map_err(|_| Error::new(ErrorKind::LimitExceeded, "chunks beyond the address space"))?;
         STORED.with_borrow_mut(|buffer| {
             if buffer.len() < length {
@@ -332,6 +339,13 @@ impl Read<'_> {
         let runs = placements.unwrap_or_default().iter().flat_map(move |placement| placement.runs(low, high));
         runs.map(move |run| Part { run, cells, low })
     }
+}
+
+/// First byte and number of bytes of the chunks of a task in the file.
+fn extent(task: &[Need]) -> Option<(u64, u64)> {
+    let (first, last) = task.first().zip(task.last())?;
+    let start = first.chunk.offset;
+    Some((start, last.chunk.offset + last.chunk.stored_bytes() - start))
 }
 
 /// Groups chunks that lie close together into tasks of about `work`, within [`TASK_BYTES`].

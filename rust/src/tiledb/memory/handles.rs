@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
+use rustix::fs::{Advice, fadvise};
 
 use crate::base::error::{Error, ErrorKind, Result};
 
@@ -58,6 +60,7 @@ impl Handles {
             let detail = "the tiles of this volume were written again since it was opened: open it anew";
             return Err(Error::new(ErrorKind::ChangedDuringRead, detail));
         }
+        expect_ranges(&file);
         let file = Arc::new(file);
         *slot = Some(Arc::clone(&file));
         drop(slot);
@@ -84,6 +87,17 @@ impl Handle {
     pub fn identity(&self) -> u128 {
         self.identity
     }
+}
+
+/// Tells the kernel to read nothing around what is asked for: with its read-ahead (up to megabytes) a patch
+/// of a cohort that memory does not hold costs the whole file.
+pub fn expect_ranges(file: &File) {
+    let _ = fadvise(file, 0, None, Advice::Random);
+}
+
+/// Tells the kernel which bytes are read next, so that ranges of one read are on their way together.
+pub fn announce(file: &File, start: u64, length: u64) {
+    let _ = fadvise(file, start, NonZeroU64::new(length), Advice::WillNeed);
 }
 
 fn identity(path: &Path, state: &Metadata) -> u128 {
