@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextvars
+import http.client
 import os
 import re
 import urllib.error
@@ -169,7 +170,7 @@ def bucket_region(bucket: str, config: S3Config) -> str:
             headers = answer.headers
     except urllib.error.HTTPError as refusal:  # a redirect, or nobody may read it: the header is there too
         headers = refusal.headers
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return ""
     region = str(headers.get("x-amz-bucket-region", ""))
     return region if _REGION.fullmatch(region) else ""

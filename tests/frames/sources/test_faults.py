@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -100,6 +102,35 @@ def test_a_bucket_of_another_region_is_read_there(bucket: Bucket, slide_address:
     asked = len(bucket.proxy.requests)
     assert read_frame(slide_address, table, 7) == tile(7, 90_000)
     assert len(bucket.proxy.requests) == asked + 1
+
+
+@pytest.mark.parametrize("reason", ["region", "credentials"])
+def test_threads_that_fail_together_all_go_on(
+    bucket: Bucket, slide_address: str, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """One of them makes the client anew; the others use it."""
+    from volumes.store.s3_server import KEY, NEXT_KEY, NEXT_SECRET
+
+    table = read_table(slide_address)
+    together = threading.Barrier(8)
+    old, fault = {
+        "region": ("/us-east-1/", Fault(400, "AuthorizationHeaderMalformed", region="ap-south-1")),
+        "credentials": (KEY, Fault(400, "ExpiredToken")),
+    }[reason]
+
+    def refuse(request: Request) -> Fault | None:
+        if old not in request.headers["authorization"]:
+            return None
+        together.wait(60)  # all eight have asked with the old client
+        return fault
+
+    with timeout(91.0 if reason == "region" else 92.0), ThreadPoolExecutor(8) as pool:  # a store of its own
+        read_frame(slide_address, table, 0)
+        bucket.proxy.fault = refuse
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", NEXT_KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", NEXT_SECRET)
+        found = list(pool.map(lambda number: read_frame(slide_address, table, number), range(8)))
+    assert found == [tile(number, 90_000) for number in range(8)]
 
 
 @pytest.mark.parametrize("region", ["", "eu-north-1", "x.example.org/", "a" * 50])

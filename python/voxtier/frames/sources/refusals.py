@@ -16,8 +16,8 @@ _REGION = re.compile(r"<Region>([a-z0-9-]{1,40})</Region>")
 _THROTTLED = (429, 503)
 _MAY_HELP = (408, 425, 429, 500, 502, 503, 504)
 _EXPIRED = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "InvalidToken")
+_ELSEWHERE = "the bucket lies in another region: set AWS_REGION, or S3Config(region=...)"
 _REMEDIES = {
-    301: "the bucket lies in another region: set AWS_REGION, or S3Config(region=...)",
     400: "the store does not understand the request: check region, endpoint and path style (S3Config)",
     401: "the store does not know who asks: check the credentials (AWS_ACCESS_KEY_ID, profile, role)",
     403: "the credentials may not read it: grant them read and list, or ask anonymously where it is public",
@@ -45,10 +45,8 @@ class Failure:
         Whether other credentials may.
     number : int or None
         The operating system's number of the error that means the same.
-    is_elsewhere : bool
-        Whether the bucket lies in another region.
-    region : str
-        The region that the store names; empty where it names none.
+    region : str or None
+        Where the bucket lies, if in another region than was asked; empty where the store does not name it.
     """
 
     what: str
@@ -56,8 +54,7 @@ class Failure:
     may_help: bool = False
     is_credentials: bool = False
     number: int | None = None
-    is_elsewhere: bool = False
-    region: str = ""
+    region: str | None = None
 
     @property
     def is_throttled(self) -> bool:
@@ -83,9 +80,10 @@ def failure_of(error: Exception) -> Failure:
     if code and code[1] in _EXPIRED:
         what = f"the credentials have expired ({code[1]}): renew them"
         return Failure(what, status, is_credentials=True, number=errno.EACCES)
-    region = _REGION.search(text)
-    if region or status in (301, 307) or ("edirect" in text and ("LOCATION" in text or "region" in text)):
-        return Failure(_REMEDIES[301], status or 301, is_elsewhere=True, region=region[1] if region else "")
+    named = _REGION.search(text)
+    is_redirect = "edirect" in text and ("LOCATION" in text or "region" in text)
+    if is_redirect or status in (301, 307) or (named and status == 400):
+        return Failure(_ELSEWHERE, status or 301, region=named[1] if named else "")
     if status is not None:
         remedy = _REMEDIES.get(status, "the store failed: try again later")
         said = f"status {status}" + (f" ({code[1]})" if code else "")

@@ -161,9 +161,10 @@ class Store:
         last: str | None = None
         tries, has_moved = 0, False
         while True:
-            stream = self._try(
-                lambda obstore, client, after=last: iter(
-                    obstore.list(client, prefix or None, offset=after, chunk_size=_LISTED_AT_ONCE)
+            client, stream = self._try(
+                lambda obstore, client, after=last: (
+                    client,
+                    iter(obstore.list(client, prefix or None, offset=after, chunk_size=_LISTED_AT_ONCE)),
                 ),
                 prefix,
                 0,
@@ -181,7 +182,7 @@ class Store:
             except Exception as error:
                 failure = failure_of(error)
                 tries += 1
-                if failure.is_elsewhere and not has_moved and self._move(failure.region):
+                if not has_moved and self._move(failure.region, client):
                     has_moved = True
                 elif failure.may_help and tries < _TRIES:
                     self._pause(failure, tries)
@@ -205,10 +206,10 @@ class Store:
             if not isinstance(found, Failure):
                 self.gate.speed_up()
                 return found
-            if found.is_credentials and not has_renewed and self._renew():
+            if found.is_credentials and not has_renewed and self._renew(client):
                 has_renewed = True
                 obstore, client = self._open()
-            elif found.is_elsewhere and not has_moved and self._move(found.region):
+            elif not has_moved and self._move(found.region, client):
                 has_moved = True
                 obstore, client = self._open()
             elif found.may_help and left and time.monotonic() < deadline:
@@ -251,20 +252,25 @@ class Store:
                 self._client = self._make_client()
             return obstore, self._client
 
-    def _renew(self) -> bool:
-        """Make the client anew if the environment or the profile has other credentials by now."""
+    def _renew(self, failed: Any) -> bool:
+        """Give up a client with refused credentials; False where there are no others by now."""
         with self._lock:
+            if self._client is not failed:
+                return True  # another thread was here first
             if self._signed_with is None or self._signed_with == self.config.credentials():
                 return False
             self._client = None
             return True
 
-    def _move(self, region: str) -> bool:
-        """Make the client anew for the region where the bucket lies, if the store says which."""
-        if not self.root.startswith("s3:"):
+    def _move(self, region: str | None, failed: Any) -> bool:
+        """Give up a client of another region than the bucket's; False where nobody says which."""
+        if region is None or not self.root.startswith("s3:"):
             return False
-        region = region or bucket_region(self.root.removeprefix("s3://"), self.config)
+        if self._client is failed:
+            region = region or bucket_region(self.root.removeprefix("s3://"), self.config)
         with self._lock:
+            if self._client is not failed:
+                return True  # another thread was here first
             if not region or region == self._region:
                 return False
             _log.info("%s lies in region %s", self.root, region)
