@@ -30,13 +30,7 @@ from voxtier.tensors.identity.pipeline import build_transforms
 
 PROCESSING = ImageProcessing((1.5, 1.5, 3.0), (16, 20, 24), -1000, 1000, "LPS", -1.0, 1.0, "float32")
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(path: Path, affine: Any = None, shape: tuple[int, ...] = (24, 20, 12), **options: Any) -> Path:

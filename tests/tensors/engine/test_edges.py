@@ -16,8 +16,6 @@ import pytest
 
 pytest.importorskip("monai")
 
-import torch
-
 from tensors.engine import fuzz
 from voxtier.errors import EngineLimitError
 from voxtier.tensors.engine.engine import Engine
@@ -30,12 +28,9 @@ STRAIGHT = np.diag([-1.4, -1.4, 2.8, 1.0])
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def quiet(one_thread: None) -> Any:
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     yield
-    torch.set_num_threads(before)
     logging.getLogger("nibabel.global").setLevel(logging.WARNING)
 
 

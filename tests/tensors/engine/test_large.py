@@ -22,15 +22,7 @@ from voxtier.tensors.identity.pipeline import build_transforms
 
 PROCESSING = ImageProcessing((0.75, 0.75, 1.5), (128, 256, 256), -1000, 1000, "LPS", -1.0, 1.0, "float32")
 
-pytestmark = pytest.mark.soak
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("one_thread")]
 
 
 def fused(path: Path) -> Any:

@@ -40,15 +40,9 @@ from voxtier.tensors.identity.config import ImageProcessing
 from voxtier.tensors.identity.pipeline import build_head
 
 PROCESSING = ImageProcessing((1.5, 1.5, 3.0), (16, 20, 24), -1000, 1000, "LPS", 0.0, 1.0, "float32")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 BOTH = ["image", "label"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_label(path: Path, random: np.random.Generator, shape: Any, affine: Any) -> Path:
