@@ -113,6 +113,20 @@ def test_a_listing_goes_on_in_the_region_of_its_bucket(bucket: Bucket, prefix: s
     assert len(list(iter_files([prefix]))) == 25
 
 
+def test_a_listing_goes_on_with_renewed_credentials(
+    bucket: Bucket, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from volumes.store.s3_server import KEY, NEXT_KEY, NEXT_SECRET
+
+    assert len(list(iter_files([prefix]))) == 25
+    bucket.proxy.fault = lambda request: (
+        Fault(400, "ExpiredToken") if KEY in request.headers["authorization"] else None
+    )
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", NEXT_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", NEXT_SECRET)
+    assert len(list(iter_files([prefix]))) == 25
+
+
 def test_more_keys_than_one_answer_names(bucket: Bucket) -> None:
     names = {f"s3://frames/many/{number:04}.dcm" for number in range(1100)}
     for name in names:

@@ -159,7 +159,7 @@ class Store:
             The store refuses, or ends in the middle: what was yielded is right.
         """
         last: str | None = None
-        tries, has_moved = 0, False
+        tries, has_renewed, has_moved = 0, False, False
         while True:
             client, stream = self._try(
                 lambda obstore, client, after=last: (
@@ -182,7 +182,9 @@ class Store:
             except Exception as error:
                 failure = failure_of(error)
                 tries += 1
-                if not has_moved and self._move(failure.region, client):
+                if failure.is_credentials and not has_renewed and self._renew(client):
+                    has_renewed = True
+                elif not has_moved and self._move(failure.region, client):
                     has_moved = True
                 elif failure.may_help and tries < _TRIES:
                     self._pause(failure, tries)
