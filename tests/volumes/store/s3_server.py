@@ -227,7 +227,10 @@ class Server:
                 f"-s3.config={config}",
                 "-s3.port.iceberg=0",  # fixed ports of their own: a second server would die of them
                 "-s3.port.lance=0",
-                "-volume.max=20",
+                # Files of 64 MB are made as they are needed, and what is deleted keeps its place: the tests
+                # of one worker filled twenty of them. A disk with 1 % left is no reason to refuse either.
+                "-volume.max=1000",
+                "-volume.minFreeSpace=64MiB",
                 "-master.volumeSizeLimitMB=64",
             ],
             stdout=self._log,
