@@ -28,6 +28,7 @@ from voxtier.system.s3_config import S3Config, configure_s3
 JOURNEY = "frames_cloud"
 BUCKET = "bench"
 THREADS = 64
+PAGES, PAGE = 200, 100_000
 
 
 class Proxy:
@@ -84,6 +85,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
         frames = 5_000 if quick else 50_000
         for table in ("bot", "none"):
             put.put(f"slide-{table}.dcm", slide(frames, 2000, table))
+        put.put("scroll.dcm", slide(PAGES, PAGE, "bot"))
         endpoint = f"http://127.0.0.1:{proxy.port}"
         configure_s3(S3Config(endpoint=endpoint, use_virtual_addressing=False))
         for milliseconds in (0, 5, 20):
@@ -223,6 +225,7 @@ def races(proxy: Proxy, slices: list[str], frames: int, latency: int, rounds: in
         )
     )
     assert read_frame(address, table, wanted[1]) == tile(wanted[1], 2000)
+    yield finished(scroll(result, counted, "s3://" + BUCKET + "/scroll.dcm"))
     series = addresses[: len(slices) // 2]
     tables = {result.path: result.table for result in read_tables(series, threads=THREADS)}
 
@@ -251,6 +254,30 @@ def races(proxy: Proxy, slices: list[str], frames: int, latency: int, rounds: in
             [Goal("voxtier", "ranges by hand", 0.8)],
             rounds=rounds,
         )
+    )
+
+
+def scroll(result: Callable[..., Result], counted: Callable[..., Any], address: str) -> Result:
+    """Race a viewer that turns the pages of a multi-frame image against the same one without read-ahead."""
+
+    def lap(*, ahead: bool) -> int:
+        with FrameReader(publish=False) as reader:
+            reader.frame(address, 0)
+            for index in range(1, PAGES):
+                file = reader._files.take(address)
+                file.source._ahead = ahead
+                reader._files.give_back(file)
+                assert reader.frame(address, index) == tile(index, PAGE)
+        return PAGES
+
+    return race(
+        result("A scroll through a multi-frame image", "one frame after the other", "frame", PAGES - 1),
+        [
+            Way("voxtier", counted("voxtier", lambda: lap(ahead=True)), "voxtier"),
+            Way("a request a frame", counted("a request a frame", lambda: lap(ahead=False)), "rival"),
+        ],
+        [Goal("voxtier", "a request a frame", 1)],
+        rounds=2,
     )
 
 

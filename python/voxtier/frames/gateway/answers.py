@@ -159,7 +159,8 @@ def _answer_by_store(job: GatewayJob) -> None:
             case ("open", (address,)):
                 job.answer_object(*RemoteObject(address).open_ranges())
             case ("ranges", (address, state, ranges)):
-                job.answer_ranges(RemoteObject(address, state=ObjectState(*state)).fetch(ranges))
+                source = RemoteObject(address, state=ObjectState(*state), ahead=True)
+                job.answer_ranges(source.fetch(ranges))
     except (FormatError, SourceError) as error:
         _log.warning("a store did not answer the gateway: %s: %s", error.kind, error.detail)
         job.refuse(error.kind, error.detail, getattr(error, "errno", None))

@@ -52,6 +52,11 @@ class Gate:
                 self._bytes -= size
                 self._changed.notify_all()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the store has asked for fewer requests: none is made that nobody waits for."""
+        return self._limit < self._most
+
     def slow_down(self) -> None:
         """Halve what all threads may ask, after a pause: the store refused a request as one too many."""
         with self._changed:

@@ -10,6 +10,7 @@ from typing import Any
 from voxtier.errors import SourceError
 from voxtier.frames.sources.address import check_key, normal, parse
 from voxtier.frames.sources.fetching import fetch_together
+from voxtier.frames.sources.read_ahead import read_ahead
 from voxtier.frames.sources.stores import ObjectState, differ, store_at
 from voxtier.system.s3_config import S3Config, get_s3_config
 
@@ -29,6 +30,8 @@ class RemoteObject:
         How ``s3://`` is reached; None: as configured now.
     state : ObjectState or None
         The state that is known of it, as from the index; None: that of the first read.
+    ahead : bool
+        Somebody looks at it: where ranges follow each other, the next ones are asked for before they are.
 
     Raises
     ------
@@ -37,13 +40,18 @@ class RemoteObject:
     """
 
     def __init__(
-        self, address: str, config: S3Config | None = None, state: ObjectState | None = None
+        self,
+        address: str,
+        config: S3Config | None = None,
+        state: ObjectState | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.address = normal(address)
         root, self._key = parse(self.address)
         check_key(self.address, self._key)
         self._store = store_at(root, config or get_s3_config())
-        self._lock = threading.Lock()
+        self._lock, self._ahead = threading.Lock(), ahead
         self._state, self._head, self._read_at = state, b"", 0.0
 
     @property
@@ -74,7 +82,13 @@ class RemoteObject:
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> list[Any]:
         """Return the bytes of ranges, asked for at the same time."""
         expected = self._state
-        return fetch_together(lambda start, end: self._store.get(self._key, start, end, expected)[1], ranges)
+
+        def get(start: int, end: int) -> Any:
+            return self._store.get(self._key, start, end, expected)[1]
+
+        if not self._ahead or len(ranges) != 1 or expected is None or self._store.gate.is_limited:
+            return fetch_together(get, ranges)
+        return [read_ahead.get((self._store, self._key, expected), expected.size, *ranges[0], get)]
 
     def note_header(self, size: int) -> None:
         """Say how many bytes stood before the pixels: first reads of the store grow or shrink with it."""

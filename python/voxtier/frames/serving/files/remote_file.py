@@ -16,7 +16,7 @@ class RemoteFile:
     """An object and how many threads use it.
 
     Every range is read on condition that the object is still in the state that is known: nothing has to be
-    asked before.
+    asked before. Ranges of a scroll were asked for up to two seconds before they are given out.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class RemoteFile:
     __slots__ = ("_promised", "checked", "retired", "source", "users")
 
     def __init__(self, address: str, state: Fingerprint | None) -> None:
-        self.source = RemoteObject(address)
+        self.source = RemoteObject(address, ahead=True)
         if state is not None and (state[4] is not None or state[1] is not None):
             self.source.expect(state)
         self.checked = math.inf
