@@ -135,6 +135,74 @@ def test_more_keys_than_one_answer_names(bucket: Bucket) -> None:
     assert len(bucket.proxy.requests) == 2
 
 
+def test_a_listing_that_changes_while_it_is_read(bucket: Bucket) -> None:
+    """What is there from the beginning to the end is named once; what comes and goes may be."""
+    folder = "changing/listing"
+    for number in range(1100):
+        bucket.put(f"{folder}/{number:04}.dcm", b"")
+    lists = 0
+
+    def change(request: Request) -> None:
+        nonlocal lists
+        lists += "list-type" in request.path
+        if "list-type" in request.path and lists == 2:
+            for number in (
+                3,
+                500,
+                999,
+                1000,
+                1001,
+                1099,
+            ):  # the last ones of the first answer, and of the second
+                bucket.client.delete(f"{folder}/{number:04}.dcm")
+            for name in ("0000a", "0999a", "1050a", "9999"):
+                bucket.put(f"{folder}/{name}.dcm", b"")
+
+    bucket.proxy.fault = change
+    found = Counter(path.rpartition("/")[2] for path in iter_files([f"s3://frames/{folder}"]))
+    assert lists == 2
+    assert set(found.values()) == {1}
+    stayed = {f"{number:04}.dcm" for number in range(1100)} - {
+        f"{number:04}.dcm" for number in (3, 500, 999, 1000, 1001, 1099)
+    }
+    assert stayed | {"1050a.dcm", "9999.dcm"} <= set(found)
+
+
+@pytest.mark.parametrize("what", ["grows", "shrinks", "is deleted"])
+def test_an_object_that_changes_between_list_and_read(
+    bucket: Bucket, prefix: str, store: FrameStore, what: str
+) -> None:
+    """The row is that of the bytes that were read, or an error; the next run has it right either way."""
+    key, address = f"{prefix.removeprefix('s3://frames/')}/03.dcm", f"{prefix}/03.dcm"
+    changed = slide(*((40, 50_000) if what == "grows" else (3, 900)), "bot", "2.25.103")
+
+    def change(request: Request) -> None:
+        if "list-type" not in request.path and request.path.endswith("/03.dcm") and not done:
+            done.append(True)
+            if what == "is deleted":
+                bucket.client.delete(key)
+            else:
+                bucket.client.put(key, changed)
+
+    done: list[bool] = []
+    bucket.proxy.fault = change
+    found = run(store, prefix)
+    assert done
+    bucket.proxy.forget()
+    if what == "is deleted":
+        assert found == {"ok": 24, "error": 1}
+        assert run(store, prefix) == {"unchanged": 24}
+        assert [each.path for each in store.refused_files("default")] == [address]
+        return
+    assert found == {"ok": 25}
+    second = run(store, prefix)
+    assert second["ok"] + second["unchanged"] == 25
+    table = store.get("default", address)
+    assert table is not None
+    assert (table.etag, len(table)) == (read_table(address).etag, 40 if what == "grows" else 3)
+    assert run(store, prefix) == {"unchanged": 25}
+
+
 def test_an_object_and_a_prefix_without_objects(bucket: Bucket, prefix: str, store: FrameStore) -> None:
     assert list(iter_files([f"{prefix}/03.dcm"])) == [f"{prefix}/03.dcm"]
     assert list(iter_files([f"{prefix}/notes.txt"])) == [f"{prefix}/notes.txt"]
