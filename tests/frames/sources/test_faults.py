@@ -16,6 +16,7 @@ from frames.sources.images import ct, slide, tile
 from support.object_proxy import Fault, Request
 from voxtier.errors import SourceError
 from voxtier.frames import FrameTable, read_frame, read_frames, read_table
+from voxtier.frames.indexing.paths import iter_files
 from voxtier.system.s3_config import configure_s3, get_s3_config
 
 CONTENT = slide(40, 90_000, "bot")
@@ -131,6 +132,13 @@ def test_threads_that_fail_together_all_go_on(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", NEXT_SECRET)
         found = list(pool.map(lambda number: read_frame(slide_address, table, number), range(8)))
     assert found == [tile(number, 90_000) for number in range(8)]
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:
+    with pytest.raises(SourceError, match=r"s3://none-of-these/a.dcm.*no such bucket"):
+        read_table("s3://none-of-these/a.dcm")
+    with pytest.raises(SourceError, match=r"s3://none-of-these.*no such bucket"):
+        list(iter_files(["s3://none-of-these/ct"]))
 
 
 @pytest.mark.parametrize("region", ["", "eu-north-1", "x.example.org/", "a" * 50])

@@ -172,7 +172,7 @@ class ReadAhead:
             scrolls.append(_Scroll(start, end))
             del scrolls[:-_SCROLLS]
             followed = scrolls[-1:]
-        scroll = max(followed, key=lambda each: each.read)  # one of its own may begin where a long one arrives
+        scroll = max(followed, key=lambda each: each.read)  # a read of its own may lie before it
         scroll.take(start, end)
         return scroll
 

@@ -26,6 +26,7 @@ _REMEDIES = {
     429: "the store asks for fewer requests: try again later, or with fewer threads",
     503: "the store asks for fewer requests: try again later, or with fewer threads",
 }
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _ERRNO = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 429: errno.EBUSY, 503: errno.EBUSY}
 
 
@@ -86,6 +87,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure(_ELSEWHERE, status or 301, region=named[1] if named else "")
     if status is not None:
         remedy = _REMEDIES.get(status, "the store failed: try again later")
+        if code and code[1] in _NO_BUCKET:
+            remedy = "there is no such bucket: check its name, and whose account or endpoint is asked"
         said = f"status {status}" + (f" ({code[1]})" if code else "")
         return Failure(
             f"{said}: {remedy}",

@@ -292,6 +292,8 @@ class Store:
             client["allow_http"] = self.root.startswith("http:")
             return HTTPStore.from_url(self.root, client_options=client, **common)
         if not self.root.startswith("s3:"):
+            if any(os.environ.get(f"{cloud}_ALLOW_HTTP") == "true" for cloud in ("AZURE", "GOOGLE")):
+                client["allow_http"] = True
             return from_url(self.root, client_options=client, **common)
         options = self.config.store_options() | ({"region": self._region} if self._region else {})
         self._signed_with = self.config.credentials()
