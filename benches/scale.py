@@ -21,8 +21,10 @@ from typing import Any
 
 from benches.inputs.archive import SOURCE, Archive
 from benches.measure import RESULTS, machine
-from voxtier.frames import FrameCache
+from voxtier.frames import FileIndexer, FrameCache, index_files
 from voxtier.frames.memory.ranking import preload_rows, ranked_files
+from voxtier.frames.sources.listing import ListedObject
+from voxtier.frames.sources.stores import ObjectState
 from voxtier.frames.store.store import BATCH, FrameStore
 from voxtier.postgres.embedded import EmbeddedServer
 
@@ -31,7 +33,8 @@ DEFAULT_SIZE = 1_000_000
 MEASURES = {
     "first_run": ("first run, the index's part", "files/s"),
     "wal_a_row": ("log of the first run", "bytes a file"),
-    "nothing_new": ("a run that finds nothing new, the index's part", "files/s"),
+    "known": ("known files asked about", "files/s"),
+    "nothing_new": ("a run over a listing of which nothing is new", "files/s"),
     "one_percent_new": ("a run that finds 1 % new, the index's part", "files/s"),
     "touch": ("accesses of 10,000 files written", "files/s"),
     "by_path": ("look-up by path", "ms"),
@@ -57,6 +60,7 @@ class Scale:
     """One database of a synthetic archive, and what is measured of it at its size of the moment."""
 
     def __init__(self, folder: Path, results: Path) -> None:
+        self.folder = folder
         self.archive = Archive(folder / "files")
         self.server = EmbeddedServer(folder / "postgres")
         self.results = results
@@ -104,7 +108,7 @@ class Scale:
         for first in range(present, rows, BATCH):
             past = min(first + BATCH, rows)
             paths, made = self.archive.paths(first, past), self.archive.rows(first, past)
-            seconds += seconds_of(lambda: self.store.file_states(SOURCE, paths))  # noqa: B023 - called at once
+            seconds += seconds_of(lambda: self.store.encoded_states(SOURCE, paths))  # noqa: B023 - called at once
             seconds += seconds_of(lambda: self.store.upsert_rows(SOURCE, made))  # noqa: B023
         log = self.ask("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8") - log
         known = self.found.setdefault(str(rows), {})
@@ -133,16 +137,39 @@ class Scale:
         first = self.dice.randrange(max(rows - 200_000, 1))
         count = min(rows, 200_000)
 
-        def nothing_new() -> float:
+        def known() -> float:
             batches = [self.archive.paths(at, at + BATCH) for at in range(first, first + count, BATCH)]
-            return count / seconds_of(lambda: [self.store.file_states(SOURCE, each) for each in batches])
+            return count / seconds_of(lambda: [self.store.encoded_states(SOURCE, each) for each in batches])
+
+        def nothing_new() -> float:
+            """Measure a whole run over objects in the states of their listing; the rows are made for it."""
+            bucket = Archive(self.folder / "files", "s3:/")
+            paths = bucket.paths(0, count)
+            for at in range(0, count, BATCH):
+                self.store.upsert_rows(SOURCE, bucket.rows(at, min(at + BATCH, count)))
+            states = self.store.file_states(SOURCE, paths)
+            listed = [
+                ListedObject(path, ObjectState(*state.fingerprint))
+                for path, state in zip(paths, states, strict=True)
+            ]
+            laps = []
+            for _ in range(3):
+                parts: list[Any] = []
+                laps.append(
+                    seconds_of(
+                        lambda: parts.extend(index_files(FileIndexer(self.store, source=SOURCE), listed))  # noqa: B023
+                    )
+                )
+                assert {report.status for part in parts for report in part} == {"unchanged"}
+            self.store.delete(SOURCE, paths)
+            return count / min(laps)
 
         def one_percent_new() -> float:
             seconds = 0.0
             for at in range(first, first + count, BATCH):
                 paths, new = self.archive.paths(at, at + BATCH), self.archive.rows(at, at + BATCH // 100)
                 self.store.delete(SOURCE, paths[: BATCH // 100])
-                seconds += seconds_of(lambda: self.store.file_states(SOURCE, paths))  # noqa: B023
+                seconds += seconds_of(lambda: self.store.encoded_states(SOURCE, paths))  # noqa: B023
                 seconds += seconds_of(lambda: self.store.upsert_rows(SOURCE, new))  # noqa: B023
             return count / seconds
 
@@ -153,7 +180,12 @@ class Scale:
                 laps.append(seconds_of(lambda: self.store.touch(keys, [1] * 10_000, [now] * 10_000)))  # noqa: B023
             return 10_000 / min(laps)
 
-        return {"nothing_new": nothing_new, "one_percent_new": one_percent_new, "touch": touch}
+        return {
+            "known": known,
+            "nothing_new": nothing_new,
+            "one_percent_new": one_percent_new,
+            "touch": touch,
+        }
 
     def look_up(self, rows: int) -> dict[str, Callable[[], float]]:
         """Return single questions; each is asked of 400 files anywhere, and the median counts."""

@@ -30,15 +30,18 @@ class Archive:
     ----------
     folder : Path
         Where the three files lie whose tables the rows have; made when absent.
+    prefix : str
+        Stands before each path.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        self.prefix = prefix
         folder.mkdir(parents=True, exist_ok=True)
         self._templates = {kind: _template(_file_of(folder, kind)) for kind, _ in _KINDS}
 
     def path(self, number: int) -> str:
         series = number // _FILES_OF_SERIES
-        return _PATH.format(study=series // 3, series=series, number=number)
+        return self.prefix + _PATH.format(study=series // 3, series=series, number=number)
 
     def instance_uid(self, number: int) -> str:
         return _INSTANCE.format(number)

@@ -438,6 +438,27 @@ def encode_rows(
         The other paths, each with its fault: see `path_fault`.
     """
 
+def decode_states(
+    states: bytes, paths: list[str]
+) -> list[
+    tuple[int | None, int | None, int | None, int | None, str | None, int, str, str | None, int] | None
+]:
+    """Decode what rows say of files without their tables.
+
+    Parameters
+    ----------
+    states : bytes
+        Records, one after another: number of the file in the question, from 1; path, size, mtime_ns,
+        ctime_ns, inode, etag, parser_version, status, error_kind, frame_count.
+    paths : list of str
+        The question.
+
+    Returns
+    -------
+    list of tuple or None
+        For each path what follows it in its record; None where there is none of that path.
+    """
+
 def decode_rows(rows: bytes, *, most: int | None = None) -> list[tuple[str, FrameTable | Refusal, int]]:
     """Decode rows of the index; NULL means what the attribute is where the data set lacks it.
 
@@ -495,8 +516,10 @@ class Indexer:
     def read(
         self,
         paths: list[str],
-        fingerprints: Sequence[_Fingerprint | None],
+        states: bytes | None = None,
         listed: Sequence[_Fingerprint | None] | None = None,
+        *,
+        first: int = 0,
     ) -> tuple[bytes, list[_Report]]:
         """Read a batch of files, or as many of its first ones as make 16 MiB of rows or take a second.
 
@@ -504,12 +527,14 @@ class Indexer:
         ----------
         paths : list of str
             The files; no path twice.
-        fingerprints : sequence of (size, mtime_ns, ctime_ns, inode, etag) or None
-            For each path the state in which its file need not be read again, or None. What the file has now
-            must be there: None for what the file system does not have.
+        states : bytes or None
+            What the index says of files that it knows: see `decode_states`. A file need not be read again
+            that is in the state of its row, where that is complete and of this parser version.
         listed : sequence of (size, mtime_ns, ctime_ns, inode, etag) or None
             For each path the state that the listing of a store gave, or None: with it an unchanged object
             takes no request.
+        first : int
+            Number of the first path in the question that `states` answers, from 0.
 
         Returns
         -------

@@ -20,16 +20,28 @@ pub struct Job {
     pub id: u32,
     /// The file, or why its path cannot be a row: see [`storable`].
     pub path: Result<String>,
-    /// Size and time of its row, where that is complete and of this parser version.
-    pub known: Option<Fingerprint>,
+    /// What its row says, where that is complete and of this parser version.
+    pub known: Option<Known>,
     /// State of an object as the listing of its store says.
     pub listed: Option<Fingerprint>,
+}
+
+/// A file as its row describes it.
+#[derive(Clone, Copy)]
+pub struct Known {
+    /// The state in which it need not be read again.
+    pub fingerprint: Fingerprint,
+    /// Frames that can be addressed.
+    pub frames: usize,
 }
 
 /// What came of one file.
 pub enum Indexed {
     /// Size and time are those of the row: the file was not read.
-    Unchanged,
+    Unchanged {
+        /// As the row says.
+        frames: usize,
+    },
     /// The file was read and its row written.
     Row {
         /// See [`row::encode`].
@@ -60,8 +72,10 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
         Err(error) => return Indexed::Refused(error),
     };
     let path = Path::new(&name);
-    if job.known.is_some_and(|known| Fingerprint::at(path).is_ok_and(|now| known.covers(&now))) {
-        return Indexed::Unchanged;
+    if let Some(Known { fingerprint, frames }) = job.known
+        && Fingerprint::at(path).is_ok_and(|now| fingerprint.covers(&now))
+    {
+        return Indexed::Unchanged { frames };
     }
     let mut fingerprint = None;
     let outcome = FileSource::open(path).and_then(|file| {
@@ -87,8 +101,10 @@ pub fn index_object(
         Ok(name) => name,
         Err(error) => return Indexed::Refused(error),
     };
-    if job.known.zip(job.listed).is_some_and(|(known, now)| known.covers(&now)) {
-        return Indexed::Unchanged;
+    if let Some((Known { fingerprint, frames }, now)) = job.known.zip(job.listed)
+        && fingerprint.covers(&now)
+    {
+        return Indexed::Unchanged { frames };
     }
     let mut fingerprint = None;
     let outcome = read(&name, &mut fingerprint);

@@ -13,12 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
-from voxtier._core import PARSER_VERSION, Indexer
-from voxtier.frames.dicom.table import Fingerprint, Verify
+from voxtier._core import Indexer
+from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.paths import Shard, absolute
 from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.opening import Opener
-from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.s3_config import S3Config
 
@@ -80,6 +79,21 @@ class FileReport(NamedTuple):
         return self.error_kind is not None
 
 
+class Batch(NamedTuple):
+    """A batch and what the index knows of it.
+
+    Attributes
+    ----------
+    paths : list of str
+        Its files, each once.
+    states : bytes
+        What the rows of those say that have one: see `FrameStore.encoded_states`.
+    """
+
+    paths: list[str]
+    states: bytes
+
+
 class Part(NamedTuple):
     """A part of a batch: what is to be written.
 
@@ -136,42 +150,32 @@ class FileIndexer:
     def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
         """Index one batch of paths; return a report on each."""
         reports: list[FileReport] = []
-        for part in self.read(paths):
+        for part in self.read(self.ask(paths)):
             self.write(part)
             reports += part.reports
         return reports
 
-    def read(self, paths: Iterable[str]) -> Iterator[Part]:
-        """Read what is new or changed; yield parts of bounded size and time."""
+    def ask(self, paths: Iterable[str]) -> Batch:
+        """Ask the index what it knows of a batch of paths."""
         wanted = list(dict.fromkeys(map(os.fspath, paths)))
-        states = [None] * len(wanted) if self.force else self.store.file_states(self.source, wanted)
-        are_new = not self.force and not any(states)
-        frames = {path: state.frame_count for path, state in zip(wanted, states, strict=True) if state}
-        fingerprints = [_fingerprint(state) for state in states]
+        return Batch(wanted, b"" if self.force else self.store.encoded_states(self.source, wanted))
+
+    def read(self, batch: Batch) -> Iterator[Part]:
+        """Read what is new or changed; yield parts of bounded size and time."""
+        wanted, states = batch
+        are_new = not self.force and not states
         listed = [path.state if isinstance(path, ListedObject) else None for path in wanted]
-        while wanted:
-            rows, done = self._indexer.read(wanted, fingerprints, listed)
-            reports = [
-                FileReport(report[0], "unchanged", frames[report[0]], None, None, None)
-                if report[1] == "unchanged"
-                else FileReport._make(report)
-                for report in done
-            ]
+        first = 0
+        while first < len(wanted):
+            rows, done = self._indexer.read(wanted[first:], states, listed[first:], first=first)
+            reports = list(map(FileReport._make, done))
             yield Part(rows, are_new, reports)
-            count = len(done)
-            wanted, fingerprints, listed = wanted[count:], fingerprints[count:], listed[count:]
+            first += len(done)
 
     def write(self, part: Part) -> None:
         """Write the rows of one part, all or none of them."""
         if part.rows:
             self.store.upsert_rows(self.source, part.rows, force=self.force, are_new=part.are_new)
-
-
-def _fingerprint(state: FileState | None) -> Fingerprint | None:
-    """Return the fingerprint with which a file need not be read again; None where it must be."""
-    if state is None or state.error_kind is not None or state.parser_version != PARSER_VERSION:
-        return None
-    return state.fingerprint
 
 
 def index_files(
@@ -200,9 +204,13 @@ def index_files(
     if shard is not None:
         iterator = (path for path in iterator if shard.holds(indexer.source, path))
     pending: deque[tuple[Future[None], list[FileReport]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer:
+    broken: list[Exception] = []
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer,
+        ThreadPoolExecutor(1, thread_name_prefix="voxtier-ask") as asker,
+    ):
         try:
-            while batch := list(islice(iterator, batch_size)):
+            for batch in _ask_ahead(indexer, iterator, batch_size, asker, broken):
                 for part in indexer.read(batch):
                     pending.append((writer.submit(indexer.write, part), part.reports))
                     while len(pending) > _PENDING or (pending and pending[0][0].done()):
@@ -213,6 +221,37 @@ def index_files(
                 written, done = pending.popleft()
                 written.result()
                 yield done
+            if broken:
+                raise broken[0]
         finally:
             for written, _ in pending:
                 written.cancel()
+
+
+def _ask_ahead(
+    indexer: FileIndexer,
+    paths: Iterator[str],
+    size: int,
+    asker: ThreadPoolExecutor,
+    broken: list[Exception],
+) -> Iterator[Batch]:
+    """Yield batches; the index is asked about the next one while one is worked on.
+
+    A listing that fails in its middle is an end too, and noted: what it named before is indexed.
+    """
+    asked: Future[Batch] | None = None
+    while True:
+        batch: list[str] = []
+        try:
+            batch.extend(islice(paths, size))
+        except Exception as error:
+            broken.append(error)
+        following = asker.submit(indexer.ask, batch) if batch else None
+        if asked is not None:
+            yield asked.result()
+        if following is None:
+            return
+        asked = following
+        if broken:
+            yield asked.result()
+            return

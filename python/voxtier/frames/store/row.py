@@ -13,10 +13,7 @@ from voxtier.frames.dicom.table import Fingerprint
 
 
 class FileState(NamedTuple):
-    """What a row says of its file without its table: enough to tell whether the file has changed.
-
-    The first five are those of the row, None for NULL; an inode is a signed number there.
-    """
+    """What a row says of its file without its table: enough to tell whether the file has changed."""
 
     size: int | None
     mtime_ns: int | None
@@ -31,10 +28,7 @@ class FileState(NamedTuple):
     @property
     def fingerprint(self) -> Fingerprint | None:
         """The state of the file as the core has it; None where the file could not be opened."""
-        if self.size is None:
-            return None
-        inode = None if self.inode is None else self.inode % 2**64
-        return self.size, self.mtime_ns, self.ctime_ns, inode, self.etag
+        return None if self.size is None else (self.size, *self[1:5])
 
 
 class IndexAnswer(NamedTuple):

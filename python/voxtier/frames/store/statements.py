@@ -85,9 +85,10 @@ MERGE = (
     + _COUNTS
 )
 
+# As one value, which the core takes apart: a tuple of Python a row would take longer than the look-up.
 FILE_STATES = """
-SELECT given.number, f.path, f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag, f.parser_version,
-    f.status::text, f.error_kind, f.frame_count
+SELECT string_agg(record_send(ROW(given.number + %s, f.path, f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag,
+    f.parser_version, f.status::text, f.error_kind, f.frame_count)), ''::bytea)
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS given (key, number)
 JOIN voxtier.file AS f USING (key)
 """

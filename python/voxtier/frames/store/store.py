@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from voxtier._core import FrameTable, Refusal, decode_rows, encode_rows, file_key, path_fault
+from voxtier._core import FrameTable, Refusal, decode_rows, decode_states, encode_rows, file_key, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, TableResult
 from voxtier.frames.sources.listing import file_is_gone
@@ -144,13 +144,18 @@ class FrameStore:
 
     def file_states(self, source: str, paths: Sequence[str]) -> list[FileState | None]:
         """Return what the index says of each path, in the order of `paths`; None for an unknown one."""
-        found: list[FileState | None] = [None] * len(paths)
+        found = decode_states(self.encoded_states(source, paths), list(paths))
+        return [None if each is None else FileState._make(each) for each in found]
+
+    def encoded_states(self, source: str, paths: Sequence[str]) -> bytes:
+        """Return what the index says of the paths that it knows, as `Indexer.read` takes it."""
+        parts = []
         for start in range(0, len(paths), BATCH):
-            wanted = paths[start : start + BATCH]
-            for row in self.query(statements.FILE_STATES, (_file_keys(source, wanted),)):
-                if row[1] == wanted[row[0] - 1]:
-                    found[start + row[0] - 1] = FileState._make(row[2:])
-        return found
+            keys = _file_keys(source, paths[start : start + BATCH])
+            parts += [
+                part for (part,) in self.query(statements.FILE_STATES, (start, keys)) if part is not None
+            ]
+        return b"".join(parts)
 
     def get(self, source: str, path: str) -> FrameTable | Refusal | None:
         """Return the table of a file, or why it has none; None when the index does not know the file.

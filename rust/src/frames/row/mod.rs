@@ -165,6 +165,83 @@ pub fn encode(
     row.bytes(Some(frames.as_slice()).filter(|frames| !frames.is_empty()));
 }
 
+/// What a row says of its file without its table.
+pub struct FileState<'a> {
+    /// The number that the question gave the file.
+    pub number: u64,
+    /// The file.
+    pub path: &'a str,
+    /// The state of the file; `None` where it could not be opened.
+    pub fingerprint: Option<Fingerprint>,
+    /// Version of the parser that wrote the row.
+    pub parser_version: i64,
+    /// Status of the row.
+    pub status: &'a str,
+    /// Why the file was refused.
+    pub error_kind: Option<&'a str>,
+    /// Frames that can be addressed.
+    pub frames: usize,
+}
+
+impl FileState<'_> {
+    /// The state of the file in which it need not be read again.
+    pub fn lasting(&self) -> Option<Fingerprint> {
+        self.fingerprint
+            .filter(|_| self.error_kind.is_none() && self.parser_version == i64::from(PARSER_VERSION))
+    }
+}
+
+/// Takes the next state off `rest`: a record of number, path, size, `mtime_ns`, `ctime_ns`, inode, etag, parser
+/// version, status, kind of error and frames; `None` at the end. The inner result is that of one record.
+///
+/// # Errors
+/// `bad_table` when the bytes are no such records: nothing behind them can be read.
+pub fn next_state<'a>(rest: &mut &'a [u8]) -> Result<Option<Result<FileState<'a>>>> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let mut fields = [None; 11];
+    let count = u32::from_be_bytes(take(rest)?);
+    if count as usize != fields.len() {
+        return Err(bad(&format!("{count} columns, not {}", fields.len())));
+    }
+    for field in &mut fields {
+        *field = take_field(rest, true)?;
+    }
+    Ok(Some(decode_state(fields)))
+}
+
+fn decode_state(fields: [Option<&[u8]>; 11]) -> Result<FileState<'_>> {
+    let [asked, path, size, mtime_ns, ctime_ns, inode, etag, parser_version, status, error_kind, frames] =
+        fields;
+    let absent = || bad("nothing where a number stands");
+    Ok(FileState {
+        number: number(asked)?.ok_or_else(absent)?,
+        path: text(path)?,
+        fingerprint: fingerprint(size, [mtime_ns, ctime_ns, inode], etag)?,
+        parser_version: int(parser_version)?.ok_or_else(absent)?,
+        status: text(status)?,
+        error_kind: error_kind.map(|kind| text(Some(kind))).transpose()?,
+        frames: number(frames)?.ok_or_else(absent)?,
+    })
+}
+
+/// The state of a file by its columns; `None` without a size.
+fn fingerprint(
+    size: Option<&[u8]>,
+    [mtime_ns, ctime_ns, inode]: [Option<&[u8]>; 3],
+    etag: Option<&[u8]>,
+) -> Result<Option<Fingerprint>> {
+    let Some(size) = number(size)? else { return Ok(None) };
+    Ok(Some(Fingerprint {
+        size,
+        mtime_ns: int(mtime_ns)?,
+        ctime_ns: int(ctime_ns)?,
+        inode: int(inode)?.map(i64::cast_unsigned),
+        etag: etag.map(|etag| text(Some(etag))).transpose()?.and_then(|etag| Etag::from(etag).ok()),
+    }))
+}
+
 type Fields<'a> = [Option<&'a [u8]>; COLUMNS.len()];
 
 /// Takes the next row off `rest`; `None` at COPY's trailer or at the end.
@@ -228,16 +305,7 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
     if int(parser_version)? != Some(PARSER_VERSION.into()) {
         return Err(bad("tables of another parser version"));
     }
-    let fingerprint = match number(size)? {
-        Some(size) => Some(Fingerprint {
-            size,
-            mtime_ns: int(mtime_ns)?,
-            ctime_ns: int(ctime_ns)?,
-            inode: int(inode)?.map(i64::cast_unsigned),
-            etag: etag.map(|etag| text(Some(etag))).transpose()?.and_then(|etag| Etag::from(etag).ok()),
-        }),
-        None => None,
-    };
+    let fingerprint = fingerprint(size, [mtime_ns, ctime_ns, inode], etag)?;
     let row = |outcome| -> Result<Row<'a>> {
         Ok(Row { path: text(path)?, fingerprint, outcome, used_at: int(used_at)?.unwrap_or(0) })
     };

@@ -14,7 +14,8 @@ use crate::base::error::Error;
 use crate::base::parallel_read::ParallelReader;
 use crate::base::source::{Fingerprint, is_address};
 use crate::dicom;
-use crate::frames::index::{Indexed, Job, index_object, index_path};
+use crate::frames::index::{Indexed, Job, Known, index_object, index_path};
+use crate::frames::row::next_state;
 use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::sources::read_object;
 
@@ -77,24 +78,33 @@ impl Indexer {
         Ok(Self { reader: Mutex::new(Some(reader.map_err(Error::from)?)), threads })
     }
 
-    #[pyo3(signature = (paths, fingerprints, listed=None))]
+    #[pyo3(signature = (paths, states=None, listed=None, *, first=0))]
     fn read<'py>(
         &self,
         py: Python<'py>,
         paths: &Bound<'py, PyList>,
-        fingerprints: Vec<Option<State>>,
+        states: Option<&[u8]>,
         listed: Option<Vec<Option<State>>>,
+        first: usize,
     ) -> PyResult<(Bound<'py, PyBytes>, Vec<Report>)> {
         let listed = listed.unwrap_or_else(|| vec![None; paths.len()]);
-        if fingerprints.len() != paths.len() || listed.len() != paths.len() {
-            return Err(PyValueError::new_err("paths, fingerprints and listed must be of one length"));
+        if listed.len() != paths.len() {
+            return Err(PyValueError::new_err("paths and listed must be of one length"));
         }
-        let states = fingerprints.into_iter().zip(listed);
-        let jobs = paths.iter().zip(states).zip(0_u32..).map(|((path, (known, listed)), id)| {
-            let path = storable_path(&path)?;
-            Ok(Job { id, path, known: known.map(fingerprint_of), listed: listed.map(fingerprint_of) })
+        let jobs = paths.iter().zip(listed).zip(0_u32..).map(|((path, listed), id)| {
+            Ok(Job { id, path: storable_path(&path)?, known: None, listed: listed.map(fingerprint_of) })
         });
-        let jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
+        let mut jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
+        let mut rest = states.unwrap_or_default();
+        while let Some(state) = next_state(&mut rest)? {
+            let Ok(state) = state else { continue };
+            let at = usize::try_from(state.number).ok().and_then(|number| number.checked_sub(first + 1));
+            if let Some(job) = at.and_then(|at| jobs.get_mut(at))
+                && job.path.as_ref().is_ok_and(|path| path == state.path)
+            {
+                job.known = state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames });
+            }
+        }
         let (rows, outcomes) = py.detach(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;
         let reports = outcomes
             .into_iter()
@@ -149,7 +159,7 @@ impl Drop for Indexer {
 
 fn report(path: Py<PyAny>, indexed: Indexed) -> Report {
     let (status, frames, truncated_from, error) = match indexed {
-        Indexed::Unchanged => ("unchanged", 0, None, None),
+        Indexed::Unchanged { frames } => ("unchanged", frames, None, None),
         Indexed::Refused(error) => ("refused", 0, None, Some(error)),
         Indexed::Row { found, .. } => (found.status, found.frames, found.truncated_from, found.error),
     };

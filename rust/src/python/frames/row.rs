@@ -8,7 +8,7 @@ use super::frame_table::{PyFrameTable, describes};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Fingerprint;
 use crate::frames::index::{LONGEST_PATH, storable};
-use crate::frames::row::{self, COLUMNS, next_row};
+use crate::frames::row::{self, COLUMNS, next_row, next_state};
 use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::paths::path_of;
 
@@ -144,6 +144,36 @@ fn decode_rows(py: Python<'_>, rows: &[u8], most: Option<usize>) -> PyResult<Vec
     Ok(decoded)
 }
 
+/// Size, `mtime_ns`, `ctime_ns`, inode, etag; parser version, status, kind of error, frames.
+type StateOfFile =
+    (Option<u64>, Option<i64>, Option<i64>, Option<u64>, Option<String>, i64, String, Option<String>, usize);
+
+/// Decodes what rows say of files, in the order of the paths; none where the index has no row of that path.
+#[pyfunction]
+fn decode_states(states: &[u8], paths: Vec<Bound<'_, PyString>>) -> PyResult<Vec<Option<StateOfFile>>> {
+    let (mut rest, mut found) = (states, vec![None; paths.len()]);
+    while let Some(state) = next_state(&mut rest)? {
+        let Ok(state) = state else { continue };
+        let at = usize::try_from(state.number).ok().and_then(|number| number.checked_sub(1));
+        let Some((path, found)) = at.and_then(|at| paths.get(at).zip(found.get_mut(at))) else { continue };
+        if path.to_str().is_ok_and(|path| path == state.path) {
+            let now = state.fingerprint;
+            *found = Some((
+                now.map(|now| now.size),
+                now.and_then(|now| now.mtime_ns),
+                now.and_then(|now| now.ctime_ns),
+                now.and_then(|now| now.inode),
+                now.and_then(|now| now.etag).map(|etag| etag.to_string()),
+                state.parser_version,
+                state.status.to_owned(),
+                state.error_kind.map(str::to_owned),
+                state.frames,
+            ));
+        }
+    }
+    Ok(found)
+}
+
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let columns: Vec<_> = COLUMNS.iter().map(|each| (each.name, each.sql_type, each.in_memory)).collect();
     module.add("ROW_COLUMNS", columns)?;
@@ -153,5 +183,6 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(refused_status, module)?)?;
     module.add_function(wrap_pyfunction!(file_key, module)?)?;
     module.add_function(wrap_pyfunction!(encode_rows, module)?)?;
-    module.add_function(wrap_pyfunction!(decode_rows, module)?)
+    module.add_function(wrap_pyfunction!(decode_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(decode_states, module)?)
 }

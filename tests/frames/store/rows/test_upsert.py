@@ -97,7 +97,7 @@ def test_more_files_than_a_batch_are_all_written_found_and_deleted(
 
 def test_a_batch_is_written_whole_or_not_at_all(store: FrameStore, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(ct())
-    rows, _ = _core.Indexer("s", threads=1, verify="all").read([str(tmp_path / "a")], [None])
+    rows, _ = _core.Indexer("s", threads=1, verify="all").read([str(tmp_path / "a")])
     for broken in (rows + rows[:-20], rows + b"\0\3garbage", rows + bytes(100), b"\0\1\0\0\0\1x"):
         with pytest.raises(BackendError):
             store.upsert_rows("s", broken)
@@ -111,12 +111,12 @@ def test_rows_that_are_not_as_new_as_thought_are_merged(store: FrameStore, tmp_p
     for path in paths:
         Path(path).write_bytes(ct())
     indexer = _core.Indexer("s", threads=1, verify="all")
-    one, _ = indexer.read(paths[1:2], [None])
-    rows, _ = indexer.read(paths, [None] * 3)
+    one, _ = indexer.read(paths[1:2])
+    rows, _ = indexer.read(paths)
     assert store.upsert_rows("s", one, are_new=True) == (1, 0, 0, ())
     assert store.upsert_rows("s", rows, are_new=True) == (2, 0, 1, ())
     Path(paths[0]).write_bytes(ct() + bytes(2))
-    changed, _ = indexer.read(paths[:1], [None])
+    changed, _ = indexer.read(paths[:1])
     assert store.upsert_rows("s", changed * 2, are_new=True) == (0, 1, 1, ())  # the later of two counts
     assert [state.size for state in store.file_states("s", paths)] == [len(ct()) + 2, len(ct()), len(ct())]
 
