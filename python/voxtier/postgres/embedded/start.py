@@ -34,6 +34,9 @@ _SETTINGS = {
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
     "checkpoint_timeout": "15min",
+    # Behind each checkpoint a page is logged whole when it is first written, and keys are hashes: with 1 GB
+    # between checkpoints the first run of an index of 10^7 files logs 5 KB a file.
+    "max_wal_size": "4GB",
     "timezone": "UTC",
     "log_timezone": "UTC",
     # Statements and details may name files, and file names may name patients.
