@@ -19,7 +19,7 @@ OLDER_torch := torch==2.8.0
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches examples
 
-.PHONY: help setup demo test lint rust-lint rust-tests python-lint stubs format docs bench scale release fuzz soak fixtures constraints clean
+.PHONY: help setup demo test lint rust-lint rust-tests python-lint stubs format docs bench scale release matrix fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -134,6 +134,11 @@ release: setup .venv/.zig ## wheel and source distribution in dist, checked and 
 	  else echo "left out: rustup target add $$target"; fi; done
 	$(BIN)/python tests/support/make/check_distribution.py dist
 	$(BIN)/uv publish --dry-run dist/* || { echo 'the index refuses what was built, or cannot be reached'; exit 1; }
+
+matrix: setup ## the wheel with every Python of this machine, each in an environment of its own; the others' packages resolved
+	rm -rf build/matrix
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH maturin build --quiet --release --strip --out build/matrix
+	$(BIN)/python tests/support/make/matrix.py build/matrix/*.whl
 
 # An older MONAI, the oldest torch, each beside the packages of .venv, for the engine: the same bits, or no engine.
 .venv/.monai .venv/.torch: .venv/.%: .venv/.full
