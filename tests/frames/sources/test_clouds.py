@@ -23,7 +23,8 @@ from volumes.store.s3_server import free_port
 from voxtier.errors import SourceError
 from voxtier.frames import FileIndexer, FrameReader, index_files, read_frame, read_table
 from voxtier.frames.indexing.paths import iter_files
-from voxtier.frames.sources import read_ahead, stores
+from voxtier.frames.sources import stores
+from voxtier.frames.sources.requests import read_ahead
 from voxtier.frames.store.store import FrameStore
 
 pytest.importorskip("obstore")

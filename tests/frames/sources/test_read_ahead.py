@@ -16,8 +16,9 @@ from support.object_proxy import Fault, Request
 from voxtier.errors import SourceError
 from voxtier.frames import FileIndexer, FrameReader, Gateway, index_files
 from voxtier.frames.indexing.paths import iter_files
-from voxtier.frames.sources import read_ahead as module
-from voxtier.frames.sources.read_ahead import ReadAhead
+from voxtier.frames.sources import stores
+from voxtier.frames.sources.requests import read_ahead as module
+from voxtier.frames.sources.requests.read_ahead import ReadAhead
 from voxtier.frames.store.store import FrameStore
 
 FRAMES, LENGTH = 100, 70_000  # longer than the first read of an object
@@ -25,8 +26,9 @@ UP, DOWN = list(range(FRAMES)), list(reversed(range(FRAMES)))
 
 
 @pytest.fixture(autouse=True)
-def _busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def _busy_machine_and_calm_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FRESH_SECONDS", 3600.0)
+    monkeypatch.setattr(stores, "_stores", {})  # another test may have made this one ask for less
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_a_slide_behind_a_function_takes_large_reads() -> None:
 
 
 def test_the_first_read_grows_and_shrinks_with_the_headers_of_a_store(bucket: Bucket) -> None:
-    from voxtier.frames.sources.cost import Cost
+    from voxtier.frames.sources.requests.cost import Cost
 
     cost = Cost()
     for size, most in ((300 << 10, 512 << 10), (2000, 16 << 10)):

@@ -9,8 +9,8 @@ from typing import Any
 
 from voxtier.errors import SourceError
 from voxtier.frames.sources.address import check_key, normal, parse
-from voxtier.frames.sources.fetching import fetch_together
-from voxtier.frames.sources.read_ahead import read_ahead
+from voxtier.frames.sources.requests.fetching import fetch_together
+from voxtier.frames.sources.requests.read_ahead import read_ahead
 from voxtier.frames.sources.stores import ObjectState, differ, store_at
 from voxtier.system.s3_config import S3Config, get_s3_config
 

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from voxtier.errors import MissingExtraError, SourceError
-from voxtier.frames.sources.cost import Cost
-from voxtier.frames.sources.gate import Gate
 from voxtier.frames.sources.refusals import Failure, failure_of, replaced
+from voxtier.frames.sources.requests.cost import Cost
+from voxtier.frames.sources.requests.gate import Gate
 from voxtier.system.fork import after_fork_in_child
 from voxtier.system.s3_config import S3Config, bucket_region
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from voxtier.frames.sources.fetching import submit
+from voxtier.frames.sources.requests.fetching import submit
 from voxtier.system.fork import after_fork_in_child
 
 _FRESH_SECONDS = 2.0

@@ -1,0 +1,1 @@
+"""Requests to a store: what they cost, how many at a time, which ones together, which ones ahead."""
