@@ -17,6 +17,7 @@ from support.object_proxy import Fault, Request
 from voxtier.errors import SourceError
 from voxtier.frames import FrameTable, read_frame, read_frames, read_table
 from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.sources.listing import file_is_gone
 from voxtier.system.s3_config import configure_s3, get_s3_config
 
 CONTENT = slide(40, 90_000, "bot")
@@ -137,6 +138,8 @@ def test_threads_that_fail_together_all_go_on(
 def test_a_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:
     with pytest.raises(SourceError, match=r"s3://none-of-these/a.dcm.*no such bucket"):
         read_table("s3://none-of-these/a.dcm")
+    assert not file_is_gone("s3://none-of-these/a.dcm")  # nobody can tell: the endpoint may be another one
+    assert file_is_gone("s3://frames/none-of-these/a.dcm")
     with pytest.raises(SourceError, match=r"s3://none-of-these.*no such bucket"):
         list(iter_files(["s3://none-of-these/ct"]))
 

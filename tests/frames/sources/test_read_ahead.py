@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -157,18 +158,129 @@ def test_any_order_of_reads_gives_the_bytes_of_the_object(
         for number in range(count):
             start = 100 * ((first + step * number) % 64)
             assert (
-                bytes(ahead.get("object", len(content), start, start + 100, get))
+                bytes(ahead.get("object", len(content), start, start + 100, get, ahead=get))
                 == content[start : start + 100]
             )
             asked += 100
-            assert ahead._kept() <= budget
+            assert ahead.kept() <= budget
     assert moved <= 1.32 * asked
+
+
+def nothing(start: int, end: int) -> bytes:
+    return bytes(end - start)
+
+
+class Clock:
+    """A time that tests move, and threads that run at once."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def submit(self, work: Callable[[], object]) -> None:
+        work()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "_FRESH_SECONDS", 2.0)
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def scroll(
+    ahead: ReadAhead, clock: Clock, frames: range, seconds: float, length: int = 1000
+) -> tuple[int, int]:
+    """Read frames at a pace; return requests and bytes."""
+    requests: list[int] = []
+
+    def get(start: int, end: int) -> bytes:
+        requests.append(end - start)
+        return bytes(end - start)
+
+    for index in frames:
+        clock.now += seconds
+        ahead.get("object", 10**9, index * 1000, (index + 1) * 1000, get, ahead=get)
+    return len(requests), sum(requests)
+
+
+def inline(clock: Clock) -> ReadAhead:
+    ahead = ReadAhead()
+    ahead._threads = clock  # type: ignore[assignment]
+    return ahead
+
+
+@pytest.mark.parametrize(
+    "paces",
+    [[(20, 0.1), (12, 2.5)], [(80, 0.05), (40, 2.5)], [(200, 0.02), (80, 2.1)], [(100, 0.05), (90, 1.5)]],
+)
+def test_a_scroll_that_slows_down_wastes_no_more_than_a_quarter(
+    clock: Clock, paces: list[tuple[int, float]]
+) -> None:
+    ahead, first, moved = inline(clock), 0, 0
+    for count, seconds in paces:
+        moved += scroll(ahead, clock, range(first, first + count), seconds)[1]
+        first += count
+    assert moved <= 1.25 * 1000 * first
+
+
+def test_a_scroll_goes_on_behind_a_pause(clock: Clock) -> None:
+    ahead = inline(clock)
+    requests, _ = scroll(ahead, clock, range(250), 0.1)
+    clock.now += 600
+    later, moved = scroll(ahead, clock, range(250, 500), 0.1)
+    assert later <= requests + 5 < 80
+    assert moved <= 1.25 * 1000 * 250
+
+
+def test_what_came_ahead_is_given_out_while_nothing_more_is_asked_ahead(clock: Clock) -> None:
+    ahead = inline(clock)
+    scroll(ahead, clock, range(100), 0.001)
+    kept = ahead.kept()
+    assert kept > 0
+    asked: list[tuple[int, int]] = []
+
+    def get(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return bytes(end - start)
+
+    ahead.get("object", 10**9, 100_000, 101_000, get)
+    assert asked == []
+
+
+def test_no_thread_is_no_reason_to_fail(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(work: object) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(clock, "submit", submit)
+    ahead = inline(clock)
+    assert scroll(ahead, clock, range(50), 0.01) == (50, 50_000)
+    assert ahead.kept() == 0
+
+
+def test_a_piece_that_does_not_come_is_waited_for_while_it_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FRESH_SECONDS", 0.2)
+    released = threading.Event()
+
+    def late(start: int, end: int) -> bytes:
+        if threading.current_thread().name.startswith("voxtier-ahead"):
+            released.wait(200)
+        return bytes(end - start)
+
+    ahead = ReadAhead()
+    for start in range(0, 60_000, 1000):
+        assert len(ahead.get("object", 10**6, start, start + 1000, nothing, ahead=late)) == 1000
+    assert not released.is_set()
+    released.set()
 
 
 def test_memory_is_that_of_the_newest_scrolls() -> None:
     ahead = ReadAhead(5_000)
     for name in range(600):
         for start in range(0, 4000, 100):
-            ahead.get(name, 100_000, start, start + 100, lambda start, end: bytes(end - start))
-        assert 0 < ahead._kept() <= 5_000
+            ahead.get(name, 100_000, start, start + 100, nothing, ahead=nothing)
+        assert 0 < ahead.kept() <= 5_000
     assert len(ahead._scrolls) <= 256

@@ -37,7 +37,7 @@ def versions() -> list[str]:
 def interpreter(version: str) -> str | None:
     """Return an interpreter of this machine that runs, whatever stands for it on the PATH."""
     name = f"python{version}"
-    kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}"), reverse=True)
+    kept = Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}")
     for path in [shutil.which(name), *map(str, kept)]:
         if (
             path
@@ -52,7 +52,9 @@ def test(python: str, wheel: Path, folder: Path) -> int:
     subprocess.run([UV, "venv", "--quiet", "--python", python, folder], check=True)
     own = str(folder / "bin" / "python")
     install = [UV, "pip", "install", "--quiet", "--python", own, *CONSTRAINTS]
-    subprocess.run([*install, *GROUPS, f"voxtier[all] @ {wheel.as_uri()}"], cwd=ROOT, check=True)
+    command = [*install, *GROUPS, f"voxtier[all] @ {wheel.as_uri()}"]
+    if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
+        return code
     options = ["-q", "-m", "not soak", "--dist", "loadscope", "--numprocesses", "auto", "--maxprocesses", "4"]
     return subprocess.run([own, "-m", "pytest", *options, *TESTS], cwd=ROOT, check=False).returncode
 

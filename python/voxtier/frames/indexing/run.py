@@ -188,7 +188,8 @@ def index_files(
     indexer : FileIndexer
         Reads and writes the batches.
     paths : iterable of str
-        Consumed batch by batch; each is made absolute, so that a file has one row however it is named.
+        Consumed batch by batch, one of them ahead; each is made absolute, so that a file has one row however
+        it is named. A file that two batches name may be read twice.
     batch_size : int
         Files in one transaction at most.
     shard : Shard or None
@@ -224,6 +225,7 @@ def index_files(
             if broken:
                 raise broken[0]
         finally:
+            asker.shutdown(wait=False, cancel_futures=True)
             for written, _ in pending:
                 written.cancel()
 

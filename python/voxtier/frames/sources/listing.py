@@ -76,17 +76,31 @@ def file_is_gone(path: str) -> bool:
     """Return whether there certainly is no such file or object any more; False where nobody can tell."""
     try:
         if is_address(path):
-            place = parse(path)
-            store_at(place.root, get_s3_config()).head(place.key)
-        else:
-            os.lstat(path)
+            return _object_is_gone(path)
+        os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except SourceError as error:
-        return error.errno == errno.ENOENT
     except (OSError, ValueError):  # no permission, for instance: it may well be there
         return False
     return False
+
+
+def _object_is_gone(address: str) -> bool:
+    try:
+        place = parse(address)
+        store = store_at(place.root, get_s3_config())
+        store.head(place.key)
+        return False
+    except SourceError as error:
+        if error.errno != errno.ENOENT:
+            return False
+    if not place.can_list:
+        return True
+    try:  # the same answer comes from a wrong endpoint or account, which has no such bucket: a listing tells
+        next(store.list(place.key), None)
+    except SourceError:
+        return False
+    return True
 
 
 def _ahead(store: Store, prefix: str) -> Iterator[Listed]:

@@ -86,9 +86,15 @@ class RemoteObject:
         def get(start: int, end: int) -> Any:
             return self._store.get(self._key, start, end, expected)[1]
 
-        if not self._ahead or len(ranges) != 1 or expected is None or self._store.gate.is_limited:
+        def get_once(start: int, end: int) -> Any:
+            return self._store.get(self._key, start, end, expected, tries=1)[1]
+
+        if not self._ahead or len(ranges) != 1 or expected is None:
             return fetch_together(get, ranges)
-        return [read_ahead.get((self._store, self._key, expected), expected.size, *ranges[0], get)]
+        [(start, end)] = ranges
+        ahead = None if self._store.gate.is_limited else get_once
+        key = self._store, self._key, expected
+        return [read_ahead.get(key, expected.size, start, end, get, ahead=ahead)]
 
     def note_header(self, size: int) -> None:
         """Say how many bytes stood before the pixels: first reads of the store grow or shrink with it."""

@@ -80,7 +80,9 @@ class Store:
         self._region = ""
         self._has_etags = True
 
-    def get(self, key: str, start: int, end: int, expected: ObjectState | None) -> tuple[ObjectState, Any]:
+    def get(
+        self, key: str, start: int, end: int, expected: ObjectState | None, *, tries: int = _TRIES
+    ) -> tuple[ObjectState, Any]:
         """Read a range of an object.
 
         Parameters
@@ -91,6 +93,8 @@ class Store:
             Bytes, half-open; what lies behind the end of the object is left out.
         expected : ObjectState or None
             The state that the object must have; None for any.
+        tries : int
+            How often it is asked for at most.
 
         Returns
         -------
@@ -132,7 +136,7 @@ class Store:
             self.cost.add_request(len(body), time.monotonic() - began)
             return state, body
 
-        found: tuple[ObjectState, Any] = self._try(work, key, end - start, start)
+        found: tuple[ObjectState, Any] = self._try(work, key, end - start, start, tries)
         return found
 
     def head(self, key: str) -> ObjectState:
@@ -191,11 +195,11 @@ class Store:
                 else:
                     raise failure.as_error(self._name(prefix), None) from None
 
-    def _try(self, work: Any, key: str, size: int, offset: int | None) -> Any:
+    def _try(self, work: Any, key: str, size: int, offset: int | None, tries: int = _TRIES) -> Any:
         deadline = time.monotonic() + _PATIENCE
         obstore, client = self._open()
         has_renewed = has_moved = False
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(tries)):
             try:
                 with self.gate.one(size):
                     found = work(obstore, client)
@@ -215,7 +219,7 @@ class Store:
                 has_moved = True
                 obstore, client = self._open()
             elif found.may_help and left and time.monotonic() < deadline:
-                self._pause(found, _TRIES - left)
+                self._pause(found, tries - left)
             else:
                 raise found.as_error(self._name(key), offset)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -292,7 +296,8 @@ class Store:
             client["allow_http"] = self.root.startswith("http:")
             return HTTPStore.from_url(self.root, client_options=client, **common)
         if not self.root.startswith("s3:"):
-            if any(os.environ.get(f"{cloud}_ALLOW_HTTP") == "true" for cloud in ("AZURE", "GOOGLE")):
+            cloud = "GOOGLE" if self.root.startswith("gs:") else "AZURE"
+            if os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("true", "1"):
                 client["allow_http"] = True
             return from_url(self.root, client_options=client, **common)
         options = self.config.store_options() | ({"region": self._region} if self._region else {})

@@ -28,11 +28,6 @@ def fetch_together(get: Callable[[int, int], Any], ranges: Sequence[tuple[int, i
         raise
 
 
-def submit(work: Callable[[], Any]) -> None:
-    """Have a function called on another thread; what it returns or raises is nobody's concern."""
-    _threads().submit(work)
-
-
 def _threads() -> ThreadPoolExecutor:
     global _pool
     with _lock:
