@@ -205,16 +205,6 @@ def test_what_was_listed_before_a_listing_broke_off_is_indexed(store: FrameStore
     assert None not in store.file_states("default", paths)
 
 
-def test_a_path_in_two_batches_has_one_row(store: FrameStore, tmp_path: Path) -> None:
-    """The index is asked about the second batch before the rows of the first are there."""
-    paths = write_files(tmp_path / "d", 4)
-    runs = [*paths, *paths, *paths[::-1]]
-    reports = [each for part in index_files(FileIndexer(store), runs, batch_size=4) for each in part]
-    assert [report.path for report in reports if report.failed] == []
-    assert len(reports) == 12
-    assert store.summary("default").total.files == 4
-
-
 def test_large_tables_end_a_part_early(store: FrameStore, tmp_path: Path) -> None:
     """Slides with a large table each: parts stay small, and nothing is lost between them."""
     lengths = [2 * random.Random(index).randrange(1, 9) for index in range(40_000)]
@@ -227,8 +217,7 @@ def test_large_tables_end_a_part_early(store: FrameStore, tmp_path: Path) -> Non
     for path in paths:
         os.link(first, path)
     parts, seconds, began = [], [], time.monotonic()
-    indexer = FileIndexer(store, threads=2, verify="none")
-    for part in indexer.read(indexer.ask(paths)):
+    for part in FileIndexer(store, threads=2, verify="none").read(paths):
         parts.append(part)
         seconds.append(time.monotonic() - began)
         began = time.monotonic()

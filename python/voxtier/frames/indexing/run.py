@@ -79,21 +79,6 @@ class FileReport(NamedTuple):
         return self.error_kind is not None
 
 
-class Batch(NamedTuple):
-    """A batch and what the index knows of it.
-
-    Attributes
-    ----------
-    paths : list of str
-        Its files, each once.
-    states : bytes
-        What the rows of those say that have one: see `FrameStore.encoded_states`.
-    """
-
-    paths: list[str]
-    states: bytes
-
-
 class Part(NamedTuple):
     """A part of a batch: what is to be written.
 
@@ -150,19 +135,15 @@ class FileIndexer:
     def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
         """Index one batch of paths; return a report on each."""
         reports: list[FileReport] = []
-        for part in self.read(self.ask(paths)):
+        for part in self.read(paths):
             self.write(part)
             reports += part.reports
         return reports
 
-    def ask(self, paths: Iterable[str]) -> Batch:
-        """Ask the index what it knows of a batch of paths."""
-        wanted = list(dict.fromkeys(map(os.fspath, paths)))
-        return Batch(wanted, b"" if self.force else self.store.encoded_states(self.source, wanted))
-
-    def read(self, batch: Batch) -> Iterator[Part]:
+    def read(self, paths: Iterable[str]) -> Iterator[Part]:
         """Read what is new or changed; yield parts of bounded size and time."""
-        wanted, states = batch
+        wanted = list(dict.fromkeys(map(os.fspath, paths)))
+        states = b"" if self.force else self.store.encoded_states(self.source, wanted)
         are_new = not self.force and not states
         listed = [path.state if isinstance(path, ListedObject) else None for path in wanted]
         first = 0
@@ -188,8 +169,7 @@ def index_files(
     indexer : FileIndexer
         Reads and writes the batches.
     paths : iterable of str
-        Consumed batch by batch, one of them ahead; each is made absolute, so that a file has one row however
-        it is named. A file that two batches name may be read twice.
+        Consumed batch by batch; each is made absolute, so that a file has one row however it is named.
     batch_size : int
         Files in one transaction at most.
     shard : Shard or None
@@ -206,12 +186,9 @@ def index_files(
         iterator = (path for path in iterator if shard.holds(indexer.source, path))
     pending: deque[tuple[Future[None], list[FileReport]]] = deque()
     broken: list[Exception] = []
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer,
-        ThreadPoolExecutor(1, thread_name_prefix="voxtier-ask") as asker,
-    ):
+    with ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer:
         try:
-            for batch in _ask_ahead(indexer, iterator, batch_size, asker, broken):
+            for batch in _batches(iterator, batch_size, broken):
                 for part in indexer.read(batch):
                     pending.append((writer.submit(indexer.write, part), part.reports))
                     while len(pending) > _PENDING or (pending and pending[0][0].done()):
@@ -225,35 +202,18 @@ def index_files(
             if broken:
                 raise broken[0]
         finally:
-            asker.shutdown(wait=False, cancel_futures=True)
             for written, _ in pending:
                 written.cancel()
 
 
-def _ask_ahead(
-    indexer: FileIndexer,
-    paths: Iterator[str],
-    size: int,
-    asker: ThreadPoolExecutor,
-    broken: list[Exception],
-) -> Iterator[Batch]:
-    """Yield batches; the index is asked about the next one while one is worked on.
-
-    A listing that fails in its middle is an end too, and noted: what it named before is indexed.
-    """
-    asked: Future[Batch] | None = None
-    while True:
+def _batches(paths: Iterator[str], size: int, broken: list[Exception]) -> Iterator[list[str]]:
+    """Yield batches; a listing that fails in its middle is an end too, and noted: what it named counts."""
+    while not broken:
         batch: list[str] = []
         try:
             batch.extend(islice(paths, size))
         except Exception as error:
             broken.append(error)
-        following = asker.submit(indexer.ask, batch) if batch else None
-        if asked is not None:
-            yield asked.result()
-        if following is None:
+        if not batch:
             return
-        asked = following
-        if broken:
-            yield asked.result()
-            return
+        yield batch

@@ -34,8 +34,7 @@ def test_every_case_upserted_from_results_comes_back(store: FrameStore, case_fil
 
 def test_every_case_upserted_as_rows_comes_back(store: FrameStore, case_files: dict[str, Case]) -> None:
     paths = list(case_files)
-    indexer = FileIndexer(store, source="core", threads=2)
-    rows = b"".join(part.rows for part in indexer.read(indexer.ask(paths)))
+    rows = b"".join(part.rows for part in FileIndexer(store, source="core", threads=2).read(paths))
     assert store.upsert_rows("core", rows) == (len(CASES), 0, 0, ())
     results = {str(r.path): r for r in read_tables(case_files, verify="all")}
     check_stored(store, "core", results)
