@@ -18,6 +18,7 @@ from voxtier.errors import SourceError
 from voxtier.frames import FrameTable, read_frame, read_frames, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.sources.listing import file_is_gone
+from voxtier.frames.sources.stores import store_at
 from voxtier.system.s3_config import configure_s3, get_s3_config
 
 CONTENT = slide(40, 90_000, "bot")
@@ -168,6 +169,10 @@ def test_expired_credentials_are_read_again(
         read_table(slide_address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", NEXT_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", NEXT_SECRET)
+    store, key = store_at("s3://frames", get_s3_config()), slide_address.removeprefix("s3://frames/")
+    with pytest.raises(SourceError, match="have expired"):  # by its last try, which is the first one here
+        store.get(key, 0, 10, None, tries=1)
+    assert len(store.get(key, 0, 10, None, tries=1)[1]) == 10
     assert len(read_table(slide_address)) == 40
 
 

@@ -212,10 +212,10 @@ class Store:
             if not isinstance(found, Failure):
                 self.gate.speed_up()
                 return found
-            if found.is_credentials and not has_renewed and self._renew(client):
+            if found.is_credentials and not has_renewed and self._renew(client) and left:
                 has_renewed = True
                 obstore, client = self._open()
-            elif not has_moved and self._move(found.region, client):
+            elif not has_moved and self._move(found.region, client) and left:
                 has_moved = True
                 obstore, client = self._open()
             elif found.may_help and left and time.monotonic() < deadline:
