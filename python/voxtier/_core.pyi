@@ -387,6 +387,9 @@ def refused_status(kind: str) -> str:
 def file_key(source: str, path: str | bytes | PathLike[str]) -> bytes:
     """Return the 16-byte key of a file: BLAKE2b-128 of the source's name, a NUL and the path."""
 
+def file_keys(source: str, paths: list[str]) -> list[bytes]:
+    """Return the `file_key` of each path."""
+
 class _Outcome(Protocol):
     @property
     def path(self) -> str | PathLike[str]: ...

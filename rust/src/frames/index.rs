@@ -22,8 +22,6 @@ pub struct Job {
     pub path: Result<String>,
     /// What its row says, where that is complete and of this parser version.
     pub known: Option<Known>,
-    /// State of an object as the listing of its store says.
-    pub listed: Option<Fingerprint>,
 }
 
 /// A file as its row describes it.
@@ -91,7 +89,7 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
     row_of(source, &name, fingerprint, outcome)
 }
 
-/// Indexes one object of a store. `read` reads its table, and tells its state as soon as it is known.
+/// Indexes one object of a store, which its listing says is not in the state of its row. `read` reads its table, and tells its state as soon as it is known.
 pub fn index_object(
     source: &str,
     job: Job,
@@ -101,11 +99,6 @@ pub fn index_object(
         Ok(name) => name,
         Err(error) => return Indexed::Refused(error),
     };
-    if let Some((Known { fingerprint, frames }, now)) = job.known.zip(job.listed)
-        && fingerprint.covers(&now)
-    {
-        return Indexed::Unchanged { frames };
-    }
     let mut fingerprint = None;
     let outcome = read(&name, &mut fingerprint);
     row_of(source, &name, fingerprint, outcome)

@@ -54,7 +54,12 @@ def test_a_replaced_object_is_read_again_alone(bucket: Bucket, prefix: str, stor
     run(store, prefix)
     bucket.put(f"{prefix.removeprefix('s3://frames/')}/07.dcm", ct(99))  # of the same size
     bucket.proxy.forget()
-    assert run(store, prefix) == {"unchanged": 24, "ok": 1}
+    reports = [report for part in index_files(FileIndexer(store), iter_files([prefix])) for report in part]
+    assert {report.path for report in reports if report.status == "ok"} == {f"{prefix}/07.dcm"}
+    assert {report.path for report in reports if report.status == "unchanged"} == {
+        f"{prefix}/{number:02}.dcm" for number in range(25) if number != 7
+    }
+    assert [report.frames for report in reports] == [1] * 25
     assert len(bucket.proxy.gets) == 1
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from voxtier._core import FrameTable, Refusal, decode_rows, decode_states, encode_rows, file_key, path_fault
+from voxtier._core import FrameTable, Refusal, decode_rows, decode_states, encode_rows, file_keys, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, TableResult
 from voxtier.frames.sources.listing import file_is_gone
@@ -431,7 +431,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _file_keys(source: str, paths: Iterable[str]) -> Keys:
     _check_source(source)
-    return Keys(file_key(source, path) for path in paths)
+    return Keys(file_keys(source, list(paths)))
 
 
 def _state_of(refusal: Refusal) -> Fingerprint | None:

@@ -15,7 +15,7 @@ use crate::base::parallel_read::ParallelReader;
 use crate::base::source::{Fingerprint, is_address};
 use crate::dicom;
 use crate::frames::index::{Indexed, Job, Known, index_object, index_path};
-use crate::frames::row::next_state;
+use crate::frames::row::{FileState, next_state};
 use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::sources::read_object;
 
@@ -91,21 +91,19 @@ impl Indexer {
         if listed.len() != paths.len() {
             return Err(PyValueError::new_err("paths and listed must be of one length"));
         }
-        let jobs = paths.iter().zip(listed).zip(0_u32..).map(|((path, listed), id)| {
-            Ok(Job { id, path: storable_path(&path)?, known: None, listed: listed.map(fingerprint_of) })
-        });
-        let mut jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
+        let mut known: Vec<Option<FileState<'_>>> = (0..paths.len()).map(|_| None).collect();
         let mut rest = states.unwrap_or_default();
         while let Some(state) = next_state(&mut rest)? {
             let Ok(state) = state else { continue };
             let at = usize::try_from(state.number).ok().and_then(|number| number.checked_sub(first + 1));
-            if let Some(job) = at.and_then(|at| jobs.get_mut(at))
-                && job.path.as_ref().is_ok_and(|path| path == state.path)
-            {
-                job.known = state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames });
+            if let Some(place) = at.and_then(|at| known.get_mut(at)) {
+                *place = Some(state);
             }
         }
-        let (rows, outcomes) = py.detach(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;
+        let work = paths.iter().zip(listed).zip(known).zip(0_u32..);
+        let work = work.map(|(((path, listed), known), id)| Work::of(id, &path, listed, known));
+        let work = work.collect::<PyResult<Vec<Work>>>()?;
+        let (rows, outcomes) = py.detach(|| self.read_all(work)).map_err(PyRuntimeError::new_err)?;
         let reports = outcomes
             .into_iter()
             .map(|(id, indexed)| Ok(report(paths.get_item(id as usize)?.unbind(), indexed)));
@@ -113,22 +111,57 @@ impl Indexer {
     }
 }
 
+/// A file of a batch: an object in the state of its row takes no thread, nor its path a copy.
+enum Work {
+    Unchanged { id: u32, frames: usize },
+    Job(Job),
+}
+
+impl Work {
+    fn of(
+        id: u32,
+        path: &Bound<'_, PyAny>,
+        listed: Option<State>,
+        known: Option<FileState<'_>>,
+    ) -> PyResult<Self> {
+        let is_it = |state: &FileState<'_>| path.extract::<&str>().is_ok_and(|path| path == state.path);
+        let known = known
+            .filter(is_it)
+            .and_then(|state| state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames }));
+        let listed = listed.map(fingerprint_of);
+        if let Some((Known { fingerprint, frames }, now)) = known.zip(listed)
+            && fingerprint.covers(&now)
+        {
+            return Ok(Self::Unchanged { id, frames });
+        }
+        Ok(Self::Job(Job { id, path: storable_path(path)?, known }))
+    }
+}
+
 impl Indexer {
     /// Runs a batch through the pool, or as much of its beginning as the limits allow; the rows are joined,
     /// the outcomes come in order of completion.
-    fn read_all(&self, jobs: Vec<Job>) -> Result<Batch, &'static str> {
+    fn read_all(&self, work: Vec<Work>) -> Result<Batch, &'static str> {
         let reader = self.reader.lock().map_err(|_| "the indexer failed before")?;
         let reader = reader.as_ref().ok_or("the indexer has ended")?;
-        let expected = jobs.len();
-        let mut outcomes = Vec::with_capacity(expected);
+        let mut outcomes = Vec::with_capacity(work.len());
         let mut rows = Vec::new();
-        let chunk = (expected / (self.threads * 4)).clamp(1, CHUNK);
-        let mut jobs = jobs.into_iter();
+        let jobs = work.iter().filter(|each| matches!(each, Work::Job(_))).count();
+        let chunk = (jobs / (self.threads * 4)).clamp(1, CHUNK);
+        let mut work = work.into_iter();
         let began = Instant::now();
         let mut in_flight = 0;
         loop {
             while in_flight < self.threads * 2 && rows.len() < MOST_BYTES && began.elapsed() < LONGEST {
-                let batch: Vec<Job> = jobs.by_ref().take(chunk).collect();
+                let mut batch = Vec::with_capacity(chunk);
+                while batch.len() < chunk
+                    && let Some(next) = work.next()
+                {
+                    match next {
+                        Work::Unchanged { id, frames } => outcomes.push((id, Indexed::Unchanged { frames })),
+                        Work::Job(job) => batch.push(job),
+                    }
+                }
                 if batch.is_empty() {
                     break;
                 }

@@ -1,8 +1,10 @@
 //! Rows of the index: encoded for COPY, decoded from what a look-up or a preload returns.
 
+use std::ffi::OsStr;
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyList, PyString};
 
 use super::frame_table::{PyFrameTable, describes};
 use crate::base::error::{Error, ErrorKind, Result};
@@ -14,10 +16,13 @@ use crate::python::paths::path_of;
 
 /// A path as the index holds it, or why it cannot.
 pub(super) fn storable_path(path: &Bound<'_, PyAny>) -> PyResult<Result<String>> {
-    if path.extract::<&str>().is_err() && path.is_instance_of::<PyString>() {
-        return Ok(Err(Error::new(ErrorKind::InvalidArgument, "a path that is not UTF-8 cannot be stored")));
+    match path.cast::<PyString>().map(|text| text.to_str()) {
+        Ok(Ok(text)) => Ok(storable(OsStr::new(text)).map(str::to_owned)),
+        Ok(Err(_)) => {
+            Ok(Err(Error::new(ErrorKind::InvalidArgument, "a path that is not UTF-8 cannot be stored")))
+        }
+        Err(_) => Ok(storable(path_of(path)?.as_os_str()).map(str::to_owned)),
     }
-    Ok(storable(path_of(path)?.as_os_str()).map(str::to_owned))
 }
 
 /// Why a path cannot be a row of the index, or nothing.
@@ -38,12 +43,22 @@ fn refused_status(kind: &str) -> PyResult<&'static str> {
 
 #[pyfunction]
 fn file_key<'py>(py: Python<'py>, source: &str, path: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    if let Ok(text) = path.cast::<PyString>()
+        && let Ok(text) = text.to_str()
+    {
+        return Ok(PyBytes::new(py, &row::key(source, text.as_bytes())));
+    }
     let path = match path_of(path) {
         Ok(path) => path.into_os_string().into_encoded_bytes(),
         // Lone surrogates: no file has such a name, and no row such a key.
         Err(_) => path.call_method1("encode", ("utf-8", "surrogatepass"))?.extract()?,
     };
     Ok(PyBytes::new(py, &row::key(source, &path)))
+}
+
+#[pyfunction]
+fn file_keys<'py>(source: &str, paths: &Bound<'py, PyList>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    paths.iter().map(|path| file_key(paths.py(), source, &path)).collect()
 }
 
 /// Rows, and the paths that cannot be rows, each with its fault.
@@ -182,6 +197,7 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(path_fault, module)?)?;
     module.add_function(wrap_pyfunction!(refused_status, module)?)?;
     module.add_function(wrap_pyfunction!(file_key, module)?)?;
+    module.add_function(wrap_pyfunction!(file_keys, module)?)?;
     module.add_function(wrap_pyfunction!(encode_rows, module)?)?;
     module.add_function(wrap_pyfunction!(decode_rows, module)?)?;
     module.add_function(wrap_pyfunction!(decode_states, module)?)
