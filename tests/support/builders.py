@@ -161,14 +161,16 @@ class Element:
         numbers = (value,) if isinstance(value, int) else value
         return struct.pack(f"{syntax.order}{len(numbers)}{NUMBERS[self.vr]}", *numbers)
 
-    def header(self, syntax: Syntax) -> bytes:
-        """Tag, VR and length."""
+    def header(self, syntax: Syntax, value_length: int | None = None) -> bytes:
+        """Tag, VR and length; that of the value where it is known already."""
         length = self.length
         if length is None:
             open_ended = isinstance(self.value, Fragments) or (
                 isinstance(self.value, Items) and self.value.undefined
             )
-            length = UNDEFINED if open_ended else len(self.value_bytes(syntax))
+            if value_length is None:
+                value_length = len(self.value_bytes(syntax))
+            length = UNDEFINED if open_ended else value_length
         tag = struct.pack(syntax.order + "HH", self.tag >> 16, self.tag & 0xFFFF)
         if not (syntax.explicit if self.explicit is None else self.explicit):
             return tag + struct.pack(syntax.order + "I", length)
@@ -178,7 +180,8 @@ class Element:
 
     def encode(self, syntax: Syntax) -> bytes:
         """The whole element."""
-        return self.header(syntax) + self.value_bytes(syntax)
+        value = self.value_bytes(syntax)
+        return self.header(syntax, len(value)) + value
 
 
 @dataclass(frozen=True)
@@ -299,7 +302,7 @@ def dicom(
     position = 0 if actual.deflated else len(head)
     for each, written in zip(elements, encoded, strict=True):
         if each.tag in (PIXEL_DATA, FLOAT_PIXELS, DOUBLE_PIXELS):
-            pixel_tag, value = position, position + len(each.header(actual))
+            pixel_tag, value = position, position + len(each.header(actual, 0))
             fragments = _payloads(each.value, value) if isinstance(each.value, Fragments) else ()
         position += len(written)
     if actual.deflated:
