@@ -288,6 +288,22 @@ class SlideHeader:
 
     @staticmethod
     def read(source: Any) -> SlideHeader: ...
+    @staticmethod
+    def from_bytes(stored: bytes) -> SlideHeader:
+        """Return the header that bytes of `to_bytes` hold.
+
+        Raises
+        ------
+        FormatError
+            They are damaged, of another version, or of another form (``bad_table``).
+        """
+    def to_bytes(self) -> bytes | None:
+        """Return the header as it is kept, with the state of its file; None where it is too large."""
+    @property
+    def state(self) -> tuple[int, int | None, int | None, int | None, str | None]:
+        """State of the file that was read: size, mtime_ns, ctime_ns, inode, etag."""
+    def describes(self, source: Any) -> bool:
+        """Return whether a source may be in that state; nothing of it is read."""
     @property
     def sop_instance_uid(self) -> str: ...
     @property
@@ -323,6 +339,10 @@ class TileMap:
     @property
     def planes(self) -> list[float]:
         """Focal planes: offsets in millimetres, or numbers where the header has none."""
+    def agrees_with(
+        self, instance: int, state: tuple[int, int | None, int | None, int | None, str | None]
+    ) -> bool:
+        """Return whether an instance may be in a state, by what both tell."""
     def find(self, column: int, row: int, plane: int = 0, path: int = 0) -> tuple[int, int] | None:
         """Return which frame is a tile.
 

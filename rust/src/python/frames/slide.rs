@@ -2,10 +2,12 @@
 
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::PyAny;
+use pyo3::types::{PyAny, PyBytes};
 
 use crate::base::window::Buffer;
 use crate::dicom::slide;
+use crate::python::fingerprint::{State, fingerprint_of, state_of};
+use crate::python::frames::frame_table::describes;
 use crate::python::sources::with_source;
 
 /// What the header of one instance says of tiles.
@@ -18,6 +20,28 @@ impl SlideHeader {
     #[staticmethod]
     fn read(source: &Bound<'_, PyAny>) -> PyResult<Self> {
         Ok(Self(with_source(source, |source| slide::read(source, &mut Buffer::default()))?))
+    }
+
+    /// The header that bytes of `to_bytes` hold.
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, stored: &[u8]) -> PyResult<Self> {
+        Ok(Self(py.detach(|| slide::decode(stored))?))
+    }
+
+    /// The header as bytes that are kept; None where it is too large.
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        py.detach(|| slide::encode(&self.0)).map(|stored| PyBytes::new(py, &stored))
+    }
+
+    /// The state of the file that was read.
+    #[getter]
+    fn state(&self) -> State {
+        state_of(self.0.state)
+    }
+
+    /// Whether a source may be in that state.
+    fn describes(&self, source: &Bound<'_, PyAny>) -> PyResult<bool> {
+        describes(self.0.state, source)
     }
 
     #[getter]
@@ -69,7 +93,7 @@ struct TileMap(slide::TileMap);
 impl TileMap {
     #[new]
     fn new(parts: Vec<PyRef<'_, SlideHeader>>) -> PyResult<Self> {
-        let parts: Vec<slide::SlideHeader> = parts.iter().map(|part| part.0.clone()).collect();
+        let parts: Vec<&slide::SlideHeader> = parts.iter().map(|part| &part.0).collect();
         Ok(Self(slide::TileMap::new(&parts)?))
     }
 
@@ -86,6 +110,11 @@ impl TileMap {
     #[getter]
     fn planes(&self) -> Vec<f64> {
         self.0.planes.clone()
+    }
+
+    /// Whether an instance may be in a state: see `Fingerprint::agrees_with`.
+    fn agrees_with(&self, instance: usize, state: State) -> bool {
+        self.0.states.get(instance).is_some_and(|then| then.agrees_with(&fingerprint_of(state)))
     }
 
     /// Instance and frame of a tile, or None.
