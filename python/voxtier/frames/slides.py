@@ -1,21 +1,24 @@
 """Slides as people ask for them: a pyramid of levels, and the tile at a column and row (PS3.3 C.8.12).
 
 A level is one instance or several: parts of a concatenation, or one for each optical path. The core reads the
-headers and keeps the map from a tile to a frame; the bytes of a frame are read by its frame table.
+headers and keeps the map from a tile to a frame; the bytes of a frame are read by its frame table. A reader's
+memory and index hold what the headers say, so that a second look reads none.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from voxtier._core import FrameTable, SlideHeader, TileMap
-from voxtier.errors import FormatError
-from voxtier.frames.dicom.table import read_frame, read_table
+from voxtier.errors import FormatError, SourceError
+from voxtier.frames.dicom.table import Fingerprint, read_frame, read_table
 from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.opening import open_source
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _DRAWN = (48, 12)  # characters
+_ATTEMPTS = 3
 
 
 def _spread(start: int, end: int) -> range:
@@ -145,6 +149,15 @@ class Level:
         )
         return [tile for tile in wanted if tile is not None]
 
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What tells whether a tile has the same place in another level."""
+        return self.size, self.tile_size, self.optical_paths, self.focal_planes
+
+    def agrees_with(self, file: str, state: Fingerprint) -> bool:
+        """Return whether a file may be in a state, by what was known of it when the level was made."""
+        return self._map.agrees_with(self.files.index(file), state)
+
     def draw(self) -> str:
         """Return the grid as text: ``#`` where tiles are there, ``+`` where some are missing, ``.`` all.
 
@@ -176,7 +189,8 @@ class Slide:
     paths : path or iterable of path
         Its files, or a folder of them.
     reader : FrameReader, optional
-        Reads the frames, with its memory and index; by default files are read by tables that are kept here.
+        Reads headers and frames, with its memory and index; by default files are read, and their tables kept
+        here.
 
     Attributes
     ----------
@@ -208,7 +222,9 @@ class Slide:
     ) -> None:
         given = [paths] if isinstance(paths, str | os.PathLike) else paths
         files = list(iter_files([os.fspath(path) for path in given], extension=None))
-        headers = {file: SlideHeader.read(open_source(file)) for file in files}
+        self._reader = reader
+        self._tables: dict[str, FrameTable] = {}
+        headers = self._headers(files)
         tiled = {file: header for file, header in headers.items() if 0 not in (*header.total, *header.tile)}
         volumes = {file for file, header in tiled.items() if header.image_type[2:3] == ["VOLUME"]}
         groups: dict[tuple[int, int], list[str]] = defaultdict(list)
@@ -226,8 +242,6 @@ class Slide:
         self.others = {
             file: "\\".join(header.image_type) for file, header in headers.items() if file not in own
         }
-        self._reader = reader
-        self._tables: dict[str, FrameTable] = {}
 
     def tile(self, level: int, column: int, row: int, *, plane: int = 0, path: int = 0) -> bytes | None:
         """Return the bytes of a tile as the file holds them.
@@ -251,18 +265,56 @@ class Slide:
         IndexError
             There is no such level or place.
         FormatError, SourceError
-            See `read_frame`.
+            See `read_frame`. Where a file was replaced since the slide was opened, its header is read anew;
+            ``changed_during_read`` where its level has another size, or other planes or paths then.
         """
         if level < 0:
             raise IndexError(f"level {level}: levels count from 0")
-        tile = self.levels[level].find(column, row, plane=plane, path=path)
-        if tile is None:
-            return None
+        for left in reversed(range(_ATTEMPTS)):
+            tile = self.levels[level].find(column, row, plane=plane, path=path)
+            if tile is None:
+                return None
+            found = self._read(tile, partial(self.levels[level].agrees_with, tile.file))
+            if found is not None:
+                return found
+            if not left:
+                raise SourceError("changed_during_read", None, f"{tile.file}: it changes again and again")
+            self._renew(level)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _read(self, tile: Tile, agrees: Callable[[Fingerprint], bool]) -> bytes | None:
+        """Read a frame; None where its file has another state than it had when its header was read."""
         if self._reader is not None:
-            return self._reader.frame(tile.file, tile.frame)
-        if tile.file not in self._tables:
-            self._tables[tile.file] = read_table(tile.file)
-        return read_frame(tile.file, self._tables[tile.file], tile.frame)
+            return self._reader.frame_in_state(tile.file, tile.frame, agrees)
+        table = self._tables.get(tile.file)
+        if table is None:
+            table = self._tables[tile.file] = read_table(tile.file)
+        try:
+            if agrees((table.size, table.mtime_ns, table.ctime_ns, table.inode, table.etag)):
+                found = read_frame(tile.file, table, tile.frame)
+                # Objects are read in the state of the table; of files, size and time alone are compared.
+                if is_address(tile.file) or table.describes(tile.file):
+                    return found
+        except SourceError as error:
+            if error.kind != "changed_during_read":
+                raise
+        self._tables.pop(tile.file, None)
+        return None
+
+    def _headers(self, files: Iterable[str]) -> dict[str, SlideHeader]:
+        names = list(files)
+        if self._reader is not None:
+            return dict(zip(names, self._reader.slide_headers(names), strict=True))
+        return {file: SlideHeader.read(open_source(file)) for file in names}
+
+    def _renew(self, level: int) -> None:
+        """Make a level anew: the state of one of its files has changed, and maybe the places of its tiles."""
+        old = self.levels[level]
+        new = Level(list(old.files), list(self._headers(old.files).values()))
+        if new.shape != old.shape:
+            detail = f"{', '.join(old.files)}: replaced since the slide was opened: open the slide again"
+            raise SourceError("changed_during_read", None, detail)
+        self.levels = (*self.levels[:level], new, *self.levels[level + 1 :])
 
     def describe(self) -> str:
         """Return the pyramid as text, a line a level."""

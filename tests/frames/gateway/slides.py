@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -13,6 +15,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
 
 TILE = 64
+STUDY, SERIES = "1.2.77", "1.2.77.1"
 
 
 def tile_colour(column: int, row: int) -> list[int]:
@@ -120,3 +123,68 @@ def write_slide(path: Path, uids: tuple[str, str, str], columns: int, rows: int)
     slide.PixelData = encapsulate(tiles, has_bot=True)
     slide.save_as(path, enforce_file_format=True)
     return tiles
+
+
+def write_changed(
+    folder: Path, name: str, columns: int, rows: int, change: Callable[[Dataset], None] | None = None
+) -> Path:
+    """Write an instance of JPEG tiles, changed by pydicom."""
+    path = folder / f"{name}.dcm"
+    number = sum(map(ord, name))
+    write_slide(path, (STUDY, SERIES, f"{SERIES}.{number}"), columns, rows)
+    if change is not None:
+        dataset = pydicom.dcmread(path)
+        change(dataset)
+        dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def item(**values: object) -> Dataset:
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def scaled(factor: int) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.PixelSpacing = [0.0005 * factor, 0.0005 * factor]
+
+    return change
+
+
+def sparse(
+    places: list[tuple[int, int]], size: tuple[int, int], **extra: list[object]
+) -> Callable[[Dataset], None]:
+    """Let the first frames lie at places (column, row of tiles)."""
+
+    def change(dataset: Dataset) -> None:
+        dataset.DimensionOrganizationType = "TILED_SPARSE"
+        dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = size[0] * TILE, size[1] * TILE
+        groups = []
+        for number, (column, row) in enumerate(places):
+            place = item(
+                ColumnPositionInTotalImagePixelMatrix=column * TILE + 1,
+                RowPositionInTotalImagePixelMatrix=row * TILE + 1,
+                XOffsetInSlideCoordinateSystem=0,
+                YOffsetInSlideCoordinateSystem=0,
+                ZOffsetInSlideCoordinateSystem=extra["z"][number] if "z" in extra else 0,
+            )
+            group = item(PlanePositionSlideSequence=Sequence([place]))
+            if "path" in extra:
+                identified = item(OpticalPathIdentifier=extra["path"][number])
+                group.OpticalPathIdentificationSequence = Sequence([identified])
+            groups.append(group)
+        dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+        if "path" in extra:
+            dataset.OpticalPathSequence = Sequence(
+                [item(OpticalPathIdentifier=each) for each in sorted(set(map(str, extra["path"])))]
+            )
+
+    return change
+
+
+def frames_of(path: Path) -> list[bytes]:
+    dataset = pydicom.dcmread(path)
+    return list(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=dataset.NumberOfFrames))

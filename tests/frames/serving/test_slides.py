@@ -13,86 +13,19 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from wsidicom import WsiDicom
 
-from frames.gateway.slides import TILE, write_slide
+from frames.gateway.slides import TILE, frames_of, item, scaled, sparse, write_changed
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames import FrameReader, Slide
-
-STUDY, SERIES = "1.2.77", "1.2.77.1"
-
-
-def write(
-    folder: Path, name: str, columns: int, rows: int, change: Callable[[Dataset], None] | None = None
-) -> Path:
-    """Write an instance of JPEG tiles, changed by pydicom."""
-    path = folder / f"{name}.dcm"
-    number = sum(map(ord, name))
-    write_slide(path, (STUDY, SERIES, f"{SERIES}.{number}"), columns, rows)
-    if change is not None:
-        dataset = pydicom.dcmread(path)
-        change(dataset)
-        dataset.save_as(path, enforce_file_format=True)
-    return path
-
-
-def item(**values: object) -> Dataset:
-    made = Dataset()
-    for keyword, value in values.items():
-        setattr(made, keyword, value)
-    return made
-
-
-def scaled(factor: int) -> Callable[[Dataset], None]:
-    def change(dataset: Dataset) -> None:
-        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        measures.PixelSpacing = [0.0005 * factor, 0.0005 * factor]
-
-    return change
-
-
-def sparse(
-    places: list[tuple[int, int]], size: tuple[int, int], **extra: list[object]
-) -> Callable[[Dataset], None]:
-    """Let the first frames lie at places (column, row of tiles)."""
-
-    def change(dataset: Dataset) -> None:
-        dataset.DimensionOrganizationType = "TILED_SPARSE"
-        dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = size[0] * TILE, size[1] * TILE
-        groups = []
-        for number, (column, row) in enumerate(places):
-            place = item(
-                ColumnPositionInTotalImagePixelMatrix=column * TILE + 1,
-                RowPositionInTotalImagePixelMatrix=row * TILE + 1,
-                XOffsetInSlideCoordinateSystem=0,
-                YOffsetInSlideCoordinateSystem=0,
-                ZOffsetInSlideCoordinateSystem=extra["z"][number] if "z" in extra else 0,
-            )
-            group = item(PlanePositionSlideSequence=Sequence([place]))
-            if "path" in extra:
-                identified = item(OpticalPathIdentifier=extra["path"][number])
-                group.OpticalPathIdentificationSequence = Sequence([identified])
-            groups.append(group)
-        dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
-        if "path" in extra:
-            dataset.OpticalPathSequence = Sequence(
-                [item(OpticalPathIdentifier=each) for each in sorted(set(map(str, extra["path"])))]
-            )
-
-    return change
-
-
-def frames_of(path: Path) -> list[bytes]:
-    dataset = pydicom.dcmread(path)
-    return list(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=dataset.NumberOfFrames))
 
 
 def test_a_pyramid_has_the_levels_and_tiles_of_wsidicom(tmp_path: Path) -> None:
     for factor, columns, rows in ((4, 2, 2), (1, 8, 6), (2, 4, 3)):
-        write(tmp_path, f"level{factor}", columns, rows, scaled(factor))
+        write_changed(tmp_path, f"level{factor}", columns, rows, scaled(factor))
 
     def as_label(dataset: Dataset) -> None:
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
 
-    label = write(tmp_path, "label", 1, 1, as_label)
+    label = write_changed(tmp_path, "label", 1, 1, as_label)
     slide = Slide(tmp_path)
     assert [level.grid for level in slide.levels] == [(8, 6), (4, 3), (2, 2)]
     assert [level.spacing for level in slide.levels] == [(0.0005, 0.0005), (0.001, 0.001), (0.002, 0.002)]
@@ -109,7 +42,7 @@ def test_a_pyramid_has_the_levels_and_tiles_of_wsidicom(tmp_path: Path) -> None:
 
 
 def test_a_region_is_the_tiles_that_it_touches(tmp_path: Path) -> None:
-    slide = Slide(write(tmp_path, "one", 4, 3))
+    slide = Slide(write_changed(tmp_path, "one", 4, 3))
     [level] = slide.levels
 
     def naive(left: int, top: int, width: int, height: int) -> set[tuple[int, int]]:
@@ -136,7 +69,7 @@ def test_full_tiles_are_in_the_order_of_highdicom(tmp_path: Path, paths: int, pl
         dataset.NumberOfOpticalPaths, dataset.TotalPixelMatrixFocalPlanes = paths, planes
         dataset.OpticalPathSequence = Sequence([item(OpticalPathIdentifier=str(n)) for n in range(paths)])
 
-    path = write(tmp_path, "full", 3, 2 * paths * planes, change)
+    path = write_changed(tmp_path, "full", 3, 2 * paths * planes, change)
     [level] = Slide(path).levels
     frames = 0
     for frame, (channel, plane, column, row, *_) in enumerate(
@@ -155,7 +88,7 @@ def test_sparse_tiles_are_found_by_place_plane_and_path(tmp_path: Path) -> None:
     places = [(2, 1), (0, 0), (2, 1), (0, 2), (2, 1), (1, 1)]
     z = ["0.002", "0.001", "0.001", "0.001", "0.001", "0.002"]
     names = ["b", "a", "b", "a", "a", "b"]
-    path = write(tmp_path, "sparse", 3, 2, sparse(places, (4, 3), z=z, path=names))
+    path = write_changed(tmp_path, "sparse", 3, 2, sparse(places, (4, 3), z=z, path=names))
     slide = Slide(path)
     [level] = slide.levels
     assert (level.grid, level.focal_planes, level.optical_paths) == ((4, 3), [0.001, 0.002], ["a", "b"])
@@ -174,18 +107,18 @@ def test_sparse_tiles_are_found_by_place_plane_and_path(tmp_path: Path) -> None:
 
 
 def test_the_grid_is_drawn_with_its_gaps(tmp_path: Path) -> None:
-    full = Slide(write(tmp_path, "full", 5, 2)).levels[0]
+    full = Slide(write_changed(tmp_path, "full", 5, 2)).levels[0]
     assert full.draw().splitlines() == ["#####", "#####"]
     places = [(2, 1), (0, 0), (0, 2), (1, 1)]
-    [level] = Slide(write(tmp_path, "sparse", 2, 2, sparse(places, (4, 3)))).levels
+    [level] = Slide(write_changed(tmp_path, "sparse", 2, 2, sparse(places, (4, 3)))).levels
     assert level.draw().splitlines() == ["#...", ".##.", "#..."]
-    [wide] = Slide(write(tmp_path, "wide", 2, 1, sparse([(0, 0), (1, 0)], (200, 100)))).levels
+    [wide] = Slide(write_changed(tmp_path, "wide", 2, 1, sparse([(0, 0), (1, 0)], (200, 100)))).levels
     assert [len(line) for line in wide.draw().splitlines()] == [48] * 12
     assert wide.draw()[0] == "+"
 
 
 def test_parts_of_a_concatenation_are_one_level(tmp_path: Path) -> None:
-    whole = write(tmp_path / "..", "whole", 3, 4)
+    whole = write_changed(tmp_path / "..", "whole", 3, 4)
     frames = frames_of(whole)
 
     def part(first: int, count: int) -> Callable[[Dataset], None]:
@@ -196,20 +129,20 @@ def test_parts_of_a_concatenation_are_one_level(tmp_path: Path) -> None:
 
         return change
 
-    write(tmp_path, "a", 3, 4, part(5, 7))
-    write(tmp_path, "b", 3, 4, part(0, 5))
+    write_changed(tmp_path, "a", 3, 4, part(5, 7))
+    write_changed(tmp_path, "b", 3, 4, part(0, 5))
     slide = Slide(tmp_path)
     assert [slide.tile(0, n % 3, n // 3) for n in range(12)] == frames
     (tmp_path / "b.dcm").unlink()
     cut = Slide(tmp_path)
     assert [cut.tile(0, n % 3, n // 3) for n in range(12)] == [None] * 5 + frames[5:]
-    write(tmp_path, "b", 3, 4, part(0, 6))
+    write_changed(tmp_path, "b", 3, 4, part(0, 6))
     with pytest.raises(FormatError, match="same frames"):
         Slide(tmp_path)
 
 
 def test_a_reader_serves_the_tiles(tmp_path: Path) -> None:
-    path = write(tmp_path, "one", 3, 2)
+    path = write_changed(tmp_path, "one", 3, 2)
     with FrameReader(None, publish=False) as reader:
         slide = Slide([path], reader=reader)
         assert [slide.tile(0, n % 3, n // 3) for n in range(6)] == frames_of(path)
@@ -217,7 +150,7 @@ def test_a_reader_serves_the_tiles(tmp_path: Path) -> None:
 
 
 def test_places_outside_are_an_index_error(tmp_path: Path) -> None:
-    slide = Slide(write(tmp_path, "one", 3, 2))
+    slide = Slide(write_changed(tmp_path, "one", 3, 2))
     for place in ((0, 3, 0), (0, 0, 2), (0, -1, 0), (1, 0, 0), (-1, 0, 0)):
         with pytest.raises(IndexError):
             slide.tile(*place)
@@ -261,7 +194,7 @@ def _no_matrix(dataset: Dataset) -> None:
 def test_what_is_contradictory_is_refused(
     tmp_path: Path, change: Callable[[Dataset], None], words: str
 ) -> None:
-    path = write(tmp_path, "wrong", 3, 2, change)
+    path = write_changed(tmp_path, "wrong", 3, 2, change)
     with pytest.raises(FormatError, match=words):
         Slide(path)
 

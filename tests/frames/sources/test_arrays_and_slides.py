@@ -1,4 +1,4 @@
-"""Objects as a zarr array by reference, read by fsspec; a slide of objects."""
+"""Objects as a zarr array by reference, read by fsspec; a slide of objects, and its second look."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import zarr
 from obstore.fsspec import register
 
-from frames.gateway.slides import write_slide
+from frames.gateway.slides import frames_of, sparse, write_changed, write_slide
 from frames.sources.conftest import Bucket
 from support.builders import dicom, element, image, pattern
 from volumes.store.s3_server import KEY, SECRET
-from voxtier.frames import Slide, zarr_references
+from voxtier.frames import FrameReader, FrameStore, Slide, read_tables, zarr_references
 
 
 def test_objects_become_an_array_that_zarr_reads_from_the_store(bucket: Bucket) -> None:
@@ -51,3 +51,57 @@ def test_a_slide_of_objects_gives_its_tiles(bucket: Bucket, tmp_path: Path) -> N
         slide = Slide(given)
         found = [slide.tile(0, number % 3, number // 3) for number in range(6)]
         assert found == [tile + bytes(len(tile) % 2) for tile in tiles]
+
+
+def test_a_second_look_at_objects_reads_none_of_them(
+    bucket: Bucket, store: FrameStore, tmp_path: Path
+) -> None:
+    """Of a prefix the listing tells the states; an object that is named is asked for its state alone."""
+    places = [(2, 1), (0, 0), (1, 1), (3, 2)]
+    small = write_slide(tmp_path / "small.dcm", ("1.2.77", "1.2.77.1", "1.2.77.1.1"), columns=3, rows=2)
+    path = write_changed(tmp_path, "sparse", 4, 1, sparse(places, (4, 3)))
+    addresses = [
+        bucket.put(f"second/{file.name}", file.read_bytes()) for file in (path, tmp_path / "small.dcm")
+    ]
+    store.upsert("s", read_tables(addresses))
+    prefix = addresses[0].rpartition("/")[0]
+    with FrameReader(store, "s", publish=False, index_seconds=60) as reader:
+        Slide(prefix, reader=reader)
+        assert reader.stats()["slides"]["file"] == 2
+
+    def read_of_objects() -> list[tuple[str, int]]:
+        found = bucket.proxy.requests
+        return [(each.method, each.sent) for each in found if each.path.partition("?")[0].endswith(".dcm")]
+
+    for given, expected in ((prefix, []), (addresses, [("HEAD", 0), ("HEAD", 0)])):
+        with FrameReader(store, "s", publish=False, index_seconds=60) as reader:
+            bucket.proxy.forget()
+            slide = Slide(given, reader=reader)
+            assert read_of_objects() == expected
+            assert reader.stats()["slides"] == {"memory": 0, "index": 2, "file": 0}
+            assert [slide.tile(0, *place) for place in places] == frames_of(path)
+            found = [slide.tile(1, number % 3, number // 3) for number in range(6)]
+            assert found == [tile + bytes(len(tile) % 2) for tile in small]
+
+
+def test_a_replaced_object_is_read_anew(bucket: Bucket, store: FrameStore, tmp_path: Path) -> None:
+    places = [(0, 0), (1, 0), (2, 0)]
+    path = write_changed(tmp_path, "slide", 3, 1, sparse(places, (3, 1)))
+    other = write_changed(tmp_path, "ldise", 3, 1, sparse(places[::-1], (3, 1)))
+    frames = frames_of(path)
+    address = bucket.put("replaced/slide.dcm", path.read_bytes())
+    store.upsert("s", read_tables([address]))
+    with FrameReader(store, "s", publish=False, index_seconds=60) as reader:
+        old = Slide(address, reader=reader)
+        assert [old.tile(0, *place) for place in places] == frames
+        bucket.put("replaced/slide.dcm", other.read_bytes())
+        for given in (address, address.rpartition("/")[0]):
+            slide = Slide(given, reader=reader)
+            assert [slide.tile(0, *place) for place in places] == frames[::-1]
+        assert reader.stats()["slides"] == {"memory": 1, "index": 0, "file": 2}
+        assert [old.tile(0, *place) for place in places] == frames[::-1]
+    bucket.put("replaced/slide.dcm", path.read_bytes())
+    for given in (address, address.rpartition("/")[0]):
+        with FrameReader(store, "s", publish=False, index_seconds=60) as reader:
+            slide = Slide(given, reader=reader)
+            assert [slide.tile(0, *place) for place in places] == frames

@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
-from voxtier._core import FrameTable, read_frames
+from voxtier._core import FrameTable, SlideHeader, read_frames
 from voxtier.errors import ConfigError, FormatError, NotFoundError, SourceError
-from voxtier.frames.dicom.table import Verify
+from voxtier.frames.dicom.table import Fingerprint, Verify
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.memory.preload import Preload
@@ -24,6 +24,7 @@ from voxtier.frames.serving.counters import Counters
 from voxtier.frames.serving.files.group_files import GroupFiles
 from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
 from voxtier.frames.serving.files.remote_file import RemoteFile
+from voxtier.frames.serving.files.slide_headers import SlideHeaders
 from voxtier.frames.serving.index_client import IndexClient
 from voxtier.frames.serving.pools import ThreadPools
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
@@ -123,6 +124,13 @@ class FrameReader:
             "requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached"
         )
         self._tables = TableLoader(self.cache, self.index, self._write_back, source, verify, self._counters)
+        self._slides = SlideHeaders(
+            self._files,
+            self.index,
+            source,
+            keep=self._write_back.add_slide_map,
+            on_replaced=self.cache.invalidate,
+        )
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
         self._uids = UidPaths(self.index, source)
         self._pools = ThreadPools()
@@ -200,6 +208,33 @@ class FrameReader:
         with self._budget:
             return self._of_instance(name, lambda path: read(path, name))
 
+    def frame_in_state(self, path: str, index: int, agrees: Callable[[Fingerprint], bool]) -> bytes | None:
+        """Read one frame of a file of which something else is known, such as where its tiles lie.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        index : int
+            Frame, counted from 0.
+        agrees : callable
+            Takes the state of what was read (size, mtime_ns, ctime_ns, inode, etag), and returns whether it
+            is the one that is meant.
+
+        Returns
+        -------
+        bytes or None
+            None where it is not.
+
+        Raises
+        ------
+        IndexError, NotFoundError, FormatError, SourceError
+            See `frame`.
+        """
+        with self._budget:
+            read = self._frames_of(absolute(path), None, [index], "normal", align=False, agrees=agrees)
+        return None if read is None else read[0]
+
     def _of_instance(self, uid: str, answer: Callable[[str], T | None]) -> T:
         """Return the first answer from a file that the index names for a UID; None says: another instance."""
         for path in self._uids.candidates(uid):
@@ -220,9 +255,16 @@ class FrameReader:
         )
 
     def _frames_of(
-        self, path: str, uid: str | None, wanted: list[int], klass: Class, *, align: bool
+        self,
+        path: str,
+        uid: str | None,
+        wanted: list[int],
+        klass: Class,
+        *,
+        align: bool,
+        agrees: Callable[[Fingerprint], bool] | None = None,
     ) -> list[bytes] | None:
-        """Read frames; None when a UID is asked for and the file holds another SOP Instance."""
+        """Read frames; None when the file holds another instance than `uid`, or is in another state."""
         depth: Verify | None = None
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
@@ -231,8 +273,11 @@ class FrameReader:
                     file.promise(uid, self._uids.state(uid, path))
                     if file.instance() != uid:
                         return None
+                if agrees is not None and isinstance(file, OpenFile) and not agrees(file.state()):
+                    return None  # it may lack the frame
                 rebuilt = None if depth is None else self._tables.rebuild(path, file.source, klass, depth)
-                return self._read(path, file.source, wanted, klass, rebuilt, align=align)
+                read = self._read(path, file.source, wanted, klass, rebuilt, align=align)
+                return read if agrees is None or agrees(file.state()) else None
             except SourceError as error:
                 if uid is not None and error.errno == errno.ENOENT:
                     return None
@@ -298,6 +343,31 @@ class FrameReader:
             return self._tables.load(path, file.source, "normal").table
         finally:
             self._files.give_back(file)
+
+    def slide_headers(self, paths: Sequence[str]) -> list[SlideHeader]:
+        """Return what the headers of files say of tiles, for `Slide`.
+
+        Each is read from its file once: then memory and the index hold it, with the state of the file, and
+        whoever asks again, in this process or another, reads nothing of the file.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            The files.
+
+        Returns
+        -------
+        list of SlideHeader
+            In the order of `paths`.
+
+        Raises
+        ------
+        BackendError, FormatError, NotFoundError, SourceError
+            See `frame`.
+        """
+        found = self._slides.read(paths)  # each question has its own time: headers may take longer
+        self.wake()
+        return found
 
     def path_of(self, name: str) -> str:
         """Return the path under which a file is indexed.
@@ -421,6 +491,7 @@ class FrameReader:
             **self._write_back.stats(),
             "cache": self.cache.stats(),
             "preload": self.preload.progress(),
+            "slides": self._slides.stats(),
         }
 
     def close(self) -> None:
@@ -444,6 +515,7 @@ class FrameReader:
         self._counters.after_fork()
         self._files.after_fork()
         self._uids.after_fork()
+        self._slides.after_fork()
         self._write_back.after_fork()
         self._status.after_fork()
         self.preload.after_fork()

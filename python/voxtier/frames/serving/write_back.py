@@ -1,4 +1,4 @@
-"""Writes accesses and computed tables of a reader to the index, in batches, on one thread."""
+"""Writes accesses, computed tables and maps of slides to the index, in batches, on one thread."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ _BATCH = 5000
 _DIRTY_AT_MOST = 10_000
 # Computed tables that wait while the database is down; beyond it the oldest are dropped and computed again.
 _WAITING_AT_MOST = 10_000
+# Maps of slides that wait, for the rows of their files too; beyond it they are not kept.
+_MAPS_AT_MOST, _MAP_BYTES_AT_MOST = 1_000, 16 << 20
 # After a database has refused to take a table.
 _FORBIDDEN_SECONDS = 60.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,7 +61,8 @@ class WriteBack:
         self._flushing = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
-        self._forbidden_until = 0.0
+        self._forbidden_until = self._maps_forbidden_until = 0.0
+        self._maps: dict[str, bytes] = {}
         self._tables: deque[TableResult] = deque(maxlen=_WAITING_AT_MOST)
         self._rows: deque[tuple[str, bytes]] = deque(maxlen=_WAITING_AT_MOST)
         self._counts = {"flushed": 0, "flush_errors": 0, "unknown_ids": 0, "written_back": 0}
@@ -85,12 +88,23 @@ class WriteBack:
             self._rows.append((source, row))
             self._work.set()
 
+    def add_slide_map(self, path: str, kept: bytes) -> None:
+        """Add what is to be kept of the header of a slide: see `SlideHeader.to_bytes`."""
+        if self.store is None or time.monotonic() < self._maps_forbidden_until:
+            return
+        with self._lock:
+            waiting = sum(map(len, self._maps.values())) + len(kept)
+            if len(self._maps) < _MAPS_AT_MOST and waiting <= _MAP_BYTES_AT_MOST:
+                self._maps[path] = kept
+        self._work.set()
+
     def flush(self) -> int:
         """Write everything that waits; return the number of files accessed. A database may fail meanwhile."""
         if self.store is None:
             return 0
         with self._flushing:
             self._write_tables()
+            self._write_maps()
             return self._write_accesses()
 
     def stats(self) -> dict[str, int]:
@@ -119,6 +133,7 @@ class WriteBack:
             elif is_called:
                 with self._flushing:
                     self._write_tables()
+                    self._write_maps()
         self.flush()
 
     def _write_tables(self) -> None:
@@ -142,6 +157,26 @@ class WriteBack:
         except ConfigError:
             self._counts["flush_errors"] += 1
             self._forbidden_until = time.monotonic() + _FORBIDDEN_SECONDS
+
+    def _write_maps(self) -> None:
+        """Write the maps of slides whose files have a row; the others wait for it."""
+        assert self.store is not None
+        with self._lock:
+            maps = dict(self._maps)
+        if not maps:
+            return
+        try:
+            kept = self.store.keep_slide_maps(self.sources[0], maps)
+        except BackendError:
+            self._counts["flush_errors"] += 1
+            return
+        except ConfigError:  # no right to: each process reads the headers again
+            self._maps_forbidden_until = time.monotonic() + _FORBIDDEN_SECONDS
+            kept = set(maps)
+        with self._lock:
+            for path in kept:
+                if self._maps.get(path) is maps[path]:
+                    del self._maps[path]
 
     def _write_accesses(self) -> int:
         keys, counts, times = self.cache.drain_access()

@@ -52,6 +52,7 @@ def grants(role: str, duty: Duty) -> list[str]:
         statements += [
             f"GRANT INSERT ON voxtier.source TO {name};",
             f"GRANT INSERT, UPDATE, DELETE ON voxtier.file, voxtier.claim, voxtier.claimed_frame TO {name};",
+            f"GRANT INSERT, UPDATE, DELETE ON voxtier.slide_map TO {name};",
             f"GRANT DELETE ON voxtier.file_stats TO {name};",
         ]
         # A policy for each builder, by its name: PostgreSQL has no way to add a role to one.

@@ -127,6 +127,19 @@ FROM wanted JOIN voxtier.file AS f USING (key) LEFT JOIN voxtier.file_stats AS s
 ORDER BY place, f.path
 """
 
+SLIDE_MAPS = """
+SELECT f.path, m.map FROM voxtier.slide_map AS m JOIN voxtier.file AS f USING (key) WHERE m.key = ANY(%s)
+"""
+# Of files that have a row: what is kept goes with it. In the order of keys, as all writes.
+KEEP_SLIDE_MAPS = """
+INSERT INTO voxtier.slide_map AS m (key, map)
+SELECT given.key, given.map
+FROM unnest(%s::uuid[], %s::bytea[]) AS given (key, map) JOIN voxtier.file AS f USING (key)
+ORDER BY given.key FOR KEY SHARE OF f
+ON CONFLICT (key) DO UPDATE SET map = excluded.map
+RETURNING key
+"""
+
 _BY_UID = f"""
 SELECT source.name, {ROW}
 FROM voxtier.file AS f JOIN voxtier.source USING (source_id)

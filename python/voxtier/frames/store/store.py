@@ -198,6 +198,34 @@ class FrameStore:
             return self._answer(statements.RECALL_SERIES, source, path, **limits)
         return self._answer(statements.RECALL, source, path)
 
+    def slide_maps(self, source: str, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return what is kept of the headers of slides, by path; `SlideHeader.from_bytes` checks it."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(paths), BATCH):
+            keys = _file_keys(source, paths[start : start + BATCH])
+            found.update(self.query(statements.SLIDE_MAPS, (keys,)))
+        return found
+
+    def keep_slide_maps(self, source: str, maps: Mapping[str, bytes]) -> set[str]:
+        """Keep what `SlideHeader.to_bytes` gives for each path; it goes with the row of its file.
+
+        Parameters
+        ----------
+        source : str
+            Name of the source.
+        maps : mapping of str to bytes
+            At most `BATCH` of them.
+
+        Returns
+        -------
+        set of str
+            The paths of `maps` that have a row: those of the others are not kept.
+        """
+        keys = {file_key(source, path): path for path in maps}
+        _check_source(source)
+        kept = self.query(statements.KEEP_SLIDE_MAPS, (Keys(keys), list(maps.values())))
+        return {keys[key.bytes] for (key,) in kept}
+
     def results(self, source: str) -> Iterator[TableResult]:
         """Iterate over all files of a source, in the order of their keys, as `read_tables` gives them.
 

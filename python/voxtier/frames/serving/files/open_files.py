@@ -168,6 +168,11 @@ class OpenFile:
         """Whether the file was found to hold a SOP Instance, and has not changed since."""
         return self._instance == uid and self._state == self._read_state()
 
+    def state(self) -> Fingerprint:
+        """Return the present state of the file."""
+        status = os.fstat(self.source)
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, None
+
     def _read_state(self) -> tuple[int, int, int]:
         status = os.fstat(self.source)
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -39,6 +39,10 @@ class RemoteFile:
     def close(self) -> None:
         """Do nothing: connections belong to the store."""
 
+    def state(self) -> Fingerprint:
+        """Return the state that is read: every range was of it."""
+        return self.source.open_ranges()[0]
+
     def promise(self, uid: str, state: Fingerprint | None) -> None:
         """Take the word of the index that the object in a state holds a SOP Instance.
 
