@@ -123,15 +123,44 @@ def ct_series(folder: Path, count: int) -> list[Path]:
 
 def slide_header(path: Path, count: int) -> Path:
     """Write the header of a tiled slide: three groups for each of ``count`` tiles (PS3.3 A.32.8)."""
+    groups = tile_groups([(number % 250, number // 250) for number in range(count)], 256)
+    attributes = image(rows=256, columns=256, samples=3, photometric="RGB", planar=0, frames=count)
+    path.write_bytes(dicom([*attributes, groups]).content)
+    return path
 
-    def group(number: int) -> list[Element]:
-        column, row = number % 250, number // 250
+
+def sparse_slide(path: Path, count: int) -> Path:
+    """Write a TILED_SPARSE slide of ``count`` small tiles: the outline of tissue on a grid of 300 columns."""
+    tile, columns = 16, 300
+    places = [
+        (number % columns, number // columns)
+        for number in range(count + count // 2)
+        if number % columns >= 40 + number // columns * 7 % 23
+    ][:count]
+    rows = places[-1][1] + 1
+    more = [
+        Element(0x00080008, "CS", "ORIGINAL\\PRIMARY\\VOLUME\\NONE"),
+        Element(0x00209311, "CS", "TILED_SPARSE"),
+        Element(0x00480006, "UL", columns * tile),
+        Element(0x00480007, "UL", rows * tile),
+        Element(0x00480105, "SQ", Items([[Element(0x00480106, "SH", "1 ")]])),
+    ]
+    attributes = sorted([*image(rows=tile, columns=tile, frames=count), *more], key=lambda each: each.tag)
+    pixels = element("PixelData", pattern(tile * tile) * count, "OW")
+    path.write_bytes(dicom([*attributes, tile_groups(places, tile), pixels]).content)
+    return path
+
+
+def tile_groups(places: list[tuple[int, int]], tile: int) -> Element:
+    """Return the functional groups of tiles at places (column and row of the grid)."""
+
+    def group(column: int, row: int) -> list[Element]:
         position = [
             Element(0x0040072A, "DS", f"{20.5 + column * 0.064:.3f}"),
             Element(0x0040073A, "DS", f"{40.1 - row * 0.064:.3f}"),
             Element(0x0040074A, "DS", "0.0 "),
-            Element(0x0048021E, "SL", struct.pack("<i", column * 256 + 1)),
-            Element(0x0048021F, "SL", struct.pack("<i", row * 256 + 1)),
+            Element(0x0048021E, "SL", struct.pack("<i", column * tile + 1)),
+            Element(0x0048021F, "SL", struct.pack("<i", row * tile + 1)),
         ]
         return [
             Element(0x00209111, "SQ", Items([[Element(0x00209157, "UL", (column + 1, row + 1))]])),
@@ -139,7 +168,4 @@ def slide_header(path: Path, count: int) -> Path:
             Element(0x0048021A, "SQ", Items([position])),
         ]
 
-    groups = element("PerFrameFunctionalGroups", Items([group(number) for number in range(count)]))
-    attributes = image(rows=256, columns=256, samples=3, photometric="RGB", planar=0, frames=count)
-    path.write_bytes(dicom([*attributes, groups]).content)
-    return path
+    return element("PerFrameFunctionalGroups", Items([group(*place) for place in places]))

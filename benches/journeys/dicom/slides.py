@@ -1,4 +1,4 @@
-"""Journey: one file of 8,000 or 100,000 frames, with no offset table, a basic or an extended one."""
+"""Journey: 8,000 or 100,000 frames with no offset table, a basic or an extended one; second looks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 import pydicom
 from pydicom.encaps import generate_fragments, parse_basic_offsets, parse_fragments
 
-from benches.inputs.files import Slide, slide
+from benches.inputs.files import Slide, slide, sparse_slide
 from benches.measure import Goal, Lap, Result, Way, dropped_from_cache, elsewhere, floor_binary, race, timed
-from voxtier.frames import read_frame, read_table
+from voxtier.frames import FrameReader, FrameStore, read_frame, read_table, read_tables
+from voxtier.frames import Slide as Pyramid
+from voxtier.postgres.embedded import EmbeddedServer
 
 PIXEL_HEADER = 12  # tag, VR, two reserved bytes, length
 TABLES = {"none": "no offset table", "bot": "a Basic Offset Table", "eot": "an Extended Offset Table"}
@@ -39,6 +41,79 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
             if table == "none":
                 yield cold(made, mean, min(rounds, 3))
             made.path.unlink()
+    yield looks(folder, 5_000 if quick else 50_000, rounds)
+
+
+def looks(folder: Path, frames: int, rounds: int) -> Result:
+    """Race the first look at a slide against later ones, by what index or memory have of its header."""
+    path = sparse_slide(folder / "sparse.dcm", frames)
+    result = Result(
+        "slides",
+        f"A slide of {frames:,} TILED_SPARSE frames, opened",
+        "From a path to the pyramid and one tile's place. Memory and index have what the header says.",
+        "slide",
+        1,
+    )
+    server = EmbeddedServer(folder / "postgres")
+    server.attach()
+    try:
+        with FrameStore(server.conninfo()) as store:
+            return race_of_looks(result, path, store, rounds)
+    finally:
+        server.detach()
+
+
+def race_of_looks(result: Result, path: Path, store: FrameStore, rounds: int) -> Result:
+    store.upsert("s", read_tables([path]))
+    readers: list[FrameReader] = []
+
+    def new_reader() -> None:
+        while readers:
+            readers.pop().close()
+        readers.append(FrameReader(store, "s", publish=False, index_seconds=60))
+
+    def place(slide: Pyramid) -> list[int]:
+        [level] = slide.levels
+        return [*level.grid, *(tile.frame for tile in level.region(0, 0, 10**6, 10**6)[::1000])]
+
+    def look(tier: str) -> Lap:
+        [reader] = readers
+        before = reader.stats()["slides"][tier]
+        seconds, answer = timed(lambda: place_of(Pyramid(path, reader=reader)))()
+        assert reader.stats()["slides"][tier] == before + 1
+        return seconds, answer
+
+    def place_of(slide: Pyramid) -> Pyramid:
+        slide.levels[0].find(0, 0)
+        return slide
+
+    def by_index() -> Lap:
+        new_reader()
+        return look("index")
+
+    new_reader()
+    look("file")
+    new_reader()
+    [(size,)] = store.query("SELECT octet_length(map) FROM voxtier.slide_map", ())
+    header = read_table(path).pixel_data_pos
+    assert header is not None
+    result.facts.append(
+        f"Header {header / 1e6:.1f} MB; kept {size:,} bytes, {size / len(read_table(path)):.2f} a frame."
+    )
+    ways = [
+        Way("memory of the process", lambda: look("memory"), "voxtier"),
+        Way("index, another process", by_index, "voxtier", note="a new reader each time"),
+        Way("header, first look", timed(lambda: place_of(Pyramid(path))), "voxtier"),
+    ]
+    look("index")
+    goals = [
+        Goal("memory of the process", "header, first look", 5),
+        Goal("index, another process", "header, first look", 3),
+    ]
+    try:
+        return race(result, ways, goals, rounds=max(rounds, 5), same=place)
+    finally:
+        readers.pop().close()
 
 
 def check(made: Slide) -> None:
