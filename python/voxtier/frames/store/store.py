@@ -12,7 +12,16 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from voxtier._core import FrameTable, Refusal, decode_rows, decode_states, encode_rows, file_keys, path_fault
+from voxtier._core import (
+    FrameTable,
+    Refusal,
+    decode_rows,
+    decode_states,
+    encode_rows,
+    file_key,
+    file_keys,
+    path_fault,
+)
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, TableResult
 from voxtier.frames.sources.listing import file_is_gone
