@@ -522,7 +522,8 @@ class Indexer:
     verify : {"all", "ends", "none"}
         See `read_table`.
     opener : callable or None
-        Makes a source of an address such as ``s3://bucket/key``; None: it is read as a path.
+        Makes a source of an address such as ``s3://bucket/key``; None: it is read as a path. It is given the
+        state of the row too where no listing tells that of the object, and returns None where they are one.
     verify_objects : {"all", "ends", "none"}
         As `verify`, for what `opener` opens.
     """

@@ -20,7 +20,7 @@ pub struct Job {
     pub id: u32,
     /// The file, or why its path cannot be a row: see [`storable`].
     pub path: Result<String>,
-    /// What its row says, where that is complete and of this parser version.
+    /// What its row says, where that is complete and of this parser version, and no listing says otherwise.
     pub known: Option<Known>,
 }
 
@@ -89,19 +89,22 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
     row_of(source, &name, fingerprint, outcome)
 }
 
-/// Indexes one object of a store, which its listing says is not in the state of its row. `read` reads its table, and tells its state as soon as it is known.
+/// Indexes one object of a store. `read` reads its table, and tells its state as soon as it is known; given the state
+/// of the row, where no listing said another, it returns `None` where the object still has it.
 pub fn index_object(
     source: &str,
     job: Job,
-    read: impl FnOnce(&str, &mut Option<Fingerprint>) -> Result<FrameTable>,
+    read: impl FnOnce(&str, Option<Fingerprint>, &mut Option<Fingerprint>) -> Result<Option<FrameTable>>,
 ) -> Indexed {
     let name = match job.path {
         Ok(name) => name,
         Err(error) => return Indexed::Refused(error),
     };
     let mut fingerprint = None;
-    let outcome = read(&name, &mut fingerprint);
-    row_of(source, &name, fingerprint, outcome)
+    match read(&name, job.known.map(|known| known.fingerprint), &mut fingerprint).transpose() {
+        Some(outcome) => row_of(source, &name, fingerprint, outcome),
+        None => Indexed::Unchanged { frames: job.known.map_or(0, |known| known.frames) },
+    }
 }
 
 fn row_of(

@@ -14,7 +14,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::planned::{Cost, Fetch, Planned};
 use crate::base::source::{Bytes, FileSource, Fingerprint, Range, Source};
 use crate::python::errors::SourceError;
-use crate::python::fingerprint::{State, fingerprint_of};
+use crate::python::fingerprint::{State, fingerprint_of, state_of};
 use crate::python::paths::local_path_of;
 
 /// Most threads that read one file: more of them wait for one another in the page cache.
@@ -121,9 +121,26 @@ pub fn read_object<R: Send>(
     object: &Py<PyAny>,
     work: impl FnOnce(&dyn Source) -> Result<R> + Send,
 ) -> Result<R> {
+    read_changed_object(open, object, None, work)?
+        .ok_or_else(|| Error::new(ErrorKind::IoError, "the opener made no source of it"))
+}
+
+/// As [`read_object`]; `None` where the object still has the state `known`, as `open` finds out.
+pub fn read_changed_object<R: Send>(
+    open: &Py<PyAny>,
+    object: &Py<PyAny>,
+    known: Option<Fingerprint>,
+    work: impl FnOnce(&dyn Source) -> Result<R> + Send,
+) -> Result<Option<R>> {
     Python::attach(|py| {
-        let source = open.bind(py).call1((object,))?;
-        with_source(&source, work)
+        let source = match known {
+            Some(known) => open.bind(py).call1((object, state_of(known)))?,
+            None => open.bind(py).call1((object,))?,
+        };
+        if source.is_none() {
+            return Ok(None);
+        }
+        with_source(&source, work).map(Some)
     })
     .map_err(|error| Python::attach(|py| error_of(py, &error)))
 }

@@ -63,6 +63,65 @@ def test_a_replaced_object_is_read_again_alone(bucket: Bucket, prefix: str, stor
     assert len(bucket.proxy.gets) == 1
 
 
+@pytest.fixture
+def named(bucket: Bucket) -> list[str]:
+    """Objects that no listing names, as in a column of Spark's or on a command line."""
+    return [bucket.put(f"named/{number}.dcm", ct(number, f"2.25.{number + 1}")) for number in range(5)]
+
+
+def run_named(bucket: Bucket, store: FrameStore, named: list[str]) -> Counter[str]:
+    requests = bucket.proxy.requests
+    requests.clear()
+    found = Counter(report.status for report in FileIndexer(store, threads=4).index_batch(named))
+    assert len(requests) == len(named), "a request for each"
+    return found
+
+
+def test_an_unchanged_object_that_was_not_listed_costs_a_request_without_bytes(
+    bucket: Bucket, named: list[str], store: FrameStore
+) -> None:
+    assert run_named(bucket, store, named) == {"ok": 5}
+    bucket.put("named/2.dcm", ct(99, "2.25.3"))  # of the same size
+    assert run_named(bucket, store, named) == {"unchanged": 4, "ok": 1}
+    assert sorted((each.status, each.path[-5:]) for each in bucket.proxy.gets if each.sent) == [
+        (206, "2.dcm")
+    ]
+    table = store.get("default", named[2])
+    assert table is not None
+    assert table.etag == read_table(named[2]).etag
+    assert run_named(bucket, store, named) == {"unchanged": 5}
+    assert bucket.proxy.moved == 0
+
+
+def test_a_server_that_ignores_the_question_has_its_answer_compared(
+    bucket: Bucket, store: FrameStore
+) -> None:
+    named = []
+    for number in range(3):
+        place = bucket.public.put(f"named/{number}.dcm", ct(number)).removeprefix("s3://")
+        named.append(f"http://127.0.0.1:{bucket.proxy.port}/{place}")
+    bucket.proxy.drop = ("if-none-match",)
+    try:
+        assert run_named(bucket, store, named) == {"ok": 3}
+        assert run_named(bucket, store, named) == {"unchanged": 3}
+        bucket.public.put("named/2.dcm", ct(98))
+        assert run_named(bucket, store, named) == {"unchanged": 2, "ok": 1}
+    finally:
+        bucket.proxy.drop = ()
+    assert [each.status for each in bucket.proxy.gets] == [206] * 3
+
+
+def test_an_object_without_entity_tag_is_unchanged_by_size_and_time(
+    bucket: Bucket, named: list[str], store: FrameStore
+) -> None:
+    headers: dict[str, str | None] = {"etag": None, "last-modified": "Fri, 27 Nov 2020 00:00:00 GMT"}
+    bucket.proxy.fault = lambda _: Fault(headers=headers)
+    assert run_named(bucket, store, named) == {"ok": 5}
+    assert run_named(bucket, store, named) == {"unchanged": 5}
+    headers["last-modified"] = "Fri, 27 Nov 2020 00:00:01 GMT"
+    assert run_named(bucket, store, named) == {"ok": 5}
+
+
 def test_only_what_was_written_since_is_taken(bucket: Bucket, prefix: str, store: FrameStore) -> None:
     now = datetime.now(UTC)
     assert run(store, prefix, since=now + timedelta(hours=1)) == {}

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.frames.databricks.place import choose_place, default_table
@@ -23,6 +23,7 @@ from voxtier.frames.databricks.spark_task import (
     Destination,
     IndexOptions,
     IndexTask,
+    KeyedS3Config,
     MaskedValues,
     load_provider,
 )
@@ -90,6 +91,10 @@ class BOTCacheBuilder(
     prepare : {"auto", "off"} or None
         Prepared statements: "off" behind a pooler that keeps none, "auto" finds out. None: as `dsn` or
         ``VOXTIER_PREPARE`` says.
+    s3_keys : {"worker", "driver"}
+        What signs requests for ``s3://``: "worker", the environment, profile or role of each worker;
+        "driver", the keys (with region and endpoint) that this process has when the job is made, for workers
+        that have none. Other stores are reached as the worker's environment says.
 
     Raises
     ------
@@ -105,7 +110,8 @@ class BOTCacheBuilder(
 
     No setting of Spark is changed, as serverless Spark refuses unknown ones. Passwords and tokens travel
     masked in the closure of the task: their text stands in no plan, pickle, log or saved builder, but who can
-    read the closure can find them out. With ``credentials`` none travels.
+    read the closure can find them out. With ``credentials`` none of the database's travels, and keys of S3
+    travel with ``s3_keys="driver"`` only.
     """
 
     uc_table_name: Param[str] = Param(
@@ -141,6 +147,10 @@ class BOTCacheBuilder(
         Params._dummy(), "verify", "how far tables are compared with files", TypeConverters.toString
     )
 
+    s3_keys: Param[str] = Param(
+        Params._dummy(), "s3_keys", "what signs requests for s3: worker or driver", TypeConverters.toString
+    )
+
     def __init__(
         self,
         uc_table_name: str | None = "",
@@ -159,6 +169,7 @@ class BOTCacheBuilder(
         partitions: int | None = None,
         verify: Verify = "all",
         prepare: Prepare | None = None,
+        s3_keys: Literal["worker", "driver"] = "worker",
     ) -> None:
         super().__init__()
         for name, text in (("host", host), ("token", token), ("dsn", dsn)):
@@ -182,6 +193,8 @@ class BOTCacheBuilder(
             raise ConfigError(f"prepare={prepare!r}: must be 'auto' or 'off'")
         if verify not in ("all", "ends"):
             raise ConfigError(f"verify={verify!r}: must be 'all' or 'ends'")
+        if s3_keys not in ("worker", "driver"):
+            raise ConfigError(f"s3_keys={s3_keys!r}: must be 'worker' or 'driver'")
         for name, number, least in (
             ("threads", threads, 1),
             ("batch_size", batch_size, 1),
@@ -205,6 +218,7 @@ class BOTCacheBuilder(
                 partitions=partitions or 0,
                 verify=verify,
                 prepare=prepare or "",
+                s3_keys=s3_keys,
             )
         except TypeError as error:
             raise ConfigError(f"BOTCacheBuilder: {error}") from error
@@ -230,13 +244,19 @@ class BOTCacheBuilder(
             threads=self.getOrDefault(self.threads),
             batch_size=self.getOrDefault(self.batch_size),
             verify=cast(Verify, self.getOrDefault(self.verify)),
-            s3=None if get_s3_config() == S3Config() else get_s3_config(),
+            s3=self._s3_config(),
         )
         prepare = self.getOrDefault(self.prepare) or os.environ.get("VOXTIER_PREPARE") or None
         destination = replace(
             self._choose_destination(session, source), prepare=cast("Prepare | None", prepare)
         )
         return IndexTask(destination, options, self.getInputCol(), self.getOutputCol())
+
+    def _s3_config(self) -> S3Config | None:
+        config = get_s3_config()
+        if self.getOrDefault(self.s3_keys) == "driver":
+            return KeyedS3Config.of_this_process(config)
+        return None if config == S3Config() else config
 
     def _filter(self, dataset: DataFrame) -> DataFrame:
         types = {field.name: field.dataType for field in dataset.schema.fields}

@@ -11,13 +11,14 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from voxtier._core import local_path
 from voxtier.errors import ConfigError
 from voxtier.frames.indexing.paths import matches
 from voxtier.frames.sources.address import is_address, normal
+from voxtier.system.s3_config import S3Config
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from voxtier.frames.dicom.table import Verify
     from voxtier.frames.indexing.run import FileIndexer
     from voxtier.postgres.connection_string import Prepare
-    from voxtier.system.s3_config import S3Config
 
 Status = Mapping[str, str | int]
 
@@ -77,6 +77,49 @@ def _unmask(mask: bytes, masked: bytes) -> MaskedValues:
 
 def _xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedS3Config(S3Config):
+    """How ``s3://`` is reached on a worker that has no keys of its own: with those of another machine.
+
+    Parameters
+    ----------
+    keys : MaskedValues
+        What `credentials` returns.
+    """
+
+    keys: MaskedValues = field(kw_only=True)
+
+    @classmethod
+    def of_this_process(cls, config: S3Config) -> KeyedS3Config:
+        """Return a configuration with the keys, region and endpoint that this process uses now.
+
+        Raises
+        ------
+        ConfigError
+            There are no keys, or no such profile.
+        """
+        keys = config.credentials()
+        if not keys and not config.anonymous:
+            raise ConfigError(
+                "s3_keys='driver', and the driver has none: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or S3Config(profile=...); s3_keys='worker' uses the role of each worker"
+            )
+        environment = os.environ
+        own: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(config)}
+        own |= {"profile": None, "keys": MaskedValues(keys)}
+        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+        if region and config.region == S3Config().region:
+            own["region"] = region
+        if own["endpoint"] is None and (endpoint := environment.get("AWS_ENDPOINT_URL")):
+            in_host_name = environment.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("true", "1")
+            own |= {"endpoint": endpoint, "use_virtual_addressing": in_host_name}
+        return cls(**own)
+
+    def credentials(self) -> dict[str, str]:
+        """Return the keys that came along."""
+        return self.keys.reveal()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from voxtier.errors import SourceError
 from voxtier.frames.sources.address import check_key, normal, parse
 from voxtier.frames.sources.requests.fetching import fetch_together
 from voxtier.frames.sources.requests.read_ahead import read_ahead
-from voxtier.frames.sources.stores import ObjectState, differ, store_at
+from voxtier.frames.sources.stores import ObjectState, covers, differ, store_at
 from voxtier.system.s3_config import S3Config, get_s3_config
 
 _RANGE_NOT_SATISFIABLE = "status 416"
@@ -79,6 +79,16 @@ class RemoteObject:
         """Return whether the object still has the state that is read; True where none is known yet."""
         return self._state is None or not differ(self._store.head(self._key), self._state)
 
+    def is_still(self, known: ObjectState) -> bool:
+        """Return whether the object has a state that is known of it, by one request.
+
+        It brings no bytes of an unchanged object, and the first ones of another, which are kept.
+        """
+        with self._lock:
+            self._state, self._head = self._read_head(known)
+            self._read_at = time.monotonic()
+            return covers(known, self._state)
+
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> list[Any]:
         """Return the bytes of ranges, asked for at the same time."""
         expected = self._state
@@ -100,9 +110,9 @@ class RemoteObject:
         """Say how many bytes stood before the pixels: first reads of the store grow or shrink with it."""
         self._store.cost.add_header(size)
 
-    def _read_head(self) -> tuple[ObjectState, Any]:
+    def _read_head(self, known: ObjectState | None = None) -> tuple[ObjectState, Any]:
         try:
-            return self._store.get(self._key, 0, self._store.cost.first_read, None)
+            return self._store.get(self._key, 0, self._store.cost.first_read, None, unless=known)
         except SourceError as error:
             if _RANGE_NOT_SATISFIABLE not in error.detail:
                 raise

@@ -7,6 +7,7 @@ from typing import Any
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.files import source_of_file
 from voxtier.frames.sources.objects import RemoteObject
+from voxtier.frames.sources.stores import ObjectState
 from voxtier.system.s3_config import S3Config, get_s3_config
 
 
@@ -22,9 +23,12 @@ class Opener:
     def __init__(self, config: S3Config | None = None) -> None:
         self._config = config or get_s3_config()
 
-    def __call__(self, source: Any) -> Any:
-        """Return a source of the core: see `open_source`."""
-        return open_source(source, self._config)
+    def __call__(self, source: Any, known: tuple[Any, ...] | None = None) -> Any:
+        """Return a source of the core: see `open_source`; None for an object that still has a known state."""
+        opened = open_source(source, self._config)
+        if known is not None and isinstance(opened, RemoteObject) and opened.is_still(ObjectState(*known)):
+            return None
+        return opened
 
 
 def open_source(source: Any, config: S3Config | None = None) -> Any:

@@ -81,7 +81,14 @@ class Store:
         self._has_etags = True
 
     def get(
-        self, key: str, start: int, end: int, expected: ObjectState | None, *, tries: int = _TRIES
+        self,
+        key: str,
+        start: int,
+        end: int,
+        expected: ObjectState | None,
+        *,
+        unless: ObjectState | None = None,
+        tries: int = _TRIES,
     ) -> tuple[ObjectState, Any]:
         """Read a range of an object.
 
@@ -93,13 +100,15 @@ class Store:
             Bytes, half-open; what lies behind the end of the object is left out.
         expected : ObjectState or None
             The state that the object must have; None for any.
+        unless : ObjectState or None
+            The state in which no bytes are wanted (If-None-Match).
         tries : int
             How often it is asked for at most.
 
         Returns
         -------
         tuple of (ObjectState, buffer)
-            The state of the object, and the bytes.
+            The state of the object, and the bytes; none in the state `unless`.
 
         Raises
         ------
@@ -110,10 +119,17 @@ class Store:
         options: dict[str, Any] = {"range": (start, end)}
         if expected is not None and expected.etag is not None:
             options["if_match"] = f'"{expected.etag}"'
+        if unless is not None and unless.etag is not None:
+            options["if_none_match"] = f'"{unless.etag}"'
 
         def work(obstore: Any, client: Any) -> tuple[ObjectState, Any] | Failure:
             began = time.monotonic()
-            answer = obstore.get(client, key, options=options)
+            try:
+                answer = obstore.get(client, key, options=options)
+            except obstore.exceptions.NotModifiedError:
+                if unless is None:
+                    raise
+                return unless, b""
             state = self._state_of(answer.meta)
             encoding = str(answer.attributes.get("Content-Encoding", "")).lower()
             if encoding not in _ENCODINGS:
@@ -314,6 +330,12 @@ def differ(state: ObjectState, expected: ObjectState) -> bool:
         return True
     pairs = ((state.etag, expected.etag), (state.mtime_ns, expected.mtime_ns))
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def covers(known: ObjectState, now: ObjectState) -> bool:
+    """Return whether a known state has everything that an object's has now: it need not be read again."""
+    pairs = ((known.mtime_ns, now.mtime_ns), (known.etag, now.etag))
+    return known.size == now.size and all(new is None or old == new for old, new in pairs)
 
 
 _stores: dict[tuple[str, S3Config], Store] = {}

@@ -17,7 +17,7 @@ use crate::dicom;
 use crate::frames::index::{Indexed, Job, Known, index_object, index_path};
 use crate::frames::row::{FileState, next_state};
 use crate::python::fingerprint::{State, fingerprint_of};
-use crate::python::sources::read_object;
+use crate::python::sources::read_changed_object;
 
 /// Files in one job of the pool.
 const CHUNK: usize = 8;
@@ -66,9 +66,9 @@ impl Indexer {
             let Some(open) = opener.as_ref().filter(|_| is_remote) else {
                 return (job.id, index_path(&source, job, verify, buffer));
             };
-            let read = |path: &str, state: &mut Option<Fingerprint>| {
+            let read = |path: &str, known: Option<Fingerprint>, state: &mut Option<Fingerprint>| {
                 let address = Python::attach(|py| PyString::new(py, path).into_any().unbind());
-                read_object(open, &address, |object| {
+                read_changed_object(open, &address, known, |object| {
                     *state = Some(object.fingerprint());
                     dicom::read_table(object, verify_objects, buffer)
                 })
@@ -129,11 +129,12 @@ impl Work {
             .filter(is_it)
             .and_then(|state| state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames }));
         let listed = listed.map(fingerprint_of);
-        if let Some((Known { fingerprint, frames }, now)) = known.zip(listed)
-            && fingerprint.covers(&now)
+        if let Some((Known { fingerprint, frames }, now)) = known.zip(listed.as_ref())
+            && fingerprint.covers(now)
         {
             return Ok(Self::Unchanged { id, frames });
         }
+        let known = known.filter(|_| listed.is_none());
         Ok(Self::Job(Job { id, path: storable_path(path)?, known }))
     }
 }
