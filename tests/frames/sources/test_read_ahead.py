@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from voxtier.frames import FileIndexer, FrameReader, Gateway, index_files
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.sources import stores
 from voxtier.frames.sources.requests import read_ahead as module
+from voxtier.frames.sources.requests.cost import Cost
 from voxtier.frames.sources.requests.read_ahead import ReadAhead
 from voxtier.frames.store.store import FrameStore
 
@@ -29,6 +31,7 @@ UP, DOWN = list(range(FRAMES)), list(reversed(range(FRAMES)))
 @pytest.fixture(autouse=True)
 def _busy_machine_and_calm_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FRESH_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "_LEAST_PATIENCE", 3600.0)
     monkeypatch.setattr(stores, "_stores", {})  # another test may have made this one ask for less
 
 
@@ -275,6 +278,51 @@ def test_a_piece_that_does_not_come_is_waited_for_while_it_is_fresh(monkeypatch:
         assert len(ahead.get("object", 10**6, start, start + 1000, nothing, ahead=late)) == 1000
     assert not released.is_set()
     released.set()
+
+
+def test_a_piece_that_takes_far_longer_than_usual_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is fresh for an hour; what comes late is given out all the same."""
+    monkeypatch.setattr(module, "_LEAST_PATIENCE", 0.1)
+    released = threading.Event()
+
+    def late(start: int, end: int) -> bytes:
+        released.wait(200)
+        return bytes(end - start)
+
+    ahead, asked = ReadAhead(), list[int]()
+
+    def get(start: int, end: int) -> bytes:
+        asked.append(start)
+        return bytes(end - start)
+
+    def read(start: int) -> None:
+        body = ahead.get("object", 10**6, start, start + 1000, get, ahead=late, usual=lambda _: 0.001)
+        assert len(body) == 1000
+
+    for start in range(0, 8_000, 1000):
+        read(start)
+        while not all(piece._lock.locked() for piece in ahead._scrolls["object"][0].pieces):
+            time.sleep(0.001)  # until its thread has begun
+    assert asked == list(range(0, 8_000, 1000)), "nobody waited for the thread"
+    [scroll] = ahead._scrolls["object"]
+    piece = scroll.pieces[-1]
+    released.set()
+    with piece._lock:
+        assert piece._body is not None
+    read(piece.start)
+    assert len(asked) == 8
+
+
+def test_the_usual_time_is_latency_and_transfer() -> None:
+    cost = Cost()
+    assert cost.usual_seconds(1) is None
+    for _ in range(8):
+        cost.add_request(1000, 0.02)
+    assert cost.usual_seconds(0) == pytest.approx(0.02)
+    assert cost.usual_seconds(1 << 20) == pytest.approx(0.04)  # in a latency comes a MiB, until more is known
+    for _ in range(8):
+        cost.add_request(8 << 20, 0.02 + 1.6)
+    assert cost.usual_seconds(8 << 20) == pytest.approx(0.02 + 1.6)
 
 
 def test_memory_is_that_of_the_newest_scrolls() -> None:

@@ -104,7 +104,8 @@ class RemoteObject:
         [(start, end)] = ranges
         ahead = None if self._store.gate.is_limited else get_once
         key = self._store, self._key, expected
-        return [read_ahead.get(key, expected.size, start, end, get, ahead=ahead)]
+        usual = self._store.cost.usual_seconds
+        return [read_ahead.get(key, expected.size, start, end, get, ahead=ahead, usual=usual)]
 
     def note_header(self, size: int) -> None:
         """Say how many bytes stood before the pixels: first reads of the store grow or shrink with it."""

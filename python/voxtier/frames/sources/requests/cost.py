@@ -42,6 +42,16 @@ class Cost:
                 found = int(sorted(self._latencies)[len(self._latencies) // 2] * median)
                 self.bridge = min(max(found, _SMALLEST_BRIDGE), _LARGEST_BRIDGE)
 
+    def usual_seconds(self, size: int) -> float | None:
+        """Return the time in which `size` bytes usually come; None before enough requests have been seen."""
+        with self._lock:
+            if len(self._latencies) < _ENOUGH:
+                return None
+            latency = sorted(self._latencies)[len(self._latencies) // 2]
+            if self._bandwidths:
+                return latency + size / sorted(self._bandwidths)[len(self._bandwidths) // 2]
+            return latency * (1 + size / self.bridge)
+
     def add_header(self, size: int) -> None:
         """Take account of the bytes before the pixels of an object."""
         with self._lock:

@@ -17,6 +17,8 @@ from typing import Any
 from voxtier.system.fork import after_fork_in_child
 
 _FRESH_SECONDS = 2.0
+# A piece under way is waited for: so many times what the store usually takes for it, and no less than this.
+_PATIENCE, _LEAST_PATIENCE = 8, 0.25
 _MOST_AHEAD = 8 << 20
 _MOST_KEPT = 64 << 20
 # Bytes ahead, as a share of those read by the same scroll.
@@ -32,15 +34,17 @@ _SCROLLS, _OBJECTS = 4, 256
 _THREADS = 8
 
 Get = Callable[[int, int], Any]
+Usual = Callable[[int], float | None]
 _log = logging.getLogger(__name__)
 
 
 class _Piece:
     """A range that is asked for ahead, by a thread of its own or by the first one who wants it."""
 
-    def __init__(self, start: int, end: int, get: Get) -> None:
+    def __init__(self, start: int, end: int, get: Get, usual: float | None) -> None:
         self.start, self.end, self._get = start, end, get
         self.asked = time.monotonic()
+        self._patience = None if usual is None else max(_PATIENCE * usual, _LEAST_PATIENCE)
         self.is_dropped = False
         self.used = 0
         self._lock = threading.Lock()
@@ -53,7 +57,10 @@ class _Piece:
 
     def fetch(self) -> memoryview | None:
         """Return its bytes; None where they do not come in time: whoever needs them asks, and is told why."""
-        if not self._lock.acquire(timeout=max(self.freshness, 0)):
+        wait = self.freshness
+        if self._patience is not None:
+            wait = min(wait, self.asked + self._patience - time.monotonic())
+        if not self._lock.acquire(timeout=max(wait, 0)):
             return None
         try:
             if self._body is None and not self.is_dropped:
@@ -154,7 +161,15 @@ class ReadAhead:
         self._threads: ThreadPoolExecutor | None = None
 
     def get(
-        self, key: Hashable, size: int, start: int, end: int, get: Get, *, ahead: Get | None = None
+        self,
+        key: Hashable,
+        size: int,
+        start: int,
+        end: int,
+        get: Get,
+        *,
+        ahead: Get | None = None,
+        usual: Usual = lambda _: None,
     ) -> Any:
         """Read a range of an object, and have what comes next fetched if a scroll is seen.
 
@@ -170,6 +185,8 @@ class ReadAhead:
             Takes start and end, returns the bytes.
         ahead : callable or None
             The same for what nobody waits for, on another thread; None: nothing is asked ahead now.
+        usual : callable
+            Takes a number of bytes, returns the seconds in which they usually come; None where nobody knows.
 
         Returns
         -------
@@ -183,7 +200,8 @@ class ReadAhead:
             pieces = sorted(scroll.pieces, key=lambda piece: piece.start)
             following = scroll.next_range(end - start, size) if ahead is not None else None
             if following is not None and ahead is not None and self._has_room(following, key):
-                self._start(scroll, _Piece(*following, ahead))
+                size_ahead = following[1] - following[0]
+                self._start(scroll, _Piece(*following, ahead, usual(size_ahead)))
             parts = []
             for piece in pieces:
                 past = min(piece.end, end)
