@@ -61,6 +61,8 @@ class Fault:
         Headers of the answer that are replaced; None removes one.
     shorten : int
         Bytes that the body, its length told so, lacks at the end.
+    edit : tuple of (bytes, bytes)
+        Text of the body, and what stands in its place: of the same length.
     """
 
     status: int = 0
@@ -70,6 +72,7 @@ class Fault:
     hang: float = 0.0
     headers: dict[str, str | None] = field(default_factory=dict)
     shorten: int = 0
+    edit: tuple[bytes, bytes] = (b"", b"")
 
 
 class ObjectProxy:
@@ -186,6 +189,8 @@ class ObjectProxy:
             del headers["transfer-encoding"]
         else:
             body = answers.read(int(length))
+        if fault.edit[0]:
+            body = body.replace(*fault.edit)
         if fault.shorten:
             body = body[: -fault.shorten]
             headers["content-length"] = str(len(body))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import tarfile
+import zipfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -189,6 +192,47 @@ def test_a_listing_goes_on_with_renewed_credentials(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", NEXT_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", NEXT_SECRET)
     assert len(list(iter_files([prefix]))) == 25
+
+
+def test_a_listing_that_names_a_key_of_no_client_says_which(bucket: Bucket, prefix: str) -> None:
+    bucket.proxy.fault = lambda _: Fault(edit=(b"/07.dcm<", b"//7.dcm<"))
+    with pytest.raises(
+        SourceError, match=r"(?s)//7\.dcm.*copy that object to another key, or name the folders"
+    ):
+        list(iter_files([prefix]))
+    assert bucket.proxy.gets == []
+
+
+def test_an_empty_object_that_stands_for_a_folder_is_none(bucket: Bucket) -> None:
+    """Consoles make one, with a slash at its end, for each folder; the client drops the slash."""
+    for key, content in (("Z-", b""), ("a/1", b"x"), ("a/b", b""), ("c", b""), ("d", b"x"), ("d/e", b"x")):
+        bucket.put(f"folders/{key}", content)
+    bucket.proxy.fault = lambda _: Fault(edit=(b"folders/Z-<", b"folders/a/<"))
+    found = {path.partition("folders/")[2] for path in iter_files(["s3://frames/folders"], extension=None)}
+    assert found == {"a/1", "a/b", "c", "d", "d/e"}
+
+
+def test_bad_objects_are_rows_with_their_reasons(bucket: Bucket, store: FrameStore) -> None:
+    tar, packed = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.dcm"), io.BytesIO())
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.dcm", ct(1))
+    contents = {"empty": b"", "tar": tar.getvalue(), "zip": packed.getvalue(), "gzip": ct(2), "good": ct(3)}
+    for name, content in contents.items():
+        bucket.put(f"bad/{name}.dcm", content)
+    bucket.put("bad/other.zip", packed.getvalue())
+    bucket.proxy.fault = lambda request: (
+        Fault(headers={"content-encoding": "gzip"}) if request.path.endswith("gzip.dcm") else None
+    )
+    assert run(store, "s3://frames/bad") == {"ok": 1, "error": 4}
+    refused = {each.path.rpartition("/")[2]: each for each in store.refused_files("default")}
+    details = {name: each.detail for name, each in refused.items()}
+    assert set(details) == {"empty.dcm", "tar.dcm", "zip.dcm", "gzip.dcm"}
+    assert "tar archive, which is not read: unpack it" in details["tar.dcm"]
+    assert "ZIP archive, which is not read: unpack it" in details["zip.dcm"]
+    assert "Content-Encoding gzip" in details["gzip.dcm"]
+    assert refused["empty.dcm"].kind == "empty"
 
 
 def test_more_keys_than_one_answer_names(bucket: Bucket) -> None:

@@ -64,7 +64,7 @@ def objects_below(address: str, extension: str | None, since: datetime | None = 
     store = store_at(place.root, get_s3_config())
     prefix = place.key.rstrip("/")
     count = 0
-    for count, found in enumerate(_ahead(store, prefix), 1):  # noqa: B007
+    for count, found in enumerate(_without_folders(_ahead(store, prefix)), 1):  # noqa: B007
         is_wanted = extension is None or found.key.lower().endswith(extension.lower())
         if is_wanted and (since is None or found.modified >= since):
             yield ListedObject(f"{place.root}/{found.key}", found.state)
@@ -101,6 +101,21 @@ def _object_is_gone(address: str) -> bool:
     except SourceError:
         return False
     return True
+
+
+def _without_folders(listed: Iterator[Listed]) -> Iterator[Listed]:
+    """Leave out the empty objects that stand for folders: the client drops the slash at their ends."""
+    folder: Listed | None = None
+    for each in listed:
+        if folder is not None and not each.key.startswith(f"{folder.key}/"):
+            yield folder
+        folder = None
+        if each.state.size:
+            yield each
+        else:
+            folder = each
+    if folder is not None:
+        yield folder
 
 
 def _ahead(store: Store, prefix: str) -> Iterator[Listed]:

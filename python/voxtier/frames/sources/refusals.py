@@ -101,6 +101,11 @@ def failure_of(error: Exception) -> Failure:
         return Failure("the server answers no ranges of bytes: fetch the file, and give its path")
     if "content-range" in text.lower() or "requested range" in text.lower():
         return Failure("the answer is of another range than was asked for", may_help=True)
+    if kind == "InvalidPathError":
+        return Failure(
+            f"the listing breaks off at a key that no client can ask for ({_cause(text)}): copy that object "
+            "to another key, or name the folders beside it one by one"
+        )
     if kind in ("GenericError", "BaseError", "JoinError"):
         first = _cause(text)
         if "timed out" in text.lower() or "TimedOut" in text:
