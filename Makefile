@@ -111,6 +111,8 @@ docs: setup .venv/.docs ## the pages as a site in build/docs (strict, offline), 
 	@$(INSTALL) --group bench
 	@$(BIN)/uv venv --quiet --clear .venv/radiobject # its pins differ from ours, so it has a place of its own
 	@$(BIN)/uv pip install --quiet --python .venv/radiobject/bin/python radiobject==0.1.1
+	@$(BIN)/uv venv --quiet --clear .venv/object-rivals # likewise: botocore wants python-dateutil before 3
+	@$(BIN)/uv pip install --quiet --python .venv/object-rivals/bin/python boto3==1.43.117 s3fs==2026.9.0 'smart-open[s3]==9.0.2' pydicom==3.0.2 wsidicom==0.36.1
 	@touch $@
 
 bench: setup .venv/.bench ## every journey against its rivals: JSON and one HTML report in benches/results
