@@ -266,6 +266,18 @@ impl<F: Fetch> Remote for Planned<F> {
         if parts.is_empty() { Ok(()) } else { self.get(&mut blocks, &parts) }
     }
 
+    fn prefetch_beside(&self, ranges: &[Range], beside: Range) -> Result<()> {
+        let blocks = self.lock();
+        let is_here = ranges.iter().all(|&range| blocks.missing(range).is_empty());
+        drop(blocks);
+        if is_here {
+            return Ok(());
+        }
+        let takes_no_longer = beside.1.saturating_sub(beside.0) <= self.cost.bridge;
+        let all = ranges.iter().copied().chain(takes_no_longer.then_some(beside));
+        self.prefetch(&all.collect::<Vec<_>>())
+    }
+
     fn plan_walk(&self, from: u64, items: u64) {
         let mut blocks = self.lock();
         let size = self.fingerprint.size;

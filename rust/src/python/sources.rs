@@ -13,6 +13,7 @@ use pyo3::types::{PyBytes, PyInt};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::planned::{Cost, Fetch, Planned};
 use crate::base::source::{Bytes, FileSource, Fingerprint, Range, Source};
+use crate::frames::table::FrameTable;
 use crate::python::errors::SourceError;
 use crate::python::fingerprint::{State, fingerprint_of, state_of};
 use crate::python::paths::local_path_of;
@@ -115,23 +116,23 @@ fn run<R: Send>(
     })
 }
 
-/// Reads an object of which `open` makes a source, for a thread of the core.
-pub fn read_object<R: Send>(
+/// Reads the table of an object of which `open` makes a source, for a thread of the core.
+pub fn read_object(
     open: &Py<PyAny>,
     object: &Py<PyAny>,
-    work: impl FnOnce(&dyn Source) -> Result<R> + Send,
-) -> Result<R> {
+    work: impl FnOnce(&dyn Source) -> Result<FrameTable> + Send,
+) -> Result<FrameTable> {
     read_changed_object(open, object, None, work)?
         .ok_or_else(|| Error::new(ErrorKind::IoError, "the opener made no source of it"))
 }
 
 /// As [`read_object`]; `None` where the object still has the state `known`, as `open` finds out.
-pub fn read_changed_object<R: Send>(
+pub fn read_changed_object(
     open: &Py<PyAny>,
     object: &Py<PyAny>,
     known: Option<Fingerprint>,
-    work: impl FnOnce(&dyn Source) -> Result<R> + Send,
-) -> Result<Option<R>> {
+    work: impl FnOnce(&dyn Source) -> Result<FrameTable> + Send,
+) -> Result<Option<FrameTable>> {
     Python::attach(|py| {
         let source = match known {
             Some(known) => open.bind(py).call1((object, state_of(known)))?,
@@ -140,7 +141,14 @@ pub fn read_changed_object<R: Send>(
         if source.is_none() {
             return Ok(None);
         }
-        with_source(&source, work).map(Some)
+        let table = with_source(&source, work)?;
+        // Stores plan the first reads of further objects by it.
+        if let Some(place) = table.pixel_data_pos
+            && source.hasattr("note_header")?
+        {
+            source.call_method1("note_header", (place,))?;
+        }
+        Ok(Some(table))
     })
     .map_err(|error| Python::attach(|py| error_of(py, &error)))
 }

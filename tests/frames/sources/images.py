@@ -20,9 +20,15 @@ def tile(index: int, length: int) -> bytes:
     return b"\xff\xd8" + struct.pack("<I", index) + bytes([index % 251]) * (length - 8) + b"\xff\xd9"
 
 
-def slide(frames: int, length: int, table: str = "none", uid: str = "2.25.1") -> bytes:
-    """A slide of `frames` tiles of `length` bytes, with a Basic or an Extended Offset Table or with none."""
-    payloads = [tile(index, length) for index in range(frames)]
+def slide(
+    frames: int, length: int, table: str = "none", uid: str = "2.25.1", *, last: int | None = None
+) -> bytes:
+    """A slide of `frames` tiles of `length` bytes, with a Basic or an Extended Offset Table or with none.
+
+    The last tile has `last` bytes, if given.
+    """
+    lengths = [length] * (frames - 1) + [last or length]
+    payloads = [tile(index, each) for index, each in enumerate(lengths)]
     pixels = Fragments(payloads)
     elements = [
         element("SOPInstanceUID", uid) if each.tag == 0x00080018 else each for each in image(frames=frames)
@@ -31,9 +37,8 @@ def slide(frames: int, length: int, table: str = "none", uid: str = "2.25.1") ->
         pixels = Fragments(payloads, table=pixels.offsets())
     elif table == "eot":
         offsets = struct.pack(f"<{frames}Q", *pixels.offsets())
-        lengths = struct.pack(f"<{frames}Q", *[length] * frames)
         elements += [
             element("ExtendedOffsetTable", offsets, "OV"),
-            element("ExtendedOffsetTableLengths", lengths, "OV"),
+            element("ExtendedOffsetTableLengths", struct.pack(f"<{frames}Q", *lengths), "OV"),
         ]
     return dicom([*elements, element("PixelData", pixels, "OB")], JPEG).content

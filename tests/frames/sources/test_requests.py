@@ -7,9 +7,16 @@ import pytest
 from frames.dicom.sources import Store
 from frames.sources.conftest import Bucket
 from frames.sources.images import ct, slide, tile
-from voxtier.frames import read_frame, read_frames, read_table
+from voxtier.frames import FileIndexer, FrameReader, read_frame, read_frames, read_table, read_tables
+from voxtier.frames.sources import stores
+from voxtier.frames.store.store import FrameStore
 
 MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _a_store_of_which_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_stores", {})
 
 
 def index(bucket: Bucket, address: str):
@@ -45,6 +52,37 @@ def test_a_slide_with_a_table_takes_three_requests_to_index_and_one_a_frame(
         assert read_frame(address, table, number) == tile(number, length)
         assert len(bucket.proxy.requests) == 1
         assert bucket.proxy.moved <= 1.25 * length + 64
+
+
+def test_a_long_table_is_fetched_together_with_the_place_of_the_last_frame(bucket: Bucket) -> None:
+    """So the first frame of a slide comes with the third answer: head, table and end, frame."""
+    content = slide(50_000, 400, "bot")
+    address = bucket.put("requests/long.dcm", content)
+    bucket.proxy.latency = 0.2
+    with FrameReader(publish=False) as reader:
+        assert reader.frame(address, 30_000) == tile(30_000, 400)
+    assert len(bucket.proxy.gets) <= 4
+    assert bucket.proxy.most_in_flight == 2
+    ends = sorted(each.range[1] for each in bucket.proxy.gets if each.range)
+    assert ends[-1] == len(content)
+    assert bucket.proxy.moved < 2 * MIB
+
+
+@pytest.mark.parametrize("kind", ["bot", "eot"])
+def test_a_last_frame_far_longer_than_the_others_takes_one_request_more(bucket: Bucket, kind: str) -> None:
+    content = slide(50_000, 100, kind, last=300_000)
+    address = bucket.put(f"requests/last-{kind}.dcm", content)
+    table = index(bucket, address)
+    assert (table.method, len(table)) == (kind, 50_000)
+    assert len(bucket.proxy.requests) <= 4
+    assert read_frame(address, table, 49_999) == tile(49_999, 300_000)
+
+
+def test_nothing_is_fetched_beside_a_table_that_came_with_the_header(bucket: Bucket) -> None:
+    content = slide(40, 90_000, "bot")
+    index(bucket, bucket.put("requests/short.dcm", content))
+    assert len(bucket.proxy.requests) == 2
+    assert bucket.proxy.moved < (64 << 10) + 1.25 * 90_000
 
 
 @pytest.mark.parametrize(
@@ -101,6 +139,22 @@ def test_a_slide_behind_a_function_takes_large_reads() -> None:
     store.requests.clear()
     assert read_frame(store.source, table, 200) == tile(200, 20_000)
     assert len(store.requests) == 1
+
+
+@pytest.mark.parametrize("way", ["index", "tables", "one by one"])
+def test_headers_that_were_read_make_the_first_reads_of_others_smaller(
+    bucket: Bucket, store: FrameStore, way: str
+) -> None:
+    addresses = [bucket.put(f"first/{number}.dcm", ct(number)) for number in range(24)]
+    if way == "index":
+        FileIndexer(store, threads=1).index_batch(addresses)
+    elif way == "tables":
+        assert all(result.table for result in read_tables(addresses, threads=1))
+    else:
+        assert all(map(read_table, addresses))
+    sent = [each.sent for each in bucket.proxy.gets]
+    assert len(sent) == 24
+    assert (sent[0], sent[-1]) == (64 << 10, 16 << 10)
 
 
 def test_the_first_read_grows_and_shrinks_with_the_headers_of_a_store(bucket: Bucket) -> None:

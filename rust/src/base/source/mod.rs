@@ -87,6 +87,13 @@ pub trait Remote {
     /// Those of a request.
     fn prefetch(&self, ranges: &[Range]) -> Result<()>;
 
+    /// As [`Remote::prefetch`]. Where something has to be fetched, `beside` is too, if that takes no longer: it will
+    /// be read next.
+    ///
+    /// # Errors
+    /// Those of a request.
+    fn prefetch_beside(&self, ranges: &[Range], beside: Range) -> Result<()>;
+
     /// Plans for reads of about `items` headers, in their order, from `from` to the end.
     fn plan_walk(&self, from: u64, items: u64);
 }

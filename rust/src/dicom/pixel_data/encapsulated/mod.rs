@@ -7,18 +7,22 @@ pub mod tiff;
 pub mod walk;
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::Source;
+use crate::base::source::{Range, Source};
 use crate::dicom::element::Encoding;
 use crate::dicom::header::{FrameCount, Header};
 use crate::dicom::part10;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{FrameTable, Items, Kind, Layout, Method, Verified, Verify};
-use fragments::{Ending, Fragments};
+use fragments::{Ending, Fragments, MOST_FRAGMENTS};
 use grouping::FragmentRange;
 use offset_table::{BasicItem, Candidates, LengthsAgree, OffsetTable};
 
 /// Bytes of the Sequence Delimitation Item.
 const DELIMITER: u64 = 8;
+/// Bytes of tag and length of an Item.
+const ITEM_HEADER: u64 = 8;
+/// Bytes within which the last frame is looked for, or within twice the mean: most tiles of a slide may be blank.
+const LIKELY_LAST: u64 = 64 << 10;
 
 /// The encapsulated pixels of a file.
 pub struct Encapsulated<'a> {
@@ -65,6 +69,7 @@ impl Encapsulated<'_> {
 
     /// The offset tables of the file, and the tiles of a TIFF.
     fn tables(&self, item: BasicItem, notes: &mut Notes) -> Result<Candidates> {
+        self.prefetch_tables(item)?;
         let mut tables = offset_table::candidates(self.source, self.header, item, self.encoding, notes)?;
         // The table of a TIFF is used only where the data set has none.
         if self.has_preamble && item.value.1 == 0 && self.header.extended_offsets.is_none() {
@@ -76,6 +81,33 @@ impl Encapsulated<'_> {
             tables.right.extend(candidate);
         }
         Ok(tables)
+    }
+
+    /// Asks a remote machine for the tables, and at the same time for where the last frame is likely to begin, which
+    /// is compared with them.
+    fn prefetch_tables(&self, item: BasicItem) -> Result<()> {
+        let frames = u64::from(self.header.attributes.number_of_frames);
+        let Some(remote) = self.source.remote() else { return Ok(()) };
+        if self.verify == Verify::All || frames < 2 || frames > MOST_FRAGMENTS as u64 {
+            return Ok(());
+        }
+        let extended = [self.header.extended_offsets, self.header.extended_lengths].into_iter().flatten();
+        let all = extended.map(|(start, length)| (start, length, frames * 8)).chain([(
+            item.value.0,
+            item.value.1,
+            frames * 4,
+        )]);
+        let right = all.filter(|&(_, length, expected)| u64::from(length) == expected);
+        let mut needed: Vec<Range> = right.map(|(start, _, length)| (start, start + length)).collect();
+        if needed.is_empty() {
+            return Ok(());
+        }
+        needed.push((item.base, item.base + ITEM_HEADER));
+        let size = self.source.size();
+        needed.iter_mut().for_each(|(_, end)| *end = size.min(*end));
+        let mean = size.saturating_sub(item.base) / frames;
+        let likely = (mean * 2).max(LIKELY_LAST) + ITEM_HEADER + DELIMITER;
+        remote.prefetch_beside(&needed, (size.saturating_sub(likely).max(item.base), size))
     }
 
     /// The number of the first table whose ends are right, and the first byte after its last frame.
