@@ -373,6 +373,19 @@ mod tests {
     }
 
     #[test]
+    fn the_end_is_fetched_beside_what_is_missing_never_alone_and_only_if_short() {
+        let (bytes, asked) = (content(20 << 20), RefCell::default());
+        let source = object(&bytes, 64 << 10, &asked);
+        let size = bytes.len() as u64;
+        source.prefetch_beside(&[(0, 1000)], (size - 1000, size)).unwrap();
+        assert!(asked.borrow().is_empty());
+        source.prefetch_beside(&[(0, 200 << 10)], (size - 1000, size)).unwrap();
+        assert_eq!(*asked.borrow(), [(64 << 10, 200 << 10), (size - 1000, size)]);
+        source.prefetch_beside(&[(300 << 10, 400 << 10)], (2 << 20, 5 << 20)).unwrap();
+        assert_eq!(asked.borrow().last(), Some(&(300 << 10, 400 << 10)));
+    }
+
+    #[test]
     fn a_short_answer_is_an_error() {
         struct Short;
         impl Fetch for Short {
