@@ -129,8 +129,8 @@ impl Work {
             .filter(is_it)
             .and_then(|state| state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames }));
         let listed = listed.map(fingerprint_of);
-        if let Some((Known { fingerprint, frames }, now)) = known.zip(listed.as_ref())
-            && fingerprint.covers(now)
+        if let Some((Known { fingerprint, frames }, now)) = known.zip(listed)
+            && fingerprint.covers(&now)
         {
             return Ok(Self::Unchanged { id, frames });
         }
