@@ -10,9 +10,9 @@ use libdeflate_sys::{
     libdeflate_alloc_decompressor, libdeflate_decompressor, libdeflate_free_decompressor,
     libdeflate_gzip_decompress_ex, libdeflate_result_LIBDEFLATE_SUCCESS,
 };
-use rustix::mm::Advice;
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::kernel::{Pages, advise_pages};
 
 /// Largest ratio of inflated to stored bytes that deflate can reach.
 const MAX_RATIO: u64 = 1032;
@@ -110,7 +110,7 @@ fn prefer_huge_pages(buffer: &mut Vec<u8>) {
     let length = room.len().saturating_sub(unused) / page * page;
     if let Some(first) = room.get_mut(unused) {
         // SAFETY: the pages are the buffer's own, and advice changes no byte of them. Refused: small pages.
-        let _ = unsafe { rustix::mm::madvise(first.as_mut_ptr().cast(), length, Advice::LinuxHugepage) };
+        let _ = unsafe { advise_pages(first.as_mut_ptr().cast(), length, Pages::Large) };
     }
 }
 

@@ -46,7 +46,7 @@ impl Server {
         let bound = first.local_addr()?;
         let mut listeners = vec![first];
         for _ in 1..workers {
-            listeners.push(listen(bound)?);
+            listeners.push(another(&listeners, bound)?);
         }
         let drain = Arc::new(AtomicU64::new(0));
         let server = Self { shared, address: bound, drain, workers: Mutex::default() };
@@ -114,11 +114,20 @@ fn check_free(address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-/// A listener that shares its address with those of the other workers: the kernel spreads connections.
+/// A listener for another worker: one of its own, as the kernel of Linux spreads connections over those of one
+/// address; elsewhere the first one, from which whoever wakes first takes a connection.
+fn another(listeners: &[StdListener], address: SocketAddr) -> io::Result<StdListener> {
+    match listeners.first() {
+        Some(first) if cfg!(not(target_os = "linux")) => first.try_clone(),
+        _ => listen(address),
+    }
+}
+
+/// A listener that shares its address with those of the other workers.
 fn listen(address: SocketAddr) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -29,6 +29,7 @@ mod oblique;
 mod passes;
 mod spacing;
 
+#[cfg(target_arch = "x86_64")]
 use crate::base::cpu::cpu;
 use crate::base::error::{Error, ErrorKind, Result};
 use plan::Plan;

@@ -19,6 +19,7 @@ struct Columns {
     far: Vec<u32>,
     /// For each group of outputs: the first of eight voxels, and which of them are near and far. Empty where a
     /// group needs voxels that lie farther apart.
+    #[cfg(target_arch = "x86_64")]
     groups: Vec<(u32, [i32; 2 * GROUP])>,
 }
 
@@ -33,16 +34,13 @@ impl Columns {
             .unzip();
         near.resize(width, near.last().copied().unwrap_or_default());
         far.resize(width, far.last().copied().unwrap_or_default());
-        let group = |(near, far): (&[u32; GROUP], &[u32; GROUP])| {
-            let low = near.iter().chain(far).min().copied().unwrap_or_default();
-            let places = near.iter().chain(far).map(|voxel| (voxel - low) as i32);
-            let mut all = [0; 2 * GROUP];
-            all.iter_mut().zip(places).for_each(|(to, place)| *to = place);
-            all.iter().all(|place| *place < 2 * GROUP as i32).then_some((low, all))
-        };
-        let whole = near.as_chunks::<GROUP>().0.iter().zip(far.as_chunks::<GROUP>().0);
-        let groups = whole.map(group).collect::<Option<_>>().unwrap_or_default();
-        Self { width, near, far, groups }
+        Self {
+            width,
+            #[cfg(target_arch = "x86_64")]
+            groups: groups(&near, &far),
+            near,
+            far,
+        }
     }
 
     /// Writes the near and the far neighbours of all outputs; `row` has [`Straight::SPARE`] voxels more.
@@ -63,6 +61,20 @@ impl Columns {
         near.iter_mut().zip(&self.near).for_each(|(out, voxel)| *out = take(voxel));
         far.iter_mut().zip(&self.far).for_each(|(out, voxel)| *out = take(voxel));
     }
+}
+
+/// For each group of outputs the first of eight voxels, and which of them are near and far.
+#[cfg(target_arch = "x86_64")]
+fn groups(near: &[u32], far: &[u32]) -> Vec<(u32, [i32; 2 * GROUP])> {
+    let group = |(near, far): (&[u32; GROUP], &[u32; GROUP])| {
+        let low = near.iter().chain(far).min().copied().unwrap_or_default();
+        let places = near.iter().chain(far).map(|voxel| (voxel - low) as i32);
+        let mut all = [0; 2 * GROUP];
+        all.iter_mut().zip(places).for_each(|(to, place)| *to = place);
+        all.iter().all(|place| *place < 2 * GROUP as i32).then_some((low, all))
+    };
+    let whole = near.as_chunks::<GROUP>().0.iter().zip(far.as_chunks::<GROUP>().0);
+    whole.map(group).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The voxels at eight places, in two halves.

@@ -6,12 +6,13 @@ use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::IoSliceMut;
 
 pub use fingerprint::{Etag, Fingerprint};
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::kernel::{self, Reads};
 
 /// How a file is about to be read: advice to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +158,7 @@ impl<Fd: AsFd> FileSource<Fd> {
     /// As [`Source::read_resident`], into buffers that follow one another in the file.
     pub fn read_resident_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> bool {
         let wanted: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        let flags = rustix::io::ReadWriteFlags::NOWAIT;
-        rustix::io::preadv2(&self.fd, buffers, offset, flags).is_ok_and(|count| count == wanted)
+        kernel::read_resident(&self.fd, offset, buffers) == Some(wanted)
     }
 }
 
@@ -186,12 +186,11 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
     }
 
     fn advise(&self, access: Access) {
-        let advice = match access {
-            Access::Random => Advice::Random,
-            Access::Sequential => Advice::Sequential,
+        let reads = match access {
+            Access::Random => Reads::Ranges,
+            Access::Sequential => Reads::InOrder,
         };
-        // File systems that take no advice are read all the same.
-        let _ = rustix::fs::fadvise(&self.fd, 0, None, advice);
+        kernel::expect_reads(&self.fd, 0, None, reads);
     }
 
     fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> bool {
@@ -234,8 +233,7 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
 /// Whether the byte at an offset lies in the page cache. Never waits: network file systems, whose `fstat` may,
 /// do not know this question.
 pub fn is_resident(fd: BorrowedFd<'_>, offset: u64) -> bool {
-    let (mut byte, flags) = ([0], rustix::io::ReadWriteFlags::NOWAIT);
-    rustix::io::preadv2(fd, &mut [IoSliceMut::new(&mut byte)], offset, flags).is_ok()
+    kernel::read_resident(fd, offset, &mut [IoSliceMut::new(&mut [0])]).is_some()
 }
 
 /// Whether a name is an address as `s3://bucket/key`: a scheme (RFC 3986, 3.1) of two letters or more, `://`.

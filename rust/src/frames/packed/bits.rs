@@ -1,5 +1,6 @@
 //! Bits in little-endian words: packed integers, and the position of the k-th set bit.
 
+#[cfg(target_arch = "x86_64")]
 use crate::base::cpu::cpu;
 
 /// Appends integers of a fixed width, lowest bit first.

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use super::parts::{FileParts, Piece, Way};
 use super::request::Request;
 use super::response::{Body, Response, reason};
+use crate::base::kernel;
 use crate::gateway::service::Worker;
 
 /// Longest request target in bytes.
@@ -296,7 +297,7 @@ impl<'a> Sending<'a> {
     async fn write_more(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            let send = || Ok(rustix::net::send(self.stream, rest, rustix::net::SendFlags::MORE)?);
+            let send = || Ok(rustix::net::send(self.stream, rest, kernel::MORE)?);
             match self.stream.try_io(Interest::WRITABLE, send) {
                 Ok(count) => written += self.note(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
@@ -315,7 +316,7 @@ impl<'a> Sending<'a> {
     ) -> io::Result<()> {
         let mut left = usize::try_from(length).map_err(io::Error::other)?;
         while left > 0 {
-            let send = || Ok(rustix::fs::sendfile(self.stream, file, Some(&mut offset), left)?);
+            let send = || kernel::send_file(self.stream, file, &mut offset, left);
             match self.stream.try_io(Interest::WRITABLE, send) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()), // the file was cut meanwhile
                 Ok(count) => left = left.saturating_sub(self.note(count)),

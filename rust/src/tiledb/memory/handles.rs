@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
-use rustix::fs::{Advice, fadvise};
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::kernel::{Reads, expect_reads};
 
 /// Descriptors that are kept open at most.
 const MOST_OPEN: usize = 256;
@@ -92,12 +92,12 @@ impl Handle {
 /// Tells the kernel to read nothing around what is asked for: with its read-ahead (up to megabytes) a patch
 /// of a cohort that memory does not hold costs the whole file.
 pub fn expect_ranges(file: &File) {
-    let _ = fadvise(file, 0, None, Advice::Random);
+    expect_reads(file, 0, None, Reads::Ranges);
 }
 
 /// Tells the kernel which bytes are read next, so that ranges of one read are on their way together.
 pub fn announce(file: &File, start: u64, length: u64) {
-    let _ = fadvise(file, start, NonZeroU64::new(length), Advice::WillNeed);
+    expect_reads(file, start, NonZeroU64::new(length), Reads::Soon);
 }
 
 fn identity(path: &Path, state: &Metadata) -> u128 {

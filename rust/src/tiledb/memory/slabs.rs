@@ -9,7 +9,9 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::base::kernel::{Pages, advise_pages};
 
 /// Bytes that are mapped at once; a longer slot has a slab of its own.
 const SLAB: usize = 8 << 20;
@@ -105,13 +107,11 @@ impl Slabs {
 }
 
 /// Brings the whole pages of a slot into memory by one call, not by a fault for each.
-#[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
 fn bring_in(start: usize, length: usize) {
     let (first, end) = (start.next_multiple_of(page()), (start + length) / page() * page());
-    #[cfg(target_os = "linux")]
     if first < end {
         // SAFETY: the pages belong to a slot that nobody else has. Where the system refuses, they come one by one.
-        let _ = unsafe { madvise(first as *mut _, end - first, Advice::LinuxPopulateWrite) };
+        let _ = unsafe { advise_pages(first as *mut _, end - first, Pages::Wanted) };
     }
 }
 
@@ -122,11 +122,10 @@ impl State {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new map at an address of the system's choice.
         let start = unsafe { mmap_anonymous(std::ptr::null_mut(), size, access, flags) }.ok()?;
-        #[cfg(target_os = "linux")]
-        for advice in [Advice::LinuxNoHugepage, Advice::LinuxDontFork] {
+        for pages in [Pages::Small, Pages::NotForChildren] {
             // A huge page would bring slots into memory that nobody uses; a forked child starts with an empty
             // cache. SAFETY: advice on the new map.
-            let _ = unsafe { madvise(start, size, advice) };
+            let _ = unsafe { advise_pages(start.cast(), size, pages) };
         }
         let start = start as usize;
         self.maps.push((start, size));
@@ -141,13 +140,10 @@ impl State {
                 let Some(start) = class.ready.pop() else { break };
                 // Pages that the slot shares with its neighbours stay.
                 let (first, end) = (start.next_multiple_of(page()), (start + length) / page() * page());
-                let mut freed = 0;
-                #[cfg(target_os = "linux")]
-                if first < end {
-                    // SAFETY: the pages belong to a free slot of a map of this module.
-                    let given = unsafe { madvise(first as *mut _, end - first, Advice::LinuxDontNeed) };
-                    freed = if given.is_ok() { end - first } else { 0 };
-                }
+                // SAFETY: the pages belong to a free slot of a map of this module.
+                let is_given =
+                    first < end && unsafe { advise_pages(first as *mut _, end - first, Pages::Unused) };
+                let freed = if is_given { end - first } else { 0 };
                 self.resident -= freed as u64;
                 class.absent.push((start, freed));
             }

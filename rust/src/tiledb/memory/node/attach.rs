@@ -7,10 +7,11 @@ use rustix::fs::{
     FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
     ftruncate, memfd_create, open,
 };
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use super::Node;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::kernel::{Pages, advise_pages};
 
 /// Makes memory of at most `budget` bytes; it goes when the last process that has it ends.
 ///
@@ -51,7 +52,7 @@ fn attach(file: OwnedFd, bytes: usize, is_new: bool) -> Result<&'static Node> {
     let start = unsafe { mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, &file, 0) };
     let start = start.map_err(std::io::Error::from)?;
     // A forked child joins by itself. SAFETY: advice on the new map.
-    let _ = unsafe { madvise(start, bytes, Advice::LinuxDontFork) };
+    let _ = unsafe { advise_pages(start.cast(), bytes, Pages::NotForChildren) };
     // SAFETY: as above.
     let node = unsafe { Node::over(file, start.cast(), bytes, is_new) };
     node.map(|node| &*Box::leak(Box::new(node))).ok_or_else(foreign)

@@ -15,6 +15,10 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use super::key::Key;
 use crate::tiledb::codec::Cells;
 
+#[cfg(target_os = "linux")]
+pub mod attach;
+#[cfg(not(target_os = "linux"))]
+#[path = "refused.rs"]
 pub mod attach;
 mod writer;
 

@@ -1,0 +1,4 @@
+//! What differs between machines: instruction sets of the processor, calls of the kernel.
+
+pub mod cpu;
+pub mod kernel;
