@@ -18,8 +18,11 @@ OLDER_monai := --no-deps monai==1.5.2
 OLDER_torch := torch==2.8.0
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches examples
+# What `make release` builds: Rust's name of the system, and the tag of its wheel (macOS has its own).
+RELEASES := x86_64-unknown-linux-gnu:manylinux_2_28 aarch64-unknown-linux-gnu:manylinux_2_28 \
+  x86_64-unknown-linux-musl:musllinux_1_2 aarch64-unknown-linux-musl:musllinux_1_2 aarch64-apple-darwin:
 
-.PHONY: help setup demo test lint rust-lint rust-tests python-lint stubs format docs bench scale release matrix fuzz soak fixtures constraints clean
+.PHONY: help setup demo test lint rust-lint rust-tests python-lint stubs format docs bench scale release foreign matrix fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -121,21 +124,28 @@ bench: setup .venv/.bench ## every journey against its rivals: JSON and one HTML
 scale: setup .venv/.bench ## the index as it grows: make scale SIZES="1000000 10000000"; goes on where it stopped
 	$(BIN)/python -m benches.scale $(SIZES)
 
-# The cross linker for an older C library.
+# The cross linker and compiler for other machines, other C libraries and an older one.
 .venv/.zig: .venv/.base
 	@$(INSTALL) --group release
 	@touch $@
 
-release: setup .venv/.zig ## wheel and source distribution in dist, checked and used once; publishes nothing
+release: setup .venv/.zig ## wheels and source distribution in dist, checked and tried (make foreign); publishes nothing
 	rm -rf dist
 	$(BIN)/maturin sdist --out dist
-	for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do \
+	for release in $(RELEASES); do \
+	  target=$${release%:*}; tag=$${release#*:}; \
 	  if rustup target list --installed | grep -qx $$target; then \
+	    echo "[release] $$target"; \
 	    env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH \
-	      maturin build --quiet --release --strip --zig --compatibility manylinux_2_28 --target $$target --out dist; \
+	      maturin build --quiet --release --strip --zig --compression-level 9 $${tag:+--compatibility $$tag} \
+	      --target $$target --out dist; \
 	  else echo "left out: rustup target add $$target"; fi; done
 	$(BIN)/python tests/support/make/check_distribution.py dist
+	$(MAKE) --no-print-directory foreign
 	$(BIN)/uv publish --dry-run dist/* || { echo 'the index refuses what was built, or cannot be reached'; exit 1; }
+
+foreign: setup .venv/.zig ## what is built for aarch64, musl and macOS, tried as far as this machine can
+	$(BIN)/python tests/support/make/foreign.py dist build/foreign
 
 matrix: setup ## the wheel with every Python of this machine, each in an environment of its own; the others' packages resolved
 	rm -rf build/matrix

@@ -10,7 +10,9 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-from support.make.check_distribution import faults_of_tree, faults_of_wheel
+import pytest
+
+from support.make.check_distribution import faults_of_core, faults_of_tree, faults_of_wheel
 from tree.graph import PACKAGE, imports
 from voxtier.cli.commands import _EXTRAS
 
@@ -28,6 +30,8 @@ IMPORTED_AS = {
 
 def distributions(requirements: list[str]) -> set[str]:
     """The names in a list of requirements, but for this package's own."""
+    own = set().union(*(re.findall(r"\w+", each) for each in requirements if each.startswith("voxtier[")))
+    requirements = requirements + [each for extra in own - {"voxtier"} for each in EXTRAS[extra]]
     names = {re.match(r"[\w.-]+", each)[0] for each in requirements}  # type: ignore[index]
     return {IMPORTED_AS.get(name, name) for name in names - {"voxtier"}}
 
@@ -149,3 +153,24 @@ def test_a_wheel_that_is_not_fit_for_upload_is_named(tmp_path: Path) -> None:
     ):
         assert fault in found, fault
     assert "other extras than pyproject.toml" in found
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "strings", "fault"),
+    [
+        ("manylinux_2_28_x86_64", 62, b"\0GLIBC_2.2.5\0GLIBC_2.28\0", ""),
+        ("manylinux_2_28_x86_64", 62, b"\0GLIBC_2.17\0GLIBC_2.34\0", "needs glibc ['2.34'], allowed is 2.28"),
+        ("manylinux_2_28_x86_64", 62, b"\0", "needs glibc []"),
+        ("manylinux_2_28_aarch64", 62, b"\0GLIBC_2.17\0", "for another machine"),
+        ("manylinux_2_28_aarch64", 183, b"\0GLIBC_2.17\0", ""),
+        ("musllinux_1_2_aarch64", 183, b"\0memfd_create\0", ""),
+        ("musllinux_1_2_x86_64", 62, b"\0GLIBC_2.17\0", "there is musl"),
+        ("musllinux_1_2_x86_64", 62, b"\0.symtab\0", "not stripped"),
+    ],
+)
+def test_a_core_that_is_not_what_its_wheel_says_is_named(
+    platform: str, machine: int, strings: bytes, fault: str
+) -> None:
+    core = b"\x7fELF".ljust(18, b"\0") + machine.to_bytes(2, "little") + strings
+    found = "\n".join(faults_of_core(f"voxtier-9-cp311-abi3-{platform}.whl", core))
+    assert fault in found if fault else not found

@@ -1,7 +1,8 @@
 """Check what `make release` has built: ``check_distribution.py DIST``; exit code 1 and a line for each fault.
 
-Each wheel: its tags, its size, what it holds, its metadata. The wheel of this machine is installed into a
-fresh virtual environment, and used there. The sdist: that it holds what a build needs, and nothing else.
+Each wheel: its tags, its size, what it holds, its metadata, which C library its core needs. The wheel of
+this machine is installed into a fresh virtual environment, and used there. The sdist: that it holds what a
+build needs, and nothing else.
 """
 
 from __future__ import annotations
@@ -41,26 +42,49 @@ from voxtier._core import Gateway  # the server is built in
 """
 
 
+# ELF: the machine at offset 18 (ELF specification, e_machine).
+MACHINES = {"x86_64": 62, "aarch64": 183}
+NEWEST_GLIBC = 28  # 2.28: Debian 10, RHEL 8
+
+
+def faults_of_core(wheel: str, core: bytes) -> Iterator[str]:
+    """Yield where the compiled core is not what the tags of its wheel say."""
+    if b"\0.symtab\0" in core:
+        yield "the core is not stripped"
+    if "macosx" in wheel:
+        return
+    machine = next((number for name, number in MACHINES.items() if wheel.endswith(f"_{name}.whl")), None)
+    if core[:4] != b"\x7fELF" or int.from_bytes(core[18:20], "little") != machine:
+        yield "the core is for another machine"
+    # The names of the versions lie among the strings of the dynamic symbols.
+    versions = sorted({int(minor) for minor in re.findall(rb"\0GLIBC_2\.(\d+)(?:\.\d+)?(?=\0)", core)})
+    if "musllinux" in wheel:
+        if versions:
+            yield f"the core needs glibc 2.{versions[-1]}, and there is musl"
+    elif not versions or versions[-1] > NEWEST_GLIBC:
+        yield f"the core needs glibc {[f'2.{each}' for each in versions[-1:]]}, allowed is 2.{NEWEST_GLIBC}"
+
+
 def faults_of_wheel(path: Path) -> Iterator[str]:
     """Yield what is wrong with a wheel."""
     if not re.fullmatch(
-        r"voxtier-[\w.]+-cp311-abi3-(manylinux_2_28_(x86_64|aarch64)|macosx_\w+)\.whl", path.name
+        r"voxtier-[\w.]+-cp311-abi3-((manylinux_2_28|musllinux_1_2)_(x86_64|aarch64)|macosx_\w+)\.whl",
+        path.name,
     ):
-        yield f"{path.name}: its tags are not abi3 of CPython 3.11 on manylinux 2.28 or macOS"
+        yield f"{path.name}: its tags are not abi3 of CPython 3.11 on manylinux 2.28, musllinux 1.2 or macOS"
     with zipfile.ZipFile(path) as wheel:
         if wheel.testzip() is not None:
             yield f"{path.name}: damaged"
         sizes = {each.filename: each.file_size for each in wheel.infolist()}
         [metadata] = [name for name in sizes if name.endswith(".dist-info/METADATA")]
         fields = email.message_from_bytes(wheel.read(metadata))
-        is_not_stripped = any(b"\0.symtab\0" in wheel.read(name) for name in sizes if name.endswith(".so"))
+        core = b"".join(wheel.read(name) for name in sizes if name.endswith(".so"))
+    yield from (f"{path.name}: {fault}" for fault in faults_of_core(path.name, core))
     cores = [name for name in sizes if name.endswith(".so")]
     if cores != ["voxtier/_core.abi3.so"]:
         yield f"{path.name}: holds the cores {cores}"
     if path.stat().st_size > MOST_BYTES:
         yield f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, more than {MOST_BYTES / 1e6:g}"
-    if is_not_stripped:
-        yield f"{path.name}: the core is not stripped"
     for name in ("voxtier/py.typed", "voxtier/_core.pyi", metadata.replace("METADATA", "licenses/LICENSE")):
         if name not in sizes:
             yield f"{path.name}: lacks {name}"
@@ -133,7 +157,7 @@ def main() -> int:
     faults = list(faults_of_tree())
     for path in wheels:
         faults += faults_of_wheel(path)
-        if platform.machine() in path.name and sys.platform[:5] in path.name:
+        if f"manylinux_2_28_{platform.machine()}" in path.name:
             faults += faults_of_use(path)
     for path in sdists:
         faults += faults_of_sdist(path)
