@@ -132,7 +132,7 @@ def _own_server() -> Iterator[Finding]:
         server = embedded_server().status()
         state = f"running, process {server.pid}" if server.running else "not running, started when needed"
         yield Finding("server", "ok", f"{state}, {format_bytes(server.bytes_on_disk)} in {folder}")
-    except (BackendError, MissingExtraError) as error:
+    except (BackendError, ConfigError, MissingExtraError) as error:
         yield Finding("postgresql", "down", str(error))
 
 

