@@ -61,6 +61,9 @@
 
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 
+#[cfg(windows)]
+compile_error!("voxtier does not run on Windows: files are read by pread, locked by flock. Use WSL 2.");
+
 // What the fuzz targets include names the crate as they do.
 #[cfg(test)]
 extern crate self as _core;

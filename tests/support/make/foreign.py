@@ -92,6 +92,7 @@ def wheel_of_aarch64(folder: Path, built: Path) -> None:
         "hypothesis",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
     ]
     platform = [
         "--python-platform",
