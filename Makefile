@@ -18,9 +18,9 @@ OLDER_monai := --no-deps monai==1.5.2
 OLDER_torch := torch==2.8.0
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
 PY_DIRS := python tests benches examples
-# What `make release` builds: Rust's name of the system, and the tag of its wheel (macOS has its own).
+# What `make release` builds: Rust's name of the system, and the tag of its wheel.
 RELEASES := x86_64-unknown-linux-gnu:manylinux_2_28 aarch64-unknown-linux-gnu:manylinux_2_28 \
-  x86_64-unknown-linux-musl:musllinux_1_2 aarch64-unknown-linux-musl:musllinux_1_2 aarch64-apple-darwin:
+  x86_64-unknown-linux-musl:musllinux_1_2
 
 .PHONY: help setup demo test lint rust-lint rust-tests python-lint stubs format docs bench scale release foreign matrix fuzz soak fixtures constraints clean
 
@@ -137,7 +137,7 @@ release: setup .venv/.zig ## wheels and source distribution in dist, checked and
 	  if rustup target list --installed | grep -qx $$target; then \
 	    echo "[release] $$target"; \
 	    env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH \
-	      maturin build --quiet --release --strip --zig --compression-level 9 $${tag:+--compatibility $$tag} \
+	      maturin build --quiet --profile wheel --strip --zig --compression-level 9 --compatibility $$tag \
 	      --target $$target --out dist; \
 	  else echo "left out: rustup target add $$target"; fi; done
 	$(BIN)/python tests/support/make/check_distribution.py dist
