@@ -29,7 +29,8 @@ PYTHON = "3.11"  # of that release, and the oldest one that the wheel is for
 # emulated one cannot.
 TESTS = os.environ.get(
     "FOREIGN_TESTS",
-    "tests/frames/dicom/reading tests/frames/dicom/metadata tests/frames/dicom/test_cases.py",
+    "tests/frames/dicom/reading/test_oracle_pydicom.py tests/frames/dicom/reading/test_aligned_frames.py "
+    "tests/frames/dicom/metadata/test_pydicom_files.py",
 ).split()
 # qemu takes some ten times as long: an eighth of the cases of each property.
 FEWER = {"PROPTEST_CASES": "32"}
