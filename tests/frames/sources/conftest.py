@@ -59,6 +59,8 @@ def _bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 def bucket(_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    # A client that another test has renewed is signed with keys that are none of this one.
+    monkeypatch.setattr("voxtier.frames.sources.stores._stores", {})
     before = get_s3_config()
     endpoint = f"http://127.0.0.1:{_bucket.proxy.port}"
     configure_s3(S3Config(endpoint=endpoint, use_virtual_addressing=False, timeout=20.0))
