@@ -75,6 +75,12 @@ class Fault:
     edit: tuple[bytes, bytes] = (b"", b"")
 
 
+@dataclass
+class _Load:
+    now: int = 0
+    most: int = 0
+
+
 class ObjectProxy:
     """A port before a server of this machine.
 
@@ -96,7 +102,7 @@ class ObjectProxy:
         self.latency = 0.0
         self.drop: tuple[str, ...] = ()
         self.fault: Callable[[Request], Fault | None] | None = None
-        self.in_flight = self.most_in_flight = 0
+        self._load = _Load()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
@@ -105,7 +111,17 @@ class ObjectProxy:
     def forget(self) -> None:
         """Count from here, without faults."""
         self.requests, self.fault, self.latency = [], None, 0.0
-        self.in_flight = self.most_in_flight = 0
+        self._load = _Load()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are on their way."""
+        return self._load.now
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests at the same time, at most; not those that were on their way before."""
+        return self._load.most
 
     @property
     def gets(self) -> list[Request]:
@@ -146,8 +162,9 @@ class ObjectProxy:
                 request = Request(method, path, headers)
                 with self._lock:
                     self.requests.append(request)
-                    self.in_flight += 1
-                    self.most_in_flight = max(self.most_in_flight, self.in_flight)
+                    load = self._load
+                    load.now += 1
+                    load.most = max(load.most, load.now)
                 try:
                     if server is None:
                         server = stack.enter_context(socket.create_connection(("127.0.0.1", self._target)))
@@ -159,7 +176,7 @@ class ObjectProxy:
                         return
                 finally:
                     with self._lock:
-                        self.in_flight -= 1
+                        load.now -= 1
 
     def _answer(self, client, server, answers, sent: bytes, request: Request) -> bool:
         """Answer one request; False ends the connection."""
