@@ -62,8 +62,8 @@ demo: .venv/.built ## the main job on real files, in about a minute
 	@$(BIN)/python tests/support/make/fetch_pgbouncer.py .venv/pgbouncer
 	@if [ -f .venv/pgbouncer/missing ]; then cat .venv/pgbouncer/missing; else touch $@; fi
 
-test: ## everything that must hold: Rust, Python, lints, stubs, README
-	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line setup .venv/.pgbouncer lint rust-tests
+test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync=line setup .venv/.pgbouncer lint rust-tests docs
 	@echo '[test] frames, the command line, the tree' # many wait: for a kill, a time-out, a server
 	@$(PYTEST) --numprocesses 4 --ignore tests/tensors --ignore tests/volumes
 	@echo '[test] tensors' # a run each: torch, TileDB and a JVM in one process trouble one another when a test forks
@@ -99,14 +99,15 @@ format: setup ## rewrite Rust and Python into the one style
 	$(BIN)/ruff check --fix --quiet $(PY_DIRS) || true
 	$(BIN)/ruff format $(PY_DIRS)
 
-# What builds the pages.
-.venv/.docs: .venv/.base
+# What builds the pages. After the packages of the tests: two installations at once would write one folder.
+.venv/.docs: .venv/.full
 	@$(INSTALL) --group docs
 	@touch $@
 
 docs: setup .venv/.docs ## the pages as a site in build/docs (strict, offline), and the notebooks of examples/ run
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/python examples/run.py
+	@echo '[docs] pages and notebooks'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/python examples/run.py
 
 # Rivals of the benchmarks.
 .venv/.bench: .venv/.full
