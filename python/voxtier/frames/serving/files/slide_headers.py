@@ -69,24 +69,7 @@ class SlideHeaders:
     def read(self, paths: Sequence[str]) -> list[SlideHeader]:
         """Return the headers of files, with one question to the index for all that memory does not hold.
 
-        Parameters
-        ----------
-        paths : sequence of str
-            The files.
-
-        Returns
-        -------
-        list of SlideHeader
-            In the order of `paths`.
-
-        Raises
-        ------
-        FormatError
-            A file is refused.
-        SourceError
-            A file cannot be read, or changes while it is read.
-        BackendError, NotFoundError
-            The reader is for groups, and the index does not answer, or does not show them a file.
+        A reader of groups needs an index that answers and shows them each file: `FrameReader.slide_headers`.
         """
         names = [absolute(path) for path in paths]
         with self._lock:
