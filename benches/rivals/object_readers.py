@@ -7,15 +7,11 @@ another Python that has them. Without it, these ways are left out of the races.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from typing import Any, Self
+from typing import Any
 
-from benches.measure import ROOT
+from benches.rivals.elsewhere import Elsewhere, python_of
 
-INSTALLED = ROOT / ".venv" / "object-rivals" / "bin" / "python"
-PYTHON = os.environ.get("VOXTIER_OBJECT_RIVALS_PYTHON") or (str(INSTALLED) if INSTALLED.exists() else None)
+PYTHON = python_of("object-rivals", "VOXTIER_OBJECT_RIVALS_PYTHON")
 # Blocks of s3fs: for headers of slices the smallest that hold one, as its own 50 MiB would take whole slices.
 SMALL_BLOCK, LARGE_BLOCK = 64 << 10, 8 << 20
 
@@ -101,36 +97,17 @@ for line in sys.stdin:
 """
 
 
-class ObjectRivals:
+class ObjectRivals(Elsewhere):
     """The process; ``lap`` asks for one piece of work, ``cpu_seconds`` is what all of them have used."""
 
     def __init__(self, port: int, bucket: str) -> None:
-        assert PYTHON is not None
+        super().__init__(PYTHON, SERVER, f"http://127.0.0.1:{port}", bucket)
         self.cpu_seconds = 0.0
-        self._process = subprocess.Popen(
-            [PYTHON, "-W", "ignore", "-c", SERVER, f"http://127.0.0.1:{port}", bucket],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        )  # fmt: skip
 
     def lap(self, what: str, **options: Any) -> tuple[float, Any]:
         """Return its own seconds, and the answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"what": what, **options}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the rivals ended with {self._process.wait()}")
-        seconds, answer, cpu = json.loads(line)
+        seconds, answer, cpu = self.ask(what=what, **options)
         self.cpu_seconds += cpu
         if seconds is None:
             raise RuntimeError(answer)
         return seconds, answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait(20)
-        self._process.stdout.close()

@@ -6,15 +6,11 @@ Without it, its ways are left out of the races.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from typing import Any, Self
+from typing import Any
 
-from benches.measure import ROOT
+from benches.rivals.elsewhere import Elsewhere, python_of
 
-INSTALLED = ROOT / ".venv" / "radiobject" / "bin" / "python"
-PYTHON = os.environ.get("VOXTIER_RADIOBJECT_PYTHON") or (str(INSTALLED) if INSTALLED.exists() else None)
+PYTHON = python_of("radiobject", "VOXTIER_RADIOBJECT_PYTHON")
 
 SERVER = r"""
 import json, os, sys, time, zlib
@@ -71,32 +67,13 @@ for line in sys.stdin:
 """
 
 
-class Rival:
+class Rival(Elsewhere):
     """The process; ``lap`` asks for one piece of work."""
 
     def __init__(self, **environment: str) -> None:
-        assert PYTHON is not None
-        self._process = subprocess.Popen(
-            [PYTHON, "-W", "ignore", "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, cwd=ROOT, env={**os.environ, **environment},
-        )  # fmt: skip
+        super().__init__(PYTHON, SERVER, **environment)
 
     def lap(self, what: str, uri: object, **options: Any) -> tuple[float, Any]:
         """Return its own seconds, and the answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"what": what, "uri": str(uri), **options}, default=str) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"RadiObject ended with {self._process.wait()}")
-        seconds, answer = json.loads(line)
+        seconds, answer = self.ask(what=what, uri=str(uri), **options)
         return seconds, answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait(20)
-        self._process.stdout.close()
