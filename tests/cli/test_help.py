@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -117,3 +118,18 @@ def test_voxtier_table_runs_without_any_extra(folder: Path) -> None:
         "from voxtier.cli import main; main()"
     )
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
+def test_a_compiled_file_that_is_cut_off_is_no_interruption(tmp_path: Path) -> None:
+    """A full disk leaves one when a package is imported first; then each command ended by 130 and no word."""
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, "-m", "voxtier", "frames", "table", "--help"]
+    run = partial(subprocess.run, command, env=environment, capture_output=True, text=True, check=False)
+    assert run().returncode == OK
+    [compiled] = tmp_path.rglob("voxtier/cli/frames/files.*.pyc")
+    compiled.write_bytes(compiled.read_bytes()[:1000])
+    done = run()
+    assert done.returncode == USAGE
+    assert f"remove the folders __pycache__ below {tmp_path}" in done.stderr
+    assert "Traceback" not in done.stderr

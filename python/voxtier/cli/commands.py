@@ -107,8 +107,15 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         code = 130
+        if isinstance(error.__cause__, EOFError):  # no answer at a prompt is an Abort without a cause
+            place = sys.pycache_prefix or sys.prefix
+            code = _fail(
+                f"{error.__cause__}: a compiled Python file seems to be cut off, as a full disk leaves it: "
+                f"remove the folders __pycache__ below {place}, or install anew",
+                EXIT_USAGE,
+            )
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -11,6 +11,7 @@ import pytest
 from cli.running import FINDINGS, OK, PARTIAL, PROGRAM, USAGE, Cli, Done, finish, start
 from frames.dicom.cases.native import one_bit
 from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, jpeg, pattern
+from support.small_disk import WITHOUT_BYTECODE
 
 
 def test_stdout_gets_the_bytes_of_the_frame_alone(voxtier: Cli, folder: Path) -> None:
@@ -118,7 +119,11 @@ def test_a_write_that_fails_midway_leaves_the_old_file(folder: Path, tmp_path: P
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); {PROGRAM}"
     arguments = ["frames", "read", str(tmp_path / "big.dcm"), "1", "-o", str(target)]
     done = subprocess.run(
-        [sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", limited, *arguments],
+        env=WITHOUT_BYTECODE,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == PARTIAL
     assert done.stderr.strip() == f"voxtier: {target}: File too large"

@@ -21,6 +21,7 @@ import pytest
 import tiledb
 
 from support.accounts import let_others_enter
+from support.small_disk import WITHOUT_BYTECODE
 from volumes.support.checks import check_identity
 from volumes.support.images import code_of, pairs
 from volumes.support.kills import kill_ingest
@@ -339,6 +340,7 @@ def test_a_full_disk_in_mid_ingest_leaves_the_store_as_it_was(tmp_path: Path) ->
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "r"), str(tmp_path / "big.nii")],
+        env=WITHOUT_BYTECODE,
         capture_output=True,
         text=True,
     )
