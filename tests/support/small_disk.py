@@ -2,5 +2,10 @@
 
 import os
 
-# Python takes no notice when what it compiles is cut off there, and that file would stay for later tests.
-WITHOUT_BYTECODE = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+
+def without_bytecode() -> dict[str, str]:
+    """Return the environment of a process that writes no compiled files.
+
+    Python takes no notice when one is cut off by the limit, and it would stay for later tests.
+    """
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -11,7 +11,7 @@ import pytest
 from cli.running import FINDINGS, OK, PARTIAL, PROGRAM, USAGE, Cli, Done, finish, start
 from frames.dicom.cases.native import one_bit
 from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, element, image, jpeg, pattern
-from support.small_disk import WITHOUT_BYTECODE
+from support.small_disk import without_bytecode
 
 
 def test_stdout_gets_the_bytes_of_the_frame_alone(voxtier: Cli, folder: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file(folder: Path, tmp_path: P
     arguments = ["frames", "read", str(tmp_path / "big.dcm"), "1", "-o", str(target)]
     done = subprocess.run(
         [sys.executable, "-c", limited, *arguments],
-        env=WITHOUT_BYTECODE,
+        env=without_bytecode(),
         capture_output=True,
         text=True,
         check=False,

@@ -21,7 +21,7 @@ import pytest
 import tiledb
 
 from support.accounts import let_others_enter
-from support.small_disk import WITHOUT_BYTECODE
+from support.small_disk import without_bytecode
 from volumes.support.checks import check_identity
 from volumes.support.images import code_of, pairs
 from volumes.support.kills import kill_ingest
@@ -344,7 +344,7 @@ def test_a_full_disk_in_mid_ingest_leaves_the_store_as_it_was(tmp_path: Path) ->
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "r"), str(tmp_path / "big.nii")],
-        env=WITHOUT_BYTECODE,
+        env=without_bytecode(),
         capture_output=True,
         text=True,
     )

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from support.small_disk import WITHOUT_BYTECODE
+from support.small_disk import without_bytecode
 from volumes.support.checks import check_identity
 from volumes.support.images import pairs, series
 from volumes.support.kills import kill_ingest
@@ -181,7 +181,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, limit: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "voxtier", "volumes", "ingest", str(tmp_path / "r"), *map(str, images)],
         preexec_fn=restrict,
-        env=WITHOUT_BYTECODE,
+        env=without_bytecode(),
         capture_output=True,
         text=True,
     )
