@@ -157,7 +157,10 @@ def test_a_reader_is_seen_at_the_first_look(path: str) -> None:
         other.communicate()
 
 
-def test_a_folder_that_cannot_be_written_does_not_stop_the_reader(path: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_does_not_stop_the_reader(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOXTIER_HOME", str(tmp_path / "voxtier-home"))
     (tmp_path / "voxtier-home").write_text("a file")
     with FrameReader(None) as reader:
         assert reader.frame(path, 0)

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from support.peak import PEAK_KIB
+from voxtier.volumes import Volume
 
 READS = """
 import sys
@@ -122,3 +123,30 @@ def test_an_ingest_holds_a_volume_or_two_for_each_worker(tmp_path: Path) -> None
         base, most = run(INGEST, tmp_path, workers)
         assert most - base < (3.5 * workers + 1) * size + 60, (workers, base, most, size)
         assert most - base < 12 * size  # not the cohort
+
+
+CONSOLIDATION = (
+    PEAK_KIB
+    + """
+import sys
+import numpy as np
+from voxtier.volumes import Volume
+small, large = (Volume(uri) for uri in sys.argv[1:])
+for volume in (small, large):
+    for x in range(3):
+        volume.update((x, 0, 0), np.full((1, *volume.shape[1:]), x, np.int16))
+base = peak_kib()
+small.consolidate()
+first = peak_kib()
+large.consolidate(memory_mb=256)
+print((first - base) / 1024, (peak_kib() - base) / 1024)
+"""
+)
+
+
+def test_a_consolidation_takes_what_its_volume_is_worth(tmp_path: Path) -> None:
+    small = Volume.from_numpy(tmp_path / "small", np.zeros((64, 64, 64), np.int16))
+    large = Volume.from_numpy(tmp_path / "large", np.zeros((512, 512, 200), np.int16))
+    for_small, for_large = run(CONSOLIDATION, small.uri, large.uri)
+    assert for_small < 64  # 170 MB are what TileDB takes of the default budget
+    assert for_large < 256 + 64

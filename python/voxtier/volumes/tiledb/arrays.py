@@ -5,7 +5,9 @@ This module alone translates between the stored order of the dimensions and the 
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -369,11 +371,27 @@ def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> 
     """
     recover_volume(uri)
     budget = (memory_mb or session.config.read.memory_budget_mb) << 20
+    with translate_errors(f"consolidate {uri}"):
+        budget = min(budget, _worth_merging_with(open_array(uri, session).layout))
     _merge(uri, session, ("fragments",), {"sm.mem.total_budget": str(budget)})
     with translate_errors(f"list the fragments of {uri}"):
         has_several = len(tiledb.array_fragments(uri, ctx=session.context())) > 1
     _merge(uri, session, ("fragment_meta", *(["commits"] if has_several else []), "array_meta"), {})
     forget(uri)
+
+
+def _worth_merging_with(layout: Layout) -> int:
+    """Return the bytes of buffers beyond which merging the fragments of an array gains nothing.
+
+    TileDB fills its copy buffer with zeros first, a sixth of its budget; the tiles that it reads get a half.
+    Twelve times the cells fill the buffer once: 20 ms instead of 110 for a volume of 96 x 96 x 96 voxels.
+    """
+    if layout.filters == ("not-plain",):  # it may have further attributes, and so larger cells
+        return sys.maxsize
+    tiles = (
+        -(-size // extent) * extent for size, extent in zip(layout.stored_shape, layout.extents, strict=True)
+    )
+    return (32 << 20) + 12 * math.prod(tiles) * layout.cell.itemsize
 
 
 def _merge(uri: str, session: Session, modes: tuple[str, ...], keys: dict[str, str]) -> None:
