@@ -185,8 +185,8 @@ fuzz: setup .venv/.monai .venv/.torch ## requests to the gateway (FUZZ_REQUESTS)
 	@touch $@
 
 soak: setup .venv/.clouds ## long runs: kill -9 by the hundred, mixed load for minutes
-	$(BIN)/python -m pytest -q -m soak --timeout 7200
-	VOXTIER_THOROUGH=1 $(BIN)/python -m pytest -q -m deep --timeout 7200
+	TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -q -m soak --timeout 7200
+	TMPDIR=$${TMPDIR:-/tmp} VOXTIER_THOROUGH=1 $(BIN)/python -m pytest -q -m deep --timeout 7200
 
 fixtures: setup ## freeze stores of this version for the tests of later ones: once a release
 	$(BIN)/python tests/fixtures/make.py

@@ -118,6 +118,6 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_database_of_the_user(monkeypatch: pytest.MonkeyPatch, _homes: Path) -> None:
-    """A home of its own for each test. Few make it: making and removing a folder is half of what a test costs."""
+    """A home of its own for each test, which few make: a folder made and removed is half of a test."""
     monkeypatch.delenv("VOXTIER_DSN", raising=False)
     monkeypatch.setenv("VOXTIER_HOME", str(_homes / f"home-{next(_numbers)}"))

@@ -215,6 +215,7 @@ class Server:
         self._process = subprocess.Popen(
             [
                 str(weed),
+                f"-logdir={folder}",
                 "server",
                 f"-dir={folder}",
                 "-ip=127.0.0.1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -230,10 +231,11 @@ dd if=/dev/zero of=/dev/shm/full bs=64k count=1 2>/dev/null
 """
 
 
-def test_a_full_dev_shm_is_no_matter(volume: Path, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(ALONE)
-    environment = {**os.environ, "VOXTIER_HOME": str(tmp_path / "h")}
-    arguments = [sys.executable, str(tmp_path / "script.py"), str(volume), ""]
+def test_a_full_dev_shm_is_no_matter(volume: Path, disk_path: Path) -> None:
+    shutil.copytree(volume, disk_path / "v")
+    shutil.copy(f"{volume}.npy", disk_path / "v.npy")
+    environment = {**os.environ, "VOXTIER_HOME": str(disk_path / "h"), "TMPDIR": str(disk_path)}
+    arguments = [sys.executable, "-c", ALONE, str(disk_path / "v"), ""]
     try:
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", SMALL, "sh", *arguments],
