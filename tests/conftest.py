@@ -30,6 +30,7 @@ TOGETHER = {
     "tests/postgres/test_standby.py": "standby",
     "tests/tree/test_blocks.py": "blocks",
     "tests/tree/test_docs.py": "pages",
+    "tests/tree/test_imports.py": "graph",
     "tests/volumes/store/test_s3.py": "object store",
 }
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import configparser
 import contextvars
-import http.client
 import os
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +79,8 @@ class S3Config:
         if self.profile is None:
             values = {name: os.environ.get(name.upper(), "") for name in _NAMES}
         else:
+            import configparser
+
             path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
             parser = configparser.ConfigParser()
             parser.read(path.expanduser())
@@ -162,20 +160,23 @@ def bucket_region(bucket: str, config: S3Config) -> str:
     str
         Empty where the store does not say.
     """
+    # Here, as they are a tenth of what every command imports.
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class Still(HTTPRedirectHandler):
+        def redirect_request(self, *_: Any) -> None:
+            """Follow nothing: the header of the redirect is what is asked for."""
+
     endpoint = (config.store_options().get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")).rstrip("/")
     address = f"{endpoint}/{bucket}" if endpoint else f"https://{bucket}.s3.amazonaws.com"
-    request = urllib.request.Request(address, method="HEAD")
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_REGION_TIMEOUT) as answer:
+        with build_opener(Still).open(Request(address, method="HEAD"), timeout=_REGION_TIMEOUT) as answer:
             headers = answer.headers
-    except urllib.error.HTTPError as refusal:  # a redirect, or nobody may read it: the header is there too
+    except HTTPError as refusal:  # a redirect, or nobody may read it: the header is there too
         headers = refusal.headers
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, HTTPException):
         return ""
     region = str(headers.get("x-amz-bucket-region", ""))
     return region if _REGION.fullmatch(region) else ""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """Follow nothing: the header of the redirect is what is asked for."""
