@@ -17,11 +17,7 @@ const DEPTH: usize = 16;
 /// Resamples with or without AVX2 and FMA; both give the same bits.
 #[inline(always)]
 pub(super) fn run<const AVX2: bool>(volume: &Volume<'_>, plan: &Plan, out: &mut [f32]) -> Result<()> {
-    if plan.is_fused {
-        Passes::new(volume, plan)?.run::<AVX2, true>(out)
-    } else {
-        Passes::new(volume, plan)?.run::<AVX2, false>(out)
-    }
+    Passes::new(volume, plan)?.run::<AVX2>(out)
 }
 
 /// A plane of the volume between the two steps: `rows` rows of `width` voxels.
@@ -164,7 +160,7 @@ impl<'p> Passes<'p> {
 
     #[inline(always)]
     #[allow(clippy::indexing_slicing, reason = "`resample` has compared the output with the plan")]
-    fn run<const AVX2: bool, const FUSED: bool>(mut self, out: &mut [f32]) -> Result<()> {
+    fn run<const AVX2: bool>(mut self, out: &mut [f32]) -> Result<()> {
         let plan = self.plan;
         let along_z = &plan.resize[2].lines;
         let [nx, ny, nz] = plan.lengths_out();
@@ -175,9 +171,15 @@ impl<'p> Passes<'p> {
             for layer in 0..depth {
                 let z = first + layer;
                 let (near, far) = along_z.pair(z);
-                self.provide::<AVX2>(near)?;
-                self.provide::<AVX2>(far)?;
-                self.interpolate::<FUSED>(z, &mut tile[layer * half..]);
+                for at in [near, far] {
+                    self.provide::<AVX2>(at)?;
+                }
+                let tile = &mut tile[layer * half..];
+                if plan.is_fused {
+                    self.interpolate::<true>(z, tile)
+                } else {
+                    self.interpolate::<false>(z, tile)
+                }
             }
             for y in 0..ny {
                 let layers = &tile[y * DEPTH * half..(y + 1) * DEPTH * half];
@@ -282,9 +284,27 @@ impl<'p> Passes<'p> {
     }
 
     /// Makes the plane `z` after the Gaussians along x and y, at the columns and rows that are taken.
+    ///
+    /// Inlined nowhere, so that all that is inlined into it is compiled twice and not eight times.
+    #[inline(never)]
+    fn smooth_plane<const AVX2: bool>(&mut self, z: usize, out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if AVX2 {
+            // SAFETY: `AVX2` is true only in code for processors that have it.
+            return unsafe { self.smooth_plane_avx2(z, out) };
+        }
+        self.smooth_plane_any::<false>(z, out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn smooth_plane_avx2(&mut self, z: usize, out: &mut [f32]) {
+        self.smooth_plane_any::<true>(z, out);
+    }
+
     #[inline(always)]
     #[allow(clippy::indexing_slicing, reason = "rows and planes have the lengths that `new` gave them")]
-    fn smooth_plane<const AVX2: bool>(&mut self, z: usize, out: &mut [f32]) {
+    fn smooth_plane_any<const AVX2: bool>(&mut self, z: usize, out: &mut [f32]) {
         let [along_x, along_y, _] = &self.plan.resize;
         let width = self.width();
         let Self { spacing, columns, rows, framed, smooth_row, tail_row, smooth_x, tails, zeros, .. } = self;

@@ -1,6 +1,8 @@
 //! The voxels of a NIfTI file as rows of float32, in any of the 48 orientations.
 
 use crate::base::closed_list::closed_list;
+#[cfg(target_arch = "x86_64")]
+use crate::base::cpu::cpu;
 use crate::base::error::{Error, ErrorKind, Result};
 
 closed_list! {
@@ -159,8 +161,31 @@ impl<'a> Volume<'a> {
     fn row_at(&self, start: usize, row: &mut [f32]) {
         let from = self.bytes.get(start..).unwrap_or_default();
         if self.is_plain() {
-            return self.each(from, row, |bytes| f32::from(i16::from_le_bytes(bytes)));
+            self.each(from, row, |bytes| f32::from(i16::from_le_bytes(bytes)));
+        } else {
+            self.convert(from, row);
         }
+    }
+
+    /// Converts the voxels of a row. Inlined nowhere: it is a loop for each type, byte order and step.
+    #[inline(never)]
+    fn convert(&self, from: &[u8], row: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if cpu().avx2 {
+            // SAFETY: the processor has the instructions.
+            return unsafe { self.convert_avx2(from, row) };
+        }
+        self.convert_any(from, row);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn convert_avx2(&self, from: &[u8], row: &mut [f32]) {
+        self.convert_any(from, row);
+    }
+
+    #[inline(always)]
+    fn convert_any(&self, from: &[u8], row: &mut [f32]) {
         macro_rules! convert {
             ($kind:ty) => {
                 if self.storage.is_big_endian {
@@ -207,7 +232,7 @@ impl<'a> Volume<'a> {
     /// As `plain_voxel`, for all types.
     pub(super) fn voxel(&self, offset: usize) -> f32 {
         let mut row = [0.0];
-        self.row_at(offset, &mut row);
+        self.convert_any(self.bytes.get(offset..).unwrap_or_default(), &mut row);
         row[0]
     }
 
