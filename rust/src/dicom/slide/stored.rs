@@ -3,20 +3,24 @@
 //!
 //! What is read is hostile until checked: no number of it is trusted, and what was not written here is refused.
 
+use std::io::Write;
+
+use flate2::write::DeflateEncoder;
+use flate2::{Compression, Decompress, FlushDecompress, Status};
+
 use super::header::{MOST_FRAMES, Position, SlideHeader};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Etag, Fingerprint};
 use crate::base::varint;
 use crate::frames::attributes::Uid;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2; // 1 was compressed by zstd, whose compressor nothing else needs
 /// Bytes before those that the checksum covers: version and checksum.
 const HEAD: usize = 5;
 /// Most bytes of positions before compression, four columns together.
 const MOST_RAW: usize = 64 << 20;
 /// Most bytes that are kept of one header.
 const MOST_STORED: usize = 16 << 20;
-const LEVEL: i32 = 3;
 
 /// How a column of positions is written.
 const NONE: u8 = 0;
@@ -54,11 +58,26 @@ pub fn encode(header: &SlideHeader) -> Option<Vec<u8>> {
             return None;
         }
         varint::push(&mut out, raw.len() as u64);
-        out.extend(zstd::bulk::compress(&raw, LEVEL).ok()?);
+        out.extend(deflate(&raw)?);
     }
     let crc = crc32c::crc32c(out.get(HEAD..)?);
     out.get_mut(1..HEAD)?.copy_from_slice(&crc.to_le_bytes());
     (out.len() <= MOST_STORED).then_some(out)
+}
+
+pub(super) fn deflate(raw: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(raw).ok()?;
+    encoder.finish().ok()
+}
+
+/// What [`deflate`] compressed, where that is all of `stored` and exactly `length` bytes.
+fn inflate(stored: &[u8], length: usize) -> Option<Vec<u8>> {
+    let mut raw = vec![0; length];
+    let mut decoder = Decompress::new(false);
+    let ended = decoder.decompress(stored, &mut raw, FlushDecompress::Finish).ok()? == Status::StreamEnd;
+    let is_exact = decoder.total_in() == stored.len() as u64 && decoder.total_out() == length as u64;
+    (ended && is_exact).then_some(raw)
 }
 
 fn push_text(out: &mut Vec<u8>, text: &str) {
@@ -76,7 +95,7 @@ fn push_state(out: &mut Vec<u8>, state: &Fingerprint) {
 }
 
 /// Columns, rows, focal planes and optical paths of the frames, one after another.
-fn positions_of(header: &SlideHeader) -> Vec<u8> {
+pub(super) fn positions_of(header: &SlideHeader) -> Vec<u8> {
     let positions = &header.positions;
     let [across, down] = header.tile;
     let mut raw = Vec::with_capacity(4 * positions.len() + 64);
@@ -151,12 +170,9 @@ pub fn decode(stored: &[u8]) -> Result<SlideHeader> {
         if count > length {
             return Err(bad("has more positions than bytes of them"));
         }
-        let raw = zstd::bulk::decompress(fields.rest, length).map_err(|_| bad("does not decompress"))?;
+        let raw = inflate(fields.rest, length).ok_or_else(|| bad("does not decompress"))?;
         let mut columns = Fields { rest: &raw };
         header.positions = columns.positions(count, header.frame_paths.len())?;
-        if raw.len() != length {
-            return Err(bad("has positions of another length"));
-        }
         return columns.finish(header);
     }
     fields.finish(header)

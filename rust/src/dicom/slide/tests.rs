@@ -171,10 +171,14 @@ fn what_decompresses_to_more_than_it_says_is_refused() {
     let mut header = tissue();
     header.positions.truncate(1);
     let stored = encode(&header).unwrap();
-    let bomb = zstd::bulk::compress(&vec![0; 1 << 20], 1).unwrap();
-    let at = stored.windows(4).position(|four| four == [0x28, 0xB5, 0x2F, 0xFD]).unwrap();
-    let swapped = [&stored[..at], &bomb].concat();
-    assert!(decode(&crc_renewed(swapped)).is_err());
+    let raw = stored::positions_of(&header);
+    let before = &stored[..stored.len() - stored::deflate(&raw).unwrap().len()];
+    let with = |raw: &[u8]| crc_renewed([before, &stored::deflate(raw).unwrap()].concat());
+    assert_eq!(decode(&with(&raw)).unwrap(), header);
+    for other in [vec![0; 1 << 20], [&raw[..], &[0]].concat(), raw[1..].to_vec(), Vec::new()] {
+        assert!(decode(&with(&other)).is_err());
+    }
+    assert!(decode(&crc_renewed([&with(&raw)[..], &[0]].concat())).is_err());
 }
 
 #[test]

@@ -330,7 +330,7 @@ def damaged(stored: bytes, foreign: bytes) -> dict[str, bytes]:
         "cut": stored[:-3],
         "longer": stored + b"\0",
         "bit": stored[:middle] + bytes([stored[middle] ^ 4]) + stored[middle + 1 :],
-        "version": b"\2" + stored[1:],
+        "version": b"\1" + stored[1:],
         "noise": bytes(np.random.default_rng(1).integers(0, 256, 500, np.uint8)),
         "another file's": foreign,
     }
