@@ -32,7 +32,7 @@ def _no_optimising_java() -> None:
     os.environ["JDK_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spark() -> Iterator[Any]:
     """Spark in local mode, its workers run by this Python."""
     from voxtier.frames.databricks.spark import local_session
@@ -49,7 +49,7 @@ def spark() -> Iterator[Any]:
     session.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def connect_url(spark: Any) -> str:
     """Where a Spark Connect client of another process reaches the session's JVM."""
     service = getattr(spark._jvm, "org.apache.spark.sql.connect.service.SparkConnectService$")

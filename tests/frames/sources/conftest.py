@@ -41,7 +41,8 @@ class Bucket:
         return f"s3://{self.name}/{key}"
 
 
-@pytest.fixture(scope="session")
+# Not of the session: an idle server takes 4 % of a core until its end.
+@pytest.fixture(scope="package")
 def _bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     server = start_server(tmp_path_factory.mktemp("weed"), "frames")
     proxy = ObjectProxy(server.port)
