@@ -152,7 +152,7 @@ def faults_of_tree() -> Iterator[str]:
 
 def main() -> int:
     """Check the folder that was named."""
-    built = Path(sys.argv[1])
+    built = Path(sys.argv[1]).resolve()  # what is installed runs in another folder
     wheels, sdists = sorted(built.glob("*.whl")), sorted(built.glob("*.tar.gz"))
     faults = list(faults_of_tree())
     for path in wheels:
