@@ -27,8 +27,9 @@ def pytest_configure() -> None:
         or shutil.disk_usage(folder.parent).free < 8 << 30
     ):
         return
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o711)  # some tests read as another user
         os.environ["TMPDIR"] = str(folder)
         tempfile.tempdir = None
 
