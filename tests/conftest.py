@@ -118,7 +118,11 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_database_of_the_user(monkeypatch: pytest.MonkeyPatch, _homes: Path) -> None:
+def _no_database_of_the_user(monkeypatch: pytest.MonkeyPatch, _homes: Path) -> Iterator[None]:
     """A home of its own for each test, which few make: a folder made and removed is half of a test."""
+    home = _homes / f"home-{next(_numbers)}"
     monkeypatch.delenv("VOXTIER_DSN", raising=False)
-    monkeypatch.setenv("VOXTIER_HOME", str(_homes / f"home-{next(_numbers)}"))
+    monkeypatch.setenv("VOXTIER_HOME", str(home))
+    yield
+    if home.exists():
+        shutil.rmtree(home, ignore_errors=True)  # of a database it is 40 MB
