@@ -2,7 +2,7 @@
 
 ``durable``
     Files that appear complete or not at all.
-``flock``, ``locks``
+``locks``
     Locks between the processes of a machine.
 ``fork``
     Callbacks around ``fork``.
@@ -12,4 +12,6 @@
     Whether another process runs, and since when.
 ``progress``, ``text``
     Progress, sizes, durations and names for people.
+``workers``
+    Threads whose work ends with the block that they are made for.
 """

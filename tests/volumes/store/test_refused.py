@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +218,29 @@ def test_an_interrupted_first_ingest_leaves_nothing(
     assert "Traceback" not in errors
     assert not root.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_an_ingest_that_is_interrupted_as_it_starts_a_thread_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool does not know that thread, which had written into the folder that was removed meanwhile."""
+    images = pairs(tmp_path / "in", ["a", "b"], shape=(64, 64, 64))
+    start, threads = threading.Thread.start, list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("voxtier-ingest"):
+            threads.append(thread)
+            while not (tmp_path / "r/collections/T1w/volumes").exists():
+                time.sleep(0.001)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
+    for thread in threads:
+        thread.join(60)
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_commit_that_was_made_is_not_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.opening import Opener
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.s3_config import S3Config
+from voxtier.system.workers import Workers
 
 BATCH_SIZE = 5000
 # Parts of batches that wait for the database while the next one is read: bounds memory, hides latency.
@@ -191,24 +192,20 @@ def index_files(
         iterator = (path for path in iterator if shard.holds(indexer.source, path))
     pending: deque[tuple[Future[None], list[FileReport]]] = deque()
     broken: list[Exception] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="voxtier-write") as writer:
-        try:
-            for batch in _batches(iterator, batch_size, broken):
-                for part in indexer.read(batch):
-                    pending.append((writer.submit(indexer.write, part), part.reports))
-                    while len(pending) > _PENDING or (pending and pending[0][0].done()):
-                        written, done = pending.popleft()
-                        written.result()
-                        yield done
-            while pending:
-                written, done = pending.popleft()
-                written.result()
-                yield done
-            if broken:
-                raise broken[0]
-        finally:
-            for written, _ in pending:
-                written.cancel()
+    with Workers(1, "voxtier-write") as writer:
+        for batch in _batches(iterator, batch_size, broken):
+            for part in indexer.read(batch):
+                pending.append((writer.submit(indexer.write, part), part.reports))
+                while len(pending) > _PENDING or (pending and pending[0][0].done()):
+                    written, done = pending.popleft()
+                    written.result()
+                    yield done
+        while pending:
+            written, done = pending.popleft()
+            written.result()
+            yield done
+        if broken:
+            raise broken[0]
 
 
 def _batches(paths: Iterator[str], size: int, broken: list[Exception]) -> Iterator[list[str]]:

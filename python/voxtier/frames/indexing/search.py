@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from voxtier._core import read_metadata_json
@@ -19,6 +18,7 @@ from voxtier.frames.store.search_index import (
     SearchIndex,
     Unsearched,
 )
+from voxtier.system.workers import Workers
 
 # Behind it stand pixels and, in a slide, an Item for each frame; none of the attributes that are kept.
 _LAST_TAG = 0x0040FFFF
@@ -42,7 +42,7 @@ def fill_search_index(index: SearchIndex, source: str, *, threads: int = 4) -> I
         Instances that were stored since the last one.
     """
     after = bytes(16)
-    with ThreadPoolExecutor(threads, thread_name_prefix="voxtier-search") as pool:
+    with Workers(threads, "voxtier-search") as pool:
         while missing := index.missing(source, after):
             index.put(source, list(pool.map(_read, missing)))
             after = missing[-1].key

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from voxtier.frames.serving.reader import FrameReader
+from voxtier.system.workers import Workers
 
 _MOST_BYTES = 256 << 20
 
@@ -43,21 +44,17 @@ def read_many(
     """
     waiting: deque[tuple[tuple[str, int], Future[bytes]]] = deque()
     left = iter(requests)
-    with ThreadPoolExecutor(in_flight, "voxtier-many") as threads:
-        try:
-            while True:
-                while len(waiting) < in_flight and _bytes_of(waiting) < budget_bytes:
-                    request = next(left, None)
-                    if request is None:
-                        break
-                    waiting.append((request, threads.submit(reader.frame, *request)))
-                if not waiting:
-                    return
-                request, future = waiting.popleft()
-                yield request, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    with Workers(in_flight, "voxtier-many") as threads:
+        while True:
+            while len(waiting) < in_flight and _bytes_of(waiting) < budget_bytes:
+                request = next(left, None)
+                if request is None:
+                    break
+                waiting.append((request, threads.submit(reader.frame, *request)))
+            if not waiting:
+                return
+            request, future = waiting.popleft()
+            yield request, future.result()
 
 
 def _bytes_of(waiting: Iterable[tuple[tuple[str, int], Future[bytes]]]) -> int:

@@ -15,7 +15,7 @@ import sys
 import time
 
 # By path: importing voxtier would load numpy and the core.
-sys.path.append(f"{os.path.dirname(__file__)}/../../system")  # noqa: PTH120
+sys.path.append(f"{os.path.dirname(__file__)}/../../system/locks")  # noqa: PTH120
 from flock import try_flock  # type: ignore[import-not-found]
 
 CHECK_EVERY = 2.0  # seconds

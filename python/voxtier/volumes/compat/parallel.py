@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from voxtier.system.progress import Progress
+from voxtier.system.workers import Workers
 from voxtier.volumes.config import get_config
 from voxtier.volumes.tiledb.session import Session
 
@@ -81,7 +81,7 @@ def map_on_threads(
     every = list(items)
     report = Progress(desc or "items", len(every), quiet=not progress)
     results: list[R] = []
-    with ThreadPoolExecutor(max_workers or get_config().read.max_workers) as pool:
+    with Workers(max_workers or get_config().read.max_workers, "voxtier-map") as pool:
         for result in pool.map(fn, every):
             results.append(result)
             report.advance()

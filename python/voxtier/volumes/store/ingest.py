@@ -11,7 +11,6 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, VoxtierError
 from voxtier.system.progress import Progress
+from voxtier.system.workers import Workers
 from voxtier.volumes.config import Config, configured, get_config
 from voxtier.volumes.store.foreground import write_counts
 from voxtier.volumes.store.jobs import Job, OnError
@@ -147,8 +147,7 @@ def _try_all(
         except (VoxtierError, OSError, MemoryError) as error:
             return Outcome(job.label, None, str(error))
 
-    with ThreadPoolExecutor(_workers(jobs), thread_name_prefix="voxtier-ingest") as pool:
-        # Submitted here, so that the workers see the caller's configuration.
+    with Workers(_workers(jobs), "voxtier-ingest") as pool:
         for outcome in pool.map(attempt, jobs):
             outcomes.append(outcome)
             if outcome.row is None:

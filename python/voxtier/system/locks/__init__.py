@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from voxtier.system.flock import try_flock
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.locks.flock import try_flock
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 _held: set[int] = set()

@@ -1,0 +1,59 @@
+"""Threads whose work ends with the block that they are made for, however that block ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Workers(ThreadPoolExecutor):
+    """A pool of threads for one ``with`` block: when an exception leaves it, no work begins and none is left.
+
+    A plain pool joins the threads that it knows of. One that was just being started when Ctrl-C came it does
+    not know, and that thread goes on while the caller already takes back what was done; and what had been
+    submitted until then is all done first.
+
+    Parameters
+    ----------
+    count : int
+        Threads at most.
+    name : str
+        Begins the names of the threads.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        super().__init__(count, thread_name_prefix=name)
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._is_given_up = False
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Let a thread do the work, unless the block is left by an exception before."""
+        return super().submit(self._do, work, *args, **kwargs)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            with self._changed:
+                self._is_given_up = True
+                self._changed.wait_for(lambda: not self._under_way)
+        super().__exit__(kind, error, trace)
+
+    def _do(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._changed:
+            if self._is_given_up:
+                raise CancelledError
+            self._under_way += 1
+        try:
+            return work(*args, **kwargs)
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()

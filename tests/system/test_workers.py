@@ -1,0 +1,69 @@
+"""Work that threads do for a block ends with the block, however that is left."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from voxtier.system.workers import Workers
+
+
+def test_what_was_submitted_is_done_when_the_block_ends() -> None:
+    done: list[int] = []
+    with Workers(2, "test") as workers:
+        for number in range(50):
+            workers.submit(done.append, number)
+        assert list(workers.map(str, range(3))) == ["0", "1", "2"]
+    assert sorted(done) == list(range(50))
+
+
+def test_work_that_fails_says_so_and_stops_nothing_else() -> None:
+    with Workers(1, "test") as workers:
+        failed, done = workers.submit(int, "x"), workers.submit(int, "7")
+        assert isinstance(failed.exception(), ValueError)
+        assert done.result() == 7
+
+
+def test_an_exception_lets_no_work_begin_and_waits_for_what_is_under_way() -> None:
+    begun, release = threading.Event(), threading.Event()
+    steps: list[str] = []
+
+    def slow() -> None:
+        begun.set()
+        release.wait(60)
+        time.sleep(0.05)
+        steps.append("slow")
+
+    with pytest.raises(KeyboardInterrupt), Workers(1, "test") as workers:
+        workers.submit(slow)
+        waiting = workers.submit(steps.append, "never")
+        begun.wait(60)
+        threading.Timer(0.05, release.set).start()
+        raise KeyboardInterrupt
+    assert steps == ["slow"]
+    assert waiting.exception() is not None or waiting.cancelled()
+
+
+def test_a_thread_whose_start_was_interrupted_is_waited_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may come while a pool starts a thread, which runs then and is not among those it joins."""
+    begun, steps = threading.Event(), list[str]()
+
+    def slow() -> None:
+        begun.set()
+        time.sleep(0.2)
+        steps.append("slow")
+
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("test"):
+            begun.wait(60)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), Workers(4, "test") as workers:
+        workers.submit(slow)
+    assert steps == ["slow"]
