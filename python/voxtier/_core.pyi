@@ -463,23 +463,21 @@ def encode_rows(
 
 def decode_states(
     states: bytes, paths: list[str]
-) -> list[
-    tuple[int | None, int | None, int | None, int | None, str | None, int, str, str | None, int] | None
-]:
+) -> list[tuple[int | None, int | None, int | None, int | None, str | None, int, str | None, int] | None]:
     """Decode what rows say of files without their tables.
 
     Parameters
     ----------
     states : bytes
-        Records, one after another: number of the file in the question, from 1; path, size, mtime_ns,
-        ctime_ns, inode, etag, parser_version, status, error_kind, frame_count.
+        Records, one after another: path, size, mtime_ns, ctime_ns, inode, etag, parser_version,
+        error_kind, frame_count.
     paths : list of str
-        The question.
+        The files that are asked about.
 
     Returns
     -------
     list of tuple or None
-        For each path what follows it in its record; None where there is none of that path.
+        For each path what follows it in its record; None where no record is of that path.
     """
 
 def decode_rows(rows: bytes, *, most: int | None = None) -> list[tuple[str, FrameTable | Refusal, int]]:
@@ -541,9 +539,6 @@ class Indexer:
         self,
         paths: list[str],
         states: bytes | None = None,
-        listed: Sequence[_Fingerprint | None] | None = None,
-        *,
-        first: int = 0,
     ) -> tuple[bytes, list[_Report]]:
         """Read a batch of files, or as many of its first ones as make 16 MiB of rows or take a second.
 
@@ -554,11 +549,6 @@ class Indexer:
         states : bytes or None
             What the index says of files that it knows: see `decode_states`. A file need not be read again
             that is in the state of its row, where that is complete and of this parser version.
-        listed : sequence of (size, mtime_ns, ctime_ns, inode, etag) or None
-            For each path the state that the listing of a store gave, or None: with it an unchanged object
-            takes no request.
-        first : int
-            Number of the first path in the question that `states` answers, from 0.
 
         Returns
         -------
@@ -569,6 +559,30 @@ class Indexer:
             of the first ``len(reports)`` paths, in order of completion. Status is that of the row,
             ``unchanged``, or ``refused`` for a path that cannot be a row: not storable, or a folder.
         """
+
+def take_unchanged(
+    paths: list[str], states: bytes, listed: Sequence[_Fingerprint | None]
+) -> tuple[list[_Report], list[str], bytes]:
+    """Take out the objects whose listing gave the state of their row: an unchanged one takes no request.
+
+    Parameters
+    ----------
+    paths : list of str
+        Files and objects; no path twice.
+    states : bytes
+        What the index says of them: see `decode_states`.
+    listed : sequence of (size, mtime_ns, ctime_ns, inode, etag) or None
+        For each path the state that the listing of a store gave.
+
+    Returns
+    -------
+    unchanged : list of tuple
+        Reports: see `Indexer.read`.
+    left : list of str
+        The other paths.
+    states : bytes
+        Those of the paths left that no listing gave.
+    """
 
 # frames: priority and memory
 

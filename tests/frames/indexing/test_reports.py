@@ -42,7 +42,7 @@ def test_a_report_is_the_predecessors_status_object(report: FileReport, status: 
     [
         lambda: _core.Indexer("s", threads=0, verify="all"),
         lambda: _core.Indexer("s", threads=2, verify="much"),  # type: ignore[arg-type]
-        lambda: _core.Indexer("s", threads=2, verify="all").read(["/a"], None, []),
+        lambda: _core.take_unchanged(["/a"], b"", []),
         lambda: _core.refused_status("no such kind"),
     ],
     ids=["no threads", "unknown depth", "lists of two lengths", "unknown kind"],

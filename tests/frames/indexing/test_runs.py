@@ -20,6 +20,8 @@ from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image,
 from voxtier._core import Refusal
 from voxtier.frames import FrameTable, read_table
 from voxtier.frames.indexing.run import FileIndexer, index_files
+from voxtier.frames.sources.listing import ListedObject
+from voxtier.frames.sources.stores import ObjectState
 from voxtier.frames.store.store import FrameStore
 
 
@@ -112,6 +114,37 @@ def test_rows_of_another_parser_are_read_again(store: FrameStore, tmp_path: Path
     assert store.get("default", paths[0]) is None
     assert statuses(run(store, paths)) == {"ok": 1, "unchanged": 1}
     assert isinstance(store.get("default", paths[0]), FrameTable)
+
+
+def test_files_and_listed_objects_may_come_mixed_and_in_many_questions(
+    store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtier.frames.indexing.run._SHARE", 7)
+    paths = write_files(tmp_path, 100)
+    assert statuses(run(store, paths[:80])) == {"ok": 80}
+    states = {
+        path: ObjectState(*state.fingerprint)
+        for path, state in zip(paths, store.file_states("default", paths), strict=True)
+        if state
+    }
+    mixed, expected = list[str](), dict[str, str]()
+    for number, path in enumerate(paths):
+        listed = states.get(path)
+        match number % 4:
+            case 0 if listed:
+                mixed.append(ListedObject(path, listed))
+                Path(path).unlink()  # it is not even opened
+                expected[path] = "unchanged"
+            case 1 if listed:
+                mixed.append(ListedObject(path, listed._replace(size=listed.size + 1)))
+                expected[path] = "ok"
+            case _:
+                mixed.append(path)
+                expected[path] = "unchanged" if listed else "ok"
+    random.Random(5).shuffle(mixed)
+    reports = [report for part in index_files(FileIndexer(store), mixed, batch_size=60) for report in part]
+    assert {report.path: report.status for report in reports} == expected
+    assert len(reports) == len(paths)
 
 
 def test_force_reads_unchanged_files_again(store: FrameStore, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from voxtier._core import Indexer
+from voxtier._core import Indexer, take_unchanged
 from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.paths import Shard, absolute
 from voxtier.frames.sources.listing import ListedObject
@@ -24,6 +24,9 @@ from voxtier.system.s3_config import S3Config
 from voxtier.system.workers import Workers
 
 BATCH_SIZE = 5000
+# Files in one question to the index, and questions at a time: the database uses more than one core, and the
+# first answers are looked through while it looks for the next.
+_SHARE, _QUESTIONS = 1250, 2
 # Parts of batches that wait for the database while the next one is read: bounds memory, hides latency.
 _PENDING = 2
 
@@ -149,14 +152,35 @@ class FileIndexer:
     def read(self, paths: Iterable[str]) -> Iterator[Part]:
         """Read what is new or changed; yield parts of bounded size and time."""
         wanted = list(dict.fromkeys(map(os.fspath, paths)))
-        states = b"" if self.force else self.store.encoded_states(self.source, wanted)
-        are_new = not self.force and not states
-        listed = [path.state if isinstance(path, ListedObject) else None for path in wanted]
+        if self.force:
+            yield from self._read(wanted, b"", are_new=False)
+            return
+        left, states, are_new = list[str](), list[bytes](), True
+        for share, known in self._ask(wanted):
+            are_new = are_new and not known
+            listed = [path.state if isinstance(path, ListedObject) else None for path in share]
+            unchanged, others, of_others = take_unchanged(share, known, listed)
+            if unchanged:
+                yield Part(b"", False, list(map(_report, unchanged)))  # noqa: FBT003 - nothing is written
+            left += others
+            states.append(of_others)
+        yield from self._read(left, b"".join(states), are_new=are_new)
+
+    def _ask(self, wanted: list[str]) -> Iterator[tuple[list[str], bytes]]:
+        """Yield the files of a batch in shares, with what the index says of each share."""
+        shares = [wanted[start : start + _SHARE] for start in range(0, len(wanted), _SHARE)]
+        ask = partial(self.store.encoded_states, self.source)
+        if len(shares) == 1:
+            yield shares[0], ask(shares[0])
+            return
+        with Workers(_QUESTIONS, "voxtier-ask") as workers:
+            yield from zip(shares, workers.map(ask, shares), strict=True)
+
+    def _read(self, paths: list[str], states: bytes, *, are_new: bool) -> Iterator[Part]:
         first = 0
-        while first < len(wanted):
-            rows, done = self._indexer.read(wanted[first:], states, listed[first:], first=first)
-            reports = list(map(_report, done))
-            yield Part(rows, are_new, reports)
+        while first < len(paths):
+            rows, done = self._indexer.read(paths[first:], states)
+            yield Part(rows, are_new, list(map(_report, done)))
             first += len(done)
 
     def write(self, part: Part) -> None:

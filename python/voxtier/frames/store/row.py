@@ -21,7 +21,6 @@ class FileState(NamedTuple):
     inode: int | None
     etag: str | None
     parser_version: int
-    status: str
     error_kind: str | None
     frame_count: int
 

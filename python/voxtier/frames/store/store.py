@@ -157,13 +157,11 @@ class FrameStore:
         return [None if each is None else FileState._make(each) for each in found]
 
     def encoded_states(self, source: str, paths: Sequence[str]) -> bytes:
-        """Return what the index says of the paths that it knows, as `Indexer.read` takes it."""
+        """Return what the index says of the paths that it knows: see `_core.decode_states`."""
         parts = []
         for start in range(0, len(paths), BATCH):
             keys = _file_keys(source, paths[start : start + BATCH])
-            parts += [
-                part for (part,) in self.query(statements.FILE_STATES, (start, keys)) if part is not None
-            ]
+            parts += [part for (part,) in self.query(statements.FILE_STATES, (keys,)) if part is not None]
         return b"".join(parts)
 
     def get(self, source: str, path: str) -> FrameTable | Refusal | None:

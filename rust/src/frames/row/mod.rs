@@ -167,16 +167,12 @@ pub fn encode(
 
 /// What a row says of its file without its table.
 pub struct FileState<'a> {
-    /// The number that the question gave the file.
-    pub number: u64,
     /// The file.
     pub path: &'a str,
     /// The state of the file; `None` where it could not be opened.
     pub fingerprint: Option<Fingerprint>,
     /// Version of the parser that wrote the row.
     pub parser_version: i64,
-    /// Status of the row.
-    pub status: &'a str,
     /// Why the file was refused.
     pub error_kind: Option<&'a str>,
     /// Frames that can be addressed.
@@ -191,8 +187,8 @@ impl FileState<'_> {
     }
 }
 
-/// Takes the next state off `rest`: a record of number, path, size, `mtime_ns`, `ctime_ns`, inode, etag, parser
-/// version, status, kind of error and frames; `None` at the end. The inner result is that of one record.
+/// Takes the next state off `rest`: a record of path, size, `mtime_ns`, `ctime_ns`, inode, etag, parser version,
+/// kind of error and frames; `None` at the end. The inner result is that of one record.
 ///
 /// # Errors
 /// `bad_table` when the bytes are no such records: nothing behind them can be read.
@@ -200,7 +196,7 @@ pub fn next_state<'a>(rest: &mut &'a [u8]) -> Result<Option<Result<FileState<'a>
     if rest.is_empty() {
         return Ok(None);
     }
-    let mut fields = [None; 11];
+    let mut fields = [None; 9];
     let count = u32::from_be_bytes(take(rest)?);
     if count as usize != fields.len() {
         return Err(bad(&format!("{count} columns, not {}", fields.len())));
@@ -211,16 +207,13 @@ pub fn next_state<'a>(rest: &mut &'a [u8]) -> Result<Option<Result<FileState<'a>
     Ok(Some(decode_state(fields)))
 }
 
-fn decode_state(fields: [Option<&[u8]>; 11]) -> Result<FileState<'_>> {
-    let [asked, path, size, mtime_ns, ctime_ns, inode, etag, parser_version, status, error_kind, frames] =
-        fields;
+fn decode_state(fields: [Option<&[u8]>; 9]) -> Result<FileState<'_>> {
+    let [path, size, mtime_ns, ctime_ns, inode, etag, parser_version, error_kind, frames] = fields;
     let absent = || bad("nothing where a number stands");
     Ok(FileState {
-        number: number(asked)?.ok_or_else(absent)?,
         path: text(path)?,
         fingerprint: fingerprint(size, [mtime_ns, ctime_ns, inode], etag)?,
         parser_version: int(parser_version)?.ok_or_else(absent)?,
-        status: text(status)?,
         error_kind: error_kind.map(|kind| text(Some(kind))).transpose()?,
         frames: number(frames)?.ok_or_else(absent)?,
     })

@@ -4,18 +4,18 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
 use super::frame_table::parse_verify;
-use super::row::storable_path;
+use super::row::{StatesByPath, storable_path};
 use super::table_reader::drop_detached;
 use crate::base::error::Error;
 use crate::base::parallel_read::ParallelReader;
 use crate::base::source::{Fingerprint, is_address};
 use crate::dicom;
 use crate::frames::index::{Indexed, Job, Known, index_object, index_path};
-use crate::frames::row::{FileState, next_state};
 use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::sources::read_changed_object;
 
@@ -78,32 +78,20 @@ impl Indexer {
         Ok(Self { reader: Mutex::new(Some(reader.map_err(Error::from)?)), threads })
     }
 
-    #[pyo3(signature = (paths, states=None, listed=None, *, first=0))]
+    #[pyo3(signature = (paths, states=None))]
     fn read<'py>(
         &self,
         py: Python<'py>,
         paths: &Bound<'py, PyList>,
         states: Option<&[u8]>,
-        listed: Option<Vec<Option<State>>>,
-        first: usize,
     ) -> PyResult<(Bound<'py, PyBytes>, Vec<Report>)> {
-        let listed = listed.unwrap_or_else(|| vec![None; paths.len()]);
-        if listed.len() != paths.len() {
-            return Err(PyValueError::new_err("paths and listed must be of one length"));
-        }
-        let mut known: Vec<Option<FileState<'_>>> = (0..paths.len()).map(|_| None).collect();
-        let mut rest = states.unwrap_or_default();
-        while let Some(state) = next_state(&mut rest)? {
-            let Ok(state) = state else { continue };
-            let at = usize::try_from(state.number).ok().and_then(|number| number.checked_sub(first + 1));
-            if let Some(place) = at.and_then(|at| known.get_mut(at)) {
-                *place = Some(state);
-            }
-        }
-        let work = paths.iter().zip(listed).zip(known).zip(0_u32..);
-        let work = work.map(|(((path, listed), known), id)| Work::of(id, &path, listed, known));
-        let work = work.collect::<PyResult<Vec<Work>>>()?;
-        let (rows, outcomes) = py.detach(|| self.read_all(work)).map_err(PyRuntimeError::new_err)?;
+        let states = StatesByPath::new(states.unwrap_or_default())?;
+        let jobs = paths.iter().zip(0_u32..).map(|(path, id)| {
+            let known = path.cast::<PyString>().ok().and_then(|path| known(&states, path));
+            Ok(Job { id, path: storable_path(&path)?, known })
+        });
+        let jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
+        let (rows, outcomes) = py.detach(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;
         let reports = outcomes
             .into_iter()
             .map(|(id, indexed)| Ok(report(paths.get_item(id as usize)?.unbind(), indexed)));
@@ -111,58 +99,58 @@ impl Indexer {
     }
 }
 
-/// A file of a batch: an object in the state of its row takes no thread, nor its path a copy.
-enum Work {
-    Unchanged { id: u32, frames: usize },
-    Job(Job),
+/// The state in which a file need not be read again, and its frames.
+fn known(states: &StatesByPath<'_>, path: &Bound<'_, PyString>) -> Option<Known> {
+    let (state, _) = states.of(path)?;
+    state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames })
 }
 
-impl Work {
-    fn of(
-        id: u32,
-        path: &Bound<'_, PyAny>,
-        listed: Option<State>,
-        known: Option<FileState<'_>>,
-    ) -> PyResult<Self> {
-        let is_it = |state: &FileState<'_>| path.extract::<&str>().is_ok_and(|path| path == state.path);
-        let known = known
-            .filter(is_it)
-            .and_then(|state| state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames }));
-        let listed = listed.map(fingerprint_of);
-        if let Some((Known { fingerprint, frames }, now)) = known.zip(listed)
-            && fingerprint.covers(&now)
-        {
-            return Ok(Self::Unchanged { id, frames });
-        }
-        let known = known.filter(|_| listed.is_none());
-        Ok(Self::Job(Job { id, path: storable_path(path)?, known }))
+/// Takes out the objects whose listing gave the state of their row: they take no thread, nor a copy of a path.
+///
+/// The states that are left are of the files among the other paths, not of objects that have changed.
+#[pyfunction]
+fn take_unchanged<'py>(
+    py: Python<'py>,
+    paths: &Bound<'py, PyList>,
+    states: &[u8],
+    listed: Vec<Option<State>>,
+) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>, Bound<'py, PyBytes>)> {
+    if listed.len() != paths.len() {
+        return Err(PyValueError::new_err("paths and listed must be of one length"));
     }
+    let states = StatesByPath::new(states)?;
+    let (unchanged, left, mut left_states) = (PyList::empty(py), PyList::empty(py), Vec::new());
+    let (status, none) = (intern!(py, "unchanged"), py.None());
+    for (path, listed) in paths.iter().zip(listed) {
+        let text = path.cast::<PyString>()?;
+        if let Some(listed) = listed.map(fingerprint_of) {
+            if let Some(known) = known(&states, text).filter(|known| known.fingerprint.covers(&listed)) {
+                unchanged.append((path, status, known.frames, &none, &none, &none, &none, &none))?;
+                continue;
+            }
+        } else if let Some((_, record)) = states.of(text) {
+            left_states.extend_from_slice(record);
+        }
+        left.append(path)?;
+    }
+    Ok((unchanged, left, PyBytes::new(py, &left_states)))
 }
 
 impl Indexer {
     /// Runs a batch through the pool, or as much of its beginning as the limits allow; the rows are joined,
     /// the outcomes come in order of completion.
-    fn read_all(&self, work: Vec<Work>) -> Result<Batch, &'static str> {
+    fn read_all(&self, jobs: Vec<Job>) -> Result<Batch, &'static str> {
         let reader = self.reader.lock().map_err(|_| "the indexer failed before")?;
         let reader = reader.as_ref().ok_or("the indexer has ended")?;
-        let mut outcomes = Vec::with_capacity(work.len());
+        let mut outcomes = Vec::with_capacity(jobs.len());
         let mut rows = Vec::new();
-        let jobs = work.iter().filter(|each| matches!(each, Work::Job(_))).count();
-        let chunk = (jobs / (self.threads * 4)).clamp(1, CHUNK);
-        let mut work = work.into_iter();
+        let chunk = (jobs.len() / (self.threads * 4)).clamp(1, CHUNK);
+        let mut jobs = jobs.into_iter();
         let began = Instant::now();
         let mut in_flight = 0;
         loop {
             while in_flight < self.threads * 2 && rows.len() < MOST_BYTES && began.elapsed() < LONGEST {
-                let mut batch = Vec::with_capacity(chunk);
-                while batch.len() < chunk
-                    && let Some(next) = work.next()
-                {
-                    match next {
-                        Work::Unchanged { id, frames } => outcomes.push((id, Indexed::Unchanged { frames })),
-                        Work::Job(job) => batch.push(job),
-                    }
-                }
+                let batch: Vec<Job> = jobs.by_ref().take(chunk).collect();
                 if batch.is_empty() {
                     break;
                 }
@@ -204,5 +192,6 @@ fn report(path: Py<PyAny>, indexed: Indexed) -> Report {
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Indexer>()
+    module.add_class::<Indexer>()?;
+    module.add_function(wrap_pyfunction!(take_unchanged, module)?)
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use hashbrown::HashMap;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
@@ -10,7 +11,7 @@ use super::frame_table::{PyFrameTable, describes};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Fingerprint;
 use crate::frames::index::{LONGEST_PATH, storable};
-use crate::frames::row::{self, COLUMNS, next_row, next_state};
+use crate::frames::row::{self, COLUMNS, FileState, next_row, next_state};
 use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::paths::path_of;
 
@@ -161,32 +162,52 @@ fn decode_rows(py: Python<'_>, rows: &[u8], most: Option<usize>) -> PyResult<Vec
 
 /// Size, `mtime_ns`, `ctime_ns`, inode, etag; parser version, status, kind of error, frames.
 type StateOfFile =
-    (Option<u64>, Option<i64>, Option<i64>, Option<u64>, Option<String>, i64, String, Option<String>, usize);
+    (Option<u64>, Option<i64>, Option<i64>, Option<u64>, Option<String>, i64, Option<String>, usize);
 
 /// Decodes what rows say of files, in the order of the paths; none where the index has no row of that path.
 #[pyfunction]
 fn decode_states(states: &[u8], paths: Vec<Bound<'_, PyString>>) -> PyResult<Vec<Option<StateOfFile>>> {
-    let (mut rest, mut found) = (states, vec![None; paths.len()]);
-    while let Some(state) = next_state(&mut rest)? {
-        let Ok(state) = state else { continue };
-        let at = usize::try_from(state.number).ok().and_then(|number| number.checked_sub(1));
-        let Some((path, found)) = at.and_then(|at| paths.get(at).zip(found.get_mut(at))) else { continue };
-        if path.to_str().is_ok_and(|path| path == state.path) {
-            let now = state.fingerprint;
-            *found = Some((
-                now.map(|now| now.size),
-                now.and_then(|now| now.mtime_ns),
-                now.and_then(|now| now.ctime_ns),
-                now.and_then(|now| now.inode),
-                now.and_then(|now| now.etag).map(|etag| etag.to_string()),
-                state.parser_version,
-                state.status.to_owned(),
-                state.error_kind.map(str::to_owned),
-                state.frames,
-            ));
+    let states = StatesByPath::new(states)?;
+    let decoded = paths.iter().map(|path| {
+        let (state, _) = states.of(path)?;
+        let now = state.fingerprint;
+        Some((
+            now.map(|now| now.size),
+            now.and_then(|now| now.mtime_ns),
+            now.and_then(|now| now.ctime_ns),
+            now.and_then(|now| now.inode),
+            now.and_then(|now| now.etag).map(|etag| etag.to_string()),
+            state.parser_version,
+            state.error_kind.map(str::to_owned),
+            state.frames,
+        ))
+    });
+    Ok(decoded.collect())
+}
+
+/// Bytes of a record without a path: the number of its fields, type and length of each.
+const SHORTEST_STATE: usize = 76;
+
+/// What the index says of files, by their paths; records that do not decode are left out.
+pub(super) struct StatesByPath<'a>(HashMap<&'a str, (FileState<'a>, &'a [u8])>);
+
+impl<'a> StatesByPath<'a> {
+    pub(super) fn new(states: &'a [u8]) -> PyResult<Self> {
+        let (mut rest, mut found) = (states, HashMap::with_capacity(states.len() / SHORTEST_STATE));
+        loop {
+            let record = rest;
+            let Some(state) = next_state(&mut rest)? else { return Ok(Self(found)) };
+            if let Ok(state) = state {
+                let length = record.len() - rest.len();
+                found.insert(state.path, (state, record.get(..length).unwrap_or_default()));
+            }
         }
     }
-    Ok(found)
+
+    /// What the index says of a file, and the record that says so.
+    pub(super) fn of(&self, path: &Bound<'_, PyString>) -> Option<&(FileState<'a>, &'a [u8])> {
+        self.0.get(path.to_str().ok()?)
+    }
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -20,7 +20,7 @@ from voxtier.frames.store.store import FrameStore
 INT8, INT4, INT2, TEXT = 20, 23, 21, 25
 
 
-KINDS = (INT8, TEXT, *[INT8] * 4, TEXT, INT2, TEXT, TEXT, INT4)
+KINDS = (TEXT, *[INT8] * 4, TEXT, INT2, TEXT, INT4)
 
 
 def record(*values: int | str | None) -> bytes:
@@ -36,10 +36,10 @@ def record(*values: int | str | None) -> bytes:
     return b"".join(parts)
 
 
-def state(number: int = 1, path: str = "/a", **changed: int | str | None) -> bytes:
+def state(path: str = "/a", **changed: int | str | None) -> bytes:
     values: dict[str, int | str | None] = {
-        "number": number, "path": path, "size": 10, "mtime_ns": 11, "ctime_ns": 12, "inode": 13, "etag": None,
-        "parser_version": _core.PARSER_VERSION, "status": "ok", "error_kind": None, "frames": 7,
+        "path": path, "size": 10, "mtime_ns": 11, "ctime_ns": 12, "inode": 13, "etag": None,
+        "parser_version": _core.PARSER_VERSION, "error_kind": None, "frames": 7,
     }  # fmt: skip
     return record(*(values | changed).values())
 
@@ -51,7 +51,7 @@ def test_states_are_those_that_sql_reads(store: FrameStore, tmp_path: Path) -> N
     FileIndexer(store).index_batch(paths)
     store.query("UPDATE voxtier.file SET inode = -inode WHERE size %% 4 = 0 RETURNING 1", ())
     asked = ["/none", *paths[::-1], "/none too", os.fsdecode(b"/\xff"), paths[0]]
-    columns = ", ".join(each for each in FileState._fields).replace("status", "status::text")
+    columns = ", ".join(FileState._fields)
     rows = store.query(f"SELECT path, {columns} FROM voxtier.file", ())
     expected = {
         path: FileState(size, mtime, ctime, inode % 2**64, *rest)
@@ -74,12 +74,11 @@ def test_files_in_the_state_of_their_rows_are_not_read(tmp_path: Path) -> None:
     }
     indexer = _core.Indexer("s", threads=1, verify="all")
 
-    def status(states: bytes, first: int = 0) -> tuple[str, int]:
-        [report] = indexer.read([path], states, first=first)[1]
+    def status(states: bytes) -> tuple[str, int]:
+        [report] = indexer.read([path], states)[1]
         return report[1:3]
 
-    assert status(state(1, path, **known)) == ("unchanged", 7)
-    assert status(state(9, path, **known), first=8) == ("unchanged", 7)
+    assert status(state(path, **known)) == ("unchanged", 7)
     for changed in (
         {"parser_version": 0},
         {"error_kind": "io_error"},
@@ -88,12 +87,12 @@ def test_files_in_the_state_of_their_rows_are_not_read(tmp_path: Path) -> None:
         {"inode": 3},
         {"size": None},
     ):
-        assert status(state(1, path, **known | changed)) == ("ok", 1), changed
-    for other in (state(1, "/b", **known), state(2, path, **known), state(0, path, **known), b""):
+        assert status(state(path, **known | changed)) == ("ok", 1), changed
+    for other in (state("/b", **known), state(f"{path}/", **known), b""):
         assert status(other) == ("ok", 1)
-    assert status(state(8, path, **known), first=8) == ("ok", 1)
-    damaged = state(1, path, **known | {"size": -1})
-    assert status(damaged + state(1, path, **known)) == ("unchanged", 7)
+    assert status(state("/b") + state(path, **known) + state("/c")) == ("unchanged", 7)
+    damaged = state(path, **known | {"size": -1})
+    assert status(damaged + state(path, **known)) == ("unchanged", 7)
 
 
 def test_what_is_no_states_is_refused() -> None:
@@ -101,8 +100,8 @@ def test_what_is_no_states_is_refused() -> None:
     for length in range(1, len(whole)):
         with pytest.raises(FormatError, match="index the file again"):
             _core.decode_states(whole[:length], ["/a"])
-    with pytest.raises(FormatError, match="10 columns"):
-        _core.decode_states(struct.pack(">I", 10) + whole[4:], ["/a"])
+    with pytest.raises(FormatError, match="8 columns"):
+        _core.decode_states(struct.pack(">I", 8) + whole[4:], ["/a"])
 
 
 @given(st.binary(max_size=80) | st.tuples(st.integers(0, 150), st.binary(min_size=1, max_size=4)))
@@ -115,3 +114,27 @@ def test_any_bytes_are_states_or_refused(damage: bytes | tuple[int, bytes]) -> N
     except FormatError:
         return
     assert found is None or len(found) == len(FileState._fields)
+
+
+def test_only_objects_in_the_state_of_their_rows_are_taken_out() -> None:
+    now = (10, 11, 12, 13, None)
+    listed = {
+        "/same": now,
+        "/none of it": now,
+        "/other size": (9, *now[1:]),
+        "/other time": (10, 10, *now[2:]),
+        "/refused before": now,
+        "/file": None,
+        "/new file": None,
+    }
+    states = {
+        path: state(path, **({"error_kind": "io_error"} if "refused" in path else {}))
+        for path in listed
+        if path not in {"/none of it", "/new file"}
+    }
+    unchanged, left, of_files = _core.take_unchanged(
+        list(listed), b"".join(states.values()), list(listed.values())
+    )
+    assert unchanged == [("/same", "unchanged", 7, None, None, None, None, None)]
+    assert left == [path for path in listed if path != "/same"]
+    assert of_files == states["/file"]
