@@ -74,7 +74,7 @@ def estimate_threshold(
         A score above 0; None where so many files are wanted, or so few score, that all must be scored.
     """
     expected = limit * share
-    place = int(slack * (expected + 4 * math.sqrt(expected)) + 8)
+    place = int(slack * (expected + 3 * math.sqrt(expected)) + 8)
     if place >= len(sample[0]) / 3:
         return None
     moment = int(now.timestamp() * 1e6)

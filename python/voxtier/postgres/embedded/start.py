@@ -27,6 +27,7 @@ _SETTINGS = {
     "port": "5432",
     "max_connections": "200",
     "shared_buffers": "128MB",
+    "work_mem": "16MB",  # the keys of 300,000 files that were read fit into a hash
     "dynamic_shared_memory_type": "mmap",  # containers give /dev/shm 64 MB
     "huge_pages": "off",
     "jit": "off",  # it costs more than our statements take
