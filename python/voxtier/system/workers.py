@@ -34,7 +34,20 @@ class Workers(ThreadPoolExecutor):
         self._is_given_up = False
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Let a thread do the work, unless the block is left by an exception before."""
+        """Let a thread do the work, unless the block is left by an exception before.
+
+        Parameters
+        ----------
+        work : callable
+            What to do.
+        *args, **kwargs
+            What it is called with.
+
+        Returns
+        -------
+        Future
+            What it returns or raises; `CancelledError` where it was not begun.
+        """
         return super().submit(self._do, work, *args, **kwargs)
 
     def __exit__(

@@ -64,9 +64,13 @@ def check_frames(case: Case, source: Any, table: FrameTable) -> None:
         read_frame(source, table, len(table))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_case_verified_as_a_whole_gives_its_frames(case: Case, kind: str, tmp_path: Path) -> None:
+def test_case_verified_as_a_whole_gives_its_frames(case: Case, tmp_path: Path) -> None:
+    for kind in KINDS:
+        check_as_a_whole(case, kind, tmp_path)
+
+
+def check_as_a_whole(case: Case, kind: str, tmp_path: Path) -> None:
     with opened(kind, case.content, tmp_path) as source:
         if case.error:
             with pytest.raises(FormatError) as caught:
@@ -82,9 +86,13 @@ def test_case_verified_as_a_whole_gives_its_frames(case: Case, kind: str, tmp_pa
         check_frames(case, source, table)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_case_verified_at_its_ends_gives_its_frames(case: Case, kind: str, tmp_path: Path) -> None:
+def test_case_verified_at_its_ends_gives_its_frames(case: Case, tmp_path: Path) -> None:
+    for kind in KINDS:
+        check_at_its_ends(case, kind, tmp_path)
+
+
+def check_at_its_ends(case: Case, kind: str, tmp_path: Path) -> None:
     with opened(kind, case.content, tmp_path) as source:
         if case.error:
             with pytest.raises(FormatError) as caught:
@@ -101,9 +109,13 @@ def test_case_verified_at_its_ends_gives_its_frames(case: Case, kind: str, tmp_p
         check_frames(case, source, table)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", [case for case in CASES if case.table_serves], ids=str)
-def test_a_right_offset_table_serves_unverified(case: Case, kind: str, tmp_path: Path) -> None:
+def test_a_right_offset_table_serves_unverified(case: Case, tmp_path: Path) -> None:
+    for kind in KINDS:
+        check_unverified(case, kind, tmp_path)
+
+
+def check_unverified(case: Case, kind: str, tmp_path: Path) -> None:
     with opened(kind, case.content, tmp_path) as source:
         table = read_table(source, verify="none")
         assert (table.method, table.verified) == (case.method, "none")
