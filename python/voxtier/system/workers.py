@@ -40,7 +40,7 @@ class Workers(ThreadPoolExecutor):
         ----------
         work : callable
             What to do.
-        *args, **kwargs
+        *args, **kwargs : object
             What it is called with.
 
         Returns
