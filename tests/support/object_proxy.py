@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
 import threading
 import time
@@ -166,6 +167,8 @@ class ObjectProxy:
                     load.now += 1
                     load.most = max(load.most, load.now)
                 try:
+                    if server is not None and select.select([server], [], [], 0)[0]:
+                        server = None  # it closed the connection meanwhile: no client is to notice
                     if server is None:
                         server = stack.enter_context(socket.create_connection(("127.0.0.1", self._target)))
                         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

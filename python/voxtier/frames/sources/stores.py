@@ -17,7 +17,7 @@ from voxtier.errors import MissingExtraError, SourceError
 from voxtier.frames.sources.refusals import Failure, failure_of, replaced
 from voxtier.frames.sources.requests.cost import Cost
 from voxtier.frames.sources.requests.gate import Gate
-from voxtier.system.fork import after_fork_in_child
+from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.system.s3_config import S3Config, bucket_region
 
 _log = logging.getLogger(__name__)
@@ -367,9 +367,10 @@ def _check_process() -> None:
 
 
 def _after_fork() -> None:
-    global _opening
+    global _opening, _stores
     _opening = threading.Lock()
-    _stores.clear()
+    abandon(_stores)  # to drop a client is to tell its threads, which may have held a lock
+    _stores = {}
 
 
 after_fork_in_child(_after_fork)
