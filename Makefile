@@ -81,7 +81,7 @@ rust-lint: $(BIN)/uv
 # After the lints: each waits for the other's lock on the folder of builds.
 rust-tests: rust-lint
 	@echo '[test] Rust'
-	@$(CARGO) test --quiet --features server
+	@$(CARGO) test --quiet --lib --features server # there are tests nowhere else; clippy builds the example
 
 # Beside the build of the core: they need packages alone.
 python-lint: .venv/.full
