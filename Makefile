@@ -67,7 +67,7 @@ test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
 	@echo '[test] frames, the command line, the tree' # many wait: for a kill, a time-out, a server
 	@$(PYTEST) --numprocesses 4 --ignore tests/tensors --ignore tests/volumes
 	@echo '[test] tensors' # a run each: torch, TileDB and a JVM in one process trouble one another when a test forks
-	@$(PYTEST) --numprocesses 3 tests/tensors
+	@$(PYTEST) --numprocesses 2 tests/tensors
 	@echo '[test] volumes'
 	@$(PYTEST) --numprocesses 3 tests/volumes
 
