@@ -215,8 +215,8 @@ def serve(
     if not params.exists():
         with contextlib.suppress(OSError):  # a full disk is reported with the first tensor
             write_text(params, cache_params_text(transforms))
-    # What torch and MONAI have made stays and is not looked through, not even once: that took a fifth of the time
-    # of a volume, and a quarter of a second and a copy of all pages that are shared with the fork server.
+    # What torch and MONAI have made stays and is not looked through, not even once: that took a fifth of a
+    # volume's time, and a quarter of a second and a copy of all pages that the fork server shares.
     gc.freeze()
     connection.send(("ready", os.getpid(), None))
     engine: Engine | None = None
