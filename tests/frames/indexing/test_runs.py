@@ -172,6 +172,13 @@ def test_a_path_given_twice_is_one_file(store: FrameStore, tmp_path: Path) -> No
     assert store.summary("small batches").total.files == 3
 
 
+def test_a_path_of_bytes_is_indexed_as_its_text(store: FrameStore, tmp_path: Path) -> None:
+    paths = write_files(tmp_path / "d", 2)
+    asked: list[object] = [paths[0].encode(), Path(paths[1])]
+    assert statuses(FileIndexer(store).index_batch(asked)) == {"ok": 2}  # type: ignore[arg-type]
+    assert statuses(run(store, paths)) == {"unchanged": 2}
+
+
 def test_runs_of_two_sources_do_not_touch_each_other(store: FrameStore, tmp_path: Path) -> None:
     paths = write_files(tmp_path / "d", 3)
     run(store, paths, source="a")

@@ -122,14 +122,15 @@ fn take_unchanged<'py>(
     let (unchanged, left, mut left_states) = (PyList::empty(py), PyList::empty(py), Vec::new());
     let (status, none) = (intern!(py, "unchanged"), py.None());
     for (path, listed) in paths.iter().zip(listed) {
-        let text = path.cast::<PyString>()?;
-        if let Some(listed) = listed.map(fingerprint_of) {
-            if let Some(known) = known(&states, text).filter(|known| known.fingerprint.covers(&listed)) {
-                unchanged.append((path, status, known.frames, &none, &none, &none, &none, &none))?;
-                continue;
+        if let Ok(text) = path.cast::<PyString>() {
+            if let Some(listed) = listed.map(fingerprint_of) {
+                if let Some(known) = known(&states, text).filter(|known| known.fingerprint.covers(&listed)) {
+                    unchanged.append((path, status, known.frames, &none, &none, &none, &none, &none))?;
+                    continue;
+                }
+            } else if let Some((_, record)) = states.of(text) {
+                left_states.extend_from_slice(record);
             }
-        } else if let Some((_, record)) = states.of(text) {
-            left_states.extend_from_slice(record);
         }
         left.append(path)?;
     }
