@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from collections.abc import Iterator
@@ -292,3 +293,20 @@ def test_a_clock_that_is_wrong_is_told_once(store: FrameStore) -> None:
     with pytest.warns(ClockSkewWarning) as warned:
         assert len(ranking.ranked_files(store, "s", now=NOW)) == 5
     assert len(warned) == 1
+
+
+@pytest.mark.filterwarnings("ignore::voxtier.frames.memory.priority.ClockSkewWarning")
+def test_the_collector_is_left_as_it_was(filled: FrameStore) -> None:
+    """It waits while rows are built, and not while the database is asked, which may be dead."""
+
+    def ask(statement: str, parameters: Any) -> list[Any]:
+        assert gc.isenabled() == expected
+        return filled.query(statement, parameters)
+
+    try:
+        for expected in (False, True):
+            (gc.enable if expected else gc.disable)()
+            assert ranking.ranked_files(filled, "s", 50, now=NOW, query=ask)
+            assert gc.isenabled() == expected
+    finally:
+        gc.enable()

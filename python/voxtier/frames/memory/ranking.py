@@ -105,16 +105,18 @@ def ranked_files(
     given = {"weights": weights, "half_lives": half_lives}
     score = score_sql(now="%(now)s::float8", weights=weights, half_lives=half_lives)
     parameters: dict[str, Any] = {"source": source, "now": now.timestamp(), "has_ranges": has_ranges}
-    with _collector_paused():
-        if files := _best_by_bounds(ask, parameters, limit, now, given):
-            return files
-        rows = ask(statements.RANKED.format(score=score), {**parameters, "limit": limit + _MARGIN})
-        return _ranked(rows, limit, now, given)
+    if files := _best_by_bounds(ask, parameters, limit, now, given):
+        return files
+    rows = ask(statements.RANKED.format(score=score), {**parameters, "limit": limit + _MARGIN})
+    return _ranked(rows, limit, now, given)
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Keep Python's collector from walking through 10^5 rows, which hold no circle, again and again."""
+    """Keep Python's collector from walking through 10^5 rows, which hold no circle, again and again.
+
+    Not while the database is asked: it may be slow or dead, and the pause is the whole process's.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -160,6 +162,7 @@ def _bounds(
         yield threshold, bound_parameters(threshold, now, sample, **given)
 
 
+@_collector_paused()
 def _ranked(
     rows: list[tuple[Any, ...]], limit: int, now: datetime, given: dict[str, Any]
 ) -> list[RankedFile]:
