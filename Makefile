@@ -11,9 +11,11 @@ PYTEST := env OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not soak' --
 # Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes, and an
 # import of torch takes 1.7 s of CPU instead of 3.4, one of MONAI 3.7 s instead of 8.7.
 unexport PYTHONDONTWRITEBYTECODE
-# Not a child of make's job server, which would let two cargos share the cores of one. Behind the core's build,
-# whose last minute takes one core only.
-CARGO := nice env -u MAKEFLAGS -u MFLAGS cargo
+# Not a child of make's job server, which would let two cargos share the cores of one.
+CARGO := env -u MAKEFLAGS -u MFLAGS cargo
+# The lints and tests of Rust take the dependencies from the core's build, which would cost 80 s of CPU more; the
+# crate itself is built as for development, with its checks of arithmetic.
+CHECKED := $(addprefix --config profile.release.package.voxtier.,opt-level=0 debug-assertions=true overflow-checks=true)
 OLDER_monai := --no-deps monai==1.5.2
 OLDER_torch := torch==2.8.0
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust/src -name '*.rs')
@@ -73,15 +75,15 @@ test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
 
 lint: rust-lint python-lint stubs ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 
-rust-lint: $(BIN)/uv
+# Behind the core: each waits for the other's lock on the folder of builds.
+rust-lint: .venv/.built
 	@echo '[lint] Rust'
 	@$(CARGO) fmt --check
-	@PYO3_PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) clippy --quiet --all-targets --features python,server -- -D warnings
+	@PYO3_PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) clippy --release --quiet --all-targets --features python,server -- -D warnings
 
-# After the lints: each waits for the other's lock on the folder of builds.
 rust-tests: rust-lint
 	@echo '[test] Rust'
-	@$(CARGO) test --quiet --lib --features server # there are tests nowhere else; clippy builds the example
+	@$(CARGO) test --release $(CHECKED) --quiet --lib --features server # there are tests nowhere else; clippy builds the example
 
 # Beside the build of the core: they need packages alone.
 python-lint: .venv/.full

@@ -14,6 +14,7 @@ from support.builders import (
     JPEG_XL,
     RLE,
     SEQUENCE_END,
+    TAGS,
     Element,
     Fragments,
     Items,
@@ -84,10 +85,10 @@ def early_item(shift: int) -> Case:
 
 def functional_groups(count: int, *, undefined: bool) -> Element:
     """One small item a frame, as enhanced multi-frame objects have them (PS3.3 C.7.6.16)."""
-    inner = element("Modality", "OT")
-    return element(
-        "PerFrameFunctionalGroups", Items([[inner, element("Rows", 4)]] * count, undefined=undefined)
-    )
+    once = Items([[element("Modality", "OT"), element("Rows", 4)]], undefined=undefined).encode(EXPLICIT_LE)
+    end = len(once) - 8 * undefined  # of the item, before the sequence's delimiter
+    tag, vr = TAGS["PerFrameFunctionalGroups"]
+    return Element(tag, vr, once[:end] * count + once[end:], 0xFFFFFFFF if undefined else None)
 
 
 CONTAINER = [
@@ -269,8 +270,8 @@ ENCAPSULATED = [
     encapsulated("x_single_frame_two_jpegs", A[:2], declared=1, error="ambiguous_fragments"),
     encapsulated(
         "x_million_empty_fragments",
-        [jpeg(20), *[b""] * 1_000_000],
-        groups=[[0]],
+        [jpeg(20)],
+        delimiter=item_header(0) * 1_000_000 + item_header(0, "<", SEQUENCE_END),
         method="single_frame",
     ),
     encapsulated("x_frames_2_31_encapsulated", A, declared=2**31 - 1, error="fewer_fragments_than_frames"),
