@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import resource
 import signal
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "VOXTIER_SERVE_"
 _DESCRIPTORS = 16_384
+_M_MMAP_THRESHOLD = -3  # of mallopt(3)
 
 
 def _env(name: str) -> str:
@@ -140,6 +143,7 @@ def serve(
         )
     stopping = threading.Event()
     _raise_file_limit()
+    return_large_blocks()
     with open_store(dsn) as store:
         gateway = _gateway(store, sources, folders, options)
         with _signals(stopping, gateway):
@@ -201,6 +205,16 @@ def _raise_file_limit() -> None:
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def return_large_blocks() -> None:
+    """Let the C library return blocks of 128 KiB and more to the system when they are freed.
+
+    glibc begins so, and takes the largest block that was freed for the new limit: each thread that turned
+    frames kept megabytes, 50 to 100 in all where 21 were in use.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 << 10)
 
 
 def _announce(gateway: Gateway, options: dict[str, Any]) -> None:
