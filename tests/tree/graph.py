@@ -21,8 +21,13 @@ class Import(NamedTuple):
     at_import: bool
 
 
-def imports(path: Path) -> Iterator[Import]:
-    """Yield every import of a Python file of the package, those inside functions too."""
+@cache
+def imports(path: Path) -> list[Import]:
+    """Return every import of a Python file of the package, those inside functions too."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[Import]:
     tree = ast.parse(path.read_text())
     late = {
         id(inner)

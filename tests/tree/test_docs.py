@@ -142,18 +142,29 @@ def modules() -> frozenset[str]:
     return frozenset({"crate", "super"} | names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_name_in_backticks_exists(page: Path) -> None:
-    faults = {word: why for word in sorted(code_words(page)) if (why := fault(word))}
-    assert faults == {}
+def faults(found: dict[Path, set[str]]) -> dict[str, dict[str, str]]:
+    """Return the words that name nothing, with the reason, by page."""
+    wrong = {
+        name_of(page): {word: why for word in sorted(each) if (why := fault(word))}
+        for page, each in found.items()
+    }
+    return {page: why for page, why in wrong.items() if why}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_file_in_a_drawing_exists(page: Path) -> None:
+def test_every_name_in_backticks_exists() -> None:
+    assert faults({page: code_words(page) for page in PAGES}) == {}
+
+
+def test_every_file_in_a_drawing_exists() -> None:
     """A drawing names files by their path, or by their name where the line before it has the folder."""
-    drawings = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    found = {word for drawing in drawings for word in re.findall(r"[\w./-]+\.(?:py|rs|sql)\b", drawing)}
-    assert {word: why for word in sorted(found) if (why := fault(word))} == {}
+    found = {}
+    for page in PAGES:
+        drawings = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        found[page] = {
+            word for drawing in drawings for word in re.findall(r"[\w./-]+\.(?:py|rs|sql)\b", drawing)
+        }
+    assert any(found.values())
+    assert faults(found) == {}
 
 
 def test_names_that_do_not_exist_are_found() -> None:
@@ -172,35 +183,36 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "SECURITY.md"], ids=name_of)
-def test_relative_links_resolve(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
-        if re.match(r"[a-z]+:", target):
-            continue
-        place, _, anchor = target.partition("#")
-        other = (page.parent / place).resolve() if place else page
-        assert other.exists(), f"{name_of(page)} links to {target}"
-        assert not anchor or anchor in anchors(other), f"{name_of(page)} links to {target}: no such heading"
+def test_relative_links_resolve() -> None:
+    for page in [*PAGES, ROOT / "README.md", ROOT / "SECURITY.md"]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            place, _, anchor = target.partition("#")
+            other = (page.parent / place).resolve() if place else page
+            said = f"{name_of(page)} links to {target}"
+            assert other.exists(), said
+            assert not anchor or anchor in anchors(other), f"{said}: no such heading"
 
 
-@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
-def test_a_decision_has_its_four_sections(page: Path) -> None:
-    text = page.read_text()
-    lines = text.splitlines()
-    assert re.fullmatch(r"# \d{3} .+", lines[0])
-    assert lines[0].split()[1] == page.name[:3]
-    assert re.fullmatch(r"20\d\d-\d\d-\d\d · .+", lines[2])
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
-    assert len(lines) <= 30
-    for section in re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]:
-        assert section.strip(), f"{page.name} has an empty section"
+def test_a_decision_has_its_four_sections() -> None:
+    for page in DECISIONS:
+        text = page.read_text()
+        lines = text.splitlines()
+        assert re.fullmatch(r"# \d{3} .+", lines[0]), page.name
+        assert lines[0].split()[1] == page.name[:3]
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d · .+", lines[2]), page.name
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS, page.name
+        assert len(lines) <= 30, page.name
+        for section in re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]:
+            assert section.strip(), f"{page.name} has an empty section"
 
 
-@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
-def test_a_decision_names_its_evidence(page: Path) -> None:
+def test_a_decision_names_its_evidence() -> None:
     """A test, a bench, or a table of measurements: something that can be run again."""
-    evidence = page.read_text().partition("## Evidence")[2]
-    assert re.search(r"`(tests|benches|rust)/[^`]+`|\]\(\.\./benchmarks\.md", evidence)
+    for page in DECISIONS:
+        evidence = page.read_text().partition("## Evidence")[2]
+        assert re.search(r"`(tests|benches|rust)/[^`]+`|\]\(\.\./benchmarks\.md", evidence), page.name
 
 
 def test_decisions_are_numbered_and_listed() -> None:
