@@ -1,4 +1,4 @@
-"""A home with a database folder that initdb made once for all tests."""
+"""A home with a database folder that initdb made before."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ import pytest
 
 from voxtier.errors import BackendError
 from voxtier.postgres.embedded import EmbeddedServer
-
-
-@pytest.fixture(scope="session")
-def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database folder as initdb leaves it, to be copied: no test waits for another initdb."""
-    home = tmp_path_factory.mktemp("fresh")
-    server = EmbeddedServer(home)
-    server.attach()
-    server.detach()
-    return home
 
 
 @pytest.fixture

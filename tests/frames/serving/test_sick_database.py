@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +26,9 @@ from voxtier.postgres.embedded import EmbeddedServer
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+def server(tmp_path: Path, fresh_folder: Path) -> Iterator[EmbeddedServer]:
     """A server of this test alone: it is frozen and killed."""
+    shutil.copytree(fresh_folder, tmp_path / "server", ignore=shutil.ignore_patterns("socket"))
     server = EmbeddedServer(tmp_path / "server")
     server.attach()
     yield server
