@@ -71,12 +71,10 @@ test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
 	@echo '[test] volumes'
 	@$(PYTEST) --numprocesses 3 tests/volumes
 
-# Beside the lints and the pages: many wait, for a kill, a time-out, a server. Their files go at the end: ext4
-# passes by what was just removed, at each file that it makes.
+# Beside the lints and the pages: many wait, for a kill, a time-out, a server.
 frames-tests: setup .venv/.pgbouncer
 	@echo '[test] frames, the command line, the tree'
-	@folder=$$(mktemp -d) && $(PYTEST) --numprocesses 4 --ignore tests/tensors --ignore tests/volumes \
-	  --basetemp=$$folder/t -o tmp_path_retention_policy=all && rm -rf $$folder
+	@$(PYTEST) --numprocesses 4 --ignore tests/tensors --ignore tests/volumes
 
 lint: rust-lint python-lint stubs ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 
