@@ -38,9 +38,9 @@ BROKEN = (httpx.TransportError, ProtocolError)
 
 SERVE = """
 import sys
-from voxtier.cli.frames.serve import return_large_blocks
+from voxtier.cli.frames.serve import bound_free_memory
 from voxtier.frames import FrameStore, Gateway
-return_large_blocks()
+bound_free_memory()
 with FrameStore(sys.argv[1]) as store:
     with Gateway(store, port=0, workers=2, index_seconds=60, in_flight_bytes=int(sys.argv[2])) as gateway:
         print(gateway.port, flush=True)
