@@ -8,16 +8,19 @@ import sys
 import textwrap
 import tomllib
 import zipfile
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from support.make.check_distribution import faults_of_core, faults_of_tree, faults_of_wheel
 from tree.graph import PACKAGE, imports
 from voxtier.cli.commands import _EXTRAS
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Where the distribution has another name than what is imported.
 IMPORTED_AS = {
@@ -67,6 +70,16 @@ def test_majors_are_bounded_where_they_break() -> None:
     for requirement in PROJECT["dependencies"] + [each for extra in EXTRAS.values() for each in extra]:
         if not requirement.startswith("voxtier[") and requirement not in open_ended:
             assert re.search(r",<\d+", requirement), requirement
+
+
+def test_what_is_told_of_pyspark_is_what_pyspark_says() -> None:
+    [told] = PYPROJECT["tool"]["uv"]["dependency-metadata"]
+    assert told["version"] == version("pyspark"), "copy what the new one says to pyproject.toml"
+    said = {Requirement(line) for line in requires("pyspark") or ()}
+    [extra] = told["provides-extra"]
+    assert {Requirement(line) for line in told["requires-dist"]} == {
+        one for one in said if one.marker is None or one.marker.evaluate({"extra": extra})
+    }
 
 
 # What a user calls first in each room, and the extra that it needs.
