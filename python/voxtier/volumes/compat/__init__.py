@@ -3,7 +3,15 @@
 >>> from voxtier.volumes.compat import RadiObject, configure  # doctest: +SKIP
 >>> from voxtier.volumes.compat.ml import create_training_dataloader  # doctest: +SKIP
 
-Its modules lie here under its names. Where it is wrong, we differ: docs/differences-radiobject.md.
+Where it is wrong, we differ: docs/differences-radiobject.md. Each module is an import path of the origin, so
+that they lie side by side (docs/decisions/090-compat-room.md):
+
+- the cohort: ``radi_object``, ``volume_collection``, ``volume``, ``query``, ``indexing``, ``dataframe``
+- ingest: ``ingest``, ``streaming``, ``writers``, ``parallel``, ``utils``
+- what headers say: ``imaging_metadata``, ``orientation``
+- settings and counters: ``ctx``, ``stats``
+- names alone: ``exceptions``, ``_types``
+- training: ``ml``
 """
 
 from voxtier.volumes.compat._types import AttrValue, BatchTransformFn, LabelSource, TransformFn
