@@ -26,7 +26,8 @@ from voxtier.frames import FileIndexer, FrameCache, index_files
 from voxtier.frames.memory.ranking import preload_rows, ranked_files
 from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.stores import ObjectState
-from voxtier.frames.store.store import BATCH, FrameStore
+from voxtier.frames.store.file_rows import BATCH
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.embedded import EmbeddedServer
 
 DEFAULT_SIZE = 1_000_000

@@ -21,7 +21,7 @@ from voxtier.frames import FrameCache, read_frame, read_table, read_tables
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.serving.reader import FrameReader
-from voxtier.frames.store import store as store_module
+from voxtier.frames.store import file_rows
 from voxtier.frames.store.grants import grants
 from voxtier.frames.store.store import FrameStore
 
@@ -280,14 +280,14 @@ def test_a_series_costs_one_round_trip_and_brings_no_more_than_it_may(
         reader.cache.invalidate(paths[4])
         reader.frame(paths[4], 0)
         assert asked == [True, False, True]
-    monkeypatch.setattr(store_module, "_MOST_NEIGHBOURS", 4)
+    monkeypatch.setattr(file_rows, "_MOST_NEIGHBOURS", 4)
 
     def paths_in(recalled: Any) -> list[str]:
         return [path for path, _, _ in _core.decode_rows(recalled.rows)]
 
     assert paths_in(recall("s", paths[27], with_series=True)) == [*paths[27:], *paths[:2]]
     bytes_of_one = len(read_table(paths[0]).packed)
-    monkeypatch.setattr(store_module, "_MOST_NEIGHBOUR_BYTES", 3 * bytes_of_one)
+    monkeypatch.setattr(file_rows, "_MOST_NEIGHBOUR_BYTES", 3 * bytes_of_one)
     assert paths_in(recall("s", paths[5], with_series=True)) == paths[5:9]
     assert recall("s", "/unknown", with_series=True) is recall("s", "/unknown") is None
 

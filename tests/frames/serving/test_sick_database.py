@@ -20,8 +20,8 @@ from frames.serving.sick_servers import UNREADABLE, Trouble, add_reader, frozen,
 from support.builders import dicom, element, image, pattern
 from voxtier.errors import BackendError, SourceError
 from voxtier.frames import FrameCache, FrameReader, FrameStore, read_table, read_tables
-from voxtier.frames.serving import index_client
-from voxtier.frames.store.store import FoundTable
+from voxtier.frames.serving.index import index_client
+from voxtier.frames.store.row import FoundTable
 from voxtier.postgres.embedded import EmbeddedServer
 
 

@@ -14,7 +14,7 @@ from voxtier._core import GatewayJob
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search, to_json
-from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.stores import ObjectState

@@ -7,40 +7,35 @@ from a file or an object in the state of its table, behind the header that the t
 from __future__ import annotations
 
 import asyncio
-import errno
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from voxtier._core import FrameTable, SlideHeader, read_frames
-from voxtier.errors import ConfigError, FormatError, NotFoundError, SourceError
+from voxtier._core import FrameTable, SlideHeader
+from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, Verify
 from voxtier.frames.indexing.paths import absolute
-from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
+from voxtier.frames.memory.cache import Class, FrameCache
 from voxtier.frames.memory.preload import Preload
 from voxtier.frames.serving.counters import Counters
+from voxtier.frames.serving.file_frames import FileFrames
 from voxtier.frames.serving.files.group_files import GroupFiles
-from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
-from voxtier.frames.serving.files.remote_file import RemoteFile
+from voxtier.frames.serving.files.open_files import OpenFiles
 from voxtier.frames.serving.files.slide_headers import SlideHeaders
-from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.serving.index.index_client import IndexClient
+from voxtier.frames.serving.index.uid_paths import UidPaths
+from voxtier.frames.serving.index.write_back import WriteBack
 from voxtier.frames.serving.pools import ThreadPools
 from voxtier.frames.serving.status_files import StatusWriter, readers_folder
-from voxtier.frames.serving.table_loader import Source, TableLoader
-from voxtier.frames.serving.uid_paths import UidPaths
-from voxtier.frames.serving.write_back import WriteBack
+from voxtier.frames.serving.table_loader import TableLoader
 from voxtier.frames.sources.address import is_address
-from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 
-T = TypeVar("T")
-
 _UID = re.compile(r"[0-9.]{1,64}\Z")
-_ATTEMPTS = 4
 
 
 class FrameReader:
@@ -133,6 +128,9 @@ class FrameReader:
         )
         self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
         self._uids = UidPaths(self.index, source)
+        self._frames = FileFrames(
+            self.cache, self._files, self._uids, self._tables, self._counters, source, verify
+        )
         self._pools = ThreadPools()
         after_fork_in_child(self._in_child)
 
@@ -198,15 +196,15 @@ class FrameReader:
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
         klass: Class = "scan" if scan else "normal"
-        if not _UID.match(name):
-            path = absolute(name)
-            if not self._is_for_groups:  # then a path has one question at most
-                return self._frames_of(path, None, wanted, klass, align=align) or []
+        if _UID.match(name):
+            read = partial(self._frames.read, wanted=wanted, klass=klass, align=align)
             with self._budget:
-                return self._frames_of(path, None, wanted, klass, align=align) or []
-        read = partial(self._frames_of, wanted=wanted, klass=klass, align=align)
-        with self._budget:
-            return self._of_instance(name, lambda path: read(path, name))
+                found = self._frames.of_instance(name, lambda path: read(path, name))
+        else:  # without groups a path has one question at most
+            with self._budget if self._is_for_groups else nullcontext():
+                found = self._frames.read(absolute(name), None, wanted, klass, align=align) or []
+        self.wake()
+        return found
 
     def frame_in_state(self, path: str, index: int, agrees: Callable[[Fingerprint], bool]) -> bytes | None:
         """Read one frame of a file of which something else is known, such as where its tiles lie.
@@ -232,117 +230,13 @@ class FrameReader:
             See `frame`.
         """
         with self._budget:
-            read = self._frames_of(absolute(path), None, [index], "normal", align=False, agrees=agrees)
-        return None if read is None else read[0]
-
-    def _of_instance(self, uid: str, answer: Callable[[str], T | None]) -> T:
-        """Return the first answer from a file that the index names for a UID; None says: another instance."""
-        for path in self._uids.candidates(uid):
-            try:
-                found = answer(path)
-            except NotFoundError:  # not for these groups; for others it may be the right file
-                continue
-            except FileNotFoundError:
-                found = None
-            if found is not None:
-                return found
-            self._uids.forget(uid, path)
-            self.cache.invalidate(path)
-            self._files.forget(path)
-        raise NotFoundError(
-            f"{uid}: no file that source {self.source!r} of the index names holds this SOP Instance now: "
-            "run `voxtier index` again"
-        )
-
-    def _frames_of(
-        self,
-        path: str,
-        uid: str | None,
-        wanted: list[int],
-        klass: Class,
-        *,
-        align: bool,
-        agrees: Callable[[Fingerprint], bool] | None = None,
-    ) -> list[bytes] | None:
-        """Read frames; None when the file holds another instance than `uid`, or is in another state."""
-        depth: Verify | None = None
-        for left in reversed(range(_ATTEMPTS)):
-            file = self._files.take(path)
-            try:
-                if uid is not None:
-                    file.promise(uid, self._uids.state(uid, path))
-                    if file.instance() != uid:
-                        return None
-                if agrees is not None and isinstance(file, OpenFile) and not agrees(file.state()):
-                    return None  # it may lack the frame
-                rebuilt = None if depth is None else self._tables.rebuild(path, file.source, klass, depth)
-                read = self._read(path, file.source, wanted, klass, rebuilt, align=align)
-                return read if agrees is None or agrees(file.state()) else None
-            except SourceError as error:
-                if uid is not None and error.errno == errno.ENOENT:
-                    return None
-                if error.kind != "changed_during_read" or not left:
-                    raise
-                self._files.forget(path)
-                is_remote = isinstance(file, RemoteFile)
-                if uid is not None and is_remote:
-                    self._uids.remember(uid, path)
-                if left < _ATTEMPTS - 1 or is_remote:  # by the state that the index knows: it does not help
-                    depth = depth or self.verify
-            except FormatError as error:
-                # The table describes other bytes than the file holds, or the file's own offset table is wrong
-                # somewhere in the middle: only a walk tells.
-                if error.kind != "bad_table" or not left:
-                    raise
-                depth = "all"
-            finally:
-                self._files.give_back(file)
-            self._counters.add("stale_misses")
-            self.cache.invalidate(path)
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _read(
-        self,
-        path: str,
-        source: Source,
-        wanted: list[int],
-        klass: Class,
-        loaded: LoadResult | None,
-        *,
-        align: bool,
-    ) -> list[bytes]:
-        scan = klass == "scan"
-        tier: Tier = "tier1"
-        read = self.cache.read(path, source, wanted, scan=scan, align=align)
-        if read is None:
-            loaded = loaded or self._tables.load(path, source, klass)
-            tier = loaded.tier
-            read = self.cache.read(path, source, wanted, scan=scan, align=align)
-            if read is None:  # memory has no room for the table
-                self._counters.add("uncached")
-                read = read_frames(source, loaded.table, wanted, align=align)
-        self._finish(tier)
-        return read
-
-    def _finish(self, tier: Tier) -> None:
+            read = self._frames.read(absolute(path), None, [index], "normal", align=False, agrees=agrees)
         self.wake()
-        self._counters.add("requests", tier)
+        return None if read is None else read[0]
 
     def table(self, name: str) -> FrameTable:
         """Return the frame table of a file, from the nearest tier."""
-        path = self.path_of(name)
-        file = self._files.take(path)
-        try:
-            if isinstance(file, RemoteFile) and not file.source.is_current():
-                self._files.forget(path)
-                self.cache.invalidate(path)
-                return self._tables.rebuild(path, RemoteObject(path), "normal", self.verify).table
-            table = self.cache.table(path)
-            if table is not None and table.describes(file.source):
-                return table
-            return self._tables.load(path, file.source, "normal").table
-        finally:
-            self._files.give_back(file)
+        return self._frames.table(self.path_of(name))
 
     def slide_headers(self, paths: Sequence[str]) -> list[SlideHeader]:
         """Return what the headers of files say of tiles, for `Slide`.
@@ -385,14 +279,9 @@ class FrameReader:
         if not _UID.match(name):
             return absolute(name)
         with self._budget:
-            return self._of_instance(name, lambda path: self._if_holds(path, name))
-
-    def _if_holds(self, path: str, uid: str) -> str | None:
-        file = self._files.take(path)
-        try:
-            return path if file.instance() == uid else None
-        finally:
-            self._files.give_back(file)
+            return self._frames.of_instance(
+                name, lambda path: path if self._frames.holds(path, name) else None
+            )
 
     async def aframe(self, name: str, index: int, *, scan: bool = False, align: bool = False) -> bytes:
         """Read one frame on a thread: the event loop never waits for a disk or a database.
@@ -436,8 +325,10 @@ class FrameReader:
         """
         path = self._path_in_memory(name)
         if path is not None:
-            read = self._read_at_once(path, name, indices, scan=scan, align=align)
+            uid = name if _UID.match(name) else None
+            read = self._frames.read_at_once(path, uid, indices, scan=scan, align=align)
             if read is not None:
+                self.wake()
                 return read
         threads = self._pools.get("cold" if path is None else "hot")
         loop = asyncio.get_running_loop()
@@ -450,24 +341,6 @@ class FrameReader:
         else:
             path = self._uids.last(name)
         return path if path is not None and path in self.cache and not is_address(path) else None
-
-    def _read_at_once(
-        self, path: str, name: str, indices: Sequence[int], *, scan: bool, align: bool
-    ) -> list[bytes] | None:
-        """Read frames if nothing has to be waited for; None where `frames` must do it or raise."""
-        file = self._files.take_open(path)
-        if not isinstance(file, OpenFile):
-            return None
-        try:
-            read = self.cache.read_resident(path, file.source, indices, scan=scan, align=align)
-            if read is None or (_UID.match(name) and not file.is_known_as(name)):
-                return None
-        except (FormatError, SourceError, OverflowError):
-            return None
-        finally:
-            self._files.give_back(file)
-        self._finish("tier1")
-        return read
 
     def wake(self) -> None:
         """Start the threads that write accesses and status: others read by the reader's memory."""

@@ -10,8 +10,8 @@ from voxtier.errors import BackendError, FormatError
 from voxtier.frames.dicom.table import TableResult, Verify, read_table, state_of
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult
 from voxtier.frames.serving.counters import Counters
-from voxtier.frames.serving.index_client import IndexClient
-from voxtier.frames.serving.write_back import WriteBack
+from voxtier.frames.serving.index.index_client import IndexClient
+from voxtier.frames.serving.index.write_back import WriteBack
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.row import IndexAnswer
 

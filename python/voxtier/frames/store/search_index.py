@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from voxtier.errors import ConfigError
 from voxtier.frames.store.adapters import Key, Keys
+from voxtier.frames.store.file_rows import BATCH
 from voxtier.frames.store.grants import checked_identifier
-from voxtier.frames.store.store import BATCH, FrameStore
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.connection import Connection
 
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"

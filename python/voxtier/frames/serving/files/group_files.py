@@ -5,7 +5,7 @@ from __future__ import annotations
 from voxtier.errors import FormatError, NotFoundError
 from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
 from voxtier.frames.serving.files.remote_file import RemoteFile
-from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 

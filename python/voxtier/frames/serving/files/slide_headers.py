@@ -13,7 +13,7 @@ from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.serving.counters import Counters
 from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
 from voxtier.frames.serving.files.remote_file import RemoteFile
-from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.stores import ObjectState, differ

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from voxtier.errors import NotFoundError
 from voxtier.frames.dicom.table import Fingerprint, state_of
-from voxtier.frames.serving.index_client import IndexClient
+from voxtier.frames.serving.index.index_client import IndexClient
 
 _MOST_UIDS = 100_000
 

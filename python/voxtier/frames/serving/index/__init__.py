@@ -1,0 +1,1 @@
+"""What serving asks of the frame index, and what it writes back."""
