@@ -194,13 +194,18 @@ def test_a_listing_goes_on_with_renewed_credentials(
     assert len(list(iter_files([prefix]))) == 25
 
 
-def test_a_listing_that_names_a_key_of_no_client_says_which(bucket: Bucket, prefix: str) -> None:
-    bucket.proxy.fault = lambda _: Fault(edit=(b"/07.dcm<", b"//7.dcm<"))
-    with pytest.raises(
-        SourceError, match=r"(?s)//7\.dcm.*copy that object to another key, or name the folders"
-    ):
-        list(iter_files([prefix]))
-    assert bucket.proxy.gets == []
+def test_a_key_that_no_client_can_ask_for_is_an_error_row_beside_the_others(
+    bucket: Bucket, prefix: str, store: FrameStore
+) -> None:
+    bucket.put(f"{prefix.removeprefix('s3://frames/')}/.7.dcm", ct(7))
+    bucket.proxy.fault = lambda request: Fault(
+        edit=(b"/.7.dcm<", b"//7.dcm<")
+    )  # the server refuses such keys
+    assert run(store, prefix) == {"ok": 25, "error": 1}
+    [refused] = store.refused_files("default")
+    assert refused.path == f"{prefix}//7.dcm"
+    assert "two of them in a row: copy the object to another key" in refused.detail
+    assert run(store, prefix) == {"unchanged": 25, "error": 1}
 
 
 def test_an_empty_object_that_stands_for_a_folder_is_none(bucket: Bucket) -> None:

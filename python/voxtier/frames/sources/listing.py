@@ -11,6 +11,7 @@ from datetime import datetime
 
 from voxtier.errors import SourceError
 from voxtier.frames.sources.address import is_address, normal, parse
+from voxtier.frames.sources.key_faults import Unnamed, list_around_faults
 from voxtier.frames.sources.stores import Listed, ObjectState, Store, store_at
 from voxtier.system.s3_config import get_s3_config
 
@@ -48,7 +49,8 @@ def objects_below(address: str, extension: str | None, since: datetime | None = 
     Yields
     ------
     str
-        A `ListedObject`; the address itself where nothing lies below it: reading it gives the reason.
+        A `ListedObject`; the address itself where nothing lies below it, and that of a key that the client
+        cannot name, whatever its extension: reading it gives the reason.
 
     Raises
     ------
@@ -65,6 +67,9 @@ def objects_below(address: str, extension: str | None, since: datetime | None = 
     prefix = place.key.rstrip("/")
     count = 0
     for count, found in enumerate(_without_folders(_ahead(store, prefix)), 1):  # noqa: B007
+        if isinstance(found, Unnamed):
+            yield f"{place.root}/{found.key}"
+            continue
         is_wanted = extension is None or found.key.lower().endswith(extension.lower())
         if is_wanted and (since is None or found.modified >= since):
             yield ListedObject(f"{place.root}/{found.key}", found.state)
@@ -103,14 +108,14 @@ def _object_is_gone(address: str) -> bool:
     return True
 
 
-def _without_folders(listed: Iterator[Listed]) -> Iterator[Listed]:
+def _without_folders(listed: Iterator[Listed | Unnamed]) -> Iterator[Listed | Unnamed]:
     """Leave out the empty objects that stand for folders: the client drops the slash at their ends."""
     folder: Listed | None = None
     for each in listed:
         if folder is not None and not each.key.startswith(f"{folder.key}/"):
             yield folder
         folder = None
-        if each.state.size:
+        if isinstance(each, Unnamed) or each.state.size:
             yield each
         else:
             folder = each
@@ -118,12 +123,12 @@ def _without_folders(listed: Iterator[Listed]) -> Iterator[Listed]:
         yield folder
 
 
-def _ahead(store: Store, prefix: str) -> Iterator[Listed]:
+def _ahead(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
     """List on another thread, a little ahead of who takes the objects."""
-    waiting: queue.Queue[Listed | BaseException | None] = queue.Queue(_AHEAD)
+    waiting: queue.Queue[Listed | Unnamed | BaseException | None] = queue.Queue(_AHEAD)
     ended = threading.Event()
 
-    def put(each: Listed | BaseException | None) -> None:
+    def put(each: Listed | Unnamed | BaseException | None) -> None:
         while not ended.is_set():
             try:
                 waiting.put(each, timeout=0.2)
@@ -133,7 +138,7 @@ def _ahead(store: Store, prefix: str) -> Iterator[Listed]:
 
     def run() -> None:
         try:
-            for each in store.list(prefix):
+            for each in list_around_faults(store, prefix):
                 put(each)
                 if ended.is_set():
                     return

@@ -12,6 +12,7 @@ _STATUS = re.compile(
     r"status code:? (\d{3})|\bHTTP status (?:client|server) error \((\d{3})|\b(\d{3}) [A-Z][a-z]+"
 )
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_FAULTY_KEY = re.compile(r'Path "(.+)"(?:: Encountered illegal| contained empty)', re.DOTALL)
 _REGION = re.compile(r"<Region>([a-z0-9-]{1,40})</Region>")
 _THROTTLED = (429, 503)
 _MAY_HELP = (408, 425, 429, 500, 502, 503, 504)
@@ -28,6 +29,18 @@ _REMEDIES = {
 }
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _ERRNO = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 429: errno.EBUSY, 503: errno.EBUSY}
+
+
+class KeyFaultError(SourceError):
+    """A listing breaks off at a key that the client cannot name.
+
+    Attributes
+    ----------
+    key : str
+        The key, whole.
+    """
+
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,8 @@ class Failure:
         The operating system's number of the error that means the same.
     region : str or None
         Where the bucket lies, if in another region than was asked; empty where the store does not name it.
+    faulty_key : str or None
+        The key that the client cannot name.
     """
 
     what: str
@@ -56,6 +71,7 @@ class Failure:
     is_credentials: bool = False
     number: int | None = None
     region: str | None = None
+    faulty_key: str | None = None
 
     @property
     def is_throttled(self) -> bool:
@@ -64,7 +80,12 @@ class Failure:
 
     def as_error(self, name: str, offset: int | None) -> SourceError:
         """Return the error for callers; `name` is the object."""
-        return SourceError("io_error", offset, f"{name}: {self.what}", self.number)
+        detail = f"{name}: {self.what}"
+        if self.faulty_key is None:
+            return SourceError("io_error", offset, detail, self.number)
+        fault = KeyFaultError("io_error", offset, detail, self.number)
+        fault.key = self.faulty_key
+        return fault
 
 
 def replaced(name: str) -> SourceError:
@@ -102,9 +123,11 @@ def failure_of(error: Exception) -> Failure:
     if "content-range" in text.lower() or "requested range" in text.lower():
         return Failure("the answer is of another range than was asked for", may_help=True)
     if kind == "InvalidPathError":
+        faulty = _FAULTY_KEY.search(text)
         return Failure(
-            f"the listing breaks off at a key that no client can ask for ({_cause(text)}): copy that object "
-            "to another key, or name the folders beside it one by one"
+            f"the listing breaks off at a key that the client cannot name ({_cause(text)}): copy that object "
+            "to another key, or name the folders beside it one by one",
+            faulty_key=faulty[1] if faulty else None,
         )
     if kind in ("GenericError", "BaseError", "JoinError"):
         first = _cause(text)

@@ -5,6 +5,7 @@ Requests are tried again here, not by the client, so that one pause after "slow 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -163,22 +164,49 @@ class Store:
         SourceError
             See `get`.
         """
+        return self._head(key).state
 
-        def work(obstore: Any, client: Any) -> ObjectState:
-            return self._state_of(obstore.head(client, key))
+    def find(self, key: str) -> Listed | None:
+        """Return an object as a listing would; None where there is none."""
+        try:
+            return self._head(key)
+        except SourceError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
 
-        state: ObjectState = self._try(work, key, 0, None)
-        return state
+    def _head(self, key: str) -> Listed:
+        found: Listed = self._try(
+            lambda obstore, client: self._listed(obstore.head(client, key)), key, 0, None
+        )
+        return found
 
-    def list(self, prefix: str) -> Iterator[Listed]:
-        """Yield the objects below a prefix, thousand by thousand.
+    def entries(self, folder: str) -> tuple[list[str], list[Listed]]:
+        """Return the folders and the objects directly in a folder, all of them.
 
         Raises
         ------
         SourceError
-            The store refuses, or ends in the middle: what was yielded is right.
+            See `list`.
         """
-        last: str | None = None
+
+        def work(obstore: Any, client: Any) -> tuple[list[str], list[Listed]]:
+            found = obstore.list_with_delimiter(client, folder or None)
+            return list(found["common_prefixes"]), [self._listed(meta) for meta in found["objects"]]
+
+        found: tuple[list[str], list[Listed]] = self._try(work, folder, 0, None)
+        return found
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        """Yield the objects below a prefix, thousand by thousand; those behind a key, where one is given.
+
+        Raises
+        ------
+        SourceError
+            The store refuses, or ends in the middle: what was yielded is right. `KeyFaultError` where an
+            answer holds a key that the client cannot name: `key_faults` lists around it.
+        """
+        last = after or None
         tries, has_renewed, has_moved = 0, False, False
         while True:
             client, stream = self._try(
@@ -194,8 +222,9 @@ class Store:
                 for chunk in stream:
                     tries = 0
                     for meta in chunk:
-                        last = str(meta["path"])
-                        yield Listed(last, self._state_of(meta), meta["last_modified"])
+                        found = self._listed(meta)
+                        last = found.key
+                        yield found
                 return
             except SourceError:
                 raise
@@ -248,6 +277,9 @@ class Store:
 
     def _name(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+    def _listed(self, meta: Any) -> Listed:
+        return Listed(str(meta["path"]), self._state_of(meta), meta["last_modified"])
 
     def _state_of(self, meta: Any) -> ObjectState:
         size, tag = int(meta["size"]), meta["e_tag"] or ""
