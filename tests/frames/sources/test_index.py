@@ -20,6 +20,7 @@ from support.object_proxy import Fault, Request
 from voxtier.errors import SourceError
 from voxtier.frames import FileIndexer, index_files, read_table
 from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.sources.listing import file_is_gone
 from voxtier.frames.store.store import FrameStore
 
 
@@ -203,9 +204,12 @@ def test_a_key_that_no_client_can_ask_for_is_an_error_row_beside_the_others(
     )  # the server refuses such keys
     assert run(store, prefix) == {"ok": 25, "error": 1}
     [refused] = store.refused_files("default")
-    assert refused.path == f"{prefix}//7.dcm"
+    assert refused.path == f"{prefix}//"
     assert "two of them in a row: copy the object to another key" in refused.detail
     assert run(store, prefix) == {"unchanged": 25, "error": 1}
+    assert not file_is_gone(refused.path)
+    bucket.proxy.forget()  # it has another key
+    assert file_is_gone(refused.path)
 
 
 def test_an_empty_object_that_stands_for_a_folder_is_none(bucket: Bucket) -> None:

@@ -1,53 +1,96 @@
-"""Lists around keys that the client cannot name: ``a//b``, ``a/./b``, ``a/../b``.
+"""Lists around keys that the client cannot name: ``a//b``, ``a/./b``, ``a/../b``, and control codes.
 
-obstore fails on the whole answer that holds one (1,000 keys). The listing goes on folder by folder then,
-and past the fault: what begins like the key up to its fault is left out, and the key itself is named, to
-be refused where it is read.
+obstore fails on the whole answer that holds one (1,000 keys). What lies before it in that answer is found by
+way of the folders above it then, and the listing goes on behind all that begin with the same fault.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from voxtier.errors import SourceError
 from voxtier.frames.sources.refusals import KeyFaultError
 from voxtier.frames.sources.stores import Listed, Store
 
 _log = logging.getLogger(__name__)
+_MOST_WARNINGS = 10
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Fault(NamedTuple):
+    """Why the client cannot name a key.
+
+    Attributes
+    ----------
+    folder : str
+        The folder in which it is found.
+    start : str
+        The key up to the end of the fault; all that begin so have it.
+    past : str
+        The first key behind those.
+    hides : bool
+        Whether it hides more names of the folder than those that come before ``/``.
+    """
+
+    folder: str
+    start: str
+    past: str
+    hides: bool
+
+
+def fault_of(key: str) -> Fault | None:
+    """Return the first fault of a key; None where it has none."""
+    parts = key.split("/")
+    for at, part in enumerate(parts):
+        folder = "/".join(parts[:at])
+        above = "/".join([*parts[:at], ""])
+        control = _CONTROL.search(part)
+        if part in ("", ".", ".."):
+            return Fault(folder, f"{above}{part}/", f"{above}{part}0", hides=False)  # '0' is next to '/'
+        if control:
+            start = above + part[: control.end()]
+            return Fault(folder, start, start[:-1] + ("\x80" if control[0] == "\x7f" else " "), hides=True)
+    return None
 
 
 class Unnamed(NamedTuple):
-    """The first of the keys that begin with the same fault; the others are not known."""
+    """What all keys with the same fault begin with; or a key that lies there, but cannot be looked at."""
 
-    key: str
+    start: str
 
 
 def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
-    """Yield the objects below a prefix in the order of their keys, and the first key of each fault.
+    """Yield the objects below a prefix in the order of their keys, and how those begin that cannot be named.
 
     Parameters
     ----------
     store : Store
-        A store that lists in the order of keys.
+        A store.
     prefix : str
         The folder; empty for all.
 
     Yields
     ------
     Listed or Unnamed
-        In bounded memory where there is no fault; else all entries of each folder above one.
+        In bounded memory where there is no fault; the entries of each folder above one are kept.
 
     Raises
     ------
     SourceError
-        The store refuses. `KeyFaultError` at the end, when all else was yielded, where objects near a
-        fault are missing: a store lists from the beginning each time (Azure), or there are faults in a
-        folder and in one below it.
+        The store refuses. `KeyFaultError` where objects near a fault are missing, at the end, when all else
+        was yielded: the store lists from the beginning each time (Azure), there are faults in a folder and in
+        one below it, or keys have control codes.
     """
     last = ""  # all keys up to it are through
+    is_ordered = True
     work: list[str | Listed] = [prefix]
-    unresolved: dict[tuple[str, str], KeyFaultError] = {}
+    entries: dict[str, list[tuple[str, str | Listed]] | None] = {}  # of folders in work, None where hidden
+    met: set[tuple[str, str]] = set()
+    unresolved: KeyFaultError | None = None
+    told = 0
     while work:
         item = work.pop()
         if isinstance(item, Listed):
@@ -58,61 +101,77 @@ def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
         try:
             is_inside = last.startswith(f"{item}/") or not item
             for each in store.list(item, after=last if is_inside else ""):
+                is_ordered &= each.key >= last or last.startswith(each.key)  # a folder's own lost its slash
                 last = each.key
                 yield each
+            entries.pop(item, None)
             continue
         except KeyFaultError as error:
-            fault = error
-        folder, past = _around(fault.key)
-        if folder != item:
-            try:
-                work += reversed(_not_through(*store.entries(item), last))
-                continue
-            except KeyFaultError as error:
-                folder, past = _around(error.key)
-                if folder == item and past > last:
-                    fault = error  # directly in this folder: it comes first
-                elif (item, fault.key) not in unresolved:
-                    # A fault that is behind us hides the entries of this folder: on in the next one.
-                    unresolved[item, fault.key] = fault
-                    work += [item, _child(item, fault.key)]
-                    continue
-        if folder != item or past <= last:
-            unresolved[item, fault.key] = fault
+            broken = error
+        fault = fault_of(broken.key)
+        if fault is None or not is_ordered:
+            raise broken
+        is_met = (item, fault.start) in met
+        met.add((item, fault.start))
+        if fault.folder != item:
+            # On by the folders that come before the one with the fault, then that one, then behind it.
+            if item not in entries:
+                entries[item] = _entries(store, item)
+            level, child = entries[item], _child(item, fault.folder)
+            if is_met or level is None:
+                unresolved = unresolved or broken
+            if not is_met:
+                work.append(item)
+            left = [(f"{child}/", child)] if level is None else level
+            work += [
+                each
+                for key, each in reversed(left)
+                if (key > last or last.startswith(key)) and (is_met or key <= f"{child}/")
+            ]
             continue
-        yield Unnamed(fault.key)
-        _log.warning(
-            "%s/%s: the client cannot name keys that begin so. They are not listed, and nor are objects "
-            "beside them in this folder whose names begin with a character before '/', such as '-': copy "
-            "them to other keys",
-            store.root,
-            f"{past[:-1]}/",
-        )
+        if is_met or fault.hides:
+            unresolved = unresolved or broken
+        if is_met:
+            continue
+        told += 1
+        if told <= _MOST_WARNINGS:
+            _log.warning(
+                "%s/%s: the client cannot name keys that begin so. They are not listed, and nor are objects "
+                "beside them in this folder whose names begin with a character before '/', such as '-': copy "
+                "them to other keys",
+                store.root,
+                fault.start,
+            )
+        yield Unnamed(fault.start)
         work.append(item)
-        found = store.find(past)  # a listing goes on behind this key
-        if found is not None:
-            yield found
-        last = past
-    for fault in unresolved.values():
-        raise fault
+        last = max(last, fault.past)
+        try:
+            found = store.find(fault.past)  # a listing goes on behind this key
+        except SourceError:
+            yield Unnamed(fault.past)
+        else:
+            if found is not None:
+                yield found
+    if told > _MOST_WARNINGS:
+        _log.warning("%s/%s: %d more such faults", store.root, prefix, told - _MOST_WARNINGS)
+    if unresolved is not None:
+        raise unresolved
 
 
-def _child(folder: str, key: str) -> str:
-    """Return the folder directly in another one that a key lies in."""
-    start = len(folder) + 1 if folder else 0
-    return key[: key.index("/", start)]
+def _entries(store: Store, folder: str) -> list[tuple[str, str | Listed]] | None:
+    """Return what lies directly in a folder in the order of the keys; None where a fault hides it."""
+    try:
+        folders, objects = store.entries(folder)
+    except KeyFaultError:
+        return None
+    if "" in folders:  # keys with a slash at their beginning, which the client drops
+        return None
+    found: list[tuple[str, str | Listed]] = [(each.key, each) for each in objects]
+    found += [(f"{each}/", each) for each in folders]
+    return sorted(found, key=lambda pair: pair[0])
 
 
-def _around(key: str) -> tuple[str, str]:
-    """Return the folder of a key's first fault, and the first key behind all that begin so."""
-    parts = key.split("/")
-    at = next(at for at, part in enumerate(parts) if part in ("", ".", ".."))
-    # '0' comes behind '/'.
-    return "/".join(parts[:at]), "/".join([*parts[:at], f"{parts[at]}0"])
-
-
-def _not_through(folders: list[str], objects: list[Listed], last: str) -> list[str | Listed]:
-    """Return the entries of a folder that may hold keys behind the last one, in the order of the keys."""
-    left: list[tuple[str, str | Listed]] = [(each.key, each) for each in objects if each.key > last]
-    left += [(f"{each}/", each) for each in folders if f"{each}/" > last or last.startswith(f"{each}/")]
-    return [item for _, item in sorted(left, key=lambda pair: pair[0])]
+def _child(folder: str, below: str) -> str:
+    """Return the folder directly in another one in which something lies."""
+    end = below.find("/", len(folder) + 1 if folder else 0)
+    return below if end < 0 else below[:end]

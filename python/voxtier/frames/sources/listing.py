@@ -11,7 +11,7 @@ from datetime import datetime
 
 from voxtier.errors import SourceError
 from voxtier.frames.sources.address import is_address, normal, parse
-from voxtier.frames.sources.key_faults import Unnamed, list_around_faults
+from voxtier.frames.sources.key_faults import Unnamed, fault_of, list_around_faults
 from voxtier.frames.sources.stores import Listed, ObjectState, Store, store_at
 from voxtier.system.s3_config import get_s3_config
 
@@ -49,8 +49,8 @@ def objects_below(address: str, extension: str | None, since: datetime | None = 
     Yields
     ------
     str
-        A `ListedObject`; the address itself where nothing lies below it, and that of a key that the client
-        cannot name, whatever its extension: reading it gives the reason.
+        A `ListedObject`; the address itself where nothing lies below it, and the beginning of keys that the
+        client cannot name, whatever their extension: reading them gives the reason.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def objects_below(address: str, extension: str | None, since: datetime | None = 
     count = 0
     for count, found in enumerate(_without_folders(_ahead(store, prefix)), 1):  # noqa: B007
         if isinstance(found, Unnamed):
-            yield f"{place.root}/{found.key}"
+            yield f"{place.root}/{found.start}"
             continue
         is_wanted = extension is None or found.key.lower().endswith(extension.lower())
         if is_wanted and (since is None or found.modified >= since):
@@ -94,6 +94,10 @@ def _object_is_gone(address: str) -> bool:
     try:
         place = parse(address)
         store = store_at(place.root, get_s3_config())
+        fault = fault_of(place.key)
+        if fault is not None:  # it shows where its folder is listed
+            store.entries(fault.folder)
+            return True
         store.head(place.key)
         return False
     except SourceError as error:
@@ -112,7 +116,8 @@ def _without_folders(listed: Iterator[Listed | Unnamed]) -> Iterator[Listed | Un
     """Leave out the empty objects that stand for folders: the client drops the slash at their ends."""
     folder: Listed | None = None
     for each in listed:
-        if folder is not None and not each.key.startswith(f"{folder.key}/"):
+        name = each.start if isinstance(each, Unnamed) else each.key
+        if folder is not None and not name.startswith(f"{folder.key}/"):
             yield folder
         folder = None
         if isinstance(each, Unnamed) or each.state.size:

@@ -37,10 +37,10 @@ class KeyFaultError(SourceError):
     Attributes
     ----------
     key : str
-        The key, whole.
+        The key, or the folder, that it could not read.
     """
 
-    key: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,13 @@ def replaced(name: str) -> SourceError:
 def failure_of(error: Exception) -> Failure:
     """Return what an exception of the client means."""
     kind, text = type(error).__name__, str(error)
+    if kind == "InvalidPathError":
+        faulty = _FAULTY_KEY.search(text)
+        return Failure(
+            f"the listing breaks off at a key that the client cannot name ({_cause(text)}): copy that object "
+            "to another key, or name the folders beside it one by one",
+            faulty_key=faulty[1] if faulty else None,
+        )
     code = _CODE.search(text)
     status = _status(kind, text)
     if code and code[1] in _EXPIRED:
@@ -122,13 +129,6 @@ def failure_of(error: Exception) -> Failure:
         return Failure("the server answers no ranges of bytes: fetch the file, and give its path")
     if "content-range" in text.lower() or "requested range" in text.lower():
         return Failure("the answer is of another range than was asked for", may_help=True)
-    if kind == "InvalidPathError":
-        faulty = _FAULTY_KEY.search(text)
-        return Failure(
-            f"the listing breaks off at a key that the client cannot name ({_cause(text)}): copy that object "
-            "to another key, or name the folders beside it one by one",
-            faulty_key=faulty[1] if faulty else None,
-        )
     if kind in ("GenericError", "BaseError", "JoinError"):
         first = _cause(text)
         if "timed out" in text.lower() or "TimedOut" in text:
