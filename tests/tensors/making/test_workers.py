@@ -13,7 +13,7 @@ from tensors.cases import names_of
 from tensors.making.project import Project
 from voxtier.tensors.making import resources
 from voxtier.tensors.making.policies import DeathPolicy
-from voxtier.tensors.making.resources import affordable_workers, available_memory
+from voxtier.tensors.making.resources import affordable_workers
 from voxtier.tensors.making.worker_pool import Task, WorkerPool
 
 
@@ -90,7 +90,6 @@ def test_tensors_do_not_travel_through_shared_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", [1 << 28, 1 << 30, 3 << 30, 8 << 30, 1 << 37])
 def test_workers_fit_into_memory(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < available_memory() < 1 << 50
     monkeypatch.setattr(resources, "available_memory", lambda: memory)  # other processes change it
     assert affordable_workers(8, 10**12) == 1
     room = (memory - resources.RESERVE) // (resources.WORKER_BASE + 10 * resources.BYTES_PER_VOXEL)

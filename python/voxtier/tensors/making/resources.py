@@ -1,9 +1,11 @@
-"""Free memory (also inside a container) and free disk space, and what fits into them."""
+"""What fits into free memory and free disk space."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from voxtier.system.memory import available_memory
 
 BYTES_PER_VOXEL = 51
 """Peak memory of MONAI's pipeline per input voxel (3.2 GB for 512 x 512 x 240), measured with MONAI 1.6.1."""
@@ -17,37 +19,6 @@ TYPICAL_VOXELS = 512 * 512 * 240
 """A chest CT, for volumes whose header is not on disk yet."""
 RESERVE = 512 << 20
 """Memory that the workers leave to others."""
-
-
-def available_memory() -> int:
-    """Return the bytes that new processes may use: what the kernel estimates, or the cgroup has left."""
-    estimates = [_meminfo_available(), *_cgroup_available()]
-    return min((value for value in estimates if value is not None), default=4 << 30)
-
-
-def _meminfo_available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None
-
-
-def _cgroup_available(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    available = []
-    for limit_name, used_name in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit = int((root / limit_name).read_text())
-            used = int((root / used_name).read_text())
-        except (OSError, ValueError):  # "max" means no limit
-            continue
-        available.append(max(0, limit - used))
-    return available
 
 
 def volume_bytes(voxels: int | None, *, is_fused: bool = False, output: int = 0) -> int:

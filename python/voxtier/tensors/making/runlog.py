@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from voxtier.system.durable import write_text
+from voxtier.system.memory import available_memory
 from voxtier.system.text import on_one_line
-from voxtier.tensors.making.resources import available_memory, resident_bytes
+from voxtier.tensors.making.resources import resident_bytes
 
 if TYPE_CHECKING:
     from voxtier.tensors.making.ledger import RunResult

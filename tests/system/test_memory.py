@@ -1,0 +1,44 @@
+"""Memory that there is and that is free: of the machine, or of a container with a limit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from voxtier.system import memory
+
+OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    return tmp_path
+
+
+def test_without_a_limit_it_is_the_machine_s(cgroup: Path) -> None:
+    for limit in (None, "max\n", "many\n", str(1 << 62)):
+        if limit is not None:
+            (cgroup / "memory.max").write_text(limit)
+            (cgroup / "memory.current").write_text("4096\n")
+        assert memory.total_memory() == OF_THE_MACHINE
+        assert 0 < memory.available_memory() <= OF_THE_MACHINE
+
+
+@pytest.mark.parametrize(
+    ("limit", "used"),
+    [
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ],
+)
+def test_a_limit_of_the_container_counts(cgroup: Path, limit: str, used: str) -> None:
+    (cgroup / "memory").mkdir()
+    (cgroup / limit).write_text(f"{64 << 20}\n")
+    (cgroup / used).write_text(f"{60 << 20}\n")
+    assert memory.total_memory() == 64 << 20
+    assert memory.available_memory() == 4 << 20
+    (cgroup / used).write_text(f"{65 << 20}\n")  # reclaimed a moment later
+    assert memory.available_memory() == 0
