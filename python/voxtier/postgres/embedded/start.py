@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import select
 import shutil
@@ -16,17 +17,19 @@ from pathlib import Path
 from voxtier.errors import BackendError
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
+from voxtier.system.memory import total_memory
 
 START_WITHIN = 120.0  # seconds; replaying a long log takes the longest
 _KEEPER = Path(__file__).with_name("keeper.py")
 _HARMLESS = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")
 _LONGEST_SOCKET = 100  # the kernel takes 107 bytes
+# For pages of tables and indexes; what no page was read into takes no memory.
+_LEAST_BUFFERS, _MOST_BUFFERS = 128 << 20, 2 << 30
 _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "port": "5432",
     "max_connections": "200",
-    "shared_buffers": "128MB",
     "work_mem": "16MB",  # the keys of 300,000 files that were read fit into a hash
     "dynamic_shared_memory_type": "mmap",  # containers give /dev/shm 64 MB
     "huge_pages": "off",
@@ -73,7 +76,10 @@ def start_server(folder: Path, server_lock: int) -> None:
     # The lock is free, so these files are of a run that has ended.
     (data / "postmaster.pid").unlink(missing_ok=True)
     (folder / "keep").unlink(missing_ok=True)
-    settings = _SETTINGS | {"unix_socket_directories": str(_make_socket_folder(folder, account))}
+    settings = _SETTINGS | {
+        "unix_socket_directories": str(_make_socket_folder(folder, account)),
+        "shared_buffers": f"{_buffers() >> 20}MB",
+    }
     if programs.major >= 18:
         settings["io_method"] = "sync"  # no extra processes
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -98,6 +104,16 @@ def start_server(folder: Path, server_lock: int) -> None:
         if start.stdout.readline() != b"ready\n":
             cause = explain_failure(folder) or f"see {folder}/server.log"
             raise BackendError(f"the server of {folder} did not start: {cause}")
+
+
+def _buffers() -> int:
+    """Return a sixteenth of the memory within bounds, or the least where so much cannot be mapped at once."""
+    size = min(max(total_memory() // 16, _LEAST_BUFFERS), _MOST_BUFFERS)
+    try:
+        mmap.mmap(-1, size).close()
+    except OSError:  # a limit of this user (ulimit -v), or a kernel that promises no more than there is
+        return _LEAST_BUFFERS
+    return size
 
 
 def explain_failure(folder: Path) -> str:
