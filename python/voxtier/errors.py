@@ -105,12 +105,31 @@ class SourceError(VoxtierError, OSError):
         words = error.strerror or str(error) or type(error).__name__
         return cls("io_error", None, words if what is None else f"{what}: {words}", error.errno)
 
-    def __reduce__(self) -> tuple[type[SourceError], tuple[str, int | None, str, int | None]]:
+    def __reduce__(self) -> tuple[type[SourceError], tuple[str | int | None, ...]]:
         return type(self), (self.kind, self.offset, self.detail, self.errno)
 
     def __str__(self) -> str:
         place = "" if self.offset is None else f" at byte {self.offset}"
         return f"{self.kind}{place}: {self.detail}"
+
+
+class KeyFaultError(SourceError):
+    """A listing lacks objects near a key that the client of its store cannot name, such as ``a//b``.
+
+    Parameters
+    ----------
+    key : str
+        The key, or the folder, that it could not read.
+    detail : str
+        What is missing, and what to do.
+    """
+
+    def __init__(self, key: str, detail: str) -> None:
+        super().__init__("io_error", None, detail)
+        self.key = key
+
+    def __reduce__(self) -> tuple[type[KeyFaultError], tuple[str, str]]:
+        return type(self), (self.key, self.detail)
 
 
 class ConfigError(VoxtierError, ValueError):

@@ -23,6 +23,7 @@ CLASSES = sorted(
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "FormatError": ("bad_table", 2**40, "found 1, wanted 2"),
     "SourceError": ("io_error", 12, "No such file", errno.ENOENT),
+    "KeyFaultError": ("a//b", "s3://bucket/a: the listing breaks off"),
     "IngestError": ([("a.nii", "too short"), ("b.nii", "no affine")],),
     "MissingExtraError": ("torch", "tensors"),
     "LeftOutWarning": ("report.dcm", "no image"),

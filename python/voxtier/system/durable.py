@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voxtier.system.processes import is_alive
+from voxtier.system.machine import is_alive
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{8})-(?P<pid>\d+)-(?P<serial>\d+)\.(?:tmp|part)")
 """``.<final name>.<boot>-<pid>-<serial>.tmp``: hidden, and never ends in ``.pt``."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from voxtier.system.durable import STALE_AFTER, boot_id, temporary_path
-from voxtier.system.processes import is_alive, start_ticks
+from voxtier.system.machine import is_alive, start_ticks
 
 BEAT_SECONDS = STALE_AFTER / 8
 """Between two heartbeats of a claim."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from voxtier.system.durable import boot_id, write_text
-from voxtier.system.processes import is_alive
+from voxtier.system.machine import is_alive
 from voxtier.tensors.claims import Claim
 
 Entry: TypeAlias = dict[str, Any]

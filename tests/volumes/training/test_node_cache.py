@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voxtier.system.processes import start_ticks
+from voxtier.system.machine import start_ticks
 from voxtier.volumes import TileConfig, Volume, configure
 from voxtier.volumes.tiledb.format import node_cache
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from voxtier.system.durable import TEMPORARY, temporary_is_live, write_file
 from voxtier.system.home import default_home
-from voxtier.system.processes import is_alive, start_time
+from voxtier.system.machine import is_alive, start_time
 
 #: Seconds between two writes.
 INTERVAL = 2.0

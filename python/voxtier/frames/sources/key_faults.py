@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from voxtier.errors import SourceError
-from voxtier.frames.sources.refusals import KeyFaultError
+from voxtier.errors import KeyFaultError, SourceError
 from voxtier.frames.sources.stores import Listed, Store
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import errno
 import re
 from dataclasses import dataclass
 
-from voxtier.errors import SourceError
+from voxtier.errors import KeyFaultError, SourceError
 
 _STATUS = re.compile(
     r"status code:? (\d{3})|\bHTTP status (?:client|server) error \((\d{3})|\b(\d{3}) [A-Z][a-z]+"
@@ -29,18 +29,6 @@ _REMEDIES = {
 }
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _ERRNO = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 429: errno.EBUSY, 503: errno.EBUSY}
-
-
-class KeyFaultError(SourceError):
-    """A listing breaks off at a key that the client cannot name.
-
-    Attributes
-    ----------
-    key : str
-        The key, or the folder, that it could not read.
-    """
-
-    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +71,7 @@ class Failure:
         detail = f"{name}: {self.what}"
         if self.faulty_key is None:
             return SourceError("io_error", offset, detail, self.number)
-        fault = KeyFaultError("io_error", offset, detail, self.number)
-        fault.key = self.faulty_key
-        return fault
+        return KeyFaultError(self.faulty_key, detail)
 
 
 def replaced(name: str) -> SourceError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from voxtier.errors import BackendError
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
-from voxtier.system.memory import total_memory
+from voxtier.system.machine import total_memory
 
 START_WITHIN = 120.0  # seconds; replaying a long log takes the longest
 _KEEPER = Path(__file__).with_name("keeper.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from voxtier.system.memory import available_memory
+from voxtier.system.machine import available_memory
 
 BYTES_PER_VOXEL = 51
 """Peak memory of MONAI's pipeline per input voxel (3.2 GB for 512 x 512 x 240), measured with MONAI 1.6.1."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from voxtier.system.durable import write_text
-from voxtier.system.memory import available_memory
+from voxtier.system.machine import available_memory
 from voxtier.system.text import on_one_line
 from voxtier.tensors.making.resources import resident_bytes
 

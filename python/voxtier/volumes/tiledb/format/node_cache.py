@@ -17,7 +17,7 @@ from voxtier import _core
 from voxtier.errors import VoxtierError
 from voxtier.system.fork import after_fork_in_child
 from voxtier.system.locks import hold_lock
-from voxtier.system.processes import start_ticks
+from voxtier.system.machine import start_ticks
 
 Member = tuple[int, str, int, int]
 """Process, its start, its descriptor of the memory, and the memory's inode."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from voxtier.system import memory
+from voxtier.system import machine
 
 OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     return tmp_path
 
 
@@ -23,8 +23,8 @@ def test_without_a_limit_it_is_the_machine_s(cgroup: Path) -> None:
         if limit is not None:
             (cgroup / "memory.max").write_text(limit)
             (cgroup / "memory.current").write_text("4096\n")
-        assert memory.total_memory() == OF_THE_MACHINE
-        assert 0 < memory.available_memory() <= OF_THE_MACHINE
+        assert machine.total_memory() == OF_THE_MACHINE
+        assert 0 < machine.available_memory() <= OF_THE_MACHINE
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_limit_of_the_container_counts(cgroup: Path, limit: str, used: str) ->
     (cgroup / "memory").mkdir()
     (cgroup / limit).write_text(f"{64 << 20}\n")
     (cgroup / used).write_text(f"{60 << 20}\n")
-    assert memory.total_memory() == 64 << 20
-    assert memory.available_memory() == 4 << 20
+    assert machine.total_memory() == 64 << 20
+    assert machine.available_memory() == 4 << 20
     (cgroup / used).write_text(f"{65 << 20}\n")  # reclaimed a moment later
-    assert memory.available_memory() == 0
+    assert machine.available_memory() == 0

@@ -1,4 +1,4 @@
-"""Whether another process of this machine still runs, and since when.
+"""What the machine says: whether another process still runs and since when, and how much memory there is.
 
 The kernel gives numbers of ended processes to new ones: number and start together name a process.
 """
@@ -8,6 +8,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+
+_UNKNOWN_MEMORY = 4 << 30
+_CGROUP = Path("/sys/fs/cgroup")
+# Limit and use of memory, of version 2 and of version 1.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
 
 
 def is_alive(pid: int) -> bool:
@@ -51,3 +59,34 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def total_memory() -> int:
+    """Return the bytes of memory: the machine's, or fewer where the cgroup of a container has a limit."""
+    sizes = [limit for limit, _ in _cgroup_limits()]
+    try:
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError):
+        sizes.append(_UNKNOWN_MEMORY)
+    return min(sizes)
+
+
+def available_memory() -> int:
+    """Return the bytes that new processes may use: what the kernel estimates, or the cgroup has left."""
+    sizes = [max(0, limit - used) for limit, used in _cgroup_limits()]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        pass
+    return min(sizes, default=_UNKNOWN_MEMORY)
+
+
+def _cgroup_limits() -> list[tuple[int, int]]:
+    found = []
+    for limit, used in _CGROUP_FILES:
+        try:
+            found.append((int((_CGROUP / limit).read_text()), int((_CGROUP / used).read_text())))
+        except (OSError, ValueError):  # "max" means no limit
+            continue
+    return found
