@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from voxtier.system import durable, processes
+from voxtier.system import durable, machine
 from voxtier.tensors import claims
 from voxtier.tensors.keeping.disk_usage import find_garbage
 
@@ -52,7 +52,7 @@ def test_an_ended_process_is_dead_before_its_exit_code_is_read(tmp_path: Path) -
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         os.kill(pid, 0)
-        assert not processes.is_alive(pid)
+        assert not machine.is_alive(pid)
         path = claims.Claim.path_for(tmp_path / "a.pt")
         path.write_text(json.dumps({"pid": pid, "host": os.uname().nodename, "boot": durable.boot_id()}))
         assert not claims.claim_is_live(path)
@@ -61,7 +61,7 @@ def test_an_ended_process_is_dead_before_its_exit_code_is_read(tmp_path: Path) -
         assert {garbage.path for garbage in find_garbage(tmp_path)} == {path, temporary}
     finally:
         ended.wait()
-    assert processes.is_alive(os.getpid())
+    assert machine.is_alive(os.getpid())
 
 
 def test_claims_work_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
