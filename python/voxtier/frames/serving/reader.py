@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 from voxtier._core import FrameTable, SlideHeader
@@ -196,13 +195,17 @@ class FrameReader:
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
         klass: Class = "scan" if scan else "normal"
+        read = self._frames.read
         if _UID.match(name):
-            read = partial(self._frames.read, wanted=wanted, klass=klass, align=align)
             with self._budget:
-                found = self._frames.of_instance(name, lambda path: read(path, name))
-        else:  # without groups a path has one question at most
-            with self._budget if self._is_for_groups else nullcontext():
-                found = self._frames.read(absolute(name), None, wanted, klass, align=align) or []
+                found = self._frames.of_instance(
+                    name, lambda path: read(path, name, wanted, klass, align=align)
+                )
+        elif self._is_for_groups:
+            with self._budget:
+                found = read(absolute(name), None, wanted, klass, align=align) or []
+        else:  # a path has one question at most
+            found = read(absolute(name), None, wanted, klass, align=align) or []
         self.wake()
         return found
 
