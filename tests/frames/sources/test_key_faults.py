@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("obstore")
 
 from voxtier.errors import KeyFaultError
+from voxtier.frames.sources import stores
 from voxtier.frames.sources.key_faults import Unnamed, list_around_faults
 from voxtier.frames.sources.stores import Listed, Store
 from voxtier.system.s3_config import S3Config
@@ -188,7 +189,7 @@ def test_an_object_at_the_place_where_a_listing_goes_on(server: _Server, store: 
     assert _listed(store, "a") == (["a/0/1"], ["a//"])
 
 
-def test_any_keys(server: _Server, store: Store) -> None:
+def test_any_keys(server: _Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing comes twice; nothing is missing but what begins like a fault, or beside one with less than '/'.
 
     More may be missing, but is an error, where there are faults in a folder and in one below it.
@@ -202,6 +203,7 @@ def test_any_keys(server: _Server, store: Store) -> None:
         keys = {
             "/".join(dice.choices(names, weights, k=dice.randint(1, 5))) for _ in range(dice.randint(1, 20))
         }
+        monkeypatch.setattr(stores, "_LISTED_AT_ONCE", server.page)  # else it waits for 1,000, and loses them
         # The client takes those with a slash at an end for others.
         server.keys = {key for key in keys if key and not (key[0] == "/" or key[-1] == "/")}
         good = {key for key in server.keys if not _is_faulty(key)}
@@ -253,6 +255,29 @@ def test_a_slash_at_the_beginning_is_an_error_where_a_fault_is_met(
     with pytest.raises(KeyFaultError, match="a//x"):
         list(list_around_faults(store, ""))
     assert _listed(store, "a") == (["a/1"], ["a//"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "page", "named"),
+    [
+        ({"/r/1", "/r/2", "/s//3", "a/1", "b/1", "t/1"}, 2, ["a/1", "b/1", "t/1"]),
+        ({"a-/x", "a/", "b//y"}, 2, ["a", "a-/x"]),
+        ({"a/1/", "a/1//x"}, 1, ["a/1"]),
+        ({"z/1/", "z/./1"}, 1, ["z/1"]),
+    ],
+)
+def test_slashes_at_ends_are_neither_lost_nor_twice(
+    server: _Server,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: set[str],
+    page: int,
+    named: list[str],
+) -> None:
+    monkeypatch.setattr(stores, "_LISTED_AT_ONCE", page)
+    server.keys, server.page = keys, page
+    found = [each.key for each in list_around_faults(store, "") if isinstance(each, Listed)]
+    assert sorted(each for each in found if not each.startswith("r/")) == named
 
 
 def test_a_fault_costs_some_requests_however_many_folders_there_are(server: _Server, store: Store) -> None:

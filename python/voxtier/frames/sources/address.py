@@ -82,10 +82,10 @@ def check_key(name: str, key: str) -> None:
     parts = key.split("/")
     if len(key.encode(errors="replace")) > _LONGEST_KEY:
         why = f"has {len(key.encode())} bytes, more than {_LONGEST_KEY}"
-    elif "" in parts:
-        why = "is empty, begins or ends with a slash, or has two of them in a row"
     elif "." in parts or ".." in parts:
         why = "has . or .. between slashes"
+    elif "" in parts:
+        why = "is empty, begins or ends with a slash, or has two of them in a row"
     elif not key.isprintable() or "\ufffd" in key:
         why = "has characters that are not printable"
     else:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 from voxtier.errors import KeyFaultError, SourceError
 from voxtier.frames.sources.stores import Listed, Store
+from voxtier.system.text import on_one_line
 
 _log = logging.getLogger(__name__)
 _MOST_WARNINGS = 10
@@ -27,7 +30,7 @@ class Fault(NamedTuple):
     folder : str
         The folder in which it is found.
     start : str
-        The key up to the end of the fault; all that begin so have it.
+        The key up to the end of the faulty name, with a slash behind ``.`` and ``..``.
     past : str
         The first key behind those.
     hides : bool
@@ -56,7 +59,7 @@ def fault_of(key: str) -> Fault | None:
 
 
 class Unnamed(NamedTuple):
-    """What all keys with the same fault begin with; or a key that lies there, but cannot be looked at."""
+    """What all keys with the same fault begin with; or a key that may lie there, but cannot be looked at."""
 
     start: str
 
@@ -79,11 +82,11 @@ def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
     Raises
     ------
     SourceError
-        The store refuses. `KeyFaultError` where objects near a fault are missing, at the end, when all else
-        was yielded: the store lists from the beginning each time (Azure), there are faults in a folder and in
-        one below it, or keys have control codes.
+        The store refuses. `KeyFaultError` where objects near a fault are missing, at the end where the others
+        can be listed: there are faults in a folder and in one below it, keys have control codes or begin with
+        a slash, or the store does not begin where it is asked to, or has no order.
     """
-    last = ""  # all keys up to it are through
+    last = newest = ""  # all keys up to the first are through; the second was yielded
     is_ordered = True
     work: list[str | Listed] = [prefix]
     entries: dict[str, list[tuple[str, str | Listed]] | None] = {}  # of folders in work, None where hidden
@@ -94,15 +97,17 @@ def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
         item = work.pop()
         if isinstance(item, Listed):
             if item.key > last:
-                last = item.key
+                last = newest = item.key
                 yield item
             continue
         try:
             is_inside = last.startswith(f"{item}/") or not item
             for each in store.list(item, after=last if is_inside else ""):
                 is_ordered &= each.key >= last or last.startswith(each.key)  # a folder's own lost its slash
-                last = each.key
-                yield each
+                last = max(last, each.key)
+                if each.key != newest:  # such a one comes again where the listing goes on
+                    newest = each.key
+                    yield each
             entries.pop(item, None)
             continue
         except KeyFaultError as error:
@@ -121,12 +126,15 @@ def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
                 unresolved = unresolved or broken
             if not is_met:
                 work.append(item)
-            left = [(f"{child}/", child)] if level is None else level
-            work += [
-                each
-                for key, each in reversed(left)
-                if (key > last or last.startswith(key)) and (is_met or key <= f"{child}/")
-            ]
+            if level is None:
+                work.append(child)
+                continue
+            is_inside = (
+                last.startswith(f"{item}/") or not item
+            )  # then the entry that it lies in may hold more
+            first = bisect_left(level, _child(item, last) if is_inside else last, key=itemgetter(0))
+            past = len(level) if is_met else bisect_right(level, f"{child}/", key=itemgetter(0))
+            work += [each for key, each in reversed(level[first:past]) if key > last or last.startswith(key)]
             continue
         if is_met or fault.hides:
             unresolved = unresolved or broken
@@ -135,15 +143,16 @@ def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
         told += 1
         if told <= _MOST_WARNINGS:
             _log.warning(
-                "%s/%s: the client cannot name keys that begin so. They are not listed, and nor are objects "
-                "beside them in this folder whose names begin with a character before '/', such as '-': copy "
-                "them to other keys",
-                store.root,
-                fault.start,
+                "%s: the client cannot name keys that begin so. They are not listed, and nor are objects "
+                "beside them in this folder %s: copy them to other keys",
+                on_one_line(f"{store.root}/{fault.start}"),
+                "that come before them"
+                if fault.hides
+                else "whose names begin with less than '/', such as '-'",
             )
         yield Unnamed(fault.start)
         work.append(item)
-        last = max(last, fault.past)
+        last = fault.past  # if it is less, keys began with a slash, which the client drops
         try:
             found = store.find(fault.past)  # a listing goes on behind this key
         except SourceError:
@@ -154,7 +163,7 @@ def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
     if told > _MOST_WARNINGS:
         _log.warning("%s/%s: %d more such faults", store.root, prefix, told - _MOST_WARNINGS)
     if unresolved is not None:
-        raise unresolved
+        raise KeyFaultError(unresolved.key, f"{unresolved.detail}. Objects near it may be missing")
 
 
 def _entries(store: Store, folder: str) -> list[tuple[str, str | Listed]] | None:

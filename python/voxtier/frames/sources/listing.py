@@ -95,9 +95,8 @@ def _object_is_gone(address: str) -> bool:
         place = parse(address)
         store = store_at(place.root, get_s3_config())
         fault = fault_of(place.key)
-        if fault is not None:  # it shows where its folder is listed
-            store.entries(fault.folder)
-            return True
+        if fault is not None and place.can_list:  # it shows where its folder is listed
+            return "" not in store.entries(fault.folder)[0]
         store.head(place.key)
         return False
     except SourceError as error:

@@ -110,7 +110,7 @@ def _buffers() -> int:
     """Return a sixteenth of the memory within bounds, or the least where so much cannot be mapped at once."""
     size = min(max(total_memory() // 16, _LEAST_BUFFERS), _MOST_BUFFERS)
     try:
-        mmap.mmap(-1, size).close()
+        mmap.mmap(-1, size + size // 8).close()  # with what the server keeps of each page
     except OSError:  # a limit of this user (ulimit -v), or a kernel that promises no more than there is
         return _LEAST_BUFFERS
     return size
