@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +57,12 @@ def test(python: str, wheel: Path, folder: Path) -> int:
     if code := subprocess.run(command, cwd=ROOT, check=False).returncode:
         return code
     options = ["-q", "-m", "not soak", "--dist", "loadscope", "--numprocesses", "auto", "--maxprocesses", "4"]
-    return subprocess.run([own, "-m", "pytest", *options, *TESTS], cwd=ROOT, check=False).returncode
+    # Each room for itself, as `make test` does: the volumes' folders lie in memory, and no frame is read at
+    # once there.
+    for _, room in groupby(TESTS, lambda path: path.split("/")[1]):
+        if code := subprocess.run([own, "-m", "pytest", *options, *room], cwd=ROOT, check=False).returncode:
+            return code
+    return 0
 
 
 def resolve(version: str) -> int:
