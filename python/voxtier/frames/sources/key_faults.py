@@ -86,84 +86,134 @@ def list_around_faults(store: Store, prefix: str) -> Iterator[Listed | Unnamed]:
         can be listed: there are faults in a folder and in one below it, keys have control codes or begin with
         a slash, or the store does not begin where it is asked to, or has no order.
     """
-    last = newest = ""  # all keys up to the first are through; the second was yielded
-    is_ordered = True
-    work: list[str | Listed] = [prefix]
-    entries: dict[str, list[tuple[str, str | Listed]] | None] = {}  # of folders in work, None where hidden
-    met: set[tuple[str, str]] = set()
-    unresolved: KeyFaultError | None = None
-    told = 0
-    while work:
-        item = work.pop()
-        if isinstance(item, Listed):
-            if item.key > last:
-                last = newest = item.key
-                yield item
-            continue
-        try:
-            is_inside = last.startswith(f"{item}/") or not item
-            for each in store.list(item, after=last if is_inside else ""):
-                is_ordered &= each.key >= last or last.startswith(each.key)  # a folder's own lost its slash
-                last = max(last, each.key)
-                if each.key != newest:  # such a one comes again where the listing goes on
-                    newest = each.key
-                    yield each
-            entries.pop(item, None)
-            continue
-        except KeyFaultError as error:
-            broken = error
-        fault = fault_of(broken.key)
-        if fault is None or not is_ordered:
-            raise broken
-        is_met = (item, fault.start) in met
-        met.add((item, fault.start))
-        if fault.folder != item:
-            # On by the folders that come before the one with the fault, then that one, then behind it.
-            if item not in entries:
-                entries[item] = _entries(store, item)
-            level, child = entries[item], _child(item, fault.folder)
-            if is_met or level is None:
-                unresolved = unresolved or broken
-            if not is_met:
-                work.append(item)
-            if level is None:
-                work.append(child)
+    walk = _Walk(store, prefix)
+    yield from walk.keys()
+    if walk.told > _MOST_WARNINGS:
+        _log.warning("%s/%s: %d more such faults", store.root, prefix, walk.told - _MOST_WARNINGS)
+    if walk.unresolved is not None:
+        fault = walk.unresolved
+        raise KeyFaultError(fault.key, f"{fault.detail}. Objects near it may be missing")
+
+
+class _Walk:
+    """One listing: what is through, what is left, which faults were met.
+
+    Attributes
+    ----------
+    told : int
+        Faults that the user was, or is to be, told of.
+    unresolved : KeyFaultError or None
+        The first one near which objects may be missing.
+    """
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self.told = 0
+        self.unresolved: KeyFaultError | None = None
+        self._store = store
+        self._left: list[str | Listed] = [prefix]  # folders and objects, the next one last
+        self._last = ""  # all keys up to it are through
+        self._newest = ""  # the key that was yielded last
+        self._is_ordered = True
+        self._entries: dict[str, list[tuple[str, str | Listed]] | None] = {}  # of folders; None where hidden
+        self._met: set[tuple[str, str]] = set()
+
+    def keys(self) -> Iterator[Listed | Unnamed]:
+        """Yield what `list_around_faults` does."""
+        while self._left:
+            item = self._left.pop()
+            if isinstance(item, Listed):
+                if item.key > self._last:
+                    self._last = self._newest = item.key
+                    yield item
                 continue
-            is_inside = (
-                last.startswith(f"{item}/") or not item
-            )  # then the entry that it lies in may hold more
-            first = bisect_left(level, _child(item, last) if is_inside else last, key=itemgetter(0))
-            past = len(level) if is_met else bisect_right(level, f"{child}/", key=itemgetter(0))
-            work += [each for key, each in reversed(level[first:past]) if key > last or last.startswith(key)]
-            continue
-        if is_met or fault.hides:
-            unresolved = unresolved or broken
-        if is_met:
-            continue
-        told += 1
-        if told <= _MOST_WARNINGS:
+            try:
+                yield from self._below(item)
+                self._entries.pop(item, None)
+                continue
+            except KeyFaultError as error:
+                broken = error
+            fault = fault_of(broken.key)
+            if fault is None or not self._is_ordered:
+                raise broken
+            is_met = (item, fault.start) in self._met  # it was to be behind us
+            self._met.add((item, fault.start))
+            if fault.folder != item:
+                is_resolved = self._go_by_folders(item, _child(item, fault.folder), to_end=is_met)
+            else:
+                is_resolved = not fault.hides
+                if not is_met:
+                    yield from self._go_past(item, fault)
+            if is_met or not is_resolved:
+                self.unresolved = self.unresolved or broken
+
+    def _below(self, folder: str) -> Iterator[Listed]:
+        """Yield the objects below a folder that are not through."""
+        for each in self._store.list(folder, after=self._last if self._is_in(folder) else ""):
+            # A folder's own object lost its slash, and comes late.
+            self._is_ordered &= each.key >= self._last or self._last.startswith(each.key)
+            self._last = max(self._last, each.key)
+            if each.key != self._newest:  # such a one comes again where the listing goes on
+                self._newest = each.key
+                yield each
+
+    def _is_in(self, folder: str) -> bool:
+        return self._last.startswith(f"{folder}/") or not folder
+
+    def _go_by_folders(self, folder: str, child: str, *, to_end: bool) -> bool:
+        """Go on by what comes before an inner folder that holds a fault, then in that one, then behind it.
+
+        Parameters
+        ----------
+        folder, child : str
+            The folder that cannot be listed at once, and the one directly in it that holds the fault.
+        to_end : bool
+            Whether to go by all entries to the end: the store does not begin behind the fault.
+
+        Returns
+        -------
+        bool
+            Whether the entries are known.
+        """
+        if folder not in self._entries:
+            self._entries[folder] = _entries(self._store, folder)
+        entries = self._entries[folder]
+        if not to_end:
+            self._left.append(folder)
+        if entries is None:
+            self._left.append(child)
+            return False
+        # The entry in which the last key lies may hold more.
+        begin = _child(folder, self._last) if self._is_in(folder) else self._last
+        first = bisect_left(entries, begin, key=itemgetter(0))
+        past = len(entries) if to_end else bisect_right(entries, f"{child}/", key=itemgetter(0))
+        self._left += [
+            each
+            for key, each in reversed(entries[first:past])
+            if key > self._last or self._last.startswith(key)
+        ]
+        return True
+
+    def _go_past(self, folder: str, fault: Fault) -> Iterator[Listed | Unnamed]:
+        """Go on in a folder behind all keys with a fault that is directly in it."""
+        self.told += 1
+        if self.told <= _MOST_WARNINGS:
+            hidden = "that come before them" if fault.hides else "whose names begin with less than '/'"
             _log.warning(
                 "%s: the client cannot name keys that begin so. They are not listed, and nor are objects "
                 "beside them in this folder %s: copy them to other keys",
-                on_one_line(f"{store.root}/{fault.start}"),
-                "that come before them"
-                if fault.hides
-                else "whose names begin with less than '/', such as '-'",
+                on_one_line(f"{self._store.root}/{fault.start}"),
+                hidden,
             )
         yield Unnamed(fault.start)
-        work.append(item)
-        last = fault.past  # if it is less, keys began with a slash, which the client drops
+        self._left.append(folder)
+        self._last = fault.past  # if it is less, keys began with a slash, which the client drops
         try:
-            found = store.find(fault.past)  # a listing goes on behind this key
+            found = self._store.find(fault.past)  # a listing goes on behind this key
         except SourceError:
             yield Unnamed(fault.past)
         else:
             if found is not None:
                 yield found
-    if told > _MOST_WARNINGS:
-        _log.warning("%s/%s: %d more such faults", store.root, prefix, told - _MOST_WARNINGS)
-    if unresolved is not None:
-        raise KeyFaultError(unresolved.key, f"{unresolved.detail}. Objects near it may be missing")
 
 
 def _entries(store: Store, folder: str) -> list[tuple[str, str | Listed]] | None:
