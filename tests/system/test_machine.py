@@ -14,7 +14,8 @@ OF_THE_MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "own")
     return tmp_path
 
 
@@ -42,3 +43,27 @@ def test_a_limit_of_the_container_counts(cgroup: Path, limit: str, used: str) ->
     assert machine.available_memory() == 4 << 20
     (cgroup / used).write_text(f"{65 << 20}\n")  # reclaimed a moment later
     assert machine.available_memory() == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "used"),
+    [
+        ("0::/system.slice/job:1.service", "system.slice/job:1.service", "memory.max", "memory.current"),
+        ("0::/slurm/job/step", "slurm", "memory.max", "memory.current"),
+        ("4:cpu,memory:/slurm/job", "memory/slurm/job", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_a_limit_of_a_job_or_service_counts_too(
+    cgroup: Path, line: str, folder: str, limit: str, used: str
+) -> None:
+    (cgroup / "own").write_text(f"1:name=systemd:/elsewhere\n{line}\n")
+    (cgroup / folder).mkdir(parents=True)
+    (cgroup / folder / limit).write_text(f"{64 << 20}\n")
+    (cgroup / folder / used).write_text(f"{60 << 20}\n")
+    assert (machine.total_memory(), machine.available_memory()) == (64 << 20, 4 << 20)
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n", "0::/../..\n", "0::/not/there\n", "::\n", "\udcff"])
+def test_what_is_no_group_is_passed_over(cgroup: Path, text: str) -> None:
+    (cgroup / "own").write_text(text, errors="surrogateescape")
+    assert machine.total_memory() == OF_THE_MACHINE

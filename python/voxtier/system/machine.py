@@ -6,16 +6,15 @@ The kernel gives numbers of ended processes to new ones: number and start togeth
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _UNKNOWN_MEMORY = 4 << 30
-_CGROUP = Path("/sys/fs/cgroup")
-# Limit and use of memory, of version 2 and of version 1.
-_CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_OWN_CGROUP = re.compile(r"^\d+:([^:]*):(/.*)$", re.MULTILINE)
 
 
 def is_alive(pid: int) -> bool:
@@ -62,7 +61,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def total_memory() -> int:
-    """Return the bytes of memory: the machine's, or fewer where the cgroup of a container has a limit."""
+    """Return the bytes of memory: the machine's, or fewer under the limit of a container, job or service."""
     sizes = [limit for limit, _ in _cgroup_limits()]
     try:
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -72,7 +71,7 @@ def total_memory() -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes that new processes may use: what the kernel estimates, or the cgroup has left."""
+    """Return the bytes that new processes may use: what the kernel estimates, or a limit has left."""
     sizes = [max(0, limit - used) for limit, used in _cgroup_limits()]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -83,10 +82,29 @@ def available_memory() -> int:
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
+    """Return limit and use of each control group that this process is in: its own, and those around it."""
     found = []
-    for limit, used in _CGROUP_FILES:
+    for folder, limit, used in _cgroups():
         try:
-            found.append((int((_CGROUP / limit).read_text()), int((_CGROUP / used).read_text())))
+            found.append((int((folder / limit).read_text()), int((folder / used).read_text())))
         except (OSError, ValueError):  # "max" means no limit
             continue
     return found
+
+
+def _cgroups() -> Iterator[tuple[Path, str, str]]:
+    """Yield their folders, and the names of the files of limit and use: of version 2, of version 1."""
+    try:
+        lines = _OWN_CGROUP.findall(_OWN_CGROUPS.read_text(errors="replace"))
+    except OSError:
+        lines = []
+    # A container often shows its own group as the root, whatever the line says.
+    own = {"": "/", "memory": "/"} | {name: path for names, path in lines for name in names.split(",")}
+    for version, folder, limit, used in (
+        ("", _CGROUPS, "memory.max", "memory.current"),
+        ("memory", _CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        yield folder, limit, used
+        for part in own[version].strip("/").split("/"):
+            folder /= part
+            yield folder, limit, used
