@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from uuid import UUID
 
+import psycopg
 import pytest
 
 from fixtures.stored_frames import read_index, read_records, restore_index, write_index, write_records
 from fixtures.versions import VERSIONS, as_json, thaw
+from frames.store.rows.index_rows import NOW, TABLE, ask
+from voxtier._core import file_key
+from voxtier.frames import LakebaseUtils, TableResult
+from voxtier.frames.store.search_index import SearchIndex
+from voxtier.frames.store.store import FrameStore
+
+PATHS = ["/a/b/1.dcm", "/a/b/2.dcm", "/1", "x", "s3://bücket/ä/é\n/1", "/a\\b/\\x41/%s"]
+# Each row that a key names, and what it says of its file, by the file.
+ROWS = [
+    f"""SELECT name, path, {columns} FROM {table} AS t JOIN voxtier.{named} USING (key)
+        JOIN voxtier.source ON source.source_id = {named}.source_id ORDER BY 1, 2, 3"""
+    for table, columns, named in (
+        ("voxtier.file_stats", "access_count, last_used_at", "file"),
+        ("voxtier.file_stats", "access_count, last_used_at", "claim"),
+        ("voxtier.slide_map", "map", "file"),
+        ("voxtier.claimed_frame", "frame, start_pos", "claim"),
+        ("voxtier_search.instance", "header_id", "file"),
+    )
+]
+# What else a migration of keys might lose.
+SCHEMA = (
+    "SELECT indexdef FROM pg_indexes WHERE schemaname LIKE 'voxtier%%' ORDER BY 1",
+    """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE conrelid::regclass::text LIKE 'voxtier%%' ORDER BY 1, 2""",
+    "SELECT tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1",
+    "SELECT proname FROM pg_proc WHERE pronamespace = 'voxtier'::regnamespace ORDER BY 1",
+)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -34,3 +64,69 @@ def test_todays_records_and_index_hold_what_the_newest_fixtures_hold(tmp_path: P
     assert as_json(read_records(new)) == thaw(VERSIONS[-1], "records", tmp_path)[1]
     write_index(new, dsn)
     assert as_json(read_index(dsn)) == thaw(VERSIONS[-1], "index", tmp_path)[1]
+
+
+def test_keys_of_an_older_version_are_made_anew_wherever_they_stand(dsn: str) -> None:
+    fill(dsn)
+    before = {question: ask(dsn, question) for question in (*ROWS, *SCHEMA)}
+    assert all(before[question] for question in ROWS)
+    make_keys_old(dsn)
+    with FrameStore(dsn) as store:
+        for source in ("s", "t"):
+            assert store.get_many(source, PATHS) == [TABLE] * len(PATHS)
+        assert store.slide_maps("s", PATHS) == {PATHS[0]: b"map"}
+        assert {question: ask(dsn, question) for question in before} == before
+        assert store.delete("s", PATHS) == len(PATHS)
+        assert ask(dsn, "SELECT FROM voxtier.slide_map") == ask(dsn, "SELECT FROM voxtier_search.instance") == []
+
+
+def fill(dsn: str) -> None:
+    """Write two sources, and to every table that has keys."""
+    with FrameStore(dsn) as store, LakebaseUtils(dsn=dsn, uc_table_name="c") as lakebase:
+        for source in ("s", "t"):
+            store.upsert(source, [TableResult(path, TABLE, None) for path in PATHS])
+            keys = [file_key(source, path) for path in PATHS[::2]]
+            store.touch(keys, range(1, 4), [NOW] * 3)
+        assert store.keep_slide_maps("s", {PATHS[0]: b"map"}) == {PATHS[0]}
+        ranges = [{"frame_number": n, "start_pos": n, "end_pos": 9, "pixel_data_pos": 0} for n in range(2)]
+        for path in PATHS:
+            lakebase.insert_frame_ranges(path, ranges)
+        lakebase.touch_frame_ranges_batch([PATHS[1]])
+        SearchIndex(store).switch_on("s")
+        store.query(
+            """INSERT INTO voxtier_search.header (source_id, digest, attributes, names)
+            SELECT source_id, '', '{}', '{}' FROM voxtier.source WHERE name = 's' RETURNING 1""",
+            (),
+        )
+        store.query(
+            """INSERT INTO voxtier_search.instance (key, header_id, is_read, attributes)
+            SELECT key, header_id, true, '{}' FROM voxtier.file JOIN voxtier_search.header USING (source_id)
+            RETURNING 1""",
+            (),
+        )
+
+
+def make_keys_old(dsn: str) -> None:
+    """Give every row the key of schema versions 1 to 7, and the database the last of them."""
+    references = {
+        "voxtier.slide_map": "voxtier.file",
+        "voxtier_search.instance": "voxtier.file",
+        "voxtier.claimed_frame": "voxtier.claim",
+    }
+    with psycopg.connect(dsn) as connection:
+        connection.execute("ALTER TABLE voxtier.file DISABLE TRIGGER USER")
+        for table in references:
+            name = f"{table.partition('.')[2]}_key_fkey"
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
+        for source in ("s", "t", "c"):
+            for path in PATHS:
+                old = hashlib.blake2b(f"{source}\0{path}".encode(), digest_size=16).digest()
+                keys = UUID(bytes=old), UUID(bytes=file_key(source, path))
+                for table in ("voxtier.file", "voxtier.claim", "voxtier.file_stats", *references):
+                    connection.execute(f"UPDATE {table} SET key = %s WHERE key = %s".encode(), keys)
+        for table, other in references.items():
+            connection.execute(
+                f"ALTER TABLE {table} ADD FOREIGN KEY (key) REFERENCES {other} ON DELETE CASCADE".encode()
+            )
+        connection.execute("ALTER TABLE voxtier.file ENABLE TRIGGER USER")
+        connection.execute("DELETE FROM voxtier.schema_version WHERE version = 8")

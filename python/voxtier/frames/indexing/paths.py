@@ -21,8 +21,8 @@ _SORTED = 10_000
 class Shard(NamedTuple):
     """One of `shares` shares of the files of a source, `number` from 1: each file is in exactly one.
 
-    A share is a range of the keys of files, whatever runs there are and however they name a file: runs of
-    different shares write to different places of the index.
+    A share is told by a file's key, whatever runs there are and however they name the file, and so are all
+    files of one folder divided.
     """
 
     number: int
@@ -45,7 +45,8 @@ class Shard(NamedTuple):
 
     def holds(self, source: str, path: str) -> bool:
         """Return whether a file, by its absolute path, is in this share."""
-        place = int.from_bytes(file_key(source, path)[:4], "big")
+        # Not the first four, which are the same for all files of a folder.
+        place = int.from_bytes(file_key(source, path)[4:8], "big")
         return place * self.shares >> 32 == self.number - 1
 
 

@@ -4,11 +4,9 @@
 //! preload) or as a value of type `record` in binary form (look-ups): both hold the same fields.
 
 mod fields;
+mod key;
 #[cfg(test)]
 mod tests;
-
-use blake2::digest::consts::U16;
-use blake2::{Blake2b, Digest};
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Etag, Fingerprint};
@@ -16,6 +14,8 @@ use crate::dicom::PARSER_VERSION;
 use crate::frames::attributes::Attributes;
 use crate::frames::packed;
 use crate::frames::table::{FrameTable, Kind, Method, OffsetsIn, Status, Verified};
+
+pub use key::key;
 
 use fields::{Writer, bad, int, member, note_set, number, short, take, take_field, text};
 
@@ -86,15 +86,6 @@ pub struct Row<'a> {
     pub outcome: Result<FrameTable>,
     /// Last access that the database knows of, µs since 1970; 0 for none.
     pub used_at: i64,
-}
-
-/// The 16-byte key of a file: BLAKE2b-128 of the source's name, a NUL and the path.
-pub fn key(source: &str, path: &[u8]) -> [u8; 16] {
-    let mut digest = Blake2b::<U16>::new();
-    digest.update(source.as_bytes());
-    digest.update([0]);
-    digest.update(path);
-    digest.finalize().into()
 }
 
 /// The status of a file that was refused. Refused grouping has one of its own: the file is sound, but

@@ -156,6 +156,16 @@ fn keys_differ_by_source_and_path() {
     assert_eq!(key("s", b"/p"), key("s", b"/p"));
 }
 
+#[test]
+fn keys_of_one_folder_begin_alike() {
+    let folder = |path: &[u8]| key("s", path)[..4].to_vec();
+    assert_eq!(folder(b"/a/b/c"), folder(b"/a/b/d"));
+    assert_eq!(folder(b"c"), folder(b"d"));
+    for other in [b"/a/c".as_slice(), b"/a/b", b"/a/b/c/d", b"c"] {
+        assert_ne!(folder(b"/a/b/c"), folder(other));
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_refused_or_read(at in 0..700_usize, byte in any::<u8>(), as_record in any::<bool>()) {

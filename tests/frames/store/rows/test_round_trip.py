@@ -19,10 +19,11 @@ from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.store import FrameStore
 
 
-def test_the_key_is_blake2b_of_source_nul_path() -> None:
-    path = "/datä/x.dcm"
-    expected = hashlib.blake2b(b"s\xc3\xb6urce\0" + path.encode(), digest_size=16).digest()
-    assert _core.file_key("söurce", path) == expected
+@pytest.mark.parametrize("path", ["/datä/x.dcm", "/x", "x", "s3://b/ü/", "/a\n/b\n", "/" * 2600])
+def test_the_key_is_blake2b_of_source_nul_path_behind_sha256_of_the_folder(path: str) -> None:
+    folder = hashlib.sha256(path[: path.rfind("/") + 1].encode()).digest()
+    digest = hashlib.blake2b(b"s\xc3\xb6urce\0" + path.encode(), digest_size=16).digest()
+    assert _core.file_key("söurce", path) == folder[:4] + digest[4:]
 
 
 def test_every_case_upserted_from_results_comes_back(store: FrameStore, case_files: dict[str, Case]) -> None:
