@@ -104,6 +104,19 @@ impl Error {
     pub fn at(kind: ErrorKind, offset: u64, detail: impl Into<String>) -> Self {
         Self { kind, offset: Some(offset), detail: detail.into(), errno: None }
     }
+
+    /// A refusal for a file that is not there, for whoever asks here.
+    pub fn gone(detail: impl Into<String>) -> Self {
+        Self { errno: Some(rustix::io::Errno::NOENT.raw_os_error()), ..Self::new(ErrorKind::IoError, detail) }
+    }
+
+    /// Whether a file is not there: it was deleted, or its folder was. Anything else that keeps it from being read
+    /// says nothing of the file.
+    pub fn is_gone(&self) -> bool {
+        use rustix::io::Errno;
+        let gone = [Errno::NOENT, Errno::NOTDIR].map(|errno| Some(errno.raw_os_error()));
+        self.kind == ErrorKind::IoError && gone.contains(&self.errno)
+    }
 }
 
 impl From<std::io::Error> for Error {

@@ -6,6 +6,8 @@ use super::walk::{Attribute, Visitor, holds_pixels, walk};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::window::Window;
 use crate::dicom::element::{Element, Encoding, Tag};
+use crate::dicom::pixel_data::encapsulated::walk::walk as fragments;
+use crate::frames::notes::Notes;
 
 /// Where the value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,10 +19,11 @@ pub enum Bulk {
         /// Number of bytes.
         length: u64,
     },
-    /// In another form than that of the file: inflated, little endian, a text in UTF-8 (PS3.18 F.2.2 note 4).
+    /// In another form than that of the file: inflated, little endian, a text in UTF-8 (PS3.18 F.2.2 note 4), the
+    /// fragments of another element than the pixels of the data set joined.
     Bytes(Vec<u8>),
-    /// In Items of fragments (PS3.5 A.4): what is sent are frames.
-    Fragments,
+    /// The pixels of the data set in Items of fragments (PS3.5 A.4): what is sent are frames.
+    Frames,
 }
 
 /// The place of an element: what stands in a `BulkDataURI` behind the part that the caller chose.
@@ -89,7 +92,14 @@ struct Finder {
 impl Finder {
     fn bulk(&self, window: &mut Window<'_>, attribute: &Attribute) -> Result<Option<Bulk>> {
         let Attribute { element, vr, encoding } = attribute;
-        let Some(end) = element.end() else { return Ok(Some(Bulk::Fragments)) };
+        let Some(end) = element.end() else {
+            let is_image = self.path.is_empty() && element.tag == Tag::PIXEL_DATA;
+            return Ok(Some(if is_image {
+                Bulk::Frames
+            } else {
+                Bulk::Bytes(self.joined(window, attribute)?)
+            }));
+        };
         // A value that does not fit its VR is written as UN, which may have a URI.
         let may_be_bulk = may_be_bulk(*vr) || !fits(*vr, element.length) || holds_pixels(element.tag);
         if !may_be_bulk {
@@ -119,11 +129,32 @@ impl Finder {
 
     fn whole(&self, window: &mut Window<'_>, element: &Element) -> Result<Vec<u8>> {
         let length = element.length as usize;
+        self.check_length(element, length)?;
+        Ok(window.peek(element.value, length)?.to_vec())
+    }
+
+    /// The payloads of an icon's fragments, or of a private element's, without the offset table before them.
+    fn joined(&self, window: &mut Window<'_>, attribute: &Attribute) -> Result<Vec<u8>> {
+        let element = &attribute.element;
+        let items = fragments(window.source(), element.value, attribute.encoding, &mut Notes::default())?;
+        if let Some(lost) = items.lost_from() {
+            let detail = format!("the file ends inside {}", element.tag);
+            return Err(Error::at(ErrorKind::ValuePastEnd, lost, detail));
+        }
+        let mut joined = Vec::new();
+        for (start, length) in (1..items.len()).filter_map(|index| items.payload(index)) {
+            self.check_length(element, joined.len() + length as usize)?;
+            joined.extend_from_slice(window.peek(start, length as usize)?);
+        }
+        Ok(joined)
+    }
+
+    fn check_length(&self, element: &Element, length: usize) -> Result<()> {
         if length > self.most_bytes {
             let detail = format!("{} has {length} bytes, more than the limit", element.tag);
             return Err(Error::at(ErrorKind::LimitExceeded, element.position, detail));
         }
-        Ok(window.peek(element.value, length)?.to_vec())
+        Ok(())
     }
 }
 

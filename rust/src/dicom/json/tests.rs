@@ -232,5 +232,31 @@ fn pixels_are_a_range_or_fragments_and_nothing_when_cut() {
     assert_eq!(cut.unwrap_err().kind, ErrorKind::ValuePastEnd);
     let mut compressed = native[..native.len() - 14].to_vec();
     compressed.extend([&[0xFF; 4][..], &item(&[]), &item(&[1, 2])].concat());
-    assert_eq!(found(&compressed, "7FE00010").unwrap(), Some(Bulk::Fragments));
+    assert_eq!(found(&compressed, "7FE00010").unwrap(), Some(Bulk::Frames));
+}
+
+#[test]
+fn fragments_beside_the_image_are_their_own_bytes() {
+    const UNDEFINED: [u8; 4] = [0xFF; 4];
+    let delimiter = [&[0xFE, 0xFF, 0xDD, 0xE0][..], &[0; 4]].concat();
+    let in_items = |tag: u32, payloads: &[&[u8]]| {
+        let head = element(tag, b"OB", &[]);
+        let items: Vec<u8> = [&[][..]].iter().chain(payloads).flat_map(|each| item(each)).collect();
+        [&head[..8], &UNDEFINED[..], &items, &delimiter].concat()
+    };
+    let icon = element(0x0088_0200, b"SQ", &item(&in_items(0x7FE0_0010, &[b"icon", b"ic"])));
+    let content = [
+        in_items(0x0029_1010, &[b"private!"]),
+        in_items(0x0029_1011, &[]),
+        icon,
+        in_items(0x7FE0_0010, &[b"image1", b"image2"]),
+    ]
+    .concat();
+    let bytes = |text: &[u8]| Some(Bulk::Bytes(text.to_vec()));
+    assert_eq!(found(&content, "00291010").unwrap(), bytes(b"private!"));
+    assert_eq!(found(&content, "00291011").unwrap(), bytes(b""));
+    assert_eq!(found(&content, "00880200/1/7FE00010").unwrap(), bytes(b"iconic"));
+    assert_eq!(found(&content, "7FE00010").unwrap(), Some(Bulk::Frames));
+    let limited = find_bulk(&Bytes(&content), "00880200/1/7FE00010", 5, &mut Buffer::default());
+    assert_eq!(limited.unwrap_err().kind, ErrorKind::LimitExceeded);
 }

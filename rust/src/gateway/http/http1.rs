@@ -47,24 +47,34 @@ pub async fn serve(stream: TcpStream, worker: &Worker) -> io::Result<()> {
             Head::Complete(length) => length,
             Head::Ended => return Ok(()),
             Head::Refused(response) => {
-                connection.send(response, false).await?;
+                connection.send(response, true, false).await?;
                 return connection.close_slowly().await;
             }
         };
         let mut received = std::mem::take(&mut connection.buffer);
-        let (response, keep) = answer(received.get(..length).unwrap_or_default(), worker).await;
+        let (response, then) = answer(received.get(..length).unwrap_or_default(), worker).await;
         received.drain(..length);
         connection.buffer = received;
-        let keep = keep && !worker.is_stopping();
-        connection.send(response, keep).await?;
+        let keep = then.keep && !worker.is_stopping();
+        connection.send(response, then.may_chunk, keep).await?;
         if !keep {
             return connection.close_slowly().await;
         }
     }
 }
 
-/// Answers the request whose head is complete; also tells whether the connection may stay.
-async fn answer(head: &[u8], worker: &Worker) -> (Response, bool) {
+/// How a response is sent.
+struct Then {
+    /// Whether in chunks where its length is not known; HTTP/1.0 knows none (RFC 9112 6.1).
+    may_chunk: bool,
+    /// Whether the connection may stay.
+    keep: bool,
+}
+
+const CLOSE: Then = Then { may_chunk: true, keep: false };
+
+/// Answers the request whose head is complete.
+async fn answer(head: &[u8], worker: &Worker) -> (Response, Then) {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let complete = parsed.parse_with_uninit_headers(head, &mut headers);
@@ -72,27 +82,39 @@ async fn answer(head: &[u8], worker: &Worker) -> (Response, bool) {
         (complete, parsed.method, parsed.path)
     else {
         return match complete {
-            Err(httparse::Error::TooManyHeaders) => (too_many_headers(), false),
-            _ => (Response::refusal(400, "bad_request", "this is no HTTP/1.1 request"), false),
+            Err(httparse::Error::TooManyHeaders) => (too_many_headers(), CLOSE),
+            _ => (Response::refusal(400, "bad_request", "this is no HTTP/1.1 request"), CLOSE),
         };
     };
     if target.len() > LONGEST_TARGET {
-        return (target_too_long(), false);
+        return (target_too_long(), CLOSE);
     }
-    let request = Request::new(method, target, parsed.headers);
+    let request = Request::new(method, origin_form(target), parsed.headers);
     let has_body = parsed.headers.iter().any(|header| {
         header.name.eq_ignore_ascii_case("transfer-encoding")
             || header.name.eq_ignore_ascii_case("content-length") && header.value.trim_ascii() != b"0"
     });
     if has_body {
-        return (Response::refusal(413, "request_body", "requests have no body here"), false);
+        return (Response::refusal(413, "request_body", "requests have no body here"), CLOSE);
     }
     let says = |option: &str| {
         let mut options = request.header_lines("connection").flat_map(|line| line.split(','));
         options.any(|each| each.trim().eq_ignore_ascii_case(option))
     };
-    let keep = !says("close") && (parsed.version != Some(0) || says("keep-alive"));
-    (worker.respond(&request).await, keep)
+    let may_chunk = parsed.version != Some(0);
+    let keep = !says("close") && (may_chunk || says("keep-alive"));
+    let response = worker.respond(&request).await;
+    // Without chunks, the end of the connection is the end of the body.
+    let keep = keep && (may_chunk || !response.is_streamed());
+    (response, Then { may_chunk, keep })
+}
+
+/// The path and query of a target that a client wrote as for a proxy (RFC 9112 3.2.2).
+fn origin_form(target: &str) -> &str {
+    let scheme = |name: &str| target.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name));
+    let Some(scheme) = ["http://", "https://"].into_iter().find(|name| scheme(name)) else { return target };
+    let behind = target.get(scheme.len()..).unwrap_or_default();
+    behind.find('/').and_then(|path| behind.get(path..)).unwrap_or("/")
 }
 
 fn too_many_headers() -> Response {
@@ -173,10 +195,10 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, response: Response, keep: bool) -> io::Result<()> {
+    async fn send(&mut self, response: Response, may_chunk: bool, keep: bool) -> io::Result<()> {
         let head = &mut self.head;
         head.clear();
-        let is_chunked = matches!(response.body, Body::Blocks(_) | Body::Files(_));
+        let is_chunked = may_chunk && response.is_streamed();
         write_head(head, &response, keep, is_chunked)?;
         let mut sending = Sending::new(&self.stream);
         match response.body {
@@ -188,11 +210,17 @@ impl Connection {
             }
             Body::Files(mut files) => {
                 while let Some(parts) = files.next_parts().await.map_err(io::Error::other)? {
-                    write!(head, "{:x}\r\n", parts.length())?;
+                    if is_chunked {
+                        write!(head, "{:x}\r\n", parts.length())?;
+                    }
                     sending.write_parts(head, parts).await?;
-                    head.extend(b"\r\n");
+                    if is_chunked {
+                        head.extend(b"\r\n");
+                    }
                 }
-                head.extend(b"0\r\n\r\n");
+                if is_chunked {
+                    head.extend(b"0\r\n\r\n");
+                }
                 sending.write_all(head, &[]).await
             }
             Body::Blocks(mut blocks) => {
@@ -201,12 +229,18 @@ impl Connection {
                     if block.is_empty() {
                         continue; // a chunk of no bytes would end the body
                     }
-                    write!(head, "{:x}\r\n", block.len())?;
+                    if is_chunked {
+                        write!(head, "{:x}\r\n", block.len())?;
+                    }
                     sending.write_all(head, &block).await?;
                     head.clear();
-                    head.extend(b"\r\n");
+                    if is_chunked {
+                        head.extend(b"\r\n");
+                    }
                 }
-                head.extend(b"0\r\n\r\n");
+                if is_chunked {
+                    head.extend(b"0\r\n\r\n");
+                }
                 sending.write_all(head, &[]).await
             }
         }

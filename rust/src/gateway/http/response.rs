@@ -65,6 +65,11 @@ impl Response {
         Self { status: 200, headers, body, length, tier: None }
     }
 
+    /// Whether the body's length is known when it ends, and not before.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.body, Body::Blocks(_) | Body::Files(_))
+    }
+
     /// A refusal: a JSON object with its kind and a sentence. Names no path and no attribute of a patient.
     pub fn refusal(status: u16, kind: &str, detail: &str) -> Self {
         let mut text = String::from("{\"error\":{\"kind\":");

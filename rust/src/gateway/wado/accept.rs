@@ -56,7 +56,7 @@ fn parse(text: &str) -> impl Iterator<Item = MediaRange<'_>> {
 fn media_range(text: &str) -> Option<MediaRange<'_>> {
     let mut parts = split(text, ';');
     let outer = lower_case(parts.next()?.trim());
-    let is_multipart = outer == "multipart/related";
+    let is_multipart = matches!(outer.as_ref(), "multipart/related" | "multipart/*");
     let media_type = if is_multipart { "*/*".into() } else { outer };
     let mut range = MediaRange { is_multipart, media_type, transfer_syntax: None, weight: 1000 };
     for part in parts {
@@ -83,6 +83,16 @@ fn lower_case(text: &str) -> Cow<'_, str> {
 }
 
 impl MediaRange<'_> {
+    /// Whether it takes one of some media types, single or in parts.
+    pub fn takes(&self, media_types: &[&str]) -> bool {
+        let any_subtype = self.media_type.strip_suffix("/*");
+        media_types.iter().any(|wanted| {
+            self.media_type == *wanted
+                || self.media_type == "*/*"
+                || any_subtype.is_some_and(|main| wanted.split('/').next() == Some(main))
+        })
+    }
+
     fn into_owned(self) -> MediaRange<'static> {
         MediaRange {
             is_multipart: self.is_multipart,
@@ -130,7 +140,7 @@ pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Resu
     let mut may_be_single = false;
     for range in ranges {
         let is_any = range.media_type == "*/*";
-        let octets = range.media_type == "application/octet-stream";
+        let octets = matches!(range.media_type.as_ref(), "application/octet-stream" | "application/*");
         let is_natural =
             range.media_type == natural || (range.media_type == "image/*" && natural.starts_with("image/"));
         if !(is_any || octets || is_natural) {
@@ -161,14 +171,7 @@ pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Resu
 
 /// Whether one of the ranges takes a media type, single or in parts.
 pub fn takes(ranges: &[MediaRange<'_>], media_types: &[&str]) -> bool {
-    ranges.iter().any(|range| {
-        let any_subtype = range.media_type.strip_suffix("/*");
-        media_types.iter().any(|wanted| {
-            range.media_type == *wanted
-                || range.media_type == "*/*"
-                || any_subtype.is_some_and(|main| wanted.split('/').next() == Some(main))
-        })
-    })
+    ranges.iter().any(|range| range.takes(media_types))
 }
 
 /// The transfer syntax that is announced: every uncompressed one is sent as Explicit VR Little Endian.
@@ -251,6 +254,16 @@ mod tests {
         assert_eq!(form(bare, LOSSLESS, 1), None);
         assert_eq!(form(bare, JPEG, 1), Some((true, "application/octet-stream")));
         assert_eq!(form(bare, EXPLICIT_LITTLE_ENDIAN, 1), Some((true, "application/octet-stream")));
+    }
+
+    #[test]
+    fn any_subtype_is_as_good_as_a_named_one() {
+        let octets = |is_multipart| Some((is_multipart, "application/octet-stream"));
+        assert_eq!(form("application/*", EXPLICIT_LITTLE_ENDIAN, 1), octets(false));
+        assert_eq!(form("application/*;transfer-syntax=*", LOSSLESS, 1), octets(false));
+        assert_eq!(form("application/*", LOSSLESS, 1), None);
+        assert_eq!(form("multipart/*", JPEG, 2), Some((true, "image/jpeg")));
+        assert_eq!(form("multipart/*, application/*", EXPLICIT_LITTLE_ENDIAN, 2), octets(true));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy, not_found};
-use crate::gateway::wado::accept::{MediaRange, media_ranges, media_type, takes};
+use crate::gateway::wado::accept::{media_ranges, media_type};
 
 /// Longest value that is brought into another form than that of the file.
 const MOST_BYTES: usize = 64 << 20;
@@ -54,7 +54,7 @@ impl Worker {
                 share = Some(kept);
                 (OCTETS, vec![Step::Bytes(bytes)])
             }
-            Ok(Some(Bulk::Fragments)) => match self.stream(scope.source, &found).await {
+            Ok(Some(Bulk::Frames)) => match self.stream(scope.source, &found).await {
                 Ok(Ok(video)) => video,
                 Ok(Err(frames)) if frames > 0 => {
                     let list: Vec<String> = (1..=frames).map(|frame| frame.to_string()).collect();
@@ -100,15 +100,12 @@ fn answer(
     (mut steps, share): (Vec<Step>, Option<Share>),
 ) -> Response {
     let ranges = media_ranges(request);
-    let Some(range) = ranges.iter().find(|&range| takes_one(range, media_type)) else {
+    // As what it is, or as octets.
+    let Some(range) = ranges.iter().find(|range| range.takes(&[media_type, OCTETS])) else {
         let detail = format!("the value is sent as {media_type}");
         return Response::refusal(406, "not_acceptable", &detail);
     };
-    let fingerprint = found.file.source.fingerprint();
-    let mut text = found.file.instance.to_le_bytes().to_vec();
-    text.extend(fingerprint.size.to_le_bytes());
-    text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
-    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
+    let mut text = conditional::state(&found.file);
     text.push(range.is_multipart.into());
     text.extend(place.as_bytes());
     let digest = xxh3_128(&text);
@@ -135,9 +132,4 @@ fn answer(
         .with("Cache-Control", "private, max-age=3600")
         .with("Vary", "Accept");
     conditional::cut(response, &wanted)
-}
-
-/// Whether a media range takes the value: as what it is, or as octets.
-fn takes_one(range: &MediaRange<'_>, media_type: &str) -> bool {
-    takes(std::slice::from_ref(range), &[media_type, OCTETS])
 }

@@ -1,7 +1,21 @@
 //! Conditions and ranges of a request (RFC 9110 13, 14).
 
+use crate::base::source::Source;
+use crate::gateway::files::Opened;
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
+
+/// What an entity tag is made of: the instance, and the state of the file that holds it.
+pub fn state(file: &Opened) -> Vec<u8> {
+    let fingerprint = file.source.fingerprint();
+    let mut text = Vec::with_capacity(128);
+    text.extend(file.instance.to_le_bytes());
+    text.extend(fingerprint.size.to_le_bytes());
+    text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
+    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
+    text
+}
 
 /// Whether If-None-Match names an entity tag: the client has this representation.
 pub fn has_it(request: &Request<'_>, etag: &str) -> bool {

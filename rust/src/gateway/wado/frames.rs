@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::convert::convert;
 use super::{ATTEMPTS, Found, conditional, is_exact, is_worth_a_retry, refusal_of};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Resident, Source};
 use crate::dicom::read::headers_fit;
-use crate::frames::memory::cache::{append_resident, read_frames, read_resident_frames};
+use crate::frames::memory::cache::{append_resident, read_resident_frames};
 use crate::frames::memory::cached::Selected;
 use crate::frames::table::{FrameTable, Kind, Verify};
 use crate::gateway::access::Scope;
@@ -137,14 +138,12 @@ impl Worker {
         multipart: Option<Multipart<'_>>,
     ) -> Result<std::result::Result<Body, Response>> {
         let (file, table) = (&found.file, &selected.table);
-        let width = usize::from(table.image.bits_allocated / 8);
-        let is_swapped = table.transfer_syntax_uid.as_str() == BIG_ENDIAN && width > 1;
+        let is_big_endian = table.transfer_syntax_uid.as_str() == BIG_ENDIAN;
         let is_whole = selected.native.is_none_or(|native| native.frame_bits.is_multiple_of(8));
         let bytes = table.fragments_length();
         let is_file = file.source.file().is_some();
-        if !(is_exact(table) && is_whole && !is_swapped && is_file) {
-            let swapped = is_swapped.then_some(width);
-            return Box::pin(self.converted(file, selected, frames, multipart, swapped)).await;
+        if !(is_exact(table) && is_whole && !is_big_endian && is_file) {
+            return Box::pin(self.converted(file, selected, frames, multipart, is_big_endian)).await;
         }
         if bytes <= MOST_AT_ONCE
             && let Some(whole) = read_at_once(file, table, frames, multipart.as_ref())?
@@ -168,14 +167,14 @@ impl Worker {
         selected: Selected,
         frames: &[u32],
         multipart: Option<Multipart<'_>>,
-        swapped: Option<usize>,
+        is_big_endian: bool,
     ) -> Result<std::result::Result<Body, Response>> {
         let (bytes, most) = (selected.table.fragments_length(), self.shared.budget.longest_answer());
         if bytes > most {
             return Ok(Err(too_large(bytes, most)));
         }
         let Ok((kept, working)) = self.shared.budget.answer(bytes).await else { return Ok(Err(busy())) };
-        let payloads = convert(file, selected, frames, swapped).await?;
+        let payloads = convert(file, selected, frames, is_big_endian).await?;
         drop(working);
         let payloads = payloads.into_iter().map(|bytes| [Step::Bytes(bytes)]);
         let parts = FileParts::new(file.clone(), join(payloads, frames, multipart)).holding(Some(kept));
@@ -273,13 +272,7 @@ const CACHE: &str = "private, max-age=3600";
 
 /// A number that is another whenever the representation is.
 fn digest(file: &Opened, table: &FrameTable, frames: &[u32], form: &FrameForm) -> u128 {
-    let fingerprint = file.source.fingerprint();
-    let mut text = Vec::with_capacity(96 + frames.len() * 4);
-    text.extend(file.instance.to_le_bytes());
-    text.extend(fingerprint.size.to_le_bytes());
-    text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
-    text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
-    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
+    let mut text = conditional::state(file);
     text.extend(table.fragments_length().to_le_bytes());
     text.push(form.is_multipart.into());
     text.extend(form.media_type.as_bytes());
@@ -342,25 +335,4 @@ async fn check_headers(file: &Arc<Opened>, table: &FrameTable) -> Result<()> {
     };
     let wrong = || Error::new(ErrorKind::BadTable, "the table describes other bytes than the file holds");
     if fit { Ok(()) } else { Err(wrong()) }
-}
-
-/// Reads frames whose bytes are not sent as the file holds them: inflated, of several runs, moved to bit 0,
-/// from big to little endian.
-async fn convert(
-    file: &Arc<Opened>,
-    selected: Selected,
-    frames: &[u32],
-    swapped: Option<usize>,
-) -> Result<Vec<Vec<u8>>> {
-    let (file, frames) = (file.clone(), frames.to_vec());
-    blocking(move || {
-        let mut read = file.source.read_now(|source| read_frames(source, &selected.table))?;
-        selected.align(&frames, &mut read);
-        let mut read: Vec<Vec<u8>> = read.into_iter().map(Vec::from).collect();
-        if let Some(width) = swapped {
-            read.iter_mut().for_each(|bytes| bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse));
-        }
-        Ok(read)
-    })
-    .await
 }

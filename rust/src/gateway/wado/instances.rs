@@ -11,46 +11,54 @@ use crate::gateway::http::response::{Body, Response};
 use crate::gateway::http::sequence::FileSequence;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
-use crate::gateway::wado::accept::{media_ranges, takes};
+use crate::gateway::wado::accept::{MediaRange, media_ranges};
 
 impl Worker {
     /// Answers a request for an instance, or for all of a series or study.
     pub async fn instances(&self, request: &Request<'_>, scope: &Scope<'_>, level: Level<'_>) -> Response {
-        let ranges = media_ranges(request);
-        if !takes(&ranges, &["application/dicom"]) {
+        let mut ranges = media_ranges(request);
+        ranges.retain(|range| range.takes(&["application/dicom"]));
+        if ranges.is_empty() {
             return Response::refusal(406, "not_acceptable", "instances are sent as application/dicom");
         }
         if level.instance.is_empty() {
-            return self.many_instances(scope, level).await;
+            return self.many_instances(&ranges, scope, level).await;
         }
         let found = match self.find(scope, level).await {
             Ok(found) => found,
             Err(refusal) => return refusal,
         };
-        let stored = found.file.transfer_syntax.as_str();
-        let fits = ranges.iter().any(|range| {
-            range.transfer_syntax.as_deref().is_none_or(|wanted| wanted == "*" || wanted == stored)
-        });
-        if !fits {
-            let detail = format!("the instance is stored as {stored}: accept it, or transfer-syntax=*");
-            return Response::refusal(406, "not_acceptable", &detail);
-        }
+        let Some(range) = ranges.iter().find(|range| takes_syntax(range, &found.file.transfer_syntax)) else {
+            return stored_otherwise(&found.file.transfer_syntax);
+        };
         if let Err(error) = found.file.source.check_unchanged() {
             self.forget(&found.path);
             return refusal_of(&error);
         }
-        let wants_parts =
-            ranges.iter().find(|range| takes(std::slice::from_ref(range), &["application/dicom"]));
-        let is_single = wants_parts.is_some_and(|range| !range.is_multipart && range.media_type != "*/*");
+        let is_single = !range.is_multipart && range.media_type != "*/*";
         whole(request, &found, is_single)
     }
 
     /// Sends every instance of a series or study as a part.
-    async fn many_instances(&self, scope: &Scope<'_>, level: Level<'_>) -> Response {
+    async fn many_instances(
+        &self,
+        ranges: &[MediaRange<'_>],
+        scope: &Scope<'_>,
+        level: Level<'_>,
+    ) -> Response {
         let files = match self.files_of(scope, level).await {
             Ok(files) => files,
             Err(refusal) => return refusal,
         };
+        if !ranges.iter().any(|range| takes_syntax(range, "")) {
+            // Each is looked at before the first is sent. One that cannot be read breaks the answer off then.
+            for member in &files {
+                let Ok(file) = self.files.take(&member.path).await else { continue };
+                if !ranges.iter().any(|range| takes_syntax(range, &file.transfer_syntax)) {
+                    return stored_otherwise(&file.transfer_syntax);
+                }
+            }
+        }
         let boundary = format!("{:032x}", xxh3_128(format!("{}/{}", level.study, level.series).as_bytes()));
         let content_type = format!("multipart/related; type=\"application/dicom\"; boundary={boundary}");
         let files = FileSequence::new(self.shared.roots.clone(), files, boundary);
@@ -58,14 +66,19 @@ impl Worker {
     }
 }
 
+/// Whether a range takes instances of a transfer syntax; one that names none takes all.
+fn takes_syntax(range: &MediaRange<'_>, stored: &str) -> bool {
+    range.transfer_syntax.as_deref().is_none_or(|wanted| wanted == "*" || wanted == stored)
+}
+
+fn stored_otherwise(stored: &str) -> Response {
+    let detail = format!("the instance is stored as {stored}: accept it, or transfer-syntax=*");
+    Response::refusal(406, "not_acceptable", &detail)
+}
+
 /// One instance, as a body of its own or as the only part of one.
 pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Response {
-    let fingerprint = found.file.source.fingerprint();
-    let mut text = found.file.instance.to_le_bytes().to_vec();
-    text.extend(fingerprint.size.to_le_bytes());
-    text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
-    text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
-    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
+    let mut text = conditional::state(&found.file);
     text.push(is_single.into());
     let digest = xxh3_128(&text);
     let etag = format!("\"{digest:032x}\"");
@@ -73,7 +86,7 @@ pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Re
         return Response::empty(304).with("ETag", etag);
     }
     let part_type = format!("application/dicom;transfer-syntax={}", found.file.transfer_syntax);
-    let mut steps = vec![Step::Range(0, fingerprint.size), Step::Check];
+    let mut steps = vec![Step::Range(0, found.file.source.size()), Step::Check];
     let content_type = if is_single {
         part_type
     } else {

@@ -113,12 +113,7 @@ const VARY: &str = "Accept, Accept-Encoding";
 
 /// Another one whenever the text of a header may be another.
 fn etag(file: &Opened, study: &str, is_zipped: bool) -> String {
-    let fingerprint = file.source.fingerprint();
-    let mut text = file.instance.to_le_bytes().to_vec();
-    text.extend(fingerprint.size.to_le_bytes());
-    text.extend(fingerprint.mtime_ns.unwrap_or(0).to_le_bytes());
-    text.extend(fingerprint.ctime_ns.unwrap_or(0).to_le_bytes());
-    text.extend(fingerprint.etag.as_deref().unwrap_or_default().as_bytes());
+    let mut text = conditional::state(file);
     text.extend(PARSER_VERSION.to_le_bytes());
     text.push(is_zipped.into());
     text.extend(study.as_bytes());
@@ -126,31 +121,37 @@ fn etag(file: &Opened, study: &str, is_zipped: bool) -> String {
     format!("\"{:032x}\"", xxh3_128(&text))
 }
 
-/// Writes the headers of all files as one JSON array; a file that cannot be read is left out.
+/// Writes the headers of all files as one JSON array. What is gone, damaged or another instance now is left out: the
+/// other instances of the series are good. A file that could not be looked at ends the text.
 fn write_all(roots: &Arc<Roots>, files: &[Member], study: &str, out: &mut Blocks) -> Result<()> {
     let mut buffer = Buffer::default();
-    let mut separator: &[u8] = b"[";
+    let (mut separator, mut failure): (&[u8], _) = (b"[", None);
     for member in files {
-        // Damaged, gone or another instance now: the other instances of the series are good.
-        let Ok(file) = files::open_member(roots, member) else { continue };
         let mut begun = false;
-        let written = write_header(&file, study, &mut buffer, &mut |bytes| {
-            if !begun {
-                out.write(separator)?;
-                begun = true;
-            }
-            out.write(bytes)
+        let written = files::open_member(roots, member).and_then(|file| {
+            write_header(&file, study, &mut buffer, &mut |bytes| {
+                if !begun {
+                    out.write(separator)?;
+                    begun = true;
+                }
+                out.write(bytes)
+            })
         });
         match written {
             Ok(()) => separator = b",\n",
-            Err(error) if begun || out.is_closed() => return Err(error),
-            Err(_) => {}
+            Err(error) if begun || out.is_closed() || !is_left_out(&error) => return Err(error),
+            Err(error) => failure = Some(error),
         }
     }
-    if separator == b"[" {
-        out.write(b"[")?;
+    match failure {
+        Some(error) if separator == b"[" => Err(error),
+        _ => out.write(b"]"),
     }
-    out.write(b"]")
+}
+
+/// Whether a file is known to hold no instance of the series now, not only out of reach.
+fn is_left_out(error: &Error) -> bool {
+    error.kind != ErrorKind::IoError || error.is_gone()
 }
 
 /// Passes the header of a file to `sink`. `study` is where the study is.

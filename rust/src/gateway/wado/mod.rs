@@ -3,6 +3,7 @@
 pub mod accept;
 mod bulk_data;
 pub mod conditional;
+mod convert;
 mod frames;
 mod instances;
 mod metadata;
@@ -53,10 +54,10 @@ impl Worker {
         if let Some(path) = self.shared.catalogue.path(name) {
             match self.files.take(&path).await {
                 Ok(file) if file.instance == wanted => {
-                    if self.may_read(scope, &path, level.instance).await? {
-                        return belongs(Found { path, file }, level);
+                    if belongs(&file, level) && self.may_read(scope, &path, level.instance).await? {
+                        return Ok(Found { path, file });
                     }
-                    // Another copy of it may be for these groups.
+                    // Another copy of it may be of this study, or for these groups.
                 }
                 // The file is gone, or another instance lies there now: the index may know a second copy.
                 _ => self.shared.catalogue.forget(name),
@@ -72,9 +73,10 @@ impl Worker {
         if let Some(path) = self.shared.catalogue.path(name)
             && let Ok(file) = self.files.take(&path).await
             && file.instance == wanted
+            && belongs(&file, level)
             && self.may_read(scope, &path, level.instance).await?
         {
-            return belongs(Found { path, file }, level);
+            return Ok(Found { path, file });
         }
         let question = Question::Instance { source: scope.source.to_owned(), uid: level.instance.to_owned() };
         let rows = match self.shared.jobs.ask(question, self.shared.settings.index_time).await {
@@ -86,9 +88,9 @@ impl Worker {
         for path in self.remember(scope.source, &rows, level.instance) {
             match self.files.take(&path).await {
                 Ok(file) if file.instance == wanted => {
-                    if self.may_read(scope, &path, level.instance).await? {
+                    if belongs(&file, level) && self.may_read(scope, &path, level.instance).await? {
                         self.shared.catalogue.put(name, &path);
-                        return belongs(Found { path, file }, level);
+                        return Ok(Found { path, file });
                     }
                 }
                 Ok(_) => {}
@@ -230,21 +232,17 @@ fn bad_uid() -> Response {
     Response::refusal(400, "bad_uid", "a UID has at most 64 digits and points (PS3.5 9.1)")
 }
 
-/// Refuses an instance of another study or series than the address says.
-fn belongs(found: Found, level: Level<'_>) -> Result<Found, Response> {
+/// Whether a file is of the study and series that the address names, where it names them.
+fn belongs(file: &Opened, level: Level<'_>) -> bool {
     let same = |asked: &str, held: u128| asked.is_empty() || uid(asked) == held;
-    if same(level.study, found.file.study) && same(level.series, found.file.series) {
-        Ok(found)
-    } else {
-        Err(not_found(NO_INSTANCE))
-    }
+    same(level.study, file.study) && same(level.series, file.series)
 }
 
 /// The response for what is wrong with a file: its kind and place, never its path.
 fn refusal_of(error: &Error) -> Response {
     let place = error.offset.map_or(String::new(), |offset| format!(" (byte {offset})"));
     let status = match error.kind {
-        ErrorKind::IoError if error.errno == Some(2) => 404,
+        ErrorKind::IoError if error.is_gone() => 404,
         ErrorKind::IoError | ErrorKind::ChangedDuringRead => 503,
         _ => 404,
     };

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,9 @@ def raw(gateway: Gateway, request: bytes) -> bytes:
         (b"GET\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
         (b"GET / HTTP/1.0\r\n\r\n", 200),
+        (b"GET http://elsewhere:80/health HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
+        (b"GET HTTPS://elsewhere HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
+        (b"GET http://elsewhere/nowhere HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
         (b"GET /status HTTP/1.1\r\nA: b\r\n\r\nGET /health HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
     ],
 )
@@ -126,6 +131,20 @@ def test_requests_beyond_the_limits(file: Path, start: Start, request_: bytes, s
     answer = raw(gateway, request_)
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert raw(gateway, b"GET /health HTTP/1.0\r\n\r\n").endswith(b"ok\n")
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(file: Path, start: Start) -> None:
+    """RFC 9112 6.1: what it does not know; the end of the connection is the end of the body."""
+    gateway = start()
+    series = PATH.rpartition("/instances/")[0]
+    for path, option in ((series, "keep-alive"), (f"{series}/metadata", "close"), (PATH, "close")):
+        ask = f"GET {path} HTTP/1.0\r\nConnection: {option}\r\n\r\n"
+        head, _, old = raw(gateway, ask.encode()).partition(b"\r\n\r\n")
+        assert b"chunked" not in head.lower()
+        assert head.startswith(b"HTTP/1.1 200 ")
+        with closing(http.client.HTTPConnection(gateway.host, gateway.port, timeout=30)) as connection:
+            connection.request("GET", path)
+            assert old == connection.getresponse().read()
 
 
 def test_pipelined_requests_are_answered_in_order(file: Path, start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydicom.data import get_testdata_file
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
-from support.builders import MPEG4, Fragments, dicom, element, pattern
+from support.builders import JPEG, MPEG4, Element, Fragments, Items, dicom, element, jpeg, pattern
 from voxtier.frames.store.store import FrameStore
 
 SHIPPED = [
@@ -92,6 +93,52 @@ def test_compressed_pixels_are_their_frames(tmp_path: Path, store: FrameStore, c
     index(store, [write(tmp_path, "a", "1.9")])
     answer = connect().get(f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/7FE00010")
     assert [part for _, part in answer.parts()] == [payload(1), payload(2), payload(3)]
+
+
+def test_fragments_beside_the_image_are_not_its_frames(
+    tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    icon = [element("Rows", 4), element("PixelData", Fragments([pattern(30), pattern(20)]), "OB")]
+    own = [
+        Element(0x00290010, "LO", "ACME"),
+        Element(0x00291010, "OB", Fragments([b"private fragment"])),
+        element("IconImageSequence", Items([icon])),
+        element("PixelData", Fragments([jpeg(20, 1), jpeg(26, 2)])),
+    ]
+    elements = sorted([*described("1.9", frames=2), *own], key=lambda each: each.tag)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom(elements, JPEG).content)
+    index(store, [path])
+    client = connect()
+    instance = instance_path(STUDY, SERIES, "1.9")
+    [header] = json.loads(client.get(f"{instance}/metadata").body)
+    wanted = {"00880200/1/7FE00010": pattern(30) + pattern(20), "00291010": b"private fragment"}
+    found = {"/".join(place): client.get(uri) for uri, place in uris(header)}
+    assert [part for _, part in found.pop("7FE00010").parts()] == [jpeg(20, 1), jpeg(26, 2)]
+    assert {place: answer.body for place, answer in found.items()} == wanted
+
+
+def test_a_value_of_a_replaced_file_has_another_entity_tag(
+    tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    def content(seed: int) -> bytes:
+        return dicom([*described("1.9"), element("PixelData", pattern(16, seed))]).content
+
+    path = tmp_path / "a.dcm"
+    path.write_bytes(content(1))
+    os.utime(path, ns=(1, 1))
+    index(store, [path])
+    uri = f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/7FE00010"
+    old = connect().get(uri)
+    assert old.body == pattern(16, 1)
+    (tmp_path / "new").write_bytes(content(2))
+    os.utime(tmp_path / "new", ns=(1, 1))
+    (tmp_path / "new").replace(path)
+    known = {"If-None-Match": old.headers["etag"]}
+    answer = connect().get(uri, known)  # a gateway that has not opened the old one
+    assert (answer.status, answer.body) == (200, pattern(16, 2))
+    spliced = connect().get(uri, {"Range": "bytes=8-", "If-Range": old.headers["etag"]})
+    assert spliced.status == 200
 
 
 @pytest.mark.parametrize("place", ["00100010", "99990010", "x", "7FE00010/1", "52009230/1/00420011", "", "/"])

@@ -19,7 +19,7 @@ from frames.dicom.cases import CASES
 from frames.gateway.conftest import Begin
 from frames.gateway.serving import STAR, Client, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, described, write
-from support.builders import EXPLICIT_BE, JPEG, dicom, element, pattern
+from support.builders import EXPLICIT_BE, EXPLICIT_LE, JPEG, dicom, element, pattern
 from support.oracles import pydicom_truth
 from voxtier.frames import FrameReader, FrameTable, read_table
 
@@ -71,6 +71,8 @@ TABLE = [
         406,
     ),
     Case("unknown type", FRAME, "image/png", 406),
+    Case("any application type", FRAME, "application/*", 200, {"content-type": f"{OCTETS};transfer-syntax="}),
+    Case("any multipart", f"{PATH}/frames/1,2", "multipart/*", 200, ANY),
     Case("rendered and DICOM types", FRAME, f"image/png, {STAR}", 200, RAW),
     Case("a type in the query", f"{FRAME}?accept=image/jpeg", "text/html", 200, ONE),
     Case("single part", FRAME, "image/jpeg", 200, ONE),
@@ -121,7 +123,22 @@ TABLE = [
     ),
     Case("instance as an image", PATH, "image/jpeg", 406),
     Case("instance of another syntax", PATH, "application/dicom; transfer-syntax=1.2.840.10008.1.2", 406),
+    Case(
+        "instance of another syntax, or a page",
+        PATH,
+        "application/dicom; transfer-syntax=1.2.840.10008.1.2, text/html",
+        406,
+    ),
     Case("series", SERIES_PATH, None, 200, {"transfer-encoding": "chunked"}),
+    Case("series of any syntax", SERIES_PATH, "application/dicom; transfer-syntax=*", 200),
+    # It holds a JPEG file and a native one.
+    Case("series of one syntax", SERIES_PATH, f"application/dicom; transfer-syntax={JPEG.uid}", 406),
+    Case(
+        "series of two syntaxes",
+        SERIES_PATH,
+        f"application/dicom;transfer-syntax={JPEG.uid}, application/dicom;transfer-syntax={EXPLICIT_LE.uid}",
+        200,
+    ),
     Case("series that is not there", f"/dicomweb/studies/{STUDY}/series/1.1", None, 404),
     Case("metadata", f"{PATH}/metadata", JSON, 200, {"content-type": JSON}),
     Case("metadata as JSON", f"{SERIES_PATH}/metadata", "application/json", 200, {"content-type": JSON}),

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from frames.dicom.cases import CASES
 from frames.gateway.conftest import Connect
@@ -63,6 +65,10 @@ def aligned(table: FrameTable, content: bytes, frame: int) -> bytes:
         return np.packbits(unpacked[first : first + bits], bitorder="little").tobytes()
     if table.transfer_syntax_uid == EXPLICIT_BE.uid and table.bits_allocated > 8:
         return np.frombuffer(raw, f">u{table.bits_allocated // 8}").byteswap().tobytes()
+    position = table.pixel_data_pos or 0
+    if table.transfer_syntax_uid == EXPLICIT_BE.uid and content[position + 4 : position + 6] == b"OW":
+        assert len(raw) % 2 == 0
+        return np.frombuffer(raw, ">u2").byteswap().tobytes()
     return raw
 
 
@@ -252,6 +258,60 @@ def test_a_file_that_now_holds_another_instance_is_not_served(
     file.write_bytes(instance("1.10"))
     client = connect()
     assert client.frames(instance_path(STUDY, SERIES, "1.9"), "1").status == 404
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+@pytest.mark.parametrize(
+    ("bits", "frames", "options"),
+    [
+        (8, 1, {"rows": 3, "columns": 3}),
+        (8, 5, {"rows": 4, "columns": 4}),
+        (8, 1, {"rows": 3, "columns": 3, "samples": 3}),
+        (8, 2, {"rows": 3, "columns": 2, "samples": 3}),
+        (1, 1, {"rows": 3, "columns": 8}),
+        (1, 5, {"rows": 8, "columns": 16}),
+    ],
+)
+def test_words_of_big_endian_are_turned_however_few_bits_a_sample_has(
+    tmp_path: Path,
+    store: FrameStore,
+    connect: Connect,
+    vr: str,
+    bits: int,
+    frames: int,
+    options: dict[str, int],
+) -> None:
+    """PS3.5 7.3: OW is words of 16 bits, OB is not."""
+    pixels = options["rows"] * options["columns"] * options.get("samples", 1)
+    little = pattern((pixels * bits * frames + 7) // 8)
+    little += b"\0" * (len(little) % 2)
+    stored = np.frombuffer(little, ">u2").byteswap().tobytes() if vr == "OW" else little
+    path = tmp_path / "a.dcm"
+    attributes = described("1.9", frames=frames, bits=bits, **options)
+    path.write_bytes(dicom([*attributes, element("PixelData", stored, vr)], EXPLICIT_BE).content)
+    index(store, [path])
+    bit_array = np.unpackbits(np.frombuffer(little, np.uint8), bitorder="little")
+    size = pixels * bits
+    wanted = [
+        np.packbits(bit_array[n * size : (n + 1) * size], bitorder="little").tobytes() for n in range(frames)
+    ]
+    client = connect()
+    numbers = list(range(frames, 0, -1))
+    answer = client.frames(instance_path(STUDY, SERIES, "1.9"), ",".join(map(str, numbers)))
+    assert [body for _, body in answer.parts()] == [wanted[number - 1] for number in numbers]
+    bulk = client.get(f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/7FE00010").body
+    assert bulk == little
+
+
+def test_a_big_endian_file_of_pydicom_is_served_as_pydicom_reads_it(
+    tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    path = Path(str(get_testdata_file("SC_rgb_small_odd_big_endian.dcm")))
+    dataset = pydicom.dcmread(path)
+    index(store, [path])
+    uids = dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID
+    [(_, frame)] = connect().frames(instance_path(*uids), "1").parts()
+    assert frame == dataset.pixel_array.tobytes()
 
 
 def test_large_frames_are_sent_whole(tmp_path: Path, store: FrameStore, connect: Connect) -> None:

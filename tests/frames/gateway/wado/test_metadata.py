@@ -64,6 +64,42 @@ def test_a_file_that_is_gone_leaves_the_others(files: list[Path], connect: Conne
     assert [header["00080018"]["Value"] for header in json.loads(answer.body)] == [[UIDS[0]], [UIDS[2]]]
 
 
+def test_a_file_that_cannot_be_looked_at_is_not_left_out(files: list[Path], connect: Connect) -> None:
+    files[1].unlink()
+    files[1].symlink_to(files[1])  # "too many levels", for root too
+    client = connect()
+    series = f"/dicomweb/studies/{STUDY}/series/{SERIES}/metadata"
+    answer = client.get(series)
+    assert (answer.status, json.loads(answer.body)["error"]["kind"]) == (503, "io_error")
+    files[1].unlink()
+    assert len(json.loads(client.get(series).body)) == 2
+
+
+def test_a_series_of_which_nothing_is_left_is_404(files: list[Path], connect: Connect) -> None:
+    for file in files:
+        file.unlink()
+    assert connect().get(f"/dicomweb/studies/{STUDY}/series/{SERIES}/metadata").status == 404
+
+
+def test_an_instance_of_two_studies_is_there_in_both(
+    tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    places = [("1.1", "1.1.1"), ("1.2", "1.2.1"), ("1.1", "1.1.2")]
+    files = []
+    for number, (study, series) in enumerate(places):
+        dataset = pydicom.dcmread(write(tmp_path, str(number), "1.9"))
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
+        dataset.save_as(tmp_path / f"{number}.dcm")
+        files.append(tmp_path / f"{number}.dcm")
+    index(store, files)
+    client = connect()
+    for (study, series), file in [*zip(places, files, strict=True)] * 2:
+        answer = client.get(instance_path(study, series, "1.9"), {"Accept": "application/dicom"})
+        assert (answer.status, answer.body) == (200, file.read_bytes())
+        assert client.frames(instance_path(study, series, "1.9"), "1").status == 200
+    assert client.frames(instance_path("1.2", "1.1.1", "1.9"), "1").status == 404
+
+
 def test_an_unknown_series_is_404(files: list[Path], connect: Connect) -> None:
     client = connect()
     assert client.get(f"/dicomweb/studies/{STUDY}/series/1.9/metadata").status == 404
