@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from io import BytesIO
 
 import pytest
+from pydicom import dcmread
 
 from frames.gateway.serving import Client, instance_path
 from frames.sources.conftest import Bucket
@@ -13,7 +15,11 @@ from frames.sources.images import ct, slide, tile
 from support.object_proxy import Fault
 from voxtier.errors import NotFoundError, SourceError
 from voxtier.frames import FileIndexer, FrameReader, Gateway, index_files, read_many
+from voxtier.frames.gateway.query import parse
+from voxtier.frames.gateway.search import Search
 from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.indexing.search import fill_search_index
+from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore
 
 UID = "2.25.77"
@@ -120,6 +126,22 @@ def test_a_gateway_serves_the_objects_of_its_prefixes(
         assert client.frames(path, "1").status == 503
         assert bucket.proxy.requests == []
         client.connection.close()
+
+
+def test_searches_read_headers_of_objects(bucket: Bucket, store: FrameStore, address: str) -> None:
+    header = dcmread(BytesIO(slide(40, 9000, "bot", UID)), stop_before_pixels=True)
+    query = parse("instances", f"Rows={header.Rows}&SOPClassUID={header.SOPClassUID}")
+    search = Search()
+    bucket.proxy.fault = lambda request: Fault(403, "AccessDenied")
+    assert search.answer(store, "default", query, "") == ([], False)
+    bucket.proxy.fault = None
+    [found], _ = search.answer(store, "default", query, "")
+    assert found["00280011"]["Value"] == [header.Columns]
+    made = SearchIndex(store)
+    made.switch_on("default")
+    list(fill_search_index(made, "default"))
+    assert search.answer(store, "default", query, "") == ([found], False)
+    assert search.counts() == {"index": 1, "headers": 2}
 
 
 def test_a_series_of_objects_is_read_with_many_requests_in_flight(

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from voxtier._core import read_metadata_json
+from voxtier import _core
 from voxtier.errors import FormatError, SourceError
+from voxtier.frames.sources.opening import open_source
 from voxtier.frames.store.search_index import (
     INDEXED_TAGS,
     INSTANCE,
@@ -74,7 +75,7 @@ def read_indexed(path: str, study: str, series: str, instance: str) -> dict[str,
         In the DICOM JSON model; empty where the file cannot be read, or holds another instance now.
     """
     try:
-        header: dict[str, Any] = json.loads(read_metadata_json(path, last_tag=_LAST_TAG))
+        header: dict[str, Any] = json.loads(_core.read_metadata_json(open_source(path), last_tag=_LAST_TAG))
     except (FormatError, SourceError, OSError):
         return {}
     if not is_of(header, study, series, instance):
