@@ -177,8 +177,13 @@ def _search_index(store: FrameStore) -> Iterator[Finding]:
     index = SearchIndex(store)
     for each in index.sources():
         state = "complete" if each.is_complete else "incomplete, headers are read: run `voxtier index`"
+        if each.unread:
+            state += f"; {format_count(each.unread, 'file')} could not be read, `voxtier index` tries again"
+        if index.is_outdated():
+            state = "of another version of voxtier, headers are read: run `voxtier index --search`"
+        is_well = each.is_complete and not each.unread and not index.is_outdated()
         text = f"{each.source}: {each.instances:,} instances of {each.studies:,} studies, {state}"
-        yield Finding("search", "ok" if each.is_complete else "note", text)
+        yield Finding("search", "ok" if is_well else "note", text)
     if size := index.bytes_on_disk():
         rights = "" if index.exists() else ", which this role may not read"
         text = f"schema voxtier_search{rights}: {format_bytes(size)}, names patients"

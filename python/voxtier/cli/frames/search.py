@@ -33,9 +33,22 @@ def fill_search(store: FrameStore, source: str, threads: int) -> None:
     from voxtier.frames.store.search_index import SearchIndex
 
     index = SearchIndex(store)
-    if index.holds(source):
-        count = sum(fill_search_index(index, source, threads=threads))
-        click.echo(f"search index: {format_count(count, 'header')} read", err=True)
+    if index.is_outdated():
+        click.echo(
+            "search index: another version of voxtier made it, and searches read headers instead: "
+            "`voxtier index --search` makes it anew",
+            err=True,
+        )
+    elif index.holds(source):
+        tried = sum(fill_search_index(index, source, threads=threads))
+        [unread] = [each.unread for each in index.sources() if each.source == source]
+        click.echo(f"search index: {format_count(tried - unread, 'header')} read", err=True)
+        if unread:
+            click.echo(
+                f"search index: {format_count(unread, 'header')} could not be read: searches find them by "
+                "their UIDs alone; the next run tries again, and --prune forgets files that are gone",
+                err=True,
+            )
 
 
 @click.command()

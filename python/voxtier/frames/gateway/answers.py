@@ -23,19 +23,25 @@ from voxtier.frames.store.store import FrameStore
 
 _log = logging.getLogger(__name__)
 _DICOM_JSON = "application/dicom+json"
+_MORE = "There are additional results that can be requested"
 _SECONDS = 0.5
 # Requests to stores at the same time: they wait for one another no more than for the index.
 _STORE_THREADS = 32
 
+# Of copies of an instance the first, in the order of paths.
 _FILES = """
-SELECT f.sop_instance_uid, f.path FROM voxtier.file AS f
+SELECT sop_instance_uid, path FROM (
+SELECT DISTINCT ON (f.series_instance_uid, f.sop_instance_uid)
+    f.series_instance_uid, f.sop_instance_uid, f.path
+FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
     AND f.study_instance_uid = %(study)s AND f.error_kind IS NULL AND f.sop_instance_uid IS NOT NULL
     AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(%(study)s, 0)
     AND (%(series)s = '' OR f.series_instance_uid = %(series)s)
     AND (%(groups)s::text[] IS NULL
         OR voxtier.may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
-ORDER BY f.series_instance_uid, f.path
+ORDER BY f.series_instance_uid, f.sop_instance_uid, f.path
+) AS first ORDER BY series_instance_uid, path
 """
 
 
@@ -139,13 +145,8 @@ class Answers:
             refusal = {"error": {"kind": "bad_query", "detail": str(error)}}
             return 400, "application/json", json.dumps(refusal).encode(), None
         found, has_more = self._search.answer(self._index.store, source, parsed, root, groups)
-        warning = None
-        if has_more:
-            warning = "There are additional results that can be requested"
-        elif parsed.is_fuzzy:
-            warning = (
-                "The fuzzymatching parameter is not supported. Only literal matching has been performed."
-            )
+        sentences = [*parsed.warnings, *([_MORE] if has_more else [])]
+        warning = " ".join(sentences) or None
         return (200, _DICOM_JSON, to_json(found), warning) if found else (204, "", b"", warning)
 
 

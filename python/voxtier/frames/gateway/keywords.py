@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _TAGS = {
     "SpecificCharacterSet": "00080005",
@@ -74,3 +75,21 @@ def tag_of(name: str) -> str | None:
         return None
     tag = tag_for_keyword(name)
     return None if tag is None else f"{tag:08X}"
+
+
+def is_parameter(name: str) -> bool:
+    """Return whether a name in a query can only be a parameter, not an attribute that somebody misspelt.
+
+    Parameters begin with a small letter (PS3.18 8.3), keywords of attributes with a capital one, tags with a
+    digit. Keywords in another case are misspelt.
+    """
+    return re.match(r"[a-z_]", name) is not None and name.partition(".")[0].casefold() not in _in_no_case()
+
+
+@lru_cache(maxsize=1)
+def _in_no_case() -> frozenset[str]:
+    try:
+        from pydicom.datadict import keyword_dict
+    except ImportError:
+        return frozenset(keyword.casefold() for keyword in _TAGS)
+    return frozenset(keyword.casefold() for keyword in (*_TAGS, *keyword_dict))

@@ -10,13 +10,26 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.dicom.metadata import read_metadata
-from voxtier.frames.gateway.query import Header, Query, elements, matches
-from voxtier.frames.gateway.statements import from_headers, from_search_index
+from voxtier.frames.gateway.query import (
+    AVAILABILITY,
+    COMPUTED_TAGS,
+    INSTANCES_OF_SERIES,
+    INSTANCES_OF_STUDY,
+    MODALITIES,
+    RETRIEVE_URL,
+    SERIES_OF_STUDY,
+    TRANSFER_SYNTAX,
+    Header,
+    Query,
+    elements,
+    matches,
+)
+from voxtier.frames.gateway.statements import from_headers, from_search_index, next_files
 from voxtier.frames.indexing.search import is_of, read_indexed
 from voxtier.frames.serving.counters import Counters
 from voxtier.frames.sources.address import is_address
@@ -32,8 +45,12 @@ from voxtier.frames.store.search_index import (
 )
 from voxtier.frames.store.store import FrameStore
 
-_MODALITY, _MODALITIES = "00080060", "00080061"
+_MODALITY = "00080060"
 _MOST_HEADERS = 20_000
+# Files that are tried where the first one cannot be read: of a study or series, and series of a search for
+# which that is done. An archive that is away as a whole costs a search no more than this.
+_MOST_TRIED = 10
+_MOST_RESCUED = 50
 
 
 class Row(NamedTuple):
@@ -98,12 +115,12 @@ class Search:
             Whether there are results behind the last one.
         """
         wider = query._replace(limit=query.limit + 1)
-        if groups is None and _is_indexed(query) and SearchIndex(store).is_complete(source):
+        if groups is None and _is_indexed(query) and self._knows(SearchIndex(store), source):
             self._counters.add("index")
             found = _search_index(store, source, wider)
         else:
             self._counters.add("headers")
-            found = self._search_headers(store, source, wider, groups)
+            found = self._search_headers(store, source, wider, root, groups)
         results = [result_of(query, row, header, root) for row, header in found]
         return results[: query.limit], len(results) > query.limit
 
@@ -111,13 +128,39 @@ class Search:
         """Return how many searches the search index answered, and how many the headers of files."""
         return self._counters.read()
 
+    def _knows(self, index: SearchIndex, source: str) -> bool:
+        """Return whether the search index knows a source as well as headers tell it now.
+
+        A file that was away when the search index was filled may be back: of those that could not be read
+        some are tried again. While they still cannot be read, headers would say no more.
+        """
+        if not index.is_complete(source):
+            return False
+        unread = (each for each in index.unread(source, _MOST_TRIED) if is_below(each.path, self._roots))
+        return not any(read_indexed(each.path, each.study, each.series, each.instance) for each in unread)
+
     def _search_headers(
-        self, store: FrameStore, source: str, query: Query, groups: Sequence[str] | None
+        self, store: FrameStore, source: str, query: Query, root: str, groups: Sequence[str] | None
     ) -> Iterator[tuple[Row, Header]]:
         asked = store if groups is None else GroupStore(store, groups)
         statement, parameters = from_headers(source, query, for_groups=groups is not None)
-        passed = 0
-        needs_all = "all" in query.included or not _tags_of(query) <= INDEXED_TAGS | {_MODALITIES}
+        passed = rescued = 0
+        known = INDEXED_TAGS | COMPUTED_TAGS[query.level]
+        needs_all = "all" in query.included or not _tags_of(query) <= known
+
+        def first_header(file: File, uids: dict[str, list[str]], *, needs_all: bool) -> Header:
+            """Return the header of a file, or of the next one of its study or series that can be read."""
+            nonlocal rescued
+            header = self._header(file, needs_all=needs_all)
+            if not header and query.level != "instance" and rescued < _MOST_RESCUED:
+                rescued += 1
+                found = asked.query(
+                    *next_files(source, uids, file.path, _MOST_TRIED, for_groups=groups is not None)
+                )
+                others = (File(path, (mtime or 0, ctime or 0), *of) for path, mtime, ctime, *of in found)
+                header = next(filter(None, (self._header(each, needs_all=needs_all) for each in others)), {})
+            return header
+
         for *fields, paths, states, series, instances in asked.query(statement, parameters):
             row = Row(*fields)
             files = [
@@ -126,10 +169,13 @@ class Search:
                     paths, zip(*states, strict=True), series, instances, strict=True
                 )
             ]
-            header = dict(self._header(files[0], needs_all=needs_all))
+            uids = {STUDY: [row.study]} | ({SERIES: [row.series]} if row.series else {})
+            header = dict(first_header(files[0], uids, needs_all=needs_all))
             if query.level == "study":
-                header[_MODALITIES] = self._modalities(files)
-            if not _fits(header, query):
+                header[MODALITIES] = _modalities(
+                    first_header(file, uids | {SERIES: [file.series]}, needs_all=False) for file in files
+                )
+            if not _fits({**header, **_computed(query, row, header, root)}, query):
                 continue
             passed += 1
             if query.matches and passed <= query.offset:
@@ -138,14 +184,6 @@ class Search:
             query = query._replace(limit=query.limit - 1)
             if not query.limit:
                 return
-
-    def _modalities(self, files: Sequence[File]) -> dict[str, Any]:
-        """Return the modalities of the first file of each series."""
-        found: set[str] = set()
-        for file in {file.series: file for file in reversed(files)}.values():
-            values = self._header(file, needs_all=False).get(_MODALITY, {}).get("Value") or [None]
-            found |= {str(values[0])} if values[0] else set()
-        return {"vr": "CS", "Value": sorted(found)} if found else {"vr": "CS"}
 
     def _header(self, file: File, *, needs_all: bool) -> Header:
         if needs_all:
@@ -160,6 +198,8 @@ class Search:
                 return {}
             header = read_indexed(file.path, file.study, file.series, file.instance)
             text = json.dumps(header, ensure_ascii=False)
+            if not header:  # it could not be looked at, which says nothing of the next time
+                return header
             with self._lock:
                 self._headers[key] = text
                 if len(self._headers) > _MOST_HEADERS:
@@ -180,8 +220,15 @@ def _search_index(store: FrameStore, source: str, query: Query) -> Iterator[tupl
     for *fields, modalities, shared, own in store.query(*from_search_index(source, query)):
         header = {**shared, **(own or {})}
         if query.level == "study":
-            header[_MODALITIES] = {"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"}
+            header[MODALITIES] = {"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"}
         yield Row(*fields), header
+
+
+def _modalities(headers: Iterable[Header]) -> dict[str, Any]:
+    """Return the modalities of series, each by a header of it."""
+    values = [(header.get(_MODALITY, {}).get("Value") or [None])[0] for header in headers]
+    found = sorted({str(value) for value in values if value})
+    return {"vr": "CS", "Value": found} if found else {"vr": "CS"}
 
 
 def _tags_of(query: Query) -> set[str]:
@@ -190,7 +237,7 @@ def _tags_of(query: Query) -> set[str]:
 
 def _is_indexed(query: Query) -> bool:
     """Return whether the search index has everything that a search asks for."""
-    known = SHARED_TAGS | ({_MODALITIES} if query.level == "study" else set())
+    known = SHARED_TAGS | COMPUTED_TAGS[query.level] - {RETRIEVE_URL}
     known |= INDEXED_TAGS if query.level == "instance" else set()
     below = {"study": {SERIES, INSTANCE}, "series": {INSTANCE}, "instance": set()}[query.level]
     is_flat = all(len(tags) == 1 for tags in query.matches)
@@ -236,25 +283,30 @@ def result_of(query: Query, row: Row, header: Header, root: str) -> dict[str, An
     if "all" in query.included:
         wanted |= header.keys() - {"7FE00010"}
     result = {tag: header[tag] for tag in wanted if tag in header}
+    result |= _computed(query, row, header, root)
+    return dict(sorted(result.items()))
+
+
+def _computed(query: Query, row: Row, header: Header, root: str) -> dict[str, Any]:
+    """Return what a result says that is not of one header: UIDs of the index, counts, `COMPUTED_TAGS`."""
+    result = {STUDY: _of("UI", row.study), AVAILABILITY: _of("CS", "ONLINE")}
     url = f"{root}/studies/{row.study}"
-    result[STUDY] = _of("UI", row.study)
-    result["00080056"] = _of("CS", "ONLINE")
     if query.level == "study":
-        result["00201206"] = _of("IS", row.series_count)
-        result["00201208"] = _of("IS", row.instance_count)
-        result[_MODALITIES] = header[_MODALITIES]
+        result[SERIES_OF_STUDY] = _of("IS", row.series_count)
+        result[INSTANCES_OF_STUDY] = _of("IS", row.instance_count)
+        result[MODALITIES] = header[MODALITIES]
     if row.series is not None:
         url += f"/series/{row.series}"
         result[SERIES] = _of("UI", row.series)
         if query.level == "series":
-            result["00201209"] = _of("IS", row.instance_count)
+            result[INSTANCES_OF_SERIES] = _of("IS", row.instance_count)
     if row.instance is not None:
         url += f"/instances/{row.instance}"
         result[INSTANCE] = _of("UI", row.instance)
         if row.transfer_syntax:
-            result["00083002"] = _of("UI", row.transfer_syntax)
-    result["00081190"] = _of("UR", url)
-    return dict(sorted(result.items()))
+            result[TRANSFER_SYNTAX] = _of("UI", row.transfer_syntax)
+    result[RETRIEVE_URL] = _of("UR", url)
+    return result
 
 
 def _of(vr: str, value: str | int) -> dict[str, Any]:

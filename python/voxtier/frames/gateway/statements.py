@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from voxtier.frames.gateway.query import Query
+from voxtier.frames.gateway.query import (
+    AVAILABILITY,
+    INSTANCES_OF_SERIES,
+    INSTANCES_OF_STUDY,
+    MODALITIES,
+    SERIES_OF_STUDY,
+    TRANSFER_SYNTAX,
+    Query,
+)
 from voxtier.frames.store.search_index import INSTANCE, SERIES, SHARED_TAGS, STUDY
 
 _COLUMNS = {STUDY: "study_instance_uid", SERIES: "series_instance_uid", INSTANCE: "sop_instance_uid"}
@@ -22,13 +30,18 @@ WHERE f.source_id = {_SOURCE} AND f.study_instance_uid IS NOT NULL AND f.series_
 _FILES = """array_agg(f.path ORDER BY f.path),
     ARRAY[array_agg(f.mtime_ns ORDER BY f.path), array_agg(f.ctime_ns ORDER BY f.path)],
     array_agg(f.series_instance_uid ORDER BY f.path), array_agg(f.sop_instance_uid ORDER BY f.path)"""
+# Of copies of an instance the first, in the order of paths. To sort keys alone takes half the time.
+_INSTANCES = f"""
+    SELECT DISTINCT ON (f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid) f.key
+    {_FROM} ORDER BY f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.path"""
 # The page first, then what is counted of it. Of a study the first file of each series, in the order of paths.
 _BY_HEADERS = {
     "study": f"""
 WITH page AS (
     SELECT DISTINCT f.study_instance_uid AS study {_FROM} ORDER BY study{{window}}
 ), counted AS (
-    SELECT page.study, min(f.path COLLATE "C") AS path, count(*) AS instances
+    SELECT page.study, min(f.path COLLATE "C") AS path,
+        count(DISTINCT f.sop_instance_uid) AS instances
     FROM page JOIN voxtier.file AS f ON f.study_instance_uid = page.study
         AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(page.study, 0)
     WHERE f.source_id = {_SOURCE} AND f.series_instance_uid IS NOT NULL
@@ -43,7 +56,8 @@ WITH page AS (
     SELECT DISTINCT f.study_instance_uid AS study, f.series_instance_uid AS series
     {_FROM} ORDER BY study, series{{window}}
 ), counted AS (
-    SELECT page.study, page.series, min(f.path COLLATE "C") AS path, count(*) AS instances
+    SELECT page.study, page.series, min(f.path COLLATE "C") AS path,
+        count(DISTINCT f.sop_instance_uid) AS instances
     FROM page JOIN voxtier.file AS f ON f.series_instance_uid = page.series
         AND f.study_instance_uid = page.study
         AND hashtextextended(f.series_instance_uid, 0) = hashtextextended(page.series, 0)
@@ -57,8 +71,14 @@ GROUP BY counted.study, counted.series, counted.instances ORDER BY counted.study
 SELECT f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, 1::bigint, 1::bigint,
     f.transfer_syntax_uid, ARRAY[f.path], ARRAY[ARRAY[f.mtime_ns], ARRAY[f.ctime_ns]],
     ARRAY[f.series_instance_uid], ARRAY[f.sop_instance_uid]
-{_FROM} ORDER BY f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.path{{window}}""",
+FROM ({_INSTANCES}{{window}}) AS page JOIN voxtier.file AS f USING (key)
+ORDER BY f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid""",
 }
+_NEXT = f"""
+SELECT f.path, f.mtime_ns, f.ctime_ns, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
+{_FROM} AND f.path > %(path)s ORDER BY f.path LIMIT %(limit)s"""
+_VISIBLE = " AND voxtier.may_see(f.allowed_groups)"
+_WINDOW = " LIMIT %(limit)s OFFSET %(offset)s"
 
 
 def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, dict[str, Any]]:
@@ -81,40 +101,73 @@ def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, d
         Its parameters.
     """
     parameters: dict[str, Any] = {"source": source, "limit": query.limit, "offset": query.offset}
-    visible = " AND voxtier.may_see(f.allowed_groups)" if for_groups else ""
-    where = _uids("f", query, parameters, hashed=True) + visible
-    window = "" if query.matches else " LIMIT %(limit)s OFFSET %(offset)s"
+    visible = _VISIBLE if for_groups else ""
+    where = _uids("f", query.uids, parameters, hashed=True) + visible
+    window = "" if query.matches else _WINDOW
     return _BY_HEADERS[query.level].format(where=where, window=window, visible=visible), parameters
+
+
+def next_files(
+    source: str, uids: dict[str, list[str]], after: str, limit: int, *, for_groups: bool
+) -> tuple[str, dict[str, Any]]:
+    """Return a statement for the files of UIDs behind a path, in the order of paths, and its parameters.
+
+    Parameters
+    ----------
+    source : str
+        Name of the source.
+    uids : dict
+        UIDs of the files, by the tag of their attribute.
+    after : str
+        The path.
+    limit : int
+        Most files.
+    for_groups : bool
+        See `from_headers`.
+
+    Returns
+    -------
+    str
+        The statement.
+    dict
+        Its parameters.
+    """
+    parameters: dict[str, Any] = {"source": source, "path": after, "limit": limit}
+    where = _uids("f", uids, parameters, hashed=True) + (_VISIBLE if for_groups else "")
+    return _NEXT.format(where=where), parameters
 
 
 _BY_INDEX = {
     "study": f"""
 SELECT s.study_instance_uid, NULL, NULL, s.series, s.instances, NULL, s.modalities, h.attributes, NULL
 FROM voxtier_search.study AS s JOIN voxtier_search.header AS h USING (header_id)
-WHERE s.source_id = {_SOURCE}{{where}}
-ORDER BY s.study_instance_uid LIMIT %(limit)s OFFSET %(offset)s""",
+WHERE s.source_id = {_SOURCE}{{where}}{{matching}}
+ORDER BY s.study_instance_uid{{window}}""",
     "series": f"""
 SELECT s.study_instance_uid, s.series_instance_uid, NULL, 1::bigint, s.instances, NULL, NULL,
     h.attributes, NULL
 FROM voxtier_search.series AS s JOIN voxtier_search.header AS h USING (header_id)
-WHERE s.source_id = {_SOURCE}{{where}}
-ORDER BY s.study_instance_uid, s.series_instance_uid LIMIT %(limit)s OFFSET %(offset)s""",
+WHERE s.source_id = {_SOURCE}{{where}}{{matching}}
+ORDER BY s.study_instance_uid, s.series_instance_uid{{window}}""",
     "instance": f"""
 SELECT s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, 1::bigint, 1::bigint,
     s.transfer_syntax_uid, NULL, h.attributes, i.attributes
-FROM voxtier.file AS s JOIN voxtier_search.instance AS i USING (key)
-    JOIN voxtier_search.header AS h USING (header_id)
-WHERE s.source_id = {_SOURCE} AND s.study_instance_uid IS NOT NULL AND s.series_instance_uid IS NOT NULL
-    AND s.sop_instance_uid IS NOT NULL{{where}}
-ORDER BY s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, s.path
-LIMIT %(limit)s OFFSET %(offset)s""",
+FROM ({_INSTANCES}{{first_window}}) AS page JOIN voxtier.file AS s USING (key)
+    JOIN voxtier_search.instance AS i USING (key) JOIN voxtier_search.header AS h USING (header_id)
+WHERE true{{matching}}
+ORDER BY s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid{{window}}""",
 }
-# What an attribute is looked for in: those of the header, of the instance, or the modalities of the study.
+# What an attribute is looked for in: those of the header, of the instance, or what is computed for the level.
 _HEADER = "h.attributes, h.names"
 _OWN = "i.attributes, '{}'"
-_MODALITIES = (
-    "jsonb_build_object('00080061', jsonb_build_object('vr', 'CS', 'Value', to_jsonb(s.modalities))), '{}'"
-)
+_COMPUTED = {
+    AVAILABILITY: ("CS", "'[\"ONLINE\"]'::jsonb"),
+    MODALITIES: ("CS", "to_jsonb(s.modalities)"),
+    SERIES_OF_STUDY: ("IS", "jsonb_build_array(s.series)"),
+    INSTANCES_OF_STUDY: ("IS", "jsonb_build_array(s.instances)"),
+    INSTANCES_OF_SERIES: ("IS", "jsonb_build_array(s.instances)"),
+    TRANSFER_SYNTAX: ("UI", "jsonb_build_array(s.transfer_syntax_uid)"),
+}
 
 
 def from_search_index(source: str, query: Query) -> tuple[str, dict[str, Any]]:
@@ -135,22 +188,32 @@ def from_search_index(source: str, query: Query) -> tuple[str, dict[str, Any]]:
         Its parameters.
     """
     parameters: dict[str, Any] = {"source": source, "limit": query.limit, "offset": query.offset}
-    where = _uids("s", query, parameters, hashed=query.level == "instance")
+    is_of_files = query.level == "instance"
+    where = _uids("f" if is_of_files else "s", query.uids, parameters, hashed=is_of_files)
+    matching = ""
     for number, ((tag,), wanted) in enumerate(query.matches.items()):
-        place = _MODALITIES if tag == "00080061" else _HEADER if tag in SHARED_TAGS else _OWN
+        place = _computed(tag) if tag in _COMPUTED else _HEADER if tag in SHARED_TAGS else _OWN
         names = [f"{name}{number}" for name in ("tag", "wanted", "pattern", "name")]
         parameters |= zip(names, (tag, wanted, _like(wanted), _like(wanted.casefold())), strict=True)
         given = ", ".join(f"%({name})s" for name in names)
-        where += f" AND voxtier_search.matches({place}, {given})"
-    return _BY_INDEX[query.level].format(where=where), parameters
+        matching += f" AND voxtier_search.matches({place}, {given})"
+    # Where nothing must match, the window is that of the files, so that only their attributes are fetched.
+    is_first = is_of_files and not matching
+    windows = {"first_window": _WINDOW if is_first else "", "window": "" if is_first else _WINDOW}
+    return _BY_INDEX[query.level].format(where=where, matching=matching, **windows), parameters
 
 
-def _uids(table: str, query: Query, parameters: dict[str, Any], *, hashed: bool) -> str:
+def _computed(tag: str) -> str:
+    vr, value = _COMPUTED[tag]
+    return f"jsonb_build_object('{tag}', jsonb_build_object('vr', '{vr}', 'Value', {value})), '{{}}'"
+
+
+def _uids(table: str, uids: dict[str, list[str]], parameters: dict[str, Any], *, hashed: bool) -> str:
     """Return conditions on UIDs; of files by their indexes, which hold hashes."""
     conditions = []
-    for tag, uids in query.uids.items():
+    for tag, given in uids.items():
         column = _COLUMNS[tag]
-        parameters[column] = uids
+        parameters[column] = given
         conditions.append(f"{table}.{column} = ANY (%({column})s::text[])")
         if hashed:
             conditions.append(_HASHED.format(table=table, column=column))

@@ -23,6 +23,8 @@ from voxtier.system.workers import Workers
 
 # Behind it stand pixels and, in a slide, an Item for each frame; none of the attributes that are kept.
 _LAST_TAG = 0x0040FFFF
+# Of a person's name (PS3.5 6.2.1.2), in the order in which ``=`` delimits them.
+_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
 def fill_search_index(index: SearchIndex, source: str, *, threads: int = 4) -> Iterator[int]:
@@ -72,7 +74,8 @@ def read_indexed(path: str, study: str, series: str, instance: str) -> dict[str,
     Returns
     -------
     dict
-        In the DICOM JSON model; empty where the file cannot be read, or holds another instance now.
+        In the DICOM JSON model; empty where the file cannot be read, or holds another instance now. The
+        next try may succeed: only what was read may be kept.
     """
     try:
         header: dict[str, Any] = json.loads(_core.read_metadata_json(open_source(path), last_tag=_LAST_TAG))
@@ -103,12 +106,14 @@ def is_of(header: Mapping[str, Any], study: str, series: str, instance: str) -> 
 
 
 def texts(element: Mapping[str, Any] | None) -> list[str]:
-    """Return the values of an element as text; of a name each of its groups, in no case (`str.casefold`)."""
-    found = []
+    """Return the values of an element as text; a name and each of its groups, in no case (`str.casefold`)."""
+    found: list[str] = []
+    vr = (element or {}).get("vr")
     for value in (element or {}).get("Value", []):
         if isinstance(value, Mapping):
-            groups = value.values() if (element or {}).get("vr") == "PN" else ()
-            found += [str(group).casefold() for group in groups]
+            groups = [str(value.get(each, "")).casefold() for each in _NAME_GROUPS]
+            whole = "=".join(groups).rstrip("=")
+            found += dict.fromkeys([*filter(None, groups), whole]) if vr == "PN" else ()
         else:
             found.append("" if value is None else str(value))
     return found

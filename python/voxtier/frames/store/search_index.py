@@ -36,15 +36,26 @@ TAGS = {
 SHARED_TAGS = frozenset(TAGS["study"] + TAGS["series"])
 INDEXED_TAGS = SHARED_TAGS | set(TAGS["instance"])
 
+# That of search_index.sql: whoever changes a rule there, or what is kept, counts it up in both.
+VERSION = 2
+
+# None where there is none, or this role may not read it. The first version was not written down.
+_VERSION_OF = """
+SELECT CASE WHEN has_schema_privilege(oid, 'USAGE')
+    THEN coalesce(substring(obj_description(oid, 'pg_namespace') FROM '^version ([0-9]+)$')::int, 1) END
+FROM pg_namespace WHERE nspname = 'voxtier_search'
+"""
 _STATE = """
 SELECT s.is_complete FROM voxtier_search.source AS s JOIN voxtier.source AS named USING (source_id)
 WHERE named.name = %s
 """
 _STATES = """
-SELECT named.name, s.is_complete, counted.studies, counted.instances
+SELECT named.name, s.is_complete, counted.studies, counted.instances, unread.files
 FROM voxtier_search.source AS s JOIN voxtier.source AS named USING (source_id),
     LATERAL (SELECT count(*) AS studies, coalesce(sum(instances), 0)::bigint AS instances
-        FROM voxtier_search.study AS t WHERE t.source_id = s.source_id) AS counted
+        FROM voxtier_search.study AS t WHERE t.source_id = s.source_id) AS counted,
+    LATERAL (SELECT count(*) AS files FROM voxtier_search.instance AS i JOIN voxtier.file AS f USING (key)
+        WHERE NOT i.is_read AND f.source_id = s.source_id) AS unread
 ORDER BY named.name
 """
 _BYTES = """
@@ -58,6 +69,12 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
     AND f.study_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL
     AND f.sop_instance_uid IS NOT NULL AND (i.key IS NULL OR NOT i.is_read)
 ORDER BY f.key LIMIT %(limit)s
+"""
+_UNREAD = """
+SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
+FROM voxtier_search.instance AS i JOIN voxtier.file AS f USING (key)
+WHERE NOT i.is_read AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+ORDER BY i.key LIMIT %(limit)s
 """
 _PUT_HEADERS = """
 INSERT INTO voxtier_search.header (source_id, digest, attributes, names)
@@ -110,12 +127,16 @@ class Searched(NamedTuple):
 
 
 class SearchedSource(NamedTuple):
-    """What the search index holds of a source; searches read headers of files until it is complete."""
+    """What the search index holds of a source; searches read headers of files until it is complete.
+
+    Of `unread` files it has only the UIDs, as they could not be read.
+    """
 
     source: str
     is_complete: bool
     studies: int
     instances: int
+    unread: int
 
 
 class SearchIndex:
@@ -132,23 +153,32 @@ class SearchIndex:
 
     def exists(self) -> bool:
         """Return whether the search index was made, and this role may read it."""
-        statement = (
-            "SELECT coalesce(has_schema_privilege(to_regnamespace('voxtier_search')::oid, 'USAGE'), false)"
-        )
-        [(may_use,)] = self.store.query(statement, ())
-        return bool(may_use)
+        return self._version() is not None
+
+    def is_outdated(self) -> bool:
+        """Return whether another version made it: it is not used until `switch_on` makes it anew."""
+        return self._version() not in (None, VERSION)
 
     def holds(self, source: str) -> bool:
         """Return whether a source is to be kept in it."""
-        return self.exists() and bool(self.store.query(_STATE, (source,)))
+        return self._version() == VERSION and bool(self.store.query(_STATE, (source,)))
 
     def is_complete(self, source: str) -> bool:
-        """Return whether it holds every instance of a source as the frame index has it."""
-        return self.exists() and self.store.query(_STATE, (source,)) == [(True,)]
+        """Return whether it has tried every instance of a source as the frame index has it, see `unread`."""
+        return self._version() == VERSION and self.store.query(_STATE, (source,)) == [(True,)]
 
     def sources(self) -> list[SearchedSource]:
         """Return what it holds of each source, by name; nothing where there is no search index to read."""
         return [SearchedSource(*row) for row in self.store.query(_STATES, ())] if self.exists() else []
+
+    def unread(self, source: str, limit: int) -> list[Unsearched]:
+        """Return instances of a source whose files could not be read, in the order of their keys."""
+        rows = self.store.query(_UNREAD, {"source": source, "limit": limit})
+        return [Unsearched(key.bytes, *rest) for key, *rest in rows]
+
+    def _version(self) -> int | None:
+        rows = self.store.query(_VERSION_OF, ())
+        return rows[0][0] if rows else None
 
     def bytes_on_disk(self) -> int:
         """Return the size of its tables and their indexes; 0 where the database has none."""
@@ -158,17 +188,25 @@ class SearchIndex:
     def switch_on(self, source: str) -> None:
         """Make the search index where there is none, and have it hold a source from now on.
 
+        One of an older version is made anew: it holds the same sources and nothing of them, until
+        `fill_search_index` has read them.
+
         Raises
         ------
         ConfigError
-            The role may not make it: it must own the schema of the frame index.
+            The role may not make it: it must own the schema of the frame index. Or a newer version made it.
         """
+        version = self._version() or 0
+        if version > VERSION:
+            raise ConfigError(
+                f"the search index has version {version}, this voxtier knows {VERSION}: upgrade voxtier"
+            )
 
         def work(connection: Connection) -> None:
             with connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(1987541345)")
-                found = connection.execute("SELECT to_regnamespace('voxtier_search')").fetchone()
-                if found == (None,):
+                made = connection.execute(_VERSION_OF.encode()).fetchone()
+                if made is None or (made[0] is not None and made[0] < VERSION):
                     connection.execute(_schema().encode())
                 connection.execute(
                     b"INSERT INTO voxtier.source (name) VALUES (%s) ON CONFLICT DO NOTHING", (source,)

@@ -1,15 +1,18 @@
 -- The search index: what QIDO-RS returns of each instance (PS3.18 tables 10.6.3-3 to -5), which is patient data.
 -- A schema of its own, on which the roles of the frame index have no right. Dropping it removes all of it.
 
-CREATE SCHEMA voxtier_search;
+-- It can be run again: what an older version made becomes what this one makes, and roles keep their rights.
 
-CREATE TABLE voxtier_search.source (
+CREATE SCHEMA IF NOT EXISTS voxtier_search;
+COMMENT ON SCHEMA voxtier_search IS 'version 2';
+
+CREATE TABLE IF NOT EXISTS voxtier_search.source (
     source_id int PRIMARY KEY,
     is_complete boolean NOT NULL DEFAULT false  -- every instance of the frame index has its row here
 );
 
 -- Attributes of study and series as one file has them; most files of a series share a row.
-CREATE TABLE voxtier_search.header (
+CREATE TABLE IF NOT EXISTS voxtier_search.header (
     header_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     source_id int NOT NULL,
     digest bytea NOT NULL,
@@ -18,25 +21,25 @@ CREATE TABLE voxtier_search.header (
     UNIQUE (source_id, digest)
 );
 
-CREATE TABLE voxtier_search.instance (
+CREATE TABLE IF NOT EXISTS voxtier_search.instance (
     key uuid PRIMARY KEY REFERENCES voxtier.file ON DELETE CASCADE,
     header_id bigint NOT NULL REFERENCES voxtier_search.header,
     is_read boolean NOT NULL,                   -- false: the file could not be read, and is tried again
     attributes jsonb NOT NULL
 );
-CREATE INDEX instance_header ON voxtier_search.instance (header_id);
-CREATE INDEX instance_unread ON voxtier_search.instance (key) WHERE NOT is_read;
+CREATE INDEX IF NOT EXISTS instance_header ON voxtier_search.instance (header_id);
+CREATE INDEX IF NOT EXISTS instance_unread ON voxtier_search.instance (key) WHERE NOT is_read;
 
-CREATE TABLE voxtier_search.series (
+CREATE TABLE IF NOT EXISTS voxtier_search.series (
     source_id int,
     study_instance_uid text COLLATE "C",
     series_instance_uid text COLLATE "C",
-    header_id bigint NOT NULL,                  -- of its first file, in the order of paths
+    header_id bigint NOT NULL,                  -- of its first file that was read, in the order of paths
     instances bigint NOT NULL,
     PRIMARY KEY (source_id, study_instance_uid, series_instance_uid)
 );
 
-CREATE TABLE voxtier_search.study (
+CREATE TABLE IF NOT EXISTS voxtier_search.study (
     source_id int,
     study_instance_uid text COLLATE "C",
     header_id bigint NOT NULL,
@@ -46,8 +49,8 @@ CREATE TABLE voxtier_search.study (
     PRIMARY KEY (source_id, study_instance_uid)
 );
 
--- Counts the series and instances of studies anew. One transaction at a time for each source.
-CREATE FUNCTION voxtier_search.refresh(in_source int, studies text[]) RETURNS void
+-- Counts the series and instances of studies anew, copies of an instance once. One transaction at a time for each source.
+CREATE OR REPLACE FUNCTION voxtier_search.refresh(in_source int, studies text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1987541345, in_source);
@@ -55,7 +58,8 @@ BEGIN
     DELETE FROM voxtier_search.study AS s WHERE s.source_id = in_source AND s.study_instance_uid = ANY (studies);
     INSERT INTO voxtier_search.series
     SELECT in_source, f.study_instance_uid, f.series_instance_uid,
-        (array_agg(i.header_id ORDER BY f.path COLLATE "C"))[1], count(*)
+        (array_agg(i.header_id ORDER BY i.is_read DESC, f.path COLLATE "C"))[1],
+        count(DISTINCT f.sop_instance_uid)
     FROM voxtier.file AS f JOIN voxtier_search.instance AS i USING (key)
     WHERE f.source_id = in_source AND f.study_instance_uid = ANY (studies)
         AND hashtextextended(f.study_instance_uid, 0)
@@ -68,7 +72,7 @@ BEGIN
          WHERE f.source_id = in_source AND f.study_instance_uid = s.study_instance_uid
             AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(s.study_instance_uid, 0)
             AND f.series_instance_uid IS NOT NULL AND f.sop_instance_uid IS NOT NULL
-         ORDER BY f.path COLLATE "C" LIMIT 1),
+         ORDER BY i.is_read DESC, f.path COLLATE "C" LIMIT 1),
         coalesce(array_agg(DISTINCT h.attributes #>> '{00080060,Value,0}' COLLATE "C")
             FILTER (WHERE h.attributes #>> '{00080060,Value,0}' <> ''), '{}'),
         count(*), sum(s.instances)
@@ -79,7 +83,7 @@ END
 $$;
 
 -- Removes what is known of instances.
-CREATE FUNCTION voxtier_search.forget(in_source int, keys uuid[], studies text[]) RETURNS void
+CREATE OR REPLACE FUNCTION voxtier_search.forget(in_source int, keys uuid[], studies text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     IF cardinality(keys) = 0 THEN
@@ -96,7 +100,7 @@ $$;
 
 -- What changes in the frame index changes here, whoever writes it: with the rights of the owner, as a role that
 -- writes frames has none here.
-CREATE FUNCTION voxtier_search.after_insert() RETURNS trigger
+CREATE OR REPLACE FUNCTION voxtier_search.after_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM FROM voxtier_search.source AS s WHERE s.source_id IN (SELECT source_id FROM added) FOR KEY SHARE;
@@ -106,7 +110,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION voxtier_search.after_update() RETURNS trigger
+CREATE OR REPLACE FUNCTION voxtier_search.after_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     of_source int;
@@ -133,7 +137,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION voxtier_search.after_delete() RETURNS trigger
+CREATE OR REPLACE FUNCTION voxtier_search.after_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     of_source int;
@@ -150,16 +154,16 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER search_insert AFTER INSERT ON voxtier.file REFERENCING NEW TABLE AS added
+CREATE OR REPLACE TRIGGER search_insert AFTER INSERT ON voxtier.file REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_insert();
-CREATE TRIGGER search_update AFTER UPDATE ON voxtier.file REFERENCING OLD TABLE AS gone NEW TABLE AS added
+CREATE OR REPLACE TRIGGER search_update AFTER UPDATE ON voxtier.file REFERENCING OLD TABLE AS gone NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_update();
-CREATE TRIGGER search_delete AFTER DELETE ON voxtier.file REFERENCING OLD TABLE AS gone
+CREATE OR REPLACE TRIGGER search_delete AFTER DELETE ON voxtier.file REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_delete();
 
 -- Whether an attribute matches a value (PS3.4 C.2.2.2): its own text, or a pattern of LIKE, each for names of
 -- persons in no case. The same rules as those of searches that read headers.
-CREATE FUNCTION voxtier_search.matches(
+CREATE OR REPLACE FUNCTION voxtier_search.matches(
     attributes jsonb, names jsonb, tag text, wanted text, pattern text, name_pattern text) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -169,21 +173,39 @@ DECLARE
         ELSE ARRAY(SELECT CASE jsonb_typeof(value) WHEN 'null' THEN '' ELSE value #>> '{}' END
             FROM jsonb_array_elements(coalesce(attributes -> tag -> 'Value', '[]')) AS value
             WHERE jsonb_typeof(value) <> 'object') END;
-    first text := split_part(wanted, '-', 1);
-    last text := substr(wanted, length(first) + 2);
+    number_form CONSTANT text := '^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?$';
+    utc_offset CONSTANT text :=
+        '(?:-(?:0[0-9]|1[01])[0-5][0-9]|-1200|\+(?:0[0-9]|1[0-3])[0-5][0-9]|\+1400)';
+    bounds text[];
 BEGIN
-    IF vr IN ('DA', 'TM', 'DT') AND position('-' IN wanted) > 0 AND NOT (vr = 'DT' AND wanted ~ '[+-][0-9]{4}$') THEN
-        RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE (first = '' OR value COLLATE "C" >= first)
-            AND (last = '' OR value COLLATE "C" <= last || '~'));
-    ELSIF vr IN ('DA', 'TM', 'DT', 'IS', 'DS', 'US', 'UL', 'SS', 'SL') THEN
-        RETURN wanted = ANY (given);
-    ELSIF wanted ~ '^\*+$' THEN
+    IF wanted ~ '^\*+$' THEN
         RETURN true;
+    ELSIF vr IN ('DA', 'TM', 'DT') THEN
+        IF vr <> 'DT' THEN
+            bounds := regexp_match(wanted, '^([^-]*)-(.*)$');
+        ELSIF wanted !~ ('^[0-9.]+' || utc_offset || '$') THEN
+            bounds := regexp_match(wanted, '^([0-9.]*' || utc_offset || '?)-(.*)$');
+        END IF;
+        IF bounds IS NULL THEN
+            RETURN wanted = ANY (given);
+        END IF;
+        RETURN EXISTS (SELECT FROM unnest(given) AS value
+            WHERE (bounds[1] = '' OR value COLLATE "C" >= bounds[1])
+                AND (bounds[2] = '' OR value COLLATE "C" <= bounds[2] || '~'));
+    ELSIF vr IN ('IS', 'DS', 'US', 'UL', 'SS', 'SL') THEN
+        RETURN wanted = ANY (given) OR (wanted ~ number_form AND EXISTS (SELECT FROM unnest(given) AS value
+            WHERE CASE WHEN value ~ number_form THEN value::numeric = wanted::numeric END));
     END IF;
     IF cardinality(given) = 0 THEN
         given := ARRAY[''];
     END IF;
-    RETURN EXISTS (SELECT FROM unnest(given) AS value
-        WHERE value LIKE CASE WHEN vr = 'PN' THEN name_pattern ELSE pattern END);
+    RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE value LIKE ANY (CASE vr
+        WHEN 'PN' THEN ARRAY[name_pattern]
+        WHEN 'UI' THEN array_remove(string_to_array(replace(pattern, '\\', ','), ','), '')
+        ELSE ARRAY[pattern] END));
 END
 $$;
+
+-- What another version kept is read anew.
+TRUNCATE voxtier_search.instance, voxtier_search.header, voxtier_search.series, voxtier_search.study;
+UPDATE voxtier_search.source SET is_complete = false;

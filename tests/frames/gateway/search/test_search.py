@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from pydicom.dataset import Dataset
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import Answer, Client, index
+from voxtier.errors import ConfigError
+from voxtier.frames.gateway.query import matches, parse
 from voxtier.frames.store.store import FrameStore
 
 SHIPPED = [
@@ -105,7 +107,7 @@ def test_results_hold_the_attributes_of_the_files(files: list[Dataset], connect:
 
 
 @pytest.mark.parametrize(
-    ("query", "matches"),
+    ("query", "is_matched"),
     [
         ("PatientName=M*ller*", lambda file: str(file.get("PatientName", "")).startswith("Müller")),
         ("PatientName=m%C3%BCller%5E%C3%A4nne%202", lambda file: file.get("PatientName") == "Müller^Änne 2"),
@@ -122,9 +124,37 @@ def test_results_hold_the_attributes_of_the_files(files: list[Dataset], connect:
         ("StudyInstanceUID=1.2.3.1&Modality=MR", lambda _: False),
     ],
 )
-def test_matching(files: list[Dataset], connect: Connect, query: str, matches: Any) -> None:
+def test_matching(files: list[Dataset], connect: Connect, query: str, is_matched: Any) -> None:
     found = search(connect(), f"instances?{query}")
-    assert set(values(found, "00080018")) == {file.SOPInstanceUID for file in files if matches(file)}
+    assert set(values(found, "00080018")) == {file.SOPInstanceUID for file in files if is_matched(file)}
+
+
+def test_lists_of_uids_lone_wildcards_numbers_and_computed_attributes(
+    files: list[Dataset], connect: Connect
+) -> None:
+    client = connect()
+    cases: list[tuple[str, Any]] = [
+        ("SOPClassUID=1.2.840.10008.5.1.4.1.1.2,1.2", lambda file: file.SOPClassUID.endswith(".1.1.2")),
+        ("SOPClassUID=1.2%5C1.2.840.10008.5.1.4.1.1.4", lambda file: file.SOPClassUID.endswith(".1.1.4")),
+        ("FrameOfReferenceUID=1.2,1.3", lambda _: False),
+        ("StudyDate=*", lambda _: True),
+        ("SeriesNumber=*", lambda _: True),
+        ("InstanceNumber=**", lambda _: True),
+        ("InstanceNumber=05", lambda file: file.get("InstanceNumber") == 5),
+        ("SliceThickness=5.0", lambda file: file.get("SliceThickness") == 5),
+        ("Modality.PatientID=1", lambda _: False),
+        ("PatientName.PatientID=A", lambda _: False),
+        ("Rows.Columns=1", lambda _: False),
+        ("InstanceAvailability=ONLINE", lambda _: True),
+        ("InstanceAvailability=OFFLINE", lambda _: False),
+        (
+            "AvailableTransferSyntaxUID=1.2.840.10008.1.2.1,1.2",
+            lambda file: file.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1",
+        ),
+    ]
+    for query, is_matched in cases:
+        wanted = {file.SOPInstanceUID for file in files if is_matched(file)}
+        assert set(values(search(client, f"instances?{query}"), "00080018")) == wanted, query
 
 
 @pytest.mark.parametrize("condition", ["", "Modality=CT&"])
@@ -137,7 +167,141 @@ def test_pages_lose_and_repeat_nothing(files: list[Dataset], connect: Connect, c
     assert pages == whole
 
 
-@pytest.mark.parametrize("query", ["Foo=1", "limit=a", "limit=-1", "StudyInstanceUID=a", "0010=1"])
+def test_studies_and_series_are_found_by_their_counts(files: list[Dataset], connect: Connect) -> None:
+    client = connect()
+    of_series = Counter(file.SeriesInstanceUID for file in files)
+    wanted = {uid for uid, count in of_series.items() if count == 2}
+    assert wanted
+    assert set(values(search(client, "series?NumberOfSeriesRelatedInstances=2"), "0020000E")) == wanted
+    of_study = Counter(file.StudyInstanceUID for file in files)
+    for count in (1, 2, 3, 9):
+        wanted = {uid for uid, instances in of_study.items() if instances == count}
+        query = f"NumberOfStudyRelatedInstances={count}&NumberOfStudyRelatedSeries=*"
+        assert set(values(search(client, f"studies?{query}"), "0020000D")) == wanted
+    pairs = {(file.StudyInstanceUID, file.SeriesInstanceUID) for file in files}
+    wanted = {uid for uid, count in Counter(study for study, _ in pairs).items() if count == 2}
+    assert set(values(search(client, "studies?NumberOfStudyRelatedSeries=2"), "0020000D")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("level", "query"),
+    [
+        ("series", "ModalitiesInStudy=CT"),
+        ("instances", "00201208=1"),
+        ("studies", "NumberOfSeriesRelatedInstances=1"),
+        ("studies/1.2/series", "AvailableTransferSyntaxUID=1.2"),
+    ],
+)
+def test_what_is_computed_for_another_level_is_refused(level: str, query: str) -> None:
+    with pytest.raises(ConfigError, match=r"is known of a \w+ alone"):
+        parse(level, query)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada^Tarou=山田^太郎", "=山田^太郎", "==やまだ", "Straße"],
+)
+def test_the_value_of_a_name_matches_itself(name: str) -> None:
+    dataset = Dataset()
+    dataset.PatientName = name
+    element = dataset.to_json_dict()["00100010"]
+    for wanted in (name, name.upper(), name[:-1] + "?", *filter(None, name.split("="))):
+        assert matches(element, wanted), wanted
+    for wanted in (name[:-1], f"{name}=", f"x{name}"):
+        assert not matches(element, wanted), wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("2020-2021", True),
+        ("2020-", True),
+        ("-2021", True),
+        ("2021-2022", False),
+        ("20201231101010.5+0100", True),
+        ("20201231101010.5+0200", False),
+        ("20200101+0100-20210101+0100", True),
+        ("20200101-0500-20210101-0500", True),
+        ("20200101-0500-20200201-0500", False),
+        ("20200101-0500-", True),
+        ("2020-1130", False),  # a year with an offset
+    ],
+)
+def test_ranges_of_date_and_time_with_offsets(wanted: str, found: bool) -> None:
+    assert matches({"vr": "DT", "Value": ["20201231101010.5+0100"]}, wanted) == found
+
+
+NOT_LITERAL = "The {} parameter is not supported. Only literal matching has been performed."
+IGNORED = "Query parameters that are not supported have been ignored."
+MORE = "There are additional results that can be requested"
+
+
+def test_what_is_not_supported_is_said(files: list[Dataset], connect: Connect) -> None:
+    client = connect()
+    for query, sentences in (
+        ("", []),
+        ("fuzzymatching=false&accept=application/dicom%2Bjson", []),
+        ("emptyvaluematching=true", [NOT_LITERAL.format("emptyvaluematching")]),
+        ("multiplevaluematching=TRUE", [NOT_LITERAL.format("multiplevaluematching")]),
+        ("fuzzymatching=true&limit=1", [NOT_LITERAL.format("fuzzymatching"), MORE]),
+        ("_=1699", [IGNORED]),
+        ("orderby=StudyDate&limit=1", [IGNORED, MORE]),
+    ):
+        answer = client.get(f"/dicomweb/studies?{query}")
+        assert answer.status == 200
+        wanted = f'299 voxtier "{" ".join(sentences)}"' if sentences else None
+        assert answer.headers.get("warning") == wanted
+
+
+def test_copies_of_an_instance_are_one(
+    files: list[Dataset], tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    client = connect()
+    questions = ("studies", "series", "instances", "instances?limit=5&offset=3", "instances?Modality=CT")
+    before = {question: search(client, question) for question in questions}
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in ("0.dcm", "5.dcm", "MR_small.dcm"):
+        (copies / name).write_bytes((tmp_path / name).read_bytes())
+    index(store, copies.iterdir())
+    assert {question: search(client, question) for question in questions} == before
+    of_series = [file.SOPInstanceUID for file in files if file.SeriesInstanceUID == "1.2.3.0.0"]
+    path = "/dicomweb/studies/1.2.3.0/series/1.2.3.0.0"
+    metadata = json.loads(client.get(f"{path}/metadata").body)
+    assert sorted(values(metadata, "00080018")) == sorted(of_series)
+    parts = client.get(path, {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'})
+    assert len(parts.parts()) == len(of_series)
+
+
+def test_a_file_that_was_away_is_asked_again(
+    files: list[Dataset], tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    client = connect()
+    away = tmp_path / "away"
+    (tmp_path / "3.dcm").rename(away)
+    assert "1.2.4.3" not in values(search(client, "instances?PatientName=M*"), "00080018")
+    away.rename(tmp_path / "3.dcm")
+    assert "1.2.4.3" in values(search(client, "instances?PatientName=M*"), "00080018")
+
+
+def test_a_study_is_found_by_its_next_file_while_the_first_is_away(
+    files: list[Dataset], tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    wanted = [values([each], "0020000D") for each in search(connect(), "studies?PatientName=M*")]
+    assert len(wanted) == NEW_STUDIES
+    for number in range(NEW_STUDIES):
+        (tmp_path / f"{number}.dcm").rename(tmp_path / f"{number}.away")
+    client = connect()  # another one, that has no header of them in memory
+    found = search(client, "studies?PatientName=M*&ModalitiesInStudy=CT")
+    assert [values([each], "0020000D") for each in found] == wanted
+    left = {f"1.2.3.{number % NEW_STUDIES}.{number % 2}" for number in range(NEW_STUDIES, 12)}
+    assert set(values(search(client, "series?PatientName=M*"), "0020000E")) == left
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["Foo=1", "limit=a", "limit=-1", "StudyInstanceUID=a", "0010=1", "patientname=A", "patientID.x=1"],
+)
 def test_a_bad_query_is_400(files: list[Dataset], connect: Connect, query: str) -> None:
     assert connect().get(f"/dicomweb/studies?{query}").status == 400
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 from frames.gateway.search.test_search import files as files  # a fixture
 from frames.gateway.serving import index
 from voxtier.errors import ConfigError
-from voxtier.frames.gateway.query import parse
+from voxtier.frames.gateway import statements
+from voxtier.frames.gateway.query import matches, parse
 from voxtier.frames.gateway.search import Search
-from voxtier.frames.indexing.search import fill_search_index
+from voxtier.frames.indexing.search import fill_search_index, texts
 from voxtier.frames.store import search_index
 from voxtier.frames.store.grants import grants
 from voxtier.frames.store.search_index import SearchIndex, search_grants
@@ -44,9 +46,21 @@ QUERIES = [
     "Modality=CT",
     "Modality=?R",
     "ModalitiesInStudy=CT",
+    "ModalitiesInStudy=MR%5CCT",
+    "NumberOfStudyRelatedInstances=3",
+    "NumberOfStudyRelatedSeries=02",
+    "NumberOfSeriesRelatedInstances=2",
+    "AvailableTransferSyntaxUID=1.2,1.2.840.10008.1.2.1",
+    "InstanceAvailability=ONLINE",
+    "InstanceAvailability=O?LINE",
+    "RetrieveURL=*1.2.3.1*",
+    "StudyDate=*",
+    "InstanceNumber=05",
     "InstanceNumber=5",
     "Rows=128",
     "SOPClassUID=1.2.840.10008.5.1.4.1.1.2",
+    "SOPClassUID=1.2.840.10008.5.1.4.1.1.2,1.2.840.10008.5.1.4.1.1.4",
+    "SOPClassUID=1.2%5C1.2.840.10008.5.1.4.1.1.4%5C",
     "StudyInstanceUID=1.2.3.1,1.2.3.2",
     "StudyInstanceUID=1.2.3.1%5C1.2.3.4&Modality=CT",
     "SeriesInstanceUID=1.2.3.1.1",
@@ -65,9 +79,17 @@ QUERIES = [
 def answers(store: FrameStore) -> dict[str, Any]:
     search = Search()
     return {
-        f"{level}?{query}": search.answer(store, "default", parse(level, query), "/dicomweb")
+        f"{level}?{query}": answer_or_refusal(search, store, level, query)
         for level, query in itertools.product(LEVELS, QUERIES)
     }
+
+
+def answer_or_refusal(search: Search, store: FrameStore, level: str, query: str) -> Any:
+    try:
+        return search.answer(store, "default", parse(level, query), "/dicomweb")
+    except ConfigError as error:
+        assert "alone: search there" in str(error)
+        return [], str(error)
 
 
 def fill(store: FrameStore) -> SearchIndex:
@@ -104,6 +126,57 @@ def test_both_ways_give_the_same_answers(store: FrameStore, asked: list[str]) ->
     for query, found in answers(store).items():
         assert found == by_headers[query], query
     assert len(asked) > 100
+
+
+def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
+    SearchIndex(store).switch_on("default")
+    elements = [
+        {"vr": "UI", "Value": ["1.2.840.10008.1.2", "1.2"]},
+        {"vr": "UI"},
+        {"vr": "DA", "Value": ["20201231"]},
+        {"vr": "TM", "Value": ["0930", "101500.5"]},
+        {"vr": "DT", "Value": ["20201231101010.5+0100"]},
+        {"vr": "DT", "Value": ["20200601"]},
+        {"vr": "IS", "Value": [5, -7]},
+        {"vr": "IS", "Value": ["05 ", None]},
+        {"vr": "DS", "Value": [0.5, 1e22]},
+        {"vr": "LO", "Value": ["5", "a\\b", "50%_"]},
+        {"vr": "CS"},
+        {"vr": "PN", "Value": [{"Alphabetic": "Strauß^A", "Ideographic": "山田^太郎"}, {"Phonetic": "や"}]},
+        None,
+    ]
+    wanted = ["*", "**", "?", "?*", "1.2", "1.2,1.3", "1.3\\1.2", "1.?", ",", "\\", "1.2,"]
+    wanted += ["20201231", "2020-2021", "-2020", "2020-", "-", "2020-1130", "20201231-0500", "09-10", "0930"]
+    wanted += ["20200101-0500-20210101-0500", "2020+0100-20210101+1400", "20201231101010.5+0100"]
+    wanted += ["5", "05", "5.0", "+5", "-7", "-007", "0.50", "5e-1", "1e22", "1e999", f"1{22 * '0'}", "5x"]
+    wanted += ["a\\b", "50%_", "50*", "%", "_", "ONLINE", "strauß^a", "STRAUSS^A", "strauss^a=山田^太郎"]
+    wanted += ["=*太郎", "==や", "や", "山田^太郎", "*=*"]
+    differ = []
+    for element, value in itertools.product(elements, wanted):
+        names = {"T": texts(element)} if element and element["vr"] == "PN" else {}
+        parameters = [json.dumps({"T": element} if element else {}), json.dumps(names), "T", value]
+        parameters += [statements._like(value), statements._like(value.casefold())]
+        statement = "SELECT voxtier_search.matches(%s::jsonb, %s::jsonb, %s, %s, %s, %s)"
+        if store.query(statement, parameters) != [(matches(element, value),)]:
+            differ.append((element, value, matches(element, value)))
+    assert not differ
+
+
+@pytest.mark.usefixtures("files")
+def test_both_ways_count_copies_once(store: FrameStore, tmp_path: Path, asked: list[str]) -> None:
+    before = answers(store)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in ("0.dcm", "5.dcm", "MR_small.dcm"):
+        (copies / name).write_bytes((tmp_path / name).read_bytes())
+    index(store, copies.iterdir())
+    assert answers(store) == before
+    made = fill(store)
+    assert answers(store) == before
+    assert len(asked) > 100
+    store.delete("default", [str(tmp_path / "5.dcm")])  # the copy is left
+    assert made.is_complete("default")
+    assert answers(store)["instances?"] == before["instances?"]
 
 
 @pytest.mark.usefixtures("files")
@@ -156,6 +229,73 @@ def test_a_file_that_cannot_be_read_is_found_by_its_uids_and_tried_again(
     assert sum(fill_search_index(made, "default")) == 1
     [found], _ = Search().answer(store, "default", parse("instances", "SOPInstanceUID=1.2.4.4"), "")
     assert found["00100010"]["Value"] == [{"Alphabetic": "Müller^Änne 4"}]
+
+
+@pytest.mark.usefixtures("files")
+def test_files_that_are_back_are_found_before_the_next_run_reads_them(
+    store: FrameStore, tmp_path: Path, asked: list[str]
+) -> None:
+    right = answers(store)
+    tmp_path.rename(tmp_path.with_suffix(".away"))
+    made = fill(store)
+    assert [each.unread for each in made.sources()] == [20]
+    nothing = [], False
+    assert Search().answer(store, "default", parse("studies", "PatientName=M*"), "/dicomweb") == nothing
+    assert asked  # as long as nothing can be read, the search index says what headers would
+    tmp_path.with_suffix(".away").rename(tmp_path)
+    del asked[:]
+    assert answers(store) == right
+    assert not asked
+    assert sum(fill_search_index(made, "default")) == 20
+    assert [each.unread for each in made.sources()] == [0]
+    assert answers(store) == right
+    assert len(asked) > 100
+
+
+@pytest.mark.usefixtures("files")
+def test_a_damaged_file_keeps_no_search_from_the_search_index(
+    store: FrameStore, tmp_path: Path, asked: list[str]
+) -> None:
+    for name in ("0.dcm", "MR_small.dcm"):
+        (tmp_path / name).write_bytes(b"damaged")
+    by_headers = answers(store)
+    assert not asked
+    made = fill(store)
+    assert [each.unread for each in made.sources()] == [2]
+    assert answers(store) == by_headers
+    assert len(asked) > 100
+
+
+@pytest.mark.usefixtures("files")
+def test_a_search_index_of_another_version_is_not_used_until_it_is_made_anew(
+    store: FrameStore, dsn: str, asked: list[str]
+) -> None:
+    right = answers(store)
+    made = fill(store)
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute("COMMENT ON SCHEMA voxtier_search IS NULL")  # as the first version had none
+        owner.execute(
+            "CREATE OR REPLACE FUNCTION voxtier_search.matches(attributes jsonb, names jsonb, tag text, "
+            "wanted text, pattern text, name_pattern text) RETURNS boolean LANGUAGE sql AS 'SELECT false'"
+        )
+        owner.execute("GRANT SELECT ON voxtier_search.header TO PUBLIC")
+        assert made.exists()
+        assert made.is_outdated()
+        assert not made.holds("default")
+        assert answers(store) == right
+        assert not asked
+        made.switch_on("default")
+        assert not made.is_outdated()
+        assert not made.is_complete("default")
+        assert sum(fill_search_index(made, "default")) == 20
+        assert answers(store) == right
+        assert len(asked) > 100
+        may_read = "SELECT has_table_privilege('public', 'voxtier_search.header', 'SELECT')"
+        assert owner.execute(may_read).fetchone() == (True,)
+        owner.execute("COMMENT ON SCHEMA voxtier_search IS 'version 99'")
+    assert made.is_outdated()
+    with pytest.raises(ConfigError, match="upgrade voxtier"):
+        made.switch_on("default")
 
 
 @pytest.mark.usefixtures("files")
