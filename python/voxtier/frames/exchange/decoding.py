@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from voxtier._core import FrameTable
 from voxtier.errors import FormatError, MissingExtraError
 from voxtier.frames.dicom.metadata import read_metadata
-from voxtier.frames.dicom.table import RangedSource, read_table
+from voxtier.frames.dicom.table import RangedSource, read_table, state_of
 from voxtier.frames.dicom.table import read_frame as read_bytes
+from voxtier.frames.sources.opening import read_ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,23 +140,38 @@ def _decoder_of(source: Source, table: FrameTable) -> Callable[[int], NDArray[An
     tag = next((tag for tag in _PIXELS if tag in found), _PIXELS[0])
     vr = found[tag]["vr"] if tag in found else "OW"
     attributes = {tag: found[tag] for tag in _ATTRIBUTES if tag in found}
-    if table.transfer_syntax_uid == _BIG_ENDIAN and (table.frame_bits or 0) % 16:
-        # Words of two bytes are swapped as wholes: the frames share some.
+    # OW is swapped by words, OB is not (PS3.5 7.3): the last byte of an odd image lies behind the padding.
+    is_odd = table.transfer_syntax_uid == _BIG_ENDIAN and vr == "OW" and (table.frame_bits or 0) % 16 != 0
+    if is_odd and (table.bits_allocated != 8 or len(table) != 1):
         raise FormatError(
             "unsupported_image",
             table.pixel_data_pos,
             "frames of half words in big endian: read the whole file",
         )
+    value_vr = "OB" if is_odd else vr
 
     def decode(index: int) -> NDArray[Any]:
         frame = read_bytes(source, table, index, align=True)
+        if is_odd:
+            frame = _swap_bytes(source, table, frame)
         dataset = pydicom.Dataset.from_json(attributes)
         dataset.NumberOfFrames = 1
         dataset.file_meta = pydicom.dataset.FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(table.transfer_syntax_uid)
         value = encapsulate([frame]) if table.kind == "encapsulated" else frame + b"\0" * (len(frame) % 2)
-        dataset.add_new(int(tag, 16), vr, value)
+        dataset.add_new(int(tag, 16), value_vr, value)
         array: NDArray[Any] = pixel_array(dataset)
         return array
 
     return decode
+
+
+def _swap_bytes(source: Source, table: FrameTable, frame: bytes) -> bytes:
+    """Return the only frame of an image of an odd number of bytes, its words of two bytes swapped."""
+    [(_, end)] = table.ranges(0)
+    [padding] = read_ranges(source, [(end, end + 1)], state=state_of(table))
+    if len(padding) != 1:
+        raise FormatError("truncated_frame", end, "the file ends within the last word of the frame")
+    words = bytearray(frame + padding)
+    words[::2], words[1::2] = words[1::2], words[::2]
+    return bytes(words[:-1])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from voxtier._core import local_path
+from voxtier.errors import SourceError
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.files import source_of_file
 from voxtier.frames.sources.objects import RemoteObject
@@ -62,3 +67,47 @@ def open_source(source: Any, config: S3Config | None = None) -> Any:
     if hasattr(source, "seek") and hasattr(source, "read"):
         return source_of_file(source)
     return source
+
+
+def read_ranges(
+    source: Any, ranges: Sequence[tuple[int, int]], *, state: ObjectState | None = None
+) -> list[bytes]:
+    """Return the bytes of ranges of a source, fewer of those that reach past its end.
+
+    Parameters
+    ----------
+    source : path, address, file, bytes, int or source
+        See `open_source`.
+    ranges : sequence of (int, int)
+        Half open, ``[start, end)``.
+    state : ObjectState or None
+        An object is read in this state alone.
+
+    Returns
+    -------
+    list of bytes
+        One item a range.
+
+    Raises
+    ------
+    SourceError
+        The source cannot be read; an object or an open file ends before a range does.
+    """
+    opened = open_source(source)
+    if isinstance(opened, bytes | bytearray | memoryview):
+        content = memoryview(opened).cast("B")
+        return [bytes(content[start:end]) for start, end in ranges]
+    if hasattr(opened, "fetch"):
+        if isinstance(opened, RemoteObject) and state is not None:
+            opened.expect(state)
+        opened.open_ranges()
+        return [bytes(each) for each in opened.fetch(list(ranges))]
+    if hasattr(opened, "read"):
+        return [opened.read(start, max(min(end, opened.size) - start, 0)) for start, end in ranges]
+    try:
+        if isinstance(opened, int):
+            return [os.pread(opened, end - start, start) for start, end in ranges]
+        with Path(local_path(os.fspath(opened))).open("rb") as file:
+            return [os.pread(file.fileno(), end - start, start) for start, end in ranges]
+    except OSError as error:
+        raise SourceError.from_os(error, source) from error
