@@ -178,7 +178,7 @@ class MissingExtraError(VoxtierError, ImportError):
 
 
 class LeftOutWarning(UserWarning):
-    """Something in the place of an ingest was not stored, and the rest was.
+    """Something in the place of an ingest, or of an export, was not stored, and the rest was.
 
     Parameters
     ----------

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 from cli.running import FINDINGS, OK, PARTIAL, USAGE, Cli, native
+from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, jpeg
+from voxtier.frames import FrameStore, read_tables
 
 
 def test_an_index_is_exported_and_imported(voxtier: Cli, dsn: str, folder: Path, tmp_path: Path) -> None:
@@ -20,6 +22,26 @@ def test_an_index_is_exported_and_imported(voxtier: Cli, dsn: str, folder: Path,
     assert voxtier("frames", "import", out, "--dsn", dsn).code == USAGE
     assert voxtier("frames", "export", out, "--dsn", dsn, "--source", "none").code == USAGE
     assert voxtier("frames", "import", tmp_path / "absent", "--dsn", dsn).code == USAGE
+
+
+def test_files_that_have_gone_are_left_out_of_rows_of_fragments(
+    voxtier: Cli, dsn: str, tmp_path: Path
+) -> None:
+    made = tmp_path / "d"
+    made.mkdir()
+    parts = [jpeg(20)[:10], jpeg(20)[10:], jpeg(26)]
+    pixels = Element(PIXEL_DATA, "OB", Fragments(parts, table=(0, 36)))
+    for name in ("gone.dcm", "there.dcm"):
+        (made / name).write_bytes(dicom([*image(frames=2), pixels], JPEG).content)
+    (made / "native.dcm").write_bytes(native())
+    with FrameStore(dsn) as store:  # tables as a reader writes them back; those of an index run are walked
+        store.upsert("default", read_tables(made.iterdir()))
+    (made / "gone.dcm").unlink()
+    out = tmp_path / "out.parquet"
+    done = voxtier("frames", "export", out, "--dsn", dsn, "--rows", "frame", "--json")
+    assert (done.code, json.loads(done.out)["rows"], json.loads(done.out)["left_out"]) == (PARTIAL, 4, 1)
+    assert "gone.dcm: its table does not tell fragments" in done.err
+    assert voxtier("frames", "export", out, "--dsn", dsn).code == OK
 
 
 def test_shares_of_an_index_run(voxtier: Cli, dsn: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import AS_JSON, DSN, SOURCE, holds_source, open_store
+from voxtier.errors import LeftOutWarning
 from voxtier.system.text import format_count, on_one_line
 
 
@@ -31,18 +33,27 @@ def export_(path: Path, source: str, dsn: str | None, rows: Literal["file", "fra
     voxtier frames export index.parquet
     voxtier frames export frames.parquet --rows frame
 
-    The file appears complete or not at all. Rows of files can be imported again. Exit code 1 when there is
-    no file.
+    The file appears complete or not at all. Rows of files can be imported again. Rows of frames read files
+    again whose Basic Offset Table was not checked as a whole. Exit code 1 when there is no file, 3 when some
+    could not be read again: they have no rows.
     """
     from voxtier.frames.exchange.arrow import export_index
 
     with open_store(dsn) as store:
         is_known = holds_source(store, source)
-        count = export_index(store, source, path, rows=rows)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", LeftOutWarning)
+            count = export_index(store, source, path, rows=rows)
+    left_out = [each.message for each in caught if isinstance(each.message, LeftOutWarning)]
     if as_json:
-        click.echo(json.dumps({"source": source, "path": str(path), "rows": count}))
+        row = {"source": source, "path": str(path), "rows": count, "left_out": len(left_out)}
+        click.echo(json.dumps(row))
     else:
         click.echo(f"{format_count(count, 'row')} of source {source} in {on_one_line(str(path))}")
+    for warning in left_out[:20]:
+        click.echo(on_one_line(str(warning)), err=True)
+    if left_out:
+        return EXIT_PARTIAL
     return EXIT_OK if is_known and count else EXIT_FINDINGS
 
 

@@ -7,14 +7,22 @@ brought into another index. pyarrow is imported on first use.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from voxtier._core import FrameTable
-from voxtier.errors import ENVIRONMENT_KINDS, ConfigError, FormatError, MissingExtraError, SourceError
-from voxtier.frames.dicom.table import TableResult
+from voxtier.errors import (
+    ENVIRONMENT_KINDS,
+    ConfigError,
+    FormatError,
+    LeftOutWarning,
+    MissingExtraError,
+    SourceError,
+)
+from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.store.row import UpsertCounts
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.durable import write_file
@@ -64,6 +72,7 @@ _FRAME_COLUMNS = {
     "fragment": "uint32",
     "offset": "uint64",
     "length": "uint64",
+    "bit_offset": "uint8",
 }
 
 
@@ -77,19 +86,27 @@ def to_arrow(results: Iterable[TableResult], *, rows: Rows = "file") -> pa.Table
     rows : {"file", "frame"}
         One row a file; or one a fragment, so that each is a range of bytes of its file, and a frame has as
         many as it has fragments (PS3.5 A.4). Refused files, and frames that are not wholly in their files,
-        have none of the latter.
+        have none of the latter. A Basic Offset Table does not tell fragments: files with one that was not
+        read with ``verify="all"`` are read again for such rows, each fragment's header.
 
     Returns
     -------
     pyarrow.Table
         Frames and fragments count from 0. A file that was refused has ``error_kind`` and the two beside it.
+        ``bit_offset`` is the bit of its first byte at which a frame begins, from the least significant: of
+        pixels that are no whole bytes (Bits Allocated 1) two frames may share a byte (PS3.5 8.1.1).
 
     Raises
     ------
     ConfigError
-        `rows` is neither.
+        `rows` is neither; a result is of an open file or of bytes, which have no path.
     MissingExtraError
         pyarrow is not installed.
+
+    Warns
+    -----
+    LeftOutWarning
+        For each file without rows whose path is no UTF-8, or that had to be read again and could not.
     """
     pa, schema = _arrow(), _schema(rows)
     return pa.Table.from_batches(_batches(results, rows), schema)
@@ -120,6 +137,11 @@ def export_index(store: FrameStore, source: str, path: str | os.PathLike[str], *
         `rows` is neither.
     MissingExtraError
         pyarrow is not installed.
+
+    Warns
+    -----
+    LeftOutWarning
+        See `to_arrow`: rows of frames need the files that were indexed without ``verify="all"``.
     """
     _arrow()
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -204,7 +226,28 @@ def _batches(results: Iterable[TableResult], rows: Rows) -> Iterator[pa.RecordBa
     make = _file_columns if rows == "file" else _frame_columns
     iterator = iter(results)
     while batch := list(islice(iterator, _FILES_AT_ONCE)):
-        yield _arrow().RecordBatch.from_arrays(make(batch, schema), schema=schema)
+        named = [result for result in map(_with_name, batch) if result is not None]
+        yield _arrow().RecordBatch.from_arrays(make(named, schema), schema=schema)
+
+
+def _with_name(result: TableResult) -> TableResult | None:
+    """Return a result with its path as a string of Arrow; None, with a warning, where it cannot be one."""
+    try:
+        path = os.fsdecode(result.path)
+    except TypeError:
+        raise ConfigError(
+            f"{result.path!r} has no path, which a row needs: give paths to read_tables"
+        ) from None
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        _warn(ascii(path), "its path is no UTF-8, which a row needs: rename it")
+        return None
+    return result._replace(path=path)
+
+
+def _warn(path: str, why: str) -> None:
+    warnings.warn(LeftOutWarning(path, why), stacklevel=2)
 
 
 def _file_columns(results: list[TableResult], schema: pa.Schema) -> list[Any]:
@@ -231,18 +274,30 @@ def _file_columns(results: list[TableResult], schema: pa.Schema) -> list[Any]:
 
 
 def _frame_columns(results: list[TableResult], schema: pa.Schema) -> list[Any]:
-    found: list[tuple[str, str, int, int, int, int]] = []
-    for result in results:
-        table = result.table
+    found: list[tuple[str, str, int, int, int, int, int]] = []
+    for result in _walked(results):
+        path, table = os.fspath(result.path), result.table
         if table is None or table.offsets_in != "file":
             continue
+        is_of_bits = (table.frame_bits or 0) % 8 != 0
         whole = len(table) if table.truncated_from is None else table.truncated_from
         for frame in range(whole):
+            bit = table.bit_offset(frame) if is_of_bits else 0
             for fragment, (start, end) in enumerate(table.ranges(frame)):
-                place = (frame, fragment, start, end - start)
-                found.append((os.fspath(result.path), table.sop_instance_uid, *place))
+                found.append((path, table.sop_instance_uid, frame, fragment, start, end - start, bit))
     columns = zip(*found, strict=True) if found else ((),) * len(schema)
     return [_arrow().array(list(values), kind) for values, kind in zip(columns, schema.types, strict=True)]
+
+
+def _walked(results: list[TableResult]) -> list[TableResult]:
+    """Return the results with tables whose ranges are fragments: others are read anew, with a walk."""
+    paths = {result.path: None for result in results if result.table is not None and result.table.holds_spans}
+    anew = {result.path: result for result in read_tables(paths, verify="all")} if paths else {}
+    for result in anew.values():
+        if result.error is not None:
+            why = f"its table does not tell fragments, and it cannot be read again: {result.error}"
+            _warn(os.fspath(result.path), why)
+    return [anew.get(result.path, result) for result in results]
 
 
 def _results(batches: Iterable[pa.RecordBatch]) -> Iterator[TableResult]:
