@@ -12,12 +12,28 @@ import numpy as np
 import pytest
 import zarr
 from fsspec.implementations.reference import LazyReferenceMapper
+from jpeg_ls import encode_buffer
+from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from support.builders import JPEG, PIXEL_DATA, RLE, Element, Fragments, dicom, element, image, jpeg, pattern
+from support.builders import (
+    JPEG,
+    PIXEL_DATA,
+    RLE,
+    Element,
+    Fragments,
+    Syntax,
+    dicom,
+    element,
+    image,
+    jpeg,
+    pattern,
+)
 from voxtier.errors import ConfigError, FormatError, SourceError
-from voxtier.frames import write_zarr_references, zarr_references
+from voxtier.frames import read_frame, read_table, write_zarr_references, zarr_references
+
+JPEG_LS, JPEG_2000 = Syntax("1.2.840.10008.1.2.4.80"), Syntax("1.2.840.10008.1.2.4.90")
 
 
 def opened(references: dict[str, Any] | str, **options: Any) -> zarr.Array[Any]:
@@ -136,3 +152,117 @@ def test_files_of_another_form_are_refused_by_name(tmp_path: Path, change: dict[
         other = write(tmp_path / "other.dcm", **change)
     with pytest.raises(ConfigError, match=r"other\.dcm differs from .*one\.dcm in"):
         zarr_references([one, other])
+
+
+SIZE = 8
+
+
+def described(bits: int, stored: int, is_signed: bool, frames: int = 1) -> list[Element]:
+    """The attributes of an image of 8 x 8 samples whose number of bits is told apart."""
+    replaced = {0x00280101: stored, 0x00280102: stored - 1, 0x00280103: int(is_signed)}
+    kept = [
+        each for each in image(rows=SIZE, columns=SIZE, bits=bits, frames=frames) if each.tag not in replaced
+    ]
+    return sorted(
+        [*kept, *(Element(tag, "US", value) for tag, value in replaced.items())], key=lambda each: each.tag
+    )
+
+
+def write_stream(path: Path, streams: list[bytes], syntax: Syntax, *form: Any) -> Path:
+    pixels = Element(PIXEL_DATA, "OB", Fragments([each + bytes(len(each) % 2) for each in streams]))
+    path.write_bytes(dicom([*described(*form, frames=len(streams)), pixels], syntax).content)
+    return path
+
+
+def ramp(bits: int, *, is_signed: bool = False) -> NDArray[Any]:
+    """Numbers over the whole range of a number of bits."""
+    low = -(1 << (bits - 1)) if is_signed else 0
+    values = low + np.arange(SIZE * SIZE) * ((1 << bits) - 1) // (SIZE * SIZE - 1)
+    size = 8 if bits <= 8 else 16 if bits <= 16 else 32
+    return values.reshape(SIZE, SIZE).astype(f"{'i' if is_signed else 'u'}{size // 8}")
+
+
+def compare(path: Path) -> str:
+    """Return whether the references are refused; where they are not, zarr reads what pydicom does."""
+    imagecodecs.numcodecs.register_codecs()
+    try:
+        references = zarr_references([path])
+    except FormatError as error:
+        assert error.kind == "unsupported_image"
+        assert "read_frame(..., decode=True)" in error.detail
+        assert read_frame(path, read_table(path), 0, decode=True).size == SIZE * SIZE  # the remedy
+        return "refused"
+    expected = dcmread(path).pixel_array.reshape(-1, SIZE, SIZE)
+    assert np.array_equal(opened(references)[:], expected)
+    return "equal"
+
+
+@pytest.mark.parametrize(
+    ("bits", "precision"),
+    [(bits, each) for bits in (8, 16, 32) for each in (6, 8, 12, 16, 24) if each <= bits],
+)
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("says_signed", [False, True])
+def test_jpeg_2000_gives_the_pixels_of_pydicom_or_is_refused(
+    tmp_path: Path, bits: int, precision: int, is_signed: bool, says_signed: bool
+) -> None:
+    stream = imagecodecs.jpeg2k_encode(
+        ramp(precision, is_signed=is_signed),
+        bitspersample=precision,
+        codecformat="j2k",
+        reversible=True,
+        level=0,
+    )
+    path = write_stream(tmp_path / "j2k.dcm", [stream], JPEG_2000, bits, precision, says_signed)
+    fills = (precision + 7) // 8 * 8 == bits or (precision, bits) == (24, 32)
+    agrees = is_signed == says_signed or precision == bits
+    assert compare(path) == ("equal" if fills and agrees else "refused")
+
+
+@pytest.mark.parametrize(("bits", "precision"), [(8, 6), (8, 8), (16, 6), (16, 8), (16, 12), (16, 16)])
+@pytest.mark.parametrize("says_signed", [False, True])
+def test_jpeg_ls_gives_the_pixels_of_pydicom_or_is_refused(
+    tmp_path: Path, bits: int, precision: int, says_signed: bool
+) -> None:
+    """Its samples have no sign: pydicom makes them signed by Bits Stored."""
+    stream = bytes(encode_buffer(ramp(precision).tobytes(), SIZE, SIZE, 1, precision))
+    path = write_stream(tmp_path / "jls.dcm", [stream], JPEG_LS, bits, precision, says_signed)
+    fills = (precision + 7) // 8 * 8 == bits
+    assert compare(path) == ("equal" if fills and (not says_signed or precision == bits) else "refused")
+
+
+def test_the_header_of_each_frame_is_read_behind_segments_and_boxes(tmp_path: Path) -> None:
+    one, other = (
+        bytes(encode_buffer(ramp(precision).tobytes(), SIZE, SIZE, 1, precision)) for precision in (12, 8)
+    )
+    comment = one[:2] + b"\xff\xfe\x00\x06abcd\xff" + one[2:]
+    assert compare(write_stream(tmp_path / "a", [one, comment], JPEG_LS, 16, 12, False)) == "equal"
+    path = write_stream(tmp_path / "b", [one, comment, other], JPEG_LS, 16, 12, False)
+    with pytest.raises(FormatError, match=r"frame 2 \(from 0\) has samples of 8 bits"):
+        zarr_references([path])
+    flat = bytes(encode_buffer(ramp(12).tobytes(), SIZE * 2, SIZE // 2, 1, 12))
+    for wrong in (flat, one[:9], b"\xff\xd8" + bytes(60), b""):
+        with pytest.raises(FormatError, match=r"frame 0 \(from 0\)|frames"):
+            zarr_references([write_stream(tmp_path / "c", [wrong], JPEG_LS, 16, 12, False)])
+    boxed = imagecodecs.jpeg2k_encode(ramp(12), bitspersample=12, codecformat="jp2", reversible=True, level=0)
+    assert compare(write_stream(tmp_path / "d", [boxed], JPEG_2000, 16, 12, False)) == "equal"
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+@pytest.mark.parametrize("says_signed", [False, True])
+@pytest.mark.parametrize("above", ["sign", "zero", "set"])
+def test_native_bits_above_bits_stored_are_those_of_pydicom_or_refused(
+    tmp_path: Path, bits: int, says_signed: bool, above: str
+) -> None:
+    stored = bits - 3
+    values = ramp(stored, is_signed=says_signed).astype(np.int64) & ((1 << bits) - 1)
+    if above != "sign":
+        values &= (1 << stored) - 1
+    if above == "set":
+        values[-1, -1] |= 1 << (bits - 1)
+        values[-1, -1] &= ~(1 << (stored - 1))
+    pixels = Element(PIXEL_DATA, "OW", values.astype(f"<u{bits // 8}").tobytes())
+    path = tmp_path / "native.dcm"
+    path.write_bytes(dicom([*described(bits, stored, says_signed), pixels]).content)
+    is_right = above == "sign" or (above == "zero" and not says_signed)
+    assert compare(path) == ("equal" if is_right else "refused")

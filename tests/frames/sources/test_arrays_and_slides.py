@@ -6,14 +6,19 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pytest
 import zarr
+from jpeg_ls import encode_buffer
 from obstore.fsspec import register
 
 from frames.gateway.slides import frames_of, sparse, write_changed, write_slide
 from frames.sources.conftest import Bucket
-from support.builders import dicom, element, image, pattern
+from support.builders import PIXEL_DATA, Element, Fragments, Syntax, dicom, element, image, pattern
 from volumes.store.s3_server import KEY, SECRET
+from voxtier.errors import FormatError
 from voxtier.frames import FrameReader, FrameStore, Slide, read_tables, zarr_references
+
+JPEG_LS = Syntax("1.2.840.10008.1.2.4.80")
 
 
 def test_objects_become_an_array_that_zarr_reads_from_the_store(bucket: Bucket) -> None:
@@ -42,6 +47,20 @@ def test_objects_become_an_array_that_zarr_reads_from_the_store(bucket: Bucket) 
     array = zarr.open_group(store, mode="r", zarr_format=2)["frames"]
     expected = [np.frombuffer(pattern(16, number), np.uint8).reshape(4, 4) for number in range(3)]
     assert np.array_equal(array[:], np.stack(expected))
+
+
+def test_headers_of_compressed_objects_are_checked(bucket: Bucket) -> None:
+    stream = bytes(encode_buffer(np.arange(64, dtype="u2").tobytes(), 8, 8, 1, 12)) + bytes(5000)
+    for is_signed in (0, 1):
+        form = [*image(rows=8, columns=8, bits=16), element("PixelRepresentation", is_signed)]
+        form = sorted({each.tag: each for each in form}.values(), key=lambda each: each.tag)
+        pixels = Element(PIXEL_DATA, "OB", Fragments([stream]))
+        address = bucket.put(f"stream/{is_signed}.dcm", dicom([*form, pixels], JPEG_LS).content)
+        if is_signed:
+            with pytest.raises(FormatError, match="is unsigned, other than Pixel Representation"):
+                zarr_references([address])
+        else:
+            assert len(zarr_references([address])["refs"]) == 4
 
 
 def test_a_slide_of_objects_gives_its_tiles(bucket: Bucket, tmp_path: Path) -> None:

@@ -13,12 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from voxtier._core import FrameTable
 from voxtier.errors import ConfigError, FormatError, MissingExtraError
 from voxtier.frames.dicom.metadata import read_metadata
-from voxtier.frames.dicom.table import read_tables
+from voxtier.frames.dicom.table import read_frames, read_tables, state_of
+from voxtier.frames.exchange.code_streams import HEAD_BYTES, read_jpeg_2000, read_jpeg_ls
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.sources.address import is_address
+from voxtier.frames.sources.opening import read_ranges
 from voxtier.system.durable import write_file
 
 _BIG_ENDIAN = {"1.2.840.10008.1.2.2", "1.2.840.113619.5.2"}
@@ -31,7 +35,9 @@ _CODECS = {
     "1.2.840.10008.1.2.4.90": "imagecodecs_jpeg2k",
     "1.2.840.10008.1.2.4.91": "imagecodecs_jpeg2k",
 }
+_HEADERS = {"imagecodecs_jpegls": read_jpeg_ls, "imagecodecs_jpeg2k": read_jpeg_2000}
 _RECORDS = 10_000  # references in one file of Parquet
+_FRAMES_AT_ONCE, _BYTES_AT_ONCE = 256, 16 << 20
 
 
 def zarr_references(paths: Iterable[str | os.PathLike[str]], *, name: str = "frames") -> dict[str, Any]:
@@ -54,7 +60,9 @@ def zarr_references(paths: Iterable[str | os.PathLike[str]], *, name: str = "fra
     ------
     FormatError
         A file is refused or cut off, or its frames are no chunks: several fragments, pixels that are no whole
-        bytes, a codec that numcodecs and imagecodecs lack.
+        bytes, a codec that numcodecs and imagecodecs lack. Or zarr would read other numbers than a DICOM
+        reader: a compressed frame differs from the attributes in its bits or sign, or the bits above Bits
+        Stored are no extension of the number.
     SourceError
         A file cannot be read.
     ConfigError
@@ -63,7 +71,10 @@ def zarr_references(paths: Iterable[str | os.PathLike[str]], *, name: str = "fra
     Notes
     -----
     Whoever reads by references is not told when a file has changed: write them again then. Stored numbers are
-    not rescaled.
+    not rescaled, and colours stay those of the attribute ``photometric_interpretation``.
+
+    The header of every compressed frame is read, and all pixels where Bits Stored is less than Bits
+    Allocated: zarr has no codec that would clear the bits above.
 
     Examples
     --------
@@ -84,7 +95,7 @@ def zarr_references(paths: Iterable[str | os.PathLike[str]], *, name: str = "fra
             raise error
         table = results[path].table
         assert table is not None
-        found = _form_of(path, table)
+        found, bits_stored = _form_of(path, table)
         if form is None:
             form, first = found, path
         elif found != form:
@@ -92,7 +103,12 @@ def zarr_references(paths: Iterable[str | os.PathLike[str]], *, name: str = "fra
             raise ConfigError(f"{path} differs from {first} in {differing}: one array has one form of image")
         address = absolute(path)
         url = address if is_address(address) else f"file://{address}"
-        chunks += [[url, *_chunk(path, table, number)] for number in range(len(table))]
+        places = [_chunk(path, table, number) for number in range(len(table))]
+        if found["codec"] is not None:
+            _check_headers(path, table, found, places)
+        elif found["type"][1] != "f" and 0 < bits_stored < table.bits_allocated:
+            _check_bits(path, table, found["type"], bits_stored)
+        chunks += [[url, *place] for place in places]
     if form is None or not chunks:
         raise ConfigError("there is no frame: an array needs one")
     frame, axes = form["frame"], form["axes"]
@@ -160,8 +176,8 @@ def write_zarr_references(references: Mapping[str, Any], output: str | os.PathLi
     write_file(target / ".zmetadata", lambda file: file.write(content))  # last: without it there is no store
 
 
-def _form_of(path: str, table: FrameTable) -> dict[str, Any]:
-    """Return what all files of an array share; refuse what is no sequence of chunks."""
+def _form_of(path: str, table: FrameTable) -> tuple[dict[str, Any], int]:
+    """Return what all files of an array share, and Bits Stored; refuse what is no sequence of chunks."""
 
     def refuse(why: str) -> FormatError:
         return FormatError("unsupported_image", table.pixel_data_pos, f"{path}: {why}")
@@ -191,7 +207,7 @@ def _form_of(path: str, table: FrameTable) -> dict[str, Any]:
         is_planar = number("00280006") == 1
         plane = [samples, *plane] if is_planar else [*plane, samples]
         axes = ["sample", *axes] if is_planar else [*axes, "sample"]
-    return {
+    form = {
         "transfer syntax": uid,
         "type": f"{order}{kind}{bits // 8}",
         "frame": plane,
@@ -199,6 +215,7 @@ def _form_of(path: str, table: FrameTable) -> dict[str, Any]:
         "codec": codec,
         "photometric_interpretation": table.photometric_interpretation,
     }
+    return form, number("00280101")
 
 
 def _chunk(path: str, table: FrameTable, number: int) -> tuple[int, int]:
@@ -218,3 +235,58 @@ def _chunk(path: str, table: FrameTable, number: int) -> tuple[int, int]:
             )
         length = exact
     return start, length
+
+
+def _check_headers(
+    path: str, table: FrameTable, form: Mapping[str, Any], places: list[tuple[int, int]]
+) -> None:
+    """Refuse a compressed frame that its codec decodes to other numbers than the attributes say."""
+    bits, is_signed = table.bits_allocated, form["type"][1] == "i"
+    read = _HEADERS[form["codec"]]
+    for first in range(0, len(places), _FRAMES_AT_ONCE):
+        part = places[first : first + _FRAMES_AT_ONCE]
+        ranges = [(start, start + min(length, HEAD_BYTES)) for start, length in part]
+        heads = read_ranges(path, ranges, state=state_of(table))
+        for number, (head, (start, _)) in enumerate(zip(heads, ranges, strict=True), first):
+
+            def refuse(why: str, number: int = number, start: int = start) -> FormatError:
+                place = f"{path}: frame {number} (from 0)"
+                return FormatError(
+                    "unsupported_image", start, f"{place} {why}: read_frame(..., decode=True) reads it"
+                )
+
+            found = read(head)
+            if found is None:
+                raise refuse(f"has no header of {form['codec'].removeprefix('imagecodecs_')} at its start")
+            size = found.columns, found.rows, found.components
+            if size != (table.columns, table.rows, 1):
+                raise refuse("differs in its size from Columns, Rows or Samples per Pixel")
+            # The decoder gives the smallest type that holds the precision.
+            if max(8, 1 << (found.precision - 1).bit_length()) != bits:
+                raise refuse(
+                    f"has samples of {found.precision} bits, too few or many for Bits Allocated {bits}"
+                )
+            # Where all bits are used, the type of the array alone decides what they mean.
+            if found.is_signed != is_signed and found.precision != bits:
+                raise refuse(f"is {'' if found.is_signed else 'un'}signed, other than Pixel Representation")
+
+
+def _check_bits(path: str, table: FrameTable, type_name: str, bits_stored: int) -> None:
+    """Refuse pixels whose bits above Bits Stored are neither 0 nor the sign (PS3.5 8.1.1)."""
+    type_ = np.dtype(type_name)
+    low, high = 0, (1 << bits_stored) - 1
+    if type_.kind == "i":
+        low, high = -(1 << (bits_stored - 1)), (1 << (bits_stored - 1)) - 1
+    length = table.rows * table.columns * table.samples_per_pixel * type_.itemsize
+    step = max(_BYTES_AT_ONCE // max(length, 1), 1)
+    for first in range(0, len(table), step):
+        numbers = range(first, min(first + step, len(table)))
+        for number, frame in zip(numbers, read_frames(path, table, numbers), strict=True):
+            values = np.frombuffer(frame[:length], type_)
+            if values.size and not low <= values.min() <= values.max() <= high:
+                raise FormatError(
+                    "unsupported_image",
+                    table.ranges(number)[0][0],
+                    f"{path}: frame {number} (from 0) has bits above Bits Stored {bits_stored} that zarr "
+                    "cannot clear: read_frame(..., decode=True) reads it",
+                )
