@@ -34,6 +34,24 @@ def _spread(start: int, end: int) -> range:
     return range(start, end, max((end - start) // 4, 1))
 
 
+def _difference(one: SlideHeader, other: SlideHeader) -> str | None:
+    """Return what tells that two images are of two slides, or of two pyramids of one; None: nothing does.
+
+    Levels of one slide may be series of their own, and some writers give each image a Frame of Reference: one
+    of these two alone tells nothing. What a header lacks tells nothing either.
+    """
+
+    def differ(name: str) -> bool:
+        pair = getattr(one, name), getattr(other, name)
+        return "" not in pair and pair[0] != pair[1]
+
+    if differ("study_instance_uid"):
+        return "Study Instance UID"
+    if differ("series_instance_uid") and differ("frame_of_reference_uid"):
+        return "Series Instance UID and Frame of Reference UID"
+    return "Pyramid UID" if differ("pyramid_uid") else None
+
+
 class Tile(NamedTuple):
     """A tile of a level, and the frame that it is.
 
@@ -184,6 +202,8 @@ class Level:
 class Slide:
     """The pyramid of a slide, the largest level first.
 
+    All its levels are of one study, of one series or Frame of Reference, and of one Pyramid UID.
+
     Parameters
     ----------
     paths : path or iterable of path
@@ -203,7 +223,8 @@ class Slide:
     Raises
     ------
     FormatError
-        A file is refused, or what it says of its tiles is contradictory; there is no level.
+        A file is refused, or what it says of its tiles is contradictory; there is no level; the files are of
+        several slides.
     SourceError
         A file cannot be read.
 
@@ -228,7 +249,14 @@ class Slide:
         tiled = {file: header for file, header in headers.items() if 0 not in (*header.total, *header.tile)}
         volumes = {file for file, header in tiled.items() if header.image_type[2:3] == ["VOLUME"]}
         groups: dict[tuple[int, int], list[str]] = defaultdict(list)
-        for file in sorted(volumes or tiled):
+        chosen = sorted(volumes or tiled)
+        for file in chosen:
+            if (difference := _difference(headers[chosen[0]], headers[file])) is not None:
+                raise FormatError(
+                    "misplaced_element",
+                    None,
+                    f"{chosen[0]} and {file} are of different slides ({difference}): give the files of one",
+                )
             groups[headers[file].total].append(file)
         if not groups:
             raise FormatError(
@@ -236,6 +264,7 @@ class Slide:
                 None,
                 f"{', '.join(files[:3]) or 'no file'}: no image has a total pixel matrix",
             )
+        self._first = headers[chosen[0]]
         levels = [Level(group, [headers[file] for file in group]) for group in groups.values()]
         self.levels = tuple(sorted(levels, key=lambda level: level.size, reverse=True))
         own = {file for level in self.levels for file in level.files}
@@ -310,8 +339,10 @@ class Slide:
     def _renew(self, level: int) -> None:
         """Make a level anew: the state of one of its files has changed, and maybe the places of its tiles."""
         old = self.levels[level]
-        new = Level(list(old.files), list(self._headers(old.files).values()))
-        if new.shape != old.shape:
+        headers = list(self._headers(old.files).values())
+        new = Level(list(old.files), headers)
+        is_other = any(_difference(self._first, header) is not None for header in headers)
+        if is_other or new.shape != old.shape:
             detail = f"{', '.join(old.files)}: replaced since the slide was opened: open the slide again"
             raise SourceError("changed_during_read", None, detail)
         self.levels = (*self.levels[:level], new, *self.levels[level + 1 :])

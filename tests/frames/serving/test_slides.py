@@ -141,6 +141,164 @@ def test_parts_of_a_concatenation_are_one_level(tmp_path: Path) -> None:
         Slide(tmp_path)
 
 
+def in_own_instances(folder: Path, images: list[tuple[str, list[str], float | None]]) -> None:
+    """Write images of one plane of 3 x 2 tiles: name, optical paths, Z Offset."""
+    for name, paths, z in images:
+
+        def change(dataset: Dataset, paths: list[str] = paths, z: float | None = z) -> None:
+            dataset.OpticalPathSequence = Sequence([item(OpticalPathIdentifier=path) for path in paths])
+            if z is not None:
+                dataset.TotalPixelMatrixOriginSequence[0].ZOffsetInSlideCoordinateSystem = z
+            dataset.TotalPixelMatrixRows = 2 * TILE
+
+        write_changed(folder, name, 3, 2 * len(paths), change)
+
+
+@pytest.mark.parametrize("place", ["origin", "shared"])
+def test_focal_planes_in_instances_of_their_own_are_planes_of_a_level(tmp_path: Path, place: str) -> None:
+    """In the order of Z Offset; with a path that has one plane alone, and an image of two paths."""
+    images = [("c", ["r", "g"], 1.5), ("a", ["r"], 3.0), ("b", ["g"], 0.5)]
+    in_own_instances(tmp_path, [(name, paths, z) for name, paths, z in images if place == "origin"])
+    if place == "shared":
+        in_own_instances(tmp_path, [(name, paths, None) for name, paths, _ in images])
+        for name, _, z in images:
+            dataset = pydicom.dcmread(tmp_path / f"{name}.dcm")
+            shared = item(ZOffsetInSlideCoordinateSystem=z)
+            dataset.SharedFunctionalGroupsSequence[0].PlanePositionSlideSequence = Sequence([shared])
+            dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    slide = Slide(tmp_path)
+    [level] = slide.levels
+    assert (level.optical_paths, level.focal_planes) == (["r", "g"], [0.5, 1.5, 3.0])
+    frames = {name: frames_of(tmp_path / f"{name}.dcm") for name, _, _ in images}
+    for number in range(6):
+        column, row = number % 3, number // 3
+        found = [
+            [slide.tile(0, column, row, plane=plane, path=path) for plane in range(3)] for path in range(2)
+        ]
+        assert found == [
+            [None, frames["c"][number], frames["a"][number]],
+            [frames["b"][number], frames["c"][6 + number], None],
+        ]
+
+
+def test_optical_paths_in_concatenations_of_their_own_are_one_level(tmp_path: Path) -> None:
+    wanted = []
+    for path in ("r", "g"):
+        frames = frames_of(write_changed(tmp_path / "..", f"whole-{path}", 3, 4))
+        for first, count in ((5, 7), (0, 5)):
+            part = pydicom.encaps.encapsulate(frames[first : first + count], has_bot=True)
+
+            def change(dataset: Dataset, path: str = path, first: int = first, part: bytes = part) -> None:
+                dataset.OpticalPathSequence = Sequence([item(OpticalPathIdentifier=path)])
+                dataset.ConcatenationUID = f"1.2.9.{ord(path)}"
+                dataset.ConcatenationFrameOffsetNumber = first
+                dataset.NumberOfFrames, dataset.PixelData = 7 if first else 5, part
+
+            write_changed(tmp_path, f"{path}{first}", 3, 4, change)
+        wanted.append(frames)
+    slide = Slide(tmp_path)
+    places = [slide.levels[0].optical_paths.index(path) for path in ("r", "g")]
+    for place, frames in zip(places, wanted, strict=True):
+        assert [slide.tile(0, n % 3, n // 3, path=place) for n in range(12)] == frames
+
+
+def test_optical_paths_that_are_focused_apart_stay_on_one_plane(tmp_path: Path) -> None:
+    in_own_instances(tmp_path, [("a", ["r"], 1.0), ("b", ["g"], 2.0)])
+    slide = Slide(tmp_path)
+    assert slide.levels[0].focal_planes == [0.0]
+    for path, name in enumerate("ab"):
+        assert slide.tile(0, 0, 0, path=path) == frames_of(tmp_path / f"{name}.dcm")[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([("a", ["r"], 1.0), ("b", ["r"], 1.0)], "the same optical path on the same focal plane"),
+        ([("a", ["r", "g"], 1.0), ("b", ["g"], 1.0)], "the same optical path on the same focal plane"),
+        ([("a", ["r"], None), ("b", ["r"], 0.0)], "the same optical path on the same focal plane"),
+        ([("a", ["r"], 1.0), ("b", ["r"], 2.0), ("c", [], 3.0)], "has none"),
+    ],
+    ids=["twice", "in-both", "unsaid", "nameless"],
+)
+def test_instances_of_the_same_tiles_are_refused(
+    tmp_path: Path, images: list[tuple[str, list[str], float | None]], words: str
+) -> None:
+    in_own_instances(tmp_path, [(name, paths or ["x"], z) for name, paths, z in images])
+    for name, paths, _ in images:
+        if not paths:
+            dataset = pydicom.dcmread(tmp_path / f"{name}.dcm")
+            del dataset.OpticalPathSequence
+            dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    with pytest.raises(FormatError, match=words):
+        Slide(tmp_path)
+
+
+def test_instances_that_differ_in_their_number_of_planes_are_refused(tmp_path: Path) -> None:
+    in_own_instances(tmp_path, [("a", ["r"], None)])
+
+    def change(dataset: Dataset) -> None:
+        dataset.TotalPixelMatrixFocalPlanes, dataset.TotalPixelMatrixRows = 2, 2 * TILE
+
+    write_changed(tmp_path, "b", 3, 4, change)
+    with pytest.raises(FormatError, match="differ in Total Pixel Matrix Focal Planes"):
+        Slide(tmp_path)
+
+
+IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PyramidUID")
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_one"),
+    [
+        ((), True),
+        (("SeriesInstanceUID",), True),
+        (("FrameOfReferenceUID",), True),
+        (("StudyInstanceUID",), False),
+        (("SeriesInstanceUID", "FrameOfReferenceUID"), False),
+        (("PyramidUID",), False),
+        (IDENTITY, False),
+    ],
+)
+@pytest.mark.parametrize("with_reader", [False, True])
+def test_levels_are_of_one_slide(
+    tmp_path: Path, changed: tuple[str, ...], is_one: bool, with_reader: bool
+) -> None:
+    def own(dataset: Dataset) -> None:
+        scaled(2)(dataset)
+        for name in changed:
+            setattr(dataset, name, dataset.get(name, "1.2") + ".7")
+
+    def as_pyramid(dataset: Dataset) -> None:
+        dataset.PyramidUID = "1.2"
+
+    write_changed(tmp_path, "one", 4, 2, as_pyramid)
+    other = write_changed(tmp_path, "other", 2, 1, own)
+    unsaid = write_changed(tmp_path, "unsaid", 1, 1)
+    dataset = pydicom.dcmread(unsaid)
+    for name in IDENTITY[:1] + IDENTITY[2:3]:
+        delattr(dataset, name)
+    dataset.save_as(unsaid, enforce_file_format=True)
+    with FrameReader(None, publish=False) as reader:
+        for _ in range(2):  # the second look is at what memory keeps
+            if is_one:
+                assert len(Slide(tmp_path, reader=reader if with_reader else None).levels) == 3
+            else:
+                with pytest.raises(FormatError, match=r"one\.dcm and .*other\.dcm are of different slides"):
+                    Slide(tmp_path, reader=reader if with_reader else None)
+        assert len(Slide([other, unsaid], reader=reader).levels) == 2
+
+
+def test_a_slide_whose_file_is_replaced_by_that_of_another_must_be_opened_again(tmp_path: Path) -> None:
+    path = write_changed(tmp_path, "one", 2, 2)
+    slide = Slide(path)
+    dataset = pydicom.dcmread(path)
+    dataset.StudyInstanceUID = "1.2.3.4"
+    path.unlink()
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(SourceError, match="open the slide again"):
+        slide.tile(0, 0, 0)
+
+
 def test_a_reader_serves_the_tiles(tmp_path: Path) -> None:
     path = write_changed(tmp_path, "one", 3, 2)
     with FrameReader(None, publish=False) as reader:

@@ -22,6 +22,7 @@ const PIXEL_MEASURES: Tag = Tag(0x0028_9110);
 const OPTICAL_PATHS: Tag = Tag(0x0048_0105);
 const PATH_IDENTIFICATION: Tag = Tag(0x0048_0207);
 const PLANE_POSITION: Tag = Tag(0x0048_021A);
+const MATRIX_ORIGIN: Tag = Tag(0x0048_0008);
 
 /// Where a frame lies in the total pixel matrix, counted from 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +44,14 @@ pub struct SlideHeader {
     pub state: Fingerprint,
     /// SOP Instance UID.
     pub instance: Uid,
+    /// Study Instance UID; like the three below it tells the images of other slides apart, and is empty where absent.
+    pub study: Uid,
+    /// Series Instance UID.
+    pub series: Uid,
+    /// Frame of Reference UID.
+    pub frame_of_reference: Uid,
+    /// Pyramid UID.
+    pub pyramid: Uid,
     /// Image Type, its values between backslashes.
     pub image_type: String,
     /// `TILED_FULL`, `TILED_SPARSE` or empty.
@@ -57,6 +66,8 @@ pub struct SlideHeader {
     pub spacing: Option<[f64; 2]>,
     /// Total Pixel Matrix Focal Planes.
     pub focal_planes: u64,
+    /// The focal plane of all frames, or the first of them, where they share it; as [`Position::z`].
+    pub shared_z: Option<f64>,
     /// Optical Path Identifiers in the order of the sequence.
     pub paths: Vec<String>,
     /// The optical path of all frames, where they share it.
@@ -102,6 +113,10 @@ impl Headers {
         match attribute.element.tag.0 {
             0x0008_0008 => to.image_type = text(window, attribute)?,
             0x0008_0018 => to.instance = values::uid(window, &attribute.element)?,
+            0x0008_0019 => to.pyramid = values::uid(window, &attribute.element)?,
+            0x0020_000D => to.study = values::uid(window, &attribute.element)?,
+            0x0020_000E => to.series = values::uid(window, &attribute.element)?,
+            0x0020_0052 => to.frame_of_reference = values::uid(window, &attribute.element)?,
             0x0020_9161 => to.concatenation = values::uid(window, &attribute.element)?,
             0x0020_9228 => to.frame_offset = number(window, attribute)?,
             0x0020_9311 => to.organization = text(window, attribute)?,
@@ -130,6 +145,9 @@ impl Headers {
             ([SHARED, PATH_IDENTIFICATION], 0x0048_0106) => {
                 self.header.shared_path = Some(text(window, attribute)?);
             }
+            ([MATRIX_ORIGIN] | [SHARED, PLANE_POSITION], 0x0040_074A) => {
+                self.header.shared_z = offset(window, attribute)?;
+            }
             ([PER_FRAME, inner @ ..], _) => {
                 let Some(position) = self.header.positions.last_mut() else { return Ok(()) };
                 match (inner, tag) {
@@ -141,10 +159,7 @@ impl Headers {
                         });
                         position.path = Some(*place);
                     }
-                    ([PLANE_POSITION], 0x0040_074A) => {
-                        let z = text(window, attribute)?.trim().parse().ok();
-                        position.z = z.filter(|z: &f64| z.is_finite()).map(|z| z + 0.0); // no -0
-                    }
+                    ([PLANE_POSITION], 0x0040_074A) => position.z = offset(window, attribute)?,
                     ([PLANE_POSITION], 0x0048_021E) => position.column = place(window, attribute)?,
                     ([PLANE_POSITION], 0x0048_021F) => position.row = place(window, attribute)?,
                     _ => {}
@@ -200,6 +215,12 @@ fn text(window: &mut Window<'_>, attribute: &Attribute) -> Result<String> {
 /// A number of a binary VR or of an Integer String, 0 where it is none or negative.
 fn number(window: &mut Window<'_>, attribute: &Attribute) -> Result<u64> {
     Ok(integer(window, attribute)?.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
+}
+
+/// A finite Decimal String.
+fn offset(window: &mut Window<'_>, attribute: &Attribute) -> Result<Option<f64>> {
+    let number = text(window, attribute)?.trim().parse().ok();
+    Ok(number.filter(|number: &f64| number.is_finite()).map(|number| number + 0.0)) // no -0
 }
 
 /// A position in the total pixel matrix, which counts from 1, counted from 0.

@@ -1,5 +1,7 @@
 //! The map of a level: which frame of which instance is the tile at a column and row.
 
+use std::collections::{HashMap, HashSet};
+
 use super::header::{Position, SlideHeader};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Fingerprint;
@@ -23,10 +25,40 @@ pub struct TileMap {
 
 #[derive(Debug)]
 enum Places {
-    /// Frames in the order of the standard; for each instance the first one and how many it has.
-    Full(Vec<(u64, u64)>),
+    /// Frames in the order of the standard, none twice.
+    Full(Vec<Span>),
     /// Number of each tile that there is, its instance and its frame, in the order of numbers.
     Sparse(Vec<(u64, u32, u32)>),
+}
+
+/// Frames of an instance that follow each other in the order of the level too.
+#[derive(Debug)]
+struct Span {
+    /// Number of the first tile in the level.
+    first: u64,
+    count: u64,
+    instance: usize,
+    /// Frame of the instance that is the first tile.
+    frame: u64,
+}
+
+/// One image of a level: an instance, or the parts of a concatenation, with their places among the instances.
+struct Image<'a> {
+    parts: Vec<(usize, &'a SlideHeader)>,
+}
+
+impl<'a> Image<'a> {
+    fn paths(&self) -> &'a [String] {
+        self.parts.first().map_or(&[], |(_, part)| &part.paths)
+    }
+
+    fn planes(&self) -> u64 {
+        self.parts.first().map_or(1, |(_, part)| part.focal_planes)
+    }
+
+    fn z(&self) -> f64 {
+        self.parts.first().and_then(|(_, part)| part.shared_z).unwrap_or(0.0)
+    }
 }
 
 impl TileMap {
@@ -72,41 +104,91 @@ impl TileMap {
     /// PS3.3 C.7.6.17.3: columns first, then rows, focal planes, optical paths.
     fn full(parts: &[&SlideHeader], grid: [u64; 2], paths: Vec<String>) -> Result<Self> {
         let refuse = |detail: String| Err(Error::new(ErrorKind::MisplacedElement, detail));
-        let planes = parts.iter().map(|part| part.focal_planes).max().unwrap_or(1);
-        let is_whole = parts.iter().all(|part| part.concatenation.is_empty());
-        let own = |part: &SlideHeader| part.paths.len().max(1) as u64;
-        let mut spans = Vec::new();
-        let mut next = 0;
-        for part in parts {
-            // An instance that is no part of a concatenation holds its own optical paths, behind those before it.
-            let first = if is_whole { next } else { part.frame_offset };
-            let tiles = grid[0].checked_mul(grid[1]).and_then(|tiles| tiles.checked_mul(planes));
-            let expected = tiles.and_then(|tiles| tiles.checked_mul(own(part)));
-            if is_whole && expected != Some(part.frames) {
+        let planes = parts.first().map_or(1, |part| part.focal_planes);
+        if parts.iter().any(|part| part.focal_planes != planes) {
+            return refuse("instances of one level differ in Total Pixel Matrix Focal Planes".into());
+        }
+        let tiles = grid[0].checked_mul(grid[1]);
+        let frames_of = |planes: u64, paths: usize| tiles?.checked_mul(planes)?.checked_mul(paths as u64);
+        for part in parts.iter().filter(|part| part.concatenation.is_empty()) {
+            let own = part.paths.len().max(1);
+            if frames_of(planes, own) != Some(part.frames) {
                 return refuse(format!(
-                    "TILED_FULL of {} by {} tiles, {planes} focal planes and {} optical paths has {} frames",
-                    grid[0],
-                    grid[1],
-                    own(part),
-                    part.frames
+                    "TILED_FULL of {} by {} tiles, {planes} focal planes and {own} optical paths has {} frames",
+                    grid[0], grid[1], part.frames
                 ));
             }
-            let end = first.saturating_add(part.frames);
-            if spans
-                .iter()
-                .any(|&(from, count): &(u64, u64)| first < from.saturating_add(count) && from < end)
-            {
-                return refuse("two parts of a concatenation hold the same frames".into());
+        }
+        let images = images_of(parts);
+        let planes = match offsets_of(&images) {
+            Some(offsets) => offsets,
+            None => (0..planes.min(MOST_PLANES as u64 + 1)).map(|plane| plane as f64).collect(),
+        };
+        if planes.len() > MOST_PLANES {
+            return refuse(format!("more than {MOST_PLANES} focal planes"));
+        }
+        if frames_of(planes.len() as u64, paths.len()).is_none() {
+            return refuse("a level has more tiles than can be counted".into());
+        }
+        let mut map =
+            Self { grid, paths, planes, states: states_of(parts), places: Places::Full(Vec::new()) };
+        let mut spans = Vec::new();
+        for image in &images {
+            if images.len() == 1 {
+                spans.extend(image.parts.iter().map(|&(instance, part)| Span {
+                    first: part.frame_offset,
+                    count: part.frames,
+                    instance,
+                    frame: 0,
+                }));
+            } else {
+                map.push_spans(image, &mut spans)?;
             }
-            spans.push((first, part.frames));
-            next = end;
         }
-        let tiles = grid[0].saturating_mul(grid[1]).saturating_mul(planes).saturating_mul(paths.len() as u64);
-        if next > tiles && is_whole {
-            return refuse("two instances of TILED_FULL hold the same optical path".into());
+        spans.sort_unstable_by_key(|span| (span.first, span.instance));
+        for pair in spans.windows(2) {
+            if let [one, other] = pair
+                && one.first.saturating_add(one.count) > other.first
+            {
+                let of = |span: &Span| parts.get(span.instance).map_or("", |part| &part.concatenation);
+                let is_concatenation = !of(one).is_empty() && of(one) == of(other);
+                return refuse(if is_concatenation {
+                    "two parts of a concatenation hold the same frames".into()
+                } else {
+                    "two instances of TILED_FULL hold the same optical path on the same focal plane".into()
+                });
+            }
         }
-        let planes = (0..planes.min(MOST_PLANES as u64)).map(|plane| plane as f64).collect();
-        Ok(Self { grid, paths, planes, states: states_of(parts), places: Places::Full(spans) })
+        map.places = Places::Full(spans);
+        Ok(map)
+    }
+
+    /// Adds the frames of one of several images of a level: it holds optical paths of its own, or a plane of its own.
+    fn push_spans(&self, image: &Image<'_>, spans: &mut Vec<Span>) -> Result<()> {
+        let tiles = self.grid[0] * self.grid[1]; // `full` has checked it, times planes and paths
+        let plane = self.planes.binary_search_by(|each| each.total_cmp(&image.z()));
+        let is_apart = image.planes() != self.planes.len() as u64;
+        let plane = if is_apart { plane.unwrap_or(0) as u64 } else { 0 };
+        let stack = tiles * image.planes();
+        let unnamed = [String::new()];
+        let names = if image.paths().is_empty() { &unnamed[..] } else { image.paths() };
+        for (own, name) in names.iter().enumerate() {
+            let Some(path) = self.paths.iter().position(|each| each == name) else {
+                let detail = "an instance of a level of several optical paths has none";
+                return Err(Error::new(ErrorKind::MisplacedElement, detail));
+            };
+            let first = (path as u64 * self.planes.len() as u64 + plane) * tiles;
+            let local = (own as u64).saturating_mul(stack); // a header may name a path again and again
+            for &(instance, part) in &image.parts {
+                let start = part.frame_offset.max(local);
+                let end = part.frame_offset.saturating_add(part.frames).min(local.saturating_add(stack));
+                if start < end {
+                    let frame = start - part.frame_offset;
+                    spans.push(Span { first: first + (start - local), count: end - start, instance, frame });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn sparse(parts: &[&SlideHeader], grid: [u64; 2], paths: Vec<String>) -> Result<Self> {
@@ -210,16 +292,52 @@ impl TileMap {
             return Err(Error::new(ErrorKind::InvalidArgument, detail));
         };
         Ok(match &self.places {
-            Places::Full(spans) => spans.iter().enumerate().find_map(|(instance, &(first, count))| {
-                let frame = key.checked_sub(first).filter(|&frame| frame < count)?;
-                Some((instance, frame))
-            }),
+            Places::Full(spans) => {
+                let before = spans.partition_point(|span| span.first <= key);
+                let span = before.checked_sub(1).and_then(|place| spans.get(place));
+                span.filter(|span| key - span.first < span.count)
+                    .map(|span| (span.instance, span.frame + key - span.first))
+            }
             Places::Sparse(tiles) => {
                 let place = tiles.binary_search_by_key(&key, |tile| tile.0).ok();
                 place.and_then(|place| tiles.get(place)).map(|tile| (tile.1 as usize, tile.2.into()))
             }
         })
     }
+}
+
+fn images_of<'a>(parts: &[&'a SlideHeader]) -> Vec<Image<'a>> {
+    let mut images: Vec<Image<'a>> = Vec::new();
+    let mut places = HashMap::new();
+    for (instance, &part) in parts.iter().enumerate() {
+        let next = images.len();
+        let is_alone = part.concatenation.is_empty();
+        let place = if is_alone { next } else { *places.entry(&*part.concatenation).or_insert(next) };
+        match images.get_mut(place) {
+            Some(image) => image.parts.push((instance, part)),
+            None => images.push(Image { parts: vec![(instance, part)] }),
+        }
+    }
+    images
+}
+
+/// The focal planes of images of one plane each that share optical paths; of other levels planes have numbers.
+fn offsets_of(images: &[Image<'_>]) -> Option<Vec<f64>> {
+    let mut names = HashSet::new();
+    let mut is_shared = false;
+    for image in images {
+        is_shared |= image.paths().is_empty() && !names.insert("");
+        for path in image.paths() {
+            is_shared |= !names.insert(path);
+        }
+    }
+    if images.len() < 2 || !is_shared || images.iter().any(|image| image.planes() != 1) {
+        return None;
+    }
+    let mut offsets: Vec<f64> = images.iter().map(Image::z).collect();
+    offsets.sort_by(f64::total_cmp);
+    offsets.dedup();
+    Some(offsets)
 }
 
 fn states_of(parts: &[&SlideHeader]) -> Vec<Fingerprint> {

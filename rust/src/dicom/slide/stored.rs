@@ -14,7 +14,8 @@ use crate::base::source::{Etag, Fingerprint};
 use crate::base::varint;
 use crate::frames::attributes::Uid;
 
-const VERSION: u8 = 2; // 1 was compressed by zstd, whose compressor nothing else needs
+/// 1 was compressed by zstd, whose compressor nothing else needs; 2 did not say of which slide the image is.
+pub(super) const VERSION: u8 = 3;
 /// Bytes before those that the checksum covers: version and checksum.
 const HEAD: usize = 5;
 /// Most bytes of positions before compression, four columns together.
@@ -31,7 +32,11 @@ const SOME: u8 = 2;
 pub fn encode(header: &SlideHeader) -> Option<Vec<u8>> {
     let mut out = vec![VERSION, 0, 0, 0, 0];
     push_state(&mut out, &header.state);
-    for text in [&*header.instance, &*header.concatenation, &*header.image_type, &*header.organization] {
+    let SlideHeader { instance, concatenation, study, series, frame_of_reference, pyramid, .. } = header;
+    for uid in [instance, concatenation, study, series, frame_of_reference, pyramid] {
+        push_text(&mut out, uid);
+    }
+    for text in [&*header.image_type, &*header.organization] {
         push_text(&mut out, text);
     }
     for number in [header.total, header.tile].into_iter().flatten() {
@@ -44,6 +49,8 @@ pub fn encode(header: &SlideHeader) -> Option<Vec<u8>> {
     for step in header.spacing.into_iter().flatten() {
         out.extend(step.to_le_bytes());
     }
+    out.push(u8::from(header.shared_z.is_some()));
+    header.shared_z.iter().for_each(|z| out.extend(z.to_le_bytes()));
     out.push(u8::from(header.shared_path.is_some()));
     header.shared_path.iter().for_each(|path| push_text(&mut out, path));
     for texts in [&header.paths, &header.frame_paths] {
@@ -153,6 +160,10 @@ pub fn decode(stored: &[u8]) -> Result<SlideHeader> {
     let mut header = SlideHeader { state: fields.state()?, ..SlideHeader::default() };
     header.instance = fields.uid()?;
     header.concatenation = fields.uid()?;
+    header.study = fields.uid()?;
+    header.series = fields.uid()?;
+    header.frame_of_reference = fields.uid()?;
+    header.pyramid = fields.uid()?;
     header.image_type = fields.text()?.into();
     header.organization = fields.text()?.into();
     header.total = [fields.number()?, fields.number()?];
@@ -161,6 +172,10 @@ pub fn decode(stored: &[u8]) -> Result<SlideHeader> {
     header.focal_planes = fields.number()?;
     header.frame_offset = fields.number()?;
     header.spacing = if fields.flag()? { Some([fields.float()?, fields.float()?]) } else { None };
+    header.shared_z = if fields.flag()? { Some(fields.float()? + 0.0) } else { None };
+    if header.shared_z.is_some_and(|z| !z.is_finite()) {
+        return Err(bad("has a focal plane that is no number"));
+    }
     header.shared_path = if fields.flag()? { Some(fields.text()?.into()) } else { None };
     header.paths = fields.texts()?;
     header.frame_paths = fields.texts()?;

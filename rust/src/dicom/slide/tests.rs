@@ -34,19 +34,26 @@ prop_compose! {
         total in [any::<u32>(), any::<u32>()],
         numbers in [any::<u64>(), any::<u64>(), any::<u64>()],
         spacing in prop::option::of([1e-9..1e9_f64, 1e-9..1e9_f64]),
+        shared_z in prop::option::of(-1e9..1e9_f64),
         paths in prop::collection::vec("[a-zé]{0,16}", 0..5),
         shared_path in prop::option::of("[a-z]{0,16}"),
         state in (any::<u64>(), any::<Option<i64>>(), any::<Option<i64>>(), any::<Option<u64>>(), "[0-9a-f]{0,64}"),
-        texts in ["[0-9.]{0,64}", "[0-9.]{0,64}", "[A-Z\\\\_]{0,40}", "[A-Z_]{0,16}"],
+        uids in prop::collection::vec("[0-9.]{0,64}", 6),
+        texts in ["[A-Z\\\\_]{0,40}", "[A-Z_]{0,16}"],
     ) -> SlideHeader {
         let (size, mtime_ns, ctime_ns, inode, etag) = state;
         let etag = Etag::from(&etag).ok().filter(|etag| !etag.is_empty());
-        let [instance, concatenation, image_type, organization] = texts;
+        let [image_type, organization] = texts;
+        let uid = |place: usize| Uid::from(&uids[place]).unwrap();
         let [frames, focal_planes, frame_offset] = numbers;
         SlideHeader {
             state: Fingerprint { size, mtime_ns, ctime_ns, inode, etag },
-            instance: Uid::from(&instance).unwrap(),
-            concatenation: Uid::from(&concatenation).unwrap(),
+            instance: uid(0),
+            concatenation: uid(1),
+            study: uid(2),
+            series: uid(3),
+            frame_of_reference: uid(4),
+            pyramid: uid(5),
             image_type,
             organization,
             total: total.map(u64::from),
@@ -54,6 +61,7 @@ prop_compose! {
             frames,
             spacing,
             focal_planes,
+            shared_z: shared_z.map(|z| z + 0.0),
             paths,
             shared_path,
             frame_offset,
@@ -93,7 +101,7 @@ proptest! {
             let at = at.index(stored.len());
             stored[at] = byte;
         }
-        stored[0] = 1;
+        stored[0] = stored::VERSION;
         if let Ok(header) = decode(&crc_renewed(stored)) {
             let _ = TileMap::new(&[&header, &header]);
             if let Ok(map) = TileMap::new(&[&header]) {
@@ -185,4 +193,31 @@ fn what_decompresses_to_more_than_it_says_is_refused() {
 fn positions_without_values_are_not_kept() {
     let header = SlideHeader { positions: vec![Position::default(); 1000], ..SlideHeader::default() };
     assert_eq!(encode(&header), None);
+}
+
+/// Sizes that no file has are an error or a map, never an overflow: of parts of a concatenation no count is checked.
+#[test]
+fn huge_images_in_instances_of_their_own_are_refused_or_a_map() {
+    let part = |concatenation: &str, paths: &[&str], total: u64, z: f64| SlideHeader {
+        organization: "TILED_FULL".into(),
+        concatenation: Uid::from(concatenation).unwrap(),
+        total: [total, total],
+        tile: [1, 1],
+        frames: u64::MAX,
+        focal_planes: 1,
+        frame_offset: 1,
+        shared_z: Some(z),
+        paths: paths.iter().map(ToString::to_string).collect(),
+        ..SlideHeader::default()
+    };
+    for total in [1, 3, 1 << 31, u64::from(u32::MAX), u64::MAX] {
+        for paths in [&["a"][..], &["a", "b"], &["b", "b", "b", "b"], &[]] {
+            let (one, other) = (part("1.2", &["a"], total, 1.0), part("1.3", paths, total, 2.0));
+            if let Ok(map) = TileMap::new(&[&one, &other]) {
+                for (column, plane) in [(0, 0), (total - 1, 0), (total - 1, 1)] {
+                    let _ = map.find(column, total - 1, plane, 0);
+                }
+            }
+        }
+    }
 }

@@ -50,6 +50,26 @@ impl SlideHeader {
     }
 
     #[getter]
+    fn study_instance_uid(&self) -> &str {
+        &self.0.study
+    }
+
+    #[getter]
+    fn series_instance_uid(&self) -> &str {
+        &self.0.series
+    }
+
+    #[getter]
+    fn frame_of_reference_uid(&self) -> &str {
+        &self.0.frame_of_reference
+    }
+
+    #[getter]
+    fn pyramid_uid(&self) -> &str {
+        &self.0.pyramid
+    }
+
+    #[getter]
     fn image_type(&self) -> Vec<&str> {
         self.0.image_type.split('\\').map(str::trim).collect()
     }
