@@ -347,7 +347,7 @@ class TileMap:
         """Optical Path Identifiers."""
     @property
     def planes(self) -> list[float]:
-        """Focal planes: offsets in millimetres, or numbers where the header has none."""
+        """Focal planes: offsets in micrometres, or numbers where the header has none."""
     def agrees_with(
         self, instance: int, state: tuple[int, int | None, int | None, int | None, str | None]
     ) -> bool:

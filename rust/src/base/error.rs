@@ -106,7 +106,7 @@ impl Error {
     }
 
     /// A refusal for a file that is not there, for whoever asks here.
-    pub fn gone(detail: impl Into<String>) -> Self {
+    pub fn not_there(detail: impl Into<String>) -> Self {
         Self { errno: Some(rustix::io::Errno::NOENT.raw_os_error()), ..Self::new(ErrorKind::IoError, detail) }
     }
 

@@ -31,7 +31,7 @@ pub struct Position {
     pub column: Option<i64>,
     /// Its topmost row.
     pub row: Option<i64>,
-    /// Its focal plane: Z Offset in Slide Coordinate System, in millimetres; finite.
+    /// Its focal plane: Z Offset in Slide Coordinate System, in micrometres (PS3.3 C.8.12.2); finite.
     pub z: Option<f64>,
     /// Its optical path: a place in [`SlideHeader::frame_paths`].
     pub path: Option<u32>,

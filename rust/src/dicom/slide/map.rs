@@ -16,7 +16,7 @@ pub struct TileMap {
     pub grid: [u64; 2],
     /// Optical Path Identifiers.
     pub paths: Vec<String>,
-    /// Focal planes: offsets in millimetres, or numbers where the header has none.
+    /// Focal planes: offsets in micrometres, or numbers where the header has none.
     pub planes: Vec<f64>,
     /// The states of the instances, in the order given.
     pub states: Vec<Fingerprint>,

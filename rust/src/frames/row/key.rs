@@ -15,12 +15,13 @@ const FOLDER: usize = 4;
 ///
 /// SQL can say the folder's part too, and puts it into the keys of older versions that way.
 pub fn key(source: &str, path: &[u8]) -> [u8; 16] {
-    let folder = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    let slash = path.iter().rposition(|&byte| byte == b'/');
+    let folder = slash.and_then(|slash| path.get(..=slash)).unwrap_or_default();
     let mut digest = Blake2b::<U16>::new();
     digest.update(source.as_bytes());
     digest.update([0]);
     digest.update(path);
     let mut key: [u8; 16] = digest.finalize().into();
-    key[..FOLDER].copy_from_slice(&Sha256::digest(&path[..folder])[..FOLDER]);
+    key.iter_mut().zip(Sha256::digest(folder)).take(FOLDER).for_each(|(place, byte)| *place = byte);
     key
 }

@@ -82,7 +82,7 @@ impl Roots {
             rest.is_some_and(|rest| rest.starts_with('/'))
         };
         if !self.folders.is_empty() && !self.folders.iter().any(is_below) {
-            return Err(Error::gone("the object lies outside of the prefixes that are served"));
+            return Err(Error::not_there("the object lies outside of the prefixes that are served"));
         }
         Object::open(&self.jobs, address)
     }
@@ -95,7 +95,8 @@ impl Roots {
             return Ok(rustix::fs::open(full, flags, Mode::empty()).map_err(std::io::Error::from)?);
         }
         let root = self.folders.iter().find(|root| full.starts_with(root));
-        let root = root.ok_or_else(|| Error::gone("the file lies outside of the folders that are served"))?;
+        let root =
+            root.ok_or_else(|| Error::not_there("the file lies outside of the folders that are served"))?;
         if root == full {
             return Ok(rustix::fs::open(full, flags, Mode::empty()).map_err(std::io::Error::from)?);
         }
@@ -112,7 +113,9 @@ fn open_below(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let opened = folder.and_then(|folder| rustix::fs::openat2(folder, below, flags, Mode::empty(), resolve));
     match opened {
-        Err(rustix::io::Errno::XDEV) => Err(Error::gone("a link leads out of the folders that are served")),
+        Err(rustix::io::Errno::XDEV) => {
+            Err(Error::not_there("a link leads out of the folders that are served"))
+        }
         Err(rustix::io::Errno::NOSYS) => open_resolved(root, path, flags),
         other => Ok(other.map_err(std::io::Error::from)?),
     }
@@ -127,7 +130,7 @@ fn open_below(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
 fn open_resolved(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     let resolved = path.canonicalize()?;
     if !resolved.starts_with(root.canonicalize()?) {
-        return Err(Error::gone("a link leads out of the folders that are served"));
+        return Err(Error::not_there("a link leads out of the folders that are served"));
     }
     Ok(rustix::fs::open(&resolved, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(std::io::Error::from)?)
 }
