@@ -30,7 +30,8 @@ impl Boxes<'_> {
     /// Calls `fill` with the places (first and count) of cells outside a grid.
     pub fn outside(&self, grid: &Grid, fill: &mut impl FnMut(u64, u64)) {
         let mut dims: Vec<usize> = (0..self.size.len()).collect();
-        dims.sort_by_key(|dim| std::cmp::Reverse(self.steps.get(*dim)));
+        // A dimension of one cell has the step of the next slower one, which spans more.
+        dims.sort_by_key(|dim| std::cmp::Reverse((self.steps.get(*dim), self.size.get(*dim))));
         for (number, corner) in self.starts.chunks_exact(self.size.len().max(1)).enumerate() {
             if grid.reaches_out(corner, self.size) {
                 self.outside_along(grid, corner, &dims, self.first + number as u64 * self.each, fill);

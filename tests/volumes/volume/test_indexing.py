@@ -141,6 +141,17 @@ def test_patches_outside_the_volume_are_filled(tmp_path: Path) -> None:
             volume.read_patches(starts, size)
 
 
+def test_an_output_whose_axis_of_one_voxel_has_an_odd_stride_is_filled(tmp_path: Path) -> None:
+    volume = Volume.from_numpy(tmp_path / "v", np.ones((8, 8, 8), np.int16))
+    for lead in (slice(0, 1), slice(1, 2)):
+        room = np.full((1, 8, 8, 8), -7, np.float32)
+        out = room[:, ::3][:, lead]  # contiguous, as numpy sees it
+        assert out.flags.c_contiguous
+        volume.read_patches_into([[-1, 0, 0]], out, fill=5)
+        assert (out == 5).all()
+        assert (room == -7).sum() == 7 * 64
+
+
 def test_statistics_are_those_of_numpy_and_nan_has_a_policy(tmp_path: Path) -> None:
     data = np.random.default_rng(0).normal(size=(9, 9, 9)).astype(np.float32)
     volume = Volume.from_numpy(tmp_path / "v", data)

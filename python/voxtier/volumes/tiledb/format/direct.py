@@ -177,7 +177,8 @@ class DirectTiles:
             Threads and memory.
         """
         apply_budget(read)
-        steps = [out.strides[1 + axis] // out.itemsize for axis in order]
+        # Not by the strides: numpy gives an axis of one cell any stride, and calls the array contiguous.
+        steps = [math.prod(out.shape[2 + axis :]) for axis in order]
         self._tiles.read_boxes(
             starts.reshape(-1),
             [out.shape[1 + axis] for axis in order],
