@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from volumes.support.images import code_of, nifti, pairs
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes import RadiObject, Volume
+from voxtier.volumes import RadiObject, Volume, batches
 from voxtier.volumes.training.datasets import (
     DatasetConfig,
     GridPatchDataset,
@@ -211,6 +211,59 @@ def test_images_that_are_no_segmentations_are_not_counted(tmp_path: Path) -> Non
     labels = np.zeros(shape, np.int16)
     labels[3, 4, 5:7] = 2, 255
     assert foreground._labels(labels) == [2, 255]
+
+
+def save_scaled(path: Path, stored: NDArray[Any], inter: float) -> Path:
+    """Write these stored numbers under a header with slope 1 and this intercept."""
+    import nibabel as nib
+
+    nib.save(nib.Nifti1Image(stored, np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([1, inter], "<f4").tobytes()
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", None])
+def test_air_outside_a_ct_is_the_same_however_it_is_read(tmp_path: Path, dtype: str | None) -> None:
+    """No voxel of this CT is stored as 0, which is what lies outside of it: -1024."""
+    pytest.importorskip("torch")
+    stores = {}
+    for name, shape in (("3-D", (6, 6, 6)), ("4-D", (6, 6, 6, 2))):
+        path = save_scaled(tmp_path / f"{name}_CT.nii", np.full(shape, 1074, np.uint16), -1024)
+        stores[name] = RadiObject.from_niftis(tmp_path / name, [path]).CT
+    volume = stores["3-D"].iloc[0]
+    for step in ("as ingested", "updated", "consolidated"):
+        if step == "updated":
+            volume.update((2, 2, 2), np.full((1, 1, 1), 1074, np.uint16))
+        elif step == "consolidated":
+            volume.consolidate()
+        found: dict[str, Any] = {"grid": GridPatchDataset(volume, 8, dtype=dtype)[0]["image"]}
+        for name, collection in stores.items():
+            data = VolumeCollectionDataset(collection, DatasetConfig("patch", 8, 2, dtype=dtype))
+            found[f"dataset {name}"] = data[0]["image"]
+            found[f"batch {name}"] = next(iter(batches(data, 1)))["image"].numpy()
+        for way, image in found.items():
+            assert np.unique(image).tolist() == [-1024, 50], (step, way)
+            assert image.dtype == (dtype or np.int16), (step, way)
+
+
+def test_a_fill_that_whole_numbers_cannot_hold_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = save_scaled(tmp_path / "a_CT.nii", np.full((6, 6, 6), 1074, np.uint16), -1024)
+    collection = RadiObject.from_niftis(tmp_path / "r", [path]).CT
+    volume = collection.iloc[0]
+    data = VolumeCollectionDataset(collection, DatasetConfig("patch", 8, 2, fill=60_000, dtype=None))
+    assert data[0]["image"].max() == 58_976
+    with pytest.raises(ConfigError, match="fill=60000 is 58976 after the scaling"):
+        next(iter(batches(data, 1)))
+    with pytest.raises(ConfigError, match="int16 cannot hold"):
+        volume.read_patches_into([[-1, 0, 0]], np.zeros((1, 2, 2, 2), np.int16), fill=60_000)
+    with pytest.raises(ConfigError, match="no number that cells of uint16 hold"):
+        volume.read_patches([[-1, 0, 0]], (2, 2, 2), fill=-1)
+    numbers = np.zeros((1, 2, 1, 1), np.float32)
+    volume.read_patches_into([[-1, 0, 0]], numbers, fill=60_000)
+    assert numbers.ravel().tolist() == [58_976, 50]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 from voxtier.volumes import TileConfig, Volume, configure
@@ -139,6 +141,61 @@ def test_patches_outside_the_volume_are_filled(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError):
             volume.read_patches(starts, size)
+
+
+def padded_box(data: NDArray[Any], start: Any, size: Any, fill: Any) -> NDArray[Any]:
+    box = np.full(size, fill, data.dtype)
+    for place in np.ndindex(*size):
+        voxel = tuple(int(s) + p for s, p in zip(start, place, strict=True))
+        if all(0 <= v < n for v, n in zip(voxel, data.shape, strict=True)):
+            box[place] = data[voxel]
+    return box
+
+
+def scaled_volume(folder: Path, data: NDArray[Any], slope: float, inter: float) -> Volume:
+    """Store an image whose header states a scaling over these stored numbers."""
+    nib.save(nib.Nifti1Image(data, np.eye(4)), folder / "image.nii")
+    content = bytearray((folder / "image.nii").read_bytes())
+    content[112:120] = np.array([slope, inter], "<f4").tobytes()
+    (folder / "image.nii").write_bytes(content)
+    return Volume.from_nifti(folder / "v", folder / "image.nii")
+
+
+@pytest.mark.parametrize("case", range(60))
+def test_every_way_to_read_a_box_pads_alike(tmp_path: Path, case: int) -> None:
+    """Axes of one voxel, boxes that miss the volume, scalings that need another type than is stored."""
+    rng = np.random.default_rng(case)
+    shape = tuple(int(n) for n in rng.choice([1, 2, 5, 9], 3 + case % 4 // 3))
+    size = tuple(int(n) for n in rng.choice([1, 1, 2, 4, 11], len(shape)))
+    configure(
+        tile=TileConfig(rng.choice(["axial", "sagittal", "coronal", "isotropic"]), x=rng.choice([None, 2]))
+    )
+    stored = np.dtype(str(rng.choice(["u1", "i2", "u2"])))
+    low = int(rng.choice([0, 100]))
+    data = rng.integers(low, low + 50, shape).astype(stored)
+    slope, inter = [(1, 0), (1, -1024), (3, 7), (-2, 5)][case // 4 % 4]
+    volume = scaled_volume(tmp_path, data, slope, inter)
+    fill = int(rng.choice([0, 0, 1, 200]))
+    starts = rng.integers(-6, 10, (5, len(shape)))
+    cells = np.stack([padded_box(data, start, size, fill) for start in starts])
+    wanted = cells.astype(np.int64) * slope + inter
+
+    def check() -> None:
+        assert np.array_equal(volume.read_patches(starts, size, fill=fill, raw=True), cells)
+        numbers = volume.read_patches(starts, size, fill=fill)
+        assert np.array_equal(numbers, wanted)
+        assert numbers.dtype == volume.dtype or fill != 0
+        for dtype in ("f4", "f8", "i4", volume.dtype.str):
+            into = np.full(wanted.shape, 77, dtype)
+            if volume.dtype.str != dtype or fill == 0:
+                volume.read_patches_into(starts, into, fill=fill)
+                assert np.array_equal(into, wanted), dtype
+
+    check()
+    volume.update((0,) * len(shape), data[(slice(0, 1),) * len(shape)])
+    check()
+    volume.consolidate()
+    check()
 
 
 def test_an_output_whose_axis_of_one_voxel_has_an_odd_stride_is_filled(tmp_path: Path) -> None:

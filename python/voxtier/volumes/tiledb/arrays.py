@@ -140,7 +140,13 @@ class VoxelArray:
         -------
         numpy.ndarray
             (N, *size).
+
+        Raises
+        ------
+        ConfigError
+            For a fill that the cells cannot hold.
         """
+        stored_number(fill, self.layout.cell)
         order = self.layout.order
         stored_starts = np.ascontiguousarray(starts[:, list(order)])
         stored_size = tuple(size[axis] for axis in order)

@@ -25,7 +25,7 @@ from voxtier.volumes.tiledb.arrays import VoxelArray
 from voxtier.volumes.tiledb.creation import array_meta, create_array, create_like
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.layout import Region
-from voxtier.volumes.tiledb.scaling import Normalize, make_recipe
+from voxtier.volumes.tiledb.scaling import Normalize, make_recipe, refuse_fill
 from voxtier.volumes.tiledb.session import Session, remove_tree
 
 META_KEY = "voxtier_replicas"
@@ -169,7 +169,14 @@ def read_into(
     -------
     bool
         False, and nothing is written, where the core cannot do this for the volume and this type.
+
+    Raises
+    ------
+    ConfigError
+        For boxes that reach out of the volume, and a fill that ``out`` cannot hold once it is scaled.
     """
+    if out.dtype.kind in "iu" and ((starts < 0) | (starts + out.shape[1:] > array.layout.shape)).any():
+        refuse_fill(fill, array.scaling, out.dtype)
     if META_KEY in array.meta and len(starts):
         with suppress(VoxtierError):
             tiling = cheapest_for(array, starts[0].tolist(), out.shape[1:])

@@ -57,7 +57,8 @@ class Scaling:
     stored : numpy.dtype
         Type of the stored numbers.
     ends : tuple of (int, int), optional
-        Least and greatest stored number, where known; else those of the type.
+        Least and greatest stored number, where known; else those of the type. 0 counts as one of them:
+        patches that reach out of a volume are filled with it.
     """
 
     __slots__ = ("dtype", "inter", "is_identity", "slope")
@@ -72,14 +73,12 @@ class Scaling:
         if stored.kind not in "iu":
             return
         bounds = ends or (int(np.iinfo(stored).min), int(np.iinfo(stored).max))
+        bounds = min(0, bounds[0]), max(0, bounds[1])
         if slope.is_integer() and inter.is_integer():
-            low, high = sorted(int(slope) * end + int(inter) for end in bounds)
-            for name in (stored.str, "i2", "i4", "i8"):
-                limits = np.iinfo(name)
-                is_wide = np.dtype(name).itemsize >= stored.itemsize
-                if is_wide and limits.min <= low and high <= limits.max:
-                    self.dtype = np.dtype(name)
-                    return
+            whole = self._whole_dtype(stored, *bounds)
+            if whole is not None:
+                self.dtype = whole
+                return
         # float32 has 24 bits: beyond, neighbouring stored numbers would become one.
         reach = max(abs(slope * end + inter) for end in bounds)
         is_fine = reach < min(abs(slope) * 2**24, float(np.finfo(np.float32).max))
@@ -95,17 +94,39 @@ class Scaling:
             float(meta.get("nifti_scl_slope", 1.0)), float(meta.get("nifti_scl_inter", 0.0)), stored, ends
         )
 
+    def number(self, stored: float) -> float:
+        """Return the physical number of one stored number."""
+        return self.slope * stored + self.inter
+
+    def _whole_dtype(self, stored: np.dtype[Any], *bounds: int) -> np.dtype[Any] | None:
+        """Return the type for the whole numbers of these stored ones: their own, or a wider signed one."""
+        low, high = sorted(int(self.slope) * end + int(self.inter) for end in bounds)
+        for name in (stored.str, "i2", "i4", "i8"):
+            limits = np.iinfo(name)
+            is_wide = np.dtype(name).itemsize >= stored.itemsize
+            if is_wide and limits.min <= low and high <= limits.max:
+                return np.dtype(name)
+        return None
+
+    def _dtype_of(self, cells: NDArray[Any]) -> np.dtype[Any]:
+        """Return ``dtype``, or a wider one where cells reach past the ends, as a fill may."""
+        ends = int(cells.min()), int(cells.max())
+        low, high = sorted(int(self.slope) * end + int(self.inter) for end in ends)
+        limits = np.iinfo(self.dtype)
+        if limits.min <= low and high <= limits.max:
+            return self.dtype
+        return self._whole_dtype(cells.dtype, *ends) or np.dtype(np.int64)
+
     def apply(self, cells: NDArray[Any]) -> NDArray[Any]:
-        """Return physical numbers."""
+        """Return physical numbers, of a type wider than ``dtype`` where a fill needs it."""
         if self.is_identity:
             return cells
         if self.dtype.kind in "iu":
             wide = cells.astype(np.int64) * int(self.slope) + int(self.inter)
-            return wide.astype(self.dtype)
+            return wide.astype(self._dtype_of(cells) if cells.size else self.dtype)
         slope, inter = self.dtype.type(self.slope), self.dtype.type(self.inter)
         scaled: NDArray[Any] = cells.astype(self.dtype) * slope + inter
         return scaled
-
 
 def stored_number(value: float, cell: np.dtype[Any]) -> bytes:
     """Return a stored number as the bytes of a cell.
@@ -121,6 +142,33 @@ def stored_number(value: float, cell: np.dtype[Any]) -> bytes:
         raise ConfigError(
             f"fill={value} is no number that cells of {cell} hold (a mask has a fill of its own: mask_fill=)"
         ) from None
+
+
+def refuse_fill(fill: float, scaling: Scaling, out: np.dtype[Any]) -> None:
+    """Refuse a stored number outside a volume whose physical number an output of whole numbers cannot hold.
+
+    Parameters
+    ----------
+    fill : float
+        The stored number.
+    scaling : Scaling
+        Of the volume.
+    out : numpy.dtype
+        Type of the output.
+
+    Raises
+    ------
+    ConfigError
+        Names both numbers.
+    """
+    if out.kind not in "iu" or scaling.is_identity:
+        return
+    limits, number = np.iinfo(out), scaling.number(fill)
+    if not limits.min <= number <= limits.max:
+        raise ConfigError(
+            f"fill={fill} is {number:g} after the scaling of the volume, which {out} cannot hold: choose"
+            " another fill (a mask has its own: mask_fill=), or a wider type"
+        )
 
 
 def make_recipe(

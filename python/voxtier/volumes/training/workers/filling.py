@@ -17,6 +17,7 @@ from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.reading.parts import Part, read_part, scaling_of
 from voxtier.volumes.store.foreground import BLOCK
 from voxtier.volumes.tiledb.format.direct import apply_budget, join_node, reserve
+from voxtier.volumes.tiledb.scaling import refuse_fill
 from voxtier.volumes.training.augmenting import Augmentation, View
 from voxtier.volumes.training.datasets import VolumeCollectionDataset
 from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, generator
@@ -347,11 +348,12 @@ class GeneralFiller:
             raise ConfigError(f"{volume.uri} has the shape {volume.shape}, others fit {out.shape}")
         touched = None if change is None else change.touched
         low, size = touched or (start, config.size)
+        fill = config.outside_mask if is_mask else config.fill
+        ends = zip(low, size, volume.shape[:3], strict=True)
+        if not is_stored and any(first < 0 or first + count > length for first, count, length in ends):
+            refuse_fill(fill, volume.array.scaling, out.dtype)
         patches = volume.read_patches(
-            np.array([[*low, *(0 for _ in times)]]),
-            (*size, *times),
-            fill=config.outside_mask if is_mask else config.fill,
-            raw=is_stored,
+            np.array([[*low, *(0 for _ in times)]]), (*size, *times), fill=fill, raw=is_stored
         )
         if config.normalize is not None and not is_mask:
             patches = config.normalize.apply(patches)
