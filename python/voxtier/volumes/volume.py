@@ -48,6 +48,8 @@ class Volume(VolumeReader):
     def to_nifti(self, path: str | PathLike[str], compression: bool = True) -> Path:  # noqa: FBT001, FBT002
         """Write a NIfTI file with the stored numbers, the affine, the codes and the scaling.
 
+        The header that was read is written back where its shape and affine are the volume's.
+
         Parameters
         ----------
         path : path-like
@@ -71,7 +73,6 @@ class Volume(VolumeReader):
             self.read(raw=True),
             self._orientation,
             meta,
-            is_reoriented="original_affine" in meta,
             is_tilted="gantry_tilt_degrees" in meta,
         )
         return target

@@ -15,7 +15,7 @@ from nibabel.quaternions import quat2mat
 
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
-from voxtier.volumes import Volume
+from voxtier.volumes import OrientationConfig, Volume, configure
 from voxtier.volumes.formats.nifti import read_header, read_nifti, write_nifti
 from voxtier.volumes.geometry import axcodes
 
@@ -134,15 +134,19 @@ def test_five_hundred_headers_give_the_affine_and_voxels_of_nibabel(tmp_path: Pa
 @pytest.mark.filterwarnings("ignore:.*sform and qform disagree")
 def test_reorient_is_as_closest_canonical(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
-    for number in range(20):
-        path = save(header_image((3, 4, 5), **random_fields(rng)), tmp_path / f"{number}.nii")
+    for number in range(40):
+        keeps = number % 2 == 0
+        configure(orientation=OrientationConfig(store_original_affine=keeps))
+        shape = (4, 4, 4) if number % 3 == 0 else (3, 4, 5)  # a cube keeps its shape when axes are permuted
+        path = save(header_image(shape, **random_fields(rng)), tmp_path / f"{number}.nii")
         oracle = nib.as_closest_canonical(nib.load(path))
         volume = Volume.from_nifti(tmp_path / f"v{number}", path, reorient=True)
         assert np.array_equal(volume.to_numpy(raw=True), np.asanyarray(oracle.dataobj))
         np.testing.assert_allclose(volume.affine, oracle.affine, atol=1e-5)
         if axcodes(nib.load(path).affine) != "RAS":
-            assert "original_affine" in volume.meta
+            assert ("original_affine" in volume.meta) == keeps
         back = nib.load(volume.to_nifti(tmp_path / f"back{number}.nii", compression=False))
+        assert np.array_equal(np.asanyarray(back.dataobj), np.asanyarray(oracle.dataobj))
         np.testing.assert_allclose(back.affine, oracle.affine, atol=1e-3)
 
 

@@ -25,6 +25,7 @@ from voxtier.volumes.formats.nifti_header import (
     BYTES,
     SPATIAL_UNITS,
     Header,
+    choose_orientation,
     make_single,
     new_fields,
     parse_fields,
@@ -153,16 +154,31 @@ def header_row(header: Header) -> dict[str, Any]:
     }
 
 
+def _own_fields(
+    meta: Mapping[str, Any], shape: tuple[int, ...], orientation: OrientationInfo | None
+) -> NDArray[Any] | None:
+    """Return the fields of the stored header; None where it is not that of these voxels, in this order."""
+    header = meta.get("nifti_header")
+    if not header or orientation is None:
+        return None
+    what = "the stored header"
+    fields = parse_fields(base64.b64decode(header), what)
+    if list(fields["dim"][1 : 1 + len(shape)]) != list(shape):
+        return None
+    affine = choose_orientation(fields, shape, what).affine
+    # A flip keeps the shape; only the affine tells that the voxels lie in another order than the file's.
+    return np.array(fields) if np.allclose(affine, orientation.affine, rtol=1e-6, atol=1e-6) else None
+
+
 def write_nifti(
     path: str | os.PathLike[str],
     voxels: NDArray[Any],
     orientation: OrientationInfo | None,
     meta: Mapping[str, Any],
     *,
-    is_reoriented: bool = False,
     is_tilted: bool = False,
 ) -> None:
-    """Write a volume; one that came from NIfTI and kept its axes gets its own header back.
+    """Write a volume; one that came from NIfTI and kept its shape and affine gets its own header back.
 
     Parameters
     ----------
@@ -174,8 +190,6 @@ def write_nifti(
         None writes both codes as 0.
     meta : mapping
         Metadata of the volume.
-    is_reoriented : bool
-        The affine is no longer that of the stored header.
     is_tilted : bool
         The affine has a shear that a quaternion cannot hold: qform_code 0.
 
@@ -186,9 +200,8 @@ def write_nifti(
     SourceError
         When the file cannot be written.
     """
-    header = None if is_reoriented else meta.get("nifti_header")
-    fields = np.array(parse_fields(base64.b64decode(header), "the stored header")) if header else None
-    if fields is None or list(fields["dim"][1 : 1 + voxels.ndim]) != list(voxels.shape):
+    fields = _own_fields(meta, voxels.shape, orientation)
+    if fields is None:
         fields = new_fields(voxels, orientation, meta, is_tilted=is_tilted)
     fields = fields.astype(fields.dtype.newbyteorder("<"))
     make_single(fields)

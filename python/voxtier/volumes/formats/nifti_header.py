@@ -199,10 +199,25 @@ def _scaling(fields: np.void, what: str) -> tuple[float, float]:
 
 
 def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> OrientationInfo:
-    """Choose sform, else qform, else the base of nibabel: x negated, centred (nifti1.h, METHOD 1 to 3)."""
+    """Choose the affine, and warn where programs would choose another."""
+    _warn_of_signs(fields, what)
+    sform, qform = _affines(fields, what)
+    if sform is not None and qform is not None:
+        error = corner_error(sform, qform, shape)
+        is_mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
+        if error > 0.1 or is_mirrored:
+            mirror = ", and one mirrors the other (left and right)" if is_mirrored else ""
+            warnings.warn(
+                f"{what}: sform and qform disagree by up to {error:.3g} mm{mirror}; the sform is used",
+                stacklevel=2,
+            )
+    return choose_orientation(fields, shape, what)
+
+
+def _affines(fields: np.void, what: str) -> tuple[Affine | None, Affine | None]:
+    """Return the affines of sform and qform in millimetres, None where the code of one is 0."""
     factor = SPATIAL_UNITS.get(int(fields["xyzt_units"]) & 7, (1.0, ""))[0]
     scale = np.diag([factor, factor, factor, 1.0])
-    _warn_of_signs(fields, what)
     sform = qform = None
     if int(fields["sform_code"]) > 0:
         rows = np.vstack([fields["srow"].astype(np.float64), [0, 0, 0, 1]])
@@ -213,19 +228,37 @@ def _orientation(fields: np.void, shape: tuple[int, ...], what: str) -> Orientat
         except FormatError:
             if sform is None:
                 raise
+    return sform, qform
+
+
+def choose_orientation(fields: np.void, shape: tuple[int, ...], what: str) -> OrientationInfo:
+    """Choose sform, else qform, else the base of nibabel: x negated, centred (nifti1.h, METHOD 1 to 3).
+
+    Parameters
+    ----------
+    fields : numpy.void
+        Of a header.
+    shape : tuple of int
+        Voxels along x, y, z[, t].
+    what : str
+        Names the file in messages.
+
+    Returns
+    -------
+    OrientationInfo
+        In millimetres.
+
+    Raises
+    ------
+    FormatError
+        For an affine that cannot be used.
+    """
+    sform, qform = _affines(fields, what)
     if sform is not None:
-        if qform is not None:
-            error = corner_error(sform, qform, shape)
-            is_mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
-            if error > 0.1 or is_mirrored:
-                mirror = ", and one mirrors the other (left and right)" if is_mirrored else ""
-                warnings.warn(
-                    f"{what}: sform and qform disagree by up to {error:.3g} mm{mirror}; the sform is used",
-                    stacklevel=2,
-                )
         return OrientationInfo(sform, "nifti_sform", "header")
     if qform is not None:
         return OrientationInfo(qform, "nifti_qform", "header")
+    factor = SPATIAL_UNITS.get(int(fields["xyzt_units"]) & 7, (1.0, ""))[0]
     zooms = np.abs(fields["pixdim"][1:4].astype(np.float64)) * factor
     zooms[zooms == 0] = 1.0
     base = np.diag([-zooms[0], zooms[1], zooms[2], 1.0])
