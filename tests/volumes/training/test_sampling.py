@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from volumes.support.images import code_of, nifti, pairs
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes import RadiObject, Volume, batches
+from voxtier.volumes import ClassSampler, LesionSampler, RadiObject, Volume, batches
 from voxtier.volumes.training.datasets import (
     DatasetConfig,
     GridPatchDataset,
@@ -19,6 +19,7 @@ from voxtier.volumes.training.datasets import (
     SegmentationDataset,
     VolumeCollectionDataset,
 )
+from voxtier.volumes.training.nnunet.sampling import RegionSampler
 from voxtier.volumes.training.sampling import (
     ForegroundSampler,
     GridAggregator,
@@ -224,6 +225,21 @@ def save_scaled(path: Path, stored: NDArray[Any], inter: float) -> Path:
     return path
 
 
+def scaled_cohort(folder: Path, labels: NDArray[Any], stored: str, inter: float | None = None) -> RadiObject:
+    """Store an image, and its mask in a type that makes nibabel (or ``inter``) state a scaling."""
+    import nibabel as nib
+
+    image, mask = folder / "p_CT.nii", folder / "p_seg.nii"
+    if inter is None:
+        scaled = nib.Nifti1Image(labels.astype(np.float64), np.eye(4))
+        scaled.set_data_dtype(stored)
+        nib.save(scaled, mask)
+    else:
+        save_scaled(mask, (labels - inter).astype(stored), inter)
+    nib.save(nib.Nifti1Image(labels.astype(np.float32), np.eye(4)), image)
+    return RadiObject.from_niftis(folder / "r", [image, mask])
+
+
 @pytest.mark.parametrize("dtype", ["float32", None])
 def test_air_outside_a_ct_is_the_same_however_it_is_read(tmp_path: Path, dtype: str | None) -> None:
     """No voxel of this CT is stored as 0, which is what lies outside of it: -1024."""
@@ -264,6 +280,93 @@ def test_a_fill_that_whole_numbers_cannot_hold_is_refused(tmp_path: Path) -> Non
     numbers = np.zeros((1, 2, 1, 1), np.float32)
     volume.read_patches_into([[-1, 0, 0]], numbers, fill=60_000)
     assert numbers.ravel().tolist() == [58_976, 50]
+
+
+@pytest.mark.parametrize("most", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("stored", "inter"), [("u1", None), ("i2", None), ("i4", None), ("i1", 64), ("u2", -9)]
+)
+def test_samplers_find_the_classes_of_a_mask_that_is_scaled(
+    tmp_path: Path, most: int, stored: str, inter: float | None
+) -> None:
+    """The image holds the classes as they were before nibabel chose a slope for the mask."""
+    pytest.importorskip("torch")
+    labels = np.zeros((48, 40, 36))
+    labels[40:44, 30:34, 30:33], labels[4:6, 4, 4] = most, 1
+    radi = scaled_cohort(tmp_path, labels, stored, inter)
+    for sampler, wanted in (
+        (ForegroundSampler(1.0), {1, most}),
+        (ForegroundSampler(1.0, most), {most}),
+        (ClassSampler({1: 1.0, most: 1.0}), {1, most}),
+        (LesionSampler(1.0), {1, most}),
+        (LesionSampler(1.0, 1), {1}),
+        (RegionSampler(1.0, [(most,)]), {most}),
+    ):
+        config = DatasetConfig("patch", 1, 60, sampler)
+        data = SegmentationDataset(radi.CT, radi.seg, config)
+        starts = [tuple(item["patch_start"]) for item in data]
+        assert {labels[start] for start in starts} == wanted, sampler
+        for layout in ("contiguous", "view"):
+            found = [
+                tuple(row)
+                for batch in batches(data, 7, layout=layout)
+                for row in batch["patch_start"].tolist()
+            ]
+            assert sorted(found) == sorted(starts), sampler
+
+
+def test_a_probability_map_has_foreground_everywhere_and_its_class_where_it_is_whole(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20, 20))
+    labels[3:9, 3, 3] = 0.3, 0.5, 0.6, 0.99, 1, 0.01
+    radi = scaled_cohort(tmp_path, labels, "u1")
+    for label, wanted in ((None, set(range(3, 9))), (1, {7})):
+        config = DatasetConfig("patch", 1, 60, ForegroundSampler(1.0, label))
+        starts = {tuple(item["patch_start"]) for item in SegmentationDataset(radi.CT, radi.seg, config)}
+        assert starts == {(x, 3, 3) for x in wanted}
+
+
+def test_a_mask_that_is_written_to_is_counted_again_in_the_same_process(tmp_path: Path) -> None:
+    mask = Volume.from_numpy(tmp_path / "v", np.zeros((40, 20, 20), np.uint8))
+    mask.update((1, 1, 1), np.ones((2, 2, 2), np.uint8))
+    samplers = [ForegroundSampler(1.0), ClassSampler({1: 1.0}), LesionSampler(1.0)]
+
+    def drawn() -> list[Any]:
+        return [s.start(mask, mask, (1, 1, 1), generator(0, 0, n)) for s in samplers for n in range(20)]
+
+    assert all(max(start) < 3 for start in drawn())
+    Volume(mask.uri).update((1, 1, 1), np.zeros((2, 2, 2), np.uint8))
+    mask.update((35, 9, 9), np.ones((1, 1, 1), np.uint8))
+    assert set(drawn()) == {(35, 9, 9)}
+    mask.consolidate()
+    assert set(drawn()) == {(35, 9, 9)}
+
+
+def test_a_mask_of_one_point_in_time_is_sampled_and_one_of_several_refused(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    labels = np.zeros((40, 30, 20, 1), np.uint8)
+    labels[33:36, 20, 7] = 1
+    images: dict[str, list[tuple[Path, str]]] = {
+        "CT": [(nifti(tmp_path / "i.nii", "a", shape=(40, 30, 20)), "a")]
+    }
+    for name, times in (("seg", 1), ("film", 3)):
+        nib.save(nib.Nifti1Image(labels.repeat(times, 3), np.diag([1.0, 2, 3, 1])), tmp_path / f"{name}.nii")
+        images[name] = [(tmp_path / f"{name}.nii", "a")]
+    radi = RadiObject.from_niftis(tmp_path / "r", images=images)
+    samplers = (
+        ForegroundSampler(1.0),
+        ClassSampler({1: 1.0}),
+        LesionSampler(1.0),
+        RegionSampler(1.0, [(1,)]),
+    )
+    for sampler in samplers:
+        config = DatasetConfig("patch", 3, 20, sampler)
+        items = list(SegmentationDataset(radi.CT, radi.seg, config))
+        assert all(item["mask"].any() for item in items)
+        with pytest.raises(ConfigError, match="3 points in time"):
+            SegmentationDataset(radi.CT, radi.film, config)
+    film = SegmentationDataset(radi.CT, radi.film, DatasetConfig("patch", 3, 2))
+    assert film[0]["mask"].shape == (1, 3, 3, 3, 3)
 
 
 @pytest.mark.filterwarnings("ignore")

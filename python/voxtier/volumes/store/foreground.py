@@ -3,7 +3,7 @@
 A sampler draws a block by its count and then reads that block alone, so that no worker has to read a mask to
 know where its foreground is. The counts name the fragments that were counted: any later write makes them
 invalid, and the mask is counted anew. Connected components (lesions) are noted the same way, by the parts
-that they have in each block.
+that they have in each block. Stored numbers are counted: the notes of a mask that is scaled are not used.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier import _core
-from voxtier.volumes.tiledb.arrays import write_meta
+from voxtier.volumes.tiledb.arrays import VoxelArray, write_meta
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.session import Session
+
+_T = TypeVar("_T")
 
 BLOCK = 16
 META_KEY = "voxtier_foreground"
@@ -225,6 +228,36 @@ def read_counts(
     chosen = [place for place, value in enumerate(labels) if label in (None, value)]
     total: Counts = counts[chosen].sum(axis=0, dtype=np.int64)
     return total
+
+
+class Findings(Generic[_T]):
+    """What was found in the voxels of each volume of this process, found again once these have changed."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[weakref.ref[VoxelArray], str, _T]] = {}
+
+    def get(self, array: VoxelArray, find: Callable[[], _T]) -> _T:
+        """Return what was found in a volume.
+
+        Parameters
+        ----------
+        array : VoxelArray
+            The volume as it is now: opened anew after a write, or because others took its place.
+        find : callable
+            Reads it.
+
+        Returns
+        -------
+        object
+            Of ``find``.
+        """
+        known = self._found.get(array.uri)
+        if known is not None and known[0]() is array:
+            return known[2]
+        digest = _fragments_digest(array.uri, array.session)
+        found = known[2] if known is not None and known[1] == digest else find()
+        self._found[array.uri] = weakref.ref(array), digest, found
+        return found
 
 
 def _fragments_digest(uri: str, session: Session) -> str:

@@ -128,6 +128,25 @@ class Scaling:
         scaled: NDArray[Any] = cells.astype(self.dtype) * slope + inter
         return scaled
 
+    def classes(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Return physical numbers; those of the stored numbers that are nearest to a whole one become it.
+
+        A program that saves a mask of classes 0, 1, 2 as bytes with a slope of 2/255 stores 1 as 128, which
+        is 1.004.
+        """
+        if self.is_identity:
+            return cells
+        numbers = cells.astype(np.float64) * self.slope + self.inter
+        whole = np.rint(numbers)
+        step = (
+            min(abs(self.slope), 0.998) if cells.dtype.kind in "iu" else 0.0
+        )  # below 1: one class is nearest
+        # Slope and intercept were rounded to 32 bits.
+        error = step / 2 + 2.0**-21 * (np.abs(whole) + abs(self.inter))
+        found: NDArray[Any] = np.where(np.abs(numbers - whole) <= error, whole, numbers)
+        return found
+
+
 def stored_number(value: float, cell: np.dtype[Any]) -> bytes:
     """Return a stored number as the bytes of a cell.
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier import _core
 from voxtier.errors import ConfigError, FormatError
-from voxtier.volumes.store.foreground import BLOCK, Lesions, as_classes, find_lesions, read_lesions
+from voxtier.volumes.store.foreground import BLOCK, Findings, Lesions, as_classes, find_lesions, read_lesions
+from voxtier.volumes.training.matching import read_classes
 from voxtier.volumes.training.sampling import (
     ForegroundSampler,
     RandomSampler,
@@ -19,6 +21,9 @@ from voxtier.volumes.training.sampling import (
     start_around,
 )
 from voxtier.volumes.volume import Volume
+
+_Parts = tuple[NDArray[np.uint32], NDArray[np.int64]]
+"""Parts of lesions, and where those of each begin and end."""
 
 
 @dataclass(slots=True)
@@ -38,6 +43,7 @@ class ClassSampler:
         For ratios that are negative, not finite, or all 0.
     """
 
+    reads_mask: ClassVar[bool] = True
     ratios: Mapping[int, float]
     _samplers: dict[int, ForegroundSampler] = field(init=False, repr=False)
 
@@ -71,7 +77,7 @@ class ClassSampler:
         Raises
         ------
         ConfigError
-            Without a mask.
+            Without a mask, and for one of several points in time.
         """
         if mask is None:
             raise ConfigError("patches by class need a mask")
@@ -109,11 +115,10 @@ class LesionSampler:
         For a probability or a class outside its domain.
     """
 
+    reads_mask: ClassVar[bool] = True
     p_pos: float = 0.5
     label: int | None = None
-    _lesions: dict[str, tuple[NDArray[np.uint32], NDArray[np.int64]]] = field(
-        default_factory=dict, repr=False
-    )
+    _lesions: Findings[_Parts] = field(default_factory=Findings, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_probability(self.p_pos)
@@ -125,7 +130,7 @@ class LesionSampler:
 
     def __setstate__(self, state: tuple[float, int | None]) -> None:
         self.p_pos, self.label = state
-        self._lesions = {}
+        self._lesions = Findings()
 
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
@@ -151,7 +156,7 @@ class LesionSampler:
         Raises
         ------
         ConfigError
-            Without a mask, and for one of millions of pieces.
+            Without a mask, and for one of millions of pieces or several points in time.
         FormatError
             When the mask is not the one whose lesions were noted.
         """
@@ -169,24 +174,26 @@ class LesionSampler:
         place = int(np.searchsorted(voxels, drawn, side="right"))
         blocks = [-(-n // BLOCK) for n in mask.shape[:3]]
         corner = np.array(np.unravel_index(int(own[place, 1]), blocks)) * BLOCK
-        inside = as_classes(mask.read(tuple(slice(int(c), int(c) + BLOCK) for c in corner), raw=True))
+        inside = as_classes(read_classes(mask, tuple(slice(int(c), int(c) + BLOCK) for c in corner)))
         before = int(voxels[place - 1]) if place else 0
         found = _core.component_voxel(inside.reshape(-1), inside.shape, int(own[place, 2]), drawn - before)
         if found is None:
             raise FormatError("store_changed", None, f"{mask.uri}: its lesions are not those of the ingest")
         return start_around([*map(int, np.add(found, corner))], volume.shape[:3], size)
 
-    def _of(self, mask: Volume) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Return the parts of the lesions, and where those of each begin and end."""
-        if mask.uri not in self._lesions:
-            lesions = read_lesions(mask.uri, mask.meta, mask.shape, mask.session)
-            lesions = lesions or find_lesions(mask.read(raw=True))
-            if lesions is None:
-                raise ConfigError(f"{mask.uri} falls into millions of pieces: it has no lesions to draw")
-            self._lesions[mask.uri] = self._chosen(lesions)
-        return self._lesions[mask.uri]
+    def _of(self, mask: Volume) -> _Parts:
+        return self._lesions.get(mask.array, lambda: self._find(mask))
 
-    def _chosen(self, lesions: Lesions) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def _find(self, mask: Volume) -> _Parts:
+        lesions = None
+        if mask.array.scaling.is_identity:
+            lesions = read_lesions(mask.uri, mask.meta, mask.shape, mask.session)
+        lesions = lesions or find_lesions(read_classes(mask))
+        if lesions is None:
+            raise ConfigError(f"{mask.uri} falls into millions of pieces: it has no lesions to draw")
+        return self._chosen(lesions)
+
+    def _chosen(self, lesions: Lesions) -> _Parts:
         parts = lesions.parts
         if self.label is not None:
             parts = parts[lesions.classes[parts[:, 0]] == self.label]

@@ -22,7 +22,7 @@ from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.tiledb.format.direct import share_budget
 from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.training.epochs import Draw, EpochCounter, EpochIndex
-from voxtier.volumes.training.matching import match_volumes, read_labels, refuse_misplaced
+from voxtier.volumes.training.matching import match_volumes, read_labels, refuse_misplaced, refuse_times
 from voxtier.volumes.training.sampling import RandomSampler, Sampler, Size, as_size, generator, grid_starts
 from voxtier.volumes.volume import Volume
 
@@ -124,7 +124,8 @@ class VolumeCollectionDataset:
     Raises
     ------
     ConfigError
-        When there is no volume, or a subject has no volume, several or no label.
+        When there is no volume, or a subject has no volume, several or no label, and for masks of several
+        points in time in which the sampler would look for classes.
     FormatError
         When an image and its mask, or two channels, differ in shape or place.
     """
@@ -156,6 +157,10 @@ class VolumeCollectionDataset:
         for first, other in zip(self._channels[0], self._masks or (), strict=self._masks is not None):
             refuse_misplaced(first, other)
             mask_dtypes.add(other.dtype)
+            if self.config.loading_mode is LoadingMode.PATCH and getattr(
+                self.config.sampler, "reads_mask", False
+            ):
+                refuse_times(other)
         self.mask_dtype = np.result_type(*map(signed_dtype, mask_dtypes)) if mask_dtypes else None
         self._depths: NDArray[np.int64] | None = None
         if self.config.loading_mode is LoadingMode.SLICE_2D:

@@ -1,4 +1,4 @@
-"""What belongs to one item: volumes of one subject, session and place, and its label."""
+"""What belongs to one item: volumes of one subject, session and place, its label, the classes of its mask."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import geometry
@@ -73,6 +74,49 @@ def refuse_misplaced(first: Volume, other: Volume) -> None:
         raise FormatError(
             "bad_geometry", None, f"{other.obs_id} lies up to {error:.3g} mm beside {first.obs_id}"
         )
+
+
+def refuse_times(mask: Volume) -> None:
+    """Refuse a mask of several points in time, in which a sampler is to look for classes.
+
+    Raises
+    ------
+    ConfigError
+        Names the mask.
+    """
+    if mask.ndim == 4 and mask.shape[3] != 1:
+        raise ConfigError(
+            f"the mask {mask.obs_id or mask.uri} has {mask.shape[3]} points in time, patches by class"
+            " need a mask of one: store it as (x, y, z)"
+        )
+
+
+def read_classes(mask: Volume, box: tuple[slice, ...] | None = None) -> NDArray[Any]:
+    """Return the classes of a mask as its patches hold them: scaled, (x, y, z) also where t is 1.
+
+    Parameters
+    ----------
+    mask : Volume
+        The mask.
+    box : tuple of slice, optional
+        Along x, y, z; by default all.
+
+    Returns
+    -------
+    numpy.ndarray
+        Numbers of the stored type, or ``float64`` where they are scaled.
+
+    Raises
+    ------
+    ConfigError
+        For a mask of several points in time.
+    """
+    refuse_times(mask)
+    if mask.ndim == 4:
+        cells = mask.read((..., 0) if box is None else (*box, 0), raw=True)
+    else:
+        cells = mask.read(raw=True) if box is None else mask.read(box, raw=True)
+    return mask.array.scaling.classes(cells)
 
 
 def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] | None:

@@ -10,14 +10,15 @@ import itertools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.store.foreground import BLOCK, count_blocks, read_counts
+from voxtier.volumes.store.foreground import BLOCK, Counts, Findings, count_blocks, read_counts
 from voxtier.volumes.training.epochs import EpochIndex
+from voxtier.volumes.training.matching import read_classes
 from voxtier.volumes.volume import Volume
 
 Start = tuple[int, ...]
@@ -171,19 +172,22 @@ class ForegroundSampler:
     """A foreground voxel of the mask is the centre with probability ``p_pos``, else any place.
 
     The mask's classes are counted in blocks of 16 voxels cubed when it is ingested (see `store.foreground`),
-    else once per process; a draw picks a block by its count, then reads that block alone.
+    else once per process, as is a mask that is scaled or was written to since; a draw picks a block by its
+    count, then reads that block alone.
 
     Parameters
     ----------
     p_pos : float
         0 to 1.
     label : int or None
-        One class of the mask; None means any voxel that is not 0.
+        One class of the mask as patches hold it, that is, scaled; None means any voxel that is not 0.
     """
+
+    reads_mask: ClassVar[bool] = True
 
     p_pos: float = 0.5
     label: int | None = None
-    _counts: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    _counts: Findings[Counts] = field(default_factory=Findings, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_probability(self.p_pos)
@@ -193,7 +197,7 @@ class ForegroundSampler:
 
     def __setstate__(self, state: tuple[float, int | None]) -> None:
         self.p_pos, self.label = state
-        self._counts = {}
+        self._counts = Findings()
 
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
@@ -219,7 +223,7 @@ class ForegroundSampler:
         Raises
         ------
         ConfigError
-            Without a mask.
+            Without a mask, and for one of several points in time.
         """
         if mask is None:
             raise ConfigError("foreground patches need a mask")
@@ -233,30 +237,28 @@ class ForegroundSampler:
         cumulative = np.cumsum(counts.ravel())
         block = int(np.searchsorted(cumulative, drawn, side="right"))
         corner = np.array(np.unravel_index(block, counts.shape)) * BLOCK
-        inside = self._is_foreground(
-            mask.read(tuple(slice(int(c), int(c) + BLOCK) for c in corner), raw=True)
-        )
+        inside = self._is_foreground(read_classes(mask, tuple(slice(int(c), int(c) + BLOCK) for c in corner)))
         places = np.argwhere(inside)
         before = int(cumulative[block - 1]) if block else 0
         return start_around(places[drawn - before] + corner, volume.shape[:3], size)
 
-    def counts(self, mask: Volume) -> NDArray[np.int64]:
+    def counts(self, mask: Volume) -> Counts:
         """Return how many voxels of the foreground each block of 16 cubed has."""
-        if mask.uri not in self._counts:
-            self._counts[mask.uri] = self._block_counts(mask)
-        return self._counts[mask.uri]
+        return self._counts.get(mask.array, lambda: self._block_counts(mask))
 
     def _is_foreground(self, voxels: NDArray[Any]) -> NDArray[np.bool_]:
         inside: NDArray[np.bool_] = voxels != 0 if self.label is None else voxels == self.label
         return inside
 
-    def _block_counts(self, mask: Volume) -> NDArray[np.int64]:
-        if self.label != 0:
+    def _block_counts(self, mask: Volume) -> Counts:
+        if self.label != 0 and mask.array.scaling.is_identity:
             counts = read_counts(mask.uri, mask.meta, mask.shape, self.label, mask.session)
             if counts is not None:
                 return counts
         slabs = [  # one slab in memory at a time
-            count_blocks(self._is_foreground(mask.read((..., slice(z, z + BLOCK)), raw=True)))
+            count_blocks(
+                self._is_foreground(read_classes(mask, (slice(None), slice(None), slice(z, z + BLOCK))))
+            )
             for z in range(0, mask.shape[2], BLOCK)
         ]
         return np.concatenate(slabs, axis=2)

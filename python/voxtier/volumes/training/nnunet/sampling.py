@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class RegionSampler:
         For a probability outside 0 to 1, and without regions.
     """
 
+    reads_mask: ClassVar[bool] = True
     p_pos: float
     regions: Sequence[tuple[int, ...]]
     _samplers: dict[int, ForegroundSampler] = field(init=False, repr=False)

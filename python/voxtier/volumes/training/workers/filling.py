@@ -183,6 +183,7 @@ class CoreFiller:
         self._reserved = 0  # bytes of the node's blocks, which are this process's too while it reads them
         sampler = wanted.dataset.config.sampler
         self._draws = type(sampler) in (RandomSampler, ForegroundSampler)
+        self._scaled: set[int] = set()  # places of scaled masks: the core compares stored numbers
         self._p_pos = sampler.p_pos if isinstance(sampler, ForegroundSampler) else None
         if self._p_pos is not None and wanted.form.mask_dtype is None:
             raise ConfigError("foreground patches need a mask")
@@ -216,9 +217,12 @@ class CoreFiller:
         sampler = self._wanted.dataset.config.sampler
         foreground = None
         if isinstance(sampler, ForegroundSampler) and mask is not None and sampler.p_pos > 0:
-            counts = sampler.counts(mask)
-            label = None if sampler.label is None else float(sampler.label)
-            foreground = np.cumsum(counts.ravel()).astype(np.uint64), counts.shape, BLOCK, label
+            if mask.array.scaling.is_identity:
+                counts = sampler.counts(mask)
+                label = None if sampler.label is None else float(sampler.label)
+                foreground = np.cumsum(counts.ravel()).astype(np.uint64), counts.shape, BLOCK, label
+            else:
+                self._scaled.add(place)
         return _core.PatchSubject([part for part in parts if not isinstance(part, str)], foreground)
 
     def submit(self, number: int, slot: Slot, items: Sequence[int], epoch: int) -> None:
@@ -245,9 +249,11 @@ class CoreFiller:
         config, form = self._wanted.dataset.config, slot.form
         orders = []
         for item in items:
-            subject = self._subject(item // config.patches_per_volume)
+            place = item // config.patches_per_volume
+            subject = self._subject(place)
             assert not isinstance(subject, str), "can_fill was asked before"
-            start = None if self._draws else self._wanted.start(item, epoch)
+            is_drawn = self._draws and place not in self._scaled
+            start = None if is_drawn else self._wanted.start(item, epoch)
             orders.append((subject, item, start, self._wanted.view(item, epoch)))
         self._engine.submit(
             number,
