@@ -16,13 +16,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from volumes.training.test_batches import cohort, dataset  # noqa: F401
-from voxtier.volumes import ForegroundSampler, RadiObject, SegmentationDataset
-from voxtier.volumes.training.datasets import DatasetConfig
+from voxtier.volumes import ForegroundSampler, RadiObject, SegmentationDataset, Volume
+from voxtier.volumes.training.datasets import DatasetConfig, GridPatchDataset
+from voxtier.volumes.training.loaders import create_distributed_dataloader, create_inference_dataloader
 from voxtier.volumes.training.sampling import EpochSampler
 
 TRAIN = """
@@ -95,6 +97,22 @@ while True:
         if number == 5:
             print("running", flush=True)
 """
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_share_the_grid_of_a_volume(tmp_path: Path, workers: int) -> None:
+    volume = Volume.from_numpy(tmp_path / "v", np.arange(9 * 8 * 4, dtype=np.int16).reshape(9, 8, 4))
+    grid = GridPatchDataset(volume, 4)
+    options = {"world_size": 2, "num_workers": workers, "batch_size": 2}
+    shares = []
+    for rank in range(2):
+        loader = create_distributed_dataloader(grid, rank=rank, **options)
+        shares.append([tuple(start) for batch in loader for start in batch["patch_start"].tolist()])
+    assert len(shares[0]) == len(shares[1]) == 3
+    assert sorted(shares[0] + shares[1]) == sorted(grid.starts)
+    assert shares[0] + shares[1] != grid.starts  # shuffled
+    alone = [i for batch in create_inference_dataloader(volume, 4, num_workers=workers) for i in batch["idx"]]
+    assert alone == list(range(len(grid)))
 
 
 def test_a_process_that_ignores_ctrl_c_goes_on(cohort: Path) -> None:  # noqa: F811

@@ -369,6 +369,20 @@ def test_a_mask_of_one_point_in_time_is_sampled_and_one_of_several_refused(tmp_p
     assert film[0]["mask"].shape == (1, 3, 3, 3, 3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", None])
+def test_a_grid_of_a_4d_volume_gives_all_points_in_time(tmp_path: Path, dtype: str | None) -> None:
+    data = np.random.default_rng(0).integers(0, 900, (9, 8, 5, 3)).astype(np.int16)
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    whole = np.zeros(data.shape)
+    for item in GridPatchDataset(volume, (4, 8, 6), dtype=dtype, fill=-3):
+        x, y, z = item["patch_start"]
+        assert item["image"].shape == (1, 4, 8, 6, 3)
+        assert (item["image"][0, :, :, 5:] == -3).all()
+        assert item["location"].tolist() == [x, y, z, x + 4, y + 8, z + 6]
+        whole[x : x + 4, y : y + 8, z : z + 5] = item["image"][0, :, :, :5]
+    assert np.array_equal(whole, data)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_torchio_puts_our_patches_back_into_the_volume(tmp_path: Path) -> None:
     torchio, torch = pytest.importorskip("torchio"), pytest.importorskip("torch")

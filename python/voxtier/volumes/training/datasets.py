@@ -343,7 +343,8 @@ class SegmentationDataset(VolumeCollectionDataset):
 class GridPatchDataset:
     """Every patch of a regular grid over one volume, for inference.
 
-    Items also hold ``location`` (i0, j0, k0, i1, j1, k1), as TorchIO's GridAggregator takes it.
+    Items also hold ``location`` (i0, j0, k0, i1, j1, k1), as TorchIO's GridAggregator takes it. Patches of a
+    4-D volume have all its points in time: ``image`` is (1, x, y, z, t).
 
     Parameters
     ----------
@@ -377,15 +378,17 @@ class GridPatchDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         _share_budget()
         start = self.starts[index]
-        if self.dtype is None or self.volume.ndim == 4:
-            image = self.volume.read_patches(np.array([start]), self.patch_size, fill=self.fill)
+        times = self.volume.shape[3:]
+        if self.dtype is None or times:
+            corner = np.array([[*start, *(0 for _ in times)]])
+            image = self.volume.read_patches(corner, (*self.patch_size, *times), fill=self.fill)
             image = np.ascontiguousarray(image, dtype=self.dtype)
         else:
             image = np.empty((1, *self.patch_size), self.dtype)
             self.volume.read_patches_into(np.array([start]), image, fill=self.fill)
         sample: dict[str, Any] = {
             "image": image,
-            "idx": index,
+            "idx": int(index),
             "patch_start": np.array(start, dtype=np.int64),
             "location": np.array([*start, *(s + n for s, n in zip(start, self.patch_size, strict=True))]),
         }

@@ -93,9 +93,8 @@ def data_loader(
     sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
     if start_method is not None and num_workers > 0:
         options["multiprocessing_context"] = start_method
-    chosen = None if isinstance(dataset, GridPatchDataset) else sampler
     return torch.utils.data.DataLoader(
-        dataset, batch_size=batch_size, sampler=chosen, num_workers=num_workers, **options
+        dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, **options
     )
 
 
@@ -230,7 +229,7 @@ def create_distributed_dataloader(dataset: Any, *, rank: int, world_size: int, *
 
     Parameters
     ----------
-    dataset : VolumeCollectionDataset
+    dataset : VolumeCollectionDataset or GridPatchDataset
         What to load.
     rank, world_size : int
         This process's part.
