@@ -383,6 +383,13 @@ def test_a_grid_of_a_4d_volume_gives_all_points_in_time(tmp_path: Path, dtype: s
     assert np.array_equal(whole, data)
 
 
+def test_weights_below_zero_are_refused() -> None:
+    weights = np.ones((3, 3, 3))
+    weights[1, 1, 1] = -0.5
+    with pytest.raises(ConfigError, match=r"0 or more, got -0.5"):
+        WeightedSampler(weights)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_torchio_puts_our_patches_back_into_the_volume(tmp_path: Path) -> None:
     torchio, torch = pytest.importorskip("torchio"), pytest.importorskip("torch")

@@ -272,9 +272,18 @@ class WeightedSampler:
     ----------
     weights : numpy.ndarray
         Of the volume's shape, any scale, >= 0.
+
+    Raises
+    ------
+    ConfigError
+        For a weight below 0.
     """
 
     weights: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        if (self.weights < 0).any():
+            raise ConfigError(f"the weights must be 0 or more, got {self.weights.min()}")
 
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
