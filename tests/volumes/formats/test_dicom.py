@@ -152,6 +152,39 @@ def test_unused_high_bits_are_not_voxels(tmp_path: Path, signed: bool) -> None:
     assert found == ([[5, -1], [-2048, 2047]] if signed else [[5, 4095], [2048, 2047]])
 
 
+@pytest.mark.parametrize("compressed", [None, "RLELossless", "JPEGLSLossless"])
+@pytest.mark.parametrize("high", [11, 12, 15])
+def test_pixels_are_those_of_pydicom_or_refused(tmp_path: Path, compressed: str | None, high: int) -> None:
+    """Where HighBit says that pixels begin above bit 0, pydicom takes the low bits all the same."""
+    stored = np.random.default_rng(0).integers(0, 4096, (24, 32)).astype(np.uint16)
+    for z in (0, 1):
+        dataset = slice_dataset((0, 0, z), pixels=stored, BitsStored=12, HighBit=high)
+        if compressed is not None:
+            if compressed == "JPEGLSLossless":
+                pytest.importorskip("jpeg_ls")
+            dataset.compress(getattr(pydicom.uid, compressed))
+        pydicom.dcmwrite(tmp_path / f"{z}.dcm", dataset, enforce_file_format=True)
+    if high != 11 and compressed != "JPEGLSLossless":
+        with pytest.raises(FormatError, match=f"High Bit {high} is not one below Bits Stored 12"):
+            read_series(tmp_path)
+        return
+    voxels = read_series(tmp_path)[0].voxels
+    assert np.array_equal(voxels[:, :, 0].T, pydicom.dcmread(tmp_path / "0.dcm").pixel_array)
+
+
+@pytest.mark.parametrize("syntax", ["ImplicitVRLittleEndian", "ExplicitVRLittleEndian"])
+@pytest.mark.parametrize("pixels", [np.int16, np.uint16])
+def test_padding_has_the_sign_of_the_pixels(tmp_path: Path, syntax: str, pixels: Any) -> None:
+    padding = -2000 if pixels is np.int16 else 63_536
+    for z in (0, 1):
+        dataset = slice_dataset((0, 0, z), pixels=np.ones((2, 3), pixels))
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.PixelPaddingValue = "1", "-1024", padding
+        dataset.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
+        pydicom.dcmwrite(tmp_path / f"{z}.dcm", dataset, enforce_file_format=True)
+    assert pydicom.dcmread(tmp_path / "0.dcm").PixelPaddingValue == padding
+    assert read_series(tmp_path)[0].meta["pixel_padding_value"] == padding - 1024
+
+
 def test_spacing_is_that_of_the_positions(tmp_path: Path) -> None:
     folder = series(
         tmp_path / "in", [(0, 0, 3 * k) for k in range(4)], SliceThickness=5, SpacingBetweenSlices=7

@@ -176,9 +176,21 @@ def _decode(path: Path, uid: str) -> NDArray[Any]:
         raise refusal(
             "bad_header", path.name, f"Bits Stored {stored} and High Bit {high} in {allocated} bits"
         )
+    if high != stored - 1 and _keeps_words(dataset):
+        raise refusal(
+            "bad_header",
+            path.name,
+            f"High Bit {high} is not one below Bits Stored {stored} (PS3.5 8.1.1): programs differ in"
+            " which bits are the pixel; write the file again with pixels from bit 0",
+        )
     if stored == allocated:
         return pixels
-    # Overlay bits above, and pixels that do not start at bit 0: shift up to the sign bit, then back down.
-    up = np.left_shift(pixels, allocated - 1 - high)
-    values: NDArray[Any] = np.right_shift(up, allocated - stored)
+    # Overlay bits above the pixel: shift up to the sign bit, then back down.
+    values: NDArray[Any] = np.right_shift(np.left_shift(pixels, allocated - stored), allocated - stored)
     return values
+
+
+def _keeps_words(dataset: Any) -> bool:
+    """Return whether pixels are stored word by word; any codec but RLE stores numbers, from bit 0."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return not syntax.is_encapsulated or syntax == import_pydicom().uid.RLELossless
