@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.store.foreground import BLOCK, Counts, Findings, count_blocks, read_counts
 from voxtier.volumes.training.epochs import EpochIndex
 from voxtier.volumes.training.matching import read_classes
@@ -224,6 +224,8 @@ class ForegroundSampler:
         ------
         ConfigError
             Without a mask, and for one of several points in time.
+        FormatError
+            When the mask is written to meanwhile.
         """
         if mask is None:
             raise ConfigError("foreground patches need a mask")
@@ -239,8 +241,10 @@ class ForegroundSampler:
         corner = np.array(np.unravel_index(block, counts.shape)) * BLOCK
         inside = self._is_foreground(read_classes(mask, tuple(slice(int(c), int(c) + BLOCK) for c in corner)))
         places = np.argwhere(inside)
-        before = int(cumulative[block - 1]) if block else 0
-        return start_around(places[drawn - before] + corner, volume.shape[:3], size)
+        drawn -= int(cumulative[block - 1]) if block else 0
+        if drawn >= len(places):
+            raise FormatError("store_changed", None, f"{mask.uri} was written to while it was sampled")
+        return start_around(places[drawn] + corner, volume.shape[:3], size)
 
     def counts(self, mask: Volume) -> Counts:
         """Return how many voxels of the foreground each block of 16 cubed has."""
@@ -255,10 +259,9 @@ class ForegroundSampler:
             counts = read_counts(mask.uri, mask.meta, mask.shape, self.label, mask.session)
             if counts is not None:
                 return counts
+        every = slice(None)
         slabs = [  # one slab in memory at a time
-            count_blocks(
-                self._is_foreground(read_classes(mask, (slice(None), slice(None), slice(z, z + BLOCK))))
-            )
+            count_blocks(self._is_foreground(read_classes(mask, (every, every, slice(z, z + BLOCK)))))
             for z in range(0, mask.shape[2], BLOCK)
         ]
         return np.concatenate(slabs, axis=2)
