@@ -18,7 +18,7 @@ from voxtier.volumes.reading.reader import VolumeReader
 from voxtier.volumes.store.jobs import OnGap, dicom_content, nifti_content
 from voxtier.volumes.tiledb import arrays, replicas
 from voxtier.volumes.tiledb.arrays import Fragment
-from voxtier.volumes.tiledb.creation import array_meta, create_array
+from voxtier.volumes.tiledb.creation import array_meta, cast_voxels, create_array
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri, measure_bytes
 
 
@@ -89,7 +89,8 @@ class Volume(VolumeReader):
         IndexError
             When the box does not lie inside the volume.
         ConfigError
-            For a box of another number of dimensions, and values that do not fit the stored type.
+            For a box of another number of dimensions, and for values that the stored type cannot hold: out
+            of its range, or fractions where it is an integer. Floats are rounded to its precision.
         """
         array = self._array
         corner = tuple(int(s) for s in start)
@@ -98,11 +99,9 @@ class Volume(VolumeReader):
             raise ConfigError(f"start and values need {len(shape)} dimensions")
         if any(s < 0 or s + n > size for s, n, size in zip(corner, values.shape, shape, strict=True)):
             raise IndexError(f"the box {corner} + {values.shape} does not lie inside {shape}")
-        if not np.can_cast(values.dtype, array.dtype, "same_kind"):
-            raise ConfigError(f"{values.dtype} does not fit the stored {array.dtype} without loss")
         if not values.size:
             return
-        cells = values.astype(array.dtype)
+        cells = cast_voxels(values, array.dtype)
         meta = array.meta
         replicas.write_region(self.uri, corner, cells, self._session)
         if "stored_min" in meta:  # the type that scaled reads give depends on it
@@ -285,9 +284,14 @@ class Volume(VolumeReader):
         -------
         Volume
             The new volume.
+
+        Raises
+        ------
+        ConfigError
+            For pixels that ``dtype`` cannot hold, and when the folder holds several volumes.
         """
         content = dicom_content(dicom_dir, reorient=reorient, on_gap=on_gap)
-        image = content.voxels if dtype is None else content.voxels.astype(dtype)
+        image = content.voxels if dtype is None else cast_voxels(content.voxels, np.dtype(dtype))
         return cls._store(uri, image, content.meta, ctx)
 
     @classmethod

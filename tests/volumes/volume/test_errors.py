@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tree.graph import PACKAGE
+from volumes.support.images import series
 from voxtier import _core
 from voxtier.errors import VOLUME_KINDS, ConfigError, FormatError
 from voxtier.volumes import Volume
@@ -51,6 +52,67 @@ def test_an_affine_that_a_caller_gives_is_an_argument(tmp_path: Path, affine: ob
     with pytest.raises(ConfigError, match="affine="):
         Volume.from_numpy(tmp_path / "v", np.zeros((2, 2, 2), np.int16), affine=affine)
     assert not (tmp_path / "v").exists()
+
+
+HELD = [  # stored type, values, whether it holds them
+    ("i2", 70_000, False),
+    ("i2", np.int64(-32_768), True),
+    ("i2", np.uint16(40_000), False),
+    ("u1", 1, True),  # a plain box of integers, for a mask
+    ("u1", -1, False),
+    ("u1", 256, False),
+    ("u1", True, True),
+    ("u8", np.int64(-1), False),
+    ("i8", np.uint64(2**63), False),
+    ("i8", 2.0**63, False),
+    ("bool", 1, True),
+    ("bool", 2, False),
+    ("i2", 3.0, True),
+    ("i2", 2.5, False),
+    ("i2", np.nan, False),
+    ("i2", np.inf, False),
+    ("f4", 1e300, False),
+    ("f4", -1e300, False),
+    ("f4", np.nan, True),
+    ("f4", -np.inf, True),
+    ("f4", 0.1, True),  # rounded
+    ("f2", 70_000.0, False),
+    ("f2", 70_000, False),
+    ("f2", 65_504, True),
+    ("f4", 1j, False),
+    ("c8", 1e300j, False),
+    ("c8", 2 + 1j, True),
+    ("f4", "1", False),
+]
+
+
+@pytest.mark.parametrize(("dtype", "value", "is_held"), HELD)
+def test_an_update_stores_the_numbers_that_it_is_given_or_refuses_them(
+    tmp_path: Path, dtype: str, value: object, *, is_held: bool
+) -> None:
+    volume = Volume.from_numpy(tmp_path / "v", np.zeros((3, 3, 3), dtype))
+    box = np.array([[[0, value]]], np.array(value).dtype)
+    if not is_held:
+        with pytest.raises(ConfigError, match="cannot hold"):
+            volume.update((1, 1, 1), box)
+        assert not volume.to_numpy().any()
+        return
+    volume.update((1, 1, 1), box)
+    wanted = np.asarray(value) if np.dtype(dtype).kind in "bui" else np.dtype(dtype).type(value)
+    assert np.array_equal(volume[1, 1, 2], wanted, equal_nan=np.dtype(dtype).kind == "f")
+    assert volume.dtype == np.dtype(dtype)
+
+
+def test_a_type_that_cannot_hold_the_pixels_of_a_series_is_refused(tmp_path: Path) -> None:
+    pixels = np.array([[-1024, 40], [300, 3071]], np.int16)
+    folder = series(tmp_path / "in", [(0, 0, z) for z in range(3)], pixels=pixels)
+    for dtype in (np.uint8, np.int8, np.uint16):
+        with pytest.raises(ConfigError, match="cannot hold"):
+            Volume.from_dicom(tmp_path / "v", folder, dtype=dtype)
+    for dtype in (np.int16, np.int64, np.float32):
+        volume = Volume.from_dicom(tmp_path / np.dtype(dtype).name, folder, dtype=dtype)
+        assert volume.stored_dtype == dtype
+        assert np.array_equal(volume[:, :, 1], pixels.T)
 
 
 def test_arguments_and_refusals_are_both_value_errors() -> None:

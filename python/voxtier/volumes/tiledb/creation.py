@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tiledb
+from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 from voxtier.volumes.config import CompressionConfig, Compressor, SliceOrientation, TileConfig, WriteConfig
@@ -46,6 +47,52 @@ def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
             f"voxels of type {dtype} cannot be stored: use integers, float16 to float64 or complex64"
         )
     return native
+
+
+def cast_voxels(voxels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return voxels in another type; floats may be rounded to its precision.
+
+    Parameters
+    ----------
+    voxels : numpy.ndarray
+        Of any type.
+    dtype : numpy.dtype
+        The type that is wanted.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same numbers.
+
+    Raises
+    ------
+    ConfigError
+        For numbers that the type cannot hold: numpy would wrap or cut them, or make infinities of them.
+    """
+    if not voxels.size or np.can_cast(voxels.dtype, dtype, "safe"):
+        return voxels.astype(dtype, copy=False)
+    if _can_hold(dtype, voxels):
+        with np.errstate(over="ignore"):
+            cells = voxels.astype(dtype)
+        if dtype.kind not in "fc" or not (np.isfinite(voxels) & ~np.isfinite(cells)).any():
+            return cells
+    raise ConfigError(
+        f"voxels of {voxels.dtype} hold numbers that {dtype} cannot hold: scale, clip or round them first, or"
+        " choose a wider type"
+    )
+
+
+def _can_hold(dtype: np.dtype[Any], voxels: NDArray[Any]) -> bool:
+    """Return whether a type holds voxels, but for those that are too great for its floats."""
+    if dtype.kind not in "biu":
+        return np.can_cast(voxels.dtype, dtype, "same_kind")
+    if voxels.dtype.kind not in "iuf":
+        return False
+    limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    # Python compares 64-bit integers with floats exactly; NaN is inside no limits.
+    if not int(limits[0]) <= voxels.min().item() <= voxels.max().item() <= int(limits[1]):
+        return False
+    return voxels.dtype.kind != "f" or bool((np.trunc(voxels) == voxels).all())
 
 
 def array_meta(write: WriteConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
