@@ -61,6 +61,25 @@ def test_a_slice_is_a_png_of_the_plane(store: Path) -> None:
     assert "outside" in run("slice", store / "r", output, "--obs", "a_T1w", "--index", 99, code=2).stderr
 
 
+def test_volumes_of_every_type_are_described_and_drawn_or_refused(tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    for name, voxels in {
+        "mask": np.ones((4, 4, 4), bool),
+        "holes": np.array([np.nan, -np.inf, 1, np.inf] * 16, np.float32).reshape(4, 4, 4),
+    }.items():
+        Volume.from_numpy(tmp_path / name, voxels)
+        found = json.loads(run("stats", tmp_path / name, "--json").stdout, parse_constant=refuse)
+        assert found["median"] == 1
+        run("slice", tmp_path / name, tmp_path / "x.png")
+    assert (found["max"], found["mean"], found["nan_count"]) == (None, None, 16)
+    Volume.from_numpy(tmp_path / "waves", np.full((4, 4, 4), 1j, np.complex64))
+    assert "complex" in run("slice", tmp_path / "waves", tmp_path / "x.png", code=2).stderr
+    assert "complex" in run("stats", tmp_path / "waves", code=1).stderr
+    run("bench", tmp_path / "mask", "--repeats", 0, code=2)
+
+
 def test_exit_codes(store: Path, tmp_path: Path) -> None:
     run("info", tmp_path / "none", code=2)
     run("slice", store / "r", tmp_path / "x.png", code=2)

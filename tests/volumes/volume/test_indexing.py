@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import TileConfig, Volume, configure
+from voxtier.volumes.reading.pictures import to_grey
 
 DTYPES = ["u1", "i2", "u2", "i4", "f4", "f8", "f2", "bool", "i8", "c8", ">i2", ">f4"]
 
@@ -224,6 +225,61 @@ def test_statistics_are_those_of_numpy_and_nan_has_a_policy(tmp_path: Path) -> N
         poisoned.get_statistics(nan_policy="raise")
     counts, edges = poisoned.compute_histogram(bins=10)
     assert (counts.sum(), len(edges)) == (9**3 - 1, 11)
+
+
+FAR_APART = [  # type, the two values of an image: their distance does not fit the type
+    ("bool", (0, 1)),
+    ("i1", (-128, 127)),
+    ("i2", (-32_768, 32_767)),
+    ("i4", (-(2**31), 2**31 - 1)),
+    ("i8", (-(2**62), 2**62)),
+    ("u8", (0, 2**63)),
+    ("f2", (-60_000, 60_000)),
+    ("f4", (-(2.0**127), 2.0**127)),
+]
+
+
+@pytest.mark.parametrize(("dtype", "ends"), FAR_APART)
+def test_statistics_histograms_and_pictures_do_not_depend_on_the_width_of_the_type(
+    tmp_path: Path, dtype: str, ends: tuple[float, float]
+) -> None:
+    low, high = ends
+    voxels = np.array([low] * 4 + [high] * 4).astype(dtype).reshape(2, 2, 2)
+    volume = Volume.from_numpy(tmp_path / "v", voxels)
+    found = volume.get_statistics([25, 50, 100])
+    middle = (low + high) / 2  # in Python's numbers
+    wanted = {"mean": middle, "std": (high - low) / 2, "min": low, "max": high, "median": middle}
+    assert found == pytest.approx(wanted | {"p25": low, "p50": middle, "p100": high})
+    counts, edges = volume.compute_histogram(bins=2)
+    assert counts.tolist() == [4, 4]
+    assert edges.tolist() == pytest.approx([low, middle, high])
+    assert to_grey(volume[0]).tolist() == [[0, 0], [0, 0]]
+    assert to_grey(volume.coronal(1)).tolist() == [[0, 255], [0, 255]]
+    assert "data:image/png" in volume._repr_html_()
+
+
+def test_infinite_voxels_are_described_and_drawn(tmp_path: Path) -> None:
+    voxels = np.array([-np.inf, 1, 1, 1, 1, 1, 1, np.inf], np.float32).reshape(2, 2, 2)
+    volume = Volume.from_numpy(tmp_path / "v", voxels)
+    found = volume.get_statistics()
+    assert (found["min"], found["max"], found["median"]) == (-np.inf, np.inf, 1)
+    assert to_grey(np.array([[-np.inf, 0.0], [np.nan, np.inf]])).tolist() == [[0, 255], [0, 0]]
+
+
+def test_what_has_no_order_has_no_statistics_and_no_picture(tmp_path: Path) -> None:
+    volume = Volume.from_numpy(tmp_path / "v", np.full((2, 2, 2), 1j, np.complex64))
+    for describe in (volume.get_statistics, volume.compute_histogram):
+        with pytest.raises(FormatError, match="real numbers"):
+            describe()
+    with pytest.raises(ConfigError, match="complex"):
+        to_grey(volume[0])
+    html = volume._repr_html_()
+    assert "complex64" in html
+    assert "image/png" not in html
+    real = Volume.from_numpy(tmp_path / "r", np.ones((2, 2, 2), np.int16))
+    for options in ({"percentiles": [101]}, {"percentiles": [float("nan")]}, {"nan_policy": "keep"}):
+        with pytest.raises(ConfigError):
+            real.get_statistics(**options)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5, 6, 7), (0, 3, 3)])

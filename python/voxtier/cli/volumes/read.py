@@ -205,7 +205,7 @@ def _file_name(volume: Volume) -> str:
 @click.command()
 @click.argument("uri")
 @OBS
-@click.option("--repeats", default=20, help="Reads of each kind.")
+@click.option("--repeats", default=20, type=click.IntRange(min=1), help="Reads of each kind.")
 @AS_JSON
 def bench(uri: str, obs_id: str | None, repeats: int, as_json: bool) -> None:
     """Time slices, a 64-voxel cube and the whole of one volume (medians, milliseconds).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,19 @@ OBS = click.option(
 
 
 def emit(row: dict[str, Any], *, as_json: bool) -> None:
-    """Print one row, for people or for machines."""
+    """Print one row, for people or for machines: JSON has no word for NaN and infinity, which become null."""
     if as_json:
-        click.echo(json.dumps(row, default=str))
+        click.echo(json.dumps(_without_nan(row), default=str, allow_nan=False))
     else:
         click.echo("  ".join(f"{key}={value}" for key, value in row.items()))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def open_uri(uri: str) -> Volume | VolumeCollection | RadiObject:

@@ -64,17 +64,25 @@ def to_grey(plane: NDArray[Any], window: tuple[float, float] | None = None) -> N
         (across, up).
     window : (float, float), optional
         Centre and width; by default the 1st to the 99th percentile.
+
+    Raises
+    ------
+    ConfigError
+        For an array that is no plane, and for complex numbers.
     """
     if plane.ndim != 2:
         raise ConfigError("a picture needs a plane: choose a time point of a 4-D volume")
-    finite = plane[np.isfinite(plane)]
+    if plane.dtype.kind == "c":
+        raise ConfigError("complex voxels have no grey: take np.abs or np.angle of them")
+    numbers = plane.astype(np.float64)  # percentiles of narrow types wrap or overflow
+    finite = numbers[np.isfinite(numbers)]
     if window is not None:
         low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
     elif finite.size:
         low, high = (float(value) for value in np.percentile(finite, (1, 99)))
     else:
         low, high = 0.0, 1.0
-    scaled = (np.nan_to_num(plane.astype(np.float64)) - low) / max(high - low, 1e-12)
+    scaled = (np.where(np.isnan(numbers), 0, numbers) - low) / max(high - low, 1e-12)
     return (np.clip(scaled, 0, 1) * 255).astype(np.uint8).T[::-1]
 
 

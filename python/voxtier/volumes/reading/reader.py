@@ -17,13 +17,13 @@ from voxtier.volumes.config import SliceOrientation
 from voxtier.volumes.geometry import Affine, OrientationInfo
 from voxtier.volumes.reading.indexing import Key, select
 from voxtier.volumes.reading.pictures import encode_png, to_grey
+from voxtier.volumes.reading.statistics import NanPolicy, count, describe
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.arrays import VoxelArray, open_array
 from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal"]
-NanPolicy: TypeAlias = Literal["omit", "propagate", "raise"]
 
 _WORLD_AXIS = {"axial": 2, "sagittal": 0, "coronal": 1}
 
@@ -393,38 +393,18 @@ class VolumeReader:
 
         Raises
         ------
+        ConfigError
+            For percentiles outside 0 to 100 and another policy.
         FormatError
             For NaN voxels under ``raise``, and when there are no real numbers.
         """
-        flat = self.read().ravel(order="K")
-        missing = int(np.isnan(flat).sum()) if flat.dtype.kind in "fc" else 0
-        statistics: dict[str, float] = {}
-        if missing and nan_policy == "raise":
-            raise FormatError("bad_values", None, f"{self.uri}: {missing} voxels are NaN")
-        if missing and nan_policy == "omit":
-            flat = flat[~np.isnan(flat)]
-            statistics["nan_count"] = float(missing)
-        if flat.size == 0 or flat.dtype.kind == "c":
-            raise FormatError("bad_values", None, f"{self.uri}: no real numbers to describe")
-        wanted = [50.0, *(float(p) for p in percentiles or ())]
-        values = np.percentile(flat, wanted)
-        statistics |= {
-            "mean": float(flat.mean(dtype=np.float64)),
-            "std": float(flat.std(dtype=np.float64)),
-            "min": float(flat.min()),
-            "max": float(flat.max()),
-            "median": float(values[0]),
-        }
-        return statistics | {f"p{p:g}": float(value) for p, value in zip(wanted[1:], values[1:], strict=True)}
+        return describe(self.read(), percentiles or (), nan_policy, self.uri)
 
     def compute_histogram(
         self, bins: int = 256, value_range: tuple[float, float] | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return counts and bin edges; voxels that are not finite are left out."""
-        flat = self.read().ravel(order="K")
-        if flat.dtype.kind == "f":
-            flat = flat[np.isfinite(flat)]
-        return np.histogram(flat, bins=bins, range=value_range)
+        return count(self.read(), bins, value_range, self.uri)
 
 
 def _boxes(starts: object, size: Sequence[int], ndim: int) -> tuple[NDArray[np.int64], tuple[int, ...]]:
