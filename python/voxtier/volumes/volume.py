@@ -18,7 +18,7 @@ from voxtier.volumes.reading.reader import VolumeReader
 from voxtier.volumes.store.jobs import OnGap, dicom_content, nifti_content
 from voxtier.volumes.tiledb import arrays, replicas
 from voxtier.volumes.tiledb.arrays import Fragment
-from voxtier.volumes.tiledb.creation import array_meta, cast_voxels, create_array
+from voxtier.volumes.tiledb.creation import array_meta, cast_numbers, create_array
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri, measure_bytes
 
 
@@ -101,7 +101,7 @@ class Volume(VolumeReader):
             raise IndexError(f"the box {corner} + {values.shape} does not lie inside {shape}")
         if not values.size:
             return
-        cells = cast_voxels(values, array.dtype)
+        cells = cast_numbers(values, array.dtype, self.uri)
         meta = array.meta
         replicas.write_region(self.uri, corner, cells, self._session)
         if "stored_min" in meta:  # the type that scaled reads give depends on it
@@ -291,7 +291,7 @@ class Volume(VolumeReader):
             For pixels that ``dtype`` cannot hold, and when the folder holds several volumes.
         """
         content = dicom_content(dicom_dir, reorient=reorient, on_gap=on_gap)
-        image = content.voxels if dtype is None else cast_voxels(content.voxels, np.dtype(dtype))
+        image = content.voxels if dtype is None else cast_numbers(content.voxels, np.dtype(dtype), "dtype=")
         return cls._store(uri, image, content.meta, ctx)
 
     @classmethod

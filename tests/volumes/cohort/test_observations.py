@@ -125,3 +125,82 @@ def test_images_may_be_nifti_files_or_dicom_series(tmp_path: Path) -> None:
         with pytest.raises((ConfigError, NotFoundError, FormatError)):
             RadiObject.from_images(tmp_path / "wrong", wrong, format_hint=hint)
         assert not (tmp_path / "wrong" / "obs_meta").exists()
+
+
+def types_of(table: Any) -> dict[str, np.dtype[Any]]:
+    return {name: table[name].dtype for name in table.columns}
+
+
+def test_the_type_of_a_column_does_not_depend_on_who_comes_first(tmp_path: Path) -> None:
+    """The first subject has no value: its column is that of the numbers that come later, not text."""
+    pandas = pytest.importorskip("pandas")
+    images = pairs(tmp_path / "i", ["a", "b"])
+    first = pandas.DataFrame(
+        {"obs_subject_id": ["a"], "age": [np.nan], "visits": pandas.array([None], "Int64")}
+    )
+    radi = RadiObject.from_niftis(tmp_path / "r", images[:1], obs_meta=first, collection_name="T1w")
+    radi.append(
+        images[1:], obs_meta={"obs_subject_id": ["b"], "age": [52.0], "visits": [3]}, collection_name="T1w"
+    )
+    rows = [(row["age"], row["visits"]) for row in radi.obs_meta.read().rows()]
+    assert rows == [(None, None), (52.0, 3)]
+    assert radi.filter("age > 50 and visits == 3").obs_subject_ids == ["b"]
+    alone = radi.loc[["a"]].materialize(tmp_path / "m")
+    assert types_of(alone.obs_meta.read()) == types_of(radi.obs_meta.read())
+
+
+def test_columns_of_a_series_have_the_type_of_their_attribute(tmp_path: Path) -> None:
+    silent = series(tmp_path / "silent", [(0, 0, k) for k in range(3)])
+    stated = series(tmp_path / "stated", [(0, 0, k) for k in range(3)], KVP=120, Exposure=250)
+    for number, folders in enumerate(((silent, stated), (stated, silent))):
+        radi = RadiObject.from_dicoms(tmp_path / f"r{number}", [(folders[0], "a")])
+        radi.append(dicom_dirs=[(folders[1], "b")])
+        found = {row["kvp"]: row["exposure"] for row in radi.CT.table.rows()}
+        assert found == {None: None, 120.0: 250.0}
+        assert radi.CT.filter("kvp > 100").obs_subject_ids == ["ba"[number]]
+    # As an older version made it, whose stores still grow.
+    radi.CT.obs.drop_column("kvp")
+    radi.CT.obs.add_column("kvp", str, ["120.0", None])
+    radi.append(dicom_dirs=[(stated, "c"), (silent, "d")])
+    assert [row["kvp"] for row in radi.CT.table.rows()] == ["120.0", None, "120.0", None]
+
+
+def test_copies_keep_the_types_of_columns_without_values(tmp_path: Path) -> None:
+    obs = {
+        "obs_id": ["x", "y"],
+        "obs_subject_id": ["b", "a"],
+        "score": [None, 1.5],
+        "day": [None, np.datetime64("9999-12-31")],
+        "ok": [None, True],
+        "site": [None, "A"],
+    }
+    whole = VolumeCollection.from_niftis(tmp_path / "c", pairs(tmp_path / "i", ["b", "a"]), obs=obs)
+    wanted = {
+        name: whole.table[name].dtype for name in ("score", "day", "ok", "site", "datatype", "scl_slope")
+    }
+    view = whole.filter("obs_id == 'x'")
+    copies = {
+        "plain": view.materialize(tmp_path / "plain"),
+        "lazy": view.lazy().map(lambda voxels: voxels + 1).materialize(tmp_path / "lazy"),
+        "eager": view.map(lambda voxels: voxels + 1).write(tmp_path / "eager"),
+    }
+    for name, copy in copies.items():
+        assert {column: copy.table[column].dtype for column in wanted} == wanted, name
+        row = next(iter(copy.table.rows()))
+        assert [row[column] for column in ("score", "day", "ok", "site")] == [None] * 4
+    copies["lazy"].append(pairs(tmp_path / "j", ["c"]))  # of which the file tells the type of its voxels
+    assert [row["datatype"] for row in copies["lazy"].table.rows()] == [None, 4]
+
+
+def test_text_stays_text_and_a_number_in_it_is_refused(tmp_path: Path) -> None:
+    images = pairs(tmp_path / "i", ["a", "b"])
+    subjects = {"obs_subject_id": ["a"], "age": [None]}  # which tells no type
+    radi = RadiObject.from_niftis(tmp_path / "r", images[:1], obs_meta=subjects, collection_name="T1w")
+    late = {"obs_subject_id": ["b"], "age": [52.0]}
+    with pytest.raises(ConfigError, match="'age' holds text"):
+        radi.append(images[1:], obs_meta=late, collection_name="T1w")
+    assert RadiObject(radi.uri).obs_subject_ids == ["a"]
+    radi.obs_meta.drop_column("age")  # as the message says
+    radi.obs_meta.add_column("age", float)
+    radi.append(images[1:], obs_meta=late, collection_name="T1w")
+    assert radi.filter("age > 50").obs_subject_ids == ["b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,147 @@ def test_a_table_has_the_keys_that_it_was_made_with(tmp_path: Path) -> None:
             Dataframe.create(tmp_path / "bad", {"n": np.int32}, index_columns=keys)
     with pytest.raises(ConfigError, match="lacks the key"):
         Dataframe.from_pandas(tmp_path / "bad", rows)
+
+
+def keyed(**columns: Any) -> dict[str, Any]:
+    rows = len(next(iter(columns.values())))
+    ids = [f"r{number}" for number in range(rows)]
+    return {"obs_subject_id": ids, "obs_id": ids, **columns}
+
+
+FAR_DATES = ["0001-01-01", "1600-01-01", "1970-01-01", "2262-04-12", "9999-12-31"]
+
+
+@pytest.mark.parametrize("unit", ["D", "h", "s", "ms", "us"])
+def test_dates_beyond_what_nanoseconds_hold_come_back(tmp_path: Path, unit: str) -> None:
+    frame = Dataframe.from_pandas(tmp_path / "t", keyed(day=np.array(FAR_DATES, f"M8[{unit}]")))
+    found = [value.item().date().isoformat() for value in frame.read()["day"]]  # Python's calendar
+    assert found == FAR_DATES
+    frame.update(keyed(day=[None] * 4 + [datetime.date(1700, 2, 28)]))
+    assert [row["day"] for row in frame.read().rows()][3:] == [None, np.datetime64("1700-02-28")]
+    frame.add_column("end", "M8[D]", fill=datetime.date(9999, 12, 31))
+    assert set(frame.read()["end"].tolist()) == {datetime.datetime(9999, 12, 31)}
+
+
+def test_dates_of_python_numpy_and_pandas_are_columns(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    moment = datetime.datetime(1600, 2, 29, 23, 59, 59, 999_999)
+    table = keyed(
+        day=[datetime.date(9999, 12, 31), None],
+        moment=[moment, datetime.date(2020, 1, 1)],
+        mixed=[np.datetime64("9999-12-31", "us"), np.datetime64("2020-01-01", "ns")],
+        fine=pandas.to_datetime(pandas.Series(["2020-01-01T00:00:00.123456789", None])),
+        objects=pandas.Series([pandas.Timestamp("2020-01-01T00:00:00.000000001"), pandas.NaT], dtype=object),
+        seconds=pandas.Series(np.array(["1066-10-14", "2500-01-01"], "M8[s]")),
+        none=[pandas.NaT, None],
+    )
+    frame = Dataframe.from_pandas(tmp_path / "t", table)
+    rows = list(frame.read().rows())
+    assert [row["day"] for row in rows] == [np.datetime64("9999-12-31"), None]
+    assert rows[0]["moment"].item() == moment
+    assert str(rows[0]["mixed"])[:10] == "9999-12-31"
+    assert str(rows[0]["fine"]) == "2020-01-01T00:00:00.123456789"
+    assert str(rows[0]["objects"]) == "2020-01-01T00:00:00.000000001"
+    assert [str(row["seconds"])[:10] for row in rows] == ["1066-10-14", "2500-01-01"]
+    assert frame.dtypes["none"] == np.dtype("M8[us]")
+    back = frame.read().to_pandas()
+    assert back["day"].tolist() == [datetime.datetime(9999, 12, 31), pandas.NaT]
+    assert back["fine"][0] == pandas.Timestamp("2020-01-01T00:00:00.123456789")
+
+
+def test_a_date_that_a_column_cannot_hold_is_refused(tmp_path: Path) -> None:
+    frame = Dataframe.from_pandas(
+        tmp_path / "t",
+        keyed(fine=np.array(["2020-01-01"], "M8[ns]"), coarse=np.array(["2020-01-01"], "M8[D]"), n=[1]),
+    )
+    before = list(frame.read().rows())
+    for column, value in (
+        ("fine", datetime.date(9999, 12, 31)),
+        ("coarse", np.datetime64("2020-01-01T00:00:00.123456789")),
+        ("coarse", 5),
+        ("n", datetime.date(2020, 1, 1)),
+    ):
+        with pytest.raises(ConfigError, match=column):
+            frame.update(keyed(**{column: [value]}))
+    zoned = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    ends = [np.datetime64("9999-12-31", "us"), np.datetime64("2020-01-01T00:00:00.123456789")]
+    for dates, word in (([zoned], "time zone"), (ends, "no unit"), ([datetime.timedelta(1)], "mixes")):
+        with pytest.raises(ConfigError, match=word):
+            Dataframe.from_pandas(tmp_path / "u", keyed(day=dates))
+    assert list(frame.read().rows()) == before
+
+
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("day > '2020-01-01'", [2, 3]),
+        ("day >= '2020-01-01T00:00:00'", [1, 2, 3]),
+        ("'1700' < day < '2100-06-01 12:00'", [1, 2]),
+        ("day == '9999-12-31'", [3]),
+        ("day != '9999-12-31'", [0, 1, 2]),
+        ("day in ['1600-01-01', '2020-01-01']", [0, 1]),
+        ("day not in ['1600-01-01']", [1, 2, 3]),
+        ("day > fine", [2, 3]),
+        ("fine < '9999-12-31' and n > 1", [2, 3]),
+    ],
+)
+def test_a_filter_compares_dates(expression: str, wanted: list[int]) -> None:
+    days = np.array(["1600-01-01", "2020-01-01", "2020-01-01T00:00:01", "9999-12-31", "1970-01-01"], "M8[us]")
+    table = Table(
+        {
+            "n": np.arange(5),
+            "day": np.ma.MaskedArray(days, mask=[0, 0, 0, 0, 1]),
+            "fine": np.array(["2020-01-01", "2020-01-01", "2020-01-01", "2262-01-01", "NaT"], "M8[ns]"),
+        }
+    )
+    assert np.flatnonzero(table.matching(expression)).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "expression", ["day > 5", "day > 'today'", "day == ''", "day > '2020-13-01'", "day > n", "day == True"]
+)
+def test_a_date_is_compared_with_a_date_alone(expression: str) -> None:
+    table = Table({"day": np.array(["2020-01-01"], "M8[us]"), "n": np.array([1])})
+    with pytest.raises(ConfigError, match="2020"):
+        table.matching(expression)
+
+
+def test_a_column_takes_what_is_of_its_kind(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = Dataframe.from_pandas(
+        tmp_path / "t", keyed(n=[50, 2**60 + 1], x=np.ones(2, np.float32), text=["a", "b"])
+    )
+    frame.update(pandas.DataFrame(keyed(n=[45.0, None])).iloc[:1])
+    assert frame.read()["n"].tolist() == [45, 2**60 + 1]
+    frame.update(keyed(n=pandas.array([7, None], dtype="Int64"), x=[2, None]))
+    assert frame.read()["n"].tolist() == [7, None]
+    before = list(frame.read().rows())
+    for columns in (
+        {"n": [1.5]},
+        {"n": [2.0**63]},
+        {"x": [1e300]},
+        {"text": [5]},
+        {"text": [True]},
+        {"n": ["5"]},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(columns))):
+            frame.update(keyed(**columns))
+    for numbers in ([2**70], [-1, 2**63], [2**60 + 1, 0.5]):
+        with pytest.raises(ConfigError, match="column 'n'"):
+            Dataframe.from_pandas(tmp_path / "u", keyed(n=numbers))
+    assert list(frame.read().rows()) == before
+
+
+def test_a_column_without_values_keeps_its_type(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = keyed(
+        age=pandas.Series([np.nan, np.nan]),
+        count=pandas.array([None, None], dtype="Int64"),
+        ok=pandas.array([None, None], dtype="boolean"),
+        weight=[float("nan"), None],
+        day=pandas.Series(np.array(["NaT", "NaT"], "M8[s]")),
+    )
+    frame = Dataframe.from_pandas(tmp_path / "t", pandas.DataFrame(table))
+    kinds = {name: dtype.kind for name, dtype in frame.dtypes.items()}
+    assert kinds == {"age": "f", "count": "i", "ok": "b", "weight": "f", "day": "M"}
+    assert {value for row in frame.read(include_index=False).rows() for value in row.values()} == {None}

@@ -214,7 +214,7 @@ def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
     if len(table) != len(jobs):
         raise ConfigError(f"obs has {len(table)} rows for {len(jobs)} volumes: one for each, in their order")
     changed = []
-    for place, (job, row) in enumerate(zip(jobs, table.rows(), strict=True)):
+    for place, (job, row) in enumerate(zip(jobs, table.typed_rows(), strict=True)):
         if str(row["obs_subject_id"]) != job.subject:
             raise ConfigError(
                 f"row {place} of obs is of subject {row['obs_subject_id']!r}, {job.label} of {job.subject!r}"

@@ -230,7 +230,7 @@ class RadiObjectWriter:
         table = as_table(df)
         if "obs_subject_id" not in table:
             raise ConfigError("obs_meta needs a column 'obs_subject_id'")
-        self._rows |= {str(row["obs_subject_id"]): row for row in table.rows()}
+        self._rows |= {str(row["obs_subject_id"]): row for row in table.typed_rows()}
 
     def add_collection(
         self,

@@ -33,6 +33,10 @@ from voxtier.volumes.formats.nifti_header import (
 )
 from voxtier.volumes.geometry import OrientationInfo
 
+ROW_INTEGERS = ("datatype", "bitpix", "xyzt_units", "qform_code", "sform_code")
+ROW_FLOATS = ("scl_slope", "scl_inter")
+"""Columns of numbers that `header_row` fills; any other is text."""
+
 _TIME_UNITS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # seconds by bits 3 to 5 of ``xyzt_units``
 
 

@@ -6,14 +6,24 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from voxtier.errors import ConfigError
+from voxtier.volumes.formats import nifti
+from voxtier.volumes.formats.dicom import image as dicom
 from voxtier.volumes.store.commits import Change
 from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.names import refuse_duplicates
-from voxtier.volumes.tiledb.columns import Table, rows_table
+from voxtier.volumes.tiledb.columns import Table, is_value, rows_table
 from voxtier.volumes.tiledb.session import create_group, read_kind
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
+
+# What images fill themselves as numbers: where no image has one, no value tells the type.
+_DTYPES = {
+    **dict.fromkeys((*dicom.ROW_FLOATS, *nifti.ROW_FLOATS), np.dtype(np.float64)),
+    **dict.fromkeys(nifti.ROW_INTEGERS, np.dtype(np.int64)),
+}
 
 
 def add_cohort(
@@ -130,19 +140,28 @@ def _refuse_duplicates(jobs: Sequence[Job], present: Iterable[str]) -> None:
 def _add_rows(
     change: Change, obs_uri: str, rows: list[dict[str, Any]], present: Table, *, is_new: bool
 ) -> None:
-    table = rows_table(rows)
     session = change.store.session
     if is_new:
+        table = rows_table(rows, _DTYPES)
         Dataframe.create(obs_uri, _schema(table), session)
     else:
         stored = Dataframe(obs_uri, session, timestamp=change.timestamp)
-        columns = {*stored.dtypes, *INDEX_COLUMNS, "voxtier_array"}
+        dtypes = stored.dtypes
+        rows = [_as_stored(row, dtypes) for row in rows]
+        table = rows_table(rows, _DTYPES)
+        columns = {*dtypes, *INDEX_COLUMNS, "voxtier_array"}
         new = {name: table[name].dtype for name in table.columns if name not in columns}
         if new:
             # Rows that exist are written again, so that they hold a missing value there and not a zero.
             stored.add_attributes(new)
-            table = rows_table([*present.rows(), *rows])
+            table = rows_table([*present.rows(), *rows], _DTYPES)
     change.write_rows(obs_uri, table)
+
+
+def _as_stored(row: dict[str, Any], dtypes: Mapping[str, np.dtype[Any]]) -> dict[str, Any]:
+    """Return a row with an image's numbers as text where an older version made their column text."""
+    texts = [name for name in _DTYPES if name in row and name in dtypes and dtypes[name].kind == "O"]
+    return {**row, **{name: str(row[name]) for name in texts if is_value(row[name])}}
 
 
 def _schema(table: Table) -> dict[str, Any]:
@@ -209,4 +228,4 @@ def _subject_rows(table: Table) -> Iterator[dict[str, Any]]:
     subjects = [str(subject) for subject in table["obs_subject_id"]]
     if len(set(subjects)) != len(subjects):
         raise ConfigError("obs_meta has two rows for one subject")
-    return table.rows()
+    return table.typed_rows()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -10,9 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, MissingExtraError
-from voxtier.volumes.tiledb.filters import find_matches
+from voxtier.volumes.tiledb.creation import cast_numbers
+from voxtier.volumes.tiledb.filters import cast_dates, find_matches
 
 Column: TypeAlias = NDArray[Any] | np.ma.MaskedArray[Any, Any]
+
+_FINE_UNITS = ("generic", "ns", "ps", "fs", "as")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A missing value that knows its column's type, for rows that become a table again.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of the column.
+    """
+
+    dtype: np.dtype[Any]
 
 
 class Table:
@@ -73,12 +91,18 @@ class Table:
         for position in range(len(self)):
             yield {name: _scalar(column, position) for name, column in self._columns.items()}
 
+    def typed_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows as `rows` does; a missing value is a `Missing`, so that no type is lost."""
+        missing = {name: Missing(column.dtype) for name, column in self._columns.items()}
+        for row in self.rows():
+            yield {name: missing[name] if value is None else value for name, value in row.items()}
+
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame (pandas is not installed with voxtier)."""
         pandas = import_pandas()
         return pandas.DataFrame(
             {
-                name: pandas.Series(_objects(column)) if isinstance(column, np.ma.MaskedArray) else column
+                name: pandas.Series(_for_pandas(column)) if isinstance(column, np.ma.MaskedArray) else column
                 for name, column in self._columns.items()
             }
         )
@@ -99,7 +123,9 @@ def import_pandas() -> Any:
     return pandas
 
 
-def _objects(column: np.ma.MaskedArray[Any, Any]) -> list[Any]:
+def _for_pandas(column: np.ma.MaskedArray[Any, Any]) -> Any:
+    if column.dtype.kind == "M":  # of a list, pandas would make nanoseconds
+        return column.filled(np.datetime64("NaT"))
     pairs = zip(column.data, np.ma.getmaskarray(column), strict=True)
     return [None if is_missing else value for value, is_missing in pairs]
 
@@ -134,13 +160,27 @@ def as_table(frame: object) -> Table:
     return Table(columns)
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table of some rows; a column that a row lacks is missing there."""
+def rows_table(rows: Sequence[Mapping[str, Any]], dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Table:
+    """Return the table of some rows; a column that a row lacks is missing there.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Column name -> value; `Missing`, None and NaN are no values.
+    dtypes : mapping, optional
+        Types of columns in which no row has a value.
+
+    Returns
+    -------
+    Table
+        The rows.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return as_table({name: [row.get(name) for row in rows] for name in names})
+    types = dtypes or {}
+    return Table({name: _column(name, [row.get(name) for row in rows], types.get(name)) for name in names})
 
 
-def _column(name: str, values: Any) -> Column:
+def _column(name: str, values: Any, dtype_without: np.dtype[Any] | None = None) -> Column:
     """Return a column of one plain type; missing values (None, NaN among objects, NA, NaT) become a mask."""
     if isinstance(values, np.ma.MaskedArray):
         return values
@@ -156,17 +196,11 @@ def _column(name: str, values: Any) -> Column:
     items = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if not items:
         return np.array([], dtype=object)
-    missing = np.array([_is_missing(item) for item in items], dtype=bool)
+    missing = np.array([not is_value(item) for item in items], dtype=bool)
     present = [item for item, is_missing in zip(items, missing, strict=True) if not is_missing]
     if not present:
-        return np.ma.MaskedArray(np.array([""] * len(items), dtype=object), mask=missing)
-    plain = np.array(present)
-    if plain.dtype.kind == "f" and all(isinstance(item, int) for item in present):
-        plain = np.array(present, dtype=np.uint64)  # numpy makes floats of integers on both sides of 2**63
-    if plain.dtype.kind not in "biufMU" or plain.ndim != 1 or len({isinstance(p, str) for p in present}) > 1:
-        raise ConfigError(
-            f"column {name!r} mixes types or holds {type(present[0]).__name__}: use numbers, text or dates"
-        )
+        return _column_without_values(items, dtype_without or getattr(dtype, "numpy_dtype", None))
+    plain = _plain_array(name, present)
     if plain.dtype.kind == "U":
         full = np.array([""] * len(items), dtype=object)
         full[~missing] = [str(item) for item in present]
@@ -176,15 +210,83 @@ def _column(name: str, values: Any) -> Column:
     return np.ma.MaskedArray(full, mask=missing) if missing.any() else full
 
 
-def _is_missing(item: Any) -> bool:
-    if item is None:
-        return True
-    if isinstance(item, (str, bytes, bool)):
+def _column_without_values(items: Sequence[Any], dtype: np.dtype[Any] | None) -> Column:
+    """Return a column in which all is missing: of the type that is stated, or that a missing value tells."""
+    dtype = dtype or next((told for told in map(_told_dtype, items) if told is not None), np.dtype(object))
+    if dtype.kind not in "biufM":
+        return np.ma.MaskedArray(np.array([""] * len(items), dtype=object), mask=True)
+    return np.ma.MaskedArray(np.zeros(len(items), dtype), mask=True)
+
+
+def _told_dtype(item: Any) -> np.dtype[Any] | None:
+    if isinstance(item, (Missing, np.floating)):
+        return item.dtype
+    if isinstance(item, (np.datetime64, datetime.date)):  # NaT
+        return np.dtype("M8[us]")
+    return np.dtype(np.float64) if isinstance(item, float) else None  # NaN
+
+
+def _plain_array(name: str, present: Sequence[Any]) -> NDArray[Any]:
+    """Return values, none of which is missing, as an array of numbers, dates or text."""
+    if all(isinstance(item, (np.datetime64, datetime.date)) for item in present):
+        return _dates(name, present)
+    plain = np.array(present)
+    integers = [item for item in present if isinstance(item, (int, np.integer))]
+    is_whole = len(integers) == len(present)
+    if plain.dtype.kind == "f" and (is_whole or any(int(float(item)) != item for item in integers)):
+        # numpy makes floats of integers on both sides of 2**63, and of those beside floats.
+        if not is_whole and not all(float(item).is_integer() for item in present):
+            raise ConfigError(f"column {name!r} mixes fractions and integers that floats cannot hold")
+        plain = np.array([int(item) for item in present], dtype=object)
+    if plain.dtype == object and all(isinstance(item, int) for item in plain):
+        for dtype in (np.int64, np.uint64):
+            if np.iinfo(dtype).min <= min(plain) and max(plain) <= np.iinfo(dtype).max:
+                return plain.astype(dtype)
+        raise ConfigError(
+            f"column {name!r}: no type of 64 bits holds integers from {min(plain)} to {max(plain)}"
+        )
+    if plain.dtype.kind not in "biufU" or plain.ndim != 1 or len({isinstance(p, str) for p in present}) > 1:
+        raise ConfigError(
+            f"column {name!r} mixes types or holds {type(present[0]).__name__}: use numbers, text or dates"
+        )
+    return plain
+
+
+def _dates(name: str, present: Sequence[Any]) -> NDArray[Any]:
+    """Return dates in microseconds, or in nanoseconds where they are finer: numpy alone would wrap them."""
+    if any(getattr(item, "tzinfo", None) is not None for item in present):
+        raise ConfigError(
+            f"column {name!r} holds times of a time zone: convert them to UTC and drop the zone"
+        )
+    singles = [
+        item.to_datetime64() if hasattr(item, "to_datetime64") else np.datetime64(item) for item in present
+    ]
+    is_fine = any(np.datetime_data(single)[0] in _FINE_UNITS for single in singles)
+    for unit in ("ns", "us") if is_fine else ("us", "ns"):
+        cells = [cast_dates(np.asarray(single), np.dtype(f"M8[{unit}]")) for single in singles]
+        if all(cell is not None for cell in cells):
+            return np.array(cells)
+    raise ConfigError(f"column {name!r}: no unit of time holds dates from {min(singles)} to {max(singles)}")
+
+
+def stored_dates(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of a new column of dates: microseconds, unless they are given finer.
+
+    Nanoseconds reach from 1677 to 2262 only, and shifted or open-ended dates of patients lie beyond.
+    """
+    return np.dtype("M8[ns]" if np.datetime_data(dtype)[0] in _FINE_UNITS else "M8[us]")
+
+
+def is_value(item: Any) -> bool:
+    """Return whether a cell is a value, and not None, NaN, NA, NaT or `Missing`."""
+    if item is None or isinstance(item, Missing):
         return False
-    try:
-        return bool(item != item)  # NaN and NaT differ from themselves
-    except TypeError:  # pandas.NA has no truth value
+    if isinstance(item, (str, bytes, bool)):
         return True
+    try:
+        return bool(item == item)  # NaN and NaT differ from themselves
+    except TypeError:  # pandas.NA has no truth value
+        return False
 
 
 def escape_key(key: str) -> str:
@@ -222,18 +324,29 @@ def to_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDArray
         For a value that does not fit the type.
     """
     plain = np.asarray(np.ma.getdata(column))
-    target = attribute.dtype
-    if attribute.isvar or target.kind in "US":
+    target, where = attribute.dtype, f"column {attribute.name!r}"
+    is_text = attribute.isvar or target.kind in "US"
+    if mask.all() and not is_text:
+        return np.zeros(len(plain), target)
+    if not mask.all() and _kind(target, is_text=is_text) != _kind(plain.dtype):
+        held = "text" if is_text else target
+        given = "text" if plain.dtype.kind in "OUS" else plain.dtype
+        raise ConfigError(
+            f"{where} holds {held}, got {given}: give what it holds, or make the column anew (drop_column,"
+            " add_column)"
+        )
+    if is_text:
         text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
         return np.array(text, dtype=object if attribute.isvar else target)
-    if mask.all():
-        return np.zeros(len(plain), target)
-    if plain.dtype.kind in "OUS":
-        raise ConfigError(f"column {attribute.name!r} holds {target}, got text")
     filled = np.where(mask, np.zeros((), plain.dtype), plain)
-    converted: NDArray[Any] = filled.astype(target)
-    if plain.dtype.kind in "iub" and target.kind in "iub" and not np.array_equal(converted, filled):
-        raise ConfigError(f"column {attribute.name!r}: a value does not fit {target}")
-    if plain.dtype.kind == "f" and target.kind in "iub":
-        raise ConfigError(f"column {attribute.name!r} holds {target}, got fractions")
-    return converted
+    if target.kind != "M":
+        return cast_numbers(filled, target, where)
+    dates = cast_dates(filled, target)
+    if dates is None:
+        raise ConfigError(f"{where} holds {target}, and a date is too far off or too fine for that unit")
+    return dates
+
+
+def _kind(dtype: np.dtype[Any], *, is_text: bool = False) -> str:
+    """Return which columns a type belongs to: text, dates or numbers."""
+    return "text" if is_text or dtype.kind in "OUS" else "dates" if dtype.kind == "M" else "numbers"

@@ -49,15 +49,17 @@ def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return native
 
 
-def cast_voxels(voxels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return voxels in another type; floats may be rounded to its precision.
+def cast_numbers(numbers: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
+    """Return numbers in another type; floats may be rounded to its precision.
 
     Parameters
     ----------
-    voxels : numpy.ndarray
+    numbers : numpy.ndarray
         Of any type.
     dtype : numpy.dtype
         The type that is wanted.
+    where : str
+        What they belong to, for the message.
 
     Returns
     -------
@@ -69,30 +71,30 @@ def cast_voxels(voxels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     ConfigError
         For numbers that the type cannot hold: numpy would wrap or cut them, or make infinities of them.
     """
-    if not voxels.size or np.can_cast(voxels.dtype, dtype, "safe"):
-        return voxels.astype(dtype, copy=False)
-    if _can_hold(dtype, voxels):
+    if not numbers.size or np.can_cast(numbers.dtype, dtype, "safe"):
+        return numbers.astype(dtype, copy=False)
+    if _can_hold(dtype, numbers):
         with np.errstate(over="ignore"):
-            cells = voxels.astype(dtype)
-        if dtype.kind not in "fc" or not (np.isfinite(voxels) & ~np.isfinite(cells)).any():
-            return cells
+            cast = numbers.astype(dtype)
+        if dtype.kind not in "fc" or not (np.isfinite(numbers) & ~np.isfinite(cast)).any():
+            return cast
     raise ConfigError(
-        f"voxels of {voxels.dtype} hold numbers that {dtype} cannot hold: scale, clip or round them first, or"
+        f"{where}: {dtype} cannot hold these numbers of {numbers.dtype}: scale, clip or round them first, or"
         " choose a wider type"
     )
 
 
-def _can_hold(dtype: np.dtype[Any], voxels: NDArray[Any]) -> bool:
-    """Return whether a type holds voxels, but for those that are too great for its floats."""
+def _can_hold(dtype: np.dtype[Any], numbers: NDArray[Any]) -> bool:
+    """Return whether a type holds numbers, but for those that are too great for its floats."""
     if dtype.kind not in "biu":
-        return np.can_cast(voxels.dtype, dtype, "same_kind")
-    if voxels.dtype.kind not in "iuf":
+        return np.can_cast(numbers.dtype, dtype, "same_kind")
+    if numbers.dtype.kind not in "iuf":
         return False
     limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     # Python compares 64-bit integers with floats exactly; NaN is inside no limits.
-    if not int(limits[0]) <= voxels.min().item() <= voxels.max().item() <= int(limits[1]):
+    if not int(limits[0]) <= numbers.min().item() <= numbers.max().item() <= int(limits[1]):
         return False
-    return voxels.dtype.kind != "f" or bool((np.trunc(voxels) == voxels).all())
+    return numbers.dtype.kind != "f" or bool((np.trunc(numbers) == numbers).all())
 
 
 def array_meta(write: WriteConfig, dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The one filter grammar: comparisons, ``in``, ``and``, ``or``, ``not`` over columns of a table.
 
-``"age > 40 and sex == 'F'"``, ``"site in ['A', 'B'] and not excluded"``. Parsed, never evaluated as Python; a
-row whose value is missing satisfies no comparison.
+``"age > 40 and sex == 'F'"``, ``"site in ['A', 'B'] and not excluded"``, ``"until >= '2020-01-31'"``. Parsed,
+never evaluated as Python; a row whose value is missing satisfies no comparison.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.GtE: operator.ge,
 }
 _MAX_LENGTH = 10_000
+_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?)?)?")  # ISO 8601, without a zone
 
 
 def find_matches(expression: str, columns: Mapping[str, _Column], rows: int) -> _Mask:
@@ -57,7 +59,7 @@ def find_matches(expression: str, columns: Mapping[str, _Column], rows: int) -> 
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
         return _Filter(expression, columns, rows).mask(tree)
-    except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
+    except (SyntaxError, RecursionError, MemoryError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"the filter {expression!r} cannot be read: {error}") from None
@@ -118,9 +120,25 @@ class _Filter:
         return inside if isinstance(op, ast.In) else ~inside & _present(column)
 
     def apply(self, compare: Callable[[Any, Any], Any], left: Any, right: Any) -> _Mask:
+        if _is_date(left) != _is_date(right):
+            left, right = (side if _is_date(side) else self.date(side) for side in (left, right))
         if _is_text(left) != _is_text(right):
             raise self.refuse("text is compared with text, numbers with numbers")
+        if _is_date(left):
+            left, right = self.in_one_unit(left, right)
         return _as_mask(compare(left, right)) & _present(left) & _present(right)
+
+    def date(self, side: Any) -> NDArray[np.datetime64]:
+        if not isinstance(side, str) or not _DATE.fullmatch(side):
+            raise self.refuse(f"dates are compared with dates such as '2020-01-31' (in quotes), not {side!r}")
+        return np.asarray(np.datetime64(side))
+
+    def in_one_unit(self, left: _Column, right: _Column) -> tuple[_Column, _Column]:
+        for dtype in (left.dtype, right.dtype, np.dtype("M8[us]")):
+            sides = cast_dates(left, dtype), cast_dates(right, dtype)
+            if sides[0] is not None and sides[1] is not None:
+                return sides[0], sides[1]
+        raise self.refuse("these dates are too far apart for one unit of time")
 
     def column(self, node: ast.expr) -> _Column:
         if not isinstance(node, ast.Name):
@@ -141,6 +159,17 @@ class _Filter:
         raise self.refuse("values are numbers, 'text', True or False")
 
 
+def cast_dates(dates: _Column, dtype: np.dtype[Any]) -> _Column | None:
+    """Return dates in another unit; None for one that it cannot hold, of which numpy makes another date."""
+    cast = dates.astype(dtype)
+    differs = np.ma.getdata(cast.astype(dates.dtype)).view(np.int64) != np.ma.getdata(dates).view(np.int64)
+    return None if (differs & ~np.ma.getmaskarray(dates)).any() else cast
+
+
+def _is_date(side: Any) -> bool:
+    return isinstance(side, np.ndarray) and side.dtype.kind == "M"
+
+
 def _is_text(side: Any) -> bool:
     if isinstance(side, np.ndarray):
         return side.dtype.kind in "UO"
@@ -148,7 +177,8 @@ def _is_text(side: Any) -> bool:
 
 
 def _present(side: Any) -> _Mask | bool:
-    return ~np.ma.getmaskarray(side) if isinstance(side, np.ma.MaskedArray) else True
+    is_there = ~np.ma.getmaskarray(side) if isinstance(side, np.ma.MaskedArray) else True
+    return is_there & ~np.isnat(np.ma.getdata(side)) if _is_date(side) else is_there
 
 
 def _as_mask(values: Any) -> _Mask:

@@ -22,6 +22,7 @@ from voxtier.volumes.tiledb.columns import (
     decode_text,
     escape_key,
     rows_table,
+    stored_dates,
     to_cells,
 )
 from voxtier.volumes.tiledb.format.messages import translate_errors
@@ -433,7 +434,7 @@ def _attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     if dtype.kind in "OUS":
         return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters, ctx=context)
     if dtype.kind == "M":
-        dtype = np.dtype("M8[ns]")
+        dtype = stored_dates(dtype)
     if dtype.kind not in "biufM" or dtype.itemsize > 8 or dtype == np.float16:
         raise ConfigError(f"column {name!r}: the type {dtype} cannot be stored")
     return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters, ctx=context)

@@ -150,12 +150,12 @@ class EagerQuery(Generic[Collection]):
         if not len(self):
             raise ConfigError("there is no volume to write")
         run = uuid.uuid4().hex
-        jobs = []
+        jobs, table = [], self._collection.table
         for volume, row, value, changes in zip(
             self._collection, self._rows, self._results, self._updates, strict=True
         ):
             content = transformed_content(volume, row, value, changes)
-            jobs.append(job_of(volume, row, (run,), lambda content=content: content))  # type: ignore[misc]
+            jobs.append(job_of(volume, row, table, (run,), lambda content=content: content))  # type: ignore[misc]
         collection = self._collection
         return collection._create(uri, jobs, name or collection.name, ctx, IngestOptions())
 

@@ -15,6 +15,7 @@ from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store import foreground
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.tiledb import replicas
+from voxtier.volumes.tiledb.columns import Missing, Table
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
@@ -101,14 +102,19 @@ def copy_jobs(collection: CollectionView, fns: Sequence[Transform]) -> list[Job]
     # What transforms do cannot be told from their names: arrays that they left unfinished are made anew.
     run = uuid.uuid4().hex if fns else None
     fingerprint = (snapshot.meta.get("voxtier_store"), snapshot.commit, run)
+    table = collection.table
     return [
-        job_of(volume, row, fingerprint, lambda volume=volume, row=row: _copy(volume, row, fns))  # type: ignore[misc]
+        job_of(volume, row, table, fingerprint, lambda volume=volume, row=row: _copy(volume, row, fns))  # type: ignore[misc]
         for volume, row in collection.volume_rows()
     ]
 
 
 def job_of(
-    volume: Volume, row: Mapping[str, Any], fingerprint: tuple[object, ...], load: Callable[[], Content]
+    volume: Volume,
+    row: Mapping[str, Any],
+    table: Table,
+    fingerprint: tuple[object, ...],
+    load: Callable[[], Content],
 ) -> Job:
     """Return the job that stores what becomes of a volume, with the other columns of its row.
 
@@ -118,6 +124,8 @@ def job_of(
         Where it comes from.
     row : mapping
         Its row.
+    table : Table
+        Which the row is of.
     fingerprint : tuple
         Equal for equal content.
     load : callable
@@ -128,7 +136,11 @@ def job_of(
     Job
         To be written.
     """
-    extra = {name: value for name, value in row.items() if name not in (*INDEX_COLUMNS, "dimensions")}
+    extra = {
+        name: Missing(table[name].dtype) if value is None and name in table else value
+        for name, value in row.items()
+        if name not in (*INDEX_COLUMNS, "dimensions")
+    }
     return Job(row["obs_id"], row["obs_subject_id"], load, (volume.uri, *fingerprint), volume.uri, extra)
 
 

@@ -19,7 +19,8 @@ from voxtier.volumes.formats.dicom.series import DicomPath, find_series
 from voxtier.volumes.formats.dicom.slices import ROW, Slice
 from voxtier.volumes.geometry import OrientationInfo
 
-_NUMBERS = ("kvp", "exposure", "repetition_time", "echo_time", "magnetic_field_strength")
+ROW_FLOATS = ("kvp", "exposure", "repetition_time", "echo_time", "magnetic_field_strength")
+"""Columns of numbers of a row of observations; any other is text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _time_meta(stacks: Sequence[Stack]) -> dict[str, str]:
 def _row(first: Slice) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for keyword, column in ROW.items():
-        if column in _NUMBERS:
+        if column in ROW_FLOATS:
             values = (first.tags.get(name) for name in (keyword, f"Effective{keyword}"))
             stated = find_numbers(first.header, keyword) or next((value for value in values if value), None)
             row[column] = stated[0] if stated else float("nan")
