@@ -16,6 +16,7 @@ from voxtier.volumes import (  # noqa: E402
     Augmentation,
     RadiObject,
     SegmentationDataset,
+    StreamingWriter,
     VolumeCollectionDataset,
     batches,
 )
@@ -272,3 +273,59 @@ def test_doubles_and_points_in_time_are_changed_alike(tmp_path: Path) -> None:
     radi.single.iloc[0].consolidate()
     radi.single.iloc[0].vacuum()
     equal(drained(batches(VolumeCollectionDataset(radi.single, config), 4, augment=augment)), changed)
+
+
+WAYS = {
+    "mirrored": {"mirror": (True, True, True)},
+    "scaled": {"p_scale": 1},
+    "turned": {"p_rotation": 1},
+    "flat": {"p_rotation": 1, "p_scale": 1, "flat_axis": 2, "mirror": (True, False, True)},
+    "all": {"p_rotation": 0.7, "p_scale": 0.7, "mirror": (True, True, True)},
+}
+
+
+@pytest.mark.parametrize("reader", ["core", "general"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_affine_is_that_of_the_patch_as_it_is_handed_out(tmp_path: Path, way: str, reader: str) -> None:
+    """Each volume holds one coordinate of its voxels in the world, so that a voxel says where it is from."""
+    turn = rotation_matrix([0.3, -0.2, 0.5])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * [0.7, -1.1, 2.5], (-31, 12, 400)
+    shape, size = (24, 20, 22), (9, 8, 7)
+    grid = np.stack(np.meshgrid(*map(np.arange, (*shape,)), indexing="ij"), -1)
+    world = grid @ affine[:3, :3].T + affine[:3, 3]
+    with StreamingWriter(tmp_path / "c") as writer:
+        for axis in range(3):
+            writer.write_volume(world[..., axis].astype(np.float32), "xyz"[axis], "a", affine=affine)
+    collection = writer.close()
+    if reader == "general":
+        for volume in collection:
+            volume.update((0, 0, 0), volume[:1, :1, :1])  # a second fragment
+    data = VolumeCollectionDataset(collection, DatasetConfig("patch", size, 12, seed=3))
+    augment = Augmentation(**{**NOTHING, **WAYS[way]})
+    voxels = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, 3)
+    compared = 0
+    for kind in ("tensors", "metatensor", "torchio"):
+        loader = batches(data, 5, threads=1, augment=augment, kind=kind)  # type: ignore[arg-type]
+        assert loader.explain()["reader"] == reader
+        for batch in loader:
+            items = batch if kind == "torchio" else range(len(batch["idx"]))
+            for item in items:
+                if kind == "torchio":
+                    image, placed, axis = (
+                        item.image.data[0].numpy(),
+                        item.image.affine,
+                        "xyz".index(item.obs_id),
+                    )
+                else:
+                    image, placed = batch["image"][item, 0].numpy(), batch["affine"][item].numpy()
+                    axis = int(batch["idx"][item])
+                if kind == "metatensor":
+                    placed = batch["image"].affine[item].numpy()
+                places = voxels @ placed[:3, :3].T + placed[:3, 3]
+                index = (places - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+                is_inside = ((index > 1e-3) & (index < np.array(shape) - 1 - 1e-3)).all(1)
+                found = image[tuple(voxels[is_inside].T)]
+                assert found == pytest.approx(places[is_inside, axis], abs=2e-3)
+                compared += int(is_inside.sum())
+    assert compared > 108 * 504 / 3

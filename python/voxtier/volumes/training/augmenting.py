@@ -164,6 +164,29 @@ class Augmentation:
         return draw
 
 
+def place_matrix(view: View, size: Sequence[int]) -> NDArray[np.float64]:
+    """Return where the voxels of a changed patch lie, in voxels of the unchanged one.
+
+    Parameters
+    ----------
+    view : tuple
+        As `Augmentation.draw` gives it.
+    size : sequence of int
+        Voxels of the patch along x, y, z.
+
+    Returns
+    -------
+    numpy.ndarray, (4, 4)
+        Index in the changed patch -> index in the unchanged one.
+    """
+    matrix, mirrors, _, _ = view
+    placed = np.eye(4)
+    placed[:3, :3] = (np.eye(3) if matrix is None else np.array(matrix)) * np.where(mirrors, -1.0, 1.0)
+    middle = (np.array(size) - 1) / 2  # it stays where it is
+    placed[:3, 3] = middle - placed[:3, :3] @ middle
+    return placed
+
+
 def rotation_matrix(angles: Sequence[float]) -> NDArray[np.float64]:
     """Return the rotation about x, then y, then z, by angles in radians."""
     matrix = np.eye(3)

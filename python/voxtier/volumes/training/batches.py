@@ -19,7 +19,7 @@ from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
 from voxtier.volumes.tiledb.format.direct import join_node
-from voxtier.volumes.training.augmenting import Augmentation
+from voxtier.volumes.training.augmenting import Augmentation, View, place_matrix
 from voxtier.volumes.training.datasets import LoadingMode, VolumeCollectionDataset
 from voxtier.volumes.training.epochs import EpochIndex
 from voxtier.volumes.training.sampling import EpochSampler
@@ -63,7 +63,8 @@ def batches(
     """Return the batches of a training: iterate over it once for each epoch.
 
     A batch is what a DataLoader collates of the dataset's items: ``image`` (B, C, x, y, z), ``mask``,
-    ``label``, ``idx``, ``obs_id``, ``obs_subject_id``, ``patch_start`` and ``affine``.
+    ``label``, ``idx``, ``obs_id``, ``obs_subject_id``, ``patch_start`` and ``affine``. With ``augment=``
+    the affine is that of the changed patch, and ``patch_start`` the place that it was cut from.
 
     Parameters
     ----------
@@ -281,7 +282,7 @@ class Batches:
         options = self._options
         core = CoreFiller(self._wanted, options.threads, self._read)
         general = GeneralFiller(self._wanted, options.threads)
-        in_flight: deque[tuple[Filler, Slot, list[int]]] = deque()
+        in_flight: deque[tuple[Filler, Slot, list[int], list[View | None]]] = deque()
         numbers = iter(range(first, len(plan)))
 
         def submit() -> None:
@@ -293,14 +294,15 @@ class Batches:
                 with suppress(VoxtierError, OSError):
                     self._geometry_of(item // self._dataset.config.patches_per_volume)
             filler: Filler = core if core.can_fill(items) else general
-            filler.submit(number, slot, items, epoch)
-            in_flight.append((filler, slot, items))
+            views = [self._wanted.view(item, epoch) for item in items]
+            filler.submit(number, slot, items, epoch, views)
+            in_flight.append((filler, slot, items, views))
 
         try:
             for _ in range(self._ring.prefetch):
                 submit()
             for number in range(first, len(plan)):
-                filler, slot, items = in_flight.popleft()
+                filler, slot, items, views = in_flight.popleft()
                 while (outcomes := filler.wait(number, _WAIT_MS)) is None:
                     pass
                 submit()
@@ -312,7 +314,7 @@ class Batches:
                 self._epoch, self._next = epoch, number + 1
                 if rows:
                     starts = [start for start, _ in outcomes]
-                    yield self._hand_out(epoch, slot, items, starts, rows)
+                    yield self._hand_out(epoch, slot, items, starts, views, rows)
             self._epoch, self._next, self._has_begun = epoch + 1, 0, False
         finally:
             core.stop()
@@ -342,7 +344,13 @@ class Batches:
         self.skipped.append(failure)
 
     def _hand_out(
-        self, epoch: int, slot: Slot, items: Sequence[int], starts: Sequence[Sequence[int]], rows: list[int]
+        self,
+        epoch: int,
+        slot: Slot,
+        items: Sequence[int],
+        starts: Sequence[Sequence[int]],
+        views: Sequence[View | None],
+        rows: list[int],
     ) -> Any:
         dataset, config = self._dataset, self._dataset.config
         places = [items[row] // config.patches_per_volume for row in rows]
@@ -352,7 +360,7 @@ class Batches:
             batch["mask"] = mask
         if len(rows) < len(items):
             batch = {key: array[rows] for key, array in batch.items()}
-        batch |= self._facts(places, [tuple(starts[row]) for row in rows])
+        batch |= self._facts(places, [tuple(starts[row]) for row in rows], [views[row] for row in rows])
         if dataset.transform is not None:
             samples = split(batch)
             done = [
@@ -370,7 +378,9 @@ class Batches:
             found = self._geometries[place] = volumes[0].affine, scales(volumes)
         return found
 
-    def _facts(self, places: Sequence[int], starts: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    def _facts(
+        self, places: Sequence[int], starts: Sequence[tuple[int, ...]], views: Sequence[View | None]
+    ) -> dict[str, Any]:
         """Return what a batch holds beside voxels."""
         dataset = self._dataset
         facts: dict[str, Any] = {
@@ -382,12 +392,13 @@ class Batches:
         geometries = [self._geometry_of(place) for place in places]
         affines = [affine for affine, _ in geometries]
         if all(affine is not None for affine in affines):
-            crops = [
-                geometry.crop_affine(affine, start)
-                for affine, start in zip(affines, starts, strict=True)
-                if affine is not None
-            ]
-            facts["affine"] = np.stack(crops)
+            facts["affine"] = np.stack(
+                [
+                    self._affine(affine, start, view)
+                    for affine, start, view in zip(affines, starts, views, strict=True)
+                    if affine is not None
+                ]
+            )
         labels = dataset.labels_of(places)
         if labels is not None:
             facts["label"] = labels
@@ -395,6 +406,11 @@ class Batches:
             scaling = np.array([scaling for _, scaling in geometries], np.float32)
             facts["slope"], facts["inter"] = scaling[..., 0].copy(), scaling[..., 1].copy()
         return facts
+
+    def _affine(self, affine: geometry.Affine, start: tuple[int, ...], view: View | None) -> geometry.Affine:
+        """Return the affine of a patch as it is handed out: turned, scaled and mirrored."""
+        crop = geometry.crop_affine(affine, start)
+        return crop if view is None else crop @ place_matrix(view, self._dataset.config.size)
 
 
 def _form(dataset: VolumeCollectionDataset, options: _Options) -> tuple[Form, bool]:

@@ -20,6 +20,7 @@ from voxtier.volumes.tiledb.format.direct import apply_budget, join_node, reserv
 from voxtier.volumes.tiledb.scaling import refuse_fill
 from voxtier.volumes.training.augmenting import Augmentation, View
 from voxtier.volumes.training.datasets import VolumeCollectionDataset
+from voxtier.volumes.training.epochs import EpochIndex
 from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, generator
 from voxtier.volumes.training.workers.ring import Form, Slot
 from voxtier.volumes.volume import Volume
@@ -61,7 +62,9 @@ class Failure:
 class Filler(Protocol):
     """Fills batches; orders and outcomes are numbered by batch."""
 
-    def submit(self, number: int, slot: Slot, items: Sequence[int], epoch: int) -> None:
+    def submit(
+        self, number: int, slot: Slot, items: Sequence[int], epoch: int, views: Sequence[View | None]
+    ) -> None:
         """Begin to fill a slot.
 
         Parameters
@@ -74,6 +77,8 @@ class Filler(Protocol):
             What to read, row by row.
         epoch : int
             Decides the places of the patches.
+        views : sequence of View
+            How each is changed (`Wanted.view`).
         """
 
     def wait(self, number: int, milliseconds: int) -> Sequence[Outcome] | None:
@@ -112,13 +117,15 @@ class Wanted:
             generator(self.dataset.config.seed, epoch, item, stream=2), self.form.channels
         )
 
-    def change(self, item: int, epoch: int, start: tuple[int, ...]) -> _core.PatchChange | None:
-        """Draw what the core does to an item that it does not read.
+    def change(self, view: View | None, item: EpochIndex, start: tuple[int, ...]) -> _core.PatchChange | None:
+        """Return what the core does to an item that it does not read.
 
         Parameters
         ----------
-        item, epoch : int
-            Decide it.
+        view : View or None
+            How it is changed.
+        item : EpochIndex
+            Decides the noise.
         start : tuple of int
             First voxel of the patch.
 
@@ -127,11 +134,12 @@ class Wanted:
         PatchChange or None
             None without augmentation.
         """
-        view, config = self.view(item, epoch), self.dataset.config
         if view is None:
             return None
-        key = (config.seed & (2**64 - 1), epoch)
-        return _core.PatchChange(view, start, config.size, self.form.steps, self.form.channels, key, item)
+        config = self.dataset.config
+        key = (config.seed & (2**64 - 1), item.epoch)
+        steps, channels = self.form.steps, self.form.channels
+        return _core.PatchChange(view, start, config.size, steps, channels, key, int(item))
 
     def part(self, volume: Volume, *, is_mask: bool) -> Part | str:
         """Return what the core needs to read patches of a volume, or why it cannot."""
@@ -225,7 +233,9 @@ class CoreFiller:
                 self._scaled.add(place)
         return _core.PatchSubject([part for part in parts if not isinstance(part, str)], foreground)
 
-    def submit(self, number: int, slot: Slot, items: Sequence[int], epoch: int) -> None:
+    def submit(
+        self, number: int, slot: Slot, items: Sequence[int], epoch: int, views: Sequence[View | None]
+    ) -> None:
         """See `Filler`.
 
         Parameters
@@ -238,6 +248,8 @@ class CoreFiller:
             What to read.
         epoch : int
             Decides places.
+        views : sequence of View
+            How each is changed.
         """
         if self._engine is None:
             keep, shares = self._read.tile_cache_size_mb > 0, join_node(self._read) is None
@@ -248,13 +260,13 @@ class CoreFiller:
         apply_budget(self._read)
         config, form = self._wanted.dataset.config, slot.form
         orders = []
-        for item in items:
+        for item, view in zip(items, views, strict=True):
             place = item // config.patches_per_volume
             subject = self._subject(place)
             assert not isinstance(subject, str), "can_fill was asked before"
             is_drawn = self._draws and place not in self._scaled
             start = None if is_drawn else self._wanted.start(item, epoch)
-            orders.append((subject, item, start, self._wanted.view(item, epoch)))
+            orders.append((subject, item, start, view))
         self._engine.submit(
             number,
             slot.memory,
@@ -299,7 +311,9 @@ class GeneralFiller:
         self._lock = threading.Lock()  # samplers remember what they counted
         self._is_stopped = False
 
-    def submit(self, number: int, slot: Slot, items: Sequence[int], epoch: int) -> None:
+    def submit(
+        self, number: int, slot: Slot, items: Sequence[int], epoch: int, views: Sequence[View | None]
+    ) -> None:
         """See `Filler`.
 
         Parameters
@@ -312,22 +326,25 @@ class GeneralFiller:
             What to read.
         epoch : int
             Decides places.
+        views : sequence of View
+            How each is changed.
         """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "voxtier-general")
         self._futures[number] = [
-            self._pool.submit(self._fill, slot, row, item, epoch) for row, item in enumerate(items)
+            self._pool.submit(self._fill, slot, row, EpochIndex(item, epoch), view)
+            for row, (item, view) in enumerate(zip(items, views, strict=True))
         ]
 
-    def _fill(self, slot: Slot, row: int, item: int, epoch: int) -> Outcome:
+    def _fill(self, slot: Slot, row: int, item: EpochIndex, view: View | None) -> Outcome:
         start: tuple[int, ...] = (0, 0, 0)
         try:
             with self._lock:
-                start = self._wanted.start(item, epoch)
+                start = self._wanted.start(item, item.epoch)
             config, form = self._wanted.dataset.config, slot.form
             images, mask = self._wanted.volumes(item // config.patches_per_volume)
             image, labels = form.arrays(slot.memory, row + 1)
-            change = self._wanted.change(item, epoch, start)
+            change = self._wanted.change(view, item, start)
             for channel, volume in enumerate(images):
                 self._read(volume, start, image[row, channel], channel, change)
             if mask is not None and labels is not None:
