@@ -182,7 +182,9 @@ def test_copies_keep_the_types_of_columns_without_values(tmp_path: Path) -> None
     copies = {
         "plain": view.materialize(tmp_path / "plain"),
         "lazy": view.lazy().map(lambda voxels: voxels + 1).materialize(tmp_path / "lazy"),
-        "eager": view.map(lambda voxels: voxels + 1).write(tmp_path / "eager"),
+        "eager": view.map_batches(lambda batch: [voxels + 1 for voxels, _ in batch], 2).write(
+            tmp_path / "eager"
+        ),
     }
     for name, copy in copies.items():
         assert {column: copy.table[column].dtype for column in wanted} == wanted, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,44 @@ def test_rows_say_nothing_of_a_grid_or_of_numbers_that_are_gone(radi: RadiObject
     assert next(stated.write(tmp_path / "stated").obs.read().rows())["voxel_spacing"] == "(2.0, 2.0, 3.0)"
     same = next(radi.T1w.lazy().map(np.negative).write(tmp_path / "same").obs.read().rows())
     assert (same["voxel_spacing"], same["bitpix"]) == ("(1.0, 2.0, 3.0)", None)
+
+
+def with_options(voxels: NDArray[Any], **options: Any) -> NDArray[Any]:
+    return voxels + options.get("more", 0)
+
+
+def with_a_keyword(voxels: NDArray[Any], *, more: int) -> NDArray[Any]:
+    return voxels + more
+
+
+def with_a_row_and_options(voxels: NDArray[Any], row: Any, **options: Any) -> NDArray[Any]:
+    return voxels + (row["obs_id"] == "s1_T1w") * options["more"]
+
+
+def wrapper(*args: Any, **kwargs: Any) -> NDArray[Any]:
+    return with_a_row_and_options(*args, more=2, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("fn", "wanted"),
+    [
+        (partial(np.clip, a_min=0, a_max=5), lambda stored: np.clip(stored, 0, 5)),
+        (with_options, lambda stored: stored),
+        (partial(with_options, more=2), lambda stored: stored + 2),
+        (partial(with_a_keyword, more=2), lambda stored: stored + 2),
+        (partial(with_a_row_and_options, more=2), lambda stored: stored + 2),
+        (wrapper, lambda stored: stored + 2),
+        (np.negative, lambda stored: -stored),
+    ],
+)
+def test_a_transform_gets_the_row_where_it_takes_a_second_argument(
+    radi: RadiObject, fn: Any, wanted: Any
+) -> None:
+    one = radi.T1w.loc[["s1_T1w"]]
+    stored = one.iloc[0].to_numpy()
+    assert np.array_equal(one.lazy().map(fn).to_numpy_stack()[0], wanted(stored))
+    eager = one.map_batches(lambda batch: [voxels for voxels, _ in batch], 1).map(fn)
+    assert np.array_equal(eager[0][0], wanted(stored))
 
 
 def test_eager_results_are_pairs_of_value_and_row(radi: RadiObject) -> None:

@@ -114,6 +114,13 @@ def test_slices_labels_and_channels_are_matched_by_subject(tmp_path: Path) -> No
     assert dataset[0]["image"][1, 0, 0] == radi.get_volume("a_T2w")[0, 0, 0]
     with pytest.raises(ConfigError, match="no label for b_T1w"):
         VolumeCollectionDataset(radi.T1w, labels={"a_T1w": 1})
+    radi.T1w.obs.add_column("grade", np.int32, [1, None])
+    radi = RadiObject(radi.uri)
+    table = {"obs_id": ["a_T1w", "b_T1w"], "grade": [1, None]}
+    for labels in ("grade", table, {"a_T1w": 1, "b_T1w": None}, {"a_T1w": 1}.get):
+        with pytest.raises(ConfigError, match="no label for b_T1w"):
+            VolumeCollectionDataset(radi.T1w, labels=labels)
+    assert VolumeCollectionDataset(radi.T1w.filter("grade > 0"), labels="grade")[0]["label"] == 1
     with pytest.raises(ConfigError, match="lacks the subjects"):
         VolumeCollectionDataset([radi.T1w, radi.T2w.iloc[:1]])
 

@@ -131,8 +131,8 @@ def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] 
         return None
     ids = collection.obs_ids
     if callable(labels):
-        return {obs_id: labels(obs_id) for obs_id in ids}
-    if isinstance(labels, str):
+        by_id = {obs_id: labels(obs_id) for obs_id in ids}
+    elif isinstance(labels, str):
         table = collection.table
         if labels not in table:
             raise ConfigError(f"no column {labels!r}; there are {', '.join(table.columns)}")
@@ -145,7 +145,9 @@ def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] 
         if "obs_id" not in table or len(values) != 1:
             raise ConfigError("a table of labels has the columns obs_id and one more")
         by_id = {row["obs_id"]: row[values[0]] for row in table.rows()}
-    missing = [obs_id for obs_id in ids if obs_id not in by_id]
+    missing = [obs_id for obs_id in ids if by_id.get(obs_id) is None]
     if missing:
-        raise ConfigError(f"no label for {', '.join(missing[:5])}")
+        raise ConfigError(
+            f"no label for {', '.join(missing[:5])}: give each one, or select the observations that have one"
+        )
     return {obs_id: by_id[obs_id] for obs_id in ids}

@@ -22,6 +22,7 @@ from voxtier.volumes.volume import Volume
 Transform: TypeAlias = Callable[..., Any]
 """``fn(voxels)`` or ``fn(voxels, row)``; gives voxels, or a pair: voxels and a dict of columns of the row."""
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 # Metadata that belongs to an array rather than to its image.
 _ARRAY_META = (
     "obs_id",
@@ -90,7 +91,10 @@ def _takes_row(fn: Transform) -> bool:
         parameters = inspect.signature(fn).parameters.values()
     except ValueError:  # what is built in tells nothing; ``numpy.abs`` is one
         return False
-    return len([each for each in parameters if each.default is each.empty]) > 1
+    kinds = [each.kind for each in parameters if each.default is each.empty]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # a wrapper passes on what it gets
+        return len(kinds) > 1
+    return len([kind for kind in kinds if kind in _POSITIONAL]) > 1
 
 
 def copy_jobs(collection: CollectionView, fns: Sequence[Transform]) -> list[Job]:
