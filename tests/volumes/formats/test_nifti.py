@@ -229,6 +229,25 @@ def test_an_update_widens_the_range_that_scaled_reads_fit(tmp_path: Path) -> Non
     assert ct[0, 0, 0] == -32768 - 1024
 
 
+@pytest.mark.parametrize(("slope", "inter"), [(2.0, 1.0), (1.0, -5.0), (0.5, 0.0)])
+def test_scaled_integers_beyond_those_of_64_signed_bits_are_stored(
+    tmp_path: Path, slope: float, inter: float
+) -> None:
+    stored = [0, 7, 2**63, 2**64 - 1]
+    image = nib.Nifti1Image(np.array(stored, np.uint64).reshape(2, 2, 1), np.eye(4), dtype=np.uint64)
+    path = save(image, tmp_path / "s.nii")
+    content = bytearray(path.read_bytes())
+    content[112:120] = struct.pack("<ff", slope, inter)
+    path.write_bytes(content)
+    volume = Volume.from_nifti(tmp_path / "v", path)
+    wanted = [slope * number + inter for number in stored]  # in Python's numbers
+    assert volume.to_numpy().ravel().tolist() == pytest.approx(wanted, rel=1e-15)
+    assert volume.to_numpy(raw=True).ravel().tolist() == stored
+    volume.update((0, 0, 0), np.array([[[2**64 - 2]]], np.uint64))
+    assert volume.to_numpy(raw=True).ravel().tolist() == [2**64 - 2, *stored[1:]]
+    assert volume.meta["stored_max"] == 2**64 - 1
+
+
 def test_four_dimensions_keep_the_time_step(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(2, 3, 4, 5), np.eye(4))
     image.header.set_zooms((1, 1, 1, 1.5))

@@ -10,8 +10,11 @@ import pytest
 import tiledb
 from numpy.typing import NDArray
 
+from voxtier.errors import NotFoundError
 from voxtier.volumes import TileConfig, Volume, configure
+from voxtier.volumes.tiledb import arrays
 from voxtier.volumes.tiledb.format import direct
+from voxtier.volumes.tiledb.session import Session
 
 
 def make_updated(tmp_path: Path, name: str = "v") -> tuple[Volume, NDArray[np.int16]]:
@@ -105,3 +108,39 @@ def test_a_consolidated_commit_counts_only_when_it_lists_the_one_fragment(tmp_pa
     assert np.array_equal(volume.to_numpy(), data)
     commit.write_bytes(commit.read_bytes() + b"__commits/__1_1_0123456789abcdef0123456789abcdef_22.wrt\n")
     assert direct._single_fragment(volume.uri) is None
+
+
+def test_a_read_goes_on_where_another_process_removes_what_it_has_consolidated(tmp_path: Path) -> None:
+    volume, data = make_updated(tmp_path)
+    array = volume.array
+    assert not array.is_direct
+    for step in (tiledb.consolidate, tiledb.vacuum):  # between the look at the folders and the read
+        step(volume.uri)
+    box = tuple((0, size, 1) for size in data.shape)
+    assert np.array_equal(array.read(box), data)
+
+
+def test_a_volume_opens_while_files_that_were_listed_vanish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, data = make_updated(tmp_path)
+    # Listed, and gone when it is read: what a vacuum does between the two.
+    listed = tmp_path / "v" / "__commits" / f"__1_2_{'a' * 32}_22.vac"
+    listed.symlink_to("gone")
+    arrays.forget(volume.uri)
+    with pytest.raises(NotFoundError, match="vac"):
+        Volume(volume.uri).to_numpy()  # not for ever
+    opened, attempts = arrays._opened, []
+
+    def open_once_more(uri: str, session: Session) -> object:
+        attempts.append(uri)
+        if len(attempts) == 3:
+            listed.unlink()
+        return opened(uri, session)
+
+    monkeypatch.setattr(arrays, "_opened", open_once_more)
+    assert np.array_equal(Volume(volume.uri).to_numpy(), data)
+    assert len(attempts) == 3
+    with pytest.raises(NotFoundError, match="no volume"):
+        Volume(tmp_path / "absent").to_numpy()
+    assert len(attempts) == 3

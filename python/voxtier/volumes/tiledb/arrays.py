@@ -10,20 +10,20 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import tiledb
 from numpy.typing import NDArray
 
 from voxtier import _core
-from voxtier.errors import FormatError
+from voxtier.errors import FormatError, NotFoundError
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.volumes.tiledb.format.direct import open_tiles
 from voxtier.volumes.tiledb.format.folders import fragment_bytes
-from voxtier.volumes.tiledb.format.freshness import FolderState
+from voxtier.volumes.tiledb.format.freshness import FolderState, is_there
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.format.recovery import recover_volume
 from voxtier.volumes.tiledb.layout import ATTRIBUTE, AXES, Layout, Region
@@ -31,6 +31,9 @@ from voxtier.volumes.tiledb.scaling import Scaling, ingested_dtype, stored_numbe
 from voxtier.volumes.tiledb.session import LATEST, Session, is_remote
 
 _OPEN_ARRAYS = 128  # each may hold one file descriptor
+_ATTEMPTS = 10  # consolidations that may come between the steps of one read
+
+_Result = TypeVar("_Result")
 
 
 class VoxelArray:
@@ -58,12 +61,12 @@ class VoxelArray:
         self.replicas: tuple[VoxelArray, ...] | None = None
         self._handle: Any = None
         try:
-            self._open()
+            self._retry(self._open)
         except FormatError:
             if is_remote(uri):
                 raise
             recover_volume(uri)
-            self._open()
+            self._retry(self._open)
         self.dtype = ingested_dtype(self.meta, self.layout.cell)  # what reads give before scaling
         self.scaling = Scaling.of(self.meta, self.dtype)
         order = self.layout.order
@@ -79,6 +82,17 @@ class VoxelArray:
             self.layout = Layout.of(self.uri, self._handle.schema)
             self.meta: dict[str, Any] = dict(self._handle.meta)
             self.domain = self._handle.nonempty_domain()
+
+    def _retry(self, step: Callable[[], _Result]) -> _Result:
+        """Take a step again where files vanish under it: another process removes what it has consolidated."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return step()
+            except NotFoundError:
+                if not is_there(self.uri):
+                    raise
+                self._handle = None  # opened anew
+        return step()
 
     def to_numbers(self, cells: NDArray[Any], *, raw: bool) -> NDArray[Any]:
         """Return cells in the type that was ingested (``raw``), or as physical numbers."""
@@ -114,10 +128,14 @@ class VoxelArray:
 
     def _read_through_tiledb(self, stored: Region) -> NDArray[Any]:
         box = tuple(slice(start, start + (count - 1) * step + 1) for start, count, step in stored)
-        with translate_errors(f"read the volume {self.uri}"):
-            if self._handle is None:
-                self._handle = _opened(self.uri, self.session)
-            cells = cast(NDArray[Any], self._handle[box])
+
+        def read() -> NDArray[Any]:
+            with translate_errors(f"read the volume {self.uri}"):
+                if self._handle is None:
+                    self._handle = _opened(self.uri, self.session)
+                return cast(NDArray[Any], self._handle[box])
+
+        cells = self._retry(read)
         if isinstance(cells, Mapping):
             cells = cells[ATTRIBUTE]
         if any(step != 1 for _, _, step in stored):
@@ -289,9 +307,14 @@ def _write(
         order = tuple(AXES.index(array.domain.dim(i).name) for i in range(array.ndim))
         cells = np.ascontiguousarray(voxels.transpose(order), dtype=array.attr(ATTRIBUTE).dtype)
         array[tuple(slice(start[axis], start[axis] + voxels.shape[axis]) for axis in order)] = cells
-        for key, value in meta.items():
-            array.meta[key] = value
+        _set_meta(array, meta)
     forget(uri)
+
+
+def _set_meta(array: Any, meta: Mapping[str, Any]) -> None:
+    for key, value in meta.items():
+        is_wide = isinstance(value, int) and value > np.iinfo(np.int64).max
+        array.meta[key] = np.uint64(value) if is_wide else value  # Python's integers are signed in TileDB
 
 
 def write_meta(uri: str, meta: Mapping[str, Any], session: Session) -> None:
@@ -307,8 +330,7 @@ def write_meta(uri: str, meta: Mapping[str, Any], session: Session) -> None:
         How it is reached.
     """
     with translate_errors(f"write metadata of {uri}"), tiledb.open(uri, "w", ctx=session.context()) as array:
-        for key, value in meta.items():
-            array.meta[key] = value
+        _set_meta(array, meta)
     forget(uri)
 
 

@@ -68,6 +68,14 @@ class FolderState:
             return False
 
 
+def is_there(uri: str) -> bool:
+    """Return whether a local array has its folders; False for a remote one, which is not asked."""
+    try:
+        return not is_remote(uri) and bool(_times(uri))
+    except OSError:
+        return False
+
+
 def _have_settled(times: tuple[int, int]) -> bool:
     return time.time_ns() - max(times) > _SETTLED_NS
 
