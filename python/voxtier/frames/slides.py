@@ -94,7 +94,8 @@ class Level:
     optical_paths : list of str
         Optical Path Identifiers; a `path` is a place in this list.
     focal_planes : list of float
-        Offsets in micrometres (PS3.3 C.8.12.2), or numbers where the header has none; a `plane` is a place in this list.
+        Offsets in micrometres (PS3.3 C.8.12.2), or numbers where the header has none; a `plane` is a place
+        in this list.
     organization : str
         ``TILED_FULL``, ``TILED_SPARSE`` or empty.
     """
