@@ -123,7 +123,7 @@ def test_a_gateway_serves_the_objects_of_its_prefixes(
     with Gateway(store, port=0, roots=[f"{folder}x", "/tmp"], index_seconds=60) as gateway:
         bucket.proxy.forget()
         client = Client(gateway)
-        assert client.frames(path, "1").status == 503
+        assert client.frames(path, "1").status == 404
         assert bucket.proxy.requests == []
         client.connection.close()
 
