@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai.data import PersistentDataset
 from monai.data.utils import SUPPORTED_PICKLE_MOD
-from monai.transforms import RandomizableTrait, Transform
+from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import convert_to_tensor, look_up_option
 
 from voxtier import _core
@@ -52,7 +52,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     - The first access returns what every later one returns.
     - `set_data` keeps all files.
     - Where the deterministic transforms begin as those of a configuration (`build_transforms`), also with a
-      label beside the image, the core computes these, to the same bits (`find_pipeline` says which).
+      label beside the image, the core computes these, to the same bits (`find_pipeline` says which). They
+      stand in a `Compose` of MONAI: a subclass, such as `SomeOf`, may do anything with them.
 
     Parameters
     ----------
@@ -103,21 +104,28 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
                 stacklevel=2,
             )
         self.check = check
-        self._pipeline = None if engine == "stock" or self.track_meta else self._find_pipeline()
+        self._engine = engine
+        self._pipeline = self._find_pipeline()
         self.recomputed: Counter[str] = Counter()
         self._verified: dict[str, tuple[int, int, int]] = {}
         """By file name, the size and times of the file when its CRCs were found right."""
 
     def _find_pipeline(self) -> Pipeline | None:
         """Return the deterministic transforms, if the core can do the first of them."""
-        if getattr(self.transform, "lazy", False):  # one resampling in the place of two: other numbers
+        self._found_in = self.transform, getattr(self.transform, "transforms", ())
+        if self._engine == "stock" or self.track_meta or type(self.transform) is not Compose:
             return None
-        first_random = getattr(self.transform, "get_index_of_first", lambda _: None)(
+        if self.transform.lazy:  # one resampling in the place of two: other numbers
+            return None
+        first_random = self.transform.get_index_of_first(
             lambda each: isinstance(each, RandomizableTrait) or not isinstance(each, Transform)
         )
-        return find_pipeline(getattr(self.transform, "transforms", ())[:first_random])
+        return find_pipeline(self.transform.transforms[:first_random])
 
     def _pre_transform(self, item_transformed: Any) -> Any:
+        transform, steps = self._found_in
+        if self.transform is not transform or getattr(transform, "transforms", ()) is not steps:
+            self._pipeline = self._find_pipeline()  # others were assigned to the dataset since
         if self._pipeline is None or not isinstance(item_transformed, dict):
             return super()._pre_transform(item_transformed)
         if not isinstance(item_transformed.get("image"), str | Path):

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("monai")
 
 import torch
+from monai.data import PersistentDataset
 from monai.transforms import (
     CenterSpatialCropd,
     Compose,
@@ -23,10 +24,15 @@ from monai.transforms import (
     EnsureTyped,
     Lambdad,
     NormalizeIntensityd,
+    OneOf,
     RandFlipd,
+    RandomOrder,
     Resized,
     ResizeWithPadOrCropd,
+    ScaleIntensityRanged,
     SelectItemsd,
+    SomeOf,
+    Spacingd,
     SpatialPadd,
 )
 
@@ -34,10 +40,11 @@ from tensors.engine import fuzz
 from tensors.engine.test_generate import hashes
 from voxtier.errors import EngineLimitError
 from voxtier.tensors.dataset import HealingPersistentDataset
+from voxtier.tensors.engine import checked, self_test
 from voxtier.tensors.engine.engine import Engine, describe_difference
 from voxtier.tensors.engine.pipelines import Pipeline, find_pipeline
 from voxtier.tensors.identity.config import ImageProcessing
-from voxtier.tensors.identity.pipeline import build_head
+from voxtier.tensors.identity.pipeline import build_head, build_transforms
 
 PROCESSING = ImageProcessing((1.5, 1.5, 3.0), (16, 20, 24), -1000, 1000, "LPS", 0.0, 1.0, "float32")
 
@@ -158,7 +165,7 @@ def test_what_resamples_once_or_otherwise_is_left_to_monai(tmp_path: Path) -> No
             steps[int(place[1:])] = each
         return find_pipeline(steps)
 
-    from monai.transforms import Orientationd, ScaleIntensityRanged, Spacingd
+    from monai.transforms import Orientationd
 
     assert found() is not None
     assert find_pipeline([*head, Lambdad(BOTH, lambda each: each)]) is None
@@ -178,3 +185,130 @@ def test_what_resamples_once_or_otherwise_is_left_to_monai(tmp_path: Path) -> No
     assert find_pipeline([*head[:2], *head[3:]]) is None
     dataset = HealingPersistentDataset([], Compose(head, lazy=True), tmp_path)
     assert dataset._pipeline is None
+
+
+def write_image(path: Path) -> Path:
+    values = np.random.default_rng(1).integers(-900, 900, (20, 18, 12)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.2, 0.9, 2.0, 1.0])), path)
+    return path
+
+
+def pixdim(*lengths: float) -> tuple[int, Any]:
+    return 2, Spacingd(["image"], lengths, mode=("bilinear",))
+
+
+def window(a_min: Any, a_max: Any, b_min: Any = 0.0, b_max: Any = 1.0) -> tuple[int, Any]:
+    return 3, ScaleIntensityRanged(["image"], a_min, a_max, b_min, b_max, clip=True)
+
+
+def typed(dtype: Any) -> tuple[int, Any]:
+    return 5, EnsureTyped(["image"], dtype=dtype)
+
+
+UNUSUAL: dict[str, tuple[tuple[int, Any], bool]] = {
+    "numpy's type": (typed(np.float32), True),
+    "Python's float": (typed(float), True),
+    "Python's int": (typed(int), True),
+    "a type by name": (typed("float16"), True),
+    "complex numbers": (typed(torch.complex128), True),
+    "a window turned round": (window(1000, -1000), True),
+    "a window above 16 bits": (window(40_000, 80_000), True),
+    "one length is 0": (pixdim(1.0, 1.0, 0.0), True),
+    "all lengths are 0": (pixdim(0.0, 0.0, 0.0), True),
+    "a length below 0": (pixdim(1.0, 1.0, -2.0), True),
+    "a length that is no number": (pixdim(1.0, 1.0, np.nan), True),
+    "an infinite length": (pixdim(1.0, 1.0, np.inf), True),
+    "an infinite window": (window(-np.inf, 1000), False),
+    "a window of no number": (window(np.nan, 1000), False),
+    "a window of tensors": (window(torch.tensor(-1000.0), torch.tensor(1000.0)), False),
+    "a window of single precision": (window(np.float32(-1000.3), np.float32(1000.7)), False),
+    "a window without width": (window(5, 5), False),
+    "no lower end": (window(-1000, 1000, None, 1.0), False),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+@pytest.mark.parametrize("is_resized", [False, True])
+def test_whatever_monai_takes_has_the_bits_of_monai(tmp_path: Path, case: str, is_resized: bool) -> None:
+    (place, step), is_taken = UNUSUAL[case]
+    steps = build_head(PROCESSING, image_only=True)
+    steps[place : place + 1] = [step]
+    if not is_resized:
+        del steps[4]
+    items = [{"image": str(write_image(tmp_path / "a.nii.gz"))}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = PersistentDataset(items, Compose(steps), tmp_path / "stock")[0]
+        dataset = HealingPersistentDataset(items, Compose(steps), tmp_path / "fused")
+        made = dataset[0]
+    assert (dataset._pipeline is not None) == is_taken
+    assert describe_difference(made, expected) == ""
+
+
+class Twice(Compose):  # type: ignore[misc]  # (MONAI is untyped)
+    def __call__(self, item: Any, **options: Any) -> Any:
+        made = super().__call__(item, **options)
+        return {**made, "image": made["image"] * 2}
+
+
+def test_what_a_subclass_of_compose_does_is_done(tmp_path: Path) -> None:
+    items = [{"image": str(write_image(tmp_path / "a.nii.gz"))}] * 3
+    steps = build_head(PROCESSING, image_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = HealingPersistentDataset(items, Compose(steps), None)
+        once = [dataset[number]["image"] for number in range(3)]  # proved: not compared any more
+        twice = HealingPersistentDataset(items, Twice(steps), tmp_path / "twice")[0]["image"]
+        assert torch.equal(twice, once[0] * 2)
+        dataset.transform = Twice(steps)
+        assert torch.equal(dataset[0]["image"], once[0] * 2)
+        dataset.transform = Compose(steps)
+        assert torch.equal(dataset[0]["image"], once[0])
+        dataset.transform.transforms = steps[:-1]
+        assert dataset[0]["image"].shape != once[0].shape
+    for other in (SomeOf(steps, num_transforms=4), RandomOrder(steps), OneOf(steps)):
+        assert HealingPersistentDataset(items, other, None)._pipeline is None
+
+
+def test_a_class_that_has_the_name_of_a_follower_is_no_follower() -> None:
+    head = build_head(PROCESSING, image_only=True)
+    assert find_pipeline([*head, SpatialPadd(["image"], (30, 30, 30))]) is not None
+    own = type("SpatialPadd", (SpatialPadd,), {})
+    assert find_pipeline([*head, own(["image"], (30, 30, 30))]) is None
+    own = type("Spacingd", (Spacingd,), {})(["image"], PROCESSING.target_spacing, mode=("bilinear",))
+    assert find_pipeline([*head[:2], own, *head[3:]]) is None
+
+
+def test_the_cleaner_of_the_callers_script_stays_his(tmp_path: Path) -> None:
+    class KeyCleanerD:
+        keys_to_keep = ("image", "image_meta_dict")
+
+        def __call__(self, item: Any) -> Any:
+            return {"image": item["image"] + 1}
+
+    transforms = build_transforms(PROCESSING)
+    cleaner = KeyCleanerD()
+    pipeline = find_pipeline([*transforms.transforms[:-1], cleaner])
+    assert pipeline is not None
+    assert pipeline.text == ""
+    assert pipeline.followers[-1] is cleaner
+
+
+def test_a_self_test_that_cannot_run_leaves_all_to_monai_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = build_head(PROCESSING, image_only=True)
+    items = [{"image": str(write_image(tmp_path / "a.nii.gz"))}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = PersistentDataset(items, Compose(steps), tmp_path / "stock")[0]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checked, "Proofs", refuse)
+    monkeypatch.setattr(self_test, "_write_volume", refuse)
+    with pytest.warns(UserWarning, match=r"self-test could not run: OSError: .*No space left") as seen:
+        made = HealingPersistentDataset(items, Compose(steps), tmp_path / "fused")[0]
+    assert not any("differ" in str(each.message) for each in seen)
+    assert describe_difference(made, expected) == ""

@@ -205,6 +205,8 @@ def _describe_tensors(left: torch.Tensor, right: torch.Tensor) -> str:
     left, right = (each.as_tensor() if hasattr(each, "as_tensor") else each for each in (left, right))
     if left.dtype != right.dtype or left.shape != right.shape:
         return f"{left.dtype} of {tuple(left.shape)} instead of {right.dtype} of {tuple(right.shape)}"
+    if left.is_complex():
+        left, right = (torch.view_as_real(each.resolve_conj()) for each in (left, right))
     kind = _VIEWS[left.element_size()]
     unequal = left.contiguous().view(kind) != right.contiguous().view(kind)
     if bool(unequal.any()):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import monai.transforms
+import torch
 from monai.data.image_reader import NibabelReader
 from monai.transforms import (
     EnsureChannelFirstd,
@@ -16,6 +19,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
+from monai.utils import get_equivalent_dtype
 
 from voxtier.tensors.identity.config import ImageProcessing
 from voxtier.tensors.identity.pipeline import (
@@ -41,7 +45,10 @@ FOLLOWERS = frozenset(
         ),
     )
 )
-"""What MONAI may apply after the core: it looks at voxels and affine, not at earlier transforms."""
+"""What MONAI may apply after the core: it looks at voxels and affine, not at earlier transforms.
+
+A subclass may look at anything, and is left to MONAI with all that comes before it.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +105,9 @@ def find_pipeline(transforms: Iterable[Any]) -> Pipeline | None:
             return None
         own = build_transforms(found.processing) if found.processing.target_shape_dhw else None
         if own is not None and directory_hash(own.transforms) == directory_hash(steps):
-            return configured_pipeline(own, found.processing)
+            return replace(found, text="")  # with the caller's own cleaner of keys
         return found
-    except (AttributeError, TypeError, ValueError, IndexError):  # parameters of other types than these
+    except Exception:  # parameters of other types than these: whatever they raise, MONAI knows them
         return None
 
 
@@ -112,23 +119,28 @@ def _parse(steps: list[Any]) -> Pipeline | None:
     followers = rest if resize is None else rest[1:]
     head = steps[: len(steps) - len(followers)]
     kinds = (LoadImaged, EnsureChannelFirstd, Orientationd, Spacingd, ScaleIntensityRanged, Resized)
-    # A cleaner of keys is ours or that of a predecessor's script.
-    names = {type(each).__name__ for each in followers} - {"KeyCleanerD"}
-    if not all(type(each) in kinds for each in head) or not names <= FOLLOWERS:
+    if not all(type(each) in kinds for each in head) or not all(map(_is_follower, followers)):
         return None
     keys = tuple(load.keys)
     if keys not in ((IMAGE,), (IMAGE, LABEL)):
         return None
     dtypes = [each.dtype[0] for each in followers if type(each) is EnsureTyped and each.dtype[0] is not None]
+    limits = (scale.scaler.a_min, scale.scaler.a_max, scale.scaler.b_min, scale.scaler.b_max)
+    # Neither arrays, which MONAI computes with in their own type, nor None, nor a window that gives NaN.
+    if not all(isinstance(each, int | float) and math.isfinite(each) for each in limits):
+        return None
+    if limits[0] == limits[1]:
+        return None
     processing = ImageProcessing(
         target_spacing=tuple(float(length) for length in spacing.spacing_transform.pixdim),
         target_shape_dhw=() if resize is None else tuple(int(each) for each in resize.resizer.spatial_size),
-        clip_hu_min=scale.scaler.a_min,
-        clip_hu_max=scale.scaler.a_max,
+        clip_hu_min=limits[0],
+        clip_hu_max=limits[1],
         orientation_axcodes=str(orientation.ornt_transform.axcodes),
-        scale_b_min=scale.scaler.b_min,
-        scale_b_max=scale.scaler.b_max,
-        torch_dtype=str(dtypes[0]).removeprefix("torch.") if dtypes else "float32",
+        scale_b_min=limits[2],
+        scale_b_max=limits[3],
+        # `EnsureTyped` also takes numpy's types, Python's and their names.
+        torch_dtype=str(get_equivalent_dtype(dtypes[0] if dtypes else torch.float32, torch.Tensor))[6:],
     )
     is_smoothed = resize is None or bool(resize.anti_aliasing[0])
     loader = load._loader
@@ -155,6 +167,13 @@ def _parse(steps: list[Any]) -> Pipeline | None:
     return Pipeline(
         processing, text, load, tuple(channel), orientation, spacing, tuple(followers), is_smoothed
     )
+
+
+def _is_follower(transform: Any) -> bool:
+    name = type(transform).__name__
+    if name == "KeyCleanerD":  # ours or that of a predecessor's script
+        return True
+    return name in FOLLOWERS and type(transform) is getattr(monai.transforms, name, None)
 
 
 def _reader(loader: Any) -> Any:

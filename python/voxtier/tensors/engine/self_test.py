@@ -40,7 +40,30 @@ _CASES = (
 
 
 def find_fault(processing: ImageProcessing) -> str:
-    """Return why the engine must not be used in this process for these settings, or ``""``."""
+    """Return why the engine must not be used in this process for these settings, or ``""``.
+
+    Raises
+    ------
+    MemoryError
+        There is not enough memory for the self-test.
+    """
+    try:
+        return _compare(processing)
+    except MemoryError:
+        raise
+    except Exception as error:  # such as what MONAI raises of these settings, or no room for the volumes
+        return f"the self-test could not run: {describe_cause(error)}"
+
+
+def describe_cause(error: BaseException) -> str:
+    """Return the innermost cause in one line: MONAI wraps every error in 'applying transform ...'."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _compare(processing: ImageProcessing) -> str:
     with tempfile.TemporaryDirectory(prefix="voxtier-engine-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number, case in enumerate(_CASES):
@@ -53,18 +76,23 @@ def find_fault(processing: ImageProcessing) -> str:
             engine = Engine(configured_pipeline(transforms, settings))
             _, outcome = engine.make(item, stock, is_checked=True)
             # Turned axes may be left to MONAI, volume by volume, and the others not.
-            if outcome.difference or (outcome.engine != "fused" and not case.turn):
-                return f"volume {number} of the self-test: {outcome.difference or outcome.reason}"
+            if outcome.difference:
+                return f"core and MONAI differ in volume {number} of the self-test: {outcome.difference}"
+            if outcome.engine != "fused" and not case.turn:
+                return f"the core does not take volume {number} of the self-test: {outcome.reason}"
     return ""
 
 
 def _write_volume(path: Path, case: _Case, processing: ImageProcessing, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    low, high = processing.clip_hu_min, processing.clip_hu_max
+    limits = np.nan_to_num([processing.clip_hu_min, processing.clip_hu_max]).clip(-32768, 32767)
+    low, high = limits.min(), limits.max()
     margin = (high - low) / 8
     values = generator.uniform(low - margin, high + margin, case.shape) / case.slope
     stored = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
-    spacing = np.array(case.spacing) * processing.target_spacing
+    # MONAI keeps the spacing of the volume for lengths that are none.
+    lengths = [each if 0 < each < np.inf else 1.0 for each in processing.target_spacing]
+    spacing = np.array(case.spacing) * lengths
     affine = np.diag([*(spacing * (-1) ** np.arange(seed, seed + 3)), 1.0])
     if case.turn:
         cosine, sine = np.cos(case.turn), np.sin(case.turn)
