@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -97,6 +98,22 @@ def test_quiet_and_empty_work_say_nothing(clock: Clock) -> None:
     work(Progress("made", 5, stream=out, quiet=True), clock, 5, 20.0)
     work(Progress("made", 0, stream=out), clock, 0, 1.0)
     assert out.getvalue() == ""
+
+
+def test_work_goes_on_without_stderr_and_with_one_that_fails(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as full:
+        shown = Progress("made", 50, stream=full)
+        work(shown, clock, 50, 20.0)
+        assert shown.count == 50
+        with contextlib.suppress(OSError):
+            full.close()
+    monkeypatch.setattr(sys, "stderr", None)  # as Python starts with it closed, and under pythonw
+    for quiet in (False, True):
+        shown = Progress("made", 50, quiet=quiet, transient=True)
+        work(shown, clock, 50, 20.0)
+        assert shown.count == 50
 
 
 def test_without_a_terminal_a_line_every_ten_seconds_on_stderr(

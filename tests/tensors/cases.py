@@ -31,6 +31,24 @@ def run_cli(
     )
 
 
+def run_unread(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command whose output nobody reads any more, as behind ``| head`` when that has ended."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "voxtier", "tensors", *map(str, arguments)]
+    try:
+        return subprocess.run(
+            command,
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=250,
+        )
+    finally:
+        os.close(write_end)
+
+
 def fork(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """Start a child of this process, which has imported MONAI and torch: that takes others seconds."""
     process = multiprocessing.get_context("fork").Process(target=target, args=arguments)

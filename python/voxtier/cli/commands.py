@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from io import TextIOWrapper
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -21,6 +20,7 @@ from voxtier.cli.exit_codes import (
     is_absent,
 )
 from voxtier.cli.lazy_group import LazyGroup
+from voxtier.cli.streams import outlive_readers
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
 
 # By name: where the command is, and its line in the overview.
@@ -62,15 +62,35 @@ _EXTRAS = {
     "pydicom": "dicom",
     "databricks": "databricks",
 }
+# `voxtier ... | head`: these have nothing to do but to print, and end when the reader has seen enough.
+_LISTINGS = frozenset(
+    (
+        *("frames table", "frames metadata", "frames errors", "frames priority", "frames top"),
+        *("tensors ls", "volumes info", "volumes stats", "volumes bench"),
+    )
+)
+_IS_LISTING = "voxtier.is_listing"
+
+
+def _goes_on() -> bool:
+    """Return whether the running command works to its end, and by its exit code, when nobody reads on."""
+    context = click.get_current_context(silent=True)
+    if context is None:  # on another thread
+        return True
+    name = context.command_path.removeprefix(context.find_root().command_path).strip()
+    first, _, rest = name.partition(" ")
+    name = f"{_OLD.get(first, first)} {rest}".strip()
+    context.meta[_IS_LISTING] = name in _LISTINGS
+    return name not in _LISTINGS and name != "index"  # what it has not read, the next run will
 
 
 class _Cli(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # `voxtier ... | head`: the reader has seen enough
+        except BrokenPipeError:
             discard_stdout()
-            return EXIT_OK
+            return EXIT_OK if ctx.meta.get(_IS_LISTING) else EXIT_PARTIAL
 
 
 @click.group(
@@ -102,9 +122,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; errors become one line on stderr and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a path need not be text, nor a terminal show all of it
-            stream.reconfigure(errors="backslashreplace")
+    outlive_readers(_goes_on)
     try:
         code = cli.main(standalone_mode=False)
     except (click.Abort, KeyboardInterrupt) as error:

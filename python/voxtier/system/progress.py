@@ -34,7 +34,7 @@ class Progress:
     transient : bool
         `close` wipes the line, because a summary follows; otherwise it shows the last count.
     stream : text file or None
-        By default stderr.
+        By default stderr. One that is closed, or that fails, gets nothing more: the work goes on.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Progress:
         self.count = 0
         self.bytes = 0
         self._machine = machine
-        self._quiet = quiet
         self._transient = transient
-        self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty() and not machine
+        self._stream: IO[str] | None = sys.stderr if stream is None else stream  # None where it is closed
+        self._quiet = quiet or self._stream is None
+        self._terminal = self._stream is not None and self._stream.isatty() and not machine
         self._started = self._shown_at = time.monotonic()
         self._shown_count = 0
         self._width = 0
@@ -90,8 +90,7 @@ class Progress:
         if not self._transient and self.count != self._shown_count:
             self._show(note)
         if self._terminal and self._width:
-            self._stream.write(f"\r{'':<{self._width}}\r" if self._transient else "\n")
-            self._stream.flush()
+            self._write(f"\r{'':<{self._width}}\r" if self._transient else "\n")
 
     def _elapsed(self) -> float:
         return max(time.monotonic() - self._started, 1e-6)
@@ -101,9 +100,17 @@ class Progress:
             return
         self._shown_count = self.count
         line = json.dumps(self._row()) if self._machine else self._line(note)
-        self._stream.write(f"\r{line:<{self._width}}" if self._terminal else f"{line}\n")
-        self._stream.flush()
+        self._write(f"\r{line:<{self._width}}" if self._terminal else f"{line}\n")
         self._width = len(line)
+
+    def _write(self, text: str) -> None:
+        if self._quiet or self._stream is None:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # a full disk behind a log, a reader that has left
+            self._quiet = True
 
     def _line(self, note: str) -> str:
         rate = self.count / self._elapsed()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tensors.cases import fill_cache, names_of, rows, run_cli, write_project
+from tensors.cases import fill_cache, names_of, rows, run_cli, run_unread, write_project
 from tensors.keeping.damage import MATRIX
 from voxtier.cli.tensors.disk_usage import du_command
 from voxtier.errors import ConfigError
@@ -129,6 +129,17 @@ def test_evict_refuses_files_that_cannot_be_made_again(healthy: Path, tmp_path: 
     keep = frozenset(path.name for path in paths)
     with pytest.raises(ConfigError):
         choose_evictions(listing, 0, keep=keep, can_be_remade=lambda _: True, force=True)
+
+
+def test_evict_without_a_reader_of_its_list_removes_all_of_it(healthy: Path, tmp_path: Path) -> None:
+    paths = fill_cache(tmp_path, healthy, 11)
+    raw = tmp_path / "raw"
+    raw.write_bytes(b"")
+    Manifest(tmp_path).record([{"key": path.stem, "source": {"path": str(raw)}} for path in paths[:10]])
+    done = run_unread("evict", tmp_path, "--budget", "1kB", "--yes", "--json", "--force")
+    assert done.returncode == 0
+    assert "11 files removed" in done.stderr
+    assert not any(path.exists() for path in paths)
 
 
 def test_ls_du_and_adopt_report_files_bytes_and_duplicates(healthy: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tensors.cases import fill_cache, rows, run_cli, run_forked, write_project
+from tensors.cases import fill_cache, rows, run_cli, run_forked, run_unread, write_project
 from tensors.keeping.damage import damage_file
 from voxtier import _core
 from voxtier.system import durable
@@ -219,3 +219,33 @@ def test_links_to_folders_elsewhere_are_not_passed_over(healthy: Path, tmp_path:
     assert found.pop(str(link)) == "unknown"
     assert [*found.values()] == ["ok"]
     assert [state.state for state in verify(list_cache(link))] == ["ok"]
+
+
+def test_verify_without_a_reader_finds_and_fixes_what_it_would_with_one(
+    healthy: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    paths = fill_cache(cache, healthy, 30)
+    for path in paths[:2]:
+        path.write_bytes(path.read_bytes()[:-40])
+    assert run_unread("verify", cache).returncode == 1
+    assert run_unread("verify", cache, "--json").returncode == 1
+    done = run_unread("verify", cache, "--fix", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.exists() for path in paths[:3]] == [False, False, True]
+
+
+def test_verify_with_stderr_closed_or_full_says_what_it_found(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    paths = fill_cache(cache, healthy, 3)
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:-40])
+    command = f"exec {sys.executable} -m voxtier tensors verify {cache}"
+    for ending in ("2>&-", "2>/dev/full", "2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}"):
+        done = subprocess.run(["bash", "-c", f"{command} {ending}"], capture_output=True, text=True)
+        assert done.returncode == 1
+        if "PIPE" not in ending:
+            assert "1 ok" in done.stdout
+            assert done.stdout.count(str(paths[1])) == 1
+    full = subprocess.run(["bash", "-c", f"{command} >/dev/full"], capture_output=True, text=True)
+    assert (full.returncode, full.stderr.count("No space left")) == (3, 1)

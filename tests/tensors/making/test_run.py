@@ -22,7 +22,7 @@ import torch
 from monai.data import PersistentDataset
 from monai.transforms import Compose, Transform
 
-from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli
+from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli, run_unread
 from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
@@ -308,3 +308,12 @@ def test_a_killed_run_s_download_is_continued_by_the_next(server: HubServer, tmp
     assert project.run().made == 1
     assert any("Range" in headers for _, _, headers in server.requests[before:])
     assert not part.exists()
+
+
+def test_a_run_without_a_reader_of_its_output_makes_everything(tmp_path: Path) -> None:
+    project = Project(tmp_path, names_of(2))
+    project.put_raw_files()
+    done = run_unread("generate", "--config", project.path, "--min-free", 0, "-w", 1, "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(list(project.folder.glob("*.pt"))) == 2
+    project.assert_sound()

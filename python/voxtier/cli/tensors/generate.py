@@ -109,7 +109,7 @@ def generate_command(
     if dry_run:
         return EXIT_OK
     if not yes and (plan.names or clean_local_raw_files):
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             click.confirm("Go on?", abort=True, err=True)
         elif clean_local_raw_files:
             raise ConfigError(
