@@ -25,16 +25,16 @@ Entry: TypeAlias = dict[str, Any]
 """One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
 tensors, seconds, created, state, engine, pinned, raw, unavailable."""
 
+HUB_FIELDS = ("repo", "commit", "hub_path", "sha256")
+"""Of a source: where a volume was downloaded from."""
+_SOURCE = {**dict.fromkeys(("path", *HUB_FIELDS), str), **dict.fromkeys(("size", "mtime_ns"), float)}
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("key", "volume", "state", "digest", "engine"), str),
     **dict.fromkeys(("at", "size", "mtime_ns", "ctime_ns", "seconds", "created"), float),
     **dict.fromkeys(("records", "fingerprint"), dict),
     "tensors": list,
-    "source": {
-        **dict.fromkeys(("path", "repo", "commit", "hub_path", "sha256"), str),
-        **dict.fromkeys(("size", "mtime_ns"), float),
-    },
-    "raw": {"path": str, "size": float},
+    "source": _SOURCE,
+    "raw": {"path": str, "size": float, "source": _SOURCE},
     "unavailable": {"reason": str, "commit": str},
 }
 """The types of a line's values; ``float`` stands for any number of 64 bits, and each value may be null."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, write_project
 from voxtier.tensors import Manifest, item_key, load_config
 from voxtier.tensors.identity.fingerprint import fingerprint
 from voxtier.tensors.identity.folders import item_folder, remember_folder
 from voxtier.tensors.keeping.adopt import adopt, find_stale
+from voxtier.tensors.manifest import Manifests
 
 
 def test_a_deleted_manifest_is_restored_by_adopt(healthy: Path, tmp_path: Path) -> None:
@@ -64,3 +67,61 @@ def test_adopt_takes_names_and_sources_from_a_configuration(healthy: Path, tmp_p
     assert (entry["volume"], entry["source"]["path"]) == (names_of(1)[0], str(raw))
     assert entry["fingerprint"] == fingerprint(config)
     assert run_cli("explain", "--config", path).returncode == 0
+
+
+HUB = {"repo": "x/y", "commit": "0" * 40, "hub_path": "dataset/a.nii.gz", "sha256": "1" * 64}
+
+
+@pytest.mark.parametrize("is_moved", [False, True], ids=["same path", "other path"])
+def test_adopt_keeps_what_generate_recorded_of_a_source(
+    healthy: Path, tmp_path: Path, is_moved: bool
+) -> None:
+    path = write_project(tmp_path / "p", names_of(3))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    files = {name: folder / f"{item_key(name)}.pt" for name in names_of(3)}
+    fill_cache(folder, healthy, 3)
+    raws = {name: put_raw(tmp_path / "p", name) for name in names_of(3)}
+    recorded = {}
+    for number, (name, raw) in enumerate(raws.items()):
+        of_file = {"size": raw.stat().st_size, "mtime_ns": raw.stat().st_mtime_ns}
+        place = f"/elsewhere/{name}" if is_moved else str(raw)
+        recorded[name] = {"path": place, **of_file, **(HUB if number else {})}
+    Manifest(folder).record([{"key": files[name].stem, "source": recorded[name]} for name in names_of(2)])
+    assert run_cli("adopt", "--config", path).returncode == 0
+    entries = Manifest(folder).read()
+    found = [entries[files[name].stem]["source"] for name in names_of(3)]
+    first, second, third = (str(raws[name]) for name in names_of(3))
+    if is_moved:  # size and time were another file's
+        assert found == [{"path": first}, {**HUB, "path": second}, {"path": third}]
+    else:
+        assert found == [recorded[names_of(1)[0]], recorded[names_of(2)[1]], {"path": third}]
+    for raw in raws.values():
+        raw.unlink()
+    assert [Manifests().has_source(file) for file in files.values()] == [False, True, False]
+
+
+def test_explain_vouches_for_nothing_that_it_knows_nothing_of(healthy: Path, tmp_path: Path) -> None:
+    path = write_project(tmp_path / "p", names_of(3))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    files = fill_cache(folder, healthy, 3)
+    Manifest(folder).record([{"key": file.stem, "fingerprint": fingerprint(config)} for file in files])
+    done = run_cli("explain", "--config", path)
+    assert (done.returncode, done.stderr) == (0, "no file would be made differently today\n")
+    Manifest(folder).record([{"key": files[0].stem, "fingerprint": None}])
+    one = run_cli("explain", "--config", path)
+    assert (one.returncode, one.stdout) == (1, "")
+    assert "without a record of how they were made: 1 file;" in one.stderr
+    shutil.rmtree(folder.parent / ".voxtier" / folder.name)
+    put_raw(tmp_path / "p", names_of(1)[0])
+    assert run_cli("adopt", "--config", path).returncode == 0  # not --same-pipeline
+    three = run_cli("explain", "--config", path, "--json")
+    assert (three.returncode, "made: 3 files;" in three.stderr) == (1, True)
+    assert sorted(row["volume"] for row in rows(three.stdout)) == names_of(3)
+    assert all(row["reasons"] == ["no record of how it was made"] for row in rows(three.stdout))
+    shutil.rmtree(folder)
+    gone = run_cli("explain", "--config", path)
+    assert (gone.returncode, "there is no file" in gone.stderr) == (1, True)

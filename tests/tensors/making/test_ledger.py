@@ -20,6 +20,7 @@ from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.ledger import Ledger
+from voxtier.tensors.manifest import Manifests
 
 FACTS = {"state": "ok", "size": 5, "seconds": 0.1, "outcome": Outcome("stock"), "made_by": {}}
 
@@ -154,6 +155,27 @@ def test_raw_files_of_an_interrupted_run_are_removed_by_the_next(server: HubServ
     Manifest(project.folder).record([{"key": item_key(first), "raw": {"path": str(raw), "ours": True}}])
     assert project.run().raw_files_removed == 1
     assert list((project.base / "images").iterdir()) == []
+
+
+def test_a_tensor_made_of_an_interrupted_runs_download_knows_its_repository(
+    server: HubServer, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "p", names_of(2), server)
+    first, second = project.names
+    ledger = Ledger(project.config, project.folder)
+    content = server.files[hub_path(first)]
+    where = {"repo": "some/CT-RATE", "commit": "0" * 40, "hub_path": hub_path(first), "sha256": None}
+    ledger.begin_download(ledger.task(first), len(content), where)
+    raw = ledger.task(first).raw
+    raw.parent.mkdir(parents=True)
+    raw.write_bytes(content)  # and killed
+    result = project.run()
+    assert (result.made, result.raw_files_removed) == (2, 2)
+    source = Manifest(project.folder).read()[item_key(first)]["source"]
+    assert where.items() <= source.items()
+    assert source["size"] == len(content)
+    assert Manifests().has_source(project.final(first))
+    assert Manifests().has_source(project.final(second))
 
 
 @pytest.mark.parametrize("part", [False, True], ids=["given up", "interrupted"])

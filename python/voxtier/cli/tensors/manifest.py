@@ -79,20 +79,33 @@ def explain_command(config: Path, as_json: bool) -> int:
     voxtier tensors explain --config config.yaml
 
     The directory hash covers neither the reader nor versions nor the source's bytes; the manifest does.
-    Exit code 1 when there are such files.
+    Exit code 1 when there are such files, files of which the manifest does not say how they were made, or no
+    file at all.
     """
     from voxtier.tensors.identity.fingerprint import fingerprint
     from voxtier.tensors.keeping.adopt import find_stale
 
-    settings, folder, _, _ = load_cache(config)
+    settings, folder, volumes, _ = load_cache(config)
+    if next(folder.glob("*.pt"), None) is None:
+        say(f"voxtier: {folder}: there is no file", err=True)
+        return EXIT_FINDINGS
     stale = 0
-    for found in find_stale(folder, fingerprint(settings)):
+    unknown: list[str] = []
+    for found in find_stale(folder, fingerprint(settings), unknown.append):
         stale += 1
         row = {"key": found.key, "volume": found.volume, "reasons": found.reasons}
         say(json.dumps(row) if as_json else f"{found.key}: {'; '.join(found.reasons)}")
-    if not stale:
+    for key in unknown if as_json else []:
+        say(json.dumps({"key": key, "volume": volumes.get(key), "reasons": ["no record of how it was made"]}))
+    if unknown:
+        say(
+            f"without a record of how they were made: {format_count(len(unknown), 'file')}; where you know"
+            " that it was by today's settings, `voxtier tensors adopt --same-pipeline` records that",
+            err=True,
+        )
+    if not stale and not unknown:
         say("no file would be made differently today", err=True)
-    return EXIT_FINDINGS if stale else EXIT_OK
+    return EXIT_FINDINGS if stale or unknown else EXIT_OK
 
 
 @click.command("map")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from voxtier.tensors.identity.fingerprint import differences
 from voxtier.tensors.keeping.verify import FileState, list_cache, verify
-from voxtier.tensors.manifest import Entry, Manifest
+from voxtier.tensors.manifest import HUB_FIELDS, Entry, Manifest, Manifests
 from voxtier.tensors.states import FINE
 
 
@@ -31,7 +31,7 @@ def adopt(
     volumes : dict, optional
         Volume names by key.
     sources : dict, optional
-        Raw files by key.
+        Raw files by key. What `generate` recorded of the same file stays, and so does where it came from.
     fingerprint : dict, optional
         Recorded for every file. Give it only when the files are known to be made that way.
     threads : int, optional
@@ -42,7 +42,7 @@ def adopt(
     FileState
         One per file.
     """
-    volumes, sources = volumes or {}, sources or {}
+    volumes, sources, before = volumes or {}, sources or {}, Manifests()
     batches: dict[Path, list[Entry]] = {}
     for state in verify(list_cache(root), digest=True, threads=threads):
         yield state
@@ -64,7 +64,10 @@ def adopt(
         if path.stem in volumes:
             row["volume"] = volumes[path.stem]
         if path.stem in sources:
-            row["source"] = {"path": str(sources[path.stem])}
+            source = before.entry(path).get("source") or {}
+            if source.get("path") != str(sources[path.stem]):
+                from_hub = {name: source[name] for name in HUB_FIELDS if source.get(name) is not None}
+                row["source"] = {**from_hub, "path": str(sources[path.stem])}
         if fingerprint is not None:
             row["fingerprint"] = fingerprint
         batches.setdefault(path.parent, []).append(row)
@@ -85,16 +88,34 @@ class Stale:
     reasons: list[str]
 
 
-def find_stale(folder: Path, current: dict[str, Any]) -> Iterator[Stale]:
+def find_stale(
+    folder: Path, current: dict[str, Any], on_unknown: Callable[[str], None] = lambda _: None
+) -> Iterator[Stale]:
     """Yield the files whose fingerprint or source differs from today's.
 
     Who made a tensor is no difference: the engines give the same bits.
+
+    Parameters
+    ----------
+    folder : Path
+        A cache folder; may be absent.
+    current : dict
+        Today's `fingerprint`.
+    on_unknown : callable, optional
+        Called with the key of each file of which no fingerprint is recorded.
+
+    Yields
+    ------
+    Stale
+        In the order of the keys.
     """
-    for key, entry in sorted(Manifest(folder).read().items()):
-        if not (folder / f"{key}.pt").is_file():  # it may have been evicted
-            continue
+    entries = Manifest(folder).read()
+    for key in sorted(path.stem for path in folder.glob("*.pt") if path.is_file()):
+        entry = entries.get(key, {})
         reasons = []
-        if entry.get("fingerprint") is not None:
+        if entry.get("fingerprint") is None:
+            on_unknown(key)
+        else:
             recorded = {name: value for name, value in entry["fingerprint"].items() if name != "engine"}
             reasons += differences(recorded, current)
         source = entry.get("source") or {}

@@ -204,7 +204,7 @@ class Ledger:
             For the manifest: repository, commit, path and sha256.
         """
         self._downloads[task.key] = size, source
-        self._record_raw(task, {"path": str(task.raw), "size": size, "ours": True})
+        self._record_raw(task, {"path": str(task.raw), "size": size, "ours": True, "source": source})
 
     def fail_download(self, task: Task, reason: str, *, missing_at: str | None = None) -> None:
         """Count a volume as failed because its raw file cannot be fetched.
@@ -325,7 +325,11 @@ class Ledger:
         with contextlib.suppress(OSError):
             found = task.raw.stat()
             source |= {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
-        _, from_hub = self._downloads.get(task.key, (0, {}))
+        from_hub: Entry = {}
+        if task.key in self._downloads:
+            _, from_hub = self._downloads[task.key]
+        elif self._is_ours(task):  # an earlier run downloaded it
+            from_hub = (self._entries[task.key]["raw"] or {}).get("source") or {}
         return source | from_hub
 
     def _record_raw(self, task: Task, raw: dict[str, Any] | None) -> None:
