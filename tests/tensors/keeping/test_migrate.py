@@ -21,6 +21,7 @@ from voxtier.tensors import Manifest, list_cache, verify
 from voxtier.tensors.keeping.migrate import (
     Move,
     carry_out,
+    change_prefix,
     make_safe,
     monai_key,
     plan_folder_moves,
@@ -61,6 +62,46 @@ def test_items_with_a_moved_prefix_are_renamed(tmp_path: Path) -> None:
     assert "10 moved" in done.stdout
     stock = PersistentDataset(moved, Compose([Refuse()]), folder)
     assert [float(torch.as_tensor(item["image"]).double().sum()) for item in stock] == known["sums"]
+
+
+def test_a_prefix_ends_where_a_name_ends(tmp_path: Path) -> None:
+    """The neighbour of a moved folder was taken for a part of it, and kept its old name without a word."""
+    before = [
+        {"image": path} for path in ("/old/a.nii", "/data2/b.nii", "/old", "/database.nii", "data/c.nii")
+    ]
+    now = [
+        {"image": path} for path in ("/data/a.nii", "/data2/b.nii", "/data", "/database.nii", "data/c.nii")
+    ]
+    for item in before:
+        (tmp_path / f"{monai_key(item, 'md5')}.pt").write_bytes(b"x")
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps([*now, {"image": "/data/absent.nii"}]))
+    options = ["--old-prefix", "/old", "--new-prefix", "/data", "--yes"]
+    done = run_forked("migrate", tmp_path, "--items", items, *options)
+    assert (done.returncode, "5 moved, 0 left" in done.stdout) == (0, True)
+    assert "so to be computed: 1 of 6 items" in done.stderr
+    assert {path.stem for path in tmp_path.glob("*.pt")} == {monai_key(item, "sha256") for item in now}
+
+
+@pytest.mark.parametrize(
+    ("value", "before", "after", "expected"),
+    [
+        ("/data/a", "/data/", "raw/", "raw/a"),
+        ("/data2/a", "/data/", "raw/", "/data2/a"),
+        ("/data/a", "/data/", "", "a"),
+        ("a", "", "/old/", "/old/a"),
+        ("/data/a", "/data/", "/old", "/old/a"),
+        ("/data/a", "/data", "/old/", "/old/a"),
+        ("/data/a", "/", "/mnt", "/mnt/data/a"),
+        ("text", "/", "/mnt", "text"),
+        ("/mnt/data/a", "/mnt", "/", "/data/a"),
+        ("C:\\data\\a", "C:\\data", "D:", "D:\\a"),
+        ("C:\\data2\\a", "C:\\data", "D:", "C:\\data2\\a"),
+        ({"image": ["/data/a", 1, "/data-b"]}, "/data", "/old", {"image": ["/old/a", 1, "/data-b"]}),
+    ],
+)
+def test_a_prefix_is_changed(value: Any, before: str, after: str, expected: Any) -> None:
+    assert change_prefix(value, before, after) == expected
 
 
 def test_files_of_1_5_0_are_made_safe_for_stock_monai(tmp_path: Path) -> None:

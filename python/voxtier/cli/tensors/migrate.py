@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True),
     help="JSON list of the items: rename their md5 names (up to MONAI 1.6.0) to sha256.",
 )
-@click.option("--old-prefix", help="With --items: path prefix that the items had when they were cached.")
-@click.option("--new-prefix", help="With --items: path prefix that they have now.")
+@click.option("--old-prefix", help="With --items: folder in which the items lay when they were cached.")
+@click.option(
+    "--new-prefix", help="With --items: folder in which they lie now; /data is not taken for /data2."
+)
 @click.option(
     "--from", "old", type=click.Choice(["md5", "sha256"]), default="md5", help="Hash of the old names."
 )
@@ -105,7 +107,7 @@ def migrate_command(
 def _item_moves(
     folder: Path, path: Path, old_prefix: str | None, new_prefix: str | None, old: str, new: str, suffix: str
 ) -> list[Move]:
-    from voxtier.tensors.keeping.migrate import monai_key, plan_renames
+    from voxtier.tensors.keeping.migrate import change_prefix, monai_key, plan_renames
 
     try:
         items = json.loads(path.read_text())
@@ -116,22 +118,19 @@ def _item_moves(
     if (old_prefix is None) != (new_prefix is None):
         raise click.UsageError("--old-prefix and --new-prefix belong together")
 
-    def with_prefix(value: object, before: str, after: str) -> object:
-        if isinstance(value, dict):
-            return {key: with_prefix(item, before, after) for key, item in value.items()}
-        if isinstance(value, list):
-            return [with_prefix(item, before, after) for item in value]
-        if isinstance(value, str) and value.startswith(before):
-            return after + value[len(before) :]
-        return value
-
     def old_key(item: object) -> str:
-        before = (
-            item if old_prefix is None or new_prefix is None else with_prefix(item, new_prefix, old_prefix)
-        )
-        return monai_key(before, old)  # type: ignore[arg-type]
+        is_moved = old_prefix is not None and new_prefix is not None
+        return monai_key(change_prefix(item, new_prefix, old_prefix) if is_moved else item, old)  # type: ignore[arg-type]
 
-    return list(plan_renames(folder, items, old_key, lambda item: monai_key(item, new), suffix=suffix))  # type: ignore[arg-type]
+    def now_key(item: object) -> str:
+        return monai_key(item, new)  # type: ignore[arg-type]
+
+    absent: list[object] = []
+    moves = plan_renames(folder, items, old_key, now_key, suffix=suffix, on_absent=absent.append)
+    if absent:
+        of = f"{len(absent):,} of {format_count(len(items), 'item')}"
+        say(f"without a file under the old or the new name, so to be computed: {of}", err=True)
+    return moves
 
 
 def _make_safe(folder: Path, *, dry_run: bool, yes: bool, as_json: bool) -> int:

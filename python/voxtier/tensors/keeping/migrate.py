@@ -64,6 +64,7 @@ def plan_renames(
     new_key: Callable[[Any], str],
     *,
     suffix: str = "",
+    on_absent: Callable[[Any], None] = lambda _: None,
 ) -> list[Move]:
     """Return the renames that turn the old names of items into new ones.
 
@@ -77,6 +78,8 @@ def plan_renames(
         From an item to its name without suffix.
     suffix : str
         The transform hash that `PersistentDataset` appends.
+    on_absent : callable, optional
+        Called with each item that has a file under neither name, and will be computed.
 
     Returns
     -------
@@ -89,7 +92,40 @@ def plan_renames(
         new = folder / f"{new_key(item)}{suffix}.pt"
         if old != new and old.is_file():
             moves.append(Move(old, new))
+        elif not new.is_file():
+            on_absent(item)
     return moves
+
+
+def change_prefix(value: Any, before: str, after: str) -> Any:
+    """Return an item with another beginning of its paths.
+
+    Parameters
+    ----------
+    value : object
+        Texts, also in dicts and lists.
+    before : str
+        What is taken away, up to the end of a name: ``/data`` begins ``/data/a``, and not ``/data2/a``.
+    after : str
+        What stands there instead.
+
+    Returns
+    -------
+    object
+        Equal to ``value`` but for these texts.
+    """
+    if isinstance(value, dict):
+        return {key: change_prefix(item, before, after) for key, item in value.items()}
+    if isinstance(value, list):
+        return [change_prefix(item, before, after) for item in value]
+    if not isinstance(value, str):
+        return value
+    are_folders = bool(before and after)
+    if are_folders:  # a slash at the end of one of them alone says nothing
+        before, after = before.rstrip("/\\"), after.rstrip("/\\")
+    rest = value.removeprefix(before)
+    is_whole = rest[:1] in ("", "/", "\\") or (not are_folders and before[-1:] in ("", "/", "\\"))
+    return after + rest if value.startswith(before) and is_whole else value
 
 
 def plan_folder_moves(old: Path, new: Path) -> list[Move]:
