@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -186,9 +187,11 @@ def test_renamed_options_are_taken_by_their_old_names() -> None:
         assert COMMANDS["tensors gc"].make_context("gc", given).params["yes"]
 
 
-def test_a_path_that_is_not_there_exits_2_in_every_command(tmp_path: Path, dsn: str) -> None:
-    """In one process of its own: TileDB is loaded, and the tests beside this one fork."""
-    assert ABSENT.keys() | PATHLESS == LEAVES.keys()
+def run_all(lines: dict[str, list[str]], folder: Path) -> dict[str, list[Any]]:
+    """Run command lines; return exit code and stderr of each.
+
+    They share one process of their own: TileDB is loaded, and the tests beside this one fork.
+    """
     script = (
         "import contextlib, io, json, sys\nfrom voxtier.cli import main\nended = {}\n"
         "for name, arguments in json.load(sys.stdin).items():\n"
@@ -200,13 +203,65 @@ def test_a_path_that_is_not_there_exits_2_in_every_command(tmp_path: Path, dsn: 
         "        except BaseException as error: ended[name] = repr(error), err.getvalue()\n"
         "print(json.dumps(ended))"
     )
-    for name in ("index", "serve", "frames export", "frames import"):
-        ABSENT[name] = [*ABSENT[name], "--dsn", dsn]
     done = subprocess.run(
-        [sys.executable, "-c", script], input=json.dumps(ABSENT), cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", script], input=json.dumps(lines), cwd=folder, capture_output=True, text=True
     )
-    ended = json.loads(done.stdout)
+    found: dict[str, list[Any]] = json.loads(done.stdout)
+    return found
+
+
+def with_dsn(lines: dict[str, list[str]], dsn: str) -> dict[str, list[str]]:
+    asking = ("index", "serve", "frames export", "frames import")
+    return {name: [*line, "--dsn", dsn] if name in asking else line for name, line in lines.items()}
+
+
+def test_a_path_that_is_not_there_exits_2_in_every_command(tmp_path: Path, dsn: str) -> None:
+    assert ABSENT.keys() | PATHLESS == LEAVES.keys()
+    ended = run_all(with_dsn(ABSENT, dsn), tmp_path)
     assert {name: end for name, end in ended.items() if end[0] != USAGE} == {}
     for name, (_, err) in ended.items():
         assert "absent" in err or name in ("explain", "frames table", "frames metadata"), (name, err)
     assert list(tmp_path.iterdir()) == []
+
+
+# Commands of another room, whose paths are not looked at here.
+ELSEWHERE = "volumes "
+
+
+def test_an_empty_path_names_no_folder_in_any_command(tmp_path: Path, dsn: str) -> None:
+    """An unset variable was taken for the working folder, in which `tensors verify --fix` then acted."""
+    lines = {
+        name: ["" if word == "absent" else word for word in line]
+        for name, line in ABSENT.items()
+        if not name.startswith(ELSEWHERE)
+    }
+    lines["frames export"] = [""]
+    lines["tensors verify"] = ["", "--fix"]
+    ended = run_all(with_dsn(lines, dsn), tmp_path)
+    assert {name: end for name, end in ended.items() if end[0] != USAGE} == {}
+    told = {name for name, (_, err) in ended.items() if "the path is empty" in err}
+    assert told == lines.keys() - {"frames simulate"}  # click's own file
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if not name.startswith(ELSEWHERE)])
+def test_every_option_that_names_a_path_refuses_an_empty_one(name: str) -> None:
+    for parameter in LEAVES[name].params:
+        if isinstance(parameter.type, click.Path):
+            with pytest.raises(click.BadParameter, match="the path is empty"):
+                parameter.type.convert("", parameter, None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"frames top --count 2 --interval {number}" for number in ("nan", "inf", "-inf", "1e300", "1e7")),
+        *(f"frames {command} --limit {10**30}" for command in ("priority", "preload")),
+        "frames preload --budget 999999999999999TiB",
+        *(f"tensors verify {{}} --sample {number}" for number in ("nan", "inf", "-1")),
+    ],
+)
+def test_a_number_that_no_machine_can_take_exits_2(voxtier: Cli, tmp_path: Path, line: str) -> None:
+    done = voxtier(*line.format(tmp_path).split())
+    assert (done.code, done.out) == (USAGE, "")
+    assert done.err.splitlines()[-1].startswith("Error: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,39 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs o
 
 
 SIZE = Size()
+
+
+class GivenPath(click.Path):
+    """A path that is not empty: a variable that is unset would name the working folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if not os.fspath(value):
+            self.fail(_EMPTY_PATH, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A time that ends: neither infinite nor NaN, which is below no limit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        seconds = float(super().convert(value, param, ctx))
+        if not seconds <= _LONGEST:
+            self.fail(f"{value} is no number of seconds up to {_LONGEST:,}", param, ctx)
+        return seconds
+
+
+_EMPTY_PATH = "the path is empty, as an unset variable leaves it; . names the working folder"
+_LONGEST = 1_000_000  # seconds, 11 days: `time.sleep` refuses more than 64 bits of nanoseconds
+
+
+def refuse_empty_paths(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
+    """Refuse what `GivenPath` does, where addresses of stores are paths too."""
+    for path in [given] if isinstance(given, str) else given:
+        if not path:
+            raise click.BadParameter(_EMPTY_PATH)
+    return given
 
 
 def _check_utf8(_context: click.Context, _parameter: click.Parameter, name: str) -> str:

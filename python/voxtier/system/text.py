@@ -11,6 +11,7 @@ from voxtier.errors import ConfigError
 
 _DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB")
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_MOST_BYTES = 2**63 - 1
 _SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]*)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 
 
@@ -70,10 +71,13 @@ def parse_bytes(text: str) -> int:
     Raises
     ------
     ConfigError
-        The text is not a size.
+        The text is not a size, or one that no machine has.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ConfigError(f"{text!r} is not a size: write 2GiB, 500MB or a number of bytes")
     number, prefix, binary = match.groups("")
-    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+    size = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+    if size > _MOST_BYTES:
+        raise ConfigError(f"{text!r} is no size up to 8 EiB")
+    return size

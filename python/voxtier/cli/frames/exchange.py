@@ -10,13 +10,13 @@ from typing import Literal
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON, DSN, SOURCE, holds_source, open_store
+from voxtier.cli.options import AS_JSON, DSN, SOURCE, GivenPath, holds_source, open_store
 from voxtier.errors import LeftOutWarning
 from voxtier.system.text import format_count, on_one_line
 
 
 @click.command("export")
-@click.argument("path", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.parquet")
+@click.argument("path", type=GivenPath(dir_okay=False, path_type=Path), metavar="OUT.parquet")
 @SOURCE
 @DSN
 @click.option(
@@ -58,7 +58,7 @@ def export_(path: Path, source: str, dsn: str | None, rows: Literal["file", "fra
 
 
 @click.command("import")
-@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="IN.parquet")
+@click.argument("path", type=GivenPath(exists=True, dir_okay=False, path_type=Path), metavar="IN.parquet")
 @SOURCE
 @DSN
 @AS_JSON

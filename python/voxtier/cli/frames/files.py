@@ -14,14 +14,14 @@ import click
 
 from voxtier._core import local_path, refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, is_absent
-from voxtier.cli.options import AS_JSON, WORKERS, reading_workers
+from voxtier.cli.options import AS_JSON, WORKERS, GivenPath, reading_workers, refuse_empty_paths
 from voxtier.system.durable import write_file
 from voxtier.system.text import format_count, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.dicom.table import FrameTable, TableResult
 
-PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH...", callback=refuse_empty_paths)
 
 
 def given_paths(paths: Iterable[str]) -> Iterator[str]:
@@ -120,10 +120,10 @@ def _as_line(result: TableResult) -> str:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", callback=refuse_empty_paths)
 @click.argument("number", type=click.IntRange(min=1))
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of stdout."
+    "-o", "--output", type=GivenPath(dir_okay=False, path_type=Path), help="File to write instead of stdout."
 )
 @click.option(
     "--align", is_flag=True, help="Move a frame that begins within a byte (Bits Allocated 1) to bit 0."
@@ -192,7 +192,7 @@ def _write_output(output: Path, content: bytes, *, source: str) -> None:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", callback=refuse_empty_paths)
 @AS_JSON
 def explain(path: str, as_json: bool) -> int:
     """Explain one file on one page: how its frames are stored, which table was used, what is odd.

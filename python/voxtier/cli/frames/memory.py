@@ -26,7 +26,7 @@ _NOTHING = "source {!r} holds no file with frames: run `voxtier index` first"
 @click.command()
 @SOURCE
 @DSN
-@click.option("--limit", default=500, type=click.IntRange(0), help="Files at most.")
+@click.option("--limit", default=500, type=click.IntRange(0, 10**12), help="Files at most.")
 @click.option("--budget", type=SIZE, help="Draw a line where this much memory is full.")
 @AS_JSON
 def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_json: bool) -> int:
@@ -70,7 +70,7 @@ def priority(source: str, dsn: str | None, limit: int, budget: int | None, as_js
 @SOURCE
 @DSN
 @click.option("--budget", default="2GiB", type=SIZE, help="Memory for frame tables.")
-@click.option("--limit", default=1_000_000, type=click.IntRange(0), help="Files at most.")
+@click.option("--limit", default=1_000_000, type=click.IntRange(0, 10**12), help="Files at most.")
 @click.option("--dry-run", is_flag=True, hidden=True, help="Accepted for clarity: this command only tries.")
 @AS_JSON
 def preload(source: str, dsn: str | None, budget: int, limit: int, dry_run: bool, as_json: bool) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON
+from voxtier.cli.options import AS_JSON, GivenPath, Seconds
 from voxtier.system.text import format_bytes, on_one_line
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _GATEWAY_HEAD = (
 )
 _BAR = 10
 HOME = click.option(
-    "--home", type=click.Path(path_type=Path), help="Folder of voxtier. Default: VOXTIER_HOME, or the user's."
+    "--home", type=GivenPath(path_type=Path), help="Folder of voxtier. Default: VOXTIER_HOME, or the user's."
 )
 
 
@@ -66,7 +66,7 @@ def stats(home: Path | None, as_json: bool) -> int:
 
 @click.command()
 @HOME
-@click.option("--interval", default=2.0, type=click.FloatRange(0.1), help="Seconds between two pages.")
+@click.option("--interval", default=2.0, type=Seconds(0.1), help="Seconds between two pages.")
 @click.option("--count", default=0, type=click.IntRange(0), help="Pages to show; 0 goes on until Ctrl-C.")
 @AS_JSON
 def top(home: Path | None, interval: float, count: int, as_json: bool) -> None:

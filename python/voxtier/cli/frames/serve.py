@@ -15,7 +15,7 @@ from urllib.parse import quote
 import click
 
 from voxtier.cli.frames.serve_settings import FolderOrPrefix, read_config, read_tokens
-from voxtier.cli.options import DSN, SIZE, open_store
+from voxtier.cli.options import DSN, SIZE, GivenPath, open_store
 from voxtier.errors import ConfigError, VoxtierError
 from voxtier.system.home import default_home
 from voxtier.system.text import format_bytes, format_count, on_one_line
@@ -37,7 +37,7 @@ def _env(name: str) -> str:
 @click.argument("folders", nargs=-1, type=FolderOrPrefix(exists=True), envvar=_env("FOLDERS"))
 @click.option(
     "--config",
-    type=click.Path(dir_okay=False),
+    type=GivenPath(dir_okay=False),
     is_eager=True,
     expose_value=False,
     callback=read_config,
@@ -64,7 +64,7 @@ def _env(name: str) -> str:
 @click.option("--budget", default="256MiB", type=SIZE, envvar=_env("BUDGET"), help="Memory for frame tables.")
 @click.option(
     "--token-file",
-    type=click.Path(dir_okay=False),
+    type=GivenPath(dir_okay=False),
     envvar=_env("TOKEN_FILE"),
     help="Lines of: TOKEN [SOURCE,SOURCE...]. Clients must send one as a Bearer token.",
 )
@@ -94,7 +94,7 @@ def _env(name: str) -> str:
 )
 @click.option(
     "--viewer",
-    type=click.Path(file_okay=False, exists=True),
+    type=GivenPath(file_okay=False, exists=True),
     envvar=_env("VIEWER"),
     help="Folder of a built viewer (OHIF's dist), served at /.",
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from voxtier.cli.options import GivenPath
 from voxtier.errors import ConfigError
 
 
@@ -44,7 +45,7 @@ def _takes_many(parameter: click.Parameter) -> bool:
     return parameter.multiple or parameter.nargs == -1
 
 
-class FolderOrPrefix(click.Path):
+class FolderOrPrefix(GivenPath):
     """A path that exists, or a prefix of a store, which may be empty today."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

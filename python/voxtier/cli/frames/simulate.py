@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON, SIZE
+from voxtier.cli.options import AS_JSON, SIZE, GivenPath
 from voxtier.errors import ConfigError
 from voxtier.system.durable import write_file
 from voxtier.system.text import format_bytes, format_count
@@ -46,7 +46,7 @@ _PAGE = """<!doctype html>
     help="Policy to replay; repeatable. Default: all.",
 )
 @click.option(
-    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write the curves to a page."
+    "--html", type=GivenPath(dir_okay=False, path_type=Path), help="Also write the curves to a page."
 )
 @AS_JSON
 def simulate(

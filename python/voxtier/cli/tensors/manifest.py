@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON
+from voxtier.cli.options import AS_JSON, GivenPath, refuse_empty_paths
 from voxtier.cli.tensors.options import FOLDER, config_option, exit_code, load_cache, say
 from voxtier.system.text import format_count
 
@@ -110,10 +110,14 @@ def explain_command(config: Path, as_json: bool) -> int:
 
 @click.command("map")
 @click.option(
-    "--csv-path", required=True, multiple=True, help="CSV file with a column VolumeName; repeatable."
+    "--csv-path",
+    required=True,
+    multiple=True,
+    callback=refuse_empty_paths,
+    help="CSV file with a column VolumeName; repeatable.",
 )
 @click.option(
-    "--output-path", default="hash_to_volume_map.json", type=click.Path(path_type=Path), help="File to write."
+    "--output-path", default="hash_to_volume_map.json", type=GivenPath(path_type=Path), help="File to write."
 )
 @click.option(
     "--legacy-hex", is_flag=True, help="Write 64-digit keys, as the predecessor did; they name no file."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON, DRY_RUN, YES, is_confirmed
+from voxtier.cli.options import AS_JSON, DRY_RUN, YES, GivenPath, is_confirmed
 from voxtier.cli.tensors.options import FOLDER, NEW_FOLDER, say
 from voxtier.errors import ConfigError
 from voxtier.system.text import format_count
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("folder", type=FOLDER)
 @click.option(
     "--items",
-    type=click.Path(path_type=Path, exists=True),
+    type=GivenPath(path_type=Path, exists=True),
     help="JSON list of the items: rename their md5 names (up to MONAI 1.6.0) to sha256.",
 )
 @click.option("--old-prefix", help="With --items: folder in which the items lay when they were cached.")

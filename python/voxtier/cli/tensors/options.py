@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import RenamedOption
+from voxtier.cli.options import GivenPath, RenamedOption
 from voxtier.system.text import on_one_line
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
 
-FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
-NEW_FOLDER = click.Path(path_type=Path, file_okay=False)
+FOLDER = GivenPath(path_type=Path, file_okay=False, exists=True)
+NEW_FOLDER = GivenPath(path_type=Path, file_okay=False)
 
 
 def config_option(why: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option --config with what a command uses it for."""
-    return click.option("--config", type=click.Path(path_type=Path), required=required, help=why)
+    return click.option("--config", type=GivenPath(path_type=Path), required=required, help=why)
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -81,7 +81,7 @@ def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--config",
-            type=click.Path(path_type=Path),
+            type=GivenPath(path_type=Path),
             default="configs/config.yaml",
             help="File with lists, folders and image processing.",
         ),

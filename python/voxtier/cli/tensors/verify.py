@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON
+from voxtier.cli.options import AS_JSON, GivenPath
 from voxtier.cli.tensors.options import config_option, exit_code, say
 from voxtier.errors import ConfigError
 from voxtier.system.progress import Progress
@@ -27,7 +27,7 @@ log.addHandler(logging.NullHandler())  # without a log folder there is no log
 
 
 @click.command("verify")
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, type=GivenPath(path_type=Path))
 @config_option("Check the cache of this configuration.")
 @click.option("--fix", is_flag=True, help="Move bad files to quarantine; without it no file is touched.")
 @click.option(
