@@ -246,6 +246,7 @@ fn fragments_beside_the_image_are_their_own_bytes() {
     };
     let icon = element(0x0088_0200, b"SQ", &item(&in_items(0x7FE0_0010, &[b"icon", b"ic"])));
     let content = [
+        element(0x0008_0060, b"CS", b"OT"),
         in_items(0x0029_1010, &[b"private!"]),
         in_items(0x0029_1011, &[]),
         icon,
