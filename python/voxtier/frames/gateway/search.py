@@ -11,9 +11,11 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from time import monotonic
 from typing import Any, NamedTuple
 
-from voxtier.errors import FormatError, SourceError
+from voxtier.errors import BackendError, FormatError, SourceError
 from voxtier.frames.dicom.metadata import read_metadata
 from voxtier.frames.gateway.query import (
     AVAILABILITY,
@@ -51,6 +53,12 @@ _MOST_HEADERS = 20_000
 # which that is done. An archive that is away as a whole costs a search no more than this.
 _MOST_TRIED = 10
 _MOST_RESCUED = 50
+# Seconds that a search reads headers; by then the server has told its client that no answer came. One read of
+# a silent store takes longer, and such a store must not hold a thread for each of its files.
+_LONGEST = 30.0
+# Files of a complete search index: seconds after which no further one is tried again, and the pause behind
+# the tries, in the time that they took.
+_LONGEST_TRY, _PAUSE = 1.0, 9
 
 
 class Row(NamedTuple):
@@ -86,6 +94,7 @@ class Search:
     def __init__(self, roots: Sequence[str] = ()) -> None:
         self._roots = tuple(roots)
         self._headers: OrderedDict[tuple[str, tuple[int, int]], str] = OrderedDict()
+        self._next_try: dict[str, float] = {}
         self._lock = threading.Lock()
         self._counters = Counters("index", "headers")
 
@@ -113,6 +122,11 @@ class Search:
             A data set in the DICOM JSON model for each result.
         bool
             Whether there are results behind the last one.
+
+        Raises
+        ------
+        BackendError
+            Headers take too long to read. Those that were read are kept: the next search goes on there.
         """
         wider = query._replace(limit=query.limit + 1)
         if groups is None and _is_indexed(query) and self._knows(SearchIndex(store), source):
@@ -132,18 +146,26 @@ class Search:
         """Return whether the search index knows a source as well as headers tell it now.
 
         A file that was away when the search index was filled may be back: of those that could not be read
-        some are tried again. While they still cannot be read, headers would say no more.
+        some are tried again. While they still cannot be read, headers would say no more. Trying takes a tenth
+        of the time at most, however long a store is silent.
         """
         if not index.is_complete(source):
             return False
+        begun = monotonic()
+        if begun < self._next_try.get(source, begun):
+            return True
         unread = (each for each in index.unread(source, _MOST_TRIED) if is_below(each.path, self._roots))
-        return not any(read_indexed(each.path, each.study, each.series, each.instance) for each in unread)
+        tried = takewhile(lambda _: monotonic() - begun <= _LONGEST_TRY, unread)
+        is_back = any(read_indexed(each.path, each.study, each.series, each.instance) for each in tried)
+        self._next_try[source] = monotonic() + _PAUSE * (monotonic() - begun)
+        return not is_back
 
     def _search_headers(
         self, store: FrameStore, source: str, query: Query, root: str, groups: Sequence[str] | None
     ) -> Iterator[tuple[Row, Header]]:
         asked = store if groups is None else GroupStore(store, groups)
         statement, parameters = from_headers(source, query, for_groups=groups is not None)
+        deadline = monotonic() + _LONGEST
         passed = rescued = 0
         known = INDEXED_TAGS | COMPUTED_TAGS[query.level]
         needs_all = "all" in query.included or not _tags_of(query) <= known
@@ -151,14 +173,15 @@ class Search:
         def first_header(file: File, uids: dict[str, list[str]], *, needs_all: bool) -> Header:
             """Return the header of a file, or of the next one of its study or series that can be read."""
             nonlocal rescued
-            header = self._header(file, needs_all=needs_all)
+            header = self._header(file, deadline, needs_all=needs_all)
             if not header and query.level != "instance" and rescued < _MOST_RESCUED:
                 rescued += 1
                 found = asked.query(
                     *next_files(source, uids, file.path, _MOST_TRIED, for_groups=groups is not None)
                 )
                 others = (File(path, (mtime or 0, ctime or 0), *of) for path, mtime, ctime, *of in found)
-                header = next(filter(None, (self._header(each, needs_all=needs_all) for each in others)), {})
+                tried = (self._header(each, deadline, needs_all=needs_all) for each in others)
+                header = next(filter(None, tried), {})
             return header
 
         for *fields, paths, states, series, instances in asked.query(statement, parameters):
@@ -185,8 +208,9 @@ class Search:
             if not query.limit:
                 return
 
-    def _header(self, file: File, *, needs_all: bool) -> Header:
+    def _header(self, file: File, deadline: float, *, needs_all: bool) -> Header:
         if needs_all:
+            _check_time(deadline)
             return _read_all(file) if is_below(file.path, self._roots) else {}
         key = (file.path, file.state)
         with self._lock:
@@ -196,6 +220,7 @@ class Search:
         if text is None:
             if not is_below(file.path, self._roots):
                 return {}
+            _check_time(deadline)
             header = read_indexed(file.path, file.study, file.series, file.instance)
             text = json.dumps(header, ensure_ascii=False)
             if not header:  # it could not be looked at, which says nothing of the next time
@@ -222,6 +247,11 @@ def _search_index(store: FrameStore, source: str, query: Query) -> Iterator[tupl
         if query.level == "study":
             header[MODALITIES] = {"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"}
         yield Row(*fields), header
+
+
+def _check_time(deadline: float) -> None:
+    if monotonic() > deadline:
+        raise BackendError(f"reading headers for a search took more than {_LONGEST:.0f} s")
 
 
 def _modalities(headers: Iterable[Header]) -> dict[str, Any]:

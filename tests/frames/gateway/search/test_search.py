@@ -14,8 +14,10 @@ from pydicom.dataset import Dataset
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import Answer, Client, index
-from voxtier.errors import ConfigError
+from voxtier.errors import BackendError, ConfigError
+from voxtier.frames.gateway import search as search_module
 from voxtier.frames.gateway.query import matches, parse
+from voxtier.frames.gateway.search import Search
 from voxtier.frames.store.store import FrameStore
 
 SHIPPED = [
@@ -282,6 +284,28 @@ def test_a_file_that_was_away_is_asked_again(
     assert "1.2.4.3" not in values(search(client, "instances?PatientName=M*"), "00080018")
     away.rename(tmp_path / "3.dcm")
     assert "1.2.4.3" in values(search(client, "instances?PatientName=M*"), "00080018")
+
+
+@pytest.mark.usefixtures("files")
+def test_a_store_that_is_slow_holds_no_search_for_long_and_the_next_one_goes_on(
+    store: FrameStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, read = [0.0], search_module.read_indexed
+    wanted = parse("instances", "PatientName=M*")
+    right = Search().answer(store, "default", wanted, "")
+
+    def slow(*arguments: str) -> dict[str, Any]:
+        now[0] += 11
+        return read(*arguments)
+
+    monkeypatch.setattr(search_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(search_module, "read_indexed", slow)
+    searches = Search()
+    for tried in range(1, 7):  # three of twenty headers each
+        with pytest.raises(BackendError, match="took more than 30 s"):
+            searches.answer(store, "default", wanted, "")
+        assert now[0] == tried * 33
+    assert searches.answer(store, "default", wanted, "") == right
 
 
 def test_a_study_is_found_by_its_next_file_while_the_first_is_away(

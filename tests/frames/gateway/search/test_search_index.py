@@ -16,6 +16,7 @@ import pytest
 from frames.gateway.search.test_search import files as files  # a fixture
 from frames.gateway.serving import index
 from voxtier.errors import ConfigError
+from voxtier.frames.gateway import search as search_module
 from voxtier.frames.gateway import statements
 from voxtier.frames.gateway.query import matches, parse
 from voxtier.frames.gateway.search import Search
@@ -233,8 +234,9 @@ def test_a_file_that_cannot_be_read_is_found_by_its_uids_and_tried_again(
 
 @pytest.mark.usefixtures("files")
 def test_files_that_are_back_are_found_before_the_next_run_reads_them(
-    store: FrameStore, tmp_path: Path, asked: list[str]
+    store: FrameStore, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(search_module, "monotonic", lambda: 0.0)  # the tries took no time
     right = answers(store)
     tmp_path.rename(tmp_path.with_suffix(".away"))
     made = fill(store)
@@ -250,6 +252,29 @@ def test_files_that_are_back_are_found_before_the_next_run_reads_them(
     assert [each.unread for each in made.sources()] == [0]
     assert answers(store) == right
     assert len(asked) > 100
+
+
+@pytest.mark.usefixtures("files")
+def test_files_of_a_silent_store_are_tried_again_a_tenth_of_the_time(
+    store: FrameStore, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.rename(tmp_path.with_suffix(".away"))
+    fill(store)
+    now, tries = [0.0], [0]
+
+    def silent(*_: str) -> dict[str, Any]:
+        now[0] += 60
+        tries[0] += 1
+        return {}
+
+    monkeypatch.setattr(search_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(search_module, "read_indexed", silent)
+    searches, wanted = Search(), parse("studies", "PatientName=M*")
+    for second, made in ((0, 1), (599, 1), (600, 2), (1199, 2)):
+        now[0] = second
+        searches.answer(store, "default", wanted, "")
+        assert tries[0] == made
+    assert len(asked) == 4
 
 
 @pytest.mark.usefixtures("files")
