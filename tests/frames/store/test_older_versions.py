@@ -116,6 +116,8 @@ def make_keys_old(dsn: str) -> None:
     }
     with psycopg.connect(dsn) as connection:
         connection.execute("ALTER TABLE voxtier.file DISABLE TRIGGER USER")
+        for table in ("voxtier.file", "voxtier.claim"):
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT key_by_folder".encode())
         for table in references:
             name = f"{table.partition('.')[2]}_key_fkey"
             connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
@@ -131,3 +133,11 @@ def make_keys_old(dsn: str) -> None:
             )
         connection.execute("ALTER TABLE voxtier.file ENABLE TRIGGER USER")
         connection.execute("DELETE FROM voxtier.schema_version WHERE version = 8")
+
+
+def test_a_process_of_an_older_version_cannot_write_under_its_keys(dsn: str) -> None:
+    fill(dsn)
+    old = UUID(bytes=hashlib.blake2b(b"s\0/a/b/1.dcm", digest_size=16).digest())
+    for table in ("voxtier.file", "voxtier.claim"):
+        with pytest.raises(psycopg.errors.CheckViolation, match="key_by_folder"):
+            ask(dsn, f"UPDATE {table} SET key = %s WHERE path = '/a/b/1.dcm'", old)
