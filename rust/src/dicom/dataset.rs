@@ -62,7 +62,8 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
             Some(end) if end > window.size() => return Err(past_end(&element, window.size())),
             Some(end) => {
                 let before = met.is_again(tag).then(|| header.clone());
-                values::read(window, &element, encoding, &mut header, notes)?;
+                values::read(window, &element, encoding, &mut header, notes)
+                    .or_else(|error| header.keep_fault(error))?;
                 if before.is_some_and(|before| !before.says_the_same(&header)) {
                     let detail = format!("{tag} stands twice, with different values (PS3.5 7.1)");
                     return Err(Error::at(ErrorKind::MisplacedElement, position, detail));

@@ -1,6 +1,7 @@
 //! What the walk over a data set finds: attributes, and the places of pixels and tables.
 
 use super::element::Element;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::frames::attributes::Attributes;
 
 /// A value's place: absolute offset and declared length.
@@ -21,9 +22,24 @@ pub struct Header {
     pub extended_offsets: Option<Place>,
     /// Extended Offset Table Lengths (7FE0,0002).
     pub extended_lengths: Option<Place>,
+    /// Why the frames cannot be laid out, whatever the pixels are.
+    pub fault: Option<Error>,
 }
 
 impl Header {
+    /// Keeps what is wrong with an attribute of the image: the walk goes on, as other attributes may be good.
+    ///
+    /// # Errors
+    /// What is wrong with the data set itself.
+    #[cold]
+    pub fn keep_fault(&mut self, error: Error) -> Result<()> {
+        if error.kind != ErrorKind::MissingImageAttributes {
+            return Err(error);
+        }
+        self.fault.get_or_insert(error);
+        Ok(())
+    }
+
     /// Whether both read the same of the attributes.
     pub fn says_the_same(&self, other: &Self) -> bool {
         self.attributes == other.attributes && self.frame_count == other.frame_count

@@ -18,6 +18,7 @@ pub mod values;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Access, Source, first_not_zero};
 use crate::base::window::{Buffer, Window};
+use crate::frames::attributes::Attributes;
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{FrameTable, Kind, Layout, Method, OffsetsIn, Verified, Verify};
 use element::{Element, Encoding, Tag, UNDEFINED};
@@ -38,12 +39,26 @@ const ATTEMPTS: usize = 8;
 /// # Errors
 /// Every kind of [`crate::ErrorKind`] that the parser has; absence of pixels is no error.
 pub fn read_table(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
-    let mut read = read_state(source, verify, buffer);
+    read_table_or_uids(source, verify, buffer, &mut None)
+}
+
+/// As [`read_table`]. Where the frames are refused, `uids` becomes what the file says before its pixels of the instance
+/// that it holds: a table of UIDs alone.
+///
+/// # Errors
+/// As [`read_table`].
+pub fn read_table_or_uids(
+    source: &dyn Source,
+    verify: Verify,
+    buffer: &mut Buffer,
+    uids: &mut Option<FrameTable>,
+) -> Result<FrameTable> {
+    let mut read = read_state(source, verify, buffer, uids);
     for _ in 1..ATTEMPTS {
         // A file that was renamed, linked or given other rights meanwhile is read again, not refused.
         let has_changed = matches!(&read, Err(error) if error.kind == ErrorKind::ChangedDuringRead);
         let Some(renewed) = has_changed.then(|| source.renewed()).flatten() else { break };
-        read = read_state(&*renewed, verify, buffer);
+        read = read_state(&*renewed, verify, buffer, uids);
     }
     read
 }
@@ -66,16 +81,29 @@ pub fn read_identity(source: &dyn Source, buffer: &mut Buffer) -> Result<FrameTa
     Ok(FrameTable { fingerprint: source.fingerprint(), ..table_of(&header, &container) })
 }
 
-fn read_state(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
-    let read = read_source(source, verify, buffer);
+fn read_state(
+    source: &dyn Source,
+    verify: Verify,
+    buffer: &mut Buffer,
+    uids: &mut Option<FrameTable>,
+) -> Result<FrameTable> {
+    *uids = None;
+    let mut said = None;
+    let read = read_source(source, verify, buffer, &mut said);
     if read.as_ref().is_err_and(|error| !error.kind.is_environment()) {
         // A file that is being written is not malformed.
         source.check_unchanged()?;
+        *uids = said;
     }
     read
 }
 
-fn read_source(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Result<FrameTable> {
+fn read_source(
+    source: &dyn Source,
+    verify: Verify,
+    buffer: &mut Buffer,
+    uids: &mut Option<FrameTable>,
+) -> Result<FrameTable> {
     let mut notes = Notes::default();
     let mut window = Window::new(source, buffer);
     let container = part10::open(&mut window, &mut notes)?;
@@ -84,11 +112,11 @@ fn read_source(source: &dyn Source, verify: Verify, buffer: &mut Buffer) -> Resu
             let inflated = inflate::inflate(source, container.dataset)?;
             let mut buffer = Buffer::default();
             let mut window = Window::new(&inflated, &mut buffer);
-            let mut table = read_dataset(&mut window, &container, 0, verify, &mut notes)?;
+            let mut table = read_dataset(&mut window, &container, 0, verify, &mut notes, uids)?;
             table.offsets_in = OffsetsIn::Inflated;
             table
         } else {
-            read_dataset(&mut window, &container, container.dataset, verify, &mut notes)?
+            read_dataset(&mut window, &container, container.dataset, verify, &mut notes, uids)?
         };
     // The fingerprint is older than every read, so a change is found out later in any case; what one single
     // read returned cannot be a mixture of two states.
@@ -106,20 +134,40 @@ fn read_dataset(
     start: u64,
     verify: Verify,
     notes: &mut Notes,
+    uids: &mut Option<FrameTable>,
 ) -> Result<FrameTable> {
     let mut header = dataset::walk(window, start, container.encoding, notes)?;
+    let read = read_pixels(window, container, start, &mut header, verify, notes);
+    if read.is_err() {
+        *uids = Some(uids_of(&header, container));
+    }
+    read
+}
+
+/// Lays out the frames behind a header that was walked.
+fn read_pixels(
+    window: &mut Window<'_>,
+    container: &Container,
+    start: u64,
+    header: &mut Header,
+    verify: Verify,
+    notes: &mut Notes,
+) -> Result<FrameTable> {
+    if let Some(fault) = header.fault.take() {
+        return Err(fault);
+    }
     let Some(pixels) = header.pixels else {
-        check_without_pixels(window, start, &header, container, notes)?;
-        return Ok(table_of(&header, container));
+        check_without_pixels(window, start, header, container, notes)?;
+        return Ok(table_of(header, container));
     };
     let encoding = container.encoding;
     if is_encapsulated(window, &pixels, container, notes)? {
-        check_size(&header, &pixels)?;
+        check_size(header, &pixels)?;
         window.source().advise(Access::Random);
-        let mut table = table_of(&header, container);
+        let mut table = table_of(header, container);
         let value = Encapsulated {
             source: window.source(),
-            header: &header,
+            header,
             value: pixels.value,
             encoding,
             has_preamble: container.has_preamble,
@@ -131,8 +179,8 @@ fn read_dataset(
         return Ok(table);
     }
     let doubt = doubt_of(window, &pixels, container, notes)?;
-    let (layout, cut) = native::lay_out(&mut header, &pixels, window.size(), doubt, notes)?;
-    let mut table = table_of(&header, container);
+    let (layout, cut) = native::lay_out(header, &pixels, window.size(), doubt, notes)?;
+    let mut table = table_of(header, container);
     let end = pixels.value + u64::from(pixels.length);
     if layout == Layout::Empty {
         check_nothing_follows(window.source(), end, encoding, &pixels)?;
@@ -145,6 +193,20 @@ fn read_dataset(
     }
     behind::check(window.source(), end, encoding)?;
     Ok(table)
+}
+
+fn uids_of(header: &Header, container: &Container) -> FrameTable {
+    let said = &header.attributes;
+    FrameTable {
+        transfer_syntax_uid: container.transfer_syntax_uid,
+        image: Attributes {
+            sop_instance_uid: said.sop_instance_uid,
+            study_instance_uid: said.study_instance_uid,
+            series_instance_uid: said.series_instance_uid,
+            ..Attributes::ABSENT
+        },
+        ..FrameTable::default()
+    }
 }
 
 fn table_of(header: &Header, container: &Container) -> FrameTable {

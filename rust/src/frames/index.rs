@@ -75,10 +75,10 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
     {
         return Indexed::Unchanged { frames };
     }
-    let mut fingerprint = None;
+    let (mut fingerprint, mut uids) = (None, None);
     let outcome = FileSource::open(path).and_then(|file| {
         fingerprint = Some(file.fingerprint());
-        dicom::read_table(&file, verify, buffer)
+        dicom::read_table_or_uids(&file, verify, buffer, &mut uids)
     });
     if let Err(error) = &outcome
         && fingerprint.is_none()
@@ -86,23 +86,32 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
     {
         return Indexed::Refused(error.clone());
     }
-    row_of(source, &name, fingerprint, outcome)
+    row_of(source, &name, fingerprint, outcome, uids.as_ref())
 }
 
-/// Indexes one object of a store. `read` reads its table, and tells its state as soon as it is known; given the state
-/// of the row, where no listing said another, it returns `None` where the object still has it.
+/// What reading an object tells beside its table.
+#[derive(Default)]
+pub struct Told {
+    /// The state of the object, as soon as it is known.
+    pub fingerprint: Option<Fingerprint>,
+    /// See [`dicom::read_table_or_uids`].
+    pub uids: Option<FrameTable>,
+}
+
+/// Indexes one object of a store. `read` reads its table; given the state of the row, where no listing said another,
+/// it returns `None` where the object still has it.
 pub fn index_object(
     source: &str,
     job: Job,
-    read: impl FnOnce(&str, Option<Fingerprint>, &mut Option<Fingerprint>) -> Result<Option<FrameTable>>,
+    read: impl FnOnce(&str, Option<Fingerprint>, &mut Told) -> Result<Option<FrameTable>>,
 ) -> Indexed {
     let name = match job.path {
         Ok(name) => name,
         Err(error) => return Indexed::Refused(error),
     };
-    let mut fingerprint = None;
-    match read(&name, job.known.map(|known| known.fingerprint), &mut fingerprint).transpose() {
-        Some(outcome) => row_of(source, &name, fingerprint, outcome),
+    let mut told = Told::default();
+    match read(&name, job.known.map(|known| known.fingerprint), &mut told).transpose() {
+        Some(outcome) => row_of(source, &name, told.fingerprint, outcome, told.uids.as_ref()),
         None => Indexed::Unchanged { frames: job.known.map_or(0, |known| known.frames) },
     }
 }
@@ -112,9 +121,10 @@ fn row_of(
     name: &str,
     fingerprint: Option<Fingerprint>,
     outcome: Result<FrameTable>,
+    uids: Option<&FrameTable>,
 ) -> Indexed {
     let mut row = Vec::with_capacity(512);
-    row::encode(source, name, fingerprint, outcome.as_ref(), &mut row);
+    row::encode(source, name, fingerprint, outcome.as_ref().map_err(|error| (error, uids)), &mut row);
     let found = match outcome {
         Ok(table) => Found {
             status: table.status.name(),

@@ -22,7 +22,7 @@ from voxtier.errors import BackendError, SourceError
 from voxtier.frames import FrameCache, FrameReader, FrameStore, read_table, read_tables
 from voxtier.frames.serving.files import open_files
 from voxtier.frames.serving.index import index_client
-from voxtier.frames.store.row import FoundTable
+from voxtier.frames.store.row import FoundFile
 from voxtier.postgres.embedded import EmbeddedServer
 
 
@@ -130,9 +130,9 @@ def test_the_questions_of_a_request_share_one_budget(
     ended = threading.Event()
 
     class Slow(FrameStore):
-        def by_sop_instance(self, uid: str, source: str | None = None) -> list[FoundTable]:
+        def copies_of(self, uid: str, source: str) -> list[FoundFile]:
             late[0] += 3600
-            return super().by_sop_instance(uid, source)
+            return super().copies_of(uid, source)
 
         def recall(self, *_: object, **__: object) -> None:
             ended.wait()

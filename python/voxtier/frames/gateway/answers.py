@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from voxtier._core import Gateway as Core
-from voxtier._core import GatewayJob
+from voxtier._core import GatewayJob, Refusal
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search, to_json
@@ -28,19 +28,19 @@ _SECONDS = 0.5
 # Requests to stores at the same time: they wait for one another no more than for the index.
 _STORE_THREADS = 32
 
-# Of copies of an instance the first, in the order of paths.
+# Of copies of an instance the first with frames, in the order of paths.
 _FILES = """
 SELECT sop_instance_uid, path FROM (
 SELECT DISTINCT ON (f.series_instance_uid, f.sop_instance_uid)
     f.series_instance_uid, f.sop_instance_uid, f.path
 FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
-    AND f.study_instance_uid = %(study)s AND f.error_kind IS NULL AND f.sop_instance_uid IS NOT NULL
+    AND f.study_instance_uid = %(study)s AND f.sop_instance_uid IS NOT NULL
     AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(%(study)s, 0)
     AND (%(series)s = '' OR f.series_instance_uid = %(series)s)
     AND (%(groups)s::text[] IS NULL
         OR voxtier.may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
-ORDER BY f.series_instance_uid, f.sop_instance_uid, f.path
+ORDER BY f.series_instance_uid, f.sop_instance_uid, f.error_kind IS NOT NULL, f.path
 ) AS first ORDER BY series_instance_uid, path
 """
 
@@ -171,10 +171,17 @@ def _answer_by_store(job: GatewayJob) -> None:
 
 
 def _rows_of_instance(store: FrameStore, source: str, uid: str) -> bytes:
-    """Return the rows of all files that hold an instance; those of the first one's series come along."""
-    rows = b""
-    for number, found in enumerate(store.by_sop_instance(uid, source)):
+    """Return the rows of all files that hold an instance; those of the first one's series come along.
+
+    Files whose frames are refused come last: another copy may have them.
+    """
+    rows = refused = b""
+    for number, found in enumerate(store.copies_of(uid, source)):
         answer = store.recall(source, found.path, with_series=number == 0)
-        if answer is not None:
+        if answer is None:
+            continue
+        if isinstance(answer.found, Refusal):
+            refused += answer.rows
+        else:
             rows = rows + answer.rows if number == 0 else answer.rows + rows
-    return rows
+    return rows + refused

@@ -53,6 +53,14 @@ class FoundTable(NamedTuple):
     table: FrameTable
 
 
+class FoundFile(NamedTuple):
+    """A file of the index that holds an instance: its table, or why its frames are refused."""
+
+    source: str
+    path: str
+    found: FrameTable | Refusal
+
+
 class RefusedFile(NamedTuple):
     """A file of the index that has no table, and why."""
 

@@ -42,7 +42,8 @@ COPY = f"COPY pg_temp.{_STAGING} ({_columns}) FROM STDIN (FORMAT binary)"
 
 # Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts. A
 # new row is for the groups that a claim names for its file, else those of the rules; a file that holds
-# another instance than before gets the groups of the new one, where any are named.
+# another instance than before gets the groups of the new one, where any are named. A refusal that comes without
+# UIDs, from who did not look for them, takes none away.
 _INSERT = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
@@ -81,6 +82,8 @@ MERGE = (
         IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.ctime_ns, excluded.inode, excluded.etag,
             excluded.parser_version, excluded.status, excluded.verified, excluded.error_kind)
         OR f.frames IS DISTINCT FROM excluded.frames
+        OR f.error_kind IS NOT NULL AND f.sop_instance_uid IS DISTINCT FROM excluded.sop_instance_uid
+            AND excluded.sop_instance_uid IS NOT NULL
 """
     + _COUNTS
 )

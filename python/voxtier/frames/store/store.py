@@ -12,7 +12,7 @@ from voxtier.frames.sources.listing import file_is_gone
 from voxtier.frames.store import statements
 from voxtier.frames.store.adapters import Key
 from voxtier.frames.store.file_rows import BATCH, FileRows, check_source
-from voxtier.frames.store.row import FoundTable, RefusedFile, Summary, Tally, TruncatedFile
+from voxtier.frames.store.row import FoundFile, FoundTable, RefusedFile, Summary, Tally, TruncatedFile
 from voxtier.system.html import rows_html
 from voxtier.system.text import format_bytes
 
@@ -71,18 +71,21 @@ class FrameStore(FileRows):
 
     def by_sop_instance(self, uid: str, source: str | None = None) -> list[FoundTable]:
         """Return the tables of all files that hold a SOP Instance, in the order of their paths."""
-        return self._by_uid(statements.BY_SOP_INSTANCE, uid, source)
+        return _with_tables(self._by_uid(statements.BY_SOP_INSTANCE, uid, source))
+
+    def copies_of(self, uid: str, source: str) -> list[FoundFile]:
+        """Return all files that hold a SOP Instance: by path, those whose frames are refused behind the others."""
+        found = self._by_uid(statements.BY_SOP_INSTANCE, uid, source)
+        return sorted(found, key=lambda each: isinstance(each.found, Refusal))
 
     def by_series(self, uid: str, source: str | None = None) -> list[FoundTable]:
         """Return the tables of all files of a series, in the order of their paths."""
-        return self._by_uid(statements.BY_SERIES, uid, source)
+        return _with_tables(self._by_uid(statements.BY_SERIES, uid, source))
 
-    def _by_uid(self, statement: str, uid: str, source: str | None) -> list[FoundTable]:
+    def _by_uid(self, statement: str, uid: str, source: str | None) -> list[FoundFile]:
         rows = self.query(statement, {"uid": uid, "source": source})
         decoded = ((name, *each) for name, row in rows for each in decode_rows(row))
-        return [
-            FoundTable(name, path, table) for name, path, table, _ in decoded if isinstance(table, FrameTable)
-        ]
+        return [FoundFile(name, path, found) for name, path, found, _ in decoded]
 
     def refused_files(self, source: str) -> Iterator[RefusedFile]:
         """Iterate over the files without a table, in the order of their paths."""
@@ -175,6 +178,12 @@ class FrameStore(FileRows):
         while page := self.query(statements.PATHS, question):
             yield from (path for _, path in page)
             question["after"] = Key(page[-1][0].bytes)
+
+
+def _with_tables(files: list[FoundFile]) -> list[FoundTable]:
+    return [
+        FoundTable(source, path, found) for source, path, found in files if isinstance(found, FrameTable)
+    ]
 
 
 def _state_of(refusal: Refusal) -> Fingerprint | None:

@@ -82,6 +82,8 @@ pub struct Row<'a> {
     pub path: &'a str,
     /// State of the file that `outcome` describes; `None` where it could not be opened.
     pub fingerprint: Option<Fingerprint>,
+    /// SOP Instance UID, of a refused file too; empty where it is not known.
+    pub sop_instance_uid: &'a str,
     /// Its table, or why it was refused.
     pub outcome: Result<FrameTable>,
     /// Last access that the database knows of, µs since 1970; 0 for none.
@@ -97,19 +99,19 @@ pub fn refused_status(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// Appends the row of one file. A number that its column cannot hold becomes the largest that it can;
-/// absent text is NULL.
+/// Appends the row of one file: its table, or why it was refused and the UIDs of the instance that it holds all the
+/// same, if they are known. A number that its column cannot hold becomes the largest that it can; absent text is NULL.
 pub fn encode(
     source: &str,
     path: &str,
     fingerprint: Option<Fingerprint>,
-    outcome: std::result::Result<&FrameTable, &Error>,
+    outcome: std::result::Result<&FrameTable, (&Error, Option<&FrameTable>)>,
     out: &mut Vec<u8>,
 ) {
-    let refused = FrameTable::default();
+    let nothing = FrameTable::default();
     let (table, error) = match outcome {
         Ok(table) => (table, None),
-        Err(error) => (&refused, Some(error)),
+        Err((error, uids)) => (uids.unwrap_or(&nothing), Some(error)),
     };
     let (status, kind) = match error {
         None => (table.status.name(), table.kind.name()),
@@ -291,7 +293,9 @@ fn decode<'a>(fields: Fields<'a>, used_at: Option<&[u8]>) -> Result<Row<'a>> {
     }
     let fingerprint = fingerprint(size, [mtime_ns, ctime_ns, inode], etag)?;
     let row = |outcome| -> Result<Row<'a>> {
-        Ok(Row { path: text(path)?, fingerprint, outcome, used_at: int(used_at)?.unwrap_or(0) })
+        let sop_instance_uid = text(sop_instance_uid)?;
+        let used_at = int(used_at)?.unwrap_or(0);
+        Ok(Row { path: text(path)?, fingerprint, sop_instance_uid, outcome, used_at })
     };
     if error_kind.is_some() {
         let kind = member(ErrorKind::from_name, error_kind)?;

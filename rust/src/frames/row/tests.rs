@@ -40,7 +40,7 @@ fn table() -> FrameTable {
 
 fn tuple(outcome: &Result<FrameTable>) -> Vec<u8> {
     let mut out = Vec::new();
-    encode("s", "/a/b", Some(STATE), outcome.as_ref(), &mut out);
+    encode("s", "/a/b", Some(STATE), outcome.as_ref().map_err(|error| (error, None)), &mut out);
     out
 }
 
@@ -96,7 +96,7 @@ fn a_table_comes_back_from_a_tuple_and_from_a_record() {
 fn the_entity_tag_of_an_object_comes_back_with_its_table_or_refusal() {
     let object = Fingerprint { etag: Etag::from("5d41-2").ok(), ..Fingerprint::of_size(9000) };
     let table = FrameTable { fingerprint: object, ..table() };
-    for outcome in [Ok(&table), Err(&Error::new(ErrorKind::NotDicom, "x"))] {
+    for outcome in [Ok(&table), Err((&Error::new(ErrorKind::NotDicom, "x"), None))] {
         let mut bytes = Vec::new();
         encode("s", "s3://b/a", Some(object), outcome, &mut bytes);
         let row = only(&bytes);
@@ -112,6 +112,34 @@ fn a_refusal_comes_back_without_its_errno() {
     let row = only(&bytes);
     assert_eq!(row.outcome, Err(Error::at(ErrorKind::IoError, 9, "x y")));
     assert_eq!(row.fingerprint, Some(STATE));
+}
+
+#[test]
+fn a_refusal_keeps_the_uids_of_its_instance_and_nothing_else_of_the_image() {
+    let error = Error::at(ErrorKind::NoBotItem, 9, "x");
+    let mut bytes = Vec::new();
+    encode("s", "/a/b", Some(STATE), Err((&error, Some(&table()))), &mut bytes);
+    let row = only(&bytes);
+    assert_eq!((row.sop_instance_uid, &row.outcome), ("1.2", &Err(error)));
+    assert_eq!(only(&tuple(&Ok(table()))).sop_instance_uid, "1.2");
+    let field = |name| {
+        let at = COLUMNS.iter().position(|each| each.name == name).unwrap();
+        let places = places(&bytes);
+        bytes[places[at] + 4..places[at + 1]].to_vec()
+    };
+    for (name, value) in [
+        ("transfer_syntax_uid", "1.2.840.10008.1.2.1"),
+        ("study_instance_uid", "1.3"),
+        ("series_instance_uid", "1.4"),
+        ("status", "error"),
+        ("rows", ""),
+        ("number_of_frames", ""),
+        ("pixel_data_pos", ""),
+        ("photometric_interpretation", ""),
+        ("frames", ""),
+    ] {
+        assert_eq!(String::from_utf8(field(name)).unwrap(), value, "{name}");
+    }
 }
 
 #[test]

@@ -223,7 +223,12 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         (Served::File(file), Some(inode_of(&stat)))
     };
     let table = match &source {
-        Served::File(file) => dicom::read_table(file, Verify::None, &mut Buffer::default())?,
+        Served::File(file) => {
+            let mut uids = None;
+            let read = dicom::read_table_or_uids(file, Verify::None, &mut Buffer::default(), &mut uids);
+            // Its frames are refused when they are asked for.
+            read.or_else(|error| uids.ok_or(error))?
+        }
         // Of an object, one request brings this much.
         Served::Object(_) => source.read(|source| dicom::read_identity(source, &mut Buffer::default()))?,
     };

@@ -153,8 +153,7 @@ impl Worker {
         // Rows that are of no use are passed over: the file is read instead.
         let _ = self.shared.cache.put_rows(rows, Class::Normal);
         while let Ok(Some(row)) = next_row(&mut rest) {
-            let Ok(Row { path, outcome: Ok(table), .. }) = row else { continue };
-            let held = table.image.sop_instance_uid.as_str();
+            let Ok(Row { path, sop_instance_uid: held, .. }) = row else { continue };
             if held == instance {
                 paths.push(path.into());
             } else if !held.is_empty() {

@@ -15,7 +15,7 @@ use crate::base::error::Error;
 use crate::base::parallel_read::ParallelReader;
 use crate::base::source::{Fingerprint, is_address};
 use crate::dicom;
-use crate::frames::index::{Indexed, Job, Known, index_object, index_path};
+use crate::frames::index::{Indexed, Job, Known, Told, index_object, index_path};
 use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::sources::read_changed_object;
 
@@ -66,11 +66,11 @@ impl Indexer {
             let Some(open) = opener.as_ref().filter(|_| is_remote) else {
                 return (job.id, index_path(&source, job, verify, buffer));
             };
-            let read = |path: &str, known: Option<Fingerprint>, state: &mut Option<Fingerprint>| {
+            let read = |path: &str, known: Option<Fingerprint>, told: &mut Told| {
                 let address = Python::attach(|py| PyString::new(py, path).into_any().unbind());
                 read_changed_object(open, &address, known, |object| {
-                    *state = Some(object.fingerprint());
-                    dicom::read_table(object, verify_objects, buffer)
+                    told.fingerprint = Some(object.fingerprint());
+                    dicom::read_table_or_uids(object, verify_objects, buffer, &mut told.uids)
                 })
             };
             (job.id, index_object(&source, job, read))

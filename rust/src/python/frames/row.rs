@@ -93,7 +93,7 @@ fn encode_rows<'py>(source: &str, outcomes: &Bound<'py, PyAny>) -> PyResult<Enco
                 errno: None,
             };
             let state: Option<State> = outcome.getattr("fingerprint")?.extract()?;
-            row::encode(source, &name, state.map(fingerprint_of), Err(&error), &mut rows);
+            row::encode(source, &name, state.map(fingerprint_of), Err((&error, None)), &mut rows);
         }
     }
     Ok((PyBytes::new(py, &rows), refused))

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from voxtier._core import FrameTable
 from voxtier.errors import NotFoundError
 from voxtier.frames.dicom.table import Fingerprint, state_of
 from voxtier.frames.serving.index.index_client import IndexClient
@@ -62,13 +63,14 @@ class UidPaths:
             yield last
         if self._index is None:
             raise NotFoundError(f"{uid}: without an index (store=None), give a path instead of a UID")
-        found = self._index.ask(lambda store: store.by_sop_instance(uid, self._source))
+        found = self._index.ask(lambda store: store.copies_of(uid, self._source))
         if not found and last is None:
             raise NotFoundError(
                 f"{uid}: source {self._source!r} of the index does not hold this SOP Instance"
             )
         for each in found:
-            self.remember(uid, each.path, state_of(each.table) if each.table.etag else None)
+            if isinstance(each.found, FrameTable):
+                self.remember(uid, each.path, state_of(each.found) if each.found.etag else None)
             yield each.path
 
     def remember(self, uid: str, path: str, state: Fingerprint | None = None) -> None:
