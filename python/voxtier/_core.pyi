@@ -1746,7 +1746,7 @@ class GatewayJob:
     def answer_rows(self, rows: bytes) -> None:
         """Answer with rows of the index."""
 
-    def answer_files(self, files: list[tuple[str, str]]) -> None:
+    def answer_files(self, files: list[tuple[str, list[str]]]) -> None:
         """Answer with SOP Instance UIDs and paths."""
 
     def answer_right(self, may_read: bool) -> None:

@@ -94,8 +94,8 @@ pub enum Question {
 pub enum Answer {
     /// Rows in the form of [`crate::frames::row::next_row`]; none where the index does not know the name.
     Rows(Vec<u8>),
-    /// SOP Instance UIDs and paths of files, in the order of their instance numbers or paths.
-    Files(Vec<(String, String)>),
+    /// SOP Instance UIDs in the order of their first paths, and the paths of the copies of each, the best first.
+    Files(Vec<(String, Vec<String>)>),
     /// Whether it is allowed.
     Right(bool),
     /// A whole response: status, media type, body, and a sentence for the header line Warning, or none.

@@ -191,7 +191,7 @@ impl PyGatewayJob {
         self.reply(Answer::Rows(rows));
     }
 
-    fn answer_files(&self, files: Vec<(String, String)>) {
+    fn answer_files(&self, files: Vec<(String, Vec<String>)>) {
         self.reply(Answer::Files(files));
     }
 

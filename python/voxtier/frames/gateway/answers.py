@@ -28,11 +28,12 @@ _SECONDS = 0.5
 # Requests to stores at the same time: they wait for one another no more than for the index.
 _STORE_THREADS = 32
 
-# Of copies of an instance the first with frames, in the order of paths.
-_FILES = """
-SELECT sop_instance_uid, path FROM (
-SELECT DISTINCT ON (f.series_instance_uid, f.sop_instance_uid)
-    f.series_instance_uid, f.sop_instance_uid, f.path
+# Copies of an instance in the order of paths, those with frames first; only so many are ever tried.
+_COPIES = 8
+_FILES = f"""
+SELECT sop_instance_uid, paths FROM (
+SELECT f.series_instance_uid, f.sop_instance_uid,
+    (array_agg(f.path ORDER BY f.error_kind IS NOT NULL, f.path))[1:{_COPIES}] AS paths
 FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
     AND f.study_instance_uid = %(study)s AND f.sop_instance_uid IS NOT NULL
@@ -40,8 +41,8 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
     AND (%(series)s = '' OR f.series_instance_uid = %(series)s)
     AND (%(groups)s::text[] IS NULL
         OR voxtier.may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
-ORDER BY f.series_instance_uid, f.sop_instance_uid, f.error_kind IS NOT NULL, f.path
-) AS first ORDER BY series_instance_uid, path
+GROUP BY f.series_instance_uid, f.sop_instance_uid
+) AS instance ORDER BY series_instance_uid, paths[1]
 """
 
 

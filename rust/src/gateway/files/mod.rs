@@ -47,11 +47,11 @@ pub struct Opened {
     inode: Option<(u64, u64)>,
 }
 
-/// A file of a study or series, as the index says.
+/// An instance of a study or series, as the index says.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Its path.
-    pub path: String,
+    /// The paths of its copies, the best first.
+    pub paths: Vec<String>,
     /// Its SOP Instance UID.
     pub uid: String,
     /// Its study and series: see [`uid`]; `None` where any series will do.
@@ -251,20 +251,40 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
     })
 }
 
-/// Opens a file if it still holds the instance that the index says, in the study and series that were asked for.
-///
-/// # Errors
-/// As [`Files::take`]; `changed_during_read` where it holds another one now.
-pub fn open_member(roots: &Roots, member: &Member) -> Result<Opened> {
-    let file = open(roots, &member.path)?;
-    let (study, series) = member.place;
-    if file.instance == uid(&member.uid)
-        && file.study == study
-        && series.is_none_or(|each| file.series == each)
-    {
-        return Ok(file);
+impl Member {
+    /// Opens the first copy that still holds the instance that the index says, in the study and series that were asked
+    /// for, and that `read` can read.
+    ///
+    /// # Errors
+    /// As [`Files::take`] and `read`; `changed_during_read` where a file holds another instance now. Of several, that of
+    /// a copy that could not be looked at, as it may be good.
+    pub fn read<R>(&self, roots: &Roots, mut read: impl FnMut(Opened) -> Result<R>) -> Result<R> {
+        let mut failure = Error::new(ErrorKind::IoError, "the index names no file");
+        for (number, path) in self.paths.iter().enumerate() {
+            match open(roots, path).and_then(|file| self.check(file)).and_then(&mut read) {
+                Ok(read) => return Ok(read),
+                Err(error) if number == 0 || is_out_of_reach(&error) => failure = error,
+                Err(_) => {}
+            }
+        }
+        Err(failure)
     }
-    Err(Error::new(ErrorKind::ChangedDuringRead, "the file holds another instance now"))
+
+    fn check(&self, file: Opened) -> Result<Opened> {
+        let (study, series) = self.place;
+        if file.instance == uid(&self.uid)
+            && file.study == study
+            && series.is_none_or(|each| file.series == each)
+        {
+            return Ok(file);
+        }
+        Err(Error::new(ErrorKind::ChangedDuringRead, "the file holds another instance now"))
+    }
+}
+
+/// Whether nothing is known of a file: it could not be looked at, though it may be there.
+pub fn is_out_of_reach(error: &Error) -> bool {
+    error.kind == ErrorKind::IoError && !error.is_gone()
 }
 
 // libc declares these fields with different widths on different machines.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::parts::{FileParts, Step};
 use crate::base::error::Result;
 use crate::base::source::Source;
-use crate::gateway::files::{Member, Roots, blocking, open_member};
+use crate::gateway::files::{Member, Roots, blocking};
 
 /// A body of parts, each a whole file; its length is not known before.
 pub struct FileSequence {
@@ -27,7 +27,7 @@ impl FileSequence {
     pub async fn next_parts(&mut self) -> Result<Option<FileParts>> {
         let Some(member) = self.files.next() else { return Ok(None) };
         let roots = self.roots.clone();
-        let file = Arc::new(blocking(move || open_member(&roots, &member)).await?);
+        let file = Arc::new(blocking(move || member.read(&roots, Ok)).await?);
         let size = file.source.size();
         let Self { boundary, .. } = self;
         let syntax = &file.transfer_syntax;

@@ -53,9 +53,12 @@ impl Worker {
         if !ranges.iter().any(|range| takes_syntax(range, "")) {
             // Each is looked at before the first is sent. One that cannot be read breaks the answer off then.
             for member in &files {
-                let Ok(file) = self.files.take(&member.path).await else { continue };
-                if !ranges.iter().any(|range| takes_syntax(range, &file.transfer_syntax)) {
-                    return stored_otherwise(&file.transfer_syntax);
+                for path in &member.paths {
+                    let Ok(file) = self.files.take(path).await else { continue };
+                    if !ranges.iter().any(|range| takes_syntax(range, &file.transfer_syntax)) {
+                        return stored_otherwise(&file.transfer_syntax);
+                    }
+                    break;
                 }
             }
         }

@@ -20,7 +20,7 @@ use crate::base::window::Buffer;
 use crate::dicom::PARSER_VERSION;
 use crate::dicom::json::{self, BulkData, Options};
 use crate::gateway::access::Scope;
-use crate::gateway::files::{self, Member, Opened, Roots};
+use crate::gateway::files::{Member, Opened, Roots, is_out_of_reach};
 use crate::gateway::http::budget::WAIT;
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Block, Body, Response};
@@ -121,25 +121,28 @@ fn etag(file: &Opened, study: &str, is_zipped: bool) -> String {
     format!("\"{:032x}\"", xxh3_128(&text))
 }
 
-/// Writes the headers of all files as one JSON array. What is gone, damaged or another instance now is left out: the
-/// other instances of the series are good. A file that could not be looked at ends the text.
+/// Writes the headers of all instances as one JSON array. What is gone, damaged or another instance now is left out: the
+/// other instances of the series are good. One of which a file could not be looked at, and no copy is good, ends the text.
 fn write_all(roots: &Arc<Roots>, files: &[Member], study: &str, out: &mut Blocks) -> Result<()> {
     let mut buffer = Buffer::default();
     let (mut separator, mut failure): (&[u8], _) = (b"[", None);
     for member in files {
         let mut begun = false;
-        let written = files::open_member(roots, member).and_then(|file| {
-            write_header(&file, study, &mut buffer, &mut |bytes| {
+        let mut broken = None;
+        let written = member.read(roots, |file| {
+            let written = write_header(&file, study, &mut buffer, &mut |bytes| {
                 if !begun {
                     out.write(separator)?;
                     begun = true;
                 }
                 out.write(bytes)
-            })
+            });
+            // A text that has begun cannot go on with another copy.
+            written.or_else(|error| if begun { Ok(broken = Some(error)) } else { Err(error) })
         });
-        match written {
+        match written.and(broken.map_or(Ok(()), Err)) {
             Ok(()) => separator = b",\n",
-            Err(error) if begun || out.is_closed() || !is_left_out(&error) => return Err(error),
+            Err(error) if begun || out.is_closed() || is_out_of_reach(&error) => return Err(error),
             Err(error) => failure = Some(error),
         }
     }
@@ -147,11 +150,6 @@ fn write_all(roots: &Arc<Roots>, files: &[Member], study: &str, out: &mut Blocks
         Some(error) if separator == b"[" => Err(error),
         _ => out.write(b"]"),
     }
-}
-
-/// Whether a file is known to hold no instance of the series now, not only out of reach.
-fn is_left_out(error: &Error) -> bool {
-    error.kind != ErrorKind::IoError || error.is_gone()
 }
 
 /// Passes the header of a file to `sink`. `study` is where the study is.

@@ -120,7 +120,7 @@ impl Worker {
         }
     }
 
-    /// The files of a study or series that a request may see, as the index says.
+    /// The instances of a study or series that a request may see, as the index says.
     ///
     /// # Errors
     /// The response that says why there is none.
@@ -140,7 +140,7 @@ impl Worker {
                 Err(not_found("the source holds no such study or series"))
             }
             Ok(Answer::Files(files)) => {
-                Ok(files.into_iter().map(|(uid, path)| Member { path, uid, place }).collect())
+                Ok(files.into_iter().map(|(uid, paths)| Member { paths, uid, place }).collect())
             }
             Ok(_) => Err(unavailable("the index gave no answer of this kind")),
             Err(why) => Err(unavailable(&why)),

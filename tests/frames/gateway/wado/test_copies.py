@@ -1,0 +1,90 @@
+"""Copies of an instance: a series is whole as long as one copy of each of its instances can be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from frames.gateway.conftest import Connect
+from frames.gateway.serving import index
+from frames.gateway.wado.test_frames import SERIES, STUDY, write
+from voxtier.frames.store.store import FrameStore
+
+STUDY_PATH = f"/dicomweb/studies/{STUDY}"
+WHOLE = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+
+
+def with_folder(path: Path) -> None:
+    """Nothing can be read there now, which says nothing of the instance."""
+    path.unlink()
+    path.mkdir()
+
+
+def with_text(path: Path) -> None:
+    path.write_text("not DICOM any more")
+
+
+def with_another(path: Path) -> None:
+    write(path.parent, path.stem, "1.77")
+
+
+def with_loop(path: Path) -> None:
+    path.unlink()
+    os.symlink(path.name, path)
+
+
+HARMS = [Path.unlink, with_folder, with_text, with_another, with_loop]
+
+
+@pytest.fixture
+def copies(store: FrameStore, tmp_path: Path) -> list[list[Path]]:
+    """Two instances, each in two folders."""
+    found = []
+    for uid in ("1.9", "1.10"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "b").mkdir(exist_ok=True)
+        first = write(tmp_path / "a", uid, uid)
+        second = Path(shutil.copy(first, tmp_path / "b"))
+        found.append([first, second])
+    index(store, [path for pair in found for path in pair])
+    return found
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_series_is_whole_while_one_copy_of_each_instance_is_there(
+    connect: Connect, copies: list[list[Path]], harm: Callable[[Path], None]
+) -> None:
+    expected = sorted(pair[0].read_bytes() for pair in copies)
+    client = connect()
+    harm(copies[0][0])
+    harm(copies[1][1])
+    for path in (STUDY_PATH, f"{STUDY_PATH}/series/{SERIES}"):
+        answer = client.get(path, WHOLE)
+        assert sorted(body for _, body in answer.parts()) == expected
+        syntax = answer.parts()[0][0]["content-type"].split("transfer-syntax=")[1]
+        exact = {"Accept": f'multipart/related; type="application/dicom"; transfer-syntax={syntax}'}
+        assert len(client.get(path, exact).parts()) == 2
+        headers = json.loads(client.get(f"{path}/metadata").body)
+        assert sorted(each["00080018"]["Value"][0] for each in headers) == ["1.10", "1.9"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("other", HARMS)
+def test_where_no_copy_is_left_the_worst_is_not_assumed(
+    connect: Connect, copies: list[list[Path]], harm: Callable[[Path], None], other: Callable[[Path], None]
+) -> None:
+    """An instance that is gone or damaged is left out; one that may be there makes the client ask again."""
+    client = connect()
+    harm(copies[0][0])
+    other(copies[0][1])
+    answer = client.get(f"{STUDY_PATH}/metadata")
+    if {harm, other} & {with_folder, with_loop}:
+        assert answer.status == 503
+    else:
+        [header] = json.loads(answer.body)
+        assert header["00080018"]["Value"] == ["1.10"]
