@@ -38,9 +38,7 @@ UNREADABLE = {
 
 def three_frames_in_two(uid: str = "1.1") -> bytes:
     """Fewer fragments than frames."""
-    named = [
-        element("SOPInstanceUID", uid) if each.tag == 0x00080018 else each for each in image(frames=3)
-    ]
+    named = [element("SOPInstanceUID", uid) if each.tag == 0x00080018 else each for each in image(frames=3)]
     return dicom([*named, element("PixelData", Fragments((jpeg(40), jpeg(50))))], JPEG).content
 
 

@@ -74,7 +74,7 @@ class FrameStore(FileRows):
         return _with_tables(self._by_uid(statements.BY_SOP_INSTANCE, uid, source))
 
     def copies_of(self, uid: str, source: str) -> list[FoundFile]:
-        """Return all files that hold a SOP Instance: by path, those whose frames are refused behind the others."""
+        """Return all files that hold a SOP Instance, by path, those whose frames are refused last."""
         found = self._by_uid(statements.BY_SOP_INSTANCE, uid, source)
         return sorted(found, key=lambda each: isinstance(each.found, Refusal))
 
@@ -181,9 +181,7 @@ class FrameStore(FileRows):
 
 
 def _with_tables(files: list[FoundFile]) -> list[FoundTable]:
-    return [
-        FoundTable(source, path, found) for source, path, found in files if isinstance(found, FrameTable)
-    ]
+    return [FoundTable(source, path, found) for source, path, found in files if isinstance(found, FrameTable)]
 
 
 def _state_of(refusal: Refusal) -> Fingerprint | None:
