@@ -42,8 +42,8 @@ COPY = f"COPY pg_temp.{_STAGING} ({_columns}) FROM STDIN (FORMAT binary)"
 
 # Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts. A
 # new row is for the groups that a claim names for its file, else those of the rules; a file that holds
-# another instance than before gets the groups of the new one, where any are named. A refusal without UIDs, from
-# one who did not look for them, takes none away.
+# another instance than before gets the groups of the new one, where any are named. A refusal without UIDs,
+# from one who did not look for them, takes none away.
 _INSERT = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
