@@ -77,7 +77,11 @@ pub fn route(path: &str) -> Route<'_> {
         _ => {}
     }
     if let Some(rest) = below.strip_prefix("dicomweb").filter(|rest| is_end_of_segment(rest)) {
-        return Route::Dicomweb(None, resource(rest));
+        let found = resource(rest);
+        // A source may have this name.
+        if found != Resource::Unknown || !rest.starts_with("/dicomweb") {
+            return Route::Dicomweb(None, found);
+        }
     }
     if let Some((source, rest)) = below.split_once("/dicomweb")
         && !source.contains('/')

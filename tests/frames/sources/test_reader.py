@@ -120,7 +120,12 @@ def test_a_gateway_serves_the_objects_of_its_prefixes(
         bucket.proxy.fault = None
         assert client.frames(path, "6").parts()[0][1] == tile(5, 8000)
         client.connection.close()
-    with Gateway(store, port=0, roots=[f"{folder}x", "/tmp"], index_seconds=60) as gateway:
+    for root in (address, f"{folder}/", folder.rpartition("/")[0]):
+        with Gateway(store, port=0, roots=[root], index_seconds=60) as gateway:
+            client = Client(gateway)
+            assert client.frames(path, "1").status == 200, root
+            client.connection.close()
+    with Gateway(store, port=0, roots=[f"{folder}x", address[:-1], "/tmp"], index_seconds=60) as gateway:
         bucket.proxy.forget()
         client = Client(gateway)
         assert client.frames(path, "1").status == 404

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from voxtier._core import Gateway as Core
-from voxtier._core import GatewayJob, Refusal
+from voxtier._core import GatewayJob
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search, to_json
@@ -172,17 +172,9 @@ def _answer_by_store(job: GatewayJob) -> None:
 
 
 def _rows_of_instance(store: FrameStore, source: str, uid: str) -> bytes:
-    """Return the rows of all files that hold an instance; those of the first one's series come along.
-
-    Files whose frames are refused come last: another copy may have them.
-    """
-    rows = refused = b""
-    for number, found in enumerate(store.copies_of(uid, source)):
-        answer = store.recall(source, found.path, with_series=number == 0)
-        if answer is None:
-            continue
-        if isinstance(answer.found, Refusal):
-            refused += answer.rows
-        else:
-            rows = rows + answer.rows if number == 0 else answer.rows + rows
-    return rows + refused
+    """Return the rows of all files that hold an instance; those of the first one's series come along."""
+    answers = [
+        store.recall(source, found.path, with_series=number == 0)
+        for number, found in enumerate(store.copies_of(uid, source))
+    ]
+    return b"".join(answer.rows for answer in answers if answer is not None)

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use self::catalogue::digest;
 use self::objects::{Object, Served};
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::source::{FileSource, Source, is_address};
+use crate::base::source::{FileSource, Fingerprint, Source, is_address};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::Verify;
@@ -75,11 +75,11 @@ impl Roots {
         Self { folders, jobs }
     }
 
-    /// Opens an object below a prefix. Keys have no `..`: no client asks for them.
+    /// Opens an object that is a root, or lies below a prefix. Keys have no `..`: no client asks for them.
     fn open_object(&self, address: &str) -> Result<Object> {
         let is_below = |root: &PathBuf| {
             let rest = root.to_str().and_then(|root| address.strip_prefix(root.trim_end_matches('/')));
-            rest.is_some_and(|rest| rest.starts_with('/'))
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         if !self.folders.is_empty() && !self.folders.iter().any(is_below) {
             return Err(Error::not_there("the object lies outside of the prefixes that are served"));
@@ -94,13 +94,21 @@ impl Roots {
         if self.folders.is_empty() {
             return Ok(rustix::fs::open(full, flags, Mode::empty()).map_err(std::io::Error::from)?);
         }
-        let root = self.folders.iter().find(|root| full.starts_with(root));
-        let root =
-            root.ok_or_else(|| Error::not_there("the file lies outside of the folders that are served"))?;
-        if root == full {
-            return Ok(rustix::fs::open(full, flags, Mode::empty()).map_err(std::io::Error::from)?);
+        let mut failure = Error::not_there("the file lies outside of the folders that are served");
+        // What a link of one root leads to may be another.
+        for root in self.folders.iter().filter(|root| full.starts_with(root)) {
+            let opened = if root == full {
+                rustix::fs::open(full, flags, Mode::empty())
+                    .map_err(|error| std::io::Error::from(error).into())
+            } else {
+                open_below(root, full, flags)
+            };
+            match opened {
+                Ok(file) => return Ok(file),
+                Err(error) => failure = error,
+            }
         }
-        open_below(root, full, flags)
+        Err(failure)
     }
 }
 
@@ -176,10 +184,14 @@ impl Files {
         match known {
             Some(file) if file.inode.is_some() => {
                 let name = PathBuf::from(path);
-                let inode =
-                    blocking(move || Ok(inode_of(&rustix::fs::stat(&name).map_err(std::io::Error::from)?)))
-                        .await;
-                if inode.is_ok_and(|inode| Some(inode) == file.inode) {
+                let held = blocking(move || {
+                    let stat = rustix::fs::stat(&name).map_err(std::io::Error::from)?;
+                    Ok((inode_of(&stat), Fingerprint::at(&name)?))
+                });
+                // A file that was written anew where it is may hold another instance.
+                let is_same =
+                    |(inode, state)| Some(inode) == file.inode && file.source.fingerprint() == state;
+                if held.await.is_ok_and(is_same) {
                     if let Some(entry) = self.open.borrow_mut().get_mut(path) {
                         entry.checked = now;
                     }

@@ -17,7 +17,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::buffered::Buffered;
 use super::parts::{FileParts, Piece, Way};
@@ -149,20 +149,33 @@ impl Drop for OpenStream {
     }
 }
 
+/// Whether a request has no body: some proxies say so by an empty frame behind the headers.
+async fn is_empty(body: &mut Incoming) -> bool {
+    while !body.is_end_stream() {
+        match timeout(SHORT_STALL_TIME, poll_fn(|context| Pin::new(&mut *body).poll_frame(context))).await {
+            Ok(None) => return true,
+            Ok(Some(Ok(frame))) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 async fn answer(
     request: http::Request<Incoming>,
     worker: &Worker,
     way: Way,
     stream: OpenStream,
 ) -> http::Response<H2Body> {
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let (request, mut body) = request.into_parts();
+    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
     let headers: Vec<httparse::Header<'_>> = request
-        .headers()
+        .headers
         .iter()
         .map(|(name, value)| httparse::Header { name: name.as_str(), value: value.as_bytes() })
         .collect();
-    let response = if request.body().is_end_stream() {
-        worker.respond(&Request::new(request.method().as_str(), target, &headers)).await
+    let response = if is_empty(&mut body).await {
+        worker.respond(&Request::new(request.method.as_str(), target, &headers)).await
     } else {
         Response::refusal(413, "request_body", "requests have no body here")
     };

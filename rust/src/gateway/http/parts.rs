@@ -16,6 +16,9 @@ const SENDFILE_FROM: u64 = 32 << 10;
 /// Smaller pieces are joined up to this length, and longer ones read in pieces of it: a connection whose
 /// client takes nothing keeps one.
 const BLOCK: usize = 64 << 10;
+/// Bytes at the end of a body that leave only when the file was looked at once more: a file that was overwritten while
+/// it was sent shows as a body that is too short.
+const HELD: u64 = 512;
 /// Longest piece of an object that is asked for at once.
 const LONGEST_REQUEST: u64 = 1 << 20;
 
@@ -134,6 +137,10 @@ impl FileParts {
                 }
                 Step::Bytes(bytes) => block.extend(bytes),
                 Step::Check => self.file.source.check_unchanged()?,
+                Step::Range(offset, length) if self.must_be_held(length) => {
+                    self.steps.push_front(Step::Range(offset + length - HELD, HELD));
+                    self.steps.push_front(Step::Range(offset, length - HELD));
+                }
                 Step::Range(offset, length) if self.may_send(way, offset, length) => {
                     if block.is_empty() {
                         return Ok(Some(Piece::InFile { offset, length }));
@@ -151,6 +158,10 @@ impl FileParts {
                 }
             }
         }
+        if self.is_through() && !self.steps.is_empty() {
+            self.steps.clear();
+            self.file.source.check_unchanged()?;
+        }
         if block.is_empty() {
             return Ok(None);
         }
@@ -158,6 +169,11 @@ impl FileParts {
             Some(room) => room.with(block),
             None => block.into(),
         })))
+    }
+
+    /// Whether a range is the last of a file, and may leave before all that [`FileParts::next_piece`] reads was looked at.
+    fn must_be_held(&self, length: u64) -> bool {
+        length >= SENDFILE_FROM && self.is_through() && self.file().is_some()
     }
 
     /// Whether the kernel sends a range: where that is cheaper, and the page cache holds its ends, so that the

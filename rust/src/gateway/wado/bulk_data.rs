@@ -110,6 +110,9 @@ fn answer(
     text.extend(place.as_bytes());
     let digest = xxh3_128(&text);
     let etag = format!("\"{digest:032x}\"");
+    if let Some(refusal) = conditional::mismatch(request, &etag) {
+        return refusal;
+    }
     if conditional::has_it(request, &etag) {
         return Response::empty(304).with("ETag", etag);
     }

@@ -25,6 +25,18 @@ pub fn has_it(request: &Request<'_>, etag: &str) -> bool {
     })
 }
 
+/// The refusal of a request whose If-Match names other representations than this one (RFC 9110 13.1.1): it goes before
+/// If-None-Match and Range.
+pub fn mismatch(request: &Request<'_>, etag: &str) -> Option<Response> {
+    let mut wanted =
+        request.header_lines("if-match").flat_map(|line| line.split(',')).map(str::trim).peekable();
+    if wanted.peek().is_none() || wanted.any(|each| each == "*" || each == etag) {
+        return None;
+    }
+    let detail = "the representation is not the one that If-Match names";
+    Some(Response::refusal(412, "precondition_failed", detail).with("ETag", etag.to_owned()))
+}
+
 /// What a Range header asks of a representation.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wanted {

@@ -91,6 +91,9 @@ impl Worker {
         };
         let boundary = format!("{:032x}", digest(&found.file, table, frames, &form));
         let etag = ["\"", &boundary, "\""].concat();
+        if let Some(refusal) = conditional::mismatch(request, &etag) {
+            return Ok(refusal);
+        }
         if conditional::has_it(request, &etag) {
             found.file.source.check_unchanged()?;
             return Ok(described(Response::empty(304), etag));

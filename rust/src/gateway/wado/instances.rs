@@ -85,6 +85,9 @@ pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Re
     text.push(is_single.into());
     let digest = xxh3_128(&text);
     let etag = format!("\"{digest:032x}\"");
+    if let Some(refusal) = conditional::mismatch(request, &etag) {
+        return refusal;
+    }
     if conditional::has_it(request, &etag) {
         return Response::empty(304).with("ETag", etag);
     }

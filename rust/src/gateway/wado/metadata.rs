@@ -50,6 +50,9 @@ impl Worker {
                 Err(refusal) => return refusal,
             };
             let etag = etag(&file, &study, is_zipped);
+            if let Some(refusal) = conditional::mismatch(request, &etag) {
+                return refusal;
+            }
             if conditional::has_it(request, &etag) && file.source.check_unchanged().is_ok() {
                 return Response::empty(304).with("ETag", etag).with("Vary", VARY);
             }

@@ -9,7 +9,10 @@ mod instances;
 mod metadata;
 mod object;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use crate::base::error::{Error, ErrorKind};
 use crate::base::source::Source;
@@ -52,7 +55,7 @@ impl Worker {
         let name = digest(scope.source, level.instance);
         let wanted = uid(level.instance);
         if let Some(path) = self.shared.catalogue.path(name) {
-            match self.files.take(&path).await {
+            match self.take(&path, level).await {
                 Ok(file) if file.instance == wanted => {
                     if belongs(&file, level) && self.may_read(scope, &path, level.instance).await? {
                         return Ok(Found { path, file });
@@ -71,7 +74,7 @@ impl Worker {
         let name = digest(scope.source, level.instance);
         let wanted = uid(level.instance);
         if let Some(path) = self.shared.catalogue.path(name)
-            && let Ok(file) = self.files.take(&path).await
+            && let Ok(file) = self.take(&path, level).await
             && file.instance == wanted
             && belongs(&file, level)
             && self.may_read(scope, &path, level.instance).await?
@@ -86,7 +89,7 @@ impl Worker {
         };
         let mut failure = None;
         for path in self.remember(scope.source, &rows, level.instance) {
-            match self.files.take(&path).await {
+            match self.take(&path, level).await {
                 Ok(file) if file.instance == wanted => {
                     if belongs(&file, level) && self.may_read(scope, &path, level.instance).await? {
                         self.shared.catalogue.put(name, &path);
@@ -101,6 +104,17 @@ impl Worker {
             Some(error) if scope.groups.is_none() => Err(refusal_of(&error)),
             _ => Err(not_found(NO_INSTANCE)),
         }
+    }
+
+    /// The open file of a path; opened again where it changed since and held another instance then.
+    async fn take(&self, path: &str, level: Level<'_>) -> Result<Arc<Opened>, Error> {
+        let file = self.files.take(path).await?;
+        let is_wanted = file.instance == uid(level.instance) && belongs(&file, level);
+        if is_wanted || file.source.check_unchanged().is_ok() {
+            return Ok(file);
+        }
+        self.files.forget(path);
+        self.files.take(path).await
     }
 
     /// Whether the groups of a request may read a file. Nothing is remembered: a right that is withdrawn ends
@@ -147,20 +161,26 @@ impl Worker {
         }
     }
 
-    /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says.
+    /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says: by path,
+    /// those whose frames are refused behind the others. Of each other instance the first of its paths is noted.
     fn remember(&self, source: &str, rows: &[u8], instance: &str) -> Vec<Arc<str>> {
-        let (mut rest, mut paths) = (rows, Vec::new());
+        let mut rest = rows;
+        let (mut copies, mut others) = (BTreeSet::new(), HashMap::<&str, (bool, &str)>::new());
         // Rows that are of no use are passed over: the file is read instead.
         let _ = self.shared.cache.put_rows(rows, Class::Normal);
         while let Ok(Some(row)) = next_row(&mut rest) {
-            let Ok(Row { path, sop_instance_uid: held, .. }) = row else { continue };
+            let Ok(Row { path, sop_instance_uid: held, outcome, .. }) = row else { continue };
+            let place = (outcome.is_err(), path);
             if held == instance {
-                paths.push(path.into());
+                copies.insert(place);
             } else if !held.is_empty() {
-                self.shared.catalogue.put(digest(source, held), path);
+                others.entry(held).and_modify(|first| *first = place.min(*first)).or_insert(place);
             }
         }
-        paths
+        for (held, (_, path)) in others {
+            self.shared.catalogue.put(digest(source, held), path);
+        }
+        copies.into_iter().map(|(_, path)| path.into()).collect()
     }
 
     /// A table of some frames of a file: from memory, the index, or the file itself.

@@ -90,6 +90,33 @@ def test_a_file_outside_of_the_roots_is_not_opened(
     assert free.frames(instance_path(STUDY, SERIES, "1.10"), "1").status == 200
 
 
+def test_a_root_may_be_where_a_link_of_another_leads(
+    tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    """Both were named: their order does not matter."""
+    data, other = tmp_path / "data", tmp_path / "other"
+    data.mkdir()
+    other.mkdir()
+    (data / "link").symlink_to(other)
+    file = write(data / "link", "a", "1.12")
+    index(store, [file])
+    path = instance_path(STUDY, SERIES, "1.12")
+    assert connect(roots=[data]).frames(path, "1").status == 404
+    for roots in ([data, data / "link"], [data / "link", data], [data, file], [file]):
+        assert connect(roots=roots).frames(path, "1").status == 200
+
+
+def test_any_source_has_its_address(file: Path, store: FrameStore, connect: Connect) -> None:
+    for name in ("dicomweb", "wado"):
+        index(store, [file], name)
+    client = connect(["default", "dicomweb", "wado"])
+    for name in ("dicomweb", "wado", "default"):
+        assert client.frames(f"/{name}{PATH}", "1").status == 200, name
+        assert client.get(f"/{name}/dicomweb/studies").status == 200, name
+    assert client.get("/dicomweb/dicomweb/other").status == 404
+    assert client.get("/dicomweb/other").status == 404
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_nothing_is_written(file: Path, connect: Connect, method: str) -> None:
     answer = connect().get(PATH, method=method)

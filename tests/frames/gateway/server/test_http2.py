@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes, Settings
 
 from frames.gateway.server.test_load import IN_FLIGHT, SLACK, Process, forget_peak, peak, start
@@ -97,6 +97,27 @@ class Client:
             except TimeoutError:
                 return False
         return True
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"", b"200"), (b"x", b"413")])
+def test_an_empty_frame_behind_the_headers_is_no_body(process: Process, body: bytes, status: bytes) -> None:
+    """Some proxies end a request without a body so."""
+    with socket.create_connection(("127.0.0.1", process.port), timeout=30) as connection:
+        h2 = H2Connection(H2Configuration(client_side=True))
+        h2.initiate_connection()
+        lines = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/health")]
+        h2.send_headers(1, lines)
+        connection.sendall(h2.data_to_send())
+        h2.send_data(1, body, end_stream=True)
+        connection.sendall(h2.data_to_send())
+        found: list[bytes] = []
+        while not found:
+            received = connection.recv(65536)
+            assert received, "the gateway closed the connection"
+            for event in h2.receive_data(received):
+                if isinstance(event, ResponseReceived):
+                    found += [bytes(value) for name, value in event.headers if name == b":status"]
+    assert found == [status]
 
 
 def test_streams_without_room_hold_a_bounded_memory_and_lose_it(process: Process) -> None:

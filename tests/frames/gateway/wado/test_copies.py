@@ -88,3 +88,34 @@ def test_where_no_copy_is_left_the_worst_is_not_assumed(
     else:
         [header] = json.loads(answer.body)
         assert header["00080018"]["Value"] == ["1.10"]
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2), (2, 3, 1)])
+def test_everything_of_an_instance_comes_from_its_first_copy(
+    connect: Connect, store: FrameStore, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    """A viewer that shows the header of one copy with the pixels of another shows what no file holds."""
+    for number, folder in enumerate("cab"):
+        (tmp_path / folder).mkdir()
+        for uid in (1, 2, 3):
+            write(tmp_path / folder, str(uid), f"1.{uid}", length=100 + 10 * number)
+    index(store, sorted(tmp_path.glob("*/*.dcm")))
+    client = connect(workers=1)
+    first = {uid: (tmp_path / "a" / f"{uid}.dcm").read_bytes() for uid in order}
+    for uid in order:
+        path = f"{STUDY_PATH}/series/{SERIES}/instances/1.{uid}"
+        assert client.get(path, {"Accept": "application/dicom"}).body == first[uid]
+        [(_, frame)] = client.frames(path, "1").parts()
+        assert frame in first[uid]
+    whole = client.get(f"{STUDY_PATH}/series/{SERIES}", WHOLE)
+    assert sorted(body for _, body in whole.parts()) == sorted(first.values())
+    (tmp_path / "a" / "2.dcm").unlink()
+    path = f"{STUDY_PATH}/series/{SERIES}/instances/1.2"
+    assert client.frames(path, "1").status == 200
+
+
+def test_a_copy_below_the_roots_is_served(connect: Connect, copies: list[list[Path]], tmp_path: Path) -> None:
+    client = connect(roots=[tmp_path / "b"])
+    for path in (STUDY_PATH, f"{STUDY_PATH}/series/{SERIES}"):
+        assert len(json.loads(client.get(f"{path}/metadata").body)) == 2
+        assert len(client.get(path, WHOLE).parts()) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import time
 from pathlib import Path
@@ -258,6 +260,65 @@ def test_a_file_that_now_holds_another_instance_is_not_served(
     file.write_bytes(instance("1.10"))
     client = connect()
     assert client.frames(instance_path(STUDY, SERIES, "1.9"), "1").status == 404
+
+
+def test_a_file_that_was_corrected_where_it_is_has_its_new_uids(
+    tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    """Programs that save a file over itself keep its number in the file system."""
+    file = write(tmp_path, "a", "1.9")
+    index(store, [file])
+    client = connect()
+    assert client.frames(instance_path(STUDY, SERIES, "1.9"), "1").status == 200
+    number = file.stat().st_ino
+    for study, uid in (("1.77", "1.9"), ("1.77", "1.10"), (STUDY, "1.9")):
+        dataset = pydicom.dcmread(file)
+        dataset.StudyInstanceUID, dataset.SOPInstanceUID = study, uid
+        dataset.save_as(file)
+        assert file.stat().st_ino == number
+        index(store, [file])
+        path = instance_path(study, SERIES, uid)
+        assert client.frames(path, "2").parts()[0][1] == payload(2)
+        assert client.get(path, {"Accept": "application/dicom"}).body == file.read_bytes()
+        [header] = json.loads(client.get(f"{path}/metadata").body)
+        assert header["0020000D"]["Value"] == [study]
+
+
+@pytest.mark.parametrize(
+    ("place", "accept"),
+    [
+        ("", "application/dicom"),
+        ("", 'multipart/related; type="application/dicom"'),
+        ("/frames/1", "application/octet-stream"),
+        ("/frames/1,2", STAR),
+        ("/bulkdata/7FE00010", "application/octet-stream"),
+    ],
+)
+@pytest.mark.parametrize("range_", [None, "bytes=100-"])
+def test_a_file_that_is_overwritten_while_it_is_sent_breaks_the_answer_off(
+    tmp_path: Path, store: FrameStore, connect: Connect, place: str, accept: str, range_: str | None
+) -> None:
+    """Never a complete answer of two files: the client that has begun to read sees it end too soon."""
+    size = 8000
+    attributes = described("1.9", rows=size, columns=size // 2, frames=2)
+    old, new = (
+        dicom([*attributes, element("PixelData", bytes([fill]) * size**2)]).content for fill in (1, 2)
+    )
+    file = tmp_path / "a.dcm"
+    file.write_bytes(old)
+    index(store, [file])
+    client = connect()
+    path = instance_path(STUDY, SERIES, "1.9") + place
+    headers = {"Accept": accept} | ({"Range": range_} if range_ else {})
+    assert len(client.get(path, headers).body) > size**2 // 3
+    client.connection.request("GET", path, headers=headers)
+    answer = client.connection.getresponse()
+    assert answer.status == (206 if range_ else 200)
+    begun = answer.read(1 << 20)
+    with open(file, "r+b") as stream:
+        stream.write(new)
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        assert begun + answer.read() == b"two files"
 
 
 @pytest.mark.parametrize("vr", ["OB", "OW"])
