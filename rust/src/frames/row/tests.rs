@@ -117,8 +117,11 @@ fn a_refusal_comes_back_without_its_errno() {
 #[test]
 fn a_refusal_keeps_the_uids_of_its_instance_and_nothing_else_of_the_image() {
     let error = Error::at(ErrorKind::NoBotItem, 9, "x");
+    let FrameTable { transfer_syntax_uid, image, .. } = table();
+    let image = Attributes { photometric_interpretation: ArrayString::new(), ..image };
+    let uids = FrameTable { transfer_syntax_uid, image, ..FrameTable::default() };
     let mut bytes = Vec::new();
-    encode("s", "/a/b", Some(STATE), Err((&error, Some(&table()))), &mut bytes);
+    encode("s", "/a/b", Some(STATE), Err((&error, Some(&uids))), &mut bytes);
     let row = only(&bytes);
     assert_eq!((row.sop_instance_uid, &row.outcome), ("1.2", &Err(error)));
     assert_eq!(only(&tuple(&Ok(table()))).sop_instance_uid, "1.2");

@@ -141,7 +141,11 @@ fn write_all(roots: &Arc<Roots>, files: &[Member], study: &str, out: &mut Blocks
                 out.write(bytes)
             });
             // A text that has begun cannot go on with another copy.
-            written.or_else(|error| if begun { Ok(broken = Some(error)) } else { Err(error) })
+            if begun {
+                broken = written.err();
+                return Ok(());
+            }
+            written
         });
         match written.and(broken.map_or(Ok(()), Err)) {
             Ok(()) => separator = b",\n",
