@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from frames.dicom.catalogue import TABLE, native, write_files
 from voxtier.errors import ConfigError
-from voxtier.frames import (
-    LakebaseUtils,
-)
+from voxtier.frames import LakebaseUtils, read_table
+from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.grants import grant_script
 
@@ -144,3 +144,106 @@ def test_a_role_without_a_policy_writes_only_rows_that_it_may_see(
                 "b.dcm", 0, 0, 99, 0, allowed_groups=["staff, day"], user_groups=["others"]
             )
         assert writer.retrieve_frame_range("a.dcm", 0, user_groups=["staff, day"])["end_pos"] == 9  # type: ignore[index]
+
+
+SECRET = ("s3://bucket/secret/m.dcm", "/data/secret/m.dcm")
+SPELLINGS = [
+    ("s3a://bucket/secret/", "s3a://bucket/secret/m.dcm"),
+    ("S3N://bucket/sec", "s3n://bucket/secret/m.dcm"),
+    ("dbfs:/data//secret/", "dbfs:/data//secret/m.dcm"),
+    ("//data/./secret/m", "//data/secret/./m.dcm"),
+    ("file:///data/x/../secret/", "file:/data/secret/m.dcm"),
+    ("/data/secret/", "/data/x/../secret/m.dcm"),
+]
+
+
+def add_row(lakebase: LakebaseUtils, path: str) -> None:
+    """Add a row as an index run does."""
+    lakebase.store.upsert(TABLE, [TableResult(path, read_table(native(1)), None)])
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("prefix", "named"), SPELLINGS)
+def test_rules_claims_and_look_ups_mean_a_file_however_it_is_named(
+    lakebase: LakebaseUtils, prefix: str, named: str, *, late: bool
+) -> None:
+    """The oracle is the spelling of the index, which `SECRET` is written in."""
+    path = SECRET["bucket" not in named]
+    if not late:
+        add_row(lakebase, path)
+    lakebase.upsert_access_rule(TABLE, "readers")
+    assert lakebase.upsert_access_rule(TABLE, "vip", path_prefix=prefix) == (not late)
+    assert path.startswith(lakebase.get_access_rules()[1]["path_prefix"])
+    add_row(lakebase, path)
+    for name in (path, named):
+        assert lakebase.retrieve_frame_range(name, 0, user_groups=["readers"]) is None
+        assert lakebase.retrieve_frame_range(name, 0, user_groups=["vip"]) is not None
+        assert list(lakebase.retrieve_frame_ranges_batch([name], user_groups=["vip"])) == [name]
+        [instance] = lakebase.retrieve_instance_paths_by_local_paths([name], user_groups=["vip"]).values()
+        assert instance["path"] == path
+        assert lakebase.retrieve_instance_paths_by_local_paths([name], user_groups=["readers"]) == {}
+        assert lakebase.touch_frame_ranges(name, user_groups=["vip"]) == 1
+        assert lakebase.touch_frame_ranges(name, user_groups=["readers"]) == 0
+
+
+@pytest.mark.parametrize("named", [*(named for _, named in SPELLINGS), "m.dcm", "./x/../m.dcm"])
+def test_a_claim_is_of_the_file_that_is_indexed(
+    lakebase: LakebaseUtils, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = str(tmp_path / "m.dcm") if "secret" not in named else SECRET["bucket" not in named]
+    entry = {"local_path": named, "sop_instance_uid": "2.25.1.1"}
+    assert lakebase.insert_instance_paths_batch([entry], allowed_groups=["vip"]) == 1
+    lakebase.insert_frame_range(named, 0, 5, 9, 0, allowed_groups=["vip"])
+    assert lakebase.retrieve_frame_range(named, 0, user_groups=["vip"])["start_pos"] == 5  # type: ignore[index]
+    add_row(lakebase, path)
+    for name in (path, named):
+        assert lakebase.retrieve_frame_range(name, 0, user_groups=["readers"]) is None
+        assert lakebase.retrieve_frame_range(name, 0, user_groups=["vip"])["start_pos"] > 5  # type: ignore[index]
+
+
+@pytest.mark.parametrize("again", ["rule", "synchronisation", "the rule itself"])
+def test_a_rule_that_was_stored_as_it_was_written_guards_from_the_next_change_on(
+    lakebase: LakebaseUtils, again: str
+) -> None:
+    """Earlier versions stored prefixes that no file has."""
+    for path in SECRET:
+        add_row(lakebase, path)
+    lakebase.upsert_access_rule(TABLE, "readers")
+    for prefix, old in (("s3://bucket/", "s3a://bucket/"), ("/data/secret/", "/data//secret/")):
+        lakebase.upsert_access_rule(TABLE, "vip", path_prefix=prefix)
+        lakebase.execute_query(
+            "UPDATE voxtier.access_rule SET path_prefix = %s WHERE path_prefix = %s", (old, prefix)
+        )
+    lakebase.execute_query("UPDATE voxtier.file SET allowed_groups = '{readers}'")
+    if again == "rule":
+        lakebase.upsert_access_rule(TABLE, "others", path_prefix="/elsewhere/")
+    elif again == "the rule itself":
+        lakebase.upsert_access_rule(TABLE, "vip", path_prefix="s3a://bucket/")
+    else:
+        no_condition: Any = object()  # so that nothing is asked
+        lakebase.sync_uc_row_filters(sql_client=no_condition)
+    for path in SECRET:
+        assert lakebase.retrieve_frame_range(path, 0, user_groups=["readers"]) is None
+        assert lakebase.retrieve_frame_range(path, 0, user_groups=["vip"]) is not None
+    prefixes = sorted(rule["path_prefix"] for rule in lakebase.get_access_rules())
+    assert [prefix for prefix in prefixes if prefix != "/elsewhere/"] == ["", "/data/secret/", "s3://bucket/"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "why"),
+    [
+        ("secret/", "give an absolute path"),
+        ("s3a:/bucket/", "give an absolute path"),
+        ("/data/secret/..", "end the folder with a slash"),
+        ("/data/.", "end the folder with a slash"),
+        ("s3a://bucket//secret/", "write one slash"),
+        ("s3://bucket/x/../secret/", "write one slash"),
+        ("/nul\0", "path_prefix"),
+    ],
+)
+def test_a_prefix_that_no_indexed_file_has_is_refused(lakebase: LakebaseUtils, prefix: str, why: str) -> None:
+    """Such a rule would guard nothing, and nobody would be told."""
+    with pytest.raises(ConfigError, match=why):
+        lakebase.upsert_access_rule(TABLE, "vip", path_prefix=prefix)
+    assert lakebase.get_access_rules() == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from voxtier.frames.indexing.paths import iter_files
+from voxtier.frames.indexing.paths import absolute, iter_files
 
 
 def test_files_with_the_extension_are_found_in_order(tmp_path: Path) -> None:
@@ -63,3 +63,15 @@ def test_a_folder_deleted_during_the_walk_is_yielded_as_a_path(tmp_path: Path) -
     (tmp_path / "b" / "x.dcm").unlink()
     (tmp_path / "b").rmdir()
     assert list(walk) == [str(tmp_path / "b"), str(tmp_path / "c" / "x.dcm")]
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["/data//x.dcm", "//data/x.dcm", "///data/./x.dcm", "/data/a/../x.dcm", "dbfs:/data//x.dcm", "x.dcm"],
+)
+def test_a_local_file_has_one_path_however_it_is_named(
+    spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """POSIX alone would let //data be another root than /data."""
+    monkeypatch.setattr("os.getcwd", lambda: "/data")
+    assert absolute(spelling) == absolute(absolute(spelling)) == "/data/x.dcm"

@@ -68,7 +68,10 @@ def absolute(path: str | os.PathLike[str]) -> str:
         return name  # nothing to make absolute; to find that out takes a tenth of `abspath`
     # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before
     # 3.11.5 cuts at NUL.
-    return name if not name or "\0" in name else os.path.abspath(name)  # noqa: PTH100 - once for each of 10^8 files
+    if not name or "\0" in name:
+        return name
+    name = os.path.abspath(name)  # noqa: PTH100 - once for each of 10^8 files
+    return name[1:] if name[:2] == "//" else name  # POSIX lets two slashes at the beginning mean another root
 
 
 def matches(path: str, extension: str | None) -> bool:

@@ -10,6 +10,8 @@ from voxtier import _core
 from voxtier._core import local_path, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.table_names import TableName, check_identifier
+from voxtier.frames.indexing.paths import absolute
+from voxtier.frames.sources.address import is_address, normal
 from voxtier.frames.store.groups import check_groups, is_group_name
 from voxtier.frames.store.statements import ADD_SOURCE, SET_GROUPS
 from voxtier.frames.store.store import FrameStore
@@ -125,23 +127,59 @@ def add_source(connection: Connection, source: str) -> None:
 
 
 def keys_of(source: str, paths: Iterable[str]) -> list[UUID]:
-    """Return the keys of files by their paths, in the form of `local_path`."""
-    return [UUID(bytes=_core.file_key(source, local_path(path))) for path in paths]
+    """Return the keys of files by their paths, in the form of `check_path`."""
+    return [UUID(bytes=_core.file_key(source, path)) for path in paths]
 
 
 def check_path(path: str) -> str:
-    """Return a path as `local_path` does, or raise ConfigError for one that cannot be indexed."""
-    path = local_path(_check_type(path, "path"))
+    """Return the path under which a file is indexed: see `absolute`.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be indexed.
+    """
+    path = absolute(_check_type(path, "path"))
     if fault := path_fault(path):
         raise ConfigError(f"{path[:200]!r} cannot be indexed: {fault}")
     return path
 
 
 def check_paths(paths: Iterable[str], what: str = "filenames") -> list[str]:
-    """Return paths as `local_path` does, or raise ConfigError for what is no list of text."""
+    """Return the paths under which files are indexed, or raise ConfigError for what is no list of text."""
     if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
         raise ConfigError(f"{what}={paths!r}: give a list of paths")
-    return [local_path(_check_type(path, what)) for path in paths]
+    return [absolute(_check_type(path, what)) for path in paths]
+
+
+def check_prefix(prefix: object) -> str:
+    """Return a beginning of paths in the form under which files are indexed, so that it is one of theirs.
+
+    What stands behind the last slash is the beginning of a name, and stays.
+
+    Raises
+    ------
+    ConfigError
+        No file that is indexed has a path that begins so.
+    """
+    text = local_path(check_text(prefix, "path_prefix"))
+    if fault := path_fault(text) if text else None:
+        raise ConfigError(f"path_prefix={text[:200]!r}: {fault}")
+    folder, _, name = text.rpartition("/")
+    if is_address(text):
+        parts = text.partition("://")[2].split("/")
+        if "" in parts[:-1] or "." in parts or ".." in parts:
+            raise ConfigError(
+                f"path_prefix={prefix!r}: no object is indexed whose key has //, /./ or /../: write one slash"
+            )
+        return normal(text)
+    if text and text[0] != "/":
+        raise ConfigError(
+            f"path_prefix={prefix!r}: give an absolute path, or an address such as s3://bucket/"
+        )
+    if name in (".", ".."):
+        raise ConfigError(f"path_prefix={prefix!r}: end the folder with a slash")
+    return text and f"{absolute(f'{folder}/').rstrip('/')}/{name}"
 
 
 @overload

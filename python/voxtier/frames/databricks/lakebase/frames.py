@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from voxtier._core import FrameTable, decode_rows, local_path
+from voxtier._core import FrameTable, decode_rows
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.frame_dicts import frame_range, frame_ranges, readable_frames
 from voxtier.frames.databricks.lakebase import statements
@@ -19,6 +19,7 @@ from voxtier.frames.databricks.lakebase.backend import (
     keys_of,
 )
 from voxtier.frames.databricks.lakebase.claims import POSITIONS, ClaimMethods
+from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.store.adapters import fetch
 from voxtier.postgres.connection import Connection
@@ -67,7 +68,7 @@ class FrameMethods(ClaimMethods):
         if tables:
             (read,) = tables.values()
             return frame_range(read, frame) if 0 <= frame < readable_frames(read) else None
-        for claim in claims.get(local_path(filename), []):
+        for claim in claims.get(absolute(filename), []):
             if claim["frame_number"] == frame:
                 return {name: claim[name] for name in POSITIONS}
         return None
@@ -161,7 +162,7 @@ class FrameMethods(ClaimMethods):
         """
         tables, claims = self._look_up(filenames, uc_table_name, table, user_groups)
         ranges = claims | {path: _ranges_with_syntax(read) for path, read in tables.items()}
-        return {name: ranges[local_path(name)] for name in filenames if ranges.get(local_path(name))}
+        return {name: found for name in filenames if (found := ranges.get(absolute(name)))}
 
     def touch_frame_ranges(
         self,

@@ -10,10 +10,9 @@ import json
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from voxtier._core import local_path, path_fault
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.databricks.lakebase import statements
-from voxtier.frames.databricks.lakebase.backend import Backend, add_source, check_text
+from voxtier.frames.databricks.lakebase.backend import Backend, add_source, check_prefix, check_text
 from voxtier.frames.databricks.lakebase.credentials import open_client, row_filter_groups, workspace_groups
 from voxtier.frames.databricks.table_names import parse_uc_table_name
 from voxtier.frames.store.groups import is_group_name
@@ -82,7 +81,8 @@ class GroupMethods(Backend):
         description : str or None
             For people.
         path_prefix : str
-            The rule is for files whose paths begin so; empty for all.
+            The rule is for files whose paths begin so, in whatever spelling (``dbfs:/``, ``s3a://``, ``//``);
+            empty for all.
 
         Returns
         -------
@@ -93,9 +93,9 @@ class GroupMethods(Backend):
         ------
         ConfigError
             The group has no name, `access_type` is another word, or goes without or with a condition against
-            its meaning.
+            its meaning; or no file that is indexed has a path that begins so.
         """
-        source, prefix = self.source(uc_table_name), local_path(check_text(path_prefix, "path_prefix"))
+        source, prefix = self.source(uc_table_name), check_prefix(path_prefix)
         if not isinstance(group_name, str) or not is_group_name(group_name):
             raise ConfigError(f"group_name={group_name!r}: give the name of one group")
         if access_type not in ("full", "conditional"):
@@ -105,8 +105,6 @@ class GroupMethods(Backend):
                 f"access_type={access_type!r}, uc_filter_sql={uc_filter_sql!r}: a conditional rule needs its "
                 "condition, and no other rule has one"
             )
-        if prefix and (fault := path_fault(prefix)):
-            raise ConfigError(f"path_prefix={prefix[:200]!r}: {fault}")
         rule = {
             "source": source,
             "prefix": prefix,
@@ -120,7 +118,8 @@ class GroupMethods(Backend):
             add_source(connection, source)
             [(rule_id,)] = connection.execute(statements.ADD_RULE.encode(), rule).fetchall()
             connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
-            return _apply(connection, source, prefix)
+            respelled = _respell(connection, source)
+            return _apply(connection, source, "" if respelled else prefix)
 
         return self.run(work)
 
@@ -176,6 +175,7 @@ class GroupMethods(Backend):
                 for rule_id, uids in found:
                     connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
                     connection.execute(statements.ADD_INSTANCES.encode(), {"rule": rule_id, "uids": uids})
+                _respell(connection, source)
                 return _apply(connection, source, "")
 
             return self.run(work)
@@ -225,6 +225,24 @@ def _ask(client: SqlClient, table: str, group: str, condition: str) -> list[str]
         raise ConfigError(
             f"the condition of group {group!r}: sql_client returns no rows of one column"
         ) from error
+
+
+def _respell(connection: Connection, source: str) -> bool:
+    """Mend rules whose prefix an earlier version stored as it was written; return whether there were any.
+
+    No file's path begins so: they guarded nothing.
+    """
+    respelled = False
+    rules = connection.execute(statements.RULES.encode(), {"source": source}).fetchall()
+    for rule_id, *_, prefix, _in_force in rules:
+        try:
+            named = check_prefix(prefix)
+        except ConfigError:  # such a rule is refused today, and guards nothing in any spelling
+            continue
+        if named != prefix:
+            connection.execute(statements.RESPELL_RULE.encode(), {"rule": rule_id, "prefix": named})
+            respelled = True
+    return respelled
 
 
 def _apply(connection: Connection, source: str, prefix: str) -> int:

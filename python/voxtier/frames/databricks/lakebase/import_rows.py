@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from voxtier._core import FrameTable, local_path, path_fault
+from voxtier._core import FrameTable, path_fault
 from voxtier.errors import ENVIRONMENT_KINDS, ConfigError
 from voxtier.frames.databricks.frame_dicts import frame_ranges
 from voxtier.frames.databricks.lakebase.backend import keys_of
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
 from voxtier.frames.databricks.table_names import TableName
+from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database, quote_identifier
@@ -190,8 +191,9 @@ def _import_rows(
 ) -> None:
     source = str(TableName.parse(source))
     total.files += len(rows)
-    # Of two rows whose paths differ only by ``dbfs:``, the later one is imported.
-    by_path = {local_path(row.filename): row for row in rows if path_fault(local_path(row.filename)) is None}
+    # Of two rows that name one file, such as with ``dbfs:`` and without, the later one is imported.
+    named = {absolute(row.filename): row for row in rows}
+    by_path = {path: row for path, row in named.items() if path_fault(path) is None}
     total.refused += len(rows) - len(by_path)
     paths, good = list(by_path), list(by_path.values())
     indexer = FileIndexer(index.store, source=source, threads=threads)
@@ -217,7 +219,7 @@ def _import_rows(
 
 
 def _copy_statistics(connection: Connection, source: str, rows: list[_Row]) -> None:
-    keys = keys_of(source, [row.filename for row in rows])
+    keys = keys_of(source, [absolute(row.filename) for row in rows])
     used = [row.last_used_at for row in rows]
     stats = {"keys": keys, "used": used, "counts": [max(row.access_count, 0) for row in rows]}
     connection.execute(_COPY_STATS.encode(), stats)
