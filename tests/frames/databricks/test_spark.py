@@ -18,6 +18,7 @@ from pyspark.errors import PythonException
 
 from frames.dicom.catalogue import TABLE, fragmented, frames_of, native, without_pixels, write_files
 from voxtier.errors import ConfigError
+from voxtier.frames import LakebaseUtils
 from voxtier.frames.databricks.spark import BOTCacheBuilder, local_session
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.store import FrameStore
@@ -111,6 +112,24 @@ def test_a_second_run_takes_what_changed_and_what_failed(
     third = statuses(BOTCacheBuilder(TABLE, dsn=dsn, skip_existing=False), spark, paths)
     assert {status["status"] for status in third.values()} == {"cached"}
     assert store.summary(TABLE).total.files == 12
+
+
+def test_a_file_has_one_row_and_each_spelling_its_status(
+    spark: Any, dsn: str, store: FrameStore, tmp_path: Path, lakebase: LakebaseUtils
+) -> None:
+    """A folder that ends in a slash, and "/" and a name: no row escapes the rule of the folder."""
+    [path] = write_files(tmp_path / "secret", 1)
+    lakebase.upsert_access_rule(TABLE, "readers")
+    lakebase.upsert_access_rule(TABLE, "vip", path_prefix=f"{tmp_path}/secret/")
+    name = Path(path).name
+    spellings = [f"{tmp_path}//secret/{name}", f"/{path}", f"dbfs:{tmp_path}/./secret//../secret/{name}"]
+    found = statuses(BOTCacheBuilder(TABLE, dsn=dsn), spark, [*spellings, path])
+    assert found.keys() == {*spellings, path}
+    assert all(status["num_frames"] == 1 for status in found.values())
+    assert store.summary(TABLE).total.files == 1
+    for each in [*spellings, path]:
+        assert lakebase.retrieve_frame_range(each, 0, user_groups=["readers"]) is None
+        assert lakebase.retrieve_frame_range(each, 0, user_groups=["vip"]) is not None
 
 
 def versions(dsn: str) -> dict[str, tuple[str, str]]:

@@ -292,3 +292,16 @@ def test_two_runs_at_once_index_every_file_once(dsn: str, tmp_path: Path) -> Non
         assert all(counts.keys() <= {"ok", "unchanged"} for counts in found)
         assert store.summary("default").total.files == 3000
         assert statuses(run(store, paths)) == {"unchanged": 3000}
+
+
+def test_a_batch_has_one_row_for_a_file_however_it_is_named(
+    store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = write_files(tmp_path / "d", 1)
+    monkeypatch.chdir(tmp_path)
+    spellings = ["d/" + Path(path).name, f"./d/../d/{Path(path).name}", f"{tmp_path}//d/{Path(path).name}"]
+    for name in [*spellings, path, f"dbfs:{path}"]:
+        [report] = FileIndexer(store).index_batch([name])
+        assert report.path == path
+    assert len(FileIndexer(store).index_batch(spellings)) == 1
+    assert store.summary("default").total.files == 1

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from voxtier._core import local_path
 from voxtier.errors import ConfigError
-from voxtier.frames.indexing.paths import matches
-from voxtier.frames.sources.address import is_address, normal
+from voxtier.frames.indexing.paths import absolute, matches
 from voxtier.system.s3_config import S3Config
 
 if TYPE_CHECKING:
@@ -211,15 +209,15 @@ class IndexTask:
             )
 
     def statuses(self, paths: list[str | None]) -> list[Status]:
-        """Return the status of each row; a path that occurs twice is read once."""
-        local = [None if path is None or not path.strip() else _named(path) for path in paths]
+        """Return the status of each row; a file that is named twice, in whatever spelling, is read once."""
+        named = [None if path is None or not path.strip() else absolute(path) for path in paths]
         extension, size = self.options.extension, self.options.batch_size
-        files = list(dict.fromkeys(path for path in local if path is not None and matches(path, extension)))
+        files = list(dict.fromkeys(path for path in named if path is not None and matches(path, extension)))
         statuses: dict[str, Status] = {}
         for start in range(0, len(files), size):
             reports = _indexer(self.destination, self.options).index_batch(files[start : start + size])
             statuses.update((report.path, report.as_status()) for report in reports)
-        return [self._status(path, statuses) for path in local]
+        return [self._status(path, statuses) for path in named]
 
     def _status(self, path: str | None, statuses: Mapping[str, Status]) -> Status:
         if path is None:
@@ -227,11 +225,6 @@ class IndexTask:
         if not matches(path, self.options.extension):
             return {"status": "skipped", "reason": "not_dcm"}
         return statuses[path]
-
-
-def _named(path: str) -> str:
-    name = local_path(path)
-    return normal(name) if is_address(name) else name
 
 
 def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:

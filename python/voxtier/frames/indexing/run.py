@@ -142,9 +142,9 @@ class FileIndexer:
         self._indexer = Indexer(source, threads=threads, verify=verify, opener=Opener(s3))
 
     def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
-        """Index one batch of paths; return a report on each."""
+        """Index one batch of paths, each made absolute as by `index_files`; return a report on each file."""
         reports: list[FileReport] = []
-        for part in self.read(paths):
+        for part in self.read(map(absolute, map(os.fsdecode, paths))):
             self.write(part)
             reports += part.reports
         return reports
