@@ -204,6 +204,19 @@ def test_paths_may_be_uris_of_local_files(voxtier: Cli, folder: Path, dsn: str) 
     assert len(rows) == 7
 
 
+def test_a_file_that_cannot_be_read_is_told_as_its_row_stays(voxtier: Cli, folder: Path, dsn: str) -> None:
+    path = folder / "a b.dcm"
+    path.write_bytes(native())
+    assert voxtier("index", path, "--dsn", dsn).code == OK
+    path.unlink()
+    path.symlink_to(path)
+    done = voxtier("index", path, "--dsn", dsn)
+    assert done.code == PARTIAL
+    assert f"refused: {path}: " in done.err
+    assert voxtier("frames", "errors", "--dsn", dsn).out == ""
+    assert voxtier("frames", "summary", "--dsn", dsn, "--json").rows[0]["total"]["frames"] == 1
+
+
 @pytest.mark.parametrize("source", ["", "line\nbreak", "\udcff", "x" * 301])
 @pytest.mark.parametrize("command", ["index", "frames summary", "frames errors"])
 def test_a_source_name_that_is_not_storable_exits_2(

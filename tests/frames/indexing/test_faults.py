@@ -131,6 +131,38 @@ def test_an_abandoned_run_has_stored_what_it_reported(store: FrameStore, tmp_pat
     assert store.summary("default").total.files == 500
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_cannot_be_read_keeps_its_row_until_it_can(
+    store: FrameStore, tmp_path: Path, *, force: bool
+) -> None:
+    paths = write_files(tmp_path / "d", 4)
+    text = tmp_path / "text"
+    text.write_text("no image at all" * 30)
+    run(store, [*paths, str(text)])
+    before = store.get_many("default", paths)
+    away = tmp_path / "away"
+    (tmp_path / "d").rename(away)
+    text.rename(tmp_path / "text away")
+    (tmp_path / "d").mkdir()
+    Path(paths[0]).symlink_to(paths[0])
+    Path(paths[1]).symlink_to(tmp_path / "nowhere")
+    reports = run(store, [*paths, str(text)], force=force)
+    assert {(report.status, report.error_kind) for report in reports} == {("error", "io_error")}
+    assert store.get_many("default", paths) == before
+    assert [(each.path, each.kind) for each in store.refused_files("default")] == [(str(text), "not_dicom")]
+    for path in paths[:2]:
+        Path(path).unlink()
+    (tmp_path / "d").rmdir()
+    away.rename(tmp_path / "d")
+    Path(paths[3]).write_bytes(native(9))
+    expected = {"ok": 4} if force else {"unchanged": 3, "ok": 1}
+    assert statuses(run(store, paths, force=force)) == expected
+    assert store.get("default", paths[3]) == read_table(paths[3], verify="all")
+    Path(paths[0]).unlink()
+    run(store, paths)
+    assert store.prune("default", under=[str(tmp_path / "d")]) == 1
+
+
 def test_a_database_that_is_down_is_a_backend_error(store: FrameStore, tmp_path: Path) -> None:
     paths = write_files(tmp_path / "d", 2)
     nowhere = FrameStore(f"host={tmp_path} dbname=none connect_timeout=2")

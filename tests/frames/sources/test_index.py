@@ -148,6 +148,23 @@ def test_a_run_over_a_store_that_fails_heals(bucket: Bucket, prefix: str, store:
     assert list(store.refused_files("default")) == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("fault", [Fault(403, "AccessDenied"), Fault(400, "ExpiredToken"), Fault(404, "x")])
+def test_an_expired_key_takes_no_frame_away(
+    bucket: Bucket, named: list[str], store: FrameStore, fault: Fault, *, force: bool
+) -> None:
+    assert run_named(bucket, store, named) == {"ok": 5}
+    before = store.get_many("default", named)
+    bucket.put("named/2.dcm", ct(99, "2.25.3"))  # of the same size
+    bucket.proxy.fault = lambda _: fault
+    reports = FileIndexer(store, force=force).index_batch(named)
+    assert {(report.status, report.error_kind) for report in reports} == {("error", "io_error")}
+    assert store.get_many("default", named) == before
+    assert list(store.refused_files("default")) == []
+    bucket.proxy.forget()
+    assert run_named(bucket, store, named) == {"unchanged": 4, "ok": 1}
+
+
 def test_a_listing_that_breaks_off_is_an_error_and_keeps_what_was_read(
     bucket: Bucket, store: FrameStore
 ) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier._core import local_path
+from voxtier._core import ENVIRONMENT_KINDS, local_path
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
 from voxtier.cli.frames.search import fill_search, switch_search_on
@@ -96,8 +96,9 @@ def index(
 
     PATH is a file, a folder, a prefix of a store (s3://bucket/prefix), or - for paths on stdin. A second run
     reads only new and changed files. A refused file is kept in the index with its reason: see
-    `voxtier frames errors`. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a
-    folder that cannot be read. A run may be interrupted at any time: what was read is kept, the next run does
+    `voxtier frames errors`. One that cannot be read now, as without a valid key, keeps what was read of it
+    before. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a folder that cannot
+    be read. A run may be interrupted at any time: what was read is kept, the next run does
     the rest. With --shard, N runs on any machines share the work by the paths: each file is in exactly one
     share. Exit code 0, 1 when there is no file, 2 when a PATH is not there, 3 when some files were refused.
     """
@@ -118,7 +119,7 @@ def index(
     threads = reading_workers(workers, paths)
     counts: Counter[str] = Counter()
     found = _Taken(files, keeps=prune)
-    frames = pruned = without_row = 0
+    frames = pruned = said = 0
     started = time.monotonic()
     with open_store(dsn) as store:
         if search:
@@ -134,7 +135,7 @@ def index(
                     if as_json:
                         click.echo("\n".join(json.dumps(_report_json(report)) for report in reports))
                     else:
-                        without_row += _echo_paths_without_row(reports, _REFUSED_SHOWN - without_row)
+                        said += _echo_refused(reports, _REFUSED_SHOWN - said)
         except BrokenPipeError:
             discard_stdout()
             return EXIT_PARTIAL
@@ -247,9 +248,9 @@ def _refused_note(counts: Counter[str]) -> str:
     return f", {failed:,} refused" if failed else ""
 
 
-def _echo_paths_without_row(reports: list[FileReport], room: int) -> int:
-    """Print the first `room` paths that `voxtier frames errors` cannot list; return how many there are."""
-    refused = [report for report in reports if report.status == "refused"]
+def _echo_refused(reports: list[FileReport], room: int) -> int:
+    """Print the first `room` paths that `voxtier frames errors` need not list; return how many there are."""
+    refused = [each for each in reports if each.status == "refused" or each.error_kind in ENVIRONMENT_KINDS]
     for report in refused[: max(room, 0)]:
         click.echo(f"refused: {on_one_line(report.path)}: {report.error_detail}", err=True)
     return len(refused)

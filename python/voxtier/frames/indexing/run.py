@@ -41,7 +41,8 @@ class FileReport(NamedTuple):
     status : str
         The status of its row (``ok``, ``truncated``, ``no_pixels``, ``ambiguous``, ``error``); ``unchanged``
         where the row describes the file already; ``refused`` where the path cannot be a row: it cannot be
-        stored, or it is a folder.
+        stored, or it is a folder. Where ``error`` is of `voxtier.errors.ENVIRONMENT_KINDS`, nothing is known
+        of the file, and a row that it has stays.
     frames : int
         Frames that can be addressed.
     truncated_from : int or None

@@ -84,7 +84,7 @@ class UpsertCounts(NamedTuple):
     Attributes
     ----------
     inserted, updated, unchanged : int
-        Rows.
+        Rows. What could not be read now leaves the row that its file has, and counts as unchanged.
     refused : tuple of (str, str)
         Paths that cannot be stored, each with the reason; the other files are written all the same.
     """

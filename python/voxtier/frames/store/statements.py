@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from voxtier._core import PARSER_VERSION, ROW_COLUMNS
+from voxtier._core import ENVIRONMENT_KINDS, PARSER_VERSION, ROW_COLUMNS
 
 _columns = ", ".join(name for name, _, _ in ROW_COLUMNS)
 
@@ -40,10 +40,14 @@ CREATE TEMP TABLE IF NOT EXISTS {_STAGING} (
 
 COPY = f"COPY pg_temp.{_STAGING} ({_columns}) FROM STDIN (FORMAT binary)"
 
-# Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts. A
-# new row is for the groups that a claim names for its file, else those of the rules; a file that holds
-# another instance than before gets the groups of the new one, where any are named. A refusal without UIDs,
-# from one who did not look for them, takes none away.
+# Whether not the file but its surroundings failed: such a row says nothing of the file.
+_kinds = ", ".join(f"'{kind}'" for kind in ENVIRONMENT_KINDS)
+_SAYS_NOTHING = f"coalesce({{0}}, '') IN ({_kinds})".format
+
+# Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts,
+# unless it says nothing. A new row is for the groups that a claim names for its file, else those of the
+# rules; a file that holds another instance than before gets the groups of the new one, where any are named. A
+# refusal without UIDs, from one who did not look for them, takes none away.
 _INSERT = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
@@ -55,7 +59,7 @@ WITH merged AS (
                 (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path, sop_instance_uid) END),
         {_columns}
     FROM pg_temp.{_STAGING} AS given
-    ORDER BY key, ctid DESC
+    ORDER BY key, {_SAYS_NOTHING("error_kind")}, ctid DESC
 """
 _COUNTS = """
     RETURNING xmax = 0 AS is_new
@@ -64,6 +68,8 @@ SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM m
 """
 # A fifth less work; it fails where another run was faster with one of the files.
 INSERT = _INSERT + _COUNTS
+# An expired key, a broken disk or a file that is gone takes nothing away: what was read stays, with the state
+# in which it was read, so that the next run reads a file that has changed.
 MERGE = (
     _INSERT
     + f"""
@@ -76,14 +82,14 @@ MERGE = (
         allowed_groups = CASE
             WHEN f.sop_instance_uid IS DISTINCT FROM excluded.sop_instance_uid
             THEN coalesce(excluded.allowed_groups, f.allowed_groups) ELSE f.allowed_groups END
-    WHERE %(force)s
+    WHERE (NOT {_SAYS_NOTHING("excluded.error_kind")} OR {_SAYS_NOTHING("f.error_kind")}) AND (%(force)s
         OR (f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag, f.parser_version, f.status, f.verified,
             f.error_kind)
         IS DISTINCT FROM (excluded.size, excluded.mtime_ns, excluded.ctime_ns, excluded.inode, excluded.etag,
             excluded.parser_version, excluded.status, excluded.verified, excluded.error_kind)
         OR f.frames IS DISTINCT FROM excluded.frames
         OR f.error_kind IS NOT NULL AND f.sop_instance_uid IS DISTINCT FROM excluded.sop_instance_uid
-            AND excluded.sop_instance_uid IS NOT NULL
+            AND excluded.sop_instance_uid IS NOT NULL)
 """
     + _COUNTS
 )

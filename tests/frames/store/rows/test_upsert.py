@@ -11,7 +11,7 @@ from frames.store.rows.index_rows import ask, ct, result, table_of
 from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, pattern
 from voxtier import _core
 from voxtier._core import Refusal
-from voxtier.errors import BackendError, FormatError
+from voxtier.errors import ENVIRONMENT_KINDS, BackendError, FormatError, SourceError
 from voxtier.frames import FrameTable, read_table, read_tables
 from voxtier.frames.store import store as store_module
 from voxtier.frames.store.store import FrameStore
@@ -139,3 +139,32 @@ def files(store: FrameStore, tmp_path: Path) -> list[str]:
     names = list(map(str, paths))
     store.upsert("s", read_tables(names))
     return names
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("kind", sorted(ENVIRONMENT_KINDS))
+@pytest.mark.parametrize("before", ["table", "not_dicom", "ambiguous_fragments"])
+def test_what_could_not_be_read_takes_nothing_away(
+    store: FrameStore, dsn: str, before: str, kind: str, *, force: bool
+) -> None:
+    """Nothing is known of the file then, whatever state it was met in."""
+    row = "SELECT xmin, f.* FROM voxtier.file f"
+    was = result("/a") if before == "table" else result("/a", error=FormatError(before, 0, "x"))
+    store.upsert("s", [was])
+    kept = ask(dsn, row)
+    failed = result("/a", error=SourceError(kind, None, "x", 5))
+    for fault in (failed, failed._replace(fingerprint=(1, 2, 3, 4, None))):
+        assert store.upsert("s", [fault], force=force) == (0, 0, 1, ())
+        assert ask(dsn, row) == kept
+    [again] = [result("/a", table_of(ct(frames=4)))]
+    assert store.upsert("s", [again, failed]) == (0, 1, 1, ()), "nor within a batch"
+    assert store.get("s", "/a") == again.table
+
+
+def test_a_file_that_was_never_read_says_why_and_then_why_today(store: FrameStore) -> None:
+    for kind, counts in (("io_error", (1, 0, 0, ())), ("changed_during_read", (0, 1, 0, ()))):
+        failed = result("/a", error=SourceError(kind, None, kind, 5))
+        assert store.upsert("s", [failed]) == counts
+        assert [(each.kind, each.detail) for each in store.refused_files("s")] == [(kind, kind)]
+    assert store.upsert("s", [failed, result("/b"), failed], force=True) == (1, 1, 1, ())
+    assert store.upsert("s", [result("/a", error=FormatError("not_dicom", 0, "x"))]).updated == 1
