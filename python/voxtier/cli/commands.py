@@ -149,7 +149,7 @@ def main() -> NoReturn:
     except VoxtierError as error:
         code = _fail(str(error), EXIT_USAGE if is_absent(error) else EXIT_FINDINGS)
     except OSError as error:
-        place = f"{error.filename or 'output'}: {error.strerror}"
+        place = f"{error.filename or 'output'}: {error.strerror or error}"
         code = _fail(place, EXIT_USAGE if is_absent(error) else EXIT_PARTIAL)
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 

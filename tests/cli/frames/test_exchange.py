@@ -22,6 +22,11 @@ def test_an_index_is_exported_and_imported(voxtier: Cli, dsn: str, folder: Path,
     assert voxtier("frames", "import", out, "--dsn", dsn).code == USAGE
     assert voxtier("frames", "export", out, "--dsn", dsn, "--source", "none").code == USAGE
     assert voxtier("frames", "import", tmp_path / "absent", "--dsn", dsn).code == USAGE
+    voxtier("frames", "export", out, "--dsn", dsn)
+    whole = out.read_bytes()
+    out.write_bytes(whole[:100] + b"\xff" * 40 + whole[140:])
+    done = voxtier("frames", "import", out, "--dsn", dsn)
+    assert (done.code, done.err.startswith(f"voxtier: {out} is damaged: ")) == (USAGE, True)
 
 
 def test_files_that_have_gone_are_left_out_of_rows_of_fragments(

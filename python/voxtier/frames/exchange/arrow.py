@@ -6,6 +6,7 @@ brought into another index. pyarrow is imported on first use.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,16 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from voxtier._core import FrameTable
-from voxtier.errors import (
-    ENVIRONMENT_KINDS,
-    ConfigError,
-    FormatError,
-    LeftOutWarning,
-    MissingExtraError,
-    SourceError,
-)
+from voxtier.errors import ConfigError, LeftOutWarning, MissingExtraError
 from voxtier.frames.dicom.table import TableResult, read_tables
+from voxtier.frames.exchange.imported_rows import imported_results
 from voxtier.frames.store.row import UpsertCounts
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.durable import write_file
@@ -169,7 +163,7 @@ def import_index(store: FrameStore, source: str, path: str | os.PathLike[str]) -
     source : str
         Name of the source; that of the export or another.
     path : path
-        The file.
+        The file; pandas, polars, DuckDB and the like may have written it again.
 
     Returns
     -------
@@ -183,25 +177,49 @@ def import_index(store: FrameStore, source: str, path: str | os.PathLike[str]) -
         ``bad_table``: a record is damaged, or of another version of the parser; what stands before it has
         been written.
     ConfigError
-        The file is no such file.
+        The file is no such file, or is damaged, or a value is none of its column; what stands before it has
+        been written.
     MissingExtraError
         pyarrow is not installed.
+    OSError
+        The file cannot be read.
     """
-    pa = _arrow()
+    _arrow()
     import pyarrow.parquet as pq
 
+    with _parquet_faults(f"{path} is no Parquet file"):
+        file = pq.ParquetFile(path)
+    with file:
+        names = file.schema_arrow.names
+        if missing := set(_FILE_COLUMNS) - set(names):
+            raise ConfigError(f"{path} lacks the columns {', '.join(sorted(missing))}: export rows of files")
+        if twice := {name for name in _FILE_COLUMNS if names.count(name) > 1}:
+            raise ConfigError(f"{path} has more than one column {', '.join(sorted(twice))}: export it again")
+        batches = file.iter_batches(_FILES_AT_ONCE, columns=list(_FILE_COLUMNS))
+        return store.upsert(source, imported_results(path, _rows_of(batches, path)))
+
+
+def _rows_of(
+    batches: Iterator[pa.RecordBatch], path: str | os.PathLike[str]
+) -> Iterator[list[dict[str, Any]]]:
+    while True:
+        with _parquet_faults(f"{path} is damaged"):
+            batch = next(batches, None)
+            rows = None if batch is None else batch.to_pylist()
+        if rows is None:
+            return
+        yield rows
+
+
+@contextlib.contextmanager
+def _parquet_faults(what: str) -> Iterator[None]:
+    """Tell what is wrong with a file; what the system refuses, by its number, is nothing of the file."""
     try:
-        with pq.ParquetFile(path) as file:
-            missing = set(_FILE_COLUMNS) - set(file.schema_arrow.names)
-            if missing:
-                raise ConfigError(
-                    f"{path} lacks the columns {', '.join(sorted(missing))}: export rows of files"
-                )
-            return store.upsert(
-                source, _results(file.iter_batches(_FILES_AT_ONCE, columns=list(_FILE_COLUMNS)))
-            )
-    except pa.ArrowInvalid as error:
-        raise ConfigError(f"{path} is no Parquet file: {error}") from error
+        yield
+    except (_arrow().ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ConfigError(f"{what}: {error}. Export the index again") from error
 
 
 def _arrow() -> Any:
@@ -298,15 +316,3 @@ def _walked(results: list[TableResult]) -> list[TableResult]:
             why = f"its table does not tell fragments, and it cannot be read again: {result.error}"
             _warn(os.fspath(result.path), why)
     return [anew.get(result.path, result) for result in results]
-
-
-def _results(batches: Iterable[pa.RecordBatch]) -> Iterator[TableResult]:
-    for batch in batches:
-        for row in batch.to_pylist():
-            state = tuple(row[name] for name in _OF_FILE)
-            if row["record"] is not None:
-                yield TableResult(row["path"], FrameTable.from_bytes(row["record"]), None)
-                continue
-            kind = SourceError if row["error_kind"] in ENVIRONMENT_KINDS else FormatError
-            error = kind(row["error_kind"], row["error_offset"], row["error_detail"] or "")
-            yield TableResult(row["path"], None, error, None if state[0] is None else state)
