@@ -149,6 +149,41 @@ def test_searches_read_headers_of_objects(bucket: Bucket, store: FrameStore, add
     assert search.counts() == {"index": 1, "headers": 2}
 
 
+def named(uid: str, name: str) -> bytes:
+    """Return an image of an instance, in a series of its own, with the name of a patient."""
+    dataset = dcmread(BytesIO(ct(0, uid, f"{uid}.1")))
+    dataset.PatientName = name
+    dataset.save_as(written := BytesIO())
+    return written.getvalue()
+
+
+def test_a_search_says_of_a_replaced_object_what_is_in_it_now(bucket: Bucket, store: FrameStore) -> None:
+    search = Search()
+
+    def names() -> list[list[object]]:
+        results, _ = search.answer(store, "default", parse("series", "includefield=PatientName"), "")
+        return [[*each["0020000E"]["Value"], each["00100010"]["Value"][0]["Alphabetic"]] for each in results]
+
+    def run() -> list[str]:
+        reports = index_files(FileIndexer(store), iter_files(["s3://frames/reader/replaced/"]))
+        return [each.status for part in reports for each in part]
+
+    bucket.put("reader/replaced/a.dcm", named("2.25.81", "Alice^A"))
+    assert run() == ["ok"]
+    assert names() == [["2.25.81.1", "Alice^A"]]
+    bucket.put("reader/replaced/a.dcm", named("2.25.82", "Carol^C"))
+    assert run() == ["ok"]
+    assert names() == [["2.25.82.1", "Carol^C"]]
+    bucket.put("reader/replaced/a.dcm", named("2.25.82", "Wrong^C"))
+    assert run() == ["ok"]
+    bucket.put("reader/replaced/a.dcm", named("2.25.82", "Carol^C"))
+    assert Search().answer(store, "default", parse("studies", "PatientName=Carol*"), "")[0]
+    assert names() == [["2.25.82.1", "Carol^C"]]
+    bucket.put("reader/replaced/a.dcm", named("2.25.82", "Wrong^C"))
+    assert run() == ["unchanged"]  # what was here between has left no trace in the index
+    assert names() == [["2.25.82.1", "Wrong^C"]]
+
+
 def test_a_series_of_objects_is_read_with_many_requests_in_flight(
     bucket: Bucket, store: FrameStore, reader: FrameReader
 ) -> None:

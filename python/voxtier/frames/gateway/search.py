@@ -32,7 +32,7 @@ from voxtier.frames.gateway.query import (
     matches,
 )
 from voxtier.frames.gateway.statements import from_headers, from_search_index, next_files
-from voxtier.frames.indexing.search import is_of, read_indexed
+from voxtier.frames.indexing.search import is_of, is_state, read_indexed
 from voxtier.frames.serving.counters import Counters
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
@@ -73,10 +73,10 @@ class Row(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file, its state, and the UIDs that it holds."""
+    """What the index says of a file: its state (size, mtime_ns, ctime_ns, inode, etag), the UIDs in it."""
 
     path: str
-    state: tuple[int, int]
+    state: tuple[int | str | None, ...]
     study: str
     series: str
     instance: str
@@ -93,7 +93,7 @@ class Search:
 
     def __init__(self, roots: Sequence[str] = ()) -> None:
         self._roots = tuple(roots)
-        self._headers: OrderedDict[tuple[str, tuple[int, int]], str] = OrderedDict()
+        self._headers: OrderedDict[File, str] = OrderedDict()
         self._next_try: dict[str, float] = {}
         self._lock = threading.Lock()
         self._counters = Counters("index", "headers")
@@ -156,7 +156,7 @@ class Search:
             return True
         unread = (each for each in index.unread(source, _MOST_TRIED) if is_below(each.path, self._roots))
         tried = takewhile(lambda _: monotonic() - begun <= _LONGEST_TRY, unread)
-        is_back = any(read_indexed(each.path, each.study, each.series, each.instance) for each in tried)
+        is_back = any(read_indexed(each.path, each.study, each.series, each.instance)[0] for each in tried)
         self._next_try[source] = monotonic() + _PAUSE * (monotonic() - begun)
         return not is_back
 
@@ -179,7 +179,7 @@ class Search:
                 found = asked.query(
                     *next_files(source, uids, file.path, _MOST_TRIED, for_groups=groups is not None)
                 )
-                others = (File(path, (mtime or 0, ctime or 0), *of) for path, mtime, ctime, *of in found)
+                others = (File(path, tuple(state), *of) for path, state, *of in found)
                 tried = (self._header(each, deadline, needs_all=needs_all) for each in others)
                 header = next(filter(None, tried), {})
             return header
@@ -187,10 +187,8 @@ class Search:
         for *fields, paths, states, series, instances in asked.query(statement, parameters):
             row = Row(*fields)
             files = [
-                File(path, (mtime or 0, ctime or 0), row.study, of, uid)
-                for path, (mtime, ctime), of, uid in zip(
-                    paths, zip(*states, strict=True), series, instances, strict=True
-                )
+                File(path, tuple(state), row.study, of, uid)
+                for path, state, of, uid in zip(paths, states, series, instances, strict=True)
             ]
             uids = {STUDY: [row.study]} | ({SERIES: [row.series]} if row.series else {})
             header = dict(first_header(files[0], uids, needs_all=needs_all))
@@ -212,25 +210,25 @@ class Search:
         if needs_all:
             _check_time(deadline)
             return _read_all(file) if is_below(file.path, self._roots) else {}
-        key = (file.path, file.state)
         with self._lock:
-            text = self._headers.get(key)
+            text = self._headers.get(file)
             if text is not None:
-                self._headers.move_to_end(key)
-        if text is None:
-            if not is_below(file.path, self._roots):
-                return {}
-            _check_time(deadline)
-            header = read_indexed(file.path, file.study, file.series, file.instance)
-            text = json.dumps(header, ensure_ascii=False)
-            if not header:  # it could not be looked at, which says nothing of the next time
-                return header
+                self._headers.move_to_end(file)
+        if text is not None:
+            found: Header = json.loads(text)
+            return found
+        if not is_below(file.path, self._roots):
+            return {}
+        _check_time(deadline)
+        header, state = read_indexed(file.path, file.study, file.series, file.instance)
+        # What could not be looked at says nothing of the next time. An object may go back to the state of its
+        # row, and would then have the header of another one.
+        if header and is_state(state, file.state):
             with self._lock:
-                self._headers[key] = text
+                self._headers[file] = json.dumps(header, ensure_ascii=False)
                 if len(self._headers) > _MOST_HEADERS:
                     self._headers.popitem(last=False)
-        found: Header = json.loads(text)
-        return found
+        return header
 
 
 def is_below(path: str, roots: Sequence[str]) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
+from voxtier.frames.dicom.table import Fingerprint
+from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.opening import open_source
 from voxtier.frames.store.search_index import (
     INDEXED_TAGS,
@@ -54,14 +57,16 @@ def fill_search_index(index: SearchIndex, source: str, *, threads: int = 4) -> I
 
 
 def _read(wanted: Unsearched) -> Searched:
-    header = read_indexed(wanted.path, wanted.study, wanted.series, wanted.instance)
+    header, _ = read_indexed(wanted.path, wanted.study, wanted.series, wanted.instance)
     shared = {tag: header[tag] for tag in sorted(SHARED_TAGS & header.keys())}
     own = {tag: each for tag, each in header.items() if tag not in shared}
     names = {tag: texts(each) for tag, each in shared.items() if each["vr"] == "PN"}
     return Searched(wanted, shared, names, own, is_read=bool(header))
 
 
-def read_indexed(path: str, study: str, series: str, instance: str) -> dict[str, Any]:
+def read_indexed(
+    path: str, study: str, series: str, instance: str
+) -> tuple[dict[str, Any], Fingerprint | None]:
     """Read those attributes of a file that the search index keeps.
 
     Parameters
@@ -76,14 +81,33 @@ def read_indexed(path: str, study: str, series: str, instance: str) -> dict[str,
     dict
         In the DICOM JSON model; empty where the file cannot be read, or holds another instance now. The
         next try may succeed: only what was read may be kept.
+    Fingerprint or None
+        The state of the file as it was read; None where it changed meanwhile.
     """
     try:
-        header: dict[str, Any] = json.loads(_core.read_metadata_json(open_source(path), last_tag=_LAST_TAG))
+        source = open_source(path)
+        before = None if isinstance(source, RemoteObject) else _state_of(path)
+        header: dict[str, Any] = json.loads(_core.read_metadata_json(source, last_tag=_LAST_TAG))
+        after = source.state if isinstance(source, RemoteObject) else _state_of(path)
     except (FormatError, SourceError, OSError):
-        return {}
+        return {}, None
     if not is_of(header, study, series, instance):
-        return {}
-    return {tag: _without_nul(each) for tag, each in header.items() if tag in INDEXED_TAGS}
+        return {}, None
+    found = {tag: _without_nul(each) for tag, each in header.items() if tag in INDEXED_TAGS}
+    return found, after if before in (None, after) else None
+
+
+def _state_of(path: str) -> Fingerprint:
+    status = Path(_core.local_path(path)).stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, None
+
+
+def is_state(now: Fingerprint | None, indexed: Sequence[Any]) -> bool:
+    """Return whether a file has size, time and entity tag of its row; what one does not tell agrees."""
+    if now is None:
+        return False
+    pairs = [(now[place], indexed[place]) for place in (0, 1, 4)]
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def is_of(header: Mapping[str, Any], study: str, series: str, instance: str) -> bool:

@@ -39,6 +39,9 @@ INDEXED_TAGS = SHARED_TAGS | set(TAGS["instance"])
 # That of search_index.sql: whoever changes a rule there, or what is kept, counts it up in both.
 VERSION = 2
 
+# All that a row tells of the state of its file, as JSON.
+FILE_STATE = "jsonb_build_array(f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag)"
+
 # None where there is none, or this role may not read it. The first version was not written down.
 _VERSION_OF = """
 SELECT CASE WHEN has_schema_privilege(oid, 'USAGE')

@@ -294,7 +294,7 @@ def test_a_store_that_is_slow_holds_no_search_for_long_and_the_next_one_goes_on(
     wanted = parse("instances", "PatientName=M*")
     right = Search().answer(store, "default", wanted, "")
 
-    def slow(*arguments: str) -> dict[str, Any]:
+    def slow(*arguments: str) -> Any:
         now[0] += 11
         return read(*arguments)
 

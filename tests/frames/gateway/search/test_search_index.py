@@ -262,10 +262,10 @@ def test_files_of_a_silent_store_are_tried_again_a_tenth_of_the_time(
     fill(store)
     now, tries = [0.0], [0]
 
-    def silent(*_: str) -> dict[str, Any]:
+    def silent(*_: str) -> tuple[dict[str, Any], None]:
         now[0] += 60
         tries[0] += 1
-        return {}
+        return {}, None
 
     monkeypatch.setattr(search_module, "monotonic", lambda: now[0])
     monkeypatch.setattr(search_module, "read_indexed", silent)

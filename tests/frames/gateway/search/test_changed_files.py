@@ -1,0 +1,114 @@
+"""Searches of what changes: never the header of another state of a file, nor of another patient."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+
+from frames.gateway.serving import index
+from voxtier.frames.gateway import search as search_module
+from voxtier.frames.gateway.query import parse
+from voxtier.frames.gateway.search import Search
+from voxtier.frames.store.store import FrameStore
+
+# Each writes as many bytes as the others.
+NAMES = {"1.2.1": "Alice^A", "1.2.2": "Carol^C"}
+# A file system may have none of these, and all of them may be as before when a file was restored.
+NO_STATE = "UPDATE voxtier.file SET ctime_ns = NULL, inode = NULL, mtime_ns = NULL RETURNING 1"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "one.dcm"
+
+
+def write(path: Path, uid: str, name: str = "") -> None:
+    """Write a file of one instance, in a study of its own; its time is always the same."""
+    dataset = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{uid}.1", f"{uid}.2"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+    dataset.PatientName = name or NAMES[uid]
+    dataset.save_as(path)
+    os.utime(path, ns=(1, 1))
+
+
+def found(searches: Search, store: FrameStore, level: str = "studies", query: str = "") -> list[list[Any]]:
+    """Return UIDs of studies and names of patients."""
+    results, _ = searches.answer(store, "default", parse(level, query), "")
+    return [[*each["0020000D"]["Value"], each["00100010"]["Value"][0]["Alphabetic"]] for each in results]
+
+
+@pytest.mark.parametrize("level", ["studies", "series", "instances"])
+@pytest.mark.parametrize(
+    "change",
+    ["etag = 'another'", "size = size + 1", "mtime_ns = 7", "ctime_ns = 7", "inode = 7", "uids"],
+)
+def test_a_header_is_kept_for_one_state_and_instance(
+    store: FrameStore, path: Path, level: str, change: str
+) -> None:
+    """Whatever of a row has changed, the header is that of the file now."""
+    searches = Search()
+    write(path, "1.2.1")
+    index(store, [path])
+    store.query(NO_STATE, ())
+    wanted = "includefield=PatientName"
+    assert found(searches, store, level, wanted) == [["1.2.1.1", "Alice^A"]]
+    if change == "uids":
+        write(path, "1.2.2")
+        index(store, [path])
+        store.query(NO_STATE, ())
+        assert found(searches, store, level, wanted) == [["1.2.2.1", "Carol^C"]]
+    else:
+        write(path, "1.2.1", "Carol^C")
+        store.query(f"UPDATE voxtier.file SET {change} RETURNING 1", ())
+        assert found(searches, store, level, wanted) == [["1.2.1.1", "Carol^C"]]
+
+
+def test_a_header_of_another_state_than_that_of_its_row_is_not_kept(store: FrameStore, path: Path) -> None:
+    """A file that changed and then was restored is unchanged for the index."""
+    searches = Search()
+    write(path, "1.2.1")
+    index(store, [path])
+    store.query("UPDATE voxtier.file SET ctime_ns = NULL, inode = NULL RETURNING 1", ())
+    write(path, "1.2.1", "Another^One")
+    os.utime(path, ns=(2, 2))
+    assert found(searches, store) == [["1.2.1.1", "Another^One"]]
+    write(path, "1.2.1")
+    assert found(searches, store) == [["1.2.1.1", "Alice^A"]]
+
+
+def test_a_header_of_a_file_that_changes_meanwhile_is_not_kept(
+    store: FrameStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxtier.frames.indexing import search as reading
+
+    write(path, "1.2.1")
+    index(store, [path])
+    read = reading._core.read_metadata_json
+
+    def late(*arguments: Any, **options: Any) -> bytes:
+        text: bytes = read(*arguments, **options)
+        path.touch()
+        return text
+
+    monkeypatch.setattr(reading._core, "read_metadata_json", late)
+    searches = Search()
+    assert found(searches, store) == [["1.2.1.1", "Alice^A"]]
+    monkeypatch.undo()
+    os.utime(path, ns=(1, 1))
+    read_again: list[str] = []
+    original = search_module.read_indexed
+
+    def count(*arguments: str) -> Any:
+        read_again.append(arguments[0])
+        return original(*arguments)
+
+    monkeypatch.setattr(search_module, "read_indexed", count)
+    for _ in range(3):
+        assert found(searches, store) == [["1.2.1.1", "Alice^A"]]
+    assert read_again == [str(path)]  # of the state of its row it is kept
