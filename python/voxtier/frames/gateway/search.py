@@ -49,8 +49,8 @@ from voxtier.frames.store.store import FrameStore
 
 _MODALITY = "00080060"
 _MOST_HEADERS = 20_000
-# Files that are tried where the first one cannot be read: of a study or series, and series of a search for
-# which that is done. An archive that is away as a whole costs a search no more than this.
+# Files that are tried where the first one cannot be read: of a study, series or instance, and how many of
+# these in a search. An archive that is away as a whole costs a search no more than this.
 _MOST_TRIED = 10
 _MOST_RESCUED = 50
 # Seconds that a search reads headers; by then the server has told its client that no answer came. One read of
@@ -171,10 +171,10 @@ class Search:
         needs_all = "all" in query.included or not _tags_of(query) <= known
 
         def first_header(file: File, uids: dict[str, list[str]], *, needs_all: bool) -> Header:
-            """Return the header of a file, or of the next one of its study or series that can be read."""
+            """Return the header of a file, or of the next one with these UIDs that can be read."""
             nonlocal rescued
             header = self._header(file, deadline, needs_all=needs_all)
-            if not header and query.level != "instance" and rescued < _MOST_RESCUED:
+            if not header and rescued < _MOST_RESCUED:
                 rescued += 1
                 found = asked.query(
                     *next_files(source, uids, file.path, _MOST_TRIED, for_groups=groups is not None)
@@ -190,7 +190,8 @@ class Search:
                 File(path, tuple(state), row.study, of, uid)
                 for path, state, of, uid in zip(paths, states, series, instances, strict=True)
             ]
-            uids = {STUDY: [row.study]} | ({SERIES: [row.series]} if row.series else {})
+            of_row = {STUDY: row.study, SERIES: row.series, INSTANCE: row.instance}
+            uids = {tag: [uid] for tag, uid in of_row.items() if uid}
             header = dict(first_header(files[0], uids, needs_all=needs_all))
             if query.level == "study":
                 header[MODALITIES] = _modalities(

@@ -136,6 +136,16 @@ def next_files(
     return _NEXT.format(where=where), parameters
 
 
+# The next copy of an instance whose first one could not be read.
+_READ_COPY = f"""
+        SELECT i.header_id, i.attributes
+        FROM voxtier.file AS f JOIN voxtier_search.instance AS i USING (key)
+        WHERE NOT first.is_read AND f.source_id = {_SOURCE}
+            AND f.study_instance_uid = s.study_instance_uid
+            AND f.series_instance_uid = s.series_instance_uid AND f.sop_instance_uid = s.sop_instance_uid
+            AND hashtextextended(f.sop_instance_uid, 0) = hashtextextended(s.sop_instance_uid, 0)
+            AND i.is_read
+        ORDER BY f.path LIMIT 1"""
 _BY_INDEX = {
     "study": f"""
 SELECT s.study_instance_uid, NULL, NULL, s.series, s.instances, NULL, s.modalities, h.attributes, NULL
@@ -152,7 +162,11 @@ ORDER BY s.study_instance_uid, s.series_instance_uid{{window}}""",
 SELECT s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, 1::bigint, 1::bigint,
     s.transfer_syntax_uid, NULL, h.attributes, i.attributes
 FROM ({_INSTANCES}{{first_window}}) AS page JOIN voxtier.file AS s USING (key)
-    JOIN voxtier_search.instance AS i USING (key) JOIN voxtier_search.header AS h USING (header_id)
+    JOIN voxtier_search.instance AS first USING (key)
+    LEFT JOIN LATERAL ({_READ_COPY}) AS copy ON true
+    CROSS JOIN LATERAL (SELECT coalesce(copy.header_id, first.header_id) AS header_id,
+        coalesce(copy.attributes, first.attributes) AS attributes) AS i
+    JOIN voxtier_search.header AS h ON h.header_id = i.header_id
 WHERE true{{matching}}
 ORDER BY s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid{{window}}""",
 }

@@ -14,6 +14,8 @@ from frames.gateway.serving import index
 from voxtier.frames.gateway import search as search_module
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search
+from voxtier.frames.indexing.search import fill_search_index
+from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore
 
 # Each writes as many bytes as the others.
@@ -112,3 +114,34 @@ def test_a_header_of_a_file_that_changes_meanwhile_is_not_kept(
     for _ in range(3):
         assert found(searches, store) == [["1.2.1.1", "Alice^A"]]
     assert read_again == [str(path)]  # of the state of its row it is kept
+
+
+@pytest.mark.parametrize("fault", ["moved", "damaged", "another instance"])
+@pytest.mark.parametrize("has_search_index", [False, True])
+def test_an_instance_is_found_by_its_next_copy(
+    store: FrameStore, tmp_path: Path, *, has_search_index: bool, fault: str
+) -> None:
+    paths = [tmp_path / f"{name}.dcm" for name in "abcd"]
+    for path in paths[:3]:
+        write(path, "1.2.1")
+    write(paths[3], "1.2.2")
+    index(store, paths)
+    for path in paths[:2]:
+        if fault == "moved":
+            path.unlink()
+        else:
+            path.write_bytes(b"damaged" if fault == "damaged" else paths[3].read_bytes())
+    if has_search_index:
+        made = SearchIndex(store)
+        made.switch_on("default")
+        list(fill_search_index(made, "default"))
+    searches = Search()
+    for query in ("PatientName=Alice*", "Rows=128&PatientName=A*", "StudyInstanceUID=1.2.1.1"):
+        query += "&includefield=PatientName"
+        assert found(searches, store, "instances", query) == [["1.2.1.1", "Alice^A"]]
+    both = [["1.2.1.1", "Alice^A"], ["1.2.2.1", "Carol^C"]]
+    for query in ("includefield=PatientName", "InstanceNumber=1&includefield=PatientName"):
+        assert found(searches, store, "instances", query) == both
+    assert searches.counts()["index" if has_search_index else "headers"] == 5
+    query = "PatientName=Alice*&includefield=all"  # which headers alone tell
+    assert found(searches, store, "instances", query) == [["1.2.1.1", "Alice^A"]]
