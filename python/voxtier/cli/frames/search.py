@@ -41,12 +41,19 @@ def fill_search(store: FrameStore, source: str, threads: int) -> None:
         )
     elif index.holds(source):
         tried = sum(fill_search_index(index, source, threads=threads))
-        [unread] = [each.unread for each in index.sources() if each.source == source]
+        [(is_complete, unread)] = [
+            (each.is_complete, each.unread) for each in index.sources() if each.source == source
+        ]
         click.echo(f"search index: {format_count(tried - unread, 'header')} read", err=True)
         if unread:
             click.echo(
                 f"search index: {format_count(unread, 'header')} could not be read: searches find them by "
                 "their UIDs alone; the next run tries again, and --prune forgets files that are gone",
+                err=True,
+            )
+        if not is_complete:
+            click.echo(
+                "search index: files came or changed meanwhile: searches read headers until the next run",
                 err=True,
             )
 

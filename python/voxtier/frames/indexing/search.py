@@ -50,9 +50,9 @@ def fill_search_index(index: SearchIndex, source: str, *, threads: int = 4) -> I
     after = bytes(16)
     with Workers(threads, "voxtier-search") as pool:
         while missing := index.missing(source, after):
-            index.put(source, list(pool.map(_read, missing)))
+            stored = index.put(source, list(pool.map(_read, missing)))
             after = missing[-1].key
-            yield len(missing)
+            yield stored
     index.complete(source)
 
 

@@ -65,16 +65,16 @@ _BYTES = """
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
 WHERE relnamespace = to_regnamespace('voxtier_search') AND relkind = 'r'
 """
-_MISSING = """
-SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
+_MISSING = f"""
+SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, {FILE_STATE}
 FROM voxtier.file AS f LEFT JOIN voxtier_search.instance AS i USING (key)
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s) AND f.key > %(after)s
     AND f.study_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL
     AND f.sop_instance_uid IS NOT NULL AND (i.key IS NULL OR NOT i.is_read)
 ORDER BY f.key LIMIT %(limit)s
 """
-_UNREAD = """
-SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
+_UNREAD = f"""
+SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, {FILE_STATE}
 FROM voxtier_search.instance AS i JOIN voxtier.file AS f USING (key)
 WHERE NOT i.is_read AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
 ORDER BY i.key LIMIT %(limit)s
@@ -85,17 +85,23 @@ SELECT %(source_id)s, given.digest, given.attributes::jsonb, given.names::jsonb
 FROM unnest(%(digests)s::bytea[], %(shared)s::text[], %(names)s::text[]) AS given (digest, attributes, names)
 ON CONFLICT (source_id, digest) DO NOTHING
 """
-# Only while the frame index still says what the header was compared with.
-_PUT_INSTANCES = """
+# Only while the frame index still says what it said when the header was read: else it may be that of a file
+# which another run has indexed and read anew since.
+_PUT_INSTANCES = f"""
 INSERT INTO voxtier_search.instance (key, header_id, is_read, attributes)
 SELECT f.key, h.header_id, given.is_read, given.own::jsonb
-FROM unnest(%(keys)s::uuid[], %(uids)s::text[], %(all_digests)s::bytea[], %(is_read)s::bool[],
-        %(own)s::text[])
-    AS given (key, uid, digest, is_read, own)
-JOIN voxtier.file AS f ON f.key = given.key AND f.sop_instance_uid = given.uid
+FROM unnest(%(keys)s::uuid[], %(uids)s::text[], %(states)s::text[], %(all_digests)s::bytea[],
+        %(is_read)s::bool[], %(own)s::text[])
+    AS given (key, uids, state, digest, is_read, own)
+JOIN voxtier.file AS f ON f.key = given.key AND {FILE_STATE} = given.state::jsonb
+    AND f.study_instance_uid || ' ' || f.series_instance_uid || ' ' || f.sop_instance_uid = given.uids
 JOIN voxtier_search.header AS h ON h.source_id = %(source_id)s AND h.digest = given.digest
 ON CONFLICT (key) DO UPDATE SET
     (header_id, is_read, attributes) = ROW(excluded.header_id, excluded.is_read, excluded.attributes)
+"""
+_DROP_UNUSED_HEADERS = """
+DELETE FROM voxtier_search.header AS h WHERE h.source_id = %(source_id)s AND h.digest = ANY (%(digests)s)
+    AND NOT EXISTS (SELECT FROM voxtier_search.instance AS i WHERE i.header_id = h.header_id)
 """
 _COMPLETE = """
 UPDATE voxtier_search.source AS s SET is_complete = true
@@ -107,13 +113,14 @@ WHERE s.source_id = %(source_id)s AND NOT EXISTS (
 
 
 class Unsearched(NamedTuple):
-    """An instance of the frame index that the search index does not hold."""
+    """An instance of the frame index that the search index does not hold, and the state of its file there."""
 
     key: bytes
     path: str
     study: str
     series: str
     instance: str
+    state: list[Any]
 
 
 class Searched(NamedTuple):
@@ -251,10 +258,13 @@ class SearchIndex:
         rows = self.store.query(_MISSING, {"source": source, "after": Key(after), "limit": BATCH})
         return [Unsearched(key.bytes, *rest) for key, *rest in rows]
 
-    def put(self, source: str, found: Sequence[Searched]) -> None:
-        """Store the attributes of instances, and count their studies anew."""
+    def put(self, source: str, found: Sequence[Searched]) -> int:
+        """Store the attributes of instances, and count their studies anew; return how many were stored.
+
+        Those of a file whose row has changed since are not.
+        """
         if not found:
-            return
+            return 0
         texts = [json.dumps([each.shared, each.names], sort_keys=True) for each in found]
         digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         headers = dict(zip(digests, found, strict=True))
@@ -263,22 +273,26 @@ class SearchIndex:
             "shared": [json.dumps(headers[digest].shared) for digest in sorted(headers)],
             "names": [json.dumps(headers[digest].names) for digest in sorted(headers)],
             "keys": Keys(each.of.key for each in found),
-            "uids": [each.of.instance for each in found],
+            "uids": [f"{each.of.study} {each.of.series} {each.of.instance}" for each in found],
+            "states": [json.dumps(each.of.state) for each in found],
             "all_digests": digests,
             "is_read": [each.is_read for each in found],
             "own": [json.dumps(each.own) for each in found],
         }
         studies = sorted({each.of.study for each in found})
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> int:
             with connection.transaction():
                 parameters["source_id"] = source_id = _source_id(connection, source)
                 connection.execute(b"SELECT pg_advisory_xact_lock(1987541345, %s)", (source_id,))
                 connection.execute(_PUT_HEADERS.encode(), parameters)
-                connection.execute(_PUT_INSTANCES.encode(), parameters)
+                stored = connection.execute(_PUT_INSTANCES.encode(), parameters).rowcount
+                if stored < len(found):
+                    connection.execute(_DROP_UNUSED_HEADERS.encode(), parameters)
                 connection.execute(b"SELECT voxtier_search.refresh(%s, %s)", (source_id, studies))
+            return stored
 
-        self.store.database.run(work)
+        return self.store.database.run(work)
 
     def complete(self, source: str) -> bool:
         """Answer from here from now on, if nothing is missing; return whether that is so."""

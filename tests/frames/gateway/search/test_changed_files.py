@@ -145,3 +145,53 @@ def test_an_instance_is_found_by_its_next_copy(
     assert searches.counts()["index" if has_search_index else "headers"] == 5
     query = "PatientName=Alice*&includefield=all"  # which headers alone tell
     assert found(searches, store, "instances", query) == [["1.2.1.1", "Alice^A"]]
+
+
+@pytest.mark.parametrize("uid", ["1.2.1", "1.2.2"])
+def test_a_header_of_a_row_that_another_run_changed_is_dropped(
+    store: FrameStore, path: Path, monkeypatch: pytest.MonkeyPatch, uid: str
+) -> None:
+    """The other run knows the file better, whichever of the two writes last."""
+
+    def fill(index: SearchIndex) -> int:
+        return sum(fill_search_index(index, "default"))
+
+    write(path, "1.2.1", "Wrong^A")
+    index(store, [path])
+    late, other = SearchIndex(store), SearchIndex(store)
+    late.switch_on("default")
+    put = late.put
+
+    def put_late(source: str, headers: Any) -> int:
+        write(path, uid, "Right^A")
+        index(store, [path])
+        if uid == "1.2.1":
+            assert fill(other) == 1
+        return put(source, headers)
+
+    monkeypatch.setattr(late, "put", put_late)
+    assert fill(late) == 0
+    assert late.is_complete("default") == (uid == "1.2.1")
+    assert found(Search(), store, "studies", "PatientName=*^A") == [[f"{uid}.1", "Right^A"]]
+    kept = store.query("SELECT attributes FROM voxtier_search.header", ())
+    assert [each["00100010"]["Value"] for (each,) in kept] == [[{"Alphabetic": "Right^A"}]][: len(kept)]
+    assert fill(other) == (uid != "1.2.1")
+    searches = Search()
+    assert found(searches, store, "studies", "PatientName=Right*") == [[f"{uid}.1", "Right^A"]]
+    assert searches.counts()["index"] == 1
+
+
+def test_a_header_that_is_newer_than_its_row_is_read_again_with_the_next_run(
+    store: FrameStore, path: Path
+) -> None:
+    write(path, "1.2.1")
+    index(store, [path])
+    made = SearchIndex(store)
+    made.switch_on("default")
+    write(path, "1.2.1", "Carol^C")  # after its row, before its header
+    assert sum(fill_search_index(made, "default")) == 1
+    write(path, "1.2.1", "David^D")
+    index(store, [path])
+    assert not made.is_complete("default")
+    assert sum(fill_search_index(made, "default")) == 1
+    assert found(Search(), store) == [["1.2.1.1", "David^D"]]
