@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from frames.store.rows.index_rows import NOW, ct, result
@@ -69,3 +71,40 @@ def test_rows_of_another_source_are_kept(store: FrameStore, files: list[str]) ->
     os.unlink(files[0])
     assert store.prune("s") == 1
     assert store.get("other", "/gone") is not None
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_row_that_another_run_writes_meanwhile_is_kept(
+    store: FrameStore, files: list[str], *, force: bool
+) -> None:
+    """The file is back after it was found gone: in another state, or, for an index run with force, in any."""
+
+    def is_gone(path: str) -> bool:
+        if path == files[1]:
+            if not force:
+                Path(path).write_bytes(ct() + bytes(8))
+            store.upsert("s", read_tables([path]), force=force)
+        return path in files[:3]
+
+    assert store.prune("s", is_gone=is_gone) == 2
+    assert [path for path in files if store.get("s", path) is None] == [files[0], files[2]]
+    assert store.delete("s", files[1:3]) == 1  # what is named is deleted, whoever wrote it
+
+
+def test_a_row_that_another_run_is_writing_is_kept(store: FrameStore, files: list[str], dsn: str) -> None:
+    """The deletion waits for the other transaction, and looks at what it wrote."""
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with psycopg.connect(dsn) as other, ThreadPoolExecutor(1) as pool:
+
+        def is_gone(path: str) -> bool:
+            if path == files[1]:
+                other.execute("UPDATE voxtier.file SET size = size + 1 WHERE path = %s", (path,))
+            return path in files[:2]
+
+        pruned = pool.submit(lambda: store.prune("s", is_gone=is_gone))
+        while store.query(waits, ()) == [(0,)]:
+            assert not pruned.done()
+        other.commit()
+        assert pruned.result() == 1
+    assert store.get("s", files[0]) is None
+    assert store.get("s", files[1]) is not None

@@ -252,10 +252,16 @@ class FileRows:
 
     def delete(self, source: str, paths: Sequence[str]) -> int:
         """Delete the rows of files and their statistics; return how many there were."""
+        return self._delete_rows(source, [(path, None) for path in paths])
+
+    def _delete_rows(self, source: str, rows: Sequence[tuple[str, str | None]]) -> int:
+        """Delete rows by path and the transaction that wrote each last, None for any; return their number."""
         deleted = 0
-        for start in range(0, len(paths), BATCH):
-            wanted = [path for path in paths[start : start + BATCH] if path_fault(path) is None]
-            [(count,)] = self.query(statements.DELETE, (_file_keys(source, wanted), wanted))
+        for start in range(0, len(rows), BATCH):
+            batch = [row for row in rows[start : start + BATCH] if path_fault(row[0]) is None]
+            paths = [path for path, _ in batch]
+            writers = [writer for _, writer in batch]
+            [(count,)] = self.query(statements.DELETE, (_file_keys(source, paths), paths, writers))
             deleted += count
         return deleted
 

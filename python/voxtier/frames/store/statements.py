@@ -188,8 +188,9 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
 ORDER BY f.path LIMIT %(limit)s
 """
 
+# With each path the transaction that wrote its row last.
 PATHS = """
-SELECT f.key, f.path FROM voxtier.file AS f
+SELECT f.key, f.path, f.xmin::text FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
     AND f.key > %(after)s::uuid
     AND (%(under)s::text[] IS NULL OR EXISTS (
@@ -291,11 +292,12 @@ ON CONFLICT (key) DO UPDATE SET
 RETURNING key
 """
 
+# Of a row that was last written by a given transaction, or by any where that is NULL.
 DELETE = """
 WITH locked AS (
     SELECT f.key FROM voxtier.file AS f
-    JOIN unnest(%s::uuid[], %s::text[]) AS given (key, path) USING (key)
-    WHERE f.path = given.path
+    JOIN unnest(%s::uuid[], %s::text[], %s::text[]) AS given (key, path, writer) USING (key)
+    WHERE f.path = given.path AND (given.writer IS NULL OR f.xmin::text = given.writer)
     ORDER BY f.key FOR UPDATE OF f
 ), gone AS (
     DELETE FROM voxtier.file AS f USING locked WHERE f.key = locked.key RETURNING f.key

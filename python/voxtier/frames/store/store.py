@@ -125,7 +125,7 @@ class FrameStore(FileRows):
             A path.
         """
         is_gone = is_gone or file_is_gone
-        return (path for path in self._paths(source, under) if is_gone(path))
+        return (path for path, _ in self._paths(source, under) if is_gone(path))
 
     def prune(
         self,
@@ -136,6 +136,8 @@ class FrameStore(FileRows):
         force: bool = False,
     ) -> int:
         """Delete the rows of the files that `missing_files` finds.
+
+        A row that somebody wrote meanwhile stays: its file may be back.
 
         Parameters
         ----------
@@ -160,9 +162,9 @@ class FrameStore(FileRows):
         """
         is_gone = is_gone or file_is_gone
         missing, present = [], 0
-        for path in self._paths(source, under):
+        for path, writer in self._paths(source, under):
             if is_gone(path):
-                missing.append(path)
+                missing.append((path, writer))
             else:
                 present += 1
         if missing and not present and not force:
@@ -170,13 +172,14 @@ class FrameStore(FileRows):
                 f"all {len(missing)} indexed files are gone: is their disk mounted? Nothing was pruned; use "
                 "force to prune them all the same"
             )
-        return self.delete(source, missing)
+        return self._delete_rows(source, missing)
 
-    def _paths(self, source: str, under: Sequence[str]) -> Iterator[str]:
+    def _paths(self, source: str, under: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield paths, and the transaction that wrote the row of each last."""
         question: dict[str, Any] = {"source": source, "under": list(under) or None, "limit": 2 * BATCH}
         question["after"] = Key(bytes(16))
         while page := self.query(statements.PATHS, question):
-            yield from (path for _, path in page)
+            yield from ((path, writer) for _, path, writer in page)
             question["after"] = Key(page[-1][0].bytes)
 
 
