@@ -13,12 +13,13 @@ from frames.gateway.serving import Client, instance_path
 from frames.sources.conftest import Bucket
 from frames.sources.images import ct, slide, tile
 from support.object_proxy import Fault
-from voxtier.errors import NotFoundError, SourceError
+from voxtier.errors import FormatError, NotFoundError, SourceError
 from voxtier.frames import FileIndexer, FrameReader, Gateway, index_files, read_many
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.indexing.search import fill_search_index
+from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore
 
@@ -147,6 +148,28 @@ def test_searches_read_headers_of_objects(bucket: Bucket, store: FrameStore, add
     list(fill_search_index(made, "default"))
     assert search.answer(store, "default", query, "") == ([found], False)
     assert search.counts() == {"index": 1, "headers": 2}
+
+
+def test_an_object_that_cannot_be_read_hides_no_copy(
+    bucket: Bucket, store: FrameStore, reader: FrameReader
+) -> None:
+    for folder in "ab":
+        bucket.put(f"reader/copies/{folder}.dcm", slide(4, 9000, "bot", UID))
+    for _ in index_files(FileIndexer(store), iter_files(["s3://frames/reader/copies/"])):
+        pass
+    bucket.put("reader/copies/a.dcm", b"damaged")
+    assert reader.frame(UID, 2) == tile(2, 9000)
+    assert reader.table(UID).describes(RemoteObject("s3://frames/reader/copies/b.dcm"))
+    for denied, error in (("/a.dcm", None), ("/b.dcm", FormatError), (".dcm", SourceError)):
+        bucket.proxy.fault = lambda request, denied=denied: (
+            Fault(403, "AccessDenied") if request.path.endswith(denied) else None
+        )
+        with FrameReader(store, publish=False, index_seconds=60) as other:
+            if error is None:
+                assert other.frame(UID, 2) == tile(2, 9000)
+                continue
+            with pytest.raises(error):
+                other.frame(UID, 2)
 
 
 def named(uid: str, name: str) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from voxtier._core import FrameTable, read_frames
-from voxtier.errors import FormatError, NotFoundError, SourceError
+from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
 from voxtier.frames.dicom.table import Fingerprint, Verify
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.serving.counters import Counters
@@ -20,6 +20,9 @@ from voxtier.frames.sources.objects import RemoteObject
 T = TypeVar("T")
 
 _ATTEMPTS = 4
+# Copies of an instance that are tried though those before them fail: a silent store takes long for each.
+_MOST_FAILURES = 8
+_GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class FileFrames:
@@ -57,7 +60,7 @@ class FileFrames:
         self._counters, self._source, self._verify = counters, source, verify
 
     def of_instance(self, uid: str, answer: Callable[[str], T | None]) -> T:
-        """Return the first answer from a file that the index names for a UID.
+        """Return the first answer from a file that the index names for a UID; a bad copy hides no good one.
 
         Parameters
         ----------
@@ -77,19 +80,38 @@ class FileFrames:
             The index does not answer.
         NotFoundError
             No file that the index names holds the instance.
+        FormatError, OSError
+            Why the first copy that is there is refused, or cannot be read.
         """
-        for path in self._uids.candidates(uid):
-            try:
-                found = answer(path)
-            except NotFoundError:  # not for these groups; for others it may be the right file
-                continue
-            except FileNotFoundError:
-                found = None
-            if found is not None:
-                return found
-            self._uids.forget(uid, path)
-            self._cache.invalidate(path)
-            self._files.forget(path)
+        failures: dict[str, FormatError | OSError] = {}
+        try:
+            for path in self._uids.candidates(uid):
+                if path in failures:  # the one that was tried last comes first, and again in its place
+                    failures[path] = failures.pop(path)
+                    continue
+                try:
+                    found = answer(path)
+                except NotFoundError:  # not for these groups; for others it may be the right file
+                    continue
+                except BackendError:
+                    raise
+                except (FormatError, OSError) as error:
+                    if getattr(error, "errno", None) not in _GONE:
+                        failures[path] = error
+                        if len(failures) == _MOST_FAILURES:
+                            break
+                        continue
+                    found = None
+                if found is not None:
+                    return found
+                self._uids.forget(uid, path)
+                self._cache.invalidate(path)
+                self._files.forget(path)
+        except BackendError:  # whether there is another copy
+            if not failures:
+                raise
+        for failure in failures.values():
+            raise failure
         raise NotFoundError(
             f"{uid}: no file that source {self._source!r} of the index names holds this SOP Instance now: "
             "run `voxtier index` again"

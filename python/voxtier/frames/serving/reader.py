@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, SlideHeader
 from voxtier.errors import ConfigError
@@ -33,6 +33,8 @@ from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
+
+T = TypeVar("T")
 
 _UID = re.compile(r"[0-9.]{1,64}\Z")
 
@@ -239,7 +241,7 @@ class FrameReader:
 
     def table(self, name: str) -> FrameTable:
         """Return the frame table of a file, from the nearest tier."""
-        return self._frames.table(self.path_of(name))
+        return self._of_file(name, self._frames.table)
 
     def slide_headers(self, paths: Sequence[str]) -> list[SlideHeader]:
         """Return what the headers of files say of tiles, for `Slide`.
@@ -279,12 +281,14 @@ class FrameReader:
         NotFoundError
             The index does not hold the UID, or there is no index.
         """
+        return self._of_file(name, str)
+
+    def _of_file(self, name: str, answer: Callable[[str], T]) -> T:
         if not _UID.match(name):
-            return absolute(name)
+            return answer(absolute(name))
+        holds = self._frames.holds
         with self._budget:
-            return self._frames.of_instance(
-                name, lambda path: path if self._frames.holds(path, name) else None
-            )
+            return self._frames.of_instance(name, lambda path: answer(path) if holds(path, name) else None)
 
     async def aframe(self, name: str, index: int, *, scan: bool = False, align: bool = False) -> bytes:
         """Read one frame on a thread: the event loop never waits for a disk or a database.
