@@ -31,7 +31,7 @@ from voxtier.frames.gateway.query import (
     elements,
     matches,
 )
-from voxtier.frames.gateway.statements import from_headers, from_search_index, next_files
+from voxtier.frames.gateway.statements import all_below, from_headers, from_search_index, next_files
 from voxtier.frames.indexing.search import is_of, is_state, read_indexed
 from voxtier.frames.serving.counters import Counters
 from voxtier.frames.sources.address import is_address
@@ -95,6 +95,8 @@ class Search:
         self._roots = tuple(roots)
         self._headers: OrderedDict[File, str] = OrderedDict()
         self._next_try: dict[str, float] = {}
+        # Of each source the completion of its search index for which was found out whether it may answer.
+        self._is_all_below: dict[str, tuple[str, bool]] = {}
         self._lock = threading.Lock()
         self._counters = Counters("index", "headers")
 
@@ -129,11 +131,11 @@ class Search:
             Headers take too long to read. Those that were read are kept: the next search goes on there.
         """
         wider = query._replace(limit=query.limit + 1)
+        found: Iterable[tuple[Row, Header]] | None = None
         if groups is None and _is_indexed(query) and self._knows(SearchIndex(store), source):
-            self._counters.add("index")
-            found = _search_index(store, source, wider)
-        else:
-            self._counters.add("headers")
+            found = self._search_index(store, source, wider)
+        self._counters.add("headers" if found is None else "index")
+        if found is None:
             found = self._search_headers(store, source, wider, root, groups)
         results = [result_of(query, row, header, root) for row, header in found]
         return results[: query.limit], len(results) > query.limit
@@ -149,7 +151,8 @@ class Search:
         some are tried again. While they still cannot be read, headers would say no more. Trying takes a tenth
         of the time at most, however long a store is silent.
         """
-        if not index.is_complete(source):
+        completion = index.completion(source)
+        if completion is None or not self._is_below_roots(index.store, source, completion):
             return False
         begun = monotonic()
         if begun < self._next_try.get(source, begun):
@@ -159,6 +162,32 @@ class Search:
         is_back = any(read_indexed(each.path, each.study, each.series, each.instance)[0] for each in tried)
         self._next_try[source] = monotonic() + _PAUSE * (monotonic() - begun)
         return not is_back
+
+    def _is_below_roots(self, store: FrameStore, source: str, completion: str) -> bool:
+        """Return whether all files of a source are below the roots, by their names.
+
+        The search index counts and matches what it holds: it answers as headers do only where these may be
+        read of every file. All rows are looked at, but only once until files are added.
+        """
+        if not self._roots:
+            return True
+        known = self._is_all_below.get(source)
+        if known is None or known[0] != completion:
+            [(is_below_all,)] = store.query(*all_below(source, self._roots))
+            known = self._is_all_below[source] = completion, is_below_all
+        return known[1]
+
+    def _search_index(self, store: FrameStore, source: str, query: Query) -> list[tuple[Row, Header]] | None:
+        """Return what the search index finds; None where a link leads out of the roots, which SQL cannot see.
+
+        From then on headers answer, so that pages of results fit together.
+        """
+        found = list(_search_index(store, source, query, with_files=bool(self._roots)))
+        if all(is_below(path or "", self._roots) for _, _, path in found):
+            return [(row, header) for row, header, _ in found]
+        completion, _ = self._is_all_below[source]
+        self._is_all_below[source] = completion, False
+        return None
 
     def _search_headers(
         self, store: FrameStore, source: str, query: Query, root: str, groups: Sequence[str] | None
@@ -240,12 +269,16 @@ def is_below(path: str, roots: Sequence[str]) -> bool:
     return all(any(f"{name}/".startswith(f"{root.rstrip('/')}/") for root in roots) for name in names)
 
 
-def _search_index(store: FrameStore, source: str, query: Query) -> Iterator[tuple[Row, Header]]:
-    for *fields, modalities, shared, own in store.query(*from_search_index(source, query)):
+def _search_index(
+    store: FrameStore, source: str, query: Query, *, with_files: bool
+) -> Iterator[tuple[Row, Header, str | None]]:
+    """Yield results, and the path of a file that has the attributes of each."""
+    statement, parameters = from_search_index(source, query, with_files=with_files)
+    for *fields, path, modalities, shared, own in store.query(statement, parameters):
         header = {**shared, **(own or {})}
         if query.level == "study":
             header[MODALITIES] = {"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"}
-        yield Row(*fields), header
+        yield Row(*fields), header, path
 
 
 def _check_time(deadline: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from voxtier.frames.gateway.query import (
@@ -76,6 +77,8 @@ ORDER BY f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid""",
 _NEXT = f"""
 SELECT f.path, {FILE_STATE}, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
 {_FROM} AND f.path > %(path)s ORDER BY f.path LIMIT %(limit)s"""
+_ALL_BELOW = f"""
+SELECT NOT EXISTS (SELECT {_FROM.format(where="")} AND NOT f.path || '/' ^@ ANY (%(prefixes)s::text[]))"""
 _VISIBLE = " AND voxtier.may_see(f.allowed_groups)"
 _WINDOW = " LIMIT %(limit)s OFFSET %(offset)s"
 
@@ -104,6 +107,11 @@ def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, d
     where = _uids("f", query.uids, parameters, hashed=True) + visible
     window = "" if query.matches else _WINDOW
     return _BY_HEADERS[query.level].format(where=where, window=window, visible=visible), parameters
+
+
+def all_below(source: str, roots: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return a statement that tells whether all files of searches are below roots by their names."""
+    return _ALL_BELOW, {"source": source, "prefixes": [f"{root.rstrip('/')}/" for root in roots]}
 
 
 def next_files(
@@ -138,7 +146,7 @@ def next_files(
 
 # The next copy of an instance whose first one could not be read.
 _READ_COPY = f"""
-        SELECT i.header_id, i.attributes
+        SELECT i.header_id, i.attributes, f.path
         FROM voxtier.file AS f JOIN voxtier_search.instance AS i USING (key)
         WHERE NOT first.is_read AND f.source_id = {_SOURCE}
             AND f.study_instance_uid = s.study_instance_uid
@@ -146,26 +154,30 @@ _READ_COPY = f"""
             AND hashtextextended(f.sop_instance_uid, 0) = hashtextextended(s.sop_instance_uid, 0)
             AND i.is_read
         ORDER BY f.path LIMIT 1"""
+# One file of those that have the attributes of study and series.
+_HOLDER = """(SELECT f.path FROM voxtier_search.instance AS i JOIN voxtier.file AS f USING (key)
+        WHERE i.header_id = h.header_id LIMIT 1)"""
 _BY_INDEX = {
     "study": f"""
-SELECT s.study_instance_uid, NULL, NULL, s.series, s.instances, NULL, s.modalities, h.attributes, NULL
+SELECT s.study_instance_uid, NULL, NULL, s.series, s.instances, NULL, {{holder}}, s.modalities, h.attributes,
+    NULL
 FROM voxtier_search.study AS s JOIN voxtier_search.header AS h USING (header_id)
 WHERE s.source_id = {_SOURCE}{{where}}{{matching}}
 ORDER BY s.study_instance_uid{{window}}""",
     "series": f"""
-SELECT s.study_instance_uid, s.series_instance_uid, NULL, 1::bigint, s.instances, NULL, NULL,
+SELECT s.study_instance_uid, s.series_instance_uid, NULL, 1::bigint, s.instances, NULL, {{holder}}, NULL,
     h.attributes, NULL
 FROM voxtier_search.series AS s JOIN voxtier_search.header AS h USING (header_id)
 WHERE s.source_id = {_SOURCE}{{where}}{{matching}}
 ORDER BY s.study_instance_uid, s.series_instance_uid{{window}}""",
     "instance": f"""
 SELECT s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, 1::bigint, 1::bigint,
-    s.transfer_syntax_uid, NULL, h.attributes, i.attributes
+    s.transfer_syntax_uid, i.path, NULL, h.attributes, i.attributes
 FROM ({_INSTANCES}{{first_window}}) AS page JOIN voxtier.file AS s USING (key)
     JOIN voxtier_search.instance AS first USING (key)
     LEFT JOIN LATERAL ({_READ_COPY}) AS copy ON true
     CROSS JOIN LATERAL (SELECT coalesce(copy.header_id, first.header_id) AS header_id,
-        coalesce(copy.attributes, first.attributes) AS attributes) AS i
+        coalesce(copy.attributes, first.attributes) AS attributes, coalesce(copy.path, s.path) AS path) AS i
     JOIN voxtier_search.header AS h ON h.header_id = i.header_id
 WHERE true{{matching}}
 ORDER BY s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid{{window}}""",
@@ -183,7 +195,7 @@ _COMPUTED = {
 }
 
 
-def from_search_index(source: str, query: Query) -> tuple[str, dict[str, Any]]:
+def from_search_index(source: str, query: Query, *, with_files: bool) -> tuple[str, dict[str, Any]]:
     """Return a statement for the results of a search, and its parameters.
 
     Parameters
@@ -192,6 +204,8 @@ def from_search_index(source: str, query: Query) -> tuple[str, dict[str, Any]]:
         Name of the source.
     query : Query
         A search for what the search index holds.
+    with_files : bool
+        Whether the path of a file that has the attributes of each result is wanted.
 
     Returns
     -------
@@ -213,7 +227,8 @@ def from_search_index(source: str, query: Query) -> tuple[str, dict[str, Any]]:
     # Where nothing must match, the window is that of the files, so that only their attributes are fetched.
     is_first = is_of_files and not matching
     windows = {"first_window": _WINDOW if is_first else "", "window": "" if is_first else _WINDOW}
-    return _BY_INDEX[query.level].format(where=where, matching=matching, **windows), parameters
+    parts = {"where": where, "matching": matching, "holder": _HOLDER if with_files else "NULL"}
+    return _BY_INDEX[query.level].format(**parts, **windows), parameters
 
 
 def _computed(tag: str) -> str:

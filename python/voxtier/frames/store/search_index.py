@@ -48,8 +48,10 @@ SELECT CASE WHEN has_schema_privilege(oid, 'USAGE')
     THEN coalesce(substring(obj_description(oid, 'pg_namespace') FROM '^version ([0-9]+)$')::int, 1) END
 FROM pg_namespace WHERE nspname = 'voxtier_search'
 """
+# Of a complete source the transaction that completed it: any file that is added ends that.
 _STATE = """
-SELECT s.is_complete FROM voxtier_search.source AS s JOIN voxtier.source AS named USING (source_id)
+SELECT CASE WHEN s.is_complete THEN s.xmin::text END
+FROM voxtier_search.source AS s JOIN voxtier.source AS named USING (source_id)
 WHERE named.name = %s
 """
 _STATES = """
@@ -175,7 +177,15 @@ class SearchIndex:
 
     def is_complete(self, source: str) -> bool:
         """Return whether it has tried every instance of a source as the frame index has it, see `unread`."""
-        return self._version() == VERSION and self.store.query(_STATE, (source,)) == [(True,)]
+        return self.completion(source) is not None
+
+    def completion(self, source: str) -> str | None:
+        """Return what names the content of a complete source, and None of any other: see `is_complete`.
+
+        As long as it is the same, no file was added.
+        """
+        rows = self.store.query(_STATE, (source,)) if self._version() == VERSION else []
+        return rows[0][0] if rows else None
 
     def sources(self) -> list[SearchedSource]:
         """Return what it holds of each source, by name; nothing where there is no search index to read."""

@@ -110,9 +110,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     original = search._search_index
 
-    def count(store: FrameStore, source: str, query: Any) -> Any:
+    def count(store: FrameStore, source: str, query: Any, **options: bool) -> Any:
         found.append(query.level)
-        return original(store, source, query)
+        return original(store, source, query, **options)
 
     monkeypatch.setattr(search, "_search_index", count)
     return found
