@@ -11,6 +11,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from frames.gateway.serving import index
+from voxtier.cli.frames.search import fill_search
 from voxtier.frames.gateway import search as search_module
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search
@@ -195,3 +196,26 @@ def test_a_header_that_is_newer_than_its_row_is_read_again_with_the_next_run(
     assert not made.is_complete("default")
     assert sum(fill_search_index(made, "default")) == 1
     assert found(Search(), store) == [["1.2.1.1", "David^D"]]
+
+
+def test_a_run_says_that_files_changed_while_it_read_them(
+    store: FrameStore, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(path, "1.2.1")
+    index(store, [path])
+    SearchIndex(store).switch_on("default")
+    put = SearchIndex.put
+
+    def put_late(made: SearchIndex, source: str, headers: Any) -> int:
+        write(path, "1.2.2")
+        index(store, [path])
+        return put(made, source, headers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchIndex, "put", put_late)
+        fill_search(store, "default", 1)
+    said = capsys.readouterr().err
+    assert "0 headers read" in said
+    assert "searches read headers until the next run" in said
+    fill_search(store, "default", 1)
+    assert capsys.readouterr().err == "search index: 1 header read\n"
