@@ -174,9 +174,9 @@ def _store(
 ) -> dict[str, Any]:
     """Return the row of a job's array, which is written unless an earlier ingest finished it."""
     options = hashlib.blake2b(repr(config.write).encode(), digest_size=8).hexdigest()
-    folder = array_name(job.obs_id, *job.fingerprint, options)
-    uri = f"{group}/{folder}"
     with configured(write=config.write, read=config.read, s3=config.s3):
+        folder = array_name(job.obs_id, *job.fingerprint, *job.read_state(), options)
+        uri = f"{group}/{folder}"
         exists = Path(uri).exists() if present is None else folder in present
         row = _take_over(uri, job, session) if exists else None
         if row is None:

@@ -90,6 +90,9 @@ class Job:
         Further columns of its row.
     given : frozenset of str
         Those of them that the user gave: an image that states one of them itself is refused.
+    read_state : callable
+        Gives the rest of the fingerprint, for a source whose state costs a look: asked by the worker, just
+        before it loads.
     """
 
     obs_id: str
@@ -99,6 +102,7 @@ class Job:
     label: str
     extra: dict[str, Any]
     given: frozenset[str] = frozenset()
+    read_state: Callable[[], tuple[object, ...]] = tuple
 
 
 def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) -> Content:

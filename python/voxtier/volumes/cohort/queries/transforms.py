@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from voxtier.volumes.store import foreground
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.columns import Missing, Table
+from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
@@ -108,9 +110,15 @@ def copy_jobs(collection: CollectionView, fns: Sequence[Transform]) -> list[Job]
     fingerprint = (snapshot.meta.get("voxtier_store"), snapshot.commit, run)
     table = collection.table
     return [
-        job_of(volume, row, table, fingerprint, lambda volume=volume, row=row: _copy(volume, row, fns))  # type: ignore[misc]
+        job_of(volume, row, table, fingerprint, partial(_copy, volume, row, fns), partial(_state, volume))
         for volume, row in collection.volume_rows()
     ]
+
+
+def _state(volume: Volume) -> tuple[str, ...]:
+    """Return the names of a volume's fragments: `Volume.update` changes voxels without a commit."""
+    volume.refresh()  # a remote array that is open still shows what was there when it was opened
+    return tuple(fragment_names(volume.uri, volume.session))
 
 
 def job_of(
@@ -119,6 +127,7 @@ def job_of(
     table: Table,
     fingerprint: tuple[object, ...],
     load: Callable[[], Content],
+    read_state: Callable[[], tuple[object, ...]] = tuple,
 ) -> Job:
     """Return the job that stores what becomes of a volume, with the other columns of its row.
 
@@ -134,6 +143,8 @@ def job_of(
         Equal for equal content.
     load : callable
         Gives what is stored.
+    read_state : callable
+        Gives the rest of the fingerprint.
 
     Returns
     -------
@@ -145,7 +156,15 @@ def job_of(
         for name, value in row.items()
         if name not in (*INDEX_COLUMNS, "dimensions")
     }
-    return Job(row["obs_id"], row["obs_subject_id"], load, (volume.uri, *fingerprint), volume.uri, extra)
+    return Job(
+        row["obs_id"],
+        row["obs_subject_id"],
+        load,
+        (volume.uri, *fingerprint),
+        volume.uri,
+        extra,
+        read_state=read_state,
+    )
 
 
 def _copy(volume: Volume, row: Any, fns: Sequence[Transform]) -> Content:

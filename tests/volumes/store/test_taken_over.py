@@ -1,0 +1,59 @@
+"""What a repeated write takes over of one that was killed before its commit: nothing that changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from volumes.support.images import code_of, pairs
+from voxtier.volumes import RadiObject
+from voxtier.volumes.store import ingest
+from voxtier.volumes.store.commits import Change
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, write: Callable[[], Any]) -> None:
+    """Leave what a write leaves that is killed before its commit."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Change, "commit", lambda _: 1 / 0)
+        patch.setattr(Change, "discard", lambda _: None)
+        with pytest.raises(ZeroDivisionError):
+            write()
+
+
+COPIES: dict[str, Callable[[Path], Any]] = {
+    "materialize": lambda folder: RadiObject(folder / "r").materialize(folder / "copy"),
+    "collection": lambda folder: RadiObject(folder / "r").T1w.lazy().materialize(folder / "copy"),
+    "from_collections": lambda folder: RadiObject.from_collections(
+        folder / "copy", {"T1w": RadiObject(folder / "r").T1w}
+    ),
+    "add_collection": lambda folder: RadiObject(folder / "other").add_collection(
+        "copy", RadiObject(folder / "r").T1w
+    ),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_repeated_after_a_kill_holds_what_was_corrected_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
+    RadiObject.from_niftis(tmp_path / "other", images={"T2w": pairs(tmp_path / "t2", ["b", "a"], "T2w")})
+    kill(monkeypatch, lambda: COPIES[way](tmp_path))
+    radi.T1w.loc["b_T1w"].update((0, 0, 0), np.full((5, 6, 7), 77, np.int16))
+    written = []
+    original = ingest._write
+    monkeypatch.setattr(
+        ingest, "_write", lambda uri, job, *rest: written.append(job.obs_id) or original(uri, job, *rest)
+    )
+    copy = COPIES[way](tmp_path)
+    made = copy if way == "collection" else RadiObject(tmp_path / "other" if copy is None else copy.uri)
+    view = made if way == "collection" else made.collection("copy" if copy is None else "T1w")
+    assert {str(v.obs_id): np.unique(v[:]).tolist() for v in view} == {
+        "b_T1w": [77],
+        "a_T1w": [code_of("a", "T1w")],
+    }
+    assert written == ["b_T1w"]  # the other one is taken over as before
