@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
-from volumes.support.images import code_of, pairs
+from volumes.support.images import code_of, pairs, series
 from voxtier.volumes import RadiObject
 from voxtier.volumes.store import ingest
 from voxtier.volumes.store.commits import Change
@@ -57,3 +60,57 @@ def test_a_copy_repeated_after_a_kill_holds_what_was_corrected_since(
         "a_T1w": [code_of("a", "T1w")],
     }
     assert written == ["b_T1w"]  # the other one is taken over as before
+
+
+def make_nifti(folder: Path, name: str, number: int) -> Path:
+    nib.save(nib.Nifti1Image(np.full((5, 6, 7), number, np.int16), np.eye(4)), folder / name)
+    return folder / name
+
+
+def make_pair(folder: Path, name: str, number: int) -> Path:
+    nib.save(nib.Nifti1Pair(np.full((5, 6, 7), number, np.int16), np.eye(4)), folder / name)
+    return folder / name.replace(".hdr", ".img")
+
+
+def make_slice(folder: Path, number: int) -> Path:
+    """Write a series of three slices, and another number into the pixels of the last."""
+    if not folder.exists():
+        series(folder, [(0, 0, z) for z in range(3)])
+    path = sorted(folder.iterdir())[-1]
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = np.full((dataset.Rows, dataset.Columns), number, np.int16).tobytes()
+    dataset.save_as(path)
+    return path
+
+
+SOURCES: dict[str, Callable[[Path, int], Path]] = {
+    "file": lambda folder, number: make_nifti(folder, "a_T1w.nii", number),
+    "gzip": lambda folder, number: make_nifti(folder, "a_T1w.nii.gz", number),
+    "pair": lambda folder, number: make_pair(folder, "a_T1w.hdr", number),
+    "pair-gzip": lambda folder, number: make_pair(folder, "a_T1w.hdr.gz", number),
+    "series": lambda folder, number: make_slice(folder / "s", number),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_an_ingest_repeated_after_a_kill_holds_what_was_corrected_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Of an image of several files any may be the one that was corrected; the others keep their times."""
+    (tmp_path / "in").mkdir()
+
+    def write() -> RadiObject:
+        if kind == "series":
+            return RadiObject.from_dicoms(tmp_path / "r", [(tmp_path / "in/s", "a")])
+        return RadiObject.from_niftis(tmp_path / "r", images={"T1w": f"{tmp_path}/in/a_T1w.*"})
+
+    SOURCES[kind](tmp_path / "in", 3)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "in").rglob("*") if path.is_file()}
+    kill(monkeypatch, write)
+    corrected = SOURCES[kind](tmp_path / "in", 77)
+    for path in set(times) - {corrected}:
+        os.utime(path, ns=(times[path], times[path]))
+    os.utime(corrected, ns=(times[corrected] + 1, times[corrected] + 1))
+    radi = write()
+    view = radi.collection(radi.collection_names[0])
+    assert view.iloc[0][-1, -1, -1] == 77

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from voxtier.volumes.formats.dicom import (
     volume_label,
 )
 from voxtier.volumes.formats.nifti import read_nifti
+from voxtier.volumes.formats.nifti_files import locate
 from voxtier.volumes.formats.sources import (
     ImageFormat,
     Images,
@@ -365,6 +367,7 @@ def _nifti_jobs(sources: Sequence[Source], *, reorient: bool | None) -> list[Job
             fingerprint=(*_file_fingerprint(source.path), reorient),
             label=str(source.path),
             extra=source.columns,
+            read_state=partial(_voxels_fingerprint, source.path),
         )
         for source in sources
     ]
@@ -373,6 +376,15 @@ def _nifti_jobs(sources: Sequence[Source], *, reorient: bool | None) -> list[Job
 def _dicom_fingerprint(path: DicomPath) -> tuple[object, ...]:
     """Return what tells one state of the files of a folder from another."""
     return tuple(part for file in files_of(path) for part in _file_fingerprint(file))
+
+
+def _voxels_fingerprint(path: Path) -> tuple[object, ...]:
+    """Return what tells one state of the voxels of a .hdr/.img pair from another; for one file nothing."""
+    try:
+        files = locate(path)
+    except (FormatError, SourceError):  # told when it is read
+        return ()
+    return _file_fingerprint(files.voxels) if files.is_pair else ()
 
 
 def _file_fingerprint(path: Path) -> tuple[object, ...]:
