@@ -145,6 +145,39 @@ def test_a_mask_is_matched_by_session_and_by_run_where_one_subject_has_several(t
         SegmentationDataset(other.CT, radi.seg)
 
 
+@pytest.mark.parametrize(
+    ("masks", "wanted"),
+    [
+        (["run-1"], None),
+        (["run-1", "run-3"], None),
+        (["run-1", "run-2"], ["run-1", "run-2"]),
+        (["run-01", "run-02"], ["run-01", "run-02"]),
+        (["acq-x"], ["acq-x", "acq-x"]),
+        (["acq-x", "run-2"], ["acq-x", "run-2"]),
+    ],
+)
+def test_a_mask_of_a_run_serves_that_run_and_one_of_no_run_serves_all(
+    tmp_path: Path, masks: list[str], wanted: list[str] | None
+) -> None:
+    for run in ("run-1", "run-2"):
+        nifti(tmp_path / f"sub-a_{run}_T1w.nii", run, "T1w")
+    for name in masks:
+        nifti(tmp_path / f"sub-a_{name}_seg.nii", name, "seg")
+    radi = RadiObject.from_niftis(tmp_path / "r", niftis=tmp_path)
+    if wanted is not None:
+        dataset = SegmentationDataset(radi.T1w, radi.seg)
+        found = {item["obs_id"]: item["mask"][0, 0, 0, 0] for item in dataset}
+        assert found == {f"sub-a_run-{run}_T1w": code_of(name, "seg") for run, name in enumerate(wanted, 1)}
+        return
+    with pytest.raises(ConfigError, match=r"no volume of 'sub-a' of run 2, only of run \d: select .* drop"):
+        SegmentationDataset(radi.T1w, radi.seg)
+    assert len(SegmentationDataset(radi.T1w.filter("run == '1'"), radi.seg)) == 1
+    radi.seg.obs.drop_column("run")
+    if len(masks) == 1:
+        radi = RadiObject(radi.uri)
+        assert len(SegmentationDataset(radi.T1w, radi.seg)) == 2
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_monai_and_torchio_get_the_voxels_and_the_affine_of_the_patch(tmp_path: Path) -> None:
     monai = pytest.importorskip("monai.transforms")

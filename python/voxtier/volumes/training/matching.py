@@ -19,12 +19,12 @@ from voxtier.volumes.volume import Volume
 def match_volumes(collection: VolumeCollection, reference: VolumeCollection) -> list[Volume]:
     """Return one volume for each volume of a reference: of the same subject, and of its session where told.
 
-    Where several are left, the run decides.
+    A volume that states a run serves that run alone, one that states none serves all.
 
     Raises
     ------
     ConfigError
-        For a subject without a volume, and for one with several.
+        For a subject without a volume, for one with several, and where the runs differ.
     """
     places: dict[str, list[int]] = {}
     keys = _keys_of(collection)
@@ -36,9 +36,17 @@ def match_volumes(collection: VolumeCollection, reference: VolumeCollection) -> 
         same = [place for place in found if keys[place][1] == session]
         unstated = [place for place in found if keys[place][1] is None]
         found = same or (found if session is None else unstated)
-        if len({keys[place][1] for place in found}) == 1:
-            found = [place for place in found if keys[place][2] == run] or found
         label = subject if session is None else f"{subject} (session {session})"
+        if run is not None and len({keys[place][1] for place in found}) == 1:
+            other = keys[found[0]][2]
+            same = [place for place in found if keys[place][2] == run]
+            found = same or [place for place in found if keys[place][2] is None]
+            if not found:
+                raise ConfigError(
+                    f"collection {collection.name!r} has no volume of {label!r} of run {run}, only of run"
+                    f" {other}: select the volumes that have a partner first, or drop its obs column 'run'"
+                    " where runs do not matter"
+                )
         if len(found) > 1:
             raise ConfigError(
                 f"collection {collection.name!r} has several volumes of {label!r}: select one first"
@@ -53,7 +61,13 @@ def match_volumes(collection: VolumeCollection, reference: VolumeCollection) -> 
 def _keys_of(collection: VolumeCollection) -> list[tuple[str, str | None, str | None]]:
     """Return subject, session and run of each volume."""
     rows = collection.table.rows()
-    return [(str(row["obs_subject_id"]), row.get("session"), row.get("run")) for row in rows]
+    return [(str(row["obs_subject_id"]), row.get("session"), _run_of(row.get("run"))) for row in rows]
+
+
+def _run_of(value: object) -> str | None:
+    """Return a run as text; it is a number (BIDS 1.10, "Entities"), so 01 is 1."""
+    text = None if value is None else str(value)
+    return str(int(text)) if text is not None and text.isdecimal() else text
 
 
 def refuse_misplaced(first: Volume, other: Volume) -> None:
