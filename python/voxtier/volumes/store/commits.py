@@ -186,8 +186,7 @@ class Change:
     def discard(self) -> None:
         """Remove what this change wrote, unless its commit was made after all.
 
-        On an object store it stays for the ingest that is repeated, which takes finished volumes over: some
-        servers keep the folders of objects that are gone, and let nothing be made in their place.
+        On an object store it stays for the ingest that is repeated, which takes finished volumes over.
         """
         if is_remote(self.store.root):
             return

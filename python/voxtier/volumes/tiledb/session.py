@@ -335,6 +335,19 @@ def remove_tree(uri: str, session: Session) -> None:
     with translate_errors(f"remove {uri}"):
         if vfs.is_dir(uri):
             vfs.remove_dir(uri)
+            _remove_empty_folders(uri, vfs)
+
+
+def _remove_empty_folders(uri: str, vfs: tiledb.VFS) -> None:
+    """Remove the folders that some servers keep of objects that are gone: they would look like an array.
+
+    A folder is the key that ends with a slash; removing it leaves alone what was put into it meanwhile.
+    """
+    if vfs.is_dir(uri):
+        for entry in map(as_uri, vfs.ls(uri)):
+            if entry != uri:  # an empty folder lists itself
+                _remove_empty_folders(entry, vfs)
+        vfs.remove_file(f"{uri}/")
 
 
 def remove_file(uri: str, session: Session) -> None:
