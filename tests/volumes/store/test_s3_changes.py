@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+
+from volumes.store.s3_server import Server
 
 pytest.importorskip("obstore")
 
 from volumes.store.test_s3 import reachable, server  # noqa: F401
-from voxtier.volumes import TileConfig, Volume, configure
+from voxtier.errors import BackendError, NotFoundError
+from voxtier.volumes import TileConfig, Volume, configure, get_config
 from voxtier.volumes.tiledb.session import Session, read_kind, remove_tree
 
 pytestmark = pytest.mark.usefixtures("reachable")
+
+OTHER = """
+import sys
+import numpy as np
+from voxtier.volumes import S3Config, TileConfig, Volume, configure
+from voxtier.volumes.tiledb.session import Session, remove_tree
+
+endpoint, uri, what = sys.argv[1:]
+configure(s3=S3Config(endpoint=endpoint, use_virtual_addressing=False))
+volume = Volume(uri)
+if what == "remove":
+    remove_tree(uri, Session.of(None))
+elif what == "replace":
+    remove_tree(uri, Session.of(None))
+    Volume.from_numpy(uri, np.zeros((9, 9, 9), np.int16))
+else:
+    noise = np.random.default_rng(int(what)).integers(20_000, 30_000, volume.shape)
+    volume.update((0, 0, 0), noise.astype(volume.stored_dtype))
+    volume.consolidate()
+"""
+
+
+def run_elsewhere(uri: str, what: str) -> None:
+    """Change a volume in another process."""
+    command = [sys.executable, "-c", OTHER, get_config().s3.endpoint, uri, what]
+    subprocess.run(command, check=True, timeout=100)
+
 
 def make(name: str, **tile: object) -> tuple[Volume, np.ndarray]:
     """Return a volume of one tile a plane, and its voxels: planes far apart are never read ahead."""
@@ -23,6 +56,76 @@ def make(name: str, **tile: object) -> tuple[Volume, np.ndarray]:
 def noise(seed: int) -> np.ndarray:
     """Return the voxels that another process writes for a number: no tile of them is small."""
     return np.random.default_rng(seed).integers(20_000, 30_000, (256, 256, 40)).astype(np.int32)
+
+
+@pytest.mark.parametrize("replicas", [(), ("sagittal",)])
+def test_a_volume_that_another_process_consolidates_is_read_on(replicas: tuple[str, ...]) -> None:
+    volume, data = make(f"open{len(replicas)}", replicas=replicas)
+    held = Volume(volume.uri)
+    assert np.array_equal(volume.axial(0), data[:, :, 0])
+    assert np.array_equal(volume.sagittal(0), data[0])
+    run_elsewhere(volume.uri, "7")
+    for number in (7, 8):
+        now = noise(number)
+        assert np.array_equal(volume.axial(20), now[:, :, 20])
+        assert np.array_equal(held.sagittal(200), now[200])
+        boxes = held.read_patches([[0, 0, 30], [200, 200, 5], [-4, 3, 35]], (4, 4, 4), fill=number)
+        assert np.array_equal(boxes[1], now[200:204, 200:204, 5:9])
+        assert np.unique(boxes[2]).tolist() == [number]
+        assert np.array_equal(Volume(volume.uri)[3:9, ::7, ::5], now[3:9, ::7, ::5])
+        if number == 7:
+            run_elsewhere(volume.uri, "8")
+
+
+def test_patches_of_one_call_are_of_one_state() -> None:
+    """The first box lies in a plane that was read already, the second in one that has to be asked for."""
+    volume, data = make("patches")
+    assert np.array_equal(volume.axial(0), data[:, :, 0])
+    run_elsewhere(volume.uri, "9")
+    boxes = volume.read_patches([[0, 0, 0], [0, 0, 30]], (4, 4, 1))
+    assert np.array_equal(boxes, [noise(9)[:4, :4, :1], noise(9)[:4, :4, 30:31]])
+
+
+def test_the_type_of_scaled_reads_follows_what_was_written_elsewhere() -> None:
+    """It is that of the greatest stored number times the slope, which the write raises."""
+    make("scaled")
+    volume = Volume._store(
+        "s3://vox/scaled-too",
+        np.random.default_rng(0).integers(0, 30, (256, 256, 40)).astype(np.int16),
+        {"nifti_scl_slope": "1000.0", "nifti_scl_inter": "0.0", "stored_min": 0, "stored_max": 30},
+        None,
+    )
+    assert volume.dtype == np.int16
+    assert volume.axial(0).max() == 29_000
+    run_elsewhere(volume.uri, "5")
+    assert np.array_equal(volume.axial(20), noise(5)[:, :, 20] * 1000)
+    assert volume.dtype == np.int32
+
+
+@pytest.mark.parametrize(("what", "error"), [("remove", NotFoundError), ("replace", BackendError)])
+def test_a_volume_that_is_gone_or_another_is_told(what: str, error: type[Exception]) -> None:
+    volume, _ = make(f"gone-{what}")
+    volume.axial(0)
+    run_elsewhere(volume.uri, what)
+    with pytest.raises(error, match=r"not exist|was replaced while it was read: read it again"):
+        volume.axial(20)
+    if what == "replace":
+        assert volume.shape == (9, 9, 9)
+        assert not volume[:].any()
+
+
+def test_a_fragment_that_is_lost_for_good_is_told_soon(server: Server) -> None:  # noqa: F811
+    volume, _ = make("lost")
+    volume.axial(0)
+    import tiledb
+
+    vfs = tiledb.VFS(ctx=Session.of(None).context())
+    (fragment,) = [uri for uri in vfs.ls(f"{volume.uri}/__fragments") if uri.rstrip("/")[-3:] == "_22"]
+    vfs.remove_file(f"{fragment.rstrip('/')}/a0.tdb")
+    server.proxy.forget()
+    with pytest.raises(BackendError, match="404"):
+        volume.axial(20)
+    assert len(server.proxy.requests) < 60
 
 
 def test_replicas_on_s3_are_written_again() -> None:

@@ -19,12 +19,12 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier import _core
-from voxtier.errors import FormatError, NotFoundError
+from voxtier.errors import BackendError, FormatError, NotFoundError
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.volumes.tiledb.format.direct import open_tiles
 from voxtier.volumes.tiledb.format.folders import fragment_bytes
 from voxtier.volumes.tiledb.format.freshness import FolderState, is_there
-from voxtier.volumes.tiledb.format.messages import translate_errors
+from voxtier.volumes.tiledb.format.messages import is_object_gone, translate_errors
 from voxtier.volumes.tiledb.format.recovery import recover_volume
 from voxtier.volumes.tiledb.layout import ATTRIBUTE, AXES, Layout, Region
 from voxtier.volumes.tiledb.scaling import Scaling, ingested_dtype, stored_number
@@ -32,6 +32,7 @@ from voxtier.volumes.tiledb.session import LATEST, Session, is_remote
 
 _OPEN_ARRAYS = 128  # each may hold one file descriptor
 _ATTEMPTS = 10  # consolidations that may come between the steps of one read
+_REMOTE_ATTEMPTS = 3  # each costs a dozen requests
 
 _Result = TypeVar("_Result")
 
@@ -45,6 +46,8 @@ class VoxelArray:
         Address of the array.
     session : Session
         How it is reached.
+    is_replica : bool
+        It is read as it was opened, or not at all: what lies there later may be half written.
 
     Attributes
     ----------
@@ -52,14 +55,20 @@ class VoxelArray:
         Further tilings of the same voxels; None until `replicas` has looked for them.
     """
 
-    def __init__(self, uri: str, session: Session) -> None:
+    layout: Layout
+    meta: dict[str, Any]
+    domain: Any
+
+    def __init__(self, uri: str, session: Session, *, is_replica: bool = False) -> None:
         self.uri = uri
         self.session = session
         self.pid = os.getpid()
         self.is_forgotten = False
+        self.is_replica = is_replica
         self.credentials = session.credentials() if is_remote(uri) else {}
         self.replicas: tuple[VoxelArray, ...] | None = None
         self._handle: Any = None
+        self._is_known = False
         try:
             self._retry(self._open)
         except FormatError:
@@ -67,29 +76,46 @@ class VoxelArray:
                 raise
             recover_volume(uri)
             self._retry(self._open)
-        self.dtype = ingested_dtype(self.meta, self.layout.cell)  # what reads give before scaling
-        self.scaling = Scaling.of(self.meta, self.dtype)
         order = self.layout.order
         self._to_api = tuple(order.index(axis) for axis in range(len(order)))
         self._tiles = open_tiles(uri, self.layout, self.domain)
         if self._tiles is not None:
             self._handle = None  # one descriptor less, and a reader that holds up no vacuum
 
-    def _open(self) -> None:
-        self.state = FolderState.read(self.uri)
+    def _open(self) -> Any:
+        """Open the array, note what it is, and return the handle."""
+        state = FolderState.read(self.uri)
         with translate_errors(f"open the volume {self.uri}"):
-            self._handle = _opened(self.uri, self.session)
-            self.layout = Layout.of(self.uri, self._handle.schema)
-            self.meta: dict[str, Any] = dict(self._handle.meta)
-            self.domain = self._handle.nonempty_domain()
+            handle = _opened(self.uri, self.session)
+            layout = Layout.of(self.uri, handle.schema)
+            meta = dict(handle.meta)
+            domain = handle.nonempty_domain()
+        if self._is_known and (layout, meta.get("obs_id")) != (self.layout, self.meta.get("obs_id")):
+            self.is_forgotten = True
+            raise BackendError(f"the volume {self.uri} was replaced while it was read: read it again")
+        self.state, self.layout, self.meta, self.domain = state, layout, meta, domain
+        self.dtype = ingested_dtype(meta, layout.cell)  # what reads give before scaling
+        self.scaling = Scaling.of(meta, self.dtype)
+        self.replicas, self._is_known = None, True
+        self._handle = handle
+        return handle
+
+    def _current_handle(self) -> Any:
+        """Return the open handle, a new one where `_retry` dropped it."""
+        handle = self._handle
+        if handle is None and is_remote(self.uri):
+            return self._open()  # nothing else would notice that its metadata has changed too
+        if handle is None:
+            handle = self._handle = _opened(self.uri, self.session)
+        return handle
 
     def _retry(self, step: Callable[[], _Result]) -> _Result:
         """Take a step again where files vanish under it: another process removes what it has consolidated."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(_REMOTE_ATTEMPTS if is_remote(self.uri) else _ATTEMPTS):
             try:
                 return step()
-            except NotFoundError:
-                if not is_there(self.uri):
+            except (NotFoundError, BackendError) as error:
+                if not (is_there(self.uri) if isinstance(error, NotFoundError) else is_object_gone(error)):
                     raise
                 self._handle = None  # opened anew
         return step()
@@ -123,24 +149,17 @@ class VoxelArray:
         elif self._tiles is not None:
             cells = self._tiles.read(stored, self.session.config.read)
         else:
-            cells = self._read_through_tiledb(stored)
+            cells = self._read_through_tiledb(lambda handle: _read_region(handle, stored))
         return cells.transpose(self._to_api)
 
-    def _read_through_tiledb(self, stored: Region) -> NDArray[Any]:
-        box = tuple(slice(start, start + (count - 1) * step + 1) for start, count, step in stored)
+    def _read_through_tiledb(self, step: Callable[[Any], NDArray[Any]]) -> NDArray[Any]:
+        """Return what a step reads from the open handle: all of it from one state of the array."""
 
         def read() -> NDArray[Any]:
             with translate_errors(f"read the volume {self.uri}"):
-                if self._handle is None:
-                    self._handle = _opened(self.uri, self.session)
-                return cast(NDArray[Any], self._handle[box])
+                return step(self._current_handle())
 
-        cells = self._retry(read)
-        if isinstance(cells, Mapping):
-            cells = cells[ATTRIBUTE]
-        if any(step != 1 for _, _, step in stored):
-            cells = np.ascontiguousarray(cells[tuple(slice(None, None, step) for _, _, step in stored)])
-        return cells
+        return read() if self.is_replica else self._retry(read)
 
     def read_patches(self, starts: NDArray[np.int64], size: tuple[int, ...], fill: float) -> NDArray[Any]:
         """Read boxes of one size from this array's own tiles.
@@ -173,9 +192,8 @@ class VoxelArray:
                 stored_starts, stored_size, fill, self.layout.stored_shape, self.session.config.read
             )
         else:
-            out = np.full((len(starts), *stored_size), fill, self.layout.cell)
-            for patch, corner in zip(out, stored_starts, strict=True):
-                self._read_patch_through_tiledb(patch, corner.tolist())
+            shape = (len(starts), *stored_size)
+            out = self._read_through_tiledb(lambda handle: self._patches(handle, stored_starts, shape, fill))
         return out.transpose(0, *(1 + axis for axis in self._to_api))
 
     @property
@@ -209,14 +227,29 @@ class VoxelArray:
         outside = stored_number(fill, self.layout.cell)
         self._tiles.read_boxes(stored, out, order, recipe, outside, self.session.config.read)
 
-    def _read_patch_through_tiledb(self, patch: NDArray[Any], corner: Sequence[int]) -> None:
-        low = [max(0, start) for start in corner]
-        ends = zip(corner, patch.shape, self.layout.stored_shape, strict=True)
-        high = [min(size, start + count) for start, count, size in ends]
-        if all(end > start for start, end in zip(low, high, strict=True)):
-            inside = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))
-            region = tuple((start, end - start, 1) for start, end in zip(low, high, strict=True))
-            patch[inside] = self._read_through_tiledb(region)
+    def _patches(
+        self, handle: Any, corners: NDArray[np.int64], shape: tuple[int, ...], fill: float
+    ) -> NDArray[Any]:
+        out = np.full(shape, fill, self.layout.cell)
+        for patch, corner in zip(out, corners.tolist(), strict=True):
+            low = [max(0, start) for start in corner]
+            ends = zip(corner, patch.shape, self.layout.stored_shape, strict=True)
+            high = [min(size, start + count) for start, count, size in ends]
+            if all(end > start for start, end in zip(low, high, strict=True)):
+                inside = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))
+                region = tuple((start, end - start, 1) for start, end in zip(low, high, strict=True))
+                patch[inside] = _read_region(handle, region)
+        return out
+
+
+def _read_region(handle: Any, stored: Region) -> NDArray[Any]:
+    """Return the cells of a region in the stored order."""
+    cells = handle[tuple(slice(start, start + (count - 1) * step + 1) for start, count, step in stored)]
+    if isinstance(cells, Mapping):
+        cells = cells[ATTRIBUTE]
+    if any(step != 1 for _, _, step in stored):
+        cells = np.ascontiguousarray(cells[tuple(slice(None, None, step) for _, _, step in stored)])
+    return cast(NDArray[Any], cells)
 
 
 def _opened(uri: str, session: Session) -> Any:
@@ -240,7 +273,8 @@ after_fork_in_child(_after_fork)
 def open_array(uri: str, session: Session) -> VoxelArray:
     """Return the open array of this process, opened again when a local array has changed on disk.
 
-    A remote array keeps the state in which it was opened (one request a read) until `forget` is called.
+    A remote array keeps the state in which it was opened (one request a read) until `forget` is called, or
+    until another process has removed what that state consists of.
     """
     key = (uri, session)
     with _open_lock:

@@ -74,7 +74,7 @@ def find_replicas(array: VoxelArray) -> dict[str, VoxelArray]:
         with suppress(VoxtierError, OSError):
             if _digest(array.uri, orientation, array.session) != digest:
                 continue
-            replica = VoxelArray(replica_uri(array.uri, orientation), array.session)
+            replica = VoxelArray(replica_uri(array.uri, orientation), array.session, is_replica=True)
             if (replica.layout.shape, replica.layout.cell) == (array.layout.shape, array.layout.cell):
                 valid[orientation] = replica
     return valid

@@ -43,6 +43,11 @@ def translate_errors(what: str) -> Iterator[None]:
         raise SourceError.from_os(error, what) from None
 
 
+def is_object_gone(error: BackendError) -> bool:
+    """Return whether an object store has no such object: it was removed since it was listed."""
+    return re.search(r"Response Code: 404|NoSuchKey", str(error), re.I) is not None
+
+
 def _translate(what: str, text: str) -> Exception:
     brief = re.sub(r"\s+", " ", text)
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
