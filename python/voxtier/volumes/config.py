@@ -113,7 +113,10 @@ class TileConfig:
 
 @dataclass(frozen=True, slots=True)
 class CompressionConfig:
-    """Compressor and level; a level past the compressor's own range is clamped to its end (gzip 22 -> 9)."""
+    """Compressor and level; a level past the compressor's own range is clamped to its end (gzip 22 -> 9).
+
+    TileDB's gzip cannot store every tile that does not shrink: a volume that has one is stored with zstd.
+    """
 
     algorithm: Compressor = Compressor.ZSTD
     level: int = 3

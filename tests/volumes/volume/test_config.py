@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiledb
 
 from voxtier.errors import ConfigError
 from voxtier.volumes import (
@@ -133,6 +134,39 @@ def test_orientation_and_compressor_shape_the_array(tmp_path: Path) -> None:
         assert volume.tile_orientation is SliceOrientation(orientation)
     configure(compression=CompressionConfig(Compressor.NONE))
     assert Volume.from_numpy(tmp_path / "none", data)._array.layout.filters == ()
+
+
+def filters_of(uri: str) -> list[str]:
+    with tiledb.open(uri) as array:
+        return [type(step).__name__ for step in array.attr(0).filters]
+
+
+@pytest.mark.parametrize("replicas", [(), ("sagittal",)])
+def test_voxels_that_gzip_cannot_store_are_stored_with_zstd(
+    tmp_path: Path, replicas: tuple[str, ...]
+) -> None:
+    """33600 bytes that do not shrink become three blocks of deflate, for two of which TileDB has room."""
+    configure(tile=TileConfig("isotropic", replicas=replicas), compression=CompressionConfig("gzip"))
+    noise = np.random.default_rng(0).integers(-(2**31), 2**31, (35, 12, 20), dtype="i4")
+    volume = Volume.from_numpy(tmp_path / "noise", noise)
+    assert np.array_equal(volume[:], noise)
+    assert np.array_equal(volume.sagittal(3), noise[3])
+    assert volume.replicas == list(replicas)
+    assert filters_of(volume.uri) == ["ByteShuffleFilter", "ZstdFilter"]
+    with tiledb.open(volume.uri) as array:  # stored as z, y, x
+        assert np.array_equal(array[:]["voxels"].transpose(2, 1, 0), noise)
+    plain = Volume.from_numpy(tmp_path / "plain", noise // 2**20)
+    assert filters_of(plain.uri) == ["ByteShuffleFilter", "GzipFilter"]
+    with pytest.raises(ConfigError, match=r"plain: a tile does not shrink.* nothing is damaged: .* zstd"):
+        plain.update((0, 0, 0), noise)
+    assert np.array_equal(plain[:], noise // 2**20)
+    plain.update((0, 0, 0), noise[:2, :2, :2])
+    plain.consolidate()
+    assert np.array_equal(plain[:2, :2, :2], noise[:2, :2, :2])
+    assert np.array_equal(plain[2:], noise[2:] // 2**20)
+    with pytest.raises(ConfigError, match="already exists"):
+        Volume.from_numpy(tmp_path / "plain", noise)
+    assert np.array_equal(plain[2:], noise[2:] // 2**20)
 
 
 def test_without_compression_edge_tiles_waste_little(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier import _core
-from voxtier.errors import VoxtierError
-from voxtier.volumes.config import SliceOrientation, WriteConfig
+from voxtier.errors import ConfigError, VoxtierError
+from voxtier.volumes.config import CompressionConfig, Compressor, SliceOrientation, WriteConfig
 from voxtier.volumes.tiledb import arrays
 from voxtier.volumes.tiledb.arrays import VoxelArray
 from voxtier.volumes.tiledb.creation import array_meta, create_array, create_like
@@ -249,6 +250,25 @@ def write_volume(
     is_free : bool
         Whether the caller knows that nothing lies at the address.
     """
+    try:
+        _write_volume(uri, image, meta, write, session, is_free=is_free)
+    except ConfigError:
+        if write.compression.algorithm is not Compressor.GZIP:
+            raise
+        # A tile that does not shrink, for which TileDB's gzip has no room (`messages`): zstd has.
+        write = replace(write, compression=CompressionConfig(Compressor.ZSTD))
+        _write_volume(uri, image, meta, write, session, is_free=is_free)
+
+
+def _write_volume(
+    uri: str,
+    image: NDArray[Any],
+    meta: Mapping[str, Any],
+    write: WriteConfig,
+    session: Session,
+    *,
+    is_free: bool,
+) -> None:
     meta = {**array_meta(write, image.dtype), **meta}
     create_array(uri, image.shape, image.dtype, write, session, is_free=is_free)
     names = [orientation.value for orientation in write.tile.replicas]

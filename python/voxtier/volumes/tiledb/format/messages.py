@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import tiledb
 
-from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
+from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
 
 _MISSING = re.compile(r"does not exist|not found|NoSuchKey|NoSuchBucket|not an array|No such file", re.I)
 _REMOTE = re.compile(
@@ -30,6 +30,8 @@ def translate_errors(what: str) -> Iterator[None]:
         When the disk is full or access is denied.
     BackendError
         When an object store refuses or does not answer.
+    ConfigError
+        When gzip has no room for a tile that does not shrink.
     NotFoundError
         When nothing lies at the address.
     FormatError
@@ -58,6 +60,11 @@ def _translate(what: str, text: str) -> Exception:
         return SourceError("io_error", None, f"{what}: the disk is full", errno.ENOSPC)
     if re.search(r"Permission denied|Read-only file system", brief):
         return SourceError("io_error", None, f"{what}: permission denied", errno.EACCES)
+    if "GZipException" in brief and "buffer too small" in brief:
+        return ConfigError(
+            f"{what}: a tile does not shrink, and TileDB's gzip has no room for it; nothing is damaged: store"
+            " the volume anew with another compression, such as zstd"
+        )
     if "S3" in brief and _REMOTE.search(brief):
         return BackendError(f"{what}: the object store refused or did not answer: {brief}")
     if _MISSING.search(brief):
