@@ -289,6 +289,30 @@ def test_a_filter_compares_dates(expression: str, wanted: list[int]) -> None:
     assert np.flatnonzero(table.matching(expression)).tolist() == wanted
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("x == 0.1", [0, 2]),
+        ("0.1 == x", [0, 2]),
+        ("x != 0.1", [1, 3]),
+        ("x <= 0.1", [0, 2]),
+        ("x in [0.1, 7]", [0, 2, 3]),
+        ("x not in [0.1]", [1, 3]),
+        ("x < 1e300", [0, 1, 2, 3]),
+    ],
+)
+def test_a_column_compares_alike_with_and_without_missing_values(
+    expression: str, wanted: list[int], dtype: str
+) -> None:
+    cells = np.array([0.1, 0.2, 0.1, 7], dtype)
+    assert np.flatnonzero(Table({"x": cells}).matching(expression)).tolist() == wanted
+    masked = np.ma.MaskedArray(cells, [False, False, True, False])
+    found = np.flatnonzero(Table({"x": masked}).matching(expression)).tolist()
+    assert found == [place for place in wanted if place != 2]
+
+
 @pytest.mark.parametrize(
     "expression", ["day > 5", "day > 'today'", "day == ''", "day > '2020-13-01'", "day > n", "day == True"]
 )

@@ -59,7 +59,7 @@ def find_matches(expression: str, columns: Mapping[str, _Column], rows: int) -> 
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
         return _Filter(expression, columns, rows).mask(tree)
-    except (SyntaxError, RecursionError, MemoryError, ValueError, TypeError) as error:
+    except (SyntaxError, RecursionError, MemoryError, ValueError, TypeError, OverflowError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"the filter {expression!r} cannot be read: {error}") from None
@@ -126,7 +126,10 @@ class _Filter:
             raise self.refuse("text is compared with text, numbers with numbers")
         if _is_date(left):
             left, right = self.in_one_unit(left, right)
-        return _as_mask(compare(left, right)) & _present(left) & _present(right)
+        # As plain arrays: masked ones make 64 bits of a number, and no float32 equals the 0.1 of 64 bits.
+        cells = [np.ma.getdata(side) if isinstance(side, np.ndarray) else side for side in (left, right)]
+        with np.errstate(over="ignore"):  # 1e300 is infinite beside 32 bits, and compares so
+            return _as_mask(compare(*cells)) & _present(left) & _present(right)
 
     def date(self, side: Any) -> NDArray[np.datetime64]:
         if not isinstance(side, str) or not _DATE.fullmatch(side):
