@@ -150,7 +150,7 @@ def _add_rows(
         rows = [_as_stored(row, dtypes) for row in rows]
         table = rows_table(rows, _DTYPES)
         columns = {*dtypes, *INDEX_COLUMNS, "voxtier_array"}
-        new = {name: table[name].dtype for name in table.columns if name not in columns}
+        new = {name: dtype for name, dtype in _schema(table).items() if name not in columns}
         if new:
             # Rows that exist are written again, so that they hold a missing value there and not a zero.
             stored.add_attributes(new)
@@ -164,8 +164,10 @@ def _as_stored(row: dict[str, Any], dtypes: Mapping[str, np.dtype[Any]]) -> dict
     return {**row, **{name: str(row[name]) for name in texts if is_value(row[name])}}
 
 
-def _schema(table: Table) -> dict[str, Any]:
-    return {name: table[name].dtype for name in table.columns if name not in INDEX_COLUMNS}
+def _schema(table: Table) -> dict[str, np.dtype[Any]]:
+    dtypes = {name: table[name].dtype for name in table.columns if name not in INDEX_COLUMNS}
+    # TileDB has no cells of 16-bit floats.
+    return {name: np.dtype(np.float32) if d == np.float16 else d for name, d in dtypes.items()}
 
 
 def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -> None:

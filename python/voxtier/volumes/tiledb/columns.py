@@ -92,10 +92,10 @@ class Table:
             yield {name: _scalar(column, position) for name, column in self._columns.items()}
 
     def typed_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows as `rows` does; a missing value is a `Missing`, so that no type is lost."""
-        missing = {name: Missing(column.dtype) for name, column in self._columns.items()}
+        """Yield the rows as `rows` does, with values that keep the types of their columns (`typed`)."""
+        dtypes = {name: column.dtype for name, column in self._columns.items()}
         for row in self.rows():
-            yield {name: missing[name] if value is None else value for name, value in row.items()}
+            yield {name: typed(value, dtypes[name]) for name, value in row.items()}
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame (pandas is not installed with voxtier)."""
@@ -135,6 +135,13 @@ def _scalar(column: Column, position: int) -> Any:
         return None
     value = column[position]
     return value.item() if isinstance(value, np.generic) and not isinstance(value, np.datetime64) else value
+
+
+def typed(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Return a Python value of a column as one that knows the type of the column, for tables made of it."""
+    if value is None:
+        return Missing(dtype)
+    return dtype.type(value) if dtype.kind in "biuf" else value
 
 
 def as_table(frame: object) -> Table:
@@ -201,6 +208,9 @@ def _column(name: str, values: Any, dtype_without: np.dtype[Any] | None = None) 
     if not present:
         return _column_without_values(items, dtype_without or getattr(dtype, "numpy_dtype", None))
     plain = _plain_array(name, present)
+    told = getattr(dtype, "numpy_dtype", None)  # pandas' own types: their items are plain Python
+    if isinstance(told, np.dtype) and told.kind in "biuf" and plain.dtype.kind in "biuf":
+        plain = plain.astype(told)
     if plain.dtype.kind == "U":
         full = np.array([""] * len(items), dtype=object)
         full[~missing] = [str(item) for item in present]

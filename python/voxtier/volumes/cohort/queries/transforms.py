@@ -16,7 +16,7 @@ from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store import foreground
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.tiledb import replicas
-from voxtier.volumes.tiledb.columns import Missing, Table
+from voxtier.volumes.tiledb.columns import Table, typed
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
@@ -152,7 +152,7 @@ def job_of(
         To be written.
     """
     extra = {
-        name: Missing(table[name].dtype) if value is None and name in table else value
+        name: typed(value, table[name].dtype) if name in table else value
         for name, value in row.items()
         if name not in (*INDEX_COLUMNS, "dimensions")
     }
