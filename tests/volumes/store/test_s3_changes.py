@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from volumes.store.s3_server import Server
 pytest.importorskip("obstore")
 
 from volumes.store.test_s3 import reachable, server  # noqa: F401
+from volumes.support.images import code_of, pairs
 from voxtier.errors import BackendError, NotFoundError
-from voxtier.volumes import TileConfig, Volume, configure, get_config
+from voxtier.volumes import RadiObject, TileConfig, Volume, configure, get_config
 from voxtier.volumes.tiledb.session import Session, read_kind, remove_tree
 
 pytestmark = pytest.mark.usefixtures("reachable")
@@ -150,3 +152,15 @@ def test_a_volume_is_made_where_one_was_removed() -> None:
     assert np.array_equal(Volume.from_numpy(volume.uri, data + 1)[:], data + 1)
     remove_tree(f"{volume.uri}/__nothing", session)
     assert np.array_equal(Volume(volume.uri)[:], data + 1)
+
+
+def test_a_copy_holds_what_another_process_wrote_since_the_volume_was_opened(tmp_path: Path) -> None:
+    images = pairs(tmp_path / "in", ["b", "a"])
+    radi = RadiObject.from_niftis("s3://vox/copied", images={"T1w": images})
+    volume = radi.get_volume("b_T1w")
+    assert np.unique(volume[:]).tolist() == [code_of("b", "T1w")]
+    run_elsewhere(volume.uri, "7")
+    copy = radi.materialize(tmp_path / "copy")
+    wanted = np.random.default_rng(7).integers(20_000, 30_000, (5, 6, 7))
+    assert np.array_equal(copy.get_volume("b_T1w")[:], wanted)
+    assert np.unique(copy.get_volume("a_T1w")[:]).tolist() == [code_of("a", "T1w")]
