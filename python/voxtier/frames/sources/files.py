@@ -6,10 +6,11 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from voxtier.errors import SourceError
+from voxtier.frames.sources.requests.fetching import fetch_together
 from voxtier.frames.sources.stores import ObjectState
 
 # Bytes that an unknown reader brings in the time that a call takes to begin.
@@ -20,11 +21,13 @@ _FIRST_READ = 64 << 10
 class OpenFile:
     """An open file that seeks; its position is put back after each read.
 
+    Its bytes are asked of the file itself, never of the path that it was opened by: another file, or another
+    version of an object, may be there by now, and an open file may carry headers, a version or a compression.
+
     Parameters
     ----------
     file : binary file
-        With ``read``, ``seek`` and ``tell``. The file of a file system of fsspec, which says so by ``fs`` and
-        ``path``, is asked for several ranges at once.
+        With ``read``, ``seek`` and ``tell``.
 
     Raises
     ------
@@ -37,9 +40,7 @@ class OpenFile:
             raise TypeError("the file is open for text: open it in binary mode, 'rb'")
         self._file = file
         self._lock = threading.Lock()
-        system: Any = getattr(file, "fs", None)
-        self._system = system if hasattr(system, "cat_ranges") else None
-        self._path = getattr(file, "path", None)
+        self._get = _pinned(file)
 
     def open_ranges(self) -> tuple[ObjectState, int, bytes]:
         """Return the file's size, the bytes that a call costs, and the first bytes."""
@@ -55,12 +56,8 @@ class OpenFile:
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of ranges."""
-        if len(ranges) > 1 and self._system is not None and isinstance(self._path, str):
-            starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-            found: list[bytes] = self._system.cat_ranges(
-                [self._path] * len(ranges), starts, ends, on_error="raise"
-            )
-            return found
+        if len(ranges) > 1 and self._get is not None:
+            return fetch_together(self._fetch_one, ranges)
         with self._lock:
             before = self._file.tell()
             try:
@@ -68,15 +65,20 @@ class OpenFile:
             finally:
                 self._file.seek(before)
 
+    def _fetch_one(self, start: int, end: int) -> bytes:
+        assert self._get is not None
+        found = self._get(start, end)
+        if len(found) != end - start:
+            raise _ended(end - start - len(found), start + len(found))
+        return found
+
     def _read(self, start: int, end: int) -> bytes:
         self._file.seek(start)
         parts, left = [], end - start
         while left > 0:
             part = self._file.read(left)
             if not part:
-                raise SourceError(
-                    "io_error", end - left, f"the file ended {left} bytes too early: open it again"
-                )
+                raise _ended(left, end - left)
             if not isinstance(part, bytes):
                 raise TypeError("the file does not return bytes: open it in binary mode, 'rb'")
             parts.append(part)
@@ -84,10 +86,33 @@ class OpenFile:
         return b"".join(parts)
 
 
+def _ended(missing: int, offset: int) -> SourceError:
+    return SourceError("io_error", offset, f"the file ended {missing} bytes too early: open it again")
+
+
+def _pinned(file: Any) -> Callable[[int, int], bytes] | None:
+    """Return how a file of s3fs asks for a range, where it does so by version or tag; None for others.
+
+    Its ``read`` brings 50 MB at once, which for frames that lie apart is far too much. Other files of fsspec
+    do not say in their requests what was opened, or cannot be asked by several threads: they are read.
+    """
+    if type(file).__module__.partition(".")[0] != "s3fs":
+        return None
+    # An object of a bucket without versions has the version "null", as has the one that replaces it.
+    is_pinned = getattr(file, "version_id", None) not in (None, "null") or any(
+        "IfMatch" in (getattr(file, name, None) or {}) for name in ("read_kw", "req_kw")
+    )
+    get: Callable[[int, int], bytes] | None = getattr(file, "_fetch_range", None)
+    return get if is_pinned else None
+
+
 def source_of_file(file: Any) -> Any:
     """Return what the core reads an open file by: a descriptor, memory, or an `OpenFile`."""
     if isinstance(file, io.BytesIO):
         return file.getbuffer()
+    if type(file).__module__ == "fsspec.implementations.local":
+        inner = getattr(file, "f", None)
+        file = file if inner is None else inner
     # Not of every file with a descriptor: a file in an archive has that of the archive.
     raw = getattr(file, "raw", file)
     if type(file) in (io.BufferedReader, io.FileIO) and type(raw) is io.FileIO:
