@@ -6,12 +6,14 @@ import io
 import os
 import stat
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from voxtier.errors import SourceError
 from voxtier.frames.sources.requests.fetching import fetch_together
 from voxtier.frames.sources.stores import ObjectState
+from voxtier.system.fork import after_fork_in_child
 
 # Bytes that an unknown reader brings in the time that a call takes to begin.
 _BRIDGE = 256 << 10
@@ -119,4 +121,22 @@ def source_of_file(file: Any) -> Any:
         number: int = file.fileno()
         if stat.S_ISREG(os.fstat(number).st_mode):
             return number
-    return OpenFile(file)
+    # One lock for all who read the file now: its position is theirs together. An id is not given again while
+    # the `OpenFile` holds the file.
+    with _opening:
+        opened = _opened.get(id(file))
+        if opened is None:
+            opened = _opened[id(file)] = OpenFile(file)
+        return opened
+
+
+_opened: weakref.WeakValueDictionary[int, OpenFile] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _opened, _opening
+    _opened, _opening = weakref.WeakValueDictionary(), threading.Lock()
+
+
+after_fork_in_child(_after_fork)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from frames.sources.images import slide, tile
 from voxtier.errors import SourceError
-from voxtier.frames import read_frame, read_frames, read_table
+from voxtier.frames import read_frame, read_frames, read_table, read_tables
 
 FRAMES, LENGTH = 40, 9000
 OLD = slide(FRAMES, LENGTH, "bot")
@@ -184,3 +186,28 @@ def test_a_local_file_that_is_written_over_while_it_is_open_is_found_out(tmp_pat
         with pytest.raises(SourceError) as caught:
             read_frames(file, table, APART)
         assert caught.value.kind == "changed_during_read"
+
+
+class Slow(io.RawIOBase):
+    """A file whose reads let other threads run."""
+
+    def __init__(self, content: bytes) -> None:
+        self._inner = io.BytesIO(content)
+
+    def read(self, size: int = -1) -> bytes:
+        time.sleep(0.0005)
+        return self._inner.read(size)
+
+    def seek(self, *place: int) -> int:
+        return self._inner.seek(*place)
+
+    def tell(self) -> int:
+        return self._inner.tell()
+
+
+def test_threads_that_read_one_open_file_take_turns() -> None:
+    file, table = Slow(OLD), read_table(OLD)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda index: read_frame(file, table, index), range(FRAMES)))
+    assert found == [tile(index, LENGTH) for index in range(FRAMES)]
+    assert [result.error for result in read_tables([file] * 8, threads=4)] == [None] * 8
