@@ -98,7 +98,7 @@ def test_one_object_has_one_name() -> None:
     assert absolute("gcs://b/k") == "gs://b/k"
     assert absolute("file:///a/b.dcm") == "/a/b.dcm"
     assert parse("az://c/a/b") == ("az://c", "a/b")
-    assert parse("https://h:80/a%20b") == ("https://h:80", "a b")
+    assert parse("https://h:80/a%20b") == ("https://h:80", "a%20b")
     for name in ("/a/s3://b", "C://x", "s3:/b", "://b"):
         assert not is_address(name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from voxtier.errors import SourceError
 
@@ -14,6 +14,12 @@ _SCHEMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az"}
 _KNOWN = ("s3", "gs", "az", "abfs", "abfss", "https", "http")
 _LONGEST_KEY = 1024
 _INVALID = 22  # EINVAL
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
+_STRAY_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
+# What the client sends as it is, beside those.
+_SENT = "/!$&'()*+,;=:@[]^|"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Address(NamedTuple):
@@ -24,7 +30,7 @@ class Address(NamedTuple):
     root : str
         The store: ``s3://bucket``, ``https://host``.
     key : str
-        The object's name there.
+        The object's name there; of a web server, the path as it is asked: see `as_asked`.
     """
 
     root: str
@@ -67,8 +73,31 @@ def parse(name: str) -> Address:
             raise refused(
                 name, "an address with a query is not read: open it with fsspec's http file and give that"
             )
-        key = unquote(key)
+        if _is_unprintable(key):
+            raise refused(name, "the address has characters that are not printable: write them as %XX")
+        key = as_asked(key)
     return Address(f"{scheme}://{place}", key if slash else "")
+
+
+def as_asked(path: str) -> str:
+    """Return a path as a web server is asked for it: as it is written, but for what names the same object.
+
+    The hex digits of escapes are capitals, unreserved characters have none, and what cannot stand in an
+    address has one (RFC 3986, 6.2.2). ``%2F`` is no slash, and ``%2B`` no plus (2.2).
+    """
+    path = quote(_STRAY_PERCENT.sub("%25", path), safe=_SENT + "%")
+    return _ESCAPE.sub(lambda found: _shortest(found[0]), path)
+
+
+def _shortest(escape: str) -> str:
+    character = chr(int(escape[1:], 16))
+    return character if _UNRESERVED.match(character) else escape.upper()
+
+
+def plain_key(path: str) -> str | None:
+    """Return the key for which the client sends this path; None where it cannot: it escapes keys itself."""
+    key = unquote(path)
+    return key if quote(key, safe=_SENT) == path and not _CONTROL.search(key) else None
 
 
 def check_key(name: str, key: str) -> None:
@@ -80,19 +109,24 @@ def check_key(name: str, key: str) -> None:
         Names the address and the remedy.
     """
     parts = key.split("/")
-    if len(key.encode(errors="replace")) > _LONGEST_KEY:
-        why = f"has {len(key.encode())} bytes, more than {_LONGEST_KEY}"
+    length = len(unquote_to_bytes(key) if name.startswith("http") else key.encode(errors="replace"))
+    if length > _LONGEST_KEY:
+        why = f"has {length} bytes, more than {_LONGEST_KEY}"
     elif "." in parts or ".." in parts:
         why = "has . or .. between slashes"
     elif "" in parts:
         why = "is empty, begins or ends with a slash, or has two of them in a row"
-    elif not key.isprintable() or "\ufffd" in key:
+    elif _is_unprintable(key):
         why = "has characters that are not printable"
     else:
         return
     raise refused(
         name, f"the key {why}: copy the object to another key, or open it with fsspec and give that"
     )
+
+
+def _is_unprintable(text: str) -> bool:
+    return not text.isprintable() or "\ufffd" in text
 
 
 def refused(name: str, why: str) -> SourceError:

@@ -11,10 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from voxtier.errors import MissingExtraError, SourceError
+from voxtier.frames.sources.address import plain_key
+from voxtier.frames.sources.clients import make_client
 from voxtier.frames.sources.refusals import Failure, failure_of, replaced
 from voxtier.frames.sources.requests.cost import Cost
 from voxtier.frames.sources.requests.gate import Gate
@@ -24,10 +27,11 @@ from voxtier.system.s3_config import S3Config, bucket_region
 _log = logging.getLogger(__name__)
 _TRIES = 6
 _PATIENCE = 60.0  # seconds, all tries together
-_TIMEOUT = 30.0
 _LONGEST_ETAG = 64
 _ENCODINGS = ("", "identity", "aws-chunked")
 _LISTED_AT_ONCE = 1000
+# Paths of https addresses that need a client of their own; each keeps a connection.
+_WRITTEN = 32
 
 
 class ObjectState(NamedTuple):
@@ -80,6 +84,7 @@ class Store:
         self._client: Any = None
         self._region = ""
         self._has_etags = True
+        self._client_of = lru_cache(_WRITTEN)(lambda path: make_client(f"{root}/{path}", config))
 
     def get(
         self,
@@ -123,10 +128,10 @@ class Store:
         if unless is not None and unless.etag is not None:
             options["if_none_match"] = f'"{unless.etag}"'
 
-        def work(obstore: Any, client: Any) -> tuple[ObjectState, Any] | Failure:
+        def work(obstore: Any, client: Any, asked: str) -> tuple[ObjectState, Any] | Failure:
             began = time.monotonic()
             try:
-                answer = obstore.get(client, key, options=options)
+                answer = obstore.get(client, asked, options=options)
             except obstore.exceptions.NotModifiedError:
                 if unless is None:
                     raise
@@ -177,7 +182,7 @@ class Store:
 
     def _head(self, key: str) -> Listed:
         found: Listed = self._try(
-            lambda obstore, client: self._listed(obstore.head(client, key)), key, 0, None
+            lambda obstore, client, asked: self._listed(obstore.head(client, asked)), key, 0, None
         )
         return found
 
@@ -190,8 +195,8 @@ class Store:
             See `list`.
         """
 
-        def work(obstore: Any, client: Any) -> tuple[list[str], list[Listed]]:
-            found = obstore.list_with_delimiter(client, folder or None)
+        def work(obstore: Any, client: Any, asked: str) -> tuple[list[str], list[Listed]]:
+            found = obstore.list_with_delimiter(client, asked or None)
             return list(found["common_prefixes"]), [self._listed(meta) for meta in found["objects"]]
 
         found: tuple[list[str], list[Listed]] = self._try(work, folder, 0, None)
@@ -210,9 +215,9 @@ class Store:
         tries, has_renewed, has_moved = 0, False, False
         while True:
             client, stream = self._try(
-                lambda obstore, client, after=last: (
+                lambda obstore, client, asked, after=last: (
                     client,
-                    iter(obstore.list(client, prefix or None, offset=after, chunk_size=_LISTED_AT_ONCE)),
+                    iter(obstore.list(client, asked or None, offset=after, chunk_size=_LISTED_AT_ONCE)),
                 ),
                 prefix,
                 0,
@@ -247,7 +252,7 @@ class Store:
         for left in reversed(range(tries)):
             try:
                 with self.gate.one(size):
-                    found = work(obstore, client)
+                    found = work(obstore, *self._place(client, key))
             except SourceError:
                 raise
             except obstore.exceptions.PreconditionError:
@@ -268,6 +273,13 @@ class Store:
             else:
                 raise found.as_error(self._name(key), offset)
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _place(self, client: Any, key: str) -> tuple[Any, str]:
+        """Return who is asked for what: one with the path for its root, where the client would change it."""
+        if not self.root.startswith("http"):
+            return client, key
+        plain = plain_key(key)
+        return (client, plain) if plain is not None else (self._client_of(key), "")
 
     def _pause(self, failure: Failure, tries: int) -> None:
         if failure.is_throttled:
@@ -306,6 +318,11 @@ class Store:
                 self._client = self._make_client()
             return obstore, self._client
 
+    def _make_client(self) -> Any:
+        if self.root.startswith("s3:"):
+            self._signed_with = self.config.credentials()
+        return make_client(self.root, self.config, self._region)
+
     def _renew(self, failed: Any) -> bool:
         """Give up a client with refused credentials; False where there are no others by now."""
         with self._lock:
@@ -330,30 +347,6 @@ class Store:
             _log.info("%s lies in region %s", self.root, region)
             self._region, self._client = region, None
             return True
-
-    def _make_client(self) -> Any:
-        from obstore.store import HTTPStore, S3Store, from_url
-
-        timeout = self.config.timeout if self.config.timeout != S3Config().timeout else _TIMEOUT
-        client: Any = {
-            "timeout": timedelta(seconds=timeout),
-            "connect_timeout": timedelta(seconds=min(timeout, 5.0)),
-        }
-        common: Any = {"retry_config": {"max_retries": 0}}
-        if self.root.startswith("http"):
-            client["allow_http"] = self.root.startswith("http:")
-            return HTTPStore.from_url(self.root, client_options=client, **common)
-        if not self.root.startswith("s3:"):
-            cloud = "GOOGLE" if self.root.startswith("gs:") else "AZURE"
-            if os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("true", "1"):
-                client["allow_http"] = True
-            return from_url(self.root, client_options=client, **common)
-        options = self.config.store_options() | ({"region": self._region} if self._region else {})
-        self._signed_with = self.config.credentials()
-        endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
-        if endpoint.startswith("http:"):
-            client["allow_http"] = True
-        return S3Store(self.root.removeprefix("s3://"), client_options=client, **options, **common)
 
 
 def differ(state: ObjectState, expected: ObjectState) -> bool:
