@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import weakref
@@ -17,9 +18,11 @@ from frames.sources.images import ct, slide, tile
 from support.object_proxy import Fault, Request
 from voxtier.errors import SourceError
 from voxtier.frames import FrameTable, read_frame, read_frames, read_table
+from voxtier.frames.dicom.table import state_of
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.sources import stores
 from voxtier.frames.sources.listing import file_is_gone
+from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.stores import store_at
 from voxtier.system.s3_config import configure_s3, get_s3_config
 
@@ -259,6 +262,44 @@ def test_a_store_without_entity_tags_is_told_and_kept_to_size_and_time(
         )
         with pytest.raises(SourceError, match="replaced"):
             read_frame(address, table, 0)
+
+
+# What a server says of an object: two kinds of it tell nothing of whether the bytes are the same.
+SAYS: dict[str, dict[str, str | None]] = {
+    "tag": {"etag": '"1"', "last-modified": None},
+    "tag and time": {"etag": '"1"', "last-modified": "Fri, 27 Nov 2020 00:00:00 GMT"},
+    "time": {"etag": None, "last-modified": "Fri, 27 Nov 2020 00:00:00 GMT"},
+    "weak tag and time": {"etag": 'W/"1"', "last-modified": "Fri, 27 Nov 2020 00:00:00 GMT"},
+    "nothing": {"etag": None, "last-modified": None},
+}
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(SAYS, 2)))
+def test_an_object_of_which_another_kind_of_state_is_told_may_be_another_one(
+    bucket: Bucket, before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket.proxy, "drop", ("if-match", "if-none-match"))  # the server knows other tags
+    is_same = {before, after} in ({"tag", "tag and time"}, {"time", "weak tag and time"})
+    place = bucket.public.put("faults/told.dcm", old := ct(1)).removeprefix("s3://")
+    address = f"http://127.0.0.1:{bucket.proxy.port}/{place}"
+    bucket.proxy.fault = lambda _: Fault(headers=SAYS[before])
+    table = read_table(address)
+    opened = RemoteObject(address)
+    opened.open_ranges()
+    if not is_same:
+        bucket.public.put("faults/told.dcm", ct(2))  # of the same size
+    bucket.proxy.fault = lambda _: Fault(headers=SAYS[after])
+    is_known = before != "nothing"  # else by the size alone, as is said once
+    if is_same or not is_known:
+        assert len(read_frame(address, table, 0)) == 512 * 512 * 2
+    else:
+        for read in (lambda: read_frame(address, table, 0), lambda: read_frames(address, table, [0])):
+            with pytest.raises(SourceError) as caught:
+                read()
+            assert caught.value.kind == "changed_during_read"
+    assert opened.is_current() == (is_same or not is_known)
+    assert RemoteObject(address).is_still(state_of(table)) == is_same
+    assert len(old) == table.size
 
 
 def test_a_gzip_encoded_object_is_refused(bucket: Bucket) -> None:

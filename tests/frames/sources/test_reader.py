@@ -84,6 +84,26 @@ def test_a_replaced_object_is_rebuilt_once(
     assert found.size == reader.table(address).size
 
 
+@pytest.mark.parametrize("name", ["path", "uid"])
+def test_an_object_that_has_an_entity_tag_now_is_rebuilt(
+    bucket: Bucket, store: FrameStore, reader: FrameReader, name: str
+) -> None:
+    """Its row has a time alone, and tells nothing of bytes with a tag."""
+    place = bucket.public.put("reader/told.dcm", slide(40, 9000, "bot", UID)).removeprefix("s3://")
+    address = f"http://127.0.0.1:{bucket.proxy.port}/{place}"
+    bucket.proxy.fault = lambda _: Fault(headers={"etag": None})
+    assert [each.status for each in FileIndexer(store, threads=1).index_batch([address])] == ["ok"]
+    old, new = tile(7, 9000), tile(7, 9000).replace(b"\7\7", b"\t\t")
+    bucket.public.put("reader/told.dcm", slide(40, 9000, "bot", UID).replace(old, new))
+    bucket.proxy.fault = None
+    assert reader.frame(address if name == "path" else UID, 7) == new
+    assert reader.table(address).etag
+    reader.flush()
+    row = store.get("default", address)
+    assert row is not None
+    assert row.etag
+
+
 def test_an_object_of_another_instance_is_not_served_under_the_old_uid(
     bucket: Bucket, address: str, reader: FrameReader
 ) -> None:

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from voxtier import _core
-from voxtier._core import FrameTable, TableReader
+from voxtier._core import FrameTable, Refusal, TableReader
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.opening import Opener, open_source
@@ -169,9 +169,9 @@ def read_frames(
     return _core.read_frames(opened, table, list(indices), align=align)
 
 
-def state_of(table: FrameTable) -> ObjectState:
-    """Return the state of the object that a table describes."""
-    return ObjectState(table.size, table.mtime_ns, etag=table.etag)
+def state_of(found: FrameTable | Refusal) -> ObjectState:
+    """Return the state of the object that a table describes, or for which it was refused."""
+    return ObjectState(found.size or 0, found.mtime_ns, etag=found.etag)
 
 
 def read_tables(

@@ -113,7 +113,9 @@ class TableLoader:
             found, rows = answer
             if isinstance(source, RemoteObject) and isinstance(found, FrameTable):
                 source.expect(state_of(found))  # its frames are read in this state or not at all
-            if not found.describes(source):
+            is_stale = not found.describes(source)
+            # Read already, and then with an entity tag, say, where the row has a time.
+            if is_stale or (isinstance(source, RemoteObject) and not source.has(state_of(found))):
                 self._counters.add("stale_misses")
             elif isinstance(found, FrameTable):
                 return LoadResult(found, "tier2", rows)

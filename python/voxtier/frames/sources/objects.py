@@ -75,6 +75,10 @@ class RemoteObject:
                 self._head = b""
             return self._state, self._store.cost.bridge, self._head
 
+    def has(self, state: ObjectState) -> bool:
+        """Return whether the object is read in a state, asking for it where none is known."""
+        return not differ(self.open_ranges()[0], state)
+
     def is_current(self) -> bool:
         """Return whether the object still has the state that is read; True where none is known yet."""
         return self._state is None or not differ(self._store.head(self._key), self._state)

@@ -350,17 +350,24 @@ class Store:
 
 
 def differ(state: ObjectState, expected: ObjectState) -> bool:
-    """Return whether an object has another state than it had, by what both tell."""
+    """Return whether an object may have another state than it had.
+
+    A state with an entity tag and one with a time alone are two: nothing tells that the bytes are the same.
+    Where nothing but a size was known, it decides.
+    """
     if state.size != expected.size:
         return True
-    pairs = ((state.etag, expected.etag), (state.mtime_ns, expected.mtime_ns))
-    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    return _tells(expected) != (None, None) and _tells(state) != _tells(expected)
 
 
 def covers(known: ObjectState, now: ObjectState) -> bool:
     """Return whether a known state has everything that an object's has now: it need not be read again."""
-    pairs = ((known.mtime_ns, now.mtime_ns), (known.etag, now.etag))
-    return known.size == now.size and all(new is None or old == new for old, new in pairs)
+    return known.size == now.size and _tells(known) == _tells(now)
+
+
+def _tells(state: ObjectState) -> tuple[str | None, int | None]:
+    """Return by what a state is told from another: its time only where it has no entity tag."""
+    return state.etag, state.mtime_ns if state.etag is None else None
 
 
 _stores: dict[tuple[str, S3Config], Store] = {}
