@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from voxtier._core import file_key, local_path
 from voxtier.errors import ConfigError
 from voxtier.frames.sources.address import is_address, normal
-from voxtier.frames.sources.listing import ListedObject, objects_below
+from voxtier.frames.sources.listing import ListedObject, objects_named
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
@@ -100,14 +100,21 @@ def iter_files(
         Paths, beginning as the given ones do. A path that cannot be read (a FIFO, a broken link, a folder
         without permission) is yielded too: reading it gives the reason.
     """
-    for path in map(local_path, map(os.fspath, paths)):
-        if is_address(path):
-            yield from objects_below(path, extension, since)
-        elif os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
-            found = _walk(path, extension)
-            yield from found if since is None else (each for each in found if _is_newer(each, since))
-        elif since is None or _is_newer(path, since):
-            yield path
+    named = groupby(map(local_path, map(os.fspath, paths)), key=is_address)
+    for are_addresses, group in named:
+        if are_addresses:
+            yield from objects_named(group, extension, since)
+            continue
+        for path in group:
+            yield from _local(path, extension, since)
+
+
+def _local(path: str, extension: str | None, since: datetime | None) -> Iterator[str]:
+    if os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
+        found = _walk(path, extension)
+        yield from found if since is None else (each for each in found if _is_newer(each, since))
+    elif since is None or _is_newer(path, since):
+        yield path
 
 
 def _walk(root: str, extension: str | None) -> Iterator[str]:

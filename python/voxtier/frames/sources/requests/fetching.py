@@ -1,15 +1,19 @@
-"""Several ranges at the same time, by threads that the sources of a process share."""
+"""Several requests at the same time, by threads that the sources of a process share."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from voxtier.system.fork import after_fork_in_child
 
 _THREADS = 32
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -26,6 +30,23 @@ def fetch_together(get: Callable[[int, int], Any], ranges: Sequence[tuple[int, i
         for each in waiting:
             each.cancel()
         raise
+
+
+def ask_ahead(ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[tuple[Item, Answer]]:
+    """Yield items with what a function answers, in their order; the next ones are asked for meanwhile."""
+    waiting: deque[tuple[Item, Future[Answer]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, _threads().submit(ask, item)))
+            if len(waiting) >= _THREADS:
+                first, answer = waiting.popleft()
+                yield first, answer.result()
+        while waiting:
+            first, answer = waiting.popleft()
+            yield first, answer.result()
+    finally:
+        for _, answer in waiting:
+            answer.cancel()
 
 
 def _threads() -> ThreadPoolExecutor:
