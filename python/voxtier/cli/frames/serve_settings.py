@@ -60,19 +60,38 @@ class FolderOrPrefix(GivenPath):
 
 
 def read_tokens(path: str) -> dict[str, list[str]]:
-    """Return the tokens of a file, and the sources that each is good for."""
+    """Return the tokens of a file, and the sources that each is good for; for all, where it names none.
+
+    A line is a token, and behind blanks the names of sources with commas between them; ``#`` at the beginning
+    or behind a blank begins a comment. The sources of two lines of one token add up.
+
+    Raises
+    ------
+    ConfigError
+        Names the line.
+    """
     tokens: dict[str, list[str]] = {}
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--token-file {path}: {error}") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        token, _, sources = line.strip().partition(" ")
-        if not token or token.startswith("#"):
+    for number, line in enumerate(text.split("\n"), 1):
+        words = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].split(maxsplit=1)
+        if not words:
             continue
+        token, sources = words[0], [name.strip() for name in "".join(words[1:]).split(",")]
+        place = f"--token-file {path}: line {number}"
         if len(token) < 16:
-            raise ConfigError(f"--token-file {path}: line {number}: a token has 16 characters at least")
-        tokens[token] = [each for each in sources.strip().split(",") if each]
+            raise ConfigError(f"{place}: a token has 16 characters at least")
+        named = [name for name in sources if name]
+        if words[1:] and not named:
+            raise ConfigError(f"{place}: there is no name between the commas: leave them out for all sources")
+        if token in tokens and bool(named) != bool(tokens[token]):
+            raise ConfigError(
+                f"{place}: the token stands in another line too, and one of them names no sources, which is "
+                "all of them: leave one line"
+            )
+        tokens[token] = list(dict.fromkeys([*tokens.get(token, []), *named]))
     if not tokens:
         raise ConfigError(f"--token-file {path}: there is no token in it")
     return tokens

@@ -23,6 +23,7 @@ from pydicom.data import get_testdata_file
 
 from voxtier.cli.commands import cli
 from voxtier.cli.frames.serve import serve
+from voxtier.cli.frames.serve_settings import read_tokens
 from voxtier.errors import ConfigError
 from voxtier.frames.gateway.gateway import Gateway
 from voxtier.frames.gateway.search import is_below
@@ -97,6 +98,50 @@ def test_what_no_browser_sends_as_an_origin_is_refused(store: FrameStore, origin
 def test_an_open_address_is_refused_by_the_command(dsn: str) -> None:
     with pytest.raises(ConfigError, match="--token-file"):
         run("serve", "--host", "0.0.0.0", "--port", "0", "--dsn", dsn)
+
+
+T, U = TOKEN, "a-token-of-the-tests-2"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"{T} research, teaching", {T: ["research", "teaching"]}),
+        (f"{T}\tresearch ,\tteaching\t", {T: ["research", "teaching"]}),
+        (f"  {T}   research,,teaching, ", {T: ["research", "teaching"]}),
+        (f"{T} one name,research", {T: ["one name", "research"]}),
+        (f"{T} research\n{U}\n{T} teaching,research", {T: ["research", "teaching"], U: []}),
+        (f"{T}\n{T}", {T: []}),
+        (f"# {U}\n\t#{U}\n\n{T} a # of Anna\n{U}#x\t# all", {T: ["a"], f"{U}#x": []}),
+        (f"\ufeff{T} a\r\n{U} b#1\r\n", {T: ["a"], U: ["b#1"]}),
+        (f"\ufeff# tokens\r\n{T}\r\n", {T: []}),
+    ],
+)
+def test_a_token_file_is_read_as_people_write_it(
+    tmp_path: Path, text: str, found: dict[str, list[str]]
+) -> None:
+    (tmp_path / "tokens").write_bytes(text.encode())
+    assert read_tokens(str(tmp_path / "tokens")) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{T}\nshort a", "line 2: a token has 16"),
+        (f"{T} ,", "line 1: there is no name between the commas"),
+        (f"{U}\n{T} , # x", "line 2: there is no name"),
+        (f"{T}\n\n{T} a", "line 3: the token stands in another line"),
+        (f"{T} a\n{T}", "line 2: the token stands in another line"),
+        ("\ufeff# nothing\r\n\r\n", "there is no token in it"),
+    ],
+)
+def test_a_token_file_that_may_mean_more_than_its_writer_is_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "tokens").write_bytes(text.encode())
+    with pytest.raises(ConfigError, match=words) as refused:
+        read_tokens(str(tmp_path / "tokens"))
+    assert T not in str(refused.value)
 
 
 def test_folders_of_several_sources_are_refused(tmp_path: Path) -> None:
