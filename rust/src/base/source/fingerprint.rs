@@ -46,7 +46,16 @@ impl Fingerprint {
     /// Whether size, entity tag and modification time agree: then the file may have been renamed, linked,
     /// restored, or had its rights changed - or it holds other bytes, and its time was set back.
     pub fn agrees_in_content_with(&self, other: &Self) -> bool {
-        self.size == other.size && agree(self.mtime_ns, other.mtime_ns) && agree(self.etag, other.etag)
+        self.size == other.size
+            && agree(self.mtime_ns, other.mtime_ns)
+            && agree(self.etag, other.etag)
+            && agree(self.tells(), other.tells())
+    }
+
+    /// Whether an entity tag tells one state from another, or a time; `None` where nothing but a size is known. A tag
+    /// and a time cannot be compared: a server that gave the one and now gives the other may have another object.
+    fn tells(&self) -> Option<bool> {
+        self.etag.map(|_| true).or(self.mtime_ns.map(|_| false))
     }
 
     /// Whether this state has everything that `now` has: then the file need not be read again.
@@ -165,6 +174,11 @@ mod tests {
         assert!(!one.agrees_with(&other) && !one.covers(&other) && !one.agrees_in_content_with(&other));
         // A row of a size alone does not tell that nothing changed.
         assert!(!Fingerprint::of_size(9).covers(&one) && one.agrees_with(&Fingerprint::of_size(9)));
+        // A server that gave a time, and gives a tag now, or the other way.
+        let timed = Fingerprint { mtime_ns: Some(1), ..Fingerprint::of_size(9) };
+        assert!(!one.agrees_with(&timed) && !timed.agrees_with(&one));
+        assert!(!one.covers(&timed) && !timed.covers(&one) && !one.agrees_in_content_with(&timed));
+        assert!(one.agrees_with(&Fingerprint { mtime_ns: Some(1), ..one }));
     }
 
     #[test]
