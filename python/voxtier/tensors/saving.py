@@ -23,6 +23,7 @@ import torch
 from voxtier import _core
 from voxtier.errors import NotIntactError, NotLoadedError
 from voxtier.system.durable import EagerFile, write_file
+from voxtier.system.fork import after_fork_in_child
 from voxtier.tensors.states import DAMAGED, LOADABLE
 
 
@@ -220,6 +221,14 @@ def load_plainly(path: Path) -> None:
 
 
 _safe_globals_lock = threading.Lock()  # the list belongs to the process
+
+
+def _begin_child() -> None:
+    global _safe_globals_lock
+    _safe_globals_lock = threading.Lock()
+
+
+after_fork_in_child(_begin_child)
 
 
 @cache

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 from voxtier.errors import ConfigError
+from voxtier.system.fork import after_fork_in_child
 from voxtier.system.s3_config import S3Config, configure_s3, enter_context, get_s3_config, leave_context
 
 
@@ -230,6 +231,14 @@ _context_config: contextvars.ContextVar[Config | None] = contextvars.ContextVar(
     "voxtier_volumes", default=None
 )
 _lock = threading.Lock()
+
+
+def _begin_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+after_fork_in_child(_begin_child)
 
 
 def get_config() -> Config:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from voxtier.system.fork import after_fork_in_child
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.engine.outcome import Outcome
@@ -41,18 +42,26 @@ class CheckedEngine:
         """By threads of torch and whether it uses oneDNN: a proof holds for one of them."""
         self.fault = ""
         """Why MONAI makes every volume; empty while the core is used."""
+        after_fork_in_child(self._begin_child)
         self._policy()
+
+    def _begin_child(self) -> None:
+        """Forget the parent's threads, which may hold the lock and be in the middle of volumes."""
+        self._lock = threading.Lock()
+        for policy in self._policies.values():
+            policy.forget_under_way()
 
     def _policy(self) -> EnginePolicy:
         """Return the policy of the process as it is now, after a self-test where nothing is proved yet."""
         state = torch.get_num_threads(), bool(torch.backends.mkldnn.enabled)
         if state not in self._policies:
             proofs = self._read_proofs(state[0], onednn=state[1])
-            policy = self._policies[state] = EnginePolicy("fused", proofs=proofs)
+            policy = EnginePolicy("fused", proofs=proofs)
             if not policy.is_proved and not self.fault:
                 self.fault = find_fault(self._pipeline.processing)
                 if self.fault:
                     self._warn()
+            self._policies[state] = policy  # last: a child that is forked meanwhile tests for itself
         return self._policies[state]
 
     def _read_proofs(self, threads: int, *, onednn: bool) -> Proofs | None:

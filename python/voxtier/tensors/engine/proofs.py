@@ -96,6 +96,10 @@ class EnginePolicy:
         elif mode == "fused":
             self._unchecked += 1
 
+    def forget_under_way(self) -> None:
+        """Expect no end of the volumes that were begun: they are a parent's, and this is its child."""
+        self._under_way.clear()
+
     def _needs_proof(self, volume_class: str) -> bool:
         if volume_class not in self._classes:
             return len(self._classes) < self.CLASSES

@@ -30,6 +30,8 @@ from monai.transforms import (
     Spacingd,
 )
 
+from voxtier.system.fork import after_fork_in_child
+
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
 
@@ -113,6 +115,14 @@ def build_head(
 
 
 _construction_lock = threading.Lock()  # warning filters belong to the whole process
+
+
+def _begin_child() -> None:
+    global _construction_lock
+    _construction_lock = threading.Lock()
+
+
+after_fork_in_child(_begin_child)
 
 
 @contextlib.contextmanager

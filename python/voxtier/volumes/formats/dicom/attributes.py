@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from voxtier.errors import FormatError, MissingExtraError, SourceError
+from voxtier.system.fork import after_fork_in_child
 
 _LARGEST = 1e7
 """Millimetres: no position, spacing or scale beyond it is believed, so that no arithmetic overflows."""
@@ -20,6 +21,14 @@ _LARGEST = 1e7
 _lock = threading.Lock()
 _silencers: list[warnings.catch_warnings[None]] = []
 _readers = 0
+
+
+def _begin_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+after_fork_in_child(_begin_child)
 
 
 def refusal(kind: str, where: str, why: str) -> FormatError:
