@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from monai.data.utils import json_hashing, pickle_hashing
 
 from tensors.cases import fill_cache
 from voxtier.errors import ConfigError
-from voxtier.tensors import item_key, stable_hash
+from voxtier.tensors import item_key, stable_hash, volume_hash
 from voxtier.tensors.identity.keys import hub_path, missing_keys, raw_path, read_volume_names
 
 
@@ -60,6 +61,21 @@ def test_stable_hash_ignores_roots_types_and_order() -> None:
     assert stable_hash(2**80) == stable_hash(float(2**80))
     with pytest.raises(TypeError, match="hash_func"):
         stable_hash({"image": object()})
+
+
+def test_file_names_that_are_no_utf_8_have_hashes() -> None:
+    raw = (b"/d/M\xfcller.nii.gz", b"/d/M\xf6ller.nii.gz", "/d/Müller.nii.gz".encode())
+    names = [os.fsdecode(name) for name in raw] + ["/d/M\ud800ller.nii.gz"]
+    for name_of in (
+        lambda name: stable_hash({"image": name}),
+        lambda name: volume_hash({"volume_name": name}),
+    ):
+        found = [name_of(name) for name in names]
+        assert len(set(found)) == len(names)
+        assert all(set(name) <= set(b"0123456789abcdef") for name in found)
+    assert stable_hash({"image": names[0]}) == stable_hash({"image": Path(names[0])})
+    known = "7151d0a74fdff37f85f3ba3e13d431f1d893e035adadbca849e87eaf0bbfc373"
+    assert stable_hash({"image": names[2]}).decode() == known  # as before
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ _HEX_NAME = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{64})\.pt")
 
 def item_key(volume_name: str) -> str:
     """Return the name, without ``.pt``, of a volume's file: md5 of the name as 32 hexadecimal digits."""
-    return hashlib.md5(str(volume_name).encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(_encode(str(volume_name)), usedforsecurity=False).hexdigest()
 
 
 def volume_hash(item: dict[str, Any]) -> bytes:
@@ -37,7 +37,8 @@ def stable_hash(item: object) -> bytes:
 
     MONAI's default pickles the item: the same text as one shared object or as two objects, a ``Path`` instead
     of a ``str``, or a newer NumPy change the name. Here a path counts by its last two parts, a number by its
-    value, a dict without its order; the first byte of the hashed text is a version.
+    value, a dict without its order; the first byte of the hashed text is a version. Paths that differ further
+    up have one name: `HealingPersistentDataset` refuses such items.
 
     Returns
     -------
@@ -49,7 +50,11 @@ def stable_hash(item: object) -> bytes:
     TypeError
         The item holds an object without a stable text, such as an open file.
     """
-    return hashlib.sha256(("1" + _stable_text(item)).encode()).hexdigest().encode("ascii")
+    return hashlib.sha256(_encode("1" + _stable_text(item))).hexdigest().encode("ascii")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # a file name that is no UTF-8 holds surrogates
 
 
 def _stable_text(value: object) -> str:
