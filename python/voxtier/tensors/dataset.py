@@ -23,6 +23,7 @@ from voxtier.errors import ConfigError, NotLoadedError, SourceError
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.engine.checked import engine_of
 from voxtier.tensors.engine.pipelines import find_pipeline
+from voxtier.tensors.identity.sharing import is_small, refuse_other, refuse_shared
 from voxtier.tensors.saving import load_safely, reason_of, refusal, save_checked
 from voxtier.tensors.states import DAMAGED, LOADABLE, UNREADABLE
 
@@ -51,6 +52,9 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     - A file appears complete. Of several processes that miss an item, one computes it and the others wait.
     - The first access returns what every later one returns.
     - `set_data` keeps all files.
+    - Different items that one cache file would stand for are refused, before they are used: of a list or
+      tuple all are hashed, of another sequence, or of what is assigned to ``data``, those that are asked for.
+      Items that hold more than text, paths, numbers and small arrays are not compared.
     - Where the deterministic transforms begin as those of a configuration (`build_transforms`), also with a
       label beside the image, the core computes these, to the same bits (`find_pipeline` says which). They
       stand in a `Compose` of MONAI: a subclass, such as `SomeOf`, may do anything with them.
@@ -74,7 +78,7 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     Raises
     ------
     ConfigError
-        ``check`` or ``engine`` is neither of the two.
+        ``check`` or ``engine`` is neither of the two, or ``hash_func`` gives different items one file.
     NotLoadedError
         At an access: the file or the item holds what must not be loaded, or the file is another program's.
     SourceError
@@ -109,6 +113,11 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         self.recomputed: Counter[str] = Counter()
         self._verified: dict[str, tuple[int, int, int]] = {}
         """By file name, the size and times of the file when its CRCs were found right."""
+        self._distinct: Sequence[Any] | None = None
+        """The data of which no two items share a file."""
+        self._known: dict[str, Any] = {}
+        """The items of other data that were asked for, by file name."""
+        self._refuse_shared(self.data)
 
     def _find_pipeline(self) -> Pipeline | None:
         """Return the deterministic transforms, if the core can do the first of them."""
@@ -137,12 +146,21 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
 
     def set_data(self, data: Sequence[Any]) -> None:
         """Use other items; files of the old items stay (``voxtier tensors gc`` finds orphans)."""
+        self._refuse_shared(data)
         self.data = data
+
+    def _refuse_shared(self, data: Sequence[Any]) -> None:
+        self._known = {}
+        if self.cache_dir is not None and isinstance(data, list | tuple):  # others may load what they give
+            refuse_shared(data, self.hash_func)
+            self._distinct = data
 
     def _cachecheck(self, item_transformed: Any) -> Any:
         if self.cache_dir is None:
             return self._pre_transform(deepcopy(item_transformed))
         name = self.hash_func(item_transformed).decode("utf-8") + self.transform_hash
+        if self.data is not self._distinct and is_small(item_transformed):
+            refuse_other(name, self._known.setdefault(name, item_transformed), item_transformed)
         path = Path(self.cache_dir) / f"{name}.pt"
         reason, value = self._read(path)
         while reason is not None:

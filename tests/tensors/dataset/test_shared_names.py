@@ -1,0 +1,119 @@
+"""Different items that one cache file would stand for are refused: one would get the tensor of the other."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data.utils import pickle_hashing
+from monai.transforms import Compose, Transform
+
+from voxtier.errors import ConfigError
+from voxtier.tensors import HealingPersistentDataset, stable_hash, volume_hash
+
+PATIENTS = [{"image": f"/data/patient{n}/CT/image.nii.gz"} for n in (1, 2)]
+
+
+class Digits(Transform):
+    """A tensor of the digits in an item's path."""
+
+    def __call__(self, item: Any) -> torch.Tensor:
+        return torch.tensor([int(digit) for digit in str(item["image"]) if digit.isdigit()])
+
+
+class Asked(Sequence[Any]):
+    """A sequence that makes its items when they are asked for, and counts."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items, self.count = items, 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        self.count += 1
+        return dict(self.items[index])
+
+
+def made(items: Any, folder: Path, hash_func: Callable[..., bytes] = stable_hash) -> HealingPersistentDataset:
+    return HealingPersistentDataset(items, Compose([Digits()]), folder, hash_func=hash_func)
+
+
+@pytest.mark.parametrize(
+    ("items", "hash_func", "said"),
+    [
+        (PATIENTS, stable_hash, "in ['image']: '/data/patient1/CT/image.nii.gz' and '/data/patient2/CT/"),
+        ([{"image": Path(item["image"])} for item in PATIENTS], stable_hash, "patient2"),
+        ([{"image": [item["image"], "/b"]} for item in PATIENTS], stable_hash, "in ['image'][0]"),
+        (
+            [{"image": "/1.nii", "volume_name": "a"}, {"image": "/2.nii", "volume_name": "a"}],
+            volume_hash,
+            "'/1.nii' and '/2.nii'",
+        ),
+        ([{"image": "/1.nii"}, {"image": "/1.nii", "fold": 1}], lambda _: b"same", "in ['fold']: None and 1"),
+        (
+            [{"image": "1", "at": np.array([1, 2])}, {"image": "1", "at": np.array([1, 3])}],
+            lambda _: b"x",
+            "",
+        ),
+    ],
+)
+def test_items_of_one_file_are_refused_when_the_dataset_is_made(
+    tmp_path: Path, items: list[Any], hash_func: Callable[..., bytes], said: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        made(items, tmp_path, hash_func)
+    text = str(refused.value)
+    assert "the items 0 and 1 have one cache file" in text
+    assert said in text
+    assert "hash_func" in text
+    assert made(items, tmp_path, pickle_hashing)[1].tolist() != []
+    dataset = made(items[:1], tmp_path, hash_func)
+    with pytest.raises(ConfigError, match="the items 0 and 1"):
+        dataset.set_data(items)
+    assert dataset.data == items[:1]
+
+
+def test_an_item_may_be_listed_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a1" / "CT" / "image.nii.gz"
+    item = {"image": str(path), "age": float("nan"), "box": np.array([1.0, np.nan]), "name": "x"}
+    same = [dict(item), {**item, "image": path}, {**item, "image": os.path.relpath(path)}, {**item}]
+    assert len(set(map(stable_hash, [item, *same]))) == 1
+    dataset = made([item, *same, item], tmp_path / "cache")
+    assert len({str(dataset[n].tolist()) for n in range(6)}) == 1
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again._distinct is again.data
+
+
+def test_other_data_is_compared_when_it_is_asked_for(tmp_path: Path) -> None:
+    asked = Asked([*PATIENTS, PATIENTS[0]])
+    dataset = made(asked, tmp_path)
+    assert asked.count == 0  # the items may cost much
+    first = dataset[0]
+    with pytest.raises(ConfigError, match=r"two items .*patient1.*patient2"):
+        dataset[1]
+    assert torch.equal(dataset[2], first)
+    other = made(PATIENTS[:1], tmp_path)
+    other.data = list(PATIENTS)
+    assert torch.equal(other[0], first)
+    with pytest.raises(ConfigError, match="patient2"):
+        other[1]
+
+
+def test_what_cannot_be_hashed_fails_when_it_is_asked_for(tmp_path: Path) -> None:
+    dataset = made([{"image": "1", "file": object()}, {"image": "2"}], tmp_path)
+    assert dataset[1].tolist() == [2]
+    with pytest.raises(TypeError, match="stable text"):
+        dataset[0]
+    large = [{"image": str(n), "voxels": np.zeros((9, 9, 9))} for n in range(2)]
+    assert made(large, tmp_path, lambda _: b"large")[1].tolist() == [
+        1
+    ]  # not compared: neither hash nor memory
+    without_cache = HealingPersistentDataset(PATIENTS, Compose([Digits()]), None, hash_func=stable_hash)
+    assert [without_cache[n].tolist() for n in range(2)] == [[1], [2]]
