@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from voxtier.errors import ConfigError
 from voxtier.tensors.engine.checked import CheckedEngine
 from voxtier.tensors.engine.pipelines import configured_pipeline
+from voxtier.tensors.engine.source import check_result, make_stock
 from voxtier.tensors.identity.config import Config, ImageProcessing, load_config
 from voxtier.tensors.identity.pipeline import build_transforms
 from voxtier.tensors.saving import make_plain
+from voxtier.tensors.states import FINDINGS
+
+_REMEDY = "accept=({!r},) makes it"
 
 
-def preprocess(path: str | os.PathLike[str], config: Config | str | os.PathLike[str]) -> torch.Tensor:
+def preprocess(
+    path: str | os.PathLike[str],
+    config: Config | str | os.PathLike[str],
+    *,
+    accept: Collection[str] = (),
+) -> torch.Tensor:
     """Return the tensor of a volume.
 
     The core makes it where it gives MONAI's bits, otherwise MONAI does; the first two volumes of a class on a
@@ -29,6 +40,8 @@ def preprocess(path: str | os.PathLike[str], config: Config | str | os.PathLike[
         A NIfTI file.
     config : Config or path-like
         The configuration, or its file.
+    accept : collection of {"constant", "nan", "4d", "affine"}
+        What does not keep the tensor from being made, as ``--accept`` of ``voxtier tensors generate``.
 
     Returns
     -------
@@ -38,20 +51,27 @@ def preprocess(path: str | os.PathLike[str], config: Config | str | os.PathLike[
     Raises
     ------
     ConfigError
-        The configuration cannot be used.
+        The configuration cannot be used, or `generate` would refuse the volume too.
     Exception
         What MONAI raises for a file that it cannot read.
     """
+    accepted = frozenset({accept} if isinstance(accept, str) else accept)
+    if unknown := sorted(accepted - set(FINDINGS)):
+        raise ConfigError(f"accept knows {', '.join(FINDINGS)}, found {', '.join(unknown)}")
     settings = config if isinstance(config, Config) else load_config(config)
     item: dict[str, Any] = {"image": Path(path)}
     transforms, engine = _tools(settings.processing, is_stock=settings.engine == "stock")
 
     def transform() -> dict[str, Any]:
-        return dict(transforms(item))
+        return make_stock(transforms, item, accepted, remedy=_REMEDY)
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(monai|torch)\.")
-        made = transform() if engine is None else engine.make(item, transform)[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(monai|torch)\.")
+            made = transform() if engine is None else engine.make(item, transform)[0]
+            check_result(made["image"], settings.processing.target_shape_dhw, accepted, remedy=_REMEDY)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     tensor: torch.Tensor = make_plain(made["image"])
     return tensor
 

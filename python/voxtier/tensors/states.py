@@ -1,7 +1,8 @@
 """What the state of a tensor file allows: the groups of ``voxtier._core.TENSOR_STATES``.
 
 `verify` adds three states that only a listing can tell: ``gds_marker``, ``orphan``, ``leftover_temp``.
-Making, keeping and `HealingPersistentDataset` decide by these groups.
+Making, keeping and `HealingPersistentDataset` decide by these groups. `FINDINGS` are of volumes, before there
+is a file.
 """
 
 from __future__ import annotations
@@ -20,3 +21,6 @@ UNREADABLE = frozenset({"io_error", "unknown"})
 """The surroundings failed, not the file, as in ``voxtier.errors.ENVIRONMENT_KINDS``: it is left alone."""
 LOADABLE = INTACT | {"ok_no_crc", "compressed_storage", "not_weights_only", "legacy_format"}
 """`load_safely` gives the values that were saved, unless `refusal` says why not."""
+FINDINGS = ("constant", "nan", "4d", "affine")
+"""What keeps a tensor from being made unless it is accepted: all voxels equal, voxels that are NaN or
+infinite, several time points or channels, an affine that maps the volume to a plane."""

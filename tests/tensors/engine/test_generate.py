@@ -146,6 +146,9 @@ def test_plan_counts_oblique_volumes_and_the_command_says_who_made_what(tmp_path
 
 
 def test_a_single_volume_has_the_tensor_of_the_cache(twins: tuple[Project, Project, Any]) -> None:
+    from voxtier.tensors import preprocessing
+
+    preprocessing._tools.cache_clear()  # of other tests
     stock, mixed, _ = twins
     for name in (mixed.names[0], mixed.names[4]):
         cached = torch.load(stock.final(name), weights_only=False)["image"]
@@ -155,8 +158,6 @@ def test_a_single_volume_has_the_tensor_of_the_cache(twins: tuple[Project, Proje
         torch.set_num_threads(before)
         assert torch.equal(found.view(torch.int32), cached.view(torch.int32))
         assert type(found) is torch.Tensor
-    from voxtier.tensors import preprocessing
-
     tools = preprocessing._tools.cache_info()
     assert (tools.currsize, tools.hits) == (1, 1)  # the engine of the first call serves the second
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli,
 from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
-from voxtier.tensors import build_transforms, volume_hash
+from voxtier.tensors import build_transforms, preprocess, volume_hash
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.hub import Hub
@@ -165,6 +166,22 @@ def test_implausible_volumes_are_named_and_their_raw_files_stay(tmp_path: Path) 
     assert accepted.made == 4
     assert torch.load(project.final(project.names[2]))["image"].shape == (3, 16, 32, 32)
     assert list(accepted.failed) == [project.names[3]]
+    for engine, (name, case) in product(
+        ("fused", "stock"), zip(project.names, list(cases)[:5], strict=False)
+    ):
+        config = dataclasses.replace(project.config, engine=engine)
+        finding = case.split()[0]
+        with pytest.raises(ConfigError) as refused:
+            preprocess(project.raw(name), config)
+        reason = result.failed[name].replace(f"--accept {finding}", f"accept=({finding!r},)")
+        assert str(refused.value) == f"{project.raw(name)}: {reason}"
+        if finding == "affine":  # MONAI cannot turn it
+            continue
+        made = preprocess(project.raw(name), config, accept=finding)
+        kept = torch.load(project.final(name))["image"]
+        assert torch.equal(made.view(torch.int32), kept.view(torch.int32))
+    with pytest.raises(ConfigError, match="accept knows constant, nan, 4d, affine, found holes"):
+        preprocess(raws[0], project.config, accept=["nan", "holes"])
 
 
 def test_a_run_that_makes_nothing_does_not_say_made(tmp_path: Path) -> None:

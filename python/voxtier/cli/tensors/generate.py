@@ -157,7 +157,7 @@ def generate_command(
 
 
 def _parse_accepted(text: str) -> frozenset[str]:
-    from voxtier.tensors.making.policies import FINDINGS
+    from voxtier.tensors.states import FINDINGS
 
     words = frozenset(word.strip().lower() for word in text.split(",")) - {""}
     if unknown := sorted(words - set(FINDINGS)):

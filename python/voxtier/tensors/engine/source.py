@@ -1,6 +1,7 @@
 """The header of a volume: where its voxels lie, how they are stored, and which way they are turned.
 
-The header goes through MONAI's own reader, without the voxels: affine and metadata are MONAI's.
+The header goes through MONAI's own reader, without the voxels: affine and metadata are MONAI's. Volumes of
+which no sound tensor can be made are refused here, for `generate` and `preprocess`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import numpy as np
 from monai.data.image_reader import NibabelReader
 from numpy.typing import NDArray
 
-from voxtier.errors import EngineLimitError
+from voxtier.errors import ConfigError, EngineLimitError
 from voxtier.tensors.engine.headers import MOST_BYTES_PER_BYTE
 
 ELEMENTS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 """The types of voxels that the core reads."""
+
+COMMAND = "--accept {} makes it"
+"""What `generate` can do about a volume that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +144,82 @@ def _check_scaling(stored: np.dtype[Any], slope: float, intercept: float) -> Non
         raise EngineLimitError("a scaling that is not computed in float64")
     if stored.kind in "iu" and not np.isfinite(single).all():
         raise EngineLimitError("a scaling that leaves float32")
+
+
+def make_stock(
+    transforms: Any, item: dict[str, Any], accepted: frozenset[str], *, remedy: str = COMMAND
+) -> dict[str, Any]:
+    """Return the item of the stock pipeline, unless no sound tensor can be made of the volume.
+
+    Parameters
+    ----------
+    transforms : Compose
+        From `build_transforms`.
+    item : dict
+        With the path as ``image``.
+    accepted : frozenset of str
+        Of `FINDINGS`: they do not keep the tensor from being made.
+    remedy : str
+        The end of a message, with ``{}`` for the finding.
+
+    Returns
+    -------
+    dict
+        With the tensor as ``image``.
+
+    Raises
+    ------
+    ConfigError
+        One of `FINDINGS` that is not accepted.
+    Exception
+        Whatever the transforms raise.
+    """
+    loaded = transforms(item, end=1)
+    # Of the file: MONAI's reader puts the identity in the place of a singular one, without a word.
+    affine = np.asarray(nibabel.load(item["image"]).affine)  # type: ignore[attr-defined]
+    image = loaded["image"]
+    if image.shape[0] != 1:
+        _refuse("4d", f"the volume has {image.shape[0]} time points or channels", accepted, remedy)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    is_regular = bool(np.isfinite(affine).all() and (lengths > 0).all())
+    if not is_regular or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+        _refuse("affine", "the affine of the volume is singular", accepted, remedy)
+    _check_numbers(image, "", accepted, remedy)
+    return dict(transforms(loaded, start=1))
+
+
+def check_result(
+    image: Any, shape: tuple[int, ...], accepted: frozenset[str], *, remedy: str = COMMAND
+) -> None:
+    """Refuse a tensor of another shape than the configuration's, or with implausible numbers.
+
+    Parameters
+    ----------
+    image : torch.Tensor
+        What the transforms gave.
+    shape : tuple of int
+        ``target_shape_dhw``.
+    accepted, remedy : frozenset of str, str
+        As for `make_stock`.
+
+    Raises
+    ------
+    ConfigError
+        What is wrong.
+    """
+    found = tuple(image.shape)
+    if found[1:] != shape or (found[0] != 1 and "4d" not in accepted):
+        raise ConfigError(f"the tensor has shape {found}, the configuration says {(1, *shape)}")
+    _check_numbers(image, " after the transforms", accepted, remedy)
+
+
+def _check_numbers(image: Any, when: str, accepted: frozenset[str], remedy: str) -> None:
+    if not bool(image.isfinite().all()):
+        _refuse("nan", f"the volume has voxels that are NaN or infinite{when}", accepted, remedy)
+    elif bool((image == image.reshape(-1)[0]).all()):
+        _refuse("constant", f"every voxel is {float(image.reshape(-1)[0]):g}{when}", accepted, remedy)
+
+
+def _refuse(finding: str, what: str, accepted: frozenset[str], remedy: str) -> None:
+    if finding not in accepted:
+        raise ConfigError(f"{what}: no tensor is made, the raw file stays; {remedy.format(finding)}")

@@ -19,10 +19,6 @@ from voxtier.errors import BackendError, ConfigError, NotFoundError, TransientEr
 
 T = TypeVar("T")
 
-FINDINGS = ("constant", "nan", "4d", "affine")
-"""What keeps a tensor from being made unless it is accepted: all voxels equal, voxels that are NaN or
-infinite, several time points or channels, an affine that maps the volume to a plane."""
-
 
 def is_disk_full(number: int | None) -> bool:
     """Whether an ``errno`` says that a disk or a quota is full: every later file would fail as well."""

@@ -17,8 +17,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel  # also: imported once in the fork server, not in each worker
-import numpy as np
 import torch
 from monai.data import set_track_meta
 from monai.transforms import reset_ops_id
@@ -31,73 +29,13 @@ from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.engine.self_test import find_fault
+from voxtier.tensors.engine.source import check_result, make_stock
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 from voxtier.tensors.saving import make_plain, save_checked
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import ImageProcessing
     from voxtier.tensors.manifest import Entry
-
-
-def check_source(image: Any, affine: Any, accepted: frozenset[str]) -> None:
-    """Refuse a volume, as the reader gives it, from which no sound tensor can be made.
-
-    Parameters
-    ----------
-    image : torch.Tensor
-        Channels first.
-    affine : numpy.ndarray
-        Of the file: MONAI's reader puts the identity in the place of a singular one, without a word.
-    accepted : frozenset of str
-        Of the `FINDINGS` of a run.
-
-    Raises
-    ------
-    ConfigError
-        With the word for ``--accept``.
-    """
-    if image.shape[0] != 1:
-        _refuse("4d", f"the volume has {image.shape[0]} time points or channels", accepted)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    is_regular = bool(np.isfinite(affine).all() and (lengths > 0).all())
-    if not is_regular or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
-        _refuse("affine", "the affine of the volume is singular", accepted)
-    _check_numbers(image, accepted, "")
-
-
-def check_result(image: Any, shape: tuple[int, ...], accepted: frozenset[str]) -> None:
-    """Refuse a tensor of another shape than the configuration's, or with implausible numbers.
-
-    Parameters
-    ----------
-    image : torch.Tensor
-        What the transforms gave.
-    shape : tuple of int
-        ``target_shape_dhw``.
-    accepted : frozenset of str
-        Of the `FINDINGS` of a run.
-
-    Raises
-    ------
-    ConfigError
-        What is wrong.
-    """
-    found = tuple(image.shape)
-    if found[1:] != shape or (found[0] != 1 and "4d" not in accepted):
-        raise ConfigError(f"the tensor has shape {found}, the configuration says {(1, *shape)}")
-    _check_numbers(image, accepted, " after the transforms")
-
-
-def _check_numbers(image: Any, accepted: frozenset[str], when: str) -> None:
-    if not bool(torch.isfinite(image).all()):
-        _refuse("nan", f"the volume has voxels that are NaN or infinite{when}", accepted)
-    elif bool((image == image.reshape(-1)[0]).all()):
-        _refuse("constant", f"every voxel is {float(image.reshape(-1)[0]):g}{when}", accepted)
-
-
-def _refuse(finding: str, what: str, accepted: frozenset[str]) -> None:
-    if finding not in accepted:
-        raise ConfigError(f"{what}: no tensor is made, the raw file stays; --accept {finding} makes it")
 
 
 def make_tensor(
@@ -152,10 +90,7 @@ def make_tensor(
         first = {"image": raw, "volume_name": volume}
 
         def transform() -> dict[str, Any]:
-            item = transforms(first, end=1)
-            affine = nibabel.load(raw).affine  # type: ignore[attr-defined]
-            check_source(item["image"], np.asarray(affine), accepted)
-            return dict(transforms(item, start=1))
+            return make_stock(transforms, first, accepted)
 
         if engine is None:
             item, outcome = transform(), Outcome("stock")
