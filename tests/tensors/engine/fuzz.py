@@ -136,6 +136,11 @@ def bits(tensor: Any) -> np.ndarray[Any, Any]:
     return np.asarray(tensor.contiguous().view(kind).numpy())
 
 
+def layout(tensor: Any) -> list[int]:
+    """Return how far voxels lie apart in memory, axis by axis; torch sums in that order."""
+    return [step for step, length in zip(tensor.stride(), tensor.shape, strict=True) if length > 1]
+
+
 def compare(case: Case, folder: Path) -> str:
     """Return ``fused`` where the engine gives stock's bits, ``stock: reason`` where it leaves the case alone.
 
@@ -166,6 +171,7 @@ def compare(case: Case, folder: Path) -> str:
     assert made["image"].dtype == expected["image"].dtype
     assert found.shape == wanted.shape
     unequal = int((found != wanted).sum())
+    assert layout(made["image"]) == layout(expected["image"]), case
     assert unequal == 0, f"{unequal} of {wanted.size} voxels differ: {case}"
     assert repr(made["image_meta_dict"]) == repr(expected["image_meta_dict"]), case
     assert made.keys() == expected.keys()

@@ -113,6 +113,7 @@ def compare(number: int, folder: Path) -> str:
         expected = transforms(item)
     assert describe_difference(made, expected) == "", (number, case)
     for key in keys:
+        assert fuzz.layout(made[key]) == fuzz.layout(expected[key]), (number, key)
         assert made[key].meta.keys() == expected[key].meta.keys()
         assert repr(made[key].meta) == repr(expected[key].meta), (number, key)
     return "fused"

@@ -134,6 +134,8 @@ class Engine:
             voxels = torch.empty((1, *tables.size))  # torch's memory: its kernels follow
             self._compute(source, oriented, tables, voxels.view(-1).numpy(), resized=is_resized)
             move_metadata(loaded, key, oriented, tables, resized=is_resized)
+            if tables.xform is None and tables.size == tables.spaced:
+                voxels = _as_turned(voxels, oriented, is_scaled=image is None)
             loaded[key] = MetaTensor(voxels).copy_meta_from(loaded[key])
             image = image or (oriented, tables)
         for transform in pipeline.followers:
@@ -178,6 +180,30 @@ class Engine:
             threads=threads,
             is_smoothed=pipeline.is_smoothed,
         )
+
+
+def _as_turned(voxels: torch.Tensor, oriented: Oriented, *, is_scaled: bool) -> torch.Tensor:
+    """Return a volume that was only turned as it lies in memory in MONAI: mostly a view of the file's axes.
+
+    torch sums along memory, for a mean for instance, and saves a tensor as it lies there. A tensor without
+    voxels tells where that is: MONAI asks for contiguous memory before and after each step, and gets a copy
+    where a volume looks like channels_last to torch.
+    """
+    order = [axis for axis, _ in oriented.axes]
+    if order == [0, 1, 2]:
+        return voxels
+    in_file = torch.empty((1, *(oriented.shape[order.index(axis)] for axis in range(3))), device="meta")
+    turned = in_file.permute(0, *(1 + axis for axis in order)).to(memory_format=torch.contiguous_format)
+    if is_scaled:
+        turned = (turned - 1).to(memory_format=torch.contiguous_format)
+    if turned.stride() == voxels.stride():
+        return voxels
+    laid = torch.empty_strided(voxels.shape, turned.stride())
+    # By planes across an axis that is the fastest of neither: up to four times faster than at once.
+    between = 1 if min((1, 2, 3), key=laid.stride) == 2 else 2
+    for to, plane in zip(laid.unbind(between), voxels.unbind(between), strict=True):
+        to.copy_(plane)
+    return laid
 
 
 def _label_shape(image: tuple[Oriented, Tables], label: Oriented) -> tuple[Shape | None]:
