@@ -15,16 +15,28 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from volumes.training.test_batches import cohort, dataset  # noqa: F401
-from voxtier.volumes import ForegroundSampler, RadiObject, SegmentationDataset, Volume
+from volumes.training.test_batches import cohort, dataset, save  # noqa: F401
+from voxtier.volumes import (
+    ForegroundSampler,
+    RadiObject,
+    SegmentationDataset,
+    Volume,
+    VolumeCollectionDataset,
+    batches,
+)
 from voxtier.volumes.training.datasets import DatasetConfig, GridPatchDataset
-from voxtier.volumes.training.loaders import create_distributed_dataloader, create_inference_dataloader
+from voxtier.volumes.training.loaders import (
+    create_distributed_dataloader,
+    create_inference_dataloader,
+    create_validation_dataloader,
+)
 from voxtier.volumes.training.sampling import EpochSampler
 
 TRAIN = """
@@ -53,6 +65,43 @@ for epoch in range(2):
             digest = hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
             seen.append(f"{epoch} {name} {start.tolist()} {digest}")
 print(json.dumps([len(loader), seen, [float(p.sum()) for p in model.parameters()]]))
+"""
+
+# Five volumes for two ranks, by each loader: every batch waits for the other rank's.
+UNEVEN = """
+import json, sys
+from datetime import timedelta
+import torch
+from voxtier.volumes import RadiObject, VolumeCollectionDataset, batches
+from voxtier.volumes.compat import RadiObject as Compat
+from voxtier.volumes.compat.ml.distributed import create_distributed_dataloader as origin
+from voxtier.volumes.training.datasets import DatasetConfig
+from voxtier.volumes.training.loaders import create_distributed_dataloader
+store, meeting, rank, world = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+)
+ranks = {"rank": rank, "world_size": world}
+patches = VolumeCollectionDataset(RadiObject(store).CT, DatasetConfig("patch", 12))
+loaders = []
+for size in (1, 2, 3):
+    loaders += [
+        create_distributed_dataloader(patches, batch_size=size, **ranks),
+        create_distributed_dataloader(patches, batch_size=size, drop_last=True, **ranks),
+        batches(patches, size, threads=1, **ranks),
+        batches(patches, size, threads=1, drop_last=True, **ranks),
+        origin(Compat(store).CT, rank, world, batch_size=size, num_workers=0),
+    ]
+found = []
+for loader in loaders:
+    items = []
+    for batch in loader:
+        waits = torch.ones(1)
+        torch.distributed.all_reduce(waits)
+        items.append(sorted(batch["idx"].tolist()))
+    found.append([len(loader), items])
+print(json.dumps(found))
 """
 
 SECONDS = float(os.environ.get("TRAINING_SOAK_SECONDS", "3600"))
@@ -150,10 +199,85 @@ def test_two_gloo_ranks_see_the_items_of_one_process_and_train_one_model(
     assert first[2] == second[2]
 
 
-def _start(store: Path, folder: Path, rank: int) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("five")
+    voxels = np.random.default_rng(3).integers(-900, 900, (16, 16, 16)).astype(np.int16)
+    images = {"CT": [(save(folder / f"{n}.nii", voxels), f"s{n}") for n in range(5)]}
+    RadiObject.from_niftis(folder / "store", images=images)
+    return folder / "store"
+
+
+def test_gloo_ranks_never_wait_where_items_do_not_divide(five: Path, tmp_path: Path) -> None:
+    found = [_answer(process) for process in [_start(five, tmp_path, rank, UNEVEN) for rank in range(2)]]
+    count = 0
+    for size in (1, 2, 3):
+        for drops in (False, True, False, None, True):
+            (length, first), (other, second) = (answers[count] for answers in found)
+            assert length == other == len(first) == len(second)
+            # Of torch's sampler each rank has 3; `batches` with drop_last repeats nothing.
+            wanted = 2 // size if drops is None else 3 // size if drops else -(-3 // size)
+            assert length == wanted
+            items = [item for batch in [*first, *second] for item in batch]
+            if drops is False:
+                assert sorted(set(items)) == [0, 1, 2, 3, 4]
+                assert len(items) == 6
+            assert drops is not None or len(set(items)) == len(items)
+            count += 1
+
+
+@pytest.mark.parametrize(("length", "ranks"), [(5, 2), (1, 4), (7, 3), (6, 3), (0, 2), (3, 1)])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_ranks_have_as_many_items_as_torch_gives_them(length: int, ranks: int, *, shuffle: bool) -> None:
+    from torch.utils.data import DistributedSampler
+
+    def items(rank: int, **options: Any) -> list[int]:
+        sampler = EpochSampler(length, shuffle=shuffle, seed=3, rank=rank, world_size=ranks, **options)
+        sampler.set_epoch(4)
+        found = [int(item) for item in sampler]
+        assert len(found) == len(sampler)
+        return found
+
+    order = EpochSampler(length, shuffle=shuffle, seed=3)
+    order.set_epoch(4)
+    truth = list(order)
+    once = [items(rank, even=False) for rank in range(ranks)]
+    assert sorted(item for each in once for item in each) == list(range(length))
+    even = [items(rank) for rank in range(ranks)]
+    for rank, each in enumerate(even):
+        of_torch = DistributedSampler(range(length), ranks, rank, shuffle=False)
+        assert each == [truth[place] for place in of_torch]
+        assert each[: len(once[rank])] == once[rank]  # a state of an epoch holds for both
+
+
+def test_a_rank_goes_on_within_an_epoch_that_does_not_divide(five: Path) -> None:
+    data = VolumeCollectionDataset(RadiObject(five).CT, DatasetConfig("patch", 12))
+    options = {"rank": 1, "world_size": 2}
+    whole = [batch["idx"].tolist() for batch in batches(data, 2, threads=1, **options)]
+    assert [len(batch) for batch in whole] == [2, 1]
+    for even in (True, False):  # a state of one is a state of the other
+        loader = batches(data, 2, threads=1, even=even, **options)
+        next(iter(loader))
+        again = batches(data, 2, threads=1, **options)
+        again.load_state_dict(loader.state_dict())
+        assert [batch["idx"].tolist() for batch in again] == whole[1:]
+    for loader in (create_distributed_dataloader(data, batch_size=2, **options) for _ in range(2)):
+        loader.sampler.set_epoch(0)
+        assert [batch["idx"].tolist() for batch in loader][1:] == whole[1:]
+    for maker in (create_validation_dataloader, create_distributed_dataloader):
+        once = {} if maker is create_validation_dataloader else {"even": False}
+        source = RadiObject(five).CT if maker is create_validation_dataloader else data
+        loaders = [maker(source, rank=rank, world_size=2, **once) for rank in range(2)]
+        assert [len(loader) for loader in loaders] == [3, 2]
+        assert sorted(int(item) for loader in loaders for batch in loader for item in batch["idx"]) == [
+            *range(5)
+        ]
+
+
+def _start(store: Path, folder: Path, rank: int, script: str = TRAIN) -> subprocess.Popen[str]:
     arguments = [str(store), str(folder / "meeting"), str(rank), "2"]
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -56,6 +56,7 @@ def batches(
     drop_last: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    even: bool = True,
     layout: Literal["view", "contiguous"] = "view",
     kind: Kind = "tensors",
     on_error: Literal["raise", "skip"] = "raise",
@@ -88,9 +89,13 @@ def batches(
     shuffle : bool
         Draw a new order each epoch.
     drop_last : bool
-        Leave out what does not fill a batch on every rank: all ranks then have equally many.
+        Leave out what does not fill a batch on every rank.
     rank, world_size : int
-        This process's part: ranks are disjoint.
+        This process's part.
+    even : bool
+        Give all ranks equally many batches, as ranks that train together need: where items do not divide, the
+        first of the order come once more (none with ``drop_last``). Without it ranks are always disjoint, and
+        may differ by one item.
     layout : {"view", "contiguous"}
         Tensors are views with z as the slowest axis in memory, as volumes are stored, or C-contiguous.
     kind : {"tensors", "metatensor", "torchio"}
@@ -122,6 +127,7 @@ def batches(
             drop_last=drop_last,
             rank=rank,
             world_size=world_size,
+            even=even,
             is_view=_choice("layout", layout, ("view", "contiguous")) == "view",
             kind=_choice("kind", kind, ("tensors", "metatensor", "torchio")),
             skips=_choice("on_error", on_error, ("raise", "skip")) == "skip",
@@ -144,6 +150,7 @@ class _Options:
     drop_last: bool
     rank: int
     world_size: int
+    even: bool
     is_view: bool
     kind: str
     skips: bool
@@ -170,6 +177,7 @@ class Batches:
             seed=options.seed,
             rank=options.rank,
             world_size=options.world_size,
+            even=options.even,
         )
         self._device = Device(options.device)
         self._form, is_stored = _form(dataset, options)

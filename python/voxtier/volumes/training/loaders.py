@@ -62,6 +62,7 @@ def data_loader(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    even: bool = True,
     start_method: str | None = None,
     **options: Any,
 ) -> Any:
@@ -79,6 +80,9 @@ def data_loader(
         Processes that load; 0 loads in this one.
     seed, rank, world_size : int
         See `sampling.EpochSampler`, which is the loader's ``sampler`` (call its ``set_epoch`` to resume).
+    even : bool
+        Give all ranks equally many batches, as training needs: up to one item a rank comes once more. Without
+        it each item comes once.
     start_method : {"fork", "spawn", "forkserver"}, optional
         How workers start.
     **options : Any
@@ -90,7 +94,9 @@ def data_loader(
         The loader.
     """
     torch = import_torch()
-    sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+    sampler = EpochSampler(
+        len(dataset), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, even=even
+    )
     if start_method is not None and num_workers > 0:
         options["multiprocessing_context"] = start_method
     return torch.utils.data.DataLoader(
@@ -156,14 +162,15 @@ def create_validation_dataloader(
     transform : callable, optional
         Applied to the item.
     **options : Any
-        Of `data_loader`.
+        Of `data_loader`; ``even`` is False by default, so that a measure counts each volume once.
 
     Returns
     -------
     torch.utils.data.DataLoader
         The loader.
     """
-    return data_loader(VolumeCollectionDataset(collections, None, labels, transform), **options)
+    dataset = VolumeCollectionDataset(collections, None, labels, transform)
+    return data_loader(dataset, **{"even": False, **options})
 
 
 def create_inference_dataloader(
@@ -183,14 +190,14 @@ def create_inference_dataloader(
     stride : int or sequence of int, optional
         Voxels from patch to patch, by default the size.
     **options : Any
-        Of `data_loader`.
+        Of `data_loader`; ``even`` is False by default, so that each patch comes once.
 
     Returns
     -------
     torch.utils.data.DataLoader
         The loader.
     """
-    return data_loader(GridPatchDataset(volume, patch_size, stride), **options)
+    return data_loader(GridPatchDataset(volume, patch_size, stride), **{"even": False, **options})
 
 
 def create_segmentation_dataloader(
@@ -225,16 +232,17 @@ def create_segmentation_dataloader(
 
 
 def create_distributed_dataloader(dataset: Any, *, rank: int, world_size: int, **options: Any) -> Any:
-    """Return the loader of one rank: ranks are disjoint, their union is complete.
+    """Return the shuffled loader of one rank: all ranks have equally many batches, their union is complete.
 
     Parameters
     ----------
     dataset : VolumeCollectionDataset or GridPatchDataset
         What to load.
     rank, world_size : int
-        This process's part.
+        This process's part. Ranks are disjoint where items divide; else the first items of the order come
+        once more.
     **options : Any
-        Of `data_loader`.
+        Of `data_loader`; with ``even=False`` ranks are always disjoint, and may differ by one item.
 
     Returns
     -------

@@ -414,7 +414,11 @@ class EpochSampler:
     seed : int
         Of the order.
     rank, world_size : int
-        This process's part: ranks are disjoint and their union is complete.
+        This process's part: the union of ranks is complete, and where items divide they are disjoint.
+    even : bool
+        Give all ranks equally many items where they do not divide: the first of the order once more, as
+        torch's DistributedSampler does. Ranks that train together wait for each other in each step. Without
+        it each item comes once, as for measures, and ranks may differ by one item.
 
     Raises
     ------
@@ -423,12 +427,20 @@ class EpochSampler:
     """
 
     def __init__(
-        self, length: int, *, shuffle: bool = True, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        even: bool = True,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be 0 to {world_size - 1} of world_size={world_size}, got {rank}")
         self.length, self.shuffle, self.seed = length, shuffle, seed
         self.rank, self.world_size = rank, world_size
+        self._total = -(-length // world_size) * world_size if even else length
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -436,7 +448,7 @@ class EpochSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.length, self.world_size))
+        return len(range(self.rank, self._total, self.world_size))
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.epoch
@@ -444,4 +456,5 @@ class EpochSampler:
         order = np.arange(self.length)
         if self.shuffle:
             order = generator(self.seed, epoch, 2**62).permutation(self.length)
+        order = np.resize(order, self._total)  # from the beginning again
         return iter([EpochIndex(int(item), epoch) for item in order[self.rank :: self.world_size]])

@@ -20,14 +20,15 @@ def create_distributed_dataloader(
     pin_memory: bool = True,  # noqa: FBT001, FBT002
     transform: Transform | None = None,
 ) -> Any:
-    """Return the shuffled loader of one rank: ranks are disjoint.
+    """Return the shuffled loader of one rank: all ranks have equally many batches.
 
     Parameters
     ----------
     collections : VolumeCollection or sequence of them
         The images; several become channels.
     rank, world_size : int
-        This process's part.
+        This process's part. Ranks are disjoint where volumes divide; else the first of the order come once
+        more, as torch's DistributedSampler does.
     labels : str, DataFrame, dict or callable, optional
         See `load_labels`.
     batch_size : int

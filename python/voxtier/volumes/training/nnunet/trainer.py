@@ -177,7 +177,7 @@ class BatchesMixin:
         if missing:
             raise ConfigError(f"{store.uri} lacks the channel {missing[0]}: import the cases again")
         self._refuse_stale(store, cases)
-        # Ranks take turns over the items, and may have batches that differ by one patch.
+        # Ranks take turns over the items; where these do not divide, one comes once more.
         items = each * world * -(-trainer.configuration_manager.batch_size // world)
         config = DatasetConfig(
             "patch",  # type: ignore[arg-type]
