@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, write_project
+from voxtier._core import verify_tensor_file
 from voxtier.tensors import Manifest, item_key, load_config
 from voxtier.tensors.identity.fingerprint import fingerprint
 from voxtier.tensors.identity.folders import item_folder, remember_folder
@@ -125,3 +129,85 @@ def test_explain_vouches_for_nothing_that_it_knows_nothing_of(healthy: Path, tmp
     shutil.rmtree(folder)
     gone = run_cli("explain", "--config", path)
     assert (gone.returncode, "there is no file" in gone.stderr) == (1, True)
+
+
+def project_of(base: Path, count: int) -> tuple[Path, Path, list[Path]]:
+    """Return a configuration, its cache folder, and files there that `generate` has recorded."""
+    path = write_project(base, names_of(count))
+    config = load_config(path, environment={})
+    folder = item_folder(config)
+    remember_folder(config, folder)
+    folder.mkdir(parents=True)
+    files = [folder / f"{item_key(name)}.pt" for name in names_of(count)]
+    for number, file in enumerate(files):
+        torch.save({"image": torch.full((1, 4, 4, 4), float(number))}, file)
+        report = verify_tensor_file(file)
+        made = {
+            "fingerprint": {**fingerprint(config), "engine": {"name": "fused"}},
+            "records": {name: crc for name, _, crc in report.records},
+            "engine": "fused",
+            "seconds": 1.5,
+            "created": 5.0,
+            "state": "ok",
+            "pinned": True,
+            "size": report.size,
+            "mtime_ns": report.mtime_ns,
+            "ctime_ns": report.ctime_ns,
+            "source": {**HUB, "path": "/data/a.nii.gz", "size": 7, "mtime_ns": 8},
+        }
+        Manifest(folder).record([{"key": file.stem, "volume": names_of(count)[number], **made}])
+    return path, folder, files
+
+
+OTHERS: dict[str, Any] = {
+    "of the same size": {"image": torch.full((1, 4, 4, 4), 9.0)},
+    "of another size": {"image": torch.full((1, 4, 4, 5), 9.0)},
+    "with an array": {"image": np.full((1, 4, 4, 4), 9.0, np.float32)},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_file_that_another_program_wrote_is_not_vouched_for(tmp_path: Path, other: str) -> None:
+    path, folder, files = project_of(tmp_path / "p", 3)
+    said = run_cli("explain", "--config", path)
+    assert (said.returncode, said.stderr) == (0, "no file would be made differently today\n")
+    torch.save(OTHERS[other], files[0])
+    status = files[1].stat()
+    files[1].write_bytes(files[1].read_bytes())  # the same file again, at another time
+    assert files[1].stat().st_mtime_ns != status.st_mtime_ns
+    files[2].write_bytes(files[2].read_bytes()[:-300])  # damaged: for `verify`, not for `explain`
+
+    def unknown() -> list[str]:
+        done = run_cli("explain", "--config", path, "--json")
+        assert all(row["reasons"] == ["no record of how it was made"] for row in rows(done.stdout))
+        assert done.returncode == 1
+        return [row["key"] for row in rows(done.stdout)]
+
+    assert unknown() == [files[0].stem]
+    for _ in range(2):
+        done = run_cli("verify", folder, "--since-last")
+        words = "another program wrote it" if other.startswith("of") else "numpy"
+        assert words in done.stdout + done.stderr
+    assert unknown() == [files[0].stem]  # what `verify` records changes nothing
+    assert run_cli("adopt", "--config", path).returncode == 1  # one is damaged
+    assert unknown() == [files[0].stem]
+    entries = Manifest(folder).read()
+    replaced, kept, damaged = (entries[file.stem] for file in files)
+    for entry in (kept, damaged):
+        assert (entry["engine"], entry["seconds"], entry["created"]) == ("fused", 1.5, 5.0)
+        assert entry["fingerprint"] is not None
+    assert [replaced[name] for name in ("fingerprint", "engine", "seconds", "created")] == [None] * 4
+    assert (replaced["source"]["repo"], replaced["volume"], replaced["pinned"]) == (
+        HUB["repo"],
+        names_of(3)[0],
+        True,
+    )
+    found = verify_tensor_file(files[0])
+    is_fine = other.startswith("of")
+    crcs = {name: crc for name, _, crc in found.records} if is_fine else None
+    assert (replaced["records"], replaced["size"]) == (crcs, found.size)
+    assert run_cli("adopt", "--config", path, "--same-pipeline").returncode == 1
+    again = run_cli("explain", "--config", path)  # its owner knows better
+    assert (again.returncode, again.stderr) == (0, "no file would be made differently today\n")
+    assert run_cli("adopt", "--config", path).returncode == 1
+    assert run_cli("explain", "--config", path).returncode == 0

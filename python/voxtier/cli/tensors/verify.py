@@ -200,12 +200,13 @@ def _report_each(states: Iterable[FileState], total: int, *, as_json: bool) -> l
 
 
 def _record(states: Iterable[FileState]) -> None:
-    """Tell the manifests, where there are any, what was checked in full."""
+    """Tell the manifests, where there are any, what was checked in full of the files that they describe."""
+    from voxtier.tensors.keeping.verify import OTHER_FILE
     from voxtier.tensors.manifest import Manifest
 
     rows_of: dict[Path, list[dict[str, object]]] = {}
     for state in states:
-        if state.checked == "full":
+        if state.checked == "full" and state.detail != OTHER_FILE:  # said each time
             path = Path(state.path)
             row = {"key": path.stem, "state": state.state, "size": state.size, "mtime_ns": state.mtime_ns}
             if state.report is not None:

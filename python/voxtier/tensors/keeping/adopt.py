@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxtier import _core
 from voxtier.tensors.identity.fingerprint import differences
 from voxtier.tensors.keeping.verify import FileState, list_cache, verify
 from voxtier.tensors.manifest import HUB_FIELDS, Entry, Manifest, Manifests
-from voxtier.tensors.states import FINE
+from voxtier.tensors.states import DAMAGED, FINE, UNREADABLE
+
+_OF_FILE = ("fingerprint", "engine", "seconds", "created", "records", "digest", "tensors")
+"""What the manifest says of one file alone: another file of its name was made otherwise."""
 
 
 def adopt(
@@ -24,6 +29,8 @@ def adopt(
 ) -> Iterator[FileState]:
     """Verify every file in full and record what it holds: a manifest for a cache of any origin.
 
+    What `generate` recorded of how a file was made stays where it is that file; else it is forgotten.
+
     Parameters
     ----------
     root : Path
@@ -31,7 +38,7 @@ def adopt(
     volumes : dict, optional
         Volume names by key.
     sources : dict, optional
-        Raw files by key. What `generate` recorded of the same file stays, and so does where it came from.
+        Raw files by key. Where a volume came from stays recorded.
     fingerprint : dict, optional
         Recorded for every file. Give it only when the files are known to be made that way.
     threads : int, optional
@@ -49,7 +56,9 @@ def adopt(
         if state.report is None:
             continue
         path = Path(state.path)
+        known = before.entry(path)
         row: Entry = {
+            **({} if _is_recorded(known, state) else dict.fromkeys(_OF_FILE)),
             "key": path.stem,
             "size": state.size,
             "mtime_ns": state.mtime_ns,
@@ -64,7 +73,7 @@ def adopt(
         if path.stem in volumes:
             row["volume"] = volumes[path.stem]
         if path.stem in sources:
-            source = before.entry(path).get("source") or {}
+            source = known.get("source") or {}
             if source.get("path") != str(sources[path.stem]):
                 from_hub = {name: source[name] for name in HUB_FIELDS if source.get(name) is not None}
                 row["source"] = {**from_hub, "path": str(sources[path.stem])}
@@ -77,6 +86,18 @@ def adopt(
         manifest = Manifest(folder)
         manifest.record(rows)
         manifest.compact()
+
+
+def _is_recorded(entry: Entry, state: FileState) -> bool:
+    """Whether a file is the one that an entry describes, as far as a look at the file can tell."""
+    if state.report is None or state.state in DAMAGED | UNREADABLE:
+        return True
+    if entry.get("records") is not None:
+        return bool(entry["records"] == {name: crc for name, _, crc in state.report.records})
+    found = (state.size, state.mtime_ns)
+    return all(
+        each in (None, now) for each, now in zip(map(entry.get, ("size", "mtime_ns")), found, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +114,8 @@ def find_stale(
 ) -> Iterator[Stale]:
     """Yield the files whose fingerprint or source differs from today's.
 
-    Who made a tensor is no difference: the engines give the same bits.
+    Who made a tensor is no difference: the engines give the same bits. A fingerprint counts for the file that
+    it was recorded with, by the CRCs of its records: of one that was written since nothing is known.
 
     Parameters
     ----------
@@ -102,7 +124,7 @@ def find_stale(
     current : dict
         Today's `fingerprint`.
     on_unknown : callable, optional
-        Called with the key of each file of which no fingerprint is recorded.
+        Called with the key of each file of which it is not recorded how it was made.
 
     Yields
     ------
@@ -110,10 +132,12 @@ def find_stale(
         In the order of the keys.
     """
     entries = Manifest(folder).read()
-    for key in sorted(path.stem for path in folder.glob("*.pt") if path.is_file()):
+    keys = sorted(path.stem for path in folder.glob("*.pt") if path.is_file())
+    others = _find_others(folder, [key for key in keys if (entries.get(key) or {}).get("records")], entries)
+    for key in keys:
         entry = entries.get(key, {})
         reasons = []
-        if entry.get("fingerprint") is None:
+        if entry.get("fingerprint") is None or key in others:
             on_unknown(key)
         else:
             recorded = {name: value for name, value in entry["fingerprint"].items() if name != "engine"}
@@ -127,3 +151,18 @@ def find_stale(
                     reasons.append(f"source: {source['path']} changed since")
         if reasons:
             yield Stale(key, entry.get("volume"), reasons)
+
+
+def _find_others(folder: Path, keys: list[str], entries: dict[str, Entry]) -> set[str]:
+    """Return the keys of files that are not those that the manifest describes."""
+    paths = [folder / f"{key}.pt" for key in keys]
+    verifier = _core.ParallelVerifier(paths, crc=False, threads=min(64, max(4, 2 * (os.cpu_count() or 1))))
+    try:
+        return {
+            keys[place]
+            for place, report in verifier
+            if report.state not in DAMAGED | UNREADABLE
+            and entries[keys[place]]["records"] != {name: crc for name, _, crc in report.records}
+        }
+    finally:
+        verifier.stop()
