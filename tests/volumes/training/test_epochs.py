@@ -205,6 +205,35 @@ def test_a_sampler_with_replacement_gets_another_patch_at_each_visit(radi: RadiO
         assert len({draw for each in found for draw in each}) >= 78
 
 
+ORDER = [2, 2, 0, 2, 0, 0, 2, 1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_items_without_batches_are_visits_of_their_own(radi: RadiObject, workers: int) -> None:
+    """Small numbers are one object in Python: two draws of an item look like one batch."""
+    options = {"sampler": ORDER, "num_workers": workers}
+    truth = passes(DataLoader(patches(radi, count=1), batch_size=1, collate_fn=keep, **options), 2)
+    assert len({draw for each in truth for draw in each}) >= 2 * len(ORDER) - 1  # of 3375 starts
+    single = DataLoader(patches(radi, count=1), batch_size=None, **options)
+    assert [drawn(single) for _ in range(2)] == truth
+    for one, other in DataLoader(Halves(patches(radi, count=1)), batch_size=None, **options):
+        assert torch.equal(one, other)  # one call of the loader
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_loaders_that_take_turns_count_their_own_visits(
+    radi: RadiObject, batch_size: int | None, count: int
+) -> None:
+    truth = passes(DataLoader(patches(radi, count=1), sampler=ORDER, collate_fn=keep), count)
+    dataset = patches(radi, count=1)
+    options = {"batch_size": batch_size, "sampler": ORDER, "collate_fn": keep if batch_size else None}
+    turns = list(zip(*(DataLoader(dataset, **options) for _ in range(count)), strict=True))
+    found = [[turn[number] for turn in turns] for number in range(count)]
+    items = [[item for batch in each for item in batch] if batch_size else each for each in found]
+    assert [drawn(each) for each in items] == truth
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_two_calls_for_an_item_of_a_batch_give_one_patch(radi: RadiObject, workers: int) -> None:
     loader = DataLoader(Halves(patches(radi)), batch_size=3, num_workers=workers, collate_fn=keep)

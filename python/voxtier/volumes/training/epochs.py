@@ -31,7 +31,9 @@ _FETCHERS = "torch.utils.data._utils.fetch"
 _WORDS, _PASSES, _PASS_WORDS = 512, 7, 64
 _SEED, _EPOCH, _WORKERS = 0, 1, 2  # words of a pass: shared seed + 1 (0: none), epoch, bits of workers
 _WORKER_BITS = 32  # of each word, which stays positive
+_TURNS = 4  # words of an item: passes that can draw from it in turns
 _COUNT_BITS = 32  # of an item's word: how often its latest pass has drawn it; above them epoch + 1
+_VISITS = "voxtier: visits of this batch"
 
 
 class EpochIndex(int):
@@ -87,7 +89,7 @@ class EpochCounter:
     """
 
     def __init__(self, items: int, first: int = 0) -> None:
-        self._attach(_make_file(8 * (_WORDS + items)), items)
+        self._attach(_make_file(_size(items)), items)
         self._words[0] = first
 
     def _attach(self, descriptor: int, items: int) -> None:
@@ -97,11 +99,9 @@ class EpochCounter:
         self._begin_child()
 
     def _map(self, descriptor: int) -> None:
-        size = 8 * (_WORDS + self._items)
         self._descriptor = descriptor
-        self._words: NDArray[np.int64] = np.frombuffer(mmap.mmap(descriptor, size), np.int64)
+        self._words: NDArray[np.int64] = np.frombuffer(mmap.mmap(descriptor, _size(self._items)), np.int64)
         self._epochs: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
-        self._batch: tuple[object, dict[int, int]] = None, {}
         weakref.finalize(self._words, os.close, descriptor).atexit = False
 
     def _begin_child(self) -> None:
@@ -112,7 +112,7 @@ class EpochCounter:
         """Leave the memory of the process that this one was forked or spawned from, unless it is a worker."""
         if self._owner != os.getpid() and _worker_info() is None:
             self._owner = os.getpid()
-            self._map(_make_file(8 * (_WORDS + self._items)))
+            self._map(_make_file(_size(self._items)))
             self._words[0] = self._first
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -144,22 +144,22 @@ class EpochCounter:
         if fetch is None:
             return None
         self._own()
-        fetcher, batch = fetch.f_locals.get("self"), fetch.f_locals.get("possibly_batched_index")
+        known = fetch.f_locals
+        # The note lies in the call that fetches the batch, and goes with it: numbers of batches come again.
+        fetcher, visits = known.get("self"), known.setdefault(_VISITS, {}).setdefault(self, {})
         with self._alone():
             epoch = self._epochs.get(fetcher)
             if epoch is None:
                 epoch = self._epochs[fetcher] = self._enter(_worker_info())
-            if batch is not self._batch[0]:
-                self._batch = batch, {}
-            visits = self._batch[1]
             if item not in visits:
                 visits[item] = self._visit(epoch, item)
             return Draw(epoch, visits[item])
 
     def _visit(self, epoch: int, item: int) -> int:
-        word = int(self._words[_WORDS + item])
+        place = _WORDS + item * _TURNS + epoch % _TURNS
+        word = int(self._words[place])
         before = word & ((1 << _COUNT_BITS) - 1) if word >> _COUNT_BITS == epoch + 1 else 0
-        self._words[_WORDS + item] = (epoch + 1 << _COUNT_BITS) | (before + 1)
+        self._words[place] = (epoch + 1 << _COUNT_BITS) | (before + 1)
         return before
 
     def _enter(self, worker: Any) -> int:
@@ -204,6 +204,11 @@ def _restore(duplicate: Any, items: int) -> EpochCounter:
     counter._attach(duplicate.detach(), items)
     counter._owner = 0  # the process that spawned this one
     return counter
+
+
+def _size(items: int) -> int:
+    """Return the bytes of the memory of a dataset."""
+    return 8 * (_WORDS + items * _TURNS)
 
 
 def _make_file(size: int) -> int:
