@@ -64,6 +64,7 @@ def ended(work: Callable[[], object]) -> int:
         ("tensors.saving", "_safe_globals_lock"),
         ("volumes.config", "_lock"),
         ("volumes.formats.dicom.attributes", "_lock"),
+        ("volumes.tiledb.format.direct", "_lock"),
     ],
 )
 def test_the_locks_of_modules(module: str, name: str) -> None:
@@ -103,3 +104,17 @@ def test_the_engine_of_a_dataset(tmp_path: Path) -> None:
         assert ended(make) == 0
     policy.settle("a class", "check", Outcome("fused", is_checked=True))
     assert policy.expect("a class") == "fused"
+
+
+def test_the_rows_of_a_collection() -> None:
+    pytest.importorskip("tiledb")
+    from voxtier.volumes.cohort.snapshot_rows import Rows
+
+    rows = Rows("nowhere", None, None)  # type: ignore[arg-type]
+
+    def take() -> None:
+        if not rows._lock.acquire(blocking=False):
+            os._exit(1)
+
+    with held(rows._lock):
+        assert ended(take) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from support.small_disk import without_bytecode
 from volumes.support.images import code_of, pairs, series
 from voxtier.volumes import RadiObject, Volume
 
@@ -59,6 +61,19 @@ def test_a_slice_is_a_png_of_the_plane(store: Path) -> None:
     content = output.read_bytes()  # voxels of 1 by 3 mm
     assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (20, 84)
     assert "outside" in run("slice", store / "r", output, "--obs", "a_T1w", "--index", 99, code=2).stderr
+    # A full disk leaves the picture that is there, and nothing beside it.
+    names = set(store.iterdir())
+    result = subprocess.run(
+        [sys.executable, "-m", "voxtier", "volumes", "slice", store / "r", output, "--obs", "a_T1w"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)),
+        env=without_bytecode(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert (output.read_bytes(), set(store.iterdir())) == (content, names)
 
 
 def test_volumes_of_every_type_are_described_and_drawn_or_refused(tmp_path: Path) -> None:

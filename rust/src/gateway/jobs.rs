@@ -21,6 +21,8 @@ pub enum Question {
         source: String,
         /// SOP Instance UID.
         uid: String,
+        /// Groups of the user, whose rows are wanted; `None` where everybody sees everything.
+        groups: Option<Vec<String>>,
     },
     /// The rows of a file and of its series: [`Answer::Rows`].
     File {
@@ -28,6 +30,8 @@ pub enum Question {
         source: String,
         /// Path.
         path: String,
+        /// Groups of the user, whose rows are wanted; `None` where everybody sees everything.
+        groups: Option<Vec<String>>,
     },
     /// The files of a study or a series that groups may see: [`Answer::Files`].
     Files {

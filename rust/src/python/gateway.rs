@@ -165,8 +165,12 @@ impl PyGatewayJob {
             return Err(PyRuntimeError::new_err("the question was answered"));
         };
         Ok(match &job.question {
-            Question::Instance { source, uid } => ("instance", (source, uid).into_pyobject(py)?),
-            Question::File { source, path } => ("file", (source, path).into_pyobject(py)?),
+            Question::Instance { source, uid, groups } => {
+                ("instance", (source, uid, groups.clone()).into_pyobject(py)?)
+            }
+            Question::File { source, path, groups } => {
+                ("file", (source, path, groups.clone()).into_pyobject(py)?)
+            }
             Question::Files { source, study, series, groups } => {
                 ("files", (source, study, series, groups.clone()).into_pyobject(py)?)
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,24 @@ def test_references_written_to_a_file_are_read_again(tmp_path: Path, form: str) 
     else:
         with pytest.raises(ConfigError, match="is there"):
             write_zarr_references(references, output)
+
+
+def test_a_full_disk_leaves_no_references_and_the_next_run_heals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = zarr_references([write(tmp_path / "a.dcm", 0)])
+    before = set(tmp_path.iterdir())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.write_table", full)
+        with pytest.raises(OSError, match="No space"):
+            write_zarr_references(references, tmp_path / "refs.parq")
+    assert set(tmp_path.iterdir()) == before
+    write_zarr_references(references, tmp_path / "refs.parq")
+    assert (tmp_path / "refs.parq" / ".zmetadata").is_file()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from frames.dicom.cases import CASES
 from frames.serving.images import frame_of, native, write_images
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, VoxtierError
-from voxtier.frames import FrameCache, read_frame, read_table, read_tables
+from voxtier.frames import FrameCache, read_frame, read_many, read_table, read_tables
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.serving.reader import FrameReader
@@ -345,3 +345,25 @@ def test_a_reader_works_in_a_forked_child(tmp_path: Path, store: FrameStore) -> 
         assert os.waitpid(child, 0)[1] == 0
         assert reader.frame(paths[1], 2) == frame_of(2, seed=1)
     assert {file.path for file in ranked_files(store, "s")} == set(paths)
+
+
+@pytest.mark.parametrize("index", [-1, 3, 2**31, 2**32, 2**70])
+def test_a_frame_that_no_file_has_is_an_index_error(tmp_path: Path, index: int) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(native(3))
+    with FrameReader(publish=False) as reader:
+        with pytest.raises(IndexError):
+            reader.frame(str(path), index)
+        with pytest.raises(IndexError):
+            asyncio.run(reader.aframe(str(path), index))
+        assert len(reader.frame(str(path), 2)) == 16
+
+
+@pytest.mark.parametrize("budget", [0, 1, 16, 1000])
+def test_a_small_budget_slows_down_and_loses_nothing(tmp_path: Path, budget: int) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(native(3))
+    requests = [(str(path), frame) for frame in (2, 0, 1, 2)]
+    with FrameReader(publish=False) as reader:
+        found = list(read_many(reader, requests, budget_bytes=budget))
+        assert found == [(each, reader.frame(*each)) for each in requests]

@@ -25,6 +25,7 @@ from voxtier.cli.volumes.stores import (
     say_if_empty,
 )
 from voxtier.errors import ConfigError
+from voxtier.system.durable import write_file
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
@@ -139,7 +140,8 @@ def slice_(
     if mm and volume.spacing is not None:
         across, up = (step for d, step in enumerate(volume.spacing[:3]) if d != axis)
         picture = stretch_to_square(picture, across, up)
-    output.write_bytes(encode_png(picture))
+    content = encode_png(picture)
+    write_file(output, lambda file: file.write(content))
     click.echo(f"{output}: {plane} plane {place} of {volume.obs_id or uri}", err=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from voxtier.frames.exchange.code_streams import HEAD_BYTES, read_jpeg_2000, rea
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.opening import read_ranges
-from voxtier.system.durable import write_file
+from voxtier.system.durable import temporary_path, write_file
 
 _BIG_ENDIAN = {"1.2.840.10008.1.2.2", "1.2.840.113619.5.2"}
 _FLOATS = {"7FE00008": 4, "7FE00009": 8}
@@ -153,16 +154,28 @@ def write_zarr_references(references: Mapping[str, Any], output: str | os.PathLi
         write_file(target, lambda file: file.write(content))
         return
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         raise MissingExtraError("pyarrow", "arrow") from None
     if target.exists():
         raise ConfigError(f"{target} is there: name a folder that is not")
+    temporary = temporary_path(target)
+    try:
+        _write_parquet(temporary, references)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_parquet(folder: Path, references: dict[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
     metadata = {key: json.loads(value) for key, value in references["refs"].items() if isinstance(value, str)}
     chunks = [(key, value) for key, value in references["refs"].items() if not isinstance(value, str)]
-    folder = target / chunks[0][0].partition("/")[0]
-    folder.mkdir(parents=True)
+    array = folder / chunks[0][0].partition("/")[0]
+    array.mkdir(parents=True)
     for start in range(0, len(chunks), _RECORDS):
         part = [value for _, value in chunks[start : start + _RECORDS]]
         columns = {
@@ -171,9 +184,9 @@ def write_zarr_references(references: Mapping[str, Any], output: str | os.PathLi
             "size": pa.array([size for _, _, size in part], pa.int64()),
             "raw": pa.nulls(len(part), pa.binary()),
         }
-        parquet.write_table(pa.table(columns), folder / f"refs.{start // _RECORDS}.parq")
+        parquet.write_table(pa.table(columns), array / f"refs.{start // _RECORDS}.parq")
     content = json.dumps({"metadata": metadata, "record_size": _RECORDS}).encode()
-    write_file(target / ".zmetadata", lambda file: file.write(content))  # last: without it there is no store
+    write_file(folder / ".zmetadata", lambda file: file.write(content))
 
 
 def _form_of(path: str, table: FrameTable) -> tuple[dict[str, Any], int]:

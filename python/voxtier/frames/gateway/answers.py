@@ -114,16 +114,19 @@ class Answers:
 
     def _answer(self, job: GatewayJob) -> None:
         match job.question:
-            case ("instance", (source, uid)):
-                job.answer_rows(self._index.ask(lambda store: _rows_of_instance(store, source, uid)))
-            case ("file", (source, path)):
-                found = self._index.ask(lambda store: store.recall(source, path, with_series=True))
+            case ("instance", (source, uid, groups)):
+                asked = self._index.ask(lambda store: _rows_of_instance(_for(store, groups), source, uid))
+                job.answer_rows(asked)
+            case ("file", (source, path, groups)):
+                found = self._index.ask(
+                    lambda store: _for(store, groups).recall(source, path, with_series=True)
+                )
                 job.answer_rows(b"" if found is None else found.rows)
             case ("right", (source, path, uid, groups)):
                 job.answer_right(self._index.ask(lambda store: _may_read(store, source, path, uid, groups)))
             case ("files", (source, study, series, groups)):
                 parameters = {"source": source, "study": study, "series": series, "groups": groups}
-                job.answer_files(self._store_for(groups).query(_FILES, parameters))
+                job.answer_files(_for(self._index.store, groups).query(_FILES, parameters))
             case ("search", (source, path, query, root, groups)):
                 job.answer_http(*self._search_for(source, path, query, root, groups))
             case ("open" | "ranges", _):
@@ -132,10 +135,6 @@ class Answers:
                 job.answer_http(200, "application/json", json.dumps(self._status()).encode())
             case ("computed", (source, row)):
                 self._reader.keep_row(source, row)
-
-    def _store_for(self, groups: list[str] | None) -> FrameStore:
-        store = self._index.store
-        return store if groups is None else GroupStore(store, groups)
 
     def _search_for(
         self, source: str, path: str, query: str, root: str, groups: list[str] | None
@@ -149,6 +148,11 @@ class Answers:
         sentences = [*parsed.warnings, *([_MORE] if has_more else [])]
         warning = " ".join(sentences) or None
         return (200, _DICOM_JSON, to_json(found), warning) if found else (204, "", b"", warning)
+
+
+def _for(store: FrameStore, groups: list[str] | None) -> FrameStore:
+    """Return the index as groups see it; a role that row security binds sees restricted rows by it alone."""
+    return store if groups is None else GroupStore(store, groups)
 
 
 def _may_read(store: FrameStore, source: str, path: str, uid: str, groups: list[str]) -> bool:

@@ -30,7 +30,7 @@ def read_many(
     in_flight : int
         Frames that are read at the same time at most.
     budget_bytes : int
-        Bytes of frames that wait to be taken, beyond which nothing more is read.
+        Bytes of frames that wait to be taken, from which on nothing more is read; 0 for one frame at a time.
 
     Yields
     ------
@@ -46,7 +46,7 @@ def read_many(
     left = iter(requests)
     with Workers(in_flight, "voxtier-many") as threads:
         while True:
-            while len(waiting) < in_flight and _bytes_of(waiting) < budget_bytes:
+            while len(waiting) < in_flight and (not waiting or _bytes_of(waiting) < budget_bytes):
                 request = next(left, None)
                 if request is None:
                     break

@@ -36,6 +36,7 @@ from voxtier.system.fork import after_fork_in_child
 
 T = TypeVar("T")
 
+_MOST_FRAMES = 0xFFFFFFFF
 _UID = re.compile(r"[0-9.]{1,64}\Z")
 
 
@@ -196,6 +197,8 @@ class FrameReader:
         wanted = list(indices)
         if wanted and min(wanted) < 0:
             raise IndexError(f"frame {min(wanted)}: frames count from 0")
+        if wanted and max(wanted) > _MOST_FRAMES:
+            raise IndexError(f"frame {max(wanted)}: no file has so many")
         klass: Class = "scan" if scan else "normal"
         read = self._frames.read
         if _UID.match(name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from voxtier.errors import FormatError, NotFoundError
+from voxtier.system.fork import after_fork_in_child
 from voxtier.volumes.store.snapshots import Snapshot, Store
 from voxtier.volumes.tiledb.arrays import open_array
 from voxtier.volumes.tiledb.columns import Table
@@ -28,10 +29,14 @@ class Rows:
 
     def __init__(self, uri: str, store: Store, snapshot: Snapshot) -> None:
         self.uri, self.store, self.snapshot = uri, store, snapshot
-        self._lock = threading.Lock()
+        self._begin_child()
+        after_fork_in_child(self._begin_child)
         self._table: Table | None = None
         self._addresses: list[str] | None = None
         self.reads = 0
+
+    def _begin_child(self) -> None:
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[str, Store, Snapshot]:
         return self.uri, self.store, self.snapshot

@@ -12,12 +12,18 @@ pub struct FileSequence {
     roots: Arc<Roots>,
     files: std::vec::IntoIter<Member>,
     boundary: String,
+    first: Option<FileParts>,
 }
 
 impl FileSequence {
-    /// A body of these files.
-    pub fn new(roots: Arc<Roots>, files: Vec<Member>, boundary: String) -> Self {
-        Self { roots, files: files.into_iter(), boundary }
+    /// A body of these files, the first of which is open.
+    ///
+    /// # Errors
+    /// As [`FileSequence::next_parts`]: nothing was sent yet, so that it can be a status.
+    pub async fn begin(roots: Arc<Roots>, files: Vec<Member>, boundary: String) -> Result<Self> {
+        let mut body = Self { roots, files: files.into_iter(), boundary, first: None };
+        body.first = body.next_parts().await?;
+        Ok(body)
     }
 
     /// The next file with what stands before and behind it; `None` at the end.
@@ -25,6 +31,9 @@ impl FileSequence {
     /// # Errors
     /// A file cannot be opened, or holds another instance now: the client must see a body that is too short.
     pub async fn next_parts(&mut self) -> Result<Option<FileParts>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
         let Some(member) = self.files.next() else { return Ok(None) };
         let roots = self.roots.clone();
         let file = Arc::new(blocking(move || member.read(&roots, Ok)).await?);

@@ -54,7 +54,7 @@ impl Worker {
                 share = Some(kept);
                 (OCTETS, vec![Step::Bytes(bytes)])
             }
-            Ok(Some(Bulk::Frames)) => match self.stream(scope.source, &found).await {
+            Ok(Some(Bulk::Frames)) => match self.stream(scope, &found).await {
                 Ok(Ok(video)) => video,
                 Ok(Err(frames)) if frames > 0 => {
                     let list: Vec<String> = (1..=frames).map(|frame| frame.to_string()).collect();
@@ -75,10 +75,10 @@ impl Worker {
     /// The one stream of a video; the number of frames where there are frames.
     async fn stream(
         &self,
-        source: &str,
+        scope: &Scope<'_>,
         found: &Found,
     ) -> Result<std::result::Result<(&'static str, Vec<Step>), usize>> {
-        let table = match self.select(source, found, &[0]).await?.0 {
+        let table = match self.select(scope, found, &[0]).await?.0 {
             Ok(selected) => selected.table,
             Err(_) => return Ok(Err(0)),
         };

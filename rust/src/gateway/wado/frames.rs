@@ -67,7 +67,7 @@ impl Worker {
     async fn try_frames(&self, asked: Asked<'_>, found: &Found, verify: Option<Verify>) -> Result<Response> {
         let Asked { request, scope, level, frames } = asked;
         let (selection, tier) = match verify {
-            None => self.select(scope.source, found, frames).await?,
+            None => self.select(scope, found, frames).await?,
             Some(verify) => (Box::pin(self.compute(scope.source, found, frames, verify)).await?, Tier::File),
         };
         let selected = match selection {

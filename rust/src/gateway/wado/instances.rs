@@ -64,7 +64,10 @@ impl Worker {
         }
         let boundary = format!("{:032x}", xxh3_128(format!("{}/{}", level.study, level.series).as_bytes()));
         let content_type = format!("multipart/related; type=\"application/dicom\"; boundary={boundary}");
-        let files = FileSequence::new(self.shared.roots.clone(), files, boundary);
+        let files = match FileSequence::begin(self.shared.roots.clone(), files, boundary).await {
+            Ok(files) => files,
+            Err(error) => return refusal_of(&error),
+        };
         Response::made_of(Body::Files(Box::new(files)), content_type, None).with("Cache-Control", "no-cache")
     }
 }

@@ -81,7 +81,8 @@ impl Worker {
         {
             return Ok(Found { path, file });
         }
-        let question = Question::Instance { source: scope.source.to_owned(), uid: level.instance.to_owned() };
+        let (source, uid) = (scope.source.to_owned(), level.instance.to_owned());
+        let question = Question::Instance { source, uid, groups: scope.groups.clone() };
         let rows = match self.shared.jobs.ask(question, self.shared.settings.index_time).await {
             Ok(Answer::Rows(rows)) => rows,
             Ok(_) => return Err(unavailable("the index gave no answer of this kind")),
@@ -184,10 +185,15 @@ impl Worker {
     }
 
     /// A table of some frames of a file: from memory, the index, or the file itself.
-    async fn select(&self, source: &str, found: &Found, frames: &[u32]) -> Result<(Selection, Tier), Error> {
+    async fn select(
+        &self,
+        scope: &Scope<'_>,
+        found: &Found,
+        frames: &[u32],
+    ) -> Result<(Selection, Tier), Error> {
         let answer = match self.look_up(&found.path, frames) {
             Some(selection) => (selection, Tier::Memory),
-            None => Box::pin(self.alone(digest("", &found.path), self.load(source, found, frames))).await?,
+            None => Box::pin(self.alone(digest("", &found.path), self.load(scope, found, frames))).await?,
         };
         self.shared.metrics.count_tier(answer.1);
         Ok(answer)
@@ -197,11 +203,17 @@ impl Worker {
         look_up(&mut self.shared.cache.lru.lock(), path, frames, request(false))
     }
 
-    async fn load(&self, source: &str, found: &Found, frames: &[u32]) -> Result<(Selection, Tier), Error> {
+    async fn load(
+        &self,
+        scope: &Scope<'_>,
+        found: &Found,
+        frames: &[u32],
+    ) -> Result<(Selection, Tier), Error> {
         if let Some(selection) = self.look_up(&found.path, frames) {
             return Ok((selection, Tier::Memory)); // another request loaded it meanwhile
         }
-        let question = Question::File { source: source.to_owned(), path: found.path.to_string() };
+        let (source, path) = (scope.source.to_owned(), found.path.to_string());
+        let question = Question::File { source, path, groups: scope.groups.clone() };
         if let Ok(Answer::Rows(rows)) = self.shared.jobs.ask(question, self.shared.settings.index_time).await
             && self.shared.cache.put_rows(&rows, Class::Normal).is_ok()
             && let Some(Ok(selection)) = self.look_up(&found.path, frames)
@@ -209,7 +221,7 @@ impl Worker {
         {
             return Ok((Ok(selection), Tier::Index));
         }
-        Ok((self.compute(source, found, frames, Verify::Ends).await?, Tier::File))
+        Ok((self.compute(scope.source, found, frames, Verify::Ends).await?, Tier::File))
     }
 
     /// Computes the table of a file, keeps it, and has it written to the index.

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from urllib.parse import urlencode
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import STAR, Answer, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import Gateway, LakebaseUtils
+from voxtier.frames.store.grants import grants
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 
@@ -75,6 +78,43 @@ def test_series_and_searches_hold_what_the_groups_see(client: Client) -> None:
         assert study["00201208"]["Value"] == [len(seen)]
         by_uid = ask(client, f"/dicomweb/instances?SOPInstanceUID={SECRET}", groups)
         assert by_uid.status == (200 if SECRET in seen else 204)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_role_that_may_only_read_serves_groups_too(
+    client: Client, connect: Connect, dsn: str, is_first: bool
+) -> None:
+    """Row security hides restricted rows of such a role from all questions that name no groups."""
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute("DROP ROLE IF EXISTS gateway_viewer")
+        owner.execute("CREATE ROLE gateway_viewer LOGIN")
+        for statement in grants("gateway_viewer", "reader"):
+            owner.execute(statement)
+        try:
+            with FrameStore(make_conninfo(dsn, user="gateway_viewer")) as store:
+                gateway = Gateway(
+                    store, SOURCE, port=0, is_private=True, groups_header="X-Groups", index_seconds=60
+                )
+                with gateway:
+                    reader = Client(gateway)
+                    path = instance_path(STUDY, SERIES, SECRET)
+                    if is_first:
+                        assert ask(reader, path, OTHERS).status == 404
+                    for resource in (
+                        f"{path}/frames/2",
+                        path,
+                        f"{path}/metadata",
+                        f"{path}/bulkdata/7FE00010",
+                    ):
+                        accept = STAR if "frames" in resource else "*/*"
+                        assert ask(reader, resource, STAFF, accept).status == 200, resource
+                        assert ask(reader, resource, OTHERS, accept).status == 404, resource
+                    # Not computed: the index shows the row to the group.
+                    assert gateway.stats()["tier3"] == 0
+                    reader.connection.close()
+        finally:
+            owner.execute("DROP OWNED BY gateway_viewer CASCADE")
+            owner.execute("DROP ROLE gateway_viewer")
 
 
 def test_a_request_that_did_not_come_through_the_proxy_is_refused(client: Client) -> None:

@@ -119,3 +119,20 @@ def test_a_copy_below_the_roots_is_served(connect: Connect, copies: list[list[Pa
     for path in (STUDY_PATH, f"{STUDY_PATH}/series/{SERIES}"):
         assert len(json.loads(client.get(f"{path}/metadata").body)) == 2
         assert len(client.get(path, WHOLE).parts()) == 2
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_series_that_cannot_be_begun_has_a_status(
+    connect: Connect, copies: list[list[Path]], harm: Callable[[Path], None]
+) -> None:
+    """Nothing was sent yet: a proxy would make a bad gateway of a connection that just closes."""
+    client = connect()
+    for path in copies[1]:
+        harm(path)
+    first, second = copies[0]
+    first.unlink()
+    second.unlink()
+    for path in (STUDY_PATH, f"{STUDY_PATH}/series/{SERIES}"):
+        answer = client.get(path, WHOLE)
+        assert answer.status in (404, 503)
+        assert answer.headers["content-type"] == "application/json"

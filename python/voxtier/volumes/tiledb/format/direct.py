@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
+from voxtier.system.fork import after_fork_in_child
 from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.tiledb.format import VERSION, node_cache
 from voxtier.volumes.tiledb.format.folders import COMMITS, FRAGMENTS, SCHEMA
@@ -213,6 +214,14 @@ _applied: tuple[int, ReadConfig, int, int] | None = None
 _workers = 0  # of the DataLoader that this process works for
 _reserved = 0
 _lock = threading.Lock()
+
+
+def _begin_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+after_fork_in_child(_begin_child)
 
 
 def apply_budget(read: ReadConfig) -> None:
