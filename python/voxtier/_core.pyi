@@ -305,6 +305,8 @@ class SlideHeader:
     def describes(self, source: Any) -> bool:
         """Return whether a source may be in that state; nothing of it is read."""
     @property
+    def sop_class_uid(self) -> str: ...
+    @property
     def sop_instance_uid(self) -> str: ...
     @property
     def study_instance_uid(self) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from voxtier.frames.serving.reader import FrameReader
 
 
+_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _DRAWN = (48, 12)  # characters
 _ATTEMPTS = 3
 
@@ -159,7 +160,7 @@ class Level:
             To be decoded and cut by the caller: voxtier has no codec.
         """
         (across, down), (columns, rows) = self.tile_size, self.grid
-        if width <= 0 or height <= 0:
+        if width <= 0 or height <= 0 or left >= self.size[0] or top >= self.size[1]:
             return []
         wanted = (
             self.find(column, row, plane=plane, path=path)
@@ -216,8 +217,8 @@ class Slide:
     Attributes
     ----------
     levels : tuple of Level
-        Of the images with VOLUME as the third value of Image Type, or those with a total pixel matrix where
-        none says so.
+        Of the whole slide images with VOLUME as the third value of Image Type; of all such images where none
+        says so, and of all with a total pixel matrix where none is of that SOP Class.
     others : dict of str to str
         The other files, such as label and overview, with their Image Types.
 
@@ -248,9 +249,11 @@ class Slide:
         self._tables: dict[str, FrameTable] = {}
         headers = self._headers(files)
         tiled = {file: header for file, header in headers.items() if 0 not in (*header.total, *header.tile)}
-        volumes = {file for file, header in tiled.items() if header.image_type[2:3] == ["VOLUME"]}
+        # Segmentations and maps of parameters of a slide may have its matrix, and VOLUME too.
+        images = {file for file, header in tiled.items() if header.sop_class_uid == _WHOLE_SLIDE} or set(tiled)
+        volumes = {file for file in images if headers[file].image_type[2:3] == ["VOLUME"]}
         groups: dict[tuple[int, int], list[str]] = defaultdict(list)
-        chosen = sorted(volumes or tiled)
+        chosen = sorted(volumes or images)
         for file in chosen:
             if (difference := _difference(headers[chosen[0]], headers[file])) is not None:
                 raise FormatError(

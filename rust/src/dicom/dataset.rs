@@ -6,6 +6,7 @@ use super::values;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::first_not_zero;
 use crate::base::window::Window;
+use crate::frames::attributes::Uid;
 use crate::frames::notes::{Note, Notes};
 
 /// Deepest nesting of sequences that is followed; real files stay below 20.
@@ -74,16 +75,16 @@ pub fn walk(window: &mut Window<'_>, start: u64, encoding: Encoding, notes: &mut
     }
 }
 
-/// Whether the SOP Class (0008,0016) of a data set is one of images; `None` where the data set ends before it.
+/// The SOP Class (0008,0016) of a data set, empty where it has none; `None` where the data set ends before it.
 /// For data sets in which [`walk`] found no pixels: others are read without need of it.
 #[cold]
-pub fn is_image_class(window: &mut Window<'_>, start: u64, encoding: Encoding) -> Result<Option<bool>> {
+pub fn sop_class(window: &mut Window<'_>, start: u64, encoding: Encoding) -> Result<Option<Uid>> {
     let mut notes = Notes::default();
     let mut position = start;
     let mut is_behind = false;
     while let Some(element) = next_element(window, position, encoding, &mut notes)? {
         if element.tag == Tag::SOP_CLASS_UID {
-            return Ok(Some(values::is_image_class(&values::uid(window, &element)?)));
+            return values::uid(window, &element).map(Some);
         }
         is_behind |= element.tag > Tag::SOP_CLASS_UID;
         position = match element.end() {
@@ -92,7 +93,7 @@ pub fn is_image_class(window: &mut Window<'_>, start: u64, encoding: Encoding) -
             Some(end) => end,
         };
     }
-    Ok(is_behind.then_some(false))
+    Ok(is_behind.then(Uid::default))
 }
 
 /// Keeps the place of a table; a data set has each once (PS3.5 7.1).

@@ -18,7 +18,7 @@ pub mod values;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Access, Source, first_not_zero};
 use crate::base::window::{Buffer, Window};
-use crate::frames::attributes::Attributes;
+use crate::frames::attributes::{Attributes, Uid};
 use crate::frames::notes::{Note, Notes};
 use crate::frames::table::{FrameTable, Kind, Layout, Method, OffsetsIn, Verified, Verify};
 use element::{Element, Encoding, Tag, UNDEFINED};
@@ -228,11 +228,13 @@ fn check_without_pixels(
     notes: &Notes,
 ) -> Result<()> {
     let image = &header.attributes;
-    let why = if notes.has(Note::pixel_data_url) {
+    if notes.has(Note::pixel_data_url) {
         return Ok(());
-    } else if image.rows > 0 && image.columns > 0 {
+    }
+    let sop_class = sop_class(window, start, container)?;
+    let why = if image.rows > 0 && image.columns > 0 && *sop_class != *values::MR_SPECTROSCOPY {
         "the data set has Rows and Columns and ends without Pixel Data"
-    } else if is_image_class(window, start, container)? {
+    } else if values::is_image_class(&sop_class) {
         "the SOP Class is one of images and the data set ends without Pixel Data"
     } else if notes.has(Note::implicit_element_in_explicit) || notes.has(Note::stray_delimiter) {
         "no Pixel Data was found, and an element before may have a wrong length"
@@ -242,12 +244,10 @@ fn check_without_pixels(
     Err(Error::at(ErrorKind::MissingPixelData, window.size(), why))
 }
 
-/// Whether the SOP Class is one of images: that of the data set, or where it ends before it, of the meta
-/// information.
-fn is_image_class(window: &mut Window<'_>, start: u64, container: &Container) -> Result<bool> {
-    let of_data_set = dataset::is_image_class(window, start, container.encoding)?;
-    let by_meta = || values::is_image_class(&values::uid_of(&container.media_storage_class));
-    Ok(of_data_set.unwrap_or_else(by_meta))
+/// The SOP Class: that of the data set, or where it ends before it, of the meta information.
+fn sop_class(window: &mut Window<'_>, start: u64, container: &Container) -> Result<Uid> {
+    let of_data_set = dataset::sop_class(window, start, container.encoding)?;
+    Ok(of_data_set.unwrap_or_else(|| values::uid_of(&container.media_storage_class)))
 }
 
 /// Pixel Data of length 0 is an image without pixels only where nothing follows that could be them.

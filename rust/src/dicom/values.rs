@@ -175,6 +175,9 @@ fn counted(number: Option<u32>, notes: &mut Notes) -> FrameCount {
     }
 }
 
+/// SOP Class of spectra: Rows and Columns count voxels, and Spectroscopy Data (5600,0020) holds them (PS3.3 C.8.14.1).
+pub const MR_SPECTROSCOPY: &str = "1.2.840.10008.5.1.4.1.1.4.2";
+
 /// Whether objects of a SOP Class always have Pixel Data (PS3.4 B.5, PS3.3 A): RT Dose, for instance, need not.
 pub fn is_image_class(uid: &str) -> bool {
     const IMAGES: [&str; 57] = [

@@ -23,6 +23,8 @@ const OPTICAL_PATHS: Tag = Tag(0x0048_0105);
 const PATH_IDENTIFICATION: Tag = Tag(0x0048_0207);
 const PLANE_POSITION: Tag = Tag(0x0048_021A);
 const MATRIX_ORIGIN: Tag = Tag(0x0048_0008);
+const SEGMENT_IDENTIFICATION: Tag = Tag(0x0062_000A);
+const SEGMENT_NUMBER: u32 = 0x0062_000B;
 
 /// Where a frame lies in the total pixel matrix, counted from 0.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +44,8 @@ pub struct Position {
 pub struct SlideHeader {
     /// The state of the file that says so.
     pub state: Fingerprint,
+    /// SOP Class UID, empty where absent.
+    pub sop_class: Uid,
     /// SOP Instance UID.
     pub instance: Uid,
     /// Study Instance UID; like the three below it tells the images of other slides apart, and is empty where absent.
@@ -78,6 +82,9 @@ pub struct SlideHeader {
     pub frame_offset: u64,
     /// The Optical Path Identifiers that positions name, each once.
     pub frame_paths: Vec<String>,
+    /// Referenced Segment Numbers of the frames of a segmentation (PS3.3 C.8.20.2): the first, and another one where there
+    /// are several; 0 for none.
+    pub segments: [u64; 2],
     /// Positions of the frames, where the header has them.
     pub positions: Vec<Position>,
 }
@@ -112,6 +119,7 @@ impl Headers {
         let to = &mut self.header;
         match attribute.element.tag.0 {
             0x0008_0008 => to.image_type = text(window, attribute)?,
+            0x0008_0016 => to.sop_class = values::uid(window, &attribute.element)?,
             0x0008_0018 => to.instance = values::uid(window, &attribute.element)?,
             0x0008_0019 => to.pyramid = values::uid(window, &attribute.element)?,
             0x0020_000D => to.study = values::uid(window, &attribute.element)?,
@@ -147,6 +155,14 @@ impl Headers {
             }
             ([MATRIX_ORIGIN] | [SHARED, PLANE_POSITION], 0x0040_074A) => {
                 self.header.shared_z = offset(window, attribute)?;
+            }
+            ([SHARED | PER_FRAME, SEGMENT_IDENTIFICATION], SEGMENT_NUMBER) => {
+                let number = number(window, attribute)?;
+                match &mut self.header.segments {
+                    [first @ 0, _] => *first = number,
+                    [first, other] if *first != number => *other = number,
+                    _ => {}
+                }
             }
             ([PER_FRAME, inner @ ..], _) => {
                 let Some(position) = self.header.positions.last_mut() else { return Ok(()) };

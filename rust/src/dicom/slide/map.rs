@@ -91,6 +91,13 @@ impl TileMap {
         if paths.is_empty() {
             paths.push(String::new());
         }
+        let segments = parts.iter().flat_map(|part| part.segments).filter(|&segment| segment != 0);
+        if segments.clone().min() != segments.max() {
+            return refuse(
+                "its frames are of several segments, which may lie on each other: a tile is of one image"
+                    .into(),
+            );
+        }
         let is_full = |part: &&SlideHeader| part.organization == "TILED_FULL";
         if parts.iter().all(is_full) {
             return Self::full(parts, grid, paths);

@@ -14,8 +14,9 @@ use crate::base::source::{Etag, Fingerprint};
 use crate::base::varint;
 use crate::frames::attributes::Uid;
 
-/// 1 was compressed by zstd, whose compressor nothing else needs; 2 did not say of which slide the image is.
-pub(super) const VERSION: u8 = 3;
+/// 1 was compressed by zstd, whose compressor nothing else needs; 2 did not say of which slide the image is, 3 not whether
+/// it is one of a slide, or a segmentation or a map of parameters.
+pub(super) const VERSION: u8 = 4;
 /// Bytes before those that the checksum covers: version and checksum.
 const HEAD: usize = 5;
 /// Most bytes of positions before compression, four columns together.
@@ -32,8 +33,10 @@ const SOME: u8 = 2;
 pub fn encode(header: &SlideHeader) -> Option<Vec<u8>> {
     let mut out = vec![VERSION, 0, 0, 0, 0];
     push_state(&mut out, &header.state);
-    let SlideHeader { instance, concatenation, study, series, frame_of_reference, pyramid, .. } = header;
-    for uid in [instance, concatenation, study, series, frame_of_reference, pyramid] {
+    let SlideHeader {
+        sop_class, instance, concatenation, study, series, frame_of_reference, pyramid, ..
+    } = header;
+    for uid in [sop_class, instance, concatenation, study, series, frame_of_reference, pyramid] {
         push_text(&mut out, uid);
     }
     for text in [&*header.image_type, &*header.organization] {
@@ -42,7 +45,8 @@ pub fn encode(header: &SlideHeader) -> Option<Vec<u8>> {
     for number in [header.total, header.tile].into_iter().flatten() {
         varint::push(&mut out, number);
     }
-    for number in [header.frames, header.focal_planes, header.frame_offset] {
+    let [segment, other] = header.segments;
+    for number in [header.frames, header.focal_planes, header.frame_offset, segment, other] {
         varint::push(&mut out, number);
     }
     out.push(u8::from(header.spacing.is_some()));
@@ -158,6 +162,7 @@ pub fn decode(stored: &[u8]) -> Result<SlideHeader> {
     }
     let mut fields = Fields { rest };
     let mut header = SlideHeader { state: fields.state()?, ..SlideHeader::default() };
+    header.sop_class = fields.uid()?;
     header.instance = fields.uid()?;
     header.concatenation = fields.uid()?;
     header.study = fields.uid()?;
@@ -171,6 +176,7 @@ pub fn decode(stored: &[u8]) -> Result<SlideHeader> {
     header.frames = fields.number()?;
     header.focal_planes = fields.number()?;
     header.frame_offset = fields.number()?;
+    header.segments = [fields.number()?, fields.number()?];
     header.spacing = if fields.flag()? { Some([fields.float()?, fields.float()?]) } else { None };
     header.shared_z = if fields.flag()? { Some(fields.float()? + 0.0) } else { None };
     if header.shared_z.is_some_and(|z| !z.is_finite()) {

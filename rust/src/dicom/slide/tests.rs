@@ -38,7 +38,8 @@ prop_compose! {
         paths in prop::collection::vec("[a-zé]{0,16}", 0..5),
         shared_path in prop::option::of("[a-z]{0,16}"),
         state in (any::<u64>(), any::<Option<i64>>(), any::<Option<i64>>(), any::<Option<u64>>(), "[0-9a-f]{0,64}"),
-        uids in prop::collection::vec("[0-9.]{0,64}", 6),
+        uids in prop::collection::vec("[0-9.]{0,64}", 7),
+        segments in [any::<u64>(), any::<u64>()],
         texts in ["[A-Z\\\\_]{0,40}", "[A-Z_]{0,16}"],
     ) -> SlideHeader {
         let (size, mtime_ns, ctime_ns, inode, etag) = state;
@@ -54,6 +55,7 @@ prop_compose! {
             series: uid(3),
             frame_of_reference: uid(4),
             pyramid: uid(5),
+            sop_class: uid(6),
             image_type,
             organization,
             total: total.map(u64::from),
@@ -65,6 +67,7 @@ prop_compose! {
             paths,
             shared_path,
             frame_offset,
+            segments,
             frame_paths: vec!["a".into(), "b".into(), "ü".into()],
             positions,
         }

@@ -55,6 +55,11 @@ impl SlideHeader {
     }
 
     #[getter]
+    fn sop_class_uid(&self) -> &str {
+        &self.0.sop_class
+    }
+
+    #[getter]
     fn series_instance_uid(&self) -> &str {
         &self.0.series
     }

@@ -27,6 +27,12 @@ WAVEFORM = [
     element("Modality", "ECG"),
     Element(0x54000100, "SQ", Items([[Element(0x54001010, "OW", pattern(200))]])),
 ]
+# Rows and Columns of voxels, whose spectra are no Pixel Data (PS3.3 C.8.14.1).
+SPECTRA = [
+    element("SOPClassUID", "1.2.840.10008.5.1.4.1.1.4.2"),
+    *image()[1:],
+    Element(0x56000020, "OF", pattern(64)),
+]
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 DIRECTORY = [Element(0x00041220, "SQ", Items([[element("Modality", "OT"), icon()]], undefined=True))]
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + bytes(200)
@@ -59,6 +65,7 @@ def corrupt_deflate() -> bytes:
 CASES = [
     no_pixels("z01_sr_no_pixels", dicom(DOCUMENT).content),
     no_pixels("z02_waveform", dicom(WAVEFORM).content),
+    no_pixels("x_spectra", dicom(SPECTRA).content),
     no_pixels("z03_dicomdir_icon", dicom(DIRECTORY, start=meta_of(MEDIA_DIRECTORY)).content),
     no_pixels("z06_only_preamble", PREAMBLE + b"DICM", "no_dataset", syntax=None),
     refused("z07_only_meta", PREAMBLE + b"DICM" + file_meta(), "missing_pixel_data"),
