@@ -250,7 +250,7 @@ class Slide:
         headers = self._headers(files)
         tiled = {file: header for file, header in headers.items() if 0 not in (*header.total, *header.tile)}
         # Segmentations and maps of parameters of a slide may have its matrix, and VOLUME too.
-        images = {file for file, header in tiled.items() if header.sop_class_uid == _WHOLE_SLIDE} or set(tiled)
+        images = {file for file in tiled if headers[file].sop_class_uid == _WHOLE_SLIDE} or set(tiled)
         volumes = {file for file in images if headers[file].image_type[2:3] == ["VOLUME"]}
         groups: dict[tuple[int, int], list[str]] = defaultdict(list)
         chosen = sorted(volumes or images)

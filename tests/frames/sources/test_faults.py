@@ -343,3 +343,17 @@ def test_a_forked_child_is_refused_and_not_left_waiting(bucket: Bucket, slide_ad
             os.kill(child, 9)
         time.sleep(0.05)
     assert os.waitstatus_to_exitcode(found[1]) == 0
+
+
+def test_a_listing_is_tried_no_longer_than_any_other_request(
+    bucket: Bucket, slide_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent store takes 30 s a try: what waits for it must end, also after Ctrl-C."""
+    folder = f"{slide_address.rpartition('/')[0]}/"
+    assert list(iter_files([folder])) == [slide_address]
+    bucket.proxy.forget()
+    bucket.proxy.fault = lambda request: Fault(503, "SlowDown")
+    monkeypatch.setattr(stores, "_PATIENCE", 0.0)
+    with pytest.raises(SourceError):
+        list(iter_files([folder]))
+    assert len(bucket.proxy.requests) == 1

@@ -462,3 +462,24 @@ def test_foreground_shares_are_those_of_monai(tmp_path: Path) -> None:
     theirs = np.mean([np.asarray(item["mask"])[0, 4, 4, 4] > 0 for item in crop({"mask": mask[None]})])
     assert abs(ours - theirs) < 0.1
     assert abs(ours - 0.75) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("of_images", "of_masks"),
+    [
+        ((np.float64, [1.0, None]), (np.int64, [1, None])),
+        ((np.float32, [1.0, 2.0]), (np.uint8, [1, 2])),
+        ((np.int64, [1, 2]), (str, ["01", "2"])),
+        ((np.float64, [1.0, None]), (str, ["1", None])),
+    ],
+)
+def test_a_run_is_a_number_however_it_is_written(
+    tmp_path: Path, of_images: tuple[Any, list[Any]], of_masks: tuple[Any, list[Any]]
+) -> None:
+    """A table makes floats of runs where one is missing."""
+    images = {name: pairs(tmp_path / name, "ab") for name in ("CT", "seg")}
+    radi = RadiObject.from_niftis(tmp_path / "r", images=images)
+    radi.CT.obs.add_column("run", *of_images)
+    radi.seg.obs.add_column("run", *of_masks)
+    radi = RadiObject(radi.uri)
+    assert len(SegmentationDataset(radi.CT, radi.seg)) == 2

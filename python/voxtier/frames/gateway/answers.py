@@ -28,12 +28,14 @@ _SECONDS = 0.5
 # Requests to stores at the same time: they wait for one another no more than for the index.
 _STORE_THREADS = 32
 
-# Copies of an instance in the order of paths, those with frames first; only so many are ever tried.
+# Copies of an instance in the order of paths, those with all frames first, then those with some; no more
+# than so many are tried.
 _COPIES = 8
 _FILES = f"""
 SELECT sop_instance_uid, paths FROM (
 SELECT f.series_instance_uid, f.sop_instance_uid,
-    (array_agg(f.path ORDER BY f.error_kind IS NOT NULL, f.path))[1:{_COPIES}] AS paths
+    (array_agg(f.path ORDER BY f.error_kind IS NOT NULL, f.status = 'truncated', f.path))[1:{_COPIES}]
+        AS paths
 FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
     AND f.study_instance_uid = %(study)s AND f.sop_instance_uid IS NOT NULL

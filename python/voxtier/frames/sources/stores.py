@@ -212,7 +212,7 @@ class Store:
             answer holds a key that the client cannot name: `key_faults` lists around it.
         """
         last = after or None
-        tries, has_renewed, has_moved = 0, False, False
+        tries, waited, has_renewed, has_moved = 0, 0.0, False, False
         while True:
             client, stream = self._try(
                 lambda obstore, client, asked, after=last: (
@@ -223,24 +223,26 @@ class Store:
                 0,
                 None,
             )
+            asked = time.monotonic()
             try:
                 for chunk in stream:
-                    tries = 0
+                    tries, waited = 0, 0.0
                     for meta in chunk:
                         found = self._listed(meta)
                         last = found.key
                         yield found
+                    asked = time.monotonic()  # whoever takes the keys may be slow
                 return
             except SourceError:
                 raise
             except Exception as error:
                 failure = failure_of(error)
-                tries += 1
+                tries, waited = tries + 1, waited + time.monotonic() - asked
                 if failure.is_credentials and not has_renewed and self._renew(client):
                     has_renewed = True
                 elif not has_moved and self._move(failure.region, client):
                     has_moved = True
-                elif failure.may_help and tries < _TRIES:
+                elif failure.may_help and tries < _TRIES and waited < _PATIENCE:
                     self._pause(failure, tries)
                 else:
                     raise failure.as_error(self._name(prefix), None) from None

@@ -74,9 +74,15 @@ class FrameStore(FileRows):
         return _with_tables(self._by_uid(statements.BY_SOP_INSTANCE, uid, source))
 
     def copies_of(self, uid: str, source: str) -> list[FoundFile]:
-        """Return all files that hold a SOP Instance, by path, those whose frames are refused last."""
-        found = self._by_uid(statements.BY_SOP_INSTANCE, uid, source)
-        return sorted(found, key=lambda each: isinstance(each.found, Refusal))
+        """Return all files that hold a SOP Instance, by path.
+
+        Those that are cut off stand behind the others, and last those whose frames are refused.
+        """
+
+        def harm(file: FoundFile) -> int:
+            return 2 if isinstance(file.found, Refusal) else int(file.found.status == "truncated")
+
+        return sorted(self._by_uid(statements.BY_SOP_INSTANCE, uid, source), key=harm)
 
     def by_series(self, uid: str, source: str | None = None) -> list[FoundTable]:
         """Return the tables of all files of a series, in the order of their paths."""

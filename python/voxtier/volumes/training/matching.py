@@ -66,6 +66,8 @@ def _keys_of(collection: VolumeCollection) -> list[tuple[str, str | None, str | 
 
 def _run_of(value: object) -> str | None:
     """Return a run as text; it is a number (BIDS 1.10, "Entities"), so 01 is 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # what a table makes of runs where one is missing
     text = None if value is None else str(value)
     return str(int(text)) if text is not None and text.isdecimal() else text
 

@@ -28,8 +28,12 @@ pub fn has_it(request: &Request<'_>, etag: &str) -> bool {
 /// The refusal of a request whose If-Match names other representations than this one (RFC 9110 13.1.1): it goes before
 /// If-None-Match and Range.
 pub fn mismatch(request: &Request<'_>, etag: &str) -> Option<Response> {
-    let mut wanted =
-        request.header_lines("if-match").flat_map(|line| line.split(',')).map(str::trim).peekable();
+    let mut wanted = request
+        .header_lines("if-match")
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|each| !each.is_empty())
+        .peekable();
     if wanted.peek().is_none() || wanted.any(|each| each == "*" || each == etag) {
         return None;
     }

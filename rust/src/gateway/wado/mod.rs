@@ -22,7 +22,7 @@ use crate::frames::memory::cache::{look_up, request};
 use crate::frames::memory::cached::{self, Selection};
 use crate::frames::memory::lru::{Class, Put};
 use crate::frames::row::{self, Row, next_row};
-use crate::frames::table::{FrameTable, Verify};
+use crate::frames::table::{FrameTable, Status, Verify};
 use crate::gateway::access::Scope;
 use crate::gateway::files::catalogue::digest;
 use crate::gateway::files::{Member, Opened, blocking, uid};
@@ -163,15 +163,19 @@ impl Worker {
     }
 
     /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says: by path,
-    /// those whose frames are refused behind the others. Of each other instance the first of its paths is noted.
+    /// those that are cut off, and last those whose frames are refused, behind the others. Of each other instance the first of its paths is noted.
     fn remember(&self, source: &str, rows: &[u8], instance: &str) -> Vec<Arc<str>> {
         let mut rest = rows;
-        let (mut copies, mut others) = (BTreeSet::new(), HashMap::<&str, (bool, &str)>::new());
+        let (mut copies, mut others) = (BTreeSet::new(), HashMap::<&str, (u8, &str)>::new());
         // Rows that are of no use are passed over: the file is read instead.
         let _ = self.shared.cache.put_rows(rows, Class::Normal);
         while let Ok(Some(row)) = next_row(&mut rest) {
             let Ok(Row { path, sop_instance_uid: held, outcome, .. }) = row else { continue };
-            let place = (outcome.is_err(), path);
+            let harm = match &outcome {
+                Ok(table) => u8::from(table.status == Status::Truncated),
+                Err(_) => 2,
+            };
+            let place = (harm, path);
             if held == instance {
                 copies.insert(place);
             } else if !held.is_empty() {

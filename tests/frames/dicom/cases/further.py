@@ -5,7 +5,7 @@ from __future__ import annotations
 from frames.dicom.cases.encapsulated import BOT_A, LENGTHS_A, rle
 from frames.dicom.cases.model import M_GROUPS, A, Case, M, encapsulated, make, native, split, starts
 from frames.dicom.cases.native import PREAMBLE, icon
-from frames.dicom.cases.without_pixels import DOCUMENT, no_pixels, refused
+from frames.dicom.cases.without_pixels import DOCUMENT, SPECTRA, no_pixels, refused
 from support.builders import (
     EXPLICIT_BE,
     EXPLICIT_LE,
@@ -165,6 +165,7 @@ BEFORE_THE_PIXELS = [
         dicom([*image(), Element(ICON, "SQ", item_header(1000) + bytes(20), 0xFFFFFFFF)]).content,
         "value_past_end",
     ),
+    no_pixels("x_spectra", dicom(SPECTRA).content),
     no_pixels(
         "x_pixel_data_url",
         dicom([*image(), element("PixelDataProviderURL", "http://localhost/x")], JPIP).content,

@@ -65,7 +65,6 @@ def corrupt_deflate() -> bytes:
 CASES = [
     no_pixels("z01_sr_no_pixels", dicom(DOCUMENT).content),
     no_pixels("z02_waveform", dicom(WAVEFORM).content),
-    no_pixels("x_spectra", dicom(SPECTRA).content),
     no_pixels("z03_dicomdir_icon", dicom(DIRECTORY, start=meta_of(MEDIA_DIRECTORY)).content),
     no_pixels("z06_only_preamble", PREAMBLE + b"DICM", "no_dataset", syntax=None),
     refused("z07_only_meta", PREAMBLE + b"DICM" + file_meta(), "missing_pixel_data"),

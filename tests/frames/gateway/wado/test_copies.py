@@ -12,7 +12,9 @@ import pytest
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import index
-from frames.gateway.wado.test_frames import SERIES, STUDY, write
+from frames.gateway.wado.test_frames import SERIES, STUDY, described, write
+from support.builders import dicom, element, pattern
+from voxtier.frames import FrameReader
 from voxtier.frames.store.store import FrameStore
 
 STUDY_PATH = f"/dicomweb/studies/{STUDY}"
@@ -136,3 +138,23 @@ def test_a_series_that_cannot_be_begun_has_a_status(
         answer = client.get(path, WHOLE)
         assert answer.status in (404, 503)
         assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_a_copy_that_is_cut_off_hides_no_whole_one(
+    connect: Connect, store: FrameStore, tmp_path: Path, first: str
+) -> None:
+    """Nor one of which no frame is left, wherever it stands in the order of paths."""
+    whole = dicom([*described("1.9", rows=40, columns=40, frames=3), element("PixelData", pattern(4800))])
+    for name, length in (("a", len(whole.content)), ("b", len(whole.content))):
+        cut = 0 if name != first else 1700
+        (tmp_path / f"{name}.dcm").write_bytes(whole.content[: length - cut])
+    (tmp_path / "0.dcm").write_bytes(whole.content[:-4800])
+    index(store, sorted(tmp_path.glob("*.dcm")))
+    client, path = connect(), f"{STUDY_PATH}/series/{SERIES}/instances/1.9"
+    assert client.frames(path, "3").parts()[0][1] == whole.content[-1600:]
+    assert client.get(path, {"Accept": "application/dicom"}).body == whole.content
+    [(_, body)] = client.get(STUDY_PATH, WHOLE).parts()
+    assert body == whole.content
+    with FrameReader(store, "default", publish=False) as reader:
+        assert reader.frame("1.9", 2) == whole.content[-1600:]
