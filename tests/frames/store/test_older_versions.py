@@ -132,7 +132,7 @@ def make_keys_old(dsn: str) -> None:
                 f"ALTER TABLE {table} ADD FOREIGN KEY (key) REFERENCES {other} ON DELETE CASCADE".encode()
             )
         connection.execute("ALTER TABLE voxtier.file ENABLE TRIGGER USER")
-        connection.execute("DELETE FROM voxtier.schema_version WHERE version = 8")
+        connection.execute("DELETE FROM voxtier.schema_version WHERE version >= 8")
 
 
 def test_a_process_of_an_older_version_cannot_write_under_its_keys(dsn: str) -> None:
@@ -141,3 +141,56 @@ def test_a_process_of_an_older_version_cannot_write_under_its_keys(dsn: str) -> 
     for table in ("voxtier.file", "voxtier.claim"):
         with pytest.raises(psycopg.errors.CheckViolation, match="key_by_folder"):
             ask(dsn, f"UPDATE {table} SET key = %s WHERE path = '/a/b/1.dcm'", old)
+
+
+RULES = [  # prefix, group, whether in force
+    ("/a//secret/", "doctors", True),
+    ("/a///secret//deep/", "nurses", True),
+    ("s3a://b/secret/", "doctors", True),
+    ("gcs://b/", "doctors", False),
+    ("/a//both/", "doctors", False),
+    ("/a/both/", "doctors", True),
+    ("/plain/", "doctors", True),
+    ("", "readers", True),
+]
+
+
+def test_rules_in_other_spellings_get_one_that_fits_and_take_none_away(dsn: str) -> None:
+    """Rows that earlier versions wrote under such a path stay guarded, and those of the index become so."""
+    with FrameStore(dsn) as store, LakebaseUtils(dsn=dsn, uc_table_name="s") as lakebase:
+        lakebase.upsert_access_rule("s", "readers")
+        paths = {
+            "/a//secret/1.dcm": ["doctors"],
+            "/a/secret/1.dcm": ["doctors"],
+            "/a/secret/deep/1.dcm": ["nurses"],
+            "/a/both/1.dcm": ["doctors"],
+            "/plain/1.dcm": ["doctors"],
+            "/other/1.dcm": ["readers"],
+            "s3://b/secret/1.dcm": ["doctors"],
+            "gs://b/1.dcm": ["readers"],
+        }
+        store.upsert("s", [TableResult(path, TABLE, None) for path in paths])
+        ask(dsn, "DELETE FROM voxtier.access_rule")
+        for prefix, group, in_force in RULES:
+            ask(
+                dsn,
+                "INSERT INTO voxtier.access_rule (source_id, path_prefix, group_name, in_force) "
+                "SELECT source_id, %s, %s, %s FROM voxtier.source WHERE name = 's'",
+                prefix,
+                group,
+                in_force,
+            )
+        guarded = "path IN ('/a//secret/1.dcm', '/plain/1.dcm')"
+        ask(dsn, f"UPDATE voxtier.file SET allowed_groups = '{{doctors}}' WHERE {guarded}")
+        ask(dsn, "DELETE FROM voxtier.schema_version WHERE version >= 9")
+    with FrameStore(dsn) as store:
+        store.sources()
+        assert dict(store.query("SELECT path, allowed_groups FROM voxtier.file", ())) == paths
+        rules = store.query("SELECT path_prefix, group_name, in_force FROM voxtier.access_rule", ())
+        assert set(RULES) <= set(rules)
+        assert set(rules) - set(RULES) == {
+            ("/a/secret/", "doctors", True),
+            ("/a/secret/deep/", "nurses", True),
+            ("s3://b/secret/", "doctors", True),
+            ("gs://b/", "doctors", False),
+        }
