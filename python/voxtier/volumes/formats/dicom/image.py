@@ -83,6 +83,10 @@ def assemble(stacks: Sequence[Stack]) -> DicomImage:
     padding = find_numbers(first.header, "PixelPaddingValue")
     if padding is not None:
         meta["pixel_padding_value"] = padding[0] * first.slope + first.intercept
+    if first.scale.unit is not None:
+        meta["measurement_unit"] = first.scale.unit
+        if first.scale.quantity:
+            meta["measurement_quantity"] = first.scale.quantity
     meta |= _time_meta(stacks)
     return DicomImage(series, voxels, orientation, meta, _row(first))
 

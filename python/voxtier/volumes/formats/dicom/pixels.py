@@ -39,6 +39,8 @@ def read_voxels(stacks: Sequence[Stack]) -> NDArray[Any]:
     with silent_pydicom():
         for place in sorted(range(len(slices)), key=lambda place: slices[place].path):
             raw[place] = frames.read(slices[place])  # file by file: one of many frames is decoded once
+    for pixels, item in zip(raw, slices, strict=True):
+        _check_mapped(pixels, item)
     dtype = rescaled_dtype(slices, raw)
     grid = stacks[0].grid
     shape = (len(stacks), grid.slots[-1] + 1, *slices[0].size)
@@ -62,10 +64,29 @@ def _rescale(pixels: NDArray[Any], item: Slice, dtype: np.dtype[Any]) -> NDArray
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             values: NDArray[Any] = (pixels.astype(np.float64) * item.slope + item.intercept).astype(dtype)
-        if pixels.dtype.kind in "iu" and not np.isfinite(values).all():
-            raise refusal("bad_values", item.path.name, "rescaled pixels are beyond the range of float64")
+        if (np.isfinite(pixels) & ~np.isfinite(values)).any():
+            raise refusal("bad_values", item.path.name, f"rescaled pixels are beyond the range of {dtype}")
         return values
     return (pixels.astype(np.int64) * int(item.slope) + int(item.intercept)).astype(dtype)
+
+
+def _check_mapped(pixels: NDArray[Any], item: Slice) -> None:
+    """Refuse a map with stored numbers that its mapping does not reach: they mean nothing (NaN may be)."""
+    if item.scale.mapped is None:
+        return
+    ends = np.array(item.scale.mapped)
+    if pixels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            ends = ends.astype(pixels.dtype)  # the ends are float64: of 0.1 as float32 they are no bound
+    outside = pixels[(pixels < ends[0]) | (pixels > ends[1])]
+    if outside.size:
+        raise refusal(
+            "bad_values",
+            item.path.name if item.frame is None else f"{item.path.name}, frame {item.frame + 1}",
+            f"{outside.size} pixels (the first is {outside[0]}) outside of the stored values from"
+            f" {item.scale.mapped[0]:g} to {item.scale.mapped[1]:g} that the Real World Value Mapping covers;"
+            " write the map again with a mapping for all of them",
+        )
 
 
 def rescaled_dtype(slices: Sequence[Slice], raw: Sequence[NDArray[Any]]) -> np.dtype[Any]:

@@ -234,10 +234,7 @@ def _without_copies(contents: list[tuple[Path, Contents]], damaged: dict[str, Fo
 
 
 def _is_copy(first: Slice, second: Slice) -> bool:
-    places = [
-        (i.kind, i.position, i.orientation, i.pixel_spacing, i.slope, i.intercept, i.tags)
-        for i in (first, second)
-    ]
+    places = [(i.kind, i.position, i.orientation, i.pixel_spacing, i.scale, i.tags) for i in (first, second)]
     if places[0] != places[1]:
         return False
     if first.frame or (first.tile and first.tile[0]):  # compared with the first frame or tile

@@ -22,11 +22,11 @@ from voxtier.volumes.formats.dicom.attributes import (
     find_text,
     first_item,
     read_header,
-    read_number,
     read_numbers,
     refusal,
 )
 from voxtier.volumes.formats.dicom.mosaic import is_mosaic, read_mosaic
+from voxtier.volumes.formats.dicom.scales import MAPPINGS, Scale, is_parametric_map, read_scale
 from voxtier.volumes.formats.dicom.tags import HEADER_TAGS, Value, classic_tags, frame_tags, frame_type
 
 ROW = {
@@ -49,7 +49,7 @@ _TAGS = (
     *("ImageType", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType", "Units"),
-    *("ModalityLUTSequence", "PixelPaddingValue", "SegmentSequence"),
+    *("ModalityLUTSequence", MAPPINGS, "PixelPaddingValue", "SegmentSequence"),
     "PixelRepresentation",  # says whether the padding has a sign (PS3.5 A.1)
 )
 """What is read of a header; the rest of a file (a CSA header has 100 KB) is passed over."""
@@ -93,8 +93,8 @@ class Slice:
         Image Orientation (Patient): unit vectors along a row and along a column, LPS.
     pixel_spacing : tuple of float, (2,)
         Millimetres between rows, between columns.
-    slope, intercept : float
-        Rescale to Hounsfield or other units.
+    scale : Scale
+        From stored numbers to Hounsfield or other units.
     tags : dict
         Values of the attributes that may tell it from others at its place.
     through_plane : float or None
@@ -112,8 +112,7 @@ class Slice:
     position: tuple[float, ...]
     orientation: tuple[float, ...]
     pixel_spacing: tuple[float, ...]
-    slope: float
-    intercept: float
+    scale: Scale
     tags: dict[str, Value]
     through_plane: float | None
     kind: Kind
@@ -123,6 +122,16 @@ class Slice:
     def size(self) -> tuple[int, int]:
         """Rows, columns."""
         return self.kind.size
+
+    @property
+    def slope(self) -> float:
+        """Of its scale."""
+        return self.scale.slope
+
+    @property
+    def intercept(self) -> float:
+        """Of its scale."""
+        return self.scale.intercept
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -165,6 +174,7 @@ class _Datasets(NamedTuple):
     orientation: Any
     measures: Any
     values: Any
+    mappings: Any
 
 
 def read_slices(file: Path) -> Contents | None:
@@ -231,7 +241,9 @@ def _slices(file: Path, header: Any) -> list[Slice]:
             file.name,
             f"Image Type {min(types)}: the tiles of this maker are not put into slices",
         )
-    only = _slice(file, None, header, _Datasets(header, header, header, header), classic_tags(header), "")
+    only = _slice(
+        file, None, header, _Datasets(header, header, header, header, header), classic_tags(header), ""
+    )
     return _tiles(file, only) if is_mosaic(header) else [only]
 
 
@@ -276,10 +288,19 @@ def _enhanced(file: Path, header: Any) -> list[Slice]:
     )
     slices = []
     for index, frame in enumerate(frames):
-        groups = _Datasets(*(first_item(frame, name) or first_item(shared, name) or {} for name in names))
+        mappings: Any = next((d for d in (frame, shared, header) if first_item(d, MAPPINGS) is not None), {})
+        found = [first_item(frame, name) or first_item(shared, name) or {} for name in names]
+        groups = _Datasets(found[0], found[1], found[2], found[3], mappings)
         stack = find_text(first_item(frame, "FrameContentSequence"), "StackID")
         sort = f"{stack}\\{frame_type(frame, shared)}"
         slices.append(_slice(file, index, header, groups, frame_tags(frame, shared), sort))
+    bare = [item.frame or 0 for item in slices if item.scale.unit is None]
+    if is_parametric_map(header) and 0 < len(bare) < len(slices):
+        raise refusal(
+            "bad_header",
+            f"{file.name}, frame {bare[0] + 1}",
+            "a frame without a Real World Value Mapping in a parametric map whose other frames have one",
+        )
     return slices
 
 
@@ -297,9 +318,8 @@ def _slice(
     size = (int(header.Rows), int(header.Columns))
     if not all(0 < side <= _LARGEST_SIDE for side in size):
         raise refusal("bad_header", where, f"{size[0]} rows of {size[1]} columns hold no pixel")
-    slope = read_number(datasets.values, "RescaleSlope", 1.0, where)
-    if slope == 0:
-        raise refusal("bad_header", where, "RescaleSlope is 0")
+    scale = read_scale(header, datasets.values, datasets.mappings, where)
+    units = find_text(datasets.values, "RescaleType") + find_text(header, "Units")
     through = (find_numbers(datasets.measures, n) for n in ("SpacingBetweenSlices", "SliceThickness"))
     return Slice(
         path=file,
@@ -309,8 +329,7 @@ def _slice(
         position=position,
         orientation=_directions(cosines, where),
         pixel_spacing=spacing,
-        slope=slope,
-        intercept=read_number(datasets.values, "RescaleIntercept", 0.0, where),
+        scale=scale,
         tags=tags,
         through_plane=next((abs(value[0]) for value in through if value and value[0]), None),
         kind=Kind(
@@ -320,7 +339,7 @@ def _slice(
             find_text(header, "ImageType"),
             find_text(header, "SOPClassUID"),
             find_text(header, "PhotometricInterpretation"),
-            find_text(datasets.values, "RescaleType") + find_text(header, "Units"),
+            units if scale.unit is None else f"{scale.unit}\\{scale.quantity}",
             stack_id,
         ),
         header=header,

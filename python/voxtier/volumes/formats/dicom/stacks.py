@@ -27,6 +27,7 @@ from voxtier.volumes.formats.dicom.grid import (
     same_place,
     sort_slices,
 )
+from voxtier.volumes.formats.dicom.scales import check_scales
 from voxtier.volumes.formats.dicom.slices import Slice
 from voxtier.volumes.formats.dicom.tags import ALWAYS_APART, CONTRASTS, EXPLAINING, MEASURES, ORDERING, Value
 
@@ -64,7 +65,8 @@ def volumes_of(slices: Sequence[Slice], name: str, on_gap: OnGap) -> list[list[S
     Raises
     ------
     FormatError
-        ``bad_geometry`` for slices on no regular grid, and for slices at one place that nothing tells apart.
+        ``bad_geometry`` for slices on no regular grid, and for slices at one place that nothing tells apart;
+        ``unsupported_image`` for slices whose scales are not known.
     """
     stacks: list[Stack] = []
     for plane in _planes(slices):
@@ -75,7 +77,10 @@ def volumes_of(slices: Sequence[Slice], name: str, on_gap: OnGap) -> list[list[S
     contrasts: dict[_Key, list[Stack]] = defaultdict(list)
     for stack in stacks:
         contrasts[tuple((n, v) for n, v in sorted(stack.key.items()) if n in CONTRASTS)].append(stack)
-    return [volume for group in contrasts.values() for volume in _at_one_place(group)]
+    volumes = [volume for group in contrasts.values() for volume in _at_one_place(group)]
+    for volume in volumes:
+        check_scales((item.scale for stack in volume for item in stack.slices), name)
+    return volumes
 
 
 def volume_label(stacks: Sequence[Stack]) -> str:
