@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from volumes.support.images import series, slice_dataset
+from volumes.support.images import concatenation, series, slice_dataset
 from voxtier.cli.commands import cli
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, NotFoundError
 from voxtier.volumes import RadiObject, Volume, VolumeCollection
@@ -208,6 +208,60 @@ def test_one_bad_series_of_a_folder_leaves_the_others(tmp_path: Path) -> None:
     )
     collection.append(dicom_dirs=[(folder, "q")], on_gap="fill")
     assert len(collection) == 4
+
+
+@pytest.mark.parametrize("total", [True, False])
+def test_the_parts_of_concatenations_are_whole_volumes(tmp_path: Path, total: bool) -> None:
+    """In any order, a part twice, two of them in one series."""
+    parts = concatenation(tmp_path / "in", [3, 5, 8], total=total)
+    parts += concatenation(tmp_path / "in", [2, 6], total=total, height=500, FrameOfReferenceUID="1.2.8")
+    (tmp_path / "in/copy.dcm").write_bytes(parts[1].read_bytes())
+    images = read_series([tmp_path / "in/copy.dcm", *parts[::-1]])
+    assert [image.voxels[0, 0].tolist() for image in images] == [list(range(1, n + 1)) for n in (8, 6)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "total", "elements", "lack"),
+    [
+        ([1, 2], True, {}, "part 1 of 3"),
+        ([0], True, {}, "parts 2, 3 of 3"),
+        ([0, 2], True, {}, "part 2 of 3"),
+        ([0, 2], False, {}, r"part 2 \(of 3 or more\)"),
+        ([2], False, {}, r"parts 1, 2 \(of 3 or more\)"),
+        ([0, 2], True, {"InConcatenationNumber": None}, "1 of 3 parts"),
+        ([0, 2], False, {"InConcatenationNumber": None}, "frames 4 to 5"),
+        ([1], False, {"InConcatenationNumber": 1}, "frames 1 to 3"),
+        ([1], True, {"InConcatenationNumber": 65535}, "parts 1, 2, 3, 4, 5 and 65529 more of 65535"),
+    ],
+)
+def test_a_concatenation_that_lacks_a_part_is_refused_with_its_name(
+    tmp_path: Path, kept: list[int], total: bool, elements: dict[str, Any], lack: str
+) -> None:
+    parts = concatenation(tmp_path / "in", [3, 5, 8], total=total)
+    for number, path in enumerate(parts):
+        if number in kept:
+            save(path.parent, path.name, pydicom.dcmread(path), **elements)
+        else:
+            path.unlink()
+    folder = series(tmp_path / "in", PLACES, series="1.9")
+    with pytest.raises(IngestError, match=f"missing slices: these files lack {lack} of concatenation"):
+        RadiObject.from_dicoms(tmp_path / "r", [(folder, "p")])
+    with pytest.warns(LeftOutWarning, match=lack):
+        radi = RadiObject.from_dicoms(tmp_path / "r", [(folder, "p")], on_error="skip")
+    assert radi.all_obs_ids == ["p_CT"]
+
+
+def test_lost_parts_are_closed_up_and_filled_only_between_others(tmp_path: Path) -> None:
+    parts = concatenation(tmp_path / "in", [3, 5, 8])
+    outer = [parts[0], parts[2]]
+    [image] = read_series(outer, on_gap="keep")
+    assert image.voxels[0, 0].tolist() == [1, 2, 3, 6, 7, 8]
+    [image] = read_series(outer, on_gap="fill")
+    assert image.voxels[0, 0].tolist() == [1, 2, 3, 1, 1, 6, 7, 8]
+    for lost, left in (("part 3", parts[:2]), ("parts 2, 3", parts[:1]), ("part 1", parts[1:])):
+        with pytest.raises(FormatError, match=lost):
+            read_series(left, on_gap="fill")
+        assert read_series(left, on_gap="keep")
 
 
 def test_a_localizer_does_not_stand_in_for_a_refused_scan(tmp_path: Path) -> None:

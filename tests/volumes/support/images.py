@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,45 @@ def series(
         name = f"{number:03d}.dcm" if names is None else names[number - 1]
         pydicom.dcmwrite(folder / name, dataset, enforce_file_format=True)
     return folder
+
+
+def concatenation(
+    folder: Path, ends: Sequence[int], *, height: float = 0, total: bool = True, **tags: Any
+) -> list[Path]:
+    """Write frames every 2 mm as the parts of one enhanced image (PS3.3 C.7.6.16.2.2.4).
+
+    Each part goes up to one of the ends; each frame holds its number from 1, from ``height`` upwards.
+    """
+    folder.mkdir(exist_ok=True)
+
+    def item(**elements: Any) -> list[Dataset]:
+        found = Dataset()
+        for name, value in elements.items():
+            setattr(found, name, value)
+        return [found]
+
+    shared = {
+        "PlaneOrientationSequence": item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+        "PixelMeasuresSequence": item(PixelSpacing=[0.5, 0.8], SliceThickness=2),
+    }
+    uid, paths = generate_uid(), []
+    for number, (begin, end) in enumerate(pairwise((0, *ends)), 1):
+        pixels = np.stack([np.full((4, 3), n + 1, np.int16) for n in range(begin, end)])
+        dataset = slice_dataset((0, 0, 0), pixels=pixels[0], PixelData=pixels.tobytes(), **tags)
+        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            delattr(dataset, name)
+        dataset.NumberOfFrames, dataset.ConcatenationUID = end - begin, uid
+        dataset.InConcatenationNumber, dataset.ConcatenationFrameOffsetNumber = number, begin
+        if total:
+            dataset.InConcatenationTotalNumber = len(ends)
+        dataset.SharedFunctionalGroupsSequence = item(**shared)
+        dataset.PerFrameFunctionalGroupsSequence = [
+            item(PlanePositionSequence=item(ImagePositionPatient=[0, 0, height + 2 * n]))[0]
+            for n in range(begin, end)
+        ]
+        paths.append(folder / f"{height:g}-{number}.dcm")
+        pydicom.dcmwrite(paths[-1], dataset, enforce_file_format=True)
+    return paths
 
 
 def old_store(

@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from voxtier.errors import FormatError, LeftOutWarning, NotFoundError, SourceError
-from voxtier.volumes.formats.dicom.attributes import find_numbers, import_pydicom, refusal, silent_pydicom
-from voxtier.volumes.formats.dicom.grid import OnGap, Stack
+from voxtier.volumes.formats.dicom.attributes import (
+    find_numbers,
+    find_text,
+    import_pydicom,
+    refusal,
+    silent_pydicom,
+)
+from voxtier.volumes.formats.dicom.grid import GAPS, OnGap, Stack
 from voxtier.volumes.formats.dicom.slices import Contents, Kind, Slice, read_slices
 from voxtier.volumes.formats.dicom.stacks import volumes_of
 
@@ -21,6 +27,7 @@ DicomPath: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A folder, a file, or the files of one folder."""
 
 _MOST_NAMED = 5  # files that are left out for one reason
+_MOST_PARTS = 65535  # In-concatenation Number is US
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
@@ -180,17 +187,19 @@ def _sort(contents: list[tuple[Path, Contents]], on_gap: OnGap) -> FoundSeries:
         elif read.no_image or read.error is not None:
             why = read.error.detail.removeprefix(f"{file.name}: ") if read.error else ""
             found.left_out.append((str(file), read.no_image or f"no part of a scan: {why}"))
-    for item in _without_copies(contents, damaged):
+    slices = _without_copies(contents, damaged)
+    for item in slices:
         kinds[item.kind].append(item)
+    _refuse_incomplete(slices, damaged, on_gap)
     _refuse_scattered(kinds, damaged)
-    for kind, slices in sorted(kinds.items()):
-        name = f"series {kind.series or slices[0].path.name}"
+    for kind, group in sorted(kinds.items()):
+        name = f"series {kind.series or group[0].path.name}"
         try:
             if kind.series in damaged:
                 raise damaged[kind.series]
-            found.volumes += volumes_of(slices, name, on_gap)
+            found.volumes += volumes_of(group, name, on_gap)
         except FormatError as error:
-            label = f"{slices[0].path.parent} ({name})"
+            label = f"{group[0].path.parent} ({name})"
             if (label, error) not in found.refused:
                 found.refused.append((label, error))
     _leave_out(found)
@@ -214,6 +223,61 @@ def _refuse_scattered(kinds: dict[Kind, list[Slice]], damaged: dict[str, FormatE
                     " cannot be compared",
                 ),
             )
+
+
+def _refuse_incomplete(slices: Sequence[Slice], damaged: dict[str, FormatError], on_gap: OnGap) -> None:
+    """Refuse a series that lacks a part of a concatenation (PS3.3 C.7.6.16.2.2.4): its frames are lost."""
+    wholes: dict[tuple[str, str], dict[str, Slice]] = defaultdict(dict)
+    for item in slices:
+        uid = find_text(item.header, "ConcatenationUID")
+        if uid:
+            wholes[item.kind.series, uid].setdefault(item.sop_instance_uid, item)
+    for (series, uid), parts in wholes.items():
+        lost, is_between = _lost_parts(list(parts.values()))
+        # Between parts a gap is seen in millimetres, and filled; nobody knows how far an end goes.
+        if lost and on_gap != "keep" and not (on_gap == "fill" and is_between):
+            damaged.setdefault(
+                series,
+                refusal(
+                    "bad_geometry",
+                    f"series {series}",
+                    f"{GAPS}: these files lack {lost} of concatenation {uid}; add what is missing, or store"
+                    " the frames that are there with on_gap='keep' (--on-gap keep)",
+                ),
+            )
+
+
+def _lost_parts(parts: Sequence[Slice]) -> tuple[str, bool]:
+    """Return what a concatenation provably lacks, and whether all of it lies between parts that are there."""
+    numbers = {_whole_number(part, "InConcatenationNumber") or 0 for part in parts}
+    total = max(_whole_number(part, "InConcatenationTotalNumber") or 0 for part in parts)
+    if 0 not in numbers:
+        count = min(max(total, *numbers), _MOST_PARTS)
+        lost = [number for number in range(1, count + 1) if number not in numbers]
+        if lost:
+            more = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
+            named = f"part{'s' * (len(lost) > 1)} {', '.join(map(str, lost[:_MOST_NAMED]))}{more}"
+            whole = f"{named} of {count}" if total else f"{named} (of {count} or more)"
+            return whole, min(numbers) < lost[0] and lost[-1] < max(numbers)
+    elif len(parts) < total:  # parts that are not numbered, or from 0
+        return f"{total - len(parts)} of {total} parts", False
+    places = [(_whole_number(part, "ConcatenationFrameOffsetNumber"), part) for part in parts]
+    spans = [
+        (begin, begin + int(part.header.get("NumberOfFrames", 1) or 1))
+        for begin, part in places
+        if begin is not None
+    ]
+    reached = 0
+    for begin, end in sorted(spans) if len(spans) == len(parts) else ():
+        if begin > reached:
+            return f"frames {reached + 1} to {begin}", reached > 0
+        reached = max(reached, end)
+    return "", True
+
+
+def _whole_number(part: Slice, name: str) -> int | None:
+    value = find_numbers(part.header, name)
+    return int(value[0]) if value else None
 
 
 def _without_copies(contents: list[tuple[Path, Contents]], damaged: dict[str, FormatError]) -> list[Slice]:

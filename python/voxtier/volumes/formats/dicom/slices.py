@@ -50,6 +50,8 @@ _TAGS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept", "RescaleType", "Units"),
     *("ModalityLUTSequence", MAPPINGS, "PixelPaddingValue", "SegmentSequence"),
+    *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"),
+    "ConcatenationFrameOffsetNumber",
     "PixelRepresentation",  # says whether the padding has a sign (PS3.5 A.1)
 )
 """What is read of a header; the rest of a file (a CSA header has 100 KB) is passed over."""
