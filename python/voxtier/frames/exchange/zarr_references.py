@@ -168,7 +168,7 @@ def write_zarr_references(references: Mapping[str, Any], output: str | os.PathLi
         raise
 
 
-def _write_parquet(folder: Path, references: dict[str, Any]) -> None:
+def _write_parquet(folder: Path, references: Mapping[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
