@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 from frames.dicom.catalogue import TABLE, native, write_files
 from voxtier.errors import ConfigError
 from voxtier.frames import LakebaseUtils, read_table
+from voxtier.frames.databricks.lakebase.backend import keys_of
 from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.grants import grant_script
+from voxtier.frames.store.statements import lock_groups
 
 ODD_GROUPS = ["radiology, thorax", "{a}", 'quote"d', "O'Brien", "NULL", "back\\slash", "röntgen"]
 
@@ -247,3 +251,55 @@ def test_a_prefix_that_no_indexed_file_has_is_refused(lakebase: LakebaseUtils, p
     with pytest.raises(ConfigError, match=why):
         lakebase.upsert_access_rule(TABLE, "vip", path_prefix=prefix)
     assert lakebase.get_access_rules() == []
+
+
+RIGHTS: dict[str, Callable[[LakebaseUtils, str], object]] = {
+    "rule": lambda lake, _: lake.upsert_access_rule(TABLE, "staff"),
+}
+
+
+def waits_for_lock(dsn: str) -> bool:
+    """Return whether a session waits for an advisory lock, within ten seconds."""
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for _ in range(200):
+            if connection.execute(query).fetchone() != (0,):
+                return True
+            time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("what", RIGHTS)
+def test_groups_that_are_set_while_a_run_writes_reach_the_files_of_that_run(
+    lakebase: LakebaseUtils, dsn: str, what: str
+) -> None:
+    """Whoever comes first: a batch of the run, or the change of groups."""
+    add_row(lakebase, "/early.dcm")
+    row = read_table(native(1))
+    with psycopg.connect(dsn) as run:  # a batch that is not committed yet
+        run.execute(lock_groups(TABLE).encode())
+        thread = threading.Thread(target=RIGHTS[what], args=(lakebase, "/late.dcm"))
+        thread.start()
+        assert waits_for_lock(dsn)
+        run.execute(
+            "INSERT INTO voxtier.file SELECT (jsonb_populate_record(f, jsonb_build_object('path', %s::text, "
+            "'key', %s::uuid))).* FROM voxtier.file AS f",
+            ("/late.dcm", keys_of(TABLE, ["/late.dcm"])[0]),
+        )
+    thread.join()
+    assert lakebase.retrieve_frame_range("/late.dcm", 0, user_groups=["others"]) is None
+    assert lakebase.retrieve_frame_range("/late.dcm", 0, user_groups=["staff"]) is not None
+    lakebase.execute_query("TRUNCATE voxtier.file, voxtier.claim, voxtier.access_rule CASCADE")
+    with psycopg.connect(dsn) as change:  # a change that takes its time
+        change.execute(lock_groups(TABLE, exclusive=True).encode())
+        results = [TableResult("/late.dcm", row, None)]
+        thread = threading.Thread(target=lakebase.store.upsert, args=(TABLE, results))
+        thread.start()
+        assert waits_for_lock(dsn)
+        change.execute(
+            "INSERT INTO voxtier.access_rule (source_id, path_prefix, group_name) "
+            "SELECT source_id, '', 'staff' FROM voxtier.source"
+        )
+    thread.join()
+    assert lakebase.retrieve_frame_range("/late.dcm", 0, user_groups=["others"]) is None
+    assert lakebase.retrieve_frame_range("/late.dcm", 0, user_groups=["staff"]) is not None

@@ -24,6 +24,21 @@ SELECT %(name)s WHERE NOT EXISTS (SELECT FROM voxtier.source WHERE name = %(name
 ON CONFLICT DO NOTHING
 """
 
+# First key of the advisory locks on the groups of a source's rows; the second is of the source's name.
+_GROUPS_LOCK = 1987541346
+
+
+def lock_groups(source: str, *, exclusive: bool = False) -> str:
+    """Return the statement that keeps the groups of a source's rows in order until the transaction ends.
+
+    Who writes rows shares it, who changes groups has it alone: else each would miss the rows of the other that
+    are not committed yet. It comes before the statement that computes groups, which would not see what was
+    committed while it waited, and before any lock of a row.
+    """
+    of_name = crc32(source.encode()) - 2**31
+    return f"SELECT pg_advisory_xact_lock{'' if exclusive else '_shared'}({_GROUPS_LOCK}, {of_name})"
+
+
 # A temporary table outlives its transaction, and behind a pooler its client: it is named by its columns, so
 # that another version of voxtier does not meet it.
 _STAGING = f"voxtier_staging_{crc32(_columns.encode()):08x}"

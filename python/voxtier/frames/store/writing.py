@@ -41,7 +41,7 @@ def write_rows(
     values = {"source": source, "force": force}
     connection.execute(statements.ADD_SOURCE.encode(), {"name": source})
     with connection.transaction(), connection.cursor() as cursor:
-        cursor.execute(statements.STAGE.encode())
+        cursor.execute(f"{statements.lock_groups(source)};{statements.STAGE}".encode())
         with cursor.copy(statements.COPY.encode()) as copy:
             for part in (COPY_HEADER, rows, COPY_TRAILER):
                 copy.write(part)

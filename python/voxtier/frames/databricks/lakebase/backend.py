@@ -13,7 +13,7 @@ from voxtier.frames.databricks.table_names import TableName, check_identifier
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.sources.address import is_address, normal
 from voxtier.frames.store.groups import check_groups, is_group_name
-from voxtier.frames.store.statements import ADD_SOURCE, SET_GROUPS
+from voxtier.frames.store.statements import ADD_SOURCE, SET_GROUPS, lock_groups
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.connection import Connection
 
@@ -121,8 +121,9 @@ class Backend:
         return self.run(lambda connection: connection.execute(sql, parameters).rowcount, groups)
 
 
-def add_source(connection: Connection, source: str) -> None:
-    """Insert a source unless it exists."""
+def add_source(connection: Connection, source: str, *, sets_groups: bool) -> None:
+    """Insert a source unless it exists, for writers of rows or of groups: see `lock_groups`."""
+    connection.execute(lock_groups(source, exclusive=sets_groups).encode())
     connection.execute(ADD_SOURCE.encode(), {"name": source})
 
 

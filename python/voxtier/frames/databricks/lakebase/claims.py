@@ -125,7 +125,7 @@ class ClaimMethods(Backend):
         claim = claim_parameters(source, [path], groups=may_see, syntaxes=[syntax])
 
         def work(connection: Connection) -> None:
-            add_source(connection, source)
+            add_source(connection, source, sets_groups=may_see is not None)
             connection.execute(statements.CLAIM.encode(), claim)
             connection.execute(
                 statements.CLAIM_FRAMES.encode(),

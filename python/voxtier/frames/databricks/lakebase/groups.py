@@ -16,6 +16,7 @@ from voxtier.frames.databricks.lakebase.backend import Backend, add_source, chec
 from voxtier.frames.databricks.lakebase.credentials import open_client, row_filter_groups, workspace_groups
 from voxtier.frames.databricks.table_names import parse_uc_table_name
 from voxtier.frames.store.groups import is_group_name
+from voxtier.frames.store.statements import lock_groups
 from voxtier.postgres.connection import Connection
 
 
@@ -115,7 +116,7 @@ class GroupMethods(Backend):
         }
 
         def work(connection: Connection) -> int:
-            add_source(connection, source)
+            add_source(connection, source, sets_groups=True)
             [(rule_id,)] = connection.execute(statements.ADD_RULE.encode(), rule).fetchall()
             connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
             respelled = _respell(connection, source)
@@ -171,6 +172,7 @@ class GroupMethods(Backend):
             ]
 
             def work(connection: Connection) -> int:
+                connection.execute(lock_groups(source, exclusive=True).encode())
                 connection.execute(statements.SET_IN_FORCE.encode(), {"source": source, "in_force": True})
                 for rule_id, uids in found:
                     connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
@@ -182,7 +184,7 @@ class GroupMethods(Backend):
         groups = row_filter_groups(open_client(self.host, self.token), source)
 
         def replace(connection: Connection) -> None:
-            add_source(connection, source)
+            add_source(connection, source, sets_groups=True)
             connection.execute(statements.DROP_RULES.encode(), {"source": source})
             for group in groups or ():
                 rule = {"source": source, "prefix": "", "group": group, "type": "full"}
@@ -201,6 +203,7 @@ class GroupMethods(Backend):
         source = self.source(uc_table_name)
 
         def work(connection: Connection) -> int:
+            connection.execute(lock_groups(source, exclusive=True).encode())
             connection.execute(statements.SET_IN_FORCE.encode(), {"source": source, "in_force": False})
             return _apply(connection, source, "")
 

@@ -207,7 +207,7 @@ class InstanceMethods(Backend):
         def work(connection: Connection) -> int:
             written = 0
             for source, rows in sorted(by_source.items()):
-                add_source(connection, source)
+                add_source(connection, source, sets_groups=may_see is not None)
                 columns = {name: [row.get(name) for row in rows.values()] for name in (*_UIDS, "num_frames")}
                 parameters = claim_parameters(
                     source,
