@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from voxtier.frames.databricks.lakebase.backend import keys_of
 from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.grants import grant_script
+from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.statements import lock_groups
 
 ODD_GROUPS = ["radiology, thorax", "{a}", 'quote"d', "O'Brien", "NULL", "back\\slash", "röntgen"]
@@ -253,8 +255,13 @@ def test_a_prefix_that_no_indexed_file_has_is_refused(lakebase: LakebaseUtils, p
     assert lakebase.get_access_rules() == []
 
 
+UID = read_table(native(1)).sop_instance_uid
 RIGHTS: dict[str, Callable[[LakebaseUtils, str], object]] = {
     "rule": lambda lake, _: lake.upsert_access_rule(TABLE, "staff"),
+    "claim": lambda lake, path: lake.insert_frame_range(path, 0, 0, 9, 0, allowed_groups=["staff"]),
+    "instance": lambda lake, path: lake.insert_instance_paths_batch(
+        [{"local_path": path}], allowed_groups=["staff"]
+    ),
 }
 
 
@@ -303,3 +310,69 @@ def test_groups_that_are_set_while_a_run_writes_reach_the_files_of_that_run(
     thread.join()
     assert lakebase.retrieve_frame_range("/late.dcm", 0, user_groups=["others"]) is None
     assert lakebase.retrieve_frame_range("/late.dcm", 0, user_groups=["staff"]) is not None
+
+
+def seen_by(lakebase: LakebaseUtils, path: str) -> set[str]:
+    """Return which of four groups see a file, by each way to ask."""
+    groups = ("staff", "ward", "readers", "others")
+    seen = {g for g in groups if lakebase.retrieve_frame_range(path, 0, user_groups=[g]) is not None}
+    instances = lakebase.retrieve_instance_paths_by_local_paths
+    assert seen == {g for g in groups if instances([path], user_groups=[g])}
+    assert seen == {g for g in groups if GroupStore(lakebase.store, [g]).may_read(TABLE, path, UID)}
+    return seen
+
+
+@pytest.mark.parametrize("claim", ["instance", "claim"])
+def test_groups_of_claims_hold_whenever_the_file_is_indexed(lakebase: LakebaseUtils, claim: str) -> None:
+    RIGHTS[claim](lakebase, "/first.dcm")
+    for path in ("/first.dcm", "/second.dcm"):
+        add_row(lakebase, path)
+    assert seen_by(lakebase, "/second.dcm") == {"staff", "ward", "readers", "others"}
+    RIGHTS[claim](lakebase, "/second.dcm")
+    for path in ("/first.dcm", "/second.dcm"):
+        assert seen_by(lakebase, path) == {"staff"}
+        lakebase.insert_instance_paths_batch([{"local_path": path}], allowed_groups=["ward"])
+        assert seen_by(lakebase, path) == {"staff", "ward"}
+        lakebase.insert_frame_range(path, 0, 0, 9, 0)  # of no groups: as before
+        assert seen_by(lakebase, path) == {"staff", "ward"}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["claim", "index"])))
+def test_claims_add_to_the_groups_of_rules_that_hold(lakebase: LakebaseUtils, order: tuple[str, ...]) -> None:
+    lakebase.upsert_access_rule(TABLE, "readers")
+    lakebase.upsert_access_rule(TABLE, "others", "conditional", "modality = 'CT'")
+    lakebase.execute_query(  # the condition found another instance, which the claim names by mistake
+        "INSERT INTO voxtier.rule_instance SELECT rule_id, '1.2.3' FROM voxtier.access_rule "
+        "WHERE group_name = 'others'"
+    )
+    for step in order:
+        if step == "index":
+            add_row(lakebase, "/a.dcm")
+        else:
+            entry = {"local_path": "/a.dcm", "sop_instance_uid": "1.2.3"}
+            lakebase.insert_instance_paths_batch([entry], allowed_groups=["ward"])
+    assert seen_by(lakebase, "/a.dcm") == {"readers", "ward"}
+
+
+@pytest.mark.parametrize("how", ["claim", "instance", "rule", "by hand"])
+def test_a_file_that_is_away_for_a_while_comes_back_with_its_groups(
+    lakebase: LakebaseUtils, how: str
+) -> None:
+    path = "/away.dcm"
+    add_row(lakebase, path)
+    add_row(lakebase, "/open.dcm")
+    if how == "by hand":
+        lakebase.execute_query("UPDATE voxtier.file SET allowed_groups = '{staff}' WHERE path = %s", (path,))
+    else:
+        RIGHTS[how](lakebase, path)
+    before = seen_by(lakebase, path)
+    assert lakebase.store.prune(TABLE, is_gone=lambda _: True, force=True) == 2
+    assert lakebase.retrieve_frame_range(path, 0) is None  # nothing else of it stays
+    assert lakebase.retrieve_instance_paths_for_preload() == {}
+    kept = lakebase.rows("SELECT path, allowed_groups FROM voxtier.claim", ())
+    assert kept == ([] if how == "rule" else [(path, ["staff"])])
+    assert not GroupStore(lakebase.store, ["others"]).may_read(TABLE, path, UID)
+    add_row(lakebase, path)
+    assert seen_by(lakebase, path) == before == {"staff"}
+    lakebase.reset_allowed_groups()
+    assert seen_by(lakebase, path) == {"staff", "ward", "readers", "others"}

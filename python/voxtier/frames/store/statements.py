@@ -31,9 +31,9 @@ _GROUPS_LOCK = 1987541346
 def lock_groups(source: str, *, exclusive: bool = False) -> str:
     """Return the statement that keeps the groups of a source's rows in order until the transaction ends.
 
-    Who writes rows shares it, who changes groups has it alone: else each would miss the rows of the other that
-    are not committed yet. It comes before the statement that computes groups, which would not see what was
-    committed while it waited, and before any lock of a row.
+    Who writes rows shares it, who changes groups has it alone: else each would miss the rows of the other
+    that are not committed yet. It comes before the statement that computes groups, which would not see what
+    was committed while it waited, and before any lock of a row.
     """
     of_name = crc32(source.encode()) - 2**31
     return f"SELECT pg_advisory_xact_lock{'' if exclusive else '_shared'}({_GROUPS_LOCK}, {of_name})"
@@ -60,16 +60,22 @@ _kinds = ", ".join(f"'{kind}'" for kind in ENVIRONMENT_KINDS)
 _SAYS_NOTHING = f"coalesce({{0}}, '') IN ({_kinds})".format
 
 # Sorted, so that batches that meet take their locks in one order; of two rows of one file the later counts,
-# unless it says nothing. A new row is for the groups that a claim names for its file, else those of the
-# rules; a file that holds another instance than before gets the groups of the new one, where any are named. A
-# refusal without UIDs, from one who did not look for them, takes none away.
+# unless it says nothing. A new row is for the groups that a claim names for its file and those of the rules;
+# what the rules gave a claim was for the instance that it names, which the file may not hold. A file that
+# holds another instance than before gets the groups of the new one, where any are named. A refusal without
+# UIDs, from one who did not look for them, takes none away.
 _INSERT = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
     SELECT DISTINCT ON (key)
         (SELECT source_id FROM voxtier.source WHERE name = %(source)s), statement_timestamp(),
-        coalesce(CASE WHEN EXISTS (SELECT FROM voxtier.claim)
-                THEN (SELECT c.allowed_groups FROM voxtier.claim AS c WHERE c.key = given.key) END,
+        coalesce(CASE WHEN EXISTS (SELECT FROM voxtier.claim) THEN (
+                SELECT CASE WHEN NOT EXISTS (SELECT FROM voxtier.access_rule) THEN c.allowed_groups ELSE
+                    ARRAY(SELECT unnest(c.allowed_groups)
+                    EXCEPT SELECT unnest(voxtier.groups_by_rule(c.source_id, c.path, c.sop_instance_uid))
+                    UNION SELECT unnest(
+                        voxtier.groups_by_rule(c.source_id, given.path, given.sop_instance_uid))) END
+                FROM voxtier.claim AS c WHERE c.key = given.key AND c.allowed_groups IS NOT NULL) END,
             CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
                 (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path, sop_instance_uid) END),
         {_columns}
@@ -307,7 +313,9 @@ ON CONFLICT (key) DO UPDATE SET
 RETURNING key
 """
 
-# Of a row that was last written by a given transaction, or by any where that is NULL.
+# Of a row that was last written by a given transaction, or by any where that is NULL. Groups that no rule
+# gave stay behind as a claim of the path alone: the file may come back, and must not be open to everyone
+# then.
 DELETE = """
 WITH locked AS (
     SELECT f.key FROM voxtier.file AS f
@@ -315,11 +323,27 @@ WITH locked AS (
     WHERE f.path = given.path AND (given.writer IS NULL OR f.xmin::text = given.writer)
     ORDER BY f.key FOR UPDATE OF f
 ), gone AS (
-    DELETE FROM voxtier.file AS f USING locked WHERE f.key = locked.key RETURNING f.key
+    DELETE FROM voxtier.file AS f USING locked WHERE f.key = locked.key
+    RETURNING f.key, f.source_id, f.path, f.sop_instance_uid, f.allowed_groups
+), kept AS (
+    SELECT * FROM (
+        SELECT gone.key, gone.source_id, gone.path, coalesce(gone.allowed_groups, c.allowed_groups) AS groups,
+            voxtier.groups_by_rule(gone.source_id, gone.path, gone.sop_instance_uid) AS by_rule
+        FROM gone LEFT JOIN voxtier.claim AS c USING (key)
+    ) AS known WHERE groups IS NOT NULL AND groups IS DISTINCT FROM by_rule
 ), swept AS (
     DELETE FROM voxtier.file_stats AS s USING gone WHERE s.key = gone.key
 ), unclaimed AS (
-    DELETE FROM voxtier.claim AS c USING gone WHERE c.key = gone.key
+    DELETE FROM voxtier.claim AS c USING gone
+    WHERE c.key = gone.key AND NOT EXISTS (SELECT FROM kept WHERE kept.key = c.key)
+), unframed AS (
+    DELETE FROM voxtier.claimed_frame AS r USING kept WHERE r.key = kept.key
+), claimed AS (
+    INSERT INTO voxtier.claim AS c (key, source_id, path, inserted_at, allowed_groups)
+    SELECT key, source_id, path, clock_timestamp(), groups FROM kept ORDER BY key
+    ON CONFLICT (key) DO UPDATE SET allowed_groups = excluded.allowed_groups,
+        (transfer_syntax_uid, sop_instance_uid, series_instance_uid, study_instance_uid, num_frames)
+        = ROW(NULL, NULL, NULL, NULL, NULL)
 )
 SELECT count(*) FROM gone
 """

@@ -94,8 +94,8 @@ class ClaimMethods(Backend):
         table : str
             ``dicom_frames``; another name is a source of its own.
         allowed_groups : sequence of str or None
-            Groups that may see the rows, beside those of earlier calls; None or empty: as before, for new
-            rows as the access rules say, or everyone.
+            Groups that may see the rows, beside those of earlier calls and of the access rules, also where
+            the file is indexed; None or empty: as before, for new rows as the access rules say, or everyone.
         user_groups : sequence of str or None
             Groups of the writer; None: `allowed_groups`. Where row security binds the role, the writer must
             be in one of `allowed_groups`.
@@ -126,7 +126,7 @@ class ClaimMethods(Backend):
 
         def work(connection: Connection) -> None:
             add_source(connection, source, sets_groups=may_see is not None)
-            connection.execute(statements.CLAIM.encode(), claim)
+            add_claims(connection, claim)
             connection.execute(
                 statements.CLAIM_FRAMES.encode(),
                 {"key": key, "frames": frames, "starts": starts, "ends": ends, "pixels": pixels},
@@ -134,6 +134,14 @@ class ClaimMethods(Backend):
 
         # By default the writer of rows for some groups is a member of them.
         self.run(work, may_see if user_groups is None else user_groups)
+
+
+def add_claims(connection: Connection, claim: dict[str, Any]) -> int:
+    """Write claims, and their groups to the rows of the same files; return how many claims there are."""
+    written = connection.execute(statements.CLAIM.encode(), claim).rowcount
+    if claim["groups"] is not None:
+        connection.execute(statements.CLAIM_FILES.encode(), claim)
+    return written
 
 
 def claim_parameters(

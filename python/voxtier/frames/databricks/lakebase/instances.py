@@ -20,7 +20,7 @@ from voxtier.frames.databricks.lakebase.backend import (
     check_text,
     keys_of,
 )
-from voxtier.frames.databricks.lakebase.claims import claim_parameters
+from voxtier.frames.databricks.lakebase.claims import add_claims, claim_parameters
 from voxtier.postgres.connection import Connection
 
 Instance = dict[str, Any]
@@ -178,8 +178,8 @@ class InstanceMethods(Backend):
         table : str
             ``instance_paths``; another name makes sources of their own.
         allowed_groups : sequence of str or None
-            Groups that may see the rows, beside those of earlier calls; None or empty: as before, for new
-            rows as the access rules say, or everyone.
+            Groups that may see the rows, beside those of earlier calls and of the access rules, also where
+            the file is indexed; None or empty: as before, for new rows as the access rules say, or everyone.
         uc_table_name : str or None
             Source of entries that name none; None: that of the constructor.
         user_groups : sequence of str or None
@@ -218,7 +218,7 @@ class InstanceMethods(Backend):
                     studies=columns["study_instance_uid"],
                     frames=columns["num_frames"],
                 )
-                written += connection.execute(statements.CLAIM.encode(), parameters).rowcount
+                written += add_claims(connection, parameters)
             return written
 
         return self.run(work, may_see if user_groups is None else user_groups)

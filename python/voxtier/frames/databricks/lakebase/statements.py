@@ -26,7 +26,9 @@ CLAIM = f"""
 INSERT INTO voxtier.claim AS c (key, source_id, path, inserted_at, transfer_syntax_uid, sop_instance_uid,
     series_instance_uid, study_instance_uid, num_frames, allowed_groups)
 SELECT key, {_SOURCE_ID}, path, clock_timestamp(), syntax, sop, series, study, frames,
-    coalesce(%(groups)s::text[], voxtier.groups_by_rule({_SOURCE_ID}, path, sop))
+    CASE WHEN %(groups)s::text[] IS NULL THEN voxtier.groups_by_rule({_SOURCE_ID}, path, sop)
+        ELSE ARRAY(SELECT DISTINCT unnest(
+            voxtier.groups_by_rule({_SOURCE_ID}, path, sop) || %(groups)s::text[])) END
 FROM unnest(%(keys)s::uuid[], %(paths)s::text[], %(syntaxes)s::text[], %(sops)s::text[], %(series)s::text[],
     %(studies)s::text[], %(frames)s::int[]) AS given (key, path, syntax, sop, series, study, frames)
 ORDER BY key
@@ -37,7 +39,15 @@ ON CONFLICT (key) DO UPDATE SET
     study_instance_uid = coalesce(excluded.study_instance_uid, c.study_instance_uid),
     num_frames = coalesce(excluded.num_frames, c.num_frames),
     allowed_groups = CASE WHEN %(groups)s::text[] IS NULL THEN c.allowed_groups
-        ELSE ARRAY(SELECT DISTINCT unnest(c.allowed_groups || excluded.allowed_groups)) END
+        ELSE ARRAY(SELECT DISTINCT unnest(c.allowed_groups || %(groups)s::text[])) END
+"""
+# The rows that the index has of the same files: what everyone saw is now for the groups of the claim.
+CLAIM_FILES = """
+UPDATE voxtier.file AS f SET allowed_groups = CASE WHEN f.allowed_groups IS NULL THEN c.allowed_groups
+    ELSE ARRAY(SELECT DISTINCT unnest(f.allowed_groups || %(groups)s::text[])) END
+FROM voxtier.claim AS c
+WHERE f.key = ANY(%(keys)s) AND c.key = f.key AND c.allowed_groups IS NOT NULL
+    AND (f.allowed_groups IS NULL OR NOT f.allowed_groups @> %(groups)s::text[])
 """
 
 CLAIM_FRAMES = """
