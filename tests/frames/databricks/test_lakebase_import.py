@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from voxtier.frames import (
 )
 from voxtier.frames.databricks.lakebase import ImportReport, import_dicom_frames
 from voxtier.frames.indexing.run import FileIndexer
+from voxtier.frames.store.groups import GroupStore
 
 ORIGIN = """
 CREATE SCHEMA pixels;
@@ -93,3 +95,136 @@ def test_import_names_the_missing_table_column_or_source(lakebase: LakebaseUtils
     lakebase.execute_query("INSERT INTO bare VALUES ('/gone.dcm', 0, 5, 9)")
     *_, report = import_dicom_frames(lakebase, "bare", default_source=TABLE)
     assert report == ImportReport(files=1, unverified=1)
+
+
+def import_table(lakebase: LakebaseUtils, *rows: dict[str, object], batch_size: int = 500) -> ImportReport:
+    """Import rows, each of one frame with good positions unless it says otherwise."""
+    lakebase.execute_query("DROP SCHEMA IF EXISTS pixels CASCADE")
+    lakebase.execute_query(ORIGIN)
+    lakebase.execute_query("ALTER TABLE pixels.dicom_frames DROP CONSTRAINT dicom_frames_pkey")
+    for column in ("filename", "frame", "uc_table_name"):
+        lakebase.execute_query(f"ALTER TABLE pixels.dicom_frames ALTER {column} DROP NOT NULL")
+    lakebase.execute_query("ALTER TABLE pixels.dicom_frames ALTER pixel_data_pos TYPE bigint")
+    good = {"frame": 0, "start_pos": 10, "end_pos": 19, "pixel_data_pos": 2, "uc_table_name": TABLE}
+    for row in rows:
+        values = good | row
+        columns, places = ", ".join(values), ", ".join(["%s"] * len(values))
+        lakebase.execute_query(
+            f"INSERT INTO pixels.dicom_frames ({columns}) VALUES ({places})", list(values.values())
+        )
+    *_, report = import_dicom_frames(lakebase, "pixels.dicom_frames", batch_size=batch_size)
+    return report
+
+
+def seen_by(lakebase: LakebaseUtils, path: str) -> set[str]:
+    """Return which of three groups may read a file, over HTTP as by look-up, and see its row."""
+    groups = {"staff", "ward", "others"}
+    seen = {g for g in groups if GroupStore(lakebase.store, [g]).may_read(TABLE, path, None)}
+    rows = "SELECT 1 FROM voxtier.{} WHERE path = %s AND NOT voxtier.may_see(allowed_groups)"
+    for table in ("file", "claim"):
+        assert not {g for g in seen if lakebase.rows(rows.format(table), (path,), [g])}
+    return seen
+
+
+@pytest.mark.parametrize("state", ["read", "refused", "no image", "gone", "impossible"])
+def test_imported_groups_hold_for_files_of_all_states(
+    lakebase: LakebaseUtils, tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "a.dcm")
+    contents = {"read": native(1), "refused": fragmented(2)[:-200], "no image": b"not an image" * 40}
+    if state in contents:
+        Path(path).write_bytes(contents[state])
+    held = []
+    index_batch = FileIndexer.index_batch
+
+    def watched(*arguments: Any) -> Any:  # nor are they open to others for a moment
+        reports = index_batch(*arguments)
+        held.append(seen_by(lakebase, path))
+        return reports
+
+    monkeypatch.setattr(FileIndexer, "index_batch", watched)
+    row = {"filename": path, "allowed_groups": ["staff"], "start_pos": 99 if state == "impossible" else 10}
+    import_table(lakebase, row)
+    assert seen_by(lakebase, path) == {"staff"}
+    Path(path).write_bytes(native(1, 2))  # the file turns up
+    FileIndexer(lakebase.store, source=TABLE).index_batch([path])
+    assert seen_by(lakebase, path) == {"staff"}
+    assert held == [{"staff"}] * 2
+    assert lakebase.retrieve_frame_range(path, 0, user_groups=["others"]) is None
+    assert lakebase.retrieve_frame_range(path, 0, user_groups=["staff"]) is not None
+
+
+@pytest.mark.parametrize("batch_size", [1, 500])
+@pytest.mark.parametrize(
+    ("rows", "seen"),
+    [
+        ([(0, None), (1, ["staff"])], {"staff"}),
+        ([(0, ["staff", "ward"]), (1, ["ward"]), (2, [])], {"ward"}),
+        ([(0, ["staff"]), (1, ["ward"])], set()),
+        ([("", ["staff"]), ("dbfs:", None)], {"staff"}),
+        ([("dbfs:", ["staff"]), ("", None)], {"staff"}),
+        ([("", ["staff", "ward"]), ("file://", ["ward"]), ("/", None)], {"ward"}),
+        ([("", ["staff"]), ("file:", ["ward"])], set()),
+        ([(0, None), (1, []), ("/", None)], {"staff", "ward", "others"}),
+        ([(0, [None, ""])], set()),
+    ],
+)
+def test_a_file_is_for_the_groups_that_all_its_rows_allow(
+    lakebase: LakebaseUtils, tmp_path: Path, rows: list[tuple[Any, Any]], seen: set[str], batch_size: int
+) -> None:
+    path = str(tmp_path / "a.dcm")
+    Path(path).write_bytes(native(1, 3))
+    given = [
+        {"filename": f"{which if isinstance(which, str) else ''}{path}", "allowed_groups": groups}
+        | {"frame": which if isinstance(which, int) else 0}
+        for which, groups in rows
+    ]
+    for _ in range(2):
+        import_table(lakebase, *given, batch_size=batch_size)
+        assert seen_by(lakebase, path) == seen
+
+
+def test_a_rule_in_force_decides_over_imported_groups(lakebase: LakebaseUtils, tmp_path: Path) -> None:
+    read, gone = str(tmp_path / "a.dcm"), str(tmp_path / "gone.dcm")
+    Path(read).write_bytes(native(1))
+    rows = [{"filename": path, "allowed_groups": ["ward"]} for path in (read, gone)]
+    import_table(lakebase, *rows)
+    assert seen_by(lakebase, read) == seen_by(lakebase, gone) == {"ward"}
+    lakebase.upsert_access_rule(TABLE, "staff")
+    import_table(lakebase, *rows)
+    assert seen_by(lakebase, read) == seen_by(lakebase, gone) == {"staff"}
+
+
+ODD_ROWS: list[dict[str, object]] = [
+    {"start_pos": None}, {"end_pos": None}, {"frame": None}, {"frame": -1}, {"filename": None},
+    {"pixel_data_pos": -1}, {"end_pos": 2**63 - 1}, {"start_pos": -1}, {"uc_table_name": "a b"},
+    {"uc_table_name": ""}, {"filename": ""},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_ROWS, ids=str)
+@pytest.mark.parametrize("batch_size", [1, 500])
+def test_an_odd_row_is_counted_and_the_rest_is_imported(
+    lakebase: LakebaseUtils, odd: dict[str, object], batch_size: int
+) -> None:
+    rows = [{"filename": "/gone/a.dcm"}, {"filename": "/gone/b.dcm"} | odd, {"filename": "/gone/c.dcm"}]
+    report = import_table(lakebase, *rows, batch_size=batch_size)
+    assert report == ImportReport(files=3, unverified=2, refused=1)
+    for path in ("/gone/a.dcm", "/gone/c.dcm"):
+        assert lakebase.retrieve_frame_range(path, 0) is not None
+    assert lakebase.store.sources() == [TABLE]
+
+
+def test_times_that_python_does_not_know_are_left_out(lakebase: LakebaseUtils) -> None:
+    odd = {"inserted_at": "infinity", "last_used_at": "4713-01-01 BC"}
+    report = import_table(lakebase, {"filename": "/gone/a.dcm"} | odd)
+    assert report == ImportReport(files=1, unverified=1)
+
+
+def test_a_row_without_a_source_needs_one(lakebase: LakebaseUtils) -> None:
+    with pytest.raises(ConfigError, match=r"/gone/b\.dcm.*no uc_table_name"):
+        import_table(lakebase, {"filename": "/a.dcm"}, {"filename": "/gone/b.dcm", "uc_table_name": None})
+    assert lakebase.store.sources() == []
+    *_, report = import_dicom_frames(lakebase, "pixels.dicom_frames", default_source="other")
+    assert report == ImportReport(files=2, unverified=2)
+    assert lakebase.store.sources() == [TABLE, "other"]

@@ -1,9 +1,11 @@
-"""The index in the name of a user's groups: `FrameReader` and the Lakebase interface ask it so."""
+"""The index in the name of a user's groups, as readers ask it; and the groups of files that others name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from voxtier._core import file_key, path_fault
 from voxtier.errors import ConfigError
@@ -69,6 +71,38 @@ class GroupStore(FrameStore):
                 return fetch(connection, statement, parameters)
 
         return self.database.run(work)
+
+
+def restrict(store: FrameStore, source: str, groups: Mapping[str, Sequence[str]]) -> None:
+    """Let only some groups see files, indexed or not; where a rule is in force, the rule decides.
+
+    Parameters
+    ----------
+    store : FrameStore
+        The index.
+    source : str
+        Name of the source, which is added where there is none.
+    groups : mapping of str to sequence of str
+        By the paths under which the files are or will be indexed; no group: nobody.
+    """
+    paths = [path for path in groups if path_fault(path) is None]
+    values = {
+        "source": source,
+        "keys": [UUID(bytes=file_key(source, path)) for path in paths],
+        "paths": paths,
+        # Arrays of arrays must be rectangular, so groups are passed as text.
+        "groups": [json.dumps(list(groups[path])) for path in paths],
+    }
+
+    def work(connection: Connection) -> None:
+        with connection.transaction():
+            connection.execute(statements.lock_groups(source, exclusive=True).encode())
+            connection.execute(statements.ADD_SOURCE.encode(), {"name": source})
+            for statement in statements.RESTRICT:
+                connection.execute(statement.encode(), values)
+
+    if paths:
+        store.database.run(work)
 
 
 def check_groups(groups: Iterable[str]) -> list[str]:

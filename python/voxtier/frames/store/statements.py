@@ -126,6 +126,25 @@ FROM unnest(%s::uuid[]) AS given (key) JOIN voxtier.file AS f USING (key)
 SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
 MAY_READ = "SELECT voxtier.may_read(%(key)s, %(source)s, %(path)s, %(sop)s, %(groups)s::text[])"
 
+# Groups that another index or table had for files, indexed or not; rules of this index come first.
+RESTRICT = (
+    """
+INSERT INTO voxtier.claim AS c (key, source_id, path, inserted_at, allowed_groups)
+SELECT key, source_id, path, clock_timestamp(), ARRAY(SELECT jsonb_array_elements_text(groups::jsonb))
+FROM unnest(%(keys)s::uuid[], %(paths)s::text[], %(groups)s::text[]) AS given (key, path, groups),
+    voxtier.source
+WHERE name = %(source)s AND voxtier.groups_by_rule(source_id, path, NULL) IS NULL
+ORDER BY key
+ON CONFLICT (key) DO UPDATE SET allowed_groups = excluded.allowed_groups
+""",
+    """
+UPDATE voxtier.file AS f SET allowed_groups = ARRAY(SELECT jsonb_array_elements_text(groups::jsonb))
+FROM unnest(%(keys)s::uuid[], %(groups)s::text[]) AS given (key, groups)
+WHERE f.key = given.key AND voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid) IS NULL
+    AND f.allowed_groups IS DISTINCT FROM ARRAY(SELECT jsonb_array_elements_text(groups::jsonb))
+""",
+)
+
 GET = f"SELECT {ROW} FROM voxtier.file AS f WHERE f.key = %(key)s"
 # Not for one key: PostgreSQL plans a prepared statement with an array at each execution.
 GET_MANY = f"SELECT {ROW} FROM voxtier.file AS f WHERE f.key = ANY(%s)"

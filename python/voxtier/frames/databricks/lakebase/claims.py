@@ -116,7 +116,7 @@ class ClaimMethods(Backend):
         if not frame_ranges:
             return
         source, path = self.source(uc_table_name, table), check_path(filename)
-        rows = [_check_row(row, number) for number, row in enumerate(frame_ranges)]
+        rows = check_ranges(frame_ranges)
         latest = {row[0]: row for row in rows}
         frames, starts, ends, pixels = (list(column) for column in zip(*latest.values(), strict=True))
         (key,) = keys_of(source, [path])
@@ -187,6 +187,11 @@ def claim_parameters(
         "studies": list(studies) or unknown,
         "frames": list(frames) or unknown,
     }
+
+
+def check_ranges(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int, int | None]]:
+    """Return frame, start_pos, end_pos and pixel_data_pos of good rows, or raise ConfigError."""
+    return [_check_row(row, number) for number, row in enumerate(rows)]
 
 
 def _check_row(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | None]:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from voxtier._core import FrameTable, path_fault
+from voxtier._core import FrameTable, file_key, path_fault
 from voxtier.errors import ENVIRONMENT_KINDS, ConfigError
 from voxtier.frames.databricks.frame_dicts import frame_ranges
 from voxtier.frames.databricks.lakebase.backend import keys_of
+from voxtier.frames.databricks.lakebase.claims import check_ranges
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
 from voxtier.frames.databricks.table_names import TableName
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.indexing.run import FileIndexer
+from voxtier.frames.store.groups import restrict
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database, quote_identifier
 
@@ -38,10 +40,18 @@ SELECT filename, UC_TABLE_NAME AS source,
     array_agg(frame ORDER BY frame), array_agg(start_pos::bigint ORDER BY frame),
     array_agg(end_pos::bigint ORDER BY frame), array_agg(PIXEL_DATA_POS ORDER BY frame),
     max(TRANSFER_SYNTAX_UID), min(INSERTED_AT), max(LAST_USED_AT), coalesce(max(ACCESS_COUNT), 0),
-    (array_agg(ALLOWED_GROUPS::text ORDER BY frame))[1]::text[]
+    jsonb_agg(DISTINCT to_jsonb(ALLOWED_GROUPS))
 FROM TABLE
-WHERE %(after)s::text IS NULL OR (filename, UC_TABLE_NAME) > (%(after)s, %(source)s)
+WHERE filename IS NOT NULL AND UC_TABLE_NAME IS NOT NULL
+    AND (%(after)s::text IS NULL OR (filename, UC_TABLE_NAME) > (%(after)s, %(source)s))
 GROUP BY 1, 2 ORDER BY 1, 2 LIMIT %(limit)s
+"""
+
+# Rows that tell no file, and rows of a file without a source, which the pages leave out.
+_ODD_ROWS = """
+SELECT count(*) FILTER (WHERE filename IS NULL), min(filename) FILTER (WHERE UC_TABLE_NAME IS NULL)
+FROM TABLE
+WHERE filename IS NULL OR UC_TABLE_NAME IS NULL
 """
 
 # Repeating an import changes nothing. Each row of a frame has the access count of its file.
@@ -57,9 +67,8 @@ ON CONFLICT (key) DO UPDATE SET
 """
 _COPY_FILES = tuple(
     f"""
-UPDATE voxtier.{table} AS f SET inserted_at = least(f.inserted_at, given.at),
-    allowed_groups = coalesce(given.groups::text[], f.allowed_groups)
-FROM unnest(%(keys)s::uuid[], %(inserted)s::timestamptz[], %(groups)s::text[]) AS given (key, at, groups)
+UPDATE voxtier.{table} AS f SET inserted_at = least(f.inserted_at, given.at)
+FROM unnest(%(keys)s::uuid[], %(inserted)s::timestamptz[]) AS given (key, at)
 WHERE f.key = given.key
 """
     for table in ("file", "claim")
@@ -69,15 +78,15 @@ WHERE f.key = given.key
 class _Row(NamedTuple):
     filename: str
     source: str
-    frames: list[int]
-    starts: list[int]
-    ends: list[int]
+    frames: list[int | None]
+    starts: list[int | None]
+    ends: list[int | None]
     pixels: list[int | None]
     syntax: str | None
     inserted_at: datetime | None
     last_used_at: datetime | None
     access_count: int
-    groups: list[str] | None
+    groups: list[list[str | None] | None]  # those that its frames have
 
 
 @dataclass(slots=True)
@@ -95,7 +104,7 @@ class ImportReport:
     unverified : int
         Files that cannot be read here: their ranges are kept as imported and never used to read a file.
     refused : int
-        Files that were read and refused, and rows with an impossible path or range.
+        Files that were read and refused, and rows with an impossible or missing path, source or range.
     """
 
     files: int = 0
@@ -115,6 +124,9 @@ def import_dicom_frames(
     threads: int = 16,
 ) -> Iterator[ImportReport]:
     """Import a table with a row per frame, batch by batch. It may be repeated, after an interruption too.
+
+    A file is for the groups that all its rows name; rows without groups do not count, and where a rule of
+    access is in force, that decides.
 
     Parameters
     ----------
@@ -137,22 +149,37 @@ def import_dicom_frames(
     Raises
     ------
     ConfigError
-        There is no such table, it lacks a column, or a row has no source.
+        There is no such table, it lacks a column, or a row has no source. Nothing is imported.
     """
     database = from_database or index.store.database
-    query = _page_query(database, table, default_source)
-    total = ImportReport()
+    query, odd_rows = _queries(database, table, default_source)
+    named = {"default": default_source}
+    [(nameless, orphan)] = database.run(lambda it: it.execute(odd_rows.encode(), named).fetchall())
+    if orphan is not None:
+        raise ConfigError(
+            f"{table}: the row of {orphan[:200]!r} has no uc_table_name: name the source of such rows"
+        )
+    total = ImportReport(files=nameless, refused=nameless)
+    restricted: dict[bytes, frozenset[str]] = {}
     after: _Row | None = None
     while page := _page(database, query, after, default_source, batch_size):
-        for source in sorted({row.source for row in page}):
-            _import_rows(index, source, [row for row in page if row.source == source], threads, total)
+        by_source: dict[str, list[_Row]] = {}
+        for row in page:
+            try:
+                name = str(TableName.parse(row.source))
+            except ConfigError:
+                total.files, total.refused = total.files + 1, total.refused + 1
+            else:
+                by_source.setdefault(index.source(name), []).append(row)
+        for source, rows in sorted(by_source.items()):
+            _import_rows(index, source, rows, threads, total, restricted)
         after = page[-1]
         yield total
     if not total.files:
         yield total
 
 
-def _page_query(database: Database, table: str, default_source: str | None) -> str:
+def _queries(database: Database, table: str, default_source: str | None) -> list[str]:
     name = TableName.parse(table)
     if name.catalog is not None:
         raise ConfigError(f"{table}: write schema.table, as the connection names the database")
@@ -162,15 +189,17 @@ def _page_query(database: Database, table: str, default_source: str | None) -> s
     if missing := [column for column in _REQUIRED if column not in columns]:
         what = f"it has no column {', '.join(missing)}" if columns else "there is no such table"
         raise ConfigError(f"{table} in {database.describe()} cannot be imported: {what}")
-    query = _PAGE.replace("TABLE\n", f"{quoted}\n")
+    queries = [each.replace("TABLE\n", f"{quoted}\n") for each in (_PAGE, _ODD_ROWS)]
     for column, type_ in _OPTIONAL.items():
         expression = f"{column}::{type_}" if column in columns else f"NULL::{type_}"
         if column == "uc_table_name":
             expression = f"coalesce({expression}, %(default)s::text)"
-        query = query.replace(column.upper(), expression)
+        if type_ == "timestamptz":  # Python knows no others
+            expression = f"CASE WHEN {expression} BETWEEN '0001-01-02' AND '9999-12-30' THEN {expression} END"
+        queries = [query.replace(column.upper(), expression) for query in queries]
     if "uc_table_name" not in columns and default_source is None:
         raise ConfigError(f"{table} has no column uc_table_name: name the source to import its rows into")
-    return query
+    return queries
 
 
 def _page(
@@ -180,22 +209,28 @@ def _page(
         "after": after and after.filename,
         "source": after and after.source,
         "limit": limit,
-        "default": default_source or "default",
+        "default": default_source,
     }
     rows = database.run(lambda connection: connection.execute(query.encode(), parameters).fetchall())
     return [_Row(*row) for row in rows]
 
 
 def _import_rows(
-    index: FrameMethods, source: str, rows: list[_Row], threads: int, total: ImportReport
+    index: FrameMethods,
+    source: str,
+    rows: list[_Row],
+    threads: int,
+    total: ImportReport,
+    restricted: dict[bytes, frozenset[str]],
 ) -> None:
-    source = str(TableName.parse(source))
     total.files += len(rows)
     # Of two rows that name one file, such as with ``dbfs:`` and without, the later one is imported.
     named = {absolute(row.filename): row for row in rows}
     by_path = {path: row for path, row in named.items() if path_fault(path) is None}
     total.refused += len(rows) - len(by_path)
     paths, good = list(by_path), list(by_path.values())
+    # Before anything of them is in the index, so that no file is open to others for a moment.
+    restrict(index.store, source, _groups_of(source, rows, restricted))
     indexer = FileIndexer(index.store, source=source, threads=threads)
     unreadable = {
         report.path for report in indexer.index_batch(paths) if report.error_kind in ENVIRONMENT_KINDS
@@ -218,21 +253,32 @@ def _import_rows(
         index.run(lambda connection: _copy_statistics(connection, source, imported))
 
 
+def _groups_of(
+    source: str, rows: list[_Row], restricted: dict[bytes, frozenset[str]]
+) -> dict[str, list[str]]:
+    """Return the groups of files that any row restricts: those that all such rows of the file name.
+
+    `restricted` are those of the pages before: another spelling of a file comes with any page.
+    """
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        path = absolute(row.filename)
+        for names in filter(None, row.groups):
+            key = file_key(source, path)
+            named = frozenset(name for name in names if name)
+            restricted[key] = restricted.get(key, named) & named
+            groups[path] = sorted(restricted[key])
+    return groups
+
+
 def _copy_statistics(connection: Connection, source: str, rows: list[_Row]) -> None:
     keys = keys_of(source, [absolute(row.filename) for row in rows])
     used = [row.last_used_at for row in rows]
     stats = {"keys": keys, "used": used, "counts": [max(row.access_count, 0) for row in rows]}
     connection.execute(_COPY_STATS.encode(), stats)
-    # Arrays of arrays must be rectangular, so groups are passed as text. No group means everyone.
-    groups = [_array_text(connection, row.groups) if row.groups else None for row in rows]
-    files = {"keys": keys, "inserted": [row.inserted_at for row in rows], "groups": groups}
+    files = {"keys": keys, "inserted": [row.inserted_at for row in rows]}
     for statement in _COPY_FILES:
         connection.execute(statement.encode(), files)
-
-
-def _array_text(connection: Connection, groups: list[str]) -> str:
-    row = connection.execute(b"SELECT %s::text[]::text", (groups,)).fetchone()
-    return str(row[0]) if row else "{}"
 
 
 def _ranges(row: _Row) -> Iterator[dict[str, Any]]:
@@ -241,10 +287,11 @@ def _ranges(row: _Row) -> Iterator[dict[str, Any]]:
 
 
 def _is_plausible(row: _Row) -> bool:
-    return all(
-        frame >= 0 and 0 <= start <= end + 1
-        for frame, start, end in zip(row.frames, row.starts, row.ends, strict=True)
-    )
+    try:
+        check_ranges(list(_ranges(row)))
+    except ConfigError:
+        return False
+    return True
 
 
 def _differs(row: _Row, table: FrameTable) -> bool:
