@@ -97,6 +97,7 @@ class Search:
         self._next_try: dict[str, float] = {}
         # Of each source the completion of its search index for which was found out whether it may answer.
         self._is_all_below: dict[str, tuple[str, bool]] = {}
+        self._is_bound: bool | None = None
         self._lock = threading.Lock()
         self._counters = Counters("index", "headers")
 
@@ -116,7 +117,8 @@ class Search:
         root : str
             Where DICOMweb's resources begin, for Retrieve URL.
         groups : sequence of str or None
-            Groups of the user: only what the index shows to them is found, by headers alone.
+            Groups of the user: only what the index shows to them is found, by headers alone. None: what
+            the role of the store sees, by headers too where row security binds it.
 
         Returns
         -------
@@ -144,6 +146,15 @@ class Search:
         """Return how many searches the search index answered, and how many the headers of files."""
         return self._counters.read()
 
+    def _is_bound_role(self, store: FrameStore) -> bool:
+        """Return whether row security hides files from the role of the store.
+
+        The search index is of all files: its studies and counts would tell of the hidden ones.
+        """
+        if self._is_bound is None:
+            [(self._is_bound,)] = store.query("SELECT row_security_active('voxtier.file')", ())
+        return bool(self._is_bound)
+
     def _knows(self, index: SearchIndex, source: str) -> bool:
         """Return whether the search index knows a source as well as headers tell it now.
 
@@ -151,7 +162,7 @@ class Search:
         some are tried again. While they still cannot be read, headers would say no more. Trying takes a tenth
         of the time at most, however long a store is silent.
         """
-        completion = index.completion(source)
+        completion = None if self._is_bound_role(index.store) else index.completion(source)
         if completion is None or not self._is_below_roots(index.store, source, completion):
             return False
         begun = monotonic()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,8 +17,12 @@ from frames.gateway.serving import STAR, Answer, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import Gateway, LakebaseUtils
+from voxtier.frames.gateway.query import parse
+from voxtier.frames.gateway.search import Search
+from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.grants import grants
 from voxtier.frames.store.groups import GroupStore
+from voxtier.frames.store.search_index import SearchIndex, search_grants
 from voxtier.frames.store.store import FrameStore
 
 SOURCE = "main.pixels.catalog"
@@ -141,3 +147,42 @@ def test_groups_need_a_proxy(store: FrameStore) -> None:
         Gateway(store, groups_header="X-Groups")
     with pytest.raises(ConfigError, match="letters"):
         Gateway(store, groups_header="X Groups\r\n", is_private=True)
+
+
+@pytest.fixture
+def viewer(dsn: str) -> Iterator[str]:
+    """Name of a role that may ask for connections and nothing else."""
+    name = f"viewer-{os.getpid()}"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f'CREATE ROLE "{name}" LOGIN')
+        yield name
+        connection.execute(f'DROP OWNED BY "{name}" CASCADE')
+        connection.execute(f'DROP ROLE "{name}"')
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_the_search_index_tells_a_role_nothing_that_row_security_hides(
+    tmp_path: Path, dsn: str, store: FrameStore, viewer: str, *, is_bound: bool
+) -> None:
+    """The oracle is the search by headers, which row security binds."""
+    files = [write(tmp_path, "a", SECRET), write(tmp_path, "b", OPEN)]
+    index(store, files, SOURCE)
+    filled = SearchIndex(store)
+    filled.switch_on(SOURCE)
+    assert list(fill_search_index(filled, SOURCE))
+    assert filled.complete(SOURCE)
+    hidden = "UPDATE voxtier.file SET allowed_groups = '{staff}' WHERE sop_instance_uid = %s RETURNING 1"
+    store.query(hidden, (SECRET,))
+    for statement in grants(viewer, "reader") + search_grants(viewer, may_fill=False):
+        store.database.run(lambda connection, sql=statement: connection.execute(sql.encode()))
+    name = psycopg.conninfo.make_conninfo(dsn, user=viewer) if is_bound else dsn
+    with FrameStore(name) as asked:
+        search = Search()
+        for level, count in (("studies", "00201208"), ("series", "00201209")):
+            query = parse(level, "")
+            [found], _ = search.answer(asked, SOURCE, query, "")
+            assert found[count]["Value"] == [1 if is_bound else 2]
+        store.query(hidden, (OPEN,))
+        found, _ = search.answer(asked, SOURCE, parse("studies", ""), "")
+        assert len(found) == (not is_bound)
+        assert search.counts() == ({"index": 0, "headers": 3} if is_bound else {"index": 3, "headers": 0})
