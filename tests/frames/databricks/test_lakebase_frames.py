@@ -83,6 +83,21 @@ def test_the_view_and_the_methods_give_equal_ranges(lakebase: LakebaseUtils, fil
         lakebase.create_frames_view(table="taken")
 
 
+def test_a_view_is_not_taken_from_another_source(lakebase: LakebaseUtils, files: dict[str, str]) -> None:
+    """Schemas of two catalogues may have one name, and a view of a database has no catalogue."""
+    for _ in range(2):  # that of the same source is created again
+        assert lakebase.create_frames_view(TABLE) == "pixels.dicom_frames"
+    for other in (f"dev.{TABLE[5:]}", f"{TABLE}2", TABLE[:-1]):
+        with pytest.raises(BackendError, match=r"pixels\.dicom_frames shows another source"):
+            lakebase.create_frames_view(other)
+    query = "SELECT DISTINCT uc_table_name FROM pixels.dicom_frames"
+    assert lakebase.rows(query, ()) == [(TABLE,)]
+    assert lakebase.create_frames_view("dev.pixels.catalog", "dev_frames") == "pixels.dev_frames"
+    lakebase.execute_query("CREATE VIEW pixels.own AS SELECT 1 AS x")
+    with pytest.raises(BackendError, match="another source"):
+        lakebase.create_frames_view(table="own")
+
+
 def test_inserted_ranges_come_back_until_they_are_replaced(lakebase: LakebaseUtils, tmp_path: Path) -> None:
     name = '/Volumes/it\'s/a "slide"; --.dcm'
     lakebase.insert_frame_ranges(name, [])

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from voxtier.errors import ConfigError
+from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.databricks.lakebase.backend import FRAMES_TABLE, INSTANCES_TABLE, Groups, check_text
 from voxtier.frames.databricks.lakebase.connections import LentConnections
 from voxtier.frames.databricks.lakebase.credentials import DatabricksCredentials
@@ -222,7 +222,8 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         Raises
         ------
         BackendError
-            Another relation has that name, such as the imported table: rename that first.
+            Another relation has that name, such as the imported table, or the view of another source: rename
+            that first, or give another `table`.
         """
         source = self.source(uc_table_name, table)
         schema = TableName.parse(source.partition(":")[0]).schema or "public"
@@ -233,5 +234,13 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         # Not IF NOT EXISTS, which asks for the right to create it although it exists.
         if self.rows("SELECT to_regnamespace(%s)", (quote_identifier(schema),)) == [(None,)]:
             self.execute_query(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)}")
+        # As PostgreSQL writes a view down: it adds types and names of columns.
+        shown = self.rows(
+            "SELECT pg_get_viewdef(oid) FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'v'", (name,)
+        )
+        if shown and f"uc_table_name = '{source}'" not in shown[0][0]:
+            raise BackendError(
+                f"{schema}.{table} shows another source: drop or rename that view, or give another table"
+            )
         self.run(lambda connection: connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}".encode()))
         return f"{schema}.{table}"
