@@ -98,6 +98,25 @@ def test_a_view_is_not_taken_from_another_source(lakebase: LakebaseUtils, files:
         lakebase.create_frames_view(table="own")
 
 
+def test_a_source_is_meant_in_any_case(lakebase: LakebaseUtils, files: dict[str, str]) -> None:
+    path, odd = files["native"], "Main.`PIXELS`.Object_Catalog"
+    assert lakebase.upsert_access_rule(odd, "staff") == 4
+    assert lakebase.store.sources() == [TABLE]
+    for name in (TABLE, odd):
+        assert lakebase.retrieve_frame_range(path, 0, name, user_groups=["others"]) is None
+        assert lakebase.retrieve_frame_range(path, 0, name, user_groups=["staff"]) is not None
+    lakebase.insert_frame_range("/a.dcm", 0, 0, 9, 0, "Dev.Pixels.Catalog")  # new: as it is written
+    assert lakebase.store.sources() == ["Dev.Pixels.Catalog", TABLE]
+    assert lakebase.retrieve_frame_range("/a.dcm", 0, "dev.pixels.catalog") is not None
+    lakebase.insert_frame_range("/b.dcm", 0, 0, 9, 0, "dev.pixels.catalog", table="Other")
+    assert lakebase.retrieve_frame_range("/b.dcm", 0, "Dev.pixels.catalog", table="other") is not None
+    FileIndexer(lakebase.store, source="dev.pixels.catalog").index_batch([path])  # by its exact name
+    for name in ("Dev.Pixels.Catalog", "dev.pixels.catalog"):
+        assert lakebase.get_access_rules(name) == []
+    with pytest.raises(ConfigError, match="several sources"):
+        lakebase.get_access_rules("DEV.pixels.catalog")
+
+
 def test_inserted_ranges_come_back_until_they_are_replaced(lakebase: LakebaseUtils, tmp_path: Path) -> None:
     name = '/Volumes/it\'s/a "slide"; --.dcm'
     lakebase.insert_frame_ranges(name, [])

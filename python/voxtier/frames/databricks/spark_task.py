@@ -236,9 +236,10 @@ def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
 
             while len(_indexers) >= _MOST_INDEXERS:
                 _indexers.pop(next(iter(_indexers))).store.close()
+            store = open_store(destination)
             _indexers[key] = FileIndexer(
-                open_store(destination),
-                source=options.source,
+                store,
+                source=store.source_of_table(options.source) or options.source,
                 threads=options.threads,
                 verify=options.verify,
                 force=options.force,

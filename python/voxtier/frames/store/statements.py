@@ -199,6 +199,7 @@ BY_SOP_INSTANCE = _BY_UID.replace("COLUMN", "sop_instance_uid")
 BY_SERIES = _BY_UID.replace("COLUMN", "series_instance_uid")
 
 SOURCES = "SELECT name FROM voxtier.source ORDER BY name"
+SOURCES_IN_ANY_CASE = "SELECT name FROM voxtier.source WHERE lower(name) = lower(%s) ORDER BY name"
 
 SUMMARY = """
 SELECT

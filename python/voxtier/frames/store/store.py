@@ -46,6 +46,23 @@ class FrameStore(FileRows):
         """Return the names of all sources."""
         return [name for (name,) in self.query(statements.SOURCES, ())]
 
+    def source_of_table(self, name: str) -> str | None:
+        """Return the source of a table of Unity Catalog, whose names have no case, or None.
+
+        Raises
+        ------
+        ConfigError
+            Several sources differ from the name by case alone.
+        """
+        names = [each for (each,) in self.query(statements.SOURCES_IN_ANY_CASE, (name,))]
+        if name in names:
+            return name
+        if len(names) > 1:
+            raise ConfigError(
+                f"{name!r} names several sources, which differ by case alone: write one of {', '.join(names)}"
+            )
+        return names[0] if names else None
+
     def summary(self, source: str) -> Summary:
         """Return how many files, frames and bytes a source holds, in all and by its closed lists."""
         check_source(source)

@@ -37,15 +37,19 @@ class Backend:
 
     def __init__(self, store: FrameStore, uc_table_name: str | None) -> None:
         self.store = store
+        self._sources: dict[str, str] = {}
         self.uc_table_name = str(TableName.parse(uc_table_name)) if uc_table_name else None
 
     def source(self, uc_table_name: str | None, table: str = FRAMES_TABLE) -> str:
         """Return the source of a table; a `table` of another name than the published two has its own.
 
+        A source that exists is meant in whatever case its name is written.
+
         Raises
         ------
         ConfigError
-            There is no name, or one of its parts is no plain identifier.
+            There is no name, one of its parts is no plain identifier, or several sources differ from it by
+            case alone.
         """
         name = self.uc_table_name if uc_table_name is None or uc_table_name == "" else uc_table_name
         if not name:
@@ -53,7 +57,14 @@ class Backend:
                 "name the catalogue: uc_table_name='catalog.schema.table', or DATABRICKS_PIXELS_TABLE"
             )
         source, table = str(TableName.parse(name)), check_identifier(table)
-        return source if table in (FRAMES_TABLE, INSTANCES_TABLE) else f"{source}:{table}"
+        if table not in (FRAMES_TABLE, INSTANCES_TABLE):
+            source = f"{source}:{table}"
+        if source not in self._sources:
+            found = self.store.source_of_table(source)
+            if found is None:
+                return source
+            self._sources[source] = found
+        return self._sources[source]
 
     def run(self, work: Callable[[Connection], T], groups: Groups = None) -> T:
         """Do work in one transaction.
