@@ -14,8 +14,9 @@ import pytest
 
 from frames.dicom.cases import CASES
 from voxtier.errors import ConfigError, FormatError, SourceError
-from voxtier.frames import FrameTable, import_index, read_tables, to_arrow
+from voxtier.frames import FrameTable, export_index, import_index, read_tables, to_arrow
 from voxtier.frames.dicom.table import TableResult
+from voxtier.frames.store.groups import restrict
 from voxtier.frames.store.store import FrameStore
 
 Table = Any
@@ -195,3 +196,52 @@ def test_a_damaged_file_is_refused_and_one_that_cannot_be_looked_at_is_not(
     path.write_bytes(whole)
     import_index(store, "t", path)
     assert any(isinstance(each.table, FrameTable) for each in store.results("t"))
+
+
+GROUPS: list[list[str] | None] = [None, ["staff"], ["röntgen", 'a,"b'], []]
+
+
+def seen(store: FrameStore, source: str) -> dict[str, list[str] | None]:
+    return {str(path): groups for (path, *_), groups in store.results_and_groups(source)}
+
+
+@pytest.mark.parametrize("again", ["as it was", "pandas", "large", "binary"])
+def test_groups_of_files_are_exported_and_imported(
+    results: list[TableResult], store: FrameStore, tmp_path: Path, again: str
+) -> None:
+    store.upsert("s", results)
+    expected = {str(each.path): GROUPS[n % 4] for n, each in enumerate(results)}
+    restrict(store, "s", {path: groups for path, groups in expected.items() if groups is not None})
+    assert seen(store, "s") == expected
+    path = tmp_path / "out.parquet"
+    export_index(store, "s", path)
+    if again == "pandas":
+        pd = pytest.importorskip("pandas")
+        pd.read_parquet(path).to_parquet(path)
+    elif again != "as it was":
+        kind = pa.large_list(pa.large_string() if again == "large" else pa.binary())
+        table = pq.read_table(path)
+        pq.write_table(replaced(table, "allowed_groups", table.column("allowed_groups").cast(kind)), path)
+    for _ in range(2):
+        import_index(store, "restored", path)
+        assert seen(store, "restored") == expected
+    store.delete("restored", list(expected))
+    without = pq.read_table(path).drop_columns(["allowed_groups"])  # as of an earlier version
+    pq.write_table(without, path)
+    import_index(store, "restored", path)
+    assert seen(store, "restored") == expected  # nobody sees more than before
+    import_index(store, "other", path)
+    assert set(seen(store, "other").values()) == {None}
+
+
+@pytest.mark.parametrize(
+    "groups", [["staff"] * 3, [["staff"], [""], ["staff"]], [["staff"], [None], None]], ids=str
+)
+def test_what_are_no_groups_is_refused_before_the_row_is_written(
+    results: list[TableResult], store: FrameStore, tmp_path: Path, groups: list[Any]
+) -> None:
+    table = to_arrow(results[:3]).append_column("allowed_groups", pa.array(groups))
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match=r"row \d, counted from 0, column allowed_groups"):
+        import_index(store, "s", tmp_path / "in.parquet")
+    assert None not in seen(store, "s").values()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from voxtier.errors import ConfigError, LeftOutWarning, MissingExtraError
 from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.exchange.imported_rows import imported_results
+from voxtier.frames.store.groups import restrict
 from voxtier.frames.store.row import UpsertCounts
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.durable import write_file
@@ -59,6 +60,7 @@ _FILE_COLUMNS = {
     **_OF_ERROR,
     "record": "binary",
 }
+_GROUPS = "allowed_groups"
 _FRAME_COLUMNS = {
     "path": "string",
     "sop_instance_uid": "string",
@@ -109,6 +111,9 @@ def to_arrow(results: Iterable[TableResult], *, rows: Rows = "file") -> pa.Table
 def export_index(store: FrameStore, source: str, path: str | os.PathLike[str], *, rows: Rows = "file") -> int:
     """Write a source of the index to a Parquet file, which appears complete or not at all.
 
+    Rows of files have one more column than those of `to_arrow`: ``allowed_groups``, the groups that may see
+    the file, null where everyone may. Rules of access are not written.
+
     Parameters
     ----------
     store : FrameStore
@@ -140,12 +145,26 @@ def export_index(store: FrameStore, source: str, path: str | os.PathLike[str], *
     _arrow()
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    schema, count = _schema(rows), 0
+    pa, schema, count = _arrow(), _schema(rows), 0
+    if rows == "file":
+        schema = schema.append(pa.field(_GROUPS, pa.list_(pa.string())))
+    groups: dict[str, list[str]] = {}
+
+    def results() -> Iterator[TableResult]:
+        for result, names in store.results_and_groups(source):
+            if names is not None:
+                groups[os.fsdecode(result.path)] = names
+            yield result
 
     def write(file: Any) -> None:
         nonlocal count
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for batch in _batches(store.results(source), rows):
+            for batch in _batches(results(), rows):
+                if rows == "file":
+                    names = [groups.get(path) for path in batch.column("path").to_pylist()]
+                    columns = [*batch.columns, pa.array(names, schema.field(_GROUPS).type)]
+                    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+                groups.clear()
                 writer.write_batch(batch)
                 count += batch.num_rows
 
@@ -155,6 +174,9 @@ def export_index(store: FrameStore, source: str, path: str | os.PathLike[str], *
 
 def import_index(store: FrameStore, source: str, path: str | os.PathLike[str]) -> UpsertCounts:
     """Bring a Parquet file of `export_index`, one row a file, into a source of the index.
+
+    The groups that may see a file are set before its row is written; where a rule of the source is in force
+    for it, the rule decides. An export of an earlier version tells no groups.
 
     Parameters
     ----------
@@ -193,10 +215,12 @@ def import_index(store: FrameStore, source: str, path: str | os.PathLike[str]) -
         names = file.schema_arrow.names
         if missing := set(_FILE_COLUMNS) - set(names):
             raise ConfigError(f"{path} lacks the columns {', '.join(sorted(missing))}: export rows of files")
-        if twice := {name for name in _FILE_COLUMNS if names.count(name) > 1}:
+        if twice := {name for name in (*_FILE_COLUMNS, _GROUPS) if names.count(name) > 1}:
             raise ConfigError(f"{path} has more than one column {', '.join(sorted(twice))}: export it again")
-        batches = file.iter_batches(_FILES_AT_ONCE, columns=list(_FILE_COLUMNS))
-        return store.upsert(source, imported_results(path, _rows_of(batches, path)))
+        columns = [name for name in names if name in (*_FILE_COLUMNS, _GROUPS)]
+        rows = _rows_of(file.iter_batches(_FILES_AT_ONCE, columns=columns), path)
+        results = imported_results(path, rows, lambda groups: restrict(store, source, groups))
+        return store.upsert(source, results)
 
 
 def _rows_of(

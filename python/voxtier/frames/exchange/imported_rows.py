@@ -7,7 +7,7 @@ missing, polars and DuckDB have text, bytes and lists of their own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ from voxtier._core import ERROR_KINDS, FrameTable
 from voxtier.errors import ConfigError, error_of
 from voxtier.frames.dicom.table import Fingerprint, TableResult
 from voxtier.frames.indexing.paths import absolute
+from voxtier.frames.store.groups import is_group_name
 
 # Above it a float has neighbours that are further away than 1: the digits of a whole number may be lost.
 _EXACT = 1 << 53
@@ -22,7 +23,9 @@ _SIGNED, _UNSIGNED = (-(1 << 63), 1 << 63), (0, 1 << 64)
 
 
 def imported_results(
-    path: str | os.PathLike[str], batches: Iterable[list[dict[str, Any]]]
+    path: str | os.PathLike[str],
+    batches: Iterable[list[dict[str, Any]]],
+    restrict: Callable[[dict[str, list[str]]], None],
 ) -> Iterator[TableResult]:
     """Yield what rows of files say, by the paths under which the files are indexed.
 
@@ -31,7 +34,9 @@ def imported_results(
     path : path
         The Parquet file, for messages.
     batches : iterable of list of dict
-        Rows, with the columns of `export_index`.
+        Rows, with the columns of `export_index`; that of groups may be missing.
+    restrict : callable
+        Takes the groups of files by path, before the results of these files are yielded.
 
     Yields
     ------
@@ -49,9 +54,24 @@ def imported_results(
     """
     number = 0
     for batch in batches:
-        for values in batch:
-            yield _Row(os.fspath(path), number, values).result()
-            number += 1
+        rows = [_Row(os.fspath(path), number + place, values) for place, values in enumerate(batch)]
+        restrict(_groups_of(rows))
+        for row in rows:
+            yield row.result()
+        number += len(rows)
+
+
+def _groups_of(rows: list[_Row]) -> dict[str, list[str]]:
+    """Return the groups of rows that name any, up to the first row that will be refused."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        try:
+            path, groups = row.path(), row.groups()
+        except ConfigError:
+            break
+        if groups is not None:  # of two rows of one file what both allow
+            found[path] = [name for name in groups if path not in found or name in found[path]]
+    return found
 
 
 class _Row:
@@ -60,12 +80,29 @@ class _Row:
     def __init__(self, file: str, number: int, values: dict[str, Any]) -> None:
         self._file, self._number, self._values = file, number, values
 
-    def result(self) -> TableResult:
-        """Return what it says of its file."""
-        path, record = self._text("path"), self._record()
+    def path(self) -> str:
+        """Return the path under which its file is indexed."""
+        path = self._text("path")
         if path is None:
             raise self._refusal("path", "there is none")
-        path = absolute(path)
+        return absolute(path)
+
+    def groups(self) -> list[str] | None:
+        """Return the groups that may see its file; None: everyone, or not known."""
+        value = self._value("allowed_groups")
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise self._refusal("allowed_groups", f"it is {type(value).__name__}, not a list of text")
+        names = [name.decode(errors="replace") if isinstance(name, bytes) else name for name in value]
+        if wrong := [name for name in names if not isinstance(name, str) or not is_group_name(name)]:
+            raise self._refusal("allowed_groups", f"{wrong[0]!r} is no name of a group")
+        return names
+
+    def result(self) -> TableResult:
+        """Return what it says of its file."""
+        path, record = self.path(), self._record()
+        self.groups()
         if record is not None:
             return TableResult(path, FrameTable.from_bytes(record), None)
         kind = self._text("error_kind")
@@ -124,7 +161,7 @@ class _Row:
 
     def _value(self, column: str) -> Any:
         """Return a value; None where it is missing, of which pandas and others make a NaN."""
-        value = self._values[column]
+        value = self._values.get(column)
         return None if isinstance(value, float | Decimal) and value != value else value
 
     def _refusal(self, column: str, why: str) -> ConfigError:

@@ -241,7 +241,7 @@ ORDER BY f.key LIMIT %(limit)s
 """
 
 ALL_ROWS = f"""
-SELECT f.key, {ROW} FROM voxtier.file AS f
+SELECT f.key, {ROW}, f.allowed_groups FROM voxtier.file AS f
 WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s) AND f.key > %(after)s::uuid
 ORDER BY f.key LIMIT %(limit)s
 """

@@ -76,14 +76,19 @@ class FrameStore(FileRows):
 
         Rows of another version of the parser, and damaged ones, are left out.
         """
+        return (result for result, _ in self.results_and_groups(source))
+
+    def results_and_groups(self, source: str) -> Iterator[tuple[TableResult, list[str] | None]]:
+        """Iterate as `results` does, with the groups that may see each file; None: everyone."""
         check_source(source)
         question: dict[str, Any] = {"source": source, "limit": BATCH, "after": Key(bytes(16))}
         while page := self.query(statements.ALL_ROWS, question):
-            for path, found, _ in decode_rows(b"".join(row for _, row in page)):
-                if isinstance(found, FrameTable):
-                    yield TableResult(path, found, None)
-                else:
-                    yield TableResult(path, None, found.error, _state_of(found))
+            for _, row, groups in page:
+                for path, found, _ in decode_rows(row):
+                    if isinstance(found, FrameTable):
+                        yield TableResult(path, found, None), groups
+                    else:
+                        yield TableResult(path, None, found.error, _state_of(found)), groups
             question["after"] = Key(page[-1][0].bytes)
 
     def by_sop_instance(self, uid: str, source: str | None = None) -> list[FoundTable]:
