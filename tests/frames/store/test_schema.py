@@ -136,3 +136,37 @@ def test_every_statement_runs_on_the_oldest_installed_postgresql(
         spans = [(r[0][0], r[-1][1]) for r in map(TABLE.ranges, range(len(TABLE)))]
         assert rows == spans
     server.detach()
+
+
+@pytest.fixture
+def long_roles(dsn: str) -> Iterator[list[str]]:
+    """Names whose first 55 characters are the same, one of them no longer than that."""
+    names = [f"{'b' * 55}{end}" for end in ("", "-one", "-two")]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for name in names:
+            connection.execute(f'CREATE ROLE "{name}" LOGIN')
+        yield names
+        for name in names:
+            connection.execute(f'DROP OWNED BY "{name}" CASCADE')
+            connection.execute(f'DROP ROLE "{name}"')
+
+
+@pytest.mark.parametrize("old", [0, 1, 2])
+def test_builders_with_long_names_each_have_their_policy(
+    dsn: str, store: FrameStore, long_roles: list[str], old: int
+) -> None:
+    """An earlier version cut the name of the policy, here that of one of the roles."""
+    store.upsert("s", list(results(2)))
+    ask(dsn, "UPDATE voxtier.file SET allowed_groups = '{staff}'")
+    ask(dsn, f'CREATE POLICY "all_for_{"b" * 55}" ON voxtier.file TO "{long_roles[old]}" USING (true)')
+    for _ in range(2):
+        for role in long_roles:
+            for statement in grants(role, "builder"):
+                ask(dsn, statement)
+    for role in long_roles:
+        seen = ask(psycopg.conninfo.make_conninfo(dsn, user=role), "SELECT count(*) FROM voxtier.file")
+        assert seen == [(2,)]
+    policies = ask(
+        dsn, "SELECT roles::text[] FROM pg_policies WHERE policyname LIKE 'all_for_b%' AND tablename = 'file'"
+    )
+    assert sorted(policies) == sorted(([role],) for role in long_roles)

@@ -6,6 +6,7 @@ needs the right to create the schema.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Literal
 
@@ -56,13 +57,36 @@ def grants(role: str, duty: Duty) -> list[str]:
             f"GRANT DELETE ON voxtier.file_stats TO {name};",
         ]
         # A policy for each builder, by its name: PostgreSQL has no way to add a role to one.
-        policy = checked_identifier(f"all_for_{role}"[:63])
+        policy, old = _policies(role)
         for table in ("file", "claim"):
+            if old is not None:
+                statements.append(_DROP_OLD_POLICY.format(table=table, policy=old, role=role))
             statements += [
                 f"DROP POLICY IF EXISTS {policy} ON voxtier.{table};",
                 f"CREATE POLICY {policy} ON voxtier.{table} TO {name} USING (true) WITH CHECK (true);",
             ]
     return statements
+
+
+# Under its old name a policy may be of another role.
+_DROP_OLD_POLICY = """DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_policies WHERE schemaname = 'voxtier' AND tablename = '{table}'
+        AND policyname = '{policy}' AND roles = ARRAY['{role}'::name]) THEN
+        DROP POLICY "{policy}" ON voxtier.{table};
+    END IF;
+END $$;"""
+
+
+def _policies(role: str) -> tuple[str, str | None]:
+    """Return the quoted name of a builder's policy, and the bare one of earlier versions if that was another.
+
+    A name that is too long for PostgreSQL was cut, so that long roles could share it.
+    """
+    name = f"all_for_{role}"
+    if len(name) <= 63:
+        return checked_identifier(name), None
+    digest = hashlib.sha256(role.encode()).hexdigest()[:12]
+    return checked_identifier(f"{name[:50]}_{digest}"), name[:63]
 
 
 def grant_script(owner: str, builder: str, reader: str, *, database: str) -> str:
