@@ -22,6 +22,7 @@ from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.grants import grant_script
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.statements import lock_groups
+from voxtier.frames.store.store import FrameStore
 
 ODD_GROUPS = ["radiology, thorax", "{a}", 'quote"d', "O'Brien", "NULL", "back\\slash", "röntgen"]
 
@@ -208,32 +209,34 @@ def test_a_claim_is_of_the_file_that_is_indexed(
         assert lakebase.retrieve_frame_range(name, 0, user_groups=["vip"])["start_pos"] > 5  # type: ignore[index]
 
 
-@pytest.mark.parametrize("again", ["rule", "synchronisation", "the rule itself"])
-def test_a_rule_that_was_stored_as_it_was_written_guards_from_the_next_change_on(
-    lakebase: LakebaseUtils, again: str
+@pytest.mark.parametrize("again", ["rule", "synchronisation", "the rule itself", "nothing"])
+def test_a_rule_in_an_old_spelling_goes_on_guarding_rows_of_that_spelling(
+    lakebase: LakebaseUtils, dsn: str, again: str
 ) -> None:
-    """Earlier versions stored prefixes that no file has."""
-    for path in SECRET:
-        add_row(lakebase, path)
-    lakebase.upsert_access_rule(TABLE, "readers")
-    for prefix, old in (("s3://bucket/", "s3a://bucket/"), ("/data/secret/", "/data//secret/")):
-        lakebase.upsert_access_rule(TABLE, "vip", path_prefix=prefix)
-        lakebase.execute_query(
-            "UPDATE voxtier.access_rule SET path_prefix = %s WHERE path_prefix = %s", (old, prefix)
-        )
-    lakebase.execute_query("UPDATE voxtier.file SET allowed_groups = '{readers}'")
+    """Earlier versions indexed such paths as they were written; a migration adds a rule for the others."""
+    row = "/data//secret/1.dcm"
+    add_row(lakebase, row)
+    lakebase.upsert_access_rule(TABLE, "vip", path_prefix="/data/secret/")
+    lakebase.execute_query(
+        "UPDATE voxtier.access_rule SET path_prefix = '/data//secret/' WHERE path_prefix = '/data/secret/'"
+    )
+    lakebase.execute_query("UPDATE voxtier.file SET allowed_groups = '{vip}'")
+    lakebase.execute_query("DELETE FROM voxtier.schema_version WHERE version >= 9")
+    with FrameStore(dsn) as upgraded:
+        upgraded.sources()
     if again == "rule":
         lakebase.upsert_access_rule(TABLE, "others", path_prefix="/elsewhere/")
     elif again == "the rule itself":
-        lakebase.upsert_access_rule(TABLE, "vip", path_prefix="s3a://bucket/")
-    else:
+        lakebase.upsert_access_rule(TABLE, "vip", path_prefix="/data//secret/")
+    elif again == "synchronisation":
         no_condition: Any = object()  # so that nothing is asked
         lakebase.sync_uc_row_filters(sql_client=no_condition)
-    for path in SECRET:
-        assert lakebase.retrieve_frame_range(path, 0, user_groups=["readers"]) is None
-        assert lakebase.retrieve_frame_range(path, 0, user_groups=["vip"]) is not None
-    prefixes = sorted(rule["path_prefix"] for rule in lakebase.get_access_rules())
-    assert [prefix for prefix in prefixes if prefix != "/elsewhere/"] == ["", "/data/secret/", "s3://bucket/"]
+    add_row(lakebase, "/data/secret/2.dcm")
+    for path in (row, "/data/secret/2.dcm"):
+        [(groups,)] = lakebase.rows("SELECT allowed_groups FROM voxtier.file WHERE path = %s", (path,))
+        assert groups == ["vip"], path
+    prefixes = {rule["path_prefix"] for rule in lakebase.get_access_rules()}
+    assert {"/data/secret/", "/data//secret/"} <= prefixes
 
 
 @pytest.mark.parametrize(

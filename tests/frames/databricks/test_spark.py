@@ -122,7 +122,12 @@ def test_a_file_has_one_row_and_each_spelling_its_status(
     lakebase.upsert_access_rule(TABLE, "readers")
     lakebase.upsert_access_rule(TABLE, "vip", path_prefix=f"{tmp_path}/secret/")
     name = Path(path).name
-    spellings = [f"{tmp_path}//secret/{name}", f"/{path}", f"dbfs:{tmp_path}/./secret//../secret/{name}"]
+    spellings = [
+        f"{tmp_path}//secret/{name}",
+        f"/{path}",
+        f"dbfs:{tmp_path}/./secret//../secret/{name}",
+        f"dbfs:file://{path}",
+    ]
     found = statuses(BOTCacheBuilder(TABLE, dsn=dsn), spark, [*spellings, path])
     assert found.keys() == {*spellings, path}
     assert all(status["num_frames"] == 1 for status in found.values())

@@ -75,3 +75,13 @@ def test_a_local_file_has_one_path_however_it_is_named(
     """POSIX alone would let //data be another root than /data."""
     monkeypatch.setattr("os.getcwd", lambda: "/data")
     assert absolute(spelling) == absolute(absolute(spelling)) == "/data/x.dcm"
+
+
+@pytest.mark.parametrize("form", ["/a/x.dcm", "http://h/a/%7Ex%20y.dcm", "s3a://b/k"])
+@pytest.mark.parametrize(
+    "before", ["", "dbfs:", "file:", "file://", "dbfs:file://", "dbfs:dbfs://", "file:dbfs:"]
+)
+def test_the_form_of_a_path_has_itself_for_its_form(form: str, before: str) -> None:
+    """Whoever asks again, as the Spark job does, means the same row."""
+    path = absolute(f"{before}{form}" if form[0] == "/" else form)
+    assert absolute(path) == path

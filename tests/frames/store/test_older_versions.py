@@ -180,7 +180,7 @@ def test_rules_in_other_spellings_get_one_that_fits_and_take_none_away(dsn: str)
                 group,
                 in_force,
             )
-        guarded = "path IN ('/a//secret/1.dcm', '/plain/1.dcm')"
+        guarded = "path IN ('/a//secret/1.dcm', '/a/both/1.dcm', '/plain/1.dcm')"
         ask(dsn, f"UPDATE voxtier.file SET allowed_groups = '{{doctors}}' WHERE {guarded}")
         ask(dsn, "DELETE FROM voxtier.schema_version WHERE version >= 9")
     with FrameStore(dsn) as store:

@@ -98,7 +98,7 @@ class Search:
         # Of each source the completion of its search index for which was found out whether it may answer.
         self._is_all_below: dict[str, tuple[str, bool]] = {}
         self._is_bound: bool | None = None
-        self._lock = threading.Lock()
+        self._lock, self._looking = threading.Lock(), threading.Lock()
         self._counters = Counters("index", "headers")
 
     def answer(
@@ -182,10 +182,11 @@ class Search:
         """
         if not self._roots:
             return True
-        known = self._is_all_below.get(source)
-        if known is None or known[0] != completion:
-            [(is_below_all,)] = store.query(*all_below(source, self._roots))
-            known = self._is_all_below[source] = completion, is_below_all
+        with self._looking:  # one search looks, the others wait for what it finds
+            known = self._is_all_below.get(source)
+            if known is None or known[0] != completion:
+                [(is_below_all,)] = store.query(*all_below(source, self._roots))
+                known = self._is_all_below[source] = completion, is_below_all
         return known[1]
 
     def _search_index(self, store: FrameStore, source: str, query: Query) -> list[tuple[Row, Header]] | None:

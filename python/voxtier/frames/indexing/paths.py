@@ -60,10 +60,12 @@ def absolute(path: str | os.PathLike[str]) -> str:
     if "://" in name:
         if isinstance(name, ListedObject):
             return name
-        if is_address(name := local_path(name)):
+        if (local := local_path(name)) != name:
+            return absolute(local)  # one form may stand in another, such as dbfs:file:///x
+        if is_address(name):
             return normal(name)
-    if name[4:5] == ":":  # cheaper than to ask for each of 10^8 files
-        name = local_path(name)
+    if name[4:5] == ":" and (local := local_path(name)) != name:  # cheaper than to ask for each of 10^8 files
+        return absolute(local)
     if name[:1] == "/" and "//" not in name and "/." not in name and name[-1] != "/":
         return name  # nothing to make absolute; to find that out takes a tenth of `abspath`
     # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before

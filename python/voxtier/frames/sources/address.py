@@ -48,9 +48,15 @@ def is_address(name: str) -> bool:
 
 
 def normal(name: str) -> str:
-    """Return an address in the form under which its object is indexed: one scheme for each store."""
+    """Return an address in the form under which its object is indexed: one scheme for each store.
+
+    Of a web server the path is that which is asked: an object has one name, and rules of access hold for it.
+    """
     scheme, _, rest = name.partition("://")
     scheme = scheme.lower()
+    if scheme in ("http", "https") and not {"?", "#"} & set(rest) and not _is_unprintable(rest):
+        host, slash, path = rest.partition("/")
+        rest = f"{host.lower()}{slash}{as_asked(path)}"
     return f"{_SCHEMES.get(scheme, scheme)}://{rest}"
 
 

@@ -136,3 +136,12 @@ def test_a_row_of_a_version_that_decoded_the_address_is_made_anew(web: Web, stor
     row = store.get("default", address)
     assert row is not None
     assert row.sop_instance_uid == "2.25.2"
+
+
+def test_spellings_of_one_object_are_one_row(web: Web, store: FrameStore) -> None:
+    """Else one of them would escape the rules of access on the other."""
+    web.files = {"/~x/a%20b.dcm": ct(1, "2.25.1")}
+    for path in ("/~x/a%20b.dcm", "/%7Ex/a b.dcm", "/%7ex/a%20b.dcm"):
+        [report] = FileIndexer(store, threads=1).index_batch([f"{web.url}{path}"])
+        assert report.error is None
+    assert [each.path for each in store.results("default")] == [f"{web.url}/~x/a%20b.dcm"]

@@ -119,8 +119,7 @@ class GroupMethods(Backend):
             add_source(connection, source, sets_groups=True)
             [(rule_id,)] = connection.execute(statements.ADD_RULE.encode(), rule).fetchall()
             connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
-            respelled = _respell(connection, source)
-            return _apply(connection, source, "" if respelled else prefix)
+            return _apply(connection, source, prefix)
 
         return self.run(work)
 
@@ -177,7 +176,6 @@ class GroupMethods(Backend):
                 for rule_id, uids in found:
                     connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
                     connection.execute(statements.ADD_INSTANCES.encode(), {"rule": rule_id, "uids": uids})
-                _respell(connection, source)
                 return _apply(connection, source, "")
 
             return self.run(work)
@@ -228,24 +226,6 @@ def _ask(client: SqlClient, table: str, group: str, condition: str) -> list[str]
         raise ConfigError(
             f"the condition of group {group!r}: sql_client returns no rows of one column"
         ) from error
-
-
-def _respell(connection: Connection, source: str) -> bool:
-    """Mend rules whose prefix an earlier version stored as it was written; return whether there were any.
-
-    No file's path begins so: they guarded nothing.
-    """
-    respelled = False
-    rules = connection.execute(statements.RULES.encode(), {"source": source}).fetchall()
-    for rule_id, *_, prefix, _in_force in rules:
-        try:
-            named = check_prefix(prefix)
-        except ConfigError:  # such a rule is refused today, and guards nothing in any spelling
-            continue
-        if named != prefix:
-            connection.execute(statements.RESPELL_RULE.encode(), {"rule": rule_id, "prefix": named})
-            respelled = True
-    return respelled
 
 
 def _apply(connection: Connection, source: str, prefix: str) -> int:

@@ -143,17 +143,6 @@ RULES = f"""
 SELECT rule_id, group_name, access_type, uc_filter_sql, description, path_prefix, in_force
 FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID} ORDER BY rule_id
 """
-# Where the group has a rule of the right prefix already, that one counts, which is the later one.
-RESPELL_RULE = """
-WITH moved AS (
-    UPDATE voxtier.access_rule AS r SET path_prefix = %(prefix)s
-    WHERE r.rule_id = %(rule)s AND NOT EXISTS (SELECT FROM voxtier.access_rule AS o
-        WHERE (o.source_id, o.path_prefix, o.group_name) = (r.source_id, %(prefix)s, r.group_name))
-    RETURNING r.rule_id
-)
-DELETE FROM voxtier.access_rule AS r
-WHERE r.rule_id = %(rule)s AND NOT EXISTS (SELECT FROM moved)
-"""
 SET_IN_FORCE = f"UPDATE voxtier.access_rule SET in_force = %(in_force)s WHERE source_id = {_SOURCE_ID}"
 DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID}"
 APPLY_RULES = tuple(

@@ -4,7 +4,7 @@
 
 CREATE TEMP TABLE voxtier_respelled ON COMMIT DROP AS
 SELECT * FROM (
-    SELECT rule.rule_id, rule.source_id, rule.group_name, CASE
+    SELECT rule.rule_id, rule.source_id, rule.group_name, rule.in_force, CASE
         WHEN rule.path_prefix ~ '^s3[an]://' THEN regexp_replace(rule.path_prefix, '^s3[an]:', 's3:')
         WHEN starts_with(rule.path_prefix, 'gcs://') THEN regexp_replace(rule.path_prefix, '^gcs:', 'gs:')
         WHEN starts_with(rule.path_prefix, 'azure://') THEN regexp_replace(rule.path_prefix, '^azure:', 'az:')
@@ -30,13 +30,16 @@ SELECT DISTINCT added.rule_id, found.sop_instance_uid
 FROM added JOIN voxtier_respelled AS named USING (source_id, path_prefix, group_name)
     JOIN voxtier.rule_instance AS found ON found.rule_id = named.rule_id;
 
+-- The files that are indexed already: they are for the groups of the rules that fit now, and no file is opened.
 UPDATE voxtier.file AS f
 SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
-FROM (SELECT DISTINCT source_id, path_prefix FROM voxtier_respelled) AS named
+FROM (SELECT DISTINCT source_id, path_prefix FROM voxtier_respelled WHERE in_force) AS named
 WHERE f.source_id = named.source_id AND starts_with(f.path, named.path_prefix)
+    AND voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid) IS NOT NULL
     AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid);
 UPDATE voxtier.claim AS f
 SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
-FROM (SELECT DISTINCT source_id, path_prefix FROM voxtier_respelled) AS named
+FROM (SELECT DISTINCT source_id, path_prefix FROM voxtier_respelled WHERE in_force) AS named
 WHERE f.source_id = named.source_id AND starts_with(f.path, named.path_prefix)
+    AND voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid) IS NOT NULL
     AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid);
