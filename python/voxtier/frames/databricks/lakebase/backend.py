@@ -133,7 +133,17 @@ class Backend:
 
 
 def add_source(connection: Connection, source: str, *, sets_groups: bool) -> None:
-    """Insert a source unless it exists, for writers of rows or of groups: see `lock_groups`."""
+    """Insert a source unless it exists, for writers of rows or of groups.
+
+    Parameters
+    ----------
+    connection : Connection
+        In a transaction.
+    source : str
+        Name of the source.
+    sets_groups : bool
+        See `lock_groups`.
+    """
     connection.execute(lock_groups(source, exclusive=sets_groups).encode())
     connection.execute(ADD_SOURCE.encode(), {"name": source})
 
