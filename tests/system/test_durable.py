@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from voxtier.system import durable
-from voxtier.system.durable import TEMPORARY, temporary_is_live, temporary_path, write_file, write_text
+from voxtier.system.durable import (
+    TEMPORARY,
+    temporary_is_live,
+    temporary_path,
+    write_file,
+    write_output,
+    write_text,
+)
 
 STOP_IN_MID_WRITE = """
 import sys, time
@@ -98,3 +105,23 @@ def test_a_temporary_name_fits_beside_any_name(name: str, tmp_path: Path) -> Non
     assert int(match["pid"]) == os.getpid()
     write_text(tmp_path / name, "whole")
     assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_what_a_user_names_is_replaced_only_if_it_is_a_file(tmp_path: Path) -> None:
+    """A device that became a file would be lost to all other programs."""
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_output(pipe, lambda stream: stream.write(b"new"))
+        assert os.read(reader, 9) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    write_output(link, lambda stream: stream.write(b"new"))
+    assert (link.is_symlink(), file.read_bytes()) == (True, b"new")
+    with pytest.raises(OSError, match="absent"):
+        write_output(tmp_path / "absent" / "file", lambda stream: stream.write(b"new"))
+    assert sorted(tmp_path.iterdir()) == [file, link, pipe]

@@ -154,6 +154,23 @@ def write_file(
     return appeared
 
 
+def write_output(output: Path, write: Callable[[Any], object]) -> None:
+    """Let ``write`` fill a file that a user named: it appears complete, behind a link too.
+
+    A pipe or a device is written to; to replace it by a file would take it from all others.
+    """
+    target = output.resolve()
+    if target.exists() and not target.is_file():
+        with target.open("wb") as stream:
+            write(stream)
+        return
+    try:
+        write_file(target, write)
+    except OSError as error:
+        error.filename = str(output)  # what the user named, not ours
+        raise
+
+
 def _appear(temporary: Path, final: Path, *, replace: bool) -> bool:
     if replace:
         temporary.replace(final)

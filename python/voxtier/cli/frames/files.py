@@ -15,7 +15,7 @@ import click
 from voxtier._core import local_path, refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, is_absent
 from voxtier.cli.options import AS_JSON, WORKERS, GivenPath, reading_workers, refuse_empty_paths
-from voxtier.system.durable import write_file
+from voxtier.system.durable import write_output
 from voxtier.system.text import format_count, on_one_line
 
 if TYPE_CHECKING:
@@ -177,18 +177,9 @@ def read(path: str, number: int, output: Path | None, align: bool) -> int:
 
 
 def _write_output(output: Path, content: bytes, *, source: str) -> None:
-    target = output.resolve()
-    if target.exists():
-        if Path(source).exists() and target.samefile(source):
-            raise click.UsageError("-o names the image itself, which voxtier never writes: name another file")
-        if not target.is_file():  # a pipe or a device, which must not be replaced
-            target.write_bytes(content)
-            return
-    try:
-        write_file(target, lambda file: file.write(content))
-    except OSError as error:
-        error.filename = str(output)  # what the user named, not ours
-        raise
+    if output.exists() and Path(source).exists() and output.samefile(source):
+        raise click.UsageError("-o names the image itself, which voxtier never writes: name another file")
+    write_output(output, lambda file: file.write(content))
 
 
 @click.command()

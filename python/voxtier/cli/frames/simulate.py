@@ -14,7 +14,7 @@ import click
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.options import AS_JSON, SIZE, GivenPath
 from voxtier.errors import ConfigError
-from voxtier.system.durable import write_file
+from voxtier.system.durable import write_output
 from voxtier.system.text import format_bytes, format_count
 
 _size = partial(format_bytes, binary=True)
@@ -84,7 +84,7 @@ def simulate(
         click.echo("\n".join(_lines(about, sizes, curves)))
     if html is not None:
         page = _page(about, sizes, curves).encode()
-        write_file(html, lambda file: file.write(page))
+        write_output(html, lambda file: file.write(page))
     return EXIT_OK
 
 

@@ -25,7 +25,7 @@ from voxtier.cli.volumes.stores import (
     say_if_empty,
 )
 from voxtier.errors import ConfigError
-from voxtier.system.durable import write_file
+from voxtier.system.durable import write_output
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
@@ -141,7 +141,7 @@ def slice_(
         across, up = (step for d, step in enumerate(volume.spacing[:3]) if d != axis)
         picture = stretch_to_square(picture, across, up)
     content = encode_png(picture)
-    write_file(output, lambda file: file.write(content))
+    write_output(output, lambda file: file.write(content))
     click.echo(f"{output}: {plane} plane {place} of {volume.obs_id or uri}", err=True)
 
 

@@ -20,7 +20,7 @@ from voxtier.frames.exchange.imported_rows import imported_results
 from voxtier.frames.store.groups import restrict
 from voxtier.frames.store.row import UpsertCounts
 from voxtier.frames.store.store import FrameStore
-from voxtier.system.durable import write_file
+from voxtier.system.durable import write_output
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -168,7 +168,7 @@ def export_index(store: FrameStore, source: str, path: str | os.PathLike[str], *
                 writer.write_batch(batch)
                 count += batch.num_rows
 
-    write_file(Path(path), write)
+    write_output(Path(path), write)
     return count
 
 

@@ -24,7 +24,7 @@ from voxtier.frames.exchange.code_streams import HEAD_BYTES, read_jpeg_2000, rea
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.opening import read_ranges
-from voxtier.system.durable import temporary_path, write_file
+from voxtier.system.durable import temporary_path, write_file, write_output
 
 _BIG_ENDIAN = {"1.2.840.10008.1.2.2", "1.2.840.113619.5.2"}
 _FLOATS = {"7FE00008": 4, "7FE00009": 8}
@@ -151,7 +151,7 @@ def write_zarr_references(references: Mapping[str, Any], output: str | os.PathLi
     target = Path(output)
     if target.suffix not in (".parq", ".parquet"):
         content = json.dumps(references).encode()
-        write_file(target, lambda file: file.write(content))
+        write_output(target, lambda file: file.write(content))
         return
     try:
         import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
