@@ -50,11 +50,11 @@ fn sorted(mut ranges: Vec<MediaRange<'_>>) -> Vec<MediaRange<'_>> {
 }
 
 fn parse(text: &str) -> impl Iterator<Item = MediaRange<'_>> {
-    split(text, ',').filter_map(media_range).take(MOST_RANGES)
+    split(text, b',').filter_map(media_range).take(MOST_RANGES)
 }
 
 fn media_range(text: &str) -> Option<MediaRange<'_>> {
-    let mut parts = split(text, ';');
+    let mut parts = split(text, b';');
     let outer = lower_case(parts.next()?.trim());
     let is_multipart = matches!(outer.as_ref(), "multipart/related" | "multipart/*");
     let media_type = if is_multipart { "*/*".into() } else { outer };
@@ -108,12 +108,19 @@ fn weight(text: &str) -> u16 {
     (weight.clamp(0.0, 1.0) * 1000.0) as u16
 }
 
-/// Splits at a separator outside of quotation marks.
-fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
-    let mut is_quoted = false;
-    text.split(move |character| {
-        is_quoted ^= character == '"';
-        character == separator && !is_quoted
+/// Splits at a separator outside of quotation marks. Both are ASCII, so that bytes are looked at, not characters.
+fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut left = Some(text);
+    std::iter::from_fn(move || {
+        let text = left.take()?;
+        let mut is_quoted = false;
+        let end = text.bytes().position(|byte| {
+            is_quoted ^= byte == b'"';
+            byte == separator && !is_quoted
+        });
+        let (part, rest) = text.split_at(end.unwrap_or(text.len()));
+        left = rest.get(1..);
+        Some(part)
     })
 }
 
