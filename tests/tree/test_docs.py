@@ -121,18 +121,23 @@ def fault(word: str) -> str | None:
         return None if is_known else "no such module, name or table"
     if re.fullmatch(r"\w+(::\w+)+(\(\))?", word):
         parts = word.removesuffix("()").split("::")
-        missing = [part for part in parts if part not in defined() | modules()]
+        missing = [part for part in parts if not (part in defined() or part in modules())]
         return f"no {missing[0]} in the core" if missing else None
     if re.fullmatch(r"(\w+\.)?_*[a-z]\w*\(\)", word):
-        missing = [part for part in word.removesuffix("()").split(".") if part not in defined() | words()]
+        missing = [part for part in word.removesuffix("()").split(".") if not is_written(part)]
         missing += [] if word.removesuffix("()").split(".")[-1] in defined() else [word]
         return f"nobody defines {missing[0]}" if missing else None
     if re.fullmatch(r"[A-Z][a-z0-9]+(?:[A-Z]\w*)+(\.\w+)?", word):
-        missing = [part for part in word.split(".") if part not in defined() | words()]
+        missing = [part for part in word.split(".") if not is_written(part)]
         return f"nobody defines {missing[0]}" if missing else None
     if re.fullmatch(r"_*[A-Za-z]\w*_\w+", word):
         return None if word in words() else "the word occurs in no source"
     return None
+
+
+def is_written(word: str) -> bool:
+    """Return whether a word is an identifier anywhere, without a union of both large sets for each word."""
+    return word in words() or word in defined()
 
 
 @cache
