@@ -24,7 +24,7 @@ PY_DIRS := python tests benches examples
 RELEASES := x86_64-unknown-linux-gnu:manylinux_2_28 aarch64-unknown-linux-gnu:manylinux_2_28 \
   x86_64-unknown-linux-musl:musllinux_1_2
 
-.PHONY: help setup demo test frames-tests lint rust-lint rust-tests python-lint stubs format docs bench scale release foreign matrix fuzz soak fixtures constraints clean
+.PHONY: help setup demo test frames-tests tensors-tests lint rust-lint rust-tests python-lint stubs format docs bench scale release foreign matrix fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -65,16 +65,19 @@ demo: .venv/.built ## the main job on real files, in about a minute
 	@if [ -f .venv/pgbouncer/missing ]; then cat .venv/pgbouncer/missing; else touch $@; fi
 
 test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
-	@$(MAKE) --no-print-directory --jobs 5 lint rust-tests docs frames-tests
-	@echo '[test] tensors' # a run each: torch, TileDB and a JVM in one process trouble one another when a test forks
-	@$(PYTEST) --numprocesses 2 tests/tensors
+	@$(MAKE) --no-print-directory --jobs 6 lint rust-tests docs frames-tests tensors-tests
 	@echo '[test] volumes'
 	@$(PYTEST) --numprocesses 3 tests/volumes
 
-# Beside the lints and the pages: many wait, for a kill, a time-out, a server.
+# A run each: torch, TileDB and a JVM in one process trouble one another when a test forks. The first two go beside the
+# lints and the pages: many of their tests wait, for a kill, a time-out, a server.
 frames-tests: setup .venv/.pgbouncer
 	@echo '[test] frames, the command line, the tree'
 	@$(PYTEST) --numprocesses 4 --ignore tests/tensors --ignore tests/volumes
+
+tensors-tests: setup
+	@echo '[test] tensors'
+	@$(PYTEST) --numprocesses 2 tests/tensors
 
 lint: rust-lint python-lint stubs ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 
