@@ -474,14 +474,16 @@ def encode_rows(
 
 def decode_states(
     states: bytes, paths: list[str]
-) -> list[tuple[int | None, int | None, int | None, int | None, str | None, int, str | None, int] | None]:
+) -> list[
+    tuple[int | None, int | None, int | None, int | None, str | None, int, str | None, int, int | None] | None
+]:
     """Decode what rows say of files without their tables.
 
     Parameters
     ----------
     states : bytes
         Records, one after another: path, size, mtime_ns, ctime_ns, inode, etag, parser_version,
-        error_kind, frame_count.
+        error_kind, frame_count, truncated_from.
     paths : list of str
         The files that are asked about.
 

@@ -31,15 +31,14 @@ pub struct Known {
     pub fingerprint: Fingerprint,
     /// Frames that can be addressed.
     pub frames: usize,
+    /// First frame that is not completely in the file.
+    pub truncated_from: Option<u32>,
 }
 
 /// What came of one file.
 pub enum Indexed {
-    /// Size and time are those of the row: the file was not read.
-    Unchanged {
-        /// As the row says.
-        frames: usize,
-    },
+    /// Size and time are those of the row: the file was not read. What the row says.
+    Unchanged(Option<Known>),
     /// The file was read and its row written.
     Row {
         /// See [`row::encode`].
@@ -70,10 +69,10 @@ pub fn index_path(source: &str, job: Job, verify: Verify, buffer: &mut Buffer) -
         Err(error) => return Indexed::Refused(error),
     };
     let path = Path::new(&name);
-    if let Some(Known { fingerprint, frames }) = job.known
-        && Fingerprint::at(path).is_ok_and(|now| fingerprint.covers(&now))
+    if let Some(known) = job.known
+        && Fingerprint::at(path).is_ok_and(|now| known.fingerprint.covers(&now))
     {
-        return Indexed::Unchanged { frames };
+        return Indexed::Unchanged(job.known);
     }
     let (mut fingerprint, mut uids) = (None, None);
     let outcome = FileSource::open(path).and_then(|file| {
@@ -112,7 +111,7 @@ pub fn index_object(
     let mut told = Told::default();
     match read(&name, job.known.map(|known| known.fingerprint), &mut told).transpose() {
         Some(outcome) => row_of(source, &name, told.fingerprint, outcome, told.uids.as_ref()),
-        None => Indexed::Unchanged { frames: job.known.map_or(0, |known| known.frames) },
+        None => Indexed::Unchanged(job.known),
     }
 }
 

@@ -26,6 +26,12 @@ def test_every_case_comes_back_from_the_index_frame_by_frame(store: FrameStore, 
     assert any(len(ranges) > 1 for case in CASES for ranges in case.ranges)
     for path, case in cases.items():
         check(case, path, store.get("default", path), reports[path])
+    for again in run(store, list(cases)):  # a task that runs twice says the same of a file
+        first = reports[again.path]
+        if first.status == "ok":
+            assert again.as_status()["status"] == "skipped"
+        else:
+            assert again.as_status() == first.as_status()
 
 
 def check(case: Case, path: str, found: object, report: FileReport) -> None:

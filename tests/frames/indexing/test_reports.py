@@ -27,6 +27,18 @@ from voxtier.frames.indexing.run import FileReport
             {"status": "partial", "num_frames": 7, "truncated_from": 3},
         ),
         (
+            FileReport("/x", "unchanged", 7, 3, None, None),
+            {"status": "partial", "num_frames": 7, "truncated_from": 3},
+        ),
+        (
+            FileReport("/x", "unchanged", 7, 0, None, None),
+            {"status": "partial", "num_frames": 7, "truncated_from": 0},
+        ),
+        (
+            FileReport("/x", "unchanged", 0, None, None, None),
+            {"status": "skipped", "reason": "no_pixels", "num_frames": 0},
+        ),
+        (
             FileReport("/x", "error", 0, None, "empty", "e" * 600),
             {"status": "error", "error": "e" * 500},
         ),

@@ -69,13 +69,13 @@ class FileReport(NamedTuple):
         match self.status:
             case "ok":
                 return {"status": "cached", "num_frames": self.frames}
-            case "unchanged":
+            # A task that runs twice, or a later run, says the same of what is wrong with a file.
+            case "truncated" | "unchanged" if self.truncated_from is not None:
+                return {"status": "partial", "num_frames": self.frames, "truncated_from": self.truncated_from}
+            case "unchanged" if self.frames:
                 return {"status": "skipped", "reason": "already_cached", "num_frames": self.frames}
-            case "no_pixels":
+            case "no_pixels" | "unchanged":
                 return {"status": "skipped", "reason": "no_pixels", "num_frames": 0}
-            case "truncated":
-                cut = self.truncated_from or 0
-                return {"status": "partial", "num_frames": self.frames, "truncated_from": cut}
             case _:
                 return {"status": "error", "error": (self.error or "")[:500]}
 

@@ -23,6 +23,7 @@ class FileState(NamedTuple):
     parser_version: int
     error_kind: str | None
     frame_count: int
+    truncated_from: int | None
 
     @property
     def fingerprint(self) -> Fingerprint | None:

@@ -118,7 +118,7 @@ MERGE = (
 # As one value, which the core takes apart: a tuple of Python a row would take longer than the look-up.
 FILE_STATES = """
 SELECT string_agg(record_send(ROW(f.path, f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag, f.parser_version,
-    f.error_kind, f.frame_count)), ''::bytea)
+    f.error_kind, f.frame_count, f.truncated_from)), ''::bytea)
 FROM unnest(%s::uuid[]) AS given (key) JOIN voxtier.file AS f USING (key)
 """
 

@@ -170,6 +170,8 @@ pub struct FileState<'a> {
     pub error_kind: Option<&'a str>,
     /// Frames that can be addressed.
     pub frames: usize,
+    /// First frame that is not completely in the file.
+    pub truncated_from: Option<u32>,
 }
 
 impl FileState<'_> {
@@ -181,7 +183,7 @@ impl FileState<'_> {
 }
 
 /// Takes the next state off `rest`: a record of path, size, `mtime_ns`, `ctime_ns`, inode, etag, parser version,
-/// kind of error and frames; `None` at the end. The inner result is that of one record.
+/// kind of error, frames and first cut frame; `None` at the end. The inner result is that of one record.
 ///
 /// # Errors
 /// `bad_table` when the bytes are no such records: nothing behind them can be read.
@@ -189,7 +191,7 @@ pub fn next_state<'a>(rest: &mut &'a [u8]) -> Result<Option<Result<FileState<'a>
     if rest.is_empty() {
         return Ok(None);
     }
-    let mut fields = [None; 9];
+    let mut fields = [None; 10];
     let count = u32::from_be_bytes(take(rest)?);
     if count as usize != fields.len() {
         return Err(bad(&format!("{count} columns, not {}", fields.len())));
@@ -200,8 +202,8 @@ pub fn next_state<'a>(rest: &mut &'a [u8]) -> Result<Option<Result<FileState<'a>
     Ok(Some(decode_state(fields)))
 }
 
-fn decode_state(fields: [Option<&[u8]>; 9]) -> Result<FileState<'_>> {
-    let [path, size, mtime_ns, ctime_ns, inode, etag, parser_version, error_kind, frames] = fields;
+fn decode_state(fields: [Option<&[u8]>; 10]) -> Result<FileState<'_>> {
+    let [path, size, mtime_ns, ctime_ns, inode, etag, parser_version, error_kind, frames, cut] = fields;
     let absent = || bad("nothing where a number stands");
     Ok(FileState {
         path: text(path)?,
@@ -209,6 +211,7 @@ fn decode_state(fields: [Option<&[u8]>; 9]) -> Result<FileState<'_>> {
         parser_version: int(parser_version)?.ok_or_else(absent)?,
         error_kind: error_kind.map(|kind| text(Some(kind))).transpose()?,
         frames: number(frames)?.ok_or_else(absent)?,
+        truncated_from: number(cut)?,
     })
 }
 

@@ -16,6 +16,7 @@ use crate::base::parallel_read::ParallelReader;
 use crate::base::source::{Fingerprint, is_address};
 use crate::dicom;
 use crate::frames::index::{Indexed, Job, Known, Told, index_object, index_path};
+use crate::frames::row::FileState;
 use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::sources::read_changed_object;
 
@@ -102,7 +103,8 @@ impl Indexer {
 /// The state in which a file need not be read again, and its frames.
 fn known(states: &StatesByPath<'_>, path: &Bound<'_, PyString>) -> Option<Known> {
     let (state, _) = states.of(path)?;
-    state.lasting().map(|fingerprint| Known { fingerprint, frames: state.frames })
+    let FileState { frames, truncated_from, .. } = *state;
+    state.lasting().map(|fingerprint| Known { fingerprint, frames, truncated_from })
 }
 
 /// Takes out the objects whose listing gave the state of their row: they take no thread, nor a copy of a path.
@@ -125,7 +127,8 @@ fn take_unchanged<'py>(
         if let Ok(text) = path.cast::<PyString>() {
             if let Some(listed) = listed.map(fingerprint_of) {
                 if let Some(known) = known(&states, text).filter(|known| known.fingerprint.covers(&listed)) {
-                    unchanged.append((path, status, known.frames, &none, &none, &none, &none, &none))?;
+                    let cut = known.truncated_from;
+                    unchanged.append((path, status, known.frames, cut, &none, &none, &none, &none))?;
                     continue;
                 }
             } else if let Some((_, record)) = states.of(text) {
@@ -182,7 +185,11 @@ impl Drop for Indexer {
 
 fn report(path: Py<PyAny>, indexed: Indexed) -> Report {
     let (status, frames, truncated_from, error) = match indexed {
-        Indexed::Unchanged { frames } => ("unchanged", frames, None, None),
+        Indexed::Unchanged(known) => {
+            let said = known.map(|known| (known.frames, known.truncated_from));
+            let (frames, cut) = said.unwrap_or_default();
+            ("unchanged", frames, cut, None)
+        }
         Indexed::Refused(error) => ("refused", 0, None, Some(error)),
         Indexed::Row { found, .. } => (found.status, found.frames, found.truncated_from, found.error),
     };

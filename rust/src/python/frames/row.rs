@@ -161,8 +161,17 @@ fn decode_rows(py: Python<'_>, rows: &[u8], most: Option<usize>) -> PyResult<Vec
 }
 
 /// Size, `mtime_ns`, `ctime_ns`, inode, etag; parser version, status, kind of error, frames.
-type StateOfFile =
-    (Option<u64>, Option<i64>, Option<i64>, Option<u64>, Option<String>, i64, Option<String>, usize);
+type StateOfFile = (
+    Option<u64>,
+    Option<i64>,
+    Option<i64>,
+    Option<u64>,
+    Option<String>,
+    i64,
+    Option<String>,
+    usize,
+    Option<u32>,
+);
 
 /// Decodes what rows say of files, in the order of the paths; none where the index has no row of that path.
 #[pyfunction]
@@ -180,13 +189,14 @@ fn decode_states(states: &[u8], paths: Vec<Bound<'_, PyString>>) -> PyResult<Vec
             state.parser_version,
             state.error_kind.map(str::to_owned),
             state.frames,
+            state.truncated_from,
         ))
     });
     Ok(decoded.collect())
 }
 
 /// Bytes of a record without a path: the number of its fields, type and length of each.
-const SHORTEST_STATE: usize = 76;
+const SHORTEST_STATE: usize = 84;
 
 /// What the index says of files, by their paths; records that do not decode are left out.
 pub(super) struct StatesByPath<'a>(HashMap<&'a str, (FileState<'a>, &'a [u8])>);

@@ -20,7 +20,7 @@ from voxtier.frames.store.store import FrameStore
 INT8, INT4, INT2, TEXT = 20, 23, 21, 25
 
 
-KINDS = (TEXT, *[INT8] * 4, TEXT, INT2, TEXT, INT4)
+KINDS = (TEXT, *[INT8] * 4, TEXT, INT2, TEXT, INT4, INT4)
 
 
 def record(*values: int | str | None) -> bytes:
@@ -39,7 +39,7 @@ def record(*values: int | str | None) -> bytes:
 def state(path: str = "/a", **changed: int | str | None) -> bytes:
     values: dict[str, int | str | None] = {
         "path": path, "size": 10, "mtime_ns": 11, "ctime_ns": 12, "inode": 13, "etag": None,
-        "parser_version": _core.PARSER_VERSION, "error_kind": None, "frames": 7,
+        "parser_version": _core.PARSER_VERSION, "error_kind": None, "frames": 7, "truncated_from": None,
     }  # fmt: skip
     return record(*(values | changed).values())
 
