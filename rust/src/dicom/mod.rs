@@ -81,6 +81,34 @@ pub fn read_identity(source: &dyn Source, buffer: &mut Buffer) -> Result<FrameTa
     Ok(FrameTable { fingerprint: source.fingerprint(), ..table_of(&header, &container) })
 }
 
+/// What a file lacks at its begin: see [`missing_begin`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Begin {
+    /// Bytes that go before the file's own.
+    pub bytes: Vec<u8>,
+    /// First byte of the file that follows them.
+    pub start: u64,
+}
+
+/// What makes a file of PS3.10 7.1 out of one that lacks preamble, prefix or File Meta Information; nothing for most.
+///
+/// # Errors
+/// As [`read_identity`].
+pub fn missing_begin(source: &dyn Source, buffer: &mut Buffer, said: &FrameTable) -> Result<Begin> {
+    let mut window = Window::new(source, buffer);
+    let container = part10::open(&mut window, &mut Notes::default())?;
+    let has_meta = container.dataset > container.start;
+    if container.has_preamble && has_meta {
+        return Ok(Begin::default());
+    }
+    let mut bytes = part10::preamble();
+    if !has_meta {
+        let class = sop_class(&mut window, container.dataset, &container)?;
+        bytes.extend(part10::meta(&class, &said.image.sop_instance_uid, &said.transfer_syntax_uid));
+    }
+    Ok(Begin { bytes, start: container.start })
+}
+
 fn read_state(
     source: &dyn Source,
     verify: Verify,

@@ -11,6 +11,8 @@ use crate::frames::notes::{Note, Notes};
 /// The place of the data set and how it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
+    /// First byte behind the preamble and its prefix, where there are any.
+    pub start: u64,
     /// First byte of the data set.
     pub dataset: u64,
     /// How its elements are written, which is not always as declared.
@@ -34,6 +36,37 @@ struct Meta {
 
 /// A UID whose characters were not looked at: most files are read without need of it.
 pub type ClassBytes = ArrayVec<u8, 64>;
+
+/// Who wrote the File Meta Information (0002,0012): this package, by a UID made of a random number (PS3.5 B.2).
+const IMPLEMENTATION: &str = "2.25.331181360247299709498519442474914381118";
+
+/// A preamble and its prefix (PS3.10 7.1).
+pub fn preamble() -> Vec<u8> {
+    let mut bytes = vec![0; 128];
+    bytes.extend(b"DICM");
+    bytes
+}
+
+/// File Meta Information of an instance (PS3.10 7.1).
+pub fn meta(class: &str, instance: &str, transfer_syntax: &str) -> Vec<u8> {
+    let element = |number: u8, vr: &[u8; 2], long: bool, value: &[u8]| {
+        let length = value.len().next_multiple_of(2);
+        let mut bytes = vec![2, 0, number, 0];
+        bytes.extend(vr);
+        bytes.extend(if long { vec![0, 0] } else { Vec::new() });
+        bytes.extend(length.to_le_bytes().iter().take(if long { 4 } else { 2 }));
+        bytes.extend(value);
+        bytes.resize(bytes.len() + length - value.len(), 0);
+        bytes
+    };
+    let mut rest = element(0x01, b"OB", true, &[0, 1]);
+    for (number, uid) in [(0x02, class), (0x03, instance), (0x10, transfer_syntax), (0x12, IMPLEMENTATION)] {
+        rest.extend(element(number, b"UI", false, uid.as_bytes()));
+    }
+    let mut bytes = element(0x00, b"UL", false, &(rest.len() as u32).to_le_bytes());
+    bytes.extend(rest);
+    bytes
+}
 
 /// The kind of archive that begins so.
 fn archive(bytes: &[u8]) -> Option<&'static str> {
@@ -80,7 +113,7 @@ pub fn open(window: &mut Window<'_>, notes: &mut Notes) -> Result<Container> {
         notes.add(Note::endianness_differs_from_ts);
     }
     let media_storage_class = meta.media_storage_class;
-    Ok(Container { dataset, encoding, transfer_syntax_uid, has_preamble, media_storage_class })
+    Ok(Container { start, dataset, encoding, transfer_syntax_uid, has_preamble, media_storage_class })
 }
 
 /// Offset of the first element, and whether a preamble precedes it.

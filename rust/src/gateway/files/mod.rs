@@ -18,8 +18,9 @@ use self::objects::{Object, Served};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileSource, Fingerprint, Source, is_address};
 use crate::base::window::Buffer;
-use crate::dicom;
+use crate::dicom::{self, Begin};
 use crate::frames::table::Verify;
+use crate::gateway::http::parts::Step;
 use crate::gateway::jobs::Jobs;
 
 /// Time for which a path is taken to name the file that it named last.
@@ -43,8 +44,22 @@ pub struct Opened {
     pub instance_uid: String,
     /// Its transfer syntax.
     pub transfer_syntax: String,
+    /// What the file lacks at its begin.
+    begin: Begin,
     /// Device and inode of a file.
     inode: Option<(u64, u64)>,
+}
+
+impl Opened {
+    /// The steps that send all of it, as a file of PS3.10 whatever it lacks.
+    pub fn all(&self) -> Vec<Step> {
+        let Begin { bytes, start } = &self.begin;
+        let mut steps = vec![Step::Range(*start, self.source.size().saturating_sub(*start)), Step::Check];
+        if !bytes.is_empty() {
+            steps.insert(0, Step::Bytes(bytes.clone()));
+        }
+        steps
+    }
 }
 
 /// An instance of a study or series, as the index says.
@@ -244,6 +259,7 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         // Of an object, one request brings this much.
         Served::Object(_) => source.read(|source| dicom::read_identity(source, &mut Buffer::default()))?,
     };
+    let begin = source.read(|source| dicom::missing_begin(source, &mut Buffer::default(), &table))?;
     source.check_unchanged()?;
     let [study, series, instance] = [
         table.image.study_instance_uid.as_str(),
@@ -259,6 +275,7 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         series_uid: table.image.series_instance_uid.to_string(),
         instance_uid: table.image.sop_instance_uid.to_string(),
         transfer_syntax: table.transfer_syntax_uid.to_string(),
+        begin,
         inode,
     })
 }

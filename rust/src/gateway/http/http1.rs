@@ -90,18 +90,24 @@ async fn answer(head: &[u8], worker: &Worker) -> (Response, Then) {
         return (target_too_long(), CLOSE);
     }
     let request = Request::new(method, origin_form(target), parsed.headers);
-    let has_body = parsed.headers.iter().any(|header| {
-        header.name.eq_ignore_ascii_case("transfer-encoding")
-            || header.name.eq_ignore_ascii_case("content-length") && header.value.trim_ascii() != b"0"
-    });
+    let may_chunk = parsed.version != Some(0);
+    let (mut hosts, mut has_body) = (0, false);
+    for header in parsed.headers.iter() {
+        hosts += usize::from(header.name.eq_ignore_ascii_case("host"));
+        has_body |= header.name.eq_ignore_ascii_case("transfer-encoding")
+            || header.name.eq_ignore_ascii_case("content-length") && header.value.trim_ascii() != b"0";
+    }
     if has_body {
         return (Response::refusal(413, "request_body", "requests have no body here"), CLOSE);
+    }
+    // A proxy before may have taken the other one (RFC 9112 3.2).
+    if hosts > 1 || hosts == 0 && may_chunk {
+        return (Response::refusal(400, "bad_request", "a request of HTTP/1.1 has one Host line"), CLOSE);
     }
     let says = |option: &str| {
         let mut options = request.header_lines("connection").flat_map(|line| line.split(','));
         options.any(|each| each.trim().eq_ignore_ascii_case(option))
     };
-    let may_chunk = parsed.version != Some(0);
     let keep = !says("close") && (may_chunk || says("keep-alive"));
     let response = worker.respond(&request).await;
     // Without chunks, the end of the connection is the end of the body.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::parts::{FileParts, Step};
 use crate::base::error::Result;
-use crate::base::source::Source;
 use crate::gateway::files::{Member, Roots, blocking};
 
 /// A body of parts, each a whole file; its length is not known before.
@@ -37,18 +36,14 @@ impl FileSequence {
         let Some(member) = self.files.next() else { return Ok(None) };
         let roots = self.roots.clone();
         let file = Arc::new(blocking(move || member.read(&roots, Ok)).await?);
-        let size = file.source.size();
         let Self { boundary, .. } = self;
         let syntax = &file.transfer_syntax;
         let head =
             format!("--{boundary}\r\nContent-Type: application/dicom;transfer-syntax={syntax}\r\n\r\n");
         let tail = if self.files.len() == 0 { format!("\r\n--{boundary}--\r\n") } else { "\r\n".to_owned() };
-        let steps = [
-            Step::Bytes(head.into_bytes()),
-            Step::Range(0, size),
-            Step::Check,
-            Step::Bytes(tail.into_bytes()),
-        ];
+        let mut steps = vec![Step::Bytes(head.into_bytes())];
+        steps.extend(file.all());
+        steps.push(Step::Bytes(tail.into_bytes()));
         Ok(Some(FileParts::new(file, steps)))
     }
 }

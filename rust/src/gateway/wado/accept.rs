@@ -23,7 +23,7 @@ pub struct MediaRange<'a> {
 }
 
 /// Media ranges in the order of preference; the query's stand before the header's (PS3.18 8.7.8.1). Those
-/// that a client refuses (`q=0`) are left out, and a client that says nothing takes anything.
+/// that a client refuses (`q=0`) have no weight, and a client that says nothing takes anything.
 pub fn media_ranges<'a>(request: &Request<'a>) -> Vec<MediaRange<'a>> {
     let query = request.parameter("accept").unwrap_or_default();
     let mut lines = request.header_lines("accept").peekable();
@@ -43,7 +43,6 @@ pub fn media_ranges<'a>(request: &Request<'a>) -> Vec<MediaRange<'a>> {
 }
 
 fn sorted(mut ranges: Vec<MediaRange<'_>>) -> Vec<MediaRange<'_>> {
-    ranges.retain(|range| range.weight > 0);
     ranges.sort_by_key(|range| std::cmp::Reverse(range.weight)); // stable: equal weights keep their order
     ranges.truncate(MOST_RANGES);
     ranges
@@ -86,11 +85,12 @@ impl MediaRange<'_> {
     /// Whether it takes one of some media types, single or in parts.
     pub fn takes(&self, media_types: &[&str]) -> bool {
         let any_subtype = self.media_type.strip_suffix("/*");
-        media_types.iter().any(|wanted| {
-            self.media_type == *wanted
+        let fits = |wanted: &str| {
+            self.media_type == wanted
                 || self.media_type == "*/*"
                 || any_subtype.is_some_and(|main| wanted.split('/').next() == Some(main))
-        })
+        };
+        self.weight > 0 && media_types.iter().any(|wanted| fits(wanted))
     }
 
     fn into_owned(self) -> MediaRange<'static> {
@@ -146,6 +146,9 @@ pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Resu
     let served = served_syntax(stored);
     let mut may_be_single = false;
     for range in ranges {
+        if range.weight == 0 {
+            continue;
+        }
         let is_any = range.media_type == "*/*";
         let octets = matches!(range.media_type.as_ref(), "application/octet-stream" | "application/*");
         let is_natural =
@@ -167,6 +170,9 @@ pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Resu
             continue;
         }
         let media_type = if octets { "application/octet-stream" } else { natural };
+        if is_refused(ranges, media_type) {
+            continue;
+        }
         return Ok(FrameForm { is_multipart, media_type });
     }
     Err(if may_be_single {
@@ -176,9 +182,15 @@ pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Resu
     })
 }
 
-/// Whether one of the ranges takes a media type, single or in parts.
+/// Whether one of the ranges takes one of some media types, single or in parts.
 pub fn takes(ranges: &[MediaRange<'_>], media_types: &[&str]) -> bool {
-    ranges.iter().any(|range| range.takes(media_types))
+    let mut wanted = media_types.iter().filter(|&&media_type| !is_refused(ranges, media_type));
+    wanted.any(|media_type| ranges.iter().any(|range| range.takes(&[media_type])))
+}
+
+/// Whether a media type is refused by its name: that counts more than a range of many types (RFC 9110 12.5.1).
+fn is_refused(ranges: &[MediaRange<'_>], media_type: &str) -> bool {
+    ranges.iter().any(|range| range.weight == 0 && range.media_type == media_type)
 }
 
 /// The transfer syntax that is announced: every uncompressed one is sent as Explicit VR Little Endian.
@@ -276,6 +288,12 @@ mod tests {
     #[test]
     fn refused_and_unknown_ranges_are_passed_over() {
         assert_eq!(form("image/jpeg;q=0", JPEG, 1), None);
+        assert_eq!(form("*/*, image/jpeg;q=0", JPEG, 1), None);
+        assert_eq!(
+            form("image/*;q=0.5, image/jpeg; q=0.0, application/octet-stream;q=0.1", JPEG, 1),
+            Some((false, "application/octet-stream"))
+        );
+        assert_eq!(form("*/*;q=0.5, image/png;q=0", JPEG, 2), Some((true, "image/jpeg")));
         assert_eq!(form("image/png, text/html", JPEG, 1), None);
         assert_eq!(form("image/jpeg", JPEG, 2), None);
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use crate::base::source::Source;
 use crate::gateway::files::Opened;
-use crate::gateway::http::request::Request;
+use crate::gateway::http::request::{Method, Request};
 use crate::gateway::http::response::{Body, Response};
 
 /// What an entity tag is made of: the instance, and the state of the file that holds it.
@@ -53,9 +53,12 @@ pub enum Wanted {
 }
 
 /// Reads the Range header for a representation of `length` bytes. Several ranges, and other units, are passed
-/// over, as RFC 9110 14.2 allows; so is a range under an If-Range that names another representation.
+/// over, as RFC 9110 14.2 allows; so is a range under an If-Range that names another representation. Other methods
+/// than GET have none.
 pub fn range(request: &Request<'_>, length: u64, etag: &str) -> Wanted {
-    let Some(line) = request.header("range") else { return Wanted::All };
+    let Some(line) = request.header("range").filter(|_| request.method == Method::Get) else {
+        return Wanted::All;
+    };
     if request.header("if-range").is_some_and(|tag| tag.trim() != etag) {
         return Wanted::All;
     }
@@ -115,6 +118,8 @@ mod tests {
             let headers = [Header { name: "Range", value: value.as_bytes() }];
             range(&Request::new("GET", "/", &headers), 100, "\"e\"")
         };
+        let headers = [Header { name: "Range", value: b"bytes=0-9" }];
+        assert_eq!(range(&Request::new("HEAD", "/", &headers), 100, "\"e\""), Wanted::All);
         assert_eq!(of("bytes=0-9"), Wanted::Part(0, 10));
         assert_eq!(of("bytes=90-"), Wanted::Part(90, 100));
         assert_eq!(of("bytes=90-1000"), Wanted::Part(90, 100));

@@ -11,14 +11,15 @@ use crate::gateway::http::response::{Body, Response};
 use crate::gateway::http::sequence::FileSequence;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
-use crate::gateway::wado::accept::{MediaRange, media_ranges};
+use crate::gateway::wado::accept::{MediaRange, media_ranges, takes};
 
 impl Worker {
     /// Answers a request for an instance, or for all of a series or study.
     pub async fn instances(&self, request: &Request<'_>, scope: &Scope<'_>, level: Level<'_>) -> Response {
         let mut ranges = media_ranges(request);
+        let is_taken = takes(&ranges, &["application/dicom"]);
         ranges.retain(|range| range.takes(&["application/dicom"]));
-        if ranges.is_empty() {
+        if !is_taken {
             return Response::refusal(406, "not_acceptable", "instances are sent as application/dicom");
         }
         if level.instance.is_empty() {
@@ -95,7 +96,7 @@ pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Re
         return Response::empty(304).with("ETag", etag);
     }
     let part_type = format!("application/dicom;transfer-syntax={}", found.file.transfer_syntax);
-    let mut steps = vec![Step::Range(0, found.file.source.size()), Step::Check];
+    let mut steps = found.file.all();
     let content_type = if is_single {
         part_type
     } else {

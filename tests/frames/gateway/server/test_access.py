@@ -139,18 +139,20 @@ def raw(gateway: Gateway, request: bytes) -> bytes:
     [
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
         (b"GET /" + b"1," * 500_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
-        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
-        (b"GET / HTTP/1.1\r\nX: " + b"y" * 30_000 + b"\r\n\r\n", 431),
-        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 413),
-        (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 30_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 413),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\n\n", 400),
         (b"GET\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
         (b"GET / HTTP/1.0\r\n\r\n", 200),
-        (b"GET http://elsewhere:80/health HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
-        (b"GET HTTPS://elsewhere HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
-        (b"GET http://elsewhere/nowhere HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
-        (b"GET /status HTTP/1.1\r\nA: b\r\n\r\nGET /health HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
+        (b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n", 400),
+        (b"GET http://elsewhere:80/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
+        (b"GET HTTPS://elsewhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
+        (b"GET http://elsewhere/nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
     ],
 )
 def test_requests_beyond_the_limits(file: Path, start: Start, request_: bytes, status: int) -> None:
@@ -176,7 +178,7 @@ def test_a_client_of_http_1_0_gets_no_chunks(file: Path, start: Start) -> None:
 
 def test_pipelined_requests_are_answered_in_order(file: Path, start: Start) -> None:
     gateway = start()
-    ask = f"GET {PATH}/frames/{{}} HTTP/1.1\r\nAccept: image/jpeg\r\n{{}}\r\n"
+    ask = f"GET {PATH}/frames/{{}} HTTP/1.1\r\nHost: x\r\nAccept: image/jpeg\r\n{{}}\r\n"
     answer = raw(
         gateway, "".join(ask.format(n, "Connection: close\r\n" if n == 3 else "") for n in (1, 2, 3)).encode()
     )
@@ -189,7 +191,7 @@ def test_a_request_in_single_bytes_is_read(file: Path, start: Start) -> None:
     gateway = start()
     with socket.create_connection((gateway.host, gateway.port), timeout=30) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for byte in b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n":
+        for byte in b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n":
             connection.sendall(bytes([byte]))
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 

@@ -113,7 +113,7 @@ def test_ctrl_c_lets_a_client_take_the_rest_of_its_body(tmp_path: Path, dsn: str
     file = tmp_path / "large.dcm"
     file.write_bytes(dicom([*attributes, element("PixelData", pixels)]).content)
     index(store, [file])
-    request = f"GET {PATH} HTTP/1.1\r\nAccept: application/dicom\r\n\r\n".encode()
+    request = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAccept: application/dicom\r\n\r\n".encode()
     for second in (False, True):
         command = [sys.executable, "-m", "voxtier", "serve", "--port", "0", "--dsn", dsn]
         with (
@@ -164,7 +164,7 @@ def test_a_signal_ends_the_time_of_open_requests(tmp_path: Path, dsn: str, store
     file = tmp_path / "large.dcm"
     file.write_bytes(dicom([*attributes, element("PixelData", pixels)]).content)
     index(store, [file])
-    request = f"GET {PATH} HTTP/1.1\r\nAccept: application/dicom\r\n\r\n".encode()
+    request = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAccept: application/dicom\r\n\r\n".encode()
     command = [sys.executable, "-c", STOPS_FOR_AN_HOUR, dsn]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as running, socket.socket() as client:

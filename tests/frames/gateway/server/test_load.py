@@ -59,7 +59,7 @@ def test_256_clients_are_served_beside_2000_idle_ones(
         idle.append(socket.create_connection((gateway.host, gateway.port), timeout=60))
         if number % 2:
             idle[-1].sendall(b"GET /dicomweb HTT")  # and nothing more
-    request = f"GET {PATH}/frames/{{}} HTTP/1.1\r\nAccept: image/jpeg\r\n\r\n"
+    request = f"GET {PATH}/frames/{{}} HTTP/1.1\r\nHost: x\r\nAccept: image/jpeg\r\n\r\n"
 
     async def ask(number: int) -> int:
         reader, writer = await asyncio.open_connection(gateway.host, gateway.port)
@@ -187,8 +187,8 @@ def test_slow_readers_of_large_answers_share_a_budget(tmp_path: Path, store: Fra
     file.write_bytes(dicom([*attributes, element("PixelData", pixels)], EXPLICIT_BE).content)
     index(store, [file])
     numbers = ",".join(map(str, range(1, FRAMES + 1)))
-    request = f"GET {PATH}/frames/{numbers} HTTP/1.1\r\nAccept: {STAR}\r\nConnection: close\r\n\r\n".encode()
-    small = f"GET {PATH}/frames/1 HTTP/1.1\r\nAccept: {STAR}\r\nConnection: close\r\n\r\n".encode()
+    ask = f"GET {PATH}/frames/{{}} HTTP/1.1\r\nHost: x\r\nAccept: {STAR}\r\nConnection: close\r\n\r\n"
+    request, small = ask.format(numbers).encode(), ask.format(1).encode()
     with start(dsn) as process:
         first = read_all(send(process, small))
         assert first.startswith(b"HTTP/1.1 200")

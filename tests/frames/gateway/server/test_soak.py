@@ -120,7 +120,8 @@ class Load:
         while not self.stopping.is_set():
             path = f"{instance_path(STUDY, SERIES, f'1.9.{rng.randrange(FILES)}')}/frames/1,2,3"
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=60) as slow:
-                slow.sendall(f"GET {path} HTTP/1.1\r\nAccept: {STAR}\r\nConnection: close\r\n\r\n".encode())
+                ask = f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {STAR}\r\nConnection: close\r\n\r\n"
+                slow.sendall(ask.encode())
                 while slow.recv(4096) and not self.stopping.is_set():
                     time.sleep(0.02)
 
@@ -239,7 +240,7 @@ def test_a_request_that_never_ends_is_refused_after_ten_seconds(store: FrameStor
         socket.create_connection((gateway.host, gateway.port), timeout=60) as slow,
     ):
         answer = b""
-        for byte in b"GET /health HTTP/1.1\r\nX: " + b"y" * 1000:
+        for byte in b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 1000:
             try:
                 slow.sendall(bytes([byte]))
             except OSError:
