@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from voxtier.errors import BackendError
 from voxtier.frames import FrameTable, read_table
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.store.store import FrameStore
+from voxtier.postgres.embedded import embedded_server
 
 
 def test_a_file_that_fails_leaves_the_others_indexed(store: FrameStore, tmp_path: Path) -> None:
@@ -129,6 +131,21 @@ def test_an_abandoned_run_has_stored_what_it_reported(store: FrameStore, tmp_pat
         break
     assert statuses(run(store, paths)).keys() <= {"ok", "unchanged"}
     assert store.summary("default").total.files == 500
+
+
+def test_a_run_that_outlives_crashes_of_its_server_has_stored_what_it_reported(tmp_path: Path) -> None:
+    paths = link_files(tmp_path / "d", 400)
+    reported: list[str] = []
+    with FrameStore() as store:
+        for number, reports in enumerate(index_files(FileIndexer(store), paths, batch_size=50)):
+            assert statuses(reports) == {"ok": len(reports)}
+            reported += [report.path for report in reports]
+            if number in (0, 3, 6):
+                pid = embedded_server().status().pid
+                assert pid is not None
+                os.kill(pid, signal.SIGQUIT)  # it stops at once, with nothing more written
+        assert sorted(reported) == sorted(paths)
+        assert None not in store.get_many("default", paths)
 
 
 @pytest.mark.parametrize("force", [False, True])

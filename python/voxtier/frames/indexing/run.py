@@ -210,7 +210,8 @@ def index_files(
     ------
     list of FileReport
         The reports of one transaction, after its rows have been committed. When the run ends early (an
-        exception, Ctrl-C), what was yielded is in the database, and the next run does the rest.
+        exception, Ctrl-C) or the server crashes, what was yielded is in the database, and the next run does
+        the rest.
     """
     iterator: Iterator[str] = map(absolute, paths)
     if shard is not None:

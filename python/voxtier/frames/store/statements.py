@@ -43,9 +43,9 @@ def lock_groups(source: str, *, exclusive: bool = False) -> str:
 # that another version of voxtier does not meet it.
 _STAGING = f"voxtier_staging_{crc32(_columns.encode()):08x}"
 
-# A crash may lose the last batches: the next run writes them again.
+# `synchronous_commit` is left as the server has it: a run reports files once the commit has waited for the
+# disk, and for standbys where that is wanted.
 STAGE = f"""
-SET LOCAL synchronous_commit = off;
 SET LOCAL client_min_messages = warning;
 SET LOCAL work_mem = '64MB';
 CREATE TEMP TABLE IF NOT EXISTS {_STAGING} (
