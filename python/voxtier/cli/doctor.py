@@ -16,6 +16,7 @@ import click
 
 from voxtier import __version__
 from voxtier.cli.exit_codes import EXIT_BACKEND, EXIT_FINDINGS
+from voxtier.cli.frames.search import DETACHED
 from voxtier.cli.options import AS_JSON, DSN, open_store
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
 from voxtier.system.text import format_bytes, format_count, on_one_line
@@ -184,6 +185,9 @@ def _search_index(store: FrameStore) -> Iterator[Finding]:
         is_well = each.is_complete and not each.unread and not index.is_outdated()
         text = f"{each.source}: {each.instances:,} instances of {each.studies:,} studies, {state}"
         yield Finding("search", "ok" if is_well else "note", text)
+    if index.is_detached():
+        text = f"{DETACHED}, headers are read: run `voxtier index --search` for each source"
+        yield Finding("search", "note", text)
     if size := index.bytes_on_disk():
         rights = "" if index.exists() else ", which this role may not read"
         text = f"schema voxtier_search{rights}: {format_bytes(size)}, names patients"

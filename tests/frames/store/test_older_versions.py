@@ -94,6 +94,7 @@ def fill(dsn: str) -> None:
             lakebase.insert_frame_ranges(path, ranges)
         lakebase.touch_frame_ranges_batch([PATHS[1]])
         SearchIndex(store).switch_on("s")
+        ask(dsn, "ALTER TABLE voxtier.file ENABLE TRIGGER USER")  # as older versions had those of search
         store.query(
             """INSERT INTO voxtier_search.header (source_id, digest, attributes, names)
             SELECT source_id, '', '{}', '{}' FROM voxtier.source WHERE name = 's' RETURNING 1""",

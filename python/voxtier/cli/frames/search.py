@@ -14,6 +14,8 @@ from voxtier.system.text import format_count
 if TYPE_CHECKING:
     from voxtier.frames.store.store import FrameStore
 
+DETACHED = "the index of frames does not keep it right since a dump was restored or triggers were disabled"
+
 
 def switch_search_on(store: FrameStore, source: str) -> None:
     """Have the search index hold a source, and say what that means."""
@@ -37,6 +39,12 @@ def fill_search(store: FrameStore, source: str, threads: int) -> None:
         click.echo(
             "search index: another version of voxtier made it, and searches read headers instead: "
             "`voxtier index --search` makes it anew",
+            err=True,
+        )
+    elif index.is_detached():
+        click.echo(
+            f"search index: {DETACHED}, and searches read headers instead: `voxtier index --search` makes it "
+            "anew, each source by a run of its own",
             err=True,
         )
     elif index.holds(source):

@@ -37,16 +37,27 @@ SHARED_TAGS = frozenset(TAGS["study"] + TAGS["series"])
 INDEXED_TAGS = SHARED_TAGS | set(TAGS["instance"])
 
 # That of search_index.sql: whoever changes a rule there, or what is kept, counts it up in both.
-VERSION = 2
+VERSION = 3
 
 # All that a row tells of the state of its file, as JSON.
 FILE_STATE = "jsonb_build_array(f.size, f.mtime_ns, f.ctime_ns, f.inode, f.etag)"
 
+# The version of one that the frame index does not keep right any more. All triggers must be there, and never
+# have been disabled; so must the foreign key, which goes with the table of files when that is dropped.
+_DETACHED = 0
 # None where there is none, or this role may not read it. The first version was not written down.
-_VERSION_OF = """
-SELECT CASE WHEN has_schema_privilege(oid, 'USAGE')
-    THEN coalesce(substring(obj_description(oid, 'pg_namespace') FROM '^version ([0-9]+)$')::int, 1) END
-FROM pg_namespace WHERE nspname = 'voxtier_search'
+_VERSION_OF = f"""
+SELECT CASE WHEN has_schema_privilege(made.oid, 'USAGE') THEN CASE
+    WHEN made.version <> {VERSION} THEN made.version
+    WHEN (SELECT count(*) FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+        WHERE t.tgrelid = to_regclass('voxtier.file') AND p.pronamespace = made.oid AND t.tgenabled = 'A') = 4
+    AND EXISTS (SELECT FROM pg_constraint AS c JOIN pg_class AS i ON i.oid = c.conrelid
+        WHERE i.relnamespace = made.oid AND i.relname = 'instance'
+            AND c.confrelid = to_regclass('voxtier.file') AND c.confdeltype = 'c' AND c.convalidated)
+    THEN made.version ELSE {_DETACHED} END END
+FROM (SELECT oid,
+        coalesce(substring(obj_description(oid, 'pg_namespace') FROM '^version ([0-9]+)$')::int, 1) AS version
+    FROM pg_namespace WHERE nspname = 'voxtier_search') AS made
 """
 # Of a complete source the transaction that completed it: any file that is added ends that.
 _STATE = """
@@ -169,7 +180,14 @@ class SearchIndex:
 
     def is_outdated(self) -> bool:
         """Return whether another version made it: it is not used until `switch_on` makes it anew."""
-        return self._version() not in (None, VERSION)
+        return self._version() not in (None, _DETACHED, VERSION)
+
+    def is_detached(self) -> bool:
+        """Return whether the frame index does not keep it right any more: it is not used until made anew.
+
+        A dump that was restored leaves such a one, and so do triggers that were disabled for a while.
+        """
+        return self._version() == _DETACHED
 
     def holds(self, source: str) -> bool:
         """Return whether a source is to be kept in it."""
@@ -188,8 +206,12 @@ class SearchIndex:
         return rows[0][0] if rows else None
 
     def sources(self) -> list[SearchedSource]:
-        """Return what it holds of each source, by name; nothing where there is no search index to read."""
-        return [SearchedSource(*row) for row in self.store.query(_STATES, ())] if self.exists() else []
+        """Return what it holds of each source, by name; nothing where there is no search index to read.
+
+        Nor of a detached one: the numbers of its sources may be those of others.
+        """
+        is_read = self._version() not in (None, _DETACHED)
+        return [SearchedSource(*row) for row in self.store.query(_STATES, ())] if is_read else []
 
     def unread(self, source: str, limit: int) -> list[Unsearched]:
         """Return instances of a source whose files could not be read, in the order of their keys."""
@@ -209,15 +231,15 @@ class SearchIndex:
         """Make the search index where there is none, and have it hold a source from now on.
 
         One of an older version is made anew: it holds the same sources and nothing of them, until
-        `fill_search_index` has read them.
+        `fill_search_index` has read them. A detached one is made anew for this source alone.
 
         Raises
         ------
         ConfigError
             The role may not make it: it must own the schema of the frame index. Or a newer version made it.
         """
-        version = self._version() or 0
-        if version > VERSION:
+        version = self._version()
+        if version is not None and version > VERSION:
             raise ConfigError(
                 f"the search index has version {version}, this voxtier knows {VERSION}: upgrade voxtier"
             )
@@ -228,6 +250,8 @@ class SearchIndex:
                 made = connection.execute(_VERSION_OF.encode()).fetchone()
                 if made is None or (made[0] is not None and made[0] < VERSION):
                     connection.execute(_schema().encode())
+                if made == (_DETACHED,):
+                    connection.execute(b"TRUNCATE voxtier_search.source")
                 connection.execute(
                     b"INSERT INTO voxtier.source (name) VALUES (%s) ON CONFLICT DO NOTHING", (source,)
                 )

@@ -4,7 +4,7 @@
 -- It can be run again: what an older version made becomes what this one makes, and roles keep their rights.
 
 CREATE SCHEMA IF NOT EXISTS voxtier_search;
-COMMENT ON SCHEMA voxtier_search IS 'version 2';
+COMMENT ON SCHEMA voxtier_search IS 'version 3';
 
 CREATE TABLE IF NOT EXISTS voxtier_search.source (
     source_id int PRIMARY KEY,
@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS voxtier_search.header (
 );
 
 CREATE TABLE IF NOT EXISTS voxtier_search.instance (
-    key uuid PRIMARY KEY REFERENCES voxtier.file ON DELETE CASCADE,
+    key uuid PRIMARY KEY,                       -- of voxtier.file, see below
     header_id bigint NOT NULL REFERENCES voxtier_search.header,
     is_read boolean NOT NULL,                   -- false: the file could not be read, and is tried again
     attributes jsonb NOT NULL
@@ -154,12 +154,30 @@ BEGIN
 END
 $$;
 
+-- Rows of instances went with those of files, as voxtier.file is emptied with what refers to it, or not at all.
+CREATE OR REPLACE FUNCTION voxtier_search.after_truncate() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    DELETE FROM voxtier_search.study;
+    DELETE FROM voxtier_search.series;
+    DELETE FROM voxtier_search.header;
+    RETURN NULL;
+END
+$$;
+
 CREATE OR REPLACE TRIGGER search_insert AFTER INSERT ON voxtier.file REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_insert();
 CREATE OR REPLACE TRIGGER search_update AFTER UPDATE ON voxtier.file REFERENCING OLD TABLE AS gone NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_update();
 CREATE OR REPLACE TRIGGER search_delete AFTER DELETE ON voxtier.file REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_delete();
+CREATE OR REPLACE TRIGGER search_truncate AFTER TRUNCATE ON voxtier.file
+    FOR EACH STATEMENT EXECUTE FUNCTION voxtier_search.after_truncate();
+-- Also in a session that loads data as a replica. DISABLE TRIGGER and ENABLE TRIGGER, as of pg_restore
+-- --disable-triggers, leave another state than this one, which tells that rows may have come or gone unseen.
+ALTER TABLE voxtier.file
+    ENABLE ALWAYS TRIGGER search_insert, ENABLE ALWAYS TRIGGER search_update,
+    ENABLE ALWAYS TRIGGER search_delete, ENABLE ALWAYS TRIGGER search_truncate;
 
 -- Whether an attribute matches a value (PS3.4 C.2.2.2): its own text, or a pattern of LIKE, each for names of
 -- persons in no case. The same rules as those of searches that read headers.
@@ -209,3 +227,5 @@ $$;
 -- What another version kept is read anew.
 TRUNCATE voxtier_search.instance, voxtier_search.header, voxtier_search.series, voxtier_search.study;
 UPDATE voxtier_search.source SET is_complete = false;
+ALTER TABLE voxtier_search.instance DROP CONSTRAINT IF EXISTS instance_key_fkey,
+    ADD CONSTRAINT instance_key_fkey FOREIGN KEY (key) REFERENCES voxtier.file ON DELETE CASCADE;
