@@ -63,6 +63,11 @@ def test_credentials_win_over_the_string_and_the_string_over_defaults() -> None:
     assert conninfo_to_dict(complete("", {}, connect_timeout=2))["connect_timeout"] == "2"
 
 
+def test_no_string_and_no_credentials_change_the_encoding() -> None:
+    found = conninfo_to_dict(complete("host=x client_encoding=LATIN1", {"client_encoding": "auto"}))
+    assert found["client_encoding"] == "UTF8"
+
+
 def test_the_argument_wins_over_the_string_and_the_string_over_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from voxtier.errors import MissingExtraError
+from voxtier.errors import ConfigError, MissingExtraError
 
 try:
     import psycopg
@@ -36,6 +36,24 @@ class Connection(psycopg.Connection[Any]):
     def allow_preparing(self, *, allowed: bool) -> None:
         """Prepare the statements that ask for it, or none."""
         self.prepare_threshold = _ONLY_WHEN_TOLD if allowed else None
+
+
+def configure(connection: Connection) -> None:
+    """Hold a new session to what voxtier's statements expect; asks nothing of the server.
+
+    Raises
+    ------
+    ConfigError
+        The encoding of the database is not UTF8. Others cannot hold every path, and a file that has no row is
+        one that no rule of access names; SQL_ASCII takes any bytes and gives them back as bytes. So none is
+        taken, though LATIN1 would do for many archives.
+    """
+    encoding = connection.pgconn.parameter_status(b"server_encoding")
+    if encoding not in (b"UTF8", None):
+        raise ConfigError(
+            f"the database {connection.info.dbname} has the encoding {encoding.decode()}, which cannot hold "
+            "every path: name one that was made with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 class _ContentNames(PrepareManager):

@@ -26,6 +26,9 @@ _DEFAULTS: Mapping[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # milliseconds
 }
+# COPY sends UTF-8, and psycopg encodes every other text as the session says: neither the string nor the
+# environment nor the role decides.
+_FIXED: Mapping[str, str | int] = {"client_encoding": "UTF8"}
 _IN_URI = re.compile(r"(?<=[?&])prepare=([^&#]*)(?:&|\Z)")
 # One ``key = value`` of libpq's other form: the value plain or in quotes, with backslashes.
 _SETTING = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)", re.DOTALL)
@@ -88,7 +91,7 @@ def complete(dsn: str, credentials: Mapping[str, Any], **changes: str | int) -> 
     credentials : mapping
         Parameters that win over those of `dsn`.
     changes : str or int
-        Parameters that win over all.
+        Parameters that win over these; the client encoding, UTF8, wins over all.
 
     Returns
     -------
@@ -96,7 +99,7 @@ def complete(dsn: str, credentials: Mapping[str, Any], **changes: str | int) -> 
         A connection string; it may hold a password.
     """
     given = {name: value for name, value in conninfo_to_dict(dsn).items() if value is not None}
-    return make_conninfo("", **{**_DEFAULTS, **given, **credentials, **changes})
+    return make_conninfo("", **{**_DEFAULTS, **given, **credentials, **changes, **_FIXED})
 
 
 def split_secrets(dsn: str) -> tuple[str, dict[str, str]]:

@@ -30,7 +30,7 @@ try:
     from psycopg import sql
 
     from voxtier.postgres import connection_string
-    from voxtier.postgres.connection import ADAPTERS, Connection, is_pooler_sign
+    from voxtier.postgres.connection import ADAPTERS, Connection, configure, is_pooler_sign
     from voxtier.postgres.refusals import ask_circumstances, remedy_of
 except ImportError as error:
     raise MissingExtraError("psycopg", "frames") from error
@@ -225,11 +225,12 @@ class Database:
         BackendError
             The database does not connect, or does not answer in time.
         ConfigError
-            The role may not read it.
+            The role may not read it, or the database's encoding is not UTF8.
         """
         try:
             patience = {"connect_timeout": 2, "tcp_user_timeout": 2000}
             with Connection.connect(self._conninfo(**patience), autocommit=False) as connection:
+                configure(connection)
                 connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}".encode())
                 connection.execute(statement)
         except psycopg.Error as error:
@@ -252,6 +253,7 @@ class Database:
                     self._conninfo,
                     kwargs={"autocommit": True, "context": ADAPTERS},
                     connection_class=Connection,
+                    configure=configure,
                     check=_check,
                     name="voxtier",
                     open=True,
@@ -280,6 +282,7 @@ class Database:
             try:
                 with self._connect() as connection:
                     connection.allow_preparing(allowed=False)  # for once; connect() sets psycopg's own limit
+                    configure(connection)
                     _warn_of_plain_text(connection)
                     if self.on_open is not None:
                         self.on_open(connection)
