@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from frames.store.rows.index_rows import ask, ct
+from frames.store.rows.index_rows import NOW, ask, ct, result, results
+from voxtier import _core
+from voxtier._core import encode_rows
 from voxtier.errors import BackendError, ConfigError, NotFoundError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
+from voxtier.frames.store import migrations, statements
+from voxtier.frames.store.groups import GroupStore
+from voxtier.frames.store.search_index import SearchIndex
+from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER
 
 SOURCE = "c.s.t"
 PATHS = "SELECT path, allowed_groups FROM voxtier.file"
+LEVELS = ["repeatable read", "serializable"]
+# Notes the isolation of each statement that writes.
+LEVEL_OF_WRITES = """
+CREATE TABLE public.level (level text);
+CREATE FUNCTION public.note_level() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+    INSERT INTO public.level SELECT current_setting('transaction_isolation'); RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER INSERT ON voxtier.file_stats EXECUTE FUNCTION public.note_level();
+CREATE TRIGGER note AFTER INSERT ON voxtier.slide_map EXECUTE FUNCTION public.note_level();
+CREATE TRIGGER note AFTER DELETE ON voxtier.file EXECUTE FUNCTION public.note_level();
+CREATE TRIGGER swept AFTER DELETE ON voxtier.file_stats EXECUTE FUNCTION public.note_level();
+"""
 _numbers = itertools.count()
 
 
@@ -95,3 +116,91 @@ def test_a_database_of_another_encoding_is_refused_with_the_remedy(
         assert ask(dsn, "SELECT to_regnamespace('voxtier')") == [(None,)]
     finally:
         ask(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def wait_for_waiters(dsn: str, count: int) -> None:
+    """Wait until so many sessions of the database wait for a lock."""
+    waiters = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    while ask(dsn, f"{waiters} AND wait_event_type = 'Lock'") != [(count,)]:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_file_that_is_indexed_while_a_rule_is_set_gets_its_groups_at_any_default_isolation(
+    set_up: Callable[..., str], dsn: str, level: str
+) -> None:
+    with FrameStore(set_up(default_transaction_isolation=level)) as store:
+        store.upsert(SOURCE, results(1))
+        with ThreadPoolExecutor(1) as threads:
+            with psycopg.connect(dsn) as another:
+                another.execute(statements.lock_groups(SOURCE, exclusive=True).encode())
+                rule = "INSERT INTO voxtier.access_rule (source_id, path_prefix, group_name) "
+                another.execute(f"{rule} SELECT source_id, '/', 'doctors' FROM voxtier.source".encode())
+                indexed = threads.submit(store.upsert, SOURCE, results(1, 1))
+                wait_for_waiters(dsn, 1)
+            indexed.result()
+    assert ask(dsn, f"{PATHS} WHERE path = '/1'") == [("/1", ["doctors"])]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_search_index_is_not_complete_without_what_another_adds_at_any_default_isolation(
+    set_up: Callable[..., str], dsn: str, level: str
+) -> None:
+    with FrameStore(set_up(default_transaction_isolation=level)) as store:
+        index = SearchIndex(store)
+        index.switch_on(SOURCE)
+        rows, _ = encode_rows(SOURCE, [result("/1")])
+        with ThreadPoolExecutor(1) as threads:
+            with psycopg.connect(dsn) as another, another.cursor() as cursor:
+                cursor.execute(statements.STAGE.encode())
+                with cursor.copy(statements.COPY.encode()) as copy:
+                    copy.write(COPY_HEADER + rows + COPY_TRAILER)
+                cursor.execute(statements.INSERT.encode(), {"source": SOURCE})
+                complete = threads.submit(index.complete, SOURCE)
+                wait_for_waiters(dsn, 1)
+            assert not complete.result()
+        assert len(index.missing(SOURCE)) == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_two_stores_open_an_empty_database_at_any_default_isolation(
+    set_up: Callable[..., str], dsn: str, level: str
+) -> None:
+    told = set_up(default_transaction_isolation=level)
+    with ThreadPoolExecutor(2) as threads:
+        with psycopg.connect(dsn) as another:
+            another.execute("SELECT pg_advisory_xact_lock(%s)", (migrations._LOCK,))
+            opened = [threads.submit(FrameStore(told).sources) for _ in range(2)]
+            wait_for_waiters(dsn, 2)
+        assert [each.result() for each in opened] == [[], []]
+
+
+def test_every_transaction_is_read_committed(set_up: Callable[..., str]) -> None:
+    question = b"SELECT current_setting('transaction_isolation')"
+
+    def in_transaction(connection: psycopg.Connection[Any]) -> object:
+        with connection.transaction():
+            return connection.execute(question).fetchone()
+
+    told = set_up(default_transaction_isolation="serializable")
+    with FrameStore(told) as store, LakebaseUtils(dsn=told, uc_table_name=SOURCE) as lakebase:
+        assert store.database.run(in_transaction) == ("read committed",)
+        assert store.change(question.decode(), ()) == [("read committed",)]
+        assert GroupStore(store, ["a"]).change(question.decode(), ()) == [("read committed",)]
+        for _ in range(2):  # what a caller makes of it is gone when the connection is lent again
+            connection = lakebase.connection.getconn()
+            assert connection.execute(question).fetchone() == ("read committed",)
+            connection.rollback()
+            connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+            lakebase.connection.putconn(connection)
+
+
+def test_statistics_and_deletions_are_written_in_transactions(set_up: Callable[..., str], dsn: str) -> None:
+    with FrameStore(set_up(default_transaction_isolation="serializable")) as store:
+        store.upsert(SOURCE, results(2))
+        ask(dsn, LEVEL_OF_WRITES)
+        assert store.touch([_core.file_key(SOURCE, "/1")], [1], [NOW]) == []
+        assert store.keep_slide_maps(SOURCE, {"/1": b"map"}) == {"/1"}
+        assert store.delete(SOURCE, ["/1"]) == 1
+    assert ask(dsn, "SELECT DISTINCT level FROM public.level") == [("read committed",)]
+    assert ask(dsn, "SELECT count(*) FROM public.level") == [(4,)]

@@ -24,7 +24,13 @@ _LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 class Connection(psycopg.Connection[Any]):
-    """A pooled connection and when it last worked, in seconds of the monotonic clock."""
+    """A pooled connection and when it last worked, in seconds of the monotonic clock.
+
+    Its transactions are READ COMMITTED: each ``BEGIN`` says so, as behind a pooler no setting of the session
+    would stay. A statement that follows a lock must see what was committed while it waited, which with the
+    ``default_transaction_isolation`` of a role or database it might not. Single statements in autocommit mode
+    have that default: they only read, or are tried again when they fail.
+    """
 
     worked_at: float = 0.0
 
@@ -32,6 +38,7 @@ class Connection(psycopg.Connection[Any]):
         super().__init__(*arguments, **named)
         self._prepared = _ContentNames()
         self.prepare_threshold = _ONLY_WHEN_TOLD
+        self.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
 
     def allow_preparing(self, *, allowed: bool) -> None:
         """Prepare the statements that ask for it, or none."""

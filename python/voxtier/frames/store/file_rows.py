@@ -29,6 +29,7 @@ from voxtier.frames.store.adapters import Key, Keys, fetch, literal_cursor
 from voxtier.frames.store.migrations import migrate
 from voxtier.frames.store.row import FileState, IndexAnswer, UpsertCounts
 from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER, write_rows
+from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
 
 T = TypeVar("T")
@@ -78,8 +79,17 @@ class FileRows:
         self.database.probe("SELECT 1 FROM voxtier.file, voxtier.file_stats LIMIT 0")
 
     def query(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
-        """Run one idempotent statement with bound parameters and return its rows: see `adapters.fetch`."""
+        """Run one statement that reads, with bound parameters, and return its rows: see `adapters.fetch`."""
         return self.database.run(lambda connection: fetch(connection, statement, parameters))
+
+    def change(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
+        """Run one idempotent statement that writes, in a transaction: see `Connection` for its isolation."""
+
+        def work(connection: Connection) -> list[tuple[Any, ...]]:
+            with connection.transaction():
+                return fetch(connection, statement, parameters)
+
+        return self.database.run(work)
 
     def upsert_rows(
         self, source: str, rows: bytes, *, force: bool = False, are_new: bool = False
@@ -224,7 +234,7 @@ class FileRows:
         """
         keys = {file_key(source, path): path for path in maps}
         check_source(source)
-        kept = self.query(statements.KEEP_SLIDE_MAPS, (Keys(keys), list(maps.values())))
+        kept = self.change(statements.KEEP_SLIDE_MAPS, (Keys(keys), list(maps.values())))
         return {keys[key.bytes] for (key,) in kept}
 
     def touch(
@@ -246,7 +256,7 @@ class FileRows:
         list of bytes
             The keys that no file of the index has.
         """
-        touched = self.query(statements.TOUCH, (Keys(keys), list(counts), list(last_used)))
+        touched = self.change(statements.TOUCH, (Keys(keys), list(counts), list(last_used)))
         found = {key.bytes for (key,) in touched}
         return [key for key in keys if key not in found]
 
@@ -261,7 +271,7 @@ class FileRows:
             batch = [row for row in rows[start : start + BATCH] if path_fault(row[0]) is None]
             paths = [path for path, _ in batch]
             writers = [writer for _, writer in batch]
-            [(count,)] = self.query(statements.DELETE, (_file_keys(source, paths), paths, writers))
+            [(count,)] = self.change(statements.DELETE, (_file_keys(source, paths), paths, writers))
             deleted += count
         return deleted
 

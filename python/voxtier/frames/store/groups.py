@@ -63,7 +63,7 @@ class GroupStore(FrameStore):
         return bool(answer)
 
     def query(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
-        """Run one idempotent statement in the name of the groups and return its rows."""
+        """Run one idempotent statement, in a transaction in the name of the groups, and return its rows."""
 
         def work(connection: Connection) -> list[tuple[Any, ...]]:
             with connection.transaction():
@@ -71,6 +71,8 @@ class GroupStore(FrameStore):
                 return fetch(connection, statement, parameters)
 
         return self.database.run(work)
+
+    change = query
 
 
 def restrict(store: FrameStore, source: str, groups: Mapping[str, Sequence[str]]) -> None:

@@ -33,7 +33,8 @@ def lock_groups(source: str, *, exclusive: bool = False) -> str:
 
     Who writes rows shares it, who changes groups has it alone: else each would miss the rows of the other
     that are not committed yet. It comes before the statement that computes groups, which would not see what
-    was committed while it waited, and before any lock of a row.
+    was committed while it waited, and before any lock of a row. The transaction is READ COMMITTED, as those
+    of `Connection` are: in any other no later statement would see it either.
     """
     of_name = crc32(source.encode()) - 2**31
     return f"SELECT pg_advisory_xact_lock{'' if exclusive else '_shared'}({_GROUPS_LOCK}, {of_name})"
