@@ -21,7 +21,7 @@ from support.depth import depth
 from support.servers.pgbouncer import RELEASES, PgBouncer
 from voxtier import _core
 from voxtier.errors import BackendError
-from voxtier.frames import FrameStore
+from voxtier.frames import FrameStore, TableResult
 from voxtier.frames.memory.ranking import preload_rows
 from voxtier.frames.store.adapters import fetch
 from voxtier.postgres.database import Database
@@ -148,6 +148,50 @@ def test_a_statement_has_the_same_name_in_every_session_and_no_other_has_it(dsn:
         database.close()
     assert found[0] == found[1]
     assert len({name for name, _ in found[0]}) == 4
+
+
+def test_sessions_of_a_role_with_settings_of_its_own_are_voxtiers_in_every_transaction(
+    start: Start, dsn: str, postgres: str
+) -> None:
+    settings = {
+        "client_encoding": "LATIN1",
+        "DateStyle": "German",
+        "standard_conforming_strings": "off",
+        "default_transaction_isolation": "serializable",
+    }
+    ask(postgres, "CREATE ROLE with_settings LOGIN SUPERUSER")
+    for name, value in settings.items():
+        ask(postgres, f"ALTER ROLE with_settings SET {name} = '{value}'")
+    bouncer = start(default_pool_size=2)
+    bouncer.allow("with_settings")
+    bouncer.command("RELOAD")
+    found = ", ".join(f"current_setting('{name.removeprefix('default_')}')" for name in settings)
+    question = f"SELECT {found}, pg_backend_pid()"
+    barrier = threading.Barrier(2)
+
+    def work(connection: psycopg.Connection) -> tuple[Any, ...]:
+        with connection.transaction():
+            barrier.wait(60)
+            return connection.execute(question.encode()).fetchone() or ()
+
+    told = bouncer.dsn(user="with_settings")
+    with (
+        psycopg.connect(told, autocommit=True, prepare_threshold=None) as another,
+        FrameStore(told) as store,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        store.upsert("s", [TableResult("/日本", TABLE, None)])
+        assert store.get("s", "/日本") == TABLE
+        sessions = set()
+        for _ in range(10):
+            assert another.execute("SHOW DateStyle").fetchone() == ("German, DMY",)
+            for *values, pid in threads.map(store.database.run, [work] * 2):
+                assert values == ["UTF8", "ISO, DMY", "on", "read committed"]
+                sessions.add(pid)
+        assert len(sessions) == 2
+    assert ask(dsn, "SELECT path FROM voxtier.file") == [("/日本",)]
+    ask(dsn, "DROP OWNED BY with_settings CASCADE")
+    ask(postgres, "DROP ROLE with_settings")
 
 
 def test_an_older_staging_table_of_the_session_is_not_met(start: Start) -> None:

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER
 
 SOURCE = "c.s.t"
 PATHS = "SELECT path, allowed_groups FROM voxtier.file"
+# Of an instance, whose number is given in another form than wanted.
+MATCHES = """SELECT voxtier_search.matches(
+    '{"00200013": {"vr": "IS", "Value": ["5"]}}', '{}', '00200013', '05', '', '')"""
 LEVELS = ["repeatable read", "serializable"]
 # Notes the isolation of each statement that writes.
 LEVEL_OF_WRITES = """
@@ -204,3 +208,18 @@ def test_statistics_and_deletions_are_written_in_transactions(set_up: Callable[.
         assert store.delete(SOURCE, ["/1"]) == 1
     assert ask(dsn, "SELECT DISTINCT level FROM public.level") == [("read committed",)]
     assert ask(dsn, "SELECT count(*) FROM public.level") == [(4,)]
+
+
+@pytest.mark.parametrize("style", ["German", "SQL, DMY", "Postgres"])
+def test_times_and_literals_are_read_whatever_a_role_sets(set_up: Callable[..., str], style: str) -> None:
+    told = set_up(DateStyle=style, standard_conforming_strings="off")
+    with FrameStore(told) as store, LakebaseUtils(dsn=told, uc_table_name=SOURCE) as lakebase:
+        lakebase.insert_metrics("x", {"n": 1})
+        [metrics] = lakebase.get_latest_metrics()
+        assert abs(datetime.fromisoformat(metrics["recorded_at"]) - datetime.now(UTC)) < timedelta(days=1)
+        SearchIndex(store).switch_on(SOURCE)
+        assert store.query(MATCHES, ()) == [(True,)]
+        with store.database.connection() as connection, store.database.connection() as another:
+            for each in (connection, another):  # one that the pool opened by itself, too
+                assert each.info.parameter_status("DateStyle") in ("ISO, DMY", "ISO, MDY")
+                assert each.info.parameter_status("standard_conforming_strings") == "on"

@@ -46,7 +46,11 @@ class Connection(psycopg.Connection[Any]):
 
 
 def configure(connection: Connection) -> None:
-    """Hold a new session to what voxtier's statements expect; asks nothing of the server.
+    """Hold a new session to what voxtier's statements expect, whatever its role and database set.
+
+    The server has told what it reports of the session with its greeting: it is asked for nothing, unless
+    backslashes in literals are not plain or times are not written as ISO 8601. Both settings are among those
+    that pgbouncer keeps for each of its clients.
 
     Raises
     ------
@@ -61,6 +65,11 @@ def configure(connection: Connection) -> None:
             f"the database {connection.info.dbname} has the encoding {encoding.decode()}, which cannot hold "
             "every path: name one that was made with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
+    if connection.pgconn.parameter_status(b"standard_conforming_strings") == b"off":
+        connection.execute("SET standard_conforming_strings = on")
+    style = connection.pgconn.parameter_status(b"DateStyle")
+    if style is not None and not style.startswith(b"ISO"):
+        connection.execute("SET DateStyle = 'ISO'")
 
 
 class _ContentNames(PrepareManager):
