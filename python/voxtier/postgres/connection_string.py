@@ -6,12 +6,14 @@ so it is taken out here.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from voxtier.errors import ConfigError
 
@@ -29,6 +31,8 @@ _DEFAULTS: Mapping[str, str | int] = {
 # COPY sends UTF-8, and psycopg encodes every other text as the session says: neither the string nor the
 # environment nor the role decides.
 _FIXED: Mapping[str, str | int] = {"client_encoding": "UTF8"}
+# As if neither string nor environment named them; of these libpq has no default that can be written.
+_UNSET = {"sslcertmode": "disable", "min_protocol_version": "3.0", "max_protocol_version": "3.0"}
 _IN_URI = re.compile(r"(?<=[?&])prepare=([^&#]*)(?:&|\Z)")
 # One ``key = value`` of libpq's other form: the value plain or in quotes, with backslashes.
 _SETTING = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)", re.DOTALL)
@@ -100,6 +104,24 @@ def complete(dsn: str, credentials: Mapping[str, Any], **changes: str | int) -> 
     """
     given = {name: value for name, value in conninfo_to_dict(dsn).items() if value is not None}
     return make_conninfo("", **{**_DEFAULTS, **given, **credentials, **changes, **_FIXED})
+
+
+def without_environment(dsn: str) -> str:
+    """Return a connection string that says all that libpq would else take from the environment.
+
+    libpq looks up the service of ``PGSERVICE`` whatever the string says, and refuses to connect where it is
+    not defined; of one that is nothing remains.
+    """
+    names_service = "PGSERVICE" in os.environ
+    said = {
+        option.keyword.decode(): (option.compiled or b"").decode()
+        for option in Conninfo.get_defaults()
+        if option.envvar and (names_service or option.envvar.decode() in os.environ)
+    }
+    for name in ("service", *_DEFAULTS):  # what `complete` adds wins over the environment too
+        said.pop(name, None)
+    unset = {name: _UNSET.get(name, default) for name, default in said.items()}
+    return make_conninfo("", **{**unset, **conninfo_to_dict(dsn)})
 
 
 def split_secrets(dsn: str) -> tuple[str, dict[str, str]]:

@@ -311,7 +311,7 @@ class Database:
     def _conninfo(self, **changes: str | int) -> str:
         if self._server is not None:
             self._server.ensure_running()
-            dsn = self._server.conninfo()
+            dsn = connection_string.without_environment(self._server.conninfo())
         else:
             dsn = self._current_dsn()
         given = _call(self._credentials, "credentials") if self._credentials is not None else {}
@@ -371,6 +371,8 @@ class Database:
             if message is None and type(error) is psycopg.OperationalError:
                 message = str(error).strip().splitlines()[0]
         remedy = "run `voxtier doctor`" if self.is_embedded else "check the server, --dsn, VOXTIER_DSN"
+        if self.is_embedded and "PGSERVICE" in os.environ and "service" in (message or ""):
+            remedy = "unset PGSERVICE: libpq looks it up even for this server, which needs none"
         return f"{message or type(error).__name__}; {remedy}"
 
     def _forget_after_fork(self) -> None:

@@ -68,6 +68,79 @@ def test_the_server_listens_on_its_socket_alone(home: Path) -> None:
         assert stat.S_IMODE(Path(server.status().socket_folder or "").stat().st_mode) == 0o700
 
 
+QUESTION = b"""
+SELECT current_setting('default_transaction_read_only'), current_setting('client_encoding'),
+    current_setting('application_name'), current_setting('unix_socket_directories')
+"""
+# Each would lead elsewhere, or keep libpq from this server.
+ELSEWHERE = {
+    "PGHOST": "/nowhere",
+    "PGHOSTADDR": "127.0.0.1",
+    "PGPORT": "1",
+    "PGUSER": "nobody",
+    "PGDATABASE": "nothing",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGREQUIREPEER": "nobody",
+    "PGCHANNELBINDING": "require",
+    "PGSSLMODE": "verify-full",
+    "PGSSLNEGOTIATION": "direct",
+    "PGSSLCERTMODE": "require",
+    "PGSSLROOTCERT": "system",
+    "PGSSLMINPROTOCOLVERSION": "none",
+    "PGGSSENCMODE": "require",
+    "PGMINPROTOCOLVERSION": "9",
+    "PGMAXPROTOCOLVERSION": "none",
+    "PGLOADBALANCEHOSTS": "none",
+    "PGCONNECT_TIMEOUT": "soon",
+    "PGOPTIONS": "-c default_transaction_read_only=on",
+    "PGCLIENTENCODING": "LATIN1",
+}
+
+
+def test_no_variable_of_libpq_leads_elsewhere(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxtier.postgres.database import Database
+
+    def answered() -> object:
+        database = Database()
+        try:
+            return database.run(lambda connection: connection.execute(QUESTION).fetchone())
+        finally:
+            database.close()
+
+    monkeypatch.setenv("VOXTIER_HOME", str(home))
+    with user(home):
+        socket = EmbeddedServer(home).status().socket_folder
+        for name, value in ELSEWHERE.items():
+            with monkeypatch.context() as one:
+                one.setenv(name, value)
+                assert answered() == ("off", "UTF8", "voxtier", socket), name
+        for name, value in ELSEWHERE.items():
+            monkeypatch.setenv(name, value)
+        assert answered() == ("off", "UTF8", "voxtier", socket)
+
+
+def test_a_service_leads_nowhere_else_and_one_that_is_not_there_is_named(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxtier.postgres.database import Database
+
+    monkeypatch.setenv("VOXTIER_HOME", str(home))
+    services = tmp_path / "services"
+    services.write_text("[elsewhere]\nhostaddr=127.0.0.1\nport=1\ntarget_session_attrs=standby\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    with user(home):
+        monkeypatch.setenv("PGSERVICE", "elsewhere")
+        database = Database()
+        assert database.run(lambda connection: connection.execute("SELECT 42").fetchone()) == (42,)
+        database.close()
+        monkeypatch.setenv("PGSERVICE", "missing")
+        with pytest.raises(BackendError, match='"missing" not found; unset PGSERVICE'):
+            database.run(lambda connection: connection.execute("SELECT 42").fetchone())
+
+
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     with pytest.raises(BackendError, match=r"cannot hold the database.*VOXTIER_HOME"):
