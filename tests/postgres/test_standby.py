@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 
 from frames.store.rows.index_rows import NOW, TABLE, ask, ct, results
@@ -166,3 +169,45 @@ def test_a_promoted_standby_takes_what_waits(tmp_path: Path) -> None:
         assert reader.flush() == 1
         assert ask(standby.dsn(), "SELECT access_count FROM voxtier.file_stats") == [(1,)]
     standby.stop()
+
+
+def test_connections_follow_a_hand_over_to_the_server_that_takes_writes(tmp_path: Path) -> None:
+    primary, standby = Server(tmp_path / "p"), Server(tmp_path / "s")
+    primary.initialise()
+    primary.start()
+    with FrameStore(primary.dsn()) as store:
+        store.upsert(SOURCE, results(3))
+    standby.copy_of(primary)
+    standby.start()
+    standby.wait_for(primary)
+    attributes = {"host": f"{primary.folder},{standby.folder}", "target_session_attrs": "read-write"}
+    barrier = threading.Barrier(3)
+
+    def ask_whether_read_only(connection: psycopg.Connection[Any]) -> object:
+        barrier.wait(60)
+        return connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
+
+    with FrameStore(primary.dsn(**attributes)) as store, ThreadPoolExecutor(3) as threads:
+
+        def are_read_only() -> set[object]:
+            """Ask on three connections at once."""
+            return set(threads.map(store.database.run, [ask_whether_read_only] * 3))
+
+        assert are_read_only() == {("off",)}
+        ask(primary.dsn(), "ALTER SYSTEM SET default_transaction_read_only = on")
+        ask(primary.dsn(), "SELECT pg_reload_conf()")
+        while are_read_only() != {("on",)}:
+            pass
+        with pytest.raises(ConfigError, match="read-only transaction"):  # nobody takes writes yet
+            store.upsert(SOURCE, results(4))
+        assert store.get(SOURCE, "/1") == TABLE
+        standby.promote()
+        assert store.upsert(SOURCE, results(4)).inserted == 1
+        assert are_read_only() == {("off",)}
+    with (
+        FrameStore(primary.dsn()) as store,
+        pytest.raises(ConfigError, match="set default_transaction_read_only = off"),
+    ):
+        store.upsert(SOURCE, results(5))
+    standby.stop()
+    primary.stop()

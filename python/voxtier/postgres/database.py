@@ -167,7 +167,9 @@ class Database:
     def run(self, work: Callable[[Connection], T]) -> T:
         """Do idempotent work on a connection; repeat it when a transient failure stopped it.
 
-        Transient failures: serialization failures, deadlocks, a lost connection, a server that restarts.
+        Transient failures: serialization failures, deadlocks, a lost connection, a server that restarts. Work
+        that a read-only server refused is done once more if a new connection leads to one that takes it:
+        after a hand-over the old connections would stay where they are.
 
         Raises
         ------
@@ -176,7 +178,9 @@ class Database:
         ConfigError
             The database role lacks a privilege.
         """
+        has_moved = False
         for attempt in range(1, ATTEMPTS + 1):
+            pool = self._pool
             try:
                 with self.connection() as connection:
                     return work(connection)
@@ -184,6 +188,14 @@ class Database:
                 if attempt == ATTEMPTS or not _is_transient(error):
                     raise self._translate(error) from error
                 _log.info("attempt %d of %d failed (%s), trying again", attempt, ATTEMPTS, _state(error))
+            except psycopg.errors.ReadOnlySqlTransaction as error:
+                if has_moved or attempt == ATTEMPTS or not self._writes_anew():
+                    raise self._translate(error) from error
+                has_moved = True
+                if self._pool is pool:  # else another thread has dropped it
+                    _log.info("the server has become read-only: its connections are left for another's")
+                    self.reset()
+                continue
             except psycopg.Error as error:
                 if attempt == ATTEMPTS or not is_pooler_sign(error):
                     raise self._translate(error) from error
@@ -295,6 +307,13 @@ class Database:
 
     def _connect(self) -> Connection:
         return Connection.connect(self._conninfo(), autocommit=True, context=ADAPTERS)
+
+    def _writes_anew(self) -> bool:
+        """Return whether a new connection, which may lead to another server, takes writes."""
+        question = "SELECT current_setting('transaction_read_only')"
+        with contextlib.suppress(psycopg.Error, BackendError), self._connect() as connection:
+            return connection.execute(question).fetchone() == ("off",)
+        return False
 
     def _stop_preparing(self) -> None:
         if self._prepare != "off":
