@@ -70,9 +70,26 @@ def test_a_role_that_may_not_make_the_schema_is_told_both_ways_out(role: Role) -
 def test_a_role_that_does_not_own_an_older_index_is_told_who_does(role: Role) -> None:
     role.ask("CREATE SCHEMA voxtier", "CREATE TABLE voxtier.schema_version AS SELECT 1 AS version")
     role.ask("GRANT USAGE ON SCHEMA voxtier TO ROLE!", "GRANT SELECT ON voxtier.schema_version TO ROLE!")
-    with pytest.raises(
-        ConfigError, match=r"schema version 1, .* does not own it: run any command .* as voxtier"
+    told = (
+        r"schema version 1, .* does not own it: run any command .* as voxtier on the primary server first, "
+        rf"or ALTER its tables and functions OWNER TO {role.name}$"
+    )
+    for right in (
+        "SELECT 1",
+        "GRANT CREATE ON SCHEMA voxtier TO ROLE!",
+        "ALTER SCHEMA voxtier OWNER TO ROLE!",
     ):
+        role.ask(right)
+        with pytest.raises(ConfigError, match=told):
+            FrameStore(role.dsn).sources()
+
+
+def test_a_role_that_owns_the_tables_of_an_older_index_and_not_its_schema_is_told_who_does(
+    role: Role,
+) -> None:
+    role.ask("CREATE SCHEMA voxtier", "CREATE TABLE voxtier.schema_version AS SELECT 1 AS version")
+    role.ask("GRANT USAGE ON SCHEMA voxtier TO ROLE!", "ALTER TABLE voxtier.schema_version OWNER TO ROLE!")
+    with pytest.raises(ConfigError, match=r"does not own it: .* as voxtier on the primary server first$"):
         FrameStore(role.dsn).sources()
 
 

@@ -181,7 +181,7 @@ def _search_index(store: FrameStore) -> Iterator[Finding]:
         if each.unread:
             state += f"; {format_count(each.unread, 'file')} could not be read, `voxtier index` tries again"
         if index.is_outdated():
-            state = "of another version of voxtier, headers are read: run `voxtier index --search`"
+            state = f"of another version of voxtier, headers are read: {index.remedy()}"
         is_well = each.is_complete and not each.unread and not index.is_outdated()
         text = f"{each.source}: {each.instances:,} instances of {each.studies:,} studies, {state}"
         yield Finding("search", "ok" if is_well else "note", text)

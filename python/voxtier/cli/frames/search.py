@@ -38,7 +38,7 @@ def fill_search(store: FrameStore, source: str, threads: int) -> None:
     if index.is_outdated():
         click.echo(
             "search index: another version of voxtier made it, and searches read headers instead: "
-            "`voxtier index --search` makes it anew",
+            f"{index.remedy()}",
             err=True,
         )
     elif index.is_detached():

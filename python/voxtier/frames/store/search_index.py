@@ -179,7 +179,7 @@ class SearchIndex:
         return self._version() is not None
 
     def is_outdated(self) -> bool:
-        """Return whether another version made it: it is not used until `switch_on` makes it anew."""
+        """Return whether another version made it: it is not used. See `remedy`."""
         return self._version() not in (None, _DETACHED, VERSION)
 
     def is_detached(self) -> bool:
@@ -188,6 +188,11 @@ class SearchIndex:
         A dump that was restored leaves such a one, and so do triggers that were disabled for a while.
         """
         return self._version() == _DETACHED
+
+    def remedy(self) -> str:
+        """Return what helps where it is outdated: `switch_on` makes one of an older version anew."""
+        is_newer = (self._version() or 0) > VERSION
+        return "upgrade voxtier" if is_newer else "run `voxtier index --search`, which makes it anew"
 
     def holds(self, source: str) -> bool:
         """Return whether a source is to be kept in it."""

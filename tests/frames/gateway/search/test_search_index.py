@@ -383,3 +383,25 @@ def test_the_command_says_what_it_keeps_and_forgets_it(store: FrameStore, dsn: s
         run("frames", "forget", "--search").returncode,
     ) == (0, 1)
     assert not SearchIndex(store).exists()
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("version", "remedy"), [("1", "run `voxtier index --search`"), ("99", "upgrade voxtier")]
+)
+def test_the_commands_say_what_helps_against_a_search_index_of_another_version(
+    store: FrameStore, dsn: str, tmp_path: Path, version: str, remedy: str
+) -> None:
+    fill(store)
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute(f"COMMENT ON SCHEMA voxtier_search IS 'version {version}'".encode())
+    indexed, checked = (
+        subprocess.run(
+            [sys.executable, "-m", "voxtier", *command, "--dsn", dsn], capture_output=True, text=True
+        )
+        for command in (("index", str(tmp_path)), ("doctor",))
+    )
+    for said in (indexed.stderr, checked.stdout):
+        [line] = [line for line in said.splitlines() if "another version of voxtier" in line]
+        assert remedy in line
+        assert ("--search" in line) == (version == "1")

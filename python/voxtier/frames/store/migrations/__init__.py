@@ -21,10 +21,14 @@ CREATE TABLE IF NOT EXISTS voxtier.schema_version (
 )
 """
 
+# One table stands for all, and for the functions: who made it made them.
 _RIGHTS = """
-SELECT nspowner::regrole::text, has_schema_privilege(oid, 'CREATE'), pg_is_in_recovery(),
+SELECT CASE WHEN owns_table THEN nspowner ELSE relowner END::regrole::text, quote_ident(current_user),
+    owns_table, has_schema_privilege(nspname, 'CREATE'), pg_is_in_recovery(),
     current_setting('transaction_read_only')::bool
-FROM pg_namespace WHERE nspname = 'voxtier'
+FROM pg_namespace AS n JOIN pg_class AS c ON c.relnamespace = n.oid,
+    LATERAL (SELECT pg_has_role(relowner, 'USAGE') AS owns_table) AS asked
+WHERE nspname = 'voxtier' AND relname = 'schema_version'
 """
 
 
@@ -79,8 +83,8 @@ def migrate(connection: Connection) -> None:
 def _check_rights(connection: Connection, version: int, newest: int) -> None:
     row = connection.execute(_RIGHTS).fetchone()
     assert row is not None
-    owner, may_create, is_standby, is_read_only = row
-    if may_create and not is_read_only:
+    owner, role, owns_tables, may_create, is_standby, is_read_only = row
+    if owns_tables and may_create and not is_read_only:
         return
     obstacle = (
         "this server is a standby"
@@ -89,7 +93,9 @@ def _check_rights(connection: Connection, version: int, newest: int) -> None:
         if is_read_only
         else "this role does not own it"
     )
+    # No grant lets a role change the tables of another.
+    remedy = "" if owns_tables or is_read_only else f", or ALTER its tables and functions OWNER TO {role}"
     raise ConfigError(
         f"the index has schema version {version}, this voxtier needs {newest}, and {obstacle}: run any "
-        f"command of this version as {owner} on the primary server first"
+        f"command of this version as {owner} on the primary server first{remedy}"
     )
