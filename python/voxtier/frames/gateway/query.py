@@ -33,6 +33,8 @@ COMPUTED_TAGS = {
 _WAYS_OF_MATCHING = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 _ONLY_LITERAL = "The {} parameter is not supported. Only literal matching has been performed."
 _IGNORED = "Query parameters that are not supported have been ignored."
+# Neither a comma nor a backslash is part of their values (PS3.5 6.2): there they stand between several.
+_LISTED = ("UI", "CS")
 _NUMBERS = ("IS", "DS", "US", "UL", "SS", "SL")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 # -1200 to +1400 (PS3.5 6.2); what else follows a hyphen ends a range.
@@ -168,8 +170,8 @@ def matches(element: Mapping[str, Any] | None, wanted: str) -> bool:
     element : mapping or None
         The element in the DICOM JSON model; None where the header has none.
     wanted : str
-        A value, with wildcards ``*`` and ``?``; a range ``from-to`` for dates and times; UIDs with commas or
-        backslashes between them. ``*`` alone matches whatever is there, and what has no value.
+        A value, with wildcards ``*`` and ``?``; a range ``from-to`` for dates and times; UIDs or
+        coded strings (CS) with commas or backslashes between them, of which one is enough. ``*`` alone matches whatever is there, and what has no value.
 
     Returns
     -------
@@ -189,7 +191,7 @@ def matches(element: Mapping[str, Any] | None, wanted: str) -> bool:
     if vr in _NUMBERS:
         number = _number(wanted)
         return wanted in values or (number is not None and number in map(_number, values))
-    given = re.split(r"[,\\]", wanted) if vr == "UI" else [wanted.casefold() if vr == "PN" else wanted]
+    given = re.split(r"[,\\]", wanted) if vr in _LISTED else [wanted.casefold() if vr == "PN" else wanted]
     patterns = [fnmatch.translate(each.replace("[", "[[]")) for each in given if each]
     return any(re.match(pattern, value) for pattern in patterns for value in values or [""])
 

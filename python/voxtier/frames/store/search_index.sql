@@ -217,9 +217,9 @@ BEGIN
     IF cardinality(given) = 0 THEN
         given := ARRAY[''];
     END IF;
-    RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE value LIKE ANY (CASE vr
-        WHEN 'PN' THEN ARRAY[name_pattern]
-        WHEN 'UI' THEN array_remove(string_to_array(replace(pattern, '\\', ','), ','), '')
+    RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE value LIKE ANY (CASE
+        WHEN vr = 'PN' THEN ARRAY[name_pattern]
+        WHEN vr IN ('UI', 'CS') THEN array_remove(string_to_array(replace(pattern, '\\', ','), ','), '')
         ELSE ARRAY[pattern] END));
 END
 $$;

@@ -124,6 +124,8 @@ def test_results_hold_the_attributes_of_the_files(files: list[Dataset], connect:
         ("StudyInstanceUID=1.2.3.1,1.2.3.2", lambda file: file.StudyInstanceUID in ("1.2.3.1", "1.2.3.2")),
         ("StudyInstanceUID=1.2.3.1%5C1.2.3.4", lambda file: file.StudyInstanceUID in ("1.2.3.1", "1.2.3.4")),
         ("StudyInstanceUID=1.2.3.1&Modality=MR", lambda _: False),
+        ("Modality=CT,MR", lambda file: file.get("Modality") in ("CT", "MR")),
+        ("Modality=US%5CM?%5C", lambda file: str(file.get("Modality")) in ("US", "MR")),
     ],
 )
 def test_matching(files: list[Dataset], connect: Connect, query: str, is_matched: Any) -> None:
@@ -157,6 +159,13 @@ def test_lists_of_uids_lone_wildcards_numbers_and_computed_attributes(
     for query, is_matched in cases:
         wanted = {file.SOPInstanceUID for file in files if is_matched(file)}
         assert set(values(search(client, f"instances?{query}"), "00080018")) == wanted, query
+
+
+def test_studies_of_one_of_several_modalities_are_found(files: list[Dataset], connect: Connect) -> None:
+    client = connect()
+    wanted = {file.StudyInstanceUID for file in files if file.get("Modality") in ("CT", "MR")}
+    for query in ("ModalitiesInStudy=CT,MR", "ModalitiesInStudy=CT%5CMR", "ModalitiesInStudy=C?,,MR"):
+        assert set(values(search(client, f"studies?{query}"), "0020000D")) == wanted, query
 
 
 @pytest.mark.parametrize("condition", ["", "Modality=CT&"])

@@ -48,6 +48,8 @@ QUERIES = [
     "Modality=?R",
     "ModalitiesInStudy=CT",
     "ModalitiesInStudy=MR%5CCT",
+    "ModalitiesInStudy=XA,MR",
+    "Modality=CT,S?",
     "NumberOfStudyRelatedInstances=3",
     "NumberOfStudyRelatedSeries=02",
     "NumberOfSeriesRelatedInstances=2",
@@ -142,6 +144,7 @@ def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
         {"vr": "IS", "Value": ["05 ", None]},
         {"vr": "DS", "Value": [0.5, 1e22]},
         {"vr": "LO", "Value": ["5", "a\\b", "50%_"]},
+        {"vr": "CS", "Value": ["CT", "ONLINE"]},
         {"vr": "CS"},
         {"vr": "PN", "Value": [{"Alphabetic": "Strauß^A", "Ideographic": "山田^太郎"}, {"Phonetic": "や"}]},
         None,
@@ -151,6 +154,7 @@ def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
     wanted += ["20200101-0500-20210101-0500", "2020+0100-20210101+1400", "20201231101010.5+0100"]
     wanted += ["5", "05", "5.0", "+5", "-7", "-007", "0.50", "5e-1", "1e22", "1e999", f"1{22 * '0'}", "5x"]
     wanted += ["a\\b", "50%_", "50*", "%", "_", "ONLINE", "strauß^a", "STRAUSS^A", "strauss^a=山田^太郎"]
+    wanted += ["CT,MR", "MR\\CT", "M?,C?\\", "XA,MR", "ct"]
     wanted += ["=*太郎", "==や", "や", "山田^太郎", "*=*"]
     differ = []
     for element, value in itertools.product(elements, wanted):
