@@ -1,21 +1,14 @@
-"""Searches of QIDO-RS (PS3.18 8.3.4): what a query string asks for, and what matches it (PS3.4 C.2.2.2)."""
+"""Searches of QIDO-RS (PS3.18 8.3.4): what a query string asks for."""
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from voxtier.errors import ConfigError
 from voxtier.frames.gateway.keywords import is_parameter, tag_of
-from voxtier.frames.indexing.search import texts
 from voxtier.frames.store.search_index import INSTANCE, SERIES, STUDY
-
-Header = Mapping[str, Any]
-"""A data set in the DICOM JSON model (PS3.18 F.2)."""
 
 MOST_RESULTS = 1000
 _UIDS = (STUDY, SERIES, INSTANCE)
@@ -33,15 +26,6 @@ COMPUTED_TAGS = {
 _WAYS_OF_MATCHING = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 _ONLY_LITERAL = "The {} parameter is not supported. Only literal matching has been performed."
 _IGNORED = "Query parameters that are not supported have been ignored."
-# Neither a comma nor a backslash is part of their values (PS3.5 6.2): there they stand between several.
-_LISTED = ("UI", "CS")
-_NUMBERS = ("IS", "DS", "US", "UL", "SS", "SL")
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
-# -1200 to +1400 (PS3.5 6.2); what else follows a hyphen ends a range.
-_OFFSET = r"(?:-(?:0[0-9]|1[01])[0-5][0-9]|-1200|\+(?:0[0-9]|1[0-3])[0-5][0-9]|\+1400)"
-_WITH_OFFSET = re.compile(rf"[0-9.]+{_OFFSET}")
-_RANGE = {vr: re.compile(r"([^-]*)-(.*)", re.DOTALL) for vr in ("DA", "TM")}
-_RANGE["DT"] = re.compile(rf"([0-9.]*{_OFFSET}?)-(.*)", re.DOTALL)
 
 
 class Query(NamedTuple):
@@ -151,50 +135,3 @@ def _path(name: str) -> tuple[str, ...]:
     if not all(tags):
         raise ConfigError(f"{name[:80]!r} is neither a tag (8 hexadecimal digits) nor a keyword of DICOM")
     return tags
-
-
-def elements(header: Header, tags: Sequence[str]) -> list[Mapping[str, Any] | None]:
-    """Return the elements at a path, one for each Item of the sequences around it; None for an absent one."""
-    if len(tags) == 1:
-        return [header.get(tags[0])]
-    sequence = header.get(tags[0], {})
-    items = sequence.get("Value", []) if sequence.get("vr") == "SQ" else []
-    return [found for item in items if item for found in elements(item, tags[1:])] or [None]
-
-
-def matches(element: Mapping[str, Any] | None, wanted: str) -> bool:
-    """Return whether an element matches a value (PS3.4 C.2.2.2): one of its values is enough.
-
-    Parameters
-    ----------
-    element : mapping or None
-        The element in the DICOM JSON model; None where the header has none.
-    wanted : str
-        A value, with wildcards ``*`` and ``?``; a range ``from-to`` for dates and times; UIDs or
-        coded strings (CS) with commas or backslashes between them, of which one is enough. ``*`` alone matches whatever is there, and what has no value.
-
-    Returns
-    -------
-    bool
-        Names of persons match in any case, numbers by their value.
-    """
-    if wanted.strip("*") == "":
-        return True
-    vr = (element or {}).get("vr", "")
-    values = texts(element)
-    if vr in _RANGE:
-        bounds = None if vr == "DT" and _WITH_OFFSET.fullmatch(wanted) else _RANGE[vr].fullmatch(wanted)
-        if bounds is None:
-            return wanted in values
-        first, last = bounds.groups()
-        return any((not first or value >= first) and (not last or value <= last + "~") for value in values)
-    if vr in _NUMBERS:
-        number = _number(wanted)
-        return wanted in values or (number is not None and number in map(_number, values))
-    given = re.split(r"[,\\]", wanted) if vr in _LISTED else [wanted.casefold() if vr == "PN" else wanted]
-    patterns = [fnmatch.translate(each.replace("[", "[[]")) for each in given if each]
-    return any(re.match(pattern, value) for pattern in patterns for value in values or [""])
-
-
-def _number(text: str) -> Decimal | None:
-    return Decimal(text) if _NUMBER.fullmatch(text) else None

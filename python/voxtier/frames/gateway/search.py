@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from voxtier.errors import BackendError, FormatError, SourceError
 from voxtier.frames.dicom.metadata import read_metadata
+from voxtier.frames.gateway.matching import Header, elements, matches
 from voxtier.frames.gateway.query import (
     AVAILABILITY,
     COMPUTED_TAGS,
@@ -26,10 +27,7 @@ from voxtier.frames.gateway.query import (
     RETRIEVE_URL,
     SERIES_OF_STUDY,
     TRANSFER_SYNTAX,
-    Header,
     Query,
-    elements,
-    matches,
 )
 from voxtier.frames.gateway.statements import all_below, from_headers, from_search_index, next_files
 from voxtier.frames.indexing.search import is_of, is_state, read_indexed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from voxtier.frames.gateway.matching import rule_of
 from voxtier.frames.gateway.query import (
     AVAILABILITY,
     INSTANCES_OF_SERIES,
@@ -220,10 +222,8 @@ def from_search_index(source: str, query: Query, *, with_files: bool) -> tuple[s
     matching = ""
     for number, ((tag,), wanted) in enumerate(query.matches.items()):
         place = _computed(tag) if tag in _COMPUTED else _HEADER if tag in SHARED_TAGS else _OWN
-        names = [f"{name}{number}" for name in ("tag", "wanted", "pattern", "name")]
-        parameters |= zip(names, (tag, wanted, _like(wanted), _like(wanted.casefold())), strict=True)
-        given = ", ".join(f"%({name})s" for name in names)
-        matching += f" AND voxtier_search.matches({place}, {given})"
+        parameters |= {f"tag{number}": tag, f"rule{number}": json.dumps(rule_of(wanted))}
+        matching += f" AND voxtier_search.matches({place}, %(tag{number})s, %(rule{number})s::jsonb)"
     # Where nothing must match, the window is that of the files, so that only their attributes are fetched.
     is_first = is_of_files and not matching
     windows = {"first_window": _WINDOW if is_first else "", "window": "" if is_first else _WINDOW}
@@ -246,9 +246,3 @@ def _uids(table: str, uids: dict[str, list[str]], parameters: dict[str, Any], *,
         if hashed:
             conditions.append(_HASHED.format(table=table, column=column))
     return "".join(f" AND {condition}" for condition in conditions)
-
-
-def _like(pattern: str) -> str:
-    """Return a pattern of DICOM, with * and ?, as one of LIKE."""
-    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return escaped.replace("*", "%").replace("?", "_")

@@ -9,6 +9,7 @@ from typing import Any
 
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
+from voxtier.frames.dicom.moments import MOMENT_VRS, sortable
 from voxtier.frames.dicom.table import Fingerprint
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.opening import open_source
@@ -60,7 +61,8 @@ def _read(wanted: Unsearched) -> Searched:
     header, _ = read_indexed(wanted.path, wanted.study, wanted.series, wanted.instance)
     shared = {tag: header[tag] for tag in sorted(SHARED_TAGS & header.keys())}
     own = {tag: each for tag, each in header.items() if tag not in shared}
-    names = {tag: texts(each) for tag, each in shared.items() if each["vr"] == "PN"}
+    compared = {tag: texts(each) for tag, each in shared.items() if each["vr"] in ("PN", *MOMENT_VRS)}
+    names = {tag: values for tag, values in compared.items() if values != shared[tag].get("Value", [])}
     return Searched(wanted, shared, names, own, is_read=bool(header))
 
 
@@ -130,16 +132,20 @@ def is_of(header: Mapping[str, Any], study: str, series: str, instance: str) -> 
 
 
 def texts(element: Mapping[str, Any] | None) -> list[str]:
-    """Return the values of an element as text; a name and each of its groups, in no case (`str.casefold`)."""
+    """Return the values of an element as text that is compared.
+
+    A name and each of its groups, in no case (`str.casefold`); dates and times as `sortable` writes them.
+    """
     found: list[str] = []
-    vr = (element or {}).get("vr")
+    vr = (element or {}).get("vr", "")
     for value in (element or {}).get("Value", []):
         if isinstance(value, Mapping):
             groups = [str(value.get(each, "")).casefold() for each in _NAME_GROUPS]
             whole = "=".join(groups).rstrip("=")
             found += dict.fromkeys([*filter(None, groups), whole]) if vr == "PN" else ()
         else:
-            found.append("" if value is None else str(value))
+            text = "" if value is None else str(value)
+            found.append(sortable(vr, text) if vr in MOMENT_VRS else text)
     return found
 
 

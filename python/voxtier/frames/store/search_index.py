@@ -137,8 +137,9 @@ class Unsearched(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """The attributes of an instance: of its study and series, its own, and its names of persons in no case.
+    """The attributes of an instance: of its study and series, and its own.
 
+    `names` are those of persons in no case, and dates and times that are compared in another form.
     `is_read` is False where the file could not be read; nothing but its UIDs is known then.
     """
 

@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS voxtier_search.header (
     source_id int NOT NULL,
     digest bytea NOT NULL,
     attributes jsonb NOT NULL,                  -- in the DICOM JSON model
-    names jsonb NOT NULL,                       -- names of persons by tag, in no case
+    names jsonb NOT NULL,                       -- names of persons by tag, in no case; dates and times that are compared in another form
     UNIQUE (source_id, digest)
 );
 
@@ -179,49 +179,54 @@ ALTER TABLE voxtier.file
     ENABLE ALWAYS TRIGGER search_insert, ENABLE ALWAYS TRIGGER search_update,
     ENABLE ALWAYS TRIGGER search_delete, ENABLE ALWAYS TRIGGER search_truncate;
 
--- Whether an attribute matches a value (PS3.4 C.2.2.2): its own text, or a pattern of LIKE, each for names of
--- persons in no case. The same rules as those of searches that read headers.
+-- Whether an attribute matches what a search asks for (PS3.4 C.2.2.2): see rule_of in matching.py, which has the
+-- same rules for headers.
+DROP FUNCTION IF EXISTS voxtier_search.matches(jsonb, jsonb, text, text, text, text);
 CREATE OR REPLACE FUNCTION voxtier_search.matches(
-    attributes jsonb, names jsonb, tag text, wanted text, pattern text, name_pattern text) RETURNS boolean
+    attributes jsonb, names jsonb, tag text, rule jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
-    vr text := coalesce(attributes -> tag ->> 'vr', '');
-    given text[] := CASE WHEN names ? tag
-        THEN ARRAY(SELECT jsonb_array_elements_text(names -> tag))
-        ELSE ARRAY(SELECT CASE jsonb_typeof(value) WHEN 'null' THEN '' ELSE value #>> '{}' END
-            FROM jsonb_array_elements(coalesce(attributes -> tag -> 'Value', '[]')) AS value
-            WHERE jsonb_typeof(value) <> 'object') END;
+    element jsonb := attributes -> tag;
+    vr text := coalesce(element ->> 'vr', '');
+    given text[];
     number_form CONSTANT text := '^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?$';
-    utc_offset CONSTANT text :=
-        '(?:-(?:0[0-9]|1[01])[0-5][0-9]|-1200|\+(?:0[0-9]|1[0-3])[0-5][0-9]|\+1400)';
-    bounds text[];
 BEGIN
-    IF wanted ~ '^\*+$' THEN
+    IF rule = '{}' THEN
         RETURN true;
-    ELSIF vr IN ('DA', 'TM', 'DT') THEN
-        IF vr <> 'DT' THEN
-            bounds := regexp_match(wanted, '^([^-]*)-(.*)$');
-        ELSIF wanted !~ ('^[0-9.]+' || utc_offset || '$') THEN
-            bounds := regexp_match(wanted, '^([0-9.]*' || utc_offset || '?)-(.*)$');
-        END IF;
-        IF bounds IS NULL THEN
-            RETURN wanted = ANY (given);
-        END IF;
-        RETURN EXISTS (SELECT FROM unnest(given) AS value
-            WHERE (bounds[1] = '' OR value COLLATE "C" >= bounds[1])
-                AND (bounds[2] = '' OR value COLLATE "C" <= bounds[2] || '~'));
+    END IF;
+    given := CASE WHEN names ? tag
+        THEN ARRAY(SELECT jsonb_array_elements_text(names -> tag))
+        ELSE ARRAY(SELECT coalesce(value #>> '{}', '') FROM jsonb_array_elements(element -> 'Value') AS value
+            WHERE jsonb_typeof(value) <> 'object') END;
+    IF vr IN ('DA', 'TM', 'DT') THEN
+        rule := rule -> vr;
+        RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE voxtier_search.hold(rule, value));
     ELSIF vr IN ('IS', 'DS', 'US', 'UL', 'SS', 'SL') THEN
-        RETURN wanted = ANY (given) OR (wanted ~ number_form AND EXISTS (SELECT FROM unnest(given) AS value
-            WHERE CASE WHEN value ~ number_form THEN value::numeric = wanted::numeric END));
+        RETURN rule ->> 'text' = ANY (given) OR EXISTS (SELECT FROM unnest(given) AS value
+            WHERE CASE WHEN value ~ number_form THEN value::numeric = (rule ->> 'number')::numeric END);
     END IF;
     IF cardinality(given) = 0 THEN
         given := ARRAY[''];
     END IF;
-    RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE value LIKE ANY (CASE
-        WHEN vr = 'PN' THEN ARRAY[name_pattern]
-        WHEN vr IN ('UI', 'CS') THEN array_remove(string_to_array(replace(pattern, '\\', ','), ','), '')
-        ELSE ARRAY[pattern] END));
+    RETURN EXISTS (SELECT FROM unnest(given) AS value,
+            jsonb_array_elements_text(coalesce(rule -> vr, rule -> '')) AS patterns (pattern)
+        WHERE value LIKE pattern);
 END
+$$;
+
+-- Whether a date or time is in a range: Bounds of moments.py, with the same rules.
+CREATE OR REPLACE FUNCTION voxtier_search.hold(bounds jsonb, value text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT CASE
+        WHEN bounds ->> 0 = '' THEN true
+        WHEN bounds ->> 1 <> '' AND split_part(value, E'\t', 2) <> ''
+        THEN split_part(value, E'\t', 2) COLLATE "C" >= bounds ->> 1
+        ELSE split_part(value, E'\t', 1) COLLATE "C" >= bounds ->> 0 END
+    AND CASE
+        WHEN bounds ->> 2 = '' THEN true
+        WHEN bounds ->> 3 <> '' AND split_part(value, E'\t', 2) <> ''
+        THEN split_part(value, E'\t', 2) COLLATE "C" <= bounds ->> 3
+        ELSE split_part(value, E'\t', 1) COLLATE "C" <= bounds ->> 2 END
 $$;
 
 -- What another version kept is read anew.

@@ -16,7 +16,7 @@ from frames.gateway.conftest import Connect
 from frames.gateway.serving import Answer, Client, index
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.gateway import search as search_module
-from voxtier.frames.gateway.query import matches, parse
+from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search
 from voxtier.frames.store.store import FrameStore
 
@@ -206,40 +206,6 @@ def test_studies_and_series_are_found_by_their_counts(files: list[Dataset], conn
 def test_what_is_computed_for_another_level_is_refused(level: str, query: str) -> None:
     with pytest.raises(ConfigError, match=r"is known of a \w+ alone"):
         parse(level, query)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada^Tarou=山田^太郎", "=山田^太郎", "==やまだ", "Straße"],
-)
-def test_the_value_of_a_name_matches_itself(name: str) -> None:
-    dataset = Dataset()
-    dataset.PatientName = name
-    element = dataset.to_json_dict()["00100010"]
-    for wanted in (name, name.upper(), name[:-1] + "?", *filter(None, name.split("="))):
-        assert matches(element, wanted), wanted
-    for wanted in (name[:-1], f"{name}=", f"x{name}"):
-        assert not matches(element, wanted), wanted
-
-
-@pytest.mark.parametrize(
-    ("wanted", "found"),
-    [
-        ("2020-2021", True),
-        ("2020-", True),
-        ("-2021", True),
-        ("2021-2022", False),
-        ("20201231101010.5+0100", True),
-        ("20201231101010.5+0200", False),
-        ("20200101+0100-20210101+0100", True),
-        ("20200101-0500-20210101-0500", True),
-        ("20200101-0500-20200201-0500", False),
-        ("20200101-0500-", True),
-        ("2020-1130", False),  # a year with an offset
-    ],
-)
-def test_ranges_of_date_and_time_with_offsets(wanted: str, found: bool) -> None:
-    assert matches({"vr": "DT", "Value": ["20201231101010.5+0100"]}, wanted) == found
 
 
 NOT_LITERAL = "The {} parameter is not supported. Only literal matching has been performed."

@@ -1,0 +1,192 @@
+"""What matches a search: values by what they mean, by the same rules over headers and in the search index."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+
+from frames.gateway.serving import index
+from voxtier.frames.gateway.matching import matches, rule_of
+from voxtier.frames.gateway.query import parse
+from voxtier.frames.gateway.search import Search
+from voxtier.frames.indexing.search import fill_search_index, texts
+from voxtier.frames.store.search_index import SearchIndex
+from voxtier.frames.store.store import FrameStore
+
+
+def write(path: Path, uid: str, **attributes: Any) -> Path:
+    """Write one instance in a study of its own, whose UID is given."""
+    dataset = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid, f"{uid}.1"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.1.1"
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def found_both_ways(store: FrameStore, level: str, queries: list[str]) -> list[set[str]]:
+    """Return the last number of the UIDs of the studies that each search finds, the same in both ways."""
+    ways = []
+    for _ in range(2):
+        searches = Search()
+        ways.append(
+            [
+                {
+                    each["0020000D"]["Value"][0].rpartition(".")[2]
+                    for each in searches.answer(store, "default", parse(level, query), "")[0]
+                }
+                for query in queries
+            ]
+        )
+        made = SearchIndex(store)
+        made.switch_on("default")
+        list(fill_search_index(made, "default"))
+    assert searches.counts()["index"] == len(queries)
+    assert ways[0] == ways[1]
+    return ways[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada^Tarou=山田^太郎", "=山田^太郎", "==やまだ", "Straße"],
+)
+def test_the_value_of_a_name_matches_itself(name: str) -> None:
+    dataset = Dataset()
+    dataset.PatientName = name
+    element = dataset.to_json_dict()["00100010"]
+    for wanted in (name, name.upper(), name[:-1] + "?", *filter(None, name.split("="))):
+        assert matches(element, wanted), wanted
+    for wanted in (name[:-1], f"{name}=", f"x{name}"):
+        assert not matches(element, wanted), wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("2020-2021", True),
+        ("2020-", True),
+        ("-2021", True),
+        ("2021-2022", False),
+        ("20201231101010.5+0100", True),
+        ("20201231101010.5+0200", False),
+        ("20200101+0100-20210101+0100", True),
+        ("20200101-0500-20210101-0500", True),
+        ("20200101-0500-20200201-0500", False),
+        ("20200101-0500-", True),
+        ("2020-1130", False),  # a year with an offset
+        ("20201231091010.50+0000", True),
+        ("20201231041010.4-0500-20201231091010.5+0000", True),
+        ("20201231091010.6+0000-", False),
+        ("-202012310910+0000", True),
+        ("20201231091011+0000-20201231235959+0000", False),
+        ("20201231101010-20201231101010", True),  # without an offset its clock is that of the value
+    ],
+)
+def test_ranges_of_date_and_time_with_offsets(wanted: str, found: bool) -> None:
+    assert matches({"vr": "DT", "Value": ["20201231101010.5+0100"]}, wanted) == found
+
+
+TIMES = ["10", "1000", "100000", "100000.0", "10:00:00.5", "1030", "103000", "103000.50", "1100", "late"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("100000-100000", TIMES[:5]),
+        ("100001-103000", TIMES[5:8]),
+        ("1001-1030", TIMES[5:8]),
+        ("100000.1-103000", TIMES[4:8]),
+        ("103000.500000-103000.500000", ["103000.50"]),
+        ("1000-1000", TIMES[:5]),
+        ("-095959", []),
+        ("-10:00", TIMES[:5]),
+        ("103001-", ["1100", "late"]),
+        ("10-10", TIMES[:8]),
+        ("10", TIMES[:4]),
+        ("10:00:00.000", TIMES[:4]),
+        ("1030", ["1030", "103000"]),
+        ("103000.5", ["103000.50"]),
+        ("late", ["late"]),
+    ],
+)
+def test_times_match_by_what_they_mean(wanted: str, found: list[str]) -> None:
+    assert [time for time in TIMES if matches({"vr": "TM", "Value": [time]}, wanted)] == found
+
+
+@pytest.mark.parametrize("date", ["19930422", "1993.04.22"])
+def test_dates_of_the_old_form_match(date: str) -> None:
+    element = {"vr": "DA", "Value": [date]}
+    for wanted in ("19930422", "1993.04.22", "1993.04.22-1993.04.22", "-1993", "199304-1993.05.01"):
+        assert matches(element, wanted), wanted
+    for wanted in ("19930423", "1993.04.23-", "-1993.04.21"):
+        assert not matches(element, wanted), wanted
+
+
+def test_studies_are_found_by_times_of_any_precision(store: FrameStore, tmp_path: Path) -> None:
+    times = ["10", "1000", "100000.5", "103000", "1100"]
+    paths = [
+        write(tmp_path / f"{number}.dcm", f"1.2.3.{number}", StudyTime=time)
+        for number, time in enumerate(times)
+    ]
+    index(store, paths)
+    queries = ["StudyTime=100000-1030", "StudyTime=100000-100000", "StudyTime=1030", "StudyTime=-095959"]
+    wanted = [{"0", "1", "2", "3"}, {"0", "1", "2"}, {"3"}, set()]
+    assert found_both_ways(store, "studies", queries) == wanted
+
+
+def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
+    SearchIndex(store).switch_on("default")
+    elements = [
+        {"vr": "UI", "Value": ["1.2.840.10008.1.2", "1.2"]},
+        {"vr": "UI"},
+        {"vr": "DA", "Value": ["20201231"]},
+        {"vr": "TM", "Value": ["0930", "101500.5"]},
+        {"vr": "DT", "Value": ["20201231101010.5+0100"]},
+        {"vr": "DT", "Value": ["20200601"]},
+        {"vr": "DA", "Value": ["1993.04.22"]},
+        {"vr": "TM", "Value": ["10", "10:30:00.50", "late"]},
+        {"vr": "IS", "Value": [5, -7]},
+        {"vr": "IS", "Value": ["05 ", None]},
+        {"vr": "DS", "Value": [0.5, 1e22]},
+        {"vr": "LO", "Value": ["5", "a\\b", "50%_"]},
+        {"vr": "CS", "Value": ["CT", "ONLINE"]},
+        {"vr": "CS"},
+        {"vr": "PN", "Value": [{"Alphabetic": "Strauß^A", "Ideographic": "山田^太郎"}, {"Phonetic": "や"}]},
+        None,
+    ]
+    wanted = ["*", "**", "?", "?*", "1.2", "1.2,1.3", "1.3\\1.2", "1.?", ",", "\\", "1.2,"]
+    wanted += ["20201231", "2020-2021", "-2020", "2020-", "-", "2020-1130", "20201231-0500", "09-10", "0930"]
+    wanted += ["20200101-0500-20210101-0500", "2020+0100-20210101+1400", "20201231101010.5+0100"]
+    wanted += [
+        "19930422",
+        "1993.04.22-",
+        "101500.50",
+        "09:30",
+        "1000",
+        "10-1030",
+        "103000.5-",
+        "-late",
+        "late",
+    ]
+    wanted += ["20201231091010.50+0000", "20201231091010+0000-20201231091010.5+0000", "2020-202012"]
+    wanted += ["5", "05", "5.0", "+5", "-7", "-007", "0.50", "5e-1", "1e22", "1e999", f"1{22 * '0'}", "5x"]
+    wanted += ["a\\b", "50%_", "50*", "%", "_", "ONLINE", "strauß^a", "STRAUSS^A", "strauss^a=山田^太郎"]
+    wanted += ["CT,MR", "MR\\CT", "M?,C?\\", "XA,MR", "ct"]
+    wanted += ["=*太郎", "==や", "や", "山田^太郎", "*=*"]
+    differ = []
+    for element, value in itertools.product(elements, wanted):
+        names = {"T": texts(element)} if element and element["vr"] in ("PN", "DA", "TM", "DT") else {}
+        parameters = [json.dumps({"T": element} if element else {}), json.dumps(names), "T"]
+        parameters += [json.dumps(rule_of(value))]
+        statement = "SELECT voxtier_search.matches(%s::jsonb, %s::jsonb, %s, %s::jsonb)"
+        if store.query(statement, parameters) != [(matches(element, value),)]:
+            differ.append((element, value, matches(element, value)))
+    assert not differ
