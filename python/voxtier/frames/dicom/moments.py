@@ -65,6 +65,32 @@ def bounds_of(vr: str, wanted: str) -> Bounds:
     return Bounds(*_read(vr, first), *_read(vr, last, is_end=True))
 
 
+def span_of(date: str, time: str) -> Bounds | None:
+    """Return a range of dates and one of times as one of moments (PS3.4 C.2.2.2.5.4).
+
+    Parameters
+    ----------
+    date, time : str
+        Values of a search: `from-to`, `from-` or `-to`, both of the same form.
+
+    Returns
+    -------
+    Bounds or None
+        For a date with the time behind it, each as `sortable` returns it. None where the two are no such
+        pair: each matches for itself then.
+    """
+    dates, times = _range("DA", date), _range("TM", time)
+    if dates is None or times is None or list(map(bool, dates)) != list(map(bool, times)):
+        return None
+    days = [_OLD_DATE.sub(r"\1\2\3", day) for day in dates]
+    if any(day and not re.fullmatch(r"[0-9]{8}", day) for day in days):
+        return None
+    if any(moment and not _TIME.fullmatch(moment) for moment in times):
+        return None
+    clock = bounds_of("TM", time)
+    return Bounds(days[0] + clock.first, "", days[1] + clock.last, "")
+
+
 def _range(vr: str, wanted: str) -> tuple[str, str] | None:
     is_moment = vr == "DT" and _WITH_OFFSET.fullmatch(wanted)
     match = None if is_moment else _RANGE[vr].fullmatch(wanted)

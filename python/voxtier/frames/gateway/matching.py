@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from decimal import Decimal
+from itertools import zip_longest
 from typing import Any
 
-from voxtier.frames.dicom.moments import MOMENT_VRS, bounds_of
+from voxtier.frames.dicom.moments import MOMENT_VRS, Bounds, bounds_of, span_of
+from voxtier.frames.gateway.keywords import TIMES
 from voxtier.frames.indexing.search import texts
 
 Header = Mapping[str, Any]
@@ -20,13 +23,48 @@ _NUMBERS = ("IS", "DS", "US", "UL", "SS", "SL")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
 
-def elements(header: Header, tags: Sequence[str]) -> list[Mapping[str, Any] | None]:
-    """Return the elements at a path, one for each Item of the sequences around it; None for an absent one."""
-    if len(tags) == 1:
-        return [header.get(tags[0])]
-    sequence = header.get(tags[0], {})
+def fits(header: Header, keys: Mapping[tuple[str, ...], str]) -> bool:
+    """Return whether a data set matches keys, each of which is a path of tags and a value.
+
+    Those of one sequence must match in one of its Items (PS3.4 C.2.2.2.6).
+    """
+    own: dict[str, str] = {}
+    below: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
+    for tags, wanted in keys.items():
+        if len(tags) == 1:
+            own[tags[0]] = wanted
+        else:
+            below[tags[0]][tags[1:]] = wanted
+    return (
+        all(_is_between(header, *pair, span) for pair, span in take_spans(own).items())
+        and all(matches(header.get(tag), wanted) for tag, wanted in own.items())
+        and all(any(fits(item, each) for item in _items(header, tag)) for tag, each in below.items())
+    )
+
+
+def take_spans(keys: dict[str, str]) -> dict[tuple[str, str], Bounds]:
+    """Remove ranges of a date and its time from the keys of one level; return them as one range for both."""
+    spans = {}
+    for date in keys.keys() & TIMES.keys():
+        time = TIMES[date]
+        span = span_of(keys[date], keys[time]) if time in keys else None
+        if span is not None:
+            spans[date, time] = span
+            del keys[date], keys[time]
+    return spans
+
+
+def _is_between(header: Header, date: str, time: str, span: Bounds) -> bool:
+    """Return whether a date with its time is in a range; one without a time counts as its first moment."""
+    pairs = zip_longest(texts(header.get(date)), texts(header.get(time)), fillvalue="")
+    return any(day and span.hold(day + clock) for day, clock in pairs)
+
+
+def _items(header: Header, tag: str) -> list[Header]:
+    """Return the Items of a sequence; where it has none, an empty one, in which * matches."""
+    sequence = header.get(tag, {})
     items = sequence.get("Value", []) if sequence.get("vr") == "SQ" else []
-    return [found for item in items if item for found in elements(item, tags[1:])] or [None]
+    return list(filter(None, items)) or [{}]
 
 
 def matches(element: Mapping[str, Any] | None, wanted: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from voxtier.errors import BackendError, FormatError, SourceError
 from voxtier.frames.dicom.metadata import read_metadata
-from voxtier.frames.gateway.matching import Header, elements, matches
+from voxtier.frames.gateway.matching import Header, fits
 from voxtier.frames.gateway.query import (
     AVAILABILITY,
     COMPUTED_TAGS,
@@ -236,7 +236,7 @@ class Search:
                 header[MODALITIES] = _modalities(
                     first_header(file, uids | {SERIES: [file.series]}, needs_all=False) for file in files
                 )
-            if not _fits({**header, **_computed(query, row, header, root)}, query):
+            if not fits({**header, **_computed(query, row, header, root)}, query.matches):
                 continue
             passed += 1
             if query.matches and passed <= query.offset:
@@ -314,13 +314,6 @@ def _is_indexed(query: Query) -> bool:
     below = {"study": {SERIES, INSTANCE}, "series": {INSTANCE}, "instance": set()}[query.level]
     is_flat = all(len(tags) == 1 for tags in query.matches)
     return is_flat and _tags_of(query) <= known and not below & query.uids.keys()
-
-
-def _fits(header: Header, query: Query) -> bool:
-    return all(
-        any(matches(element, value) for element in elements(header, tags))
-        for tags, value in query.matches.items()
-    )
 
 
 def _read_all(file: File) -> Header:

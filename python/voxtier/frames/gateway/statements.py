@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from voxtier.frames.gateway.matching import rule_of
+from voxtier.frames.gateway.matching import rule_of, take_spans
 from voxtier.frames.gateway.query import (
     AVAILABILITY,
     INSTANCES_OF_SERIES,
@@ -220,15 +220,25 @@ def from_search_index(source: str, query: Query, *, with_files: bool) -> tuple[s
     is_of_files = query.level == "instance"
     where = _uids("f" if is_of_files else "s", query.uids, parameters, hashed=is_of_files)
     matching = ""
-    for number, ((tag,), wanted) in enumerate(query.matches.items()):
-        place = _computed(tag) if tag in _COMPUTED else _HEADER if tag in SHARED_TAGS else _OWN
+    keys = {tag: wanted for (tag,), wanted in query.matches.items()}
+    for number, ((date, time), span) in enumerate(take_spans(keys).items()):
+        parameters |= {f"date{number}": date, f"time{number}": time, f"span{number}": json.dumps(span)}
+        matching += (
+            f" AND voxtier_search.is_between({_place(date)}, %(date{number})s, %(time{number})s,"
+            f" %(span{number})s::jsonb)"
+        )
+    for number, (tag, wanted) in enumerate(keys.items()):
         parameters |= {f"tag{number}": tag, f"rule{number}": json.dumps(rule_of(wanted))}
-        matching += f" AND voxtier_search.matches({place}, %(tag{number})s, %(rule{number})s::jsonb)"
+        matching += f" AND voxtier_search.matches({_place(tag)}, %(tag{number})s, %(rule{number})s::jsonb)"
     # Where nothing must match, the window is that of the files, so that only their attributes are fetched.
     is_first = is_of_files and not matching
     windows = {"first_window": _WINDOW if is_first else "", "window": "" if is_first else _WINDOW}
     parts = {"where": where, "matching": matching, "holder": _HOLDER if with_files else "NULL"}
     return _BY_INDEX[query.level].format(**parts, **windows), parameters
+
+
+def _place(tag: str) -> str:
+    return _computed(tag) if tag in _COMPUTED else _HEADER if tag in SHARED_TAGS else _OWN
 
 
 def _computed(tag: str) -> str:

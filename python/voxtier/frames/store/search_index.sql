@@ -229,6 +229,18 @@ SELECT CASE
         ELSE split_part(value, E'\t', 1) COLLATE "C" <= bounds ->> 2 END
 $$;
 
+-- Whether a date with its time is in a range; one without a time counts as its first moment.
+CREATE OR REPLACE FUNCTION voxtier_search.is_between(
+    attributes jsonb, names jsonb, date_tag text, time_tag text, span jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT EXISTS (SELECT
+    FROM jsonb_array_elements_text(coalesce(names -> date_tag, attributes -> date_tag -> 'Value'))
+        WITH ORDINALITY AS dates (date, place)
+    LEFT JOIN jsonb_array_elements_text(coalesce(names -> time_tag, attributes -> time_tag -> 'Value'))
+        WITH ORDINALITY AS times (time, place) USING (place)
+    WHERE date <> '' AND voxtier_search.hold(span, date || coalesce(time, '')))
+$$;
+
 -- What another version kept is read anew.
 TRUNCATE voxtier_search.instance, voxtier_search.header, voxtier_search.series, voxtier_search.study;
 UPDATE voxtier_search.source SET is_complete = false;

@@ -142,6 +142,93 @@ def test_studies_are_found_by_times_of_any_precision(store: FrameStore, tmp_path
     assert found_both_ways(store, "studies", queries) == wanted
 
 
+MOMENTS = [
+    ("20260705", "090000"),
+    ("20260705", "190000"),
+    ("20260706", "030000"),
+    ("2026.07.07", "17"),
+    ("20260707", "180059.5"),
+    ("20260707", "190000"),
+    ("20260706", None),
+    (None, "120000"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_a_range_of_dates_and_one_of_times_are_one_range_of_moments(
+    store: FrameStore, tmp_path: Path
+) -> None:
+    """PS3.18 8.3.4.1.1; where the two have not the same form, each matches for itself."""
+    for levels in ("Study", "Series"):
+        paths = [
+            write(
+                tmp_path / f"{number}.dcm",
+                f"1.2.3.{number}",
+                **{f"{levels}Date": date, f"{levels}Time": time},
+            )
+            for number, (date, time) in enumerate(MOMENTS)
+        ]
+        index(store, paths)
+        cases = {
+            "{0}Date=20260705-20260707&{0}Time=1000-1800": "12346",
+            "{0}Date=20260705-20260706&{0}Time=2000-0400": "26",
+            "{0}Date=2026.07.06-&{0}Time=00:30-": "2345",
+            "{0}Date=-20260706&{0}Time=-0300": "0126",
+            "{0}Date=20260705-20260707&{0}Time=1200-": "1345",
+            "{0}Date=2026-&{0}Time=1800-": "145",
+            "{0}Date=20260707&{0}Time=1000-1800": "34",
+            "{0}Date=20260705-20260707&{0}Time=*": "0123456",
+            "{0}Date=-&{0}Time=-": "0123456",
+        }
+        queries = [query.format(levels) for query in cases]
+        found = found_both_ways(store, "series", queries)
+        assert dict(zip(cases, map(sorted, found), strict=True)) == {k: list(v) for k, v in cases.items()}
+
+
+def test_ranges_of_other_dates_and_times_and_in_items_are_one_range(
+    store: FrameStore, tmp_path: Path
+) -> None:
+    step = Dataset()
+    step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime = "20260705", "190000"
+    attributes = {
+        "AcquisitionDate": "20260705",
+        "AcquisitionTime": "190000",
+        "RequestAttributesSequence": [step],
+    }
+    index(store, [write(tmp_path / "1.dcm", "1.2.3.1", **attributes)])
+    item = "RequestAttributesSequence.ScheduledProcedureStepStart"
+    for name in ("Acquisition", item):
+        for times, count in (("1000-1800", 1), ("1000-0400", 1), ("2000-0400", 0)):
+            query = f"{name}Date=20260705-20260706&{name}Time={times}"
+            found, _ = Search().answer(store, "default", parse("instances", query), "")
+            assert len(found) == count, query
+
+
+def test_keys_of_a_sequence_match_in_one_of_its_items(store: FrameStore, tmp_path: Path) -> None:
+    """PS3.4 C.2.2.2.6."""
+    items = []
+    for number, code in (("1", "A"), ("2", "B")):
+        item, of_item = Dataset(), Dataset()
+        item.ScheduledProcedureStepID, item.RequestedProcedureID = f"S{number}", f"R{number}"
+        of_item.CodeValue, of_item.CodingSchemeDesignator = code, number
+        item.ScheduledProtocolCodeSequence = [of_item]
+        items.append(item)
+    index(store, [write(tmp_path / "1.dcm", "1.2.3.1", RequestAttributesSequence=items)])
+    step, code = "00400275.00400009", "00400275.ScheduledProtocolCodeSequence"
+    for query, is_found in (
+        (f"{step}=S1&RequestAttributesSequence.RequestedProcedureID=R1", True),
+        (f"{step}=S1&00400275.00401001=R2", False),
+        (f"{step}=S1&00400275.00401001=R?", True),
+        (f"{step}=S1&00400275.00401001=R3", False),
+        (f"{step}=S2&{code}.CodeValue=B&{code}.CodingSchemeDesignator=2", True),
+        (f"{step}=S1&{code}.CodeValue=B", False),
+        (f"{code}.CodeValue=B&{code}.CodingSchemeDesignator=1", False),
+        (f"{step}=*&00400275.00321060=*&00081115.0020000E=*", True),
+    ):
+        found, _ = Search().answer(store, "default", parse("series", query), "")
+        assert bool(found) == is_found, query
+
+
 def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
     SearchIndex(store).switch_on("default")
     elements = [
