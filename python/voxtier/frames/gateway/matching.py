@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 from itertools import zip_longest
+from math import isfinite
 from typing import Any
 
 from voxtier.frames.dicom.moments import MOMENT_VRS, Bounds, bounds_of, span_of
@@ -19,7 +21,8 @@ Header = Mapping[str, Any]
 
 # Neither a comma nor a backslash is part of their values (PS3.5 6.2): there they stand between several.
 _LISTED = ("UI", "CS")
-_NUMBERS = ("IS", "DS", "US", "UL", "SS", "SL")
+_NUMBERS = ("IS", "DS", "US", "UL", "SS", "SL", "SV", "UV", "FL", "FD")
+_PRECISION = {"FL": "<f", "FD": "<d"}
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
 
@@ -91,7 +94,7 @@ def matches(element: Mapping[str, Any] | None, wanted: str) -> bool:
     if vr in MOMENT_VRS:
         return any(map(bounds_of(vr, wanted).hold, values))
     if vr in _NUMBERS:
-        number = _number(wanted)
+        number = _number(_rounded(vr, wanted))
         return wanted in values or (number is not None and number in map(_number, values))
     patterns = [fnmatch.translate(each.replace("[", "[[]")) for each in _patterns(vr, wanted)]
     return any(re.match(pattern, value) for pattern in patterns for value in values or [""])
@@ -106,7 +109,9 @@ def rule_of(wanted: str) -> dict[str, Any]:
         return {}
     rule: dict[str, Any] = {vr: bounds_of(vr, wanted) for vr in MOMENT_VRS}
     rule |= {vr: list(map(_like, _patterns(vr, wanted))) for vr in (*_LISTED, "PN", "")}
-    return rule | {"text": wanted, "number": None if _number(wanted) is None else wanted}
+    return (
+        rule | {"text": wanted} | {vr: _rounded(vr, wanted) for vr in _NUMBERS if _number(wanted) is not None}
+    )
 
 
 def _is_any(wanted: str) -> bool:
@@ -118,6 +123,17 @@ def _patterns(vr: str, wanted: str) -> list[str]:
     if vr in _LISTED:
         return [each for each in re.split(r"[,\\]", wanted) if each]
     return [wanted.casefold() if vr == "PN" else wanted]
+
+
+def _rounded(vr: str, text: str) -> str:
+    """Return a number as an element holds it: FL in single, FD in double precision, all others as it is."""
+    if vr not in _PRECISION or not _NUMBER.fullmatch(text):
+        return text
+    try:
+        [value] = struct.unpack(_PRECISION[vr], struct.pack(_PRECISION[vr], float(text)))
+    except OverflowError:
+        return text
+    return repr(value) if isfinite(value) else text
 
 
 def _number(text: str) -> Decimal | None:

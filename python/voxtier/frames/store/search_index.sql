@@ -201,9 +201,9 @@ BEGIN
     IF vr IN ('DA', 'TM', 'DT') THEN
         rule := rule -> vr;
         RETURN EXISTS (SELECT FROM unnest(given) AS value WHERE voxtier_search.hold(rule, value));
-    ELSIF vr IN ('IS', 'DS', 'US', 'UL', 'SS', 'SL') THEN
+    ELSIF vr IN ('IS', 'DS', 'US', 'UL', 'SS', 'SL', 'SV', 'UV', 'FL', 'FD') THEN
         RETURN rule ->> 'text' = ANY (given) OR EXISTS (SELECT FROM unnest(given) AS value
-            WHERE CASE WHEN value ~ number_form THEN value::numeric = (rule ->> 'number')::numeric END);
+            WHERE CASE WHEN value ~ number_form THEN value::numeric = (rule ->> vr)::numeric END);
     END IF;
     IF cardinality(given) = 0 THEN
         given := ARRAY[''];

@@ -142,6 +142,25 @@ def test_studies_are_found_by_times_of_any_precision(store: FrameStore, tmp_path
     assert found_both_ways(store, "studies", queries) == wanted
 
 
+@pytest.mark.parametrize(
+    ("vr", "value", "wanted", "found"),
+    [
+        ("FD", 1000.0, ["1000", "1000.0", "1e3", "+1000"], True),
+        ("FD", 0.1, ["0.1", "0.10", "1e-1"], True),
+        ("FD", 0.1, ["0.10000000149011612", "0", "1e999", "x"], False),
+        ("FL", 0.10000000149011612, ["0.1", "0.10000000149011612", "1e-1"], True),
+        ("FL", 0.10000000149011612, ["0.10001", "1e300", "x"], False),
+        ("SV", -5, ["-5", "-05", "-5.0"], True),
+        ("UV", 18446744073709551615, ["18446744073709551615"], True),
+        ("UV", 18446744073709551615, ["18446744073709551614", "1.8446744073709551e19"], False),
+        ("UV", "18446744073709551615", ["18446744073709551615", "+18446744073709551615"], True),
+    ],
+)
+def test_numbers_match_by_their_value(vr: str, value: Any, wanted: list[str], found: bool) -> None:
+    for each in wanted:
+        assert matches({"vr": vr, "Value": [value]}, each) == found, each
+
+
 MOMENTS = [
     ("20260705", "090000"),
     ("20260705", "190000"),
@@ -243,6 +262,9 @@ def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
         {"vr": "IS", "Value": [5, -7]},
         {"vr": "IS", "Value": ["05 ", None]},
         {"vr": "DS", "Value": [0.5, 1e22]},
+        {"vr": "FD", "Value": [1000.0, 0.1]},
+        {"vr": "FL", "Value": [0.10000000149011612, 5.0]},
+        {"vr": "SV", "Value": [5, -9007199254740993]},
         {"vr": "LO", "Value": ["5", "a\\b", "50%_"]},
         {"vr": "CS", "Value": ["CT", "ONLINE"]},
         {"vr": "CS"},
@@ -265,7 +287,19 @@ def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
     ]
     wanted += ["20201231091010.50+0000", "20201231091010+0000-20201231091010.5+0000", "2020-202012"]
     wanted += ["5", "05", "5.0", "+5", "-7", "-007", "0.50", "5e-1", "1e22", "1e999", f"1{22 * '0'}", "5x"]
-    wanted += ["a\\b", "50%_", "50*", "%", "_", "ONLINE", "strauß^a", "STRAUSS^A", "strauss^a=山田^太郎"]
+    wanted += ["1000", "1e3", "0.1", "0.10", "0.10000000149011612", "-9007199254740993", "-9007199254740992"]
+    wanted += [
+        "1e300",
+        "a\\b",
+        "50%_",
+        "50*",
+        "%",
+        "_",
+        "ONLINE",
+        "strauß^a",
+        "STRAUSS^A",
+        "strauss^a=山田^太郎",
+    ]
     wanted += ["CT,MR", "MR\\CT", "M?,C?\\", "XA,MR", "ct"]
     wanted += ["=*太郎", "==や", "や", "山田^太郎", "*=*"]
     differ = []
