@@ -40,7 +40,7 @@ class Query(NamedTuple):
     matches : dict
         Values of other attributes, by their tag behind those of the sequences that they stand in.
     included : set of str
-        Further tags to return; ``all`` for every attribute of the header.
+        Further tags to return, those of `matches` among them; ``all`` for every attribute of the header.
     limit, offset : int
         Window of the results.
     warnings : tuple of str
@@ -111,6 +111,9 @@ def parse(path: str, query: str) -> Query:
             elif value:
                 _check_level(name, tags, level)
                 matches[tags] = value
+                included |= _returned(tags)
+            elif _is_of_level(tags, level):
+                included |= _returned(tags)
     limit = min(numbers["limit"], MOST_RESULTS)
     return Query(level, uids, matches, included, limit, numbers["offset"], tuple(sorted(warnings)))
 
@@ -122,11 +125,27 @@ def _add_uids(uids: dict[str, list[str]], tag: str, given: list[str]) -> None:
         uids[tag] = [uid for uid in given if tag not in uids or uid in uids[tag]]
 
 
+def _is_of_level(tags: tuple[str, ...], level: str) -> bool:
+    """Return whether an attribute is none that is computed, but for another level."""
+    levels = [each for each, computed in COMPUTED_TAGS.items() if tags[0] in computed]
+    return not levels or level in levels or len(tags) > 1
+
+
 def _check_level(name: str, tags: tuple[str, ...], level: str) -> None:
     """Refuse an attribute that is computed for another level: no file has it, so that nothing would match."""
-    levels = [each for each, computed in COMPUTED_TAGS.items() if tags[0] in computed]
-    if levels and level not in levels and len(tags) == 1:
-        raise ConfigError(f"{name} is known of a {levels[0]} alone: search there, not for a {level}")
+    if not _is_of_level(tags, level):
+        [known] = [each for each, computed in COMPUTED_TAGS.items() if tags[0] in computed]
+        raise ConfigError(f"{name} is known of a {known} alone: search there, not for a {level}")
+
+
+def _returned(tags: tuple[str, ...]) -> set[str]:
+    """Return what results hold of an attribute by which was searched (PS3.18 10.6.3.3).
+
+    Of a private one also the element that tells its creator (PS3.5 7.8.1).
+    """
+    group, block = tags[0][:4], tags[0][4:6]
+    is_private = int(group, 16) % 2 == 1 and block >= "10"
+    return {tags[0], f"{group}00{block}"} if is_private else {tags[0]}
 
 
 def _path(name: str) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ class Search:
         deadline = monotonic() + _LONGEST
         passed = rescued = 0
         known = INDEXED_TAGS | COMPUTED_TAGS[query.level]
-        needs_all = "all" in query.included or not _tags_of(query) <= known
+        needs_all = "all" in query.included or not query.included <= known
 
         def first_header(file: File, uids: dict[str, list[str]], *, needs_all: bool) -> Header:
             """Return the header of a file, or of the next one with these UIDs that can be read."""
@@ -303,17 +303,13 @@ def _modalities(headers: Iterable[Header]) -> dict[str, Any]:
     return {"vr": "CS", "Value": found} if found else {"vr": "CS"}
 
 
-def _tags_of(query: Query) -> set[str]:
-    return {tags[0] for tags in query.matches} | query.included
-
-
 def _is_indexed(query: Query) -> bool:
     """Return whether the search index has everything that a search asks for."""
     known = SHARED_TAGS | COMPUTED_TAGS[query.level] - {RETRIEVE_URL}
     known |= INDEXED_TAGS if query.level == "instance" else set()
     below = {"study": {SERIES, INSTANCE}, "series": {INSTANCE}, "instance": set()}[query.level]
     is_flat = all(len(tags) == 1 for tags in query.matches)
-    return is_flat and _tags_of(query) <= known and not below & query.uids.keys()
+    return is_flat and query.included <= known and not below & query.uids.keys()
 
 
 def _read_all(file: File) -> Header:

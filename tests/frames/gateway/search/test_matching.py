@@ -248,6 +248,33 @@ def test_keys_of_a_sequence_match_in_one_of_its_items(store: FrameStore, tmp_pat
         assert bool(found) == is_found, query
 
 
+def test_results_hold_the_attributes_by_which_was_searched(store: FrameStore, tmp_path: Path) -> None:
+    """PS3.18 10.6.3.3; of a private one its creator too."""
+    path = write(tmp_path / "1.dcm", "1.2.3.1", SliceThickness=5)
+    dataset = pydicom.dcmread(path)
+    block = dataset.private_block(0x77, "Acme", create=True)
+    block.add_new(1, "LO", "001239")
+    block.add_new(2, "LO", "hello")
+    dataset.save_as(path)
+    index(store, [path])
+    for level in ("studies", "series", "instances"):
+        for query, tags in (
+            ("SliceThickness=5", {"00180050"}),
+            ("SliceThickness=", {"00180050"}),
+            ("BodyPartExamined=*&Manufacturer=GE*", {"00080070"}),
+            ("00770010=Acme&00771001=001239&includefield=00771002", {"00770010", "00771001", "00771002"}),
+            ("00771001=", {"00770010", "00771001"}),
+            ("Modality=CT", {"00080060"}),
+            ("PatientID=", {"00100020"}),
+            ("00081115.0020000E=*&00400275.00400009=*", set()),
+        ):
+            [plain], _ = Search().answer(store, "default", parse(level, ""), "")
+            [result], _ = Search().answer(store, "default", parse(level, query), "")
+            assert result.keys() == plain.keys() | tags, (level, query)
+    for query in ("Modality=CT", "PatientID=", "NumberOfSeriesRelatedInstances="):
+        assert found_both_ways(store, "studies", [query]) == [{"1"}]
+
+
 def test_both_ways_have_the_same_rules(store: FrameStore) -> None:
     SearchIndex(store).switch_on("default")
     elements = [

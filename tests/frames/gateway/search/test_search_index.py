@@ -34,6 +34,7 @@ QUERIES = [
     "PatientID=1CT1&StudyDate=20040119",
     "PatientID=*C*",
     "PatientID=",
+    "Modality=&SeriesNumber=&Rows=",
     "PatientID=%5C*",
     "StudyDate=20261111-20261113",
     "StudyDate=-20051231",
