@@ -11,6 +11,8 @@ from voxtier.frames.gateway.keywords import is_parameter, tag_of
 from voxtier.frames.store.search_index import INSTANCE, SERIES, STUDY
 
 MOST_RESULTS = 1000
+# No index has so many rows, and the database knows no much larger number; Python reads no digits without end.
+_LAST = 10**18
 _UIDS = (STUDY, SERIES, INSTANCE)
 AVAILABILITY, RETRIEVE_URL, MODALITIES = "00080056", "00081190", "00080061"
 SERIES_OF_STUDY, INSTANCES_OF_STUDY, INSTANCES_OF_SERIES = "00201206", "00201208", "00201209"
@@ -22,6 +24,8 @@ COMPUTED_TAGS = {
 }
 """What results of a level say beside the header of a file."""
 
+# Specific Character Set and Timezone Offset From UTC say how the other keys are meant (PS3.4 C.2.2.2).
+_NEVER_MATCHED = (("00080005",), ("00080201",))
 # Parameters of PS3.18 8.3.4 that change how values match; what is answered then, in its words.
 _WAYS_OF_MATCHING = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 _ONLY_LITERAL = "The {} parameter is not supported. Only literal matching has been performed."
@@ -91,9 +95,10 @@ def parse(path: str, query: str) -> Query:
         raise ConfigError("the query is not UTF-8, or has more than 200 parameters") from None
     for name, value in fields:
         if name in numbers:
-            if not re.fullmatch(r"[0-9]{1,9}", value):
+            if not re.fullmatch(r"[0-9]+", value):
                 raise ConfigError(f"{name}={value[:40]!r} is no number")
-            numbers[name] = int(value)
+            digits = value.lstrip("0") or "0"
+            numbers[name] = int(digits) if len(digits) < 19 else _LAST
         elif name in _WAYS_OF_MATCHING:
             warnings |= {_ONLY_LITERAL.format(name)} if value.lower() == "true" else set()
         elif name == "includefield":
@@ -104,7 +109,9 @@ def parse(path: str, query: str) -> Query:
             warnings.add(_IGNORED)
         else:
             tags = _path(name)
-            if tags[0] in _UIDS and len(tags) == 1:
+            if tags in _NEVER_MATCHED:
+                included.add(tags[0])
+            elif tags[0] in _UIDS and len(tags) == 1:
                 _add_uids(uids, tags[0], [uid for uid in re.split(r"[,\\]", value) if uid])
             elif "\0" in value:
                 raise ConfigError(f"{name}: a value has no NUL")

@@ -18,6 +18,8 @@ from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.gateway import search as search_module
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search
+from voxtier.frames.indexing.search import fill_search_index
+from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore
 
 SHIPPED = [
@@ -176,6 +178,35 @@ def test_pages_lose_and_repeat_nothing(files: list[Dataset], connect: Connect, c
     for offset in range(0, len(whole) + 3, 3):
         pages += search(client, f"instances?{condition}limit=3&offset={offset}")
     assert pages == whole
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    "number", ["1000000000", "2147483647", "9223372036854775808", "9" * 5000, "0" * 20 + "3"]
+)
+def test_limits_and_offsets_of_many_digits_are_numbers(
+    store: FrameStore, connect: Connect, number: str
+) -> None:
+    client = connect()
+    whole = search(client, "instances")
+    is_small = number.endswith("3")
+    assert search(client, f"instances?limit={number}") == whole[: 3 if is_small else None]
+    for condition in ("", "&Modality=CT", "&includefield=all"):
+        left = search(client, f"instances?offset={number}{condition}")
+        assert bool(left) == is_small
+    SearchIndex(store).switch_on("default")
+    list(fill_search_index(SearchIndex(store), "default"))
+    for condition in ("", "&Modality=CT"):
+        assert bool(search(client, f"instances?offset={number}{condition}")) == is_small
+
+
+@pytest.mark.usefixtures("files")
+def test_character_set_and_offset_from_utc_of_a_search_match_everything(connect: Connect) -> None:
+    """PS3.4 C.2.2.2, C.2.2.2.5: they say how the other keys are meant."""
+    client = connect()
+    whole = search(client, "studies")
+    for key in ("TimezoneOffsetFromUTC=%2B0100", "00080201=-0500", "SpecificCharacterSet=ISO_IR%20192"):
+        assert search(client, f"studies?{key}") == whole, key
 
 
 def test_studies_and_series_are_found_by_their_counts(files: list[Dataset], connect: Connect) -> None:

@@ -35,6 +35,7 @@ QUERIES = [
     "PatientID=*C*",
     "PatientID=",
     "Modality=&SeriesNumber=&Rows=",
+    "SpecificCharacterSet=ISO_IR%20192&TimezoneOffsetFromUTC=-0500",
     "PatientID=%5C*",
     "StudyDate=20261111-20261113",
     "StudyDate=-20051231",
