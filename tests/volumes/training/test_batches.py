@@ -175,36 +175,6 @@ def test_bytes_do_not_depend_on_threads_ranks_or_prefetch(cohort: Path) -> None:
     same([parts[n % 3][n // 3] for n in range(15)], one)
 
 
-def test_an_epoch_goes_on_after_any_batch(cohort: Path) -> None:
-    whole = batches(dataset(cohort), 4)
-    wanted = [drained(whole), drained(whole)]
-    assert not torch.equal(wanted[0][0]["image"], wanted[1][0]["image"])
-    for stop in (1, 3, 4):
-        first = batches(dataset(cohort), 4)
-        iterator = iter(first)
-        for _ in range(stop):
-            next(iterator)
-        state = first.state_dict()
-        del iterator
-        second = batches(dataset(cohort), 4)
-        second.load_state_dict(state)
-        same(drained(second), wanted[0][stop:])
-        same(drained(second), wanted[1])
-    with pytest.raises(ConfigError, match="batch_size 4 instead of 2"):
-        batches(dataset(cohort), 2).load_state_dict(state)
-    with pytest.raises(ConfigError, match="batch 9 of 4"):
-        batches(dataset(cohort), 4).load_state_dict({**state, "batch": 9})
-
-
-def test_an_epoch_that_is_broken_off_is_over(cohort: Path) -> None:
-    loader = batches(dataset(cohort), 4)
-    epochs = [drained(loader), drained(loader)]
-    loader = batches(dataset(cohort), 4)
-    for _ in loader:
-        break
-    same(drained(loader), epochs[1])
-
-
 def test_a_batch_that_is_held_keeps_its_voxels(cohort: Path) -> None:
     loader = batches(dataset(cohort), 1, prefetch=2)
     held = [batch["image"] for batch in loader]  # views of the ring: no copy

@@ -28,7 +28,7 @@ from torch.utils.data import (  # noqa: E402
 )
 
 from volumes.support.images import nifti  # noqa: E402
-from volumes.training.in_workers import Halves, draw_as_rank, keep  # noqa: E402
+from volumes.support.in_workers import Halves, draw_as_rank, keep  # noqa: E402
 from voxtier.errors import ConfigError  # noqa: E402
 from voxtier.volumes import (  # noqa: E402
     DatasetConfig,

@@ -16,7 +16,7 @@ from voxtier.volumes import VolumeCollection
 torch = pytest.importorskip("torch")
 
 from volumes.support.images import nifti  # noqa: E402
-from volumes.training.in_workers import Budget, Dies, Raises, keep  # noqa: E402
+from volumes.support.in_workers import Budget, Dies, Raises, keep  # noqa: E402
 from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure  # noqa: E402
 from voxtier.volumes.training.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
 from voxtier.volumes.training.loaders import (  # noqa: E402

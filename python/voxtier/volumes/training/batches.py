@@ -159,7 +159,9 @@ class _Options:
 class Batches:
     """The batches of a training; made by `batches`.
 
-    Each iteration is the next epoch; one that was broken off is over, unless its state is loaded again.
+    Each iteration is the next epoch; one that was broken off is over, unless its state is loaded again. It
+    begins with its first batch: an iterator of which none was drawn changes nothing. Where several are drawn
+    from in turns, the training stands where the one is that began last.
 
     Attributes
     ----------
@@ -185,7 +187,7 @@ class Batches:
         self._read = get_config().read
         allocate = self._device.allocate if self._device.is_pinned else None
         self._ring = Ring(self._form, options.prefetch, self._read, allocate)
-        self._epoch, self._next, self._has_begun = dataset.epoch, 0, False
+        self._stand(dataset.epoch, 0)
         self._geometries: dict[int, tuple[geometry.Affine | None, list[tuple[float, float]]]] = {}
         self.skipped: list[Failure] = []
 
@@ -196,8 +198,13 @@ class Batches:
         return -(-items // each)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
-        self._epoch, self._next, self._has_begun = epoch, 0, False
+        """Choose the epoch of the next iteration, also while another one goes on."""
+        self._stand(epoch, 0)
+
+    def _stand(self, epoch: int, batch: int) -> None:
+        """Let the next iteration begin here; those that have begun no longer move this."""
+        self._epoch, self._next = epoch, batch
+        self._current: object = None  # the iteration that began last, which moves it
 
     def state_dict(self) -> dict[str, int]:
         """Return where the training stands: the batch after the last one that was handed out."""
@@ -231,7 +238,7 @@ class Batches:
         epoch, batch = int(state["epoch"]), int(state["batch"])
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ConfigError(f"no state: epoch {epoch}, batch {batch} of {len(self)}")
-        self._epoch, self._next, self._has_begun = epoch, batch, False
+        self._stand(epoch, batch)
 
     def explain(self) -> dict[str, Any]:
         """Return how batches are made: by which reader, in which memory, with what cost.
@@ -273,19 +280,17 @@ class Batches:
         spacings = (self._dataset.volumes(place)[0][0].spacing for place in places)
         return len({tuple(round(mm, 3) for mm in spacing) for spacing in spacings if spacing is not None})
 
-    def __iter__(self) -> Iterator[Any]:
-        if self._has_begun:
-            self._epoch, self._next = self._epoch + 1, 0
-        self._has_begun = True
-        return self._pass(self._epoch, self._next)
-
     def _plan(self, epoch: int) -> list[list[int]]:
         self._sampler.set_epoch(epoch)
         items = [int(item) for item in self._sampler]
         each = self._options.batch_size
         return [items[at : at + each] for at in range(0, len(items), each)][: len(self)]
 
-    def _pass(self, epoch: int, first: int) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:
+        if self._current is not None:
+            self._stand(self._epoch + 1, 0)
+        epoch, first = self._epoch, self._next
+        this = self._current = object()
         plan = self._plan(epoch)
         options = self._options
         core = CoreFiller(self._wanted, options.threads, self._read)
@@ -319,11 +324,13 @@ class Batches:
                 for row, (start, error) in enumerate(outcomes):
                     if error is not None:
                         self._fail(epoch, items[row], start, error)
-                self._epoch, self._next = epoch, number + 1
+                if self._current is this:
+                    self._next = number + 1
                 if rows:
                     starts = [start for start, _ in outcomes]
                     yield self._hand_out(epoch, slot, items, starts, views, rows)
-            self._epoch, self._next, self._has_begun = epoch + 1, 0, False
+            if self._current is this:
+                self._stand(epoch + 1, 0)
         finally:
             core.stop()
             general.stop()

@@ -77,7 +77,8 @@ def data_loader(
     shuffle : bool
         Draw a new order each epoch.
     num_workers : int
-        Processes that load; 0 loads in this one.
+        Processes that load; 0 loads in this one. Processes begin with the call of ``iter``, which is then an
+        epoch even if nothing is drawn.
     seed, rank, world_size : int
         See `sampling.EpochSampler`, which is the loader's ``sampler`` (call its ``set_epoch`` to resume).
     even : bool

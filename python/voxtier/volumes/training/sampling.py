@@ -451,10 +451,11 @@ class EpochSampler:
         return len(range(self.rank, self._total, self.world_size))
 
     def __iter__(self) -> Iterator[int]:
-        epoch = self.epoch
+        epoch = self.epoch  # with the first index: an iterator that is not drawn from uses up no epoch
         self.epoch += 1
         order = np.arange(self.length)
         if self.shuffle:
             order = generator(self.seed, epoch, 2**62).permutation(self.length)
         order = np.resize(order, self._total)  # from the beginning again
-        return iter([EpochIndex(int(item), epoch) for item in order[self.rank :: self.world_size]])
+        for item in order[self.rank :: self.world_size]:
+            yield EpochIndex(int(item), epoch)
