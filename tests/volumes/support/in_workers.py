@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import Any
 
 from voxtier.errors import FormatError
@@ -36,6 +37,19 @@ class Budget:
         return cache_stats()["budget"]
 
 
+class Number:
+    """A transform that gives its seed, after two threads have set one."""
+
+    barrier = threading.Barrier(2)
+
+    def set_random_state(self, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self, sample: Any) -> Any:
+        self.barrier.wait(60)
+        return {**sample, "number": self.seed}
+
+
 class Halves:
     """A dataset that asks twice for an item, as one that returns images and masks apart may do."""
 
@@ -49,14 +63,29 @@ class Halves:
         return self.dataset[index]["image"], self.dataset[index]["image"]
 
 
-def draw_as_rank(dataset: Any, rank: int, workers: int, queue: Any) -> None:
+def thread_loader(dataset: Any, num_workers: int, **options: Any) -> Any:
+    """Return MONAI's loader whose workers are threads, each of which begins when all have been made."""
+    from monai.data import ThreadDataLoader
+
+    barrier = threading.Barrier(num_workers)
+    return ThreadDataLoader(
+        dataset,
+        num_workers=num_workers,
+        use_thread_workers=True,
+        worker_init_fn=lambda _: barrier.wait(60),
+        **{"collate_fn": keep, **options},
+    )
+
+
+def draw_as_rank(dataset: Any, rank: int, workers: int, queue: Any, *, threads: bool = False) -> None:
     """Draw two epochs of one rank of two, with a plain loader; torch has the same seed in all ranks."""
     import torch
     from torch.utils.data import DataLoader, DistributedSampler
 
     torch.manual_seed(0)
     sampler: Any = DistributedSampler(dataset, num_replicas=2, rank=rank, shuffle=False)
-    loader: Any = DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=keep)
+    options: Any = {"batch_size": 2, "sampler": sampler, "num_workers": workers, "collate_fn": keep}
+    loader: Any = thread_loader(dataset, **options) if threads else DataLoader(dataset, **options)
     for epoch in range(2):
         items = [item for batch in loader for item in batch]
         queue.put((epoch, [(item["obs_id"], *item["patch_start"].tolist()) for item in items]))

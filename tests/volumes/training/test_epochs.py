@@ -368,17 +368,28 @@ def test_a_size_of_one_number_is_a_cube(radi: RadiObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "method"),
-    [(0, "fork"), (1, "fork"), (0, "spawn"), pytest.param(1, "spawn", marks=pytest.mark.soak)],
+    ("workers", "method", "threads"),
+    [
+        (0, "fork", False),
+        (1, "fork", False),
+        (2, "fork", True),
+        (0, "spawn", False),
+        pytest.param(1, "spawn", False, marks=pytest.mark.soak),
+    ],
 )
 def test_ranks_that_one_process_starts_count_each_for_itself(
-    radi: RadiObject, method: str, workers: int
+    radi: RadiObject, method: str, workers: int, *, threads: bool
 ) -> None:
     dataset = patches(radi)
     dataset.set_epoch(5)
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    ranks = [context.Process(target=draw_as_rank, args=(dataset, rank, workers, queue)) for rank in (0, 1)]
+    ranks = [
+        context.Process(
+            target=draw_as_rank, args=(dataset, rank, workers, queue), kwargs={"threads": threads}
+        )
+        for rank in (0, 1)
+    ]
     for rank in ranks:
         rank.start()
     found: dict[int, Draws] = {0: [], 1: []}

@@ -16,7 +16,7 @@ from voxtier.volumes import VolumeCollection
 torch = pytest.importorskip("torch")
 
 from volumes.support.images import nifti  # noqa: E402
-from volumes.support.in_workers import Budget, Dies, Raises, keep  # noqa: E402
+from volumes.support.in_workers import Budget, Dies, Number, Raises, keep, thread_loader  # noqa: E402
 from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure  # noqa: E402
 from voxtier.volumes.training.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
 from voxtier.volumes.training.loaders import (  # noqa: E402
@@ -171,3 +171,24 @@ def test_workers_share_the_budget(cohort: RadiObject) -> None:
         dataset = VolumeCollectionDataset(RadiObject(cohort.uri).T1w, transform=Budget())
         loader = data_loader(dataset, num_workers=2, collate_fn=lambda items: items[0])
         assert set(loader) == {(512 << 20) // part}
+
+
+@pytest.mark.timeout(240)
+def test_workers_that_are_threads_draw_one_epoch_in_a_pass(cohort: RadiObject) -> None:
+    """Torch's answer to which worker asks is then one for all of them."""
+    dataset = patches(cohort.T1w)
+    dataset.transform = Number()
+    loader = thread_loader(dataset, 2, batch_size=2)
+    truth = patches(cohort.T1w)
+    for epoch in range(3):
+        found = [item for batch in loader for item in batch]
+        truth.set_epoch(epoch)
+        wanted = [truth[item]["patch_start"].tolist() for item in range(len(truth))]
+        assert [item["patch_start"].tolist() for item in found] == wanted
+        assert len({item["number"] for item in found}) == len(truth)
+
+
+def test_workers_that_are_threads_leave_the_budget_of_their_process(cohort: RadiObject) -> None:
+    configure(read=ReadConfig(concurrency=2, share_cache=False))
+    dataset = VolumeCollectionDataset(RadiObject(cohort.uri).T1w, transform=Budget())
+    assert [item for batch in thread_loader(dataset, 2) for item in batch] == [512 << 20] * 4

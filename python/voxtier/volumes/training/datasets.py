@@ -6,9 +6,8 @@ An item is a dict: ``image`` (C, x, y, z), ``mask``, ``label``, ``idx``, ``obs_i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self
@@ -21,7 +20,7 @@ from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.tiledb.format.direct import share_budget
 from voxtier.volumes.tiledb.scaling import Normalize
-from voxtier.volumes.training.epochs import Draw, EpochCounter, EpochIndex
+from voxtier.volumes.training.epochs import Draw, EpochCounter, EpochIndex, worker_process, worker_thread
 from voxtier.volumes.training.matching import match_volumes, read_labels, refuse_misplaced, refuse_times
 from voxtier.volumes.training.sampling import RandomSampler, Sampler, Size, as_size, generator, grid_starts
 from voxtier.volumes.volume import Volume
@@ -212,7 +211,8 @@ class VolumeCollectionDataset:
     def apply(self, transform: Transform, sample: dict[str, Any], index: int) -> Any:
         """Apply a transform to an item; one of MONAI's gets random numbers of the draw.
 
-        In a worker it is a copy, whose own random numbers would be the same in each pass.
+        In a worker it is a copy, whose own random numbers would be the same in each pass. A worker that is a
+        thread, as those of MONAI's ThreadDataLoader can be, copies it for each item.
 
         Parameters
         ----------
@@ -228,11 +228,12 @@ class VolumeCollectionDataset:
         Any
             What the transform gives.
         """
-        set_random_state = getattr(transform, "set_random_state", None)
         item = int(index) % len(self)
-        if set_random_state is not None and (draw := self._draw(index, item)) is not None:
+        if hasattr(transform, "set_random_state") and (draw := self._draw(index, item)) is not None:
             rng = generator(self.config.seed, draw.epoch, item, draw.visit, stream=1)
-            set_random_state(seed=int(rng.integers(2**32)))
+            if worker_thread() is not None:  # other threads use the transform now
+                transform = deepcopy(transform)
+            transform.set_random_state(seed=int(rng.integers(2**32)))
         return transform(sample)
 
     def __iter__(self) -> Any:
@@ -400,8 +401,7 @@ class GridPatchDataset:
 
 def _share_budget() -> None:
     """In a DataLoader's worker: take this worker's part of the byte budget."""
-    torch_data = sys.modules.get("torch.utils.data")
-    worker = None if torch_data is None else torch_data.get_worker_info()
+    worker = worker_process()
     if worker is not None:
         share_budget(worker.num_workers)
 

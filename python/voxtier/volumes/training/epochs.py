@@ -3,6 +3,7 @@
 A DataLoader tells a map-style dataset neither that a pass begins nor which one it is, and its workers have
 copies of the dataset. But each pass makes a fetcher of its own in each process that fetches, and the workers
 of a pass share a seed. `EpochCounter` numbers passes by both, in memory that all these processes share.
+Workers that are threads (MONAI's ThreadDataLoader) are told apart by their stacks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import context, reduction
+from multiprocessing import context, parent_process, reduction
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError
 from voxtier.system.fork import at_fork
 
-_FETCHERS = "torch.utils.data._utils.fetch"
+_FETCHERS, _LOOPS = "torch.utils.data._utils.fetch", "torch.utils.data._utils.worker"
 # The first page: epoch of the next pass, number of passes with workers, and the latest of these.
 _WORDS, _PASSES, _PASS_WORDS = 512, 7, 64
 _SEED, _EPOCH, _WORKERS = 0, 1, 2  # words of a pass: shared seed + 1 (0: none), epoch, bits of workers
@@ -73,6 +74,21 @@ class Draw(NamedTuple):
     visit: int = 0
 
 
+class WorkerThread(NamedTuple):
+    """A worker of a DataLoader that is a thread of this process, as MONAI's ThreadDataLoader can have them.
+
+    Parameters
+    ----------
+    id : int
+        Among the workers of a pass.
+    seed : int
+        That of the pass and the number, as torch's workers have it.
+    """
+
+    id: int
+    seed: int
+
+
 class EpochCounter:
     """Numbers the passes of DataLoaders over one dataset; copies in workers count with it.
 
@@ -110,10 +126,13 @@ class EpochCounter:
 
     def _own(self) -> None:
         """Leave the memory of the process that this one was forked or spawned from, unless it is a worker."""
-        if self._owner != os.getpid() and _worker_info() is None:
-            self._owner = os.getpid()
-            self._map(_make_file(_size(self._items)))
-            self._words[0] = self._first
+        if self._owner == os.getpid() or worker_process() is not None:
+            return
+        with self._lock:  # several threads may come first
+            if self._owner != os.getpid():
+                self._map(_make_file(_size(self._items)))
+                self._words[0] = self._first
+                self._owner = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if context.get_spawning_popen() is None:
@@ -140,7 +159,7 @@ class EpochCounter:
 
         A batch that asks twice for an item gets it twice: images and masks may be fetched by two calls.
         """
-        fetch = _find_fetch(sys._getframe(1))
+        fetch = _find_call("fetch", _FETCHERS)
         if fetch is None:
             return None
         self._own()
@@ -150,7 +169,7 @@ class EpochCounter:
         with self._alone():
             epoch = self._epochs.get(fetcher)
             if epoch is None:
-                epoch = self._epochs[fetcher] = self._enter(_worker_info())
+                epoch = self._epochs[fetcher] = self._enter(worker_thread() or worker_process())
             if item not in visits:
                 visits[item] = self._visit(epoch, item)
             return Draw(epoch, visits[item])
@@ -222,15 +241,30 @@ def _make_file(size: int) -> int:
     return descriptor
 
 
-def _find_fetch(frame: FrameType | None) -> FrameType | None:
-    """Return the call that fetches a batch for a DataLoader, further up this thread's stack."""
+def _find_call(name: str, module: str) -> FrameType | None:
+    """Return the latest call of a function, further up this thread's stack."""
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "fetch" and frame.f_globals.get("__name__") == _FETCHERS:
+        if frame.f_code.co_name == name and frame.f_globals.get("__name__") == module:
             return frame
         frame = frame.f_back
     return None
 
 
-def _worker_info() -> Any:
+def worker_thread() -> WorkerThread | None:
+    """Return which worker of a DataLoader this thread is; None for those that are processes.
+
+    Torch's own answer is one for the whole process: threads overwrite it for each other.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return None
+    loop = _find_call("_worker_loop", _LOOPS)
+    return None if loop is None else WorkerThread(loop.f_locals["worker_id"], loop.f_locals["seed"])
+
+
+def worker_process() -> Any:
+    """Return what torch says of the worker that this process is; None when it is none."""
     torch_data = sys.modules.get("torch.utils.data")
-    return None if torch_data is None else torch_data.get_worker_info()
+    if torch_data is None or parent_process() is None or worker_thread() is not None:
+        return None
+    return torch_data.get_worker_info()
