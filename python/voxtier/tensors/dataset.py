@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
@@ -55,6 +55,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     - Different items that one cache file would stand for are refused, before they are used: of a list or
       tuple all are hashed, of another sequence, or of what is assigned to ``data``, those that are asked for.
       Items that hold more than text, paths, numbers and small arrays are not compared.
+    - A ``hash_transform`` that cannot hash the transforms, as ``json_hashing`` never can, is a warning: MONAI
+      then hashes the names of their classes, and pipelines that differ in parameters alone share files.
     - Where the deterministic transforms begin as those of a configuration (`build_transforms`), also with a
       label beside the image, the core computes these, to the same bits (`find_pipeline` says which). They
       stand in a `Compose` of MONAI: a subclass, such as `SomeOf`, may do anything with them.
@@ -143,6 +145,25 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             item_transformed, lambda: super(HealingPersistentDataset, self)._pre_transform(item_transformed)
         )
         return made
+
+    def set_transform_hash(self, hash_xform_func: Callable[..., bytes]) -> None:
+        """Take a hash of the deterministic transforms into the names of files, and warn if it is weak."""
+        has_names_alone = False
+
+        def hash_parts(parts: Any) -> bytes:
+            nonlocal has_names_alone
+            has_names_alone = isinstance(parts, str)  # MONAI's second try: the names of all classes
+            return hash_xform_func(parts)
+
+        super().set_transform_hash(hash_parts)
+        if has_names_alone:
+            name = getattr(hash_xform_func, "__name__", "hash_transform")
+            warnings.warn(
+                f"{name} cannot hash these transforms: MONAI hashes the names of their classes alone, so that"
+                " pipelines that differ in parameters share files, and each gets what the other made. Use hash_transform=pickle_hashing"
+                " (monai.data.utils), or another cache_dir for each pipeline",
+                stacklevel=4,  # where the dataset is made
+            )
 
     def set_data(self, data: Sequence[Any]) -> None:
         """Use other items; files of the old items stay (``voxtier tensors gc`` finds orphans)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.data.utils import pickle_hashing
-from monai.transforms import Compose, Transform
+from monai.data import PersistentDataset
+from monai.data.utils import json_hashing, pickle_hashing
+from monai.transforms import Compose, ScaleIntensityd, Transform
 
 from voxtier.errors import ConfigError
 from voxtier.tensors import HealingPersistentDataset, stable_hash, volume_hash
@@ -117,3 +119,24 @@ def test_what_cannot_be_hashed_fails_when_it_is_asked_for(tmp_path: Path) -> Non
     ]  # not compared: neither hash nor memory
     without_cache = HealingPersistentDataset(PATIENTS, Compose([Digits()]), None, hash_func=stable_hash)
     assert [without_cache[n].tolist() for n in range(2)] == [[1], [2]]
+
+
+def test_a_hash_of_the_transforms_that_sees_their_classes_alone_is_a_warning(tmp_path: Path) -> None:
+    def hashes(hash_transform: Callable[..., bytes] | None) -> set[str]:
+        found = set()
+        for factor in (0.5, 2.0, 0.5):
+            pipeline = Compose([Digits(), ScaleIntensityd("image", factor=factor)])
+            options: dict[str, Any] = {"cache_dir": tmp_path, "hash_transform": hash_transform}
+            own = HealingPersistentDataset([], pipeline, **options).transform_hash
+            assert own == PersistentDataset([], pipeline, **options).transform_hash
+            found.add(own)
+        return found
+
+    with pytest.warns(UserWarning, match="json_hashing cannot.*differ in parameters.*pickle_hashing") as said:
+        assert len(hashes(json_hashing)) == 1
+    assert [warning.filename for warning in said] == [__file__] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(hashes(pickle_hashing)) == 2
+        assert hashes(None) == {""}
+        HealingPersistentDataset([], Digits(), tmp_path, hash_transform=lambda _: b"own")
