@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
@@ -60,6 +61,8 @@ class Database:
     credentials : callable or None
         Returns connection parameters, such as ``{"user": ..., "password": token}``, for each new
         connection: tokens may expire. While it fails, open connections go on working.
+    home : Path or None
+        The embedded server of this folder, whatever `dsn` and the environment say.
     max_size : int
         Most connections; further threads wait for one.
     timeout : float
@@ -83,6 +86,7 @@ class Database:
         dsn: str | Callable[[], str] | None = None,
         *,
         credentials: Callable[[], Mapping[str, Any]] | None = None,
+        home: Path | None = None,
         max_size: int = 16,
         timeout: float = 30.0,
         max_lifetime: float = 45 * 60.0,
@@ -93,7 +97,8 @@ class Database:
             prepare or os.environ.get("VOXTIER_PREPARE") or "auto"
         )
         self._prepare_is_told = prepare is not None
-        dsn = dsn or os.environ.get("VOXTIER_DSN") or None
+        self._home = home
+        dsn = None if home is not None else dsn or os.environ.get("VOXTIER_DSN") or None
         self._dsn = self._read(dsn) if isinstance(dsn, str) else dsn
         self._credentials = credentials
         self._sizes: dict[str, Any] = {
@@ -325,7 +330,7 @@ class Database:
             )
 
     def _embedded(self) -> EmbeddedServer:
-        return self._server or embedded_server()
+        return self._server or embedded_server(self._home)
 
     def _conninfo(self, **changes: str | int) -> str:
         if self._server is not None:

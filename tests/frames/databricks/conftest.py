@@ -44,7 +44,12 @@ def spark() -> Iterator[Any]:
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": "0",
     }
-    session = local_session(conf=conf)
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # workers have the environment of this moment: it decides nothing
+        patch.setenv("VOXTIER_DSN", "host=127.0.0.1 port=9 dbname=of_an_earlier_moment")
+        patch.setenv("VOXTIER_HOME", "/nowhere")
+        session = local_session(conf=conf)
     yield session
     session.stop()
 

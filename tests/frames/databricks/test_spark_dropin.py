@@ -26,7 +26,7 @@ from frames.dicom.catalogue import TABLE, native, write_files
 from voxtier.errors import ConfigError
 from voxtier.frames import BOTCacheBuilder, LakebaseUtils
 from voxtier.frames.databricks.place import choose_place
-from voxtier.frames.databricks.spark_task import MaskedValues
+from voxtier.frames.databricks.spark_task import Destination, MaskedValues, open_store
 
 
 def test_spark_infers_the_types_of_the_priority_list_of_a_fresh_index(
@@ -125,6 +125,31 @@ def test_builder_and_utils_choose_one_database(monkeypatch: pytest.MonkeyPatch, 
             assert dict(psycopg.conninfo.conninfo_to_dict(destination.dsn)) == {
                 "host": "db.example", "dbname": "index"
             }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("destination", "described"),
+    [
+        (Destination(home="/home/of/driver"), "the embedded server in /home/of/driver/postgres"),
+        (Destination(dsn="host=named dbname=x"), "named, database x"),
+        (Destination(dsn=""), "the local socket, database by default"),
+        (
+            Destination(dsn="", secret=MaskedValues({"password": "p"})),
+            "the local socket, database by default",
+        ),
+        (Destination(credentials="builtins:dict"), "the local socket, database by default"),
+        (Destination(instance="an-instance"), "the local socket, database by default"),
+    ],
+    ids=repr,
+)
+def test_a_worker_opens_what_the_driver_chose_whatever_its_own_environment_names(
+    destination: Destination, described: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOXTIER_DSN", "host=stale dbname=stale")
+    monkeypatch.setenv("VOXTIER_HOME", "/stale")
+    store = open_store(destination)
+    assert store.database.describe() == described
+    assert store.database.is_embedded == (destination.home is not None)
 
 
 def test_a_provider_of_credentials_goes_before_a_workspace() -> None:

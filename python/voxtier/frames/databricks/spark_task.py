@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from voxtier.errors import ConfigError
@@ -249,7 +250,11 @@ def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
 
 
 def open_store(destination: Destination) -> Any:
-    """Open the frame index of a destination."""
+    """Open the frame index of a destination.
+
+    A worker has the environment of the moment when Spark began, which may name another database: the
+    destination alone decides.
+    """
     from voxtier.frames.store.store import FrameStore
     from voxtier.postgres.database import Database
 
@@ -258,6 +263,7 @@ def open_store(destination: Destination) -> Any:
         load_provider(destination.credentials) if destination.credentials else None
     )
     options: dict[str, Any] = {"max_size": 2, "prepare": destination.prepare}
+    dsn: str | Callable[[], str] = destination.dsn or (lambda: "")  # "" and None would mean VOXTIER_DSN
     if destination.instance is not None:
         from voxtier.frames.databricks.lakebase import DatabricksCredentials
 
@@ -267,13 +273,12 @@ def open_store(destination: Destination) -> Any:
             token=secret.get("token"),
             database=destination.database,
         )
-        return FrameStore(Database(lambda: "", credentials=provider, **options))
+        return FrameStore(Database(dsn, credentials=provider, **options))
     if destination.home is not None:
-        os.environ.setdefault("VOXTIER_HOME", destination.home)
-        return FrameStore(Database(**options))
+        return FrameStore(Database(home=Path(destination.home), **options))
     if provider is None and secret:
-        return FrameStore(Database(destination.dsn, credentials=lambda: secret, **options))
-    return FrameStore(Database(destination.dsn or (lambda: ""), credentials=provider, **options))
+        return FrameStore(Database(dsn, credentials=lambda: secret, **options))
+    return FrameStore(Database(dsn, credentials=provider, **options))
 
 
 def load_provider(name: str) -> Callable[[], Mapping[str, Any]]:
