@@ -53,6 +53,10 @@ def test_secrets_are_split_off_and_prepare_stays() -> None:
     assert parse(plain).prepare == "off"
     assert "s3cret" not in plain
     assert split_secrets("host=x password=y") == ("host=x", {"password": "y"})
+    for of_the_environment in ("postgresql://", "password=y"):
+        assert split_secrets(of_the_environment)[0] == "postgresql://", (
+            "not empty: that is the embedded server"
+        )
 
 
 def test_credentials_win_over_the_string_and_the_string_over_defaults() -> None:

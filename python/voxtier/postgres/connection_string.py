@@ -130,7 +130,9 @@ def split_secrets(dsn: str) -> tuple[str, dict[str, str]]:
     parts = {name: str(value) for name, value in conninfo_to_dict(libpq).items() if value is not None}
     secrets = {str(name): parts.pop(name) for name in ("password", "sslpassword") if name in parts}
     plain = make_conninfo("", **parts)
-    return (f"{plain} prepare={prepare}".strip() if prepare else plain), secrets
+    if prepare:
+        return f"{plain} prepare={prepare}".strip(), secrets
+    return plain or "postgresql://", secrets  # empty, it would name another database
 
 
 def database_name(dsn: str) -> str | None:
