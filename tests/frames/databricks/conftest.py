@@ -44,9 +44,8 @@ def spark() -> Iterator[Any]:
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": "0",
     }
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # workers have the environment of this moment: it decides nothing
+    # Workers have the environment of this moment: it decides nothing.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VOXTIER_DSN", "host=127.0.0.1 port=9 dbname=of_an_earlier_moment")
         patch.setenv("VOXTIER_HOME", "/nowhere")
         session = local_session(conf=conf)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +152,29 @@ def test_a_worker_opens_what_the_driver_chose_whatever_its_own_environment_names
     store = open_store(destination)
     assert store.database.describe() == described
     assert store.database.is_embedded == (destination.home is not None)
+
+
+def test_a_copy_keeps_the_token_and_a_pickle_only_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABRICKS_HOST", "DATABRICKS_RUNTIME_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    builder = BOTCacheBuilder(TABLE, token="dapi-x")
+    task = builder._task(LOCAL)  # type: ignore[arg-type]
+    assert task.destination.secret == MaskedValues({"token": "dapi-x"})
+    for copied in (builder.copy(), copy.copy(builder), copy.deepcopy(builder)):
+        assert copied._task(LOCAL) == task  # type: ignore[arg-type]
+    again = pickle.loads(pickle.dumps(builder))
+    assert again._task(LOCAL).destination == replace(task.destination, secret=None), "the workers have theirs"
+
+
+def test_a_password_goes_only_to_the_server_that_it_was_given_with() -> None:
+    builder = BOTCacheBuilder(TABLE, dsn="host=one password=first")
+    for dsn, secret in {
+        "host=one": MaskedValues({"password": "first"}),
+        "host=two": None,
+        "host=two password=second": MaskedValues({"password": "second"}),
+    }.items():
+        task = builder.copy({builder.dsn: dsn})._task(LOCAL)  # type: ignore[arg-type]
+        assert task.destination.secret == secret
 
 
 def test_a_provider_of_credentials_goes_before_a_workspace() -> None:

@@ -51,6 +51,33 @@ if TYPE_CHECKING:
 _OLDEST_JAVA = 17
 
 
+class _Secrets:
+    """What a builder was given and keeps in memory only: copies of the builder have it, pickles do not.
+
+    Parameters
+    ----------
+    token : str or None
+        Access token of a workspace; empty where a pickle left one out, so that the place stays the same.
+    dsn : str
+        The connection string that the passwords are of: no other server gets them.
+    passwords : mapping or None
+        Passwords by name.
+    """
+
+    def __init__(self, token: str | None, dsn: str = "", passwords: Mapping[str, str] | None = None) -> None:
+        self.token, self._dsn, self._passwords = token, dsn, dict(passwords or {})
+
+    def passwords_of(self, dsn: str) -> dict[str, str]:
+        """Return the passwords that a connection string was given with."""
+        return dict(self._passwords) if dsn == self._dsn else {}
+
+    def __deepcopy__(self, memo: object) -> _Secrets:
+        return self
+
+    def __reduce__(self) -> tuple[type[_Secrets], tuple[str | None]]:
+        return _Secrets, (None if self.token is None else "",)
+
+
 class BOTCacheBuilder(
     Transformer, HasInputCol, HasOutputCol, DefaultParamsReadable["BOTCacheBuilder"], DefaultParamsWritable
 ):
@@ -110,8 +137,9 @@ class BOTCacheBuilder(
 
     No setting of Spark is changed, as serverless Spark refuses unknown ones. Passwords and tokens travel
     masked in the closure of the task: their text stands in no plan, pickle, log or saved builder, but who can
-    read the closure can find them out. With ``credentials`` none of the database's travels, and keys of S3
-    travel with ``s3_keys="driver"`` only.
+    read the closure can find them out. A copy of the builder has them, a pickled or saved one does not: make
+    it anew, or let the workers have their own. With ``credentials`` none of the database's travels, and keys
+    of S3 travel with ``s3_keys="driver"`` only.
     """
 
     uc_table_name: Param[str] = Param(
@@ -183,12 +211,12 @@ class BOTCacheBuilder(
         for name, text in names.items():
             if not isinstance(text, str) or not text:
                 raise ConfigError(f"{name}={text!r}: must be a name")
-        self._secrets: dict[str, str] = {"token": token} if token else {}
+        passwords: dict[str, str] = {}
         if dsn:
             from voxtier.postgres.connection_string import split_secrets
 
-            dsn, secrets = split_secrets(dsn)
-            self._secrets |= secrets
+            dsn, passwords = split_secrets(dsn)
+        self._secrets = _Secrets(token or None, dsn or "", passwords)
         if prepare not in (None, "auto", "off"):
             raise ConfigError(f"prepare={prepare!r}: must be 'auto' or 'off'")
         if verify not in ("all", "ends"):
@@ -222,9 +250,6 @@ class BOTCacheBuilder(
             )
         except TypeError as error:
             raise ConfigError(f"BOTCacheBuilder: {error}") from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_secrets": {}}
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         task = self._task(dataset.sparkSession)
@@ -275,19 +300,19 @@ class BOTCacheBuilder(
 
     def _choose_destination(self, session: SparkSession, source: TableName) -> Destination:
         credentials = self.getOrDefault(self.credentials) or None
-        host = self.getOrDefault(self.host)
-        token = self._secrets.get("token")
+        host, token = self.getOrDefault(self.host), self._secrets.token
         place, dsn = choose_place(
             self.getOrDefault(self.dsn) or None,
             has_credentials=credentials is not None,
-            workspace=bool(host or token),
+            workspace=bool(host) or token is not None,
         )
         if place == "dsn" and dsn is not None:
             from voxtier.postgres.connection_string import split_secrets
 
-            dsn, secrets = split_secrets(dsn)
-            secrets |= {name: value for name, value in self._secrets.items() if name != "token"}
-            secret = MaskedValues(secrets) if secrets and credentials is None else None
+            passwords = self._secrets.passwords_of(dsn)
+            dsn, others = split_secrets(dsn)
+            passwords |= others
+            secret = MaskedValues(passwords) if passwords and credentials is None else None
             return Destination(dsn=dsn, credentials=credentials, secret=secret)
         if place == "credentials":
             return Destination(credentials=credentials)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxtier.errors import ConfigError
+from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.indexing.paths import absolute, matches
 from voxtier.system.s3_config import S3Config
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
     from voxtier.frames.dicom.table import Verify
-    from voxtier.frames.indexing.run import FileIndexer
+    from voxtier.frames.indexing.run import FileIndexer, FileReport
     from voxtier.postgres.connection_string import Prepare
 
 Status = Mapping[str, str | int]
@@ -216,9 +216,21 @@ class IndexTask:
         files = list(dict.fromkeys(path for path in named if path is not None and matches(path, extension)))
         statuses: dict[str, Status] = {}
         for start in range(0, len(files), size):
-            reports = _indexer(self.destination, self.options).index_batch(files[start : start + size])
+            reports = self._index(files[start : start + size])
             statuses.update((report.path, report.as_status()) for report in reports)
         return [self._status(path, statuses) for path in named]
+
+    def _index(self, files: list[str]) -> list[FileReport]:
+        try:
+            return _indexer(self.destination, self.options).index_batch(files)
+        except BackendError as error:
+            refused = getattr(error.__cause__, "pgconn", None)
+            if refused is None or not refused.needs_password:
+                raise
+            raise BackendError(
+                f"{error}; a builder that was pickled or saved has no password: make it anew with dsn=, use "
+                "credentials=, or give the workers PGPASSWORD or a password file"
+            ) from error
 
     def _status(self, path: str | None, statuses: Mapping[str, Status]) -> Status:
         if path is None:

@@ -214,7 +214,7 @@ def open_client(host: str | None, token: str | None) -> WorkspaceClient:
     except ValueError as error:
         raise ConfigError(
             "Databricks: no workspace or no credential; set DATABRICKS_HOST and DATABRICKS_TOKEN, or use "
-            "host= and token="
+            "host= and token= (which a pickled or saved builder has no more)"
         ) from error
 
 
