@@ -61,6 +61,17 @@ def connect_url(spark: Any) -> str:
 
 
 @pytest.fixture
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a task run here as in a worker, and close what it leaves open for the next task."""
+    from voxtier.frames.databricks import spark_task
+
+    monkeypatch.setattr(spark_task, "_indexers", {})
+    yield
+    for indexer in spark_task._indexers.values():
+        indexer.store.close()
+
+
+@pytest.fixture
 def lakebase(dsn: str) -> Iterator[LakebaseUtils]:
     with LakebaseUtils(dsn=dsn, uc_table_name=TABLE) as lakebase:
         yield lakebase

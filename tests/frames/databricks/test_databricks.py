@@ -23,7 +23,6 @@ from pyspark.ml import PipelineModel
 
 from frames.dicom.catalogue import frames_of, native, write_files
 from voxtier.errors import BackendError, ConfigError, NotFoundError
-from voxtier.frames.databricks import spark_task
 from voxtier.frames.databricks.lakebase import DatabricksCredentials, LakebaseUtils, credentials
 from voxtier.frames.databricks.lakebase.credentials import _members
 from voxtier.frames.databricks.spark import BOTCacheBuilder
@@ -167,14 +166,12 @@ def change_password(server: str, password: str) -> None:
         connection.execute(f"ALTER ROLE \"{ROLE}\" PASSWORD '{password}'")
 
 
-def test_a_copied_builder_logs_in_and_a_pickled_one_says_what_it_lacks(
-    guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("_in_this_process")
+def test_a_copied_builder_logs_in_and_a_pickled_one_says_what_it_lacks(guarded: str, tmp_path: Path) -> None:
     change_password(guarded, "first")
     paths: list[str | None] = [*write_files(tmp_path, 1)]
     dsn = psycopg.conninfo.make_conninfo(guarded, user=ROLE, dbname="frames", password="first")
     builder = BOTCacheBuilder("frames.pixels.copied", dsn=dsn, threads=1)
-    monkeypatch.setattr(spark_task, "_indexers", {})
     session: Any = None  # asked for nothing where there is a dsn
 
     def index(builder: BOTCacheBuilder) -> str | int:
@@ -185,8 +182,6 @@ def test_a_copied_builder_logs_in_and_a_pickled_one_says_what_it_lacks(
     # `transform(frame, params)` works on such a copy, of a pipeline's stages too.
     assert index(builder.copy({builder.outputCol: "x"})) == "cached"
     assert index(copy.deepcopy(PipelineModel([builder]).copy().stages[0])) == "skipped"
-    for indexer in spark_task._indexers.values():
-        indexer.store.close()
 
 
 def test_a_password_rotated_under_a_running_pool_is_asked_for_again(

@@ -32,7 +32,9 @@ def statuses(builder: BOTCacheBuilder, spark: Any, paths: list[str | None]) -> d
     return {row.local_path: json.loads(row.bot_cache_status) for row in rows}
 
 
-def test_each_kind_of_row_gets_its_status(spark: Any, dsn: str, store: FrameStore, tmp_path: Path) -> None:
+def test_each_kind_of_row_gets_its_status(
+    spark: Any, dsn: str, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     odd = tmp_path / 'it\'s a "slide" %s; -- ü – 像.DCM'
     odd.write_bytes(native(1, 2))
     contents = {
@@ -48,6 +50,9 @@ def test_each_kind_of_row_gets_its_status(spark: Any, dsn: str, store: FrameStor
         (tmp_path / name).write_bytes(content)
     at = {name: str(tmp_path / name) for name in [*contents, "missing.dcm"]}
     paths = [str(odd), *at.values(), at["plain.dcm"], f"dbfs:{at['plain.dcm']}", None, "", "  "]
+    (tmp_path / "relative.dcm").write_bytes(native(6, 2))
+    paths.append("./relative.dcm")
+    monkeypatch.chdir(tmp_path)  # not the working folder of the workers
     builder = BOTCacheBuilder(TABLE, dsn=dsn)
 
     found = statuses(builder, spark, paths)
@@ -59,6 +64,8 @@ def test_each_kind_of_row_gets_its_status(spark: Any, dsn: str, store: FrameStor
     assert found[at["report.dcm"]] == {"status": "skipped", "reason": "no_pixels", "num_frames": 0}
     assert found[at["cut.dcm"]] == {"status": "partial", "num_frames": 3, "truncated_from": 1}
     assert found[at["notes.txt"]] == {"status": "skipped", "reason": "not_dcm"}
+    assert found["./relative.dcm"] == {"status": "cached", "num_frames": 2}
+    assert store.get(TABLE, str(tmp_path / "relative.dcm")) is not None
     for name in ("text.dcm", "empty.dcm", "missing.dcm"):
         assert found[at[name]]["status"] == "error"
         assert 0 < len(found[at[name]]["error"]) <= 500

@@ -29,6 +29,7 @@ from voxtier.errors import ConfigError
 from voxtier.frames import BOTCacheBuilder, LakebaseUtils
 from voxtier.frames.databricks.place import choose_place
 from voxtier.frames.databricks.spark_task import Destination, MaskedValues, open_store
+from voxtier.frames.store.store import FrameStore
 
 
 def test_spark_infers_the_types_of_the_priority_list_of_a_fresh_index(
@@ -201,3 +202,27 @@ def test_table_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_arguments_are_config_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         BOTCacheBuilder(**{"uc_table_name": TABLE, **wrong})
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_relative_paths_begin_in_the_folder_of_the_driver(
+    dsn: str, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = write_files(tmp_path / "files", 1)
+    monkeypatch.chdir(tmp_path)
+    task = BOTCacheBuilder(TABLE, dsn=dsn)._task(LOCAL)  # type: ignore[arg-type]
+    monkeypatch.chdir("/")  # as an executor, whose working folder is its own
+    name = f"files/{Path(path).name}"
+    found = task.statuses([name, f"dbfs:{name}", f"../{tmp_path.name}/{name}", path])
+    assert [status["status"] for status in found] == ["cached"] * 4
+    assert store.get(TABLE, path) is not None
+    assert store.summary(TABLE).total.files == 1
+
+
+def test_a_driver_in_a_removed_folder_indexes_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert BOTCacheBuilder(TABLE, dsn="host=x")._task(LOCAL).folder == "/"  # type: ignore[arg-type]

@@ -91,7 +91,8 @@ class BOTCacheBuilder(
     lakebase_instance_name : str
         Databricks Lakebase instance; used on Databricks when no other database is named.
     inputCol, outputCol : str
-        Columns of the paths (text) and of the statuses (JSON text).
+        Columns of the paths (text) and of the statuses (JSON text). Relative paths begin in the working
+        folder of the driver.
     skip_existing : bool
         Skip files whose row is up to date: same size, modification time and parser version. False reads every
         file again.
@@ -275,7 +276,9 @@ class BOTCacheBuilder(
         destination = replace(
             self._choose_destination(session, source), prepare=cast("Prepare | None", prepare)
         )
-        return IndexTask(destination, options, self.getInputCol(), self.getOutputCol())
+        return IndexTask(
+            destination, options, self.getInputCol(), self.getOutputCol(), folder=_working_folder()
+        )
 
     def _s3_config(self) -> S3Config | None:
         config = get_s3_config()
@@ -331,6 +334,13 @@ class BOTCacheBuilder(
         from voxtier.postgres.embedded import default_home
 
         return Destination(home=str(default_home()))
+
+
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed, which a job with absolute paths need not know
+        return "/"
 
 
 def _is_local(session: SparkSession) -> bool:

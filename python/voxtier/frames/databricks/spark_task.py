@@ -188,12 +188,23 @@ class IndexOptions:
 
 @dataclass(frozen=True, slots=True)
 class IndexTask:
-    """Function for ``mapInArrow``: indexes the files of each batch and appends a column of statuses."""
+    """Function for ``mapInArrow``: indexes the files of each batch and appends a column of statuses.
+
+    Attributes
+    ----------
+    destination, options
+        Where rows go, and how files are indexed.
+    input_column, output_column : str
+        Columns of the paths and of the statuses.
+    folder : str
+        Working folder of the driver, where relative paths begin: that of an executor is new in each run.
+    """
 
     destination: Destination
     options: IndexOptions
     input_column: str
     output_column: str
+    folder: str
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield each batch with its statuses once its files are indexed; one batch is in memory at a time."""
@@ -211,7 +222,7 @@ class IndexTask:
 
     def statuses(self, paths: list[str | None]) -> list[Status]:
         """Return the status of each row; a file that is named twice, in whatever spelling, is read once."""
-        named = [None if path is None or not path.strip() else absolute(path) for path in paths]
+        named = [None if path is None or not path.strip() else absolute(path, self.folder) for path in paths]
         extension, size = self.options.extension, self.options.batch_size
         files = list(dict.fromkeys(path for path in named if path is not None and matches(path, extension)))
         statuses: dict[str, Status] = {}
