@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import psycopg
+import pyarrow
 import pytest
 from pyspark import cloudpickle
 from pyspark.errors import PySparkException
@@ -202,6 +204,35 @@ def test_table_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_arguments_are_config_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         BOTCacheBuilder(**{"uc_table_name": TABLE, **wrong})
+
+
+def run(builder: BOTCacheBuilder, paths: list[bytes | None]) -> list[dict[str, Any]]:
+    """Run the builder's task in this process, over text as Spark's workers get it."""
+    task = pickle.loads(cloudpickle.dumps(builder._task(LOCAL)))  # type: ignore[arg-type]
+    column = pyarrow.array(paths, pyarrow.binary()).view(pyarrow.string())
+    [batch] = task(iter([pyarrow.RecordBatch.from_arrays([column], names=["local_path"])]))
+    assert batch.column("local_path").equals(column)
+    return [json.loads(status) for status in batch.column("bot_cache_status").to_pylist()]
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_a_path_that_is_not_utf_8_is_an_error_of_its_row(dsn: str, store: FrameStore, tmp_path: Path) -> None:
+    odd = [
+        os.fsencode(tmp_path) + name for name in (b"/l\xe4t.dcm", b"/cut\xf0\x9f.dcm", b"/\xed\xa0\x80.DCM")
+    ]
+    for path in odd:
+        Path(os.fsdecode(path)).write_bytes(native(1, 2))
+    [plain] = write_files(tmp_path, 1)
+    found = run(
+        BOTCacheBuilder(TABLE, dsn=dsn), [odd[0], plain.encode(), *odd, None, b"dbfs:/\xff", b"\xff.txt"]
+    )
+    refused = {"status": "error", "error": "invalid_argument: a path that is not UTF-8 cannot be stored"}
+    skipped = {"status": "skipped", "reason": "not_dcm"}
+    assert found[0] == found[2] == found[3] == found[4] == refused
+    assert found[1]["status"] == "cached"
+    assert found[5:] == [{"status": "skipped", "reason": "empty_path"}, skipped, skipped]
+    assert store.summary(TABLE).total.files == 1
+    assert list(store.refused_files(TABLE)) == []
 
 
 @pytest.mark.usefixtures("_in_this_process")

@@ -211,7 +211,9 @@ class IndexTask:
         import pyarrow
 
         for batch in batches:
-            paths = batch.column(self.input_column).to_pylist()
+            names = batch.column(self.input_column).cast(pyarrow.large_binary()).to_pylist()
+            # As the system names files that are not UTF-8: these get a status, as in the local run.
+            paths = [None if name is None else name.decode("utf-8", "surrogateescape") for name in names]
             column = pyarrow.array(
                 [json.dumps(status) for status in self.statuses(paths)], type=pyarrow.string()
             )
