@@ -41,6 +41,28 @@ def test_cache_params_bytes() -> None:
     assert hashlib.sha256(text.encode("ascii")).hexdigest()[:16] == "bed2ca50b467a8a6"
 
 
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+def test_what_the_docstring_says_is_not_seen_is_not_seen() -> None:
+    """Of caches that exist the names stay, so these cannot be added."""
+    from monai.transforms import Compose, LoadImaged, Resized
+
+    def name(*, lazy: bool = False, **options: object) -> str:
+        return directory_hash(Compose([LoadImaged("image", **options), Resized("image", 6)], lazy=lazy))
+
+    unseen = {
+        "lazy": True,
+        "reader": "NibabelReader",
+        "dtype": np.float64,
+        "ensure_channel_first": True,
+        "image_only": False,
+        "simple_keys": True,
+        "prune_meta_pattern": "x",
+    }
+    assert {name(**{option: value}) for option, value in unseen.items()} == {name()}
+    assert all(f"``{option}``" in str(directory_hash.__doc__) for option in unseen)
+    assert name(overwriting=True) != name()
+
+
 def test_a_lambda_has_no_hash() -> None:
     from monai.transforms import Lambdad
 

@@ -163,6 +163,10 @@ def transform_params(transforms: object) -> Any:
 def directory_hash(transforms: object) -> str:
     """Return the name of the cache folder of these transforms, 32 hexadecimal digits.
 
+    It does not see all that changes a tensor: ``lazy`` of a transform or of `Compose`, and of `LoadImaged`
+    what its loader keeps (``reader``, ``dtype``, ``ensure_channel_first``, ``image_only``, ``simple_keys``,
+    ``prune_meta_pattern``). Pipelines that differ in these alone need folders of their own.
+
     Raises
     ------
     TypeError

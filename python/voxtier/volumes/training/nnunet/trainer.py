@@ -69,6 +69,8 @@ class BatchesMixin:
     Epoch, seed and case decide patches and augmentation, so that a training that goes on from a checkpoint
     sees what it would have seen. Patches are drawn around foreground with nnU-Net's probability for each
     patch (its ``probabilistic_oversampling``), and lie inside of a case where it is larger than they are.
+    nnU-Net's default rounds by batch: of a batch of two, one patch has foreground in its centre (50 %), here
+    33 %; set the trainer's ``oversample_foreground_percent`` to 0.5 for the same share.
 
     Attributes
     ----------
