@@ -169,17 +169,45 @@ def test_other_columns_pass_and_partitions_follow_the_input(spark: Any, dsn: str
     assert spread.rdd.getNumPartitions() == 2
 
 
-def test_the_column_of_extensions_filters_first(spark: Any, dsn: str, tmp_path: Path) -> None:
+def test_the_column_of_extensions_filters_first_and_by_extensions_only(
+    spark: Any, dsn: str, tmp_path: Path
+) -> None:
     (path,) = write_files(tmp_path, 1)
     bare = tmp_path / "slide"
     bare.write_bytes(native(7))
     rows = [(path, "dcm"), (path, ".DCM"), (str(bare), "zip"), (str(bare), None)]
-    frame = spark.createDataFrame(rows, "local_path string, extension string")
+    frame = spark.createDataFrame(rows, "local_path string, Extension string").coalesce(1)
     found = BOTCacheBuilder(TABLE, dsn=dsn).transform(frame).collect()
-    assert sorted(row.extension for row in found) == [".DCM", "dcm"]
+    assert sorted(row.Extension for row in found) == [".DCM", "dcm"]
     everything = BOTCacheBuilder(TABLE, dsn=dsn, filter_extension=None).transform(frame).collect()
     assert len(everything) == 4
     assert {json.loads(row.bot_cache_status)["num_frames"] for row in everything} == {1}
+    assert path.endswith("0.dcm")
+    known = {"status": "skipped", "reason": "already_cached", "num_frames": 1}
+    other = {"status": "skipped", "reason": "not_dcm"}
+    of_an_end = BOTCacheBuilder(TABLE, dsn=dsn, filter_extension="0.dcm").transform(frame).collect()
+    assert [json.loads(row.bot_cache_status) for row in of_an_end] == [known, known, other, other]
+
+
+def test_names_of_columns_are_of_one_column_where_spark_says_so(spark: Any, dsn: str, tmp_path: Path) -> None:
+    (path,) = write_files(tmp_path, 1)
+    frame = spark.createDataFrame([("old", 1, path)], "Bot_Cache_Status string, id long, Local_Path string")
+    written = BOTCacheBuilder(TABLE, dsn=dsn).transform(frame)
+    assert written.columns == ["id", "Local_Path", "bot_cache_status"]
+    written.write.parquet(str(tmp_path / "results"))
+    [row] = spark.read.parquet(str(tmp_path / "results")).collect()
+    assert (row.id, row.Local_Path, json.loads(row.bot_cache_status)["status"]) == (1, path, "cached")
+    with pytest.raises(ConfigError, match="there are 2 columns 'id'"):
+        BOTCacheBuilder(TABLE, dsn=dsn, inputCol="id").transform(frame.withColumnRenamed("Local_Path", "ID"))
+
+    spark.conf.set("spark.sql.caseSensitive", "true")
+    try:
+        with pytest.raises(ConfigError, match="there is no column 'local_path'"):
+            BOTCacheBuilder(TABLE, dsn=dsn).transform(frame)
+        kept = BOTCacheBuilder(TABLE, dsn=dsn, inputCol="Local_Path").transform(frame)
+        assert kept.columns == ["Bot_Cache_Status", "id", "Local_Path", "bot_cache_status"]
+    finally:
+        spark.conf.unset("spark.sql.caseSensitive")
 
 
 @pytest.mark.parametrize(

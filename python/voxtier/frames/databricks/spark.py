@@ -97,8 +97,8 @@ class BOTCacheBuilder(
         Skip files whose row is up to date: same size, modification time and parser version. False reads every
         file again.
     filter_extension : str or None
-        End of the paths to index, in any case; a column ``extension`` is filtered by it first. None for all
-        paths.
+        End of the paths to index, in any case; None for all paths. Where it is an extension with its dot, a
+        column ``extension`` is filtered by it first.
     host, token : str or None
         Databricks workspace and access token; None: as the worker's environment says.
     dsn : str or None
@@ -253,11 +253,13 @@ class BOTCacheBuilder(
             raise ConfigError(f"BOTCacheBuilder: {error}") from error
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        task = self._task(dataset.sparkSession)
-        frame = self._filter(dataset)
+        session = dataset.sparkSession
+        task = replace(self._task(session), case_sensitive=_is_case_sensitive(session))
+        frame = self._filter(dataset, task)
         if partitions := self.getOrDefault(self.partitions):
             frame = frame.repartition(partitions)
-        others = [field for field in frame.schema.fields if field.name != task.output_column]
+        replaced = task.find(task.output_column, frame.columns)
+        others = [field for index, field in enumerate(frame.schema.fields) if index not in replaced]
         schema = StructType([*others, StructField(task.output_column, StringType())])
         return frame.mapInArrow(task, schema)
 
@@ -286,19 +288,26 @@ class BOTCacheBuilder(
             return KeyedS3Config.of_this_process(config)
         return None if config == S3Config() else config
 
-    def _filter(self, dataset: DataFrame) -> DataFrame:
-        types = {field.name: field.dataType for field in dataset.schema.fields}
-        column = self.getInputCol()
-        if column not in types:
-            raise ConfigError(f"there is no column {column!r}: set inputCol to one of {', '.join(types)}")
-        if not isinstance(types[column], StringType):
+    def _filter(self, dataset: DataFrame, task: IndexTask) -> DataFrame:
+        fields = dataset.schema.fields
+        names = [field.name for field in fields]
+        found = task.find(task.input_column, names)
+        if len(found) != 1:
+            number = f"are {len(found)} columns" if found else "is no column"
             raise ConfigError(
-                f"the column {column!r} is {types[column].simpleString()}: it must hold paths as text"
+                f"there {number} {task.input_column!r}: set inputCol to one of {', '.join(names)}"
             )
-        extension = self.getOrDefault(self.filter_extension)
-        if extension and isinstance(types.get("extension"), StringType):
-            bare = extension.lower().removeprefix(".")
-            return dataset.filter(F.lower(F.ltrim(F.col("extension"), F.lit("."))) == bare)
+        kind = fields[found[0]].dataType
+        if not isinstance(kind, StringType):
+            raise ConfigError(
+                f"the column {task.input_column!r} is {kind.simpleString()}: it must hold paths as text"
+            )
+        # The column holds what is after the last dot: of any other end, such as "0.dcm", it says nothing.
+        extension = re.fullmatch(r"\.([^./]+)", self.getOrDefault(self.filter_extension))
+        of_extensions = [fields[index] for index in task.find("extension", names)]
+        if extension and len(of_extensions) == 1 and isinstance(of_extensions[0].dataType, StringType):
+            column = F.col(of_extensions[0].name)
+            return dataset.filter(F.lower(F.ltrim(column, F.lit("."))) == extension[1].lower())
         return dataset
 
     def _choose_destination(self, session: SparkSession, source: TableName) -> Destination:
@@ -344,10 +353,18 @@ def _working_folder() -> str:
 
 
 def _is_local(session: SparkSession) -> bool:
+    return _setting(session, "spark.master", "").startswith("local")
+
+
+def _is_case_sensitive(session: SparkSession) -> bool:
+    return _setting(session, "spark.sql.caseSensitive", "false").lower() == "true"
+
+
+def _setting(session: SparkSession, key: str, otherwise: str) -> str:
     try:
-        return (session.conf.get("spark.master", "") or "").startswith("local")
+        return session.conf.get(key, otherwise) or otherwise
     except PySparkException:  # serverless Spark does not tell
-        return False
+        return otherwise
 
 
 def local_session(
