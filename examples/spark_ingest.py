@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 CATALOGUE = "path_id long, local_path string, extension string"
+RESULTS = f"{CATALOGUE}, bot_cache_status string"
 # Positions are 64-bit: a slide has more than 2 GiB.
 FRAME = "struct<frame_number: int, start_pos: bigint, end_pos: bigint, pixel_data_pos: bigint>"
 PRIORITY = (
@@ -32,16 +34,29 @@ PRIORITY = (
 
 
 def add_to_catalogue(spark: SparkSession, files: Path, catalogue: Path, *, format_: str = "parquet") -> int:
-    """Append the files that the catalogue does not list; return how many."""
-    known: set[str] = set()
+    """Append the files that the catalogue does not list; return how many.
+
+    Names are compared and written as bytes: one that is not UTF-8 is listed once too, and gets an error.
+    """
+    known: set[bytes] = set()
     if catalogue.exists():
-        listed = spark.read.format(format_).load(str(catalogue)).select("local_path")
-        known = {row.local_path for row in listed.toLocalIterator()}
-    new = [path for path in iter_files([str(files)], extension=None) if path not in known]
-    if new:
-        rows = [(len(known) + i, path, Path(path).suffix.lstrip(".").lower()) for i, path in enumerate(new)]
-        spark.createDataFrame(rows, CATALOGUE).write.format(format_).mode("append").save(str(catalogue))
+        # With its schema, which a folder does not tell where the first run was killed before it wrote a file.
+        listed = spark.read.format(format_).schema(CATALOGUE).load(str(catalogue))
+        known = {
+            row.name for row in listed.selectExpr("cast(local_path AS binary) AS name").toLocalIterator()
+        }
+    found = (os.fsencode(path) for path in iter_files([str(files)], extension=None))
+    new = [name for name in found if name not in known]
+    if new or not known:  # without any file too: there is a catalogue then
+        rows = [(len(known) + i, name, _extension(name)) for i, name in enumerate(new)]
+        frame = spark.createDataFrame(rows, "path_id long, name binary, extension string")
+        frame = frame.selectExpr("path_id", "cast(name AS string) AS local_path", "extension")
+        frame.write.format(format_).mode("append").save(str(catalogue))
     return len(new)
+
+
+def _extension(name: bytes) -> str:
+    return Path(os.fsdecode(name)).suffix.lstrip(".").lower().encode("utf-8", "replace").decode()
 
 
 def index_new_files(
@@ -77,7 +92,7 @@ def report(
 ) -> dict[str, Any]:
     """Count the statuses, list the errors, look at the files that deserve memory most."""
     status = "get_json_object(bot_cache_status, '$.{}') AS {}"
-    rows = spark.read.format(format_).load(str(results)).selectExpr(
+    rows = spark.read.format(format_).schema(RESULTS).load(str(results)).selectExpr(
         "local_path", *(status.format(name, name) for name in ("status", "reason", "error"))
     )  # fmt: skip
     summary = rows.groupBy("status", "reason").count().orderBy("status", "reason").collect()

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from frames.dicom.catalogue import TABLE, frames_of, without_pixels, write_files
+from frames.dicom.catalogue import TABLE, frames_of, native, without_pixels, write_files
 from voxtier.frames import LakebaseUtils
 from voxtier.frames.databricks.spark import BOTCacheBuilder
 from voxtier.frames.indexing.run import FileIndexer
@@ -43,31 +43,40 @@ def test_each_run_of_the_notebook_takes_only_new_files(
     (files / "report.dcm").write_bytes(without_pixels(90))
     (files / "broken.dcm").write_bytes(b"not an image" * 30)
     (files / "notes.txt").write_text("hello")
+    (files / os.fsdecode(b"l\xe4t.dcm")).write_bytes(native(91))
     builder = BOTCacheBuilder(TABLE, dsn=dsn)
 
-    def run() -> int:
+    def run(files: Path = files) -> int:
         added = notebook.add_to_catalogue(spark, files, catalogue)
         notebook.index_new_files(spark, builder, catalogue, results, tmp_path / "checkpoint")
         return int(added)
 
-    assert run() == 9
+    (catalogue / "_temporary" / "0").mkdir(parents=True)  # of a run that was killed before it wrote a file
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty") == 0
     with LakebaseUtils(dsn=dsn, uc_table_name=TABLE) as lakebase:
+        assert notebook.report(spark, lakebase, TABLE, results)["summary"] == []
+        assert run() == 10
         found = notebook.report(spark, lakebase, TABLE, results)
         assert found["summary"] == [
             {"status": "cached", "reason": None, "count": 6},
-            {"status": "error", "reason": None, "count": 1},
+            {"status": "error", "reason": None, "count": 2},
             {"status": "skipped", "reason": "no_pixels", "count": 1},
         ]
-        assert [error["local_path"] for error in found["errors"]] == [str(files / "broken.dcm")]
-        assert "not_dicom" in found["errors"][0]["error"]
+        broken, unnamed = found["errors"]
+        assert (broken["local_path"], unnamed["local_path"]) == (
+            str(files / "broken.dcm"), str(files / "l\N{REPLACEMENT CHARACTER}t.dcm")
+        )  # fmt: skip
+        assert "not_dicom" in broken["error"]
+        assert "not UTF-8" in unnamed["error"]
         lakebase.touch_frame_ranges(paths[4])
         assert run() == 0
-        assert spark.read.parquet(str(results)).count() == 8
+        assert spark.read.parquet(str(results)).count() == 9
         new = write_files(files, 2, first=6)
         assert run() == 2
         rows = spark.read.parquet(str(results)).collect()
         assert sorted(row.local_path for row in rows if row.local_path in new) == new
-        assert len(rows) == 10
+        assert len(rows) == 11
 
         frame = notebook.preview(spark, lakebase, TABLE, limit=3)
         assert frame.schema["frames"].dataType.elementType["start_pos"].dataType.typeName() == "long"
