@@ -19,6 +19,8 @@ except ImportError as error:
 
 # Statements are prepared when they say so, never because they were seen often.
 _ONLY_WHEN_TOLD = 1 << 62
+# Of every transaction.
+ISOLATION = psycopg.IsolationLevel.READ_COMMITTED
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -38,7 +40,7 @@ class Connection(psycopg.Connection[Any]):
         super().__init__(*arguments, **named)
         self._prepared = _ContentNames()
         self.prepare_threshold = _ONLY_WHEN_TOLD
-        self.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        self.isolation_level = ISOLATION
 
     def allow_preparing(self, *, allowed: bool) -> None:
         """Prepare the statements that ask for it, or none."""

@@ -159,8 +159,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         if has_names_alone:
             name = getattr(hash_xform_func, "__name__", "hash_transform")
             warnings.warn(
-                f"{name} cannot hash these transforms: MONAI hashes the names of their classes alone, so that "
-                "pipelines that differ in parameters share files, and each gets what the other made. Use "
+                f"{name} cannot hash these transforms: MONAI hashes the names of their classes alone, and "
+                "pipelines that differ in parameters share files: each gets what the other made. Use "
                 "hash_transform=pickle_hashing (monai.data.utils), or another cache_dir for each pipeline",
                 stacklevel=4,  # where the dataset is made
             )

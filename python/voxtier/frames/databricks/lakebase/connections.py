@@ -6,10 +6,8 @@ import contextlib
 import threading
 from typing import Any
 
-from psycopg import IsolationLevel
-
 from voxtier.errors import ConfigError
-from voxtier.postgres.connection import Connection
+from voxtier.postgres.connection import ISOLATION, Connection
 from voxtier.postgres.database import Database
 
 
@@ -61,7 +59,7 @@ class LentConnections:
             if not close and not conn.closed:
                 conn.rollback()
                 conn.autocommit = True
-                conn.isolation_level = IsolationLevel.READ_COMMITTED  # it may have been changed
+                conn.isolation_level = ISOLATION  # it may have been changed
             else:
                 conn.close()
         finally:
