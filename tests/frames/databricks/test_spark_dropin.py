@@ -169,6 +169,13 @@ def test_a_copy_keeps_the_token_and_a_pickle_only_the_place(monkeypatch: pytest.
     assert again._task(LOCAL).destination == replace(task.destination, secret=None), "the workers have theirs"
 
 
+def test_a_builder_pickled_by_an_earlier_version_goes_on_without_secrets() -> None:
+    builder = BOTCacheBuilder(TABLE, dsn="host=one")
+    old = BOTCacheBuilder.__new__(BOTCacheBuilder)
+    old.__setstate__({**builder.__dict__, "_secrets": {}})
+    assert old._task(LOCAL) == builder._task(LOCAL)  # type: ignore[arg-type]
+
+
 def test_a_password_goes_only_to_the_server_that_it_was_given_with() -> None:
     builder = BOTCacheBuilder(TABLE, dsn="host=one password=first")
     for dsn, secret in {

@@ -252,6 +252,11 @@ class BOTCacheBuilder(
         except TypeError as error:
             raise ConfigError(f"BOTCacheBuilder: {error}") from error
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not isinstance(state.get("_secrets"), _Secrets):  # pickled by an earlier version, which wrote none
+            self._secrets = _Secrets(None)
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
         session = dataset.sparkSession
         task = replace(self._task(session), case_sensitive=_is_case_sensitive(session))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from calendar import monthrange
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 
 MOMENT_VRS = ("DA", "TM", "DT")
@@ -52,6 +53,7 @@ def sortable(vr: str, text: str) -> str:
     return "\t".join(filter(None, _read(vr, text)))
 
 
+@lru_cache(256)  # a search asks the same of every header
 def bounds_of(vr: str, wanted: str) -> Bounds:
     """Return what a value or a range of a search asks for (PS3.4 C.2.2.2.5).
 
@@ -65,6 +67,7 @@ def bounds_of(vr: str, wanted: str) -> Bounds:
     return Bounds(*_read(vr, first), *_read(vr, last, is_end=True))
 
 
+@lru_cache(256)
 def span_of(date: str, time: str) -> Bounds | None:
     """Return a range of dates and one of times as one of moments (PS3.4 C.2.2.2.5.4).
 
@@ -128,13 +131,15 @@ def _read_date_and_time(text: str, *, is_end: bool) -> tuple[str, str]:
             return text, ""
     local = digits + ("00000000235959" if is_end else "00000101000000")[len(digits) :]
     try:
-        minutes = int(f"{offset[0]}1") * (int(offset[1:3]) * 60 + int(offset[3:])) if offset else 0
-        utc = datetime.strptime(local[:12], "%Y%m%d%H%M") - timedelta(minutes=minutes)
+        if not offset:
+            return local + fraction, ""
+        minutes = int(f"{offset[0]}1") * (int(offset[1:3]) * 60 + int(offset[3:]))
+        month, day, hour, minute = (int(local[at : at + 2]) for at in range(4, 12, 2))
+        utc = datetime(int(local[:4]), month, day, hour, minute) - timedelta(minutes=minutes)
     except (ValueError, OverflowError):
         return local + fraction, ""
     # Whole minutes alone differ; %Y writes no zeros before a year.
-    in_utc = f"{utc.year:04}{utc:%m%d%H%M}{local[12:]}{fraction}" if offset else ""
-    return local + fraction, in_utc
+    return local + fraction, f"{utc.year:04}{utc:%m%d%H%M}{local[12:]}{fraction}"
 
 
 def _short(fraction: str) -> str:

@@ -22,6 +22,7 @@ Header = Mapping[str, Any]
 # Neither a comma nor a backslash is part of their values (PS3.5 6.2): there they stand between several.
 _LISTED = ("UI", "CS")
 _NUMBERS = ("IS", "DS", "US", "UL", "SS", "SL", "SV", "UV", "FL", "FD")
+_MIDNIGHT = "000000"
 _PRECISION = {"FL": "<f", "FD": "<d"}
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 
@@ -60,7 +61,7 @@ def take_spans(keys: dict[str, str]) -> dict[tuple[str, str], Bounds]:
 def _is_between(header: Header, date: str, time: str, span: Bounds) -> bool:
     """Return whether a date with its time is in a range; one without a time counts as its first moment."""
     pairs = zip_longest(texts(header.get(date)), texts(header.get(time)), fillvalue="")
-    return any(day and span.hold(day + clock) for day, clock in pairs)
+    return any(day and span.hold(day + (clock or _MIDNIGHT)) for day, clock in pairs)
 
 
 def _items(header: Header, tag: str) -> list[Header]:

@@ -238,7 +238,7 @@ SELECT EXISTS (SELECT
         WITH ORDINALITY AS dates (date, place)
     LEFT JOIN jsonb_array_elements_text(coalesce(names -> time_tag, attributes -> time_tag -> 'Value'))
         WITH ORDINALITY AS times (time, place) USING (place)
-    WHERE date <> '' AND voxtier_search.hold(span, date || coalesce(time, '')))
+    WHERE date <> '' AND voxtier_search.hold(span, date || coalesce(nullif(time, ''), '000000')))
 $$;
 
 -- What another version kept is read anew.

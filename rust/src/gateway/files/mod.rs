@@ -45,7 +45,7 @@ pub struct Opened {
     /// Its transfer syntax.
     pub transfer_syntax: String,
     /// What the file lacks at its begin.
-    begin: Begin,
+    pub begin: Begin,
     /// Device and inode of a file.
     inode: Option<(u64, u64)>,
 }

@@ -87,6 +87,7 @@ fn stored_otherwise(stored: &str) -> Response {
 pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Response {
     let mut text = conditional::state(&found.file);
     text.push(is_single.into());
+    text.extend(&found.file.begin.bytes);
     let digest = xxh3_128(&text);
     let etag = format!("\"{digest:032x}\"");
     if let Some(refusal) = conditional::mismatch(request, &etag) {
