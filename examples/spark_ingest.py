@@ -121,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--format", default="parquet", help="parquet, or delta where Spark has its jars")
     options = parser.parse_args(arguments)
+    if not options.files.is_dir():
+        parser.error(f"--files {options.files}: no such folder")
 
     spark = local_session(cores=options.cores, conf={"spark.log.level": "ERROR"})
     catalogue, results, checkpoint = (options.work / name for name in ("catalogue", "results", "checkpoint"))

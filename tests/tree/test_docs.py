@@ -81,9 +81,10 @@ def defined() -> frozenset[str]:
 
 
 def path_exists(written: str) -> bool:
-    """Return whether a path is in the tree, or made there and ignored by git."""
-    ignored = (ROOT / ".gitignore").read_text().split()
-    return f"/{written.strip('/')}/" in ignored or any((root / written).exists() for root in ROOTS)
+    """Return whether a path is in the tree, or below a folder that is made there and ignored by git."""
+    ignored = set((ROOT / ".gitignore").read_text().split())
+    above = (f"/{'/'.join(written.split('/')[:count])}/" for count in range(1, written.count("/") + 2))
+    return not ignored.isdisjoint(above) or any((root / written).exists() for root in ROOTS)
 
 
 def is_path(word: str) -> bool:
