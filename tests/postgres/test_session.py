@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from voxtier import _core
 from voxtier._core import encode_rows
 from voxtier.errors import BackendError, ConfigError, NotFoundError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
+from voxtier.frames.gateway.matching import rule_of
 from voxtier.frames.store import migrations, statements
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import SearchIndex
@@ -27,7 +29,7 @@ SOURCE = "c.s.t"
 PATHS = "SELECT path, allowed_groups FROM voxtier.file"
 # Of an instance, whose number is given in another form than wanted.
 MATCHES = """SELECT voxtier_search.matches(
-    '{"00200013": {"vr": "IS", "Value": ["5"]}}', '{}', '00200013', '05', '', '')"""
+    '{"00200013": {"vr": "IS", "Value": ["5"]}}', '{}', '00200013', %s::jsonb)"""
 LEVELS = ["repeatable read", "serializable"]
 # Notes the isolation of each statement that writes.
 LEVEL_OF_WRITES = """
@@ -218,7 +220,7 @@ def test_times_and_literals_are_read_whatever_a_role_sets(set_up: Callable[..., 
         [metrics] = lakebase.get_latest_metrics()
         assert abs(datetime.fromisoformat(metrics["recorded_at"]) - datetime.now(UTC)) < timedelta(days=1)
         SearchIndex(store).switch_on(SOURCE)
-        assert store.query(MATCHES, ()) == [(True,)]
+        assert store.query(MATCHES, (json.dumps(rule_of("05")),)) == [(True,)]
         with store.database.connection() as connection, store.database.connection() as another:
             for each in (connection, another):  # one that the pool opened by itself, too
                 assert each.info.parameter_status("DateStyle") in ("ISO, DMY", "ISO, MDY")

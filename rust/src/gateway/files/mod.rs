@@ -20,7 +20,6 @@ use crate::base::source::{FileSource, Fingerprint, Source, is_address};
 use crate::base::window::Buffer;
 use crate::dicom::{self, Begin};
 use crate::frames::table::Verify;
-use crate::gateway::http::parts::Step;
 use crate::gateway::jobs::Jobs;
 
 /// Time for which a path is taken to name the file that it named last.
@@ -48,18 +47,6 @@ pub struct Opened {
     pub begin: Begin,
     /// Device and inode of a file.
     inode: Option<(u64, u64)>,
-}
-
-impl Opened {
-    /// The steps that send all of it, as a file of PS3.10 whatever it lacks.
-    pub fn all(&self) -> Vec<Step> {
-        let Begin { bytes, start } = &self.begin;
-        let mut steps = vec![Step::Range(*start, self.source.size().saturating_sub(*start)), Step::Check];
-        if !bytes.is_empty() {
-            steps.insert(0, Step::Bytes(bytes.clone()));
-        }
-        steps
-    }
 }
 
 /// An instance of a study or series, as the index says.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileSource, Source, read_exact};
+use crate::dicom::Begin;
 use crate::gateway::files::{Opened, blocking};
 use crate::gateway::http::budget::{Budget, Share, Tally};
 
@@ -43,6 +44,16 @@ pub enum Step {
     Range(u64, u64),
     /// The file must still be the one that the plan was made for.
     Check,
+}
+
+/// The steps that send all of a file, as one of PS3.10 whatever it lacks.
+pub fn whole_file(file: &Opened) -> Vec<Step> {
+    let Begin { bytes, start } = &file.begin;
+    let mut steps = vec![Step::Range(*start, file.source.size().saturating_sub(*start)), Step::Check];
+    if !bytes.is_empty() {
+        steps.insert(0, Step::Bytes(bytes.clone()));
+    }
+    steps
 }
 
 /// How pieces leave.

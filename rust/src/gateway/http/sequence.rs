@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::parts::{FileParts, Step};
+use super::parts::{FileParts, Step, whole_file};
 use crate::base::error::Result;
 use crate::gateway::files::{Member, Roots, blocking};
 
@@ -42,7 +42,7 @@ impl FileSequence {
             format!("--{boundary}\r\nContent-Type: application/dicom;transfer-syntax={syntax}\r\n\r\n");
         let tail = if self.files.len() == 0 { format!("\r\n--{boundary}--\r\n") } else { "\r\n".to_owned() };
         let mut steps = vec![Step::Bytes(head.into_bytes())];
-        steps.extend(file.all());
+        steps.extend(whole_file(&file));
         steps.push(Step::Bytes(tail.into_bytes()));
         Ok(Some(FileParts::new(file, steps)))
     }

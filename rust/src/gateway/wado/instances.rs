@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{Found, conditional, refusal_of};
 use crate::base::source::Source;
 use crate::gateway::access::Scope;
-use crate::gateway::http::parts::{FileParts, Step};
+use crate::gateway::http::parts::{FileParts, Step, whole_file};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
 use crate::gateway::http::sequence::FileSequence;
@@ -97,7 +97,7 @@ pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Re
         return Response::empty(304).with("ETag", etag);
     }
     let part_type = format!("application/dicom;transfer-syntax={}", found.file.transfer_syntax);
-    let mut steps = found.file.all();
+    let mut steps = whole_file(&found.file);
     let content_type = if is_single {
         part_type
     } else {
