@@ -119,7 +119,7 @@ share_budget(4)
 volume, truth = Volume(sys.argv[1]), np.load(sys.argv[1] + ".npy", mmap_mode="r")
 rng, end, patches = np.random.default_rng(int(sys.argv[2])), time.monotonic() + float(sys.argv[3]), 0
 print("reads", flush=True)
-while time.monotonic() < end:
+while time.monotonic() < end or cache_stats()["shared_evictions"] <= 100:  # a busy machine takes longer
     corner = rng.integers(0, 256 - 70, 3) // [1, 2, 4]
     box = tuple(slice(int(c), int(c) + 70) for c in corner)
     assert np.array_equal(volume[box], truth[box]), corner
