@@ -95,6 +95,11 @@ pub struct Begin {
 /// # Errors
 /// As [`read_identity`].
 pub fn missing_begin(source: &dyn Source, buffer: &mut Buffer, said: &FrameTable) -> Result<Begin> {
+    // Nearly every file: six bytes tell, where all of the header would be read once more.
+    let mut usual = [0; 6];
+    if source.read_at(128, &mut usual)? == usual.len() && usual == *b"DICM\x02\0" {
+        return Ok(Begin::default());
+    }
     let mut window = Window::new(source, buffer);
     let container = part10::open(&mut window, &mut Notes::default())?;
     let has_meta = container.dataset > container.start;

@@ -17,7 +17,8 @@ CREATE TABLE IF NOT EXISTS voxtier_search.header (
     source_id int NOT NULL,
     digest bytea NOT NULL,
     attributes jsonb NOT NULL,                  -- in the DICOM JSON model
-    names jsonb NOT NULL,                       -- names of persons by tag, in no case; dates and times that are compared in another form
+    names jsonb NOT NULL,                       -- by tag what is compared in another form: names of persons
+                                                -- in no case, dates and times
     UNIQUE (source_id, digest)
 );
 

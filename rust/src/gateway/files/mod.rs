@@ -236,17 +236,22 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         let stat = rustix::fs::fstat(file.fd()).map_err(std::io::Error::from)?;
         (Served::File(file), Some(inode_of(&stat)))
     };
-    let table = match &source {
+    let (table, begin) = match &source {
         Served::File(file) => {
             let mut uids = None;
             let read = dicom::read_table_or_uids(file, Verify::None, &mut Buffer::default(), &mut uids);
             // Its frames are refused when they are asked for.
-            read.or_else(|error| uids.ok_or(error))?
+            let table = read.or_else(|error| uids.ok_or(error))?;
+            let begin = dicom::missing_begin(file, &mut Buffer::default(), &table)?;
+            (table, begin)
         }
         // Of an object, one request brings this much.
-        Served::Object(_) => source.read(|source| dicom::read_identity(source, &mut Buffer::default()))?,
+        Served::Object(_) => source.read(|source| -> Result<_> {
+            let table = dicom::read_identity(source, &mut Buffer::default())?;
+            let begin = dicom::missing_begin(source, &mut Buffer::default(), &table)?;
+            Ok((table, begin))
+        })?,
     };
-    let begin = source.read(|source| dicom::missing_begin(source, &mut Buffer::default(), &table))?;
     source.check_unchanged()?;
     let [study, series, instance] = [
         table.image.study_instance_uid.as_str(),
