@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.running import Done, finish, start
 from voxtier.postgres.embedded import EmbeddedServer
 
 
@@ -69,6 +70,47 @@ def test_a_home_that_is_a_file_exits_4_and_names_the_variable(tmp_path: Path) ->
     failed = voxtier("db", "start", home=tmp_path / "file")
     assert failed.returncode == 4
     assert "VOXTIER_HOME" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+HOMELESS = """
+import os, pwd
+def getpwuid(number): raise KeyError(number)
+pwd.getpwuid = getpwuid
+for name in ("HOME", "VOXTIER_HOME"): os.environ.pop(name, None)
+"""
+
+
+def homeless(*arguments: str) -> Done:
+    """Run a command as an account that the machine does not know, as containers and jobs have it."""
+    return finish(start(*arguments, first=HOMELESS))
+
+
+@pytest.mark.parametrize(
+    "command", ["index .", "serve --port 0", "db status", "db path", "frames stats", "frames top --count 1"]
+)
+def test_an_account_without_a_home_is_told_the_variable(command: str) -> None:
+    failed = homeless(*command.split())
+    assert failed.code == 2
+    assert "VOXTIER_HOME" in failed.err
+    assert homeless("doctor").code == 4
+
+
+def test_an_account_without_a_home_uses_a_server_of_elsewhere(dsn: str) -> None:
+    for command in ("doctor", "frames errors", "frames priority"):
+        done = homeless(*command.split(), "--dsn", dsn)
+        assert done.code in (0, 1), done
+    served = start("serve", "--dsn", dsn, "--port", "0", first=HOMELESS)
+    assert served.stdout is not None
+    assert b"DICOMweb root" in served.stdout.readline()
+    served.terminate()
+    assert finish(served).code == 0
+
+
+def test_a_home_of_an_account_that_is_not_known_is_named() -> None:
+    failed = voxtier("db", "path", home=Path("~nobody-knows/x"))
+    assert failed.returncode == 2
+    assert "VOXTIER_HOME=~nobody-knows/x" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 

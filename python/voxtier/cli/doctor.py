@@ -33,7 +33,7 @@ _FEW_FILES = 1024
 _EXTRAS = {
     "frames": ("psycopg", "psycopg-pool", "platformdirs"),
     "dicom": ("pydicom",),
-    "volumes": ("tiledb", "nibabel"),
+    "volumes": ("tiledb", "pydicom", "obstore"),
     "tensors": ("torch", "monai"),
     "spark": ("pyspark", "pyarrow"),
     "databricks": ("databricks-sdk",),
@@ -198,11 +198,15 @@ def _search_index(store: FrameStore) -> Iterator[Finding]:
 
 
 def _gateways() -> Iterator[Finding]:
-    from voxtier.frames.serving.status_files import read_statuses, readers_folder
+    from voxtier.frames.serving.status_files import own_folder, read_statuses
 
-    running = [each for each in read_statuses(readers_folder()) if "gateway" in each.content["stats"]]
+    folder = own_folder()
+    if folder is None:
+        yield Finding("gateway", "note", "no home folder, no status of gateways: see VOXTIER_HOME")
+        return
+    running = [each for each in read_statuses(folder) if "gateway" in each.content["stats"]]
     if not running:
-        yield Finding("gateway", "ok", f"none runs that has its status in {readers_folder()}")
+        yield Finding("gateway", "ok", f"none runs that has its status in {folder}")
     for each in running:
         stats = each.content["stats"]
         url = stats["gateway"]["url"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -43,6 +45,11 @@ class GivenPath(click.Path):
         """Return the path."""
         if not os.fspath(value):
             self.fail(_EMPTY_PATH, param, ctx)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                Path(value).stat()
+            except PermissionError as error:  # of which click says that it does not exist
+                self.fail(f"{os.fspath(value)}: {error.strerror}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -80,11 +87,6 @@ def _check_utf8(_context: click.Context, _parameter: click.Parameter, name: str)
 SOURCE = click.option(
     "--source", default="default", callback=_check_utf8, help="Name under which the files are indexed."
 )
-_DSN_OPTION = click.option(
-    "--dsn",
-    envvar="VOXTIER_DSN",
-    help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
-)
 
 
 def _keep_prepare(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -92,18 +94,31 @@ def _keep_prepare(context: click.Context, _parameter: click.Parameter, value: st
 
 
 _PREPARE = "voxtier.prepare"
-_PREPARE_OPTION = click.option(
-    "--prepare",
-    type=click.Choice(["auto", "off"]),
-    expose_value=False,
-    callback=_keep_prepare,
-    help="Prepared statements: off behind a pooler that keeps none; auto finds out. [VOXTIER_PREPARE]",
-)
 
 
-def DSN(command: F) -> F:  # noqa: N802 - an option like the others
-    """Let a command name its database, and how it is spoken to: see `open_store`."""
-    return _DSN_OPTION(_PREPARE_OPTION(command))
+def dsn_options(*prefixes: str) -> Callable[[F], F]:
+    """Let a command name its database, and how it is spoken to: see `open_store`.
+
+    Variables of these prefixes go before those of all commands.
+    """
+    dsn, prepare = ([f"{prefix}{name}" for prefix in (*prefixes, "VOXTIER_")] for name in ("DSN", "PREPARE"))
+    named = click.option(
+        "--dsn",
+        envvar=dsn,
+        help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
+    )
+    spoken_to = click.option(
+        "--prepare",
+        type=click.Choice(["auto", "off"]),
+        envvar=prepare,
+        expose_value=False,
+        callback=_keep_prepare,
+        help="Prepared statements: off behind a pooler that keeps none; auto finds out. [VOXTIER_PREPARE]",
+    )
+    return lambda command: named(spoken_to(command))
+
+
+DSN = dsn_options()
 
 
 class RenamedOption(click.Option):

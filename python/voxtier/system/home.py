@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from voxtier.errors import MissingExtraError
+from voxtier.errors import ConfigError, MissingExtraError
 
 
 def default_home() -> Path:
@@ -15,11 +15,25 @@ def default_home() -> Path:
     ------
     MissingExtraError
         `platformdirs`, which knows the user's data folder, is not installed.
+    ConfigError
+        The account has no home folder, or that of the account which ``VOXTIER_HOME`` names is not known.
     """
-    if home := os.environ.get("VOXTIER_HOME"):
-        return Path(home).expanduser().absolute()
     try:
+        if home := os.environ.get("VOXTIER_HOME"):
+            return Path(home).expanduser().absolute()
         from platformdirs import user_data_path
+
+        return user_data_path("voxtier")
     except ImportError:
         raise MissingExtraError("platformdirs", "frames") from None
-    return user_data_path("voxtier")
+    except RuntimeError:  # neither HOME nor an entry in the list of accounts, as in a container
+        named = "the account of this process has no home folder" if not home else f"VOXTIER_HOME={home}"
+        raise ConfigError(f"{named}: let VOXTIER_HOME name a folder that voxtier may write") from None
+
+
+def home_if_any() -> Path | None:
+    """Return voxtier's folder for what may be left out, or None where there is none."""
+    try:
+        return default_home()
+    except (ConfigError, MissingExtraError):
+        return None

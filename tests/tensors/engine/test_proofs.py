@@ -136,10 +136,7 @@ def test_a_damaged_or_foreign_file_proves_nothing(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def missing() -> Path:
-        raise proofs.MissingExtraError("platformdirs", "tensors")
-
-    monkeypatch.setattr(proofs, "default_home", missing)
+    monkeypatch.setattr(proofs, "home_if_any", lambda: None)
     proof = Proofs(PROCESSING)
     proof.keep(Counter(a=2), 1)
     assert proof.path is None

@@ -15,9 +15,9 @@ from urllib.parse import quote
 import click
 
 from voxtier.cli.frames.serve_settings import FolderOrPrefix, read_config, read_tokens
-from voxtier.cli.options import DSN, SIZE, GivenPath, open_store
+from voxtier.cli.options import SIZE, GivenPath, dsn_options, open_store
 from voxtier.errors import ConfigError, VoxtierError
-from voxtier.system.home import default_home
+from voxtier.system.home import home_if_any
 from voxtier.system.text import format_bytes, format_count, on_one_line
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _env(name: str) -> str:
     envvar=_env("SOURCE"),
     help="Source to serve; the first is the default one.",
 )
-@DSN
+@dsn_options(_PREFIX)
 @click.option("--budget", default="256MiB", type=SIZE, envvar=_env("BUDGET"), help="Memory for frame tables.")
 @click.option(
     "--token-file",
@@ -170,6 +170,7 @@ def _gateway(
 ) -> Gateway:
     from voxtier.frames.gateway.gateway import Gateway
 
+    home, names = home_if_any(), "+".join(quote(name, safe="") for name in sources)
     return Gateway(
         store,
         sources,
@@ -181,7 +182,7 @@ def _gateway(
         viewer=options["viewer"],
         workers=options["workers"],
         budget_bytes=options["budget"],
-        hot_set=default_home() / "hot" / f"{'+'.join(quote(name, safe='') for name in sources)}.hot",
+        hot_set=None if home is None else home / "hot" / f"{names}.hot",
         is_private=options["trust_proxy"],
         groups_header=options["groups_header"],
         access_log=sys.stdout.fileno() if options["log_json"] else None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from voxtier.cli.options import GivenPath
+from voxtier.cli.options import GivenPath, Size
 from voxtier.errors import ConfigError
 
 
@@ -33,12 +33,25 @@ def read_config(context: click.Context, _parameter: click.Parameter, path: str |
         if parameter is None:
             known = ", ".join(sorted(named))
             raise click.UsageError(f"--config {path}: {key!r} is no option of serve: {known}")
-        if isinstance(value, dict) or (isinstance(value, list) and not _takes_many(parameter)):
+        one = not isinstance(value, list)
+        if isinstance(value, dict) or not (one or _takes_many(parameter)):
             raise click.UsageError(f"--config {path}: {key!r} is one value, such as a text or a number")
-        if _takes_many(parameter) and not isinstance(value, list):
-            value = [value]
-        defaults[str(parameter.name)] = value
+        values = [_as_given(path, key, parameter, each) for each in ([value] if one else value)]
+        defaults[str(parameter.name)] = values if _takes_many(parameter) else values[0]
     context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _as_given(path: str, key: str, parameter: click.Parameter, value: Any) -> str | bool:
+    """Return a value as the command line gives it, which is checked likewise; refuse one of another type."""
+    is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+    is_number = isinstance(parameter.type, click.IntRange | Size)
+    allowed = (bool, str) if is_flag else (int, str) if is_number else (str,)
+    if type(value) not in allowed:
+        wanted = (
+            "true or false" if is_flag else "a whole number" if is_number else "a text in quotation marks"
+        )
+        raise click.UsageError(f"--config {path}: {key} = {value}: must be {wanted}")
+    return value if isinstance(value, bool) else str(value)
 
 
 def _takes_many(parameter: click.Parameter) -> bool:

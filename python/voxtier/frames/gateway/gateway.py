@@ -7,7 +7,9 @@ import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,14 @@ from voxtier.frames.gateway.hot_set import HotSet
 from voxtier.frames.gateway.search import Search
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.serving.reader import FrameReader
-from voxtier.frames.serving.status_files import StatusWriter, readers_folder
+from voxtier.frames.serving.status_files import StatusWriter, own_folder
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 
 # Time for a question on its way to Python and back.
 _HAND_OVER_SECONDS = 0.05
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LOOPBACK = ("127.0.0.1", "::1")
 
 
 class Gateway:
@@ -38,7 +40,7 @@ class Gateway:
     sources : str or sequence of str
         Sources that are served; the first is the default one.
     host : str
-        Address to listen on. Others than loopback need `tokens`.
+        IP address to listen on, or ``localhost``. Others than loopback need `tokens`, or `is_private`.
     port : int
         Port; 0 for any free one.
     roots : sequence of path
@@ -72,7 +74,7 @@ class Gateway:
     Raises
     ------
     ConfigError
-        The address would be open to everybody, or there is nothing to serve.
+        The address is none or would be open to everybody, or there is nothing to serve.
 
     Notes
     -----
@@ -102,7 +104,8 @@ class Gateway:
         names = [sources] if isinstance(sources, str) else list(sources)
         if not names:
             raise ConfigError("a gateway serves one source at least: name it")
-        if host not in _LOOPBACK and not tokens and not is_private:
+        self.host = _address(host)
+        if self.host not in _LOOPBACK and not tokens and not is_private:
             raise ConfigError(
                 f"host {host}: everybody who reaches this address could read all images. Give tokens "
                 "(--token-file), or say that a proxy checks who asks (--trust-proxy)"
@@ -122,7 +125,6 @@ class Gateway:
                     f"cors_origins {origin[:100]!r}: an origin is a scheme, a host and maybe a port, as "
                     "browsers send it, such as https://viewer.example (--cors-origin)"
                 )
-        self.host = "127.0.0.1" if host == "localhost" else host
         self.port = port
         self.workers = workers or max(1, (os.cpu_count() or 2) // 2)
         self.reader = FrameReader(
@@ -152,7 +154,7 @@ class Gateway:
             page=_page(has_viewer=folder is not None),
             viewer_config=_asset("viewer_config.js").replace("['default']", json.dumps(names)),
         )
-        self._status = StatusWriter(readers_folder(), "+".join(names), self.stats)
+        self._status = StatusWriter(own_folder(), "+".join(names), self.stats)
         self._hot_set = HotSet(self.reader.cache, hot_set)
         self._answers: Answers | None = None
         self._lock = threading.Lock()
@@ -244,6 +246,18 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _address(host: str) -> str:
+    """Return the address to listen on. A name may have several, of which none can be chosen for the user."""
+    if host == "localhost":
+        return "127.0.0.1"
+    with suppress(ValueError):
+        if "%" not in host:  # the core knows no zones of IPv6
+            return str(ip_address(host))
+    raise ConfigError(
+        f"host {host!r} is no IP address: name one of this machine, or 0.0.0.0 or :: for all (--host)"
+    )
 
 
 def _names_of(root: str | os.PathLike[str]) -> list[str]:

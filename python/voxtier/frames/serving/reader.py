@@ -27,7 +27,7 @@ from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.serving.index.uid_paths import UidPaths
 from voxtier.frames.serving.index.write_back import WriteBack
 from voxtier.frames.serving.pools import ThreadPools
-from voxtier.frames.serving.status_files import StatusWriter, readers_folder
+from voxtier.frames.serving.status_files import StatusWriter, own_folder
 from voxtier.frames.serving.table_loader import TableLoader
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
@@ -128,7 +128,7 @@ class FrameReader:
             keep=self._write_back.add_slide_map,
             on_replaced=self.cache.invalidate,
         )
-        self._status = StatusWriter(readers_folder() if publish else None, source, self.stats)
+        self._status = StatusWriter(own_folder() if publish else None, source, self.stats)
         self._uids = UidPaths(self.index, source)
         self._frames = FileFrames(
             self.cache, self._files, self._uids, self._tables, self._counters, source, verify

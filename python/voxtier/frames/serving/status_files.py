@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from voxtier.system.durable import TEMPORARY, temporary_is_live, write_file
-from voxtier.system.home import default_home
+from voxtier.system.home import default_home, home_if_any
 from voxtier.system.machine import is_alive, start_time
 
 #: Seconds between two writes.
@@ -37,6 +37,12 @@ _numbers = itertools.count()
 def readers_folder() -> Path:
     """Return the folder of the status files: ``readers`` in voxtier's folder (``VOXTIER_HOME``)."""
     return default_home() / "readers"
+
+
+def own_folder() -> Path | None:
+    """Return the same for a reader's own status; None where it has no home and goes without."""
+    home = home_if_any()
+    return None if home is None else home / "readers"
 
 
 class ReaderStatus(NamedTuple):

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from voxtier import _core
-from voxtier.errors import MissingExtraError
 from voxtier.system.durable import write_file
-from voxtier.system.home import default_home
+from voxtier.system.home import home_if_any
 from voxtier.system.locks import hold_lock
 from voxtier.tensors.identity.fingerprint import describe_processing
 
@@ -165,8 +164,7 @@ class Proofs:
         onednn: bool = True,
         home: Path | None = None,
     ) -> None:
-        with contextlib.suppress(MissingExtraError):
-            home = home or default_home()
+        home = home or home_if_any()
         self._facts = {
             "settings": describe_processing(processing),
             "pipeline": pipeline,

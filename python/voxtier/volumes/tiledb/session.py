@@ -11,6 +11,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -230,6 +231,10 @@ def read_kind(uri: str, session: Session) -> str | None:
     """Return ``"array"``, ``"group"`` or None for what lies at the address."""
     with translate_errors(f"look at {uri}"):
         kind = tiledb.object_type(uri, ctx=session.context())
+        if kind is None and not is_remote(uri):
+            # TileDB takes what it may not enter for what is not there.
+            with suppress(FileNotFoundError, NotADirectoryError):
+                Path(uri, "__group").stat()
     return str(kind) if kind else None
 
 

@@ -65,10 +65,47 @@ def test_the_command_line_goes_before_the_environment_and_the_file(
     assert found["sources"] == ("two", "three")
 
 
+def test_variables_of_serve_name_its_database_before_those_of_all_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text("dsn = 'postgresql://file'\nprepare = 'off'\n")
+
+    def named() -> tuple[str, str]:
+        context = serve.make_context("serve", ["--config", str(config)])
+        return context.params["dsn"], context.meta["voxtier.prepare"]
+
+    for variable in ("VOXTIER_DSN", "VOXTIER_SERVE_DSN", "VOXTIER_PREPARE", "VOXTIER_SERVE_PREPARE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert named() == ("postgresql://file", "off")
+    monkeypatch.setenv("VOXTIER_DSN", "postgresql://all")
+    monkeypatch.setenv("VOXTIER_PREPARE", "auto")
+    assert named() == ("postgresql://all", "auto")
+    monkeypatch.setenv("VOXTIER_SERVE_DSN", "postgresql://serve")
+    monkeypatch.setenv("VOXTIER_SERVE_PREPARE", "off")
+    assert named() == ("postgresql://serve", "off")
+    monkeypatch.setenv("VOXTIER_SERVE_PREPARE", "bogus")
+    with pytest.raises(click.BadParameter, match="bogus"):
+        named()
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("prot = 1", "'prot' is no option"),
+        ("port = true", "port = True: must be a whole number"),
+        ("port = 8042.9", "port = 8042.9: must be a whole number"),
+        ("budget = 2.5", "must be a whole number"),
+        ("budget = true", "must be a whole number"),
+        ("budget = -1", "--budget"),
+        ("all_files = 1", "must be true or false"),
+        ("trust-proxy = 1", "must be true or false"),
+        ("log_json = 'maybe'", "--log-json"),
+        ("token_file = 5", "must be a text"),
+        ("viewer = true", "must be a text"),
+        ("folders = [1]", "must be a text"),
+        ("cors_origin = [['a']]", "must be a text"),
+        ("host = 2026-11-29", "must be a text"),
         ("port = [1]", "'port' is one value"),
         ("port = 'a'", "--port"),
         ("port =", "Invalid value"),
@@ -93,6 +130,14 @@ def test_a_bad_file_of_settings_is_refused_by_name(tmp_path: Path, text: str, fa
 def test_what_no_browser_sends_as_an_origin_is_refused(store: FrameStore, origin: str) -> None:
     with pytest.raises(ConfigError, match="--cors-origin"):
         Gateway(store, cors_origins=[origin])
+
+
+@pytest.mark.parametrize("host", ["gateway.example", "", "[::1]", "256.1.1.1", "fe80::1%eth0", "10.1"])
+def test_what_is_no_ip_address_is_refused_by_name(dsn: str, store: FrameStore, host: str) -> None:
+    with pytest.raises(ConfigError, match="is no IP address"):
+        Gateway(store, host=host, is_private=True)
+    with pytest.raises(ConfigError, match="--host"):
+        run("serve", "--host", host, "--trust-proxy", "--port", "0", "--dsn", dsn)
 
 
 def test_an_open_address_is_refused_by_the_command(dsn: str) -> None:

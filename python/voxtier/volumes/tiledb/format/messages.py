@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tiledb
 
 from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
+from voxtier.system.machine import available_memory
 
 _MISSING = re.compile(r"does not exist|not found|NoSuchKey|NoSuchBucket|not an array|No such file", re.I)
 _REMOTE = re.compile(
@@ -18,6 +20,28 @@ _REMOTE = re.compile(
     r"|SignatureDoesNotMatch|curlCode|resolve host|timeout|credentials|Network",
     re.I,
 )
+# What the system says of itself, not of the files; what begins another one's words stands behind it.
+_CODES = (
+    *(
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.ESTALE,
+    ),
+    *(errno.ENOMEM, errno.EAGAIN, errno.ENFILE, errno.EMFILE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EBUSY),
+)
+_SURROUNDINGS = {os.strerror(code): code for code in _CODES}
+_BRIEF = {
+    errno.ENOSPC: "the disk is full",
+    errno.EROFS: "permission denied: the file system is read-only",
+    errno.EAGAIN: "no more threads or processes are allowed (ulimit -u, a limit of the container)",
+    errno.EMFILE: "too many open files (ulimit -n)",
+}
+_ROOM = 1 << 30
 
 
 @contextmanager
@@ -27,7 +51,8 @@ def translate_errors(what: str) -> Iterator[None]:
     Raises
     ------
     SourceError
-        When the disk is full or access is denied.
+        When the disk is full, access is denied, or memory, threads or descriptors are short: nothing is known
+        of what lies there.
     BackendError
         When an object store refuses or does not answer.
     ConfigError
@@ -50,16 +75,23 @@ def is_object_gone(error: BackendError) -> bool:
     return re.search(r"Response Code: 404|NoSuchKey", str(error), re.I) is not None
 
 
+def _is_memory_short() -> bool:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return limit != resource.RLIM_INFINITY or available_memory() < _ROOM
+
+
 def _translate(what: str, text: str) -> Exception:
     brief = re.sub(r"\s+", " ", text)
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         secret = os.environ.get(name)
         if secret:
             brief = brief.replace(secret, "[hidden]")
-    if re.search(r"No space left|ENOSPC", brief):
-        return SourceError("io_error", None, f"{what}: the disk is full", errno.ENOSPC)
-    if re.search(r"Permission denied|Read-only file system", brief):
-        return SourceError("io_error", None, f"{what}: permission denied", errno.EACCES)
+    for words, code in _SURROUNDINGS.items():
+        if words in brief:
+            return SourceError("io_error", None, f"{what}: {_BRIEF.get(code, words.lower())}", code)
+    # A damaged size asks for more memory than there is, too.
+    if re.search("bad_alloc|MemoryError", brief) and _is_memory_short():
+        return SourceError("io_error", None, f"{what}: there is not enough memory", errno.ENOMEM)
     if "GZipException" in brief and "buffer too small" in brief:
         return ConfigError(
             f"{what}: a tile does not shrink, and TileDB's gzip has no room for it; nothing is damaged: store"
