@@ -13,7 +13,8 @@ from voxtier._core import Gateway as Core
 from voxtier._core import GatewayJob
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search, to_json
+from voxtier.frames.gateway.results import to_json
+from voxtier.frames.gateway.search import Search
 from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.sources.objects import RemoteObject

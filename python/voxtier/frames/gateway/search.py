@@ -19,16 +19,12 @@ from voxtier.errors import BackendError, FormatError, SourceError
 from voxtier.frames.dicom.metadata import read_metadata
 from voxtier.frames.gateway.matching import Header, fits
 from voxtier.frames.gateway.query import (
-    AVAILABILITY,
     COMPUTED_TAGS,
-    INSTANCES_OF_SERIES,
-    INSTANCES_OF_STUDY,
     MODALITIES,
     RETRIEVE_URL,
-    SERIES_OF_STUDY,
-    TRANSFER_SYNTAX,
     Query,
 )
+from voxtier.frames.gateway.results import Row, computed, modalities_of, result_of
 from voxtier.frames.gateway.statements import all_below, from_headers, from_search_index, next_files
 from voxtier.frames.indexing.search import is_of, is_state, read_indexed
 from voxtier.frames.serving.counters import Counters
@@ -40,12 +36,10 @@ from voxtier.frames.store.search_index import (
     SERIES,
     SHARED_TAGS,
     STUDY,
-    TAGS,
     SearchIndex,
 )
 from voxtier.frames.store.store import FrameStore
 
-_MODALITY = "00080060"
 _MOST_HEADERS = 20_000
 # Files that are tried where the first one cannot be read: of a study, series or instance, and how many of
 # these in a search. An archive that is away as a whole costs a search no more than this.
@@ -57,17 +51,6 @@ _LONGEST = 30.0
 # Files of a complete search index: seconds after which no further one is tried again, and the pause behind
 # the tries, in the time that they took.
 _LONGEST_TRY, _PAUSE = 1.0, 9
-
-
-class Row(NamedTuple):
-    """What the index says of a study, series or instance."""
-
-    study: str
-    series: str | None
-    instance: str | None
-    series_count: int
-    instance_count: int
-    transfer_syntax: str | None
 
 
 class File(NamedTuple):
@@ -233,10 +216,10 @@ class Search:
             uids = {tag: [uid] for tag, uid in of_row.items() if uid}
             header = dict(first_header(files[0], uids, needs_all=needs_all))
             if query.level == "study":
-                header[MODALITIES] = _modalities(
+                header[MODALITIES] = modalities_of(
                     first_header(file, uids | {SERIES: [file.series]}, needs_all=False) for file in files
                 )
-            if not fits({**header, **_computed(query, row, header, root)}, query.matches):
+            if not fits({**header, **computed(query, row, header, root)}, query.matches):
                 continue
             passed += 1
             if query.matches and passed <= query.offset:
@@ -296,13 +279,6 @@ def _check_time(deadline: float) -> None:
         raise BackendError(f"reading headers for a search took more than {_LONGEST:.0f} s")
 
 
-def _modalities(headers: Iterable[Header]) -> dict[str, Any]:
-    """Return the modalities of series, each by a header of it."""
-    values = [(header.get(_MODALITY, {}).get("Value") or [None])[0] for header in headers]
-    found = sorted({str(value) for value in values if value})
-    return {"vr": "CS", "Value": found} if found else {"vr": "CS"}
-
-
 def _is_indexed(query: Query) -> bool:
     """Return whether the search index has everything that a search asks for."""
     known = SHARED_TAGS | COMPUTED_TAGS[query.level] - {RETRIEVE_URL}
@@ -318,62 +294,3 @@ def _read_all(file: File) -> Header:
     except (FormatError, SourceError, OSError):
         return {}  # the file is gone or damaged: its UIDs are still known
     return header if is_of(header, file.study, file.series, file.instance) else {}
-
-
-def result_of(query: Query, row: Row, header: Header, root: str) -> dict[str, Any]:
-    """Return a result as a data set in the DICOM JSON model.
-
-    Parameters
-    ----------
-    query : Query
-        What was asked for.
-    row : Row
-        What the index says.
-    header : mapping
-        What the file says, as far as it was read.
-    root : str
-        Where DICOMweb's resources begin, for Retrieve URL.
-
-    Returns
-    -------
-    dict
-        Tags in ascending order.
-    """
-    levels = {"study": ["study"], "series": ["study", "series"], "instance": ["study", "series", "instance"]}
-    wanted = {tag for level in levels[query.level] for tag in TAGS[level]} | query.included
-    if "all" in query.included:
-        wanted |= header.keys() - {"7FE00010"}
-    result = {tag: header[tag] for tag in wanted if tag in header}
-    result |= _computed(query, row, header, root)
-    return dict(sorted(result.items()))
-
-
-def _computed(query: Query, row: Row, header: Header, root: str) -> dict[str, Any]:
-    """Return what a result says that is not of one header: UIDs of the index, counts, `COMPUTED_TAGS`."""
-    result = {STUDY: _of("UI", row.study), AVAILABILITY: _of("CS", "ONLINE")}
-    url = f"{root}/studies/{row.study}"
-    if query.level == "study":
-        result[SERIES_OF_STUDY] = _of("IS", row.series_count)
-        result[INSTANCES_OF_STUDY] = _of("IS", row.instance_count)
-        result[MODALITIES] = header[MODALITIES]
-    if row.series is not None:
-        url += f"/series/{row.series}"
-        result[SERIES] = _of("UI", row.series)
-        if query.level == "series":
-            result[INSTANCES_OF_SERIES] = _of("IS", row.instance_count)
-    if row.instance is not None:
-        url += f"/instances/{row.instance}"
-        result[INSTANCE] = _of("UI", row.instance)
-        if row.transfer_syntax:
-            result[TRANSFER_SYNTAX] = _of("UI", row.transfer_syntax)
-    result[RETRIEVE_URL] = _of("UR", url)
-    return result
-
-
-def _of(vr: str, value: str | int) -> dict[str, Any]:
-    return {"vr": vr, "Value": [value]}
-
-
-def to_json(results: list[dict[str, Any]]) -> bytes:
-    """Return results as the body of a response."""
-    return json.dumps(results, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,116 @@
+"""Results of searches (PS3.18 10.6.3.3): what they hold of the index and of headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from voxtier.frames.gateway.matching import Header
+from voxtier.frames.gateway.query import (
+    AVAILABILITY,
+    INSTANCES_OF_SERIES,
+    INSTANCES_OF_STUDY,
+    MODALITIES,
+    RETRIEVE_URL,
+    SERIES_OF_STUDY,
+    TRANSFER_SYNTAX,
+    Query,
+)
+from voxtier.frames.store.search_index import INSTANCE, SERIES, STUDY, TAGS
+
+_MODALITY = "00080060"
+
+
+class Row(NamedTuple):
+    """What the index says of a study, series or instance."""
+
+    study: str
+    series: str | None
+    instance: str | None
+    series_count: int
+    instance_count: int
+    transfer_syntax: str | None
+
+
+def result_of(query: Query, row: Row, header: Header, root: str) -> dict[str, Any]:
+    """Return a result as a data set in the DICOM JSON model.
+
+    Parameters
+    ----------
+    query : Query
+        What was asked for.
+    row : Row
+        What the index says.
+    header : mapping
+        What the file says, as far as it was read.
+    root : str
+        Where DICOMweb's resources begin, for Retrieve URL.
+
+    Returns
+    -------
+    dict
+        Tags in ascending order.
+    """
+    levels = {"study": ["study"], "series": ["study", "series"], "instance": ["study", "series", "instance"]}
+    wanted = {tag for level in levels[query.level] for tag in TAGS[level]} | query.included
+    if "all" in query.included:
+        wanted |= header.keys() - {"7FE00010"}
+    result = {tag: header[tag] for tag in wanted if tag in header}
+    result |= computed(query, row, header, root)
+    return dict(sorted(result.items()))
+
+
+def computed(query: Query, row: Row, header: Header, root: str) -> dict[str, Any]:
+    """Return what a result says that is not of one header: UIDs of the index, counts, `COMPUTED_TAGS`.
+
+    Parameters
+    ----------
+    query : Query
+        What was asked for.
+    row : Row
+        What the index says.
+    header : mapping
+        What the file says, and what was counted of the study.
+    root : str
+        Where DICOMweb's resources begin.
+
+    Returns
+    -------
+    dict
+        Elements by their tag.
+    """
+    result = {STUDY: _of("UI", row.study), AVAILABILITY: _of("CS", "ONLINE")}
+    url = f"{root}/studies/{row.study}"
+    if query.level == "study":
+        result[SERIES_OF_STUDY] = _of("IS", row.series_count)
+        result[INSTANCES_OF_STUDY] = _of("IS", row.instance_count)
+        result[MODALITIES] = header[MODALITIES]
+    if row.series is not None:
+        url += f"/series/{row.series}"
+        result[SERIES] = _of("UI", row.series)
+        if query.level == "series":
+            result[INSTANCES_OF_SERIES] = _of("IS", row.instance_count)
+    if row.instance is not None:
+        url += f"/instances/{row.instance}"
+        result[INSTANCE] = _of("UI", row.instance)
+        if row.transfer_syntax:
+            result[TRANSFER_SYNTAX] = _of("UI", row.transfer_syntax)
+    result[RETRIEVE_URL] = _of("UR", url)
+    return result
+
+
+def modalities_of(headers: Iterable[Header]) -> dict[str, Any]:
+    """Return the modalities of series, each by a header of it."""
+    values = [(header.get(_MODALITY, {}).get("Value") or [None])[0] for header in headers]
+    found = sorted({str(value) for value in values if value})
+    return {"vr": "CS", "Value": found} if found else {"vr": "CS"}
+
+
+def _of(vr: str, value: str | int) -> dict[str, Any]:
+    return {"vr": vr, "Value": [value]}
+
+
+def to_json(results: list[dict[str, Any]]) -> bytes:
+    """Return results as the body of a response."""
+    return json.dumps(results, ensure_ascii=False, separators=(",", ":")).encode()
