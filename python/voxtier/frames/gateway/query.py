@@ -12,17 +12,25 @@ from voxtier.frames.store.search_index import INSTANCE, SERIES, STUDY
 
 MOST_RESULTS = 1000
 # No index has so many rows, and the database knows no much larger number; Python reads no digits without end.
-_LAST = 10**18
+LAST = 10**18
 _UIDS = (STUDY, SERIES, INSTANCE)
 AVAILABILITY, RETRIEVE_URL, MODALITIES = "00080056", "00081190", "00080061"
 SERIES_OF_STUDY, INSTANCES_OF_STUDY, INSTANCES_OF_SERIES = "00201206", "00201208", "00201209"
 TRANSFER_SYNTAX = "00083002"
-COMPUTED_TAGS = {
-    "study": {AVAILABILITY, RETRIEVE_URL, MODALITIES, SERIES_OF_STUDY, INSTANCES_OF_STUDY},
-    "series": {AVAILABILITY, RETRIEVE_URL, INSTANCES_OF_SERIES},
-    "instance": {AVAILABILITY, RETRIEVE_URL, TRANSFER_SYNTAX},
+LEVELS = ("study", "series", "instance")
+COUNTED_TAGS = {
+    "study": frozenset((MODALITIES, SERIES_OF_STUDY, INSTANCES_OF_STUDY)),
+    "series": frozenset((INSTANCES_OF_SERIES,)),
+    "instance": frozenset[str](),
 }
-"""What results of a level say beside the header of a file."""
+"""What is found out of each study and series by all of its rows."""
+_COMPUTED_OF_EACH = {AVAILABILITY, RETRIEVE_URL}
+COMPUTED_TAGS = {
+    "study": _COMPUTED_OF_EACH | COUNTED_TAGS["study"],
+    "series": _COMPUTED_OF_EACH | COUNTED_TAGS["study"] | COUNTED_TAGS["series"],
+    "instance": _COMPUTED_OF_EACH | COUNTED_TAGS["study"] | COUNTED_TAGS["series"] | {TRANSFER_SYNTAX},
+}
+"""What results of a level may say beside the header of a file."""
 
 # Specific Character Set and Timezone Offset From UTC say how the other keys are meant (PS3.4 C.2.2.2).
 _NEVER_MATCHED = (("00080005",), ("00080201",))
@@ -45,6 +53,8 @@ class Query(NamedTuple):
         Values of other attributes, by their tag behind those of the sequences that they stand in.
     included : set of str
         Further tags to return, those of `matches` among them; ``all`` for every attribute of the header.
+    counted : set of str
+        Those of `COUNTED_TAGS` to return: of the levels that the path does not name, and what is included.
     limit, offset : int
         Window of the results.
     warnings : tuple of str
@@ -55,6 +65,7 @@ class Query(NamedTuple):
     uids: dict[str, list[str]]
     matches: dict[tuple[str, ...], str]
     included: set[str]
+    counted: set[str]
     limit: int
     offset: int
     warnings: tuple[str, ...]
@@ -98,7 +109,7 @@ def parse(path: str, query: str) -> Query:
             if not re.fullmatch(r"[0-9]+", value):
                 raise ConfigError(f"{name}={value[:40]!r} is no number")
             digits = value.lstrip("0") or "0"
-            numbers[name] = int(digits) if len(digits) < 19 else _LAST
+            numbers[name] = int(digits) if len(digits) < 19 else LAST
         elif name in _WAYS_OF_MATCHING:
             warnings |= {_ONLY_LITERAL.format(name)} if value.lower() == "true" else set()
         elif name == "includefield":
@@ -122,7 +133,15 @@ def parse(path: str, query: str) -> Query:
             elif _is_of_level(tags, level):
                 included |= _returned(tags)
     limit = min(numbers["limit"], MOST_RESULTS)
-    return Query(level, uids, matches, included, limit, numbers["offset"], tuple(sorted(warnings)))
+    counted = _counted(level, len(parts) // 2, included)
+    return Query(level, uids, matches, included, counted, limit, numbers["offset"], tuple(sorted(warnings)))
+
+
+def _counted(level: str, named: int, included: set[str]) -> set[str]:
+    """Return what is counted: of levels that the path names what is asked for (PS3.18 10.6.3.3.2, .3)."""
+    levels = LEVELS[: LEVELS.index(level) + 1]
+    told = {tag for each in levels[named:] for tag in COUNTED_TAGS[each]}
+    return told | {tag for each in levels for tag in COUNTED_TAGS[each] & included}
 
 
 def _add_uids(uids: dict[str, list[str]], tag: str, given: list[str]) -> None:
@@ -133,15 +152,15 @@ def _add_uids(uids: dict[str, list[str]], tag: str, given: list[str]) -> None:
 
 
 def _is_of_level(tags: tuple[str, ...], level: str) -> bool:
-    """Return whether an attribute is none that is computed, but for another level."""
+    """Return whether an attribute is none that is computed, but for lower levels."""
     levels = [each for each, computed in COMPUTED_TAGS.items() if tags[0] in computed]
     return not levels or level in levels or len(tags) > 1
 
 
 def _check_level(name: str, tags: tuple[str, ...], level: str) -> None:
-    """Refuse an attribute that is computed for another level: no file has it, so that nothing would match."""
+    """Refuse an attribute that is computed for lower levels: no file has it, so that nothing would match."""
     if not _is_of_level(tags, level):
-        [known] = [each for each, computed in COMPUTED_TAGS.items() if tags[0] in computed]
+        known = " or ".join(each for each, computed in COMPUTED_TAGS.items() if tags[0] in computed)
         raise ConfigError(f"{name} is known of a {known} alone: search there, not for a {level}")
 
 

@@ -11,7 +11,7 @@ from voxtier.frames.gateway.query import (
     AVAILABILITY,
     INSTANCES_OF_SERIES,
     INSTANCES_OF_STUDY,
-    MODALITIES,
+    LEVELS,
     RETRIEVE_URL,
     SERIES_OF_STUDY,
     TRANSFER_SYNTAX,
@@ -28,8 +28,6 @@ class Row(NamedTuple):
     study: str
     series: str | None
     instance: str | None
-    series_count: int
-    instance_count: int
     transfer_syntax: str | None
 
 
@@ -43,7 +41,7 @@ def result_of(query: Query, row: Row, header: Header, root: str) -> dict[str, An
     row : Row
         What the index says.
     header : mapping
-        What the file says, as far as it was read.
+        What the file says, as far as it was read, and what was counted.
     root : str
         Where DICOMweb's resources begin, for Retrieve URL.
 
@@ -52,8 +50,8 @@ def result_of(query: Query, row: Row, header: Header, root: str) -> dict[str, An
     dict
         Tags in ascending order.
     """
-    levels = {"study": ["study"], "series": ["study", "series"], "instance": ["study", "series", "instance"]}
-    wanted = {tag for level in levels[query.level] for tag in TAGS[level]} | query.included
+    levels = LEVELS[: LEVELS.index(query.level) + 1]
+    wanted = {tag for level in levels for tag in TAGS[level]} | query.included
     if "all" in query.included:
         wanted |= header.keys() - {"7FE00010"}
     result = {tag: header[tag] for tag in wanted if tag in header}
@@ -71,7 +69,7 @@ def computed(query: Query, row: Row, header: Header, root: str) -> dict[str, Any
     row : Row
         What the index says.
     header : mapping
-        What the file says, and what was counted of the study.
+        See `result_of`.
     root : str
         Where DICOMweb's resources begin.
 
@@ -80,17 +78,12 @@ def computed(query: Query, row: Row, header: Header, root: str) -> dict[str, Any
     dict
         Elements by their tag.
     """
-    result = {STUDY: _of("UI", row.study), AVAILABILITY: _of("CS", "ONLINE")}
+    result = {tag: header[tag] for tag in query.counted & header.keys()}
+    result |= {STUDY: _of("UI", row.study), AVAILABILITY: _of("CS", "ONLINE")}
     url = f"{root}/studies/{row.study}"
-    if query.level == "study":
-        result[SERIES_OF_STUDY] = _of("IS", row.series_count)
-        result[INSTANCES_OF_STUDY] = _of("IS", row.instance_count)
-        result[MODALITIES] = header[MODALITIES]
     if row.series is not None:
         url += f"/series/{row.series}"
         result[SERIES] = _of("UI", row.series)
-        if query.level == "series":
-            result[INSTANCES_OF_SERIES] = _of("IS", row.instance_count)
     if row.instance is not None:
         url += f"/instances/{row.instance}"
         result[INSTANCE] = _of("UI", row.instance)
@@ -100,11 +93,37 @@ def computed(query: Query, row: Row, header: Header, root: str) -> dict[str, Any
     return result
 
 
+def counts_of(level: str, series: int, instances: int) -> Header:
+    """Return the counts of a row as elements.
+
+    Parameters
+    ----------
+    level : {"study", "series", "instance"}
+        Level of the row.
+    series, instances : int
+        How many the index has of it.
+
+    Returns
+    -------
+    mapping
+        Elements by their tag; those of modalities are not among them.
+    """
+    if level == "study":
+        return {SERIES_OF_STUDY: _of("IS", series), INSTANCES_OF_STUDY: _of("IS", instances)}
+    return {INSTANCES_OF_SERIES: _of("IS", instances)} if level == "series" else {}
+
+
 def modalities_of(headers: Iterable[Header]) -> dict[str, Any]:
     """Return the modalities of series, each by a header of it."""
     values = [(header.get(_MODALITY, {}).get("Value") or [None])[0] for header in headers]
-    found = sorted({str(value) for value in values if value})
-    return {"vr": "CS", "Value": found} if found else {"vr": "CS"}
+    return element_of(sorted({str(value) for value in values if value}))
+
+
+def element_of(counted: int | list[str]) -> dict[str, Any]:
+    """Return a number, or the modalities of a study, as an element."""
+    if isinstance(counted, int):
+        return _of("IS", counted)
+    return {"vr": "CS", "Value": counted} if counted else {"vr": "CS"}
 
 
 def _of(vr: str, value: str | int) -> dict[str, Any]:

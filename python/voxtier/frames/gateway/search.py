@@ -10,8 +10,9 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from itertools import islice, takewhile
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -20,11 +21,14 @@ from voxtier.frames.dicom.metadata import read_metadata
 from voxtier.frames.gateway.matching import Header, fits
 from voxtier.frames.gateway.query import (
     COMPUTED_TAGS,
+    COUNTED_TAGS,
+    LAST,
+    LEVELS,
     MODALITIES,
     RETRIEVE_URL,
     Query,
 )
-from voxtier.frames.gateway.results import Row, computed, modalities_of, result_of
+from voxtier.frames.gateway.results import Row, computed, counts_of, element_of, modalities_of, result_of
 from voxtier.frames.gateway.statements import all_below, from_headers, from_search_index, next_files
 from voxtier.frames.indexing.search import is_of, is_state, read_indexed
 from voxtier.frames.serving.counters import Counters
@@ -119,7 +123,7 @@ class Search:
             found = self._search_index(store, source, wider)
         self._counters.add("headers" if found is None else "index")
         if found is None:
-            found = self._search_headers(store, source, wider, root, groups)
+            found = _HeaderSearch(self, store, source, groups).find(wider, root)
         results = [result_of(query, row, header, root) for row, header in found]
         return results[: query.limit], len(results) > query.limit
 
@@ -182,54 +186,28 @@ class Search:
         self._is_all_below[source] = completion, False
         return None
 
-    def _search_headers(
-        self, store: FrameStore, source: str, query: Query, root: str, groups: Sequence[str] | None
-    ) -> Iterator[tuple[Row, Header]]:
-        asked = store if groups is None else GroupStore(store, groups)
-        statement, parameters = from_headers(source, query, for_groups=groups is not None)
-        deadline = monotonic() + _LONGEST
-        passed = rescued = 0
-        known = INDEXED_TAGS | COMPUTED_TAGS[query.level]
-        needs_all = "all" in query.included or not query.included <= known
+    def header(self, file: File, deadline: float, *, needs_all: bool) -> Header:
+        """Return the header of a file; nothing where it cannot be read.
 
-        def first_header(file: File, uids: dict[str, list[str]], *, needs_all: bool) -> Header:
-            """Return the header of a file, or of the next one with these UIDs that can be read."""
-            nonlocal rescued
-            header = self._header(file, deadline, needs_all=needs_all)
-            if not header and rescued < _MOST_RESCUED:
-                rescued += 1
-                found = asked.query(
-                    *next_files(source, uids, file.path, _MOST_TRIED, for_groups=groups is not None)
-                )
-                others = (File(path, tuple(state), *of) for path, state, *of in found)
-                tried = (self._header(each, deadline, needs_all=needs_all) for each in others)
-                header = next(filter(None, tried), {})
-            return header
+        Parameters
+        ----------
+        file : File
+            The file.
+        deadline : float
+            Time of `monotonic` after which nothing is read.
+        needs_all : bool
+            Whether all attributes are wanted, and not only those of a search index.
 
-        for *fields, paths, states, series, instances in asked.query(statement, parameters):
-            row = Row(*fields)
-            files = [
-                File(path, tuple(state), row.study, of, uid)
-                for path, state, of, uid in zip(paths, states, series, instances, strict=True)
-            ]
-            of_row = {STUDY: row.study, SERIES: row.series, INSTANCE: row.instance}
-            uids = {tag: [uid] for tag, uid in of_row.items() if uid}
-            header = dict(first_header(files[0], uids, needs_all=needs_all))
-            if query.level == "study":
-                header[MODALITIES] = modalities_of(
-                    first_header(file, uids | {SERIES: [file.series]}, needs_all=False) for file in files
-                )
-            if not fits({**header, **computed(query, row, header, root)}, query.matches):
-                continue
-            passed += 1
-            if query.matches and passed <= query.offset:
-                continue
-            yield row, header
-            query = query._replace(limit=query.limit - 1)
-            if not query.limit:
-                return
+        Returns
+        -------
+        mapping
+            Elements by their tag.
 
-    def _header(self, file: File, deadline: float, *, needs_all: bool) -> Header:
+        Raises
+        ------
+        BackendError
+            The deadline is over.
+        """
         if needs_all:
             _check_time(deadline)
             return _read_all(file) if is_below(file.path, self._roots) else {}
@@ -254,6 +232,118 @@ class Search:
         return header
 
 
+class _HeaderSearch:
+    """One search by headers: until when it may read, and what stands in for files that cannot be read."""
+
+    def __init__(
+        self, searches: Search, store: FrameStore, source: str, groups: Sequence[str] | None
+    ) -> None:
+        self._searches, self._source, self._for_groups = searches, source, groups is not None
+        self._asked = store if groups is None else GroupStore(store, groups)
+        self._deadline = monotonic() + _LONGEST
+        self._rescued: dict[tuple[File, Row, bool], Header] = {}
+
+    def find(self, query: Query, root: str) -> Iterator[tuple[Row, Header]]:
+        """Yield what is found; of the levels above, the page alone is counted unless a count must match."""
+        rows = self._rows(query)
+        above = query.counted - COUNTED_TAGS[query.level]
+        keys = {tags: wanted for tags, wanted in query.matches.items() if tags[0] in above}
+        if keys:  # first, as they take one header of each series at most
+            count = self._counts_above(query, None)
+            fitting = (
+                (row, {**counts, **count(row)}, files)
+                for row, counts, files in rows
+                if fits(count(row), keys)
+            )
+            yield from _page(query, self._with_headers(query, fitting), root)
+        elif page := list(_page(query, self._with_headers(query, rows), root)):
+            count = self._counts_above(query, [row for row, _ in page])
+            yield from ((row, {**header, **count(row)}) for row, header in page)
+
+    def _with_headers(
+        self, query: Query, rows: Iterable[tuple[Row, Header, list[File]]]
+    ) -> Iterator[tuple[Row, Header]]:
+        """Yield rows with the headers of files and what is counted."""
+        known = INDEXED_TAGS | COMPUTED_TAGS[query.level]
+        needs_all = "all" in query.included or not query.included <= known
+        for row, counts, files in rows:
+            header = self._first_header(files[0], row, needs_all=needs_all)
+            modalities = self._modalities(files) if query.level == "study" else {}
+            yield row, {**header, **counts, **modalities}
+
+    def _counts_above(self, query: Query, page: list[Row] | None) -> Callable[[Row], Header]:
+        """Return what tells the counts of the levels above a row: one of a page, or any that may match."""
+        rows = {
+            (row.study, row.series): (counts, files)
+            for level in LEVELS[: LEVELS.index(query.level)]
+            if query.counted & COUNTED_TAGS[level]
+            for row, counts, files in self._rows(_above(query, level, page))
+        }
+
+        @cache
+        def count(study: str, series: str | None) -> Header:
+            if (study, series) not in rows:
+                return {}
+            counts, files = rows[study, series]
+            needs_modalities = series is None and MODALITIES in query.counted
+            return {**counts, **(self._modalities(files) if needs_modalities else {})}
+
+        return lambda row: {**count(row.study, None), **count(row.study, row.series)}
+
+    def _rows(self, query: Query) -> Iterator[tuple[Row, Header, list[File]]]:
+        """Yield the rows of a level, what is counted of each, and the files whose headers it needs."""
+        rows = self._asked.query(*from_headers(self._source, query, for_groups=self._for_groups))
+        for study, series, instance, of_study, instances, transfer_syntax, *of_files in rows:
+            files = [
+                File(path, tuple(state), study, of, uid)
+                for path, state, of, uid in zip(*of_files, strict=True)
+            ]
+            counts = counts_of(query.level, of_study, instances)
+            yield Row(study, series, instance, transfer_syntax), counts, files
+
+    def _modalities(self, files: list[File]) -> Header:
+        """Return the modalities of a study by a file of each of its series."""
+        rows = (Row(file.study, file.series, None, None) for file in files)
+        headers = map(partial(self._first_header, needs_all=False), files, rows)
+        return {MODALITIES: modalities_of(headers)}
+
+    def _first_header(self, file: File, row: Row, *, needs_all: bool) -> Header:
+        """Return the header of a file, or of the next one of a row that can be read."""
+        header = self._searches.header(file, self._deadline, needs_all=needs_all)
+        if header:
+            return header
+        key = file, row, needs_all
+        if key not in self._rescued and len(self._rescued) < _MOST_RESCUED:
+            uids = {tag: [uid] for tag, uid in zip((STUDY, SERIES, INSTANCE), row, strict=False) if uid}
+            found = self._asked.query(
+                *next_files(self._source, uids, file.path, _MOST_TRIED, for_groups=self._for_groups)
+            )
+            others = (File(path, tuple(state), *of) for path, state, *of in found)
+            tried = (self._searches.header(each, self._deadline, needs_all=needs_all) for each in others)
+            self._rescued[key] = next(filter(None, tried), {})
+        return self._rescued.get(key, {})
+
+
+def _above(query: Query, level: str, page: list[Row] | None) -> Query:
+    """Return a search for the studies or series of a page; without one, of all that may match."""
+    if page is None:
+        return query._replace(level=level)
+    uids = {row.study for row in page} if level == "study" else {row.series or "" for row in page}
+    tag = STUDY if level == "study" else SERIES
+    return query._replace(level=level, uids={tag: sorted(uids)}, matches={}, limit=LAST, offset=0)
+
+
+def _page(query: Query, found: Iterable[tuple[Row, Header]], root: str) -> Iterator[tuple[Row, Header]]:
+    """Yield what matches, in the window of a search; without matches that is part of its statement."""
+    matching = (
+        (row, header)
+        for row, header in found
+        if fits({**header, **computed(query, row, header, root)}, query.matches)
+    )
+    begin = query.offset if query.matches else 0
+    yield from islice(matching, begin, begin + query.limit)
+
+
 def is_below(path: str, roots: Sequence[str]) -> bool:
     """Return whether a path, with its links resolved, or an address lies below a root; no root allows all."""
     if not roots:
@@ -267,11 +357,12 @@ def _search_index(
 ) -> Iterator[tuple[Row, Header, str | None]]:
     """Yield results, and the path of a file that has the attributes of each."""
     statement, parameters = from_search_index(source, query, with_files=with_files)
-    for *fields, path, modalities, shared, own in store.query(statement, parameters):
-        header = {**shared, **(own or {})}
-        if query.level == "study":
-            header[MODALITIES] = {"vr": "CS", "Value": modalities} if modalities else {"vr": "CS"}
-        yield Row(*fields), header, path
+    tags = sorted(query.counted)
+    for study, series, instance, transfer_syntax, path, shared, own, *counted in store.query(
+        statement, parameters
+    ):
+        counts = dict(zip(tags, map(element_of, counted), strict=True))
+        yield Row(study, series, instance, transfer_syntax), {**shared, **(own or {}), **counts}, path
 
 
 def _check_time(deadline: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from voxtier.frames.gateway.matching import rule_of, take_spans
 from voxtier.frames.gateway.query import (
     AVAILABILITY,
+    COUNTED_TAGS,
     INSTANCES_OF_SERIES,
     INSTANCES_OF_STUDY,
     MODALITIES,
@@ -161,38 +162,51 @@ _HOLDER = """(SELECT f.path FROM voxtier_search.instance AS i JOIN voxtier.file 
         WHERE i.header_id = h.header_id LIMIT 1)"""
 _BY_INDEX = {
     "study": f"""
-SELECT s.study_instance_uid, NULL, NULL, s.series, s.instances, NULL, {{holder}}, s.modalities, h.attributes,
-    NULL
-FROM voxtier_search.study AS s JOIN voxtier_search.header AS h USING (header_id)
-WHERE s.source_id = {_SOURCE}{{where}}{{matching}}
-ORDER BY s.study_instance_uid{{window}}""",
+SELECT study.study_instance_uid, NULL, NULL, NULL, {{holder}}, h.attributes, NULL{{counted}}
+FROM voxtier_search.study AS study JOIN voxtier_search.header AS h USING (header_id)
+WHERE study.source_id = {_SOURCE}{{where}}{{matching}}
+ORDER BY study.study_instance_uid{{window}}""",
     "series": f"""
-SELECT s.study_instance_uid, s.series_instance_uid, NULL, 1::bigint, s.instances, NULL, {{holder}}, NULL,
-    h.attributes, NULL
-FROM voxtier_search.series AS s JOIN voxtier_search.header AS h USING (header_id)
-WHERE s.source_id = {_SOURCE}{{where}}{{matching}}
-ORDER BY s.study_instance_uid, s.series_instance_uid{{window}}""",
+SELECT series.study_instance_uid, series.series_instance_uid, NULL, NULL, {{holder}}, h.attributes,
+    NULL{{counted}}
+FROM voxtier_search.series AS series JOIN voxtier_search.header AS h USING (header_id){{of_levels}}
+WHERE series.source_id = {_SOURCE}{{where}}{{matching}}
+ORDER BY series.study_instance_uid, series.series_instance_uid{{window}}""",
     "instance": f"""
-SELECT s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, 1::bigint, 1::bigint,
-    s.transfer_syntax_uid, i.path, NULL, h.attributes, i.attributes
+SELECT s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, s.transfer_syntax_uid, i.path,
+    h.attributes, i.attributes{{counted}}
 FROM ({_INSTANCES}{{first_window}}) AS page JOIN voxtier.file AS s USING (key)
     JOIN voxtier_search.instance AS first USING (key)
     LEFT JOIN LATERAL ({_READ_COPY}) AS copy ON true
     CROSS JOIN LATERAL (SELECT coalesce(copy.header_id, first.header_id) AS header_id,
         coalesce(copy.attributes, first.attributes) AS attributes, coalesce(copy.path, s.path) AS path) AS i
-    JOIN voxtier_search.header AS h ON h.header_id = i.header_id
+    JOIN voxtier_search.header AS h ON h.header_id = i.header_id{{of_levels}}
 WHERE true{{matching}}
 ORDER BY s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid{{window}}""",
+}
+# What is counted of the levels above that of a search: by the alias that this has, which has their UIDs.
+_OF_LEVELS = {
+    "study": """
+    JOIN voxtier_search.study AS study ON study.source_id = {of}.source_id
+        AND study.study_instance_uid = {of}.study_instance_uid""",
+    "series": """
+    JOIN voxtier_search.series AS series ON series.source_id = {of}.source_id
+        AND series.study_instance_uid = {of}.study_instance_uid
+        AND series.series_instance_uid = {of}.series_instance_uid""",
 }
 # What an attribute is looked for in: those of the header, of the instance, or what is computed for the level.
 _HEADER = "h.attributes, h.names"
 _OWN = "i.attributes, '{}'"
+_COUNTED = {
+    MODALITIES: "study.modalities",
+    SERIES_OF_STUDY: "study.series",
+    INSTANCES_OF_STUDY: "study.instances",
+    INSTANCES_OF_SERIES: "series.instances",
+}
 _COMPUTED = {
     AVAILABILITY: ("CS", "'[\"ONLINE\"]'::jsonb"),
-    MODALITIES: ("CS", "to_jsonb(s.modalities)"),
-    SERIES_OF_STUDY: ("IS", "jsonb_build_array(s.series)"),
-    INSTANCES_OF_STUDY: ("IS", "jsonb_build_array(s.instances)"),
-    INSTANCES_OF_SERIES: ("IS", "jsonb_build_array(s.instances)"),
+    **{tag: ("IS", f"jsonb_build_array({column})") for tag, column in _COUNTED.items()},
+    MODALITIES: ("CS", f"to_jsonb({_COUNTED[MODALITIES]})"),
     TRANSFER_SYNTAX: ("UI", "jsonb_build_array(s.transfer_syntax_uid)"),
 }
 
@@ -212,13 +226,13 @@ def from_search_index(source: str, query: Query, *, with_files: bool) -> tuple[s
     Returns
     -------
     str
-        The statement.
+        The statement; what is counted stands last, in the order of its tags.
     dict
         Its parameters.
     """
     parameters: dict[str, Any] = {"source": source, "limit": query.limit, "offset": query.offset}
     is_of_files = query.level == "instance"
-    where = _uids("f" if is_of_files else "s", query.uids, parameters, hashed=is_of_files)
+    where = _uids("f" if is_of_files else query.level, query.uids, parameters, hashed=is_of_files)
     matching = ""
     keys = {tag: wanted for (tag,), wanted in query.matches.items()}
     for number, ((date, time), span) in enumerate(take_spans(keys).items()):
@@ -234,7 +248,18 @@ def from_search_index(source: str, query: Query, *, with_files: bool) -> tuple[s
     is_first = is_of_files and not matching
     windows = {"first_window": _WINDOW if is_first else "", "window": "" if is_first else _WINDOW}
     parts = {"where": where, "matching": matching, "holder": _HOLDER if with_files else "NULL"}
+    parts |= {
+        "counted": "".join(f", {_COUNTED[tag]}" for tag in sorted(query.counted)),
+        "of_levels": _of_levels(query),
+    }
     return _BY_INDEX[query.level].format(**parts, **windows), parameters
+
+
+def _of_levels(query: Query) -> str:
+    """Return joins with the tables of counts, of those levels of which something is told."""
+    of = "s" if query.level == "instance" else query.level
+    levels = [each for each in _OF_LEVELS if each != query.level and COUNTED_TAGS[each] & query.counted]
+    return "".join(_OF_LEVELS[each].format(of=of) for each in levels)
 
 
 def _place(tag: str) -> str:

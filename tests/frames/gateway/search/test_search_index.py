@@ -55,6 +55,9 @@ QUERIES = [
     "NumberOfStudyRelatedInstances=3",
     "NumberOfStudyRelatedSeries=02",
     "NumberOfSeriesRelatedInstances=2",
+    "NumberOfSeriesRelatedInstances=",
+    "ModalitiesInStudy=CT&NumberOfStudyRelatedSeries=2&limit=2&offset=1",
+    "includefield=ModalitiesInStudy,00201206,00201208,00201209",
     "AvailableTransferSyntaxUID=1.2,1.2.840.10008.1.2.1",
     "InstanceAvailability=ONLINE",
     "InstanceAvailability=O?LINE",
@@ -195,6 +198,7 @@ def test_a_file_that_cannot_be_read_is_found_by_its_uids_and_tried_again(
     found, _ = Search().answer(store, "default", parse("instances", "SOPInstanceUID=1.2.4.4"), "")
     assert [set(each) for each in found] == [
         {"0020000D", "0020000E", "00080018", "00080056", "00083002", "00081190"}
+        | {"00080061", "00201206", "00201208", "00201209"}
     ]
     hidden.rename(tmp_path / "4.dcm")
     assert sum(fill_search_index(made, "default")) == 1
