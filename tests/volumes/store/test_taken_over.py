@@ -62,6 +62,28 @@ def test_a_copy_repeated_after_a_kill_holds_what_was_corrected_since(
     assert written == ["b_T1w"]  # the other one is taken over as before
 
 
+@pytest.mark.parametrize(("reader", "made"), [((), 0), (("0.0.9", 1), 2)])
+def test_an_ingest_that_another_version_left_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: tuple[object, ...], made: int
+) -> None:
+    """It may have read the files otherwise: half of a collection would hold other numbers."""
+
+    def write() -> RadiObject:
+        return RadiObject.from_niftis(tmp_path / "r", images={"T1w": f"{tmp_path}/in/*.nii"})
+
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        make_nifti(tmp_path / "in", f"{name}_T1w.nii", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_READ_BY", reader or ingest._READ_BY)
+        kill(monkeypatch, write)
+    written = []
+    write_one = ingest._write
+    monkeypatch.setattr(ingest, "_write", lambda *job: written.append(job) or write_one(*job))
+    assert write().T1w.obs_ids == ["a_T1w", "b_T1w"]
+    assert len(written) == made
+
+
 def make_nifti(folder: Path, name: str, number: int) -> Path:
     nib.save(nib.Nifti1Image(np.full((5, 6, 7), number, np.int16), np.eye(4)), folder / name)
     return folder / name

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier import __version__
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, VoxtierError
 from voxtier.system.progress import Progress
 from voxtier.system.workers import Workers
@@ -32,6 +33,8 @@ from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.replicas import write_volume
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind, remove_tree
 
+# Who reads: what another one left unfinished is made anew. Raise the number where files are read otherwise.
+_READ_BY = (__version__, 2)
 _SMALL = 1 << 20  # bytes of an image that one thread writes sooner than several
 
 
@@ -175,7 +178,7 @@ def _store(
     """Return the row of a job's array, which is written unless an earlier ingest finished it."""
     options = hashlib.blake2b(repr(config.write).encode(), digest_size=8).hexdigest()
     with configured(write=config.write, read=config.read, s3=config.s3):
-        folder = array_name(job.obs_id, *job.fingerprint, *job.read_state(), options)
+        folder = array_name(job.obs_id, *_READ_BY, *job.fingerprint, *job.read_state(), options)
         uri = f"{group}/{folder}"
         exists = Path(uri).exists() if present is None else folder in present
         row = _take_over(uri, job, session) if exists else None
