@@ -375,10 +375,10 @@ class GridAggregator:
 
     def add(self, patch: NDArray[Any], start: Sequence[int]) -> None:
         """Add one patch; what lies outside the volume is dropped."""
-        outer: list[slice] = []
-        inner: list[slice] = []
+        outer, inner = [], []
         for begin, count, length in zip(start, patch.shape[-3:], self._count.shape, strict=True):
-            low, high = max(begin, 0), min(begin + count, length)
+            low = min(max(begin, 0), length)
+            high = max(low, min(begin + count, length))  # a patch may lie wholly outside
             outer.append(slice(low, high))
             inner.append(slice(low - begin, high - begin))
         lead = (slice(None),) * (patch.ndim - 3)
