@@ -20,6 +20,7 @@ from voxtier.volumes.reading.pictures import encode_png, to_grey
 from voxtier.volumes.reading.statistics import NanPolicy, count, describe
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.arrays import VoxelArray, open_array
+from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
@@ -364,7 +365,7 @@ class VolumeReader:
         Raises
         ------
         ConfigError
-            For starts or an output of another form.
+            For starts or an output of another form, and for numbers that the type of ``out`` cannot hold.
         """
         array = self._array
         corners, box = _boxes(starts, out.shape[1:], len(array.layout.shape))
@@ -372,7 +373,8 @@ class VolumeReader:
             raise ConfigError(f"out must be C-contiguous and writable, for {len(corners)} patches of {box}")
         if not replicas.read_into(array, corners, out, fill, normalize):
             numbers = array.to_numbers(replicas.read_patches(array, corners, box, fill), raw=False)
-            out[...] = numbers if normalize is None else normalize.apply(numbers)
+            wanted = numbers if normalize is None else normalize.apply(numbers)
+            out[...] = cast_numbers(wanted, out.dtype, self.uri)
 
     def get_statistics(
         self, percentiles: Sequence[float] | None = None, *, nan_policy: NanPolicy = "omit"

@@ -76,7 +76,7 @@ def cast_numbers(numbers: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDA
     if _can_hold(dtype, numbers):
         with np.errstate(over="ignore"):
             cast = numbers.astype(dtype)
-        if dtype.kind not in "fc" or not (np.isfinite(numbers) & ~np.isfinite(cast)).any():
+        if dtype.kind not in "fc" or not np.isfinite(numbers[~np.isfinite(cast)]).any():
             return cast
     raise ConfigError(
         f"{where}: {dtype} cannot hold these numbers of {numbers.dtype}: scale, clip or round them first, or"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.format.direct import share_budget
 from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.training.epochs import Draw, EpochCounter, EpochIndex, worker_process, worker_thread
@@ -56,7 +57,8 @@ class DatasetConfig:
     fill : float
         Stored number outside a volume that is smaller than the patch.
     dtype : str or None
-        Type of ``image``; None keeps the volume's.
+        Type of ``image``; None keeps the volume's. Numbers that it cannot hold are refused: out of its range,
+        or fractions where it is an integer.
     mask_fill : float, optional
         Stored number outside a mask, by default ``fill``.
     normalize : Normalize, optional
@@ -293,10 +295,13 @@ class VolumeCollectionDataset:
                 box = np.array([start])
                 volume.read_patches_into(box, channel[None], fill=config.fill, normalize=config.normalize)
             return image
-        image = np.stack([self._read(volume, start, size, z, config.fill) for volume in volumes])
-        return np.ascontiguousarray(
-            image if config.normalize is None else config.normalize.apply(image), dtype=config.dtype
-        )
+        channels = [self._read(volume, start, size, z, config.fill) for volume in volumes]
+        if config.normalize is not None:
+            channels = [config.normalize.apply(channel) for channel in channels]
+        if config.dtype is not None:
+            dtype, pairs = np.dtype(config.dtype), zip(channels, volumes, strict=True)
+            channels = [cast_numbers(channel, dtype, volume.uri) for channel, volume in pairs]
+        return np.ascontiguousarray(np.stack(channels))
 
     def _read(
         self,
@@ -358,7 +363,8 @@ class GridPatchDataset:
     fill : float
         Stored number outside a volume that is smaller than the patch.
     dtype : str or None
-        Type of ``image``; None keeps the volume's.
+        Type of ``image``; None keeps the volume's. Numbers that it cannot hold are refused: out of its range,
+        or fractions where it is an integer.
     """
 
     def __init__(
@@ -383,7 +389,9 @@ class GridPatchDataset:
         if self.dtype is None or times:
             corner = np.array([[*start, *(0 for _ in times)]])
             image = self.volume.read_patches(corner, (*self.patch_size, *times), fill=self.fill)
-            image = np.ascontiguousarray(image, dtype=self.dtype)
+            if self.dtype is not None:
+                image = cast_numbers(image, np.dtype(self.dtype), self.volume.uri)
+            image = np.ascontiguousarray(image)
         else:
             image = np.empty((1, *self.patch_size), self.dtype)
             self.volume.read_patches_into(np.array([start]), image, fill=self.fill)

@@ -16,6 +16,7 @@ from voxtier.errors import ConfigError, VoxtierError
 from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.reading.parts import Part, read_part, scaling_of
 from voxtier.volumes.store.foreground import BLOCK
+from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.format.direct import apply_budget, join_node, reserve
 from voxtier.volumes.tiledb.scaling import refuse_fill
 from voxtier.volumes.training.augmenting import Augmentation, View
@@ -364,8 +365,6 @@ class GeneralFiller:
         """Read one part of an item: a channel of its image, or its mask, which comes after them."""
         config, is_mask = self._wanted.dataset.config, part == self._wanted.form.channels
         is_stored = self._wanted.is_stored and not is_mask
-        if is_stored and not np.can_cast(volume.stored_dtype, out.dtype):
-            raise ConfigError(f"{volume.uri} stores {volume.stored_dtype}, which {out.dtype} cannot hold")
         times = volume.shape[3:]
         if out.shape != (*config.size, *times):
             raise ConfigError(f"{volume.uri} has the shape {volume.shape}, others fit {out.shape}")
@@ -380,6 +379,7 @@ class GeneralFiller:
         )
         if config.normalize is not None and not is_mask:
             patches = config.normalize.apply(patches)
+        patches = cast_numbers(patches, out.dtype, volume.uri)
         if change is None:
             out[...] = patches[0]
             return
