@@ -7,6 +7,7 @@ converted on the way in. An affine that cannot be used is refused: the identity 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ Affine = NDArray[np.float64]
 """4 x 4; (x, y, z, 1) = affine @ (i, j, k, 1), in millimetres."""
 
 LPS_TO_RAS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+TIME_STEP = "time_step_s"
+"""Metadata of a 4-D volume: seconds from one point in time to the next. Absent where that is not known."""
 
 _CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -243,3 +247,8 @@ def to_meta(orientation: OrientationInfo) -> dict[str, str]:
         "orientation_source": orientation.source,
         "orientation_confidence": orientation.confidence,
     }
+
+
+def time_step(meta: Mapping[str, Any]) -> float:
+    """Return the seconds along t that a volume's metadata states; 0, as in NIfTI, where it states none."""
+    return float(meta.get(TIME_STEP, 0.0))

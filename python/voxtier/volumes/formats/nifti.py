@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -31,13 +32,14 @@ from voxtier.volumes.formats.nifti_header import (
     parse_fields,
     parse_header,
 )
-from voxtier.volumes.geometry import OrientationInfo
+from voxtier.volumes.geometry import TIME_STEP, OrientationInfo
 
 ROW_INTEGERS = ("datatype", "bitpix", "xyzt_units", "qform_code", "sform_code")
 ROW_FLOATS = ("scl_slope", "scl_inter")
 """Columns of numbers that `header_row` fills; any other is text."""
 
-_TIME_UNITS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # seconds by bits 3 to 5 of ``xyzt_units``
+# Seconds by bits 3 to 5 of ``xyzt_units``; 0 is no unit, which means seconds. The others are no times (Hz).
+_TIME_UNITS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,9 @@ def _meta(header: Header) -> dict[str, str]:
         "nifti_header": base64.b64encode(header.raw).decode("ascii"),
     }
     if len(header.shape) == 4:
-        unit = _TIME_UNITS.get(int(fields["xyzt_units"]) & 0x38, 1.0)
-        meta["time_step_s"] = repr(float(fields["pixdim"][4]) * unit)
+        step = float(fields["pixdim"][4]) * _TIME_UNITS.get(int(fields["xyzt_units"]) & 0x38, 0.0)
+        if 0 < step < math.inf:
+            meta[TIME_STEP] = repr(step)
     return meta
 
 

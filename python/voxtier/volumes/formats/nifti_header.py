@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import FormatError
-from voxtier.volumes.geometry import Affine, OrientationInfo, checked_affine, corner_error
+from voxtier.volumes.geometry import Affine, OrientationInfo, checked_affine, corner_error, time_step
 
 BYTES = 540
 """Bytes of the longer header, NIfTI-2."""
@@ -354,10 +354,11 @@ def new_fields(
     fields["datatype"], fields["bitpix"] = code, voxels.dtype.itemsize * 8
     fields["scl_slope"] = float(meta.get("nifti_scl_slope", 1.0))
     fields["scl_inter"] = float(meta.get("nifti_scl_inter", 0.0))
-    fields["xyzt_units"] = 2 | (8 if voxels.ndim == 4 else 0)
+    fields["xyzt_units"] = 2
     fields["pixdim"] = 1.0
-    if voxels.ndim == 4:
-        fields["pixdim"][4] = float(meta.get("time_step_s", 1.0))
+    if voxels.ndim == 4:  # 0 and no unit: a step that is not known
+        fields["pixdim"][4] = step = time_step(meta)
+        fields["xyzt_units"] |= 8 if step else 0
     if orientation is not None:
         _put_affine(fields, orientation.affine, is_tilted=is_tilted)
     return fields

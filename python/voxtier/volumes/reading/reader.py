@@ -164,13 +164,13 @@ class VolumeReader:
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
-        """Millimetres between voxels along x, y, z and, in 4-D, seconds along t."""
+        """Millimetres between voxels along x, y, z and, in 4-D, seconds along t (0: not known or not one)."""
         affine = self.affine
         if affine is None:
             return None
         steps = [float(step) for step in geometry.spacing(affine)]
         if self.ndim == 4:
-            steps.append(float(self._array.meta.get("time_step_s", 1.0)))
+            steps.append(geometry.time_step(self._array.meta))
         return tuple(steps)
 
     def __len__(self) -> int:

@@ -35,8 +35,11 @@ _ARRAY_META = (
     replicas.META_KEY,
     foreground.META_KEY,
 )
-# Columns that describe the numbers of the file that a volume came from, and the grid that they lie on: they
-# say nothing of a transform's result.
+# Beginnings of metadata, and columns, that describe the numbers of the file that a volume came from, the grid
+# that they lie on and its points in time: they say nothing of a transform's result.
+_META_OF_NUMBERS = ("nifti_", "stored_m")
+_META_OF_GRID = ("orientation_", "original_affine", "gantry_tilt", "slice_spacing", "missing_slices")
+_META_OF_TIMES = ("time_",)
 _COLUMNS_OF_NUMBERS = ("datatype", "bitpix", "scl_slope", "scl_inter")
 _COLUMNS_OF_GRID = ("voxel_spacing", "axcodes", "affine_json", "orientation_source")
 
@@ -210,12 +213,12 @@ def transformed_content(
             f"{row['obs_id']}: a transform gave {type(image).__name__} of shape {voxels.shape},"
             " which is no volume of 3 or 4 dimensions"
         )
-    has_grid = voxels.shape[:3] == volume.shape[:3]
-    meta_outdated = ("nifti_", "stored_m") if has_grid else ("nifti_", "stored_m", "orientation_")
+    has_grid, has_times = voxels.shape[:3] == volume.shape[:3], voxels.shape[3:] == volume.shape[3:]
+    past = (*_META_OF_NUMBERS, *(() if has_grid else _META_OF_GRID), *(() if has_times else _META_OF_TIMES))
     outdated = _COLUMNS_OF_NUMBERS if has_grid else (*_COLUMNS_OF_NUMBERS, *_COLUMNS_OF_GRID)
     return Content(
         voxels,
-        {key: value for key, value in _image_meta(volume).items() if not key.startswith(meta_outdated)},
+        {key: value for key, value in _image_meta(volume).items() if not key.startswith(past)},
         {
             "dimensions": str(voxels.shape),
             **{name: None for name in outdated if name in row},

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.volumes.formats.dicom.attributes import find_numbers, find_text
@@ -17,7 +18,10 @@ from voxtier.volumes.formats.dicom.grid import OnGap, Stack, make_affine
 from voxtier.volumes.formats.dicom.pixels import read_voxels
 from voxtier.volumes.formats.dicom.series import DicomPath, find_series
 from voxtier.volumes.formats.dicom.slices import ROW, Slice
-from voxtier.volumes.geometry import OrientationInfo
+from voxtier.volumes.formats.dicom.tags import CLOCKS
+from voxtier.volumes.geometry import TIME_STEP, OrientationInfo
+
+_SAME_STEP = 0.01  # steps in time that differ by this share are one: scanners round their clocks
 
 ROW_FLOATS = ("kvp", "exposure", "repetition_time", "echo_time", "magnetic_field_strength")
 """Columns of numbers of a row of observations; any other is text."""
@@ -98,7 +102,22 @@ def _time_meta(stacks: Sequence[Stack]) -> dict[str, str]:
     names = list(dict.fromkeys(name for stack in stacks for name in stack.key))
     names = [name for name in names if len({stack.key.get(name) for stack in stacks}) > 1]
     values = [[stack.key.get(name) for name in names] for stack in stacks]
-    return {"time_tag": ",".join(names), "time_values": json.dumps(values)}
+    meta = {"time_tag": ",".join(names), "time_values": json.dumps(values)}
+    # Where numbers tell the points apart, the clocks beside them say when these were.
+    clocks = [name for name in CLOCKS if name in names] or list(CLOCKS)
+    steps = (_regular_step(stacks, clock) for clock in clocks)
+    step = next((step for step in steps if step is not None), None)
+    return meta if step is None else meta | {TIME_STEP: repr(step)}
+
+
+def _regular_step(stacks: Sequence[Stack], clock: str) -> float | None:
+    """Return the seconds from one time point to the next; None where a clock states no regular ones."""
+    if any(clock not in item.tags for stack in stacks for item in stack.slices):
+        return None
+    begins = np.array([min(item.tags[clock] for item in stack.slices)[0] for stack in stacks])
+    steps = np.diff(begins) * CLOCKS[clock]
+    step = float(steps.mean())
+    return step if step > 0 and np.abs(steps - step).max() <= _SAME_STEP * step else None
 
 
 def _row(first: Slice) -> dict[str, Any]:

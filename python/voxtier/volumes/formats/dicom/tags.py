@@ -64,6 +64,16 @@ ORDERING = {
 True where the first stack must end before the second begins; heart phases of several slices need not.
 """
 
+CLOCKS = {
+    "FrameReferenceTime": 1e-3,
+    "TriggerTime": 1e-3,
+    "NominalCardiacTriggerDelayTime": 1e-3,
+    "AcquisitionDateTime": 1.0,
+    "AcquisitionTime": 1.0,
+    "FrameAcquisitionDateTime": 1.0,
+}
+"""Those that are times, and the seconds of their unit."""
+
 MEASURES = {
     "EchoTime": 1e-3,
     "EffectiveEchoTime": 1e-3,
