@@ -206,3 +206,61 @@ def test_text_stays_text_and_a_number_in_it_is_refused(tmp_path: Path) -> None:
     radi.obs_meta.add_column("age", float)
     radi.append(images[1:], obs_meta=late, collection_name="T1w")
     assert radi.filter("age > 50").obs_subject_ids == ["b"]
+
+
+def test_rows_of_subjects_that_exist_are_equal_or_refused(tmp_path: Path) -> None:
+    images = pairs(tmp_path / "i", ["a", "b"])
+    born = np.array(["1950-02-03", "NaT"], "M8[D]")
+    held = {
+        "age": np.array([50, 60], np.int16),
+        "dose": np.array([0.1, 2], np.float32),
+        "mrn": [2**53 + 1, None],
+        "site": ["x", None],
+        "seen": [True, False],
+        "born": np.ma.MaskedArray(born, mask=[False, True]),
+    }
+    radi = RadiObject.from_niftis(
+        tmp_path / "r", images={"T1w": images}, obs_meta={"obs_subject_id": ["a", "b"], **held}
+    )
+    before = list(radi.obs_meta.read().rows())
+    differing = {
+        "age": 51,
+        "dose": 0.1001,
+        "mrn": 2**53,
+        "site": "y",
+        "seen": False,
+        "born": np.datetime64("1950-02-04"),
+        "weight": 80.0,
+        "obs_ids": "a",
+    }
+    for name, value in differing.items():
+        for subjects, values in ((["a"], [value]), (["a", "c"], [value, None]), (["c", "a"], [None, value])):
+            with pytest.raises(ConfigError, match=f"no column '{name}'|tells {name}=.* of 'a', whose row"):
+                radi.append(
+                    images={"T2w": [(images[0][0], subject) for subject in subjects]},
+                    obs_meta={"obs_subject_id": subjects, name: values},
+                )
+    with pytest.raises(
+        ConfigError, match=r"tells site='y' of 'b', whose row holds no value: obs_meta\.update"
+    ):
+        radi.append(images={"T2w": images}, obs_meta={"obs_subject_id": ["a", "b"], "site": ["x", "y"]})
+    again = RadiObject(radi.uri)
+    assert again.collection_names == ("T1w",)
+    assert list(again.obs_meta.read().rows()) == before
+    equal = {"age": [50.0, 60.0, 7.0], "dose": [0.1, np.nan, None], "mrn": [2**53 + 1, None, 5]}
+    equal |= {"site": ["x", None, "z"], "born": [np.datetime64("1950-02-03T00"), None, None]}
+    again.append(
+        images={"T2w": [*images, (images[0][0], "c")]}, obs_meta={"obs_subject_id": ["a", "b", "c"], **equal}
+    )
+    rows = list(RadiObject(radi.uri).obs_meta.read().rows())
+    assert rows[:2] == before
+    wanted = {
+        "obs_subject_id": "c",
+        "age": 7,
+        "dose": None,
+        "mrn": 5,
+        "site": "z",
+        "seen": None,
+        "born": None,
+    }
+    assert {name: rows[2][name] for name in wanted} == wanted

@@ -120,7 +120,8 @@ class RadiObject(CohortView[VolumeCollection]):
         dicom_dirs : sequence of (folder, subject), optional
             DICOM series, collected by modality.
         obs_meta : DataFrame or mapping, optional
-            Rows of the new subjects, with a column ``obs_subject_id``.
+            Rows of the new subjects, with a column ``obs_subject_id``; those of others may stand beside them
+            with the values that they have.
         reorient : bool, optional
             Flip and permute to the configured target; by default as configured.
         progress : bool

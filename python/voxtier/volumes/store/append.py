@@ -48,10 +48,18 @@ def add_cohort(
         What bad images do, and whether to report.
     owners : iterable of str
         Subjects of volumes that the change has taken in already.
+
+    Raises
+    ------
+    ConfigError
+        When the rows lack a new subject, have one twice, have a column that the store lacks, or tell of a
+        subject that it has another value than its row.
     """
     every = [job for group in jobs.values() for job in group]
     _refuse_duplicates(every, change.visible_ids())
     visible = set(owners)
+    if subjects is not None:
+        _refuse_other_values(change, subjects)
     if subjects is not None and options.on_error == "raise":  # one that is left out needs no row
         _refuse_without_row(change, visible | {job.subject for job in every}, subjects)
     for name, group in jobs.items():
@@ -185,7 +193,7 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
     Raises
     ------
     ConfigError
-        When the table lacks a new subject, has one twice, or has a column that the store lacks.
+        When the table lacks a new subject, or has one twice.
     """
     store, session = change.store, change.store.session
     uri = f"{store.root}/{change.subjects}"
@@ -201,10 +209,6 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
     if is_new:
         Dataframe.create(uri, _schema(rows_table(rows)), session)
         change.members.setdefault(store.root, []).extend((change.subjects, "collections"))
-    elif rows:
-        extra = set(rows_table(rows).columns) - set(Dataframe(uri, session).all_columns)
-        if extra:
-            raise ConfigError(f"obs_meta has no column {sorted(extra)[0]!r}: obs_meta.add_column() first")
     if rows:
         change.write_rows(uri, rows_table(rows))
     change.meta["subject_count"] = len(present) + len(rows)
@@ -215,6 +219,37 @@ def _present_subjects(change: Change) -> set[str]:
     if read_kind(uri, change.store.session) is None:
         return set()
     return {str(subject) for subject in change.table(uri).read_all()["obs_subject_id"]}
+
+
+def _refuse_other_values(change: Change, table: Table) -> None:
+    """Refuse columns that the stored subjects lack, and values of theirs that are not those of their rows."""
+    uri = f"{change.store.root}/{change.subjects}"
+    if read_kind(uri, change.store.session) is None:
+        return
+    stored = change.table(uri).read_all()
+    unknown = [name for name in table.columns if name not in stored and name not in INDEX_COLUMNS]
+    if unknown:
+        raise ConfigError(f"obs_meta has no column {unknown[0]!r}: obs_meta.add_column() first")
+    dtypes = {name: stored[name].dtype for name in stored.columns}
+    held = {str(row["obs_subject_id"]): row for row in stored.rows()}
+    _subject_rows(table)  # refuses a table without subjects
+    for row in table.rows():
+        subject = str(row["obs_subject_id"])
+        for name, value in held.get(subject, {}).items():
+            if name in INDEX_COLUMNS or not is_value(row.get(name)):
+                continue
+            if value is None or not _is_same(row[name], value, dtypes[name]):
+                raise ConfigError(
+                    f"obs_meta tells {name}={row[name]!r} of {subject!r}, whose row holds"
+                    f" {'no value' if value is None else repr(value)}: obs_meta.update() changes it"
+                )
+
+
+def _is_same(told: Any, stored: Any, dtype: np.dtype[Any]) -> bool:
+    """Return whether a value is a stored one, up to the precision of a column of floats."""
+    if dtype.kind == "f" and isinstance(told, (int, float)):
+        return bool(dtype.type(told) == dtype.type(stored))
+    return bool(told == stored)
 
 
 def _refuse_without_row(change: Change, subjects: set[str], table: Table) -> None:
