@@ -112,3 +112,32 @@ def test_halves_are_stored_in_the_next_wider_type(tmp_path: Path) -> None:
     stored = RadiObject.from_niftis(tmp_path / "r", images=images, obs_meta=given).obs_meta.read()["h"]
     assert stored.dtype == np.float32
     assert np.array_equal(stored, given["h"])
+
+
+def test_a_frame_of_pandas_goes_back_as_it_came(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    given: dict[str, Any] = {name: column(dtype) for name, dtype in TYPES.items()}
+    given |= {"most": np.ma.MaskedArray([2**53, 0, -(2**53)], [False, True, False])}
+    given |= {"beyond": np.ma.MaskedArray([2**53 + 1, 0, -(2**63)], [False, True, False])}
+    given |= {"full": [2**53 + 1, 5, -(2**63)], "text": ["x", None, "z"], "empty": [None] * 3}
+    given |= {"none": np.ma.MaskedArray([0, 0, 0], mask=True)}
+    for unit in ("us", "ns"):
+        given[f"day_{unit}"] = np.array(["2020-01-01T00:00:00.000001", "NaT", "1700-01-01"], f"M8[{unit}]")
+        given[f"day_{unit}"] = np.ma.MaskedArray(given[f"day_{unit}"], [False, True, False])
+    radi = RadiObject.from_niftis(
+        tmp_path / "r",
+        images={"T1w": pairs(tmp_path / "in", "abc")},
+        obs_meta={"obs_subject_id": list("abc"), **given},
+    )
+    before = radi.obs_meta.read()
+    frame = before.to_pandas()
+    wide = {"int64": "Int64", "uint64": "UInt64", "beyond": "Int64"}
+    assert {name: str(frame[name].dtype) for name in wide} == wide
+    assert str(frame["most"].dtype) == str(frame["int32"].dtype) == "float64"  # as pandas itself makes them
+    for name in given:
+        for row, value in zip(before.rows(), frame[name], strict=True):
+            assert pandas.isna(value) if row[name] is None else value == row[name], name
+    radi.obs_meta.update(frame)
+    after = RadiObject(radi.uri).obs_meta.read()
+    assert list(after.rows()) == list(before.rows())
+    check(after)

@@ -98,11 +98,15 @@ class Table:
             yield {name: typed(value, dtypes[name]) for name, value in row.items()}
 
     def to_pandas(self) -> Any:
-        """Return a pandas DataFrame (pandas is not installed with voxtier)."""
+        """Return a pandas DataFrame (pandas is not installed with voxtier).
+
+        Where a value is missing, whole numbers become floats, as pandas makes them; ``Int64`` or ``UInt64``
+        where floats would change them (beyond 2**53).
+        """
         pandas = import_pandas()
         return pandas.DataFrame(
             {
-                name: pandas.Series(_for_pandas(column)) if isinstance(column, np.ma.MaskedArray) else column
+                name: _for_pandas(column, pandas) if isinstance(column, np.ma.MaskedArray) else column
                 for name, column in self._columns.items()
             }
         )
@@ -123,11 +127,15 @@ def import_pandas() -> Any:
     return pandas
 
 
-def _for_pandas(column: np.ma.MaskedArray[Any, Any]) -> Any:
+def _for_pandas(column: np.ma.MaskedArray[Any, Any], pandas: Any) -> Any:
+    mask = np.ma.getmaskarray(column)
     if column.dtype.kind == "M":  # of a list, pandas would make nanoseconds
-        return column.filled(np.datetime64("NaT"))
-    pairs = zip(column.data, np.ma.getmaskarray(column), strict=True)
-    return [None if is_missing else value for value, is_missing in pairs]
+        return pandas.Series(column.filled(np.datetime64("NaT")))
+    present = column.compressed()
+    if column.dtype.kind in "iu" and len(present) and max(-int(present.min()), int(present.max())) > 2**53:
+        return pandas.Series(pandas.arrays.IntegerArray(column.data.copy(), mask.copy()))
+    pairs = zip(column.data, mask, strict=True)
+    return pandas.Series([None if is_missing else value for value, is_missing in pairs])
 
 
 def _scalar(column: Column, position: int) -> Any:
