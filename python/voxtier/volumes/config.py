@@ -66,6 +66,8 @@ class TileConfig:
         Planes that become one tile each, or cubes of 64 for ``ISOTROPIC``.
     x, y, z : int or None
         Explicit extents (>= 1); ``TileConfig(x=32, y=32, z=32, orientation="isotropic")`` suits patches.
+        Extents that are not given are halved in a new volume whose tiles had more than 64 MiB; tiles of more
+        than 1 GiB are refused.
     t : int
         Extent along time of a 4-D volume (>= 1).
     replicas : sequence of SliceOrientation

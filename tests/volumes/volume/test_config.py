@@ -136,6 +136,70 @@ def test_orientation_and_compressor_shape_the_array(tmp_path: Path) -> None:
     assert Volume.from_numpy(tmp_path / "none", data)._array.layout.filters == ()
 
 
+@pytest.mark.parametrize("compressor", ["zstd", "none"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((512, 512, 700), "i2"), ((4096, 4096, 3), "f4"), ((2048, 2048, 9), "f8"), ((128, 128, 60, 300), "f4")],
+)
+def test_tiles_of_usual_sizes_are_whole_planes(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, compressor: str
+) -> None:
+    configure(compression=CompressionConfig(compressor))
+    for orientation, thin in (("axial", 2), ("sagittal", 0), ("coronal", 1)):
+        configure(tile=TileConfig(orientation))
+        volume = Volume.create(tmp_path / orientation, shape, dtype)
+        wanted = [1 if axis == thin else size for axis, size in enumerate(shape[:3])]
+        assert volume.tile_extents == (*wanted, *(1 for _ in shape[3:]))
+
+
+def test_a_volume_too_wide_for_whole_planes_is_written_by_the_piece(tmp_path: Path) -> None:
+    size, middle = 100_000, (50_000, 49_999, 50_000)
+    for orientation, replicas in (
+        ("axial", ()),
+        ("sagittal", ()),
+        ("coronal", ()),
+        ("isotropic", ("axial",)),
+    ):
+        configure(tile=TileConfig(orientation, replicas=replicas))
+        volume = Volume.create(tmp_path / orientation, (size,) * 3, "i2")
+        assert 2 * np.prod(volume.tile_extents, dtype=object) <= 64 << 20
+        voxels = np.arange(1, 9, dtype=np.int16).reshape(2, 2, 2)
+        volume.update(middle, voxels)
+        found = volume[49_999:50_003, 49_999:50_003, 49_999:50_003]
+        assert np.array_equal(found[1:3, 0:2, 1:3], voxels)
+        assert (found[found < 0] == np.iinfo(np.int16).min).all()
+        assert (found > 0).sum() == 8
+
+
+@pytest.mark.parametrize("shape", [(4096, 4097, 3), (9_001, 3, 7_777), (2**31 - 2, 1, 2)])
+@pytest.mark.parametrize("compressor", ["zstd", "none"])
+def test_halved_tiles_keep_what_was_given(tmp_path: Path, shape: tuple[int, ...], compressor: str) -> None:
+    configure(compression=CompressionConfig(compressor))
+    for given in ({}, {"y": 1}, {"orientation": "coronal"}, {"orientation": "isotropic", "z": 7}):
+        tile = TileConfig(**given)
+        configure(tile=tile)
+        extents = Volume.create(tmp_path / str(len(list(tmp_path.iterdir()))), shape, "f4").tile_extents
+        assert 4 * np.prod(extents, dtype=object) <= 64 << 20
+        for axis, name in enumerate("xyz"):
+            assert given.get(name) in (None, extents[axis]) or extents[axis] == shape[axis]
+
+
+def test_tiles_that_were_given_and_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    for tile, shape, words in (
+        (TileConfig(x=100_000, y=100_000), (100_000,) * 3, "100000x100000x1 voxels of int16"),
+        (TileConfig(x=1024, y=1024, z=1024), (2000,) * 3, "1024x1024x1024 voxels of int16 have 2147483648"),
+        (TileConfig(x=1024, y=1024, z=1, t=1024), (2000, 2000, 20, 2000), "1024x1024x1x1024"),
+    ):
+        configure(tile=tile)
+        with pytest.raises(ConfigError, match=f"tiles of {words} .* give smaller extents"):
+            Volume.create(tmp_path / "v", shape, "i2")
+        assert not (tmp_path / "v").exists()
+    configure(tile=TileConfig(x=1024, y=1024, z=256))
+    assert Volume.create(tmp_path / "v", (2000, 2000, 2000), "i2").tile_extents == (1024, 1024, 256)
+    configure(tile=TileConfig(x=10**6, y=10**6, z=10**6))  # no longer than the volume
+    assert Volume.create(tmp_path / "w", (20, 30, 40), "i2").tile_extents == (20, 30, 40)
+
+
 def filters_of(uri: str) -> list[str]:
     with tiledb.open(uri) as array:
         return [type(step).__name__ for step in array.attr(0).filters]

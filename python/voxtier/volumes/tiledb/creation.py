@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ _STORED_ORDER = {
     SliceOrientation.SAGITTAL: "xzy",
     SliceOrientation.CORONAL: "yzx",
 }
+_MOST_TILE_BYTES = 64 << 20  # of extents that follow from a shape: a write of one voxel holds its tile twice
+_MOST_GIVEN_BYTES = 1 << 30  # of extents that a caller gave; TileDB ends the process where memory is short
 # TileDB has no such cells: stored in the next wider type, given back as they came.
 _STORED_AS: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(np.float16): np.dtype(np.float32),
@@ -177,7 +180,7 @@ def _create(
     is_free: bool = False,
 ) -> None:
     sizes = dict(zip(AXES, shape, strict=False))
-    extents = dict(zip(AXES, _extents(shape, tile, is_compressed=bool(filters)), strict=False))
+    extents = dict(zip(AXES, _extents(shape, cell, tile, is_compressed=bool(filters)), strict=False))
     order = ("t" if "t" in sizes else "") + _STORED_ORDER[tile.orientation]
     if not is_free and read_kind(uri, session) is not None:
         raise ConfigError(f"{uri} already exists: choose another place or remove it first")
@@ -195,16 +198,30 @@ def _create(
         tiledb.Array.create(uri, schema, ctx=ctx)
 
 
-def _extents(shape: tuple[int, ...], tile: TileConfig, *, is_compressed: bool) -> tuple[int, ...]:
+def _extents(
+    shape: tuple[int, ...], cell: np.dtype[Any], tile: TileConfig, *, is_compressed: bool
+) -> tuple[int, ...]:
     extents = [min(pair) for pair in zip(tile.extents_for_shape(shape), shape, strict=True)]
+    free = [axis for axis, given in enumerate((tile.x, tile.y, tile.z)) if given is None]
+    while _tile_bytes(extents, cell) > _MOST_TILE_BYTES and any(extents[axis] > 1 for axis in free):
+        longest = max(free, key=lambda axis: extents[axis])
+        extents[longest] = -(-extents[longest] // 2)
+    size = _tile_bytes(extents, cell)
+    if size > _MOST_GIVEN_BYTES:
+        raise ConfigError(
+            f"tiles of {'x'.join(map(str, extents))} voxels of {cell} have {size} bytes, and at most"
+            f" {_MOST_GIVEN_BYTES} are written: give smaller extents (TileConfig)"
+        )
     if not is_compressed:
         # Edge tiles are stored whole: without compression a shorter extent saves up to 40 % of the file.
-        explicit = (tile.x, tile.y, tile.z, tile.t)
-        for axis, size in enumerate(shape):
-            if explicit[axis] is None:
-                tiles = -(-size // extents[axis])
-                extents[axis] = -(-size // tiles)
+        for axis in free:
+            tiles = -(-shape[axis] // extents[axis])
+            extents[axis] = -(-shape[axis] // tiles)
     return tuple(extents)
+
+
+def _tile_bytes(extents: Sequence[int], cell: np.dtype[Any]) -> int:
+    return math.prod(extents) * cell.itemsize
 
 
 def compressor_filter(compression: CompressionConfig, ctx: tiledb.Ctx) -> tiledb.Filter | None:
