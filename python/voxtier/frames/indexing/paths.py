@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from voxtier._core import file_key, local_path
 from voxtier.errors import ConfigError
-from voxtier.frames.sources.address import is_address, normal
+from voxtier.frames.sources.address import as_indexed, is_address
 from voxtier.frames.sources.listing import ListedObject, objects_named
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
@@ -51,29 +51,8 @@ class Shard(NamedTuple):
 
 
 def absolute(path: str | os.PathLike[str], folder: str = "") -> str:
-    """Return the path under which a file is indexed: absolute; symbolic links are not resolved.
-
-    ``dbfs:/a`` and ``file:///a`` name ``/a``: see `voxtier._core.local_path`. The address of an object stays
-    one, with the scheme of its store. A relative path begins in `folder`, or in the working folder.
-    """
-    name = os.fspath(path)
-    if "://" in name:
-        if isinstance(name, ListedObject):
-            return name
-        if (local := local_path(name)) != name:
-            return absolute(local, folder)  # one form may stand in another, such as dbfs:file:///x
-        if is_address(name):
-            return normal(name)
-    if name[4:5] == ":" and (local := local_path(name)) != name:  # cheaper than to ask for each of 10^8 files
-        return absolute(local, folder)
-    if name[:1] == "/" and "//" not in name and "/." not in name and name[-1] != "/":
-        return name  # nothing to make absolute; to find that out takes a tenth of `abspath`
-    # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before
-    # 3.11.5 cuts at NUL.
-    if not name or "\0" in name:
-        return name
-    name = os.path.abspath(os.path.join(folder, name))  # noqa: PTH100, PTH118 - once for each of 10^8 files
-    return name[1:] if name[:2] == "//" else name  # POSIX lets two slashes at the beginning mean another root
+    """Return the path under which a file is indexed: see `as_indexed`. What a listing named is spelled so."""
+    return path if isinstance(path, ListedObject) else as_indexed(os.fspath(path), folder)
 
 
 def matches(path: str, extension: str | None) -> bool:

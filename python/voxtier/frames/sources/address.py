@@ -1,11 +1,13 @@
-"""Addresses of objects: the store and the key that a text such as ``s3://bucket/key`` names."""
+"""Names of files in one spelling, and addresses: the store and the key that ``s3://bucket/key`` names."""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
+from voxtier._core import local_path
 from voxtier.errors import SourceError
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -58,6 +60,46 @@ def normal(name: str) -> str:
         host, slash, path = rest.partition("/")
         rest = f"{host.lower()}{slash}{as_asked(path)}"
     return f"{_SCHEMES.get(scheme, scheme)}://{rest}"
+
+
+def as_indexed(name: str, folder: str = "") -> str:
+    """Return the path under which a file is indexed: absolute; symbolic links are not resolved.
+
+    ``dbfs:/a`` and ``file:///a`` name ``/a``: see `voxtier._core.local_path`. The address of an object stays
+    one, with the scheme of its store. A relative path begins in `folder`, or in the working folder.
+    """
+    if "://" in name:
+        if (local := local_path(name)) != name:
+            return as_indexed(local, folder)  # one form may stand in another, such as dbfs:file:///x
+        if is_address(name):
+            return normal(name)
+    if name[4:5] == ":" and (local := local_path(name)) != name:  # cheaper than to ask for each of 10^8 files
+        return as_indexed(local, folder)
+    if name[:1] == "/" and "//" not in name and "/." not in name and name[-1] != "/":
+        return name  # nothing to make absolute; to find that out takes a tenth of `abspath`
+    # No file is named "" or holds a NUL: both are refused later. "" would become a folder, and CPython before
+    # 3.11.5 cuts at NUL.
+    if not name or "\0" in name:
+        return name
+    name = os.path.abspath(os.path.join(folder, name))  # noqa: PTH100, PTH118 - once for each of 10^8 files
+    return name[1:] if name[:2] == "//" else name  # POSIX lets two slashes at the beginning mean another root
+
+
+def prefix_as_indexed(prefix: str) -> str:
+    """Return a beginning of paths in the spelling of the index, so that it is one of theirs.
+
+    What stands behind the last slash is the beginning of a name, and stays. So does text that begins no
+    absolute path: nobody knows which folder it meant.
+    """
+    text = prefix
+    while (local := local_path(text)) != text:
+        text = local
+    if is_address(text):
+        return normal(text)
+    folder, _, name = text.rpartition("/")
+    if text[:1] != "/" or name in (".", ".."):
+        return prefix
+    return f"{as_indexed(f'{folder}/').rstrip('/')}/{name}"
 
 
 def parse(name: str) -> Address:

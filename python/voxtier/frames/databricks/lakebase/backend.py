@@ -11,7 +11,7 @@ from voxtier._core import local_path, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.table_names import TableName, check_identifier
 from voxtier.frames.indexing.paths import absolute
-from voxtier.frames.sources.address import is_address, normal
+from voxtier.frames.sources.address import is_address, prefix_as_indexed
 from voxtier.frames.store.groups import check_groups, is_group_name
 from voxtier.frames.store.statements import ADD_SOURCE, SET_GROUPS, lock_groups
 from voxtier.frames.store.store import FrameStore
@@ -175,9 +175,7 @@ def check_paths(paths: Iterable[str], what: str = "filenames") -> list[str]:
 
 
 def check_prefix(prefix: object) -> str:
-    """Return a beginning of paths in the form under which files are indexed, so that it is one of theirs.
-
-    What stands behind the last slash is the beginning of a name, and stays.
+    """Return a beginning of paths in the spelling of the index: see `prefix_as_indexed`.
 
     Raises
     ------
@@ -187,21 +185,19 @@ def check_prefix(prefix: object) -> str:
     text = local_path(check_text(prefix, "path_prefix"))
     if fault := path_fault(text) if text else None:
         raise ConfigError(f"path_prefix={text[:200]!r}: {fault}")
-    folder, _, name = text.rpartition("/")
     if is_address(text):
         parts = text.partition("://")[2].split("/")
         if "" in parts[:-1] or "." in parts or ".." in parts:
             raise ConfigError(
                 f"path_prefix={prefix!r}: no object is indexed whose key has //, /./ or /../: write one slash"
             )
-        return normal(text)
-    if text and text[0] != "/":
+    elif text and text[0] != "/":
         raise ConfigError(
             f"path_prefix={prefix!r}: give an absolute path, or an address such as s3://bucket/"
         )
-    if name in (".", ".."):
+    elif text.rpartition("/")[2] in (".", ".."):
         raise ConfigError(f"path_prefix={prefix!r}: end the folder with a slash")
-    return text and f"{absolute(f'{folder}/').rstrip('/')}/{name}"
+    return prefix_as_indexed(text)
 
 
 @overload
