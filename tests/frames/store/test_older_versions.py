@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib import resources
 from pathlib import Path
 from uuid import UUID
 
@@ -11,7 +12,7 @@ import pytest
 
 from fixtures.stored_frames import read_index, read_records, restore_index, write_index, write_records
 from fixtures.versions import VERSIONS, as_json, thaw
-from frames.store.rows.index_rows import NOW, TABLE, ask
+from frames.store.rows.index_rows import NOW, TABLE, ask, results, run_migrations
 from voxtier._core import file_key
 from voxtier.frames import LakebaseUtils, TableResult
 from voxtier.frames.store.search_index import SearchIndex
@@ -144,54 +145,58 @@ def test_a_process_of_an_older_version_cannot_write_under_its_keys(dsn: str) -> 
             ask(dsn, f"UPDATE {table} SET key = %s WHERE path = '/a/b/1.dcm'", old)
 
 
-RULES = [  # prefix, group, whether in force
-    ("/a//secret/", "doctors", True),
-    ("/a///secret//deep/", "nurses", True),
-    ("s3a://b/secret/", "doctors", True),
-    ("gcs://b/", "doctors", False),
-    ("/a//both/", "doctors", False),
-    ("/a/both/", "doctors", True),
-    ("/plain/", "doctors", True),
-    ("", "readers", True),
-]
+# A row of schema version 7, as it stands in the index and the search index.
+ROW = """
+INSERT INTO voxtier.source (name) VALUES ('s');
+INSERT INTO voxtier.file (key, inserted_at, source_id, status, kind, method, verified, offsets_in,
+    frame_count, parser_version, path)
+VALUES ('00000000-0000-0000-0000-000000000001', now(), 1, 'ok', 'native', 'native', 'all', 'file',
+    0, 2, '/a/b')
+"""
+SEARCHED = """
+INSERT INTO voxtier_search.header (source_id, digest, attributes, names) VALUES (1, '', '{}', '{}');
+INSERT INTO voxtier_search.instance SELECT key, header_id, true, '{}' FROM voxtier.file, voxtier_search.header
+"""
 
 
-def test_rules_in_other_spellings_get_one_that_fits_and_take_none_away(dsn: str) -> None:
-    """Rows that earlier versions wrote under such a path stay guarded, and those of the index become so."""
-    with FrameStore(dsn) as store, LakebaseUtils(dsn=dsn, uc_table_name="s") as lakebase:
-        lakebase.upsert_access_rule("s", "readers")
-        paths = {
-            "/a//secret/1.dcm": ["doctors"],
-            "/a/secret/1.dcm": ["doctors"],
-            "/a/secret/deep/1.dcm": ["nurses"],
-            "/a/both/1.dcm": ["doctors"],
-            "/plain/1.dcm": ["doctors"],
-            "/other/1.dcm": ["readers"],
-            "s3://b/secret/1.dcm": ["doctors"],
-            "gs://b/1.dcm": ["readers"],
-        }
-        store.upsert("s", [TableResult(path, TABLE, None) for path in paths])
-        ask(dsn, "DELETE FROM voxtier.access_rule")
-        for prefix, group, in_force in RULES:
-            ask(
-                dsn,
-                "INSERT INTO voxtier.access_rule (source_id, path_prefix, group_name, in_force) "
-                "SELECT source_id, %s, %s, %s FROM voxtier.source WHERE name = 's'",
-                prefix,
-                group,
-                in_force,
-            )
-        guarded = "path IN ('/a//secret/1.dcm', '/a/both/1.dcm', '/plain/1.dcm')"
-        ask(dsn, f"UPDATE voxtier.file SET allowed_groups = '{{doctors}}' WHERE {guarded}")
-        ask(dsn, "DELETE FROM voxtier.schema_version WHERE version >= 9")
+@pytest.mark.parametrize("left", ["by itself", "beside another index", "with files that are gone"])
+def test_a_search_index_that_a_restore_left_behind_does_not_stop_the_upgrade(dsn: str, left: str) -> None:
+    run_migrations(dsn, 1, 7)
+    ask(dsn, ROW)
+    ask(dsn, resources.files("voxtier.frames.store").joinpath("search_index.sql").read_text())
+    ask(dsn, SEARCHED)
+    if left == "with files that are gone":
+        ask(dsn, "SET session_replication_role = replica; DELETE FROM voxtier.file")
+    else:
+        ask(dsn, "DROP SCHEMA voxtier CASCADE")
+        run_migrations(dsn, 1, 7)
+    if left == "beside another index":
+        ask(dsn, ROW.replace("000001", "000002"))
     with FrameStore(dsn) as store:
-        store.sources()
-        assert dict(store.query("SELECT path, allowed_groups FROM voxtier.file", ())) == paths
-        rules = store.query("SELECT path_prefix, group_name, in_force FROM voxtier.access_rule", ())
-        assert set(RULES) <= set(rules)
-        assert set(rules) - set(RULES) == {
-            ("/a/secret/", "doctors", True),
-            ("/a/secret/deep/", "nurses", True),
-            ("s3://b/secret/", "doctors", True),
-            ("gs://b/", "doctors", False),
-        }
+        store.upsert("s", results(2))
+        search = SearchIndex(store)
+        assert search.is_detached()
+        assert not search.holds("s")
+        search.switch_on("s")
+        assert search.holds("s")
+        assert not search.is_detached()
+        assert search.complete("s") is False
+        assert search.drop()
+
+
+@pytest.mark.parametrize("version", [0, 2, 7])
+def test_a_publication_of_all_tables_does_not_stop_the_upgrade(dsn: str, version: int) -> None:
+    if version:
+        run_migrations(dsn, 1, version)
+    if version == 7:
+        ask(dsn, ROW)
+        ask(dsn, "INSERT INTO voxtier.file_stats SELECT key, now(), 3 FROM voxtier.file")
+        ask(dsn, "ALTER TABLE voxtier.file_stats REPLICA IDENTITY FULL")
+    ask(dsn, "CREATE PUBLICATION everything FOR ALL TABLES")
+    with FrameStore(dsn) as store:
+        assert store.sources() == (["s"] if version == 7 else [])
+        store.upsert("s", results(2))
+        assert store.delete("s", ["/1"]) == 1
+    identity = dict(ask(dsn, "SELECT relname, relreplident::text FROM pg_class WHERE relname LIKE 'file%%'"))
+    assert identity["file"] == "d"
+    assert identity["file_stats"] == ("f" if version == 7 else "d")

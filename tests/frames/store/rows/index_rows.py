@@ -11,6 +11,7 @@ from support.builders import PIXEL_DATA, Element, dicom, element, image, pattern
 from voxtier._core import Refusal
 from voxtier.errors import FormatError
 from voxtier.frames import FrameTable, TableResult, read_table
+from voxtier.frames.store.migrations import _VERSIONS, scripts
 from voxtier.frames.store.row import FileState
 from voxtier.frames.store.store import FrameStore
 
@@ -38,6 +39,19 @@ def ask(dsn: str, question: str, *values: object) -> list[tuple]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         cursor = connection.execute(question, values or None)
         return cursor.fetchall() if cursor.description else []
+
+
+def run_migrations(dsn: str, first: int, last: int, *, makes_schema: bool = True) -> None:
+    """Run the SQL of some migrations as this role, as their version did."""
+    with psycopg.connect(dsn) as connection:
+        if first == 1 and makes_schema:
+            connection.execute("CREATE SCHEMA voxtier")
+        if first == 1:
+            connection.execute(_VERSIONS)
+        for number, name, text in scripts()[first - 1 : last]:
+            connection.execute(text.encode())
+            values = (number, name)
+            connection.execute("INSERT INTO voxtier.schema_version (version, name) VALUES (%s, %s)", values)
 
 
 def results(count: int, start: int = 0) -> list[TableResult]:

@@ -3,7 +3,9 @@ CREATE INDEX file_truncated ON voxtier.file (source_id, path) WHERE status = 'tr
 -- A rule of access is of one group: all files of its prefix, or those instances that a condition found. And the
 -- question that a reader for a user's groups asks before it serves a file, from whatever tier.
 
+-- Without a primary key it tells a publication of all tables its rows in full.
 ALTER TABLE voxtier.access_rule
+    REPLICA IDENTITY FULL,
     DROP CONSTRAINT access_rule_pkey,
     ADD COLUMN rule_id bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     ADD COLUMN group_name text COLLATE "C",
@@ -25,7 +27,8 @@ DELETE FROM voxtier.access_rule AS rule WHERE rule.group_name IS NULL
 ALTER TABLE voxtier.access_rule
     DROP COLUMN allowed_groups,
     ALTER COLUMN group_name SET NOT NULL,
-    ADD PRIMARY KEY (source_id, path_prefix, group_name);
+    ADD PRIMARY KEY (source_id, path_prefix, group_name),
+    REPLICA IDENTITY DEFAULT;
 
 -- The instances that the condition of a rule found at the last synchronisation.
 CREATE TABLE voxtier.rule_instance (

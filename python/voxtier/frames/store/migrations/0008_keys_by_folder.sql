@@ -10,7 +10,23 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
         || substring(uuid_send(of_key) FROM 5), 'hex')::uuid
 $$;
 
--- What refers to keys, so that each table can be written by itself; of the search index only where it was made.
+-- While a table has no primary key, a publication that takes it is told rows in full; else it forbids to write.
+DO $$
+DECLARE
+    made_full text := '';
+    of_table regclass;
+BEGIN
+    FOR of_table IN SELECT oid FROM pg_class
+        WHERE oid IN ('voxtier.file'::regclass, 'voxtier.file_stats'::regclass) AND relreplident <> 'f'
+    LOOP
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', of_table);
+        made_full := made_full || format('ALTER TABLE %s REPLICA IDENTITY DEFAULT;', of_table);
+    END LOOP;
+    PERFORM set_config('voxtier.made_full', made_full, true);
+END
+$$;
+
+-- What refers to keys, so that each table can be written by itself.
 ALTER TABLE voxtier.slide_map DROP CONSTRAINT slide_map_key_fkey;
 ALTER TABLE voxtier.claimed_frame DROP CONSTRAINT claimed_frame_key_fkey;
 -- Nothing has changed for the triggers of the search index.
@@ -29,9 +45,13 @@ FROM voxtier.file AS f WHERE f.key = m.key;
 UPDATE voxtier.claimed_frame AS r SET key = voxtier.key_by_folder(c.key, c.path)
 FROM voxtier.claim AS c WHERE c.key = r.key;
 UPDATE voxtier.claim SET key = voxtier.key_by_folder(key, path);
+-- The search index where it was made, and by whoever owns this one. What a restored dump left behind has lost what
+-- binds it to files, and maybe holds others; that of another role loses it below. Neither is used until it is made anew.
 DO $$
 BEGIN
-    IF to_regclass('voxtier_search.instance') IS NOT NULL THEN
+    IF EXISTS (SELECT FROM pg_constraint AS bond JOIN pg_class AS i ON i.oid = bond.conrelid
+        WHERE i.relnamespace = to_regnamespace('voxtier_search') AND bond.conname = 'instance_key_fkey'
+            AND pg_has_role(i.relowner, 'USAGE')) THEN
         ALTER TABLE voxtier_search.instance DROP CONSTRAINT instance_key_fkey;
         UPDATE voxtier_search.instance AS i SET key = voxtier.key_by_folder(f.key, f.path)
         FROM voxtier.file AS f WHERE f.key = i.key;
@@ -39,8 +59,8 @@ BEGIN
 END
 $$;
 
-ALTER TABLE voxtier.file DROP CONSTRAINT file_pkey;
-DROP INDEX voxtier.file_path, voxtier.file_sop_instance, voxtier.file_series, voxtier.file_study,
+ALTER TABLE voxtier.file DROP CONSTRAINT file_pkey CASCADE;
+DROP INDEX IF EXISTS voxtier.file_path, voxtier.file_sop_instance, voxtier.file_series, voxtier.file_study,
     voxtier.file_refused, voxtier.file_truncated, voxtier.file_inserted;
 UPDATE voxtier.file SET key = voxtier.key_by_folder(key, path);
 ALTER TABLE voxtier.file ADD PRIMARY KEY (key);
@@ -62,9 +82,17 @@ ALTER TABLE voxtier.slide_map ADD FOREIGN KEY (key) REFERENCES voxtier.file ON D
 ALTER TABLE voxtier.claimed_frame ADD FOREIGN KEY (key) REFERENCES voxtier.claim ON DELETE CASCADE;
 DO $$
 BEGIN
-    IF to_regclass('voxtier_search.instance') IS NOT NULL THEN
-        ALTER TABLE voxtier_search.instance ADD FOREIGN KEY (key) REFERENCES voxtier.file ON DELETE CASCADE;
+    IF EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('voxtier_search') AND relname = 'instance'
+            AND pg_has_role(relowner, 'USAGE')) THEN
+        ALTER TABLE voxtier_search.instance ADD CONSTRAINT instance_key_fkey
+            FOREIGN KEY (key) REFERENCES voxtier.file ON DELETE CASCADE NOT VALID;
+        BEGIN
+            ALTER TABLE voxtier_search.instance VALIDATE CONSTRAINT instance_key_fkey;
+        EXCEPTION WHEN foreign_key_violation THEN
+            NULL;  -- one whose bond does not hold is not used
+        END;
     END IF;
+    EXECUTE current_setting('voxtier.made_full');
 END
 $$;
 ALTER TABLE voxtier.file ENABLE TRIGGER USER;
