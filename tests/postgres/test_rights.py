@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from frames.store.rows.index_rows import NOW, TABLE, ask, ct, results
+from frames.store.rows.index_rows import NOW, TABLE, ask, ct, results, run_migrations
 from voxtier import _core
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
 from voxtier.frames.memory.ranking import preload_rows, ranked_files
 from voxtier.frames.store.grants import grant_script, grants
+from voxtier.frames.store.migrations import migrate
+from voxtier.frames.store.search_index import SearchIndex
 
 SOURCE = "c.s.t"
 _numbers = itertools.count()
@@ -84,13 +87,86 @@ def test_a_role_that_does_not_own_an_older_index_is_told_who_does(role: Role) ->
             FrameStore(role.dsn).sources()
 
 
-def test_a_role_that_owns_the_tables_of_an_older_index_and_not_its_schema_is_told_who_does(
-    role: Role,
-) -> None:
+def test_an_owner_of_the_tables_who_may_make_no_others_is_told_what_helps(role: Role) -> None:
     role.ask("CREATE SCHEMA voxtier", "CREATE TABLE voxtier.schema_version AS SELECT 1 AS version")
     role.ask("GRANT USAGE ON SCHEMA voxtier TO ROLE!", "ALTER TABLE voxtier.schema_version OWNER TO ROLE!")
-    with pytest.raises(ConfigError, match=r"does not own it: .* as voxtier on the primary server first$"):
+    for dsn in (role.dsn, role.admin):
+        with pytest.raises(ConfigError, match=f"GRANT CREATE ON SCHEMA voxtier TO {role.name}; as voxtier"):
+            FrameStore(dsn).sources()
+    role.ask("DROP TABLE voxtier.schema_version", "GRANT CREATE ON SCHEMA voxtier TO ROLE!")
+    run_migrations(role.dsn, 1, 7, makes_schema=False)
+    with FrameStore(role.admin) as store:
+        assert store.sources() == []
+
+
+OWNERS = """
+SELECT DISTINCT owned_by::regrole::text FROM (
+    SELECT relowner, relnamespace FROM pg_class UNION ALL SELECT proowner, pronamespace FROM pg_proc
+    UNION ALL SELECT typowner, typnamespace FROM pg_type
+) AS made (owned_by, space) WHERE space = 'voxtier'::regnamespace
+"""
+
+
+@pytest.fixture
+def member(role: Role, postgres: str) -> Iterator[Role]:
+    """A member of the other role, who owns the schema."""
+    member = Role(role.admin)
+    member.ask("CREATE SCHEMA voxtier AUTHORIZATION " + role.name, f"GRANT {role.name} TO ROLE!")
+    yield member
+    member.ask("DROP OWNED BY ROLE! CASCADE")
+    ask(postgres, f"DROP ROLE {member.name}")
+
+
+@pytest.mark.parametrize("who", ["a member", "a member who does not inherit", "a superuser"])
+def test_what_another_role_makes_for_the_owner_is_the_owners(role: Role, member: Role, who: str) -> None:
+    run_migrations(role.dsn, 1, 6, makes_schema=False)
+    if who == "a member who does not inherit":
+        member.ask(
+            f"REVOKE {role.name} FROM ROLE!", "ALTER ROLE ROLE! NOINHERIT", f"GRANT {role.name} TO ROLE!"
+        )
+        member.ask(
+            "GRANT USAGE ON SCHEMA voxtier TO ROLE!", "GRANT SELECT ON voxtier.schema_version TO ROLE!"
+        )
+    with psycopg.connect(member.admin if who == "a superuser" else member.dsn, autocommit=True) as connection:
+        migrate(connection)
+    assert ask(role.admin, OWNERS) == [(role.name,)]
+    with FrameStore(role.dsn) as store:
+        assert store.upsert(SOURCE, results(2)).inserted == 2
+    ask(role.dsn, "".join(grants(member.name, "builder")))
+
+
+@pytest.mark.parametrize("remedy", ["the statements", "the member", "a superuser"])
+def test_an_owner_of_whose_index_a_member_owns_a_part_is_told_what_helps(
+    role: Role, member: Role, remedy: str
+) -> None:
+    run_migrations(role.dsn, 1, 6, makes_schema=False)
+    run_migrations(member.dsn, 7, 7)
+    ask(member.dsn, "CREATE VIEW voxtier.of_her_own AS SELECT 1")
+    told = rf"{member.name}, run (ALTER TABLE voxtier.slide_map OWNER TO {role.name};)$"
+    with pytest.raises(ConfigError, match=told) as refused:
         FrameStore(role.dsn).sources()
+    if remedy == "the statements":
+        ask(member.dsn, str(refused.value).partition("run ")[2])
+    else:
+        with FrameStore(member.dsn if remedy == "the member" else role.admin) as store:
+            assert store.sources() == []
+    with FrameStore(role.dsn) as store:
+        assert store.upsert(SOURCE, results(2)).inserted == 2
+    assert sorted(ask(role.admin, OWNERS)) == [(role.name,), (member.name,)]
+    [(owner,)] = ask(role.admin, "SELECT viewowner FROM pg_views WHERE viewname = 'of_her_own'")
+    assert owner == member.name
+
+
+def test_a_search_index_of_another_role_does_not_stop_the_owner(role: Role, member: Role) -> None:
+    run_migrations(role.dsn, 1, 7, makes_schema=False)
+    ask(role.admin, resources.files("voxtier.frames.store").joinpath("search_index.sql").read_text())
+    with FrameStore(role.dsn) as store:
+        assert store.upsert(SOURCE, results(2)).inserted == 2
+    with FrameStore(role.admin) as store:
+        search = SearchIndex(store)
+        assert search.is_detached()
+        search.switch_on(SOURCE)
+        assert search.holds(SOURCE)
 
 
 def test_the_printed_script_is_enough_where_the_public_may_do_nothing(role: Role, postgres: str) -> None:
