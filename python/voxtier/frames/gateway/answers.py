@@ -43,7 +43,7 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
     AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(%(study)s, 0)
     AND (%(series)s = '' OR f.series_instance_uid = %(series)s)
     AND (%(groups)s::text[] IS NULL
-        OR voxtier.may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
+        OR voxtier.groups_may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
 GROUP BY f.series_instance_uid, f.sop_instance_uid
 ) AS instance ORDER BY series_instance_uid, paths[1]
 """

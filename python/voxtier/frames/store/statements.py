@@ -125,7 +125,7 @@ FROM unnest(%s::uuid[]) AS given (key) JOIN voxtier.file AS f USING (key)
 
 # In the name of a user's groups, until the transaction ends.
 SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
-MAY_READ = "SELECT voxtier.may_read(%(key)s, %(source)s, %(path)s, %(sop)s, %(groups)s::text[])"
+MAY_READ = "SELECT voxtier.groups_may_read(%(key)s, %(source)s, %(path)s, %(sop)s, %(groups)s::text[])"
 
 # Groups that another index or table had for files, indexed or not; rules of this index come first.
 RESTRICT = (

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from voxtier.errors import ConfigError
+from voxtier.frames.store.migrations.respelling import respell
 from voxtier.frames.store.migrations.rights import act_as_owner, check_rights
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ CREATE TABLE IF NOT EXISTS voxtier.schema_version (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
+
+# Before the first of these that is still to run, paths get one spelling: 9 would set rules in others beside
+# those that mean the same.
+_RESPELLED = (9, 10)
+
 
 def scripts() -> list[tuple[int, str, str]]:
     """Return number, name and text of every migration, in order."""
@@ -63,8 +69,11 @@ def migrate(connection: Connection) -> None:
                 connection.execute(_VERSIONS)
             elif version < newest:
                 act_as_owner(connection, {made for _, _, text in scripts() for made in _MADE.findall(text)})
+            respelled = next((number for number in _RESPELLED if number > version), None)
             for number, name, text in scripts():
                 if number > version:
+                    if number == respelled:
+                        respell(connection)
                     connection.execute(text.encode())
                     connection.execute(
                         "INSERT INTO voxtier.schema_version (version, name) VALUES (%s, %s)", (number, name)
