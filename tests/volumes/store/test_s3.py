@@ -28,10 +28,9 @@ from voxtier.volumes import (
     configure,
     get_config,
 )
-from voxtier.volumes.store import s3_lock
 from voxtier.volumes.store.commits import Change, change_store
-from voxtier.volumes.store.locks import only_writer
-from voxtier.volumes.store.s3_lock import RemoteLock
+from voxtier.volumes.store.locks import only_writer, s3_lock
+from voxtier.volumes.store.locks.s3_lock import RemoteLock
 from voxtier.volumes.tiledb.session import Session
 
 

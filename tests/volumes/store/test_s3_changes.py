@@ -164,3 +164,25 @@ def test_a_copy_holds_what_another_process_wrote_since_the_volume_was_opened(tmp
     wanted = np.random.default_rng(7).integers(20_000, 30_000, (5, 6, 7))
     assert np.array_equal(copy.get_volume("b_T1w")[:], wanted)
     assert np.unique(copy.get_volume("a_T1w")[:]).tolist() == [code_of("a", "T1w")]
+
+
+def test_objects_of_somebodys_stay_where_a_store_is_overwritten(tmp_path: Path) -> None:
+    import tiledb
+
+    root = "s3://vox/shared"
+    RadiObject.from_niftis(root, images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
+    vfs = tiledb.VFS(ctx=Session.of(None).context())
+    names = ("obs_meta_old", "collections/notes", "collections/T1w", "collections/T1w/volumes")
+    for name in names:
+        with vfs.open(f"{root}/{name}/table.csv", "wb") as file:
+            file.write(b"the only copy")
+    radi = RadiObject.from_niftis(root, images={"T2w": pairs(tmp_path / "t2", ["a"], "T2w")}, overwrite=True)
+    radi.obs_meta.add_column("age", "i4", [1])
+    assert radi.repair() == []
+    assert all(vfs.is_file(f"{root}/{name}/table.csv") for name in names)
+    left = {uri.rpartition(root)[2] for uri in vfs.ls_recursive(f"{root}/collections/T1w")}
+    assert {uri for uri in left if not uri.endswith("/")} == {
+        "/collections/T1w/table.csv",
+        "/collections/T1w/volumes/table.csv",
+    }
+    assert np.unique(RadiObject(root).get_volume("a_T2w")[:]).tolist() == [code_of("a", "T2w")]

@@ -14,7 +14,7 @@ from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.cohort.radi_object import RadiObject
-from voxtier.volumes.store.append import add_cohort, add_volumes
+from voxtier.volumes.store.append import add_cohort, add_volumes, begin_collection
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Content, Job
@@ -262,8 +262,7 @@ class RadiObjectWriter:
         change = self._open_change()
         if name in self._writers and self._writers[name].counts:
             raise ConfigError(f"there already is a collection {name!r}")
-        group = f"{self._store.collection_uri(change.folder_of(name))}/volumes"
-        self._writers[name] = CollectionWriter(self, group, shape)
+        self._writers[name] = CollectionWriter(self, name, change.folder_of(name), shape)
         return self._writers[name]
 
     def finalize(self) -> RadiObject:
@@ -280,16 +279,18 @@ class CollectionWriter(_VolumeWriter):
     ----------
     parent : RadiObjectWriter
         Whose collection it is.
-    group : str
-        Address of the group of its arrays.
+    name, folder : str
+        Of the collection.
     shape : tuple of int or None
         Refuse volumes of another shape.
     """
 
-    def __init__(self, parent: RadiObjectWriter, group: str, shape: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, parent: RadiObjectWriter, name: str, folder: str, shape: tuple[int, ...] | None
+    ) -> None:
         super().__init__(shape)
-        self._parent, self._group = parent, group
-        self._is_open = self.is_finished = False
+        self._parent, self._name, self._folder = parent, name, folder
+        self._is_open = self.is_finished = self._is_begun = False
 
     @property
     def counts(self) -> bool:
@@ -306,10 +307,13 @@ class CollectionWriter(_VolumeWriter):
         self._is_open, self.is_finished = False, kind is None
 
     def _place(self) -> tuple[str, Session]:
-        self._parent._open_change()
+        change = self._parent._open_change()
         if not self._is_open:
             raise ConfigError("write inside the 'with' block of the writer")
-        return self._group, self._parent._store.session
+        if not self._is_begun:
+            begin_collection(change, self._folder, self._name)
+            self._is_begun = True
+        return f"{change.store.collection_uri(self._folder)}/volumes", change.store.session
 
     def _check(self, obs_id: str, subject: str) -> None:
         writers = [writer for writer in self._parent._writers.values() if writer.counts]

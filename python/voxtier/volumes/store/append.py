@@ -114,10 +114,8 @@ def add_volumes(
     present = Table({}) if is_new else change.table(obs_uri).read_all()
     obs_ids = [] if is_new else [str(obs_id) for obs_id in present["obs_id"]]
     _refuse_duplicates(jobs, obs_ids)
-    if store.kind == "radi_object":
-        create_group(f"{store.root}/collections", {}, session)
     if is_new:
-        create_group(uri, {"name": name}, session)
+        begin_collection(change, folder, name)
     create_group(group, {}, session)
     outcomes = write_volumes(jobs, group, session, options)
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
@@ -139,6 +137,22 @@ def add_volumes(
     if store.kind == "radi_object":
         change.members.setdefault(f"{store.root}/collections", []).append(folder)
     return [row["obs_id"] for row in rows]
+
+
+def begin_collection(change: Change, folder: str, name: str) -> None:
+    """Make the group of a collection, whose name tells from then on that its folder is an ingest's.
+
+    Parameters
+    ----------
+    change : Change
+        What the collection is a part of.
+    folder, name : str
+        Of the collection.
+    """
+    store = change.store
+    if store.kind == "radi_object":
+        create_group(f"{store.root}/collections", {}, store.session)
+    create_group(store.collection_uri(folder), {"name": name}, store.session)
 
 
 def _refuse_duplicates(jobs: Sequence[Job], present: Iterable[str]) -> None:

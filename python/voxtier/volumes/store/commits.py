@@ -21,8 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError, NotFoundError, VoxtierError
+from voxtier.volumes.store.leftovers import (
+    is_own_collection,
+    is_own_table,
+    is_own_volume,
+    remove_collection,
+    tables_of_subjects,
+)
 from voxtier.volumes.store.locks import LOCK_NAME, only_writer
-from voxtier.volumes.store.names import checked_name
+from voxtier.volumes.store.names import checked_name, versioned
 from voxtier.volumes.store.snapshots import (
     FORMAT,
     SUBJECTS,
@@ -33,7 +40,7 @@ from voxtier.volumes.store.snapshots import (
     refuse_occupied,
 )
 from voxtier.volumes.tiledb.columns import Table
-from voxtier.volumes.tiledb.format.folders import RESERVED, is_reserved, remove_group
+from voxtier.volumes.tiledb.format.folders import is_reserved, remove_group
 from voxtier.volumes.tiledb.session import (
     create_group,
     is_remote,
@@ -69,7 +76,7 @@ class Change:
     subjects : str
         Folder of the table of subjects.
     foreign : frozenset of str
-        Folders below ``collections`` that hold collections of their own, which no commit lists.
+        Folders below ``collections`` that are somebody's: no commit lists them, and no ingest left them.
     """
 
     store: Store
@@ -86,7 +93,7 @@ class Change:
         """Begin an empty store, under names that the visible one does not use."""
         self.collections = {}
         if self.before.commit:
-            self.subjects = f"{SUBJECTS}-{self.before.commit}"
+            self.subjects = versioned(SUBJECTS, self.before.commit)
             self.meta |= {"voxtier_store": uuid.uuid4().hex, "voxtier_subjects": self.subjects}
 
     def folder_of(self, name: str) -> str:
@@ -96,7 +103,7 @@ class Change:
         taken = {*self.collections.values(), *self.before.collections.values(), *self.foreign}
         folder = checked_name("collection", name)
         while folder in taken:
-            folder += f"-{self.before.commit}"
+            folder = versioned(folder, self.before.commit or 0)
         return folder
 
     def write_rows(self, table_uri: str, rows: Table) -> None:
@@ -119,56 +126,52 @@ class Change:
         root, session = self.store.root, self.store.session
         if self.store.kind == "collection":
             return {f"{root}/obs": True}
-        visible = set(self.before.collections.values())
-        folders = list_folders(f"{root}/collections", session)
-        self.foreign = self._find_foreign(folders)
-        return {f"{root}/{name}": name == self.before.subjects for name in self._tables_of_subjects()} | {
-            f"{root}/collections/{name}/obs": name in visible for name in folders if name not in self.foreign
-        }
+        visible = [f"{self.store.collection_uri(name)}/obs" for name in self.before.collections.values()]
+        visible.append(f"{root}/{self.before.subjects}")
+        unlisted = [f"{root}/{name}" for name in tables_of_subjects(root, session)]
+        unlisted += [f"{self.store.collection_uri(name)}/obs" for name in self.find_left_collections()]
+        return dict.fromkeys(unlisted, False) | dict.fromkeys(visible, True)
 
-    def _find_foreign(self, folders: Iterable[str]) -> frozenset[str]:
-        """Return the collections that are somebody's own, and no leftovers of an ingest."""
-        unlisted = set(folders) - set(self.before.collections.values())
-        uris = {name: self.store.collection_uri(name) for name in unlisted if not is_reserved(name)}
-        return frozenset(
-            name for name, uri in uris.items() if Store(uri, self.store.session, "collection").stands_alone()
-        )
-
-    def _tables_of_subjects(self) -> list[str]:
-        names = list_folders(self.store.root, self.store.session)
-        return [name for name in names if name == SUBJECTS or name.startswith(f"{SUBJECTS}-")]
+    def find_left_collections(self) -> list[str]:
+        """Return the folders that ingests left of collections, and note the others that no commit lists."""
+        found = list_folders(f"{self.store.root}/collections", self.store.session)
+        listed = set(self.before.collections.values())
+        left: list[str] = []
+        foreign: list[str] = []
+        for name in found:
+            if name not in listed and not is_reserved(name):
+                collection = Store(self.store.collection_uri(name), self.store.session, "collection")
+                (left if is_own_collection(collection) else foreign).append(name)
+        self.foreign = frozenset(foreign)
+        return left
 
     def remove_unfinished(self) -> None:
         """Remove what a writer left of tables without committing it, and tables that no commit names."""
+        session = self.store.session
         for uri, is_visible in self._tables().items():
-            if read_kind(uri, self.store.session) != "array":
+            if read_kind(uri, session) != "array" or not is_own_table(uri, session):
                 continue
             commit = (self.before.commit or 0) if is_visible else 0
             if commit or is_remote(uri):  # some servers keep the folders of objects that are gone
-                Dataframe(uri, self.store.session).remove_after(commit)
+                Dataframe(uri, session).remove_after(commit)
             else:
-                remove_tree(uri, self.store.session)
+                remove_tree(uri, session)
 
     def find_orphans(self) -> Iterator[str]:
-        """Yield the addresses of arrays and collections that the last commit does not know."""
+        """Yield the addresses of what ingests left: arrays and collections that the last commit lacks."""
         root, session = self.store.root, self.store.session
         folders = [""]
         if self.store.kind == "radi_object":
-            base = f"{root}/collections"
-            folders = list(self.collections.values())
+            folders = list(self.before.collections.values())
             yield from (
-                f"{root}/{name}" for name in self._tables_of_subjects() if name != self.before.subjects
+                f"{root}/{name}" for name in tables_of_subjects(root, session) if name != self.before.subjects
             )
-            found = list_folders(base, session)
-            kept = {*folders, *self._find_foreign(found)}
-            for folder in found:
-                if not is_reserved(folder) and folder not in kept:
-                    yield f"{base}/{folder}"
+            yield from map(self.store.collection_uri, self.find_left_collections())
         for folder in folders:
             uri = self.store.collection_uri(folder)
             used = set(self.table(f"{uri}/obs").read_all()["voxtier_array"])
             for array in list_folders(f"{uri}/volumes", session):
-                if array not in used and not is_reserved(array):
+                if array not in used and is_own_volume(f"{uri}/volumes/{array}", session):
                     yield f"{uri}/volumes/{array}"
 
     def remove(self, uris: Iterable[str]) -> None:
@@ -180,8 +183,9 @@ class Change:
             names = [name for uri in addresses if (name := uri.rpartition("/")[2]) in members]
             if names:
                 write_group(group, session, remove=names)
+            remove = remove_collection if group == f"{self.store.root}/collections" else remove_tree
             for uri in addresses:
-                remove_tree(uri, session)
+                remove(uri, session)
 
     def discard(self) -> None:
         """Remove what this change wrote, unless its commit was made after all.
@@ -195,31 +199,32 @@ class Change:
                 return
         if self.before.commit:
             self.remove_unfinished()
-            before = self.before
-            visible = Change(self.store, before, 0, dict(before.collections), subjects=before.subjects)
-            self.remove(list(visible.find_orphans()))
+            self.remove(list(self.find_orphans()))
         else:
             self.remove_store()
 
     def remove_store(self) -> None:
         """Remove a store that was never committed, its lock last."""
         root, session = self.store.root, self.store.session
-        for name in list_folders(root, session):
-            if name == "collections":
-                self._remove_collections(f"{root}/{name}")
-            elif not name.startswith((RESERVED, ".")):
+        if self.store.kind == "collection":
+            remove_collection(root, session)
+        else:
+            for name in tables_of_subjects(root, session):
                 remove_tree(f"{root}/{name}", session)
-        remove_group(root, session)
+            for name in self.find_left_collections():
+                remove_collection(self.store.collection_uri(name), session)
+            remove_group(f"{root}/collections", session)
+            remove_group(root, session)
         Path(root, LOCK_NAME).unlink(missing_ok=True)
 
-    def _remove_collections(self, group: str) -> None:
-        if not self.foreign:
-            remove_tree(group, self.store.session)
-            return
-        for name in list_folders(group, self.store.session):
-            if not is_reserved(name) and name not in self.foreign:
-                remove_tree(f"{group}/{name}", self.store.session)
-        remove_group(group, self.store.session)
+    def remove_replaced(self) -> None:
+        """Remove what the commit of this change replaced, whatever it was renamed to, and other leftovers."""
+        store, before = self.store, self.before
+        gone = set(before.collections.values()) - set(self.collections.values())
+        replaced = [store.collection_uri(folder) for folder in gone]
+        own = [uri for uri in replaced if not Store(uri, store.session, "collection").stands_alone()]
+        after = Change(store, store.snapshot(), 0, dict(self.collections))
+        self.remove(dict.fromkeys([*own, *after.find_orphans()]))
 
     def commit(self) -> None:
         """Make the change visible: one write of the root's metadata."""
@@ -299,9 +304,7 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
             raise
         if overwrite:
             with suppress(VoxtierError):  # the change is made: `repair` removes what cannot be removed now
-                after = store.snapshot()
-                replaced = Change(store, after, 0, dict(after.collections), subjects=after.subjects)
-                replaced.remove(list(replaced.find_orphans()))
+                change.remove_replaced()
 
 
 @contextmanager
@@ -371,13 +374,10 @@ def _repair_unfinished(store: Store, *, dry_run: bool) -> list[str]:
     change = Change(store, Snapshot(0, {}, {}), 0, {})
     folders = [""]
     if store.kind == "radi_object":
-        found = list_folders(f"{store.root}/collections", store.session)
-        folders = [
-            name for name in found if not is_reserved(name) and name not in change._find_foreign(found)
-        ]
+        folders = change.find_left_collections()
     groups = [f"{store.collection_uri(folder)}/volumes" for folder in folders]
     arrays = [f"{uri}/{name}" for uri in groups for name in list_folders(uri, store.session)]
-    arrays = [uri for uri in arrays if not is_reserved(uri.rpartition("/")[2])]
+    arrays = [uri for uri in arrays if is_own_volume(uri, store.session)]
     if not dry_run and is_remote(store.root):
         change.remove(arrays)
     elif not dry_run:

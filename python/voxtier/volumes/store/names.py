@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from voxtier.errors import ConfigError
 from voxtier.volumes.tiledb.format.folders import is_reserved
+from voxtier.volumes.tiledb.session import is_removing
 
 
 def array_name(obs_id: str, *content: object) -> str:
@@ -18,18 +19,35 @@ def array_name(obs_id: str, *content: object) -> str:
     return f"{readable}-{digest}"
 
 
+def is_array_name(name: str) -> bool:
+    """Return whether `array_name` may have made this name."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,48}-[0-9a-f]{16}", name) is not None
+
+
+def versioned(folder: str, commit: int) -> str:
+    """Return the name for a folder beside one that a commit uses."""
+    return f"{folder}-{commit:013d}"
+
+
+def is_version_of(folder: str, name: str) -> bool:
+    """Return whether a folder's name is this name, or `versioned` made it of this name."""
+    return re.fullmatch(re.escape(name) + r"(-\d{13})*", folder) is not None
+
+
 def checked_name(kind: str, name: str) -> str:
     """Return a name that may become a folder.
 
     Raises
     ------
     ConfigError
-        When it is empty, holds a slash, or is reserved by TileDB or the file system.
+        When it is empty, holds a slash, or is reserved by TileDB, the file system or voxtier.
     """
     if not name or name in (".", "..") or re.search(r"[/\\\0]", name) or is_reserved(name):
         raise ConfigError(
             f"{kind} {name!r} cannot name a folder: no slashes, not empty, not starting with '__'"
         )
+    if is_removing(name):
+        raise ConfigError(f"{kind} {name!r} cannot name a folder: folders that are removed have such names")
     return name
 
 

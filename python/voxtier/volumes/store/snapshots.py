@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
 from voxtier.volumes.store.locks import only_writer
-from voxtier.volumes.store.names import checked_name
+from voxtier.volumes.store.names import checked_name, is_version_of
 from voxtier.volumes.tiledb.format.folders import RESERVED, is_reserved
 from voxtier.volumes.tiledb.format.recovery import partial_files, recover
 from voxtier.volumes.tiledb.session import (
@@ -186,7 +186,7 @@ class Store:
         bases = [root, collections]
         if collections.is_dir():
             bases += [e for e in collections.iterdir() if e.is_dir() and not is_reserved(e.name)]
-        tables = [*(base / "obs" for base in bases), *root.glob(f"{SUBJECTS}*")]
+        tables = [*(base / "obs" for base in bases), *_versions(root, SUBJECTS)]
         return [*bases, *(base / "volumes" for base in bases)], tables
 
     def meta_of(self, uri: str) -> dict[str, Any]:
@@ -220,6 +220,10 @@ class Store:
             and not read_members(self.root, self.session)
             and all(is_reserved(name) for name in list_folders(self.root, self.session))
         )
+
+
+def _versions(folder: Path, name: str) -> list[Path]:
+    return [entry for entry in folder.glob(f"{name}*") if is_version_of(entry.name, name)]
 
 
 def find_unfinished(root: str, session: Session) -> Store | None:

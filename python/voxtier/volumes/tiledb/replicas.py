@@ -31,6 +31,8 @@ from voxtier.volumes.tiledb.session import Session, remove_tree
 
 META_KEY = "voxtier_replicas"
 _PREFIX = "replica-"
+REPLICA_FOLDERS = frozenset(f"{_PREFIX}{orientation.value}" for orientation in SliceOrientation)
+"""Names of the folders of replicas inside the folder of a volume."""
 
 
 def replica_uri(uri: str, orientation: str) -> str:

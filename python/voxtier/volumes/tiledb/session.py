@@ -7,6 +7,7 @@ and a forked child drops what it inherited without closing it (closing would wai
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -30,7 +31,7 @@ LATEST = 2**63 - 1
 """Time stamp of reads that see everything, also what a machine wrote whose clock is ahead."""
 
 REMOVING = ".gone-"
-"""Begins the names of local folders that are being removed."""
+"""Begins the names of local folders that are being removed; 32 hex digits follow."""
 
 _MB = 1 << 20
 _MULTIPART = "vfs.s3.use_multipart_upload"
@@ -320,6 +321,19 @@ def list_folders(uri: str, session: Session) -> list[str]:
     vfs = tiledb.VFS(ctx=session.context())
     with translate_errors(f"list {uri}"):
         return sorted({as_uri(entry).rsplit("/", 1)[-1] for entry in vfs.ls(uri)})
+
+
+def list_entries(uri: str, session: Session) -> list[str]:
+    """Return the sorted names of what lies directly below an address, files too; nothing there is fine."""
+    if is_remote(uri):
+        own = uri.rsplit("/", 1)[-1]
+        return [name for name in list_folders(uri, session) if name != own]  # an empty folder lists itself
+    return sorted(os.listdir(uri)) if Path(uri).is_dir() else []  # noqa: PTH208
+
+
+def is_removing(name: str) -> bool:
+    """Return whether a folder of this name is one that `remove_tree` had begun to remove."""
+    return re.fullmatch(re.escape(REMOVING) + "[0-9a-f]{32}", name) is not None
 
 
 def remove_tree(uri: str, session: Session) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from voxtier.volumes.tiledb.session import Session, list_folders, remove_tree
+from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, remove_file, remove_tree
 
 RESERVED = "__"
 """Begins the names of TileDB's own folders and files, which never name an array or a group."""
@@ -37,7 +38,13 @@ def fragment_bytes(uri: str, name: str) -> int:
 
 
 def remove_group(uri: str, session: Session) -> None:
-    """Remove the files of a local group; what else lies in its folder stays."""
+    """Remove the files of a group, and its local folder where nothing else lies in it."""
     for name in (META, GROUP):
         remove_tree(f"{uri}/{name}", session)
+    if is_remote(uri):
+        if GROUP_MARK in list_folders(uri, session):
+            remove_file(f"{uri}/{GROUP_MARK}", session)
+        return
     Path(uri, GROUP_MARK).unlink(missing_ok=True)
+    with suppress(OSError):
+        Path(uri).rmdir()

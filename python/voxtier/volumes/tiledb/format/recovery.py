@@ -15,9 +15,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from voxtier.volumes.tiledb.format import VERSION
-from voxtier.volumes.tiledb.format.folders import GROUP, META, SCHEMA
+from voxtier.volumes.tiledb.format.folders import ARRAY_FOLDERS, GROUP, META, SCHEMA
 from voxtier.volumes.tiledb.format.messages import translate_errors
-from voxtier.volumes.tiledb.session import REMOVING, Session, is_remote, list_folders, remove_file
+from voxtier.volumes.tiledb.session import (
+    REMOVING,
+    Session,
+    is_remote,
+    is_removing,
+    list_folders,
+    remove_file,
+)
 
 # How a file of metadata, members or a schema begins (TileDB's "generic tile"): version, stored bytes,
 # original bytes, type, cell size, encryption, bytes of the filter pipeline. Pipeline and stored bytes follow.
@@ -96,11 +103,19 @@ def recover(groups: Sequence[Path], tables: Sequence[Path]) -> None:
     """
     for file in partial_files([*groups, *tables]):
         file.unlink()
-    for table in tables:  # made, but without a schema: it holds nothing
-        if table.is_dir() and not any(file.is_file() for file in (table / SCHEMA).glob("*")):
-            shutil.rmtree(table)
+    for table in filter(_is_half_made, tables):
+        shutil.rmtree(table)
     for folder in [entry for group in groups for entry in group.glob(f"{REMOVING}*")]:
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_removing(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_half_made(table: Path) -> bool:
+    """Return whether a folder holds what TileDB makes before the schema of an array: folders, and no file."""
+    if not table.is_dir():
+        return False
+    names = {entry.name for entry in table.iterdir()}
+    return bool(names) and names <= set(ARRAY_FOLDERS) and all(e.is_dir() for e in table.rglob("*"))
 
 
 def remove_schemas_after(uri: str, timestamp: int, session: Session) -> None:
