@@ -17,8 +17,9 @@ from voxtier.volumes.formats.nifti import write_nifti
 from voxtier.volumes.reading.reader import VolumeReader
 from voxtier.volumes.store.jobs import OnGap, dicom_content, nifti_content
 from voxtier.volumes.tiledb import arrays, replicas
-from voxtier.volumes.tiledb.arrays import Fragment
 from voxtier.volumes.tiledb.creation import array_meta, cast_numbers, create_array
+from voxtier.volumes.tiledb.format import fragments
+from voxtier.volumes.tiledb.format.fragments import Fragment
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri, measure_bytes
 
 
@@ -134,15 +135,19 @@ class Volume(VolumeReader):
 
     def fragments(self) -> list[Fragment]:
         """List the fragments (one per write) of the array."""
-        return arrays.list_fragments(self.uri, self._session)
+        return fragments.list_fragments(self.uri, self._session)
 
     def consolidate(self, *, memory_mb: int | None = None) -> None:
-        """Merge the fragments into one and remove what it replaces, in the order that is safe."""
+        """Merge the fragments into one and remove what it replaces, in the order that is safe.
+
+        Others may read and write meanwhile. Of several processes that consolidate one local volume each waits
+        for the one before; on an object store some may be refused, and can try again: nothing is damaged.
+        """
         replicas.consolidate(self.uri, self._session, memory_mb=memory_mb)
 
     def vacuum(self) -> None:
         """Remove what earlier consolidations have replaced."""
-        arrays.vacuum(self.uri, self._session)
+        fragments.vacuum(self.uri, self._session)
 
     def refresh(self) -> None:
         """Forget the open handle, so that the next read sees what is there now.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tree.graph import PACKAGE
 from voxtier import _core
 from voxtier.volumes.tiledb.format import CHUNK_BYTES, VERSION
-from voxtier.volumes.tiledb.format.folders import (
+from voxtier.volumes.tiledb.format.names import (
     ARRAY_FOLDERS,
     COMMITS,
     FRAGMENTS,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import NotFoundError
+from voxtier.system.locks import hold_lock
 from voxtier.volumes import TileConfig, Volume, configure
 from voxtier.volumes.tiledb import arrays
-from voxtier.volumes.tiledb.format import direct
-from voxtier.volumes.tiledb.session import Session
+from voxtier.volumes.tiledb.format import direct, fragments
+from voxtier.volumes.tiledb.session import LATEST, LOCK_NAME, Session, write_group
+from voxtier.volumes.tiledb.tables import Dataframe
 
 
 def make_updated(tmp_path: Path, name: str = "v") -> tuple[Volume, NDArray[np.int16]]:
@@ -144,3 +149,105 @@ def test_a_volume_opens_while_files_that_were_listed_vanish(
     with pytest.raises(NotFoundError, match="no volume"):
         Volume(tmp_path / "absent").to_numpy()
     assert len(attempts) == 3
+
+
+def write_ahead(uri: str, z: int, value: int, seconds: int = 3600) -> int:
+    """Write a slice and a key of metadata as a machine does whose clock is ahead; return its time."""
+    ahead = time.time_ns() // 1_000_000 + 1000 * seconds
+    with tiledb.open(uri, "w", timestamp=ahead) as array:
+        cells = np.full((1, *array.shape[1:]), value, np.int16)  # stored z first
+        array[z : z + 1] = cells
+        array.meta["obs_id"] = f"by {value}"
+    return ahead
+
+
+def test_what_is_written_after_a_clock_that_ran_ahead_counts(tmp_path: Path) -> None:
+    volume, data = make_updated(tmp_path)
+    volume.replicate("sagittal")
+    for value in (77, 78):
+        write_ahead(volume.uri, 3, value, seconds=3600 + value)
+    data[:, :, 3] = 78
+    assert np.array_equal(Volume(volume.uri).to_numpy(), data)
+    assert len(volume.fragments()) == 11
+    volume.replicate()
+    for value in (5, 6):
+        data[2:4, 2:4, 2:6] = value
+        volume.update((2, 2, 2), data[2:4, 2:4, 2:6])
+        volume.set_obs_id(f"{value}")
+        found = Volume(volume.uri)
+        assert np.array_equal(found.to_numpy(), data)
+        assert found.replicas == ["sagittal"]
+        assert np.array_equal(found.sagittal(2), data[2])
+        assert found.obs_id == f"{value}"
+    assert len(volume.fragments()) == 13
+    assert volume.fragments()[-1].box == ((2, 3), (2, 3), (2, 5))
+    volume.consolidate()
+    (fragment,) = volume.fragments()
+    assert fragment.box == ((0, 11), (0, 9), (0, 7))
+    assert np.array_equal(Volume(volume.uri).to_numpy(), data)
+    volume.update((0, 0, 0), data[:1, :1, :1] + 1)
+    assert volume[0, 0, 0] == data[0, 0, 0] + 1
+    with tiledb.open(volume.uri, timestamp=LATEST) as array:
+        assert array[0, 0, 0]["voxels"] == data[0, 0, 0] + 1
+        assert array.meta["obs_id"] == "6"
+
+
+def test_rows_columns_and_groups_count_after_a_clock_that_ran_ahead(tmp_path: Path) -> None:
+    ahead = time.time_ns() // 1_000_000 + 3_600_000
+    rows: dict[str, Any] = {"obs_subject_id": ["a"], "obs_id": ["a_T1w"], "age": [1]}
+    Dataframe.from_pandas(tmp_path / "t", rows)
+    Dataframe(tmp_path / "t", timestamp=ahead).update({**rows, "age": [2]})
+    Dataframe(tmp_path / "t", timestamp=ahead + 1).add_column("site", "U8", ["x"])
+    table = Dataframe(tmp_path / "t")
+    assert list(table.read_all().rows()) == [{**{k: v[0] for k, v in rows.items()}, "age": 2, "site": "x"}]
+    table.update({**rows, "age": [3]})
+    table.add_column("score", np.int32, [7])
+    table.drop_column("site")
+    found = {"obs_subject_id": "a", "obs_id": "a_T1w", "age": 3, "score": 7}
+    assert list(Dataframe(tmp_path / "t").read_all().rows()) == [found]
+    group, session = str(tmp_path / "g"), Session.of(None)
+    tiledb.Group.create(group)
+    write_group(group, session, meta={"n": 1}, timestamp=ahead)
+    write_group(group, session, meta={"n": 2})
+    with tiledb.Group(group, "r", tiledb.Config({"sm.group.timestamp_end": str(LATEST)})) as opened:
+        assert opened.meta["n"] == 2
+
+
+def test_no_list_of_commits_is_made_while_another_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, data = make_updated(tmp_path)
+    consolidate = tiledb.consolidate
+
+    def interrupted(uri: str, **options: Any) -> None:
+        consolidate(uri, **options)
+        if options["config"]["sm.consolidation.mode"] == "fragments":
+            volume.update((0, 0, 0), np.full((2, 2, 2), 99, np.int16))
+
+    monkeypatch.setattr(tiledb, "consolidate", interrupted)
+    volume.consolidate()
+    data[:2, :2, :2] = 99
+    assert len(volume.fragments()) == 2
+    assert {path.suffix for path in Path(volume.uri, "__commits").iterdir()} == {".wrt"}
+    assert np.array_equal(Volume(volume.uri).to_numpy(), data)
+
+
+def test_a_volume_is_consolidated_by_one_process_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, data = make_updated(tmp_path)
+    waits = threading.Event()
+
+    def wait(*arguments: Any, **options: Any) -> Any:
+        waits.set()
+        return hold_lock(*arguments, **options)
+
+    monkeypatch.setattr(fragments, "hold_lock", wait)
+    thread = threading.Thread(target=volume.consolidate)
+    with hold_lock(Path(volume.uri, LOCK_NAME), 10):
+        thread.start()
+        assert waits.wait(60)
+        assert len(volume.fragments()) == 9
+    thread.join(60)
+    assert len(volume.fragments()) == 1
+    assert np.array_equal(volume.to_numpy(), data)

@@ -40,7 +40,8 @@ from voxtier.volumes.store.snapshots import (
     refuse_occupied,
 )
 from voxtier.volumes.tiledb.columns import Table
-from voxtier.volumes.tiledb.format.folders import is_reserved, remove_group
+from voxtier.volumes.tiledb.format.folders import remove_group
+from voxtier.volumes.tiledb.format.names import is_reserved
 from voxtier.volumes.tiledb.session import (
     create_group,
     is_remote,

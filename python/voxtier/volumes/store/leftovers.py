@@ -11,12 +11,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from voxtier.errors import FormatError, NotFoundError
-from voxtier.volumes.store.locks import LOCK_NAME
 from voxtier.volumes.store.names import is_array_name, is_version_of
 from voxtier.volumes.store.snapshots import SUBJECTS, Store
-from voxtier.volumes.tiledb.format.folders import ARRAY_FOLDERS, is_reserved, remove_group
+from voxtier.volumes.tiledb.format.folders import remove_group
+from voxtier.volumes.tiledb.format.names import ARRAY_FOLDERS, is_reserved
 from voxtier.volumes.tiledb.replicas import REPLICA_FOLDERS
-from voxtier.volumes.tiledb.session import Session, is_removing, list_entries, list_folders, remove_tree
+from voxtier.volumes.tiledb.session import (
+    LOCK_NAME,
+    Session,
+    is_removing,
+    list_entries,
+    list_folders,
+    remove_tree,
+)
 
 _OF_A_TABLE = frozenset(ARRAY_FOLDERS)
 _OF_A_VOLUME = _OF_A_TABLE | REPLICA_FOLDERS | {LOCK_NAME}

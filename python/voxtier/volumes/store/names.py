@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from voxtier.errors import ConfigError
-from voxtier.volumes.tiledb.format.folders import is_reserved
+from voxtier.volumes.tiledb.format.names import is_reserved
 from voxtier.volumes.tiledb.session import is_removing
 
 

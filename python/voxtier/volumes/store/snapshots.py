@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.names import checked_name, is_version_of
-from voxtier.volumes.tiledb.format.folders import RESERVED, is_reserved
+from voxtier.volumes.tiledb.format.names import RESERVED, is_reserved
 from voxtier.volumes.tiledb.format.recovery import partial_files, recover
 from voxtier.volumes.tiledb.session import (
     Session,

@@ -1,17 +1,14 @@
-"""Dense voxel arrays: opened once in a process, read, written, consolidated.
+"""Dense voxel arrays: opened once in a process, read and written.
 
 This module alone translates between the stored order of the dimensions and the API order (see `layout`).
 """
 
 from __future__ import annotations
 
-import math
 import os
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -22,13 +19,13 @@ from voxtier import _core
 from voxtier.errors import BackendError, FormatError, NotFoundError
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.volumes.tiledb.format.direct import open_tiles
-from voxtier.volumes.tiledb.format.folders import fragment_bytes
 from voxtier.volumes.tiledb.format.freshness import FolderState, is_there
 from voxtier.volumes.tiledb.format.messages import is_object_gone, translate_errors
+from voxtier.volumes.tiledb.format.names import FRAGMENTS, META, SCHEMA
 from voxtier.volumes.tiledb.format.recovery import recover_volume
 from voxtier.volumes.tiledb.layout import ATTRIBUTE, AXES, Layout, Region
 from voxtier.volumes.tiledb.scaling import Scaling, ingested_dtype, stored_number
-from voxtier.volumes.tiledb.session import LATEST, Session, is_remote
+from voxtier.volumes.tiledb.session import LATEST, Session, is_remote, next_timestamp
 
 _OPEN_ARRAYS = 128  # each may hold one file descriptor
 _ATTEMPTS = 10  # consolidations that may come between the steps of one read
@@ -299,12 +296,12 @@ def forget(uri: str) -> None:
 
 
 def write_voxels(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], session: Session) -> None:
-    """Write the whole array in one fragment; the metadata becomes visible after the voxels.
+    """Write the whole of a new array in one fragment; the metadata becomes visible after the voxels.
 
     Parameters
     ----------
     uri : str
-        Address of an array of this shape.
+        Address of an array of this shape that nothing was written to.
     voxels : numpy.ndarray
         (x, y, z[, t]).
     meta : mapping
@@ -313,7 +310,7 @@ def write_voxels(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], sessio
         How it is reached.
     """
     session = session.for_small_writes(uri, 2 * voxels.nbytes + (1 << 20))
-    _write(uri, (0,) * voxels.ndim, voxels, meta, session)
+    _write(uri, (0,) * voxels.ndim, voxels, meta, session, None)
 
 
 def write_region(uri: str, start: Sequence[int], voxels: NDArray[Any], session: Session) -> None:
@@ -330,14 +327,22 @@ def write_region(uri: str, start: Sequence[int], voxels: NDArray[Any], session: 
     session : Session
         How it is reached.
     """
-    _write(uri, start, voxels, {}, session)
+    _write(uri, start, voxels, {}, session, next_timestamp(uri, (FRAGMENTS, SCHEMA), session))
 
 
 def _write(
-    uri: str, start: Sequence[int], voxels: NDArray[Any], meta: Mapping[str, Any], session: Session
+    uri: str,
+    start: Sequence[int],
+    voxels: NDArray[Any],
+    meta: Mapping[str, Any],
+    session: Session,
+    timestamp: int | None,
 ) -> None:
     context = session.context()
-    with translate_errors(f"write the volume {uri}"), tiledb.open(uri, "w", ctx=context) as array:
+    with (
+        translate_errors(f"write the volume {uri}"),
+        tiledb.open(uri, "w", ctx=context, timestamp=timestamp) as array,
+    ):
         order = tuple(AXES.index(array.domain.dim(i).name) for i in range(array.ndim))
         cells = np.ascontiguousarray(voxels.transpose(order), dtype=array.attr(ATTRIBUTE).dtype)
         array[tuple(slice(start[axis], start[axis] + voxels.shape[axis]) for axis in order)] = cells
@@ -363,114 +368,10 @@ def write_meta(uri: str, meta: Mapping[str, Any], session: Session) -> None:
     session : Session
         How it is reached.
     """
-    with translate_errors(f"write metadata of {uri}"), tiledb.open(uri, "w", ctx=session.context()) as array:
+    context, timestamp = session.context(), next_timestamp(uri, (META, SCHEMA), session)
+    with (
+        translate_errors(f"write metadata of {uri}"),
+        tiledb.open(uri, "w", ctx=context, timestamp=timestamp) as array,
+    ):
         _set_meta(array, meta)
     forget(uri)
-
-
-@dataclass(frozen=True, slots=True)
-class Fragment:
-    """One write of an array.
-
-    Parameters
-    ----------
-    name : str
-        Folder of the fragment.
-    first_ms, last_ms : int
-        Time stamps of the writes in it, in milliseconds since 1970.
-    bytes : int
-        Of its files; 0 for a remote array.
-    box : tuple of (int, int)
-        First and last voxel along x, y, z[, t].
-    to_vacuum : bool
-        Whether a consolidation has replaced it (then only the name is known).
-    """
-
-    name: str
-    first_ms: int
-    last_ms: int
-    bytes: int
-    box: tuple[tuple[int, int], ...]
-    to_vacuum: bool
-
-
-def list_fragments(uri: str, session: Session) -> list[Fragment]:
-    """Return the fragments of an array, those that a consolidation has replaced last."""
-    with translate_errors(f"list the fragments of {uri}"):
-        order = open_array(uri, session).layout.order
-        listing = tiledb.array_fragments(uri, ctx=session.context())
-        current = [_fragment(uri, f.uri, f.timestamp_range, f.nonempty_domain, order) for f in listing]
-        replaced = [Fragment(_name(path), 0, 0, 0, (), to_vacuum=True) for path in listing.to_vacuum]
-    return current + replaced
-
-
-def _name(fragment_uri: str) -> str:
-    return fragment_uri.rsplit("/", 1)[-1]
-
-
-def _fragment(uri: str, fragment_uri: str, span: Any, box: Any, order: tuple[int, ...]) -> Fragment:
-    name = _name(fragment_uri)
-    size = 0 if is_remote(uri) else fragment_bytes(uri, name)
-    by_axis = tuple((int(box[order.index(a)][0]), int(box[order.index(a)][1])) for a in range(len(order)))
-    return Fragment(name, int(span[0]), int(span[1]), size, by_axis, to_vacuum=False)
-
-
-def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> None:
-    """Merge all fragments into one and remove what it replaces, in the order that is safe at every step.
-
-    Fragments are merged and vacuumed first; only then are the small files (fragment metadata, commits, array
-    metadata) merged and vacuumed, so that no list of commits ever names a fragment that is gone. Commits are
-    merged only where several fragments remain: the plain commit of a single one is what direct reads ask for.
-
-    Parameters
-    ----------
-    uri : str
-        Address of the array.
-    session : Session
-        How it is reached.
-    memory_mb : int, optional
-        Bound of the buffers in MiB, by default the memory budget.
-    """
-    recover_volume(uri)
-    budget = (memory_mb or session.config.read.memory_budget_mb) << 20
-    with translate_errors(f"consolidate {uri}"):
-        budget = min(budget, _worth_merging_with(open_array(uri, session).layout))
-    _merge(uri, session, ("fragments",), {"sm.mem.total_budget": str(budget)})
-    with translate_errors(f"list the fragments of {uri}"):
-        has_several = len(tiledb.array_fragments(uri, ctx=session.context())) > 1
-    _merge(uri, session, ("fragment_meta", *(["commits"] if has_several else []), "array_meta"), {})
-    forget(uri)
-
-
-def _worth_merging_with(layout: Layout) -> int:
-    """Return the bytes of buffers beyond which merging the fragments of an array gains nothing.
-
-    TileDB fills its copy buffer with zeros first, a sixth of its budget; the tiles that it reads get a half.
-    Twelve times the cells fill the buffer once: 20 ms instead of 110 for a volume of 96 x 96 x 96 voxels.
-    """
-    if layout.filters == ("not-plain",):  # it may have further attributes, and so larger cells
-        return sys.maxsize
-    tiles = (
-        -(-size // extent) * extent for size, extent in zip(layout.stored_shape, layout.extents, strict=True)
-    )
-    return (32 << 20) + 12 * math.prod(tiles) * layout.cell.itemsize
-
-
-def _merge(uri: str, session: Session, modes: tuple[str, ...], keys: dict[str, str]) -> None:
-    for step in (tiledb.consolidate, tiledb.vacuum):
-        for mode in modes:
-            _maintain(step, uri, session, {**keys, "sm.consolidation.mode": mode}, mode)
-
-
-def vacuum(uri: str, session: Session) -> None:
-    """Remove what earlier consolidations have replaced."""
-    for mode in ("fragments", "fragment_meta", "commits", "array_meta"):
-        _maintain(tiledb.vacuum, uri, session, {}, mode)
-    forget(uri)
-
-
-def _maintain(step: Any, uri: str, session: Session, keys: dict[str, str], mode: str) -> None:
-    context = session.context()
-    config = tiledb.Config({**context.config().dict(), **keys, "sm.vacuum.mode": mode})
-    with translate_errors(f"{step.__name__} the {mode} of {uri}"):
-        step(uri, config=config, ctx=context)

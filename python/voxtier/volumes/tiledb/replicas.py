@@ -24,6 +24,7 @@ from voxtier.volumes.config import CompressionConfig, Compressor, SliceOrientati
 from voxtier.volumes.tiledb import arrays
 from voxtier.volumes.tiledb.arrays import VoxelArray
 from voxtier.volumes.tiledb.creation import array_meta, create_array, create_like
+from voxtier.volumes.tiledb.format import fragments
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.scaling import Normalize, make_recipe, refuse_fill
@@ -363,7 +364,7 @@ def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> 
     memory_mb : int, optional
         Bound of the buffers in MiB, by default the memory budget.
     """
-    arrays.consolidate(uri, session, memory_mb=memory_mb)
+    fragments.consolidate(uri, session, memory_mb=memory_mb)
     if META_KEY in arrays.open_array(uri, session).meta:
         replicate(uri, session)
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,15 +21,20 @@ from typing import Any, TypeAlias
 import tiledb
 
 from voxtier.errors import ConfigError
+from voxtier.system.durable import write_text
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.system.s3_config import S3Config
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
+from voxtier.volumes.tiledb.format.names import GROUP, META
 
 Uri: TypeAlias = str | os.PathLike[str]
 
 LATEST = 2**63 - 1
 """Time stamp of reads that see everything, also what a machine wrote whose clock is ahead."""
+
+LOCK_NAME = ".voxtier.lock"
+"""File whose lock a writer of a local store holds, and who consolidates a local volume."""
 
 REMOVING = ".gone-"
 """Begins the names of local folders that are being removed; 32 hex digits follow."""
@@ -253,10 +259,11 @@ def create_group(uri: str, meta: Mapping[str, Any], session: Session) -> None:
     """
     session = session.for_small_writes(uri, 0)
     with translate_errors(f"create the group {uri}"):
-        if tiledb.object_type(uri, ctx=session.context()) is None:
+        is_new = tiledb.object_type(uri, ctx=session.context()) is None
+        if is_new:
             tiledb.Group.create(uri, ctx=session.context())
     if meta:
-        write_group(uri, session, meta=meta)
+        write_group(uri, session, meta=meta, timestamp=_now() if is_new else None)
 
 
 def _group(uri: str, mode: str, session: Session, timestamp: int | None) -> Any:
@@ -301,8 +308,11 @@ def write_group(
     add, remove : iterable of str
         Names of folders inside the group.
     timestamp : int, optional
-        Milliseconds since 1970, by default now: of two values of one key the later counts.
+        Milliseconds since 1970: of two values of one key the later counts. By default now, or after all that
+        was written to the group.
     """
+    if timestamp is None:
+        timestamp = next_timestamp(uri, (META, GROUP), session)
     session = session.for_small_writes(uri, sum(len(str(value)) for value in (meta or {}).values()))
     with translate_errors(f"write the group {uri}"), _group(uri, "w", session, timestamp) as group:
         for name in remove:
@@ -311,6 +321,40 @@ def write_group(
             group.add(name, name=name, relative=True)
         for key, value in (meta or {}).items():
             group.meta[key] = value
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def next_timestamp(uri: str, folders: Iterable[str], session: Session) -> int:
+    """Return a time stamp for a write that has to count more than all before it.
+
+    It is now, but where the clock of who wrote last was ahead of this one: TileDB goes by the time stamps,
+    not by which write came last.
+
+    Parameters
+    ----------
+    uri : str
+        Address of an array or a group.
+    folders : iterable of str
+        Names of its folders that the write adds a file to.
+    session : Session
+        How it is reached.
+
+    Returns
+    -------
+    int
+        Milliseconds since 1970.
+    """
+    names = [name for folder in folders for name in list_entries(f"{uri}/{folder}", session)]
+    return max([_now(), *(last + 1 for _, last in map(stamps_of, names))])
+
+
+def stamps_of(name: str) -> tuple[int, int]:
+    """Return the first and the last time stamp in the name of a file or a fragment; -1 where it has none."""
+    match = re.match(r"__(\d+)_(\d+)_[0-9a-f]{32}", name)
+    return (int(match[1]), int(match[2])) if match else (-1, -1)
 
 
 def list_folders(uri: str, session: Session) -> list[str]:
@@ -376,6 +420,34 @@ def remove_file(uri: str, session: Session) -> None:
             tiledb.VFS(ctx=session.context()).remove_file(uri)
         else:
             Path(uri).unlink()
+
+
+def read_file(uri: str, session: Session) -> bytes:
+    """Return the content of one small file or object."""
+    if not is_remote(uri):
+        return Path(uri).read_bytes()
+    with translate_errors(f"read {uri}"), tiledb.VFS(ctx=session.context()).open(uri, "rb") as file:
+        return bytes(file.read())
+
+
+def write_file(uri: str, text: str, session: Session) -> None:
+    """Write one small file or object that is new: whole, or not at all.
+
+    Parameters
+    ----------
+    uri : str
+        Its address.
+    text : str
+        Its content.
+    session : Session
+        How it is reached.
+    """
+    if not is_remote(uri):
+        with translate_errors(f"write {uri}"):
+            write_text(Path(uri), text)
+        return
+    with translate_errors(f"write {uri}"), tiledb.VFS(ctx=session.context()).open(uri, "wb") as file:
+        file.write(text.encode())
 
 
 def measure_bytes(uri: str, session: Session) -> int:

@@ -26,8 +26,9 @@ from voxtier.volumes.tiledb.columns import (
     to_cells,
 )
 from voxtier.volumes.tiledb.format.messages import translate_errors
+from voxtier.volumes.tiledb.format.names import FRAGMENTS, SCHEMA
 from voxtier.volumes.tiledb.format.recovery import remove_schemas_after
-from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, read_kind
+from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, next_timestamp, read_kind
 
 INDEX_COLUMNS = ("obs_subject_id", "obs_id")
 OWN_PREFIX = "voxtier_"
@@ -48,7 +49,7 @@ class Dataframe:
     ctx : tiledb.Ctx, tiledb.Config or mapping, optional
         TileDB keys on top of `configure`.
     timestamp : int, optional
-        Read as of this time (milliseconds since 1970), by default now.
+        Read and write as of this time (milliseconds since 1970), by default after all that was written.
     """
 
     def __init__(self, uri: Uri, ctx: object = None, *, timestamp: int | None = None) -> None:
@@ -60,7 +61,12 @@ class Dataframe:
     def _open(self, mode: str = "r", timestamp: int | None = None, size: int = 1 << 40) -> Any:
         context = self._session.for_small_writes(self.uri, size).context()
         asked = timestamp if timestamp is not None else self._timestamp
+        if asked is None:
+            asked = LATEST if mode == "r" else self._next_timestamp()
         return tiledb.open(self.uri, mode, ctx=context, timestamp=asked)
+
+    def _next_timestamp(self) -> int:
+        return next_timestamp(self.uri, (FRAGMENTS, SCHEMA), self._session)
 
     @property
     def _schema(self) -> Any:
@@ -350,9 +356,8 @@ class Dataframe:
 
     def _evolution(self) -> Any:
         evolution = tiledb.ArraySchemaEvolution(self._session.context())
-        if self._timestamp is not None:
-            # A reader as of this time looks for a schema that is no younger.
-            evolution.timestamp(self._timestamp)
+        # A reader as of this time looks for a schema that is no younger.
+        evolution.timestamp(self._next_timestamp() if self._timestamp is None else self._timestamp)
         return evolution
 
     def add_attributes(self, columns: Mapping[str, np.dtype[Any]]) -> None:
@@ -375,7 +380,7 @@ class Dataframe:
         table : Table
             Rows with their keys; a column that it lacks becomes missing in them.
         timestamp : int, optional
-            Milliseconds since 1970, by default now.
+            Milliseconds since 1970, by default that of the table.
         is_deletion : bool
             Delete the rows instead.
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from voxtier.errors import BackendError, SourceError
 from voxtier.system.locks import hold_lock
 from voxtier.volumes.store.locks.s3_lock import hold_remote_lock
-from voxtier.volumes.tiledb.session import Session, is_remote
+from voxtier.volumes.tiledb.session import LOCK_NAME, Session, is_remote
 
-LOCK_NAME = ".voxtier.lock"
+__all__ = ["LOCK_NAME", "only_writer"]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import Any
 
 from voxtier.errors import BackendError, MissingExtraError
-from voxtier.volumes.tiledb.format.folders import RESERVED
+from voxtier.volumes.tiledb.format.names import RESERVED
 from voxtier.volumes.tiledb.session import Session
 
 LOCK_NAME = f"{RESERVED}voxtier_lock.json"

@@ -22,7 +22,7 @@ from voxtier.errors import FormatError, SourceError
 from voxtier.system.fork import after_fork_in_child
 from voxtier.volumes.config import ReadConfig
 from voxtier.volumes.tiledb.format import VERSION, node_cache
-from voxtier.volumes.tiledb.format.folders import COMMITS, FRAGMENTS, SCHEMA
+from voxtier.volumes.tiledb.format.names import COMMITS, FRAGMENTS, SCHEMA
 from voxtier.volumes.tiledb.layout import Layout, Region
 from voxtier.volumes.tiledb.session import is_remote
 

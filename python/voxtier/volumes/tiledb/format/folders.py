@@ -1,30 +1,12 @@
-"""The folders of an array or a group: their names, and what can be learned from names alone."""
+"""The folders of an array or a group: what can be learned from their names, and their removal."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
 
+from voxtier.volumes.tiledb.format.names import FRAGMENTS, GROUP, GROUP_MARK, META
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, remove_file, remove_tree
-
-RESERVED = "__"
-"""Begins the names of TileDB's own folders and files, which never name an array or a group."""
-
-SCHEMA = "__schema"
-COMMITS = "__commits"
-FRAGMENTS = "__fragments"
-META = "__meta"
-GROUP = "__group"
-GROUP_MARK = "__tiledb_group.tdb"
-"""Folder of the members of a group."""
-
-ARRAY_FOLDERS = (SCHEMA, f"{SCHEMA}/__enumerations", COMMITS, FRAGMENTS, META, "__fragment_meta", "__labels")
-"""What ``tiledb.Array.create`` makes, in its order."""
-
-
-def is_reserved(name: str) -> bool:
-    """Return whether a name inside a group or an array is TileDB's own."""
-    return name.startswith(RESERVED)
 
 
 def fragment_names(uri: str, session: Session) -> list[str]:

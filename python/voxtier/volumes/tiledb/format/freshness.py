@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from voxtier.errors import NotFoundError
-from voxtier.volumes.tiledb.format.folders import COMMITS, META
+from voxtier.volumes.tiledb.format.names import COMMITS, META
 from voxtier.volumes.tiledb.session import is_remote
 
 # A folder's modification time may repeat within a clock tick of its file system.

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from voxtier.volumes.tiledb.format import VERSION
-from voxtier.volumes.tiledb.format.folders import ARRAY_FOLDERS, GROUP, META, SCHEMA
 from voxtier.volumes.tiledb.format.messages import translate_errors
+from voxtier.volumes.tiledb.format.names import ARRAY_FOLDERS, GROUP, META, SCHEMA
 from voxtier.volumes.tiledb.session import (
     REMOVING,
     Session,

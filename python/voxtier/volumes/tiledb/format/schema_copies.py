@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from voxtier.errors import ConfigError, SourceError
-from voxtier.volumes.tiledb.format.folders import ARRAY_FOLDERS, SCHEMA
+from voxtier.volumes.tiledb.format.names import ARRAY_FOLDERS, SCHEMA
 
 _MOST_KINDS = 64  # a schema of voxels has some 200 bytes
 
