@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import tiledb
 from numpy.typing import NDArray
 
+from volumes.support.command_line import run
 from voxtier.errors import NotFoundError
 from voxtier.system.locks import hold_lock
 from voxtier.volumes import TileConfig, Volume, configure
@@ -213,6 +215,13 @@ def test_rows_columns_and_groups_count_after_a_clock_that_ran_ahead(tmp_path: Pa
         assert opened.meta["n"] == 2
 
 
+def merge_commits(uri: str) -> Path:
+    """Make the list of commits that another process makes of what it sees; return it."""
+    tiledb.consolidate(uri, config=tiledb.Config({"sm.consolidation.mode": "commits"}))
+    (listing,) = Path(uri, "__commits").glob("*.con")
+    return listing
+
+
 def test_no_list_of_commits_is_made_while_another_process_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,3 +260,37 @@ def test_a_volume_is_consolidated_by_one_process_at_a_time(
     thread.join(60)
     assert len(volume.fragments()) == 1
     assert np.array_equal(volume.to_numpy(), data)
+
+
+def test_verify_opens_a_volume_whose_list_of_commits_names_what_was_merged(tmp_path: Path) -> None:
+    """What two processes left that consolidated one volume: one made the list, the other removed the rest."""
+    volume, data = make_updated(tmp_path)
+    shutil.copytree(volume.uri, tmp_path / "other")
+    listing = merge_commits(str(tmp_path / "other"))
+    volume.consolidate()
+    shutil.copy(listing, Path(volume.uri, "__commits"))
+    with pytest.raises(tiledb.TileDBError):
+        tiledb.open(volume.uri)
+    (row,) = run("verify", volume.uri, "--json", code=1).rows
+    assert (row["status"], len(row["detail"].split(", "))) == ("bad", 9)
+    (row,) = run("verify", volume.uri, "--fix", "--json").rows
+    assert (row["status"], len(row["ignored"].split(", "))) == ("ok", 9)
+    for _ in range(2):
+        assert np.array_equal(Volume(volume.uri).to_numpy(), data)
+        with tiledb.open(volume.uri) as array:
+            assert np.array_equal(array[:]["voxels"], data.transpose(volume._array.layout.order))
+        assert run("verify", volume.uri, "--json").rows[0].keys() >= {"shape"}
+        volume.update((0, 0, 0), data[:1, :1, :1])
+        volume.consolidate()
+
+
+def test_verify_does_not_call_healthy_what_lost_voxels(tmp_path: Path) -> None:
+    volume, _ = make_updated(tmp_path)
+    merge_commits(volume.uri)
+    last = volume.fragments()[-1].name
+    shutil.rmtree(Path(volume.uri, "__fragments", last))
+    before = sorted(Path(volume.uri, "__commits").iterdir())
+    (row,) = run("verify", volume.uri, "--fix", "--json", code=1).rows
+    assert row["status"] == "bad"
+    assert f"{last} is gone, and no other holds its voxels" in row["detail"]
+    assert sorted(Path(volume.uri, "__commits").iterdir()) == before

@@ -9,12 +9,15 @@ import click
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.options import AS_JSON, DRY_RUN, RenamedOption
 from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri, say_if_empty
-from voxtier.errors import BackendError, ConfigError, SourceError, VoxtierError
+from voxtier.errors import BackendError, ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.system.text import format_count
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
     from voxtier.volumes.store.snapshots import Store
+
+
+_LOST = "its lists of commits name fragments that are gone"
 
 
 @click.command()
@@ -70,7 +73,8 @@ def vacuum(uri: str, obs_id: str | None, as_json: bool) -> int:
     cls=RenamedOption,
     old=["--repair"],
     is_flag=True,
-    help="Remove arrays that no commit refers to (left by a killed ingest), renew replicas.",
+    help="Remove arrays that no commit refers to (left by a killed ingest), renew replicas, open volumes"
+    " whose lists of commits name fragments that were merged and removed.",
 )
 @AS_JSON
 def verify(uri: str, repair: bool, as_json: bool) -> int:
@@ -89,7 +93,7 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
     if unfinished is not None:
         emit(_repair_unfinished(unfinished, repair=repair), as_json=as_json)
         return EXIT_OK if repair else EXIT_FINDINGS
-    store = open_uri(uri)
+    store = _open_to_verify(uri)
     findings = 0
     volumes = list_volumes(store)
     for volume in volumes:
@@ -118,16 +122,32 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
     return EXIT_OK if volumes and not findings else EXIT_FINDINGS
 
 
+def _open_to_verify(uri: str) -> Volume | VolumeCollection | RadiObject:
+    """Open what an address names, also a volume that cannot be read before it is repaired."""
+    from voxtier.volumes import Volume
+    from voxtier.volumes.tiledb.format.fragments import find_lost
+    from voxtier.volumes.tiledb.session import Session, as_uri
+
+    return Volume(uri) if find_lost(as_uri(uri), Session.of(None)) else open_uri(uri)
+
+
 def _verify_volume(volume: Volume, *, repair: bool) -> dict[str, Any]:
     from voxtier.volumes.tiledb import replicas
+    from voxtier.volumes.tiledb.format import fragments
     from voxtier.volumes.tiledb.session import Session
 
     row: dict[str, Any] = {"uri": volume.uri, "status": "ok"}
+    session = Session.of(None)
     try:
+        if lost := fragments.find_lost(volume.uri, session):
+            if not repair:
+                raise FormatError("store_damaged", None, f"{_LOST}: {', '.join(lost)}; see --fix")
+            fragments.ignore_lost(volume.uri, session)
+            row["ignored"] = ", ".join(lost)
         volume.to_numpy(raw=True)
         shape = "x".join(map(str, volume.shape))
         row |= {"obs_id": volume.obs_id, "shape": shape, "dtype": str(volume.stored_dtype)}
-        stale = replicas.find_differences(volume.uri, Session.of(None))
+        stale = replicas.find_differences(volume.uri, session)
         if stale and repair:
             volume.replicate()
             row["renewed"] = "; ".join(stale)
