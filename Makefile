@@ -73,11 +73,11 @@ test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
 # lints and the pages: many of their tests wait, for a kill, a time-out, a server.
 frames-tests: setup .venv/.pgbouncer
 	@echo '[test] frames, the command line, the tree'
-	@$(PYTEST) --numprocesses 4 --ignore tests/tensors --ignore tests/volumes
+	@$(PYTEST) --numprocesses 3 --ignore tests/tensors --ignore tests/volumes
 
 tensors-tests: setup
 	@echo '[test] tensors'
-	@$(PYTEST) --numprocesses 2 tests/tensors
+	@$(PYTEST) --numprocesses 1 tests/tensors
 
 lint: rust-lint python-lint stubs ## rustfmt, clippy, ruff, mypy --strict, stubtest, docstrings
 
