@@ -87,6 +87,31 @@ def test_server_killed_is_started_again_with_its_tables(home: Path) -> None:
     assert lock_is_free(home)
 
 
+@pytest.mark.parametrize("long_path", [False, True])  # its socket lies elsewhere then
+def test_numbers_that_a_killed_server_left_may_be_of_other_processes_now(
+    tmp_path: Path, home: Path, *, long_path: bool
+) -> None:
+    if long_path:
+        home = home.rename(tmp_path / ("deep" * 25))
+    server = EmbeddedServer(home)
+    server.attach()
+    pid = server_pid(home)
+    files = [home / "postgres" / "data" / "postmaster.pid"]
+    files += [Path(server.status().socket_folder or "") / ".s.PGSQL.5432.lock"]
+    for victim in (keeper_of(pid), pid):
+        os.kill(victim, signal.SIGKILL)
+    eventually(lambda: lock_is_free(home))
+    for file in files:
+        number, rest = file.read_text().split("\n", 1)
+        assert int(number) == pid
+        file.write_text(f"{os.getpid()}\n{rest}")
+    server.ensure_running()
+    assert answer(server) == 42
+    server.stop(force=True)
+    assert not any(file.exists() for file in files)
+    server.detach()
+
+
 def test_server_killed_in_a_long_statement_is_started_again(home: Path) -> None:
     server = EmbeddedServer(home)
     server.attach()

@@ -73,11 +73,13 @@ def start_server(folder: Path, server_lock: int) -> None:
     account = find_account(programs, folder)
     if not version.is_file():
         _initialise(folder, programs, account, server_lock)
-    # The lock is free, so these files are of a run that has ended.
-    (data / "postmaster.pid").unlink(missing_ok=True)
-    (folder / "keep").unlink(missing_ok=True)
+    sockets = _make_socket_folder(folder, account)
+    # The lock is free, so these files are of a run that has ended. PostgreSQL would ask whether the processes
+    # that they name live, and their numbers may be of others now.
+    for left in (data / "postmaster.pid", sockets / f"{SOCKET_NAME}.lock", folder / "keep"):
+        left.unlink(missing_ok=True)
     settings = _SETTINGS | {
-        "unix_socket_directories": str(_make_socket_folder(folder, account)),
+        "unix_socket_directories": str(sockets),
         "shared_buffers": f"{_buffers() >> 20}MB",
     }
     if programs.major >= 18:
