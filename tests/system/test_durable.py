@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from voxtier.system import durable
+from voxtier.system import durable, machine
 from voxtier.system.durable import (
     TEMPORARY,
     temporary_is_live,
@@ -95,6 +95,17 @@ def test_what_a_killed_writer_left_is_told_from_what_a_living_one_writes(tmp_pat
         writer.wait()
     assert left.exists()
     assert not temporary_is_live(left)
+
+
+def test_a_temporary_of_a_process_whose_number_was_used_again_is_left_over(tmp_path: Path) -> None:
+    """A container that is started anew gives the same numbers, and maybe has the same namespace."""
+    own = temporary_path(tmp_path / "a")
+    own.write_bytes(b"half")
+    started = machine.start_ticks(os.getpid())
+    assert temporary_is_live(own)
+    other = own.rename(own.with_name(own.name.replace(f"-{started}-", f"-{int(started) - 1}-")))
+    assert other != own
+    assert not temporary_is_live(other)
 
 
 @pytest.mark.parametrize("name", ["a.pt", "x" * 255, "ü" * 127])

@@ -2,7 +2,7 @@
 
 A reader of a final name never sees a partial file: the content goes to a temporary name in the *same* folder,
 is flushed to the disk, and is then linked or renamed. A killed writer leaves its temporary file; the name
-holds boot and process, so that others can tell whether the writer still runs.
+holds the process and where its number counts, so that others there can tell whether the writer still runs.
 """
 
 from __future__ import annotations
@@ -11,19 +11,27 @@ import contextlib
 import io
 import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from voxtier.system.machine import is_alive
+from voxtier.system.machine import is_running, numbering, start_ticks
 
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<boot>[0-9a-f]{8})-(?P<pid>\d+)-(?P<serial>\d+)\.(?:tmp|part)")
-"""``.<final name>.<boot>-<pid>-<serial>.tmp``: hidden, and never ends in ``.pt``."""
+TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.(?P<where>[0-9a-f]{8})-(?P<pid>\d+)-(?:(?P<started>\d+)-)?(?P<serial>\d+)\.(?:tmp|part)"
+)
+"""``.<final name>.<where>-<pid>-<started>-<serial>.tmp``: hidden, and never ends in ``.pt``.
+
+Where the number of the process counts, and its start, if the system tells (`voxtier.system.machine`).
+Versions before wrote the boot alone and no start: nobody can tell of which container that number is.
+"""
 
 STALE_AFTER = 120.0
-"""Seconds without a change after which the writer of a file or claim of another machine counts as ended."""
+"""Seconds without a change after which a writer that runs on another machine, or in another container, counts
+as ended: nobody here can tell."""
+_CLOCK_DIFFERENCE = 86400.0
+"""Seconds by which another machine's clock may be ahead; what is of a later time would never end."""
 
 WRITE_STEP = 1 << 20
 """Bytes that are written before the disk is asked to take them."""
@@ -31,29 +39,25 @@ WRITE_STEP = 1 << 20
 _serial = iter(range(1, 1 << 62))
 
 
-def boot_id() -> str:
-    """Return eight hexadecimal digits that name this machine since its last start."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    except OSError:
-        import zlib
-
-        return f"{zlib.crc32(socket.gethostname().encode()):08x}"
-
-
 def temporary_path(final: Path) -> Path:
     """Return a fresh temporary name beside ``final``."""
     name = os.fsdecode(os.fsencode(final.name)[:200])  # a file system's names end at 255 bytes
-    return final.with_name(f".{name}.{boot_id()}-{os.getpid()}-{next(_serial)}.tmp")
+    pid = os.getpid()
+    parts = [numbering(), str(pid), start_ticks(pid), str(next(_serial))]
+    return final.with_name(f".{name}.{'-'.join(filter(None, parts))}.tmp")
 
 
 def temporary_is_live(path: Path, *, now: float | None = None) -> bool:
-    """Return whether the writer may still run: its process lives, or another machine wrote lately."""
+    """Return whether the writer may still run: its process lives, or it wrote lately and nobody can tell."""
     match = TEMPORARY.fullmatch(path.name)
-    if match and match["boot"] == boot_id():
-        return is_alive(int(match["pid"]))
+    running = is_running(match["where"], int(match["pid"]), match["started"] or "") if match else None
+    return changed_lately(path, now=now) if running is None else running
+
+
+def changed_lately(path: Path, *, now: float | None = None) -> bool:
+    """Return whether a file is there and was changed within `STALE_AFTER`."""
     try:
-        return -86400 < (now or time.time()) - path.stat().st_mtime < STALE_AFTER  # a clock may be ahead
+        return -_CLOCK_DIFFERENCE < (now or time.time()) - path.stat().st_mtime < STALE_AFTER
     except OSError:
         return False
 

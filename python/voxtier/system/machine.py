@@ -1,20 +1,63 @@
 """What the machine says: whether another process still runs and since when, and how much memory there is.
 
-The kernel gives numbers of ended processes to new ones: number and start together name a process.
+The kernel gives numbers of ended processes to new ones: number and start together name a process. Each
+container gives numbers of its own: `numbering` tells whose one is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 _UNKNOWN_MEMORY = 4 << 30
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACES = Path("/proc/self/ns")
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _OWN_CGROUP = re.compile(r"^\d+:([^:]*):(/.*)$", re.MULTILINE)
+
+
+def numbering() -> str:
+    """Return eight hexadecimal digits that name where this process' number counts.
+
+    That is one machine since its last start, and on it one container: the others give the same numbers to
+    processes of their own, and may be the same kernel's.
+    """
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(_BOOT.read_text())
+    for kind in ("pid", "time"):  # starts of processes are told by the clock of a container
+        with contextlib.suppress(OSError):
+            parts.append(str((_NAMESPACES / kind).stat().st_ino))
+    return f"{zlib.crc32(' '.join(parts).encode()):08x}"
+
+
+def is_running(where: str, pid: int, started: str = "") -> bool | None:
+    """Return whether a process runs, if that can be told here.
+
+    Parameters
+    ----------
+    where : str
+        What `numbering` returned to it.
+    pid : int
+        Its number there.
+    started : str
+        What `start_ticks` said of it; empty where that is not known.
+
+    Returns
+    -------
+    bool or None
+        None where nobody here can tell, as its number counts elsewhere.
+    """
+    if where != numbering():
+        return None
+    return is_alive(pid) and started in ("", start_ticks(pid))
 
 
 def is_alive(pid: int) -> bool:

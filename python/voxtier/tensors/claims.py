@@ -11,18 +11,15 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from voxtier.system.durable import STALE_AFTER, boot_id, temporary_path
-from voxtier.system.machine import is_alive, start_ticks
+from voxtier.system.durable import STALE_AFTER, changed_lately, temporary_path
+from voxtier.system.machine import is_running, numbering, start_ticks
 
 BEAT_SECONDS = STALE_AFTER / 8
 """Between two heartbeats of a claim."""
-_CLOCK_DIFFERENCE = 86400.0
-"""Seconds by which another machine's clock may be ahead; a claim of a later time would never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +29,13 @@ class _Holder:
     pid: int
     host: str
     boot: str
+    """Where its number counts: see `numbering`. Versions before wrote the boot of the machine alone."""
     started: str = ""
     """When the process began, in the kernel's ticks: numbers of processes are used again."""
 
 
 def _this_process() -> _Holder:
-    return _Holder(os.getpid(), socket.gethostname(), boot_id(), start_ticks(os.getpid()))
+    return _Holder(os.getpid(), socket.gethostname(), numbering(), start_ticks(os.getpid()))
 
 
 def _read_holder(path: Path) -> _Holder:
@@ -53,8 +51,8 @@ class Claim:
     """The right to make one file: an exclusive file beside the final name.
 
     The modification time of the claim file is the heartbeat. A claim may be taken over when its process is
-    dead on this machine, or has been silent for two minutes on another. ``flock`` is not used: network file
-    systems ignore it.
+    dead here, or has been silent for two minutes on another machine or in another container. ``flock`` is not
+    used: network file systems ignore it.
 
     Examples
     --------
@@ -167,19 +165,11 @@ class Claim:
 
 def claim_is_live(path: Path) -> bool:
     """Whether the claim file exists and its process may be alive."""
-    try:
-        age = time.time() - path.stat().st_mtime
+    running = None
+    with contextlib.suppress(OSError, *_UNREADABLE):
         holder = _read_holder(path)
-    except FileNotFoundError:
-        return False
-    except (OSError, *_UNREADABLE):
-        try:
-            return -_CLOCK_DIFFERENCE < time.time() - path.stat().st_mtime < STALE_AFTER
-        except OSError:
-            return False
-    if holder.boot == boot_id() and holder.host == socket.gethostname():
-        return is_alive(holder.pid) and holder.started in ("", start_ticks(holder.pid))
-    return -_CLOCK_DIFFERENCE < age < STALE_AFTER
+        running = is_running(holder.boot, holder.pid, holder.started)
+    return changed_lately(path) if running is None else running
 
 
 def claim_is_dead(path: Path) -> bool:

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from voxtier.system.durable import boot_id, write_text
-from voxtier.system.machine import is_alive
+from voxtier.system.durable import write_text
+from voxtier.system.machine import is_running, numbering
 from voxtier.tensors.claims import Claim
 
 Entry: TypeAlias = dict[str, Any]
@@ -111,7 +111,7 @@ class Manifest:
         # A forked child begins a segment of its own.
         if self._own_segment is None or f"-{os.getpid()}-" not in self._own_segment.name:
             self.path.mkdir(parents=True, exist_ok=True)
-            name = f"{boot_id()}-{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
+            name = f"{numbering()}-{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
             self._own_segment = self.path / name
         now = time.time()
         text = "".join(json.dumps({"at": now, **entry}, separators=(",", ":")) + "\n" for entry in entries)
@@ -157,15 +157,16 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def _is_in_use(segment: Path) -> bool:
-    boot, _, rest = segment.name.partition("-")
+    where, _, rest = segment.name.partition("-")
     parts = rest.removesuffix(".jsonl").rsplit("-", 2)
     if len(parts) != 3 or not parts[1].isdecimal():
         return False
-    if boot == boot_id() and parts[0] == socket.gethostname():
-        return int(parts[1]) != os.getpid() and is_alive(int(parts[1]))
+    running = is_running(where, int(parts[1]))
+    if running is not None:
+        return running and int(parts[1]) != os.getpid()
     try:
         return time.time() - segment.stat().st_mtime < 86_400
-    except OSError:  # another machine has joined it
+    except OSError:  # another process has joined it
         return True
 
 

@@ -17,7 +17,8 @@ import pytest
 from support.builders import dicom, element, image, pattern
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.serving.status_files import read_statuses, readers_folder
-from voxtier.system.durable import boot_id, temporary_path
+from voxtier.system.durable import temporary_path
+from voxtier.system.machine import numbering
 
 
 def voxtier(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -100,7 +101,7 @@ def test_a_killed_readers_file_is_removed_and_a_damaged_one_skipped(path: str) -
     child.kill()
     child.join()
     # Killed between writing and renaming; and a living process that is there just now.
-    (readers_folder() / f".{child.pid}-7.json.{boot_id()}-{child.pid}-1.tmp").write_text("{")
+    (readers_folder() / f".{child.pid}-7.json.{numbering()}-{child.pid}-1.tmp").write_text("{")
     own = temporary_path(readers_folder() / f"{os.getpid()}-999.json")
     own.write_text("{")
     assert list(read_statuses(readers_folder())) == []
@@ -131,11 +132,30 @@ def test_a_process_id_used_again_is_not_the_reader(path: str) -> None:
     with FrameReader(None) as reader:
         reader.frame(path, 0)
         [seen] = wait_for(1)
-        old = readers_folder() / seen.name.replace("-", "-7")
+        old = readers_folder() / seen.name.replace(".json", "7.json")
         old.write_bytes((readers_folder() / seen.name).read_bytes())
         os.utime(old, (1, 1))
         wait_for(1)
         assert not old.exists()
+
+
+def test_readers_of_another_container_are_left_alone(path: str) -> None:
+    """Two containers share the folder, and the numbers of their processes are the same."""
+    with FrameReader(None) as reader:
+        reader.frame(path, 0)
+        [own] = wait_for(1)
+        here, _, rest = own.name.partition("-")
+        unused = next(number for number in range(2, 30_000) if not Path(f"/proc/{number}").exists())
+        theirs = [readers_folder() / f"0123abcd-{name}" for name in (rest, f"{unused}-1.json")]
+        for each in theirs:
+            each.write_bytes((readers_folder() / own.name).read_bytes())
+        wait_for(1)
+        assert {own.name, *(each.name for each in theirs)} == set(os.listdir(readers_folder()))
+        for each in theirs:
+            os.utime(each, (1, 1))
+        wait_for(1)
+        assert os.listdir(readers_folder()) == [own.name]
+        assert here == numbering()
 
 
 def test_a_reader_is_seen_at_the_first_look(path: str) -> None:

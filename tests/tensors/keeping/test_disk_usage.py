@@ -14,7 +14,7 @@ from tensors.cases import fill_cache, names_of, rows, run_cli, run_unread, write
 from tensors.keeping.damage import MATRIX
 from voxtier.cli.tensors.disk_usage import du_command
 from voxtier.errors import ConfigError
-from voxtier.system import durable
+from voxtier.system import machine
 from voxtier.tensors import Manifest, claims, fix, list_cache, load_config, verify
 from voxtier.tensors.identity.folders import item_folder, remember_folder
 from voxtier.tensors.keeping.adopt import adopt
@@ -34,14 +34,16 @@ def test_gc_removes_dead_files_and_keeps_live_and_precious_ones(healthy: Path, t
     remember_folder(config, folder)
     files = fill_cache(folder, healthy, 4)
     Manifest(folder).record([{"key": files[2].stem, "source": {"path": str(path)}}])
-    dead = folder / f".x.pt.{durable.boot_id()}-999999999-1.tmp"
+    dead = folder / f".x.pt.{machine.numbering()}-999999999-1.tmp"
     dead.write_bytes(b"half")
-    alive = folder / f".y.pt.{durable.boot_id()}-{os.getpid()}-1.tmp"
+    alive = folder / f".y.pt.{machine.numbering()}-{os.getpid()}-1.tmp"
     alive.write_bytes(b"half")
     claim = claims.Claim.take(files[0])
     assert claim is not None
     stale = claims.Claim.path_for(files[1])
-    stale.write_text(json.dumps({"pid": 999_999_999, "host": os.uname().nodename, "boot": durable.boot_id()}))
+    stale.write_text(
+        json.dumps({"pid": 999_999_999, "host": os.uname().nodename, "boot": machine.numbering()})
+    )
     os.utime(stale, (1, 1))
     part = config.img_dir / ".train_9_a_1.nii.gz.part"
     part.write_bytes(b"half")
@@ -166,7 +168,7 @@ def test_ls_du_and_adopt_report_files_bytes_and_duplicates(healthy: Path, tmp_pa
     first = next((root / ("b" * 32)).glob("*.pt"))
     first.unlink()
     assert "equal" not in run_cli("adopt", root, "--duplicates").stdout
-    (root / ("b" * 32) / f".x.pt.{durable.boot_id()}-999999999-1.tmp").write_bytes(b"half")
+    (root / ("b" * 32) / f".x.pt.{machine.numbering()}-999999999-1.tmp").write_bytes(b"half")
     assert run_cli("adopt", root).returncode == 0, "what a dead run left is no damage"
     (root / ("a" * 32) / "cache_params.json").write_text("[" * 100_000)
     assert [row["parameters"] for row in rows(run_cli("ls", root, "--json").stdout)] == [{}, {}]

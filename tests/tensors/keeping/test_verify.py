@@ -13,7 +13,7 @@ import torch
 from tensors.cases import fill_cache, rows, run_cli, run_forked, run_unread, write_project
 from tensors.keeping.damage import damage_file
 from voxtier import _core
-from voxtier.system import durable
+from voxtier.system import machine
 from voxtier.tensors import Manifest, list_cache, load_config, states, verify
 from voxtier.tensors.identity.folders import item_folder, remember_folder
 
@@ -60,8 +60,8 @@ def test_gds_markers_lmdb_and_temporaries_are_no_damage(healthy: Path, tmp_path:
     (cache / "0123.pt-image").write_bytes(b"raw")
     (cache / "0123.pt-image-meta").write_bytes(b"meta")
     (cache / "monai_cache.lmdb").write_bytes(b"\0" * 100)
-    (cache / f".x.pt.{durable.boot_id()}-999999999-1.tmp").write_bytes(b"half")
-    (cache / f".y.pt.{durable.boot_id()}-{os.getpid()}-1.tmp").write_bytes(b"half")
+    (cache / f".x.pt.{machine.numbering()}-999999999-1.tmp").write_bytes(b"half")
+    (cache / f".y.pt.{machine.numbering()}-{os.getpid()}-1.tmp").write_bytes(b"half")
     done = run_cli("verify", cache, "--json")
     assert done.returncode == 0
     assert sorted(row["state"] for row in rows(done.stdout)) == [

@@ -14,7 +14,7 @@ from tensors.cases import names_of, put_raw, rows
 from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
 from voxtier import _core
-from voxtier.system import durable
+from voxtier.system import machine
 from voxtier.tensors import Manifest, claims, item_key
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.identity.keys import hub_path
@@ -235,7 +235,7 @@ def test_a_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     project.put_raw_files()
     project.folder.mkdir(parents=True)
     path = claims.Claim.path_for(project.final(project.names[0]))
-    holder = {"pid": 999_999_999, "host": os.uname().nodename, "boot": durable.boot_id()}
+    holder = {"pid": 999_999_999, "host": os.uname().nodename, "boot": machine.numbering()}
     path.write_text(json.dumps(holder))
     assert project.run().made == 1
     assert not path.exists()

@@ -2,6 +2,7 @@
 
 A reader replaces its file every two seconds and removes it when it closes. The file of a killed process stays
 until somebody reads the folder. Readers share nothing but these files, so that none waits for another.
+Those of other containers that share the folder are left alone: nobody here can tell whether they live.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from voxtier.system.durable import TEMPORARY, temporary_is_live, write_file
+from voxtier.system.durable import TEMPORARY, changed_lately, temporary_is_live, write_file
 from voxtier.system.home import default_home, home_if_any
-from voxtier.system.machine import is_alive, start_time
+from voxtier.system.machine import is_running, numbering, start_time
 
 #: Seconds between two writes.
 INTERVAL = 2.0
 #: Seconds after which a living process that wrote no status counts as stopped or hanging.
 SILENT_AFTER = 15.0
-_NAME = re.compile(r"([1-9][0-9]{0,9})-[0-9]{1,9}\.json\Z")
+# Versions before wrote no `numbering`.
+_NAME = re.compile(r"(?:([0-9a-f]{8})-)?([1-9][0-9]{0,9})-[0-9]{1,9}\.json\Z")
 _LARGEST = 1 << 16
 _NUMBERS = ("requests", "tier1", "tier2", "tier3", "degraded")
 _ROUTE_NUMBERS = ("requests", "refused", "microseconds", "slowest")
@@ -114,7 +116,7 @@ class StatusWriter:
 
     def _path(self) -> Path:
         assert self.folder is not None
-        return self.folder / f"{os.getpid()}-{self._number}.json"
+        return self.folder / f"{numbering()}-{os.getpid()}-{self._number}.json"
 
     def _run(self) -> None:
         while stats := self._stats():
@@ -138,9 +140,10 @@ class StatusWriter:
 
 
 def read_statuses(folder: Path) -> Iterator[ReaderStatus]:
-    """Iterate over the statuses of running readers, by the names of their files.
+    """Iterate over the statuses of running readers here, by the names of their files.
 
-    Removes the files of processes that have ended; skips files that are no statuses.
+    Removes the files of processes that have ended, and those of other containers that nobody writes any more;
+    skips files that are no statuses.
     """
     try:
         paths = sorted(folder.iterdir())
@@ -153,17 +156,19 @@ def read_statuses(folder: Path) -> Iterator[ReaderStatus]:
                 with suppress(OSError):
                     path.unlink()
             continue
-        pid = int(match[1])
+        pid = int(match[2])
         try:
             written = path.stat().st_mtime
         except OSError:
             continue
         began = start_time(pid)
+        running = is_running(match[1] or numbering(), pid)
         # A process that began later has taken over the number of the one that wrote.
-        if not is_alive(pid) or (began is not None and began > written + 1):
+        is_another = running and began is not None and began > written + 1
+        if running is False or is_another or (running is None and not changed_lately(path)):
             with suppress(OSError):
                 path.unlink()
-        elif content := _read(path):
+        elif running and (content := _read(path)):
             yield ReaderStatus(path.name, pid, max(time.time() - content["written"], 0.0), content)
 
 
