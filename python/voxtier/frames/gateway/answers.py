@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 _DICOM_JSON = "application/dicom+json"
 _MORE = "There are additional results that can be requested"
 _SECONDS = 0.5
+_STOP_SECONDS = 1.0
 # Requests to stores at the same time: they wait for one another no more than for the index.
 _STORE_THREADS = 32
 
@@ -93,10 +95,11 @@ class Answers:
             thread.start()
 
     def stop(self) -> None:
-        """Stop the threads, after the questions that they are at."""
+        """Stop the threads; one that still waits for a sick database is left: its client is gone by now."""
         self._stopping.set()
+        ends = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(ends - time.monotonic(), 0.0))
         self._stores.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:

@@ -81,10 +81,10 @@ class Preload:
             )
             self._thread.start()
 
-    def cancel(self) -> None:
-        """Stop a run and wait for its end; tables that it loaded stay."""
+    def cancel(self, seconds: float | None = None) -> None:
+        """Stop a run and wait (at most `seconds`) for its end; tables that it loaded stay."""
         self._cancel.set()
-        self.wait()
+        self.wait(seconds)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait at most `seconds` for the end of a run; return whether no run is under way."""

@@ -37,6 +37,7 @@ from voxtier.system.fork import after_fork_in_child
 T = TypeVar("T")
 
 _MOST_FRAMES = 0xFFFFFFFF
+_PRELOAD_ENDS_WITHIN = 1.0  # seconds; one that waits for a sick database is left
 _UID = re.compile(r"[0-9.]{1,64}\Z")
 
 
@@ -380,7 +381,7 @@ class FrameReader:
     def close(self) -> None:
         """Stop the threads, write accesses and tables to the index, close the files, but not the store."""
         self._status.close()
-        self.preload.cancel()
+        self.preload.cancel(_PRELOAD_ENDS_WITHIN)
         self._write_back.close()
         self._files.close()
         if self.index is not None:
