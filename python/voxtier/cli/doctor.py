@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from voxtier.postgres.database import Database
 
 _LOW_DISK = 1 << 30
-_LOADING = "loads tables"
+_LOADING = "waits for its index or loads tables"
 _FEW_FILES = 1024
 # The packages of each extra.
 _EXTRAS = {

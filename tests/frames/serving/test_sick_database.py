@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,16 +23,6 @@ from voxtier.frames.serving.files import open_files
 from voxtier.frames.serving.index import index_client
 from voxtier.frames.store.row import FoundFile
 from voxtier.postgres.embedded import EmbeddedServer
-
-
-@pytest.fixture
-def server(tmp_path: Path, fresh_folder: Path) -> Iterator[EmbeddedServer]:
-    """A server of this test alone: it is frozen and killed."""
-    shutil.copytree(fresh_folder, tmp_path / "server", ignore=shutil.ignore_patterns("socket"))
-    server = EmbeddedServer(tmp_path / "server")
-    server.attach()
-    yield server
-    server.detach()
 
 
 def content(number: int) -> bytes:

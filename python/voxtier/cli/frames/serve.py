@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import signal
 import sys
@@ -14,9 +15,10 @@ from urllib.parse import quote
 
 import click
 
+from voxtier.cli.exit_codes import EXIT_OK, is_absent
 from voxtier.cli.frames.serve_settings import FolderOrPrefix, read_config, read_tokens
 from voxtier.cli.options import SIZE, GivenPath, dsn_options, open_store
-from voxtier.errors import ConfigError, VoxtierError
+from voxtier.errors import BackendError, ConfigError, MissingExtraError, SourceError, VoxtierError
 from voxtier.system.home import home_if_any
 from voxtier.system.text import format_bytes, format_count, on_one_line
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _PREFIX = "VOXTIER_SERVE_"
 _DESCRIPTORS = 16_384
+# Seconds, of the index run: between two tries, and for its end.
+_FIRST_PAUSE, _LONGEST_PAUSE, _RUN_ENDS_WITHIN = 1.0, 30.0, 1.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
 
 
@@ -140,6 +144,7 @@ def serve(
             f"folders are of one source, and {len(sources)} are named: index them (`voxtier index --source "
             f"{sources[0]} ...`), then serve all sources without folders"
         )
+    _check_extras(folders)
     stopping = threading.Event()
     _raise_file_limit()
     bound_free_memory()
@@ -153,16 +158,29 @@ def serve(
                     f"--host {options['host']} --port {options['port']}: {error.strerror or error}"
                 ) from None
             _announce(gateway, options)
-            if not folders:
-                _name_unknown(store, sources)
+            run = _IndexRun(store, sources[0], folders, None if all_files else extension, stopping)
+            if folders:
+                run.start()
             else:
-                wanted = None if all_files else extension
-                target = lambda: _index(store, sources[0], folders, wanted, stopping)  # noqa: E731
-                threading.Thread(target=target, name="voxtier-index-run", daemon=True).start()
+                _name_unknown(store, sources)
             stopping.wait()
             click.echo("stopping: open requests have 10 s; Ctrl-C stops at once", err=True)
             gateway.stop(drain_seconds=10)
-    return 0
+            if folders:
+                run.join(_RUN_ENDS_WITHIN)
+        if run.missing is not None:
+            raise run.missing
+    _end_at_once_if_a_thread_waits()
+    return EXIT_OK
+
+
+def _check_extras(folders: tuple[str, ...]) -> None:
+    """Refuse prefixes of stores that cannot be read at the start: none of their files would be served."""
+    from voxtier.frames.sources.address import is_address
+    from voxtier.frames.sources.stores import load_obstore
+
+    if any(map(is_address, folders)):
+        load_obstore()
 
 
 def _gateway(
@@ -260,36 +278,83 @@ class _signals:  # noqa: N801 - used as a context
         self._stopping.set()
 
 
-def _index(
-    store: FrameStore, source: str, folders: tuple[str, ...], extension: str | None, stopping: threading.Event
-) -> None:
-    """Index what is new below the folders; a gateway serves meanwhile."""
-    from voxtier.frames.indexing.paths import iter_files
-    from voxtier.frames.indexing.run import FileIndexer, index_files
-    from voxtier.frames.indexing.search import fill_search_index
-    from voxtier.frames.sources.address import is_address
-    from voxtier.frames.store.search_index import SearchIndex
+class _IndexRun(threading.Thread):
+    """Indexes what is new below folders, in the background; again while the database or a store fails.
 
-    files = new = refused = 0
-    try:
+    What is not installed ends the gateway: `stopping` is set, and `missing` says what.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        source: str,
+        folders: tuple[str, ...],
+        extension: str | None,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(name="voxtier-index-run", daemon=True)
+        self._store, self._source, self._folders, self._extension = store, source, folders, extension
+        self._stopping = stopping
+        self._new = 0
+        self.missing: MissingExtraError | None = None
+
+    def run(self) -> None:
+        """Index until all is done."""
+        pause, has_said = _FIRST_PAUSE, False
+        while not self._stopping.is_set():
+            try:
+                return self._index()
+            except MissingExtraError as error:
+                self.missing = error
+                self._stopping.set()
+            except VoxtierError as error:
+                if is_absent(error) or not isinstance(error, BackendError | SourceError):
+                    click.echo(f"voxtier: indexing stopped: {error}", err=True)
+                    return None
+                if not has_said:
+                    text = f"indexing was broken off and is tried again until it succeeds: {error}"
+                    click.echo(f"voxtier: {text}", err=True)
+                has_said = True
+            self._stopping.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return None
+
+    def _index(self) -> None:
+        from voxtier.frames.indexing.paths import iter_files
+        from voxtier.frames.indexing.run import FileIndexer, index_files
+        from voxtier.frames.indexing.search import fill_search_index
+        from voxtier.frames.sources.address import is_address
+        from voxtier.frames.store.search_index import SearchIndex
+
+        files = refused = 0
+        threads = 32 if any(map(is_address, self._folders)) else 4
         for reports in index_files(
-            FileIndexer(store, source=source, threads=32 if any(map(is_address, folders)) else 4),
-            iter_files(folders, extension=extension),
+            FileIndexer(self._store, source=self._source, threads=threads),
+            iter_files(self._folders, extension=self._extension),
         ):
             files += len(reports)
-            new += sum(report.status != "unchanged" for report in reports)
+            self._new += sum(report.status != "unchanged" for report in reports)
             refused += sum(report.failed for report in reports)
-            if stopping.is_set():
+            if self._stopping.is_set():
                 return
-        search = SearchIndex(store)
-        if search.holds(source):
-            for _ in fill_search_index(search, source):
-                if stopping.is_set():
+        search = SearchIndex(self._store)
+        if search.holds(self._source):
+            for _ in fill_search_index(search, self._source):
+                if self._stopping.is_set():
                     return
-    except VoxtierError as error:
-        click.echo(f"voxtier: indexing stopped: {error}", err=True)
-        return
-    counts = f"{format_count(files, 'file')}, {new:,} new, {refused:,} refused"
-    click.echo(f"indexed: {counts} (see `voxtier frames errors`)", err=True)
-    if not files and extension is not None:
-        click.echo(f"voxtier: no name ends in {extension}; --all-files takes every file", err=True)
+        counts = f"{format_count(files, 'file')}, {self._new:,} new, {refused:,} refused"
+        click.echo(f"indexed: {counts} (see `voxtier frames errors`)", err=True)
+        if not files and self._extension is not None:
+            text = f"no name ends in {self._extension}; --all-files takes every file"
+            click.echo(f"voxtier: {text}", err=True)
+
+
+def _end_at_once_if_a_thread_waits() -> None:
+    """End the process where a thread still waits for a database or a store that does not answer.
+
+    All is closed by now, and Python would wait for the threads of pools, daemons or not.
+    """
+    if threading.active_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_OK)

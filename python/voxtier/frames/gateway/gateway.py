@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtier._core import Gateway as Core
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, VoxtierError
 from voxtier.frames.gateway.answers import Answers
 from voxtier.frames.gateway.hot_set import HotSet
 from voxtier.frames.gateway.search import Search
@@ -25,6 +26,9 @@ from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 
+_log = logging.getLogger(__name__)
+
+_ASK_AGAIN_SECONDS = 0.5
 # Time for a question on its way to Python and back.
 _HAND_OVER_SECONDS = 0.05
 _LOOPBACK = ("127.0.0.1", "::1")
@@ -156,7 +160,10 @@ class Gateway:
         )
         self._status = StatusWriter(own_folder(), "+".join(names), self.stats)
         self._hot_set = HotSet(self.reader.cache, hot_set)
+        self._store = store
         self._answers: Answers | None = None
+        self._stopping = threading.Event()
+        self._readying: threading.Thread | None = None
         self._lock = threading.Lock()
         after_fork_in_child(self._abandon)
 
@@ -167,7 +174,10 @@ class Gateway:
         return f"http://{host}:{self.port}"
 
     def start(self, *, preload: bool = True) -> Gateway:
-        """Listen, and load the best tables in the background.
+        """Listen, and in the background ask the index until it answers, then load the best tables.
+
+        ``/ready`` says yes when both are done, and goes on saying so if the index fails later: frames come
+        from memory and files then.
 
         Parameters
         ----------
@@ -190,11 +200,29 @@ class Gateway:
         self.reader.wake()
         self._status.wake()
         self._hot_set.start()
-        if preload and not restored:
-            self.reader.preload.start(on_done=self._core.set_ready)
-        else:
-            self._core.set_ready()
+        self._readying = threading.Thread(
+            target=self._get_ready, args=(preload and not restored,), name="voxtier-ready", daemon=True
+        )
+        self._readying.start()
         return self
+
+    def _get_ready(self, preload: bool) -> None:  # noqa: FBT001 - of a thread
+        """Wait for the index, which may come up later than the gateway, and load the best tables."""
+        has_said = False
+        while not self._stopping.is_set():
+            try:
+                self._store.sources()
+            except VoxtierError as error:
+                if not has_said:
+                    _log.warning("the gateway is not ready until the index of frames answers: %s", error)
+                has_said = True
+                self._stopping.wait(_ASK_AGAIN_SECONDS)
+                continue
+            if preload and not self._stopping.is_set():
+                self.reader.preload.start(on_done=self._core.set_ready)
+            else:
+                self._core.set_ready()
+            return
 
     def status(self) -> dict[str, Any]:
         """Return what the status page shows beside the server's counters: sources, memory, searches."""
@@ -225,12 +253,15 @@ class Gateway:
         drain_seconds : float
             Time for open requests. A call from another thread, or a signal, may shorten it.
         """
+        self._stopping.set()
         try:
             self._core.stop(drain_seconds)
         finally:
             self._status.close()
             with self._lock:
                 answers, self._answers = self._answers, None
+            if self._readying is not None:
+                self._readying.join(_ASK_AGAIN_SECONDS)  # one that waits for a sick database is left
             if answers is not None:
                 answers.stop()
                 self._hot_set.stop()
@@ -239,7 +270,7 @@ class Gateway:
     def _abandon(self) -> None:
         self._core.abandon()
         self._status.after_fork()
-        self._answers = None
+        self._answers = self._readying = None
 
     def __enter__(self) -> Gateway:
         return self.start()

@@ -311,10 +311,7 @@ class Store:
 
     def _open(self) -> tuple[Any, Any]:
         _check_process()
-        try:
-            import obstore
-        except ImportError:
-            raise MissingExtraError("obstore", "cloud") from None
+        obstore = load_obstore()
         with self._lock:
             if self._client is None:
                 self._client = self._make_client()
@@ -384,6 +381,21 @@ def store_at(root: str, config: S3Config) -> Store:
         if store is None:
             store = _stores[root, config] = Store(root, config)
         return store
+
+
+def load_obstore() -> Any:
+    """Return the package by which stores are read.
+
+    Raises
+    ------
+    MissingExtraError
+        It is not installed.
+    """
+    try:
+        import obstore
+    except ImportError:
+        raise MissingExtraError("obstore", "cloud") from None
+    return obstore
 
 
 def _check_process() -> None:
