@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import subprocess
@@ -12,9 +13,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from support.small_disk import without_bytecode
 from volumes.support.images import code_of, pairs, series
+from voxtier.cli.commands import cli
+from voxtier.errors import SourceError
 from voxtier.volumes import RadiObject, Volume
 
 
@@ -121,6 +125,27 @@ def test_verify_finds_a_damaged_volume(store: Path, tmp_path: Path) -> None:
     victim.write_bytes(content)
     found = run("verify", tmp_path / "r", "--json", code=1)
     assert [json.loads(line)["status"] for line in found.stdout.splitlines()].count("bad") == 1
+
+
+def test_what_verify_cannot_read_is_no_finding(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("ingest", tmp_path / "r", store / "in")
+    failures = [SourceError("io_error", None, "there is not enough memory", errno.ENOMEM)]
+    read = Volume.to_numpy
+
+    def read_or_fail(volume: Volume, **how: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return read(volume, **how)
+
+    monkeypatch.setattr(Volume, "to_numpy", read_or_fail)
+    done = CliRunner().invoke(
+        cli, ["volumes", "verify", str(tmp_path / "r"), "--json"], standalone_mode=False
+    )
+    assert done.return_value == 3
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["status"] for row in rows].count("unread") == 1
 
 
 def test_replicas_are_shown_verified_and_renewed(store: Path, tmp_path: Path) -> None:

@@ -99,18 +99,18 @@ _PREPARE = "voxtier.prepare"
 def dsn_options(*prefixes: str) -> Callable[[F], F]:
     """Let a command name its database, and how it is spoken to: see `open_store`.
 
-    Variables of these prefixes go before those of all commands.
+    Variables of these prefixes go before those of all commands. ``VOXTIER_PREPARE`` is none of the option,
+    which goes before what the address says: `Database` reads it behind that.
     """
-    dsn, prepare = ([f"{prefix}{name}" for prefix in (*prefixes, "VOXTIER_")] for name in ("DSN", "PREPARE"))
     named = click.option(
         "--dsn",
-        envvar=dsn,
+        envvar=[f"{prefix}DSN" for prefix in (*prefixes, "VOXTIER_")],
         help="PostgreSQL to use, as postgresql://... [VOXTIER_DSN]; without it, voxtier runs its own.",
     )
     spoken_to = click.option(
         "--prepare",
         type=click.Choice(["auto", "off"]),
-        envvar=prepare,
+        envvar=[f"{prefix}PREPARE" for prefix in prefixes],
         expose_value=False,
         callback=_keep_prepare,
         help="Prepared statements: off behind a pooler that keeps none; auto finds out. [VOXTIER_PREPARE]",

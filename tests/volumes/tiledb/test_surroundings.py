@@ -14,7 +14,7 @@ import tiledb
 from click.testing import CliRunner
 
 from voxtier.cli.commands import cli
-from voxtier.errors import FormatError, SourceError
+from voxtier.errors import BackendError, FormatError, SourceError
 from voxtier.volumes import Volume
 from voxtier.volumes.tiledb.format import messages
 from voxtier.volumes.tiledb.session import Session, read_kind
@@ -48,6 +48,16 @@ def test_what_the_system_refuses_is_not_damage(code: int) -> None:
         raise tiledb.TileDBError(said)
     assert refused.value.errno == code
     assert str(refused.value).startswith("io_error: read a: ")
+
+
+def test_the_words_of_a_store_that_does_not_answer_are_its_own() -> None:
+    said = (
+        "[TileDB::S3] Error: Error while listing with prefix 's3://b/x/' : curlCode: 28, Timeout "
+        f"was reached; Details: {os.strerror(errno.ETIMEDOUT)} after 10803 milliseconds"
+    )
+    refused = pytest.raises(BackendError, match=r"store refused or did not answer.*curlCode: 28")
+    with refused, messages.translate_errors("look at s3://b/x"):
+        raise tiledb.TileDBError(said)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +106,4 @@ def test_what_may_not_be_entered_is_not_absent(tmp_path: Path, closed: str) -> N
     assert read_kind(str(uri), session) == "array"
     assert read_kind(str(tmp_path / "none"), session) is None
     assert read_kind(str(uri / "none"), session) is None
+    assert read_kind(str(tmp_path / ("b" * 300)), session) is None

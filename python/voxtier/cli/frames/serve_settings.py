@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -37,6 +38,8 @@ def read_config(context: click.Context, _parameter: click.Parameter, path: str |
         if isinstance(value, dict) or not (one or _takes_many(parameter)):
             raise click.UsageError(f"--config {path}: {key!r} is one value, such as a text or a number")
         values = [_as_given(path, key, parameter, each) for each in ([value] if one else value)]
+        if parameter.name == "prepare" and os.environ.get("VOXTIER_PREPARE"):
+            continue  # the environment goes before the file: see `dsn_options`
         defaults[str(parameter.name)] = values if _takes_many(parameter) else values[0]
     context.default_map = {**(context.default_map or {}), **defaults}
 

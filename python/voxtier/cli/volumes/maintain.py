@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import AS_JSON, DRY_RUN, RenamedOption
 from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri, say_if_empty
 from voxtier.errors import BackendError, ConfigError, FormatError, SourceError, VoxtierError
@@ -83,7 +83,8 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
     \b
     voxtier volumes verify cohort
 
-    Exit code 1 when one is not, where an ingest was cut off, and when the store holds no volume.
+    Exit code 1 when one is not, where an ingest was cut off, and when the store holds no volume; 3 when some
+    could not be read, for want of memory or rights, so that nothing is known of them.
     """
     from voxtier.volumes import RadiObject, Volume
     from voxtier.volumes.store.snapshots import find_unfinished
@@ -94,15 +95,19 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
         emit(_repair_unfinished(unfinished, repair=repair), as_json=as_json)
         return EXIT_OK if repair else EXIT_FINDINGS
     store = _open_to_verify(uri)
-    findings = 0
+    findings = unread = 0
     volumes = list_volumes(store)
     for volume in volumes:
         row = _verify_volume(volume, repair=repair)
         findings += row["status"] == "bad"
+        unread += row["status"] == "unread"
         emit(row, as_json=as_json)
     if not findings and not isinstance(store, Volume):
         try:
             store.validate()
+        except (BackendError, SourceError) as error:
+            unread += 1
+            emit({"uri": uri, "status": "unread", "detail": str(error)}, as_json=as_json)
         except VoxtierError as error:
             findings += 1
             emit({"uri": uri, "status": "bad", "detail": str(error)}, as_json=as_json)
@@ -118,8 +123,12 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
         findings += not repair
         emit({"uri": orphan, "status": "removed" if repair else "orphan"}, as_json=as_json)
     found = format_count(findings, "finding")
-    click.echo(f"{_describe(store, len(volumes))}, {found}", err=True)
-    return EXIT_OK if volumes and not findings else EXIT_FINDINGS
+    click.echo(
+        f"{_describe(store, len(volumes))}, {found}{f', {unread:,} not read' if unread else ''}", err=True
+    )
+    if findings or not volumes:
+        return EXIT_FINDINGS
+    return EXIT_PARTIAL if unread else EXIT_OK
 
 
 def _open_to_verify(uri: str) -> Volume | VolumeCollection | RadiObject:
@@ -153,6 +162,8 @@ def _verify_volume(volume: Volume, *, repair: bool) -> dict[str, Any]:
             row["renewed"] = "; ".join(stale)
         elif stale:
             row |= {"status": "bad", "detail": "; ".join(stale)}
+    except (BackendError, SourceError) as error:
+        row |= {"status": "unread", "detail": str(error)}
     except VoxtierError as error:
         row |= {"status": "bad", "detail": str(error)}
     return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -260,9 +261,13 @@ def _refuse_other_values(change: Change, table: Table) -> None:
 
 
 def _is_same(told: Any, stored: Any, dtype: np.dtype[Any]) -> bool:
-    """Return whether a value is a stored one, up to the precision of a column of floats."""
+    """Return whether a value is a stored one, also as it comes back from a file of text."""
     if dtype.kind == "f" and isinstance(told, (int, float)):
-        return bool(dtype.type(told) == dtype.type(stored))
+        # pandas reads a number that it wrote with an error of one place.
+        return bool(np.isclose(dtype.type(told), dtype.type(stored), rtol=4 * np.finfo(dtype).eps, atol=0))
+    if dtype.kind == "M" and isinstance(told, str):
+        with suppress(ValueError):
+            return bool(np.datetime64(told) == stored)
     return bool(told == stored)
 
 

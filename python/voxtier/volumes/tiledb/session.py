@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -239,10 +238,18 @@ def read_kind(uri: str, session: Session) -> str | None:
     with translate_errors(f"look at {uri}"):
         kind = tiledb.object_type(uri, ctx=session.context())
         if kind is None and not is_remote(uri):
-            # TileDB takes what it may not enter for what is not there.
-            with suppress(FileNotFoundError, NotADirectoryError):
-                Path(uri, "__group").stat()
+            _check_entry(Path(uri))
     return str(kind) if kind else None
+
+
+def _check_entry(path: Path) -> None:
+    """Raise PermissionError where nobody can look: TileDB takes that for what is not there."""
+    try:
+        (path / LOCK_NAME).stat()
+    except PermissionError:
+        raise
+    except OSError:
+        return
 
 
 def create_group(uri: str, meta: Mapping[str, Any], session: Session) -> None:

@@ -86,6 +86,8 @@ def _translate(what: str, text: str) -> Exception:
         secret = os.environ.get(name)
         if secret:
             brief = brief.replace(secret, "[hidden]")
+    if "S3" in brief and _REMOTE.search(brief):  # first: servers and curl have the system's words too
+        return BackendError(f"{what}: the object store refused or did not answer: {brief}")
     for words, code in _SURROUNDINGS.items():
         if words in brief:
             return SourceError("io_error", None, f"{what}: {_BRIEF.get(code, words.lower())}", code)
@@ -97,8 +99,6 @@ def _translate(what: str, text: str) -> Exception:
             f"{what}: a tile does not shrink, and TileDB's gzip has no room for it; nothing is damaged: store"
             " the volume anew with another compression, such as zstd"
         )
-    if "S3" in brief and _REMOTE.search(brief):
-        return BackendError(f"{what}: the object store refused or did not answer: {brief}")
     if _MISSING.search(brief):
         return NotFoundError(f"{what}: {brief}")
     return FormatError("store_damaged", None, f"{what}: {brief}")
