@@ -276,7 +276,8 @@ impl Worker {
         if self.shared.is_ready.load(Ordering::Relaxed) {
             Response::of(200, "text/plain", "ready\n")
         } else {
-            Response::of(503, "text/plain", "tables are being loaded\n").with("Retry-After", "1")
+            Response::of(503, "text/plain", "the index has not answered yet, or tables are being loaded\n")
+                .with("Retry-After", "1")
         }
     }
 
