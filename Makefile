@@ -67,13 +67,14 @@ demo: .venv/.built ## the main job on real files, in about a minute
 test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
 	@$(MAKE) --no-print-directory --jobs 6 lint rust-tests docs frames-tests tensors-tests
 	@echo '[test] volumes'
-	@$(PYTEST) --numprocesses 3 tests/volumes
+	@$(PYTEST) --numprocesses 2 tests/volumes
 
 # A run each: torch, TileDB and a JVM in one process trouble one another when a test forks. The first two go beside the
 # lints and the pages: many of their tests wait, for a kill, a time-out, a server.
+# No more processes than these: each has servers of its own, and on two cores six took twice the time of four.
 frames-tests: setup .venv/.pgbouncer
 	@echo '[test] frames, the command line, the tree'
-	@$(PYTEST) --numprocesses 3 --ignore tests/tensors --ignore tests/volumes
+	@$(PYTEST) --numprocesses 2 --ignore tests/tensors --ignore tests/volumes
 
 tensors-tests: setup
 	@echo '[test] tensors'
