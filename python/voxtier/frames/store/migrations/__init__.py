@@ -24,6 +24,14 @@ CREATE TABLE IF NOT EXISTS voxtier.schema_version (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
+# By the tables of the catalog: to_regclass says what the session remembers, and behind the wait for the lock
+# that may be older than what the one before has made.
+_HAS_SCHEMA = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'voxtier')"
+_HAS_VERSIONS = """
+SELECT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE nspname = 'voxtier' AND relname = 'schema_version')
+"""
 
 # Before the first of these that is still to run, paths get one spelling: 9 would set rules in others beside
 # those that mean the same.
@@ -40,7 +48,7 @@ def scripts() -> list[tuple[int, str, str]]:
 def current_version(connection: Connection) -> int:
     """Return the number of the last migration that this database has, 0 for none."""
     with connection.cursor() as cursor:
-        if cursor.execute("SELECT to_regclass('voxtier.schema_version')").fetchone() == (None,):
+        if cursor.execute(_HAS_VERSIONS).fetchone() == (False,):
             return 0
         row = cursor.execute("SELECT coalesce(max(version), 0) FROM voxtier.schema_version").fetchone()
         return int(row[0]) if row else 0
@@ -64,7 +72,7 @@ def migrate(connection: Connection) -> None:
             version = current_version(connection)
             if version == 0:
                 # Not IF NOT EXISTS, which asks for the right to create it although it exists.
-                if connection.execute("SELECT to_regnamespace('voxtier')").fetchone() == (None,):
+                if connection.execute(_HAS_SCHEMA).fetchone() == (False,):
                     connection.execute("CREATE SCHEMA voxtier")
                 connection.execute(_VERSIONS)
             elif version < newest:
