@@ -74,7 +74,7 @@ test: ## everything that must hold: Rust, Python, lints, stubs, pages, notebooks
 # No more processes than these: each has servers of its own, and on two cores six took twice the time of four.
 frames-tests: setup .venv/.pgbouncer
 	@echo '[test] frames, the command line, the tree'
-	@$(PYTEST) --numprocesses 2 --ignore tests/tensors --ignore tests/volumes
+	@$(PYTEST) --numprocesses 3 --ignore tests/tensors --ignore tests/volumes
 
 tensors-tests: setup
 	@echo '[test] tensors'
