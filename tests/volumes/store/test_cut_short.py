@@ -35,7 +35,7 @@ from voxtier.volumes import (
 from voxtier.volumes.store import commits, snapshots
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.tiledb import arrays, creation, session, tables
-from voxtier.volumes.tiledb.format import fragments, recovery, schema_copies
+from voxtier.volumes.tiledb.format import fragments, groups, recovery, schema_copies
 from voxtier.volumes.tiledb.session import Session
 
 HEADER = 52  # bytes that TileDB writes of such a file before it writes the rest
@@ -74,7 +74,7 @@ class Steps:
             return made
 
         monkeypatch.setattr(schema_copies, "create_from_copy", create)
-        for module in (session, tables, arrays, creation, fragments):
+        for module in (session, groups, tables, arrays, creation, fragments):
             monkeypatch.setattr(module, "translate_errors", step)
         monkeypatch.setattr(session.shutil, "rmtree", removal)
 

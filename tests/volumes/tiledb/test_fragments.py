@@ -20,7 +20,8 @@ from voxtier.system.locks import hold_lock
 from voxtier.volumes import TileConfig, Volume, configure
 from voxtier.volumes.tiledb import arrays
 from voxtier.volumes.tiledb.format import direct, fragments
-from voxtier.volumes.tiledb.session import LATEST, LOCK_NAME, Session, write_group
+from voxtier.volumes.tiledb.format.groups import write_group
+from voxtier.volumes.tiledb.session import LATEST, LOCK_NAME, Session
 from voxtier.volumes.tiledb.tables import Dataframe
 
 

@@ -40,7 +40,8 @@ def _without_nan(value: Any) -> Any:
 def open_uri(uri: str) -> Volume | VolumeCollection | RadiObject:
     """Open whatever lies at an address."""
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
-    from voxtier.volumes.tiledb.session import Session, as_uri, read_group_meta, read_kind, read_members
+    from voxtier.volumes.tiledb.format.groups import read_group_meta, read_members
+    from voxtier.volumes.tiledb.session import Session, as_uri, read_kind
 
     address, session = as_uri(uri), Session.of(None)
     kind = read_kind(address, session)

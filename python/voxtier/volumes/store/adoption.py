@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from voxtier.volumes.store.commits import Change, hold_still
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.store.snapshots import Snapshot, Store
-from voxtier.volumes.tiledb.session import create_group, write_group
+from voxtier.volumes.tiledb.format.groups import create_group, write_group
 from voxtier.volumes.tiledb.tables import Dataframe
 
 

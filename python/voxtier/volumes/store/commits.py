@@ -41,16 +41,9 @@ from voxtier.volumes.store.snapshots import (
 )
 from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.format.folders import remove_group
+from voxtier.volumes.tiledb.format.groups import create_group, read_members, write_group
 from voxtier.volumes.tiledb.format.names import is_reserved
-from voxtier.volumes.tiledb.session import (
-    create_group,
-    is_remote,
-    list_folders,
-    read_kind,
-    read_members,
-    remove_tree,
-    write_group,
-)
+from voxtier.volumes.tiledb.session import is_remote, list_folders, read_kind, remove_tree
 from voxtier.volumes.tiledb.tables import Dataframe
 
 

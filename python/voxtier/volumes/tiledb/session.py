@@ -1,4 +1,4 @@
-"""TileDB's contexts, groups and files: where to connect, with which options, and what lies at an address.
+"""TileDB's contexts and files: where to connect, with which options, and what lies at an address.
 
 A context owns threads, and threads do not survive a fork; so contexts and open arrays are kept per process,
 and a forked child drops what it inherited without closing it (closing would wait for threads that are gone).
@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tiledb
 
@@ -25,7 +25,6 @@ from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.system.s3_config import S3Config
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
-from voxtier.volumes.tiledb.format.names import GROUP, META
 
 Uri: TypeAlias = str | os.PathLike[str]
 
@@ -252,85 +251,8 @@ def _check_entry(path: Path) -> None:
         return
 
 
-def create_group(uri: str, meta: Mapping[str, Any], session: Session) -> None:
-    """Create a group if it does not exist, and write its metadata.
-
-    Parameters
-    ----------
-    uri : str
-        Address of the group.
-    meta : mapping
-        Metadata to write; empty writes nothing.
-    session : Session
-        How it is reached.
-    """
-    session = session.for_small_writes(uri, 0)
-    with translate_errors(f"create the group {uri}"):
-        is_new = tiledb.object_type(uri, ctx=session.context()) is None
-        if is_new:
-            tiledb.Group.create(uri, ctx=session.context())
-    if meta:
-        write_group(uri, session, meta=meta, timestamp=_now() if is_new else None)
-
-
-def _group(uri: str, mode: str, session: Session, timestamp: int | None) -> Any:
-    context = session.context()
-    config = context.config()
-    if timestamp is not None:
-        config["sm.group.timestamp_end"] = str(timestamp)
-    return tiledb.Group(uri, mode, config, context)
-
-
-def read_group_meta(uri: str, session: Session) -> dict[str, Any]:
-    """Return the metadata of a group."""
-    with translate_errors(f"open the group {uri}"), _group(uri, "r", session, LATEST) as group:
-        return dict(group.meta)
-
-
-def read_members(uri: str, session: Session) -> dict[str, str]:
-    """Return the members of a group: name -> address."""
-    with translate_errors(f"list the group {uri}"), _group(uri, "r", session, LATEST) as group:
-        return {member.name or member.uri.rsplit("/", 1)[-1]: as_uri(member.uri) for member in group}
-
-
-def write_group(
-    uri: str,
-    session: Session,
-    *,
-    meta: Mapping[str, Any] | None = None,
-    add: Iterable[str] = (),
-    remove: Iterable[str] = (),
-    timestamp: int | None = None,
-) -> None:
-    """Change metadata and members of a group in one write.
-
-    Parameters
-    ----------
-    uri : str
-        Address of the group.
-    session : Session
-        How it is reached.
-    meta : mapping, optional
-        Metadata to set; other keys keep their values.
-    add, remove : iterable of str
-        Names of folders inside the group.
-    timestamp : int, optional
-        Milliseconds since 1970: of two values of one key the later counts. By default now, or after all that
-        was written to the group.
-    """
-    if timestamp is None:
-        timestamp = next_timestamp(uri, (META, GROUP), session)
-    session = session.for_small_writes(uri, sum(len(str(value)) for value in (meta or {}).values()))
-    with translate_errors(f"write the group {uri}"), _group(uri, "w", session, timestamp) as group:
-        for name in remove:
-            group.remove(name)
-        for name in add:
-            group.add(name, name=name, relative=True)
-        for key, value in (meta or {}).items():
-            group.meta[key] = value
-
-
-def _now() -> int:
+def now_ms() -> int:
+    """Return the milliseconds since 1970, as time stamps of TileDB count them."""
     return time.time_ns() // 1_000_000
 
 
@@ -355,7 +277,7 @@ def next_timestamp(uri: str, folders: Iterable[str], session: Session) -> int:
         Milliseconds since 1970.
     """
     names = [name for folder in folders for name in list_entries(f"{uri}/{folder}", session)]
-    return max([_now(), *(last + 1 for _, last in map(stamps_of, names))])
+    return max([now_ms(), *(last + 1 for _, last in map(stamps_of, names))])
 
 
 def stamps_of(name: str) -> tuple[int, int]:

@@ -392,9 +392,9 @@ class GridPatchDataset:
         if self.dtype is None or times:
             corner = np.array([[*start, *(0 for _ in times)]])
             image = self.volume.read_patches(corner, (*self.patch_size, *times), fill=self.fill)
-            if self.dtype is not None:
-                image = cast_numbers(np.ascontiguousarray(image), np.dtype(self.dtype), self.volume.uri)
             image = np.ascontiguousarray(image)
+            if self.dtype is not None:
+                image = cast_numbers(image, np.dtype(self.dtype), self.volume.uri)
         else:
             image = np.empty((1, *self.patch_size), self.dtype)
             self.volume.read_patches_into(np.array([start]), image, fill=self.fill)

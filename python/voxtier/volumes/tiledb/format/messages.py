@@ -22,19 +22,9 @@ _REMOTE = re.compile(
 )
 # What the system says of itself, not of the files; what begins another one's words stands behind it.
 _CODES = (
-    *(
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.EIO,
-        errno.ESTALE,
-    ),
-    *(errno.ENOMEM, errno.EAGAIN, errno.ENFILE, errno.EMFILE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EBUSY),
+    "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS EIO ESTALE ENOMEM EAGAIN ENFILE EMFILE ETIMEDOUT ENOTCONN EBUSY"
 )
-_SURROUNDINGS = {os.strerror(code): code for code in _CODES}
+_SURROUNDINGS = {os.strerror(code): code for code in (getattr(errno, name) for name in _CODES.split())}
 _BRIEF = {
     errno.ENOSPC: "the disk is full",
     errno.EROFS: "permission denied: the file system is read-only",
