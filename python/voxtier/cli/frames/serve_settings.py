@@ -54,6 +54,8 @@ def _as_given(path: str, key: str, parameter: click.Parameter, value: Any) -> st
             "true or false" if is_flag else "a whole number" if is_number else "a text in quotation marks"
         )
         raise click.UsageError(f"--config {path}: {key} = {value}: must be {wanted}")
+    if isinstance(value, str) and "\0" in value:  # a command line and an environment cannot hold it
+        raise click.UsageError(f"--config {path}: {key} = {value!r}: must hold no null character")
     return value if isinstance(value, bool) else str(value)
 
 

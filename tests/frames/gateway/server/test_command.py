@@ -106,6 +106,8 @@ def test_variables_of_serve_name_its_database_before_those_of_all_commands(
         ("folders = [1]", "must be a text"),
         ("cors_origin = [['a']]", "must be a text"),
         ("host = 2026-11-29", "must be a text"),
+        (r'viewer = "a\u0000b"', "must hold no null character"),
+        (r'folders = ["a\u0000b"]', "must hold no null character"),
         ("port = [1]", "'port' is one value"),
         ("port = 'a'", "--port"),
         ("port =", "Invalid value"),
