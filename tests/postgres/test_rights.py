@@ -16,8 +16,9 @@ from voxtier import _core
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
 from voxtier.frames.memory.ranking import preload_rows, ranked_files
+from voxtier.frames.store import migrations
 from voxtier.frames.store.grants import grant_script, grants
-from voxtier.frames.store.migrations import migrate
+from voxtier.frames.store.migrations import migrate, respelling
 from voxtier.frames.store.search_index import SearchIndex
 
 SOURCE = "c.s.t"
@@ -95,8 +96,33 @@ def test_an_owner_of_the_tables_who_may_make_no_others_is_told_what_helps(role: 
             FrameStore(dsn).sources()
     role.ask("DROP TABLE voxtier.schema_version", "GRANT CREATE ON SCHEMA voxtier TO ROLE!")
     run_migrations(role.dsn, 1, 7, makes_schema=False)
+    role.ask("REVOKE TEMPORARY ON DATABASE DATABASE! FROM PUBLIC")
+    remedy = f"GRANT TEMPORARY ON DATABASE {role.database} TO {role.name};"
+    for dsn in (role.dsn, role.admin):
+        with pytest.raises(ConfigError, match=f"{remedy} as the owner of the database first"):
+            FrameStore(dsn).sources()
+    role.ask(remedy)
     with FrameStore(role.admin) as store:
         assert store.sources() == []
+
+
+def test_an_upgrade_takes_all_the_time_that_it_needs(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What limits a role's questions does not cut it off, and holds again behind it."""
+    role.ask("CREATE SCHEMA voxtier AUTHORIZATION ROLE!", "ALTER ROLE ROLE! SET statement_timeout = '61s'")
+    role.ask("ALTER ROLE ROLE! SET transaction_timeout = '62s'")
+    run_migrations(role.dsn, 1, 7, makes_schema=False)
+    limits = "SELECT current_setting('statement_timeout'), current_setting('transaction_timeout')"
+    seen: list[Any] = []
+
+    def respell(connection: psycopg.Connection[Any]) -> None:
+        seen.append(connection.execute(limits).fetchone())
+        respelling.respell(connection)
+
+    monkeypatch.setattr(migrations, "respell", respell)
+    with psycopg.connect(role.dsn, autocommit=True) as connection:
+        migrate(connection)
+        seen.append(connection.execute(limits).fetchone())
+    assert seen == [("0", "0"), ("61s", "62s")]
 
 
 OWNERS = """

@@ -18,7 +18,7 @@ import click
 from voxtier.cli.exit_codes import EXIT_OK, is_absent
 from voxtier.cli.frames.serve_settings import FolderOrPrefix, read_config, read_tokens
 from voxtier.cli.options import SIZE, GivenPath, dsn_options, open_store
-from voxtier.errors import BackendError, ConfigError, MissingExtraError, SourceError, VoxtierError
+from voxtier.errors import ConfigError, MissingExtraError, VoxtierError
 from voxtier.system.home import home_if_any
 from voxtier.system.text import format_bytes, format_count, on_one_line
 
@@ -308,7 +308,8 @@ class _IndexRun(threading.Thread):
                 self.missing = error
                 self._stopping.set()
             except VoxtierError as error:
-                if is_absent(error) or not isinstance(error, BackendError | SourceError):
+                # Others mend what the index lacks: a schema that its owner has not upgraded yet, rights.
+                if is_absent(error):
                     click.echo(f"voxtier: indexing stopped: {error}", err=True)
                     return None
                 if not has_said:

@@ -12,7 +12,7 @@ from voxtier.errors import SourceError
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.files import source_of_file
 from voxtier.frames.sources.objects import RemoteObject
-from voxtier.frames.sources.stores import ObjectState
+from voxtier.frames.sources.stores import ObjectState, load_obstore
 from voxtier.system.s3_config import S3Config, get_s3_config
 
 
@@ -57,11 +57,14 @@ def open_source(source: Any, config: S3Config | None = None) -> Any:
     ------
     SourceError
         The address is of no store that is read.
+    MissingExtraError
+        The package by which stores are read is not installed.
     TypeError
         The file is open for text.
     """
     if isinstance(source, str):
         if is_address(source) and not source[:7].lower().startswith("file://"):
+            load_obstore()  # else each file would be told to be unreadable
             return RemoteObject(source, config)
         return source
     if hasattr(source, "seek") and hasattr(source, "read"):

@@ -20,9 +20,12 @@ from click.testing import CliRunner
 from pydicom.data import get_testdata_file
 
 from frames.serving.sick_servers import frozen, stopped
+from frames.store.rows.index_rows import run_migrations
 from postgres.servers import eventually
 from voxtier.cli.commands import cli
 from voxtier.errors import MissingExtraError
+from voxtier.frames.store.grants import grants
+from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.embedded import EmbeddedServer
 
 ENDS_WITHIN = 120  # seconds; it has ended, or never does
@@ -73,7 +76,7 @@ class Serving:
         return "".join(self.said) + rest
 
 
-Serve = Callable[[], Serving]
+Serve = Callable[..., Serving]
 
 
 @pytest.fixture
@@ -88,9 +91,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def serve(tmp_path: Path, folder: Path, server: EmbeddedServer) -> Iterator[Serve]:
     """Serve the folder from the server's index."""
-    dsn, started = server.conninfo(), list[Serving]()
+    own, started = server.conninfo(), list[Serving]()
 
-    def begin() -> Serving:
+    def begin(dsn: str = own) -> Serving:
         started.append(Serving(folder, tmp_path / "home", dsn))
         return started[-1]
 
@@ -118,6 +121,23 @@ def test_a_late_database_is_waited_for_and_indexed_into(server: EmbeddedServer, 
         assert again.status("/ready") == 503
         again.end()
     assert said.count("tried again") == said.count("not ready until") == 1
+
+
+def test_an_index_that_its_owner_upgrades_later_is_indexed_into(server: EmbeddedServer, serve: Serve) -> None:
+    """As where the gateways of a new version start before the owner of the index has run anything of it."""
+    run_migrations(server.conninfo(), 1, 7)
+    with psycopg.connect(server.conninfo(), autocommit=True) as owner:
+        owner.execute("CREATE ROLE late_builder LOGIN")
+        owner.execute("\n".join(grants("late_builder", "builder")).encode())
+        early = serve(psycopg.conninfo.make_conninfo(server.conninfo(), user="late_builder"))
+        early.wait_for_line("tried again until it succeeds: the index has schema version 7")
+        assert early.status("/ready") == 503
+        with FrameStore(server.conninfo()) as store:
+            store.sources()
+        owner.execute("\n".join(grants("late_builder", "builder")).encode())
+    early.wait_for_line("indexed: 1 file, 1 new, 0 refused")
+    eventually(lambda: early.status("/ready") == 200)
+    early.end()
 
 
 def test_sigterm_ends_it_while_its_database_is_frozen(server: EmbeddedServer, serve: Serve) -> None:

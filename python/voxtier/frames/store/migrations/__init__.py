@@ -33,6 +33,11 @@ SELECT EXISTS (
     WHERE nspname = 'voxtier' AND relname = 'schema_version')
 """
 
+# As pg_dump does: what is meant for the questions of a role would cut off each attempt at a large index.
+_TAKE_ALL_TIME = """
+SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')
+"""
+
 # Before the first of these that is still to run, paths get one spelling: 9 would set rules in others beside
 # those that mean the same.
 _RESPELLED = (9, 10)
@@ -68,6 +73,7 @@ def migrate(connection: Connection) -> None:
         check_rights(connection, version, newest)
     if version < newest:
         with connection.transaction():
+            connection.execute(_TAKE_ALL_TIME)
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             version = current_version(connection)
             if version == 0:

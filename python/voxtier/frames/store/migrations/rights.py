@@ -19,7 +19,8 @@ SELECT relowner::regrole::text, nspowner::regrole::text, quote_ident(current_use
     pg_has_role(relowner,
         CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END),
     has_schema_privilege(relowner, n.oid, 'CREATE'), pg_is_in_recovery(),
-    current_setting('transaction_read_only')::bool
+    current_setting('transaction_read_only')::bool,
+    has_database_privilege(relowner, current_database(), 'TEMPORARY'), quote_ident(current_database())
 FROM pg_namespace AS n JOIN pg_class AS c ON c.relnamespace = n.oid
 WHERE nspname = 'voxtier' AND relname = 'schema_version'
 """
@@ -61,14 +62,17 @@ def check_rights(connection: Connection, version: int, newest: int) -> None:
     """
     row = connection.execute(_RIGHTS).fetchone()
     assert row is not None
-    owner, schema_owner, role, is_owner, may_create, is_standby, is_read_only = row
-    if is_owner and may_create and not is_read_only:
+    owner, schema_owner, role, is_owner, may_create, is_standby, is_read_only, may_use_temp, database = row
+    if is_owner and may_create and may_use_temp and not is_read_only:
         return
     task = f"run any command of this version as {owner} on the primary server first"
     if is_standby:
         obstacle = "this server is a standby"
     elif is_read_only:
         obstacle = "this role's sessions are read-only"
+    elif is_owner and may_create:
+        obstacle = f"{owner}, who owns its tables, may not make temporary ones"
+        task = f"run GRANT TEMPORARY ON DATABASE {database} TO {owner}; as the owner of the database first"
     elif is_owner:
         obstacle = f"{owner}, who owns its tables, may not create others"
         task = f"run GRANT CREATE ON SCHEMA voxtier TO {owner}; as {schema_owner} first"
