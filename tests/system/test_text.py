@@ -1,13 +1,24 @@
-"""Names made fit for one line, sizes and durations as people write them."""
+"""Names made fit for one line, sizes and durations as people write them, one text told from several."""
 
 from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from voxtier.cli.options import SIZE
 from voxtier.errors import ConfigError
-from voxtier.system.text import format_bytes, format_count, format_duration, on_one_line, parse_bytes
+from voxtier.system.text import (
+    as_several,
+    format_bytes,
+    format_count,
+    format_duration,
+    on_one_line,
+    parse_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +93,18 @@ def test_parse_bytes_refuses_what_is_not_a_size(text: str) -> None:
         parse_bytes(text)
     with pytest.raises(click.BadParameter, match="is not a size: write 2GiB"):
         SIZE.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    "one", ["path", b"bytes", bytearray(b"ab"), memoryview(b"ab"), Path("a/b"), BytesIO(b"a\nb")]
+)
+def test_one_text_counts_as_one_where_there_may_be_several(one: Any) -> None:
+    assert list(as_several(one)) == [one]
+    assert list(as_several([one])) == [one]
+    assert list(as_several(iter([one, one]))) == [one, one]
+
+
+def test_several_are_not_gone_through() -> None:
+    numbers = iter(range(3))
+    assert as_several(numbers) is numbers
+    assert next(numbers) == 0

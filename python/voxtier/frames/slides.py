@@ -243,8 +243,7 @@ class Slide:
         *,
         reader: FrameReader | None = None,
     ) -> None:
-        given = [paths] if isinstance(paths, str | os.PathLike) else paths
-        files = list(iter_files([os.fspath(path) for path in given], extension=None))
+        files = list(iter_files(paths, extension=None))
         self._reader = reader
         self._tables: dict[str, FrameTable] = {}
         headers = self._headers(files)

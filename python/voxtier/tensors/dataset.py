@@ -20,6 +20,7 @@ from monai.utils import convert_to_tensor, look_up_option
 
 from voxtier import _core
 from voxtier.errors import ConfigError, NotLoadedError, SourceError
+from voxtier.system.text import as_several
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.engine.checked import engine_of
 from voxtier.tensors.engine.pipelines import find_pipeline
@@ -63,8 +64,10 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
 
     Parameters
     ----------
+    data : sequence
+        The items; one path alone counts as one.
     *args : object
-        As for `PersistentDataset` of the installed version: data, transform, cache_dir, hash_func and so on.
+        As for `PersistentDataset` of the installed version: transform, cache_dir, hash_func and so on.
     check : {"full", "structure"}
         ``structure`` leaves the CRCs out: for a cache that ``voxtier tensors verify`` watches.
     engine : {"fused", "stock"}
@@ -87,7 +90,9 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         At an access: the file cannot be read.
     """
 
-    def __init__(self, *args: Any, check: str = "full", engine: str = "fused", **kwargs: Any) -> None:
+    def __init__(
+        self, data: Any, *args: Any, check: str = "full", engine: str = "fused", **kwargs: Any
+    ) -> None:
         if check not in ("full", "structure"):
             raise ConfigError(f"check must be 'full' or 'structure', found {check!r}")
         if engine not in ("fused", "stock"):
@@ -98,7 +103,7 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             for name in ("track_meta", "weights_only")
             if name not in accepted and name in kwargs
         }
-        super().__init__(*args, **kwargs)
+        super().__init__(as_several(data), *args, **kwargs)
         self.track_meta: bool = own.get("track_meta", getattr(self, "track_meta", False))
         self.weights_only: bool = own.get("weights_only", getattr(self, "weights_only", True))
         first = next(iter(getattr(self.transform, "transforms", ())), None)
@@ -167,10 +172,11 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
 
     def set_data(self, data: Sequence[Any]) -> None:
         """Use other items; files of the old items stay (``voxtier tensors gc`` finds orphans)."""
-        self._refuse_shared(data)
-        self.data = data
+        items = as_several(data)
+        self._refuse_shared(items)
+        self.data = items
 
-    def _refuse_shared(self, data: Sequence[Any]) -> None:
+    def _refuse_shared(self, data: Any) -> None:
         self._known = {}
         if self.cache_dir is not None and isinstance(data, list | tuple):  # others may load what they give
             refuse_shared(data, self.hash_func)

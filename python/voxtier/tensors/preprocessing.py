@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from voxtier.errors import ConfigError
+from voxtier.system.text import as_several
 from voxtier.tensors.engine.checked import CheckedEngine
 from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.engine.source import check_result, make_stock
@@ -27,7 +28,7 @@ def preprocess(
     path: str | os.PathLike[str],
     config: Config | str | os.PathLike[str],
     *,
-    accept: Collection[str] = (),
+    accept: str | Iterable[str] = (),
 ) -> torch.Tensor:
     """Return the tensor of a volume.
 
@@ -40,7 +41,7 @@ def preprocess(
         A NIfTI file.
     config : Config or path-like
         The configuration, or its file.
-    accept : collection of {"constant", "nan", "4d", "affine"}
+    accept : one or several of {"constant", "nan", "4d", "affine"}
         What does not keep the tensor from being made, as ``--accept`` of ``voxtier tensors generate``.
 
     Returns
@@ -55,7 +56,7 @@ def preprocess(
     Exception
         What MONAI raises for a file that it cannot read.
     """
-    accepted = frozenset({accept} if isinstance(accept, str) else accept)
+    accepted = frozenset(as_several(accept))
     if unknown := sorted(accepted - set(FINDINGS)):
         raise ConfigError(f"accept knows {', '.join(FINDINGS)}, found {', '.join(unknown)}")
     settings = config if isinstance(config, Config) else load_config(config)

@@ -67,6 +67,21 @@ def test_ranges_of_indexed_files_are_those_of_their_frames(
     assert lakebase.retrieve_frame_range(path, 0, table="other_frames") is None
 
 
+def test_an_iterator_gives_what_a_list_does(lakebase: LakebaseUtils, files: dict[str, str]) -> None:
+    """It is checked first, and gone through only once."""
+    paths = list(files.values())
+    found = lakebase.retrieve_frame_ranges_batch(paths)
+    assert found
+    assert lakebase.retrieve_frame_ranges_batch(iter(paths)) == found  # type: ignore[arg-type]
+    groups = ["staff"]
+    ranked = lakebase.get_preload_priority_list(user_groups=groups)
+    assert ranked
+    again = lakebase.get_preload_priority_list(user_groups=iter(groups))  # type: ignore[arg-type]
+    assert [row["filename"] for row in again] == [row["filename"] for row in ranked]
+    with pytest.raises(ConfigError, match="no name of a group"):
+        lakebase.insert_frame_range("/x.dcm", 0, 0, 9, 0, allowed_groups=iter(["\0"]))  # type: ignore[arg-type]
+
+
 def test_the_view_and_the_methods_give_equal_ranges(lakebase: LakebaseUtils, files: dict[str, str]) -> None:
     assert lakebase.create_frames_view() == "pixels.dicom_frames"
     rows = lakebase.execute_and_fetch_query(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from frames.indexing.files import native
-from voxtier.frames import FrameDataset, read_frame, read_table
+from voxtier.frames import FrameDataset, read_frame, read_table, read_tables, zarr_references
 
 
 def test_frames_stand_in_the_order_of_their_files(tmp_path: Path) -> None:
@@ -33,6 +38,27 @@ def test_frames_stand_in_the_order_of_their_files(tmp_path: Path) -> None:
     raw = FrameDataset(paths, decode=False)
     assert raw[4] == read_frame(paths[2], read_table(paths[2]), 0)
     assert len(FrameDataset([])) == 0
+
+
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_one_path_counts_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_given: type) -> None:
+    """Not as its letters, each of which would be a file that is not there."""
+    monkeypatch.chdir(tmp_path)
+    Path("ab.dcm").write_bytes(native(3))
+    given = as_given("ab.dcm")
+    frames = FrameDataset(given)
+    assert (len(frames), frames.refused) == (3, [])
+    assert [result.path for result in read_tables(given)] == [given]
+    assert [result.error for result in read_tables(os.fsencode(given))] == [None]  # type: ignore[arg-type]
+    assert len(json.loads(zarr_references(given)["refs"]["frames/.zarray"])["shape"]) == 3
+
+
+@pytest.mark.parametrize("content", [bytearray, memoryview, BytesIO])
+def test_the_bytes_of_one_file_count_as_one(content: Callable[[bytes], Any]) -> None:
+    """Not as numbers, which are descriptors of other files."""
+    [result] = read_tables(content(native(3)))
+    assert result.table is not None
+    assert len(result.table) == 3
 
 
 def test_a_dataset_goes_to_another_process(tmp_path: Path) -> None:

@@ -201,6 +201,18 @@ def test_a_damaged_file_is_refused_and_one_that_cannot_be_looked_at_is_not(
 GROUPS: list[list[str] | None] = [None, ["staff"], ["röntgen", 'a,"b'], []]
 
 
+def test_groups_of_a_rule_are_a_list(results: list[TableResult], store: FrameStore) -> None:
+    """One text would let the groups ``s``, ``t``, ``a`` and ``f`` see the file."""
+    store.upsert("s", results)
+    path = str(results[0].path)
+    for wrong in ("staff", b"staff", 5, [5]):
+        with pytest.raises(ConfigError, match="groups="):
+            restrict(store, "s", {path: wrong})  # type: ignore[dict-item]
+    assert seen(store, "s")[path] is None
+    restrict(store, "s", {path: iter(["staff", ""])})
+    assert seen(store, "s")[path] == ["staff"]
+
+
 def seen(store: FrameStore, source: str) -> dict[str, list[str] | None]:
     return {str(path): groups for (path, *_), groups in store.results_and_groups(source)}
 

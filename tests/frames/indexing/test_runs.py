@@ -19,6 +19,7 @@ from frames.indexing.files import link_files, native, run, set_state, statuses, 
 from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, jpeg
 from voxtier._core import Refusal
 from voxtier.frames import FrameTable, read_table
+from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.stores import ObjectState
@@ -161,6 +162,21 @@ def test_a_deleted_file_is_dropped_by_prune_alone(store: FrameStore, tmp_path: P
     assert isinstance(store.get("default", paths[1]), FrameTable)
     assert store.prune("default", under=[str(tmp_path / "d")]) == 1
     assert [row is None for row in store.get_many("default", paths)] == [False, True, False]
+
+
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_one_path_counts_as_one(
+    store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_given: type
+) -> None:
+    """Not as its letters, each of which would be a row of a file that is not there."""
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, 1)
+    indexer, given = FileIndexer(store), as_given("00000.dcm")
+    [[report]] = index_files(indexer, given)
+    assert (report.path, report.status) == (str(tmp_path / "00000.dcm"), "ok")
+    assert [each.status for each in indexer.index_batch(given)] == ["unchanged"]
+    assert store.summary("default").total.files == 1
+    assert list(iter_files(as_given(tmp_path))) == [str(tmp_path / "00000.dcm")]
 
 
 def test_a_path_given_twice_is_one_file(store: FrameStore, tmp_path: Path) -> None:

@@ -46,6 +46,28 @@ def test_only_files_below_the_folder_are_dropped(store: FrameStore, files: list[
     assert store.prune("s", under=[str(tmp_path / "ab"), "/elsewhere"]) == 1
 
 
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_one_folder_counts_as_one(
+    store: FrameStore, files: list[str], tmp_path: Path, as_given: type
+) -> None:
+    """Not as its letters, of which ``/`` holds the rows of all folders."""
+    for path in (files[0], files[6]):
+        os.unlink(path)
+    assert list(store.missing_files("s", under=as_given(tmp_path / "a"))) == files[:1]
+    assert store.prune("s", under=as_given(tmp_path / "a")) == 1
+    assert store.get("s", files[6]) is not None
+
+
+def test_one_path_counts_as_one_and_an_iterator_as_its_paths(store: FrameStore, files: list[str]) -> None:
+    first, second = files[:2]
+    assert store.get_many("s", first) == [store.get("s", first)] != [None]
+    assert store.get_many("s", iter([first, second])) == store.get_many("s", [first, second])
+    assert store.file_states("s", first) == store.file_states("s", [first]) != [None]
+    assert store.file_states("s", iter([first])) == store.file_states("s", [first])
+    assert store.delete("s", first) == 1
+    assert store.delete("s", iter([first, second])) == 1
+
+
 def test_all_files_missing_needs_force(store: FrameStore, files: list[str]) -> None:
     for path in files:
         os.unlink(path)

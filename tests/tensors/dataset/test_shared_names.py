@@ -93,6 +93,15 @@ def test_an_item_may_be_listed_twice(tmp_path: Path) -> None:
     assert again._distinct is again.data
 
 
+@pytest.mark.parametrize("one", ["ab", Path("ab")])
+def test_one_path_is_one_item(one: str | Path, tmp_path: Path) -> None:
+    """Not as many as it has letters."""
+    dataset = made(one, tmp_path)
+    assert list(dataset.data) == [one]
+    dataset.set_data(one)
+    assert (len(dataset), list(dataset.data)) == (1, [one])
+
+
 def test_other_data_is_compared_when_it_is_asked_for(tmp_path: Path) -> None:
     asked = Asked([*PATIENTS, PATIENTS[0]])
     dataset = made(asked, tmp_path)

@@ -110,6 +110,7 @@ def test_csv_names_are_distinct_and_checked(tmp_path: Path) -> None:
     one.write_text("\ufeffLabel,VolumeName\n0,a.nii.gz\n1,b.nii.gz\n2,a.nii.gz\n3,\n")
     two.write_text("VolumeName\nb.nii.gz\nc.nii.gz\n")
     assert read_volume_names([one, two]) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert read_volume_names(one) == read_volume_names(str(one)) == ["a.nii.gz", "b.nii.gz"]
     two.write_text("volumename\nb\n")
     with pytest.raises(ConfigError, match="VolumeName, found volumename"):
         read_volume_names([two])

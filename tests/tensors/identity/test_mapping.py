@@ -11,7 +11,7 @@ import pytest
 
 from tensors.cases import fill_cache, run_cli
 from voxtier.errors import ConfigError
-from voxtier.tensors import write_map
+from voxtier.tensors import hash_to_volume, write_map
 
 
 def test_every_key_of_the_map_names_a_file(healthy: Path, tmp_path: Path) -> None:
@@ -38,6 +38,12 @@ def test_every_key_of_the_map_names_a_file(healthy: Path, tmp_path: Path) -> Non
     failed = run_cli("map", "--csv-path", table, "--output-path", target)
     assert (failed.returncode, "VolumeName" in failed.stderr) == (2, True)
     assert json.loads(target.read_text()) == redacted
+
+
+def test_one_name_counts_as_one_and_an_iterator_as_its_names() -> None:
+    """Not as its letters, each of which would have a key."""
+    assert list(hash_to_volume("train_1").values()) == ["train_1"]
+    assert hash_to_volume(iter(["a", "b"])) == hash_to_volume(["a", "b"])
 
 
 def test_a_map_replaces_a_map_and_no_other_file(healthy: Path, tmp_path: Path) -> None:

@@ -38,6 +38,17 @@ def test_verify_executes_nothing_and_imports_no_torch(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_one_orphan_is_named_whole(healthy: Path, tmp_path: Path) -> None:
+    """A file whose name is a part of it is none."""
+    names = ["5.pt", "15.pt"]
+    for name in names:
+        (tmp_path / name).write_bytes(healthy.read_bytes())
+    found = {Path(each.path).name: each.state for each in verify(list_cache(tmp_path), orphans="15.pt")}
+    assert (found["15.pt"], found["5.pt"] == "orphan") == ("orphan", False)
+    several = verify(list_cache(tmp_path), orphans=iter(names))
+    assert [each.state for each in several] == ["orphan", "orphan"]
+
+
 def test_verify_makes_no_folders(tmp_path: Path) -> None:
     """D11: also on a fresh clone, where the message says what is missing."""
     done = run_cli("verify", tmp_path / "absent")

@@ -14,6 +14,7 @@ from voxtier.errors import FormatError, SourceError
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.opening import Opener, open_source
 from voxtier.frames.sources.stores import ObjectState
+from voxtier.system.text import as_several
 
 __all__ = [
     "FrameTable",
@@ -175,13 +176,16 @@ def state_of(found: FrameTable | Refusal) -> ObjectState:
 
 
 def read_tables(
-    paths: Iterable[str | PathLike[str]], *, threads: int = 16, verify: Verify = "ends"
+    paths: str | PathLike[str] | Iterable[str | PathLike[str]],
+    *,
+    threads: int = 16,
+    verify: Verify = "ends",
 ) -> Iterator[TableResult]:
     """Read the frame tables of many files, in order of completion, in bounded memory.
 
     Parameters
     ----------
-    paths : iterable of path, address or file
+    paths : path, address or file, or iterable of them
         See `read_table`. Consumed as results are taken, never far ahead: a generator over 10^6 paths is fine.
     threads : int
         Reads in flight. Files on cold storage want 16 to 32 whatever the number of cores.
@@ -200,6 +204,6 @@ def read_tables(
     >>> [result.error.kind for result in read_tables(["/no/such/file"])]
     ['io_error']
     """
-    rows = TableReader(paths, threads=threads, verify=verify, opener=Opener())
+    rows = TableReader(as_several(paths), threads=threads, verify=verify, opener=Opener())
     # No per-file Python: a small file costs only a few microseconds.
     return map(partial(tuple.__new__, TableResult), rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.exchange.decoding import read_frame
+from voxtier.system.text import as_several
 
 
 class FrameDataset:
@@ -19,7 +20,7 @@ class FrameDataset:
 
     Parameters
     ----------
-    paths : iterable of path
+    paths : path or iterable of path
         The files.
     decode : bool
         Give pixels (see `read_frame`) and not the bytes of the file.
@@ -44,13 +45,13 @@ class FrameDataset:
 
     def __init__(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         decode: bool = True,
         transform: Callable[[Any], Any] | None = None,
         threads: int = 16,
     ) -> None:
-        wanted = [os.fspath(path) for path in paths]
+        wanted = [os.fspath(path) for path in as_several(paths)]
         results: dict[str, TableResult] = {
             os.fspath(result.path): result for result in read_tables(dict.fromkeys(wanted), threads=threads)
         }

@@ -25,6 +25,7 @@ from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.opening import read_ranges
 from voxtier.system.durable import temporary_path, write_file, write_output
+from voxtier.system.text import as_several
 
 _BIG_ENDIAN = {"1.2.840.10008.1.2.2", "1.2.840.113619.5.2"}
 _FLOATS = {"7FE00008": 4, "7FE00009": 8}
@@ -41,12 +42,14 @@ _RECORDS = 10_000  # references in one file of Parquet
 _FRAMES_AT_ONCE, _BYTES_AT_ONCE = 256, 16 << 20
 
 
-def zarr_references(paths: Iterable[str | os.PathLike[str]], *, name: str = "frames") -> dict[str, Any]:
+def zarr_references(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, name: str = "frames"
+) -> dict[str, Any]:
     """Return references by which zarr reads the frames of files as one array, in the order of the paths.
 
     Parameters
     ----------
-    paths : iterable of path
+    paths : path or iterable of path
         Files and objects of one form of image: a CT series in the order of its slices, a slide's level.
     name : str
         The array's name in the group.
@@ -87,7 +90,7 @@ def zarr_references(paths: Iterable[str | os.PathLike[str]], *, name: str = "fra
     """
     if not name or not name.replace("_", "").isalnum() or not name.isascii():
         raise ConfigError(f"{name!r} is no name of an array: use letters, digits and underscores")
-    wanted = [os.fspath(path) for path in paths]
+    wanted = [os.fspath(path) for path in as_several(paths)]
     results = {os.fspath(result.path): result for result in read_tables(dict.fromkeys(wanted), verify="all")}
     form: dict[str, Any] | None = None
     first, chunks = "", []

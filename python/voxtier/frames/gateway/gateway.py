@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import resources
 from ipaddress import ip_address
@@ -25,6 +25,7 @@ from voxtier.frames.serving.status_files import StatusWriter, own_folder
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.text import as_several
 
 _log = logging.getLogger(__name__)
 
@@ -41,18 +42,18 @@ class Gateway:
     ----------
     store : FrameStore
         The index.
-    sources : str or sequence of str
+    sources : str or iterable of str
         Sources that are served; the first is the default one.
     host : str
         IP address to listen on, or ``localhost``. Others than loopback need `tokens`, or `is_private`.
     port : int
         Port; 0 for any free one.
-    roots : sequence of path
+    roots : path or iterable of path
         Files, folders, and prefixes of stores (``s3://bucket/prefix``), below which files and objects may be
         opened, whatever the index says; empty for all.
-    tokens : mapping of str to sequence of str, optional
+    tokens : mapping of str to str or iterable of str, optional
         Tokens that clients may send, and the sources that each is good for; empty for all sources.
-    cors_origins : sequence of str
+    cors_origins : str or iterable of str
         Origins of web pages that may ask, exactly as browsers send them.
     viewer : path or None
         Folder of a viewer's files, served at ``/``.
@@ -88,13 +89,13 @@ class Gateway:
     def __init__(
         self,
         store: FrameStore,
-        sources: str | Sequence[str] = "default",
+        sources: str | Iterable[str] = "default",
         *,
         host: str = "127.0.0.1",
         port: int = 8042,
-        roots: Sequence[str | os.PathLike[str]] = (),
-        tokens: Mapping[str, Sequence[str]] | None = None,
-        cors_origins: Sequence[str] = (),
+        roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+        tokens: Mapping[str, str | Iterable[str]] | None = None,
+        cors_origins: str | Iterable[str] = (),
         viewer: str | os.PathLike[str] | None = None,
         workers: int | None = None,
         budget_bytes: int = 256 << 20,
@@ -105,7 +106,7 @@ class Gateway:
         in_flight_bytes: int = 256 << 20,
         access_log: int | None = None,
     ) -> None:
-        names = [sources] if isinstance(sources, str) else list(sources)
+        names, origins = list(as_several(sources)), list(as_several(cors_origins))
         if not names:
             raise ConfigError("a gateway serves one source at least: name it")
         self.host = _address(host)
@@ -123,7 +124,7 @@ class Gateway:
             raise ConfigError(
                 f"groups_header {groups_header[:100]!r}: letters, digits and hyphens make a name"
             )
-        for origin in cors_origins:
+        for origin in origins:
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+", origin):
                 raise ConfigError(
                     f"cors_origins {origin[:100]!r}: an origin is a scheme, a host and maybe a port, as "
@@ -139,7 +140,7 @@ class Gateway:
             other_sources=names[1:],
             publish=False,
         )
-        self._roots = [name for root in roots for name in _names_of(root)]
+        self._roots = [name for root in as_several(roots) for name in _names_of(root)]
         self._sources, self._search = names, Search(self._roots)
         folder = None if viewer is None else Path(viewer).resolve()
         if folder is not None and not (folder / "index.html").is_file():
@@ -148,9 +149,9 @@ class Gateway:
             self.reader.cache,
             names,
             roots=[*self._roots],
-            tokens=[(token, list(good_for)) for token, good_for in (tokens or {}).items()],
+            tokens=[(token, list(as_several(good_for))) for token, good_for in (tokens or {}).items()],
             groups_header=groups_header,
-            cors_origins=list(cors_origins),
+            cors_origins=origins,
             viewer=folder,
             index_seconds=index_seconds + _HAND_OVER_SECONDS,
             in_flight_bytes=in_flight_bytes,

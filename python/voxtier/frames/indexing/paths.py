@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from voxtier._core import file_key, local_path
 from voxtier.errors import ConfigError
 from voxtier.frames.sources.address import as_indexed, is_address
 from voxtier.frames.sources.listing import ListedObject, objects_named
+from voxtier.system.text import as_several
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
@@ -61,13 +62,16 @@ def matches(path: str, extension: str | None) -> bool:
 
 
 def iter_files(
-    paths: Iterable[str], *, extension: str | None = ".dcm", since: datetime | None = None
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    extension: str | None = ".dcm",
+    since: datetime | None = None,
 ) -> Iterator[str]:
     """Yield the files below each path, in a stable order, in bounded memory.
 
     Parameters
     ----------
-    paths : iterable of str
+    paths : path or iterable of path
         Folders are walked (links to folders are not followed, so no walk runs in circles), prefixes of
         stores (``s3://bucket/prefix``) listed; any other path is yielded as it is, whatever its extension.
     extension : str or None
@@ -81,7 +85,8 @@ def iter_files(
         Paths, beginning as the given ones do. A path that cannot be read (a FIFO, a broken link, a folder
         without permission) is yielded too: reading it gives the reason.
     """
-    named = groupby(map(local_path, map(os.fspath, paths)), key=is_address)
+    several: Iterable[Any] = as_several(paths)
+    named = groupby(map(local_path, map(os.fspath, several)), key=is_address)
     for are_addresses, group in named:
         if are_addresses:
             yield from objects_named(group, extension, since)

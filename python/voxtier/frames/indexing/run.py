@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from voxtier._core import Indexer, take_unchanged
 from voxtier.frames.dicom.table import Verify
@@ -21,7 +21,10 @@ from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.opening import Opener
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.s3_config import S3Config
+from voxtier.system.text import as_several
 from voxtier.system.workers import Workers
+
+Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 BATCH_SIZE = 5000
 # Files in one question to the index, and questions at a time: the database uses more than one core, and the
@@ -142,17 +145,18 @@ class FileIndexer:
         self.force = force
         self._indexer = Indexer(source, threads=threads, verify=verify, opener=Opener(s3))
 
-    def index_batch(self, paths: Iterable[str]) -> list[FileReport]:
+    def index_batch(self, paths: Paths) -> list[FileReport]:
         """Index one batch of paths, each made absolute as by `index_files`; return a report on each file."""
         reports: list[FileReport] = []
-        for part in self.read(map(absolute, map(os.fsdecode, paths))):
+        for part in self.read(map(absolute, map(os.fsdecode, as_several(paths)))):
             self.write(part)
             reports += part.reports
         return reports
 
-    def read(self, paths: Iterable[str]) -> Iterator[Part]:
+    def read(self, paths: Paths) -> Iterator[Part]:
         """Read what is new or changed; yield parts of bounded size and time."""
-        wanted = list(dict.fromkeys(map(os.fspath, paths)))
+        several: Iterable[Any] = as_several(paths)
+        wanted = list(dict.fromkeys(map(os.fspath, several)))
         if self.force:
             yield from self._read(wanted, b"", are_new=False)
             return
@@ -191,7 +195,7 @@ class FileIndexer:
 
 
 def index_files(
-    indexer: FileIndexer, paths: Iterable[str], *, batch_size: int = BATCH_SIZE, shard: Shard | None = None
+    indexer: FileIndexer, paths: Paths, *, batch_size: int = BATCH_SIZE, shard: Shard | None = None
 ) -> Iterator[list[FileReport]]:
     """Index any number of files in bounded memory.
 
@@ -199,7 +203,7 @@ def index_files(
     ----------
     indexer : FileIndexer
         Reads and writes the batches.
-    paths : iterable of str
+    paths : path or iterable of path
         Consumed batch by batch; each is made absolute, so that a file has one row however it is named.
     batch_size : int
         Files in one transaction at most.
@@ -213,7 +217,7 @@ def index_files(
         exception, Ctrl-C) or the server crashes, what was yielded is in the database, and the next run does
         the rest.
     """
-    iterator: Iterator[str] = map(absolute, paths)
+    iterator: Iterator[str] = map(absolute, as_several(paths))
     if shard is not None:
         iterator = (path for path in iterator if shard.holds(indexer.source, path))
     pending: deque[tuple[Future[None], list[FileReport]]] = deque()

@@ -33,6 +33,7 @@ from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.text import as_several
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class FrameReader:
     user_groups : iterable of str or None
         Groups of the user for whom files are read: only what the index shows to one of them is served, from
         any tier, and every request asks. None: whatever the source holds.
-    other_sources : sequence of str
+    other_sources : str or iterable of str
         Further sources whose files others read by the reader's memory: accesses and preload are of all.
 
     Raises
@@ -98,7 +99,7 @@ class FrameReader:
         index_seconds: float = 0.25,
         publish: bool = True,
         user_groups: Iterable[str] | None = None,
-        other_sources: Sequence[str] = (),
+        other_sources: str | Iterable[str] = (),
     ) -> None:
         self.store = store
         self._files, self.index = OpenFiles(open_files), None
@@ -114,10 +115,11 @@ class FrameReader:
         self.source = source
         self.cache = FrameCache(budget_bytes) if cache is None else cache
         self.verify: Verify = verify
-        self.preload = Preload(self.cache, store, source, *other_sources)
+        sources = [source, *as_several(other_sources)]
+        self.preload = Preload(self.cache, store, *sources)
         self._files.on_replaced = self.cache.invalidate
         self._files.known_state = self.cache.state
-        self._write_back = WriteBack(self.cache, store, [source, *other_sources], flush_seconds)
+        self._write_back = WriteBack(self.cache, store, sources, flush_seconds)
         self._counters = Counters(
             "requests", "tier1", "tier2", "tier3", "stale_misses", "store_errors", "uncached"
         )
@@ -247,7 +249,7 @@ class FrameReader:
         """Return the frame table of a file, from the nearest tier."""
         return self._of_file(name, self._frames.table)
 
-    def slide_headers(self, paths: Sequence[str]) -> list[SlideHeader]:
+    def slide_headers(self, paths: str | Iterable[str]) -> list[SlideHeader]:
         """Return what the headers of files say of tiles, for `Slide`.
 
         Each is read from its file once: then memory and the index hold it, with the state of the file, and
@@ -255,7 +257,7 @@ class FrameReader:
 
         Parameters
         ----------
-        paths : sequence of str
+        paths : str or iterable of str
             The files.
 
         Returns
@@ -268,7 +270,8 @@ class FrameReader:
         BackendError, FormatError, NotFoundError, SourceError
             See `frame`.
         """
-        found = self._slides.read(paths)  # each question has its own time: headers may take longer
+        # Each question has its own time: headers may take longer.
+        found = self._slides.read(list(as_several(paths)))
         self.wake()
         return found
 

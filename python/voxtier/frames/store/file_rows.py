@@ -31,6 +31,7 @@ from voxtier.frames.store.row import FileState, IndexAnswer, UpsertCounts
 from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER, write_rows
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
+from voxtier.system.text import as_several
 
 T = TypeVar("T")
 
@@ -149,16 +150,17 @@ class FileRows:
             )
         return counts
 
-    def file_states(self, source: str, paths: Sequence[str]) -> list[FileState | None]:
+    def file_states(self, source: str, paths: str | Iterable[str]) -> list[FileState | None]:
         """Return what the index says of each path, in the order of `paths`; None for an unknown one."""
-        found = decode_states(self.encoded_states(source, paths), list(paths))
+        wanted = list(as_several(paths))
+        found = decode_states(self.encoded_states(source, wanted), wanted)
         return [None if each is None else FileState._make(each) for each in found]
 
-    def encoded_states(self, source: str, paths: Sequence[str]) -> bytes:
+    def encoded_states(self, source: str, paths: str | Iterable[str]) -> bytes:
         """Return what the index says of the paths that it knows: see `_core.decode_states`."""
-        parts = []
-        for start in range(0, len(paths), BATCH):
-            keys = _file_keys(source, paths[start : start + BATCH])
+        parts, wanted = [], list(as_several(paths))
+        for start in range(0, len(wanted), BATCH):
+            keys = _file_keys(source, wanted[start : start + BATCH])
             parts += [part for (part,) in self.query(statements.FILE_STATES, (keys,)) if part is not None]
         return b"".join(parts)
 
@@ -171,14 +173,15 @@ class FileRows:
         answer = self._answer(statements.GET, source, path)
         return None if answer is None else answer.found
 
-    def get_many(self, source: str, paths: Sequence[str]) -> list[FrameTable | Refusal | None]:
+    def get_many(self, source: str, paths: str | Iterable[str]) -> list[FrameTable | Refusal | None]:
         """Return for each path what `get` returns, with one question per `BATCH` paths."""
         found: dict[str, FrameTable | Refusal] = {}
-        for start in range(0, len(paths), BATCH):
-            keys = _file_keys(source, paths[start : start + BATCH])
+        wanted = list(as_several(paths))
+        for start in range(0, len(wanted), BATCH):
+            keys = _file_keys(source, wanted[start : start + BATCH])
             rows = b"".join(row for (row,) in self.query(statements.GET_MANY, (keys,)))
             found.update((path, each) for path, each, _ in decode_rows(rows))
-        return [found.get(path) for path in paths]
+        return [found.get(path) for path in wanted]
 
     def recall(self, source: str, path: str, *, with_series: bool = False) -> IndexAnswer | None:
         """Return what the index holds of a file in the form that memory takes, in one round trip.
@@ -209,11 +212,12 @@ class FileRows:
         first = decode_rows(rows, most=1)
         return IndexAnswer(first[0][1], rows) if first and first[0][0] == path else None
 
-    def slide_maps(self, source: str, paths: Sequence[str]) -> dict[str, bytes]:
+    def slide_maps(self, source: str, paths: str | Iterable[str]) -> dict[str, bytes]:
         """Return what is kept of the headers of slides, by path; `SlideHeader.from_bytes` checks it."""
         found: dict[str, bytes] = {}
-        for start in range(0, len(paths), BATCH):
-            keys = _file_keys(source, paths[start : start + BATCH])
+        wanted = list(as_several(paths))
+        for start in range(0, len(wanted), BATCH):
+            keys = _file_keys(source, wanted[start : start + BATCH])
             found.update(self.query(statements.SLIDE_MAPS, (keys,)))
         return found
 
@@ -260,9 +264,9 @@ class FileRows:
         found = {key.bytes for (key,) in touched}
         return [key for key in keys if key not in found]
 
-    def delete(self, source: str, paths: Sequence[str]) -> int:
+    def delete(self, source: str, paths: str | Iterable[str]) -> int:
         """Delete the rows of files and their statistics; return how many there were."""
-        return self._delete_rows(source, [(path, None) for path in paths])
+        return self._delete_rows(source, [(path, None) for path in as_several(paths)])
 
     def _delete_rows(self, source: str, rows: Sequence[tuple[str, str | None]]) -> int:
         """Delete rows by path and the transaction that wrote each last, None for any; return their number."""

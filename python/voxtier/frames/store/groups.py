@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -75,7 +75,7 @@ class GroupStore(FrameStore):
     change = query
 
 
-def restrict(store: FrameStore, source: str, groups: Mapping[str, Sequence[str]]) -> None:
+def restrict(store: FrameStore, source: str, groups: Mapping[str, Iterable[str]]) -> None:
     """Let only some groups see files, indexed or not; where a rule is in force, the rule decides.
 
     Parameters
@@ -84,16 +84,22 @@ def restrict(store: FrameStore, source: str, groups: Mapping[str, Sequence[str]]
         The index.
     source : str
         Name of the source, which is added where there is none.
-    groups : mapping of str to sequence of str
+    groups : mapping of str to iterable of str
         By the paths under which the files are or will be indexed; no group: nobody.
+
+    Raises
+    ------
+    ConfigError
+        What stands for a file is no list of text.
     """
-    paths = [path for path in groups if path_fault(path) is None]
+    names = {path: check_groups(given) for path, given in groups.items()}
+    paths = [path for path in names if path_fault(path) is None]
     values = {
         "source": source,
         "keys": [UUID(bytes=file_key(source, path)) for path in paths],
         "paths": paths,
         # Arrays of arrays must be rectangular, so groups are passed as text.
-        "groups": [json.dumps(list(groups[path])) for path in paths],
+        "groups": [json.dumps(names[path]) for path in paths],
     }
 
     def work(connection: Connection) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from voxtier._core import FrameTable, Refusal, decode_rows
@@ -14,7 +15,7 @@ from voxtier.frames.store.adapters import Key
 from voxtier.frames.store.file_rows import BATCH, FileRows, check_source
 from voxtier.frames.store.row import FoundFile, FoundTable, RefusedFile, Summary, Tally, TruncatedFile
 from voxtier.system.html import rows_html
-from voxtier.system.text import format_bytes
+from voxtier.system.text import as_several, format_bytes
 
 
 class FrameStore(FileRows):
@@ -133,7 +134,7 @@ class FrameStore(FileRows):
             after = page[-1][0]
 
     def missing_files(
-        self, source: str, *, under: Sequence[str] = (), is_gone: Callable[[str], bool] | None = None
+        self, source: str, *, under: str | Iterable[str] = (), is_gone: Callable[[str], bool] | None = None
     ) -> Iterator[str]:
         """Iterate over the indexed paths whose files certainly no longer exist.
 
@@ -141,7 +142,7 @@ class FrameStore(FileRows):
         ----------
         source : str
             Name of the source.
-        under : sequence of str
+        under : str or iterable of str
             Only files that are, or lie below, one of these; empty for all.
         is_gone : callable or None
             Takes a path and returns whether its file is gone, False where it cannot tell. None: asks the file
@@ -159,7 +160,7 @@ class FrameStore(FileRows):
         self,
         source: str,
         *,
-        under: Sequence[str] = (),
+        under: str | Iterable[str] = (),
         is_gone: Callable[[str], bool] | None = None,
         force: bool = False,
     ) -> int:
@@ -171,7 +172,7 @@ class FrameStore(FileRows):
         ----------
         source : str
             Name of the source.
-        under : sequence of str
+        under : str or iterable of str
             Only files that are, or lie below, one of these; empty for all.
         is_gone : callable or None
             See `missing_files`.
@@ -202,9 +203,10 @@ class FrameStore(FileRows):
             )
         return self._delete_rows(source, missing)
 
-    def _paths(self, source: str, under: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def _paths(self, source: str, under: str | Iterable[str]) -> Iterator[tuple[str, str]]:
         """Yield paths, and the transaction that wrote the row of each last."""
-        question: dict[str, Any] = {"source": source, "under": list(under) or None, "limit": 2 * BATCH}
+        folders = list(map(os.fspath, as_several(under)))
+        question: dict[str, Any] = {"source": source, "under": folders or None, "limit": 2 * BATCH}
         question["after"] = Key(bytes(16))
         while page := self.query(statements.PATHS, question):
             yield from ((path, writer) for _, path, writer in page)

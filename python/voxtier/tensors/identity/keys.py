@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError
+from voxtier.system.text import as_several
 
 COLUMN = "VolumeName"
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f-\x9f]")
@@ -87,7 +88,9 @@ def legacy_hex(key: str) -> str:
     return key.encode("ascii").hex()
 
 
-def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+def read_volume_names(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> list[str]:
     """Return the distinct volume names of CSV files, in order of appearance.
 
     Raises
@@ -96,7 +99,7 @@ def read_volume_names(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
         A file is absent, is not text or not CSV, or has not one column ``VolumeName``.
     """
     names: dict[str, None] = {}
-    for path in paths:
+    for path in as_several(paths):
         try:
             with Path(path).open(encoding="utf-8-sig", newline="") as stream:
                 rows = csv.DictReader(stream, strict=True)

@@ -8,22 +8,25 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
+from voxtier.system.text import as_several
 from voxtier.tensors.identity.keys import item_key, legacy_hex
 
 _KEY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 
 
-def hash_to_volume(names: Sequence[str], *, legacy: bool = False, redact: bool = False) -> dict[str, str]:
+def hash_to_volume(
+    names: str | Iterable[str], *, legacy: bool = False, redact: bool = False
+) -> dict[str, str]:
     """Return ``{key: volume name}``; every key is the stem of that volume's file in the cache.
 
     Parameters
     ----------
-    names : sequence of str
+    names : str or iterable of str
         Distinct volume names.
     legacy : bool
         Use the 64-digit keys of the predecessor's map, which name no file.
@@ -35,9 +38,10 @@ def hash_to_volume(names: Sequence[str], *, legacy: bool = False, redact: bool =
     dict
         In the order of the names.
     """
-    width = len(str(len(names)))
+    volumes = list(as_several(names))
+    width = len(str(len(volumes)))
     mapping = {}
-    for number, name in enumerate(names, 1):
+    for number, name in enumerate(volumes, 1):
         key = item_key(name)
         mapping[legacy_hex(key) if legacy else key] = f"volume_{number:0{width}}" if redact else name
     return mapping

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.system.durable import TEMPORARY, temporary_is_live
+from voxtier.system.text import as_several
 from voxtier.tensors.manifest import Manifests
 from voxtier.tensors.states import FINE
 
@@ -144,7 +145,7 @@ def verify(
     shape: tuple[int, ...] | None = None,
     digest: bool = False,
     threads: int | None = None,
-    orphans: frozenset[str] = frozenset(),
+    orphans: str | Iterable[str] = (),
 ) -> Iterator[FileState]:
     """Check the files of a listing.
 
@@ -170,7 +171,7 @@ def verify(
         Also compute the content digest.
     threads : int, optional
         Files in flight; by default twice the processors, at least 4 (a cold disk wants several).
-    orphans : frozenset of str
+    orphans : str or iterable of str
         File names that no volume list asks for.
 
     Yields
@@ -201,12 +202,12 @@ def verify(
             full.append(path)
         else:
             quick.append(path)
-    threads = threads or max(4, 2 * (os.cpu_count() or 1))
+    threads, unwanted = threads or max(4, 2 * (os.cpu_count() or 1)), frozenset(as_several(orphans))
     for paths, crc in ((full, True), (quick, False)):
         verifier = _core.ParallelVerifier(paths, crc=crc, content=content, digest=digest, threads=threads)
         try:
             for index, report in verifier:
-                state = judge(paths[index], report, listing, shape=shape, orphans=orphans)
+                state = judge(paths[index], report, listing, shape=shape, orphans=unwanted)
                 state = replace(state, checked="full" if crc else "quick")
                 yield _compare_with_manifest(state, report, manifests)
         finally:

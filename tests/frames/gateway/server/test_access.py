@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -55,6 +56,35 @@ def test_a_token_is_good_for_its_sources(file: Path, connect: Connect) -> None:
     for page in ("/", "/status.json", "/metrics", "/dicomweb/studies"):
         assert client.get(page).status == 401
     assert client.get("/health").status == 200
+
+
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_one_root_counts_as_one(
+    file: Path, tmp_path: Path, store: FrameStore, connect: Connect, as_given: type
+) -> None:
+    """Not as its letters, of which ``/`` is a root that holds all files."""
+    index(store, [write(tmp_path, "b", "1.10")])
+    client = connect(roots=as_given(file.parent))
+    assert client.frames(PATH, "1").status == 200
+    assert client.frames(instance_path(STUDY, SERIES, "1.10"), "1").status in (404, 503)
+
+
+def test_one_source_of_a_token_counts_as_one(file: Path, store: FrameStore, connect: Connect) -> None:
+    for source in ("ab", "a", "b"):
+        index(store, [file], source)
+    client = connect(["default", "ab", "a", "b"], tokens={TOKEN: "ab"})
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    found = {name: client.get(f"/{name}{PATH}/frames/1", headers).status for name in ("ab", "a", "b")}
+    assert found == {"ab": 200, "a": 404, "b": 404}
+
+
+@pytest.mark.parametrize("given", ["https://viewer.example", iter(["https://viewer.example"])])
+def test_one_origin_counts_as_one_and_an_iterator_keeps_its_own(
+    file: Path, connect: Connect, given: str | Iterator[str]
+) -> None:
+    client = connect(cors_origins=given)
+    allowed = client.get(f"{PATH}/frames/1", {"Origin": "https://viewer.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://viewer.example"
 
 
 def test_other_origins_are_named_exactly(file: Path, connect: Connect) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, overload
 from uuid import UUID
 
@@ -169,9 +169,14 @@ def check_path(path: str) -> str:
 
 def check_paths(paths: Iterable[str], what: str = "filenames") -> list[str]:
     """Return the paths under which files are indexed, or raise ConfigError for what is no list of text."""
+    return list(map(absolute, check_texts(paths, what)))
+
+
+def check_texts(paths: Iterable[str], what: str) -> list[str]:
+    """Return paths as they were given, or raise ConfigError for what is no list of text."""
     if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
         raise ConfigError(f"{what}={paths!r}: give a list of paths")
-    return [absolute(_check_type(path, what)) for path in paths]
+    return [_check_type(path, what) for path in paths]
 
 
 def check_prefix(prefix: object) -> str:
@@ -257,8 +262,9 @@ def check_allowed_groups(groups: Groups) -> list[str] | None:
     """
     if groups is None:
         return None
-    names = check_groups(groups)
-    if wrong := [name for name in groups if not is_group_name(name)]:
+    given = list(groups) if isinstance(groups, Iterator) else groups  # it is gone through twice
+    names = check_groups(given)
+    if wrong := [name for name in given if not is_group_name(name)]:
         raise ConfigError(f"allowed_groups holds {wrong[0]!r}, which is no name of a group")
     return names or None
 

@@ -16,12 +16,14 @@ from voxtier.frames.databricks.lakebase.backend import (
     Groups,
     check_limit,
     check_paths,
+    check_texts,
     keys_of,
 )
 from voxtier.frames.databricks.lakebase.claims import POSITIONS, ClaimMethods
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.store.adapters import fetch
+from voxtier.frames.store.groups import check_groups
 from voxtier.postgres.connection import Connection
 
 Range = dict[str, Any]
@@ -160,9 +162,10 @@ class FrameMethods(ClaimMethods):
         dict
             By file name, `retrieve_all_frame_ranges`; without unknown files.
         """
-        tables, claims = self._look_up(filenames, uc_table_name, table, user_groups)
+        names = check_texts(filenames, "filenames")
+        tables, claims = self._look_up(names, uc_table_name, table, user_groups)
         ranges = claims | {path: _ranges_with_syntax(read) for path, read in tables.items()}
-        return {name: found for name in filenames if (found := ranges.get(absolute(name)))}
+        return {name: found for name in names if (found := ranges.get(absolute(name)))}
 
     def touch_frame_ranges(
         self,
@@ -248,14 +251,15 @@ class FrameMethods(ClaimMethods):
         never used is 1970-01-01, which scores like never, and an unknown transfer syntax is empty. Files of
         which no frame is a range of bytes, such as deflated ones, are left out.
         """
+        groups = None if user_groups is None else check_groups(user_groups)
         ranked = ranked_files(
             self.store,
             self.source(uc_table_name, table),
             check_limit(limit),
             has_ranges=True,
-            query=lambda query, parameters: self.rows(query, parameters, user_groups),
+            query=lambda query, parameters: self.rows(query, parameters, groups),
         )
-        tables, _ = self._look_up([file.path for file in ranked], uc_table_name, table, user_groups)
+        tables, _ = self._look_up([file.path for file in ranked], uc_table_name, table, groups)
         return [
             {
                 "filename": file.path,
