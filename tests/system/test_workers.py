@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from contextvars import ContextVar
 
 import pytest
 
-from voxtier.system.workers import Workers
+from voxtier.system.workers import ContextThreads, Workers
 
 
 def test_what_was_submitted_is_done_when_the_block_ends() -> None:
@@ -17,6 +18,23 @@ def test_what_was_submitted_is_done_when_the_block_ends() -> None:
             workers.submit(done.append, number)
         assert list(workers.map(str, range(3))) == ["0", "1", "2"]
     assert sorted(done) == list(range(50))
+
+
+@pytest.mark.parametrize("kind", [ContextThreads, Workers])
+def test_work_is_done_in_the_context_of_who_submits_it(kind: type[ContextThreads]) -> None:
+    name = ContextVar("name", default="nobody")
+    with kind(2, "test") as threads:
+        before = threads.submit(name.get)
+        token = name.set("one")
+        within = threads.submit(name.get)
+        assert list(threads.map(lambda _: name.get(), range(3))) == ["one"] * 3
+        assert threads.submit(name.set, "of the thread").result()  # and leaves nothing behind
+        name.reset(token)
+        assert [each.result() for each in (before, within, threads.submit(name.get))] == [
+            "nobody",
+            "one",
+            "nobody",
+        ]
 
 
 def test_work_that_fails_says_so_and_stops_nothing_else() -> None:

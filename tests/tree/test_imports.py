@@ -133,6 +133,16 @@ def test_nobody_imports_what_serves_other_frameworks() -> None:
                 assert all((name, other) in PUBLISHED for other in inside), f"{name} imports {inside}"
 
 
+@pytest.mark.parametrize("room", ["frames", "tensors"])
+def test_a_pool_of_threads_works_in_the_context_of_who_submits(room: str) -> None:
+    """A plain one would read from the store of the process within a block of ``configured(s3=...)``."""
+    plain = {"ThreadPoolExecutor", "to_thread"}
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        names = {getattr(node, "id", None) or getattr(node, "attr", None) for node in nodes}
+        assert not names & plain, f"{path}: use voxtier.system.workers.ContextThreads"
+
+
 def test_errors_imports_nothing_of_voxtier() -> None:
     assert not python_edges()["errors.py"]
 

@@ -19,7 +19,7 @@ from voxtier.errors import FormatError, SourceError
 from voxtier.frames.dicom.table import Fingerprint, read_frame, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.sources.address import is_address
-from voxtier.frames.sources.opening import open_source
+from voxtier.frames.sources.opening import Opener
 
 if TYPE_CHECKING:
     from voxtier.frames.serving.reader import FrameReader
@@ -204,7 +204,8 @@ class Level:
 class Slide:
     """The pyramid of a slide, the largest level first.
 
-    All its levels are of one study, of one series or Frame of Reference, and of one Pyramid UID.
+    All its levels are of one study, of one series or Frame of Reference, and of one Pyramid UID. Without a
+    reader, ``s3://`` is reached as was configured when the slide was opened.
 
     Parameters
     ----------
@@ -244,7 +245,7 @@ class Slide:
         reader: FrameReader | None = None,
     ) -> None:
         files = list(iter_files(paths, extension=None))
-        self._reader = reader
+        self._reader, self._open = reader, Opener()
         self._tables: dict[str, FrameTable] = {}
         headers = self._headers(files)
         tiled = {file: header for file, header in headers.items() if 0 not in (*header.total, *header.tile)}
@@ -320,10 +321,10 @@ class Slide:
             return self._reader.frame_in_state(tile.file, tile.frame, agrees)
         table = self._tables.get(tile.file)
         if table is None:
-            table = self._tables[tile.file] = read_table(tile.file)
+            table = self._tables[tile.file] = read_table(self._open(tile.file))
         try:
             if agrees((table.size, table.mtime_ns, table.ctime_ns, table.inode, table.etag)):
-                found = read_frame(tile.file, table, tile.frame)
+                found = read_frame(self._open(tile.file), table, tile.frame)
                 # Objects are read in the state of the table; of files, size and time alone are compared.
                 if is_address(tile.file) or table.describes(tile.file):
                     return found
@@ -337,7 +338,7 @@ class Slide:
         names = list(files)
         if self._reader is not None:
             return dict(zip(names, self._reader.slide_headers(names), strict=True))
-        return {file: SlideHeader.read(open_source(file)) for file in names}
+        return {file: SlideHeader.read(self._open(file)) for file in names}
 
     def _renew(self, level: int) -> None:
         """Make a level anew: the state of one of its files has changed, and maybe the places of its tiles."""

@@ -116,6 +116,14 @@ def get_s3_config() -> S3Config:
     return _context_config.get() or _process_config
 
 
+def context_s3_config() -> S3Config | None:
+    """Return the configuration of the context alone, as in a block of ``configured``; None where it has none.
+
+    Threads have no context of their own: let `voxtier.system.workers.ContextThreads` do the work.
+    """
+    return _context_config.get()
+
+
 def configure_s3(config: S3Config) -> None:
     """Change the configuration of the process, or of the context where one has its own.
 

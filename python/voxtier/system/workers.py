@@ -1,7 +1,8 @@
-"""Threads whose work ends with the block that they are made for, however that block ends."""
+"""Threads that work in the context of who submits; and those whose work ends with the block of their own."""
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -12,7 +13,33 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Workers(ThreadPoolExecutor):
+class ContextThreads(ThreadPoolExecutor):
+    """A pool of threads that do each piece of work in a copy of the context of who submits it.
+
+    A thread has no context of its own: in a plain pool the work of a block of ``configured(s3=...)`` would
+    ask the store of the process.
+    """
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Let a thread do the work; see `ThreadPoolExecutor`.
+
+        Parameters
+        ----------
+        work : callable
+            What to do.
+        *args, **kwargs : object
+            What it is called with.
+
+        Returns
+        -------
+        Future
+            What it returns or raises.
+        """
+        context = contextvars.copy_context()
+        return super().submit(lambda: context.run(work, *args, **kwargs))
+
+
+class Workers(ContextThreads):
     """A pool of threads for one ``with`` block: when an exception leaves it, no work begins and none is left.
 
     A plain pool joins the threads that it knows of. One that was just being started when Ctrl-C came it does

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from voxtier._core import Gateway as Core
@@ -22,6 +22,8 @@ from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.stores import ObjectState
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
+from voxtier.system.s3_config import S3Config
+from voxtier.system.workers import ContextThreads
 
 _log = logging.getLogger(__name__)
 _DICOM_JSON = "application/dicom+json"
@@ -86,9 +88,11 @@ class Answers:
         self._core, self._reader, self._search, self._status = core, reader, search, status
         self._index: IndexClient = reader.index
         self._stopping = threading.Event()
-        self._stores = ThreadPoolExecutor(_STORE_THREADS, "voxtier-gateway-store")
+        self._stores = ContextThreads(_STORE_THREADS, "voxtier-gateway-store")
         self._threads = [
-            threading.Thread(target=self._run, name=f"voxtier-gateway-{number}", daemon=True)
+            threading.Thread(
+                target=copy_context().run, args=(self._run,), name=f"voxtier-gateway-{number}", daemon=True
+            )
             for number in range(threads)
         ]
         for thread in self._threads:
@@ -136,7 +140,7 @@ class Answers:
             case ("search", (source, path, query, root, groups)):
                 job.answer_http(*self._search_for(source, path, query, root, groups))
             case ("open" | "ranges", _):
-                self._stores.submit(_answer_by_store, job)
+                self._stores.submit(_answer_by_store, job, self._reader.s3_config())
             case ("status", ()):
                 job.answer_http(200, "application/json", json.dumps(self._status()).encode())
             case ("computed", (source, row)):
@@ -165,13 +169,13 @@ def _may_read(store: FrameStore, source: str, path: str, uid: str, groups: list[
     return GroupStore(store, groups).may_read(source, path, uid)
 
 
-def _answer_by_store(job: GatewayJob) -> None:
+def _answer_by_store(job: GatewayJob, config: S3Config) -> None:
     try:
         match job.question:
             case ("open", (address,)):
-                job.answer_object(*RemoteObject(address).open_ranges())
+                job.answer_object(*RemoteObject(address, config).open_ranges())
             case ("ranges", (address, state, ranges)):
-                source = RemoteObject(address, state=ObjectState(*state), ahead=True)
+                source = RemoteObject(address, config, ObjectState(*state), ahead=True)
                 job.answer_ranges(source.fetch(ranges))
     except (FormatError, SourceError) as error:
         _log.warning("a store did not answer the gateway: %s: %s", error.kind, error.detail)

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from importlib import resources
 from ipaddress import ip_address
 from pathlib import Path
@@ -178,7 +179,7 @@ class Gateway:
         """Listen, and in the background ask the index until it answers, then load the best tables.
 
         ``/ready`` says yes when both are done, and goes on saying so if the index fails later: frames come
-        from memory and files then.
+        from memory and files then. In a block of ``configured(s3=...)`` its threads read from that store.
 
         Parameters
         ----------
@@ -202,7 +203,10 @@ class Gateway:
         self._status.wake()
         self._hot_set.start()
         self._readying = threading.Thread(
-            target=self._get_ready, args=(preload and not restored,), name="voxtier-ready", daemon=True
+            target=copy_context().run,
+            args=(self._get_ready, preload and not restored),
+            name="voxtier-ready",
+            daemon=True,
         )
         self._readying.start()
         return self

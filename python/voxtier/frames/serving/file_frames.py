@@ -263,7 +263,9 @@ class FileFrames:
             if isinstance(file, RemoteFile) and not file.source.is_current():
                 self._files.forget(path)
                 self._cache.invalidate(path)
-                return self._tables.rebuild(path, RemoteObject(path), "normal", self._verify).table
+                return self._tables.rebuild(
+                    path, RemoteObject(path, file.source.config), "normal", self._verify
+                ).table
             table = self._cache.table(path)
             if table is not None and table.describes(file.source):
                 return table

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+
+from voxtier.system.workers import ContextThreads
 
 _THREADS = 32
 
@@ -17,13 +18,13 @@ class ThreadPools:
     def after_fork(self) -> None:
         """Start without pools in a child process, whose threads are its own."""
         self._lock = threading.Lock()
-        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._pools: dict[str, ContextThreads] = {}
 
-    def get(self, name: str) -> ThreadPoolExecutor:
+    def get(self, name: str) -> ContextThreads:
         """Return the pool of a name."""
         with self._lock:
             if name not in self._pools:
-                self._pools[name] = ThreadPoolExecutor(_THREADS, f"voxtier-{name}")
+                self._pools[name] = ContextThreads(_THREADS, f"voxtier-{name}")
             return self._pools[name]
 
     def close(self) -> None:

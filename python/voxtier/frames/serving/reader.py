@@ -33,6 +33,7 @@ from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.s3_config import S3Config
 from voxtier.system.text import as_several
 
 T = TypeVar("T")
@@ -360,6 +361,10 @@ class FrameReader:
         """Start the threads that write accesses and status: others read by the reader's memory."""
         self._write_back.wake()
         self._status.wake()
+
+    def s3_config(self) -> S3Config:
+        """Return how ``s3://`` is reached: as the block that asks says, or that made the reader."""
+        return self._files.s3_config()
 
     def keep_row(self, source: str, row: bytes) -> None:
         """Have the row of a table that others computed written to the index."""

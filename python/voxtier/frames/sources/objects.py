@@ -55,6 +55,11 @@ class RemoteObject:
         self._state, self._head, self._read_at = state, b"", 0.0
 
     @property
+    def config(self) -> S3Config:
+        """How ``s3://`` is reached."""
+        return self._store.config
+
+    @property
     def state(self) -> ObjectState | None:
         """The state that is read; None before the first read."""
         return self._state

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from voxtier.system.durable import sync_folder
+from voxtier.system.workers import ContextThreads
 
 if TYPE_CHECKING:
     from voxtier.tensors.making.worker_pool import Task
@@ -199,7 +200,7 @@ class Downloads:
     """
 
     def __init__(self, threads: int, *, on_end: Callable[[], None]) -> None:
-        self._executor = ThreadPoolExecutor(threads, "voxtier-download")
+        self._executor = ContextThreads(threads, "voxtier-download")
         self._on_end = on_end
         self._tasks: dict[Future[None], Task] = {}
 

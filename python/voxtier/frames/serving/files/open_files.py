@@ -13,6 +13,7 @@ from voxtier._core import read_table
 from voxtier.frames.dicom.table import Fingerprint
 from voxtier.frames.serving.files.remote_file import RemoteFile
 from voxtier.frames.sources.address import is_address
+from voxtier.system.s3_config import S3Config, context_s3_config, get_s3_config
 
 # A file may be replaced under its name, and its old descriptor reads the old content.
 _RECHECK_SECONDS = 1.0
@@ -37,6 +38,15 @@ class OpenFiles:
         self.cap = cap
         self._lock = threading.Lock()
         self._open: OrderedDict[str, OpenFile | RemoteFile] = OrderedDict()
+        self._made_in = context_s3_config()
+
+    def s3_config(self) -> S3Config:
+        """Return how ``s3://`` is reached now.
+
+        A block of ``configured`` counts for what it asks; then the one in which this object was made, for
+        threads of others, which have no context; then the process.
+        """
+        return context_s3_config() or self._made_in or get_s3_config()
 
     def forget(self, path: str) -> None:
         """Close the descriptor of a path as soon as nobody uses it."""
@@ -68,7 +78,7 @@ class OpenFiles:
         if (file := self.take_open(path)) is not None:
             return file
         if is_address(path):
-            return self._keep(path, RemoteFile(path, self.known_state(path) if self.known_state else None))
+            return self._take_object(path)
         now = time.monotonic()
         try:
             status: os.stat_result | None = Path(path).stat()
@@ -89,6 +99,16 @@ class OpenFiles:
         opened = os.fstat(fd)
         return self._keep(path, OpenFile(fd, (opened.st_dev, opened.st_ino), now))
 
+    def _take_object(self, path: str) -> RemoteFile:
+        config = self.s3_config()
+        with self._lock:
+            old = self._open.get(path)
+        if isinstance(old, RemoteFile) and old.source.config != config and self.on_replaced is not None:
+            self.on_replaced(path)  # what memory knows is of another store
+        file = RemoteFile(path, self.known_state(path) if self.known_state else None, config)
+        self._keep(path, file)
+        return file
+
     def _keep(self, path: str, file: OpenFile | RemoteFile) -> OpenFile | RemoteFile:
         with self._lock:
             if path in self._open:
@@ -103,6 +123,8 @@ class OpenFiles:
         with self._lock:
             file = self._open.get(path)
             if file is None or time.monotonic() - file.checked >= _RECHECK_SECONDS:
+                return None
+            if isinstance(file, RemoteFile) and file.source.config != self.s3_config():
                 return None
             file.users += 1
             self._open.move_to_end(path)

@@ -10,6 +10,7 @@ from voxtier.errors import SourceError
 from voxtier.frames.dicom.table import Fingerprint
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.stores import ObjectState
+from voxtier.system.s3_config import S3Config
 
 
 class RemoteFile:
@@ -24,12 +25,14 @@ class RemoteFile:
         Its address.
     state : Fingerprint or None
         The state that memory knows of it.
+    config : S3Config
+        How ``s3://`` is reached.
     """
 
     __slots__ = ("_promised", "checked", "retired", "source", "users")
 
-    def __init__(self, address: str, state: Fingerprint | None) -> None:
-        self.source = RemoteObject(address, ahead=True)
+    def __init__(self, address: str, state: Fingerprint | None, config: S3Config) -> None:
+        self.source = RemoteObject(address, config, ahead=True)
         if state is not None and (state[4] is not None or state[1] is not None):
             self.source.expect(state)
         self.checked = math.inf

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.workers import ContextThreads
 
 _THREADS = 32
 
@@ -16,7 +17,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+_pool: ContextThreads | None = None
 
 
 def fetch_together(get: Callable[[int, int], Any], ranges: Sequence[tuple[int, int]]) -> list[Any]:
@@ -49,11 +50,11 @@ def ask_ahead(ask: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[
             answer.cancel()
 
 
-def _threads() -> ThreadPoolExecutor:
+def _threads() -> ContextThreads:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(_THREADS, "voxtier-ranges")
+            _pool = ContextThreads(_THREADS, "voxtier-ranges")
         return _pool
 
 

@@ -11,10 +11,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.workers import ContextThreads
 
 _FRESH_SECONDS = 2.0
 # A piece under way is waited for: so many times what the store usually takes for it, and no less than this.
@@ -158,7 +158,7 @@ class ReadAhead:
         """Begin anew, as in a child process, which has none of the threads."""
         self._lock = threading.Lock()
         self._scrolls: OrderedDict[Hashable, list[_Scroll]] = OrderedDict()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: ContextThreads | None = None
 
     def get(
         self,
@@ -222,7 +222,7 @@ class ReadAhead:
 
     def _start(self, scroll: _Scroll, piece: _Piece) -> None:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, "voxtier-ahead")
+            self._threads = ContextThreads(_THREADS, "voxtier-ahead")
         try:
             self._threads.submit(piece.fetch)
         except RuntimeError:  # the interpreter ends: what is read yet is read without us
