@@ -10,13 +10,15 @@ from typing import Any
 
 from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.exchange.decoding import read_frame
+from voxtier.frames.sources.opening import Opener
 from voxtier.system.text import as_several
 
 
 class FrameDataset:
     """Frames of files in the order in which the files were given: a map-style dataset, without torch itself.
 
-    The tables are read when it is made, frames when they are asked for. Pickles, so that it goes to workers.
+    The tables are read when it is made, frames when they are asked for. Pickles, so that it goes to workers:
+    they reach ``s3://`` as was configured when it was made (`S3Config`, which holds no keys).
 
     Parameters
     ----------
@@ -52,6 +54,7 @@ class FrameDataset:
         threads: int = 16,
     ) -> None:
         wanted = [os.fspath(path) for path in as_several(paths)]
+        self._open = Opener()
         results: dict[str, TableResult] = {
             os.fspath(result.path): result for result in read_tables(dict.fromkeys(wanted), threads=threads)
         }
@@ -72,7 +75,8 @@ class FrameDataset:
     def __getitem__(self, index: int) -> Any:
         """Return one frame; negative numbers count from the end."""
         file, frame = self._place(index)
-        place = (*self._files[file], frame)
+        path, table = self._files[file]
+        place = (self._open(path), table, frame)
         found = read_frame(*place, decode=True) if self.decode else read_frame(*place)
         return found if self.transform is None else self.transform(found)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from frames.sources.images import slide, tile
 from frames.sources.others.test_http import Web
 from voxtier.frames import (
     FileIndexer,
+    FrameDataset,
     FrameReader,
     Gateway,
     Slide,
@@ -160,3 +162,14 @@ def test_a_slide_stays_with_the_store_that_it_was_opened_in(
     finally:
         web.shutdown()
         web.server_close()
+
+
+@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+def test_a_dataset_reads_from_its_store_in_another_process(other: S3Config, way: str) -> None:
+    with block(other):
+        frames = FrameDataset(ADDRESS, decode=False)
+        assert frames[3] == other_tile(3)
+    assert frames[3] == other_tile(3)
+    assert with_threads(lambda: frames[4]) == other_tile(4)
+    with ProcessPoolExecutor(1, mp_context=get_context(way)) as processes:
+        assert processes.submit(frames.__getitem__, 5).result(timeout=120) == other_tile(5)
