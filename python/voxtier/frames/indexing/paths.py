@@ -13,6 +13,7 @@ from voxtier._core import file_key, local_path
 from voxtier.errors import ConfigError
 from voxtier.frames.sources.address import as_indexed, is_address
 from voxtier.frames.sources.listing import ListedObject, objects_named
+from voxtier.frames.sources.stores import load_obstore
 from voxtier.system.text import as_several
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
@@ -89,6 +90,7 @@ def iter_files(
     named = groupby(map(local_path, map(os.fspath, several)), key=is_address)
     for are_addresses, group in named:
         if are_addresses:
+            load_obstore()  # else each object would be called unreadable
             yield from objects_named(group, extension, since)
             continue
         for path in group:

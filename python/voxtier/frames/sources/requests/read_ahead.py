@@ -123,13 +123,22 @@ class _Scroll:
             self.wasted += max(piece.end - piece.start - piece.used, 0)
         self.pieces = pieces
 
+    def _left_behind(self) -> int:
+        """Return the bytes that came ahead of what was passed by now and were not wanted yet."""
+        passed = [
+            piece
+            for piece in self.pieces
+            if (piece.end <= self.end if self.step > 0 else piece.start >= self.start)
+        ]
+        return sum(max(piece.end - piece.start - piece.used, 0) for piece in passed)
+
     def next_range(self, length: int, size: int) -> tuple[int, int] | None:
         """Return what to ask for ahead of a read of `length` bytes, in an object of `size`."""
         passed = self.end - self.start
         if not self.step or self.read < passed * _DENSE:
             return None
         soon = passed / max(time.monotonic() - self.began, 0.001) * _FRESH_SECONDS / 2
-        most = min(passed // _SHARE - self.wasted, _MOST_AHEAD, int(soon))
+        most = min(passed // _SHARE - self.wasted - self._left_behind(), _MOST_AHEAD, int(soon))
         if most < length:
             return None
         if self.step > 0:
@@ -198,17 +207,17 @@ class ReadAhead:
             scroll = self._follow(key, start, end)
             scroll.take(start, end)
             pieces = sorted(scroll.pieces, key=lambda piece: piece.start)
-            following = scroll.next_range(end - start, size) if ahead is not None else None
-            if following is not None and ahead is not None and self._has_room(following, key):
-                size_ahead = following[1] - following[0]
-                self._start(scroll, _Piece(*following, ahead, usual(size_ahead)))
-            parts = []
+            length, parts = end - start, []
             for piece in pieces:
                 past = min(piece.end, end)
                 if piece.start <= start < past:
                     piece.used += past - start
                     parts.append((piece, start, past))
                     start = past
+            following = scroll.next_range(length, size) if ahead is not None else None
+            if following is not None and ahead is not None and self._has_room(following, key):
+                size_ahead = following[1] - following[0]
+                self._start(scroll, _Piece(*following, ahead, usual(size_ahead)))
         found: list[Any] = []
         for piece, first, past in parts:
             body = piece.fetch()
