@@ -18,8 +18,9 @@ from voxtier._core import FrameTable, SlideHeader, TileMap
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.dicom.table import Fingerprint, read_frame, read_table
 from voxtier.frames.indexing.paths import iter_files
-from voxtier.frames.sources.address import is_address
+from voxtier.frames.sources.address import anchored, is_address
 from voxtier.frames.sources.opening import Opener
+from voxtier.system.text import as_several
 
 if TYPE_CHECKING:
     from voxtier.frames.serving.reader import FrameReader
@@ -210,7 +211,7 @@ class Slide:
     Parameters
     ----------
     paths : path or iterable of path
-        Its files, or a folder of them.
+        Its files, or a folder of them. Relative ones are of the working folder of this moment.
     reader : FrameReader, optional
         Reads headers and frames, with its memory and index; by default files are read, and their tables kept
         here.
@@ -244,7 +245,7 @@ class Slide:
         *,
         reader: FrameReader | None = None,
     ) -> None:
-        files = list(iter_files(paths, extension=None))
+        files = list(iter_files([anchored(os.fspath(path)) for path in as_several(paths)], extension=None))
         self._reader, self._open = reader, Opener()
         self._tables: dict[str, FrameTable] = {}
         headers = self._headers(files)

@@ -97,7 +97,7 @@ class Database:
             prepare or os.environ.get("VOXTIER_PREPARE") or "auto"
         )
         self._prepare_is_told = prepare is not None
-        self._home = home
+        self._home = None if home is None else home.absolute()
         dsn = None if home is not None else dsn or os.environ.get("VOXTIER_DSN") or None
         self._dsn = self._read(dsn) if isinstance(dsn, str) else dsn
         self._credentials = credentials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 from voxtier.errors import ConfigError, MissingExtraError
@@ -20,7 +21,8 @@ def default_home() -> Path:
     """
     try:
         if home := os.environ.get("VOXTIER_HOME"):
-            return Path(home).expanduser().absolute()
+            folder = Path(home).expanduser()
+            return folder if folder.is_absolute() else _anchored(folder)
         from platformdirs import user_data_path
 
         return user_data_path("voxtier")
@@ -29,6 +31,12 @@ def default_home() -> Path:
     except RuntimeError:  # neither HOME nor an entry in the list of accounts, as in a container
         named = "the account of this process has no home folder" if not home else f"VOXTIER_HOME={home}"
         raise ConfigError(f"{named}: let VOXTIER_HOME name a folder that voxtier may write") from None
+
+
+@cache
+def _anchored(home: Path) -> Path:
+    """Return what a relative path names when it is first asked for: the working folder may change later."""
+    return home.absolute()
 
 
 def home_if_any() -> Path | None:

@@ -104,6 +104,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             if name not in accepted and name in kwargs
         }
         super().__init__(as_several(data), *args, **kwargs)
+        folder = self.cache_dir  # the working folder may be another when an item is asked for
+        self.cache_dir: Path | None = None if folder is None else Path(folder).absolute()
         self.track_meta: bool = own.get("track_meta", getattr(self, "track_meta", False))
         self.weights_only: bool = own.get("weights_only", getattr(self, "weights_only", True))
         first = next(iter(getattr(self.transform, "transforms", ())), None)

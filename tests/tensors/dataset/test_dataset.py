@@ -82,6 +82,20 @@ def test_files_are_those_of_stock_monai(compute: Compute, tmp_path: Path) -> Non
     assert torch.equal(back[0]["image"], mine[0]["image"])
 
 
+def test_a_cache_stays_when_the_working_folder_changes(
+    compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other" / "c").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    dataset = healing(compute, Path("c"), 2)
+    first = dataset[0]["image"]
+    monkeypatch.chdir(tmp_path / "other")
+    assert torch.equal(dataset[0]["image"], first)
+    dataset[1]
+    assert compute.calls() == len(list((tmp_path / "c").iterdir())) == 2
+    assert not list((tmp_path / "other" / "c").iterdir())
+
+
 @pytest.mark.parametrize("case", MATRIX)
 def test_every_damage_is_healed(case: str, compute: Compute, tmp_path: Path) -> None:
     first = healing(compute, tmp_path / "c")

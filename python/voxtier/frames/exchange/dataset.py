@@ -10,6 +10,7 @@ from typing import Any
 
 from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.exchange.decoding import read_frame
+from voxtier.frames.sources.address import anchored
 from voxtier.frames.sources.opening import Opener
 from voxtier.system.text import as_several
 
@@ -23,7 +24,7 @@ class FrameDataset:
     Parameters
     ----------
     paths : path or iterable of path
-        The files.
+        The files. Relative ones are of the working folder of this moment.
     decode : bool
         Give pixels (see `read_frame`) and not the bytes of the file.
     transform : callable or None
@@ -53,7 +54,7 @@ class FrameDataset:
         transform: Callable[[Any], Any] | None = None,
         threads: int = 16,
     ) -> None:
-        wanted = [os.fspath(path) for path in as_several(paths)]
+        wanted = [anchored(os.fspath(path)) for path in as_several(paths)]
         self._open = Opener()
         results: dict[str, TableResult] = {
             os.fspath(result.path): result for result in read_tables(dict.fromkeys(wanted), threads=threads)

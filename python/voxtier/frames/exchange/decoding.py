@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from voxtier._core import FrameTable
@@ -11,6 +11,7 @@ from voxtier.errors import FormatError, MissingExtraError
 from voxtier.frames.dicom.metadata import read_metadata
 from voxtier.frames.dicom.table import RangedSource, read_table, state_of
 from voxtier.frames.dicom.table import read_frame as read_bytes
+from voxtier.frames.sources.address import anchored
 from voxtier.frames.sources.opening import read_ranges
 
 if TYPE_CHECKING:
@@ -118,6 +119,12 @@ def generate_frames(
     FormatError, SourceError
         See `read_table` and `read_frame`.
     """
+    # The place of the file is taken here, and not with the first frame: the working folder may change.
+    source = anchored(fspath(source)) if isinstance(source, str | PathLike) else source
+    return _generate(source, table, decode=decode)
+
+
+def _generate(source: Source, table: FrameTable | None, *, decode: bool) -> Iterator[Any]:
     found = read_table(source) if table is None else table
     read = _decoder_of(source, found) if decode else None
     for index in range(len(found)):

@@ -28,7 +28,7 @@ class HotSet:
 
     def __init__(self, cache: FrameCache, path: str | os.PathLike[str] | None) -> None:
         self._cache = cache
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else Path(path).absolute()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 

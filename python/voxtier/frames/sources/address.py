@@ -85,6 +85,20 @@ def as_indexed(name: str, folder: str = "") -> str:
     return name[1:] if name[:2] == "//" else name  # POSIX lets two slashes at the beginning mean another root
 
 
+def anchored(name: str) -> str:
+    """Return a name for what is opened later: of the same file, whatever the working folder is by then.
+
+    Nothing else of it changes: ``..`` behind a link to a folder is the system's to follow.
+    """
+    local = local_path(name)
+    if not local or local[0] == "/" or is_address(local):
+        return name
+    try:
+        return os.path.join(os.getcwd(), local)  # noqa: PTH109, PTH118 - Path drops "." and a slash at the end
+    except FileNotFoundError:  # the working folder was deleted: reading says that there is no such file
+        return name
+
+
 def prefix_as_indexed(prefix: str) -> str:
     """Return a beginning of paths in the spelling of the index, so that it is one of theirs.
 
