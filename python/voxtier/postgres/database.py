@@ -110,6 +110,7 @@ class Database:
         self.on_open = on_open
         self._pool: psycopg_pool.ConnectionPool[Connection] | None = None
         self._server: EmbeddedServer | None = None
+        self._has_started = False
         self._opening = threading.Lock()
         self._attaching = threading.Lock()
         _databases.add(self)
@@ -119,6 +120,22 @@ class Database:
     def is_embedded(self) -> bool:
         """Whether this is voxtier's own server."""
         return self._dsn is None
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether this is voxtier's own server, and no work was done on it yet: `start` may take seconds."""
+        return self._dsn is None and not self._has_started
+
+    def start(self) -> None:
+        """Connect, and start the embedded server before that if it does not run, as any work would.
+
+        Raises
+        ------
+        BackendError, ConfigError
+            See `run`.
+        """
+        with self.connection():
+            pass
 
     def describe(self) -> str:
         """Return host, port and name of the database, without secrets."""
@@ -228,7 +245,7 @@ class Database:
             pool.close(timeout=seconds)
 
     def probe(self, statement: LiteralString, *, seconds: float = 1.0) -> None:
-        """Run a statement on a connection of its own, with little patience.
+        """Run a statement on a connection of its own, with little patience; the embedded server is started.
 
         Parameters
         ----------
@@ -244,6 +261,8 @@ class Database:
         ConfigError
             The role may not read it, or the database's encoding is not UTF8.
         """
+        if self.needs_start:
+            self.start()
         try:
             patience = {"connect_timeout": 2, "tcp_user_timeout": 2000}
             with Connection.connect(self._conninfo(**patience), autocommit=False) as connection:
@@ -276,6 +295,7 @@ class Database:
                     open=True,
                     **self._sizes,
                 )
+                self._has_started = True
                 return self._pool
         return self._open()  # it was reset while this thread connected
 
@@ -288,7 +308,7 @@ class Database:
 
     def _detach(self) -> None:
         with self._attaching:
-            server, self._server = self._server, None
+            server, self._server, self._has_started = self._server, None, False
         if server is not None:
             server.detach()
 
@@ -403,7 +423,7 @@ class Database:
         # Neither use the parent's connections nor close them, which would end its sessions.
         abandon(self._pool)
         self._pool = None
-        self._server = None
+        self._server, self._has_started = None, False
         self._opening, self._attaching = threading.Lock(), threading.Lock()
 
 

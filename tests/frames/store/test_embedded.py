@@ -9,14 +9,17 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from frames.indexing.files import native, run
 from frames.store.rows.index_rows import results
-from voxtier.errors import BackendError
-from voxtier.frames import FrameTable
+from support.builders import pattern
+from voxtier.errors import BackendError, NotFoundError
+from voxtier.frames import FrameReader, FrameTable
 from voxtier.frames.store.store import FrameStore
-from voxtier.postgres.embedded import embedded_server
+from voxtier.postgres.embedded import EmbeddedServer, embedded_server
 
 
 def running_pid() -> int:
@@ -81,3 +84,93 @@ def test_a_server_that_cannot_start_names_its_folder() -> None:
                 store.get("s", "/0")
         control.write_bytes(saved)
         assert isinstance(store.get("s", "/0"), FrameTable)
+
+
+def indexed(tmp_path: Path) -> str:
+    """Index a file of the instance 2.25.1, and let the server stop."""
+    path = tmp_path / "a.dcm"
+    path.write_bytes(native(2))
+    with FrameStore() as store:
+        assert [report.status for report in run(store, [str(path)], source=tmp_path.name)] == ["ok"]
+    assert not embedded_server().status().running
+    return str(path)
+
+
+@pytest.mark.parametrize("groups", [None, ["staff"]])
+def test_what_the_index_alone_can_answer_waits_for_the_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: list[str] | None
+) -> None:
+    path, budget, attach = indexed(tmp_path), 1.0, EmbeddedServer.attach
+
+    def attach_late(server: EmbeddedServer) -> None:
+        time.sleep(1.2 * budget)
+        attach(server)
+
+    monkeypatch.setattr(EmbeddedServer, "attach", attach_late)
+    for name in ("2.25.1", path if groups else "2.25.1", "2.25.404"):
+        with (
+            FrameStore() as store,
+            FrameReader(store, tmp_path.name, index_seconds=budget, user_groups=groups) as reader,
+        ):
+            if name == "2.25.404":
+                with pytest.raises(NotFoundError):
+                    reader.frame(name, 0)
+            else:
+                assert reader.frame(name, 1) == pattern(32)[16:]
+            assert not reader.stats()["degraded"]
+
+
+def test_paths_are_read_while_the_server_starts_and_no_breaker_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, attach, may_start = indexed(tmp_path), EmbeddedServer.attach, threading.Event()
+
+    def attach_when_told(server: EmbeddedServer) -> None:
+        assert may_start.wait(20)
+        attach(server)
+
+    monkeypatch.setattr(EmbeddedServer, "attach", attach_when_told)
+    with FrameStore() as store, FrameReader(store, tmp_path.name, index_seconds=60) as reader:
+        assert reader.index is not None
+        reader.index.budget_seconds = 0.05
+        for number in (0, 1):
+            reader.cache.invalidate(path)
+            assert reader.frame(path, number) == pattern(32)[16 * number :][:16]
+        assert (reader.stats()["tier3"], reader.stats()["degraded"]) == (2, False)
+        reader.index.budget_seconds = 60
+        may_start.set()
+        assert reader.path_of("2.25.1") == path
+        reader.cache.invalidate(path)
+        assert reader.frame(path, 0) == pattern(32)[:16]
+        assert reader.stats()["tier2"] == 1
+
+
+def test_a_server_that_cannot_start_is_no_endless_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = indexed(tmp_path)
+
+    def fail(_: EmbeddedServer) -> None:
+        raise BackendError("no disk")
+
+    with FrameStore() as store, FrameReader(store, tmp_path.name, publish=False) as reader:
+        with monkeypatch.context() as broken:
+            broken.setattr(EmbeddedServer, "attach", fail)
+            with pytest.raises(BackendError, match="no disk"):
+                reader.frame("2.25.1", 0)
+            assert reader.stats()["degraded"]
+            assert reader.frame(path, 0) == pattern(32)[:16]
+        while reader.stats()["degraded"]:
+            time.sleep(0.02)
+        assert reader.frame("2.25.1", 0) == pattern(32)[:16]
+
+
+def test_a_probe_starts_the_server_of_a_store_that_was_not_used_or_is_closed() -> None:
+    store = FrameStore()
+    store.probe()
+    store.close()
+    assert not embedded_server().status().running
+    store.probe()
+    assert store.sources() is not None
+    store.close()
+    assert not embedded_server().status().running

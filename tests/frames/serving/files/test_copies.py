@@ -115,7 +115,7 @@ def test_an_index_that_does_not_answer_hides_no_error(
         assert served is not None
         spoil(Path(served), BAD["empty"], reader)
 
-        def refuse(_: object) -> None:
+        def refuse(_: object, **__: object) -> None:
             raise BackendError("the index does not answer")
 
         assert reader.index is not None

@@ -73,4 +73,4 @@ class GroupFiles(OpenFiles):
             assert isinstance(store, GroupStore)
             return store.may_read(self._source, path, instance)
 
-        return self._index.ask(question)
+        return self._index.ask(question, awaits_start=True)

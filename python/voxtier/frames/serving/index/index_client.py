@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 # Questions at the same time; more wait for their turn, within their budget.
 _THREADS = 8
 _PROBE_SECONDS = 0.5
+# Longest wait for the start of voxtier's own server, which gives up before.
+_START_SECONDS = 180.0
 
 
 class IndexClient:
@@ -49,6 +51,8 @@ class IndexClient:
     def _start_fresh(self) -> None:
         self._lock = threading.Lock()
         self._is_open = False
+        self._starting: _Question[None] | None = None
+        self._patience_ends = 0.0
         self._closed = threading.Event()
         self._questions: queue.SimpleQueue[_Question[Any] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
@@ -59,8 +63,21 @@ class IndexClient:
         """Whether the breaker is open: the database failed, and has not answered since."""
         return self._is_open
 
-    def ask(self, question: Callable[[FrameStore], T]) -> T:
+    def ask(self, question: Callable[[FrameStore], T], *, awaits_start: bool = False) -> T:
         """Put a question to the store.
+
+        Parameters
+        ----------
+        question : callable
+            Takes the store.
+        awaits_start : bool
+            Nothing but the index can answer: the start of voxtier's own server, once in a process, is waited
+            for beside the budget. Other questions fail meanwhile, and no breaker opens.
+
+        Returns
+        -------
+        object
+            What `question` returned.
 
         Raises
         ------
@@ -71,6 +88,8 @@ class IndexClient:
             raise BackendError(
                 "the index of frames is not asked: its database failed and has not answered since"
             )
+        if self._starting is not None or self.store.database.needs_start:
+            self._start(awaits_end=awaits_start)
         ends = self.request.ends
         left = self.budget_seconds if ends is None else ends - time.monotonic()
         asked = _Question(question)
@@ -78,6 +97,9 @@ class IndexClient:
         if not asked.done.wait(max(left, 0.0)):
             self._open_breaker(f"no answer within {self.budget_seconds:g} s")
             raise BackendError(f"the index of frames did not answer within {self.budget_seconds:g} s")
+        return self._result_of(asked)
+
+    def _result_of(self, asked: _Question[T]) -> T:
         try:
             return asked.result()
         except (BackendError, ConfigError) as error:  # ConfigError: the role's rights were revoked
@@ -89,6 +111,29 @@ class IndexClient:
         self._closed.set()
         for _ in range(self._threads):
             self._questions.put(None)
+
+    def _start(self, *, awaits_end: bool) -> None:
+        """Have voxtier's own server started, by one thread: that it takes seconds is no sign of trouble."""
+        began = time.monotonic()
+        with self._lock:
+            starting = self._starting
+            if starting is None:
+                starting = _Question(lambda store: store.database.start())
+                threading.Thread(
+                    target=self._answer_start, args=(starting,), name="voxtier-index-start", daemon=True
+                ).start()
+                self._starting, self._patience_ends = starting, began + self.budget_seconds
+        # It may run already, for other processes.
+        if not starting.done.wait(_START_SECONDS if awaits_end else max(self._patience_ends - began, 0.0)):
+            raise BackendError("the index of frames is not asked yet: its server is starting")
+        self._result_of(starting)
+        if self.request.ends is not None:
+            self.request.ends += time.monotonic() - began
+
+    def _answer_start(self, starting: _Question[None]) -> None:
+        starting.answer(self.store)
+        with self._lock:
+            self._starting = None
 
     def _hand_over(self, asked: _Question[Any]) -> None:
         self._questions.put(asked)

@@ -63,7 +63,7 @@ class UidPaths:
             yield last
         if self._index is None:
             raise NotFoundError(f"{uid}: without an index (store=None), give a path instead of a UID")
-        found = self._index.ask(lambda store: store.copies_of(uid, self._source))
+        found = self._index.ask(lambda store: store.copies_of(uid, self._source), awaits_start=True)
         if not found and last is None:
             raise NotFoundError(
                 f"{uid}: source {self._source!r} of the index does not hold this SOP Instance"
