@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import struct
@@ -30,7 +31,7 @@ OUTCOMES = (
     "no such frame",
 )
 _CODES = {
-    FormatError: 2, SourceError: 3, NotFoundError: 4, BackendError: 5, FileNotFoundError: 6, IndexError: 7
+    FormatError: 2, SourceError: 3, NotFoundError: 4, BackendError: 5, IndexError: 7
 }  # fmt: skip
 
 
@@ -78,15 +79,9 @@ def main(dsn: str, folder: str, out: str, seed: str) -> None:
                     frames = asyncio.run(reader.aframes(name, wanted))
                 else:
                     frames = reader.frames(name, wanted, scan=dice.random() < 0.1)
-            except (
-                FormatError,
-                SourceError,
-                NotFoundError,
-                BackendError,
-                FileNotFoundError,
-                IndexError,
-            ) as error:
-                code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+            except (FormatError, SourceError, NotFoundError, BackendError, IndexError) as error:
+                is_gone = getattr(error, "errno", None) == errno.ENOENT
+                code = 6 if is_gone else next(c for kind, c in _CODES.items() if isinstance(error, kind))
             else:
                 found = {identify(got, number) for got, number in zip(frames, wanted, strict=True)}
                 code = 0 if len(found) == 1 and None not in found else 1

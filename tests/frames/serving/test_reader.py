@@ -16,7 +16,7 @@ import pytest
 from frames.dicom.cases import CASES
 from frames.serving.images import frame_of, native, write_images
 from voxtier import _core
-from voxtier.errors import FormatError, NotFoundError, VoxtierError
+from voxtier.errors import FormatError, NotFoundError, SourceError, VoxtierError
 from voxtier.frames import FrameCache, read_frame, read_many, read_table, read_tables
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.memory.ranking import ranked_files
@@ -103,7 +103,7 @@ def test_one_file_under_many_spellings_is_one_row_and_one_entry(
         for spelling in spellings:
             assert reader.frame(spelling, 1) == frame_of(1)
         assert reader.cache.keys() == [path]
-        with pytest.raises(ValueError, match="null"):
+        with pytest.raises(SourceError, match="null"):
             reader.frame("00000.dcm\0", 1)
     assert [file.path for file in ranked_files(store, "s")] == [path]
     for reports in index_files(FileIndexer(store, source="s"), spellings):

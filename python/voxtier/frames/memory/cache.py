@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from voxtier import _core
 from voxtier._core import FrameTable
 from voxtier.frames.memory.flights import Flights
+from voxtier.frames.sources.address import is_text
 from voxtier.system.fork import at_fork
 
 #: How an entry is treated: see `FrameCache.put_table`.
@@ -175,6 +176,8 @@ class FrameCache(_core.FrameCache):
 
     def invalidate(self, key: str) -> bool:
         """Forget a key; a load of it that is under way is handed out, but not kept."""
+        if not is_text(key):  # no key, but a path may be
+            return False
         with self._lock:
             self._flights.mark_stale(key)
             return super().invalidate(key)

@@ -8,13 +8,14 @@ from typing import TypeVar
 
 from voxtier._core import FrameTable, read_frames
 from voxtier.errors import BackendError, FormatError, NotFoundError, SourceError
-from voxtier.frames.dicom.table import Fingerprint, Verify
+from voxtier.frames.dicom.table import Fingerprint, Verify, read_table
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult, Tier
 from voxtier.frames.serving.counters import Counters
-from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
+from voxtier.frames.serving.files.open_files import GONE, OpenFile, OpenFiles
 from voxtier.frames.serving.files.remote_file import RemoteFile
 from voxtier.frames.serving.index.uid_paths import UidPaths
 from voxtier.frames.serving.table_loader import Source, TableLoader
+from voxtier.frames.sources.address import is_text
 from voxtier.frames.sources.objects import RemoteObject
 
 T = TypeVar("T")
@@ -22,7 +23,6 @@ T = TypeVar("T")
 _ATTEMPTS = 4
 # Copies of an instance that are tried though those before them fail: a silent store takes long for each.
 _MOST_FAILURES = 8
-_GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class FileFrames:
@@ -96,7 +96,7 @@ class FileFrames:
                 except BackendError:
                     raise
                 except (FormatError, OSError) as error:
-                    if getattr(error, "errno", None) not in _GONE:
+                    if getattr(error, "errno", None) not in GONE:
                         failures[path] = error
                         if len(failures) == _MOST_FAILURES:
                             break
@@ -162,6 +162,8 @@ class FileFrames:
         IndexError, NotFoundError, FormatError, SourceError
             See `FrameReader.frame`.
         """
+        if not is_text(path):
+            return self._read_apart(path, wanted, align=align, agrees=agrees)
         depth: Verify | None = None
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
@@ -197,6 +199,18 @@ class FileFrames:
             self._counters.add("stale_misses")
             self._cache.invalidate(path)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _read_apart(
+        self, path: str, wanted: list[int], *, align: bool, agrees: Callable[[Fingerprint], bool] | None
+    ) -> list[bytes] | None:
+        """Read frames of a file whose name is no text, so that neither memory nor the index has its table."""
+        file = self._files.take(path)
+        try:
+            read = read_frames(file.source, read_table(file.source, verify=self._verify), wanted, align=align)
+            self._counters.add("requests", "tier3")
+            return read if agrees is None or agrees(file.state()) else None
+        finally:
+            self._files.give_back(file)
 
     def _read_open(
         self,
@@ -266,6 +280,8 @@ class FileFrames:
                 return self._tables.rebuild(
                     path, RemoteObject(path, file.source.config), "normal", self._verify
                 ).table
+            if not is_text(path):
+                return read_table(file.source, verify=self._verify)
             table = self._cache.table(path)
             if table is not None and table.describes(file.source):
                 return table

@@ -29,7 +29,7 @@ from voxtier.frames.serving.index.write_back import WriteBack
 from voxtier.frames.serving.pools import ThreadPools
 from voxtier.frames.serving.status_files import StatusWriter, own_folder
 from voxtier.frames.serving.table_loader import TableLoader
-from voxtier.frames.sources.address import is_address
+from voxtier.frames.sources.address import is_address, is_text
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
@@ -248,7 +248,7 @@ class FrameReader:
         return None if read is None else read[0]
 
     def table(self, name: str) -> FrameTable:
-        """Return the frame table of a file, from the nearest tier."""
+        """Return the frame table of a file, from the nearest tier; see `frame`."""
         return self._of_file(name, self._frames.table)
 
     def slide_headers(self, paths: str | Iterable[str]) -> list[SlideHeader]:
@@ -356,7 +356,9 @@ class FrameReader:
             path: str | None = absolute(name)
         else:
             path = self._uids.last(name)
-        return path if path is not None and path in self.cache and not is_address(path) else None
+        if path is None or not is_text(path) or is_address(path):
+            return None
+        return path if path in self.cache else None
 
     def wake(self) -> None:
         """Start the threads that write accesses and status: others read by the reader's memory."""

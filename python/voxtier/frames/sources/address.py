@@ -85,6 +85,17 @@ def as_indexed(name: str, folder: str = "") -> str:
     return name[1:] if name[:2] == "//" else name  # POSIX lets two slashes at the beginning mean another root
 
 
+def is_text(name: str) -> bool:
+    """Return whether a name is text: one of bytes that are not UTF-8 is not. Memory and index hold none."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # what `os.fsdecode` escaped
+        return False
+    return True
+
+
 def anchored(name: str) -> str:
     """Return a name for what is opened later: of the same file, whatever the working folder is by then.
 

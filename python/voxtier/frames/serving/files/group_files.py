@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from voxtier.errors import FormatError, NotFoundError
-from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
+from voxtier.errors import FormatError, NotFoundError, SourceError
+from voxtier.frames.serving.files.open_files import GONE, OpenFile, OpenFiles
 from voxtier.frames.serving.files.remote_file import RemoteFile
 from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.store.groups import GroupStore
@@ -44,15 +44,16 @@ class GroupFiles(OpenFiles):
         refusal = f"{path}: no such file, or source {self._source!r} does not show it to these groups"
         try:
             file = super().take(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except SourceError as error:
+            if error.errno not in GONE:
+                raise
             raise NotFoundError(refusal) from None
         try:
             may_read = self._may_read(path, file)
-        except FileNotFoundError:  # an object is asked for here
+        except BaseException as error:
             self.give_back(file)
-            raise NotFoundError(refusal) from None
-        except BaseException:
-            self.give_back(file)
+            if isinstance(error, SourceError) and error.errno in GONE:  # an object is asked for here
+                raise NotFoundError(refusal) from None
             raise
         if not may_read:
             self.give_back(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -10,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voxtier._core import read_table
+from voxtier.errors import SourceError
 from voxtier.frames.dicom.table import Fingerprint
 from voxtier.frames.serving.files.remote_file import RemoteFile
-from voxtier.frames.sources.address import is_address
+from voxtier.frames.sources.address import is_address, is_text
 from voxtier.system.s3_config import S3Config, context_s3_config, get_s3_config
 
 # A file may be replaced under its name, and its old descriptor reads the old content.
 _RECHECK_SECONDS = 1.0
+GONE = (errno.ENOENT, errno.ENOTDIR)
+"""Numbers of the system's errors that say that there is no such file."""
 
 
 class OpenFiles:
@@ -74,6 +78,11 @@ class OpenFiles:
         """Lend an open descriptor of the file that a path names now; call `give_back` whatever happens.
 
         Not a context manager, which would take a sixth of the time of a request.
+
+        Raises
+        ------
+        SourceError
+            The file cannot be opened; `errno` says why.
         """
         if (file := self.take_open(path)) is not None:
             return file
@@ -82,7 +91,7 @@ class OpenFiles:
         now = time.monotonic()
         try:
             status: os.stat_result | None = Path(path).stat()
-        except OSError:
+        except (OSError, ValueError):  # opening it gives the reason
             status = None
         with self._lock:
             file = self._open.get(path)
@@ -95,7 +104,7 @@ class OpenFiles:
                 self._retire(self._open.pop(path))
         if file is not None and self.on_replaced is not None:
             self.on_replaced(path)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open(path)
         opened = os.fstat(fd)
         return self._keep(path, OpenFile(fd, (opened.st_dev, opened.st_ino), now))
 
@@ -141,6 +150,15 @@ class OpenFiles:
         file.retired = True
         if file.users == 0:
             file.close()
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceError.from_os(error, path if path and is_text(path) else ascii(path)) from error
+    except ValueError as error:  # no file has such a name: a NUL, half of a pair of surrogates
+        raise SourceError("io_error", None, f"{path!a}: {error}", errno.EINVAL) from error
 
 
 class OpenFile:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import math
 
 from voxtier._core import read_instance_uid
-from voxtier.errors import SourceError
 from voxtier.frames.dicom.table import Fingerprint
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.stores import ObjectState
@@ -62,18 +60,11 @@ class RemoteFile:
         ------
         FormatError
             The object is refused.
-        FileNotFoundError
-            There is no such object.
         SourceError
-            It cannot be read.
+            It cannot be read; `errno` is ENOENT where there is no such object.
         """
         if self._promised is None or self._promised[0] != self.source.state:
-            try:
-                uid = read_instance_uid(self.source)
-            except SourceError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                raise FileNotFoundError(errno.ENOENT, error.detail) from error
+            uid = read_instance_uid(self.source)
             self._promised = self.source.open_ranges()[0], uid
         return self._promised[1]
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from voxtier._core import SlideHeader
-from voxtier.errors import BackendError, ConfigError, FormatError, SourceError, VoxtierError
+from voxtier.errors import BackendError, ConfigError, FormatError, SourceError
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.serving.counters import Counters
 from voxtier.frames.serving.files.open_files import OpenFile, OpenFiles
@@ -100,12 +100,7 @@ class SlideHeaders:
             except FormatError:  # damaged, or of another version: the file says it again
                 self._forget(name)
         for left in reversed(range(_ATTEMPTS)):
-            try:
-                file = self._files.take(name)
-            except VoxtierError:
-                raise
-            except OSError as error:
-                raise SourceError.from_os(error, name) from error
+            file = self._files.take(name)
             try:
                 if header is not None and _is_of(header, file, name):
                     self._counters.add("memory" if known else "index")
