@@ -1,4 +1,4 @@
-"""Threads that work in the context of who submits; and those whose work ends with the block of their own."""
+"""Threads in the context of who starts them, and those whose work ends with the block that they are made for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
+    """Start a thread of the background in the context of the caller, and return it: who has it may join it.
+
+    Parameters
+    ----------
+    work : callable
+        What it does.
+    name : str
+        Its name.
+
+    Returns
+    -------
+    Thread
+        A started one. Where the system has none to give, that is a RuntimeError, and nothing is left of it.
+    """
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=lambda: context.run(work), name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 class ContextThreads(ThreadPoolExecutor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -162,3 +163,33 @@ def test_sql_score_is_the_cores_score_for_any_timestamp(dsn: str) -> None:
     assert len(rows) > 500
     for row, score in zip(rows, exact, strict=True):
         assert row[3] == pytest.approx(score, rel=1e-12, abs=1e-200), row
+
+
+@pytest.mark.parametrize("name", ["voxtier-write-back", "voxtier-status", "voxtier-preload"])
+def test_a_thread_that_the_system_did_not_give_is_asked_for_again(
+    tmp_path: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    [path] = write_images(tmp_path, 1)
+    store.upsert("s", read_tables([path]))
+    begin = threading.Thread.start
+
+    def begin_or_fail(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    def work(reader: FrameReader) -> None:
+        reader.preload.start()
+        reader.frame(path, 0)
+
+    for is_tried_again in (False, True):
+        with FrameReader(store, "s") as reader:
+            with monkeypatch.context() as short:
+                short.setattr(threading.Thread, "start", begin_or_fail)
+                with pytest.raises(RuntimeError, match="new thread"):
+                    work(reader)
+            if is_tried_again:
+                work(reader)
+                assert reader.preload.wait(60)
+                assert reader.preload.progress()["state"] == "done"
+                assert reader.flush() == 1

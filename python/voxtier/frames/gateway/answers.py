@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextvars import copy_context
 from typing import Any
 
 from voxtier._core import Gateway as Core
@@ -23,7 +22,7 @@ from voxtier.frames.sources.stores import ObjectState
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.s3_config import S3Config
-from voxtier.system.workers import ContextThreads
+from voxtier.system.workers import ContextThreads, start_thread
 
 _log = logging.getLogger(__name__)
 _DICOM_JSON = "application/dicom+json"
@@ -54,7 +53,7 @@ GROUP BY f.series_instance_uid, f.sop_instance_uid
 
 
 class Answers:
-    """Threads that answer a server's questions until they are stopped.
+    """Threads that answer a server's questions, from `start` until they are stopped.
 
     Parameters
     ----------
@@ -89,14 +88,12 @@ class Answers:
         self._index: IndexClient = reader.index
         self._stopping = threading.Event()
         self._stores = ContextThreads(_STORE_THREADS, "voxtier-gateway-store")
-        self._threads = [
-            threading.Thread(
-                target=copy_context().run, args=(self._run,), name=f"voxtier-gateway-{number}", daemon=True
-            )
-            for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._count, self._threads = threads, list[threading.Thread]()
+
+    def start(self) -> None:
+        """Start the threads."""
+        for number in range(self._count):
+            self._threads.append(start_thread(self._run, f"voxtier-gateway-{number}"))
 
     def stop(self) -> None:
         """Stop the threads; one that still waits for a sick database is left: its client is gone by now."""

@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from contextvars import copy_context
+from functools import partial
 from importlib import resources
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,6 +27,7 @@ from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 from voxtier.system.text import as_several
+from voxtier.system.workers import start_thread
 
 _log = logging.getLogger(__name__)
 
@@ -197,21 +198,26 @@ class Gateway:
             The address is in use, or may not be bound.
         """
         restored = self._hot_set.restore()
-        self.host, self.port = self._core.start(self.host, self.port, self.workers)
-        self._answers = Answers(self._core, self.reader, self._search, self.status)
-        self.reader.wake()
-        self._status.wake()
-        self._hot_set.start()
-        self._readying = threading.Thread(
-            target=copy_context().run,
-            args=(self._get_ready, preload and not restored),
-            name="voxtier-ready",
-            daemon=True,
-        )
-        self._readying.start()
+        listens = False
+        try:
+            self.host, self.port = self._core.start(self.host, self.port, self.workers)
+            listens = True
+            self._answers = Answers(self._core, self.reader, self._search, self.status)
+            self._answers.start()
+            self.reader.wake()
+            self._status.wake()
+            self._hot_set.start()
+            self._readying = start_thread(
+                partial(self._get_ready, preload=preload and not restored), "voxtier-ready"
+            )
+        except BaseException as error:
+            # What the core refused began nothing: this start did not, and one before it goes on.
+            if listens or not isinstance(error, Exception):
+                self.stop(drain_seconds=0.0)
+            raise
         return self
 
-    def _get_ready(self, preload: bool) -> None:  # noqa: FBT001 - of a thread
+    def _get_ready(self, *, preload: bool) -> None:
         """Wait for the index, which may come up later than the gateway, and load the best tables."""
         has_said = False
         while not self._stopping.is_set():

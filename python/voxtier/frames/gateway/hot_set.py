@@ -10,6 +10,7 @@ from pathlib import Path
 from voxtier._core import restore_hot_set, save_hot_set
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.memory.cache import FrameCache
+from voxtier.system.workers import start_thread
 
 _log = logging.getLogger(__name__)
 _SECONDS = 300.0
@@ -45,8 +46,7 @@ class HotSet:
     def start(self) -> None:
         """Save every few minutes, on a thread."""
         if self._path is not None:
-            self._thread = threading.Thread(target=self._run, name="voxtier-hot-set", daemon=True)
-            self._thread.start()
+            self._thread = start_thread(self._run, "voxtier-hot-set")
 
     def stop(self) -> None:
         """End the thread and save once more."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.memory.ranking import preload_rows
 from voxtier.frames.store.store import FrameStore
+from voxtier.system.workers import start_thread
 
 
 class Preload:
@@ -76,10 +78,11 @@ class Preload:
                 return
             self._cancel.clear()
             self._progress = _progress("running", limit)
-            self._thread = threading.Thread(
-                target=self._run, args=(limit, fraction, on_done), name="voxtier-preload", daemon=True
-            )
-            self._thread.start()
+            try:
+                self._thread = start_thread(partial(self._run, limit, fraction, on_done), "voxtier-preload")
+            except BaseException:
+                self._progress = _progress("idle", 0)
+                raise
 
     def cancel(self, seconds: float | None = None) -> None:
         """Stop a run and wait (at most `seconds`) for its end; tables that it loaded stay."""

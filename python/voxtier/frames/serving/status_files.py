@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from voxtier.system.durable import TEMPORARY, changed_lately, temporary_is_live, write_file
 from voxtier.system.home import default_home, home_if_any
 from voxtier.system.machine import is_running, numbering, start_time
+from voxtier.system.workers import start_thread
 
 #: Seconds between two writes.
 INTERVAL = 2.0
@@ -101,8 +102,7 @@ class StatusWriter:
             return
         with self._lock:
             if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(target=self._run, name="voxtier-status", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "voxtier-status")
 
     def close(self) -> None:
         """Stop the thread and remove the file."""

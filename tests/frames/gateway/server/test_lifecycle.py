@@ -49,6 +49,60 @@ def test_a_second_start_is_refused(start: Start) -> None:
         gateway.start()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "voxtier-gateway-0",
+        "voxtier-gateway-2",
+        "voxtier-write-back",
+        "voxtier-status",
+        "voxtier-hot-set",
+        "voxtier-ready",
+    ],
+)
+def test_a_start_that_is_left_by_an_exception_takes_back_what_it_began(
+    store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, error: BaseException
+) -> None:
+    begin, before = threading.Thread.start, set(threading.enumerate())
+
+    def begin_or_fail(thread: threading.Thread) -> None:
+        if thread.name == last:
+            raise error
+        begin(thread)
+
+    gateway = Gateway(store, port=0, workers=2, hot_set=tmp_path / "hot")
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", begin_or_fail)
+        with pytest.raises(type(error)):
+            gateway.start()
+    assert gateway.port
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((gateway.host, gateway.port), 10)
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("voxtier"):
+            thread.join(60)
+            assert not thread.is_alive(), thread.name
+    gateway.stop()
+
+
+def test_an_address_in_use_leaves_a_gateway_that_starts_elsewhere(file: Path, store: FrameStore) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        gateway = Gateway(store, port=taken.getsockname()[1], workers=2)
+        with pytest.raises(OSError, match="in use"):
+            gateway.start()
+    with gateway:
+        client = Client(gateway)
+        assert client.frames(PATH, "1").status == 200
+        client.connection.close()
+
+
+def test_a_gateway_that_never_started_is_stopped(store: FrameStore) -> None:
+    gateway = Gateway(store, port=0)
+    gateway.stop()
+    gateway.stop()
+
+
 def test_an_open_request_is_finished_before_the_stop(file: Path, start: Start) -> None:
     gateway = start()
     client = Client(gateway)

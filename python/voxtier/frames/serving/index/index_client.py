@@ -13,11 +13,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.workers import start_thread
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -119,9 +121,7 @@ class IndexClient:
             starting = self._starting
             if starting is None:
                 starting = _Question(lambda store: store.database.start())
-                threading.Thread(
-                    target=self._answer_start, args=(starting,), name="voxtier-index-start", daemon=True
-                ).start()
+                start_thread(partial(self._answer_start, starting), "voxtier-index-start")
                 self._starting, self._patience_ends = starting, began + self.budget_seconds
         # It may run already, for other processes.
         if not starting.done.wait(_START_SECONDS if awaits_end else max(self._patience_ends - began, 0.0)):
@@ -141,10 +141,8 @@ class IndexClient:
             return
         with self._lock:
             if self._threads < _THREADS:
+                start_thread(partial(self._answer, self._questions, self._idle), "voxtier-index")
                 self._threads += 1
-                threading.Thread(
-                    target=self._answer, args=(self._questions, self._idle), name="voxtier-index", daemon=True
-                ).start()
 
     def _answer(self, questions: queue.SimpleQueue[_Question[Any] | None], idle: threading.Semaphore) -> None:
         while (asked := questions.get()) is not None:
@@ -157,11 +155,14 @@ class IndexClient:
         with self._lock:
             if self._is_open or self._closed.is_set():
                 return
+            try:
+                start_thread(self._try_out, "voxtier-index-probe")
+            except RuntimeError:  # the system has no thread to give, and none would close the breaker
+                return
             self._is_open = True
             # Threads that wait for the database end when it lets them go; new questions get new threads.
             self._questions, self._idle, self._threads = queue.SimpleQueue(), threading.Semaphore(0), 0
         _log.warning("the index of frames is left alone until its database answers: %s", why)
-        threading.Thread(target=self._try_out, name="voxtier-index-probe", daemon=True).start()
 
     def _try_out(self) -> None:
         while not self._closed.wait(_PROBE_SECONDS):

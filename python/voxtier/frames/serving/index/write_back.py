@@ -14,6 +14,7 @@ from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.store.store import FrameStore
+from voxtier.system.workers import start_thread
 
 T = TypeVar("T")
 
@@ -73,8 +74,7 @@ class WriteBack:
             return
         with self._lock:
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="voxtier-write-back", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._run, "voxtier-write-back")
 
     def add_table(self, result: TableResult) -> None:
         """Add a computed table to those that wait to be written."""
