@@ -1,4 +1,4 @@
-"""Threads in the context of who starts them, and those whose work ends with the block that they are made for."""
+"""Threads in the context of who starts them, and those whose work ends with the block they are made for."""
 
 from __future__ import annotations
 

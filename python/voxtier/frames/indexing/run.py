@@ -7,6 +7,7 @@ number of paths and lets the database write one batch while the next is read.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 from voxtier._core import Indexer, take_unchanged
 from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.paths import Shard, absolute
+from voxtier.frames.sources.address import is_misread
 from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.opening import Opener
 from voxtier.frames.store.store import FrameStore
@@ -110,6 +112,14 @@ class Part(NamedTuple):
     reports: list[FileReport]
 
 
+def _refuse_misread(path: str) -> FileReport:
+    detail = (
+        f"names of files are read as {sys.getfilesystemencoding()} here (LC_ALL, LC_CTYPE, LANG), and the "
+        "index holds UTF-8: set PYTHONUTF8=1"
+    )
+    return FileReport(path, "refused", 0, None, "io_error", f"io_error: {detail}", None, detail)
+
+
 class FileIndexer:
     """Indexes batches of files of one source; keeps its reading threads between batches.
 
@@ -157,6 +167,9 @@ class FileIndexer:
         """Read what is new or changed; yield parts of bounded size and time."""
         several: Iterable[Any] = as_several(paths)
         wanted = list(dict.fromkeys(map(os.fspath, several)))
+        if misread := [path for path in wanted if is_misread(path)]:
+            yield Part(b"", False, list(map(_refuse_misread, misread)))  # noqa: FBT003 - nothing is written
+            wanted = [path for path in wanted if not is_misread(path)]
         if self.force:
             yield from self._read(wanted, b"", are_new=False)
             return

@@ -163,7 +163,7 @@ class FileFrames:
             See `FrameReader.frame`.
         """
         if not is_text(path):
-            return self._read_apart(path, wanted, align=align, agrees=agrees)
+            return self._read_apart(path, uid, wanted, align=align, agrees=agrees)
         depth: Verify | None = None
         for left in reversed(range(_ATTEMPTS)):
             file = self._files.take(path)
@@ -201,11 +201,19 @@ class FileFrames:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _read_apart(
-        self, path: str, wanted: list[int], *, align: bool, agrees: Callable[[Fingerprint], bool] | None
+        self,
+        path: str,
+        uid: str | None,
+        wanted: list[int],
+        *,
+        align: bool,
+        agrees: Callable[[Fingerprint], bool] | None,
     ) -> list[bytes] | None:
         """Read frames of a file whose name is no text, so that neither memory nor the index has its table."""
         file = self._files.take(path)
         try:
+            if uid is not None and file.instance() != uid:
+                return None
             read = read_frames(file.source, read_table(file.source, verify=self._verify), wanted, align=align)
             self._counters.add("requests", "tier3")
             return read if agrees is None or agrees(file.state()) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -85,10 +86,17 @@ def as_indexed(name: str, folder: str = "") -> str:
     return name[1:] if name[:2] == "//" else name  # POSIX lets two slashes at the beginning mean another root
 
 
+def is_misread(name: str) -> bool:
+    """Return whether the locale is not UTF-8, so that to the core and the index a path is another file's."""
+    return not name.isascii() and sys.getfilesystemencoding() != "utf-8" and not is_address(name)
+
+
 def is_text(name: str) -> bool:
     """Return whether a name is text: one of bytes that are not UTF-8 is not. Memory and index hold none."""
     if name.isascii():
         return True
+    if is_misread(name):
+        return False
     try:
         name.encode()
     except UnicodeEncodeError:  # what `os.fsdecode` escaped

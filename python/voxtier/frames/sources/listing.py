@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 
 from voxtier.errors import KeyFaultError, SourceError
-from voxtier.frames.sources.address import is_address, normal, parse
+from voxtier.frames.sources.address import is_address, is_misread, normal, parse
 from voxtier.frames.sources.key_faults import Unnamed, fault_of, list_around_faults
 from voxtier.frames.sources.requests.fetching import ask_ahead
 from voxtier.frames.sources.stores import Listed, ObjectState, Store, store_at
@@ -152,6 +152,8 @@ def _ends(key: str, extension: str | None) -> bool:
 
 def file_is_gone(path: str) -> bool:
     """Return whether there certainly is no such file or object any more; False where nobody can tell."""
+    if is_misread(path):
+        return False
     try:
         if is_address(path):
             return _object_is_gone(path)

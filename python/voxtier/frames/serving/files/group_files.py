@@ -6,6 +6,7 @@ from voxtier.errors import FormatError, NotFoundError, SourceError
 from voxtier.frames.serving.files.open_files import GONE, OpenFile, OpenFiles
 from voxtier.frames.serving.files.remote_file import RemoteFile
 from voxtier.frames.serving.index.index_client import IndexClient
+from voxtier.frames.sources.address import is_text
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 
@@ -65,6 +66,8 @@ class GroupFiles(OpenFiles):
         return None
 
     def _may_read(self, path: str, file: OpenFile | RemoteFile) -> bool:
+        if not is_text(path):  # no rule can name it
+            return False
         try:
             instance = file.instance() or None
         except FormatError:  # those who may read the file are told when they do
