@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
@@ -56,11 +57,7 @@ class S3Config:
         if not self.region:
             raise ConfigError("region must not be empty")
         for name, least in (("max_parallel_ops", 1), ("multipart_part_size_mb", 5)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ConfigError(f"{name} must be an integer, got {value!r}")
-            if value < least:
-                raise ConfigError(f"{name} must be >= {least}, got {value}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be > 0 seconds, got {self.timeout}")
 

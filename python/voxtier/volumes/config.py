@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+from voxtier.arguments import several, whole_number
 from voxtier.errors import ConfigError
 from voxtier.system.fork import after_fork_in_child
 from voxtier.system.s3_config import S3Config, configure_s3, enter_context, get_s3_config, leave_context
@@ -37,18 +38,36 @@ class Compressor(str, Enum):  # noqa: UP042
     NONE = "none"
 
 
+Choice = TypeVar("Choice", bound=Enum)
+
+Tiling: TypeAlias = SliceOrientation | Literal["axial", "sagittal", "coronal", "isotropic"]
+"""A tiling, or its text."""
+
 _MAX_LEVEL = {Compressor.ZSTD: 22, Compressor.LZ4: 16, Compressor.GZIP: 9, Compressor.NONE: 0}
 
 
-def _check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} must be an integer, got {value!r}")
-    if value < low or (high is not None and value > high):
-        bounds = f">= {low}" if high is None else f"{low} to {high}"
-        raise ConfigError(f"{name} must be {bounds}, got {value}")
+def as_enum(kind: type[Choice], name: str, value: object) -> Choice:
+    """Return the member of an enumeration that a value names.
 
+    Parameters
+    ----------
+    kind : type of Enum
+        The enumeration.
+    name : str
+        What is chosen, for the message.
+    value : object
+        A member, or its text.
 
-def _as_enum(kind: type[Enum], name: str, value: object) -> Any:
+    Returns
+    -------
+    Enum
+        The member.
+
+    Raises
+    ------
+    ConfigError
+        For anything else; lists the members.
+    """
     try:
         return kind(value)
     except ValueError:
@@ -82,13 +101,27 @@ class TileConfig:
     t: int = 1
     replicas: tuple[SliceOrientation, ...] = ()
 
+    if TYPE_CHECKING:  # texts are taken too; the fields are members always
+
+        def __init__(
+            self,
+            orientation: Tiling = SliceOrientation.AXIAL,
+            x: int | None = None,
+            y: int | None = None,
+            z: int | None = None,
+            t: int = 1,
+            replicas: Tiling | Iterable[Tiling] = (),
+        ) -> None: ...
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "orientation", _as_enum(SliceOrientation, "orientation", self.orientation))
+        object.__setattr__(self, "orientation", as_enum(SliceOrientation, "orientation", self.orientation))
         for name in ("x", "y", "z", "t"):
             value = getattr(self, name)
             if value is not None:
-                _check_integer(f"tile extent {name}", value, 1)
-        replicas = tuple(_as_enum(SliceOrientation, "each of replicas", value) for value in self.replicas)
+                object.__setattr__(self, name, whole_number(f"tile extent {name}", value, 1))
+        replicas = tuple(
+            as_enum(SliceOrientation, "each of replicas", value) for value in several(self.replicas)
+        )
         if len({self.orientation, *replicas}) <= len(replicas):
             raise ConfigError(f"replicas must differ from one another and from {self.orientation.value!r}")
         object.__setattr__(self, "replicas", replicas)
@@ -103,7 +136,7 @@ class TileConfig:
         """
         if len(shape) not in (3, 4):
             raise ConfigError(f"a volume has 3 or 4 dimensions, got the shape {tuple(shape)}")
-        sx, sy, sz = (int(size) for size in shape[:3])
+        sx, sy, sz = (whole_number("each size of a shape", size) for size in shape[:3])
         automatic = {
             SliceOrientation.AXIAL: (sx, sy, 1),
             SliceOrientation.SAGITTAL: (1, sy, sz),
@@ -124,10 +157,18 @@ class CompressionConfig:
     algorithm: Compressor = Compressor.ZSTD
     level: int = 3
 
+    if TYPE_CHECKING:  # as above
+
+        def __init__(
+            self,
+            algorithm: Compressor | Literal["zstd", "lz4", "gzip", "none"] = Compressor.ZSTD,
+            level: int = 3,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "algorithm", _as_enum(Compressor, "algorithm", self.algorithm))
-        _check_integer("compression level", self.level, -1, 22)
-        object.__setattr__(self, "level", min(self.level, _MAX_LEVEL[self.algorithm]))
+        object.__setattr__(self, "algorithm", as_enum(Compressor, "algorithm", self.algorithm))
+        level = whole_number("compression level", self.level, -1, 22)
+        object.__setattr__(self, "level", min(level, _MAX_LEVEL[self.algorithm]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +220,14 @@ class ReadConfig:
     share_cache: bool = True
 
     def __post_init__(self) -> None:
-        _check_integer("memory_budget_mb", self.memory_budget_mb, 64)
-        _check_integer("concurrency", self.concurrency, 1, 64)
-        _check_integer("max_workers", self.max_workers, 1, 32)
-        if self.tile_cache_size_mb != 0:
-            _check_integer("tile_cache_size_mb", self.tile_cache_size_mb, 10)
+        least_cache = 0 if whole_number("tile_cache_size_mb", self.tile_cache_size_mb) == 0 else 10
+        for name, least, most in (
+            ("memory_budget_mb", 64, None),
+            ("concurrency", 1, 64),
+            ("max_workers", 1, 32),
+            ("tile_cache_size_mb", least_cache, None),
+        ):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, most))
 
 
 IOConfig = ReadConfig

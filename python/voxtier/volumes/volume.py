@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
-from voxtier.volumes.config import SliceOrientation, get_config
+from voxtier.volumes.config import SliceOrientation, as_enum, get_config
+from voxtier.volumes.formats.dicom import DicomPath
 from voxtier.volumes.formats.nifti import write_nifti
 from voxtier.volumes.reading.reader import VolumeReader
 from voxtier.volumes.store.jobs import OnGap, dicom_content, nifti_content
 from voxtier.volumes.tiledb import arrays, replicas
-from voxtier.volumes.tiledb.creation import array_meta, cast_numbers, create_array
+from voxtier.volumes.tiledb.creation import array_meta, cast_numbers, create_array, plain_voxels
 from voxtier.volumes.tiledb.format import fragments
 from voxtier.volumes.tiledb.format.fragments import Fragment
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri, measure_bytes
@@ -82,7 +84,7 @@ class Volume(VolumeReader):
         """Store the identifier in the array."""
         arrays.write_meta(self.uri, {"obs_id": obs_id}, self._session)
 
-    def update(self, start: Sequence[int], values: NDArray[Any]) -> None:
+    def update(self, start: Iterable[SupportsIndex], values: NDArray[Any]) -> None:
         """Overwrite a box of stored (unscaled) numbers; one more fragment until `consolidate`.
 
         Raises
@@ -90,11 +92,13 @@ class Volume(VolumeReader):
         IndexError
             When the box does not lie inside the volume.
         ConfigError
-            For a box of another number of dimensions, and for values that the stored type cannot hold: out
-            of its range, or fractions where it is an integer. Floats are rounded to its precision.
+            For a box of another number of dimensions, a start that is no whole number, masked values, and
+            for values that the stored type cannot hold: out of its range, or fractions where it is an
+            integer. Floats are rounded to its precision.
         """
         array = self._array
-        corner = tuple(int(s) for s in start)
+        corner = tuple(whole_number("each start of a box", s) for s in start)
+        values = plain_voxels(values, f"the box of {self.uri}")
         shape = array.layout.shape
         if len(corner) != len(shape) or values.ndim != len(shape):
             raise ConfigError(f"start and values need {len(shape)} dimensions")
@@ -128,7 +132,7 @@ class Volume(VolumeReader):
         ConfigError
             When the volume's own tiles are one of them.
         """
-        added = [SliceOrientation(orientation) for orientation in orientations]
+        added = [as_enum(SliceOrientation, "a tiling", orientation) for orientation in orientations]
         if self.tile_orientation in added:
             raise ConfigError(f"the tiles of {self.uri} are {self.tile_orientation.value} already")
         return replicas.replicate(self.uri, self._session, add=added)
@@ -143,7 +147,8 @@ class Volume(VolumeReader):
         Others may read and write meanwhile. Of several processes that consolidate one local volume each waits
         for the one before; on an object store some may be refused, and can try again: nothing is damaged.
         """
-        replicas.consolidate(self.uri, self._session, memory_mb=memory_mb)
+        most = None if memory_mb is None else whole_number("memory_mb", memory_mb, 1)
+        replicas.consolidate(self.uri, self._session, memory_mb=most)
 
     def vacuum(self) -> None:
         """Remove what earlier consolidations have replaced."""
@@ -168,14 +173,16 @@ class Volume(VolumeReader):
         return volume
 
     @classmethod
-    def create(cls, uri: Uri, shape: tuple[int, ...], dtype: Any = np.float32, ctx: object = None) -> Volume:
+    def create(
+        cls, uri: Uri, shape: Iterable[SupportsIndex], dtype: Any = np.float32, ctx: object = None
+    ) -> Volume:
         """Create a volume without voxels (reads give TileDB's fill value until they are written).
 
         Parameters
         ----------
         uri : path or URI
             Place of the new volume.
-        shape : tuple of int
+        shape : sequence of int
             Voxels along x, y, z[, t].
         dtype : numpy.dtype or what makes one
             Type of the voxels.
@@ -226,7 +233,7 @@ class Volume(VolumeReader):
         meta: dict[str, Any] = geometry.affine_meta(affine, "affine=")
         if obs_id is not None:
             meta["obs_id"] = obs_id
-        return cls._store(uri, np.asarray(data), meta, ctx)
+        return cls._store(uri, plain_voxels(data, "the array"), meta, ctx)
 
     @classmethod
     def from_nifti(
@@ -261,7 +268,7 @@ class Volume(VolumeReader):
     def from_dicom(
         cls,
         uri: Uri,
-        dicom_dir: str | PathLike[str],
+        dicom_dir: DicomPath,
         ctx: object = None,
         reorient: bool | None = None,  # noqa: FBT001
         dtype: Any = None,
@@ -274,8 +281,8 @@ class Volume(VolumeReader):
         ----------
         uri : path or URI
             Place of the new volume.
-        dicom_dir : path-like
-            Folder of slices, or one file.
+        dicom_dir : path-like or sequence of path-like
+            Folder of slices, one file, or files.
         ctx : tiledb.Ctx, tiledb.Config or mapping, optional
             TileDB keys on top of `configure`.
         reorient : bool, optional

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.frames.databricks.place import choose_place, default_table
 from voxtier.frames.databricks.spark_task import (
@@ -33,7 +34,7 @@ from voxtier.frames.indexing.run import BATCH_SIZE
 from voxtier.system.s3_config import S3Config, get_s3_config
 
 try:
-    import pyarrow  # type: ignore[import-untyped]  # noqa: F401 - the workers need it
+    import pyarrow  # noqa: F401 - the workers need it
     from pyspark.errors import PySparkException
     from pyspark.ml import Transformer
     from pyspark.ml.param import Param, Params, TypeConverters
@@ -224,13 +225,8 @@ class BOTCacheBuilder(
             raise ConfigError(f"verify={verify!r}: must be 'all' or 'ends'")
         if s3_keys not in ("worker", "driver"):
             raise ConfigError(f"s3_keys={s3_keys!r}: must be 'worker' or 'driver'")
-        for name, number, least in (
-            ("threads", threads, 1),
-            ("batch_size", batch_size, 1),
-            ("partitions", partitions or 0, 0),
-        ):
-            if not isinstance(number, int) or number < least:
-                raise ConfigError(f"{name}={number!r}: must be a whole number, at least {least}")
+        threads, batch_size = whole_number("threads", threads, 1), whole_number("batch_size", batch_size, 1)
+        partitions = whole_number("partitions", 0 if partitions is None else partitions, 0)
         try:
             self._set(
                 uc_table_name=uc_table_name or "",

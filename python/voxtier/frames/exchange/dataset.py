@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -82,6 +83,7 @@ class FrameDataset:
         return found if self.transform is None else self.transform(found)
 
     def _place(self, index: int) -> tuple[int, int]:
+        index = operator.index(index)
         wanted = index + len(self) if index < 0 else index
         if not 0 <= wanted < len(self):
             raise IndexError(f"frame {index} of {len(self)}")

@@ -21,6 +21,7 @@ from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.columns import Table, as_table, rows_table
+from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 
@@ -63,11 +64,13 @@ class _VolumeWriter:
         Raises
         ------
         ConfigError
-            Outside the ``with`` block, for another shape, and for an observation that was written.
+            Outside the ``with`` block, for another shape, for masked voxels, and for an observation that was
+            written.
         IngestError
             When it cannot be stored.
         """
         group, session = self._place()
+        data = plain_voxels(data, f"{obs_id}: the array")
         if self._shape is not None and tuple(data.shape[: len(self._shape)]) != tuple(self._shape):
             raise ConfigError(f"{obs_id}: shape {data.shape}, this writer takes {self._shape}")
         self._check(obs_id, obs_subject_id)

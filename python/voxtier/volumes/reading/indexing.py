@@ -5,12 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Item: TypeAlias = "int | slice | EllipsisType | None"
+Item: TypeAlias = "SupportsIndex | slice | EllipsisType | None"
 Key: TypeAlias = "Item | tuple[Item, ...]"
 
 _ALL = slice(None)

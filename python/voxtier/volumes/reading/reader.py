@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError, FormatError, VoxtierError
 from voxtier.system.html import facts_html
 from voxtier.volumes import geometry
@@ -314,7 +315,7 @@ class VolumeReader:
         return self.read(box), geometry.crop_affine(affine, tuple(part.start for part in box))
 
     def read_patches(
-        self, starts: object, size: Sequence[int], *, fill: float = 0, raw: bool = False
+        self, starts: object, size: Iterable[SupportsIndex], *, fill: float = 0, raw: bool = False
     ) -> NDArray[Any]:
         """Read many boxes of one size at once; each stored block is decoded once for all of them.
 
@@ -377,7 +378,7 @@ class VolumeReader:
             out[...] = cast_numbers(wanted, out.dtype, self.uri)
 
     def get_statistics(
-        self, percentiles: Sequence[float] | None = None, *, nan_policy: NanPolicy = "omit"
+        self, percentiles: Iterable[float] | None = None, *, nan_policy: NanPolicy = "omit"
     ) -> dict[str, float]:
         """Return mean, std, min, max, median and percentiles (keys ``p5``, ``p99.5``).
 
@@ -409,13 +410,16 @@ class VolumeReader:
         return count(self.read(), bins, value_range, self.uri)
 
 
-def _boxes(starts: object, size: Sequence[int], ndim: int) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+def _boxes(
+    starts: object, size: Iterable[SupportsIndex], ndim: int
+) -> tuple[NDArray[np.int64], tuple[int, ...]]:
     corners = np.asarray(starts)
     if corners.ndim != 2 or corners.shape[1] != ndim or corners.dtype.kind not in "iu":
         raise ConfigError(
             f"starts must be integers of shape (N, {ndim}), got {corners.dtype} {corners.shape}"
         )
-    box = tuple(int(count) for count in size)
+    sizes = size if isinstance(size, Iterable) else [size]
+    box = tuple(whole_number("each size of a patch", count) for count in sizes)
     if len(box) != ndim or any(count < 1 for count in box):
         raise ConfigError(f"a patch of this volume has {ndim} sizes >= 1, got {box}")
     return corners.astype(np.int64), box

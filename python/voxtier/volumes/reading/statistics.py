@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ NanPolicy: TypeAlias = Literal["omit", "propagate", "raise"]
 
 
 def describe(
-    voxels: NDArray[Any], percentiles: Sequence[float], nan_policy: NanPolicy, name: str
+    voxels: NDArray[Any], percentiles: Iterable[float], nan_policy: NanPolicy, name: str
 ) -> dict[str, float]:
     """Return what `VolumeReader.get_statistics` does.
 
@@ -43,7 +43,7 @@ def describe(
     """
     wanted = [50.0, *(float(p) for p in percentiles)]
     if not all(0 <= p <= 100 for p in wanted):
-        raise ConfigError(f"percentiles are numbers from 0 to 100, got {list(percentiles)}")
+        raise ConfigError(f"percentiles are numbers from 0 to 100, got {wanted[1:]}")
     if nan_policy not in ("omit", "propagate", "raise"):
         raise ConfigError(f"nan_policy is omit, propagate or raise, got {nan_policy!r}")
     flat = _real(voxels, name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 import tiledb
 from numpy.typing import NDArray
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes.config import CompressionConfig, Compressor, SliceOrientation, TileConfig, WriteConfig
 from voxtier.volumes.tiledb.format import schema_copies
@@ -32,8 +33,8 @@ _STORED_AS: dict[np.dtype[Any], np.dtype[Any]] = {
 }
 
 
-def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in shape)
+def _checked_shape(shape: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    sizes = tuple(whole_number("each size of a shape", size) for size in shape)
     if len(sizes) not in (3, 4) or any(size < 1 for size in sizes):
         raise ConfigError(f"a volume has 3 or 4 dimensions of at least 1 voxel, got the shape {sizes}")
     if any(size > 2**31 - 2 for size in sizes):
@@ -50,6 +51,33 @@ def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
             f"voxels of type {dtype} cannot be stored: use integers, float16 to float64 or complex64"
         )
     return native
+
+
+def plain_voxels(voxels: object, what: str) -> NDArray[Any]:
+    """Return voxels as an array that has a number in each of them.
+
+    Parameters
+    ----------
+    voxels : array_like
+        What was given.
+    what : str
+        What they are, for the message.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same numbers.
+
+    Raises
+    ------
+    ConfigError
+        For voxels that are masked: what lies under a mask would be stored as if it were an image.
+    """
+    if np.ma.is_masked(voxels):
+        raise ConfigError(
+            f"{what} has masked voxels, and a volume has a number everywhere: say which, with .filled(value)"
+        )
+    return np.asarray(voxels)
 
 
 def cast_numbers(numbers: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
@@ -110,7 +138,7 @@ def array_meta(write: WriteConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
 
 def create_array(
     uri: str,
-    shape: Sequence[int],
+    shape: Iterable[SupportsIndex],
     dtype: np.dtype[Any],
     write: WriteConfig,
     session: Session,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 
 Range = tuple[float, float]
@@ -93,8 +94,8 @@ class Augmentation:
             low, high = getattr(self, name)
             if not least <= low <= high < 100:
                 raise ConfigError(f"{name} is a range from {least} to 100, got {getattr(self, name)!r}")
-        if self.flat_axis not in (None, 0, 1, 2):
-            raise ConfigError(f"flat_axis is 0, 1, 2 or None, got {self.flat_axis!r}")
+        if self.flat_axis is not None:
+            object.__setattr__(self, "flat_axis", whole_number("flat_axis", self.flat_axis, 0, 2))
         if self.labels not in ("nearest", "heaviest"):
             raise ConfigError(f"labels is nearest or heaviest, got {self.labels!r}")
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
@@ -116,13 +117,13 @@ def batches(
     return Batches(
         dataset,
         _Options(
-            batch_size=_count("batch_size", batch_size, _MOST_BATCH),
-            threads=_count("threads", _processors() if threads is None else threads, _MOST_THREADS),
-            prefetch=_count("prefetch", prefetch, _MOST_BATCH),
+            batch_size=whole_number("batch_size", batch_size, 1, _MOST_BATCH),
+            threads=whole_number("threads", _processors() if threads is None else threads, 1, _MOST_THREADS),
+            prefetch=whole_number("prefetch", prefetch, 1, _MOST_BATCH),
             dtype=dtype,
             augment=augment,
             device=device,
-            seed=dataset.config.seed if seed is None else seed,
+            seed=dataset.config.seed if seed is None else whole_number("seed", seed),
             shuffle=shuffle,
             drop_last=drop_last,
             rank=rank,
@@ -199,7 +200,7 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, also while another one goes on."""
-        self._stand(epoch, 0)
+        self._stand(whole_number("epoch", epoch, 0), 0)
 
     def _stand(self, epoch: int, batch: int) -> None:
         """Let the next iteration begin here; those that have begun no longer move this."""
@@ -235,10 +236,8 @@ class Batches:
         if other:
             differences = ", ".join(f"{name} {state.get(name)!r} instead of {own[name]!r}" for name in other)
             raise ConfigError(f"this state is of other batches: {differences}")
-        epoch, batch = int(state["epoch"]), int(state["batch"])
-        if epoch < 0 or not 0 <= batch <= len(self):
-            raise ConfigError(f"no state: epoch {epoch}, batch {batch} of {len(self)}")
-        self._stand(epoch, batch)
+        batch = whole_number("the batch of a state", state["batch"], 0, len(self))
+        self._stand(whole_number("the epoch of a state", state["epoch"], 0), batch)
 
     def explain(self) -> dict[str, Any]:
         """Return how batches are made: by which reader, in which memory, with what cost.
@@ -445,12 +444,6 @@ def _form(dataset: VolumeCollectionDataset, options: _Options) -> tuple[Form, bo
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _count(name: str, value: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ConfigError(f"{name} is a number from 1 to {most}, got {value!r}")
-    return value
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier import _core
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.store.foreground import BLOCK, Findings, Lesions, as_classes, find_lesions, read_lesions
 from voxtier.volumes.training.matching import read_classes
@@ -122,8 +123,8 @@ class LesionSampler:
 
     def __post_init__(self) -> None:
         check_probability(self.p_pos)
-        if self.label is not None and not 1 <= self.label <= 255:
-            raise ConfigError(f"lesions have classes 1 to 255, got {self.label}")
+        if self.label is not None:
+            self.label = whole_number("the class of lesions", self.label, 1, 255)
 
     def __getstate__(self) -> tuple[float, int | None]:
         return self.p_pos, self.label

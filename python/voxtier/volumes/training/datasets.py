@@ -6,18 +6,21 @@ An item is a dict: ``image`` (C, x, y, z), ``mask``, ``label``, ``idx``, ``obs_i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
+from voxtier.volumes.config import as_enum
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.format.direct import share_budget
 from voxtier.volumes.tiledb.scaling import Normalize
@@ -75,16 +78,31 @@ class DatasetConfig:
     mask_fill: float | None = None
     normalize: Normalize | None = None
 
+    if TYPE_CHECKING:  # a mode may be given by its text; the field is a member always
+
+        def __init__(
+            self,
+            loading_mode: LoadingMode | Literal["full_volume", "patch", "slice_2d"] = LoadingMode.FULL_VOLUME,
+            patch_size: Size | None = None,
+            patches_per_volume: int = 1,
+            sampler: Sampler = RandomSampler(),  # noqa: B008
+            seed: int = 0,
+            fill: float = 0.0,
+            dtype: str | None = "float32",
+            mask_fill: float | None = None,
+            normalize: Normalize | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "loading_mode", LoadingMode(self.loading_mode))
+        object.__setattr__(self, "loading_mode", as_enum(LoadingMode, "loading_mode", self.loading_mode))
         if self.normalize is not None and self.dtype != "float32":
             raise ConfigError(f"normalised images are float32, got dtype={self.dtype!r}")
         if self.patch_size is not None:
             object.__setattr__(self, "patch_size", as_size(self.patch_size))
         elif self.loading_mode is LoadingMode.PATCH:
             raise ConfigError("patches need patch_size=(x, y, z), or one number for a cube")
-        if self.patches_per_volume < 1:
-            raise ConfigError(f"patches_per_volume must be >= 1, got {self.patches_per_volume}")
+        for name, least in (("patches_per_volume", 1), ("seed", None)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
 
     @property
     def outside_mask(self) -> float:
@@ -133,7 +151,7 @@ class VolumeCollectionDataset:
 
     def __init__(
         self,
-        collections: VolumeCollection | Sequence[VolumeCollection],
+        collections: VolumeCollection | Iterable[VolumeCollection],
         config: DatasetConfig | None = None,
         labels: object = None,
         transform: Transform | None = None,
@@ -200,14 +218,14 @@ class VolumeCollectionDataset:
         persist hear of it.
         """
         self._epochs.set_next(epoch)
-        self.epoch = epoch
+        self.epoch = operator.index(epoch)
 
     def __getitem__(self, index: int) -> Any:
         _share_budget()
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"item {index} of {count}")
-        sample = self._item(index, int(index) % count)
+        sample = self._item(index, operator.index(index) % count)
         return sample if self.transform is None else self.apply(self.transform, sample, index)
 
     def apply(self, transform: Transform, sample: dict[str, Any], index: int) -> Any:
@@ -230,7 +248,7 @@ class VolumeCollectionDataset:
         Any
             What the transform gives.
         """
-        item = int(index) % len(self)
+        item = operator.index(index) % len(self)
         if hasattr(transform, "set_random_state") and (draw := self._draw(index, item)) is not None:
             rng = generator(self.config.seed, draw.epoch, item, draw.visit, stream=1)
             if worker_thread() is not None:  # other threads use the transform now
@@ -341,7 +359,7 @@ class SegmentationDataset(VolumeCollectionDataset):
 
     def __init__(
         self,
-        image: VolumeCollection | Sequence[VolumeCollection],
+        image: VolumeCollection | Iterable[VolumeCollection],
         mask: VolumeCollection,
         config: DatasetConfig | None = None,
         transform: Transform | None = None,

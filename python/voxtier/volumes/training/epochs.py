@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import ConfigError
+from voxtier.arguments import whole_number
 from voxtier.system.fork import at_fork
 
 _FETCHERS, _LOOPS = "torch.utils.data._utils.fetch", "torch.utils.data._utils.worker"
@@ -148,11 +148,10 @@ class EpochCounter:
         ConfigError
             For an epoch that is not 0 to 2**31 - 2.
         """
-        if not 0 <= epoch < 2**31 - 1:
-            raise ConfigError(f"an epoch is a number from 0, got {epoch}")
+        first = whole_number("epoch", epoch, 0, 2**31 - 2)
         self._own()
         with self._alone():
-            self._words[0] = epoch
+            self._words[0] = first
 
     def count(self, item: int) -> Draw | None:
         """Count an item that is asked for; None outside of a DataLoader.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
+from voxtier.arguments import whole_number
 from voxtier.errors import MissingExtraError
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.training.datasets import (
@@ -19,7 +20,7 @@ from voxtier.volumes.training.datasets import (
 from voxtier.volumes.training.sampling import EpochSampler, Size
 from voxtier.volumes.volume import Volume
 
-Collections = VolumeCollection | Sequence[VolumeCollection]
+Collections = VolumeCollection | Iterable[VolumeCollection]
 """One collection, or several that become channels."""
 
 
@@ -56,7 +57,7 @@ def import_torchio() -> Any:
 def data_loader(
     dataset: Any,
     *,
-    batch_size: int = 1,
+    batch_size: int | None = 1,
     shuffle: bool = False,
     num_workers: int = 0,
     seed: int = 0,
@@ -72,8 +73,8 @@ def data_loader(
     ----------
     dataset : VolumeCollectionDataset or GridPatchDataset
         What to load.
-    batch_size : int
-        Items of a batch.
+    batch_size : int or None
+        Items of a batch; None loads items one by one, as they are.
     shuffle : bool
         Draw a new order each epoch.
     num_workers : int
@@ -98,10 +99,13 @@ def data_loader(
     sampler = EpochSampler(
         len(dataset), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, even=even
     )
-    if start_method is not None and num_workers > 0:
+    workers = whole_number("num_workers", num_workers, 0)
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1)
+    if start_method is not None and workers > 0:
         options["multiprocessing_context"] = start_method
     return torch.utils.data.DataLoader(
-        dataset, batch_size=batch_size, sampler=sampler, num_workers=num_workers, **options
+        dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, **options
     )
 
 

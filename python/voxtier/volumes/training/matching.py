@@ -107,6 +107,13 @@ def refuse_times(mask: Volume) -> None:
         )
 
 
+def check_label(label: object) -> None:
+    """Refuse what is no class of a mask; masks that are scaled may have fractions."""
+    is_number = isinstance(label, (int, float, np.integer, np.floating)) and not isinstance(label, bool)
+    if not is_number or label != label:
+        raise ConfigError(f"label is a class of the mask, a number, got {label!r}")
+
+
 def read_classes(mask: Volume, box: tuple[slice, ...] | None = None) -> NDArray[Any]:
     """Return the classes of a mask as its patches hold them: scaled, (x, y, z) also where t is 1.
 

@@ -10,22 +10,24 @@ import itertools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.store.foreground import BLOCK, Counts, Findings, count_blocks, read_counts
+from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.training.epochs import EpochIndex
-from voxtier.volumes.training.matching import read_classes
+from voxtier.volumes.training.matching import check_label, read_classes
 from voxtier.volumes.volume import Volume
 
 Start = tuple[int, ...]
 """First voxel of a patch along x, y, z; negative where a volume is smaller than its patch."""
 
 
-Size = int | Sequence[int]
+Size = SupportsIndex | Iterable[SupportsIndex]
 """Voxels along x, y, z; one number means a cube."""
 
 
@@ -37,15 +39,12 @@ def as_size(size: Size, what: str = "patch_size") -> tuple[int, int, int]:
     ConfigError
         For anything but a positive whole number or three of them.
     """
+    sizes = list(size) if isinstance(size, Iterable) else [size] * 3
     try:
-        numbers = tuple(
-            operator.index(number) for number in (size if isinstance(size, Iterable) else [size] * 3)
-        )
-    except TypeError:
-        numbers = ()
-    if len(numbers) != 3 or min(numbers) < 1 or isinstance(size, bool):
-        raise ConfigError(f"{what} is one number or (x, y, z), each >= 1, got {size!r}")
-    return numbers
+        x, y, z = (whole_number(what, number, 1) for number in sizes)
+    except ValueError:
+        raise ConfigError(f"{what} is one number or (x, y, z), each >= 1, got {size!r}") from None
+    return x, y, z
 
 
 def generator(seed: int, epoch: int, index: int, visit: int = 0, *, stream: int = 0) -> np.random.Generator:
@@ -69,7 +68,7 @@ def generator(seed: int, epoch: int, index: int, visit: int = 0, *, stream: int 
     numpy.random.Generator
         At its start.
     """
-    key, counter = [seed & (2**64 - 1), epoch], [0, stream, visit, index]
+    key, counter = [whole_number("seed", seed) & (2**64 - 1), epoch], [0, stream, visit, index]
     words = np.array(key, np.uint64), np.array(counter, np.uint64)  # numpy makes floats of large ints
     return np.random.Generator(np.random.Philox(key=words[0], counter=words[1]))
 
@@ -103,7 +102,7 @@ def start_around(voxel: Sequence[int], shape: Sequence[int], size: Sequence[int]
     starts = []
     for centre, length, wanted in zip(voxel, shape, size, strict=True):
         room = length - wanted
-        starts.append(min(max(int(centre) - wanted // 2, 0), room) if room >= 0 else -(-room // 2))
+        starts.append(min(max(operator.index(centre) - wanted // 2, 0), room) if room >= 0 else -(-room // 2))
     return tuple(starts)
 
 
@@ -191,6 +190,8 @@ class ForegroundSampler:
 
     def __post_init__(self) -> None:
         check_probability(self.p_pos)
+        if self.label is not None:
+            check_label(self.label)
 
     def __getstate__(self) -> tuple[float, int | None]:
         return self.p_pos, self.label
@@ -373,10 +374,12 @@ class GridAggregator:
         self._sum = np.zeros((*lead, *shape), np.float64)
         self._count = np.zeros(tuple(shape), np.int32)
 
-    def add(self, patch: NDArray[Any], start: Sequence[int]) -> None:
+    def add(self, patch: NDArray[Any], start: Iterable[SupportsIndex]) -> None:
         """Add one patch; what lies outside the volume is dropped."""
+        patch = plain_voxels(patch, "the patch")
         outer, inner = [], []
-        for begin, count, length in zip(start, patch.shape[-3:], self._count.shape, strict=True):
+        starts = map(operator.index, start)
+        for begin, count, length in zip(starts, patch.shape[-3:], self._count.shape, strict=True):
             low = min(max(begin, 0), length)
             high = max(low, min(begin + count, length))  # a patch may lie wholly outside
             outer.append(slice(low, high))
@@ -423,7 +426,7 @@ class EpochSampler:
     Raises
     ------
     ConfigError
-        For a rank that is not below the world size.
+        For what is no whole number, and a rank that is not below the world size.
     """
 
     def __init__(
@@ -436,16 +439,17 @@ class EpochSampler:
         world_size: int = 1,
         even: bool = True,
     ) -> None:
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank must be 0 to {world_size - 1} of world_size={world_size}, got {rank}")
-        self.length, self.shuffle, self.seed = length, shuffle, seed
-        self.rank, self.world_size = rank, world_size
-        self._total = -(-length // world_size) * world_size if even else length
+        self.length, self.shuffle = whole_number("length", length, 0), shuffle
+        self.seed = whole_number("seed", seed)
+        self.world_size = whole_number("world_size", world_size, 1)
+        self.rank = whole_number("rank", rank, 0, self.world_size - 1)
+        total = -(-self.length // self.world_size) * self.world_size
+        self._total = total if even else self.length
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; each further pass is the next epoch."""
-        self.epoch = epoch
+        self.epoch = whole_number("epoch", epoch, 0)
 
     def __len__(self) -> int:
         return len(range(self.rank, self._total, self.world_size))

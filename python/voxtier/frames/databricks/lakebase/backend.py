@@ -8,6 +8,7 @@ from uuid import UUID
 
 from voxtier import _core
 from voxtier._core import local_path, path_fault
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.table_names import TableName, check_identifier
 from voxtier.frames.indexing.paths import absolute
@@ -247,9 +248,7 @@ def _check_type(value: object, what: str) -> str:
 
 def check_limit(limit: object) -> int:
     """Return a number of rows, at least 0 and what a bigint holds, or raise ConfigError."""
-    if not isinstance(limit, int) or isinstance(limit, bool):
-        raise ConfigError(f"limit={limit!r}: give a whole number")
-    return min(max(limit, 0), 2**31 - 1)
+    return min(max(whole_number("limit", limit), 0), 2**31 - 1)
 
 
 def check_allowed_groups(groups: Groups) -> list[str] | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from voxtier._core import FrameTable, decode_rows
-from voxtier.errors import ConfigError
+from voxtier.arguments import whole_number
 from voxtier.frames.databricks.frame_dicts import frame_range, frame_ranges, readable_frames
 from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.lakebase.backend import (
@@ -65,7 +64,7 @@ class FrameMethods(ClaimMethods):
         dict or None
             ``start_pos``, ``end_pos`` and ``pixel_data_pos``; None for an unknown frame.
         """
-        frame = _check_frame(frame)
+        frame = whole_number("frame", frame)
         tables, claims = self._look_up([filename], uc_table_name, table, user_groups)
         if tables:
             (read,) = tables.values()
@@ -102,7 +101,7 @@ class FrameMethods(ClaimMethods):
             ``max_frame_idx`` and ``max_start_pos``; None where no frame is known.
         """
         numbers = param_frames if isinstance(param_frames, Iterable) else [param_frames]
-        last = max(map(_check_frame, numbers), default=-1)
+        last = max((whole_number("frame", number) for number in numbers), default=-1)
         ranges = self.retrieve_all_frame_ranges(filename, uc_table_name, table, user_groups) or []
         below = [each for each in ranges if each["frame_number"] <= last]
         if not below:
@@ -302,10 +301,3 @@ class FrameMethods(ClaimMethods):
 def _ranges_with_syntax(table: FrameTable) -> list[Range]:
     syntax = {"transfer_syntax_uid": table.transfer_syntax_uid} if table.transfer_syntax_uid else {}
     return [{**each, **syntax} for each in frame_ranges(table)]
-
-
-def _check_frame(frame: object) -> int:
-    try:
-        return operator.index(frame)  # type: ignore[arg-type]  # what is no number is refused
-    except TypeError:
-        raise ConfigError(f"frame={frame!r}: give a whole number, counted from 0") from None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.lakebase.backend import (
@@ -266,6 +267,6 @@ def _check_entry(entry: object, what: str) -> str:
     for name in _UIDS:
         check_text(entry.get(name), f"{what}: {name}", optional=True)
     frames = entry.get("num_frames")
-    if frames is not None and (not isinstance(frames, int) or not 0 <= frames < 2**31):
-        raise ConfigError(f"{what}: num_frames={frames!r}: give a whole number")
+    if frames is not None:
+        whole_number(f"{what}: num_frames", frames, 0, 2**31 - 1)
     return check_path(entry["local_path"])

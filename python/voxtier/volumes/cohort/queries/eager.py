@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Self, TypeVar
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.cohort.queries.transforms import (
@@ -72,8 +73,7 @@ class EagerQuery(Generic[Collection]):
         ConfigError
             For a batch size below 1, and when the function gives another number of results.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+        batch_size = whole_number("batch_size", batch_size, 1)
         pairs = list(collection.volume_rows())
         results: list[Any] = []
         for start in range(0, len(pairs), batch_size):
@@ -100,7 +100,7 @@ class EagerQuery(Generic[Collection]):
         """Return (result, row) for each volume."""
         return list(zip(self._results, self._rows, strict=True))
 
-    def to_dataframe(self, columns: Sequence[str] | None = None) -> Any:
+    def to_dataframe(self, columns: str | Iterable[str] | None = None) -> Any:
         """Return the rows, with what the function set in them, as a pandas DataFrame.
 
         A result that is a dict adds its entries as columns, any other that is no array a column ``result``.
@@ -111,7 +111,7 @@ class EagerQuery(Generic[Collection]):
             For a column that does not exist.
         """
         table = rows_table([{**row, **_as_columns(value)} for value, row in self.to_list()])
-        return (table if columns is None else table.select(list(columns))).to_pandas()
+        return (table if columns is None else table.select(columns)).to_pandas()
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return iter(self.to_list())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import several, whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.cohort.queries.transforms import Transform, apply_transforms, copy_jobs
 from voxtier.volumes.store.ingest import IngestOptions
+from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Uri
 from voxtier.volumes.volume import Volume
 
@@ -63,9 +65,9 @@ class _Selecting:
         is_place = isinstance(key, (int, np.integer)) and not isinstance(key, (bool, np.bool_))
         return self._with(self._view().iloc[[key] if is_place else key])
 
-    def loc(self, key: str | Sequence[str]) -> Self:
+    def loc(self, key: str | Iterable[str]) -> Self:
         """Keep what has some ids."""
-        return self._with(self._view().loc[[key] if isinstance(key, str) else list(key)])
+        return self._with(self._view().loc[several(key)])
 
     def head(self, n: int = 5) -> Self:
         """Keep the first ones."""
@@ -83,9 +85,9 @@ class _Selecting:
         """Keep those whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
         return self._with(self._view().filter(expr))
 
-    def filter_subjects(self, ids: Sequence[str]) -> Self:
+    def filter_subjects(self, ids: str | Iterable[str]) -> Self:
         """Keep some subjects."""
-        return self._with(self._view().sel(subject=list(ids)))
+        return self._with(self._view().sel(subject=several(ids)))
 
 
 class CollectionQuery(_Selecting, Generic[Collection]):
@@ -131,7 +133,7 @@ class CollectionQuery(_Selecting, Generic[Collection]):
         """Yield (obs_id, transformed voxels), one volume at a time."""
         for volume, row in self._collection.volume_rows():
             image, _ = apply_transforms(self._fns, volume.read(), row)
-            yield row["obs_id"], np.asarray(image)
+            yield row["obs_id"], plain_voxels(image, f"{row['obs_id']}: the result of a transform")
 
     def iter_batches(self, batch_size: int = 32) -> Iterator[VolumeBatch]:
         """Yield batches of transformed volumes, stacked where their shapes agree.
@@ -141,8 +143,7 @@ class CollectionQuery(_Selecting, Generic[Collection]):
         ConfigError
             When the batch size is below 1.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+        batch_size = whole_number("batch_size", batch_size, 1)
         subjects = self._collection.obs_subject_ids
         arrays = self.iter_arrays()
         for start in range(0, len(self), batch_size):
@@ -231,7 +232,7 @@ class Query(_Selecting, Generic[Radi]):
         subjects = [subject for subject in self._radi.obs_subject_ids if subject in matches]
         return type(self)(self._radi.loc[subjects], self._fns, (*self._within, (collection_name, expr)))
 
-    def select_collections(self, names: Sequence[str]) -> Self:
+    def select_collections(self, names: str | Iterable[str]) -> Self:
         """Keep some collections."""
         return self._with(self._radi.select_collections(names))
 
@@ -267,8 +268,7 @@ class Query(_Selecting, Generic[Radi]):
         ConfigError
             When the batch size is below 1.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
+        batch_size = whole_number("batch_size", batch_size, 1)
         subjects = self._radi.obs_subject_ids
         for start in range(0, len(subjects), batch_size):
             part = self._with(self._radi.loc[subjects[start : start + batch_size]])

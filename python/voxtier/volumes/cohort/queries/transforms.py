@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.collection_view import CollectionView
@@ -17,6 +16,7 @@ from voxtier.volumes.store import foreground
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.columns import Table, typed
+from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
@@ -205,9 +205,9 @@ def transformed_content(
     Raises
     ------
     ConfigError
-        When the result is no array of three or four dimensions.
+        When the result is no array of three or four dimensions, or has masked voxels.
     """
-    voxels: NDArray[Any] = np.asarray(image)
+    voxels = plain_voxels(image, f"{row['obs_id']}: the result of a transform")
     if voxels.dtype.kind not in "biufc" or voxels.ndim not in (3, 4):
         raise ConfigError(
             f"{row['obs_id']}: a transform gave {type(image).__name__} of shape {voxels.shape},"

@@ -37,6 +37,7 @@ class RegionSampler:
 
     def __post_init__(self) -> None:
         check_probability(self.p_pos)
+        self.regions = [tuple(region) for region in self.regions]
         if not self.regions or not all(self.regions):
             raise ConfigError("there is no region, or one without classes")
         labels = {label for region in self.regions for label in region}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ class VolumeCollectionDataset(datasets.VolumeCollectionDataset, Dataset[Any]):
         self._item_transform = transform
 
     def __getitem__(self, idx: int) -> Any:
-        item = as_origin(super().__getitem__(idx), int(idx) % len(self), self.config)
+        item = as_origin(super().__getitem__(idx), operator.index(idx) % len(self), self.config)
         if self._by_place is not None and item["idx"] in self._by_place:
             item["label"] = as_label(self._by_place[item["idx"]])
         return item if self._item_transform is None else self.apply(self._item_transform, item, idx)

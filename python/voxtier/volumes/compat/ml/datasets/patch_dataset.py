@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +92,7 @@ class GridPatchDataset(Dataset[Any]):
     def __getitem__(self, idx: int) -> Any:
         if not -len(self) <= idx < len(self):
             raise IndexError(f"item {idx} of {len(self)}")
-        place, patch = divmod(int(idx) % len(self), len(self._positions))
+        place, patch = divmod(operator.index(idx) % len(self), len(self._positions))
         item = self._grids[place][patch]
         item |= {
             "image": tensor(item["image"]),

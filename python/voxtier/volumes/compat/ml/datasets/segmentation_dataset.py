@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.compat.ml.config import DatasetConfig
@@ -42,11 +44,10 @@ class ForegroundFraction:
     _around: ForegroundSampler = field(default_factory=lambda: ForegroundSampler(p_pos=1.0), repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1 or self.max_retries < 1:
-            raise ConfigError(
-                "foreground_threshold is 0 to 1 and foreground_max_retries >= 1, got"
-                f" {self.threshold} and {self.max_retries}"
-            )
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"foreground_threshold is 0 to 1, got {self.threshold}")
+        retries = whole_number("foreground_max_retries", self.max_retries, 1)
+        object.__setattr__(self, "max_retries", retries)
 
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
@@ -123,7 +124,7 @@ class SegmentationDataset(datasets.SegmentationDataset, Dataset[Any]):
         self._transforms = [each for each in (spatial_transform, image_transform) if each is not None]
 
     def __getitem__(self, idx: int) -> Any:
-        item = as_origin(super().__getitem__(idx), int(idx) % len(self), self.config)
+        item = as_origin(super().__getitem__(idx), operator.index(idx) % len(self), self.config)
         for transform in self._transforms:
             item = self.apply(transform, item, idx)
         return item

@@ -1,0 +1,53 @@
+"""Arguments as users give them: whole numbers within their bounds, and one where several may stand."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from voxtier.errors import ConfigError
+
+
+def whole_number(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+    """Return a whole number as Python's own; those of NumPy are taken, fractions and truth values are not.
+
+    Parameters
+    ----------
+    name : str
+        What the number is, for the message.
+    value : object
+        What was given. ``2.0`` is refused like ``2.5``: whoever computes a place decides how it is rounded.
+    least, most : int, optional
+        Bounds, both included.
+
+    Returns
+    -------
+    int
+        The same number.
+
+    Raises
+    ------
+    ConfigError
+        For anything else, and outside the bounds.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        shown = repr(value) if number is None else number
+        raise ConfigError(f"{name} must be a whole number{_bounds(least, most)}, got {shown}")
+    return number
+
+
+def _bounds(least: int | None, most: int | None) -> str:
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    return f" >= {least}" if least is not None else "" if most is None else f" <= {most}"
+
+
+def several(given: str | os.PathLike[str] | Iterable[Any]) -> list[Any]:
+    """Return a list of what was given: a lone text or path is one, and an iterator is drawn from once."""
+    return [given] if isinstance(given, (str, bytes, os.PathLike)) else list(given)
