@@ -98,7 +98,7 @@ python-lint: .venv/.full
 	@$(BIN)/ruff check --quiet $(PY_DIRS)
 	@$(BIN)/ruff format --check --quiet $(PY_DIRS)
 	@nice $(BIN)/python tests/tree/check_docstrings.py
-	@nice $(BIN)/mypy
+	@nice $(BIN)/python tests/tree/check_types.py
 
 stubs: setup python-lint
 	@$(BIN)/python -m mypy.stubtest voxtier._core --ignore-disjoint-bases

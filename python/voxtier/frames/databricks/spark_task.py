@@ -20,7 +20,7 @@ from voxtier.frames.indexing.paths import absolute, matches
 from voxtier.system.s3_config import S3Config
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     from voxtier.frames.dicom.table import Verify
     from voxtier.frames.indexing.run import FileIndexer, FileReport

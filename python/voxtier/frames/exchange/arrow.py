@@ -23,7 +23,7 @@ from voxtier.frames.store.store import FrameStore
 from voxtier.system.durable import write_output
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 Rows: TypeAlias = Literal["file", "frame"]
 
@@ -143,7 +143,7 @@ def export_index(store: FrameStore, source: str, path: str | os.PathLike[str], *
         See `to_arrow`: rows of frames need the files that were indexed without ``verify="all"``.
     """
     _arrow()
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     pa, schema, count = _arrow(), _schema(rows), 0
     if rows == "file":

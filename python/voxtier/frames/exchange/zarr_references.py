@@ -157,7 +157,7 @@ def write_zarr_references(references: Mapping[str, Any], output: str | os.PathLi
         write_output(target, lambda file: file.write(content))
         return
     try:
-        import pyarrow.parquet  # type: ignore[import-untyped]  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise MissingExtraError("pyarrow", "arrow") from None
     if target.exists():

@@ -98,7 +98,7 @@ def _write_volume(path: Path, case: _Case, processing: ImageProcessing, seed: in
         cosine, sine = np.cos(case.turn), np.sin(case.turn)
         affine[:2] = np.array([[cosine, -sine], [sine, cosine]]) @ affine[:2]
     affine[:3, 3] = (-170.5, 90.25, -310.125)
-    image: Any = nibabel.Nifti1Image(stored, affine)  # type: ignore[no-untyped-call]
+    image: Any = nibabel.Nifti1Image(stored, affine)
     if case.slope != 1.0:
         image.header.set_slope_inter(case.slope, 0.0)
     nibabel.save(image, path)

@@ -26,7 +26,7 @@ from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 MASK = "seg"
 SUFFIX = ".b2nd"
 _MASK_SUFFIX = f"_seg{SUFFIX}"
-_TILES = TileConfig("isotropic", 32, 32, 32)  # type: ignore[arg-type]
+_TILES = TileConfig("isotropic", 32, 32, 32)
 
 
 def import_nnunet(

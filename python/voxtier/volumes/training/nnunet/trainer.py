@@ -182,7 +182,7 @@ class BatchesMixin:
         # Ranks take turns over the items; where these do not divide, one comes once more.
         items = each * world * -(-trainer.configuration_manager.batch_size // world)
         config = DatasetConfig(
-            "patch",  # type: ignore[arg-type]
+            "patch",
             (1, *size) if dims == 2 else tuple(size),
             -(-items // len(cases)),
             RegionSampler(trainer.oversample_foreground_percent, _regions(trainer)),
