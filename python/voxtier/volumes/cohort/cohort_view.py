@@ -7,6 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError, ViewError
 from voxtier.system.html import rows_html
 from voxtier.system.text import format_count
@@ -220,7 +221,7 @@ class CohortView(Sliceable, Generic[Collection]):
         view: Self = self.loc[key]
         return view
 
-    def sel(self, *, subject: str | Sequence[str]) -> Self:
+    def sel(self, *, subject: str | Iterable[str]) -> Self:
         """Return the view of one subject or of several."""
         view: Self = self.loc[subject]
         return view
@@ -229,18 +230,19 @@ class CohortView(Sliceable, Generic[Collection]):
         """Return the subjects whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
         return self._select([int(place) for place in np.flatnonzero(self._table.matching(expr))])
 
-    def select_collections(self, names: Sequence[str]) -> Self:
-        """Return a view with some of the collections.
+    def select_collections(self, names: str | Iterable[str]) -> Self:
+        """Return a view with some of the collections, or with one.
 
         Raises
         ------
         KeyError
             For a collection outside this view.
         """
-        missing = [name for name in names if name not in self.collection_names]
+        chosen = several(names)
+        missing = [name for name in chosen if name not in self.collection_names]
         if missing:
             raise KeyError(f"no collection {missing[0]!r}; there are {', '.join(self.collection_names)}")
-        return self._view(self._cohort, self._subjects, names)
+        return self._view(self._cohort, self._subjects, chosen)
 
     select = select_collections
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError, FormatError, ViewError
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.cohort.observations import ObservationTable, with_observations
@@ -89,7 +90,7 @@ class VolumeCollection(CollectionView):
 
     def to_dataset(
         self,
-        patch_size: int | Sequence[int] | None = None,
+        patch_size: SupportsIndex | Iterable[SupportsIndex] | None = None,
         labels: object = None,
         transform: Callable[[dict[str, Any]], Any] | None = None,
         **options: Any,
@@ -157,7 +158,7 @@ class VolumeCollection(CollectionView):
     def append(
         self,
         niftis: Images | None = None,
-        dicom_dirs: Sequence[tuple[Any, str]] | None = None,
+        dicom_dirs: Iterable[tuple[Any, str]] | None = None,
         reorient: bool | None = None,  # noqa: FBT001
         progress: bool = False,  # noqa: FBT001, FBT002
         *,
@@ -217,7 +218,7 @@ class VolumeCollection(CollectionView):
         niftis: Images,
         reorient: bool | None = None,  # noqa: FBT001
         validate_dimensions: bool = True,  # noqa: FBT001, FBT002
-        valid_subject_ids: set[str] | None = None,
+        valid_subject_ids: str | Iterable[str] | None = None,
         name: str | None = None,
         ctx: object = None,
         progress: bool = False,  # noqa: FBT001, FBT002
@@ -237,7 +238,7 @@ class VolumeCollection(CollectionView):
             Flip and permute to the configured target; by default as configured.
         validate_dimensions : bool
             Refuse volumes of different shapes.
-        valid_subject_ids : set of str, optional
+        valid_subject_ids : iterable of str, optional
             Refuse other subjects.
         name : str, optional
             Name of the collection.
@@ -266,10 +267,10 @@ class VolumeCollection(CollectionView):
     def from_dicoms(
         cls,
         uri: Uri,
-        dicom_dirs: Sequence[tuple[Any, str]],
+        dicom_dirs: Iterable[tuple[Any, str]],
         reorient: bool | None = None,  # noqa: FBT001
         validate_dimensions: bool = True,  # noqa: FBT001, FBT002
-        valid_subject_ids: set[str] | None = None,
+        valid_subject_ids: str | Iterable[str] | None = None,
         name: str | None = None,
         ctx: object = None,
         progress: bool = False,  # noqa: FBT001, FBT002
@@ -290,7 +291,7 @@ class VolumeCollection(CollectionView):
             Flip and permute to the configured target; by default as configured.
         validate_dimensions : bool
             Refuse volumes of different shapes.
-        valid_subject_ids : set of str, optional
+        valid_subject_ids : iterable of str, optional
             Refuse other subjects.
         name : str, optional
             Name of the collection.
@@ -319,9 +320,10 @@ class VolumeCollection(CollectionView):
         return cls._create(uri, jobs, name, ctx, options, same_shape=validate_dimensions)
 
 
-def _check(jobs: Sequence[Job], valid_subjects: set[str] | None) -> None:
+def _check(jobs: Sequence[Job], valid_subjects: str | Iterable[str] | None) -> None:
     if not jobs:
         raise ConfigError("there is no image to ingest")
-    foreign = sorted({job.subject for job in jobs} - valid_subjects) if valid_subjects is not None else []
+    found = {job.subject for job in jobs}
+    foreign = [] if valid_subjects is None else sorted(found.difference(several(valid_subjects)))
     if foreign:
         raise ConfigError(f"subjects that are not allowed here: {', '.join(foreign[:5])}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Self
 
 import numpy as np
 
+from voxtier.arguments import several
 from voxtier.errors import ViewError
 from voxtier.system.html import rows_html
 from voxtier.system.text import format_count
@@ -203,7 +204,7 @@ class CollectionView(Sliceable):
             return self.loc[key]
         return self.iloc[key]
 
-    def sel(self, *, subject: str | Sequence[str]) -> Self:
+    def sel(self, *, subject: str | Iterable[str]) -> Self:
         """Return the volumes of one subject or of several, in the order asked for.
 
         Raises
@@ -211,7 +212,7 @@ class CollectionView(Sliceable):
         KeyError
             For a subject outside this view.
         """
-        wanted = [subject] if isinstance(subject, str) else list(subject)
+        wanted = several(subject)
         places = group_places(self.obs_subject_ids)
         missing = [name for name in wanted if name not in places]
         if missing:

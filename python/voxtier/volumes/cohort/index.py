@@ -10,10 +10,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError
 
-Names: TypeAlias = "Index | frozenset[str] | set[str]"
-"""What an index is compared with."""
+Names: TypeAlias = "Index | str | Iterable[str]"
+"""What an index is compared with: another one, names, or one name."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -33,7 +34,7 @@ class Index:
     _places: dict[str, int] = field(init=False)
 
     def __init__(self, keys: Iterable[str], name: str = "") -> None:
-        object.__setattr__(self, "keys", tuple(keys))
+        object.__setattr__(self, "keys", tuple(several(keys)))
         object.__setattr__(self, "name", name)
         places: dict[str, int] = {}
         for place, key in enumerate(self.keys):
@@ -128,7 +129,8 @@ class Index:
 
     def intersection(self, other: Names) -> Index:
         """Return the names that are in both."""
-        return Index([key for key in self.keys if key in other], self.name)
+        names = _set_of(other)
+        return Index([key for key in self.keys if key in names], self.name)
 
     def union(self, other: Names) -> Index:
         """Return the names of this one, then those that only the other has."""
@@ -136,14 +138,16 @@ class Index:
 
     def difference(self, other: Names) -> Index:
         """Return the names that the other lacks."""
-        return Index([key for key in self.keys if key not in other], self.name)
+        names = _set_of(other)
+        return Index([key for key in self.keys if key not in names], self.name)
 
     def symmetric_difference(self, other: Names) -> Index:
         """Return the names that are in one of both only, those of this one first."""
-        return Index([*self.difference(other), *self._only_in(other)], self.name)
+        names = _set_of(other)
+        return Index([*self.difference(names), *self._only_in(names)], self.name)
 
     def _only_in(self, other: Names) -> list[str]:
-        names = other if isinstance(other, Index) else sorted(other)  # a set has no order of its own
+        names = other if isinstance(other, Index) else sorted(_set_of(other))  # a set has no order of its own
         return [key for key in dict.fromkeys(names) if key not in self]
 
     __and__ = intersection
@@ -156,10 +160,11 @@ class Index:
         return self.keys == other.keys
 
     def __le__(self, other: Names) -> bool:
-        return all(key in other for key in self.keys)
+        names = _set_of(other)
+        return all(key in names for key in self.keys)
 
     def __ge__(self, other: Names) -> bool:
-        return all(key in self for key in other)
+        return all(key in self for key in _set_of(other))
 
     def to_list(self) -> list[str]:
         """Return the names as a list."""
@@ -168,6 +173,10 @@ class Index:
     def to_set(self) -> frozenset[str]:
         """Return the names as a set."""
         return frozenset(self.keys)
+
+
+def _set_of(names: Names) -> Index | frozenset[str]:
+    return names if isinstance(names, (Index, frozenset)) else frozenset(several(names))
 
 
 def align(*indexes: Index) -> Index:

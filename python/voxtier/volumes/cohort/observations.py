@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError, ViewError
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
@@ -69,12 +70,12 @@ class _ViewTable:
         """
         raise NotImplementedError
 
-    def read(self, columns: Sequence[str] | None = None, value_filter: str | None = None) -> Table:
+    def read(self, columns: str | Iterable[str] | None = None, value_filter: str | None = None) -> Table:
         """Return rows (those that satisfy ``value_filter``) with the keys and all or some columns."""
         table = self._table()
         if value_filter is not None:
             table = table.filter(value_filter)
-        return table if columns is None else table.select([*self._keys, *columns])
+        return table if columns is None else table.select([*self._keys, *several(columns)])
 
 
 class ObservationTable(_ViewTable):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from voxtier.errors import ConfigError, FormatError
@@ -100,7 +100,7 @@ class RadiObject(CohortView[VolumeCollection]):
     def append(
         self,
         niftis: Images | None = None,
-        dicom_dirs: Sequence[tuple[Any, str]] | None = None,
+        dicom_dirs: Iterable[tuple[Any, str]] | None = None,
         obs_meta: object = None,
         reorient: bool | None = None,  # noqa: FBT001
         progress: bool = False,  # noqa: FBT001, FBT002
@@ -119,7 +119,7 @@ class RadiObject(CohortView[VolumeCollection]):
             Files of one collection, or of one for each series that their names state.
         dicom_dirs : sequence of (folder, subject), optional
             DICOM series, collected by modality.
-        obs_meta : DataFrame or mapping, optional
+        obs_meta : DataFrame, mapping or pyarrow Table, optional
             Rows of the new subjects, with a column ``obs_subject_id``; those of others may stand beside them
             with the values that they have.
         reorient : bool, optional
@@ -221,7 +221,7 @@ class RadiObject(CohortView[VolumeCollection]):
             Collection name -> pairs, files, folders or globs.
         validate_alignment : bool
             Refuse collections whose subjects differ.
-        obs_meta : DataFrame or mapping, optional
+        obs_meta : DataFrame, mapping or pyarrow Table, optional
             Table of the subjects, with a column ``obs_subject_id``.
         reorient : bool, optional
             Flip and permute to the configured target; by default as configured.
@@ -290,7 +290,7 @@ class RadiObject(CohortView[VolumeCollection]):
             pairs, or a folder with one folder for each subject.
         validate_alignment : bool
             Refuse collections whose subjects differ.
-        obs_meta : DataFrame or mapping, optional
+        obs_meta : DataFrame, mapping or pyarrow Table, optional
             Table of the subjects, with a column ``obs_subject_id``.
         reorient : bool, optional
             Flip and permute to the configured target; by default as configured.
@@ -321,7 +321,7 @@ class RadiObject(CohortView[VolumeCollection]):
     def from_dicoms(
         cls,
         uri: Uri,
-        dicom_dirs: Sequence[tuple[Any, str]],
+        dicom_dirs: Iterable[tuple[Any, str]],
         obs_meta: object = None,
         reorient: bool | None = None,  # noqa: FBT001
         ctx: object = None,
@@ -341,7 +341,7 @@ class RadiObject(CohortView[VolumeCollection]):
         dicom_dirs : sequence of (folder, subject)
             Folders, files, or lists of files. A series is one volume, or several where its slices do not lie
             on one grid: the one with the most slices has the plain name.
-        obs_meta : DataFrame or mapping, optional
+        obs_meta : DataFrame, mapping or pyarrow Table, optional
             Table of the subjects, with a column ``obs_subject_id``.
         reorient : bool, optional
             Flip and permute to the configured target; by default as configured.
@@ -385,7 +385,7 @@ class RadiObject(CohortView[VolumeCollection]):
             Place of the new store.
         collections : mapping
             Collection name -> volumes, or the address of a collection.
-        obs_meta : DataFrame or mapping, optional
+        obs_meta : DataFrame, mapping or pyarrow Table, optional
             Table of the subjects, with a column ``obs_subject_id``.
         ctx : tiledb.Ctx, tiledb.Config or mapping, optional
             TileDB keys on top of `configure`.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
+from voxtier.arguments import several
 from voxtier.volumes.cohort import observations
 from voxtier.volumes.tiledb import tables
 from voxtier.volumes.tiledb.columns import as_table
@@ -26,7 +27,7 @@ class Dataframe(tables.Dataframe):
 
     def read(
         self,
-        columns: Sequence[str] | None = None,
+        columns: str | Iterable[str] | None = None,
         value_filter: str | None = None,
         include_index: bool = True,  # noqa: FBT001, FBT002
     ) -> Any:
@@ -34,7 +35,7 @@ class Dataframe(tables.Dataframe):
 
         Parameters
         ----------
-        columns : sequence of str, optional
+        columns : str or sequence of str, optional
             Some columns only.
         value_filter : str, optional
             Filter expression, see `voxtier.volumes.tiledb.filters`.
@@ -80,7 +81,7 @@ class _Frame(observations._ViewTable):
 
     def read(
         self,
-        columns: Sequence[str] | None = None,
+        columns: str | Iterable[str] | None = None,
         value_filter: str | None = None,
         include_index: bool = True,  # noqa: FBT001, FBT002
     ) -> Any:
@@ -88,7 +89,7 @@ class _Frame(observations._ViewTable):
 
         Parameters
         ----------
-        columns : sequence of str, optional
+        columns : str or sequence of str, optional
             Some columns only.
         value_filter : str, optional
             Filter expression, see `voxtier.volumes.tiledb.filters`.
@@ -101,7 +102,7 @@ class _Frame(observations._ViewTable):
             The rows that satisfy the filter.
         """
         table = super().read(None, value_filter)
-        wanted = self.columns if columns is None else [name for name in columns if name not in self._keys]
+        wanted = self.columns if columns is None else [n for n in several(columns) if n not in self._keys]
         return table.select([*(self._keys if include_index else ()), *wanted]).to_pandas()
 
 

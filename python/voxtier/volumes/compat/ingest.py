@@ -13,6 +13,7 @@ from voxtier.volumes.formats.sources import (
     ImageFormat,
     Images,
     dicom_pairs,
+    drawn,
     format_of,
     grouped_sources,
     paths_of,
@@ -68,6 +69,7 @@ def detect_format(source: Images) -> ImageFormat:
     IngestError
         When nothing is there that tells.
     """
+    source = drawn(source)
     try:
         kind = format_of(source)
         if kind is ImageFormat.DICOM:
@@ -99,6 +101,7 @@ def resolve_nifti_source(source: Images, subject_id_fn: SubjectOf | None = None)
     IngestError
         When there is no such file, or a name does not tell the subject.
     """
+    source = drawn(source)
     try:
         if subject_id_fn is not None and not _are_pairs(source):
             return [(path, subject_id_fn(path)) for path in paths_of(source)]
@@ -134,6 +137,7 @@ def resolve_dicom_source(source: Images, subject_id_fn: SubjectOf | None = None)
     IngestError
         When there is no such folder.
     """
+    source = drawn(source)
     try:
         pairs = dicom_pairs(source)
     except NotFoundError as error:
@@ -147,6 +151,7 @@ def resolve_image_source(
     source: Images, format_hint: ImageFormat | None = None
 ) -> tuple[list[tuple[Path, str]], ImageFormat]:
     """Return (path, subject) of images, and what they are."""
+    source = drawn(source)
     kind = detect_format(source) if format_hint is None else ImageFormat(format_hint)
     resolve = resolve_dicom_source if kind is ImageFormat.DICOM else resolve_nifti_source
     return resolve(source), kind

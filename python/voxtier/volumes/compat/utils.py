@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError
 from voxtier.volumes.compat.dataframe import Dataframe
 from voxtier.volumes.compat.volume_collection import VolumeCollection
@@ -104,7 +105,7 @@ def validate_no_column_collisions(
     ConfigError
         Names them.
     """
-    both = sorted((set(user_columns) - set(INDEX_COLUMNS)) & set(auto_columns))
+    both = sorted((set(several(user_columns)) - set(INDEX_COLUMNS)) & set(several(auto_columns)))
     if both:
         raise ConfigError(f"{context and context + ': '}the images fill {', '.join(both)} themselves: rename")
 
@@ -124,7 +125,7 @@ def write_obs_dataframe(uri: Uri, df: Any, ctx: object = None, columns: set[str]
         Write these columns only.
     """
     frame, table = Dataframe(uri, ctx), as_table(df)
-    wanted = set(frame.columns) if columns is None else set(columns)
+    wanted = set(frame.columns) if columns is None else set(several(columns))
     names = [name for name in table.columns if name in frame.index_columns or name in wanted]
     if len(table):
         frame.update(table.select(names))

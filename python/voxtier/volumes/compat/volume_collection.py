@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from voxtier.volumes.cohort import collection
@@ -68,7 +68,7 @@ class VolumeCollection(collection.VolumeCollection):
         series = import_pandas().Series
         return ((volume, series(row, dtype=object)) for volume, row in super().volume_rows())
 
-    def sel(self, *, subject: str | Sequence[str]) -> Any:
+    def sel(self, *, subject: str | Iterable[str]) -> Any:
         """Return the volume of one subject that has one, else the volumes of one subject or of several.
 
         Raises
@@ -82,7 +82,7 @@ class VolumeCollection(collection.VolumeCollection):
     def append(
         self,
         niftis: Images | None = None,
-        dicom_dirs: Sequence[tuple[Any, str]] | None = None,
+        dicom_dirs: Iterable[tuple[Any, str]] | None = None,
         reorient: bool | None = None,  # noqa: FBT001
         progress: bool = False,  # noqa: FBT001, FBT002
         **options: Any,

@@ -5,24 +5,27 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes.formats.identity import Identity, identify, stem_of
 from voxtier.volumes.formats.nifti_files import header_of, is_image
 
 _Path: TypeAlias = str | os.PathLike[str]
 
-Pairs: TypeAlias = Sequence[tuple[_Path, str]]
+Pairs: TypeAlias = Iterable[tuple[_Path, str]]
 """Path and subject of each image."""
 
-Images: TypeAlias = _Path | Pairs | Sequence[_Path]
+Images: TypeAlias = _Path | Pairs | Iterable[_Path]
 """Pairs, or files, folders and globs whose names tell the subjects."""
+
+Given = TypeVar("Given")
 
 
 class ImageFormat(str, Enum):  # noqa: UP042 -- prints as the origin's does
@@ -163,16 +166,42 @@ def _first_of(paths: Sequence[Path]) -> str:
 def _items(images: Images) -> Iterator[tuple[Path, str | None]]:
     """Yield every file and, where the caller named it, its subject; a file that is named twice once."""
     seen: set[Path] = set()
-    for item in [images] if isinstance(images, (str, os.PathLike)) else images:
+    for item in several(images):
         if isinstance(item, (str, os.PathLike)):
             for path in map(header_of, _expand(os.fspath(item))):
                 if path.absolute() not in seen:
                     seen.add(path.absolute())
                     yield path, None
-        elif isinstance(item, bytes) or len(item) != 2 or not isinstance(item[1], str) or not item[1]:
+        elif not _is_pair(item):
             raise ConfigError(f"images are paths, or (path, subject) pairs with a subject, got {item!r}")
         else:
             yield Path(item[0]), item[1]
+
+
+def _is_pair(item: Any) -> bool:
+    """Return whether something is two, the second a subject: a tuple, a list, a row of an array."""
+    is_two = not isinstance(item, (str, bytes, Mapping)) and hasattr(item, "__getitem__") and len(item) == 2
+    return is_two and isinstance(item[1], str) and item[1] != ""
+
+
+def drawn(given: Given) -> Given:
+    """Return images that may be looked at twice: those of an iterator as a list."""
+    return given if isinstance(given, (str, os.PathLike)) else list(given)  # type: ignore[call-overload]
+
+
+def checked_pairs(pairs: Iterable[tuple[Any, str]]) -> list[tuple[Any, str]]:
+    """Return the (folder, subject) pairs of an argument; the first may be files.
+
+    Raises
+    ------
+    ConfigError
+        For what is no pair, as a folder without its subject.
+    """
+    every = several(pairs)
+    for item in every:
+        if not _is_pair(item):
+            raise ConfigError(f"dicom_dirs are (folder, subject) pairs with a subject, got {item!r}")
+    return [(drawn(place), subject) for place, subject in every]
 
 
 def _expand(text: str) -> list[Path]:
@@ -228,8 +257,7 @@ def format_of(images: Images) -> ImageFormat:
     NotFoundError
         When there is no image.
     """
-    items = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    paths = [Path(item if isinstance(item, (str, os.PathLike)) else item[0]) for item in items]
+    paths = [Path(item if isinstance(item, (str, os.PathLike)) else item[0]) for item in several(images)]
     if not paths:
         raise NotFoundError("there is no image")
     is_dicom = all(
@@ -248,7 +276,7 @@ def dicom_pairs(images: Images) -> list[tuple[Path, str]]:
         When there is no such folder, or none inside it.
     """
     pairs: list[tuple[Path, str]] = []
-    for item in [images] if isinstance(images, (str, os.PathLike)) else images:
+    for item in several(images):
         if not isinstance(item, (str, os.PathLike)):
             pairs.append((Path(item[0]), item[1]))
             continue

@@ -31,6 +31,8 @@ from voxtier.volumes.formats.sources import (
     ImageFormat,
     Images,
     Source,
+    checked_pairs,
+    drawn,
     find_scans,
     grouped_sources,
     named_sources,
@@ -137,6 +139,7 @@ def dicom_content(path: DicomPath, *, reorient: bool | None = None, on_gap: OnGa
     FormatError
         When a series cannot become a volume without guessing.
     """
+    path = drawn(path)
     found = find_series(path, on_gap=on_gap)
     for _, error in found.refused:
         raise error
@@ -187,7 +190,7 @@ def _content(
 def collection_jobs(
     name: str | None,
     niftis: Images | None,
-    dicom_dirs: Sequence[tuple[Any, str]] | None,
+    dicom_dirs: Iterable[tuple[Any, str]] | None,
     reorient: bool | None,  # noqa: FBT001
     on_gap: OnGap = "error",
     on_error: OnError = "raise",
@@ -222,7 +225,7 @@ def collection_jobs(
 
 def cohort_jobs(
     niftis: Images | None,
-    dicom_dirs: Sequence[tuple[Any, str]] | None,
+    dicom_dirs: Iterable[tuple[Any, str]] | None,
     images: Mapping[str, Images] | None,
     collection_name: str | None,
     reorient: bool | None,  # noqa: FBT001
@@ -269,6 +272,8 @@ def cohort_jobs(
         raise ConfigError("images names its collections: leave out collection_name")
     if dicom_dirs is not None:
         return dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap, on_error=on_error)
+    if images is not None:
+        images = {name: drawn(group) for name, group in images.items()}
     scans = {} if format_hint is None else find_scans(images or {}, format_hint)
     if images is None:
         sources = grouped_sources(niftis or (), collection_name)
@@ -298,7 +303,7 @@ def dicom_jobs(
     Parameters
     ----------
     pairs : iterable of (folder, subject)
-        Folders of slices, files, or lists of files.
+        Folders of slices, files, or lists of files; each with the name of a subject.
     collection : str or None
         Name of the collection of all; None collects by modality.
     reorient : bool or None
@@ -315,12 +320,14 @@ def dicom_jobs(
 
     Raises
     ------
+    ConfigError
+        For what is no pair.
     IngestError
         Lists the series and folders that are refused, once all were looked at.
     """
     jobs: dict[str, list[Job]] = {}
     failures: list[tuple[str, str]] = []
-    for path, subject in pairs:
+    for path, subject in checked_pairs(pairs):
         try:
             found = find_series(path, on_gap=on_gap)
         except (FormatError, SourceError, NotFoundError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -11,12 +11,14 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError, MissingExtraError
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.filters import cast_dates, find_matches
 
 Column: TypeAlias = NDArray[Any] | np.ma.MaskedArray[Any, Any]
 
+_NOT_A_COLUMN = (str, bytes, Mapping, set, frozenset)  # of one value, or of values without an order
 _FINE_UNITS = ("generic", "ns", "ps", "fs", "as")
 
 
@@ -74,9 +76,9 @@ class Table:
         """Return the table with one column more."""
         return Table({**self._columns, name: column})
 
-    def select(self, names: Sequence[str]) -> Table:
-        """Return some of the columns."""
-        return Table({name: self[name] for name in names})
+    def select(self, names: str | Iterable[str]) -> Table:
+        """Return some of the columns, or one."""
+        return Table({name: self[name] for name in several(names)})
 
     def matching(self, expression: str) -> NDArray[np.bool_]:
         """Return which rows satisfy a filter expression (see `voxtier.volumes.tiledb.filters`)."""
@@ -153,7 +155,7 @@ def typed(value: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def as_table(frame: object) -> Table:
-    """Return a `Table` for a Table, a mapping of columns or a pandas DataFrame.
+    """Return a `Table` for a Table, a mapping of columns, a DataFrame or a table of pyarrow.
 
     Raises
     ------
@@ -162,12 +164,24 @@ def as_table(frame: object) -> Table:
     """
     if isinstance(frame, Table):
         return frame
+    if hasattr(type(frame), "collect"):  # a LazyFrame of polars, a DataFrame of Spark
+        raise ConfigError(
+            f"a {type(frame).__name__} holds no rows yet: give those that it computes (collect)"
+        )
     if isinstance(frame, Mapping):
         named = {str(name): column for name, column in frame.items()}
+    elif hasattr(type(frame), "schema") and hasattr(type(frame), "to_pydict"):  # pyarrow
+        arrow: Any = frame
+        names = arrow.schema.names
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two columns have one name: {', '.join(names)}")
+        named = {name: _of_arrow(name, column) for name, column in zip(names, arrow.columns, strict=True)}
     elif hasattr(frame, "columns") and hasattr(frame, "__getitem__"):
         named = {str(name): frame[name] for name in frame.columns}
     else:
-        raise ConfigError(f"a table is a mapping of columns or a DataFrame, got {type(frame).__name__}")
+        raise ConfigError(
+            f"a table is a mapping of columns, a DataFrame or a pyarrow Table, got {type(frame).__name__}"
+        )
     columns = {name: _column(name, column) for name, column in named.items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -197,6 +211,14 @@ def rows_table(rows: Sequence[Mapping[str, Any]], dtypes: Mapping[str, np.dtype[
 
 def _column(name: str, values: Any, dtype_without: np.dtype[Any] | None = None) -> Column:
     """Return a column of one plain type; missing values (None, NaN among objects, NA, NaT) become a mask."""
+    if (
+        isinstance(values, _NOT_A_COLUMN)
+        or not hasattr(type(values), "__iter__")
+        or getattr(values, "ndim", 1) != 1
+    ):
+        raise ConfigError(
+            f"column {name!r} is no sequence of values ({type(values).__name__}): give one for each row"
+        )
     if isinstance(values, np.ma.MaskedArray):
         return values
     dtype = getattr(values, "dtype", None)
@@ -226,6 +248,28 @@ def _column(name: str, values: Any, dtype_without: np.dtype[Any] | None = None) 
         full = np.zeros(len(items), plain.dtype)
         full[~missing] = plain
     return np.ma.MaskedArray(full, mask=missing) if missing.any() else full
+
+
+def _of_arrow(name: str, column: Any) -> Column:
+    """Return a column of pyarrow, whose nulls become a mask."""
+    if getattr(column.type, "tz", None) is not None:
+        raise _zoned(name)
+    if not _is_plain(column.type):
+        return _column(name, column.to_pylist())
+    mask, present = np.asarray(column.is_null()), np.asarray(column.drop_null())
+    if not mask.any():
+        return present
+    full = np.zeros(len(mask), present.dtype)
+    full[~mask] = present
+    return np.ma.MaskedArray(full, mask=mask)
+
+
+def _is_plain(kind: Any) -> bool:
+    """Return whether numpy has a type of pyarrow: numbers, dates, times without a zone."""
+    try:
+        return np.dtype(kind.to_pandas_dtype()).kind in "biufM"
+    except (NotImplementedError, TypeError):
+        return False
 
 
 def _column_without_values(items: Sequence[Any], dtype: np.dtype[Any] | None) -> Column:
@@ -273,9 +317,7 @@ def _plain_array(name: str, present: Sequence[Any]) -> NDArray[Any]:
 def _dates(name: str, present: Sequence[Any]) -> NDArray[Any]:
     """Return dates in microseconds, or in nanoseconds where they are finer: numpy alone would wrap them."""
     if any(getattr(item, "tzinfo", None) is not None for item in present):
-        raise ConfigError(
-            f"column {name!r} holds times of a time zone: convert them to UTC and drop the zone"
-        )
+        raise _zoned(name)
     singles = [
         item.to_datetime64() if hasattr(item, "to_datetime64") else np.datetime64(item) for item in present
     ]
@@ -285,6 +327,10 @@ def _dates(name: str, present: Sequence[Any]) -> NDArray[Any]:
         if all(cell is not None for cell in cells):
             return np.array(cells)
     raise ConfigError(f"column {name!r}: no unit of time holds dates from {min(singles)} to {max(singles)}")
+
+
+def _zoned(name: str) -> ConfigError:
+    return ConfigError(f"column {name!r} holds times of a time zone: convert them to UTC and drop the zone")
 
 
 def stored_dates(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -6,7 +6,7 @@ above ever counts on a position to mean an identity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +14,7 @@ import numpy as np
 import tiledb
 from numpy.typing import NDArray
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes.tiledb.columns import (
     Column,
@@ -116,7 +117,7 @@ class Dataframe:
 
     def read(
         self,
-        columns: Sequence[str] | None = None,
+        columns: str | Iterable[str] | None = None,
         value_filter: str | None = None,
         include_index: bool = True,  # noqa: FBT001, FBT002
     ) -> Table:
@@ -124,7 +125,7 @@ class Dataframe:
 
         Parameters
         ----------
-        columns : sequence of str, optional
+        columns : str or sequence of str, optional
             Some columns only.
         value_filter : str, optional
             Filter expression, see `voxtier.volumes.tiledb.filters`.
@@ -141,7 +142,7 @@ class Dataframe:
         if value_filter is not None:
             table = table.filter(value_filter)
         others = [name for name in table.columns if name not in keys and not name.startswith(OWN_PREFIX)]
-        wanted = others if columns is None else [name for name in columns if name not in keys]
+        wanted = others if columns is None else [n for n in several(columns) if n not in keys]
         return table.select([*(keys if include_index else []), *wanted])
 
     def read_all(self) -> Table:
@@ -176,7 +177,7 @@ class Dataframe:
         uri: Uri,
         schema: Mapping[str, Any],
         ctx: object = None,
-        index_columns: Sequence[str] = INDEX_COLUMNS,
+        index_columns: str | Iterable[str] = INDEX_COLUMNS,
     ) -> Dataframe:
         """Create an empty table.
 
@@ -188,7 +189,7 @@ class Dataframe:
             Column name -> numpy dtype; any text type becomes UTF-8 of any length.
         ctx : tiledb.Ctx, tiledb.Config or mapping, optional
             TileDB keys on top of `configure`.
-        index_columns : sequence of str
+        index_columns : str or sequence of str
             Key columns.
 
         Returns
@@ -202,9 +203,9 @@ class Dataframe:
             When something lies at the address, for a column that cannot be stored, and for key columns that
             are none or stand twice.
         """
-        session, target, keys = Session.of(ctx), as_uri(uri), tuple(index_columns)
+        session, target, keys = Session.of(ctx), as_uri(uri), tuple(several(index_columns))
         if not keys or len(set(keys)) < len(keys) or not all(isinstance(key, str) and key for key in keys):
-            raise ConfigError(f"index_columns are names, each once, got {index_columns!r}")
+            raise ConfigError(f"index_columns are names, each once, got {keys!r}")
         both = [name for name in schema if name in keys]
         if both:
             raise ConfigError(f"{both[0]!r} is a key column: leave it out of the schema")
@@ -222,7 +223,7 @@ class Dataframe:
 
     @classmethod
     def from_pandas(
-        cls, uri: Uri, df: object, ctx: object = None, index_columns: Sequence[str] = INDEX_COLUMNS
+        cls, uri: Uri, df: object, ctx: object = None, index_columns: str | Iterable[str] = INDEX_COLUMNS
     ) -> Dataframe:
         """Create a table from rows in memory.
 
@@ -234,7 +235,7 @@ class Dataframe:
             Columns, the keys among them.
         ctx : tiledb.Ctx, tiledb.Config or mapping, optional
             TileDB keys on top of `configure`.
-        index_columns : sequence of str
+        index_columns : str or sequence of str
             Key columns.
 
         Returns
@@ -248,11 +249,12 @@ class Dataframe:
             When a key column is missing, or a column cannot be stored.
         """
         table = as_table(df)
-        missing = [name for name in index_columns if name not in table]
+        keys = several(index_columns)
+        missing = [name for name in keys if name not in table]
         if missing:
             raise ConfigError(f"the table lacks the key column {missing[0]!r}")
-        schema = {name: table[name].dtype for name in table.columns if name not in index_columns}
-        created = cls.create(uri, schema, ctx, index_columns)
+        schema = {name: table[name].dtype for name in table.columns if name not in keys}
+        created = cls.create(uri, schema, ctx, keys)
         created.write_rows(table)
         return created
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.radi_object import RadiObject
 from voxtier.volumes.compat.ml.config import DatasetConfig
@@ -44,6 +45,6 @@ class MultiModalDataset(RadiObjectDataset):
         if not modalities:
             raise ConfigError("a dataset needs at least one collection")
         config = DatasetConfig(
-            modalities=list(modalities), label_column=label_column, value_filter=value_filter
+            modalities=several(modalities), label_column=label_column, value_filter=value_filter
         )
         super().__init__(radi_object, config, transform)

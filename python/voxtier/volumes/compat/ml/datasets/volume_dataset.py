@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from voxtier.arguments import several
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.radi_object import RadiObject
 from voxtier.volumes.compat.ml.config import DatasetConfig
@@ -37,7 +38,7 @@ class RadiObjectDataset(VolumeCollectionDataset):
         self, radi_object: RadiObject, config: datasets.DatasetConfig, transform: Transform | None = None
     ) -> None:
         chosen = config if isinstance(config, DatasetConfig) else DatasetConfig()
-        names: Sequence[str] = chosen.modalities or radi_object.collection_names
+        names = several(chosen.modalities or radi_object.collection_names)
         if not names:
             raise ConfigError("the cohort has no collection")
         views = [radi_object.collection(name) for name in names]
