@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from frames.dicom.catalogue import TABLE, fragmented, without_pixels, write_files
@@ -250,6 +251,7 @@ def test_the_priority_list_follows_the_scorer(lakebase: LakebaseUtils, tmp_path:
         assert row["frame_count"] == len(row["frames"])
     assert lakebase.get_preload_priority_list("main.pixels.nothing") == []
     assert lakebase.get_preload_priority_list(limit=0) == []
+    assert len(lakebase.get_preload_priority_list(limit=np.int64(3))) == 3
 
 
 def test_instances_are_found_by_uid_series_path_and_priority(

@@ -67,6 +67,9 @@ def test_a_dataset_goes_to_another_process(tmp_path: Path) -> None:
     sent = pickle.loads(pickle.dumps(frames))
     assert len(sent) == 2
     assert np.array_equal(sent[1], frames[1])
+    assert sent.place(np.int64(1)) == (str(tmp_path / "a.dcm"), 1)
+    with pytest.raises(TypeError):
+        sent.place(0.5)
 
 
 @pytest.mark.soak  # three processes import torch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
 
 import monai.transforms
@@ -131,8 +130,6 @@ def _parse(steps: list[Any]) -> Pipeline | None:
     if not all(isinstance(each, int | float) and math.isfinite(each) for each in limits):
         return None
     if limits[0] == limits[1]:
-        return None
-    if resize is not None and not all(isinstance(each, Integral) for each in resize.resizer.spatial_size):
         return None
     processing = ImageProcessing(
         target_spacing=tuple(float(length) for length in spacing.spacing_transform.pixdim),
