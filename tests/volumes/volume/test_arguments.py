@@ -150,6 +150,8 @@ def test_an_item_has_a_whole_number(radi: RadiObject) -> None:
     for wrong in (1.5, 1.0, "1"):
         with pytest.raises(TypeError):
             data[wrong]
+    grid = GridPatchDataset(radi.T1w.iloc[0], iter((2, 2, 2)), iter((1, 2, 2)))
+    assert grid.starts == GridPatchDataset(radi.T1w.iloc[0], 2, (1, 2, 2)).starts
 
 
 def test_numbers_keep_to_their_bounds() -> None:

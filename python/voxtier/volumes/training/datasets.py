@@ -398,7 +398,7 @@ class GridPatchDataset:
         dtype: str | None = "float32",
     ) -> None:
         self.volume, self.patch_size, self.fill, self.dtype = volume, as_size(patch_size), fill, dtype
-        self.starts = grid_starts(volume.shape[:3], patch_size, stride)
+        self.starts = grid_starts(volume.shape[:3], self.patch_size, stride)
 
     def __len__(self) -> int:
         return len(self.starts)

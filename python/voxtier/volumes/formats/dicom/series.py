@@ -23,7 +23,7 @@ from voxtier.volumes.formats.dicom.grid import GAPS, OnGap, Stack
 from voxtier.volumes.formats.dicom.slices import Contents, Kind, Slice, read_slices
 from voxtier.volumes.formats.dicom.stacks import volumes_of
 
-DicomPath: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+DicomPath: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """A folder, a file, or the files of one folder."""
 
 _MOST_NAMED = 5  # files that are left out for one reason

@@ -15,7 +15,7 @@ from voxtier.volumes.compat.ml.datasets.collection_dataset import VolumeCollecti
 from voxtier.volumes.compat.ml.datasets.items import tensor
 from voxtier.volumes.compat.ml.utils.validation import validate_uniform_shapes
 from voxtier.volumes.training import datasets
-from voxtier.volumes.training.sampling import Start, grid_starts
+from voxtier.volumes.training.sampling import Start, as_size, grid_starts
 
 Transform = Callable[[dict[str, Any]], Any]
 """Takes an item and gives one."""
@@ -82,8 +82,10 @@ class GridPatchDataset(Dataset[Any]):
         transform: Transform | None = None,
     ) -> None:
         shape = validate_uniform_shapes({collection.name or "volumes": collection})
-        self._positions = grid_starts(shape, patch_size, stride)
-        self._grids = [datasets.GridPatchDataset(volume, patch_size, stride) for volume in collection]
+        size = as_size(patch_size)
+        step = size if stride is None else as_size(stride, "stride")
+        self._positions = grid_starts(shape, size, step)
+        self._grids = [datasets.GridPatchDataset(volume, size, step) for volume in collection]
         self._obs_ids, self._transform = collection.obs_ids, transform
 
     def __len__(self) -> int:
