@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
+import operator
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from monai.data import PersistentDataset
 from monai.data.utils import SUPPORTED_PICKLE_MOD
@@ -35,6 +37,18 @@ log = logging.getLogger("voxtier.tensors.dataset")
 
 ABSENT = "absent"
 _LEFT = "the file is left as it is"
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class _Apart(Generic[_Value]):
+    """What a dataset keeps out of reach of MONAI's `set_rnd`, which enters attributes, lists and tuples.
+
+    It seeds the transforms of a dataset one after the other where it meets them first, and all alike where it
+    meets them again in a list. What has no ``__dict__``, such as this, it does not enter.
+    """
+
+    value: _Value
 
 
 class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MONAI is untyped)
@@ -60,7 +74,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
       then hashes the names of their classes, and pipelines that differ in parameters alone share files.
     - Where the deterministic transforms begin as those of a configuration (`build_transforms`), also with a
       label beside the image, the core computes these, to the same bits (`find_pipeline` says which). They
-      stand in a `Compose` of MONAI: a subclass, such as `SomeOf`, may do anything with them.
+      stand in a `Compose` of MONAI: a subclass, such as `SomeOf`, may do anything with them. Without a
+      ``cache_dir`` MONAI computes all, since items then keep the history that `Invertd` needs.
 
     Parameters
     ----------
@@ -118,37 +133,49 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             )
         self.check = check
         self._engine = engine
-        self._pipeline = self._find_pipeline()
+        self._found = self._find_pipeline()
         self.recomputed: Counter[str] = Counter()
         self._verified: dict[str, tuple[int, int, int]] = {}
         """By file name, the size and times of the file when its CRCs were found right."""
-        self._distinct: Sequence[Any] | None = None
+        self._distinct: _Apart[Sequence[Any] | None] = _Apart(None)
         """The data of which no two items share a file."""
         self._known: dict[str, Any] = {}
         """The items of other data that were asked for, by file name."""
         self._refuse_shared(self.data)
 
-    def _find_pipeline(self) -> Pipeline | None:
-        """Return the deterministic transforms, if the core can do the first of them."""
-        self._found_in = self.transform, getattr(self.transform, "transforms", ())
-        if self._engine == "stock" or self.track_meta or type(self.transform) is not Compose:
-            return None
-        if self.transform.lazy:  # one resampling in the place of two: other numbers
-            return None
-        first_random = self.transform.get_index_of_first(
-            lambda each: isinstance(each, RandomizableTrait) or not isinstance(each, Transform)
-        )
-        return find_pipeline(self.transform.transforms[:first_random])
+    @property
+    def _pipeline(self) -> Pipeline | None:
+        """The deterministic transforms, if the core can do the first of them."""
+        transform, steps, pipeline = self._found.value
+        now = self._steps()
+        if self.transform is transform and len(now) == len(steps) and all(map(operator.is_, now, steps)):
+            return pipeline
+        self._found = self._find_pipeline()  # others were assigned since
+        return self._found.value[2]
+
+    def _steps(self) -> tuple[Any, ...]:
+        return tuple(getattr(self.transform, "transforms", ()))
+
+    def _find_pipeline(self) -> _Apart[tuple[Any, tuple[Any, ...], Pipeline | None]]:
+        """Return the transform and its steps, and the pipeline in these."""
+        steps, pipeline = self._steps(), None
+        # Lazy: one resampling in the place of two gives other numbers.
+        is_plain = type(self.transform) is Compose and not self.transform.lazy
+        if is_plain and self._engine == "fused" and not self.track_meta:
+            first_random = self.transform.get_index_of_first(
+                lambda each: isinstance(each, RandomizableTrait) or not isinstance(each, Transform)
+            )
+            pipeline = find_pipeline(steps[:first_random])
+        return _Apart((self.transform, steps, pipeline))
 
     def _pre_transform(self, item_transformed: Any) -> Any:
-        transform, steps = self._found_in
-        if self.transform is not transform or getattr(transform, "transforms", ()) is not steps:
-            self._pipeline = self._find_pipeline()  # others were assigned to the dataset since
-        if self._pipeline is None or not isinstance(item_transformed, dict):
+        # Without a cache folder the item keeps its history, which `Invertd` needs, and the core writes none.
+        pipeline = None if self.cache_dir is None else self._pipeline
+        if pipeline is None or not isinstance(item_transformed, dict):
             return super()._pre_transform(item_transformed)
         if not isinstance(item_transformed.get("image"), str | Path):
             return super()._pre_transform(item_transformed)
-        made, _ = engine_of(self._pipeline).make(
+        made, _ = engine_of(pipeline).make(
             item_transformed, lambda: super(HealingPersistentDataset, self)._pre_transform(item_transformed)
         )
         return made
@@ -182,13 +209,13 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
         self._known = {}
         if self.cache_dir is not None and isinstance(data, list | tuple):  # others may load what they give
             refuse_shared(data, self.hash_func)
-            self._distinct = data
+            self._distinct = _Apart(data)
 
     def _cachecheck(self, item_transformed: Any) -> Any:
         if self.cache_dir is None:
             return self._pre_transform(deepcopy(item_transformed))
         name = self.hash_func(item_transformed).decode("utf-8") + self.transform_hash
-        if self.data is not self._distinct and is_small(item_transformed):
+        if self.data is not self._distinct.value and is_small(item_transformed):
             refuse_other(name, self._known.setdefault(name, item_transformed), item_transformed)
         path = Path(self.cache_dir) / f"{name}.pt"
         reason, value = self._read(path)

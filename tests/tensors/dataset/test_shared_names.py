@@ -90,7 +90,7 @@ def test_an_item_may_be_listed_twice(tmp_path: Path) -> None:
     dataset = made([item, *same, item], tmp_path / "cache")
     assert len({str(dataset[n].tolist()) for n in range(6)}) == 1
     again = pickle.loads(pickle.dumps(dataset))
-    assert again._distinct is again.data
+    assert again._distinct.value is again.data
 
 
 @pytest.mark.parametrize("one", ["ab", Path("ab")])
