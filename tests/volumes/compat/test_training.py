@@ -322,3 +322,31 @@ def test_torchio_subjects_and_queue(radi: RadiObject) -> None:
     assert abs(float(flipped[0]["T1w"].data.mean())) < 1e-4
     loader = tio.SubjectsLoader(tio.Queue(dataset, 10, 2, tio.UniformSampler(8), num_workers=0), batch_size=2)
     assert next(iter(loader))["T1w"]["data"].shape == (2, 1, 8, 8, 8)
+
+
+class Draws:
+    """A transform like MONAI's random ones, which notes what it draws."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def set_random_state(self, seed: int) -> None:
+        self.rng = np.random.RandomState(seed)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        return {**item, self.name: float(self.rng.random_sample())}
+
+
+def test_both_transforms_of_a_segmentation_draw_numbers_of_their_own(lung: RadiObject) -> None:
+    from monai.data.utils import set_rnd
+
+    from voxtier.volumes.compat.ml.datasets.segmentation_dataset import SegmentationDataset
+
+    dataset = SegmentationDataset(
+        lung.CT, lung.seg, image_transform=Draws("image_drawn"), spatial_transform=Draws("spatial_drawn")
+    )
+    for batch in torch.utils.data.DataLoader(dataset):
+        assert float(batch["image_drawn"]) != float(batch["spatial_drawn"])
+    set_rnd(dataset, seed=1)
+    item = dataset[0]  # outside of a loader: the states that MONAI has set
+    assert item["image_drawn"] != item["spatial_drawn"]

@@ -228,7 +228,7 @@ class VolumeCollectionDataset:
         sample = self._item(index, operator.index(index) % count)
         return sample if self.transform is None else self.apply(self.transform, sample, index)
 
-    def apply(self, transform: Transform, sample: dict[str, Any], index: int) -> Any:
+    def apply(self, transform: Transform, sample: dict[str, Any], index: int, *, stream: int = 1) -> Any:
         """Apply a transform to an item; one of MONAI's gets random numbers of the draw.
 
         In a worker it is a copy, whose own random numbers would be the same in each pass. A worker that is a
@@ -242,6 +242,8 @@ class VolumeCollectionDataset:
             The item.
         index : int
             Of the item.
+        stream : int
+            Of random numbers: another one for each transform of an item.
 
         Returns
         -------
@@ -250,7 +252,7 @@ class VolumeCollectionDataset:
         """
         item = operator.index(index) % len(self)
         if hasattr(transform, "set_random_state") and (draw := self._draw(index, item)) is not None:
-            rng = generator(self.config.seed, draw.epoch, item, draw.visit, stream=1)
+            rng = generator(self.config.seed, draw.epoch, item, draw.visit, stream=stream)
             if worker_thread() is not None:  # other threads use the transform now
                 transform = deepcopy(transform)
             transform.set_random_state(seed=int(rng.integers(2**32)))

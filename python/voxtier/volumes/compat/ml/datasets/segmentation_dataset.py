@@ -83,6 +83,9 @@ class ForegroundFraction:
         return best[1]
 
 
+_IMAGE_STREAM = 3  # after places, transforms and augmentation
+
+
 class SegmentationDataset(datasets.SegmentationDataset, Dataset[Any]):
     """Images with their segmentations: one start for both, shape and place checked at construction.
 
@@ -121,12 +124,15 @@ class SegmentationDataset(datasets.SegmentationDataset, Dataset[Any]):
             sampler = ForegroundFraction(foreground_threshold, foreground_max_retries)
             chosen = replace(chosen, sampler=sampler)
         super().__init__(image, mask, chosen)
-        self._transforms = [each for each in (spatial_transform, image_transform) if each is not None]
+        # Apart: MONAI's set_rnd gives all elements of a list one seed.
+        self._spatial_transform, self._image_transform = spatial_transform, image_transform
 
     def __getitem__(self, idx: int) -> Any:
         item = as_origin(super().__getitem__(idx), operator.index(idx) % len(self), self.config)
-        for transform in self._transforms:
-            item = self.apply(transform, item, idx)
+        if self._spatial_transform is not None:
+            item = self.apply(self._spatial_transform, item, idx)
+        if self._image_transform is not None:  # random numbers of its own, not those of the other once more
+            item = self.apply(self._image_transform, item, idx, stream=_IMAGE_STREAM)
         return item
 
     @property
