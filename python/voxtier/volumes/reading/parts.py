@@ -60,7 +60,7 @@ def read_part(
     if recipe is None:
         return f"numbers of {array.dtype} cannot become {dtype} in the core"
     order = tiling.layout.order
-    outside = stored_number(fill, tiling.layout.cell)
+    outside = stored_number(fill, tiling.layout.cell, array.dtype)
     return tiling.tiles, recipe, outside, (order[0], order[1], order[2])
 
 

@@ -180,7 +180,7 @@ class VoxelArray:
         ConfigError
             For a fill that the cells cannot hold.
         """
-        stored_number(fill, self.layout.cell)
+        stored_number(fill, self.layout.cell, self.dtype)
         order = self.layout.order
         stored_starts = np.ascontiguousarray(starts[:, list(order)])
         stored_size = tuple(size[axis] for axis in order)
@@ -221,7 +221,7 @@ class VoxelArray:
         order = self.layout.order
         stored = np.ascontiguousarray(starts[:, list(order)])
         assert self._tiles is not None, "an array with a recipe is read directly"
-        outside = stored_number(fill, self.layout.cell)
+        outside = stored_number(fill, self.layout.cell, self.dtype)
         self._tiles.read_boxes(stored, out, order, recipe, outside, self.session.config.read)
 
     def _patches(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import cmath
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Complex, Real
 from typing import Any
 
 import numpy as np
@@ -31,8 +35,12 @@ class Normalize:
     high: float = np.inf
 
     def __post_init__(self) -> None:
-        if not (self.std > 0 and np.isfinite(self.std) and np.isfinite(self.mean) and self.low <= self.high):
-            raise ConfigError(f"normalising needs std > 0 and low <= high, got {self}")
+        with np.errstate(over="ignore", under="ignore"):
+            mean, std = np.float32(self.mean), np.float32(self.std)  # as `apply` and the core take them
+        if not (std > 0 and np.isfinite(std) and np.isfinite(mean) and self.low <= self.high):
+            raise ConfigError(
+                f"normalising needs mean and std > 0 that are numbers in 32 bits, and low <= high, got {self}"
+            )
 
     def apply(self, numbers: NDArray[Any]) -> NDArray[np.float32]:
         """Return normalised numbers; each step rounds to 32 bits."""
@@ -147,20 +155,45 @@ class Scaling:
         return found
 
 
-def stored_number(value: float, cell: np.dtype[Any]) -> bytes:
+def stored_number(value: float, cell: np.dtype[Any], ingested: np.dtype[Any]) -> bytes:
     """Return a stored number as the bytes of a cell.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    cell, ingested : numpy.dtype
+        Type of the cells, and of what was ingested (`ingested_dtype`), which may hold less.
+
+    Returns
+    -------
+    bytes
+        Of one cell.
 
     Raises
     ------
     ConfigError
-        When cells cannot hold it.
+        When it cannot be stored.
     """
-    try:
-        return np.full(1, value, cell).tobytes()
-    except (OverflowError, ValueError):
-        raise ConfigError(
-            f"fill={value} is no number that cells of {cell} hold (a mask has a fill of its own: mask_fill=)"
-        ) from None
+    with suppress(OverflowError, TypeError, ValueError):
+        number = np.asarray(value).item()  # of Python: compared exactly
+        if _can_hold(ingested, number):
+            return np.full(1, number, cell).tobytes()
+    raise ConfigError(
+        f"fill={value} is no number that cells of {ingested} hold (a mask has a fill of its own: mask_fill=)"
+    )
+
+
+def _can_hold(dtype: np.dtype[Any], number: Any) -> bool:
+    """Return whether a type holds a number; floats may round it, but not to infinity."""
+    if dtype.kind in "biu":
+        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        real: Any = number if isinstance(number, Real) else math.nan
+        return bool(low <= real <= high and real == math.floor(real))
+    if not isinstance(number, Complex):
+        return False
+    with np.errstate(over="ignore"):
+        return cmath.isfinite(dtype.type(number)) or not cmath.isfinite(number)
 
 
 def refuse_fill(fill: float, scaling: Scaling, out: np.dtype[Any]) -> None:

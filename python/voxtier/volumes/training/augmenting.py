@@ -90,7 +90,8 @@ class Augmentation:
             value = getattr(self, name)
             if name.startswith("p_") and not 0 <= value <= 1:
                 raise ConfigError(f"{name} is a probability, got {value!r}")
-        for name, least in (("scale", 1e-3), ("noise", 0.0), ("blur", 0.0), ("low_resolution", 1e-3)):
+        ranges = {"rotation": -100.0, "scale": 1e-3, "noise": 0.0, "blur": 0.0, "low_resolution": 1e-3}
+        for name, least in ranges.items():
             low, high = getattr(self, name)
             if not least <= low <= high < 100:
                 raise ConfigError(f"{name} is a range from {least} to 100, got {getattr(self, name)!r}")
