@@ -18,6 +18,7 @@ from monai.transforms import Compose, ScaleIntensityd, Transform
 
 from voxtier.errors import ConfigError
 from voxtier.tensors import HealingPersistentDataset, stable_hash, volume_hash
+from voxtier.tensors.identity.sharing import is_small
 
 PATIENTS = [{"image": f"/data/patient{n}/CT/image.nii.gz"} for n in (1, 2)]
 
@@ -149,3 +150,56 @@ def test_a_hash_of_the_transforms_that_sees_their_classes_alone_is_a_warning(tmp
         assert len(hashes(pickle_hashing)) == 2
         assert hashes(None) == {""}
         HealingPersistentDataset([], Digits(), tmp_path, hash_transform=lambda _: b"own")
+
+
+TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    **{
+        name: (lambda each, name=name: each.to(getattr(torch, name)))
+        for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "complex32", "uint16", "bool")
+    },
+    "of bits": lambda each: each.to(torch.uint8).view(torch.bits8),
+    "conjugate": lambda each: torch.complex(each, each).conj(),
+    "negated view": lambda each: torch.complex(each, each).conj().imag,
+    "with a gradient": lambda each: each.clone().requires_grad_(),
+    "quantized": lambda each: torch.quantize_per_tensor(each, 0.5, 0, torch.qint8),
+    "by channel": lambda each: torch.quantize_per_channel(
+        each, torch.full((4,), 0.5), torch.zeros(4), 0, torch.qint8
+    ),
+    "sparse": lambda each: each.reshape(2, 2).to_sparse(),
+    "by rows": lambda each: each.reshape(2, 2).to_sparse_csr(),
+    "by columns": lambda each: each.reshape(2, 2).to_sparse_csc(),
+    "by blocks": lambda each: each.reshape(2, 2).to_sparse_bsr((1, 2)),
+    "by blocks of columns": lambda each: each.reshape(2, 2).to_sparse_bsc((2, 1)),
+    "nested": lambda each: torch.nested.nested_tensor([each[:1], each[1:]]),
+    "jagged": lambda each: torch.nested.nested_tensor([each[:1], each[1:]], layout=torch.jagged),
+    "not in one piece": lambda each: torch.stack([each, each], 1).bfloat16()[:, 0],
+    "a number": lambda each: each[3].bfloat16(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", TENSORS)
+def test_items_are_one_or_another_whatever_their_tensors_are(tmp_path: Path, kind: str) -> None:
+    first, same, other = (TENSORS[kind](torch.tensor([1.0, 0.0, 2.0, last])) for last in (1.0, 1.0, 0.0))
+    assert is_small({"w": first})
+    items = [{"image": "1", "w": first}, {"image": "1", "w": same}]
+    dataset = made(items, tmp_path / "one", lambda _: b"x")
+    dataset.data = Asked(items)  # compared when they are asked for
+    if "row" not in kind and "block" not in kind and "column" not in kind and kind != "nested":
+        assert [dataset[n].tolist() for n in (0, 1, 0)] == [[1]] * 3  # torch can copy them
+    with pytest.raises(ConfigError, match=r"the items 0 and 1 .* differ in \['w'\]"):
+        made([items[0], {"image": "1", "w": other}], tmp_path / "two", lambda _: b"x")
+
+
+def test_tensors_without_numbers_are_told_apart_by_form(tmp_path: Path) -> None:
+    one, other = torch.ones(3, device="meta"), torch.ones(4, device="meta")
+    made(
+        [{"image": "1", "w": one}, {"image": "1", "w": torch.ones(3, device="meta")}],
+        tmp_path,
+        lambda _: b"x",
+    )
+    with pytest.raises(ConfigError, match="differ"):
+        made([{"image": "1", "w": one}, {"image": "1", "w": other}], tmp_path, lambda _: b"x")
+    with pytest.raises(ConfigError, match="differ"):  # equal numbers in another layout
+        tensors = torch.eye(2), torch.eye(2).to_sparse()
+        made([{"image": "1", "w": each} for each in tensors], tmp_path, lambda _: b"x")

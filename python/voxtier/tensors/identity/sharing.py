@@ -8,10 +8,17 @@ from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from voxtier.errors import ConfigError
 
 _SMALL = 4096  # bytes of an array
+_COMPRESSED = {
+    torch.sparse_csr: ("crow", "col"),
+    torch.sparse_bsr: ("crow", "col"),
+    torch.sparse_csc: ("ccol", "row"),
+    torch.sparse_bsc: ("ccol", "row"),
+}
 
 
 class Difference(NamedTuple):
@@ -30,6 +37,8 @@ def is_small(item: object) -> bool:
         return all(map(is_small, item)) and all(map(is_small, item.values()))
     if isinstance(item, list | tuple):
         return all(map(is_small, item))
+    if isinstance(item, torch.Tensor) and item.layout == torch.sparse_coo:  # these have no size of their own
+        return is_small(item._indices()) and is_small(item._values())
     size = getattr(item, "nbytes", None)
     return isinstance(size, int) and size <= _SMALL
 
@@ -114,6 +123,8 @@ def _is_equal(one: Any, other: Any) -> bool:
             if left_text == right_text or os.sep not in left_text + right_text:
                 return left_text == right_text
             return os.path.realpath(left_text) == os.path.realpath(right_text)
+        if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+            return one.layout == other.layout and _find_difference(_parts(one), _parts(other)) is None
         left, right = np.asarray(one), np.asarray(other)
         both_nan = (left != left) & (right != right)
         return left.shape == right.shape and bool(((left == right) | both_nan).all())
@@ -121,6 +132,32 @@ def _is_equal(one: Any, other: Any) -> bool:
         return False
 
 
+def _parts(tensor: torch.Tensor) -> list[Any]:
+    """Return what makes a tensor, in arrays of numpy, which has not all of torch's types and layouts."""
+    plain = tensor.detach()
+    if plain.is_nested:
+        return [_parts(each) for each in plain.unbind()]
+    kind = [str(plain.dtype), tuple(plain.shape)]
+    if plain.is_meta:  # it has no numbers
+        return kind
+    if plain.layout == torch.sparse_coo:
+        plain = plain.coalesce()
+        return [*kind, _parts(plain.indices()), _parts(plain.values())]
+    if plain.layout in _COMPRESSED:
+        places = [getattr(plain, f"{name}_indices")() for name in _COMPRESSED[plain.layout]]
+        return [*kind, *map(_parts, places), _parts(plain.values())]
+    if plain.is_quantized:
+        return [*kind, _parts(plain.dequantize())]
+    dense = (plain.to_dense() if plain.is_mkldnn else plain).cpu().resolve_conj().resolve_neg()
+    try:
+        return [dense.numpy()]
+    except TypeError:  # bfloat16 and the like
+        return [*kind, dense.contiguous().reshape(-1).view(torch.uint8).numpy()]
+
+
 def _show(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # tensors of bits have no text
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 300 else f"{text[:300]}..."
