@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -304,6 +306,22 @@ def test_threads_end_with_the_iteration_however_it_ends(cohort: Path) -> None:
         train()
     gc.collect()
     assert engine_threads() == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kept", ["", "import json; json.kept = iterator"])
+def test_a_process_ends_without_a_word_beside_an_iterator(cohort: Path, dtype: str, kept: str) -> None:
+    script = f"""
+from voxtier.volumes import DatasetConfig, RadiObject, VolumeCollectionDataset, batches
+config = DatasetConfig("patch", 8, 9, dtype={dtype!r})
+loader = batches(VolumeCollectionDataset(RadiObject({str(cohort)!r}).CT, config), 4, dtype={dtype!r})
+iterator = iter(loader)
+next(iterator)
+print(loader.explain()["reader"])
+{kept}
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (found.stdout.strip(), found.stderr) == ("core" if dtype == "float32" else "general", "")
 
 
 def test_ctrl_c_interrupts_the_wait(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:

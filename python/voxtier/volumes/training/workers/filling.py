@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -167,7 +168,13 @@ class Wanted:
         return config.sampler.start(images[0], mask, config.size, generator(config.seed, epoch, item))
 
 
-class CoreFiller:
+class _Ending:
+    """What may be stopped when modules are gone: an iterator that is kept is closed last of all."""
+
+    _is_process_over = staticmethod(sys.is_finalizing)  # here, since the names of this module may be gone too
+
+
+class CoreFiller(_Ending):
     """Fills batches by threads of the core.
 
     Parameters
@@ -290,11 +297,12 @@ class CoreFiller:
         """See `Filler`."""
         if self._engine is not None:
             self._engine.stop()
-            reserve(-self._reserved)
+            if not self._is_process_over():
+                reserve(-self._reserved)
             self._reserved = 0
 
 
-class GeneralFiller:
+class GeneralFiller(_Ending):
     """Fills batches by `Volume.read_patches`: any volume, the same numbers, slower.
 
     Parameters
@@ -399,7 +407,7 @@ class GeneralFiller:
 
     def stop(self) -> None:
         """See `Filler`."""
-        if self._pool is not None:
+        if self._pool is not None and not self._is_process_over():  # Python has ended its threads then
             self._pool.shutdown(cancel_futures=True)
 
 
