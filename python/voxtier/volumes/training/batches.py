@@ -208,7 +208,12 @@ class Batches:
         self._current: object = None  # the iteration that began last, which moves it
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the training stands: the batch after the last one that was handed out."""
+        """Return where the training stands: the batch after the last one that was handed out.
+
+        After the last batch of an epoch, while its loop goes on, what is left of the epoch is nothing: a loop
+        that takes this up gets no batch first, then the next epoch. Once the loop is over, the next epoch is
+        next.
+        """
         options = self._options
         return {
             "version": _STATE,
