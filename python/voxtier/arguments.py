@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 from voxtier.errors import ConfigError
 
@@ -48,6 +48,23 @@ def _bounds(least: int | None, most: int | None) -> str:
     return f" >= {least}" if least is not None else "" if most is None else f" <= {most}"
 
 
+@overload
+def as_several(given: str | Iterable[str]) -> Iterable[str]: ...
+@overload
+def as_several(
+    given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> Iterable[str | os.PathLike[str]]: ...
+@overload
+def as_several(given: Any) -> Any: ...
+def as_several(given: Any) -> Any:
+    """Return what was given where there may be several: one text, path, buffer or open file counts as one.
+
+    Each of these can be iterated over, by its characters, bytes or lines, which nobody means.
+    """
+    is_text = isinstance(given, str | bytes | bytearray | memoryview | os.PathLike)
+    return [given] if is_text or (hasattr(given, "read") and hasattr(given, "seek")) else given
+
+
 def several(given: str | os.PathLike[str] | Iterable[Any]) -> list[Any]:
-    """Return a list of what was given: a lone text or path is one, and an iterator is drawn from once."""
-    return [given] if isinstance(given, (str, bytes, os.PathLike)) else list(given)
+    """Return a list of what was given: what counts as one is one, and an iterator is drawn from once."""
+    return list(as_several(given))

@@ -9,10 +9,10 @@ from typing import Any
 import click
 import pytest
 
+from voxtier.arguments import as_several
 from voxtier.cli.options import SIZE
 from voxtier.errors import ConfigError
 from voxtier.system.text import (
-    as_several,
     format_bytes,
     format_count,
     format_duration,

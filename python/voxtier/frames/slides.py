@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from voxtier._core import FrameTable, SlideHeader, TileMap
+from voxtier.arguments import as_several
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.dicom.table import Fingerprint, read_frame, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.sources.address import anchored, is_address
 from voxtier.frames.sources.opening import Opener
-from voxtier.system.text import as_several
 
 if TYPE_CHECKING:
     from voxtier.frames.serving.reader import FrameReader

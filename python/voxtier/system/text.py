@@ -1,14 +1,11 @@
-"""Text for people: names made harmless, sizes and durations written and read; one text told from several.
+"""Text for people: names made harmless, sizes and durations written and read.
 
-Used by every command, by the progress of long work, for options that take a size, and for lists of names.
+Used by every command, by the progress of long work, and for options that take a size.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable
-from typing import Any, overload
 
 from voxtier.errors import ConfigError
 
@@ -16,23 +13,6 @@ _DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB")
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _MOST_BYTES = 2**63 - 1
 _SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]*)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
-
-
-@overload
-def as_several(given: str | Iterable[str]) -> Iterable[str]: ...
-@overload
-def as_several(
-    given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-) -> Iterable[str | os.PathLike[str]]: ...
-@overload
-def as_several(given: Any) -> Any: ...
-def as_several(given: Any) -> Any:
-    """Return what was given where there may be several: one text, path, buffer or open file counts as one.
-
-    Each of these can be iterated over, by its characters, bytes or lines, which nobody means.
-    """
-    is_text = isinstance(given, str | bytes | bytearray | memoryview | os.PathLike)
-    return [given] if is_text or (hasattr(given, "read") and hasattr(given, "seek")) else given
 
 
 def on_one_line(text: str) -> str:

@@ -21,8 +21,8 @@ from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import convert_to_tensor, look_up_option
 
 from voxtier import _core
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError, NotLoadedError, SourceError
-from voxtier.system.text import as_several
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.engine.checked import engine_of
 from voxtier.tensors.engine.pipelines import find_pipeline

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
-from voxtier.system.text import as_several
 from voxtier.tensors.engine.checked import CheckedEngine
 from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.engine.source import check_result, make_stock

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from voxtier import _core
 from voxtier._core import FrameTable, Refusal, TableReader
+from voxtier.arguments import as_several
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.opening import Opener, open_source
 from voxtier.frames.sources.stores import ObjectState
-from voxtier.system.text import as_several
 
 __all__ = [
     "FrameTable",

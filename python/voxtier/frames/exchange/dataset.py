@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any
 
+from voxtier.arguments import as_several
 from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.exchange.decoding import read_frame
 from voxtier.frames.sources.address import anchored
 from voxtier.frames.sources.opening import Opener
-from voxtier.system.text import as_several
 
 
 class FrameDataset:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from voxtier._core import FrameTable
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError, FormatError, MissingExtraError
 from voxtier.frames.dicom.metadata import read_metadata
 from voxtier.frames.dicom.table import read_frames, read_tables, state_of
@@ -25,7 +26,6 @@ from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.opening import read_ranges
 from voxtier.system.durable import temporary_path, write_file, write_output
-from voxtier.system.text import as_several
 
 _BIG_ENDIAN = {"1.2.840.10008.1.2.2", "1.2.840.113619.5.2"}
 _FLOATS = {"7FE00008": 4, "7FE00009": 8}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtier._core import Gateway as Core
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError, VoxtierError
 from voxtier.frames.gateway.answers import Answers
 from voxtier.frames.gateway.hot_set import HotSet
@@ -26,7 +27,6 @@ from voxtier.frames.serving.status_files import StatusWriter, own_folder
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
-from voxtier.system.text import as_several
 from voxtier.system.workers import start_thread
 
 _log = logging.getLogger(__name__)

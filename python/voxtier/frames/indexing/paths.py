@@ -10,11 +10,11 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from voxtier._core import file_key, local_path
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
 from voxtier.frames.sources.address import as_indexed, is_address
 from voxtier.frames.sources.listing import ListedObject, objects_named
 from voxtier.frames.sources.stores import load_obstore
-from voxtier.system.text import as_several
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from voxtier._core import Indexer, take_unchanged
+from voxtier.arguments import as_several
 from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.paths import Shard, absolute
 from voxtier.frames.sources.address import is_misread
@@ -23,7 +24,6 @@ from voxtier.frames.sources.listing import ListedObject
 from voxtier.frames.sources.opening import Opener
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.s3_config import S3Config
-from voxtier.system.text import as_several
 from voxtier.system.workers import Workers
 
 Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, SlideHeader
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, Verify
 from voxtier.frames.indexing.paths import absolute
@@ -34,7 +35,6 @@ from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.fork import after_fork_in_child
 from voxtier.system.s3_config import S3Config
-from voxtier.system.text import as_several
 
 T = TypeVar("T")
 

@@ -22,6 +22,7 @@ from voxtier._core import (
     file_keys,
     path_fault,
 )
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import TableResult
 from voxtier.frames.store import statements
@@ -31,7 +32,6 @@ from voxtier.frames.store.row import FileState, IndexAnswer, UpsertCounts
 from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER, write_rows
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
-from voxtier.system.text import as_several
 
 T = TypeVar("T")
 

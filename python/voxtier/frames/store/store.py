@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from voxtier._core import FrameTable, Refusal, decode_rows
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, TableResult
 from voxtier.frames.sources.listing import file_is_gone
@@ -15,7 +16,7 @@ from voxtier.frames.store.adapters import Key
 from voxtier.frames.store.file_rows import BATCH, FileRows, check_source
 from voxtier.frames.store.row import FoundFile, FoundTable, RefusedFile, Summary, Tally, TruncatedFile
 from voxtier.system.html import rows_html
-from voxtier.system.text import as_several, format_bytes
+from voxtier.system.text import format_bytes
 
 
 class FrameStore(FileRows):

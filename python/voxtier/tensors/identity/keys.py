@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
-from voxtier.system.text import as_several
 
 COLUMN = "VolumeName"
 _NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f-\x9f]")

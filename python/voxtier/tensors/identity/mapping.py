@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
-from voxtier.system.text import as_several
 from voxtier.tensors.identity.keys import item_key, legacy_hex
 
 _KEY = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")

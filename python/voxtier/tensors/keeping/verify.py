@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from voxtier import _core
+from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
 from voxtier.system.durable import TEMPORARY, temporary_is_live
-from voxtier.system.text import as_several
 from voxtier.tensors.manifest import Manifests
 from voxtier.tensors.states import FINE
 
