@@ -24,7 +24,7 @@ PY_DIRS := python tests benches examples
 RELEASES := x86_64-unknown-linux-gnu:manylinux_2_28 aarch64-unknown-linux-gnu:manylinux_2_28 \
   x86_64-unknown-linux-musl:musllinux_1_2
 
-.PHONY: help setup demo test frames-tests tensors-tests lint rust-lint rust-tests python-lint stubs format docs bench scale release foreign matrix fuzz soak fixtures constraints clean
+.PHONY: help setup demo test frames-tests tensors-tests lint rust-lint rust-tests python-lint stubs format docs bench scale release foreign matrix lowest fuzz soak fixtures constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -161,6 +161,18 @@ matrix: setup ## the wheel with every Python of this machine, each in an environ
 	rm -rf build/matrix
 	env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/.venv PATH=$(CURDIR)/$(BIN):$$PATH maturin build --quiet --release --strip --out build/matrix
 	$(BIN)/python tests/support/make/matrix.py build/matrix/*.whl
+
+# What tests need beside the oldest packages is as new as these let it be.
+.venv/.lowest: .venv/.full
+	@echo '[set-up] the oldest packages that pyproject.toml allows, in an environment of their own'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/lowest
+	@$(BIN)/python tests/support/make/requirements.py all | $(BIN)/uv pip compile --quiet --resolution lowest-direct - -o .venv/lowest/packages.txt
+	@$(BIN)/uv pip install --quiet --python .venv/lowest/bin/python --constraint .venv/lowest/packages.txt --requirement .venv/lowest/packages.txt --group dev --group test
+	@touch $@
+
+lowest: setup .venv/.lowest ## object stores, the index and volumes with the oldest packages that pyproject.toml allows
+	PYTHONPATH=python .venv/lowest/bin/python -m pytest -q -m 'not soak' tests/frames/sources tests/frames/store
+	PYTHONPATH=python .venv/lowest/bin/python -m pytest -q -m 'not soak' tests/volumes
 
 # An older MONAI, the oldest torch, each beside the packages of .venv, for the engine: the same bits, or no engine.
 .venv/.monai .venv/.torch: .venv/.%: .venv/.full

@@ -148,7 +148,7 @@ def test_a_slide_stays_with_the_store_that_it_was_opened_in(
     other: S3Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The server lists nothing.
-    monkeypatch.setattr("voxtier.frames.slides.iter_files", lambda path, **_: [path])
+    monkeypatch.setattr("voxtier.frames.slides.iter_files", lambda paths, **_: paths)
     write_slide(tmp_path / "a.dcm", ("2.25.2", "2.25.3", UID), 3, 2)
     tiles = frames_of(tmp_path / "a.dcm")
     web = Web()
