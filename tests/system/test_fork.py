@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from voxtier.system import fork
-from voxtier.system.fork import after_fork_in_child, at_fork
+from voxtier.system.fork import after_fork_in_child, apart_from_forks, at_fork
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -45,6 +45,38 @@ def only_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fork, "_registered", {})
     yield
     gc.collect()
+
+
+def test_a_fork_waits_while_a_program_is_started() -> None:
+    """Else its child holds the pipe from which the program's end is read."""
+    begun, may_end, forked = threading.Event(), threading.Event(), threading.Event()
+    ends = list[bool]()
+
+    def start() -> None:
+        with apart_from_forks():
+            begun.set()
+            may_end.wait(50)
+            ends.append(forked.is_set())
+
+    def forks() -> None:
+        assert in_child(lambda: "child") == b"'child'"
+        forked.set()
+
+    starting, forking = threading.Thread(target=start), threading.Thread(target=forks)
+    starting.start()
+    assert begun.wait(50)
+    forking.start()
+    forked.wait(0.3)  # time in which it would be done
+    may_end.set()
+    for thread in (starting, forking):
+        thread.join(100)
+    assert ends == [False]
+    assert forked.is_set()
+
+
+def test_who_starts_a_program_may_fork_and_so_may_its_child() -> None:
+    with apart_from_forks():
+        assert in_child(lambda: in_child(lambda: "grandchild")) == b"b\"'grandchild'\""
 
 
 def in_child(work: Callable[[], object]) -> bytes:

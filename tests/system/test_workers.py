@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from voxtier.system.workers import ContextThreads, Workers
+from voxtier.system.workers import ContextThreads, Workers, start_thread
 
 
 def test_what_was_submitted_is_done_when_the_block_ends() -> None:
@@ -35,6 +35,15 @@ def test_work_is_done_in_the_context_of_who_submits_it(kind: type[ContextThreads
             "one",
             "nobody",
         ]
+
+
+def test_a_thread_of_the_background_keeps_nothing_of_who_starts_it() -> None:
+    request: ContextVar[object] = ContextVar("request", default=None)
+    seen = list[object]()
+    token = request.set("of the first request")
+    start_thread(lambda: seen.append(request.get()), "test").join()
+    request.reset(token)
+    assert seen == [None]
 
 
 def test_work_that_fails_says_so_and_stops_nothing_else() -> None:

@@ -5,12 +5,13 @@ Caches, readers, databases and locks register here when they are made. The inter
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 Callback = Callable[[], object]
@@ -28,6 +29,9 @@ class _Hooks(NamedTuple):
 _registered: dict[int, _Hooks] = {}
 _numbers = itertools.count()
 _abandoned: list[object] = []
+# Held by who begins a program; so long a fork waits at most.
+_apart = threading.RLock()
+_PATIENCE = 60.0
 # Each thread its own: several may fork at once. The child's only thread is a copy of the one that forked.
 _forking = threading.local()
 
@@ -63,6 +67,17 @@ def after_fork_in_child(callback: Callback) -> None:
     at_fork(after_in_child=callback)
 
 
+@contextlib.contextmanager
+def apart_from_forks() -> Iterator[None]:
+    """Let forks of other threads wait while a program is started.
+
+    A child that is forked meanwhile has a copy of the pipes to it, and who reads from these to their end
+    waits until that child has ended too.
+    """
+    with _apart:
+        yield
+
+
 def abandon(inherited: object) -> None:
     """Keep what a child inherited until it ends: its destructor would act on what is the parent's."""
     _abandoned.append(inherited)
@@ -81,6 +96,8 @@ def _reference(callback: Callback | None) -> Callable[[], Callback | None]:
 
 
 def _before() -> None:
+    # First: who holds it asks for none of the locks that others take before a fork.
+    _forking.is_apart = _apart.acquire(timeout=_PATIENCE)
     hooks = list(_registered.values())
     # Strong references: what was called before the fork is called after it.
     _forking.in_parent = [each.in_parent() for each in hooks]
@@ -89,9 +106,13 @@ def _before() -> None:
 
 def _in_parent() -> None:
     _call(_forking.__dict__.pop("in_parent", ()))
+    if _forking.__dict__.pop("is_apart", False):
+        _apart.release()
 
 
 def _in_child() -> None:
+    global _apart
+    _apart = threading.RLock()
     _forking.__dict__.clear()
     _call([each.in_child() for each in list(_registered.values())])
 

@@ -1,4 +1,4 @@
-"""Threads in the context of who starts them, and those whose work ends with the block they are made for."""
+"""Threads of the background; in the context of who submits; and those whose work ends with a block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ T = TypeVar("T")
 
 
 def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
-    """Start a thread of the background in the context of the caller, and return it: who has it may join it.
+    """Start a thread of the background, and return it: who has it may join it.
+
+    It has no context: that of the caller, as of a request, would live as long as the thread.
 
     Parameters
     ----------
@@ -28,8 +30,7 @@ def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
     Thread
         A started one. Where the system has none to give, that is a RuntimeError, and nothing is left of it.
     """
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=lambda: context.run(work), name=name, daemon=True)
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     return thread
 

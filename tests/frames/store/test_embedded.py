@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -143,6 +144,30 @@ def test_paths_are_read_while_the_server_starts_and_no_breaker_opens(
         reader.cache.invalidate(path)
         assert reader.frame(path, 0) == pattern(32)[:16]
         assert reader.stats()["tier2"] == 1
+
+
+def test_tasks_that_wait_for_the_start_leave_threads_for_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, attach, may_start = indexed(tmp_path), EmbeddedServer.attach, threading.Event()
+
+    def attach_when_told(server: EmbeddedServer) -> None:
+        assert may_start.wait(60)
+        attach(server)
+
+    async def ask(reader: FrameReader) -> list[bytes]:
+        waiting = [asyncio.create_task(reader.aframe("2.25.1", 1)) for _ in range(100)]
+        await asyncio.sleep(0)  # all of them have asked for a thread
+        read = await asyncio.wait_for(reader.aframe(path, 0), 50)
+        assert not any(task.done() for task in waiting)
+        may_start.set()
+        return [read, *await asyncio.gather(*waiting)]
+
+    monkeypatch.setattr(EmbeddedServer, "attach", attach_when_told)
+    with FrameStore() as store, FrameReader(store, tmp_path.name, index_seconds=0.1) as reader:
+        assert reader.index is not None
+        frames = asyncio.run(ask(reader))
+    assert frames == [pattern(32)[:16], *[pattern(32)[16:]] * 100]
 
 
 def test_a_server_that_cannot_start_is_no_endless_wait(

@@ -100,7 +100,9 @@ def test_series_of_dicom_are_pairs_of_folder_and_subject(tmp_path: Path) -> None
     found = RadiObject.from_dicoms(tmp_path / "store", iter([(files, "sub-1")]))
     assert found.obs_subject_ids == ["sub-1"]
     assert found.CT.iloc[0].shape[2] == 3
-    for wrong in (folder, str(folder), [folder], (folder, "sub-1"), ["sc"], [(folder, "")], [(folder, 1)]):
+    numbered = RadiObject.from_dicoms(tmp_path / "numbered", [(folder, 7), (folder, np.int64(8))])
+    assert numbered.obs_subject_ids == ["7", "8"]  # of a column of numbers
+    for wrong in (folder, str(folder), [folder], (folder, "sub-1"), ["sc"], [(folder, "")], [(folder, None)]):
         with pytest.raises(ConfigError, match=r"\(folder, subject\) pairs"):
             RadiObject.from_dicoms(tmp_path / "no", wrong)
 

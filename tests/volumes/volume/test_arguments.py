@@ -116,7 +116,7 @@ def radi(tmp_path_factory: pytest.TempPathFactory) -> RadiObject:
 def test_numbers_of_numpy_do_what_those_of_python_do(radi: RadiObject, tmp_path: Path, what: str) -> None:
     number, door = DOORS[what]
     expected = door(radi, tmp_path, number)
-    for kind in (np.int64, np.uint8, np.int32):
+    for kind in (np.int64, np.uint8, np.array):
         assert door(radi, tmp_path, kind(number)) == expected
 
 
@@ -128,6 +128,17 @@ def test_what_is_no_whole_number_is_refused_by_name(radi: RadiObject, tmp_path: 
         with pytest.raises(ConfigError, match=what.strip()):
             door(radi, tmp_path, wrong)
     assert np.array_equal(radi.T1w.iloc[0].to_numpy(), before)
+
+
+def test_a_class_of_a_mask_is_a_number() -> None:
+    for label in (1, 1.5, np.uint8(1), np.float32(1.5), np.array(1)):
+        assert ForegroundSampler(0.5, label=label).label == label
+    for wrong in (True, "1", float("nan"), np.zeros(2), [1]):
+        with pytest.raises(ConfigError, match="label is a class of the mask"):
+            ForegroundSampler(0.5, label=wrong)
+    for wrong in ("1", True, np.nan):
+        with pytest.raises(ConfigError, match="a class of the mask"):
+            ClassSampler({wrong: 1.0})
 
 
 def test_a_box_is_written_where_numpy_would_write_it(tmp_path: Path) -> None:
@@ -165,15 +176,6 @@ def test_numbers_keep_to_their_bounds() -> None:
         with pytest.raises(ConfigError) as caught:
             whole_number("n", value, least, most)
         assert str(caught.value) == words
-
-
-def test_a_class_of_a_mask_is_a_number() -> None:
-    assert ForegroundSampler(label=0.5).label == 0.5  # of a mask that is scaled
-    for wrong in ("1", True, np.nan):
-        with pytest.raises(ConfigError, match="a class of the mask"):
-            ForegroundSampler(label=wrong)
-        with pytest.raises(ConfigError, match="a class of the mask"):
-            ClassSampler({wrong: 1.0})
 
 
 def test_masked_voxels_are_refused_with_the_remedy(radi: RadiObject, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from voxtier._core import Gateway as Core
@@ -91,9 +93,10 @@ class Answers:
         self._count, self._threads = threads, list[threading.Thread]()
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads, in the context of who starts them."""
         for number in range(self._count):
-            self._threads.append(start_thread(self._run, f"voxtier-gateway-{number}"))
+            run = partial(copy_context().run, self._run)
+            self._threads.append(start_thread(run, f"voxtier-gateway-{number}"))
 
     def stop(self) -> None:
         """Stop the threads; one that still waits for a sick database is left: its client is gone by now."""

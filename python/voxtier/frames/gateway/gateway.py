@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from importlib import resources
 from ipaddress import ip_address
@@ -207,9 +208,8 @@ class Gateway:
             self.reader.wake()
             self._status.wake()
             self._hot_set.start()
-            self._readying = start_thread(
-                partial(self._get_ready, preload=preload and not restored), "voxtier-ready"
-            )
+            get_ready = partial(copy_context().run, self._get_ready, preload=preload and not restored)
+            self._readying = start_thread(get_ready, "voxtier-ready")
         except BaseException as error:
             # What the core refused began nothing: this start did not, and one before it goes on.
             if listens or not isinstance(error, Exception):

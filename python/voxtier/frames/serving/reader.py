@@ -346,9 +346,13 @@ class FrameReader:
             if read is not None:
                 self.wake()
                 return read
-        threads = self._pools.get("cold" if path is None else "hot")
-        loop = asyncio.get_running_loop()
+        pool = "hot" if path is not None else "waiting" if self._must_wait(name) else "cold"
+        threads, loop = self._pools.get(pool), asyncio.get_running_loop()
         return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan, align=align))
+
+    def _must_wait(self, name: str) -> bool:
+        """Return whether a request waits for the start of the server: it has threads of its own, too."""
+        return self.index is not None and _UID.match(name) is not None and self.index.is_starting
 
     def _path_in_memory(self, name: str) -> str | None:
         """Return the path of a file whose table memory holds: its requests have threads of their own."""

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from voxtier.errors import BackendError, ConfigError, MissingExtraError
+from voxtier.system.fork import apart_from_forks
 
 OLDEST_MAJOR = 14
 # Wheels that carry a server: package and the folder of its programs.
@@ -114,9 +115,10 @@ def _trailing_number(folder: Path) -> int:
 def _inspect(folder: Path) -> Programs | None:
     """Return the programs of a folder and their version; None when they are absent, old or broken."""
     try:
-        answer = subprocess.run(
-            [folder / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=True
-        )
+        with apart_from_forks():
+            answer = subprocess.run(
+                [folder / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=True
+            )
     except (OSError, subprocess.SubprocessError):
         return None
     match = re.search(r"(\d+)(?:\.\S+)?", answer.stdout)
@@ -204,12 +206,13 @@ def _change_to(uid: int, gid: int) -> Account:
 def _can_run(account: Account, programs: Programs, folder: Path) -> bool:
     probe = 'cd "$1" && exec "$0" --version'
     try:
-        subprocess.run(
-            [*account.prefix, "sh", "-c", probe, programs.postgres, str(folder)],
-            capture_output=True,
-            timeout=30,
-            check=True,
-        )
+        with apart_from_forks():
+            subprocess.run(
+                [*account.prefix, "sh", "-c", probe, programs.postgres, str(folder)],
+                capture_output=True,
+                timeout=30,
+                check=True,
+            )
     except (OSError, subprocess.SubprocessError):
         return False
     return True

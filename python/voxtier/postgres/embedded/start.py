@@ -17,6 +17,7 @@ from pathlib import Path
 from voxtier.errors import BackendError
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
+from voxtier.system.fork import apart_from_forks
 from voxtier.system.machine import total_memory
 
 START_WITHIN = 120.0  # seconds; replaying a long log takes the longest
@@ -87,15 +88,17 @@ def start_server(folder: Path, server_lock: int) -> None:
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     python = sys.executable or shutil.which("python3") or "python3"
     keeper = [python, "-I", "-S", str(_KEEPER), str(folder), str(server_lock)]
-    with subprocess.Popen(
-        [*keeper, *account.prefix, programs.postgres, "-D", str(data), *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_environment(),
-        pass_fds=[server_lock],
-        start_new_session=True,
-    ) as start:
+    with apart_from_forks():
+        keeping = subprocess.Popen(
+            [*keeper, *account.prefix, programs.postgres, "-D", str(data), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            pass_fds=[server_lock],
+            start_new_session=True,
+        )
+    with keeping as start:
         assert start.stdout is not None
         answered, _, _ = select.select([start.stdout], [], [], START_WITHIN)
         if not answered:
@@ -145,17 +148,18 @@ def _initialise(folder: Path, programs: Programs, account: Account, server_lock:
     if programs.major >= 17:
         options.append("--sync-method=syncfs")
     # initdb inherits the lock: if this process is killed, nobody touches the folder before initdb ends.
-    done = subprocess.run(
-        [*account.prefix, programs.initdb, "-D", str(unfinished), *options],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=_environment(),
-        pass_fds=[server_lock],
-        start_new_session=True,
-        check=False,
-    )
+    with apart_from_forks():
+        done = subprocess.run(
+            [*account.prefix, programs.initdb, "-D", str(unfinished), *options],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=_environment(),
+            pass_fds=[server_lock],
+            start_new_session=True,
+            check=False,
+        )
     if done.returncode != 0:
         shutil.rmtree(unfinished, ignore_errors=True)
         if "No space left on device" in done.stderr + done.stdout:

@@ -12,6 +12,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
+
 from voxtier.arguments import several
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes.formats.identity import Identity, identify, stem_of
@@ -180,8 +182,11 @@ def _items(images: Images) -> Iterator[tuple[Path, str | None]]:
 
 def _is_pair(item: Any) -> bool:
     """Return whether something is two, the second a subject: a tuple, a list, a row of an array."""
-    is_two = not isinstance(item, (str, bytes, Mapping)) and hasattr(item, "__getitem__") and len(item) == 2
-    return is_two and isinstance(item[1], str) and item[1] != ""
+    return _is_two(item) and isinstance(item[1], str) and item[1] != ""
+
+
+def _is_two(item: Any) -> bool:
+    return not isinstance(item, (str, bytes, Mapping)) and hasattr(item, "__getitem__") and len(item) == 2
 
 
 def drawn(given: Given) -> Given:
@@ -197,11 +202,15 @@ def checked_pairs(pairs: Iterable[tuple[Any, str]]) -> list[tuple[Any, str]]:
     ConfigError
         For what is no pair, as a folder without its subject.
     """
-    every = several(pairs)
-    for item in every:
-        if not _is_pair(item):
+    found = []
+    for item in several(pairs):
+        place, subject = item if _is_two(item) else (None, None)
+        if isinstance(subject, (int, np.integer)) and not isinstance(subject, bool):  # of a column of numbers
+            subject = str(subject)
+        if not isinstance(subject, str) or not subject:
             raise ConfigError(f"dicom_dirs are (folder, subject) pairs with a subject, got {item!r}")
-    return [(drawn(place), subject) for place, subject in every]
+        found.append((drawn(place), subject))
+    return found
 
 
 def _expand(text: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,8 +110,11 @@ def refuse_times(mask: Volume) -> None:
 
 def check_label(label: object) -> None:
     """Refuse what is no class of a mask; masks that are scaled may have fractions."""
-    is_number = isinstance(label, (int, float, np.integer, np.floating)) and not isinstance(label, bool)
-    if not is_number or label != label:
+    try:
+        number = operator.index(label)  # type: ignore[arg-type]  # arrays and tensors of one whole number too
+    except TypeError:
+        number = label  # type: ignore[assignment]
+    if isinstance(label, bool) or not isinstance(number, (int, float, np.floating)) or number != number:
         raise ConfigError(f"label is a class of the mask, a number, got {label!r}")
 
 

@@ -39,7 +39,10 @@ def as_size(size: Size, what: str = "patch_size") -> tuple[int, int, int]:
     ConfigError
         For anything but a positive whole number or three of them.
     """
-    sizes = list(size) if isinstance(size, Iterable) else [size] * 3
+    try:
+        sizes: list[Any] = list(size)  # type: ignore[arg-type]
+    except TypeError:  # one number, or an array without dimensions
+        sizes = [size] * 3
     try:
         x, y, z = (whole_number(what, number, 1) for number in sizes)
     except ValueError:

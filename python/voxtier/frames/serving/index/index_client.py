@@ -65,6 +65,11 @@ class IndexClient:
         """Whether the breaker is open: the database failed, and has not answered since."""
         return self._is_open
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether voxtier's own server has yet to start: what the index alone can answer waits for it."""
+        return self._starting is not None or self.store.database.needs_start
+
     def ask(self, question: Callable[[FrameStore], T], *, awaits_start: bool = False) -> T:
         """Put a question to the store.
 
@@ -90,7 +95,7 @@ class IndexClient:
             raise BackendError(
                 "the index of frames is not asked: its database failed and has not answered since"
             )
-        if self._starting is not None or self.store.database.needs_start:
+        if self.is_starting:
             self._start(awaits_end=awaits_start)
         ends = self.request.ends
         left = self.budget_seconds if ends is None else ends - time.monotonic()
