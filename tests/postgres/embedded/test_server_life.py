@@ -154,9 +154,15 @@ def test_a_server_that_somebody_started_by_hand_is_used(home: Path) -> None:
     socket_folder.mkdir(mode=0o700)
     options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={socket_folder}"]
     command = [*account.prefix, programs.postgres, "-D", str(server.folder / "data"), *options]
-    by_hand = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(home / "by_hand.log", "wb") as log:
+        by_hand = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def runs() -> bool:
+        assert by_hand.poll() is None, (home / "by_hand.log").read_text()
+        return server.status().running
+
     try:
-        eventually(lambda: server.status().running)
+        eventually(runs)
         with user(home):
             assert server_pid(home) == by_hand.pid
     finally:
