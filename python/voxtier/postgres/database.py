@@ -124,7 +124,12 @@ class Database:
     @property
     def needs_start(self) -> bool:
         """Whether this is voxtier's own server, and no work was done on it yet: `start` may take seconds."""
-        return self._dsn is None and not self._has_started
+        return self._dsn is None and self.is_new
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no work was done on it yet: the first one connects."""
+        return not self._has_started
 
     def start(self) -> None:
         """Connect, and start the embedded server before that if it does not run, as any work would.

@@ -55,13 +55,17 @@ def killed(server: EmbeddedServer) -> Iterator[None]:
 @contextmanager
 def frozen(server: EmbeddedServer) -> Iterator[None]:
     pids = processes_of(server)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    _send(signal.SIGSTOP, pids)
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        _send(signal.SIGCONT, pids)
+
+
+def _send(number: signal.Signals, pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # of a session that was just ending
+            os.kill(pid, number)
 
 
 @contextmanager

@@ -17,11 +17,12 @@ import pytest
 
 from frames.serving.sick_servers import UNREADABLE, Trouble, add_reader, frozen, read_only
 from support.builders import dicom, element, image, pattern
-from voxtier.errors import BackendError, SourceError
+from voxtier.errors import BackendError, NotFoundError, SourceError
 from voxtier.frames import FrameCache, FrameReader, FrameStore, read_table, read_tables
 from voxtier.frames.serving.files import open_files
 from voxtier.frames.serving.index import index_client
 from voxtier.frames.store.row import FoundFile
+from voxtier.postgres.database import Database
 from voxtier.postgres.embedded import EmbeddedServer
 
 
@@ -79,6 +80,53 @@ def test_misses_come_from_their_files_and_recovery_is_noticed(
                 reader.stats()["tier2"] > before,
             )[2]
         )
+
+
+def test_what_the_index_alone_can_answer_waits_for_the_first_connection(
+    server: EmbeddedServer, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server far away takes a dozen round trips before it is asked anything."""
+    budget, connect = 1.0, Database._connect_once
+
+    def connect_late(database: Database) -> None:
+        time.sleep(1.2 * budget)
+        connect(database)
+
+    with FrameStore(server.conninfo()) as store:
+        store.upsert("s", read_tables(paths))
+    monkeypatch.setattr(Database, "_connect_once", connect_late)
+    monkeypatch.setattr(index_client, "_CONNECT_SECONDS", 60.0)
+    for name in ("2.25.1", "2.25.404"):
+        with (
+            FrameStore(server.conninfo()) as store,
+            FrameReader(store, "s", publish=False, index_seconds=budget) as reader,
+        ):
+            if name == "2.25.404":
+                with pytest.raises(NotFoundError):
+                    reader.frame(name, 0)
+            else:
+                assert reader.frame(name, 0) == pattern(16, 1)
+            assert not reader.stats()["degraded"]
+
+
+def test_a_first_connection_that_does_not_come_is_given_up(
+    server: EmbeddedServer, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_client, "_CONNECT_SECONDS", 0.5)
+    with FrameStore(server.conninfo()) as store:
+        store.upsert("s", read_tables(paths))
+    with (
+        FrameStore(server.conninfo()) as store,
+        FrameReader(store, "s", publish=False, index_seconds=0.25) as reader,
+    ):
+        with frozen(server):
+            with pytest.raises(BackendError, match=r"within 0\.5 s"):
+                reader.frame("2.25.1", 0)
+            assert reader.stats()["degraded"]
+            assert reader.frame(paths[1], 0) == pattern(16, 1)
+        monkeypatch.setattr(index_client, "_CONNECT_SECONDS", 60.0)
+        until(lambda: not reader.stats()["degraded"])
+        assert reader.path_of("2.25.1") == paths[1]
 
 
 def test_hot_frames_pass_forty_misses_that_wait(

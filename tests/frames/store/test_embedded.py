@@ -156,7 +156,7 @@ def test_tasks_that_wait_for_the_start_leave_threads_for_paths(
         attach(server)
 
     async def ask(reader: FrameReader) -> list[bytes]:
-        waiting = [asyncio.create_task(reader.aframe("2.25.1", 1)) for _ in range(100)]
+        waiting = [asyncio.create_task(reader.aframe("2.25.1", 1)) for _ in range(40)]
         await asyncio.sleep(0)  # all of them have asked for a thread
         read = await asyncio.wait_for(reader.aframe(path, 0), 50)
         assert not any(task.done() for task in waiting)
@@ -164,10 +164,9 @@ def test_tasks_that_wait_for_the_start_leave_threads_for_paths(
         return [read, *await asyncio.gather(*waiting)]
 
     monkeypatch.setattr(EmbeddedServer, "attach", attach_when_told)
-    with FrameStore() as store, FrameReader(store, tmp_path.name, index_seconds=0.1) as reader:
-        assert reader.index is not None
+    with FrameStore() as store, FrameReader(store, tmp_path.name, index_seconds=5.0) as reader:
         frames = asyncio.run(ask(reader))
-    assert frames == [pattern(32)[:16], *[pattern(32)[16:]] * 100]
+    assert frames == [pattern(32)[:16], *[pattern(32)[16:]] * 40]
 
 
 def test_a_server_that_cannot_start_is_no_endless_wait(

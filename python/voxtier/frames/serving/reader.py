@@ -63,8 +63,9 @@ class FrameReader:
     verify : {"ends", "all", "none"}
         How far a computed table is checked against its file: see `read_table`.
     index_seconds : float
-        Longest wait of a request for the index, connection and statement together. The start of voxtier's own
-        server is no part of it: what the index alone can answer waits for it, and paths are read meanwhile.
+        Longest wait of a request for the index. The start of voxtier's own server and the first connection
+        to another are no part of it: what the index alone can answer waits for them, and paths are read
+        meanwhile.
     publish : bool
         Write what `stats` returns to a small file in voxtier's folder every two seconds, for
         ``voxtier frames top`` and ``voxtier frames stats``.

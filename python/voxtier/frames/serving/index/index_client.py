@@ -27,8 +27,9 @@ _log = logging.getLogger(__name__)
 # Questions at the same time; more wait for their turn, within their budget.
 _THREADS = 8
 _PROBE_SECONDS = 0.5
-# Longest wait for the start of voxtier's own server, which gives up before.
-_START_SECONDS = 180.0
+# Longest wait for the start of voxtier's own server, which gives up before; and for the first connection to
+# another: it takes a dozen round trips, and the time in which what it needs is imported.
+_START_SECONDS, _CONNECT_SECONDS = 180.0, 5.0
 
 
 class IndexClient:
@@ -79,7 +80,8 @@ class IndexClient:
             Takes the store.
         awaits_start : bool
             Nothing but the index can answer: the start of voxtier's own server, once in a process, is waited
-            for beside the budget. Other questions fail meanwhile, and no breaker opens.
+            for beside the budget, and the first connection to another for some seconds. Other questions fail
+            meanwhile; of the start they open no breaker.
 
         Returns
         -------
@@ -99,11 +101,16 @@ class IndexClient:
             self._start(awaits_end=awaits_start)
         ends = self.request.ends
         left = self.budget_seconds if ends is None else ends - time.monotonic()
+        patience, began = self.budget_seconds, time.monotonic()
+        if is_first := awaits_start and self.store.database.is_new:
+            patience = left = max(left, _CONNECT_SECONDS)
         asked = _Question(question)
         self._hand_over(asked)
         if not asked.done.wait(max(left, 0.0)):
-            self._open_breaker(f"no answer within {self.budget_seconds:g} s")
-            raise BackendError(f"the index of frames did not answer within {self.budget_seconds:g} s")
+            self._open_breaker(f"no answer within {patience:g} s")
+            raise BackendError(f"the index of frames did not answer within {patience:g} s")
+        if is_first and self.request.ends is not None:
+            self.request.ends += time.monotonic() - began
         return self._result_of(asked)
 
     def _result_of(self, asked: _Question[T]) -> T:
