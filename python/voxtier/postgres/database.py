@@ -32,7 +32,7 @@ try:
 
     from voxtier.postgres import connection_string
     from voxtier.postgres.connection import ADAPTERS, Connection, configure, is_pooler_sign
-    from voxtier.postgres.refusals import ask_circumstances, remedy_of
+    from voxtier.postgres.refusals import ask_circumstances, explain, is_transient, remedy_of
 except ImportError as error:
     raise MissingExtraError("psycopg", "frames") from error
 
@@ -44,9 +44,6 @@ _log = logging.getLogger(__name__)
 # The pool's own warnings name the connection; what matters of them reaches the caller as an exception.
 logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
-# SQLSTATEs of transient failures: lost connections (08), conflicts between transactions (40), a server that
-# is stopping or starting (57P01 to 57P03), too many connections (53300).
-_TRANSIENT = ("08", "40", "57P01", "57P02", "57P03", "53300")
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
@@ -120,11 +117,6 @@ class Database:
     def is_embedded(self) -> bool:
         """Whether this is voxtier's own server."""
         return self._dsn is None
-
-    @property
-    def needs_start(self) -> bool:
-        """Whether this is voxtier's own server, and no work was done on it yet: `start` may take seconds."""
-        return self._dsn is None and self.is_new
 
     @property
     def is_new(self) -> bool:
@@ -212,9 +204,14 @@ class Database:
                 with self.connection() as connection:
                     return work(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if attempt == ATTEMPTS or not _is_transient(error):
+                if attempt == ATTEMPTS or not is_transient(error):
                     raise self._translate(error) from error
-                _log.info("attempt %d of %d failed (%s), trying again", attempt, ATTEMPTS, _state(error))
+                _log.info(
+                    "attempt %d of %d failed (%s), trying again",
+                    attempt,
+                    ATTEMPTS,
+                    error.sqlstate or type(error).__name__,
+                )
             except psycopg.errors.ReadOnlySqlTransaction as error:
                 if has_moved or attempt == ATTEMPTS or not self._writes_anew():
                     raise self._translate(error) from error
@@ -266,7 +263,7 @@ class Database:
         ConfigError
             The role may not read it, or the database's encoding is not UTF8.
         """
-        if self.needs_start:
+        if self.is_embedded and self.is_new:
             self.start()
         try:
             patience = {"connect_timeout": 2, "tcp_user_timeout": 2000}
@@ -384,7 +381,9 @@ class Database:
                 circumstances = ask_circumstances(connection)
             remedy = remedy_of(error, circumstances)
             return ConfigError(f"the database role may not do that: {error.diag.message_primary}; {remedy}")
-        return BackendError(f"{self.describe()}: {self._explain(error)}")
+        return BackendError(
+            f"{self.describe()}: {explain(error, self._server, is_embedded=self.is_embedded)}"
+        )
 
     def _recover(self) -> None:
         """Restart a server that was killed, and check every idle connection: if one is lost, most are."""
@@ -403,26 +402,10 @@ class Database:
                     return "it connects, but runs no statement: is a pooler before it out of sessions?"
                 connection.pgconn.get_result()
         except psycopg.Error as error:
-            return self._explain(error)
+            return explain(error, self._server, is_embedded=self.is_embedded)
         except BackendError as error:
             return str(error)
         return f"all {self._sizes['max_size']} are in use: raise max_size, or the timeout"
-
-    def _explain(self, error: psycopg.Error) -> str:
-        """Return cause and remedy, without the details of PostgreSQL's message: they may quote values."""
-        message = error.diag.message_primary
-        if isinstance(error, psycopg.errors.DiskFull):
-            return f"{message}; free some space on the database's disk, then try again"
-        if message is None or _is_transient(error):  # the connection was lost, or never made
-            cause = self._server.explain_failure() if self._server is not None else ""
-            if cause:
-                return cause
-            if message is None and type(error) is psycopg.OperationalError:
-                message = str(error).strip().splitlines()[0]
-        remedy = "run `voxtier doctor`" if self.is_embedded else "check the server, --dsn, VOXTIER_DSN"
-        if self.is_embedded and "PGSERVICE" in os.environ and "service" in (message or ""):
-            remedy = "unset PGSERVICE: libpq looks it up even for this server, which needs none"
-        return f"{message or type(error).__name__}; {remedy}"
 
     def _forget_after_fork(self) -> None:
         # Neither use the parent's connections nor close them, which would end its sessions.
@@ -450,14 +433,6 @@ def _check(connection: Connection) -> None:
     """Check that a connection still works, unless it did within the last second."""
     if time.monotonic() - connection.worked_at > 1.0:
         psycopg_pool.ConnectionPool.check_connection(connection)
-
-
-def _is_transient(error: psycopg.Error) -> bool:
-    return error.sqlstate is None or error.sqlstate.startswith(_TRANSIENT)
-
-
-def _state(error: psycopg.Error) -> str:
-    return error.sqlstate or type(error).__name__
 
 
 def _warn_of_plain_text(connection: Connection) -> None:

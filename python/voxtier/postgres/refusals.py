@@ -1,12 +1,14 @@
-"""What a database role lacks when PostgreSQL refuses its work, and the SQL or the setting that helps."""
+"""What PostgreSQL refused or why it was lost, in words for people: the cause, and what helps."""
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import psycopg
 
 from voxtier.postgres.connection import Connection
+from voxtier.postgres.embedded import EmbeddedServer
 
 _CIRCUMSTANCES = """
 SELECT quote_ident(current_user), quote_ident(current_database()), pg_is_in_recovery(),
@@ -14,6 +16,10 @@ SELECT quote_ident(current_user), quote_ident(current_database()), pg_is_in_reco
     coalesce(has_schema_privilege(to_regnamespace('voxtier'), 'USAGE'), false),
     has_database_privilege(current_database(), 'TEMPORARY')
 """
+
+# SQLSTATEs of transient failures: lost connections (08), conflicts between transactions (40), a server that
+# is stopping or starting (57P01 to 57P03), too many connections (53300).
+_TRANSIENT = ("08", "40", "57P01", "57P02", "57P03", "53300")
 
 
 class Circumstances(NamedTuple):
@@ -70,3 +76,40 @@ def remedy_of(error: psycopg.Error, found: Circumstances | None) -> str:
             " if it builds the index; `voxtier db grants` prints the other rights"
         )
     return "`voxtier db grants` prints the SQL that grants it"
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Return whether the same work may succeed a moment later."""
+    return error.sqlstate is None or error.sqlstate.startswith(_TRANSIENT)
+
+
+def explain(error: psycopg.Error, server: EmbeddedServer | None, *, is_embedded: bool) -> str:
+    """Return cause and remedy, without the details of PostgreSQL's message: they may quote values.
+
+    Parameters
+    ----------
+    error : psycopg.Error
+        What ended the work.
+    server : EmbeddedServer or None
+        voxtier's own server, where it is used and runs.
+    is_embedded : bool
+        Whether the database is voxtier's own server.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    message = error.diag.message_primary
+    if isinstance(error, psycopg.errors.DiskFull):
+        return f"{message}; free some space on the database's disk, then try again"
+    if message is None or is_transient(error):  # the connection was lost, or never made
+        cause = server.explain_failure() if server is not None else ""
+        if cause:
+            return cause
+        if message is None and type(error) is psycopg.OperationalError:
+            message = str(error).strip().splitlines()[0]
+    remedy = "run `voxtier doctor`" if is_embedded else "check the server, --dsn, VOXTIER_DSN"
+    if is_embedded and "PGSERVICE" in os.environ and "service" in (message or ""):
+        remedy = "unset PGSERVICE: libpq looks it up even for this server, which needs none"
+    return f"{message or type(error).__name__}; {remedy}"

@@ -109,6 +109,35 @@ def test_what_the_index_alone_can_answer_waits_for_the_first_connection(
             assert not reader.stats()["degraded"]
 
 
+def test_paths_are_read_while_others_wait_for_the_first_connection(
+    server: EmbeddedServer, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, may_connect = Database._connect_once, threading.Event()
+
+    def connect_when_told(database: Database) -> None:
+        assert may_connect.wait(60)
+        connect(database)
+
+    async def ask(reader: FrameReader) -> list[bytes]:
+        waiting = [asyncio.create_task(reader.aframe("2.25.1", 0)) for _ in range(40)]
+        await asyncio.sleep(0)  # all of them have asked for a thread
+        read = await asyncio.wait_for(reader.aframe(paths[2], 0), 50)
+        assert not any(task.done() for task in waiting)
+        assert not reader.stats()["degraded"]
+        may_connect.set()
+        return [read, *await asyncio.gather(*waiting)]
+
+    with FrameStore(server.conninfo()) as store:
+        store.upsert("s", read_tables(paths))
+    monkeypatch.setattr(Database, "_connect_once", connect_when_told)
+    monkeypatch.setattr(index_client, "_CONNECT_SECONDS", 60.0)
+    with (
+        FrameStore(server.conninfo()) as store,
+        FrameReader(store, "s", publish=False, index_seconds=4.0) as reader,
+    ):
+        assert asyncio.run(ask(reader)) == [pattern(16, 2), *[pattern(16, 1)] * 40]
+
+
 def test_a_first_connection_that_does_not_come_is_given_up(
     server: EmbeddedServer, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -352,7 +352,7 @@ class FrameReader:
         return await loop.run_in_executor(threads, lambda: self.frames(name, indices, scan=scan, align=align))
 
     def _must_wait(self, name: str) -> bool:
-        """Return whether a request waits for the start of the server: it has threads of its own, too."""
+        """Return whether a request waits for the first connection: it has threads of its own, too."""
         return self.index is not None and _UID.match(name) is not None and self.index.is_starting
 
     def _path_in_memory(self, name: str) -> str | None:

@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 # Questions at the same time; more wait for their turn, within their budget.
 _THREADS = 8
 _PROBE_SECONDS = 0.5
-# Longest wait for the start of voxtier's own server, which gives up before; and for the first connection to
-# another: it takes a dozen round trips, and the time in which what it needs is imported.
+# Longest wait for the first connection: to voxtier's own server, whose start gives up before, and to another,
+# which takes a dozen round trips and the import of what they need.
 _START_SECONDS, _CONNECT_SECONDS = 180.0, 5.0
 
 
@@ -55,7 +55,7 @@ class IndexClient:
         self._lock = threading.Lock()
         self._is_open = False
         self._starting: _Question[None] | None = None
-        self._patience_ends = 0.0
+        self._start_began = 0.0
         self._closed = threading.Event()
         self._questions: queue.SimpleQueue[_Question[Any] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
@@ -68,8 +68,8 @@ class IndexClient:
 
     @property
     def is_starting(self) -> bool:
-        """Whether voxtier's own server has yet to start: what the index alone can answer waits for it."""
-        return self._starting is not None or self.store.database.needs_start
+        """Whether the first connection is yet to be made: what the index alone can answer waits for it."""
+        return self._starting is not None or self.store.database.is_new
 
     def ask(self, question: Callable[[FrameStore], T], *, awaits_start: bool = False) -> T:
         """Put a question to the store.
@@ -79,9 +79,8 @@ class IndexClient:
         question : callable
             Takes the store.
         awaits_start : bool
-            Nothing but the index can answer: the start of voxtier's own server, once in a process, is waited
-            for beside the budget, and the first connection to another for some seconds. Other questions fail
-            meanwhile; of the start they open no breaker.
+            Nothing but the index can answer: the first connection of the process, with the start of voxtier's
+            own server, is waited for beside the budget. Other questions fail meanwhile, and open no breaker.
 
         Returns
         -------
@@ -101,16 +100,11 @@ class IndexClient:
             self._start(awaits_end=awaits_start)
         ends = self.request.ends
         left = self.budget_seconds if ends is None else ends - time.monotonic()
-        patience, began = self.budget_seconds, time.monotonic()
-        if is_first := awaits_start and self.store.database.is_new:
-            patience = left = max(left, _CONNECT_SECONDS)
         asked = _Question(question)
         self._hand_over(asked)
         if not asked.done.wait(max(left, 0.0)):
-            self._open_breaker(f"no answer within {patience:g} s")
-            raise BackendError(f"the index of frames did not answer within {patience:g} s")
-        if is_first and self.request.ends is not None:
-            self.request.ends += time.monotonic() - began
+            self._open_breaker(f"no answer within {self.budget_seconds:g} s")
+            raise BackendError(f"the index of frames did not answer within {self.budget_seconds:g} s")
         return self._result_of(asked)
 
     def _result_of(self, asked: _Question[T]) -> T:
@@ -127,25 +121,35 @@ class IndexClient:
             self._questions.put(None)
 
     def _start(self, *, awaits_end: bool) -> None:
-        """Have voxtier's own server started, by one thread: that it takes seconds is no sign of trouble."""
+        """Have the first connection made, by one thread: that it takes seconds is no sign of trouble."""
         began = time.monotonic()
         with self._lock:
             starting = self._starting
             if starting is None:
                 starting = _Question(lambda store: store.database.start())
                 start_thread(partial(self._answer_start, starting), "voxtier-index-start")
-                self._starting, self._patience_ends = starting, began + self.budget_seconds
-        # It may run already, for other processes.
-        if not starting.done.wait(_START_SECONDS if awaits_end else max(self._patience_ends - began, 0.0)):
-            raise BackendError("the index of frames is not asked yet: its server is starting")
+                self._starting, self._start_began = starting, began
+        limit = _START_SECONDS if self.store.database.is_embedded else _CONNECT_SECONDS
+        ends = self._start_began + (limit if awaits_end else self.budget_seconds)
+        # It may be made already, by other work.
+        if not starting.done.wait(max(ends - began, 0.0)):
+            if time.monotonic() >= self._start_began + limit:
+                self._forget_start(starting)
+                self._open_breaker(f"no connection within {limit:g} s")
+                raise BackendError(f"the index of frames cannot be asked: no connection within {limit:g} s")
+            raise BackendError("the index of frames is not asked yet: its first connection is being made")
         self._result_of(starting)
         if self.request.ends is not None:
             self.request.ends += time.monotonic() - began
 
     def _answer_start(self, starting: _Question[None]) -> None:
         starting.answer(self.store)
+        self._forget_start(starting)
+
+    def _forget_start(self, starting: _Question[None]) -> None:
         with self._lock:
-            self._starting = None
+            if self._starting is starting:
+                self._starting = None
 
     def _hand_over(self, asked: _Question[Any]) -> None:
         self._questions.put(asked)
