@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         SegmentationDataset,
         VolumeCollectionDataset,
     )
+    from voxtier.volumes.training.epochs import EpochSampler
     from voxtier.volumes.training.loaders import (
         ToMetaTensor,
         as_torchio_subject,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from voxtier.volumes.training.nnunet.importing import import_nnunet
     from voxtier.volumes.training.nnunet.trainer import BatchesMixin
     from voxtier.volumes.training.sampling import (
-        EpochSampler,
         ForegroundSampler,
         GridAggregator,
         RandomSampler,
@@ -149,7 +149,7 @@ _TRAINING = {
     "create_training_dataloader": "loaders",
     "create_validation_dataloader": "loaders",
     "data_loader": "loaders",
-    "EpochSampler": "sampling",
+    "EpochSampler": "epochs",
     "ForegroundSampler": "sampling",
     "GridAggregator": "sampling",
     "RandomSampler": "sampling",

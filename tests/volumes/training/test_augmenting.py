@@ -22,7 +22,7 @@ from voxtier.volumes import (  # noqa: E402
 )
 from voxtier.volumes.training.augmenting import rotation_matrix  # noqa: E402
 from voxtier.volumes.training.datasets import DatasetConfig  # noqa: E402
-from voxtier.volumes.training.sampling import generator  # noqa: E402
+from voxtier.volumes.training.epochs import generator  # noqa: E402
 
 NOTHING: dict[str, Any] = {
     "p_rotation": 0, "p_scale": 0, "mirror": (False, False, False), "p_noise": 0, "p_blur": 0,

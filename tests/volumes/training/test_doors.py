@@ -19,8 +19,8 @@ from volumes.training.test_batches import cohort  # noqa: E402, F401
 from voxtier.errors import ConfigError, IngestError, LeftOutWarning  # noqa: E402
 from voxtier.volumes import BatchesMixin, RadiObject, import_nnunet  # noqa: E402
 from voxtier.volumes.store import foreground  # noqa: E402
+from voxtier.volumes.training.epochs import generator  # noqa: E402
 from voxtier.volumes.training.nnunet.sampling import RegionSampler  # noqa: E402
-from voxtier.volumes.training.sampling import generator  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHAPES = [(40, 36, 33), (34, 41, 35), (20, 50, 36), (36, 36, 36)]

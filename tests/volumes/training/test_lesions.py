@@ -14,7 +14,7 @@ from voxtier import _core
 from voxtier.errors import ConfigError
 from voxtier.volumes import LesionSampler, RadiObject, Volume
 from voxtier.volumes.store import foreground
-from voxtier.volumes.training.sampling import generator
+from voxtier.volumes.training.epochs import generator
 
 SHAPE = (45, 37, 50)
 

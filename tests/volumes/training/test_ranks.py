@@ -32,12 +32,12 @@ from voxtier.volumes import (
     batches,
 )
 from voxtier.volumes.training.datasets import DatasetConfig, GridPatchDataset
+from voxtier.volumes.training.epochs import EpochSampler
 from voxtier.volumes.training.loaders import (
     create_distributed_dataloader,
     create_inference_dataloader,
     create_validation_dataloader,
 )
-from voxtier.volumes.training.sampling import EpochSampler
 
 TRAIN = """
 import hashlib, json, sys

@@ -19,14 +19,9 @@ from voxtier.volumes.training.datasets import (
     SegmentationDataset,
     VolumeCollectionDataset,
 )
+from voxtier.volumes.training.epochs import generator
 from voxtier.volumes.training.nnunet.sampling import RegionSampler
-from voxtier.volumes.training.sampling import (
-    ForegroundSampler,
-    GridAggregator,
-    WeightedSampler,
-    generator,
-    grid_starts,
-)
+from voxtier.volumes.training.sampling import ForegroundSampler, GridAggregator, WeightedSampler, grid_starts
 
 
 @pytest.mark.parametrize(

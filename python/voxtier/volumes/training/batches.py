@@ -22,8 +22,7 @@ from voxtier.volumes.config import get_config
 from voxtier.volumes.tiledb.format.direct import join_node
 from voxtier.volumes.training.augmenting import Augmentation, View, place_matrix
 from voxtier.volumes.training.datasets import LoadingMode, VolumeCollectionDataset
-from voxtier.volumes.training.epochs import EpochIndex
-from voxtier.volumes.training.sampling import EpochSampler
+from voxtier.volumes.training.epochs import EpochIndex, EpochSampler
 from voxtier.volumes.training.workers.filling import (
     CoreFiller,
     Failure,

@@ -24,9 +24,16 @@ from voxtier.volumes.config import as_enum
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.format.direct import share_budget
 from voxtier.volumes.tiledb.scaling import Normalize
-from voxtier.volumes.training.epochs import Draw, EpochCounter, EpochIndex, worker_process, worker_thread
+from voxtier.volumes.training.epochs import (
+    Draw,
+    EpochCounter,
+    EpochIndex,
+    generator,
+    worker_process,
+    worker_thread,
+)
 from voxtier.volumes.training.matching import match_volumes, read_labels, refuse_misplaced, refuse_times
-from voxtier.volumes.training.sampling import RandomSampler, Sampler, Size, as_size, generator, grid_starts
+from voxtier.volumes.training.sampling import RandomSampler, Sampler, Size, as_size, grid_starts
 from voxtier.volumes.volume import Volume
 
 Transform = Callable[[dict[str, Any]], Any]

@@ -1,4 +1,7 @@
-"""Which epoch a draw belongs to, when a plain DataLoader of torch asks for it, in whatever process.
+"""What an epoch decides, its order and its random numbers; and which epoch a draw belongs to.
+
+Random numbers are counter-based (Philox, Salmon et al. 2011): seed, epoch and index alone decide them, in any
+process and any order.
 
 A DataLoader tells a map-style dataset neither that a pass begins nor which one it is, and its workers have
 copies of the dataset. But each pass makes a fetcher of its own in each process that fetches, and the workers
@@ -57,6 +60,95 @@ class EpochIndex(int):
 
     def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
         return int(self), self.epoch
+
+
+def generator(seed: int, epoch: int, index: int, visit: int = 0, *, stream: int = 0) -> np.random.Generator:
+    """Return the random numbers of one item: the same in any worker, rank and order.
+
+    Parameters
+    ----------
+    seed : int
+        Of the training.
+    epoch : int
+        From 0.
+    index : int
+        Of the item in the dataset.
+    visit : int
+        How often the epoch has drawn the item before.
+    stream : int
+        Which of several independent sequences.
+
+    Returns
+    -------
+    numpy.random.Generator
+        At its start.
+    """
+    key, counter = [whole_number("seed", seed) & (2**64 - 1), epoch], [0, stream, visit, index]
+    words = np.array(key, np.uint64), np.array(counter, np.uint64)  # numpy makes floats of large ints
+    return np.random.Generator(np.random.Philox(key=words[0], counter=words[1]))
+
+
+class EpochSampler:
+    """Indices for a DataLoader, shuffled anew each epoch and split over ranks, which carry the epoch.
+
+    The epoch travels in the index (see `epochs.EpochIndex`): order and patches of an epoch are the same
+    whatever was drawn before, which a run that is resumed needs.
+
+    Parameters
+    ----------
+    length : int
+        Items of the dataset.
+    shuffle : bool
+        Draw a new order each epoch.
+    seed : int
+        Of the order.
+    rank, world_size : int
+        This process's part: the union of ranks is complete, and where items divide they are disjoint.
+    even : bool
+        Give all ranks equally many items where they do not divide: the first of the order once more, as
+        torch's DistributedSampler does. Ranks that train together wait for each other in each step. Without
+        it each item comes once, as for measures, and ranks may differ by one item.
+
+    Raises
+    ------
+    ConfigError
+        For what is no whole number, and a rank that is not below the world size.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        even: bool = True,
+    ) -> None:
+        self.length, self.shuffle = whole_number("length", length, 0), shuffle
+        self.seed = whole_number("seed", seed)
+        self.world_size = whole_number("world_size", world_size, 1)
+        self.rank = whole_number("rank", rank, 0, self.world_size - 1)
+        total = -(-self.length // self.world_size) * self.world_size
+        self._total = total if even else self.length
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass; each further pass is the next epoch."""
+        self.epoch = whole_number("epoch", epoch, 0)
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self._total, self.world_size))
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = self.epoch  # with the first index: an iterator that is not drawn from uses up no epoch
+        self.epoch += 1
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = generator(self.seed, epoch, 2**62).permutation(self.length)
+        order = np.resize(order, self._total)  # from the beginning again
+        for item in order[self.rank :: self.world_size]:
+            yield EpochIndex(int(item), epoch)
 
 
 class Draw(NamedTuple):

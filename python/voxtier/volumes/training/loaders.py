@@ -17,7 +17,8 @@ from voxtier.volumes.training.datasets import (
     Transform,
     VolumeCollectionDataset,
 )
-from voxtier.volumes.training.sampling import EpochSampler, Size
+from voxtier.volumes.training.epochs import EpochSampler
+from voxtier.volumes.training.sampling import Size
 from voxtier.volumes.volume import Volume
 
 Collections = VolumeCollection | Iterable[VolumeCollection]

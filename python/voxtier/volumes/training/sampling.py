@@ -1,14 +1,10 @@
-"""Where patches begin.
-
-Random numbers are counter-based (Philox, Salmon et al. 2011): seed, epoch and index alone decide them, in any
-process and any order.
-"""
+"""Where patches begin: at random, by a mask or a map, on a grid; and a volume made of patches again."""
 
 from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, SupportsIndex
 
@@ -19,7 +15,6 @@ from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.store.foreground import BLOCK, Counts, Findings, count_blocks, read_counts
 from voxtier.volumes.tiledb.creation import plain_voxels
-from voxtier.volumes.training.epochs import EpochIndex
 from voxtier.volumes.training.matching import check_label, read_classes
 from voxtier.volumes.volume import Volume
 
@@ -48,32 +43,6 @@ def as_size(size: Size, what: str = "patch_size") -> tuple[int, int, int]:
     except ValueError:
         raise ConfigError(f"{what} is one number or (x, y, z), each >= 1, got {size!r}") from None
     return x, y, z
-
-
-def generator(seed: int, epoch: int, index: int, visit: int = 0, *, stream: int = 0) -> np.random.Generator:
-    """Return the random numbers of one item: the same in any worker, rank and order.
-
-    Parameters
-    ----------
-    seed : int
-        Of the training.
-    epoch : int
-        From 0.
-    index : int
-        Of the item in the dataset.
-    visit : int
-        How often the epoch has drawn the item before.
-    stream : int
-        Which of several independent sequences.
-
-    Returns
-    -------
-    numpy.random.Generator
-        At its start.
-    """
-    key, counter = [whole_number("seed", seed) & (2**64 - 1), epoch], [0, stream, visit, index]
-    words = np.array(key, np.uint64), np.array(counter, np.uint64)  # numpy makes floats of large ints
-    return np.random.Generator(np.random.Philox(key=words[0], counter=words[1]))
 
 
 def _random_start(shape: Sequence[int], size: Sequence[int], rng: np.random.Generator) -> Start:
@@ -403,66 +372,3 @@ class GridAggregator:
             raise ConfigError(f"{int((self._count == 0).sum())} voxels were covered by no patch")
         mean: NDArray[np.float64] = self._sum / self._count
         return mean
-
-
-class EpochSampler:
-    """Indices for a DataLoader, shuffled anew each epoch and split over ranks, which carry the epoch.
-
-    The epoch travels in the index (see `epochs.EpochIndex`): order and patches of an epoch are the same
-    whatever was drawn before, which a run that is resumed needs.
-
-    Parameters
-    ----------
-    length : int
-        Items of the dataset.
-    shuffle : bool
-        Draw a new order each epoch.
-    seed : int
-        Of the order.
-    rank, world_size : int
-        This process's part: the union of ranks is complete, and where items divide they are disjoint.
-    even : bool
-        Give all ranks equally many items where they do not divide: the first of the order once more, as
-        torch's DistributedSampler does. Ranks that train together wait for each other in each step. Without
-        it each item comes once, as for measures, and ranks may differ by one item.
-
-    Raises
-    ------
-    ConfigError
-        For what is no whole number, and a rank that is not below the world size.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        *,
-        shuffle: bool = True,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        even: bool = True,
-    ) -> None:
-        self.length, self.shuffle = whole_number("length", length, 0), shuffle
-        self.seed = whole_number("seed", seed)
-        self.world_size = whole_number("world_size", world_size, 1)
-        self.rank = whole_number("rank", rank, 0, self.world_size - 1)
-        total = -(-self.length // self.world_size) * self.world_size
-        self._total = total if even else self.length
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass; each further pass is the next epoch."""
-        self.epoch = whole_number("epoch", epoch, 0)
-
-    def __len__(self) -> int:
-        return len(range(self.rank, self._total, self.world_size))
-
-    def __iter__(self) -> Iterator[int]:
-        epoch = self.epoch  # with the first index: an iterator that is not drawn from uses up no epoch
-        self.epoch += 1
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = generator(self.seed, epoch, 2**62).permutation(self.length)
-        order = np.resize(order, self._total)  # from the beginning again
-        for item in order[self.rank :: self.world_size]:
-            yield EpochIndex(int(item), epoch)

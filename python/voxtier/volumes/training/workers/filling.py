@@ -22,8 +22,8 @@ from voxtier.volumes.tiledb.format.direct import apply_budget, join_node, reserv
 from voxtier.volumes.tiledb.scaling import refuse_fill
 from voxtier.volumes.training.augmenting import Augmentation, View
 from voxtier.volumes.training.datasets import VolumeCollectionDataset
-from voxtier.volumes.training.epochs import EpochIndex
-from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler, generator
+from voxtier.volumes.training.epochs import EpochIndex, generator
+from voxtier.volumes.training.sampling import ForegroundSampler, RandomSampler
 from voxtier.volumes.training.workers.ring import Form, Slot
 from voxtier.volumes.volume import Volume
 
