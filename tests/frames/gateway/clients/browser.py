@@ -33,9 +33,6 @@ CODECS = {
     "codec-charls/decodewasm": "codec-charls/dist/charlswasm_decode.wasm",
     "codec-openjpeg/decodewasm": "codec-openjpeg/dist/openjpegwasm_decode.wasm",
 }
-_PAGE = """<!doctype html><link rel="icon" href="data:,">
-<div id="stack" style="width:512px;height:512px"></div><script type="module" src="page.js"></script>
-"""
 
 
 class MissingProgramError(Exception):

@@ -18,7 +18,7 @@ const settled = async (page, frames) => {
 
 // Counts the colours that a part of the page shows: a viewer without tiles is black.
 const colours = async page => {
-  const picture = await page.screenshot({ clip: { x: 300, y: 200, width: 500, height: 400 } });
+  const picture = await page.screenshot({ clip: { x: 150, y: 120, width: 300, height: 240 } });
   return page.evaluate(async text => {
     const image = await createImageBitmap(await (await fetch('data:image/png;base64,' + text)).blob());
     const canvas = new OffscreenCanvas(image.width, image.height).getContext('2d');
@@ -29,7 +29,7 @@ const colours = async page => {
 
 const scroll = async (page, count) => {
   const begun = Date.now();
-  await page.mouse.move(800, 450);
+  await page.mouse.move(400, 270);
   for (let text = ''; !text.includes(`(${count}/${count})`) && Date.now() - begun < 120000; text = await page.innerText('body')) {
     for (let wheel = 0; wheel < count; wheel++) await page.mouse.wheel(0, 100);
   }
@@ -38,12 +38,12 @@ const scroll = async (page, count) => {
 
 const pan = async (page, frames) => {
   const begun = Date.now();
-  await page.mouse.move(800, 450);
+  await page.mouse.move(400, 270);
   for (let turn = 0; turn < 4; turn++) await page.mouse.wheel(0, -300);
   for (let drag = 0; drag < 5; drag++) {
-    await page.mouse.move(800, 450);
+    await page.mouse.move(400, 270);
     await page.mouse.down();
-    await page.mouse.move(300, 200, { steps: 10 });
+    await page.mouse.move(150, 120, { steps: 10 });
     await page.mouse.up();
   }
   await settled(page, frames);
