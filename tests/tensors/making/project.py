@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import itertools
 import multiprocessing.forkserver as forkserver
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from multiprocessing import util
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tensors.cases import CONFIG, become_command, fork, nifti_bytes, put_raw, run_cli, write_project
 from tensors.making.hub_server import HubServer
@@ -21,6 +23,8 @@ from voxtier.tensors.identity.folders import item_folder, remember_folder
 from voxtier.tensors.identity.keys import hub_path, raw_path
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.run import Generator, Options, RunResult
+
+_spawn: Any = util.spawnv_passfds  # type: ignore[attr-defined]
 
 
 class Project:
@@ -69,20 +73,22 @@ class Project:
         return (self.base / "logs" / f"{name}.log").read_text()
 
     def cli(self, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end in a process of its own, with a fork server of its own."""
+        """Run the command to its end as a user does: its fork server imports MONAI, which takes seconds."""
         command = ("generate", "--config", self.path, "--min-free", "0", *arguments)
         return run_cli(*command, env={**self.env, **env})
 
-    def start(self, *arguments: str) -> Running:
-        """Start the command in a process group of its own, with a fork server of its own."""
-        return Running.spawn([*self._command(), *arguments], self.env)
-
-    def fork(self, *arguments: str, prepare: Callable[[], None] = lambda: None) -> Running:
+    def fork(
+        self,
+        *arguments: str,
+        stdout: int | None = None,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> Running:
         """Start the command in a child of this process, which has imported everything: in milliseconds.
 
-        Its workers come from this process's fork server. ``prepare`` is called in the child first.
+        It leads a process group, with a fork server of its own. ``stdout`` is the null device by default, and
+        ``prepare`` is called in the child first.
         """
-        return Running.fork([*self._command(), *arguments], self.env, prepare)
+        return Running([*self._command(), *arguments], self.env, stdout, prepare)
 
     def _command(self) -> list[str]:
         return ["generate", "--config", str(self.path), "--yes", "--min-free", "0"]
@@ -95,41 +101,26 @@ class Project:
 
 
 class Running:
-    """A command under way; it leads a process group."""
+    """A command under way in a forked child; it leads a process group."""
 
-    def __init__(self, pid: int, errors: IO[str], poll: Callable[[], int | None]) -> None:
-        self.pid = pid
-        self.poll = poll
-        """Return the exit code, or None while it runs."""
-        self._errors = errors
+    def __init__(
+        self, arguments: list[str], env: dict[str, str], stdout: int | None, prepare: Callable[[], None]
+    ) -> None:
+        read_end, write_end = os.pipe()
+        process = fork(_lead_group, arguments, env, stdout, write_end, prepare)
+        os.close(write_end)
+        assert process.pid is not None
+        self.pid = process.pid
+        self._process = process
+        self._errors = os.fdopen(read_end)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the coordinator alone."""
         os.kill(self.pid, number)
 
-    @classmethod
-    def spawn(cls, arguments: list[str], env: dict[str, str]) -> Running:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "voxtier", "tensors", *arguments],
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stderr is not None
-        return cls(process.pid, process.stderr, process.poll)
-
-    @classmethod
-    def fork(cls, arguments: list[str], env: dict[str, str], prepare: Callable[[], None]) -> Running:
-        multiprocessing.set_forkserver_preload(["voxtier.tensors.making.worker"])
-        forkserver.ensure_running()
-        read_end, write_end = os.pipe()
-        process = fork(_lead_group, arguments, env, write_end, prepare)
-        os.close(write_end)
-        assert process.pid is not None
-        return cls(process.pid, os.fdopen(read_end), lambda: process.exitcode)
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self._process.exitcode
 
     def wait(self) -> tuple[int, str]:
         """Return the exit code and the rest of stderr."""
@@ -162,9 +153,39 @@ class Running:
         assert code == 130, errors
 
 
-def _lead_group(arguments: list[str], env: dict[str, str], errors: int, prepare: Callable[[], None]) -> None:
+def _lead_group(
+    arguments: list[str],
+    env: dict[str, str],
+    stdout: int | None,
+    errors: int,
+    prepare: Callable[[], None],
+) -> None:
     os.setsid()
-    # The fork server is the parent's child: this process cannot wait for it, and need not.
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    forkserver._forkserver.__init__()  # type: ignore[attr-defined]  # forget the parent's
+    util.spawnv_passfds = start_warm  # type: ignore[attr-defined]
     prepare()
-    become_command(arguments, env, os.open(os.devnull, os.O_WRONLY), errors)
+    become_command(arguments, env, os.open(os.devnull, os.O_WRONLY) if stdout is None else stdout, errors)
+
+
+def start_warm(executable: bytes, arguments: list[str], kept: list[int]) -> int:
+    """Start what `multiprocessing` asks for, but a fork server without an interpreter that imports MONAI.
+
+    It is forked from this process, which has it, and runs the same program; it stands in the place of
+    `multiprocessing.util.spawnv_passfds`.
+    """
+    if "forkserver" not in arguments[-1]:
+        return _spawn(executable, arguments, kept)
+    with warnings.catch_warnings():  # Python 3.12 warns of a fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            ends = [2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]
+            for before, after in itertools.pairwise(ends):
+                os.closerange(before + 1, after)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+            warnings.resetwarnings()  # those of pytest are errors
+            exec(arguments[-1], {})
+        finally:
+            os._exit(0)
+    return pid

@@ -23,7 +23,7 @@ import torch
 from monai.data import PersistentDataset
 from monai.transforms import Compose, Transform
 
-from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli, run_unread
+from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli
 from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
@@ -188,11 +188,11 @@ def test_a_run_that_makes_nothing_does_not_say_made(tmp_path: Path) -> None:
     project = Project(tmp_path / "p", names_of(2))
     for raw in project.put_raw_files():
         raw.write_bytes(b"no volume")
-    done = project.cli()
-    assert done.returncode == 3
-    assert "2 of 2 volumes done" in done.stderr
-    assert ", 0 made, 2 failed" in done.stderr
-    assert "2 of 2 made" not in done.stderr
+    code, errors = project.fork().wait()
+    assert code == 3, errors
+    assert "2 of 2 volumes done" in errors
+    assert ", 0 made, 2 failed" in errors
+    assert "2 of 2 made" not in errors
     wrong = project.cli("--accept", "constant,holes")
     assert (wrong.returncode, "--accept knows" in wrong.stderr) == (2, True)
 
@@ -330,7 +330,11 @@ def test_a_killed_run_s_download_is_continued_by_the_next(server: HubServer, tmp
 def test_a_run_without_a_reader_of_its_output_makes_everything(tmp_path: Path) -> None:
     project = Project(tmp_path, names_of(2))
     project.put_raw_files()
-    done = run_unread("generate", "--config", project.path, "--min-free", 0, "-w", 1, "--yes", "--json")
-    assert done.returncode == 0, done.stderr
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    running = project.fork("--num-workers", "1", "--json", stdout=write_end)
+    os.close(write_end)
+    code, errors = running.wait()
+    assert code == 0, errors
     assert len(list(project.folder.glob("*.pt"))) == 2
     project.assert_sound()

@@ -43,7 +43,7 @@ def test_a_second_signal_kills_and_leaves_no_partial_file(server: HubServer, tmp
     """As from a terminal: coordinator, fork server and workers all get both signals."""
     project = Project(tmp_path / "p", names_of(12), server)
     server.held.add(hub_path(project.names[-1]))
-    running = project.start("--num-workers", "2")
+    running = project.fork("--num-workers", "2")
     running.wait_until(lambda: any(project.folder.glob("*.pt")))
     running.interrupt_twice()
     for path in project.folder.glob("*.pt"):
