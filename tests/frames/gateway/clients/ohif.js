@@ -29,7 +29,7 @@ const colours = async page => {
 
 const scroll = async (page, count) => {
   const begun = Date.now();
-  await page.mouse.move(400, 270);
+  await page.mouse.move(800, 450);
   for (let text = ''; !text.includes(`(${count}/${count})`) && Date.now() - begun < 120000; text = await page.innerText('body')) {
     for (let wheel = 0; wheel < count; wheel++) await page.mouse.wheel(0, 100);
   }
@@ -38,12 +38,12 @@ const scroll = async (page, count) => {
 
 const pan = async (page, frames) => {
   const begun = Date.now();
-  await page.mouse.move(400, 270);
+  await page.mouse.move(800, 450);
   for (let turn = 0; turn < 4; turn++) await page.mouse.wheel(0, -300);
   for (let drag = 0; drag < 5; drag++) {
-    await page.mouse.move(400, 270);
+    await page.mouse.move(800, 450);
     await page.mouse.down();
-    await page.mouse.move(150, 120, { steps: 10 });
+    await page.mouse.move(300, 200, { steps: 10 });
     await page.mouse.up();
   }
   await settled(page, frames);
@@ -53,6 +53,7 @@ const pan = async (page, frames) => {
 module.exports = async (page, { url, count, isTimed }, folder, frames) => {
   // OHIF's tour of the viewer would lie over everything.
   await page.addInitScript(() => { try { localStorage.setItem('shownTours', '["basicViewerTour"]'); } catch { /* a blank page */ } });
+  if (isTimed) await page.setViewportSize({ width: 1280, height: 800 }); // as people have it
   const begun = Date.now();
   await page.goto(url + '/');
   await page.getByText('Test, Viewer').first().waitFor();
