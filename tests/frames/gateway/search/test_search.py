@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +37,12 @@ SHIPPED = [
 NEW_STUDIES = 5
 
 
-@pytest.fixture
-def files(tmp_path: Path, store: FrameStore) -> list[Dataset]:
-    """Files that pydicom ships, and one study of them in several series."""
-    found = []
-    for name in SHIPPED:
-        path = tmp_path / name
-        path.write_bytes(Path(str(get_testdata_file(name))).read_bytes())
-        found.append(path)
+@cache
+def contents() -> dict[str, bytes]:
+    """Return files that pydicom ships, and one study of them in several series, by their names."""
+    found = {name: Path(str(get_testdata_file(name))).read_bytes() for name in SHIPPED}
     for number in range(12):
-        dataset = pydicom.dcmread(found[0])
+        dataset = pydicom.dcmread(BytesIO(found[SHIPPED[0]]))
         dataset.StudyInstanceUID = f"1.2.3.{number % NEW_STUDIES}"
         dataset.SeriesInstanceUID = f"1.2.3.{number % NEW_STUDIES}.{number % 2}"
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.4.{number}"
@@ -52,11 +50,25 @@ def files(tmp_path: Path, store: FrameStore) -> list[Dataset]:
         dataset.SpecificCharacterSet = "ISO_IR 192"
         dataset.StudyDate = f"202611{10 + number % NEW_STUDIES}"
         dataset.InstanceNumber = number
-        path = tmp_path / f"{number}.dcm"
-        dataset.save_as(path)
-        found.append(path)
-    index(store, found)
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in found]
+        file = BytesIO()
+        dataset.save_as(file)
+        found[f"{number}.dcm"] = file.getvalue()
+    return found
+
+
+@cache
+def datasets() -> tuple[Dataset, ...]:
+    """Return what pydicom reads of them."""
+    return tuple(pydicom.dcmread(BytesIO(each), stop_before_pixels=True) for each in contents().values())
+
+
+@pytest.fixture
+def files(tmp_path: Path, store: FrameStore) -> list[Dataset]:
+    """The files above, indexed: what pydicom reads of them, which no test changes."""
+    for name, content in contents().items():
+        (tmp_path / name).write_bytes(content)
+    index(store, [tmp_path / name for name in contents()])
+    return list(datasets())
 
 
 def search(client: Client, path: str) -> list[dict[str, Any]]:
@@ -107,7 +119,7 @@ def test_results_hold_the_attributes_of_the_files(files: list[Dataset], connect:
         assert result["00083002"]["Value"] == [file.file_meta.TransferSyntaxUID]
         wanted = file.to_json_dict()
         for tag in ("00080016", "00100010", "00100020", "00080020", "00280010"):
-            assert result.get(tag) == wanted.get(tag), (file.filename, tag)
+            assert result.get(tag) == wanted.get(tag), (file.SOPInstanceUID, tag)
 
 
 @pytest.mark.parametrize(
