@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from itertools import permutations
+from collections import Counter
+from functools import cache
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from monai.transforms import (
     Spacingd,
 )
 
+from support.depth import depth
 from tensors.engine import fuzz
 from tensors.engine.test_generate import hashes
 from voxtier.tensors.dataset import HealingPersistentDataset
@@ -76,33 +79,48 @@ def test_a_mean_over_a_turned_volume_has_the_bits_of_monai(tmp_path: Path, order
     assert hashes(tmp_path / "fused") == hashes(tmp_path / "left to MONAI")
 
 
-@pytest.mark.parametrize("shape", [(12, 10, 8), (5, 5, 5), (1, 10, 8), (12, 1, 8), (12, 10, 1), (1, 1, 8)])
+SHAPES = [(12, 10, 8), (5, 5, 5), (1, 10, 8), (12, 1, 8), (12, 10, 1), (1, 1, 8)]
+TURNS = [("RAS", (1, 1, 1)), ("LPS", (-1, 1, 1)), ("ASR", (1, -1, -1)), ("SLA", (-1, -1, 1))]
+
+
+@cache
+def steps_and_engine(number: int, spacing: Any, size: Any) -> tuple[list[Any], Engine]:
+    """Return the transforms to the codes of that number, for every second of them with a label."""
+    keys = ["image", "label"][: 1 + number % 2]
+    steps = head(keys, TURNS[number][0], spacing)
+    if size:
+        modes = {"mode": ("trilinear", "nearest")[: len(keys)], "anti_aliasing": False}
+        steps.append(Resized(keys, size, **modes))
+    pipeline = find_pipeline(steps)
+    assert pipeline is not None
+    return steps, Engine(pipeline)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_turn_has_the_layout_of_monai(tmp_path: Path, shape: tuple[int, int, int]) -> None:
-    """Also of labels and slices; and what is resampled is dense in the order of its axes."""
-    count = 0
-    for order in permutations(range(3)):
-        for number, codes in enumerate(("RAS", "LPS", "ASR", "SLA")):
-            signs = [(1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, 1)][number]
-            path = write(tmp_path / "a.nii", shape, order, signs)
-            for spacing, size in (
-                ((1.0, 1.0, 1.0), None),
-                ((1.0, 1.0, 1.0), (6, 5, 7)),
-                ((1.0, 1.0, 1.0), shape),
-                ((1.0, 1.0, 1.5), None),
-            ):
-                keys = ["image", "label"][: 1 + number % 2]
-                steps = head(keys, codes, spacing)
-                if size:
-                    modes = {"mode": ("trilinear", "nearest")[: len(keys)], "anti_aliasing": False}
-                    steps.append(Resized(keys, size, **modes))
-                pipeline = find_pipeline(steps)
-                assert pipeline is not None
-                item = dict.fromkeys(keys, path)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    made, expected = Engine(pipeline).fuse(item)[0], Compose(steps)(item)
-                for key in keys:
-                    assert fuzz.layout(made[key]) == fuzz.layout(expected[key]), (order, codes, spacing, key)
-                    assert torch.equal(made[key].as_tensor(), expected[key].as_tensor())
-                    count += 1
-    assert count == 6 * 6 * 4
+    """Also of labels and slices; and what is resampled is dense in the order of its axes.
+
+    Each order of axes that a turn leads to is there with and without labels, and with each way to resample.
+    """
+    same = (1.0, 1.0, 1.0)
+    ways = [(same, None), (same, (6, 5, 7)), (same, shape), ((1.0, 1.0, 1.5), None)]
+    met: Counter[Any] = Counter()
+    for order, (number, (codes, signs)) in product(permutations(range(3)), enumerate(TURNS)):
+        path = write(tmp_path / "a.nii", shape, order, signs)
+        world = {"RL": 0, "AP": 1, "SI": 2}
+        turn = tuple(order[axis] for code in codes for pair, axis in world.items() if code in pair)
+        first = sum(turn[:2]) + number  # of this turn, another one for each of the four codes
+        for place in range(depth(2, 4)):
+            way = (first + place) % 4
+            steps, engine = steps_and_engine(number, *ways[way])
+            keys = steps[0].keys
+            item = dict.fromkeys(keys, path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made, expected = engine.fuse(item)[0], Compose(steps)(item)
+            met[turn, way, len(keys)] += 1
+            for key in keys:
+                assert fuzz.layout(made[key]) == fuzz.layout(expected[key]), (order, codes, ways[way], key)
+                assert torch.equal(made[key].as_tensor(), expected[key].as_tensor())
+    assert (len(met), {*met.values()}) == (6 * 4 * 2, {depth(1, 2)})
