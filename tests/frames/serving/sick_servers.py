@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 
+from voxtier.frames import FrameReader
 from voxtier.frames.store.grants import grants
 from voxtier.postgres.embedded import EmbeddedServer
 
@@ -125,3 +128,19 @@ UNREADABLE: tuple[Trouble, ...] = (
     refusing_connections,
     revoked,
 )
+
+
+async def pass_those_that_wait(
+    reader: FrameReader, index: int, path: str, release: threading.Event
+) -> list[bytes]:
+    """Return the first frame of a path, read while 40 tasks wait for the index, and then what these read.
+
+    They ask for frame ``index`` of the instance 2.25.1, and go on when ``release`` is set.
+    """
+    waiting = [asyncio.create_task(reader.aframe("2.25.1", index)) for _ in range(40)]
+    await asyncio.sleep(0)  # all of them have asked for a thread
+    read = await asyncio.wait_for(reader.aframe(path, 0), 50)
+    assert not any(task.done() for task in waiting)
+    assert not reader.stats()["degraded"]
+    release.set()
+    return [read, *await asyncio.gather(*waiting)]

@@ -15,7 +15,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from frames.serving.sick_servers import UNREADABLE, Trouble, add_reader, frozen, read_only
+from frames.serving.sick_servers import (
+    UNREADABLE,
+    Trouble,
+    add_reader,
+    frozen,
+    pass_those_that_wait,
+    read_only,
+)
 from support.builders import dicom, element, image, pattern
 from voxtier.errors import BackendError, NotFoundError, SourceError
 from voxtier.frames import FrameCache, FrameReader, FrameStore, read_table, read_tables
@@ -118,15 +125,6 @@ def test_paths_are_read_while_others_wait_for_the_first_connection(
         assert may_connect.wait(60)
         connect(database)
 
-    async def ask(reader: FrameReader) -> list[bytes]:
-        waiting = [asyncio.create_task(reader.aframe("2.25.1", 0)) for _ in range(40)]
-        await asyncio.sleep(0)  # all of them have asked for a thread
-        read = await asyncio.wait_for(reader.aframe(paths[2], 0), 50)
-        assert not any(task.done() for task in waiting)
-        assert not reader.stats()["degraded"]
-        may_connect.set()
-        return [read, *await asyncio.gather(*waiting)]
-
     with FrameStore(server.conninfo()) as store:
         store.upsert("s", read_tables(paths))
     monkeypatch.setattr(Database, "_connect_once", connect_when_told)
@@ -135,7 +133,10 @@ def test_paths_are_read_while_others_wait_for_the_first_connection(
         FrameStore(server.conninfo()) as store,
         FrameReader(store, "s", publish=False, index_seconds=4.0) as reader,
     ):
-        assert asyncio.run(ask(reader)) == [pattern(16, 2), *[pattern(16, 1)] * 40]
+        assert asyncio.run(pass_those_that_wait(reader, 0, paths[2], may_connect)) == [
+            pattern(16, 2),
+            *[pattern(16, 1)] * 40,
+        ]
 
 
 def test_a_first_connection_that_does_not_come_is_given_up(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from frames.indexing.files import native, run
+from frames.serving.sick_servers import pass_those_that_wait
 from frames.store.rows.index_rows import results
 from support.builders import pattern
 from voxtier.errors import BackendError, NotFoundError
@@ -155,17 +156,9 @@ def test_tasks_that_wait_for_the_start_leave_threads_for_paths(
         assert may_start.wait(60)
         attach(server)
 
-    async def ask(reader: FrameReader) -> list[bytes]:
-        waiting = [asyncio.create_task(reader.aframe("2.25.1", 1)) for _ in range(40)]
-        await asyncio.sleep(0)  # all of them have asked for a thread
-        read = await asyncio.wait_for(reader.aframe(path, 0), 50)
-        assert not any(task.done() for task in waiting)
-        may_start.set()
-        return [read, *await asyncio.gather(*waiting)]
-
     monkeypatch.setattr(EmbeddedServer, "attach", attach_when_told)
     with FrameStore() as store, FrameReader(store, tmp_path.name, index_seconds=5.0) as reader:
-        frames = asyncio.run(ask(reader))
+        frames = asyncio.run(pass_those_that_wait(reader, 1, path, may_start))
     assert frames == [pattern(32)[:16], *[pattern(32)[16:]] * 40]
 
 

@@ -91,7 +91,7 @@ def generator(seed: int, epoch: int, index: int, visit: int = 0, *, stream: int 
 class EpochSampler:
     """Indices for a DataLoader, shuffled anew each epoch and split over ranks, which carry the epoch.
 
-    The epoch travels in the index (see `epochs.EpochIndex`): order and patches of an epoch are the same
+    The epoch travels in the index (see `EpochIndex`): order and patches of an epoch are the same
     whatever was drawn before, which a run that is resumed needs.
 
     Parameters

@@ -14,7 +14,7 @@ const TO_BASE_64 = `window.toBase64 = values => {
 (async () => {
   const running = await chromium.launch({
     executablePath: browser,
-    // WebGL is drawn by the processor: nothing else is, and the window is small.
+    // Without a GPU: WebGL is drawn in software; the page is composed without it, in a small window, for less work.
     args: ['--no-sandbox', '--disable-gpu-compositing', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader'],
   });
   // One context, so that what a step fetched lies in the cache of the next.
