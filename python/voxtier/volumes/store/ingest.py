@@ -35,7 +35,6 @@ from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, rea
 
 # Who reads: what another one left unfinished is made anew. Raise the number where files are read otherwise.
 _READ_BY = (__version__, 2)
-_SMALL = 1 << 20  # bytes of an image that one thread writes sooner than several
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +231,6 @@ def _corners(array: VoxelArray) -> tuple[Region, Region]:
 def _write(uri: str, job: Job, session: Session, config: Config) -> dict[str, Any]:
     content = job.load()
     image = content.voxels
-    if image.nbytes <= _SMALL and not is_remote(uri):
-        session = session.single_threaded()
     meta = {**content.meta, "obs_id": job.obs_id, "voxtier_row": json.dumps(content.row)}
     try:
         write_volume(uri, image, meta, config.write, session, is_free=True)

@@ -309,7 +309,7 @@ def write_voxels(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], sessio
     session : Session
         How it is reached.
     """
-    session = session.for_small_writes(uri, 2 * voxels.nbytes + (1 << 20))
+    session = session.for_small_writes(uri, _written_at_most(voxels))
     _write(uri, (0,) * voxels.ndim, voxels, meta, session, None)
 
 
@@ -327,7 +327,14 @@ def write_region(uri: str, start: Sequence[int], voxels: NDArray[Any], session: 
     session : Session
         How it is reached.
     """
-    _write(uri, start, voxels, {}, session, next_timestamp(uri, (FRAGMENTS, SCHEMA), session))
+    timestamp = next_timestamp(uri, (FRAGMENTS, SCHEMA), session)
+    if not is_remote(uri):  # there an object has whole tiles, however small the box is
+        session = session.for_small_writes(uri, _written_at_most(voxels))
+    _write(uri, start, voxels, {}, session, timestamp)
+
+
+def _written_at_most(voxels: NDArray[Any]) -> int:
+    return 2 * voxels.nbytes + (1 << 20)
 
 
 def _write(

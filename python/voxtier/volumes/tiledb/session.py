@@ -39,6 +39,7 @@ REMOVING = ".gone-"
 
 _MB = 1 << 20
 _MULTIPART = "vfs.s3.use_multipart_upload"
+_SMALL = 3 << 20  # bytes of a local write that one thread does sooner than several
 _SINGLE_THREAD = {"sm.compute_concurrency_level": "1", "sm.io_concurrency_level": "1"}
 
 
@@ -106,11 +107,14 @@ class Session:
             return state.contexts[key]
 
     def for_small_writes(self, uri: str, size: int) -> Session:
-        """Return the session that puts objects of at most so many bytes in one request each.
+        """Return the session that writes objects of at most so many bytes best: locally by one thread.
 
-        TileDB sends anything, however small, as an upload of parts: four requests instead of two.
+        To an object store it puts each in one request: TileDB sends anything, however small, as an upload of
+        parts, four requests instead of two.
         """
-        if not is_remote(uri) or size > self.config.s3.multipart_part_size_mb * _MB:
+        if not is_remote(uri):
+            return self.single_threaded() if size <= _SMALL else self
+        if size > self.config.s3.multipart_part_size_mb * _MB:
             return self
         return Session(self.config, tuple(sorted({**dict(self.keys), _MULTIPART: "false"}.items())))
 

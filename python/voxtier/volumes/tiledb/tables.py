@@ -29,7 +29,15 @@ from voxtier.volumes.tiledb.columns import (
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.format.names import FRAGMENTS, SCHEMA
 from voxtier.volumes.tiledb.format.recovery import remove_schemas_after
-from voxtier.volumes.tiledb.session import LATEST, Session, Uri, as_uri, next_timestamp, read_kind
+from voxtier.volumes.tiledb.session import (
+    LATEST,
+    Session,
+    Uri,
+    as_uri,
+    is_remote,
+    next_timestamp,
+    read_kind,
+)
 
 INDEX_COLUMNS = ("obs_subject_id", "obs_id")
 OWN_PREFIX = "voxtier_"
@@ -60,7 +68,10 @@ class Dataframe:
         self._keys: tuple[str, ...] | None = None
 
     def _open(self, mode: str = "r", timestamp: int | None = None, size: int = 1 << 40) -> Any:
-        context = self._session.for_small_writes(self.uri, size).context()
+        session = self._session.for_small_writes(self.uri, size)
+        if not is_remote(self.uri):
+            session = session.single_threaded()  # sooner for a table of any length, and half of the work
+        context = session.context()
         asked = timestamp if timestamp is not None else self._timestamp
         if asked is None:
             asked = LATEST if mode == "r" else self._next_timestamp()
