@@ -120,7 +120,7 @@ def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _template(postgres: str) -> str:
+def template(postgres: str) -> str:
     """Name of a database in which a store was opened: its schema takes six times as long as the rest."""
     import psycopg
 
@@ -138,13 +138,15 @@ def _template(postgres: str) -> str:
 def dsn(request: pytest.FixtureRequest, postgres: str) -> Iterator[str]:
     """Connection string of an empty database, or of one with a store's schema where a fixture opens a store.
 
+    Tests that open a store by themselves and do not look at how its schema is made use `template`.
+
     Dropped before the next one is made, not at the end of its test: PostgreSQL would wait until the sessions
     of the test have ended.
     """
     import psycopg
 
-    opens = not {"store", "lakebase"}.isdisjoint(request.fixturenames)
-    template = request.getfixturevalue("_template") if opens else "template0"
+    opens = not {"store", "lakebase", "template"}.isdisjoint(request.fixturenames)
+    template = request.getfixturevalue("template") if opens else "template0"
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         while _used_databases:

@@ -93,6 +93,9 @@ def test_an_account_without_a_home_is_told_the_variable(command: str) -> None:
     failed = homeless(*command.split())
     assert failed.code == 2
     assert "VOXTIER_HOME" in failed.err
+
+
+def test_doctor_of_an_account_without_a_home_exits_4() -> None:
     assert homeless("doctor").code == 4
 
 
