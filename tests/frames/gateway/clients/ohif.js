@@ -37,9 +37,8 @@ const scroll = async (page, count) => {
 };
 
 const pan = async (page, frames) => {
+  await page.locator('[data-cy="dragPan-btn"]').click(); // no tool is chosen at first
   const begun = Date.now();
-  await page.mouse.move(800, 450);
-  for (let turn = 0; turn < 4; turn++) await page.mouse.wheel(0, -300);
   for (let drag = 0; drag < 5; drag++) {
     await page.mouse.move(800, 450);
     await page.mouse.down();
