@@ -22,7 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MOST_BYTES = 3_000_000  # of a wheel
+# Of a wheel, to notice a library or symbols that come along: 3.15 MB in November 2026, 2.3 MB of it the
+# core, mostly our own code (some of it twice, for AVX2). What users get for it may raise this number.
+MOST_BYTES = 3_500_000
 USE = """
 import importlib.metadata, sys, voxtier
 from voxtier.frames import read_metadata, read_table
