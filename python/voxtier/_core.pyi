@@ -1666,7 +1666,7 @@ class ParallelVerifier:
         """Stop after the files that are being read."""
 
 def save_hot_set(cache: FrameCache, path: str | PathLike[str]) -> int:
-    """Write what memory holds to a file, whole or not at all; return the number of entries."""
+    """Write what memory holds to a file, and wait for the disk; return the number of entries."""
 
 def restore_hot_set(cache: FrameCache, path: str | PathLike[str]) -> int:
     """Read a file of `save_hot_set`; return the number of entries that came into memory.

@@ -13,6 +13,7 @@ import pytest
 from voxtier.system import durable, machine
 from voxtier.system.durable import (
     TEMPORARY,
+    remove_leftovers,
     temporary_is_live,
     temporary_path,
     write_file,
@@ -95,6 +96,14 @@ def test_what_a_killed_writer_left_is_told_from_what_a_living_one_writes(tmp_pat
         writer.wait()
     assert left.exists()
     assert not temporary_is_live(left)
+    own = temporary_path(tmp_path / "frame.jpg")
+    others = [
+        tmp_path / name for name in ("frame.jpg", ".frame.jpg.tmp", left.name.replace("frame", "other"))
+    ]
+    for path in (own, *others):
+        path.touch()
+    remove_leftovers(tmp_path / "frame.jpg")
+    assert sorted(tmp_path.iterdir()) == sorted([own, *others])
 
 
 def test_a_temporary_of_a_process_whose_number_was_used_again_is_left_over(tmp_path: Path) -> None:

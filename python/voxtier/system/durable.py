@@ -8,6 +8,7 @@ holds the process and where its number counts, so that others there can tell whe
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
 import re
@@ -60,6 +61,15 @@ def changed_lately(path: Path, *, now: float | None = None) -> bool:
         return -_CLOCK_DIFFERENCE < (now or time.time()) - path.stat().st_mtime < STALE_AFTER
     except OSError:
         return False
+
+
+def remove_leftovers(final: Path) -> None:
+    """Remove the temporary files that killed writers of ``final`` left."""
+    for path in final.parent.glob(f".{glob.escape(final.name)}.*"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and match["name"] == final.name and not temporary_is_live(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from voxtier._core import restore_hot_set, save_hot_set
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.memory.cache import FrameCache
+from voxtier.system.durable import remove_leftovers, temporary_path
 from voxtier.system.workers import start_thread
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class HotSet:
     def start(self) -> None:
         """Save every few minutes, on a thread."""
         if self._path is not None:
+            remove_leftovers(self._path)
             self._thread = start_thread(self._run, "voxtier-hot-set")
 
     def stop(self) -> None:
@@ -61,8 +64,12 @@ class HotSet:
 
     def _save(self) -> None:
         assert self._path is not None
+        aside = temporary_path(self._path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            save_hot_set(self._cache, self._path)
+            save_hot_set(self._cache, aside)
+            aside.replace(self._path)
         except (OSError, SourceError) as error:
             _log.warning("the hot set could not be saved: %s", error)
+            with suppress(OSError):
+                aside.unlink()

@@ -23,21 +23,11 @@ fn restore_hot_set(py: Python<'_>, cache: &Bound<'_, PyFrameCache>, path: PathBu
     Ok(restored?)
 }
 
-/// Writes beside `path` and then renames: a reader sees the old file or the new one.
 fn save(cache: &FrameCache, path: &Path) -> Result<u64> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}", std::process::id()));
-    let written = (|| {
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&aside)?);
-        let count = cache.save(&mut out)?;
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        std::fs::rename(&aside, path)?;
-        Ok(count)
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&aside);
-    }
-    written
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let count = cache.save(&mut out)?;
+    out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(count)
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -20,6 +20,7 @@ from support.builders import dicom, element, pattern
 from voxtier.errors import BackendError
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
+from voxtier.system.durable import temporary_path
 
 PATH = instance_path(STUDY, SERIES, "1.9")
 
@@ -239,10 +240,16 @@ def test_the_tables_in_memory_come_back_at_the_next_start(
     file: Path, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = tmp_path / "home" / "hot"
+    # Left by a gateway that was killed while it saved.
+    dead = temporary_path(saved)
+    dead = dead.with_name(dead.name.replace(str(os.getpid()), "999999999"))
+    dead.parent.mkdir()
+    dead.write_bytes(b"half")
     with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
         client = Client(gateway)
         assert client.frames(PATH, "1").status == 200
         client.connection.close()
+    assert list(saved.parent.iterdir()) == [saved]
     again = Gateway(store, port=0, hot_set=saved, index_seconds=60)
     monkeypatch.setattr(store, "recall", lambda *_, **__: None)  # the table can come from memory alone
     with again:
