@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from volumes.support.forks import Script, run_forks  # noqa: E402
 from voxtier.errors import ConfigError, FormatError  # noqa: E402
 from voxtier.volumes import (  # noqa: E402
     ClassSampler,
@@ -308,20 +308,27 @@ def test_threads_end_with_the_iteration_however_it_ends(cohort: Path) -> None:
     assert engine_threads() == 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kept", ["", "import json; json.kept = iterator"])
-def test_a_process_ends_without_a_word_beside_an_iterator(cohort: Path, dtype: str, kept: str) -> None:
-    script = f"""
+BESIDE = """
+import sys
 from voxtier.volumes import DatasetConfig, RadiObject, VolumeCollectionDataset, batches
-config = DatasetConfig("patch", 8, 9, dtype={dtype!r})
-loader = batches(VolumeCollectionDataset(RadiObject({str(cohort)!r}).CT, config), 4, dtype={dtype!r})
+store, dtype, kept = sys.argv[1:]
+config = DatasetConfig("patch", 8, 9, dtype=dtype)
+loader = batches(VolumeCollectionDataset(RadiObject(store).CT, config), 4, dtype=dtype)
 iterator = iter(loader)
 next(iterator)
 print(loader.explain()["reader"])
-{kept}
+if kept:
+    import json
+    json.kept = iterator
 """
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (found.stdout.strip(), found.stderr) == ("core" if dtype == "float32" else "general", "")
+
+
+def test_a_process_ends_without_a_word_beside_an_iterator(cohort: Path, tmp_path: Path) -> None:
+    ways = list(product(["float32", "float64"], ["", "kept"]))
+    scripts = [[BESIDE, str(cohort), *way] for way in ways]
+    found = run_forks(tmp_path / "forks", ["torch", "voxtier.volumes.training.loaders"], scripts)
+    for (dtype, _), script in zip(ways, found, strict=True):
+        assert script == Script(0, "core\n" if dtype == "float32" else "general\n", "")
 
 
 def test_ctrl_c_interrupts_the_wait(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:

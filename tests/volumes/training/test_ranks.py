@@ -22,6 +22,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from volumes.support.forks import Script, run_forks
 from volumes.training.test_batches import cohort, dataset, save  # noqa: F401
 from voxtier.volumes import (
     ForegroundSampler,
@@ -39,8 +40,9 @@ from voxtier.volumes.training.loaders import (
     create_validation_dataloader,
 )
 
+# The ranks end at once: the end of an interpreter with these modules takes two seconds.
 TRAIN = """
-import hashlib, json, sys
+import hashlib, json, os, sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from voxtier.volumes import ForegroundSampler, RadiObject, SegmentationDataset, batches
@@ -64,12 +66,13 @@ for epoch in range(2):
         for image, start, name in zip(batch["image"], batch["patch_start"], batch["obs_id"], strict=True):
             digest = hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
             seen.append(f"{epoch} {name} {start.tolist()} {digest}")
-print(json.dumps([len(loader), seen, [float(p.sum()) for p in model.parameters()]]))
+print(json.dumps([len(loader), seen, [float(p.sum()) for p in model.parameters()]]), flush=True)
+os._exit(0)
 """
 
 # Five volumes for two ranks, by each loader: every batch waits for the other rank's.
 UNEVEN = """
-import json, sys
+import json, os, sys
 from datetime import timedelta
 import torch
 from voxtier.volumes import RadiObject, VolumeCollectionDataset, batches
@@ -101,8 +104,12 @@ for loader in loaders:
         torch.distributed.all_reduce(waits)
         items.append(sorted(batch["idx"].tolist()))
     found.append([len(loader), items])
-print(json.dumps(found))
+print(json.dumps(found), flush=True)
+os._exit(0)
 """
+
+# With what torch loads when it makes the first model of several ranks.
+IMPORTS = ["torch._dynamo", "voxtier.volumes.compat.ml.distributed"]
 
 SECONDS = float(os.environ.get("TRAINING_SOAK_SECONDS", "3600"))
 EPOCHS, RANKS, BATCH = 4, 2, 2
@@ -152,7 +159,7 @@ while True:
 def test_ranks_share_the_grid_of_a_volume(tmp_path: Path, workers: int) -> None:
     volume = Volume.from_numpy(tmp_path / "v", np.arange(9 * 8 * 4, dtype=np.int16).reshape(9, 8, 4))
     grid = GridPatchDataset(volume, 4)
-    options = {"num_workers": workers, "start_method": "spawn"}
+    options = {"num_workers": workers, "start_method": "forkserver"}
     shares = []
     for rank in range(2):
         loader = create_distributed_dataloader(grid, rank=rank, world_size=2, batch_size=2, **options)
@@ -164,23 +171,37 @@ def test_ranks_share_the_grid_of_a_volume(tmp_path: Path, workers: int) -> None:
     assert alone == list(range(len(grid)))
 
 
-def test_a_process_that_ignores_ctrl_c_goes_on(cohort: Path) -> None:  # noqa: F811
-    """As one in the background of a script does: TileDB's handler called the address of SIG_IGN."""
-    command = [sys.executable, "-c", ENDLESS, str(cohort), "ignore"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "running"
-        process.send_signal(signal.SIGINT)
-        again = process.stdout.readline().strip()  # the next pass
-        process.kill()
-    assert again == "running"
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("five")
+    voxels = np.random.default_rng(3).integers(-900, 900, (16, 16, 16)).astype(np.int16)
+    images = {"CT": [(save(folder / f"{n}.nii", voxels), f"s{n}") for n in range(5)]}
+    RadiObject.from_niftis(folder / "store", images=images)
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def of_ranks(cohort: Path, five: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Script]]:  # noqa: F811
+    """What two gloo ranks say of each script; all are forks of one process."""
+    folder = tmp_path_factory.mktemp("ranks")
+    scripts = [
+        [code, str(store), str(folder / f"meeting{len(code)}"), str(rank), "2"]
+        for code, store in ((TRAIN, cohort), (UNEVEN, five))
+        for rank in range(2)
+    ]
+    found = run_forks(folder / "forks", IMPORTS, scripts)
+    return {TRAIN: found[:2], UNEVEN: found[2:]}
+
+
+def _answers(scripts: list[Script]) -> list[Any]:
+    assert [script.code for script in scripts] == [0, 0], [script.err for script in scripts]
+    return [json.loads(script.out.splitlines()[-1]) for script in scripts]
 
 
 def test_two_gloo_ranks_see_the_items_of_one_process_and_train_one_model(
     cohort: Path,  # noqa: F811
-    tmp_path: Path,
+    of_ranks: dict[str, list[Script]],
 ) -> None:
-    processes = [_start(cohort, tmp_path, rank) for rank in range(2)]
     radi = RadiObject(cohort)
     data = SegmentationDataset(
         radi.CT, radi.seg, DatasetConfig("patch", 12, 6, ForegroundSampler(0.5), seed=4)
@@ -191,7 +212,7 @@ def test_two_gloo_ranks_see_the_items_of_one_process_and_train_one_model(
         for item in data:
             digest = hashlib.sha256(item["image"].tobytes()).hexdigest()
             alone[f"{epoch} {item['obs_id']} {item['patch_start'].tolist()} {digest}"] += 1
-    first, second = [_answer(process) for process in processes]
+    first, second = _answers(of_ranks[TRAIN])
     assert (first[0], second[0]) == (4, 4)  # 18 items: two are left out, so that no rank waits for the other
     both = Counter([*first[1], *second[1]])
     assert both.total() == 2 * 16
@@ -199,17 +220,8 @@ def test_two_gloo_ranks_see_the_items_of_one_process_and_train_one_model(
     assert first[2] == second[2]
 
 
-@pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("five")
-    voxels = np.random.default_rng(3).integers(-900, 900, (16, 16, 16)).astype(np.int16)
-    images = {"CT": [(save(folder / f"{n}.nii", voxels), f"s{n}") for n in range(5)]}
-    RadiObject.from_niftis(folder / "store", images=images)
-    return folder / "store"
-
-
-def test_gloo_ranks_never_wait_where_items_do_not_divide(five: Path, tmp_path: Path) -> None:
-    found = [_answer(process) for process in [_start(five, tmp_path, rank, UNEVEN) for rank in range(2)]]
+def test_gloo_ranks_never_wait_where_items_do_not_divide(of_ranks: dict[str, list[Script]]) -> None:
+    found = _answers(of_ranks[UNEVEN])
     count = 0
     for size in (1, 2, 3):
         for drops in (False, True, False, None, True):
@@ -274,30 +286,25 @@ def test_a_rank_goes_on_within_an_epoch_that_does_not_divide(five: Path) -> None
         ]
 
 
-def _start(store: Path, folder: Path, rank: int, script: str = TRAIN) -> subprocess.Popen[str]:
-    arguments = [str(store), str(folder / "meeting"), str(rank), "2"]
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def _answer(process: subprocess.Popen[str]) -> list:
-    out, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
-    return json.loads(out.splitlines()[-1])
-
-
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_is_stopped_ends_at_once_and_leaves_nothing(cohort: Path, end: signal.Signals) -> None:  # noqa: F811
+    """The one that is killed ignores Ctrl-C before, as one in the background of a script does.
+
+    TileDB's handler called the address of SIG_IGN.
+    """
     before = set(os.listdir("/dev/shm"))
+    ignores = [] if end is signal.SIGINT else ["ignore"]
     process = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS, str(cohort)],
+        [sys.executable, "-c", ENDLESS, str(cohort), *ignores],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "running"
+    if ignores:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline().strip() == "running"  # the next pass
     process.send_signal(end)
     _, error = process.communicate(timeout=60)
     assert process.returncode == -end
