@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -16,6 +17,12 @@ from voxtier.volumes import clear_cache, reset_config
 
 
 def pytest_configure() -> None:
+    """Let the fork server import torch once instead of each of its workers, and choose a place for files."""
+    multiprocessing.set_forkserver_preload(["torch.utils.data", "voxtier.volumes"])
+    _make_files_in_memory()
+
+
+def _make_files_in_memory() -> None:
     """Make temporary files in memory where there is room: a volume is dozens of small ones.
 
     On a disk these tests take a fifth more of CPU. TMPDIR says another place, as in `make soak`.

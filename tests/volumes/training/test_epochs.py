@@ -56,12 +56,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def preloaded() -> None:
-    """Let the fork server import torch once instead of each of its workers."""
-    multiprocessing.set_forkserver_preload(["torch.utils.data", "voxtier.volumes"])
-
-
 @pytest.fixture
 def radi(tmp_path: Path) -> RadiObject:
     import nibabel as nib
@@ -91,7 +85,7 @@ def expected(dataset: VolumeCollectionDataset, epoch: int) -> Draws:
 
 # Workers, how they are started, whether they stay; each start other than by fork takes seconds.
 ALL = [*product([1, 3], ["fork", "spawn", "forkserver"], [False, True])]
-NOW = [(1, "fork", True), (3, "fork", False), (3, "forkserver", True), (1, "spawn", False)]
+NOW = [(1, "fork", True), (3, "fork", False), (3, "forkserver", False), (1, "spawn", True)]
 
 
 def passes(loader: Any, count: int = 3) -> list[Draws]:
@@ -328,21 +322,18 @@ first = dataset[0]
 for _ in range(2):
     for batch in DataLoader(dataset, batch_size=2, num_workers=1):
         assert batch["image"].shape == (2, 1, 16, 16, 16)
-print("done")
+print("done", file=sys.stderr, flush=True)
+import tiledb
+tiledb.Ctx()
+next(iter(DataLoader(dataset, batch_size=2, num_workers=1)))
 """
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python itself warns at every fork with threads")
-def test_a_plain_loader_warns_of_nothing(radi: RadiObject) -> None:
-    done = tree_of(PLAIN, Path(str(radi.uri)))
-    assert (done.stdout, done.stderr) == ("done\n", "")
-
-
-def test_a_context_of_the_user_still_brings_the_warning_of_tiledb(radi: RadiObject) -> None:
-    if sys.version_info >= (3, 12):
-        pytest.skip("tiledb-py leaves the warning to Python")
-    code = PLAIN.replace("dataset =", "import tiledb; tiledb.Ctx()\ndataset =")
-    assert "deadlocks are likely" in tree_of(code, Path(str(radi.uri))).stderr
+def test_a_plain_loader_warns_of_nothing_until_the_user_makes_a_context_of_tiledb(radi: RadiObject) -> None:
+    told = tree_of(PLAIN, Path(str(radi.uri))).stderr
+    assert told.startswith("done\n")
+    assert "deadlocks are likely" in told
 
 
 def test_asking_for_patches_loads_no_torch(radi: RadiObject) -> None:
@@ -373,13 +364,16 @@ def test_a_size_of_one_number_is_a_cube(radi: RadiObject) -> None:
         (0, "fork", False),
         (1, "fork", False),
         (2, "fork", True),
-        (0, "spawn", False),
+        (0, "forkserver", False),  # which pickles, as spawn does
+        pytest.param(0, "spawn", False, marks=pytest.mark.soak),
         pytest.param(1, "spawn", False, marks=pytest.mark.soak),
     ],
 )
 def test_ranks_that_one_process_starts_count_each_for_itself(
     radi: RadiObject, method: str, workers: int, *, threads: bool
 ) -> None:
+    if threads:
+        pytest.importorskip("monai.data")  # here, once for both of them
     dataset = patches(radi)
     dataset.set_epoch(5)
     context = multiprocessing.get_context(method)
@@ -404,8 +398,9 @@ def test_ranks_that_one_process_starts_count_each_for_itself(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("mode", ["full_volume", "patch"])
+@pytest.mark.parametrize(
+    ("workers", "mode"), [(0, "full_volume"), (0, "patch"), (1, "full_volume"), (2, "patch")]
+)
 def test_random_transforms_of_monai_differ_from_pass_to_pass(
     radi: RadiObject, workers: int, mode: str
 ) -> None:
@@ -422,9 +417,9 @@ def test_random_transforms_of_monai_differ_from_pass_to_pass(
         config = DatasetConfig(mode, 16 if mode == "patch" else None, seed=seed)
         dataset = VolumeCollectionDataset(radi.T1w, config, transform=transform)
         loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=keep)
-        return [[float(item["image"].sum()) for batch in loader for item in batch] for _ in range(3)]
+        return [[float(item["image"].sum()) for batch in loader for item in batch] for _ in range(2)]
 
     found = run(1, 2)
-    assert len({number for each in found for number in each}) == 12
+    assert len({number for each in found for number in each}) == 8
     assert found == run(1, 3)  # another share for each worker
     assert found != run(2, 2)

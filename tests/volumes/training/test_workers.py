@@ -34,12 +34,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def preloaded() -> None:
-    """Let the fork server import torch once instead of each of its workers."""
-    multiprocessing.set_forkserver_preload(["torch.utils.data", "voxtier.volumes"])
-
-
 @pytest.fixture
 def cohort(tmp_path: Path) -> RadiObject:
     configure(tile=TileConfig("isotropic", 16, 16, 16), io=ReadConfig(concurrency=2))
