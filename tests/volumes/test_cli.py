@@ -16,19 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from support.small_disk import without_bytecode
+from volumes.support.command_line import run
 from volumes.support.images import code_of, pairs, series
 from voxtier.cli.commands import cli
 from voxtier.errors import SourceError
 from voxtier.volumes import RadiObject, Volume
-
-
-def run(*arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "voxtier", "volumes", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +34,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ingest_info_and_stats_name_every_volume(store: Path) -> None:
-    assert "2 subjects, 1 collection: [T1w]" in run("info", store / "r").stdout
-    rows = [json.loads(line) for line in run("info", store / "r", "--json").stdout.splitlines()]
+    assert "2 subjects, 1 collection: [T1w]" in run("info", store / "r").out
+    rows = [json.loads(line) for line in run("info", store / "r", "--json").out.splitlines()]
     assert [row["obs_id"] for row in rows] == ["a_T1w", "b_T1w"]
     assert rows[0]["shape"] == "20x24x28"
-    drawn = run("info", store / "r", "--obs", "a_T1w").stdout
+    drawn = run("info", store / "r", "--obs", "a_T1w").out
     assert "1 of 28 tiles" in drawn
     assert "28 of 28 tiles" in drawn
     assert "+--" in drawn
-    found = json.loads(run("stats", store / "r", "--obs", "b_T1w", "--json").stdout)
+    found = json.loads(run("stats", store / "r", "--obs", "b_T1w", "--json").out)
     assert found["mean"] == code_of("b", "T1w")
 
 
@@ -64,7 +56,7 @@ def test_a_slice_is_a_png_of_the_plane(store: Path) -> None:
     run("slice", store / "r", output, "--obs", "a_T1w", "--plane", "coronal", "--mm")
     content = output.read_bytes()  # voxels of 1 by 3 mm
     assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (20, 84)
-    assert "outside" in run("slice", store / "r", output, "--obs", "a_T1w", "--index", 99, code=2).stderr
+    assert "outside" in run("slice", store / "r", output, "--obs", "a_T1w", "--index", 99, code=2).err
     # A full disk leaves the picture that is there, and nothing beside it.
     names = set(store.iterdir())
     result = subprocess.run(
@@ -89,13 +81,13 @@ def test_volumes_of_every_type_are_described_and_drawn_or_refused(tmp_path: Path
         "holes": np.array([np.nan, -np.inf, 1, np.inf] * 16, np.float32).reshape(4, 4, 4),
     }.items():
         Volume.from_numpy(tmp_path / name, voxels)
-        found = json.loads(run("stats", tmp_path / name, "--json").stdout, parse_constant=refuse)
+        found = json.loads(run("stats", tmp_path / name, "--json").out, parse_constant=refuse)
         assert found["median"] == 1
         run("slice", tmp_path / name, tmp_path / "x.png")
     assert (found["max"], found["mean"], found["nan_count"]) == (None, None, 16)
     Volume.from_numpy(tmp_path / "waves", np.full((4, 4, 4), 1j, np.complex64))
-    assert "complex" in run("slice", tmp_path / "waves", tmp_path / "x.png", code=2).stderr
-    assert "complex" in run("stats", tmp_path / "waves", code=1).stderr
+    assert "complex" in run("slice", tmp_path / "waves", tmp_path / "x.png", code=2).err
+    assert "complex" in run("stats", tmp_path / "waves", code=1).err
     run("bench", tmp_path / "mask", "--repeats", 0, code=2)
 
 
@@ -109,11 +101,13 @@ def test_exit_codes(store: Path, tmp_path: Path) -> None:
     (tmp_path / "bad_T1w.nii").write_bytes(b"no")
     (tmp_path / "good_T1w.nii").write_bytes((store / "in/a_T1w.nii").read_bytes())
     run("ingest", tmp_path / "n", tmp_path / "bad_T1w.nii", tmp_path / "good_T1w.nii", code=1)
-    assert "would ingest" in run("ingest", tmp_path / "m", tmp_path / "good_T1w.nii", "--dry-run").stdout
+    assert "would ingest" in run("ingest", tmp_path / "m", tmp_path / "good_T1w.nii", "--dry-run").out
     assert not (tmp_path / "m").exists()
-    run(
-        "ingest", tmp_path / "m", tmp_path / "bad_T1w.nii", tmp_path / "good_T1w.nii", "--skip-errors", code=3
-    )
+    command = [sys.executable, "-m", "voxtier", "volumes", "ingest", "--skip-errors"]
+    files = [tmp_path / "bad_T1w.nii", tmp_path / "good_T1w.nii"]
+    done = subprocess.run([*command, tmp_path / "m", *files], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
 
 
 def test_verify_finds_a_damaged_volume(store: Path, tmp_path: Path) -> None:
@@ -124,7 +118,7 @@ def test_verify_finds_a_damaged_volume(store: Path, tmp_path: Path) -> None:
     content[40:60] = b"\xff" * 20
     victim.write_bytes(content)
     found = run("verify", tmp_path / "r", "--json", code=1)
-    assert [json.loads(line)["status"] for line in found.stdout.splitlines()].count("bad") == 1
+    assert [json.loads(line)["status"] for line in found.out.splitlines()].count("bad") == 1
 
 
 def test_what_verify_cannot_read_is_no_finding(
@@ -150,14 +144,14 @@ def test_what_verify_cannot_read_is_no_finding(
 
 def test_replicas_are_shown_verified_and_renewed(store: Path, tmp_path: Path) -> None:
     run("ingest", tmp_path / "r", store / "in", "--replica", "sagittal", "--replica", "coronal")
-    rows = [json.loads(line) for line in run("info", tmp_path / "r", "--json").stdout.splitlines()]
+    rows = [json.loads(line) for line in run("info", tmp_path / "r", "--json").out.splitlines()]
     assert rows[0]["replicas"] == "sagittal, coronal"
-    drawn = run("info", tmp_path / "r", "--obs", "a_T1w").stdout
+    drawn = run("info", tmp_path / "r", "--obs", "a_T1w").out
     assert "1 of 20 tiles, 1 plane thick (1.0 cells" in drawn
     assert "of the replica coronal" in drawn
     Volume(rows[0]["uri"] + "/replica-sagittal").update((0, 0, 0), np.ones((2, 2, 2), np.int16))
     found = run("verify", tmp_path / "r", code=1)
-    assert "replica sagittal is stale" in found.stdout
+    assert "replica sagittal is stale" in found.out
     run("verify", tmp_path / "r", "--fix")
     run("verify", tmp_path / "r")
 
@@ -169,14 +163,13 @@ def test_export_consolidate_and_dicom_ingest_give_files_fragments_and_volumes(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_T1w.nii.gz", "b_T1w.nii.gz"]
     image = nib.load(tmp_path / "out/a_T1w.nii.gz")
     assert (np.asarray(image.dataobj) == code_of("a", "T1w")).all()
-    assert "merged=False" in run("consolidate", store / "r").stdout
+    assert "merged=False" in run("consolidate", store / "r").out
     run("vacuum", store / "r")
     series(tmp_path / "p7", [(0, 0, k) for k in range(3)])
     run("ingest", tmp_path / "d", tmp_path / "p7")
-    assert "p7_CT" in run("info", tmp_path / "d", "--json").stdout
+    assert "p7_CT" in run("info", tmp_path / "d", "--json").out
     assert (
-        json.loads(run("bench", tmp_path / "d", "--obs", "p7_CT", "--repeats", 2, "--json").stdout)["axial"]
-        > 0
+        json.loads(run("bench", tmp_path / "d", "--obs", "p7_CT", "--repeats", 2, "--json").out)["axial"] > 0
     )
 
 

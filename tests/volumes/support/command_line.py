@@ -44,4 +44,5 @@ def run(*arguments: object, code: int = 0) -> Done:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert (ended.value.code or 0) == code, err.getvalue()
+    assert "Traceback" not in err.getvalue()
     return Done(out.getvalue(), err.getvalue())
