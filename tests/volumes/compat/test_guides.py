@@ -12,6 +12,7 @@ import pytest
 
 from volumes.compat.conftest import GRID, SHAPE, SUBJECTS, voxels_of
 from volumes.support.images import series
+from volumes.support.in_workers import mean_in_process
 from voxtier.volumes.compat import (
     CacheStats,
     CompressionConfig,
@@ -39,7 +40,7 @@ from voxtier.volumes.compat import (
     reset_radiobject_config,
     uri_exists,
 )
-from voxtier.volumes.compat.parallel import ctx_for_process, ctx_for_threads, map_on_threads
+from voxtier.volumes.compat.parallel import ctx_for_threads, map_on_threads
 from voxtier.volumes.compat.streaming import RadiObjectWriter, StreamingWriter
 from voxtier.volumes.compat.writers import VolumeCollectionWriter
 
@@ -294,10 +295,6 @@ def test_profiling(radi: RadiObject) -> None:
     assert (stats.all_counters(), stats.cache_stats().hit_rate) == ({}, 0.0)
 
 
-def in_process(uri: str) -> float:
-    return float(Volume(uri, ctx=ctx_for_process()).to_numpy().mean())
-
-
 def test_tuning_concurrency(radi: RadiObject) -> None:
     shared = get_tiledb_ctx()
     uris = [vol.uri for vol in radi.T1w]
@@ -308,4 +305,4 @@ def test_tuning_concurrency(radi: RadiObject) -> None:
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        assert np.allclose(list(pool.map(in_process, uris)), means, rtol=1e-5)
+        assert np.allclose(list(pool.map(mean_in_process, uris)), means, rtol=1e-5)

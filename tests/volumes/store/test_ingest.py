@@ -24,6 +24,7 @@ from support.accounts import let_others_enter
 from support.small_disk import without_bytecode
 from volumes.support.checks import check_identity
 from volumes.support.images import code_of, pairs
+from volumes.support.in_workers import append_some
 from volumes.support.kills import kill_ingest
 from voxtier.errors import BackendError, ConfigError, LeftOutWarning, NotFoundError, SourceError
 from voxtier.system import locks
@@ -230,19 +231,15 @@ def kill_at_points(tmp_path: Path, mode: str, count: int) -> None:
         assert len(RadiObject(root / "r").collection("copy")) == 8
 
 
-def append_some(root: Path, folder: Path, first: int) -> None:
-    radi = RadiObject(root)
-    for number in range(first, first + 3):
-        radi.append(images={"T1w": [(folder / f"{number:03d}_T1w.nii", f"s{number}")]})
-
-
 def test_four_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
     subjects = [f"s{n}" for n in range(13)]
     images = pairs(tmp_path / "in", subjects)
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images[12:]})
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    together = context.Barrier(4)
     writers = [
-        context.Process(target=append_some, args=(tmp_path / "r", tmp_path / "in", 3 * n)) for n in range(4)
+        context.Process(target=append_some, args=(tmp_path / "r", tmp_path / "in", 3 * n, together))
+        for n in range(4)
     ]
     for writer in writers:
         writer.start()

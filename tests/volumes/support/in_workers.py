@@ -1,14 +1,31 @@
-"""What DataLoader workers import: apart from the tests, so that a spawned worker loads little else."""
+"""What workers and other processes import: apart from the tests, so that these load little else."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 from voxtier.errors import FormatError
-from voxtier.volumes import cache_stats
+from voxtier.volumes import RadiObject, cache_stats
+
+
+def append_some(root: Path, folder: Path, first: int, together: Any) -> None:
+    """Append three images, one after the other; the processes begin when all are there."""
+    radi = RadiObject(root)
+    together.wait(100)
+    for number in range(first, first + 3):
+        radi.append(images={"T1w": [(folder / f"{number:03d}_T1w.nii", f"s{number}")]})
+
+
+def mean_in_process(uri: str) -> float:
+    """Return the mean of a volume, as a process reads it that RadiObject's guide starts."""
+    from voxtier.volumes.compat import Volume
+    from voxtier.volumes.compat.parallel import ctx_for_process
+
+    return float(Volume(uri, ctx=ctx_for_process()).to_numpy().mean())
 
 
 def keep(items: list[Any]) -> list[Any]:

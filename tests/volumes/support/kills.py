@@ -15,7 +15,7 @@ from voxtier.volumes.store.jobs import Job
 
 def kill_ingest(root: Path, images: Sequence[tuple[Path, str]], at: str) -> None:
     """Ingest T1w images one after the other; the process dies when the turn of a subject comes."""
-    child = multiprocessing.get_context("spawn").Process(target=_ingest_until, args=(root, images, at))
+    child = multiprocessing.get_context("forkserver").Process(target=_ingest_until, args=(root, images, at))
     child.start()
     child.join(200)
     assert child.exitcode == 9

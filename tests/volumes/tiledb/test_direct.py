@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tiledb
 
+from support.depth import depth
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes import CompressionConfig, ReadConfig, TileConfig, Volume, cache_stats, configure
@@ -28,14 +30,24 @@ def through_tiledb(uri: Path | str, monkeypatch: pytest.MonkeyPatch) -> arrays.V
     return array
 
 
-@pytest.mark.parametrize("algorithm", ["zstd", "lz4", "gzip", "none"])
-@pytest.mark.parametrize("orientation", ["axial", "sagittal", "coronal", "isotropic"])
+ALGORITHMS = ["zstd", "lz4", "gzip", "none"]
+ORIENTATIONS = ["axial", "sagittal", "coronal", "isotropic"]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_direct_reads_give_the_cells_of_tiledb(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, orientation: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
+    """Of an algorithm, a type and a shape, `make test` takes one of four orientations, the next at each step.
+
+    So it takes any three of the four things together, and the soak all four.
+    """
     rng = np.random.default_rng(0)
-    for dtype in ("u1", "i2", "u4", "f4", "f8"):
-        for shape in SHAPES:
+    turn = ALGORITHMS.index(algorithm)
+    for number, dtype in enumerate(("u1", "i2", "u4", "f4", "f8")):
+        places = product(range(depth(1, 4)), enumerate(SHAPES))
+        for orientation, shape in [(ORIENTATIONS[(turn + number + n + k) % 4], s) for k, (n, s) in places]:
             configure(
                 tile=TileConfig(orientation, y=rng.choice([None, 7])),
                 compression=CompressionConfig(algorithm),

@@ -317,9 +317,17 @@ def test_a_fill_that_whole_numbers_cannot_hold_is_refused(tmp_path: Path) -> Non
     assert numbers.ravel().tolist() == [58_976, 50]
 
 
-@pytest.mark.parametrize("most", [1, 2, 7])
 @pytest.mark.parametrize(
-    ("stored", "inter"), [("u1", None), ("i2", None), ("i4", None), ("i1", 64), ("u2", -9)]
+    ("most", "stored", "inter"),
+    [
+        (1, "u1", None),
+        (7, "u1", None),
+        (2, "i2", None),
+        (1, "i4", None),
+        (7, "i4", None),
+        (2, "i1", 64),
+        (7, "u2", -9),
+    ],
 )
 def test_samplers_find_the_classes_of_a_mask_that_is_scaled(
     tmp_path: Path, most: int, stored: str, inter: float | None

@@ -23,7 +23,7 @@ uri, cap = sys.argv[1], int(sys.argv[2])
 configure(read=ReadConfig(memory_budget_mb=64, tile_cache_size_mb=cap, concurrency=2))
 volume = Volume(uri)
 rng = np.random.default_rng(0)
-corners = rng.integers(0, np.array(volume.shape) - 48, (1000, 3))
+corners = rng.integers(0, np.array(volume.shape) - 48, (400, 3))
 for corner in corners[:20]:
     volume[tuple(slice(int(c), int(c) + 48) for c in corner)]
 base, most = resident() - cache_stats()["bytes_held"] / 2**20, 0
@@ -45,7 +45,7 @@ def run(script: str, *arguments: Any) -> list[float]:
     return [float(part) for part in done.stdout.split()]
 
 
-def test_a_thousand_cubes_stay_within_the_budget(tmp_path: Path) -> None:
+def test_hundreds_of_cubes_stay_within_the_budget(tmp_path: Path) -> None:
     from voxtier.volumes import TileConfig, Volume, configure
 
     configure(tile=TileConfig("isotropic", 32, 32, 32))
