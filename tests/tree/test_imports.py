@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 
@@ -211,6 +212,13 @@ def test_import_is_light(module: str) -> None:
     script = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("room", ["frames", "volumes", "tensors"])
+def test_a_room_lists_what_it_imports_on_first_use(room: str) -> None:
+    """As completion in a notebook asks for it."""
+    module = importlib.import_module(f"voxtier.{room}")
+    assert set(module.__all__) <= set(dir(module))
 
 
 def test_voxtier_needs_numpy_alone() -> None:

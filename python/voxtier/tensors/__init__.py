@@ -72,3 +72,7 @@ def __getattr__(name: str) -> Any:
                 raise MissingExtraError(package, "tensors") from error
             raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,6 +18,7 @@ from frames.dicom.cases import CASES
 from frames.indexing.files import link_files, native, run, set_state, statuses, write_files
 from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, jpeg
 from voxtier._core import Refusal
+from voxtier.errors import ConfigError
 from voxtier.frames import FrameTable, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.indexing.run import FileIndexer, index_files
@@ -47,6 +48,12 @@ def test_a_second_run_opens_no_unchanged_file(store: FrameStore, tmp_path: Path)
         set_state(store, path)
     assert statuses(run(store, paths)) == {"unchanged": 5}
     assert statuses(run(store, paths, force=True)) == {"error": 5}
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "all"])
+def test_a_batch_of_no_files_is_refused(store: FrameStore, tmp_path: Path, size: object) -> None:
+    with pytest.raises(ConfigError, match="batch_size must be a whole number >= 1"):
+        list(index_files(FileIndexer(store), write_files(tmp_path / "d", 1), batch_size=size))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("frames", [1, 9], ids=["fewer frames", "more frames"])

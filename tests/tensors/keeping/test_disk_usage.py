@@ -182,6 +182,7 @@ def test_relative_folders_tell_the_truth(
     expected = measure_usage(tmp_path / "a")
     assert expected["tensors"] == sum(path.stat().st_size for path in paths)
     assert expected["manifests"] > expected["other"] == 0
+    assert measure_usage(paths[0].parent) == expected  # its manifest lies beside it
     monkeypatch.chdir(tmp_path / "a")
     assert measure_usage(Path()) == measure_usage(Path("../a")) == expected
     monkeypatch.chdir(paths[0].parent)

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from voxtier._core import Indexer, take_unchanged
-from voxtier.arguments import as_several
+from voxtier.arguments import as_several, whole_number
 from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.paths import Shard, absolute
 from voxtier.frames.sources.address import is_misread
@@ -230,6 +230,7 @@ def index_files(
         exception, Ctrl-C) or the server crashes, what was yielded is in the database, and the next run does
         the rest.
     """
+    batch_size = whole_number("batch_size", batch_size, 1)
     iterator: Iterator[str] = map(absolute, as_several(paths))
     if shard is not None:
         iterator = (path for path in iterator if shard.holds(indexer.source, path))

@@ -18,7 +18,7 @@ from voxtier.errors import ConfigError
 from voxtier.system.durable import temporary_is_live
 from voxtier.tensors.claims import claim_is_dead
 from voxtier.tensors.keeping.verify import QUARANTINE, Listing, list_cache
-from voxtier.tensors.manifest import Entry, Manifests
+from voxtier.tensors.manifest import Entry, Manifest, Manifests
 
 OLD = 3600.0
 """Seconds after which a part of a download, or an empty folder, counts as abandoned."""
@@ -67,6 +67,7 @@ def _main_parameters(folder: Path) -> dict[str, Any]:
 def measure_usage(root: Path, unreadable: Callable[[OSError], object] | None = None) -> dict[str, int]:
     """Return the bytes of each kind of file: tensors, temporaries, quarantine, manifests, other.
 
+    The manifest of a cache folder lies beside it, and counts with it.
     `unreadable` is called for every folder that cannot be listed; its files are not counted.
     """
     totals = {"tensors": 0, "temporaries": 0, "quarantine": 0, "manifests": 0, "other": 0}
@@ -87,6 +88,10 @@ def measure_usage(root: Path, unreadable: Callable[[OSError], object] | None = N
                 kind = "manifests"
             with contextlib.suppress(OSError):
                 totals[kind] += path.lstat().st_size
+    for folder, _, names in os.walk(Manifest(root).path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                totals["manifests"] += Path(folder, name).lstat().st_size
     return totals
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from voxtier._core import FrameTable, file_key, path_fault
+from voxtier.arguments import whole_number
 from voxtier.errors import ENVIRONMENT_KINDS, ConfigError
 from voxtier.frames.databricks.frame_dicts import frame_ranges
 from voxtier.frames.databricks.lakebase.backend import keys_of
@@ -151,6 +152,7 @@ def import_dicom_frames(
     ConfigError
         There is no such table, it lacks a column, or a row has no source. Nothing is imported.
     """
+    batch_size, threads = whole_number("batch_size", batch_size, 1), whole_number("threads", threads, 1)
     database = from_database or index.store.database
     query, odd_rows = _queries(database, table, default_source)
     named = {"default": default_source}
