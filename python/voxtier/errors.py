@@ -7,6 +7,7 @@ wrong, where (byte offset, tag, frame, path) and what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 ENVIRONMENT_KINDS = frozenset({"io_error", "changed_during_read"})
 """Kinds of `SourceError`: the surroundings failed, not the content, and the next try may succeed."""
@@ -105,8 +106,8 @@ class SourceError(VoxtierError, OSError):
         words = error.strerror or str(error) or type(error).__name__
         return cls("io_error", None, words if what is None else f"{what}: {words}", error.errno)
 
-    def __reduce__(self) -> tuple[type[SourceError], tuple[str | int | None, ...]]:
-        return type(self), (self.kind, self.offset, self.detail, self.errno)
+    def __reduce__(self) -> tuple[type[SourceError], tuple[str | int | None, ...], dict[str, Any]]:
+        return type(self), (self.kind, self.offset, self.detail, self.errno), self.__dict__
 
     def __str__(self) -> str:
         place = "" if self.offset is None else f" at byte {self.offset}"
@@ -128,8 +129,8 @@ class KeyFaultError(SourceError):
         super().__init__("io_error", None, detail)
         self.key = key
 
-    def __reduce__(self) -> tuple[type[KeyFaultError], tuple[str, str]]:
-        return type(self), (self.key, self.detail)
+    def __reduce__(self) -> tuple[type[KeyFaultError], tuple[str, str], dict[str, Any]]:
+        return type(self), (self.key, self.detail), self.__dict__
 
 
 class ConfigError(VoxtierError, ValueError):
@@ -212,8 +213,8 @@ class IngestError(FormatError):
         super().__init__("images_refused", None, f"{len(failures)} image(s) refused: {lines}{more}")
         self.failures = list(failures)
 
-    def __reduce__(self) -> tuple[type[IngestError], tuple[list[tuple[str, str]]]]:
-        return type(self), (self.failures,)
+    def __reduce__(self) -> tuple[type[IngestError], tuple[list[tuple[str, str]]], dict[str, Any]]:
+        return type(self), (self.failures,), self.__dict__
 
 
 class NotIntactError(VoxtierError, OSError):

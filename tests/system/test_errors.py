@@ -41,6 +41,7 @@ def make(kind: type[Exception]) -> Exception:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_pickles_with_all_that_it_holds(kind: type[Exception], protocol: int) -> None:
     error = make(kind)
+    error.add_note("file: /a")
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is kind
     assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))

@@ -20,7 +20,7 @@ from voxtier.errors import FormatError, SourceError
 from voxtier.frames.dicom.table import Fingerprint, read_frame, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.sources.address import anchored, is_address
-from voxtier.frames.sources.opening import Opener
+from voxtier.frames.sources.opening import Opener, name_source
 
 if TYPE_CHECKING:
     from voxtier.frames.serving.reader import FrameReader
@@ -339,7 +339,14 @@ class Slide:
         names = list(files)
         if self._reader is not None:
             return dict(zip(names, self._reader.slide_headers(names), strict=True))
-        return {file: SlideHeader.read(self._open(file)) for file in names}
+        headers = {}
+        for file in names:
+            try:
+                headers[file] = SlideHeader.read(self._open(file))
+            except (FormatError, SourceError) as error:
+                name_source(error, file)
+                raise
+        return headers
 
     def _renew(self, level: int) -> None:
         """Make a level anew: the state of one of its files has changed, and maybe the places of its tiles."""

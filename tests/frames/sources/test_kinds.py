@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from frames.dicom.cases import CASES
 from frames.sources.conftest import Bucket
 from frames.sources.images import ct, slide
 from voxtier.errors import FormatError, SourceError, VoxtierError
-from voxtier.frames import RangedSource, read_frame, read_frames, read_metadata, read_table, read_tables
+from voxtier.frames import (
+    RangedSource,
+    Slide,
+    generate_frames,
+    read_frame,
+    read_frames,
+    read_metadata,
+    read_table,
+    read_tables,
+)
 
 FILES = {"ct": ct(3), "bot": slide(30, 3000, "bot"), "eot": slide(30, 3000, "eot"), "none": slide(30, 70_000)}
 KINDS = ("path", "file", "dbfs", "s3", "s3a", "http", "bytesio", "open", "gzip", "fsspec", "function")
@@ -134,3 +143,27 @@ def test_rows_of_many_sources_name_their_sources(bucket: Bucket, tmp_path: Path)
     error = found[id(sources[3])].error
     assert isinstance(error, SourceError)
     assert error.errno == 2
+
+
+READERS: dict[str, Callable[[Any], object]] = {
+    "table": read_table,
+    "metadata": read_metadata,
+    "frame": lambda path: read_frame(path, read_table(ct(3)), 0),
+    "frames": lambda path: read_frames(path, read_table(ct(3)), [0]),
+    "generator": lambda path: list(generate_frames(path)),
+    "slide": lambda path: Slide([path]),
+}
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+@pytest.mark.parametrize("name", ["text", "nothing", "folder"])
+@pytest.mark.parametrize("reader", READERS)
+def test_an_error_of_one_file_notes_which(reader: str, name: str, as_type: type, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"no image")
+    (tmp_path / "folder").mkdir()
+    if (reader, name) == ("slide", "folder"):
+        (tmp_path / "folder" / "text").write_bytes(b"no image")  # a slide of a folder is its files
+    with pytest.raises((FormatError, SourceError)) as caught:
+        READERS[reader](as_type(tmp_path / name))
+    assert str(tmp_path / name) in caught.value.__notes__[0]
+    assert str(tmp_path) not in str(caught.value)  # which is kept and logged

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from voxtier import _core
-from voxtier.frames.sources.opening import open_source
+from voxtier.errors import FormatError, SourceError
+from voxtier.frames.sources.opening import name_source, open_source
 
 
 def read_metadata_json(
@@ -39,12 +40,17 @@ def read_metadata_json(
     FormatError, SourceError
         See `read_metadata`.
     """
-    return _core.read_metadata_json(
-        open_source(source),
-        bulk_data_uri=bulk_data_uri,
-        inline_limit=inline_limit,
-        with_transfer_syntax=with_transfer_syntax,
-    )
+    opened = open_source(source)
+    try:
+        return _core.read_metadata_json(
+            opened,
+            bulk_data_uri=bulk_data_uri,
+            inline_limit=inline_limit,
+            with_transfer_syntax=with_transfer_syntax,
+        )
+    except (FormatError, SourceError) as error:
+        name_source(error, source)
+        raise
 
 
 def read_metadata(

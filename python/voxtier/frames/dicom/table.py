@@ -13,7 +13,7 @@ from voxtier._core import FrameTable, Refusal, TableReader
 from voxtier.arguments import as_several
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames.sources.objects import RemoteObject
-from voxtier.frames.sources.opening import Opener, open_source
+from voxtier.frames.sources.opening import Opener, name_source, open_source
 from voxtier.frames.sources.stores import ObjectState
 
 __all__ = [
@@ -98,7 +98,11 @@ def read_table(source: Any, *, verify: Verify = "ends") -> FrameTable:
         The file cannot be read, or changes while it is read.
     """
     opened = open_source(source)
-    table = _core.read_table(opened, verify=verify)
+    try:
+        table = _core.read_table(opened, verify=verify)
+    except (FormatError, SourceError) as error:
+        name_source(error, source)
+        raise
     if isinstance(opened, RemoteObject) and table.pixel_data_pos is not None:
         opened.note_header(table.pixel_data_pos)
     return table
@@ -135,7 +139,11 @@ def read_frame(source: Any, table: FrameTable, index: int, *, align: bool = Fals
     opened = open_source(source)
     if isinstance(opened, RemoteObject):
         opened.expect(state_of(table))
-    return _core.read_frame(opened, table, index, align=align)
+    try:
+        return _core.read_frame(opened, table, index, align=align)
+    except (FormatError, SourceError) as error:
+        name_source(error, source)
+        raise
 
 
 def read_frames(
@@ -167,7 +175,11 @@ def read_frames(
     opened = open_source(source)
     if isinstance(opened, RemoteObject):
         opened.expect(state_of(table))
-    return _core.read_frames(opened, table, list(indices), align=align)
+    try:
+        return _core.read_frames(opened, table, list(indices), align=align)
+    except (FormatError, SourceError) as error:
+        name_source(error, source)
+        raise
 
 
 def state_of(found: FrameTable | Refusal) -> ObjectState:

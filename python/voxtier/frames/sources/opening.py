@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtier._core import local_path
-from voxtier.errors import SourceError
+from voxtier.errors import FormatError, SourceError
 from voxtier.frames.sources.address import is_address
 from voxtier.frames.sources.files import source_of_file
 from voxtier.frames.sources.objects import RemoteObject
@@ -70,6 +70,15 @@ def open_source(source: Any, config: S3Config | None = None) -> Any:
     if hasattr(source, "seek") and hasattr(source, "read"):
         return source_of_file(source)
     return source
+
+
+def name_source(error: FormatError | SourceError, source: object) -> None:
+    """Note of which file an error is: its text goes into the index and into logs, where no path belongs."""
+    if isinstance(source, str | os.PathLike):
+        is_folder = os.path.isdir(source)  # noqa: PTH112  # a Path raises where it may not look
+        error.add_note(f"{'folder' if is_folder else 'file'}: {os.fspath(source)}")
+        if is_folder:
+            error.add_note("name its files; `voxtier index` takes folders")
 
 
 def read_ranges(
