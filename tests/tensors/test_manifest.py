@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from monai.transforms import Compose, Transform
 from tensors.cases import fill_cache, names_of, run_cli, write_project
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, claims, list_cache, load_config, verify
+from voxtier.tensors import manifest as manifest_module
 from voxtier.tensors.identity.folders import item_folder
 from voxtier.tensors.keeping.adopt import Stale, adopt, find_stale
 from voxtier.tensors.keeping.disk_usage import choose_evictions, find_duplicates
@@ -46,6 +48,57 @@ def test_segments_of_finished_processes_are_joined(tmp_path: Path) -> None:
     assert Manifest(cache).read() == before
     assert before["a"]["n"] == 2
     assert "b1" not in before
+
+
+def test_joined_lines_keep_their_times_beside_those_of_a_process_that_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A joined key had one time, the newest: old fields overrode what a living process had said since."""
+    folder = tmp_path / "c"
+    ended, living, others = Manifest(folder), Manifest(folder), Manifest(folder)
+    living.record([{"key": "gone", "state": "ok"}])
+    ended.record([{"key": "a", "raw": {"ours": True}, "state": "ok", "unavailable": {"reason": "404"}}])
+    living.record([{"key": "a", "raw": None, "unavailable": None, "state": "bad_crc"}])
+    living.record([{"key": "again", "state": "ok"}])
+    ended.forget(["gone", "again"])
+    living.record([{"key": "again", "size": 1}])
+    ended.record([{"key": "a", "size": 5}])
+    others.record([{"key": "b"}])
+    before = Manifest(folder).read()
+    assert (before["a"]["raw"], before["a"]["state"], before["a"]["size"]) == (None, "bad_crc", 5)
+    assert ("gone" in before, "state" in before["again"]) == (False, False)
+    own = living._own_segment
+    assert own is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest_module, "_is_in_use", own.__eq__)
+        others.compact()
+    assert sorted(path.name for path in living.path.iterdir()) == sorted([own.name, "joined.jsonl"])
+    assert Manifest(folder).read() == before
+    others.compact()  # the process has ended
+    assert Manifest(folder).read() == before
+    (joined,) = living.path.iterdir()
+    assert "forgotten" not in joined.read_text()
+    assert joined.read_text().count('"state"') == 1, "what was overridden is gone"
+
+
+def test_a_segment_that_cannot_be_read_now_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        Manifest(tmp_path / "c").record([{"key": f"a{number}"}])
+    manifest = Manifest(tmp_path / "c")
+    first = min(manifest.path.iterdir())
+    read = Path.read_bytes
+
+    def fail_once(path: Path) -> bytes:
+        if path == first:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail_once)
+        manifest.compact()
+    assert sorted(manifest.read()) == ["a0", "a1", "a2"]
 
 
 def test_runs_that_end_together_lose_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ class Manifest:
     def _merge(self, segments: Iterable[Path]) -> dict[str, Entry]:
         self.skipped_lines = 0
         entries: dict[str, Entry] = {}
-        for line in sorted(self._lines(segments), key=lambda line: line.get("at") or 0.0):
+        for line in sorted(self._lines(segments), key=_time):
             if line.get("forgotten"):
                 entries.pop(line["key"], None)
             else:
@@ -90,15 +90,18 @@ class Manifest:
             except OSError:
                 self.skipped_lines += 1
                 continue
-            for raw in content.splitlines():
-                try:
-                    line = json.loads(raw)
-                except (ValueError, RecursionError):
-                    line = None
-                if isinstance(line, dict) and line.get("key") is not None and _has_type(line, _TYPES):
-                    yield line
-                else:
-                    self.skipped_lines += 1
+            yield from self._parse(content)
+
+    def _parse(self, content: bytes) -> Iterator[Entry]:
+        for raw in content.splitlines():
+            try:
+                line = json.loads(raw)
+            except (ValueError, RecursionError):
+                line = None
+            if isinstance(line, dict) and line.get("key") is not None and _has_type(line, _TYPES):
+                yield line
+            else:
+                self.skipped_lines += 1
 
     def record(self, entries: list[Entry]) -> None:
         """Append entries; they are on the disk on return.
@@ -114,7 +117,7 @@ class Manifest:
             name = f"{numbering()}-{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
             self._own_segment = self.path / name
         now = time.time()
-        text = "".join(json.dumps({"at": now, **entry}, separators=(",", ":")) + "\n" for entry in entries)
+        text = "".join(json.dumps({**entry, "at": now}, separators=(",", ":")) + "\n" for entry in entries)
         with self._own_segment.open("a", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
@@ -130,10 +133,15 @@ class Manifest:
         if len(self._finished_segments()) < 2 or (claim := Claim.take(target)) is None:
             return
         with claim.hold():
+            present = list(self._segments())
             segments = self._finished_segments()  # another process may have joined some before the claim
-            entries = self._merge(segments)
-            lines = (json.dumps(entry, separators=(",", ":")) + "\n" for _, entry in sorted(entries.items()))
-            write_text(target, "".join(lines))
+            try:
+                contents = [segment.read_bytes() for segment in segments]
+            except OSError:  # what cannot be read now must not be removed
+                return
+            lines = [line for content in contents for line in self._parse(content)]
+            joined = _join(lines, with_forgotten=not set(present) <= set(segments))
+            write_text(target, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in joined))
             for segment in segments:
                 if segment != target:
                     with contextlib.suppress(FileNotFoundError):
@@ -141,6 +149,48 @@ class Manifest:
 
     def _finished_segments(self) -> list[Path]:
         return [segment for segment in self._segments() if not _is_in_use(segment)]
+
+
+def _time(line: Entry) -> float:
+    return line.get("at") or 0.0
+
+
+def _join(lines: Iterable[Entry], *, with_forgotten: bool) -> list[Entry]:
+    """Return lines that say the same, each with its own time, without what later ones override.
+
+    A key keeps a line for each time at which something was said that still holds: lines of a process that is
+    not done yet, and of one whose file was not seen, go between them.
+
+    Parameters
+    ----------
+    lines : iterable of dict
+        In the order of their segments.
+    with_forgotten : bool
+        Keep the lines that drop a key, as older ones may lie in other segments.
+
+    Returns
+    -------
+    list of dict
+        By time.
+    """
+    kept: list[Entry] = []
+    said: dict[str, set[str]] = {}
+    dropped: set[str] = set()
+    for line in sorted(lines, key=_time)[::-1]:
+        key = line["key"]
+        if key in dropped:
+            continue
+        if line.get("forgotten"):
+            dropped.add(key)
+            kept += [line] if with_forgotten else []
+            continue
+        is_newest = key not in said
+        names = said.setdefault(key, set())
+        rest = {name: value for name, value in line.items() if name not in names}
+        names |= rest.keys() - {"key", "at"}
+        if is_newest or rest.keys() - {"key", "at"}:
+            kept.append(rest)
+    return kept[::-1]
 
 
 def _has_type(value: Any, kind: Any) -> bool:
