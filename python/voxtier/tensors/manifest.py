@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -20,6 +21,8 @@ from typing import Any, TypeAlias
 from voxtier.system.durable import write_text
 from voxtier.system.machine import is_running, numbering
 from voxtier.tensors.claims import Claim
+
+log = logging.getLogger("voxtier.tensors.manifest")
 
 Entry: TypeAlias = dict[str, Any]
 """One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
@@ -122,6 +125,14 @@ class Manifest:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
+
+    def note(self, entries: list[Entry]) -> None:
+        """Append entries where that is possible: a cache is valid without them."""
+        try:
+            if entries:
+                self.record(entries)
+        except OSError as error:
+            log.warning("%s: the manifest cannot be written: %s", self.path, error)
 
     def forget(self, keys: list[str]) -> None:
         """Record that the files of these keys are gone."""

@@ -174,6 +174,33 @@ def test_a_taken_name_is_never_overwritten(healthy: Path, tmp_path: Path) -> Non
         plan_folder_moves(tmp_path / "absent", tmp_path / "new")
 
 
+def test_a_file_comes_with_its_row_and_that_of_a_gone_file_of_its_name_is_forgotten(
+    healthy: Path, tmp_path: Path
+) -> None:
+    """The rows kept their times, so a newer row of the target held, and what only that one said held too."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    first, second, third = fill_cache(old, healthy, 3)
+    Manifest(old).record([{"key": first.stem, "size": 5}, {"key": second.stem, "size": 6}])
+    gone = {"size": 1, "fingerprint": {"dtype": "other"}}
+    Manifest(new).record([{"key": path.stem, **gone} for path in (first, third)])
+    assert [result for _, result in carry_out(plan_folder_moves(old, new))] == ["moved"] * 3
+    rows = {key: {**row, "at": 0} for key, row in Manifest(new).read().items()}
+    assert rows == {path.stem: {"key": path.stem, "at": 0, "size": n} for n, path in ((5, first), (6, second))}
+    assert Manifest(old).read() == {}
+    # Names that follow each other, as where an item takes the place of another.
+    moves = [Move(new / second.name, new / "c.pt"), Move(new / first.name, new / second.name)]
+    assert [result for _, result in carry_out(moves)] == ["moved"] * 2
+    assert {key: row["size"] for key, row in Manifest(new).read().items()} == {"c": 6, second.stem: 5}
+
+
+def test_files_are_moved_where_no_manifest_can_be_written(healthy: Path, tmp_path: Path) -> None:
+    (path,) = fill_cache(tmp_path / "old", healthy, 1)
+    Manifest(tmp_path / "old").record([{"key": path.stem, "size": 5}])
+    (tmp_path / ".voxtier" / "new").write_text("no folder")
+    assert [result for _, result in carry_out([Move(path, tmp_path / "new" / "a.pt")])] == ["moved"]
+    assert (tmp_path / "new" / "a.pt").is_file()
+
+
 def test_a_rename_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_path: Path) -> None:
     linked, pointed = fill_cache(tmp_path / "old", healthy, 2)
     new = tmp_path / "new"

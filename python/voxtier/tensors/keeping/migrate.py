@@ -157,7 +157,7 @@ def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
     """Rename files and their manifest entries; yield each move with ``moved``, or with why it was left."""
     folders = set()
     manifests = Manifests()
-    entries: dict[Path, list[Entry]] = {}
+    rows: dict[Path, list[Entry]] = {}
     try:
         for move in moves:
             try:
@@ -170,14 +170,18 @@ def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
                 yield move, f"left: {error.strerror}"
                 continue
             folders |= {move.old.parent, move.new.parent}
-            if entry := manifests.entry(move.old):
-                entries.setdefault(move.new.parent, []).append({**entry, "key": move.new.stem})
+            entry = manifests.entry(move.old)
+            for path in (move.old, move.new):  # the new name may be that of a file that is gone
+                if manifests.entry(path):
+                    rows.setdefault(path.parent, []).append({"key": path.stem, "forgotten": True})
+            if entry:
+                rows.setdefault(move.new.parent, []).append({**entry, "key": move.new.stem})
             yield move, "moved"
     finally:
         for folder in folders:
             sync_folder(folder)
-        for folder, moved in entries.items():
-            Manifest(folder).record(moved)
+        for folder, lines in rows.items():
+            Manifest(folder).note(lines)
 
 
 def _rename(move: Move) -> None:

@@ -221,7 +221,7 @@ class Ledger:
         missing_log.warning("%s: %s", task.volume, reason)
         self._record_raw(task, None)  # a file that appears there later is the user's
         if missing_at is not None:
-            self._record([_missing(task, missing_at)])
+            self._manifest.note([_missing(task, missing_at)])
         self.fail(task, f"download: {reason}")
 
     def record_unavailable(self, volumes: Iterable[str], commit: str) -> None:
@@ -233,7 +233,7 @@ class Ledger:
                 missing_log.warning("%s: %s", task.volume, reason)
                 self.result.failed[task.volume] = reason
                 rows.append(_missing(task, commit))
-        self._record(rows)
+        self._manifest.note(rows)
 
     def made(self, task: Task, facts: Entry) -> None:
         """Record a finished tensor, and remove its raw file where that is ours or the user asked for it.
@@ -248,7 +248,7 @@ class Ledger:
         fingerprint = {**self._fingerprint, "engine": facts["made_by"]}
         row = {"key": task.key, "volume": task.volume, "fingerprint": fingerprint}
         written = {name: value for name, value in facts.items() if name not in ("outcome", "made_by")}
-        self._record([{**row, "source": self._source(task), "created": time.time(), **written}])
+        self._manifest.note([{**row, "source": self._source(task), "created": time.time(), **written}])
         self.result.count_engine(task.volume, facts["outcome"])
         log.info("%s: made %s in %s s", task.volume, task.final.name, facts["seconds"])
         self.result.made += 1
@@ -333,16 +333,8 @@ class Ledger:
         return source | from_hub
 
     def _record_raw(self, task: Task, raw: dict[str, Any] | None) -> None:
-        self._record([{"key": task.key, "volume": task.volume, "raw": raw}])
+        self._manifest.note([{"key": task.key, "volume": task.volume, "raw": raw}])
         self._entries.setdefault(task.key, {})["raw"] = raw
-
-    def _record(self, rows: list[Entry]) -> None:
-        """Append to the manifest where it can be written: the cache is valid without it."""
-        if rows:
-            try:
-                self._manifest.record(rows)
-            except OSError as error:
-                log.warning("%s: the manifest cannot be written: %s", self._manifest.path, error)
 
 
 def _missing(task: Task, commit: str) -> Entry:
