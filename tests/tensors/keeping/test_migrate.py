@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import PersistentDataset
+from monai.data.utils import json_hashing
 from monai.transforms import Compose, Transform
 from monai.utils.enums import TraceKeys
 
@@ -62,6 +64,27 @@ def test_items_with_a_moved_prefix_are_renamed(tmp_path: Path) -> None:
     assert "10 moved" in done.stdout
     stock = PersistentDataset(moved, Compose([Refuse()]), folder)
     assert [float(torch.as_tensor(item["image"]).double().sum()) for item in stock] == known["sums"]
+
+
+def test_names_with_a_hash_of_the_transforms_get_the_new_one(tmp_path: Path) -> None:
+    """Both names got the old hash, which no version asks for beside the new names of the items."""
+
+    def use(transform: Transform) -> PersistentDataset:
+        return PersistentDataset(items, Compose([transform]), tmp_path / "c", hash_transform=json_hashing)
+
+    items = [{"image": f"/data/{number}.nii"} for number in range(2)]
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    (tmp_path / "c").mkdir()
+    old = hashlib.md5(b'"Refuse"').hexdigest()  # what MONAI up to 1.6.0 makes of the names of the classes
+    for number, item in enumerate(items):
+        torch.save(number, tmp_path / "c" / f"{monai_key(item, 'md5')}{old}.pt")
+    command = ["migrate", tmp_path / "c", "--items", tmp_path / "items.json", "--yes"]
+    refused = run_forked(*command, "--transform-hash", old)
+    assert (refused.returncode, "--new-transform-hash" in refused.stderr) == (2, True)
+    new = use(Refuse()).transform_hash
+    done = run_forked(*command, "--transform-hash", old, "--new-transform-hash", new)
+    assert (done.returncode, "2 moved, 0 left" in done.stdout) == (0, True)
+    assert list(use(Refuse())) == [0, 1]
 
 
 def test_a_prefix_ends_where_a_name_ends(tmp_path: Path) -> None:
@@ -185,7 +208,9 @@ def test_a_file_comes_with_its_row_and_that_of_a_gone_file_of_its_name_is_forgot
     Manifest(new).record([{"key": path.stem, **gone} for path in (first, third)])
     assert [result for _, result in carry_out(plan_folder_moves(old, new))] == ["moved"] * 3
     rows = {key: {**row, "at": 0} for key, row in Manifest(new).read().items()}
-    assert rows == {path.stem: {"key": path.stem, "at": 0, "size": n} for n, path in ((5, first), (6, second))}
+    assert rows == {
+        path.stem: {"key": path.stem, "at": 0, "size": n} for n, path in ((5, first), (6, second))
+    }
     assert Manifest(old).read() == {}
     # Names that follow each other, as where an item takes the place of another.
     moves = [Move(new / second.name, new / "c.pt"), Move(new / first.name, new / second.name)]

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 @click.option(
     "--to", "new", type=click.Choice(["md5", "sha256"]), default="sha256", help="Hash of the new names."
 )
-@click.option("--transform-hash", default="", help="Suffix of the names, when hash_transform was used.")
+@click.option("--transform-hash", default="", help="Suffix of the old names, when hash_transform was used.")
+@click.option(
+    "--new-transform-hash",
+    help="Suffix of the new names: transform_hash of a new PersistentDataset.  [default: the old one]",
+)
 @click.option("--into", type=NEW_FOLDER, help="Move all tensors into this folder (another directory hash).")
 @click.option(
     "--make-safe",
@@ -54,6 +58,7 @@ def migrate_command(
     old: str,
     new: str,
     transform_hash: str,
+    new_transform_hash: str | None,
     into: Path | None,
     make_safe: bool,
     dry_run: bool,
@@ -82,7 +87,14 @@ def migrate_command(
         moves = plan_folder_moves(folder, into)
     else:
         assert items is not None
-        moves = _item_moves(folder, items, old_prefix, new_prefix, old, new, transform_hash)
+        if transform_hash and old != new and new_transform_hash is None:
+            raise click.UsageError(
+                f"--transform-hash is a part of the {old} names, and MONAI hashes transforms as it hashes"
+                " items: give that of the new names too, --new-transform-hash, which is transform_hash of a"
+                " PersistentDataset of the new version with these transforms"
+            )
+        suffixes = transform_hash, new_transform_hash
+        moves = _item_moves(folder, items, old_prefix, new_prefix, old, new, suffixes)
 
     def report(move: Move, result: str) -> None:
         row = {"path": str(move.old), "new": str(move.new), "result": result}
@@ -105,7 +117,13 @@ def migrate_command(
 
 
 def _item_moves(
-    folder: Path, path: Path, old_prefix: str | None, new_prefix: str | None, old: str, new: str, suffix: str
+    folder: Path,
+    path: Path,
+    old_prefix: str | None,
+    new_prefix: str | None,
+    old: str,
+    new: str,
+    suffixes: tuple[str, str | None],
 ) -> list[Move]:
     from voxtier.tensors.keeping.migrate import change_prefix, monai_key, plan_renames
 
@@ -126,7 +144,10 @@ def _item_moves(
         return monai_key(item, new)  # type: ignore[arg-type]
 
     absent: list[object] = []
-    moves = plan_renames(folder, items, old_key, now_key, suffix=suffix, on_absent=absent.append)
+    suffix, new_suffix = suffixes
+    moves = plan_renames(
+        folder, items, old_key, now_key, suffix=suffix, new_suffix=new_suffix, on_absent=absent.append
+    )
     if absent:
         of = f"{len(absent):,} of {format_count(len(items), 'item')}"
         say(f"without a file under the old or the new name, so to be computed: {of}", err=True)

@@ -64,6 +64,7 @@ def plan_renames(
     new_key: Callable[[Any], str],
     *,
     suffix: str = "",
+    new_suffix: str | None = None,
     on_absent: Callable[[Any], None] = lambda _: None,
 ) -> list[Move]:
     """Return the renames that turn the old names of items into new ones.
@@ -77,7 +78,9 @@ def plan_renames(
     old_key, new_key : callable
         From an item to its name without suffix.
     suffix : str
-        The transform hash that `PersistentDataset` appends.
+        The transform hash that `PersistentDataset` appended to the old names.
+    new_suffix : str, optional
+        That of the new names; by default the same. MONAI's hashes of transforms change with its version.
     on_absent : callable, optional
         Called with each item that has a file under neither name, and will be computed.
 
@@ -87,9 +90,10 @@ def plan_renames(
         One per item whose file exists under its old name.
     """
     moves = []
+    new_suffix = suffix if new_suffix is None else new_suffix
     for item in items:
         old = folder / f"{old_key(item)}{suffix}.pt"
-        new = folder / f"{new_key(item)}{suffix}.pt"
+        new = folder / f"{new_key(item)}{new_suffix}.pt"
         if old != new and old.is_file():
             moves.append(Move(old, new))
         elif not new.is_file():
