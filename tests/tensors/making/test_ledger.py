@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,36 @@ def test_a_downloaded_raw_file_goes_only_when_its_tensor_is_intact(project: Proj
     assert task.raw.exists() == (state != "ok")
     entry = Manifest(project.folder).read()[task.key]
     assert (entry["source"]["repo"], bool(entry["raw"])) == ("a/b", state != "ok")
+
+
+@pytest.mark.parametrize("is_download", [False, True], ids=["mine", "downloaded"])
+def test_a_raw_file_goes_with_the_last_tensor_of_it(is_download: bool, healthy: Path, tmp_path: Path) -> None:
+    """A list holds a volume with and without .nii.gz: the second tensor could not be made any more."""
+    project = Project(tmp_path / "p", ["train_1_a_1", "train_1_a_1.nii.gz", "train_2_a_1"])
+    project.folder.mkdir()
+    raw, _, _ = project.put_raw_files()
+    plan = project.generator(num_shards=3, shard_id=1).plan()  # the other spelling is another shard's
+    assert plan.names == project.names[1:2]
+    ledger = Ledger(project.config, project.folder, clean_raw=not is_download, spellings=plan.spellings)
+    first, second = map(ledger.task, project.names[:2])
+    if is_download:
+        ledger.begin_download(first, raw.stat().st_size, {"repo": "a/b"})
+    shutil.copy(healthy, first.final)
+    ledger.made(first, FACTS)
+    assert raw.exists()
+    ledger.clean_leftovers(project.names)
+    assert raw.exists()
+    second.final.write_bytes(healthy.read_bytes()[:-200])
+    ledger.clean_leftovers(project.names[:1])
+    assert raw.exists()
+    shutil.copy(healthy, second.final)
+    ledger.made(second, FACTS)
+    assert (raw.exists(), ledger.result.raw_files_removed) == (False, 1)
+    rows = Manifest(project.folder).read()
+    assert [rows[task.key]["source"].get("repo") for task in (first, second)] == [
+        "a/b" if is_download else None
+    ] * 2
+    assert [rows[task.key].get("raw") for task in (first, second)] == [None, None]
 
 
 def test_a_failed_download_is_nobody_s_and_a_missing_file_is_remembered(project: Project) -> None:

@@ -170,6 +170,17 @@ def hub_path(volume_name: str) -> str:
     return f"dataset/{parts[0]}_fixed/{'_'.join(parts[:2])}/{'_'.join(parts[:3])}/{stem}.nii.gz"
 
 
+def spellings(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return, by each of them, the names of a volume that is listed with and without ``.nii.gz``.
+
+    They have one raw file and a cache file each. Volumes that are listed under one name are left out.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        by_stem.setdefault(_stem(name), []).append(name)
+    return {name: group for group in by_stem.values() if len(group) > 1 for name in group}
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """The volumes of the CSV files compared with one cache folder."""
@@ -195,6 +206,6 @@ def missing_keys(names: Sequence[str], folder: Path) -> Expected:
     wanted = {f"{key}.pt" for key in keys}
     missing = [name for name, key in zip(names, keys, strict=True) if f"{key}.pt" not in present]
     orphans = sorted(name for name in present - wanted if _HEX_NAME.fullmatch(name))
-    stems: dict[str, str] = {}
-    ambiguous = [name for name in names if stems.setdefault(_stem(name), name) != name]
+    several = spellings(names)
+    ambiguous = [name for name in names if name in several and several[name][0] != name]
     return Expected(list(names), missing, orphans, ambiguous)

@@ -12,9 +12,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from voxtier import _core
@@ -112,6 +113,8 @@ class Ledger:
         The cache folder, which exists.
     clean_raw : bool
         Also remove raw files that the user put there.
+    spellings : mapping
+        The volumes that are listed under several names, by each of these: they share a raw file.
     on_settled : callable
         Called with the bytes written (0 for none) when a volume is made, has failed, or was made by others.
 
@@ -127,12 +130,14 @@ class Ledger:
         folder: Path,
         *,
         clean_raw: bool = False,
+        spellings: Mapping[str, list[str]] = MappingProxyType({}),
         on_settled: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.result = RunResult()
         self._config = config
         self._folder = folder
         self._clean_raw = clean_raw
+        self._spellings = spellings
         self._on_settled = on_settled
         self._fingerprint = fingerprint(config)
         self._manifest = Manifest(folder)
@@ -166,6 +171,10 @@ class Ledger:
         """Return a volume with the paths of its raw file and of its tensor file."""
         raw = raw_path(self._config.img_dir, volume, self._config.dir_structure)
         return Task(volume, raw, self._folder / f"{item_key(volume)}.pt")
+
+    def _sharing(self, task: Task) -> list[Task]:
+        """Return the tasks of all listed volumes with this one's raw file, itself among them."""
+        return [self.task(name) for name in self._spellings.get(task.volume, [task.volume])]
 
     def claim(self, task: Task) -> Literal["claimed", "taken", "settled"]:
         """Claim a volume for this process.
@@ -252,7 +261,7 @@ class Ledger:
         self.result.count_engine(task.volume, facts["outcome"])
         log.info("%s: made %s in %s s", task.volume, task.final.name, facts["seconds"])
         self.result.made += 1
-        if self._clean_raw or self._is_ours(task):
+        if self._clean_raw or self._ours(task):
             self._remove_raw(task, facts["state"])
         self._settle(task.key, facts["size"])
 
@@ -290,6 +299,10 @@ class Ledger:
             elif is_ours:
                 self._record_raw(task, None)
 
+    def _ours(self, task: Task) -> list[Task]:
+        """Return the tasks for which a run downloaded the raw file of this one."""
+        return [each for each in self._sharing(task) if self._is_ours(each)]
+
     def _is_ours(self, task: Task) -> bool:
         """Whether a run downloaded the raw file; a file that the user put in its place is not ours."""
         raw = self._entries.get(task.key, {}).get("raw") or {}
@@ -302,10 +315,14 @@ class Ledger:
         return bool(size == raw.get("size", size))
 
     def _remove_raw(self, task: Task, state: str, detail: str = "") -> None:
-        """Remove a raw file and the folders that it leaves empty, if the state of its tensor allows it."""
+        """Remove a raw file and the folders that it leaves empty, if the states of its tensors allow it."""
         if state not in INTACT:
             log.error("%s: its tensor is %s (%s); the raw file stays", task.volume, state, detail)
             return
+        for other in self._sharing(task):
+            if other.key != task.key and _core.verify_tensor_file(other.final).state not in INTACT:
+                log.info("%s: the raw file stays for %s, listed too", task.volume, other.volume)
+                return
         try:
             task.raw.unlink(missing_ok=True)
         except OSError as error:
@@ -317,8 +334,8 @@ class Ledger:
                 if self._config.img_dir not in folder.parents:
                     break
                 folder.rmdir()
-        if self._is_ours(task):
-            self._record_raw(task, None)
+        for each in self._ours(task):
+            self._record_raw(each, None)
 
     def _source(self, task: Task) -> Entry:
         source: Entry = {"path": str(task.raw)}
@@ -328,8 +345,9 @@ class Ledger:
         from_hub: Entry = {}
         if task.key in self._downloads:
             _, from_hub = self._downloads[task.key]
-        elif self._is_ours(task):  # an earlier run downloaded it
-            from_hub = (self._entries[task.key]["raw"] or {}).get("source") or {}
+        else:  # an earlier run downloaded it, or this one for another spelling
+            for each in self._ours(task):
+                from_hub = self._entries[each.key]["raw"].get("source") or {}
         return source | from_hub
 
     def _record_raw(self, task: Task, raw: dict[str, Any] | None) -> None:

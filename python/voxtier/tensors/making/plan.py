@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from voxtier.errors import BackendError, ConfigError
 from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.identity.folders import item_folder
-from voxtier.tensors.identity.keys import hub_path, item_key, missing_keys, raw_path, read_volume_names
+from voxtier.tensors.identity.keys import (
+    hub_path,
+    item_key,
+    missing_keys,
+    raw_path,
+    read_volume_names,
+    spellings,
+)
 from voxtier.tensors.making.hub import Hub, RemoteFile
 from voxtier.tensors.making.resources import TYPICAL_VOXELS, affordable_workers, free_disk
 from voxtier.tensors.manifest import Entry, Manifest
@@ -95,10 +102,12 @@ class Plan:
     """Volumes on disk with axes that are not the world's, which MONAI makes."""
     remote: dict[str, RemoteFile] = field(default_factory=dict, repr=False)
     """Size and checksum of the volumes that are not on disk but on the hub, by volume name."""
+    spellings: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    """Of all shards, the volumes that are listed under several names, by each of these names."""
 
     def as_json(self) -> str:
         """Return one line of JSON without the lists of volumes."""
-        left_out = ("names", "all_names", "unavailable_names", "remote")
+        left_out = ("names", "all_names", "unavailable_names", "remote", "spellings")
         row = {name: value for name, value in asdict(self).items() if name not in left_out}
         row["local_raws"] = row.pop("local_raw_files")  # the key that scripts of version 0.1 read
         return json.dumps(row)
@@ -165,7 +174,8 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
     ConfigError
         The lists cannot be read, or the hub refuses.
     """
-    names = shard(read_volume_names(config.subsets), options.num_shards, options.shard_id)
+    listed = read_volume_names(config.subsets)
+    names = shard(listed, options.num_shards, options.shard_id)
     folder = item_folder(config)
     expected = missing_keys(names, folder)
     paths = ((name, raw_path(config.img_dir, name, config.dir_structure)) for name in expected.missing)
@@ -213,6 +223,7 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         all_names=names,
         unavailable_names=unavailable,
         remote=remote,
+        spellings=spellings(listed),
     )
 
 

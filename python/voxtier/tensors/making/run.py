@@ -125,7 +125,13 @@ class Generator:
             remember_folder(config, folder)
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
-        ledger = Ledger(config, folder, clean_raw=options.clean_raw, on_settled=self.on_item)
+        ledger = Ledger(
+            config,
+            folder,
+            clean_raw=options.clean_raw,
+            spellings=plan.spellings,
+            on_settled=self.on_item,
+        )
         result = self.result = ledger.result
         result.unavailable, result.hub_down = plan.unavailable, plan.hub_down
         runlog = RunLog(config.logs_dir, plan, options.batch_size)
