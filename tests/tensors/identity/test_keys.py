@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from monai.data.utils import json_hashing, pickle_hashing
 
-from tensors.cases import fill_cache
+from tensors.cases import fill_cache, names_of
 from voxtier.errors import ConfigError
 from voxtier.tensors import item_key, stable_hash, volume_hash
 from voxtier.tensors.identity.keys import hub_path, missing_keys, raw_path, read_volume_names
@@ -160,3 +160,39 @@ def test_missing_orphaned_and_ambiguous_names_are_told_apart(healthy: Path, tmp_
     assert found.orphans == [f"{'0' * 32}.pt"]
     assert found.ambiguous == ["train_2_a_1"]
     assert len(missing_keys(["a"], tmp_path / "absent").missing) == 1
+
+
+def test_a_name_that_is_no_file_is_neither_present_nor_missing(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = names_of(6)
+    folder = tmp_path / "c"
+    plain, linked, dangling, circle, directory, pipe = fill_cache(folder, healthy, 6)
+    for path in (linked, dangling, circle, directory, pipe):
+        path.unlink()
+    linked.symlink_to(plain)
+    dangling.symlink_to(tmp_path / "gone.pt")
+    circle.symlink_to(circle)
+    directory.mkdir()
+    os.mkfifo(pipe)
+    looked: list[Path] = []
+    stat = Path.stat
+
+    def count(path: Path, **options: bool) -> os.stat_result:
+        looked.append(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", count)
+    found = missing_keys(names, folder)
+    assert plain not in looked
+    assert found.missing == []
+    expected = {
+        names[2]: "target is gone",
+        names[3]: "Too many levels",
+        names[4]: "a folder",
+        names[5]: "no file",
+    }
+    assert found.unreadable.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in found.unreadable[name]
+        assert f"{item_key(name)}.pt" in found.unreadable[name]

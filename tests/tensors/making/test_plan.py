@@ -31,6 +31,23 @@ def test_the_run_does_what_the_plan_says(server: HubServer, tmp_path: Path) -> N
     assert result.exit_code() == 3
 
 
+def test_a_tensor_that_is_no_file_fails_and_is_not_taken_for_present(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(2))
+    project.folder.mkdir()
+    project.put_raw_files()
+    dangling, folder = map(project.final, project.names)
+    dangling.symlink_to(tmp_path / "gone.pt")
+    folder.mkdir()
+    generator = project.generator(clean_raw=True)
+    plan = generator.plan()
+    assert (plan.present, plan.missing, plan.unreadable) == (0, 0, 2)
+    assert any("target is gone" in warning for warning in plan.warnings)
+    result = generator.run(plan)
+    assert (list(result.failed), result.made, result.exit_code()) == (project.names, 0, 3)
+    assert dangling.is_symlink() and folder.is_dir()
+    assert all(map(Path.is_file, map(project.raw, project.names)))
+
+
 def test_shards_are_disjoint_and_complete_and_download_nothing(server: HubServer, tmp_path: Path) -> None:
     names = names_of(11)
     parts = [shard(names, 3, index) for index in range(3)]

@@ -223,7 +223,8 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
     click.echo(
         f"cache        {plan.folder}\n"
         f"volumes      {plan.required} asked for, {plan.present} present, {plan.missing} missing"
-        f" ({plan.local_raw_files} on disk, {plan.to_download} to download, {plan.unavailable} unavailable)\n"
+        f" ({plan.local_raw_files} on disk, {plan.to_download} to download, {plan.unavailable} unavailable)"
+        f"{f', {plan.unreadable} unreadable' if plan.unreadable else ''}\n"
         f"orphans      {plan.orphans}\n"
         f"download     {format_bytes(plan.download_bytes)}\n"
         f"output       {format_bytes(plan.output_bytes)}, at most {format_bytes(plan.peak_disk_bytes)} with"

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,9 @@ class Expected:
 
     names: list[str]
     missing: list[str]
-    """Volume names without a file."""
+    """Volume names for which nothing is there."""
+    unreadable: dict[str, str]
+    """Volume names to why what is there is no file: a link whose target is gone, a folder."""
     orphans: list[str]
     """File names that no volume asks for."""
     ambiguous: list[str]
@@ -197,15 +200,40 @@ class Expected:
 def missing_keys(names: Sequence[str], folder: Path) -> Expected:
     """Compare names with one listing of the cache folder; an absent folder holds nothing."""
     keys = [item_key(name) for name in names]
+    present: set[str] = set()
+    others: set[str] = set()
     try:
-        present = set(os.listdir(folder))  # noqa: PTH208 (a Path an entry costs more than the hash)
+        with os.scandir(folder) as entries:  # a Path an entry costs more than the hash
+            for entry in entries:
+                present.add(entry.name)
+                if not entry.is_file(follow_symlinks=False):  # what the listing itself says, without a look
+                    others.add(entry.name)
     except FileNotFoundError:
-        present = set()
+        pass
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from None
     wanted = {f"{key}.pt" for key in keys}
     missing = [name for name, key in zip(names, keys, strict=True) if f"{key}.pt" not in present]
     orphans = sorted(name for name in present - wanted if _HEX_NAME.fullmatch(name))
+    unreadable = {
+        name: why
+        for name, key in zip(names, keys, strict=True)
+        if f"{key}.pt" in others and (why := _why_no_file(folder / f"{key}.pt"))
+    }
     several = spellings(names)
     ambiguous = [name for name in names if name in several and several[name][0] != name]
-    return Expected(list(names), missing, orphans, ambiguous)
+    return Expected(list(names), missing, unreadable, orphans, ambiguous)
+
+
+def _why_no_file(path: Path) -> str:
+    """Return why a path cannot be the file that its name says; empty for a link to a file."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return ""
+        what = "is a folder" if stat.S_ISDIR(mode) else "is no file"
+    except FileNotFoundError:
+        what = "is a link whose target is gone"
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+    return f"{path} {what}: restore the tensor, or remove what is there"

@@ -244,6 +244,12 @@ class Ledger:
                 rows.append(_missing(task, commit))
         self._manifest.note(rows)
 
+    def record_unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Count volumes as failed whose tensor is there and is no file: that is the user's to judge."""
+        for volume, reason in reasons.items():
+            self.result.failed[volume] = reason
+            log.error("%s: %s", volume, reason)
+
     def made(self, task: Task, facts: Entry) -> None:
         """Record a finished tensor, and remove its raw file where that is ours or the user asked for it.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxtier.errors import BackendError, ConfigError
+from voxtier.system.text import format_count
 from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.identity.folders import item_folder
 from voxtier.tensors.identity.keys import (
@@ -89,6 +90,8 @@ class Plan:
     seconds: float
     hub_down: bool = False
     """The hub was asked and gave no answer."""
+    unreadable: int = 0
+    """Volumes whose tensor is a link without a target, or a folder: neither present nor made."""
     warnings: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list, repr=False)
     """The volumes to make, in order."""
@@ -96,6 +99,8 @@ class Plan:
     """The volumes of the lists, or of the shard."""
     unavailable_names: list[str] = field(default_factory=list, repr=False)
     """The volumes that are neither on disk nor on the hub."""
+    unreadable_names: dict[str, str] = field(default_factory=dict, repr=False)
+    """Their names, with the reasons."""
     engine: str = "stock"
     """One of `ENGINES`."""
     oblique: int = 0
@@ -107,7 +112,7 @@ class Plan:
 
     def as_json(self) -> str:
         """Return one line of JSON without the lists of volumes."""
-        left_out = ("names", "all_names", "unavailable_names", "remote", "spellings")
+        left_out = ("names", "all_names", "unavailable_names", "unreadable_names", "remote", "spellings")
         row = {name: value for name, value in asdict(self).items() if name not in left_out}
         row["local_raws"] = row.pop("local_raw_files")  # the key that scripts of version 0.1 read
         return json.dumps(row)
@@ -203,7 +208,7 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
     return Plan(
         folder=str(folder),
         required=len(names),
-        present=len(names) - len(expected.missing),
+        present=len(names) - len(expected.missing) - len(expected.unreadable),
         missing=len(expected.missing),
         local_raw_files=len(local),
         to_download=len(remote),
@@ -216,12 +221,14 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         workers=affordable,
         seconds=round(len(todo) * _seconds_per_item(folder, voxels) / affordable, 1),
         hub_down=hub_down,
+        unreadable=len(expected.unreadable),
         warnings=warnings,
         engine=engine,
         oblique=sum(header.is_oblique for header in headers),
         names=todo,
         all_names=names,
         unavailable_names=unavailable,
+        unreadable_names=expected.unreadable,
         remote=remote,
         spellings=spellings(listed),
     )
@@ -247,6 +254,9 @@ def _warnings(config: Config, expected: Expected) -> list[str]:
             f"{len(expected.ambiguous)} volumes are listed with and without .nii.gz: each spelling gets"
             f" a file of its own (first: {expected.ambiguous[0]})"
         )
+    if expected.unreadable:
+        first = next(iter(expected.unreadable.values()))
+        found.append(f"{format_count(len(expected.unreadable), 'tensor')} cannot be read (first: {first})")
     if len(set(config.processing.target_shape_dhw)) > 1:
         found.append(
             "target_shape_dhw is applied to the axes (x, y, z): its first number lies on x, not on depth"

@@ -142,6 +142,7 @@ class Generator:
             with ledger:
                 if plan.unavailable_names and self.hub is not None and not plan.hub_down:
                     ledger.record_unavailable(plan.unavailable_names, self.hub.commit)
+                ledger.record_unreadable(plan.unreadable_names)
                 ledger.clean_leftovers(plan.all_names)
                 _Loop(self, plan, ledger, disk).run(runlog)
             if result.exit_code() == 0 and not self.stop.is_set():
