@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import nibabel
 import numpy as np
 
+from voxtier.errors import VoxtierError
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.identity.pipeline import build_transforms
@@ -55,10 +56,21 @@ def find_fault(processing: ImageProcessing) -> str:
         return f"the self-test could not run: {describe_cause(error)}"
 
 
-def describe_cause(error: BaseException) -> str:
-    """Return the innermost cause in one line: MONAI wraps every error in 'applying transform ...'."""
-    while error.__cause__ is not None:
+def find_cause(error: BaseException) -> BaseException:
+    """Return the innermost cause that is clear: MONAI wraps every error in 'applying transform ...'.
+
+    Errors of ours, and those of the system that have a number, are clear; what torch says below them is not.
+    """
+    while error.__cause__ is not None and not isinstance(error, VoxtierError):
+        if isinstance(error, OSError) and error.errno is not None:
+            break
         error = error.__cause__
+    return error
+
+
+def describe_cause(error: BaseException) -> str:
+    """Return the cause of an error in one line."""
+    error = find_cause(error)
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

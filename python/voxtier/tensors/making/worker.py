@@ -28,7 +28,7 @@ from voxtier.system.durable import write_text
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.engine.pipelines import configured_pipeline
-from voxtier.tensors.engine.self_test import find_fault
+from voxtier.tensors.engine.self_test import find_cause, find_fault
 from voxtier.tensors.engine.source import check_result, make_stock
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 from voxtier.tensors.saving import make_plain, save_checked
@@ -218,8 +218,6 @@ class _NoEngine(Engine):
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the innermost cause in one line: MONAI wraps every error in 'applying transform ...'."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = find_cause(error)
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
