@@ -11,11 +11,14 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from voxtier.errors import ConfigError
 from voxtier.system.durable import STALE_AFTER, changed_lately, temporary_path
+from voxtier.system.fork import after_fork_in_child
 from voxtier.system.machine import is_running, numbering, start_ticks
 
 BEAT_SECONDS = STALE_AFTER / 8
@@ -155,12 +158,59 @@ class Claim:
 
         thread = threading.Thread(target=keep_beating, name="voxtier-claim", daemon=True)
         thread.start()
+        place = _place_of(self.path)
+        _holders[place] = threading.get_ident()
         try:
             yield
         finally:
+            _holders.pop(place, None)
             done.set()
             thread.join()
             self.release()
+
+
+_holders: dict[Path | None, int] = {}
+"""By claim file, the thread of this process that is in `Claim.hold`."""
+_waiting: dict[int, Path] = {}
+"""By thread, the claim file that it waits for."""
+
+
+def _forget_threads() -> None:
+    _holders.clear()
+    _waiting.clear()
+
+
+after_fork_in_child(_forget_threads)
+
+
+def _place_of(path: Path) -> Path:
+    return Path(os.path.realpath(path.parent), path.name)
+
+
+def wait_for(final: Path, seconds: float) -> None:
+    """Sleep, as another one has the claim on ``final``; to be called until that one is done.
+
+    Raises
+    ------
+    ConfigError
+        The claim is this thread's own, or that of a thread which waits for one of this thread's.
+    """
+    place, own = _place_of(Claim.path_for(final)), threading.get_ident()
+    passed: set[int] = set()
+    holder = _holders.get(place)
+    while holder is not None and holder != own and holder not in passed:
+        passed.add(holder)
+        holder = _holders.get(_waiting.get(holder))
+    if holder == own:
+        raise ConfigError(
+            f"{final}: is asked for while it is made, by the transforms that make it: two datasets share this"
+            " file. Give each a cache_dir of its own, or hash_transform=pickle_hashing (monai.data.utils)"
+        )
+    _waiting[own] = place
+    try:
+        time.sleep(seconds)
+    finally:
+        _waiting.pop(own, None)
 
 
 def claim_is_live(path: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import operator
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from monai.utils import convert_to_tensor, look_up_option
 from voxtier import _core
 from voxtier.arguments import as_several
 from voxtier.errors import ConfigError, NotLoadedError, SourceError
-from voxtier.tensors.claims import Claim
+from voxtier.tensors.claims import Claim, wait_for
 from voxtier.tensors.engine.checked import engine_of
 from voxtier.tensors.engine.pipelines import find_pipeline
 from voxtier.tensors.identity.sharing import is_small, refuse_other, refuse_shared
@@ -65,6 +64,7 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
       (``os``, ``builtins.eval``) needs the former. An item that could not be loaded again is refused before
       anything is written.
     - A file appears complete. Of several processes that miss an item, one computes it and the others wait.
+      Transforms that ask another dataset for the very file that they make are refused, not waited for.
     - The first access returns what every later one returns.
     - `set_data` keeps all files.
     - Different items that one cache file would stand for are refused, before they are used: of a list or
@@ -98,7 +98,8 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     Raises
     ------
     ConfigError
-        ``check`` or ``engine`` is neither of the two, or ``hash_func`` gives different items one file.
+        ``check`` or ``engine`` is neither of the two, or ``hash_func`` gives different items one file. As the
+        cause of MONAI's error at an access: the transforms ask for the file that they make.
     NotLoadedError
         At an access: the file or the item holds what must not be loaded, or the file is another program's.
     SourceError
@@ -225,7 +226,7 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
                 with claim.hold():
                     reason, value = self._read(path)  # another process may have made it before the claim
                     return value if reason is None else self._make(path, item_transformed, reason)
-            time.sleep(0.05)
+            wait_for(path, 0.05)
             reason, value = self._read(path)
         return value
 

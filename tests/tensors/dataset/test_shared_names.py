@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +16,10 @@ import pytest
 import torch
 from monai.data import PersistentDataset
 from monai.data.utils import json_hashing, pickle_hashing
-from monai.transforms import Compose, ScaleIntensityd, Transform
+from monai.transforms import Compose, Lambda, ScaleIntensityd, Transform
 
 from voxtier.errors import ConfigError
-from voxtier.tensors import HealingPersistentDataset, stable_hash, volume_hash
+from voxtier.tensors import HealingPersistentDataset, claims, stable_hash, volume_hash
 from voxtier.tensors.identity.sharing import is_small
 
 PATIENTS = [{"image": f"/data/patient{n}/CT/image.nii.gz"} for n in (1, 2)]
@@ -129,6 +131,77 @@ def test_what_cannot_be_hashed_fails_when_it_is_asked_for(tmp_path: Path) -> Non
     ]  # not compared: neither hash nor memory
     without_cache = HealingPersistentDataset(PATIENTS, Compose([Digits()]), None, hash_func=stable_hash)
     assert [without_cache[n].tolist() for n in range(2)] == [[1], [2]]
+
+
+def access(dataset: HealingPersistentDataset, index: int, results: list[Any]) -> threading.Thread:
+    """Ask for an item in a thread, which ends with this process if it waits for ever."""
+
+    def ask() -> None:
+        try:
+            results.append(dataset[index])
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_second_stage_that_reads_the_first_under_its_own_name_is_refused(tmp_path: Path) -> None:
+    """It waited for ever for the claim of its own thread."""
+    (tmp_path / "link").symlink_to("c")
+    first = HealingPersistentDataset(["a"], Compose([Lambda(lambda _: torch.ones(3))]), tmp_path / "c")
+    second = Compose([Lambda(lambda _: {"image": torch.zeros(2), "before": first[0]})])
+    for folder in (tmp_path / "c", tmp_path / "link"):
+        results: list[Any] = []
+        access(HealingPersistentDataset(["a"], second, folder), 0, results).join(60)
+        assert [type(result.__cause__) for result in results] == [ConfigError]
+        assert "hash_transform" in str(results[0].__cause__)
+    assert list((tmp_path / "c").iterdir()) == []
+    apart = HealingPersistentDataset(["a"], second, tmp_path / "c", hash_transform=pickle_names)
+    assert apart[0]["before"].tolist() == [1, 1, 1]
+
+
+def pickle_names(transforms: Any) -> bytes:
+    return pickle_hashing([type(transform).__name__ for transform in transforms])
+
+
+def test_threads_that_would_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+    first = HealingPersistentDataset([0, 1], Compose([Lambda(torch.tensor)]), tmp_path)
+
+    def ask_for_the_other(item: int) -> Any:
+        both.wait(60)
+        return first[1 - item]
+
+    second = HealingPersistentDataset([0, 1], Compose([Lambda(ask_for_the_other)]), tmp_path)
+    results: list[Any] = []
+    threads = [access(second, index, results) for index in range(2)]
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == 2
+    assert ConfigError in [type(getattr(result, "__cause__", None)) for result in results]
+
+
+def test_an_item_that_another_thread_makes_is_waited_for(tmp_path: Path) -> None:
+    go_on, calls = threading.Event(), []
+
+    def make(item: str) -> torch.Tensor:
+        calls.append(item)
+        assert go_on.wait(60)
+        return torch.ones(2)
+
+    dataset = HealingPersistentDataset(["a"], Compose([Lambda(make)]), tmp_path)
+    results: list[Any] = []
+    threads = [access(dataset, 0, results) for _ in range(2)]
+    while not (calls and claims._waiting):
+        assert all(thread.is_alive() for thread in threads), results
+        time.sleep(0.001)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert [result.tolist() for result in results] == [[1, 1]] * 2
+    assert (len(calls), claims._holders, claims._waiting) == (1, {}, {})
 
 
 def test_a_hash_of_the_transforms_that_sees_their_classes_alone_is_a_warning(tmp_path: Path) -> None:
