@@ -13,12 +13,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from support.small_disk import without_bytecode
 from volumes.support.command_line import run
 from volumes.support.images import code_of, pairs, series
-from voxtier.cli.commands import cli
 from voxtier.errors import SourceError
 from voxtier.volumes import RadiObject, Volume
 
@@ -134,11 +132,8 @@ def test_what_verify_cannot_read_is_no_finding(
         return read(volume, **how)
 
     monkeypatch.setattr(Volume, "to_numpy", read_or_fail)
-    done = CliRunner().invoke(
-        cli, ["volumes", "verify", str(tmp_path / "r"), "--json"], standalone_mode=False
-    )
-    assert done.return_value == 3
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    done = run("verify", tmp_path / "r", "--json", code=3)
+    rows = [json.loads(line) for line in done.out.splitlines()]
     assert [row["status"] for row in rows].count("unread") == 1
 
 

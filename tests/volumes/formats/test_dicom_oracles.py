@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EnhancedMRImageStorage, ImplicitVRLittleEndian
 
+from volumes.support.checks import names_oblique_axes
 from volumes.support.images import slice_dataset
 from voxtier.errors import FormatError
 from voxtier.volumes import Volume
@@ -96,6 +97,7 @@ def from_highdicom(folder: Path) -> nib.Nifti1Image:
     return nib.Nifti1Image(volume.array, np.diag([-1.0, -1, 1, 1]) @ volume.affine)
 
 
+@names_oblique_axes
 @pytest.mark.parametrize("oracle", [from_dicom2nifti, from_highdicom])
 @pytest.mark.parametrize("seed", range(12))
 def test_generated_oblique_series_lie_where_other_libraries_put_them(

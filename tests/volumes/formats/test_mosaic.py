@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from volumes.formats.mosaics import Scan, csa_elements, csa_header, mosaic, protocol, random_scan, write
+from volumes.support.checks import names_oblique_axes
 from voxtier.errors import FormatError
 from voxtier.volumes import Volume
 from voxtier.volumes.formats.dicom import DicomImage, find_series, read_series
@@ -174,6 +175,7 @@ def test_a_real_mosaic_has_the_voxels_and_the_affine_of_nibabel(tmp_path: Path, 
     np.testing.assert_allclose(volume.affine, theirs, atol=1e-3)  # its direction cosines are not unit vectors
 
 
+@names_oblique_axes
 @pytest.mark.parametrize("seed", range(6))
 def test_made_mosaics_have_the_voxels_and_the_affine_of_nibabel(tmp_path: Path, seed: int) -> None:
     scan = random_scan(np.random.default_rng(seed), 5 + seed, is_reversed=bool(seed % 2))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from nibabel.quaternions import quat2mat
 
+from volumes.support.checks import names_oblique_axes
 from voxtier import _core
 from voxtier.errors import FormatError, SourceError
 from voxtier.volumes import OrientationConfig, Volume, configure
@@ -117,6 +118,7 @@ def random_fields(rng: np.random.Generator) -> dict:
     }
 
 
+@names_oblique_axes
 @pytest.mark.filterwarnings("ignore:.*sform and qform disagree")
 def test_five_hundred_headers_give_the_affine_and_voxels_of_nibabel(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
@@ -131,6 +133,7 @@ def test_five_hundred_headers_give_the_affine_and_voxels_of_nibabel(tmp_path: Pa
         assert np.array_equal(ours.voxels, np.asanyarray(oracle.dataobj))
 
 
+@names_oblique_axes
 @pytest.mark.filterwarnings("ignore:.*sform and qform disagree")
 def test_reorient_is_as_closest_canonical(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
+import pytest
 
 from volumes.support.images import code_of
 from voxtier.volumes import Volume, VolumeCollection
 from voxtier.volumes.training.datasets import VolumeCollectionDataset
+
+names_oblique_axes = pytest.mark.skipif(
+    tuple(map(int, nib.__version__.split(".")[:2])) < (5, 4),
+    reason="nibabel before 5.4 names the axes of oblique images by their order, not the clearest first",
+)
 
 
 def first_voxel(volume: Volume) -> int:

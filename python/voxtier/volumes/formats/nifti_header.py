@@ -358,7 +358,7 @@ def new_fields(
     fields["pixdim"] = 1.0
     if voxels.ndim == 4:  # 0 and no unit: a step that is not known
         fields["pixdim"][4] = step = time_step(meta)
-        fields["xyzt_units"] |= 8 if step else 0
+        fields["xyzt_units"] = 10 if step else 2  # millimetres; with a step, seconds too
     if orientation is not None:
         _put_affine(fields, orientation.affine, is_tilted=is_tilted)
     return fields
