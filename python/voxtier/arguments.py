@@ -48,6 +48,30 @@ def _bounds(least: int | None, most: int | None) -> str:
     return f" >= {least}" if least is not None else "" if most is None else f" <= {most}"
 
 
+def check_kind(name: str, value: object, kind: type, remedy: str) -> None:
+    """Refuse an argument of another class, which would be found out only where it is used.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the message.
+    value : object
+        What was given.
+    kind : type
+        The class that it must be of.
+    remedy : str
+        What to give, behind "pass".
+
+    Raises
+    ------
+    ConfigError
+        It is of another class.
+    """
+    if not isinstance(value, kind):
+        shown = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise ConfigError(f"{name} must be of {kind.__name__}, got {shown}: pass {remedy}")
+
+
 @overload
 def as_several(given: str | Iterable[str]) -> Iterable[str]: ...
 @overload

@@ -8,8 +8,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,7 +20,7 @@ from frames.indexing.files import link_files, native, run, set_state, statuses, 
 from support.builders import JPEG, PIXEL_DATA, Element, Fragments, dicom, image, jpeg
 from voxtier._core import Refusal
 from voxtier.errors import ConfigError
-from voxtier.frames import FrameTable, read_table
+from voxtier.frames import FrameReader, FrameTable, Gateway, read_table
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.sources.listing import ListedObject
@@ -54,6 +55,20 @@ def test_a_second_run_opens_no_unchanged_file(store: FrameStore, tmp_path: Path)
 def test_a_batch_of_no_files_is_refused(store: FrameStore, tmp_path: Path, size: object) -> None:
     with pytest.raises(ConfigError, match="batch_size must be a whole number >= 1"):
         list(index_files(FileIndexer(store), write_files(tmp_path / "d", 1), batch_size=size))  # type: ignore[arg-type]
+
+
+def test_arguments_of_another_class_are_refused_at_once(store: FrameStore, tmp_path: Path) -> None:
+    wrong: list[Callable[[Any], object]] = [
+        lambda other: FileIndexer(other),
+        lambda other: FrameReader(other, publish=False),
+        lambda other: Gateway(other, store),
+        lambda other: list(index_files(other, tmp_path)),
+        lambda other: list(index_files(FileIndexer(store), tmp_path, shard=other)),
+    ]
+    for call in wrong:
+        for other in ("archive", FileIndexer, 7):
+            with pytest.raises(ConfigError, match=r"must be of .*, got .*: pass"):
+                call(other)
 
 
 @pytest.mark.parametrize("frames", [1, 9], ids=["fewer frames", "more frames"])

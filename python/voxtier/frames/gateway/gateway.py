@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtier._core import Gateway as Core
-from voxtier.arguments import as_several
+from voxtier.arguments import as_several, check_kind
 from voxtier.errors import ConfigError, VoxtierError
 from voxtier.frames.gateway.answers import Answers
 from voxtier.frames.gateway.hot_set import HotSet
@@ -109,6 +109,7 @@ class Gateway:
         in_flight_bytes: int = 256 << 20,
         access_log: int | None = None,
     ) -> None:
+        check_kind("store", store, FrameStore, "FrameStore(dsn), and the sources behind it")
         names, origins = list(as_several(sources)), list(as_several(cors_origins))
         if not names:
             raise ConfigError("a gateway serves one source at least: name it")

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from voxtier._core import Indexer, take_unchanged
-from voxtier.arguments import as_several, whole_number
+from voxtier.arguments import as_several, check_kind, whole_number
 from voxtier.frames.dicom.table import Verify
 from voxtier.frames.indexing.paths import Shard, absolute
 from voxtier.frames.sources.address import is_misread
@@ -150,6 +150,7 @@ class FileIndexer:
         force: bool = False,
         s3: S3Config | None = None,
     ) -> None:
+        check_kind("store", store, FrameStore, "FrameStore(dsn), and the source by its name, source=")
         self.store = store
         self.source = source
         self.force = force
@@ -230,6 +231,9 @@ def index_files(
         exception, Ctrl-C) or the server crashes, what was yielded is in the database, and the next run does
         the rest.
     """
+    check_kind("indexer", indexer, FileIndexer, "FileIndexer(store, source=...)")
+    if shard is not None:
+        check_kind("shard", shard, Shard, "Shard.parse('1/2')")
     batch_size = whole_number("batch_size", batch_size, 1)
     iterator: Iterator[str] = map(absolute, as_several(paths))
     if shard is not None:

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, SlideHeader
-from voxtier.arguments import as_several
+from voxtier.arguments import as_several, check_kind
 from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, Verify
 from voxtier.frames.indexing.paths import absolute
@@ -104,6 +104,8 @@ class FrameReader:
         user_groups: Iterable[str] | None = None,
         other_sources: str | Iterable[str] = (),
     ) -> None:
+        if store is not None:
+            check_kind("store", store, FrameStore, "FrameStore(dsn), and the source behind it")
         self.store = store
         self._files, self.index = OpenFiles(open_files), None
         if user_groups is not None:
