@@ -120,6 +120,34 @@ def test_bad_cases_are_refused_by_name_or_left_out(tmp_path: Path) -> None:
         import_nnunet(tmp_path, tmp_path / "s")
 
 
+@pytest.mark.filterwarnings("ignore::voxtier.errors.LeftOutWarning")
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [("case_0.b2nd", "image_0000"), ("case_0_seg.b2nd", "seg"), ("case_2_seg.b2nd", "seg")],
+)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_case_that_was_left_out_is_not_trained(
+    tmp_path: Path, name: str, lacking: str, *, is_there: bool
+) -> None:
+    folder = tmp_path / "nnUNetPlans_3d_fullres"
+    folder.mkdir()
+    data, seg = np.ones((2, 20, 20, 20), np.float32), np.ones((1, 20, 20, 20), np.int16)
+    for number in range(4):
+        save_case(folder / f"case_{number}", data, seg)
+    (folder / name).unlink()
+    if is_there:
+        (folder / name).write_bytes(b"not an array")
+    radi = import_nnunet(folder, f"{folder}.voxtier", on_error="skip")
+    found = len(radi.collection("image_0000")), len(radi.collection("seg"))
+    case = name.partition(".")[0].removesuffix("_seg")
+    if name == "case_0.b2nd" and not is_there:
+        assert found == (3, 3)  # a case is what has an image
+    else:
+        assert found == ((4, 3) if lacking == "seg" else (3, 4))
+    with pytest.raises(ConfigError, match=f"lacks the cases {case} in {lacking}: import them again"):
+        Trainer(folder, [8, 8, 8]).get_dataloaders()
+
+
 class Transforms:
     """What nnU-Net's validation transforms do without regions: -1 becomes 0, then smaller targets."""
 
@@ -257,12 +285,12 @@ def test_what_the_mixin_does_not_do_is_refused(preprocessed: Any, tmp_path: Path
         Own(folder, [8, 8, 8]).get_dataloaders()
     import os
 
-    victim = folder / "case_0.b2nd"
-    state = victim.stat()
-    os.utime(victim, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    with pytest.raises(ConfigError, match=r"case_0\.b2nd was written after"):
-        Trainer(folder, [8, 8, 8]).get_dataloaders()
-    os.utime(victim, ns=(state.st_atime_ns, state.st_mtime_ns))
+    for name in ("case_0.b2nd", "case_0_seg.b2nd"):
+        state = (folder / name).stat()
+        os.utime(folder / name, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+        with pytest.raises(ConfigError, match=f"{name} was written after"):
+            Trainer(folder, [8, 8, 8]).get_dataloaders()
+        os.utime(folder / name, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def test_regions_are_drawn_alike_and_their_voxels_too(preprocessed: Any) -> None:

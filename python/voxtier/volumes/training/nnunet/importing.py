@@ -73,13 +73,13 @@ def import_nnunet(
         Without blosc2.
     """
     cases = find_cases(folder)
-    channels = _open(cases[next(iter(cases))]).shape[0]
+    channels = _count_channels(cases, on_error)
     jobs: dict[str, list[Job]] = {name: [] for name in [*map(channel_name, range(channels)), MASK]}
     for case, image in cases.items():
         mask = mask_of(image)
         for channel in range(channels):
-            jobs[channel_name(channel)].append(_job(case, image, channel, channels))
-        jobs[MASK].append(_job(case, mask, None, channels))
+            jobs[channel_name(channel)].append(_job(case, image, channel, channels, on_error))
+        jobs[MASK].append(_job(case, mask, None, channels, on_error))
     store = Store(as_uri(uri), Session.of(ctx), "radi_object")
     write = get_config().write
     tile = _TILES if write.tile == TileConfig() else write.tile
@@ -125,11 +125,27 @@ def state_of(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _job(case: str, path: Path, channel: int | None, channels: int) -> Job:
+def _count_channels(cases: Mapping[str, Path], on_error: OnError) -> int:
+    """Return the number of channels of the first case, or of the first that can be opened."""
+    failure: Exception | None = None
+    for image in cases.values():
+        try:
+            return int(_open(image).shape[0])
+        except (FormatError, SourceError) as error:
+            if on_error == "raise":
+                raise
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _job(case: str, path: Path, channel: int | None, channels: int, on_error: OnError) -> Job:
+    size, modified = 0, 0
     try:
         size, modified = state_of(path)
     except OSError as error:
-        raise ConfigError(f"case {case!r} has no {path.name}: preprocess it again") from error
+        if on_error == "raise":
+            raise ConfigError(f"case {case!r} has no {path.name}: preprocess it again") from error
     name = MASK if channel is None else channel_name(channel)
     return Job(
         f"{case}_{name}",

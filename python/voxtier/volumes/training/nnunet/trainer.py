@@ -18,7 +18,7 @@ from voxtier.volumes.training.augmenting import Augmentation
 from voxtier.volumes.training.batches import Batches, batches
 from voxtier.volumes.training.datasets import DatasetConfig, SegmentationDataset
 from voxtier.volumes.training.loaders import import_torch
-from voxtier.volumes.training.nnunet.importing import MASK, SUFFIX, channel_name, state_of
+from voxtier.volumes.training.nnunet.importing import MASK, SUFFIX, channel_name, mask_of, state_of
 from voxtier.volumes.training.nnunet.sampling import RegionSampler
 
 _OUTSIDE_MASK = -1  # what nnU-Net pads segmentations with, and stores outside of the body
@@ -178,7 +178,7 @@ class BatchesMixin:
         missing = sorted(set(wanted) - set(names))
         if missing:
             raise ConfigError(f"{store.uri} lacks the channel {missing[0]}: import the cases again")
-        self._refuse_stale(store, cases)
+        self._refuse_stale(store, [*wanted, MASK], cases)
         # Ranks take turns over the items; where these do not divide, one comes once more.
         items = each * world * -(-trainer.configuration_manager.batch_size // world)
         config = DatasetConfig(
@@ -195,16 +195,23 @@ class BatchesMixin:
         loader = batches(data, trainer.batch_size, augment=augment, rank=rank, world_size=world, **options)
         return EndlessBatches(loader, each, _finisher(trainer, dims), trainer.current_epoch)
 
-    def _refuse_stale(self, store: RadiObject, cases: Sequence[str]) -> None:
-        rows = {str(row["obs_subject_id"]): row for row in store.collection(channel_name(0)).table.rows()}
-        absent = [case for case in cases if case not in rows]
-        if absent:
-            raise ConfigError(f"{store.uri} lacks the cases {', '.join(absent[:5])}: import them again")
+    def _refuse_stale(self, store: RadiObject, names: Sequence[str], cases: Sequence[str]) -> None:
+        """Refuse cases that a collection lacks, and files that are not those that were imported."""
         folder = Path(self.preprocessed_dataset_folder)  # type: ignore[attr-defined]
-        for case in cases:
-            path, row = folder / f"{case}{SUFFIX}", rows[case]
-            if path.exists() and state_of(path) != (row["source_bytes"], row["source_mtime_ns"]):
-                raise ConfigError(f"{path} was written after {store.uri}: import_nnunet(..., overwrite=True)")
+        for name in names:
+            rows = {str(row["obs_subject_id"]): row for row in store.collection(name).table.rows()}
+            absent = [case for case in cases if case not in rows]
+            if absent:
+                raise ConfigError(
+                    f"{store.uri} lacks the cases {', '.join(absent[:5])} in {name}: import them again"
+                )
+            for case in cases:
+                image, row = folder / f"{case}{SUFFIX}", rows[case]
+                path = mask_of(image) if name == MASK else image
+                if path.exists() and state_of(path) != (row["source_bytes"], row["source_mtime_ns"]):
+                    raise ConfigError(
+                        f"{path} was written after {store.uri}: import_nnunet(..., overwrite=True)"
+                    )
 
 
 def _refuse_unknown(trainer: Any) -> None:
