@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import resource
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "VOXTIER_SERVE_"
 _DESCRIPTORS = 16_384
+_LONGEST_NAME = 150  # bytes; those of a file end at 255
 # Seconds, of the index run: between two tries, and for its end.
 _FIRST_PAUSE, _LONGEST_PAUSE, _RUN_ENDS_WITHIN = 1.0, 30.0, 1.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
@@ -188,7 +191,7 @@ def _gateway(
 ) -> Gateway:
     from voxtier.frames.gateway.gateway import Gateway
 
-    home, names = home_if_any(), "+".join(quote(name, safe="") for name in sources)
+    home = home_if_any()
     return Gateway(
         store,
         sources,
@@ -200,11 +203,19 @@ def _gateway(
         viewer=options["viewer"],
         workers=options["workers"],
         budget_bytes=options["budget"],
-        hot_set=None if home is None else home / "hot" / f"{names}.hot",
+        hot_set=None if home is None else home / "hot" / hot_set_name(sources),
         is_private=options["trust_proxy"],
         groups_header=options["groups_header"],
         access_log=sys.stdout.fileno() if options["log_json"] else None,
     )
+
+
+def hot_set_name(sources: Sequence[str]) -> str:
+    """Return the name of the file that keeps the hot set of some sources."""
+    names = "+".join(quote(name, safe="") for name in sources)
+    if len(names) > _LONGEST_NAME:
+        names = f"{names[:_LONGEST_NAME]}-{hashlib.blake2b(names.encode(), digest_size=8).hexdigest()}"
+    return f"{names}.hot"
 
 
 def _name_unknown(store: FrameStore, sources: tuple[str, ...]) -> None:

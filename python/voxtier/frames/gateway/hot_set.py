@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from voxtier._core import restore_hot_set, save_hot_set
-from voxtier.errors import FormatError, SourceError
+from voxtier.errors import FormatError
 from voxtier.frames.memory.cache import FrameCache
 from voxtier.system.durable import remove_leftovers, temporary_path
 from voxtier.system.workers import start_thread
@@ -37,11 +37,11 @@ class HotSet:
 
     def restore(self) -> int:
         """Read the file; return the number of tables that came into memory, 0 where there is no good file."""
-        if self._path is None or not self._path.exists():
-            return 0
         try:
+            if self._path is None or not self._path.exists():
+                return 0
             return restore_hot_set(self._cache, self._path)
-        except (FormatError, SourceError) as error:
+        except (FormatError, OSError) as error:
             _log.warning("the saved hot set is passed over: %s", error)
             return 0
 
@@ -69,7 +69,7 @@ class HotSet:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             save_hot_set(self._cache, aside)
             aside.replace(self._path)
-        except (OSError, SourceError) as error:
+        except OSError as error:
             _log.warning("the hot set could not be saved: %s", error)
             with suppress(OSError):
                 aside.unlink()

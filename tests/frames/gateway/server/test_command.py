@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from pydicom.data import get_testdata_file
 
 from voxtier.cli.commands import cli
-from voxtier.cli.frames.serve import serve
+from voxtier.cli.frames.serve import hot_set_name, serve
 from voxtier.cli.frames.serve_settings import read_tokens
 from voxtier.errors import ConfigError
 from voxtier.frames.gateway.gateway import Gateway
@@ -353,6 +353,16 @@ def test_sigterm_ends_it_with_a_log_and_a_hot_set(served: Served) -> None:
     assert {row["status"] for row in rows} >= {200, 401, 404}
     assert "1.3.6.1" not in out
     assert (served.home / "hot" / "default.hot").stat().st_size > 0
+
+
+def test_a_hot_set_has_a_name_of_its_own_however_long_those_of_its_sources_are() -> None:
+    wards = [f"hospital-radiology-archive-{number}" for number in range(9)]
+    lists = [["a"], ["a", "b"], ["a+b"], ["a/b"], wards, wards[:-1], ["\u6771" * 31], ["\u6771" * 30]]
+    names = [hot_set_name(each) for each in lists]
+    assert len(set(names)) == len(lists)
+    assert max(map(len, names)) <= 200
+    assert not any("/" in name for name in names)
+    assert hot_set_name(["default"]) == "default.hot"  # as before
 
 
 def test_a_port_in_use_is_named(dsn: str, tmp_path: Path) -> None:

@@ -254,6 +254,8 @@ def test_the_tables_in_memory_come_back_at_the_next_start(
     monkeypatch.setattr(store, "recall", lambda *_, **__: None)  # the table can come from memory alone
     with again:
         assert str(file) in again.reader.cache
+    with Gateway(store, port=0, hot_set=tmp_path / ("x" * 300), index_seconds=60) as gateway:
+        assert gateway.url  # a file that cannot be is not needed
     saved.write_bytes(saved.read_bytes()[:-1])
     with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
         assert gateway.reader.cache.table(str(file)) is None or gateway.reader.preload.progress()["loaded"]
