@@ -355,9 +355,12 @@ class Database:
         return self._server or embedded_server(self._home)
 
     def _conninfo(self, **changes: str | int) -> str:
-        if self._server is not None:
-            self._server.ensure_running()
-            dsn = connection_string.without_environment(self._server.conninfo())
+        server = self._server  # another thread may close the database meanwhile
+        if server is not None:
+            server.ensure_running()
+            dsn = connection_string.without_environment(server.conninfo())
+        elif self.is_embedded:
+            raise BackendError(f"{self.describe()}: the database was closed while a thread connected to it")
         else:
             dsn = self._current_dsn()
         given = _call(self._credentials, "credentials") if self._credentials is not None else {}
@@ -387,8 +390,8 @@ class Database:
 
     def _recover(self) -> None:
         """Restart a server that was killed, and check every idle connection: if one is lost, most are."""
-        if self._server is not None:
-            self._server.ensure_running()  # else the pool notices, and waits a second before it reconnects
+        if (server := self._server) is not None:
+            server.ensure_running()  # else the pool notices, and waits a second before it reconnects
         if (pool := self._pool) is not None:
             with contextlib.suppress(psycopg.Error, psycopg_pool.PoolClosed):
                 pool.check()

@@ -12,14 +12,15 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::fingerprint::{State, fingerprint_of, state_of};
 use super::frames::cache::PyFrameCache;
+use super::sources::{State, fingerprint_of, state_of};
 use crate::base::error::{Error, ErrorKind};
 use crate::gateway::access::token_digest;
 use crate::gateway::jobs::{Answer, Job, Question};
 use crate::gateway::server::Server;
 use crate::gateway::service::{Settings, Shared};
 use crate::gateway::telemetry::log::AccessLog;
+use crate::python::gil::Release;
 
 /// Between two looks whether a signal came while a gateway stops.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(5);
@@ -84,7 +85,7 @@ impl PyGateway {
         }
         let shared = self.shared.clone();
         let address = SocketAddr::new(host, port);
-        let server = py.detach(|| Server::start(address, workers.max(1), shared))?;
+        let server = py.release(|| Server::start(address, workers.max(1), shared))?;
         let bound = server.address();
         *running = Some(Arc::new(server));
         Ok((bound.ip().to_string(), bound.port()))
@@ -102,13 +103,13 @@ impl PyGateway {
         server.begin_stop(drain);
         let mut raised = Ok(());
         while !server.has_ended() {
-            py.detach(|| std::thread::sleep(LOOK_FOR_SIGNALS));
+            py.release(|| std::thread::sleep(LOOK_FOR_SIGNALS));
             if let Err(error) = py.check_signals() {
                 server.begin_stop(Duration::ZERO);
                 raised = Err(error);
             }
         }
-        py.detach(|| server.finish());
+        py.release(|| server.finish());
         raised
     }
 
@@ -127,7 +128,7 @@ impl PyGateway {
 
     fn next_job(&self, py: Python<'_>, seconds: f64) -> Option<PyGatewayJob> {
         let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
-        py.detach(|| self.shared.jobs.next(limit)).map(|job| PyGatewayJob { job: Mutex::new(Some(job)) })
+        py.release(|| self.shared.jobs.next(limit)).map(|job| PyGatewayJob { job: Mutex::new(Some(job)) })
     }
 }
 

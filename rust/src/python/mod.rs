@@ -1,13 +1,13 @@
 //! The bindings: each function converts, releases the GIL, calls the core, and wraps the result.
 //!
 //! The only folder that imports pyo3. Files are named as in the core; the surface is documented in
-//! `python/voxtier/_core.pyi`.
+//! `python/voxtier/_core.pyi`. The GIL is released and taken as [`gil`] says.
 
 mod errors;
-mod fingerprint;
 mod frames;
 #[cfg(feature = "server")]
 mod gateway;
+mod gil;
 mod paths;
 mod resample;
 mod sources;
@@ -22,6 +22,7 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+    gil::register(module)?;
     errors::register(module)?;
     frames::register(module)?;
     #[cfg(feature = "server")]

@@ -6,6 +6,7 @@ use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::python::gil::Release;
 use crate::resample::file::read_voxels;
 use crate::resample::picked::Picks;
 use crate::resample::plan::{First, Grid, Intensity, Lines, Plan, Resize, Sum};
@@ -163,7 +164,7 @@ fn on_volume<T: Send>(
     };
     let storage = Storage { element, is_big_endian, slope, intercept };
     let sources = axes.map(|(axis, is_flipped)| Source { axis, is_flipped });
-    let done = py.detach(|| {
+    let done = py.release(|| {
         let count = shape.iter().try_fold(element.bytes() as u64, |all, axis| all.checked_mul(*axis as u64));
         let count = count.ok_or_else(|| {
             Error::new(ErrorKind::LimitExceeded, format!("{shape:?} voxels do not fit into memory"))

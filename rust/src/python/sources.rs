@@ -12,14 +12,26 @@ use pyo3::types::{PyBytes, PyInt};
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::planned::{Cost, Fetch, Planned};
-use crate::base::source::{Bytes, FileSource, Fingerprint, Range, Source};
+use crate::base::source::{Bytes, Etag, FileSource, Fingerprint, Range, Source};
 use crate::frames::table::FrameTable;
 use crate::python::errors::SourceError;
-use crate::python::fingerprint::{State, fingerprint_of, state_of};
+use crate::python::gil::{Release, attach};
 use crate::python::paths::local_path_of;
 
 /// Most threads that read one file: more of them wait for one another in the page cache.
 const MOST_READERS: usize = 4;
+
+/// The state of a file or object as Python has it: size, mtime_ns, ctime_ns, inode, etag; None for what there is not.
+pub(super) type State = (u64, Option<i64>, Option<i64>, Option<u64>, Option<String>);
+
+pub(super) fn state_of(Fingerprint { size, mtime_ns, ctime_ns, inode, etag }: Fingerprint) -> State {
+    (size, mtime_ns, ctime_ns, inode, etag.map(|etag| etag.to_string()))
+}
+
+pub(super) fn fingerprint_of((size, mtime_ns, ctime_ns, inode, etag): State) -> Fingerprint {
+    let etag = etag.and_then(|etag| Etag::from(&etag).ok());
+    Fingerprint { size, mtime_ns, ctime_ns, inode, etag }
+}
 
 /// Calls `work` with the source that `object` stands for, without the GIL where nothing of Python is touched.
 pub fn with_source<R: Send>(
@@ -29,7 +41,7 @@ pub fn with_source<R: Send>(
     let py = object.py();
     if let Ok(bytes) = object.cast::<PyBytes>() {
         let bytes = bytes.as_bytes();
-        return Ok(py.detach(|| work(&Bytes(bytes)))?);
+        return Ok(py.release(|| work(&Bytes(bytes)))?);
     }
     if object.is_instance_of::<PyInt>() {
         let fd: i32 = object.extract()?;
@@ -38,7 +50,7 @@ pub fn with_source<R: Send>(
         }
         // SAFETY: the caller lends an open descriptor for the call; a closed one is an EBADF, not a danger.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        return Ok(py.detach(|| work(&FileSource::new(fd)?.with_readers(readers())))?);
+        return Ok(py.release(|| work(&FileSource::new(fd)?.with_readers(readers())))?);
     }
     if let (Ok(read), Ok(size)) = (object.getattr("read"), object.getattr("size")) {
         return with_reader(&read, size.extract()?, work);
@@ -47,7 +59,7 @@ pub fn with_source<R: Send>(
         return with_object(object, work);
     }
     if let Ok(path) = local_path_of(object) {
-        return Ok(py.detach(|| work(&FileSource::open(&path)?.with_readers(readers())))?);
+        return Ok(py.release(|| work(&FileSource::open(&path)?.with_readers(readers())))?);
     }
     let Ok(buffer) = PyBuffer::<u8>::get(object) else {
         let kind = object.get_type().name()?;
@@ -105,7 +117,7 @@ fn run<R: Send>(
     source: Planned<Fetcher>,
     work: impl FnOnce(&dyn Source) -> Result<R> + Send,
 ) -> PyResult<R> {
-    py.detach(|| work(&source)).map_err(|error| match source.into_fetch().raised.into_inner() {
+    py.release(|| work(&source)).map_err(|error| match source.into_fetch().raised.into_inner() {
         Ok(Some(raised)) if raised.is_instance_of::<SourceError>(py) => raised,
         Ok(Some(raised)) => {
             let error = PyErr::from(error);
@@ -133,7 +145,7 @@ pub fn read_changed_object(
     known: Option<Fingerprint>,
     work: impl FnOnce(&dyn Source) -> Result<FrameTable> + Send,
 ) -> Result<Option<FrameTable>> {
-    Python::attach(|py| {
+    attach(|py| {
         let source = match known {
             Some(known) => open.bind(py).call1((object, state_of(known)))?,
             None => open.bind(py).call1((object,))?,
@@ -150,7 +162,7 @@ pub fn read_changed_object(
         }
         Ok(Some(table))
     })
-    .map_err(|error| Python::attach(|py| error_of(py, &error)))
+    .map_err(|error| attach(|py| error_of(py, &error)))
 }
 
 /// A function of Python's that reads.
@@ -168,7 +180,7 @@ struct Fetcher {
 
 impl Fetch for Fetcher {
     fn fetch(&self, ranges: &[Range]) -> Result<Vec<Vec<u8>>> {
-        Python::attach(|py| {
+        attach(|py| {
             let bytes = |part: &Bound<'_, PyAny>| PyBuffer::<u8>::get(part)?.to_vec(py);
             let fetched: PyResult<Vec<_>> = match &self.read {
                 Reads::One(read) => ranges

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice};
 
 use crate::base::error::{Error, ErrorKind};
+use crate::python::gil::Release;
 use crate::tiledb::codec::Pipeline;
 use crate::tiledb::layout::{Grid, Range};
 use crate::tiledb::memory::node::{Node, attach};
@@ -43,7 +44,7 @@ impl TileFile {
                 format!("filters {filters:?} cannot be undone here: let TileDB read the array"),
             )
         })?;
-        let reader = py.detach(|| Reader::open(&path, Grid::new(&shape, &extents)?, cell, pipeline))?;
+        let reader = py.release(|| Reader::open(&path, Grid::new(&shape, &extents)?, cell, pipeline))?;
         Ok(Self { reader: Arc::new(reader) })
     }
 
@@ -65,7 +66,7 @@ impl TileFile {
         let wanted: Vec<Range> =
             ranges.into_iter().map(|(start, count, step)| Range { start, count, step }).collect();
         let bytes = out.as_slice_mut()?;
-        py.detach(|| self.reader.read(&wanted, bytes, Effort { threads, keep, shared: false }))?;
+        py.release(|| self.reader.read(&wanted, bytes, Effort { threads, keep, shared: false }))?;
         Ok(())
     }
 
@@ -81,7 +82,7 @@ impl TileFile {
     ) -> PyResult<()> {
         let starts = starts.as_slice()?;
         let bytes = out.as_slice_mut()?;
-        py.detach(|| {
+        py.release(|| {
             self.reader.read_patches(starts, &size, bytes, Effort { threads, keep, shared: false })
         })?;
         Ok(())
@@ -106,7 +107,7 @@ impl TileFile {
         let mut boxes = Boxes { starts, size: &size, steps: &steps, first: 0, each: 0 };
         boxes.each = boxes.numbers();
         let fill = first_bytes(fill);
-        py.detach(|| self.reader.read_boxes(&boxes, fill, &sink, Effort { threads, keep, shared: false }))?;
+        py.release(|| self.reader.read_boxes(&boxes, fill, &sink, Effort { threads, keep, shared: false }))?;
         Ok(())
     }
 }
@@ -156,19 +157,19 @@ impl Recipe {
 /// Sets the bytes that decoded chunks may take in this process; 0 switches the cache off.
 #[pyfunction]
 fn set_tile_budget(py: Python<'_>, budget: u64) {
-    py.detach(|| process().cache.set_budget(budget));
+    py.release(|| process().cache.set_budget(budget));
 }
 
 /// Removes all decoded chunks and resets the counters.
 #[pyfunction]
 fn clear_tile_cache(py: Python<'_>) {
-    py.detach(|| process().cache.clear());
+    py.release(|| process().cache.clear());
 }
 
 /// Returns the counters of this process's cache of decoded chunks.
 #[pyfunction]
 fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let stats = py.detach(|| process().cache.stats());
+    let stats = py.release(|| process().cache.stats());
     let node = process().cache.node();
     let (shared_bytes, shared_budget) = node.map_or((0, 0), Node::memory);
     let found = PyDict::new(py);
@@ -194,14 +195,14 @@ fn tile_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pyfunction]
 #[pyo3(signature = (budget, *, every_read))]
 fn make_tile_cache(py: Python<'_>, budget: u64, every_read: bool) -> PyResult<i32> {
-    py.detach(|| joined(every_read, || attach::make(budget)))
+    py.release(|| joined(every_read, || attach::make(budget)))
 }
 
 /// Takes up the memory behind a path such as `/proc/PID/fd/N`; this process's descriptor.
 #[pyfunction]
 #[pyo3(signature = (path, *, every_read))]
 fn join_tile_cache(py: Python<'_>, path: PathBuf, every_read: bool) -> PyResult<i32> {
-    py.detach(|| joined(every_read, || attach::join(&path)))
+    py.release(|| joined(every_read, || attach::join(&path)))
 }
 
 /// The descriptor of the memory that the process has joined, which stays the first one.
@@ -218,7 +219,7 @@ fn joined(
 /// Inflates the bytes `offset..offset + count` of a gzip file, fewer when it ends before.
 #[pyfunction]
 fn gunzip_range(py: Python<'_>, path: PathBuf, offset: u64, count: u64) -> PyResult<Bound<'_, PyArray1<u8>>> {
-    let found = py.detach(|| crate::base::gzip::gunzip_range(&path, offset, count, AT_ONCE))?;
+    let found = py.release(|| crate::base::gzip::gunzip_range(&path, offset, count, AT_ONCE))?;
     let bytes = found.bytes.into_pyarray(py);
     if found.skip == 0 {
         return Ok(bytes);

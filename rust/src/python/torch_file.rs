@@ -6,6 +6,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::base::window::Buffer;
+use crate::python::gil::Release;
 use crate::torch_file::{self, ALLOWED_GLOBALS, Checks, INERT_GLOBALS, Next, Report, State, verify_file};
 use crate::{Error, ErrorKind};
 
@@ -87,7 +88,7 @@ impl TensorReport {
 #[pyo3(signature = (path, *, crc=true, content=false, digest=false))]
 fn verify_tensor_file(py: Python<'_>, path: PathBuf, crc: bool, content: bool, digest: bool) -> TensorReport {
     let checks = Checks { crc, content, digest };
-    TensorReport(py.detach(|| verify_file(&path, checks, &mut Buffer::default())))
+    TensorReport(py.release(|| verify_file(&path, checks, &mut Buffer::default())))
 }
 
 /// An iterator of `(index, report)` in the order in which files finish.
@@ -112,7 +113,7 @@ impl ParallelVerifier {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<(usize, TensorReport)>> {
         loop {
-            match py.detach(|| self.0.next(Duration::from_millis(200))) {
+            match py.release(|| self.0.next(Duration::from_millis(200))) {
                 Next::Done(index, report) => return Ok(Some((index, TensorReport(*report)))),
                 Next::Waiting => py.check_signals()?,
                 Next::Finished => return Ok(None),

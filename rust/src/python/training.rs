@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use super::tiledb::{Recipe, TileFile, first_bytes};
 use crate::base::error::{Error, ErrorKind};
+use crate::python::gil::Release;
 use crate::tiledb::output::convert::Number;
 use crate::training::components;
 use crate::training::engine::{Engine, Order};
@@ -67,7 +68,7 @@ impl BatchEngine {
     #[new]
     #[pyo3(signature = (threads, keep, *, shared=false))]
     fn new(py: Python<'_>, threads: usize, keep: bool, shared: bool) -> PyResult<Self> {
-        let engine = py.detach(|| Engine::start(threads, keep, shared))?;
+        let engine = py.release(|| Engine::start(threads, keep, shared))?;
         Ok(Self { engine, memory: Mutex::default() })
     }
 
@@ -118,7 +119,7 @@ impl BatchEngine {
         number: u64,
         milliseconds: u64,
     ) -> Option<Vec<([i64; 3], Option<Py<PyBaseException>>)>> {
-        let outcomes = py.detach(|| self.engine.wait(number, Duration::from_millis(milliseconds)))?;
+        let outcomes = py.release(|| self.engine.wait(number, Duration::from_millis(milliseconds)))?;
         self.held().remove(&number);
         let each = outcomes
             .into_iter()
@@ -128,7 +129,7 @@ impl BatchEngine {
 
     /// Ends the threads; batches that were not waited for are dropped.
     fn stop(&self, py: Python<'_>) {
-        py.detach(|| self.engine.stop());
+        py.release(|| self.engine.stop());
         self.held().clear();
     }
 }
@@ -222,7 +223,7 @@ fn find_components<'py>(
     side: usize,
 ) -> PyResult<Option<Components<'py>>> {
     let labels = labels.as_slice()?;
-    let Some((classes, parts)) = py.detach(|| components::components(labels, shape, side)) else {
+    let Some((classes, parts)) = py.release(|| components::components(labels, shape, side)) else {
         return Ok(None);
     };
     let rows: Vec<u32> = parts.iter().flat_map(|p| [p.component, p.block, p.ordinal, p.voxels]).collect();

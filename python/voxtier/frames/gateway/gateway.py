@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -182,7 +183,8 @@ class Gateway:
         """Listen, and in the background ask the index until it answers, then load the best tables.
 
         ``/ready`` says yes when both are done, and goes on saying so if the index fails later: frames come
-        from memory and files then. In a block of ``configured(s3=...)`` its threads read from that store.
+        from memory and files then. In a block of ``configured(s3=...)`` its threads read from that store. A
+        program that ends without `stop` stops the gateway, with no time for open requests.
 
         Parameters
         ----------
@@ -204,6 +206,9 @@ class Gateway:
         try:
             self.host, self.port = self._core.start(self.host, self.port, self.workers)
             listens = True
+            # Registered behind the database's: the threads end before its connections, and before the
+            # interpreter, which nobody may ask for anything while it is taken apart.
+            atexit.register(self._stop_at_exit)
             self._answers = Answers(self._core, self.reader, self._search, self.status)
             self._answers.start()
             self.reader.wake()
@@ -225,7 +230,7 @@ class Gateway:
             try:
                 self._store.sources()
             except VoxtierError as error:
-                if not has_said:
+                if not has_said and not self._stopping.is_set():
                     _log.warning("the gateway is not ready until the index of frames answers: %s", error)
                 has_said = True
                 self._stopping.wait(_ASK_AGAIN_SECONDS)
@@ -266,6 +271,7 @@ class Gateway:
             Time for open requests. A call from another thread, or a signal, may shorten it.
         """
         self._stopping.set()
+        atexit.unregister(self._stop_at_exit)
         try:
             self._core.stop(drain_seconds)
         finally:
@@ -279,7 +285,12 @@ class Gateway:
                 self._hot_set.stop()
                 self.reader.close()
 
+    def _stop_at_exit(self) -> None:
+        """Stop a gateway that the program left running: nobody waits for its open requests."""
+        self.stop(drain_seconds=0.0)
+
     def _abandon(self) -> None:
+        atexit.unregister(self._stop_at_exit)
         self._core.abandon()
         self._status.after_fork()
         self._answers = self._readying = None

@@ -9,17 +9,18 @@ use pyo3::prelude::*;
 use super::cache::PyFrameCache;
 use crate::base::error::{Error, Result};
 use crate::frames::memory::cache::FrameCache;
+use crate::python::gil::Release;
 
 #[pyfunction]
 fn save_hot_set(py: Python<'_>, cache: &Bound<'_, PyFrameCache>, path: PathBuf) -> PyResult<u64> {
     let cache = &cache.get().cache;
-    Ok(py.detach(|| save(cache, &path))?)
+    Ok(py.release(|| save(cache, &path))?)
 }
 
 #[pyfunction]
 fn restore_hot_set(py: Python<'_>, cache: &Bound<'_, PyFrameCache>, path: PathBuf) -> PyResult<u64> {
     let cache = &cache.get().cache;
-    let restored = py.detach(|| cache.restore_hot_set(&std::fs::read(&path).map_err(Error::from)?));
+    let restored = py.release(|| cache.restore_hot_set(&std::fs::read(&path).map_err(Error::from)?));
     Ok(restored?)
 }
 

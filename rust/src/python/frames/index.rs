@@ -17,8 +17,8 @@ use crate::base::source::{Fingerprint, is_address};
 use crate::dicom;
 use crate::frames::index::{Indexed, Job, Known, Told, index_object, index_path};
 use crate::frames::row::FileState;
-use crate::python::fingerprint::{State, fingerprint_of};
-use crate::python::sources::read_changed_object;
+use crate::python::gil::{Release, attach};
+use crate::python::sources::{State, fingerprint_of, read_changed_object};
 
 /// Files in one job of the pool.
 const CHUNK: usize = 8;
@@ -68,7 +68,7 @@ impl Indexer {
                 return (job.id, index_path(&source, job, verify, buffer));
             };
             let read = |path: &str, known: Option<Fingerprint>, told: &mut Told| {
-                let address = Python::attach(|py| PyString::new(py, path).into_any().unbind());
+                let address = attach(|py| PyString::new(py, path).into_any().unbind());
                 read_changed_object(open, &address, known, |object| {
                     told.fingerprint = Some(object.fingerprint());
                     dicom::read_table_or_uids(object, verify_objects, buffer, &mut told.uids)
@@ -92,7 +92,7 @@ impl Indexer {
             Ok(Job { id, path: storable_path(&path)?, known })
         });
         let jobs = jobs.collect::<PyResult<Vec<Job>>>()?;
-        let (rows, outcomes) = py.detach(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;
+        let (rows, outcomes) = py.release(|| self.read_all(jobs)).map_err(PyRuntimeError::new_err)?;
         let reports = outcomes
             .into_iter()
             .map(|(id, indexed)| Ok(report(paths.get_item(id as usize)?.unbind(), indexed)));

@@ -8,6 +8,7 @@ use pyo3::pybacked::PyBackedStr;
 
 use crate::frames::priority::top_n::top_n as best;
 use crate::frames::priority::{self, Columns, Formula};
+use crate::python::gil::Release;
 
 type Times<'py> = PyReadonlyArray1<'py, i64>;
 
@@ -27,7 +28,7 @@ fn score_many(
     let formula = Formula::new(weights, half_lives)?;
     let columns = Columns::new(last_used.as_slice()?, inserted.as_slice()?, count.as_slice()?)?;
     let out = out.as_slice_mut()?;
-    let skew = py.detach(|| priority::score_many(&formula, &columns, now, out))?;
+    let skew = py.release(|| priority::score_many(&formula, &columns, now, out))?;
     Ok((skew.clamped, skew.worst_us))
 }
 
@@ -66,7 +67,7 @@ fn top_n<'py>(
             (None, None) => a.cmp(&b),
         }
     };
-    let ranked = py.detach(|| best(&formula, &columns, now, n, &tie))?;
+    let ranked = py.release(|| best(&formula, &columns, now, n, &tie))?;
     let rows = PyArray1::from_iter(py, ranked.iter().map(|&(_, row)| i64::from(row)));
     let scores = PyArray1::from_iter(py, ranked.iter().map(|&(score, _)| score));
     Ok((rows, scores))

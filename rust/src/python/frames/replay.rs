@@ -5,6 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::frames::memory::replay::{self, Policy};
+use crate::python::gil::Release;
 
 /// Hits of all accesses, and of those that are not scans, for each budget.
 #[pyfunction]
@@ -30,7 +31,7 @@ fn simulate(
     let rows = keys.iter().zip(weights).zip(scans);
     let trace: Vec<replay::Access> =
         rows.map(|((&key, &weight), &scan)| replay::Access { key, weight, scan }).collect();
-    Ok(py.detach(|| {
+    Ok(py.release(|| {
         let hits = budgets.iter().map(|&budget| replay::replay(&trace, policy, budget));
         hits.map(|hits| (hits.all, hits.clinical)).collect()
     }))

@@ -12,8 +12,8 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::Fingerprint;
 use crate::frames::index::{LONGEST_PATH, storable};
 use crate::frames::row::{self, COLUMNS, FileState, next_row, next_state};
-use crate::python::fingerprint::{State, fingerprint_of};
 use crate::python::paths::path_of;
+use crate::python::sources::{State, fingerprint_of};
 
 /// A path as the index holds it, or why it cannot.
 pub(super) fn storable_path(path: &Bound<'_, PyAny>) -> PyResult<Result<String>> {

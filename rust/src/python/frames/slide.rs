@@ -6,9 +6,9 @@ use pyo3::types::{PyAny, PyBytes};
 
 use crate::base::window::Buffer;
 use crate::dicom::slide;
-use crate::python::fingerprint::{State, fingerprint_of, state_of};
 use crate::python::frames::frame_table::describes;
-use crate::python::sources::with_source;
+use crate::python::gil::Release;
+use crate::python::sources::{State, fingerprint_of, state_of, with_source};
 
 /// What the header of one instance says of tiles.
 #[pyclass(frozen, module = "voxtier._core")]
@@ -25,12 +25,12 @@ impl SlideHeader {
     /// The header that bytes of `to_bytes` hold.
     #[staticmethod]
     fn from_bytes(py: Python<'_>, stored: &[u8]) -> PyResult<Self> {
-        Ok(Self(py.detach(|| slide::decode(stored))?))
+        Ok(Self(py.release(|| slide::decode(stored))?))
     }
 
     /// The header as bytes that are kept; None where it is too large.
     fn to_bytes<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        py.detach(|| slide::encode(&self.0)).map(|stored| PyBytes::new(py, &stored))
+        py.release(|| slide::encode(&self.0)).map(|stored| PyBytes::new(py, &stored))
     }
 
     /// The state of the file that was read.

@@ -16,9 +16,9 @@ use crate::base::source::{FileSource, Fingerprint, Source, is_address};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::table::FrameTable;
-use crate::python::fingerprint::{State, state_of};
+use crate::python::gil::Release;
 use crate::python::paths::local_path_of;
-use crate::python::sources::read_object;
+use crate::python::sources::{State, read_object, state_of};
 
 /// Time that a batch of paths should take. Waking a thread costs as much as reading some small files, so these
 /// go in large batches; slides and files on cold storage go one by one, and no table waits for others.
@@ -129,13 +129,13 @@ impl TableReader {
         let Some(reader) = guard.as_ref() else { return Ok(None) };
         state.fill(py, reader, self)?;
         while state.ready.is_empty() && state.in_flight > 0 {
-            let Some(batches) = py.detach(|| reader.wait()) else { return Err(readers_gone()) };
+            let Some(batches) = py.release(|| reader.wait()) else { return Err(readers_gone()) };
             state.take(batches, self.threads);
             state.fill(py, reader, self)?;
         }
         let Some((path, outcome)) = state.ready.pop_front() else {
             let finished = guard.take();
-            py.detach(|| drop(finished));
+            py.release(|| drop(finished));
             return Ok(None);
         };
         Ok(Some(match outcome {
@@ -179,7 +179,7 @@ impl ReaderState {
             self.in_flight += files.len();
             self.submitted += 1;
             self.pending.insert(self.submitted, objects);
-            if !py.detach(|| reader.submit(vec![(self.submitted, files)])) {
+            if !py.release(|| reader.submit(vec![(self.submitted, files)])) {
                 return Err(readers_gone());
             }
             if let Some(batches) = reader.poll() {
@@ -245,7 +245,7 @@ impl ReaderState {
 
 /// Ends the threads of a reader without the GIL, for which they may wait.
 pub(super) fn drop_detached<R: Send>(reader: R) {
-    Python::attach(|py| py.detach(|| drop(reader)));
+    Python::attach(|py| py.release(|| drop(reader)));
 }
 
 /// Raised instead of ending early with results missing.

@@ -21,9 +21,9 @@ use crate::frames::memory::cache::{
 use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome};
 use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
-use crate::python::fingerprint::{State, state_of};
 use crate::python::frames::frame_table::PyFrameTable;
-use crate::python::sources::with_source;
+use crate::python::gil::Release;
+use crate::python::sources::{State, state_of, with_source};
 
 /// Look-ups that are done with the GIL held, and for which other threads wait for the mutex.
 const TOUCHED_WITH_GIL: usize = 256;
@@ -43,7 +43,7 @@ impl PyFrameCache {
             if let Some(guard) = self.cache.lru.try_lock() {
                 return guard;
             }
-            py.detach(|| drop(self.cache.lru.lock()));
+            py.release(|| drop(self.cache.lru.lock()));
         }
     }
 }
@@ -128,7 +128,7 @@ impl PyFrameCache {
         let slot = guard.peek(key.as_bytes())?;
         let (meta, value) = (slot.meta().to_vec(), slot.value().to_vec());
         drop(guard);
-        py.detach(|| cached::decode(&meta, &value)).map(Into::into)
+        py.release(|| cached::decode(&meta, &value)).map(Into::into)
     }
 
     fn etag(&self, py: Python<'_>, key: &str) -> Option<String> {
@@ -266,11 +266,11 @@ impl PyFrameCache {
     #[pyo3(signature = (rows, *, klass="normal"))]
     fn put_rows(&self, py: Python<'_>, rows: &[u8], klass: &str) -> PyResult<(Vec<String>, u64)> {
         let class = parse_class(klass)?;
-        Ok(py.detach(|| self.cache.put_rows(rows, class))?)
+        Ok(py.release(|| self.cache.put_rows(rows, class))?)
     }
 
     fn preload_rows(&self, py: Python<'_>, rows: &[u8], limit: u64) -> PyResult<(u64, u64, u64)> {
-        Ok(py.detach(|| self.cache.preload_rows(rows, limit))?)
+        Ok(py.release(|| self.cache.preload_rows(rows, limit))?)
     }
 
     #[pyo3(signature = (keys, tables, *, klass="normal"))]
@@ -286,8 +286,9 @@ impl PyFrameCache {
             return Err(PyValueError::new_err(detail));
         }
         let put = Put { class: parse_class(klass)?, ..Put::default() };
-        Ok(py
-            .detach(|| self.cache.put_packed_many(keys.iter().zip(tables.iter().map(|table| &**table)), put)))
+        Ok(py.release(|| {
+            self.cache.put_packed_many(keys.iter().zip(tables.iter().map(|table| &**table)), put)
+        }))
     }
 
     fn packed_bytes(&self, py: Python<'_>, key: &str) -> Option<usize> {
@@ -309,7 +310,7 @@ impl PyFrameCache {
         let ids = ids.try_readonly()?;
         let ids = ids.as_slice()?;
         let slices = ids.chunks(TOUCHED_WITH_GIL);
-        Ok(py.detach(|| slices.map(|slice| self.cache.lru.lock().touch(slice, request)).sum()))
+        Ok(py.release(|| slices.map(|slice| self.cache.lru.lock().touch(slice, request)).sum()))
     }
 
     fn invalidate(&self, py: Python<'_>, key: &str) -> bool {
@@ -320,7 +321,7 @@ impl PyFrameCache {
         let Ok(budget) = u64::try_from(budget_bytes) else {
             return Err(PyValueError::new_err(format!("budget_bytes = {budget_bytes}: must be >= 0")));
         };
-        py.detach(|| self.cache.resize(budget));
+        py.release(|| self.cache.resize(budget));
         Ok(())
     }
 
@@ -328,7 +329,7 @@ impl PyFrameCache {
         &self,
         py: Python<'py>,
     ) -> (Vec<String>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>) {
-        let drained = py.detach(|| self.cache.drain());
+        let drained = py.release(|| self.cache.drain());
         let counts = PyArray1::from_iter(py, drained.iter().map(|access| i64::from(access.count)));
         let times = PyArray1::from_iter(py, drained.iter().map(|access| access.used_at));
         let keys = drained.iter().map(|access| String::from_utf8_lossy(&access.key).into_owned());
@@ -349,7 +350,7 @@ impl PyFrameCache {
         let accesses: Vec<Access> = rows
             .map(|((key, count), used_at)| Access { key: key.into_bytes().into(), count, used_at })
             .collect();
-        py.detach(|| self.cache.restore(&accesses));
+        py.release(|| self.cache.restore(&accesses));
         Ok(())
     }
 
@@ -423,7 +424,7 @@ impl PyFrameCache {
 
     /// Before `fork`: takes the mutex.
     fn _before_fork(&self, py: Python<'_>) {
-        py.detach(|| self.cache.lru.hold());
+        py.release(|| self.cache.lru.hold());
     }
 
     /// After `fork`, in the parent: releases the mutex.
