@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::parts::{FileParts, Piece, Way};
-use super::request::Request;
+use super::request::{Method, Request};
 use super::response::{Body, Response, reason};
 use crate::base::kernel;
 use crate::gateway::service::Worker;
@@ -32,6 +32,8 @@ const MOST_HEADERS: usize = 100;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Time in which a client must take some of what is sent.
 const STALL_TIME: Duration = Duration::from_secs(30);
+/// Time in which a client that was refused must send more, or end, and for all that it still sends.
+const REST_TIME: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Bytes a second that a client must take on average behind the first [`STALL_TIME`].
 const SLOWEST: u64 = 8 << 10;
 
@@ -97,7 +99,8 @@ async fn answer(head: &[u8], worker: &Worker) -> (Response, Then) {
         has_body |= header.name.eq_ignore_ascii_case("transfer-encoding")
             || header.name.eq_ignore_ascii_case("content-length") && header.value.trim_ascii() != b"0";
     }
-    if has_body {
+    // Of a method that is not served the body does not matter: 413 would read as a limit of its length.
+    if has_body && request.method != Method::Other {
         return (Response::refusal(413, "request_body", "requests have no body here"), CLOSE);
     }
     // A proxy before may have taken the other one (RFC 9112 3.2).
@@ -108,7 +111,7 @@ async fn answer(head: &[u8], worker: &Worker) -> (Response, Then) {
         let mut options = request.header_lines("connection").flat_map(|line| line.split(','));
         options.any(|each| each.trim().eq_ignore_ascii_case(option))
     };
-    let keep = !says("close") && (may_chunk || says("keep-alive"));
+    let keep = !has_body && !says("close") && (may_chunk || says("keep-alive"));
     let response = worker.respond(&request).await;
     // Without chunks, the end of the connection is the end of the body.
     let keep = keep && (may_chunk || !response.is_streamed());
@@ -259,7 +262,7 @@ impl Connection {
         let drain = async {
             loop {
                 self.buffer.clear();
-                self.stream.readable().await?;
+                timeout(REST_TIME.0, self.stream.readable()).await??;
                 match self.stream.try_read_buf(&mut self.buffer) {
                     Ok(0) => return Ok(()),
                     Ok(_) => {}
@@ -268,7 +271,7 @@ impl Connection {
                 }
             }
         };
-        timeout(Duration::from_secs(1), drain).await.unwrap_or(Ok(()))
+        timeout(REST_TIME.1, drain).await.unwrap_or(Ok(()))
     }
 }
 

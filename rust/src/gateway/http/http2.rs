@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use super::buffered::Buffered;
 use super::parts::{FileParts, Piece, Way};
-use super::request::Request;
+use super::request::{Method, Request};
 use super::response::{Block, Body, Response};
 use super::sequence::FileSequence;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -174,8 +174,10 @@ async fn answer(
         .iter()
         .map(|(name, value)| httparse::Header { name: name.as_str(), value: value.as_bytes() })
         .collect();
-    let response = if is_empty(&mut body).await {
-        worker.respond(&Request::new(request.method.as_str(), target, &headers)).await
+    let asked = Request::new(request.method.as_str(), target, &headers);
+    // Of a method that is not served the body does not matter.
+    let response = if asked.method == Method::Other || is_empty(&mut body).await {
+        worker.respond(&asked).await
     } else {
         Response::refusal(413, "request_body", "requests have no body here")
     };

@@ -192,6 +192,25 @@ def test_requests_beyond_the_limits(file: Path, start: Start, request_: bytes, s
     assert raw(gateway, b"GET /health HTTP/1.0\r\n\r\n").endswith(b"ok\n")
 
 
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 3000000", "Transfer-Encoding: chunked", "Expect: 100-continue"]
+)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "SEARCH"])
+def test_a_method_that_is_not_served_is_refused_as_that_with_its_body(
+    file: Path, start: Start, method: str, framing: str
+) -> None:
+    """RFC 9110 15.5.6. A STOW-RS client would take 413 for the limit of a proxy."""
+    gateway = start()
+    head = f"{method} /dicomweb/studies HTTP/1.1\r\nHost: x\r\n{framing}\r\n"
+    head += "" if "Length" in framing or "chunked" in framing else "Content-Length: 3000000\r\n"
+    body = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100_000
+    answer = raw(gateway, head.encode() + b"\r\n" + body)
+    assert answer.count(b"HTTP/1.1 ") == 1  # the body is no request
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in answer
+    assert b"\r\nConnection: close\r\n" in answer
+
+
 def test_a_client_of_http_1_0_gets_no_chunks(file: Path, start: Start) -> None:
     """RFC 9112 6.1: what it does not know; the end of the connection is the end of the body."""
     gateway = start()

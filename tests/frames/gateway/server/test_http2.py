@@ -99,13 +99,17 @@ class Client:
         return True
 
 
-@pytest.mark.parametrize(("body", "status"), [(b"", b"200"), (b"x", b"413")])
-def test_an_empty_frame_behind_the_headers_is_no_body(process: Process, body: bytes, status: bytes) -> None:
+@pytest.mark.parametrize(
+    ("method", "body", "status"), [("GET", b"", b"200"), ("GET", b"x", b"413"), ("POST", b"x", b"405")]
+)
+def test_an_empty_frame_behind_the_headers_is_no_body(
+    process: Process, method: str, body: bytes, status: bytes
+) -> None:
     """Some proxies end a request without a body so."""
     with socket.create_connection(("127.0.0.1", process.port), timeout=30) as connection:
         h2 = H2Connection(H2Configuration(client_side=True))
         h2.initiate_connection()
-        lines = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/health")]
+        lines = [(":method", method), (":scheme", "http"), (":authority", "x"), (":path", "/health")]
         h2.send_headers(1, lines)
         connection.sendall(h2.data_to_send())
         h2.send_data(1, body, end_stream=True)
