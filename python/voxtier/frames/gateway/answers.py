@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ from voxtier._core import GatewayJob
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.results import to_json
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search import Search, is_named_below
+from voxtier.frames.gateway.statements import prefixes_of
 from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.sources.objects import RemoteObject
@@ -47,6 +48,7 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
     AND f.study_instance_uid = %(study)s AND f.sop_instance_uid IS NOT NULL
     AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(%(study)s, 0)
     AND (%(series)s = '' OR f.series_instance_uid = %(series)s)
+    AND (%(prefixes)s::text[] IS NULL OR f.path || '/' ^@ ANY (%(prefixes)s::text[]))
     AND (%(groups)s::text[] IS NULL
         OR voxtier.groups_may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
 GROUP BY f.series_instance_uid, f.sop_instance_uid
@@ -125,7 +127,10 @@ class Answers:
     def _answer(self, job: GatewayJob) -> None:
         match job.question:
             case ("instance", (source, uid, groups)):
-                asked = self._index.ask(lambda store: _rows_of_instance(_for(store, groups), source, uid))
+                roots = self._search.roots
+                asked = self._index.ask(
+                    lambda store: _rows_of_instance(_for(store, groups), source, uid, roots)
+                )
                 job.answer_rows(asked)
             case ("file", (source, path, groups)):
                 found = self._index.ask(
@@ -136,6 +141,7 @@ class Answers:
                 job.answer_right(self._index.ask(lambda store: _may_read(store, source, path, uid, groups)))
             case ("files", (source, study, series, groups)):
                 parameters = {"source": source, "study": study, "series": series, "groups": groups}
+                parameters["prefixes"] = prefixes_of(self._search.roots) if self._search.roots else None
                 job.answer_files(_for(self._index.store, groups).query(_FILES, parameters))
             case ("search", (source, path, query, root, groups)):
                 job.answer_http(*self._search_for(source, path, query, root, groups))
@@ -185,10 +191,8 @@ def _answer_by_store(job: GatewayJob, config: S3Config) -> None:
         job.fail("the question failed")
 
 
-def _rows_of_instance(store: FrameStore, source: str, uid: str) -> bytes:
+def _rows_of_instance(store: FrameStore, source: str, uid: str, roots: Sequence[str]) -> bytes:
     """Return the rows of all files that hold an instance; those of the first one's series come along."""
-    answers = [
-        store.recall(source, found.path, with_series=number == 0)
-        for number, found in enumerate(store.copies_of(uid, source))
-    ]
+    paths = [found.path for found in store.copies_of(uid, source) if is_named_below(found.path, roots)]
+    answers = [store.recall(source, path, with_series=number == 0) for number, path in enumerate(paths)]
     return b"".join(answer.rows for answer in answers if answer is not None)

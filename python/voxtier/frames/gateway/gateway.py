@@ -53,8 +53,8 @@ class Gateway:
     port : int
         Port; 0 for any free one.
     roots : path or iterable of path
-        Files, folders, and prefixes of stores (``s3://bucket/prefix``), below which files and objects may be
-        opened, whatever the index says; empty for all.
+        Files, folders, and prefixes of stores (``s3://bucket/prefix``), below which files and objects are
+        served; of others in the index nothing is told. Empty for all.
     tokens : mapping of str to str or iterable of str, optional
         Tokens that clients may send, and the sources that each is good for; empty for all sources.
     cors_origins : str or iterable of str

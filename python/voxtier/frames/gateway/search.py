@@ -73,11 +73,12 @@ class Search:
     Parameters
     ----------
     roots : sequence of str
-        Files, folders and prefixes of stores below which headers may be read; empty for all.
+        Files, folders and prefixes of stores: nothing is told of files outside; empty for all. Of a file
+        below whose link leads out, its UIDs are told alone.
     """
 
     def __init__(self, roots: Sequence[str] = ()) -> None:
-        self._roots = tuple(roots)
+        self.roots = tuple(roots)
         self._headers: OrderedDict[File, str] = OrderedDict()
         self._next_try: dict[str, float] = {}
         # Of each source the completion of its search index for which was found out whether it may answer.
@@ -153,7 +154,7 @@ class Search:
         begun = monotonic()
         if begun < self._next_try.get(source, begun):
             return True
-        unread = (each for each in index.unread(source, _MOST_TRIED) if is_below(each.path, self._roots))
+        unread = (each for each in index.unread(source, _MOST_TRIED) if is_below(each.path, self.roots))
         tried = takewhile(lambda _: monotonic() - begun <= _LONGEST_TRY, unread)
         is_back = any(read_indexed(each.path, each.study, each.series, each.instance)[0] for each in tried)
         self._next_try[source] = monotonic() + _PAUSE * (monotonic() - begun)
@@ -165,12 +166,12 @@ class Search:
         The search index counts and matches what it holds: it answers as headers do only where these may be
         read of every file. All rows are looked at, but only once until files are added.
         """
-        if not self._roots:
+        if not self.roots:
             return True
         with self._looking:  # one search looks, the others wait for what it finds
             known = self._is_all_below.get(source)
             if known is None or known[0] != completion:
-                [(is_below_all,)] = store.query(*all_below(source, self._roots))
+                [(is_below_all,)] = store.query(*all_below(source, self.roots))
                 known = self._is_all_below[source] = completion, is_below_all
         return known[1]
 
@@ -179,8 +180,8 @@ class Search:
 
         From then on headers answer, so that pages of results fit together.
         """
-        found = list(_search_index(store, source, query, with_files=bool(self._roots)))
-        if all(is_below(path or "", self._roots) for _, _, path in found):
+        found = list(_search_index(store, source, query, with_files=bool(self.roots)))
+        if all(is_below(path or "", self.roots) for _, _, path in found):
             return [(row, header) for row, header, _ in found]
         completion, _ = self._is_all_below[source]
         self._is_all_below[source] = completion, False
@@ -210,7 +211,7 @@ class Search:
         """
         if needs_all:
             _check_time(deadline)
-            return _read_all(file) if is_below(file.path, self._roots) else {}
+            return _read_all(file) if is_below(file.path, self.roots) else {}
         with self._lock:
             text = self._headers.get(file)
             if text is not None:
@@ -218,7 +219,7 @@ class Search:
         if text is not None:
             found: Header = json.loads(text)
             return found
-        if not is_below(file.path, self._roots):
+        if not is_below(file.path, self.roots):
             return {}
         _check_time(deadline)
         header, state = read_indexed(file.path, file.study, file.series, file.instance)
@@ -292,7 +293,8 @@ class _HeaderSearch:
 
     def _rows(self, query: Query) -> Iterator[tuple[Row, Header, list[File]]]:
         """Yield the rows of a level, what is counted of each, and the files whose headers it needs."""
-        rows = self._asked.query(*from_headers(self._source, query, for_groups=self._for_groups))
+        statement = from_headers(self._source, query, self._searches.roots, for_groups=self._for_groups)
+        rows = self._asked.query(*statement)
         for study, series, instance, of_study, instances, transfer_syntax, *of_files in rows:
             files = [
                 File(path, tuple(state), study, of, uid)
@@ -315,9 +317,15 @@ class _HeaderSearch:
         key = file, row, needs_all
         if key not in self._rescued and len(self._rescued) < _MOST_RESCUED:
             uids = {tag: [uid] for tag, uid in zip((STUDY, SERIES, INSTANCE), row, strict=False) if uid}
-            found = self._asked.query(
-                *next_files(self._source, uids, file.path, _MOST_TRIED, for_groups=self._for_groups)
+            statement = next_files(
+                self._source,
+                uids,
+                file.path,
+                _MOST_TRIED,
+                self._searches.roots,
+                for_groups=self._for_groups,
             )
+            found = self._asked.query(*statement)
             others = (File(path, tuple(state), *of) for path, state, *of in found)
             tried = (self._searches.header(each, self._deadline, needs_all=needs_all) for each in others)
             self._rescued[key] = next(filter(None, tried), {})
@@ -348,8 +356,14 @@ def is_below(path: str, roots: Sequence[str]) -> bool:
     """Return whether a path, with its links resolved, or an address lies below a root; no root allows all."""
     if not roots:
         return True
-    names = [path] if is_address(path) else [path, os.path.realpath(path)]
-    return all(any(f"{name}/".startswith(f"{root.rstrip('/')}/") for root in roots) for name in names)
+    return all(
+        is_named_below(name, roots) for name in {path, path if is_address(path) else os.path.realpath(path)}
+    )
+
+
+def is_named_below(name: str, roots: Sequence[str]) -> bool:
+    """Return whether a path or an address lies below a root by its letters; no root allows all."""
+    return not roots or any(f"{name}/".startswith(f"{root.rstrip('/')}/") for root in roots)
 
 
 def _search_index(

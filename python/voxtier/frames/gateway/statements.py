@@ -17,6 +17,7 @@ from voxtier.frames.gateway.query import (
     TRANSFER_SYNTAX,
     Query,
 )
+from voxtier.frames.sources.address import is_text
 from voxtier.frames.store.search_index import FILE_STATE, INSTANCE, SERIES, SHARED_TAGS, STUDY
 
 _COLUMNS = {STUDY: "study_instance_uid", SERIES: "series_instance_uid", INSTANCE: "sop_instance_uid"}
@@ -80,13 +81,21 @@ ORDER BY f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid""",
 _NEXT = f"""
 SELECT f.path, {FILE_STATE}, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
 {_FROM} AND f.path > %(path)s ORDER BY f.path LIMIT %(limit)s"""
+_BELOW = "f.path || '/' ^@ ANY (%(prefixes)s::text[])"
 _ALL_BELOW = f"""
-SELECT NOT EXISTS (SELECT {_FROM.format(where="")} AND NOT f.path || '/' ^@ ANY (%(prefixes)s::text[]))"""
+SELECT NOT EXISTS (SELECT {_FROM.format(where="")} AND NOT {_BELOW})"""
 _VISIBLE = " AND voxtier.may_see(f.allowed_groups)"
 _WINDOW = " LIMIT %(limit)s OFFSET %(offset)s"
 
 
-def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, dict[str, Any]]:
+def prefixes_of(roots: Sequence[str]) -> list[str]:
+    """Return what the paths of files below roots begin with, a slash behind each; they hold text alone."""
+    return [f"{root.rstrip('/')}/" for root in roots if is_text(root)]
+
+
+def from_headers(
+    source: str, query: Query, roots: Sequence[str], *, for_groups: bool
+) -> tuple[str, dict[str, Any]]:
     """Return a statement for the rows of a search and the files whose headers it needs, and its parameters.
 
     Parameters
@@ -95,6 +104,8 @@ def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, d
         Name of the source.
     query : Query
         The search. Its window is part of the statement only where no header must match.
+    roots : sequence of str
+        Files, folders and prefixes of stores below which files are wanted; empty for all.
     for_groups : bool
         Whether only rows that the groups of the transaction may see are wanted.
 
@@ -106,7 +117,7 @@ def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, d
         Its parameters.
     """
     parameters: dict[str, Any] = {"source": source, "limit": query.limit, "offset": query.offset}
-    visible = _VISIBLE if for_groups else ""
+    visible = _visible(roots, parameters, for_groups=for_groups)
     where = _uids("f", query.uids, parameters, hashed=True) + visible
     window = "" if query.matches else _WINDOW
     return _BY_HEADERS[query.level].format(where=where, window=window, visible=visible), parameters
@@ -114,11 +125,17 @@ def from_headers(source: str, query: Query, *, for_groups: bool) -> tuple[str, d
 
 def all_below(source: str, roots: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Return a statement that tells whether all files of searches are below roots by their names."""
-    return _ALL_BELOW, {"source": source, "prefixes": [f"{root.rstrip('/')}/" for root in roots]}
+    return _ALL_BELOW, {"source": source, "prefixes": prefixes_of(roots)}
 
 
 def next_files(
-    source: str, uids: dict[str, list[str]], after: str, limit: int, *, for_groups: bool
+    source: str,
+    uids: dict[str, list[str]],
+    after: str,
+    limit: int,
+    roots: Sequence[str],
+    *,
+    for_groups: bool,
 ) -> tuple[str, dict[str, Any]]:
     """Return a statement for the files of UIDs behind a path, in the order of paths, and its parameters.
 
@@ -132,6 +149,8 @@ def next_files(
         The path.
     limit : int
         Most files.
+    roots : sequence of str
+        See `from_headers`.
     for_groups : bool
         See `from_headers`.
 
@@ -143,7 +162,8 @@ def next_files(
         Its parameters.
     """
     parameters: dict[str, Any] = {"source": source, "path": after, "limit": limit}
-    where = _uids("f", uids, parameters, hashed=True) + (_VISIBLE if for_groups else "")
+    where = _uids("f", uids, parameters, hashed=True)
+    where += _visible(roots, parameters, for_groups=for_groups)
     return _NEXT.format(where=where), parameters
 
 
@@ -269,6 +289,13 @@ def _place(tag: str) -> str:
 def _computed(tag: str) -> str:
     vr, value = _COMPUTED[tag]
     return f"jsonb_build_object('{tag}', jsonb_build_object('vr', '{vr}', 'Value', {value})), '{{}}'"
+
+
+def _visible(roots: Sequence[str], parameters: dict[str, Any], *, for_groups: bool) -> str:
+    """Return conditions on files of which something may be told."""
+    if roots:
+        parameters["prefixes"] = prefixes_of(roots)
+    return (f" AND {_BELOW}" if roots else "") + (_VISIBLE if for_groups else "")
 
 
 def _uids(table: str, uids: dict[str, list[str]], parameters: dict[str, Any], *, hashed: bool) -> str:

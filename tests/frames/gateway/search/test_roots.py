@@ -1,4 +1,4 @@
-"""Searches of a gateway that opens files of some folders alone: an index tells no more than headers."""
+"""A gateway that serves files of some folders alone tells nothing of others that the index knows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from frames.gateway.conftest import Connect
-from frames.gateway.serving import index
+from frames.gateway.serving import Answer, index
+from voxtier.frames import read_tables
 from voxtier.frames.gateway import search as search_module
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.statements import from_headers
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore
@@ -100,19 +102,19 @@ def test_the_search_index_answers_where_all_files_are_below_the_roots(
 
 
 @pytest.mark.parametrize("place", ["private", "public2", "."])
-def test_a_file_outside_of_the_roots_is_found_by_its_uids_alone(
-    store: FrameStore, public: Path, tmp_path: Path, place: str
+@pytest.mark.parametrize("study", ["", "1.2.0.1"])
+def test_a_file_outside_of_the_roots_is_not_found(
+    store: FrameStore, public: Path, tmp_path: Path, place: str, study: str
 ) -> None:
-    secret = write(tmp_path / place / "secret.dcm", "1.2.1.5", "Secret^Patient")
-    _, searches = both_ways(store, [str(public)])
+    """A study of its own, or an instance more of one that is served: all is as if the file were not there."""
+    secret = write(tmp_path / place / "secret.dcm", "1.2.1.5", "Secret^Patient", study)
+    expected, searches = both_ways(store, [str(public)])
     index(store, [secret])
     fill(store)
     found = answers(searches, store)  # of a search that has used the search index
     by_headers, _ = both_ways(store, [str(public)])
-    assert found == by_headers
-    assert "Secret" not in str(found.values())
-    assert found["studies?PatientName=Secret*"] == ([], False)
-    assert [each["0020000D"]["Value"] for each in found["studies?"][0]].count(["1.2.1.5.1"]) == 1
+    assert found == by_headers == expected
+    assert len(both_ways(store, ())[0]["instances?"][0]) == 4
     store.delete("default", [str(secret)])
     fill(store)
     before = searches.counts()["index"]
@@ -124,10 +126,30 @@ def test_a_study_is_named_by_its_file_below_the_roots(
     store: FrameStore, public: Path, tmp_path: Path
 ) -> None:
     """Its first file, in the order of paths, lies outside, and says another name."""
+    expected, _ = both_ways(store, [str(public)])
     index(store, [write(tmp_path / "a.dcm", "1.2.9", "Secret^Patient", study="1.2.0.1")])
     found, _ = both_ways(store, [str(public)])
-    assert "Secret" not in str(found.values())
-    assert len(found["studies?PatientName=Open*"][0]) == 3
+    assert found == expected
+
+
+def test_prefixes_of_stores_are_roots_of_searches(store: FrameStore, public: Path) -> None:
+    """Of an object that cannot be read its UIDs are told, of one outside nothing."""
+    tables = read_tables([str(public / f"{number}.dcm") for number in range(3)])
+    for result, address in zip(
+        tables, ["s3://bucket/a/0.dcm", "s3://bucket/ab/1.dcm", "s3://bucket/2.dcm"], strict=True
+    ):
+        store.upsert("stores", [result._replace(path=address)])
+    for roots, count in {
+        ("s3://bucket/a",): 1,
+        ("s3://bucket/a/",): 1,
+        ("s3://bucket/a/0.dcm", "s3://bucket/ab"): 2,
+        ("s3://bucket",): 3,
+        ("s3://buck", str(public)): 0,
+        ("/\udcff",): 0,
+        (): 3,
+    }.items():
+        statement = from_headers("stores", parse("studies", ""), roots, for_groups=False)
+        assert len(store.query(*statement)) == count, roots
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -166,4 +188,35 @@ def test_a_gateway_tells_no_name_from_outside_of_its_roots(
     assert client.get("/dicomweb/studies?PatientName=Secret*").status == 204
     answer = client.get("/dicomweb/studies")
     assert b"Secret" not in answer.body
-    assert len(json.loads(answer.body)) == 4
+    assert len(json.loads(answer.body)) == 3
+
+
+@pytest.mark.parametrize("groups", [None, "ward"])
+def test_resources_outside_of_the_roots_are_not_there(
+    store: FrameStore, public: Path, tmp_path: Path, connect: Connect, groups: str | None
+) -> None:
+    study = "1.2.0.1"  # of one that is served, and of its own
+    secrets = [write(tmp_path / "private" / f"{each}.dcm", f"1.2.{each}", "Secret", study) for each in (7, 8)]
+    # More copies than are tried, before the one that is served.
+    shared = [write(tmp_path / f"a{each}" / "0.dcm", "1.2.0", "Secret", study) for each in range(9)]
+    index(store, [*secrets, *shared, write(tmp_path / "private" / "9.dcm", "1.2.9", "Secret")])
+    options = {} if groups is None else {"is_private": True, "groups_header": "X-Groups"}
+    lines = {} if groups is None else {"X-Groups": groups}
+    client = connect(roots=[public], **options)
+
+    def ask(path: str) -> Answer:
+        return client.get(f"/dicomweb/studies/{path}", {"Accept": "*/*", **lines})
+
+    for own, missing in ((study, "1.2.7"), ("1.2.9.1", "1.2.9"), (study, "1.2.8")):
+        for end in ("", "/metadata", "/frames/1"):
+            instance = f"{own}/series/{missing}.2/instances/{missing}{end}"
+            unknown = ask(f"{own}/series/{missing}.2/instances/1.99{end}")
+            assert ask(instance)[::2] == unknown[::2], instance
+            assert unknown.status == 404
+    for end in ("", "/metadata"):
+        for path in ("1.2.9.1", "1.2.9.1/series/1.2.9.2", f"{study}/series/1.2.7.2"):
+            assert ask(f"{path}{end}")[::2] == ask(f"1.99{path[path.find('/') :] * ('/' in path)}{end}")[::2]
+    [only] = json.loads(ask(f"{study}/metadata").body)
+    assert only["00100010"]["Value"] == [{"Alphabetic": "Open^0"}]
+    assert len(ask(study).parts()) == 1
+    assert ask(f"{study}/series/1.2.0.2/instances/1.2.0/frames/1").status == 200
