@@ -88,6 +88,8 @@ def read_tokens(path: str) -> dict[str, list[str]]:
     ConfigError
         Names the line.
     """
+    from voxtier.frames.gateway.gateway import token_fault
+
     tokens: dict[str, list[str]] = {}
     try:
         text = Path(path).read_text("utf-8-sig")
@@ -99,8 +101,8 @@ def read_tokens(path: str) -> dict[str, list[str]]:
             continue
         token, sources = words[0], [name.strip() for name in "".join(words[1:]).split(",")]
         place = f"--token-file {path}: line {number}"
-        if len(token) < 16:
-            raise ConfigError(f"{place}: a token has 16 characters at least")
+        if (fault := token_fault(token)) is not None:
+            raise ConfigError(f"{place}: {fault}")
         named = [name for name in sources if name]
         if words[1:] and not named:
             raise ConfigError(f"{place}: there is no name between the commas: leave them out for all sources")

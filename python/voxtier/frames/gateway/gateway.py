@@ -37,6 +37,8 @@ _ASK_AGAIN_SECONDS = 0.5
 # Time for a question on its way to Python and back.
 _HAND_OVER_SECONDS = 0.05
 _LOOPBACK = ("127.0.0.1", "::1")
+_SHORTEST_TOKEN = 16
+_NO_TOKEN = "a token is of letters, digits and signs of ASCII, without blanks: clients send no others"
 
 
 class Gateway:
@@ -54,9 +56,10 @@ class Gateway:
         Port; 0 for any free one.
     roots : path or iterable of path
         Files, folders, and prefixes of stores (``s3://bucket/prefix``), below which files and objects are
-        served; of others in the index nothing is told. Empty for all.
+        served; of others in the index nothing is told. Empty for all. Files and folders must exist.
     tokens : mapping of str to str or iterable of str, optional
-        Tokens that clients may send, and the sources that each is good for; empty for all sources.
+        Tokens that clients may send, of 16 characters at least and without blanks, and the sources that each
+        is good for; empty for all sources.
     cors_origins : str or iterable of str
         Origins of web pages that may ask, exactly as browsers send them.
     viewer : path or None
@@ -83,7 +86,8 @@ class Gateway:
     Raises
     ------
     ConfigError
-        The address is none or would be open to everybody, or there is nothing to serve.
+        The address is none or would be open to everybody, a root or the viewer is not there, a token can be
+        guessed or not be sent, or there is nothing to serve.
 
     Notes
     -----
@@ -135,6 +139,9 @@ class Gateway:
                     f"cors_origins {origin[:100]!r}: an origin is a scheme, a host and maybe a port, as "
                     "browsers send it, such as https://viewer.example (--cors-origin)"
                 )
+        for number, token in enumerate(tokens or (), 1):
+            if (fault := token_fault(token)) is not None:  # without the token: it may be a secret elsewhere
+                raise ConfigError(f"tokens: number {number}: {fault}")
         self.port = port
         self.workers = workers or max(1, (os.cpu_count() or 2) // 2)
         self.reader = FrameReader(
@@ -314,10 +321,28 @@ def _address(host: str) -> str:
     )
 
 
+def token_fault(token: str) -> str | None:
+    """Return what is wrong with a token; None where it may be used."""
+    if len(token) < _SHORTEST_TOKEN:
+        return f"a token has {_SHORTEST_TOKEN} characters at least"
+    return None if token.isascii() and token.isprintable() and " " not in token else _NO_TOKEN
+
+
 def _names_of(root: str | os.PathLike[str]) -> list[str]:
     """Return the names of a root: as files below it are indexed, and with its links resolved."""
+    if not os.fspath(root):
+        raise ConfigError(
+            "roots: a path is empty, as an unset variable leaves it; . names the working folder"
+        )
     name = absolute(root)
-    return [name] if is_address(name) else list(dict.fromkeys([name, os.path.realpath(name)]))
+    if is_address(name):
+        return [name]  # a prefix may be empty today
+    try:
+        Path(name).stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"roots: {name}: {reason}: name files and folders that are there") from None
+    return list(dict.fromkeys([name, os.path.realpath(name)]))
 
 
 def _page(*, has_viewer: bool) -> str:

@@ -13,6 +13,7 @@ import pytest
 from frames.gateway.conftest import Connect, Start
 from frames.gateway.serving import STAR, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
+from voxtier.cli.frames.serve_settings import read_tokens
 from voxtier.errors import ConfigError
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
@@ -36,6 +37,40 @@ def test_an_open_address_needs_tokens_or_a_proxy(store: FrameStore) -> None:
         Gateway(store, host="0.0.0.0")
     with pytest.raises(ConfigError, match="one source"):
         Gateway(store, [])
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "a",
+        "fifteen-letters",
+        "sixteen letters with blanks",
+        "of-two-lines-and\nmore",
+        "ümläutümläutümläut",
+    ],
+)
+def test_a_token_that_is_guessed_or_cannot_be_sent_is_refused(
+    store: FrameStore, tmp_path: Path, token: str
+) -> None:
+    with pytest.raises(ConfigError, match="number 2: a token ") as refused:
+        Gateway(store, tokens={TOKEN: [], token: "default"})
+    assert len(token) < 2 or token not in str(refused.value)
+    if token and len(token.split()) == 1:
+        (tmp_path / "tokens").write_text(f"{TOKEN}\n{token} default\n")
+        with pytest.raises(ConfigError, match="line 2: a token "):
+            read_tokens(str(tmp_path / "tokens"))
+
+
+@pytest.mark.parametrize("root", ["nowhere", "root/nowhere", "root/a/b", "", "no\0where"])
+def test_a_root_that_is_not_there_is_refused(
+    file: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.chdir(file.parent.parent)
+    for roots in (root, ["root", root]):
+        with pytest.raises(ConfigError, match=r"^roots: "):
+            Gateway(store, roots=roots)
+    Gateway(store, roots=["root", file, Path("root/../root/"), ".", "s3://nowhere/yet"])
 
 
 def test_a_token_is_good_for_its_sources(file: Path, connect: Connect) -> None:
