@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import itertools
 import shutil
+import signal
 import tempfile
-from collections.abc import Generator, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +173,23 @@ def _no_database_of_the_user(monkeypatch: pytest.MonkeyPatch, _homes: Path) -> I
     yield
     if home.exists():
         shutil.rmtree(home, ignore_errors=True)  # of a database it is 40 MB
+
+
+@pytest.fixture
+def interrupt_main() -> Iterator[Callable[[], None]]:
+    """Press Ctrl-C, from another thread; it goes on once the main thread has taken that."""
+    taken: list[int] = []
+
+    def take(number: int, _: object) -> None:
+        taken.append(number)
+        raise KeyboardInterrupt
+
+    def send() -> None:
+        before, deadline = len(taken), time.monotonic() + 60
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        while len(taken) == before and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    handler = signal.signal(signal.SIGINT, take)
+    yield send
+    signal.signal(signal.SIGINT, handler)

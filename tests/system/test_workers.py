@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 import pytest
 
-from voxtier.system.workers import ContextThreads, Workers, start_thread
+from voxtier.system.workers import ContextThreads, Workers, finish, start_thread
 
 
 def test_what_was_submitted_is_done_when_the_block_ends() -> None:
@@ -94,3 +95,70 @@ def test_a_thread_whose_start_was_interrupted_is_waited_for_too(monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt), Workers(4, "test") as workers:
         workers.submit(slow)
     assert steps == ["slow"]
+
+
+def test_what_tidies_up_is_finished_before_an_interrupt_counts(interrupt_main: Callable[[], None]) -> None:
+    steps: list[int] = []
+
+    def tidy() -> None:
+        for step in range(3):
+            interrupt_main()
+            steps.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        finish(tidy)
+    assert steps == [0, 1, 2]
+    name = ContextVar("name", default="nobody")
+    name.set("one")
+    finish(lambda: steps.append(len(name.get())))
+    assert steps[3:] == [3]
+    with pytest.raises(ZeroDivisionError):
+        finish(lambda: print(1 // 0))
+
+
+def test_an_interrupt_as_the_thread_starts_repeats_and_skips_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, steps = threading.Thread.start, list[str]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        turns.append(thread)
+        if len(turns) == 2:
+            start(thread)
+        if len(turns) < 4:
+            raise KeyboardInterrupt
+
+    turns: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finish(lambda: steps.append("done"))
+    assert steps == ["done"]
+
+
+def test_without_a_thread_to_be_had_it_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    steps: list[str] = []
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    finish(lambda: steps.append("done"))
+    assert steps == ["done"]
+
+
+def test_an_interrupt_stops_what_has_not_begun_and_waits_for_the_rest(
+    interrupt_main: Callable[[], None],
+) -> None:
+    workers, steps, deadline = Workers(1, "test"), list[str](), time.monotonic() + 60
+
+    def slow(name: str) -> None:
+        interrupt_main()
+        while not workers._is_given_up and time.monotonic() < deadline:
+            time.sleep(0.001)
+        interrupt_main()
+        steps.append(name)
+
+    def work() -> None:
+        with workers:
+            list(workers.map(slow, ["first", "never"]))
+
+    with pytest.raises(KeyboardInterrupt):
+        finish(work, workers.stop)
+    assert steps == ["first"]

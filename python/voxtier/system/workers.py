@@ -1,8 +1,9 @@
-"""Threads of the background; in the context of who submits; and those whose work ends with a block."""
+"""Threads of the background; in the context of who submits; whose work ends with a block; or with its end."""
 
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -33,6 +34,63 @@ def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def finish(work: Callable[[], object], on_interrupt: Callable[[], object] = lambda: None) -> None:
+    """Do some work to its end: Ctrl-C, or what a handler of SIGTERM raises, counts once it is done.
+
+    Python interrupts the main thread only, so another one does the work. It is for what tidies up after an
+    exception, of which a second Ctrl-C would leave half, and for what such tidying must not overtake.
+
+    Parameters
+    ----------
+    work : callable
+        What to do. What it raises is raised, unless an interrupt came.
+    on_interrupt : callable
+        Lets the work end soon; called at each interrupt.
+    """
+    # While the interpreter ends, and in other threads, nothing interrupts; and there a thread may not start.
+    if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
+        work()
+        return
+    context = contextvars.copy_context()
+    outcome: list[BaseException | None] = []
+    begun, done = threading.Lock(), threading.Lock()
+    done.acquire()
+
+    def do() -> None:
+        if not begun.acquire(blocking=False):
+            return
+        try:
+            context.run(work)
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+        done.release()
+
+    def wait() -> None:
+        while not outcome:
+            try:
+                if not begun.locked():  # again, where an interrupt came before a thread had it
+                    start_thread(do, "voxtier-finish")
+                done.acquire()
+            except RuntimeError:  # there is no thread to be had
+                do()
+
+    interrupt: BaseException | None = None
+    while not outcome:
+        try:
+            if interrupt is not None:
+                on_interrupt()
+            wait()
+        except BaseException as error:
+            interrupt = error
+    raised, interrupt = interrupt or outcome.pop(), None
+    try:
+        if raised is not None:
+            raise raised
+    finally:
+        del raised  # which holds this frame, which held it
 
 
 class ContextThreads(ThreadPoolExecutor):
@@ -107,6 +165,10 @@ class Workers(ContextThreads):
                 self._is_given_up = True
                 self._changed.wait_for(lambda: not self._under_way)
         super().__exit__(kind, error, trace)
+
+    def stop(self) -> None:
+        """Let no further work begin: what was submitted raises `CancelledError`."""
+        self._is_given_up = True
 
     def _do(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         with self._changed:

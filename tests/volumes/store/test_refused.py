@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from support.small_disk import without_bytecode
-from volumes.support.checks import check_identity
+from volumes.support.checks import check_identity, files_below
 from volumes.support.images import pairs, series
 from volumes.support.kills import kill_ingest
 from voxtier.errors import BackendError, ConfigError, IngestError, VoxtierError
@@ -26,19 +26,6 @@ from voxtier.volumes.store import commits, locks
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session
-
-Files = dict[str, bytes | None]
-
-
-def files_below(root: Path) -> Files | None:
-    """Return every folder (None) and file with its content; None where there is no folder."""
-    if not root.exists():
-        return None
-    return {
-        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
-        for path in sorted(root.rglob("*"))
-        if path.name != locks.LOCK_NAME
-    }
 
 
 def with_bad(folder: Path, bad: int, subjects: str = "cba") -> list[tuple[Path, str]]:

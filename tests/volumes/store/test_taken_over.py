@@ -1,9 +1,11 @@
-"""What a repeated write takes over of one that was killed before its commit: nothing that changed since."""
+"""A write that was interrupted or killed leaves nothing, or what the next takes over unless it changed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import numpy as np
 import pydicom
 import pytest
 
+from volumes.support.checks import check_identity, files_below
 from volumes.support.images import code_of, pairs, series
-from voxtier.volumes import RadiObject
+from voxtier.errors import ConfigError
+from voxtier.volumes import RadiObject, StreamingWriter, VolumeCollection
 from voxtier.volumes.store import ingest
 from voxtier.volumes.store.commits import Change
+from voxtier.volumes.tiledb import session
 
 
 def kill(monkeypatch: pytest.MonkeyPatch, write: Callable[[], Any]) -> None:
@@ -136,3 +141,93 @@ def test_an_ingest_repeated_after_a_kill_holds_what_was_corrected_since(
     radi = write()
     view = radi.collection(radi.collection_names[0])
     assert view.iloc[0][-1, -1, -1] == 77
+
+
+def cohort(root: Path, images: list[tuple[Path, str]], **options: Any) -> None:
+    RadiObject.from_niftis(root, images={"T1w": images}, **options)
+
+
+def overwrite(root: Path, images: list[tuple[Path, str]]) -> None:
+    cohort(root, images, overwrite=True)
+
+
+def append(root: Path, images: list[tuple[Path, str]]) -> None:
+    RadiObject(root).append(images={"T2w": images})
+
+
+def stream(root: Path, _: list[tuple[Path, str]]) -> None:
+    with StreamingWriter(root, name="T1w") as writer:
+        writer.write_volume(np.full((3, 4, 5), code_of("a", "T1w"), np.int16), "a_T1w", "a")
+
+
+@contextmanager
+def interrupted_at_the_commit(
+    monkeypatch: pytest.MonkeyPatch, at_removal: Callable[[], None]
+) -> Iterator[None]:
+    """Raise what Ctrl-C raises when all is written, and do something at each folder that is removed then."""
+    rmtree = session.shutil.rmtree
+
+    def interrupt(_: Change) -> None:
+        patch.setattr(session.shutil, "rmtree", remove)
+        raise KeyboardInterrupt
+
+    def remove(*arguments: Any, **options: Any) -> None:
+        at_removal()
+        rmtree(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Change, "commit", interrupt)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("change", "is_new"), [(cohort, True), (stream, True), (append, False), (overwrite, False)]
+)
+def test_a_second_interrupt_does_not_end_the_removal(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt_main: Callable[[], None],
+    change: Callable[..., None],
+    is_new: bool,
+) -> None:
+    root, images = tmp_path / "r", pairs(tmp_path / "in", ["b", "a"])
+    if not is_new:
+        cohort(root, images)
+    before, sent = files_below(root), list[None]()
+    with interrupted_at_the_commit(monkeypatch, lambda: sent.append(interrupt_main())):
+        change(root, images)
+    assert sent
+    assert files_below(root) == before
+
+
+@pytest.mark.parametrize("change", [cohort, overwrite, stream])
+def test_an_ingest_that_is_killed_as_it_removes_what_it_wrote_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]
+) -> None:
+    """As by a service that sends SIGTERM and then SIGKILL: the folder has lost a part of its own."""
+    root, images, states = tmp_path / "r", pairs(tmp_path / "in", ["b", "a"]), list[Path]()
+
+    def copy() -> None:
+        states.append(tmp_path / str(len(states)))
+        shutil.copytree(root, states[-1])
+
+    with interrupted_at_the_commit(monkeypatch, copy):
+        change(root, images)
+    assert len(states) > 2
+    for state in states:
+        change(state, images)
+        check_identity(VolumeCollection(state) if change is stream else RadiObject(state).T1w)
+
+
+def test_empty_folders_of_a_store_are_taken_and_a_file_in_them_is_not(tmp_path: Path) -> None:
+    images = pairs(tmp_path / "in", ["b", "a"])
+    for inside, make in (("collections/T1w/volumes", cohort), ("volumes/a_T1w/__schema", stream)):
+        root = tmp_path / make.__name__
+        (root / inside).mkdir(parents=True)
+        (root / inside / "notes.txt").write_text("mine")
+        with pytest.raises(ConfigError, match="voxtier did not write"):
+            make(root, images)
+        (root / inside / "notes.txt").unlink()
+        make(root, images)
+        check_identity(VolumeCollection(root) if make is stream else RadiObject(root).T1w)
+    assert [path.name for path in (tmp_path / "cohort" / "collections").glob("[!_]*")] == ["T1w"]

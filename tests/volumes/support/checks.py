@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from volumes.support.images import code_of
 from voxtier.volumes import Volume, VolumeCollection
+from voxtier.volumes.tiledb.session import LOCK_NAME
 from voxtier.volumes.training.datasets import VolumeCollectionDataset
 
 names_oblique_axes = pytest.mark.skipif(
@@ -38,3 +41,14 @@ def check_identity(collection: VolumeCollection, series: str = "T1w") -> None:
         found = (item["obs_subject_id"], item["label"], int(item["image"].flat[0]))
         assert found == (subject, wanted, wanted)
         assert volume.obs_id == obs_id
+
+
+def files_below(root: Path) -> dict[str, bytes | None] | None:
+    """Return every folder (None) and file with its content; None where there is no folder."""
+    if not root.exists():
+        return None
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in sorted(root.rglob("*"))
+        if path.name != LOCK_NAME
+    }

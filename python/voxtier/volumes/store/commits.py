@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError, NotFoundError, VoxtierError
+from voxtier.system.workers import finish
 from voxtier.volumes.store.leftovers import (
     is_own_collection,
     is_own_table,
@@ -294,7 +295,7 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
             # What cannot be removed now, `repair` removes, or the ingest that is repeated takes over.
             with suppress(VoxtierError, OSError):
                 confirm()  # else another writer took the lock over, and what lies here is his
-                change.discard()
+                finish(change.discard)
             raise
         if overwrite:
             with suppress(VoxtierError):  # the change is made: `repair` removes what cannot be removed now

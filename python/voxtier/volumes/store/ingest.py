@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from voxtier import __version__
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, VoxtierError
 from voxtier.system.progress import Progress
-from voxtier.system.workers import Workers
+from voxtier.system.workers import Workers, finish
 from voxtier.volumes.config import Config, configured, get_config
 from voxtier.volumes.store.foreground import write_counts
 from voxtier.volumes.store.jobs import Job, OnError
@@ -149,12 +149,17 @@ def _try_all(
         except (VoxtierError, OSError, MemoryError) as error:
             return Outcome(job.label, None, str(error))
 
-    with Workers(_workers(jobs), "voxtier-ingest") as pool:
-        for outcome in pool.map(attempt, jobs):
-            outcomes.append(outcome)
-            if outcome.row is None:
-                failures.append((outcome.label, outcome.detail))
-            reports.advance(note=f", {len(failures)} refused")
+    pool = Workers(_workers(jobs), "voxtier-ingest")
+
+    def try_each() -> None:
+        with pool:
+            for outcome in pool.map(attempt, jobs):
+                outcomes.append(outcome)
+                if outcome.row is None:
+                    failures.append((outcome.label, outcome.detail))
+                reports.advance(note=f", {len(failures)} refused")
+
+    finish(try_each, pool.stop)  # no thread may write any more when what was written is removed
     reports.close(f", {len(failures)} refused")
     if failures and (options.on_error == "raise" or len(failures) == len(outcomes)):
         raise IngestError(failures)

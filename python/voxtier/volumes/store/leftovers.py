@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from voxtier.errors import FormatError, NotFoundError
 from voxtier.volumes.store.names import is_array_name, is_version_of
@@ -19,6 +20,8 @@ from voxtier.volumes.tiledb.replicas import REPLICA_FOLDERS
 from voxtier.volumes.tiledb.session import (
     LOCK_NAME,
     Session,
+    holds_no_file,
+    is_remote,
     is_removing,
     list_entries,
     list_folders,
@@ -61,6 +64,8 @@ def is_own_collection(store: Store) -> bool:
             return False
         if "name" in meta:
             return is_version_of(store.root.rpartition("/")[2], str(meta["name"]))
+    if not is_remote(store.root) and holds_no_file(Path(store.root)):
+        return True
     return all(is_reserved(name) for name in list_entries(store.root, store.session))
 
 

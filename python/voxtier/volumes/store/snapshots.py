@@ -20,7 +20,14 @@ from voxtier.volumes.store.names import checked_name, is_version_of
 from voxtier.volumes.tiledb.format.groups import read_group_meta, read_members
 from voxtier.volumes.tiledb.format.names import RESERVED, is_reserved
 from voxtier.volumes.tiledb.format.recovery import partial_files, recover
-from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind
+from voxtier.volumes.tiledb.session import (
+    Session,
+    holds_no_file,
+    is_remote,
+    is_removing,
+    list_folders,
+    read_kind,
+)
 
 FORMAT = "1"
 """Version of the layout of a store."""
@@ -208,11 +215,11 @@ class Store:
         return f"{self.root}/collections/{folder}" if self.kind == "radi_object" else self.root
 
     def is_empty(self, meta: Mapping[str, Any]) -> bool:
-        """Return whether a root of this metadata holds nothing: its maker was killed before it wrote more."""
+        """Return whether a root of this metadata holds nothing: it was just begun, or all but removed."""
         return (
             not meta
             and not read_members(self.root, self.session)
-            and all(is_reserved(name) for name in list_folders(self.root, self.session))
+            and all(is_reserved(n) or is_removing(n) for n in list_folders(self.root, self.session))
         )
 
 
@@ -250,18 +257,29 @@ def refuse_occupied(store: Store, *, overwrite: bool) -> None:
 
 
 def _is_free(store: Store) -> bool:
-    """Return whether a local folder holds nothing but collections that a RadiObject may be made around.
+    """Return whether a local folder holds nothing, or what an ingest may begin with.
 
-    What is voxtier's own it may remove, so nobody else's files may lie among it.
+    That is folders without a file, which an ingest left that was killed, and, for a RadiObject, collections
+    that it may be made around. What is voxtier's own it may remove: nobody else's files may lie among it.
     """
     root = Path(store.root)
     if is_remote(store.root) or not root.is_dir():
         return is_remote(store.root) or not root.exists()
-    visible = [entry for entry in root.iterdir() if not entry.name.startswith((RESERVED, "."))]
-    if store.kind != "radi_object" or [entry.name for entry in visible] != ["collections"]:
+    own = "collections" if store.kind == "radi_object" else "volumes"
+    visible = _visible(root)
+    if [entry.name for entry in visible] != [own]:
         return not visible
-    inside = [entry for entry in visible[0].iterdir() if not entry.name.startswith((RESERVED, "."))]
-    return all(Store(str(entry), store.session, "collection").stands_alone() for entry in inside)
+    return holds_no_file(visible[0]) or (
+        store.kind == "radi_object"
+        and all(
+            holds_no_file(entry) or Store(str(entry), store.session, "collection").stands_alone()
+            for entry in _visible(visible[0])
+        )
+    )
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if not entry.name.startswith((RESERVED, "."))]
 
 
 def _is_finished(store: Store) -> bool:

@@ -23,6 +23,7 @@ from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.system.s3_config import S3Config
+from voxtier.system.workers import finish
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
 
@@ -308,6 +309,11 @@ def list_entries(uri: str, session: Session) -> list[str]:
     return sorted(os.listdir(uri)) if Path(uri).is_dir() else []  # noqa: PTH208
 
 
+def holds_no_file(folder: Path) -> bool:
+    """Return whether nothing but folders lies in a local folder, at any depth; not there is no folder."""
+    return folder.is_dir() and all(e.is_dir() and not e.is_symlink() for e in folder.rglob("*"))
+
+
 def is_removing(name: str) -> bool:
     """Return whether a folder of this name is one that `remove_tree` had begun to remove."""
     return re.fullmatch(re.escape(REMOVING) + "[0-9a-f]{32}", name) is not None
@@ -325,7 +331,7 @@ def remove_tree(uri: str, session: Session) -> None:
             path.rename(renamed)
         except OSError:
             renamed = path
-        shutil.rmtree(renamed, ignore_errors=True)
+        finish(lambda: shutil.rmtree(renamed, ignore_errors=True))
         return
     vfs = tiledb.VFS(ctx=session.context())
     with translate_errors(f"remove {uri}"):

@@ -20,6 +20,7 @@ from voxtier.volumes.tiledb.format.names import ARRAY_FOLDERS, GROUP, META, SCHE
 from voxtier.volumes.tiledb.session import (
     REMOVING,
     Session,
+    holds_no_file,
     is_remote,
     is_removing,
     list_folders,
@@ -112,10 +113,8 @@ def recover(groups: Sequence[Path], tables: Sequence[Path]) -> None:
 
 def _is_half_made(table: Path) -> bool:
     """Return whether a folder holds what TileDB makes before the schema of an array: folders, and no file."""
-    if not table.is_dir():
-        return False
-    names = {entry.name for entry in table.iterdir()}
-    return bool(names) and names <= set(ARRAY_FOLDERS) and all(e.is_dir() for e in table.rglob("*"))
+    names = {entry.name for entry in table.iterdir()} if holds_no_file(table) else set()
+    return bool(names) and names <= set(ARRAY_FOLDERS)
 
 
 def remove_schemas_after(uri: str, timestamp: int, session: Session) -> None:
