@@ -1,4 +1,4 @@
-"""Arguments as users give them: whole numbers within their bounds, and one where several may stand."""
+"""Arguments as users give them: of one kind, whole within their bounds, and one where several may stand."""
 
 from __future__ import annotations
 
@@ -40,6 +40,32 @@ def whole_number(name: str, value: object, least: int | None = None, most: int |
         shown = repr(value) if number is None else number
         raise ConfigError(f"{name} must be a whole number{_bounds(least, most)}, got {shown}")
     return number
+
+
+def of_kind(name: str, value: object, kind: type | tuple[type, ...], takes: str) -> None:
+    """Refuse an argument of another kind where it is given, by its name and with what it takes.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : object
+        What was given. A class is never taken for one of its objects, which it may look like.
+    kind : type or tuple of type
+        What is taken.
+    takes : str
+        The same in words, with an example.
+
+    Raises
+    ------
+    ConfigError
+        For anything else.
+    """
+    if isinstance(value, type):
+        raise ConfigError(f"{name} takes {takes}, got the class {value.__name__}: write {value.__name__}()")
+    if not isinstance(value, kind):
+        shown = repr(value) if isinstance(value, str | bool) else type(value).__name__
+        raise ConfigError(f"{name} takes {takes}, got {shown}")
 
 
 def _bounds(least: int | None, most: int | None) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
+
 from voxtier.arguments import several, whole_number
 from voxtier.errors import ConfigError
 from voxtier.system.fork import after_fork_in_child
@@ -73,6 +75,14 @@ def as_enum(kind: type[Choice], name: str, value: object) -> Choice:
     except ValueError:
         choices = ", ".join(str(member.value) for member in kind)
         raise ConfigError(f"{name} must be one of {choices}, got {value!r}") from None
+
+
+def as_dtype(name: str, value: object) -> np.dtype[Any]:
+    """Return a type of numpy, or refuse by the argument's name what makes none."""
+    try:
+        return np.dtype(value)  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        raise ConfigError(f"{name} must be a type of numpy, such as float32, got {value!r}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
-from voxtier.volumes.config import SliceOrientation, as_enum, get_config
+from voxtier.volumes.config import SliceOrientation, as_dtype, as_enum, get_config
 from voxtier.volumes.formats.dicom import DicomPath
 from voxtier.volumes.formats.nifti import write_nifti
 from voxtier.volumes.reading.reader import VolumeReader
@@ -195,9 +195,9 @@ class Volume(VolumeReader):
             The new volume.
         """
         session = Session.of(ctx)
-        write, target = get_config().write, as_uri(uri)
-        create_array(target, shape, np.dtype(dtype), write, session)
-        arrays.write_meta(target, array_meta(write, np.dtype(dtype)), session)
+        write, target, cell = get_config().write, as_uri(uri), as_dtype("dtype", dtype)
+        create_array(target, shape, cell, write, session)
+        arrays.write_meta(target, array_meta(write, cell), session)
         return cls(target, session)
 
     @classmethod
@@ -302,8 +302,9 @@ class Volume(VolumeReader):
         ConfigError
             For pixels that ``dtype`` cannot hold, and when the folder holds several volumes.
         """
+        cell = None if dtype is None else as_dtype("dtype", dtype)
         content = dicom_content(dicom_dir, reorient=reorient, on_gap=on_gap)
-        image = content.voxels if dtype is None else cast_numbers(content.voxels, np.dtype(dtype), "dtype=")
+        image = content.voxels if cell is None else cast_numbers(content.voxels, cell, "dtype=")
         return cls._store(uri, image, content.meta, ctx)
 
     @classmethod

@@ -84,8 +84,9 @@ def open_volume(uri: str, obs_id: str | None) -> Volume:
         raise ConfigError(f"{uri} holds {len(ids)} volumes: choose one with --obs ({_some(ids)})")
     wanted = ids[0] if obs_id is None else obs_id
     if wanted not in ids:
-        near = difflib.get_close_matches(wanted, ids, n=3) or ids
-        raise NotFoundError(f"{uri} holds no volume {wanted!r}: --obs takes one of {_some(near)}")
+        near = difflib.get_close_matches(wanted, ids, n=3) if len(ids) > 5 else []
+        takes = f"ids such as {', '.join(near)}" if near else f"one of {_some(ids)}"
+        raise NotFoundError(f"{uri} holds no volume {wanted!r}: --obs takes {takes}")
     found: Volume = store.get_volume(wanted) if isinstance(store, RadiObject) else store.loc[wanted]
     return found
 

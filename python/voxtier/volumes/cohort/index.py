@@ -17,6 +17,13 @@ Names: TypeAlias = "Index | str | Iterable[str]"
 """What an index is compared with: another one, names, or one name."""
 
 
+# Of whoever looks a name up that is not here.
+_WHAT = {
+    "obs_id": "volumes here",
+    "obs_subject_id": "subjects here (a collection is an attribute, as in radi.CT)",
+}
+
+
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Index:
     """Ordered names, found by name in constant time; combining two keeps the order of the first.
@@ -89,7 +96,7 @@ class Index:
             When the name is not here.
         """
         if key not in self._places:
-            raise KeyError(f"{key!r} is not here ({len(self)} entries)")
+            raise KeyError(f"{key!r} is none of the {len(self)} {_WHAT.get(self.name, 'names here')}")
         return self._places[key]
 
     def get_key(self, idx: int) -> str:

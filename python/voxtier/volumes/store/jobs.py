@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from voxtier.arguments import of_kind
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, NotFoundError, SourceError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
@@ -268,6 +270,8 @@ def cohort_jobs(
     """
     if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")
+    kinds = "a mapping {collection: folder or glob}; the files of one collection are niftis="
+    of_kind("images", images, (Mapping, NoneType), kinds)
     if images is not None and collection_name is not None:
         raise ConfigError("images names its collections: leave out collection_name")
     if dicom_dirs is not None:

@@ -121,7 +121,10 @@ class Store:
         ConfigError
             When the store is of another kind or of a newer format.
         """
-        meta = self.meta()
+        try:
+            meta = self.meta()
+        except NotFoundError:
+            raise NotFoundError(f"there is no store at {self.root}") from None
         is_own = "voxtier_format" in meta
         if str(meta.get("voxtier_kind", self.kind)) != self.kind:
             raise ConfigError(f"{self.root} holds a {meta['voxtier_kind']}: open it as that")

@@ -11,14 +11,15 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
 
-from voxtier.arguments import whole_number
+from voxtier.arguments import of_kind, whole_number
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.volumes import geometry
-from voxtier.volumes.config import get_config
+from voxtier.volumes.config import as_dtype, get_config
 from voxtier.volumes.tiledb.format.direct import join_node
 from voxtier.volumes.training.augmenting import Augmentation, View, place_matrix
 from voxtier.volumes.training.datasets import LoadingMode, VolumeCollectionDataset
@@ -113,6 +114,9 @@ def batches(
     ConfigError
         For arguments outside their domain, and a memory budget that has no room for two batches.
     """
+    made = "a dataset, such as SegmentationDataset(radi.CT, radi.seg, config)"
+    of_kind("batches()", dataset, VolumeCollectionDataset, made)
+    of_kind("augment", augment, (Augmentation, NoneType), "an Augmentation()")
     return Batches(
         dataset,
         _Options(
@@ -234,6 +238,7 @@ class Batches:
         ConfigError
             For the state of another dataset, seed, batch size or number of ranks: its batches differ.
         """
+        of_kind("load_state_dict()", state, Mapping, "what state_dict() gave")
         own = self.state_dict()
         fixed = [name for name in own if name not in ("epoch", "batch")]
         other = [name for name in fixed if state.get(name) != own[name]]
@@ -435,7 +440,8 @@ def _form(dataset: VolumeCollectionDataset, options: _Options) -> tuple[Form, bo
     """Return the form of batches, and whether images are the stored numbers."""
     config = dataset.config
     images, _ = dataset.volumes(0)
-    dtype = np.dtype(options.dtype or config.dtype or np.result_type(*(image.dtype for image in images)))
+    own = config.dtype or np.result_type(*(image.dtype for image in images))
+    dtype = as_dtype("dtype", options.dtype or own)
     is_stored = options.dtype is not None and dtype.kind in "iu"
     if dtype.kind not in "iuf" or (config.normalize is not None and dtype != np.float32):
         raise ConfigError(f"dtype={dtype.name!r}: images are floats, or integers that are not normalised")

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from enum import Enum
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.arguments import whole_number
+from voxtier.arguments import of_kind, whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
+from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.config import as_enum
+from voxtier.volumes.config import as_dtype, as_enum
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.format.direct import share_budget
 from voxtier.volumes.tiledb.scaling import Normalize
@@ -102,6 +104,10 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loading_mode", as_enum(LoadingMode, "loading_mode", self.loading_mode))
+        of_kind("sampler", self.sampler, Sampler, "a sampler, such as ForegroundSampler()")
+        of_kind("normalize", self.normalize, (Normalize, NoneType), "a Normalize")
+        if self.dtype is not None:
+            as_dtype("dtype", self.dtype)
         if self.normalize is not None and self.dtype != "float32":
             raise ConfigError(f"normalised images are float32, got dtype={self.dtype!r}")
         if self.patch_size is not None:
@@ -165,10 +171,17 @@ class VolumeCollectionDataset:
         *,
         mask: VolumeCollection | None = None,
     ) -> None:
+        of_kind("config", config, (DatasetConfig, NoneType), "a DatasetConfig")
         self.config = config or DatasetConfig()
         self.transform = transform
         self.epoch = 0
-        images = [collections] if isinstance(collections, VolumeCollection) else list(collections)
+        is_one = isinstance(collections, VolumeCollection | CohortView | str)
+        images: list[Any] = (
+            [collections] if is_one or not isinstance(collections, Iterable) else [*collections]
+        )
+        for image in images:
+            of_kind("a dataset's images", image, VolumeCollection, "collections, such as radi.CT")
+        of_kind("mask", mask, (VolumeCollection, NoneType), "a collection, such as radi.seg")
         if not images or not len(images[0]):
             raise ConfigError("a dataset needs at least one volume")
         self.obs_ids = images[0].obs_ids
@@ -373,6 +386,7 @@ class SegmentationDataset(VolumeCollectionDataset):
         config: DatasetConfig | None = None,
         transform: Transform | None = None,
     ) -> None:
+        of_kind("mask", mask, VolumeCollection, "a collection, such as radi.seg")
         super().__init__(image, config, None, transform, mask=mask)
 
 
@@ -406,6 +420,9 @@ class GridPatchDataset:
         fill: float = 0.0,
         dtype: str | None = "float32",
     ) -> None:
+        of_kind("volume", volume, Volume, "a Volume, such as radi.CT.iloc[0]")
+        if dtype is not None:
+            as_dtype("dtype", dtype)
         self.volume, self.patch_size, self.fill, self.dtype = volume, as_size(patch_size), fill, dtype
         self.starts = grid_starts(volume.shape[:3], self.patch_size, stride)
 

@@ -6,7 +6,7 @@ import itertools
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, SupportsIndex
+from typing import Any, ClassVar, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,7 @@ def check_probability(p_pos: float) -> None:
         raise ConfigError(f"p_pos must be 0 to 1, got {p_pos}")
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Chooses the first voxel of a patch."""
 
