@@ -42,7 +42,7 @@ def whole_number(name: str, value: object, least: int | None = None, most: int |
     return number
 
 
-def of_kind(name: str, value: object, kind: type | tuple[type, ...], takes: str) -> None:
+def check_kind(name: str, value: object, kind: type | tuple[type, ...], takes: str) -> None:
     """Refuse an argument of another kind where it is given, by its name and with what it takes.
 
     Parameters
@@ -72,30 +72,6 @@ def _bounds(least: int | None, most: int | None) -> str:
     if least is not None and most is not None:
         return f" from {least} to {most}"
     return f" >= {least}" if least is not None else "" if most is None else f" <= {most}"
-
-
-def check_kind(name: str, value: object, kind: type, remedy: str) -> None:
-    """Refuse an argument of another class, which would be found out only where it is used.
-
-    Parameters
-    ----------
-    name : str
-        The argument, for the message.
-    value : object
-        What was given.
-    kind : type
-        The class that it must be of.
-    remedy : str
-        What to give, behind "pass".
-
-    Raises
-    ------
-    ConfigError
-        It is of another class.
-    """
-    if not isinstance(value, kind):
-        shown = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-        raise ConfigError(f"{name} must be of {kind.__name__}, got {shown}: pass {remedy}")
 
 
 @overload

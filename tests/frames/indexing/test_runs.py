@@ -67,7 +67,7 @@ def test_arguments_of_another_class_are_refused_at_once(store: FrameStore, tmp_p
     ]
     for call in wrong:
         for other in ("archive", FileIndexer, 7):
-            with pytest.raises(ConfigError, match=r"must be of .*, got .*: pass"):
+            with pytest.raises(ConfigError, match=r"takes an? .*, got "):
                 call(other)
 
 

@@ -114,7 +114,7 @@ class Gateway:
         in_flight_bytes: int = 256 << 20,
         access_log: int | None = None,
     ) -> None:
-        check_kind("store", store, FrameStore, "FrameStore(dsn), and the sources behind it")
+        check_kind("store", store, FrameStore, "a FrameStore(dsn), and the sources behind it")
         names, origins = list(as_several(sources)), list(as_several(cors_origins))
         if not names:
             raise ConfigError("a gateway serves one source at least: name it")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
+from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 from voxtier._core import Indexer, take_unchanged
@@ -150,7 +151,7 @@ class FileIndexer:
         force: bool = False,
         s3: S3Config | None = None,
     ) -> None:
-        check_kind("store", store, FrameStore, "FrameStore(dsn), and the source by its name, source=")
+        check_kind("store", store, FrameStore, "a FrameStore(dsn), and the source by its name, source=")
         self.store = store
         self.source = source
         self.force = force
@@ -231,9 +232,8 @@ def index_files(
         exception, Ctrl-C) or the server crashes, what was yielded is in the database, and the next run does
         the rest.
     """
-    check_kind("indexer", indexer, FileIndexer, "FileIndexer(store, source=...)")
-    if shard is not None:
-        check_kind("shard", shard, Shard, "Shard.parse('1/2')")
+    check_kind("indexer", indexer, FileIndexer, "a FileIndexer(store, source=...)")
+    check_kind("shard", shard, (Shard, NoneType), "a share, such as Shard.parse('1/2')")
     batch_size = whole_number("batch_size", batch_size, 1)
     iterator: Iterator[str] = map(absolute, as_several(paths))
     if shard is not None:

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from types import NoneType
 from typing import Any, TypeVar
 
 from voxtier._core import FrameTable, SlideHeader
@@ -104,8 +105,7 @@ class FrameReader:
         user_groups: Iterable[str] | None = None,
         other_sources: str | Iterable[str] = (),
     ) -> None:
-        if store is not None:
-            check_kind("store", store, FrameStore, "FrameStore(dsn), and the source behind it")
+        check_kind("store", store, (FrameStore, NoneType), "a FrameStore(dsn), and the source behind it")
         self.store = store
         self._files, self.index = OpenFiles(open_files), None
         if user_groups is not None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from voxtier.arguments import of_kind
+from voxtier.arguments import check_kind
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, NotFoundError, SourceError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
@@ -271,7 +271,7 @@ def cohort_jobs(
     if sum(value is not None for value in (niftis, dicom_dirs, images)) != 1:
         raise ConfigError("give exactly one of niftis, dicom_dirs and images")
     kinds = "a mapping {collection: folder or glob}; the files of one collection are niftis="
-    of_kind("images", images, (Mapping, NoneType), kinds)
+    check_kind("images", images, (Mapping, NoneType), kinds)
     if images is not None and collection_name is not None:
         raise ConfigError("images names its collections: leave out collection_name")
     if dicom_dirs is not None:

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import tiledb
 
-from voxtier.arguments import of_kind
+from voxtier.arguments import check_kind
 from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
 from voxtier.system.fork import abandon, after_fork_in_child
@@ -225,7 +225,7 @@ def as_uri(path: Uri) -> str:
         For anything but a non-empty text or path.
     """
     way = "; Volume.from_numpy(uri, array) stores an array" if hasattr(path, "__array__") else ""
-    of_kind("a store's address", path, (str, os.PathLike), f"a path or a URI{way}")
+    check_kind("a store's address", path, (str, os.PathLike), f"a path or a URI{way}")
     uri = os.fspath(path)
     if not isinstance(uri, str) or not uri:
         raise ConfigError(f"a store's address must be a non-empty path or URI, got {path!r}")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from voxtier.arguments import of_kind, whole_number
+from voxtier.arguments import check_kind, whole_number
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.volumes import geometry
 from voxtier.volumes.config import as_dtype, get_config
@@ -115,8 +115,8 @@ def batches(
         For arguments outside their domain, and a memory budget that has no room for two batches.
     """
     made = "a dataset, such as SegmentationDataset(radi.CT, radi.seg, config)"
-    of_kind("batches()", dataset, VolumeCollectionDataset, made)
-    of_kind("augment", augment, (Augmentation, NoneType), "an Augmentation()")
+    check_kind("batches()", dataset, VolumeCollectionDataset, made)
+    check_kind("augment", augment, (Augmentation, NoneType), "an Augmentation()")
     return Batches(
         dataset,
         _Options(
@@ -238,7 +238,7 @@ class Batches:
         ConfigError
             For the state of another dataset, seed, batch size or number of ranks: its batches differ.
         """
-        of_kind("load_state_dict()", state, Mapping, "what state_dict() gave")
+        check_kind("load_state_dict()", state, Mapping, "what state_dict() gave")
         own = self.state_dict()
         fixed = [name for name in own if name not in ("epoch", "batch")]
         other = [name for name in fixed if state.get(name) != own[name]]

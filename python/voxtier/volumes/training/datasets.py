@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.arguments import of_kind, whole_number
+from voxtier.arguments import check_kind, whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.cohort_view import CohortView
@@ -104,8 +104,8 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loading_mode", as_enum(LoadingMode, "loading_mode", self.loading_mode))
-        of_kind("sampler", self.sampler, Sampler, "a sampler, such as ForegroundSampler()")
-        of_kind("normalize", self.normalize, (Normalize, NoneType), "a Normalize")
+        check_kind("sampler", self.sampler, Sampler, "a sampler, such as ForegroundSampler()")
+        check_kind("normalize", self.normalize, (Normalize, NoneType), "a Normalize")
         if self.dtype is not None:
             as_dtype("dtype", self.dtype)
         if self.normalize is not None and self.dtype != "float32":
@@ -171,7 +171,7 @@ class VolumeCollectionDataset:
         *,
         mask: VolumeCollection | None = None,
     ) -> None:
-        of_kind("config", config, (DatasetConfig, NoneType), "a DatasetConfig")
+        check_kind("config", config, (DatasetConfig, NoneType), "a DatasetConfig")
         self.config = config or DatasetConfig()
         self.transform = transform
         self.epoch = 0
@@ -180,8 +180,8 @@ class VolumeCollectionDataset:
             [collections] if is_one or not isinstance(collections, Iterable) else [*collections]
         )
         for image in images:
-            of_kind("a dataset's images", image, VolumeCollection, "collections, such as radi.CT")
-        of_kind("mask", mask, (VolumeCollection, NoneType), "a collection, such as radi.seg")
+            check_kind("a dataset's images", image, VolumeCollection, "collections, such as radi.CT")
+        check_kind("mask", mask, (VolumeCollection, NoneType), "a collection, such as radi.seg")
         if not images or not len(images[0]):
             raise ConfigError("a dataset needs at least one volume")
         self.obs_ids = images[0].obs_ids
@@ -386,7 +386,7 @@ class SegmentationDataset(VolumeCollectionDataset):
         config: DatasetConfig | None = None,
         transform: Transform | None = None,
     ) -> None:
-        of_kind("mask", mask, VolumeCollection, "a collection, such as radi.seg")
+        check_kind("mask", mask, VolumeCollection, "a collection, such as radi.seg")
         super().__init__(image, config, None, transform, mask=mask)
 
 
@@ -420,7 +420,7 @@ class GridPatchDataset:
         fill: float = 0.0,
         dtype: str | None = "float32",
     ) -> None:
-        of_kind("volume", volume, Volume, "a Volume, such as radi.CT.iloc[0]")
+        check_kind("volume", volume, Volume, "a Volume, such as radi.CT.iloc[0]")
         if dtype is not None:
             as_dtype("dtype", dtype)
         self.volume, self.patch_size, self.fill, self.dtype = volume, as_size(patch_size), fill, dtype
