@@ -180,8 +180,7 @@ def test_ctrl_c_lets_a_client_take_the_rest_of_its_body(tmp_path: Path, dsn: str
             client.sendall(request)
             body = bytearray(client.recv(1000).partition(b"\r\n\r\n")[2])
             running.send_signal(signal.SIGINT)
-            while "stopping" not in running.stderr.readline():
-                pass
+            assert any("stopping" in line for line in running.stderr)
             if second:
                 running.send_signal(signal.SIGINT)
                 assert running.wait(60) in (130, -signal.SIGINT)
