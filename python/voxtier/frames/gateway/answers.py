@@ -17,7 +17,7 @@ from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.results import to_json
 from voxtier.frames.gateway.search import Search, is_named_below
-from voxtier.frames.gateway.statements import prefixes_of
+from voxtier.frames.gateway.statements import BELOW, prefixes_of
 from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.sources.objects import RemoteObject
@@ -48,7 +48,7 @@ WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)
     AND f.study_instance_uid = %(study)s AND f.sop_instance_uid IS NOT NULL
     AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(%(study)s, 0)
     AND (%(series)s = '' OR f.series_instance_uid = %(series)s)
-    AND (%(prefixes)s::text[] IS NULL OR f.path || '/' ^@ ANY (%(prefixes)s::text[]))
+    AND (%(prefixes)s::text[] IS NULL OR {BELOW})
     AND (%(groups)s::text[] IS NULL
         OR voxtier.groups_may_read(f.key, %(source)s, f.path, f.sop_instance_uid, %(groups)s::text[]))
 GROUP BY f.series_instance_uid, f.sop_instance_uid

@@ -81,9 +81,9 @@ ORDER BY f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid""",
 _NEXT = f"""
 SELECT f.path, {FILE_STATE}, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid
 {_FROM} AND f.path > %(path)s ORDER BY f.path LIMIT %(limit)s"""
-_BELOW = "f.path || '/' ^@ ANY (%(prefixes)s::text[])"
+BELOW = "f.path || '/' ^@ ANY (%(prefixes)s::text[])"
 _ALL_BELOW = f"""
-SELECT NOT EXISTS (SELECT {_FROM.format(where="")} AND NOT {_BELOW})"""
+SELECT NOT EXISTS (SELECT {_FROM.format(where="")} AND NOT {BELOW})"""
 _VISIBLE = " AND voxtier.may_see(f.allowed_groups)"
 _WINDOW = " LIMIT %(limit)s OFFSET %(offset)s"
 
@@ -295,7 +295,7 @@ def _visible(roots: Sequence[str], parameters: dict[str, Any], *, for_groups: bo
     """Return conditions on files of which something may be told."""
     if roots:
         parameters["prefixes"] = prefixes_of(roots)
-    return (f" AND {_BELOW}" if roots else "") + (_VISIBLE if for_groups else "")
+    return (f" AND {BELOW}" if roots else "") + (_VISIBLE if for_groups else "")
 
 
 def _uids(table: str, uids: dict[str, list[str]], parameters: dict[str, Any], *, hashed: bool) -> str:

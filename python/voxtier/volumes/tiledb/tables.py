@@ -63,15 +63,14 @@ class Dataframe:
 
     def __init__(self, uri: Uri, ctx: object = None, *, timestamp: int | None = None) -> None:
         self.uri = as_uri(uri)
-        self._session = Session.of(ctx)
+        session = Session.of(ctx)
+        # One thread is no slower for 300,000 rows on a disk, and sooner for some hundred.
+        self._session = session if is_remote(self.uri) else session.single_threaded()
         self._timestamp = timestamp
         self._keys: tuple[str, ...] | None = None
 
     def _open(self, mode: str = "r", timestamp: int | None = None, size: int = 1 << 40) -> Any:
-        session = self._session.for_small_writes(self.uri, size)
-        if not is_remote(self.uri):
-            session = session.single_threaded()  # no slower for 300,000 rows, sooner for some hundred
-        context = session.context()
+        context = self._session.for_small_writes(self.uri, size).context()
         asked = timestamp if timestamp is not None else self._timestamp
         if asked is None:
             asked = LATEST if mode == "r" else self._next_timestamp()

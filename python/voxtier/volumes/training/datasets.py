@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.arguments import check_kind, whole_number
+from voxtier.arguments import check_kind, several, whole_number
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.cohort_view import CohortView
@@ -175,10 +175,11 @@ class VolumeCollectionDataset:
         self.config = config or DatasetConfig()
         self.transform = transform
         self.epoch = 0
-        is_one = isinstance(collections, VolumeCollection | CohortView | str)
-        images: list[Any] = (
-            [collections] if is_one or not isinstance(collections, Iterable) else [*collections]
+        # A collection, and a cohort given by mistake, can be iterated over too.
+        is_one = isinstance(collections, VolumeCollection | CohortView) or not isinstance(
+            collections, Iterable
         )
+        images: list[Any] = [collections] if is_one else several(collections)
         for image in images:
             check_kind("a dataset's images", image, VolumeCollection, "collections, such as radi.CT")
         check_kind("mask", mask, (VolumeCollection, NoneType), "a collection, such as radi.seg")

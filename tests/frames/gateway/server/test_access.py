@@ -25,8 +25,8 @@ TOKEN, OTHER = "a-token-of-the-tests-1", "a-token-of-the-tests-2"
 @pytest.fixture
 def file(tmp_path: Path, store: FrameStore) -> Path:
     """An instance in the sources ``default`` and ``second``."""
-    (tmp_path / "root").mkdir()
-    path = write(tmp_path / "root", "a", "1.9")
+    (tmp_path / "served").mkdir()
+    path = write(tmp_path / "served", "a", "1.9")
     index(store, [path])
     index(store, [path], "second")
     return path
@@ -62,15 +62,15 @@ def test_a_token_that_is_guessed_or_cannot_be_sent_is_refused(
             read_tokens(str(tmp_path / "tokens"))
 
 
-@pytest.mark.parametrize("root", ["nowhere", "root/nowhere", "root/a/b", "", "no\0where"])
+@pytest.mark.parametrize("root", ["nowhere", "served/nowhere", "served/a/b", "", "no\0where"])
 def test_a_root_that_is_not_there_is_refused(
     file: Path, store: FrameStore, monkeypatch: pytest.MonkeyPatch, root: str
 ) -> None:
     monkeypatch.chdir(file.parent.parent)
-    for roots in (root, ["root", root]):
+    for roots in (root, ["served", root]):
         with pytest.raises(ConfigError, match=r"^roots: "):
             Gateway(store, roots=roots)
-    Gateway(store, roots=["root", file, Path("root/../root/"), ".", "s3://nowhere/yet"])
+    Gateway(store, roots=["served", file, Path("served/../served/"), ".", "s3://nowhere/yet"])
 
 
 def test_a_token_is_good_for_its_sources(file: Path, connect: Connect) -> None:
@@ -141,11 +141,11 @@ def test_a_file_outside_of_the_roots_is_not_opened(
     tmp_path: Path, file: Path, store: FrameStore, connect: Connect
 ) -> None:
     outside = write(tmp_path, "b", "1.10")
-    (tmp_path / "root" / "link.dcm").symlink_to(outside)
+    (tmp_path / "served" / "link.dcm").symlink_to(outside)
     linked = write(tmp_path, "c", "1.11")
-    (tmp_path / "root" / "c.dcm").symlink_to(linked)
-    index(store, [outside, tmp_path / "root" / "c.dcm"])
-    client = connect(roots=[tmp_path / "root"])
+    (tmp_path / "served" / "c.dcm").symlink_to(linked)
+    index(store, [outside, tmp_path / "served" / "c.dcm"])
+    client = connect(roots=[tmp_path / "served"])
     assert client.frames(PATH, "1").status == 200
     unknown = client.frames(instance_path(STUDY, SERIES, "1.99"), "1")
     for uid in ("1.10", "1.11"):
