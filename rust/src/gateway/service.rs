@@ -20,7 +20,7 @@ use super::jobs::{Answer, Jobs, Question};
 use super::routes::{Resource, Route, route};
 use super::telemetry::log::{self, AccessLog};
 use super::telemetry::metrics::{Kind, Metrics};
-use super::wado::accept::{media_ranges, takes};
+use super::wado::accept::{media_ranges, taking};
 use crate::frames::memory::cache::FrameCache;
 
 /// Descriptors that a worker keeps open.
@@ -299,7 +299,7 @@ impl Worker {
     }
 
     async fn search(&self, request: &Request<'_>, scope: &Scope<'_>, path: &str) -> Response {
-        if !takes(&media_ranges(request), &["application/dicom+json", "application/json"]) {
+        if !taking(&media_ranges(request), &["application/dicom+json", "application/json"]).next().is_some() {
             let detail = "search results are sent as application/dicom+json";
             return Response::refusal(406, "not_acceptable", detail);
         }

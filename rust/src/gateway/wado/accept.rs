@@ -6,6 +6,8 @@ use crate::gateway::http::request::Request;
 
 /// Explicit VR Little Endian: the form of every uncompressed frame that is sent.
 pub const EXPLICIT_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
+/// The media type of bytes that no other is known for.
+pub const OCTETS: &str = "application/octet-stream";
 /// Most media ranges that are looked at.
 const MOST_RANGES: usize = 64;
 
@@ -18,12 +20,12 @@ pub struct MediaRange<'a> {
     pub media_type: Cow<'a, str>,
     /// Transfer syntax UID, or `*`.
     pub transfer_syntax: Option<Cow<'a, str>>,
-    /// Weight in thousandths.
+    /// Weight in thousandths; 0 where the client refuses it.
     pub weight: u16,
 }
 
 /// Media ranges in the order of preference; the query's stand before the header's (PS3.18 8.7.8.1). Those
-/// that a client refuses (`q=0`) have no weight, and a client that says nothing takes anything.
+/// that a client refuses (`q=0`) are among them, and a client that says nothing takes anything.
 pub fn media_ranges<'a>(request: &Request<'a>) -> Vec<MediaRange<'a>> {
     let query = request.parameter("accept").unwrap_or_default();
     let mut lines = request.header_lines("accept").peekable();
@@ -81,16 +83,24 @@ fn lower_case(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// How closely a media range names a form. The closest one decides (RFC 9110 12.5.1).
+type Closeness = (u8, bool, bool);
+
 impl MediaRange<'_> {
-    /// Whether it takes one of some media types, single or in parts.
-    pub fn takes(&self, media_types: &[&str]) -> bool {
-        let any_subtype = self.media_type.strip_suffix("/*");
-        let fits = |wanted: &str| {
-            self.media_type == wanted
-                || self.media_type == "*/*"
-                || any_subtype.is_some_and(|main| wanted.split('/').next() == Some(main))
+    /// How closely it names a form, nothing where it says nothing of it. What it says of a media type holds of
+    /// parts of that type too; what it says of parts does not hold of a single one.
+    fn closeness(&self, form: &FrameForm, syntax: Option<&str>) -> Option<Closeness> {
+        let of_type = match self.media_type.strip_suffix("/*") {
+            _ if self.media_type == form.media_type => 2,
+            Some("*") => 0,
+            Some(main) if form.media_type.split('/').next() == Some(main) => 1,
+            _ => return None,
         };
-        self.weight > 0 && media_types.iter().any(|wanted| fits(wanted))
+        let wanted = self.transfer_syntax.as_deref().filter(|&wanted| wanted != "*");
+        if self.is_multipart && !form.is_multipart || wanted.is_some() && wanted != syntax {
+            return None;
+        }
+        Some((of_type, self.is_multipart, wanted.is_some()))
     }
 
     fn into_owned(self) -> MediaRange<'static> {
@@ -104,8 +114,8 @@ impl MediaRange<'_> {
 }
 
 fn weight(text: &str) -> u16 {
-    let weight: f32 = text.parse().unwrap_or(1.0);
-    (weight.clamp(0.0, 1.0) * 1000.0) as u16
+    let weight = text.parse().ok().filter(|weight: &f32| !weight.is_nan());
+    (weight.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u16
 }
 
 /// Splits at a separator outside of quotation marks. Both are ASCII, so that bytes are looked at, not characters.
@@ -169,11 +179,11 @@ pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Resu
             may_be_single = true;
             continue;
         }
-        let media_type = if octets { "application/octet-stream" } else { natural };
-        if is_refused(ranges, media_type) {
+        let form = FrameForm { is_multipart, media_type: if octets { OCTETS } else { natural } };
+        if is_refused(ranges, &form, Some(served)) {
             continue;
         }
-        return Ok(FrameForm { is_multipart, media_type });
+        return Ok(form);
     }
     Err(if may_be_single {
         "several frames go into multipart/related alone: accept it, or ask for one frame".to_owned()
@@ -182,24 +192,31 @@ pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Resu
     })
 }
 
-/// Whether one of the ranges takes one of some media types, single or in parts.
-pub fn takes(ranges: &[MediaRange<'_>], media_types: &[&str]) -> bool {
-    let mut wanted = media_types.iter().filter(|&&media_type| !is_refused(ranges, media_type));
-    wanted.any(|media_type| ranges.iter().any(|range| range.takes(&[media_type])))
+/// The ranges that take one of some media types, single or in parts, whatever their transfer syntax.
+pub fn taking<'a, 'b>(
+    ranges: &'b [MediaRange<'a>],
+    media_types: &'b [&'static str],
+) -> impl Iterator<Item = &'b MediaRange<'a>> {
+    let taken = |range: &MediaRange<'_>, media_type| {
+        let form = FrameForm { is_multipart: range.is_multipart, media_type };
+        range.closeness(&form, range.transfer_syntax.as_deref()).is_some() && !is_refused(ranges, &form, None)
+    };
+    let live = ranges.iter().filter(|range| range.weight > 0);
+    live.filter(move |range| media_types.iter().any(|&media_type| taken(range, media_type)))
 }
 
-/// Whether a media type is refused by its name: that counts more than a range of many types (RFC 9110 12.5.1).
-fn is_refused(ranges: &[MediaRange<'_>], media_type: &str) -> bool {
-    ranges.iter().any(|range| range.weight == 0 && range.media_type == media_type)
+/// Whether the ranges that name a form most closely refuse it.
+fn is_refused(ranges: &[MediaRange<'_>], form: &FrameForm, syntax: Option<&str>) -> bool {
+    if ranges.iter().all(|range| range.weight > 0) {
+        return false;
+    }
+    let said = ranges.iter().filter_map(|range| Some((range.closeness(form, syntax)?, range.weight == 0)));
+    said.max().is_some_and(|(_, is_refused)| is_refused)
 }
 
 /// The transfer syntax that is announced: every uncompressed one is sent as Explicit VR Little Endian.
 pub fn served_syntax(stored: &str) -> &str {
-    if media_type(stored) == "application/octet-stream" && is_uncompressed(stored) {
-        EXPLICIT_LITTLE_ENDIAN
-    } else {
-        stored
-    }
+    if media_type(stored) == OCTETS && is_uncompressed(stored) { EXPLICIT_LITTLE_ENDIAN } else { stored }
 }
 
 fn is_uncompressed(syntax: &str) -> bool {
@@ -229,7 +246,7 @@ pub fn media_type(syntax: &str) -> &'static str {
         "100" | "100.1" | "101" | "101.1" => "video/mpeg",
         "102" | "102.1" | "103" | "103.1" | "104" | "104.1" | "105" | "105.1" | "106" | "106.1" | "107"
         | "108" => "video/mp4",
-        _ => "application/octet-stream",
+        _ => OCTETS,
     }
 }
 
@@ -288,7 +305,25 @@ mod tests {
     #[test]
     fn refused_and_unknown_ranges_are_passed_over() {
         assert_eq!(form("image/jpeg;q=0", JPEG, 1), None);
-        assert_eq!(form("*/*, image/jpeg;q=0", JPEG, 1), None);
+        for refused in
+            ["image/jpeg;q=0", "image/*;q=0", "multipart/*;q=0", "*/*;q=0", "image/jpeg;q=0.000;a=b"]
+        {
+            assert_eq!(form(&format!("*/*, {refused}"), JPEG, 1), None, "{refused}");
+        }
+        for other in
+            ["image/jls;q=0", "application/*;q=0", "image/jpeg;transfer-syntax=1.2;q=0", "image/*;q=nan"]
+        {
+            assert_eq!(form(&format!("*/*, {other}"), JPEG, 1), Some((true, "image/jpeg")), "{other}");
+        }
+        // The closest range decides, in whatever order they stand.
+        for closest in ["image/*;q=0, image/jpeg", "image/jpeg;q=0.1, */*;q=0"] {
+            assert_eq!(form(closest, JPEG, 1), Some((false, "image/jpeg")), "{closest}");
+        }
+        let parts_refused = "multipart/related;type=image/jpeg;q=0, image/jpeg";
+        assert_eq!(
+            (form(parts_refused, JPEG, 1), form(parts_refused, JPEG, 2)),
+            (Some((false, "image/jpeg")), None)
+        );
         assert_eq!(
             form("image/*;q=0.5, image/jpeg; q=0.0, application/octet-stream;q=0.1", JPEG, 1),
             Some((false, "application/octet-stream"))

@@ -16,11 +16,10 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy, not_found};
-use crate::gateway::wado::accept::{media_ranges, media_type};
+use crate::gateway::wado::accept::{OCTETS, media_ranges, media_type, taking};
 
 /// Longest value that is brought into another form than that of the file.
 const MOST_BYTES: usize = 64 << 20;
-const OCTETS: &str = "application/octet-stream";
 
 impl Worker {
     /// Answers a request for the value of an element.
@@ -101,7 +100,8 @@ fn answer(
 ) -> Response {
     let ranges = media_ranges(request);
     // As what it is, or as octets.
-    let Some(range) = ranges.iter().find(|range| range.takes(&[media_type, OCTETS])) else {
+    let media_types = [media_type, OCTETS];
+    let Some(range) = taking(&ranges, &media_types).next() else {
         let detail = format!("the value is sent as {media_type}");
         return Response::refusal(406, "not_acceptable", &detail);
     };

@@ -11,15 +11,14 @@ use crate::gateway::http::response::{Body, Response};
 use crate::gateway::http::sequence::FileSequence;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
-use crate::gateway::wado::accept::{MediaRange, media_ranges, takes};
+use crate::gateway::wado::accept::{MediaRange, media_ranges, taking};
 
 impl Worker {
     /// Answers a request for an instance, or for all of a series or study.
     pub async fn instances(&self, request: &Request<'_>, scope: &Scope<'_>, level: Level<'_>) -> Response {
-        let mut ranges = media_ranges(request);
-        let is_taken = takes(&ranges, &["application/dicom"]);
-        ranges.retain(|range| range.takes(&["application/dicom"]));
-        if !is_taken {
+        let ranges = media_ranges(request);
+        let ranges: Vec<_> = taking(&ranges, &["application/dicom"]).collect();
+        if ranges.is_empty() {
             return Response::refusal(406, "not_acceptable", "instances are sent as application/dicom");
         }
         if level.instance.is_empty() {
@@ -43,7 +42,7 @@ impl Worker {
     /// Sends every instance of a series or study as a part.
     async fn many_instances(
         &self,
-        ranges: &[MediaRange<'_>],
+        ranges: &[&MediaRange<'_>],
         scope: &Scope<'_>,
         level: Level<'_>,
     ) -> Response {

@@ -26,7 +26,7 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Block, Body, Response};
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy};
-use crate::gateway::wado::accept::{media_ranges, takes};
+use crate::gateway::wado::accept::{media_ranges, taking};
 
 const DICOM_JSON: &str = "application/dicom+json";
 /// Bytes of a block before it is compressed.
@@ -39,7 +39,7 @@ const INLINE_LIMIT: u32 = 1024;
 impl Worker {
     /// Answers a request for the headers of an instance, a series or a study.
     pub async fn metadata(&self, request: &Request<'_>, scope: &Scope<'_>, level: Level<'_>) -> Response {
-        if !takes(&media_ranges(request), &[DICOM_JSON, "application/json"]) {
+        if !taking(&media_ranges(request), &[DICOM_JSON, "application/json"]).next().is_some() {
             return Response::refusal(406, "not_acceptable", "headers are sent as application/dicom+json");
         }
         let study = format!("{}/studies/{}", scope.root, level.study);

@@ -8,7 +8,7 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::Response;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
-use crate::gateway::wado::accept::{media_ranges, takes};
+use crate::gateway::wado::accept::{media_ranges, taking};
 
 const DICOM: &str = "application/dicom";
 
@@ -31,7 +31,7 @@ impl Worker {
         }
         let wanted = given("contentType");
         let fits = if wanted.is_empty() {
-            takes(&media_ranges(request), &[DICOM])
+            taking(&media_ranges(request), &[DICOM]).next().is_some()
         } else {
             let mut types = wanted.split(',').map(|each| each.split(';').next().unwrap_or_default().trim());
             types.any(|each| each.eq_ignore_ascii_case(DICOM) || each == "*/*")
