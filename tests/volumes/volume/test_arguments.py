@@ -214,7 +214,7 @@ def test_one_text_or_path_is_one() -> None:
     [
         (TileConfig, "config"),
         (CompressionConfig, "config"),
-        (DatasetConfig, "training/datasets"),
+        (DatasetConfig, "training/datasets/config"),
     ],
 )
 def test_what_is_told_to_type_checkers_is_what_the_class_takes(kind: Any, file: str) -> None:

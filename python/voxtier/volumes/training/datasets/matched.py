@@ -1,31 +1,24 @@
-"""Map-style datasets: numpy in, numpy out, no torch needed; picklable, with the same items in any process.
-
-An item is a dict: ``image`` (C, x, y, z), ``mask``, ``label``, ``idx``, ``obs_id``, ``obs_subject_id``,
-``patch_start`` and ``affine`` (of the patch). Arrays are contiguous and writable.
-"""
+"""Items of collections: images, their masks and labels, matched by subject."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass
-from enum import Enum
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.arguments import check_kind, several, whole_number
+from voxtier.arguments import check_kind, several
 from voxtier.errors import ConfigError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.config import as_dtype, as_enum
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.format.direct import share_budget
-from voxtier.volumes.tiledb.scaling import Normalize
+from voxtier.volumes.training.datasets.config import DatasetConfig, LoadingMode
 from voxtier.volumes.training.epochs import (
     Draw,
     EpochCounter,
@@ -35,105 +28,10 @@ from voxtier.volumes.training.epochs import (
     worker_thread,
 )
 from voxtier.volumes.training.matching import match_volumes, read_labels, refuse_misplaced, refuse_times
-from voxtier.volumes.training.sampling import RandomSampler, Sampler, Size, as_size, grid_starts
 from voxtier.volumes.volume import Volume
 
 Transform = Callable[[dict[str, Any]], Any]
 """Takes an item and gives one."""
-
-
-class LoadingMode(str, Enum):  # noqa: UP042 -- prints as the origin's does
-    """What one item holds."""
-
-    FULL_VOLUME = "full_volume"
-    PATCH = "patch"
-    SLICE_2D = "slice_2d"
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetConfig:
-    """How volumes become items.
-
-    Parameters
-    ----------
-    loading_mode : LoadingMode
-        Whole volumes, patches or axial slices.
-    patch_size : int or sequence of int, optional
-        (x, y, z), or one number for a cube; needed for patches.
-    patches_per_volume : int
-        Items per volume and epoch (>= 1).
-    sampler : Sampler
-        Where patches begin.
-    seed : int
-        Of the random numbers: places of patches, and MONAI's transforms in a DataLoader.
-    fill : float
-        Stored number outside a volume that is smaller than the patch.
-    dtype : str or None
-        Type of ``image``; None keeps the volume's. Numbers that it cannot hold are refused: out of its range,
-        or fractions where it is an integer.
-    mask_fill : float, optional
-        Stored number outside a mask, by default ``fill``.
-    normalize : Normalize, optional
-        Clips, shifts and divides the image's physical numbers, which become ``float32``.
-    """
-
-    loading_mode: LoadingMode = LoadingMode.FULL_VOLUME
-    patch_size: Size | None = None
-    patches_per_volume: int = 1
-    sampler: Sampler = RandomSampler()  # noqa: RUF009
-    seed: int = 0
-    fill: float = 0.0
-    dtype: str | None = "float32"
-    mask_fill: float | None = None
-    normalize: Normalize | None = None
-
-    if TYPE_CHECKING:  # a mode may be given by its text; the field is a member always
-
-        def __init__(
-            self,
-            loading_mode: LoadingMode | Literal["full_volume", "patch", "slice_2d"] = LoadingMode.FULL_VOLUME,
-            patch_size: Size | None = None,
-            patches_per_volume: int = 1,
-            sampler: Sampler = RandomSampler(),  # noqa: B008
-            seed: int = 0,
-            fill: float = 0.0,
-            dtype: str | None = "float32",
-            mask_fill: float | None = None,
-            normalize: Normalize | None = None,
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "loading_mode", as_enum(LoadingMode, "loading_mode", self.loading_mode))
-        check_kind("sampler", self.sampler, Sampler, "a sampler, such as ForegroundSampler()")
-        check_kind("normalize", self.normalize, (Normalize, NoneType), "a Normalize")
-        if self.dtype is not None:
-            as_dtype("dtype", self.dtype)
-        if self.normalize is not None and self.dtype != "float32":
-            raise ConfigError(f"normalised images are float32, got dtype={self.dtype!r}")
-        if self.patch_size is not None:
-            object.__setattr__(self, "patch_size", as_size(self.patch_size))
-        elif self.loading_mode is LoadingMode.PATCH:
-            raise ConfigError("patches need patch_size=(x, y, z), or one number for a cube")
-        for name, least in (("patches_per_volume", 1), ("seed", None)):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
-
-    @property
-    def outside_mask(self) -> float:
-        """Stored number outside a mask."""
-        return self.fill if self.mask_fill is None else self.mask_fill
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """Voxels of a patch along x, y, z.
-
-        Raises
-        ------
-        ConfigError
-            Without a ``patch_size``.
-        """
-        if self.patch_size is None:
-            raise ConfigError("these items are no patches: patch_size is not set")
-        return as_size(self.patch_size)
 
 
 class VolumeCollectionDataset:
@@ -242,7 +140,7 @@ class VolumeCollectionDataset:
         self.epoch = operator.index(epoch)
 
     def __getitem__(self, index: int) -> Any:
-        _share_budget()
+        share_budget_of_worker()
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"item {index} of {count}")
@@ -391,71 +289,7 @@ class SegmentationDataset(VolumeCollectionDataset):
         super().__init__(image, config, None, transform, mask=mask)
 
 
-class GridPatchDataset:
-    """Every patch of a regular grid over one volume, for inference.
-
-    Items also hold ``location`` (i0, j0, k0, i1, j1, k1), as TorchIO's GridAggregator takes it. Patches of a
-    4-D volume have all its points in time: ``image`` is (1, x, y, z, t).
-
-    Parameters
-    ----------
-    volume : Volume
-        The volume.
-    patch_size : int or sequence of int
-        (x, y, z), or one number for a cube.
-    stride : int or sequence of int, optional
-        Voxels from patch to patch, by default the size.
-    fill : float
-        Stored number outside a volume that is smaller than the patch.
-    dtype : str or None
-        Type of ``image``; None keeps the volume's. Numbers that it cannot hold are refused: out of its range,
-        or fractions where it is an integer.
-    """
-
-    def __init__(
-        self,
-        volume: Volume,
-        patch_size: Size,
-        stride: Size | None = None,
-        *,
-        fill: float = 0.0,
-        dtype: str | None = "float32",
-    ) -> None:
-        check_kind("volume", volume, Volume, "a Volume, such as radi.CT.iloc[0]")
-        if dtype is not None:
-            as_dtype("dtype", dtype)
-        self.volume, self.patch_size, self.fill, self.dtype = volume, as_size(patch_size), fill, dtype
-        self.starts = grid_starts(volume.shape[:3], self.patch_size, stride)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        _share_budget()
-        start = self.starts[index]
-        times = self.volume.shape[3:]
-        if self.dtype is None or times:
-            corner = np.array([[*start, *(0 for _ in times)]])
-            image = self.volume.read_patches(corner, (*self.patch_size, *times), fill=self.fill)
-            image = np.ascontiguousarray(image)
-            if self.dtype is not None:
-                image = cast_numbers(image, np.dtype(self.dtype), self.volume.uri)
-        else:
-            image = np.empty((1, *self.patch_size), self.dtype)
-            self.volume.read_patches_into(np.array([start]), image, fill=self.fill)
-        sample: dict[str, Any] = {
-            "image": image,
-            "idx": int(index),
-            "patch_start": np.array(start, dtype=np.int64),
-            "location": np.array([*start, *(s + n for s, n in zip(start, self.patch_size, strict=True))]),
-        }
-        affine = self.volume.affine
-        if affine is not None:
-            sample["affine"] = geometry.crop_affine(affine, start)
-        return sample
-
-
-def _share_budget() -> None:
+def share_budget_of_worker() -> None:
     """In a DataLoader's worker: take this worker's part of the byte budget."""
     worker = worker_process()
     if worker is not None:
