@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +352,15 @@ def test_both_transforms_of_a_segmentation_draw_numbers_of_their_own(lung: RadiO
     set_rnd(dataset, seed=1)
     item = dataset[0]  # outside of a loader: the states that MONAI has set
     assert item["image_drawn"] != item["spatial_drawn"]
+
+
+def test_monai_is_imported_with_the_first_of_its_names_alone() -> None:
+    code = (
+        "import sys\nimport voxtier.volumes.compat.ml as ml\n"
+        "assert 'Compose' in dir(ml) and 'monai' not in sys.modules\n"
+        "from voxtier.volumes.compat.ml.compat import Compose\n"
+        "assert Compose is ml.Compose is sys.modules['monai.transforms'].Compose\n"
+        "try:\n    ml.nothing\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "module 'voxtier.volumes.compat.ml' has no attribute 'nothing'\n", done.stderr

@@ -1,6 +1,9 @@
 """RadiObject's training room: its datasets and loaders over ours."""
 
-from voxtier.volumes.compat.ml.compat import Compose, VolumeCollectionSubjectsDataset
+from typing import Any
+
+from voxtier.volumes.compat.ml import compat
+from voxtier.volumes.compat.ml.compat import VolumeCollectionSubjectsDataset
 from voxtier.volumes.compat.ml.config import DatasetConfig, LoadingMode
 from voxtier.volumes.compat.ml.datasets import SegmentationDataset, VolumeCollectionDataset
 from voxtier.volumes.compat.ml.factory import (
@@ -24,3 +27,13 @@ __all__ = [
     "create_training_dataloader",
     "create_validation_dataloader",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Compose":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return compat.Compose
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
