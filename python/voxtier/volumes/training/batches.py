@@ -112,7 +112,7 @@ def batches(
     Raises
     ------
     ConfigError
-        For arguments outside their domain, and a memory budget that has no room for two batches.
+        For arguments outside their domain, and a memory budget that has no room for three batches.
     """
     made = "a dataset, such as SegmentationDataset(radi.CT, radi.seg, config)"
     check_kind("batches()", dataset, VolumeCollectionDataset, made)
@@ -313,7 +313,7 @@ class Batches:
             items, slot = plan[number], self._ring.take()
             for item in items:  # before its store may be replaced
                 with suppress(VoxtierError, OSError):
-                    self._geometry_of(item // self._dataset.config.patches_per_volume)
+                    self._geometry_of(self._dataset.place_of(item))
             filler: Filler = core if core.can_fill(items) else general
             views = [self._wanted.view(item, epoch) for item in items]
             filler.submit(number, slot, items, epoch, views)
@@ -348,13 +348,13 @@ class Batches:
         start, error = outcome
         if error is None:
             try:
-                self._geometry_of(item // self._dataset.config.patches_per_volume)
+                self._geometry_of(self._dataset.place_of(item))
             except (VoxtierError, OSError) as failed:
                 error = failed
         return start, error
 
     def _fail(self, epoch: int, item: int, start: Sequence[int], error: BaseException) -> None:
-        place = item // self._dataset.config.patches_per_volume
+        place = self._dataset.place_of(item)
         failure = Failure(self._dataset.obs_ids[place], item, epoch, tuple(start), str(error))
         if not self._options.skips or not isinstance(error, (VoxtierError, OSError)):
             if isinstance(error, FormatError):
@@ -375,8 +375,8 @@ class Batches:
         views: Sequence[View | None],
         rows: list[int],
     ) -> Any:
-        dataset, config = self._dataset, self._dataset.config
-        places = [items[row] // config.patches_per_volume for row in rows]
+        dataset = self._dataset
+        places = [dataset.place_of(items[row]) for row in rows]
         image, mask = slot.arrays(len(items))
         batch: dict[str, Any] = {"image": image}
         if mask is not None:

@@ -82,7 +82,7 @@ def data_loader(
         Processes that load; 0 loads in this one. Processes begin with the call of ``iter``, which is then an
         epoch even if nothing is drawn.
     seed, rank, world_size : int
-        See `sampling.EpochSampler`, which is the loader's ``sampler`` (call its ``set_epoch`` to resume).
+        See `epochs.EpochSampler`, which is the loader's ``sampler`` (call its ``set_epoch`` to resume).
     even : bool
         Give all ranks equally many batches, as training needs: up to one item a rank comes once more. Without
         it each item comes once.

@@ -9,8 +9,7 @@ import numpy as np
 from voxtier.arguments import check_kind
 from voxtier.volumes import geometry
 from voxtier.volumes.config import as_dtype
-from voxtier.volumes.tiledb.creation import cast_numbers
-from voxtier.volumes.training.datasets.matched import share_budget_of_worker
+from voxtier.volumes.training.datasets.matched import read_patches, share_budget_of_worker
 from voxtier.volumes.training.sampling import Size, as_size, grid_starts
 from voxtier.volumes.volume import Volume
 
@@ -57,16 +56,7 @@ class GridPatchDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         share_budget_of_worker()
         start = self.starts[index]
-        times = self.volume.shape[3:]
-        if self.dtype is None or times:
-            corner = np.array([[*start, *(0 for _ in times)]])
-            image = self.volume.read_patches(corner, (*self.patch_size, *times), fill=self.fill)
-            image = np.ascontiguousarray(image)
-            if self.dtype is not None:
-                image = cast_numbers(image, np.dtype(self.dtype), self.volume.uri)
-        else:
-            image = np.empty((1, *self.patch_size), self.dtype)
-            self.volume.read_patches_into(np.array([start]), image, fill=self.fill)
+        image = read_patches([self.volume], start, self.patch_size, self.dtype, self.fill)
         sample: dict[str, Any] = {
             "image": image,
             "idx": int(index),

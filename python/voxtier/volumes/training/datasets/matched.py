@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from voxtier.arguments import check_kind, several
 from voxtier.errors import ConfigError
@@ -18,6 +18,7 @@ from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.format.direct import share_budget
+from voxtier.volumes.tiledb.scaling import Normalize
 from voxtier.volumes.training.datasets.config import DatasetConfig, LoadingMode
 from voxtier.volumes.training.epochs import (
     Draw,
@@ -110,6 +111,14 @@ class VolumeCollectionDataset:
         """Number of collections that are stacked."""
         return len(self._channels)
 
+    @property
+    def _items_of_each(self) -> int:
+        return self.config.patches_per_volume if self.config.loading_mode is LoadingMode.PATCH else 1
+
+    def place_of(self, item: int) -> int:
+        """Return the observation of an item, of a dataset of patches or of whole volumes."""
+        return item // self._items_of_each
+
     def volumes(self, place: int) -> tuple[list[Volume], Volume | None]:
         """Return the channels of an observation, and its mask."""
         mask = None if self._masks is None else self._masks[place]
@@ -122,8 +131,7 @@ class VolumeCollectionDataset:
     def __len__(self) -> int:
         if self._depths is not None:
             return int(self._depths[-1])
-        per = self.config.patches_per_volume if self.config.loading_mode is LoadingMode.PATCH else 1
-        return len(self.obs_ids) * per
+        return len(self.obs_ids) * self._items_of_each
 
     def __copy__(self) -> Self:
         made = type(self).__new__(type(self))
@@ -191,7 +199,7 @@ class VolumeCollectionDataset:
             return self._sample(place, (0, 0, z), None, z=z)
         if mode is LoadingMode.FULL_VOLUME:
             return self._sample(item, (0, 0, 0), None)
-        place = item // self.config.patches_per_volume
+        place = self.place_of(item)
         draw = self._draw(index, item) or Draw(self.epoch)
         rng = generator(self.config.seed, draw.epoch, item, draw.visit)
         mask = None if self._masks is None else self._masks[place]
@@ -214,12 +222,11 @@ class VolumeCollectionDataset:
             sample["affine"] = geometry.crop_affine(affine, start)
         if self._masks is not None:
             volume = self._masks[place]
-            if size is None or volume.ndim == 4:
-                mask = self._read(volume, start, size, z, self.config.outside_mask)
-                sample["mask"] = np.ascontiguousarray(mask[None], dtype=signed_dtype(mask.dtype))
+            dtype = signed_dtype(volume.dtype)
+            if size is None:
+                sample["mask"] = np.ascontiguousarray(_whole(volume, z)[None], dtype=dtype)
             else:
-                sample["mask"] = np.empty((1, *size), signed_dtype(volume.dtype))
-                volume.read_patches_into(np.array([start]), sample["mask"], fill=self.config.outside_mask)
+                sample["mask"] = read_patches([volume], start, size, dtype, self.config.outside_mask)
         if self._labels is not None:
             sample["label"] = self._labels[self.obs_ids[place]]
         return sample
@@ -228,13 +235,9 @@ class VolumeCollectionDataset:
         self, place: int, start: tuple[int, ...], size: tuple[int, ...] | None, z: int | None
     ) -> NDArray[Any]:
         volumes, config = [channel[place] for channel in self._channels], self.config
-        if size is not None and config.dtype is not None and all(volume.ndim == 3 for volume in volumes):
-            image = np.empty((len(volumes), *size), config.dtype)
-            for channel, volume in zip(image, volumes, strict=True):
-                box = np.array([start])
-                volume.read_patches_into(box, channel[None], fill=config.fill, normalize=config.normalize)
-            return image
-        channels = [self._read(volume, start, size, z, config.fill) for volume in volumes]
+        if size is not None:
+            return read_patches(volumes, start, size, config.dtype, config.fill, config.normalize)
+        channels = [_whole(volume, z) for volume in volumes]
         if config.normalize is not None:
             channels = [config.normalize.apply(channel) for channel in channels]
         if config.dtype is not None:
@@ -244,23 +247,6 @@ class VolumeCollectionDataset:
                 cast_numbers(np.ascontiguousarray(channel), dtype, volume.uri) for channel, volume in pairs
             ]
         return np.ascontiguousarray(np.stack(channels))
-
-    def _read(
-        self,
-        volume: Volume,
-        start: tuple[int, ...],
-        size: tuple[int, ...] | None,
-        z: int | None,
-        fill: float,
-    ) -> NDArray[Any]:
-        if z is not None:
-            return volume.axial(z)
-        if size is None:
-            return volume.to_numpy()
-        if volume.ndim == 4:
-            start, size = (*start, 0), (*size, volume.shape[3])
-        patches: NDArray[Any] = volume.read_patches(np.array([start]), size, fill=fill)
-        return np.asarray(patches[0])
 
 
 class SegmentationDataset(VolumeCollectionDataset):
@@ -287,6 +273,30 @@ class SegmentationDataset(VolumeCollectionDataset):
     ) -> None:
         check_kind("mask", mask, VolumeCollection, "a collection, such as radi.seg")
         super().__init__(image, config, None, transform, mask=mask)
+
+
+def _whole(volume: Volume, z: int | None) -> NDArray[Any]:
+    return volume.to_numpy() if z is None else volume.axial(z)
+
+
+def read_patches(
+    volumes: Sequence[Volume],
+    start: Sequence[int],
+    size: Sequence[int],
+    dtype: DTypeLike | None,
+    fill: float,
+    normalize: Normalize | None = None,
+) -> NDArray[Any]:
+    """Read the same patch of volumes of one shape, with all points in time: (C, x, y, z[, t])."""
+    times = volumes[0].shape[3:]
+    corner = np.array([[*start, *(0 for _ in times)]])
+    if dtype is None:
+        parts = [volume.read_patches(corner, (*size, *times), fill=fill) for volume in volumes]
+        return np.ascontiguousarray(np.concatenate(parts))
+    image = np.empty((len(volumes), *size, *times), dtype)
+    for channel, volume in zip(image, volumes, strict=True):
+        volume.read_patches_into(corner, channel[None], fill=fill, normalize=normalize)
+    return image
 
 
 def share_budget_of_worker() -> None:

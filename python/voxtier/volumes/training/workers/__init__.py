@@ -1,1 +1,1 @@
-"""Processes that fill batches, and the memory through which they hand them over."""
+"""Threads that fill batches, and the memory in which they hand them over."""

@@ -164,7 +164,7 @@ class Wanted:
     def start(self, item: int, epoch: int) -> tuple[int, ...]:
         """Draw the first voxel of an item's patch."""
         config = self.dataset.config
-        images, mask = self.volumes(item // config.patches_per_volume)
+        images, mask = self.volumes(self.dataset.place_of(item))
         return config.sampler.start(images[0], mask, config.size, generator(config.seed, epoch, item))
 
 
@@ -211,8 +211,8 @@ class CoreFiller(_Ending):
 
     def can_fill(self, items: Sequence[int]) -> bool:
         """Return whether the core can read all of these items."""
-        per = self._wanted.dataset.config.patches_per_volume
-        return all(self.reason(item // per) is None for item in items)
+        place_of = self._wanted.dataset.place_of
+        return all(self.reason(place_of(item)) is None for item in items)
 
     def _subject(self, place: int) -> _core.PatchSubject | str:
         found = self._subjects.get(place)
@@ -269,7 +269,7 @@ class CoreFiller(_Ending):
         config, form = self._wanted.dataset.config, slot.form
         orders = []
         for item, view in zip(items, views, strict=True):
-            place = item // config.patches_per_volume
+            place = self._wanted.dataset.place_of(item)
             subject = self._subject(place)
             assert not isinstance(subject, str), "can_fill was asked before"
             is_drawn = self._draws and place not in self._scaled
@@ -350,8 +350,8 @@ class GeneralFiller(_Ending):
         try:
             with self._lock:
                 start = self._wanted.start(item, item.epoch)
-            config, form = self._wanted.dataset.config, slot.form
-            images, mask = self._wanted.volumes(item // config.patches_per_volume)
+            form = slot.form
+            images, mask = self._wanted.volumes(self._wanted.dataset.place_of(item))
             image, labels = form.arrays(slot.memory, row + 1)
             change = self._wanted.change(view, item, start)
             for channel, volume in enumerate(images):
