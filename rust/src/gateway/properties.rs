@@ -2,9 +2,7 @@
 
 use _core::gateway::http::request::{Request, decode};
 use _core::gateway::routes::{MOST_FRAMES, Resource, Route, frame_list, route};
-use _core::gateway::wado::accept::{
-    FrameForm, MediaRange, frame_form, media_ranges, media_type, served_syntax,
-};
+use _core::gateway::wado::accept::{Form, MediaRange, frame_form, media_ranges, media_type, served_syntax};
 use _core::gateway::wado::conditional::{Wanted, has_it, range};
 
 const SYNTAXES: [&str; 7] = [
@@ -77,7 +75,7 @@ fn hold_of_forms(request: &Request<'_>) {
     assert!(ranges.iter().all(|range| range.weight <= 1000));
     for syntax in SYNTAXES {
         for count in [1, 2] {
-            let Ok(FrameForm { is_multipart, media_type: named }) = frame_form(&ranges, syntax, count) else {
+            let Ok(Form { is_multipart, media_type: named }) = frame_form(&ranges, syntax, count) else {
                 continue;
             };
             assert!(is_multipart || count == 1);

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use super::jobs::{Answer, Jobs, Question};
 use super::routes::{Resource, Route, route};
 use super::telemetry::log::{self, AccessLog};
 use super::telemetry::metrics::{Kind, Metrics};
-use super::wado::accept::{media_ranges, taking};
+use super::wado::accept::{media_ranges, takes_json};
 use crate::frames::memory::cache::FrameCache;
 
 /// Descriptors that a worker keeps open.
@@ -82,6 +83,8 @@ pub struct Shared {
     pub is_ready: AtomicBool,
     /// Open connections at most.
     pub most_connections: u64,
+    /// Makes boundaries that nobody who writes a file can know before.
+    pub secret: u64,
     /// Whether the gateway is to stop.
     stop: watch::Sender<bool>,
 }
@@ -106,6 +109,7 @@ impl Shared {
             metrics: Metrics::default(),
             is_ready: AtomicBool::new(false),
             most_connections: most_connections(),
+            secret: RandomState::new().hash_one(0),
             stop: watch::Sender::new(false),
         }
     }
@@ -299,7 +303,7 @@ impl Worker {
     }
 
     async fn search(&self, request: &Request<'_>, scope: &Scope<'_>, path: &str) -> Response {
-        if !taking(&media_ranges(request), &["application/dicom+json", "application/json"]).next().is_some() {
+        if !takes_json(&media_ranges(request)) {
             let detail = "search results are sent as application/dicom+json";
             return Response::refusal(406, "not_acceptable", detail);
         }

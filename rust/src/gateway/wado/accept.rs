@@ -8,6 +8,10 @@ use crate::gateway::http::request::Request;
 pub const EXPLICIT_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 /// The media type of bytes that no other is known for.
 pub const OCTETS: &str = "application/octet-stream";
+/// The media type of an instance.
+pub const DICOM: &str = "application/dicom";
+/// The media type of headers.
+pub const DICOM_JSON: &str = "application/dicom+json";
 /// Most media ranges that are looked at.
 const MOST_RANGES: usize = 64;
 
@@ -83,24 +87,41 @@ fn lower_case(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// How closely a media range names a form. The closest one decides (RFC 9110 12.5.1).
+/// What a media range says of a form: how closely it names the media type, whether it is of parts, whether it
+/// names the transfer syntax.
 type Closeness = (u8, bool, bool);
 
 impl MediaRange<'_> {
-    /// How closely it names a form, nothing where it says nothing of it. What it says of a media type holds of
-    /// parts of that type too; what it says of parts does not hold of a single one.
-    fn closeness(&self, form: &FrameForm, syntax: Option<&str>) -> Option<Closeness> {
-        let of_type = match self.media_type.strip_suffix("/*") {
-            _ if self.media_type == form.media_type => 2,
-            Some("*") => 0,
-            Some(main) if form.media_type.split('/').next() == Some(main) => 1,
-            _ => return None,
-        };
-        let wanted = self.transfer_syntax.as_deref().filter(|&wanted| wanted != "*");
-        if self.is_multipart && !form.is_multipart || wanted.is_some() && wanted != syntax {
-            return None;
+    /// How closely it names a media type, nothing where it is of others.
+    fn names(&self, media_type: &str) -> Option<u8> {
+        match self.media_type.strip_suffix("/*") {
+            _ if self.media_type == media_type => Some(2),
+            Some("*") => Some(0),
+            Some(main) => (media_type.split('/').next() == Some(main)).then_some(1),
+            None => None,
         }
-        Some((of_type, self.is_multipart, wanted.is_some()))
+    }
+
+    /// What it takes a body as, that has a media type of its own: as that, or as octets.
+    fn media_type_of(&self, natural: &'static str) -> Option<&'static str> {
+        self.names(natural).map(|_| natural).or_else(|| self.names(OCTETS).map(|_| OCTETS))
+    }
+
+    /// Whether it takes a transfer syntax, where it need not name one.
+    fn takes_syntax(&self, syntax: &str) -> bool {
+        self.transfer_syntax.as_deref().is_none_or(|wanted| wanted == "*" || wanted == syntax)
+    }
+
+    /// What it says of a form, nothing where it says nothing. What is said of a media type holds of parts of that
+    /// type too, not the other way round. A refusal of one transfer syntax says nothing while it is not known.
+    fn closeness(&self, form: &Form, syntax: Option<&str>) -> Option<Closeness> {
+        let names_syntax = self.transfer_syntax.as_deref().is_some_and(|wanted| wanted != "*");
+        let fits = match syntax {
+            Some(syntax) => self.takes_syntax(syntax),
+            None => self.weight > 0 || !names_syntax,
+        };
+        let is_said = fits && (form.is_multipart || !self.is_multipart);
+        is_said.then_some((self.names(form.media_type)?, self.is_multipart, names_syntax))
     }
 
     fn into_owned(self) -> MediaRange<'static> {
@@ -134,12 +155,12 @@ fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The form in which frames are sent.
+/// The form in which something is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FrameForm {
+pub struct Form {
     /// Whether the answer is multipart/related.
     pub is_multipart: bool,
-    /// Media type of a frame.
+    /// Media type, of each part where there are parts.
     pub media_type: &'static str,
 }
 
@@ -151,67 +172,82 @@ pub struct FrameForm {
 ///
 /// # Errors
 /// A sentence for the client, where no range can be served: status 406.
-pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Result<FrameForm, String> {
-    let natural = media_type(stored);
-    let served = served_syntax(stored);
-    let mut may_be_single = false;
-    for range in ranges {
-        if range.weight == 0 {
-            continue;
+pub fn frame_form(ranges: &[MediaRange<'_>], stored: &str, count: usize) -> Result<Form, String> {
+    let (natural, served) = (media_type(stored), served_syntax(stored));
+    let needs_no_syntax = served == EXPLICIT_LITTLE_ENDIAN || is_lossy(stored);
+    let taken_as = |range: &MediaRange<'_>| {
+        let found = range.media_type_of(natural)?;
+        let may_be_bare = range.transfer_syntax.is_some() || found == natural || needs_no_syntax;
+        (may_be_bare && range.takes_syntax(served)).then_some(found)
+    };
+    let mut forms = forms(ranges, Some(served), true, taken_as).peekable();
+    let may_be_single = forms.peek().is_some();
+    forms.find(|form| form.is_multipart || count == 1).ok_or_else(|| {
+        if may_be_single {
+            "several frames go into multipart/related alone: accept it, or ask for one frame".to_owned()
+        } else {
+            format!(
+                "the frames are stored as {served}: accept transfer-syntax={served}, or transfer-syntax=*"
+            )
         }
-        let is_any = range.media_type == "*/*";
-        let octets = matches!(range.media_type.as_ref(), "application/octet-stream" | "application/*");
-        let is_natural =
-            range.media_type == natural || (range.media_type == "image/*" && natural.starts_with("image/"));
-        if !(is_any || octets || is_natural) {
-            continue;
-        }
-        let fits = match range.transfer_syntax.as_deref() {
-            Some("*") => true,
-            Some(wanted) => wanted == served,
-            None => is_any || is_natural || served == EXPLICIT_LITTLE_ENDIAN || is_lossy(stored),
-        };
-        if !fits {
-            continue;
-        }
-        let is_multipart = range.is_multipart || is_any;
-        if !is_multipart && count != 1 {
-            may_be_single = true;
-            continue;
-        }
-        let form = FrameForm { is_multipart, media_type: if octets { OCTETS } else { natural } };
-        if is_refused(ranges, &form, Some(served)) {
-            continue;
-        }
-        return Ok(form);
-    }
-    Err(if may_be_single {
-        "several frames go into multipart/related alone: accept it, or ask for one frame".to_owned()
-    } else {
-        format!("the frames are stored as {served}: accept transfer-syntax={served}, or transfer-syntax=*")
     })
 }
 
-/// The ranges that take one of some media types, single or in parts, whatever their transfer syntax.
-pub fn taking<'a, 'b>(
-    ranges: &'b [MediaRange<'a>],
-    media_types: &'b [&'static str],
-) -> impl Iterator<Item = &'b MediaRange<'a>> {
-    let taken = |range: &MediaRange<'_>, media_type| {
-        let form = FrameForm { is_multipart: range.is_multipart, media_type };
-        range.closeness(&form, range.transfer_syntax.as_deref()).is_some() && !is_refused(ranges, &form, None)
-    };
-    let live = ranges.iter().filter(|range| range.weight > 0);
-    live.filter(move |range| media_types.iter().any(|&media_type| taken(range, media_type)))
+/// The form of an instance of a transfer syntax, or of any that some range takes.
+pub fn instance_form(ranges: &[MediaRange<'_>], syntax: Option<&str>) -> Option<Form> {
+    let fits = |range: &MediaRange<'_>| syntax.is_none_or(|syntax| range.takes_syntax(syntax));
+    forms(ranges, syntax, true, |range| (range.names(DICOM).is_some() && fits(range)).then_some(DICOM)).next()
 }
 
-/// Whether the ranges that name a form most closely refuse it.
-fn is_refused(ranges: &[MediaRange<'_>], form: &FrameForm, syntax: Option<&str>) -> bool {
+/// Whether instances of a transfer syntax are taken as parts, also by who asked for single ones.
+pub fn takes_instances(ranges: &[MediaRange<'_>], syntax: Option<&str>) -> bool {
+    let parts = Form { is_multipart: true, media_type: DICOM };
+    instance_form(ranges, syntax).is_some() && !is_refused(ranges, &parts, syntax)
+}
+
+/// The form of a value of a media type: as that, or as octets.
+pub fn value_form(ranges: &[MediaRange<'_>], natural: &'static str) -> Option<Form> {
+    forms(ranges, None, false, |range| range.media_type_of(natural)).next()
+}
+
+/// Whether headers are taken, which are sent as `application/dicom+json`.
+pub fn takes_json(ranges: &[MediaRange<'_>]) -> bool {
+    let is_refused = |range: &MediaRange<'_>| range.weight == 0 && range.media_type == DICOM_JSON;
+    let taken = |media_type| {
+        forms(ranges, None, false, |range| range.names(media_type).map(|_| media_type)).next().is_some()
+    };
+    !ranges.iter().any(is_refused) && [DICOM_JSON, "application/json"].into_iter().any(taken)
+}
+
+/// The forms in which something can be sent, in the order of preference: as what each range takes it, and in parts
+/// where a range is of anything and parts come `first` then.
+fn forms<'a>(
+    ranges: &'a [MediaRange<'_>],
+    syntax: Option<&'a str>,
+    parts_first: bool,
+    taken_as: impl Fn(&MediaRange<'_>) -> Option<&'static str> + 'a,
+) -> impl Iterator<Item = Form> + 'a {
+    let offered = move |range: &MediaRange<'_>| {
+        let media_type = taken_as(range);
+        let in_parts = range.is_multipart || parts_first && range.media_type == "*/*";
+        let shapes = [in_parts.then_some(true), (!range.is_multipart).then_some(false)];
+        media_type.into_iter().flat_map(move |media_type| {
+            shapes.into_iter().flatten().map(move |is_multipart| Form { is_multipart, media_type })
+        })
+    };
+    let live = ranges.iter().filter(|range| range.weight > 0);
+    live.flat_map(offered).filter(move |form| !is_refused(ranges, form, syntax))
+}
+
+/// Whether a form is refused by what names its media type most closely, or its being in parts.
+fn is_refused(ranges: &[MediaRange<'_>], form: &Form, syntax: Option<&str>) -> bool {
     if ranges.iter().all(|range| range.weight > 0) {
         return false;
     }
-    let said = ranges.iter().filter_map(|range| Some((range.closeness(form, syntax)?, range.weight == 0)));
-    said.max().is_some_and(|(_, is_refused)| is_refused)
+    let said = || ranges.iter().filter_map(|range| Some((range.closeness(form, syntax)?, range.weight == 0)));
+    let by_type = said().max();
+    let by_parts = said().map(|((of_type, parts, of_syntax), no)| ((parts, of_type, of_syntax), no)).max();
+    by_type.is_some_and(|(_, is_refused)| is_refused) || by_parts.is_some_and(|(_, is_refused)| is_refused)
 }
 
 /// The transfer syntax that is announced: every uncompressed one is sent as Explicit VR Little Endian.
@@ -305,9 +341,7 @@ mod tests {
     #[test]
     fn refused_and_unknown_ranges_are_passed_over() {
         assert_eq!(form("image/jpeg;q=0", JPEG, 1), None);
-        for refused in
-            ["image/jpeg;q=0", "image/*;q=0", "multipart/*;q=0", "*/*;q=0", "image/jpeg;q=0.000;a=b"]
-        {
+        for refused in ["image/jpeg;q=0", "image/*;q=0", "*/*;q=0", "image/jpeg;q=0.000;a=b"] {
             assert_eq!(form(&format!("*/*, {refused}"), JPEG, 1), None, "{refused}");
         }
         for other in
@@ -337,5 +371,51 @@ mod tests {
         );
         let implicit = "multipart/related;type=application/octet-stream;transfer-syntax=1.2.840.10008.1.2";
         assert_eq!(form(implicit, "1.2.840.10008.1.2", 1), None);
+    }
+
+    fn ranges(accept: &str) -> Vec<MediaRange<'static>> {
+        parse(accept).map(MediaRange::into_owned).collect()
+    }
+
+    #[test]
+    fn a_range_that_names_a_syntax_is_closer_than_a_refusal_of_all_else() {
+        let instance =
+            format!("multipart/related; type=\"application/dicom\"; transfer-syntax={JPEG}, */*;q=0");
+        for syntax in [None, Some(JPEG)] {
+            assert_eq!(instance_form(&ranges(&instance), syntax).map(|form| form.is_multipart), Some(true));
+            assert!(takes_instances(&ranges(&instance), syntax));
+        }
+        assert_eq!(instance_form(&ranges(&instance), Some(LOSSLESS)), None);
+        let bare_refused = format!("application/dicom;q=0, application/dicom;transfer-syntax={JPEG}");
+        assert!(instance_form(&ranges(&bare_refused), Some(JPEG)).is_some());
+        assert!(takes_json(&ranges("application/dicom+json;transfer-syntax=1.2.840.10008.1.2.1, */*;q=0")));
+        assert!(takes_json(&ranges("application/json, */*;q=0")));
+        let video = value_form(&ranges("video/mp4;transfer-syntax=1.2, */*;q=0"), "video/mp4");
+        assert_eq!(video.map(|form| form.media_type), Some("video/mp4"));
+    }
+
+    #[test]
+    fn what_is_refused_in_one_way_goes_out_in_another_or_not_at_all() {
+        let one_syntax =
+            format!("application/dicom;transfer-syntax=*, application/dicom;transfer-syntax={JPEG};q=0");
+        assert!(instance_form(&ranges(&one_syntax), None).is_some());
+        assert!(instance_form(&ranges(&one_syntax), Some(LOSSLESS)).is_some());
+        assert!(instance_form(&ranges(&one_syntax), Some(JPEG)).is_none());
+        let no_parts = ranges("*/*, multipart/related;q=0");
+        assert_eq!(instance_form(&no_parts, Some(JPEG)).map(|form| form.is_multipart), Some(false));
+        assert!(!takes_instances(&no_parts, Some(JPEG)));
+        assert_eq!(form("*/*, multipart/related;q=0", JPEG, 1), Some((false, "image/jpeg")));
+        assert_eq!(form("image/jpeg, */*;q=0.1, multipart/related;q=0", JPEG, 2), None);
+        assert!(!takes_json(&ranges("*/*, application/dicom+json;q=0")));
+        assert_eq!(
+            value_form(&ranges("application/octet-stream, video/mp4;q=0"), "video/mp4").unwrap().media_type,
+            OCTETS
+        );
+        assert_eq!(value_form(&ranges("application/octet-stream"), "video/mp4").unwrap().media_type, OCTETS);
+        assert_eq!(
+            value_form(&ranges("*/*"), "video/mp4"),
+            Some(Form { is_multipart: false, media_type: "video/mp4" })
+        );
+        assert_eq!(value_form(&ranges("text/html"), "video/mp4"), None);
     }
 }

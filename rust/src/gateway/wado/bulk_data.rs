@@ -16,10 +16,12 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy, not_found};
-use crate::gateway::wado::accept::{OCTETS, media_ranges, media_type, taking};
+use crate::gateway::wado::accept::{Form, OCTETS, media_ranges, media_type, value_form};
 
 /// Longest value that is brought into another form than that of the file.
 const MOST_BYTES: usize = 64 << 20;
+/// Most frames of a value that is sent as frames.
+const MOST_VALUE_FRAMES: usize = 1 << 16;
 
 impl Worker {
     /// Answers a request for the value of an element.
@@ -55,9 +57,13 @@ impl Worker {
             }
             Ok(Some(Bulk::Frames)) => match self.stream(scope, &found).await {
                 Ok(Ok(video)) => video,
+                Ok(Err(frames)) if frames > MOST_VALUE_FRAMES => {
+                    let detail = format!("{frames} frames in one value: ask for frames");
+                    return Response::refusal(413, "answer_too_large", &detail);
+                }
                 Ok(Err(frames)) if frames > 0 => {
-                    let list: Vec<String> = (1..=frames).map(|frame| frame.to_string()).collect();
-                    return self.frames(request, scope, level, &list.join(",")).await;
+                    let frames: Vec<u32> = (0..frames as u32).collect();
+                    return self.listed_frames(request, scope, level, &frames).await;
                 }
                 Ok(Err(_)) => return not_found("the instance has no frames"),
                 Err(error) => return refusal_of(&error),
@@ -95,18 +101,17 @@ fn answer(
     request: &Request<'_>,
     found: &Found,
     place: &str,
-    media_type: &'static str,
+    natural: &'static str,
     (mut steps, share): (Vec<Step>, Option<Share>),
 ) -> Response {
-    let ranges = media_ranges(request);
-    // As what it is, or as octets.
-    let media_types = [media_type, OCTETS];
-    let Some(range) = taking(&ranges, &media_types).next() else {
-        let detail = format!("the value is sent as {media_type}");
+    let Some(Form { is_multipart, media_type }) = value_form(&media_ranges(request), natural) else {
+        let detail = format!("the value is sent as {natural}, or as {OCTETS}");
         return Response::refusal(406, "not_acceptable", &detail);
     };
     let mut text = conditional::state(&found.file);
-    text.push(range.is_multipart.into());
+    text.push(is_multipart.into());
+    text.extend(media_type.as_bytes());
+    text.push(0);
     text.extend(place.as_bytes());
     let digest = xxh3_128(&text);
     let etag = format!("\"{digest:032x}\"");
@@ -116,7 +121,7 @@ fn answer(
     if conditional::has_it(request, &etag) {
         return Response::empty(304).with("ETag", etag);
     }
-    let content_type = if range.is_multipart {
+    let content_type = if is_multipart {
         let boundary = format!("{digest:032x}");
         steps.insert(
             0,

@@ -18,10 +18,10 @@ use crate::gateway::http::budget::{reusable, spare};
 use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
-use crate::gateway::routes::{Level, frame_list};
+use crate::gateway::routes::{Level, MOST_FRAMES, frame_list};
 use crate::gateway::service::{Worker, busy, not_found};
 use crate::gateway::telemetry::metrics::Tier;
-use crate::gateway::wado::accept::{FrameForm, frame_form, media_ranges, served_syntax};
+use crate::gateway::wado::accept::{Form, frame_form, media_ranges, served_syntax};
 
 /// Longest answer: a client asks for fewer frames at once.
 const LONGEST_ANSWER: u64 = 256 << 20;
@@ -44,13 +44,24 @@ impl Worker {
             Ok(frames) => frames,
             Err((status, detail)) => return Response::refusal(status, "bad_frame_list", &detail),
         };
+        self.listed_frames(request, scope, level, &frames).await
+    }
+
+    /// Answers with frames, counted from 0, each named once.
+    pub async fn listed_frames(
+        &self,
+        request: &Request<'_>,
+        scope: &Scope<'_>,
+        level: Level<'_>,
+        frames: &[u32],
+    ) -> Response {
         let mut verify = None;
         for left in (0..ATTEMPTS).rev() {
             let found = match self.find(scope, level).await {
                 Ok(found) => found,
                 Err(refusal) => return refusal,
             };
-            let asked = Asked { request, scope, level, frames: &frames };
+            let asked = Asked { request, scope, level, frames };
             match self.try_frames(asked, &found, verify).await {
                 Ok(response) => return response,
                 Err(error) if left > 0 && is_worth_a_retry(&error) => {
@@ -154,12 +165,19 @@ impl Worker {
             return Ok(Ok(Body::Full(reusable(whole))));
         }
         file.source.check_unchanged()?;
+        // Heads of parts, where a value has more frames than a list may name.
+        let mut share = None;
+        if frames.len() > MOST_FRAMES {
+            let heads = (frames.len() * PART_HEAD) as u64;
+            let Ok((kept, _)) = self.shared.budget.answer(heads).await else { return Ok(Err(busy())) };
+            share = Some(kept);
+        }
         Box::pin(check_headers(file, table)).await?;
         let payloads = (0..table.frames()).map(|position| {
             let ranges = table.ranges(position).map(|(start, end)| Step::Range(start, end - start));
             ranges.chain([Step::Check])
         });
-        let parts = FileParts::new(file.clone(), join(payloads, frames, multipart));
+        let parts = FileParts::new(file.clone(), join(payloads, frames, multipart)).holding(share);
         Ok(Ok(Body::Parts(Box::new(parts))))
     }
 
@@ -274,7 +292,7 @@ fn read_at_once(
 const CACHE: &str = "private, max-age=3600";
 
 /// A number that is another whenever the representation is.
-fn digest(file: &Opened, table: &FrameTable, frames: &[u32], form: &FrameForm) -> u128 {
+fn digest(file: &Opened, table: &FrameTable, frames: &[u32], form: &Form) -> u128 {
     let mut text = conditional::state(file);
     text.extend(table.fragments_length().to_le_bytes());
     text.push(form.is_multipart.into());
@@ -329,12 +347,14 @@ impl Multipart<'_> {
 /// Compares the header before each payload with the table: the payloads are sent as they are.
 async fn check_headers(file: &Arc<Opened>, table: &FrameTable) -> Result<()> {
     let resident = Resident::new(&file.source);
-    let fit = match headers_fit(&resident, table) {
-        Err(_) if resident.lacks_bytes() => {
+    let is_quick = table.frames() <= MOST_FRAMES;
+    let at_once = is_quick.then(|| headers_fit(&resident, table));
+    let fit = match at_once.filter(|fit| fit.is_ok() || !resident.lacks_bytes()) {
+        Some(fit) => fit?,
+        None => {
             let (file, table) = (file.clone(), table.clone());
             blocking(move || headers_fit(&file.source, &table)).await?
         }
-        fit => fit?,
     };
     let wrong = || Error::new(ErrorKind::BadTable, "the table describes other bytes than the file holds");
     if fit { Ok(()) } else { Err(wrong()) }

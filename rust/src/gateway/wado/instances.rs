@@ -1,6 +1,6 @@
 //! Whole instances, and the values of single elements (PS3.18 10.4.1.1.1 to 10.4.1.1.5).
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 use super::{Found, conditional, refusal_of};
 use crate::base::source::Source;
@@ -11,14 +11,13 @@ use crate::gateway::http::response::{Body, Response};
 use crate::gateway::http::sequence::FileSequence;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
-use crate::gateway::wado::accept::{MediaRange, media_ranges, taking};
+use crate::gateway::wado::accept::{MediaRange, instance_form, media_ranges, takes_instances};
 
 impl Worker {
     /// Answers a request for an instance, or for all of a series or study.
     pub async fn instances(&self, request: &Request<'_>, scope: &Scope<'_>, level: Level<'_>) -> Response {
         let ranges = media_ranges(request);
-        let ranges: Vec<_> = taking(&ranges, &["application/dicom"]).collect();
-        if ranges.is_empty() {
+        if instance_form(&ranges, None).is_none() {
             return Response::refusal(406, "not_acceptable", "instances are sent as application/dicom");
         }
         if level.instance.is_empty() {
@@ -28,41 +27,49 @@ impl Worker {
             Ok(found) => found,
             Err(refusal) => return refusal,
         };
-        let Some(range) = ranges.iter().find(|range| takes_syntax(range, &found.file.transfer_syntax)) else {
+        let Some(form) = instance_form(&ranges, Some(&found.file.transfer_syntax)) else {
             return stored_otherwise(&found.file.transfer_syntax);
         };
         if let Err(error) = found.file.source.check_unchanged() {
             self.forget(&found.path);
             return refusal_of(&error);
         }
-        let is_single = !range.is_multipart && range.media_type != "*/*";
-        whole(request, &found, is_single)
+        whole(request, &found, !form.is_multipart)
     }
 
     /// Sends every instance of a series or study as a part.
     async fn many_instances(
         &self,
-        ranges: &[&MediaRange<'_>],
+        ranges: &[MediaRange<'_>],
         scope: &Scope<'_>,
         level: Level<'_>,
     ) -> Response {
+        if !takes_instances(ranges, None) {
+            return Response::refusal(
+                406,
+                "not_acceptable",
+                "several instances go into multipart/related alone",
+            );
+        }
         let files = match self.files_of(scope, level).await {
             Ok(files) => files,
             Err(refusal) => return refusal,
         };
-        if !ranges.iter().any(|range| takes_syntax(range, "")) {
+        let refuses_one = ranges.iter().any(|range| range.weight == 0 && range.transfer_syntax.is_some());
+        if refuses_one || !takes_instances(ranges, Some("")) {
             // Each is looked at before the first is sent. One that cannot be read breaks the answer off then.
             for member in &files {
                 for path in &member.paths {
                     let Ok(file) = self.files.take(path).await else { continue };
-                    if !ranges.iter().any(|range| takes_syntax(range, &file.transfer_syntax)) {
+                    if !takes_instances(ranges, Some(&file.transfer_syntax)) {
                         return stored_otherwise(&file.transfer_syntax);
                     }
                     break;
                 }
             }
         }
-        let boundary = format!("{:032x}", xxh3_128(format!("{}/{}", level.study, level.series).as_bytes()));
+        let name = format!("{}/{}", level.study, level.series);
+        let boundary = format!("{:032x}", xxh3_128_with_seed(name.as_bytes(), self.shared.secret));
         let content_type = format!("multipart/related; type=\"application/dicom\"; boundary={boundary}");
         let files = match FileSequence::begin(self.shared.roots.clone(), files, boundary).await {
             Ok(files) => files,
@@ -70,11 +77,6 @@ impl Worker {
         };
         Response::made_of(Body::Files(Box::new(files)), content_type, None).with("Cache-Control", "no-cache")
     }
-}
-
-/// Whether a range takes instances of a transfer syntax; one that names none takes all.
-fn takes_syntax(range: &MediaRange<'_>, stored: &str) -> bool {
-    range.transfer_syntax.as_deref().is_none_or(|wanted| wanted == "*" || wanted == stored)
 }
 
 fn stored_otherwise(stored: &str) -> Response {

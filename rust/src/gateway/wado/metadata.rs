@@ -26,9 +26,8 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Block, Body, Response};
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy};
-use crate::gateway::wado::accept::{media_ranges, taking};
+use crate::gateway::wado::accept::{DICOM_JSON, media_ranges, takes_json};
 
-const DICOM_JSON: &str = "application/dicom+json";
 /// Bytes of a block before it is compressed.
 const BLOCK: usize = 64 << 10;
 /// Time in which a client must take a block: the thread that makes the next one waits for it.
@@ -39,7 +38,7 @@ const INLINE_LIMIT: u32 = 1024;
 impl Worker {
     /// Answers a request for the headers of an instance, a series or a study.
     pub async fn metadata(&self, request: &Request<'_>, scope: &Scope<'_>, level: Level<'_>) -> Response {
-        if !taking(&media_ranges(request), &[DICOM_JSON, "application/json"]).next().is_some() {
+        if !takes_json(&media_ranges(request)) {
             return Response::refusal(406, "not_acceptable", "headers are sent as application/dicom+json");
         }
         let study = format!("{}/studies/{}", scope.root, level.study);

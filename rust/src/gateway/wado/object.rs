@@ -8,9 +8,7 @@ use crate::gateway::http::request::Request;
 use crate::gateway::http::response::Response;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
-use crate::gateway::wado::accept::{media_ranges, taking};
-
-const DICOM: &str = "application/dicom";
+use crate::gateway::wado::accept::{DICOM, instance_form, media_ranges};
 
 impl Worker {
     /// Answers a request by WADO-URI; the one form is that of the file.
@@ -31,7 +29,7 @@ impl Worker {
         }
         let wanted = given("contentType");
         let fits = if wanted.is_empty() {
-            taking(&media_ranges(request), &[DICOM]).next().is_some()
+            instance_form(&media_ranges(request), None).is_some()
         } else {
             let mut types = wanted.split(',').map(|each| each.split(';').next().unwrap_or_default().trim());
             types.any(|each| each.eq_ignore_ascii_case(DICOM) || each == "*/*")

@@ -95,6 +95,48 @@ def test_compressed_pixels_are_their_frames(tmp_path: Path, store: FrameStore, c
     assert [part for _, part in answer.parts()] == [payload(1), payload(2), payload(3)]
 
 
+def test_pixels_of_more_frames_than_a_list_may_name_are_one_value(
+    tmp_path: Path, store: FrameStore, connect: Connect
+) -> None:
+    sent = [jpeg(20, number % 250 + 1) for number in range(1300)]
+    elements = [*described("1.9", frames=len(sent)), element("PixelData", Fragments(sent))]
+    path = tmp_path / "a.dcm"
+    path.write_bytes(dicom(elements, JPEG).content)
+    index(store, [path])
+    client = connect()
+    uri = f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/7FE00010"
+    answer = client.get(uri)
+    assert (answer.status, [part for _, part in answer.parts()]) == (200, sent)
+    assert client.get(uri, {"If-None-Match": answer.headers["etag"]}).status == 304
+    listed = ",".join(str(number + 1) for number in range(513))
+    assert client.frames(instance_path(STUDY, SERIES, "1.9"), listed).status == 413
+
+
+@pytest.mark.parametrize(
+    ("accept", "sent"),
+    [
+        ("application/octet-stream", "application/octet-stream"),
+        ("video/mp4;transfer-syntax=1.2, */*;q=0", "video/mp4"),
+        ("application/octet-stream, video/mp4;q=0", "application/octet-stream"),
+        ("video/*", "video/mp4"),
+        ("image/jpeg", None),
+    ],
+)
+def test_a_value_goes_out_as_what_it_is_or_as_octets(
+    tmp_path: Path, store: FrameStore, connect: Connect, accept: str, sent: str | None
+) -> None:
+    path = tmp_path / "video.dcm"
+    path.write_bytes(
+        dicom([*described("1.9", frames=30), element("PixelData", Fragments([pattern(100)]))], MPEG4).content
+    )
+    index(store, [path])
+    answer = connect().get(f"{instance_path(STUDY, SERIES, '1.9')}/bulkdata/7FE00010", {"Accept": accept})
+    if sent is None:
+        assert answer.status == 406
+    else:
+        assert (answer.status, answer.headers["content-type"], answer.body) == (200, sent, pattern(100))
+
+
 def test_fragments_beside_the_image_are_not_its_frames(
     tmp_path: Path, store: FrameStore, connect: Connect
 ) -> None:

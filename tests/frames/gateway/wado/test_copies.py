@@ -57,6 +57,15 @@ def copies(store: FrameStore, tmp_path: Path) -> list[list[Path]]:
     return found
 
 
+def test_no_file_can_know_what_parts_a_series_in_another_run(
+    connect: Connect, copies: list[list[Path]]
+) -> None:
+    """It would hide what comes after it from a client."""
+    client, other = connect(), connect()
+    kinds = [each.get(STUDY_PATH, WHOLE).headers["content-type"] for each in (client, client, other)]
+    assert kinds[0] == kinds[1] != kinds[2]
+
+
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_series_is_whole_while_one_copy_of_each_instance_is_there(
     connect: Connect, copies: list[list[Path]], harm: Callable[[Path], None]
