@@ -24,6 +24,7 @@ from voxtier.frames.store import migrations, statements
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER
+from voxtier.postgres.refusals import explain
 
 SOURCE = "c.s.t"
 PATHS = "SELECT path, allowed_groups FROM voxtier.file"
@@ -225,3 +226,8 @@ def test_times_and_literals_are_read_whatever_a_role_sets(set_up: Callable[..., 
             for each in (connection, another):  # one that the pool opened by itself, too
                 assert each.info.parameter_status("DateStyle") in ("ISO, DMY", "ISO, MDY")
                 assert each.info.parameter_status("standard_conforming_strings") == "on"
+
+
+def test_a_connection_that_is_lost_without_a_word_is_told_by_its_class() -> None:
+    told = explain(psycopg.OperationalError(), None, is_embedded=False)
+    assert told == "OperationalError; check the server, --dsn, VOXTIER_DSN"

@@ -13,6 +13,8 @@ from voxtier.arguments import as_several
 from voxtier.cli.options import SIZE
 from voxtier.errors import ConfigError
 from voxtier.system.text import (
+    describe_error,
+    first_line,
     format_bytes,
     format_count,
     format_duration,
@@ -40,6 +42,22 @@ def test_duration_names_the_two_largest_units(seconds: float, text: str) -> None
 )
 def test_on_one_line_escapes_what_a_terminal_would_obey(text: str, shown: str) -> None:
     assert on_one_line(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "described"),
+    [
+        (OSError(2, "No such file"), "[Errno 2] No such file", "FileNotFoundError: [Errno 2] No such file"),
+        (RuntimeError("\n first \n second\n"), "first", "RuntimeError: first"),
+        (RuntimeError(), "RuntimeError", "RuntimeError"),
+        (AssertionError(" \n"), "AssertionError", "AssertionError"),
+        (ValueError("ValueError"), "ValueError", "ValueError: ValueError"),
+    ],
+)
+def test_an_error_is_told_in_one_line_with_or_without_text(
+    error: Exception, line: str, described: str
+) -> None:
+    assert (first_line(error), describe_error(error)) == (line, described)
 
 
 def test_format_count_reads_right() -> None:

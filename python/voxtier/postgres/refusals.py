@@ -9,6 +9,7 @@ import psycopg
 
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.embedded import EmbeddedServer
+from voxtier.system.text import first_line
 
 _CIRCUMSTANCES = """
 SELECT quote_ident(current_user), quote_ident(current_database()), pg_is_in_recovery(),
@@ -108,7 +109,7 @@ def explain(error: psycopg.Error, server: EmbeddedServer | None, *, is_embedded:
         if cause:
             return cause
         if message is None and type(error) is psycopg.OperationalError:
-            message = str(error).strip().splitlines()[0]
+            message = first_line(error)
     remedy = "run `voxtier doctor`" if is_embedded else "check the server, --dsn, VOXTIER_DSN"
     if is_embedded and "PGSERVICE" in os.environ and "service" in (message or ""):
         remedy = "unset PGSERVICE: libpq looks it up even for this server, which needs none"

@@ -1,4 +1,4 @@
-"""Text for people: names made harmless, sizes and durations written and read.
+"""Text for people: names made harmless, errors in one line, sizes and durations written and read.
 
 Used by every command, by the progress of long work, and for options that take a size.
 """
@@ -20,6 +20,18 @@ def on_one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else type(error).__name__
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the class of an error and the first line of its text: ``FileNotFoundError: no such file``."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
 
 
 def format_count(count: int, noun: str, plural: str | None = None) -> str:

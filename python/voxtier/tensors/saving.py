@@ -24,6 +24,7 @@ from voxtier import _core
 from voxtier.errors import NotIntactError, NotLoadedError
 from voxtier.system.durable import EagerFile, write_file
 from voxtier.system.fork import after_fork_in_child
+from voxtier.system.text import first_line
 from voxtier.tensors.states import DAMAGED, LOADABLE
 
 
@@ -93,7 +94,7 @@ def save_checked(
         try:
             torch.save(value, stream, **options)
         except (PicklingError, AttributeError, TypeError) as error:
-            refused = f"{final.name}: the item cannot be saved: {_first_line(error)}; {_PLAIN}"
+            refused = f"{final.name}: the item cannot be saved: {first_line(error)}; {_PLAIN}"
             raise NotLoadedError(refused) from error
         except (OSError, RuntimeError) as error:  # torch hides the system's error behind its own
             if stream.error is None:
@@ -124,13 +125,9 @@ def save_checked(
 _PLAIN = "return tensors, arrays, numbers, text, dates and paths, in dicts, lists and tuples"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def reason_of(error: UnpicklingError) -> str:
     """Return the sentence of torch's page of text that says why a file is refused."""
-    return _first_line(ValueError(str(error).rpartition("WeightsUnpickler error:")[2]))
+    return first_line(UnpicklingError(str(error).rpartition("WeightsUnpickler error:")[2]))
 
 
 def refusal(report: _core.TensorReport, *, weights_only: bool = True) -> str:

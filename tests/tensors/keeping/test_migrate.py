@@ -182,6 +182,18 @@ def test_make_safe_converts_the_legacy_format_and_leaves_what_no_plain_value_sta
             assert path.read_bytes() == before[name]
 
 
+def test_make_safe_names_the_class_of_an_error_without_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"image": torch.arange(5.0)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("voxtier.tensors.saving.save_checked", refuse)
+    assert make_safe(tmp_path / "a.pt") == "left: OSError"
+
+
 def test_a_taken_name_is_never_overwritten(healthy: Path, tmp_path: Path) -> None:
     paths = fill_cache(tmp_path / "old", healthy, 3)
     taken = tmp_path / "new" / paths[1].name

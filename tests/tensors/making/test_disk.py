@@ -18,6 +18,7 @@ from tensors.cases import CONFIG, names_of, nifti_bytes
 from tensors.making.hub_server import HubServer
 from tensors.making.project import Project
 from voxtier.errors import NotLoadedError
+from voxtier.tensors.engine.self_test import describe_cause
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making.policies import DiskPolicy, is_disk_full
 from voxtier.tensors.saving import save_checked
@@ -60,8 +61,6 @@ def test_a_volume_begins_when_the_disk_has_room_for_it_and_those_under_way(
 def test_a_refused_write_and_an_item_that_cannot_be_saved_are_named_and_not_torch_s_inner_state(
     tmp_path: Path,
 ) -> None:
-    from voxtier.tensors.making.worker import _first_line
-
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
@@ -71,12 +70,13 @@ def test_a_refused_write_and_an_item_that_cannot_be_saved_are_named_and_not_torc
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert refused.value.__cause__ is not None, "torch says something of its own"
     assert (refused.value.errno, list(tmp_path.iterdir())) == (errno.EFBIG, [])
-    assert _first_line(refused.value) == f"[Errno {errno.EFBIG}] File too large: '{tmp_path / 'a.pt'}'"
+    text = f"OSError: [Errno {errno.EFBIG}] File too large: '{tmp_path / 'a.pt'}'"
+    assert describe_cause(refused.value) == text
     with pytest.raises(NotLoadedError) as item:
         save_checked({"image": lambda: 0}, tmp_path / "b.pt")
     wrapped = RuntimeError("applying transform ...")
     wrapped.__cause__ = item.value
-    assert "b.pt: the item cannot be saved" in _first_line(wrapped)
+    assert describe_cause(wrapped).startswith("NotLoadedError: b.pt: the item cannot be saved")
 
 
 def test_a_run_that_needs_more_than_the_disk_has_is_refused() -> None:

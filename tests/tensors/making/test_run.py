@@ -219,6 +219,14 @@ def test_a_damaged_raw_file_fails_its_volume_only(tmp_path: Path) -> None:
     assert (result.made, list(result.failed)) == (1, [project.names[0]])
 
 
+def test_a_failed_volume_is_told_by_the_class_of_its_cause(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(1))
+    (cut,) = project.put_raw_files()
+    cut.write_bytes(cut.read_bytes()[:-200])
+    (reason,) = project.run().failed.values()
+    assert reason == "EOFError: Compressed file ended before the end-of-stream marker was reached"
+
+
 def test_the_order_of_keys_does_not_follow_the_hash_seed() -> None:
     """D12: two interpreters with different seeds; MONAI and torch, which take seconds, are left out."""
     script = (

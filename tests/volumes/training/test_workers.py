@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 from volumes.support.images import nifti  # noqa: E402
 from volumes.support.in_workers import Budget, Dies, Number, Raises, keep, thread_loader  # noqa: E402
+from voxtier.errors import ConfigError  # noqa: E402
 from voxtier.volumes import RadiObject, ReadConfig, TileConfig, Volume, configure  # noqa: E402
 from voxtier.volumes.training.datasets import DatasetConfig, LoadingMode, VolumeCollectionDataset  # noqa: E402
 from voxtier.volumes.training.loaders import (  # noqa: E402
@@ -24,6 +25,7 @@ from voxtier.volumes.training.loaders import (  # noqa: E402
     create_training_dataloader,
     data_loader,
 )
+from voxtier.volumes.training.workers.handing import Device  # noqa: E402
 
 # Other tests of this process use TileDB's default context, which makes tiledb-py warn at every fork; Python
 # 3.12 warns too.
@@ -186,3 +188,12 @@ def test_workers_that_are_threads_leave_the_budget_of_their_process(cohort: Radi
     configure(read=ReadConfig(concurrency=2, share_cache=False))
     dataset = VolumeCollectionDataset(RadiObject(cohort.uri).T1w, transform=Budget())
     assert [item for batch in thread_loader(dataset, 2) for item in batch] == [512 << 20] * 4
+
+
+def test_a_device_that_is_refused_without_a_word_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "device", refuse)
+    with pytest.raises(ConfigError, match=r"device='npu' cannot be used on this machine: AssertionError$"):
+        Device("npu")

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 
 from voxtier.errors import VoxtierError
+from voxtier.system.text import describe_error
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.identity.pipeline import build_transforms
@@ -70,9 +71,7 @@ def find_cause(error: BaseException) -> BaseException:
 
 def describe_cause(error: BaseException) -> str:
     """Return the cause of an error in one line."""
-    error = find_cause(error)
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return describe_error(find_cause(error))
 
 
 def _compare(processing: ImageProcessing) -> str:

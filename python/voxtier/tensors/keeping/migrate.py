@@ -18,6 +18,7 @@ from typing import Any, Literal
 from voxtier import _core
 from voxtier.errors import ConfigError, NotLoadedError
 from voxtier.system.durable import sync_folder
+from voxtier.system.text import first_line
 from voxtier.tensors.identity.fingerprint import differences
 from voxtier.tensors.manifest import Entry, Manifest, Manifests
 
@@ -241,7 +242,7 @@ def make_safe(path: Path) -> str:
     except pickle.UnpicklingError as error:
         return f"left: torch refuses it: {reason_of(error)}"
     except (NotLoadedError, OSError, RuntimeError, TypeError) as error:
-        return f"left: {str(error).splitlines()[0]}"
+        return f"left: {first_line(error)}"
     return "converted"
 
 

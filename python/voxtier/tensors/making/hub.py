@@ -28,6 +28,7 @@ from voxtier.errors import (
     TransientError,
     WrongContentError,
 )
+from voxtier.system.text import describe_error, first_line
 from voxtier.tensors.claims import Claim
 from voxtier.tensors.making.download import CHUNK, RemoteFile, Transfer
 from voxtier.tensors.making.policies import RetryPolicy
@@ -144,9 +145,9 @@ class Hub:
             try:
                 return question()
             except errors.RepositoryNotFoundError as error:  # also for one that the token may not see
-                raise ConfigError(f"{self._where()}: {_first_line(error)}{self._token_hint()}") from None
+                raise ConfigError(f"{self._where()}: {first_line(error)}{self._token_hint()}") from None
             except errors.HFValidationError as error:
-                raise ConfigError(f"downloads.repo_id: {_first_line(error)}") from None
+                raise ConfigError(f"downloads.repo_id: {first_line(error)}") from None
             except errors.RevisionNotFoundError:
                 raise ConfigError(f"{self._where()}: no such revision; set downloads.revision") from None
             except errors.HfHubHTTPError as error:
@@ -154,12 +155,12 @@ class Hub:
                 if status in (401, 403):
                     raise ConfigError(f"{self._where()}: HTTP {status}{self._token_hint()}") from None
                 if status not in (408, 429) and status < 500:
-                    raise BackendError(f"{self._where()}: HTTP {status}: {_first_line(error)}") from None
+                    raise BackendError(f"{self._where()}: HTTP {status}: {first_line(error)}") from None
                 raise TransientError(f"HTTP {status}", _retry_after(dict(error.response.headers))) from None
             except Exception as error:
                 if not isinstance(error, OSError | ValueError) and not _is_of_transport(error):
                     raise
-                raise TransientError(f"{type(error).__name__}: {error}") from None
+                raise TransientError(describe_error(error)) from None
 
         self._refuse_offline()
         return self._retries.repeat(ask_once, self._sleep, where=self._where())
@@ -259,7 +260,7 @@ class Hub:
             if transfer.disk_error is not None:
                 transfer.restart()
                 raise transfer.disk_error from None
-            raise TransientError(f"{type(error).__name__}: {error}") from None
+            raise TransientError(describe_error(error)) from None
         reason = "the bytes do not match the hub's checksum"
         if transfer.wrong_contents == WRONG_CONTENTS:
             raise WrongContentError(f"{path}: {reason}, {WRONG_CONTENTS} times")
@@ -326,7 +327,3 @@ def _is_of_transport(error: Exception) -> bool:
     """Whether the client's transport raised it: requests or httpx by version, so compared by module."""
     module = type(error).__module__
     return module.split(".")[0] in ("requests", "urllib3", "http") or module.startswith("httpx")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

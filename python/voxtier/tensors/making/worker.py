@@ -28,7 +28,7 @@ from voxtier.system.durable import write_text
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.engine.pipelines import configured_pipeline
-from voxtier.tensors.engine.self_test import find_cause, find_fault
+from voxtier.tensors.engine.self_test import describe_cause, find_fault
 from voxtier.tensors.engine.source import check_result, make_stock
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
 from voxtier.tensors.saving import make_plain, save_checked
@@ -183,11 +183,7 @@ def serve(
         except ConfigError as error:
             answer = ("failed", str(error), None)
         except Exception as error:
-            answer = (
-                "failed",
-                f"{type(error).__name__}: {_first_line(error)}",
-                getattr(error, "errno", None),
-            )
+            answer = ("failed", describe_cause(error), getattr(error, "errno", None))
         try:
             connection.send(answer)
         except OSError:
@@ -215,9 +211,3 @@ class _NoEngine(Engine):
     def fuse(self, item: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Refuse."""
         raise EngineLimitError(self._fault)
-
-
-def _first_line(error: BaseException) -> str:
-    error = find_cause(error)
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

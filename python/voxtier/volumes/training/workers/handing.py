@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError, MissingExtraError
+from voxtier.system.text import first_line
 from voxtier.volumes.training.loaders import as_torchio_subject, import_torch
 
 
@@ -39,8 +40,8 @@ class Device:
             self._target = torch.device(device)
             torch.empty(1, device=self._target)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"device={device!r} cannot be used on this machine: {reason}") from error
+            reason = f"device={device!r} cannot be used on this machine: {first_line(error)}"
+            raise ConfigError(reason) from error
 
     def allocate(self, size: int) -> NDArray[np.uint8]:
         """Return page-locked memory."""
