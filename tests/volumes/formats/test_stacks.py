@@ -214,6 +214,19 @@ def test_acquisitions_on_two_grids_are_two_volumes_and_lost_slices_are_none(
             read_series(write(tmp_path / "lost", lost))
 
 
+def test_why_slices_are_no_stack_does_not_depend_on_the_names_of_files(tmp_path: Path) -> None:
+    """Of two acquisitions at one place one is irregular: the reason, with the series named once."""
+    datasets = stack(3, AcquisitionNumber=1) + slices(
+        [(0, 0, 0), (0, 0, 2), (0, 0, 5.1)], AcquisitionNumber=2
+    )
+    folder = write(tmp_path, datasets)
+    for file in list(folder.iterdir()):
+        file.rename(folder / f"both at one place, missing slices {file.name}")
+    with pytest.raises(FormatError, match=r"apart by AcquisitionNumber: irregular spacing: 2 mm") as refused:
+        read_series(folder)
+    assert refused.value.detail.count("series ") == 1
+
+
 def test_echoes_of_several_times_are_a_volume_of_times_for_each_echo(tmp_path: Path) -> None:
     datasets = [
         dataset

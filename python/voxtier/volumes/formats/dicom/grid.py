@@ -14,19 +14,35 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.volumes.formats.dicom.attributes import refusal
 from voxtier.volumes.formats.dicom.slices import Slice
 from voxtier.volumes.geometry import LPS_TO_RAS, Affine, checked_affine
 
 OnGap = Literal["error", "keep", "fill"]
 """Missing slices are refused, closed up, or filled with the least value of the volume."""
 
-GAPS = "missing slices"
-"""Begins the reason for which a stack is refused that is regular but for some gaps."""
+Cause = Literal["gaps", "one_place", "off_grid"]
+"""Why slices are no stack: regular but for some gaps, two at one place, or anything else."""
 
 _OFF_PLACE = 0.1  # mm
 _STEEPEST = 45.0  # degrees between the normal and the line of the slices; gantries tilt by 30 at most
 _MOST_MISSING = 100  # times the slices that are there
+
+
+class NoStackError(Exception):
+    """Slices lie on no regular grid: they may be several stacks, which `stacks` decides by the cause.
+
+    Parameters
+    ----------
+    cause : {"gaps", "one_place", "off_grid"}
+        As `Cause` has it.
+    reason : str
+        A sentence for the message, without the name of the series.
+    """
+
+    def __init__(self, cause: Cause, reason: str) -> None:
+        super().__init__(cause, reason)
+        self.cause: Cause = cause
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +109,13 @@ def same_place(slices: Sequence[Slice]) -> float:
     return min(0.01, 0.1 * min(min(item.pixel_spacing) for item in slices))
 
 
-def lay_out(stack: Sequence[Slice], name: str, on_gap: OnGap) -> Grid:
+def lay_out(stack: Sequence[Slice], on_gap: OnGap) -> Grid:
     """Return the grid of a stack.
 
     Parameters
     ----------
     stack : sequence of Slice
         Sorted by `sort_slices`.
-    name : str
-        The series, for messages.
     on_gap : {"error", "keep", "fill"}
         What becomes of missing slices.
 
@@ -112,37 +126,35 @@ def lay_out(stack: Sequence[Slice], name: str, on_gap: OnGap) -> Grid:
 
     Raises
     ------
-    FormatError
-        ``bad_geometry``; names the slice that lies off the grid.
+    NoStackError
+        Names the slice that lies off the grid.
     """
     if len(stack) == 1:
         return Grid(stack[0].normal * (stack[0].through_plane or 1.0), (0,), ())
     positions = np.array([item.position for item in stack])
     distances = positions @ _mean_normal(stack)
-    slots = _slots(stack, np.diff(distances), name)
+    slots = _slots(stack, np.diff(distances))
     step = (positions[-1] - positions[0]) / slots[-1]
-    _check_tilt(stack, step, name)
-    _check_corners(stack, positions, slots, step, name)
+    _check_tilt(stack, step)
+    _check_corners(stack, positions, slots, step)
     missing = tuple(sorted(set(range(slots[-1] + 1)) - set(slots)))
     if missing and on_gap == "error":
         gaps = [f"{b - a - 1} after slice {i + 1}" for i, (a, b) in enumerate(pairwise(slots)) if b - a > 1]
-        what = GAPS if 2 * len(gaps) < len(stack) else "irregular spacing or missing slices"
-        raise refusal(
-            "bad_geometry",
-            name,
+        cause: Cause = "gaps" if 2 * len(gaps) < len(stack) else "off_grid"
+        what = "missing slices" if cause == "gaps" else "irregular spacing or missing slices"
+        raise NoStackError(
+            cause,
             f"{what} ({'; '.join(gaps[:5])}, spacing {np.linalg.norm(step):.4g} mm);"
             " on_gap='fill' (--on-gap fill) inserts empty slices, 'keep' closes the gap",
         )
     return Grid(step, tuple(range(len(stack))) if on_gap == "keep" else slots, missing)
 
 
-def _slots(stack: Sequence[Slice], steps: NDArray[np.float64], name: str) -> tuple[int, ...]:
+def _slots(stack: Sequence[Slice], steps: NDArray[np.float64]) -> tuple[int, ...]:
     """Return the place of each slice on a regular grid of the median spacing, or of the least one."""
     if (steps <= same_place(stack)).any():
         at = int(np.argmin(steps))
-        raise refusal(
-            "bad_geometry", name, f"{_named(stack, at)} and {_named(stack, at + 1)} lie at one place"
-        )
+        raise NoStackError("one_place", f"{_named(stack, at)} and {_named(stack, at + 1)} lie at one place")
     median = float(np.median(steps))
     for spacing in (
         median,
@@ -154,20 +166,18 @@ def _slots(stack: Sequence[Slice], steps: NDArray[np.float64], name: str) -> tup
         if not is_odd.any() and multiples.sum() <= _MOST_MISSING * len(stack):
             return (0, *(int(slot) for slot in np.cumsum(multiples)))
     at = int(np.argmax(np.abs(steps - median)))
-    raise refusal(
-        "bad_geometry",
-        name,
+    raise NoStackError(
+        "off_grid",
         f"irregular spacing: {steps[at]:.4g} mm after {_named(stack, at)} of {len(stack)},"
         f" the median is {median:.4g} mm (tolerance {max(min(0.01, 0.1 * median), 0.01 * median):.3g})",
     )
 
 
-def _check_tilt(stack: Sequence[Slice], step: NDArray[np.float64], name: str) -> None:
+def _check_tilt(stack: Sequence[Slice], step: NDArray[np.float64]) -> None:
     tilt = tilt_degrees(stack[0], step)
     if tilt > _STEEPEST:
-        raise refusal(
-            "bad_geometry",
-            name,
+        raise NoStackError(
+            "off_grid",
             f"its {len(stack)} slices lie beside each other, {tilt:.0f} degrees off their normal:"
             " they are no stack",
         )
@@ -178,7 +188,6 @@ def _check_corners(
     positions: NDArray[np.float64],
     slots: tuple[int, ...],
     step: NDArray[np.float64],
-    name: str,
 ) -> None:
     """Refuse a stack of which a corner lies elsewhere than the affine says."""
     normal = stack[0].normal
@@ -196,9 +205,8 @@ def _check_corners(
             at = int(error.max(axis=0).argmax())
             worst = float(error[:, at].max())
             turn = "; it is turned against them" if error[0, at] <= most else ""
-            raise refusal(
-                "bad_geometry",
-                name,
+            raise NoStackError(
+                "off_grid",
                 f"{_named(stack, at)} lies {worst:.3g} mm {what} (tolerance {most:.2g} mm){turn}",
             )
 

@@ -19,7 +19,7 @@ from voxtier.volumes.formats.dicom.attributes import (
     refusal,
     silent_pydicom,
 )
-from voxtier.volumes.formats.dicom.grid import GAPS, OnGap, Stack
+from voxtier.volumes.formats.dicom.grid import OnGap, Stack
 from voxtier.volumes.formats.dicom.slices import Contents, Kind, Slice, read_slices
 from voxtier.volumes.formats.dicom.stacks import volumes_of
 
@@ -241,8 +241,8 @@ def _refuse_incomplete(slices: Sequence[Slice], damaged: dict[str, FormatError],
                 refusal(
                     "bad_geometry",
                     f"series {series}",
-                    f"{GAPS}: these files lack {lost} of concatenation {uid}; add what is missing, or store"
-                    " the frames that are there with on_gap='keep' (--on-gap keep)",
+                    f"missing slices: these files lack {lost} of concatenation {uid}; add what is missing, or"
+                    " store the frames that are there with on_gap='keep' (--on-gap keep)",
                 ),
             )
 

@@ -15,11 +15,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtier.errors import FormatError
 from voxtier.volumes.formats.dicom.attributes import refusal
 from voxtier.volumes.formats.dicom.grid import (
-    GAPS,
     Grid,
+    NoStackError,
     OnGap,
     Stack,
     is_same_grid,
@@ -71,9 +70,11 @@ def volumes_of(slices: Sequence[Slice], name: str, on_gap: OnGap) -> list[list[S
     stacks: list[Stack] = []
     for plane in _planes(slices):
         for key, group in _always_apart(plane, name):
-            label = ", ".join([name, *_texts(key)])
-            for more, part, grid in _stacks_of(group, label, on_gap):
-                stacks.append(Stack(tuple(part), grid, key | more))
+            try:
+                found = _stacks_of(group, on_gap)
+            except NoStackError as error:
+                raise refusal("bad_geometry", ", ".join([name, *_texts(key)]), error.reason) from None
+            stacks += [Stack(tuple(part), grid, key | more) for more, part, grid in found]
     contrasts: dict[_Key, list[Stack]] = defaultdict(list)
     for stack in stacks:
         contrasts[tuple((n, v) for n, v in sorted(stack.key.items()) if n in CONTRASTS)].append(stack)
@@ -212,23 +213,20 @@ def _refuse_lacking(groups: Sequence[tuple[_Key, list[Slice]]], name: str) -> No
                 )
 
 
-def _stacks_of(
-    slices: list[Slice], name: str, on_gap: OnGap
-) -> list[tuple[dict[str, Value | None], list[Slice], Grid]]:
+def _stacks_of(slices: list[Slice], on_gap: OnGap) -> list[tuple[dict[str, Value | None], list[Slice], Grid]]:
     """Return slices of one contrast and time as stacks: one, or as many as an attribute explains."""
     ordered = sort_slices(slices)
     try:
-        grid = lay_out(ordered, name, "error")
-    except FormatError as error:
-        if f"{name}: {GAPS}" in error.detail:  # no attribute may explain away that slices were lost
-            return [({}, ordered, lay_out(ordered, name, on_gap))]
-        return _explained(ordered, name, on_gap, error)
+        grid = lay_out(ordered, "error")
+    except NoStackError as error:
+        if error.cause == "gaps":  # no attribute may explain away that slices were lost
+            return [({}, ordered, lay_out(ordered, on_gap))]
+        return _explained(ordered, on_gap, error)
     interleaved = _interleaved(ordered)
     if interleaved:
-        with suppress(FormatError):
+        with suppress(NoStackError):
             return [
-                ({"AcquisitionNumber": value}, part, lay_out(part, name, "error"))
-                for value, part in interleaved
+                ({"AcquisitionNumber": value}, part, lay_out(part, "error")) for value, part in interleaved
             ]
     return [({}, ordered, grid)]
 
@@ -248,12 +246,12 @@ def _interleaved(ordered: list[Slice]) -> _Parts:
 
 
 def _explained(
-    ordered: list[Slice], name: str, on_gap: OnGap, error: FormatError
+    ordered: list[Slice], on_gap: OnGap, error: NoStackError
 ) -> list[tuple[dict[str, Value | None], list[Slice], Grid]]:
     """Return the stacks of the first attribute that makes regular ones of them; without gaps if any does."""
     locations = _locations(ordered)
     is_one_place = len(locations) == 1
-    later: FormatError | None = None
+    later: NoStackError | None = None
     gaps: tuple[OnGap, ...] = ("error",) if on_gap == "error" else ("error", on_gap)
     for gap in gaps:
         for tag in EXPLAINING:
@@ -264,19 +262,18 @@ def _explained(
                 if any(value is None for value, _ in parts):
                     continue
                 try:
-                    return [({tag: value}, part, lay_out(part, name, gap)) for value, part in parts]
-                except FormatError as found:
-                    if "at one place" not in found.detail:
-                        later = later or refusal("bad_geometry", f"{name}, apart by {tag}", found.detail)
+                    return [({tag: value}, part, lay_out(part, gap)) for value, part in parts]
+                except NoStackError as found:
+                    if found.cause != "one_place":
+                        later = later or NoStackError(found.cause, f"apart by {tag}: {found.reason}")
     if len(locations) == len(ordered):
         if on_gap != "error":
-            return [({}, ordered, lay_out(ordered, name, on_gap))]
+            return [({}, ordered, lay_out(ordered, on_gap))]
         raise error
     if later is not None:
         raise later
-    raise refusal(
-        "bad_geometry",
-        name,
+    raise NoStackError(
+        "one_place",
         f"{len(ordered)} slices at {len(locations)} positions, and no tag of"
         f" {', '.join(_ALL)} tells them apart",
     )
