@@ -15,7 +15,8 @@ from volumes.formats.mosaics import Scan, csa_elements, csa_header, mosaic, prot
 from volumes.support.checks import names_oblique_axes
 from voxtier.errors import FormatError
 from voxtier.volumes import Volume
-from voxtier.volumes.formats.dicom import DicomImage, find_series, read_series
+from voxtier.volumes.formats.dicom import find_series, read_series
+from voxtier.volumes.formats.image import Image
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it calls itself experimental
@@ -24,7 +25,7 @@ with warnings.catch_warnings():
 CSA = Path(nib.__file__).parent / "nicom" / "tests" / "data"
 
 
-def check_places(image: DicomImage, scan: Scan) -> None:
+def check_places(image: Image, scan: Scan) -> None:
     """Every voxel of the scan is found where the scan says, and there is no other."""
     rows, columns, slices = scan.voxels.shape
     assert image.voxels.shape[:3] == (columns, rows, slices)
@@ -94,7 +95,7 @@ def test_mosaics_are_time_points_and_moved_ones_are_volumes_of_their_own(tmp_pat
     assert four.voxels.shape[2:] == (6, 3)
     assert four.meta["time_tag"] == "AcquisitionNumber"
     for time, each in enumerate(scans[:3]):
-        check_places(DicomImage("", four.voxels[..., time], four.orientation, {}, {}), each)
+        check_places(Image(four.voxels[..., time], four.orientation, {}, {}), each)
     check_places(three, moved)
 
 

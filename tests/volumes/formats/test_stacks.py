@@ -20,8 +20,9 @@ from pydicom.sequence import Sequence as Items
 from support.depth import depth
 from volumes.support.images import slice_dataset
 from voxtier.errors import FormatError
-from voxtier.volumes.formats.dicom import DicomImage, OnGap, read_series
+from voxtier.volumes.formats.dicom import OnGap, read_series
 from voxtier.volumes.formats.dicom.stacks import cluster
+from voxtier.volumes.formats.image import Image
 
 AXIAL = np.eye(3)
 _marks = itertools.count(1)
@@ -70,7 +71,7 @@ def corners(dataset: Dataset) -> NDArray[np.float64]:
     return np.array([position + cosines[:3] * column * i + cosines[3:] * row * j for i, j in ends])
 
 
-def check_found_once(images: Sequence[DicomImage], datasets: Sequence[Dataset], off: float = 0.1) -> None:
+def check_found_once(images: Sequence[Image], datasets: Sequence[Dataset], off: float = 0.1) -> None:
     """Every slice is a plane of one volume, its corners within ``off`` mm; there are no other planes."""
     planes = []
     for image in images:
@@ -87,7 +88,7 @@ def check_found_once(images: Sequence[DicomImage], datasets: Sequence[Dataset], 
         assert np.linalg.norm(ours - corners(dataset), axis=1).max() <= off * 1.5 + 1e-6
 
 
-def shapes(images: Sequence[DicomImage]) -> list[tuple[int, ...]]:
+def shapes(images: Sequence[Image]) -> list[tuple[int, ...]]:
     return sorted(image.voxels.shape[2:] for image in images)
 
 

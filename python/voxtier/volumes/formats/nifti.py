@@ -11,7 +11,6 @@ import math
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from voxtier._core import gunzip_range
 from voxtier.errors import FormatError, SourceError
 from voxtier.system.durable import EagerFile, write_file
+from voxtier.volumes.formats.image import Image
 from voxtier.volumes.formats.nifti_files import NiftiFiles, locate, open_bytes
 from voxtier.volumes.formats.nifti_header import (
     BYTES,
@@ -40,32 +40,6 @@ ROW_FLOATS = ("scl_slope", "scl_inter")
 
 # Seconds by bits 3 to 5 of ``xyzt_units``; 0 is no unit, which means seconds. The others are no times (Hz).
 _TIME_UNITS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
-
-
-@dataclass(frozen=True, slots=True)
-class NiftiImage:
-    """One image: voxels as stored (little-endian), affine, and what a round trip needs.
-
-    Parameters
-    ----------
-    voxels : numpy.ndarray
-        (x, y, z) or (x, y, z, t), Fortran order (x fastest, as in the file).
-    orientation : OrientationInfo
-        Chosen affine.
-    slope, inter : float
-        Scaling of the stored numbers; 1 and 0 when there is none.
-    meta : dict
-        Metadata of the volume that is made of it.
-    row : dict
-        Columns of its row of observations.
-    """
-
-    voxels: NDArray[Any]
-    orientation: OrientationInfo
-    slope: float
-    inter: float
-    meta: dict[str, str]
-    row: dict[str, Any]
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -102,7 +76,7 @@ def _too_short(header: Header, source: Path, size: int) -> FormatError:
     )
 
 
-def read_nifti(path: str | os.PathLike[str]) -> NiftiImage:
+def read_nifti(path: str | os.PathLike[str]) -> Image:
     """Read one image, without applying its scaling.
 
     Raises
@@ -124,14 +98,12 @@ def read_nifti(path: str | os.PathLike[str]) -> NiftiImage:
     voxels = content.view(header.dtype).reshape(header.shape, order="F")
     if header.dtype.byteorder == ">":
         voxels = voxels.astype(header.dtype.newbyteorder("<"))
-    return NiftiImage(
-        voxels, header.orientation, header.slope, header.inter, _meta(header), header_row(header)
-    )
+    return Image(voxels, header.orientation, _meta(header), header_row(header))
 
 
-def _meta(header: Header) -> dict[str, str]:
+def _meta(header: Header) -> dict[str, Any]:
     fields = header.fields
-    meta = {
+    meta: dict[str, Any] = {
         "nifti_sform_code": str(int(fields["sform_code"])),
         "nifti_qform_code": str(int(fields["qform_code"])),
         "nifti_scl_slope": repr(header.slope),

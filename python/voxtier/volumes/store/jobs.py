@@ -18,7 +18,6 @@ from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
 from voxtier.volumes.formats.dicom import (
-    DicomImage,
     DicomPath,
     OnGap,
     assemble,
@@ -27,6 +26,7 @@ from voxtier.volumes.formats.dicom import (
     find_series,
     volume_label,
 )
+from voxtier.volumes.formats.image import Image
 from voxtier.volumes.formats.nifti import read_nifti
 from voxtier.volumes.formats.nifti_files import locate
 from voxtier.volumes.formats.sources import (
@@ -113,8 +113,7 @@ class Job:
 
 def nifti_content(path: str | PathLike[str], *, reorient: bool | None = None) -> Content:
     """Read a NIfTI file into what is stored of it."""
-    image = read_nifti(path)
-    return _content(image.voxels, image.orientation, dict(image.meta), image.row, reorient=reorient)
+    return _content(read_nifti(path), reorient=reorient)
 
 
 def dicom_content(path: DicomPath, *, reorient: bool | None = None, on_gap: OnGap = "error") -> Content:
@@ -152,41 +151,31 @@ def dicom_content(path: DicomPath, *, reorient: bool | None = None, on_gap: OnGa
             " VolumeCollection.from_dicoms stores them all"
         )
     found.warn()
-    return _dicom_content(assemble(found.volumes[0]), reorient=reorient)
+    return _content(assemble(found.volumes[0]), reorient=reorient)
 
 
-def _dicom_content(image: DicomImage, *, reorient: bool | None) -> Content:
-    return _content(image.voxels, image.orientation, dict(image.meta), image.row, reorient=reorient)
-
-
-def _content(
-    image: NDArray[Any],
-    orientation: OrientationInfo,
-    meta: dict[str, Any],
-    row: dict[str, Any],
-    *,
-    reorient: bool | None,
-) -> Content:
+def _content(image: Image, *, reorient: bool | None) -> Content:
+    voxels, orientation, meta = image.voxels, image.orientation, dict(image.meta)
     options = get_config().orientation
     wants_target = options.reorient_on_load if reorient is None else reorient
     if wants_target and orientation.axcodes != options.canonical_target:
         if options.store_original_affine:
             meta["original_affine"] = geometry.to_json(orientation.affine)
-        image, affine = geometry.reorient(image, orientation.affine, options.canonical_target)
+        voxels, affine = geometry.reorient(voxels, orientation.affine, options.canonical_target)
         orientation = OrientationInfo(affine, orientation.source, orientation.confidence)
     scaling = (meta.get("nifti_scl_slope", "1.0"), meta.get("nifti_scl_inter", "0.0"))
-    if scaling != ("1.0", "0.0") and image.dtype.kind in "iu":
-        meta |= {"stored_min": int(image.min()), "stored_max": int(image.max())}
+    if scaling != ("1.0", "0.0") and voxels.dtype.kind in "iu":
+        meta |= {"stored_min": int(voxels.min()), "stored_max": int(voxels.max())}
     meta |= geometry.to_meta(orientation)
     row = {
         "voxel_spacing": str(tuple(float(step) for step in geometry.spacing(orientation.affine))),
-        "dimensions": str(tuple(image.shape)),
+        "dimensions": str(tuple(voxels.shape)),
         "axcodes": orientation.axcodes,
         "affine_json": geometry.to_json(orientation.affine),
         "orientation_source": orientation.source,
-        **row,
+        **image.row,
     }
-    return Content(image, meta, row)
+    return Content(voxels, meta, row)
 
 
 def collection_jobs(
@@ -348,7 +337,7 @@ def dicom_jobs(
             job = Job(
                 obs_id=f"{subject}_{name}{suffix}",
                 subject=subject,
-                load=lambda stacks=stacks: _dicom_content(assemble(stacks), reorient=reorient),  # type: ignore[misc]
+                load=lambda stacks=stacks: _content(assemble(stacks), reorient=reorient),  # type: ignore[misc]
                 fingerprint=(
                     *_dicom_fingerprint(path),
                     first.sop_instance_uid,

@@ -1,7 +1,7 @@
 """DICOM series: which slices make a volume, where it lies, what its voxels are."""
 
 from voxtier.volumes.formats.dicom.grid import OnGap
-from voxtier.volumes.formats.dicom.image import DicomImage, assemble, read_series
+from voxtier.volumes.formats.dicom.image import assemble, read_series
 from voxtier.volumes.formats.dicom.series import (
     DicomPath,
     describe,
@@ -13,7 +13,6 @@ from voxtier.volumes.formats.dicom.series import (
 from voxtier.volumes.formats.dicom.stacks import volume_label
 
 __all__ = [
-    "DicomImage",
     "DicomPath",
     "OnGap",
     "assemble",

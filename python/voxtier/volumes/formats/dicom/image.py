@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from voxtier.volumes.formats.dicom.attributes import find_numbers, find_text
 from voxtier.volumes.formats.dicom.grid import OnGap, Stack, make_affine
@@ -19,6 +17,7 @@ from voxtier.volumes.formats.dicom.pixels import read_voxels
 from voxtier.volumes.formats.dicom.series import DicomPath, find_series
 from voxtier.volumes.formats.dicom.slices import ROW, Slice
 from voxtier.volumes.formats.dicom.tags import CLOCKS
+from voxtier.volumes.formats.image import Image
 from voxtier.volumes.geometry import TIME_STEP, OrientationInfo
 
 _SAME_STEP = 0.01  # steps in time that differ by this share are one: scanners round their clocks
@@ -27,32 +26,7 @@ ROW_FLOATS = ("kvp", "exposure", "repetition_time", "echo_time", "magnetic_field
 """Columns of numbers of a row of observations; any other is text."""
 
 
-@dataclass(frozen=True, slots=True)
-class DicomImage:
-    """One volume of a series.
-
-    Parameters
-    ----------
-    series_instance_uid : str
-        The series.
-    voxels : numpy.ndarray
-        Rescaled, (column, row, slice[, time]).
-    orientation : OrientationInfo
-        Affine of the voxels.
-    meta : dict
-        Metadata of the volume that is made of it.
-    row : dict
-        Columns of its row of observations.
-    """
-
-    series_instance_uid: str
-    voxels: NDArray[Any]
-    orientation: OrientationInfo
-    meta: dict[str, Any]
-    row: dict[str, Any]
-
-
-def read_series(path: DicomPath, *, on_gap: OnGap = "error") -> list[DicomImage]:
+def read_series(path: DicomPath, *, on_gap: OnGap = "error") -> list[Image]:
     """Read every volume of a folder (not of its subfolders) or of some files.
 
     Warns of each file that is left out because it is no part of a scan.
@@ -69,7 +43,7 @@ def read_series(path: DicomPath, *, on_gap: OnGap = "error") -> list[DicomImage]
     return [assemble(volume) for volume in found.volumes]
 
 
-def assemble(stacks: Sequence[Stack]) -> DicomImage:
+def assemble(stacks: Sequence[Stack]) -> Image:
     """Make one of the volumes that `find_series` found.
 
     Raises
@@ -92,7 +66,7 @@ def assemble(stacks: Sequence[Stack]) -> DicomImage:
         if first.scale.quantity:
             meta["measurement_quantity"] = first.scale.quantity
     meta |= _time_meta(stacks)
-    return DicomImage(series, voxels, orientation, meta, _row(first))
+    return Image(voxels, orientation, meta, _row(first))
 
 
 def _time_meta(stacks: Sequence[Stack]) -> dict[str, str]:
