@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from voxtier import _core
 from voxtier.errors import ConfigError
-from voxtier.volumes import LesionSampler, RadiObject, Volume
+from voxtier.volumes import ForegroundSampler, LesionSampler, RadiObject, Volume
 from voxtier.volumes.store import foreground
 from voxtier.volumes.training.epochs import generator
 
@@ -132,6 +134,34 @@ def test_damaged_notes_are_ignored(tmp_path: Path, mask: Any) -> None:
         packed = foreground._pack(lesions.classes, parts)
         meta = {foreground.LESIONS_KEY: json.dumps({**whole, "lesions": packed})}
         assert foreground.read_lesions(volume.uri, meta, volume.shape, volume.session) is None
+
+
+def test_the_result_of_a_transform_takes_no_notes_of_its_mask_along(tmp_path: Path, mask: Any) -> None:
+    noted(tmp_path / "r", mask)
+    halves = RadiObject(tmp_path / "r").seg.map(lambda voxels: voxels * np.float32(0.5))
+    volume = halves.write(tmp_path / "halves").iloc[0]
+    assert volume.dtype == np.float32
+    assert not {*foreground.META_KEYS} & {*volume.meta}
+
+
+@pytest.mark.parametrize("kind", [ForegroundSampler, LesionSampler])
+def test_no_sampler_draws_by_what_was_found_for_another_class(tmp_path: Path, mask: Any, kind: Any) -> None:
+    volume = noted(tmp_path / "r", mask)
+
+    def classes(sampler: Any) -> set[int]:
+        draws = [sampler.start(volume, volume, (1, 1, 1), generator(0, 0, n)) for n in range(30)]
+        return {int(mask[start]) for start in draws}
+
+    used = kind(1.0, 1)
+    assert classes(used) == {1}
+    copies = [copy.copy(used), copy.deepcopy(used), pickle.loads(pickle.dumps(used)), replace(used)]
+    for each in copies:
+        assert each == used
+        each.label = 2
+    assert [classes(each) for each in [*copies, replace(used, label=2)]] == [{2}] * 5
+    assert classes(used) == {1}
+    used.label = 2
+    assert classes(used) == {2}
 
 
 def test_batches_by_lesion_are_the_items_of_the_dataset(tmp_path: Path, mask: Any) -> None:

@@ -232,7 +232,7 @@ def test_damaged_foreground_counts_are_ignored(tmp_path: Path, spoilt: Any) -> N
     from voxtier.volumes.tiledb.session import Session
 
     volume = Volume.from_numpy(tmp_path / "v", np.ones((5, 6, 7), np.uint8))
-    meta = {foreground.META_KEY: spoilt}
+    meta = {foreground.COUNTS_KEY: spoilt}
     assert foreground.read_counts(volume.uri, meta, volume.shape, None, Session.of(None)) is None
 
 

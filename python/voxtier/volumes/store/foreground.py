@@ -28,8 +28,10 @@ from voxtier.volumes.tiledb.session import Session
 _T = TypeVar("_T")
 
 BLOCK = 16
-META_KEY = "voxtier_foreground"
+COUNTS_KEY = "voxtier_foreground"
 LESIONS_KEY = "voxtier_lesions"
+META_KEYS = (COUNTS_KEY, LESIONS_KEY)
+"""Metadata of a segmentation that tell of its own voxels: no copy and no result of a transform takes them."""
 
 _MOST_CLASSES = 16  # an image of more values is no segmentation, or its counts are too long
 _LONGEST = 1 << 18  # characters of the counts
@@ -93,7 +95,7 @@ def write_counts(uri: str, image: NDArray[Any], session: Session) -> None:
     notes: dict[str, Any] = {}
     of = _fragments_digest(uri, session)
     if len(packed) <= _LONGEST:
-        notes[META_KEY] = json.dumps({"of": of, "labels": labels, "counts": packed})
+        notes[COUNTS_KEY] = json.dumps({"of": of, "labels": labels, "counts": packed})
     lesions = find_lesions(image)
     if lesions is not None and len(lesions.parts) <= _LONGEST:
         packed = _pack(lesions.classes, lesions.parts)
@@ -215,7 +217,7 @@ def read_counts(
         Voxels of the class in each block; None where none are stored for the volume as it is now.
     """
     try:
-        content = json.loads(str(meta[META_KEY]))
+        content = json.loads(str(meta[COUNTS_KEY]))
         blocks = tuple(-(-n // BLOCK) for n in shape[:3])
         labels = [int(value) for value in content["labels"]]
         limit = 2 * len(labels) * int(np.prod(blocks))
@@ -231,18 +233,26 @@ def read_counts(
 
 
 class Findings(Generic[_T]):
-    """What was found in the voxels of each volume of this process, found again once these have changed."""
+    """What was found in the voxels of each volume of this process, found again once these have changed.
+
+    Pickles and deep copies begin empty: the other process has volumes of its own.
+    """
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[weakref.ref[VoxelArray], str, _T]] = {}
+        self._found: dict[tuple[str, int | None], tuple[weakref.ref[VoxelArray], str, _T]] = {}
 
-    def get(self, array: VoxelArray, find: Callable[[], _T]) -> _T:
+    def __reduce__(self) -> tuple[type[Findings[_T]], tuple[()]]:
+        return type(self), ()
+
+    def get(self, array: VoxelArray, label: int | None, find: Callable[[], _T]) -> _T:
         """Return what was found in a volume.
 
         Parameters
         ----------
         array : VoxelArray
             The volume as it is now: opened anew after a write, or because others took its place.
+        label : int or None
+            The class that is looked for; None means any.
         find : callable
             Reads it.
 
@@ -251,12 +261,12 @@ class Findings(Generic[_T]):
         object
             Of ``find``.
         """
-        known = self._found.get(array.uri)
+        known = self._found.get((array.uri, label))
         if known is not None and known[0]() is array:
             return known[2]
         digest = _fragments_digest(array.uri, array.session)
         found = known[2] if known is not None and known[1] == digest else find()
-        self._found[array.uri] = weakref.ref(array), digest, found
+        self._found[array.uri, label] = weakref.ref(array), digest, found
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -119,19 +119,14 @@ class LesionSampler:
     reads_mask: ClassVar[bool] = True
     p_pos: float = 0.5
     label: int | None = None
-    _lesions: Findings[_Parts] = field(default_factory=Findings, repr=False, compare=False)
+    _lesions: Findings[_Parts] = field(default_factory=Findings, init=False, repr=False, compare=False)
+
+    __copy__ = replace  # a copy finds for itself
 
     def __post_init__(self) -> None:
         check_probability(self.p_pos)
         if self.label is not None:
             self.label = whole_number("the class of lesions", self.label, 1, 255)
-
-    def __getstate__(self) -> tuple[float, int | None]:
-        return self.p_pos, self.label
-
-    def __setstate__(self, state: tuple[float, int | None]) -> None:
-        self.p_pos, self.label = state
-        self._lesions = Findings()
 
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
@@ -183,7 +178,7 @@ class LesionSampler:
         return start_around([*map(int, np.add(found, corner))], volume.shape[:3], size)
 
     def _of(self, mask: Volume) -> _Parts:
-        return self._lesions.get(mask.array, lambda: self._find(mask))
+        return self._lesions.get(mask.array, self.label, lambda: self._find(mask))
 
     def _find(self, mask: Volume) -> _Parts:
         lesions = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -159,19 +159,14 @@ class ForegroundSampler:
 
     p_pos: float = 0.5
     label: int | None = None
-    _counts: Findings[Counts] = field(default_factory=Findings, repr=False, compare=False)
+    _counts: Findings[Counts] = field(default_factory=Findings, init=False, repr=False, compare=False)
+
+    __copy__ = replace  # a copy finds for itself
 
     def __post_init__(self) -> None:
         check_probability(self.p_pos)
         if self.label is not None:
             check_label(self.label)
-
-    def __getstate__(self) -> tuple[float, int | None]:
-        return self.p_pos, self.label
-
-    def __setstate__(self, state: tuple[float, int | None]) -> None:
-        self.p_pos, self.label = state
-        self._counts = Findings()
 
     def start(
         self, volume: Volume, mask: Volume | None, size: Sequence[int], rng: np.random.Generator
@@ -222,7 +217,7 @@ class ForegroundSampler:
 
     def counts(self, mask: Volume) -> Counts:
         """Return how many voxels of the foreground each block of 16 cubed has."""
-        return self._counts.get(mask.array, lambda: self._block_counts(mask))
+        return self._counts.get(mask.array, self.label, lambda: self._block_counts(mask))
 
     def _is_foreground(self, voxels: NDArray[Any]) -> NDArray[np.bool_]:
         inside: NDArray[np.bool_] = voxels != 0 if self.label is None else voxels == self.label

@@ -33,7 +33,7 @@ _ARRAY_META = (
     "voxtier_dtype",
     "slice_orientation",
     replicas.META_KEY,
-    foreground.META_KEY,
+    *foreground.META_KEYS,
 )
 # Beginnings of metadata, and columns, that describe the numbers of the file that a volume came from, the grid
 # that they lie on and its points in time: they say nothing of a transform's result.
