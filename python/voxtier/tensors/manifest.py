@@ -55,7 +55,6 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))  # noqa: PTH100 - of ".." the name is needed
         self.path = self.folder.parent / ".voxtier" / self.folder.name
-        self.skipped_lines = 0
         self._own_segment: Path | None = None
 
     def exists(self) -> bool:
@@ -73,7 +72,6 @@ class Manifest:
             segments = present  # another process has joined some of them meanwhile
 
     def _merge(self, segments: Iterable[Path]) -> dict[str, Entry]:
-        self.skipped_lines = 0
         entries: dict[str, Entry] = {}
         for line in sorted(self._lines(segments), key=_time):
             if line.get("forgotten"):
@@ -91,20 +89,8 @@ class Manifest:
             try:
                 content = segment.read_bytes()
             except OSError:
-                self.skipped_lines += 1
                 continue
-            yield from self._parse(content)
-
-    def _parse(self, content: bytes) -> Iterator[Entry]:
-        for raw in content.splitlines():
-            try:
-                line = json.loads(raw)
-            except (ValueError, RecursionError):
-                line = None
-            if isinstance(line, dict) and line.get("key") is not None and _has_type(line, _TYPES):
-                yield line
-            else:
-                self.skipped_lines += 1
+            yield from _parse(content)
 
     def record(self, entries: list[Entry]) -> None:
         """Append entries; they are on the disk on return.
@@ -150,7 +136,7 @@ class Manifest:
                 contents = [segment.read_bytes() for segment in segments]
             except OSError:  # what cannot be read now must not be removed
                 return
-            lines = [line for content in contents for line in self._parse(content)]
+            lines = [line for content in contents for line in _parse(content)]
             joined = _join(lines, with_forgotten=not set(present) <= set(segments))
             write_text(target, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in joined))
             for segment in segments:
@@ -160,6 +146,16 @@ class Manifest:
 
     def _finished_segments(self) -> list[Path]:
         return [segment for segment in self._segments() if not _is_in_use(segment)]
+
+
+def _parse(content: bytes) -> Iterator[Entry]:
+    for raw in content.splitlines():
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and line.get("key") is not None and _has_type(line, _TYPES):
+            yield line
 
 
 def _time(line: Entry) -> float:

@@ -104,10 +104,10 @@ def test_the_manifest_and_the_summary_say_who_made_what(twins: tuple[Project, Pr
     assert facts["isa"] == torch.backends.cpu.get_cpu_capability()
     assert len(facts["rounding"]) == 4
     assert rows[item_key(mixed.names[0])]["fingerprint"]["engine"]["name"] == "stock"
-    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.identity.fingerprint import describe_processing
     from voxtier.tensors.keeping.adopt import find_stale
 
-    assert list(find_stale(mixed.folder, fingerprint(mixed.config))) == []
+    assert list(find_stale(mixed.folder, describe_processing(mixed.config.processing))) == []
 
 
 def test_a_second_run_needs_no_proof(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, write_project
 from voxtier._core import verify_tensor_file
 from voxtier.tensors import Manifest, item_key, load_config
-from voxtier.tensors.identity.fingerprint import fingerprint
+from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.folders import item_folder, remember_folder
 from voxtier.tensors.keeping.adopt import adopt, find_stale
 from voxtier.tensors.manifest import Manifests
@@ -42,7 +42,7 @@ def test_explain_names_what_changed_since_a_file_was_made(healthy: Path, tmp_pat
     folder = item_folder(config)
     remember_folder(config, folder)
     files = fill_cache(folder, healthy, 2)
-    today = fingerprint(config)
+    today = describe_processing(config.processing)
     raw = put_raw(tmp_path / "p", names_of(1)[0])
     source = {"path": str(raw), "size": raw.stat().st_size, "mtime_ns": raw.stat().st_mtime_ns}
     rows_ = [{"key": file.stem, "fingerprint": today, "source": source} for file in files]
@@ -69,7 +69,7 @@ def test_adopt_takes_names_and_sources_from_a_configuration(healthy: Path, tmp_p
     assert run_cli("adopt", "--config", path, "--same-pipeline").returncode == 0
     entry = Manifest(folder).read()[item_key(names_of(1)[0])]
     assert (entry["volume"], entry["source"]["path"]) == (names_of(1)[0], str(raw))
-    assert entry["fingerprint"] == fingerprint(config)
+    assert entry["fingerprint"] == describe_processing(config.processing)
     assert run_cli("explain", "--config", path).returncode == 0
 
 
@@ -112,7 +112,9 @@ def test_explain_vouches_for_nothing_that_it_knows_nothing_of(healthy: Path, tmp
     folder = item_folder(config)
     remember_folder(config, folder)
     files = fill_cache(folder, healthy, 3)
-    Manifest(folder).record([{"key": file.stem, "fingerprint": fingerprint(config)} for file in files])
+    Manifest(folder).record(
+        [{"key": file.stem, "fingerprint": describe_processing(config.processing)} for file in files]
+    )
     done = run_cli("explain", "--config", path)
     assert (done.returncode, done.stderr) == (0, "no file would be made differently today\n")
     Manifest(folder).record([{"key": files[0].stem, "fingerprint": None}])
@@ -143,7 +145,7 @@ def project_of(base: Path, count: int) -> tuple[Path, Path, list[Path]]:
         torch.save({"image": torch.full((1, 4, 4, 4), float(number))}, file)
         report = verify_tensor_file(file)
         made = {
-            "fingerprint": {**fingerprint(config), "engine": {"name": "fused"}},
+            "fingerprint": {**describe_processing(config.processing), "engine": {"name": "fused"}},
             "records": {name: crc for name, _, crc in report.records},
             "engine": "fused",
             "seconds": 1.5,

@@ -10,8 +10,10 @@ from tensors.cases import names_of, nifti_bytes, put_raw, rows
 from tensors.making.hub_server import HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
+from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.identity.keys import hub_path
-from voxtier.tensors.making.plan import nifti_voxels, shard
+from voxtier.tensors.making.plan import shard
+from voxtier.tensors.manifest import Manifest
 
 
 def test_the_run_does_what_the_plan_says(server: HubServer, tmp_path: Path) -> None:
@@ -29,6 +31,19 @@ def test_the_run_does_what_the_plan_says(server: HubServer, tmp_path: Path) -> N
     written = sum(path.stat().st_size for path in project.folder.glob("*.pt"))
     assert abs(written - plan["output_bytes"]) < 0.2 * written
     assert result.exit_code() == 3
+
+
+def test_a_plan_reads_the_manifest_once(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path / "p", names_of(2), server)
+    Manifest(project.folder).record([{"key": "a", "seconds": 40.0}, {"key": "b", "seconds": 60.0}])
+    reads: list[Path] = []
+    read = Manifest.read
+    monkeypatch.setattr(Manifest, "read", lambda manifest: reads.append(manifest.path) or read(manifest))
+    plan = project.generator(workers=1).plan()
+    assert (plan.to_download, plan.seconds) == (2, 100.0)
+    assert len(reads) == 1
 
 
 def test_a_tensor_that_is_no_file_fails_and_is_not_taken_for_present(tmp_path: Path) -> None:
@@ -66,7 +81,9 @@ def test_shards_are_disjoint_and_complete_and_download_nothing(server: HubServer
 
 def test_voxels_are_read_from_the_header(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(1, shape=(5, 6, 7)))
-    assert nifti_voxels(tmp_path / "a.nii.gz") == 210
+    header = read_header(tmp_path / "a.nii.gz")
+    assert header is not None
+    assert header.voxels == 210
     (tmp_path / "b.nii.gz").write_bytes(b"no volume")
-    assert nifti_voxels(tmp_path / "b.nii.gz") is None
-    assert nifti_voxels(tmp_path / "c.nii.gz") is None
+    assert read_header(tmp_path / "b.nii.gz") is None
+    assert read_header(tmp_path / "c.nii.gz") is None

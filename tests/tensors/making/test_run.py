@@ -28,10 +28,10 @@ from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
 from voxtier.tensors import build_transforms, preprocess, volume_hash
+from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.hub import Hub
-from voxtier.tensors.making.plan import nifti_voxels
 from voxtier.tensors.making.run import Generator, Options
 
 
@@ -214,7 +214,7 @@ def test_a_damaged_raw_file_fails_its_volume_only(tmp_path: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[10:14] = b"\xff" * 4
     damaged.write_bytes(content)
-    assert nifti_voxels(damaged) is None
+    assert read_header(damaged) is None
     result = project.run()
     assert (result.made, list(result.failed)) == (1, [project.names[0]])
 

@@ -33,7 +33,7 @@ def adopt_command(
     The manifest (in .voxtier beside the cache folder) makes --since-last, --quick, explain and evict work.
     Exit code 1 when there is no file, or one that is not fine.
     """
-    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.identity.fingerprint import describe_processing
     from voxtier.tensors.keeping.adopt import adopt
     from voxtier.tensors.keeping.disk_usage import find_duplicates
     from voxtier.tensors.manifest import Manifest
@@ -46,7 +46,7 @@ def adopt_command(
         settings, own, volumes, raw_files = load_cache(config)
         folder = folder or own
         raw_files = {key: path for key, path in raw_files.items() if path.is_file()}
-        today = fingerprint(settings) if same_pipeline else None
+        today = describe_processing(settings.processing) if same_pipeline else None
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
     counts: Counter[str] = Counter()
@@ -82,7 +82,7 @@ def explain_command(config: Path, as_json: bool) -> int:
     Exit code 1 when there are such files, files of which the manifest does not say how they were made, or no
     file at all.
     """
-    from voxtier.tensors.identity.fingerprint import fingerprint
+    from voxtier.tensors.identity.fingerprint import describe_processing
     from voxtier.tensors.keeping.adopt import find_stale
 
     settings, folder, volumes, _ = load_cache(config)
@@ -91,7 +91,7 @@ def explain_command(config: Path, as_json: bool) -> int:
         return EXIT_FINDINGS
     stale = 0
     unknown: list[str] = []
-    for found in find_stale(folder, fingerprint(settings), unknown.append):
+    for found in find_stale(folder, describe_processing(settings.processing), unknown.append):
         stale += 1
         row = {"key": found.key, "volume": found.volume, "reasons": found.reasons}
         say(json.dumps(row) if as_json else f"{found.key}: {'; '.join(found.reasons)}")

@@ -136,7 +136,7 @@ def grid_is_fused() -> bool:
         base = affine_grid(torch.eye(4, dtype=torch.float64)[None, :3], size, align_corners=False)[0].numpy()
         terms = [base[..., 0], base[..., 1], base[..., 2]]
         for is_fused in (True, False):
-            add = _fused_double if is_fused else _multiply_add_double
+            add = _fused_double if is_fused else _multiply_add
             found = np.stack([_sum_row(terms, row, add) for row in matrix], axis=-1)
             if np.array_equal(found, answer):
                 answers.add(is_fused)
@@ -153,10 +153,6 @@ def _sum_row(terms: list[NDArray[np.float64]], row: Any, add: Any) -> NDArray[np
     for term, factor in zip(terms[1:], row[1:3], strict=True):
         total = add(term, factor, total)
     return np.asarray(total + row[3])
-
-
-def _multiply_add_double(term: Any, factor: float, total: Any) -> Any:
-    return term * factor + total
 
 
 def _fused_double(term: Any, factor: float, total: Any) -> Any:
@@ -249,7 +245,7 @@ def _slow_sum(taps: int) -> str:
     raise EngineLimitError("torch's convolution sums in an order that the engine does not know")
 
 
-def _multiply_add(row: Float32s, weight: Any, total: Float32s) -> Float32s:
+def _multiply_add(row: NDArray[Any], weight: Any, total: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(row * weight + total)
 
 

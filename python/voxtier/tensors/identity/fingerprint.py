@@ -12,18 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from voxtier.tensors.identity.config import Config, ImageProcessing
+    from voxtier.tensors.identity.config import ImageProcessing
 
 READER = {"reader": "NibabelReader", "image_only": False, "ensure_channel_first": True}
 
 
-def fingerprint(config: Config) -> dict[str, Any]:
-    """Return everything that decides the numbers: parameters, reader, versions."""
-    return describe_processing(config.processing)
-
-
 def describe_processing(processing: ImageProcessing) -> dict[str, Any]:
-    """Return what `fingerprint` does for a configuration with these settings."""
+    """Return everything that decides the numbers, the fingerprint: parameters, reader, versions."""
     versions = {}
     for package in ("monai", "torch", "nibabel", "numpy", "scipy"):
         try:

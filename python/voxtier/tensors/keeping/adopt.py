@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from voxtier import _core
 from voxtier.tensors.identity.fingerprint import differences
-from voxtier.tensors.keeping.verify import FileState, list_cache, verify
+from voxtier.tensors.keeping.verify import FileState, default_threads, list_cache, verify
 from voxtier.tensors.manifest import HUB_FIELDS, Entry, Manifest, Manifests
 from voxtier.tensors.states import DAMAGED, FINE, UNREADABLE
 
@@ -25,7 +24,6 @@ def adopt(
     volumes: dict[str, str] | None = None,
     sources: dict[str, Path] | None = None,
     fingerprint: dict[str, Any] | None = None,
-    threads: int | None = None,
 ) -> Iterator[FileState]:
     """Verify every file in full and record what it holds: a manifest for a cache of any origin.
 
@@ -41,8 +39,6 @@ def adopt(
         Raw files by key. Where a volume came from stays recorded.
     fingerprint : dict, optional
         Recorded for every file. Give it only when the files are known to be made that way.
-    threads : int, optional
-        Files in flight, as for `verify`.
 
     Yields
     ------
@@ -51,7 +47,7 @@ def adopt(
     """
     volumes, sources, before = volumes or {}, sources or {}, Manifests()
     batches: dict[Path, list[Entry]] = {}
-    for state in verify(list_cache(root), digest=True, threads=threads):
+    for state in verify(list_cache(root), digest=True):
         yield state
         if state.report is None:
             continue
@@ -122,7 +118,7 @@ def find_stale(
     folder : Path
         A cache folder; may be absent.
     current : dict
-        Today's `fingerprint`.
+        As `describe_processing` gives it.
     on_unknown : callable, optional
         Called with the key of each file of which it is not recorded how it was made.
 
@@ -156,7 +152,7 @@ def find_stale(
 def _find_others(folder: Path, keys: list[str], entries: dict[str, Entry]) -> set[str]:
     """Return the keys of files that are not those that the manifest describes."""
     paths = [folder / f"{key}.pt" for key in keys]
-    verifier = _core.ParallelVerifier(paths, crc=False, threads=min(64, max(4, 2 * (os.cpu_count() or 1))))
+    verifier = _core.ParallelVerifier(paths, crc=False, threads=default_threads())
     try:
         return {
             keys[place]

@@ -31,7 +31,7 @@ class Move:
     new: Path
 
 
-def monai_key(item: Any, algorithm: Literal["md5", "sha256"], *, as_json: bool = False) -> str:
+def monai_key(item: Any, algorithm: Literal["md5", "sha256"]) -> str:
     """Return the name that MONAI's default gives an item: md5 up to 1.6.0, sha256 from 1.6.1.
 
     Parameters
@@ -41,8 +41,6 @@ def monai_key(item: Any, algorithm: Literal["md5", "sha256"], *, as_json: bool =
         gives two names.
     algorithm : {"md5", "sha256"}
         The digest.
-    as_json : bool
-        Hash JSON instead of a pickle, as MONAI's ``json_hashing`` does.
 
     Returns
     -------
@@ -51,10 +49,7 @@ def monai_key(item: Any, algorithm: Literal["md5", "sha256"], *, as_json: bool =
     """
     from monai.data.utils import sorted_dict
 
-    if as_json:
-        encoded = json.dumps(item, sort_keys=True).encode()
-    else:
-        encoded = pickle.dumps(sorted_dict(item), protocol=pickle.HIGHEST_PROTOCOL)
+    encoded = pickle.dumps(sorted_dict(item), protocol=pickle.HIGHEST_PROTOCOL)
     return hashlib.new(algorithm, encoded, usedforsecurity=False).hexdigest()
 
 

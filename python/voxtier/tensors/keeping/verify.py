@@ -202,7 +202,7 @@ def verify(
             full.append(path)
         else:
             quick.append(path)
-    threads, unwanted = threads or max(4, 2 * (os.cpu_count() or 1)), frozenset(as_several(orphans))
+    threads, unwanted = threads or default_threads(), frozenset(as_several(orphans))
     for paths, crc in ((full, True), (quick, False)):
         verifier = _core.ParallelVerifier(paths, crc=crc, content=content, digest=digest, threads=threads)
         try:
@@ -212,6 +212,11 @@ def verify(
                 yield _compare_with_manifest(state, report, manifests)
         finally:
             verifier.stop()
+
+
+def default_threads() -> int:
+    """Return how many files are verified at a time: a cold disk wants several."""
+    return max(4, 2 * (os.cpu_count() or 1))
 
 
 def judge(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from voxtier import _core
 from voxtier.system.text import format_duration
 from voxtier.tensors.claims import BEAT_SECONDS, Claim
-from voxtier.tensors.identity.fingerprint import fingerprint
+from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.keys import item_key, raw_path
 from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.worker_pool import Task
@@ -139,7 +139,7 @@ class Ledger:
         self._clean_raw = clean_raw
         self._spellings = spellings
         self._on_settled = on_settled
-        self._fingerprint = fingerprint(config)
+        self._fingerprint = describe_processing(config.processing)
         self._manifest = Manifest(folder)
         self._entries = self._manifest.read()
         self._claims: dict[str, Claim] = {}

@@ -9,7 +9,6 @@ import json
 import math
 import statistics
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxtier.errors import BackendError, ConfigError
@@ -124,12 +123,6 @@ def output_size(config: Config) -> int:
     return voxels * ITEM_SIZES[config.processing.torch_dtype] + OVERHEAD
 
 
-def nifti_voxels(path: Path) -> int | None:
-    """Return the number of voxels that a NIfTI-1 header declares, or None."""
-    header = read_header(path)
-    return None if header is None else header.voxels
-
-
 def shard(names: list[str], count: int, index: int) -> list[str]:
     """Return one contiguous share of a list; the shares are disjoint, and together they are the list.
 
@@ -188,10 +181,11 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
     absent = [name for name in expected.missing if name not in local]
     warnings = _warnings(config, expected)
     remote: dict[str, RemoteFile] = {}
+    entries = Manifest(folder).read()
     hub_down = False
     if absent and hub is not None:
         try:
-            remote = _ask_hub(hub, absent, Manifest(folder).read())
+            remote = _ask_hub(hub, absent, entries)
         except BackendError as error:
             hub_down = True
             warnings.insert(0, f"{len(absent)} volumes are not on disk, and the hub does not help: {error}")
@@ -219,7 +213,7 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         peak_disk_bytes=output * len(todo) + sum(sizes[: options.batch_size]),
         free_disk_bytes=free_disk(config.cache_dir),
         workers=affordable,
-        seconds=round(len(todo) * _seconds_per_item(folder, voxels) / affordable, 1),
+        seconds=round(len(todo) * _seconds_per_item(entries, voxels) / affordable, 1),
         hub_down=hub_down,
         unreadable=len(expected.unreadable),
         warnings=warnings,
@@ -271,9 +265,8 @@ def _warnings(config: Config, expected: Expected) -> list[str]:
     return found
 
 
-def _seconds_per_item(folder: Path, voxels: list[int]) -> float:
-    entries = Manifest(folder).read().values()
-    measured = [float(entry["seconds"]) for entry in entries if entry.get("seconds") is not None]
+def _seconds_per_item(entries: dict[str, Entry], voxels: list[int]) -> float:
+    measured = [float(entry["seconds"]) for entry in entries.values() if entry.get("seconds") is not None]
     if measured:
         return statistics.median(measured[-1000:])
     return SECONDS_PER_VOXEL * (statistics.mean(voxels) if voxels else TYPICAL_VOXELS)

@@ -33,7 +33,6 @@ class Rows:
         after_fork_in_child(self._begin_child)
         self._table: Table | None = None
         self._addresses: list[str] | None = None
-        self.reads = 0
 
     def _begin_child(self) -> None:
         self._lock = threading.Lock()
@@ -50,7 +49,6 @@ class Rows:
         with self._lock:
             if self._table is None:
                 self._table = _read_table(f"{self.uri}/obs", self.store, self.snapshot)
-                self.reads += 1
             return self._table
 
     def address(self, row: int) -> str:

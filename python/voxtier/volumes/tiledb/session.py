@@ -98,14 +98,13 @@ class Session:
         return Session(session.config, tuple(sorted(changed.items())))
 
     def context(self) -> tiledb.Ctx:
-        """Return this process's context for these options (one for all objects that share them)."""
+        """Return this process's context for these options: one for all, as it costs 16 ms and threads."""
         credentials = _credentials(self.config.s3)
         key = (self.config.read.concurrency, self.config.s3, self.keys, credentials)
         state = _state
         with state.lock:
             if key not in state.contexts:
                 state.contexts[key] = _make_context(self._tiledb_keys(dict(credentials)))
-                state.built += 1
             return state.contexts[key]
 
     def for_small_writes(self, uri: str, size: int) -> Session:
@@ -196,7 +195,6 @@ class _ProcessState:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.contexts: dict[object, tiledb.Ctx] = {}
-        self.built = 0
 
 
 _state = _ProcessState()
@@ -209,11 +207,6 @@ def _after_fork() -> None:
 
 
 after_fork_in_child(_after_fork)
-
-
-def count_contexts() -> int:
-    """Return how many contexts this process has built (a context costs 16 ms and a set of threads)."""
-    return _state.built
 
 
 def as_uri(path: Uri) -> str:
