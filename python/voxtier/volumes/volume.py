@@ -70,7 +70,7 @@ class Volume(VolumeReader):
             target = target.with_name(target.name + ".nii")
         if compression and target.suffix.lower() != ".gz":
             target = target.with_name(target.name + ".gz")
-        meta = self._array.meta
+        meta = self.array.meta
         write_nifti(
             target,
             self.read(raw=True),
@@ -96,7 +96,7 @@ class Volume(VolumeReader):
             for values that the stored type cannot hold: out of its range, or fractions where it is an
             integer. Floats are rounded to its precision.
         """
-        array = self._array
+        array = self.array
         corner = tuple(whole_number("each start of a box", s) for s in start)
         values = plain_voxels(values, f"the box of {self.uri}")
         shape = array.layout.shape
@@ -169,7 +169,7 @@ class Volume(VolumeReader):
     def open(cls, uri: Uri, ctx: object = None) -> Volume:
         """Open a volume and check at once that it is one."""
         volume = cls(uri, ctx)
-        volume._array  # noqa: B018
+        volume.array  # noqa: B018 -- opened now, so that a wrong address is told here
         return volume
 
     @classmethod

@@ -67,7 +67,7 @@ def get_requests(server: Server) -> list[bytes]:
 def test_a_warm_read_is_one_request(server: Server) -> None:
     data = np.random.default_rng(0).integers(0, 999, (60, 60, 40)).astype(np.int16)
     volume = Volume.from_numpy("s3://vox/one", data)
-    assert not volume._array.is_direct
+    assert not volume.array.is_direct
     assert np.array_equal(volume.axial(3), data[:, :, 3])
     for key in ((slice(None), slice(None), 35), (slice(None), slice(None), slice(None))):
         server.proxy.forget()

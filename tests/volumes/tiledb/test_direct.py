@@ -115,9 +115,9 @@ def test_a_rewrite_never_serves_old_voxels(tmp_path: Path) -> None:
         Volume(volume.uri).update((2, 2, 2), box)
         data[2:7, 2:7, 2:7] = box
         assert np.array_equal(volume.to_numpy(), data)
-        assert not volume._array.is_direct
+        assert not volume.array.is_direct
         volume.consolidate()
-        assert volume._array.is_direct or volume.fragments()
+        assert volume.array.is_direct or volume.fragments()
         assert np.array_equal(volume[:, :, 3], data[:, :, 3])
 
 
@@ -151,7 +151,7 @@ def test_arrays_of_another_form_go_through_tiledb(tmp_path: Path, change: str) -
         (Path(uri, "__commits") / "__1_1_0123456789abcdef0123456789abcdef_22.ign").write_text("")
         assert commit.exists()
     volume = Volume(uri)
-    assert not volume._array.is_direct
+    assert not volume.array.is_direct
     if change != "partial":
         assert np.array_equal(volume.to_numpy(), data.transpose())
     else:
@@ -173,7 +173,7 @@ def open_core(
 def test_hostile_bytes_are_refused_or_harmless(tmp_path: Path, algorithm: str) -> None:
     volume, data = make(tmp_path, (33, 20, 17), compression=CompressionConfig(algorithm))
     good = tile_file(volume).read_bytes()
-    filters = [direct.FILTERS[name] for name in volume._array.layout.filters]
+    filters = [direct.FILTERS[name] for name in volume.array.layout.filters]
     shape = [17, 20, 33]
     rng = np.random.default_rng(2)
     refused = 0

@@ -45,7 +45,7 @@ def test_consolidation_leaves_one_fragment_and_the_same_voxels(tmp_path: Path) -
     assert volume.fragments()[0].box == ((0, 11), (0, 9), (0, 7))
     assert np.array_equal(reader.to_numpy(), data)
     assert np.array_equal(volume.axial(3), data[:, :, 3])
-    assert volume._array.is_direct  # a merged list of commits would send every later read through TileDB
+    assert volume.array.is_direct  # a merged list of commits would send every later read through TileDB
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_volumes_of_any_shape_are_merged_within_the_budget_that_they_are_worth(
     with tiledb.open(volume.uri) as array:  # what TileDB itself reads
         stored = array[:]
         stored = next(iter(stored.values())) if isinstance(stored, dict) else stored
-    order = volume._array.layout.order
+    order = volume.array.layout.order
     assert np.array_equal(stored, data.transpose(order))
 
 
@@ -112,7 +112,7 @@ def test_a_consolidated_commit_counts_only_when_it_lists_the_one_fragment(tmp_pa
     tiledb.consolidate(volume.uri, config=config)
     tiledb.vacuum(volume.uri, config=config)
     (commit,) = (tmp_path / "v" / "__commits").iterdir()
-    assert commit.suffix == ".con" and volume._array.is_direct
+    assert commit.suffix == ".con" and volume.array.is_direct
     assert np.array_equal(volume.to_numpy(), data)
     commit.write_bytes(commit.read_bytes() + b"__commits/__1_1_0123456789abcdef0123456789abcdef_22.wrt\n")
     assert direct._single_fragment(volume.uri) is None
@@ -279,7 +279,7 @@ def test_verify_opens_a_volume_whose_list_of_commits_names_what_was_merged(tmp_p
     for _ in range(2):
         assert np.array_equal(Volume(volume.uri).to_numpy(), data)
         with tiledb.open(volume.uri) as array:
-            assert np.array_equal(array[:]["voxels"], data.transpose(volume._array.layout.order))
+            assert np.array_equal(array[:]["voxels"], data.transpose(volume.array.layout.order))
         assert run("verify", volume.uri, "--json").rows[0].keys() >= {"shape"}
         volume.update((0, 0, 0), data[:1, :1, :1])
         volume.consolidate()

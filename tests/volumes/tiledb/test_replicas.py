@@ -42,7 +42,7 @@ def tiling_of(volume: Volume, *key: int | slice) -> str:
     region = tuple(
         (k, 1, 1) if isinstance(k, int) else (0, n, 1) for k, n in zip(key, volume.shape, strict=True)
     )
-    return replicas.cheapest(volume._array, region).uri.rpartition("/")[2]
+    return replicas.cheapest(volume.array, region).uri.rpartition("/")[2]
 
 
 def test_each_plane_is_read_from_its_own_tiles(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_each_plane_is_read_from_its_own_tiles(tmp_path: Path) -> None:
     starts = np.array([[-3, 4, 5], [38, 20, 3]])
     assert np.array_equal(
         volume.read_patches(starts, (2, 36, 30), fill=-1),
-        Volume(volume.uri)._array.read_patches(starts, (2, 36, 30), -1),
+        Volume(volume.uri).array.read_patches(starts, (2, 36, 30), -1),
     )
 
 
@@ -162,7 +162,7 @@ def test_the_planner_counts_what_is_decoded(tmp_path: Path) -> None:
     arrays = []
     for orientation in ("axial", "sagittal", "coronal", "isotropic"):
         configure(tile=TileConfig(orientation), io=ReadConfig(tile_cache_size_mb=0))
-        arrays.append(Volume.from_numpy(tmp_path / orientation, data)._array)
+        arrays.append(Volume.from_numpy(tmp_path / orientation, data).array)
     everything = ((0, 80, 1), (0, 72, 1), (0, 66, 1))
     planes = [tuple((9, 1, 1) if axis == d else everything[d] for d in range(3)) for axis in range(3)]
     cube, line = ((5, 32, 1),) * 3, ((3, 1, 1), (4, 1, 1), (0, 66, 1))

@@ -133,7 +133,7 @@ def test_orientation_and_compressor_shape_the_array(tmp_path: Path) -> None:
         assert volume.tile_extents == extents
         assert volume.tile_orientation is SliceOrientation(orientation)
     configure(compression=CompressionConfig(Compressor.NONE))
-    assert Volume.from_numpy(tmp_path / "none", data)._array.layout.filters == ()
+    assert Volume.from_numpy(tmp_path / "none", data).array.layout.filters == ()
 
 
 @pytest.mark.parametrize("compressor", ["zstd", "none"])

@@ -66,10 +66,6 @@ class VolumeReader:
     @property
     def array(self) -> VoxelArray:
         """The open array of the volume, opened again when it has changed on disk."""
-        return self._array
-
-    @property
-    def _array(self) -> VoxelArray:
         opened = None if self._opened is None else self._opened()
         if opened is not None and opened.is_current:
             return opened
@@ -88,7 +84,7 @@ class VolumeReader:
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along x, y, z and, in 4-D, t."""
-        return self._array.layout.shape
+        return self.array.layout.shape
 
     @property
     def ndim(self) -> int:
@@ -103,28 +99,28 @@ class VolumeReader:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the numbers that reads give (after scaling)."""
-        return self._array.scaling.dtype
+        return self.array.scaling.dtype
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
         """Type of the stored numbers (what ``raw=True`` gives)."""
-        return self._array.dtype
+        return self.array.dtype
 
     @property
     def obs_id(self) -> str | None:
         """Identifier of this observation, kept in the array itself."""
-        obs_id = self._array.meta.get("obs_id")
+        obs_id = self.array.meta.get("obs_id")
         return None if obs_id is None else str(obs_id)
 
     @property
     def meta(self) -> dict[str, Any]:
         """All metadata of the array (a copy)."""
-        return dict(self._array.meta)
+        return dict(self.array.meta)
 
     @property
     def tile_orientation(self) -> SliceOrientation | None:
         """Orientation that the tiles serve best; None when the store does not say."""
-        meta = self._array.meta
+        meta = self.array.meta
         with suppress(ValueError):
             return SliceOrientation(meta.get("tile_orientation", meta.get("slice_orientation")))
         return None
@@ -132,11 +128,11 @@ class VolumeReader:
     @property
     def tile_extents(self) -> tuple[int, ...]:
         """Voxels of one tile along x, y, z[, t]."""
-        return self._array.layout.api_extents
+        return self.array.layout.api_extents
 
     def tiling_of_plane(self, axis: int) -> tuple[tuple[int, ...], str | None]:
         """Return the tile extents (x, y, z) that answer a plane across an axis, and whose replica it is."""
-        array = self._array
+        array = self.array
         sizes = enumerate(array.layout.shape)
         region = tuple((0, 1, 1) if d in (axis, 3) else (0, size, 1) for d, size in sizes)
         tiling = replicas.cheapest(array, region)
@@ -146,7 +142,7 @@ class VolumeReader:
     @property
     def replicas(self) -> list[str]:
         """Orientations of the further tilings that hold the same voxels now (see `TileConfig.replicas`)."""
-        return list(replicas.find_replicas(self._array))
+        return list(replicas.find_replicas(self.array))
 
     @property
     def orientation_info(self) -> OrientationInfo | None:
@@ -155,7 +151,8 @@ class VolumeReader:
 
     @property
     def _orientation(self) -> OrientationInfo | None:
-        return geometry.from_meta(self._array.meta, self.uri)
+        """What `orientation_info` gives, which the room `compat` gives in another form."""
+        return geometry.from_meta(self.array.meta, self.uri)
 
     @property
     def affine(self) -> Affine | None:
@@ -171,7 +168,7 @@ class VolumeReader:
             return None
         steps = [float(step) for step in geometry.spacing(affine)]
         if self.ndim == 4:
-            steps.append(geometry.time_step(self._array.meta))
+            steps.append(geometry.time_step(self.array.meta))
         return tuple(steps)
 
     def __len__(self) -> int:
@@ -208,7 +205,7 @@ class VolumeReader:
 
     def read(self, key: Key = ..., *, raw: bool = False) -> NDArray[Any]:
         """Return ``self[key]``, or the stored numbers for ``raw=True``."""
-        array = self._array
+        array = self.array
         selection = select(key, array.layout.shape)
         return array.to_numbers(selection.apply(replicas.read(array, selection.region)), raw=raw)
 
@@ -340,7 +337,7 @@ class VolumeReader:
         ConfigError
             For starts or a size of another form.
         """
-        array = self._array
+        array = self.array
         corners, box = _boxes(starts, size, len(array.layout.shape))
         cells = replicas.read_patches(array, corners, box, fill)
         return array.to_numbers(cells, raw=raw)
@@ -368,7 +365,7 @@ class VolumeReader:
         ConfigError
             For starts or an output of another form, and for numbers that the type of ``out`` cannot hold.
         """
-        array = self._array
+        array = self.array
         corners, box = _boxes(starts, out.shape[1:], len(array.layout.shape))
         if len(out) != len(corners) or not out.flags.c_contiguous or not out.flags.writeable:
             raise ConfigError(f"out must be C-contiguous and writable, for {len(corners)} patches of {box}")

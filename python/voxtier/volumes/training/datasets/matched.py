@@ -287,7 +287,26 @@ def read_patches(
     fill: float,
     normalize: Normalize | None = None,
 ) -> NDArray[Any]:
-    """Read the same patch of volumes of one shape, with all points in time: (C, x, y, z[, t])."""
+    """Read the same patch of volumes of one shape, with all points in time.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        Each becomes a channel.
+    start, size : sequence of int
+        First voxel and size along x, y and z.
+    dtype : data-type or None
+        Of the result; None keeps that of the volumes.
+    fill : float
+        Stored number outside a volume.
+    normalize : Normalize, optional
+        For results of float32.
+
+    Returns
+    -------
+    numpy.ndarray, (C, x, y, z[, t])
+        C-contiguous and writable.
+    """
     times = volumes[0].shape[3:]
     corner = np.array([[*start, *(0 for _ in times)]])
     if dtype is None:
