@@ -166,6 +166,14 @@ class BackendError(VoxtierError, ConnectionError):
     """A database, object store or hub that cannot be reached (exit code 4)."""
 
 
+class UnfinishedError(BackendError):
+    """A search took longer than its client waits; the message says what the next one does."""
+
+
+class TooBroadError(VoxtierError, ValueError):
+    """A search found more than one answer may hold; the message says how to ask for less."""
+
+
 class MissingExtraError(VoxtierError, ImportError):
     """An optional dependency is not installed; the message holds the command that installs it."""
 

@@ -13,11 +13,18 @@ from typing import Any
 
 from voxtier._core import Gateway as Core
 from voxtier._core import GatewayJob
-from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
+from voxtier.errors import (
+    ConfigError,
+    FormatError,
+    SourceError,
+    TooBroadError,
+    UnfinishedError,
+    VoxtierError,
+)
 from voxtier.frames.gateway.query import parse
 from voxtier.frames.gateway.results import to_json
-from voxtier.frames.gateway.search import Search, is_named_below
-from voxtier.frames.gateway.statements import BELOW, prefixes_of
+from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.statements import BELOW, is_named_below, prefixes_of
 from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.sources.objects import RemoteObject
@@ -116,6 +123,9 @@ class Answers:
                 continue
             try:
                 self._answer(job)
+            except UnfinishedError as error:  # the index did answer: this says what the next try does
+                _log.warning("a search was not finished: %s", error)
+                job.fail(str(error))
             except VoxtierError as error:
                 _log.warning("the index did not answer the gateway: %s", error)
                 job.fail("the index does not answer")
@@ -158,12 +168,19 @@ class Answers:
         try:
             parsed = parse(path, query)
         except ConfigError as error:
-            refusal = {"error": {"kind": "bad_query", "detail": str(error)}}
-            return 400, "application/json", json.dumps(refusal).encode(), None
-        found, has_more = self._search.answer(self._index.store, source, parsed, root, groups)
+            return _refusal(400, "bad_query", error)
+        try:
+            found, has_more = self._search.answer(self._index.store, source, parsed, root, groups)
+        except TooBroadError as error:  # PS3.18 table 10.6.3-1
+            return _refusal(413, "too_broad", error)
         sentences = [*parsed.warnings, *([_MORE] if has_more else [])]
         warning = " ".join(sentences) or None
         return (200, _DICOM_JSON, to_json(found), warning) if found else (204, "", b"", warning)
+
+
+def _refusal(status: int, kind: str, error: VoxtierError) -> tuple[int, str, bytes, None]:
+    body = json.dumps({"error": {"kind": kind, "detail": str(error)}}).encode()
+    return status, "application/json", body, None
 
 
 def _for(store: FrameStore, groups: list[str] | None) -> FrameStore:

@@ -54,7 +54,8 @@ class Query(NamedTuple):
     included : set of str
         Further tags to return, those of `matches` among them; ``all`` for every attribute of the header.
     counted : set of str
-        Those of `COUNTED_TAGS` to return: of the levels that the path does not name, and what is included.
+        Those of `COUNTED_TAGS` to return: of the levels that the path does not name, and what is included,
+        which ``all`` are. No file says them.
     limit, offset : int
         Window of the results.
     warnings : tuple of str
@@ -141,7 +142,8 @@ def _counted(level: str, named: int, included: set[str]) -> set[str]:
     """Return what is counted: of levels that the path names what is asked for (PS3.18 10.6.3.3.2, .3)."""
     levels = LEVELS[: LEVELS.index(level) + 1]
     told = {tag for each in levels[named:] for tag in COUNTED_TAGS[each]}
-    return told | {tag for each in levels for tag in COUNTED_TAGS[each] & included}
+    known = {tag for each in levels for tag in COUNTED_TAGS[each]}
+    return told | (known if "all" in included else known & included)
 
 
 def _add_uids(uids: dict[str, list[str]], tag: str, given: list[str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from voxtier.errors import TooBroadError
 from voxtier.frames.gateway.matching import Header
 from voxtier.frames.gateway.query import (
     AVAILABILITY,
@@ -20,6 +21,8 @@ from voxtier.frames.gateway.query import (
 from voxtier.frames.store.search_index import INSTANCE, SERIES, STUDY, TAGS
 
 _MODALITY = "00080060"
+# Characters of the headers of one answer, which lie in memory together.
+_MOST_FOUND = 32 << 20
 
 
 class Row(NamedTuple):
@@ -53,10 +56,29 @@ def result_of(query: Query, row: Row, header: Header, root: str) -> dict[str, An
     levels = LEVELS[: LEVELS.index(query.level) + 1]
     wanted = {tag for level in levels for tag in TAGS[level]} | query.included
     if "all" in query.included:
-        wanted |= header.keys() - {"7FE00010"}
+        wanted |= header.keys()
     result = {tag: header[tag] for tag in wanted if tag in header}
     result |= computed(query, row, header, root)
     return dict(sorted(result.items()))
+
+
+def within_limit(found: Iterable[tuple[Row, Header]]) -> Iterator[tuple[Row, Header]]:
+    """Yield rows and their headers.
+
+    Raises
+    ------
+    TooBroadError
+        The headers are longer than one answer may be.
+    """
+    size = 0
+    for row, header in found:
+        size += len(json.dumps(header, ensure_ascii=False))
+        if size > _MOST_FOUND:
+            raise TooBroadError(
+                f"the headers of the results have more than {_MOST_FOUND >> 20} MiB: ask for fewer at a time "
+                "(limit and offset), or for fewer attributes (includefield)"
+            )
+        yield row, header
 
 
 def computed(query: Query, row: Row, header: Header, root: str) -> dict[str, Any]:

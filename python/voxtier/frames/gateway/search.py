@@ -1,23 +1,22 @@
 """QIDO-RS (PS3.18 10.6): answers searches by the search index, or by UIDs of the index and headers of files.
 
 The frame index holds no attributes of patients. Without a search index, a search reads the header of one file
-of each series or instance, and keeps what it read in memory. Both ways give the same answers.
+of each series or instance, and keeps in memory what was asked for. Both ways give the same answers. Bulk data
+are no part of them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
-from itertools import islice, takewhile
+from itertools import count, islice, takewhile
 from time import monotonic
 from typing import Any, NamedTuple
 
-from voxtier.errors import BackendError, FormatError, SourceError
-from voxtier.frames.dicom.metadata import read_metadata
+from voxtier.errors import UnfinishedError
 from voxtier.frames.gateway.matching import Header, fits
 from voxtier.frames.gateway.query import (
     COMPUTED_TAGS,
@@ -28,11 +27,24 @@ from voxtier.frames.gateway.query import (
     RETRIEVE_URL,
     Query,
 )
-from voxtier.frames.gateway.results import Row, computed, counts_of, element_of, modalities_of, result_of
-from voxtier.frames.gateway.statements import all_below, from_headers, from_search_index, next_files
-from voxtier.frames.indexing.search import is_of, is_state, read_indexed
+from voxtier.frames.gateway.results import (
+    Row,
+    computed,
+    counts_of,
+    element_of,
+    modalities_of,
+    result_of,
+    within_limit,
+)
+from voxtier.frames.gateway.statements import (
+    all_below,
+    from_headers,
+    from_search_index,
+    is_below,
+    next_files,
+)
+from voxtier.frames.indexing.search import is_state, read_indexed
 from voxtier.frames.serving.counters import Counters
-from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import (
     INDEXED_TAGS,
@@ -44,14 +56,17 @@ from voxtier.frames.store.search_index import (
 )
 from voxtier.frames.store.store import FrameStore
 
-_MOST_HEADERS = 20_000
+# Headers that are kept, and the bytes of their text.
+_MOST_HEADERS, _MOST_KEPT = 20_000, 64 << 20
+# What is counted or comes from the index, whatever a file says of it.
+_NEVER_OF_A_FILE = COMPUTED_TAGS["instance"]
 # Files that are tried where the first one cannot be read: of a study, series or instance, and how many of
 # these in a search. An archive that is away as a whole costs a search no more than this.
 _MOST_TRIED = 10
 _MOST_RESCUED = 50
-# Seconds that a search reads headers; by then the server has told its client that no answer came. One read of
-# a silent store takes longer, and such a store must not hold a thread for each of its files.
-_LONGEST = 30.0
+# Seconds that a search reads headers: the server waits 30, and can say then how far the search came. One read
+# of a silent store takes longer, and such a store must not hold a thread for each of its files.
+_LONGEST = 25.0
 # Files of a complete search index: seconds after which no further one is tried again, and the pause behind
 # the tries, in the time that they took.
 _LONGEST_TRY, _PAUSE = 1.0, 9
@@ -67,6 +82,55 @@ class File(NamedTuple):
     instance: str
 
 
+class _Kept(NamedTuple):
+    """A header as JSON: None for what it lacks of what was asked for; ``all`` in it, if all of it was."""
+
+    text: bytes
+    search: int
+
+
+class _KeptHeaders:
+    """Headers that were read. Where room is needed, those go that no search has used for longest."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[File, _Kept] = OrderedDict()
+        self.bytes = 0
+        self.numbers = count()
+        self._lock = threading.Lock()
+
+    def get(self, file: File, search: int) -> dict[str, Any]:
+        """Return what a search finds of a file; nothing where nothing is kept."""
+        with self._lock:
+            kept = self.kept.get(file)
+            if kept is None:
+                return {}
+            self.kept[file] = kept._replace(search=search)
+            self.kept.move_to_end(file)
+        header: dict[str, Any] = json.loads(kept.text)
+        return header
+
+    def put(self, file: File, header: dict[str, Any], search: int) -> bool:
+        """Keep a header; return whether there was room.
+
+        A search takes none from what it used itself: the next one would begin where this one began.
+        """
+        text = json.dumps(header, ensure_ascii=False).encode()
+        with self._lock:
+            self._drop(file)
+            while len(self.kept) >= _MOST_HEADERS or self.bytes + len(text) > _MOST_KEPT:
+                oldest = next(iter(self.kept), None)
+                if oldest is None or self.kept[oldest].search >= search:
+                    return False
+                self._drop(oldest)
+            self.kept[file] = _Kept(text, search)
+            self.bytes += len(text)
+        return True
+
+    def _drop(self, file: File) -> None:
+        dropped = self.kept.pop(file, None)
+        self.bytes -= len(dropped.text) if dropped else 0
+
+
 class Search:
     """Answers searches of one gateway; keeps the headers that it read.
 
@@ -79,12 +143,12 @@ class Search:
 
     def __init__(self, roots: Sequence[str] = ()) -> None:
         self.roots = tuple(roots)
-        self._headers: OrderedDict[File, str] = OrderedDict()
+        self.headers = _KeptHeaders()
         self._next_try: dict[str, float] = {}
         # Of each source the completion of its search index for which was found out whether it may answer.
         self._is_all_below: dict[str, tuple[str, bool]] = {}
         self._is_bound: bool | None = None
-        self._lock, self._looking = threading.Lock(), threading.Lock()
+        self._looking = threading.Lock()
         self._counters = Counters("index", "headers")
 
     def answer(
@@ -115,8 +179,10 @@ class Search:
 
         Raises
         ------
-        BackendError
+        UnfinishedError
             Headers take too long to read. Those that were read are kept: the next search goes on there.
+        TooBroadError
+            The headers of the results are too long for one answer.
         """
         wider = query._replace(limit=query.limit + 1)
         found: Iterable[tuple[Row, Header]] | None = None
@@ -124,9 +190,22 @@ class Search:
             found = self._search_index(store, source, wider)
         self._counters.add("headers" if found is None else "index")
         if found is None:
-            found = _HeaderSearch(self, store, source, groups).find(wider, root)
+            found = self._by_headers(store, source, wider, root, groups)
         results = [result_of(query, row, header, root) for row, header in found]
         return results[: query.limit], len(results) > query.limit
+
+    def _by_headers(
+        self, store: FrameStore, source: str, query: Query, root: str, groups: Sequence[str] | None
+    ) -> Iterator[tuple[Row, Header]]:
+        """Yield what headers tell; say what would make it faster where that takes too long."""
+        try:
+            yield from _HeaderSearch(self, store, source, groups).find(query, root)
+        except UnfinishedError as error:
+            may_use_index = groups is None and _is_indexed(query) and not self._is_bound_role(store)
+            completion = SearchIndex(store).completion(source) if may_use_index else None
+            if may_use_index and self._is_below_roots(store, source, completion or ""):
+                raise UnfinishedError(f"{error}; voxtier index --search makes such searches fast") from None
+            raise
 
     def counts(self) -> dict[str, int]:
         """Return how many searches the search index answered, and how many the headers of files."""
@@ -187,51 +266,6 @@ class Search:
         self._is_all_below[source] = completion, False
         return None
 
-    def header(self, file: File, deadline: float, *, needs_all: bool) -> Header:
-        """Return the header of a file; nothing where it cannot be read.
-
-        Parameters
-        ----------
-        file : File
-            The file.
-        deadline : float
-            Time of `monotonic` after which nothing is read.
-        needs_all : bool
-            Whether all attributes are wanted, and not only those of a search index.
-
-        Returns
-        -------
-        mapping
-            Elements by their tag.
-
-        Raises
-        ------
-        BackendError
-            The deadline is over.
-        """
-        if needs_all:
-            _check_time(deadline)
-            return _read_all(file) if is_below(file.path, self.roots) else {}
-        with self._lock:
-            text = self._headers.get(file)
-            if text is not None:
-                self._headers.move_to_end(file)
-        if text is not None:
-            found: Header = json.loads(text)
-            return found
-        if not is_below(file.path, self.roots):
-            return {}
-        _check_time(deadline)
-        header, state = read_indexed(file.path, file.study, file.series, file.instance)
-        # What could not be looked at says nothing of the next time. An object may go back to the state of its
-        # row, and would then have the header of another one.
-        if header and is_state(state, file.state):
-            with self._lock:
-                self._headers[file] = json.dumps(header, ensure_ascii=False)
-                if len(self._headers) > _MOST_HEADERS:
-                    self._headers.popitem(last=False)
-        return header
-
 
 class _HeaderSearch:
     """One search by headers: until when it may read, and what stands in for files that cannot be read."""
@@ -242,11 +276,15 @@ class _HeaderSearch:
         self._searches, self._source, self._for_groups = searches, source, groups is not None
         self._asked = store if groups is None else GroupStore(store, groups)
         self._deadline = monotonic() + _LONGEST
-        self._rescued: dict[tuple[File, Row, bool], Header] = {}
+        self._number = next(searches.headers.numbers)
+        self._rescued: dict[tuple[File, Row, frozenset[str]], Header] = {}
+        # Headers that the search needs, as far as it knows, and those that it is through with.
+        self._needed = self._done = 0
+        self._is_all_kept = True
 
     def find(self, query: Query, root: str) -> Iterator[tuple[Row, Header]]:
         """Yield what is found; of the levels above, the page alone is counted unless a count must match."""
-        rows = self._rows(query)
+        rows = self._own_rows(query)
         above = query.counted - COUNTED_TAGS[query.level]
         keys = {tags: wanted for tags, wanted in query.matches.items() if tags[0] in above}
         if keys:  # first, as they take one header of each series at most
@@ -256,8 +294,8 @@ class _HeaderSearch:
                 for row, counts, files in rows
                 if fits(count(row), keys)
             )
-            yield from _page(query, self._with_headers(query, fitting), root)
-        elif page := list(_page(query, self._with_headers(query, rows), root)):
+            yield from within_limit(_page(query, self._with_headers(query, fitting), root))
+        elif page := list(within_limit(_page(query, self._with_headers(query, rows), root))):
             count = self._counts_above(query, [row for row, _ in page])
             yield from ((row, {**header, **count(row)}) for row, header in page)
 
@@ -265,10 +303,9 @@ class _HeaderSearch:
         self, query: Query, rows: Iterable[tuple[Row, Header, list[File]]]
     ) -> Iterator[tuple[Row, Header]]:
         """Yield rows with the headers of files and what is counted."""
-        known = INDEXED_TAGS | COMPUTED_TAGS[query.level]
-        needs_all = "all" in query.included or not query.included <= known
+        further = frozenset(("all",) if "all" in query.included else query.included - INDEXED_TAGS)
         for row, counts, files in rows:
-            header = self._first_header(files[0], row, needs_all=needs_all)
+            header = self._first_header(files[0], row, further - _NEVER_OF_A_FILE)
             modalities = self._modalities(files) if query.level == "study" else {}
             yield row, {**header, **counts, **modalities}
 
@@ -281,20 +318,32 @@ class _HeaderSearch:
             for row, counts, files in self._rows(_above(query, level, page))
         }
 
+        if MODALITIES in query.counted:
+            self._needed += sum(len(files) for (_, series), (_, files) in rows.items() if series is None)
+
         @cache
-        def count(study: str, series: str | None) -> Header:
+        def count_of(study: str, series: str | None) -> Header:
             if (study, series) not in rows:
                 return {}
             counts, files = rows[study, series]
             needs_modalities = series is None and MODALITIES in query.counted
-            return {**counts, **(self._modalities(files) if needs_modalities else {})}
+            modalities = self._modalities(files) if needs_modalities else {}
+            self._done += len(files) if needs_modalities else 0
+            return {**counts, **modalities}
 
-        return lambda row: {**count(row.study, None), **count(row.study, row.series)}
+        return lambda row: {**count_of(row.study, None), **count_of(row.study, row.series)}
 
-    def _rows(self, query: Query) -> Iterator[tuple[Row, Header, list[File]]]:
+    def _own_rows(self, query: Query) -> Iterator[tuple[Row, Header, list[File]]]:
+        """Yield the rows of a search: who asks for the next one is through with the headers of the last."""
+        for row in self._rows(query, needs_headers=True):
+            yield row
+            self._done += len(row[2])
+
+    def _rows(self, query: Query, *, needs_headers: bool = False) -> Iterator[tuple[Row, Header, list[File]]]:
         """Yield the rows of a level, what is counted of each, and the files whose headers it needs."""
         statement = from_headers(self._source, query, self._searches.roots, for_groups=self._for_groups)
         rows = self._asked.query(*statement)
+        self._needed += sum(len(row[-1]) for row in rows) if needs_headers else 0
         for study, series, instance, of_study, instances, transfer_syntax, *of_files in rows:
             files = [
                 File(path, tuple(state), study, of, uid)
@@ -306,15 +355,15 @@ class _HeaderSearch:
     def _modalities(self, files: list[File]) -> Header:
         """Return the modalities of a study by a file of each of its series."""
         rows = (Row(file.study, file.series, None, None) for file in files)
-        headers = map(partial(self._first_header, needs_all=False), files, rows)
+        headers = map(partial(self._first_header, further=frozenset()), files, rows)
         return {MODALITIES: modalities_of(headers)}
 
-    def _first_header(self, file: File, row: Row, *, needs_all: bool) -> Header:
+    def _first_header(self, file: File, row: Row, further: frozenset[str]) -> Header:
         """Return the header of a file, or of the next one of a row that can be read."""
-        header = self._searches.header(file, self._deadline, needs_all=needs_all)
+        header = self._header(file, further)
         if header:
             return header
-        key = file, row, needs_all
+        key = file, row, further
         if key not in self._rescued and len(self._rescued) < _MOST_RESCUED:
             uids = {tag: [uid] for tag, uid in zip((STUDY, SERIES, INSTANCE), row, strict=False) if uid}
             statement = next_files(
@@ -327,9 +376,45 @@ class _HeaderSearch:
             )
             found = self._asked.query(*statement)
             others = (File(path, tuple(state), *of) for path, state, *of in found)
-            tried = (self._searches.header(each, self._deadline, needs_all=needs_all) for each in others)
+            tried = (self._header(each, further) for each in others)
             self._rescued[key] = next(filter(None, tried), {})
         return self._rescued.get(key, {})
+
+    def _header(self, file: File, further: frozenset[str]) -> Header:
+        """Return what a file says of `INDEXED_TAGS` and further ones; nothing where it cannot be read.
+
+        Of what is kept no tag is read again and again: it is kept with those that are asked for now.
+        """
+        headers = self._searches.headers
+        kept = headers.get(file, self._number)
+        if not kept or not (further <= kept.keys() or "all" in kept):
+            if not is_below(file.path, self._searches.roots):
+                return {}
+            self._check_time()
+            asked = further | (kept.keys() - INDEXED_TAGS)
+            tags = None if "all" in asked else INDEXED_TAGS | asked
+            read, state = read_indexed(file.path, file.study, file.series, file.instance, tags)
+            kept = {tag: each for tag, each in read.items() if tag not in _NEVER_OF_A_FILE}
+            # What could not be looked at says nothing of the next time. An object may go back to the state of
+            # its row, and would then have the header of another one.
+            if kept and is_state(state, file.state):
+                kept = {**dict.fromkeys(asked), **kept}
+                self._is_all_kept &= headers.put(file, kept, self._number)
+        is_wanted = (INDEXED_TAGS | further).__contains__
+        return {tag: each for tag, each in kept.items() if each and ("all" in further or is_wanted(tag))}
+
+    def _check_time(self) -> None:
+        if monotonic() <= self._deadline:
+            return
+        goes_on = (
+            "the next search goes on there"
+            if self._is_all_kept
+            else f"no more than {_MOST_HEADERS:,} headers of {_MOST_KEPT >> 20} MiB are kept for the next "
+            "search: name the studies or series by their UIDs"
+        )
+        raise UnfinishedError(
+            f"{self._done:,} of {self._needed:,} headers were read in {_LONGEST:.0f} s, and {goes_on}"
+        )
 
 
 def _above(query: Query, level: str, page: list[Row] | None) -> Query:
@@ -352,20 +437,6 @@ def _page(query: Query, found: Iterable[tuple[Row, Header]], root: str) -> Itera
     yield from islice(matching, begin, begin + query.limit)
 
 
-def is_below(path: str, roots: Sequence[str]) -> bool:
-    """Return whether a path, with its links resolved, or an address lies below a root; no root allows all."""
-    if not roots:
-        return True
-    return all(
-        is_named_below(name, roots) for name in {path, path if is_address(path) else os.path.realpath(path)}
-    )
-
-
-def is_named_below(name: str, roots: Sequence[str]) -> bool:
-    """Return whether a path or an address lies below a root by its letters; no root allows all."""
-    return not roots or any(f"{name}/".startswith(f"{root.rstrip('/')}/") for root in roots)
-
-
 def _search_index(
     store: FrameStore, source: str, query: Query, *, with_files: bool
 ) -> Iterator[tuple[Row, Header, str | None]]:
@@ -379,11 +450,6 @@ def _search_index(
         yield Row(study, series, instance, transfer_syntax), {**shared, **(own or {}), **counts}, path
 
 
-def _check_time(deadline: float) -> None:
-    if monotonic() > deadline:
-        raise BackendError(f"reading headers for a search took more than {_LONGEST:.0f} s")
-
-
 def _is_indexed(query: Query) -> bool:
     """Return whether the search index has everything that a search asks for."""
     known = SHARED_TAGS | COMPUTED_TAGS[query.level] - {RETRIEVE_URL}
@@ -391,11 +457,3 @@ def _is_indexed(query: Query) -> bool:
     below = {"study": {SERIES, INSTANCE}, "series": {INSTANCE}, "instance": set()}[query.level]
     is_flat = all(len(tags) == 1 for tags in query.matches)
     return is_flat and query.included <= known and not below & query.uids.keys()
-
-
-def _read_all(file: File) -> Header:
-    try:
-        header = read_metadata(file.path)
-    except (FormatError, SourceError, OSError):
-        return {}  # the file is gone or damaged: its UIDs are still known
-    return header if is_of(header, file.study, file.series, file.instance) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from voxtier.frames.gateway.query import (
     TRANSFER_SYNTAX,
     Query,
 )
-from voxtier.frames.sources.address import is_text
+from voxtier.frames.sources.address import is_address, is_text
 from voxtier.frames.store.search_index import FILE_STATE, INSTANCE, SERIES, SHARED_TAGS, STUDY
 
 _COLUMNS = {STUDY: "study_instance_uid", SERIES: "series_instance_uid", INSTANCE: "sop_instance_uid"}
@@ -91,6 +92,20 @@ _WINDOW = " LIMIT %(limit)s OFFSET %(offset)s"
 def prefixes_of(roots: Sequence[str]) -> list[str]:
     """Return what the paths of files below roots begin with, a slash behind each; they hold text alone."""
     return [f"{root.rstrip('/')}/" for root in roots if is_text(root)]
+
+
+def is_below(path: str, roots: Sequence[str]) -> bool:
+    """Return whether a path, with its links resolved, or an address lies below a root; no root allows all."""
+    if not roots:
+        return True
+    return all(
+        is_named_below(name, roots) for name in {path, path if is_address(path) else os.path.realpath(path)}
+    )
+
+
+def is_named_below(name: str, roots: Sequence[str]) -> bool:
+    """Return whether a path or an address lies below a root by its letters; no root allows all."""
+    return not roots or any(f"{name}/".startswith(f"{root.rstrip('/')}/") for root in roots)
 
 
 def from_headers(

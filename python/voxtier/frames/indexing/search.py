@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from voxtier.system.workers import Workers
 
 # Behind it stand pixels and, in a slide, an Item for each frame; none of the attributes that are kept.
 _LAST_TAG = 0x0040FFFF
+# Bytes of a value, of VRs that may be bulk data (PS3.18 F.2.2), beyond which searches know nothing of it: a
+# text (LT) has 10,240 characters, a document or a table of a vendor has megabytes.
+_LONGEST_VALUE = 16 << 10
 # Of a person's name (PS3.5 6.2.1.2), in the order in which ``=`` delimits them.
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
@@ -67,9 +71,9 @@ def _read(wanted: Unsearched) -> Searched:
 
 
 def read_indexed(
-    path: str, study: str, series: str, instance: str
+    path: str, study: str, series: str, instance: str, tags: AbstractSet[str] | None = INDEXED_TAGS
 ) -> tuple[dict[str, Any], Fingerprint | None]:
-    """Read those attributes of a file that the search index keeps.
+    """Read those attributes of a file that searches ask for, without bulk data.
 
     Parameters
     ----------
@@ -77,26 +81,31 @@ def read_indexed(
         The file.
     study, series, instance : str
         The UIDs that it holds, as the index says.
+    tags : set of str or None
+        What is wanted, `INDEXED_TAGS` among them, which the search index keeps; None for everything.
 
     Returns
     -------
     dict
-        In the DICOM JSON model; empty where the file cannot be read, or holds another instance now. The
-        next try may succeed: only what was read may be kept.
+        In the DICOM JSON model, without pixels and values of more than 16 KiB that may be bulk data. Empty
+        where the file cannot be read, or holds another instance now. The next try may
+        succeed: only what was read may be kept.
     Fingerprint or None
         The state of the file as it was read; None where it changed meanwhile.
     """
+    last = None if tags is None else max(_LAST_TAG, *(int(tag, 16) for tag in tags))
     try:
         source = open_source(path)
         before = None if isinstance(source, RemoteObject) else _state_of(path)
-        header: dict[str, Any] = json.loads(_core.read_metadata_json(source, last_tag=_LAST_TAG))
+        text = _core.read_metadata_json(source, bulk_data_uri="-", inline_limit=_LONGEST_VALUE, last_tag=last)
+        header: dict[str, Any] = json.loads(text)
         after = source.state if isinstance(source, RemoteObject) else _state_of(path)
     except (FormatError, SourceError, OSError):
         return {}, None
     if not is_of(header, study, series, instance):
         return {}, None
-    found = {tag: _without_nul(each) for tag, each in header.items() if tag in INDEXED_TAGS}
-    return found, after if before in (None, after) else None
+    found = {tag: each for tag, each in header.items() if tags is None or tag in tags}
+    return _storable(found), after if before in (None, after) else None
 
 
 def _state_of(path: str) -> Fingerprint:
@@ -149,12 +158,16 @@ def texts(element: Mapping[str, Any] | None) -> list[str]:
     return found
 
 
-def _without_nul(value: Any) -> Any:
-    """Return a value as the database can store it."""
+def _storable(value: Any) -> Any:
+    """Return a value as the database can store it, without the elements that stand for bulk data."""
     if isinstance(value, str):
         return value.replace("\0", "")
     if isinstance(value, list):
-        return [_without_nul(each) for each in value]
+        return [_storable(each) for each in value]
     if isinstance(value, dict):
-        return {name: _without_nul(each) for name, each in value.items()}
+        return {name: _storable(each) for name, each in value.items() if not _is_bulk(each)}
     return value
+
+
+def _is_bulk(element: Any) -> bool:
+    return isinstance(element, dict) and "BulkDataURI" in element
