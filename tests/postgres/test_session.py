@@ -19,7 +19,7 @@ from voxtier import _core
 from voxtier._core import encode_rows
 from voxtier.errors import BackendError, ConfigError, NotFoundError
 from voxtier.frames import FrameReader, FrameStore, LakebaseUtils, read_tables
-from voxtier.frames.gateway.matching import rule_of
+from voxtier.frames.gateway.search.matching import rule_of
 from voxtier.frames.store import migrations, statements
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import SearchIndex

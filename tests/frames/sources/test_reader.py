@@ -15,8 +15,8 @@ from frames.sources.images import ct, slide, tile
 from support.object_proxy import Fault
 from voxtier.errors import FormatError, NotFoundError, SourceError
 from voxtier.frames import FileIndexer, FrameReader, Gateway, index_files, read_many
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.paths import iter_files
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.sources.objects import RemoteObject

@@ -21,10 +21,10 @@ from voxtier.errors import (
     UnfinishedError,
     VoxtierError,
 )
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.results import to_json
-from voxtier.frames.gateway.search import Search
-from voxtier.frames.gateway.statements import BELOW, is_named_below, prefixes_of
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.results import to_json
+from voxtier.frames.gateway.search.search import Search
+from voxtier.frames.gateway.search.statements import BELOW, is_named_below, prefixes_of
 from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.sources.objects import RemoteObject

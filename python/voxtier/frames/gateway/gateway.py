@@ -22,7 +22,7 @@ from voxtier.arguments import as_several, check_kind
 from voxtier.errors import ConfigError, VoxtierError
 from voxtier.frames.gateway.answers import Answers
 from voxtier.frames.gateway.hot_set import HotSet
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.serving.status_files import StatusWriter, own_folder

@@ -14,10 +14,11 @@ from pydicom.dataset import Dataset
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import index
 from voxtier.errors import TooBroadError, UnfinishedError
-from voxtier.frames.gateway import results as results_module
-from voxtier.frames.gateway import search as search_module
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search import results as results_module
+from voxtier.frames.gateway.search import search as search_module
+from voxtier.frames.gateway.search.headers import KeptHeaders
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing import search as reading
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
@@ -209,7 +210,7 @@ def test_a_header_is_read_once_for_each_attribute_that_is_new(store: FrameStore,
 def test_a_search_of_more_than_is_kept_gets_as_far_as_it_can_and_says_so(
     store: FrameStore, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_module, "_MOST_HEADERS", 5)
+    monkeypatch.setattr(KeptHeaders, "most", 5)
     searches = Search()
     said, results = tries(searches, store, "DocumentTitle=last", 4)
     assert results == -1
@@ -230,7 +231,7 @@ def test_a_search_of_more_than_is_kept_gets_as_far_as_it_can_and_says_so(
 
 @pytest.mark.usefixtures("files")
 def test_what_is_kept_has_a_bound_in_bytes(store: FrameStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "_MOST_KEPT", 100_000)
+    monkeypatch.setattr(KeptHeaders, "most_bytes", 100_000)
     searches = Search()
     for query in ("", "includefield=all", "DocumentTitle=t", "includefield=all&limit=2", ""):
         assert answer(searches, store, query)

@@ -14,9 +14,9 @@ from pydicom.errors import InvalidDicomError
 
 from frames.gateway.serving import index
 from voxtier.errors import BackendError
-from voxtier.frames.gateway import search as search_module
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search import search as search_module
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore

@@ -13,9 +13,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from frames.gateway.serving import index
-from voxtier.frames.gateway.matching import matches, rule_of
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search.matching import matches, rule_of
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index, texts
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore

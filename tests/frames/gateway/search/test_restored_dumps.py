@@ -12,14 +12,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
-
 from frames.gateway.search.test_search import files as files  # a fixture
 from frames.gateway.search.test_search_index import asked as asked  # a fixture
 from frames.gateway.search.test_search_index import fill
+from psycopg.conninfo import make_conninfo
+
 from frames.gateway.serving import index
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore

@@ -16,10 +16,10 @@ from pydicom.data import get_testdata_file
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import Answer, index
 from voxtier.frames import read_tables
-from voxtier.frames.gateway import search as search_module
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
-from voxtier.frames.gateway.statements import from_headers
+from voxtier.frames.gateway.search import search as search_module
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
+from voxtier.frames.gateway.search.statements import from_headers
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore

@@ -17,9 +17,9 @@ from pydicom.dataset import Dataset
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import Answer, Client, index
 from voxtier.errors import BackendError, ConfigError
-from voxtier.frames.gateway import search as search_module
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search import search as search_module
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore

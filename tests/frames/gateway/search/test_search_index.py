@@ -11,13 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
-
 from frames.gateway.search.test_search import files as files  # a fixture
+
 from frames.gateway.serving import index
 from voxtier.errors import ConfigError
-from voxtier.frames.gateway import search as search_module
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search import search as search_module
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store import search_index
 from voxtier.frames.store.grants import grants
@@ -114,7 +114,7 @@ def fill(store: FrameStore) -> SearchIndex:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count the searches that are answered by the search index."""
-    from voxtier.frames.gateway import search
+    from voxtier.frames.gateway.search import search
 
     found: list[str] = []
     original = search._search_index

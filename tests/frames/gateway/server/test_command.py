@@ -26,7 +26,7 @@ from voxtier.cli.frames.serve import hot_set_name, serve
 from voxtier.cli.frames.serve_settings import read_tokens
 from voxtier.errors import ConfigError
 from voxtier.frames.gateway.gateway import Gateway
-from voxtier.frames.gateway.statements import is_below
+from voxtier.frames.gateway.search.statements import is_below
 from voxtier.frames.store.store import FrameStore
 
 TOKEN = "a-token-of-the-tests-1"

@@ -17,8 +17,8 @@ from frames.gateway.serving import STAR, Answer, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import Gateway, LakebaseUtils
-from voxtier.frames.gateway.query import parse
-from voxtier.frames.gateway.search import Search
+from voxtier.frames.gateway.search.query import parse
+from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.grants import grants
 from voxtier.frames.store.groups import GroupStore

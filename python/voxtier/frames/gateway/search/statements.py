@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from voxtier.frames.gateway.matching import rule_of, take_spans
-from voxtier.frames.gateway.query import (
+from voxtier.frames.gateway.search.matching import rule_of, take_spans
+from voxtier.frames.gateway.search.query import (
     AVAILABILITY,
     COUNTED_TAGS,
     INSTANCES_OF_SERIES,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from voxtier.errors import ConfigError
-from voxtier.frames.gateway.keywords import is_parameter, tag_of
+from voxtier.frames.gateway.search.keywords import is_parameter, tag_of
 from voxtier.frames.store.search_index import INSTANCE, SERIES, STUDY
 
 MOST_RESULTS = 1000

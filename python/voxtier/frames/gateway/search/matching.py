@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 from voxtier.frames.dicom.moments import MOMENT_VRS, Bounds, bounds_of, span_of
-from voxtier.frames.gateway.keywords import TIMES
+from voxtier.frames.gateway.search.keywords import TIMES
 from voxtier.frames.indexing.search import texts
 
 Header = Mapping[str, Any]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from voxtier.errors import TooBroadError
-from voxtier.frames.gateway.matching import Header
-from voxtier.frames.gateway.query import (
+from voxtier.frames.gateway.search.matching import Header
+from voxtier.frames.gateway.search.query import (
     AVAILABILITY,
     INSTANCES_OF_SERIES,
     INSTANCES_OF_STUDY,

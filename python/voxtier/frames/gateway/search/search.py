@@ -7,18 +7,17 @@ are no part of them.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
-from itertools import count, islice, takewhile
+from itertools import islice, takewhile
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from voxtier.errors import UnfinishedError
-from voxtier.frames.gateway.matching import Header, fits
-from voxtier.frames.gateway.query import (
+from voxtier.frames.gateway.search.headers import File, KeptHeaders
+from voxtier.frames.gateway.search.matching import Header, fits
+from voxtier.frames.gateway.search.query import (
     COMPUTED_TAGS,
     COUNTED_TAGS,
     LAST,
@@ -27,7 +26,7 @@ from voxtier.frames.gateway.query import (
     RETRIEVE_URL,
     Query,
 )
-from voxtier.frames.gateway.results import (
+from voxtier.frames.gateway.search.results import (
     Row,
     computed,
     counts_of,
@@ -36,7 +35,7 @@ from voxtier.frames.gateway.results import (
     result_of,
     within_limit,
 )
-from voxtier.frames.gateway.statements import (
+from voxtier.frames.gateway.search.statements import (
     all_below,
     from_headers,
     from_search_index,
@@ -56,8 +55,6 @@ from voxtier.frames.store.search_index import (
 )
 from voxtier.frames.store.store import FrameStore
 
-# Headers that are kept, and the bytes of their text.
-_MOST_HEADERS, _MOST_KEPT = 20_000, 64 << 20
 # What is counted or comes from the index, whatever a file says of it.
 _NEVER_OF_A_FILE = COMPUTED_TAGS["instance"]
 # Files that are tried where the first one cannot be read: of a study, series or instance, and how many of
@@ -72,65 +69,6 @@ _LONGEST = 25.0
 _LONGEST_TRY, _PAUSE = 1.0, 9
 
 
-class File(NamedTuple):
-    """What the index says of a file: its state (size, mtime_ns, ctime_ns, inode, etag), the UIDs in it."""
-
-    path: str
-    state: tuple[int | str | None, ...]
-    study: str
-    series: str
-    instance: str
-
-
-class _Kept(NamedTuple):
-    """A header as JSON: None for what it lacks of what was asked for; ``all`` in it, if all of it was."""
-
-    text: bytes
-    search: int
-
-
-class _KeptHeaders:
-    """Headers that were read. Where room is needed, those go that no search has used for longest."""
-
-    def __init__(self) -> None:
-        self.kept: OrderedDict[File, _Kept] = OrderedDict()
-        self.bytes = 0
-        self.numbers = count()
-        self._lock = threading.Lock()
-
-    def get(self, file: File, search: int) -> dict[str, Any]:
-        """Return what a search finds of a file; nothing where nothing is kept."""
-        with self._lock:
-            kept = self.kept.get(file)
-            if kept is None:
-                return {}
-            self.kept[file] = kept._replace(search=search)
-            self.kept.move_to_end(file)
-        header: dict[str, Any] = json.loads(kept.text)
-        return header
-
-    def put(self, file: File, header: dict[str, Any], search: int) -> bool:
-        """Keep a header; return whether there was room.
-
-        A search takes none from what it used itself: the next one would begin where this one began.
-        """
-        text = json.dumps(header, ensure_ascii=False).encode()
-        with self._lock:
-            self._drop(file)
-            while len(self.kept) >= _MOST_HEADERS or self.bytes + len(text) > _MOST_KEPT:
-                oldest = next(iter(self.kept), None)
-                if oldest is None or self.kept[oldest].search >= search:
-                    return False
-                self._drop(oldest)
-            self.kept[file] = _Kept(text, search)
-            self.bytes += len(text)
-        return True
-
-    def _drop(self, file: File) -> None:
-        dropped = self.kept.pop(file, None)
-        self.bytes -= len(dropped.text) if dropped else 0
-
-
 class Search:
     """Answers searches of one gateway; keeps the headers that it read.
 
@@ -143,7 +81,7 @@ class Search:
 
     def __init__(self, roots: Sequence[str] = ()) -> None:
         self.roots = tuple(roots)
-        self.headers = _KeptHeaders()
+        self.headers = KeptHeaders()
         self._next_try: dict[str, float] = {}
         # Of each source the completion of its search index for which was found out whether it may answer.
         self._is_all_below: dict[str, tuple[str, bool]] = {}
@@ -406,11 +344,11 @@ class _HeaderSearch:
     def _check_time(self) -> None:
         if monotonic() <= self._deadline:
             return
+        kept = f"{KeptHeaders.most:,} headers of {KeptHeaders.most_bytes >> 20} MiB"
         goes_on = (
             "the next search goes on there"
             if self._is_all_kept
-            else f"no more than {_MOST_HEADERS:,} headers of {_MOST_KEPT >> 20} MiB are kept for the next "
-            "search: name the studies or series by their UIDs"
+            else f"no more than {kept} are kept for the next search: name the studies or series by their UIDs"
         )
         raise UnfinishedError(
             f"{self._done:,} of {self._needed:,} headers were read in {_LONGEST:.0f} s, and {goes_on}"
