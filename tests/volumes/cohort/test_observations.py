@@ -12,6 +12,7 @@ import pytest
 from volumes.support.images import pairs, series
 from voxtier.errors import ConfigError, FormatError, IngestError, NotFoundError, ViewError
 from voxtier.volumes import RadiObject, VolumeCollection
+from voxtier.volumes.tiledb.tables import Dataframe
 
 
 @pytest.fixture
@@ -288,3 +289,35 @@ def test_rows_of_subjects_that_exist_are_equal_or_refused(tmp_path: Path) -> Non
         "born": None,
     }
     assert {name: rows[2][name] for name in wanted} == wanted
+
+
+def test_an_append_reads_the_rows_of_the_subjects_once(
+    radi: RadiObject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an object store each reading is a set of requests, while every other writer waits."""
+    read: list[str] = []
+    original = Dataframe.read_all
+    monkeypatch.setattr(RadiObject, "refresh", lambda _: None)
+    monkeypatch.setattr(VolumeCollection, "refresh", lambda _: None)
+    monkeypatch.setattr(Dataframe, "read_all", lambda table: read.append(table.uri) or original(table))
+    told = {"obs_subject_id": ["a", "new"], "age": [10, 40]}
+    radi.append(images={"T2w": pairs(tmp_path / "j", ["a", "new"], "T2w")}, obs_meta=told)
+    assert read.count(f"{radi.uri}/obs_meta") == 1
+    radi.T1w.append(pairs(tmp_path / "k", ["c"]))
+    assert read.count(f"{radi.uri}/obs_meta") == 2
+    rows = RadiObject(radi.uri).obs_meta.read().rows()
+    assert {row["obs_subject_id"]: row["age"] for row in rows} == {
+        "a": 10,
+        "b": 20,
+        "c": None,
+        "idle": 30,
+        "new": 40,
+    }
+
+
+def test_a_table_that_names_no_subjects_is_refused_before_an_image_is_read(tmp_path: Path) -> None:
+    images = pairs(tmp_path / "i", ["a"])
+    images[0][0].write_bytes(b"nothing")
+    for told, why in (({"age": [1]}, "needs a column"), ({"obs_subject_id": ["a", "a"]}, "two rows")):
+        with pytest.raises(ConfigError, match=why):
+            RadiObject.from_niftis(tmp_path / "r", images, obs_meta=told, on_error="skip")

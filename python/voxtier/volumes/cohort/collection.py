@@ -13,7 +13,7 @@ from voxtier.volumes.cohort.queries.eager import EagerQuery
 from voxtier.volumes.cohort.queries.lazy import CollectionQuery
 from voxtier.volumes.cohort.queries.transforms import Transform
 from voxtier.volumes.formats.sources import Images
-from voxtier.volumes.store.append import add_subjects, add_volumes
+from voxtier.volumes.store.append import add_subjects, add_volumes, read_subjects
 from voxtier.volumes.store.commits import change_store, repair
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job, OnError, OnGap, collection_jobs
@@ -208,7 +208,7 @@ class VolumeCollection(CollectionView):
             written = set(add_volumes(change, folder, name, jobs, options, same_shape=validate_dimensions))
             if store.kind == "radi_object":
                 subjects = sorted({job.subject for job in jobs if job.obs_id in written})
-                add_subjects(change, subjects, None)
+                add_subjects(change, subjects, read_subjects(change))
         self.refresh()
 
     @classmethod

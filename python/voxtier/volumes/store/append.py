@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -59,11 +59,10 @@ def add_cohort(
     """
     every = [job for group in jobs.values() for job in group]
     _refuse_duplicates(every, change.visible_ids())
-    visible = set(owners)
-    if subjects is not None:
-        _refuse_other_values(change, subjects)
-    if subjects is not None and options.on_error == "raise":  # one that is left out needs no row
-        _refuse_without_row(change, visible | {job.subject for job in every}, subjects)
+    visible, stored = set(owners), read_subjects(change)
+    told = None if subjects is None else _told_rows(subjects, stored)
+    if told is not None and options.on_error == "raise":  # one that is left out needs no row
+        _refuse_without_row(visible | {job.subject for job in every}, told, stored)
     for name, group in jobs.items():
         if not group:
             continue
@@ -72,7 +71,7 @@ def add_cohort(
         owner = {job.obs_id: job.subject for job in group}
         visible |= {owner[obs_id] for obs_id in written}
         change.collections[name] = folder
-    add_subjects(change, sorted(visible), subjects)
+    add_subjects(change, sorted(visible), stored, told)
 
 
 def add_volumes(
@@ -194,7 +193,24 @@ def _schema(table: Table) -> dict[str, np.dtype[Any]]:
     return {name: np.dtype(np.float32) if d == np.float16 else d for name, d in dtypes.items()}
 
 
-def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -> None:
+def read_subjects(change: Change) -> Table | None:
+    """Return the rows of the subjects of a store; None where it has no table of them yet.
+
+    Parameters
+    ----------
+    change : Change
+        Of the store: what it writes itself is not among them.
+    """
+    uri = f"{change.store.root}/{change.subjects}"
+    return None if read_kind(uri, change.store.session) is None else change.table(uri).read_all()
+
+
+def add_subjects(
+    change: Change,
+    subjects: Sequence[str],
+    stored: Table | None,
+    told: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Write the rows of subjects that are new.
 
     Parameters
@@ -203,52 +219,57 @@ def add_subjects(change: Change, subjects: Sequence[str], table: Table | None) -
         Where they are written.
     subjects : sequence of str
         Subjects that have a volume.
-    table : Table or None
-        Further columns of subjects, with a column ``obs_subject_id``; its other subjects are added too.
+    stored : Table or None
+        What `read_subjects` returned.
+    told : mapping, optional
+        Subject -> row with further columns; its other subjects are added too.
 
     Raises
     ------
     ConfigError
-        When the table lacks a new subject, or has one twice.
+        When rows are told, and none of a new subject.
     """
-    store, session = change.store, change.store.session
+    store = change.store
     uri = f"{store.root}/{change.subjects}"
-    extra_columns = {} if table is None else {str(row["obs_subject_id"]): row for row in _subject_rows(table)}
-    is_new = read_kind(uri, session) is None
-    present = _present_subjects(change)
-    if table is not None:
-        _refuse_without_row(change, set(subjects), table)
+    if told is not None:
+        _refuse_without_row(set(subjects), told, stored)
+    extra_columns, present = told or {}, _names(stored)
     wanted = list(dict.fromkeys([*subjects, *extra_columns]))
     rows = [
         {**extra_columns.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in present
     ]
-    if is_new:
-        Dataframe.create(uri, _schema(rows_table(rows)), session)
+    if stored is None:
+        Dataframe.create(uri, _schema(rows_table(rows)), store.session)
         change.members.setdefault(store.root, []).extend((change.subjects, "collections"))
     if rows:
         change.write_rows(uri, rows_table(rows))
     change.meta["subject_count"] = len(present) + len(rows)
 
 
-def _present_subjects(change: Change) -> set[str]:
-    uri = f"{change.store.root}/{change.subjects}"
-    if read_kind(uri, change.store.session) is None:
-        return set()
-    return {str(subject) for subject in change.table(uri).read_all()["obs_subject_id"]}
+def _names(stored: Table | None) -> set[str]:
+    return set() if stored is None else {str(subject) for subject in stored["obs_subject_id"]}
 
 
-def _refuse_other_values(change: Change, table: Table) -> None:
-    """Refuse columns that the stored subjects lack, and values of theirs that are not those of their rows."""
-    uri = f"{change.store.root}/{change.subjects}"
-    if read_kind(uri, change.store.session) is None:
-        return
-    stored = change.table(uri).read_all()
-    unknown = [name for name in table.columns if name not in stored and name not in INDEX_COLUMNS]
-    if unknown:
-        raise ConfigError(f"obs_meta has no column {unknown[0]!r}: obs_meta.add_column() first")
+def _told_rows(table: Table, stored: Table | None) -> dict[str, dict[str, Any]]:
+    """Return the row of each subject of a table that agrees with the stored rows; refuse any other."""
+    if stored is not None:
+        unknown = [name for name in table.columns if name not in stored and name not in INDEX_COLUMNS]
+        if unknown:
+            raise ConfigError(f"obs_meta has no column {unknown[0]!r}: obs_meta.add_column() first")
+    if "obs_subject_id" not in table:
+        raise ConfigError("obs_meta needs a column 'obs_subject_id'")
+    subjects = [str(subject) for subject in table["obs_subject_id"]]
+    if len(set(subjects)) != len(subjects):
+        raise ConfigError("obs_meta has two rows for one subject")
+    if stored is not None:
+        _refuse_other_values(table, stored)
+    return dict(zip(subjects, table.typed_rows(), strict=True))
+
+
+def _refuse_other_values(table: Table, stored: Table) -> None:
+    """Refuse values of stored subjects that are not those of their rows."""
     dtypes = {name: stored[name].dtype for name in stored.columns}
     held = {str(row["obs_subject_id"]): row for row in stored.rows()}
-    _subject_rows(table)  # refuses a table without subjects
     for row in table.rows():
         subject = str(row["obs_subject_id"])
         for name, value in held.get(subject, {}).items():
@@ -272,17 +293,7 @@ def _is_same(told: Any, stored: Any, dtype: np.dtype[Any]) -> bool:
     return bool(told == stored)
 
 
-def _refuse_without_row(change: Change, subjects: set[str], table: Table) -> None:
-    told = {str(row["obs_subject_id"]) for row in _subject_rows(table)}
-    missing = sorted(subjects - told - _present_subjects(change))
+def _refuse_without_row(subjects: set[str], told: Iterable[str], stored: Table | None) -> None:
+    missing = sorted(subjects.difference(told) - _names(stored))
     if missing:
         raise ConfigError(f"obs_meta has no row for {', '.join(missing[:5])}")
-
-
-def _subject_rows(table: Table) -> Iterator[dict[str, Any]]:
-    if "obs_subject_id" not in table:
-        raise ConfigError("obs_meta needs a column 'obs_subject_id'")
-    subjects = [str(subject) for subject in table["obs_subject_id"]]
-    if len(set(subjects)) != len(subjects):
-        raise ConfigError("obs_meta has two rows for one subject")
-    return table.typed_rows()
