@@ -61,6 +61,13 @@ class S3Config:
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be > 0 seconds, got {self.timeout}")
 
+    @property
+    def endpoint_url(self) -> str | None:
+        """Address of `endpoint` with its scheme: https where none is given. None for AWS."""
+        if self.endpoint is None or "://" in self.endpoint:
+            return self.endpoint
+        return f"https://{self.endpoint}"
+
     def credentials(self) -> dict[str, str]:
         """Return the keys that sign requests now, by their names in a credentials file; empty: none given.
 
@@ -95,7 +102,7 @@ class S3Config:
         if self.region != default.region:
             options["region"] = self.region
         if self.endpoint is not None:
-            options["endpoint"] = self.endpoint if "://" in self.endpoint else f"https://{self.endpoint}"
+            options["endpoint"] = self.endpoint_url
             options["virtual_hosted_style_request"] = self.use_virtual_addressing
         if self.anonymous or not self.include_credentials:
             options["skip_signature"] = True

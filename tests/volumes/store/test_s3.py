@@ -375,3 +375,25 @@ def test_a_change_whose_lock_was_lost_stays_invisible(server: Server, tmp_path: 
         change.meta["subject_count"] = 99
         thief._put("overwrite")
     assert RadiObject("s3://vox/lost")._cohort.snapshot.commit == radi._cohort.snapshot.commit
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "scheme"), [("store.test:9000", "https"), ("http://store.test:9000", "http")]
+)
+def test_the_lock_is_asked_for_where_tiledb_reads_and_writes(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, scheme: str
+) -> None:
+    """The environment, which obstore reads and TileDB partly, changes neither."""
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    configure(s3=S3Config(endpoint=endpoint, use_virtual_addressing=False))
+    session = Session.of(None)
+    tiledb, lock = session.context().config(), s3_lock._bucket("s3://vox/a/b", session)
+    assert (lock.config["endpoint"], lock.prefix) == (f"{scheme}://store.test:9000", "a/b")
+    assert (tiledb["vfs.s3.scheme"], tiledb["vfs.s3.endpoint_override"]) == (scheme, "store.test:9000")
+    assert lock.client_options["allow_http"] == str(scheme == "http").lower()
+    assert lock.config["region"] == tiledb["vfs.s3.region"] == "us-east-1"
+    assert lock.config["virtual_hosted_style_request"] == "false"
+    for name, key in (("access_key_id", KEY), ("secret_access_key", SECRET), ("session_token", "token")):
+        assert lock.config[name] == tiledb[f"vfs.s3.aws_{name}"] == key

@@ -151,10 +151,8 @@ class Session:
             "vfs.s3.request_timeout_ms": str(int(s3.timeout * 1000)),
             "vfs.s3.no_sign_request": str(s3.anonymous or not s3.include_credentials).lower(),
         }
-        if s3.endpoint is not None:
-            scheme, separator, host = s3.endpoint.partition("://")
-            keys["vfs.s3.endpoint_override"] = host if separator else s3.endpoint
-            keys["vfs.s3.scheme"] = scheme if separator else "https"
+        if s3.endpoint_url is not None:
+            keys["vfs.s3.scheme"], _, keys["vfs.s3.endpoint_override"] = s3.endpoint_url.partition("://")
         keys |= credentials
         keys |= dict(self.keys)
         unknown = sorted(key for key in set(keys) - set(_default_keys()) if not key.startswith("py."))

@@ -194,21 +194,13 @@ def _bucket(root: str, session: Session) -> Any:
         raise MissingExtraError("obstore", "volumes") from None
     s3 = session.config.s3
     bucket, _, prefix = root.removeprefix("s3://").partition("/")
-    client: Any = {"timeout": timedelta(seconds=s3.timeout)}
-    options: dict[str, Any] = {
+    # Region and form of addresses are TileDB's, whatever the environment says: both ask one server.
+    options = s3.store_options() | {
         "region": s3.region,
         "virtual_hosted_style_request": s3.use_virtual_addressing,
         "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRIES * s3.timeout)},
     }
-    if s3.endpoint is not None:
-        options["endpoint"] = s3.endpoint if "://" in s3.endpoint else f"https://{s3.endpoint}"
-        client["allow_http"] = options["endpoint"].startswith("http://")
-    if s3.anonymous or not s3.include_credentials:
-        options["skip_signature"] = True
-    names = {
-        "vfs.s3.aws_access_key_id": "access_key_id",
-        "vfs.s3.aws_secret_access_key": "secret_access_key",
-        "vfs.s3.aws_session_token": "session_token",
-    }
-    options |= {names[key]: value for key, value in session.credentials().items() if key in names}
+    client: Any = {"timeout": timedelta(seconds=s3.timeout)}
+    if s3.endpoint_url is not None:
+        client["allow_http"] = s3.endpoint_url.startswith("http://")
     return S3Store(bucket, prefix=prefix, client_options=client, **options)
