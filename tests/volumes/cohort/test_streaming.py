@@ -12,6 +12,7 @@ from volumes.support.checks import check_identity
 from volumes.support.images import code_of
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes import RadiObject, RadiObjectWriter, StreamingWriter, VolumeCollection
+from voxtier.volumes.cohort import streaming
 
 SUBJECTS = ["s2", "s1", "s3"]
 META = {"obs_subject_id": [*SUBJECTS, "idle"], "age": [2, 1, 3, 9]}
@@ -110,6 +111,28 @@ def test_a_store_without_volumes_is_refused(tmp_path: Path) -> None:
         writer.write_obs_meta(META)
     with pytest.raises(NotFoundError):
         RadiObject(tmp_path / "r")
+
+
+def test_an_error_of_one_collection_leaves_none_be_it_in_the_block_or_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for where in ("block", "end"):
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            if where == "end":
+                patch.setattr(streaming, "add_volumes", lambda *_: 1 / 0)
+            with StreamingWriter(tmp_path / "c") as writer:
+                write_series(writer, "T1w")
+                assert (tmp_path / "c" / "volumes").is_dir()
+                if where == "block":
+                    raise ZeroDivisionError
+        assert not (tmp_path / "c").exists()
+        with pytest.raises(ConfigError, match="inside"):
+            write_series(writer, "T2w")
+    with StreamingWriter(tmp_path / "c") as writer:
+        write_series(writer, "T1w")
+        with pytest.raises(ConfigError, match="open already"):
+            writer.__enter__()
+    check_identity(writer.close())
 
 
 def test_one_collection_takes_4d_volumes_of_its_grid(tmp_path: Path) -> None:

@@ -25,6 +25,45 @@ from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 
+class _StoreWriter:
+    """The ``with`` block of who writes a new store, which becomes visible if it ends without an error."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stack = ExitStack()
+        self._change: Change | None = None
+
+    def _finish(self, change: Change) -> None:
+        """Add what was written to the change, which is then committed."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        if self._change is not None:
+            raise ConfigError("this writer is open already")
+        self._change = self._stack.enter_context(change_store(self._store, new=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        change, self._change = self._change, None
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:  # an error of what follows undoes the change as one of the block does
+            if change is not None:  # else `finalize` has ended the block
+                self._finish(change)
+
+    def _open_change(self) -> Change:
+        if self._change is None:
+            raise _outside_block()
+        return self._change
+
+
+def _outside_block() -> ConfigError:
+    return ConfigError("write inside the 'with' block of the writer")
+
+
 class _VolumeWriter:
     """Writes arrays below one group, and keeps the rows that will list them."""
 
@@ -94,7 +133,7 @@ def _refuse() -> Content:
     raise ConfigError("a volume that was written has disappeared before the writer closed")
 
 
-class StreamingWriter(_VolumeWriter):
+class StreamingWriter(_StoreWriter, _VolumeWriter):
     """Write a new collection volume by volume; memory holds one of them.
 
     Parameters
@@ -124,38 +163,23 @@ class StreamingWriter(_VolumeWriter):
         name: str | None = None,
         ctx: object = None,
     ) -> None:
-        super().__init__(shape)
-        self._store, self._name = Store(as_uri(uri), Session.of(ctx), "collection"), name or ""
-        self._stack = ExitStack()
-        self._change: Change | None = None
+        _StoreWriter.__init__(self, Store(as_uri(uri), Session.of(ctx), "collection"))
+        _VolumeWriter.__init__(self, shape)
+        self._name = name or ""
 
-    def __enter__(self) -> Self:
-        if self._change is not None:
-            raise ConfigError("this writer is open already")
-        self._change = self._stack.enter_context(change_store(self._store, new=True))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        change, self._change = self._change, None
-        with self._stack:
-            if kind is None and change is not None:
-                add_volumes(change, "", self._name, self._jobs, IngestOptions())
-            elif error is not None:
-                self._stack.pop_all().__exit__(kind, error, trace)
+    def _finish(self, change: Change) -> None:
+        add_volumes(change, "", self._name, self._jobs, IngestOptions())
 
     def _place(self) -> tuple[str, Session]:
-        if self._change is None:
-            raise ConfigError("write inside the 'with' block of the writer")
-        return f"{self._store.root}/volumes", self._store.session
+        store = self._open_change().store
+        return f"{store.root}/volumes", store.session
 
     def close(self) -> VolumeCollection:
         """Return the finished collection."""
         return VolumeCollection(self._store.root, self._store.session)
 
 
-class RadiObjectWriter:
+class RadiObjectWriter(_StoreWriter):
     """Write a new store of several collections volume by volume; all become visible when the block ends.
 
     Parameters
@@ -178,38 +202,18 @@ class RadiObjectWriter:
     def __init__(
         self, uri: Uri, obs_meta_schema: Mapping[str, Any] | None = None, ctx: object = None
     ) -> None:
-        self._store = Store(as_uri(uri), Session.of(ctx), "radi_object")
-        self._stack = ExitStack()
-        self._change: Change | None = None
+        super().__init__(Store(as_uri(uri), Session.of(ctx), "radi_object"))
         self._writers: dict[str, CollectionWriter] = {}
         self._rows: dict[str, dict[str, Any]] = {}
 
-    def __enter__(self) -> Self:
-        if self._change is not None:
-            raise ConfigError("this writer is open already")
-        self._change = self._stack.enter_context(change_store(self._store, new=True))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        change, self._change = self._change, None
-        with self._stack:
-            if kind is None and change is not None:
-                jobs = {name: writer._jobs for name, writer in self._writers.items() if writer.is_finished}
-                if not any(jobs.values()):
-                    raise ConfigError("no volume was written")
-                add_cohort(change, jobs, self._subjects(), IngestOptions())
-            elif error is not None:
-                self._stack.pop_all().__exit__(kind, error, trace)
+    def _finish(self, change: Change) -> None:
+        jobs = {name: writer._jobs for name, writer in self._writers.items() if writer.is_finished}
+        if not any(jobs.values()):
+            raise ConfigError("no volume was written")
+        add_cohort(change, jobs, self._subjects(), IngestOptions())
 
     def _subjects(self) -> Table | None:
         return rows_table(list(self._rows.values())) if self._rows else None
-
-    def _open_change(self) -> Change:
-        if self._change is None:
-            raise ConfigError("write inside the 'with' block of the writer")
-        return self._change
 
     @property
     def collection_names(self) -> list[str]:
@@ -312,7 +316,7 @@ class CollectionWriter(_VolumeWriter):
     def _place(self) -> tuple[str, Session]:
         change = self._parent._open_change()
         if not self._is_open:
-            raise ConfigError("write inside the 'with' block of the writer")
+            raise _outside_block()
         if not self._is_begun:
             begin_collection(change, self._folder, self._name)
             self._is_begun = True
