@@ -17,6 +17,8 @@ from volumes.support.kills import kill_ingest
 from voxtier.errors import ConfigError, IngestError, ViewError
 from voxtier.volumes import RadiObject, RadiObjectWriter, Volume, VolumeCollection
 from voxtier.volumes.store.commits import Change
+from voxtier.volumes.store.leftovers import Leftovers
+from voxtier.volumes.tiledb.format.groups import create_group
 
 SUBJECTS = ["m", "z", "a"]
 
@@ -99,6 +101,10 @@ def test_a_view_is_copied_also_from_below(tmp_path: Path) -> None:
 def test_a_new_collection_keeps_out_of_the_folder_of_somebody_elses(tmp_path: Path) -> None:
     radi = RadiObject.from_niftis(tmp_path / "store", images={"T1w": pairs(tmp_path / "i", SUBJECTS)})
     own = collection(tmp_path, tmp_path / "store" / "collections" / "seg", "seg", ["x"])
+    store = radi._cohort.store
+    create_group(store.collection_uri("cut-off"), {"name": "cut-off"}, store.session)
+    left = Leftovers.find(store, store.own_snapshot())
+    assert (left.collections, left.foreign) == (("cut-off",), {"seg"})
     radi.append(images={"seg": pairs(tmp_path / "s", ["a"], "seg")})
     check_identity(RadiObject(radi.uri).seg, "seg")
     assert RadiObject(radi.uri).seg.obs_ids == ["a_seg"]

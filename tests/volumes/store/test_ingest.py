@@ -37,9 +37,10 @@ from voxtier.volumes import (
 )
 from voxtier.volumes.store import append, ingest
 from voxtier.volumes.store.append import add_cohort
-from voxtier.volumes.store.commits import Change, change_store
+from voxtier.volumes.store.commits import change_store
 from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import cohort_jobs, collection_jobs
+from voxtier.volumes.store.leftovers import Leftovers
 from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
 
@@ -515,7 +516,7 @@ def test_an_overwrite_that_dies_leaves_the_old_store_or_the_new_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            *((append, "add_subjects") if where == "before the commit" else (Change, "remove")), die
+            *((append, "add_subjects") if where == "before the commit" else (Leftovers, "remove")), die
         )
         with pytest.raises(KeyboardInterrupt):
             RadiObject.from_niftis(root, images=other, overwrite=True)

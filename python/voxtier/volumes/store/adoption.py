@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 
 from voxtier.volumes.store.commits import Change, hold_still
 from voxtier.volumes.store.names import refuse_duplicates
-from voxtier.volumes.store.snapshots import Snapshot, Store
+from voxtier.volumes.store.snapshots import OwnSnapshot, Store
 from voxtier.volumes.tiledb.format.groups import create_group, write_group
 from voxtier.volumes.tiledb.tables import Dataframe
 
 
 @contextmanager
-def hold_collections(collections: Mapping[str, Store]) -> Iterator[dict[str, Snapshot]]:
+def hold_collections(collections: Mapping[str, Store]) -> Iterator[dict[str, OwnSnapshot]]:
     """Keep writers away from collections until they are taken in.
 
     Yields
@@ -26,7 +26,10 @@ def hold_collections(collections: Mapping[str, Store]) -> Iterator[dict[str, Sna
 
 
 def adopt_collections(
-    change: Change, collections: Mapping[str, Store], snapshots: Mapping[str, Snapshot], others: Iterable[str]
+    change: Change,
+    collections: Mapping[str, Store],
+    snapshots: Mapping[str, OwnSnapshot],
+    others: Iterable[str],
 ) -> set[str]:
     """Take collections that lie below the root into a change, as they lie.
 
@@ -66,6 +69,6 @@ def adopt_collections(
         change.collections[name] = folder
         change.members.setdefault(group, []).append(folder)
         # Rows of the change, and readers as of its commit, come after every row that is taken in.
-        change.timestamp = max(change.timestamp, (snapshots[name].commit or 0) + 1)
+        change.timestamp = max(change.timestamp, snapshots[name].commit + 1)
         write_group(own.root, session, meta={"name": name})
     return owners

@@ -13,38 +13,30 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from voxtier.errors import ConfigError, NotFoundError, VoxtierError
 from voxtier.system.workers import finish
-from voxtier.volumes.store.leftovers import (
-    is_own_collection,
-    is_own_table,
-    is_own_volume,
-    remove_collection,
-    tables_of_subjects,
-)
-from voxtier.volumes.store.locks import LOCK_NAME, only_writer
+from voxtier.volumes.store.leftovers import Leftovers, is_own_volume
+from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.names import checked_name, versioned
 from voxtier.volumes.store.snapshots import (
     FORMAT,
+    NOTHING_YET,
     SUBJECTS,
-    Snapshot,
+    OwnSnapshot,
     Store,
     find_unfinished,
     is_begun,
     refuse_occupied,
 )
 from voxtier.volumes.tiledb.columns import Table
-from voxtier.volumes.tiledb.format.folders import remove_group
 from voxtier.volumes.tiledb.format.groups import create_group, read_members, write_group
-from voxtier.volumes.tiledb.format.names import is_reserved
-from voxtier.volumes.tiledb.session import is_remote, list_folders, read_kind, remove_tree
+from voxtier.volumes.tiledb.session import is_remote, list_folders
 from voxtier.volumes.tiledb.tables import Dataframe
 
 
@@ -56,7 +48,7 @@ class Change:
     ----------
     store : Store
         What is changed.
-    before : Snapshot
+    before : OwnSnapshot
         What is visible until the commit.
     timestamp : int
         Milliseconds since 1970; later than every visible row.
@@ -75,7 +67,7 @@ class Change:
     """
 
     store: Store
-    before: Snapshot
+    before: OwnSnapshot
     timestamp: int
     collections: dict[str, str]
     meta: dict[str, Any] = field(default_factory=dict)
@@ -98,7 +90,7 @@ class Change:
         taken = {*self.collections.values(), *self.before.collections.values(), *self.foreign}
         folder = checked_name("collection", name)
         while folder in taken:
-            folder = versioned(folder, self.before.commit or 0)
+            folder = versioned(folder, self.before.commit)
         return folder
 
     def write_rows(self, table_uri: str, rows: Table) -> None:
@@ -116,72 +108,6 @@ class Change:
         """Return a table as the last commit left it."""
         return Dataframe(uri, self.store.session, timestamp=self.before.commit)
 
-    def _tables(self) -> dict[str, bool]:
-        """Return every table of the store, and whether it is visible."""
-        root, session = self.store.root, self.store.session
-        if self.store.kind == "collection":
-            return {f"{root}/obs": True}
-        visible = [f"{self.store.collection_uri(name)}/obs" for name in self.before.collections.values()]
-        visible.append(f"{root}/{self.before.subjects}")
-        unlisted = [f"{root}/{name}" for name in tables_of_subjects(root, session)]
-        unlisted += [f"{self.store.collection_uri(name)}/obs" for name in self.find_left_collections()]
-        return dict.fromkeys(unlisted, False) | dict.fromkeys(visible, True)
-
-    def find_left_collections(self) -> list[str]:
-        """Return the folders that ingests left of collections, and note the others that no commit lists."""
-        found = list_folders(f"{self.store.root}/collections", self.store.session)
-        listed = set(self.before.collections.values())
-        left: list[str] = []
-        foreign: list[str] = []
-        for name in found:
-            if name not in listed and not is_reserved(name):
-                collection = Store(self.store.collection_uri(name), self.store.session, "collection")
-                (left if is_own_collection(collection) else foreign).append(name)
-        self.foreign = frozenset(foreign)
-        return left
-
-    def remove_unfinished(self) -> None:
-        """Remove what a writer left of tables without committing it, and tables that no commit names."""
-        session = self.store.session
-        for uri, is_visible in self._tables().items():
-            if read_kind(uri, session) != "array" or not is_own_table(uri, session):
-                continue
-            commit = (self.before.commit or 0) if is_visible else 0
-            if commit or is_remote(uri):  # some servers keep the folders of objects that are gone
-                Dataframe(uri, session).remove_after(commit)
-            else:
-                remove_tree(uri, session)
-
-    def find_orphans(self) -> Iterator[str]:
-        """Yield the addresses of what ingests left: arrays and collections that the last commit lacks."""
-        root, session = self.store.root, self.store.session
-        folders = [""]
-        if self.store.kind == "radi_object":
-            folders = list(self.before.collections.values())
-            yield from (
-                f"{root}/{name}" for name in tables_of_subjects(root, session) if name != self.before.subjects
-            )
-            yield from map(self.store.collection_uri, self.find_left_collections())
-        for folder in folders:
-            uri = self.store.collection_uri(folder)
-            used = set(self.table(f"{uri}/obs").read_all()["voxtier_array"])
-            for array in list_folders(f"{uri}/volumes", session):
-                if array not in used and is_own_volume(f"{uri}/volumes/{array}", session):
-                    yield f"{uri}/volumes/{array}"
-
-    def remove(self, uris: Iterable[str]) -> None:
-        """Remove arrays and collections, from their groups first."""
-        session = self.store.session
-        for group, inside in groupby(sorted(uris), lambda uri: uri.rpartition("/")[0]):
-            addresses = list(inside)
-            members = read_members(group, session)
-            names = [name for uri in addresses if (name := uri.rpartition("/")[2]) in members]
-            if names:
-                write_group(group, session, remove=names)
-            remove = remove_collection if group == f"{self.store.root}/collections" else remove_tree
-            for uri in addresses:
-                remove(uri, session)
-
     def discard(self) -> None:
         """Remove what this change wrote, unless its commit was made after all.
 
@@ -192,25 +118,12 @@ class Change:
         with suppress(NotFoundError):
             if self.store.snapshot().commit != self.before.commit:
                 return
+        left = Leftovers.find(self.store, self.before)
         if self.before.commit:
-            self.remove_unfinished()
-            self.remove(list(self.find_orphans()))
+            left.remove_unfinished()
+            left.remove(list(left.find_orphans()))
         else:
-            self.remove_store()
-
-    def remove_store(self) -> None:
-        """Remove a store that was never committed, its lock last."""
-        root, session = self.store.root, self.store.session
-        if self.store.kind == "collection":
-            remove_collection(root, session)
-        else:
-            for name in tables_of_subjects(root, session):
-                remove_tree(f"{root}/{name}", session)
-            for name in self.find_left_collections():
-                remove_collection(self.store.collection_uri(name), session)
-            remove_group(f"{root}/collections", session)
-            remove_group(root, session)
-        Path(root, LOCK_NAME).unlink(missing_ok=True)
+            left.remove_store()
 
     def remove_replaced(self) -> None:
         """Remove what the commit of this change replaced, whatever it was renamed to, and other leftovers."""
@@ -218,8 +131,8 @@ class Change:
         gone = set(before.collections.values()) - set(self.collections.values())
         replaced = [store.collection_uri(folder) for folder in gone]
         own = [uri for uri in replaced if not Store(uri, store.session, "collection").stands_alone()]
-        after = Change(store, store.snapshot(), 0, dict(self.collections))
-        self.remove(dict.fromkeys([*own, *after.find_orphans()]))
+        left = Leftovers.find(store, store.own_snapshot())
+        left.remove(dict.fromkeys([*own, *left.find_orphans()]))
 
     def commit(self) -> None:
         """Make the change visible: one write of the root's metadata."""
@@ -280,12 +193,19 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
         if new:
             refuse_occupied(store, overwrite=overwrite)
         before = _snapshot_before(store, new=new)
-        timestamp = max(time.time_ns() // 1_000_000, (before.commit or 0) + 1)
-        change = Change(store, before, timestamp, dict(before.collections), subjects=before.subjects)
+        left = Leftovers.find(store, before)
+        change = Change(
+            store,
+            before,
+            max(time.time_ns() // 1_000_000, before.commit + 1),
+            dict(before.collections),
+            subjects=before.subjects,
+            foreign=left.foreign,
+        )
         try:
             if new and not is_begun(store):
                 _begin(store)
-            change.remove_unfinished()
+            left.remove_unfinished()
             if overwrite:
                 change.start_over()
             yield change
@@ -303,18 +223,18 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
 
 
 @contextmanager
-def hold_still(store: Store) -> Iterator[Snapshot]:
+def hold_still(store: Store) -> Iterator[OwnSnapshot]:
     """Keep writers away from a store, and remove what they left unfinished.
 
     Yields
     ------
-    Snapshot
+    OwnSnapshot
         What is visible in it.
     """
     with only_writer(store.root, store.session):
         store.recover()
-        snapshot = _own_snapshot(store)
-        Change(store, snapshot, 0, dict(snapshot.collections)).remove_unfinished()
+        snapshot = store.own_snapshot()
+        Leftovers.find(store, snapshot).remove_unfinished()
         yield snapshot
 
 
@@ -336,13 +256,13 @@ def _remove_made_folders(store: Store) -> Iterator[None]:
         raise
 
 
-def _snapshot_before(store: Store, *, new: bool) -> Snapshot:
+def _snapshot_before(store: Store, *, new: bool) -> OwnSnapshot:
     try:
-        return _own_snapshot(store)
+        return store.own_snapshot()
     except NotFoundError:
         if not new:
             raise
-        return Snapshot(0, {}, {})
+        return NOTHING_YET
 
 
 def repair(store: Store, *, dry_run: bool) -> list[str]:
@@ -357,41 +277,27 @@ def repair(store: Store, *, dry_run: bool) -> list[str]:
         store.recover()
         if find_unfinished(store.root, store.session) is not None:
             return _repair_unfinished(store, dry_run=dry_run)
-        before = _own_snapshot(store)
-        change = Change(store, before, 0, dict(before.collections))
-        orphans = list(change.find_orphans())
+        left = Leftovers.find(store, store.own_snapshot())
+        orphans = list(left.find_orphans())
         if not dry_run:
-            change.remove(orphans)
+            left.remove(orphans)
     return orphans
 
 
 def _repair_unfinished(store: Store, *, dry_run: bool) -> list[str]:
-    change = Change(store, Snapshot(0, {}, {}), 0, {})
-    folders = [""]
-    if store.kind == "radi_object":
-        folders = change.find_left_collections()
+    left = Leftovers.find(store, NOTHING_YET)
+    folders = left.collections if store.kind == "radi_object" else ("",)
     groups = [f"{store.collection_uri(folder)}/volumes" for folder in folders]
     arrays = [f"{uri}/{name}" for uri in groups for name in list_folders(uri, store.session)]
     arrays = [uri for uri in arrays if is_own_volume(uri, store.session)]
     if not dry_run and is_remote(store.root):
-        change.remove(arrays)
+        left.remove(arrays)
     elif not dry_run:
-        change.remove_unfinished()
-        change.remove_store()
+        left.remove_unfinished()
+        left.remove_store()
         with suppress(OSError):  # something else lies there
             Path(store.root).rmdir()
     return arrays
-
-
-def _own_snapshot(store: Store) -> Snapshot:
-    """Read what is visible now, of a store that voxtier may change."""
-    snapshot = store.snapshot()
-    if snapshot.commit is None:
-        raise ConfigError(
-            f"{store.root} was written by RadiObject: voxtier reads it, but writes only into its own"
-            " stores (materialize it first)"
-        )
-    return snapshot
 
 
 def _begin(store: Store) -> None:

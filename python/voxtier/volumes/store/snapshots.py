@@ -66,6 +66,17 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnSnapshot(Snapshot):
+    """What is visible in a store that voxtier wrote, and may change; a commit of 0 is none yet."""
+
+    commit: int
+
+
+NOTHING_YET = OwnSnapshot(0, {}, {})
+"""What is visible in a store before its first commit."""
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """The root of a store: that of a `RadiObject`, or of a collection that stands alone.
 
@@ -146,6 +157,24 @@ class Store:
             members = read_members(f"{self.root}/collections", self.session)
             names = {name: uri.rsplit("/", 1)[-1] for name, uri in members.items()}
         return Snapshot(int(meta["voxtier_commit"]) if is_own else None, names, meta)
+
+    def own_snapshot(self) -> OwnSnapshot:
+        """Read what is visible now, of a store that voxtier may change.
+
+        Raises
+        ------
+        ConfigError
+            When RadiObject wrote it, and where `snapshot` raises it.
+        NotFoundError
+            As `snapshot` raises it.
+        """
+        found = self.snapshot()
+        if found.commit is None:
+            raise ConfigError(
+                f"{self.root} was written by RadiObject: voxtier reads it, but writes only into its own"
+                " stores (materialize it first)"
+            )
+        return OwnSnapshot(found.commit, found.collections, found.meta)
 
     def read_patiently(self, read: Callable[[], _Result]) -> _Result:
         """Read; wait for what a living writer is about to finish, remove what a dead one began.
