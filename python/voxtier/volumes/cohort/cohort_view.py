@@ -1,4 +1,4 @@
-"""The read side of cohorts and their views: a view's collections hold only its subjects."""
+"""Cohorts and their views as they are read: a view's collections hold only its subjects."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 
 from voxtier.arguments import several
-from voxtier.errors import ConfigError, ViewError
+from voxtier.errors import ViewError
 from voxtier.system.html import rows_html
 from voxtier.system.text import format_count
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.cohort.index import Index
 from voxtier.volumes.cohort.selection import Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Cohort
-from voxtier.volumes.store.append import add_cohort
-from voxtier.volumes.store.commits import change_store
+from voxtier.volumes.store.append import create_cohort
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Snapshot, Store
@@ -75,10 +74,7 @@ class CohortView(Sliceable, Generic[Collection]):
         """Write a new store; one that exists is replaced on request, once the new one is complete."""
         store = Store(as_uri(uri), Session.of(ctx), "radi_object")
         subjects = None if obs_meta is None else as_table(obs_meta)
-        if not any(jobs.values()):
-            raise ConfigError("there is no image to ingest")
-        with change_store(store, new=True, overwrite=overwrite) as change:
-            add_cohort(change, jobs, subjects, options)
+        create_cohort(store, jobs, subjects, options, overwrite=overwrite)
         return cls(store.root, store.session)
 
     @property

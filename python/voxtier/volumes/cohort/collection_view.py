@@ -1,4 +1,4 @@
-"""The read side of collections and their views, which share rows and see nothing that was left out."""
+"""Collections and their views as they are read, which share rows and see nothing that was left out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from voxtier.system.text import format_count
 from voxtier.volumes.cohort.index import Index
 from voxtier.volumes.cohort.selection import Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Rows
-from voxtier.volumes.store.append import add_volumes
-from voxtier.volumes.store.commits import change_store
+from voxtier.volumes.store.append import create_collection
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Store
@@ -75,8 +74,7 @@ class CollectionView(Sliceable):
     ) -> Self:
         """Write a new collection that stands alone."""
         store = Store(as_uri(uri), Session.of(ctx), "collection")
-        with change_store(store, new=True) as change:
-            add_volumes(change, "", name or "", jobs, options, same_shape=same_shape)
+        create_collection(store, name or "", jobs, options, same_shape=same_shape)
         return cls(store.root, store.session)
 
     @property

@@ -1,4 +1,4 @@
-"""New volumes and subjects, written as arrays and rows into one change."""
+"""New stores, volumes and subjects, written as arrays and rows into one change."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 from voxtier.errors import ConfigError
 from voxtier.volumes.formats import nifti
 from voxtier.volumes.formats.dicom import image as dicom
-from voxtier.volumes.store.commits import Change
+from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.names import refuse_duplicates
+from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.columns import Table, is_value, rows_table
 from voxtier.volumes.tiledb.format.groups import create_group
 from voxtier.volumes.tiledb.session import read_kind
@@ -26,6 +27,67 @@ _DTYPES = {
     **dict.fromkeys((*dicom.ROW_FLOATS, *nifti.ROW_FLOATS), np.dtype(np.float64)),
     **dict.fromkeys(nifti.ROW_INTEGERS, np.dtype(np.int64)),
 }
+
+
+def create_cohort(
+    store: Store,
+    jobs: Mapping[str, Sequence[Job]],
+    subjects: Table | None,
+    options: IngestOptions,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a new store of subjects and collections.
+
+    Parameters
+    ----------
+    store : Store
+        Where it is made.
+    jobs : mapping
+        Collection name -> volumes.
+    subjects : Table or None
+        Rows of the subjects, with a column ``obs_subject_id``.
+    options : IngestOptions
+        What bad images do, and whether to report.
+    overwrite : bool
+        Replace a store that lies there, once the new one is complete.
+
+    Raises
+    ------
+    ConfigError
+        Without an image, where something else lies there, and for what `add_cohort` refuses.
+    """
+    if not any(jobs.values()):
+        raise ConfigError("there is no image to ingest")
+    with change_store(store, new=True, overwrite=overwrite) as change:
+        add_cohort(change, jobs, subjects, options)
+
+
+def create_collection(
+    store: Store, name: str, jobs: Sequence[Job], options: IngestOptions, *, same_shape: bool = False
+) -> None:
+    """Write a new collection that stands alone.
+
+    Parameters
+    ----------
+    store : Store
+        Where it is made.
+    name : str
+        Of the collection; may be empty.
+    jobs : sequence of Job
+        The volumes.
+    options : IngestOptions
+        What bad images do, and whether to report.
+    same_shape : bool
+        Refuse volumes of different shapes.
+
+    Raises
+    ------
+    ConfigError
+        Where something else lies there, and for what `add_volumes` refuses.
+    """
+    with change_store(store, new=True) as change:
+        add_volumes(change, "", name, jobs, options, same_shape=same_shape)
 
 
 def add_cohort(

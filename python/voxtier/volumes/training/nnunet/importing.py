@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError, FormatError, MissingExtraError, SourceError
 from voxtier.volumes.cohort.radi_object import RadiObject
 from voxtier.volumes.config import TileConfig, configured, get_config
-from voxtier.volumes.store.append import add_cohort
-from voxtier.volumes.store.commits import change_store
+from voxtier.volumes.store.append import create_cohort
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Content, Job, OnError
 from voxtier.volumes.store.snapshots import Store
@@ -83,8 +82,8 @@ def import_nnunet(
     store = Store(as_uri(uri), Session.of(ctx), "radi_object")
     write = get_config().write
     tile = _TILES if write.tile == TileConfig() else write.tile
-    with configured(tile=tile), change_store(store, new=True, overwrite=overwrite) as change:
-        add_cohort(change, jobs, None, IngestOptions(on_error, progress))
+    with configured(tile=tile):
+        create_cohort(store, jobs, None, IngestOptions(on_error, progress), overwrite=overwrite)
     return RadiObject(store.root, store.session)
 
 
