@@ -1,4 +1,4 @@
-"""Memory that there is and that is free: of the machine, or of a container with a limit."""
+"""Memory and processors that there are and may be used: of the machine, or of a container with a limit."""
 
 from __future__ import annotations
 
@@ -67,3 +67,22 @@ def test_a_limit_of_a_job_or_service_counts_too(
 def test_what_is_no_group_is_passed_over(cgroup: Path, text: str) -> None:
     (cgroup / "own").write_text(text, errors="surrogateescape")
     assert machine.total_memory() == OF_THE_MACHINE
+
+
+def test_processors_are_those_that_the_process_may_run_on() -> None:
+    usable = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(usable)})
+        assert machine.usable_processors() == 1
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert machine.usable_processors() == len(usable)
+
+
+@pytest.mark.parametrize(("counted", "usable"), [(6, 6), (None, 1)])
+def test_without_an_affinity_all_processors_are_usable(
+    monkeypatch: pytest.MonkeyPatch, counted: int | None, usable: int
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: counted)
+    assert machine.usable_processors() == usable

@@ -1,4 +1,4 @@
-"""What the machine says: whether another process still runs and since when, and how much memory there is.
+"""What the machine says: whether another process runs and since when, its processors, and its memory.
 
 The kernel gives numbers of ended processes to new ones: number and start together name a process. Each
 container gives numbers of its own: `numbering` tells whose one is.
@@ -101,6 +101,11 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def usable_processors() -> int:
+    """Return the processors that this process may run on: the machine's, or fewer by its affinity."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def total_memory() -> int:

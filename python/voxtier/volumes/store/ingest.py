@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from voxtier import __version__
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, VoxtierError
+from voxtier.system.machine import usable_processors
 from voxtier.system.progress import Progress
 from voxtier.system.workers import Workers, finish
 from voxtier.volumes.config import Config, configured, get_config
@@ -99,7 +99,7 @@ def write_volumes(jobs: Sequence[Job], group: str, session: Session, options: In
     config = get_config()
     # On an object store one listing answers for all volumes what costs five requests for each.
     present = frozenset(list_folders(group, session)) if is_remote(group) else None
-    if present is None and _workers(jobs) >= _cores():
+    if present is None and _workers(jobs) >= usable_processors():
         session = session.single_threaded()  # the workers alone keep every core busy
     return _try_all(jobs, lambda job: _store(job, group, present, session, config), options)
 
@@ -170,10 +170,6 @@ def _try_all(
 
 def _workers(jobs: Sequence[Job]) -> int:
     return min(get_config().read.max_workers, max(1, len(jobs)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _store(

@@ -6,7 +6,6 @@ again when the tensors of a batch are gone. Items, their order and their patches
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ import numpy as np
 
 from voxtier.arguments import check_kind, whole_number
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
+from voxtier.system.machine import usable_processors
 from voxtier.volumes import geometry
 from voxtier.volumes.config import as_dtype, get_config
 from voxtier.volumes.tiledb.format.direct import join_node
@@ -121,7 +121,9 @@ def batches(
         dataset,
         _Options(
             batch_size=whole_number("batch_size", batch_size, 1, _MOST_BATCH),
-            threads=whole_number("threads", _processors() if threads is None else threads, 1, _MOST_THREADS),
+            threads=whole_number(
+                "threads", usable_processors() if threads is None else threads, 1, _MOST_THREADS
+            ),
             prefetch=whole_number("prefetch", prefetch, 1, _MOST_BATCH),
             dtype=dtype,
             augment=augment,
@@ -450,10 +452,6 @@ def _form(dataset: VolumeCollectionDataset, options: _Options) -> tuple[Form, bo
     shape = (len(images), *config.size, *images[0].shape[3:])
     form = Form(options.batch_size, shape, dtype, dataset.mask_dtype, is_view=options.is_view)
     return form, is_stored
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
