@@ -12,11 +12,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+
 from frames.gateway.search.test_search import files as files  # a fixture
 from frames.gateway.search.test_search_index import asked as asked  # a fixture
 from frames.gateway.search.test_search_index import fill
-from psycopg.conninfo import make_conninfo
-
 from frames.gateway.serving import index
 from voxtier.frames.gateway.search.query import parse
 from voxtier.frames.gateway.search.search import Search

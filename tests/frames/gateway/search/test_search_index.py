@@ -11,8 +11,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from frames.gateway.search.test_search import files as files  # a fixture
 
+from frames.gateway.search.test_search import files as files  # a fixture
 from frames.gateway.serving import index
 from voxtier.errors import ConfigError
 from voxtier.frames.gateway.search import search as search_module
