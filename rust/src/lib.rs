@@ -64,9 +64,11 @@
 #[cfg(windows)]
 compile_error!("voxtier does not run on Windows: files are read by pread, locked by flock. Use WSL 2.");
 
-// What the fuzz targets include names the crate as they do.
 #[cfg(test)]
-extern crate self as _core;
+extern crate self as _core; // as the fuzz targets name the crate
+#[cfg(test)]
+#[path = "../fuzz/properties/mod.rs"]
+mod properties;
 
 pub mod base;
 pub mod dicom;

@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "DEVELOP.md", *sorted(DOCS.rglob("*.md"))]
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 SECTIONS = ["Context", "Choice", "Cost", "Evidence"]
-SOURCES = ("python", "rust/src", "rust/fuzz/fuzz_targets", "rust/examples", "tests", "benches", "examples")
+SOURCES = ("python", "rust/src", "rust/fuzz/properties", "rust/examples", "tests", "benches", "examples")
 # A path in a page is meant from one of these folders.
 ROOTS = (ROOT, PACKAGE, CORE)
 FILE_ENDINGS = (".py", ".pyi", ".rs", ".sql", ".md", ".toml")

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../src/gateway/properties.rs"]
+#[path = "../properties/gateway.rs"]
 mod properties;
 
 fuzz_target!(|input: (&str, u64)| properties::hold(input.0, input.1));

@@ -22,37 +22,3 @@ pub mod server;
 pub mod service;
 pub mod telemetry;
 pub mod wado;
-
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::properties::hold;
-
-    /// Texts that are nearly what a request has in some place.
-    fn texts() -> impl Strategy<Value = String> {
-        let pieces = prop_oneof![
-            "[0-9,]{0,8}",
-            "[ -~]{0,12}",
-            ".{0,6}",
-            "(bytes=)?[0-9]{0,20}-[0-9]{0,20}",
-            "(studies|series|instances|frames|bulkdata|metadata|dicomweb|wado)/?",
-            "[*a-z]{1,9}/[*a-z-]{1,9}",
-            "(; ?(type|transfer-syntax|q)=\"?[a-z0-9*./]{0,12}\"?)?",
-            "multipart/related",
-            "%[0-9a-fA-F]{0,2}",
-        ];
-        prop::collection::vec(pieces, 0..8).prop_map(|pieces| pieces.concat())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        #[test]
-        fn every_text_holds_in_every_place(text in texts(), number in any::<u64>()) {
-            hold(&text, number);
-        }
-    }
-}
