@@ -280,6 +280,13 @@ def test_a_volume_that_is_written_again_gives_its_new_voxels_in_the_next_epoch(
     assert torch.equal(before[0, 0, 2:], after[0, 0, 2:])
 
 
+def test_a_machine_of_many_processors_is_used_as_far_as_threads_go(
+    cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtier.volumes.training.batches.usable_processors", lambda: 384)
+    assert batches(dataset(cohort), 4).explain()["threads"] == 256
+
+
 def test_threads_end_with_the_iteration_however_it_ends(cohort: Path) -> None:
     def engine_threads() -> int:
         names = []

@@ -75,7 +75,7 @@ def batches(
     batch_size : int
         Patches of a batch.
     threads : int, optional
-        Threads that read and decode, by default one for each processor that this process may use.
+        Threads that read and decode, 256 at most, by default one for each processor that this process may use.
     prefetch : int
         Batches that are filled ahead; fewer where the memory budget has no room.
     dtype : str, optional
@@ -122,7 +122,10 @@ def batches(
         _Options(
             batch_size=whole_number("batch_size", batch_size, 1, _MOST_BATCH),
             threads=whole_number(
-                "threads", usable_processors() if threads is None else threads, 1, _MOST_THREADS
+                "threads",
+                min(usable_processors(), _MOST_THREADS) if threads is None else threads,
+                1,
+                _MOST_THREADS,
             ),
             prefetch=whole_number("prefetch", prefetch, 1, _MOST_BATCH),
             dtype=dtype,
