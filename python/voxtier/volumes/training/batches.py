@@ -75,7 +75,7 @@ def batches(
     batch_size : int
         Patches of a batch.
     threads : int, optional
-        Threads that read and decode, 256 at most, by default one for each processor that this process may use.
+        Threads that read and decode (256 at most), by default one for each processor that may be used.
     prefetch : int
         Batches that are filled ahead; fewer where the memory budget has no room.
     dtype : str, optional
