@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -242,6 +243,22 @@ def test_an_empty_path_names_no_folder_in_any_command(tmp_path: Path, dsn: str) 
     told = {name for name, (_, err) in ended.items() if "the path is empty" in err}
     assert told == lines.keys() - {"frames simulate"}  # click's own file
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "frames export {}/index.CSV",
+        "frames simulate {}/trace --html {}/curves.png",
+        "volumes slice {}/absent {}/middle.jpg",
+    ],
+)
+def test_a_name_that_promises_another_format_is_refused(voxtier: Cli, tmp_path: Path, line: str) -> None:
+    (tmp_path / "trace").write_text("a 1\n")
+    done = voxtier(*line.format(tmp_path, tmp_path).split())
+    assert done.code == USAGE
+    assert re.search(r"would hold .*: end its name in \.(parquet|html|png)", done.err)
+    assert [path.name for path in tmp_path.iterdir()] == ["trace"]
 
 
 @pytest.mark.parametrize("name", [name for name in LEAVES if not name.startswith(ELSEWHERE)])

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,6 +52,21 @@ class GivenPath(click.Path):
             except PermissionError as error:  # of which click says that it does not exist
                 self.fail(f"{os.fspath(value)}: {error.strerror}", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class NewFile(GivenPath):
+    """A file to write in the one format that there is; a name that promises another one is refused."""
+
+    def __init__(self, what: str, suffix: str) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+        self._what, self._suffix = what, suffix
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        path: Path = super().convert(value, param, ctx)
+        if any(guess_type(path.name, strict=False)) and path.suffix.lower() != self._suffix:
+            self.fail(f"{path} would hold {self._what}: end its name in {self._suffix}", param, ctx)
+        return path
 
 
 class Seconds(click.FloatRange):

@@ -10,13 +10,13 @@ from typing import Literal
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON, DSN, SOURCE, GivenPath, holds_source, open_store
+from voxtier.cli.options import AS_JSON, DSN, SOURCE, GivenPath, NewFile, holds_source, open_store
 from voxtier.errors import LeftOutWarning
 from voxtier.system.text import format_count, on_one_line
 
 
 @click.command("export")
-@click.argument("path", type=GivenPath(dir_okay=False, path_type=Path), metavar="OUT.parquet")
+@click.argument("path", type=NewFile("Parquet", ".parquet"), metavar="OUT.parquet")
 @SOURCE
 @DSN
 @click.option(

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON, SIZE, GivenPath
+from voxtier.cli.options import AS_JSON, SIZE, NewFile
 from voxtier.errors import ConfigError
 from voxtier.system.durable import write_output
 from voxtier.system.text import format_bytes, format_count
@@ -45,9 +45,7 @@ _PAGE = """<!doctype html>
     type=click.Choice(_POLICIES),
     help="Policy to replay; repeatable. Default: all.",
 )
-@click.option(
-    "--html", type=GivenPath(dir_okay=False, path_type=Path), help="Also write the curves to a page."
-)
+@click.option("--html", type=NewFile("a page", ".html"), help="Also write the curves to a page.")
 @AS_JSON
 def simulate(
     trace: Iterable[str], budgets: str | None, policies: tuple[str, ...], html: Path | None, as_json: bool

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_OK
-from voxtier.cli.options import AS_JSON
+from voxtier.cli.options import AS_JSON, NewFile
 from voxtier.cli.volumes.stores import (
     OBS,
     chosen_volumes,
@@ -99,7 +99,7 @@ def _facts(volume: Volume) -> dict[str, Any]:
 
 @click.command("slice")
 @click.argument("uri")
-@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("output", type=NewFile("a PNG picture", ".png"))
 @OBS
 @click.option(
     "--plane", type=click.Choice(["axial", "sagittal", "coronal"]), default="axial", help="Plane to draw."
