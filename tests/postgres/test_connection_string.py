@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -45,6 +48,12 @@ def test_what_is_no_connection_string_is_refused_without_being_quoted(dsn: str) 
     with pytest.raises(ConfigError, match="is not a connection string") as raised:
         parse(dsn)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [42, b"host=a", ["host=a"], Path("a"), True])
+def test_what_is_no_string_and_no_function_is_refused_where_it_is_given(given: Any) -> None:
+    with pytest.raises(ConfigError, match="dsn takes a connection string, or a function that makes one"):
+        Database(given)
 
 
 def test_secrets_are_split_off_and_prepare_stays() -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
+from voxtier.arguments import check_kind
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, VoxtierError
 
 # Before this module's own exit hook: the pools close first, then the server stops.
@@ -94,6 +95,8 @@ class Database:
             prepare or os.environ.get("VOXTIER_PREPARE") or "auto"
         )
         self._prepare_is_told = prepare is not None
+        if not (dsn is None or callable(dsn)):
+            check_kind("dsn", dsn, str, "a connection string, or a function that makes one")
         self._home = None if home is None else home.absolute()
         dsn = None if home is not None else dsn or os.environ.get("VOXTIER_DSN") or None
         self._dsn = self._read(dsn) if isinstance(dsn, str) else dsn
