@@ -18,7 +18,8 @@ from frames.gateway.serving import Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
 from support.builders import dicom, element, pattern
 from voxtier.errors import BackendError
-from voxtier.frames import Gateway
+from voxtier.frames import FrameCache, Gateway, read_table
+from voxtier.frames.gateway.hot_set import HotSet
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.durable import temporary_path
 
@@ -258,3 +259,28 @@ def test_the_tables_in_memory_come_back_at_the_next_start(
     saved.write_bytes(saved.read_bytes()[:-1])
     with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
         assert gateway.reader.cache.table(str(file)) is None or gateway.reader.preload.progress()["loaded"]
+
+
+def test_a_kill_amid_a_save_leaves_the_hot_set_of_before(file: Path, tmp_path: Path) -> None:
+    table, saved = read_table(file), tmp_path / "home" / "hot"
+    cache = FrameCache(64 << 20)
+    for number in range(2000):
+        cache.put_table(f"{number}.dcm", table)
+    for _ in range(5):
+        killed = os.fork()
+        if killed == 0:
+            try:
+                while True:
+                    HotSet(cache, saved)._save()
+            finally:
+                os._exit(1)
+        while not (saved.exists() and list(saved.parent.glob(".hot.*"))):  # it writes beside the last one
+            assert os.waitpid(killed, os.WNOHANG) == (0, 0)
+        os.kill(killed, signal.SIGKILL)
+        os.waitpid(killed, 0)
+        fresh = FrameCache(64 << 20)
+        assert HotSet(fresh, saved).restore() == len(fresh) == 2000
+    hot_set = HotSet(fresh, saved)
+    hot_set.start()
+    assert [path.name for path in saved.parent.iterdir()] == ["hot"]
+    hot_set.stop()
