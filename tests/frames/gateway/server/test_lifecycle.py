@@ -261,6 +261,7 @@ def test_the_tables_in_memory_come_back_at_the_next_start(
         assert gateway.reader.cache.table(str(file)) is None or gateway.reader.preload.progress()["loaded"]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_kill_amid_a_save_leaves_the_hot_set_of_before(file: Path, tmp_path: Path) -> None:
     table, saved = read_table(file), tmp_path / "home" / "hot"
     cache = FrameCache(64 << 20)
